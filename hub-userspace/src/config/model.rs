@@ -1,0 +1,92 @@
+//! What a valid configuration file says, in Rust types.
+//!
+//! Values of these types hold every rule of [`super::read`]: prefixes have no host bits, names refer to something,
+//! interface names fit the kernel. Code that receives a [`Config`] does not check again.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// Weight of a route that has none in the file.
+pub const DEFAULT_WEIGHT: u8 = 100;
+/// Connections a gateway may have when the file does not say.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 10;
+/// `main`, the kernel table that published routes go to when the file does not say (`RT_TABLE_MAIN`, rtnetlink(7)).
+pub const DEFAULT_PUBLISH_TABLE: u32 = 254;
+
+/// One gateway, all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub gateway: Gateway,
+    pub vpc: Option<Vpc>,
+    /// By name.
+    pub customer_gateways: BTreeMap<String, CustomerGateway>,
+    /// By name.
+    pub connections: BTreeMap<String, Connection>,
+    /// In the file's order; (destination, next hop) is unique.
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    pub name: String,
+    pub max_connections: usize,
+    /// `false` isolates the sites from each other.
+    pub spoke_to_spoke: bool,
+    pub allow_default_route: bool,
+}
+
+/// The cloud side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vpc {
+    pub interface: String,
+    pub cidrs: Vec<IpNet>,
+    /// Kernel table that published routes go to.
+    pub publish_table: u32,
+}
+
+/// A site's device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomerGateway {
+    /// Public address of the device.
+    pub address: IpAddr,
+}
+
+/// One IPsec connection to a customer gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    pub customer_gateway: String,
+    /// Interface that carries the decrypted traffic; several connections may share one.
+    pub interface: String,
+    /// Link neighbour, for Ethernet-type interfaces.
+    pub peer: Option<IpAddr>,
+    /// Prefixes of the hub's side and all behind it, of the SA selectors.
+    pub local_cidrs: Vec<IpNet>,
+    /// Prefixes of the site, of the SA selectors.
+    pub remote_cidrs: Vec<IpNet>,
+    pub health_check: Option<HealthCheck>,
+}
+
+/// ICMP echo through the connection's own interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub source: IpAddr,
+    /// Of the same family as `source`.
+    pub destination: IpAddr,
+    pub interval: Duration,
+    /// Misses in a row that take the connection down.
+    pub retries: u32,
+}
+
+/// A destination route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Route {
+    pub destination: IpNet,
+    /// Name of a connection.
+    pub next_hop: String,
+    /// 0..=100; 0 is standby.
+    pub weight: u8,
+    /// Also in `publish_table`.
+    pub publish: bool,
+}

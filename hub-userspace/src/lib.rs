@@ -1,0 +1,3 @@
+//! The agent of VPN-Hub.
+
+pub mod config;
