@@ -111,7 +111,7 @@ impl Route {
 
 /// Where and how a packet leaves. An entry that a bucket points to is never changed: a new one takes its place, so that
 /// no packet sees half a MAC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct NextHop {
     /// `COUNTERS` slot.
@@ -144,7 +144,7 @@ impl NextHop {
 }
 
 /// Key of `NEIGHBOURS_*`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Neighbour<A> {
     pub ifindex: u32,
@@ -160,7 +160,7 @@ pub struct LinkAddress {
 }
 
 /// Key of `VLANS`: a VLAN that has an interface of its own above `ifindex`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Vlan {
     pub ifindex: u32,

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
     bindings::xdp_action,
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
@@ -15,6 +15,11 @@ pub trait Frame {
     const PASS: u32;
     /// What the program returns to drop the packet.
     const DROP: u32;
+
+    type Context: EbpfContext;
+
+    /// The program's context, for helpers.
+    fn context(&self) -> &Self::Context;
 
     /// Index of the interface the frame came in on.
     fn interface(&self) -> u32;
@@ -90,6 +95,12 @@ impl XdpFrame {
 impl Frame for XdpFrame {
     const PASS: u32 = xdp_action::XDP_PASS;
     const DROP: u32 = xdp_action::XDP_DROP;
+    type Context = XdpContext;
+
+    #[inline(always)]
+    fn context(&self) -> &XdpContext {
+        &self.context
+    }
 
     #[inline(always)]
     fn interface(&self) -> u32 {

@@ -67,7 +67,7 @@ fn stages<A: Address, F: Frame>(
     let route = route::judge(route, attachment)?;
     let next_hop = nexthop::choose(&packet, route)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
-    redirect::redirect::<A, F>(&packet, next_hop)
+    redirect::redirect(frame, *connection, &packet, next_hop)
 }
 
 #[cfg(not(test))]

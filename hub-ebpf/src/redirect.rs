@@ -1,5 +1,6 @@
 //! Stage 6: out of the right port, and the books: per CPU, by connection and by reason.
 
+use aya_log_ebpf::warn;
 use hub_common::{
     Reason,
     maps::{Counters, NextHop},
@@ -7,9 +8,14 @@ use hub_common::{
 
 use crate::{address::Address, frame::Frame, maps, parse::Packet};
 
-/// Sends the packet out of the next hop's port.
+/// Sends the packet, which came from `connection`, out of the next hop's port.
 #[inline(always)]
-pub fn redirect<A: Address, F: Frame>(packet: &Packet<A>, next_hop: &NextHop) -> Result<u32, Reason> {
+pub fn redirect<A: Address, F: Frame>(
+    frame: &F,
+    connection: u32,
+    packet: &Packet<A>,
+    next_hop: &NextHop,
+) -> Result<u32, Reason> {
     // The flags are what the helper returns when the port is gone.
     match maps::PORTS.redirect(next_hop.port, u64::from(F::DROP)) {
         Ok(action) => {
@@ -19,7 +25,21 @@ pub fn redirect<A: Address, F: Frame>(packet: &Packet<A>, next_hop: &NextHop) ->
             });
             Ok(action)
         }
-        Err(_) => Err(Reason::RedirectFailed),
+        Err(_) => {
+            log_gone_port(frame, connection, next_hop);
+            Err(Reason::RedirectFailed)
+        }
+    }
+}
+
+/// The device went and the agent has not heard yet: rare, and short. Says so at the first, second, fourth, eighth, ...
+/// such packet of a connection and CPU, so that a flood of packets is no flood of messages.
+#[inline(always)]
+fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
+    let counters = maps::COUNTERS.get(connection);
+    let before = counters.map_or(0, |counters| counters.reasons[Reason::RedirectFailed as usize]);
+    if before & (before + 1) == 0 {
+        warn!(frame.context(), "port {} of interface {} is gone: packet dropped", next_hop.port, next_hop.ifindex);
     }
 }
 
