@@ -1,0 +1,26 @@
+//! `build`: the agent and the benches.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{process, setup};
+
+/// Builds target/release/vpnhub (the agent, with the kernel program inside) and target/release/vpnhub-bench.
+///
+/// After `cargo xtask setup`, a plain `cargo build --release` does the same.
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_: &Args) -> Result<ExitCode> {
+    setup::compiler()?;
+    let status = process::status(process::cargo().args([
+        "build",
+        "--release",
+        "--bin",
+        "vpnhub",
+        "--bin",
+        "vpnhub-bench",
+    ]))?;
+    Ok(process::exit_code(status))
+}
