@@ -3,6 +3,6 @@
 #[path = "../xtask/build-support/ebpf.rs"]
 mod ebpf;
 
-fn main() -> anyhow::Result<()> {
-    ebpf::build("hub-ebpf", "hub-ebpf")
+fn main() {
+    ebpf::build("hub-ebpf", "hub-ebpf");
 }

@@ -10,14 +10,23 @@ use std::{
     env, fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::exit,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use record::{Record, TOOLCHAIN_VARIABLE, cache_dir};
 
 /// Builds the binary of `package`, which lies in `dir` below the workspace, and leaves it in `OUT_DIR`
-/// under the binary's name.
-pub fn build(package: &str, dir: &str) -> Result<()> {
+/// under the binary's name. Ends the build script when it cannot.
+pub fn build(package: &str, dir: &str) {
+    if let Err(error) = try_build(package, dir) {
+        // Not returned from main: anyhow's Debug would bury the sentence under a backtrace.
+        println!("cargo::error={error:#}");
+        exit(1);
+    }
+}
+
+fn try_build(package: &str, dir: &str) -> Result<()> {
     let record = toolchain()?;
     // SAFETY: a build script's main is the only thread of its process when it calls this, before anything else.
     // Set here, and not by xtask for the whole build: RUSTC_BOOTSTRAP takes part in the fingerprint of every
