@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use crate::{process, setup};
 
-/// Builds target/release/vpnhub (the agent, with the kernel program inside) and target/release/vpnhub-bench.
+/// Builds the agent, with the kernel program inside, and the benches.
 ///
+/// They come to lie in target/release: vpnhub and vpnhub-bench.
 /// After `cargo xtask setup`, a plain `cargo build --release` does the same.
 #[derive(clap::Args)]
 pub struct Args {}

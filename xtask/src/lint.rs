@@ -41,6 +41,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         "--exclude",
         "benches-ebpf",
         "--all-targets",
+        "--keep-going",
     ]);
     let mut kernel = clippy(&["--package", "hub-ebpf", "--package", "benches-ebpf"]);
     // For the host's target, with the clippy of the host's toolchain: these crates are no_std, and without

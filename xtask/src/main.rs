@@ -19,7 +19,7 @@ mod test;
 ///
 /// Every verb installs what it needs first (see `setup`), can be interrupted, and can be repeated.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

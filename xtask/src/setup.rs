@@ -41,6 +41,7 @@ mod plan;
 ///
 /// Repeating it is cheap; logs of the long steps are in target/xtask.
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct Args {}
 
 pub fn run(_: &Args) -> Result<ExitCode> {

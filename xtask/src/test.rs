@@ -1,6 +1,6 @@
 //! `test`: everything, as root.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{env, ffi::OsString, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
@@ -36,10 +36,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(built);
     }
     let mut cargo = process::cargo();
-    cargo
-        .args(["test", "--release"])
-        .args(scope(&args.args))
-        .args(&args.args);
+    cargo.args(["test", "--release"]).args(scope(&args.args));
+    // clap takes a `--` in first place for its own.
+    cargo.args(env::args_os().nth(2).filter(|first| first == "--"));
+    cargo.args(&args.args);
     if !host::is_root() {
         let host = process::host_triple().context("asking rustc for the host's triple")?;
         let variable = format!(

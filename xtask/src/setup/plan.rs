@@ -95,9 +95,13 @@ pub enum Way {
 /// The ways to try, best first: what is there before what must be fetched, nightlies before others (the way
 /// that aya documents), rustup before the distribution.
 pub fn ways(machine: &Machine) -> Vec<Way> {
-    let way = |compiler: &Compiler| match compiler.source {
-        true => Way::Use(compiler.clone()),
-        false => Way::AddSource(compiler.clone()),
+    let way = |compiler: &Compiler| {
+        let go = if compiler.source {
+            Way::Use
+        } else {
+            Way::AddSource
+        };
+        go(compiler.clone())
     };
     if let Some(requested) = &machine.requested {
         return machine

@@ -2,25 +2,43 @@ use super::*;
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-fn compiler(name: &str, release: (u32, u32), source: bool) -> Compiler {
-    let nightly = name.starts_with("nightly");
+/// A toolchain in short: `1.90`, `stable` (1.95), `nightly` (1.97), [`LINKED`] (1.96); `+` when it has the source.
+fn compiler(text: &str) -> Compiler {
+    let (name, source) = text
+        .strip_suffix('+')
+        .map_or((text, false), |name| (name, true));
+    let release = match name {
+        LINKED => (1, 96),
+        "stable" => (1, 95),
+        "nightly" => (1, 97),
+        other => version(other).unwrap(),
+    };
+    let triple = if name == LINKED {
+        String::new()
+    } else {
+        format!("-{HOST}")
+    };
     let rustc = Rustc {
         title: format!("rustc of {name}"),
         release,
-        nightly,
+        nightly: name == "nightly",
         llvm: 22,
         host: HOST.into(),
     };
-    let toolchain = if name == LINKED {
-        name.into()
-    } else {
-        format!("{name}-{HOST}")
-    };
     Compiler {
-        toolchain,
+        toolchain: format!("{name}{triple}"),
         rustc,
         source,
     }
+}
+
+/// `INSTALLED/CANDIDATE` as apt sees the compiler, either empty for none; empty where there is no apt.
+fn debian(text: &str) -> Option<Debian> {
+    let (installed, candidate) = text.split_once('/')?;
+    Some(Debian {
+        installed: version(installed),
+        candidate: version(candidate),
+    })
 }
 
 /// Ways in short: `use NAME`, `add NAME`, `debian [update] [install]`.
@@ -41,136 +59,116 @@ fn short(ways: &[Way]) -> Vec<String> {
         .collect()
 }
 
+/// Each row: what it is, the machine's toolchains, its apt, the ways expected. The first toolchain is the active one.
+const MACHINES: [[&str; 4]; 13] = [
+    ["nothing at all", "", "", ""],
+    [
+        "a fresh Debian",
+        "stable",
+        "/",
+        "add stable, debian update install",
+    ],
+    [
+        "apt lists are there",
+        "stable",
+        "/1.96",
+        "add stable, debian install",
+    ],
+    [
+        "installed, not linked",
+        "stable nightly",
+        "1.96/1.96",
+        "add nightly, add stable, debian",
+    ],
+    [
+        "installed but too old",
+        "stable",
+        "1.85/1.96",
+        "add stable, debian install",
+    ],
+    [
+        "lists too old as well",
+        "stable",
+        "1.85/1.85",
+        "add stable, debian update install",
+    ],
+    [
+        "another distribution",
+        "stable nightly",
+        "",
+        "add nightly, add stable",
+    ],
+    [
+        "the usual aya set-up",
+        "stable nightly+",
+        "",
+        "use nightly, add stable",
+    ],
+    [
+        "linked before",
+        "stable nightly+ vpnhub-ebpf+",
+        "",
+        "use vpnhub-ebpf, use nightly, add stable",
+    ],
+    [
+        "what is there goes first",
+        "nightly stable+",
+        "",
+        "use stable, add nightly",
+    ],
+    [
+        "linked, packages removed",
+        "vpnhub-ebpf stable",
+        "/1.96",
+        "add stable, debian install",
+    ],
+    ["too old", "1.87+", "", ""],
+    [
+        "neither active nor nightly",
+        "stable 1.90+",
+        "",
+        "add stable",
+    ],
+];
+
+fn machine(toolchains: &str, apt: &str) -> Machine {
+    Machine {
+        requested: None,
+        active: toolchains.split(' ').next().map(str::to_owned),
+        compilers: toolchains.split_whitespace().map(compiler).collect(),
+        debian: debian(apt),
+    }
+}
+
 #[test]
 fn the_first_way_is_the_one_that_needs_least() {
-    let stable = || compiler("stable", (1, 95), false);
-    let stable_with_source = || compiler("stable", (1, 95), true);
-    let nightly = || compiler("nightly", (1, 97), false);
-    let nightly_with_source = || compiler("nightly", (1, 97), true);
-    let linked = || compiler(LINKED, (1, 96), true);
-    let debian = |installed, candidate| {
-        Some(Debian {
-            installed,
-            candidate,
-        })
-    };
-    let fresh_apt = || debian(None, None);
+    for [name, toolchains, apt, expected] in MACHINES {
+        assert_eq!(
+            short(&ways(&machine(toolchains, apt))).join(", "),
+            expected,
+            "{name}"
+        );
+    }
+}
 
-    let cases = [
-        ("nothing at all", None, vec![], None, vec![]),
-        (
-            "a fresh Debian",
-            None,
-            vec![stable()],
-            fresh_apt(),
-            vec!["add stable", "debian update install"],
-        ),
-        (
-            "apt lists are there",
-            None,
-            vec![stable()],
-            debian(None, Some((1, 96))),
-            vec!["add stable", "debian install"],
-        ),
-        (
-            "packages installed, not linked yet",
-            None,
-            vec![stable(), nightly()],
-            debian(Some((1, 96)), Some((1, 96))),
-            vec!["add nightly", "add stable", "debian"],
-        ),
-        (
-            "installed but too old",
-            None,
-            vec![stable()],
-            debian(Some((1, 85)), Some((1, 96))),
-            vec!["add stable", "debian install"],
-        ),
-        (
-            "another distribution",
-            None,
-            vec![stable(), nightly()],
-            None,
-            vec!["add nightly", "add stable"],
-        ),
-        (
-            "the usual aya set-up",
-            None,
-            vec![stable(), nightly_with_source()],
-            None,
-            vec!["use nightly", "add stable"],
-        ),
-        (
-            "linked before, goes first",
-            None,
-            vec![stable(), nightly_with_source(), linked()],
-            fresh_apt(),
-            vec![
-                "use vpnhub-ebpf",
-                "use nightly",
-                "add stable",
-                "debian update install",
-            ],
-        ),
-        (
-            "stable's source is there, nightly's must be fetched",
-            None,
-            vec![nightly(), stable_with_source()],
-            None,
-            vec!["use stable", "add nightly"],
-        ),
-        (
-            "linked, but its packages were removed",
-            None,
-            vec![compiler(LINKED, (1, 96), false), stable()],
-            debian(None, Some((1, 96))),
-            vec!["add stable", "debian install"],
-        ),
-        (
-            "too old",
-            None,
-            vec![compiler("stable", (1, 87), true)],
-            None,
-            vec![],
-        ),
-        (
-            "neither active nor nightly",
-            None,
-            vec![compiler("1.90.0", (1, 90), true)],
-            None,
-            vec![],
-        ),
-        (
-            "asked for",
-            Some("1.90.0"),
-            vec![stable(), compiler("1.90.0", (1, 90), true)],
-            None,
-            vec!["use 1.90.0"],
-        ),
-        (
-            "asked for, without source",
-            Some("nightly"),
-            vec![nightly(), linked()],
-            None,
-            vec!["add nightly"],
-        ),
-        (
-            "asked for, not there",
-            Some("nonsense"),
-            vec![linked()],
-            fresh_apt(),
-            vec![],
-        ),
-    ];
-    for (name, requested, compilers, debian, expected) in cases {
-        let requested = requested.map(str::to_owned);
+#[test]
+fn a_toolchain_that_is_asked_for_is_the_only_way() {
+    for (requested, toolchains, expected) in [
+        ("1.90", "stable+ 1.90+", "use 1.90"),
+        ("1.90-x86_64-unknown-linux-gnu", "stable+ 1.90+", "use 1.90"),
+        ("nightly", "nightly vpnhub-ebpf+", "add nightly"),
+        ("nonsense", "vpnhub-ebpf+", ""),
+        ("1.9", "1.90+", ""),
+    ] {
         let machine = Machine {
-            requested,
-            active: Some("stable".into()),
-            compilers,
-            debian,
+            requested: Some(requested.into()),
+            ..machine(toolchains, "/")
         };
-        assert_eq!(short(&ways(&machine)), expected, "{name}");
+        assert_eq!(
+            short(&ways(&machine)).join(", "),
+            expected,
+            "{requested} of {toolchains}"
+        );
     }
 }
 
