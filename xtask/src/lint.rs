@@ -1,0 +1,109 @@
+//! `lint`: what a change must hold besides the tests.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{process, setup};
+
+/// Longest source file, in lines. What grows beyond is more than one thing.
+const LONGEST: usize = 600;
+
+/// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, and file lengths.
+///
+/// All checks run, whichever fail. `cargo fmt` mends the first.
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_: &Args) -> Result<ExitCode> {
+    components()?;
+    // Clippy runs the build scripts too, and these build the kernel programs.
+    setup::compiler()?;
+
+    let clippy = |args: &[&str]| {
+        let mut cargo = process::cargo();
+        cargo
+            .args(["clippy", "--release"])
+            .args(args)
+            .args(["--", "-D", "warnings"]);
+        cargo
+    };
+    let mut format = process::cargo();
+    format.args(["fmt", "--all", "--check"]);
+    let host = clippy(&[
+        "--workspace",
+        "--exclude",
+        "hub-ebpf",
+        "--exclude",
+        "benches-ebpf",
+        "--all-targets",
+        "--keep-going",
+    ]);
+    let mut kernel = clippy(&["--package", "hub-ebpf", "--package", "benches-ebpf"]);
+    // For the host's target, with the clippy of the host's toolchain: these crates are no_std, and without
+    // std a binary cannot unwind.
+    kernel.env("CARGO_PROFILE_RELEASE_PANIC", "abort");
+
+    let mut failed = Vec::new();
+    for (name, mut command) in [
+        ("formatting", format),
+        ("clippy", host),
+        ("clippy, kernel programs", kernel),
+    ] {
+        eprintln!("-- {name}");
+        if !process::status(&mut command)?.success() {
+            failed.push(name);
+        }
+    }
+    eprintln!("-- file lengths");
+    let mut long = Vec::new();
+    find_long(process::workspace(), &mut long)?;
+    if !long.is_empty() {
+        eprintln!("{}", long.join("\n"));
+        failed.push("file lengths");
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join("; "));
+    }
+    eprintln!("-- all is well");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fetches rustfmt and clippy where they are missing.
+fn components() -> Result<()> {
+    for (verb, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if process::capture(process::cargo().args([verb, "--version"])).is_none() {
+            let status =
+                process::status(Command::new("rustup").args(["component", "add", component]));
+            if !status.is_ok_and(|status| status.success()) {
+                bail!(
+                    "{component} is missing and rustup cannot fetch it: install it for the active toolchain"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn find_long(dir: &Path, long: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            find_long(&path, long)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let lines = fs::read_to_string(&path)
+                .with_context(|| path.display().to_string())?
+                .lines()
+                .count();
+            if lines > LONGEST {
+                long.push(format!("{}: {lines} lines, over {LONGEST}", path.display()));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! `setup`: what building, testing and the demo need, found or installed.
+//!
+//! Finding comes before fetching (`plan`), and what was found is recorded for the build scripts (`record`).
+//! The record is checked first, so that every verb can afford to ask: a second run takes a tenth of a second.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{
+    process::{self, Step},
+    record::{Record, TOOLCHAIN_VARIABLE, cache_dir},
+};
+use plan::{Compiler, LINKED, Machine, Rustc, Way};
+
+mod apt;
+pub mod host;
+mod linker;
+mod plan;
+
+/// Finds what building, testing and the demo need, and installs what is missing.
+///
+/// For the kernel programs: a Rust compiler with the source of its library, and a bpf-linker for that
+/// compiler's LLVM. In this order:
+///
+///  1. the rustup toolchain named by `VPNHUB_EBPF_TOOLCHAIN`, and no other;
+///  2. a toolchain that setup linked before (`vpnhub-ebpf`);
+///  3. a nightly that has rust-src, or the active toolchain if it has;
+///  4. the same after `rustup component add rust-src`;
+///  5. on Debian: the packages rustc-web, rust-web-src, cargo-web.
+///
+/// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
+/// For tests and demo: ip, ping, ethtool (installed with apt where missing), and the kernel's BPF, BTF, veth
+/// and network namespaces (checked).
+///
+/// Repeating it is cheap; logs of the long steps are in target/xtask.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {}
+
+pub fn run(_: &Args) -> Result<ExitCode> {
+    let record = compiler()?;
+    println!("compiler   {} ({})", record.toolchain, record.rustc);
+    println!("linker     {}", record.linker.display());
+    runtime()?;
+    println!(
+        "host       Linux {}, commands and kernel features are there",
+        host::kernel_release()
+    );
+    println!("ready: `cargo xtask build`, `cargo xtask test`");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure that tests and demo can run here.
+pub fn runtime() -> Result<()> {
+    let _lock = lock(&cache()?)?;
+    host::ensure_commands()?;
+    let problems = host::problems();
+    if !problems.is_empty() {
+        bail!(
+            "this host can build VPN-Hub but not run it:\n  {}",
+            problems.join("\n  ")
+        );
+    }
+    Ok(())
+}
+
+/// Makes sure that the kernel programs can be built, and says with what.
+pub fn compiler() -> Result<Record> {
+    if host::command("rustup").is_none() {
+        bail!(
+            "rustup is not on PATH, and the kernel programs need a toolchain of their own: see https://rustup.rs"
+        );
+    }
+    let cache = cache()?;
+    let _lock = lock(&cache)?;
+    let requested = env::var(TOOLCHAIN_VARIABLE)
+        .ok()
+        .filter(|name| !name.is_empty());
+    if let Some(record) = recorded(&cache, requested.as_deref()) {
+        return Ok(record);
+    }
+
+    let machine = survey(requested);
+    let mut failures = Vec::new();
+    for way in plan::ways(&machine) {
+        match take(way).and_then(|compiler| Ok((linker::ensure(&compiler, &cache)?, compiler))) {
+            Ok((linker, compiler)) => {
+                let record = Record {
+                    bootstrap: !compiler.rustc.nightly,
+                    rustc: identity(&compiler.rustc),
+                    toolchain: machine.requested.unwrap_or(compiler.toolchain),
+                    linker,
+                };
+                write(&Record::file(&cache), &record.to_string())?;
+                return Ok(record);
+            }
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    if let Some(name) = &machine.requested
+        && failures.is_empty()
+    {
+        bail!(
+            "{TOOLCHAIN_VARIABLE} is {name}, which rustup does not have: see `rustup toolchain list`"
+        );
+    }
+    let tried = match failures.as_slice() {
+        [] => String::new(),
+        failures => format!("\ntried:\n  {}", failures.join("\n  ")),
+    };
+    bail!(
+        "no compiler for the kernel programs. Run `rustup toolchain install nightly --component rust-src`, or on \
+         Debian `apt-get install --no-install-recommends {}`; then `cargo xtask setup` again{tried}",
+        apt::COMPILER.join(" ")
+    )
+}
+
+/// The record of an earlier run, if all in it still holds.
+fn recorded(cache: &Path, requested: Option<&str>) -> Option<Record> {
+    let record = Record::parse(&fs::read_to_string(Record::file(cache)).ok()?)?;
+    let asked_for = requested.is_none_or(|name| name == record.toolchain);
+    (asked_for
+        && record.linker.exists()
+        && identity(&compiler_of(&record.toolchain)?) == record.rustc)
+        .then_some(record)
+}
+
+fn identity(rustc: &Rustc) -> String {
+    format!("{}, LLVM {}", rustc.title, rustc.llvm)
+}
+
+fn survey(requested: Option<String>) -> Machine {
+    let first_word = |line: &str| line.split(' ').next().map(str::to_owned);
+    let rustup =
+        |args: &[&str]| process::capture(Command::new("rustup").args(args)).unwrap_or_default();
+    let active = first_word(&rustup(&["show", "active-toolchain"])).filter(|name| !name.is_empty());
+    let compilers = rustup(&["toolchain", "list"])
+        .lines()
+        .filter_map(first_word)
+        .filter_map(|toolchain| {
+            let rustc = compiler_of(&toolchain)?;
+            let sysroot =
+                process::capture(rustup_run(&toolchain, "rustc").args(["--print", "sysroot"]))?;
+            let source = Path::new(&sysroot)
+                .join("lib/rustlib/src/rust/library/core/src/lib.rs")
+                .exists();
+            Some(Compiler {
+                toolchain,
+                rustc,
+                source,
+            })
+        })
+        .collect();
+    let debian = apt::available().then(apt::compiler);
+    Machine {
+        requested,
+        active,
+        compilers,
+        debian,
+    }
+}
+
+/// Goes a way; what comes out has the library's source.
+fn take(way: Way) -> Result<Compiler> {
+    match way {
+        Way::Use(compiler) => Ok(compiler),
+        Way::AddSource(compiler) => {
+            let name = &compiler.toolchain;
+            Step {
+                title: &format!("fetching the library source of {name}"),
+                log: "rust-src",
+                // A few MB. Where rustup's server cannot be reached this ends soon, and another way follows.
+                limit: Some(Duration::from_secs(60)),
+                quiet: true,
+            }
+            .run(Command::new("rustup").args([
+                "component",
+                "add",
+                "rust-src",
+                "--toolchain",
+                name,
+            ]))?;
+            Ok(compiler)
+        }
+        Way::Debian { update, install } => {
+            if update {
+                apt::update()?;
+                let candidate = apt::compiler().candidate;
+                if candidate.is_none_or(|version| version < plan::OLDEST) {
+                    bail!(
+                        "this distribution's {} is missing or too old",
+                        apt::COMPILER[0]
+                    );
+                }
+            }
+            if install {
+                apt::install(
+                    "installing the distribution's Rust compiler and its source",
+                    &apt::COMPILER,
+                )?;
+            }
+            let linked = process::capture(Command::new("rustup").args([
+                "toolchain",
+                "link",
+                LINKED,
+                "/usr",
+            ]));
+            linked.context("`rustup toolchain link` failed")?;
+            let rustc = compiler_of(LINKED).context("the distribution's compiler does not run")?;
+            Ok(Compiler {
+                toolchain: LINKED.to_owned(),
+                rustc,
+                source: true,
+            })
+        }
+    }
+}
+
+fn compiler_of(toolchain: &str) -> Option<Rustc> {
+    Rustc::parse(&process::capture(
+        rustup_run(toolchain, "rustc").arg("-vV"),
+    )?)
+}
+
+/// `program` of a toolchain.
+fn rustup_run(toolchain: &str, program: &str) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", toolchain, program]);
+    command
+}
+
+fn cache() -> Result<PathBuf> {
+    let cache = cache_dir()
+        .context("neither HOME nor XDG_CACHE_HOME is set: no place for what setup finds")?;
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    Ok(cache)
+}
+
+/// Holds other set-ups off until it is dropped; the kernel drops it with the process, too.
+fn lock(cache: &Path) -> Result<Flock<fs::File>> {
+    let path = cache.join("setup.lock");
+    let file = fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => return Ok(lock),
+        Err((file, _)) => file,
+    };
+    eprintln!("waiting for another `cargo xtask` that is setting up");
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("locking {}", path.display()))
+}
+
+/// Whole or not at all: a build script may be reading it.
+fn write(file: &Path, text: &str) -> Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, file))
+        .with_context(|| format!("writing {}", file.display()))
+}

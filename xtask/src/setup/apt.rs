@@ -1,0 +1,117 @@
+//! Debian's and Ubuntu's packages.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{host, plan};
+use crate::process::{self, Step};
+
+/// Whether this machine has apt.
+pub fn available() -> bool {
+    host::command("apt-get").is_some()
+}
+
+/// Installs `packages`, refreshing apt's lists first when it does not know one of them.
+pub fn install(title: &str, packages: &[&str]) -> Result<()> {
+    let known = |package: &&str| policy(package, "Candidate").is_some();
+    if !packages.iter().all(known) {
+        update()?;
+        let unknown: Vec<&str> = packages
+            .iter()
+            .copied()
+            .filter(|package| !known(package))
+            .collect();
+        ensure!(
+            unknown.is_empty(),
+            "this distribution has no package {}",
+            unknown.join(", ")
+        );
+    }
+    // An installation that was interrupted leaves its journal, and apt refuses to go on before this.
+    if fs::read_dir("/var/lib/dpkg/updates").is_ok_and(|mut journal| journal.next().is_some()) {
+        let mut configure = as_root("dpkg")?;
+        configure.args(["--configure", "-a"]);
+        step("finishing an interrupted installation", "dpkg").run(&mut configure)?;
+    }
+    let mut command = apt_get()?;
+    command
+        .args(["install", "--no-install-recommends", "-y"])
+        .args(packages);
+    step(title, "apt-install").run(&mut command)
+}
+
+/// Fetches the package lists.
+pub fn update() -> Result<()> {
+    let mut command = apt_get()?;
+    command.arg("update");
+    step("refreshing apt's package lists", "apt-update").run(&mut command)
+}
+
+/// Whether all of `packages` are installed.
+pub fn installed(packages: &[&str]) -> bool {
+    packages
+        .iter()
+        .all(|package| policy(package, "Installed").is_some())
+}
+
+/// The compiler packages of the distribution, and what they are at.
+pub fn compiler() -> plan::Debian {
+    let version = |field| plan::version(&policy(COMPILER[0], field)?);
+    plan::Debian {
+        installed: version("Installed").filter(|_| installed(&COMPILER)),
+        candidate: version("Candidate"),
+    }
+}
+
+/// The compiler that Debian keeps recent for its browsers, the library's source, and cargo.
+pub const COMPILER: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
+
+/// A version in `apt-cache policy`; `None` for "(none)" and unknown packages.
+fn policy(package: &str, field: &str) -> Option<String> {
+    let said = process::capture(
+        Command::new("apt-cache")
+            .env("LC_ALL", "C")
+            .args(["policy", package]),
+    )?;
+    let version = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(field)?.strip_prefix(": "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+fn step<'a>(title: &'a str, log: &'a str) -> Step<'a> {
+    Step {
+        title,
+        log,
+        limit: Some(Duration::from_secs(900)),
+        quiet: false,
+    }
+}
+
+fn apt_get() -> Result<Command> {
+    let mut command = as_root("env")?;
+    command.args(["DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", "apt-get"]);
+    // Another apt may be at work, as on a machine that was just started: wait for it.
+    command.args(["-q", "-o", "DPkg::Lock::Timeout=120"]);
+    Ok(command)
+}
+
+/// `program` as root, with sudo where need be.
+fn as_root(program: &str) -> Result<Command> {
+    if host::is_root() {
+        return Ok(Command::new(program));
+    }
+    let Some(sudo) = host::command("sudo") else {
+        bail!("installing packages needs root: run `cargo xtask setup` as root, or install sudo");
+    };
+    // Asks for the password now, while nothing else writes to the terminal.
+    let asked = process::status(Command::new(&sudo).arg("--validate")).context("sudo")?;
+    ensure!(
+        asked.success(),
+        "installing packages needs root, and sudo was refused"
+    );
+    let mut command = Command::new(sudo);
+    command.arg(program);
+    Ok(command)
+}

@@ -1,0 +1,93 @@
+//! `test`: everything, as root.
+
+use std::{env, ffi::OsString, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build, process,
+    setup::{self, host},
+};
+
+/// Runs the tests, in namespaces of their own: nothing on this host is touched.
+///
+/// Sets up and builds what is missing, then runs `cargo test --release` for the workspace with the arguments
+/// given here. Needs root; without it, the test programs (and nothing else) run through sudo.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  cargo xtask test\n  cargo xtask test failover\n  \
+                        cargo xtask test -p hub-tests --test forward -- --nocapture"
+)]
+pub struct Args {
+    /// Passed on to `cargo test`: a filter, options, and after `--` what the test programs take
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARG"
+    )]
+    args: Vec<OsString>,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::runtime()?;
+    // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
+    let built = build::run(&build::Args {})?;
+    if built != ExitCode::SUCCESS {
+        return Ok(built);
+    }
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--release"]).args(scope(&args.args));
+    // clap takes a `--` in first place for its own.
+    cargo.args(env::args_os().nth(2).filter(|first| first == "--"));
+    cargo.args(&args.args);
+    if !host::is_root() {
+        let host = process::host_triple().context("asking rustc for the host's triple")?;
+        let variable = format!(
+            "CARGO_TARGET_{}_RUNNER",
+            host.replace('-', "_").to_uppercase()
+        );
+        cargo.env(variable, "sudo -E");
+    }
+    Ok(process::exit_code(process::status(&mut cargo)?))
+}
+
+/// All packages, unless the arguments choose some. The kernel programs are for another target.
+fn scope(args: &[OsString]) -> &'static [&'static str] {
+    let chosen = args.iter().take_while(|arg| *arg != "--").any(|arg| {
+        arg == "-p"
+            || arg == "--package"
+            || arg
+                .to_str()
+                .is_some_and(|arg| arg.starts_with("--package="))
+    });
+    if chosen {
+        &[]
+    } else {
+        &[
+            "--workspace",
+            "--exclude",
+            "hub-ebpf",
+            "--exclude",
+            "benches-ebpf",
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chosen_packages_replace_the_workspace() {
+        for (args, whole) in [
+            (&[][..], true),
+            (&["failover"], true),
+            (&["-p", "hub-common"], false),
+            (&["--package=hub-common"], false),
+            (&["--", "-p"], true),
+        ] {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            assert_eq!(!scope(&args).is_empty(), whole, "{args:?}");
+        }
+    }
+}
