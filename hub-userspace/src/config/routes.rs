@@ -128,7 +128,7 @@ mod tests {
     fn selectors_cover_together() {
         let prefix = |text: &str| text.parse::<IpNet>().expect(text);
         let parts = ["10.0.0.0/9", "10.128.0.0/9", "192.168.1.0/24", "fd00::/16"].map(prefix);
-        let mut joined = IpNet::aggregate(&parts);
+        let mut joined = IpNet::aggregate(&parts.to_vec());
         joined.sort_unstable();
         let coverage = Coverage(joined);
         let cases = [
