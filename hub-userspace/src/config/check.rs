@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::{Diagnostic, Severity, counted},
     load::{Loaded, load},
 };
 
@@ -68,9 +68,4 @@ fn table(file: &str, diagnostics: &[Diagnostic], verdict: &Verdict<'_>, ok_line:
 fn json(verdict: &Verdict<'_>) -> String {
     // Strings, numbers and booleans only: nothing in it can fail to be written.
     serde_json::to_string(verdict).unwrap_or_default() + "\n"
-}
-
-fn counted(count: usize, thing: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {thing}{plural}")
 }

@@ -152,8 +152,16 @@ pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 64;
     let shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
     let dots = if text.chars().nth(LONGEST).is_some() { "..." } else { "" };
-    // `escape_debug` of a single quote is right for a char, not for this.
-    format!("\"{}{dots}\"", shown.replace("\\'", "'"))
+    // A text with quotes in it stands in the other kind, so that it reads as it is in the file.
+    let quote = if text.contains('"') { '\'' } else { '"' };
+    let shown = shown.replace("\\'", "'").replace("\\\"", "\"");
+    format!("{quote}{shown}{dots}{quote}")
+}
+
+/// "1 route", "2 routes".
+pub(super) fn counted(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
 }
 
 /// `path.key`, the key quoted where TOML would have it quoted.

@@ -64,7 +64,7 @@ impl Reader<'_, '_> {
             name,
             customer_gateway: section.required(
                 "customer_gateway",
-                "the NAME of a [customer_gateway.NAME]",
+                "\"NAME\" of a [customer_gateway.NAME]",
                 report,
                 value::reference,
             ),
@@ -119,7 +119,7 @@ impl Reader<'_, '_> {
             destination: section.required("destination", "\"10.10.10.0/24\"", report, |value| {
                 prefix::prefix(value, Purpose::Forwarding)
             }),
-            next_hop: section.required("next_hop", "the NAME of a [connection.NAME]", report, value::reference),
+            next_hop: section.required("next_hop", "\"NAME\" of a [connection.NAME]", report, value::reference),
             weight: section.or_default("weight", DEFAULT_WEIGHT, report, weight),
             publish: section.or_default("publish", false, report, value::boolean),
         }

@@ -31,11 +31,17 @@ pub(super) fn explain(statement: &str, error: &Error) -> (usize, Problem) {
         "invalid float" if token.contains(['/', ':']) || token.matches('.').count() > 1 => {
             (token_at, not_in_quotes(token))
         }
+        "invalid boolean" if !["true", "false"].contains(&token.to_lowercase().as_str()) => {
+            (token_at, not_in_quotes(token))
+        }
         "invalid boolean" => (
             token_at,
-            Problem::new(format!("{} is not true or false", quoted(token)))
-                .help("write true or false, in small letters"),
+            Problem::new(format!("{token} is not {}", token.to_lowercase())).help("write it in small letters"),
         ),
+        "invalid key-value pair" | "invalid unquoted key" => {
+            let rest = statement[at..].lines().next().unwrap_or_default().trim();
+            (at, Problem::new(format!("{} is no key", quoted(rest))).help("write KEY = VALUE, or # before a comment"))
+        }
         "unexpected leading zero" => {
             let number = token.trim_start_matches('0');
             let number = if number.is_empty() { "0" } else { number };

@@ -31,6 +31,11 @@ impl Unread {
         self.names.contains(name)
     }
 
+    /// Whether entries of this kind (`connection`) could not be read at all.
+    pub fn lacks_all(&self, kind: &str) -> bool {
+        self.names.contains(&any(kind))
+    }
+
     /// Whether the draft has everything that the file says.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
@@ -113,7 +118,7 @@ impl Reader<'_, '_> {
         if let DeValue::Table(below) = table.get_ref() {
             return Some(Section::open(below, path, at, keys, self.gappy.contains(&at), self.report));
         }
-        let problem = Problem::new(format!("must be a section, is {}", describe(table.get_ref())));
+        let problem = Problem::new(format!("must be a table, is {}", describe(table.get_ref())));
         self.report.error(at, path, problem.help(format!("write {shape}")));
         None
     }
@@ -138,10 +143,10 @@ impl Reader<'_, '_> {
         };
         let shape = format!("a section [{kind}.NAME] for each");
         let DeValue::Table(entries) = entries.get_ref() else {
-            let problem = Problem::new(format!("must be named sections, is {}", describe(entries.get_ref())));
+            let problem = Problem::new(format!("must be named tables, is {}", describe(entries.get_ref())));
             self.report.error(entries.span().start, kind, problem.help(format!("write {shape}")));
             // Without them nothing that refers to one can be judged.
-            self.unread.names.extend(names_in(entries.get_ref()));
+            self.unread.names.insert(any(kind));
             return Vec::new();
         };
         let mut found = Vec::new();
@@ -169,9 +174,9 @@ impl Reader<'_, '_> {
             return Vec::new();
         };
         let DeValue::Array(elements) = routes.get_ref() else {
-            let problem = Problem::new(format!("must be a list of sections, is {}", describe(routes.get_ref())));
+            let problem = Problem::new(format!("must be a list of tables, is {}", describe(routes.get_ref())));
             self.report.error(routes.span().start, "route", problem.help(format!("write {shape}")));
-            self.unread.names.insert("route".to_owned());
+            self.unread.names.insert(any("route"));
             return Vec::new();
         };
         let mut found = Vec::new();
@@ -186,10 +191,7 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Names in a list of tables that should have been named tables.
-fn names_in(value: &DeValue<'_>) -> Vec<String> {
-    let elements = value.as_array().map(|elements| elements.iter()).into_iter().flatten();
-    let tables = elements.filter_map(|element| element.get_ref().as_table());
-    let texts = tables.flat_map(|table| table.values()).filter_map(|value| value.get_ref().as_str());
-    texts.map(str::to_owned).chain(std::iter::once(String::new())).collect()
+/// Stands for every name of a kind: no name has brackets.
+fn any(kind: &str) -> String {
+    format!("[{kind}]")
 }

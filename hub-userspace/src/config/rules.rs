@@ -164,7 +164,7 @@ impl<'d> Names<'d> {
             return;
         }
         self.all_known = false;
-        if !self.unread.may_define(name) && !self.unread.may_define(self.kind) {
+        if !self.unread.may_define(name) && !self.unread.lacks_all(self.kind) {
             let problem = Problem::new(format!("there is no {} {}", self.kind.replace('_', " "), quoted(name)));
             report.error(*at, path(), problem.help(self.advice(name)));
         }

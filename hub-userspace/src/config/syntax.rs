@@ -168,6 +168,8 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
         }
         self.gaps.words.extend(words(text));
         if statement.kind == Kind::Header {
+            // What is below is named after what the header was probably meant to be.
+            self.path = bare_words(text).join(".");
             self.skipping = true;
         } else {
             self.gaps.sections.insert(self.section);
@@ -300,8 +302,14 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || "._-".contains(c)
 }
 
+/// The words of a statement's first line, split at dots.
+fn bare_words(text: &str) -> Vec<&str> {
+    let line = text.lines().next().unwrap_or_default();
+    line.split(|c| !is_word(c) || c == '.').filter(|word| !word.is_empty()).take(4).collect()
+}
+
 fn first_word(text: &str) -> Option<&str> {
-    text.split(|c: char| !(c.is_alphanumeric() || "_-".contains(c))).find(|word| !word.is_empty())
+    text.split(|c| !is_word(c) || c == '.').find(|word| !word.is_empty())
 }
 
 /// Names that `text` may define: its words, whole and at their dots.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use toml::de::DeValue;
 
-use super::diagnostic::{Problem, quoted};
+use super::diagnostic::{Problem, counted, quoted};
 
 /// Bytes of a kernel interface name without the terminating NUL (`IFNAMSIZ` - 1, linux/if.h).
 const MAX_INTERFACE_BYTES: usize = 15;
@@ -62,7 +62,8 @@ pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Read<u
         let problem = wrong_type(&expected, value);
         return Err(match value.as_str().and_then(|text| text.parse::<u32>().ok()) {
             Some(number) => problem.help(format!("write {number} without quotes")),
-            None => problem.help(format!("write for example {}", range.end())),
+            None if value.is_float() => problem.help("write it without a fraction"),
+            None => problem.help("write a whole number"),
         });
     };
     i128::from_str_radix(number.as_str(), number.radix())
@@ -79,7 +80,7 @@ pub(super) fn gateway_name(value: &DeValue<'_>) -> Read<String> {
     let name = string(value)?;
     let length = name.chars().count();
     if !GATEWAY_NAME_CHARACTERS.contains(&length) {
-        return Err(Problem::new(format!("{} has {length} characters", quoted(name)))
+        return Err(Problem::new(format!("{} has {}", quoted(name), counted(length, "character")))
             .help("give the gateway a name of 2 to 128 characters"));
     }
     if name.chars().any(char::is_control) {
@@ -118,16 +119,16 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
         return Err(Problem::new("the interface name is empty").help("name the interface as `ip link` shows it"));
     }
     if name.len() > MAX_INTERFACE_BYTES {
-        let unit = if name.is_ascii() { "bytes" } else { "bytes (characters outside ASCII take several)" };
+        let why = if name.is_ascii() { "" } else { " (a character outside ASCII takes several)" };
         return Err(Problem::new(format!(
-            "{shown} is {} {unit} long, the kernel takes at most {MAX_INTERFACE_BYTES}",
+            "{shown} is {} bytes long{why}, the kernel takes at most {MAX_INTERFACE_BYTES}",
             name.len()
         ))
         .help("give the interface a shorter name, here and where it is created"));
     }
     if matches!(name, "." | "..") {
         return Err(
-            Problem::new(format!("{shown} is not an interface name")).help("\".\" and \"..\" are taken by sysfs")
+            Problem::new(format!("{shown} is not an interface name")).help("name the interface as `ip link` shows it")
         );
     }
     if let Some(odd) = name.chars().find(|&c| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
