@@ -1,3 +1,4 @@
 //! The agent of VPN-Hub.
 
 pub mod config;
+pub mod netlink;
