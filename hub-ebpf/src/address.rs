@@ -8,7 +8,7 @@ use hub_common::{
 
 use crate::{
     maps,
-    parse::{ParseIp, Packet},
+    parse::{Packet, ParseIp},
     rewrite::HopLimit,
 };
 
@@ -52,7 +52,12 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn flow_hash(packet: &Packet<Self>) -> u32 {
-        flow::hash_v4(packet.source, packet.destination, packet.protocol, packet.ports)
+        flow::hash_v4(
+            packet.source,
+            packet.destination,
+            packet.protocol,
+            packet.ports,
+        )
     }
 }
 
@@ -82,6 +87,11 @@ impl Address for [u8; 16] {
 
     #[inline(always)]
     fn flow_hash(packet: &Packet<Self>) -> u32 {
-        flow::hash_v6(packet.source, packet.destination, packet.protocol, packet.ports)
+        flow::hash_v6(
+            packet.source,
+            packet.destination,
+            packet.protocol,
+            packet.ports,
+        )
     }
 }

@@ -12,13 +12,18 @@ pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], members: &[(M, u32)]) {
     let mut missing = targets(buckets.len(), members);
     for bucket in buckets.iter_mut() {
         // A bucket stays where it is while its owner has not had its share yet.
-        let owner = bucket.and_then(|owner| members.iter().position(|(member, _)| *member == owner));
+        let owner =
+            bucket.and_then(|owner| members.iter().position(|(member, _)| *member == owner));
         match owner {
             Some(owner) if missing[owner] > 0 => missing[owner] -= 1,
             _ => *bucket = None,
         }
     }
-    for (free, member) in buckets.iter_mut().filter(|bucket| bucket.is_none()).zip(deal(members, missing)) {
+    for (free, member) in buckets
+        .iter_mut()
+        .filter(|bucket| bucket.is_none())
+        .zip(deal(members, missing))
+    {
         *free = Some(member);
     }
 }
@@ -30,7 +35,10 @@ fn targets(buckets: usize, members: &[(impl Copy, u32)]) -> Vec<usize> {
     if total == 0 {
         return vec![0; members.len()];
     }
-    let parts: Vec<u64> = members.iter().map(|(_, weight)| u64::from(*weight) * buckets as u64).collect();
+    let parts: Vec<u64> = members
+        .iter()
+        .map(|(_, weight)| u64::from(*weight) * buckets as u64)
+        .collect();
     let mut targets: Vec<usize> = parts.iter().map(|part| (part / total) as usize).collect();
     let mut by_remainder: Vec<usize> = (0..members.len()).collect();
     by_remainder.sort_by_key(|index| std::cmp::Reverse(parts[*index] % total));
@@ -45,7 +53,9 @@ fn targets(buckets: usize, members: &[(impl Copy, u32)]) -> Vec<usize> {
 fn deal<M: Copy>(members: &[(M, u32)], mut missing: Vec<usize>) -> impl Iterator<Item = M> {
     let mut turn = 0;
     std::iter::from_fn(move || {
-        let index = (turn..turn + members.len()).map(|index| index % members.len()).find(|index| missing[*index] > 0)?;
+        let index = (turn..turn + members.len())
+            .map(|index| index % members.len())
+            .find(|index| missing[*index] > 0)?;
         missing[index] -= 1;
         turn = index + 1;
         Some(members[index].0)
@@ -57,11 +67,18 @@ mod tests {
     use super::fill;
 
     fn count(buckets: &[Option<char>], member: char) -> usize {
-        buckets.iter().filter(|bucket| **bucket == Some(member)).count()
+        buckets
+            .iter()
+            .filter(|bucket| **bucket == Some(member))
+            .count()
     }
 
     fn moved(before: &[Option<char>], after: &[Option<char>]) -> usize {
-        before.iter().zip(after).filter(|(before, after)| before != after).count()
+        before
+            .iter()
+            .zip(after)
+            .filter(|(before, after)| before != after)
+            .count()
     }
 
     #[test]
@@ -76,7 +93,10 @@ mod tests {
         for (members, expected) in table {
             let mut buckets = vec![None; 256];
             fill(&mut buckets, members);
-            let counts: Vec<usize> = members.iter().map(|(member, _)| count(&buckets, *member)).collect();
+            let counts: Vec<usize> = members
+                .iter()
+                .map(|(member, _)| count(&buckets, *member))
+                .collect();
             assert_eq!(counts, expected, "{members:?}");
         }
     }
@@ -92,7 +112,10 @@ mod tests {
         let mut back = without.clone();
         fill(&mut back, &all);
         assert_eq!(moved(&without, &back), count(&full, 'b'));
-        assert_eq!(['a', 'b', 'c'].map(|member| count(&back, member)), ['a', 'b', 'c'].map(|m| count(&full, m)));
+        assert_eq!(
+            ['a', 'b', 'c'].map(|member| count(&back, member)),
+            ['a', 'b', 'c'].map(|m| count(&full, m))
+        );
     }
 
     #[test]

@@ -46,7 +46,8 @@ impl Rib {
                 }
                 _ => {
                     let members = BTreeMap::from([(route.next_hop.clone(), route.weight)]);
-                    rib.destinations.insert(route.destination, Target::Connections(members));
+                    rib.destinations
+                        .insert(route.destination, Target::Connections(members));
                 }
             }
         }
@@ -66,25 +67,34 @@ impl Rib {
     /// different routers.
     fn add_vpc(&mut self, vpc: &Vpc, host: &HostState) {
         let ifindex = host.link(&vpc.interface).map(|link| link.index);
-        let routed = ifindex.into_iter().flat_map(|index| host.gateways_of(index)).map(|(prefix, gateway)| (prefix, Some(gateway)));
-        let on_link = ifindex.into_iter().flat_map(|index| host.addresses_of(index)).map(|address| (address.trunc(), None));
+        let routed = ifindex
+            .into_iter()
+            .flat_map(|index| host.gateways_of(index))
+            .map(|(prefix, gateway)| (prefix, Some(gateway)));
+        let on_link = ifindex
+            .into_iter()
+            .flat_map(|index| host.addresses_of(index))
+            .map(|address| (address.trunc(), None));
         let kernel: JointPrefixMap<IpNet, Option<IpAddr>> = routed.chain(on_link).collect();
         for cidr in &vpc.cidrs {
             let gateway = kernel.get_lpm(cidr).and_then(|(_, gateway)| *gateway);
             self.destinations.insert(*cidr, Target::Vpc { gateway });
             for (prefix, gateway) in kernel.children(cidr) {
-                self.destinations.insert(prefix, Target::Vpc { gateway: *gateway });
+                self.destinations
+                    .insert(prefix, Target::Vpc { gateway: *gateway });
             }
         }
     }
 
     fn add_hub(&mut self, host: &HostState) {
         for address in host.addresses.values().flatten() {
-            self.destinations.insert(IpNet::from(address.addr()), Target::Hub);
+            self.destinations
+                .insert(IpNet::from(address.addr()), Target::Hub);
             if let IpNet::V4(net) = address
                 && let Some(broadcast) = directed_broadcast(net)
             {
-                self.destinations.insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
+                self.destinations
+                    .insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
             }
         }
     }
@@ -125,7 +135,9 @@ mod tests {
 
     #[test]
     fn standby_steps_in_when_no_active_member_is_up() {
-        let members: BTreeMap<String, u8> = [("a", 100), ("b", 50), ("s", 0), ("t", 0)].map(|(n, w)| (n.into(), w)).into();
+        let members: BTreeMap<String, u8> = [("a", 100), ("b", 50), ("s", 0), ("t", 0)]
+            .map(|(n, w)| (n.into(), w))
+            .into();
         let table: [(&str, &[(&str, u32)]); 6] = [
             ("a b s t", &[("a", 100), ("b", 50)]),
             ("b s", &[("b", 50)]),
@@ -137,7 +149,16 @@ mod tests {
         for (up, expected) in table {
             let states: States = members
                 .keys()
-                .map(|name| (name.clone(), if up.contains(name.as_str()) { State::Up } else { State::Down }))
+                .map(|name| {
+                    (
+                        name.clone(),
+                        if up.contains(name.as_str()) {
+                            State::Up
+                        } else {
+                            State::Down
+                        },
+                    )
+                })
                 .collect();
             assert_eq!(active(&members, &states), expected, "up: {up:?}");
         }
@@ -146,13 +167,19 @@ mod tests {
     #[test]
     fn with_standby_alone_and_down_standby_still_gets_the_traffic() {
         let members = BTreeMap::from([("s".to_owned(), 0)]);
-        assert_eq!(active(&members, &States::from([("s".to_owned(), State::Down)])), [("s", 1)]);
+        assert_eq!(
+            active(&members, &States::from([("s".to_owned(), State::Down)])),
+            [("s", 1)]
+        );
     }
 
     #[test]
     fn a_drained_connection_carries_nothing_while_another_is_up() {
         let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 1)]);
-        let states = States::from([("a".to_owned(), State::AdminDown), ("b".to_owned(), State::Up)]);
+        let states = States::from([
+            ("a".to_owned(), State::AdminDown),
+            ("b".to_owned(), State::Up),
+        ]);
         assert_eq!(active(&members, &states), [("b", 1)]);
     }
 }

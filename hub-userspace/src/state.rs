@@ -31,5 +31,9 @@ pub fn states(config: &Config, host: &HostState, admin_down: &BTreeSet<String>) 
             State::Down
         }
     };
-    config.connections.iter().map(|(name, connection)| (name.clone(), state(name, &connection.interface))).collect()
+    config
+        .connections
+        .iter()
+        .map(|(name, connection)| (name.clone(), state(name, &connection.interface)))
+        .collect()
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key, xdp::XdpMapError},
+    maps::{
+        Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+        lpm_trie::Key, xdp::XdpMapError,
+    },
 };
 use hub_common::{
     Reason,
@@ -74,8 +77,14 @@ impl Maps {
 
     /// Counts of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
-        let Named { name, capacity, map } = &self.counters;
-        let per_cpu = map.get(&slot, 0).map_err(|error| Error::map(name, *capacity, &error))?;
+        let Named {
+            name,
+            capacity,
+            map,
+        } = &self.counters;
+        let per_cpu = map
+            .get(&slot, 0)
+            .map_err(|error| Error::map(name, *capacity, &error))?;
         Ok(per_cpu.iter().copied().fold(NOTHING, add))
     }
 
@@ -135,18 +144,35 @@ where
     Scoped<A>: Pod,
     Neighbour<A>: Pod,
 {
-    fn put(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
-        Ok(put(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?
-            + put(&mut self.locals, &mut loaded.locals, &changes.locals)?
+    fn put(
+        &mut self,
+        loaded: &mut Family<A>,
+        changes: &FamilyDifference<A>,
+    ) -> Result<usize, Error> {
+        Ok(put(
+            &mut self.neighbours,
+            &mut loaded.neighbours,
+            &changes.neighbours,
+        )? + put(&mut self.locals, &mut loaded.locals, &changes.locals)?
             + put(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
             + put(&mut self.routes, &mut loaded.routes, &changes.routes)?)
     }
 
-    fn delete(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
-        Ok(delete(&mut self.routes, &mut loaded.routes, &changes.routes)?
-            + delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
-            + delete(&mut self.locals, &mut loaded.locals, &changes.locals)?
-            + delete(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?)
+    fn delete(
+        &mut self,
+        loaded: &mut Family<A>,
+        changes: &FamilyDifference<A>,
+    ) -> Result<usize, Error> {
+        Ok(
+            delete(&mut self.routes, &mut loaded.routes, &changes.routes)?
+                + delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
+                + delete(&mut self.locals, &mut loaded.locals, &changes.locals)?
+                + delete(
+                    &mut self.neighbours,
+                    &mut loaded.neighbours,
+                    &changes.neighbours,
+                )?,
+        )
     }
 }
 
@@ -162,7 +188,9 @@ fn put<K: Ord + Copy, V: Clone>(
     changes: &Difference<K, V>,
 ) -> Result<usize, Error> {
     for (key, value) in &changes.puts {
-        map.map.put(key, value).map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        map.map
+            .put(key, value)
+            .map_err(|error| Error::map(map.name, map.capacity, &error))?;
         loaded.insert(*key, value.clone());
     }
     Ok(changes.puts.len())
@@ -174,7 +202,9 @@ fn delete<K: Ord + Copy, V>(
     changes: &Difference<K, V>,
 ) -> Result<usize, Error> {
     for key in &changes.deletes {
-        map.map.delete(key).map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        map.map
+            .delete(key)
+            .map_err(|error| Error::map(map.name, map.capacity, &error))?;
         loaded.remove(key);
     }
     Ok(changes.deletes.len())
@@ -214,10 +244,11 @@ impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
 /// As for an array; the kernel itself empties the port of a device that goes (kernel/bpf/devmap.c).
 impl Writer<u32, u32> for DevMap<MapData> {
     fn put(&mut self, port: &u32, ifindex: &u32) -> Result<(), MapError> {
-        self.set(*port, *ifindex, None, 0).map_err(|error| match error {
-            XdpMapError::MapError(error) => error,
-            XdpMapError::ChainedProgramNotSupported => unreachable!("no program was given"),
-        })
+        self.set(*port, *ifindex, None, 0)
+            .map_err(|error| match error {
+                XdpMapError::MapError(error) => error,
+                XdpMapError::ChainedProgramNotSupported => unreachable!("no program was given"),
+            })
     }
 
     fn delete(&mut self, _port: &u32) -> Result<(), MapError> {
@@ -237,8 +268,13 @@ impl Writer<u32, String> for PerCpuArray<MapData, Counters> {
     }
 }
 
-const NOTHING: Counters =
-    Counters { rx_packets: 0, rx_bytes: 0, tx_packets: 0, tx_bytes: 0, reasons: [0; Reason::COUNT] };
+const NOTHING: Counters = Counters {
+    rx_packets: 0,
+    rx_bytes: 0,
+    tx_packets: 0,
+    tx_bytes: 0,
+    reasons: [0; Reason::COUNT],
+};
 
 /// Sum of two counts.
 pub fn add(a: Counters, b: Counters) -> Counters {
@@ -251,16 +287,29 @@ pub fn add(a: Counters, b: Counters) -> Counters {
     }
 }
 
-fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<Named<M>, Error> {
-    let map = ebpf.take_map(name).expect("the embedded object has every map");
+fn take<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<Named<M>, Error> {
+    let map = ebpf
+        .take_map(name)
+        .expect("the embedded object has every map");
     let capacity = capacity(&map);
     let map = M::try_from(map).map_err(|error| Error::map(name, capacity, &error))?;
-    Ok(Named { name, capacity, map })
+    Ok(Named {
+        name,
+        capacity,
+        map,
+    })
 }
 
 fn capacity(map: &Map) -> u32 {
     let data = match map {
-        Map::Array(data) | Map::DevMap(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data) => data,
+        Map::Array(data)
+        | Map::DevMap(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data) => data,
         _ => return 0,
     };
     data.info().map_or(0, |info| info.max_entries())
