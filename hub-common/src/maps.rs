@@ -172,7 +172,7 @@ pub struct Vlan {
 }
 
 /// Per CPU and `COUNTERS` slot: counts since the program was loaded. Bytes are those of the IP packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counters {
     /// Came in from the connection, its selectors admitting them.

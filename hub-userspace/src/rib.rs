@@ -126,6 +126,21 @@ pub fn active<'a>(members: &'a BTreeMap<String, u8>, states: &States) -> Vec<(&'
         .unwrap_or_default()
 }
 
+/// The part of a destination's flows that takes the route through `next_hop` now, 0..=1.
+pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> f64 {
+    let Some(Target::Connections(members)) = rib.destinations.get(&destination) else {
+        return 0.0;
+    };
+    let active = active(members, states);
+    let total: u32 = active.iter().map(|(_, part)| part).sum();
+    let own: u32 = active
+        .iter()
+        .filter(|(name, _)| *name == next_hop)
+        .map(|(_, part)| part)
+        .sum();
+    f64::from(own) / f64::from(total.max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

@@ -85,7 +85,7 @@ impl Maps {
         let per_cpu = map
             .get(&slot, 0)
             .map_err(|error| Error::map(name, *capacity, &error))?;
-        Ok(per_cpu.iter().copied().fold(NOTHING, add))
+        Ok(per_cpu.iter().copied().fold(Counters::default(), sum))
     }
 
     /// Makes the maps hold `wanted`, and `loaded` with them; returns how many entries were written or deleted.
@@ -260,7 +260,11 @@ impl Writer<u32, u32> for DevMap<MapData> {
 impl Writer<u32, String> for PerCpuArray<MapData, Counters> {
     fn put(&mut self, slot: &u32, _owner: &String) -> Result<(), MapError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        self.set(*slot, PerCpuValues::try_from(vec![NOTHING; cpus])?, 0)
+        self.set(
+            *slot,
+            PerCpuValues::try_from(vec![Counters::default(); cpus])?,
+            0,
+        )
     }
 
     fn delete(&mut self, _slot: &u32) -> Result<(), MapError> {
@@ -268,16 +272,8 @@ impl Writer<u32, String> for PerCpuArray<MapData, Counters> {
     }
 }
 
-const NOTHING: Counters = Counters {
-    rx_packets: 0,
-    rx_bytes: 0,
-    tx_packets: 0,
-    tx_bytes: 0,
-    reasons: [0; Reason::COUNT],
-};
-
 /// Sum of two counts.
-pub fn add(a: Counters, b: Counters) -> Counters {
+pub fn sum(a: Counters, b: Counters) -> Counters {
     Counters {
         rx_packets: a.rx_packets + b.rx_packets,
         rx_bytes: a.rx_bytes + b.rx_bytes,

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 pub use self::{
     attach::{Attached, Mode},
     error::Error,
+    maps::sum,
 };
 use crate::{dataplane::maps::Maps, tables::Tables};
 
