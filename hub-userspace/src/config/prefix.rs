@@ -1,8 +1,11 @@
 //! A prefix of the file: its form, its host bits, and whether packets to it can be forwarded.
 
-use std::{net::IpAddr, num::IntErrorKind};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::IntErrorKind,
+};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
 use super::{
@@ -104,35 +107,33 @@ fn prefix_length(text: &str, address: IpAddr, length: &str) -> Read<u8> {
     }
 }
 
-/// Why packets to or from `prefix` cannot be forwarded (the parse stage passes or drops them all).
+/// What no gateway forwards (RFC 6890): the parse stage passes or drops it all.
+const NEVER_FORWARDED: [(IpNet, &str); 7] = [
+    (v4([224, 0, 0, 0], 4), "multicast"),
+    (v4([127, 0, 0, 0], 8), "loopback"),
+    (v4([240, 0, 0, 0], 4), "reserved (240.0.0.0/4)"),
+    (v4([0, 0, 0, 0], 8), "unspecified (0.0.0.0/8)"),
+    (v6(0xff00, 0, 8), "multicast"),
+    (v6(0, 1, 128), "loopback"),
+    (v6(0, 0, 128), "unspecified"),
+];
+const LINK_LOCAL: [(IpNet, &str); 2] = [(v4([169, 254, 0, 0], 16), "link-local"), (v6(0xfe80, 0, 10), "link-local")];
+
+const fn v4(octets: [u8; 4], length: u8) -> IpNet {
+    let [a, b, c, d] = octets;
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
+}
+
+/// The prefix of an address by its first and last 16 bits.
+const fn v6(first: u16, last: u16, length: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last), length))
+}
+
+/// What makes `prefix` useless for `purpose`. A prefix that merely contains such ones is not.
 fn unusable(prefix: &IpNet, purpose: Purpose) -> Option<&'static str> {
-    let kinds: &[(&str, &'static str)] = &[
-        ("224.0.0.0/4", "multicast"),
-        ("127.0.0.0/8", "loopback"),
-        ("240.0.0.0/4", "reserved (240.0.0.0/4)"),
-        ("0.0.0.0/8", "unspecified (0.0.0.0/8)"),
-        ("ff00::/8", "multicast"),
-        ("::1/128", "loopback"),
-        ("::/128", "unspecified"),
-    ];
-    let link_local: &[(&str, &'static str)] = &[
-        ("169.254.0.0/16", "link-local"),
-        ("fe80::/10", "link-local"),
-    ];
-    let also = if purpose == Purpose::Forwarding {
-        link_local
-    } else {
-        &[]
-    };
-    kinds
-        .iter()
-        .chain(also)
-        .find(|(range, _)| {
-            range
-                .parse::<IpNet>()
-                .is_ok_and(|range| range.contains(prefix))
-        })
-        .map(|&(_, kind)| kind)
+    let also: &[_] = if purpose == Purpose::Forwarding { &LINK_LOCAL } else { &[] };
+    let mut kinds = NEVER_FORWARDED.iter().chain(also);
+    kinds.find(|(range, _)| range.contains(prefix)).map(|&(_, kind)| kind)
 }
 
 #[cfg(test)]

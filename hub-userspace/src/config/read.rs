@@ -23,6 +23,8 @@ const SECTIONS: [&str; 5] = ["gateway", "vpc", "customer_gateway", "connection",
 pub(super) struct Unread {
     /// Names that something unreadable may define.
     names: HashSet<String>,
+    /// Statements or whole sections are missing.
+    gappy: bool,
 }
 
 impl Unread {
@@ -38,18 +40,14 @@ impl Unread {
 
     /// Whether the draft has everything that the file says.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.names.is_empty() && !self.gappy
     }
 }
 
 /// Makes a draft of the tree and reports what is wrong with its parts.
 pub(super) fn read(root: &DeTable<'_>, gaps: Gaps, report: &mut Report<'_>) -> (Draft, Unread) {
-    let mut reader = Reader {
-        unread: Unread::default(),
-        report,
-        gappy: gaps.sections,
-    };
-    reader.unread.names = gaps.words;
+    let unread = Unread { gappy: !gaps.sections.is_empty(), names: gaps.words };
+    let mut reader = Reader { report, gappy: gaps.sections, unread };
     let draft = reader.read(root);
     (draft, reader.unread)
 }
