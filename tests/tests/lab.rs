@@ -123,17 +123,20 @@ fn what_the_kernels_send_has_complete_checksums() {
     let office = FrameSocket::open(&world["hangzhou"], "wan0").unwrap();
     lab::tcp_transfer(&world["shanghai"], &world["hangzhou"], HANGZHOU.host4().into(), 100_000, 1).unwrap();
     lab::tcp_transfer(&world["shanghai"], &world["hangzhou"], HANGZHOU.host6().into(), 100_000, 1).unwrap();
-    for (socket, longest) in [(hub, 1414), (office, usize::MAX)] {
+    // The office's GRO merges segments and leaves their checksum open; single ones come as they were sent.
+    for (socket, merges) in [(hub, false), (office, true)] {
         let frames = socket.collect(Duration::from_millis(50)).unwrap();
         let segments: Vec<_> = frames
             .iter()
             .filter(|frame| View::ethernet(&frame.bytes).is_ok_and(|view| view.protocol == number::TCP))
             .collect();
-        assert!(segments.len() > 10, "{} segments", segments.len());
+        assert!(segments.len() >= 10, "{} segments", segments.len());
         for frame in segments {
-            assert!(!frame.checksum_pending);
-            assert!(frame.bytes.len() <= longest, "{} bytes: an offload is on", frame.bytes.len());
-            verify_checksums(&frame.bytes).unwrap();
+            if !(merges && frame.checksum_pending) {
+                assert!(!frame.checksum_pending);
+                assert!(frame.bytes.len() <= 1414, "{} bytes: an offload is on", frame.bytes.len());
+                verify_checksums(&frame.bytes).unwrap();
+            }
         }
     }
 }
@@ -255,7 +258,7 @@ fn nothing_is_left_of_a_world_whose_test_panics() {
 fn helper_wait_to_be_interrupted() {
     lab::clean_up_on_interrupt().unwrap();
     let world = World::three_offices(&Options::default()).unwrap();
-    let (agent, _script) = fake_agent("while :; do sleep 0.1; done").unwrap();
+    let (agent, _script) = fake_agent(0, ":").unwrap();
     let running = agent.start_with(&world[HUB], "").unwrap();
     println!("\nMADE {} {}", running.pid(), running.config().parent().unwrap().display());
     for (_, namespace) in world.places() {
@@ -291,13 +294,14 @@ fn an_interrupt_takes_the_lab_down() {
     }
 }
 
-/// A script in the agent's place, and the directory it is in: told to run, it does `then`; asked for `status`, it answers.
-fn fake_agent(then: &str) -> anyhow::Result<(AgentCommand, Scratch)> {
+/// A script in the agent's place, and the directory it is in: told to run, it does `first` and waits for SIGTERM, at
+/// which it exits with `code`; asked for `status`, it answers.
+fn fake_agent(code: u8, first: &str) -> anyhow::Result<(AgentCommand, Scratch)> {
     let scratch = Scratch::new()?;
     let path = scratch.file("vpnhub");
     // --socket PATH run … | --socket PATH --output json status
     let script = format!(
-        "#!/bin/sh\ncase \"$3\" in\nrun) echo started; touch \"$2\"; {then};;\n*) test \"$5\" = status && echo '{{\"gateway\":{{\"name\":\"fake\"}}}}';;\nesac\n"
+        "#!/bin/sh\ncase \"$3\" in\nrun) trap 'exit {code}' TERM; echo started; {first}; touch \"$2\"; while :; do sleep 0.1; done;;\n*) test \"$5\" = status && echo '{{\"gateway\":{{\"name\":\"fake\"}}}}';;\nesac\n"
     );
     std::fs::write(&path, script)?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -307,7 +311,7 @@ fn fake_agent(then: &str) -> anyhow::Result<(AgentCommand, Scratch)> {
 #[test]
 fn an_agent_is_started_asked_and_stopped() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
-    let (command, _script) = fake_agent("trap 'exit 0' TERM; while :; do sleep 0.1; done").unwrap();
+    let (command, _script) = fake_agent(0, ":").unwrap();
     let agent = command.start_with(&world["host"], "text").unwrap();
     assert_eq!(agent.status().unwrap()["gateway"]["name"], "fake");
     assert_eq!(std::fs::read_to_string(agent.config()).unwrap(), "text");
@@ -326,12 +330,12 @@ fn an_agent_is_started_asked_and_stopped() {
 #[test]
 fn an_agent_that_fails_is_told_with_its_log() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
-    let (command, _script) = fake_agent("rm \"$2\"; echo no such interface; exit 1").unwrap();
+    let (command, _script) = fake_agent(0, "echo no such interface; exit 1").unwrap();
     let failed = command.start_with(&world["host"], "");
     let error = failed.unwrap_err().to_string();
     assert!(error.contains("exit status: 1") && error.contains("no such interface"), "{error}");
 
-    let (command, _script) = fake_agent("trap 'exit 3' TERM; while :; do sleep 0.1; done").unwrap();
+    let (command, _script) = fake_agent(3, ":").unwrap();
     let agent = command.start_with(&world["host"], "").unwrap();
     let error = agent.stop().unwrap_err().to_string();
     assert!(error.contains("exit status: 3 on SIGTERM") && error.contains("started"), "{error}");

@@ -3,7 +3,8 @@
 //! Offloads are set with the ioctls that `ethtool -K` uses, so that `ethtool` need not be installed.
 
 use std::fmt;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::libc;
@@ -96,6 +97,26 @@ impl Namespace {
         self.ip(&format!("link set dev {device} {}", if up { "up" } else { "down" })).map(drop)
     }
 
+    /// Waits until a device that is up can send and its routes count. The kernel sees to that a moment after both ends
+    /// of a veth are up, and until then drops what is sent.
+    ///
+    /// # Errors
+    /// When it does not become so within `timeout`: its far end may be down.
+    pub fn wait_until_running(&self, device: &str, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + timeout;
+        self.enter(|| {
+            while !is_running(device)? {
+                if Instant::now() > deadline {
+                    bail!("it has no carrier after {timeout:?}");
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The flag is set first and the device activated next, under a lock that this waits for.
+            ethtool(device, ETHTOOL_GFLAGS, 0).map(drop)
+        })?
+        .with_context(|| format!("waiting for {device} in {}", self.name()))
+    }
+
     /// # Errors
     /// When the namespace has no such device.
     pub fn counters(&self, device: &str) -> anyhow::Result<Counters> {
@@ -147,9 +168,25 @@ struct EthtoolValue {
     data: u32,
 }
 
+fn control_socket() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Whether a device of this thread's namespace is up and has a carrier, and the kernel has taken note.
+fn is_running(device: &str) -> anyhow::Result<bool> {
+    let control = control_socket()?;
+    let mut request = interface_request(device)?;
+    // SAFETY: SIOCGIFFLAGS fills in the flags of an ifreq, which outlives the call.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) };
+    nix::errno::Errno::result(result).context("reading its flags")?;
+    // SAFETY: the call has succeeded, so the flags are what the union holds.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & libc::IFF_RUNNING != 0)
+}
+
 /// One ethtool ioctl on a device of this thread's namespace: the value that came back.
 fn ethtool(device: &str, command: u32, data: u32) -> anyhow::Result<u32> {
-    let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let control = control_socket()?;
     let mut value = EthtoolValue { command, data };
     let mut request = interface_request(device)?;
     request.ifr_ifru.ifru_data = (&raw mut value).cast();

@@ -45,7 +45,9 @@ impl AuxData {
 pub struct Frame {
     /// From the link header on, VLAN tags included. Raw IP from devices without link headers.
     pub bytes: Vec<u8>,
-    /// The sender left the checksum to an offload: it is not filled in.
+    /// The checksum is not filled in: the sender left it to an offload, or this device's GRO (see
+    /// [`End::receives_redirects`](super::End::receives_redirects)) merged segments of a TCP stream. Single TCP
+    /// segments and all else are not merged.
     pub checksum_pending: bool,
 }
 

@@ -204,7 +204,8 @@ impl World {
         }
         world = add_vpc(world, options.vpc_mtu);
         for site in &options.sites {
-            world = world.place(PlaceSpec::new(&site.place));
+            // IPv6 alone asks for more than a local route to bind to any address of the site.
+            world = world.place(PlaceSpec::new(&site.place).sysctl("ipv6/ip_nonlocal_bind", "1"));
             let second = options.second_links.iter().any(|place| *place == site.place);
             for link in 0..=u8::from(second) {
                 world = world.link(tunnel(site, link).mtu(options.tunnel_mtu));

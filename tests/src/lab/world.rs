@@ -3,10 +3,14 @@
 use std::fmt::Write as _;
 use std::ops::Index;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::{Mac, Namespace, require_root};
+
+/// Until a new link carries: milliseconds, but for slow virtual machines.
+const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// `vh-<process>-<n>`: a name that no other process and no other call has.
 pub fn unique_prefix() -> String {
@@ -308,7 +312,11 @@ impl World {
             namespace.disable_offloads(&end.device)?;
             namespace.set_gro(&end.device, end.receives_redirects)?;
         }
-        settings.run(self)
+        settings.run(self)?;
+        for end in links.iter().flat_map(|link| &link.ends) {
+            self.place(&end.place)?.wait_until_running(&end.device, READY_WITHIN)?;
+        }
+        Ok(())
     }
 }
 
