@@ -121,8 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn accepts_a_captured_echo_request() {
-        // A ping of 2 data bytes: type 8, id 1, sequence 9. f7fd = !(0800 + 0001 + 0009 + ...) worked out by hand.
+    fn accepts_an_echo_request_summed_by_hand() {
+        // A ping of 2 data bytes: type 8, id 1, sequence 9.
         let mut packet = vec![0x45, 0, 0, 30, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         // 4500+001e+4001+0a00+0001+0a00+0002 = 9922
         packet[10..12].copy_from_slice(&[0x66, 0xdd]);
