@@ -1,5 +1,6 @@
 //! The lab itself: its worlds carry traffic, its helpers see what is there, and nothing of it is left behind.
 
+use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -21,8 +22,8 @@ fn kernel_world() -> World {
     let mut routes = String::new();
     for site in SITES {
         let device = site.hub_device(0);
-        routes += &format!("route add {} via {} dev {device}\n", site.network4(), site.peer4(0));
-        routes += &format!("route add {} via fe80::2 dev {device}\n", site.network6());
+        writeln!(routes, "route add {} via {} dev {device}", site.network4(), site.peer4(0)).unwrap();
+        writeln!(routes, "route add {} via fe80::2 dev {device}", site.network6()).unwrap();
     }
     world[HUB].batch(&routes).unwrap();
     world
@@ -167,6 +168,7 @@ fn a_site_with_two_links_falls_over_to_the_second() {
     assert!(ping().complete());
     let before = world["shanghai"].counters("wan1").unwrap();
     world[HUB].set_link("tun-sh", false).unwrap();
+    world["shanghai"].notice_carrier("wan0").unwrap();
     assert!(ping().complete());
     let after = world["shanghai"].counters("wan1").unwrap();
     assert!(after.tx_packets >= before.tx_packets + 2, "{before:?} {after:?}");

@@ -2,6 +2,8 @@
 //!
 //! They stay when this ends; `down` deletes them, by their exact names.
 
+use std::fmt::Write;
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, bail};
@@ -17,12 +19,19 @@ const SITES: [Site; 3] = [SHANGHAI, HANGZHOU, NINGBO];
 pub enum LabVerb {
     /// Makes the namespaces, anew if they exist, and says what to do with them.
     Up {
-        /// Let the hub's kernel forward too (ip_forward=1): for what VPN-Hub passes to it.
+        /// Let the hub's kernel forward too: what VPN-Hub passes to it.
         #[arg(long)]
         slow_path: bool,
     },
     /// Deletes the namespaces.
     Down,
+    /// Pings from a place, without the need for a `ping` to be installed; fails unless all are answered.
+    Ping {
+        from: String,
+        to: IpAddr,
+        #[arg(long, short, default_value_t = 3)]
+        count: u16,
+    },
     /// Runs a command in a place: hub, vpc, shanghai, hangzhou or ningbo.
     Exec {
         place: String,
@@ -40,6 +49,7 @@ pub fn run(verb: LabVerb) -> anyhow::Result<()> {
     match verb {
         LabVerb::Up { slow_path } => up(slow_path),
         LabVerb::Down => down(),
+        LabVerb::Ping { from, to, count } => ping(&from, to, count),
         LabVerb::Exec { place, command } => exec(&place, &command),
     }
 }
@@ -62,13 +72,23 @@ fn down() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn exec(place: &str, command: &[String]) -> anyhow::Result<()> {
+fn ping(from: &str, to: IpAddr, count: u16) -> anyhow::Result<()> {
+    let report = lab::ping(&open(from)?, to, count)?;
+    let time = report.rtt_avg.map(|time| format!(", {:.3} ms on average", time.as_secs_f64() * 1000.0));
+    println!("{to} answered {} of {} pings{}", report.received, report.sent, time.unwrap_or_default());
+    anyhow::ensure!(report.complete(), "{} pings from {from} to {to} were lost", report.lost.len());
+    Ok(())
+}
+
+fn open(place: &str) -> anyhow::Result<Namespace> {
     if !places().contains(&place) {
         bail!("there is no place {place:?}; the places are {}", places().join(", "));
     }
-    let Some(namespace) = Namespace::open(&name(place))? else {
-        bail!("the lab is not up: run `cargo xtask lab up` first");
-    };
+    Namespace::open(&name(place))?.context("the lab is not up: run `cargo xtask lab up` first")
+}
+
+fn exec(place: &str, command: &[String]) -> anyhow::Result<()> {
+    let namespace = open(place)?;
     let (program, arguments) = command.split_first().context("a command is needed")?;
     let error = namespace.command(program).args(arguments).exec();
     Err(error).with_context(|| format!("running {program} in {place}"))
@@ -96,7 +116,8 @@ fn warn_of_processes() -> anyhow::Result<()> {
 
 fn description() -> String {
     let mut text = String::from("The lab is up:\n\n");
-    let mut line = |place: &str, what: String| text += &format!("  {:<17} {what}\n", name(place));
+    let mut line =
+        |place: &str, what: String| writeln!(text, "  {:<17} {what}", name(place)).expect("a string takes all");
     let devices: Vec<_> = SITES.iter().map(|site| site.hub_device(0)).collect();
     line(HUB, format!("the gateway: {} to the VPC, {} to the offices", VPC.hub_device, devices.join(", ")));
     line(VPC.place, format!("{}  {}", VPC.host4, VPC.host6));
@@ -111,8 +132,8 @@ fn description() -> String {
 Start the agent in the hub (cargo xtask build makes it):
   cargo xtask lab exec hub target/release/vpnhub run --config examples/three-offices.toml
 Then, in another terminal, from Shanghai to Hangzhou and to the VPC:
-  cargo xtask lab exec shanghai ping -c 3 {}
-  cargo xtask lab exec shanghai ping -c 3 {}
+  cargo xtask lab ping shanghai {}
+  cargo xtask lab ping shanghai {}
 Take the lab down:
   cargo xtask lab down
 ",
