@@ -134,7 +134,7 @@ const MACHINES: [[&str; 4]; 13] = [
 fn machine(toolchains: &str, apt: &str) -> Machine {
     Machine {
         requested: None,
-        active: toolchains.split(' ').next().map(str::to_owned),
+        active: toolchains.split([' ', '+']).next().map(str::to_owned),
         compilers: toolchains.split_whitespace().map(compiler).collect(),
         debian: debian(apt),
     }
