@@ -14,18 +14,13 @@ pub fn available() -> bool {
 
 /// Installs `packages`, refreshing apt's lists first when it does not know one of them.
 pub fn install(title: &str, packages: &[&str]) -> Result<()> {
-    let known = |package: &&str| policy(package, "Candidate").is_some();
-    if !packages.iter().all(known) {
+    if candidates(packages).len() < packages.len() {
         update()?;
-        let unknown: Vec<&str> = packages
-            .iter()
-            .copied()
-            .filter(|package| !known(package))
-            .collect();
+        let known = candidates(packages).len();
         ensure!(
-            unknown.is_empty(),
-            "this distribution has no package {}",
-            unknown.join(", ")
+            known == packages.len(),
+            "this distribution lacks one of {}",
+            packages.join(", ")
         );
     }
     // An installation that was interrupted leaves its journal, and apt refuses to go on before this.
@@ -50,34 +45,44 @@ pub fn update() -> Result<()> {
 
 /// Whether all of `packages` are installed.
 pub fn installed(packages: &[&str]) -> bool {
-    packages
-        .iter()
-        .all(|package| policy(package, "Installed").is_some())
+    let query = ["--show", "--showformat=${db:Status-Status} "];
+    let said = process::capture(Command::new("dpkg-query").args(query).args(packages));
+    // It fails when it has never heard of one.
+    said.is_some_and(|said| said.split_whitespace().all(|status| status == "installed"))
 }
 
 /// The compiler packages of the distribution, and what they are at.
 pub fn compiler() -> plan::Debian {
-    let version = |field| plan::version(&policy(COMPILER[0], field)?);
+    let query = ["--show", "--showformat=${Version}", COMPILER[0]];
+    let version =
+        installed(&COMPILER).then(|| process::capture(Command::new("dpkg-query").args(query)));
     plan::Debian {
-        installed: version("Installed").filter(|_| installed(&COMPILER)),
-        candidate: version("Candidate"),
+        installed: version
+            .flatten()
+            .and_then(|version| plan::version(&version)),
+        candidate: candidates(&COMPILER[..1])
+            .first()
+            .and_then(|version| plan::version(version)),
     }
 }
 
 /// The compiler that Debian keeps recent for its browsers, the library's source, and cargo.
 pub const COMPILER: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
-/// A version in `apt-cache policy`; `None` for "(none)" and unknown packages.
-fn policy(package: &str, field: &str) -> Option<String> {
+/// The versions that apt would install, of those `packages` that it knows. In one call: each takes half a second.
+fn candidates(packages: &[&str]) -> Vec<String> {
     let said = process::capture(
         Command::new("apt-cache")
             .env("LC_ALL", "C")
-            .args(["policy", package]),
-    )?;
-    let version = said
+            .arg("policy")
+            .args(packages),
+    );
+    said.unwrap_or_default()
         .lines()
-        .find_map(|line| line.trim().strip_prefix(field)?.strip_prefix(": "))?;
-    (version != "(none)").then(|| version.to_owned())
+        .filter_map(|line| line.trim().strip_prefix("Candidate: "))
+        .filter(|version| *version != "(none)")
+        .map(str::to_owned)
+        .collect()
 }
 
 fn step<'a>(title: &'a str, log: &'a str) -> Step<'a> {

@@ -59,82 +59,27 @@ fn short(ways: &[Way]) -> Vec<String> {
         .collect()
 }
 
-/// Each row: what it is, the machine's toolchains, its apt, the ways expected. The first toolchain is the active one.
-const MACHINES: [[&str; 4]; 13] = [
-    ["nothing at all", "", "", ""],
-    [
-        "a fresh Debian",
-        "stable",
-        "/",
-        "add stable, debian update install",
-    ],
-    [
-        "apt lists are there",
-        "stable",
-        "/1.96",
-        "add stable, debian install",
-    ],
-    [
-        "installed, not linked",
-        "stable nightly",
-        "1.96/1.96",
-        "add nightly, add stable, debian",
-    ],
-    [
-        "installed but too old",
-        "stable",
-        "1.85/1.96",
-        "add stable, debian install",
-    ],
-    [
-        "lists too old as well",
-        "stable",
-        "1.85/1.85",
-        "add stable, debian update install",
-    ],
-    [
-        "another distribution",
-        "stable nightly",
-        "",
-        "add nightly, add stable",
-    ],
-    [
-        "the usual aya set-up",
-        "stable nightly+",
-        "",
-        "use nightly, add stable",
-    ],
-    [
-        "linked before",
-        "stable nightly+ vpnhub-ebpf+",
-        "",
-        "use vpnhub-ebpf, use nightly, add stable",
-    ],
-    [
-        "what is there goes first",
-        "nightly stable+",
-        "",
-        "use stable, add nightly",
-    ],
-    [
-        "linked, packages removed",
-        "vpnhub-ebpf stable",
-        "/1.96",
-        "add stable, debian install",
-    ],
-    ["too old", "1.87+", "", ""],
-    [
-        "neither active nor nightly",
-        "stable 1.90+",
-        "",
-        "add stable",
-    ],
-];
+/// Each row: what it is, its toolchains (the first is the active one), its apt, the ways expected.
+const MACHINES: &str = "
+    nothing at all             |                              |           |
+    a fresh Debian             | stable                       | /         | add stable, debian update install
+    apt lists are there        | stable                       | /1.96     | add stable, debian install
+    installed, not linked      | stable nightly               | 1.96/1.96 | add nightly, add stable, debian
+    installed but too old      | stable                       | 1.85/1.96 | add stable, debian install
+    lists too old as well      | stable                       | 1.85/1.85 | add stable, debian update install
+    another distribution       | stable nightly               |           | add nightly, add stable
+    the usual aya set-up       | stable nightly+              |           | use nightly, add stable
+    linked before              | stable nightly+ vpnhub-ebpf+ |           | use vpnhub-ebpf, use nightly, add stable
+    what is there goes first   | stable+ nightly              |           | use stable, add nightly
+    linked, packages removed   | stable vpnhub-ebpf           | /1.96     | add stable, debian install
+    too old                    | 1.87+                        |           |
+    neither active nor nightly | stable 1.90+                 |           | add stable
+";
 
 fn machine(toolchains: &str, apt: &str) -> Machine {
     Machine {
         requested: None,
-        active: toolchains.split(' ').next().map(str::to_owned),
+        active: toolchains.split([' ', '+']).next().map(str::to_owned),
         compilers: toolchains.split_whitespace().map(compiler).collect(),
         debian: debian(apt),
     }
@@ -142,12 +87,13 @@ fn machine(toolchains: &str, apt: &str) -> Machine {
 
 #[test]
 fn the_first_way_is_the_one_that_needs_least() {
-    for [name, toolchains, apt, expected] in MACHINES {
-        assert_eq!(
-            short(&ways(&machine(toolchains, apt))).join(", "),
-            expected,
-            "{name}"
-        );
+    for row in MACHINES.trim().lines() {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [name, toolchains, apt, expected] = cells[..] else {
+            panic!("four cells: {row}")
+        };
+        let chosen = short(&ways(&machine(toolchains, apt))).join(", ");
+        assert_eq!(chosen, expected, "{name}");
     }
 }
 
