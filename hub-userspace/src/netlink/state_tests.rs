@@ -1,5 +1,6 @@
 use std::net::Ipv4Addr;
 
+use rtnetlink::packet_route::neighbour::NeighbourAttribute;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteNextHop, RouteProtocol, RouteType};
 
 use super::*;
@@ -406,9 +407,9 @@ fn stale_is_told_unless_it_passed_within_the_burst() {
     let key = (5, "10.5.0.2".parse().unwrap());
     let mut state = busy_host();
     let mut changes = Changes::default();
-    let stale = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Stale));
-    state.apply(&stale, &mut changes);
-    state.apply(&stale, &mut changes);
+    let went_stale = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Stale));
+    state.apply(&went_stale, &mut changes);
+    state.apply(&went_stale, &mut changes);
     assert_eq!(
         changes,
         Changes {

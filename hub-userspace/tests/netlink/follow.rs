@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
 use tokio::time::timeout;
 
-use crate::lab::{Lab, addr, hop, in_namespace, ip, net, route, routes, run, unicast};
+use crate::lab::{Lab, addr, hop, in_namespace, index, ip, net, route, routes, run, unicast};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -77,7 +77,7 @@ fn links_are_followed_from_birth_through_a_new_name_to_their_end() {
         })
         .await;
 
-        lab.down(lab.index("far")).await;
+        lab.down(index("far")).await;
         until(&mut follower, &mut state, "no carrier", |state| {
             state.links[&near].admin_up && !state.links[&near].running
         })

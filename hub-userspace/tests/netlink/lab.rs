@@ -91,16 +91,10 @@ impl Lab {
             .execute()
             .await
             .unwrap();
-        self.up(self.index(peer)).await;
-        let index = self.index(name);
+        self.up(index(peer)).await;
+        let index = index(name);
         self.up(index).await;
         index
-    }
-
-    /// The index of an interface.
-    pub fn index(&self, name: &str) -> u32 {
-        let shown = ip(&format!("link show dev {name}"));
-        u32::try_from(shown[0]["ifindex"].as_u64().unwrap()).unwrap()
     }
 
     pub async fn up(&self, index: u32) {
@@ -139,6 +133,12 @@ impl Lab {
             .add(index, net.addr(), net.prefix_len());
         request.execute().await.unwrap();
     }
+}
+
+/// The index of an interface.
+pub fn index(name: &str) -> u32 {
+    let shown = ip(&format!("link show dev {name}"));
+    u32::try_from(shown[0]["ifindex"].as_u64().unwrap()).unwrap()
 }
 
 /// What `ip -j ARGUMENTS` shows in this thread's namespace.

@@ -8,7 +8,7 @@ use hub_userspace::netlink::{
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use crate::lab::{Lab, Peer, addr, in_namespace, ip, only};
+use crate::lab::{Lab, Peer, addr, in_namespace, index, ip, only};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,16 +23,16 @@ fn shown(address: &str) -> Value {
     only(&ip("-N -details neigh show nud all"), "dst", address).clone()
 }
 
-/// An interface `near`, 10.1.0.1 and 2001:db8::1, whose other end is in another namespace and
-/// answers for 10.1.0.2 and 2001:db8::2. Its index, and that namespace.
+/// An interface `near`, `10.1.0.1` and `2001:db8::1`, whose other end is in another namespace and
+/// answers for `10.1.0.2` and `2001:db8::2`. Its index, and that namespace.
 async fn near_and_far(lab: &Lab) -> (u32, Peer) {
     let near = lab.veth("near", "far").await;
     lab.address(near, "10.1.0.1/24").await;
     ip("-6 addr add 2001:db8::1/64 dev near nodad");
     let peer = Peer::new();
-    lab.give(lab.index("far"), &peer).await;
+    lab.give(index("far"), &peer).await;
     peer.inside(async |there| {
-        let far = there.index("far");
+        let far = index("far");
         there.address(far, "10.1.0.2/24").await;
         ip("-6 addr add 2001:db8::2/64 dev far nodad");
         there.up(far).await;

@@ -393,7 +393,7 @@ fn a_route_comes_back_after_its_link() {
         let report = syncer.apply(&plan).await.unwrap();
         assert_eq!((report.added, report.failures.len()), (0, 2));
         assert!(
-            report.failures[0].reason.contains("the interface is gone"),
+            report.failures[1].reason.contains("the interface is gone"),
             "{report:?}"
         );
     });

@@ -1,9 +1,18 @@
 use rtnetlink::{
     packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
-    packet_route::RouteNetlinkMessage,
+    packet_route::{
+        IpProtocol, RouteNetlinkMessage,
+        neighbour::{NeighbourExtFlags, NeighbourFlags},
+        route::{RouteAttribute, RouteType},
+        rule::RuleFlags,
+    },
 };
 
-use super::*;
+use super::{neighbour::ext_flags, route::via, *};
+use crate::netlink::{
+    TABLE,
+    plan::{KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction, RuleMatch},
+};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -18,7 +27,7 @@ fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
     }
 }
 
-fn planned(destination: &str, action: RouteAction) -> KernelRoute {
+fn planned(destination: &str, action: &RouteAction) -> KernelRoute {
     let action = action.normalised();
     KernelRoute {
         table: TABLE,
@@ -50,17 +59,17 @@ fn routes_read_back_as_planned() {
         ..hop(3, Some(via), 1)
     };
     let cases = [
-        planned("10.0.0.0/8", single(hop(3, None, 1))),
-        planned("10.0.0.0/8", single(hop(3, Some("10.9.0.1"), 1))),
-        planned("10.0.0.0/8", single(onlink("10.9.0.1"))),
-        planned("10.0.0.0/8", single(hop(3, Some("fe80::1"), 1))),
-        planned("0.0.0.0/0", RouteAction::Throw),
-        planned("::/0", RouteAction::Unreachable),
-        planned("2001:db8::/32", single(hop(3, None, 1))),
-        planned("2001:db8::/32", single(onlink("2001:db8:9::1"))),
+        planned("10.0.0.0/8", &single(hop(3, None, 1))),
+        planned("10.0.0.0/8", &single(hop(3, Some("10.9.0.1"), 1))),
+        planned("10.0.0.0/8", &single(onlink("10.9.0.1"))),
+        planned("10.0.0.0/8", &single(hop(3, Some("fe80::1"), 1))),
+        planned("0.0.0.0/0", &RouteAction::Throw),
+        planned("::/0", &RouteAction::Unreachable),
+        planned("2001:db8::/32", &single(hop(3, None, 1))),
+        planned("2001:db8::/32", &single(onlink("2001:db8:9::1"))),
         planned(
             "10.0.0.0/8",
-            RouteAction::Unicast {
+            &RouteAction::Unicast {
                 next_hops: vec![
                     hop(3, None, 100),
                     onlink("10.9.0.1"),
@@ -70,7 +79,7 @@ fn routes_read_back_as_planned() {
         ),
         planned(
             "2001:db8::/32",
-            RouteAction::Unicast {
+            &RouteAction::Unicast {
                 next_hops: vec![
                     hop(3, None, 100),
                     hop(4, None, 1),
@@ -95,7 +104,7 @@ fn routes_read_back_as_planned() {
 
 #[test]
 fn only_routes_of_our_protocol_are_ours() {
-    let mut message = route(&planned("10.0.0.0/8", RouteAction::Throw));
+    let mut message = route(&planned("10.0.0.0/8", &RouteAction::Throw));
     message.header.protocol = RouteProtocol::Bird;
     let mut existing = Existing::default();
     existing.note_route(&message);
@@ -104,7 +113,7 @@ fn only_routes_of_our_protocol_are_ours() {
 
 #[test]
 fn two_routes_of_one_key_are_neither() {
-    let one = planned("10.0.0.0/8", RouteAction::Throw);
+    let one = planned("10.0.0.0/8", &RouteAction::Throw);
     let mut existing = Existing::default();
     existing.note_route(&route(&one));
     existing.note_route(&route(&one));
@@ -113,7 +122,7 @@ fn two_routes_of_one_key_are_neither() {
 
 #[test]
 fn a_route_that_no_plan_could_ask_for_has_no_action() {
-    let mut message = route(&planned("10.0.0.0/8", RouteAction::Throw));
+    let mut message = route(&planned("10.0.0.0/8", &RouteAction::Throw));
     message.header.kind = RouteType::BlackHole;
     let mut existing = Existing::default();
     existing.note_route(&message);
@@ -138,12 +147,12 @@ fn ipv6_next_hops_without_gateway_have_one_on_the_wire_when_there_are_several() 
     let next_hops = vec![hop(1, None, 1), hop(2, None, 1)];
     let v6 = planned(
         "2001:db8::/32",
-        RouteAction::Unicast {
+        &RouteAction::Unicast {
             next_hops: next_hops.clone(),
         },
     );
     assert_eq!(gateways(&route(&v6)), [Some(address("fe80::1180")); 2]);
-    let v4 = planned("10.0.0.0/8", RouteAction::Unicast { next_hops });
+    let v4 = planned("10.0.0.0/8", &RouteAction::Unicast { next_hops });
     assert_eq!(gateways(&route(&v4)), [None; 2]);
 }
 
@@ -196,7 +205,7 @@ fn a_rule_that_differs_in_anything_is_ours_but_not_planned() {
         |message| {
             message
                 .attributes
-                .push(RuleAttribute::IpProtocol(IpProtocol::Tcp))
+                .push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
         },
     ];
     for differ in differences {
