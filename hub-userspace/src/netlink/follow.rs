@@ -1,6 +1,6 @@
 //! Keeps a picture of the host current from netlink's events.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{io, pin::Pin, task::Poll, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
@@ -119,7 +119,7 @@ impl Follower {
         // Lets the socket's task fetch what has arrived.
         yield_now().await;
         for _ in 0..BURST {
-            let Some(event) = self.events.next_now() else {
+            let Poll::Ready(event) = self.events.next_now() else {
                 break;
             };
             self.take(event, state)?;
@@ -194,8 +194,11 @@ impl Events {
     }
 
     /// The same, if it has been received already.
-    fn next_now(&mut self) -> Option<Option<Event>> {
-        self.incoming.next().now_or_never()
+    fn next_now(&mut self) -> Poll<Option<Event>> {
+        self.incoming
+            .next()
+            .now_or_never()
+            .map_or(Poll::Pending, Poll::Ready)
     }
 }
 

@@ -84,7 +84,7 @@ pub struct KernelRule {
 pub enum RuleMatch {
     /// Came in on the interface of this name, which need not exist yet.
     Interface(String),
-    /// ICMP or ICMPv6 that the host itself sends ("iif lo"): its errors to the sites take the same
+    /// ICMP, of either version, that the host itself sends ("iif lo"): its errors to the sites take the same
     /// way as the packets they are about.
     LocalIcmp,
 }

@@ -81,7 +81,7 @@ impl Refusal {
             Errno::NETDOWN => "the interface is down; it is tried again when that changes",
             Errno::NODEV => "the interface is gone; it is tried again when it is back",
             Errno::NETUNREACH | Errno::HOSTUNREACH => {
-                "the gateway is not reachable through that interface; give the interface an \
+                "the gateway is not reachable through that interface; bring it up, or give it an \
                  address in the gateway's network"
             }
             Errno::EXIST => "somebody else's stands in its place; remove that one",

@@ -15,9 +15,7 @@ use rtnetlink::{
             InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
             LinkMessage, State, VlanProtocol,
         },
-        neighbour::{
-            NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-        },
+        neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState},
         route::RouteMessage,
     },
 };
@@ -70,6 +68,10 @@ pub struct Link {
 
 /// Which parts of a [`HostState`] changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent parts, each changed or not"
+)]
 pub struct Changes {
     /// [`HostState::links`].
     pub links: bool,
@@ -373,35 +375,18 @@ fn address(message: &AddressMessage) -> Option<IpNet> {
 /// Interface and address of an entry of the ARP or ND cache; nothing for proxies, bridge
 /// forwarding entries and multicast (which maps to a link address by itself).
 fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
-    if message.header.flags.contains(NeighbourFlags::Proxy) {
-        return None;
-    }
-    let address = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::from(*v4)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::from(*v6)),
-            _ => None,
-        })?;
-    (!address.is_multicast()).then_some((message.header.ifindex, address))
+    let (ifindex, address) = wire::read_neighbour_key(message)?;
+    let proxy = message.header.flags.contains(NeighbourFlags::Proxy);
+    (!proxy && !address.is_multicast()).then_some((ifindex, address))
 }
 
 fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
-    if !matches!(
+    matches!(
         message.header.state,
         Reachable | Stale | Delay | Probe | Permanent | Noarp
-    ) {
-        return None;
-    }
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
-            _ => None,
-        })
+    )
+    .then(|| wire::neighbour_mac(message))?
 }
 
 /// Destination and metric of a route of the main table that is not ours.

@@ -236,34 +236,34 @@ impl From<Difference> for ChangeLists {
         const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
         const DELETE: u16 = 0;
         Self {
-            neighbours_to_set: list(difference.neighbours_to_set, |neighbour| {
+            neighbours_to_set: list(&difference.neighbours_to_set, |neighbour| {
                 (
                     neighbour.to_string(),
                     NewNeighbour(wire::neighbour(neighbour)),
                     SET,
                 )
             }),
-            routes_to_add: list(difference.routes_to_add, |route| {
+            routes_to_add: list(&difference.routes_to_add, |route| {
                 (route.to_string(), NewRoute(wire::route(route)), ADD)
             }),
-            routes_to_replace: list(difference.routes_to_replace, |route| {
+            routes_to_replace: list(&difference.routes_to_replace, |route| {
                 (route.to_string(), NewRoute(wire::route(route)), SET)
             }),
-            rules_to_add: list(difference.rules_to_add, |rule| {
+            rules_to_add: list(&difference.rules_to_add, |rule| {
                 (rule.to_string(), NewRule(wire::rule(rule)), ADD)
             }),
             deletions: [
-                list(difference.rules_to_delete, |rule| {
+                list(&difference.rules_to_delete, |rule| {
                     (
                         "rule no longer wanted".to_owned(),
                         DelRule(wire::rule_deletion(rule)),
                         DELETE,
                     )
                 }),
-                list(difference.routes_to_delete, |key| {
+                list(&difference.routes_to_delete, |key| {
                     (key.to_string(), DelRoute(wire::route_deletion(key)), DELETE)
                 }),
-                list(difference.neighbours_to_delete, |key| {
+                list(&difference.neighbours_to_delete, |key| {
                     let name = format!("neighbour {} on interface {}", key.1, key.0);
                     (name, DelNeighbour(wire::bare_neighbour(*key)), DELETE)
                 }),
@@ -272,6 +272,6 @@ impl From<Difference> for ChangeLists {
     }
 }
 
-fn list<T>(items: Vec<T>, change: impl Fn(&T) -> Change) -> Vec<Change> {
+fn list<T>(items: &[T], change: impl Fn(&T) -> Change) -> Vec<Change> {
     items.iter().map(change).collect()
 }
