@@ -27,8 +27,7 @@ const fn transport(protocol: u8, ports: [u8; 4]) -> u64 {
 /// zero where there are none. All 32 bits are usable.
 #[inline(always)]
 pub const fn hash_v4(source: [u8; 4], destination: [u8; 4], protocol: u8, ports: [u8; 4]) -> u32 {
-    let addresses =
-        (u32::from_be_bytes(source) as u64) << 32 | u32::from_be_bytes(destination) as u64;
+    let addresses = (u32::from_be_bytes(source) as u64) << 32 | u32::from_be_bytes(destination) as u64;
     finish(mix(mix(START, addresses), transport(protocol, ports)))
 }
 
@@ -62,10 +61,7 @@ mod tests {
             count += 1;
         }
         let expected = f64::from(count) / 256.0;
-        let chi: f64 = buckets
-            .iter()
-            .map(|n| (f64::from(*n) - expected).powi(2) / expected)
-            .sum();
+        let chi: f64 = buckets.iter().map(|n| (f64::from(*n) - expected).powi(2) / expected).sum();
         assert!(chi < 400.0, "{name}: chi-square {chi:.0} over 256 buckets");
     }
 
@@ -76,42 +72,21 @@ mod tests {
             let (s, d) = (s.to_be_bytes(), d.to_be_bytes());
             [s[0], s[1], d[0], d[1]]
         };
-        assert_even(
-            "source port",
-            (0..60_000).map(|p| hash_v4(a, b, 6, ports(p, 443))),
-        );
-        assert_even(
-            "destination port",
-            (0..60_000).map(|p| hash_v4(a, b, 17, ports(4500, p))),
-        );
+        assert_even("source port", (0..60_000).map(|p| hash_v4(a, b, 6, ports(p, 443))));
+        assert_even("destination port", (0..60_000).map(|p| hash_v4(a, b, 17, ports(4500, p))));
         let host = |n: u32| (0x0a0a_0000 | n).to_be_bytes();
-        assert_even(
-            "source",
-            (0..60_000).map(|n| hash_v4(host(n), b, 1, [0; 4])),
-        );
-        assert_even(
-            "destination",
-            (0..60_000).map(|n| hash_v4(a, host(n), 1, [0; 4])),
-        );
+        assert_even("source", (0..60_000).map(|n| hash_v4(host(n), b, 1, [0; 4])));
+        assert_even("destination", (0..60_000).map(|n| hash_v4(a, host(n), 1, [0; 4])));
         let host = |n: u128| (0xfd00_u128 << 112 | n).to_be_bytes();
-        assert_even(
-            "IPv6 source",
-            (0..60_000).map(|n| hash_v6(host(n), host(1), 58, [0; 4])),
-        );
-        assert_even(
-            "IPv6 prefix",
-            (0..60_000).map(|n| hash_v6(host(1), host(n << 64), 58, [0; 4])),
-        );
+        assert_even("IPv6 source", (0..60_000).map(|n| hash_v6(host(n), host(1), 58, [0; 4])));
+        assert_even("IPv6 prefix", (0..60_000).map(|n| hash_v6(host(1), host(n << 64), 58, [0; 4])));
     }
 
     #[test]
     fn every_field_counts() {
         let base = hash_v4([10, 0, 0, 1], [10, 0, 0, 2], 6, [0, 1, 0, 2]);
         assert_ne!(base, hash_v4([10, 0, 0, 2], [10, 0, 0, 1], 6, [0, 1, 0, 2]));
-        assert_ne!(
-            base,
-            hash_v4([10, 0, 0, 1], [10, 0, 0, 2], 17, [0, 1, 0, 2])
-        );
+        assert_ne!(base, hash_v4([10, 0, 0, 1], [10, 0, 0, 2], 17, [0, 1, 0, 2]));
         assert_ne!(base, hash_v4([10, 0, 0, 1], [10, 0, 0, 2], 6, [0, 2, 0, 1]));
     }
 }

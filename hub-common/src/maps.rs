@@ -76,10 +76,7 @@ pub const SCOPE_BITS: u32 = 32;
 impl<A> Scoped<A> {
     #[inline(always)]
     pub const fn new(scope: u32, address: A) -> Self {
-        Self {
-            scope: scope.to_be_bytes(),
-            address,
-        }
+        Self { scope: scope.to_be_bytes(), address }
     }
 }
 
@@ -202,9 +199,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{
-        Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan,
-    };
+    use super::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {

@@ -115,13 +115,7 @@ mod tests {
     #[test]
     fn drops_are_those_of_the_specification() {
         let drops = Reason::ALL.into_iter().filter(|reason| reason.is_drop());
-        let names: [&str; 5] = [
-            "malformed",
-            "spoofed_source",
-            "selector_mismatch",
-            "isolated",
-            "redirect_failed",
-        ];
+        let names: [&str; 5] = ["malformed", "spoofed_source", "selector_mismatch", "isolated", "redirect_failed"];
         assert!(drops.map(Reason::name).eq(names));
     }
 }

@@ -52,12 +52,7 @@ impl Address for [u8; 4] {
 
     #[inline(always)]
     fn flow_hash(packet: &Packet<Self>) -> u32 {
-        flow::hash_v4(
-            packet.source,
-            packet.destination,
-            packet.protocol,
-            packet.ports,
-        )
+        flow::hash_v4(packet.source, packet.destination, packet.protocol, packet.ports)
     }
 }
 
@@ -87,11 +82,6 @@ impl Address for [u8; 16] {
 
     #[inline(always)]
     fn flow_hash(packet: &Packet<Self>) -> u32 {
-        flow::hash_v6(
-            packet.source,
-            packet.destination,
-            packet.protocol,
-            packet.ports,
-        )
+        flow::hash_v6(packet.source, packet.destination, packet.protocol, packet.ports)
     }
 }

@@ -53,8 +53,7 @@ pub trait Frame {
     #[inline(always)]
     fn at_mut<T: Bytes>(&mut self, offset: usize) -> Option<&mut T> {
         // SAFETY: as in `at`; `&mut self` makes it the only reference.
-        self.locate(offset)
-            .map(|mut place| unsafe { place.as_mut() })
+        self.locate(offset).map(|mut place| unsafe { place.as_mut() })
     }
 
     #[inline(always)]

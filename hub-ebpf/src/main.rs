@@ -44,12 +44,8 @@ fn forward<F: Frame>(frame: &mut F) -> u32 {
     let attachment = unsafe { &*attachment };
     let mut connection = attachment.connection;
     let outcome = match parse::link(frame, attachment) {
-        Ok(Network::Ipv4(offset)) => {
-            stages::<[u8; 4], F>(frame, offset, attachment, &mut connection)
-        }
-        Ok(Network::Ipv6(offset)) => {
-            stages::<[u8; 16], F>(frame, offset, attachment, &mut connection)
-        }
+        Ok(Network::Ipv4(offset)) => stages::<[u8; 4], F>(frame, offset, attachment, &mut connection),
+        Ok(Network::Ipv6(offset)) => stages::<[u8; 16], F>(frame, offset, attachment, &mut connection),
         Err(reason) => Err(reason),
     };
     outcome.unwrap_or_else(|reason| redirect::refuse::<F>(connection, reason))

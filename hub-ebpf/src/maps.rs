@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray},
 };
 use hub_common::maps::{
-    Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS,
-    MAX_PREFIXES, Neighbour, NextHop, Remote, Route, Scoped, Vlan,
+    Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
+    Neighbour, NextHop, Remote, Route, Scoped, Vlan,
 };
 
 #[map]
@@ -17,11 +17,9 @@ pub static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX
 pub static VLANS: HashMap<Vlan, u32> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static REMOTES_V4: LpmTrie<Scoped<[u8; 4]>, Remote> =
-    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub static REMOTES_V4: LpmTrie<Scoped<[u8; 4]>, Remote> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 #[map]
-pub static REMOTES_V6: LpmTrie<Scoped<[u8; 16]>, Remote> =
-    LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub static REMOTES_V6: LpmTrie<Scoped<[u8; 16]>, Remote> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 
 #[map]
 pub static LOCALS_V4: LpmTrie<Scoped<[u8; 4]>, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);

@@ -97,12 +97,7 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
 /// The host has an interface for this VLAN, so its frames are not the attachment's.
 #[inline(always)]
 fn has_interface(ifindex: u32, id: u16) -> bool {
-    maps::VLANS
-        .get_ptr(&Vlan {
-            ifindex,
-            id: u32::from(id),
-        })
-        .is_some()
+    maps::VLANS.get_ptr(&Vlan { ifindex, id: u32::from(id) }).is_some()
 }
 
 /// Reads the IP header at `offset`.
@@ -192,23 +187,16 @@ impl ParseIp for [u8; 16] {
 
 /// The ports of a transport that starts `header_length` bytes into the packet, if it has ports and they are there.
 #[inline(always)]
-fn ports<F: Frame>(
-    frame: &F,
-    protocol: u8,
-    offset: usize,
-    header_length: usize,
-    length: usize,
-) -> [u8; 4] {
+fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize, length: usize) -> [u8; 4] {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
     const UDP_LITE: u8 = 136;
     match protocol {
-        TCP | UDP | DCCP | SCTP | UDP_LITE if length >= header_length + 4 => frame
-            .at::<[u8; 4]>(offset + header_length)
-            .copied()
-            .unwrap_or_default(),
+        TCP | UDP | DCCP | SCTP | UDP_LITE if length >= header_length + 4 => {
+            frame.at::<[u8; 4]>(offset + header_length).copied().unwrap_or_default()
+        }
         _ => [0; 4],
     }
 }

@@ -37,14 +37,9 @@ pub fn redirect<A: Address, F: Frame>(
 #[inline(always)]
 fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
     let counters = maps::COUNTERS.get(connection);
-    let before = counters.map_or(0, |counters| {
-        counters.reasons[Reason::RedirectFailed as usize]
-    });
+    let before = counters.map_or(0, |counters| counters.reasons[Reason::RedirectFailed as usize]);
     if before & (before + 1) == 0 {
-        warn!(
-            frame.context(),
-            "port {} of interface {} is gone: packet dropped", next_hop.port, next_hop.ifindex
-        );
+        warn!(frame.context(), "port {} of interface {} is gone: packet dropped", next_hop.port, next_hop.ifindex);
     }
 }
 

@@ -18,11 +18,7 @@ use crate::{
 const ETHERNET_MIN_PAYLOAD: usize = 46;
 
 #[inline(always)]
-pub fn rewrite<A: Address, F: Frame>(
-    frame: &mut F,
-    packet: &Packet<A>,
-    next_hop: &NextHop,
-) -> Result<(), Reason> {
+pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), Reason> {
     if packet.hop_limit <= 1 {
         return Err(Reason::TtlExpired);
     }
@@ -44,10 +40,7 @@ pub fn rewrite<A: Address, F: Frame>(
 #[inline(always)]
 fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 6], Reason> {
     if next_hop.flags & NextHop::ON_LINK != 0 {
-        let key = Neighbour {
-            ifindex: next_hop.ifindex,
-            address: packet.destination,
-        };
+        let key = Neighbour { ifindex: next_hop.ifindex, address: packet.destination };
         let LinkAddress { mac, .. } =
             // SAFETY: elements are replaced, never changed, and freed after an RCU grace period.
             unsafe { A::neighbours().get(&key) }.ok_or(Reason::NoNeighbour)?;
@@ -85,11 +78,8 @@ fn link_header<A: Address, F: Frame>(
         frame.shrink_head(packet.offset as i32 - length as i32)?;
     }
     if ethernet {
-        *frame.at_mut(0).ok_or(Refused)? = Ethernet {
-            destination: neighbour,
-            source: next_hop.source_mac,
-            ethertype: A::ETHERTYPE,
-        };
+        *frame.at_mut(0).ok_or(Refused)? =
+            Ethernet { destination: neighbour, source: next_hop.source_mac, ethertype: A::ETHERTYPE };
     }
     Ok(())
 }
@@ -106,8 +96,7 @@ impl HopLimit for [u8; 4] {
         // TTL, protocol, checksum.
         let [ttl, _, high, low] = frame.at_mut::<[u8; 4]>(offset + 8).ok_or(Refused)?;
         *ttl -= 1;
-        [*high, *low] =
-            checksum::after_ttl_decrement(u16::from_be_bytes([*high, *low])).to_be_bytes();
+        [*high, *low] = checksum::after_ttl_decrement(u16::from_be_bytes([*high, *low])).to_be_bytes();
         Ok(())
     }
 }

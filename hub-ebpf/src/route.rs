@@ -16,10 +16,7 @@ pub fn lookup<A: Address>(packet: &Packet<A>) -> Option<&'static Route> {
 
 /// Whether what comes in on this attachment may take the route.
 #[inline(always)]
-pub fn judge(
-    route: Option<&'static Route>,
-    attachment: &Attachment,
-) -> Result<&'static Route, Reason> {
+pub fn judge(route: Option<&'static Route>, attachment: &Attachment) -> Result<&'static Route, Reason> {
     let route = route.ok_or(Reason::NoRoute)?;
     if attachment.flags & Attachment::ISOLATED != 0 && route.flags & Route::VPC == 0 {
         return Err(Reason::Isolated);

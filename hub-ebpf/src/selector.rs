@@ -16,11 +16,7 @@ use crate::{address::Address, parse::Packet};
 ///
 /// `connection` is left as it was when no selector knows the source.
 #[inline(always)]
-pub fn ingress<A: Address>(
-    packet: &Packet<A>,
-    attachment: &Attachment,
-    connection: &mut u32,
-) -> Result<(), Reason> {
+pub fn ingress<A: Address>(packet: &Packet<A>, attachment: &Attachment, connection: &mut u32) -> Result<(), Reason> {
     let remote = remote(attachment.scope, packet.source).ok_or(Reason::SpoofedSource)?;
     *connection = remote.connection;
     *connection = paired(remote, packet.destination).ok_or(Reason::SelectorMismatch)?;
@@ -47,10 +43,5 @@ fn paired<A: Address>(remote: &Remote, local: A) -> Option<u32> {
     if remote.policy == ANY_LOCAL {
         return Some(remote.connection);
     }
-    A::locals()
-        .get(Key::new(
-            SCOPE_BITS + A::BITS,
-            Scoped::new(remote.policy, local),
-        ))
-        .copied()
+    A::locals().get(Key::new(SCOPE_BITS + A::BITS, Scoped::new(remote.policy, local))).copied()
 }

@@ -79,7 +79,7 @@ impl Agent {
             synced: None,
             retry: None,
         };
-        agent.converge(&everything()).await?;
+        agent.converge(&Changes::everything()).await?;
         info!(
             gateway = agent.config.gateway.name,
             connections = agent.config.connections.len(),
@@ -90,16 +90,10 @@ impl Agent {
     }
 
     /// Serves until `shutdown`, then takes back all it has done to the host.
-    pub async fn run(
-        mut self,
-        mut requests: mpsc::Receiver<Request>,
-        shutdown: impl Future,
-    ) -> Result<()> {
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: impl Future) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let retry = self
-                .retry
-                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let retry = self.retry.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 _ = &mut shutdown => break,
                 changes = self.follower.changed(&mut self.host) => match changes {
@@ -107,7 +101,7 @@ impl Agent {
                     Err(error) => error!("the host's interfaces cannot be followed: {error:#}"),
                 },
                 Some(request) = requests.recv() => self.answer(request),
-                () = sleep_until(retry) => self.follow(&everything()).await,
+                () = sleep_until(retry) => self.follow(&Changes::everything()).await,
             }
         }
         info!("stopping");
@@ -118,11 +112,7 @@ impl Agent {
     /// the packets it gets.
     async fn stop(mut self) -> Result<()> {
         drop(self.dataplane);
-        let report = self
-            .syncer
-            .clear()
-            .await
-            .context("cannot remove the routes of the agent from the kernel")?;
+        let report = self.syncer.clear().await.context("cannot remove the routes of the agent from the kernel")?;
         for failure in report.failures {
             warn!("not removed: {failure}");
         }
@@ -131,10 +121,7 @@ impl Agent {
 
     async fn follow(&mut self, changes: &Changes) {
         if let Err(error) = self.converge(changes).await {
-            error!(
-                "{error:#}; the old state stays in force, next try in {} s",
-                RETRY.as_secs()
-            );
+            error!("{error:#}; the old state stays in force, next try in {} s", RETRY.as_secs());
             self.retry = Some(Instant::now() + RETRY);
         }
     }
@@ -156,11 +143,7 @@ impl Agent {
     }
 
     fn inputs(&self) -> Inputs<'_> {
-        Inputs {
-            config: &self.config,
-            host: &self.host,
-            states: &self.states,
-        }
+        Inputs { config: &self.config, host: &self.host, states: &self.states }
     }
 
     fn note_states(&mut self) {
@@ -184,9 +167,9 @@ impl Agent {
             (State::Up, _) => None,
             (State::AdminDown, _) => Some("taken down by hand".to_owned()),
             (State::Down, None) => Some(missing(interface)),
-            (State::Down, Some(link)) if !link.admin_up => Some(format!(
-                "interface {interface} is down: `ip link set {interface} up`"
-            )),
+            (State::Down, Some(link)) if !link.admin_up => {
+                Some(format!("interface {interface} is down: `ip link set {interface} up`"))
+            }
             (State::Down, Some(_)) => Some(format!("interface {interface} has no carrier")),
         }
     }
@@ -201,9 +184,7 @@ impl Agent {
             // A grace period: when it is over, no packet is under way with what it read from the old tables.
             match membarrier(MembarrierCommand::Global) {
                 Ok(()) => self.layout.release(),
-                Err(error) => {
-                    warn!("membarrier: {error}; numbers in the tables are not used again")
-                }
+                Err(error) => warn!("membarrier: {error}; numbers in the tables are not used again"),
             }
         }
         Ok(())
@@ -211,43 +192,23 @@ impl Agent {
 
     /// Attaches to what is new and lets go of what is no attachment any more.
     fn attach(&mut self) {
-        let connections = self
-            .config
-            .connections
-            .values()
-            .map(|connection| &connection.interface);
-        let interfaces: BTreeSet<&String> = connections
-            .chain(self.config.vpc.iter().map(|vpc| &vpc.interface))
-            .collect();
-        let wanted: BTreeMap<u32, &String> = interfaces
-            .iter()
-            .filter_map(|name| Some((self.host.link(name)?.index, *name)))
-            .collect();
-        let attached: BTreeSet<u32> = self
-            .dataplane
-            .attached()
-            .map(|(ifindex, _)| ifindex)
-            .collect();
-        for ifindex in attached
-            .iter()
-            .filter(|ifindex| !wanted.contains_key(ifindex))
-        {
+        let connections = self.config.connections.values().map(|connection| &connection.interface);
+        let interfaces: BTreeSet<&String> =
+            connections.chain(self.config.vpc.iter().map(|vpc| &vpc.interface)).collect();
+        let wanted: BTreeMap<u32, &String> =
+            interfaces.iter().filter_map(|name| Some((self.host.link(name)?.index, *name))).collect();
+        let attached: BTreeSet<u32> = self.dataplane.attached().map(|(ifindex, _)| ifindex).collect();
+        for ifindex in attached.iter().filter(|ifindex| !wanted.contains_key(ifindex)) {
             self.dataplane.detach(*ifindex);
         }
-        self.attach_errors
-            .retain(|name, _| interfaces.contains(name));
-        for (ifindex, name) in wanted
-            .into_iter()
-            .filter(|(ifindex, _)| !attached.contains(ifindex))
-        {
+        self.attach_errors.retain(|name, _| interfaces.contains(name));
+        for (ifindex, name) in wanted.into_iter().filter(|(ifindex, _)| !attached.contains(ifindex)) {
             match self.dataplane.attach(ifindex, self.mode) {
                 Ok(attached) => {
                     self.attach_errors.remove(name);
                     match &attached.reason {
                         None => info!(interface = name, mode = attached.mode, "attached"),
-                        Some(reason) => {
-                            info!(interface = name, mode = attached.mode, reason, "attached")
-                        }
+                        Some(reason) => info!(interface = name, mode = attached.mode, reason, "attached"),
                     }
                 }
                 Err(error) => {
@@ -260,10 +221,7 @@ impl Agent {
                 }
             }
         }
-        for name in interfaces
-            .into_iter()
-            .filter(|name| self.host.link(name).is_none())
-        {
+        for name in interfaces.into_iter().filter(|name| self.host.link(name).is_none()) {
             self.attach_errors.insert(name.clone(), missing(name));
         }
     }
@@ -275,17 +233,14 @@ impl Agent {
             return Ok(());
         }
         self.synced = None;
-        let report = self
-            .syncer
-            .apply(&plan)
-            .await
-            .context("cannot write the kernel's routes")?;
+        let report = self.syncer.apply(&plan).await.context("cannot write the kernel's routes")?;
         for failure in &report.failures {
             warn!("{failure}");
         }
-        match report.failures.is_empty() {
-            true => self.synced = Some(plan),
-            false => self.retry = Some(Instant::now() + RETRY),
+        if report.failures.is_empty() {
+            self.synced = Some(plan);
+        } else {
+            self.retry = Some(Instant::now() + RETRY);
         }
         Ok(())
     }
@@ -293,16 +248,8 @@ impl Agent {
     /// Has the kernel ask again for link addresses that the program uses but the kernel does not: it would never
     /// notice that they have changed.
     async fn refresh(&mut self, changes: &Changes) {
-        let attached: BTreeSet<u32> = self
-            .dataplane
-            .attached()
-            .map(|(ifindex, _)| ifindex)
-            .collect();
-        for (ifindex, address) in changes
-            .stale
-            .iter()
-            .filter(|(ifindex, _)| attached.contains(ifindex))
-        {
+        let attached: BTreeSet<u32> = self.dataplane.attached().map(|(ifindex, _)| ifindex).collect();
+        for (ifindex, address) in changes.stale.iter().filter(|(ifindex, _)| attached.contains(ifindex)) {
             if let Err(error) = self.syncer.refresh_neighbour(*ifindex, *address).await {
                 warn!(%address, "neighbour not refreshed: {error:#}");
             }
@@ -319,9 +266,7 @@ impl Agent {
     fn status(&self) -> Result<Status> {
         let mut total = self.dataplane.counters(UNATTRIBUTED)?;
         let mut counters = |slot: Option<u32>| -> Result<Counters> {
-            let counters = slot.map_or(Ok(Counters::default()), |slot| {
-                self.dataplane.counters(slot)
-            })?;
+            let counters = slot.map_or(Ok(Counters::default()), |slot| self.dataplane.counters(slot))?;
             total = sum(total, counters);
             Ok(counters)
         };
@@ -344,9 +289,7 @@ impl Agent {
             traffic: (&vpc_traffic).into(),
         });
         Ok(Status {
-            gateway: status::Gateway {
-                name: self.config.gateway.name.clone(),
-            },
+            gateway: status::Gateway { name: self.config.gateway.name.clone() },
             vpc,
             connections,
             routes: self.routes(),
@@ -357,20 +300,12 @@ impl Agent {
 
     fn attachment(&self, interface: &str) -> status::Attachment {
         let link = self.host.link(interface);
-        let attached = link.and_then(|link| {
-            self.dataplane
-                .attached()
-                .find(|(ifindex, _)| *ifindex == link.index)
-        });
+        let attached = link.and_then(|link| self.dataplane.attached().find(|(ifindex, _)| *ifindex == link.index));
         match attached {
-            Some((_, attached)) => status::Attachment {
-                attach: Some(attached.mode.to_owned()),
-                attach_reason: attached.reason.clone(),
-            },
-            None => status::Attachment {
-                attach: None,
-                attach_reason: self.attach_errors.get(interface).cloned(),
-            },
+            Some((_, attached)) => {
+                status::Attachment { attach: Some(attached.mode.to_owned()), attach_reason: attached.reason.clone() }
+            }
+            None => status::Attachment { attach: None, attach_reason: self.attach_errors.get(interface).cloned() },
         }
     }
 
@@ -387,18 +322,5 @@ impl Agent {
 }
 
 fn missing(interface: &str) -> String {
-    format!(
-        "interface {interface} does not exist: create it, the agent attaches as soon as it is there"
-    )
-}
-
-/// As if all had just been learnt.
-fn everything() -> Changes {
-    Changes {
-        links: true,
-        addresses: true,
-        neighbours: true,
-        gateways: true,
-        ..Changes::default()
-    }
+    format!("interface {interface} does not exist: create it, the agent attaches as soon as it is there")
 }

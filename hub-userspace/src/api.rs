@@ -45,8 +45,7 @@ impl Socket {
     /// Opens the socket for this process's user alone, in the place of one that nobody listens on.
     pub fn open(path: &Path) -> Result<Self> {
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)
-                .with_context(|| format!("cannot create {}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
         match StdUnixStream::connect(path) {
             Ok(_) => bail!(
@@ -54,31 +53,21 @@ impl Socket {
                 path.display()
             ),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)
-                    .with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+                fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
             }
             Err(_) => {}
         }
         let listener = UnixListener::bind(path).with_context(|| {
-            format!(
-                "cannot open the socket {}: choose another place with --socket",
-                path.display()
-            )
+            format!("cannot open the socket {}: choose another place with --socket", path.display())
         })?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))
             .with_context(|| format!("cannot restrict access to {}", path.display()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            listener: Some(listener),
-        })
+        Ok(Self { path: path.to_owned(), listener: Some(listener) })
     }
 
     /// Serves requests, one task each, until the runtime ends.
     pub fn serve(&mut self, agent: mpsc::Sender<Request>) {
-        let router = Router::new()
-            .route(STATUS, get(status))
-            .route(ROUTES, get(routes))
-            .with_state(agent);
+        let router = Router::new().route(STATUS, get(status)).route(ROUTES, get(routes)).with_state(agent);
         if let Some(listener) = self.listener.take() {
             tokio::spawn(async move { axum::serve(listener, router).await });
         }
@@ -104,23 +93,16 @@ async fn routes(State(agent): Agent) -> Response {
 
 async fn ask_status(agent: &mpsc::Sender<Request>) -> Result<Status> {
     let (sender, answer) = oneshot::channel();
-    agent
-        .send(Request::Status(sender))
-        .await
-        .context("the agent is stopping")?;
+    agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
     answer.await.context("the agent is stopping")?
 }
 
 fn respond(answer: Result<impl Serialize>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            Json(Failure {
-                error: format!("{error:#}"),
-            }),
-        )
-            .into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, Json(Failure { error: format!("{error:#}") })).into_response()
+        }
     }
 }
 
@@ -132,14 +114,8 @@ pub struct Client {
 
 impl Client {
     pub fn new(socket: &Path) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .build()
-            .context("cannot make an HTTP client")?;
-        Ok(Self {
-            socket: socket.to_owned(),
-            http,
-        })
+        let http = reqwest::Client::builder().unix_socket(socket).build().context("cannot make an HTTP client")?;
+        Ok(Self { socket: socket.to_owned(), http })
     }
 
     pub async fn status(&self) -> Result<Status> {
@@ -158,9 +134,7 @@ impl Client {
                     bail!("no access to {socket}: run as the agent's user, root for one")
                 }
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    bail!(
-                        "no agent answers on {socket}: start one with `vpnhub run`, or name its socket with --socket"
-                    )
+                    bail!("no agent answers on {socket}: start one with `vpnhub run`, or name its socket with --socket")
                 }
                 _ => return Err(error).with_context(|| format!("cannot open {socket}")),
             }
@@ -168,10 +142,7 @@ impl Client {
         let answer = self.http.get(format!("http://vpnhub{path}")).send().await;
         let answer = answer.with_context(|| format!("the agent on {socket} does not answer"))?;
         if answer.status().is_success() {
-            return answer
-                .json()
-                .await
-                .context("the agent answers something else: it may be of another version");
+            return answer.json().await.context("the agent answers something else: it may be of another version");
         }
         match answer.json::<Failure>().await {
             Ok(failure) => bail!("{}", failure.error),

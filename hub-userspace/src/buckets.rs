@@ -12,18 +12,13 @@ pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], members: &[(M, u32)]) {
     let mut missing = targets(buckets.len(), members);
     for bucket in buckets.iter_mut() {
         // A bucket stays where it is while its owner has not had its share yet.
-        let owner =
-            bucket.and_then(|owner| members.iter().position(|(member, _)| *member == owner));
+        let owner = bucket.and_then(|owner| members.iter().position(|(member, _)| *member == owner));
         match owner {
             Some(owner) if missing[owner] > 0 => missing[owner] -= 1,
             _ => *bucket = None,
         }
     }
-    for (free, member) in buckets
-        .iter_mut()
-        .filter(|bucket| bucket.is_none())
-        .zip(deal(members, missing))
-    {
+    for (free, member) in buckets.iter_mut().filter(|bucket| bucket.is_none()).zip(deal(members, missing)) {
         *free = Some(member);
     }
 }
@@ -35,10 +30,7 @@ fn targets(buckets: usize, members: &[(impl Copy, u32)]) -> Vec<usize> {
     if total == 0 {
         return vec![0; members.len()];
     }
-    let parts: Vec<u64> = members
-        .iter()
-        .map(|(_, weight)| u64::from(*weight) * buckets as u64)
-        .collect();
+    let parts: Vec<u64> = members.iter().map(|(_, weight)| u64::from(*weight) * buckets as u64).collect();
     let mut targets: Vec<usize> = parts.iter().map(|part| (part / total) as usize).collect();
     let mut by_remainder: Vec<usize> = (0..members.len()).collect();
     by_remainder.sort_by_key(|index| std::cmp::Reverse(parts[*index] % total));
@@ -53,9 +45,8 @@ fn targets(buckets: usize, members: &[(impl Copy, u32)]) -> Vec<usize> {
 fn deal<M: Copy>(members: &[(M, u32)], mut missing: Vec<usize>) -> impl Iterator<Item = M> {
     let mut turn = 0;
     std::iter::from_fn(move || {
-        let index = (turn..turn + members.len())
-            .map(|index| index % members.len())
-            .find(|index| missing[*index] > 0)?;
+        let index =
+            (turn..turn + members.len()).map(|index| index % members.len()).find(|index| missing[*index] > 0)?;
         missing[index] -= 1;
         turn = index + 1;
         Some(members[index].0)
@@ -67,36 +58,28 @@ mod tests {
     use super::fill;
 
     fn count(buckets: &[Option<char>], member: char) -> usize {
-        buckets
-            .iter()
-            .filter(|bucket| **bucket == Some(member))
-            .count()
+        buckets.iter().filter(|bucket| **bucket == Some(member)).count()
     }
 
     fn moved(before: &[Option<char>], after: &[Option<char>]) -> usize {
-        before
-            .iter()
-            .zip(after)
-            .filter(|(before, after)| before != after)
-            .count()
+        before.iter().zip(after).filter(|(before, after)| before != after).count()
     }
 
     #[test]
     fn shares_are_exact_to_the_bucket() {
-        let table: [(&[(char, u32)], &[usize]); 5] = [
-            (&[('a', 100)], &[256]),
-            (&[('a', 50), ('b', 50)], &[128, 128]),
-            (&[('a', 30), ('b', 70)], &[77, 179]),
-            (&[('a', 1), ('b', 1), ('c', 1)], &[86, 85, 85]),
-            (&[('a', 100), ('b', 1)], &[253, 3]),
+        // (weights, buckets)
+        let table = [
+            (vec![100], vec![256]),
+            (vec![50, 50], vec![128, 128]),
+            (vec![30, 70], vec![77, 179]),
+            (vec![1, 1, 1], vec![86, 85, 85]),
+            (vec![100, 1], vec![253, 3]),
         ];
-        for (members, expected) in table {
+        for (weights, expected) in table {
+            let members: Vec<(char, u32)> = ('a'..).zip(weights).collect();
             let mut buckets = vec![None; 256];
-            fill(&mut buckets, members);
-            let counts: Vec<usize> = members
-                .iter()
-                .map(|(member, _)| count(&buckets, *member))
-                .collect();
+            fill(&mut buckets, &members);
+            let counts: Vec<usize> = members.iter().map(|(member, _)| count(&buckets, *member)).collect();
             assert_eq!(counts, expected, "{members:?}");
         }
     }
@@ -112,10 +95,7 @@ mod tests {
         let mut back = without.clone();
         fill(&mut back, &all);
         assert_eq!(moved(&without, &back), count(&full, 'b'));
-        assert_eq!(
-            ['a', 'b', 'c'].map(|member| count(&back, member)),
-            ['a', 'b', 'c'].map(|m| count(&full, m))
-        );
+        assert_eq!(['a', 'b', 'c'].map(|member| count(&back, member)), ['a', 'b', 'c'].map(|m| count(&full, m)));
     }
 
     #[test]

@@ -24,12 +24,7 @@ use crate::{
 #[command(name = "vpnhub", version, max_term_width = 100)]
 pub struct Cli {
     /// Control socket of the agent.
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        default_value = "/run/vpnhub/vpnhub.sock"
-    )]
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/vpnhub/vpnhub.sock")]
     socket: PathBuf,
     /// How results are written.
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
@@ -90,34 +85,22 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let text = match cli.command {
         Command::Run { config, xdp } => {
-            serve(config, xdp, cli.socket).await?;
+            Box::pin(serve(config, xdp, cli.socket)).await?;
             String::new()
         }
         Command::Check { config } => {
-            let format = if cli.output == Output::Json {
-                Format::Json
-            } else {
-                Format::Table
-            };
+            let format = if cli.output == Output::Json { Format::Json } else { Format::Table };
             let outcome = check::run(&config, format);
             print!("{}", outcome.stdout);
             return Ok(ExitCode::from(outcome.exit_code));
         }
         Command::Status => {
             let status = Client::new(&cli.socket)?.status().await?;
-            if cli.output == Output::Json {
-                json(&status)?
-            } else {
-                view::status(&status)
-            }
+            if cli.output == Output::Json { json(&status)? } else { view::status(&status) }
         }
         Command::Route(RouteCommand::List) => {
             let routes = Client::new(&cli.socket)?.routes().await?;
-            if cli.output == Output::Json {
-                json(&routes)?
-            } else {
-                view::routes(&routes)
-            }
+            if cli.output == Output::Json { json(&routes)? } else { view::routes(&routes) }
         }
     };
     print!("{text}");
@@ -131,11 +114,7 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
 /// The agent's life: until SIGINT or SIGTERM.
 async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     // From here on a signal ends the agent, but not half-way through its start.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -152,7 +131,7 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
         }
         notify(&[NotifyState::Stopping]);
     };
-    agent.run(requests, shutdown).await
+    Box::pin(agent.run(requests, shutdown)).await
 }
 
 /// Tells systemd, if it is listening.

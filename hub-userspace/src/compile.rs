@@ -7,8 +7,7 @@ use std::{
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, Attachment, LinkAddress, Neighbour, NextHop, Remote, Route, SCOPE_BITS, Scoped,
-    UNATTRIBUTED, VPC, Vlan,
+    ANY_LOCAL, Attachment, LinkAddress, Neighbour, NextHop, Remote, Route, SCOPE_BITS, Scoped, UNATTRIBUTED, VPC, Vlan,
 };
 use ipnet::IpNet;
 
@@ -37,13 +36,8 @@ const SHARED_SCOPE: u32 = 1 << 31;
 /// Compiles everything. On an error `layout` is spoilt: give it a copy.
 pub fn compile(inputs: Inputs<'_>, rib: &Rib, layout: &mut Layout) -> Result<Tables, Full> {
     layout.begin();
-    let mut compiler = Compiler {
-        inputs,
-        layout,
-        slots: BTreeMap::new(),
-        next_hops: HashMap::new(),
-        tables: Tables::default(),
-    };
+    let mut compiler =
+        Compiler { inputs, layout, slots: BTreeMap::new(), next_hops: HashMap::new(), tables: Tables::default() };
     compiler.connections()?;
     compiler.attachments()?;
     compiler.neighbours();
@@ -79,16 +73,9 @@ impl<'a> Compiler<'a> {
         let inputs = self.inputs;
         let mut by_interface = BTreeMap::<&str, Vec<(u32, &Connection)>>::new();
         for (name, connection) in &inputs.config.connections {
-            by_interface
-                .entry(&connection.interface)
-                .or_default()
-                .push((self.slots[name.as_str()], connection));
+            by_interface.entry(&connection.interface).or_default().push((self.slots[name.as_str()], connection));
         }
-        let isolated = if inputs.config.gateway.spoke_to_spoke {
-            0
-        } else {
-            Attachment::ISOLATED
-        };
+        let isolated = if inputs.config.gateway.spoke_to_spoke { 0 } else { Attachment::ISOLATED };
         for (interface, connections) in by_interface {
             let Some(link) = inputs.host.link(interface) else {
                 continue;
@@ -99,25 +86,16 @@ impl<'a> Compiler<'a> {
                 _ => (SHARED_SCOPE | port, UNATTRIBUTED),
             };
             if connection == UNATTRIBUTED {
-                let all: Vec<Selector> = connections
-                    .iter()
-                    .flat_map(|(slot, connection)| selectors_of(*slot, connection))
-                    .collect();
+                let all: Vec<Selector> =
+                    connections.iter().flat_map(|(slot, connection)| selectors_of(*slot, connection)).collect();
                 self.scope(scope, &all)?;
             }
             self.attach(link, scope, connection, isolated);
         }
         if let Some(vpc) = &inputs.config.vpc {
             let any = |cidr: &IpNet| IpNet::new_assert(cidr.network(), 0).trunc();
-            let selectors: Vec<Selector> = vpc
-                .cidrs
-                .iter()
-                .map(|cidr| Selector {
-                    connection: VPC,
-                    remote: *cidr,
-                    local: any(cidr),
-                })
-                .collect();
+            let selectors: Vec<Selector> =
+                vpc.cidrs.iter().map(|cidr| Selector { connection: VPC, remote: *cidr, local: any(cidr) }).collect();
             self.scope(VPC, &selectors)?;
             if let Some(link) = inputs.host.link(&vpc.interface) {
                 self.port(link)?;
@@ -134,30 +112,14 @@ impl<'a> Compiler<'a> {
     }
 
     fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16) {
-        let flags = flags
-            | if link.ethernet {
-                Attachment::ETHERNET
-            } else {
-                0
-            };
-        let attachment = Attachment {
-            scope,
-            connection,
-            mac: link.mac.unwrap_or_default(),
-            flags,
-        };
+        let flags = flags | if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags };
         self.tables.attachments.insert(link.index, attachment);
         for upper in self.inputs.host.links.values() {
             if let Some((ifindex, id)) = upper.vlan
                 && ifindex == link.index
             {
-                self.tables.vlans.insert(
-                    Vlan {
-                        ifindex,
-                        id: u32::from(id),
-                    },
-                    upper.index,
-                );
+                self.tables.vlans.insert(Vlan { ifindex, id: u32::from(id) }, upper.index);
             }
         }
     }
@@ -169,40 +131,19 @@ impl<'a> Compiler<'a> {
                 true => ANY_LOCAL,
                 false => self.layout.policies.take(compiled.policy.clone())?,
             };
-            let remote = Remote {
-                policy,
-                connection: compiled.connection,
-            };
+            let remote = Remote { policy, connection: compiled.connection };
             let tables = &mut self.tables;
             match compiled.remote {
-                IpNet::V4(net) => {
-                    tables
-                        .v4
-                        .remote(scope, net.network().octets(), net.prefix_len(), remote)
-                }
-                IpNet::V6(net) => {
-                    tables
-                        .v6
-                        .remote(scope, net.network().octets(), net.prefix_len(), remote)
-                }
+                IpNet::V4(net) => tables.v4.remote(scope, net.network().octets(), net.prefix_len(), remote),
+                IpNet::V6(net) => tables.v6.remote(scope, net.network().octets(), net.prefix_len(), remote),
             }
             if policy == ANY_LOCAL {
                 continue;
             }
             for (local, connection) in compiled.policy {
                 match local {
-                    IpNet::V4(net) => tables.v4.local(
-                        policy,
-                        net.network().octets(),
-                        net.prefix_len(),
-                        connection,
-                    ),
-                    IpNet::V6(net) => tables.v6.local(
-                        policy,
-                        net.network().octets(),
-                        net.prefix_len(),
-                        connection,
-                    ),
+                    IpNet::V4(net) => tables.v4.local(policy, net.network().octets(), net.prefix_len(), connection),
+                    IpNet::V6(net) => tables.v6.local(policy, net.network().octets(), net.prefix_len(), connection),
                 }
             }
         }
@@ -212,45 +153,19 @@ impl<'a> Compiler<'a> {
     /// Link addresses of hosts that are reached directly: the VPC's, and those of Ethernet links without a `peer`.
     fn neighbours(&mut self) {
         let Inputs { config, host, .. } = self.inputs;
-        let without_peer = config
-            .connections
-            .values()
-            .filter(|connection| connection.peer.is_none());
-        let interfaces = without_peer
-            .map(|connection| &connection.interface)
-            .chain(config.vpc.iter().map(|vpc| &vpc.interface));
-        let indices: BTreeSet<u32> = interfaces
-            .filter_map(|name| host.link(name))
-            .map(|link| link.index)
-            .collect();
-        for ((ifindex, address), mac) in host
-            .neighbours
-            .iter()
-            .filter(|((ifindex, _), _)| indices.contains(ifindex))
-        {
-            let value = LinkAddress {
-                mac: *mac,
-                padding: [0; 2],
-            };
+        let without_peer = config.connections.values().filter(|connection| connection.peer.is_none());
+        let interfaces =
+            without_peer.map(|connection| &connection.interface).chain(config.vpc.iter().map(|vpc| &vpc.interface));
+        let indices: BTreeSet<u32> = interfaces.filter_map(|name| host.link(name)).map(|link| link.index).collect();
+        for ((ifindex, address), mac) in host.neighbours.iter().filter(|((ifindex, _), _)| indices.contains(ifindex)) {
+            let value = LinkAddress { mac: *mac, padding: [0; 2] };
             let ifindex = *ifindex;
             match address {
                 IpAddr::V4(address) => {
-                    self.tables.v4.neighbours.insert(
-                        Neighbour {
-                            ifindex,
-                            address: address.octets(),
-                        },
-                        value,
-                    );
+                    self.tables.v4.neighbours.insert(Neighbour { ifindex, address: address.octets() }, value);
                 }
                 IpAddr::V6(address) => {
-                    self.tables.v6.neighbours.insert(
-                        Neighbour {
-                            ifindex,
-                            address: address.octets(),
-                        },
-                        value,
-                    );
+                    self.tables.v6.neighbours.insert(Neighbour { ifindex, address: address.octets() }, value);
                 }
             }
         }
@@ -261,25 +176,15 @@ impl<'a> Compiler<'a> {
         let mut groups = HashMap::<GroupKey, Route>::new();
         for (destination, target) in rib.iter() {
             let route = match target {
-                Target::Hub => Route {
-                    first_bucket: 0,
-                    bucket_mask: 0,
-                    flags: Route::HUB,
-                },
+                Target::Hub => Route { first_bucket: 0, bucket_mask: 0, flags: Route::HUB },
                 Target::Vpc { gateway } => {
                     let member = Member::Vpc(*gateway);
                     let route = self.group(&mut groups, vec![(member, 1)], &[(member, 1)])?;
-                    Route {
-                        flags: Route::VPC,
-                        ..route
-                    }
+                    Route { flags: Route::VPC, ..route }
                 }
                 Target::Connections(members) => {
                     let member = |name: &str| Member::Connection(self.slots[name]);
-                    let key = members
-                        .iter()
-                        .map(|(name, weight)| (member(name), *weight))
-                        .collect();
+                    let key = members.iter().map(|(name, weight)| (member(name), *weight)).collect();
                     let active: Vec<(Member, u32)> = rib::active(members, self.inputs.states)
                         .into_iter()
                         .map(|(name, part)| (member(name), part))
@@ -288,16 +193,8 @@ impl<'a> Compiler<'a> {
                 }
             };
             match destination {
-                IpNet::V4(net) => {
-                    self.tables
-                        .v4
-                        .route(net.network().octets(), net.prefix_len(), route)
-                }
-                IpNet::V6(net) => {
-                    self.tables
-                        .v6
-                        .route(net.network().octets(), net.prefix_len(), route)
-                }
+                IpNet::V4(net) => self.tables.v4.route(net.network().octets(), net.prefix_len(), route),
+                IpNet::V6(net) => self.tables.v6.route(net.network().octets(), net.prefix_len(), route),
             }
         }
         Ok(())
@@ -318,13 +215,8 @@ impl<'a> Compiler<'a> {
             let next_hop = self.next_hop(owner)?;
             self.tables.buckets.insert(bucket, next_hop);
         }
-        let bucket_mask =
-            u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
-        let route = Route {
-            first_bucket: group.first,
-            bucket_mask,
-            flags: 0,
-        };
+        let bucket_mask = u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
+        let route = Route { first_bucket: group.first, bucket_mask, flags: 0 };
         groups.insert(key, route);
         Ok(route)
     }
@@ -340,12 +232,7 @@ impl<'a> Compiler<'a> {
                 self.way_out(slot, &connection.interface, connection.peer)
             }
             Member::Vpc(gateway) => {
-                let vpc = self
-                    .inputs
-                    .config
-                    .vpc
-                    .as_ref()
-                    .expect("only a VPC has VPC destinations");
+                let vpc = self.inputs.config.vpc.as_ref().expect("only a VPC has VPC destinations");
                 self.way_out(VPC, &vpc.interface, gateway)
             }
         };
@@ -356,11 +243,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn connection(&self, slot: u32) -> (&'a str, &'a Connection) {
-        let (name, _) = self
-            .slots
-            .iter()
-            .find(|(_, other)| **other == slot)
-            .expect("members come from `slots`");
+        let (name, _) = self.slots.iter().find(|(_, other)| **other == slot).expect("members come from `slots`");
         (name, &self.inputs.config.connections[*name])
     }
 
@@ -395,11 +278,7 @@ impl<'a> Compiler<'a> {
         }
         NextHop {
             ifindex: link.index,
-            port: self
-                .layout
-                .ports
-                .get(&link.index)
-                .expect("every attachment has a port"),
+            port: self.layout.ports.get(&link.index).expect("every attachment has a port"),
             mtu: link.mtu,
             source_mac: link.mac.unwrap_or_default(),
             destination_mac,
@@ -411,11 +290,7 @@ impl<'a> Compiler<'a> {
 
 fn selectors_of(slot: u32, connection: &Connection) -> Vec<Selector> {
     let pairs = connection.remote_cidrs.iter().flat_map(|remote| {
-        connection.local_cidrs.iter().map(|local| Selector {
-            connection: slot,
-            remote: *remote,
-            local: *local,
-        })
+        connection.local_cidrs.iter().map(|local| Selector { connection: slot, remote: *remote, local: *local })
     });
     pairs.collect()
 }
@@ -426,25 +301,15 @@ impl<A: Ord> Family<A> {
     }
 
     fn local(&mut self, policy: u32, address: A, length: u8, connection: u32) {
-        self.locals
-            .insert(scoped(policy, address, length), connection);
+        self.locals.insert(scoped(policy, address, length), connection);
     }
 
     fn route(&mut self, address: A, length: u8, route: Route) {
-        self.routes.insert(
-            Prefix {
-                data: address,
-                length,
-            },
-            route,
-        );
+        self.routes.insert(Prefix { data: address, length }, route);
     }
 }
 
 /// A prefix of an address within a scope.
 fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
-    Prefix {
-        data: Scoped::new(scope, address),
-        length: SCOPE_BITS as u8 + length,
-    }
+    Prefix { data: Scoped::new(scope, address), length: SCOPE_BITS as u8 + length }
 }

@@ -11,14 +11,8 @@ pub struct Difference<K, V> {
 }
 
 /// Both tables are walked once, side by side.
-pub fn difference<K: Ord + Copy, V: Eq + Clone>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
-) -> Difference<K, V> {
-    let mut difference = Difference {
-        puts: Vec::new(),
-        deletes: Vec::new(),
-    };
+pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Difference<K, V> {
+    let mut difference = Difference { puts: Vec::new(), deletes: Vec::new() };
     let mut old = old.iter().peekable();
     let mut new = new.iter().peekable();
     loop {

@@ -54,11 +54,7 @@ impl Default for Layout {
             policies: Slots::new("different sets of local selectors", 1, u32::MAX),
             next_hops: Slots::new("next hops", 0, MAX_NEXT_HOPS),
             singles: Slots::new("single next hops", 0, SINGLES),
-            shared: Slots::new(
-                "different sets of next hops",
-                SINGLES / GROUP_BUCKETS,
-                MAX_BUCKETS / GROUP_BUCKETS,
-            ),
+            shared: Slots::new("different sets of next hops", SINGLES / GROUP_BUCKETS, MAX_BUCKETS / GROUP_BUCKETS),
             owners: HashMap::new(),
         }
     }
@@ -109,20 +105,11 @@ impl Layout {
     pub fn group(&mut self, key: &GroupKey, active: &[(Member, u32)]) -> Result<Group, Full> {
         if let [(member, _)] = key.as_slice() {
             // The weight of one alone means nothing.
-            return Ok(Group {
-                first: self.singles.take(*member)?,
-                owners: vec![Some(*member)],
-            });
+            return Ok(Group { first: self.singles.take(*member)?, owners: vec![Some(*member)] });
         }
         let first = self.shared.take(key.clone())? * GROUP_BUCKETS;
-        let owners = self
-            .owners
-            .entry(key.clone())
-            .or_insert_with(|| vec![None; GROUP_BUCKETS as usize]);
+        let owners = self.owners.entry(key.clone()).or_insert_with(|| vec![None; GROUP_BUCKETS as usize]);
         buckets::fill(owners, active);
-        Ok(Group {
-            first,
-            owners: owners.clone(),
-        })
+        Ok(Group { first, owners: owners.clone() })
     }
 }

@@ -40,15 +40,9 @@ impl Rib {
     pub fn build(config: &Config, host: &HostState) -> Self {
         let mut rib = Self::default();
         for route in &config.routes {
-            match rib.destinations.get_mut(&route.destination) {
-                Some(Target::Connections(members)) => {
-                    members.insert(route.next_hop.clone(), route.weight);
-                }
-                _ => {
-                    let members = BTreeMap::from([(route.next_hop.clone(), route.weight)]);
-                    rib.destinations
-                        .insert(route.destination, Target::Connections(members));
-                }
+            let entry = rib.destinations.entry(route.destination);
+            if let Target::Connections(members) = entry.or_insert_with(|| Target::Connections(BTreeMap::new())) {
+                members.insert(route.next_hop.clone(), route.weight);
             }
         }
         if let Some(vpc) = &config.vpc {
@@ -71,37 +65,32 @@ impl Rib {
             .into_iter()
             .flat_map(|index| host.gateways_of(index))
             .map(|(prefix, gateway)| (prefix, Some(gateway)));
-        let on_link = ifindex
-            .into_iter()
-            .flat_map(|index| host.addresses_of(index))
-            .map(|address| (address.trunc(), None));
+        let on_link =
+            ifindex.into_iter().flat_map(|index| host.addresses_of(index)).map(|address| (address.trunc(), None));
         let kernel: JointPrefixMap<IpNet, Option<IpAddr>> = routed.chain(on_link).collect();
         for cidr in &vpc.cidrs {
             let gateway = kernel.get_lpm(cidr).and_then(|(_, gateway)| *gateway);
             self.destinations.insert(*cidr, Target::Vpc { gateway });
             for (prefix, gateway) in kernel.children(cidr) {
-                self.destinations
-                    .insert(prefix, Target::Vpc { gateway: *gateway });
+                self.destinations.insert(prefix, Target::Vpc { gateway: *gateway });
             }
         }
     }
 
     fn add_hub(&mut self, host: &HostState) {
         for address in host.addresses.values().flatten() {
-            self.destinations
-                .insert(IpNet::from(address.addr()), Target::Hub);
-            if let IpNet::V4(net) = address
+            self.destinations.insert(IpNet::from(address.addr()), Target::Hub);
+            if let IpNet::V4(net) = *address
                 && let Some(broadcast) = directed_broadcast(net)
             {
-                self.destinations
-                    .insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
+                self.destinations.insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
             }
         }
     }
 }
 
 /// The address that reaches every host of a link; a link of one or two hosts has none (RFC 3021).
-fn directed_broadcast(net: &Ipv4Net) -> Option<Ipv4Addr> {
+fn directed_broadcast(net: Ipv4Net) -> Option<Ipv4Addr> {
     (net.prefix_len() < 31).then(|| net.broadcast())
 }
 
@@ -133,11 +122,7 @@ pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> 
     };
     let active = active(members, states);
     let total: u32 = active.iter().map(|(_, part)| part).sum();
-    let own: u32 = active
-        .iter()
-        .filter(|(name, _)| *name == next_hop)
-        .map(|(_, part)| part)
-        .sum();
+    let own: u32 = active.iter().filter(|(name, _)| *name == next_hop).map(|(_, part)| part).sum();
     f64::from(own) / f64::from(total.max(1))
 }
 
@@ -150,9 +135,8 @@ mod tests {
 
     #[test]
     fn standby_steps_in_when_no_active_member_is_up() {
-        let members: BTreeMap<String, u8> = [("a", 100), ("b", 50), ("s", 0), ("t", 0)]
-            .map(|(n, w)| (n.into(), w))
-            .into();
+        let members: BTreeMap<String, u8> =
+            [("a", 100), ("b", 50), ("s", 0), ("t", 0)].map(|(n, w)| (n.into(), w)).into();
         let table: [(&str, &[(&str, u32)]); 6] = [
             ("a b s t", &[("a", 100), ("b", 50)]),
             ("b s", &[("b", 50)]),
@@ -164,16 +148,7 @@ mod tests {
         for (up, expected) in table {
             let states: States = members
                 .keys()
-                .map(|name| {
-                    (
-                        name.clone(),
-                        if up.contains(name.as_str()) {
-                            State::Up
-                        } else {
-                            State::Down
-                        },
-                    )
-                })
+                .map(|name| (name.clone(), if up.contains(name.as_str()) { State::Up } else { State::Down }))
                 .collect();
             assert_eq!(active(&members, &states), expected, "up: {up:?}");
         }
@@ -182,19 +157,13 @@ mod tests {
     #[test]
     fn with_standby_alone_and_down_standby_still_gets_the_traffic() {
         let members = BTreeMap::from([("s".to_owned(), 0)]);
-        assert_eq!(
-            active(&members, &States::from([("s".to_owned(), State::Down)])),
-            [("s", 1)]
-        );
+        assert_eq!(active(&members, &States::from([("s".to_owned(), State::Down)])), [("s", 1)]);
     }
 
     #[test]
     fn a_drained_connection_carries_nothing_while_another_is_up() {
         let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 1)]);
-        let states = States::from([
-            ("a".to_owned(), State::AdminDown),
-            ("b".to_owned(), State::Up),
-        ]);
+        let states = States::from([("a".to_owned(), State::AdminDown), ("b".to_owned(), State::Up)]);
         assert_eq!(active(&members, &states), [("b", 1)]);
     }
 }

@@ -37,19 +37,14 @@ pub struct Compiled {
 impl Compiled {
     /// One connection, every local address.
     pub fn admits_any_local(&self) -> bool {
-        self.policy
-            .iter()
-            .all(|(local, connection)| local.prefix_len() == 0 && *connection == self.connection)
+        self.policy.iter().all(|(local, connection)| local.prefix_len() == 0 && *connection == self.connection)
     }
 }
 
 /// Compiles the selectors of one scope, of both families. Pairs of mixed families are pairs of nothing.
 pub fn compile(selectors: &[Selector]) -> Vec<Compiled> {
     let mut remotes = JointPrefixMap::<IpNet, BTreeSet<(u32, IpNet)>>::default();
-    for selector in selectors
-        .iter()
-        .filter(|selector| same_family(selector.remote, selector.local))
-    {
+    for selector in selectors.iter().filter(|selector| same_family(selector.remote, selector.local)) {
         let pairs = (selector.connection, selector.local);
         match remotes.get_mut(&selector.remote) {
             Some(locals) => {
@@ -60,10 +55,7 @@ pub fn compile(selectors: &[Selector]) -> Vec<Compiled> {
             }
         }
     }
-    remotes
-        .iter()
-        .map(|(remote, pairs)| compiled(remote, pairs, &remotes))
-        .collect()
+    remotes.iter().map(|(remote, pairs)| compiled(remote, pairs, &remotes)).collect()
 }
 
 fn compiled(
@@ -71,39 +63,19 @@ fn compiled(
     pairs: &BTreeSet<(u32, IpNet)>,
     remotes: &JointPrefixMap<IpNet, BTreeSet<(u32, IpNet)>>,
 ) -> Compiled {
-    let connection = pairs
-        .first()
-        .expect("a remote is there because a pair has it")
-        .0;
+    let connection = pairs.first().expect("a remote is there because a pair has it").0;
     // The longest remote first: what it says about a local stands.
     let mut around: Vec<_> = remotes.cover(&remote).collect();
     around.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
-    let pairs: Vec<(u32, IpNet)> = around
-        .into_iter()
-        .flat_map(|(_, pairs)| pairs.iter().copied())
-        .collect();
-    let owner = |local: IpNet| {
-        pairs
-            .iter()
-            .find(|(_, other)| other.contains(&local))
-            .map(|(connection, _)| *connection)
-    };
-    let policy = pairs
-        .iter()
-        .filter_map(|(_, local)| Some((*local, owner(*local)?)))
-        .collect();
-    Compiled {
-        remote,
-        connection,
-        policy,
-    }
+    let pairs: Vec<(u32, IpNet)> = around.into_iter().flat_map(|(_, pairs)| pairs.iter().copied()).collect();
+    let owner =
+        |local: IpNet| pairs.iter().find(|(_, other)| other.contains(&local)).map(|(connection, _)| *connection);
+    let policy = pairs.iter().filter_map(|(_, local)| Some((*local, owner(*local)?))).collect();
+    Compiled { remote, connection, policy }
 }
 
 pub fn same_family(a: IpNet, b: IpNet) -> bool {
-    matches!(
-        (a, b),
-        (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_))
-    )
+    matches!((a, b), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_)))
 }
 
 #[cfg(test)]
@@ -127,11 +99,7 @@ mod tests {
         compile(selectors)
             .into_iter()
             .map(|c| {
-                let locals: Vec<String> = c
-                    .policy
-                    .iter()
-                    .map(|(local, owner)| format!("{local}={owner}"))
-                    .collect();
+                let locals: Vec<String> = c.policy.iter().map(|(local, owner)| format!("{local}={owner}")).collect();
                 let any = if c.admits_any_local() { " any" } else { "" };
                 format!("{} {} [{}]{any}", c.remote, c.connection, locals.join(" "))
             })
@@ -140,44 +108,20 @@ mod tests {
 
     #[test]
     fn the_common_case_admits_any_local() {
-        let rows = rows(&selectors(&[
-            (2, "10.1.0.0/16", "0.0.0.0/0"),
-            (2, "fd00::/64", "::/0"),
-        ]));
-        assert_eq!(
-            rows,
-            [
-                "10.1.0.0/16 2 [0.0.0.0/0=2] any",
-                "fd00::/64 2 [::/0=2] any"
-            ]
-        );
+        let rows = rows(&selectors(&[(2, "10.1.0.0/16", "0.0.0.0/0"), (2, "fd00::/64", "::/0")]));
+        assert_eq!(rows, ["10.1.0.0/16 2 [0.0.0.0/0=2] any", "fd00::/64 2 [::/0=2] any"]);
     }
 
     #[test]
     fn a_prefix_within_another_has_the_locals_of_both() {
-        let rows = rows(&selectors(&[
-            (2, "10.0.0.0/8", "192.168.0.0/24"),
-            (3, "10.1.0.0/16", "192.168.0.128/25"),
-        ]));
-        assert_eq!(
-            rows,
-            [
-                "10.0.0.0/8 2 [192.168.0.0/24=2]",
-                "10.1.0.0/16 3 [192.168.0.0/24=2 192.168.0.128/25=3]",
-            ]
-        );
+        let rows = rows(&selectors(&[(2, "10.0.0.0/8", "192.168.0.0/24"), (3, "10.1.0.0/16", "192.168.0.128/25")]));
+        assert_eq!(rows, ["10.0.0.0/8 2 [192.168.0.0/24=2]", "10.1.0.0/16 3 [192.168.0.0/24=2 192.168.0.128/25=3]",]);
     }
 
     #[test]
     fn the_longer_remote_has_the_first_say() {
-        let rows = rows(&selectors(&[
-            (2, "10.0.0.0/8", "192.168.0.128/25"),
-            (3, "10.1.0.0/16", "192.168.0.0/24"),
-        ]));
-        assert_eq!(
-            rows[1],
-            "10.1.0.0/16 3 [192.168.0.0/24=3 192.168.0.128/25=3]"
-        );
+        let rows = rows(&selectors(&[(2, "10.0.0.0/8", "192.168.0.128/25"), (3, "10.1.0.0/16", "192.168.0.0/24")]));
+        assert_eq!(rows[1], "10.1.0.0/16 3 [192.168.0.0/24=3 192.168.0.128/25=3]");
     }
 
     #[test]

@@ -28,9 +28,7 @@ struct Given {
 
 /// All numbers are given away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the kernel program has room for {limit} {what}, the configuration needs more: use fewer of them"
-)]
+#[error("the kernel program has room for {limit} {what}, the configuration needs more: use fewer of them")]
 pub struct Full {
     what: &'static str,
     limit: u32,
@@ -39,14 +37,7 @@ pub struct Full {
 impl<K: Eq + Hash> Slots<K> {
     /// `what` names the keys in the error, in the plural.
     pub fn new(what: &'static str, first: u32, limit: u32) -> Self {
-        Self {
-            what,
-            given: HashMap::new(),
-            free: BTreeSet::new(),
-            resting: Vec::new(),
-            next: first,
-            limit,
-        }
+        Self { what, given: HashMap::new(), free: BTreeSet::new(), resting: Vec::new(), next: first, limit }
     }
 
     pub fn begin(&mut self) {
@@ -68,10 +59,7 @@ impl<K: Eq + Hash> Slots<K> {
                 self.next - 1
             }
             None => {
-                return Err(Full {
-                    what: self.what,
-                    limit: self.limit,
-                });
+                return Err(Full { what: self.what, limit: self.limit });
             }
         };
         self.given.insert(key, Given { number, used: true });

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{config::model::Config, netlink::HostState};
+use crate::{
+    config::model::Config,
+    netlink::{HostState, Link},
+};
 
 /// State of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,15 +28,11 @@ pub fn states(config: &Config, host: &HostState, admin_down: &BTreeSet<String>) 
     let state = |name: &String, interface: &str| {
         if admin_down.contains(name) {
             State::AdminDown
-        } else if host.link(interface).is_some_and(|link| link.is_up()) {
+        } else if host.link(interface).is_some_and(Link::is_up) {
             State::Up
         } else {
             State::Down
         }
     };
-    config
-        .connections
-        .iter()
-        .map(|(name, connection)| (name.clone(), state(name, &connection.interface)))
-        .collect()
+    config.connections.iter().map(|(name, connection)| (name.clone(), state(name, &connection.interface))).collect()
 }

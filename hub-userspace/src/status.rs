@@ -105,10 +105,6 @@ impl From<&Counters> for Traffic {
 
 /// The counts of drops, or of passes, by name.
 pub fn reasons(counters: &Counters, drops: bool) -> Reasons {
-    let of_kind = Reason::ALL
-        .into_iter()
-        .filter(|reason| reason.is_drop() == drops);
-    of_kind
-        .map(|reason| (reason.name().to_owned(), counters.reasons[reason as usize]))
-        .collect()
+    let of_kind = Reason::ALL.into_iter().filter(|reason| reason.is_drop() == drops);
+    of_kind.map(|reason| (reason.name().to_owned(), counters.reasons[reason as usize])).collect()
 }

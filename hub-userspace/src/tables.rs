@@ -34,12 +34,7 @@ pub struct Family<A> {
 
 impl<A> Default for Family<A> {
     fn default() -> Self {
-        Self {
-            remotes: BTreeMap::new(),
-            locals: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            neighbours: BTreeMap::new(),
-        }
+        Self { remotes: BTreeMap::new(), locals: BTreeMap::new(), routes: BTreeMap::new(), neighbours: BTreeMap::new() }
     }
 }
 

@@ -9,17 +9,8 @@ use crate::{
 
 /// The whole status.
 pub fn status(status: &Status) -> String {
-    let mut connections = table(&[
-        "CONNECTION",
-        "INTERFACE",
-        "STATE",
-        "ATTACH",
-        "RX PKTS",
-        "RX BYTES",
-        "TX PKTS",
-        "TX BYTES",
-        "DROPS",
-    ]);
+    let mut connections =
+        table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH", "RX PKTS", "RX BYTES", "TX PKTS", "TX BYTES", "DROPS"]);
     let mut notes = Vec::new();
     for connection in &status.connections {
         let attach = connection.attachment.attach.as_deref().unwrap_or("-");
@@ -31,40 +22,24 @@ pub fn status(status: &Status) -> String {
             attach,
             &connection.traffic,
         );
-        let reasons = [
-            &connection.state_reason,
-            &connection.attachment.attach_reason,
-        ];
+        let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
         let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
         told.dedup();
-        notes.extend(
-            told.into_iter()
-                .map(|reason| format!("{}: {reason}\n", connection.name)),
-        );
+        notes.extend(told.into_iter().map(|reason| format!("{}: {reason}\n", connection.name)));
     }
     if let Some(vpc) = &status.vpc {
         let attach = vpc.attachment.attach.as_deref().unwrap_or("-");
-        row(
-            &mut connections,
-            "(vpc)",
-            &vpc.interface,
-            "",
-            attach,
-            &vpc.traffic,
-        );
-        notes.extend(
-            vpc.attachment
-                .attach_reason
-                .iter()
-                .map(|reason| format!("vpc: {reason}\n")),
-        );
+        row(&mut connections, "(vpc)", &vpc.interface, "", attach, &vpc.traffic);
+        notes.extend(vpc.attachment.attach_reason.iter().map(|reason| format!("vpc: {reason}\n")));
     }
-    let mut text = format!("gateway {}\n\n{connections}\n", status.gateway.name);
-    text.extend(notes);
-    text += &format!("\n{}", routes(&status.routes));
-    text += &format!("\ndropped            {}\n", reasons(&status.drops));
-    text += &format!("left to the kernel {}\n", reasons(&status.passes));
-    text
+    let notes = notes.concat();
+    format!(
+        "gateway {}\n\n{connections}\n{notes}\n{}\ndropped            {}\nleft to the kernel {}\n",
+        status.gateway.name,
+        routes(&status.routes),
+        reasons(&status.drops),
+        reasons(&status.passes),
+    )
 }
 
 /// Routes with their shares.
@@ -97,27 +72,11 @@ fn right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-fn row(
-    table: &mut Table,
-    name: &str,
-    interface: &str,
-    state: &str,
-    attach: &str,
-    traffic: &Traffic,
-) {
-    let counts = [
-        traffic.rx_packets,
-        traffic.rx_bytes,
-        traffic.tx_packets,
-        traffic.tx_bytes,
-        traffic.drops.values().sum(),
-    ];
+fn row(table: &mut Table, name: &str, interface: &str, state: &str, attach: &str, traffic: &Traffic) {
+    let counts =
+        [traffic.rx_packets, traffic.rx_bytes, traffic.tx_packets, traffic.tx_bytes, traffic.drops.values().sum()];
     let names = [name, interface, state, attach].map(str::to_owned);
-    table.add_row(
-        names
-            .into_iter()
-            .chain(counts.map(|count| count.to_string())),
-    );
+    table.add_row(names.into_iter().chain(counts.map(|count| count.to_string())));
     right(table, &[4, 5, 6, 7, 8]);
 }
 
@@ -135,10 +94,6 @@ fn reasons(reasons: &Reasons) -> String {
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     match counts.is_empty() {
         true => "nothing".to_owned(),
-        false => counts
-            .iter()
-            .map(|(reason, count)| format!("{reason} {count}"))
-            .collect::<Vec<_>>()
-            .join(", "),
+        false => counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", "),
     }
 }

@@ -23,9 +23,7 @@ fn repository() -> PathBuf {
 
 /// Paths of the files in the folder with this extension, without it.
 fn stems(folder: &Path, extension: &str) -> BTreeSet<PathBuf> {
-    let entries = fs::read_dir(folder)
-        .expect("the folder is there")
-        .map(|entry| entry.expect("an entry").path());
+    let entries = fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("an entry").path());
     let with_it = entries.filter(|path| path.extension().is_some_and(|found| found == extension));
     with_it.map(|path| path.with_extension("")).collect()
 }
@@ -33,31 +31,19 @@ fn stems(folder: &Path, extension: &str) -> BTreeSet<PathBuf> {
 /// What the command prints, with the file's name for its path.
 fn output(file: &Path) -> String {
     let name = file.file_name().expect("a file").to_string_lossy();
-    run(file, Format::Table)
-        .stdout
-        .replace(&file.display().to_string(), &name)
+    run(file, Format::Table).stdout.replace(&file.display().to_string(), &name)
 }
 
 /// The lines that differ, `-` for those expected.
 fn difference(expected: &str, actual: &str) -> String {
-    let (expected, actual): (Vec<_>, Vec<_>) =
-        (expected.lines().collect(), actual.lines().collect());
-    let gone = expected
-        .iter()
-        .filter(|line| !actual.contains(line))
-        .map(|line| format!("  - {line}\n"));
-    let new = actual
-        .iter()
-        .filter(|line| !expected.contains(line))
-        .map(|line| format!("  + {line}\n"));
+    let (expected, actual): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
+    let gone = expected.iter().filter(|line| !actual.contains(line)).map(|line| format!("  - {line}\n"));
+    let new = actual.iter().filter(|line| !expected.contains(line)).map(|line| format!("  + {line}\n"));
     gone.chain(new).collect()
 }
 
 fn errors(found: &[Diagnostic]) -> usize {
-    found
-        .iter()
-        .filter(|found| found.severity == Severity::Error)
-        .count()
+    found.iter().filter(|found| found.severity == Severity::Error).count()
 }
 
 #[test]
@@ -74,20 +60,11 @@ fn every_file_is_judged_as_expected() {
         }
         let expected = fs::read_to_string(&expectation).unwrap_or_default();
         if actual != expected {
-            let _ = write!(
-                wrong,
-                "{}:\n{}",
-                file.display(),
-                difference(&expected, &actual)
-            );
+            let _ = write!(wrong, "{}:\n{}", file.display(), difference(&expected, &actual));
         }
     }
     for orphan in expectations.difference(&files) {
-        let _ = writeln!(
-            wrong,
-            "{}.expected: there is no .toml beside it",
-            orphan.display()
-        );
+        let _ = writeln!(wrong, "{}.expected: there is no .toml beside it", orphan.display());
     }
     assert!(files.len() >= 25, "only {} files", files.len());
     assert!(wrong.is_empty(), "\n{wrong}");
@@ -111,10 +88,7 @@ fn diagnostics_are_one_line_each_with_a_place_and_a_way_out() {
 fn the_example_is_clean() {
     let example = repository().join("examples/three-offices.toml");
     let outcome = run(&example, Format::Table);
-    assert_eq!(
-        outcome.stdout,
-        format!("{}: ok: 3 connections, 6 routes\n", example.display())
-    );
+    assert_eq!(outcome.stdout, format!("{}: ok: 3 connections, 6 routes\n", example.display()));
     assert_eq!(outcome.exit_code, 0);
 }
 
@@ -126,14 +100,8 @@ fn json_has_the_same_findings() {
     let json: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
     let found = config::load(&file).expect_err("mistakes").diagnostics;
     assert_eq!(json["ok"], false);
-    assert_eq!(
-        json["errors"].as_array().map(Vec::len),
-        Some(errors(&found))
-    );
-    assert_eq!(
-        json["warnings"].as_array().map(Vec::len),
-        Some(found.len() - errors(&found))
-    );
+    assert_eq!(json["errors"].as_array().map(Vec::len), Some(errors(&found)));
+    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(found.len() - errors(&found)));
     assert_eq!(json["errors"][0]["severity"], "error");
     assert!(json["errors"][0]["line"].is_u64());
 }
@@ -150,32 +118,16 @@ fn files_that_cannot_be_read_say_why() {
     let cases = [
         (folder.join("absent.toml"), "there is no such file"),
         (folder.clone(), "this is a directory"),
-        (
-            write("latin1.toml", b"[gateway]\nname = \"caf\xe9\"\n"),
-            "not UTF-8 text: line 2",
-        ),
-        (
-            write("large.toml", &vec![b'#'; 16 * 1024 * 1024 + 1]),
-            "larger than 16 MiB",
-        ),
+        (write("latin1.toml", b"[gateway]\nname = \"caf\xe9\"\n"), "not UTF-8 text: line 2"),
+        (write("large.toml", &vec![b'#'; 16 * 1024 * 1024 + 1]), "larger than 16 MiB"),
         (PathBuf::from("/dev/zero"), "larger than 16 MiB"),
     ];
     for (path, expected) in cases {
         let outcome = run(&path, Format::Table);
         assert_eq!(outcome.exit_code, 1);
-        assert!(
-            outcome
-                .stdout
-                .starts_with(&format!("{}: error: ", path.display())),
-            "{}",
-            outcome.stdout
-        );
+        assert!(outcome.stdout.starts_with(&format!("{}: error: ", path.display())), "{}", outcome.stdout);
         assert!(outcome.stdout.contains(expected), "{}", outcome.stdout);
-        assert!(
-            outcome.stdout.ends_with("1 error: nothing was applied\n"),
-            "{}",
-            outcome.stdout
-        );
+        assert!(outcome.stdout.ends_with("1 error: nothing was applied\n"), "{}", outcome.stdout);
     }
 }
 
@@ -227,22 +179,13 @@ fn pair(index: u32) -> String {
 fn a_hundred_thousand_routes_are_judged_quickly() {
     const COUNT: u32 = 100_000;
     let apart = TWO_SITES.to_owned() + &pieces(COUNT, |index| route(&pair(index), "a"));
-    assert_eq!(
-        parse_quickly("apart", &apart)
-            .expect("no mistakes")
-            .routes
-            .len(),
-        COUNT as usize
-    );
+    assert_eq!(parse_quickly("apart", &apart).expect("no mistakes").routes.len(), COUNT as usize);
 
-    let inside = TWO_SITES.to_owned()
-        + &route("10.0.0.0/8", "a")
-        + &pieces(COUNT, |index| route(&pair(index), "b"));
+    let inside = TWO_SITES.to_owned() + &route("10.0.0.0/8", "a") + &pieces(COUNT, |index| route(&pair(index), "b"));
     let found = parse_quickly("inside", &inside).expect_err("all inside the first");
     assert_eq!(errors(&found), COUNT as usize);
 
-    let dangling =
-        TWO_SITES.to_owned() + &pieces(COUNT, |index| route(&pair(index), &format!("a{index}")));
+    let dangling = TWO_SITES.to_owned() + &pieces(COUNT, |index| route(&pair(index), &format!("a{index}")));
     let found = parse_quickly("dangling", &dangling).expect_err("all dangling");
     assert_eq!(errors(&found), COUNT as usize);
 }
@@ -254,10 +197,7 @@ fn hostile_text_ends_in_errors() {
         ("brackets", "a = ".to_owned() + &"[".repeat(1 << 20)),
         ("braces", "a = ".to_owned() + &"{a=".repeat(1 << 18)),
         ("dotted key", "a.".repeat(1 << 18) + "a = 1"),
-        (
-            "dotted header",
-            "[".to_owned() + &"a.".repeat(1 << 18) + "a]",
-        ),
+        ("dotted header", "[".to_owned() + &"a.".repeat(1 << 18) + "a]"),
         ("integer", quota + &"9".repeat(1 << 20)),
         ("NUL bytes", "\0".repeat(1 << 20)),
         ("quotes", "\"".repeat((1 << 20) + 1)),
@@ -266,18 +206,9 @@ fn hostile_text_ends_in_errors() {
         ("open texts", "a = \"\"\"\n".repeat(1 << 17)),
         ("the same key", "a = 1\n".repeat(1 << 18)),
         ("the same header", "[a]\n".repeat(1 << 18)),
-        (
-            "unknown keys",
-            pieces(100_000, |index| format!("key{index} = 1\n")),
-        ),
-        (
-            "long names",
-            format!("[connection.{}]\n", "x".repeat(1 << 20)),
-        ),
-        (
-            "sections",
-            pieces(50_000, |index| format!("[connection.c{index}]\n")),
-        ),
+        ("unknown keys", pieces(100_000, |index| format!("key{index} = 1\n"))),
+        ("long names", format!("[connection.{}]\n", "x".repeat(1 << 20))),
+        ("sections", pieces(50_000, |index| format!("[connection.c{index}]\n"))),
     ];
     for (what, text) in cases {
         let found = parse_quickly(what, &text).expect_err(what);
@@ -327,10 +258,7 @@ fn damaged_files_never_panic() {
         let text = String::from_utf8_lossy(&bytes);
         if let Err(found) = config::parse(&text) {
             assert!(errors(&found) > 0, "refused without an error: {text}");
-            assert!(
-                found.is_sorted_by_key(|found| (found.line, found.column)),
-                "{found:?}"
-            );
+            assert!(found.is_sorted_by_key(|found| (found.line, found.column)), "{found:?}");
         }
     }
 }

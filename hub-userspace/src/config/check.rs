@@ -37,66 +37,30 @@ struct Verdict<'a> {
 /// Checks the file at `path`; changes nothing.
 pub fn run(path: &Path, format: Format) -> Outcome {
     let (diagnostics, ok_line) = match load(path) {
-        Ok(Loaded {
-            config, warnings, ..
-        }) => {
+        Ok(Loaded { config, warnings, .. }) => {
             let connections = counted(config.connections.len(), "connection");
-            (
-                warnings,
-                Some(format!(
-                    "{connections}, {}",
-                    counted(config.routes.len(), "route")
-                )),
-            )
+            (warnings, Some(format!("{connections}, {}", counted(config.routes.len(), "route"))))
         }
         Err(error) => (error.diagnostics, None),
     };
-    let of = |severity| {
-        diagnostics
-            .iter()
-            .filter(move |found| found.severity == severity)
-            .collect::<Vec<_>>()
-    };
-    let verdict = Verdict {
-        ok: ok_line.is_some(),
-        errors: of(Severity::Error),
-        warnings: of(Severity::Warning),
-    };
+    let of = |severity| diagnostics.iter().filter(move |found| found.severity == severity).collect::<Vec<_>>();
+    let verdict = Verdict { ok: ok_line.is_some(), errors: of(Severity::Error), warnings: of(Severity::Warning) };
     let stdout = match format {
-        Format::Table => table(
-            &path.display().to_string(),
-            &diagnostics,
-            &verdict,
-            ok_line.as_deref(),
-        ),
+        Format::Table => table(&path.display().to_string(), &diagnostics, &verdict, ok_line.as_deref()),
         Format::Json => json(&verdict),
     };
-    Outcome {
-        stdout,
-        exit_code: u8::from(!verdict.ok),
-    }
+    Outcome { stdout, exit_code: u8::from(!verdict.ok) }
 }
 
-fn table(
-    file: &str,
-    diagnostics: &[Diagnostic],
-    verdict: &Verdict<'_>,
-    ok_line: Option<&str>,
-) -> String {
-    let mut lines: Vec<String> = diagnostics
-        .iter()
-        .map(|found| found.in_file(file))
-        .collect();
+fn table(file: &str, diagnostics: &[Diagnostic], verdict: &Verdict<'_>, ok_line: Option<&str>) -> String {
+    let mut lines: Vec<String> = diagnostics.iter().map(|found| found.in_file(file)).collect();
     let warnings = match verdict.warnings.len() {
         0 => String::new(),
         count => format!(", {}", counted(count, "warning")),
     };
     lines.push(match ok_line {
         Some(counts) => format!("{file}: ok: {counts}{warnings}"),
-        None => format!(
-            "{}{warnings}: nothing was applied",
-            counted(verdict.errors.len(), "error")
-        ),
+        None => format!("{}{warnings}: nothing was applied", counted(verdict.errors.len(), "error")),
     });
     lines.join("\n") + "\n"
 }

@@ -44,14 +44,7 @@ impl Diagnostic {
     /// An error about the file as a whole.
     pub(super) fn whole_file(problem: Problem) -> Self {
         let Problem { message, help } = problem;
-        Self {
-            severity: Severity::Error,
-            line: 0,
-            column: 0,
-            path: String::new(),
-            message,
-            help,
-        }
+        Self { severity: Severity::Error, line: 0, column: 0, path: String::new(), message, help }
     }
 
     /// The line an operator reads, with the file's name before it: `hub.toml:12:5: error: ...`.
@@ -88,10 +81,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: None,
-        }
+        Self { message: message.into(), help: None }
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -119,16 +109,8 @@ pub(super) struct Report<'t> {
 
 impl<'t> Report<'t> {
     pub fn new(text: &'t str) -> Self {
-        let after_newlines = text
-            .bytes()
-            .enumerate()
-            .filter(|&(_, byte)| byte == b'\n')
-            .map(|(at, _)| at + 1);
-        Self {
-            text,
-            line_starts: std::iter::once(0).chain(after_newlines).collect(),
-            diagnostics: Vec::new(),
-        }
+        let after_newlines = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1);
+        Self { text, line_starts: std::iter::once(0).chain(after_newlines).collect(), diagnostics: Vec::new() }
     }
 
     pub fn error(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
@@ -145,18 +127,13 @@ impl<'t> Report<'t> {
     }
 
     pub fn has_errors(&self) -> bool {
-        self.diagnostics
-            .iter()
-            .any(|(_, found)| found.severity == Severity::Error)
+        self.diagnostics.iter().any(|(_, found)| found.severity == Severity::Error)
     }
 
     /// All of them, by place.
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|&(at, _)| at);
-        self.diagnostics
-            .into_iter()
-            .map(|(_, found)| found)
-            .collect()
+        self.diagnostics.into_iter().map(|(_, found)| found).collect()
     }
 
     fn push(&mut self, severity: Severity, at: usize, path: String, problem: Problem) {
@@ -164,19 +141,8 @@ impl<'t> Report<'t> {
         let line = self.line(at);
         let start = self.line_starts[line - 1];
         // The parser's places are character boundaries; a wrong one must not take the agent down.
-        let column = self
-            .text
-            .get(start..at)
-            .map_or(0, |before| before.chars().count())
-            + 1;
-        let found = Diagnostic {
-            severity,
-            line,
-            column,
-            path,
-            message,
-            help,
-        };
+        let column = self.text.get(start..at).map_or(0, |before| before.chars().count()) + 1;
+        let found = Diagnostic { severity, line, column, path, message, help };
         self.diagnostics.push((at, found));
     }
 }
@@ -184,16 +150,8 @@ impl<'t> Report<'t> {
 /// Text of the file as a message shows it: quoted, on one line, of bearable length.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 64;
-    let shown: String = text
-        .chars()
-        .take(LONGEST)
-        .flat_map(char::escape_debug)
-        .collect();
-    let dots = if text.chars().nth(LONGEST).is_some() {
-        "..."
-    } else {
-        ""
-    };
+    let shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    let dots = if text.chars().nth(LONGEST).is_some() { "..." } else { "" };
     // A text with quotes in it stands in the other kind, so that it reads as it is in the file.
     let quote = if text.contains('"') { '\'' } else { '"' };
     let shown = shown.replace("\\'", "'").replace("\\\"", "\"");
@@ -208,18 +166,7 @@ pub(super) fn counted(count: usize, thing: &str) -> String {
 
 /// `path.key`, the key quoted where TOML would have it quoted.
 pub(super) fn join(path: &str, key: &str) -> String {
-    let bare = !key.is_empty()
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    let key = if bare && key.len() <= 64 {
-        key.to_owned()
-    } else {
-        quoted(key)
-    };
-    if path.is_empty() {
-        key
-    } else {
-        format!("{path}.{key}")
-    }
+    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let key = if bare && key.len() <= 64 { key.to_owned() } else { quoted(key) };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }

@@ -86,16 +86,8 @@ impl Draft {
                 .into_iter()
                 .map(CustomerGatewayDraft::finish)
                 .collect::<Option<_>>()?,
-            connections: self
-                .connections
-                .into_iter()
-                .map(ConnectionDraft::finish)
-                .collect::<Option<_>>()?,
-            routes: self
-                .routes
-                .into_iter()
-                .map(RouteDraft::finish)
-                .collect::<Option<_>>()?,
+            connections: self.connections.into_iter().map(ConnectionDraft::finish).collect::<Option<_>>()?,
+            routes: self.routes.into_iter().map(RouteDraft::finish).collect::<Option<_>>()?,
         })
     }
 }
@@ -169,7 +161,6 @@ impl RouteDraft {
 
 impl List<IpNet> {
     fn finish(self) -> Option<Vec<IpNet>> {
-        self.sound
-            .then(|| self.items.into_iter().map(|item| item.value).collect())
+        self.sound.then(|| self.items.into_iter().map(|item| item.value).collect())
     }
 }

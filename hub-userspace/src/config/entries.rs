@@ -6,9 +6,7 @@ use toml::{Spanned, de::DeValue};
 
 use super::{
     diagnostic::{Located, Problem},
-    draft::{
-        ConnectionDraft, CustomerGatewayDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft,
-    },
+    draft::{ConnectionDraft, CustomerGatewayDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft},
     model::{DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_WEIGHT},
     prefix::{self, Purpose},
     read::Reader,
@@ -28,30 +26,17 @@ const DEFAULT_RETRIES: u32 = 3;
 
 impl Reader<'_, '_> {
     pub fn gateway<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<GatewayDraft> {
-        const KEYS: &[&str] = &[
-            "name",
-            "max_connections",
-            "spoke_to_spoke",
-            "allow_default_route",
-        ];
+        const KEYS: &[&str] = &["name", "max_connections", "spoke_to_spoke", "allow_default_route"];
         let section = self.open(table, "gateway".to_owned(), KEYS, "[gateway]")?;
         let report = &mut *self.report;
         let default_quota = u32::try_from(DEFAULT_MAX_CONNECTIONS).unwrap_or(MAX_CONNECTIONS);
         Some(GatewayDraft {
             name: section.required("name", "\"my-hub\"", report, value::gateway_name),
-            max_connections: section.or_default(
-                "max_connections",
-                default_quota,
-                report,
-                |value| value::integer(value, 1..=MAX_CONNECTIONS),
-            ),
+            max_connections: section.or_default("max_connections", default_quota, report, |value| {
+                value::integer(value, 1..=MAX_CONNECTIONS)
+            }),
             spoke_to_spoke: section.or_default("spoke_to_spoke", true, report, value::boolean),
-            allow_default_route: section.or_default(
-                "allow_default_route",
-                false,
-                report,
-                value::boolean,
-            ),
+            allow_default_route: section.or_default("allow_default_route", false, report, value::boolean),
         })
     }
 
@@ -61,29 +46,14 @@ impl Reader<'_, '_> {
         let report = &mut *self.report;
         Some(VpcDraft {
             interface: section.required("interface", "\"eth1\"", report, value::interface),
-            cidrs: section.list("cidrs", "[\"192.168.0.0/24\"]", report, |value| {
-                prefix::prefix(value, Purpose::Forwarding)
-            }),
-            publish_table: section.or_default(
-                "publish_table",
-                DEFAULT_PUBLISH_TABLE,
-                report,
-                publish_table,
-            ),
+            cidrs: section
+                .list("cidrs", "[\"192.168.0.0/24\"]", report, |value| prefix::prefix(value, Purpose::Forwarding)),
+            publish_table: section.or_default("publish_table", DEFAULT_PUBLISH_TABLE, report, publish_table),
         })
     }
 
-    pub fn customer_gateway(
-        &mut self,
-        name: Located<String>,
-        section: &Section<'_>,
-    ) -> CustomerGatewayDraft {
-        let address = section.required(
-            "address",
-            "\"198.51.100.10\"",
-            self.report,
-            value::host_address,
-        );
+    pub fn customer_gateway(&mut self, name: Located<String>, section: &Section<'_>) -> CustomerGatewayDraft {
+        let address = section.required("address", "\"198.51.100.10\"", self.report, value::host_address);
         CustomerGatewayDraft { name, address }
     }
 
@@ -104,31 +74,18 @@ impl Reader<'_, '_> {
             remote_cidrs: section.list("remote_cidrs", "[\"10.10.10.0/24\"]", report, selector),
             health_check: None,
         };
-        let health_check = section
-            .get("health_check")
-            .and_then(|table| self.health_check(table, section.path_of("health_check")));
-        ConnectionDraft {
-            health_check,
-            ..connection
-        }
+        let health_check =
+            section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));
+        ConnectionDraft { health_check, ..connection }
     }
 
-    fn health_check<'a>(
-        &mut self,
-        table: &'a Spanned<DeValue<'a>>,
-        path: String,
-    ) -> Option<HealthCheckDraft> {
+    fn health_check<'a>(&mut self, table: &'a Spanned<DeValue<'a>>, path: String) -> Option<HealthCheckDraft> {
         const KEYS: &[&str] = &["source", "destination", "interval", "retries"];
         let shape = "health_check = { source = \"192.168.0.1\", destination = \"10.10.10.1\" }";
         let section = self.open(table, path, KEYS, shape)?;
         let report = &mut *self.report;
         let check = HealthCheckDraft {
-            source: section.required(
-                "source",
-                "\"192.168.0.1\", an address of this host",
-                report,
-                value::host_address,
-            ),
+            source: section.required("source", "\"192.168.0.1\", an address of this host", report, value::host_address),
             destination: section.required(
                 "destination",
                 "\"10.10.10.1\", an address of the site",
@@ -136,9 +93,7 @@ impl Reader<'_, '_> {
                 value::host_address,
             ),
             interval: section.or_default("interval", DEFAULT_INTERVAL, report, value::interval),
-            retries: section.or_default("retries", DEFAULT_RETRIES, report, |value| {
-                value::integer(value, 1..=100)
-            }),
+            retries: section.or_default("retries", DEFAULT_RETRIES, report, |value| value::integer(value, 1..=100)),
         };
         if let (Some(source), Some(destination)) = (check.source, check.destination)
             && source.value.is_ipv4() != destination.value.is_ipv4()
@@ -164,12 +119,7 @@ impl Reader<'_, '_> {
             destination: section.required("destination", "\"10.10.10.0/24\"", report, |value| {
                 prefix::prefix(value, Purpose::Forwarding)
             }),
-            next_hop: section.required(
-                "next_hop",
-                "\"NAME\" of a [connection.NAME]",
-                report,
-                value::reference,
-            ),
+            next_hop: section.required("next_hop", "\"NAME\" of a [connection.NAME]", report, value::reference),
             weight: section.or_default("weight", DEFAULT_WEIGHT, report, weight),
             publish: section.or_default("publish", false, report, value::boolean),
         }
@@ -188,6 +138,5 @@ fn publish_table(value: &DeValue<'_>) -> Result<u32, Problem> {
         TABLE_OF_AGENT => "the table that the agent keeps for packets outside the fast path",
         _ => return Ok(table),
     };
-    Err(Problem::new(format!("{table} is {taken_by}"))
-        .help("use 254 (main) or a table of your own"))
+    Err(Problem::new(format!("{table} is {taken_by}")).help("use 254 (main) or a table of your own"))
 }

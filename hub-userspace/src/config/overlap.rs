@@ -40,15 +40,10 @@ pub(super) fn conflicts(claims: &[Claim]) -> Vec<Conflict> {
     let mut open: Vec<Level> = Vec::new();
     for group in sorted.chunk_by(|&a, &b| claims[a].prefix == claims[b].prefix) {
         let prefix = claims[group[0]].prefix;
-        while open
-            .last()
-            .is_some_and(|level| !level.prefix.contains(&prefix))
-        {
+        while open.last().is_some_and(|level| !level.prefix.contains(&prefix)) {
             close(&mut open, claims, &mut found);
         }
-        let mut containers = open
-            .last()
-            .map_or_else(Earliest::default, |level| level.containers);
+        let mut containers = open.last().map_or_else(Earliest::default, |level| level.containers);
         let mut all = Earliest::default();
         for &index in group {
             containers.add(claims, index);
@@ -57,21 +52,11 @@ pub(super) fn conflicts(claims: &[Claim]) -> Vec<Conflict> {
         let mut undecided = Vec::new();
         for &index in group {
             match containers.before(claims, index) {
-                Some(earlier) => found.push(Conflict {
-                    claim: index,
-                    earlier,
-                    relation: Relation::EqualOrInside,
-                }),
+                Some(earlier) => found.push(Conflict { claim: index, earlier, relation: Relation::EqualOrInside }),
                 None => undecided.push(index),
             }
         }
-        open.push(Level {
-            prefix,
-            containers,
-            contents: Earliest::default(),
-            all,
-            undecided,
-        });
+        open.push(Level { prefix, containers, contents: Earliest::default(), all, undecided });
     }
     while !open.is_empty() {
         close(&mut open, claims, &mut found);
@@ -98,11 +83,7 @@ fn close(open: &mut Vec<Level>, claims: &[Claim], found: &mut Vec<Conflict>) {
     let Some(level) = open.pop() else { return };
     for index in level.undecided {
         if let Some(earlier) = level.contents.before(claims, index) {
-            found.push(Conflict {
-                claim: index,
-                earlier,
-                relation: Relation::Contains,
-            });
+            found.push(Conflict { claim: index, earlier, relation: Relation::Contains });
         }
     }
     if let Some(around) = open.last_mut() {
@@ -122,8 +103,7 @@ struct Earliest {
 
 impl Earliest {
     fn add(&mut self, claims: &[Claim], index: usize) {
-        let is_before =
-            |other: Option<usize>| other.is_none_or(|other| claims[index].at < claims[other].at);
+        let is_before = |other: Option<usize>| other.is_none_or(|other| claims[index].at < claims[other].at);
         match self.first {
             Some(first) if claims[first].owner == claims[index].owner => {
                 if is_before(self.first) {
@@ -142,9 +122,7 @@ impl Earliest {
 
     /// The earliest claim of another owner than `index`'s, if it is before that.
     fn before(&self, claims: &[Claim], index: usize) -> Option<usize> {
-        let earliest = self
-            .indices()
-            .find(|&other| claims[other].owner != claims[index].owner)?;
+        let earliest = self.indices().find(|&other| claims[other].owner != claims[index].owner)?;
         (claims[earliest].at < claims[index].at).then_some(earliest)
     }
 
@@ -158,11 +136,8 @@ mod tests {
     use super::*;
 
     fn claims(texts: &[(&str, usize)]) -> Vec<Claim> {
-        let claim = |(at, &(text, owner)): (usize, &(&str, usize))| Claim {
-            prefix: text.parse().expect(text),
-            owner,
-            at,
-        };
+        let claim =
+            |(at, &(text, owner)): (usize, &(&str, usize))| Claim { prefix: text.parse().expect(text), owner, at };
         texts.iter().enumerate().map(claim).collect()
     }
 
@@ -170,11 +145,7 @@ mod tests {
     fn by_definition(claims: &[Claim]) -> Vec<(usize, Relation)> {
         let mut found = Vec::new();
         for (index, claim) in claims.iter().enumerate() {
-            let others = || {
-                claims[..index]
-                    .iter()
-                    .filter(|other| other.owner != claim.owner)
-            };
+            let others = || claims[..index].iter().filter(|other| other.owner != claim.owner);
             if others().any(|other| other.prefix.contains(&claim.prefix)) {
                 found.push((index, Relation::EqualOrInside));
             } else if others().any(|other| claim.prefix.contains(&other.prefix)) {
@@ -188,13 +159,7 @@ mod tests {
     fn the_later_is_judged_against_the_earlier() {
         let inside = claims(&[("10.0.0.0/8", 1), ("10.1.0.0/16", 2)]);
         let contains = claims(&[("10.1.0.0/16", 2), ("10.0.0.0/8", 1)]);
-        let expected = |relation| {
-            vec![Conflict {
-                claim: 1,
-                earlier: 0,
-                relation,
-            }]
-        };
+        let expected = |relation| vec![Conflict { claim: 1, earlier: 0, relation }];
         assert_eq!(conflicts(&inside), expected(Relation::EqualOrInside));
         assert_eq!(conflicts(&contains), expected(Relation::Contains));
     }
@@ -211,24 +176,14 @@ mod tests {
                 .map(|at| {
                     let length = u8::try_from(random(5)).expect("small");
                     let address = if random(4) == 0 {
-                        IpNet::new(
-                            std::net::Ipv6Addr::from(u128::from(random(16)) << 124).into(),
-                            length,
-                        )
+                        IpNet::new(std::net::Ipv6Addr::from(u128::from(random(16)) << 124).into(), length)
                     } else {
                         IpNet::new(std::net::Ipv4Addr::from(random(16) << 28).into(), length)
                     };
-                    Claim {
-                        prefix: address.expect("a length of at most 4").trunc(),
-                        owner: random(3) as usize,
-                        at,
-                    }
+                    Claim { prefix: address.expect("a length of at most 4").trunc(), owner: random(3) as usize, at }
                 })
                 .collect();
-            let found: Vec<_> = conflicts(&claims)
-                .iter()
-                .map(|found| (found.claim, found.relation))
-                .collect();
+            let found: Vec<_> = conflicts(&claims).iter().map(|found| (found.claim, found.relation)).collect();
             assert_eq!(found, by_definition(&claims), "{claims:?}");
         }
     }

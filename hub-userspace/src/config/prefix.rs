@@ -27,10 +27,8 @@ pub(super) fn prefix(value: &DeValue<'_>, purpose: Purpose) -> Read<IpNet> {
     let text = string(value)?;
     let prefix = parse_prefix(text)?;
     match unusable(&prefix, purpose) {
-        Some(kind) => Err(
-            Problem::new(format!("{prefix} is {kind}, which is never forwarded"))
-                .help("remove it, or write a prefix of hosts behind the gateway"),
-        ),
+        Some(kind) => Err(Problem::new(format!("{prefix} is {kind}, which is never forwarded"))
+            .help("remove it, or write a prefix of hosts behind the gateway")),
         None => Ok(prefix),
     }
 }
@@ -48,49 +46,31 @@ fn parse_prefix(text: &str) -> Read<IpNet> {
     let address: IpAddr = address.parse().map_err(|_| not_a_prefix().help(advice))?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let Some(length) = length else {
-        return Err(
-            Problem::new(format!("{} has no prefix length", quoted(text))).help(format!(
-                "write \"{address}/{longest}\" for this one address"
-            )),
-        );
+        return Err(Problem::new(format!("{} has no prefix length", quoted(text)))
+            .help(format!("write \"{address}/{longest}\" for this one address")));
     };
     let prefix = IpNet::new(address, prefix_length(text, address, length)?)
         .map_err(|_| not_a_prefix().help(format!("the length is 0 to {longest}")))?;
     if let (Some(IpAddr::V4(mapped)), 96..) = (ipv4_mapped(address), prefix.prefix_len()) {
-        let unmapped =
-            Ipv4Net::new(mapped, prefix.prefix_len() - 96).map_err(|_| not_a_prefix())?;
-        return Err(
-            Problem::new(format!("{} is an IPv4-mapped IPv6 prefix", quoted(text)))
-                .help(format!("write the IPv4 prefix: \"{}\"", unmapped.trunc())),
-        );
+        let unmapped = Ipv4Net::new(mapped, prefix.prefix_len() - 96).map_err(|_| not_a_prefix())?;
+        return Err(Problem::new(format!("{} is an IPv4-mapped IPv6 prefix", quoted(text)))
+            .help(format!("write the IPv4 prefix: \"{}\"", unmapped.trunc())));
     }
     if prefix != prefix.trunc() {
-        return Err(
-            Problem::new(format!("{} has host bits set", quoted(text))).help(format!(
-                "write \"{}\" for the network, or \"{address}/{longest}\" for the one address",
-                prefix.trunc()
-            )),
-        );
+        return Err(Problem::new(format!("{} has host bits set", quoted(text))).help(format!(
+            "write \"{}\" for the network, or \"{address}/{longest}\" for the one address",
+            prefix.trunc()
+        )));
     }
     Ok(prefix)
 }
 
 fn prefix_length(text: &str, address: IpAddr, length: &str) -> Read<u8> {
-    let (family, longest) = if address.is_ipv4() {
-        ("IPv4", 32)
-    } else {
-        ("IPv6", 128)
-    };
+    let (family, longest) = if address.is_ipv4() { ("IPv4", 32) } else { ("IPv6", 128) };
     let range = format!("an {family} prefix length is 0 to {longest}");
-    if let Some(mask) = length
-        .parse()
-        .ok()
-        .and_then(|mask| ipnet::ip_mask_to_prefix(mask).ok())
-    {
-        return Err(
-            Problem::new(format!("{} has a netmask for its length", quoted(text)))
-                .help(format!("write \"{address}/{mask}\"")),
-        );
+    if let Some(mask) = length.parse().ok().and_then(|mask| ipnet::ip_mask_to_prefix(mask).ok()) {
+        return Err(Problem::new(format!("{} has a netmask for its length", quoted(text)))
+            .help(format!("write \"{address}/{mask}\"")));
     }
     let digits_only = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
     match length.parse::<u8>() {
@@ -98,12 +78,8 @@ fn prefix_length(text: &str, address: IpAddr, length: &str) -> Read<u8> {
         Err(error) if !digits_only && *error.kind() != IntErrorKind::PosOverflow => {
             Err(Problem::new(format!("{} has no number for its length", quoted(text))).help(range))
         }
-        _ => Err(Problem::new(format!(
-            "{} has a prefix length of {}",
-            quoted(text),
-            quoted(length).trim_matches('"')
-        ))
-        .help(range)),
+        _ => Err(Problem::new(format!("{} has a prefix length of {}", quoted(text), quoted(length).trim_matches('"')))
+            .help(range)),
     }
 }
 
@@ -166,14 +142,7 @@ mod tests {
 
     #[test]
     fn prefixes_that_contain_unusable_ones_are_usable() {
-        for text in [
-            "0.0.0.0/0",
-            "::/0",
-            "128.0.0.0/1",
-            "fe00::/7",
-            "10.0.0.0/8",
-            "64:ff9b::/96",
-        ] {
+        for text in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "fe00::/7", "10.0.0.0/8", "64:ff9b::/96"] {
             let prefix = parse_prefix(text).expect(text);
             assert_eq!(unusable(&prefix, Purpose::Forwarding), None, "{text}");
         }

@@ -69,9 +69,7 @@ impl Reader<'_, '_> {
             ..Draft::default()
         };
         for (name, table) in self.named(root, "customer_gateway") {
-            draft
-                .customer_gateways
-                .push(self.customer_gateway(name, &table));
+            draft.customer_gateways.push(self.customer_gateway(name, &table));
         }
         for (name, table) in self.named(root, "connection") {
             draft.connections.push(self.connection(name, &table));
@@ -84,22 +82,11 @@ impl Reader<'_, '_> {
 
     /// Reports sections that there are not, and the absence of `[gateway]`.
     fn check_sections(&mut self, root: &DeTable<'_>) {
-        let absent = || {
-            SECTIONS
-                .into_iter()
-                .filter(|&name| !root.contains_key(name))
-        };
+        let absent = || SECTIONS.into_iter().filter(|&name| !root.contains_key(name));
         let mut misspelt = HashSet::new();
-        for (key, content) in root
-            .iter()
-            .filter(|(key, _)| !SECTIONS.contains(&key.get_ref().as_ref()))
-        {
+        for (key, content) in root.iter().filter(|(key, _)| !SECTIONS.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref();
-            let kind = if content.get_ref().is_table() || content.get_ref().is_array() {
-                "section"
-            } else {
-                "key"
-            };
+            let kind = if content.get_ref().is_table() || content.get_ref().is_array() { "section" } else { "key" };
             let problem = Problem::new(format!("unknown {kind} {}", quoted(name)));
             let problem = match nearest(name, absent()).or_else(|| nearest(name, SECTIONS)) {
                 Some(meant) => {
@@ -111,16 +98,13 @@ impl Reader<'_, '_> {
             self.report.error(key.span().start, "", problem);
             self.unread.names.insert(name.clone().into_owned());
             if let DeValue::Table(below) = content.get_ref() {
-                self.unread
-                    .names
-                    .extend(below.keys().map(|key| key.get_ref().clone().into_owned()));
+                self.unread.names.extend(below.keys().map(|key| key.get_ref().clone().into_owned()));
             }
         }
         let may_be_there = misspelt.contains("gateway") || self.unread.may_define("gateway");
         if !root.contains_key("gateway") && !may_be_there {
             let problem = Problem::new("the section [gateway] is missing");
-            self.report
-                .error(0, "", problem.help("add [gateway] with name = \"my-hub\""));
+            self.report.error(0, "", problem.help("add [gateway] with name = \"my-hub\""));
         }
     }
 
@@ -134,18 +118,10 @@ impl Reader<'_, '_> {
     ) -> Option<Section<'a>> {
         let at = table.span().start;
         if let DeValue::Table(below) = table.get_ref() {
-            return Some(Section::open(
-                below,
-                path,
-                at,
-                keys,
-                self.gappy.contains(&at),
-                self.report,
-            ));
+            return Some(Section::open(below, path, at, keys, self.gappy.contains(&at), self.report));
         }
         let problem = Problem::new(format!("must be a table, is {}", describe(table.get_ref())));
-        self.report
-            .error(at, path, problem.help(format!("write {shape}")));
+        self.report.error(at, path, problem.help(format!("write {shape}")));
         None
     }
 
@@ -159,36 +135,18 @@ impl Reader<'_, '_> {
     }
 
     /// The tables below `[kind.NAME]`, in the file's order.
-    fn named<'a>(
-        &mut self,
-        root: &'a DeTable<'a>,
-        kind: &str,
-    ) -> Vec<(Located<String>, Section<'a>)> {
+    fn named<'a>(&mut self, root: &'a DeTable<'a>, kind: &str) -> Vec<(Located<String>, Section<'a>)> {
         let Some(entries) = root.get(kind) else {
             return Vec::new();
         };
         let keys: &[&str] = match kind {
-            "connection" => &[
-                "customer_gateway",
-                "interface",
-                "peer",
-                "local_cidrs",
-                "remote_cidrs",
-                "health_check",
-            ],
+            "connection" => &["customer_gateway", "interface", "peer", "local_cidrs", "remote_cidrs", "health_check"],
             _ => &["address"],
         };
         let shape = format!("a section [{kind}.NAME] for each");
         let DeValue::Table(entries) = entries.get_ref() else {
-            let problem = Problem::new(format!(
-                "must be named tables, is {}",
-                describe(entries.get_ref())
-            ));
-            self.report.error(
-                entries.span().start,
-                kind,
-                problem.help(format!("write {shape}")),
-            );
+            let problem = Problem::new(format!("must be named tables, is {}", describe(entries.get_ref())));
+            self.report.error(entries.span().start, kind, problem.help(format!("write {shape}")));
             // Without them nothing that refers to one can be judged.
             self.unread.names.insert(any(kind));
             return Vec::new();
@@ -201,13 +159,7 @@ impl Reader<'_, '_> {
                 if let Err(problem) = value::check_name(&name) {
                     self.report.error(key.span().start, path, problem);
                 }
-                found.push((
-                    Located {
-                        value: name,
-                        at: key.span().start,
-                    },
-                    section,
-                ));
+                found.push((Located { value: name, at: key.span().start }, section));
             } else {
                 self.unread.names.insert(name);
             }
@@ -224,15 +176,8 @@ impl Reader<'_, '_> {
             return Vec::new();
         };
         let DeValue::Array(elements) = routes.get_ref() else {
-            let problem = Problem::new(format!(
-                "must be a list of tables, is {}",
-                describe(routes.get_ref())
-            ));
-            self.report.error(
-                routes.span().start,
-                "route",
-                problem.help(format!("write {shape}")),
-            );
+            let problem = Problem::new(format!("must be a list of tables, is {}", describe(routes.get_ref())));
+            self.report.error(routes.span().start, "route", problem.help(format!("write {shape}")));
             self.unread.names.insert(any("route"));
             return Vec::new();
         };

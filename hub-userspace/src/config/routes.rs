@@ -12,10 +12,7 @@ use super::{
 
 pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
     if !default_routes_may_be(draft, unread) {
-        draft
-            .routes
-            .iter()
-            .for_each(|route| refuse_default(route, report));
+        draft.routes.iter().for_each(|route| refuse_default(route, report));
     }
     check_duplicates(draft, report);
     check_selectors(draft, report);
@@ -23,10 +20,7 @@ pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
 
 /// Whether default routes are allowed, or the file is too broken to say.
 fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
-    let said = draft
-        .gateway
-        .as_ref()
-        .map(|gateway| gateway.allow_default_route);
+    let said = draft.gateway.as_ref().map(|gateway| gateway.allow_default_route);
     let unsaid = unread.may_define("gateway") || unread.may_define("allow_default_route");
     match said {
         Some(Some(allowed)) => allowed.value || unsaid,
@@ -36,22 +30,12 @@ fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
 }
 
 fn refuse_default(route: &RouteDraft, report: &mut Report<'_>) {
-    let Some(destination) = route
-        .destination
-        .filter(|destination| destination.value.prefix_len() == 0)
-    else {
+    let Some(destination) = route.destination.filter(|destination| destination.value.prefix_len() == 0) else {
         return;
     };
-    let problem = Problem::new(format!(
-        "{} takes everything that no other route takes",
-        destination.value
-    ));
+    let problem = Problem::new(format!("{} takes everything that no other route takes", destination.value));
     let help = "set allow_default_route = true in [gateway] if that is meant";
-    report.error(
-        destination.at,
-        join(&route.path, "destination"),
-        problem.help(help),
-    );
+    report.error(destination.at, join(&route.path, "destination"), problem.help(help));
 }
 
 /// The same destination to the same next hop is one route.
@@ -69,11 +53,7 @@ fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
                 destination.value,
                 quoted(hop)
             ));
-            report.error(
-                route.at,
-                route.path.as_str(),
-                problem.help("remove one of the two, or change its next_hop"),
-            );
+            report.error(route.at, route.path.as_str(), problem.help("remove one of the two, or change its next_hop"));
         } else {
             first.insert((destination.value, hop), destination.at);
         }
@@ -82,13 +62,9 @@ fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
 
 /// Packets to a destination outside the next hop's remote selectors are routed there, and dropped there.
 fn check_selectors(draft: &Draft, report: &mut Report<'_>) {
-    let sound = draft
-        .connections
-        .iter()
-        .filter(|connection| connection.remote_cidrs.sound);
-    let coverage: HashMap<_, _> = sound
-        .map(|connection| (connection.name.value.as_str(), Coverage::of(connection)))
-        .collect();
+    let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
+    let coverage: HashMap<_, _> =
+        sound.map(|connection| (connection.name.value.as_str(), Coverage::of(connection))).collect();
     for route in &draft.routes {
         let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
             continue;
@@ -106,14 +82,8 @@ fn check_selectors(draft: &Draft, report: &mut Report<'_>) {
             "{} {extent} in {list}: packets outside are dropped as selector_mismatch",
             destination.value
         ));
-        let help = format!(
-            "add it to {list}, here and in the site's own device, or choose another next_hop"
-        );
-        report.warning(
-            destination.at,
-            join(&route.path, "destination"),
-            problem.help(help),
-        );
+        let help = format!("add it to {list}, here and in the site's own device, or choose another next_hop");
+        report.warning(destination.at, join(&route.path, "destination"), problem.help(help));
     }
 }
 
@@ -130,12 +100,7 @@ struct Coverage(Vec<IpNet>);
 
 impl Coverage {
     fn of(connection: &ConnectionDraft) -> Self {
-        let prefixes: Vec<IpNet> = connection
-            .remote_cidrs
-            .items
-            .iter()
-            .map(|item| item.value)
-            .collect();
+        let prefixes: Vec<IpNet> = connection.remote_cidrs.items.iter().map(|item| item.value).collect();
         let mut joined = IpNet::aggregate(&prefixes);
         joined.sort_unstable();
         Self(joined)
@@ -147,11 +112,7 @@ impl Coverage {
         let container = after.checked_sub(1).map(|before| self.0[before]);
         if container.is_some_and(|container| container.contains(destination)) {
             Extent::Whole
-        } else if self
-            .0
-            .get(after)
-            .is_some_and(|prefix| destination.contains(prefix))
-        {
+        } else if self.0.get(after).is_some_and(|prefix| destination.contains(prefix)) {
             Extent::Part
         } else {
             Extent::None

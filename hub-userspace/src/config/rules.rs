@@ -40,29 +40,18 @@ pub(super) fn connection_path(connection: &ConnectionDraft) -> String {
 }
 
 fn check_quota(draft: &Draft, report: &mut Report<'_>) {
-    let Some(quota) = draft
-        .gateway
-        .as_ref()
-        .and_then(|gateway| gateway.max_connections)
-    else {
+    let Some(quota) = draft.gateway.as_ref().and_then(|gateway| gateway.max_connections) else {
         return;
     };
     let Some(first_over) = draft.connections.get(quota.value as usize) else {
         return;
     };
     let count = draft.connections.len();
-    let problem = Problem::new(format!(
-        "{count} connections, and gateway.max_connections allows {}",
-        quota.value
-    ));
+    let problem = Problem::new(format!("{count} connections, and gateway.max_connections allows {}", quota.value));
     let problem = if count <= MAX_CANDIDATES {
-        problem.help(format!(
-            "set max_connections = {count} in [gateway], or remove connections from here on"
-        ))
+        problem.help(format!("set max_connections = {count} in [gateway], or remove connections from here on"))
     } else {
-        problem.help(format!(
-            "remove connections from here on; the quota goes up to {MAX_CONNECTIONS}"
-        ))
+        problem.help(format!("remove connections from here on; the quota goes up to {MAX_CONNECTIONS}"))
     };
     report.error(first_over.name.at, connection_path(first_over), problem);
 }
@@ -72,24 +61,13 @@ fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
         return;
     };
     for connection in &draft.connections {
-        let Some(interface) = connection
-            .interface
-            .as_ref()
-            .filter(|own| own.value == vpc.value)
-        else {
+        let Some(interface) = connection.interface.as_ref().filter(|own| own.value == vpc.value) else {
             continue;
         };
-        let problem = Problem::new(format!(
-            "{} is the VPC's interface (line {})",
-            quoted(&vpc.value),
-            report.line(vpc.at)
-        ));
+        let problem =
+            Problem::new(format!("{} is the VPC's interface (line {})", quoted(&vpc.value), report.line(vpc.at)));
         let path = join(&connection_path(connection), "interface");
-        report.error(
-            interface.at,
-            path,
-            problem.help("name the interface that carries this connection's traffic"),
-        );
+        report.error(interface.at, path, problem.help("name the interface that carries this connection's traffic"));
     }
 }
 
@@ -100,9 +78,7 @@ fn check_peers(draft: &Draft, report: &mut Report<'_>) {
             continue;
         };
         let remote = connection.remote_cidrs.items.iter().map(|item| item.value);
-        if let Some(own) = remote
-            .filter(|prefix| prefix.prefix_len() != 0)
-            .find(|prefix| prefix.contains(&peer.value))
+        if let Some(own) = remote.filter(|prefix| prefix.prefix_len() != 0).find(|prefix| prefix.contains(&peer.value))
         {
             let problem = Problem::new(format!("{} lies in the site's own {own}", peer.value))
                 .help("name the link's other end, such as \"169.254.10.2\", not a host behind it; remove peer if the interface has no link layer");
@@ -126,11 +102,7 @@ fn check_same_addresses(draft: &Draft, report: &mut Report<'_>) {
                 report.line(at)
             ));
             let path = join(&join("customer_gateway", name), "address");
-            report.warning(
-                address.at,
-                path,
-                problem.help("one customer gateway can have several connections"),
-            );
+            report.warning(address.at, path, problem.help("one customer gateway can have several connections"));
         } else {
             first.insert(address.value, (name, address.at));
         }
@@ -138,10 +110,7 @@ fn check_same_addresses(draft: &Draft, report: &mut Report<'_>) {
 }
 
 fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> bool {
-    let names = draft
-        .customer_gateways
-        .iter()
-        .map(|gateway| gateway.name.value.as_str());
+    let names = draft.customer_gateways.iter().map(|gateway| gateway.name.value.as_str());
     let mut names = Names::new("customer_gateway", names, unread);
     for connection in &draft.connections {
         names.check(
@@ -154,20 +123,9 @@ fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut Report<'
 }
 
 fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> bool {
-    let mut names = Names::new(
-        "connection",
-        draft
-            .connections
-            .iter()
-            .map(|found| found.name.value.as_str()),
-        unread,
-    );
+    let mut names = Names::new("connection", draft.connections.iter().map(|found| found.name.value.as_str()), unread);
     for route in &draft.routes {
-        names.check(
-            route.next_hop.as_ref(),
-            || join(&route.path, "next_hop"),
-            report,
-        );
+        names.check(route.next_hop.as_ref(), || join(&route.path, "next_hop"), report);
     }
     names.all_known
 }
@@ -197,12 +155,7 @@ impl<'d> Names<'d> {
         }
     }
 
-    fn check(
-        &mut self,
-        name: Option<&Located<String>>,
-        path: impl Fn() -> String,
-        report: &mut Report<'_>,
-    ) {
+    fn check(&mut self, name: Option<&Located<String>>, path: impl Fn() -> String, report: &mut Report<'_>) {
         let Some(Located { value: name, at }) = name else {
             self.all_known = false;
             return;
@@ -212,11 +165,7 @@ impl<'d> Names<'d> {
         }
         self.all_known = false;
         if !self.unread.may_define(name) && !self.unread.lacks_all(self.kind) {
-            let problem = Problem::new(format!(
-                "there is no {} {}",
-                self.kind.replace('_', " "),
-                quoted(name)
-            ));
+            let problem = Problem::new(format!("there is no {} {}", self.kind.replace('_', " "), quoted(name)));
             report.error(*at, path(), problem.help(self.advice(name)));
         }
     }
@@ -224,17 +173,11 @@ impl<'d> Names<'d> {
     fn advice(&mut self, name: &str) -> String {
         let compare = self.suggestions_left > 0 && self.listed.len() <= MAX_CANDIDATES;
         self.suggestions_left = self.suggestions_left.saturating_sub(1);
-        let meant = compare
-            .then(|| nearest(name, self.listed.iter().copied()))
-            .flatten();
+        let meant = compare.then(|| nearest(name, self.listed.iter().copied())).flatten();
         match (meant, self.listed.as_slice()) {
             (Some(meant), _) => format!("did you mean {}?", quoted(meant)),
             (None, some @ [_, ..]) if some.len() <= 8 => {
-                format!(
-                    "define it as [{}], or name one of {}",
-                    join(self.kind, name),
-                    some.join(", ")
-                )
+                format!("define it as [{}], or name one of {}", join(self.kind, name), some.join(", "))
             }
             _ => format!("define it as [{}]", join(self.kind, name)),
         }
@@ -242,56 +185,27 @@ impl<'d> Names<'d> {
 }
 
 fn warn_of_unused_gateways(draft: &Draft, report: &mut Report<'_>) {
-    let references = draft
-        .connections
-        .iter()
-        .filter_map(|connection| connection.customer_gateway.as_ref());
+    let references = draft.connections.iter().filter_map(|connection| connection.customer_gateway.as_ref());
     let used: HashSet<_> = references.map(|name| name.value.as_str()).collect();
-    for gateway in draft
-        .customer_gateways
-        .iter()
-        .filter(|gateway| !used.contains(gateway.name.value.as_str()))
-    {
+    for gateway in draft.customer_gateways.iter().filter(|gateway| !used.contains(gateway.name.value.as_str())) {
         let problem = Problem::new("no connection leads to this customer gateway");
         let path = join("customer_gateway", &gateway.name.value);
-        report.warning(
-            gateway.name.at,
-            path,
-            problem.help("add a connection to it, or remove it"),
-        );
+        report.warning(gateway.name.at, path, problem.help("add a connection to it, or remove it"));
     }
 }
 
 fn warn_of_unrouted_connections(draft: &Draft, report: &mut Report<'_>) {
-    let used: HashSet<_> = draft
-        .routes
-        .iter()
-        .filter_map(|route| route.next_hop.as_ref())
-        .map(|name| name.value.as_str())
-        .collect();
-    for connection in draft
-        .connections
-        .iter()
-        .filter(|connection| !used.contains(connection.name.value.as_str()))
-    {
+    let used: HashSet<_> =
+        draft.routes.iter().filter_map(|route| route.next_hop.as_ref()).map(|name| name.value.as_str()).collect();
+    for connection in draft.connections.iter().filter(|connection| !used.contains(connection.name.value.as_str())) {
         let name = &connection.name.value;
-        let problem = Problem::new(
-            "no route has this connection as its next hop: nothing is sent to the site",
-        );
+        let problem = Problem::new("no route has this connection as its next hop: nothing is sent to the site");
         let help = match connection.remote_cidrs.items.first() {
             Some(prefix) => {
-                format!(
-                    "add [[route]] with destination = \"{}\" and next_hop = {}",
-                    prefix.value,
-                    quoted(name)
-                )
+                format!("add [[route]] with destination = \"{}\" and next_hop = {}", prefix.value, quoted(name))
             }
             None => format!("add [[route]] with next_hop = {}", quoted(name)),
         };
-        report.warning(
-            connection.name.at,
-            connection_path(connection),
-            problem.help(help),
-        );
+        report.warning(connection.name.at, connection_path(connection), problem.help(help));
     }
 }

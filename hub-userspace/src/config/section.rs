@@ -49,20 +49,9 @@ impl<'a> Section<'a> {
             .map(|key| (key, nearest(key.get_ref(), absent())))
             .collect();
         for (key, meant) in &unknown {
-            report.error(
-                key.span().start,
-                path.as_str(),
-                unknown_key(key.get_ref(), *meant, keys),
-            );
+            report.error(key.span().start, path.as_str(), unknown_key(key.get_ref(), *meant, keys));
         }
-        Self {
-            table,
-            path,
-            at,
-            keys,
-            unknown,
-            gappy,
-        }
+        Self { table, path, at, keys, unknown, gappy }
     }
 
     /// The value of `key`, if it is there and right.
@@ -93,10 +82,7 @@ impl<'a> Section<'a> {
     ) -> Option<Located<T>> {
         match self.get(key) {
             Some(_) => self.optional(key, report, read),
-            None => Some(Located {
-                value: default,
-                at: self.at,
-            }),
+            None => Some(Located { value: default, at: self.at }),
         }
     }
 
@@ -120,22 +106,16 @@ impl<'a> Section<'a> {
         report: &mut Report<'_>,
         read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> List<T> {
-        let mut list = List {
-            items: Vec::new(),
-            sound: false,
-        };
+        let mut list = List { items: Vec::new(), sound: false };
         self.demand(key, example, report);
         let advice = format!("write {key} = {example}");
         let Some(elements) = self.optional(key, report, |value| match value {
-            DeValue::Array(elements) if elements.is_empty() => {
-                Err(Problem::new("the list is empty").help(advice))
-            }
+            DeValue::Array(elements) if elements.is_empty() => Err(Problem::new("the list is empty").help(advice)),
             DeValue::Array(elements) => Ok(elements),
-            DeValue::String(text) => Err(Problem::new("must be a list, is a string")
-                .help(format!("put it in brackets: [{}]", quoted(text)))),
-            value => {
-                Err(Problem::new(format!("must be a list, is {}", describe(value))).help(advice))
+            DeValue::String(text) => {
+                Err(Problem::new("must be a list, is a string").help(format!("put it in brackets: [{}]", quoted(text))))
             }
+            value => Err(Problem::new(format!("must be a list, is {}", describe(value))).help(advice)),
         }) else {
             return list;
         };
@@ -146,11 +126,10 @@ impl<'a> Section<'a> {
             let at = element.span().start;
             let read = read(element.get_ref()).and_then(|value| match first.get(&value) {
                 None => Ok(value),
-                Some(&first) => Err(Problem::new(format!(
-                    "{value} stands twice in the list, first on line {}",
-                    report.line(first)
-                ))
-                .help("remove one of the two")),
+                Some(&first) => {
+                    Err(Problem::new(format!("{value} stands twice in the list, first on line {}", report.line(first)))
+                        .help("remove one of the two"))
+                }
             });
             match read {
                 Ok(value) => {
@@ -179,11 +158,7 @@ impl<'a> Section<'a> {
         let misspelt = self.unknown.iter().any(|&(_, meant)| meant == Some(key));
         if !self.table.contains_key(key) && !misspelt && !self.gappy {
             let problem = Problem::new(format!("the key {} is missing", quoted(key)));
-            report.error(
-                self.at,
-                self.path.as_str(),
-                problem.help(format!("add {key} = {example}")),
-            );
+            report.error(self.at, self.path.as_str(), problem.help(format!("add {key} = {example}")));
         }
     }
 }

@@ -21,12 +21,7 @@ use super::{
 };
 
 pub(super) fn judge(draft: &Draft, report: &mut Report<'_>) {
-    let mut judge = Judge {
-        draft,
-        report,
-        sites: Sites::of(draft),
-        reported: HashSet::new(),
-    };
+    let mut judge = Judge { draft, report, sites: Sites::of(draft), reported: HashSet::new() };
     judge.shared_interfaces();
     judge.selectors();
     judge.routes();
@@ -110,11 +105,8 @@ impl<'d> Judge<'d, '_, '_> {
                     .for_each(|item| all.add(*item, index, Origin::Selector(connection)));
             }
             for conflict in conflicts(&all.claims) {
-                let problem = self.describe(
-                    &all,
-                    &conflict,
-                    &format!(", and both are on interface {}", quoted(interface)),
-                );
+                let problem =
+                    self.describe(&all, &conflict, &format!(", and both are on interface {}", quoted(interface)));
                 let help = "the source address alone tells connections on one interface apart: \
                             give each its own interface, or prefixes that do not overlap";
                 self.error(&all, &conflict, problem.help(help));
@@ -125,12 +117,7 @@ impl<'d> Judge<'d, '_, '_> {
     fn selectors(&mut self) {
         let mut all = self.vpc();
         for (index, connection) in self.draft.connections.iter().enumerate() {
-            for item in connection
-                .remote_cidrs
-                .items
-                .iter()
-                .filter(|item| item.value.prefix_len() != 0)
-            {
+            for item in connection.remote_cidrs.items.iter().filter(|item| item.value.prefix_len() != 0) {
                 all.add(*item, self.sites.site(index), Origin::Selector(connection));
             }
         }
@@ -147,11 +134,7 @@ impl<'d> Judge<'d, '_, '_> {
                 continue;
             };
             if destination.value.prefix_len() != 0 {
-                all.add(
-                    destination,
-                    self.sites.site(index),
-                    Origin::Route(route, &next_hop.value),
-                );
+                all.add(destination, self.sites.site(index), Origin::Route(route, &next_hop.value));
             }
         }
         self.between_sites(&all);
@@ -160,9 +143,7 @@ impl<'d> Judge<'d, '_, '_> {
     fn vpc(&self) -> Claims<'d> {
         let mut all = Claims::default();
         let prefixes = self.draft.vpc.iter().flat_map(|vpc| &vpc.cidrs.items);
-        prefixes
-            .filter(|item| item.value.prefix_len() != 0)
-            .for_each(|item| all.add(*item, usize::MAX, Origin::Vpc));
+        prefixes.filter(|item| item.value.prefix_len() != 0).for_each(|item| all.add(*item, usize::MAX, Origin::Vpc));
         all
     }
 
@@ -171,9 +152,7 @@ impl<'d> Judge<'d, '_, '_> {
             let problem = self.describe(all, &conflict, "");
             let (here, there) = (all.origins[conflict.claim], all.origins[conflict.earlier]);
             match conflict.relation {
-                Relation::EqualOrInside
-                    if matches!((here, there), (Origin::Vpc, _) | (_, Origin::Vpc)) =>
-                {
+                Relation::EqualOrInside if matches!((here, there), (Origin::Vpc, _) | (_, Origin::Vpc)) => {
                     self.error(
                         all,
                         &conflict,
@@ -198,57 +177,36 @@ impl<'d> Judge<'d, '_, '_> {
 
     fn describe(&self, all: &Claims<'d>, conflict: &Conflict, more: &str) -> Problem {
         let (claim, earlier) = (all.claims[conflict.claim], all.claims[conflict.earlier]);
-        let (here, there) = (
-            all.origins[conflict.claim].owner(),
-            all.origins[conflict.earlier].owner(),
-        );
+        let (here, there) = (all.origins[conflict.claim].owner(), all.origins[conflict.earlier].owner());
         let line = self.report.line(earlier.at);
         Problem::new(match conflict.relation {
             _ if claim.prefix == earlier.prefix => {
-                format!(
-                    "{} of {here} belongs to {there} as well (line {line}){more}",
-                    claim.prefix
-                )
+                format!("{} of {here} belongs to {there} as well (line {line}){more}", claim.prefix)
             }
             Relation::EqualOrInside => {
-                format!(
-                    "{} of {here} lies in {} of {there} (line {line}){more}",
-                    claim.prefix, earlier.prefix
-                )
+                format!("{} of {here} lies in {} of {there} (line {line}){more}", claim.prefix, earlier.prefix)
             }
             Relation::Contains => {
-                format!(
-                    "{} of {here} contains {} of {there} (line {line}){more}",
-                    claim.prefix, earlier.prefix
-                )
+                format!("{} of {here} contains {} of {there} (line {line}){more}", claim.prefix, earlier.prefix)
             }
         })
     }
 
     fn error(&mut self, all: &Claims<'d>, conflict: &Conflict, problem: Problem) {
         if self.is_news(all, conflict) {
-            self.report.error(
-                all.claims[conflict.claim].at,
-                all.origins[conflict.claim].path(),
-                problem,
-            );
+            self.report.error(all.claims[conflict.claim].at, all.origins[conflict.claim].path(), problem);
         }
     }
 
     fn warning(&mut self, all: &Claims<'d>, conflict: &Conflict, problem: Problem) {
         if self.is_news(all, conflict) {
-            self.report.warning(
-                all.claims[conflict.claim].at,
-                all.origins[conflict.claim].path(),
-                problem,
-            );
+            self.report.warning(all.claims[conflict.claim].at, all.origins[conflict.claim].path(), problem);
         }
     }
 
     fn is_news(&mut self, all: &Claims<'d>, conflict: &Conflict) -> bool {
         let name = all.origins[conflict.claim].name().to_owned();
-        self.reported
-            .insert((name, all.claims[conflict.claim].prefix))
+        self.reported.insert((name, all.claims[conflict.claim].prefix))
     }
 }
 
@@ -263,29 +221,19 @@ impl<'d> Sites<'d> {
     fn of(draft: &'d Draft) -> Self {
         let names = draft.connections.iter().enumerate();
         let mut sites = Self {
-            by_name: names
-                .map(|(index, connection)| (connection.name.value.as_str(), index))
-                .collect(),
+            by_name: names.map(|(index, connection)| (connection.name.value.as_str(), index)).collect(),
             towards: (0..draft.connections.len()).collect(),
         };
         let mut by_gateway = HashMap::new();
         for (index, connection) in draft.connections.iter().enumerate() {
             if let Some(gateway) = &connection.customer_gateway {
-                sites.join(
-                    *by_gateway.entry(gateway.value.as_str()).or_insert(index),
-                    index,
-                );
+                sites.join(*by_gateway.entry(gateway.value.as_str()).or_insert(index), index);
             }
         }
         let mut by_destination = HashMap::new();
         for route in &draft.routes {
-            let hop = route
-                .next_hop
-                .as_ref()
-                .and_then(|hop| sites.connection(&hop.value));
-            let destination = route
-                .destination
-                .filter(|destination| destination.value.prefix_len() != 0);
+            let hop = route.next_hop.as_ref().and_then(|hop| sites.connection(&hop.value));
+            let destination = route.destination.filter(|destination| destination.value.prefix_len() != 0);
             if let (Some(destination), Some(hop)) = (destination, hop) {
                 sites.join(*by_destination.entry(destination.value).or_insert(hop), hop);
             }

@@ -30,10 +30,7 @@ pub(super) fn statements(text: &str) -> Vec<Statement> {
         let start = line_start + (line.len() - line.trim_start_matches([' ', '\t']).len());
         match (kind_of_line(line.trim()), found.last_mut()) {
             (None, Some(last)) => last.range.end = line_end,
-            (kind, _) => found.push(Statement {
-                range: start..line_end,
-                kind: kind.unwrap_or(Kind::Preamble),
-            }),
+            (kind, _) => found.push(Statement { range: start..line_end, kind: kind.unwrap_or(Kind::Preamble) }),
         }
         line_start = line_end;
     }
@@ -61,10 +58,7 @@ mod tests {
     #[test]
     fn lists_and_comments_go_on_with_their_statement() {
         let text = "# top\n[a]\nx = [\n  \"1\",\n  fd00::/8,\n]\n# about y\n  y 3\n[[b]\n";
-        let split: Vec<_> = statements(text)
-            .into_iter()
-            .map(|found| (found.kind, &text[found.range]))
-            .collect();
+        let split: Vec<_> = statements(text).into_iter().map(|found| (found.kind, &text[found.range])).collect();
         assert_eq!(
             split,
             [

@@ -130,13 +130,7 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
             let range = start.range.start..last.range.end;
             let (_, errors) = DeTable::parse_recoverable(&self.text[range.clone()]);
             if !errors.iter().any(is_open) {
-                return (
-                    Statement {
-                        range,
-                        kind: start.kind,
-                    },
-                    more + 1,
-                );
+                return (Statement { range, kind: start.kind }, more + 1);
             }
             if start.kind == Kind::Header {
                 break;
@@ -157,9 +151,7 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
         let range = statement.range.clone();
         let text = &self.text[range.clone()];
         let path = match statement.kind {
-            Kind::Pair => {
-                first_word(text).map_or_else(|| self.path.clone(), |key| join(&self.path, key))
-            }
+            Kind::Pair => first_word(text).map_or_else(|| self.path.clone(), |key| join(&self.path, key)),
             _ => String::new(),
         };
         let mut lines = HashSet::new();
@@ -188,9 +180,7 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
     fn check_header(&mut self, range: &Range<usize>, table: &DeTable<'_>) {
         let (path, is_array) = header_path(table);
         let first = path.first().cloned().unwrap_or_default();
-        self.path = path
-            .iter()
-            .fold(String::new(), |path, key| join(&path, key));
+        self.path = path.iter().fold(String::new(), |path, key| join(&path, key));
         let elements = self.elements.entry(first.clone()).or_default();
         if is_array && path.len() == 1 {
             let single = self.headers.get(&(0, path.clone())).copied();
@@ -208,10 +198,7 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
         let key = (*elements, path);
         if let Some(&at) = self.headers.get(&key) {
             let line = self.report.line(at);
-            let problem = Problem::new(format!(
-                "the section [{}] stands twice, first on line {line}",
-                self.path
-            ));
+            let problem = Problem::new(format!("the section [{}] stands twice, first on line {line}", self.path));
             let problem = match first.as_str() {
                 "route" => problem.help("write [[route]] for each route"),
                 _ => problem.help("join the two, or give this one another name"),
@@ -226,14 +213,8 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
 
     fn mixed_headers(&mut self, range: &Range<usize>, other: usize, name: &str) {
         let line = self.report.line(other);
-        let problem = Problem::new(format!(
-            "both [{name}] and [[{name}]] are used, the other on line {line}"
-        ));
-        self.report.error(
-            range.start,
-            "",
-            problem.help(format!("write [[{name}]] for each of several")),
-        );
+        let problem = Problem::new(format!("both [{name}] and [[{name}]] are used, the other on line {line}"));
+        self.report.error(range.start, "", problem.help(format!("write [[{name}]] for each of several")));
         self.gaps.sections.insert(self.section);
         self.skipping = true;
     }
@@ -242,14 +223,9 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
     fn first_element(&self, name: &str) -> usize {
         let is_it = |statement: &&Statement| {
             let text = &self.text[statement.range.clone()];
-            statement.kind == Kind::Header
-                && text.starts_with("[[")
-                && first_word(text) == Some(name)
+            statement.kind == Kind::Header && text.starts_with("[[") && first_word(text) == Some(name)
         };
-        self.statements
-            .iter()
-            .find(is_it)
-            .map_or(0, |statement| statement.range.start)
+        self.statements.iter().find(is_it).map_or(0, |statement| statement.range.start)
     }
 
     /// Reports the second of two equal keys; dotted keys are left to the parser.
@@ -267,11 +243,7 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
         if let Some(&first) = self.keys.get(name) {
             let line = self.report.line(first);
             let problem = Problem::new(format!("the key stands twice, first on line {line}"));
-            self.report.error(
-                at,
-                join(&self.path, name),
-                problem.help("remove one of the two"),
-            );
+            self.report.error(at, join(&self.path, name), problem.help("remove one of the two"));
             self.blanked.push(range.clone());
         } else {
             self.keys.insert(name.to_owned(), at);
@@ -283,14 +255,8 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
             return;
         };
         let start = statement.range.start;
-        let problem = Problem::new(format!(
-            "the file is not read further after {MAX_BROKEN} broken statements"
-        ));
-        self.report.error(
-            start,
-            "",
-            problem.help("mend those first; is this the right file?"),
-        );
+        let problem = Problem::new(format!("the file is not read further after {MAX_BROKEN} broken statements"));
+        self.report.error(start, "", problem.help("mend those first; is this the right file?"));
         self.gaps.words.extend(words(&self.text[start..]));
         self.gaps.sections.insert(self.section);
         self.blanked.push(start..self.text.len());
@@ -304,9 +270,7 @@ impl<'t, 'r, 'l> Repair<'t, 'r, 'l> {
                 continue;
             }
             readable.push_str(&self.text[readable.len()..range.start]);
-            let blank = self.text[range.clone()]
-                .bytes()
-                .map(|byte| if byte == b'\n' { '\n' } else { ' ' });
+            let blank = self.text[range.clone()].bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' });
             readable.extend(blank);
         }
         readable.push_str(&self.text[readable.len()..]);
@@ -341,15 +305,11 @@ fn is_word(c: char) -> bool {
 /// The words of a statement's first line, split at dots.
 fn bare_words(text: &str) -> Vec<&str> {
     let line = text.lines().next().unwrap_or_default();
-    line.split(|c| !is_word(c) || c == '.')
-        .filter(|word| !word.is_empty())
-        .take(4)
-        .collect()
+    line.split(|c| !is_word(c) || c == '.').filter(|word| !word.is_empty()).take(4).collect()
 }
 
 fn first_word(text: &str) -> Option<&str> {
-    text.split(|c| !is_word(c) || c == '.')
-        .find(|word| !word.is_empty())
+    text.split(|c| !is_word(c) || c == '.').find(|word| !word.is_empty())
 }
 
 /// Names that `text` may define: its words, whole and at their dots.
@@ -357,14 +317,8 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     let whole = text.split(|c| !is_word(c));
     let parts = text.split(|c| !is_word(c) || c == '.');
     // `connection.dc.east`: all but the section's own name.
-    let below = whole
-        .clone()
-        .filter_map(|word| word.split_once('.').map(|(_, name)| name));
-    whole
-        .chain(parts)
-        .chain(below)
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
+    let below = whole.clone().filter_map(|word| word.split_once('.').map(|(_, name)| name));
+    whole.chain(parts).chain(below).filter(|word| !word.is_empty()).map(str::to_owned)
 }
 
 /// Reports what only shows when the statements stand together.
@@ -372,8 +326,7 @@ fn report_leftover(text: &str, error: &Error, report: &mut Report<'_>) {
     let span = error.span().unwrap_or(0..0);
     let key = text.get(span.clone()).unwrap_or_default();
     let problem = if error.message() == "duplicate key" {
-        Problem::new(format!("{} is already defined above", quoted(key)))
-            .help("join the two, or remove one")
+        Problem::new(format!("{} is already defined above", quoted(key))).help("join the two, or remove one")
     } else {
         Problem::new(error.message()).help("write KEY = VALUE lines under [SECTION] headers")
     };

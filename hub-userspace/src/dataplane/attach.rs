@@ -37,30 +37,14 @@ pub fn attach(program: &mut Xdp, ifindex: u32, mode: Mode) -> Result<(XdpLinkId,
         Mode::Generic => Some("asked for".to_owned()),
         Mode::Auto | Mode::Native => match program.attach_to_if_index(ifindex, XdpMode::Driver) {
             Ok(link) => {
-                return Ok((
-                    link,
-                    Attached {
-                        mode: NATIVE,
-                        reason: None,
-                    },
-                ));
+                return Ok((link, Attached { mode: NATIVE, reason: None }));
             }
-            Err(error) if mode == Mode::Auto && errno(&error) != Some(EBUSY) => {
-                Some(why_not_native(&error))
-            }
-            Err(error) => return Err(Error::attach(error)),
+            Err(error) if mode == Mode::Auto && errno(&error) != Some(EBUSY) => Some(why_not_native(&error)),
+            Err(error) => return Err(Error::attach(&error)),
         },
     };
-    let link = program
-        .attach_to_if_index(ifindex, XdpMode::Skb)
-        .map_err(Error::attach)?;
-    Ok((
-        link,
-        Attached {
-            mode: GENERIC,
-            reason,
-        },
-    ))
+    let link = program.attach_to_if_index(ifindex, XdpMode::Skb).map_err(|error| Error::attach(&error))?;
+    Ok((link, Attached { mode: GENERIC, reason }))
 }
 
 const EBUSY: i32 = 16;
@@ -77,9 +61,7 @@ fn why_not_native(error: &ProgramError) -> String {
 }
 
 pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let io = error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::raw_os_error);
+    let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
     io.or_else(|| error.source().and_then(errno))
 }
 

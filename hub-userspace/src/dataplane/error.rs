@@ -26,9 +26,7 @@ pub enum Error {
          RUST_LOG=debug shows the verifier's log"
     )]
     Verifier { cause: String },
-    #[error(
-        "another XDP program is attached to the interface: detach it, with `ip link set dev NAME xdp off` for one"
-    )]
+    #[error("another XDP program is attached to the interface: detach it, with `ip link set dev NAME xdp off` for one")]
     Busy,
     #[error("the program cannot be attached to the interface: {0}")]
     Attach(String),
@@ -36,53 +34,43 @@ pub enum Error {
     Program(String),
     #[error("map {map}: {cause}")]
     Map { map: &'static str, cause: String },
-    #[error(
-        "map {map} is full: the configuration has more prefixes or neighbours than the {capacity} it holds"
-    )]
+    #[error("map {map} is full: the configuration has more prefixes or neighbours than the {capacity} it holds")]
     MapFull { map: &'static str, capacity: u32 },
     #[error("the frame is too long")]
     FrameTooLong,
 }
 
 impl Error {
-    pub(super) fn load(error: EbpfError) -> Self {
-        match errno(&error) {
+    pub(super) fn load(error: &EbpfError) -> Self {
+        match errno(error) {
             Some(EPERM | EACCES) => Self::Privileges,
-            _ => Self::Load(chain(&error)),
+            _ => Self::Load(chain(error)),
         }
     }
 
     pub(super) fn program(error: ProgramError) -> Self {
         match error {
-            ProgramError::LoadError {
-                io_error,
-                verifier_log,
-            } if io_error.raw_os_error() != Some(EPERM) => {
+            ProgramError::LoadError { io_error, verifier_log } if io_error.raw_os_error() != Some(EPERM) => {
                 tracing::debug!("{verifier_log}");
-                Self::Verifier {
-                    cause: io_error.to_string(),
-                }
+                Self::Verifier { cause: io_error.to_string() }
             }
             ProgramError::LoadError { .. } => Self::Privileges,
             error => Self::Program(chain(&error)),
         }
     }
 
-    pub(super) fn attach(error: ProgramError) -> Self {
-        match errno(&error) {
+    pub(super) fn attach(error: &ProgramError) -> Self {
+        match errno(error) {
             Some(EBUSY | EEXIST) => Self::Busy,
             Some(EPERM) => Self::Privileges,
-            _ => Self::Attach(chain(&error)),
+            _ => Self::Attach(chain(error)),
         }
     }
 
     pub(super) fn map(map: &'static str, capacity: u32, error: &MapError) -> Self {
         match errno(error) {
             Some(E2BIG | ENOSPC) => Self::MapFull { map, capacity },
-            _ => Self::Map {
-                map,
-                cause: chain(error),
-            },
+            _ => Self::Map { map, cause: chain(error) },
         }
     }
 }
@@ -92,17 +80,12 @@ pub(super) fn check_host() -> Result<(), Error> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     if version(&release).is_some_and(|version| version < OLDEST_KERNEL) {
-        return Err(Error::Kernel {
-            release: release.into_owned(),
-        });
+        return Err(Error::Kernel { release: release.into_owned() });
     }
     let needed = CapabilitySet::NET_ADMIN | CapabilitySet::BPF | CapabilitySet::PERFMON;
     match rustix::thread::capabilities(None) {
         // CAP_SYS_ADMIN stands in for the two younger ones (capabilities(7)).
-        Ok(sets)
-            if !sets.effective.contains(needed)
-                && !sets.effective.contains(CapabilitySet::SYS_ADMIN) =>
-        {
+        Ok(sets) if !sets.effective.contains(needed) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) => {
             Err(Error::Privileges)
         }
         _ => Ok(()),

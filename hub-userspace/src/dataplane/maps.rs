@@ -5,14 +5,11 @@ use std::collections::BTreeMap;
 use aya::{
     Ebpf, Pod,
     maps::{
-        Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
-        lpm_trie::Key, xdp::XdpMapError,
+        Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+        xdp::XdpMapError,
     },
 };
-use hub_common::{
-    Reason,
-    maps::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan},
-};
+use hub_common::maps::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
 
 use super::Error;
 use crate::{
@@ -77,14 +74,8 @@ impl Maps {
 
     /// Counts of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
-        let Named {
-            name,
-            capacity,
-            map,
-        } = &self.counters;
-        let per_cpu = map
-            .get(&slot, 0)
-            .map_err(|error| Error::map(name, *capacity, &error))?;
+        let Named { name, capacity, map } = &self.counters;
+        let per_cpu = map.get(&slot, 0).map_err(|error| Error::map(name, *capacity, &error))?;
         Ok(per_cpu.iter().copied().fold(Counters::default(), sum))
     }
 
@@ -144,35 +135,18 @@ where
     Scoped<A>: Pod,
     Neighbour<A>: Pod,
 {
-    fn put(
-        &mut self,
-        loaded: &mut Family<A>,
-        changes: &FamilyDifference<A>,
-    ) -> Result<usize, Error> {
-        Ok(put(
-            &mut self.neighbours,
-            &mut loaded.neighbours,
-            &changes.neighbours,
-        )? + put(&mut self.locals, &mut loaded.locals, &changes.locals)?
+    fn put(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
+        Ok(put(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?
+            + put(&mut self.locals, &mut loaded.locals, &changes.locals)?
             + put(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
             + put(&mut self.routes, &mut loaded.routes, &changes.routes)?)
     }
 
-    fn delete(
-        &mut self,
-        loaded: &mut Family<A>,
-        changes: &FamilyDifference<A>,
-    ) -> Result<usize, Error> {
-        Ok(
-            delete(&mut self.routes, &mut loaded.routes, &changes.routes)?
-                + delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
-                + delete(&mut self.locals, &mut loaded.locals, &changes.locals)?
-                + delete(
-                    &mut self.neighbours,
-                    &mut loaded.neighbours,
-                    &changes.neighbours,
-                )?,
-        )
+    fn delete(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
+        Ok(delete(&mut self.routes, &mut loaded.routes, &changes.routes)?
+            + delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
+            + delete(&mut self.locals, &mut loaded.locals, &changes.locals)?
+            + delete(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?)
     }
 }
 
@@ -188,9 +162,7 @@ fn put<K: Ord + Copy, V: Clone>(
     changes: &Difference<K, V>,
 ) -> Result<usize, Error> {
     for (key, value) in &changes.puts {
-        map.map
-            .put(key, value)
-            .map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        map.map.put(key, value).map_err(|error| Error::map(map.name, map.capacity, &error))?;
         loaded.insert(*key, value.clone());
     }
     Ok(changes.puts.len())
@@ -202,9 +174,7 @@ fn delete<K: Ord + Copy, V>(
     changes: &Difference<K, V>,
 ) -> Result<usize, Error> {
     for key in &changes.deletes {
-        map.map
-            .delete(key)
-            .map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        map.map.delete(key).map_err(|error| Error::map(map.name, map.capacity, &error))?;
         loaded.remove(key);
     }
     Ok(changes.deletes.len())
@@ -244,11 +214,10 @@ impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
 /// As for an array; the kernel itself empties the port of a device that goes (kernel/bpf/devmap.c).
 impl Writer<u32, u32> for DevMap<MapData> {
     fn put(&mut self, port: &u32, ifindex: &u32) -> Result<(), MapError> {
-        self.set(*port, *ifindex, None, 0)
-            .map_err(|error| match error {
-                XdpMapError::MapError(error) => error,
-                XdpMapError::ChainedProgramNotSupported => unreachable!("no program was given"),
-            })
+        self.set(*port, *ifindex, None, 0).map_err(|error| match error {
+            XdpMapError::MapError(error) => error,
+            XdpMapError::ChainedProgramNotSupported => unreachable!("no program was given"),
+        })
     }
 
     fn delete(&mut self, _port: &u32) -> Result<(), MapError> {
@@ -260,11 +229,7 @@ impl Writer<u32, u32> for DevMap<MapData> {
 impl Writer<u32, String> for PerCpuArray<MapData, Counters> {
     fn put(&mut self, slot: &u32, _owner: &String) -> Result<(), MapError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        self.set(
-            *slot,
-            PerCpuValues::try_from(vec![Counters::default(); cpus])?,
-            0,
-        )
+        self.set(*slot, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)
     }
 
     fn delete(&mut self, _slot: &u32) -> Result<(), MapError> {
@@ -283,30 +248,17 @@ pub fn sum(a: Counters, b: Counters) -> Counters {
     }
 }
 
-fn take<M: TryFrom<Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<Named<M>, Error> {
-    let map = ebpf
-        .take_map(name)
-        .expect("the embedded object has every map");
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<Named<M>, Error> {
+    let map = ebpf.take_map(name).expect("the embedded object has every map");
     let capacity = capacity(&map);
     let map = M::try_from(map).map_err(|error| Error::map(name, capacity, &error))?;
-    Ok(Named {
-        name,
-        capacity,
-        map,
-    })
+    Ok(Named { name, capacity, map })
 }
 
 fn capacity(map: &Map) -> u32 {
-    let data = match map {
-        Map::Array(data)
-        | Map::DevMap(data)
-        | Map::HashMap(data)
-        | Map::LpmTrie(data)
-        | Map::PerCpuArray(data) => data,
-        _ => return 0,
+    let (Map::Array(data) | Map::DevMap(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) = map
+    else {
+        return 0;
     };
     data.info().map_or(0, |info| info.max_entries())
 }

@@ -48,15 +48,10 @@ impl Dataplane {
     /// Loads the program into the kernel. Attaches it to nothing, yet.
     pub fn load() -> Result<Self, Error> {
         error::check_host()?;
-        let mut ebpf = EbpfLoader::new().load(PROGRAM).map_err(Error::load)?;
+        let mut ebpf = EbpfLoader::new().load(PROGRAM).map_err(|error| Error::load(&error))?;
         program(&mut ebpf).load().map_err(Error::program)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self {
-            ebpf,
-            maps,
-            loaded: Tables::default(),
-            links: BTreeMap::new(),
-        })
+        Ok(Self { ebpf, maps, loaded: Tables::default(), links: BTreeMap::new() })
     }
 
     /// Forwards the program's own log messages, of which there are few, to this process's log. Needs a tokio runtime.
@@ -95,12 +90,8 @@ impl Dataplane {
     /// Attaches the program to an interface, natively where the driver can and `mode` allows.
     pub fn attach(&mut self, ifindex: u32, mode: Mode) -> Result<&Attached, Error> {
         let (link, attached) = attach::attach(program(&mut self.ebpf), ifindex, mode)?;
-        Ok(&self
-            .links
-            .entry(ifindex)
-            .insert_entry((link, attached))
-            .into_mut()
-            .1)
+        self.links.insert(ifindex, (link, attached));
+        Ok(&self.links[&ifindex].1)
     }
 
     /// Detaches the program from an interface, which may be gone.
@@ -114,9 +105,7 @@ impl Dataplane {
 
     /// Interfaces the program is attached to, and how.
     pub fn attached(&self) -> impl Iterator<Item = (u32, &Attached)> {
-        self.links
-            .iter()
-            .map(|(ifindex, (_, attached))| (*ifindex, attached))
+        self.links.iter().map(|(ifindex, (_, attached))| (*ifindex, attached))
     }
 
     /// Counts of a slot, summed over the CPUs.
@@ -130,10 +119,7 @@ impl Dataplane {
     pub fn test_run(&mut self, ifindex: u32, frame: &[u8]) -> Result<Outcome, Error> {
         // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let length = u32::try_from(frame.len()).map_err(|_| Error::FrameTooLong)?;
-        let context: Vec<u8> = [0, length, 0, ifindex, 0, 0]
-            .into_iter()
-            .flat_map(u32::to_ne_bytes)
-            .collect();
+        let context: Vec<u8> = [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
         let mut output = vec![0; frame.len() + 256];
         let result = program(&mut self.ebpf)
             .test_run(TestRunOptions {
@@ -144,16 +130,11 @@ impl Dataplane {
             })
             .map_err(Error::program)?;
         output.truncate(result.data_size_out as usize);
-        Ok(Outcome {
-            action: result.return_value,
-            frame: output,
-        })
+        Ok(Outcome { action: result.return_value, frame: output })
     }
 }
 
 fn program(ebpf: &mut Ebpf) -> &mut Xdp {
-    let program = ebpf
-        .program_mut("vpnhub_xdp")
-        .expect("the embedded object has it");
+    let program = ebpf.program_mut("vpnhub_xdp").expect("the embedded object has it");
     program.try_into().expect("it is an XDP program")
 }

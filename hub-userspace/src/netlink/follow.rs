@@ -71,19 +71,8 @@ impl Follower {
         let requests = Requests::open()?;
         let mut untold = Changes::default();
         let state = read_host(&requests, &mut untold).await?;
-        let untold = Changes {
-            stale: untold.stale,
-            ..Changes::default()
-        };
-        Ok((
-            state,
-            Self {
-                requests,
-                events,
-                reread: None,
-                untold,
-            },
-        ))
+        let untold = Changes { stale: untold.stale, ..Changes::default() };
+        Ok((state, Self { requests, events, reread: None, untold }))
     }
 
     /// Waits until something changes, takes whatever else has arrived by then, and brings `state`
@@ -108,9 +97,7 @@ impl Follower {
 
     /// Waits for an event or for the time to read again, and applies the events that are there.
     async fn wait(&mut self, state: &mut HostState) -> Result<()> {
-        let due = self
-            .reread
-            .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let due = self.reread.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         let first = tokio::select! {
             event = self.events.next() => event,
             () = sleep_until(due) => return Ok(()),
@@ -130,10 +117,7 @@ impl Follower {
     /// Applies an event; `None` is the end of the events.
     fn take(&mut self, event: Option<Event>, state: &mut HostState) -> Result<()> {
         match event {
-            Some(Event {
-                payload: NetlinkPayload::Overrun(_),
-                ..
-            }) => {
+            Some(Event { payload: NetlinkPayload::Overrun(_), .. }) => {
                 tracing::warn!("netlink events were lost; reading everything again");
                 self.reread = Some(Instant::now());
             }
@@ -182,10 +166,7 @@ impl Events {
         socket::enlarge_receive_buffer(socket)?;
         skip_uninteresting_routes(socket)?;
         let incoming = incoming.map(|(event, _sender)| event).boxed();
-        Ok(Self {
-            incoming,
-            task: tokio::spawn(connection),
-        })
+        Ok(Self { incoming, task: tokio::spawn(connection) })
     }
 
     /// The next event; nothing when the socket has ended.
@@ -195,10 +176,7 @@ impl Events {
 
     /// The same, if it has been received already.
     fn next_now(&mut self) -> Poll<Option<Event>> {
-        self.incoming
-            .next()
-            .now_or_never()
-            .map_or(Poll::Pending, Poll::Ready)
+        self.incoming.next().now_or_never().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -256,21 +234,9 @@ fn everything() -> Vec<(&'static str, RouteNetlinkMessage)> {
     };
     vec![
         ("reading the interfaces", GetLink(links)),
-        (
-            "reading the addresses",
-            GetAddress(AddressMessage::default()),
-        ),
-        (
-            "reading the neighbours",
-            GetNeighbour(NeighbourMessage::default()),
-        ),
-        (
-            "reading the IPv4 routes",
-            GetRoute(main_table(AddressFamily::Inet)),
-        ),
-        (
-            "reading the IPv6 routes",
-            GetRoute(main_table(AddressFamily::Inet6)),
-        ),
+        ("reading the addresses", GetAddress(AddressMessage::default())),
+        ("reading the neighbours", GetNeighbour(NeighbourMessage::default())),
+        ("reading the IPv4 routes", GetRoute(main_table(AddressFamily::Inet))),
+        ("reading the IPv6 routes", GetRoute(main_table(AddressFamily::Inet6))),
     ]
 }

@@ -26,10 +26,7 @@ mod sync;
 mod wire;
 
 pub use follow::Follower;
-pub use plan::{
-    Family, HostPlan, KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction,
-    RuleMatch,
-};
+pub use plan::{Family, HostPlan, KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction, RuleMatch};
 pub use socket::{Error, Refusal};
 pub use state::{Changes, HostState, Link};
 pub use sync::{Failure, Report, Syncer};

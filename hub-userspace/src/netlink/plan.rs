@@ -115,10 +115,7 @@ impl KernelNeighbour {
     /// What the kernel tells entries apart by.
     pub(super) fn key(&self) -> (u32, IpAddr) {
         match *self {
-            Self::Managed { ifindex, address }
-            | Self::Permanent {
-                ifindex, address, ..
-            } => (ifindex, address),
+            Self::Managed { ifindex, address } | Self::Permanent { ifindex, address, .. } => (ifindex, address),
         }
     }
 
@@ -140,9 +137,7 @@ impl RouteAction {
         };
         let mut weights = BTreeMap::new();
         for hop in next_hops {
-            let weight: &mut u8 = weights
-                .entry((hop.ifindex, hop.via, hop.onlink))
-                .or_default();
+            let weight: &mut u8 = weights.entry((hop.ifindex, hop.via, hop.onlink)).or_default();
             *weight = weight.saturating_add(hop.weight.max(1));
         }
         let alone = weights.len() == 1;
@@ -170,11 +165,7 @@ pub(super) struct RouteKey {
 
 impl From<&KernelRoute> for RouteKey {
     fn from(route: &KernelRoute) -> Self {
-        Self {
-            table: route.table,
-            destination: route.destination,
-            metric: METRIC,
-        }
+        Self { table: route.table, destination: route.destination, metric: METRIC }
     }
 }
 
@@ -225,26 +216,16 @@ pub(super) fn difference(existing: &Existing, desired: &HostPlan) -> Difference 
 
 impl Difference {
     fn routes(&mut self, existing: &Existing, desired: &HostPlan) {
-        let wanted: BTreeMap<RouteKey, RouteAction> = desired
-            .routes
-            .iter()
-            .map(|route| (RouteKey::from(route), route.action.normalised()))
-            .collect();
-        let obsolete = existing
-            .routes
-            .keys()
-            .filter(|key| !wanted.contains_key(key));
+        let wanted: BTreeMap<RouteKey, RouteAction> =
+            desired.routes.iter().map(|route| (RouteKey::from(route), route.action.normalised())).collect();
+        let obsolete = existing.routes.keys().filter(|key| !wanted.contains_key(key));
         self.routes_to_delete.extend(obsolete.copied());
         for (key, action) in wanted {
             let there = existing.routes.get(&key);
             if there.and_then(Option::as_ref) == Some(&action) {
                 continue;
             }
-            let route = KernelRoute {
-                table: key.table,
-                destination: key.destination,
-                action,
-            };
+            let route = KernelRoute { table: key.table, destination: key.destination, action };
             match there {
                 Some(_) => self.routes_to_replace.push(route),
                 None => self.routes_to_add.push(route),
@@ -253,38 +234,16 @@ impl Difference {
     }
 
     fn rules(&mut self, existing: &Existing, desired: &HostPlan) {
-        let there: BTreeSet<&KernelRule> = existing
-            .rules
-            .iter()
-            .filter_map(|rule| rule.rule.as_ref())
-            .collect();
-        self.rules_to_add.extend(
-            desired
-                .rules
-                .iter()
-                .filter(|rule| !there.contains(rule))
-                .cloned(),
-        );
-        let wanted = |rule: &ExistingRule| {
-            rule.rule
-                .as_ref()
-                .is_some_and(|rule| desired.rules.contains(rule))
-        };
+        let there: BTreeSet<&KernelRule> = existing.rules.iter().filter_map(|rule| rule.rule.as_ref()).collect();
+        self.rules_to_add.extend(desired.rules.iter().filter(|rule| !there.contains(rule)).cloned());
+        let wanted = |rule: &ExistingRule| rule.rule.as_ref().is_some_and(|rule| desired.rules.contains(rule));
         let obsolete = existing.rules.iter().filter(|rule| !wanted(rule));
-        self.rules_to_delete
-            .extend(obsolete.map(|rule| rule.message.clone()));
+        self.rules_to_delete.extend(obsolete.map(|rule| rule.message.clone()));
     }
 
     fn neighbours(&mut self, existing: &Existing, desired: &HostPlan) {
-        let wanted: BTreeMap<_, _> = desired
-            .neighbours
-            .iter()
-            .map(|neighbour| (neighbour.key(), *neighbour))
-            .collect();
-        let obsolete = existing
-            .neighbours
-            .keys()
-            .filter(|key| !wanted.contains_key(key));
+        let wanted: BTreeMap<_, _> = desired.neighbours.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
+        let obsolete = existing.neighbours.keys().filter(|key| !wanted.contains_key(key));
         self.neighbours_to_delete.extend(obsolete.copied());
         for (key, neighbour) in wanted {
             match (existing.foreign.get(&key), existing.neighbours.get(&key)) {

@@ -19,10 +19,7 @@ impl HostState {
 
     /// The kernel's routes through routers on an interface.
     pub fn gateways_of(&self, ifindex: u32) -> impl Iterator<Item = (IpNet, IpAddr)> {
-        self.gateways
-            .iter()
-            .filter(move |((index, _), _)| *index == ifindex)
-            .map(|((_, prefix), via)| (*prefix, *via))
+        self.gateways.iter().filter(move |((index, _), _)| *index == ifindex).map(|((_, prefix), via)| (*prefix, *via))
     }
 }
 

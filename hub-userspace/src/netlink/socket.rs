@@ -5,8 +5,8 @@ use std::{fmt, io, time::Duration};
 use futures_util::{Stream, StreamExt as _};
 use rtnetlink::{
     packet_core::{
-        DoneMessage, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
-        NetlinkMessage, NetlinkPayload, NlasIterator,
+        DoneMessage, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
+        NetlinkPayload, NlasIterator,
     },
     packet_route::RouteNetlinkMessage,
     proto::{ConnectionHandle, new_connection},
@@ -63,10 +63,7 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(message: &ErrorMessage) -> Self {
-        Self {
-            errno: message.raw_code().abs(),
-            detail: kernel_words(&message.header),
-        }
+        Self { errno: message.raw_code().abs(), detail: kernel_words(&message.header) }
     }
 
     /// Whether the answer is this error.
@@ -97,8 +94,7 @@ impl fmt::Display for Refusal {
         if let Some(detail) = &self.detail {
             write!(f, ", the kernel says \"{detail}\"")?;
         }
-        self.way_out()
-            .map_or(Ok(()), |way_out| write!(f, " ({way_out})"))
+        self.way_out().map_or(Ok(()), |way_out| write!(f, " ({way_out})"))
     }
 }
 
@@ -110,11 +106,7 @@ fn kernel_words(payload: &[u8]) -> Option<String> {
     NlasIterator::new(payload.get(NLMSG_HEADER..)?)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map(|attribute| {
-            String::from_utf8_lossy(attribute.value())
-                .trim_end_matches('\0')
-                .to_owned()
-        })
+        .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned())
 }
 
 /// Asks for [`RECEIVE_BUFFER`], beyond `net.core.rmem_max` when we may (`CAP_NET_ADMIN`).
@@ -141,16 +133,12 @@ impl Drop for Requests {
 impl Requests {
     /// Opens one, in the network namespace of the calling thread.
     pub fn open() -> Result<Self, Error> {
-        let (mut connection, handle, _unsolicited) =
-            new_connection(NETLINK_ROUTE).map_err(Error::Open)?;
+        let (mut connection, handle, _unsolicited) = new_connection(NETLINK_ROUTE).map_err(Error::Open)?;
         configure(connection.socket_mut().socket_ref()).map_err(Error::Open)?;
         // Every request has then exactly one last answer, in the order they were sent.
         connection.set_forward_ack(true);
         connection.set_forward_done(true);
-        Ok(Self {
-            handle,
-            task: tokio::spawn(connection),
-        })
+        Ok(Self { handle, task: tokio::spawn(connection) })
     }
 
     /// All objects that `request` (an `RTM_GET*`) selects. `what` completes "while ...".
@@ -183,12 +171,7 @@ impl Requests {
         let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST;
         let mut answers = self.send(what, [message])?;
-        match within(what, async {
-            answers.next().await.ok_or(Error::Closed(what))
-        })
-        .await?
-        .payload
-        {
+        match within(what, async { answers.next().await.ok_or(Error::Closed(what)) }).await?.payload {
             NetlinkPayload::InnerMessage(object) => Ok(Ok(object)),
             NetlinkPayload::Error(error) => Ok(Err(Refusal::new(&error))),
             _ => Err(Error::Closed(what)),
@@ -214,8 +197,7 @@ impl Requests {
             bytes += message.buffer_len();
             batch.push(message);
             if bytes >= BATCH_BYTES {
-                self.change_batch(what, std::mem::take(&mut batch), &mut answers)
-                    .await?;
+                self.change_batch(what, std::mem::take(&mut batch), &mut answers).await?;
                 bytes = 0;
             }
         }
@@ -238,21 +220,13 @@ impl Requests {
             while let Some(message) = stream.next().await {
                 if let NetlinkPayload::Error(answer) = message.payload {
                     let refused = answer.code.is_some();
-                    answers.push(if refused {
-                        Err(Refusal::new(&answer))
-                    } else {
-                        Ok(())
-                    });
+                    answers.push(if refused { Err(Refusal::new(&answer)) } else { Ok(()) });
                 }
             }
             Ok(())
         })
         .await?;
-        if answers.len() == expected {
-            Ok(())
-        } else {
-            Err(Error::Closed(what))
-        }
+        if answers.len() == expected { Ok(()) } else { Err(Error::Closed(what)) }
     }
 
     fn send<I>(
@@ -263,9 +237,7 @@ impl Requests {
     where
         I: IntoIterator<Item = NetlinkMessage<RouteNetlinkMessage>>,
     {
-        self.handle
-            .request_batch(messages, SocketAddr::new(0, 0))
-            .map_err(|_| Error::Closed(what))
+        self.handle.request_batch(messages, SocketAddr::new(0, 0)).map_err(|_| Error::Closed(what))
     }
 }
 
@@ -278,13 +250,8 @@ fn configure(socket: &Socket) -> io::Result<()> {
     socket.set_cap_ack(true)
 }
 
-async fn within<T>(
-    what: &'static str,
-    answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    timeout(ANSWER_TIMEOUT, answer)
-        .await
-        .unwrap_or(Err(Error::Lost(what)))
+async fn within<T>(what: &'static str, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(ANSWER_TIMEOUT, answer).await.unwrap_or(Err(Error::Lost(what)))
 }
 
 /// The objects of a dump, and whether the kernel says that they changed meanwhile.
@@ -302,10 +269,7 @@ async fn read_dump(
                 continue;
             }
             NetlinkPayload::Done(DoneMessage { code: 0, .. }) => return Ok((objects, interrupted)),
-            NetlinkPayload::Done(done) => Refusal {
-                errno: done.code.abs(),
-                detail: None,
-            },
+            NetlinkPayload::Done(done) => Refusal { errno: done.code.abs(), detail: None },
             NetlinkPayload::Error(error) => Refusal::new(&error),
             _ => continue,
         };
@@ -324,25 +288,14 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_error_the_kernels_words_and_the_way_out() {
-        let refusal = Refusal {
-            errno: 100,
-            detail: Some("Device for nexthop is not up".into()),
-        };
+        let refusal = Refusal { errno: 100, detail: Some("Device for nexthop is not up".into()) };
         assert_eq!(
             refusal.to_string(),
             "Network is down (os error 100), the kernel says \"Device for nexthop is not up\" \
              (the interface is down; it is tried again when that changes)"
         );
-        let refusal = Refusal {
-            errno: 1,
-            detail: None,
-        };
-        assert!(
-            refusal
-                .to_string()
-                .contains("needs CAP_NET_ADMIN: run as root"),
-            "{refusal}"
-        );
+        let refusal = Refusal { errno: 1, detail: None };
+        assert!(refusal.to_string().contains("needs CAP_NET_ADMIN: run as root"), "{refusal}");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{
-            InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-            LinkMessage, State, VlanProtocol,
+            InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, State,
+            VlanProtocol,
         },
         neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState},
         route::RouteMessage,
@@ -68,10 +68,7 @@ pub struct Link {
 
 /// Which parts of a [`HostState`] changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent parts, each changed or not"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 pub struct Changes {
     /// [`HostState::links`].
     pub links: bool,
@@ -93,6 +90,11 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// As if all had just been learnt.
+    pub fn everything() -> Self {
+        Self { links: true, addresses: true, neighbours: true, gateways: true, ..Self::default() }
+    }
+
     /// Nothing to act on.
     pub fn is_empty(&self) -> bool {
         !(self.links || self.addresses || self.neighbours || self.gateways) && self.stale.is_empty()
@@ -120,12 +122,7 @@ impl HostState {
 
     /// As [`Self::apply`], for a message without its header; `replaces` is the header's
     /// `NLM_F_REPLACE`, only looked at for routes.
-    pub(super) fn apply_object(
-        &mut self,
-        message: &RouteNetlinkMessage,
-        replaces: bool,
-        changes: &mut Changes,
-    ) {
+    pub(super) fn apply_object(&mut self, message: &RouteNetlinkMessage, replaces: bool, changes: &mut Changes) {
         match message {
             RouteNetlinkMessage::NewLink(link) => self.new_link(link, changes),
             RouteNetlinkMessage::DelLink(link) => self.del_link(link, changes),
@@ -173,11 +170,7 @@ impl HostState {
         let Some(address) = address(message) else {
             return;
         };
-        changes.addresses |= self
-            .addresses
-            .entry(message.header.index)
-            .or_default()
-            .insert(address);
+        changes.addresses |= self.addresses.entry(message.header.index).or_default().insert(address);
     }
 
     fn del_address(&mut self, message: &AddressMessage, changes: &mut Changes) {
@@ -248,13 +241,7 @@ impl HostState {
     }
 
     /// Sets or removes the gateway of one metric, and keeps `gateways` the best of them.
-    fn set_gateway(
-        &mut self,
-        key: (u32, IpNet),
-        metric: u32,
-        gateway: Option<IpAddr>,
-        changes: &mut Changes,
-    ) {
+    fn set_gateway(&mut self, key: (u32, IpNet), metric: u32, gateway: Option<IpAddr>, changes: &mut Changes) {
         match gateway {
             Some(gateway) => {
                 self.metrics.entry(key).or_default().insert(metric, gateway);
@@ -265,11 +252,7 @@ impl HostState {
                 }
             }
         }
-        let best = self
-            .metrics
-            .get(&key)
-            .and_then(|metrics| metrics.values().next())
-            .copied();
+        let best = self.metrics.get(&key).and_then(|metrics| metrics.values().next()).copied();
         if let Some(best) = best {
             changes.gateways |= self.gateways.insert(key, best) != Some(best);
         } else {
@@ -345,7 +328,8 @@ fn vlan_id(info: &LinkInfo) -> Option<u16> {
     let LinkInfo::Data(InfoData::Vlan(infos)) = info else {
         return None;
     };
-    let foreign = |info: &InfoVlan| matches!(info, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q);
+    let foreign =
+        |info: &InfoVlan| matches!(info, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q);
     if infos.iter().any(foreign) {
         return None;
     }
@@ -382,11 +366,8 @@ fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
 
 fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
     use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
-    matches!(
-        message.header.state,
-        Reachable | Stale | Delay | Probe | Permanent | Noarp
-    )
-    .then(|| wire::neighbour_mac(message))?
+    matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent | Noarp)
+        .then(|| wire::neighbour_mac(message))?
 }
 
 /// Destination and metric of a route of the main table that is not ours.

@@ -66,11 +66,7 @@ fn route_message(net: &str, ifindex: u32, gateway: &str, metric: u32) -> RouteMe
     let net: IpNet = net.parse().unwrap();
     let gateway: IpAddr = gateway.parse().unwrap();
     let mut message = RouteMessage::default();
-    message.header.address_family = if net.addr().is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    message.header.address_family = if net.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.destination_prefix_length = net.prefix_len();
     message.header.table = MAIN_TABLE;
     message.header.protocol = RouteProtocol::Static;
@@ -135,10 +131,7 @@ fn a_link_is_read_in_full() {
         LinkAttribute::Link(2),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Vlan),
-            LinkInfo::Data(InfoData::Vlan(vec![
-                InfoVlan::Id(7),
-                InfoVlan::Protocol(VlanProtocol::Ieee8021Q),
-            ])),
+            LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(7), InfoVlan::Protocol(VlanProtocol::Ieee8021Q)])),
         ]),
     ]);
     let expected = Link {
@@ -154,14 +147,7 @@ fn a_link_is_read_in_full() {
     };
     assert_eq!(link(&message), Some(expected.clone()));
     message.attributes.push(LinkAttribute::LinkNetNsId(0));
-    assert_eq!(
-        link(&message),
-        Some(Link {
-            vlan: None,
-            ..expected
-        }),
-        "the parent is elsewhere"
-    );
+    assert_eq!(link(&message), Some(Link { vlan: None, ..expected }), "the parent is elsewhere");
 }
 
 #[test]
@@ -178,11 +164,7 @@ fn a_link_runs_when_its_lower_layer_is_up_and_its_state_is_up_or_unknown() {
         let mut message = link_message(1, "a", true);
         message.header.flags.set(LinkFlags::LowerUp, lower_up);
         message.attributes[3] = LinkAttribute::OperState(oper_state);
-        assert_eq!(
-            link(&message).unwrap().running,
-            runs,
-            "{lower_up} {oper_state}"
-        );
+        assert_eq!(link(&message).unwrap().running, runs, "{lower_up} {oper_state}");
     }
 }
 
@@ -207,11 +189,7 @@ fn a_duplicate_event_changes_nothing() {
         new_route("10.50.0.0/16", 5, "10.5.0.2", 0),
     ] {
         let before = state.clone();
-        assert_eq!(
-            apply(&mut state, message.clone()),
-            Changes::default(),
-            "{message:?}"
-        );
+        assert_eq!(apply(&mut state, message.clone()), Changes::default(), "{message:?}");
         assert_eq!(state, before);
     }
 }
@@ -221,13 +199,7 @@ fn a_rename_changes_the_link_and_nothing_else() {
     let mut state = busy_host();
     let before = state.clone();
     let changes = apply(&mut state, new_link(5, "renamed"));
-    assert_eq!(
-        changes,
-        Changes {
-            links: true,
-            ..Changes::default()
-        }
-    );
+    assert_eq!(changes, Changes { links: true, ..Changes::default() });
     assert_eq!(state.links[&5].name, "renamed");
     assert_eq!(state.addresses, before.addresses);
     assert_eq!(state.neighbours, before.neighbours);
@@ -274,10 +246,7 @@ fn a_port_that_leaves_a_bridge_is_not_a_deleted_link() {
     let mut message = link_message(5, "tun-sh", true);
     message.header.interface_family = AddressFamily::Bridge;
     message.attributes.truncate(1);
-    for event in [
-        RouteNetlinkMessage::DelLink(message.clone()),
-        RouteNetlinkMessage::NewLink(message),
-    ] {
+    for event in [RouteNetlinkMessage::DelLink(message.clone()), RouteNetlinkMessage::NewLink(message)] {
         assert_eq!(apply(&mut state, event), Changes::default());
     }
     assert_eq!(state, before);
@@ -289,10 +258,7 @@ fn a_notice_about_one_aspect_of_a_link_does_not_blank_the_rest() {
     let before = state.clone();
     let mut wireless = link_message(5, "tun-sh", true);
     wireless.attributes.truncate(1);
-    assert_eq!(
-        apply(&mut state, RouteNetlinkMessage::NewLink(wireless)),
-        Changes::default()
-    );
+    assert_eq!(apply(&mut state, RouteNetlinkMessage::NewLink(wireless)), Changes::default());
     assert_eq!(state, before);
 }
 
@@ -311,11 +277,7 @@ fn an_address_goes_and_may_take_routes_along_unannounced() {
     let mut state = busy_host();
     let gone = RouteNetlinkMessage::DelAddress(address_message(5, "10.5.0.1/24"));
     let changes = apply(&mut state, gone);
-    let expected = Changes {
-        addresses: true,
-        unannounced: true,
-        ..Changes::default()
-    };
+    let expected = Changes { addresses: true, unannounced: true, ..Changes::default() };
     assert_eq!(changes, expected);
     assert!(!state.addresses.contains_key(&5));
 }
@@ -325,10 +287,7 @@ fn the_near_end_of_a_pair_is_the_address() {
     let mut message = address_message(5, "10.5.0.2/24");
     message.attributes[1] = AddressAttribute::Local(Ipv4Addr::new(10, 9, 0, 1).into());
     assert_eq!(address(&message), Some("10.9.0.1/32".parse().unwrap()));
-    assert_eq!(
-        address(&address_message(5, "fe80::1/64")),
-        Some("fe80::1/64".parse().unwrap())
-    );
+    assert_eq!(address(&address_message(5, "fe80::1/64")), Some("fe80::1/64".parse().unwrap()));
 }
 
 #[test]
@@ -355,23 +314,13 @@ fn a_neighbour_goes_when_it_fails_or_is_deleted() {
     let key = (5, "10.5.0.2".parse().unwrap());
     let gone = [
         new_neighbour(5, "10.5.0.2", NeighbourState::Failed),
-        RouteNetlinkMessage::DelNeighbour(neighbour_message(
-            5,
-            "10.5.0.2",
-            NeighbourState::Reachable,
-        )),
+        RouteNetlinkMessage::DelNeighbour(neighbour_message(5, "10.5.0.2", NeighbourState::Reachable)),
     ];
     for message in gone {
         let mut state = busy_host();
         assert!(state.neighbours.contains_key(&key));
         let changes = apply(&mut state, message.clone());
-        assert_eq!(
-            changes,
-            Changes {
-                neighbours: true,
-                ..Changes::default()
-            }
-        );
+        assert_eq!(changes, Changes { neighbours: true, ..Changes::default() });
         assert!(!state.neighbours.contains_key(&key));
         assert_eq!(apply(&mut state, message), Changes::default(), "again");
     }
@@ -410,13 +359,7 @@ fn stale_is_told_unless_it_passed_within_the_burst() {
     let went_stale = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Stale));
     state.apply(&went_stale, &mut changes);
     state.apply(&went_stale, &mut changes);
-    assert_eq!(
-        changes,
-        Changes {
-            stale: vec![key],
-            ..Changes::default()
-        }
-    );
+    assert_eq!(changes, Changes { stale: vec![key], ..Changes::default() });
     let probe = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Probe));
     state.apply(&probe, &mut changes);
     assert!(changes.is_empty());
@@ -425,16 +368,10 @@ fn stale_is_told_unless_it_passed_within_the_burst() {
 #[test]
 fn gateways_are_those_of_single_next_hop_routes_of_others_in_the_main_table() {
     let mut multipath = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
-    multipath
-        .attributes
-        .retain(|of| matches!(of, RouteAttribute::Destination(_)));
-    multipath
-        .attributes
-        .push(RouteAttribute::MultiPath(vec![RouteNextHop::default(); 2]));
+    multipath.attributes.retain(|of| matches!(of, RouteAttribute::Destination(_)));
+    multipath.attributes.push(RouteAttribute::MultiPath(vec![RouteNextHop::default(); 2]));
     let mut direct = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
-    direct
-        .attributes
-        .retain(|of| !matches!(of, RouteAttribute::Gateway(_)));
+    direct.attributes.retain(|of| !matches!(of, RouteAttribute::Gateway(_)));
     let mut elsewhere = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
     elsewhere.header.table = 100;
     let mut ours = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
@@ -450,17 +387,8 @@ fn gateways_are_those_of_single_next_hop_routes_of_others_in_the_main_table() {
     }
     let mut state = busy_host();
     let changes = apply(&mut state, new_route("2001:db8::/32", 5, "fe80::1", 0));
-    assert_eq!(
-        changes,
-        Changes {
-            gateways: true,
-            ..Changes::default()
-        }
-    );
-    assert_eq!(
-        state.gateways[&(5, "2001:db8::/32".parse().unwrap())].to_string(),
-        "fe80::1"
-    );
+    assert_eq!(changes, Changes { gateways: true, ..Changes::default() });
+    assert_eq!(state.gateways[&(5, "2001:db8::/32".parse().unwrap())].to_string(), "fe80::1");
 }
 
 #[test]
@@ -490,10 +418,7 @@ fn a_replaced_route_leaves_no_gateway_behind_on_its_old_interface() {
 
     let mut state = busy_host();
     replace(&mut state, new_route("10.50.0.0/16", 6, "10.6.0.9", 50));
-    assert!(
-        state.gateways.contains_key(&(5, net)),
-        "another metric's is another route"
-    );
+    assert!(state.gateways.contains_key(&(5, net)), "another metric's is another route");
 }
 
 #[test]

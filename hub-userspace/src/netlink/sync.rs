@@ -68,9 +68,7 @@ impl Syncer {
     /// # Errors
     /// When the kernel gives no netlink socket. Missing rights show at the first change only.
     pub fn open() -> Result<Self> {
-        Ok(Self {
-            requests: Requests::open()?,
-        })
+        Ok(Self { requests: Requests::open()? })
     }
 
     /// Reads what of ours the kernel holds, and changes what differs from `plan`: neighbours, routes
@@ -81,34 +79,21 @@ impl Syncer {
     /// When the kernel cannot be asked, or forbids all changes. A single refused change is in the
     /// report.
     pub async fn apply(&mut self, plan: &HostPlan) -> Result<Report> {
-        let existing = self
-            .existing()
-            .await
-            .context("cannot read what the kernel holds of ours")?;
+        let existing = self.existing().await.context("cannot read what the kernel holds of ours")?;
         let difference = plan::difference(&existing, plan);
         let mut report = Report::default();
-        report
-            .failures
-            .extend(difference.neighbours_taken.iter().map(|neighbour| Failure {
-                object: neighbour.to_string(),
-                reason: "somebody else fixed another link address; remove that entry".to_owned(),
-            }));
+        report.failures.extend(difference.neighbours_taken.iter().map(|neighbour| Failure {
+            object: neighbour.to_string(),
+            reason: "somebody else fixed another link address; remove that entry".to_owned(),
+        }));
         let changes = ChangeLists::from(difference);
         // Before the routes: a route in use has its neighbour then.
-        report.added += self
-            .make(changes.neighbours_to_set, &[], &mut report.failures)
-            .await?;
-        report.added += self
-            .make(changes.routes_to_add, &[], &mut report.failures)
-            .await?;
-        report.replaced += self
-            .make(changes.routes_to_replace, &[], &mut report.failures)
-            .await?;
+        report.added += self.make(changes.neighbours_to_set, &[], &mut report.failures).await?;
+        report.added += self.make(changes.routes_to_add, &[], &mut report.failures).await?;
+        report.replaced += self.make(changes.routes_to_replace, &[], &mut report.failures).await?;
         // After the routes: no rule leads to a table that is not filled yet. One that is there
         // already, whoever made it, will do.
-        report.added += self
-            .make(changes.rules_to_add, &[Errno::EXIST], &mut report.failures)
-            .await?;
+        report.added += self.make(changes.rules_to_add, &[Errno::EXIST], &mut report.failures).await?;
         for deletions in changes.deletions {
             report.deleted += self.make(deletions, GONE, &mut report.failures).await?;
         }
@@ -142,31 +127,17 @@ impl Syncer {
             return Ok(());
         };
         let name = format!("neighbour {address} on interface {ifindex}");
-        let change = (
-            name,
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_REPLACE,
-        );
+        let change = (name, RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE);
         let mut failures = Vec::new();
         self.make(vec![change], GONE, &mut failures).await?;
-        failures
-            .first()
-            .map_or(Ok(()), |failure| bail!("{failure}"))
+        failures.first().map_or(Ok(()), |failure| bail!("{failure}"))
     }
 
     async fn existing(&self) -> Result<Existing> {
-        use RouteNetlinkMessage::{
-            GetNeighbour, GetRoute, GetRule, NewNeighbour, NewRoute, NewRule,
-        };
-        let mut requests = vec![(
-            "reading the neighbours",
-            GetNeighbour(wire::all::neighbours()),
-        )];
+        use RouteNetlinkMessage::{GetNeighbour, GetRoute, GetRule, NewNeighbour, NewRoute, NewRule};
+        let mut requests = vec![("reading the neighbours", GetNeighbour(wire::all::neighbours()))];
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            requests.push((
-                "reading our routes",
-                GetRoute(wire::all::our_routes(family)),
-            ));
+            requests.push(("reading our routes", GetRoute(wire::all::our_routes(family))));
             requests.push(("reading the rules", GetRule(wire::all::rules(family))));
         }
         let mut existing = Existing::default();
@@ -184,20 +155,10 @@ impl Syncer {
     }
 
     /// Makes changes, and counts those that succeed. Errors in `harmless` count as nothing at all.
-    async fn make(
-        &self,
-        changes: Vec<Change>,
-        harmless: &[Errno],
-        failures: &mut Vec<Failure>,
-    ) -> Result<usize> {
-        let (names, messages): (Vec<_>, Vec<_>) = changes
-            .into_iter()
-            .map(|(name, message, flags)| (name, (message, flags)))
-            .unzip();
-        let answers = self
-            .requests
-            .change("changing routes, rules or neighbours", messages)
-            .await?;
+    async fn make(&self, changes: Vec<Change>, harmless: &[Errno], failures: &mut Vec<Failure>) -> Result<usize> {
+        let (names, messages): (Vec<_>, Vec<_>) =
+            changes.into_iter().map(|(name, message, flags)| (name, (message, flags))).unzip();
+        let answers = self.requests.change("changing routes, rules or neighbours", messages).await?;
         let mut made = 0;
         for (object, answer) in names.into_iter().zip(answers) {
             match answer {
@@ -212,10 +173,7 @@ impl Syncer {
 }
 
 fn failure(object: String, refusal: &Refusal) -> Failure {
-    Failure {
-        object,
-        reason: refusal.to_string(),
-    }
+    Failure { object, reason: refusal.to_string() }
 }
 
 /// A difference as messages, in the order in which they are to be sent.
@@ -229,19 +187,13 @@ struct ChangeLists {
 
 impl From<Difference> for ChangeLists {
     fn from(difference: Difference) -> Self {
-        use RouteNetlinkMessage::{
-            DelNeighbour, DelRoute, DelRule, NewNeighbour, NewRoute, NewRule,
-        };
+        use RouteNetlinkMessage::{DelNeighbour, DelRoute, DelRule, NewNeighbour, NewRoute, NewRule};
         const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
         const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
         const DELETE: u16 = 0;
         Self {
             neighbours_to_set: list(&difference.neighbours_to_set, |neighbour| {
-                (
-                    neighbour.to_string(),
-                    NewNeighbour(wire::neighbour(neighbour)),
-                    SET,
-                )
+                (neighbour.to_string(), NewNeighbour(wire::neighbour(neighbour)), SET)
             }),
             routes_to_add: list(&difference.routes_to_add, |route| {
                 (route.to_string(), NewRoute(wire::route(route)), ADD)
@@ -249,16 +201,10 @@ impl From<Difference> for ChangeLists {
             routes_to_replace: list(&difference.routes_to_replace, |route| {
                 (route.to_string(), NewRoute(wire::route(route)), SET)
             }),
-            rules_to_add: list(&difference.rules_to_add, |rule| {
-                (rule.to_string(), NewRule(wire::rule(rule)), ADD)
-            }),
+            rules_to_add: list(&difference.rules_to_add, |rule| (rule.to_string(), NewRule(wire::rule(rule)), ADD)),
             deletions: [
                 list(&difference.rules_to_delete, |rule| {
-                    (
-                        "rule no longer wanted".to_owned(),
-                        DelRule(wire::rule_deletion(rule)),
-                        DELETE,
-                    )
+                    ("rule no longer wanted".to_owned(), DelRule(wire::rule_deletion(rule)), DELETE)
                 }),
                 list(&difference.routes_to_delete, |key| {
                     (key.to_string(), DelRoute(wire::route_deletion(key)), DELETE)

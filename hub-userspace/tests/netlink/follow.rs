@@ -2,9 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use hub_userspace::netlink::{
-    Changes, Follower, HostPlan, HostState, KernelNeighbour, Link, Syncer, TABLE,
-};
+use hub_userspace::netlink::{Changes, Follower, HostPlan, HostState, KernelNeighbour, Link, Syncer, TABLE};
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
 use tokio::time::timeout;
@@ -30,9 +28,7 @@ async fn until(
             told.gateways |= changes.gateways;
         }
     };
-    timeout(PATIENCE, follow)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+    timeout(PATIENCE, follow).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
     told
 }
 
@@ -59,23 +55,12 @@ fn links_are_followed_from_birth_through_a_new_name_to_their_end() {
         let told = until(&mut follower, &mut state, "near runs", running).await;
         assert!(told.links);
         let link = &state.links[&near];
-        assert_eq!(
-            (link.kind.as_deref(), link.ethernet, link.mtu),
-            (Some("veth"), true, 1500)
-        );
-        let mac = link
-            .mac
-            .unwrap()
-            .map(|byte| format!("{byte:02x}"))
-            .join(":");
+        assert_eq!((link.kind.as_deref(), link.ethernet, link.mtu), (Some("veth"), true, 1500));
+        let mac = link.mac.unwrap().map(|byte| format!("{byte:02x}")).join(":");
         assert_eq!(ip("link show dev near")[0]["address"], mac);
 
-        lab.set(LinkUnspec::new_with_index(near).mtu(1400).build())
-            .await;
-        until(&mut follower, &mut state, "mtu", |state| {
-            state.links[&near].mtu == 1400
-        })
-        .await;
+        lab.set(LinkUnspec::new_with_index(near).mtu(1400).build()).await;
+        until(&mut follower, &mut state, "mtu", |state| state.links[&near].mtu == 1400).await;
 
         lab.down(index("far")).await;
         until(&mut follower, &mut state, "no carrier", |state| {
@@ -84,18 +69,14 @@ fn links_are_followed_from_birth_through_a_new_name_to_their_end() {
         .await;
 
         lab.down(near).await;
-        lab.set(LinkUnspec::new_with_index(near).name("renamed").build())
-            .await;
+        lab.set(LinkUnspec::new_with_index(near).name("renamed").build()).await;
         until(&mut follower, &mut state, "renamed", |state| {
             state.links[&near].name == "renamed" && !state.links[&near].admin_up
         })
         .await;
 
         lab.delete(near).await;
-        until(&mut follower, &mut state, "gone", |state| {
-            state.links.len() == 1
-        })
-        .await;
+        until(&mut follower, &mut state, "gone", |state| state.links.len() == 1).await;
         settles_on_the_truth(&mut follower, &mut state).await;
     });
 }
@@ -112,16 +93,9 @@ fn a_vlan_knows_its_parent_and_a_raw_ip_link_has_no_ethernet() {
             Ok(()) => assert_eq!(by_name(&state, "near.7").unwrap().vlan, Some((near, 7))),
             Err(error) => assert!(error.to_string().contains("not supported"), "{error}"),
         }
-        assert_eq!(
-            by_name(&state, "near").unwrap().vlan,
-            None,
-            "a veth's peer is no parent"
-        );
+        assert_eq!(by_name(&state, "near").unwrap().vlan, None, "a veth's peer is no parent");
         let lo = &state.links[&1];
-        assert_eq!(
-            (lo.name.as_str(), lo.ethernet, lo.kind.as_deref()),
-            ("lo", false, None)
-        );
+        assert_eq!((lo.name.as_str(), lo.ethernet, lo.kind.as_deref()), ("lo", false, None));
         assert!(lo.running, "its operational state is unknown");
     });
 }
@@ -132,12 +106,7 @@ fn addresses_are_followed_and_go_with_their_link() {
         let near = lab.veth("near", "far").await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
         let has = |text: &'static str| {
-            move |state: &HostState| {
-                state
-                    .addresses
-                    .get(&near)
-                    .is_some_and(|of| of.contains(&net(text)))
-            }
+            move |state: &HostState| state.addresses.get(&near).is_some_and(|of| of.contains(&net(text)))
         };
         lab.address(near, "10.1.0.1/24").await;
         lab.address(near, "2001:db8::1/64").await;
@@ -145,16 +114,10 @@ fn addresses_are_followed_and_go_with_their_link() {
         assert!(told.addresses);
         until(&mut follower, &mut state, "IPv6", has("2001:db8::1/64")).await;
         ip("addr del 10.1.0.1/24 dev near");
-        until(&mut follower, &mut state, "deleted", |state| {
-            !has("10.1.0.1/24")(state)
-        })
-        .await;
+        until(&mut follower, &mut state, "deleted", |state| !has("10.1.0.1/24")(state)).await;
         assert!(has("2001:db8::1/64")(&state), "the other stays");
         lab.delete(near).await;
-        until(&mut follower, &mut state, "gone", |state| {
-            !state.addresses.contains_key(&near)
-        })
-        .await;
+        until(&mut follower, &mut state, "gone", |state| !state.addresses.contains_key(&near)).await;
         settles_on_the_truth(&mut follower, &mut state).await;
     });
 }
@@ -183,10 +146,7 @@ fn neighbours_are_followed_and_go_with_their_link() {
 #[test]
 fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
     in_namespace(async |lab| {
-        let (near, other) = (
-            lab.veth("near", "far").await,
-            lab.veth("other", "far2").await,
-        );
+        let (near, other) = (lab.veth("near", "far").await, lab.veth("other", "far2").await);
         lab.address(near, "10.1.0.1/24").await;
         lab.address(other, "10.2.0.1/24").await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
@@ -196,24 +156,14 @@ fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
         ip("route add 10.10.0.0/16 via 10.1.0.2");
         ip("-6 route add 2001:db8:10::/48 via fe80::2 dev near");
         ip("route add 10.30.0.0/16 via 10.1.0.2 table 77");
-        let told = until(
-            &mut follower,
-            &mut state,
-            "IPv4",
-            gateway(near, "10.10.0.0/16", "10.1.0.2"),
-        )
-        .await;
+        let told = until(&mut follower, &mut state, "IPv4", gateway(near, "10.10.0.0/16", "10.1.0.2")).await;
         assert!(told.gateways);
         let v6 = gateway(near, "2001:db8:10::/48", "fe80::2");
         until(&mut follower, &mut state, "IPv6", v6).await;
 
         let plan = routes([
             route(254, "10.20.0.0/16", unicast(&[hop(near, Some("10.1.0.2"))])),
-            route(
-                TABLE,
-                "10.10.0.0/16",
-                unicast(&[hop(near, Some("10.1.0.3"))]),
-            ),
+            route(TABLE, "10.10.0.0/16", unicast(&[hop(near, Some("10.1.0.3"))])),
         ]);
         let report = Syncer::open().unwrap().apply(&plan).await.unwrap();
         assert_eq!((report.added, report.failures.len()), (2, 0));
@@ -221,36 +171,18 @@ fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
         let moved = gateway(other, "10.10.0.0/16", "10.2.0.2");
         until(&mut follower, &mut state, "moved", moved).await;
         let to: Vec<_> = state.gateways.keys().copied().collect();
-        assert_eq!(
-            to,
-            [
-                (near, net("2001:db8:10::/48")),
-                (other, net("10.10.0.0/16"))
-            ]
-        );
+        assert_eq!(to, [(near, net("2001:db8:10::/48")), (other, net("10.10.0.0/16"))]);
 
         // The kernel drops IPv4 routes of an interface that goes down without announcing it.
         lab.down(other).await;
         lab.up(other).await;
-        until(&mut follower, &mut state, "dropped", |state| {
-            state.gateways.len() == 1
-        })
-        .await;
+        until(&mut follower, &mut state, "dropped", |state| state.gateways.len() == 1).await;
         // Nor those that lean on an address that goes.
         ip("route add 10.10.0.0/16 via 10.1.0.2");
-        until(
-            &mut follower,
-            &mut state,
-            "back",
-            gateway(near, "10.10.0.0/16", "10.1.0.2"),
-        )
-        .await;
+        until(&mut follower, &mut state, "back", gateway(near, "10.10.0.0/16", "10.1.0.2")).await;
         ip("addr del 10.1.0.1/24 dev near");
         assert!(ip("route show 10.10.0.0/16").as_array().unwrap().is_empty());
-        until(&mut follower, &mut state, "dropped", |state| {
-            state.gateways.len() == 1
-        })
-        .await;
+        until(&mut follower, &mut state, "dropped", |state| state.gateways.len() == 1).await;
         settles_on_the_truth(&mut follower, &mut state).await;
     });
 }
@@ -259,17 +191,8 @@ fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
 fn lost_events() -> u64 {
     let table = fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
     let header = table.lines().next().unwrap();
-    let column = header
-        .split_whitespace()
-        .position(|name| name == "Drops")
-        .unwrap();
-    let of = |line: &str| {
-        line.split_whitespace()
-            .nth(column)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-    };
+    let column = header.split_whitespace().position(|name| name == "Drops").unwrap();
+    let of = |line: &str| line.split_whitespace().nth(column).unwrap().parse::<u64>().unwrap();
     table.lines().skip(1).map(of).sum()
 }
 
@@ -287,10 +210,7 @@ fn lost_events_are_made_up_for() {
                 address: std::net::Ipv4Addr::from(first + i).into(),
                 mac: [2; 6],
             });
-            let plan = HostPlan {
-                neighbours: neighbours.collect(),
-                ..HostPlan::default()
-            };
+            let plan = HostPlan { neighbours: neighbours.collect(), ..HostPlan::default() };
             run(async {
                 let report = Syncer::open().unwrap().apply(&plan).await.unwrap();
                 assert_eq!((report.added, report.failures.len()), (MANY as usize, 0));
@@ -301,10 +221,7 @@ fn lost_events_are_made_up_for() {
         };
         // While this thread waits, nobody reads the follower's socket.
         std::thread::spawn(flood).join().unwrap();
-        assert!(
-            lost_events() > 0,
-            "the flood was too small to lose anything"
-        );
+        assert!(lost_events() > 0, "the flood was too small to lose anything");
 
         until(&mut follower, &mut state, "all of them", |state| {
             state.neighbours.len() == MANY as usize && by_name(state, "late").is_some()
@@ -329,12 +246,6 @@ fn a_wait_that_is_given_up_loses_nothing() {
             let _ = timeout(Duration::from_millis(5), follower.changed(&mut state)).await;
         }
         settles_on_the_truth(&mut follower, &mut state).await;
-        assert_eq!(
-            state.addresses[&near]
-                .iter()
-                .filter(|of| of.addr().is_ipv4())
-                .count(),
-            49
-        );
+        assert_eq!(state.addresses[&near].iter().filter(|of| of.addr().is_ipv4()).count(), 49);
     });
 }

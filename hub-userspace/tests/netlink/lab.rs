@@ -36,23 +36,16 @@ where
 }
 
 fn on_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
-    thread::spawn(job)
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread::spawn(job).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn new_namespace() {
-    unshare(CloneFlags::CLONE_NEWNET)
-        .expect("a network namespace needs CAP_SYS_ADMIN: run the test as root");
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs CAP_SYS_ADMIN: run the test as root");
 }
 
 /// Runs a future on this very thread: others are in other namespaces.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 impl Peer {
@@ -85,12 +78,7 @@ impl Lab {
 
     /// A veth pair, both ends up; the index of the first end.
     pub async fn veth(&self, name: &str, peer: &str) -> u32 {
-        self.handle
-            .link()
-            .add(LinkVeth::new(name, peer).build())
-            .execute()
-            .await
-            .unwrap();
+        self.handle.link().add(LinkVeth::new(name, peer).build()).execute().await.unwrap();
         self.up(index(peer)).await;
         let index = index(name);
         self.up(index).await;
@@ -98,13 +86,11 @@ impl Lab {
     }
 
     pub async fn up(&self, index: u32) {
-        self.set(LinkUnspec::new_with_index(index).up().build())
-            .await;
+        self.set(LinkUnspec::new_with_index(index).up().build()).await;
     }
 
     pub async fn down(&self, index: u32) {
-        self.set(LinkUnspec::new_with_index(index).down().build())
-            .await;
+        self.set(LinkUnspec::new_with_index(index).down().build()).await;
     }
 
     pub async fn set(&self, message: LinkMessage) {
@@ -117,20 +103,12 @@ impl Lab {
 
     /// Moves an interface to the other namespace.
     pub async fn give(&self, index: u32, peer: &Peer) {
-        self.set(
-            LinkUnspec::new_with_index(index)
-                .setns_by_fd(peer.0.as_raw_fd())
-                .build(),
-        )
-        .await;
+        self.set(LinkUnspec::new_with_index(index).setns_by_fd(peer.0.as_raw_fd()).build()).await;
     }
 
     pub async fn address(&self, index: u32, net: &str) {
         let net: IpNet = net.parse().unwrap();
-        let request = self
-            .handle
-            .address()
-            .add(index, net.addr(), net.prefix_len());
+        let request = self.handle.address().add(index, net.addr(), net.prefix_len());
         request.execute().await.unwrap();
     }
 }
@@ -143,11 +121,7 @@ pub fn index(name: &str) -> u32 {
 
 /// What `ip -j ARGUMENTS` shows in this thread's namespace.
 pub fn ip(arguments: &str) -> Value {
-    let output = Command::new("ip")
-        .arg("-j")
-        .args(arguments.split(' '))
-        .output()
-        .unwrap();
+    let output = Command::new("ip").arg("-j").args(arguments.split(' ')).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {errors}");
     if output.stdout.is_empty() {
@@ -158,12 +132,7 @@ pub fn ip(arguments: &str) -> Value {
 
 /// The entry of a listing whose `key` is `value`; panics unless there is exactly one.
 pub fn only<'a>(shown: &'a Value, key: &str, value: &str) -> &'a Value {
-    let found: Vec<_> = shown
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|entry| entry[key] == value)
-        .collect();
+    let found: Vec<_> = shown.as_array().unwrap().iter().filter(|entry| entry[key] == value).collect();
     assert_eq!(found.len(), 1, "{key} {value} in {shown:#}");
     found[0]
 }
@@ -182,31 +151,17 @@ pub fn net(text: &str) -> IpNet {
 
 /// A next hop of weight 1.
 pub fn hop(ifindex: u32, via: Option<&str>) -> KernelNextHop {
-    KernelNextHop {
-        ifindex,
-        via: via.map(addr),
-        onlink: false,
-        weight: 1,
-    }
+    KernelNextHop { ifindex, via: via.map(addr), onlink: false, weight: 1 }
 }
 
 pub fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
-    RouteAction::Unicast {
-        next_hops: next_hops.to_vec(),
-    }
+    RouteAction::Unicast { next_hops: next_hops.to_vec() }
 }
 
 pub fn route(table: u32, destination: &str, action: RouteAction) -> KernelRoute {
-    KernelRoute {
-        table,
-        destination: net(destination),
-        action,
-    }
+    KernelRoute { table, destination: net(destination), action }
 }
 
 pub fn routes(routes: impl IntoIterator<Item = KernelRoute>) -> HostPlan {
-    HostPlan {
-        routes: routes.into_iter().collect(),
-        ..HostPlan::default()
-    }
+    HostPlan { routes: routes.into_iter().collect(), ..HostPlan::default() }
 }

@@ -2,9 +2,7 @@
 
 use std::{fs, net::IpAddr, time::Duration};
 
-use hub_userspace::netlink::{
-    Changes, Follower, HostPlan, HostState, KernelNeighbour, Report, Syncer,
-};
+use hub_userspace::netlink::{Changes, Follower, HostPlan, HostState, KernelNeighbour, Report, Syncer};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -13,10 +11,7 @@ use crate::lab::{Lab, Peer, addr, in_namespace, index, ip, only};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn plan(neighbours: impl IntoIterator<Item = KernelNeighbour>) -> HostPlan {
-    HostPlan {
-        neighbours: neighbours.into_iter().collect(),
-        ..HostPlan::default()
-    }
+    HostPlan { neighbours: neighbours.into_iter().collect(), ..HostPlan::default() }
 }
 
 fn shown(address: &str) -> Value {
@@ -44,10 +39,7 @@ async fn near_and_far(lab: &Lab) -> (u32, Peer) {
 fn far_mac(peer: &Peer) -> String {
     let (sender, receiver) = std::sync::mpsc::channel();
     peer.inside(async move |_| sender.send(ip("link show dev far")).unwrap());
-    receiver.recv().unwrap()[0]["address"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    receiver.recv().unwrap()[0]["address"].as_str().unwrap().to_owned()
 }
 
 async fn until(
@@ -62,9 +54,7 @@ async fn until(
             changes = follower.changed(state).await.unwrap();
         }
     };
-    timeout(PATIENCE, changes)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+    timeout(PATIENCE, changes).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
 }
 
 #[test]
@@ -73,50 +63,28 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
         let mut syncer = Syncer::open().unwrap();
-        let managed = |address| KernelNeighbour::Managed {
-            ifindex: near,
-            address,
-        };
+        let managed = |address| KernelNeighbour::Managed { ifindex: near, address };
         let far = [addr("10.1.0.2"), addr("2001:db8::2")];
         let plan = plan(far.map(managed));
         let report = syncer.apply(&plan).await.unwrap();
-        assert_eq!(
-            report,
-            Report {
-                added: 2,
-                ..Report::default()
-            }
-        );
+        assert_eq!(report, Report { added: 2, ..Report::default() });
         until(&mut follower, &mut state, "resolved", |state, _| {
-            far.iter()
-                .all(|address| state.neighbours.contains_key(&(near, *address)))
+            far.iter().all(|address| state.neighbours.contains_key(&(near, *address)))
         })
         .await;
         for address in far {
             let shown = shown(&address.to_string());
             assert!(shown.get("managed").is_some(), "{shown}");
             assert_eq!(shown["protocol"], "118");
-            let mac = state.neighbours[&(near, address)]
-                .map(|byte| format!("{byte:02x}"))
-                .join(":");
+            let mac = state.neighbours[&(near, address)].map(|byte| format!("{byte:02x}")).join(":");
             assert_eq!(shown["lladdr"], mac);
         }
-        assert!(
-            syncer.apply(&plan).await.unwrap().is_empty(),
-            "a second time changes nothing"
-        );
+        assert!(syncer.apply(&plan).await.unwrap().is_empty(), "a second time changes nothing");
 
         let report = syncer.clear().await.unwrap();
-        assert_eq!(
-            report,
-            Report {
-                deleted: 2,
-                ..Report::default()
-            }
-        );
+        assert_eq!(report, Report { deleted: 2, ..Report::default() });
         until(&mut follower, &mut state, "gone", |state, _| {
-            far.iter()
-                .all(|address| !state.neighbours.contains_key(&(near, *address)))
+            far.iter().all(|address| !state.neighbours.contains_key(&(near, *address)))
         })
         .await;
     });
@@ -129,10 +97,7 @@ fn a_managed_neighbour_comes_back_after_its_link() {
         let (mut state, mut follower) = Follower::start().await.unwrap();
         let mut syncer = Syncer::open().unwrap();
         let far = addr("10.1.0.2");
-        let plan = plan([KernelNeighbour::Managed {
-            ifindex: near,
-            address: far,
-        }]);
+        let plan = plan([KernelNeighbour::Managed { ifindex: near, address: far }]);
         let known = |state: &HostState, _: &Changes| state.neighbours.contains_key(&(near, far));
         let unknown = |state: &HostState, changes: &Changes| !known(state, changes);
         syncer.apply(&plan).await.unwrap();
@@ -151,15 +116,8 @@ fn a_fixed_neighbour_is_there_at_once_and_changes_to_managed_and_back() {
         let (near, _peer) = near_and_far(&lab).await;
         let mut syncer = Syncer::open().unwrap();
         let address = addr("10.1.0.9");
-        let fixed = plan([KernelNeighbour::Permanent {
-            ifindex: near,
-            address,
-            mac: [2; 6],
-        }]);
-        let managed = plan([KernelNeighbour::Managed {
-            ifindex: near,
-            address,
-        }]);
+        let fixed = plan([KernelNeighbour::Permanent { ifindex: near, address, mac: [2; 6] }]);
+        let managed = plan([KernelNeighbour::Managed { ifindex: near, address }]);
         for _ in 0..2 {
             assert_eq!(syncer.apply(&fixed).await.unwrap().added, 1);
             let entry = shown("10.1.0.9");
@@ -184,26 +142,11 @@ fn neighbours_of_others_are_not_touched() {
         ip("neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 nud stale dev near");
         let before = ip("-details neigh show");
         let mut syncer = Syncer::open().unwrap();
-        let fixed = KernelNeighbour::Permanent {
-            ifindex: near,
-            address: addr("10.1.0.8"),
-            mac: [9; 6],
-        };
-        let plan = plan([
-            KernelNeighbour::Managed {
-                ifindex: near,
-                address: addr("10.1.0.7"),
-            },
-            fixed,
-        ]);
+        let fixed = KernelNeighbour::Permanent { ifindex: near, address: addr("10.1.0.8"), mac: [9; 6] };
+        let plan = plan([KernelNeighbour::Managed { ifindex: near, address: addr("10.1.0.7") }, fixed]);
         let report = syncer.apply(&plan).await.unwrap();
-        let [failure] = report.failures.as_slice() else {
-            panic!("{report:?}")
-        };
-        assert_eq!(
-            failure.object,
-            format!("neighbour 10.1.0.8 on interface {near}")
-        );
+        let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
+        assert_eq!(failure.object, format!("neighbour 10.1.0.8 on interface {near}"));
         assert_eq!((report.added, report.deleted), (0, 0));
         syncer.clear().await.unwrap();
         assert_eq!(ip("-details neigh show"), before);
@@ -217,18 +160,9 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         fs::write("/proc/sys/net/ipv4/neigh/near/delay_first_probe_time", "1").unwrap();
         let far: IpAddr = addr("10.1.0.2");
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        ip(&format!(
-            "neigh add 10.1.0.2 lladdr {} nud stale dev near",
-            far_mac(&peer)
-        ));
-        until(&mut follower, &mut state, "told", |_, changes| {
-            changes.stale == [(near, far)]
-        })
-        .await;
-        assert!(
-            state.neighbours.contains_key(&(near, far)),
-            "stale is usable"
-        );
+        ip(&format!("neigh add 10.1.0.2 lladdr {} nud stale dev near", far_mac(&peer)));
+        until(&mut follower, &mut state, "told", |_, changes| changes.stale == [(near, far)]).await;
+        assert!(state.neighbours.contains_key(&(near, far)), "stale is usable");
         assert_eq!(shown("10.1.0.2")["state"][0], "STALE");
 
         let mut syncer = Syncer::open().unwrap();
@@ -238,16 +172,11 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(PATIENCE, confirmed)
-            .await
-            .expect("the neighbour was not confirmed");
+        timeout(PATIENCE, confirmed).await.expect("the neighbour was not confirmed");
 
         // Nothing to refresh, nobody there: neither is an error.
         syncer.refresh_neighbour(near, far).await.unwrap();
-        syncer
-            .refresh_neighbour(near, addr("10.1.0.77"))
-            .await
-            .unwrap();
+        syncer.refresh_neighbour(near, addr("10.1.0.77")).await.unwrap();
         syncer.refresh_neighbour(9999, far).await.unwrap();
     });
 }
@@ -258,22 +187,13 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
         let (near, _peer) = near_and_far(&lab).await;
         let address = addr("10.1.0.2");
         let mut syncer = Syncer::open().unwrap();
-        let plan = plan([KernelNeighbour::Managed {
-            ifindex: near,
-            address,
-        }]);
+        let plan = plan([KernelNeighbour::Managed { ifindex: near, address }]);
         syncer.apply(&plan).await.unwrap();
         ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:07 nud stale managed dev near");
         ip("neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 nud stale dev near");
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        until(&mut follower, &mut state, "told", |_, changes| {
-            changes.stale.contains(&(near, addr("10.1.0.3")))
-        })
-        .await;
+        until(&mut follower, &mut state, "told", |_, changes| changes.stale.contains(&(near, addr("10.1.0.3")))).await;
         syncer.refresh_neighbour(near, address).await.unwrap();
-        assert!(
-            syncer.apply(&plan).await.unwrap().is_empty(),
-            "still managed, still ours"
-        );
+        assert!(syncer.apply(&plan).await.unwrap().is_empty(), "still managed, still ours");
     });
 }

@@ -1,32 +1,20 @@
 //! Rules that lead to our table.
 
-use hub_userspace::netlink::{
-    Family, HostPlan, KernelRule, Report, RouteAction, RuleMatch, Syncer, TABLE,
-};
+use hub_userspace::netlink::{Family, HostPlan, KernelRule, Report, RouteAction, RuleMatch, Syncer, TABLE};
 use serde_json::json;
 
 use crate::lab::{count, in_namespace, ip, only, route};
 
 fn interface(family: Family, name: &str) -> KernelRule {
-    KernelRule {
-        family,
-        what: RuleMatch::Interface(name.to_owned()),
-    }
+    KernelRule { family, what: RuleMatch::Interface(name.to_owned()) }
 }
 
 fn rules(rules: impl IntoIterator<Item = KernelRule>) -> HostPlan {
-    HostPlan {
-        rules: rules.into_iter().collect(),
-        ..HostPlan::default()
-    }
+    HostPlan { rules: rules.into_iter().collect(), ..HostPlan::default() }
 }
 
 fn done(added: usize, deleted: usize) -> Report {
-    Report {
-        added,
-        deleted,
-        ..Report::default()
-    }
+    Report { added, deleted, ..Report::default() }
 }
 
 #[test]
@@ -34,10 +22,7 @@ fn rules_are_in_the_kernel_as_planned() {
     in_namespace(async |lab| {
         lab.veth("tun-sh", "far").await;
         let mut syncer = Syncer::open().unwrap();
-        let icmp = |family| KernelRule {
-            family,
-            what: RuleMatch::LocalIcmp,
-        };
+        let icmp = |family| KernelRule { family, what: RuleMatch::LocalIcmp };
         let plan = rules([
             interface(Family::V4, "tun-sh"),
             interface(Family::V4, "not-there-yet"),
@@ -52,11 +37,7 @@ fn rules_are_in_the_kernel_as_planned() {
         let v6 = ip("-6 -details rule show pref 1180");
         assert_eq!(count(&v6), 2);
         for rule in v4.as_array().unwrap().iter().chain(v6.as_array().unwrap()) {
-            assert_eq!(
-                (&rule["table"], &rule["protocol"]),
-                (&json!("1180"), &json!("118")),
-                "{rule}"
-            );
+            assert_eq!((&rule["table"], &rule["protocol"]), (&json!("1180"), &json!("118")), "{rule}");
         }
         assert_eq!(only(&v4, "iif", "lo")["ipproto"], "icmp");
         assert_eq!(only(&v6, "iif", "lo")["ipproto"], "ipv6-icmp");
@@ -64,10 +45,7 @@ fn rules_are_in_the_kernel_as_planned() {
         only(&v4, "iif", "not-there-yet");
         only(&v6, "iif", "tun-sh");
 
-        assert!(
-            syncer.apply(&plan).await.unwrap().is_empty(),
-            "a second time changes nothing"
-        );
+        assert!(syncer.apply(&plan).await.unwrap().is_empty(), "a second time changes nothing");
         let fewer = rules([interface(Family::V4, "tun-sh"), icmp(Family::V6)]);
         assert_eq!(syncer.apply(&fewer).await.unwrap(), done(0, 3));
         only(&ip("rule show pref 1180"), "iif", "tun-sh");
@@ -95,10 +73,7 @@ fn rules_of_others_are_not_touched_and_leftovers_of_ours_go() {
         assert_eq!(syncer.apply(&plan).await.unwrap(), done(1, 3));
         only(&ip("rule show"), "iif", "old");
         assert_eq!(syncer.clear().await.unwrap(), done(0, 1));
-        assert_eq!(
-            [ip("-details rule show"), ip("-6 -details rule show")],
-            before
-        );
+        assert_eq!([ip("-details rule show"), ip("-6 -details rule show")], before);
     });
 }
 
@@ -108,27 +83,16 @@ fn a_throw_route_leaves_our_table_for_the_next_rule() {
         let near = lab.veth("near", "far").await;
         lab.address(near, "10.1.0.1/24").await;
         ip("route add 10.10.0.0/16 dev near");
-        let mut plan = rules([KernelRule {
-            family: Family::V4,
-            what: RuleMatch::LocalIcmp,
-        }]);
-        plan.routes
-            .insert(route(TABLE, "0.0.0.0/0", RouteAction::Unreachable));
-        plan.routes
-            .insert(route(TABLE, "10.10.1.0/24", RouteAction::Throw));
+        let mut plan = rules([KernelRule { family: Family::V4, what: RuleMatch::LocalIcmp }]);
+        plan.routes.insert(route(TABLE, "0.0.0.0/0", RouteAction::Unreachable));
+        plan.routes.insert(route(TABLE, "10.10.1.0/24", RouteAction::Throw));
         let report = Syncer::open().unwrap().apply(&plan).await.unwrap();
         assert_eq!((report.added, report.failures.len()), (3, 0));
 
         assert_eq!(ip("route get 10.10.1.1 ipproto icmp")[0]["dev"], "near");
-        assert_eq!(
-            ip("route get 10.10.2.1 ipproto udp")[0]["dev"],
-            "near",
-            "not ICMP"
-        );
-        let refused = std::process::Command::new("ip")
-            .args(["route", "get", "10.10.2.1", "ipproto", "icmp"])
-            .output()
-            .unwrap();
+        assert_eq!(ip("route get 10.10.2.1 ipproto udp")[0]["dev"], "near", "not ICMP");
+        let refused =
+            std::process::Command::new("ip").args(["route", "get", "10.10.2.1", "ipproto", "icmp"]).output().unwrap();
         let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(errors.contains("No route to host"), "{errors}");
     });

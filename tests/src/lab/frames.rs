@@ -132,7 +132,9 @@ impl FrameSocket {
         })?;
         match found {
             Some(frame) => Ok(frame),
-            None if others.is_empty() => bail!("nothing arrived on {} within {timeout:?}", self.name),
+            None if others.is_empty() => {
+                bail!("nothing arrived on {} within {timeout:?}", self.name)
+            }
             None => {
                 bail!("what was expected on {} did not come within {timeout:?}, but this did:\n{others}", self.name)
             }
@@ -188,7 +190,9 @@ fn frame(received: Received) -> Frame {
     let aux = received.control.iter().find_map(|(level, kind, data)| {
         (*level == libc::SOL_PACKET && *kind == PACKET_AUXDATA).then(|| AuxData::read(data))?
     });
-    let Some(aux) = aux else { return Frame { bytes, checksum_pending: false } };
+    let Some(aux) = aux else {
+        return Frame { bytes, checksum_pending: false };
+    };
     if aux.status & TP_STATUS_VLAN_VALID != 0 && bytes.len() >= 12 {
         // The kernel takes the outer tag out of the frame before any socket sees it: put it back.
         let tpid = if aux.status & TP_STATUS_VLAN_TPID_VALID != 0 { aux.vlan_tpid } else { 0x8100 };

@@ -245,7 +245,9 @@ impl Namespace {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").context("reading /proc")? {
             let entry = entry.context("reading /proc")?;
-            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             if fs::metadata(entry.path().join("ns/net")).is_ok_and(|ns| ns.ino() == inode) {
                 let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
                 found.push((id, name.trim_end().to_owned()));
@@ -275,7 +277,9 @@ pub(super) fn delete(name: &str) -> anyhow::Result<bool> {
     if unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) } != 0 {
         match Errno::last() {
             Errno::EINVAL | Errno::ENOENT => {}
-            error => return Err(error).with_context(|| format!("deleting the network namespace {name}")),
+            error => {
+                return Err(error).with_context(|| format!("deleting the network namespace {name}"));
+            }
         }
     }
     match fs::remove_file(&path) {

@@ -38,11 +38,7 @@ impl From<Family> for AddressFamily {
 }
 
 fn family_of(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    }
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// Selects all routes, rules or neighbours in a strict dump.
@@ -79,25 +75,17 @@ impl Existing {
         let Some(destination) = destination(message) else {
             return;
         };
-        let key = RouteKey {
-            table: table(message),
-            destination,
-            metric: metric(message),
-        };
+        let key = RouteKey { table: table(message), destination, metric: metric(message) };
         // Two of one key (appended by hand): replaced by one.
         let twice = self.routes.contains_key(&key);
-        self.routes
-            .insert(key, if twice { None } else { action(message) });
+        self.routes.insert(key, if twice { None } else { action(message) });
     }
 
     /// Takes note of a rule that the kernel shows, if it is ours.
     pub(super) fn note_rule(&mut self, message: &RuleMessage) {
         let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
         if message.attributes.contains(&ours) {
-            self.rules.push(ExistingRule {
-                rule: read_rule(message),
-                message: message.clone(),
-            });
+            self.rules.push(ExistingRule { rule: read_rule(message), message: message.clone() });
         }
     }
 

@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
-    NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
 use super::family_of;
@@ -13,20 +12,14 @@ use crate::netlink::{PROTOCOL, plan::KernelNeighbour};
 /// The message that makes or replaces a neighbour.
 pub fn neighbour(neighbour: &KernelNeighbour) -> NeighbourMessage {
     let mut message = bare_neighbour(neighbour.key());
-    message
-        .attributes
-        .push(NeighbourAttribute::Protocol(PROTOCOL.into()));
+    message.attributes.push(NeighbourAttribute::Protocol(PROTOCOL.into()));
     match neighbour {
         KernelNeighbour::Managed { .. } => {
-            message
-                .attributes
-                .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+            message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
         }
         KernelNeighbour::Permanent { mac, .. } => {
             message.header.state = NeighbourState::Permanent;
-            message
-                .attributes
-                .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+            message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         }
     }
     message
@@ -52,21 +45,16 @@ pub fn neighbour_use(shown: &NeighbourMessage) -> Option<NeighbourMessage> {
     // The kernel clears the flags that are not repeated (`neigh_update_flags`).
     message.header.flags = NeighbourFlags::Use | (shown.header.flags & NeighbourFlags::ExtLearned);
     let managed = ext_flags(shown) & NeighbourExtFlags::Managed;
-    message
-        .attributes
-        .push(NeighbourAttribute::ExtFlags(managed));
+    message.attributes.push(NeighbourAttribute::ExtFlags(managed));
     Some(message)
 }
 
 pub fn read_neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
-    let address = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some((*v4).into()),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some((*v6).into()),
-            _ => None,
-        })?;
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some((*v4).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    })?;
     Some((message.header.ifindex, address))
 }
 
@@ -83,13 +71,10 @@ pub fn ext_flags(message: &NeighbourMessage) -> NeighbourExtFlags {
 
 /// The link address, when it has 6 bytes.
 pub fn neighbour_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
-            _ => None,
-        })
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    })
 }
 
 pub fn read_neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
@@ -98,9 +83,5 @@ pub fn read_neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
         return Some(KernelNeighbour::Managed { ifindex, address });
     }
     let mac = neighbour_mac(message)?;
-    (message.header.state == NeighbourState::Permanent).then_some(KernelNeighbour::Permanent {
-        ifindex,
-        address,
-        mac,
-    })
+    (message.header.state == NeighbourState::Permanent).then_some(KernelNeighbour::Permanent { ifindex, address, mac })
 }

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily,
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags,
-        RouteScope, RouteType, RouteVia,
+        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteScope, RouteType,
+        RouteVia,
     },
 };
 
@@ -34,11 +34,9 @@ pub fn route(route: &KernelRoute) -> RouteMessage {
     match &route.action {
         RouteAction::Unicast { next_hops } => match next_hops.as_slice() {
             [hop] => put_single_hop(&mut message, hop),
-            hops => message.attributes.push(RouteAttribute::MultiPath(
-                hops.iter()
-                    .map(|hop| next_hop(hop, route.destination))
-                    .collect(),
-            )),
+            hops => message
+                .attributes
+                .push(RouteAttribute::MultiPath(hops.iter().map(|hop| next_hop(hop, route.destination)).collect())),
         },
         RouteAction::Throw | RouteAction::Unreachable => {}
     }
@@ -72,9 +70,7 @@ fn put_single_hop(message: &mut RouteMessage, hop: &KernelNextHop) {
         message.header.flags |= RouteFlags::Onlink;
     }
     match hop.via {
-        Some(via) => message
-            .attributes
-            .push(gateway(via, message.header.address_family)),
+        Some(via) => message.attributes.push(gateway(via, message.header.address_family)),
         // As iproute2 does: the destination is on the link, so others' gateways may lie in it.
         None => message.header.scope = RouteScope::Link,
     }
@@ -97,32 +93,21 @@ fn next_hop(hop: &KernelNextHop, destination: IpNet) -> RouteNextHop {
 }
 
 fn gateway(via: IpAddr, family: AddressFamily) -> RouteAttribute {
-    if family_of(via) == family {
-        RouteAttribute::Gateway(via.into())
-    } else {
-        RouteAttribute::Via(via.into())
-    }
+    if family_of(via) == family { RouteAttribute::Gateway(via.into()) } else { RouteAttribute::Via(via.into()) }
 }
 
 /// Destination of a route; a default route says none.
 pub fn destination(message: &RouteMessage) -> Option<IpNet> {
-    let address = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(address) => ip(address),
-            _ => None,
-        });
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    });
     let unspecified: IpAddr = match message.header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    IpNet::new(
-        address.unwrap_or(unspecified),
-        message.header.destination_prefix_length,
-    )
-    .ok()
+    IpNet::new(address.unwrap_or(unspecified), message.header.destination_prefix_length).ok()
 }
 
 /// Metric of a route, 0 when it says none.
@@ -152,41 +137,25 @@ pub fn action(message: &RouteMessage) -> Option<RouteAction> {
     match message.header.kind {
         RouteType::Throw => Some(RouteAction::Throw),
         RouteType::Unreachable => Some(RouteAction::Unreachable),
-        RouteType::Unicast => Some(
-            RouteAction::Unicast {
-                next_hops: next_hops(message)?,
-            }
-            .normalised(),
-        ),
+        RouteType::Unicast => Some(RouteAction::Unicast { next_hops: next_hops(message)? }.normalised()),
         _ => None,
     }
 }
 
 fn next_hops(message: &RouteMessage) -> Option<Vec<KernelNextHop>> {
-    let many = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::MultiPath(hops) => Some(hops),
-            _ => None,
-        });
+    let many = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
     if let Some(hops) = many {
         return Some(hops.iter().map(read_next_hop).collect());
     }
-    let ifindex = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Oif(ifindex) => Some(*ifindex),
-            _ => None,
-        })?;
+    let ifindex = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    })?;
     let onlink = message.header.flags.contains(RouteFlags::Onlink);
-    Some(vec![KernelNextHop {
-        ifindex,
-        via: via(&message.attributes),
-        onlink,
-        weight: 1,
-    }])
+    Some(vec![KernelNextHop { ifindex, via: via(&message.attributes), onlink, weight: 1 }])
 }
 
 fn read_next_hop(hop: &RouteNextHop) -> KernelNextHop {

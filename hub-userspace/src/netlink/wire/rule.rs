@@ -24,13 +24,10 @@ pub fn rule(rule: &KernelRule) -> RuleMessage {
         RuleAttribute::Protocol(PROTOCOL.into()),
     ];
     match &rule.what {
-        RuleMatch::Interface(name) => message
+        RuleMatch::Interface(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
+        RuleMatch::LocalIcmp => message
             .attributes
-            .push(RuleAttribute::Iifname(name.clone())),
-        RuleMatch::LocalIcmp => message.attributes.extend([
-            RuleAttribute::Iifname(LOOPBACK.to_owned()),
-            RuleAttribute::IpProtocol(icmp(rule.family)),
-        ]),
+            .extend([RuleAttribute::Iifname(LOOPBACK.to_owned()), RuleAttribute::IpProtocol(icmp(rule.family))]),
     }
     message
 }
@@ -82,9 +79,7 @@ pub fn read_rule(message: &RuleMessage) -> Option<KernelRule> {
     let mut made = rule(&candidate);
     for message in [&mut shown, &mut made] {
         message.header.table = 0;
-        message
-            .attributes
-            .sort_by_key(|attribute| format!("{attribute:?}"));
+        message.attributes.sort_by_key(|attribute| format!("{attribute:?}"));
     }
     (shown == made).then_some(candidate)
 }

@@ -19,21 +19,12 @@ fn address(text: &str) -> IpAddr {
 }
 
 fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
-    KernelNextHop {
-        ifindex,
-        via: via.map(address),
-        onlink: false,
-        weight,
-    }
+    KernelNextHop { ifindex, via: via.map(address), onlink: false, weight }
 }
 
 fn planned(destination: &str, action: &RouteAction) -> KernelRoute {
     let action = action.normalised();
-    KernelRoute {
-        table: TABLE,
-        destination: destination.parse().unwrap(),
-        action,
-    }
+    KernelRoute { table: TABLE, destination: destination.parse().unwrap(), action }
 }
 
 /// The message as bytes and back: what the kernel would read, and show.
@@ -51,13 +42,8 @@ fn over_the_wire(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
 
 #[test]
 fn routes_read_back_as_planned() {
-    let single = |hop| RouteAction::Unicast {
-        next_hops: vec![hop],
-    };
-    let onlink = |via| KernelNextHop {
-        onlink: true,
-        ..hop(3, Some(via), 1)
-    };
+    let single = |hop| RouteAction::Unicast { next_hops: vec![hop] };
+    let onlink = |via| KernelNextHop { onlink: true, ..hop(3, Some(via), 1) };
     let cases = [
         planned("10.0.0.0/8", &single(hop(3, None, 1))),
         planned("10.0.0.0/8", &single(hop(3, Some("10.9.0.1"), 1))),
@@ -70,22 +56,12 @@ fn routes_read_back_as_planned() {
         planned(
             "10.0.0.0/8",
             &RouteAction::Unicast {
-                next_hops: vec![
-                    hop(3, None, 100),
-                    onlink("10.9.0.1"),
-                    hop(4, Some("fe80::1"), 7),
-                ],
+                next_hops: vec![hop(3, None, 100), onlink("10.9.0.1"), hop(4, Some("fe80::1"), 7)],
             },
         ),
         planned(
             "2001:db8::/32",
-            &RouteAction::Unicast {
-                next_hops: vec![
-                    hop(3, None, 100),
-                    hop(4, None, 1),
-                    hop(5, Some("fe80::1"), 7),
-                ],
-            },
+            &RouteAction::Unicast { next_hops: vec![hop(3, None, 100), hop(4, None, 1), hop(5, Some("fe80::1"), 7)] },
         ),
     ];
     for case in cases {
@@ -95,10 +71,7 @@ fn routes_read_back_as_planned() {
         };
         let mut existing = Existing::default();
         existing.note_route(&shown);
-        assert_eq!(
-            existing.routes,
-            [(RouteKey::from(&case), Some(case.action))].into()
-        );
+        assert_eq!(existing.routes, [(RouteKey::from(&case), Some(case.action))].into());
     }
 }
 
@@ -132,25 +105,14 @@ fn a_route_that_no_plan_could_ask_for_has_no_action() {
 #[test]
 fn ipv6_next_hops_without_gateway_have_one_on_the_wire_when_there_are_several() {
     let gateways = |message: &RouteMessage| -> Vec<Option<IpAddr>> {
-        let hops = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                RouteAttribute::MultiPath(hops) => Some(hops),
-                _ => None,
-            });
-        hops.unwrap()
-            .iter()
-            .map(|hop| via(&hop.attributes))
-            .collect()
+        let hops = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => Some(hops),
+            _ => None,
+        });
+        hops.unwrap().iter().map(|hop| via(&hop.attributes)).collect()
     };
     let next_hops = vec![hop(1, None, 1), hop(2, None, 1)];
-    let v6 = planned(
-        "2001:db8::/32",
-        &RouteAction::Unicast {
-            next_hops: next_hops.clone(),
-        },
-    );
+    let v6 = planned("2001:db8::/32", &RouteAction::Unicast { next_hops: next_hops.clone() });
     assert_eq!(gateways(&route(&v6)), [Some(address("fe80::1180")); 2]);
     let v4 = planned("10.0.0.0/8", &RouteAction::Unicast { next_hops });
     assert_eq!(gateways(&route(&v4)), [None; 2]);
@@ -160,10 +122,7 @@ fn ipv6_next_hops_without_gateway_have_one_on_the_wire_when_there_are_several() 
 fn rules_read_back_as_planned() {
     let cases = [
         (Family::V4, RuleMatch::Interface("tun-sh".to_owned())),
-        (
-            Family::V6,
-            RuleMatch::Interface("123456789012345".to_owned()),
-        ),
+        (Family::V6, RuleMatch::Interface("123456789012345".to_owned())),
         (Family::V4, RuleMatch::LocalIcmp),
         (Family::V6, RuleMatch::LocalIcmp),
     ];
@@ -176,36 +135,23 @@ fn rules_read_back_as_planned() {
         // As the kernel adds.
         shown.header.table = 252;
         shown.header.flags = RuleFlags::IifDetached;
-        shown
-            .attributes
-            .insert(1, RuleAttribute::SuppressPrefixLen(u32::MAX));
+        shown.attributes.insert(1, RuleAttribute::SuppressPrefixLen(u32::MAX));
         let mut existing = Existing::default();
         existing.note_rule(&shown);
-        assert_eq!(
-            existing.rules,
-            [ExistingRule {
-                rule: Some(planned),
-                message: shown
-            }]
-        );
+        assert_eq!(existing.rules, [ExistingRule { rule: Some(planned), message: shown }]);
     }
 }
 
 #[test]
 fn a_rule_that_differs_in_anything_is_ours_but_not_planned() {
-    let planned = KernelRule {
-        family: Family::V4,
-        what: RuleMatch::Interface("a".to_owned()),
-    };
+    let planned = KernelRule { family: Family::V4, what: RuleMatch::Interface("a".to_owned()) };
     let differences: [fn(&mut RuleMessage); 5] = [
         |message| message.attributes.push(RuleAttribute::FwMark(1)),
         |message| message.header.tos = 4,
         |message| message.header.flags = RuleFlags::Invert,
         |message| message.attributes[0] = RuleAttribute::Table(7),
         |message| {
-            message
-                .attributes
-                .push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
+            message.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
         },
     ];
     for differ in differences {
@@ -213,13 +159,7 @@ fn a_rule_that_differs_in_anything_is_ours_but_not_planned() {
         differ(&mut message);
         let mut existing = Existing::default();
         existing.note_rule(&message);
-        assert_eq!(
-            existing.rules,
-            [ExistingRule {
-                rule: None,
-                message
-            }]
-        );
+        assert_eq!(existing.rules, [ExistingRule { rule: None, message }]);
     }
     let mut message = rule(&planned);
     message.attributes[2] = RuleAttribute::Protocol(RouteProtocol::Static);
@@ -231,19 +171,9 @@ fn a_rule_that_differs_in_anything_is_ours_but_not_planned() {
 #[test]
 fn neighbours_read_back_as_planned() {
     for planned in [
-        KernelNeighbour::Managed {
-            ifindex: 3,
-            address: address("10.0.0.1"),
-        },
-        KernelNeighbour::Managed {
-            ifindex: 3,
-            address: address("fe80::1"),
-        },
-        KernelNeighbour::Permanent {
-            ifindex: 3,
-            address: address("fe80::1"),
-            mac: [2; 6],
-        },
+        KernelNeighbour::Managed { ifindex: 3, address: address("10.0.0.1") },
+        KernelNeighbour::Managed { ifindex: 3, address: address("fe80::1") },
+        KernelNeighbour::Permanent { ifindex: 3, address: address("fe80::1"), mac: [2; 6] },
     ] {
         let shown = match over_the_wire(RouteNetlinkMessage::NewNeighbour(neighbour(&planned))) {
             RouteNetlinkMessage::NewNeighbour(shown) => shown,
@@ -258,15 +188,9 @@ fn neighbours_read_back_as_planned() {
 
 #[test]
 fn a_permanent_neighbour_of_others_is_in_our_way_and_no_other_is() {
-    let planned = KernelNeighbour::Permanent {
-        ifindex: 3,
-        address: address("10.0.0.1"),
-        mac: [2; 6],
-    };
+    let planned = KernelNeighbour::Permanent { ifindex: 3, address: address("10.0.0.1"), mac: [2; 6] };
     let mut message = neighbour(&planned);
-    message
-        .attributes
-        .retain(|of| !matches!(of, NeighbourAttribute::Protocol(_)));
+    message.attributes.retain(|of| !matches!(of, NeighbourAttribute::Protocol(_)));
     let mut existing = Existing::default();
     existing.note_neighbour(&message);
     assert_eq!(existing.foreign, [(planned.key(), Some([2; 6]))].into());
@@ -278,10 +202,7 @@ fn a_permanent_neighbour_of_others_is_in_our_way_and_no_other_is() {
 
 #[test]
 fn using_a_neighbour_keeps_it_managed() {
-    let planned = KernelNeighbour::Managed {
-        ifindex: 3,
-        address: address("10.0.0.1"),
-    };
+    let planned = KernelNeighbour::Managed { ifindex: 3, address: address("10.0.0.1") };
     let mut shown = neighbour(&planned);
     shown.header.state = NeighbourState::Reachable;
     assert_eq!(neighbour_use(&shown), None);
@@ -289,11 +210,6 @@ fn using_a_neighbour_keeps_it_managed() {
     let message = neighbour_use(&shown).unwrap();
     assert!(message.header.flags.contains(NeighbourFlags::Use));
     assert_eq!(ext_flags(&message), NeighbourExtFlags::Managed);
-    shown
-        .attributes
-        .retain(|of| !matches!(of, NeighbourAttribute::ExtFlags(_)));
-    assert_eq!(
-        ext_flags(&neighbour_use(&shown).unwrap()),
-        NeighbourExtFlags::empty()
-    );
+    shown.attributes.retain(|of| !matches!(of, NeighbourAttribute::ExtFlags(_)));
+    assert_eq!(ext_flags(&neighbour_use(&shown).unwrap()), NeighbourExtFlags::empty());
 }
