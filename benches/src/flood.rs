@@ -72,14 +72,16 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Frames in one system call: an interrupt waits for a batch at most, but what goes wrong is seen between calls only.
+/// Frames in one system call. The kernel itself ends it on a signal; between two, this program sees how far it got.
 const CHUNK: u64 = 1 << 17;
 /// Not counted: caches, neighbours, route caches and the CPU's clock get warm.
 const WARM_UP: u64 = 1 << 17;
 /// The far end has got all when nothing has come for this long.
 const QUIET: Duration = Duration::from_millis(200);
-/// How long frames may still trickle in.
+/// How long frames may still trickle in, at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So many windows of frames in a row lost to the last one: the hub does not forward.
+const HOPELESS: u32 = 5;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let from = Place::find(&arguments.from, &arguments.from_device)?;
@@ -126,35 +128,44 @@ struct Flood {
 }
 
 impl Flood {
-    /// Sends `frames`, waits until they have arrived or nothing more does, and counts.
+    /// Sends `frames`, waits until they have arrived or nothing more does, and counts. Sends fewer when nothing arrives.
     fn measure(&mut self, frames: u64) -> Result<Report> {
         let before = (self.programs.made()?, self.programs.counts()?);
         let start = Instant::now();
+        // Windows of frames that were lost to the last one, in a row, and what had arrived before them.
+        let (mut lost, mut arrived) = (0, 0);
         let mut sent = 0;
-        while sent < frames {
-            let chunk = u32::try_from(CHUNK.min(frames - sent))?;
-            self.send(chunk)?;
+        while sent < frames && lost < HOPELESS {
+            self.send(u32::try_from(CHUNK.min(frames - sent))?)?;
             let made = self.programs.made()? - before.0;
-            if made == sent {
-                bail!("the generator made no frame: its program and its settings do not fit");
+            if made > sent {
+                sent = made;
+                continue;
             }
-            sent = made;
+            // The generator waits for frames that are slow, or lost.
+            let (counts, _) = self.drain(sent, before.1)?;
+            lost = if counts.total() == arrived { lost + 1 } else { 0 };
+            arrived = counts.total();
+            self.programs.forget_missing(before.0 + sent)?;
+        }
+        if sent == 0 {
+            bail!("the generator made no frame: its program and its settings do not fit");
         }
         let (counts, end) = self.drain(sent, before.1)?;
-        Ok(Report::new(sent, counts.good + counts.garbled, counts.garbled, end - start))
+        Ok(Report::new(sent, counts.total(), counts.garbled, end - start))
     }
 
     fn send(&mut self, frames: u32) -> Result<()> {
         let Self { programs, from, frame, batch } = self;
         let generator = programs.generator()?;
         match from.namespace.enter(|| programs::send(generator, frame, from.index, frames, *batch))? {
-            // A signal that did not end the process, such as after a stop: what is missing is sent again.
+            // A signal that did not end the process: the next call makes what is missing.
             Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
                 if io_error.kind() == io::ErrorKind::Interrupted =>
             {
                 Ok(())
             }
-            result => result.context("running the generator: Linux 5.18 or later with BPF_PROG_TEST_RUN is needed"),
+            result => result.context("running the generator: Linux 5.18 or later is needed, and this device up"),
         }
     }
 
@@ -163,12 +174,11 @@ impl Flood {
         let begin = Instant::now();
         let (mut last, mut changed) = (Counts::default(), begin);
         loop {
-            let now = self.programs.counts()?;
-            let now = Counts { good: now.good - before.good, garbled: now.garbled - before.garbled };
+            let now = self.programs.counts()?.since(before);
             if now != last {
                 (last, changed) = (now, Instant::now());
             }
-            if now.good + now.garbled >= sent || changed.elapsed() > QUIET || begin.elapsed() > PATIENCE {
+            if now.total() >= sent || changed.elapsed() > QUIET || begin.elapsed() > PATIENCE {
                 return Ok((last, changed));
             }
             thread::sleep(Duration::from_micros(100));

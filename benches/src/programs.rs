@@ -20,6 +20,17 @@ unsafe impl aya::Pod for Settings {}
 // SAFETY: two integers of the same size.
 unsafe impl aya::Pod for Counts {}
 
+impl Counts {
+    pub fn total(&self) -> u64 {
+        self.good + self.garbled
+    }
+
+    /// What has been counted since `before`.
+    pub fn since(&self, before: Self) -> Self {
+        Self { good: self.good - before.good, garbled: self.garbled - before.garbled }
+    }
+}
+
 /// Bytes of `struct xdp_md` (linux/bpf.h) and where in it the kernel looks at what a test run is given.
 const CONTEXT: usize = 24;
 const CONTEXT_DATA_END: usize = 4;
@@ -75,7 +86,7 @@ impl Programs {
         array.set(0, settings, 0).context("writing the settings")
     }
 
-    /// Frames that the generator has made since it was loaded.
+    /// Frames that the generator has made since it was loaded, on whatever CPU.
     pub fn made(&self) -> Result<u64> {
         let array: PerCpuArray<_, u64> = self.0.map("SEQUENCE").context("no map SEQUENCE")?.try_into()?;
         Ok(array.get(&0, 0).context("reading SEQUENCE")?.iter().sum())
@@ -85,10 +96,17 @@ impl Programs {
     pub fn counts(&self) -> Result<Counts> {
         let array: PerCpuArray<_, Counts> = self.0.map("COUNTS").context("no map COUNTS")?.try_into()?;
         let values = array.get(&0, 0).context("reading COUNTS")?;
-        Ok(values.iter().fold(Counts::default(), |sum, counts| Counts {
-            good: sum.good + counts.good,
-            garbled: sum.garbled + counts.garbled,
-        }))
+        let sum = |field: fn(&Counts) -> u64| values.iter().map(field).sum();
+        Ok(Counts { good: sum(|counts| counts.good), garbled: sum(|counts| counts.garbled) })
+    }
+
+    /// Lets the generator go on though frames are missing that it waits for. Only between test runs.
+    ///
+    /// `made` is how many it has made.
+    pub fn forget_missing(&mut self, made: u64) -> Result<()> {
+        let mut array: Array<_, u32> = self.0.map_mut("ARRIVED").context("no map ARRIVED")?.try_into()?;
+        // Frames are numbered from 0, in 32 bits.
+        array.set(0, u32::try_from(made % (1 << 32))?, 0).context("writing ARRIVED")
     }
 
     /// The generator, loaded when it was not yet.

@@ -17,7 +17,7 @@ pub struct Report {
     pub seconds: f64,
     /// Received a second.
     pub packets_per_second: f64,
-    /// Whether frames were lost, came more than once, or came out wrong: then this is no measurement.
+    /// Whether fewer or more arrived than were sent, or any came out wrong: then this is no measurement.
     pub void: bool,
 }
 

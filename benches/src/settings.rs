@@ -86,7 +86,10 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
         udp_sum: u32::from(fold(udp_sum)),
         first_destination: match first {
             IpAddr::V4(address) => address.to_bits(),
-            IpAddr::V6(address) => (address.to_bits() & u128::from(u32::MAX)) as u32,
+            IpAddr::V6(address) => {
+                let [.., a, b, c, d] = address.octets();
+                u32::from_be_bytes([a, b, c, d])
+            }
         },
         destinations: destinations.min(hosts),
         flows,

@@ -14,6 +14,10 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// The number after that of the frame that the sink saw last. One for all CPUs: it is what the generator waits for.
+#[map]
+pub static ARRIVED: Array<u32> = Array::with_max_entries(1, 0);
+
 #[map]
 pub static COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(1, 0);
 

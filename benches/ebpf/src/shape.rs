@@ -7,6 +7,9 @@
 //! The head is handled in 16-bit *halves*, which all fields begin on, as they lie in memory: in network byte order.
 //! One's-complement sums may be taken over halves in any byte order (RFC 1071).
 
+#![expect(clippy::inline_always, reason = "kernel programs: a call costs, and constant indices need no check")]
+#![expect(clippy::cast_possible_truncation, reason = "halves are taken out of words all over")]
+
 /// UDP destination port of all frames: discard (RFC 863).
 pub const DESTINATION_PORT: u16 = 9;
 /// The lowest source port; flows are told apart by it.
