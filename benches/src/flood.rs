@@ -58,7 +58,7 @@ pub struct Arguments {
     /// Length of a frame, from the Ethernet header on, without the frame check sequence
     #[arg(long, default_value_t = 64)]
     bytes: u32,
-    /// Frames that are under way before the hub gets its turn
+    /// Frames made in one go, before the hub gets its turn
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
     /// Core that everything runs on: generator, hub and sink. Default: the last that is allowed
