@@ -159,6 +159,18 @@ pub struct LinkAddress {
     pub padding: [u8; 2],
 }
 
+/// Record of the ring `WANTED`: a neighbour that a packet needed and that was not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct WantedNeighbour {
+    pub ifindex: u32,
+    /// An IPv4 address as an IPv4-mapped one (RFC 4291 section 2.5.5.2).
+    pub address: [u8; 16],
+}
+
+/// Bytes of the ring `WANTED`; a page at least. When it is full a neighbour is asked for by a later packet.
+pub const WANTED_BYTES: u32 = 1 << 16;
+
 /// Key of `VLANS`: a VLAN that has an interface of its own above `ifindex`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
@@ -192,6 +204,7 @@ const _: () = {
     assert!(size_of::<Neighbour<[u8; 4]>>() == 8);
     assert!(size_of::<Neighbour<[u8; 16]>>() == 20);
     assert!(size_of::<LinkAddress>() == 8);
+    assert!(size_of::<WantedNeighbour>() == 20);
     assert!(size_of::<Vlan>() == 8);
     assert!(size_of::<Counters>() == 8 * (4 + Reason::COUNT));
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);

@@ -24,6 +24,8 @@ pub trait Address: Copy + ParseIp + HopLimit + 'static {
     fn routes() -> &'static LpmTrie<Self, Route>;
     fn neighbours() -> &'static HashMap<Neighbour<Self>, LinkAddress>;
     fn flow_hash(packet: &Packet<Self>) -> u32;
+    /// As an IPv6 address, an IPv4 one as an IPv4-mapped one.
+    fn mapped(self) -> [u8; 16];
 }
 
 impl Address for [u8; 4] {
@@ -54,6 +56,12 @@ impl Address for [u8; 4] {
     fn flow_hash(packet: &Packet<Self>) -> u32 {
         flow::hash_v4(packet.source, packet.destination, packet.protocol, packet.ports)
     }
+
+    #[inline(always)]
+    fn mapped(self) -> [u8; 16] {
+        let [a, b, c, d] = self;
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    }
 }
 
 impl Address for [u8; 16] {
@@ -83,5 +91,10 @@ impl Address for [u8; 16] {
     #[inline(always)]
     fn flow_hash(packet: &Packet<Self>) -> u32 {
         flow::hash_v6(packet.source, packet.destination, packet.protocol, packet.ports)
+    }
+
+    #[inline(always)]
+    fn mapped(self) -> [u8; 16] {
+        self
     }
 }

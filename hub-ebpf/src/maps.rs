@@ -3,11 +3,11 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray},
+    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use hub_common::maps::{
     Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
-    Neighbour, NextHop, Remote, Route, Scoped, Vlan,
+    Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
 };
 
 #[map]
@@ -43,6 +43,9 @@ pub static NEIGHBOURS_V4: HashMap<Neighbour<[u8; 4]>, LinkAddress> =
 #[map]
 pub static NEIGHBOURS_V6: HashMap<Neighbour<[u8; 16]>, LinkAddress> =
     HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static WANTED: RingBuf = RingBuf::with_byte_size(WANTED_BYTES, 0);
 
 #[map]
 pub static PORTS: DevMap = DevMap::with_max_entries(MAX_CONNECTIONS, 0);

@@ -4,13 +4,14 @@
 
 use hub_common::{
     Reason, checksum,
-    maps::{LinkAddress, Neighbour, NextHop},
+    maps::{LinkAddress, Neighbour, NextHop, WantedNeighbour},
 };
 
 use crate::{
     address::Address,
     frame::{Frame, Refused},
     headers::Ethernet,
+    maps,
     parse::Packet,
 };
 
@@ -41,15 +42,26 @@ pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop
 fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 6], Reason> {
     if next_hop.flags & NextHop::ON_LINK != 0 {
         let key = Neighbour { ifindex: next_hop.ifindex, address: packet.destination };
-        let LinkAddress { mac, .. } =
-            // SAFETY: elements are replaced, never changed, and freed after an RCU grace period.
-            unsafe { A::neighbours().get(&key) }.ok_or(Reason::NoNeighbour)?;
-        return Ok(*mac);
+        // SAFETY: elements are replaced, never changed, and freed after an RCU grace period.
+        if let Some(LinkAddress { mac, .. }) = unsafe { A::neighbours().get(&key) } {
+            return Ok(*mac);
+        }
+        ask_for(next_hop.ifindex, packet.destination);
+        return Err(Reason::NoNeighbour);
     }
     if next_hop.flags & (NextHop::RESOLVED | NextHop::ETHERNET) == NextHop::ETHERNET {
         return Err(Reason::NoNeighbour);
     }
     Ok(next_hop.destination_mac)
+}
+
+/// Asks the agent to have the neighbour resolved: the kernel, which gets this packet, does so only if it forwards.
+#[inline(always)]
+fn ask_for<A: Address>(ifindex: u32, address: A) {
+    if let Some(mut entry) = maps::WANTED.reserve::<WantedNeighbour>(0) {
+        entry.write(WantedNeighbour { ifindex, address: address.mapped() });
+        entry.submit(0);
+    }
 }
 
 /// Takes away what follows the IP packet: padding, which a raw-IP link must not carry, and trailers, which may be longer

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
+    net::IpAddr,
     path::PathBuf,
     time::Duration,
 };
@@ -44,6 +45,7 @@ pub struct Agent {
     follower: Follower,
     syncer: Syncer,
     dataplane: Dataplane,
+    wanted_neighbours: mpsc::Receiver<(u32, IpAddr)>,
     layout: Layout,
     rib: Rib,
     states: States,
@@ -63,6 +65,7 @@ impl Agent {
         }
         let mut dataplane = Dataplane::load()?;
         dataplane.follow_log();
+        let wanted_neighbours = dataplane.wanted_neighbours()?;
         let (host, follower) = Follower::start().await?;
         let mut agent = Self {
             config: loaded.config,
@@ -72,6 +75,7 @@ impl Agent {
             follower,
             syncer: Syncer::open()?,
             dataplane,
+            wanted_neighbours,
             layout: Layout::default(),
             rib: Rib::default(),
             states: States::new(),
@@ -100,6 +104,7 @@ impl Agent {
                     Ok(changes) => self.follow(&changes).await,
                     Err(error) => error!("the host's interfaces cannot be followed: {error:#}"),
                 },
+                Some((ifindex, address)) = self.wanted_neighbours.recv() => self.probe(ifindex, address).await,
                 Some(request) = requests.recv() => self.answer(request),
                 () = sleep_until(retry) => self.follow(&Changes::everything()).await,
             }
@@ -250,9 +255,14 @@ impl Agent {
     async fn refresh(&mut self, changes: &Changes) {
         let attached: BTreeSet<u32> = self.dataplane.attached().map(|(ifindex, _)| ifindex).collect();
         for (ifindex, address) in changes.stale.iter().filter(|(ifindex, _)| attached.contains(ifindex)) {
-            if let Err(error) = self.syncer.refresh_neighbour(*ifindex, *address).await {
-                warn!(%address, "neighbour not refreshed: {error:#}");
-            }
+            self.probe(*ifindex, *address).await;
+        }
+    }
+
+    /// Has the kernel ask the link for a neighbour's address; the answer comes as a change of the host.
+    async fn probe(&mut self, ifindex: u32, address: IpAddr) {
+        if let Err(error) = self.syncer.probe_neighbour(ifindex, address).await {
+            warn!(%address, "neighbour not asked for: {error:#}");
         }
     }
 

@@ -3,16 +3,21 @@
 mod attach;
 mod error;
 mod maps;
+mod wanted;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::RingBuf,
     programs::{Xdp, xdp::XdpLinkId},
 };
 use aya_log::EbpfLogger;
-use hub_common::maps::Counters;
-use tokio::io::{Interest, unix::AsyncFd};
+use hub_common::maps::{Counters, WANTED_BYTES};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+};
 use tracing::{debug, warn};
 
 pub use self::{
@@ -72,6 +77,14 @@ impl Dataplane {
             }
             Err(error) => warn!("the kernel program's own log messages will be missing: {error:#}"),
         }
+    }
+
+    /// Neighbours that packets needed and the program did not know, as interface index and address; each may come
+    /// often. Needs a tokio runtime.
+    pub fn wanted_neighbours(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, Error> {
+        let map = self.ebpf.take_map("WANTED").expect("the embedded object has every map; taken once");
+        let ring = RingBuf::try_from(map).map_err(|error| Error::map("WANTED", WANTED_BYTES, &error))?;
+        wanted::follow(ring).map_err(|error| Error::Map { map: "WANTED", cause: error.to_string() })
     }
 
     /// Makes the maps hold `wanted`.

@@ -79,9 +79,9 @@ pub struct Changes {
     /// [`HostState::gateways`].
     pub gateways: bool,
     /// Neighbours that went stale: still usable, but unconfirmed. The kernel confirms those that
-    /// its own traffic uses; for the fast path's, see [`Syncer::refresh_neighbour`].
+    /// its own traffic uses; for the fast path's, see [`Syncer::probe_neighbour`].
     ///
-    /// [`Syncer::refresh_neighbour`]: super::Syncer::refresh_neighbour
+    /// [`Syncer::probe_neighbour`]: super::Syncer::probe_neighbour
     pub stale: Vec<(u32, IpAddr)>,
     /// The kernel may have removed more than it announced: IPv4 routes of an interface that went
     /// down or of an address that went are dropped without a word (`fib_flush` in

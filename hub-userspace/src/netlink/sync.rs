@@ -108,26 +108,26 @@ impl Syncer {
         self.apply(&HostPlan::default()).await
     }
 
-    /// Has the kernel confirm a neighbour that went stale, with a unicast probe: it does so by
-    /// itself only for entries that its own packets use, and the fast path's do not count.
-    /// Any other state is left alone, as is a neighbour that is gone.
+    /// Has the kernel confirm a neighbour that went stale, or resolve one that it does not know: it
+    /// does so by itself only for what its own packets need, and the fast path's do not count.
+    /// Any other state is left alone.
     ///
     /// # Errors
     /// When the kernel cannot be asked, or refuses.
-    pub async fn refresh_neighbour(&mut self, ifindex: u32, address: IpAddr) -> Result<()> {
+    pub async fn probe_neighbour(&mut self, ifindex: u32, address: IpAddr) -> Result<()> {
         let what = "looking up a neighbour";
         let request = RouteNetlinkMessage::GetNeighbour(wire::bare_neighbour((ifindex, address)));
-        let shown = match self.requests.get(what, request).await? {
-            Ok(RouteNetlinkMessage::NewNeighbour(shown)) => shown,
-            Ok(_) => return Ok(()),
-            Err(refusal) if GONE.iter().any(|errno| refusal.is(*errno)) => return Ok(()),
+        let message = match self.requests.get(what, request).await? {
+            Ok(RouteNetlinkMessage::NewNeighbour(shown)) => wire::neighbour_use(&shown),
+            Ok(_) => None,
+            Err(refusal) if GONE.iter().any(|errno| refusal.is(*errno)) => {
+                wire::neighbour_use(&wire::bare_neighbour((ifindex, address)))
+            }
             Err(refusal) => bail!("neighbour {address} on interface {ifindex}: {refusal}"),
         };
-        let Some(message) = wire::neighbour_use(&shown) else {
-            return Ok(());
-        };
+        let Some(message) = message else { return Ok(()) };
         let name = format!("neighbour {address} on interface {ifindex}");
-        let change = (name, RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE);
+        let change = (name, RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE | NLM_F_CREATE);
         let mut failures = Vec::new();
         self.make(vec![change], GONE, &mut failures).await?;
         failures.first().map_or(Ok(()), |failure| bail!("{failure}"))

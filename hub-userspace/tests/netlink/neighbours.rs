@@ -166,7 +166,7 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         assert_eq!(shown("10.1.0.2")["state"][0], "STALE");
 
         let mut syncer = Syncer::open().unwrap();
-        syncer.refresh_neighbour(near, far).await.unwrap();
+        syncer.probe_neighbour(near, far).await.unwrap();
         let confirmed = async {
             while shown("10.1.0.2")["state"][0] != "REACHABLE" {
                 sleep(Duration::from_millis(50)).await;
@@ -174,10 +174,24 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         };
         timeout(PATIENCE, confirmed).await.expect("the neighbour was not confirmed");
 
-        // Nothing to refresh, nobody there: neither is an error.
-        syncer.refresh_neighbour(near, far).await.unwrap();
-        syncer.refresh_neighbour(near, addr("10.1.0.77")).await.unwrap();
-        syncer.refresh_neighbour(9999, far).await.unwrap();
+        // Nothing to confirm, nobody there, no such interface: none is an error.
+        syncer.probe_neighbour(near, far).await.unwrap();
+        syncer.probe_neighbour(near, addr("10.1.0.77")).await.unwrap();
+        syncer.probe_neighbour(9999, far).await.unwrap();
+    });
+}
+
+#[test]
+fn a_neighbour_that_nobody_asked_for_is_resolved_when_probed() {
+    in_namespace(async |lab| {
+        let (near, peer) = near_and_far(&lab).await;
+        let far: IpAddr = addr("10.1.0.2");
+        let (mut state, mut follower) = Follower::start().await.unwrap();
+        assert!(!state.neighbours.contains_key(&(near, far)));
+        Syncer::open().unwrap().probe_neighbour(near, far).await.unwrap();
+        until(&mut follower, &mut state, "resolved", |state, _| state.neighbours.contains_key(&(near, far))).await;
+        let mac = state.neighbours[&(near, far)].map(|byte| format!("{byte:02x}")).join(":");
+        assert_eq!(mac, far_mac(&peer));
     });
 }
 
@@ -193,7 +207,7 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
         ip("neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 nud stale dev near");
         let (mut state, mut follower) = Follower::start().await.unwrap();
         until(&mut follower, &mut state, "told", |_, changes| changes.stale.contains(&(near, addr("10.1.0.3")))).await;
-        syncer.refresh_neighbour(near, address).await.unwrap();
+        syncer.probe_neighbour(near, address).await.unwrap();
         assert!(syncer.apply(&plan).await.unwrap().is_empty(), "still managed, still ours");
     });
 }

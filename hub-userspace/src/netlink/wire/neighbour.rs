@@ -35,13 +35,14 @@ pub fn bare_neighbour((ifindex, address): (u32, IpAddr)) -> NeighbourMessage {
 }
 
 /// The message that makes the kernel use, and so probe, the neighbour that it shows like this;
-/// nothing unless it is stale.
+/// nothing where it knows it, or is asking already.
 pub fn neighbour_use(shown: &NeighbourMessage) -> Option<NeighbourMessage> {
-    if shown.header.state != NeighbourState::Stale {
-        return None;
-    }
     let mut message = bare_neighbour(read_neighbour_key(shown)?);
-    message.header.state = NeighbourState::Stale;
+    message.header.state = match shown.header.state {
+        NeighbourState::Stale => NeighbourState::Stale,
+        NeighbourState::None | NeighbourState::Failed => NeighbourState::None,
+        _ => return None,
+    };
     // The kernel clears the flags that are not repeated (`neigh_update_flags`).
     message.header.flags = NeighbourFlags::Use | (shown.header.flags & NeighbourFlags::ExtLearned);
     let managed = ext_flags(shown) & NeighbourExtFlags::Managed;
