@@ -301,7 +301,7 @@ struct Process {
 }
 
 impl Process {
-    /// From `/proc/PID/stat` (proc_pid_stat(5)). The name in parentheses may hold anything.
+    /// From `/proc/PID/stat` (see `man 5 proc_pid_stat`). The name in parentheses may hold anything.
     fn parse(pid: i32, stat: &str) -> Option<Self> {
         let (_, rest) = stat.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
