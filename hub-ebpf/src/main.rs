@@ -1,16 +1,79 @@
+//! The forwarder of VPN-Hub: takes the decrypted traffic of each site and sends it straight out of the right tunnel.
+//!
+//! A packet goes through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
+//! [`redirect`]. Any of them may end the way with a [`Reason`], which says whether the kernel gets the packet or nobody.
+//! Nothing is written to a packet before the last check has passed: what the kernel gets, it gets as it came.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod address;
+mod frame;
+mod headers;
+mod maps;
+mod nexthop;
+mod parse;
+mod redirect;
+mod rewrite;
+mod route;
+mod selector;
 
+use aya_ebpf::{macros::xdp, programs::XdpContext};
+use hub_common::{
+    Reason,
+    maps::{Attachment, UNATTRIBUTED},
+};
+
+use crate::{
+    address::Address,
+    frame::{Frame, XdpFrame},
+    parse::Network,
+};
+
+/// Entry point of XDP, native and generic.
 #[xdp]
-pub fn placeholder(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+pub fn vpnhub_xdp(context: XdpContext) -> u32 {
+    forward(&mut XdpFrame::new(context))
+}
+
+#[inline(always)]
+fn forward<F: Frame>(frame: &mut F) -> u32 {
+    let Some(attachment) = maps::ATTACHMENTS.get_ptr(&frame.interface()) else {
+        return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
+    };
+    // SAFETY: the kernel frees a removed element after an RCU grace period, and this program runs within one.
+    let attachment = unsafe { &*attachment };
+    let mut connection = attachment.connection;
+    let outcome = match parse::link(frame, attachment) {
+        Ok(Network::Ipv4(offset)) => stages::<[u8; 4], F>(frame, offset, attachment, &mut connection),
+        Ok(Network::Ipv6(offset)) => stages::<[u8; 16], F>(frame, offset, attachment, &mut connection),
+        Err(reason) => Err(reason),
+    };
+    outcome.unwrap_or_else(|reason| redirect::refuse::<F>(connection, reason))
+}
+
+/// The way of an IP packet. `connection` becomes the one it came from as soon as a selector has told.
+#[inline(always)]
+fn stages<A: Address, F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    attachment: &Attachment,
+    connection: &mut u32,
+) -> Result<u32, Reason> {
+    let packet = parse::packet::<A, F>(frame, offset)?;
+    let route = route::lookup(&packet);
+    parse::to_hub(route)?;
+    selector::ingress(&packet, attachment, connection)?;
+    redirect::received(*connection, &packet);
+    let route = route::judge(route, attachment)?;
+    let next_hop = nexthop::choose(&packet, route)?;
+    rewrite::rewrite(frame, &packet, next_hop)?;
+    redirect::redirect(frame, *connection, &packet, next_hop)
 }
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses loops without end: a program that could panic would not load.
     loop {}
 }
 

@@ -1,3 +1,23 @@
 //! The agent of VPN-Hub.
+//!
+//! State in, pure functions, one writer: configuration and host state go into the [`rib`]; [`compile`] turns it into the
+//! [`tables`] of the kernel program, [`diff`] finds what changed, [`dataplane`] alone writes. See ARCHITECTURE.md.
 
+pub mod agent;
+pub mod api;
+pub mod buckets;
+pub mod cli;
+pub mod compile;
 pub mod config;
+pub mod dataplane;
+pub mod diff;
+pub mod layout;
+pub mod netlink;
+pub mod rib;
+pub mod selectors;
+pub mod slots;
+pub mod slowpath;
+pub mod state;
+pub mod status;
+pub mod tables;
+pub mod view;

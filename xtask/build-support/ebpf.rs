@@ -40,9 +40,7 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
         env::set_var("CARGO_TERM_QUIET", "true");
     }
 
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the workspace")?;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
     // aya-build watches the package itself. The rest that the program is made of:
     for part in ["hub-common", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", workspace.join(part).display());
@@ -50,15 +48,9 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
     share_target_dir(package)?;
 
     let root_dir = workspace.join(dir);
-    let root_dir = root_dir
-        .to_str()
-        .context("the workspace's path is not UTF-8")?;
+    let root_dir = root_dir.to_str().context("the workspace's path is not UTF-8")?;
     aya_build::build_ebpf(
-        [aya_build::Package {
-            name: package,
-            root_dir,
-            ..Default::default()
-        }],
+        [aya_build::Package { name: package, root_dir, ..Default::default() }],
         aya_build::Toolchain::Custom(&record.toolchain),
     )
 }
@@ -76,10 +68,9 @@ fn toolchain() -> Result<Record> {
         .filter(|record| record.linker.exists())
         .ok_or_else(|| anyhow!("no eBPF toolchain: run `cargo xtask setup`"))?;
     match env::var(TOOLCHAIN_VARIABLE) {
-        Ok(wanted) if !wanted.is_empty() && wanted != record.toolchain => bail!(
-            "{TOOLCHAIN_VARIABLE} is {wanted}, but {} is set up: run `cargo xtask setup`",
-            record.toolchain
-        ),
+        Ok(wanted) if !wanted.is_empty() && wanted != record.toolchain => {
+            bail!("{TOOLCHAIN_VARIABLE} is {wanted}, but {} is set up: run `cargo xtask setup`", record.toolchain)
+        }
         _ => Ok(record),
     }
 }
@@ -91,11 +82,7 @@ fn toolchain() -> Result<Record> {
 fn share_target_dir(package: &str) -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR")?);
     // <target>/<profile>/build/<crate>-<hash>/out
-    let shared = out
-        .ancestors()
-        .nth(3)
-        .context("OUT_DIR is not below a profile directory")?
-        .join("ebpf");
+    let shared = out.ancestors().nth(3).context("OUT_DIR is not below a profile directory")?.join("ebpf");
     let link = out.join("aya-build/target").join(package);
     fs::create_dir_all(&shared).with_context(|| shared.display().to_string())?;
     fs::create_dir_all(link.parent().expect("joined above"))?;

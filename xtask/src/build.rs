@@ -15,13 +15,7 @@ pub struct Args {}
 
 pub fn run(_: &Args) -> Result<ExitCode> {
     setup::compiler()?;
-    let status = process::status(process::cargo().args([
-        "build",
-        "--release",
-        "--bin",
-        "vpnhub",
-        "--bin",
-        "vpnhub-bench",
-    ]))?;
+    let status =
+        process::status(process::cargo().args(["build", "--release", "--bin", "vpnhub", "--bin", "vpnhub-bench"]))?;
     Ok(process::exit_code(status))
 }

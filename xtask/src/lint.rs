@@ -26,34 +26,20 @@ pub fn run(_: &Args) -> Result<ExitCode> {
 
     let clippy = |args: &[&str]| {
         let mut cargo = process::cargo();
-        cargo
-            .args(["clippy", "--release"])
-            .args(args)
-            .args(["--", "-D", "warnings"]);
+        cargo.args(["clippy", "--release"]).args(args).args(["--", "-D", "warnings"]);
         cargo
     };
     let mut format = process::cargo();
     format.args(["fmt", "--all", "--check"]);
-    let host = clippy(&[
-        "--workspace",
-        "--exclude",
-        "hub-ebpf",
-        "--exclude",
-        "benches-ebpf",
-        "--all-targets",
-        "--keep-going",
-    ]);
+    let host =
+        clippy(&["--workspace", "--exclude", "hub-ebpf", "--exclude", "benches-ebpf", "--all-targets", "--keep-going"]);
     let mut kernel = clippy(&["--package", "hub-ebpf", "--package", "benches-ebpf"]);
     // For the host's target, with the clippy of the host's toolchain: these crates are no_std, and without
     // std a binary cannot unwind.
     kernel.env("CARGO_PROFILE_RELEASE_PANIC", "abort");
 
     let mut failed = Vec::new();
-    for (name, mut command) in [
-        ("formatting", format),
-        ("clippy", host),
-        ("clippy, kernel programs", kernel),
-    ] {
+    for (name, mut command) in [("formatting", format), ("clippy", host), ("clippy, kernel programs", kernel)] {
         eprintln!("-- {name}");
         if !process::status(&mut command)?.success() {
             failed.push(name);
@@ -77,12 +63,9 @@ pub fn run(_: &Args) -> Result<ExitCode> {
 fn components() -> Result<()> {
     for (verb, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         if process::capture(process::cargo().args([verb, "--version"])).is_none() {
-            let status =
-                process::status(Command::new("rustup").args(["component", "add", component]));
+            let status = process::status(Command::new("rustup").args(["component", "add", component]));
             if !status.is_ok_and(|status| status.success()) {
-                bail!(
-                    "{component} is missing and rustup cannot fetch it: install it for the active toolchain"
-                );
+                bail!("{component} is missing and rustup cannot fetch it: install it for the active toolchain");
             }
         }
     }
@@ -96,10 +79,7 @@ fn find_long(dir: &Path, long: &mut Vec<String>) -> Result<()> {
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             find_long(&path, long)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let lines = fs::read_to_string(&path)
-                .with_context(|| path.display().to_string())?
-                .lines()
-                .count();
+            let lines = fs::read_to_string(&path).with_context(|| path.display().to_string())?.lines().count();
             if lines > LONGEST {
                 long.push(format!("{}: {lines} lines, over {LONGEST}", path.display()));
             }

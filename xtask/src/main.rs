@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod build;
+mod lab;
 mod lint;
 mod process;
 mod record;
@@ -32,6 +33,8 @@ enum Verb {
     Run(run::Args),
     Test(test::Args),
     Lint(lint::Args),
+    #[command(subcommand)]
+    Lab(lab::LabVerb),
 }
 
 fn main() -> ExitCode {
@@ -52,5 +55,6 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lint(args) => lint::run(&args),
+        Verb::Lab(verb) => lab::run(verb).map(|()| ExitCode::SUCCESS),
     }
 }

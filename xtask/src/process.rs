@@ -30,9 +30,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The workspace's top directory.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
 /// The cargo that runs this xtask.
@@ -57,28 +55,20 @@ pub fn status(command: &mut Command) -> Result<ExitStatus> {
 /// The exit code that passes on how a child ended; as shells do, 128 + its signal.
 pub fn exit_code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt as _;
-    let code = status
-        .code()
-        .or_else(|| Some(128 + status.signal()?))
-        .unwrap_or(1);
+    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// The host's target triple.
 pub fn host_triple() -> Option<String> {
     let said = capture(Command::new("rustc").arg("-vV"))?;
-    said.lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
+    said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)
 }
 
 /// Standard output of a short command that succeeds; `None` when it cannot be run or fails.
 pub fn capture(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A long command whose output goes to a log.
@@ -101,7 +91,9 @@ impl Step<'_> {
         command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
-            .stderr(file);
+            .stderr(file)
+            // Its lines would push what matters out of the ones that are shown.
+            .env_remove("RUST_BACKTRACE");
 
         let started = Instant::now();
         let child = spawn(command)?;
@@ -123,19 +115,13 @@ impl Step<'_> {
         }
         match status {
             None => bail!("{} took over {} s", self.title, started.elapsed().as_secs()),
-            Some(status) => bail!(
-                "{} failed ({status}); all of it: {}",
-                self.title,
-                log.display()
-            ),
+            Some(status) => bail!("{} failed ({status}); all of it: {}", self.title, log.display()),
         }
     }
 }
 
 fn spawn(command: &mut Command) -> Result<Child> {
-    command
-        .spawn()
-        .with_context(|| format!("running {}", command.get_program().display()))
+    command.spawn().with_context(|| format!("running {}", command.get_program().display()))
 }
 
 /// `None` when the limit ended it.
@@ -160,10 +146,7 @@ fn wait(mut child: Child, limit: Option<Duration>) -> Result<Option<ExitStatus>>
 /// Where the built programs lie. That is where this one lies, whatever the target directory is.
 pub fn release_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("where xtask lies")?;
-    Ok(exe
-        .parent()
-        .context("xtask lies in a directory")?
-        .to_owned())
+    Ok(exe.parent().context("xtask lies in a directory")?.to_owned())
 }
 
 fn log_file(name: &str) -> Result<PathBuf> {
@@ -192,11 +175,8 @@ impl Progress {
             eprintln!("{title} (log: {})", log.display());
             return Self(None);
         }
-        let style =
-            ProgressStyle::with_template("{spinner} {msg} [{elapsed}]").expect("a valid template");
-        let bar = ProgressBar::new_spinner()
-            .with_style(style)
-            .with_message(title.to_owned());
+        let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]").expect("a valid template");
+        let bar = ProgressBar::new_spinner().with_style(style).with_message(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         Self(Some(bar))
     }
@@ -224,14 +204,7 @@ impl Forward {
     fn start() -> Result<Self> {
         // Grandchildren whose parent ended first come to us instead of to PID 1, and are found.
         prctl::set_child_subreaper(true).context("becoming the reaper of orphans")?;
-        let signals: SigSet = [
-            Signal::SIGHUP,
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGUSR2,
-        ]
-        .into_iter()
-        .collect();
+        let signals: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2].into_iter().collect();
         let before = SigSet::thread_get_mask().context("reading the signal mask")?;
         signals.thread_block().context("holding signals back")?;
         let thread = thread::spawn(move || match signals.wait() {
@@ -330,12 +303,7 @@ mod tests {
 
     #[test]
     fn a_forwarded_signal_is_not_held_back_in_the_child() {
-        let child = spawn(
-            Command::new("cat")
-                .arg("/proc/self/status")
-                .stdout(Stdio::piped()),
-        )
-        .unwrap();
+        let child = spawn(Command::new("cat").arg("/proc/self/status").stdout(Stdio::piped())).unwrap();
         let forward = Forward::start().unwrap();
         let said = child.wait_with_output().unwrap().stdout;
         forward.stop();
@@ -346,10 +314,6 @@ mod tests {
     #[test]
     fn a_limit_ends_the_child() {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(
-            wait(child, Some(Duration::from_millis(50)))
-                .unwrap()
-                .is_none()
-        );
+        assert!(wait(child, Some(Duration::from_millis(50))).unwrap().is_none());
     }
 }

@@ -35,10 +35,7 @@ impl Record {
     /// `None` when a key is missing or a line is not understood: an older or broken record is as good as none.
     pub fn parse(text: &str) -> Option<Self> {
         let (mut toolchain, mut bootstrap, mut linker, mut rustc) = (None, None, None, None);
-        for line in text
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        {
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let (key, value) = line.split_once('=')?;
             match key {
                 "toolchain" => toolchain = Some(value.to_owned()),
@@ -48,21 +45,13 @@ impl Record {
                 _ => return None,
             }
         }
-        Some(Self {
-            toolchain: toolchain?,
-            bootstrap: bootstrap?,
-            linker: linker?,
-            rustc: rustc?,
-        })
+        Some(Self { toolchain: toolchain?, bootstrap: bootstrap?, linker: linker?, rustc: rustc? })
     }
 }
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "# Written by `cargo xtask setup`, read by the build scripts."
-        )?;
+        writeln!(f, "# Written by `cargo xtask setup`, read by the build scripts.")?;
         writeln!(f, "toolchain={}", self.toolchain)?;
         writeln!(f, "bootstrap={}", self.bootstrap)?;
         writeln!(f, "linker={}", self.linker.display())?;
@@ -72,11 +61,7 @@ impl fmt::Display for Record {
 
 /// `$XDG_CACHE_HOME/vpnhub`, or `~/.cache/vpnhub`. `None` without a home directory.
 pub fn cache_dir() -> Option<PathBuf> {
-    let absolute = |name| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(base.join("vpnhub"))
 }
@@ -98,13 +83,7 @@ mod tests {
 
     #[test]
     fn an_incomplete_or_foreign_record_is_none() {
-        for text in [
-            "",
-            "toolchain=nightly\n",
-            "toolchain\n",
-            "color=red\n",
-            "bootstrap=perhaps\n",
-        ] {
+        for text in ["", "toolchain=nightly\n", "toolchain\n", "color=red\n", "bootstrap=perhaps\n"] {
             assert_eq!(Record::parse(text), None, "{text:?}");
         }
     }

@@ -11,15 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::{build, process, setup::host};
 
 /// Verbs of vpnhub that ask for no rights: they read files only.
-const UNPRIVILEGED: [&str; 7] = [
-    "check",
-    "peer-config",
-    "help",
-    "--help",
-    "-h",
-    "--version",
-    "-V",
-];
+const UNPRIVILEGED: [&str; 7] = ["check", "peer-config", "help", "--help", "-h", "--version", "-V"];
 
 /// Builds vpnhub and runs it with the arguments after `--`, as root where the verb needs that.
 ///
@@ -49,10 +41,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn needs_root(args: &[OsString]) -> bool {
-    !args.is_empty()
-        && !args
-            .iter()
-            .any(|arg| UNPRIVILEGED.iter().any(|verb| arg == verb))
+    !args.is_empty() && !args.iter().any(|arg| UNPRIVILEGED.iter().any(|verb| arg == verb))
 }
 
 #[cfg(test)]

@@ -49,10 +49,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     println!("compiler   {} ({})", record.toolchain, record.rustc);
     println!("linker     {}", record.linker.display());
     runtime()?;
-    println!(
-        "host       Linux {}, commands and kernel features are there",
-        host::kernel_release()
-    );
+    println!("host       Linux {}, commands and kernel features are there", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
 }
@@ -63,10 +60,7 @@ pub fn runtime() -> Result<()> {
     host::ensure_commands()?;
     let problems = host::problems();
     if !problems.is_empty() {
-        bail!(
-            "this host can build VPN-Hub but not run it:\n  {}",
-            problems.join("\n  ")
-        );
+        bail!("this host can build VPN-Hub but not run it:\n  {}", problems.join("\n  "));
     }
     Ok(())
 }
@@ -74,23 +68,29 @@ pub fn runtime() -> Result<()> {
 /// Makes sure that the kernel programs can be built, and says with what.
 pub fn compiler() -> Result<Record> {
     if host::command("rustup").is_none() {
-        bail!(
-            "rustup is not on PATH, and the kernel programs need a toolchain of their own: see https://rustup.rs"
-        );
+        bail!("rustup is not on PATH, and the kernel programs need a toolchain of their own: see https://rustup.rs");
     }
     let cache = cache()?;
     let _lock = lock(&cache)?;
-    let requested = env::var(TOOLCHAIN_VARIABLE)
-        .ok()
-        .filter(|name| !name.is_empty());
+    let requested = env::var(TOOLCHAIN_VARIABLE).ok().filter(|name| !name.is_empty());
     if let Some(record) = recorded(&cache, requested.as_deref()) {
         return Ok(record);
     }
 
     let machine = survey(requested);
     let mut failures = Vec::new();
+    // What has no linker needs no source either: not tried again for another compiler of the same LLVM.
+    let mut without_linker = Vec::new();
     for way in plan::ways(&machine) {
-        match take(way).and_then(|compiler| Ok((linker::ensure(&compiler, &cache)?, compiler))) {
+        if way.llvm().is_some_and(|llvm| without_linker.contains(&llvm)) {
+            continue;
+        }
+        let linked = take(way).and_then(|compiler| {
+            let llvm = compiler.rustc.llvm;
+            let linker = linker::ensure(&compiler, &cache).inspect_err(|_| without_linker.push(llvm))?;
+            Ok((linker, compiler))
+        });
+        match linked {
             Ok((linker, compiler)) => {
                 let record = Record {
                     bootstrap: !compiler.rustc.nightly,
@@ -107,9 +107,7 @@ pub fn compiler() -> Result<Record> {
     if let Some(name) = &machine.requested
         && failures.is_empty()
     {
-        bail!(
-            "{TOOLCHAIN_VARIABLE} is {name}, which rustup does not have: see `rustup toolchain list`"
-        );
+        bail!("{TOOLCHAIN_VARIABLE} is {name}, which rustup does not have: see `rustup toolchain list`");
     }
     let tried = match failures.as_slice() {
         [] => String::new(),
@@ -126,9 +124,7 @@ pub fn compiler() -> Result<Record> {
 fn recorded(cache: &Path, requested: Option<&str>) -> Option<Record> {
     let record = Record::parse(&fs::read_to_string(Record::file(cache)).ok()?)?;
     let asked_for = requested.is_none_or(|name| name == record.toolchain);
-    (asked_for
-        && record.linker.exists()
-        && identity(&compiler_of(&record.toolchain)?) == record.rustc)
+    (asked_for && record.linker.exists() && identity(&compiler_of(&record.toolchain)?) == record.rustc)
         .then_some(record)
 }
 
@@ -138,33 +134,20 @@ fn identity(rustc: &Rustc) -> String {
 
 fn survey(requested: Option<String>) -> Machine {
     let first_word = |line: &str| line.split(' ').next().map(str::to_owned);
-    let rustup =
-        |args: &[&str]| process::capture(Command::new("rustup").args(args)).unwrap_or_default();
+    let rustup = |args: &[&str]| process::capture(Command::new("rustup").args(args)).unwrap_or_default();
     let active = first_word(&rustup(&["show", "active-toolchain"])).filter(|name| !name.is_empty());
     let compilers = rustup(&["toolchain", "list"])
         .lines()
         .filter_map(first_word)
         .filter_map(|toolchain| {
             let rustc = compiler_of(&toolchain)?;
-            let sysroot =
-                process::capture(rustup_run(&toolchain, "rustc").args(["--print", "sysroot"]))?;
-            let source = Path::new(&sysroot)
-                .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-                .exists();
-            Some(Compiler {
-                toolchain,
-                rustc,
-                source,
-            })
+            let sysroot = process::capture(rustup_run(&toolchain, "rustc").args(["--print", "sysroot"]))?;
+            let source = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists();
+            Some(Compiler { toolchain, rustc, source })
         })
         .collect();
     let debian = apt::available().then(apt::compiler);
-    Machine {
-        requested,
-        active,
-        compilers,
-        debian,
-    }
+    Machine { requested, active, compilers, debian }
 }
 
 /// Goes a way; what comes out has the library's source.
@@ -180,13 +163,7 @@ fn take(way: Way) -> Result<Compiler> {
                 limit: Some(Duration::from_secs(60)),
                 quiet: true,
             }
-            .run(Command::new("rustup").args([
-                "component",
-                "add",
-                "rust-src",
-                "--toolchain",
-                name,
-            ]))?;
+            .run(Command::new("rustup").args(["component", "add", "rust-src", "--toolchain", name]))?;
             Ok(compiler)
         }
         Way::Debian { update, install } => {
@@ -194,39 +171,22 @@ fn take(way: Way) -> Result<Compiler> {
                 apt::update()?;
                 let candidate = apt::compiler().candidate;
                 if candidate.is_none_or(|version| version < plan::OLDEST) {
-                    bail!(
-                        "this distribution's {} is missing or too old",
-                        apt::COMPILER[0]
-                    );
+                    bail!("this distribution's {} is missing or too old", apt::COMPILER[0]);
                 }
             }
             if install {
-                apt::install(
-                    "installing the distribution's Rust compiler and its source",
-                    &apt::COMPILER,
-                )?;
+                apt::install("installing the distribution's Rust compiler and its source", &apt::COMPILER)?;
             }
-            let linked = process::capture(Command::new("rustup").args([
-                "toolchain",
-                "link",
-                LINKED,
-                "/usr",
-            ]));
+            let linked = process::capture(Command::new("rustup").args(["toolchain", "link", LINKED, "/usr"]));
             linked.context("`rustup toolchain link` failed")?;
             let rustc = compiler_of(LINKED).context("the distribution's compiler does not run")?;
-            Ok(Compiler {
-                toolchain: LINKED.to_owned(),
-                rustc,
-                source: true,
-            })
+            Ok(Compiler { toolchain: LINKED.to_owned(), rustc, source: true })
         }
     }
 }
 
 fn compiler_of(toolchain: &str) -> Option<Rustc> {
-    Rustc::parse(&process::capture(
-        rustup_run(toolchain, "rustc").arg("-vV"),
-    )?)
+    Rustc::parse(&process::capture(rustup_run(toolchain, "rustc").arg("-vV"))?)
 }
 
 /// `program` of a toolchain.
@@ -237,8 +197,7 @@ fn rustup_run(toolchain: &str, program: &str) -> Command {
 }
 
 fn cache() -> Result<PathBuf> {
-    let cache = cache_dir()
-        .context("neither HOME nor XDG_CACHE_HOME is set: no place for what setup finds")?;
+    let cache = cache_dir().context("neither HOME nor XDG_CACHE_HOME is set: no place for what setup finds")?;
     fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
     Ok(cache)
 }
@@ -260,7 +219,5 @@ fn lock(cache: &Path) -> Result<Flock<fs::File>> {
 /// Whole or not at all: a build script may be reading it.
 fn write(file: &Path, text: &str) -> Result<()> {
     let new = file.with_extension("new");
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, file))
-        .with_context(|| format!("writing {}", file.display()))
+    fs::write(&new, text).and_then(|()| fs::rename(&new, file)).with_context(|| format!("writing {}", file.display()))
 }

@@ -14,17 +14,11 @@ use crate::{
 /// Sets up and builds what is missing, then runs `cargo test --release` for the workspace with the arguments
 /// given here. Needs root; without it, the test programs (and nothing else) run through sudo.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask test\n  cargo xtask test failover\n  \
-                        cargo xtask test -p hub-tests --test forward -- --nocapture"
-)]
+#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test failover\n  \
+                        cargo xtask test -p hub-tests --test forward -- --nocapture")]
 pub struct Args {
     /// Passed on to `cargo test`: a filter, options, and after `--` what the test programs take
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "ARG"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
     args: Vec<OsString>,
 }
 
@@ -42,10 +36,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     cargo.args(&args.args);
     if !host::is_root() {
         let host = process::host_triple().context("asking rustc for the host's triple")?;
-        let variable = format!(
-            "CARGO_TARGET_{}_RUNNER",
-            host.replace('-', "_").to_uppercase()
-        );
+        let variable = format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase());
         cargo.env(variable, "sudo -E");
     }
     Ok(process::exit_code(process::status(&mut cargo)?))
@@ -53,24 +44,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// All packages, unless the arguments choose some. The kernel programs are for another target.
 fn scope(args: &[OsString]) -> &'static [&'static str] {
-    let chosen = args.iter().take_while(|arg| *arg != "--").any(|arg| {
-        arg == "-p"
-            || arg == "--package"
-            || arg
-                .to_str()
-                .is_some_and(|arg| arg.starts_with("--package="))
-    });
-    if chosen {
-        &[]
-    } else {
-        &[
-            "--workspace",
-            "--exclude",
-            "hub-ebpf",
-            "--exclude",
-            "benches-ebpf",
-        ]
-    }
+    let chosen = args
+        .iter()
+        .take_while(|arg| *arg != "--")
+        .any(|arg| arg == "-p" || arg == "--package" || arg.to_str().is_some_and(|arg| arg.starts_with("--package=")));
+    if chosen { &[] } else { &["--workspace", "--exclude", "hub-ebpf", "--exclude", "benches-ebpf"] }
 }
 
 #[cfg(test)]

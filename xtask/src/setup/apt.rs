@@ -17,11 +17,7 @@ pub fn install(title: &str, packages: &[&str]) -> Result<()> {
     if candidates(packages).len() < packages.len() {
         update()?;
         let known = candidates(packages).len();
-        ensure!(
-            known == packages.len(),
-            "this distribution lacks one of {}",
-            packages.join(", ")
-        );
+        ensure!(known == packages.len(), "this distribution lacks one of {}", packages.join(", "));
     }
     // An installation that was interrupted leaves its journal, and apt refuses to go on before this.
     if fs::read_dir("/var/lib/dpkg/updates").is_ok_and(|mut journal| journal.next().is_some()) {
@@ -30,9 +26,7 @@ pub fn install(title: &str, packages: &[&str]) -> Result<()> {
         step("finishing an interrupted installation", "dpkg").run(&mut configure)?;
     }
     let mut command = apt_get()?;
-    command
-        .args(["install", "--no-install-recommends", "-y"])
-        .args(packages);
+    command.args(["install", "--no-install-recommends", "-y"]).args(packages);
     step(title, "apt-install").run(&mut command)
 }
 
@@ -54,15 +48,10 @@ pub fn installed(packages: &[&str]) -> bool {
 /// The compiler packages of the distribution, and what they are at.
 pub fn compiler() -> plan::Debian {
     let query = ["--show", "--showformat=${Version}", COMPILER[0]];
-    let version =
-        installed(&COMPILER).then(|| process::capture(Command::new("dpkg-query").args(query)));
+    let version = installed(&COMPILER).then(|| process::capture(Command::new("dpkg-query").args(query)));
     plan::Debian {
-        installed: version
-            .flatten()
-            .and_then(|version| plan::version(&version)),
-        candidate: candidates(&COMPILER[..1])
-            .first()
-            .and_then(|version| plan::version(version)),
+        installed: version.flatten().and_then(|version| plan::version(&version)),
+        candidate: candidates(&COMPILER[..1]).first().and_then(|version| plan::version(version)),
     }
 }
 
@@ -71,12 +60,7 @@ pub const COMPILER: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// The versions that apt would install, of those `packages` that it knows. In one call: each takes half a second.
 fn candidates(packages: &[&str]) -> Vec<String> {
-    let said = process::capture(
-        Command::new("apt-cache")
-            .env("LC_ALL", "C")
-            .arg("policy")
-            .args(packages),
-    );
+    let said = process::capture(Command::new("apt-cache").env("LC_ALL", "C").arg("policy").args(packages));
     said.unwrap_or_default()
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Candidate: "))
@@ -86,12 +70,7 @@ fn candidates(packages: &[&str]) -> Vec<String> {
 }
 
 fn step<'a>(title: &'a str, log: &'a str) -> Step<'a> {
-    Step {
-        title,
-        log,
-        limit: Some(Duration::from_secs(900)),
-        quiet: false,
-    }
+    Step { title, log, limit: Some(Duration::from_secs(900)), quiet: false }
 }
 
 fn apt_get() -> Result<Command> {
@@ -112,10 +91,7 @@ fn as_root(program: &str) -> Result<Command> {
     };
     // Asks for the password now, while nothing else writes to the terminal.
     let asked = process::status(Command::new(&sudo).arg("--validate")).context("sudo")?;
-    ensure!(
-        asked.success(),
-        "installing packages needs root, and sudo was refused"
-    );
+    ensure!(asked.success(), "installing packages needs root, and sudo was refused");
     let mut command = Command::new(sudo);
     command.arg(program);
     Ok(command)

@@ -12,11 +12,7 @@ use anyhow::{Result, bail};
 use super::{apt, plan};
 
 /// Commands, and the Debian package of each.
-const COMMANDS: [(&str, &str); 3] = [
-    ("ip", "iproute2"),
-    ("ping", "iputils-ping"),
-    ("ethtool", "ethtool"),
-];
+const COMMANDS: [(&str, &str); 3] = [("ip", "iproute2"), ("ping", "iputils-ping"), ("ethtool", "ethtool")];
 
 /// The oldest kernel that VPN-Hub supports: Debian 12's.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -36,16 +32,12 @@ pub fn command(name: &str) -> Option<PathBuf> {
 }
 
 fn is_executable(file: &Path) -> bool {
-    file.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Installs the commands that are missing.
 pub fn ensure_commands() -> Result<()> {
-    let missing: Vec<_> = COMMANDS
-        .into_iter()
-        .filter(|(name, _)| command(name).is_none())
-        .collect();
+    let missing: Vec<_> = COMMANDS.into_iter().filter(|(name, _)| command(name).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -53,10 +45,7 @@ pub fn ensure_commands() -> Result<()> {
     let names = join(missing.iter().map(|(name, _)| *name).collect());
     let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
     if !apt::available() {
-        bail!(
-            "missing: {names}; Debian's packages are called {}",
-            join(packages)
-        );
+        bail!("missing: {names}; Debian's packages are called {}", join(packages));
     }
     apt::install(&format!("installing {names}"), &packages)
 }
@@ -72,10 +61,7 @@ pub fn problems() -> Vec<String> {
     let release = kernel_release();
     check(
         plan::version(&release).is_some_and(|version| version >= OLDEST_KERNEL),
-        format!(
-            "the kernel is {release}: VPN-Hub needs Linux {}.{} or later",
-            OLDEST_KERNEL.0, OLDEST_KERNEL.1
-        ),
+        format!("the kernel is {release}: VPN-Hub needs Linux {}.{} or later", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
     );
     for (file, sentence) in [
         // Present exactly when the bpf system call is.
@@ -87,10 +73,7 @@ pub fn problems() -> Vec<String> {
             "/sys/kernel/btf/vmlinux",
             "the kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): boot a distribution's kernel",
         ),
-        (
-            "/proc/self/ns/net",
-            "the kernel has no network namespaces (CONFIG_NET_NS): boot a distribution's kernel",
-        ),
+        ("/proc/self/ns/net", "the kernel has no network namespaces (CONFIG_NET_NS): boot a distribution's kernel"),
     ] {
         check(Path::new(file).exists(), sentence.to_owned());
     }
@@ -123,9 +106,7 @@ fn try_veth() -> Result<(), String> {
     let output = Command::new(unshare)
         .arg("--net")
         .arg(ip)
-        .args([
-            "link", "add", "veth-a", "type", "veth", "peer", "name", "veth-b",
-        ])
+        .args(["link", "add", "veth-a", "type", "veth", "peer", "name", "veth-b"])
         .output()
         .map_err(|error| format!("unshare cannot be run: {error}"))?;
     if output.status.success() {
@@ -134,12 +115,8 @@ fn try_veth() -> Result<(), String> {
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.trim();
     Err(if said.starts_with("unshare") {
-        format!(
-            "root may not create network namespaces here ({said}): in a container, run it privileged"
-        )
+        format!("root may not create network namespaces here ({said}): in a container, run it privileged")
     } else {
-        format!(
-            "the kernel has no veth interfaces (CONFIG_VETH; {said}): load the module or boot another kernel"
-        )
+        format!("the kernel has no veth interfaces (CONFIG_VETH; {said}): load the module or boot another kernel")
     })
 }

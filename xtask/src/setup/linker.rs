@@ -30,21 +30,14 @@ pub fn ensure(compiler: &Compiler, cache: &Path) -> Result<PathBuf> {
     // Both versions are in the name: one that is left over from another compiler is never taken.
     let root = cache.join(format!("tools/bpf-linker-{VERSION}-llvm-{llvm}"));
     let ours = root.join("bin/bpf-linker");
-    for found in [Some(ours.clone()), host::command("bpf-linker")]
-        .into_iter()
-        .flatten()
-    {
+    for found in [Some(ours.clone()), host::command("bpf-linker")].into_iter().flatten() {
         if found.exists() && reads(&found, compiler, cache) {
             return Ok(found);
         }
     }
     install(llvm, &root, cache)?;
     if !reads(&ours, compiler, cache) {
-        bail!(
-            "{} cannot read what {} writes",
-            ours.display(),
-            compiler.toolchain
-        );
+        bail!("{} cannot read what {} writes", ours.display(), compiler.toolchain);
     }
     Ok(ours)
 }
@@ -57,13 +50,7 @@ fn reads(linker: &Path, compiler: &Compiler, cache: &Path) -> bool {
     let written = fs::create_dir_all(&dir).and_then(|()| fs::write(file("probe.rs"), PROBE));
     let runs = || {
         let mut rustc = super::rustup_run(&compiler.toolchain, "rustc");
-        rustc.args([
-            "--crate-type=lib",
-            "--emit=llvm-bc",
-            "-Cpanic=abort",
-            "-Copt-level=3",
-            "-o",
-        ]);
+        rustc.args(["--crate-type=lib", "--emit=llvm-bc", "-Cpanic=abort", "-Copt-level=3", "-o"]);
         process::capture(rustc.arg(file("probe.bc")).arg(file("probe.rs")))?;
         let mut link = Command::new(linker);
         link.args(["--target", "bpfel-unknown-none", "--export", "probe", "-o"]);
@@ -73,20 +60,15 @@ fn reads(linker: &Path, compiler: &Compiler, cache: &Path) -> bool {
 }
 
 fn install(llvm: u32, root: &Path, cache: &Path) -> Result<()> {
-    let elsewhere =
-        "put a bpf-linker for it on PATH (https://github.com/aya-rs/bpf-linker#installation)";
+    let elsewhere = "put a bpf-linker for it on PATH (https://github.com/aya-rs/bpf-linker#installation)";
     if !LLVMS.contains(&llvm) {
         bail!("bpf-linker {VERSION} cannot be built for the compiler's LLVM {llvm}: {elsewhere}");
     }
     let prefix = llvm_prefix(llvm).with_context(|| {
-        format!(
-            "building bpf-linker needs LLVM {llvm} with its headers: install it, or {elsewhere}"
-        )
+        format!("building bpf-linker needs LLVM {llvm} with its headers: install it, or {elsewhere}")
     })?;
     // A directory that stays when this is interrupted: the next run goes on from there.
-    let target = cache
-        .join("build")
-        .join(root.file_name().expect("named above"));
+    let target = cache.join("build").join(root.file_name().expect("named above"));
     let mut command = process::cargo();
     command
         .args(["install", "--locked", "--no-default-features", "--features"])
@@ -97,7 +79,7 @@ fn install(llvm: u32, root: &Path, cache: &Path) -> Result<()> {
         .env("LLVM_PREFIX", prefix)
         .env("CARGO_TARGET_DIR", &target);
     Step {
-        title: &format!("building bpf-linker {VERSION} for LLVM {llvm}, about a minute"),
+        title: &format!("building bpf-linker {VERSION} for LLVM {llvm} (a minute or two)"),
         log: "bpf-linker",
         limit: None,
         quiet: false,

@@ -24,11 +24,7 @@ pub struct Rustc {
 
 impl Rustc {
     pub fn parse(verbose_version: &str) -> Option<Self> {
-        let field = |name| {
-            verbose_version
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-        };
+        let field = |name| verbose_version.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         let release = field("release")?;
         Some(Self {
             title: verbose_version.lines().next()?.to_owned(),
@@ -92,32 +88,28 @@ pub enum Way {
     },
 }
 
+impl Way {
+    /// The LLVM of the compiler, where that is known beforehand.
+    pub fn llvm(&self) -> Option<u32> {
+        match self {
+            Self::Use(compiler) | Self::AddSource(compiler) => Some(compiler.rustc.llvm),
+            Self::Debian { .. } => None,
+        }
+    }
+}
+
 /// The ways to try, best first: what is there before what must be fetched, nightlies before others (the way
 /// that aya documents), rustup before the distribution.
 pub fn ways(machine: &Machine) -> Vec<Way> {
     let way = |compiler: &Compiler| {
-        let go = if compiler.source {
-            Way::Use
-        } else {
-            Way::AddSource
-        };
+        let go = if compiler.source { Way::Use } else { Way::AddSource };
         go(compiler.clone())
     };
     if let Some(requested) = &machine.requested {
-        return machine
-            .compilers
-            .iter()
-            .filter(|c| is(c, requested))
-            .map(way)
-            .collect();
+        return machine.compilers.iter().filter(|c| is(c, requested)).map(way).collect();
     }
 
-    let active = |compiler: &Compiler| {
-        machine
-            .active
-            .as_deref()
-            .is_some_and(|name| is(compiler, name))
-    };
+    let active = |compiler: &Compiler| machine.active.as_deref().is_some_and(|name| is(compiler, name));
     let rank = |compiler: &Compiler| {
         if compiler.toolchain == LINKED {
             0
@@ -141,10 +133,7 @@ pub fn ways(machine: &Machine) -> Vec<Way> {
     if let Some(debian) = &machine.debian {
         let recent = |version: Option<(u32, u32)>| version.is_some_and(|version| version >= OLDEST);
         let install = !recent(debian.installed);
-        ways.push(Way::Debian {
-            update: install && !recent(debian.candidate),
-            install,
-        });
+        ways.push(Way::Debian { update: install && !recent(debian.candidate), install });
     }
     ways
 }
@@ -152,10 +141,7 @@ pub fn ways(machine: &Machine) -> Vec<Way> {
 /// Whether `name`, with or without the host's triple, is this toolchain.
 fn is(compiler: &Compiler, name: &str) -> bool {
     let full = &compiler.toolchain;
-    full == name
-        || full
-            .strip_suffix(&compiler.rustc.host)
-            .is_some_and(|short| short.strip_suffix('-') == Some(name))
+    full == name || full.strip_suffix(&compiler.rustc.host).is_some_and(|short| short.strip_suffix('-') == Some(name))
 }
 
 #[cfg(test)]

@@ -4,41 +4,23 @@ const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// A toolchain in short: `1.90`, `stable` (1.95), `nightly` (1.97), [`LINKED`] (1.96); `+` when it has the source.
 fn compiler(text: &str) -> Compiler {
-    let (name, source) = text
-        .strip_suffix('+')
-        .map_or((text, false), |name| (name, true));
+    let (name, source) = text.strip_suffix('+').map_or((text, false), |name| (name, true));
     let release = match name {
         LINKED => (1, 96),
         "stable" => (1, 95),
         "nightly" => (1, 97),
         other => version(other).unwrap(),
     };
-    let triple = if name == LINKED {
-        String::new()
-    } else {
-        format!("-{HOST}")
-    };
-    let rustc = Rustc {
-        title: format!("rustc of {name}"),
-        release,
-        nightly: name == "nightly",
-        llvm: 22,
-        host: HOST.into(),
-    };
-    Compiler {
-        toolchain: format!("{name}{triple}"),
-        rustc,
-        source,
-    }
+    let triple = if name == LINKED { String::new() } else { format!("-{HOST}") };
+    let rustc =
+        Rustc { title: format!("rustc of {name}"), release, nightly: name == "nightly", llvm: 22, host: HOST.into() };
+    Compiler { toolchain: format!("{name}{triple}"), rustc, source }
 }
 
 /// `INSTALLED/CANDIDATE` as apt sees the compiler, either empty for none; empty where there is no apt.
 fn debian(text: &str) -> Option<Debian> {
     let (installed, candidate) = text.split_once('/')?;
-    Some(Debian {
-        installed: version(installed),
-        candidate: version(candidate),
-    })
+    Some(Debian { installed: version(installed), candidate: version(candidate) })
 }
 
 /// Ways in short: `use NAME`, `add NAME`, `debian [update] [install]`.
@@ -49,10 +31,7 @@ fn short(ways: &[Way]) -> Vec<String> {
             Way::Use(compiler) => format!("use {}", name(compiler)),
             Way::AddSource(compiler) => format!("add {}", name(compiler)),
             Way::Debian { update, install } => {
-                let (update, install) = (
-                    if *update { " update" } else { "" },
-                    if *install { " install" } else { "" },
-                );
+                let (update, install) = (if *update { " update" } else { "" }, if *install { " install" } else { "" });
                 format!("debian{update}{install}")
             }
         })
@@ -89,9 +68,7 @@ fn machine(toolchains: &str, apt: &str) -> Machine {
 fn the_first_way_is_the_one_that_needs_least() {
     for row in MACHINES.trim().lines() {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let [name, toolchains, apt, expected] = cells[..] else {
-            panic!("four cells: {row}")
-        };
+        let [name, toolchains, apt, expected] = cells[..] else { panic!("four cells: {row}") };
         let chosen = short(&ways(&machine(toolchains, apt))).join(", ");
         assert_eq!(chosen, expected, "{name}");
     }
@@ -106,15 +83,8 @@ fn a_toolchain_that_is_asked_for_is_the_only_way() {
         ("nonsense", "vpnhub-ebpf+", ""),
         ("1.9", "1.90+", ""),
     ] {
-        let machine = Machine {
-            requested: Some(requested.into()),
-            ..machine(toolchains, "/")
-        };
-        assert_eq!(
-            short(&ways(&machine)).join(", "),
-            expected,
-            "{requested} of {toolchains}"
-        );
+        let machine = Machine { requested: Some(requested.into()), ..machine(toolchains, "/") };
+        assert_eq!(short(&ways(&machine)).join(", "), expected, "{requested} of {toolchains}");
     }
 }
 
@@ -134,28 +104,18 @@ fn rustc_introduces_itself() {
         ("1.95.0", "unknown", None),
     ] {
         let rustc = Rustc::parse(&said(release, llvm));
-        assert_eq!(
-            rustc.map(|r| (r.release, r.nightly, r.llvm)),
-            expected,
-            "{release}, {llvm}"
-        );
+        assert_eq!(rustc.map(|r| (r.release, r.nightly, r.llvm)), expected, "{release}, {llvm}");
     }
     assert_eq!(Rustc::parse("error: toolchain 'x' is not installed"), None);
     // A compiler with another backend has no LLVM line.
-    assert_eq!(
-        Rustc::parse("rustc 1.95.0\nhost: x\nrelease: 1.95.0\n"),
-        None
-    );
+    assert_eq!(Rustc::parse("rustc 1.95.0\nhost: x\nrelease: 1.95.0\n"), None);
 }
 
 #[test]
 fn package_versions_are_read() {
-    for (text, expected) in [
-        ("1.96.0+dfsg1-1~deb12u2", Some((1, 96))),
-        ("1.97.0-nightly", Some((1, 97))),
-        ("(none)", None),
-        ("", None),
-    ] {
+    for (text, expected) in
+        [("1.96.0+dfsg1-1~deb12u2", Some((1, 96))), ("1.97.0-nightly", Some((1, 97))), ("(none)", None), ("", None)]
+    {
         assert_eq!(version(text), expected, "{text}");
     }
 }

@@ -1,0 +1,51 @@
+//! Sends: one frame a run, out of the device that the test run names.
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+
+use crate::{
+    frame, maps,
+    shape::{IPV4, IPV6, Layout, Settings},
+};
+
+/// How many frames may be between generator and sink. Each veth on the way queues 256 (`VETH_RING_SIZE`,
+/// drivers/net/veth.c) and loses what comes on top.
+const WINDOW: u32 = 192;
+
+/// For `BPF_PROG_TEST_RUN` with live frames. The kernel takes the pages that have come back and does not restore them:
+/// they still have the MACs, TTL and checksum that the hub left. So all of the head is written every time.
+///
+/// Makes nothing while too many frames are under way. On one core they hardly ever are, as the hub and the sink run
+/// between two batches. But a stray packet from another core, such as a ping, takes the hub's device along to that core
+/// until its queue is empty, which it would never be again: the generator alone is many times faster than any hub.
+#[xdp]
+pub fn generator(context: XdpContext) -> u32 {
+    let Some(settings) = maps::SETTINGS.get(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let made = match settings.version {
+        4 => make::<{ IPV4.words }>(&context, settings, &IPV4),
+        _ => make::<{ IPV6.words }>(&context, settings, &IPV6),
+    };
+    // A frame that is not made is not counted either: the binary asks for it again.
+    if made.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
+}
+
+#[inline(always)]
+fn make<const WORDS: usize>(context: &XdpContext, settings: &Settings, layout: &Layout) -> Option<()> {
+    let sequence = maps::SEQUENCE.get_ptr_mut(0)?;
+    // SAFETY: the element is this CPU's own, and only one test run makes frames.
+    let sequence = unsafe { &mut *sequence };
+    // Frames are told apart by the low 32 bits.
+    let number = *sequence as u32;
+    // SAFETY: a whole word at its own address, which the sink may be writing: old or new, both will do.
+    let arrived = unsafe { maps::ARRIVED.get_ptr(0)?.read_volatile() };
+    if number.wrapping_sub(arrived) >= WINDOW {
+        return None;
+    }
+    let head = frame::head::<WORDS>(context)?;
+    *head = settings.sent.first();
+    layout.number(head, settings, number);
+    layout.sum_header(head, settings);
+    *sequence += 1;
+    Some(())
+}

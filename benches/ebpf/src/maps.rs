@@ -1,0 +1,26 @@
+//! The maps: the binary fills and reads them.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, DevMap, PerCpuArray},
+};
+
+use crate::shape::{Counts, Settings};
+
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// The number of the next frame, which is how many the generator has made on this CPU.
+#[map]
+pub static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The number after that of the frame that the sink saw last. One for all CPUs: it is what the generator waits for.
+#[map]
+pub static ARRIVED: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where `bare` sends everything: port 0.
+#[map]
+pub static PORTS: DevMap = DevMap::with_max_entries(1, 0);

@@ -1,0 +1,190 @@
+//! The frame: what the kernel programs and the binary agree on. Compiled into both.
+//!
+//! A frame has an Ethernet, an IPv4 or IPv6 and a UDP header, then a magic number, its own number, and zeros. All that
+//! differs from frame to frame follows from the number: destination address, source port, checksums. So the sink can
+//! tell what must have come out.
+//!
+//! The head is handled in 16-bit *halves*, which all fields begin on, as they lie in memory: in network byte order.
+//! One's-complement sums may be taken over halves in any byte order (RFC 1071).
+
+#![expect(clippy::inline_always, reason = "kernel programs: a call costs, and constant indices need no check")]
+#![expect(clippy::cast_possible_truncation, reason = "halves are taken out of words all over")]
+
+/// UDP destination port of all frames: discard (RFC 863).
+pub const DESTINATION_PORT: u16 = 9;
+/// The lowest source port; flows are told apart by it.
+pub const FIRST_SOURCE_PORT: u16 = 0x8000;
+/// First in the payload.
+pub const MAGIC: [u8; 4] = *b"vpnh";
+
+const SPREAD_DESTINATIONS: u32 = 0x9e37_79b1;
+const SPREAD_FLOWS: u32 = 0x85eb_ca6b;
+
+/// The first bytes of a frame, in words of 8. Byte order as in memory.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head<const WORDS: usize>(pub [u64; WORDS]);
+
+/// Long enough for either family.
+pub type LongHead = Head<{ IPV6.words }>;
+
+impl<const WORDS: usize> Head<WORDS> {
+    /// The first words of it. Does not compile for more than there are.
+    #[inline(always)]
+    pub fn first<const FEWER: usize>(&self) -> Head<FEWER> {
+        const { assert!(FEWER <= WORDS) };
+        // SAFETY: an array of at least as many words; the same alignment.
+        unsafe { *(&raw const *self).cast() }
+    }
+
+    #[inline(always)]
+    pub fn half(&self, index: usize) -> u16 {
+        debug_assert!(index < WORDS * 4);
+        // SAFETY: all callers take `index` from a `Layout`, whose fields lie within its words.
+        unsafe { (&raw const self.0).cast::<u16>().add(index).read() }
+    }
+
+    #[inline(always)]
+    pub fn set_half(&mut self, index: usize, value: u16) {
+        debug_assert!(index < WORDS * 4);
+        // SAFETY: as above.
+        unsafe { (&raw mut self.0).cast::<u16>().add(index).write(value) }
+    }
+}
+
+/// Where the fields are: indices of halves, the first where a field has two.
+pub struct Layout {
+    /// Words that hold everything up to the number.
+    pub words: usize,
+    /// The header's first half and its checksum, where the family has one.
+    pub header: Option<(usize, usize)>,
+    /// The low 32 bits of the destination address.
+    pub destination: usize,
+    /// UDP: source port, destination port, length, checksum.
+    pub udp: usize,
+    pub magic: usize,
+    pub number: usize,
+}
+
+/// 50 bytes of fields, in 7 words.
+pub const IPV4: Layout = Layout { words: 7, header: Some((7, 12)), destination: 15, udp: 17, magic: 21, number: 23 };
+
+/// 70 bytes of fields, in 9 words.
+pub const IPV6: Layout = Layout { words: 9, header: None, destination: 25, udp: 27, magic: 31, number: 33 };
+
+/// What the binary tells the programs.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// The head as it is sent. Zero where the number decides and in the header's checksum.
+    pub sent: LongHead,
+    /// The same as it must come out of the hub.
+    pub arrives: LongHead,
+    /// Bits of the head that must be as in `arrives`: all but the source MAC and the header's checksum, which is
+    /// verified in full.
+    pub checked: LongHead,
+    /// Sum over the halves of `sent`'s IPv4 header.
+    pub header_sum: u32,
+    /// Sum over the pseudo header, the UDP header and the payload of `sent`.
+    pub udp_sum: u32,
+    /// The low 32 bits of the first destination, in host byte order.
+    pub first_destination: u32,
+    /// Destinations, from the first on; at least 1.
+    pub destinations: u32,
+    /// Flows, at least 1 and as many as there are source ports from the first on.
+    pub flows: u32,
+    /// Bytes of a frame.
+    pub length: u32,
+    /// 4 or 6.
+    pub version: u32,
+    pub padding: u32,
+}
+
+const _: () = assert!(size_of::<Settings>() == 3 * 72 + 32);
+
+/// What the sink has seen, on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Frames that came out as they must.
+    pub good: u64,
+    /// The generator's other frames.
+    pub garbled: u64,
+}
+
+impl Layout {
+    /// Makes a head that of frame `number`: destination, source port, number, UDP checksum.
+    #[inline(always)]
+    pub fn number<const WORDS: usize>(&self, head: &mut Head<WORDS>, settings: &Settings, number: u32) {
+        let destination =
+            settings.first_destination.wrapping_add(scatter(number, SPREAD_DESTINATIONS, settings.destinations));
+        let [high, low] = halves(destination);
+        // No more flows than ports: fits.
+        let port = (FIRST_SOURCE_PORT + scatter(number, SPREAD_FLOWS, settings.flows) as u16).to_be();
+        let [number_high, number_low] = halves(number);
+        head.set_half(self.destination, high);
+        head.set_half(self.destination + 1, low);
+        head.set_half(self.udp, port);
+        head.set_half(self.number, number_high);
+        head.set_half(self.number + 1, number_low);
+
+        let mut sum = settings.udp_sum;
+        for half in [high, low, port, number_high, number_low] {
+            sum += u32::from(half);
+        }
+        // 0 would say that there is none (RFC 768, RFC 8200); its other representation is as good.
+        let checksum = match !fold(sum) {
+            0 => 0xffff,
+            checksum => checksum,
+        };
+        head.set_half(self.udp + 3, checksum);
+    }
+
+    /// Completes the IPv4 header of a numbered head that is to be sent.
+    #[inline(always)]
+    pub fn sum_header<const WORDS: usize>(&self, head: &mut Head<WORDS>, settings: &Settings) {
+        if let Some((_, checksum)) = self.header {
+            let destination = u32::from(head.half(self.destination)) + u32::from(head.half(self.destination + 1));
+            head.set_half(checksum, !fold(settings.header_sum + destination));
+        }
+    }
+
+    /// The number of a frame, if it is the generator's.
+    #[inline(always)]
+    pub fn generated<const WORDS: usize>(&self, head: &Head<WORDS>) -> Option<u32> {
+        let ours = head.half(self.udp + 1) == DESTINATION_PORT.to_be()
+            && [head.half(self.magic), head.half(self.magic + 1)] == halves(u32::from_be_bytes(MAGIC));
+        let number = [head.half(self.number), head.half(self.number + 1)];
+        ours.then(|| u32::from(u16::from_be(number[0])) << 16 | u32::from(u16::from_be(number[1])))
+    }
+
+    /// Whether the header's own checksum is right, counted anew over all of it.
+    #[inline(always)]
+    pub fn header_sum_verifies<const WORDS: usize>(&self, head: &Head<WORDS>) -> bool {
+        let Some((first, _)) = self.header else { return true };
+        let mut sum = 0;
+        for index in first..first + 10 {
+            sum += u32::from(head.half(index));
+        }
+        fold(sum) == 0xffff
+    }
+}
+
+/// A pick of `0..count` for a number: neighbours get far apart, and each pick comes equally often.
+#[inline(always)]
+fn scatter(number: u32, odd: u32, count: u32) -> u32 {
+    ((u64::from(number.wrapping_mul(odd)) * u64::from(count)) >> 32) as u32
+}
+
+/// A number as it lies in a frame.
+#[inline(always)]
+pub const fn halves(number: u32) -> [u16; 2] {
+    [((number >> 16) as u16).to_be(), (number as u16).to_be()]
+}
+
+/// One's-complement sum in 16 bits, of up to 65535 halves.
+#[inline(always)]
+pub const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum + (sum >> 16)) as u16
+}

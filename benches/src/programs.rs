@@ -1,0 +1,144 @@
+//! The kernel programs: loaded, attached, their maps.
+
+use std::io;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, TestRun as _, TestRunAttrs, TestRunOptions,
+    maps::{Array, DevMap, PerCpuArray},
+    programs::{ProgramError, Xdp, XdpMode},
+    sys::SyscallError,
+};
+
+use crate::{
+    place::Place,
+    shape::{Counts, Settings},
+};
+
+// SAFETY: integers and arrays of them, without padding: the size is asserted beside the type.
+unsafe impl aya::Pod for Settings {}
+// SAFETY: two integers of the same size.
+unsafe impl aya::Pod for Counts {}
+
+impl Counts {
+    pub fn total(&self) -> u64 {
+        self.good + self.garbled
+    }
+
+    /// What has been counted since `before`.
+    pub fn since(&self, before: Self) -> Self {
+        Self { good: self.good - before.good, garbled: self.garbled - before.garbled }
+    }
+}
+
+/// Bytes of `struct xdp_md` (linux/bpf.h) and where in it the kernel looks at what a test run is given.
+const CONTEXT: usize = 24;
+const CONTEXT_DATA_END: usize = 4;
+const CONTEXT_INTERFACE: usize = 12;
+
+/// The programs and their maps. Dropping it detaches what it has attached.
+pub struct Programs(Ebpf);
+
+impl Programs {
+    pub fn load() -> Result<Self> {
+        let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
+        Ebpf::load(object).map(Self).context("loading the kernel programs: root (CAP_BPF, CAP_NET_ADMIN) is needed")
+    }
+
+    /// Attaches `program` natively.
+    ///
+    /// # Errors
+    /// When the device has a program already, or no native XDP.
+    pub fn attach(&mut self, program: &str, place: &Place) -> Result<()> {
+        let program = loaded(&mut self.0, program)?;
+        let Place { namespace, device, index } = place;
+        let attached = namespace.enter(|| program.attach_to_if_index(*index, XdpMode::Driver))?;
+        let at = format!("{device} in {}", namespace.name());
+        match attached {
+            Ok(_) => Ok(()),
+            Err(ProgramError::SyscallError(SyscallError { io_error, .. })) => match io_error.kind() {
+                io::ErrorKind::ResourceBusy => bail!(
+                    "{at} has an XDP program already: `ip -n {} link show {device}` shows it, and its owner must detach it",
+                    namespace.name()
+                ),
+                io::ErrorKind::Unsupported => {
+                    bail!("{at} has no native XDP: the bench needs veth or a driver that has")
+                }
+                _ => Err(anyhow!(io_error).context(format!(
+                    "attaching to {at} natively (a veth refuses while the MTU of its peer is over about 3500)"
+                ))),
+            },
+            Err(error) => Err(anyhow!(error).context(format!("attaching to {at}"))),
+        }
+    }
+
+    /// Makes `place` the only port of program `bare`.
+    pub fn set_port(&mut self, place: &Place) -> Result<()> {
+        let map = self.0.map_mut("PORTS").context("no map PORTS")?;
+        let mut ports: DevMap<_> = map.try_into()?;
+        // A port is looked up in the namespace of the thread that names it.
+        place.namespace.enter(|| ports.set(0, place.index, None, 0))?.context("setting the port")
+    }
+
+    pub fn set(&mut self, settings: &Settings) -> Result<()> {
+        let map = self.0.map_mut("SETTINGS").context("no map SETTINGS")?;
+        let mut array: Array<_, Settings> = map.try_into()?;
+        array.set(0, settings, 0).context("writing the settings")
+    }
+
+    /// Frames that the generator has made since it was loaded, on whatever CPU.
+    pub fn made(&self) -> Result<u64> {
+        let array: PerCpuArray<_, u64> = self.0.map("SEQUENCE").context("no map SEQUENCE")?.try_into()?;
+        Ok(array.get(&0, 0).context("reading SEQUENCE")?.iter().sum())
+    }
+
+    /// Frames that the sink has seen since it was loaded.
+    pub fn counts(&self) -> Result<Counts> {
+        let array: PerCpuArray<_, Counts> = self.0.map("COUNTS").context("no map COUNTS")?.try_into()?;
+        let values = array.get(&0, 0).context("reading COUNTS")?;
+        let sum = |field: fn(&Counts) -> u64| values.iter().map(field).sum();
+        Ok(Counts { good: sum(|counts| counts.good), garbled: sum(|counts| counts.garbled) })
+    }
+
+    /// Lets the generator go on though frames are missing that it waits for. Only between test runs.
+    ///
+    /// `made` is how many it has made.
+    pub fn forget_missing(&mut self, made: u64) -> Result<()> {
+        let mut array: Array<_, u32> = self.0.map_mut("ARRIVED").context("no map ARRIVED")?.try_into()?;
+        // Frames are numbered from 0, in 32 bits.
+        array.set(0, u32::try_from(made % (1 << 32))?, 0).context("writing ARRIVED")
+    }
+
+    /// The generator, loaded when it was not yet.
+    pub fn generator(&mut self) -> Result<&mut Xdp> {
+        loaded(&mut self.0, "generator")
+    }
+}
+
+/// Has the generator make `frames` frames of the size of `frame` and send them out of the device `index`, which lies in
+/// this thread's namespace. `batch` of them are under way before the kernel works at anything else.
+///
+/// # Errors
+/// `Interrupted` when a signal came; fewer have been made then.
+pub fn send(generator: &Xdp, frame: &[u8], index: u32, frames: u32, batch: u32) -> Result<(), ProgramError> {
+    let mut context = [0; CONTEXT];
+    let length = u32::try_from(frame.len()).expect("a frame is short");
+    context[CONTEXT_DATA_END..][..4].copy_from_slice(&length.to_ne_bytes());
+    context[CONTEXT_INTERFACE..][..4].copy_from_slice(&index.to_ne_bytes());
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(&context),
+        repeat: frames,
+        attrs: TestRunAttrs::new().xdp_live_frames(batch),
+        ..TestRunOptions::default()
+    };
+    generator.test_run(options).map(drop)
+}
+
+fn loaded<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program: &mut Xdp = object.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("loading {name}: root (CAP_BPF, CAP_NET_ADMIN) is needed"))?;
+    }
+    Ok(program)
+}

@@ -1,0 +1,289 @@
+//! What the generator is to send and the sink to expect.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+use hub_tests::lab::Mac;
+use ipnet::IpNet;
+
+use crate::shape::{DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, LongHead, MAGIC, Settings, fold};
+
+/// How many flows there can be: source ports.
+pub const MAX_FLOWS: u32 = 0x1_0000 - FIRST_SOURCE_PORT as u32;
+
+/// The shortest Ethernet frame, without the frame check sequence.
+const SHORTEST: u32 = 60;
+/// A test run has one page for a frame, its headroom and the kernel's books.
+const LONGEST: u32 = 3072;
+
+const ETHERNET_HEADER: usize = 14;
+const IPV4_HEADER: usize = 20;
+const UDP: u8 = 17;
+const TTL: u8 = 64;
+
+/// Link addresses along the way.
+#[derive(Clone, Copy)]
+pub struct Macs {
+    /// The sending device's.
+    pub from: Mac,
+    /// The hub's, on the sender's link.
+    pub gateway: Mac,
+    /// The far device's.
+    pub to: Mac,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy)]
+pub struct Traffic {
+    pub source: IpAddr,
+    /// Frames go to the first hosts in it.
+    pub destination: IpNet,
+    /// How many hosts; as many as there are when there are fewer.
+    pub destinations: u32,
+    pub flows: u32,
+    /// Of a frame from the Ethernet header on, without the frame check sequence.
+    pub bytes: u32,
+    /// Whether frames come out as they were sent, MACs and TTL too.
+    pub untouched: bool,
+}
+
+/// # Errors
+/// When there can be no such frames: families mixed, too short, too long, no flow, no destination.
+pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
+    let &Traffic { destination, destinations, flows, bytes, untouched, .. } = traffic;
+    let (first, hosts) = hosts(destination);
+    let (layout, version) = if first.is_ipv4() { (&IPV4, 4) } else { (&IPV6, 6) };
+    let shortest = SHORTEST.max(u32::try_from(layout.words * 8)?);
+    if !(shortest..=LONGEST).contains(&bytes) {
+        bail!("--bytes {bytes}: IPv{version} frames have {shortest} to {LONGEST}");
+    }
+    if !(1..=MAX_FLOWS).contains(&flows) {
+        bail!("--flows {flows}: 1 to {MAX_FLOWS} are possible");
+    }
+    if destinations == 0 {
+        bail!("--destinations 0: at least 1 is needed");
+    }
+
+    let sent = head(traffic, macs.gateway, macs.from, TTL)?;
+    // Bytes 6 to 12, the source MAC, and the header's checksum are not compared.
+    let arrives = if untouched { sent } else { head(traffic, macs.to, macs.from, TTL - 1)? };
+    let mut checked = [0xff; size_of::<LongHead>()];
+    checked[6..12].fill(0);
+    if let Some((_, checksum)) = layout.header {
+        checked[checksum * 2..][..2].fill(0);
+    }
+
+    let udp = layout.udp * 2;
+    let addresses = if version == 4 { udp - 2 * 4 } else { udp - 2 * 16 };
+    // RFC 768, RFC 8200: addresses, protocol and UDP's length, then UDP itself, which has the length once more.
+    let udp_sum = sum(&sent[addresses..]) + u32::from(u16::from(UDP).to_be()) + sum(&sent[udp + 4..udp + 6]);
+    let header_sum = layout.header.map_or(0, |(header, _)| sum(&sent[header * 2..][..IPV4_HEADER]));
+    Ok(Settings {
+        sent: words(sent),
+        arrives: words(arrives),
+        checked: words(checked),
+        header_sum: u32::from(fold(header_sum)),
+        udp_sum: u32::from(fold(udp_sum)),
+        first_destination: match first {
+            IpAddr::V4(address) => address.to_bits(),
+            IpAddr::V6(address) => {
+                let [.., a, b, c, d] = address.octets();
+                u32::from_be_bytes([a, b, c, d])
+            }
+        },
+        destinations: destinations.min(hosts),
+        flows,
+        length: bytes,
+        version,
+        padding: 0,
+    })
+}
+
+/// The first host of a prefix, and how many there are, at most 2^32 - 1. No address wraps in its low 32 bits.
+fn hosts(prefix: IpNet) -> (IpAddr, u32) {
+    let bits = u32::from(prefix.max_prefix_len() - prefix.prefix_len());
+    let addresses = 1_u64 << bits.min(32);
+    let capped = |hosts: u64| u32::try_from(hosts).unwrap_or(u32::MAX);
+    match prefix.network() {
+        // RFC 3021: on a link of two, both are hosts.
+        network if bits < 2 => (network, capped(addresses)),
+        // The lowest address is the subnet's own, and in IPv4 the highest is the broadcast address.
+        IpAddr::V4(network) => (IpAddr::V4((network.to_bits() + 1).into()), capped(addresses - 2)),
+        IpAddr::V6(network) => (IpAddr::V6((network.to_bits() + 1).into()), capped(addresses - 1)),
+    }
+}
+
+/// The head of all frames; zero where the number decides, and in the checksums.
+fn head(traffic: &Traffic, to: Mac, from: Mac, ttl: u8) -> Result<[u8; size_of::<LongHead>()]> {
+    let mut bytes = [to.0, from.0].concat();
+    let above_ethernet = u16::try_from(traffic.bytes as usize - ETHERNET_HEADER)?;
+    let udp_length = match (traffic.source, traffic.destination.network()) {
+        (IpAddr::V4(source), IpAddr::V4(_)) => {
+            bytes.extend([0x08, 0x00]);
+            // Without options; not to be fragmented.
+            bytes.extend([0x45, 0]);
+            bytes.extend(above_ethernet.to_be_bytes());
+            bytes.extend([0, 0, 0x40, 0, ttl, UDP, 0, 0]);
+            bytes.extend(source.octets());
+            bytes.extend([0; 4]);
+            above_ethernet - 20
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let payload = above_ethernet - 40;
+            bytes.extend([0x86, 0xdd]);
+            bytes.extend([0x60, 0, 0, 0]);
+            bytes.extend(payload.to_be_bytes());
+            bytes.extend([UDP, ttl]);
+            bytes.extend(source.octets());
+            bytes.extend(&destination.octets()[..12]);
+            bytes.extend([0; 4]);
+            payload
+        }
+        (source, destination) => bail!("--source {source} and --destination {destination}: one is IPv4, one IPv6"),
+    };
+    bytes.extend([0, 0]);
+    bytes.extend(DESTINATION_PORT.to_be_bytes());
+    bytes.extend(udp_length.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(MAGIC);
+
+    let mut head = [0; size_of::<LongHead>()];
+    head[..bytes.len()].copy_from_slice(&bytes);
+    Ok(head)
+}
+
+fn words(bytes: [u8; size_of::<LongHead>()]) -> LongHead {
+    let (words, _) = bytes.as_chunks::<8>();
+    Head(std::array::from_fn(|index| u64::from_ne_bytes(words[index])))
+}
+
+/// One's-complement sum, not folded, over halves as they lie in memory.
+fn sum(bytes: &[u8]) -> u32 {
+    let (halves, _) = bytes.as_chunks::<2>();
+    halves.iter().map(|half| u32::from(u16::from_ne_bytes(*half))).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::shape::Layout;
+
+    const MACS: Macs =
+        Macs { from: Mac([2, 0, 0, 0, 0, 1]), gateway: Mac([2, 0, 0, 0, 0, 2]), to: Mac([2, 0, 0, 0, 0, 3]) };
+
+    fn traffic(source: &str, destination: &str, bytes: u32) -> Traffic {
+        Traffic {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            destinations: 100,
+            flows: 7,
+            bytes,
+            untouched: false,
+        }
+    }
+
+    /// The frame as the generator makes it.
+    fn frame<const WORDS: usize>(settings: &Settings, layout: &Layout, number: u32) -> Vec<u8> {
+        let mut head: Head<WORDS> = settings.sent.first();
+        layout.number(&mut head, settings, number);
+        layout.sum_header(&mut head, settings);
+        assert!(layout.header_sum_verifies(&head));
+        assert_eq!(layout.generated(&head), Some(number));
+        let mut bytes: Vec<u8> = head.0.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.resize(settings.length as usize, 0);
+        bytes
+    }
+
+    /// RFC 1071 by the book: 0xffff where the checksum in it is right.
+    fn verify(parts: &[&[u8]]) -> u16 {
+        let mut sum: u64 = 0;
+        for part in parts {
+            for pair in part.chunks(2) {
+                sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+            }
+        }
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        u16::try_from(sum).unwrap()
+    }
+
+    #[test]
+    fn ipv4_frames_are_right_to_the_last_checksum() {
+        for bytes in [60, 64, 65, 1414] {
+            let settings = settings(&traffic("10.10.10.1", "10.10.20.0/24", bytes), MACS).unwrap();
+            for number in (0..200_000).step_by(37).chain([u32::MAX]) {
+                let frame = frame::<{ IPV4.words }>(&settings, &IPV4, number);
+                let udp = &frame[34..];
+                assert_eq!(verify(&[&frame[14..34]]), 0xffff, "header of {number}");
+                assert_eq!(verify(&[&frame[26..34], &[0, 17], &udp[4..6], udp]), 0xffff, "UDP of {number}");
+                assert_eq!(usize::from(u16::from_be_bytes([frame[16], frame[17]])), frame.len() - 14);
+                assert_eq!(usize::from(u16::from_be_bytes([udp[4], udp[5]])), udp.len());
+                assert_ne!(udp[6..8], [0, 0], "no checksum");
+                assert!((1..=100).contains(&frame[33]) && frame[30..33] == [10, 10, 20], "{:?}", &frame[30..34]);
+            }
+        }
+    }
+
+    #[test]
+    fn ipv6_frames_are_right_to_the_last_checksum() {
+        for bytes in [72, 73, 1414] {
+            let settings = settings(&traffic("fd00:10::1", "fd00:20::/64", bytes), MACS).unwrap();
+            for number in (0..200_000).step_by(37).chain([u32::MAX]) {
+                let frame = frame::<{ IPV6.words }>(&settings, &IPV6, number);
+                let udp = &frame[54..];
+                assert_eq!(verify(&[&frame[22..54], &[0, 17], &udp[4..6], udp]), 0xffff, "UDP of {number}");
+                assert_eq!(usize::from(u16::from_be_bytes([frame[18], frame[19]])), udp.len());
+                assert_eq!(usize::from(u16::from_be_bytes([udp[4], udp[5]])), udp.len());
+                assert_eq!(frame[38..44], [0xfd, 0, 0, 0x20, 0, 0]);
+                assert!((1..=100).contains(&frame[53]), "{:?}", &frame[38..54]);
+            }
+        }
+    }
+
+    #[test]
+    fn destinations_and_flows_are_all_used_and_scattered() {
+        let settings = settings(&traffic("10.10.10.1", "10.10.20.0/24", 64), MACS).unwrap();
+        let frames: Vec<_> = (0..5000).map(|number| frame::<{ IPV4.words }>(&settings, &IPV4, number)).collect();
+        let destinations: HashSet<_> = frames.iter().map(|frame| frame[33]).collect();
+        let ports: HashSet<_> = frames.iter().map(|frame| [frame[34], frame[35]]).collect();
+        let pairs: HashSet<_> = frames.iter().map(|frame| (frame[33], frame[35])).collect();
+        assert_eq!((destinations.len(), ports.len(), pairs.len()), (100, 7, 700));
+        assert!(frames.windows(2).all(|pair| pair[0][33].abs_diff(pair[1][33]) > 10));
+    }
+
+    #[test]
+    fn knows_the_hosts_of_a_prefix() {
+        for (prefix, first, count) in [
+            ("10.0.0.0/24", "10.0.0.1", 254),
+            ("10.0.0.4/30", "10.0.0.5", 2),
+            ("10.0.0.4/31", "10.0.0.4", 2),
+            ("10.0.0.4/32", "10.0.0.4", 1),
+            ("0.0.0.0/0", "0.0.0.1", u32::MAX - 1),
+            ("fd00::/64", "fd00::1", u32::MAX),
+            ("fd00::/120", "fd00::1", 255),
+            ("fd00::4/127", "fd00::4", 2),
+            ("fd00::4/128", "fd00::4", 1),
+        ] {
+            assert_eq!(hosts(prefix.parse().unwrap()), (first.parse().unwrap(), count), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn refuses_frames_that_cannot_be() {
+        let good = traffic("10.10.10.1", "10.10.20.0/24", 64);
+        for wrong in [
+            Traffic { bytes: 59, ..good },
+            Traffic { bytes: LONGEST + 1, ..good },
+            Traffic { flows: 0, ..good },
+            Traffic { flows: MAX_FLOWS + 1, ..good },
+            Traffic { destinations: 0, ..good },
+            Traffic { source: "fd00::1".parse().unwrap(), ..good },
+            traffic("fd00:10::1", "fd00:20::/64", 71),
+        ] {
+            assert!(settings(&wrong, MACS).is_err());
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The Internet checksum, changed by what changed in the packet (RFC 1624).
+
+/// The IPv4 header checksum after the TTL went down by one.
+///
+/// `checksum` and the result are in host byte order. A TTL is the high byte of its 16-bit word, so the one's-complement
+/// sum of the header falls by 0x0100 and its complement rises by as much, the carry going round. A wrong checksum stays
+/// wrong by the same amount: the destination still finds out. Same arithmetic as `ip_decrease_ttl()`, include/net/ip.h.
+#[inline(always)]
+pub const fn after_ttl_decrement(checksum: u16) -> u16 {
+    let sum = checksum as u32 + 0x0100;
+    // 0xffff and 0 both stand for zero; a header that is not all zero is summed to 0 by everyone else.
+    (sum + (sum >= 0xffff) as u32) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::after_ttl_decrement;
+
+    /// RFC 1071, in full.
+    fn full(header: &[u16]) -> u16 {
+        let mut sum: u32 = header.iter().map(|word| u32::from(*word)).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn agrees_with_the_full_sum_for_every_checksum_and_ttl() {
+        for ttl in [2_u16, 3, 64, 128, 255] {
+            for id in 0..=u16::MAX {
+                let before = [0x4500, 84, id, 0x4000, ttl << 8 | 1, 0, 0x0a0a, 0x0a01, 0x0a0a, 0x1401];
+                let mut after = before;
+                after[4] -= 0x0100;
+                assert_eq!(after_ttl_decrement(full(&before)), full(&after), "ttl {ttl} id {id}");
+            }
+        }
+    }
+
+    #[test]
+    fn keeps_a_wrong_checksum_wrong() {
+        let header = [0x4500, 84, 1, 0x4000, 0x4001, 0, 0x0a0a, 0x0a01, 0x0a0a, 0x1401];
+        let mut after = header;
+        after[4] -= 0x0100;
+        assert_ne!(after_ttl_decrement(full(&header) ^ 0x5555), full(&after));
+    }
+}

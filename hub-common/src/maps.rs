@@ -1,0 +1,238 @@
+//! Keys and values of the program's maps.
+//!
+//! How they hang together, for a packet that came in on `ifindex`:
+//!
+//! ```text
+//! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
+//! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
+//! LOCALS[policy, destination] longest prefix   -> connection       (only where policy is not ANY_LOCAL)
+//! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
+//! BUCKETS[first_bucket + (flow hash & mask)]   -> index into NEXT_HOPS
+//! NEXT_HOPS[index]                             -> NextHop { port, MACs, MTU, scope, .. }
+//! PORTS[port]                                  -> the egress device (devmap)
+//! ```
+//!
+//! The egress check asks REMOTES and LOCALS again with the next hop's scope and the addresses swapped.
+
+use crate::Reason;
+
+/// Capacity of `ATTACHMENTS` and `PORTS`, and with two more of `COUNTERS`: interfaces, and connections, of one gateway.
+pub const MAX_CONNECTIONS: u32 = 4096;
+/// Capacity of each route and selector trie; memory is used by the entry.
+pub const MAX_PREFIXES: u32 = 1 << 21;
+/// Capacity of `NEXT_HOPS`.
+pub const MAX_NEXT_HOPS: u32 = 1 << 14;
+/// Capacity of `BUCKETS`.
+pub const MAX_BUCKETS: u32 = 1 << 20;
+/// Capacity of `NEIGHBOURS_*` and `VLANS`; memory is used by the entry.
+pub const MAX_NEIGHBOURS: u32 = 1 << 16;
+
+/// Buckets of a next-hop group with more than one member; a power of two. Shares are exact to one in this many.
+pub const GROUP_BUCKETS: u32 = 256;
+
+/// `COUNTERS` slot of packets that cannot be told from which connection they came.
+pub const UNATTRIBUTED: u32 = 0;
+/// `COUNTERS` slot of the VPC side.
+pub const VPC: u32 = 1;
+
+/// Policy that admits every local address: [`Remote::connection`] says whose packet it is and `LOCALS` is not asked.
+pub const ANY_LOCAL: u32 = 0;
+
+/// An interface that packets come in on. Key: ifindex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Attachment {
+    /// Scope in which the source of what comes in here is looked up.
+    pub scope: u32,
+    /// `COUNTERS` slot of packets refused before a selector has told their connection.
+    pub connection: u32,
+    /// Own address of the link; frames to another one are not ours. Zero on raw-IP links.
+    pub mac: [u8; 6],
+    /// [`Attachment::ETHERNET`] and the like.
+    pub flags: u16,
+}
+
+impl Attachment {
+    /// Frames have an Ethernet header; else they start with the IP header.
+    pub const ETHERNET: u16 = 1;
+    /// What comes in here may go to the VPC alone.
+    pub const ISOLATED: u16 = 2;
+}
+
+/// An address in a scope: key data of `REMOTES_*` (scope of an attachment or a connection) and `LOCALS_*` (policy).
+///
+/// A prefix of `n` address bits is `32 + n` bits long here. The scope is in network byte order because a trie compares
+/// from the first bit on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Scoped<A> {
+    pub scope: [u8; 4],
+    pub address: A,
+}
+
+/// Bits of [`Scoped::scope`].
+pub const SCOPE_BITS: u32 = 32;
+
+impl<A> Scoped<A> {
+    #[inline(always)]
+    pub const fn new(scope: u32, address: A) -> Self {
+        Self { scope: scope.to_be_bytes(), address }
+    }
+}
+
+/// A remote selector prefix: to whom an address on the far side belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Remote {
+    /// The set of local prefixes paired with it, or [`ANY_LOCAL`].
+    pub policy: u32,
+    /// `COUNTERS` slot of the connection; where connections share the prefix, of the first that has it.
+    pub connection: u32,
+}
+
+/// What the longest matching prefix of the destination says. Eight bytes: replaced as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Route {
+    /// Index of the group's first bucket.
+    pub first_bucket: u32,
+    /// Buckets of the group less one, a power of two less one: 0 for a single next hop.
+    pub bucket_mask: u16,
+    /// [`Route::HUB`] and the like.
+    pub flags: u16,
+}
+
+impl Route {
+    /// An address of the hub itself, or a broadcast address of one of its links; the buckets mean nothing.
+    pub const HUB: u16 = 1;
+    /// Leads to the VPC side.
+    pub const VPC: u16 = 2;
+}
+
+/// Where and how a packet leaves. An entry that a bucket points to is never changed: a new one takes its place, so that
+/// no packet sees half a MAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct NextHop {
+    /// `COUNTERS` slot.
+    pub connection: u32,
+    /// Scope of the connection's own selectors.
+    pub scope: u32,
+    /// Egress interface, key of `NEIGHBOURS_*`.
+    pub ifindex: u32,
+    /// Index into `PORTS`.
+    pub port: u32,
+    /// Longest IP packet of the egress interface, bytes.
+    pub mtu: u32,
+    /// Link address of the egress interface.
+    pub source_mac: [u8; 6],
+    /// Link address of the neighbour, where [`NextHop::RESOLVED`].
+    pub destination_mac: [u8; 6],
+    /// [`NextHop::ETHERNET`] and the like.
+    pub flags: u32,
+}
+
+impl NextHop {
+    /// The egress interface is there and up.
+    pub const UP: u32 = 1;
+    /// Frames need an Ethernet header.
+    pub const ETHERNET: u32 = 2;
+    /// `destination_mac` is known.
+    pub const RESOLVED: u32 = 4;
+    /// Each destination is a neighbour of its own: ask `NEIGHBOURS_*`.
+    pub const ON_LINK: u32 = 8;
+}
+
+/// Key of `NEIGHBOURS_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Neighbour<A> {
+    pub ifindex: u32,
+    pub address: A,
+}
+
+/// Value of `NEIGHBOURS_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LinkAddress {
+    pub mac: [u8; 6],
+    pub padding: [u8; 2],
+}
+
+/// Record of the ring `WANTED`: a neighbour that a packet needed and that was not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct WantedNeighbour {
+    pub ifindex: u32,
+    /// An IPv4 address as an IPv4-mapped one (RFC 4291 section 2.5.5.2).
+    pub address: [u8; 16],
+}
+
+/// Bytes of the ring `WANTED`; a page at least. When it is full a neighbour is asked for by a later packet.
+pub const WANTED_BYTES: u32 = 1 << 16;
+
+/// Key of `VLANS`: a VLAN that has an interface of its own above `ifindex`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Vlan {
+    pub ifindex: u32,
+    /// 1..=4094.
+    pub id: u32,
+}
+
+/// Per CPU and `COUNTERS` slot: counts since the program was loaded. Bytes are those of the IP packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Came in from the connection, its selectors admitting them.
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    /// Sent out to the connection by the program.
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    /// Came in from the connection and were not forwarded, by [`Reason`].
+    pub reasons: [u64; Reason::COUNT],
+}
+
+const _: () = {
+    assert!(size_of::<Attachment>() == 16);
+    assert!(size_of::<Scoped<[u8; 4]>>() == 8);
+    assert!(size_of::<Scoped<[u8; 16]>>() == 20);
+    assert!(size_of::<Remote>() == 8);
+    assert!(size_of::<Route>() == 8);
+    assert!(size_of::<NextHop>() == 36);
+    assert!(size_of::<Neighbour<[u8; 4]>>() == 8);
+    assert!(size_of::<Neighbour<[u8; 16]>>() == 20);
+    assert!(size_of::<LinkAddress>() == 8);
+    assert!(size_of::<WantedNeighbour>() == 20);
+    assert!(size_of::<Vlan>() == 8);
+    assert!(size_of::<Counters>() == 8 * (4 + Reason::COUNT));
+    assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+
+    macro_rules! pod {
+        ($($type:ty),+ $(,)?) => {
+            // SAFETY: `repr(C)`, made of integers and byte arrays only, no padding (sizes asserted above): every
+            // byte is initialised and every bit pattern is a value.
+            $(unsafe impl aya::Pod for $type {})+
+        };
+    }
+
+    pod!(
+        Attachment,
+        Scoped<[u8; 4]>,
+        Scoped<[u8; 16]>,
+        Remote,
+        Route,
+        NextHop,
+        Neighbour<[u8; 4]>,
+        Neighbour<[u8; 16]>,
+        LinkAddress,
+        Vlan,
+        Counters,
+    );
+}

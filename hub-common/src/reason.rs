@@ -1,0 +1,121 @@
+//! Why a packet was not forwarded. The same names stand in counters, status, logs and docs.
+
+/// Why the program passed a packet to the kernel or dropped it. The number is the index of its counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Reason {
+    // Passed: the kernel decides, answers or resolves.
+    /// The interface is not, or not yet, an attachment.
+    NotAttached = 0,
+    /// ARP, LLDP, ...
+    NotIp,
+    /// The frame is for another host: the kernel drops it, a bridge or a capture may want it (`PACKET_OTHERHOST`).
+    OtherHost,
+    /// The frame's VLAN has an interface of its own on this host.
+    OtherVlan,
+    /// Multicast or broadcast, of the link or of IP.
+    Multicast,
+    /// Link-local source or destination: not to be forwarded (RFC 3927 section 7, RFC 4291 section 2.5.6).
+    LinkLocal,
+    /// Addressed to the hub itself.
+    ToHub,
+    /// No route to the destination.
+    NoRoute,
+    /// No next hop of the destination has an interface that is up: the kernel answers "unreachable".
+    NextHopDown,
+    /// TTL or hop limit ends here: the kernel answers "time exceeded".
+    TtlExpired,
+    /// Longer than the egress MTU: the kernel fragments, or answers "packet too big".
+    TooBig,
+    /// IPv4 options or IPv6 hop-by-hop options, which a router itself must look at.
+    IpOptions,
+    /// The neighbour's link address is not known yet: the kernel resolves it.
+    NoNeighbour,
+    // Dropped.
+    /// Truncated, lengths that contradict each other, wrong version or header length.
+    Malformed,
+    /// The source lies in no remote selector of the attachment.
+    SpoofedSource,
+    /// The source's selectors, ingress or egress, do not admit the destination.
+    SelectorMismatch,
+    /// Site to site, and `spoke_to_spoke = false`.
+    Isolated,
+    /// The packet was ready to go but the kernel refused: no headroom, or the egress port is gone.
+    RedirectFailed,
+}
+
+impl Reason {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
+        Self::NotAttached,
+        Self::NotIp,
+        Self::OtherHost,
+        Self::OtherVlan,
+        Self::Multicast,
+        Self::LinkLocal,
+        Self::ToHub,
+        Self::NoRoute,
+        Self::NextHopDown,
+        Self::TtlExpired,
+        Self::TooBig,
+        Self::IpOptions,
+        Self::NoNeighbour,
+        Self::Malformed,
+        Self::SpoofedSource,
+        Self::SelectorMismatch,
+        Self::Isolated,
+        Self::RedirectFailed,
+    ];
+
+    /// Dropped, rather than passed to the kernel.
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        self as u32 >= Self::Malformed as u32
+    }
+
+    /// The name in counters, status and docs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAttached => "not_attached",
+            Self::NotIp => "not_ip",
+            Self::OtherHost => "other_host",
+            Self::OtherVlan => "other_vlan",
+            Self::Multicast => "multicast",
+            Self::LinkLocal => "link_local",
+            Self::ToHub => "to_hub",
+            Self::NoRoute => "no_route",
+            Self::NextHopDown => "next_hop_down",
+            Self::TtlExpired => "ttl_expired",
+            Self::TooBig => "too_big",
+            Self::IpOptions => "ip_options",
+            Self::NoNeighbour => "no_neighbour",
+            Self::Malformed => "malformed",
+            Self::SpoofedSource => "spoofed_source",
+            Self::SelectorMismatch => "selector_mismatch",
+            Self::Isolated => "isolated",
+            Self::RedirectFailed => "redirect_failed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn the_number_is_the_place_in_the_list() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn drops_are_those_of_the_specification() {
+        let drops = Reason::ALL.into_iter().filter(|reason| reason.is_drop());
+        let names: [&str; 5] = ["malformed", "spoofed_source", "selector_mismatch", "isolated", "redirect_failed"];
+        assert!(drops.map(Reason::name).eq(names));
+    }
+}

@@ -1,0 +1,54 @@
+//! The maps, filled by the agent; see [`hub_common::maps`] for how they hang together.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, RingBuf},
+};
+use hub_common::maps::{
+    Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
+    Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
+};
+
+#[map]
+pub static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
+
+#[map]
+pub static VLANS: HashMap<Vlan, u32> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static REMOTES_V4: LpmTrie<Scoped<[u8; 4]>, Remote> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+#[map]
+pub static REMOTES_V6: LpmTrie<Scoped<[u8; 16]>, Remote> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+
+#[map]
+pub static LOCALS_V4: LpmTrie<Scoped<[u8; 4]>, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+#[map]
+pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+
+#[map]
+pub static ROUTES_V4: LpmTrie<[u8; 4], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+#[map]
+pub static ROUTES_V6: LpmTrie<[u8; 16], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+
+#[map]
+pub static BUCKETS: Array<u32> = Array::with_max_entries(MAX_BUCKETS, 0);
+
+#[map]
+pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);
+
+#[map]
+pub static NEIGHBOURS_V4: HashMap<Neighbour<[u8; 4]>, LinkAddress> =
+    HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
+#[map]
+pub static NEIGHBOURS_V6: HashMap<Neighbour<[u8; 16]>, LinkAddress> =
+    HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static WANTED: RingBuf = RingBuf::with_byte_size(WANTED_BYTES, 0);
+
+#[map]
+pub static PORTS: DevMap = DevMap::with_max_entries(MAX_CONNECTIONS, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_CONNECTIONS + 2, 0);

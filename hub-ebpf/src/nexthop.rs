@@ -1,0 +1,27 @@
+//! Stage 4: which member of the route's next-hop group, and whether its connection admits the packet.
+//!
+//! The agent spreads the buckets of a group over its members by weight and state; the program does one load.
+
+use hub_common::{
+    Reason,
+    maps::{NextHop, Route},
+};
+
+use crate::{address::Address, maps, parse::Packet, selector};
+
+#[inline(always)]
+pub fn choose<A: Address>(packet: &Packet<A>, route: &Route) -> Result<&'static NextHop, Reason> {
+    let bucket = match route.bucket_mask {
+        0 => route.first_bucket,
+        mask => route.first_bucket + (A::flow_hash(packet) & u32::from(mask)),
+    };
+    // Both are arrays and the agent writes indices within them: the misses are for the verifier.
+    let index = maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
+    let next_hop = maps::NEXT_HOPS.get(*index).ok_or(Reason::NextHopDown)?;
+    // First the policy: what is not admitted must not reach the kernel's slow path either.
+    selector::egress(packet, next_hop.scope)?;
+    if next_hop.flags & NextHop::UP == 0 {
+        return Err(Reason::NextHopDown);
+    }
+    Ok(next_hop)
+}

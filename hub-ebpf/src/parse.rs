@@ -1,0 +1,220 @@
+//! Stage 1: what kind of packet it is, and whether it is one to forward at all.
+//!
+//! Reads are bounds-checked against the frame and lengths against each other; unknown means pass, because the kernel
+//! knows more protocols than we do, and contradictory means drop, because nobody can make sense of it.
+
+use hub_common::{
+    Reason,
+    maps::{Attachment, Route, Vlan},
+};
+
+use crate::{
+    address::Address,
+    frame::Frame,
+    headers::{Ethernet, Ipv4, Ipv6, Tag},
+    maps,
+};
+
+/// Family of the packet, and where its IP header starts: bytes from the start of the frame.
+pub enum Network {
+    Ipv4(usize),
+    Ipv6(usize),
+}
+
+/// What the later stages need to know of a packet.
+pub struct Packet<A> {
+    /// Where the IP header starts: bytes from the start of the frame.
+    pub offset: usize,
+    /// Bytes of the IP packet by its own header: what follows in the frame is padding.
+    pub length: usize,
+    pub source: A,
+    pub destination: A,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Protocol, or the fixed header's next header.
+    pub protocol: u8,
+    /// First four bytes of the transport header; zero for fragments and where there are no ports.
+    pub ports: [u8; 4],
+    /// It has options that a router itself must look at.
+    pub options: bool,
+}
+
+/// EtherTypes of a tag: IEEE 802.1Q and 802.1ad.
+const VLAN: [u8; 2] = [0x81, 0x00];
+const SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
+/// 802.1Q tags looked behind.
+const MAX_TAGS: usize = 2;
+/// VLAN identifier of a tag's control word; 0 is a priority without a VLAN.
+const VLAN_ID: u16 = 0x0fff;
+/// The group bit of a MAC: multicast and broadcast (IEEE 802.3).
+const GROUP_BIT: u8 = 1;
+
+/// More-fragments flag and fragment offset (RFC 791): zero for a whole packet.
+const FRAGMENT: u16 = 0x3fff;
+/// IPv6 hop-by-hop options (RFC 8200 section 4.3).
+const HOP_BY_HOP: u8 = 0;
+
+/// Finds the IP header behind the link header of the attachment.
+#[inline(always)]
+pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {
+    if attachment.flags & Attachment::ETHERNET == 0 {
+        let header = frame.at::<Ipv4>(0).ok_or(Reason::Malformed)?;
+        return match header.version_and_length >> 4 {
+            4 => Ok(Network::Ipv4(0)),
+            6 => Ok(Network::Ipv6(0)),
+            _ => Err(Reason::Malformed),
+        };
+    }
+    let header = frame.at::<Ethernet>(0).ok_or(Reason::Malformed)?;
+    let mut ethertype = header.ethertype;
+    let mut offset = size_of::<Ethernet>();
+    for depth in 0..MAX_TAGS {
+        if ethertype != VLAN && ethertype != SERVICE_VLAN {
+            break;
+        }
+        let tag = frame.at::<Tag>(offset).ok_or(Reason::Malformed)?;
+        let id = u16::from_be_bytes(tag.control) & VLAN_ID;
+        if depth == 0 && id != 0 && has_interface(frame.interface(), id) {
+            return Err(Reason::OtherVlan);
+        }
+        ethertype = tag.ethertype;
+        offset += size_of::<Tag>();
+    }
+    let network = match ethertype {
+        <[u8; 4]>::ETHERTYPE => Network::Ipv4(offset),
+        <[u8; 16]>::ETHERTYPE => Network::Ipv6(offset),
+        _ => return Err(Reason::NotIp),
+    };
+    if header.destination[0] & GROUP_BIT != 0 {
+        return Err(Reason::Multicast);
+    }
+    if header.destination != attachment.mac {
+        return Err(Reason::OtherHost);
+    }
+    Ok(network)
+}
+
+/// The host has an interface for this VLAN, so its frames are not the attachment's.
+#[inline(always)]
+fn has_interface(ifindex: u32, id: u16) -> bool {
+    maps::VLANS.get_ptr(&Vlan { ifindex, id: u32::from(id) }).is_some()
+}
+
+/// Reads the IP header at `offset`.
+#[inline(always)]
+pub fn packet<A: Address, F: Frame>(frame: &F, offset: usize) -> Result<Packet<A>, Reason> {
+    A::parse(frame, offset)
+}
+
+/// The hub's own addresses come before any selector is asked: the kernel has its own policy check there.
+#[inline(always)]
+pub fn to_hub(route: Option<&Route>) -> Result<(), Reason> {
+    match route {
+        Some(route) if route.flags & Route::HUB != 0 => Err(Reason::ToHub),
+        _ => Ok(()),
+    }
+}
+
+/// The part of parsing that differs by family.
+pub trait ParseIp: Sized {
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason>;
+}
+
+impl ParseIp for [u8; 4] {
+    #[inline(always)]
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
+        let header = frame.at::<Ipv4>(offset).ok_or(Reason::Malformed)?;
+        let header_length = usize::from(header.version_and_length & 0x0f) * 4;
+        let length = usize::from(u16::from_be_bytes(header.total_length));
+        if header.version_and_length >> 4 != 4
+            || header_length < size_of::<Ipv4>()
+            || length < header_length
+            || frame.length() < offset + length
+        {
+            return Err(Reason::Malformed);
+        }
+        if is_multicast_v4(header.destination) {
+            return Err(Reason::Multicast);
+        }
+        if is_link_local_v4(header.source) || is_link_local_v4(header.destination) {
+            return Err(Reason::LinkLocal);
+        }
+        let fragment = u16::from_be_bytes(header.fragment) & FRAGMENT != 0;
+        Ok(Packet {
+            offset,
+            length,
+            source: header.source,
+            destination: header.destination,
+            hop_limit: header.ttl,
+            protocol: header.protocol,
+            ports: match fragment {
+                true => [0; 4],
+                false => ports(frame, header.protocol, offset, header_length, length),
+            },
+            options: header_length > size_of::<Ipv4>(),
+        })
+    }
+}
+
+impl ParseIp for [u8; 16] {
+    #[inline(always)]
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
+        let header = frame.at::<Ipv6>(offset).ok_or(Reason::Malformed)?;
+        let length = size_of::<Ipv6>() + usize::from(u16::from_be_bytes(header.payload_length));
+        if header.version >> 4 != 6 || frame.length() < offset + length {
+            return Err(Reason::Malformed);
+        }
+        if header.destination[0] == 0xff {
+            return Err(Reason::Multicast);
+        }
+        if is_link_local_v6(&header.source) || is_link_local_v6(&header.destination) {
+            return Err(Reason::LinkLocal);
+        }
+        Ok(Packet {
+            offset,
+            length,
+            source: header.source,
+            destination: header.destination,
+            hop_limit: header.hop_limit,
+            protocol: header.next_header,
+            // Behind an extension header, the fragment header included, ports do not count: every packet of such a
+            // flow carries that header, every fragment of a packet the same one.
+            ports: ports(frame, header.next_header, offset, size_of::<Ipv6>(), length),
+            options: header.next_header == HOP_BY_HOP,
+        })
+    }
+}
+
+/// The ports of a transport that starts `header_length` bytes into the packet, if it has ports and they are there.
+#[inline(always)]
+fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize, length: usize) -> [u8; 4] {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    const DCCP: u8 = 33;
+    const SCTP: u8 = 132;
+    const UDP_LITE: u8 = 136;
+    match protocol {
+        TCP | UDP | DCCP | SCTP | UDP_LITE if length >= header_length + 4 => {
+            frame.at::<[u8; 4]>(offset + header_length).copied().unwrap_or_default()
+        }
+        _ => [0; 4],
+    }
+}
+
+/// 224.0.0.0/4, and the limited broadcast address.
+#[inline(always)]
+fn is_multicast_v4(address: [u8; 4]) -> bool {
+    address[0] & 0xf0 == 224 || address == [255; 4]
+}
+
+/// 169.254.0.0/16.
+#[inline(always)]
+fn is_link_local_v4(address: [u8; 4]) -> bool {
+    address[0] == 169 && address[1] == 254
+}
+
+/// fe80::/10.
+#[inline(always)]
+fn is_link_local_v6(address: &[u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+}

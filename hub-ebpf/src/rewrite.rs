@@ -1,0 +1,123 @@
+//! Stage 5: what a router does to a packet, after the checks that leave it to the kernel.
+//!
+//! Order matters: nothing is written before the last check has passed.
+
+use hub_common::{
+    Reason, checksum,
+    maps::{LinkAddress, Neighbour, NextHop, WantedNeighbour},
+};
+
+use crate::{
+    address::Address,
+    frame::{Frame, Refused},
+    headers::Ethernet,
+    maps,
+    parse::Packet,
+};
+
+/// Shortest Ethernet payload (IEEE 802.3): a shorter packet is padded on the wire.
+const ETHERNET_MIN_PAYLOAD: usize = 46;
+
+#[inline(always)]
+pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), Reason> {
+    if packet.hop_limit <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    if packet.length > next_hop.mtu as usize {
+        return Err(Reason::TooBig);
+    }
+    if packet.options {
+        return Err(Reason::IpOptions);
+    }
+    let neighbour = neighbour(packet, next_hop)?;
+
+    A::decrement(frame, packet.offset)
+        .and_then(|()| trim(frame, packet, next_hop))
+        .and_then(|()| link_header::<A, F>(frame, packet, next_hop, neighbour))
+        .map_err(|Refused| Reason::RedirectFailed)
+}
+
+/// The link address the frame goes to; meaningless on raw-IP links.
+#[inline(always)]
+fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 6], Reason> {
+    if next_hop.flags & NextHop::ON_LINK != 0 {
+        let key = Neighbour { ifindex: next_hop.ifindex, address: packet.destination };
+        // SAFETY: elements are replaced, never changed, and freed after an RCU grace period.
+        if let Some(LinkAddress { mac, .. }) = unsafe { A::neighbours().get(&key) } {
+            return Ok(*mac);
+        }
+        ask_for(next_hop.ifindex, packet.destination);
+        return Err(Reason::NoNeighbour);
+    }
+    if next_hop.flags & (NextHop::RESOLVED | NextHop::ETHERNET) == NextHop::ETHERNET {
+        return Err(Reason::NoNeighbour);
+    }
+    Ok(next_hop.destination_mac)
+}
+
+/// Asks the agent to have the neighbour resolved: the kernel, which gets this packet, does so only if it forwards.
+#[inline(always)]
+fn ask_for<A: Address>(ifindex: u32, address: A) {
+    if let Some(mut entry) = maps::WANTED.reserve::<WantedNeighbour>(0) {
+        entry.write(WantedNeighbour { ifindex, address: address.mapped() });
+        entry.submit(0);
+    }
+}
+
+/// Takes away what follows the IP packet: padding, which a raw-IP link must not carry, and trailers, which may be longer
+/// than the egress device takes. Padding up to the shortest Ethernet frame stays: most small packets have it.
+#[inline(always)]
+fn trim<A, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), Refused> {
+    let payload = frame.length() - packet.offset;
+    let excess = payload - packet.length;
+    if excess == 0 || (payload <= ETHERNET_MIN_PAYLOAD && next_hop.flags & NextHop::ETHERNET != 0) {
+        return Ok(());
+    }
+    frame.shrink_tail(excess as i32)
+}
+
+/// Replaces the ingress link header, tags included, by the egress one.
+#[inline(always)]
+fn link_header<A: Address, F: Frame>(
+    frame: &mut F,
+    packet: &Packet<A>,
+    next_hop: &NextHop,
+    neighbour: [u8; 6],
+) -> Result<(), Refused> {
+    let ethernet = next_hop.flags & NextHop::ETHERNET != 0;
+    let length = if ethernet { size_of::<Ethernet>() } else { 0 };
+    if packet.offset != length {
+        frame.shrink_head(packet.offset as i32 - length as i32)?;
+    }
+    if ethernet {
+        *frame.at_mut(0).ok_or(Refused)? =
+            Ethernet { destination: neighbour, source: next_hop.source_mac, ethertype: A::ETHERTYPE };
+    }
+    Ok(())
+}
+
+/// The part of rewriting that differs by family.
+pub trait HopLimit {
+    /// Takes one off the TTL or hop limit of the IP header at `offset`, the checksum kept right.
+    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused>;
+}
+
+impl HopLimit for [u8; 4] {
+    #[inline(always)]
+    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused> {
+        // TTL, protocol, checksum.
+        let [ttl, _, high, low] = frame.at_mut::<[u8; 4]>(offset + 8).ok_or(Refused)?;
+        *ttl -= 1;
+        [*high, *low] = checksum::after_ttl_decrement(u16::from_be_bytes([*high, *low])).to_be_bytes();
+        Ok(())
+    }
+}
+
+impl HopLimit for [u8; 16] {
+    #[inline(always)]
+    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused> {
+        let [hop_limit] = frame.at_mut::<[u8; 1]>(offset + 7).ok_or(Refused)?;
+        *hop_limit -= 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! The control socket: HTTP and JSON over a unix socket that only the agent's user may open.
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    agent::Request,
+    status::{Route, Status},
+};
+
+/// Paths of the socket's HTTP service.
+pub const STATUS: &str = "/v1/status";
+pub const ROUTES: &str = "/v1/routes";
+
+/// What a request that fails is answered with.
+#[derive(Debug, Serialize, Deserialize)]
+struct Failure {
+    error: String,
+}
+
+/// The socket; its file goes when it is dropped.
+pub struct Socket {
+    path: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+impl Socket {
+    /// Opens the socket for this process's user alone, in the place of one that nobody listens on.
+    pub fn open(path: &Path) -> Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        }
+        match StdUnixStream::connect(path) {
+            Ok(_) => bail!(
+                "another agent answers on {}: stop it first, or choose another socket with --socket",
+                path.display()
+            ),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).with_context(|| {
+            format!("cannot open the socket {}: choose another place with --socket", path.display())
+        })?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot restrict access to {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), listener: Some(listener) })
+    }
+
+    /// Serves requests, one task each, until the runtime ends.
+    pub fn serve(&mut self, agent: mpsc::Sender<Request>) {
+        let router = Router::new().route(STATUS, get(status)).route(ROUTES, get(routes)).with_state(agent);
+        if let Some(listener) = self.listener.take() {
+            tokio::spawn(async move { axum::serve(listener, router).await });
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Nothing depends on it: the next agent takes the place of a socket that nobody listens on.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+type Agent = State<mpsc::Sender<Request>>;
+
+async fn status(State(agent): Agent) -> Response {
+    respond(ask_status(&agent).await)
+}
+
+async fn routes(State(agent): Agent) -> Response {
+    respond(ask_status(&agent).await.map(|status| status.routes))
+}
+
+async fn ask_status(agent: &mpsc::Sender<Request>) -> Result<Status> {
+    let (sender, answer) = oneshot::channel();
+    agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
+    answer.await.context("the agent is stopping")?
+}
+
+fn respond(answer: Result<impl Serialize>) -> Response {
+    match answer {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, Json(Failure { error: format!("{error:#}") })).into_response()
+        }
+    }
+}
+
+/// The other end of the socket.
+pub struct Client {
+    socket: PathBuf,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub fn new(socket: &Path) -> Result<Self> {
+        let http = reqwest::Client::builder().unix_socket(socket).build().context("cannot make an HTTP client")?;
+        Ok(Self { socket: socket.to_owned(), http })
+    }
+
+    pub async fn status(&self) -> Result<Status> {
+        self.get(STATUS).await
+    }
+
+    pub async fn routes(&self) -> Result<Vec<Route>> {
+        self.get(ROUTES).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let socket = self.socket.display();
+        if let Err(error) = StdUnixStream::connect(&self.socket) {
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    bail!("no access to {socket}: run as the agent's user, root for one")
+                }
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    bail!("no agent answers on {socket}: start one with `vpnhub run`, or name its socket with --socket")
+                }
+                _ => return Err(error).with_context(|| format!("cannot open {socket}")),
+            }
+        }
+        let answer = self.http.get(format!("http://vpnhub{path}")).send().await;
+        let answer = answer.with_context(|| format!("the agent on {socket} does not answer"))?;
+        if answer.status().is_success() {
+            return answer.json().await.context("the agent answers something else: it may be of another version");
+        }
+        match answer.json::<Failure>().await {
+            Ok(failure) => bail!("{}", failure.error),
+            Err(_) => {
+                bail!("the agent on {socket} does not know {path}: it may be of another version")
+            }
+        }
+    }
+}

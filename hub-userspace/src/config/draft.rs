@@ -1,0 +1,166 @@
+//! A configuration as far as it could be read: every value with its place, the wrong ones absent.
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{
+    diagnostic::Located,
+    model::{Config, Connection, CustomerGateway, Gateway, HealthCheck, Route, Vpc},
+    section::List,
+};
+
+/// All of a file; lists are in the file's order.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub gateway: Option<GatewayDraft>,
+    pub vpc: Option<VpcDraft>,
+    pub customer_gateways: Vec<CustomerGatewayDraft>,
+    pub connections: Vec<ConnectionDraft>,
+    pub routes: Vec<RouteDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct GatewayDraft {
+    pub name: Option<Located<String>>,
+    pub max_connections: Option<Located<u32>>,
+    pub spoke_to_spoke: Option<Located<bool>>,
+    pub allow_default_route: Option<Located<bool>>,
+}
+
+#[derive(Debug)]
+pub(super) struct VpcDraft {
+    pub interface: Option<Located<String>>,
+    pub cidrs: List<IpNet>,
+    pub publish_table: Option<Located<u32>>,
+}
+
+#[derive(Debug)]
+pub(super) struct CustomerGatewayDraft {
+    pub name: Located<String>,
+    pub address: Option<Located<IpAddr>>,
+}
+
+#[derive(Debug)]
+pub(super) struct ConnectionDraft {
+    pub name: Located<String>,
+    pub customer_gateway: Option<Located<String>>,
+    pub interface: Option<Located<String>>,
+    pub peer: Option<Located<IpAddr>>,
+    pub local_cidrs: List<IpNet>,
+    pub remote_cidrs: List<IpNet>,
+    pub health_check: Option<HealthCheckDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct HealthCheckDraft {
+    pub source: Option<Located<IpAddr>>,
+    pub destination: Option<Located<IpAddr>>,
+    pub interval: Option<Located<Duration>>,
+    pub retries: Option<Located<u32>>,
+}
+
+#[derive(Debug)]
+pub(super) struct RouteDraft {
+    /// As diagnostics name it.
+    pub path: String,
+    pub at: usize,
+    pub destination: Option<Located<IpNet>>,
+    pub next_hop: Option<Located<String>>,
+    pub weight: Option<Located<u8>>,
+    pub publish: Option<Located<bool>>,
+}
+
+impl Draft {
+    /// The configuration, if nothing is absent that must be there. It is right only if no error was reported: an
+    /// optional value that is wrong is absent, as one that the file does not have.
+    pub fn into_config(self) -> Option<Config> {
+        Some(Config {
+            gateway: self.gateway?.finish()?,
+            vpc: match self.vpc {
+                Some(vpc) => Some(vpc.finish()?),
+                None => None,
+            },
+            customer_gateways: self
+                .customer_gateways
+                .into_iter()
+                .map(CustomerGatewayDraft::finish)
+                .collect::<Option<_>>()?,
+            connections: self.connections.into_iter().map(ConnectionDraft::finish).collect::<Option<_>>()?,
+            routes: self.routes.into_iter().map(RouteDraft::finish).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl GatewayDraft {
+    fn finish(self) -> Option<Gateway> {
+        Some(Gateway {
+            name: self.name?.value,
+            max_connections: usize::try_from(self.max_connections?.value).ok()?,
+            spoke_to_spoke: self.spoke_to_spoke?.value,
+            allow_default_route: self.allow_default_route?.value,
+        })
+    }
+}
+
+impl VpcDraft {
+    fn finish(self) -> Option<Vpc> {
+        Some(Vpc {
+            interface: self.interface?.value,
+            cidrs: self.cidrs.finish()?,
+            publish_table: self.publish_table?.value,
+        })
+    }
+}
+
+impl CustomerGatewayDraft {
+    fn finish(self) -> Option<(String, CustomerGateway)> {
+        let address = self.address?.value;
+        Some((self.name.value, CustomerGateway { address }))
+    }
+}
+
+impl ConnectionDraft {
+    fn finish(self) -> Option<(String, Connection)> {
+        let connection = Connection {
+            customer_gateway: self.customer_gateway?.value,
+            interface: self.interface?.value,
+            peer: self.peer.map(|peer| peer.value),
+            local_cidrs: self.local_cidrs.finish()?,
+            remote_cidrs: self.remote_cidrs.finish()?,
+            health_check: match self.health_check {
+                Some(check) => Some(check.finish()?),
+                None => None,
+            },
+        };
+        Some((self.name.value, connection))
+    }
+}
+
+impl HealthCheckDraft {
+    fn finish(self) -> Option<HealthCheck> {
+        Some(HealthCheck {
+            source: self.source?.value,
+            destination: self.destination?.value,
+            interval: self.interval?.value,
+            retries: self.retries?.value,
+        })
+    }
+}
+
+impl RouteDraft {
+    fn finish(self) -> Option<Route> {
+        Some(Route {
+            destination: self.destination?.value,
+            next_hop: self.next_hop?.value,
+            weight: self.weight?.value,
+            publish: self.publish?.value,
+        })
+    }
+}
+
+impl List<IpNet> {
+    fn finish(self) -> Option<Vec<IpNet>> {
+        self.sound.then(|| self.items.into_iter().map(|item| item.value).collect())
+    }
+}

@@ -1,0 +1,142 @@
+//! The keys of each section: what they are called, which must be there, what they are when absent.
+
+use std::time::Duration;
+
+use toml::{Spanned, de::DeValue};
+
+use super::{
+    diagnostic::{Located, Problem},
+    draft::{ConnectionDraft, CustomerGatewayDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft},
+    model::{DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_WEIGHT},
+    prefix::{self, Purpose},
+    read::Reader,
+    section::Section,
+    value,
+};
+
+/// Most connections that the quota may be set to.
+pub(super) const MAX_CONNECTIONS: u32 = 4000;
+/// `RT_TABLE_LOCAL` (linux/rtnetlink.h): the kernel's own addresses.
+const TABLE_LOCAL: u32 = 255;
+/// The agent's table, that the slow path's rule points to.
+const TABLE_OF_AGENT: u32 = 1180;
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
+const DEFAULT_RETRIES: u32 = 3;
+
+impl Reader<'_, '_> {
+    pub fn gateway<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<GatewayDraft> {
+        const KEYS: &[&str] = &["name", "max_connections", "spoke_to_spoke", "allow_default_route"];
+        let section = self.open(table, "gateway".to_owned(), KEYS, "[gateway]")?;
+        let report = &mut *self.report;
+        let default_quota = u32::try_from(DEFAULT_MAX_CONNECTIONS).unwrap_or(MAX_CONNECTIONS);
+        Some(GatewayDraft {
+            name: section.required("name", "\"my-hub\"", report, value::gateway_name),
+            max_connections: section.or_default("max_connections", default_quota, report, |value| {
+                value::integer(value, 1..=MAX_CONNECTIONS)
+            }),
+            spoke_to_spoke: section.or_default("spoke_to_spoke", true, report, value::boolean),
+            allow_default_route: section.or_default("allow_default_route", false, report, value::boolean),
+        })
+    }
+
+    pub fn vpc<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<VpcDraft> {
+        const KEYS: &[&str] = &["interface", "cidrs", "publish_table"];
+        let section = self.open(table, "vpc".to_owned(), KEYS, "[vpc]")?;
+        let report = &mut *self.report;
+        Some(VpcDraft {
+            interface: section.required("interface", "\"eth1\"", report, value::interface),
+            cidrs: section
+                .list("cidrs", "[\"192.168.0.0/24\"]", report, |value| prefix::prefix(value, Purpose::Forwarding)),
+            publish_table: section.or_default("publish_table", DEFAULT_PUBLISH_TABLE, report, publish_table),
+        })
+    }
+
+    pub fn customer_gateway(&mut self, name: Located<String>, section: &Section<'_>) -> CustomerGatewayDraft {
+        let address = section.required("address", "\"198.51.100.10\"", self.report, value::host_address);
+        CustomerGatewayDraft { name, address }
+    }
+
+    pub fn connection(&mut self, name: Located<String>, section: &Section<'_>) -> ConnectionDraft {
+        let report = &mut *self.report;
+        let selector = |value| prefix::prefix(value, Purpose::Selector);
+        let connection = ConnectionDraft {
+            name,
+            customer_gateway: section.required(
+                "customer_gateway",
+                "\"NAME\" of a [customer_gateway.NAME]",
+                report,
+                value::reference,
+            ),
+            interface: section.required("interface", "\"tun0\"", report, value::interface),
+            peer: section.optional("peer", report, value::host_address),
+            local_cidrs: section.list("local_cidrs", "[\"0.0.0.0/0\"]", report, selector),
+            remote_cidrs: section.list("remote_cidrs", "[\"10.10.10.0/24\"]", report, selector),
+            health_check: None,
+        };
+        let health_check =
+            section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));
+        ConnectionDraft { health_check, ..connection }
+    }
+
+    fn health_check<'a>(&mut self, table: &'a Spanned<DeValue<'a>>, path: String) -> Option<HealthCheckDraft> {
+        const KEYS: &[&str] = &["source", "destination", "interval", "retries"];
+        let shape = "health_check = { source = \"192.168.0.1\", destination = \"10.10.10.1\" }";
+        let section = self.open(table, path, KEYS, shape)?;
+        let report = &mut *self.report;
+        let check = HealthCheckDraft {
+            source: section.required("source", "\"192.168.0.1\", an address of this host", report, value::host_address),
+            destination: section.required(
+                "destination",
+                "\"10.10.10.1\", an address of the site",
+                report,
+                value::host_address,
+            ),
+            interval: section.or_default("interval", DEFAULT_INTERVAL, report, value::interval),
+            retries: section.or_default("retries", DEFAULT_RETRIES, report, |value| value::integer(value, 1..=100)),
+        };
+        if let (Some(source), Some(destination)) = (check.source, check.destination)
+            && source.value.is_ipv4() != destination.value.is_ipv4()
+        {
+            let problem = Problem::new(format!(
+                "{} and the source {} are not of one IP version",
+                destination.value, source.value
+            ));
+            report.error(
+                destination.at,
+                section.path_of("destination"),
+                problem.help("use IPv4 for both, or IPv6 for both"),
+            );
+        }
+        Some(check)
+    }
+
+    pub fn route(&mut self, path: String, section: &Section<'_>) -> RouteDraft {
+        let report = &mut *self.report;
+        RouteDraft {
+            path,
+            at: section.at,
+            destination: section.required("destination", "\"10.10.10.0/24\"", report, |value| {
+                prefix::prefix(value, Purpose::Forwarding)
+            }),
+            next_hop: section.required("next_hop", "\"NAME\" of a [connection.NAME]", report, value::reference),
+            weight: section.or_default("weight", DEFAULT_WEIGHT, report, weight),
+            publish: section.or_default("publish", false, report, value::boolean),
+        }
+    }
+}
+
+fn weight(value: &DeValue<'_>) -> Result<u8, Problem> {
+    // The range fits: 100 is below 256.
+    value::integer(value, 0..=100).map(|weight| u8::try_from(weight).unwrap_or(DEFAULT_WEIGHT))
+}
+
+fn publish_table(value: &DeValue<'_>) -> Result<u32, Problem> {
+    let table = value::integer(value, 1..=u32::MAX)?;
+    let taken_by = match table {
+        TABLE_LOCAL => "the kernel's table of local addresses",
+        TABLE_OF_AGENT => "the table that the agent keeps for packets outside the fast path",
+        _ => return Ok(table),
+    };
+    Err(Problem::new(format!("{table} is {taken_by}")).help("use 254 (main) or a table of your own"))
+}

@@ -1,0 +1,199 @@
+//! Tree to draft: the sections, their keys, and each value by itself.
+
+use std::collections::HashSet;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    diagnostic::{Located, Problem, Report, join, quoted},
+    draft::Draft,
+    section::Section,
+    suggest::nearest,
+    syntax::Gaps,
+    value::{self, describe},
+};
+
+const SECTIONS: [&str; 5] = ["gateway", "vpc", "customer_gateway", "connection", "route"];
+
+/// What a draft lacks although the file may say it.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// Names that something unreadable may define.
+    names: HashSet<String>,
+    /// Statements or whole sections are missing.
+    gappy: bool,
+}
+
+impl Unread {
+    /// Whether an absent name is no surprise: what should define it has been reported already.
+    pub fn may_define(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// Whether entries of this kind (`connection`) could not be read at all.
+    pub fn lacks_all(&self, kind: &str) -> bool {
+        self.names.contains(&any(kind))
+    }
+
+    /// Whether the draft has everything that the file says.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && !self.gappy
+    }
+}
+
+/// Makes a draft of the tree and reports what is wrong with its parts.
+pub(super) fn read(root: &DeTable<'_>, gaps: Gaps, report: &mut Report<'_>) -> (Draft, Unread) {
+    let unread = Unread { gappy: !gaps.sections.is_empty(), names: gaps.words };
+    let mut reader = Reader { report, gappy: gaps.sections, unread };
+    let draft = reader.read(root);
+    (draft, reader.unread)
+}
+
+/// What reads the sections, and remembers what it could not.
+pub(super) struct Reader<'r, 'l> {
+    pub report: &'r mut Report<'l>,
+    /// Offsets of the sections that miss a statement.
+    gappy: HashSet<usize>,
+    unread: Unread,
+}
+
+impl Reader<'_, '_> {
+    fn read<'a>(&mut self, root: &'a DeTable<'a>) -> Draft {
+        self.check_sections(root);
+        let mut draft = Draft {
+            gateway: self.single(root, "gateway", Self::gateway),
+            vpc: self.single(root, "vpc", Self::vpc),
+            ..Draft::default()
+        };
+        for (name, table) in self.named(root, "customer_gateway") {
+            draft.customer_gateways.push(self.customer_gateway(name, &table));
+        }
+        for (name, table) in self.named(root, "connection") {
+            draft.connections.push(self.connection(name, &table));
+        }
+        for (path, table) in self.routes(root) {
+            draft.routes.push(self.route(path, &table));
+        }
+        draft
+    }
+
+    /// Reports sections that there are not, and the absence of `[gateway]`.
+    fn check_sections(&mut self, root: &DeTable<'_>) {
+        let absent = || SECTIONS.into_iter().filter(|&name| !root.contains_key(name));
+        let mut misspelt = HashSet::new();
+        for (key, content) in root.iter().filter(|(key, _)| !SECTIONS.contains(&key.get_ref().as_ref())) {
+            let name = key.get_ref();
+            let kind = if content.get_ref().is_table() || content.get_ref().is_array() { "section" } else { "key" };
+            let problem = Problem::new(format!("unknown {kind} {}", quoted(name)));
+            let problem = match nearest(name, absent()).or_else(|| nearest(name, SECTIONS)) {
+                Some(meant) => {
+                    misspelt.insert(meant);
+                    problem.help(format!("did you mean {}?", quoted(meant)))
+                }
+                None => problem.help(format!("the sections are {}", SECTIONS.join(", "))),
+            };
+            self.report.error(key.span().start, "", problem);
+            self.unread.names.insert(name.clone().into_owned());
+            if let DeValue::Table(below) = content.get_ref() {
+                self.unread.names.extend(below.keys().map(|key| key.get_ref().clone().into_owned()));
+            }
+        }
+        let may_be_there = misspelt.contains("gateway") || self.unread.may_define("gateway");
+        if !root.contains_key("gateway") && !may_be_there {
+            let problem = Problem::new("the section [gateway] is missing");
+            self.report.error(0, "", problem.help("add [gateway] with name = \"my-hub\""));
+        }
+    }
+
+    /// The table as a section with `keys`; `shape` says how it is written, should it be something else.
+    pub fn open<'a>(
+        &mut self,
+        table: &'a Spanned<DeValue<'a>>,
+        path: String,
+        keys: &'static [&'static str],
+        shape: &str,
+    ) -> Option<Section<'a>> {
+        let at = table.span().start;
+        if let DeValue::Table(below) = table.get_ref() {
+            return Some(Section::open(below, path, at, keys, self.gappy.contains(&at), self.report));
+        }
+        let problem = Problem::new(format!("must be a table, is {}", describe(table.get_ref())));
+        self.report.error(at, path, problem.help(format!("write {shape}")));
+        None
+    }
+
+    fn single<'a, T>(
+        &mut self,
+        root: &'a DeTable<'a>,
+        name: &str,
+        read: impl FnOnce(&mut Self, &'a Spanned<DeValue<'a>>) -> Option<T>,
+    ) -> Option<T> {
+        read(self, root.get(name)?)
+    }
+
+    /// The tables below `[kind.NAME]`, in the file's order.
+    fn named<'a>(&mut self, root: &'a DeTable<'a>, kind: &str) -> Vec<(Located<String>, Section<'a>)> {
+        let Some(entries) = root.get(kind) else {
+            return Vec::new();
+        };
+        let keys: &[&str] = match kind {
+            "connection" => &["customer_gateway", "interface", "peer", "local_cidrs", "remote_cidrs", "health_check"],
+            _ => &["address"],
+        };
+        let shape = format!("a section [{kind}.NAME] for each");
+        let DeValue::Table(entries) = entries.get_ref() else {
+            let problem = Problem::new(format!("must be named tables, is {}", describe(entries.get_ref())));
+            self.report.error(entries.span().start, kind, problem.help(format!("write {shape}")));
+            // Without them nothing that refers to one can be judged.
+            self.unread.names.insert(any(kind));
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for (key, table) in entries {
+            let name = key.get_ref().clone().into_owned();
+            let path = join(kind, &name);
+            if let Some(section) = self.open(table, path.clone(), keys, &shape) {
+                if let Err(problem) = value::check_name(&name) {
+                    self.report.error(key.span().start, path, problem);
+                }
+                found.push((Located { value: name, at: key.span().start }, section));
+            } else {
+                self.unread.names.insert(name);
+            }
+        }
+        found.sort_by_key(|(_, section)| section.at);
+        found
+    }
+
+    /// The `[[route]]` tables.
+    fn routes<'a>(&mut self, root: &'a DeTable<'a>) -> Vec<(String, Section<'a>)> {
+        const KEYS: &[&str] = &["destination", "next_hop", "weight", "publish"];
+        let shape = "[[route]] before each route";
+        let Some(routes) = root.get("route") else {
+            return Vec::new();
+        };
+        let DeValue::Array(elements) = routes.get_ref() else {
+            let problem = Problem::new(format!("must be a list of tables, is {}", describe(routes.get_ref())));
+            self.report.error(routes.span().start, "route", problem.help(format!("write {shape}")));
+            self.unread.names.insert(any("route"));
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for (index, table) in elements.iter().enumerate() {
+            let path = format!("route[{}]", index + 1);
+            match self.open(table, path.clone(), KEYS, shape) {
+                Some(section) => found.push((path, section)),
+                None => _ = self.unread.names.insert(path),
+            }
+        }
+        found
+    }
+}
+
+/// Stands for every name of a kind: no name has brackets.
+fn any(kind: &str) -> String {
+    format!("[{kind}]")
+}

@@ -1,0 +1,149 @@
+//! Rules of the destination routes: default routes, duplicates, and selectors that would drop what is routed.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use super::{
+    diagnostic::{Problem, Report, join, quoted},
+    draft::{ConnectionDraft, Draft, RouteDraft},
+    read::Unread,
+};
+
+pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
+    if !default_routes_may_be(draft, unread) {
+        draft.routes.iter().for_each(|route| refuse_default(route, report));
+    }
+    check_duplicates(draft, report);
+    check_selectors(draft, report);
+}
+
+/// Whether default routes are allowed, or the file is too broken to say.
+fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
+    let said = draft.gateway.as_ref().map(|gateway| gateway.allow_default_route);
+    let unsaid = unread.may_define("gateway") || unread.may_define("allow_default_route");
+    match said {
+        Some(Some(allowed)) => allowed.value || unsaid,
+        Some(None) => true,
+        None => unsaid,
+    }
+}
+
+fn refuse_default(route: &RouteDraft, report: &mut Report<'_>) {
+    let Some(destination) = route.destination.filter(|destination| destination.value.prefix_len() == 0) else {
+        return;
+    };
+    let problem = Problem::new(format!("{} takes everything that no other route takes", destination.value));
+    let help = "set allow_default_route = true in [gateway] if that is meant";
+    report.error(destination.at, join(&route.path, "destination"), problem.help(help));
+}
+
+/// The same destination to the same next hop is one route.
+fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
+    let mut first = HashMap::new();
+    for route in &draft.routes {
+        let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
+            continue;
+        };
+        let hop = next_hop.value.as_str();
+        if let Some(&first) = first.get(&(destination.value, hop)) {
+            let line = report.line(first);
+            let problem = Problem::new(format!(
+                "the route to {} by {} is already on line {line}",
+                destination.value,
+                quoted(hop)
+            ));
+            report.error(route.at, route.path.as_str(), problem.help("remove one of the two, or change its next_hop"));
+        } else {
+            first.insert((destination.value, hop), destination.at);
+        }
+    }
+}
+
+/// Packets to a destination outside the next hop's remote selectors are routed there, and dropped there.
+fn check_selectors(draft: &Draft, report: &mut Report<'_>) {
+    let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
+    let coverage: HashMap<_, _> =
+        sound.map(|connection| (connection.name.value.as_str(), Coverage::of(connection))).collect();
+    for route in &draft.routes {
+        let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
+            continue;
+        };
+        let Some(coverage) = coverage.get(next_hop.value.as_str()) else {
+            continue;
+        };
+        let extent = match coverage.extent(&destination.value) {
+            Extent::Whole => continue,
+            Extent::Part => "is only in part",
+            Extent::None => "is not",
+        };
+        let list = join(&join("connection", &next_hop.value), "remote_cidrs");
+        let problem = Problem::new(format!(
+            "{} {extent} in {list}: packets outside are dropped as selector_mismatch",
+            destination.value
+        ));
+        let help = format!("add it to {list}, here and in the site's own device, or choose another next_hop");
+        report.warning(destination.at, join(&route.path, "destination"), problem.help(help));
+    }
+}
+
+/// How much of a destination a connection's remote selectors admit.
+#[derive(Debug, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Part,
+    None,
+}
+
+/// A connection's remote selectors joined to the fewest prefixes: disjoint and sorted.
+struct Coverage(Vec<IpNet>);
+
+impl Coverage {
+    fn of(connection: &ConnectionDraft) -> Self {
+        let prefixes: Vec<IpNet> = connection.remote_cidrs.items.iter().map(|item| item.value).collect();
+        let mut joined = IpNet::aggregate(&prefixes);
+        joined.sort_unstable();
+        Self(joined)
+    }
+
+    fn extent(&self, destination: &IpNet) -> Extent {
+        let after = self.0.partition_point(|prefix| prefix <= destination);
+        // A container sorts before what it contains, and nothing disjoint from both is in between.
+        let container = after.checked_sub(1).map(|before| self.0[before]);
+        if container.is_some_and(|container| container.contains(destination)) {
+            Extent::Whole
+        } else if self.0.get(after).is_some_and(|prefix| destination.contains(prefix)) {
+            Extent::Part
+        } else {
+            Extent::None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_cover_together() {
+        let prefix = |text: &str| text.parse::<IpNet>().expect(text);
+        let parts = ["10.0.0.0/9", "10.128.0.0/9", "192.168.1.0/24", "fd00::/16"].map(prefix);
+        let mut joined = IpNet::aggregate(&parts.to_vec());
+        joined.sort_unstable();
+        let coverage = Coverage(joined);
+        let cases = [
+            ("10.0.0.0/8", Extent::Whole),
+            ("10.200.0.0/16", Extent::Whole),
+            ("192.168.0.0/16", Extent::Part),
+            ("192.168.2.0/24", Extent::None),
+            ("0.0.0.0/0", Extent::Part),
+            ("fd00:1::/32", Extent::Whole),
+            ("::/0", Extent::Part),
+            ("fe00::/16", Extent::None),
+            ("11.0.0.0/8", Extent::None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(coverage.extent(&prefix(text)), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What entries must be to one another: references, quota, interfaces. Prefixes are for [`super::sites`].
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    diagnostic::{Located, Problem, Report, join, quoted},
+    draft::{ConnectionDraft, Draft},
+    entries::MAX_CONNECTIONS,
+    read::Unread,
+    routes, sites,
+    suggest::nearest,
+};
+
+/// Dangling references that get a suggestion: each costs a comparison with every name.
+const MAX_SUGGESTIONS: usize = 100;
+/// More names than the quota can ever allow are not compared with.
+const MAX_CANDIDATES: usize = MAX_CONNECTIONS as usize;
+
+/// Judges the draft as a whole. What `unread` may define is not missed.
+pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
+    check_quota(draft, report);
+    check_interfaces(draft, report);
+    check_peers(draft, report);
+    check_same_addresses(draft, report);
+    let all_gateways_known = check_customer_gateways(draft, unread, report);
+    let all_hops_known = check_next_hops(draft, unread, report);
+    // An entry that nothing refers to is worth a word only if no reference is broken: the broken one may be its.
+    if unread.is_empty() && all_gateways_known {
+        warn_of_unused_gateways(draft, report);
+    }
+    if unread.is_empty() && all_hops_known {
+        warn_of_unrouted_connections(draft, report);
+    }
+    routes::judge(draft, unread, report);
+    sites::judge(draft, report);
+}
+
+pub(super) fn connection_path(connection: &ConnectionDraft) -> String {
+    join("connection", &connection.name.value)
+}
+
+fn check_quota(draft: &Draft, report: &mut Report<'_>) {
+    let Some(quota) = draft.gateway.as_ref().and_then(|gateway| gateway.max_connections) else {
+        return;
+    };
+    let Some(first_over) = draft.connections.get(quota.value as usize) else {
+        return;
+    };
+    let count = draft.connections.len();
+    let problem = Problem::new(format!("{count} connections, and gateway.max_connections allows {}", quota.value));
+    let problem = if count <= MAX_CANDIDATES {
+        problem.help(format!("set max_connections = {count} in [gateway], or remove connections from here on"))
+    } else {
+        problem.help(format!("remove connections from here on; the quota goes up to {MAX_CONNECTIONS}"))
+    };
+    report.error(first_over.name.at, connection_path(first_over), problem);
+}
+
+fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
+    let Some(vpc) = draft.vpc.as_ref().and_then(|vpc| vpc.interface.as_ref()) else {
+        return;
+    };
+    for connection in &draft.connections {
+        let Some(interface) = connection.interface.as_ref().filter(|own| own.value == vpc.value) else {
+            continue;
+        };
+        let problem =
+            Problem::new(format!("{} is the VPC's interface (line {})", quoted(&vpc.value), report.line(vpc.at)));
+        let path = join(&connection_path(connection), "interface");
+        report.error(interface.at, path, problem.help("name the interface that carries this connection's traffic"));
+    }
+}
+
+/// A peer is a neighbour on the link. Connections that share an interface may have different ones.
+fn check_peers(draft: &Draft, report: &mut Report<'_>) {
+    for connection in &draft.connections {
+        let Some(peer) = connection.peer else {
+            continue;
+        };
+        let remote = connection.remote_cidrs.items.iter().map(|item| item.value);
+        if let Some(own) = remote.filter(|prefix| prefix.prefix_len() != 0).find(|prefix| prefix.contains(&peer.value))
+        {
+            let problem = Problem::new(format!("{} lies in the site's own {own}", peer.value))
+                .help("name the link's other end, such as \"169.254.10.2\", not a host behind it; remove peer if the interface has no link layer");
+            report.error(peer.at, join(&connection_path(connection), "peer"), problem);
+        }
+    }
+}
+
+fn check_same_addresses(draft: &Draft, report: &mut Report<'_>) {
+    let mut first: HashMap<_, (&str, usize)> = HashMap::new();
+    for gateway in &draft.customer_gateways {
+        let Some(address) = gateway.address else {
+            continue;
+        };
+        let name = gateway.name.value.as_str();
+        if let Some(&(other, at)) = first.get(&address.value) {
+            let problem = Problem::new(format!(
+                "{} is also {}'s address (line {})",
+                address.value,
+                quoted(other),
+                report.line(at)
+            ));
+            let path = join(&join("customer_gateway", name), "address");
+            report.warning(address.at, path, problem.help("one customer gateway can have several connections"));
+        } else {
+            first.insert(address.value, (name, address.at));
+        }
+    }
+}
+
+fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> bool {
+    let names = draft.customer_gateways.iter().map(|gateway| gateway.name.value.as_str());
+    let mut names = Names::new("customer_gateway", names, unread);
+    for connection in &draft.connections {
+        names.check(
+            connection.customer_gateway.as_ref(),
+            || join(&connection_path(connection), "customer_gateway"),
+            report,
+        );
+    }
+    names.all_known
+}
+
+fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> bool {
+    let mut names = Names::new("connection", draft.connections.iter().map(|found| found.name.value.as_str()), unread);
+    for route in &draft.routes {
+        names.check(route.next_hop.as_ref(), || join(&route.path, "next_hop"), report);
+    }
+    names.all_known
+}
+
+/// The names of one kind that may be referred to.
+struct Names<'d> {
+    kind: &'static str,
+    /// In the file's order.
+    listed: Vec<&'d str>,
+    known: HashSet<&'d str>,
+    unread: &'d Unread,
+    suggestions_left: usize,
+    /// Every reference so far was there and not dangling.
+    all_known: bool,
+}
+
+impl<'d> Names<'d> {
+    fn new(kind: &'static str, names: impl Iterator<Item = &'d str>, unread: &'d Unread) -> Self {
+        let names: Vec<_> = names.collect();
+        Self {
+            kind,
+            known: names.iter().copied().collect(),
+            listed: names,
+            unread,
+            suggestions_left: MAX_SUGGESTIONS,
+            all_known: true,
+        }
+    }
+
+    fn check(&mut self, name: Option<&Located<String>>, path: impl Fn() -> String, report: &mut Report<'_>) {
+        let Some(Located { value: name, at }) = name else {
+            self.all_known = false;
+            return;
+        };
+        if self.known.contains(name.as_str()) {
+            return;
+        }
+        self.all_known = false;
+        if !self.unread.may_define(name) && !self.unread.lacks_all(self.kind) {
+            let problem = Problem::new(format!("there is no {} {}", self.kind.replace('_', " "), quoted(name)));
+            report.error(*at, path(), problem.help(self.advice(name)));
+        }
+    }
+
+    fn advice(&mut self, name: &str) -> String {
+        let compare = self.suggestions_left > 0 && self.listed.len() <= MAX_CANDIDATES;
+        self.suggestions_left = self.suggestions_left.saturating_sub(1);
+        let meant = compare.then(|| nearest(name, self.listed.iter().copied())).flatten();
+        match (meant, self.listed.as_slice()) {
+            (Some(meant), _) => format!("did you mean {}?", quoted(meant)),
+            (None, some @ [_, ..]) if some.len() <= 8 => {
+                format!("define it as [{}], or name one of {}", join(self.kind, name), some.join(", "))
+            }
+            _ => format!("define it as [{}]", join(self.kind, name)),
+        }
+    }
+}
+
+fn warn_of_unused_gateways(draft: &Draft, report: &mut Report<'_>) {
+    let references = draft.connections.iter().filter_map(|connection| connection.customer_gateway.as_ref());
+    let used: HashSet<_> = references.map(|name| name.value.as_str()).collect();
+    for gateway in draft.customer_gateways.iter().filter(|gateway| !used.contains(gateway.name.value.as_str())) {
+        let problem = Problem::new("no connection leads to this customer gateway");
+        let path = join("customer_gateway", &gateway.name.value);
+        report.warning(gateway.name.at, path, problem.help("add a connection to it, or remove it"));
+    }
+}
+
+fn warn_of_unrouted_connections(draft: &Draft, report: &mut Report<'_>) {
+    let used: HashSet<_> =
+        draft.routes.iter().filter_map(|route| route.next_hop.as_ref()).map(|name| name.value.as_str()).collect();
+    for connection in draft.connections.iter().filter(|connection| !used.contains(connection.name.value.as_str())) {
+        let name = &connection.name.value;
+        let problem = Problem::new("no route has this connection as its next hop: nothing is sent to the site");
+        let help = match connection.remote_cidrs.items.first() {
+            Some(prefix) => {
+                format!("add [[route]] with destination = \"{}\" and next_hop = {}", prefix.value, quoted(name))
+            }
+            None => format!("add [[route]] with next_hop = {}", quoted(name)),
+        };
+        report.warning(connection.name.at, connection_path(connection), problem.help(help));
+    }
+}

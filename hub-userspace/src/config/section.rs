@@ -1,0 +1,172 @@
+//! Reading of one section's keys: each is asked for by name, and what nobody asked for is an unknown key.
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    diagnostic::{Located, Problem, Report, join, quoted},
+    suggest::nearest,
+    value::describe,
+};
+
+/// A list with what could be read of it.
+#[derive(Debug, Default)]
+pub(super) struct List<T> {
+    pub items: Vec<Located<T>>,
+    /// Every element could be read.
+    pub sound: bool,
+}
+
+/// A table of the file whose keys are known.
+pub(super) struct Section<'a> {
+    table: &'a DeTable<'a>,
+    pub path: String,
+    /// Offset of the header.
+    pub at: usize,
+    keys: &'static [&'static str],
+    /// The unknown keys, each with the known one it is probably meant to be.
+    unknown: Vec<(&'a Spanned<std::borrow::Cow<'a, str>>, Option<&'static str>)>,
+    /// A statement of it could not be parsed: what is missing may be there.
+    gappy: bool,
+}
+
+impl<'a> Section<'a> {
+    /// Reports the keys of `table` that are not among `keys`.
+    pub fn open(
+        table: &'a DeTable<'a>,
+        path: String,
+        at: usize,
+        keys: &'static [&'static str],
+        gappy: bool,
+        report: &mut Report<'_>,
+    ) -> Self {
+        let absent = || keys.iter().copied().filter(|&key| !table.contains_key(key));
+        let unknown: Vec<_> = table
+            .keys()
+            .filter(|key| !keys.contains(&key.get_ref().as_ref()))
+            .map(|key| (key, nearest(key.get_ref(), absent())))
+            .collect();
+        for (key, meant) in &unknown {
+            report.error(key.span().start, path.as_str(), unknown_key(key.get_ref(), *meant, keys));
+        }
+        Self { table, path, at, keys, unknown, gappy }
+    }
+
+    /// The value of `key`, if it is there and right.
+    pub fn optional<T>(
+        &self,
+        key: &'static str,
+        report: &mut Report<'_>,
+        read: impl FnOnce(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> Option<Located<T>> {
+        let value = self.get(key)?;
+        let at = value.span().start;
+        match read(value.get_ref()) {
+            Ok(value) => Some(Located { value, at }),
+            Err(problem) => {
+                report.error(at, self.path_of(key), problem);
+                None
+            }
+        }
+    }
+
+    /// As [`Self::optional`]; `default` when the key is absent.
+    pub fn or_default<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        report: &mut Report<'_>,
+        read: impl FnOnce(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> Option<Located<T>> {
+        match self.get(key) {
+            Some(_) => self.optional(key, report, read),
+            None => Some(Located { value: default, at: self.at }),
+        }
+    }
+
+    /// As [`Self::optional`], and reports the key's absence; `example` is a value it could have.
+    pub fn required<T>(
+        &self,
+        key: &'static str,
+        example: &str,
+        report: &mut Report<'_>,
+        read: impl FnOnce(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> Option<Located<T>> {
+        self.demand(key, example, report);
+        self.optional(key, report, read)
+    }
+
+    /// The elements of the list `key`, which must be there and not be empty. Elements that stand twice are reported.
+    pub fn list<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+        &self,
+        key: &'static str,
+        example: &str,
+        report: &mut Report<'_>,
+        read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> List<T> {
+        let mut list = List { items: Vec::new(), sound: false };
+        self.demand(key, example, report);
+        let advice = format!("write {key} = {example}");
+        let Some(elements) = self.optional(key, report, |value| match value {
+            DeValue::Array(elements) if elements.is_empty() => Err(Problem::new("the list is empty").help(advice)),
+            DeValue::Array(elements) => Ok(elements),
+            DeValue::String(text) => {
+                Err(Problem::new("must be a list, is a string").help(format!("put it in brackets: [{}]", quoted(text))))
+            }
+            value => Err(Problem::new(format!("must be a list, is {}", describe(value))).help(advice)),
+        }) else {
+            return list;
+        };
+        list.sound = true;
+        let path = self.path_of(key);
+        let mut first = std::collections::HashMap::new();
+        for element in elements.value {
+            let at = element.span().start;
+            let read = read(element.get_ref()).and_then(|value| match first.get(&value) {
+                None => Ok(value),
+                Some(&first) => {
+                    Err(Problem::new(format!("{value} stands twice in the list, first on line {}", report.line(first)))
+                        .help("remove one of the two"))
+                }
+            });
+            match read {
+                Ok(value) => {
+                    first.insert(value, at);
+                    list.items.push(Located { value, at });
+                }
+                Err(problem) => {
+                    report.error(at, path.as_str(), problem);
+                    list.sound = false;
+                }
+            }
+        }
+        list
+    }
+
+    pub fn path_of(&self, key: &str) -> String {
+        join(&self.path, key)
+    }
+
+    pub fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.table.get(key)
+    }
+
+    fn demand(&self, key: &'static str, example: &str, report: &mut Report<'_>) {
+        debug_assert!(self.keys.contains(&key), "{key} is asked for but not known");
+        let misspelt = self.unknown.iter().any(|&(_, meant)| meant == Some(key));
+        if !self.table.contains_key(key) && !misspelt && !self.gappy {
+            let problem = Problem::new(format!("the key {} is missing", quoted(key)));
+            report.error(self.at, self.path.as_str(), problem.help(format!("add {key} = {example}")));
+        }
+    }
+}
+
+fn unknown_key(key: &str, meant: Option<&str>, keys: &[&str]) -> Problem {
+    let problem = Problem::new(format!("unknown key {}", quoted(key)));
+    match meant {
+        Some(meant) => problem.help(format!("did you mean {}?", quoted(meant))),
+        None => problem.help(format!("the keys here are {}", keys.join(", "))),
+    }
+}

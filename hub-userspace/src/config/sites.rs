@@ -1,0 +1,260 @@
+//! No two sites have the same addresses.
+//!
+//! A *site* is a set of connections: those to one customer gateway, and those that are next hops of one destination
+//! (redundant ways to the same place). Within a site prefixes may overlap as they like, and longest prefix match
+//! decides. Between sites, and between a site and the VPC, the later in the file is judged against the earlier:
+//! equal to it or inside it is an error, around it a warning. So a pair is reported once. A default prefix
+//! (`0.0.0.0/0`, `::/0`) contains everything and conflicts with nothing.
+//!
+//! Connections on one interface are told apart by source alone, so there any overlap of their `remote_cidrs` is an
+//! error, the same site or not, default or not. Their peers may differ or be the same: a peer names the way out.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ipnet::IpNet;
+
+use super::{
+    diagnostic::{Located, Problem, Report, join, quoted},
+    draft::{ConnectionDraft, Draft, RouteDraft},
+    overlap::{Claim, Conflict, Relation, conflicts},
+    rules::connection_path,
+};
+
+pub(super) fn judge(draft: &Draft, report: &mut Report<'_>) {
+    let mut judge = Judge { draft, report, sites: Sites::of(draft), reported: HashSet::new() };
+    judge.shared_interfaces();
+    judge.selectors();
+    judge.routes();
+}
+
+/// Who says so.
+#[derive(Clone, Copy)]
+enum Origin<'d> {
+    Vpc,
+    Selector(&'d ConnectionDraft),
+    Route(&'d RouteDraft, &'d str),
+}
+
+impl Origin<'_> {
+    /// As in "10.0.0.0/8 of ...".
+    fn owner(self) -> String {
+        match self {
+            Self::Vpc => "the VPC".to_owned(),
+            Self::Selector(connection) => quoted(&connection.name.value),
+            Self::Route(_, next_hop) => quoted(next_hop),
+        }
+    }
+
+    fn path(self) -> String {
+        match self {
+            Self::Vpc => "vpc.cidrs".to_owned(),
+            Self::Selector(connection) => join(&connection_path(connection), "remote_cidrs"),
+            Self::Route(route, _) => join(&route.path, "destination"),
+        }
+    }
+
+    /// The connection that the prefix is behind, or "" for the VPC (no connection has that name).
+    fn name(&self) -> &str {
+        match self {
+            Self::Vpc => "",
+            Self::Selector(connection) => &connection.name.value,
+            Self::Route(_, next_hop) => next_hop,
+        }
+    }
+}
+
+/// Prefixes to compare, each with its origin at the same index.
+#[derive(Default)]
+struct Claims<'d> {
+    claims: Vec<Claim>,
+    origins: Vec<Origin<'d>>,
+}
+
+impl<'d> Claims<'d> {
+    fn add(&mut self, prefix: Located<IpNet>, owner: usize, origin: Origin<'d>) {
+        let Located { value: prefix, at } = prefix;
+        self.claims.push(Claim { prefix, owner, at });
+        self.origins.push(origin);
+    }
+}
+
+struct Judge<'d, 'r, 'l> {
+    draft: &'d Draft,
+    report: &'r mut Report<'l>,
+    sites: Sites<'d>,
+    /// A prefix that a connection should not have is said once, not for its selector and its route.
+    reported: HashSet<(String, IpNet)>,
+}
+
+impl<'d> Judge<'d, '_, '_> {
+    fn shared_interfaces(&mut self) {
+        let mut sharing: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, connection) in self.draft.connections.iter().enumerate() {
+            if let Some(interface) = &connection.interface {
+                sharing.entry(&interface.value).or_default().push(index);
+            }
+        }
+        for (interface, members) in sharing.into_iter().filter(|(_, members)| members.len() > 1) {
+            let mut all = Claims::default();
+            for index in members {
+                let connection = &self.draft.connections[index];
+                connection
+                    .remote_cidrs
+                    .items
+                    .iter()
+                    .for_each(|item| all.add(*item, index, Origin::Selector(connection)));
+            }
+            for conflict in conflicts(&all.claims) {
+                let problem =
+                    self.describe(&all, &conflict, &format!(", and both are on interface {}", quoted(interface)));
+                let help = "the source address alone tells connections on one interface apart: \
+                            give each its own interface, or prefixes that do not overlap";
+                self.error(&all, &conflict, problem.help(help));
+            }
+        }
+    }
+
+    fn selectors(&mut self) {
+        let mut all = self.vpc();
+        for (index, connection) in self.draft.connections.iter().enumerate() {
+            for item in connection.remote_cidrs.items.iter().filter(|item| item.value.prefix_len() != 0) {
+                all.add(*item, self.sites.site(index), Origin::Selector(connection));
+            }
+        }
+        self.between_sites(&all);
+    }
+
+    fn routes(&mut self) {
+        let mut all = self.vpc();
+        for route in &self.draft.routes {
+            let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
+                continue;
+            };
+            let Some(index) = self.sites.connection(&next_hop.value) else {
+                continue;
+            };
+            if destination.value.prefix_len() != 0 {
+                all.add(destination, self.sites.site(index), Origin::Route(route, &next_hop.value));
+            }
+        }
+        self.between_sites(&all);
+    }
+
+    fn vpc(&self) -> Claims<'d> {
+        let mut all = Claims::default();
+        let prefixes = self.draft.vpc.iter().flat_map(|vpc| &vpc.cidrs.items);
+        prefixes.filter(|item| item.value.prefix_len() != 0).for_each(|item| all.add(*item, usize::MAX, Origin::Vpc));
+        all
+    }
+
+    fn between_sites(&mut self, all: &Claims<'d>) {
+        for conflict in conflicts(&all.claims) {
+            let problem = self.describe(all, &conflict, "");
+            let (here, there) = (all.origins[conflict.claim], all.origins[conflict.earlier]);
+            match conflict.relation {
+                Relation::EqualOrInside if matches!((here, there), (Origin::Vpc, _) | (_, Origin::Vpc)) => {
+                    self.error(
+                        all,
+                        &conflict,
+                        problem.help("the sites and the VPC need addresses of their own: change one of the two"),
+                    );
+                }
+                Relation::EqualOrInside => {
+                    let help = "sites need addresses of their own: change one of the two; \
+                                if both are ways to one site, give them the same customer_gateway";
+                    self.error(all, &conflict, problem.help(help));
+                }
+                Relation::Contains => {
+                    let help = format!(
+                        "the longer prefix wins: the rest goes to {}; narrow this one if that is not meant",
+                        here.owner()
+                    );
+                    self.warning(all, &conflict, problem.help(help));
+                }
+            }
+        }
+    }
+
+    fn describe(&self, all: &Claims<'d>, conflict: &Conflict, more: &str) -> Problem {
+        let (claim, earlier) = (all.claims[conflict.claim], all.claims[conflict.earlier]);
+        let (here, there) = (all.origins[conflict.claim].owner(), all.origins[conflict.earlier].owner());
+        let line = self.report.line(earlier.at);
+        Problem::new(match conflict.relation {
+            _ if claim.prefix == earlier.prefix => {
+                format!("{} of {here} belongs to {there} as well (line {line}){more}", claim.prefix)
+            }
+            Relation::EqualOrInside => {
+                format!("{} of {here} lies in {} of {there} (line {line}){more}", claim.prefix, earlier.prefix)
+            }
+            Relation::Contains => {
+                format!("{} of {here} contains {} of {there} (line {line}){more}", claim.prefix, earlier.prefix)
+            }
+        })
+    }
+
+    fn error(&mut self, all: &Claims<'d>, conflict: &Conflict, problem: Problem) {
+        if self.is_news(all, conflict) {
+            self.report.error(all.claims[conflict.claim].at, all.origins[conflict.claim].path(), problem);
+        }
+    }
+
+    fn warning(&mut self, all: &Claims<'d>, conflict: &Conflict, problem: Problem) {
+        if self.is_news(all, conflict) {
+            self.report.warning(all.claims[conflict.claim].at, all.origins[conflict.claim].path(), problem);
+        }
+    }
+
+    fn is_news(&mut self, all: &Claims<'d>, conflict: &Conflict) -> bool {
+        let name = all.origins[conflict.claim].name().to_owned();
+        self.reported.insert((name, all.claims[conflict.claim].prefix))
+    }
+}
+
+/// Which connections lead to one site: sets that are joined, each named by one of its members.
+struct Sites<'d> {
+    by_name: HashMap<&'d str, usize>,
+    /// A connection of the same site, nearer to the one that names it.
+    towards: Vec<usize>,
+}
+
+impl<'d> Sites<'d> {
+    fn of(draft: &'d Draft) -> Self {
+        let names = draft.connections.iter().enumerate();
+        let mut sites = Self {
+            by_name: names.map(|(index, connection)| (connection.name.value.as_str(), index)).collect(),
+            towards: (0..draft.connections.len()).collect(),
+        };
+        let mut by_gateway = HashMap::new();
+        for (index, connection) in draft.connections.iter().enumerate() {
+            if let Some(gateway) = &connection.customer_gateway {
+                sites.join(*by_gateway.entry(gateway.value.as_str()).or_insert(index), index);
+            }
+        }
+        let mut by_destination = HashMap::new();
+        for route in &draft.routes {
+            let hop = route.next_hop.as_ref().and_then(|hop| sites.connection(&hop.value));
+            let destination = route.destination.filter(|destination| destination.value.prefix_len() != 0);
+            if let (Some(destination), Some(hop)) = (destination, hop) {
+                sites.join(*by_destination.entry(destination.value).or_insert(hop), hop);
+            }
+        }
+        sites
+    }
+
+    fn connection(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    fn site(&self, mut index: usize) -> usize {
+        while self.towards[index] != index {
+            index = self.towards[index];
+        }
+        index
+    }
+
+    /// Joins the sites of two connections.
+    fn join(&mut self, one: usize, other: usize) {
+        let (one, other) = (self.site(one), self.site(other));
+        self.towards[one.max(other)] = one.min(other);
+    }
+}

@@ -1,0 +1,46 @@
+//! "Did you mean".
+
+/// Longer names are not compared: the comparison's cost is the product of the lengths, and the file may be hostile.
+const LONGEST: usize = 64;
+
+/// The candidate that `name` is most likely a slip of, if one is near.
+pub(super) fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let length = name.chars().count();
+    if length > LONGEST {
+        return None;
+    }
+    // One slip in three characters: `weigth` and `conn-sh` find their way, `a` does not become `b`.
+    let tolerance = (length / 3).max(1);
+    candidates
+        .into_iter()
+        .filter(|candidate| candidate.len() <= LONGEST)
+        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|&(distance, candidate)| distance <= tolerance && distance < candidate.chars().count())
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn slips_are_found_and_strangers_are_not() {
+        let cases = [
+            ("weigth", Some("weight")),
+            ("Weight", Some("weight")),
+            ("wait", None),
+            ("publsh", Some("publish")),
+            ("", None),
+            ("x", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(nearest(name, ["weight", "publish"]), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_name_costs_nothing() {
+        assert_eq!(nearest(&"w".repeat(1 << 20), ["weight"]), None);
+    }
+}

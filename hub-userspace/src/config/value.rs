@@ -1,0 +1,290 @@
+//! One value of the file: its type, its form, its range. What it means beside others is for [`super::rules`].
+
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+
+use toml::de::DeValue;
+
+use super::diagnostic::{Problem, counted, quoted};
+
+/// Bytes of a kernel interface name without the terminating NUL (`IFNAMSIZ` - 1, linux/if.h).
+const MAX_INTERFACE_BYTES: usize = 15;
+const MAX_NAME_CHARACTERS: usize = 63;
+const GATEWAY_NAME_CHARACTERS: RangeInclusive<usize> = 2..=128;
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+
+pub(super) type Read<T> = Result<T, Problem>;
+
+/// A value's type as the messages call it.
+pub(super) fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {}", quoted(text)),
+        DeValue::Integer(number) if number.as_str().len() <= 20 => format!("the integer {number}"),
+        DeValue::Integer(_) => "a huge integer".to_owned(),
+        DeValue::Float(number) => {
+            format!("the number {}", quoted(number.as_str()).trim_matches('"'))
+        }
+        DeValue::Boolean(flag) => format!("{flag}"),
+        DeValue::Datetime(_) => "a date or time".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+fn wrong_type(expected: &str, found: &DeValue<'_>) -> Problem {
+    Problem::new(format!("must be {expected}, is {}", describe(found)))
+}
+
+pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Read<&'v str> {
+    value.as_str().ok_or_else(|| {
+        let problem = wrong_type("a string", value);
+        match value {
+            DeValue::Integer(number) => problem.help(format!("put it in quotes: \"{}\"", number.as_str())),
+            DeValue::Array(items) if items.len() == 1 => problem.help("write the one value without the brackets"),
+            _ => problem.help("write a text in quotes"),
+        }
+    })
+}
+
+pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
+    value.as_bool().ok_or_else(|| {
+        let problem = wrong_type("true or false", value);
+        match value.as_str().map(str::to_lowercase).as_deref() {
+            Some(flag @ ("true" | "false")) => problem.help(format!("write {flag} without quotes")),
+            _ => problem.help("write true or false, without quotes"),
+        }
+    })
+}
+
+/// A whole number within `range`.
+pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Read<u32> {
+    let expected = format!("a whole number from {} to {}", range.start(), range.end());
+    let DeValue::Integer(number) = value else {
+        let problem = wrong_type(&expected, value);
+        return Err(match value.as_str().and_then(|text| text.parse::<u32>().ok()) {
+            Some(number) => problem.help(format!("write {number} without quotes")),
+            None if value.is_float() => problem.help("write it without a fraction"),
+            None => problem.help("write a whole number"),
+        });
+    };
+    i128::from_str_radix(number.as_str(), number.radix())
+        .ok()
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            wrong_type(&expected, value).help(format!("choose a number from {} to {}", range.start(), range.end()))
+        })
+}
+
+/// Name of the gateway: for people, so any writing will do.
+pub(super) fn gateway_name(value: &DeValue<'_>) -> Read<String> {
+    let name = string(value)?;
+    let length = name.chars().count();
+    if !GATEWAY_NAME_CHARACTERS.contains(&length) {
+        return Err(Problem::new(format!("{} has {}", quoted(name), counted(length, "character")))
+            .help("give the gateway a name of 2 to 128 characters"));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Problem::new(format!("{} has control characters in it", quoted(name)))
+            .help("use letters, digits, blanks and signs only"));
+    }
+    Ok(name.to_owned())
+}
+
+/// Name of a connection or customer gateway: it stands in commands, socket paths and metrics.
+pub(super) fn check_name(name: &str) -> Read<()> {
+    let advice = "use 1 to 63 of A-Z a-z 0-9 . _ -";
+    if name.is_empty() {
+        return Err(Problem::new("the name is empty").help(advice));
+    }
+    if let Some(odd) = name.chars().find(|&c| !c.is_ascii_alphanumeric() && !"._-".contains(c)) {
+        let odd = quoted(&odd.to_string());
+        return Err(Problem::new(format!("the name {} has {odd} in it", quoted(name))).help(advice));
+    }
+    if name.len() > MAX_NAME_CHARACTERS {
+        return Err(Problem::new(format!("the name {} has {} characters", quoted(name), name.len())).help(advice));
+    }
+    Ok(())
+}
+
+/// A name that another section defines; whether it does is for the rules.
+pub(super) fn reference(value: &DeValue<'_>) -> Read<String> {
+    string(value).map(str::to_owned)
+}
+
+/// A network interface's name, as the kernel takes it (`dev_valid_name`, net/core/dev.c).
+pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
+    let name = string(value)?;
+    let shown = quoted(name);
+    if name.is_empty() {
+        return Err(Problem::new("the interface name is empty").help("name the interface as `ip link` shows it"));
+    }
+    if name.len() > MAX_INTERFACE_BYTES {
+        let why = if name.is_ascii() { "" } else { " (a character outside ASCII takes several)" };
+        return Err(Problem::new(format!(
+            "{shown} is {} bytes long{why}, the kernel takes at most {MAX_INTERFACE_BYTES}",
+            name.len()
+        ))
+        .help("give the interface a shorter name, here and where it is created"));
+    }
+    if matches!(name, "." | "..") {
+        return Err(
+            Problem::new(format!("{shown} is not an interface name")).help("name the interface as `ip link` shows it")
+        );
+    }
+    if let Some(odd) = name.chars().find(|&c| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
+        let odd = quoted(&odd.to_string());
+        return Err(Problem::new(format!("{shown} has {odd} in it, which no interface name may have"))
+            .help("name the interface as `ip link` shows it"));
+    }
+    Ok(name.to_owned())
+}
+
+/// An address of one host: of a device, a link neighbour, an end of a health check.
+pub(super) fn host_address(value: &DeValue<'_>) -> Read<IpAddr> {
+    let text = string(value)?;
+    let advice = "write an address such as \"198.51.100.10\" or \"2001:db8::10\"";
+    let Ok(address) = text.parse::<IpAddr>() else {
+        let problem = Problem::new(format!("{} is not an IPv4 or IPv6 address", quoted(text)));
+        let bare = text.trim().split(['/', '%']).next().and_then(|bare| bare.parse::<IpAddr>().ok());
+        return Err(match bare {
+            Some(bare) => problem.help(format!("write the address alone: \"{bare}\"")),
+            None => problem.help(advice),
+        });
+    };
+    if let Some(mapped) = ipv4_mapped(address) {
+        return Err(Problem::new(format!("{} is an IPv4-mapped IPv6 address", quoted(text)))
+            .help(format!("write the IPv4 address: \"{mapped}\"")));
+    }
+    match kind_of_no_host(address) {
+        Some(kind) => Err(Problem::new(format!("{address} is {kind}, not the address of one host")).help(advice)),
+        None => Ok(address),
+    }
+}
+
+/// The IPv4 address in `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2): it stands in no packet.
+pub(super) fn ipv4_mapped(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => address.to_ipv4_mapped().map(IpAddr::V4),
+    }
+}
+
+fn kind_of_no_host(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_multicast() => Some("a multicast address"),
+        _ if address.is_loopback() => Some("a loopback address"),
+        _ if address.is_unspecified() => Some("the unspecified address"),
+        IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address"),
+        // RFC 1122 section 3.2.1.3 and RFC 1112 section 4.
+        IpAddr::V4(address) if address.octets()[0] == 0 => Some("an address of \"this network\" (0.0.0.0/8)"),
+        IpAddr::V4(address) if address.octets()[0] >= 240 => Some("a reserved address (240.0.0.0/4)"),
+        _ => None,
+    }
+}
+
+/// A time such as `"3s"`, `"100ms"`, `"1.5s"` or `"1m"`, from 10 ms to 1 h.
+pub(super) fn interval(value: &DeValue<'_>) -> Read<Duration> {
+    let text = match value {
+        DeValue::Integer(number) => {
+            return Err(
+                wrong_type("a time in quotes", value).help(format!("write \"{}s\" for seconds", number.as_str()))
+            );
+        }
+        _ => string(value)?,
+    };
+    let duration = parse_duration(text).ok_or_else(|| {
+        Problem::new(format!("{} is not a time", quoted(text))).help("write a number and ms, s, m or h, such as \"3s\"")
+    })?;
+    if INTERVALS.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(Problem::new(format!("{} is out of range", quoted(text))).help("choose a time from \"10ms\" to \"1h\""))
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(unit_at);
+    let nanoseconds: u64 = match unit {
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60 * 1_000_000_000,
+        "h" => 3600 * 1_000_000_000,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > 9 {
+        return None;
+    }
+    // Whole numbers all the way: 1.1 s is 1.1 s. At most nine digits of fraction, so the product fits 128 bits.
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(nanoseconds) / scale;
+    let total = whole.parse::<u64>().ok()?.checked_mul(nanoseconds)?.checked_add(u64::try_from(part).ok()?)?;
+    Some(Duration::from_nanos(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let milliseconds = |text| parse_duration(text).map(|time| time.as_millis());
+        let good = [("3s", 3000), ("100ms", 100), ("1.5s", 1500), ("1m", 60_000), ("1h", 3_600_000), ("0.25m", 15_000)];
+        for (text, expected) in good {
+            assert_eq!(milliseconds(text), Some(expected), "{text}");
+        }
+        for text in
+            ["", "3", "s", "3 s", ".5s", "1.s", "-1s", "+1s", "1e3s", "3sec", "99999999999999999999s", "1.5.5s", "三s"]
+        {
+            assert_eq!(milliseconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_what_the_kernel_takes() {
+        let read = |name: &str| interface(&DeValue::String(name.into()));
+        for name in ["eth0", "tun-sh", "a", "123456789012345", "上海隧道", "wg@0", "eth0.100"] {
+            assert!(read(name).is_ok(), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a b", "a:1", "a\tb", "1234567890123456", "上海上海上海", "a\0"] {
+            assert!(read(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_fit_commands_and_metrics() {
+        for name in ["a", "shanghai-1", "DC_2.east", &"x".repeat(63)] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "a b", "上海", "a/b", &"x".repeat(64)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_of_hosts() {
+        let read = |address: &str| host_address(&DeValue::String(address.into()));
+        for address in ["198.51.100.10", "169.254.10.2", "fe80::1", "2001:db8::1", "10.0.0.1"] {
+            assert!(read(address).is_ok(), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "::",
+            "127.0.0.1",
+            "::1",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "0.1.2.3",
+            "250.0.0.1",
+            "::ffff:1.2.3.4",
+            "fe80::1%eth0",
+            "host",
+            "",
+        ] {
+            assert!(read(address).is_err(), "{address}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What can go wrong between agent and kernel, in sentences that say what to do.
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use rustix::thread::CapabilitySet;
+
+use super::attach::{chain, errno};
+
+/// The oldest kernel that is supported and tested, Debian 12's.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "loading a BPF program needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: \
+         run as root, or through `cargo xtask run`"
+    )]
+    Privileges,
+    #[error("Linux {release} is too old: VPN-Hub needs {}.{} or later", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
+    Kernel { release: String },
+    #[error(
+        "the kernel does not take a BPF map that VPN-Hub needs ({0}): it needs CONFIG_BPF_SYSCALL and memory to spare"
+    )]
+    Load(String),
+    #[error(
+        "the kernel's verifier refuses the forwarding program ({cause}): please report it with the kernel version; \
+         RUST_LOG=debug shows the verifier's log"
+    )]
+    Verifier { cause: String },
+    #[error("another XDP program is attached to the interface: detach it, with `ip link set dev NAME xdp off` for one")]
+    Busy,
+    #[error("the program cannot be attached to the interface: {0}")]
+    Attach(String),
+    #[error("the kernel refuses the program: {0}")]
+    Program(String),
+    #[error("map {map}: {cause}")]
+    Map { map: &'static str, cause: String },
+    #[error("map {map} is full: the configuration has more prefixes or neighbours than the {capacity} it holds")]
+    MapFull { map: &'static str, capacity: u32 },
+    #[error("the frame is too long")]
+    FrameTooLong,
+}
+
+impl Error {
+    pub(super) fn load(error: &EbpfError) -> Self {
+        match errno(error) {
+            Some(EPERM | EACCES) => Self::Privileges,
+            _ => Self::Load(chain(error)),
+        }
+    }
+
+    pub(super) fn program(error: ProgramError) -> Self {
+        match error {
+            ProgramError::LoadError { io_error, verifier_log } if io_error.raw_os_error() != Some(EPERM) => {
+                tracing::debug!("{verifier_log}");
+                Self::Verifier { cause: io_error.to_string() }
+            }
+            ProgramError::LoadError { .. } => Self::Privileges,
+            error => Self::Program(chain(&error)),
+        }
+    }
+
+    pub(super) fn attach(error: &ProgramError) -> Self {
+        match errno(error) {
+            Some(EBUSY | EEXIST) => Self::Busy,
+            Some(EPERM) => Self::Privileges,
+            _ => Self::Attach(chain(error)),
+        }
+    }
+
+    pub(super) fn map(map: &'static str, capacity: u32, error: &MapError) -> Self {
+        match errno(error) {
+            Some(E2BIG | ENOSPC) => Self::MapFull { map, capacity },
+            _ => Self::Map { map, cause: chain(error) },
+        }
+    }
+}
+
+/// Errors that the kernel itself would tell less well.
+pub(super) fn check_host() -> Result<(), Error> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    if version(&release).is_some_and(|version| version < OLDEST_KERNEL) {
+        return Err(Error::Kernel { release: release.into_owned() });
+    }
+    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::BPF | CapabilitySet::PERFMON;
+    match rustix::thread::capabilities(None) {
+        // CAP_SYS_ADMIN stands in for the two younger ones (capabilities(7)).
+        Ok(sets) if !sets.effective.contains(needed) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) => {
+            Err(Error::Privileges)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Major and minor of a release such as `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+const EPERM: i32 = 1;
+const E2BIG: i32 = 7;
+const EACCES: i32 = 13;
+const EBUSY: i32 = 16;
+const EEXIST: i32 = 17;
+const ENOSPC: i32 = 28;
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn reads_kernel_releases() {
+        assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version("5.15.167.4-microsoft-standard-WSL2"), Some((5, 15)));
+        assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(version("6.12-rc1"), Some((6, 12)));
+        assert_eq!(version("unknown"), None);
+    }
+}

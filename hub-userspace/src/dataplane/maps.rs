@@ -1,0 +1,264 @@
+//! The program's maps, and the order they are written in.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf, Pod,
+    maps::{
+        Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
+        xdp::XdpMapError,
+    },
+};
+use hub_common::maps::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+
+use super::Error;
+use crate::{
+    diff::{Difference, difference},
+    tables::{Family, Prefix, Tables},
+};
+
+/// A map of the program under its name.
+struct Named<M> {
+    name: &'static str,
+    capacity: u32,
+    map: M,
+}
+
+/// Every map the agent writes.
+pub struct Maps {
+    attachments: Named<HashMap<MapData, u32, Attachment>>,
+    vlans: Named<HashMap<MapData, Vlan, u32>>,
+    v4: FamilyMaps<[u8; 4]>,
+    v6: FamilyMaps<[u8; 16]>,
+    buckets: Named<Array<MapData, u32>>,
+    next_hops: Named<Array<MapData, NextHop>>,
+    ports: Named<DevMap<MapData>>,
+    counters: Named<PerCpuArray<MapData, Counters>>,
+}
+
+struct FamilyMaps<A>
+where
+    Scoped<A>: Pod,
+    Neighbour<A>: Pod,
+    A: Pod,
+{
+    remotes: Named<LpmTrie<MapData, Scoped<A>, Remote>>,
+    locals: Named<LpmTrie<MapData, Scoped<A>, u32>>,
+    routes: Named<LpmTrie<MapData, A, Route>>,
+    neighbours: Named<HashMap<MapData, Neighbour<A>, LinkAddress>>,
+}
+
+impl Maps {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            attachments: take(ebpf, "ATTACHMENTS")?,
+            vlans: take(ebpf, "VLANS")?,
+            v4: FamilyMaps {
+                remotes: take(ebpf, "REMOTES_V4")?,
+                locals: take(ebpf, "LOCALS_V4")?,
+                routes: take(ebpf, "ROUTES_V4")?,
+                neighbours: take(ebpf, "NEIGHBOURS_V4")?,
+            },
+            v6: FamilyMaps {
+                remotes: take(ebpf, "REMOTES_V6")?,
+                locals: take(ebpf, "LOCALS_V6")?,
+                routes: take(ebpf, "ROUTES_V6")?,
+                neighbours: take(ebpf, "NEIGHBOURS_V6")?,
+            },
+            buckets: take(ebpf, "BUCKETS")?,
+            next_hops: take(ebpf, "NEXT_HOPS")?,
+            ports: take(ebpf, "PORTS")?,
+            counters: take(ebpf, "COUNTERS")?,
+        })
+    }
+
+    /// Counts of a slot, summed over the CPUs.
+    pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
+        let Named { name, capacity, map } = &self.counters;
+        let per_cpu = map.get(&slot, 0).map_err(|error| Error::map(name, *capacity, &error))?;
+        Ok(per_cpu.iter().copied().fold(Counters::default(), sum))
+    }
+
+    /// Makes the maps hold `wanted`, and `loaded` with them; returns how many entries were written or deleted.
+    pub fn write(&mut self, loaded: &mut Tables, wanted: &Tables) -> Result<usize, Error> {
+        let connections = difference(&loaded.connections, &wanted.connections);
+        let ports = difference(&loaded.ports, &wanted.ports);
+        let next_hops = difference(&loaded.next_hops, &wanted.next_hops);
+        let buckets = difference(&loaded.buckets, &wanted.buckets);
+        let v4 = FamilyDifference::between(&loaded.v4, &wanted.v4);
+        let v6 = FamilyDifference::between(&loaded.v6, &wanted.v6);
+        let vlans = difference(&loaded.vlans, &wanted.vlans);
+        let attachments = difference(&loaded.attachments, &wanted.attachments);
+
+        let mut written = put(&mut self.counters, &mut loaded.connections, &connections)?
+            + put(&mut self.ports, &mut loaded.ports, &ports)?
+            + put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
+            + put(&mut self.buckets, &mut loaded.buckets, &buckets)?
+            + self.v4.put(&mut loaded.v4, &v4)?
+            + self.v6.put(&mut loaded.v6, &v6)?
+            + put(&mut self.vlans, &mut loaded.vlans, &vlans)?
+            + put(&mut self.attachments, &mut loaded.attachments, &attachments)?;
+
+        written += delete(&mut self.attachments, &mut loaded.attachments, &attachments)?
+            + delete(&mut self.vlans, &mut loaded.vlans, &vlans)?
+            + self.v6.delete(&mut loaded.v6, &v6)?
+            + self.v4.delete(&mut loaded.v4, &v4)?
+            + delete(&mut self.buckets, &mut loaded.buckets, &buckets)?
+            + delete(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
+            + delete(&mut self.ports, &mut loaded.ports, &ports)?
+            + delete(&mut self.counters, &mut loaded.connections, &connections)?;
+        Ok(written)
+    }
+}
+
+/// The differences of one family's tables.
+struct FamilyDifference<A> {
+    remotes: Difference<Prefix<Scoped<A>>, Remote>,
+    locals: Difference<Prefix<Scoped<A>>, u32>,
+    routes: Difference<Prefix<A>, Route>,
+    neighbours: Difference<Neighbour<A>, LinkAddress>,
+}
+
+impl<A: Ord + Copy> FamilyDifference<A> {
+    fn between(old: &Family<A>, new: &Family<A>) -> Self {
+        Self {
+            remotes: difference(&old.remotes, &new.remotes),
+            locals: difference(&old.locals, &new.locals),
+            routes: difference(&old.routes, &new.routes),
+            neighbours: difference(&old.neighbours, &new.neighbours),
+        }
+    }
+}
+
+impl<A: Ord + Pod> FamilyMaps<A>
+where
+    Scoped<A>: Pod,
+    Neighbour<A>: Pod,
+{
+    fn put(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
+        Ok(put(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?
+            + put(&mut self.locals, &mut loaded.locals, &changes.locals)?
+            + put(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
+            + put(&mut self.routes, &mut loaded.routes, &changes.routes)?)
+    }
+
+    fn delete(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
+        Ok(delete(&mut self.routes, &mut loaded.routes, &changes.routes)?
+            + delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
+            + delete(&mut self.locals, &mut loaded.locals, &changes.locals)?
+            + delete(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?)
+    }
+}
+
+/// One entry at a time; the kernel replaces a trie's or hash's entry as one.
+trait Writer<K, V> {
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
+    fn delete(&mut self, key: &K) -> Result<(), MapError>;
+}
+
+fn put<K: Ord + Copy, V: Clone>(
+    map: &mut Named<impl Writer<K, V>>,
+    loaded: &mut BTreeMap<K, V>,
+    changes: &Difference<K, V>,
+) -> Result<usize, Error> {
+    for (key, value) in &changes.puts {
+        map.map.put(key, value).map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        loaded.insert(*key, value.clone());
+    }
+    Ok(changes.puts.len())
+}
+
+fn delete<K: Ord + Copy, V>(
+    map: &mut Named<impl Writer<K, V>>,
+    loaded: &mut BTreeMap<K, V>,
+    changes: &Difference<K, V>,
+) -> Result<usize, Error> {
+    for key in &changes.deletes {
+        map.map.delete(key).map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        loaded.remove(key);
+    }
+    Ok(changes.deletes.len())
+}
+
+impl<D: Pod, V: Pod> Writer<Prefix<D>, V> for LpmTrie<MapData, D, V> {
+    fn put(&mut self, key: &Prefix<D>, value: &V) -> Result<(), MapError> {
+        self.insert(&Key::new(u32::from(key.length), key.data), value, 0)
+    }
+
+    fn delete(&mut self, key: &Prefix<D>) -> Result<(), MapError> {
+        self.remove(&Key::new(u32::from(key.length), key.data))
+    }
+}
+
+impl<K: Pod, V: Pod> Writer<K, V> for HashMap<MapData, K, V> {
+    fn put(&mut self, key: &K, value: &V) -> Result<(), MapError> {
+        self.insert(key, value, 0)
+    }
+
+    fn delete(&mut self, key: &K) -> Result<(), MapError> {
+        self.remove(key)
+    }
+}
+
+/// Nothing refers to an array's entry that is no longer wanted: it stays until its index is used again.
+impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
+    fn put(&mut self, key: &u32, value: &V) -> Result<(), MapError> {
+        self.set(*key, value, 0)
+    }
+
+    fn delete(&mut self, _key: &u32) -> Result<(), MapError> {
+        Ok(())
+    }
+}
+
+/// As for an array; the kernel itself empties the port of a device that goes (kernel/bpf/devmap.c).
+impl Writer<u32, u32> for DevMap<MapData> {
+    fn put(&mut self, port: &u32, ifindex: &u32) -> Result<(), MapError> {
+        self.set(*port, *ifindex, None, 0).map_err(|error| match error {
+            XdpMapError::MapError(error) => error,
+            XdpMapError::ChainedProgramNotSupported => unreachable!("no program was given"),
+        })
+    }
+
+    fn delete(&mut self, _port: &u32) -> Result<(), MapError> {
+        Ok(())
+    }
+}
+
+/// A slot that gets a new owner starts from zero.
+impl Writer<u32, String> for PerCpuArray<MapData, Counters> {
+    fn put(&mut self, slot: &u32, _owner: &String) -> Result<(), MapError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        self.set(*slot, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)
+    }
+
+    fn delete(&mut self, _slot: &u32) -> Result<(), MapError> {
+        Ok(())
+    }
+}
+
+/// Sum of two counts.
+pub fn sum(a: Counters, b: Counters) -> Counters {
+    Counters {
+        rx_packets: a.rx_packets + b.rx_packets,
+        rx_bytes: a.rx_bytes + b.rx_bytes,
+        tx_packets: a.tx_packets + b.tx_packets,
+        tx_bytes: a.tx_bytes + b.tx_bytes,
+        reasons: std::array::from_fn(|reason| a.reasons[reason] + b.reasons[reason]),
+    }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<Named<M>, Error> {
+    let map = ebpf.take_map(name).expect("the embedded object has every map");
+    let capacity = capacity(&map);
+    let map = M::try_from(map).map_err(|error| Error::map(name, capacity, &error))?;
+    Ok(Named { name, capacity, map })
+}
+
+fn capacity(map: &Map) -> u32 {
+    let (Map::Array(data) | Map::DevMap(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) = map
+    else {
+        return 0;
+    };
+    data.info().map_or(0, |info| info.max_entries())
+}

@@ -1,0 +1,76 @@
+//! The ring on which the program asks for neighbours.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use aya::maps::{MapData, RingBuf};
+use hub_common::maps::WantedNeighbour;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+    time::sleep,
+};
+
+/// Most different neighbours told at a time, and the least time between two times: a scan of a large network must not
+/// become a storm of ARP requests.
+const BATCH: usize = 256;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Tells what comes on the ring, without repetitions within a batch.
+pub fn follow(ring: RingBuf<MapData>) -> io::Result<mpsc::Receiver<(u32, IpAddr)>> {
+    // SAFETY: the ring owns its file descriptor, which stays open and the same until it is dropped.
+    let mut ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+    let (sender, receiver) = mpsc::channel(BATCH);
+    tokio::spawn(async move {
+        while let Ok(mut ready) = ring.readable_mut().await {
+            let wanted = drain(ready.get_inner_mut());
+            ready.clear_ready();
+            for neighbour in wanted {
+                if sender.send(neighbour).await.is_err() {
+                    return;
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    });
+    Ok(receiver)
+}
+
+/// Empties the ring; what is over a batch is asked for again by a later packet.
+fn drain(ring: &mut RingBuf<MapData>) -> BTreeSet<(u32, IpAddr)> {
+    let mut wanted = BTreeSet::new();
+    while let Some(record) = ring.next() {
+        if let Some(neighbour) = read(&record)
+            && wanted.len() < BATCH
+        {
+            wanted.insert(neighbour);
+        }
+    }
+    wanted
+}
+
+fn read(record: &[u8]) -> Option<(u32, IpAddr)> {
+    let (ifindex, address) = record.get(..size_of::<WantedNeighbour>())?.split_first_chunk()?;
+    let address: [u8; 16] = address.try_into().ok()?;
+    Some((u32::from_ne_bytes(*ifindex), Ipv6Addr::from(address).to_canonical()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+
+    #[test]
+    fn reads_records_of_both_families() {
+        let record = |address: &str| {
+            let address: std::net::Ipv6Addr = address.parse().unwrap();
+            [&7_u32.to_ne_bytes()[..], &address.octets()].concat()
+        };
+        assert_eq!(read(&record("::ffff:192.168.0.10")), Some((7, "192.168.0.10".parse().unwrap())));
+        assert_eq!(read(&record("fd00::10")), Some((7, "fd00::10".parse().unwrap())));
+        assert_eq!(read(&[0; 19]), None);
+    }
+}

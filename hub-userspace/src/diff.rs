@@ -1,0 +1,58 @@
+//! The difference between two states of a table: what to write and what to delete. Pure.
+
+use std::{cmp::Ordering, collections::BTreeMap};
+
+/// What turns one table into another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference<K, V> {
+    /// New, or with a new value.
+    pub puts: Vec<(K, V)>,
+    pub deletes: Vec<K>,
+}
+
+/// Both tables are walked once, side by side.
+pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Difference<K, V> {
+    let mut difference = Difference { puts: Vec::new(), deletes: Vec::new() };
+    let mut old = old.iter().peekable();
+    let mut new = new.iter().peekable();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return difference,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let gone = if order.is_le() { old.next() } else { None };
+        let wanted = if order.is_ge() { new.next() } else { None };
+        match (gone, wanted) {
+            (gone, Some((key, value))) if gone.is_none_or(|(_, old)| old != value) => {
+                difference.puts.push((*key, value.clone()));
+            }
+            (Some((key, _)), None) => difference.deletes.push(*key),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::difference;
+
+    #[test]
+    fn finds_new_changed_and_gone() {
+        let old = BTreeMap::from([(1, 'a'), (2, 'b'), (3, 'c'), (5, 'e')]);
+        let new = BTreeMap::from([(0, 'z'), (2, 'b'), (3, 'C'), (4, 'd')]);
+        let difference = difference(&old, &new);
+        assert_eq!(difference.puts, [(0, 'z'), (3, 'C'), (4, 'd')]);
+        assert_eq!(difference.deletes, [1, 5]);
+    }
+
+    #[test]
+    fn equal_tables_do_not_differ() {
+        let table: BTreeMap<u32, u32> = (0..100).map(|n| (n, n * n)).collect();
+        let difference = difference(&table, &table.clone());
+        assert!(difference.puts.is_empty() && difference.deletes.is_empty());
+    }
+}

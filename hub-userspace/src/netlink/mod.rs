@@ -1,0 +1,51 @@
+//! The agent's only door to the kernel's networking: rtnetlink (`net/core/rtnetlink.c`).
+//!
+//! Two jobs that share nothing but the socket code:
+//!
+//! * [`Follower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
+//! * [`Syncer`] makes the kernel hold what a [`HostPlan`] says, and nothing else of ours: routes,
+//!   rules, neighbours. All of it carries [`PROTOCOL`], so that what a killed agent left behind is
+//!   found again, and what others own is never touched.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `socket` | sockets, dumps, batches of changes and their acknowledgements |
+//! | `state` | [`HostState`] and what an event does to it (pure) |
+//! | `query` | questions to a [`HostState`] |
+//! | `follow` | [`Follower`] |
+//! | `plan` | [`HostPlan`] and how it differs from what is there (pure) |
+//! | `wire` | plan to netlink messages and back (pure) |
+//! | `sync` | [`Syncer`] |
+
+mod follow;
+mod plan;
+mod query;
+mod socket;
+mod state;
+mod sync;
+mod wire;
+
+pub use follow::Follower;
+pub use plan::{Family, HostPlan, KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction, RuleMatch};
+pub use socket::{Error, Refusal};
+pub use state::{Changes, HostState, Link};
+pub use sync::{Failure, Report, Syncer};
+
+/// The routing protocol number that marks what is ours: `RTA_PROTOCOL`, `FRA_PROTOCOL`,
+/// `NDA_PROTOCOL`. Not assigned in `include/uapi/linux/rtnetlink.h`; BIRD and FRR can select our
+/// routes by it.
+pub const PROTOCOL: u8 = 118;
+
+/// Our own routing table (`RTA_TABLE`, host byte order as all of rtnetlink's numbers).
+pub const TABLE: u32 = 1180;
+
+/// The preference (`FRA_PRIORITY`) of the rules that lead to [`TABLE`]: after `local` (0), before
+/// `main` (32766).
+pub const RULE_PREFERENCE: u32 = 1180;
+
+/// The metric (`RTA_PRIORITY`) of all our routes. A table holds one route per destination and
+/// metric, so with a metric of our own a route in a shared table never displaces another's.
+pub const METRIC: u32 = 1180;
+
+/// The kernel's main table, `RT_TABLE_MAIN`.
+const MAIN_TABLE: u8 = 254;

@@ -1,0 +1,294 @@
+//! What the agent wants the kernel to hold, and how that differs from what it holds. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::rule::RuleMessage;
+
+use super::{METRIC, RULE_PREFERENCE, TABLE};
+
+/// All that the agent owns in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostPlan {
+    /// Routes, one per table and destination; of several the last in order counts.
+    pub routes: BTreeSet<KernelRoute>,
+    /// Rules that lead to [`TABLE`].
+    pub rules: BTreeSet<KernelRule>,
+    /// Neighbours, one per interface and address.
+    pub neighbours: BTreeSet<KernelNeighbour>,
+}
+
+/// A route, of protocol [`PROTOCOL`](super::PROTOCOL) and metric [`METRIC`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelRoute {
+    /// Table number; 254 is `main`.
+    pub table: u32,
+    /// Destination, without host bits.
+    pub destination: IpNet,
+    /// What happens to packets for it.
+    pub action: RouteAction,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteAction {
+    /// Sends flows to one of the next hops, in proportion to their weights.
+    Unicast {
+        /// At least one. Order does not matter; equal ones count with the sum of their weights.
+        next_hops: Vec<KernelNextHop>,
+    },
+    /// Leaves the table: the next rule decides (`RTN_THROW`).
+    Throw,
+    /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`).
+    Unreachable,
+}
+
+/// Where a unicast route sends packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelNextHop {
+    /// Interface.
+    pub ifindex: u32,
+    /// The neighbour there; none where the link needs none. An IPv6 one may serve an IPv4
+    /// destination (`RTA_VIA`).
+    pub via: Option<IpAddr>,
+    /// Takes `via` to be a neighbour even if no address of the interface says so.
+    pub onlink: bool,
+    /// Share of the flows, 1..=100; without meaning for a single next hop.
+    pub weight: u8,
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// `AF_INET`
+    V4,
+    /// `AF_INET6`
+    V6,
+}
+
+/// A rule at [`RULE_PREFERENCE`] that looks up [`TABLE`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelRule {
+    /// Rules of the two families are apart.
+    pub family: Family,
+    /// Which packets it is for.
+    pub what: RuleMatch,
+}
+
+/// The packets that a rule is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleMatch {
+    /// Came in on the interface of this name, which need not exist yet.
+    Interface(String),
+    /// ICMP, of either version, that the host itself sends ("iif lo"): its errors to the sites take the same
+    /// way as the packets they are about.
+    LocalIcmp,
+}
+
+/// An entry of the neighbour cache, on an interface with link addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KernelNeighbour {
+    /// The kernel resolves it by itself and keeps it fresh without any traffic
+    /// (`NTF_EXT_MANAGED`, `neigh_managed_work` in `net/core/neighbour.c`, Linux 5.16).
+    Managed {
+        /// Interface.
+        ifindex: u32,
+        /// Its address there.
+        address: IpAddr,
+    },
+    /// A fixed link address.
+    Permanent {
+        /// Interface.
+        ifindex: u32,
+        /// Its address there.
+        address: IpAddr,
+        /// Its link address.
+        mac: [u8; 6],
+    },
+}
+
+impl KernelNeighbour {
+    /// What the kernel tells entries apart by.
+    pub(super) fn key(&self) -> (u32, IpAddr) {
+        match *self {
+            Self::Managed { ifindex, address } | Self::Permanent { ifindex, address, .. } => (ifindex, address),
+        }
+    }
+
+    /// Whether an entry of this fixed link address does the same.
+    fn is_met_by(&self, fixed: Option<[u8; 6]>) -> bool {
+        match self {
+            Self::Managed { .. } => true,
+            Self::Permanent { mac, .. } => fixed == Some(*mac),
+        }
+    }
+}
+
+impl RouteAction {
+    /// The same action in the one form that the kernel shows it in: next hops sorted, equal ones
+    /// added up, no weight for a single one.
+    pub(super) fn normalised(&self) -> Self {
+        let Self::Unicast { next_hops } = self else {
+            return self.clone();
+        };
+        let mut weights = BTreeMap::new();
+        for hop in next_hops {
+            let weight: &mut u8 = weights.entry((hop.ifindex, hop.via, hop.onlink)).or_default();
+            *weight = weight.saturating_add(hop.weight.max(1));
+        }
+        let alone = weights.len() == 1;
+        let next_hops = weights
+            .into_iter()
+            .map(|((ifindex, via, onlink), weight)| KernelNextHop {
+                ifindex,
+                via,
+                // Only a gateway can be declared to be on the link; the kernel refuses the rest.
+                onlink: onlink && via.is_some(),
+                weight: if alone { 1 } else { weight },
+            })
+            .collect();
+        Self::Unicast { next_hops }
+    }
+}
+
+/// What the kernel tells routes apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RouteKey {
+    pub table: u32,
+    pub destination: IpNet,
+    pub metric: u32,
+}
+
+impl From<&KernelRoute> for RouteKey {
+    fn from(route: &KernelRoute) -> Self {
+        Self { table: route.table, destination: route.destination, metric: METRIC }
+    }
+}
+
+/// What of ours the kernel holds.
+#[derive(Debug, Default)]
+pub(super) struct Existing {
+    /// Routes of our protocol; without an action if no plan could have asked for it.
+    pub routes: BTreeMap<RouteKey, Option<RouteAction>>,
+    /// Rules of our protocol.
+    pub rules: Vec<ExistingRule>,
+    /// Neighbours of our protocol; nothing for one that is neither managed nor permanent any more.
+    pub neighbours: BTreeMap<(u32, IpAddr), Option<KernelNeighbour>>,
+    /// Permanent neighbours that others set.
+    pub foreign: BTreeMap<(u32, IpAddr), Option<[u8; 6]>>,
+}
+
+/// A rule of our protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ExistingRule {
+    /// Nothing if no plan could have asked for it: another version of the agent did.
+    pub rule: Option<KernelRule>,
+    /// As the kernel shows it.
+    pub message: RuleMessage,
+}
+
+/// What must be done so that the kernel holds what is desired.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub neighbours_to_set: Vec<KernelNeighbour>,
+    pub routes_to_add: Vec<KernelRoute>,
+    pub routes_to_replace: Vec<KernelRoute>,
+    pub rules_to_add: Vec<KernelRule>,
+    pub rules_to_delete: Vec<RuleMessage>,
+    pub routes_to_delete: Vec<RouteKey>,
+    pub neighbours_to_delete: Vec<(u32, IpAddr)>,
+    /// Neighbours for which somebody else fixed another link address.
+    pub neighbours_taken: Vec<KernelNeighbour>,
+}
+
+/// How to get from `existing` to `desired`.
+pub(super) fn difference(existing: &Existing, desired: &HostPlan) -> Difference {
+    let mut difference = Difference::default();
+    difference.routes(existing, desired);
+    difference.rules(existing, desired);
+    difference.neighbours(existing, desired);
+    difference
+}
+
+impl Difference {
+    fn routes(&mut self, existing: &Existing, desired: &HostPlan) {
+        let wanted: BTreeMap<RouteKey, RouteAction> =
+            desired.routes.iter().map(|route| (RouteKey::from(route), route.action.normalised())).collect();
+        let obsolete = existing.routes.keys().filter(|key| !wanted.contains_key(key));
+        self.routes_to_delete.extend(obsolete.copied());
+        for (key, action) in wanted {
+            let there = existing.routes.get(&key);
+            if there.and_then(Option::as_ref) == Some(&action) {
+                continue;
+            }
+            let route = KernelRoute { table: key.table, destination: key.destination, action };
+            match there {
+                Some(_) => self.routes_to_replace.push(route),
+                None => self.routes_to_add.push(route),
+            }
+        }
+    }
+
+    fn rules(&mut self, existing: &Existing, desired: &HostPlan) {
+        let there: BTreeSet<&KernelRule> = existing.rules.iter().filter_map(|rule| rule.rule.as_ref()).collect();
+        self.rules_to_add.extend(desired.rules.iter().filter(|rule| !there.contains(rule)).cloned());
+        let wanted = |rule: &ExistingRule| rule.rule.as_ref().is_some_and(|rule| desired.rules.contains(rule));
+        let obsolete = existing.rules.iter().filter(|rule| !wanted(rule));
+        self.rules_to_delete.extend(obsolete.map(|rule| rule.message.clone()));
+    }
+
+    fn neighbours(&mut self, existing: &Existing, desired: &HostPlan) {
+        let wanted: BTreeMap<_, _> = desired.neighbours.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
+        let obsolete = existing.neighbours.keys().filter(|key| !wanted.contains_key(key));
+        self.neighbours_to_delete.extend(obsolete.copied());
+        for (key, neighbour) in wanted {
+            match (existing.foreign.get(&key), existing.neighbours.get(&key)) {
+                (Some(fixed), _) if neighbour.is_met_by(*fixed) => {}
+                (Some(_), _) => self.neighbours_taken.push(neighbour),
+                (None, Some(Some(there))) if *there == neighbour => {}
+                (None, _) => self.neighbours_to_set.push(neighbour),
+            }
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} in table {}", self.destination, self.table)
+    }
+}
+
+impl fmt::Display for KernelRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", RouteKey::from(self))
+    }
+}
+
+impl fmt::Display for KernelRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        };
+        match &self.what {
+            RuleMatch::Interface(name) => write!(f, "{family} rule for packets from {name}")?,
+            RuleMatch::LocalIcmp => write!(f, "{family} rule for the host's own ICMP")?,
+        }
+        write!(f, " to table {TABLE}, preference {RULE_PREFERENCE}")
+    }
+}
+
+impl fmt::Display for KernelNeighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ifindex, address) = self.key();
+        write!(f, "neighbour {address} on interface {ifindex}")
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

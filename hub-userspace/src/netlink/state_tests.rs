@@ -1,0 +1,438 @@
+use std::net::Ipv4Addr;
+
+use rtnetlink::packet_route::neighbour::NeighbourAttribute;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteNextHop, RouteProtocol, RouteType};
+
+use super::*;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+fn link_message(index: u32, name: &str, up: bool) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.link_layer_type = LinkLayerType::Ether;
+    if up {
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+    }
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(1400),
+        LinkAttribute::Address(MAC.to_vec()),
+        LinkAttribute::OperState(if up { State::Up } else { State::Down }),
+    ];
+    message
+}
+
+fn new_link(index: u32, name: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewLink(link_message(index, name, true))
+}
+
+fn del_link(index: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelLink(link_message(index, "any", false))
+}
+
+fn address_message(index: u32, net: &str) -> AddressMessage {
+    let net: IpNet = net.parse().unwrap();
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    message.attributes = vec![AddressAttribute::Address(net.addr())];
+    if net.addr().is_ipv4() {
+        message.attributes.push(AddressAttribute::Local(net.addr()));
+    }
+    message
+}
+
+fn new_address(index: u32, net: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewAddress(address_message(index, net))
+}
+
+fn neighbour_message(ifindex: u32, ip: &str, state: NeighbourState) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = ifindex;
+    message.header.state = state;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(ip.parse::<IpAddr>().unwrap().into()),
+        NeighbourAttribute::LinkLayerAddress(MAC.to_vec()),
+    ];
+    message
+}
+
+fn new_neighbour(ifindex: u32, ip: &str, state: NeighbourState) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewNeighbour(neighbour_message(ifindex, ip, state))
+}
+
+fn route_message(net: &str, ifindex: u32, gateway: &str, metric: u32) -> RouteMessage {
+    let net: IpNet = net.parse().unwrap();
+    let gateway: IpAddr = gateway.parse().unwrap();
+    let mut message = RouteMessage::default();
+    message.header.address_family = if net.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = net.prefix_len();
+    message.header.table = MAIN_TABLE;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Destination(net.addr().into()),
+        RouteAttribute::Oif(ifindex),
+        RouteAttribute::Gateway(gateway.into()),
+        RouteAttribute::Priority(metric),
+    ];
+    message
+}
+
+fn new_route(net: &str, ifindex: u32, gateway: &str, metric: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewRoute(route_message(net, ifindex, gateway, metric))
+}
+
+fn del_route(net: &str, ifindex: u32, gateway: &str, metric: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelRoute(route_message(net, ifindex, gateway, metric))
+}
+
+fn state_after(messages: impl IntoIterator<Item = RouteNetlinkMessage>) -> HostState {
+    let mut state = HostState::default();
+    for message in messages {
+        state.apply(&NetlinkMessage::from(message), &mut Changes::default());
+    }
+    state
+}
+
+fn apply(state: &mut HostState, message: RouteNetlinkMessage) -> Changes {
+    let mut changes = Changes::default();
+    state.apply(&NetlinkMessage::from(message), &mut changes);
+    changes
+}
+
+fn replace(state: &mut HostState, message: RouteNetlinkMessage) -> Changes {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REPLACE;
+    let mut changes = Changes::default();
+    state.apply(&message, &mut changes);
+    changes
+}
+
+/// Interface 5 with everything on it, and a bystander 6.
+fn busy_host() -> HostState {
+    state_after([
+        new_link(5, "tun-sh"),
+        new_link(6, "vpc0"),
+        new_address(5, "10.5.0.1/24"),
+        new_address(6, "10.6.0.1/24"),
+        new_neighbour(5, "10.5.0.2", NeighbourState::Reachable),
+        new_neighbour(6, "10.6.0.2", NeighbourState::Reachable),
+        new_route("10.50.0.0/16", 5, "10.5.0.2", 0),
+        new_route("10.60.0.0/16", 6, "10.6.0.2", 0),
+    ])
+}
+
+#[test]
+fn a_link_is_read_in_full() {
+    let mut message = link_message(9, "eth0.7", true);
+    message.attributes.extend([
+        LinkAttribute::Link(2),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vlan),
+            LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(7), InfoVlan::Protocol(VlanProtocol::Ieee8021Q)])),
+        ]),
+    ]);
+    let expected = Link {
+        index: 9,
+        name: "eth0.7".to_owned(),
+        kind: Some("vlan".to_owned()),
+        ethernet: true,
+        mac: Some(MAC),
+        mtu: 1400,
+        admin_up: true,
+        running: true,
+        vlan: Some((2, 7)),
+    };
+    assert_eq!(link(&message), Some(expected.clone()));
+    message.attributes.push(LinkAttribute::LinkNetNsId(0));
+    assert_eq!(link(&message), Some(Link { vlan: None, ..expected }), "the parent is elsewhere");
+}
+
+#[test]
+fn a_link_runs_when_its_lower_layer_is_up_and_its_state_is_up_or_unknown() {
+    let cases = [
+        (true, State::Up, true),
+        (true, State::Unknown, true),
+        (true, State::Dormant, false),
+        (true, State::LowerLayerDown, false),
+        (false, State::Up, false),
+        (false, State::Unknown, false),
+    ];
+    for (lower_up, oper_state, runs) in cases {
+        let mut message = link_message(1, "a", true);
+        message.header.flags.set(LinkFlags::LowerUp, lower_up);
+        message.attributes[3] = LinkAttribute::OperState(oper_state);
+        assert_eq!(link(&message).unwrap().running, runs, "{lower_up} {oper_state}");
+    }
+}
+
+#[test]
+fn a_raw_ip_link_has_no_ethernet_header_and_no_mac() {
+    let mut message = link_message(1, "ipsec0", true);
+    message.header.link_layer_type = LinkLayerType::None;
+    message.attributes[2] = LinkAttribute::Address(vec![10, 0, 0, 1]);
+    let link = link(&message).unwrap();
+    assert!(!link.ethernet);
+    assert_eq!(link.mac, None);
+}
+
+#[test]
+fn a_duplicate_event_changes_nothing() {
+    let mut state = busy_host();
+    for message in [
+        new_link(5, "tun-sh"),
+        new_address(5, "10.5.0.1/24"),
+        new_neighbour(5, "10.5.0.2", NeighbourState::Reachable),
+        new_neighbour(5, "10.5.0.2", NeighbourState::Delay),
+        new_route("10.50.0.0/16", 5, "10.5.0.2", 0),
+    ] {
+        let before = state.clone();
+        assert_eq!(apply(&mut state, message.clone()), Changes::default(), "{message:?}");
+        assert_eq!(state, before);
+    }
+}
+
+#[test]
+fn a_rename_changes_the_link_and_nothing_else() {
+    let mut state = busy_host();
+    let before = state.clone();
+    let changes = apply(&mut state, new_link(5, "renamed"));
+    assert_eq!(changes, Changes { links: true, ..Changes::default() });
+    assert_eq!(state.links[&5].name, "renamed");
+    assert_eq!(state.addresses, before.addresses);
+    assert_eq!(state.neighbours, before.neighbours);
+    assert_eq!(state.gateways, before.gateways);
+}
+
+#[test]
+fn a_deleted_link_takes_what_is_on_it_along() {
+    let mut state = busy_host();
+    let changes = apply(&mut state, del_link(5));
+    let all = Changes {
+        links: true,
+        addresses: true,
+        neighbours: true,
+        gateways: true,
+        stale: Vec::new(),
+        unannounced: true,
+    };
+    assert_eq!(changes, all);
+    let bystander = state_after([
+        new_link(6, "vpc0"),
+        new_address(6, "10.6.0.1/24"),
+        new_neighbour(6, "10.6.0.2", NeighbourState::Reachable),
+        new_route("10.60.0.0/16", 6, "10.6.0.2", 0),
+    ]);
+    assert_eq!(state, bystander);
+}
+
+#[test]
+fn a_reused_index_starts_bare() {
+    let mut state = busy_host();
+    apply(&mut state, del_link(5));
+    apply(&mut state, new_link(5, "other"));
+    assert_eq!(state.links[&5].name, "other");
+    assert!(!state.addresses.contains_key(&5));
+    assert!(state.neighbours.keys().all(|&(ifindex, _)| ifindex != 5));
+    assert!(state.gateways.keys().all(|&(ifindex, _)| ifindex != 5));
+}
+
+#[test]
+fn a_port_that_leaves_a_bridge_is_not_a_deleted_link() {
+    let mut state = busy_host();
+    let before = state.clone();
+    let mut message = link_message(5, "tun-sh", true);
+    message.header.interface_family = AddressFamily::Bridge;
+    message.attributes.truncate(1);
+    for event in [RouteNetlinkMessage::DelLink(message.clone()), RouteNetlinkMessage::NewLink(message)] {
+        assert_eq!(apply(&mut state, event), Changes::default());
+    }
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_notice_about_one_aspect_of_a_link_does_not_blank_the_rest() {
+    let mut state = busy_host();
+    let before = state.clone();
+    let mut wireless = link_message(5, "tun-sh", true);
+    wireless.attributes.truncate(1);
+    assert_eq!(apply(&mut state, RouteNetlinkMessage::NewLink(wireless)), Changes::default());
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_link_that_goes_down_loses_its_gateways_unannounced() {
+    let mut state = busy_host();
+    let down = RouteNetlinkMessage::NewLink(link_message(5, "tun-sh", false));
+    let changes = apply(&mut state, down);
+    assert!(changes.links && changes.gateways && changes.unannounced);
+    assert_eq!(state.gateways.len(), 1);
+    assert!(state.addresses.contains_key(&5), "addresses stay");
+}
+
+#[test]
+fn an_address_goes_and_may_take_routes_along_unannounced() {
+    let mut state = busy_host();
+    let gone = RouteNetlinkMessage::DelAddress(address_message(5, "10.5.0.1/24"));
+    let changes = apply(&mut state, gone);
+    let expected = Changes { addresses: true, unannounced: true, ..Changes::default() };
+    assert_eq!(changes, expected);
+    assert!(!state.addresses.contains_key(&5));
+}
+
+#[test]
+fn the_near_end_of_a_pair_is_the_address() {
+    let mut message = address_message(5, "10.5.0.2/24");
+    message.attributes[1] = AddressAttribute::Local(Ipv4Addr::new(10, 9, 0, 1).into());
+    assert_eq!(address(&message), Some("10.9.0.1/32".parse().unwrap()));
+    assert_eq!(address(&address_message(5, "fe80::1/64")), Some("fe80::1/64".parse().unwrap()));
+}
+
+#[test]
+fn a_neighbour_is_usable_in_these_states_only() {
+    let cases = [
+        (NeighbourState::Reachable, true),
+        (NeighbourState::Stale, true),
+        (NeighbourState::Delay, true),
+        (NeighbourState::Probe, true),
+        (NeighbourState::Permanent, true),
+        (NeighbourState::Noarp, true),
+        (NeighbourState::Incomplete, false),
+        (NeighbourState::Failed, false),
+        (NeighbourState::None, false),
+    ];
+    for (neighbour_state, usable) in cases {
+        let state = state_after([new_neighbour(5, "10.5.0.9", neighbour_state)]);
+        assert_eq!(!state.neighbours.is_empty(), usable, "{neighbour_state}");
+    }
+}
+
+#[test]
+fn a_neighbour_goes_when_it_fails_or_is_deleted() {
+    let key = (5, "10.5.0.2".parse().unwrap());
+    let gone = [
+        new_neighbour(5, "10.5.0.2", NeighbourState::Failed),
+        RouteNetlinkMessage::DelNeighbour(neighbour_message(5, "10.5.0.2", NeighbourState::Reachable)),
+    ];
+    for message in gone {
+        let mut state = busy_host();
+        assert!(state.neighbours.contains_key(&key));
+        let changes = apply(&mut state, message.clone());
+        assert_eq!(changes, Changes { neighbours: true, ..Changes::default() });
+        assert!(!state.neighbours.contains_key(&key));
+        assert_eq!(apply(&mut state, message), Changes::default(), "again");
+    }
+}
+
+#[test]
+fn a_neighbour_that_moves_has_its_new_mac() {
+    let mut state = busy_host();
+    let mut message = neighbour_message(5, "10.5.0.2", NeighbourState::Reachable);
+    message.attributes[1] = NeighbourAttribute::LinkLayerAddress(vec![9; 6]);
+    let changes = apply(&mut state, RouteNetlinkMessage::NewNeighbour(message));
+    assert!(changes.neighbours);
+    assert_eq!(state.neighbours[&(5, "10.5.0.2".parse().unwrap())], [9; 6]);
+}
+
+#[test]
+fn link_addresses_of_other_lengths_multicast_and_proxies_are_no_neighbours() {
+    let mut infiniband = neighbour_message(5, "10.5.0.9", NeighbourState::Reachable);
+    infiniband.attributes[1] = NeighbourAttribute::LinkLayerAddress(vec![1; 20]);
+    let mut proxy = neighbour_message(5, "10.5.0.9", NeighbourState::Permanent);
+    proxy.header.flags = NeighbourFlags::Proxy;
+    let multicast = neighbour_message(5, "ff02::16", NeighbourState::Noarp);
+    for message in [infiniband, proxy, multicast] {
+        let mut state = HostState::default();
+        let event = RouteNetlinkMessage::NewNeighbour(message);
+        assert_eq!(apply(&mut state, event), Changes::default());
+        assert!(state.neighbours.is_empty());
+    }
+}
+
+#[test]
+fn stale_is_told_unless_it_passed_within_the_burst() {
+    let key = (5, "10.5.0.2".parse().unwrap());
+    let mut state = busy_host();
+    let mut changes = Changes::default();
+    let went_stale = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Stale));
+    state.apply(&went_stale, &mut changes);
+    state.apply(&went_stale, &mut changes);
+    assert_eq!(changes, Changes { stale: vec![key], ..Changes::default() });
+    let probe = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Probe));
+    state.apply(&probe, &mut changes);
+    assert!(changes.is_empty());
+}
+
+#[test]
+fn gateways_are_those_of_single_next_hop_routes_of_others_in_the_main_table() {
+    let mut multipath = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
+    multipath.attributes.retain(|of| matches!(of, RouteAttribute::Destination(_)));
+    multipath.attributes.push(RouteAttribute::MultiPath(vec![RouteNextHop::default(); 2]));
+    let mut direct = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
+    direct.attributes.retain(|of| !matches!(of, RouteAttribute::Gateway(_)));
+    let mut elsewhere = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
+    elsewhere.header.table = 100;
+    let mut ours = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
+    ours.header.protocol = PROTOCOL.into();
+    let mut blackhole = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
+    blackhole.header.kind = RouteType::BlackHole;
+    for message in [multipath, direct, elsewhere, ours, blackhole] {
+        let mut state = busy_host();
+        let before = state.clone();
+        let event = RouteNetlinkMessage::NewRoute(message);
+        assert_eq!(apply(&mut state, event), Changes::default());
+        assert_eq!(state, before);
+    }
+    let mut state = busy_host();
+    let changes = apply(&mut state, new_route("2001:db8::/32", 5, "fe80::1", 0));
+    assert_eq!(changes, Changes { gateways: true, ..Changes::default() });
+    assert_eq!(state.gateways[&(5, "2001:db8::/32".parse().unwrap())].to_string(), "fe80::1");
+}
+
+#[test]
+fn the_lowest_metric_is_the_gateway_and_the_next_takes_over() {
+    let key = (5, "10.50.0.0/16".parse().unwrap());
+    let mut state = busy_host();
+    assert!(apply(&mut state, new_route("10.50.0.0/16", 5, "10.5.0.9", 100)).is_empty());
+    assert_eq!(state.gateways[&key].to_string(), "10.5.0.2");
+    assert!(apply(&mut state, del_route("10.50.0.0/16", 5, "10.5.0.2", 0)).gateways);
+    assert_eq!(state.gateways[&key].to_string(), "10.5.0.9");
+    assert!(apply(&mut state, del_route("10.50.0.0/16", 5, "10.5.0.9", 100)).gateways);
+    assert!(!state.gateways.contains_key(&key));
+}
+
+#[test]
+fn a_replaced_route_leaves_no_gateway_behind_on_its_old_interface() {
+    let net: IpNet = "10.50.0.0/16".parse().unwrap();
+    let mut state = busy_host();
+    assert!(replace(&mut state, new_route("10.50.0.0/16", 6, "10.6.0.9", 0)).gateways);
+    assert!(!state.gateways.contains_key(&(5, net)));
+    assert_eq!(state.gateways[&(6, net)].to_string(), "10.6.0.9");
+
+    let mut blackhole = route_message("10.50.0.0/16", 6, "10.6.0.9", 0);
+    blackhole.header.kind = RouteType::BlackHole;
+    assert!(replace(&mut state, RouteNetlinkMessage::NewRoute(blackhole)).gateways);
+    assert!(!state.gateways.contains_key(&(6, net)));
+
+    let mut state = busy_host();
+    replace(&mut state, new_route("10.50.0.0/16", 6, "10.6.0.9", 50));
+    assert!(state.gateways.contains_key(&(5, net)), "another metric's is another route");
+}
+
+#[test]
+fn a_deletion_of_another_gateway_is_not_this_ones() {
+    let mut state = busy_host();
+    assert!(apply(&mut state, del_route("10.50.0.0/16", 5, "10.5.0.77", 0)).is_empty());
+    assert_eq!(state.gateways.len(), 2);
+}
+
+#[test]
+fn gateways_on_links_that_are_down_or_unknown_are_dead() {
+    let mut state = busy_host();
+    state.links.get_mut(&5).unwrap().admin_up = false;
+    state.links.remove(&6);
+    state.forget_dead_gateways();
+    assert!(state.gateways.is_empty() && state.metrics.is_empty());
+}

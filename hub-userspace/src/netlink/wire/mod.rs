@@ -1,0 +1,107 @@
+//! Plan to netlink messages, and messages to plan. Pure.
+
+mod neighbour;
+mod route;
+mod rule;
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::{
+    AddressFamily,
+    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteMessage, RouteProtocol},
+    rule::{RuleAttribute, RuleMessage},
+};
+
+use self::{
+    neighbour::read_neighbour,
+    route::{action, table},
+    rule::read_rule,
+};
+pub(super) use self::{
+    neighbour::{bare_neighbour, neighbour, neighbour_mac, neighbour_use, read_neighbour_key},
+    route::{destination, metric, route, route_deletion, single_gateway},
+    rule::{rule, rule_deletion},
+};
+use super::{
+    PROTOCOL,
+    plan::{Existing, ExistingRule, Family, RouteKey},
+};
+
+impl From<Family> for AddressFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Inet,
+            Family::V6 => Self::Inet6,
+        }
+    }
+}
+
+fn family_of(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// Selects all routes, rules or neighbours in a strict dump.
+pub(super) mod all {
+    use super::{AddressFamily, NeighbourMessage, PROTOCOL, RouteMessage, RuleMessage};
+
+    /// Routes of our protocol, in any table.
+    pub fn our_routes(family: AddressFamily) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.header.protocol = PROTOCOL.into();
+        message
+    }
+
+    /// Rules; the kernel does not select by protocol.
+    pub fn rules(family: AddressFamily) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = family;
+        message
+    }
+
+    /// Neighbours of both families; the kernel does not select by protocol.
+    pub fn neighbours() -> NeighbourMessage {
+        NeighbourMessage::default()
+    }
+}
+
+impl Existing {
+    /// Takes note of a route that the kernel shows, if it is ours.
+    pub(super) fn note_route(&mut self, message: &RouteMessage) {
+        if u8::from(message.header.protocol) != PROTOCOL {
+            return;
+        }
+        let Some(destination) = destination(message) else {
+            return;
+        };
+        let key = RouteKey { table: table(message), destination, metric: metric(message) };
+        // Two of one key (appended by hand): replaced by one.
+        let twice = self.routes.contains_key(&key);
+        self.routes.insert(key, if twice { None } else { action(message) });
+    }
+
+    /// Takes note of a rule that the kernel shows, if it is ours.
+    pub(super) fn note_rule(&mut self, message: &RuleMessage) {
+        let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
+        if message.attributes.contains(&ours) {
+            self.rules.push(ExistingRule { rule: read_rule(message), message: message.clone() });
+        }
+    }
+
+    /// Takes note of a neighbour that the kernel shows, if it is ours or in our way.
+    pub(super) fn note_neighbour(&mut self, message: &NeighbourMessage) {
+        let Some(key) = read_neighbour_key(message) else {
+            return;
+        };
+        let ours = NeighbourAttribute::Protocol(RouteProtocol::from(PROTOCOL));
+        if message.attributes.contains(&ours) {
+            self.neighbours.insert(key, read_neighbour(message));
+        } else if message.header.state == NeighbourState::Permanent {
+            self.foreign.insert(key, neighbour_mac(message));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

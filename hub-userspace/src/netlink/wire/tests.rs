@@ -1,0 +1,215 @@
+use rtnetlink::{
+    packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        IpProtocol, RouteNetlinkMessage,
+        neighbour::{NeighbourExtFlags, NeighbourFlags},
+        route::{RouteAttribute, RouteType},
+        rule::RuleFlags,
+    },
+};
+
+use super::{neighbour::ext_flags, route::via, *};
+use crate::netlink::{
+    TABLE,
+    plan::{KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction, RuleMatch},
+};
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
+    KernelNextHop { ifindex, via: via.map(address), onlink: false, weight }
+}
+
+fn planned(destination: &str, action: &RouteAction) -> KernelRoute {
+    let action = action.normalised();
+    KernelRoute { table: TABLE, destination: destination.parse().unwrap(), action }
+}
+
+/// The message as bytes and back: what the kernel would read, and show.
+fn over_the_wire(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
+    let mut message = NetlinkMessage::from(message);
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    assert_eq!(NetlinkBuffer::new(&bytes).length() as usize, bytes.len());
+    match NetlinkMessage::deserialize(&bytes).unwrap().payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn routes_read_back_as_planned() {
+    let single = |hop| RouteAction::Unicast { next_hops: vec![hop] };
+    let onlink = |via| KernelNextHop { onlink: true, ..hop(3, Some(via), 1) };
+    let cases = [
+        planned("10.0.0.0/8", &single(hop(3, None, 1))),
+        planned("10.0.0.0/8", &single(hop(3, Some("10.9.0.1"), 1))),
+        planned("10.0.0.0/8", &single(onlink("10.9.0.1"))),
+        planned("10.0.0.0/8", &single(hop(3, Some("fe80::1"), 1))),
+        planned("0.0.0.0/0", &RouteAction::Throw),
+        planned("::/0", &RouteAction::Unreachable),
+        planned("2001:db8::/32", &single(hop(3, None, 1))),
+        planned("2001:db8::/32", &single(onlink("2001:db8:9::1"))),
+        planned(
+            "10.0.0.0/8",
+            &RouteAction::Unicast {
+                next_hops: vec![hop(3, None, 100), onlink("10.9.0.1"), hop(4, Some("fe80::1"), 7)],
+            },
+        ),
+        planned(
+            "2001:db8::/32",
+            &RouteAction::Unicast { next_hops: vec![hop(3, None, 100), hop(4, None, 1), hop(5, Some("fe80::1"), 7)] },
+        ),
+    ];
+    for case in cases {
+        let shown = match over_the_wire(RouteNetlinkMessage::NewRoute(route(&case))) {
+            RouteNetlinkMessage::NewRoute(shown) => shown,
+            other => panic!("{other:?}"),
+        };
+        let mut existing = Existing::default();
+        existing.note_route(&shown);
+        assert_eq!(existing.routes, [(RouteKey::from(&case), Some(case.action))].into());
+    }
+}
+
+#[test]
+fn only_routes_of_our_protocol_are_ours() {
+    let mut message = route(&planned("10.0.0.0/8", &RouteAction::Throw));
+    message.header.protocol = RouteProtocol::Bird;
+    let mut existing = Existing::default();
+    existing.note_route(&message);
+    assert!(existing.routes.is_empty());
+}
+
+#[test]
+fn two_routes_of_one_key_are_neither() {
+    let one = planned("10.0.0.0/8", &RouteAction::Throw);
+    let mut existing = Existing::default();
+    existing.note_route(&route(&one));
+    existing.note_route(&route(&one));
+    assert_eq!(existing.routes, [(RouteKey::from(&one), None)].into());
+}
+
+#[test]
+fn a_route_that_no_plan_could_ask_for_has_no_action() {
+    let mut message = route(&planned("10.0.0.0/8", &RouteAction::Throw));
+    message.header.kind = RouteType::BlackHole;
+    let mut existing = Existing::default();
+    existing.note_route(&message);
+    assert_eq!(existing.routes.into_values().collect::<Vec<_>>(), [None]);
+}
+
+#[test]
+fn ipv6_next_hops_without_gateway_have_one_on_the_wire_when_there_are_several() {
+    let gateways = |message: &RouteMessage| -> Vec<Option<IpAddr>> {
+        let hops = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => Some(hops),
+            _ => None,
+        });
+        hops.unwrap().iter().map(|hop| via(&hop.attributes)).collect()
+    };
+    let next_hops = vec![hop(1, None, 1), hop(2, None, 1)];
+    let v6 = planned("2001:db8::/32", &RouteAction::Unicast { next_hops: next_hops.clone() });
+    assert_eq!(gateways(&route(&v6)), [Some(address("fe80::1180")); 2]);
+    let v4 = planned("10.0.0.0/8", &RouteAction::Unicast { next_hops });
+    assert_eq!(gateways(&route(&v4)), [None; 2]);
+}
+
+#[test]
+fn rules_read_back_as_planned() {
+    let cases = [
+        (Family::V4, RuleMatch::Interface("tun-sh".to_owned())),
+        (Family::V6, RuleMatch::Interface("123456789012345".to_owned())),
+        (Family::V4, RuleMatch::LocalIcmp),
+        (Family::V6, RuleMatch::LocalIcmp),
+    ];
+    for (family, what) in cases {
+        let planned = KernelRule { family, what };
+        let mut shown = match over_the_wire(RouteNetlinkMessage::NewRule(rule(&planned))) {
+            RouteNetlinkMessage::NewRule(shown) => shown,
+            other => panic!("{other:?}"),
+        };
+        // As the kernel adds.
+        shown.header.table = 252;
+        shown.header.flags = RuleFlags::IifDetached;
+        shown.attributes.insert(1, RuleAttribute::SuppressPrefixLen(u32::MAX));
+        let mut existing = Existing::default();
+        existing.note_rule(&shown);
+        assert_eq!(existing.rules, [ExistingRule { rule: Some(planned), message: shown }]);
+    }
+}
+
+#[test]
+fn a_rule_that_differs_in_anything_is_ours_but_not_planned() {
+    let planned = KernelRule { family: Family::V4, what: RuleMatch::Interface("a".to_owned()) };
+    let differences: [fn(&mut RuleMessage); 5] = [
+        |message| message.attributes.push(RuleAttribute::FwMark(1)),
+        |message| message.header.tos = 4,
+        |message| message.header.flags = RuleFlags::Invert,
+        |message| message.attributes[0] = RuleAttribute::Table(7),
+        |message| {
+            message.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
+        },
+    ];
+    for differ in differences {
+        let mut message = rule(&planned);
+        differ(&mut message);
+        let mut existing = Existing::default();
+        existing.note_rule(&message);
+        assert_eq!(existing.rules, [ExistingRule { rule: None, message }]);
+    }
+    let mut message = rule(&planned);
+    message.attributes[2] = RuleAttribute::Protocol(RouteProtocol::Static);
+    let mut existing = Existing::default();
+    existing.note_rule(&message);
+    assert_eq!(existing.rules, []);
+}
+
+#[test]
+fn neighbours_read_back_as_planned() {
+    for planned in [
+        KernelNeighbour::Managed { ifindex: 3, address: address("10.0.0.1") },
+        KernelNeighbour::Managed { ifindex: 3, address: address("fe80::1") },
+        KernelNeighbour::Permanent { ifindex: 3, address: address("fe80::1"), mac: [2; 6] },
+    ] {
+        let shown = match over_the_wire(RouteNetlinkMessage::NewNeighbour(neighbour(&planned))) {
+            RouteNetlinkMessage::NewNeighbour(shown) => shown,
+            other => panic!("{other:?}"),
+        };
+        let mut existing = Existing::default();
+        existing.note_neighbour(&shown);
+        assert_eq!(existing.neighbours, [(planned.key(), Some(planned))].into());
+        assert!(existing.foreign.is_empty());
+    }
+}
+
+#[test]
+fn a_permanent_neighbour_of_others_is_in_our_way_and_no_other_is() {
+    let planned = KernelNeighbour::Permanent { ifindex: 3, address: address("10.0.0.1"), mac: [2; 6] };
+    let mut message = neighbour(&planned);
+    message.attributes.retain(|of| !matches!(of, NeighbourAttribute::Protocol(_)));
+    let mut existing = Existing::default();
+    existing.note_neighbour(&message);
+    assert_eq!(existing.foreign, [(planned.key(), Some([2; 6]))].into());
+    message.header.state = NeighbourState::Reachable;
+    let mut existing = Existing::default();
+    existing.note_neighbour(&message);
+    assert!(existing.foreign.is_empty() && existing.neighbours.is_empty());
+}
+
+#[test]
+fn using_a_neighbour_keeps_it_managed() {
+    let planned = KernelNeighbour::Managed { ifindex: 3, address: address("10.0.0.1") };
+    let mut shown = neighbour(&planned);
+    shown.header.state = NeighbourState::Reachable;
+    assert_eq!(neighbour_use(&shown), None);
+    shown.header.state = NeighbourState::Stale;
+    let message = neighbour_use(&shown).unwrap();
+    assert!(message.header.flags.contains(NeighbourFlags::Use));
+    assert_eq!(ext_flags(&message), NeighbourExtFlags::Managed);
+    shown.attributes.retain(|of| !matches!(of, NeighbourAttribute::ExtFlags(_)));
+    assert_eq!(ext_flags(&neighbour_use(&shown).unwrap()), NeighbourExtFlags::empty());
+}

@@ -1,0 +1,136 @@
+//! Numbers for things: a thing keeps its number for as long as it is used.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+};
+
+/// Numbers `first..limit`, given to keys.
+///
+/// A round is one compilation: [`Slots::begin`], a [`Slots::take`] for each key in use, [`Slots::end`]. A number whose
+/// key was not taken in a round rests until [`Slots::release`], which its user calls once no packet can still be on its
+/// way with that number.
+#[derive(Debug, Clone)]
+pub struct Slots<K> {
+    what: &'static str,
+    given: HashMap<K, Given>,
+    free: BTreeSet<u32>,
+    resting: Vec<u32>,
+    next: u32,
+    limit: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    number: u32,
+    used: bool,
+}
+
+/// All numbers are given away.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the kernel program has room for {limit} {what}, the configuration needs more: use fewer of them")]
+pub struct Full {
+    what: &'static str,
+    limit: u32,
+}
+
+impl<K: Eq + Hash> Slots<K> {
+    /// `what` names the keys in the error, in the plural.
+    pub fn new(what: &'static str, first: u32, limit: u32) -> Self {
+        Self { what, given: HashMap::new(), free: BTreeSet::new(), resting: Vec::new(), next: first, limit }
+    }
+
+    pub fn begin(&mut self) {
+        for given in self.given.values_mut() {
+            given.used = false;
+        }
+    }
+
+    /// The key's number; the lowest free one if it has none yet.
+    pub fn take(&mut self, key: K) -> Result<u32, Full> {
+        if let Some(given) = self.given.get_mut(&key) {
+            given.used = true;
+            return Ok(given.number);
+        }
+        let number = match self.free.pop_first() {
+            Some(number) => number,
+            None if self.next < self.limit => {
+                self.next += 1;
+                self.next - 1
+            }
+            None => {
+                return Err(Full { what: self.what, limit: self.limit });
+            }
+        };
+        self.given.insert(key, Given { number, used: true });
+        Ok(number)
+    }
+
+    pub fn end(&mut self) {
+        let resting = &mut self.resting;
+        self.given.retain(|_, given| {
+            if !given.used {
+                resting.push(given.number);
+            }
+            given.used
+        });
+    }
+
+    /// Some numbers wait for [`Slots::release`].
+    pub fn is_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    pub fn release(&mut self) {
+        self.free.extend(self.resting.drain(..));
+    }
+
+    /// The number of a key that has one.
+    pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<u32>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.given.get(key).map(|given| given.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Slots;
+
+    fn round(slots: &mut Slots<&'static str>, keys: &[&'static str]) -> Vec<u32> {
+        slots.begin();
+        let numbers = keys.iter().map(|key| slots.take(key).unwrap()).collect();
+        slots.end();
+        numbers
+    }
+
+    #[test]
+    fn a_key_keeps_its_number_while_it_is_used() {
+        let mut slots = Slots::new("things", 1, 9);
+        assert_eq!(round(&mut slots, &["a", "b", "c"]), [1, 2, 3]);
+        assert_eq!(round(&mut slots, &["c", "a"]), [3, 1]);
+    }
+
+    #[test]
+    fn a_number_rests_before_it_is_given_again() {
+        let mut slots = Slots::new("things", 0, 9);
+        round(&mut slots, &["a", "b"]);
+        assert_eq!(round(&mut slots, &["b"]), [1]);
+        assert!(slots.is_resting());
+        assert_eq!(round(&mut slots, &["b", "c"]), [1, 2]);
+        slots.release();
+        assert_eq!(round(&mut slots, &["b", "c", "d"]), [1, 2, 0]);
+    }
+
+    #[test]
+    fn says_what_there_is_too_much_of() {
+        let mut slots = Slots::new("things", 0, 1);
+        slots.take("a").unwrap();
+        let error = slots.take("b").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the kernel program has room for 1 things, the configuration needs more: use fewer of them"
+        );
+    }
+}

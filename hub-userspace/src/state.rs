@@ -1,0 +1,38 @@
+//! Whether a connection can carry traffic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::model::Config,
+    netlink::{HostState, Link},
+};
+
+/// State of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its interface is there and running.
+    Up,
+    Down,
+    /// Taken down by hand.
+    AdminDown,
+}
+
+/// States by connection name.
+pub type States = BTreeMap<String, State>;
+
+/// The state of every connection of the configuration.
+pub fn states(config: &Config, host: &HostState, admin_down: &BTreeSet<String>) -> States {
+    let state = |name: &String, interface: &str| {
+        if admin_down.contains(name) {
+            State::AdminDown
+        } else if host.link(interface).is_some_and(Link::is_up) {
+            State::Up
+        } else {
+            State::Down
+        }
+    };
+    config.connections.iter().map(|(name, connection)| (name.clone(), state(name, &connection.interface))).collect()
+}

@@ -1,0 +1,110 @@
+//! What `vpnhub status` and the control socket show. The JSON is a contract: fields may be added, never changed.
+
+use std::collections::BTreeMap;
+
+use hub_common::{Reason, maps::Counters};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::state::State;
+
+/// Counts by name of the [`Reason`], zeros included.
+pub type Reasons = BTreeMap<String, u64>;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub gateway: Gateway,
+    pub vpc: Option<Vpc>,
+    /// In order of their names.
+    pub connections: Vec<Connection>,
+    /// In the file's order.
+    pub routes: Vec<Route>,
+    /// Of all connections, the VPC and what cannot be attributed.
+    pub drops: Reasons,
+    /// As `drops`: what was left to the kernel.
+    pub passes: Reasons,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    pub name: String,
+}
+
+/// The VPC side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vpc {
+    pub interface: String,
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    pub name: String,
+    pub interface: String,
+    pub state: State,
+    /// Why it is not up.
+    #[serde(default)]
+    pub state_reason: Option<String>,
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// How the program is attached to an interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// `xdp-native`, `xdp-generic`, or nothing where it is not attached.
+    pub attach: Option<String>,
+    /// Why it is not native, or not at all.
+    #[serde(default)]
+    pub attach_reason: Option<String>,
+}
+
+/// Packets and bytes, the latter of IP packets, since the agent started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Came in from it, its selectors admitting them.
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    /// Forwarded to it by the kernel program.
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    /// Came in from it and were dropped.
+    pub drops: Reasons,
+    /// Came in from it and were left to the kernel.
+    pub passes: Reasons,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    pub destination: IpNet,
+    pub next_hop: String,
+    /// 0..=100.
+    pub weight: u8,
+    pub publish: bool,
+    /// The part of the destination's flows that takes this route now, 0..=1.
+    pub share: f64,
+}
+
+impl From<&Counters> for Traffic {
+    fn from(counters: &Counters) -> Self {
+        Self {
+            rx_packets: counters.rx_packets,
+            rx_bytes: counters.rx_bytes,
+            tx_packets: counters.tx_packets,
+            tx_bytes: counters.tx_bytes,
+            drops: reasons(counters, true),
+            passes: reasons(counters, false),
+        }
+    }
+}
+
+/// The counts of drops, or of passes, by name.
+pub fn reasons(counters: &Counters, drops: bool) -> Reasons {
+    let of_kind = Reason::ALL.into_iter().filter(|reason| reason.is_drop() == drops);
+    of_kind.map(|reason| (reason.name().to_owned(), counters.reasons[reason as usize])).collect()
+}

@@ -1,0 +1,99 @@
+//! Status and routes as tables for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::{
+    state::State,
+    status::{Reasons, Route, Status, Traffic},
+};
+
+/// The whole status.
+pub fn status(status: &Status) -> String {
+    let mut connections =
+        table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH", "RX PKTS", "RX BYTES", "TX PKTS", "TX BYTES", "DROPS"]);
+    let mut notes = Vec::new();
+    for connection in &status.connections {
+        let attach = connection.attachment.attach.as_deref().unwrap_or("-");
+        row(
+            &mut connections,
+            &connection.name,
+            &connection.interface,
+            state(connection.state),
+            attach,
+            &connection.traffic,
+        );
+        let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
+        let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
+        told.dedup();
+        notes.extend(told.into_iter().map(|reason| format!("{}: {reason}\n", connection.name)));
+    }
+    if let Some(vpc) = &status.vpc {
+        let attach = vpc.attachment.attach.as_deref().unwrap_or("-");
+        row(&mut connections, "(vpc)", &vpc.interface, "", attach, &vpc.traffic);
+        notes.extend(vpc.attachment.attach_reason.iter().map(|reason| format!("vpc: {reason}\n")));
+    }
+    let notes = notes.concat();
+    format!(
+        "gateway {}\n\n{connections}\n{notes}\n{}\ndropped            {}\nleft to the kernel {}\n",
+        status.gateway.name,
+        routes(&status.routes),
+        reasons(&status.drops),
+        reasons(&status.passes),
+    )
+}
+
+/// Routes with their shares.
+pub fn routes(routes: &[Route]) -> String {
+    let mut rows = table(&["DESTINATION", "NEXT HOP", "WEIGHT", "PUBLISHED", "SHARE"]);
+    for route in routes {
+        rows.add_row([
+            route.destination.to_string(),
+            route.next_hop.clone(),
+            route.weight.to_string(),
+            if route.publish { "yes" } else { "no" }.to_owned(),
+            format!("{:.0} %", route.share * 100.0),
+        ]);
+    }
+    right(&mut rows, &[2, 4]);
+    format!("{rows}\n")
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+fn right(table: &mut Table, columns: &[usize]) {
+    for index in columns {
+        if let Some(column) = table.column_mut(*index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn row(table: &mut Table, name: &str, interface: &str, state: &str, attach: &str, traffic: &Traffic) {
+    let counts =
+        [traffic.rx_packets, traffic.rx_bytes, traffic.tx_packets, traffic.tx_bytes, traffic.drops.values().sum()];
+    let names = [name, interface, state, attach].map(str::to_owned);
+    table.add_row(names.into_iter().chain(counts.map(|count| count.to_string())));
+    right(table, &[4, 5, 6, 7, 8]);
+}
+
+const fn state(state: State) -> &'static str {
+    match state {
+        State::Up => "up",
+        State::Down => "down",
+        State::AdminDown => "admin down",
+    }
+}
+
+/// Those that are not zero, largest first.
+fn reasons(reasons: &Reasons) -> String {
+    let mut counts: Vec<_> = reasons.iter().filter(|(_, count)| **count > 0).collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    match counts.is_empty() {
+        true => "nothing".to_owned(),
+        false => counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", "),
+    }
+}

@@ -1,0 +1,264 @@
+//! `vpnhub check` over the files of tests/check: each beside what is said about it, to the letter.
+//!
+//! `UPDATE_EXPECTED=1 cargo test -p hub-userspace --test check` rewrites the expectations; read the difference.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use hub_userspace::config::{
+    self, Config, Diagnostic, Severity,
+    check::{Format, run},
+};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Paths of the files in the folder with this extension, without it.
+fn stems(folder: &Path, extension: &str) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("an entry").path());
+    let with_it = entries.filter(|path| path.extension().is_some_and(|found| found == extension));
+    with_it.map(|path| path.with_extension("")).collect()
+}
+
+/// What the command prints, with the file's name for its path.
+fn output(file: &Path) -> String {
+    let name = file.file_name().expect("a file").to_string_lossy();
+    run(file, Format::Table).stdout.replace(&file.display().to_string(), &name)
+}
+
+/// The lines that differ, `-` for those expected.
+fn difference(expected: &str, actual: &str) -> String {
+    let (expected, actual): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
+    let gone = expected.iter().filter(|line| !actual.contains(line)).map(|line| format!("  - {line}\n"));
+    let new = actual.iter().filter(|line| !expected.contains(line)).map(|line| format!("  + {line}\n"));
+    gone.chain(new).collect()
+}
+
+fn errors(found: &[Diagnostic]) -> usize {
+    found.iter().filter(|found| found.severity == Severity::Error).count()
+}
+
+#[test]
+fn every_file_is_judged_as_expected() {
+    let folder = repository().join("tests/check");
+    let (files, expectations) = (stems(&folder, "toml"), stems(&folder, "expected"));
+    let update = env::var_os("UPDATE_EXPECTED").is_some();
+    let mut wrong = String::new();
+    for stem in &files {
+        let (file, expectation) = (stem.with_extension("toml"), stem.with_extension("expected"));
+        let actual = output(&file);
+        if update {
+            fs::write(&expectation, &actual).expect("the folder can be written");
+        }
+        let expected = fs::read_to_string(&expectation).unwrap_or_default();
+        if actual != expected {
+            let _ = write!(wrong, "{}:\n{}", file.display(), difference(&expected, &actual));
+        }
+    }
+    for orphan in expectations.difference(&files) {
+        let _ = writeln!(wrong, "{}.expected: there is no .toml beside it", orphan.display());
+    }
+    assert!(files.len() >= 25, "only {} files", files.len());
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn diagnostics_are_one_line_each_with_a_place_and_a_way_out() {
+    for stem in stems(&repository().join("tests/check"), "toml") {
+        let text = fs::read_to_string(stem.with_extension("toml")).expect("a text");
+        for found in config::parse(&text).map_or_else(|all| all, |(_, warnings)| warnings) {
+            let line = found.to_string();
+            assert_eq!(line.lines().count(), 1, "{line:?}");
+            assert!(line.chars().count() < 500, "{line}");
+            assert!(found.help.is_some(), "{line}");
+            assert!(found.line >= 1 && found.column >= 1, "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_example_is_clean() {
+    let example = repository().join("examples/three-offices.toml");
+    let outcome = run(&example, Format::Table);
+    assert_eq!(outcome.stdout, format!("{}: ok: 3 connections, 6 routes\n", example.display()));
+    assert_eq!(outcome.exit_code, 0);
+}
+
+#[test]
+fn json_has_the_same_findings() {
+    let file = repository().join("tests/check/dozen-mistakes.toml");
+    let outcome = run(&file, Format::Json);
+    assert_eq!(outcome.exit_code, 1);
+    let json: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    let found = config::load(&file).expect_err("mistakes").diagnostics;
+    assert_eq!(json["ok"], false);
+    assert_eq!(json["errors"].as_array().map(Vec::len), Some(errors(&found)));
+    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(found.len() - errors(&found)));
+    assert_eq!(json["errors"][0]["severity"], "error");
+    assert!(json["errors"][0]["line"].is_u64());
+}
+
+#[test]
+fn files_that_cannot_be_read_say_why() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("check");
+    fs::create_dir_all(&folder).expect("a folder for the test");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).expect("the folder can be written");
+        path
+    };
+    let cases = [
+        (folder.join("absent.toml"), "there is no such file"),
+        (folder.clone(), "this is a directory"),
+        (write("latin1.toml", b"[gateway]\nname = \"caf\xe9\"\n"), "not UTF-8 text: line 2"),
+        (write("large.toml", &vec![b'#'; 16 * 1024 * 1024 + 1]), "larger than 16 MiB"),
+        (PathBuf::from("/dev/zero"), "larger than 16 MiB"),
+    ];
+    for (path, expected) in cases {
+        let outcome = run(&path, Format::Table);
+        assert_eq!(outcome.exit_code, 1);
+        assert!(outcome.stdout.starts_with(&format!("{}: error: ", path.display())), "{}", outcome.stdout);
+        assert!(outcome.stdout.contains(expected), "{}", outcome.stdout);
+        assert!(outcome.stdout.ends_with("1 error: nothing was applied\n"), "{}", outcome.stdout);
+    }
+}
+
+/// Parses, and fails when that takes longer than an operator waits.
+fn parse_quickly(what: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
+    let start = Instant::now();
+    let result = config::parse(text).map(|(config, _)| config);
+    // Release takes a fraction of a second; a quadratic step would take minutes. The rest is for a busy machine.
+    let limit = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 10 });
+    println!("{what}: {:?}", start.elapsed());
+    assert!(start.elapsed() < limit, "{what}: {:?}", start.elapsed());
+    result
+}
+
+const TWO_SITES: &str = r#"
+[gateway]
+name = "hub"
+[customer_gateway.a]
+address = "198.51.100.1"
+[customer_gateway.b]
+address = "198.51.100.2"
+[connection.a]
+customer_gateway = "a"
+interface = "tun-a"
+local_cidrs = ["0.0.0.0/0"]
+remote_cidrs = ["10.0.0.0/8"]
+[connection.b]
+customer_gateway = "b"
+interface = "tun-b"
+local_cidrs = ["0.0.0.0/0"]
+remote_cidrs = ["172.16.0.0/12"]
+"#;
+
+fn route(destination: &str, next_hop: &str) -> String {
+    format!("[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\n")
+}
+
+/// A text of `count` pieces.
+fn pieces(count: u32, piece: impl Fn(u32) -> String) -> String {
+    (0..count).map(piece).collect::<Vec<_>>().concat()
+}
+
+/// The `index`th /31 of 10.0.0.0/8.
+fn pair(index: u32) -> String {
+    format!("{}/31", Ipv4Addr::from((10 << 24) + index * 2))
+}
+
+#[test]
+fn a_hundred_thousand_routes_are_judged_quickly() {
+    const COUNT: u32 = 100_000;
+    let apart = TWO_SITES.to_owned() + &pieces(COUNT, |index| route(&pair(index), "a"));
+    assert_eq!(parse_quickly("apart", &apart).expect("no mistakes").routes.len(), COUNT as usize);
+
+    let inside = TWO_SITES.to_owned() + &route("10.0.0.0/8", "a") + &pieces(COUNT, |index| route(&pair(index), "b"));
+    let found = parse_quickly("inside", &inside).expect_err("all inside the first");
+    assert_eq!(errors(&found), COUNT as usize);
+
+    let dangling = TWO_SITES.to_owned() + &pieces(COUNT, |index| route(&pair(index), &format!("a{index}")));
+    let found = parse_quickly("dangling", &dangling).expect_err("all dangling");
+    assert_eq!(errors(&found), COUNT as usize);
+}
+
+#[test]
+fn hostile_text_ends_in_errors() {
+    let quota = "[gateway]\nname = \"hub\"\nmax_connections = ".to_owned();
+    let cases = [
+        ("brackets", "a = ".to_owned() + &"[".repeat(1 << 20)),
+        ("braces", "a = ".to_owned() + &"{a=".repeat(1 << 18)),
+        ("dotted key", "a.".repeat(1 << 18) + "a = 1"),
+        ("dotted header", "[".to_owned() + &"a.".repeat(1 << 18) + "a]"),
+        ("integer", quota + &"9".repeat(1 << 20)),
+        ("NUL bytes", "\0".repeat(1 << 20)),
+        ("quotes", "\"".repeat((1 << 20) + 1)),
+        ("headers", "[a\n".repeat(1 << 18)),
+        ("open lists", "a = [\n".repeat(1 << 18)),
+        ("open texts", "a = \"\"\"\n".repeat(1 << 17)),
+        ("the same key", "a = 1\n".repeat(1 << 18)),
+        ("the same header", "[a]\n".repeat(1 << 18)),
+        ("unknown keys", pieces(100_000, |index| format!("key{index} = 1\n"))),
+        ("long names", format!("[connection.{}]\n", "x".repeat(1 << 20))),
+        ("sections", pieces(50_000, |index| format!("[connection.c{index}]\n"))),
+    ];
+    for (what, text) in cases {
+        let found = parse_quickly(what, &text).expect_err(what);
+        assert!(errors(&found) > 0, "{what}");
+    }
+}
+
+/// xorshift64: the same bytes on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).expect("below a usize")
+    }
+
+    /// Changes, adds or removes a byte, or copies a piece to somewhere else.
+    fn damage(&mut self, bytes: &mut Vec<u8>) {
+        const SIGNS: &[u8] = b"[]{}=\"'.,#\n\r\t \\_-:/0129azAZ\0\x7f\xc3\xa9";
+        let at = self.below(bytes.len());
+        let sign = SIGNS[self.below(SIGNS.len())];
+        match self.below(4) {
+            0 => bytes[at] = sign,
+            1 => bytes.insert(at, sign),
+            2 => _ = bytes.remove(at),
+            _ => {
+                let end = (at + self.below(80)).min(bytes.len());
+                let piece = bytes[at..end].to_vec();
+                let to = self.below(bytes.len());
+                bytes.splice(to..to, piece);
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_files_never_panic() {
+    let example = fs::read(repository().join("examples/three-offices.toml")).expect("the example");
+    let mut random = Random(0x5eed);
+    for _ in 0..20_000 {
+        let mut bytes = example.clone();
+        for _ in 0..=random.below(6) {
+            random.damage(&mut bytes);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        if let Err(found) = config::parse(&text) {
+            assert!(errors(&found) > 0, "refused without an error: {text}");
+            assert!(found.is_sorted_by_key(|found| (found.line, found.column)), "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A network namespace per test, on a thread of its own, and the little that tests build in it.
+
+use std::{fs::File, net::IpAddr, os::fd::AsRawFd as _, process::Command, thread};
+
+use hub_userspace::netlink::{HostPlan, KernelNextHop, KernelRoute, RouteAction};
+use ipnet::IpNet;
+use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, packet_route::link::LinkMessage};
+use serde_json::Value;
+
+/// A namespace, seen from a thread that is in it.
+pub struct Lab {
+    pub handle: Handle,
+}
+
+/// A second namespace. It lives as long as the file.
+pub struct Peer(File);
+
+/// Runs a test in a new network namespace, and fails if it does.
+pub fn in_namespace<F>(test: impl FnOnce(Lab) -> F + Send + 'static)
+where
+    F: Future<Output = ()>,
+{
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test makes network namespaces and needs root: run it with sudo"
+    );
+    on_thread(move || {
+        new_namespace();
+        run(async {
+            let lab = Lab::here();
+            lab.up(1).await;
+            test(lab).await;
+        });
+    });
+}
+
+fn on_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    thread::spawn(job).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn new_namespace() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs CAP_SYS_ADMIN: run the test as root");
+}
+
+/// Runs a future on this very thread: others are in other namespaces.
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+impl Peer {
+    pub fn new() -> Self {
+        Self(on_thread(|| {
+            new_namespace();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        }))
+    }
+
+    /// Runs a job in there.
+    pub fn inside<F>(&self, job: impl FnOnce(Lab) -> F + Send + 'static)
+    where
+        F: Future<Output = ()>,
+    {
+        let namespace = self.0.try_clone().unwrap();
+        on_thread(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            run(async { job(Lab::here()).await });
+        });
+    }
+}
+
+impl Lab {
+    fn here() -> Self {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        Self { handle }
+    }
+
+    /// A veth pair, both ends up; the index of the first end.
+    pub async fn veth(&self, name: &str, peer: &str) -> u32 {
+        self.handle.link().add(LinkVeth::new(name, peer).build()).execute().await.unwrap();
+        self.up(index(peer)).await;
+        let index = index(name);
+        self.up(index).await;
+        index
+    }
+
+    pub async fn up(&self, index: u32) {
+        self.set(LinkUnspec::new_with_index(index).up().build()).await;
+    }
+
+    pub async fn down(&self, index: u32) {
+        self.set(LinkUnspec::new_with_index(index).down().build()).await;
+    }
+
+    pub async fn set(&self, message: LinkMessage) {
+        self.handle.link().set(message).execute().await.unwrap();
+    }
+
+    pub async fn delete(&self, index: u32) {
+        self.handle.link().del(index).execute().await.unwrap();
+    }
+
+    /// Moves an interface to the other namespace.
+    pub async fn give(&self, index: u32, peer: &Peer) {
+        self.set(LinkUnspec::new_with_index(index).setns_by_fd(peer.0.as_raw_fd()).build()).await;
+    }
+
+    pub async fn address(&self, index: u32, net: &str) {
+        let net: IpNet = net.parse().unwrap();
+        let request = self.handle.address().add(index, net.addr(), net.prefix_len());
+        request.execute().await.unwrap();
+    }
+}
+
+/// The index of an interface.
+pub fn index(name: &str) -> u32 {
+    let shown = ip(&format!("link show dev {name}"));
+    u32::try_from(shown[0]["ifindex"].as_u64().unwrap()).unwrap()
+}
+
+/// What `ip -j ARGUMENTS` shows in this thread's namespace.
+pub fn ip(arguments: &str) -> Value {
+    let output = Command::new("ip").arg("-j").args(arguments.split(' ')).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {errors}");
+    if output.stdout.is_empty() {
+        return Value::Array(Vec::new());
+    }
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The entry of a listing whose `key` is `value`; panics unless there is exactly one.
+pub fn only<'a>(shown: &'a Value, key: &str, value: &str) -> &'a Value {
+    let found: Vec<_> = shown.as_array().unwrap().iter().filter(|entry| entry[key] == value).collect();
+    assert_eq!(found.len(), 1, "{key} {value} in {shown:#}");
+    found[0]
+}
+
+pub fn count(shown: &Value) -> usize {
+    shown.as_array().unwrap().len()
+}
+
+pub fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+/// A next hop of weight 1.
+pub fn hop(ifindex: u32, via: Option<&str>) -> KernelNextHop {
+    KernelNextHop { ifindex, via: via.map(addr), onlink: false, weight: 1 }
+}
+
+pub fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
+    RouteAction::Unicast { next_hops: next_hops.to_vec() }
+}
+
+pub fn route(table: u32, destination: &str, action: RouteAction) -> KernelRoute {
+    KernelRoute { table, destination: net(destination), action }
+}
+
+pub fn routes(routes: impl IntoIterator<Item = KernelRoute>) -> HostPlan {
+    HostPlan { routes: routes.into_iter().collect(), ..HostPlan::default() }
+}

@@ -1,0 +1,8 @@
+//! Netlink against the running kernel, as root, in network namespaces that each test makes for
+//! itself and that end with it. `ip` (iproute2) is asked what the kernel holds, as a second opinion.
+
+mod follow;
+mod lab;
+mod neighbours;
+mod routes;
+mod rules;
