@@ -85,12 +85,12 @@ pub fn compiler() -> Result<Record> {
         if way.llvm().is_some_and(|llvm| without_linker.contains(&llvm)) {
             continue;
         }
-        let linked = take(way).and_then(|compiler| {
+        let taken = take(way).and_then(|compiler| {
             let llvm = compiler.rustc.llvm;
             let linker = linker::ensure(&compiler, &cache).inspect_err(|_| without_linker.push(llvm))?;
             Ok((linker, compiler))
         });
-        match linked {
+        match taken {
             Ok((linker, compiler)) => {
                 let record = Record {
                     bootstrap: !compiler.rustc.nightly,
