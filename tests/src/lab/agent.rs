@@ -1,0 +1,284 @@
+//! The agent under test: a `vpnhub` process in a place, from its start to its end.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Namespace, Scratch, cleanup};
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// How the agent is to be started.
+#[derive(Debug, Clone)]
+pub struct AgentCommand {
+    binary: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    ready_within: Duration,
+}
+
+impl AgentCommand {
+    /// `binary run …`, which must answer within 20 s.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            ready_within: Duration::from_secs(20),
+        }
+    }
+
+    /// One more argument of `run`.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// For slow machines: virtual ones without KVM.
+    #[must_use]
+    pub fn ready_within(mut self, time: Duration) -> Self {
+        self.ready_within = time;
+        self
+    }
+
+    /// Starts it in a place with a copy of a configuration file, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends or does not answer in time: with its log.
+    pub fn start(&self, place: &Namespace, config: &Path) -> anyhow::Result<Agent> {
+        let text = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
+        self.start_with(place, &text)
+    }
+
+    /// The same with a configuration's text.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with(&self, place: &Namespace, config: &str) -> anyhow::Result<Agent> {
+        let scratch = Scratch::new()?;
+        let path = scratch.file("vpnhub.toml");
+        fs::write(&path, config).with_context(|| format!("writing {}", path.display()))?;
+        self.start_in(place, scratch)
+    }
+
+    /// The same with the files that an earlier agent left: see [`Agent::kill`].
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_in(&self, place: &Namespace, scratch: Scratch) -> anyhow::Result<Agent> {
+        let log =
+            File::options().create(true).append(true).open(scratch.file("agent.log")).context("opening the log")?;
+        let mut command = place.command(&self.binary);
+        command
+            .arg("--socket")
+            .arg(scratch.file("vpnhub.sock"))
+            .arg("run")
+            .arg("--config")
+            .arg(scratch.file("vpnhub.toml"))
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("opening the log")?)
+            .stderr(log);
+        let mut made = cleanup::made();
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {}: was it built? (cargo xtask build)", self.binary.display()))?;
+        let child = Arc::new(Mutex::new(child));
+        made.processes.push(Arc::clone(&child));
+        drop(made);
+        let agent = Agent { binary: self.binary.clone(), child, scratch: Some(scratch), ended: false };
+        agent.wait_until_ready(self.ready_within)?;
+        Ok(agent)
+    }
+}
+
+/// A running agent. Dropping it kills it and shows its log: a test that succeeds ends with [`stop`](Agent::stop).
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    child: Arc<Mutex<Child>>,
+    /// Only taken when the agent has ended.
+    scratch: Option<Scratch>,
+    ended: bool,
+}
+
+impl Agent {
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
+    /// The socket that its command line talks to.
+    pub fn socket(&self) -> PathBuf {
+        self.scratch().file("vpnhub.sock")
+    }
+
+    /// The configuration file that it was started with, and may rewrite.
+    pub fn config(&self) -> PathBuf {
+        self.scratch().file("vpnhub.toml")
+    }
+
+    /// What it has written to stdout and stderr.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.scratch().file("agent.log")).unwrap_or_default()
+    }
+
+    /// Runs `vpnhub --socket … ARGS` against it, whatever comes of it.
+    ///
+    /// # Errors
+    /// When the program cannot be run at all.
+    pub fn cli(&self, args: &[&str]) -> anyhow::Result<Output> {
+        std::process::Command::new(&self.binary)
+            .arg("--socket")
+            .arg(self.socket())
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("running {}", self.binary.display()))
+    }
+
+    /// Runs `vpnhub --socket … --output json ARGS`, which must exit with 0 and print JSON.
+    ///
+    /// # Errors
+    /// When it does not: what it wrote to stderr.
+    pub fn json(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let output = self.cli(&[&["--output", "json"], args].concat())?;
+        if !output.status.success() {
+            bail!("`vpnhub {}` ended with {}: {}", args.join(" "), output.status, text(&output.stderr));
+        }
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("`vpnhub {}` printed no JSON: {}", args.join(" "), text(&output.stdout)))
+    }
+
+    /// `vpnhub status`, as JSON.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json).
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
+        self.json(&["status"])
+    }
+
+    /// Asks for the status every 20 ms until `accept` does.
+    ///
+    /// # Errors
+    /// When it has not after `timeout`: with the last status.
+    pub fn wait_for_status(
+        &self,
+        timeout: Duration,
+        mut accept: impl FnMut(&serde_json::Value) -> bool,
+    ) -> anyhow::Result<serde_json::Value> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let status = self.status()?;
+            if accept(&status) {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("the status did not become as expected within {timeout:?}: {status:#}");
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Ends it with SIGTERM. It must exit with 0 within 10 s.
+    ///
+    /// # Errors
+    /// When it does not: with its log. It has ended all the same.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        let status = end(&self.child, Duration::from_secs(10));
+        self.ended = true;
+        match status {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("the agent ended with {status} on SIGTERM; its log:\n{}", self.log()),
+            None => bail!("the agent did not end within 10 s of SIGTERM; its log:\n{}", self.log()),
+        }
+    }
+
+    /// Kills it as a crash would, and gives back its files, to start another with: [`AgentCommand::start_in`].
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub fn kill(mut self) -> anyhow::Result<Scratch> {
+        let before = end(&self.child, Duration::ZERO);
+        self.ended = true;
+        if let Some(status) = before {
+            bail!("the agent had ended by itself with {status}; its log:\n{}", self.log());
+        }
+        Ok(self.scratch.take().expect("the files are there until now"))
+    }
+
+    fn scratch(&self) -> &Scratch {
+        self.scratch.as_ref().expect("the files are there as long as the agent")
+    }
+
+    fn wait_until_ready(&self, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if self.socket().exists() && self.status().is_ok() {
+                return Ok(());
+            }
+            let ended = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait()?;
+            if let Some(status) = ended {
+                bail!("the agent ended with {status} before it answered; its log:\n{}", self.log());
+            }
+            if Instant::now() > deadline {
+                bail!("the agent did not answer within {timeout:?}; its log:\n{}", self.log());
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let unexpected = !self.ended || thread::panicking();
+        if !self.ended {
+            end(&self.child, Duration::ZERO);
+        }
+        if unexpected && self.scratch.is_some() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+        cleanup::made().processes.retain(|process| !Arc::ptr_eq(process, &self.child));
+    }
+}
+
+/// Ends a process: SIGTERM and `grace` to go by itself, then SIGKILL; at once with a grace of zero. The status with
+/// which it went by itself, `None` when it had to be killed.
+pub(super) fn end(process: &Mutex<Child>, grace: Duration) -> Option<ExitStatus> {
+    let mut child = process.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Ok(Some(status)) = child.try_wait() {
+        return Some(status);
+    }
+    if !grace.is_zero() {
+        // It has not been waited for, so its id is still its own.
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        let deadline = Instant::now() + grace;
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(status);
+            }
+            thread::sleep(POLL);
+        }
+    }
+    let killed: io::Result<ExitStatus> = child.kill().and_then(|()| child.wait());
+    drop(killed);
+    None
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().to_owned()
+}

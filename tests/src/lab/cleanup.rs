@@ -1,0 +1,98 @@
+//! What this process has made and must not leave behind when it is interrupted.
+//!
+//! `Drop` covers returns and panics; a signal ends a process without either. So what is made is also noted here, and
+//! [`clean_up_on_interrupt`] installs a handler that removes what is noted.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use super::{agent, namespace};
+
+/// Exit code after an interrupt: 128 + SIGINT, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// How long an interrupted agent may take to detach its programs before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+pub(super) struct Made {
+    pub namespaces: Vec<String>,
+    pub directories: Vec<PathBuf>,
+    pub processes: Vec<Arc<Mutex<Child>>>,
+}
+
+static MADE: Mutex<Made> = Mutex::new(Made { namespaces: Vec::new(), directories: Vec::new(), processes: Vec::new() });
+
+/// What is made is made, and noted, while this lock is held: so an interrupt never finds a thing half made, and never
+/// removes one that is not ours.
+pub(super) fn made() -> MutexGuard<'static, Made> {
+    MADE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+static PIPE: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note_signal(_: libc::c_int) {
+    let pipe: RawFd = PIPE.load(Ordering::Relaxed);
+    // SAFETY: write is async-signal-safe; the descriptor was stored before the handler was installed and is never
+    // closed; the buffer is one readable byte. A full pipe loses nothing: one byte is enough to end the process.
+    unsafe { libc::write(pipe, [1_u8].as_ptr().cast(), 1) };
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP stop the agents, delete the namespaces and directories that this process
+/// made, and end it with exit code 130. Calling it again does nothing.
+///
+/// # Errors
+/// When the pipe or the handler cannot be made.
+pub fn clean_up_on_interrupt() -> anyhow::Result<()> {
+    static INSTALLED: Once = Once::new();
+    let mut result = Ok(());
+    INSTALLED.call_once(|| result = install());
+    result
+}
+
+fn install() -> anyhow::Result<()> {
+    let (reader, writer) = std::io::pipe().context("making the pipe that the signal handler writes to")?;
+    PIPE.store(OwnedFd::from(writer).into_raw_fd(), Ordering::Relaxed);
+    std::thread::Builder::new()
+        .name("lab-interrupt".into())
+        .spawn(move || wait_then_clean_up(File::from(OwnedFd::from(reader))))
+        .context("starting the thread that waits for an interrupt")?;
+    let action = SigAction::new(SigHandler::Handler(note_signal), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler calls nothing but write(2), which is async-signal-safe.
+        unsafe { sigaction(signal, &action) }.with_context(|| format!("installing a handler for {signal}"))?;
+    }
+    Ok(())
+}
+
+fn wait_then_clean_up(mut pipe: File) {
+    if pipe.read_exact(&mut [0_u8]).is_err() {
+        return;
+    }
+    // Held until the end: nothing more can be made.
+    let mut made = made();
+    for process in made.processes.drain(..) {
+        agent::end(&process, GRACE);
+    }
+    for name in made.namespaces.drain(..) {
+        if let Err(error) = namespace::delete(&name) {
+            eprintln!("{error:#}");
+        }
+    }
+    for directory in made.directories.drain(..) {
+        // Nothing can be done about one that stays.
+        drop(std::fs::remove_dir_all(directory));
+    }
+    eprintln!("interrupted: the lab is taken down");
+    std::process::exit(INTERRUPTED);
+}

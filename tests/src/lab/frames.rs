@@ -1,0 +1,198 @@
+//! Raw frames on a device: sent as they are given, captured as they were on the wire.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+
+use super::Namespace;
+use super::socket::{Received, length_of, readable, receive, set_option};
+use crate::packet::hex;
+
+/// As `sockaddr_ll` has it: 16 bits.
+const AF_PACKET: libc::sa_family_t = 17;
+const ETH_P_ALL: u16 = 3;
+const PACKET_AUXDATA: libc::c_int = 8;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const TP_STATUS_CSUM_NOT_READY: u32 = 1 << 3;
+const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
+const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
+
+/// The fields of struct `tpacket_auxdata` (`linux/if_packet.h`) that are of use.
+struct AuxData {
+    status: u32,
+    vlan_tci: u16,
+    vlan_tpid: u16,
+}
+
+impl AuxData {
+    /// Status, two lengths, two offsets, VLAN tag, in the machine's byte order.
+    fn read(data: &[u8]) -> Option<Self> {
+        let number16 = |at: usize| data.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
+        Some(Self {
+            status: u32::from_ne_bytes(*data.first_chunk()?),
+            vlan_tci: number16(16)?,
+            vlan_tpid: number16(18)?,
+        })
+    }
+}
+
+/// A frame that a device received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// From the link header on, VLAN tags included. Raw IP from devices without link headers.
+    pub bytes: Vec<u8>,
+    /// The checksum is not filled in: the sender left it to an offload, or this device's GRO (see
+    /// [`End::receives_redirects`](super::End::receives_redirects)) merged segments of a TCP stream. Single TCP
+    /// segments and all else are not merged.
+    pub checksum_pending: bool,
+}
+
+/// A packet socket on one device. It receives what arrives there (not what is sent), from when it was opened on.
+///
+/// On a device with an XDP program it sees only what that passes to the kernel; it does see what XDP elsewhere
+/// redirects to this device's far end.
+#[derive(Debug)]
+pub struct FrameSocket {
+    socket: OwnedFd,
+    name: String,
+}
+
+impl FrameSocket {
+    /// # Errors
+    /// When the place has no such device.
+    pub fn open(place: &Namespace, device: &str) -> anyhow::Result<Self> {
+        let name = format!("{device} in {}", place.name());
+        let index = place.ifindex(device)?;
+        let socket = place
+            // Without a protocol it receives nothing yet, so nothing of other devices either.
+            .enter(|| socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None))?
+            .with_context(|| format!("opening a packet socket on {name}"))?;
+        set_option(&socket, libc::SOL_PACKET, PACKET_AUXDATA, 1).context("PACKET_AUXDATA")?;
+        set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1).context("PACKET_IGNORE_OUTGOING")?;
+        // Room for bursts; the default holds some hundred frames.
+        setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).context("enlarging the receive buffer")?;
+        bind(&socket, index).with_context(|| format!("binding to {name}"))?;
+        Ok(Self { socket, name })
+    }
+
+    /// Sends a frame as it is: link header first, no checksums or padding added. It goes past the device's own XDP.
+    ///
+    /// # Errors
+    /// When the device is down, or the frame is longer than its MTU and link header.
+    pub fn send(&self, frame: &[u8]) -> anyhow::Result<()> {
+        // SAFETY: the frame is readable for its length during the call.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        if sent < 0 {
+            let error = io::Error::last_os_error();
+            return Err(error).with_context(|| format!("sending {} bytes on {}", frame.len(), self.name));
+        }
+        Ok(())
+    }
+
+    /// The next frame, or `None` when there is none within `timeout`.
+    ///
+    /// # Errors
+    /// When the device has gone or gone down.
+    pub fn receive(&self, timeout: Duration) -> anyhow::Result<Option<Frame>> {
+        self.receive_until(Instant::now() + timeout)
+    }
+
+    /// The first frame that `wanted` accepts, or `None` when there is none within `timeout`. Others are thrown away.
+    ///
+    /// # Errors
+    /// When the device has gone or gone down.
+    pub fn find(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> anyhow::Result<Option<Frame>> {
+        let deadline = Instant::now() + timeout;
+        while let Some(frame) = self.receive_until(deadline)? {
+            if wanted(&frame.bytes) {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As [`find`](Self::find), for a frame that must come.
+    ///
+    /// # Errors
+    /// When it does not: with a hex dump of what came instead.
+    pub fn expect(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> anyhow::Result<Frame> {
+        let mut others = String::new();
+        let found = self.find(timeout, |frame| {
+            let found = wanted(frame);
+            // Enough to see what went wrong.
+            if !found && others.len() < 4000 {
+                others += &hex(frame);
+                others.push('\n');
+            }
+            found
+        })?;
+        match found {
+            Some(frame) => Ok(frame),
+            None if others.is_empty() => bail!("nothing arrived on {} within {timeout:?}", self.name),
+            None => {
+                bail!("what was expected on {} did not come within {timeout:?}, but this did:\n{others}", self.name)
+            }
+        }
+    }
+
+    /// All frames that arrive within a time.
+    ///
+    /// # Errors
+    /// When the device has gone or gone down.
+    pub fn collect(&self, time: Duration) -> anyhow::Result<Vec<Frame>> {
+        let deadline = Instant::now() + time;
+        let mut frames = Vec::new();
+        while let Some(frame) = self.receive_until(deadline)? {
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    /// Throws away what has arrived until now.
+    ///
+    /// # Errors
+    /// When the device has gone or gone down.
+    pub fn discard(&self) -> anyhow::Result<()> {
+        while self.receive(Duration::ZERO)?.is_some() {}
+        Ok(())
+    }
+
+    fn receive_until(&self, deadline: Instant) -> anyhow::Result<Option<Frame>> {
+        if !readable(&self.socket, deadline)? {
+            return Ok(None);
+        }
+        let received = receive(&self.socket).with_context(|| format!("receiving on {}", self.name))?;
+        Ok(Some(frame(received)))
+    }
+}
+
+fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
+    // SAFETY: sockaddr_ll is plain old data, for which all zeroes is a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = ETH_P_ALL.to_be();
+    address.sll_ifindex = index.cast_signed();
+    let length = length_of(&address);
+    // SAFETY: the address outlives the call, and its length is given.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts a frame together from what the kernel gives: its bytes, and what it has taken out of them.
+fn frame(received: Received) -> Frame {
+    let mut bytes = received.bytes;
+    let aux = received.control.iter().find_map(|(level, kind, data)| {
+        (*level == libc::SOL_PACKET && *kind == PACKET_AUXDATA).then(|| AuxData::read(data))?
+    });
+    let Some(aux) = aux else { return Frame { bytes, checksum_pending: false } };
+    if aux.status & TP_STATUS_VLAN_VALID != 0 && bytes.len() >= 12 {
+        // The kernel takes the outer tag out of the frame before any socket sees it: put it back.
+        let tpid = if aux.status & TP_STATUS_VLAN_TPID_VALID != 0 { aux.vlan_tpid } else { 0x8100 };
+        bytes.splice(12..12, [tpid.to_be_bytes(), aux.vlan_tci.to_be_bytes()].concat());
+    }
+    Frame { bytes, checksum_pending: aux.status & TP_STATUS_CSUM_NOT_READY != 0 }
+}

@@ -1,0 +1,43 @@
+//! Network-namespace worlds: a hub, its VPC and its sites on one machine, and helpers that measure them.
+//!
+//! Everything happens inside namespaces that this process made, and goes away with the values that stand for it:
+//! a [`Namespace`] deletes itself when dropped, an [`Agent`] is stopped. [`clean_up_on_interrupt`] does the same on
+//! Ctrl-C. Needs root (or `CAP_SYS_ADMIN`, `CAP_NET_ADMIN`, `CAP_NET_RAW`) and `ip` of iproute2.
+//!
+//! ```no_run
+//! use hub_tests::lab::{self, Options, World};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let world = World::three_offices(&Options::default().slow_path(true))?;
+//! let report = lab::ping(&world["shanghai"], "10.10.20.1".parse()?, 3)?;
+//! println!("{} of {} answered", report.received, report.sent);
+//! # Ok(())
+//! # }
+//! ```
+
+mod agent;
+mod cleanup;
+mod device;
+mod frames;
+mod namespace;
+mod offices;
+mod ping;
+mod scratch;
+mod socket;
+mod tcp;
+mod tun;
+mod udp;
+mod world;
+
+pub use agent::{Agent, AgentCommand};
+pub use cleanup::clean_up_on_interrupt;
+pub use device::{Counters, Mac};
+pub use frames::{Frame, FrameSocket};
+pub use namespace::{Namespace, require_root};
+pub use offices::{HANGZHOU, HUB, NINGBO, Options, SHANGHAI, Site, VPC, Vpc};
+pub use ping::{Ping, PingReport, ping};
+pub use scratch::Scratch;
+pub use tcp::{TcpPair, Transfer, tcp_transfer};
+pub use tun::Tun;
+pub use udp::{Datagram, UdpProbe, UdpReceiver, udp_probe};
+pub use world::{Builder, End, Link, PlaceSpec, World, unique_prefix};

@@ -1,0 +1,64 @@
+//! A TUN device (layer 3, raw IP) with this process at its far end.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::libc;
+
+use super::Namespace;
+use super::device::interface_request;
+use super::socket::readable;
+
+// linux/if_tun.h: layer 3, and no header before the packets.
+const IFF_TUN: libc::c_short = 0x0001;
+const IFF_NO_PI: libc::c_short = 0x1000;
+
+/// A TUN device, which exists as long as this value. What the kernel routes into it is read here, what is written here
+/// arrives from it: raw IP packets. It has no addresses and is down at first.
+#[derive(Debug)]
+pub struct Tun {
+    file: File,
+}
+
+impl Tun {
+    /// # Errors
+    /// When /dev/net/tun is missing or the name is taken.
+    pub fn create(place: &Namespace, device: &str) -> anyhow::Result<Self> {
+        place.enter(|| {
+            let file =
+                OpenOptions::new().read(true).write(true).open("/dev/net/tun").context("opening /dev/net/tun")?;
+            let mut request = interface_request(device)?;
+            request.ifr_ifru.ifru_flags = IFF_TUN | IFF_NO_PI;
+            // SAFETY: TUNSETIFF reads and writes an ifreq, which outlives the call.
+            let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+            nix::errno::Errno::result(result)
+                .with_context(|| format!("making the TUN device {device} in {}", place.name()))?;
+            Ok(Self { file })
+        })?
+    }
+
+    /// Lets a raw IP packet arrive from the device.
+    ///
+    /// # Errors
+    /// When the device is down.
+    pub fn send(&mut self, packet: &[u8]) -> anyhow::Result<()> {
+        self.file.write_all(packet).context("writing to a TUN device")
+    }
+
+    /// The next raw IP packet that was sent into the device, or `None` when there is none within `timeout`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn receive(&mut self, timeout: Duration) -> anyhow::Result<Option<Vec<u8>>> {
+        if !readable(&self.file, Instant::now() + timeout)? {
+            return Ok(None);
+        }
+        let mut packet = vec![0; 65_536];
+        let length = self.file.read(&mut packet).context("reading from a TUN device")?;
+        packet.truncate(length);
+        Ok(Some(packet))
+    }
+}

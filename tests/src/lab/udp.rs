@@ -1,0 +1,152 @@
+//! UDP datagrams with given properties, and what of them arrives.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::Namespace;
+use super::socket::{readable, receive, set_option};
+
+/// A datagram to send.
+#[derive(Debug, Clone)]
+pub struct UdpProbe {
+    from: SocketAddr,
+    to: SocketAddr,
+    hops: Option<u8>,
+    dont_fragment: bool,
+    payload: Vec<u8>,
+}
+
+/// A datagram that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    pub from: SocketAddr,
+    /// TTL or hop limit on arrival.
+    pub hops: u8,
+    pub payload: Vec<u8>,
+}
+
+/// Sends a probe from one place and receives it at another: `None` when it has not arrived within `timeout`.
+///
+/// # Errors
+/// When it cannot be sent (no route, longer than the device's MTU with DF set) or an address is not the place's.
+pub fn udp_probe(
+    from: &Namespace,
+    to: &Namespace,
+    probe: &UdpProbe,
+    timeout: Duration,
+) -> anyhow::Result<Option<Datagram>> {
+    let receiver = UdpReceiver::bind(to, probe.to)?;
+    probe.send(from)?;
+    let deadline = Instant::now() + timeout;
+    while let Some(datagram) = receiver.receive(deadline.saturating_duration_since(Instant::now()))? {
+        if datagram.from.ip() == probe.from.ip() && datagram.payload == probe.payload {
+            return Ok(Some(datagram));
+        }
+    }
+    Ok(None)
+}
+
+impl UdpProbe {
+    /// An empty datagram. A source port of 0 is the kernel's choice.
+    pub fn new(from: SocketAddr, to: SocketAddr) -> Self {
+        Self { from, to, hops: None, dont_fragment: false, payload: Vec::new() }
+    }
+
+    /// Initial TTL or hop limit.
+    #[must_use]
+    pub fn hops(mut self, hops: u8) -> Self {
+        self.hops = Some(hops);
+        self
+    }
+
+    /// Sets DF (v4) or forbids fragments (v6), and ignores what the kernel has learned of the path's MTU.
+    #[must_use]
+    pub fn dont_fragment(mut self) -> Self {
+        self.dont_fragment = true;
+        self
+    }
+
+    /// So many bytes of payload, each its index modulo 256.
+    #[must_use]
+    pub fn size(mut self, size: usize) -> Self {
+        self.payload = (0..size).map(|i| i.to_le_bytes()[0]).collect();
+        self
+    }
+
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// Sends it and gives back the socket, on which an answer would arrive, or an error that ICMP has brought.
+    ///
+    /// # Errors
+    /// As [`udp_probe`].
+    pub fn send(&self, from: &Namespace) -> anyhow::Result<UdpSocket> {
+        let v4 = self.to.is_ipv4();
+        let socket = from
+            .enter(|| UdpSocket::bind(self.from))?
+            .with_context(|| format!("binding to {} in {}", self.from, from.name()))?;
+        if let Some(hops) = self.hops {
+            let (level, name) =
+                if v4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) };
+            set_option(&socket, level, name, hops.into())?;
+        }
+        if self.dont_fragment {
+            super::socket::dont_fragment(&socket, v4)?;
+        }
+        socket.send_to(&self.payload, self.to).with_context(|| {
+            format!("sending {} bytes of UDP to {} from {}", self.payload.len(), self.to, from.name())
+        })?;
+        Ok(socket)
+    }
+}
+
+/// Receives datagrams at a place.
+#[derive(Debug)]
+pub struct UdpReceiver {
+    socket: UdpSocket,
+}
+
+impl UdpReceiver {
+    /// # Errors
+    /// When the address is not the place's or is in use.
+    pub fn bind(place: &Namespace, address: SocketAddr) -> anyhow::Result<Self> {
+        let socket = place
+            .enter(|| UdpSocket::bind(address))?
+            .with_context(|| format!("binding to {address} in {}", place.name()))?;
+        if address.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+        }
+        Ok(Self { socket })
+    }
+
+    /// The next datagram, or `None` when there is none within `timeout`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn receive(&self, timeout: Duration) -> anyhow::Result<Option<Datagram>> {
+        if !readable(&self.socket, Instant::now() + timeout)? {
+            return Ok(None);
+        }
+        let received = receive(&self.socket).context("receiving UDP")?;
+        let hops = received.control.iter().find_map(|(level, kind, data)| match (*level, *kind) {
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                u8::try_from(libc::c_int::from_ne_bytes(*data.first_chunk()?)).ok()
+            }
+            _ => None,
+        });
+        Ok(Some(Datagram {
+            from: received.from.context("the datagram has no source")?,
+            hops: hops.context("the datagram has no TTL")?,
+            payload: received.bytes,
+        }))
+    }
+}

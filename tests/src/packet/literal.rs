@@ -1,0 +1,36 @@
+//! Addresses as tests write them: as values, or as text.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::lab::Mac;
+
+/// A `T`, or text that reads as one.
+pub trait Literal<T> {
+    /// # Panics
+    /// When the text does not read as a `T`: it stands in the test's source.
+    fn value(self) -> T;
+}
+
+macro_rules! addresses {
+    ($($address:ty),*) => {$(
+        impl Literal<$address> for $address {
+            fn value(self) -> $address {
+                self
+            }
+        }
+
+        impl Literal<$address> for &str {
+            fn value(self) -> $address {
+                self.parse().unwrap_or_else(|error| panic!("{self:?}: {error}"))
+            }
+        }
+    )*};
+}
+
+addresses!(Ipv4Addr, Ipv6Addr, Mac);
+
+impl Literal<Mac> for [u8; 6] {
+    fn value(self) -> Mac {
+        Mac(self)
+    }
+}
