@@ -6,7 +6,9 @@ use super::{Account, Interface, Route, World, flow, parse::Packet, prefix::conta
 
 /// What leads to a destination.
 pub enum Target<'a> {
-    Vpc { gateway: Option<IpAddr> },
+    Vpc {
+        gateway: Option<IpAddr>,
+    },
     /// All routes of one destination, by name of the next hop; at least one.
     Routes(Vec<&'a Route>),
 }
@@ -73,7 +75,9 @@ impl World {
 
     /// Prefix length and router of every kernel route around an address on the VPC interface, its links included.
     fn vpc_kernel_routes(&self, destination: IpAddr) -> Vec<(u8, Option<IpAddr>)> {
-        let Some(interface) = self.vpc.as_ref().and_then(|vpc| self.interface(&vpc.interface)) else { return Vec::new() };
+        let Some(interface) = self.vpc.as_ref().and_then(|vpc| self.interface(&vpc.interface)) else {
+            return Vec::new();
+        };
         let routed = interface.gateways.iter().map(|(prefix, gateway)| (*prefix, Some(*gateway)));
         let links = interface.addresses.iter().map(|own| (own.trunc(), None));
         let around = routed.chain(links).filter(|(prefix, _)| contains(*prefix, destination));

@@ -35,9 +35,9 @@ impl World {
     /// Whether the way out may carry the packet: its site's side is then the destination.
     pub(super) fn admits_egress(&self, account: &Account, packet: &Packet) -> bool {
         match account {
-            Account::Connection(name) => pairs(self.connection(name)).iter().any(|(remote, local)| {
-                contains(*remote, packet.destination) && contains(*local, packet.source)
-            }),
+            Account::Connection(name) => pairs(self.connection(name))
+                .iter()
+                .any(|(remote, local)| contains(*remote, packet.destination) && contains(*local, packet.source)),
             Account::Vpc => self.vpc.iter().any(|vpc| in_any(&vpc.cidrs, packet.destination)),
             Account::Unattributed => unreachable!("no route leads there"),
         }
