@@ -68,14 +68,19 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
     let header = frame.at::<Ethernet>(0).ok_or(Reason::Malformed)?;
     let mut ethertype = header.ethertype;
     let mut offset = size_of::<Ethernet>();
-    for depth in 0..MAX_TAGS {
+    let mut vlan = 0;
+    for _ in 0..MAX_TAGS {
         if ethertype != VLAN && ethertype != SERVICE_VLAN {
             break;
         }
         let tag = frame.at::<Tag>(offset).ok_or(Reason::Malformed)?;
         let id = u16::from_be_bytes(tag.control) & VLAN_ID;
-        if depth == 0 && id != 0 && has_interface(frame.interface(), id) {
-            return Err(Reason::OtherVlan);
+        // As in the kernel, the VLAN is that of the first tag that has one.
+        if vlan == 0 && id != 0 {
+            if has_interface(frame.interface(), id) {
+                return Err(Reason::OtherVlan);
+            }
+            vlan = id;
         }
         ethertype = tag.ethertype;
         offset += size_of::<Tag>();
