@@ -1,4 +1,4 @@
-//! Prefixes, bit by bit.
+//! Prefixes.
 
 use std::net::IpAddr;
 
@@ -6,13 +6,13 @@ use ipnet::IpNet;
 
 /// Whether the first bits of the address are the prefix's. Never across families.
 pub fn contains(prefix: IpNet, address: IpAddr) -> bool {
-    let (network, address) = match (prefix.addr(), address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => (network.octets().to_vec(), address.octets().to_vec()),
-        (IpAddr::V6(network), IpAddr::V6(address)) => (network.octets().to_vec(), address.octets().to_vec()),
+    let (differing, width) = match (prefix.addr(), address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => (u128::from(u32::from(network) ^ u32::from(address)), 32),
+        (IpAddr::V6(network), IpAddr::V6(address)) => (u128::from(network) ^ u128::from(address), 128),
         _ => return false,
     };
-    let bit = |bytes: &[u8], index: usize| bytes[index / 8] >> (7 - index % 8) & 1;
-    (0..usize::from(prefix.prefix_len())).all(|index| bit(&network, index) == bit(&address, index))
+    // A shift by the whole width is none for u128: the prefix of length 0.
+    differing.checked_shr(width - u32::from(prefix.prefix_len())).unwrap_or(0) == 0
 }
 
 pub fn same_family(a: IpNet, b: IpNet) -> bool {
