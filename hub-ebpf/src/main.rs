@@ -37,7 +37,7 @@ pub fn vpnhub_xdp(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn forward<F: Frame>(frame: &mut F) -> u32 {
-    let Some(attachment) = maps::ATTACHMENTS.get_ptr(&frame.interface()) else {
+    let Some(attachment) = maps::ATTACHMENTS.get_ptr(frame.interface()) else {
         return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
     };
     // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.

@@ -39,7 +39,7 @@ pub struct Packet<A> {
     pub options: bool,
 }
 
-/// EtherTypes of a tag: IEEE 802.1Q and 802.1ad.
+/// `EtherType` of a tag: IEEE 802.1Q and 802.1ad.
 const VLAN: [u8; 2] = [0x81, 0x00];
 const SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
 /// 802.1Q tags looked behind.
@@ -102,7 +102,7 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
 /// The host has an interface for this VLAN, so its frames are not the attachment's.
 #[inline(always)]
 fn has_interface(ifindex: u32, id: u16) -> bool {
-    maps::VLANS.get_ptr(&Vlan { ifindex, id: u32::from(id) }).is_some()
+    maps::VLANS.get_ptr(Vlan { ifindex, id: u32::from(id) }).is_some()
 }
 
 /// Reads the IP header at `offset`.
@@ -215,10 +215,10 @@ fn is_multicast_v4(address: [u8; 4]) -> bool {
 /// Link-local 169.254.0.0/16, and what does not even leave a host: 127.0.0.0/8, 0.0.0.0/8 (RFC 1812 section 5.3.7).
 #[inline(always)]
 fn stays_on_link_v4(address: [u8; 4]) -> bool {
-    matches!(address, [169, 254, _, _] | [127, ..] | [0, ..])
+    matches!(address, [169, 254, _, _] | [127 | 0, ..])
 }
 
-/// Link-local fe80::/10, unspecified, loopback (RFC 4291 sections 2.5.2, 2.5.3 and 2.5.6).
+/// Link-local `fe80::/10`, unspecified, loopback (RFC 4291 sections 2.5.2, 2.5.3 and 2.5.6).
 #[inline(always)]
 fn stays_on_link_v6(address: &[u8; 16]) -> bool {
     (address[0] == 0xfe && address[1] & 0xc0 == 0x80) || u128::from_be_bytes(*address) <= 1

@@ -43,7 +43,7 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 
     if next_hop.flags & NextHop::ON_LINK != 0 {
         let key = Neighbour { ifindex: next_hop.ifindex, address: packet.destination };
         // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
-        if let Some(LinkAddress { mac, .. }) = unsafe { A::neighbours().get(&key) } {
+        if let Some(LinkAddress { mac, .. }) = unsafe { A::neighbours().get(key) } {
             return Ok(*mac);
         }
         ask_for(next_hop.ifindex, packet.destination);
