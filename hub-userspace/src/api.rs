@@ -2,8 +2,9 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     net::UnixListener,
@@ -28,6 +30,9 @@ use crate::{
 /// Paths of the socket's HTTP service.
 pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a request that fails is answered with.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,20 +53,19 @@ impl Socket {
             fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
         match StdUnixStream::connect(path) {
-            Ok(_) => bail!(
-                "another agent answers on {}: stop it first, or choose another socket with --socket",
-                path.display()
-            ),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Ok(_) => bail!("another agent answers on {}: stop it first", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
                 fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
             }
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).with_context(|| {
+        // From the first moment on only this user may open it.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener.with_context(|| {
             format!("cannot open the socket {}: choose another place with --socket", path.display())
         })?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot restrict access to {}", path.display()))?;
         Ok(Self { path: path.to_owned(), listener: Some(listener) })
     }
 
@@ -79,6 +83,10 @@ impl Drop for Socket {
         // Nothing depends on it: the next agent takes the place of a socket that nobody listens on.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 type Agent = State<mpsc::Sender<Request>>;
@@ -114,7 +122,11 @@ pub struct Client {
 
 impl Client {
     pub fn new(socket: &Path) -> Result<Self> {
-        let http = reqwest::Client::builder().unix_socket(socket).build().context("cannot make an HTTP client")?;
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .timeout(PATIENCE)
+            .build()
+            .context("cannot make an HTTP client")?;
         Ok(Self { socket: socket.to_owned(), http })
     }
 

@@ -125,7 +125,7 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
 
     let mut socket = Socket::open(&socket)?;
-    let agent = Agent::start(config, xdp).await?;
+    let agent = Box::pin(Agent::start(config, xdp)).await?;
     let (sender, requests) = mpsc::channel(16);
     socket.serve(sender);
     notify(&[NotifyState::Ready]);

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod attachments;
 pub mod buckets;
 pub mod cli;
 pub mod compile;

@@ -70,7 +70,7 @@ pub enum Family {
     V6,
 }
 
-/// A rule at [`RULE_PREFERENCE`] that looks up [`TABLE`].
+/// A rule at [`RULE_PREFERENCE`] that looks up [`TABLE`], or one before it that discards.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelRule {
     /// Rules of the two families are apart.
@@ -87,6 +87,11 @@ pub enum RuleMatch {
     /// ICMP, of either version, that the host itself sends ("iif lo"): its errors to the sites take the same
     /// way as the packets they are about.
     LocalIcmp,
+    /// Came in on the interface of this name and is link-local by its source: Linux forwards 169.254.0.0/16, which no
+    /// router must (RFC 3927 section 7). Discarded. IPv4 only: for IPv6 the kernel sees to it.
+    LinkLocalSource(String),
+    /// As above, by its destination; the hub's own addresses are looked up before.
+    LinkLocalDestination(String),
 }
 
 /// An entry of the neighbour cache, on an interface with link addresses.
@@ -277,6 +282,9 @@ impl fmt::Display for KernelRule {
         match &self.what {
             RuleMatch::Interface(name) => write!(f, "{family} rule for packets from {name}")?,
             RuleMatch::LocalIcmp => write!(f, "{family} rule for the host's own ICMP")?,
+            RuleMatch::LinkLocalSource(name) | RuleMatch::LinkLocalDestination(name) => {
+                return write!(f, "{family} rule against link-local packets from {name}");
+            }
         }
         write!(f, " to table {TABLE}, preference {RULE_PREFERENCE}")
     }
