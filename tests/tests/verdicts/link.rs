@@ -113,7 +113,7 @@ fn takes_up_to_two_tags_off() -> anyhow::Result<()> {
         ("one 802.1ad tag", &[(SERVICE_VLAN, 5)]),
         ("a priority tag, VLAN 0", &[(VLAN, priority)]),
         ("a priority tag, 802.1ad", &[(SERVICE_VLAN, priority)]),
-        ("a tag with priority and drop bit", &[(VLAN, priority | 1 << 12 | 5)]),
+        ("a tag with priority and drop bit", &[(VLAN, priority | 1 << 12 | 0x005)]),
         ("the largest VLAN", &[(VLAN, 4094)]),
         ("802.1ad around 802.1Q", &[(SERVICE_VLAN, 5), (VLAN, 6)]),
         ("two 802.1Q tags", &[(VLAN, 5), (VLAN, 5)]),
@@ -122,7 +122,7 @@ fn takes_up_to_two_tags_off() -> anyhow::Result<()> {
     ];
     let other_vlan: [(&str, &[(u16, u16)]); 5] = [
         ("a VLAN with an interface of its own", &[(VLAN, 100)]),
-        ("the same, with priority", &[(VLAN, priority | 100)]),
+        ("the same, with priority", &[(VLAN, priority | 0x064)]),
         ("the same, around another tag", &[(VLAN, 100), (VLAN, 6)]),
         // As the kernel does: a tag of VLAN 0 is taken off and the next one looked at (__netif_receive_skb_core()).
         ("the same, behind a priority tag", &[(VLAN, priority), (VLAN, 100)]),
