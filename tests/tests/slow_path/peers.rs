@@ -1,6 +1,6 @@
 //! A site's device is replaced: its link address changes.
 
-use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, Mac, Rig, SHANGHAI, reach};
+use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, Mac, Options, Rig, SHANGHAI, World, reach};
 use hub_tests::packet::{Packet, View};
 
 use crate::{SITES, WAIT, datagram, hosts, warm_hub};
@@ -37,7 +37,7 @@ fn a_peer_that_announces_its_new_link_address_is_followed() {
 
 #[test]
 fn a_peer_whose_new_link_address_nobody_announces_is_asked_for_it() {
-    let rig = warm_hub(&HubConfig::offices(&SITES));
+    let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
     // Times in which entries are confirmed: a minute by default.
     let quick = [
         ("base_reachable_time_ms", "1000"),
@@ -46,8 +46,10 @@ fn a_peer_whose_new_link_address_nobody_announces_is_asked_for_it() {
         ("interval_probe_time_ms", "500"),
     ];
     for (name, value) in quick {
-        rig.world[HUB].sysctl(&[(&format!("ipv4/neigh/tun-hz/{name}"), value)]).unwrap();
+        world[HUB].sysctl(&[(&format!("ipv4/neigh/tun-hz/{name}"), value)]).unwrap();
     }
+    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
+    rig.warm_up(&SITES).unwrap();
     // And nobody there speaks of its own accord.
     rig.world["hangzhou"].ip("link set dev wan0 arp off").unwrap();
     rig.world["hangzhou"].ip(&format!("link set dev wan0 address {NEW}")).unwrap();
