@@ -25,6 +25,7 @@ use crate::{
     netlink::{Changes, Follower, HostPlan, HostState, Syncer},
     rib::{self, Rib},
     slowpath,
+    sole::Sole,
     state::{State, States, states},
     status::{self, Status},
 };
@@ -54,6 +55,7 @@ pub struct Agent {
     /// What the kernel holds of ours, once it does.
     synced: Option<HostPlan>,
     retry: Option<Instant>,
+    _sole: Sole,
 }
 
 impl Agent {
@@ -63,6 +65,7 @@ impl Agent {
         for warning in &loaded.warnings {
             warn!("{}", warning.in_file(&config.display().to_string()));
         }
+        let sole = Sole::claim()?;
         let mut dataplane = Dataplane::load()?;
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
@@ -82,6 +85,7 @@ impl Agent {
             attach_errors: BTreeMap::new(),
             synced: None,
             retry: None,
+            _sole: sole,
         };
         agent.converge(&Changes::everything()).await?;
         info!(
