@@ -45,7 +45,7 @@ fn rewritten(arguments: &[&str]) {
                 for (name, framing) in FRAMINGS {
                     let packet = packet.clone().payload(payload).ttl(hops);
                     shanghai.send(framing(packet.clone()));
-                    let arrived = hangzhou.socket.expect(WAIT, |frame| is_probe(frame)).unwrap().bytes;
+                    let arrived = hangzhou.socket.expect(WAIT, is_probe).unwrap().bytes;
                     verify_checksums(&arrived).unwrap();
                     // From the hub's device to the peer's.
                     let wanted = packet.ttl(hops - 1).ethernet(hangzhou.macs[1], hangzhou.macs[0]).build();

@@ -71,8 +71,12 @@ fn on_link(flows: &BTreeMap<u16, usize>, link: usize) -> usize {
     flows.values().filter(|on| **on == link).count()
 }
 
-fn shares(status: &Status) -> [f64; 2] {
-    LINKS.map(|name| status.share("10.10.10.0/24", name))
+/// Whether the two links have these shares of Shanghai's routes.
+fn shares_are(status: &Status, wanted: [f64; 2]) -> bool {
+    ["10.10.10.0/24", "fd00:10:10:10::/64"].iter().all(|destination| {
+        let shares = LINKS.map(|name| status.share(destination, name));
+        shares.iter().zip(wanted).all(|(share, wanted)| (share - wanted).abs() < 1e-9)
+    })
 }
 
 /// Both families: from Hangzhou, to Shanghai.
@@ -83,7 +87,7 @@ fn ends() -> [[IpAddr; 2]; 2] {
 #[test]
 fn equal_weights_halve_the_flows_and_a_link_that_goes_leaves_all_to_the_other() {
     let rig = two_links([50, 50]);
-    assert!(shares(&rig.agent.status().unwrap()).iter().all(|share| (share - 0.5).abs() < 1e-9));
+    assert!(shares_are(&rig.agent.status().unwrap(), [0.5, 0.5]));
     let before = ends().map(|ends| spread(&rig, ends));
     for flows in &before {
         let second = on_link(flows, 1);
@@ -93,13 +97,13 @@ fn equal_weights_halve_the_flows_and_a_link_that_goes_leaves_all_to_the_other() 
     assert!(again == before, "a flow stays on its link");
 
     rig.world[HUB].set_link("tun-sh", false).unwrap();
-    rig.agent.wait_for_status(WAIT, |status| shares(status) == [0.0, 1.0]).unwrap();
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, [0.0, 1.0])).unwrap();
     for ends in ends() {
         assert_eq!(on_link(&spread(&rig, ends), 1), usize::from(FLOWS));
     }
     rig.world[HUB].set_link("tun-sh", true).unwrap();
     rig.world[HUB].ip("addr replace fe80::1/64 dev tun-sh nodad").unwrap();
-    rig.agent.wait_for_status(WAIT, |status| shares(status) == [0.5, 0.5]).unwrap();
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, [0.5, 0.5])).unwrap();
     rig.warm_up(&SITES).unwrap();
     for ends in ends() {
         let second = on_link(&spread(&rig, ends), 1);
@@ -111,6 +115,7 @@ fn equal_weights_halve_the_flows_and_a_link_that_goes_leaves_all_to_the_other() 
 #[test]
 fn unequal_weights_share_the_flows_in_proportion() {
     let rig = two_links([25, 75]);
+    assert!(shares_are(&rig.agent.status().unwrap(), [0.25, 0.75]));
     for ends in ends() {
         let second = on_link(&spread(&rig, ends), 1);
         assert!((675..=825).contains(&second), "{second} of {FLOWS} on the second link");
@@ -121,15 +126,14 @@ fn unequal_weights_share_the_flows_in_proportion() {
 #[test]
 fn standby_carries_nothing_until_the_active_link_goes() {
     let rig = two_links([100, 0]);
-    let active = rig.agent.status().unwrap();
-    assert_eq!(shares(&active).map(|share| share > 0.5), [true, false]);
+    assert!(shares_are(&rig.agent.status().unwrap(), [1.0, 0.0]));
     for ends in ends() {
         assert_eq!(on_link(&spread(&rig, ends), 0), usize::from(FLOWS));
     }
     // The far end goes: no carrier.
     rig.world["shanghai"].set_link("wan0", false).unwrap();
     rig.world[HUB].notice_carrier("tun-sh").unwrap();
-    let down = rig.agent.wait_for_status(WAIT, |status| shares(status) == [0.0, 1.0]).unwrap();
+    let down = rig.agent.wait_for_status(WAIT, |status| shares_are(status, [0.0, 1.0])).unwrap();
     assert_eq!(down.connection("shanghai")["state"], "down");
     assert_eq!(down.connection("shanghai-2")["state"], "up");
     let flows = spread_on_second(&rig);
