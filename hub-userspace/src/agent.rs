@@ -1,19 +1,8 @@
 //! The agent: follows configuration and host, and keeps program and kernel in step with them.
 
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    io,
-    net::IpAddr,
-    os::{
-        linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener},
-    },
-    path::PathBuf,
-    time::Duration,
-};
+use std::{collections::BTreeSet, future::Future, net::IpAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use hub_common::maps::{Counters, UNATTRIBUTED, VPC};
 use rustix::thread::{MembarrierCommand, membarrier};
 use tokio::{
@@ -31,6 +20,7 @@ use crate::{
     netlink::{Changes, Failure, Follower, HostPlan, HostState, Syncer},
     rib::{self, Rib},
     slowpath,
+    sole::Sole,
     state::{State, States, states},
     status::{self, Status},
 };
@@ -66,8 +56,7 @@ pub struct Agent {
     pending: Changes,
     /// When to look again at what did not work, and at what others may have removed.
     next_look: Instant,
-    /// Held for as long as the agent runs.
-    _lock: UnixListener,
+    _sole: Sole,
 }
 
 impl Agent {
@@ -78,7 +67,7 @@ impl Agent {
         for warning in &loaded.warnings {
             warn!("{}", warning.in_file(&config.display().to_string()));
         }
-        let lock = lock()?;
+        let sole = Sole::claim()?;
         let mut dataplane = Dataplane::load()?;
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
@@ -99,7 +88,7 @@ impl Agent {
             refused: Vec::new(),
             pending: Changes::everything(),
             next_look: Instant::now(),
-            _lock: lock,
+            _sole: sole,
         };
         if let Err(error) = agent.converge().await {
             agent.stop().await?;
@@ -321,16 +310,4 @@ impl Agent {
 fn interfaces(config: &Config) -> BTreeSet<&str> {
     let connections = config.connections.values().map(|connection| connection.interface.as_str());
     connections.chain(config.vpc.iter().map(|vpc| vpc.interface.as_str())).collect()
-}
-
-/// Two agents in one network namespace would take each other's routes for their own leftovers. An abstract socket's name
-/// is unique to the namespace, and goes with the process (unix(7)).
-fn lock() -> Result<UnixListener> {
-    let name = SocketAddr::from_abstract_name("vpnhub-agent").context("cannot name the agent's lock")?;
-    match UnixListener::bind_addr(&name) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            bail!("another agent runs in this network namespace: stop it first")
-        }
-        lock => lock.context("cannot take the agent's lock"),
-    }
 }

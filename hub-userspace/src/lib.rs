@@ -18,6 +18,7 @@ pub mod rib;
 pub mod selectors;
 pub mod slots;
 pub mod slowpath;
+mod sole;
 pub mod state;
 pub mod status;
 pub mod tables;

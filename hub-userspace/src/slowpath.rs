@@ -62,10 +62,11 @@ fn routes(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelRoute> {
         let Target::Connections(members) = target else {
             continue;
         };
+        // Always: when an interface goes, the kernel drops its routes before we hear of it, and what comes from a site
+        // or the VPC must not leave unprotected by a wider route or the default one.
+        routes.insert(KernelRoute { table: TABLE, destination, action: RouteAction::Unreachable });
         let next_hops = next_hops(inputs, destination, members);
         if next_hops.is_empty() {
-            // Not the default route: what comes from a site or the VPC must not leave unprotected.
-            routes.insert(KernelRoute { table: TABLE, destination, action: RouteAction::Unreachable });
             continue;
         }
         let action = RouteAction::Unicast { next_hops };
