@@ -93,7 +93,7 @@ impl Step<'_> {
         // First: the threads that follow take over which signals are held back.
         let forward = Forward::start()?;
         let started = Instant::now();
-        let progress = Progress::start(self.title, &log);
+        let progress = Progress::start(&format!("{} (log: {})", self.title, log.display()), self.title);
         let ended = spawn(command).and_then(|child| wait(child, self.limit));
         forward.stop();
         let status = ended?;
@@ -160,19 +160,28 @@ fn tail(log: &Path) -> io::Result<VecDeque<String>> {
     Ok(lines)
 }
 
-/// A spinner with the time on a terminal, else a line before and a line after.
-struct Progress(Option<ProgressBar>);
+/// A spinner with the time on a terminal, else a line before and, for a [`Step`], a line after.
+pub struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    fn start(title: &str, log: &Path) -> Self {
+    /// Something that takes a while begins: `line` says so where there is no terminal, and `title` where there is one.
+    pub fn start(line: &str, title: &str) -> Self {
         if !io::stderr().is_terminal() {
-            eprintln!("{title} (log: {})", log.display());
+            eprintln!("{line}");
             return Self(None);
         }
         let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]").expect("a valid template");
         let bar = ProgressBar::new_spinner().with_style(style).with_message(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         Self(Some(bar))
+    }
+
+    /// Writes to the terminal without the spinner getting in between.
+    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
     }
 
     fn finish(self, title: &str, elapsed: Duration, succeeded: bool) {
