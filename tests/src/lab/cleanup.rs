@@ -42,8 +42,8 @@ pub(super) fn made() -> MutexGuard<'static, Made> {
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 static SIGNALLED: AtomicBool = AtomicBool::new(false);
 
-/// Does not come back once this process has been interrupted: [`clean_up_on_interrupt`]'s thread is about to end it. For
-/// before an error is reported that is only an interrupt's doing: Ctrl-C reaches children too, and their end looks
+/// Does not come back once this process has been interrupted: [`clean_up_on_interrupt`]'s thread is about to end it.
+/// For before an error is reported that may be an interrupt's doing: Ctrl-C reaches children too, and their end looks
 /// like a failure.
 pub fn park_if_interrupted() {
     while SIGNALLED.load(Ordering::Relaxed) {
@@ -104,7 +104,8 @@ fn wait_then_clean_up(mut pipe: File) {
         // Nothing can be done about one that stays.
         drop(std::fs::remove_dir_all(directory));
     }
-    // On a line of its own, after ^C or a spinner. With the terminal gone nobody reads it, and the process ends all the same.
-    drop(writeln!(std::io::stderr(), "\ninterrupted: the lab is taken down"));
+    // On a line of its own, after ^C or a spinner. Not eprintln: with the terminal gone it would panic, and the process
+    // live on.
+    drop(writeln!(std::io::stderr(), "\ninterrupted: all that was made is taken down again"));
     std::process::exit(INTERRUPTED);
 }

@@ -8,8 +8,8 @@ use anyhow::Context;
 
 use super::{agent, cleanup};
 
-/// Runs a command to its end, as [`Command::output`] does; but an interrupt of this process ends it too, and so does a
-/// failure to read what it says. What it writes to stderr should fit a pipe (64 KiB).
+/// Runs a command to its end, as [`Command::output`] does; but an interrupt of this process ends it too. What it writes
+/// to stderr must fit a pipe (64 KiB).
 ///
 /// # Errors
 /// When it cannot be run or read. That it fails is not an error.

@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     frames: u64,
     /// Rounds of the comparison: a flood through VPN-Hub and one through the kernel each
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Leaves the comparison out: a few seconds instead of half a minute
     #[arg(long)]

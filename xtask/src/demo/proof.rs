@@ -38,8 +38,9 @@ pub fn forwarded_in_xdp(agent: &Agent, hub: &Namespace, flood: &Flood) -> Result
     let by_kernel = kernel_forwarded(hub)?;
     ensure!(by_kernel == 0, "the hub's kernel has forwarded {} packets", grouped(by_kernel));
     Ok(format!(
-        "The hub forwarded {} packets in XDP. Its kernel forwarded none: ip_forward is off\n(read from the hub's \
-         namespace, IPv6's too), and the kernel's own count of forwarded packets is {by_kernel}.",
+        "The hub forwarded {} packets in XDP: the pings, and the flood with its warm-up. Its kernel\nforwarded none: \
+         ip_forward is {ip_forward} in the hub's namespace, IPv6 forwarding is {forwarding}, and the kernel's own\n\
+         count of forwarded packets is {by_kernel}.",
         grouped(by_xdp)
     ))
 }

@@ -95,8 +95,8 @@ impl std::fmt::Display for Comparison {
         }
         writeln!(
             f,
-            "Generator, hub and sink share one core, so the hub alone is ahead by more. On a shared or virtual\n\
-             machine the absolute numbers mean little; the ratio does."
+            "Generator and checking sink take their part of the core in both, which brings the ratio nearer to 1.\n\
+             On a shared or virtual machine the absolute numbers mean little, and the ratio more."
         )
     }
 }
