@@ -13,6 +13,8 @@ use super::world::SITES;
 
 /// Pings of each pair that are measured.
 const PINGS: u16 = 10;
+/// Each pair gets so many tries at least for its first answer.
+const FIRST_TRIES: u32 = 3;
 /// How long the world as a whole may take until its neighbours are resolved.
 const SETTLED_WITHIN: Duration = Duration::from_secs(3);
 /// How long to wait for one answer. A round trip here takes 0.1 ms.
@@ -83,10 +85,13 @@ fn hosts(family: Family) -> Vec<(String, IpAddr)> {
 /// The first answers are not measured: on the way of a first packet, neighbours are still being resolved.
 fn measure(from: &Namespace, to: IpAddr, settled: Instant) -> Result<Cell> {
     let ping = Ping::new(to).timeout(ANSWERED_WITHIN);
+    let mut tries = 1;
     while !ping.run(from)?.complete() {
-        if Instant::now() > settled {
+        // However long the pairs before it took: they may be lost for good, and this one's neighbours still unknown.
+        if tries >= FIRST_TRIES && Instant::now() > settled {
             return Ok(Cell::Lost(PINGS.into()));
         }
+        tries += 1;
     }
     let report = ping.count(PINGS).run(from)?;
     Ok(match report.rtt_avg {

@@ -1,12 +1,13 @@
 //! The demo's two worlds, the agent in one of them, and what an earlier demo left when it was killed.
 
 use std::{
+    io,
     os::{linux::net::SocketAddrExt as _, unix::net},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use hub_tests::lab::{
     Agent, AgentCommand, HANGZHOU, HUB, NINGBO, Namespace, Options, SHANGHAI, Scratch, Site, VPC, World,
 };
@@ -40,7 +41,10 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The kernel takes the name back with the process, however that ends; a lock file would stay.
 pub fn alone() -> Result<net::UnixListener> {
     let name = net::SocketAddr::from_abstract_name(WITH_HUB)?;
-    net::UnixListener::bind_addr(&name).context("another `cargo xtask demo` is running on this host: let it end first")
+    net::UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!("another `cargo xtask demo` is running on this host: let it end first"),
+        _ => anyhow::Error::new(error).context("making sure that no other demo runs"),
+    })
 }
 
 /// Ends the processes that a killed demo left in its namespaces. The namespaces themselves are replaced.
