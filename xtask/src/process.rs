@@ -93,7 +93,7 @@ impl Step<'_> {
         // First: the threads that follow take over which signals are held back.
         let forward = Forward::start()?;
         let started = Instant::now();
-        let progress = Progress::start(&format!("{} (log: {})", self.title, log.display()), self.title);
+        let progress = Progress::start(self.title, Some(&log));
         let ended = spawn(command).and_then(|child| wait(child, self.limit));
         forward.stop();
         let status = ended?;
@@ -164,10 +164,11 @@ fn tail(log: &Path) -> io::Result<VecDeque<String>> {
 pub struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// Something that takes a while begins: `line` says so where there is no terminal, and `title` where there is one.
-    pub fn start(line: &str, title: &str) -> Self {
+    /// Something that takes a while begins. Where what it writes goes is said where it can stay.
+    pub fn start(title: &str, log: Option<&Path>) -> Self {
         if !io::stderr().is_terminal() {
-            eprintln!("{line}");
+            let log = log.map(|log| format!(" (log: {})", log.display()));
+            eprintln!("{title}{}", log.unwrap_or_default());
             return Self(None);
         }
         let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]").expect("a valid template");

@@ -35,7 +35,7 @@ mod world;
 #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --skip-comparison\n  \
                         cargo xtask demo --rounds 15")]
 pub struct Args {
-    /// Frames in each flood
+    /// Frames in each flood, of 64 bytes
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     frames: u64,
     /// Rounds of the comparison: a flood through VPN-Hub and one through the kernel each
@@ -79,7 +79,7 @@ fn as_root() -> Result<ExitCode> {
 /// The demo. Everything that it makes goes when this returns, whatever comes of it.
 fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
     let _alone = world::alone()?;
-    let progress = Progress::start("making the world", "making the world");
+    let progress = Progress::start("making the world", None);
     world::end_leftovers()?;
     let world = world::with_hub()?;
     let agent = world::start_agent(&world[HUB])?;
@@ -88,8 +88,7 @@ fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
 
     let mut all_reached = true;
     for family in [Family::V4, Family::V6] {
-        let title = format!("pinging all pairs over {family}");
-        let progress = Progress::start(&title, &title);
+        let progress = Progress::start(&format!("pinging all pairs over {family}"), None);
         let matrix = Matrix::measure(&world, family)?;
         drop(progress);
         writeln!(out, "{matrix}")?;
@@ -100,12 +99,16 @@ fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
 
-    let title = format!("flooding {} from {}", HANGZHOU.place, SHANGHAI.place);
-    let progress = Progress::start(&title, &title);
-    let flood = Flood::run(&world, args.frames)?;
+    let progress = Progress::start(&format!("flooding {} from {}", HANGZHOU.place, SHANGHAI.place), None);
+    let mut flood = Flood::run(&world, args.frames)?;
+    if flood.void {
+        // A busy machine may lose a frame of millions in a queue; a hub that does not deliver loses some each time.
+        progress.suspend(|| writeln!(out, "{} Once more:", flood.sentence()))?;
+        flood = Flood::run(&world, args.frames)?;
+    }
     drop(progress);
     writeln!(out, "{}\n", flood.sentence())?;
-    ensure!(!flood.void, "the hub did not deliver what was sent");
+    ensure!(!flood.void, "the hub did not deliver all that was sent");
 
     writeln!(out, "What the hub says (vpnhub status):\n\n{}", proof::status(&agent)?)?;
     writeln!(out, "{}\n", proof::forwarded_in_xdp(&agent, &world[HUB], &flood)?)?;

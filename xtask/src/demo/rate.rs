@@ -23,7 +23,7 @@ const GOAL: f64 = 1.5;
 /// # Errors
 /// When the twin cannot be made or does not work, or too many floods are void.
 pub fn compare(hub: &World, frames: u64, rounds: u32, out: &mut impl Write) -> Result<()> {
-    let progress = Progress::start("comparing with the kernel's forwarding", "comparing with the kernel's forwarding");
+    let progress = Progress::start("comparing with the kernel's forwarding", None);
     let kernel = world::with_kernel()?;
     // Resolves the twin's neighbours, and makes sure that it is a fair opponent.
     ensure!(
@@ -39,16 +39,16 @@ pub fn compare(hub: &World, frames: u64, rounds: u32, out: &mut impl Write) -> R
     let mut voids = 0;
     while pairs.len() < rounds as usize {
         let round = pairs.len() + 1;
-        let [hub, kernel] = [Flood::run(hub, frames)?, Flood::run(&kernel, frames)?];
-        progress.suspend(|| writeln!(out, "  {round:>5}   {:>12}   {:>12}", shown(&hub), shown(&kernel)))?;
-        if hub.void || kernel.void {
+        let [by_hub, by_kernel] = [Flood::run(hub, frames)?, Flood::run(&kernel, frames)?];
+        progress.suspend(|| writeln!(out, "  {round:>5}   {:>12}   {:>12}", shown(&by_hub), shown(&by_kernel)))?;
+        if by_hub.void || by_kernel.void {
             voids += 1;
-            let flaw = if hub.void { hub.flaw() } else { kernel.flaw() };
+            let flaw = if by_hub.void { by_hub.flaw() } else { by_kernel.flaw() };
             progress.suspend(|| writeln!(out, "          not counted: {flaw}"))?;
             ensure!(voids <= rounds, "{voids} rounds were void: no fair comparison here. Is the machine very busy?");
             continue;
         }
-        pairs.push((hub.mpps(), kernel.mpps()));
+        pairs.push((by_hub.mpps(), by_kernel.mpps()));
     }
     drop(progress);
     writeln!(out, "\n{}", Comparison::of(&pairs))?;
