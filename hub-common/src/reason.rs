@@ -15,7 +15,8 @@ pub enum Reason {
     OtherVlan,
     /// Multicast or broadcast, of the link or of IP.
     Multicast,
-    /// Link-local source or destination: not to be forwarded (RFC 3927 section 7, RFC 4291 section 2.5.6).
+    /// Source or destination is link-local, loopback or unspecified: not to be forwarded (RFC 1812 section 5.3.7, RFC 3927
+    /// section 7, RFC 4291 section 2.5).
     LinkLocal,
     /// Addressed to the hub itself.
     ToHub,

@@ -16,7 +16,7 @@ use crate::{
 pub trait Address: Copy + ParseIp + HopLimit + 'static {
     /// Bits of an address.
     const BITS: u32;
-    /// EtherType in network byte order (RFC 894, RFC 2464).
+    /// `EtherType` in network byte order (RFC 894, RFC 2464).
     const ETHERTYPE: [u8; 2];
 
     fn remotes() -> &'static LpmTrie<Scoped<Self>, Remote>;

@@ -10,7 +10,7 @@ pub struct Ethernet {
     pub ethertype: [u8; 2],
 }
 
-/// What follows the EtherType of a tag (IEEE 802.1Q).
+/// What follows the `EtherType` of a tag (IEEE 802.1Q).
 #[repr(C)]
 pub struct Tag {
     pub control: [u8; 2],

@@ -37,10 +37,10 @@ pub fn vpnhub_xdp(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn forward<F: Frame>(frame: &mut F) -> u32 {
-    let Some(attachment) = maps::ATTACHMENTS.get_ptr(&frame.interface()) else {
+    let Some(attachment) = maps::ATTACHMENTS.get_ptr(frame.interface()) else {
         return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
     };
-    // SAFETY: the kernel frees a removed element after an RCU grace period, and this program runs within one.
+    // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
     let attachment = unsafe { &*attachment };
     let mut connection = attachment.connection;
     let outcome = match parse::link(frame, attachment) {

@@ -39,7 +39,7 @@ pub struct Packet<A> {
     pub options: bool,
 }
 
-/// EtherTypes of a tag: IEEE 802.1Q and 802.1ad.
+/// `EtherType` of a tag: IEEE 802.1Q and 802.1ad.
 const VLAN: [u8; 2] = [0x81, 0x00];
 const SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
 /// 802.1Q tags looked behind.
@@ -68,14 +68,19 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
     let header = frame.at::<Ethernet>(0).ok_or(Reason::Malformed)?;
     let mut ethertype = header.ethertype;
     let mut offset = size_of::<Ethernet>();
-    for depth in 0..MAX_TAGS {
+    let mut vlan = 0;
+    for _ in 0..MAX_TAGS {
         if ethertype != VLAN && ethertype != SERVICE_VLAN {
             break;
         }
         let tag = frame.at::<Tag>(offset).ok_or(Reason::Malformed)?;
         let id = u16::from_be_bytes(tag.control) & VLAN_ID;
-        if depth == 0 && id != 0 && has_interface(frame.interface(), id) {
-            return Err(Reason::OtherVlan);
+        // As in the kernel, the VLAN is that of the first tag that has one.
+        if vlan == 0 && id != 0 {
+            if has_interface(frame.interface(), id) {
+                return Err(Reason::OtherVlan);
+            }
+            vlan = id;
         }
         ethertype = tag.ethertype;
         offset += size_of::<Tag>();
@@ -97,7 +102,7 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
 /// The host has an interface for this VLAN, so its frames are not the attachment's.
 #[inline(always)]
 fn has_interface(ifindex: u32, id: u16) -> bool {
-    maps::VLANS.get_ptr(&Vlan { ifindex, id: u32::from(id) }).is_some()
+    maps::VLANS.get_ptr(Vlan { ifindex, id: u32::from(id) }).is_some()
 }
 
 /// Reads the IP header at `offset`.
@@ -133,10 +138,10 @@ impl ParseIp for [u8; 4] {
         {
             return Err(Reason::Malformed);
         }
-        if is_multicast_v4(header.destination) {
+        if is_multicast_v4(header.source) || is_multicast_v4(header.destination) {
             return Err(Reason::Multicast);
         }
-        if is_link_local_v4(header.source) || is_link_local_v4(header.destination) {
+        if stays_on_link_v4(header.source) || stays_on_link_v4(header.destination) {
             return Err(Reason::LinkLocal);
         }
         let fragment = u16::from_be_bytes(header.fragment) & FRAGMENT != 0;
@@ -164,10 +169,10 @@ impl ParseIp for [u8; 16] {
         if header.version >> 4 != 6 || frame.length() < offset + length {
             return Err(Reason::Malformed);
         }
-        if header.destination[0] == 0xff {
+        if header.source[0] == 0xff || header.destination[0] == 0xff {
             return Err(Reason::Multicast);
         }
-        if is_link_local_v6(&header.source) || is_link_local_v6(&header.destination) {
+        if stays_on_link_v6(&header.source) || stays_on_link_v6(&header.destination) {
             return Err(Reason::LinkLocal);
         }
         Ok(Packet {
@@ -207,14 +212,14 @@ fn is_multicast_v4(address: [u8; 4]) -> bool {
     address[0] & 0xf0 == 224 || address == [255; 4]
 }
 
-/// 169.254.0.0/16.
+/// Link-local 169.254.0.0/16, and what does not even leave a host: 127.0.0.0/8, 0.0.0.0/8 (RFC 1812 section 5.3.7).
 #[inline(always)]
-fn is_link_local_v4(address: [u8; 4]) -> bool {
-    address[0] == 169 && address[1] == 254
+fn stays_on_link_v4(address: [u8; 4]) -> bool {
+    matches!(address, [169, 254, _, _] | [127 | 0, ..])
 }
 
-/// fe80::/10.
+/// Link-local `fe80::/10`, unspecified, loopback (RFC 4291 sections 2.5.2, 2.5.3 and 2.5.6).
 #[inline(always)]
-fn is_link_local_v6(address: &[u8; 16]) -> bool {
-    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+fn stays_on_link_v6(address: &[u8; 16]) -> bool {
+    (address[0] == 0xfe && address[1] & 0xc0 == 0x80) || u128::from_be_bytes(*address) <= 1
 }

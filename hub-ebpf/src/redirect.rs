@@ -17,19 +17,15 @@ pub fn redirect<A: Address, F: Frame>(
     next_hop: &NextHop,
 ) -> Result<u32, Reason> {
     // The flags are what the helper returns when the port is gone.
-    match maps::PORTS.redirect(next_hop.port, u64::from(F::DROP)) {
-        Ok(action) => {
-            count(next_hop.connection, |counters| {
-                counters.tx_packets += 1;
-                counters.tx_bytes += packet.length as u64;
-            });
-            Ok(action)
-        }
-        Err(_) => {
-            log_gone_port(frame, connection, next_hop);
-            Err(Reason::RedirectFailed)
-        }
-    }
+    let Ok(action) = maps::PORTS.redirect(next_hop.port, u64::from(F::DROP)) else {
+        log_gone_port(frame, connection, next_hop);
+        return Err(Reason::RedirectFailed);
+    };
+    count(next_hop.connection, |counters| {
+        counters.tx_packets += 1;
+        counters.tx_bytes += packet.length as u64;
+    });
+    Ok(action)
 }
 
 /// The device went and the agent has not heard yet: rare, and short. Says so at the first, second, fourth, eighth, ...

@@ -42,8 +42,8 @@ pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop
 fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 6], Reason> {
     if next_hop.flags & NextHop::ON_LINK != 0 {
         let key = Neighbour { ifindex: next_hop.ifindex, address: packet.destination };
-        // SAFETY: elements are replaced, never changed, and freed after an RCU grace period.
-        if let Some(LinkAddress { mac, .. }) = unsafe { A::neighbours().get(&key) } {
+        // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
+        if let Some(LinkAddress { mac, .. }) = unsafe { A::neighbours().get(key) } {
             return Ok(*mac);
         }
         ask_for(next_hop.ifindex, packet.destination);

@@ -45,8 +45,8 @@ pub fn cargo() -> Command {
 /// When xtask gets SIGINT, SIGTERM or SIGHUP meanwhile, all its descendants get it too, and xtask ends
 /// once they have, with 128 + the signal.
 pub fn status(command: &mut Command) -> Result<ExitStatus> {
-    let forward = Forward::start()?;
     let child = spawn(command)?;
+    let forward = Forward::start()?;
     let status = wait(child, None)?.expect("no time limit");
     forward.stop();
     Ok(status)
@@ -88,13 +88,19 @@ impl Step<'_> {
     pub fn run(&self, command: &mut Command) -> Result<()> {
         let log = log_file(self.log)?;
         let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            // Its lines would push what matters out of the ones that are shown.
+            .env_remove("RUST_BACKTRACE");
 
-        // First: the threads that follow take over which signals are held back.
-        let forward = Forward::start()?;
         let started = Instant::now();
+        let child = spawn(command)?;
+        // Before the progress bar: its thread takes over which signals are held back.
+        let forward = Forward::start()?;
         let progress = Progress::start(self.title, Some(&log));
-        let ended = spawn(command).and_then(|child| wait(child, self.limit));
+        let ended = wait(child, self.limit);
         forward.stop();
         let status = ended?;
         let succeeded = status.is_some_and(|status| status.success());
@@ -204,6 +210,7 @@ struct Forward {
 }
 
 impl Forward {
+    /// To be called when the child runs already: a child inherits what is held back, and would not end.
     fn start() -> Result<Self> {
         // Grandchildren whose parent ended first come to us instead of to PID 1, and are found.
         prctl::set_child_subreaper(true).context("becoming the reaper of orphans")?;
@@ -247,28 +254,44 @@ fn descendants() -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let parents: Vec<(i32, i32)> = entries
+    let processes: Vec<Process> = entries
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            Some((pid, living_parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))
+            Process::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
         })
         .collect();
-    let mut found = vec![Pid::this().as_raw()];
+    // Through the dead, too: a process whose other threads are still ending keeps its children.
+    let mut below = vec![Pid::this().as_raw()];
+    let mut living = Vec::new();
     let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| pid));
+    while let Some(&parent) = below.get(next) {
+        for child in processes.iter().filter(|process| process.parent == parent) {
+            below.push(child.pid);
+            if child.alive {
+                living.push(Pid::from_raw(child.pid));
+            }
+        }
         next += 1;
     }
-    found.into_iter().skip(1).map(Pid::from_raw).collect()
+    living
 }
 
-/// The parent in a line of `/proc/PID/stat`; `None` for a zombie. The name in parentheses may hold anything.
-fn living_parent(stat: &str) -> Option<i32> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(parent)
+#[derive(Debug, PartialEq)]
+struct Process {
+    pid: i32,
+    parent: i32,
+    alive: bool,
+}
+
+impl Process {
+    /// From `/proc/PID/stat` (see `man 5 proc_pid_stat`). The name in parentheses may hold anything.
+    fn parse(pid: i32, stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        let alive = !matches!(fields.next()?, "Z" | "X");
+        let parent = fields.next()?.parse().ok()?;
+        Some(Self { pid, parent, alive })
+    }
 }
 
 #[cfg(test)]
@@ -277,14 +300,25 @@ mod tests {
 
     #[test]
     fn the_parent_is_found_behind_any_name() {
-        for (stat, parent) in [
-            ("12 (cargo) S 7 12 12 0", Some(7)),
-            ("12 (a ) S 3 (b) R 8 12", Some(8)),
-            ("12 (gone) Z 7 12 12", None),
+        for (stat, expected) in [
+            ("12 (cargo) S 7 12 12 0", Some((7, true))),
+            ("12 (a ) S 3 (b) R 8 12", Some((8, true))),
+            ("12 (gone) Z 7 12 12", Some((7, false))),
             ("12", None),
         ] {
-            assert_eq!(living_parent(stat), parent, "{stat}");
+            let process = Process::parse(12, stat);
+            assert_eq!(process.map(|p| (p.parent, p.alive)), expected, "{stat}");
         }
+    }
+
+    #[test]
+    fn a_forwarded_signal_is_not_held_back_in_the_child() {
+        let child = spawn(Command::new("cat").arg("/proc/self/status").stdout(Stdio::piped())).unwrap();
+        let forward = Forward::start().unwrap();
+        let said = child.wait_with_output().unwrap().stdout;
+        forward.stop();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("SigBlk:\t0000000000000000"), "{said}");
     }
 
     #[test]

@@ -79,8 +79,18 @@ pub fn compiler() -> Result<Record> {
 
     let machine = survey(requested);
     let mut failures = Vec::new();
+    // What has no linker needs no source either: not tried again for another compiler of the same LLVM.
+    let mut without_linker = Vec::new();
     for way in plan::ways(&machine) {
-        match take(way).and_then(|compiler| Ok((linker::ensure(&compiler, &cache)?, compiler))) {
+        if way.llvm().is_some_and(|llvm| without_linker.contains(&llvm)) {
+            continue;
+        }
+        let taken = take(way).and_then(|compiler| {
+            let llvm = compiler.rustc.llvm;
+            let linker = linker::ensure(&compiler, &cache).inspect_err(|_| without_linker.push(llvm))?;
+            Ok((linker, compiler))
+        });
+        match taken {
             Ok((linker, compiler)) => {
                 let record = Record {
                     bootstrap: !compiler.rustc.nightly,

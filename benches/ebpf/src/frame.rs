@@ -6,12 +6,12 @@ use crate::shape::Head;
 
 /// The first `WORDS` words of the frame, if it has as many.
 #[inline(always)]
-pub fn head<const WORDS: usize>(context: &XdpContext) -> Option<&mut Head<WORDS>> {
+pub fn head<const WORDS: usize>(context: &mut XdpContext) -> Option<&mut Head<WORDS>> {
     let start = context.data();
     if start + size_of::<Head<WORDS>>() > context.data_end() {
         return None;
     }
-    // SAFETY: compared with the frame's end; any bytes are a `Head`; the callers ask once and nothing else runs on this
+    // SAFETY: compared with the frame's end; any bytes are a `Head`; `&mut` makes it the only one, and nothing else runs on this
     // frame. Alignment: a test run lays its frames 256 bytes behind an 8-aligned struct (net/bpf/test_run.c), and that
     // is where they stay until the sink; where a driver copies one, both x86-64 and arm64 load words from any address.
     Some(unsafe { &mut *(start as *mut Head<WORDS>) })

@@ -18,20 +18,20 @@ const WINDOW: u32 = 192;
 /// between two batches. But a stray packet from another core, such as a ping, takes the hub's device along to that core
 /// until its queue is empty, which it would never be again: the generator alone is many times faster than any hub.
 #[xdp]
-pub fn generator(context: XdpContext) -> u32 {
+pub fn generator(mut context: XdpContext) -> u32 {
     let Some(settings) = maps::SETTINGS.get(0) else {
         return xdp_action::XDP_ABORTED;
     };
     let made = match settings.version {
-        4 => make::<{ IPV4.words }>(&context, settings, &IPV4),
-        _ => make::<{ IPV6.words }>(&context, settings, &IPV6),
+        4 => make::<{ IPV4.words }>(&mut context, settings, &IPV4),
+        _ => make::<{ IPV6.words }>(&mut context, settings, &IPV6),
     };
     // A frame that is not made is not counted either: the binary asks for it again.
     if made.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
 }
 
 #[inline(always)]
-fn make<const WORDS: usize>(context: &XdpContext, settings: &Settings, layout: &Layout) -> Option<()> {
+fn make<const WORDS: usize>(context: &mut XdpContext, settings: &Settings, layout: &Layout) -> Option<()> {
     let sequence = maps::SEQUENCE.get_ptr_mut(0)?;
     // SAFETY: the element is this CPU's own, and only one test run makes frames.
     let sequence = unsafe { &mut *sequence };

@@ -9,13 +9,13 @@ use crate::{
 
 /// On the far device. Takes the generator's frames and leaves all others to the kernel.
 #[xdp]
-pub fn sink(context: XdpContext) -> u32 {
+pub fn sink(mut context: XdpContext) -> u32 {
     let Some(settings) = maps::SETTINGS.get(0) else {
         return xdp_action::XDP_PASS;
     };
     let good = match settings.version {
-        4 => check::<{ IPV4.words }>(&context, settings, &IPV4),
-        _ => check::<{ IPV6.words }>(&context, settings, &IPV6),
+        4 => check::<{ IPV4.words }>(&mut context, settings, &IPV4),
+        _ => check::<{ IPV6.words }>(&mut context, settings, &IPV6),
     };
     let (Some(good), Some(counts)) = (good, maps::COUNTS.get_ptr_mut(0)) else {
         return xdp_action::XDP_PASS;
@@ -33,7 +33,8 @@ pub fn sink(context: XdpContext) -> u32 {
 /// Whether the frame is what must come out for its number: length, MAC of this device, addresses, TTL, ports,
 /// checksums. `None` when it is not the generator's.
 #[inline(always)]
-fn check<const WORDS: usize>(context: &XdpContext, settings: &Settings, layout: &Layout) -> Option<bool> {
+fn check<const WORDS: usize>(context: &mut XdpContext, settings: &Settings, layout: &Layout) -> Option<bool> {
+    let length = frame::length(context);
     let head = &*frame::head::<WORDS>(context)?;
     let number = layout.generated(head)?;
     if let Some(arrived) = maps::ARRIVED.get_ptr_mut(0) {
@@ -47,5 +48,5 @@ fn check<const WORDS: usize>(context: &XdpContext, settings: &Settings, layout: 
     for word in 0..WORDS {
         difference |= (head.0[word] ^ expected.0[word]) & settings.checked.0[word];
     }
-    Some(difference == 0 && frame::length(context) == settings.length as usize && layout.header_sum_verifies(head))
+    Some(difference == 0 && length == settings.length as usize && layout.header_sum_verifies(head))
 }

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use super::{apt, plan};
 
 /// Commands, and the Debian package of each.
-const COMMANDS: [(&str, &str); 3] = [("ip", "iproute2"), ("ping", "iputils-ping"), ("ethtool", "ethtool")];
+const COMMANDS: [(&str, &str); 1] = [("ip", "iproute2")];
 
 /// The oldest kernel that VPN-Hub supports: Debian 12's.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);

@@ -79,7 +79,7 @@ fn install(llvm: u32, root: &Path, cache: &Path) -> Result<()> {
         .env("LLVM_PREFIX", prefix)
         .env("CARGO_TARGET_DIR", &target);
     Step {
-        title: &format!("building bpf-linker {VERSION} for LLVM {llvm}, about a minute"),
+        title: &format!("building bpf-linker {VERSION} for LLVM {llvm} (a minute or two)"),
         log: "bpf-linker",
         limit: None,
         quiet: false,

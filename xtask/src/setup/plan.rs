@@ -88,6 +88,16 @@ pub enum Way {
     },
 }
 
+impl Way {
+    /// The LLVM of the compiler, where that is known beforehand.
+    pub fn llvm(&self) -> Option<u32> {
+        match self {
+            Self::Use(compiler) | Self::AddSource(compiler) => Some(compiler.rustc.llvm),
+            Self::Debian { .. } => None,
+        }
+    }
+}
+
 /// The ways to try, best first: what is there before what must be fetched, nightlies before others (the way
 /// that aya documents), rustup before the distribution.
 pub fn ways(machine: &Machine) -> Vec<Way> {

@@ -1,0 +1,163 @@
+//! What a frame consists of: Ethernet (IEEE 802.3, 802.1Q), IPv4 (RFC 791), IPv6 (RFC 8200).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Interface, Verdict, World};
+
+/// The IP packet in a frame.
+#[derive(Debug)]
+pub struct Packet {
+    /// Where it starts in the frame.
+    pub offset: usize,
+    /// Bytes by its own header.
+    pub length: usize,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub hops: u8,
+    /// Protocol, or the first next header.
+    pub protocol: u8,
+    /// Source and destination port as one number; 0 where there are none.
+    pub ports: u32,
+    /// IPv4 options or IPv6 hop-by-hop options.
+    pub options: bool,
+}
+
+const MALFORMED: Verdict = Verdict::Drop("malformed");
+
+/// Reads a frame down to the ports; ends with what is not to be forwarded whatever the configuration.
+pub fn packet(world: &World, interface: &Interface, frame: &[u8]) -> Result<Packet, Verdict> {
+    let (version, offset) = link(world, interface, frame)?;
+    let packet = match version {
+        4 => ipv4(offset, &frame[offset..])?,
+        _ => ipv6(offset, &frame[offset..])?,
+    };
+    if is_group(packet.destination) || is_group(packet.source) {
+        return Err(Verdict::Pass("multicast"));
+    }
+    if stays_on_link(packet.destination) || stays_on_link(packet.source) {
+        return Err(Verdict::Pass("link_local"));
+    }
+    Ok(packet)
+}
+
+/// IP version by the link header, and where the IP header starts.
+fn link(world: &World, interface: &Interface, frame: &[u8]) -> Result<(u8, usize), Verdict> {
+    if !interface.ethernet {
+        return match frame.first().ok_or(MALFORMED)? >> 4 {
+            version @ (4 | 6) => Ok((version, 0)),
+            _ => Err(MALFORMED),
+        };
+    }
+    let mut ether_type = number16(frame, 12)?;
+    let mut offset = 14;
+    let mut outermost_vlan = 0;
+    for _ in 0..2 {
+        if !matches!(ether_type, 0x8100 | 0x88a8) {
+            break;
+        }
+        let control = number16(frame, offset)?;
+        ether_type = number16(frame, offset + 2)?;
+        offset += 4;
+        // A tag of VLAN 0 carries a priority only: the VLAN is that of the next one.
+        let vlan = control & 0xfff;
+        if outermost_vlan == 0 && vlan != 0 {
+            outermost_vlan = vlan;
+            if world.interfaces.iter().any(|upper| upper.vlan == Some((interface.index, vlan))) {
+                return Err(Verdict::Pass("other_vlan"));
+            }
+        }
+    }
+    let version = match ether_type {
+        0x0800 => 4,
+        0x86dd => 6,
+        _ => return Err(Verdict::Pass("not_ip")),
+    };
+    if frame[0] & 1 == 1 {
+        return Err(Verdict::Pass("multicast"));
+    }
+    if frame[..6] != interface.mac {
+        return Err(Verdict::Pass("other_host"));
+    }
+    Ok((version, offset))
+}
+
+fn ipv4(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
+    if bytes.len() < 20 || bytes[0] >> 4 != 4 {
+        return Err(MALFORMED);
+    }
+    let header = usize::from(bytes[0] & 0xf) * 4;
+    let length = usize::from(number16(bytes, 2)?);
+    if header < 20 || length < header || length > bytes.len() {
+        return Err(MALFORMED);
+    }
+    let more_or_offset = number16(bytes, 6)? & 0x3fff;
+    let address = |at: usize| IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]));
+    let transport = if more_or_offset == 0 { &bytes[header..length] } else { &[] };
+    Ok(Packet {
+        offset,
+        length,
+        source: address(12),
+        destination: address(16),
+        hops: bytes[8],
+        protocol: bytes[9],
+        ports: ports(bytes[9], transport),
+        options: header > 20,
+    })
+}
+
+fn ipv6(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
+    if bytes.len() < 40 || bytes[0] >> 4 != 6 {
+        return Err(MALFORMED);
+    }
+    let length = 40 + usize::from(number16(bytes, 4)?);
+    if length > bytes.len() {
+        return Err(MALFORMED);
+    }
+    let address = |at: usize| IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).expect("16 bytes")));
+    Ok(Packet {
+        offset,
+        length,
+        source: address(8),
+        destination: address(24),
+        hops: bytes[7],
+        protocol: bytes[6],
+        ports: ports(bytes[6], &bytes[40..length]),
+        options: bytes[6] == 0,
+    })
+}
+
+/// The first four bytes of TCP, UDP, DCCP, SCTP and UDP-Lite are the ports.
+fn ports(protocol: u8, transport: &[u8]) -> u32 {
+    match (protocol, transport) {
+        (6 | 17 | 33 | 132 | 136, [a, b, c, d, ..]) => u32::from_be_bytes([*a, *b, *c, *d]),
+        _ => 0,
+    }
+}
+
+/// Multicast, or the limited broadcast: to many, and never a source (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
+fn is_group(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    }
+}
+
+/// Addresses that a router must not forward from or to: link-local (RFC 3927 section 7, RFC 4291 section 2.5.6), and what
+/// does not even leave a host, loopback and "this network" or unspecified (RFC 1812 section 5.3.7, RFC 4291 sections
+/// 2.5.2 and 2.5.3).
+fn stays_on_link(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_loopback() || address.octets()[0] == 0,
+        IpAddr::V6(address) => {
+            address.segments()[0] & 0xffc0 == 0xfe80 || address.is_loopback() || address.is_unspecified()
+        }
+    }
+}
+
+fn number16(bytes: &[u8], at: usize) -> Result<u16, Verdict> {
+    match bytes.get(at..at + 2) {
+        Some(pair) => Ok(u16::from(pair[0]) * 256 + u16::from(pair[1])),
+        None => Err(MALFORMED),
+    }
+}

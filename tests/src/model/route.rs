@@ -1,0 +1,127 @@
+//! Where a packet goes: the longest prefix, and of the members that lead there the one its flow belongs to.
+
+use std::net::IpAddr;
+
+use super::{Account, Interface, Route, World, flow, parse::Packet, prefix::contains};
+
+/// What leads to a destination.
+pub enum Target<'a> {
+    Vpc {
+        gateway: Option<IpAddr>,
+    },
+    /// All routes of one destination, by name of the next hop; at least one.
+    Routes(Vec<&'a Route>),
+}
+
+/// How a packet leaves.
+pub struct Way<'a> {
+    pub account: Account,
+    /// `None` where the host has no such interface.
+    pub interface: Option<&'a Interface>,
+    /// Address whose link address the frame goes to.
+    pub neighbour: IpAddr,
+}
+
+impl World {
+    /// An address of the hub, or the directed broadcast of one of its links, which links of one or two hosts do not have
+    /// (RFC 3021).
+    pub(super) fn is_hub(&self, destination: IpAddr) -> bool {
+        self.interfaces.iter().flat_map(|interface| &interface.addresses).any(|own| {
+            let last_of_link = match own.addr() {
+                IpAddr::V4(address) if own.prefix_len() < 31 => {
+                    let hosts = u32::MAX >> own.prefix_len();
+                    Some(IpAddr::V4((u32::from(address) | hosts).into()))
+                }
+                _ => None,
+            };
+            own.addr() == destination || last_of_link == Some(destination)
+        })
+    }
+
+    /// The longest prefix around the destination has it; of equal ones the VPC's, which no site can take away.
+    pub(super) fn target(&self, destination: IpAddr) -> Option<Target<'_>> {
+        let routed = self.routes.iter().filter(|route| contains(route.destination, destination));
+        let routed = routed.map(|route| route.destination).max_by_key(ipnet::IpNet::prefix_len);
+        let vpc = self.vpc_prefix_length(destination);
+        match (vpc, routed) {
+            (Some(vpc), routed) if routed.is_none_or(|routed| routed.prefix_len() <= vpc) => {
+                Some(Target::Vpc { gateway: self.vpc_gateway(destination) })
+            }
+            (_, Some(routed)) => {
+                let mut routes: Vec<_> = self.routes.iter().filter(|route| route.destination == routed).collect();
+                routes.sort_by_key(|route| &route.next_hop);
+                Some(Target::Routes(routes))
+            }
+            (_, None) => None,
+        }
+    }
+
+    /// Length of the longest VPC prefix around an address: of the VPC itself, or of a part of it that the kernel knows a
+    /// way to on the VPC interface.
+    fn vpc_prefix_length(&self, destination: IpAddr) -> Option<u8> {
+        let vpc = self.vpc.as_ref()?;
+        let around = vpc.cidrs.iter().filter(|cidr| contains(**cidr, destination));
+        let shortest = around.clone().map(ipnet::IpNet::prefix_len).min()?;
+        let longest = around.map(ipnet::IpNet::prefix_len).max()?;
+        let parts = self.vpc_kernel_routes(destination).into_iter().map(|(length, _)| length);
+        parts.filter(|length| *length >= shortest).chain([longest]).max()
+    }
+
+    /// Router of the kernel's longest prefix around an address, on the VPC interface.
+    fn vpc_gateway(&self, destination: IpAddr) -> Option<IpAddr> {
+        let routes = self.vpc_kernel_routes(destination);
+        routes.into_iter().max_by_key(|(length, gateway)| (*length, gateway.is_none()))?.1
+    }
+
+    /// Prefix length and router of every kernel route around an address on the VPC interface, its links included.
+    fn vpc_kernel_routes(&self, destination: IpAddr) -> Vec<(u8, Option<IpAddr>)> {
+        let Some(interface) = self.vpc.as_ref().and_then(|vpc| self.interface(&vpc.interface)) else {
+            return Vec::new();
+        };
+        let routed = interface.gateways.iter().map(|(prefix, gateway)| (*prefix, Some(*gateway)));
+        let links = interface.addresses.iter().map(|own| (own.trunc(), None));
+        let around = routed.chain(links).filter(|(prefix, _)| contains(*prefix, destination));
+        around.map(|(prefix, gateway)| (prefix.prefix_len(), gateway)).collect()
+    }
+
+    pub(super) fn way(&self, target: &Target<'_>, packet: &Packet) -> Way<'_> {
+        match target {
+            Target::Vpc { gateway } => Way {
+                account: Account::Vpc,
+                interface: self.vpc.as_ref().and_then(|vpc| self.interface(&vpc.interface)),
+                neighbour: gateway.unwrap_or(packet.destination),
+            },
+            Target::Routes(routes) => {
+                let connection = self.connection(self.member(routes, packet));
+                Way {
+                    account: Account::Connection(connection.name.clone()),
+                    interface: self.interface(&connection.interface),
+                    neighbour: connection.peer.unwrap_or(packet.destination),
+                }
+            }
+        }
+    }
+
+    fn member<'a>(&self, routes: &[&'a Route], packet: &Packet) -> &'a str {
+        if let [only] = routes {
+            return &only.next_hop;
+        }
+        let active = self.active(routes);
+        let buckets = flow::share_out(&active.iter().map(|(_, weight)| *weight).collect::<Vec<_>>());
+        let bucket = usize::try_from(flow::hash(packet)).expect("32 bits") % buckets.len();
+        active[buckets[bucket]].0
+    }
+
+    /// Weights above 0 that are up; else weight 0 that is up; else, all being down, weights above 0 so that traffic can
+    /// bring the tunnel up; else weight 0.
+    fn active<'a>(&self, routes: &[&'a Route]) -> Vec<(&'a str, u32)> {
+        let pick = |weighted: bool, only_up: bool| -> Vec<(&'a str, u32)> {
+            let part = |route: &Route| if weighted { u32::from(route.weight) } else { 1 };
+            let wanted = routes.iter().filter(|route| (route.weight > 0) == weighted);
+            let wanted = wanted.filter(|route| !only_up || self.connection(&route.next_hop).up);
+            wanted.map(|route| (route.next_hop.as_str(), part(route))).collect()
+        };
+        let choices = [pick(true, true), pick(false, true), pick(true, false), pick(false, false)];
+        choices.into_iter().find(|members| !members.is_empty()).expect("a destination has routes")
+    }
+}

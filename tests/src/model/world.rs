@@ -1,0 +1,87 @@
+//! What there is: the hub's interfaces, its connections, its VPC side, its routes.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+/// All that a packet's fate depends on.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    pub interfaces: Vec<Interface>,
+    pub connections: Vec<Connection>,
+    pub vpc: Option<Vpc>,
+    pub routes: Vec<Route>,
+    /// Sites may reach each other.
+    pub spoke_to_spoke: bool,
+}
+
+/// A network interface of the hub, attachment or not.
+#[derive(Debug, Clone, Default)]
+pub struct Interface {
+    pub index: u32,
+    pub name: String,
+    /// Frames have an Ethernet header; else they start with the IP header.
+    pub ethernet: bool,
+    pub mac: [u8; 6],
+    /// Longest IP packet, bytes.
+    pub mtu: u32,
+    pub up: bool,
+    /// For an 802.1Q interface: index of the one below, and the VLAN.
+    pub vlan: Option<(u32, u16)>,
+    /// Own addresses with their prefix lengths, host bits kept.
+    pub addresses: Vec<IpNet>,
+    /// Link addresses that are known.
+    pub neighbours: BTreeMap<IpAddr, [u8; 6]>,
+    /// Routers behind this interface, by the prefix that the kernel routes to them.
+    pub gateways: Vec<(IpNet, IpAddr)>,
+}
+
+/// An IPsec connection.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    pub name: String,
+    /// Name of the attachment, which may not exist.
+    pub interface: String,
+    /// The neighbour that takes everything; without one, on Ethernet, each destination is a neighbour.
+    pub peer: Option<IpAddr>,
+    /// Negotiated, healthy, and not taken down by hand.
+    pub up: bool,
+    /// Prefixes of the site; each paired with each of `locals`.
+    pub remotes: Vec<IpNet>,
+    pub locals: Vec<IpNet>,
+}
+
+/// The cloud side.
+#[derive(Debug, Clone, Default)]
+pub struct Vpc {
+    pub interface: String,
+    pub cidrs: Vec<IpNet>,
+}
+
+/// A destination route.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub destination: IpNet,
+    /// Name of a connection.
+    pub next_hop: String,
+    /// 0..=100; 0 is standby.
+    pub weight: u8,
+}
+
+impl World {
+    pub(super) fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    pub(super) fn connection(&self, name: &str) -> &Connection {
+        self.connections.iter().find(|connection| connection.name == name).expect("routes lead to connections")
+    }
+
+    /// Connections whose traffic comes in on an interface, by name.
+    pub(super) fn carried_by(&self, interface: &Interface) -> Vec<&Connection> {
+        let mut carried: Vec<_> =
+            self.connections.iter().filter(|connection| connection.interface == interface.name).collect();
+        carried.sort_by_key(|connection| &connection.name);
+        carried
+    }
+}

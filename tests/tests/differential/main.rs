@@ -1,0 +1,70 @@
+//! The kernel program against the reference model: random worlds, random packets, the same fate.
+//!
+//! - `VPNHUB_SEED=N` runs the worlds of that seed again; without it the clock decides.
+//! - `VPNHUB_PACKETS=N` runs so many packets, 400,000 by default.
+//! - `VPNHUB_WORLD=N` runs that world of the seed alone.
+
+mod compare;
+mod coverage;
+mod draw;
+mod packets;
+#[path = "../program/mod.rs"]
+mod program;
+mod show;
+mod worlds;
+
+use std::{
+    env,
+    time::{Instant, SystemTime},
+};
+
+use anyhow::Context;
+use rand::{SeedableRng, rngs::StdRng};
+
+use crate::{
+    compare::Comparison,
+    coverage::Coverage,
+    program::{Program, in_namespace},
+};
+
+const PACKETS: u64 = 400_000;
+const PACKETS_PER_WORLD: u64 = 400;
+
+/// A number from the environment.
+fn setting(name: &str) -> anyhow::Result<Option<u64>> {
+    match env::var(name) {
+        Ok(text) => text.parse().map(Some).with_context(|| format!("{name}={text} is not a number")),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(error) => Err(error).context(name.to_owned()),
+    }
+}
+
+#[test]
+fn the_program_does_what_the_model_says() -> anyhow::Result<()> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis() as u64;
+    let seed = setting("VPNHUB_SEED")?.unwrap_or(now);
+    let packets = setting("VPNHUB_PACKETS")?.unwrap_or(PACKETS);
+    let only = setting("VPNHUB_WORLD")?;
+    println!("VPNHUB_SEED={seed} VPNHUB_PACKETS={packets}");
+
+    in_namespace(&worlds::DEVICES.collect::<Vec<_>>(), |_| {
+        let started = Instant::now();
+        let mut program = Program::load()?;
+        let mut coverage = Coverage::default();
+        let worlds = only.map_or(0..packets.div_ceil(PACKETS_PER_WORLD), |only| only..only + 1);
+        for number in worlds {
+            // Each world has a generator of its own, so that it can be run alone.
+            let mut rng = StdRng::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            let world = worlds::draw(&mut rng);
+            let comparison = Comparison { world: &world, rng: &mut rng, packets: PACKETS_PER_WORLD };
+            comparison.run(&mut program, &mut coverage).with_context(|| {
+                format!(
+                    "world {number}; to run it alone:\nVPNHUB_SEED={seed} VPNHUB_WORLD={number} cargo test --release \
+                     -p hub-tests --test differential -- --nocapture"
+                )
+            })?;
+        }
+        println!("{coverage}in {:.1?}", started.elapsed());
+        if only.is_none() { coverage.check() } else { Ok(()) }
+    })
+}

@@ -1,0 +1,223 @@
+//! Random packets, most of them what the world's prefixes, addresses and interfaces suggest.
+
+use std::net::IpAddr;
+
+use hub_tests::{
+    model::{Interface, World},
+    packet::Packet,
+};
+use ipnet::IpNet;
+use rand::{
+    Rng, RngCore,
+    rngs::StdRng,
+    seq::{IndexedRandom, IteratorRandom},
+};
+
+use crate::draw::{address_around, one_of, percent};
+
+/// What a test run takes at least.
+const SHORTEST: usize = 14;
+
+/// An interface, and a frame that comes in on it.
+pub fn draw(rng: &mut StdRng, world: &World) -> (u32, Vec<u8>) {
+    let interface = ingress(rng, world);
+    let source = source(rng, world, interface);
+    let v6 = !source.is_ipv4();
+    let destination = destination(rng, world, v6);
+    let mut packet = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Packet::ipv4(source, destination),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => Packet::ipv6(source, destination),
+        _ => unreachable!("the destination is of the source's family"),
+    };
+    packet = network(rng, packet, v6);
+    packet = transport(rng, packet);
+    let length = match rng.random_range(0..10) {
+        // The builder's headers are not longer than this.
+        0 => (one_of(rng, &[576_usize, 1280, 1400, 1500]) + 3).saturating_sub(rng.random_range(0..120)),
+        1..4 => 0,
+        _ => rng.random_range(0..120),
+    };
+    packet = packet.payload(length);
+    if interface.ethernet {
+        packet = link(rng, packet, interface);
+    }
+    if percent(rng, 20) {
+        packet = packet.padding(rng.random_range(0..30));
+    } else if percent(rng, 5) {
+        packet = packet.padding(rng.random_range(0..400));
+    }
+    let mut frame = packet.build();
+    spoil(rng, &mut frame);
+    if frame.len() < SHORTEST {
+        frame.resize(SHORTEST, 0);
+    }
+    (interface.index, frame)
+}
+
+fn ingress<'a>(rng: &mut StdRng, world: &'a World) -> &'a Interface {
+    let devices = || world.interfaces.iter().filter(|interface| interface.vlan.is_none());
+    let wanted = if percent(rng, 3) {
+        None
+    } else if percent(rng, 25) {
+        world.vpc.as_ref().map(|vpc| vpc.interface.as_str())
+    } else {
+        world.connections.choose(rng).map(|connection| connection.interface.as_str())
+    };
+    let found = wanted.and_then(|name| devices().find(|interface| interface.name == name));
+    found.unwrap_or_else(|| devices().choose(rng).expect("there is a device"))
+}
+
+fn source(rng: &mut StdRng, world: &World, interface: &Interface) -> IpAddr {
+    if percent(rng, 6) {
+        let v6 = percent(rng, 50);
+        return any(rng, world, v6);
+    }
+    let sites = world.connections.iter().filter(|connection| connection.interface == interface.name);
+    let vpc = world.vpc.iter().filter(|vpc| vpc.interface == interface.name);
+    let prefix = sites.flat_map(|site| &site.remotes).chain(vpc.flat_map(|vpc| &vpc.cidrs)).choose(rng);
+    match prefix {
+        Some(prefix) => address_around(rng, *prefix),
+        None => any(rng, world, false),
+    }
+}
+
+fn destination(rng: &mut StdRng, world: &World, v6: bool) -> IpAddr {
+    let family = |prefix: &&IpNet| prefix.addr().is_ipv6() == v6;
+    let prefix = match rng.random_range(0..20) {
+        0..11 => world.routes.iter().map(|route| &route.destination).filter(family).choose(rng),
+        11..14 => world.vpc.iter().flat_map(|vpc| &vpc.cidrs).filter(family).choose(rng),
+        14..17 => {
+            let known = world.interfaces.iter().flat_map(|interface| interface.neighbours.keys());
+            let known = known.filter(|address| address.is_ipv6() == v6).choose(rng);
+            return known.copied().unwrap_or_else(|| any(rng, world, v6));
+        }
+        17 => world.interfaces.iter().flat_map(|interface| &interface.addresses).filter(family).choose(rng),
+        _ => None,
+    };
+    match prefix {
+        // The address itself, or one of its link.
+        Some(prefix) if prefix.addr() != prefix.network() && percent(rng, 50) => prefix.addr(),
+        Some(prefix) => address_around(rng, *prefix),
+        None => any(rng, world, v6),
+    }
+}
+
+/// Any address, most likely one that is treated in its own way.
+fn any(rng: &mut StdRng, world: &World, v6: bool) -> IpAddr {
+    let text = if v6 {
+        one_of(
+            rng,
+            &[
+                "::",
+                "::1",
+                "::2",
+                "fe80::1",
+                "febf::1",
+                "fec0::1",
+                "ff02::1",
+                "fe00::1",
+                "2001:db8::1",
+                "fd00::1",
+                "fd00:0:9::1",
+            ],
+        )
+    } else {
+        one_of(
+            rng,
+            &[
+                "0.0.0.0",
+                "0.1.2.3",
+                "1.0.0.0",
+                "10.0.0.1",
+                "10.9.9.9",
+                "126.0.0.1",
+                "127.0.0.1",
+                "128.0.0.1",
+                "169.253.9.9",
+                "169.254.1.1",
+                "169.255.1.1",
+                "172.16.31.3",
+                "192.168.4.4",
+                "223.255.255.255",
+                "224.0.0.1",
+                "239.1.1.1",
+                "240.0.0.1",
+                "255.255.255.255",
+            ],
+        )
+    };
+    let other = world.connections.choose(rng).and_then(|connection| connection.remotes.choose(rng).copied());
+    match other.filter(|prefix| prefix.addr().is_ipv6() == v6) {
+        Some(prefix) if percent(rng, 40) => address_around(rng, prefix),
+        _ => text.parse().expect(text),
+    }
+}
+
+fn network(rng: &mut StdRng, mut packet: Packet, v6: bool) -> Packet {
+    packet = packet.ttl(if percent(rng, 85) { 64 } else { one_of(rng, &[0, 1, 1, 2, 3, 255]) });
+    if percent(rng, 10) {
+        packet = packet.tos(rng.random());
+    }
+    if !v6 {
+        packet = packet.identification(rng.random());
+        if percent(rng, 4) {
+            let size = rng.random_range(1..=40);
+            packet = packet.ip_options(&[1; 40][..size]);
+        }
+        if percent(rng, 5) {
+            packet = packet.ip_checksum(one_of(rng, &[0, 0xffff, 0xfeff, 0xff00, 0x1234]));
+        }
+    } else if percent(rng, 4) {
+        packet = packet.hop_by_hop(&[]);
+    } else if percent(rng, 4) {
+        packet = packet.destination_options(&[]);
+    }
+    if percent(rng, 6) {
+        packet = packet.fragment(one_of(rng, &[0, 1, 100, 8191]), percent(rng, 50), rng.random());
+    }
+    packet
+}
+
+fn transport(rng: &mut StdRng, packet: Packet) -> Packet {
+    match rng.random_range(0..10) {
+        0..4 => packet.udp(rng.random(), rng.random()),
+        4..7 => packet.tcp(rng.random(), rng.random()),
+        7 => packet.echo(rng.random(), 1),
+        // Ports are in the payload, or are not.
+        _ => packet.protocol(one_of(rng, &[0, 6, 17, 33, 44, 47, 50, 59, 132, 136, 255])),
+    }
+}
+
+fn link(rng: &mut StdRng, packet: Packet, interface: &Interface) -> Packet {
+    let mut to = interface.mac;
+    if percent(rng, 4) {
+        to[rng.random_range(0..6)] ^= 1 << rng.random_range(0..8);
+    }
+    let mut packet = packet.ethernet([2, 9, 9, 9, 9, 9], to);
+    let tags = one_of(rng, &[0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3]);
+    for _ in 0..tags {
+        let protocol = one_of(rng, &[0x8100, 0x8100, 0x88a8]);
+        packet = packet.tag(protocol, one_of(rng, &[0, 0xe000]) | rng.random_range(0..5));
+    }
+    if percent(rng, 2) {
+        packet = packet.ether_type(one_of(rng, &[0x0806, 0x88cc, 0x8100, 0x0800, 0x86dd, 46]));
+    }
+    packet
+}
+
+/// Truncates a frame, or overwrites some of its bytes.
+fn spoil(rng: &mut StdRng, frame: &mut Vec<u8>) {
+    match rng.random_range(0..20) {
+        0 => frame.truncate(rng.random_range(0..frame.len())),
+        1 => {
+            for _ in 0..rng.random_range(1..4) {
+                // Mostly in the headers.
+                let end = if percent(rng, 80) { frame.len().min(48) } else { frame.len() };
+                let at = rng.random_range(0..end);
+                frame[at] = if percent(rng, 50) { frame[at] ^ 1 << rng.random_range(0..8) } else { rng.random() };
+            }
+        }
+        2 if percent(rng, 5) => rng.fill_bytes(frame),
+        _ => {}
+    }
+}

@@ -1,0 +1,36 @@
+//! A world in few words.
+
+use std::fmt::Write as _;
+
+use hub_tests::{lab::Mac, model::World};
+
+pub fn world(world: &World) -> String {
+    let mut text = String::new();
+    write(&mut text, world).expect("a string takes all");
+    text
+}
+
+fn write(text: &mut String, world: &World) -> std::fmt::Result {
+    writeln!(text, "spoke_to_spoke {}", world.spoke_to_spoke)?;
+    for link in &world.interfaces {
+        write!(text, "interface {} {} mtu {}", link.index, link.name, link.mtu)?;
+        write!(text, " {}", if link.ethernet { Mac(link.mac).to_string() } else { "raw".into() })?;
+        write!(text, "{}", if link.up { "" } else { " down" })?;
+        link.vlan.iter().try_for_each(|(below, id)| write!(text, " vlan {id} of {below}"))?;
+        link.addresses.iter().try_for_each(|own| write!(text, " {own}"))?;
+        link.gateways.iter().try_for_each(|(prefix, via)| write!(text, " [{prefix} via {via}]"))?;
+        link.neighbours.iter().try_for_each(|(address, mac)| write!(text, " {address}={}", Mac(*mac)))?;
+        writeln!(text)?;
+    }
+    world.vpc.iter().try_for_each(|vpc| writeln!(text, "vpc {} {:?}", vpc.interface, vpc.cidrs))?;
+    for connection in &world.connections {
+        write!(text, "connection {} on {}", connection.name, connection.interface)?;
+        write!(text, "{}", if connection.up { "" } else { " down" })?;
+        connection.peer.iter().try_for_each(|peer| write!(text, " peer {peer}"))?;
+        writeln!(text, " remotes {:?} locals {:?}", connection.remotes, connection.locals)?;
+    }
+    for route in &world.routes {
+        writeln!(text, "route {} -> {} weight {}", route.destination, route.next_hop, route.weight)?;
+    }
+    Ok(())
+}

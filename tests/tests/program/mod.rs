@@ -1,0 +1,190 @@
+//! The kernel program under test: loaded, filled from a [`World`], run on single frames, its counters read.
+//!
+//! Needs devices that exist, so everything runs in a network namespace of the test's own.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use anyhow::Context;
+use hub_common::{
+    Reason,
+    maps::{Counters, UNATTRIBUTED, VPC},
+};
+use hub_tests::{
+    lab::{Namespace, require_root, unique_prefix},
+    model::{Account, Count, Interface, Judgement, World},
+};
+use hub_userspace::{
+    compile::{Inputs, compile},
+    config::model::{Config, Connection, CustomerGateway, Gateway, Route, Vpc},
+    dataplane::{Dataplane, Outcome},
+    layout::Layout,
+    netlink::{HostState, Link},
+    rib::Rib,
+    state::{State, States},
+};
+
+// enum xdp_action, linux/bpf.h.
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
+pub const XDP_REDIRECT: u32 = 4;
+
+/// Counters by account and name, those that are not 0.
+pub type Books = BTreeMap<(Account, &'static str), u64>;
+
+/// The loaded program.
+pub struct Program {
+    dataplane: Dataplane,
+    /// Whose counters are where.
+    slots: Vec<(u32, Account)>,
+}
+
+/// Runs a test in a new network namespace that has a device for each of these interface indices.
+pub fn in_namespace(devices: &[u32], test: impl FnOnce(&Namespace) -> anyhow::Result<()> + Send) -> anyhow::Result<()> {
+    require_root()?;
+    let namespace = Namespace::create(&unique_prefix())?;
+    // The far ends have no part in the test; without an index of their own they would take one of the others'.
+    let pair = |index: &u32| {
+        format!("link add near{index} index {index} type veth peer name far{index} index {}\n", 1000 + index)
+    };
+    let lines: String = devices.iter().map(pair).collect();
+    namespace.batch(&lines)?;
+    namespace.enter(|| test(&namespace))?
+}
+
+impl Program {
+    pub fn load() -> anyhow::Result<Self> {
+        Ok(Self { dataplane: Dataplane::load().context("loading the kernel program")?, slots: Vec::new() })
+    }
+
+    /// Fills the program's maps by way of the agent's own functions, with nothing carried over from the world before.
+    pub fn install(&mut self, world: &World) -> anyhow::Result<()> {
+        let (config, host, states) = inputs(world);
+        let rib = Rib::build(&config, &host);
+        let inputs = Inputs { config: &config, host: &host, states: &states };
+        let tables = compile(inputs, &rib, &mut Layout::default())?;
+        self.dataplane.apply(&tables)?;
+        self.slots = vec![(UNATTRIBUTED, Account::Unattributed), (VPC, Account::Vpc)];
+        self.slots.extend(tables.connections.into_iter().map(|(slot, name)| (slot, Account::Connection(name))));
+        Ok(())
+    }
+
+    pub fn run(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Outcome> {
+        self.dataplane.test_run(interface, frame).with_context(|| format!("a test run of {} bytes", frame.len()))
+    }
+
+    /// All counters, since the program was loaded.
+    pub fn books(&self) -> anyhow::Result<Books> {
+        let mut books = Books::new();
+        for (slot, account) in &self.slots {
+            let Counters { rx_packets, rx_bytes, tx_packets, tx_bytes, reasons } = self.dataplane.counters(*slot)?;
+            let traffic = [
+                ("rx_packets", rx_packets),
+                ("rx_bytes", rx_bytes),
+                ("tx_packets", tx_packets),
+                ("tx_bytes", tx_bytes),
+            ];
+            let reasons = Reason::ALL.into_iter().map(|reason| (reason.name(), reasons[reason as usize]));
+            for (name, value) in traffic.into_iter().chain(reasons).filter(|(_, value)| *value != 0) {
+                books.insert((account.clone(), name), value);
+            }
+        }
+        Ok(books)
+    }
+}
+
+/// What changed from one reading to the next.
+pub fn difference(before: &Books, after: &Books) -> Books {
+    let change = |(key, value): (&(Account, &'static str), &u64)| {
+        let change = value - before.get(key).copied().unwrap_or(0);
+        (change != 0).then(|| (key.clone(), change))
+    };
+    after.iter().filter_map(change).collect()
+}
+
+/// Enters what the model counts.
+pub fn enter(books: &mut Books, judgement: &Judgement) {
+    for (account, count) in &judgement.counts {
+        let mut add = |name, value| {
+            *books.entry((account.clone(), name)).or_default() += value;
+        };
+        match *count {
+            Count::Received(bytes) => {
+                add("rx_packets", 1);
+                add("rx_bytes", bytes);
+            }
+            Count::Sent(bytes) => {
+                add("tx_packets", 1);
+                add("tx_bytes", bytes);
+            }
+            Count::Reason(reason) => add(reason, 1),
+        }
+    }
+}
+
+/// The agent's view of a world.
+fn inputs(world: &World) -> (Config, HostState, States) {
+    let mut host = HostState::default();
+    for interface in &world.interfaces {
+        host.links.insert(interface.index, link(interface));
+        host.addresses.insert(interface.index, interface.addresses.iter().copied().collect());
+        let neighbours = interface.neighbours.iter().map(|(address, mac)| ((interface.index, *address), *mac));
+        host.neighbours.extend(neighbours.collect::<HashMap<_, _>>());
+        host.gateways.extend(interface.gateways.iter().map(|(prefix, via)| ((interface.index, *prefix), *via)));
+    }
+    let connections = world.connections.iter().map(|connection| {
+        let value = Connection {
+            customer_gateway: "anybody".into(),
+            interface: connection.interface.clone(),
+            peer: connection.peer,
+            local_cidrs: connection.locals.clone(),
+            remote_cidrs: connection.remotes.clone(),
+            health_check: None,
+        };
+        (connection.name.clone(), value)
+    });
+    let routes = world.routes.iter().map(|route| Route {
+        destination: route.destination,
+        next_hop: route.next_hop.clone(),
+        weight: route.weight,
+        publish: false,
+    });
+    let vpc = world.vpc.as_ref().map(|vpc| Vpc {
+        interface: vpc.interface.clone(),
+        cidrs: vpc.cidrs.clone(),
+        publish_table: 254,
+    });
+    let gateway = Gateway {
+        name: "hub".into(),
+        max_connections: world.connections.len(),
+        spoke_to_spoke: world.spoke_to_spoke,
+        allow_default_route: true,
+    };
+    let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)) };
+    let config = Config {
+        gateway,
+        vpc,
+        customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
+        connections: connections.collect(),
+        routes: routes.collect(),
+    };
+    let state = |up| if up { State::Up } else { State::Down };
+    let states = world.connections.iter().map(|connection| (connection.name.clone(), state(connection.up))).collect();
+    (config, host, states)
+}
+
+fn link(interface: &Interface) -> Link {
+    Link {
+        index: interface.index,
+        name: interface.name.clone(),
+        kind: Some("veth".into()),
+        ethernet: interface.ethernet,
+        mac: interface.ethernet.then_some(interface.mac),
+        mtu: interface.mtu,
+        admin_up: interface.up,
+        running: interface.up,
+        vlan: interface.vlan,
+    }
+}

@@ -1,0 +1,27 @@
+//! Packet in, verdict, bytes and counters out: every verdict and reason of the kernel program, by test runs.
+//!
+//! What is expected is written down in each row, made by the packet builder and never by the model, which is checked
+//! against the rows as the program is.
+
+mod gateway;
+mod header;
+mod link;
+mod policy;
+#[path = "../program/mod.rs"]
+mod program;
+mod rewriting;
+mod row;
+mod ways;
+
+use hub_tests::model::World;
+
+use crate::{
+    gateway::DEVICES,
+    program::{Program, in_namespace},
+    row::{Expected, check},
+};
+
+/// Checks a table in a namespace of its own.
+fn table(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
+    in_namespace(&DEVICES, |_| check(&mut Program::load()?, world, rows))
+}

@@ -1,0 +1,196 @@
+//! Next hops: down, unresolved, several of them, gone.
+
+use std::collections::BTreeMap;
+
+use hub_common::maps::GROUP_BUCKETS;
+use hub_tests::{
+    model::{Account, World},
+    packet::{Packet, number::UDP},
+};
+
+use crate::{
+    gateway::{DEVICES, HZ, SH, V4, V6, VPC, gateway, into, out_of, own, udp4, udp6},
+    program::{Books, Program, XDP_DROP, XDP_REDIRECT, difference, in_namespace},
+    row::row,
+    table,
+};
+
+#[test]
+fn passes_what_has_nowhere_to_go_now() -> anyhow::Result<()> {
+    let from_sh4 = |destination| into(SH, &udp4("10.10.10.1", destination));
+    let from_sh6 = |destination| into(SH, &udp6("fd00:10::1", destination));
+    let down = |name, frame, bytes| row(name, SH, frame).passed("next_hop_down", "shanghai").admitted(bytes);
+    let silent = |name, frame, bytes| row(name, SH, frame).passed("no_neighbour", "shanghai").admitted(bytes);
+    table(
+        &gateway(),
+        &[
+            down("the interface is down", from_sh4("10.10.60.1"), V4),
+            down("the interface is down, IPv6", from_sh6("fd00:60::1"), V6),
+            down("there is no such interface", from_sh4("10.10.70.1"), V4),
+            down("down before TTL", into(SH, &udp4("10.10.10.1", "10.10.60.1").ttl(1)), V4),
+            silent("the peer is not known", from_sh4("10.10.80.1"), V4),
+            silent("the peer is not known, IPv6", from_sh6("fd00:80::1"), V6),
+            silent("the host on the link is not known", from_sh4("10.10.30.2"), V4),
+            silent("the host on the link is not known, IPv6", from_sh6("fd00:30::2"), V6),
+            silent("the host of the VPC is not known", from_sh4("192.168.0.11"), V4),
+            silent("the host of the VPC is not known, IPv6", from_sh6("fd00:c::12"), V6),
+            row("the TTL ends first", SH, into(SH, &udp4("10.10.10.1", "10.10.80.1").ttl(1)))
+                .passed("ttl_expired", "shanghai")
+                .admitted(V4),
+            row("options first", SH, into(SH, &udp4("10.10.10.1", "10.10.80.1").ip_options(&[1])))
+                .passed("ip_options", "shanghai")
+                .admitted(V4 + 4),
+        ],
+    )
+}
+
+/// The gateway with these weights and states of "shanghai" and "hangzhou".
+fn weighted(shanghai: (u8, bool), hangzhou: (u8, bool)) -> World {
+    let mut world = gateway();
+    for route in &mut world.routes {
+        route.weight = if route.next_hop == "shanghai" { shanghai.0 } else { hangzhou.0 };
+    }
+    for connection in &mut world.connections {
+        match connection.name.as_str() {
+            "shanghai" => connection.up = shanghai.1,
+            "hangzhou" => connection.up = hangzhou.1,
+            _ => {}
+        }
+    }
+    world
+}
+
+const FLOWS: u16 = 4096;
+
+/// Packets to the prefix that both lead to, from as many ports: how many leave by "shanghai". The rest leaves by
+/// "hangzhou", and a flow always by the same.
+fn share_of_shanghai(program: &mut Program, world: &World, flow: &dyn Fn(u16) -> Packet) -> anyhow::Result<usize> {
+    program.install(world)?;
+    let mut first = Vec::new();
+    for round in 0..2 {
+        for port in 0..FLOWS {
+            let outcome = program.run(VPC, &into(VPC, &flow(port)))?;
+            anyhow::ensure!(outcome.action == XDP_REDIRECT, "port {port} is not forwarded");
+            let egress = if outcome.frame[6..12] == own(SH) { SH } else { HZ };
+            let expected = out_of(egress, &flow(port), 63);
+            anyhow::ensure!(outcome.frame == expected, "port {port} does not leave as it should");
+            match round {
+                0 => first.push(egress),
+                _ => anyhow::ensure!(first[usize::from(port)] == egress, "port {port} changed its way"),
+            }
+        }
+    }
+    Ok(first.iter().filter(|egress| **egress == SH).count())
+}
+
+#[test]
+fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
+    // Percent of the flows that "shanghai" gets.
+    let rows = [
+        ("both active", (100, true), (100, true), 50),
+        ("a small weight is a small share", (10, true), (90, true), 10),
+        ("weight 0 is standby", (100, true), (0, true), 100),
+        ("weight 0 is standby, the other way", (0, true), (1, true), 0),
+        ("an active one that is down gives way to standby", (100, false), (0, true), 0),
+        ("an active one that is down gives way to the other", (100, true), (100, false), 100),
+        ("standby down", (100, true), (0, false), 100),
+        ("all down: the active one, to bring the tunnel up", (100, false), (0, false), 100),
+        ("all down: both active ones", (100, false), (100, false), 50),
+        ("standby alone: evenly", (0, true), (0, true), 50),
+        ("standby alone and down: evenly", (0, false), (0, false), 50),
+        ("standby alone, one up", (0, false), (0, true), 0),
+    ];
+    in_namespace(&DEVICES, |_| {
+        let mut program = Program::load()?;
+        let v4 = |port| Packet::ipv4("192.168.0.10", "10.10.100.1").udp(port, 53);
+        let v6 = |port| Packet::ipv6("fd00:c::10", "fd00:100::1").tcp(443, port);
+        for (name, shanghai, hangzhou, percent) in rows {
+            let flows: [&dyn Fn(u16) -> Packet; 2] = [&v4, &v6];
+            for flow in flows {
+                let share = share_of_shanghai(&mut program, &weighted(shanghai, hangzhou), flow)?;
+                let expected = usize::from(FLOWS) * percent / 100;
+                // Five standard deviations of a fair draw of 4096 are 160; nothing and all are exact.
+                let tolerance = if matches!(percent, 0 | 100) { 0 } else { 160 };
+                anyhow::ensure!(
+                    share.abs_diff(expected) <= tolerance,
+                    "{name}: {share} of {FLOWS} flows, not {expected}"
+                );
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Otherwise the receiver gets a datagram's parts over two tunnels, at two speeds.
+#[test]
+fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
+    in_namespace(&DEVICES, |_| {
+        let mut program = Program::load()?;
+        program.install(&gateway())?;
+        let mut ways = BTreeMap::<Vec<u8>, u32>::new();
+        for host in 0..64 {
+            let destination = format!("10.10.100.{host}");
+            let destination6 = format!("fd00:100::{host}");
+            let v4 = Packet::ipv4("192.168.0.10", destination.as_str());
+            let v6 = Packet::ipv6("fd00:c::10", destination6.as_str());
+            let sets = [
+                [
+                    v4.clone().udp(1000 + host, 53).payload(64).fragment(0, true, 1),
+                    v4.clone().protocol(UDP).payload(64).fragment(9, true, 1),
+                    v4.clone().protocol(UDP).payload(64).fragment(18, false, 1),
+                ],
+                [
+                    v6.clone().fragment(0, true, 1).udp(1000 + host, 53).payload(64),
+                    v6.clone().fragment(9, true, 1).protocol(UDP).payload(64),
+                    v6.clone().fragment(18, false, 1).protocol(UDP).payload(64),
+                ],
+            ];
+            for set in sets {
+                let mut taken = Vec::new();
+                for fragment in set {
+                    let outcome = program.run(VPC, &into(VPC, &fragment))?;
+                    anyhow::ensure!(outcome.action == XDP_REDIRECT, "{fragment:?} is not forwarded");
+                    taken.push(outcome.frame[6..12].to_vec());
+                }
+                anyhow::ensure!(taken.iter().all(|way| *way == taken[0]), "fragments to {destination} part");
+                *ways.entry(taken[0].clone()).or_default() += 1;
+            }
+        }
+        anyhow::ensure!(ways.len() == 2, "of 128 packets none took the other way: {ways:?}");
+        Ok(())
+    })
+}
+
+/// The share is exact: 256 buckets, each of them one's or the other's.
+#[test]
+fn a_share_smaller_than_a_bucket_is_still_one_s_own() -> anyhow::Result<()> {
+    in_namespace(&DEVICES, |_| {
+        let flow = |port| Packet::ipv4("192.168.0.10", "10.10.100.1").udp(port, 53);
+        let share = share_of_shanghai(&mut Program::load()?, &weighted((1, true), (100, true)), &flow)?;
+        // Three buckets: 2.53 rounded up.
+        let expected = usize::from(FLOWS) * 3 / GROUP_BUCKETS as usize;
+        anyhow::ensure!(share.abs_diff(expected) <= 5 * 7, "{share} flows, not {expected}");
+        Ok(())
+    })
+}
+
+/// The device goes, and the agent has not heard of it yet.
+#[test]
+fn drops_what_would_leave_by_a_device_that_is_gone() -> anyhow::Result<()> {
+    in_namespace(&DEVICES, |namespace| {
+        let mut program = Program::load()?;
+        program.install(&gateway())?;
+        let frame = into(SH, &udp4("10.10.10.1", "10.10.20.1"));
+        anyhow::ensure!(program.run(SH, &frame)?.action == XDP_REDIRECT, "forwarded while the device is there");
+        namespace.ip(&format!("link del near{HZ}"))?;
+        let before = program.books()?;
+        anyhow::ensure!(program.run(SH, &frame)?.action == XDP_DROP, "dropped when it is gone");
+        let shanghai = Account::Connection("shanghai".into());
+        let expected: Books = [("rx_packets", 1), ("rx_bytes", V4), ("redirect_failed", 1)]
+            .map(|(name, value)| ((shanghai.clone(), name), value))
+            .into();
+        let counted = difference(&before, &program.books()?);
+        anyhow::ensure!(counted == expected, "counted {counted:?}, not {expected:?}");
+        Ok(())
+    })
+}
