@@ -257,6 +257,7 @@ impl Drop for Agent {
         if !self.ended {
             end(&self.child, Duration::ZERO);
         }
+        cleanup::park_if_interrupted();
         if unexpected && self.scratch.is_some() {
             eprintln!("the agent's log:\n{}", self.log());
         }
