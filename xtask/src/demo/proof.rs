@@ -22,7 +22,8 @@ pub fn status(agent: &Agent) -> Result<String> {
 /// # Errors
 /// When it would not be true: the kernel forwards, or the counters do not account for the flood.
 pub fn forwarded_in_xdp(agent: &Agent, hub: &Namespace, flood: &Flood) -> Result<String> {
-    let by_xdp = forwarded(&agent.status()?).context("the agent's status is not understood")?;
+    let status = agent.status()?;
+    let by_xdp = forwarded(&status).context("the agent's status is not understood")?;
     ensure!(
         by_xdp >= flood.received,
         "{} frames arrived, but the hub counts {} as forwarded in XDP",
