@@ -50,6 +50,8 @@ pub struct Agent {
     layout: Layout,
     rib: Rib,
     states: States,
+    /// Why each connection is not up, as last logged.
+    reasons: BTreeMap<String, Option<String>>,
     /// Why the program is not attached to an interface, by the interface's name.
     attach_errors: BTreeMap<String, String>,
     /// What the kernel holds of ours, once it does.
@@ -82,6 +84,7 @@ impl Agent {
             layout: Layout::default(),
             rib: Rib::default(),
             states: States::new(),
+            reasons: BTreeMap::new(),
             attach_errors: BTreeMap::new(),
             synced: None,
             retry: None,
@@ -156,17 +159,17 @@ impl Agent {
     }
 
     fn note_states(&mut self) {
-        let new = states(&self.config, &self.host, &self.admin_down);
-        for (name, state) in &new {
-            if self.states.get(name) == Some(state) {
-                continue;
-            }
-            match self.state_reason(name, *state) {
+        self.states = states(&self.config, &self.host, &self.admin_down);
+        let reasons: BTreeMap<String, Option<String>> =
+            self.states.iter().map(|(name, state)| (name.clone(), self.state_reason(name, *state))).collect();
+        // The reason, not the state alone: an interface that is deleted goes down first.
+        for (name, reason) in reasons.iter().filter(|(name, reason)| self.reasons.get(*name) != Some(*reason)) {
+            match reason {
                 None => info!(connection = name, "up"),
                 Some(reason) => warn!(connection = name, "down: {reason}"),
             }
         }
-        self.states = new;
+        self.reasons = reasons;
     }
 
     /// Why a connection is not up.
