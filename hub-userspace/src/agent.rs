@@ -1,6 +1,12 @@
 //! The agent: follows configuration and host, and keeps program and kernel in step with them.
 
-use std::{collections::BTreeSet, future::Future, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    net::IpAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use hub_common::maps::{Counters, UNATTRIBUTED, VPC};
@@ -48,6 +54,8 @@ pub struct Agent {
     rib: Rib,
     states: States,
     attachments: Attachments,
+    /// Why each connection is not up, as last logged.
+    reasons: BTreeMap<String, Option<String>>,
     /// What the kernel holds of ours, once it does.
     synced: Option<HostPlan>,
     /// What the kernel refused last time: it is told once.
@@ -84,6 +92,7 @@ impl Agent {
             rib: Rib::default(),
             states: States::new(),
             attachments: Attachments::new(mode),
+            reasons: BTreeMap::new(),
             synced: None,
             refused: Vec::new(),
             pending: Changes::everything(),
@@ -183,17 +192,17 @@ impl Agent {
     }
 
     fn note_states(&mut self) {
-        let new = states(&self.config, &self.host, &self.admin_down);
-        for (name, state) in &new {
-            if self.states.get(name) == Some(state) {
-                continue;
-            }
-            match self.state_reason(name, *state) {
+        self.states = states(&self.config, &self.host, &self.admin_down);
+        let reasons: BTreeMap<String, Option<String>> =
+            self.states.iter().map(|(name, state)| (name.clone(), self.state_reason(name, *state))).collect();
+        // The reason, not the state alone: an interface that is deleted goes down first.
+        for (name, reason) in reasons.iter().filter(|(name, reason)| self.reasons.get(*name) != Some(*reason)) {
+            match reason {
                 None => info!(connection = name, "up"),
                 Some(reason) => warn!(connection = name, "down: {reason}"),
             }
         }
-        self.states = new;
+        self.reasons = reasons;
     }
 
     /// Why a connection is not up.

@@ -29,7 +29,15 @@ fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there
     world[HUB].ip("link del tun-nb").unwrap();
     let mut rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
     for round in 1..=2 {
-        let status = rig.agent.wait_for_status(WAIT, |status| status.connection("ningbo")["state"] == "down").unwrap();
+        let status = rig
+            .agent
+            .wait_for_status(WAIT, |status| {
+                // An interface that is deleted goes down first.
+                let told = status.connection("ningbo")["attach_reason"].as_str();
+                told.is_some_and(|told| told.contains("does not exist"))
+            })
+            .unwrap();
+        assert_eq!(status.connection("ningbo")["state"], "down");
         let ningbo = status.connection("ningbo");
         assert!(ningbo["attach"].is_null(), "{ningbo}");
         for reason in ["state_reason", "attach_reason"] {
