@@ -76,9 +76,11 @@ impl Check {
         self.due
     }
 
-    /// Has the next probe sent at `now`.
+    /// Has the next probe sent at `now`, in place of the last one.
     pub fn hurry(&mut self, now: Instant) {
         self.due = self.due.min(now);
+        // That one has not had its interval.
+        self.unanswered = self.unanswered.saturating_sub(1);
     }
 
     /// Whether [`Self::judge`] would find the path unhealthy now: the last moment to look for replies.

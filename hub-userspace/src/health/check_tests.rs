@@ -153,6 +153,20 @@ fn lateness_of_timers_neither_adds_up_nor_shortens_an_interval_by_more_than_half
 }
 
 #[test]
+fn a_probe_that_is_hurried_is_no_miss_more() {
+    let start = Instant::now();
+    let mut check = Check::new(ms(100), 3, start);
+    for probe in 0..10 {
+        let now = start + ms(probe);
+        check.hurry(now);
+        assert_eq!(check.due(), start.max(now));
+        assert_eq!(check.judge(now), None);
+        check.probe(now, NONCE);
+        assert_eq!(check.due(), now + ms(100));
+    }
+}
+
+#[test]
 fn sequence_numbers_wrap() {
     let start = Instant::now();
     let mut check = Check::new(ms(10), 3, start);
@@ -172,9 +186,9 @@ fn no_random_jitter_below_the_limit_makes_a_path_flap() {
         let retries = 1 + random.below(5) as u32;
         let late_by_most = interval / 20;
         let (base, jitter) = match retries {
-            1 => (Duration::ZERO, interval - late_by_most),
+            1 => (Duration::ZERO, interval.saturating_sub(late_by_most)),
             // Arrivals are further apart than an interval by no more than jitter and lateness.
-            _ => (random.duration(LATE / 2), (interval * (retries - 1) - late_by_most).min(LATE / 2)),
+            _ => (random.duration(LATE / 2), (interval * (retries - 1)).saturating_sub(late_by_most).min(LATE / 2)),
         };
         let mut lateness = Random(round + 1);
         let mut path = Path::new(interval, retries);
@@ -209,7 +223,7 @@ fn a_path_that_dies_at_random_is_told_within_the_bound_after_the_last_reply() {
         let last_reply = path.last_reply.unwrap();
         let (told, verdict) = path.verdicts.last().unwrap();
         assert!(matches!(verdict, Verdict::Unhealthy { .. }), "{:?}", path.verdicts);
-        let after = *told - last_reply;
+        let after = told.saturating_sub(last_reply);
         assert!(after <= interval * (retries + 1) + late_by_most, "{interval:?} * {retries}: {after:?}");
         assert!(after + late_by_most > interval * retries, "{interval:?} * {retries}: {after:?}, too early");
         assert_eq!(*verdict, Verdict::Unhealthy { misses: retries, last_reply_age: Some(after) });

@@ -60,6 +60,7 @@ impl Line {
             socket: None,
             cookie: Cookie::default(),
             checks: HashMap::new(),
+            identifiers: HashMap::new(),
             due: BTreeSet::new(),
             next_identifier: 0,
             next_start: Instant::now(),
@@ -90,6 +91,8 @@ struct Worker {
     cookie: Cookie,
     /// By ICMP identifier.
     checks: HashMap<u16, Running>,
+    /// Of each connection.
+    identifiers: HashMap<String, u16>,
     /// When each check's next probe is due.
     due: BTreeSet<(Instant, u16)>,
     next_identifier: u16,
@@ -122,17 +125,13 @@ impl Worker {
             Command::Add { connection, target, report } => self.add(connection, target, report),
             Command::Link { connection, link } => self.set_link(&connection, link),
             Command::Remove { connection } => {
-                if let Some(identifier) = self.identifier(&connection)
+                if let Some(identifier) = self.identifiers.remove(&connection)
                     && let Some(running) = self.checks.remove(&identifier)
                 {
                     self.due.remove(&(running.check.due(), identifier));
                 }
             }
         }
-    }
-
-    fn identifier(&self, connection: &str) -> Option<u16> {
-        self.checks.iter().find(|(_, running)| running.connection == connection).map(|(identifier, _)| *identifier)
     }
 
     fn add(&mut self, connection: String, target: Target, report: SharedReport) {
@@ -147,14 +146,15 @@ impl Worker {
         self.next_start = start + SPACING;
         let check = Check::new(target.check.interval, target.check.retries, start);
         self.due.insert((check.due(), identifier));
+        self.identifiers.insert(connection.clone(), identifier);
         self.checks.insert(identifier, Running { connection, target, check, report });
     }
 
     fn set_link(&mut self, connection: &str, link: Link) {
-        let Some(identifier) = self.identifier(connection) else { return };
+        let Some(&identifier) = self.identifiers.get(connection) else { return };
         let Some(running) = self.checks.get_mut(&identifier) else { return };
         if running.target.link == (Link::Ethernet { peer: None }) {
-            // No probe could leave so far.
+            // The last probe could not leave.
             self.due.remove(&(running.check.due(), identifier));
             running.check.hurry(Instant::now());
             self.due.insert((running.check.due(), identifier));

@@ -1,7 +1,7 @@
 //! Which checks run.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -60,7 +60,8 @@ impl Prober {
             }
         }
         // The last check on a line takes it along.
-        self.lines.retain(|line, _| self.checks.values().any(|(target, _)| key(target) == *line));
+        let used: HashSet<Key> = self.checks.values().map(|(target, _)| key(target)).collect();
+        self.lines.retain(|line, _| used.contains(line));
     }
 
     /// How a connection's check is doing; nothing if it has none.

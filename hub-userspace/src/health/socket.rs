@@ -84,7 +84,7 @@ fn filter(version: Version, cookie: Cookie) -> Vec<SockFilter> {
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
     /// `SKF_AD_OFF + SKF_AD_PKTTYPE` (linux/filter.h): for whom the frame was, by its link header and VLAN.
-    const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
+    const PACKET_TYPE: u32 = (-0x1000_i32 + 4).cast_unsigned();
     const PACKET_HOST: u32 = 0;
     const IPV4_PROTOCOL: u32 = 9;
     const IPV6_NEXT_HEADER: u32 = 6;
@@ -112,7 +112,7 @@ fn filter(version: Version, cookie: Cookie) -> Vec<SockFilter> {
 }
 
 /// `struct sockaddr_ll`, with room for the longest link address: the kernel wants as many bytes as the interface's own
-/// address has, which are 16 on some tunnels (`packet_snd`, net/packet/af_packet.c).
+/// address has, which are 16 on some tunnels (`packet_snd` in `net/packet/af_packet.c`).
 #[repr(C)]
 struct LinkAddress {
     family: u16,
@@ -129,7 +129,7 @@ fn address(ifindex: u32, version: Version, neighbour: Option<[u8; 6]>) -> SockAd
     let mut address = [0; 32];
     address[..6].copy_from_slice(&neighbour.unwrap_or_default());
     let link_address = LinkAddress {
-        family: i32::from(Domain::PACKET) as u16,
+        family: i32::from(Domain::PACKET).cast_unsigned() as u16,
         protocol: version.ethertype().to_be(),
         ifindex: ifindex as i32,
         hardware_type: 0,

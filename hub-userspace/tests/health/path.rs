@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_userspace::health::{Link, Verdict};
+use hub_userspace::health::{Link, Report, Target, Verdict};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio::time::sleep;
 
 use crate::{
@@ -17,8 +18,8 @@ const FAR: &str = "02:00:00:00:00:02";
 const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const ETHERNET: Link = Link::Ethernet { peer: Some(FAR_MAC) };
 
-/// An interface whose far end, in another namespace, has 10.1.0.2 and 2001:db8::2 and a way back to 192.0.2.1 and
-/// 2001:db8:1::1, the hub's addresses.
+/// An interface whose far end, in another namespace, has 10.1.0.2 and `2001:db8::2` and a way back to 192.0.2.1 and
+/// `2001:db8:1::1`, the hub's addresses.
 async fn path(lab: &Lab, name: &str) -> (u32, Peer) {
     let near = lab.veth(name, "far").await;
     lab.address(near, "192.0.2.1/32").await;
@@ -60,11 +61,9 @@ fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
             let start = Instant::now();
             let mut probing = Probing::start(&[("one", target(near, ETHERNET, source, destination))]);
             probing.healthy("one").await;
-            assert!(start.elapsed() < INTERVAL, "the first probe leaves at once: {:?}", start.elapsed());
             probing.quiet(INTERVAL * 10).await;
             let report = probing.report("one");
-            assert!(report.round_trip.unwrap() < INTERVAL, "{report:?}");
-            assert!((8..=14).contains(&report.sent), "{report:?}");
+            assert_pace(&report, start, INTERVAL);
             assert!(report.received >= report.sent - 1, "{report:?}");
 
             ignore(&peer, true);
@@ -78,6 +77,12 @@ fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
             assert!(back.elapsed() < BOUND * 10);
         }
     });
+}
+
+/// As many probes since `start` as there should be, with leave for a busy machine.
+fn assert_pace(report: &Report, start: Instant, interval: Duration) {
+    let expected = (start.elapsed().as_micros() / interval.as_micros()) as u64;
+    assert!((expected * 4 / 5..=expected + 1).contains(&report.sent), "{expected}: {report:?}");
 }
 
 #[test]
@@ -152,20 +157,40 @@ fn only_what_changed_restarts() {
 }
 
 #[test]
-fn a_probe_leaves_as_soon_as_the_peer_is_known() {
+fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
-        let mut unknown = target(near, Link::Ethernet { peer: None }, "192.0.2.1", "10.1.0.2");
-        unknown.check.interval = Duration::from_secs(3600);
+        let mut known = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
+        known.check.interval = Duration::from_secs(3600);
+        let mut probing = Probing::start(&[("one", known)]);
+        probing.healthy("one").await;
+
+        let unknown = Target { link: Link::Ethernet { peer: None }, ..known };
         let mut probing = Probing::start(&[("one", unknown)]);
         probing.until("one", "the problem", |report| report.problem.is_some()).await;
         let report = probing.report("one");
         assert_eq!(report.problem.as_deref(), Some("the link address of its peer is not known yet"));
         assert_eq!((report.sent, report.verdict), (0, None));
-        let known = hub_userspace::health::Target { link: ETHERNET, ..unknown };
         probing.prober.set(wanted(&[("one", known)]));
         probing.healthy("one").await;
         assert_eq!(probing.report("one").problem, None);
+    });
+}
+
+#[test]
+fn without_the_capability_the_sentence_says_so() {
+    in_namespace(async |lab| {
+        let (near, _peer) = path(&lab, "near").await;
+        // Of this thread alone, which ends with the test.
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::NET_RAW);
+        set_capabilities(None, sets).unwrap();
+        let start = Instant::now();
+        let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
+        probing.unhealthy("one", start).await;
+        let report = probing.report("one");
+        assert!(report.problem.unwrap().starts_with("it needs CAP_NET_RAW: run the agent as root"));
+        assert_eq!(report.sent, 0);
     });
 }
 
@@ -181,20 +206,24 @@ fn an_interface_that_goes_down_or_away_is_unhealthy_and_costs_nothing() {
         let problem = probing.report("one").problem.unwrap();
         assert_eq!(problem, "its interface is down; it is tried again with every probe");
 
-        let busy = cpu_time();
-        sleep(INTERVAL * 10).await;
-        assert!(cpu_time() - busy < INTERVAL * 2, "{:?} of work in a second", cpu_time() - busy);
+        assert_idle().await;
 
         lab.up(near).await;
         probing.healthy("one").await;
         lab.delete(near).await;
         probing.unhealthy("one", Instant::now()).await;
         probing.until("one", "gone", |report| report.problem.as_ref().is_some_and(|it| it.contains("gone"))).await;
-        let busy = cpu_time();
-        sleep(INTERVAL * 10).await;
-        assert!(cpu_time() - busy < INTERVAL * 2, "{:?} of work in a second", cpu_time() - busy);
+        assert_idle().await;
         drop(peer);
     });
+}
+
+/// Little work is done in the next second.
+async fn assert_idle() {
+    let before = cpu_time();
+    sleep(Duration::from_secs(1)).await;
+    let work = cpu_time().saturating_sub(before);
+    assert!(work < Duration::from_millis(200), "{work:?} of work in a second");
 }
 
 /// What this thread has computed; the runtime's tasks run on it.
@@ -210,11 +239,11 @@ fn short_intervals_are_kept_and_thousands_of_checks_share_an_interface() {
         let (near, _peer) = path(&lab, "near").await;
         let mut often = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
         often.check.interval = Duration::from_millis(10);
+        let start = Instant::now();
         let mut probing = Probing::start(&[("often", often)]);
         probing.healthy("often").await;
         sleep(Duration::from_secs(1)).await;
-        let report = probing.report("often");
-        assert!((85..=110).contains(&report.sent), "{report:?}");
+        assert_pace(&probing.report("often"), start, often.check.interval);
         probing.quiet(Duration::ZERO).await;
 
         let mut slow = often;
@@ -229,7 +258,7 @@ fn short_intervals_are_kept_and_thousands_of_checks_share_an_interface() {
         sleep(Duration::from_secs(3)).await;
         println!(
             "{CHECKS} checks a second: {:?} of work in a little over 3 s, the far end's included",
-            cpu_time() - busy
+            cpu_time().saturating_sub(busy)
         );
         probing.quiet(Duration::ZERO).await;
         let answered = names.iter().filter(|name| probing.report(name).received >= 3).count();
