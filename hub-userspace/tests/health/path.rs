@@ -99,6 +99,19 @@ fn a_far_end_without_the_address_is_unhealthy_from_the_start() {
 }
 
 #[test]
+fn a_frame_for_another_host_does_not_count() {
+    in_namespace(async |lab| {
+        let (near, peer) = path(&lab, "near").await;
+        let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
+        probing.healthy("one").await;
+        peer.inside(async |_| {
+            ip("neigh replace 10.1.0.9 lladdr 02:00:00:00:00:99 nud permanent dev far");
+        });
+        probing.unhealthy("one", Instant::now()).await;
+    });
+}
+
+#[test]
 fn two_ways_to_one_destination_are_independent() {
     in_namespace(async |lab| {
         let (first, _first_peer) = path(&lab, "first").await;
