@@ -2,13 +2,13 @@
 //!
 //! Probes leave, and replies are taken, through a packet socket that is bound to the interface. So no route, rule,
 //! reverse-path filter or connection tracking of the host is asked: a standby tunnel is checked although all routes lead
-//! to the active one, and a reply through another interface does not count. What a reply must be is in [`echo`] and
-//! [`check`], where also stands when a path is healthy.
+//! to the active one, and a reply through another interface does not count. What a reply must be is in `echo` and
+//! `check`, where also stands when a path is healthy.
 //!
-//! - [`Prober`] follows what is wanted, and starts and stops [`line`]s.
-//! - A [`line`] is an interface and IP version: one socket and one task for all checks through it, so that thousands of
+//! - [`Prober`] follows what is wanted, and starts and stops lines.
+//! - A `line` is an interface and IP version: one socket and one task for all checks through it, so that thousands of
 //!   connections may share an interface.
-//! - [`check`] and [`echo`] are pure: the state of a check, and its packets.
+//! - `check` and `echo` are pure: the state of a check, and its packets.
 
 mod check;
 #[cfg(test)]
