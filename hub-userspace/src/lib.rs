@@ -12,6 +12,7 @@ pub mod compile;
 pub mod config;
 pub mod dataplane;
 pub mod diff;
+pub mod health;
 pub mod layout;
 pub mod netlink;
 pub mod rib;
