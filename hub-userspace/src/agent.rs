@@ -1,5 +1,7 @@
 //! The agent: follows configuration and host, and keeps program and kernel in step with them.
 
+mod change;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
@@ -19,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     compile::{Inputs, compile},
-    config::{self, Config},
+    config::{Config, edit::Edit, store::Store},
     dataplane::{Dataplane, Mode, sum},
     layout::Layout,
     netlink::{Changes, Follower, HostPlan, HostState, Syncer},
@@ -29,9 +31,13 @@ use crate::{
     status::{self, Status},
 };
 
+pub use change::{ChangeError, Changed};
+
 /// What the control socket asks of the agent.
 pub enum Request {
     Status(oneshot::Sender<Result<Status>>),
+    Change(Edit, oneshot::Sender<Result<Changed, ChangeError>>),
+    Reload(oneshot::Sender<Result<Changed, ChangeError>>),
 }
 
 /// What the kernel refused is tried again after this long, if nothing happens before.
@@ -39,8 +45,8 @@ const RETRY: Duration = Duration::from_secs(5);
 
 pub struct Agent {
     config: Config,
+    store: Store,
     mode: Mode,
-    admin_down: BTreeSet<String>,
     host: HostState,
     follower: Follower,
     syncer: Syncer,
@@ -59,7 +65,7 @@ pub struct Agent {
 impl Agent {
     /// Reads the configuration, loads the program and brings everything into step.
     pub async fn start(config: PathBuf, mode: Mode) -> Result<Self> {
-        let loaded = config::load(&config)?;
+        let (store, loaded) = Store::open(&config)?;
         for warning in &loaded.warnings {
             warn!("{}", warning.in_file(&config.display().to_string()));
         }
@@ -69,8 +75,8 @@ impl Agent {
         let (host, follower) = Follower::start().await?;
         let mut agent = Self {
             config: loaded.config,
+            store,
             mode,
-            admin_down: BTreeSet::new(),
             host,
             follower,
             syncer: Syncer::open()?,
@@ -105,7 +111,7 @@ impl Agent {
                     Err(error) => error!("the host's interfaces cannot be followed: {error:#}"),
                 },
                 Some((ifindex, address)) = self.wanted_neighbours.recv() => self.probe(ifindex, address).await,
-                Some(request) = requests.recv() => self.answer(request),
+                Some(request) = requests.recv() => self.answer(request).await,
                 () = sleep_until(retry) => self.follow(&Changes::everything()).await,
             }
         }
@@ -152,7 +158,7 @@ impl Agent {
     }
 
     fn note_states(&mut self) {
-        let new = states(&self.config, &self.host, &self.admin_down);
+        let new = states(&self.config, &self.host);
         for (name, state) in &new {
             if self.states.get(name) == Some(state) {
                 continue;
@@ -266,10 +272,12 @@ impl Agent {
         }
     }
 
-    fn answer(&mut self, request: Request) {
+    async fn answer(&mut self, request: Request) {
+        // The client may have gone: a change is made all the same.
         match request {
-            // The client may have gone.
             Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Change(edit, answer) => drop(answer.send(self.change(&edit).await)),
+            Request::Reload(answer) => drop(answer.send(self.reload().await)),
         }
     }
 
