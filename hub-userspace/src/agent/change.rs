@@ -44,9 +44,9 @@ pub enum ChangeError {
     /// The file as it would be breaks rules.
     #[error("nothing was changed: {}", sentences(.0))]
     Refused(Vec<Diagnostic>),
-    #[error("{0}\nthe old configuration stays in force")]
+    #[error("not reloaded, the old configuration stays in force:\n{0}")]
     Load(#[from] LoadError),
-    #[error(transparent)]
+    #[error("nothing was changed: {0}")]
     Full(#[from] Full),
     #[error("nothing was changed: {0}")]
     Store(#[from] StoreError),

@@ -7,7 +7,7 @@
 //! | `DELETE /v1/routes` | `{"destination", "next_hop"?}` |
 //! | `POST /v1/connections/{name}/up`, `.../down`, `POST /v1/reload` | none |
 //!
-//! 200 and a [`Changed`]; 400 what makes no sense by itself, 404 what is not there, 409 what does not go with the
+//! 200 and a [`Changed`], or `{"error"}`, after a reload with `"diagnostics"` besides: 400 what makes no sense by itself, 404 what is not there, 409 what does not go with the
 //! configuration, 500 what the host refuses.
 
 use axum::{
@@ -18,6 +18,7 @@ use axum::{
     routing::post,
 };
 use reqwest::Method;
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Agent, CONNECTIONS, Client, Failure, RELOAD, ROUTES, connections, routes};
@@ -87,6 +88,11 @@ async fn ask(
     drop(agent.send(request(sender)).await);
     match answer.await {
         Ok(Ok(changed)) => Json(changed).into_response(),
+        Ok(Err(ChangeError::Load(error))) => {
+            let (diagnostics, error) = (error.diagnostics.clone(), ChangeError::Load(error));
+            let body = json!({ "error": error.to_string(), "diagnostics": diagnostics });
+            (status_of(&error), Json(body)).into_response()
+        }
         Ok(Err(error)) => failure(status_of(&error), error.to_string()),
         Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping".to_owned()),
     }
