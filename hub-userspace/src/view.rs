@@ -57,7 +57,7 @@ fn notes_of(connection: &Connection) -> String {
     let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
     let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
     told.dedup();
-    told.into_iter().map(|reason| format!("{}: {reason}\n", connection.name)).collect()
+    told.into_iter().map(|reason| format!("{}: {reason}\n", connection.name)).collect::<Vec<_>>().concat()
 }
 
 /// Routes with their shares.

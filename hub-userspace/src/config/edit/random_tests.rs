@@ -85,7 +85,9 @@ impl Maker<'_> {
             match self.random.random_range(0..3) {
                 0 => {
                     self.line(&format!("[connection.{key}]"));
-                    values.iter().for_each(|value| self.line(value));
+                    for value in &values {
+                        self.line(value);
+                    }
                     if self.chance(30) {
                         self.line(&format!("[connection.{key}.health_check]"));
                         self.line("source = \"192.168.0.1\"");
@@ -94,7 +96,9 @@ impl Maker<'_> {
                 }
                 1 => {
                     self.line(&format!("[ connection . {key} ]"));
-                    values.iter().for_each(|value| self.line(&format!("  {}", value.replacen(' ', "     ", 1))));
+                    for value in &values {
+                        self.line(&format!("  {}", value.replacen(' ', "     ", 1)));
+                    }
                 }
                 _ => later.push((key, values)),
             }
@@ -103,7 +107,9 @@ impl Maker<'_> {
         let sections = std::mem::replace(&mut self.text, before);
         for (key, values) in later {
             if self.chance(50) {
-                values.iter().for_each(|value| self.line(&format!("connection.{key}.{value}")));
+                for value in &values {
+                    self.line(&format!("connection.{key}.{value}"));
+                }
             } else {
                 self.line(&format!("connection.{key} = {{ {} }}", values.join(", ")));
             }

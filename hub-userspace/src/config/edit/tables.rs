@@ -32,18 +32,14 @@ impl Tables<'_> {
         });
         let lines = assignments.iter().map(|(key, value)| self.assignment(key, value));
         let block = std::iter::once(header.to_owned()).chain(lines).collect::<Vec<_>>().join(newline);
-        match self.entries.last() {
-            Some(last) => {
-                let at = self.body_end(last.table);
-                (at..at, newline.repeat(1 + self.blank_lines_above(last.table)) + &block)
-            }
-            None => {
-                let at = self.text.len();
-                match self.text.ends_with('\n') {
-                    true => (at..at, format!("{newline}{block}{newline}")),
-                    false => (at..at, format!("{newline}{newline}{block}")),
-                }
-            }
+        if let Some(last) = self.entries.last() {
+            let at = self.body_end(last.table);
+            return (at..at, newline.repeat(1 + self.blank_lines_above(last.table)) + &block);
+        }
+        let at = self.text.len();
+        match self.text.ends_with('\n') {
+            true => (at..at, format!("{newline}{block}{newline}")),
+            false => (at..at, format!("{newline}{newline}{block}")),
         }
     }
 
