@@ -1,5 +1,7 @@
 //! The agent: follows configuration and host, and keeps program and kernel in step with them.
 
+mod change;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
@@ -20,7 +22,7 @@ use tracing::{error, info, warn};
 use crate::{
     attachments::{Attachments, missing},
     compile::{Inputs, compile},
-    config::{self, Config},
+    config::{Config, edit::Edit, store::Store},
     dataplane::{Dataplane, Mode, sum},
     layout::Layout,
     netlink::{Changes, Failure, Follower, HostPlan, HostState, Syncer},
@@ -31,9 +33,13 @@ use crate::{
     status::{self, Status},
 };
 
+pub use change::{ChangeError, Changed};
+
 /// What the control socket asks of the agent.
 pub enum Request {
     Status(oneshot::Sender<Result<Status>>),
+    Change(Edit, oneshot::Sender<Result<Changed, ChangeError>>),
+    Reload(oneshot::Sender<Result<Changed, ChangeError>>),
 }
 
 /// What did not work is tried again after this long, if nothing happens before.
@@ -44,7 +50,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 pub struct Agent {
     config: Config,
-    admin_down: BTreeSet<String>,
+    store: Store,
     host: HostState,
     follower: Follower,
     syncer: Syncer,
@@ -71,7 +77,7 @@ impl Agent {
     /// Reads the configuration, loads the program and brings everything into step. What it has done to the host until
     /// an error, it takes back.
     pub async fn start(config: PathBuf, mode: Mode) -> Result<Self> {
-        let loaded = config::load(&config)?;
+        let (store, loaded) = Store::open(&config)?;
         for warning in &loaded.warnings {
             warn!("{}", warning.in_file(&config.display().to_string()));
         }
@@ -82,7 +88,7 @@ impl Agent {
         let (host, follower) = Follower::start().await?;
         let mut agent = Self {
             config: loaded.config,
-            admin_down: BTreeSet::new(),
+            store,
             host,
             follower,
             syncer: Syncer::open()?,
@@ -126,7 +132,7 @@ impl Agent {
                     }
                 },
                 Some((ifindex, address)) = self.wanted_neighbours.recv() => self.probe(ifindex, address).await,
-                Some(request) = requests.recv() => self.answer(request),
+                Some(request) = requests.recv() => self.answer(request).await,
                 () = sleep_until(self.next_look) => {
                     self.synced = None;
                     self.pending.neighbours = true;
@@ -192,7 +198,7 @@ impl Agent {
     }
 
     fn note_states(&mut self) {
-        self.states = states(&self.config, &self.host, &self.admin_down);
+        self.states = states(&self.config, &self.host);
         let reasons: BTreeMap<String, Option<String>> =
             self.states.iter().map(|(name, state)| (name.clone(), self.state_reason(name, *state))).collect();
         // The reason, not the state alone: an interface that is deleted goes down first.
@@ -261,10 +267,12 @@ impl Agent {
         }
     }
 
-    fn answer(&mut self, request: Request) {
+    async fn answer(&mut self, request: Request) {
+        // The client may have gone: a change is made all the same.
         match request {
-            // The client may have gone.
             Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Change(edit, answer) => drop(answer.send(self.change(&edit).await)),
+            Request::Reload(answer) => drop(answer.send(self.reload().await)),
         }
     }
 

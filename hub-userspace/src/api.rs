@@ -1,5 +1,7 @@
 //! The control socket: HTTP and JSON over a unix socket that only the agent's user may open.
 
+mod changes;
+
 use std::{
     fs, io,
     os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
@@ -9,14 +11,16 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
 };
+use reqwest::Method;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
@@ -24,12 +28,14 @@ use tokio::{
 
 use crate::{
     agent::Request,
-    status::{Route, Status},
+    status::{Connection, Route, Status},
 };
 
 /// Paths of the socket's HTTP service.
 pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
+pub const CONNECTIONS: &str = "/v1/connections";
+pub const RELOAD: &str = "/v1/reload";
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,7 +77,7 @@ impl Socket {
 
     /// Serves requests, one task each, until the runtime ends.
     pub fn serve(&mut self, agent: mpsc::Sender<Request>) {
-        let router = Router::new().route(STATUS, get(status)).route(ROUTES, get(routes)).with_state(agent);
+        let router = changes::router().route(STATUS, get(status)).with_state(agent);
         if let Some(listener) = self.listener.take() {
             tokio::spawn(async move { axum::serve(listener, router).await });
         }
@@ -97,6 +103,10 @@ async fn status(State(agent): Agent) -> Response {
 
 async fn routes(State(agent): Agent) -> Response {
     respond(ask_status(&agent).await.map(|status| status.routes))
+}
+
+async fn connections(State(agent): Agent) -> Response {
+    respond(ask_status(&agent).await.map(|status| status.connections))
 }
 
 async fn ask_status(agent: &mpsc::Sender<Request>) -> Result<Status> {
@@ -138,7 +148,15 @@ impl Client {
         self.get(ROUTES).await
     }
 
+    pub async fn connections(&self) -> Result<Vec<Connection>> {
+        self.get(CONNECTIONS).await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.send(Method::GET, path, None).await
+    }
+
+    async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> Result<T> {
         let socket = self.socket.display();
         if let Err(error) = StdUnixStream::connect(&self.socket) {
             match error.kind() {
@@ -151,8 +169,12 @@ impl Client {
                 _ => return Err(error).with_context(|| format!("cannot open {socket}")),
             }
         }
-        let answer = self.http.get(format!("http://vpnhub{path}")).send().await;
-        let answer = answer.with_context(|| format!("the agent on {socket} does not answer"))?;
+        let request = self.http.request(method, format!("http://vpnhub{path}"));
+        let request = match &body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = request.send().await.with_context(|| format!("the agent on {socket} does not answer"))?;
         if answer.status().is_success() {
             return answer.json().await.context("the agent answers something else: it may be of another version");
         }

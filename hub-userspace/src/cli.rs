@@ -3,18 +3,22 @@
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum, value_parser};
+use ipnet::IpNet;
 use sd_notify::NotifyState;
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
 };
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, Changed, Request},
     api::{Client, Socket},
-    config::check::{self, Format},
+    config::{
+        check::{self, Format},
+        edit::{AddRoute, DeleteRoute, Edit, Enable, SetRoute, parse_destination},
+    },
     dataplane::Mode,
     view,
 };
@@ -63,12 +67,73 @@ enum Command {
     /// Destination routes.
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Connections and their administrative state.
+    #[command(subcommand)]
+    Connection(ConnectionCommand),
+    /// Has the agent read its configuration file again and apply what is different.
+    Reload,
 }
 
 #[derive(Debug, Subcommand)]
 enum RouteCommand {
     /// Lists the routes with their effective share.
     List,
+    /// Adds a route, to the configuration file too.
+    Add {
+        /// Destination.
+        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
+        destination: IpNet,
+        /// Connection that leads there.
+        #[arg(long, value_name = "NAME")]
+        next_hop: String,
+        /// Part of the destination's flows, beside other routes to it; 0 is standby. 100 if not given.
+        #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
+        weight: Option<u8>,
+        /// Also install it in the host's routing table.
+        #[arg(long)]
+        publish: bool,
+    },
+    /// Removes a route, from the configuration file too.
+    Delete {
+        /// Destination.
+        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
+        destination: IpNet,
+        /// Connection that leads there; needed where the destination has several routes.
+        #[arg(long, value_name = "NAME")]
+        next_hop: Option<String>,
+    },
+    /// Changes a route's weight, or whether it is published, in the configuration file too.
+    #[command(group(ArgGroup::new("value").required(true).multiple(true).args(["weight", "publish"])))]
+    Set {
+        /// Destination.
+        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
+        destination: IpNet,
+        /// Connection that leads there; needed where the destination has several routes.
+        #[arg(long, value_name = "NAME")]
+        next_hop: Option<String>,
+        /// Part of the destination's flows, beside other routes to it; 0 is standby.
+        #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
+        weight: Option<u8>,
+        /// Whether it is installed in the host's routing table.
+        #[arg(long, value_name = "BOOL")]
+        publish: Option<bool>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConnectionCommand {
+    /// Lists the connections with their state.
+    List,
+    /// Lets a connection carry traffic again.
+    Up {
+        #[arg(value_name = "NAME")]
+        connection: String,
+    },
+    /// Drains a connection: its traffic goes by the other next hops of its routes, also after a restart.
+    Down {
+        #[arg(value_name = "NAME")]
+        connection: String,
+    },
 }
 
 /// Runs the command; an error is one sentence on standard error and exit status 1.
@@ -102,6 +167,31 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             let routes = Client::new(&cli.socket)?.routes().await?;
             if cli.output == Output::Json { json(&routes)? } else { view::routes(&routes) }
         }
+        Command::Connection(ConnectionCommand::List) => {
+            let connections = Client::new(&cli.socket)?.connections().await?;
+            if cli.output == Output::Json { json(&connections)? } else { view::connections(&connections) }
+        }
+        Command::Route(RouteCommand::Add { destination, next_hop, weight, publish }) => {
+            let edit = Edit::AddRoute(AddRoute { destination, next_hop, weight, publish });
+            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
+        }
+        Command::Route(RouteCommand::Delete { destination, next_hop }) => {
+            let edit = Edit::DeleteRoute(DeleteRoute { destination, next_hop });
+            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
+        }
+        Command::Route(RouteCommand::Set { destination, next_hop, weight, publish }) => {
+            let edit = Edit::SetRoute(SetRoute { destination, next_hop, weight, publish });
+            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
+        }
+        Command::Connection(ConnectionCommand::Up { connection }) => {
+            let edit = Edit::Enable(Enable { connection, enabled: true });
+            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
+        }
+        Command::Connection(ConnectionCommand::Down { connection }) => {
+            let edit = Edit::Enable(Enable { connection, enabled: false });
+            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
+        }
+        Command::Reload => changed(&Client::new(&cli.socket)?.reload().await?, cli.output)?,
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
@@ -109,6 +199,17 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
     Ok(serde_json::to_string(value)? + "\n")
+}
+
+/// The answer to a change; warnings go to standard error, past what reads the answer.
+fn changed(changed: &Changed, output: Output) -> Result<String> {
+    if output == Output::Json {
+        return json(changed);
+    }
+    for warning in &changed.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(changed.message.clone() + "\n")
 }
 
 /// The agent's life: until SIGINT or SIGTERM.
@@ -123,11 +224,13 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
     // From here on a signal ends the agent, but not half-way through its start.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
 
     let mut socket = Socket::open(&socket)?;
     let agent = Box::pin(Agent::start(config, xdp)).await?;
     let (sender, requests) = mpsc::channel(16);
-    socket.serve(sender);
+    socket.serve(sender.clone());
+    tokio::spawn(reload_on(hangup, sender));
     notify(&[NotifyState::Ready]);
     let shutdown = async {
         tokio::select! {
@@ -137,6 +240,27 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
         notify(&[NotifyState::Stopping]);
     };
     Box::pin(agent.run(requests, shutdown)).await
+}
+
+/// Reads the file again at each SIGHUP.
+async fn reload_on(mut hangup: Signal, agent: mpsc::Sender<Request>) {
+    while hangup.recv().await.is_some() {
+        let reloading = NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
+        notify(&reloading.unwrap_or_default());
+        let (sender, answer) = oneshot::channel();
+        if agent.send(Request::Reload(sender)).await.is_err() {
+            return;
+        }
+        match answer.await {
+            Ok(Ok(changed)) => {
+                changed.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                tracing::info!("SIGHUP: {}", changed.message);
+            }
+            Ok(Err(error)) => error.to_string().lines().for_each(|line| tracing::error!("SIGHUP: {line}")),
+            Err(_) => return,
+        }
+        notify(&[NotifyState::Ready]);
+    }
 }
 
 /// Tells systemd, if it is listening.

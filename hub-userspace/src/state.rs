@@ -1,11 +1,11 @@
 //! Whether a connection can carry traffic.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::model::Config,
+    config::model::{Config, Connection},
     netlink::{HostState, Link},
 };
 
@@ -24,15 +24,15 @@ pub enum State {
 pub type States = BTreeMap<String, State>;
 
 /// The state of every connection of the configuration.
-pub fn states(config: &Config, host: &HostState, admin_down: &BTreeSet<String>) -> States {
-    let state = |name: &String, interface: &str| {
-        if admin_down.contains(name) {
+pub fn states(config: &Config, host: &HostState) -> States {
+    let state = |connection: &Connection| {
+        if !connection.enabled {
             State::AdminDown
-        } else if host.link(interface).is_some_and(Link::is_up) {
+        } else if host.link(&connection.interface).is_some_and(Link::is_up) {
             State::Up
         } else {
             State::Down
         }
     };
-    config.connections.iter().map(|(name, connection)| (name.clone(), state(name, &connection.interface))).collect()
+    config.connections.iter().map(|(name, connection)| (name.clone(), state(connection))).collect()
 }

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
     state::State,
-    status::{Reasons, Route, Status, Traffic},
+    status::{Connection, Reasons, Route, Status, Traffic},
 };
 
 /// The whole status.
@@ -22,10 +22,7 @@ pub fn status(status: &Status) -> String {
             attach,
             &connection.traffic,
         );
-        let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
-        let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
-        told.dedup();
-        notes.extend(told.into_iter().map(|reason| format!("{}: {reason}\n", connection.name)));
+        notes.push(notes_of(connection));
     }
     if let Some(vpc) = &status.vpc {
         let attach = vpc.attachment.attach.as_deref().unwrap_or("-");
@@ -40,6 +37,27 @@ pub fn status(status: &Status) -> String {
         reasons(&status.drops),
         reasons(&status.passes),
     )
+}
+
+/// Connections with their states, without their traffic.
+pub fn connections(connections: &[Connection]) -> String {
+    let mut rows = table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH"]);
+    let mut notes = String::new();
+    for connection in connections {
+        let Connection { name, interface, attachment, .. } = connection;
+        let attach = attachment.attach.as_deref().unwrap_or("-");
+        rows.add_row([name, interface, state(connection.state), attach]);
+        notes += &notes_of(connection);
+    }
+    format!("{rows}\n{notes}")
+}
+
+/// Why it is not up, or not attached as it should be; a line each.
+fn notes_of(connection: &Connection) -> String {
+    let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
+    let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
+    told.dedup();
+    told.into_iter().map(|reason| format!("{}: {reason}\n", connection.name)).collect::<Vec<_>>().concat()
 }
 
 /// Routes with their shares.

@@ -45,6 +45,7 @@ pub(super) struct CustomerGatewayDraft {
 pub(super) struct ConnectionDraft {
     pub name: Located<String>,
     pub customer_gateway: Option<Located<String>>,
+    pub enabled: Option<Located<bool>>,
     pub interface: Option<Located<String>>,
     pub peer: Option<Located<IpAddr>>,
     pub local_cidrs: List<IpNet>,
@@ -124,6 +125,7 @@ impl ConnectionDraft {
     fn finish(self) -> Option<(String, Connection)> {
         let connection = Connection {
             customer_gateway: self.customer_gateway?.value,
+            enabled: self.enabled?.value,
             interface: self.interface?.value,
             peer: self.peer.map(|peer| peer.value),
             local_cidrs: self.local_cidrs.finish()?,

@@ -68,6 +68,7 @@ impl Reader<'_, '_> {
                 report,
                 value::reference,
             ),
+            enabled: section.or_default("enabled", true, report, value::boolean),
             interface: section.required("interface", "\"tun0\"", report, value::interface),
             peer: section.optional("peer", report, value::host_address),
             local_cidrs: section.list("local_cidrs", "[\"0.0.0.0/0\"]", report, selector),
@@ -126,7 +127,7 @@ impl Reader<'_, '_> {
     }
 }
 
-fn weight(value: &DeValue<'_>) -> Result<u8, Problem> {
+pub(super) fn weight(value: &DeValue<'_>) -> Result<u8, Problem> {
     // The range fits: 100 is below 256.
     value::integer(value, 0..=100).map(|weight| u8::try_from(weight).unwrap_or(DEFAULT_WEIGHT))
 }

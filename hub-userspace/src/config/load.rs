@@ -52,7 +52,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     Ok(Loaded { config, warnings, text })
 }
 
-fn read_text(path: &Path) -> Result<String, Problem> {
+pub(super) fn read_text(path: &Path) -> Result<String, Problem> {
     let file = fs::File::open(path).map_err(|error| unreadable(&error))?;
     // Bounded by what is read, not by what the file claims: it may be a device, or grow.
     let mut bytes = Vec::new();

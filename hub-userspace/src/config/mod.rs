@@ -6,7 +6,9 @@
 
 pub mod check;
 mod diagnostic;
+pub mod difference;
 mod draft;
+pub mod edit;
 mod entries;
 mod explain;
 mod load;
@@ -19,6 +21,7 @@ mod rules;
 mod section;
 mod sites;
 mod statement;
+pub mod store;
 mod suggest;
 mod syntax;
 mod value;

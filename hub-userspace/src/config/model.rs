@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Weight of a route that has none in the file.
 pub const DEFAULT_WEIGHT: u8 = 100;
@@ -57,6 +57,8 @@ pub struct CustomerGateway {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     pub customer_gateway: String,
+    /// `false` takes it down by hand: its traffic goes by the other next hops of its routes.
+    pub enabled: bool,
     /// Interface that carries the decrypted traffic; several connections may share one.
     pub interface: String,
     /// Link neighbour, for Ethernet-type interfaces.
@@ -80,7 +82,7 @@ pub struct HealthCheck {
 }
 
 /// A destination route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub destination: IpNet,
     /// Name of a connection.

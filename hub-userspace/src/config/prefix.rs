@@ -24,7 +24,11 @@ pub(super) enum Purpose {
 
 /// A prefix without host bits that makes sense for `purpose`.
 pub(super) fn prefix(value: &DeValue<'_>, purpose: Purpose) -> Read<IpNet> {
-    let text = string(value)?;
+    of_text(string(value)?, purpose)
+}
+
+/// As [`prefix`], of a text that stands elsewhere than in the file.
+pub(super) fn of_text(text: &str, purpose: Purpose) -> Read<IpNet> {
     let prefix = parse_prefix(text)?;
     match unusable(&prefix, purpose) {
         Some(kind) => Err(Problem::new(format!("{prefix} is {kind}, which is never forwarded"))

@@ -140,7 +140,9 @@ impl Reader<'_, '_> {
             return Vec::new();
         };
         let keys: &[&str] = match kind {
-            "connection" => &["customer_gateway", "interface", "peer", "local_cidrs", "remote_cidrs", "health_check"],
+            "connection" => {
+                &["customer_gateway", "enabled", "interface", "peer", "local_cidrs", "remote_cidrs", "health_check"]
+            }
             _ => &["address"],
         };
         let shape = format!("a section [{kind}.NAME] for each");

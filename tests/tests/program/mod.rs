@@ -137,6 +137,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     let connections = world.connections.iter().map(|connection| {
         let value = Connection {
             customer_gateway: "anybody".into(),
+            enabled: true,
             interface: connection.interface.clone(),
             peer: connection.peer,
             local_cidrs: connection.locals.clone(),

@@ -1,0 +1,144 @@
+//! Changes over the control socket.
+//!
+//! | request | body |
+//! | --- | --- |
+//! | `POST /v1/routes` | `{"destination", "next_hop", "weight"?, "publish"?}` |
+//! | `PATCH /v1/routes` | `{"destination", "next_hop"?, "weight"?, "publish"?}` |
+//! | `DELETE /v1/routes` | `{"destination", "next_hop"?}` |
+//! | `POST /v1/connections/{name}/up`, `.../down`, `POST /v1/reload` | none |
+//!
+//! 200 and a [`Changed`], or `{"error"}`, after a reload with `"diagnostics"` besides: 400 what makes no sense by itself, 404 what is not there, 409 what does not go with the
+//! configuration, 500 what the host refuses.
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::post,
+};
+use reqwest::Method;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Agent, CONNECTIONS, Client, Failure, RELOAD, ROUTES, connections, routes};
+use crate::{
+    agent::{ChangeError, Changed, Request},
+    config::edit::{AddRoute, DeleteRoute, Edit, EditError, Enable, SetRoute},
+};
+
+/// Bytes of a body; the longest that makes sense is a twentieth of it.
+const LARGEST_BODY: usize = 8 * 1024;
+
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+pub(super) fn router() -> Router<mpsc::Sender<Request>> {
+    Router::new()
+        .route(ROUTES, post(add_route).patch(set_route).delete(delete_route).get(routes))
+        .route(CONNECTIONS, axum::routing::get(connections))
+        .route(&format!("{CONNECTIONS}/{{name}}/up"), post(up))
+        .route(&format!("{CONNECTIONS}/{{name}}/down"), post(down))
+        .route(RELOAD, post(reload))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+}
+
+async fn add_route(State(agent): Agent, body: Body<AddRoute>) -> Response {
+    change(&agent, body.map(|Json(add)| Edit::AddRoute(add))).await
+}
+
+async fn set_route(State(agent): Agent, body: Body<SetRoute>) -> Response {
+    change(&agent, body.map(|Json(set)| Edit::SetRoute(set))).await
+}
+
+async fn delete_route(State(agent): Agent, body: Body<DeleteRoute>) -> Response {
+    change(&agent, body.map(|Json(delete)| Edit::DeleteRoute(delete))).await
+}
+
+async fn up(State(agent): Agent, Path(connection): Path<String>) -> Response {
+    change(&agent, Ok(Edit::Enable(Enable { connection, enabled: true }))).await
+}
+
+async fn down(State(agent): Agent, Path(connection): Path<String>) -> Response {
+    change(&agent, Ok(Edit::Enable(Enable { connection, enabled: false }))).await
+}
+
+async fn reload(State(agent): Agent) -> Response {
+    ask(&agent, Request::Reload).await
+}
+
+async fn change(agent: &mpsc::Sender<Request>, edit: Result<Edit, JsonRejection>) -> Response {
+    match edit {
+        Ok(edit) => ask(agent, |answer| Request::Change(edit, answer)).await,
+        Err(rejection) => {
+            let status = match rejection.status() {
+                StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+                status => status,
+            };
+            failure(status, rejection.body_text())
+        }
+    }
+}
+
+async fn ask(
+    agent: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<Result<Changed, ChangeError>>) -> Request,
+) -> Response {
+    let (sender, answer) = oneshot::channel();
+    // A request that the agent does not take is dropped, and the answer with it.
+    drop(agent.send(request(sender)).await);
+    match answer.await {
+        Ok(Ok(changed)) => Json(changed).into_response(),
+        Ok(Err(ChangeError::Load(error))) => {
+            let (diagnostics, error) = (error.diagnostics.clone(), ChangeError::Load(error));
+            let body = json!({ "error": error.to_string(), "diagnostics": diagnostics });
+            (status_of(&error), Json(body)).into_response()
+        }
+        Ok(Err(error)) => failure(status_of(&error), error.to_string()),
+        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping".to_owned()),
+    }
+}
+
+fn status_of(error: &ChangeError) -> StatusCode {
+    match error {
+        ChangeError::Edit(EditError::Ambiguous { .. } | EditError::NothingAsked) => StatusCode::BAD_REQUEST,
+        ChangeError::Edit(EditError::NoConnection { .. } | EditError::NoRoute { .. } | EditError::NoSuchHop { .. }) => {
+            StatusCode::NOT_FOUND
+        }
+        ChangeError::Edit(_) | ChangeError::Refused(_) | ChangeError::Load(_) | ChangeError::Full(_) => {
+            StatusCode::CONFLICT
+        }
+        ChangeError::Store(error) if error.is_conflict() => StatusCode::CONFLICT,
+        ChangeError::Store(_) | ChangeError::NotApplied(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn failure(status: StatusCode, error: String) -> Response {
+    (status, Json(Failure { error })).into_response()
+}
+
+impl Client {
+    /// Has the agent make a change.
+    pub async fn change(&self, edit: &Edit) -> anyhow::Result<Changed> {
+        let (method, path, body) = match edit {
+            Edit::AddRoute(add) => (Method::POST, ROUTES.to_owned(), Some(serde_json::to_value(add)?)),
+            Edit::SetRoute(set) => (Method::PATCH, ROUTES.to_owned(), Some(serde_json::to_value(set)?)),
+            Edit::DeleteRoute(delete) => (Method::DELETE, ROUTES.to_owned(), Some(serde_json::to_value(delete)?)),
+            Edit::Enable(Enable { connection, enabled }) => {
+                let way = if *enabled { "up" } else { "down" };
+                (Method::POST, format!("{CONNECTIONS}/{}/{way}", segment(connection)), None)
+            }
+        };
+        self.send(method, &path, body).await
+    }
+
+    /// Has the agent read its file again.
+    pub async fn reload(&self) -> anyhow::Result<Changed> {
+        self.send(Method::POST, RELOAD, None).await
+    }
+}
+
+/// A name as a segment of a path: whatever it is, it must not become another path.
+fn segment(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}

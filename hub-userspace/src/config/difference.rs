@@ -1,0 +1,180 @@
+//! What is different between two configurations: the answer to a change.
+
+use std::{collections::BTreeMap, fmt};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::model::{Config, Connection, Route, Vpc};
+
+/// More of a kind are counted, not listed.
+const MOST_LISTED: usize = 3;
+
+/// All differences. Displays as one sentence without its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Keys of `[gateway]` and `[vpc]` with another value, as `gateway.name`; `vpc` when the section came or went.
+    pub settings: Vec<String>,
+    pub customer_gateways: Names,
+    pub connections: Names,
+    pub routes: Routes,
+}
+
+/// Differences between named things.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+    /// With the keys that have another value.
+    pub changed: BTreeMap<String, Vec<String>>,
+}
+
+/// Differences between routes, known by destination and next hop; their order says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    pub added: Vec<Route>,
+    pub removed: Vec<Route>,
+    pub changed: Vec<ChangedRoute>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedRoute {
+    pub from: Route,
+    pub to: Route,
+}
+
+impl Difference {
+    pub fn between(old: &Config, new: &Config) -> Self {
+        let (was, is) = (&old.gateway, &new.gateway);
+        let gateway = [
+            ("gateway.name", was.name != is.name),
+            ("gateway.max_connections", was.max_connections != is.max_connections),
+            ("gateway.spoke_to_spoke", was.spoke_to_spoke != is.spoke_to_spoke),
+            ("gateway.allow_default_route", was.allow_default_route != is.allow_default_route),
+        ];
+        let settings = differing(&gateway).chain(vpc(old.vpc.as_ref(), new.vpc.as_ref())).collect();
+        Self {
+            settings,
+            customer_gateways: Names::between(&old.customer_gateways, &new.customer_gateways, |old, new| {
+                differing(&[("address", old.address != new.address)]).collect()
+            }),
+            connections: Names::between(&old.connections, &new.connections, connection),
+            routes: Routes::between(&old.routes, &new.routes),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = self.settings.iter().map(|key| format!("{key} changed")).collect();
+        let parts: Vec<String> = [
+            settings,
+            self.customer_gateways.sentences("customer gateway"),
+            self.connections.sentences("connection"),
+            self.routes.sentences(),
+        ]
+        .concat();
+        f.write_str(&parts.join("; "))
+    }
+}
+
+fn differing(keys: &[(&str, bool)]) -> impl Iterator<Item = String> {
+    keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| (*key).to_owned())
+}
+
+fn vpc(old: Option<&Vpc>, new: Option<&Vpc>) -> Vec<String> {
+    match (old, new) {
+        (None, None) => Vec::new(),
+        (Some(old), Some(new)) => differing(&[
+            ("vpc.interface", old.interface != new.interface),
+            ("vpc.cidrs", old.cidrs != new.cidrs),
+            ("vpc.publish_table", old.publish_table != new.publish_table),
+        ])
+        .collect(),
+        _ => vec!["vpc".to_owned()],
+    }
+}
+
+fn connection(old: &Connection, new: &Connection) -> Vec<String> {
+    let keys = [
+        ("customer_gateway", old.customer_gateway != new.customer_gateway),
+        ("enabled", old.enabled != new.enabled),
+        ("interface", old.interface != new.interface),
+        ("peer", old.peer != new.peer),
+        ("local_cidrs", old.local_cidrs != new.local_cidrs),
+        ("remote_cidrs", old.remote_cidrs != new.remote_cidrs),
+        ("health_check", old.health_check != new.health_check),
+    ];
+    differing(&keys).collect()
+}
+
+impl Names {
+    fn between<T: PartialEq>(
+        old: &BTreeMap<String, T>,
+        new: &BTreeMap<String, T>,
+        keys: impl Fn(&T, &T) -> Vec<String>,
+    ) -> Self {
+        let only = |these: &BTreeMap<String, T>, those: &BTreeMap<String, T>| {
+            these.keys().filter(|name| !those.contains_key(*name)).cloned().collect()
+        };
+        let both = old.iter().filter_map(|(name, old)| Some((name, old, new.get(name)?)));
+        let changed = both.filter(|(_, old, new)| old != new).map(|(name, old, new)| (name.clone(), keys(old, new)));
+        Self { added: only(new, old), removed: only(old, new), changed: changed.collect() }
+    }
+
+    fn sentences(&self, kind: &str) -> Vec<String> {
+        let changed = self.changed.iter().map(|(name, keys)| format!("{name} ({})", keys.join(", "))).collect();
+        let lists = [("added", self.added.clone()), ("removed", self.removed.clone()), ("changed", changed)];
+        let sentence = |(what, names): &(&str, Vec<String>)| match names.len() {
+            0 => None,
+            1 => Some(format!("{kind} {} {what}", names[0])),
+            2..=MOST_LISTED => Some(format!("{kind}s {} {what}", names.join(", "))),
+            count => Some(format!("{count} {kind}s {what}")),
+        };
+        lists.iter().filter_map(sentence).collect()
+    }
+}
+
+impl Routes {
+    fn between(old: &[Route], new: &[Route]) -> Self {
+        let keyed = |routes: &[Route]| -> BTreeMap<(IpNet, String), Route> {
+            routes.iter().map(|route| ((route.destination, route.next_hop.clone()), route.clone())).collect()
+        };
+        let (mut before, mut difference) = (keyed(old), Self::default());
+        for (key, route) in keyed(new) {
+            match before.remove(&key) {
+                None => difference.added.push(route),
+                Some(same) if same == route => {}
+                Some(other) => difference.changed.push(ChangedRoute { from: other, to: route }),
+            }
+        }
+        difference.removed = before.into_values().collect();
+        difference
+    }
+
+    fn sentences(&self) -> Vec<String> {
+        let name = |route: &Route| format!("route to {} by {}", route.destination, route.next_hop);
+        let list = |what: &str, sentences: Vec<String>| match sentences.len() {
+            ..=MOST_LISTED => sentences,
+            count => vec![format!("{count} routes {what}")],
+        };
+        let added = self.added.iter().map(|route| {
+            let published = if route.publish { ", published" } else { "" };
+            format!("{} added (weight {}{published})", name(route), route.weight)
+        });
+        let removed = self.removed.iter().map(|route| format!("{} removed", name(route)));
+        let changed = self.changed.iter().map(|ChangedRoute { from, to }| {
+            let weight = (from.weight != to.weight).then(|| format!("weight {} instead of {}", to.weight, from.weight));
+            let publish = (from.publish != to.publish)
+                .then(|| if to.publish { "published" } else { "no longer published" }.to_owned());
+            let values: Vec<String> = weight.into_iter().chain(publish).collect();
+            format!("{} changed ({})", name(from), values.join(", "))
+        });
+        [list("added", added.collect()), list("removed", removed.collect()), list("changed", changed.collect())]
+            .concat()
+    }
+}

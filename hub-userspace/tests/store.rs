@@ -1,0 +1,255 @@
+//! The file is replaced as a whole or not at all, and never written over another hand's edits.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use hub_userspace::config::{
+    self,
+    edit::{AddRoute, DeleteRoute, Edit, edit},
+    store::{Store, StoreError},
+};
+use ipnet::{IpNet, Ipv4Net};
+use nix::{
+    mount::{MsFlags, mount, umount},
+    sched::{CloneFlags, unshare},
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rustix::process::geteuid;
+
+const TEXT: &str = "\
+# Kept.
+[gateway]
+name = \"hub\"
+[customer_gateway.g]
+address = \"198.51.100.1\"
+[connection.a]
+customer_gateway = \"g\"
+interface = \"tun-a\"
+local_cidrs = [\"0.0.0.0/0\"]
+remote_cidrs = [\"10.0.0.0/8\"]
+";
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).expect("the folder is there");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn owner_mode_and_link_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (target, link) = (folder.path().join("real.toml"), folder.path().join("vpnhub.toml"));
+    fs::write(&target, TEXT).expect("written");
+    symlink("real.toml", &link).expect("linked");
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).expect("may");
+    if geteuid().is_root() {
+        chown(&target, Some(1234), Some(5678)).expect("may");
+    }
+    let before = fs::metadata(&target).expect("there");
+    let (mut store, _) = Store::open(&link).expect("a good file");
+    let text = format!("{TEXT}# More.\n");
+    store.replace(text.clone()).expect("may");
+    assert_eq!((fs::read_to_string(&target).expect("there"), store.text()), (text.clone(), text.as_str()));
+    assert!(link.symlink_metadata().expect("there").is_symlink());
+    let after = fs::metadata(&target).expect("there");
+    let owner_and_mode = |metadata: &fs::Metadata| (metadata.uid(), metadata.gid(), metadata.mode());
+    assert_eq!(owner_and_mode(&after), owner_and_mode(&before));
+    assert_ne!(after.ino(), before.ino());
+    assert_eq!(names(folder.path()).len(), 2);
+}
+
+#[test]
+fn what_another_hand_wrote_is_not_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("vpnhub.toml");
+    fs::write(&file, TEXT).expect("written");
+    let (mut store, _) = Store::open(&file).expect("a good file");
+    let by_hand = format!("{TEXT}# By hand.\n");
+    fs::write(&file, &by_hand).expect("written");
+    let error = store.replace(format!("{TEXT}# By command.\n")).expect_err("a conflict");
+    assert!(error.is_conflict(), "{error}");
+    assert!(error.to_string().contains("`vpnhub reload`"), "{error}");
+    assert_eq!(fs::read_to_string(&file).expect("there"), by_hand);
+
+    let loaded = store.load().expect("a good file");
+    assert_eq!(store.text(), TEXT);
+    store.know(loaded.text);
+    store.replace(TEXT.to_owned()).expect("known now");
+    assert_eq!(fs::read_to_string(&file).expect("there"), TEXT);
+
+    fs::remove_file(&file).expect("there");
+    let error = store.replace(by_hand).expect_err("gone");
+    assert!(matches!(error, StoreError::Write { .. }) && error.to_string().contains("put it back"), "{error}");
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn a_file_that_the_agent_could_not_read_again_is_not_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("vpnhub.toml");
+    fs::write(&file, TEXT).expect("written");
+    let (mut store, _) = Store::open(&file).expect("a good file");
+    let error = store.replace("#".repeat(17 << 20)).expect_err("too large");
+    assert!(error.to_string().ends_with("would become larger than 16 MiB"), "{error}");
+    assert_eq!(fs::read_to_string(&file).expect("there"), TEXT);
+}
+
+#[test]
+fn what_a_crash_left_is_removed_and_what_others_left_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("vpnhub.toml");
+    fs::write(&file, TEXT).expect("written");
+    for name in [".vpnhub.toml.vpnhub-new", ".vpnhub.toml.swp", "vpnhub.toml.bak"] {
+        fs::write(folder.path().join(name), "half").expect("written");
+    }
+    let (mut store, _) = Store::open(&file).expect("a good file");
+    let expected = ["vpnhub.toml", ".vpnhub.toml.swp", "vpnhub.toml.bak"].map(str::to_owned).into();
+    assert_eq!(names(folder.path()), expected);
+    // One that appears later, as a trap: it is replaced, not followed.
+    symlink("vpnhub.toml.bak", folder.path().join(".vpnhub.toml.vpnhub-new")).expect("linked");
+    store.replace(format!("{TEXT}#\n")).expect("may");
+    assert_eq!(names(folder.path()), expected);
+    assert_eq!(fs::read_to_string(folder.path().join("vpnhub.toml.bak")).expect("there"), "half");
+}
+
+/// Has a thread with mounts of its own do it.
+fn with_own_mounts(work: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNS).expect("root may");
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("root may");
+        work();
+    });
+    thread.join().expect("it succeeds");
+}
+
+#[test]
+fn what_the_host_refuses_is_one_sentence_and_changes_nothing() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root may mount");
+        return;
+    }
+    with_own_mounts(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let none: Option<&str> = None;
+        let refused = |file: &Path, expected: &str| {
+            let (mut store, _) = Store::open(file).expect("a good file");
+            let error = store.replace(format!("{TEXT}#\n")).expect_err("refused").to_string();
+            assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
+            assert_eq!((fs::read_to_string(file).expect("there").as_str(), store.text()), (TEXT, TEXT));
+            assert_eq!(names(file.parent().expect("a folder")), ["vpnhub.toml".to_owned()].into());
+        };
+        // A file that is a mount of its own, as containers have it.
+        let (own, outside) = (folder.path().join("own"), folder.path().join("outside.toml"));
+        fs::create_dir(&own).expect("may");
+        fs::write(&outside, TEXT).expect("may");
+        let file = own.join("vpnhub.toml");
+        fs::write(&file, "").expect("may");
+        mount(Some(&outside), &file, none, MsFlags::MS_BIND, none).expect("root may");
+        refused(&file, "mount its folder instead");
+        umount(&file).expect("mounted");
+
+        let full = folder.path().join("full");
+        fs::create_dir(&full).expect("may");
+        mount(Some("tmpfs"), &full, Some("tmpfs"), MsFlags::empty(), Some("nr_inodes=2")).expect("root may");
+        let file = full.join("vpnhub.toml");
+        fs::write(&file, TEXT).expect("may");
+        refused(&file, "make room");
+        mount(none, &full, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).expect("root may");
+        refused(&file, "ReadWritePaths=");
+        umount(&full).expect("mounted");
+    });
+}
+
+/// Destination of the n-th change.
+fn destination(n: u16) -> IpNet {
+    let [high, low] = n.to_be_bytes();
+    Ipv4Net::new([10, high, low, 0].into(), 24).expect("a length").into()
+}
+
+/// Routes that are there at a time.
+const WINDOW: u16 = 5;
+
+/// The n-th change, from 0: even ones add a route, odd ones remove the oldest beyond the window.
+fn change(n: u16) -> Edit {
+    match n % 2 {
+        0 => Edit::AddRoute(AddRoute {
+            destination: destination(n / 2),
+            next_hop: "a".into(),
+            weight: None,
+            publish: false,
+        }),
+        _ => Edit::DeleteRoute(DeleteRoute { destination: destination((n / 2).wrapping_sub(WINDOW)), next_hop: None }),
+    }
+}
+
+/// Destinations after the first `n` changes.
+fn routes_after(n: u16) -> BTreeSet<IpNet> {
+    let (added, removed) = (n.div_ceil(2), (n / 2).saturating_sub(WINDOW));
+    (removed..added).map(destination).collect()
+}
+
+/// Run by the test below in a process of its own: changes the file named by the environment until it is killed, and
+/// says the number of each change that is done.
+#[test]
+#[ignore = "only of use to a_kill_at_any_moment_loses_nothing"]
+fn helper_change_until_killed() {
+    let file = env::var_os("STORE_FILE").expect("the test says it");
+    let (mut store, _) = Store::open(Path::new(&file)).expect("a good file");
+    let first: u16 = env::var("STORE_FIRST").expect("the test says it").parse().expect("a number");
+    println!("\nREADY");
+    for n in first.. {
+        // The first of the removals have nothing to remove.
+        if let Ok(text) = edit(store.text(), &change(n)) {
+            store.replace(text).expect("may");
+        }
+        println!("DONE {n}");
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("vpnhub.toml");
+    fs::write(&file, TEXT).expect("written");
+    let mut random = StdRng::seed_from_u64(1);
+    let (mut done, mut unsaid, mut left_over) = (0, 0, 0);
+    for round in 0..200 {
+        let mut child = Command::new(env::current_exe().expect("this program"))
+            .args(["--ignored", "--exact", "--nocapture", "helper_change_until_killed"])
+            .env("STORE_FILE", &file)
+            .env("STORE_FIRST", done.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        lines.find(|line| line.as_ref().is_ok_and(|line| line == "READY")).expect("it starts").expect("text");
+        thread::sleep(Duration::from_micros(random.random_range(0..15_000)));
+        child.kill().expect("it runs");
+        child.wait().expect("it ended");
+        let said = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("DONE ")?.parse::<u16>().ok());
+        let said = said.last().map_or(done, |n| n + 1);
+
+        let text = fs::read_to_string(&file).expect("the file is always there");
+        let (config, _) = config::parse(&text).unwrap_or_else(|found| panic!("round {round}: {found:?}\n{text}"));
+        assert!(text.starts_with(TEXT), "round {round}: {text}");
+        let found: BTreeSet<IpNet> = config.routes.iter().map(|route| route.destination).collect();
+        // One more may be done, and the kill came before it could be said.
+        let more = routes_after(said) != found;
+        assert!(!more || routes_after(said + 1) == found, "round {round}: {said} changes were said; {found:?}");
+        unsaid += u32::from(more);
+        left_over += u32::from(names(folder.path()).len() > 1);
+        done = said + u16::from(more);
+    }
+    eprintln!("{done} changes; killed before saying so: {unsaid}, while writing: {left_over}");
+    assert!(done > 100 && unsaid + left_over > 0, "{done} changes, and no kill within one");
+    Store::open(&file).expect("a good file");
+    assert_eq!(names(folder.path()).len(), 1);
+}

@@ -1,0 +1,378 @@
+//! Changes while the agent runs: they take effect, outlast it, and never get lost or half made.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hub_tests::lab::{Agent, AgentCommand, HUB, NINGBO, Options, Ping, SHANGHAI, World};
+use serde_json::{Value, json};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+const CONFIG: &str = "\
+# The hub of three offices.
+[gateway]
+name = \"hub\"
+max_connections = 3
+
+[customer_gateway.office] # all of them
+address = \"198.51.100.10\"
+
+[connection.shanghai]
+customer_gateway = \"office\"
+interface = \"tun-sh\"
+peer = \"169.254.10.2\"
+local_cidrs = [\"0.0.0.0/0\"]
+remote_cidrs = [\"10.10.10.0/24\"]
+
+[connection.spare] # the second way
+customer_gateway = \"office\"
+interface = \"tun-sh2\"
+peer = \"169.254.11.2\"
+local_cidrs = [\"0.0.0.0/0\"]
+remote_cidrs = [\"10.10.10.0/24\"]
+
+[connection.ningbo]
+customer_gateway = \"office\"
+interface = \"tun-nb\"
+peer = \"169.254.30.2\"
+local_cidrs = [\"0.0.0.0/0\"]
+remote_cidrs = [\"10.10.30.0/24\", \"10.99.0.0/16\"]
+
+# The ways to Shanghai.
+[[route]]
+destination = \"10.10.10.0/24\"
+next_hop = \"shanghai\"
+
+[[route]]
+destination = \"10.10.10.0/24\"
+next_hop = \"spare\"
+weight = 0
+# The end.
+";
+
+fn binary() -> PathBuf {
+    // target/release/deps/changes-... beside target/release/vpnhub
+    let this = std::env::current_exe().unwrap();
+    this.ancestors().nth(2).unwrap().join("vpnhub")
+}
+
+fn world() -> World {
+    World::three_offices(&Options::default().second_link("shanghai")).unwrap()
+}
+
+fn start(world: &World) -> Agent {
+    AgentCommand::new(binary()).start_with(&world[HUB], CONFIG).unwrap()
+}
+
+/// Kills the agent, and starts another with its files.
+fn restart(world: &World, agent: Agent) -> Agent {
+    AgentCommand::new(binary()).start_in(&world[HUB], agent.kill().unwrap()).unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end().to_owned()
+}
+
+/// Exit code and what it said, on stdout or stderr.
+fn said(output: &Output) -> (Option<i32>, String) {
+    let said = if output.status.success() { &output.stdout } else { &output.stderr };
+    (output.status.code(), text(said))
+}
+
+fn cli(agent: &Agent, args: &str) -> (Option<i32>, String) {
+    said(&agent.cli(&args.split(' ').collect::<Vec<_>>()).unwrap())
+}
+
+fn done(sentence: &str) -> (Option<i32>, String) {
+    (Some(0), sentence.to_owned())
+}
+
+fn file(agent: &Agent) -> String {
+    fs::read_to_string(agent.config()).unwrap()
+}
+
+/// Whether a ping from one site is answered by another within the time that a link address needs to be asked for.
+fn reaches(world: &World, from: &str, to: std::net::Ipv4Addr) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let ping = Ping::new(to.into()).timeout(Duration::from_millis(200));
+    std::iter::repeat_with(|| ping.run(&world[from]).unwrap().complete())
+        .take_while(|_| Instant::now() < deadline)
+        .any(|answered| answered)
+}
+
+fn is_cut(world: &World, from: &str, to: std::net::Ipv4Addr) -> bool {
+    Ping::new(to.into()).count(3).timeout(Duration::from_millis(200)).run(&world[from]).unwrap().received == 0
+}
+
+fn connection<'s>(status: &'s Value, name: &str) -> &'s Value {
+    status["connections"].as_array().unwrap().iter().find(|connection| connection["name"] == name).unwrap()
+}
+
+fn route(status: &Value, destination: &str, next_hop: &str) -> Option<Value> {
+    let routes = status["routes"].as_array().unwrap();
+    routes.iter().find(|route| route["destination"] == destination && route["next_hop"] == next_hop).cloned()
+}
+
+#[test]
+fn a_route_added_carries_traffic_and_outlasts_the_agent() {
+    let world = world();
+    let agent = start(&world);
+    assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
+
+    let added = cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo --weight 90 --publish");
+    assert_eq!(added, done("route to 10.10.30.0/24 by ningbo added (weight 90, published)"));
+    let written = CONFIG.replace(
+        "weight = 0\n# The end.\n",
+        "weight = 0\n# The end.\n\n[[route]]\ndestination = \"10.10.30.0/24\"\nnext_hop = \"ningbo\"\nweight = 90\npublish = true\n",
+    );
+    assert_eq!(file(&agent), written);
+    assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
+    // Neither way through the hub's kernel, which does not forward.
+    let status = agent.status().unwrap();
+    for name in ["ningbo", "shanghai"] {
+        assert!(connection(&status, name)["tx_packets"].as_u64() > Some(0), "{status:#}");
+    }
+    let published = || world[HUB].ip("route show table main proto 118").unwrap();
+    assert!(published().contains("10.10.30.0/24"), "{}", published());
+
+    let agent = restart(&world, agent);
+    assert_eq!(
+        route(&agent.status().unwrap(), "10.10.30.0/24", "ningbo").unwrap(),
+        json!({"destination": "10.10.30.0/24", "next_hop": "ningbo", "weight": 90, "publish": true, "share": 1.0})
+    );
+    assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
+
+    let set = cli(&agent, "route set 10.10.30.0/24 --publish false --weight 80");
+    assert_eq!(set, done("route to 10.10.30.0/24 by ningbo changed (weight 80 instead of 90, no longer published)"));
+    assert_eq!(published(), "");
+    let set = cli(&agent, "route set 10.10.30.0/24 --next-hop ningbo --weight 80");
+    assert_eq!(set, done("nothing to change: it is so already"));
+
+    let deleted = agent.json(&["route", "delete", "10.10.30.0/24"]).unwrap();
+    assert_eq!(deleted["changed"], true);
+    assert_eq!(deleted["message"], "route to 10.10.30.0/24 by ningbo removed");
+    assert_eq!(deleted["routes"]["removed"][0]["weight"], 80);
+    assert_eq!(file(&agent), CONFIG);
+    assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
+    assert_eq!(route(&agent.status().unwrap(), "10.10.30.0/24", "ningbo"), None);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_said_in_a_sentence_and_changes_nothing() {
+    let world = world();
+    let agent = start(&world);
+    let before = agent.json(&["route", "list"]).unwrap();
+    for (args, code, expected) in [
+        ("route add 10.10.30.1/24 --next-hop ningbo", 2, "10.10.30.0/24"),
+        ("route add 10.10.30.0/24 --next-hop ningbo --weight 101", 2, "101"),
+        ("route set 10.10.10.0/24", 2, "--weight"),
+        ("route add 10.10.30.0/24 --next-hop ningpo", 1, "did you mean \"ningbo\"?"),
+        ("route add 10.10.10.0/24 --next-hop spare", 1, "with weight 0, not published: change it with"),
+        ("route add 0.0.0.0/0 --next-hop ningbo", 1, "allow_default_route = true"),
+        ("route set 10.10.10.0/24 --weight 5", 1, "several routes: name one with --next-hop, of shanghai, spare"),
+        ("route delete 10.10.10.0/24 --next-hop ningbo", 1, "it has shanghai, spare"),
+        ("route delete 10.10.30.0/24", 1, "`vpnhub route list`"),
+        ("connection down sharehai", 1, "did you mean"),
+        ("connection up ../../status", 1, "there is no connection \"../../status\""),
+    ] {
+        let (exit, sentence) = cli(&agent, args);
+        assert!(exit == Some(code) && sentence.contains(expected), "{args}: {exit:?}: {sentence}");
+        assert!(code == 2 || sentence.lines().count() == 1, "{args}: {sentence}");
+    }
+    assert_eq!(file(&agent), CONFIG);
+    assert_eq!(agent.json(&["route", "list"]).unwrap(), before);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn a_file_edited_by_hand_is_not_written_over() {
+    let world = world();
+    let agent = start(&world);
+    let by_hand = CONFIG.replace("max_connections = 3", "max_connections = 7 # grown");
+    fs::write(agent.config(), &by_hand).unwrap();
+    let (code, sentence) = cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo");
+    assert!(code == Some(1) && sentence.contains("`vpnhub reload` takes it as it is now"), "{sentence}");
+    assert_eq!(file(&agent), by_hand);
+    assert_eq!(route(&agent.status().unwrap(), "10.10.30.0/24", "ningbo"), None);
+    assert_eq!(cli(&agent, "reload"), done("reloaded: gateway.max_connections changed"));
+    assert_eq!(cli(&agent, "reload"), done("reloaded: nothing has changed"));
+    let (code, _) = cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo");
+    assert_eq!(code, Some(0));
+    assert!(file(&agent).starts_with(by_hand.trim_end()));
+    agent.stop().unwrap();
+}
+
+#[test]
+fn a_reload_takes_all_of_a_good_file_and_nothing_of_a_bad_one() {
+    let world = world();
+    let agent = start(&world);
+    assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
+    let bad = CONFIG.replace("max_connections", "max_conections").replace("weight = 0", "weight = 200")
+        + "\n[[route]]\ndestination = \"10.10.30.0/24\"\nnext_hop = \"ningbo\"\n";
+    fs::write(agent.config(), &bad).unwrap();
+    let (code, sentences) = cli(&agent, "reload");
+    assert_eq!(code, Some(1));
+    for expected in [
+        ":4:1: error: gateway: unknown key",
+        ":38:10: error: route[2].weight",
+        "not reloaded, the old configuration stays in force:",
+    ] {
+        assert!(sentences.contains(expected), "{sentences}");
+    }
+    assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
+    assert_eq!(agent.status().unwrap()["routes"].as_array().map(Vec::len), Some(2));
+
+    // Ningbo comes by another connection, the spare one goes.
+    let good = CONFIG.replace("[connection.ningbo]", "[connection.harbour]");
+    let spare = good.find("[connection.spare]").unwrap()..good.find("[connection.harbour]").unwrap();
+    let route = good.rfind("[[route]]").unwrap()..good.find("# The end.").unwrap();
+    let route_to_harbour = "[[route]]\ndestination = \"10.10.30.0/24\"\nnext_hop = \"harbour\"\n";
+    let good = format!("{}{}{route_to_harbour}", &good[..spare.start], &good[spare.end..route.start]);
+    fs::write(agent.config(), &good).unwrap();
+    Command::new("kill").args(["-HUP", &agent.pid().to_string()]).status().unwrap();
+    let status = agent.wait_for_status(WAIT, |status| status["routes"][1]["next_hop"] == "harbour").unwrap();
+    let names: Vec<_> = status["connections"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+    assert_eq!(names, ["harbour", "shanghai"]);
+    assert!(connection(&status, "harbour")["attach"].is_string(), "{status:#}");
+    let attached = |device: &str| world[HUB].ip(&format!("link show dev {device}")).unwrap().contains("xdp");
+    assert!(attached("tun-nb") && attached("tun-sh") && !attached("tun-sh2"));
+    assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
+    let expected = "SIGHUP: reloaded: connection harbour added; connections ningbo, spare removed; route to \
+                    10.10.30.0/24 by harbour added (weight 100); route to 10.10.10.0/24 by spare removed";
+    assert!(agent.log().contains(expected), "{}", agent.log());
+    assert_eq!(file(&agent), good);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn two_clients_at_once_lose_nothing() {
+    let world = world();
+    let agent = start(&world);
+    thread::scope(|scope| {
+        for client in 0..2 {
+            let agent = &agent;
+            scope.spawn(move || {
+                for n in 0..50 {
+                    let (code, sentence) =
+                        cli(agent, &format!("route add 10.99.{}.0/24 --next-hop ningbo", client * 50 + n));
+                    assert_eq!(code, Some(0), "{sentence}");
+                }
+            });
+        }
+    });
+    let status = agent.status().unwrap();
+    let text = file(&agent);
+    for n in 0..100 {
+        let destination = format!("10.99.{n}.0/24");
+        assert!(route(&status, &destination, "ningbo").is_some(), "{destination}");
+        assert_eq!(text.matches(&destination).count(), 1, "{destination}");
+    }
+    assert!(text.starts_with(CONFIG.trim_end()));
+    agent.stop().unwrap();
+}
+
+#[test]
+fn a_connection_taken_down_is_drained_and_stays_down() {
+    let world = world();
+    let agent = start(&world);
+    cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo");
+    let before = file(&agent);
+    assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
+    let sent = |agent: &Agent, name: &str| connection(&agent.status().unwrap(), name)["tx_packets"].as_u64().unwrap();
+    assert_eq!(sent(&agent, "spare"), 0);
+
+    assert_eq!(cli(&agent, "connection down shanghai"), done("connection shanghai taken down"));
+    let check = |agent: &Agent| {
+        let status = agent.status().unwrap();
+        assert_eq!(connection(&status, "shanghai")["state"], "admin_down");
+        assert_eq!(route(&status, "10.10.10.0/24", "shanghai").unwrap()["share"], 0.0);
+        assert_eq!(route(&status, "10.10.10.0/24", "spare").unwrap()["share"], 1.0);
+        assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
+        let carried = (sent(agent, "shanghai"), sent(agent, "spare"));
+        assert!(Ping::new(SHANGHAI.host4().into()).count(3).run(&world["ningbo"]).unwrap().complete());
+        assert_eq!((sent(agent, "shanghai"), sent(agent, "spare")), (carried.0, carried.1 + 3));
+    };
+    check(&agent);
+    assert_eq!(cli(&agent, "connection down shanghai"), done("nothing to change: it is so already"));
+    let agent = restart(&world, agent);
+    check(&agent);
+    let listed = agent.json(&["connection", "list"]).unwrap();
+    assert_eq!((&listed[1]["name"], &listed[1]["state"]), (&json!("shanghai"), &json!("admin_down")));
+    let (_, listed) = cli(&agent, "connection list");
+    assert!(listed.contains("admin down") && listed.contains("shanghai: taken down by hand"), "{listed}");
+
+    // The only way there is: it carries on, and that is said.
+    let output = agent.cli(&["connection", "down", "ningbo"]).unwrap();
+    assert!(text(&output.stderr).contains("ningbo still carries 10.10.30.0/24"), "{output:?}");
+    assert!(reaches(&world, "shanghai", NINGBO.host4()));
+
+    assert_eq!(cli(&agent, "connection up ningbo"), done("connection ningbo taken up again"));
+    assert_eq!(cli(&agent, "connection up shanghai"), done("connection shanghai taken up again"));
+    assert_eq!(route(&agent.status().unwrap(), "10.10.10.0/24", "shanghai").unwrap()["share"], 1.0);
+    assert_eq!(file(&agent), before);
+    agent.stop().unwrap();
+}
+
+/// A request as `curl --unix-socket` makes it: status and body.
+fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: vpnhub\r\nConnection: close\r\n{kind}");
+    write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+#[test]
+fn the_socket_answers_with_the_right_status_and_one_sentence() {
+    let world = world();
+    let agent = start(&world);
+    let large = format!(r#"{{"destination":"{}"}}"#, "1".repeat(10_000));
+    for (method, path, body, status, expected) in [
+        ("POST", "/v1/routes", "{", 400, "EOF"),
+        ("POST", "/v1/routes", "", 415, "Content-Type"),
+        ("POST", "/v1/routes", r#"{"destination":"10.10.30.0/24","next_hop":"ningbo","wait":1}"#, 400, "`wait`"),
+        ("POST", "/v1/routes", r#"{"destination":"10.10.30.0/24"}"#, 400, "`next_hop`"),
+        ("POST", "/v1/routes", r#"{"destination":"10.10.30.7/24","next_hop":"ningbo"}"#, 400, "host bits"),
+        ("POST", "/v1/routes", r#"{"destination":"10.10.30.0/24","next_hop":"x"}"#, 404, "no connection \"x\""),
+        ("POST", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare"}"#, 409, "already"),
+        ("POST", "/v1/routes", r#"{"destination":"::/0","next_hop":"ningbo"}"#, 409, "allow_default_route"),
+        ("POST", "/v1/routes", large.as_str(), 413, "length limit"),
+        ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","weight":1}"#, 400, "several routes"),
+        ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare"}"#, 400, "nothing is asked for"),
+        ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare","weight":-1}"#, 400, "-1"),
+        ("DELETE", "/v1/routes", r#"{"destination":"10.10.30.0/24"}"#, 404, "no route"),
+        ("POST", "/v1/connections/x/down", "", 404, "no connection"),
+    ] {
+        let (found, answer) = request(&agent.socket(), method, path, body);
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(found == status && error.contains(expected), "{method} {path} {body}: {found} {answer}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert_eq!(file(&agent), CONFIG);
+    let (status, answer) = request(
+        &agent.socket(),
+        "POST",
+        "/v1/routes",
+        r#"{"destination":"10.77.0.0/16","next_hop":"ningbo","weight":null}"#,
+    );
+    assert_eq!((status, &answer["changed"]), (200, &json!(true)));
+    assert!(answer["warnings"][0].as_str().unwrap().contains("selector_mismatch"), "{answer}");
+    assert_eq!(request(&agent.socket(), "POST", "/v1/connections/spare/up", "").1["changed"], false);
+    assert_eq!(request(&agent.socket(), "GET", "/v1/connections", "").1[2]["name"], "spare");
+    fs::write(agent.config(), "[").unwrap();
+    let (status, answer) = request(&agent.socket(), "POST", "/v1/reload", "");
+    assert_eq!((status, &answer["diagnostics"][0]["line"]), (409, &json!(1)));
+    assert_eq!(request(&agent.socket(), "POST", "/v1/connections/spare/down", "").0, 409);
+    agent.stop().unwrap();
+}
