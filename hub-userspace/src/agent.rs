@@ -24,6 +24,7 @@ use crate::{
     compile::{Inputs, compile},
     config::{Config, edit::Edit, store::Store},
     dataplane::{Dataplane, Mode, sum},
+    health::{self, Prober},
     layout::Layout,
     netlink::{Changes, Failure, Follower, HostPlan, HostState, Syncer},
     rib::{self, Rib},
@@ -59,6 +60,10 @@ pub struct Agent {
     layout: Layout,
     rib: Rib,
     states: States,
+    prober: Prober,
+    verdicts: mpsc::UnboundedReceiver<health::Event>,
+    /// A health check has a new verdict.
+    judge_again: bool,
     attachments: Attachments,
     /// Why each connection is not up, as last logged.
     reasons: BTreeMap<String, Option<String>>,
@@ -86,6 +91,7 @@ impl Agent {
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
         let (host, follower) = Follower::start().await?;
+        let (sender, verdicts) = mpsc::unbounded_channel();
         let mut agent = Self {
             config: loaded.config,
             store,
@@ -97,6 +103,9 @@ impl Agent {
             layout: Layout::default(),
             rib: Rib::default(),
             states: States::new(),
+            prober: Prober::start(sender),
+            verdicts,
+            judge_again: false,
             attachments: Attachments::new(mode),
             reasons: BTreeMap::new(),
             synced: None,
@@ -132,6 +141,12 @@ impl Agent {
                     }
                 },
                 Some((ifindex, address)) = self.wanted_neighbours.recv() => self.probe(ifindex, address).await,
+                Some(_) = self.verdicts.recv() => {
+                    // The prober has the verdicts; several may have come at once.
+                    while self.verdicts.try_recv().is_ok() {}
+                    self.judge_again = true;
+                    self.follow(Changes::default()).await;
+                }
                 Some(request) = requests.recv() => self.answer(request).await,
                 () = sleep_until(self.next_look) => {
                     self.synced = None;
@@ -176,11 +191,16 @@ impl Agent {
             self.dataplane.forget(ifindex);
         }
         let Changes { links, addresses, neighbours, gateways, .. } = self.pending;
-        if links || addresses || gateways {
+        if links || neighbours {
+            self.prober.set(health::targets(&self.config, &self.host));
+        }
+        if links || self.judge_again {
             self.note_states();
+        }
+        if links || addresses || gateways {
             self.rib = Rib::build(&self.config, &self.host);
         }
-        if links || addresses || gateways || neighbours {
+        if links || addresses || gateways || neighbours || self.judge_again {
             self.write_tables().await?;
             let interfaces = interfaces(&self.config);
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
@@ -190,7 +210,12 @@ impl Agent {
             self.next_look = Instant::now() + if complete { LOOK_AGAIN } else { RETRY };
         }
         self.pending = Changes::default();
+        self.judge_again = false;
         Ok(())
+    }
+
+    fn is_healthy(&self, name: &str) -> bool {
+        self.prober.report(name).is_some_and(|report| report.is_healthy())
     }
 
     fn inputs(&self) -> Inputs<'_> {
@@ -198,7 +223,7 @@ impl Agent {
     }
 
     fn note_states(&mut self) {
-        self.states = states(&self.config, &self.host);
+        self.states = states(&self.config, &self.host, |name| self.is_healthy(name));
         let reasons: BTreeMap<String, Option<String>> =
             self.states.iter().map(|(name, state)| (name.clone(), self.state_reason(name, *state))).collect();
         // The reason, not the state alone: an interface that is deleted goes down first.
@@ -221,7 +246,20 @@ impl Agent {
             (State::Down, Some(link)) if !link.admin_up => {
                 Some(format!("interface {interface} is down: `ip link set {interface} up`"))
             }
-            (State::Down, Some(_)) => Some(format!("interface {interface} has no carrier")),
+            (State::Down, Some(link)) if !link.is_up() => Some(format!("interface {interface} has no carrier")),
+            (State::Down, Some(_)) => Some(self.health_reason(name)),
+        }
+    }
+
+    /// Why a health check does not pass.
+    fn health_reason(&self, name: &str) -> String {
+        let check = self.config.connections[name].health_check;
+        let destination = check.map(|check| check.destination.to_string()).unwrap_or_default();
+        let report = self.prober.report(name).unwrap_or_default();
+        match (report.problem, report.verdict) {
+            (Some(problem), _) => format!("the health check of {destination} cannot be made: {problem}"),
+            (None, Some(verdict)) => format!("health check: {destination} {verdict}"),
+            (None, None) => format!("health check: {destination} has not replied yet"),
         }
     }
 
@@ -291,6 +329,12 @@ impl Agent {
                 interface: connection.interface.clone(),
                 state,
                 state_reason: self.state_reason(name, state),
+                health: self.prober.report(name).map(|report| status::Health {
+                    healthy: report.is_healthy(),
+                    sent: report.sent,
+                    received: report.received,
+                    round_trip: report.round_trip.map(|time| time.as_secs_f64()),
+                }),
                 attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
                 traffic: (&counters(self.layout.connections.get(name))?).into(),
             });

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Its interface is there and running.
+    /// Its interface is there and running, and its health check passes if it has one.
     Up,
     Down,
     /// Taken down by hand.
@@ -23,16 +23,18 @@ pub enum State {
 /// States by connection name.
 pub type States = BTreeMap<String, State>;
 
-/// The state of every connection of the configuration.
-pub fn states(config: &Config, host: &HostState) -> States {
-    let state = |connection: &Connection| {
+/// The state of every connection of the configuration; `is_healthy` knows those that have a health check.
+pub fn states(config: &Config, host: &HostState, is_healthy: impl Fn(&str) -> bool) -> States {
+    let state = |name: &str, connection: &Connection| {
         if !connection.enabled {
             State::AdminDown
-        } else if host.link(&connection.interface).is_some_and(Link::is_up) {
+        } else if host.link(&connection.interface).is_some_and(Link::is_up)
+            && (connection.health_check.is_none() || is_healthy(name))
+        {
             State::Up
         } else {
             State::Down
         }
     };
-    config.connections.iter().map(|(name, connection)| (name.clone(), state(connection))).collect()
+    config.connections.iter().map(|(name, connection)| (name.clone(), state(name, connection))).collect()
 }

@@ -40,7 +40,7 @@ pub struct Vpc {
     pub traffic: Traffic,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
     pub name: String,
     pub interface: String,
@@ -48,10 +48,24 @@ pub struct Connection {
     /// Why it is not up.
     #[serde(default)]
     pub state_reason: Option<String>,
+    /// Of a connection with a health check.
+    #[serde(default)]
+    pub health: Option<Health>,
     #[serde(flatten)]
     pub attachment: Attachment,
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// How a health check is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    pub healthy: bool,
+    /// Probes that left.
+    pub sent: u64,
+    pub received: u64,
+    /// Round trip of the last reply, seconds.
+    pub round_trip: Option<f64>,
 }
 
 /// How the program is attached to an interface.

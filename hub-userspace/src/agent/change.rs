@@ -107,7 +107,7 @@ impl Agent {
 
     /// Whether the configuration has room in the program's tables.
     fn rehearse(&self, config: &Config) -> Result<(), Full> {
-        let states = states(config, &self.host);
+        let states = states(config, &self.host, |name| self.is_healthy(name));
         let rib = Rib::build(config, &self.host);
         let inputs = Inputs { config, host: &self.host, states: &states };
         compile(inputs, &rib, &mut self.layout.clone()).map(drop)

@@ -21,13 +21,17 @@ mod prober;
 mod socket;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     time::{Duration, Instant},
 };
 
 pub use prober::Prober;
 
-use crate::config::model::HealthCheck;
+use crate::{
+    config::model::{Config, Connection, HealthCheck},
+    netlink::HostState,
+};
 
 /// What to check, and where the probes leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,18 @@ pub enum Link {
         /// Its link address, when known: without it no probe can leave.
         peer: Option<[u8; 6]>,
     },
+}
+
+/// What to check: the connections that have a check, are wanted and have an interface.
+pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, Target> {
+    let target = |(name, connection): (&String, &Connection)| {
+        let check = connection.health_check.filter(|_| connection.enabled)?;
+        let link = host.link(&connection.interface)?;
+        let peer = connection.peer.and_then(|peer| host.neighbours.get(&(link.index, peer)).copied());
+        let on = if link.ethernet { Link::Ethernet { peer } } else { Link::RawIp };
+        Some((name.clone(), Target { ifindex: link.index, link: on, check }))
+    };
+    config.connections.iter().filter_map(target).collect()
 }
 
 /// A verdict that is new. It may have been overtaken: [`Prober::report`] has the current one.

@@ -1,7 +1,7 @@
 //! Configurations of the hub, to be changed before they are written: `to_string` gives the file.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Site, VPC};
 
@@ -23,6 +23,8 @@ pub struct ConnectionConfig {
     pub peer: Option<IpAddr>,
     pub local_cidrs: Vec<String>,
     pub remote_cidrs: Vec<String>,
+    /// From the hub's end of the link to the site's, every 100 ms, down after 3 misses.
+    pub health_check: bool,
 }
 
 /// One `[[route]]`.
@@ -97,6 +99,7 @@ impl ConnectionConfig {
             peer: Some(site.peer4(link).into()),
             local_cidrs: vec!["0.0.0.0/0".into(), "::/0".into()],
             remote_cidrs: vec![site.network4().to_string(), site.network6().to_string()],
+            health_check: false,
         }
     }
 }
@@ -130,6 +133,12 @@ impl fmt::Display for ConnectionConfig {
         writeln!(f, "interface = \"{}\"", self.interface)?;
         if let Some(peer) = self.peer {
             writeln!(f, "peer = \"{peer}\"")?;
+        }
+        if let (true, Some(IpAddr::V4(peer))) = (self.health_check, self.peer) {
+            // The two ends of a /30.
+            let hub = Ipv4Addr::from(u32::from(peer) - 1);
+            let check = format!("source = \"{hub}\", destination = \"{peer}\", interval = \"100ms\", retries = 3");
+            writeln!(f, "health_check = {{ {check} }}")?;
         }
         // A list of strings reads the same in TOML and here.
         writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)

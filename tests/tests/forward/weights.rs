@@ -15,8 +15,11 @@ const LINKS: [&str; 2] = ["shanghai", "shanghai-2"];
 
 /// The world with two links to Shanghai, all of it warm.
 fn two_links(weights: [u8; 2]) -> Rig {
-    let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, weights);
-    let rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
+    start(&HubConfig::offices(&SITES).second_link(&SHANGHAI, weights))
+}
+
+fn start(config: &HubConfig) -> Rig {
+    let rig = Rig::start(&Options::default().second_link("shanghai"), config).unwrap();
     rig.warm_up(&SITES).unwrap();
     // No ping chooses its link: see that the second's neighbour is known, too.
     let second = SHANGHAI.peer4(1);
@@ -154,4 +157,33 @@ fn spread_on_second(rig: &Rig) -> usize {
     seen.sort_unstable();
     seen.dedup();
     seen.len()
+}
+
+#[test]
+fn a_path_that_is_dead_under_a_live_link_is_left_to_the_standby_and_taken_up_again() {
+    let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
+    for name in LINKS {
+        config.connection(name).health_check = true;
+    }
+    let rig = start(&config);
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, [1.0, 0.0])).unwrap();
+
+    let far_end = format!("{}/30 dev {}", SHANGHAI.peer4(0), hub_tests::lab::Site::device(0));
+    rig.world["shanghai"].ip(&format!("addr del {far_end}")).unwrap();
+    let status = rig.agent.wait_for_status(WAIT, |status| shares_are(status, [0.0, 1.0])).unwrap();
+    let connection = status.connection(LINKS[0]);
+    assert_eq!(connection["state"], "down", "{connection}");
+    let reason = connection["state_reason"].as_str().unwrap();
+    assert!(reason.starts_with("health check: 169.254.10.2 no reply to 3 probes"), "{reason}");
+    assert!(rig.world[HUB].ip("-brief link show dev tun-sh").unwrap().contains("LOWER_UP"), "the link itself is up");
+    for ends in ends() {
+        assert_eq!(on_link(&spread(&rig, ends), 1), usize::from(FLOWS), "all on the standby");
+    }
+
+    rig.world["shanghai"].ip(&format!("addr add {far_end}")).unwrap();
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, [1.0, 0.0])).unwrap();
+    for ends in ends() {
+        assert_eq!(on_link(&spread(&rig, ends), 0), usize::from(FLOWS), "all on the first again");
+    }
+    rig.stop().unwrap();
 }
