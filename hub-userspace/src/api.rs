@@ -39,6 +39,8 @@ pub const RELOAD: &str = "/v1/reload";
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for changes, which write a file and the tables of up to a hundred thousand routes.
+const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
 
 /// What a request that fails is answered with.
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,11 +134,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(socket: &Path) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket)
-            .timeout(PATIENCE)
-            .build()
-            .context("cannot make an HTTP client")?;
+        let http = reqwest::Client::builder().unix_socket(socket).build().context("cannot make an HTTP client")?;
         Ok(Self { socket: socket.to_owned(), http })
     }
 
@@ -169,7 +167,8 @@ impl Client {
                 _ => return Err(error).with_context(|| format!("cannot open {socket}")),
             }
         }
-        let request = self.http.request(method, format!("http://vpnhub{path}"));
+        let patience = if method == Method::GET { PATIENCE } else { PATIENCE_FOR_CHANGES };
+        let request = self.http.request(method, format!("http://vpnhub{path}")).timeout(patience);
         let request = match &body {
             Some(body) => request.json(body),
             None => request,
