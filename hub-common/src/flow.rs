@@ -1,8 +1,8 @@
 //! The flow hash: which bucket of a next-hop group a packet takes.
 //!
 //! A flow is the 5-tuple; fragments and transports without ports count by addresses and protocol alone, so that all
-//! fragments of a packet go one way. The hash has no seed: after a restart, and on a standby host, flows stay where
-//! they were.
+//! fragments of a packet go one way. The hash has no seed: the same flow falls into the same bucket after a restart and on
+//! a standby host.
 
 /// What the hash starts from, and multiplies with: pi's and the golden ratio's first bits, nothing up the sleeve.
 const START: u64 = 0x243f_6a88_85a3_08d3;

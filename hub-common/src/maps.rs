@@ -24,7 +24,7 @@ pub const MAX_PREFIXES: u32 = 1 << 21;
 pub const MAX_NEXT_HOPS: u32 = 1 << 14;
 /// Capacity of `BUCKETS`.
 pub const MAX_BUCKETS: u32 = 1 << 20;
-/// Capacity of `NEIGHBOURS_*` and `VLANS`; memory is used by the entry.
+/// Capacity of `NEIGHBOURS_*` and `VLANS`; memory is used by the entry, and a mebibyte each for the heads of the buckets.
 pub const MAX_NEIGHBOURS: u32 = 1 << 16;
 
 /// Buckets of a next-hop group with more than one member; a power of two. Shares are exact to one in this many.

@@ -15,8 +15,8 @@ pub enum Reason {
     OtherVlan,
     /// Multicast or broadcast, of the link or of IP.
     Multicast,
-    /// Source or destination is link-local, loopback or unspecified: not to be forwarded (RFC 1812 section 5.3.7, RFC 3927
-    /// section 7, RFC 4291 section 2.5).
+    /// Source or destination is link-local, or the destination loopback or unspecified: not to be forwarded (RFC 1812
+    /// section 5.3.7, RFC 3927 section 7, RFC 4291 section 2.5).
     LinkLocal,
     /// Addressed to the hub itself.
     ToHub,
@@ -35,7 +35,7 @@ pub enum Reason {
     // Dropped.
     /// Truncated, lengths that contradict each other, wrong version or header length.
     Malformed,
-    /// The source lies in no remote selector of the attachment.
+    /// The source lies in no remote selector of the attachment, or is an address that nobody can have.
     SpoofedSource,
     /// The source's selectors, ingress or egress, do not admit the destination.
     SelectorMismatch,

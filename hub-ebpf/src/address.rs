@@ -8,12 +8,12 @@ use hub_common::{
 
 use crate::{
     maps,
-    parse::{Packet, ParseIp},
+    parse::{Nobody, Packet, ParseIp},
     rewrite::HopLimit,
 };
 
 /// An address as it stands in the packet, with its family's tables.
-pub trait Address: Copy + ParseIp + HopLimit + 'static {
+pub trait Address: Copy + ParseIp + Nobody + HopLimit + 'static {
     /// Bits of an address.
     const BITS: u32;
     /// `EtherType` in network byte order (RFC 894, RFC 2464).

@@ -40,12 +40,13 @@ fn forward<F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = maps::ATTACHMENTS.get_ptr(frame.interface()) else {
         return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
     };
-    // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
-    let attachment = unsafe { &*attachment };
+    // Copied at once: the kernel may reuse the memory of a removed element for another one.
+    // SAFETY: while the program runs, that memory stays an element of this map.
+    let attachment = unsafe { *attachment };
     let mut connection = attachment.connection;
-    let outcome = match parse::link(frame, attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<[u8; 4], F>(frame, offset, attachment, &mut connection),
-        Ok(Network::Ipv6(offset)) => stages::<[u8; 16], F>(frame, offset, attachment, &mut connection),
+    let outcome = match parse::link(frame, &attachment) {
+        Ok(Network::Ipv4(offset)) => stages::<[u8; 4], F>(frame, offset, &attachment, &mut connection),
+        Ok(Network::Ipv6(offset)) => stages::<[u8; 16], F>(frame, offset, &attachment, &mut connection),
         Err(reason) => Err(reason),
     };
     outcome.unwrap_or_else(|reason| redirect::refuse::<F>(connection, reason))

@@ -138,10 +138,10 @@ impl ParseIp for [u8; 4] {
         {
             return Err(Reason::Malformed);
         }
-        if is_multicast_v4(header.source) || is_multicast_v4(header.destination) {
+        if is_multicast_v4(header.destination) {
             return Err(Reason::Multicast);
         }
-        if stays_on_link_v4(header.source) || stays_on_link_v4(header.destination) {
+        if is_link_local_v4(header.source) || is_link_local_v4(header.destination) || is_local_v4(header.destination) {
             return Err(Reason::LinkLocal);
         }
         let fragment = u16::from_be_bytes(header.fragment) & FRAGMENT != 0;
@@ -169,10 +169,11 @@ impl ParseIp for [u8; 16] {
         if header.version >> 4 != 6 || frame.length() < offset + length {
             return Err(Reason::Malformed);
         }
-        if header.source[0] == 0xff || header.destination[0] == 0xff {
+        if is_multicast_v6(&header.destination) {
             return Err(Reason::Multicast);
         }
-        if stays_on_link_v6(&header.source) || stays_on_link_v6(&header.destination) {
+        if is_link_local_v6(&header.source) || is_link_local_v6(&header.destination) || is_local_v6(&header.destination)
+        {
             return Err(Reason::LinkLocal);
         }
         Ok(Packet {
@@ -206,20 +207,58 @@ fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize,
     }
 }
 
+/// Addresses that no packet on a link comes from, whatever a selector says: multicast and broadcast, loopback, unspecified
+/// (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
+pub trait Nobody {
+    fn is_nobody(&self) -> bool;
+}
+
+impl Nobody for [u8; 4] {
+    #[inline(always)]
+    fn is_nobody(&self) -> bool {
+        is_multicast_v4(*self) || is_local_v4(*self)
+    }
+}
+
+impl Nobody for [u8; 16] {
+    #[inline(always)]
+    fn is_nobody(&self) -> bool {
+        is_multicast_v6(self) || is_local_v6(self)
+    }
+}
+
 /// 224.0.0.0/4, and the limited broadcast address.
 #[inline(always)]
 fn is_multicast_v4(address: [u8; 4]) -> bool {
     address[0] & 0xf0 == 224 || address == [255; 4]
 }
 
-/// Link-local 169.254.0.0/16, and what does not even leave a host: 127.0.0.0/8, 0.0.0.0/8 (RFC 1812 section 5.3.7).
+/// `ff00::/8`.
 #[inline(always)]
-fn stays_on_link_v4(address: [u8; 4]) -> bool {
-    matches!(address, [169, 254, _, _] | [127 | 0, ..])
+fn is_multicast_v6(address: &[u8; 16]) -> bool {
+    address[0] == 0xff
 }
 
-/// Link-local `fe80::/10`, unspecified, loopback (RFC 4291 sections 2.5.2, 2.5.3 and 2.5.6).
+/// 169.254.0.0/16.
 #[inline(always)]
-fn stays_on_link_v6(address: &[u8; 16]) -> bool {
-    (address[0] == 0xfe && address[1] & 0xc0 == 0x80) || u128::from_be_bytes(*address) <= 1
+fn is_link_local_v4(address: [u8; 4]) -> bool {
+    matches!(address, [169, 254, _, _])
+}
+
+/// `fe80::/10`.
+#[inline(always)]
+fn is_link_local_v6(address: &[u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+}
+
+/// What does not even leave a host: 127.0.0.0/8 and 0.0.0.0/8.
+#[inline(always)]
+fn is_local_v4(address: [u8; 4]) -> bool {
+    matches!(address, [127 | 0, ..])
+}
+
+/// Unspecified and loopback.
+#[inline(always)]
+fn is_local_v6(address: &[u8; 16]) -> bool {
+    u128::from_be_bytes(*address) <= 1
 }

@@ -17,6 +17,9 @@ use crate::{address::Address, parse::Packet};
 /// `connection` is left as it was when no selector knows the source.
 #[inline(always)]
 pub fn ingress<A: Address>(packet: &Packet<A>, attachment: &Attachment, connection: &mut u32) -> Result<(), Reason> {
+    if packet.source.is_nobody() {
+        return Err(Reason::SpoofedSource);
+    }
     let remote = remote(attachment.scope, packet.source).ok_or(Reason::SpoofedSource)?;
     *connection = remote.connection;
     *connection = paired(remote, packet.destination).ok_or(Reason::SelectorMismatch)?;

@@ -15,18 +15,20 @@ use hub_common::maps::{Counters, UNATTRIBUTED, VPC};
 use rustix::thread::{MembarrierCommand, membarrier};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::{error, info, warn};
 
 use crate::{
+    attachments::{Attachments, missing},
     compile::{Inputs, compile},
     config::{Config, edit::Edit, store::Store},
     dataplane::{Dataplane, Mode, sum},
     layout::Layout,
-    netlink::{Changes, Follower, HostPlan, HostState, Syncer},
+    netlink::{Changes, Failure, Follower, HostPlan, HostState, Syncer},
     rib::{self, Rib},
     slowpath,
+    sole::Sole,
     state::{State, States, states},
     status::{self, Status},
 };
@@ -40,13 +42,15 @@ pub enum Request {
     Reload(oneshot::Sender<Result<Changed, ChangeError>>),
 }
 
-/// What the kernel refused is tried again after this long, if nothing happens before.
+/// What did not work is tried again after this long, if nothing happens before.
 const RETRY: Duration = Duration::from_secs(5);
+/// When all is well, the kernel's routes and rules are compared with what they should be after this long: other network
+/// managers remove what they do not know.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 pub struct Agent {
     config: Config,
     store: Store,
-    mode: Mode,
     host: HostState,
     follower: Follower,
     syncer: Syncer,
@@ -55,16 +59,25 @@ pub struct Agent {
     layout: Layout,
     rib: Rib,
     states: States,
-    /// Why the program is not attached to an interface, by the interface's name.
-    attach_errors: BTreeMap<String, String>,
+    attachments: Attachments,
+    /// Why each connection is not up, as last logged.
+    reasons: BTreeMap<String, Option<String>>,
     /// What the kernel holds of ours, once it does.
     synced: Option<HostPlan>,
-    retry: Option<Instant>,
+    /// What the kernel refused last time: it is told once.
+    refused: Vec<Failure>,
+    /// What has changed and is not all in the tables and in the kernel yet.
+    pending: Changes,
+    /// When to look again at what did not work, and at what others may have removed.
+    next_look: Instant,
+    _sole: Sole,
 }
 
 impl Agent {
-    /// Reads the configuration, loads the program and brings everything into step.
+    /// Reads the configuration, loads the program and brings everything into step. What it has done to the host until
+    /// an error, it takes back.
     pub async fn start(config: PathBuf, mode: Mode) -> Result<Self> {
+        let sole = Sole::claim()?;
         let (store, loaded) = Store::open(&config)?;
         for warning in &loaded.warnings {
             warn!("{}", warning.in_file(&config.display().to_string()));
@@ -76,7 +89,6 @@ impl Agent {
         let mut agent = Self {
             config: loaded.config,
             store,
-            mode,
             host,
             follower,
             syncer: Syncer::open()?,
@@ -85,11 +97,18 @@ impl Agent {
             layout: Layout::default(),
             rib: Rib::default(),
             states: States::new(),
-            attach_errors: BTreeMap::new(),
+            attachments: Attachments::new(mode),
+            reasons: BTreeMap::new(),
             synced: None,
-            retry: None,
+            refused: Vec::new(),
+            pending: Changes::everything(),
+            next_look: Instant::now(),
+            _sole: sole,
         };
-        agent.converge(&Changes::everything()).await?;
+        if let Err(error) = agent.converge().await {
+            agent.stop().await?;
+            return Err(error);
+        }
         info!(
             gateway = agent.config.gateway.name,
             connections = agent.config.connections.len(),
@@ -103,16 +122,22 @@ impl Agent {
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: impl Future) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let retry = self.retry.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 _ = &mut shutdown => break,
                 changes = self.follower.changed(&mut self.host) => match changes {
-                    Ok(changes) => self.follow(&changes).await,
-                    Err(error) => error!("the host's interfaces cannot be followed: {error:#}"),
+                    Ok(changes) => self.follow(changes).await,
+                    Err(error) => {
+                        error!("the host's interfaces cannot be followed: {error:#}");
+                        sleep(RETRY).await;
+                    }
                 },
                 Some((ifindex, address)) = self.wanted_neighbours.recv() => self.probe(ifindex, address).await,
                 Some(request) = requests.recv() => self.answer(request).await,
-                () = sleep_until(retry) => self.follow(&Changes::everything()).await,
+                () = sleep_until(self.next_look) => {
+                    self.synced = None;
+                    self.pending.neighbours = true;
+                    self.follow(Changes::default()).await;
+                }
             }
         }
         info!("stopping");
@@ -130,26 +155,41 @@ impl Agent {
         Ok(())
     }
 
-    async fn follow(&mut self, changes: &Changes) {
-        if let Err(error) = self.converge(changes).await {
-            error!("{error:#}; the old state stays in force, next try in {} s", RETRY.as_secs());
-            self.retry = Some(Instant::now() + RETRY);
+    async fn follow(&mut self, changes: Changes) {
+        self.pending.add(changes);
+        if let Err(error) = self.converge().await {
+            error!("{error:#}; what was in force stays so, next try in {} s", RETRY.as_secs());
+            self.next_look = Instant::now() + RETRY;
         }
     }
 
-    /// Brings program and kernel into step with configuration and host, as far as `changes` goes.
-    async fn converge(&mut self, changes: &Changes) -> Result<()> {
-        self.retry = None;
-        if changes.links || changes.addresses || changes.gateways {
+    /// Brings program and kernel into step with configuration and host, as far as something is pending. On an error it
+    /// stays pending.
+    async fn converge(&mut self) -> Result<()> {
+        for (ifindex, address) in std::mem::take(&mut self.pending.stale) {
+            // The kernel would never notice that a link address has changed which only the program uses.
+            if self.dataplane.is_attached(ifindex) {
+                self.probe(ifindex, address).await;
+            }
+        }
+        for ifindex in std::mem::take(&mut self.pending.gone) {
+            self.dataplane.forget(ifindex);
+        }
+        let Changes { links, addresses, neighbours, gateways, .. } = self.pending;
+        if links || addresses || gateways {
             self.note_states();
             self.rib = Rib::build(&self.config, &self.host);
         }
-        if changes.links || changes.addresses || changes.gateways || changes.neighbours {
-            self.write_tables()?;
-            self.attach();
-            self.sync(changes.links || changes.addresses).await?;
+        if links || addresses || gateways || neighbours {
+            self.write_tables().await?;
+            let interfaces = interfaces(&self.config);
+            self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
+            // The kernel drops routes of its own accord when a link or an address goes.
+            self.sync(links || addresses).await?;
+            let complete = self.synced.is_some() && self.attachments.is_complete(&self.host);
+            self.next_look = Instant::now() + if complete { LOOK_AGAIN } else { RETRY };
         }
-        self.refresh(changes).await;
+        self.pending = Changes::default();
         Ok(())
     }
 
@@ -158,17 +198,17 @@ impl Agent {
     }
 
     fn note_states(&mut self) {
-        let new = states(&self.config, &self.host);
-        for (name, state) in &new {
-            if self.states.get(name) == Some(state) {
-                continue;
-            }
-            match self.state_reason(name, *state) {
+        self.states = states(&self.config, &self.host);
+        let reasons: BTreeMap<String, Option<String>> =
+            self.states.iter().map(|(name, state)| (name.clone(), self.state_reason(name, *state))).collect();
+        // The reason, not the state alone: an interface that is deleted goes down first.
+        for (name, reason) in reasons.iter().filter(|(name, reason)| self.reasons.get(*name) != Some(*reason)) {
+            match reason {
                 None => info!(connection = name, "up"),
                 Some(reason) => warn!(connection = name, "down: {reason}"),
             }
         }
-        self.states = new;
+        self.reasons = reasons;
     }
 
     /// Why a connection is not up.
@@ -185,84 +225,39 @@ impl Agent {
         }
     }
 
-    fn write_tables(&mut self) -> Result<()> {
+    async fn write_tables(&mut self) -> Result<()> {
         // A compilation that fails must not leave numbers half given.
         let mut layout = self.layout.clone();
         let tables = compile(self.inputs(), &self.rib, &mut layout)?;
         self.layout = layout;
         self.dataplane.apply(&tables)?;
         if self.layout.is_resting() {
-            // A grace period: when it is over, no packet is under way with what it read from the old tables.
-            match membarrier(MembarrierCommand::Global) {
-                Ok(()) => self.layout.release(),
-                Err(error) => warn!("membarrier: {error}; numbers in the tables are not used again"),
+            // An RCU grace period: when it is over, no packet is under way with what it read from the old tables. A
+            // kernel with nohz_full does not offer it; then a time in which every packet has long gone.
+            if membarrier(MembarrierCommand::Global).is_err() {
+                sleep(Duration::from_millis(20)).await;
             }
+            self.layout.release();
         }
         Ok(())
     }
 
-    /// Attaches to what is new and lets go of what is no attachment any more.
-    fn attach(&mut self) {
-        let connections = self.config.connections.values().map(|connection| &connection.interface);
-        let interfaces: BTreeSet<&String> =
-            connections.chain(self.config.vpc.iter().map(|vpc| &vpc.interface)).collect();
-        let wanted: BTreeMap<u32, &String> =
-            interfaces.iter().filter_map(|name| Some((self.host.link(name)?.index, *name))).collect();
-        let attached: BTreeSet<u32> = self.dataplane.attached().map(|(ifindex, _)| ifindex).collect();
-        for ifindex in attached.iter().filter(|ifindex| !wanted.contains_key(ifindex)) {
-            self.dataplane.detach(*ifindex);
-        }
-        self.attach_errors.retain(|name, _| interfaces.contains(name));
-        for (ifindex, name) in wanted.into_iter().filter(|(ifindex, _)| !attached.contains(ifindex)) {
-            match self.dataplane.attach(ifindex, self.mode) {
-                Ok(attached) => {
-                    self.attach_errors.remove(name);
-                    match &attached.reason {
-                        None => info!(interface = name, mode = attached.mode, "attached"),
-                        Some(reason) => info!(interface = name, mode = attached.mode, reason, "attached"),
-                    }
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if self.attach_errors.get(name) != Some(&error) {
-                        error!(interface = name, "not attached: {error}");
-                    }
-                    self.attach_errors.insert(name.clone(), error);
-                    self.retry = Some(Instant::now() + RETRY);
-                }
-            }
-        }
-        for name in interfaces.into_iter().filter(|name| self.host.link(name).is_none()) {
-            self.attach_errors.insert(name.clone(), missing(name));
-        }
-    }
-
-    /// `kernel_may_have_removed`: it drops routes of its own accord when a link or address goes.
     async fn sync(&mut self, kernel_may_have_removed: bool) -> Result<()> {
-        let plan = slowpath::plan(self.inputs(), &self.rib);
+        let attached = interfaces(&self.config)
+            .into_iter()
+            .filter(|name| self.host.link(name).is_some_and(|link| self.dataplane.is_attached(link.index)));
+        let plan = slowpath::plan(self.inputs(), &self.rib, &attached.map(str::to_owned).collect());
         if self.synced.as_ref() == Some(&plan) && !kernel_may_have_removed {
             return Ok(());
         }
         self.synced = None;
         let report = self.syncer.apply(&plan).await.context("cannot write the kernel's routes")?;
-        for failure in &report.failures {
+        for failure in report.failures.iter().filter(|failure| !self.refused.contains(failure)) {
             warn!("{failure}");
         }
-        if report.failures.is_empty() {
-            self.synced = Some(plan);
-        } else {
-            self.retry = Some(Instant::now() + RETRY);
-        }
+        self.synced = report.failures.is_empty().then_some(plan);
+        self.refused = report.failures;
         Ok(())
-    }
-
-    /// Has the kernel ask again for link addresses that the program uses but the kernel does not: it would never
-    /// notice that they have changed.
-    async fn refresh(&mut self, changes: &Changes) {
-        let attached: BTreeSet<u32> = self.dataplane.attached().map(|(ifindex, _)| ifindex).collect();
-        for (ifindex, address) in changes.stale.iter().filter(|(ifindex, _)| attached.contains(ifindex)) {
-            self.probe(*ifindex, *address).await;
-        }
     }
 
     /// Has the kernel ask the link for a neighbour's address; the answer comes as a change of the host.
@@ -296,14 +291,14 @@ impl Agent {
                 interface: connection.interface.clone(),
                 state,
                 state_reason: self.state_reason(name, state),
-                attachment: self.attachment(&connection.interface),
+                attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
                 traffic: (&counters(self.layout.connections.get(name))?).into(),
             });
         }
         let vpc_traffic = counters(Some(VPC))?;
         let vpc = self.config.vpc.as_ref().map(|vpc| status::Vpc {
             interface: vpc.interface.clone(),
-            attachment: self.attachment(&vpc.interface),
+            attachment: self.attachments.status(&self.dataplane, &self.host, &vpc.interface),
             traffic: (&vpc_traffic).into(),
         });
         Ok(Status {
@@ -314,17 +309,6 @@ impl Agent {
             drops: status::reasons(&total, true),
             passes: status::reasons(&total, false),
         })
-    }
-
-    fn attachment(&self, interface: &str) -> status::Attachment {
-        let link = self.host.link(interface);
-        let attached = link.and_then(|link| self.dataplane.attached().find(|(ifindex, _)| *ifindex == link.index));
-        match attached {
-            Some((_, attached)) => {
-                status::Attachment { attach: Some(attached.mode.to_owned()), attach_reason: attached.reason.clone() }
-            }
-            None => status::Attachment { attach: None, attach_reason: self.attach_errors.get(interface).cloned() },
-        }
     }
 
     fn routes(&self) -> Vec<status::Route> {
@@ -339,6 +323,8 @@ impl Agent {
     }
 }
 
-fn missing(interface: &str) -> String {
-    format!("interface {interface} does not exist: create it, the agent attaches as soon as it is there")
+/// Names of all interfaces that are to be attached to.
+fn interfaces(config: &Config) -> BTreeSet<&str> {
+    let connections = config.connections.values().map(|connection| connection.interface.as_str());
+    connections.chain(config.vpc.iter().map(|vpc| vpc.interface.as_str())).collect()
 }

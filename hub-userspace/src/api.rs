@@ -4,8 +4,9 @@ mod changes;
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -17,6 +18,7 @@ use axum::{
     routing::get,
 };
 use reqwest::Method;
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
@@ -34,6 +36,11 @@ pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
 pub const CONNECTIONS: &str = "/v1/connections";
 pub const RELOAD: &str = "/v1/reload";
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for changes, which write a file and the tables of up to a hundred thousand routes.
+const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
 
 /// What a request that fails is answered with.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,20 +61,19 @@ impl Socket {
             fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
         match StdUnixStream::connect(path) {
-            Ok(_) => bail!(
-                "another agent answers on {}: stop it first, or choose another socket with --socket",
-                path.display()
-            ),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Ok(_) => bail!("another agent answers on {}: stop it first", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
                 fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
             }
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).with_context(|| {
+        // From the first moment on only this user may open it.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener.with_context(|| {
             format!("cannot open the socket {}: choose another place with --socket", path.display())
         })?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot restrict access to {}", path.display()))?;
         Ok(Self { path: path.to_owned(), listener: Some(listener) })
     }
 
@@ -85,6 +91,10 @@ impl Drop for Socket {
         // Nothing depends on it: the next agent takes the place of a socket that nobody listens on.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 type Agent = State<mpsc::Sender<Request>>;
@@ -157,7 +167,8 @@ impl Client {
                 _ => return Err(error).with_context(|| format!("cannot open {socket}")),
             }
         }
-        let request = self.http.request(method, format!("http://vpnhub{path}"));
+        let patience = if method == Method::GET { PATIENCE } else { PATIENCE_FOR_CHANGES };
+        let request = self.http.request(method, format!("http://vpnhub{path}")).timeout(patience);
         let request = match &body {
             Some(body) => request.json(body),
             None => request,

@@ -227,7 +227,7 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
 
     let mut socket = Socket::open(&socket)?;
-    let agent = Agent::start(config, xdp).await?;
+    let agent = Box::pin(Agent::start(config, xdp)).await?;
     let (sender, requests) = mpsc::channel(16);
     socket.serve(sender.clone());
     tokio::spawn(reload_on(hangup, sender));

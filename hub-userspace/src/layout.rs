@@ -48,13 +48,13 @@ pub struct Layout {
 impl Default for Layout {
     fn default() -> Self {
         Self {
-            connections: Slots::new("connections", VPC + 1, MAX_CONNECTIONS + VPC + 1),
-            ports: Slots::new("interfaces", 0, MAX_CONNECTIONS),
+            connections: Slots::new("connections", VPC + 1..VPC + 1 + MAX_CONNECTIONS),
+            ports: Slots::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
-            policies: Slots::new("different sets of local selectors", 1, u32::MAX),
-            next_hops: Slots::new("next hops", 0, MAX_NEXT_HOPS),
-            singles: Slots::new("single next hops", 0, SINGLES),
-            shared: Slots::new("different sets of next hops", SINGLES / GROUP_BUCKETS, MAX_BUCKETS / GROUP_BUCKETS),
+            policies: Slots::new("different sets of local selectors", 1..u32::MAX),
+            next_hops: Slots::new("next hops", 0..MAX_NEXT_HOPS),
+            singles: Slots::new("single next hops", 0..SINGLES),
+            shared: Slots::new("different sets of next hops", SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS),
             owners: HashMap::new(),
         }
     }

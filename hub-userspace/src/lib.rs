@@ -5,18 +5,21 @@
 
 pub mod agent;
 pub mod api;
+pub mod attachments;
 pub mod buckets;
 pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod dataplane;
 pub mod diff;
+pub mod health;
 pub mod layout;
 pub mod netlink;
 pub mod rib;
 pub mod selectors;
 pub mod slots;
 pub mod slowpath;
+mod sole;
 pub mod state;
 pub mod status;
 pub mod tables;

@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
+    ops::Range,
 };
 
-/// Numbers `first..limit`, given to keys.
+/// A range of numbers, given to keys.
 ///
 /// A round is one compilation: [`Slots::begin`], a [`Slots::take`] for each key in use, [`Slots::end`]. A number whose
 /// key was not taken in a round rests until [`Slots::release`], which its user calls once no packet can still be on its
@@ -17,7 +18,7 @@ pub struct Slots<K> {
     free: BTreeSet<u32>,
     resting: Vec<u32>,
     next: u32,
-    limit: u32,
+    numbers: Range<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -28,16 +29,16 @@ struct Given {
 
 /// All numbers are given away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the kernel program has room for {limit} {what}, the configuration needs more: use fewer of them")]
+#[error("the kernel program has room for {room} {what}, the configuration needs more: use fewer of them")]
 pub struct Full {
     what: &'static str,
-    limit: u32,
+    room: usize,
 }
 
 impl<K: Eq + Hash> Slots<K> {
     /// `what` names the keys in the error, in the plural.
-    pub fn new(what: &'static str, first: u32, limit: u32) -> Self {
-        Self { what, given: HashMap::new(), free: BTreeSet::new(), resting: Vec::new(), next: first, limit }
+    pub fn new(what: &'static str, numbers: Range<u32>) -> Self {
+        Self { what, given: HashMap::new(), free: BTreeSet::new(), resting: Vec::new(), next: numbers.start, numbers }
     }
 
     pub fn begin(&mut self) {
@@ -54,12 +55,12 @@ impl<K: Eq + Hash> Slots<K> {
         }
         let number = match self.free.pop_first() {
             Some(number) => number,
-            None if self.next < self.limit => {
+            None if self.next < self.numbers.end => {
                 self.next += 1;
                 self.next - 1
             }
             None => {
-                return Err(Full { what: self.what, limit: self.limit });
+                return Err(Full { what: self.what, room: self.numbers.len() });
             }
         };
         self.given.insert(key, Given { number, used: true });
@@ -107,14 +108,14 @@ mod tests {
 
     #[test]
     fn a_key_keeps_its_number_while_it_is_used() {
-        let mut slots = Slots::new("things", 1, 9);
+        let mut slots = Slots::new("things", 1..9);
         assert_eq!(round(&mut slots, &["a", "b", "c"]), [1, 2, 3]);
         assert_eq!(round(&mut slots, &["c", "a"]), [3, 1]);
     }
 
     #[test]
     fn a_number_rests_before_it_is_given_again() {
-        let mut slots = Slots::new("things", 0, 9);
+        let mut slots = Slots::new("things", 0..9);
         round(&mut slots, &["a", "b"]);
         assert_eq!(round(&mut slots, &["b"]), [1]);
         assert!(slots.is_resting());
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn says_what_there_is_too_much_of() {
-        let mut slots = Slots::new("things", 0, 1);
+        let mut slots = Slots::new("things", 0..1);
         slots.take("a").unwrap();
         let error = slots.take("b").unwrap_err();
         assert_eq!(

@@ -24,16 +24,32 @@ use crate::{
 /// last bytes spell "vpnhub".
 const PEER_STAND_IN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x7670, 0x6e68, 0x7562);
 
-/// All that the agent wants the kernel to hold.
-pub fn plan(inputs: Inputs<'_>, rib: &Rib) -> HostPlan {
-    HostPlan { routes: routes(inputs, rib), rules: rules(inputs), neighbours: neighbours(inputs, rib) }
+/// All that the agent wants the kernel to hold; `attached` are the names of the interfaces that have the program.
+pub fn plan(inputs: Inputs<'_>, rib: &Rib, attached: &BTreeSet<String>) -> HostPlan {
+    HostPlan { routes: routes(inputs, rib), rules: rules(inputs, attached), neighbours: neighbours(inputs, rib) }
 }
 
-fn rules(inputs: Inputs<'_>) -> BTreeSet<KernelRule> {
-    let connections = inputs.config.connections.values().map(|connection| &connection.interface);
-    let interfaces = connections.chain(inputs.config.vpc.iter().map(|vpc| &vpc.interface));
-    let matches = interfaces.map(|name| RuleMatch::Interface(name.clone())).chain([RuleMatch::LocalIcmp]);
-    matches.flat_map(|what| [Family::V4, Family::V6].map(|family| KernelRule { family, what: what.clone() })).collect()
+/// Only for interfaces that have the program: where it could not be attached nobody has checked the selectors, and a way
+/// of our own would lead around them.
+fn rules(inputs: Inputs<'_>, attached: &BTreeSet<String>) -> BTreeSet<KernelRule> {
+    let mut rules = BTreeSet::new();
+    for name in attached {
+        let link_local = [RuleMatch::LinkLocalSource(name.clone()), RuleMatch::LinkLocalDestination(name.clone())];
+        rules.extend(link_local.map(|what| KernelRule { family: Family::V4, what }));
+    }
+    for family in families(inputs) {
+        let interfaces = attached.iter().map(|name| RuleMatch::Interface(name.clone()));
+        rules.extend(interfaces.chain([RuleMatch::LocalIcmp]).map(|what| KernelRule { family, what }));
+    }
+    rules
+}
+
+/// The families of the configured prefixes: a host may have IPv6 switched off.
+fn families(inputs: Inputs<'_>) -> BTreeSet<Family> {
+    let config = inputs.config;
+    let prefixes = config.routes.iter().map(|route| &route.destination);
+    let prefixes = prefixes.chain(config.vpc.iter().flat_map(|vpc| &vpc.cidrs));
+    prefixes.map(|prefix| if prefix.addr().is_ipv4() { Family::V4 } else { Family::V6 }).collect()
 }
 
 fn routes(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelRoute> {
@@ -46,10 +62,11 @@ fn routes(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelRoute> {
         let Target::Connections(members) = target else {
             continue;
         };
+        // Always: when an interface goes, the kernel drops its routes before we hear of it, and what comes from a site
+        // or the VPC must not leave unprotected by a wider route or the default one.
+        routes.insert(KernelRoute { table: TABLE, destination, action: RouteAction::Unreachable });
         let next_hops = next_hops(inputs, destination, members);
         if next_hops.is_empty() {
-            // Not the default route: what is for a site must not leave unprotected.
-            routes.insert(KernelRoute { table: TABLE, destination, action: RouteAction::Unreachable });
             continue;
         }
         let action = RouteAction::Unicast { next_hops };
@@ -99,6 +116,7 @@ fn neighbours(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelNeighbour> {
         };
         neighbours.insert(KernelNeighbour::Managed { ifindex: link.index, address: peer });
         if peer.is_ipv4()
+            && families(inputs).contains(&Family::V6)
             && let Some(mac) = host.neighbours.get(&(link.index, peer))
         {
             let address = IpAddr::V6(PEER_STAND_IN);

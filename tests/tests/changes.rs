@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hub_tests::lab::{Agent, AgentCommand, HUB, NINGBO, Options, Ping, SHANGHAI, World};
+use hub_tests::lab::{Agent, AgentCommand, HUB, NINGBO, Options, Ping, SHANGHAI, World, agent_binary};
 use serde_json::{Value, json};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -55,23 +55,17 @@ weight = 0
 # The end.
 ";
 
-fn binary() -> PathBuf {
-    // target/release/deps/changes-... beside target/release/vpnhub
-    let this = std::env::current_exe().unwrap();
-    this.ancestors().nth(2).unwrap().join("vpnhub")
-}
-
 fn world() -> World {
     World::three_offices(&Options::default().second_link("shanghai")).unwrap()
 }
 
 fn start(world: &World) -> Agent {
-    AgentCommand::new(binary()).start_with(&world[HUB], CONFIG).unwrap()
+    AgentCommand::new(agent_binary()).start_with(&world[HUB], CONFIG).unwrap()
 }
 
 /// Kills the agent, and starts another with its files.
 fn restart(world: &World, agent: Agent) -> Agent {
-    AgentCommand::new(binary()).start_in(&world[HUB], agent.kill().unwrap()).unwrap()
+    AgentCommand::new(agent_binary()).start_in(&world[HUB], agent.kill().unwrap()).unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -109,10 +103,6 @@ fn is_cut(world: &World, from: &str, to: std::net::Ipv4Addr) -> bool {
     Ping::new(to.into()).count(3).timeout(Duration::from_millis(200)).run(&world[from]).unwrap().received == 0
 }
 
-fn connection<'s>(status: &'s Value, name: &str) -> &'s Value {
-    status["connections"].as_array().unwrap().iter().find(|connection| connection["name"] == name).unwrap()
-}
-
 fn route(status: &Value, destination: &str, next_hop: &str) -> Option<Value> {
     let routes = status["routes"].as_array().unwrap();
     routes.iter().find(|route| route["destination"] == destination && route["next_hop"] == next_hop).cloned()
@@ -135,7 +125,7 @@ fn a_route_added_carries_traffic_and_outlasts_the_agent() {
     // Neither way through the hub's kernel, which does not forward.
     let status = agent.status().unwrap();
     for name in ["ningbo", "shanghai"] {
-        assert!(connection(&status, name)["tx_packets"].as_u64() > Some(0), "{status:#}");
+        assert!(status.counter(name, "tx_packets") > 0, "{status:?}");
     }
     let published = || world[HUB].ip("route show table main proto 118").unwrap();
     assert!(published().contains("10.10.30.0/24"), "{}", published());
@@ -239,7 +229,7 @@ fn a_reload_takes_all_of_a_good_file_and_nothing_of_a_bad_one() {
     let status = agent.wait_for_status(WAIT, |status| status["routes"][1]["next_hop"] == "harbour").unwrap();
     let names: Vec<_> = status["connections"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
     assert_eq!(names, ["harbour", "shanghai"]);
-    assert!(connection(&status, "harbour")["attach"].is_string(), "{status:#}");
+    assert!(status.connection("harbour")["attach"].is_string(), "{status:?}");
     let attached = |device: &str| world[HUB].ip(&format!("link show dev {device}")).unwrap().contains("xdp");
     assert!(attached("tun-nb") && attached("tun-sh") && !attached("tun-sh2"));
     assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
@@ -284,15 +274,15 @@ fn a_connection_taken_down_is_drained_and_stays_down() {
     cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo");
     let before = file(&agent);
     assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
-    let sent = |agent: &Agent, name: &str| connection(&agent.status().unwrap(), name)["tx_packets"].as_u64().unwrap();
+    let sent = |agent: &Agent, name: &str| agent.status().unwrap().counter(name, "tx_packets");
     assert_eq!(sent(&agent, "spare"), 0);
 
     assert_eq!(cli(&agent, "connection down shanghai"), done("connection shanghai taken down"));
     let check = |agent: &Agent| {
         let status = agent.status().unwrap();
-        assert_eq!(connection(&status, "shanghai")["state"], "admin_down");
-        assert_eq!(route(&status, "10.10.10.0/24", "shanghai").unwrap()["share"], 0.0);
-        assert_eq!(route(&status, "10.10.10.0/24", "spare").unwrap()["share"], 1.0);
+        assert_eq!(status.connection("shanghai")["state"], "admin_down");
+        assert!(status.share("10.10.10.0/24", "shanghai") < 0.01, "{status:?}");
+        assert!(status.share("10.10.10.0/24", "spare") > 0.99, "{status:?}");
         assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
         let carried = (sent(agent, "shanghai"), sent(agent, "spare"));
         assert!(Ping::new(SHANGHAI.host4().into()).count(3).run(&world["ningbo"]).unwrap().complete());
@@ -314,7 +304,7 @@ fn a_connection_taken_down_is_drained_and_stays_down() {
 
     assert_eq!(cli(&agent, "connection up ningbo"), done("connection ningbo taken up again"));
     assert_eq!(cli(&agent, "connection up shanghai"), done("connection shanghai taken up again"));
-    assert_eq!(route(&agent.status().unwrap(), "10.10.10.0/24", "shanghai").unwrap()["share"], 1.0);
+    assert!(agent.status().unwrap().share("10.10.10.0/24", "shanghai") > 0.99);
     assert_eq!(file(&agent), before);
     agent.stop().unwrap();
 }

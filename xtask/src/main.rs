@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod build;
+mod demo;
 mod lab;
 mod lint;
 mod process;
@@ -31,6 +32,7 @@ enum Verb {
     Setup(setup::Args),
     Build(build::Args),
     Run(run::Args),
+    Demo(demo::Args),
     Test(test::Args),
     Lint(lint::Args),
     #[command(subcommand)]
@@ -53,6 +55,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(args) => setup::run(&args),
         Verb::Build(args) => build::run(&args),
         Verb::Run(args) => run::run(&args),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Lab(verb) => lab::run(verb).map(|()| ExitCode::SUCCESS),

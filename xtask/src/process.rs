@@ -99,7 +99,7 @@ impl Step<'_> {
         let child = spawn(command)?;
         // Before the progress bar: its thread takes over which signals are held back.
         let forward = Forward::start()?;
-        let progress = Progress::start(self.title, &log);
+        let progress = Progress::start(self.title, Some(&log));
         let ended = wait(child, self.limit);
         forward.stop();
         let status = ended?;
@@ -166,19 +166,29 @@ fn tail(log: &Path) -> io::Result<VecDeque<String>> {
     Ok(lines)
 }
 
-/// A spinner with the time on a terminal, else a line before and a line after.
-struct Progress(Option<ProgressBar>);
+/// A spinner with the time on a terminal, else a line before and, for a [`Step`], a line after.
+pub struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    fn start(title: &str, log: &Path) -> Self {
+    /// Something that takes a while begins. Where what it writes goes is said where it can stay.
+    pub fn start(title: &str, log: Option<&Path>) -> Self {
         if !io::stderr().is_terminal() {
-            eprintln!("{title} (log: {})", log.display());
+            let log = log.map(|log| format!(" (log: {})", log.display()));
+            eprintln!("{title}{}", log.unwrap_or_default());
             return Self(None);
         }
         let style = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]").expect("a valid template");
         let bar = ProgressBar::new_spinner().with_style(style).with_message(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         Self(Some(bar))
+    }
+
+    /// Writes to the terminal without the spinner getting in between.
+    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
     }
 
     fn finish(self, title: &str, elapsed: Duration, succeeded: bool) {

@@ -118,12 +118,12 @@ impl Agent {
         let difference = Difference::between(&self.config, &config);
         self.config = config;
         info!("configuration: {difference}");
-        let everything = Changes::everything();
-        match self.converge(&everything).await {
+        self.pending.add(Changes::everything());
+        match self.converge().await {
             Ok(()) => Ok(difference),
             Err(error) => {
                 warn!("{error:#}");
-                self.retry = Some(Instant::now() + RETRY);
+                self.next_look = Instant::now() + RETRY;
                 Err(ChangeError::NotApplied(format!("{error:#}")))
             }
         }

@@ -29,12 +29,24 @@ pub struct Attached {
     pub reason: Option<String>,
 }
 
+impl Attached {
+    pub fn is_native(&self) -> bool {
+        self.mode == NATIVE
+    }
+}
+
 const NATIVE: &str = "xdp-native";
 const GENERIC: &str = "xdp-generic";
 
-pub fn attach(program: &mut Xdp, ifindex: u32, mode: Mode) -> Result<(XdpLinkId, Attached), Error> {
+/// `reason` is why it is to be generic, where that is not what the operator asked for.
+pub fn attach(
+    program: &mut Xdp,
+    ifindex: u32,
+    mode: Mode,
+    reason: Option<&str>,
+) -> Result<(XdpLinkId, Attached), Error> {
     let reason = match mode {
-        Mode::Generic => Some("asked for".to_owned()),
+        Mode::Generic => Some(reason.unwrap_or("asked for").to_owned()),
         Mode::Auto | Mode::Native => match program.attach_to_if_index(ifindex, XdpMode::Driver) {
             Ok(link) => {
                 return Ok((link, Attached { mode: NATIVE, reason: None }));

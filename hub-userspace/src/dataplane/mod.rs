@@ -100,11 +100,23 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Attaches the program to an interface, natively where the driver can and `mode` allows.
-    pub fn attach(&mut self, ifindex: u32, mode: Mode) -> Result<&Attached, Error> {
-        let (link, attached) = attach::attach(program(&mut self.ebpf), ifindex, mode)?;
+    /// Attaches the program to an interface, natively where the driver can and `mode` allows; `reason` is why `mode` is
+    /// generic, where nobody asked for it.
+    pub fn attach(&mut self, ifindex: u32, mode: Mode, reason: Option<&str>) -> Result<&Attached, Error> {
+        let (link, attached) = attach::attach(program(&mut self.ebpf), ifindex, mode, reason)?;
         self.links.insert(ifindex, (link, attached));
         Ok(&self.links[&ifindex].1)
+    }
+
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.links.contains_key(&ifindex)
+    }
+
+    /// An interface went, and another or the same may have come back under its index: the kernel has emptied its port
+    /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.detach(ifindex);
+        self.loaded.ports.retain(|_, port| *port != ifindex);
     }
 
     /// Detaches the program from an interface, which may be gone.

@@ -43,9 +43,12 @@ pub const TABLE: u32 = 1180;
 /// `main` (32766).
 pub const RULE_PREFERENCE: u32 = 1180;
 
-/// The metric (`RTA_PRIORITY`) of all our routes. A table holds one route per destination and
+/// The metric (`RTA_PRIORITY`) of our routes. A table holds one route per destination and
 /// metric, so with a metric of our own a route in a shared table never displaces another's.
 pub const METRIC: u32 = 1180;
+
+/// The metric of [`RouteAction::Unreachable`]: it counts when nothing of a better one is there.
+pub const BACKSTOP_METRIC: u32 = METRIC + 1;
 
 /// The kernel's main table, `RT_TABLE_MAIN`.
 const MAIN_TABLE: u8 = 254;

@@ -9,12 +9,12 @@ use std::{
 use ipnet::IpNet;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-use super::{METRIC, RULE_PREFERENCE, TABLE};
+use super::{BACKSTOP_METRIC, METRIC, RULE_PREFERENCE, TABLE};
 
 /// All that the agent owns in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostPlan {
-    /// Routes, one per table and destination; of several the last in order counts.
+    /// Routes, one per table, destination and metric; of several the last in order counts.
     pub routes: BTreeSet<KernelRoute>,
     /// Rules that lead to [`TABLE`].
     pub rules: BTreeSet<KernelRule>,
@@ -22,7 +22,7 @@ pub struct HostPlan {
     pub neighbours: BTreeSet<KernelNeighbour>,
 }
 
-/// A route, of protocol [`PROTOCOL`](super::PROTOCOL) and metric [`METRIC`].
+/// A route, of protocol [`PROTOCOL`](super::PROTOCOL); its action gives its metric.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelRoute {
     /// Table number; 254 is `main`.
@@ -43,7 +43,8 @@ pub enum RouteAction {
     },
     /// Leaves the table: the next rule decides (`RTN_THROW`).
     Throw,
-    /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`).
+    /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`), when the destination has no other route in the table: it
+    /// may stand beside one, and counts from the very moment at which the kernel drops that with its interface.
     Unreachable,
 }
 
@@ -70,7 +71,7 @@ pub enum Family {
     V6,
 }
 
-/// A rule at [`RULE_PREFERENCE`] that looks up [`TABLE`].
+/// A rule at [`RULE_PREFERENCE`] that looks up [`TABLE`], or one before it that discards.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelRule {
     /// Rules of the two families are apart.
@@ -87,6 +88,11 @@ pub enum RuleMatch {
     /// ICMP, of either version, that the host itself sends ("iif lo"): its errors to the sites take the same
     /// way as the packets they are about.
     LocalIcmp,
+    /// Came in on the interface of this name and is link-local by its source: Linux forwards 169.254.0.0/16, which no
+    /// router must (RFC 3927 section 7). Discarded. IPv4 only: for IPv6 the kernel sees to it.
+    LinkLocalSource(String),
+    /// As above, by its destination; the hub's own addresses are looked up before.
+    LinkLocalDestination(String),
 }
 
 /// An entry of the neighbour cache, on an interface with link addresses.
@@ -165,7 +171,11 @@ pub(super) struct RouteKey {
 
 impl From<&KernelRoute> for RouteKey {
     fn from(route: &KernelRoute) -> Self {
-        Self { table: route.table, destination: route.destination, metric: METRIC }
+        let metric = match route.action {
+            RouteAction::Unicast { .. } | RouteAction::Throw => METRIC,
+            RouteAction::Unreachable => BACKSTOP_METRIC,
+        };
+        Self { table: route.table, destination: route.destination, metric }
     }
 }
 
@@ -277,6 +287,9 @@ impl fmt::Display for KernelRule {
         match &self.what {
             RuleMatch::Interface(name) => write!(f, "{family} rule for packets from {name}")?,
             RuleMatch::LocalIcmp => write!(f, "{family} rule for the host's own ICMP")?,
+            RuleMatch::LinkLocalSource(name) | RuleMatch::LinkLocalDestination(name) => {
+                return write!(f, "{family} rule against link-local packets from {name}");
+            }
         }
         write!(f, " to table {TABLE}, preference {RULE_PREFERENCE}")
     }

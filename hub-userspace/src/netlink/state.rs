@@ -83,6 +83,8 @@ pub struct Changes {
     ///
     /// [`Syncer::probe_neighbour`]: super::Syncer::probe_neighbour
     pub stale: Vec<(u32, IpAddr)>,
+    /// Interfaces that went; one of the same index may be there again.
+    pub gone: BTreeSet<u32>,
     /// The kernel may have removed more than it announced: IPv4 routes of an interface that went
     /// down or of an address that went are dropped without a word (`fib_flush` in
     /// `net/ipv4/fib_frontend.c`).
@@ -100,8 +102,20 @@ impl Changes {
         !(self.links || self.addresses || self.neighbours || self.gateways) && self.stale.is_empty()
     }
 
+    /// Both, `other` being the later.
+    pub fn add(&mut self, other: Self) {
+        self.links |= other.links;
+        self.addresses |= other.addresses;
+        self.neighbours |= other.neighbours;
+        self.gateways |= other.gateways;
+        self.stale.extend(other.stale);
+        self.gone.extend(other.gone);
+        self.unannounced |= other.unannounced;
+    }
+
     /// Notes how `new` differs from `old`.
     pub(super) fn compare(&mut self, old: &HostState, new: &HostState) {
+        self.gone.extend(old.links.keys().filter(|index| !new.links.contains_key(index)));
         self.links |= old.links != new.links;
         self.addresses |= old.addresses != new.addresses;
         self.neighbours |= old.neighbours != new.neighbours;
@@ -156,7 +170,10 @@ impl HostState {
             return;
         }
         let index = message.header.index;
-        changes.links |= self.links.remove(&index).is_some();
+        if self.links.remove(&index).is_some() {
+            changes.links = true;
+            changes.gone.insert(index);
+        }
         changes.addresses |= self.addresses.remove(&index).is_some();
         let neighbours = self.neighbours.len();
         self.neighbours.retain(|&(ifindex, _), _| ifindex != index);

@@ -215,8 +215,9 @@ fn a_deleted_link_takes_what_is_on_it_along() {
         addresses: true,
         neighbours: true,
         gateways: true,
-        stale: Vec::new(),
+        gone: BTreeSet::from([5]),
         unannounced: true,
+        ..Changes::default()
     };
     assert_eq!(changes, all);
     let bystander = state_after([

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_userspace::netlink::{HostPlan, KernelNextHop, KernelRoute, METRIC, Report, RouteAction, Syncer, TABLE};
+use hub_userspace::netlink::{
+    BACKSTOP_METRIC, HostPlan, KernelNextHop, KernelRoute, METRIC, Report, RouteAction, Syncer, TABLE,
+};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -67,7 +69,8 @@ fn routes_of_every_shape_are_in_the_kernel_as_planned() {
         let v4 = ip("-details route show table 1180");
         assert_eq!(count(&v4), 7);
         for shown in v4.as_array().unwrap() {
-            assert_eq!((&shown["protocol"], &shown["metric"]), (&json!("118"), &json!(METRIC)));
+            let metric = if shown["type"] == "unreachable" { BACKSTOP_METRIC } else { METRIC };
+            assert_eq!((&shown["protocol"], &shown["metric"]), (&json!("118"), &json!(metric)));
         }
         let v4_to = |destination| only(&v4, "dst", destination);
         assert_eq!((&v4_to("10.10.10.0/24")["dev"], &v4_to("10.10.10.0/24")["gateway"]), (&json!("a0"), &Value::Null));
@@ -131,7 +134,7 @@ fn any_action_replaces_any_other() {
             [("10.10.0.0/16", "10.1.0.2", "10.2.0.2"), ("2001:db8:10::/48", "2001:db8:1::2", "2001:db8:2::2")]
         {
             let mut actions = actions(a, b, via_a, via_b);
-            actions.extend([RouteAction::Throw, RouteAction::Unreachable]);
+            actions.push(RouteAction::Throw);
             for from in &actions {
                 for to in actions.iter().filter(|to| *to != from) {
                     let plan = |action: &RouteAction| routes([route(TABLE, destination, action.clone())]);
@@ -144,6 +147,27 @@ fn any_action_replaces_any_other() {
             }
             let deleted = syncer.clear().await.unwrap();
             assert_eq!(deleted, done(0, 0, 1));
+        }
+    });
+}
+
+#[test]
+fn a_destination_whose_interface_goes_is_unreachable_at_once() {
+    in_namespace(async |lab| {
+        let (a, _) = two_links(&lab).await;
+        let mut syncer = Syncer::open().unwrap();
+        let destinations = [("10.10.0.0/16", "10.10.0.1", "-4"), ("2001:db8:10::/48", "2001:db8:10::1", "-6")];
+        let plan = destinations.into_iter().flat_map(|(destination, ..)| {
+            [unicast(&[hop(a, None)]), RouteAction::Unreachable].map(|action| route(MAIN, destination, action))
+        });
+        assert_eq!(syncer.apply(&routes(plan)).await.unwrap(), done(4, 0, 0));
+        for (_, address, family) in destinations {
+            assert_eq!(ip(&format!("{family} route get {address}"))[0]["dev"], "a0");
+        }
+        lab.down(a).await;
+        for (destination, _, family) in destinations {
+            let left = ip(&format!("{family} route show {destination}"));
+            assert_eq!((count(&left), &left[0]["type"]), (1, &json!("unreachable")), "{left}");
         }
     });
 }

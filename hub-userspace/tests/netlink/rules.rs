@@ -31,6 +31,8 @@ fn rules_are_in_the_kernel_as_planned() {
             icmp(Family::V6),
         ]);
         assert_eq!(syncer.apply(&plan).await.unwrap(), done(5, 0));
+        let icmp_rules = [ip("-details rule show iif lo"), ip("-6 -details rule show iif lo")];
+        assert!(icmp_rules.iter().all(|rules| only(rules, "iif", "lo")["suppress_prefixlen"] == 0), "{icmp_rules:?}");
 
         let v4 = ip("-details rule show pref 1180");
         assert_eq!(count(&v4), 3);
@@ -52,6 +54,26 @@ fn rules_are_in_the_kernel_as_planned() {
         only(&ip("-6 rule show pref 1180"), "iif", "lo");
         assert_eq!(count(&ip("rule show pref 1180")), 1);
         assert_eq!(count(&ip("-6 rule show pref 1180")), 1);
+    });
+}
+
+#[test]
+fn link_local_packets_are_discarded_before_our_table_is_asked() {
+    in_namespace(async |lab| {
+        lab.veth("tun-sh", "far").await;
+        let v4 = |what| KernelRule { family: Family::V4, what };
+        let name = || "tun-sh".to_owned();
+        let plan = rules([v4(RuleMatch::LinkLocalSource(name())), v4(RuleMatch::LinkLocalDestination(name()))]);
+        let mut syncer = Syncer::open().unwrap();
+        assert_eq!(syncer.apply(&plan).await.unwrap(), done(2, 0));
+        let shown = ip("rule show pref 1179");
+        assert_eq!(count(&shown), 2);
+        for rule in shown.as_array().unwrap() {
+            assert_eq!((&rule["iif"], &rule["action"]), (&json!("tun-sh"), &json!("blackhole")), "{rule}");
+        }
+        assert_eq!(only(&shown, "src", "169.254.0.0")["srclen"], 16);
+        assert_eq!(only(&shown, "dst", "169.254.0.0")["dstlen"], 16);
+        assert!(syncer.apply(&plan).await.unwrap().is_empty(), "a second time changes nothing");
     });
 }
 

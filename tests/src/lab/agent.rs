@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Namespace, Scratch, cleanup};
+use super::{Namespace, Scratch, Status, cleanup};
 
 const POLL: Duration = Duration::from_millis(20);
 
@@ -164,12 +164,12 @@ impl Agent {
             .with_context(|| format!("`vpnhub {}` printed no JSON: {}", args.join(" "), text(&output.stdout)))
     }
 
-    /// `vpnhub status`, as JSON.
+    /// `vpnhub status`.
     ///
     /// # Errors
     /// As [`json`](Self::json).
-    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
-        self.json(&["status"])
+    pub fn status(&self) -> anyhow::Result<Status> {
+        self.json(&["status"]).map(Status)
     }
 
     /// Asks for the status every 20 ms until `accept` does.
@@ -179,8 +179,8 @@ impl Agent {
     pub fn wait_for_status(
         &self,
         timeout: Duration,
-        mut accept: impl FnMut(&serde_json::Value) -> bool,
-    ) -> anyhow::Result<serde_json::Value> {
+        mut accept: impl FnMut(&Status) -> bool,
+    ) -> anyhow::Result<Status> {
         let deadline = Instant::now() + timeout;
         loop {
             let status = self.status()?;
@@ -188,7 +188,7 @@ impl Agent {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("the status did not become as expected within {timeout:?}: {status:#}");
+                bail!("the status did not become as expected within {timeout:?}: {:#}", *status);
             }
             thread::sleep(POLL);
         }
@@ -198,13 +198,21 @@ impl Agent {
     ///
     /// # Errors
     /// When it does not: with its log. It has ended all the same.
-    pub fn stop(mut self) -> anyhow::Result<()> {
-        let status = end(&self.child, Duration::from_secs(10));
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.stop_with(Signal::SIGTERM).map(drop)
+    }
+
+    /// The same with another signal; gives back its files.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub fn stop_with(mut self, signal: Signal) -> anyhow::Result<Scratch> {
+        let status = end_with(&self.child, signal, Duration::from_secs(10));
         self.ended = true;
         match status {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("the agent ended with {status} on SIGTERM; its log:\n{}", self.log()),
-            None => bail!("the agent did not end within 10 s of SIGTERM; its log:\n{}", self.log()),
+            Some(status) if status.success() => Ok(self.scratch.take().expect("the files are there until now")),
+            Some(status) => bail!("the agent ended with {status} on {signal}; its log:\n{}", self.log()),
+            None => bail!("the agent did not end within 10 s of {signal}; its log:\n{}", self.log()),
         }
     }
 
@@ -249,6 +257,7 @@ impl Drop for Agent {
         if !self.ended {
             end(&self.child, Duration::ZERO);
         }
+        cleanup::park_if_interrupted();
         if unexpected && self.scratch.is_some() {
             eprintln!("the agent's log:\n{}", self.log());
         }
@@ -259,13 +268,17 @@ impl Drop for Agent {
 /// Ends a process: SIGTERM and `grace` to go by itself, then SIGKILL; at once with a grace of zero. The status with
 /// which it went by itself, `None` when it had to be killed.
 pub(super) fn end(process: &Mutex<Child>, grace: Duration) -> Option<ExitStatus> {
+    end_with(process, Signal::SIGTERM, grace)
+}
+
+fn end_with(process: &Mutex<Child>, signal: Signal, grace: Duration) -> Option<ExitStatus> {
     let mut child = process.lock().unwrap_or_else(PoisonError::into_inner);
     if let Ok(Some(status)) = child.try_wait() {
         return Some(status);
     }
     if !grace.is_zero() {
         // It has not been waited for, so its id is still its own.
-        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         let deadline = Instant::now() + grace;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = child.try_wait() {

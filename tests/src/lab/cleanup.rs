@@ -4,11 +4,11 @@
 //! [`clean_up_on_interrupt`] installs a handler that removes what is noted.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -40,8 +40,19 @@ pub(super) fn made() -> MutexGuard<'static, Made> {
 }
 
 static PIPE: AtomicI32 = AtomicI32::new(-1);
+static SIGNALLED: AtomicBool = AtomicBool::new(false);
+
+/// Does not come back once this process has been interrupted: [`clean_up_on_interrupt`]'s thread is about to end it.
+/// For before an error is reported that may be an interrupt's doing: Ctrl-C reaches children too, and their end looks
+/// like a failure.
+pub fn park_if_interrupted() {
+    while SIGNALLED.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
+}
 
 extern "C" fn note_signal(_: libc::c_int) {
+    SIGNALLED.store(true, Ordering::Relaxed);
     let pipe: RawFd = PIPE.load(Ordering::Relaxed);
     // SAFETY: write is async-signal-safe; the descriptor was stored before the handler was installed and is never
     // closed; the buffer is one readable byte. A full pipe loses nothing: one byte is enough to end the process.
@@ -93,6 +104,8 @@ fn wait_then_clean_up(mut pipe: File) {
         // Nothing can be done about one that stays.
         drop(std::fs::remove_dir_all(directory));
     }
-    eprintln!("interrupted: the lab is taken down");
+    // On a line of its own, after ^C or a spinner. Not eprintln: with the terminal gone it would panic, and the process
+    // live on.
+    drop(writeln!(std::io::stderr(), "\ninterrupted: all that was made is taken down again"));
     std::process::exit(INTERRUPTED);
 }

@@ -16,28 +16,38 @@
 //! ```
 
 mod agent;
+mod binary;
 mod cleanup;
+mod config;
 mod device;
 mod frames;
 mod namespace;
 mod offices;
 mod ping;
+mod rig;
 mod scratch;
 mod socket;
+mod status;
 mod tcp;
+mod tool;
 mod tun;
 mod udp;
 mod world;
 
 pub use agent::{Agent, AgentCommand};
-pub use cleanup::clean_up_on_interrupt;
+pub use binary::agent_binary;
+pub use cleanup::{clean_up_on_interrupt, park_if_interrupted};
+pub use config::{ConnectionConfig, HubConfig, RouteConfig};
 pub use device::{Counters, Mac};
 pub use frames::{Frame, FrameSocket};
 pub use namespace::{Namespace, require_root};
 pub use offices::{HANGZHOU, HUB, NINGBO, Options, SHANGHAI, Site, VPC, Vpc};
 pub use ping::{Ping, PingReport, ping};
+pub use rig::{Rig, reach, retry};
 pub use scratch::Scratch;
+pub use status::{Status, VPC_SIDE};
 pub use tcp::{TcpPair, Transfer, tcp_transfer};
+pub use tool::output;
 pub use tun::Tun;
 pub use udp::{Datagram, UdpProbe, UdpReceiver, udp_probe};
 pub use world::{Builder, End, Link, PlaceSpec, World, unique_prefix};

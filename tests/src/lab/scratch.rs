@@ -1,5 +1,7 @@
 //! A directory for configuration, sockets and logs, gone when dropped.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -16,9 +18,25 @@ impl Scratch {
     /// # Errors
     /// When the directory cannot be made; one that exists already is not taken over.
     pub fn new() -> anyhow::Result<Self> {
+        Self::create(std::env::temp_dir().join(unique_prefix()), false)
+    }
+
+    /// One of a fixed name, so that what a killed process left is found, and replaced.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or there is something of this name that is not a directory of this user.
+    pub fn named(name: &str) -> anyhow::Result<Self> {
+        Self::create(std::env::temp_dir().join(name), true)
+    }
+
+    fn create(path: PathBuf, replace: bool) -> anyhow::Result<Self> {
         let mut made = cleanup::made();
-        let path = std::env::temp_dir().join(unique_prefix());
-        std::fs::create_dir(&path).with_context(|| format!("making the directory {}", path.display()))?;
+        // Anyone may write to the temporary directory: a link, or what is another's, is not to be followed or removed.
+        let ours = |found: fs::Metadata| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw();
+        if replace && fs::symlink_metadata(&path).is_ok_and(ours) {
+            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        fs::create_dir(&path).with_context(|| format!("making the directory {}", path.display()))?;
         made.directories.push(path.clone());
         Ok(Self { path })
     }
@@ -37,7 +55,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let mut made = cleanup::made();
         // A directory that cannot be removed is litter, not a failure of the test.
-        drop(std::fs::remove_dir_all(&self.path));
+        drop(fs::remove_dir_all(&self.path));
         made.directories.retain(|path| *path != self.path);
     }
 }

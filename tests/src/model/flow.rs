@@ -63,7 +63,7 @@ pub fn hash(packet: &Packet) -> u32 {
 const WORD: u128 = u64::MAX as u128;
 
 fn times_golden_ratio(value: u128) -> u128 {
-    value * 0x9e37_79b9_7f4a_7c15 & WORD
+    (value * 0x9e37_79b9_7f4a_7c15) & WORD
 }
 
 #[cfg(test)]

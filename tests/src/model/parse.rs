@@ -32,10 +32,10 @@ pub fn packet(world: &World, interface: &Interface, frame: &[u8]) -> Result<Pack
         4 => ipv4(offset, &frame[offset..])?,
         _ => ipv6(offset, &frame[offset..])?,
     };
-    if is_group(packet.destination) || is_group(packet.source) {
+    if is_group(packet.destination) {
         return Err(Verdict::Pass("multicast"));
     }
-    if stays_on_link(packet.destination) || stays_on_link(packet.source) {
+    if is_link_local(packet.source) || stays_on_link(packet.destination) {
         return Err(Verdict::Pass("link_local"));
     }
     Ok(packet)
@@ -135,7 +135,12 @@ fn ports(protocol: u8, transport: &[u8]) -> u32 {
     }
 }
 
-/// Multicast, or the limited broadcast: to many, and never a source (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
+/// Addresses that no packet on a link comes from (RFC 1122 section 3.2.1.3, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
+pub fn is_nobody(address: IpAddr) -> bool {
+    is_group(address) || (stays_on_link(address) && !is_link_local(address))
+}
+
+/// Multicast, or the limited broadcast.
 fn is_group(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
@@ -143,15 +148,22 @@ fn is_group(address: IpAddr) -> bool {
     }
 }
 
-/// Addresses that a router must not forward from or to: link-local (RFC 3927 section 7, RFC 4291 section 2.5.6), and what
+/// Addresses that a router must not forward to: link-local (RFC 3927 section 7, RFC 4291 section 2.5.6), and what
 /// does not even leave a host, loopback and "this network" or unspecified (RFC 1812 section 5.3.7, RFC 4291 sections
 /// 2.5.2 and 2.5.3).
 fn stays_on_link(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_loopback() || address.octets()[0] == 0,
-        IpAddr::V6(address) => {
-            address.segments()[0] & 0xffc0 == 0xfe80 || address.is_loopback() || address.is_unspecified()
+    is_link_local(address)
+        || address.is_loopback()
+        || match address {
+            IpAddr::V4(address) => address.octets()[0] == 0,
+            IpAddr::V6(address) => address.is_unspecified(),
         }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.segments()[0] & 0xffc0 == 0xfe80,
     }
 }
 

@@ -48,9 +48,9 @@ impl World {
                 Some(Target::Vpc { gateway: self.vpc_gateway(destination) })
             }
             (_, Some(routed)) => {
-                let mut routes: Vec<_> = self.routes.iter().filter(|route| route.destination == routed).collect();
-                routes.sort_by_key(|route| &route.next_hop);
-                Some(Target::Routes(routes))
+                let mut members: Vec<_> = self.routes.iter().filter(|route| route.destination == routed).collect();
+                members.sort_by_key(|route| &route.next_hop);
+                Some(Target::Routes(members))
             }
             (_, None) => None,
         }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     Account, Connection, Interface, Verdict, Vpc, World,
-    parse::Packet,
+    parse::{Packet, is_nobody},
     prefix::{contains, same_family},
 };
 
@@ -59,6 +59,9 @@ impl Attachment<'_> {
     /// Tells whose packet it is. Where several connections could have sent it, the longest remote prefix has the first
     /// say, then the first name.
     pub fn admit(&self, packet: &Packet, account: &mut Account) -> Result<(), Verdict> {
+        if is_nobody(packet.source) {
+            return Err(Verdict::Drop("spoofed_source"));
+        }
         let sites = match &self.side {
             Side::Vpc(vpc) if in_any(&vpc.cidrs, packet.source) => return Ok(()),
             Side::Vpc(_) => return Err(Verdict::Drop("spoofed_source")),

@@ -36,7 +36,7 @@ pub struct Interface {
     pub gateways: Vec<(IpNet, IpAddr)>,
 }
 
-/// An IPsec connection.
+/// A site and its tunnel.
 #[derive(Debug, Clone, Default)]
 pub struct Connection {
     pub name: String,

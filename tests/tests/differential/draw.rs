@@ -60,8 +60,11 @@ pub fn address_around(rng: &mut StdRng, prefix: IpNet) -> IpAddr {
 
 fn plus(address: IpAddr, offset: u128) -> IpAddr {
     match address {
-        // The low bits are the same whatever the width.
-        IpAddr::V4(address) => IpAddr::V4(u32::from(address).wrapping_add(offset as u32).into()),
+        IpAddr::V4(address) => {
+            // The low bits are the same whatever the width.
+            let low = u32::try_from(offset & u128::from(u32::MAX)).expect("32 bits");
+            IpAddr::V4(u32::from(address).wrapping_add(low).into())
+        }
         IpAddr::V6(address) => IpAddr::V6(u128::from(address).wrapping_add(offset).into()),
     }
 }

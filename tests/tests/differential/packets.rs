@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use hub_tests::{
     model::{Interface, World},
-    packet::Packet,
+    packet::{
+        Packet,
+        number::{DESTINATION_OPTIONS, HOP_BY_HOP},
+    },
 };
 use ipnet::IpNet;
 use rand::{
@@ -167,10 +170,8 @@ fn network(rng: &mut StdRng, mut packet: Packet, v6: bool) -> Packet {
         if percent(rng, 5) {
             packet = packet.ip_checksum(one_of(rng, &[0, 0xffff, 0xfeff, 0xff00, 0x1234]));
         }
-    } else if percent(rng, 4) {
-        packet = packet.hop_by_hop(&[]);
-    } else if percent(rng, 4) {
-        packet = packet.destination_options(&[]);
+    } else if percent(rng, 8) {
+        packet = packet.extension(one_of(rng, &[HOP_BY_HOP, DESTINATION_OPTIONS]), &[]);
     }
     if percent(rng, 6) {
         packet = packet.fragment(one_of(rng, &[0, 1, 100, 8191]), percent(rng, 50), rng.random());

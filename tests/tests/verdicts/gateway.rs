@@ -139,7 +139,7 @@ fn interfaces() -> Vec<Interface> {
 const ANY: &str = "0.0.0.0/0 ::/0";
 
 /// Every site has a /24 and a /64 of its number and a route for each; "shanghai" and "hangzhou" both lead to
-/// 10.10.100.0/24 and fd00:100::/64 besides.
+/// `10.10.100.0/24` and `fd00:100::/64` besides.
 pub fn gateway() -> World {
     let connections = vec![
         connection("shanghai", "sh", "10.10.10.0/24 10.10.100.0/24 fd00:10::/64 fd00:100::/64", ANY),

@@ -1,6 +1,6 @@
 //! Next hops: down, unresolved, several of them, gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hub_common::maps::GROUP_BUCKETS;
 use hub_tests::{
@@ -157,6 +157,25 @@ fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
             }
         }
         anyhow::ensure!(ways.len() == 2, "of 128 packets none took the other way: {ways:?}");
+        Ok(())
+    })
+}
+
+/// A transport header that is not all there has no ports, whatever follows the packet in its frame.
+#[test]
+fn what_follows_a_packet_does_not_choose_its_way() -> anyhow::Result<()> {
+    in_namespace(&DEVICES, |_| {
+        let mut program = Program::load()?;
+        program.install(&gateway())?;
+        let short = Packet::ipv4("192.168.0.10", "10.10.100.1").protocol(UDP).payload(3);
+        let mut ways = BTreeSet::new();
+        for trailer in 0..64 {
+            let frame = [into(VPC, &short), vec![trailer; 10]].concat();
+            let outcome = program.run(VPC, &frame)?;
+            anyhow::ensure!(outcome.action == XDP_REDIRECT, "trailer {trailer} is not forwarded");
+            ways.insert(outcome.frame[6..12].to_vec());
+        }
+        anyhow::ensure!(ways.len() == 1, "the trailer chose between {ways:?}");
         Ok(())
     })
 }

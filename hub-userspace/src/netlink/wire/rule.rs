@@ -1,5 +1,7 @@
 //! Rules: `net/core/fib_rules.c`.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use rtnetlink::packet_route::{
     AddressFamily, IpProtocol,
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
@@ -13,21 +15,39 @@ use crate::netlink::{
 /// Packets of the host itself come "in" on this one.
 const LOOPBACK: &str = "lo";
 
+/// 169.254.0.0/16 (RFC 3927).
+const LINK_LOCAL: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16);
+
 /// The message that adds a rule.
 pub fn rule(rule: &KernelRule) -> RuleMessage {
+    use RuleAttribute::{Destination, Iifname, IpProtocol, Priority, Protocol, Source, SuppressPrefixLen, Table};
     let mut message = RuleMessage::default();
     message.header.family = rule.family.into();
-    message.header.action = RuleAction::ToTable;
-    message.attributes = vec![
-        RuleAttribute::Table(TABLE),
-        RuleAttribute::Priority(RULE_PREFERENCE),
-        RuleAttribute::Protocol(PROTOCOL.into()),
-    ];
+    let (action, table, preference) = match rule.what {
+        RuleMatch::Interface(_) | RuleMatch::LocalIcmp => (RuleAction::ToTable, TABLE, RULE_PREFERENCE),
+        RuleMatch::LinkLocalSource(_) | RuleMatch::LinkLocalDestination(_) => {
+            (RuleAction::Blackhole, 0, RULE_PREFERENCE - 1)
+        }
+    };
+    message.header.action = action;
+    message.attributes = vec![Table(table), Priority(preference), Protocol(PROTOCOL.into())];
+    let (address, length) = LINK_LOCAL;
     match &rule.what {
-        RuleMatch::Interface(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
-        RuleMatch::LocalIcmp => message
-            .attributes
-            .extend([RuleAttribute::Iifname(LOOPBACK.to_owned()), RuleAttribute::IpProtocol(icmp(rule.family))]),
+        RuleMatch::Interface(name) => message.attributes.push(Iifname(name.clone())),
+        RuleMatch::LocalIcmp => message.attributes.extend([
+            Iifname(LOOPBACK.to_owned()),
+            IpProtocol(icmp(rule.family)),
+            // Not by a default route: what the host itself sends to the world must not go to a site.
+            SuppressPrefixLen(0),
+        ]),
+        RuleMatch::LinkLocalSource(name) => {
+            message.header.src_len = length;
+            message.attributes.extend([Iifname(name.clone()), Source(address)]);
+        }
+        RuleMatch::LinkLocalDestination(name) => {
+            message.header.dst_len = length;
+            message.attributes.extend([Iifname(name.clone()), Destination(address)]);
+        }
     }
     message
 }
@@ -61,17 +81,21 @@ pub fn read_rule(message: &RuleMessage) -> Option<KernelRule> {
         AddressFamily::Inet6 => Family::V6,
         _ => return None,
     };
-    let (mut interface, mut protocol) = (None, None);
+    let (mut interface, mut protocol, mut source, mut destination) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Iifname(name) => interface = Some(name.clone()),
             RuleAttribute::IpProtocol(number) => protocol = Some(*number),
+            RuleAttribute::Source(address) => source = Some(*address),
+            RuleAttribute::Destination(address) => destination = Some(*address),
             _ => {}
         }
     }
-    let what = match protocol {
-        None => RuleMatch::Interface(interface?),
-        Some(_) => RuleMatch::LocalIcmp,
+    let what = match (protocol, source, destination) {
+        (Some(_), _, _) => RuleMatch::LocalIcmp,
+        (None, Some(_), _) => RuleMatch::LinkLocalSource(interface?),
+        (None, None, Some(_)) => RuleMatch::LinkLocalDestination(interface?),
+        (None, None, None) => RuleMatch::Interface(interface?),
     };
     let candidate = KernelRule { family, what };
     // Whatever we did not look at must be as we would have made it.

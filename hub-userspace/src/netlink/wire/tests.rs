@@ -125,6 +125,8 @@ fn rules_read_back_as_planned() {
         (Family::V6, RuleMatch::Interface("123456789012345".to_owned())),
         (Family::V4, RuleMatch::LocalIcmp),
         (Family::V6, RuleMatch::LocalIcmp),
+        (Family::V4, RuleMatch::LinkLocalSource("tun-sh".to_owned())),
+        (Family::V4, RuleMatch::LinkLocalDestination("tun-sh".to_owned())),
     ];
     for (family, what) in cases {
         let planned = KernelRule { family, what };
@@ -135,7 +137,9 @@ fn rules_read_back_as_planned() {
         // As the kernel adds.
         shown.header.table = 252;
         shown.header.flags = RuleFlags::IifDetached;
-        shown.attributes.insert(1, RuleAttribute::SuppressPrefixLen(u32::MAX));
+        if !matches!(planned.what, RuleMatch::LocalIcmp) {
+            shown.attributes.insert(1, RuleAttribute::SuppressPrefixLen(u32::MAX));
+        }
         let mut existing = Existing::default();
         existing.note_rule(&shown);
         assert_eq!(existing.rules, [ExistingRule { rule: Some(planned), message: shown }]);

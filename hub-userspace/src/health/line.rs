@@ -1,0 +1,324 @@
+//! All checks through one interface with one IP version: a socket and a task.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    io::Errno,
+    rand::{GetRandomFlags, getrandom},
+};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::sleep_until,
+};
+use tracing::warn;
+
+use super::{
+    Event, Link, Report, Target, Verdict,
+    check::{Check, Nonce},
+    echo,
+    socket::{Cookie, EchoSocket, Version},
+};
+
+/// New checks start this far from each other: a tunnel's queue holds a few hundred packets, and thousands of checks may
+/// come at once.
+const SPACING: Duration = Duration::from_micros(100);
+/// Most probes sent between two looks at the socket.
+const BATCH: usize = 32;
+/// Our replies are far shorter, IPv4 options included; longer packets are cut off and fail to parse.
+const BUFFER: usize = 256;
+
+pub type SharedReport = Arc<Mutex<Report>>;
+
+pub fn lock(report: &SharedReport) -> MutexGuard<'_, Report> {
+    // Whoever panicked has left numbers that are at worst one off.
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub enum Command {
+    Add { connection: String, target: Target, report: SharedReport },
+    Link { connection: String, link: Link },
+    Remove { connection: String },
+}
+
+/// The near end of a line's task, which ends with it.
+pub struct Line {
+    commands: UnboundedSender<Command>,
+}
+
+impl Line {
+    pub fn start(ifindex: u32, version: Version, events: UnboundedSender<Event>) -> Self {
+        let (sender, commands) = unbounded_channel();
+        let worker = Worker {
+            ifindex,
+            version,
+            events,
+            socket: None,
+            cookie: Cookie::default(),
+            checks: HashMap::new(),
+            identifiers: HashMap::new(),
+            due: BTreeSet::new(),
+            next_identifier: 0,
+            next_start: Instant::now(),
+        };
+        tokio::spawn(worker.run(commands));
+        Self { commands: sender }
+    }
+
+    pub fn command(&self, command: Command) {
+        // The task ends only with the runtime.
+        drop(self.commands.send(command));
+    }
+}
+
+struct Running {
+    connection: String,
+    target: Target,
+    check: Check,
+    report: SharedReport,
+}
+
+struct Worker {
+    ifindex: u32,
+    version: Version,
+    events: UnboundedSender<Event>,
+    /// Nothing while the kernel gives none; every probe tries again.
+    socket: Option<EchoSocket>,
+    cookie: Cookie,
+    /// By ICMP identifier.
+    checks: HashMap<u16, Running>,
+    /// Of each connection.
+    identifiers: HashMap<String, u16>,
+    /// When each check's next probe is due.
+    due: BTreeSet<(Instant, u16)>,
+    next_identifier: u16,
+    next_start: Instant,
+}
+
+impl Worker {
+    async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
+        let mut buffer = [0; BUFFER];
+        loop {
+            let due = self.due.first().map(|(due, _)| *due);
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                received = receive(self.socket.as_ref(), &mut buffer) => match received {
+                    Ok(length) => self.take(&buffer[..length]),
+                    Err(error) => self.note_socket_error(&error),
+                },
+                () = until(due) => {}
+            }
+            // Not only when the timer wins: packets that keep coming must not hold up probes.
+            self.probe_due();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Add { connection, target, report } => self.add(connection, target, report),
+            Command::Link { connection, link } => self.set_link(&connection, link),
+            Command::Remove { connection } => {
+                if let Some(identifier) = self.identifiers.remove(&connection)
+                    && let Some(running) = self.checks.remove(&identifier)
+                {
+                    self.due.remove(&(running.check.due(), identifier));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, connection: String, target: Target, report: SharedReport) {
+        let first = self.next_identifier;
+        let mut identifiers = (0..=u16::MAX).map(|step| first.wrapping_add(step));
+        let Some(identifier) = identifiers.find(|identifier| !self.checks.contains_key(identifier)) else {
+            warn!(connection, "no health check: 65536 checks go through this interface already");
+            return;
+        };
+        self.next_identifier = identifier.wrapping_add(1);
+        let start = self.next_start.max(Instant::now());
+        self.next_start = start + SPACING;
+        let check = Check::new(target.check.interval, target.check.retries, start);
+        self.due.insert((check.due(), identifier));
+        self.identifiers.insert(connection.clone(), identifier);
+        self.checks.insert(identifier, Running { connection, target, check, report });
+    }
+
+    fn set_link(&mut self, connection: &str, link: Link) {
+        let Some(&identifier) = self.identifiers.get(connection) else { return };
+        let Some(running) = self.checks.get_mut(&identifier) else { return };
+        if running.target.link == (Link::Ethernet { peer: None }) {
+            // The last probe could not leave.
+            self.due.remove(&(running.check.due(), identifier));
+            running.check.hurry(Instant::now());
+            self.due.insert((running.check.due(), identifier));
+        }
+        running.target.link = link;
+    }
+
+    fn probe_due(&mut self) {
+        for _ in 0..BATCH {
+            match self.due.first() {
+                Some((due, identifier)) if *due <= Instant::now() => self.probe(*identifier),
+                _ => return,
+            }
+        }
+    }
+
+    fn probe(&mut self, identifier: u16) {
+        if self.checks.get(&identifier).is_some_and(|running| running.check.is_overdue()) {
+            // The reply may be there, if it is us who are late.
+            self.take_all();
+        }
+        let ready = self.open().and_then(|()| random());
+        let now = Instant::now();
+        let Some(running) = self.checks.get_mut(&identifier) else { return };
+        self.due.remove(&(running.check.due(), identifier));
+        if let Some(verdict) = running.check.judge(now) {
+            running.tell(verdict, &self.events);
+        }
+        // One that does not leave is missed like one that is lost.
+        let sequence = running.check.probe(now, *ready.as_ref().unwrap_or(&Nonce::default()));
+        self.due.insert((running.check.due(), identifier));
+        let sent = match (ready, &self.socket) {
+            (Ok(nonce), Some(socket)) => running.send(socket, identifier, sequence, self.cookie, &nonce),
+            (ready, _) => ready.map(drop),
+        };
+        if let Err(error) = &sent {
+            // Bound to an interface that is gone; one with its index may come back.
+            if matches!(Errno::from_io_error(error), Some(Errno::NXIO | Errno::NODEV)) {
+                self.socket = None;
+            }
+        }
+        running.note_sent(sent.err().map(|error| sentence(&error)));
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if self.socket.is_none() {
+            self.cookie = random()?;
+            self.socket = Some(EchoSocket::open(self.ifindex, self.version, self.cookie)?);
+        }
+        Ok(())
+    }
+
+    /// Takes what has been received already.
+    fn take_all(&mut self) {
+        let mut buffer = [0; BUFFER];
+        while let Some(Ok(length)) = self.socket.as_ref().map(|socket| socket.receive_now(&mut buffer)) {
+            self.take(&buffer[..length]);
+        }
+    }
+
+    fn take(&mut self, packet: &[u8]) {
+        let Some(reply) = echo::reply(packet) else { return };
+        let Some(running) = self.checks.get_mut(&reply.identifier) else { return };
+        let Some(nonce) = reply.payload.strip_prefix(&self.cookie) else { return };
+        let check = &running.target.check;
+        if reply.source != check.destination || reply.destination != check.source {
+            return;
+        }
+        let now = Instant::now();
+        let Some(answer) = running.check.reply(now, reply.sequence, nonce) else { return };
+        let mut report = lock(&running.report);
+        report.received += 1;
+        report.round_trip = Some(answer.round_trip);
+        report.last_reply = Some(now);
+        drop(report);
+        if let Some(verdict) = answer.verdict {
+            running.tell(verdict, &self.events);
+        }
+    }
+
+    fn note_socket_error(&mut self, error: &io::Error) {
+        // Told once when the interface goes down; the kernel takes the socket up again with the interface. After anything
+        // else the next probe opens another.
+        if Errno::from_io_error(error) != Some(Errno::NETDOWN) {
+            self.socket = None;
+        }
+    }
+}
+
+impl Running {
+    fn tell(&self, verdict: Verdict, events: &UnboundedSender<Event>) {
+        lock(&self.report).verdict = Some(verdict);
+        // The agent may be stopping.
+        drop(events.send(Event { connection: self.connection.clone(), verdict }));
+    }
+
+    fn send(
+        &self,
+        socket: &EchoSocket,
+        identifier: u16,
+        sequence: u16,
+        cookie: Cookie,
+        nonce: &Nonce,
+    ) -> io::Result<()> {
+        let neighbour = match self.target.link {
+            Link::RawIp => None,
+            Link::Ethernet { peer: Some(peer) } => Some(peer),
+            Link::Ethernet { peer: None } => {
+                return Err(io::Error::other("the link address of its peer is not known yet"));
+            }
+        };
+        let check = &self.target.check;
+        let payload = [&cookie[..], nonce].concat();
+        let packet = echo::request(check.source, check.destination, identifier, sequence, &payload)
+            .ok_or_else(|| io::Error::other("source and destination are not of one IP version"))?;
+        socket.send(&packet, neighbour)
+    }
+
+    /// Notes that a probe was sent, or why not; says so once.
+    fn note_sent(&self, problem: Option<String>) {
+        let mut report = lock(&self.report);
+        if let Some(problem) = &problem
+            && report.problem.as_ref() != Some(problem)
+        {
+            warn!(connection = self.connection, "the health check cannot send: {problem}");
+        }
+        report.sent += u64::from(problem.is_none());
+        report.problem = problem;
+    }
+}
+
+async fn receive(socket: Option<&EchoSocket>, buffer: &mut [u8]) -> io::Result<usize> {
+    match socket {
+        Some(socket) => socket.receive(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // So few bytes come whole (getrandom(2)).
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes)
+}
+
+/// What is wrong, and what to do about it.
+fn sentence(error: &io::Error) -> String {
+    let sentence = match Errno::from_io_error(error) {
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "it needs CAP_NET_RAW: run the agent as root, or add CAP_NET_RAW to AmbientCapabilities= in its systemd unit"
+        }
+        Some(Errno::NETDOWN) => "its interface is down; it is tried again with every probe",
+        Some(Errno::NODEV | Errno::NXIO) => "its interface is gone; it is tried again with every probe",
+        Some(Errno::MFILE) => "the agent has too many files open: raise LimitNOFILE= in its systemd unit",
+        Some(Errno::NOBUFS | Errno::AGAIN) => "the queue of its interface is full; it is tried again with every probe",
+        Some(Errno::MSGSIZE) => "the MTU of its interface is below 68 bytes",
+        _ => return error.to_string(),
+    };
+    sentence.to_owned()
+}

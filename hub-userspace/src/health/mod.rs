@@ -1,0 +1,103 @@
+//! Health checks: ICMP echo through a connection's own interface.
+//!
+//! Probes leave, and replies are taken, through a packet socket that is bound to the interface. So no route, rule,
+//! reverse-path filter or connection tracking of the host is asked: a standby tunnel is checked although all routes lead
+//! to the active one, and a reply through another interface does not count. What a reply must be is in `echo` and
+//! `check`, where also stands when a path is healthy.
+//!
+//! - [`Prober`] follows what is wanted, and starts and stops lines.
+//! - A `line` is an interface and IP version: one socket and one task for all checks through it, so that thousands of
+//!   connections may share an interface.
+//! - `check` and `echo` are pure: the state of a check, and its packets.
+
+mod check;
+#[cfg(test)]
+mod check_tests;
+mod echo;
+#[cfg(test)]
+mod echo_tests;
+mod line;
+mod prober;
+mod socket;
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+pub use prober::Prober;
+
+use crate::config::model::HealthCheck;
+
+/// What to check, and where the probes leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The connection's interface.
+    pub ifindex: u32,
+    pub link: Link,
+    pub check: HealthCheck,
+}
+
+/// How packets get on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Packets start at the IP header: tunnels.
+    RawIp,
+    /// Frames go to the connection's `peer`.
+    Ethernet {
+        /// Its link address, when known: without it no probe can leave.
+        peer: Option<[u8; 6]>,
+    },
+}
+
+/// A verdict that is new. It may have been overtaken: [`Prober::report`] has the current one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub connection: String,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Healthy,
+    Unhealthy {
+        /// Probes in a row without a reply.
+        misses: u32,
+        /// Since the last reply, if there ever was one.
+        last_reply_age: Option<Duration>,
+    },
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Healthy => write!(f, "replies"),
+            Self::Unhealthy { misses, last_reply_age: None } => write!(f, "never replied, {misses} probes so far"),
+            Self::Unhealthy { misses, last_reply_age: Some(age) } => {
+                write!(f, "no reply to {misses} probes, the last one {:.2} s before that", age.as_secs_f64())
+            }
+        }
+    }
+}
+
+/// How a check is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Nothing before the first reply or the first `retries` misses: the path is not known to be healthy.
+    pub verdict: Option<Verdict>,
+    /// Probes that left.
+    pub sent: u64,
+    /// Genuine replies.
+    pub received: u64,
+    /// Round trip of the last reply.
+    pub round_trip: Option<Duration>,
+    pub last_reply: Option<Instant>,
+    /// Why the last probe did not leave, in a sentence.
+    pub problem: Option<String>,
+}
+
+impl Report {
+    pub fn is_healthy(&self) -> bool {
+        self.verdict == Some(Verdict::Healthy)
+    }
+}

@@ -1,0 +1,93 @@
+//! Which checks run.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{
+    Event, Report, Target,
+    line::{Command, Line, SharedReport, lock},
+    socket::Version,
+};
+
+type Key = (u32, Version);
+
+/// Runs the checks that it is told to. They end when it is dropped.
+pub struct Prober {
+    events: UnboundedSender<Event>,
+    lines: HashMap<Key, Line>,
+    /// By connection.
+    checks: BTreeMap<String, (Target, SharedReport)>,
+}
+
+impl Prober {
+    /// Runs nothing yet; verdicts will go to `events`, only when they change: at most one an interval and check, which
+    /// is why the channel has no limit.
+    pub fn start(events: UnboundedSender<Event>) -> Self {
+        Self { events, lines: HashMap::new(), checks: BTreeMap::new() }
+    }
+
+    /// Makes the checks that run those that are `wanted`, by connection.
+    ///
+    /// A check that is unchanged, or whose peer only got another link address, goes on with its state. One that is new
+    /// or changed starts from nothing, with a probe at once; its [`Report`] is empty from here on, and an event of its
+    /// predecessor may still be in the channel.
+    ///
+    /// To be called in a tokio runtime; checks run in the network namespace of the threads of that runtime.
+    pub fn set(&mut self, wanted: BTreeMap<String, Target>) {
+        let gone: Vec<String> =
+            self.checks.keys().filter(|connection| !wanted.contains_key(*connection)).cloned().collect();
+        for connection in gone {
+            self.remove(connection);
+        }
+        for (connection, target) in wanted {
+            match self.checks.get_mut(&connection) {
+                Some((old, _)) if *old == target => {}
+                Some((old, _)) if (Target { link: target.link, ..*old }) == target => {
+                    *old = target;
+                    if let Some(line) = self.lines.get(&key(&target)) {
+                        line.command(Command::Link { connection, link: target.link });
+                    }
+                }
+                Some(_) => {
+                    self.remove(connection.clone());
+                    self.add(connection, target);
+                }
+                None => self.add(connection, target),
+            }
+        }
+        // The last check on a line takes it along.
+        let used: HashSet<Key> = self.checks.values().map(|(target, _)| key(target)).collect();
+        self.lines.retain(|line, _| used.contains(line));
+    }
+
+    /// How a connection's check is doing; nothing if it has none.
+    pub fn report(&self, connection: &str) -> Option<Report> {
+        self.checks.get(connection).map(|(_, report)| lock(report).clone())
+    }
+
+    fn add(&mut self, connection: String, target: Target) {
+        let report = SharedReport::default();
+        self.checks.insert(connection.clone(), (target, Arc::clone(&report)));
+        let (ifindex, version) = key(&target);
+        let line =
+            self.lines.entry((ifindex, version)).or_insert_with(|| Line::start(ifindex, version, self.events.clone()));
+        line.command(Command::Add { connection, target, report });
+    }
+
+    fn remove(&mut self, connection: String) {
+        if let Some((target, _)) = self.checks.remove(&connection)
+            && let Some(line) = self.lines.get(&key(&target))
+        {
+            line.command(Command::Remove { connection });
+        }
+    }
+}
+
+/// The line that a check goes through.
+fn key(target: &Target) -> Key {
+    (target.ifindex, Version::of(target.check.destination))
+}

@@ -1,0 +1,280 @@
+//! Paths that live and die: veth pairs whose far ends the kernel answers for.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use hub_userspace::health::{Link, Report, Target, Verdict};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use tokio::time::sleep;
+
+use crate::{
+    lab::{Lab, Peer, in_namespace, index, ip},
+    support::{BOUND, INTERVAL, Probing, target, wanted},
+};
+
+const FAR: &str = "02:00:00:00:00:02";
+const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const ETHERNET: Link = Link::Ethernet { peer: Some(FAR_MAC) };
+
+/// An interface whose far end, in another namespace, has 10.1.0.2 and `2001:db8::2` and a way back to 192.0.2.1 and
+/// `2001:db8:1::1`, the hub's addresses.
+async fn path(lab: &Lab, name: &str) -> (u32, Peer) {
+    let near = lab.veth(name, "far").await;
+    lab.address(near, "192.0.2.1/32").await;
+    ip(&format!("-6 addr add 2001:db8:1::1/128 dev {name} nodad"));
+    let mac = ip(&format!("link show dev {name}"))[0]["address"].as_str().unwrap().to_owned();
+    let peer = Peer::new();
+    lab.give(index("far"), &peer).await;
+    peer.inside(async move |there| {
+        let far = index("far");
+        ip(&format!("link set dev far address {FAR}"));
+        there.up(far).await;
+        there.address(far, "10.1.0.2/24").await;
+        ip("-6 addr add 2001:db8::2/64 dev far nodad");
+        ip("route add 192.0.2.1 via 10.1.0.9 onlink dev far");
+        ip("-6 route add 2001:db8:1::1 via 2001:db8::9 onlink dev far");
+        for address in ["10.1.0.9", "2001:db8::9"] {
+            ip(&format!("neigh add {address} lladdr {mac} nud permanent dev far"));
+        }
+    });
+    (near, peer)
+}
+
+/// Has the far end's kernel ignore echo requests, or answer them.
+fn ignore(peer: &Peer, ignored: bool) {
+    peer.inside(async move |_| {
+        for sysctl in ["ipv4/icmp_echo_ignore_all", "ipv6/icmp/echo_ignore_all"] {
+            fs::write(format!("/proc/sys/net/{sysctl}"), u8::from(ignored).to_string()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
+    in_namespace(async |lab| {
+        // The near namespace has no route to the far end at all.
+        let (near, peer) = path(&lab, "near").await;
+        let versions = [("192.0.2.1", "10.1.0.2"), ("2001:db8:1::1", "2001:db8::2")];
+        for (source, destination) in versions {
+            let start = Instant::now();
+            let mut probing = Probing::start(&[("one", target(near, ETHERNET, source, destination))]);
+            probing.healthy("one").await;
+            probing.quiet(INTERVAL * 10).await;
+            let report = probing.report("one");
+            assert_pace(&report, start, INTERVAL);
+            assert!(report.received >= report.sent - 1, "{report:?}");
+
+            ignore(&peer, true);
+            let after = probing.unhealthy("one", Instant::now()).await;
+            println!("{destination}: unhealthy {after:?} after the far end fell silent (bound {BOUND:?})");
+            probing.quiet(INTERVAL * 10).await;
+
+            let back = Instant::now();
+            ignore(&peer, false);
+            probing.healthy("one").await;
+            assert!(back.elapsed() < BOUND * 10);
+        }
+    });
+}
+
+/// As many probes since `start` as there should be, with leave for a busy machine.
+fn assert_pace(report: &Report, start: Instant, interval: Duration) {
+    let expected = (start.elapsed().as_micros() / interval.as_micros()) as u64;
+    assert!((expected * 4 / 5..=expected + 1).contains(&report.sent), "{expected}: {report:?}");
+}
+
+#[test]
+fn a_far_end_without_the_address_is_unhealthy_from_the_start() {
+    in_namespace(async |lab| {
+        let (near, peer) = path(&lab, "near").await;
+        let start = Instant::now();
+        let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.77"))]);
+        assert_eq!(probing.report("one").verdict, None, "nothing is known yet");
+        probing.unhealthy("one", start).await;
+        peer.inside(async |there| there.address(index("far"), "10.1.0.77/24").await);
+        probing.healthy("one").await;
+    });
+}
+
+#[test]
+fn a_frame_for_another_host_does_not_count() {
+    in_namespace(async |lab| {
+        let (near, peer) = path(&lab, "near").await;
+        let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
+        probing.healthy("one").await;
+        peer.inside(async |_| {
+            ip("neigh replace 10.1.0.9 lladdr 02:00:00:00:00:99 nud permanent dev far");
+        });
+        probing.unhealthy("one", Instant::now()).await;
+    });
+}
+
+#[test]
+fn two_ways_to_one_destination_are_independent() {
+    in_namespace(async |lab| {
+        let (first, _first_peer) = path(&lab, "first").await;
+        let (second, second_peer) = path(&lab, "second").await;
+        // All routes lead to the first; strict reverse-path filters take nothing from the second.
+        ip("route add 10.1.0.2 dev first");
+        for interface in ["all", "first", "second"] {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"), "1").unwrap();
+        }
+        let through = |ifindex| target(ifindex, ETHERNET, "192.0.2.1", "10.1.0.2");
+        let mut probing = Probing::start(&[("first", through(first)), ("second", through(second))]);
+        let events = [probing.event().await, probing.event().await];
+        assert!(events.iter().all(|event| event.verdict == Verdict::Healthy), "{events:?}");
+        assert!(probing.report("first").is_healthy() && probing.report("second").is_healthy());
+        ignore(&second_peer, true);
+        probing.unhealthy("second", Instant::now()).await;
+        probing.quiet(INTERVAL * 5).await;
+        assert!(probing.report("first").is_healthy());
+        ignore(&second_peer, false);
+        probing.healthy("second").await;
+    });
+}
+
+#[test]
+fn only_what_changed_restarts() {
+    in_namespace(async |lab| {
+        let (near, _peer) = path(&lab, "near").await;
+        let kept = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
+        let mut probing = Probing::start(&[("kept", kept), ("other", kept)]);
+        probing.event().await;
+        probing.event().await;
+        probing.until("kept", "some probes", |report| report.received >= 3).await;
+
+        let mut nowhere = kept;
+        nowhere.check.destination = "10.1.0.77".parse().unwrap();
+        probing.prober.set(wanted(&[("kept", kept), ("other", nowhere)]));
+        assert_eq!(probing.report("other").verdict, None);
+        assert!(probing.report("kept").received >= 3);
+        probing.unhealthy("other", Instant::now()).await;
+
+        // Another link address is no other check.
+        let moved = |peer| wanted(&[("kept", kept), ("other", target(near, peer, "192.0.2.1", "10.1.0.77"))]);
+        let sent = probing.report("other").sent;
+        probing.prober.set(moved(Link::Ethernet { peer: Some([2, 0, 0, 0, 0, 9]) }));
+        assert!(probing.report("other").sent >= sent);
+        probing.quiet(INTERVAL * 5).await;
+
+        probing.prober.set(wanted(&[("kept", kept)]));
+        assert_eq!(probing.prober.report("other"), None);
+        probing.prober.set(wanted(&[]));
+        assert_eq!(probing.prober.report("kept"), None);
+        probing.quiet(INTERVAL * 5).await;
+        probing.prober.set(wanted(&[("kept", kept)]));
+        probing.healthy("kept").await;
+    });
+}
+
+#[test]
+fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
+    in_namespace(async |lab| {
+        let (near, _peer) = path(&lab, "near").await;
+        let mut known = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
+        known.check.interval = Duration::from_secs(3600);
+        let mut probing = Probing::start(&[("one", known)]);
+        probing.healthy("one").await;
+
+        let unknown = Target { link: Link::Ethernet { peer: None }, ..known };
+        let mut probing = Probing::start(&[("one", unknown)]);
+        probing.until("one", "the problem", |report| report.problem.is_some()).await;
+        let report = probing.report("one");
+        assert_eq!(report.problem.as_deref(), Some("the link address of its peer is not known yet"));
+        assert_eq!((report.sent, report.verdict), (0, None));
+        probing.prober.set(wanted(&[("one", known)]));
+        probing.healthy("one").await;
+        assert_eq!(probing.report("one").problem, None);
+    });
+}
+
+#[test]
+fn without_the_capability_the_sentence_says_so() {
+    in_namespace(async |lab| {
+        let (near, _peer) = path(&lab, "near").await;
+        // Of this thread alone, which ends with the test.
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::NET_RAW);
+        set_capabilities(None, sets).unwrap();
+        let start = Instant::now();
+        let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
+        probing.unhealthy("one", start).await;
+        let report = probing.report("one");
+        assert!(report.problem.unwrap().starts_with("it needs CAP_NET_RAW: run the agent as root"));
+        assert_eq!(report.sent, 0);
+    });
+}
+
+#[test]
+fn an_interface_that_goes_down_or_away_is_unhealthy_and_costs_nothing() {
+    in_namespace(async |lab| {
+        let (near, peer) = path(&lab, "near").await;
+        let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
+        probing.healthy("one").await;
+        lab.down(near).await;
+        probing.unhealthy("one", Instant::now()).await;
+        probing.until("one", "the problem", |report| report.problem.is_some()).await;
+        let problem = probing.report("one").problem.unwrap();
+        assert_eq!(problem, "its interface is down; it is tried again with every probe");
+
+        assert_idle().await;
+
+        lab.up(near).await;
+        probing.healthy("one").await;
+        lab.delete(near).await;
+        probing.unhealthy("one", Instant::now()).await;
+        probing.until("one", "gone", |report| report.problem.as_ref().is_some_and(|it| it.contains("gone"))).await;
+        assert_idle().await;
+        drop(peer);
+    });
+}
+
+/// Little work is done in the next second.
+async fn assert_idle() {
+    let before = cpu_time();
+    sleep(Duration::from_secs(1)).await;
+    let work = cpu_time().saturating_sub(before);
+    assert!(work < Duration::from_millis(200), "{work:?} of work in a second");
+}
+
+/// What this thread has computed; the runtime's tasks run on it.
+fn cpu_time() -> Duration {
+    let statistics = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(statistics.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn short_intervals_are_kept_and_thousands_of_checks_share_an_interface() {
+    const CHECKS: u64 = 4000;
+    in_namespace(async |lab| {
+        let (near, _peer) = path(&lab, "near").await;
+        let mut often = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
+        often.check.interval = Duration::from_millis(10);
+        let start = Instant::now();
+        let mut probing = Probing::start(&[("often", often)]);
+        probing.healthy("often").await;
+        sleep(Duration::from_secs(1)).await;
+        assert_pace(&probing.report("often"), start, often.check.interval);
+        probing.quiet(Duration::ZERO).await;
+
+        let mut slow = often;
+        slow.check.interval = Duration::from_secs(1);
+        let names: Vec<String> = (0..CHECKS).map(|number| number.to_string()).collect();
+        let targets: Vec<_> = names.iter().map(|name| (name.as_str(), slow)).collect();
+        let busy = cpu_time();
+        probing.prober.set(wanted(&targets));
+        for _ in 0..CHECKS {
+            assert_eq!(probing.event().await.verdict, Verdict::Healthy);
+        }
+        sleep(Duration::from_secs(3)).await;
+        println!(
+            "{CHECKS} checks a second: {:?} of work in a little over 3 s, the far end's included",
+            cpu_time().saturating_sub(busy)
+        );
+        probing.quiet(Duration::ZERO).await;
+        let answered = names.iter().filter(|name| probing.report(name).received >= 3).count();
+        assert!(answered as u64 > CHECKS * 9 / 10, "{answered} of {CHECKS}");
+    });
+}

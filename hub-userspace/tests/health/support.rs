@@ -1,0 +1,94 @@
+//! A prober, what it tells, and how long that takes.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use hub_userspace::{
+    config::model::HealthCheck,
+    health::{Event, Link, Prober, Report, Target, Verdict},
+};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::{sleep, timeout},
+};
+
+use crate::lab::addr;
+
+pub const INTERVAL: Duration = Duration::from_millis(100);
+pub const RETRIES: u32 = 3;
+/// Longest from the last reply to the verdict; the lateness of a busy machine not included.
+pub const BOUND: Duration = Duration::from_millis(400);
+/// Longest that a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+pub struct Probing {
+    pub prober: Prober,
+    events: UnboundedReceiver<Event>,
+}
+
+pub fn target(ifindex: u32, link: Link, source: &str, destination: &str) -> Target {
+    let check =
+        HealthCheck { source: addr(source), destination: addr(destination), interval: INTERVAL, retries: RETRIES };
+    Target { ifindex, link, check }
+}
+
+pub fn wanted(targets: &[(&str, Target)]) -> BTreeMap<String, Target> {
+    targets.iter().map(|(connection, target)| ((*connection).to_owned(), *target)).collect()
+}
+
+impl Probing {
+    pub fn start(targets: &[(&str, Target)]) -> Self {
+        let (sender, events) = unbounded_channel();
+        let mut prober = Prober::start(sender);
+        prober.set(wanted(targets));
+        Self { prober, events }
+    }
+
+    /// The next event.
+    pub async fn event(&mut self) -> Event {
+        timeout(PATIENCE, self.events.recv()).await.expect("no event came").unwrap()
+    }
+
+    /// The next event, which must be about `connection`.
+    pub async fn verdict(&mut self, connection: &str) -> Verdict {
+        let event = self.event().await;
+        assert_eq!(event.connection, connection, "{event:?}");
+        event.verdict
+    }
+
+    pub async fn healthy(&mut self, connection: &str) {
+        assert_eq!(self.verdict(connection).await, Verdict::Healthy);
+        assert!(self.report(connection).is_healthy());
+    }
+
+    /// The next event is that `connection` became unhealthy; how long after `death`.
+    pub async fn unhealthy(&mut self, connection: &str, death: Instant) -> Duration {
+        let verdict = self.verdict(connection).await;
+        assert!(matches!(verdict, Verdict::Unhealthy { misses: RETRIES, .. }), "{verdict:?}");
+        assert!(!self.report(connection).is_healthy());
+        let after = death.elapsed();
+        assert!(after < BOUND * 10, "{connection}: told only after {after:?}");
+        after
+    }
+
+    pub async fn quiet(&mut self, how_long: Duration) {
+        if let Ok(event) = timeout(how_long, self.events.recv()).await {
+            panic!("{event:?}");
+        }
+    }
+
+    pub fn report(&self, connection: &str) -> Report {
+        self.prober.report(connection).unwrap()
+    }
+
+    pub async fn until(&self, connection: &str, what: &str, done: impl Fn(&Report) -> bool) {
+        let arrives = async {
+            while !done(&self.report(connection)) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, arrives).await.unwrap_or_else(|_| panic!("{what}: {:?}", self.report(connection)));
+    }
+}

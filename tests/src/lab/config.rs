@@ -1,0 +1,137 @@
+//! Configurations of the hub, to be changed before they are written: `to_string` gives the file.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{Site, VPC};
+
+/// The hub of a world of offices: by default all it does is on.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    pub spoke_to_spoke: bool,
+    pub connections: Vec<ConnectionConfig>,
+    pub routes: Vec<RouteConfig>,
+}
+
+/// One `[connection.NAME]`, with a customer gateway of its own.
+#[derive(Debug, Clone)]
+pub struct ConnectionConfig {
+    pub name: String,
+    /// Connections to one site name the same.
+    pub customer_gateway: String,
+    pub interface: String,
+    pub peer: Option<IpAddr>,
+    pub local_cidrs: Vec<String>,
+    pub remote_cidrs: Vec<String>,
+}
+
+/// One `[[route]]`.
+#[derive(Debug, Clone)]
+pub struct RouteConfig {
+    pub destination: String,
+    pub next_hop: String,
+    pub weight: u8,
+    pub publish: bool,
+}
+
+impl HubConfig {
+    /// A connection a site, named as its place, that admits all of the site's networks, and a published route to each.
+    pub fn offices(sites: &[Site]) -> Self {
+        let connections = sites.iter().map(|site| ConnectionConfig::to_site(site, 0)).collect();
+        let mut config = Self { spoke_to_spoke: true, connections, routes: Vec::new() };
+        for site in sites {
+            config.add_routes(site, 0, 100);
+        }
+        config
+    }
+
+    /// A connection over the second link of a site, named as its place with `-2` appended, that shares the site's
+    /// routes by these weights: the first link's, the second's.
+    #[must_use]
+    pub fn second_link(mut self, site: &Site, [first, second]: [u8; 2]) -> Self {
+        for route in self.routes.iter_mut().filter(|route| route.next_hop == site.place) {
+            route.weight = first;
+        }
+        self.connections.push(ConnectionConfig::to_site(site, 1));
+        self.add_routes(site, 1, second);
+        self
+    }
+
+    /// The same with none of the routes published.
+    #[must_use]
+    pub fn unpublished(mut self) -> Self {
+        for route in &mut self.routes {
+            route.publish = false;
+        }
+        self
+    }
+
+    /// The connection of this name.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn connection(&mut self, name: &str) -> &mut ConnectionConfig {
+        let found = self.connections.iter_mut().find(|connection| connection.name == name);
+        found.unwrap_or_else(|| panic!("there is no connection {name:?}"))
+    }
+
+    fn add_routes(&mut self, site: &Site, link: u8, weight: u8) {
+        for destination in [site.network4().to_string(), site.network6().to_string()] {
+            let next_hop = connection_name(site, link);
+            self.routes.push(RouteConfig { destination, next_hop, weight, publish: true });
+        }
+    }
+}
+
+fn connection_name(site: &Site, link: u8) -> String {
+    if link == 0 { site.place.to_string() } else { format!("{}-{}", site.place, link + 1) }
+}
+
+impl ConnectionConfig {
+    /// The connection over a link of a site, the second with `link` 1.
+    pub fn to_site(site: &Site, link: u8) -> Self {
+        Self {
+            name: connection_name(site, link),
+            customer_gateway: format!("{}-office", site.place),
+            interface: site.hub_device(link),
+            peer: Some(site.peer4(link).into()),
+            local_cidrs: vec!["0.0.0.0/0".into(), "::/0".into()],
+            remote_cidrs: vec![site.network4().to_string(), site.network6().to_string()],
+        }
+    }
+}
+
+impl fmt::Display for HubConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[gateway]\nname = \"test-hub\"\nspoke_to_spoke = {}\n", self.spoke_to_spoke)?;
+        writeln!(f, "[vpc]\ninterface = \"{}\"", VPC.hub_device)?;
+        writeln!(f, "cidrs = [\"192.168.0.0/24\", \"fd00:192:168::/64\"]\n")?;
+        let mut gateways: Vec<&str> =
+            self.connections.iter().map(|connection| connection.customer_gateway.as_str()).collect();
+        gateways.sort_unstable();
+        gateways.dedup();
+        for (index, gateway) in gateways.into_iter().enumerate() {
+            writeln!(f, "[customer_gateway.{gateway}]\naddress = \"198.51.100.{}\"\n", index + 1)?;
+        }
+        for connection in &self.connections {
+            connection.fmt(f)?;
+        }
+        for RouteConfig { destination, next_hop, weight, publish } in &self.routes {
+            writeln!(f, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"")?;
+            writeln!(f, "weight = {weight}\npublish = {publish}\n")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ConnectionConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[connection.{}]\ncustomer_gateway = \"{}\"", self.name, self.customer_gateway)?;
+        writeln!(f, "interface = \"{}\"", self.interface)?;
+        if let Some(peer) = self.peer {
+            writeln!(f, "peer = \"{peer}\"")?;
+        }
+        // A list of strings reads the same in TOML and here.
+        writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)
+    }
+}

@@ -1,0 +1,179 @@
+//! What the agent refuses to start with: one sentence, exit code 1, and nothing done to the host.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Output;
+use std::{fs, io};
+
+use hub_tests::lab::{HUB, HubConfig, Namespace, Options, PlaceSpec, Rig, Scratch, World, agent_binary, reach};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+
+use crate::{SITES, failure, stderr, vpnhub};
+
+/// The user and group "nobody" of every distribution.
+const NOBODY: u32 = 65_534;
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Runs `vpnhub --socket … run --config …` with files of a directory: it must end by itself.
+fn run(place: &Namespace, scratch: &Scratch) -> Output {
+    let (socket, config) = (scratch.file("other.sock"), scratch.file("vpnhub.toml"));
+    vpnhub(place, &["--socket", path(&socket), "run", "--config", path(&config)])
+}
+
+fn assert_untouched(hub: &Namespace) {
+    assert!(!hub.ip("-o link show").unwrap().contains("xdp"));
+    assert!(!hub.ip("rule show").unwrap().contains("1180"));
+    assert_eq!(hub.ip("route show table all proto 118").unwrap(), "");
+}
+
+#[test]
+fn a_second_agent_on_the_same_socket() {
+    let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
+    let (socket, config) = (rig.agent.socket(), rig.agent.config());
+    let second = vpnhub(&rig.world[HUB], &["--socket", path(&socket), "run", "--config", path(&config)]);
+    let told = failure(&second);
+    assert!(told.contains(&format!("another agent answers on {}", socket.display())), "{told}");
+    // The first is none the worse for it.
+    assert!(socket.exists());
+    reach(&rig.world["shanghai"], SITES[1].host4().into()).unwrap();
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_second_agent_in_the_same_namespace() {
+    let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
+    let scratch = Scratch::new().unwrap();
+    fs::copy(rig.agent.config(), scratch.file("vpnhub.toml")).unwrap();
+    let told = failure(&run(&rig.world[HUB], &scratch));
+    assert!(told.contains("another agent runs in this network namespace"), "{told}");
+    assert!(!scratch.file("other.sock").exists(), "its socket stays behind");
+    rig.warm_up(&SITES).unwrap();
+    let routes = rig.world[HUB].ip("route show table all proto 118").unwrap();
+    assert!(routes.contains("10.10.10.0/24"), "{routes}");
+    rig.stop().unwrap();
+}
+
+/// Becomes nobody after the place has been entered.
+fn as_nobody(place: &Namespace, binary: &Path, args: &[&str]) -> Output {
+    let mut command = place.command(binary);
+    let become_nobody = || {
+        setgroups(&[])?;
+        setgid(Gid::from_raw(NOBODY))?;
+        setuid(Uid::from_raw(NOBODY)).map_err(io::Error::from)
+    };
+    // SAFETY: between fork and exec; the three are bare system calls and allocate nothing.
+    unsafe { command.pre_exec(become_nobody) };
+    command.args(args).output().unwrap()
+}
+
+#[test]
+fn no_privileges() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let scratch = Scratch::new().unwrap();
+    // Where nobody may go.
+    let binary = scratch.file("vpnhub");
+    fs::copy(agent_binary(), &binary).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let config = scratch.file("vpnhub.toml");
+    fs::write(&config, HubConfig::offices(&SITES).to_string()).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+    let socket = scratch.file("vpnhub.sock");
+    let run = ["--socket", path(&socket), "run", "--config", path(&config)];
+
+    let told = failure(&as_nobody(&world[HUB], &binary, &run));
+    assert!(told.contains("run as root"), "{told}");
+    assert!(!socket.exists());
+    assert_untouched(&world[HUB]);
+
+    // Nor may it make its socket just anywhere.
+    let told = failure(&as_nobody(&world[HUB], &binary, &["run", "--config", path(&config)]));
+    assert!(told.contains("/run/vpnhub"), "{told}");
+
+    // To look at a file takes no rights; one that may not be read is told as such.
+    let checked = as_nobody(&world[HUB], &binary, &["check", "--config", path(&config)]);
+    assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    let told = failure(&as_nobody(&world[HUB], &binary, &run));
+    assert!(told.contains("no permission to read the file"), "{told}");
+}
+
+#[test]
+fn others_may_not_ask_the_agent() {
+    let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
+    let socket = rig.agent.socket();
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let scratch = Scratch::new().unwrap();
+    let binary = scratch.file("vpnhub");
+    fs::copy(agent_binary(), &binary).unwrap();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let told = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), "status"]));
+    assert!(told.contains("no access to") && told.contains(path(&socket)), "{told}");
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_configuration_that_is_not_there() {
+    let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
+    let scratch = Scratch::new().unwrap();
+    let told = failure(&run(&world["host"], &scratch));
+    assert!(told.contains("vpnhub.toml: error: there is no such file"), "{told}");
+    fs::create_dir(scratch.file("vpnhub.toml")).unwrap();
+    let told = failure(&run(&world["host"], &scratch));
+    assert!(told.contains("vpnhub.toml: error: this is a directory"), "{told}");
+    assert!(!scratch.file("other.sock").exists());
+}
+
+#[test]
+fn a_configuration_that_is_wrong_with_all_its_mistakes() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let mut config = HubConfig::offices(&SITES);
+    config.routes[0].weight = 200;
+    config.routes[1].next_hop = "shangai".into();
+    config.connection("ningbo").interface = "a-name-that-is-too-long".into();
+    fs::write(scratch.file("vpnhub.toml"), config.to_string()).unwrap();
+    let output = run(&world[HUB], &scratch);
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for mistake in ["200", "shangai", "a-name-that-is-too-long"] {
+        let lines = told.lines().filter(|line| line.contains(mistake) && line.contains("vpnhub.toml:"));
+        assert_eq!(lines.count(), 1, "{mistake}:\n{told}");
+    }
+    assert!(!told.contains("backtrace") && !told.contains("panicked"), "{told}");
+    assert_untouched(&world[HUB]);
+    assert!(!scratch.file("other.sock").exists());
+}
+
+#[test]
+fn commands_without_an_agent() {
+    let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
+    let scratch = Scratch::new().unwrap();
+    let socket = scratch.file("vpnhub.sock");
+    for command in [&["status"][..], &["route", "list"], &["--output", "json", "status"]] {
+        let args = [&["--socket", path(&socket)], command].concat();
+        let told = failure(&vpnhub(&world["host"], &args));
+        assert!(told.contains(&format!("no agent answers on {}", socket.display())), "{told}");
+    }
+    // One that crashed left its file.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let told = failure(&vpnhub(&world["host"], &["--socket", path(&socket), "status"]));
+    assert!(told.contains("no agent answers on"), "{told}");
+}
+
+#[test]
+fn bad_usage_exits_with_2() {
+    let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
+    for args in [&["frobnicate"][..], &["run"], &["--output", "xml", "status"], &["status", "extra"], &[]] {
+        let output = vpnhub(&world["host"], args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("--help"), "{args:?}: {}", stderr(&output));
+    }
+    for args in [&["--help"][..], &["--version"], &["run", "--help"]] {
+        assert_eq!(vpnhub(&world["host"], args).status.code(), Some(0), "{args:?}");
+    }
+}

@@ -1,0 +1,52 @@
+//! `Type=notify`: systemd is told when all is attached, and when the end has begun.
+
+use std::os::unix::net::UnixDatagram;
+use std::thread;
+use std::time::Duration;
+
+use hub_tests::lab::{AgentCommand, HUB, HubConfig, Options, Scratch, World, agent_binary};
+
+use crate::SITES;
+
+fn next(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 1024];
+    let length = socket.recv(&mut buffer).expect("the agent tells systemd");
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+#[test]
+fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.file("notify.sock");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", path.to_str().unwrap());
+    let agent = thread::scope(|scope| {
+        let agent = scope.spawn(|| command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()));
+        let told = next(&systemd);
+        // At this very moment.
+        let links = world[HUB].ip("-o link show").unwrap();
+        let routes = world[HUB].ip("route show table 1180").unwrap();
+        assert!(told.lines().any(|line| line == "READY=1"), "{told}");
+        for device in ["vpc0", "tun-sh", "tun-hz", "tun-nb"] {
+            let link = links.lines().find(|line| line.contains(&format!(" {device}@"))).unwrap();
+            assert!(link.contains("xdp"), "{link}");
+        }
+        assert!(routes.contains("10.10.30.0/24"), "{routes}");
+        agent.join().unwrap()
+    });
+    agent.unwrap().stop().unwrap();
+    let told = next(&systemd);
+    assert!(told.lines().any(|line| line == "STOPPING=1"), "{told}");
+    assert!(!told.contains("READY=1"), "{told}");
+}
+
+#[test]
+fn a_notify_socket_that_is_not_there_hinders_nothing() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", "/nonexistent/notify.sock");
+    let agent = command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
+    assert!(agent.log().contains("systemd not notified"), "{}", agent.log());
+    agent.stop().unwrap();
+}

@@ -1,0 +1,104 @@
+//! The end of the agent, and its next start.
+
+use std::time::Duration;
+
+use hub_tests::lab::{
+    self, AgentCommand, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach,
+};
+use nix::sys::signal::Signal;
+
+use crate::{SITES, traces, warm_hub};
+
+#[test]
+fn the_end_by_sigterm_leaves_nothing() {
+    ends_clean(Signal::SIGTERM);
+}
+
+#[test]
+fn the_end_by_sigint_leaves_nothing() {
+    ends_clean(Signal::SIGINT);
+}
+
+fn ends_clean(signal: Signal) {
+    let rig = warm_hub(&HubConfig::offices(&SITES));
+    let Rig { agent, world } = rig;
+    let found = traces(&world[HUB]);
+    for kind in ["rule show: ", "-6 rule show: ", "route show", "-6 route show", "link: "] {
+        assert!(found.contains(kind), "no {kind:?} among what the agent has made:\n{found}");
+    }
+    let socket = agent.socket();
+    assert!(socket.exists());
+    let scratch = agent.stop_with(signal).unwrap();
+    assert!(!socket.exists(), "the socket's file stays");
+    assert!(scratch.file("vpnhub.toml").exists());
+    assert_eq!(traces(&world[HUB]), "");
+    // Nobody forwards any more.
+    let report = Ping::new(HANGZHOU.host4().into()).timeout(Duration::from_millis(100)).run(&world["shanghai"]);
+    assert_eq!(report.unwrap().received, 0);
+}
+
+#[test]
+fn what_others_have_set_stays() {
+    let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
+    let others = "route add 10.10.10.0/24 via 169.254.10.2 dev tun-sh metric 50 proto static\n\
+                  route add 203.0.113.0/24 via 192.168.0.10 dev vpc0 proto bird\n\
+                  rule add iif tun-hz lookup 99 pref 900\n\
+                  neigh add 192.168.0.99 lladdr 02:00:00:00:00:99 dev vpc0 nud permanent";
+    world[HUB].batch(others).unwrap();
+    let show = |world: &World| {
+        ["route show table all", "-6 route show table all", "rule show", "-6 rule show", "neigh show nud permanent"]
+            .map(|command| world[HUB].ip(command).unwrap())
+    };
+    let before = show(&world);
+    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    let Rig { agent, world } = rig;
+    agent.stop().unwrap();
+    assert_eq!(show(&world), before);
+}
+
+#[test]
+fn after_a_crash_the_kernels_routes_carry_on_and_the_next_start_takes_over() {
+    let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES).unpublished());
+    let before = traces(&world[HUB]);
+    let scratch = agent.kill().unwrap();
+    // No program any more, but the kernel has all it needs.
+    let left = traces(&world[HUB]);
+    assert!(!left.contains("link: "), "{left}");
+    for kind in ["rule show: ", "route show", "-6 route show"] {
+        assert!(left.contains(kind), "no {kind:?} among what is left:\n{left}");
+    }
+    for to in HANGZHOU.hosts() {
+        reach(&world["shanghai"], to).unwrap();
+    }
+
+    let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
+    for to in HANGZHOU.hosts() {
+        reach(&world["shanghai"], to).unwrap();
+    }
+    let counted = agent.status().unwrap();
+    assert!(lab::ping(&world["shanghai"], HANGZHOU.host4().into(), 3).unwrap().complete());
+    assert_eq!(agent.status().unwrap().since(&counted, "hangzhou", "tx_packets"), 3);
+    let rules = |text: &str| {
+        let mut rules: Vec<String> = text.lines().filter(|line| !line.contains("link: ")).map(str::to_owned).collect();
+        rules.sort_unstable();
+        rules
+    };
+    assert_eq!(rules(&traces(&world[HUB])), rules(&before), "nothing is there twice");
+    agent.stop().unwrap();
+    assert_eq!(traces(&world[HUB]), "");
+}
+
+#[test]
+fn what_a_crash_left_and_nobody_wants_any_more_goes_with_the_next_start() {
+    let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES));
+    let scratch = agent.kill().unwrap();
+    std::fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&[SHANGHAI, HANGZHOU]).to_string()).unwrap();
+    let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
+    let found = traces(&world[HUB]);
+    for gone in ["10.10.30.0/24", "fd00:10:10:30::/64", "tun-nb"] {
+        assert!(!found.contains(gone), "{gone} is still there:\n{found}");
+    }
+    agent.stop().unwrap();
+    assert_eq!(traces(&world[HUB]), "");
+}

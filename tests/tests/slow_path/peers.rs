@@ -1,0 +1,59 @@
+//! A site's device is replaced: its link address changes.
+
+use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, Mac, Options, Rig, SHANGHAI, World, reach};
+use hub_tests::packet::{Packet, View};
+
+use crate::{SITES, WAIT, datagram, hosts, warm_hub};
+
+const NEW: Mac = Mac([2, 0, 0, 0xaa, 0xbb, 0xcc]);
+
+fn assert_reached_at_the_new_address(rig: &Rig) {
+    let arrivals = FrameSocket::open(&rig.world["hangzhou"], "wan0").unwrap();
+    for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
+        reach(&rig.world["shanghai"], to).unwrap();
+        arrivals.discard().unwrap();
+        let before = rig.agent.status().unwrap();
+        datagram(from, to).size(33).send(&rig.world["shanghai"]).unwrap();
+        let frame =
+            arrivals.expect(WAIT, |frame| View::ethernet(frame).is_ok_and(|view| view.ports() == Some((5000, 6000))));
+        let frame = frame.unwrap();
+        assert_eq!(View::ethernet(&frame.bytes).unwrap().macs.unwrap().1, NEW);
+        // By the program, not by the kernel: it knows.
+        let after = rig.agent.status().unwrap();
+        assert!(after.since(&before, "hangzhou", "tx_packets") >= 1);
+    }
+}
+
+#[test]
+fn a_peer_that_announces_its_new_link_address_is_followed() {
+    let rig = warm_hub(&HubConfig::offices(&SITES));
+    rig.world["hangzhou"].ip(&format!("link set dev wan0 address {NEW}")).unwrap();
+    // A gratuitous ARP (RFC 5227 section 3): from and about itself.
+    let announcement = Packet::arp_request(NEW, HANGZHOU.peer4(0), HANGZHOU.peer4(0)).build();
+    FrameSocket::open(&rig.world["hangzhou"], "wan0").unwrap().send(&announcement).unwrap();
+    assert_reached_at_the_new_address(&rig);
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_peer_whose_new_link_address_nobody_announces_is_asked_for_it() {
+    let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
+    // Times in which entries are confirmed: a minute by default.
+    let quick = [
+        ("base_reachable_time_ms", "1000"),
+        ("delay_first_probe_time", "0"),
+        ("retrans_time_ms", "100"),
+        ("interval_probe_time_ms", "500"),
+    ];
+    for (name, value) in quick {
+        world[HUB].sysctl(&[(&format!("ipv4/neigh/tun-hz/{name}"), value)]).unwrap();
+    }
+    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    // And nobody there speaks of its own accord.
+    rig.world["hangzhou"].ip("link set dev wan0 arp off").unwrap();
+    rig.world["hangzhou"].ip(&format!("link set dev wan0 address {NEW}")).unwrap();
+    rig.world["hangzhou"].ip("link set dev wan0 arp on").unwrap();
+    assert_reached_at_the_new_address(&rig);
+    rig.stop().unwrap();
+}

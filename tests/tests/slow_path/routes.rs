@@ -1,0 +1,89 @@
+//! The kernel's routes: which stand where, and in a form that routing daemons can take.
+
+use hub_tests::lab::{HANGZHOU, HUB, HubConfig, NINGBO, Namespace, Rig, SHANGHAI, Site};
+use serde_json::Value;
+
+use crate::{SITES, warm_hub};
+
+fn routes(hub: &Namespace, selection: &str) -> Vec<Value> {
+    let both = ["-4", "-6"].map(|family| hub.ip(&format!("-j {family} route show {selection}")).unwrap());
+    let lists = both.iter().map(|text| serde_json::from_str::<Vec<Value>>(text).unwrap_or_default());
+    lists.flatten().collect()
+}
+
+fn destinations(routes: &[Value]) -> Vec<&str> {
+    let mut found: Vec<&str> = routes.iter().filter_map(|route| route["dst"].as_str()).collect();
+    found.sort_unstable();
+    found
+}
+
+fn networks<'a>(sites: impl IntoIterator<Item = &'a Site>) -> Vec<String> {
+    let mut networks: Vec<String> =
+        sites.into_iter().flat_map(|site| [site.network4().to_string(), site.network6().to_string()]).collect();
+    networks.sort_unstable();
+    networks
+}
+
+/// Shanghai's and Ningbo's routes are published, Hangzhou's are not.
+fn partly_published() -> Rig {
+    let mut config = HubConfig::offices(&SITES);
+    for route in config.routes.iter_mut().filter(|route| route.next_hop == "hangzhou") {
+        route.publish = false;
+    }
+    warm_hub(&config)
+}
+
+#[test]
+fn published_routes_stand_in_main_and_all_of_them_in_a_table_of_their_own() {
+    let rig = partly_published();
+    let hub = &rig.world[HUB];
+    assert_eq!(destinations(&routes(hub, "table main proto 118")), networks([&SHANGHAI, &NINGBO]));
+    let own = routes(hub, "table 1180 proto 118");
+    let own: Vec<Value> = own.into_iter().filter(|route| !route["type"].is_string()).collect();
+    assert_eq!(destinations(&own), networks(&SITES));
+    // Behind each is an answer for when it is gone.
+    let backstops = routes(hub, "type unreachable table 1180 proto 118");
+    assert_eq!(destinations(&backstops), networks(&SITES));
+    // Nothing else of the main table is ours or changed by us: Hangzhou is not in it at all.
+    let main = routes(hub, "table main");
+    assert!(!main.iter().any(|route| networks([&HANGZHOU]).iter().any(|network| route["dst"] == **network)));
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_routing_daemon_finds_them_by_protocol_with_gateway_and_device() {
+    let rig = partly_published();
+    let main = routes(&rig.world[HUB], "table main");
+    let ours: Vec<&Value> = main.iter().filter(|route| route["protocol"] == "118").collect();
+    assert_eq!(ours.len(), 4);
+    for route in ours {
+        let network = route["dst"].as_str().unwrap();
+        let site = SITES.iter().find(|site| networks([*site]).iter().any(|own| own == network)).unwrap();
+        assert_eq!(route["dev"], *site.hub_device(0), "{route}");
+        if network.contains('.') {
+            assert_eq!(route["gateway"], site.peer4(0).to_string(), "{route}");
+        } else {
+            // An IPv6 route cannot have an IPv4 gateway: a link-local address stands for the peer.
+            assert!(route["gateway"].as_str().unwrap().starts_with("fe80:"), "{route}");
+        }
+        assert!(!route["flags"].as_array().unwrap().iter().any(|flag| flag == "linkdown" || flag == "dead"), "{route}");
+    }
+    rig.stop().unwrap();
+}
+
+#[test]
+fn the_kernel_takes_the_same_way_as_the_program() {
+    let rig = partly_published();
+    // What comes in from a site, and from the VPC, goes where the program would send it, published or not.
+    for site in &SITES {
+        for (input, source) in [("tun-sh", SHANGHAI.host4().to_string()), ("vpc0", "192.168.0.10".to_owned())] {
+            if input == site.hub_device(0) {
+                continue;
+            }
+            let found = rig.world[HUB].ip(&format!("route get {} from {source} iif {input}", site.host4())).unwrap();
+            let way = format!("via {} dev {}", site.peer4(0), site.hub_device(0));
+            assert!(found.contains(&way), "{found} does not go {way}");
+        }
+    }
+    rig.stop().unwrap();
+}

@@ -1,0 +1,98 @@
+//! What is for a site never leaves by another way: not when its link goes, not while the agent takes note.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, Rig, SHANGHAI, VPC, retry};
+use hub_tests::packet::{Packet, View, number};
+
+use crate::{SITES, WAIT, datagram, hosts, quoted_destination, warm_hub};
+
+const UNREACHABLE: [(u8, u8); 2] = [(3, 1), (1, 0)];
+
+/// The hub with a default route into the VPC, as a gateway has one to the Internet.
+fn hub_with_default_route() -> Rig {
+    let rig = warm_hub(&HubConfig::offices(&SITES));
+    let defaults = format!("route add default via {} dev vpc0\nroute add ::/0 via {} dev vpc0", VPC.host4, VPC.host6);
+    rig.world[HUB].batch(&defaults).unwrap();
+    rig
+}
+
+fn is_for_hangzhou(frame: &[u8]) -> bool {
+    let destinations = HANGZHOU.hosts();
+    View::ethernet(frame).is_ok_and(|view| destinations.contains(&view.destination))
+}
+
+/// Sends to Hangzhou all the while `change` happens, what the program forwards and what it leaves to the kernel: the
+/// VPC must see nothing of it, and afterwards the sender is told.
+fn nothing_leaks(change: impl FnOnce(&Rig)) {
+    let rig = hub_with_default_route();
+    let vpc = FrameSocket::open(&rig.world[VPC.place], VPC.device).unwrap();
+    let answers = FrameSocket::open(&rig.world["shanghai"], "wan0").unwrap();
+    let sender = FrameSocket::open(&rig.world["shanghai"], "wan0").unwrap();
+    let macs = [rig.world["shanghai"].mac("wan0").unwrap(), rig.world[HUB].mac("tun-sh").unwrap()];
+    let packets = [
+        Packet::ipv4(SHANGHAI.host4(), HANGZHOU.host4()).tcp(1, 2).flags(number::RST),
+        Packet::ipv4(SHANGHAI.host4(), HANGZHOU.host4()).ip_options(&[1, 1, 1, 1]).tcp(3, 4).flags(number::RST),
+        Packet::ipv6(SHANGHAI.host6(), HANGZHOU.host6()).tcp(1, 2).flags(number::RST),
+        Packet::ipv6(SHANGHAI.host6(), HANGZHOU.host6()).hop_by_hop(&[1, 2, 0, 0]).tcp(3, 4).flags(number::RST),
+    ];
+    let frames = packets.map(|packet| packet.ethernet(macs[0], macs[1]).build());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for frame in &frames {
+                    sender.send(frame).unwrap();
+                }
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        change(&rig);
+        let told = rig.agent.wait_for_status(WAIT, |status| status.connection("hangzhou")["state"] == "down");
+        done.store(true, Ordering::Relaxed);
+        told.unwrap();
+    });
+    for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
+        // The kernel's errors have a rate (`ip_error` in net/ipv4/route.c), which the flood has used up.
+        let told = retry("nobody says that Hangzhou is unreachable", || {
+            datagram(from, to).size(20).send(&rig.world["shanghai"])?;
+            let kind = UNREACHABLE[usize::from(to.is_ipv6())];
+            answers.find(Duration::from_millis(100), |frame| {
+                View::ethernet(frame).is_ok_and(|view| view.icmp() == Some(kind))
+            })
+        });
+        let told = told.unwrap();
+        let view = View::ethernet(&told.bytes).unwrap();
+        assert_eq!((view.destination, quoted_destination(&view)), (from, Some(to)));
+    }
+    let leaked = vpc.collect(Duration::ZERO).unwrap();
+    let leaked: Vec<_> = leaked.iter().filter(|frame| is_for_hangzhou(&frame.bytes)).collect();
+    let first = leaked.first().map(|frame| hub_tests::packet::hex(&frame.bytes)).unwrap_or_default();
+    assert!(leaked.is_empty(), "{} packets for Hangzhou went to the VPC; the first:\n{first}", leaked.len());
+    // What the default route is for still takes it.
+    let elsewhere: IpAddr = "203.0.113.9".parse().unwrap();
+    datagram(SHANGHAI.host4().into(), elsewhere).size(20).send(&rig.world["shanghai"]).unwrap();
+    vpc.expect(WAIT, |frame| View::ethernet(frame).is_ok_and(|view| view.destination == elsewhere)).unwrap();
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_site_whose_only_link_is_taken_down_is_unreachable_and_nothing_leaks() {
+    nothing_leaks(|rig| rig.world[HUB].set_link("tun-hz", false).unwrap());
+}
+
+#[test]
+fn a_site_whose_only_link_loses_its_carrier_is_unreachable_and_nothing_leaks() {
+    nothing_leaks(|rig| {
+        rig.world["hangzhou"].set_link("wan0", false).unwrap();
+        rig.world[HUB].notice_carrier("tun-hz").unwrap();
+    });
+}
+
+#[test]
+fn a_site_whose_only_link_is_deleted_is_unreachable_and_nothing_leaks() {
+    nothing_leaks(|rig| rig.world[HUB].ip("link del tun-hz").map(drop).unwrap());
+}
