@@ -83,7 +83,7 @@ fn a_wrong_checksum_stays_wrong() {
 }
 
 #[test]
-#[ignore = "needs VLAN interfaces, CONFIG_VLAN_8021Q: `cargo xtask test -- --ignored` where the kernel has them"]
+#[ignore = "needs VLAN interfaces, CONFIG_VLAN_8021Q: `cargo xtask test a_tag_whose_vlan -- --ignored`"]
 fn a_tag_whose_vlan_has_an_interface_on_the_hub_goes_there() {
     let world = World::three_offices(&Options::default()).unwrap();
     let hub_device = SHANGHAI.hub_device(0);
