@@ -1,6 +1,8 @@
 //! UDP datagrams with given properties, and what of them arrives.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -89,9 +91,7 @@ impl UdpProbe {
     /// As [`udp_probe`].
     pub fn send(&self, from: &Namespace) -> anyhow::Result<UdpSocket> {
         let v4 = self.to.is_ipv4();
-        let socket = from
-            .enter(|| UdpSocket::bind(self.from))?
-            .with_context(|| format!("binding to {} in {}", self.from, from.name()))?;
+        let socket = bind(from, self.from)?;
         if let Some(hops) = self.hops {
             let (level, name) =
                 if v4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) };
@@ -107,6 +107,20 @@ impl UdpProbe {
     }
 }
 
+/// Binds, with patience: a child that another thread is just starting has a copy of every socket until it executes its
+/// program, so an address may stay in use for a moment after its socket was closed.
+fn bind(place: &Namespace, address: SocketAddr) -> anyhow::Result<UdpSocket> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match place.enter(|| UdpSocket::bind(address))? {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound.with_context(|| format!("binding to {address} in {}", place.name())),
+        }
+    }
+}
+
 /// Receives datagrams at a place.
 #[derive(Debug)]
 pub struct UdpReceiver {
@@ -117,9 +131,7 @@ impl UdpReceiver {
     /// # Errors
     /// When the address is not the place's or is in use.
     pub fn bind(place: &Namespace, address: SocketAddr) -> anyhow::Result<Self> {
-        let socket = place
-            .enter(|| UdpSocket::bind(address))?
-            .with_context(|| format!("binding to {address} in {}", place.name()))?;
+        let socket = bind(place, address)?;
         if address.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
         } else {
