@@ -35,9 +35,9 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// One connection, every local address.
+    /// Every local address; it is the first connection's then, nobody having said anything longer.
     pub fn admits_any_local(&self) -> bool {
-        self.policy.iter().all(|(local, connection)| local.prefix_len() == 0 && *connection == self.connection)
+        self.policy.keys().all(|local| local.prefix_len() == 0)
     }
 }
 

@@ -13,14 +13,12 @@ use super::{
     section::Section,
     value,
 };
+use crate::netlink;
 
 /// Most connections that the quota may be set to.
 pub(super) const MAX_CONNECTIONS: u32 = 4000;
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h): the kernel's own addresses.
 const TABLE_LOCAL: u32 = 255;
-/// The agent's table, that the slow path's rule points to.
-const TABLE_OF_AGENT: u32 = 1180;
-
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 const DEFAULT_RETRIES: u32 = 3;
 
@@ -136,7 +134,7 @@ fn publish_table(value: &DeValue<'_>) -> Result<u32, Problem> {
     let table = value::integer(value, 1..=u32::MAX)?;
     let taken_by = match table {
         TABLE_LOCAL => "the kernel's table of local addresses",
-        TABLE_OF_AGENT => "the table that the agent keeps for packets outside the fast path",
+        netlink::TABLE => "the table that the agent keeps for packets outside the fast path",
         _ => return Ok(table),
     };
     Err(Problem::new(format!("{table} is {taken_by}")).help("use 254 (main) or a table of your own"))

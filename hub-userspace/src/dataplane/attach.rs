@@ -4,6 +4,7 @@ use aya::programs::{
     ProgramError, Xdp,
     xdp::{XdpLinkId, XdpMode},
 };
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::Error;
@@ -51,7 +52,7 @@ pub fn attach(
             Ok(link) => {
                 return Ok((link, Attached { mode: NATIVE, reason: None }));
             }
-            Err(error) if mode == Mode::Auto && errno(&error) != Some(EBUSY) => Some(why_not_native(&error)),
+            Err(error) if mode == Mode::Auto && errno(&error) != Some(Errno::BUSY) => Some(why_not_native(&error)),
             Err(error) => return Err(Error::attach(&error)),
         },
     };
@@ -59,12 +60,9 @@ pub fn attach(
     Ok((link, Attached { mode: GENERIC, reason }))
 }
 
-const EBUSY: i32 = 16;
-const EOPNOTSUPP: i32 = 95;
-
 fn why_not_native(error: &ProgramError) -> String {
     match errno(error) {
-        Some(EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
+        Some(Errno::OPNOTSUPP) => "the driver has no native XDP".to_owned(),
         _ => format!(
             "the driver refuses native XDP, its MTU may be too large or its offloads in the way: {}",
             chain(error)
@@ -72,8 +70,9 @@ fn why_not_native(error: &ProgramError) -> String {
     }
 }
 
-pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+/// The kernel's answer, somewhere among the causes.
+pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
+    let io = error.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error);
     io.or_else(|| error.source().and_then(errno))
 }
 

@@ -1,7 +1,7 @@
 //! What can go wrong between agent and kernel, in sentences that say what to do.
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
-use rustix::thread::CapabilitySet;
+use rustix::{io::Errno, thread::CapabilitySet};
 
 use super::attach::{chain, errno};
 
@@ -43,14 +43,16 @@ pub enum Error {
 impl Error {
     pub(super) fn load(error: &EbpfError) -> Self {
         match errno(error) {
-            Some(EPERM | EACCES) => Self::Privileges,
+            Some(Errno::PERM | Errno::ACCESS) => Self::Privileges,
             _ => Self::Load(chain(error)),
         }
     }
 
     pub(super) fn program(error: ProgramError) -> Self {
         match error {
-            ProgramError::LoadError { io_error, verifier_log } if io_error.raw_os_error() != Some(EPERM) => {
+            ProgramError::LoadError { io_error, verifier_log }
+                if Errno::from_io_error(&io_error) != Some(Errno::PERM) =>
+            {
                 tracing::debug!("{verifier_log}");
                 Self::Verifier { cause: io_error.to_string() }
             }
@@ -61,15 +63,15 @@ impl Error {
 
     pub(super) fn attach(error: &ProgramError) -> Self {
         match errno(error) {
-            Some(EBUSY | EEXIST) => Self::Busy,
-            Some(EPERM) => Self::Privileges,
+            Some(Errno::BUSY | Errno::EXIST) => Self::Busy,
+            Some(Errno::PERM) => Self::Privileges,
             _ => Self::Attach(chain(error)),
         }
     }
 
     pub(super) fn map(map: &'static str, capacity: u32, error: &MapError) -> Self {
         match errno(error) {
-            Some(E2BIG | ENOSPC) => Self::MapFull { map, capacity },
+            Some(Errno::TOOBIG | Errno::NOSPC) => Self::MapFull { map, capacity },
             _ => Self::Map { map, cause: chain(error) },
         }
     }
@@ -97,13 +99,6 @@ fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
-
-const EPERM: i32 = 1;
-const E2BIG: i32 = 7;
-const EACCES: i32 = 13;
-const EBUSY: i32 = 16;
-const EEXIST: i32 = 17;
-const ENOSPC: i32 = 28;
 
 #[cfg(test)]
 mod tests {
