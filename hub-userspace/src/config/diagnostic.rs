@@ -1,6 +1,6 @@
 //! What is wrong with a file, where, and what to do about it.
 
-use std::fmt;
+use std::{cell::OnceCell, fmt};
 
 use serde::Serialize;
 
@@ -102,15 +102,14 @@ pub(super) struct Located<T> {
 pub(super) struct Report<'t> {
     text: &'t str,
     /// Byte offset of each line's first byte.
-    line_starts: Vec<usize>,
+    line_starts: OnceCell<Vec<usize>>,
     /// With the byte offset, for sorting.
     diagnostics: Vec<(usize, Diagnostic)>,
 }
 
 impl<'t> Report<'t> {
     pub fn new(text: &'t str) -> Self {
-        let after_newlines = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at + 1);
-        Self { text, line_starts: std::iter::once(0).chain(after_newlines).collect(), diagnostics: Vec::new() }
+        Self { text, line_starts: OnceCell::new(), diagnostics: Vec::new() }
     }
 
     pub fn error(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
@@ -123,7 +122,15 @@ impl<'t> Report<'t> {
 
     /// The line that byte `at` is on, counted from 1.
     pub fn line(&self, at: usize) -> usize {
-        self.line_starts.partition_point(|&start| start <= at)
+        self.line_starts().partition_point(|&start| start <= at)
+    }
+
+    /// Made when the first one is asked for: a text without mistakes needs none.
+    fn line_starts(&self) -> &[usize] {
+        self.line_starts.get_or_init(|| {
+            let after_newlines = self.text.match_indices('\n').map(|(at, _)| at + 1);
+            std::iter::once(0).chain(after_newlines).collect()
+        })
     }
 
     pub fn has_errors(&self) -> bool {
@@ -139,7 +146,7 @@ impl<'t> Report<'t> {
     fn push(&mut self, severity: Severity, at: usize, path: String, problem: Problem) {
         let Problem { message, help } = problem;
         let line = self.line(at);
-        let start = self.line_starts[line - 1];
+        let start = self.line_starts()[line - 1];
         // The parser's places are character boundaries; a wrong one must not take the agent down.
         let column = self.text.get(start..at).map_or(0, |before| before.chars().count()) + 1;
         let found = Diagnostic { severity, line, column, path, message, help };

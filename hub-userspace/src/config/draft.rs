@@ -63,8 +63,8 @@ pub(super) struct HealthCheckDraft {
 
 #[derive(Debug)]
 pub(super) struct RouteDraft {
-    /// As diagnostics name it.
-    pub path: String,
+    /// Its place among the routes, counted from 1.
+    pub number: usize,
     pub at: usize,
     pub destination: Option<Located<IpNet>>,
     pub next_hop: Option<Located<String>>,
@@ -151,6 +151,11 @@ impl HealthCheckDraft {
 }
 
 impl RouteDraft {
+    /// As diagnostics name it.
+    pub fn path(&self) -> String {
+        format!("route[{}]", self.number)
+    }
+
     fn finish(self) -> Option<Route> {
         Some(Route {
             destination: self.destination?.value,

@@ -110,10 +110,10 @@ impl Reader<'_, '_> {
         Some(check)
     }
 
-    pub fn route(&mut self, path: String, section: &Section<'_>) -> RouteDraft {
+    pub fn route(&mut self, number: usize, section: &Section<'_>) -> RouteDraft {
         let report = &mut *self.report;
         RouteDraft {
-            path,
+            number,
             at: section.at,
             destination: section.required("destination", "\"10.10.10.0/24\"", report, |value| {
                 prefix::prefix(value, Purpose::Forwarding)

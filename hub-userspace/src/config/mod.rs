@@ -4,6 +4,7 @@
 //! with its place), `rules` and `overlap` judge the draft as a whole, and a draft without errors becomes a
 //! [`Config`]. No step stops at the first mistake: all of them end up in one list of [`Diagnostic`]s.
 
+mod bulk;
 pub mod check;
 mod diagnostic;
 pub mod difference;
@@ -36,12 +37,37 @@ use diagnostic::Report;
 ///
 /// `Ok` carries the warnings; `Err` carries every error and warning. Both are sorted by place.
 pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+    judge(text).map(|judged| (judged.config, judged.warnings))
+}
+
+/// A text that breaks no rule.
+struct Judged {
+    config: Config,
+    /// By place.
+    warnings: Vec<Diagnostic>,
+    /// Offsets of the section headers, in their order.
+    headers: Vec<usize>,
+    /// Offsets of the connections' tables, and of the routes' ones: in the order of the text.
+    connections: Vec<(usize, String)>,
+    routes: Vec<usize>,
+}
+
+fn judge(text: &str) -> Result<Judged, Vec<Diagnostic>> {
     let mut report = Report::new(text);
-    let (draft, unread) = syntax::parse(text, &mut report, read::read);
+    let (draft, unread, headers) = bulk::read(text, bulk::PIECE, &mut report).unwrap_or_else(|| read_whole(text, &mut report));
     rules::judge(&draft, &unread, &mut report);
     let sound = !report.has_errors();
     match draft.into_config() {
-        Some(config) if sound => Ok((config, report.finish())),
+        Some(config) if sound => Ok(Judged { config, warnings: report.finish(), headers, connections: vec![], routes: vec![] }),
         _ => Err(report.finish()),
     }
+}
+
+fn read_whole(text: &str, report: &mut Report<'_>) -> (draft::Draft, read::Unread, Vec<usize>) {
+    syntax::parse(text, report, |tree, gaps, report| {
+        let mut headers = bulk::headers(text, tree);
+        headers.sort_unstable();
+        let (draft, unread) = read::read(tree, gaps, report);
+        (draft, unread, headers)
+    })
 }

@@ -16,7 +16,7 @@ use super::{
     value::{self, describe},
 };
 
-const SECTIONS: [&str; 5] = ["gateway", "vpc", "customer_gateway", "connection", "route"];
+pub(super) const SECTIONS: [&str; 5] = ["gateway", "vpc", "customer_gateway", "connection", "route"];
 
 /// What a draft lacks although the file may say it.
 #[derive(Debug, Default)]
@@ -74,8 +74,8 @@ impl Reader<'_, '_> {
         for (name, table) in self.named(root, "connection") {
             draft.connections.push(self.connection(name, &table));
         }
-        for (path, table) in self.routes(root) {
-            draft.routes.push(self.route(path, &table));
+        for (number, table) in self.routes(root) {
+            draft.routes.push(self.route(number, &table));
         }
         draft
     }
@@ -170,8 +170,8 @@ impl Reader<'_, '_> {
         found
     }
 
-    /// The `[[route]]` tables.
-    fn routes<'a>(&mut self, root: &'a DeTable<'a>) -> Vec<(String, Section<'a>)> {
+    /// The `[[route]]` tables, each with its number.
+    fn routes<'a>(&mut self, root: &'a DeTable<'a>) -> Vec<(usize, Section<'a>)> {
         const KEYS: &[&str] = &["destination", "next_hop", "weight", "publish"];
         let shape = "[[route]] before each route";
         let Some(routes) = root.get("route") else {
@@ -187,7 +187,7 @@ impl Reader<'_, '_> {
         for (index, table) in elements.iter().enumerate() {
             let path = format!("route[{}]", index + 1);
             match self.open(table, path.clone(), KEYS, shape) {
-                Some(section) => found.push((path, section)),
+                Some(section) => found.push((index + 1, section)),
                 None => _ = self.unread.names.insert(path),
             }
         }

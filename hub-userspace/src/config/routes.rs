@@ -35,7 +35,7 @@ fn refuse_default(route: &RouteDraft, report: &mut Report<'_>) {
     };
     let problem = Problem::new(format!("{} takes everything that no other route takes", destination.value));
     let help = "set allow_default_route = true in [gateway] if that is meant";
-    report.error(destination.at, join(&route.path, "destination"), problem.help(help));
+    report.error(destination.at, join(&route.path(), "destination"), problem.help(help));
 }
 
 /// The same destination to the same next hop is one route.
@@ -53,7 +53,7 @@ fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
                 destination.value,
                 quoted(hop)
             ));
-            report.error(route.at, route.path.as_str(), problem.help("remove one of the two, or change its next_hop"));
+            report.error(route.at, route.path(), problem.help("remove one of the two, or change its next_hop"));
         } else {
             first.insert((destination.value, hop), destination.at);
         }
@@ -83,7 +83,7 @@ fn check_selectors(draft: &Draft, report: &mut Report<'_>) {
             destination.value
         ));
         let help = format!("add it to {list}, here and in the site's own device, or choose another next_hop");
-        report.warning(destination.at, join(&route.path, "destination"), problem.help(help));
+        report.warning(destination.at, join(&route.path(), "destination"), problem.help(help));
     }
 }
 

@@ -125,7 +125,7 @@ fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut Report<'
 fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> bool {
     let mut names = Names::new("connection", draft.connections.iter().map(|found| found.name.value.as_str()), unread);
     for route in &draft.routes {
-        names.check(route.next_hop.as_ref(), || join(&route.path, "next_hop"), report);
+        names.check(route.next_hop.as_ref(), || join(&route.path(), "next_hop"), report);
     }
     names.all_known
 }

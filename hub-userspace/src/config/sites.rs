@@ -49,7 +49,7 @@ impl Origin<'_> {
         match self {
             Self::Vpc => "vpc.cidrs".to_owned(),
             Self::Selector(connection) => join(&connection_path(connection), "remote_cidrs"),
-            Self::Route(route, _) => join(&route.path, "destination"),
+            Self::Route(route, _) => join(&route.path(), "destination"),
         }
     }
 

@@ -1,0 +1,141 @@
+//! Reading of the routes in pieces: the quick way for a text without a mistake in them.
+//!
+//! A tree of a hundred thousand routes takes a few hundred megabytes and most of the time of reading them. So the text
+//! is cut before `[[route]]` lines, each piece is parsed alone, and its tree is gone before the next one is made. What
+//! is not routes (the *frame*) is parsed as one text, with blanks for the pieces, so that its places stay the same.
+//!
+//! That is the same as parsing the whole, because every cut is known to be between two statements: a piece that ends
+//! in an open list or text is a mistake, and the frame is known to be whole at the first cut by a header of our own
+//! that is found there. Where anything is unusual, [`read`] gives up and reports nothing: the whole text is read then.
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    diagnostic::{Located, Report},
+    draft::{Draft, RouteDraft},
+    entries,
+    model::DEFAULT_WEIGHT,
+    prefix::{self, Purpose},
+    read::{self, SECTIONS, Unread},
+    syntax::Gaps,
+};
+
+/// Bytes of a piece, and a few more to the next cut: its tree stays within the processor's cache.
+pub(super) const PIECE: usize = 32 * 1024;
+const ROUTE_LINE: &str = "\n[[route]]";
+/// Stands in the frame where the routes were: if the parser sees it, it is between two statements there.
+const MARK: &str = "here-are-routes";
+
+/// The draft of `text`, and in the order of the text the offsets of the headers in it; `None` if it has to be read as a
+/// whole. Pieces are at least `piece` bytes long.
+pub(super) fn read(text: &str, piece: usize, report: &mut Report<'_>) -> Option<(Draft, Unread, Vec<usize>)> {
+    let start = if text.starts_with(&ROUTE_LINE[1..]) { 0 } else { text.find(ROUTE_LINE)? + 1 };
+    let last = text.rfind(ROUTE_LINE).map_or(start, |at| at + 1);
+    let end = text[last..].find("\n[").map_or(text.len(), |at| last + at + 1);
+    let mut routes = Vec::new();
+    let mut at = start;
+    while at < end {
+        let cut = text.get(at + piece..end).or_else(|| text.get(ceil(text, at + piece)..end));
+        let next = cut.and_then(|rest| rest.find(ROUTE_LINE).map(|cut| end - rest.len() + cut + 1)).unwrap_or(end);
+        read_piece(&text[at..next], at, &mut routes)?;
+        at = next;
+    }
+    let frame = frame(text, start, end)?;
+    let (mut tree, errors) = DeTable::parse_recoverable(&frame);
+    let mark = tree.get_mut().remove(MARK)?;
+    let is_plain = |name: &str| SECTIONS.contains(&name) && name != "route";
+    if !errors.is_empty() || mark.span().start != start || !tree.get_ref().keys().all(|key| is_plain(key.get_ref())) {
+        return None;
+    }
+    let mut headers = headers(&frame, tree.get_ref());
+    headers.extend(routes.iter().map(|route| route.at));
+    headers.sort_unstable();
+    let (mut draft, unread) = read::read(tree.get_ref(), Gaps::default(), report);
+    draft.routes = routes;
+    Some((draft, unread, headers))
+}
+
+/// Where the headers of the tree's tables stand in its text, in no order.
+pub(super) fn headers(text: &str, tree: &DeTable<'_>) -> Vec<usize> {
+    let mut found = Vec::new();
+    tree.values().for_each(|value| collect_headers(text, value, &mut found));
+    found
+}
+
+fn collect_headers(text: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<usize>) {
+    match value.get_ref() {
+        DeValue::Table(below) => {
+            if text[value.span()].starts_with('[') {
+                found.push(value.span().start);
+            }
+            below.values().for_each(|value| collect_headers(text, value, found));
+        }
+        DeValue::Array(elements) => elements.iter().for_each(|value| collect_headers(text, value, found)),
+        _ => {}
+    }
+}
+
+fn ceil(text: &str, mut at: usize) -> usize {
+    while at < text.len() && !text.is_char_boundary(at) {
+        at += 1;
+    }
+    at.min(text.len())
+}
+
+/// The text without the routes in `start..end`.
+fn frame(text: &str, start: usize, end: usize) -> Option<String> {
+    let mut frame = String::with_capacity(text.len() - (end - start) + MARK.len() + 2);
+    frame.push_str(&text[..start]);
+    frame.push('[');
+    frame.push_str(MARK);
+    frame.push(']');
+    if end < text.len() {
+        // What follows stays where it is.
+        frame.extend(std::iter::repeat_n(' ', end.checked_sub(frame.len() + 1)?));
+        frame.push('\n');
+        frame.push_str(&text[end..]);
+    }
+    Some(frame)
+}
+
+fn read_piece(piece: &str, offset: usize, routes: &mut Vec<RouteDraft>) -> Option<()> {
+    let (tree, errors) = DeTable::parse_recoverable(piece);
+    let mut sections = tree.get_ref().iter();
+    let (name, elements) = sections.next()?;
+    if !errors.is_empty() || name.get_ref() != "route" || sections.next().is_some() {
+        return None;
+    }
+    for table in elements.get_ref().as_array()? {
+        routes.push(route(table, offset, routes.len() + 1)?);
+    }
+    Some(())
+}
+
+/// A route without a mistake in it, as [`read::read`] would make it.
+fn route(table: &Spanned<DeValue<'_>>, offset: usize, number: usize) -> Option<RouteDraft> {
+    let at = offset + table.span().start;
+    let mut route = RouteDraft {
+        number,
+        at,
+        destination: None,
+        next_hop: None,
+        weight: Some(Located { value: DEFAULT_WEIGHT, at }),
+        publish: Some(Located { value: false, at }),
+    };
+    for (key, found) in table.get_ref().as_table()? {
+        let (at, found) = (offset + found.span().start, found.get_ref());
+        match key.get_ref().as_ref() {
+            "destination" => {
+                route.destination = Some(Located { value: prefix::prefix(found, Purpose::Forwarding).ok()?, at });
+            }
+            "next_hop" => route.next_hop = Some(Located { value: found.as_str()?.to_owned(), at }),
+            "weight" => route.weight = Some(Located { value: entries::weight(found).ok()?, at }),
+            "publish" => route.publish = Some(Located { value: found.as_bool()?, at }),
+            _ => return None,
+        }
+    }
+    (route.destination.is_some() && route.next_hop.is_some()).then_some(route)
+}
