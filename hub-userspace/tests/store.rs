@@ -13,8 +13,8 @@ use std::{
 
 use hub_userspace::config::{
     self,
-    edit::{AddRoute, DeleteRoute, Edit, edit},
-    store::{Store, StoreError},
+    edit::{AddRoute, DeleteRoute, Edit, Enable},
+    store::{Change, ProposeError, Store, StoreError},
 };
 use ipnet::{IpNet, Ipv4Net};
 use nix::{
@@ -42,6 +42,66 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
+fn enable(enabled: bool) -> Edit {
+    Edit::Enable(Enable { connection: "a".into(), enabled })
+}
+
+fn add(destination: &str) -> Edit {
+    let destination = destination.parse().expect(destination);
+    Edit::AddRoute(AddRoute { destination, next_hop: "a".into(), weight: None, publish: false })
+}
+
+/// Makes a change that no rule is against.
+fn replace(store: &mut Store, change: &Edit) -> Result<(), StoreError> {
+    let proposal = store.propose(change).expect("no rule is against it");
+    store.commit(proposal)
+}
+
+#[test]
+fn a_proposal_changes_nothing_and_stands_until_another_is_committed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("vpnhub.toml");
+    fs::write(&file, TEXT).expect("written");
+    let (mut store, loaded) = Store::open(&file).expect("a good file");
+    let mut config = loaded.config;
+    let unchanged = |store: &Store, text: &str| {
+        assert_eq!((fs::read_to_string(&file).expect("there").as_str(), store.text().as_str()), (text, text));
+    };
+    // The first route is judged by the whole file, the second by itself.
+    let first = store.propose(&add("10.1.0.0/16")).expect("may");
+    assert!(matches!(first.change, Change::Whole(_)), "{first:?}");
+    let late = store.propose(&add("10.3.0.0/16")).expect("may");
+    unchanged(&store, TEXT);
+    if let Change::Whole(whole) = &first.change {
+        config = whole.as_ref().clone();
+    }
+    store.commit(first).expect("may");
+    assert!(matches!(store.commit(late), Err(StoreError::Overtaken)));
+    let one = format!("{TEXT}\n[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n");
+    unchanged(&store, &one);
+
+    let second = store.propose(&add("192.168.0.0/16")).expect("may");
+    assert_eq!(second.warnings.len(), 1, "{second:?}");
+    assert!(second.warnings[0].contains("is not in connection.a.remote_cidrs"), "{second:?}");
+    let late = store.propose(&add("10.3.0.0/16")).expect("may");
+    unchanged(&store, &one);
+    let Change::Small(difference) = &second.change else { panic!("{second:?}") };
+    config.apply(difference);
+    store.commit(second).expect("may");
+    assert!(matches!(store.commit(late), Err(StoreError::Overtaken)));
+    let text = fs::read_to_string(&file).expect("there");
+    assert_eq!(store.text(), text);
+    assert_eq!(config::parse(&text).expect("a good file").0, config);
+
+    let nothing = store.propose(&add("192.168.0.0/16")).expect("may");
+    assert!(matches!(nothing.change, Change::Nothing), "{nothing:?}");
+    assert!(matches!(store.propose(&add("127.0.0.0/8")), Err(ProposeError::Refused(_))));
+    let reload = store.propose_reload().expect("a good file");
+    assert!(matches!(reload.change, Change::Nothing), "{reload:?}");
+    let expected = format!("{}:17:15: warning: route[2].destination: 192.168.0.0/16", file.display());
+    assert!(reload.warnings[0].starts_with(&expected), "{reload:?}");
+}
+
 #[test]
 fn owner_mode_and_link_stay() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -54,9 +114,9 @@ fn owner_mode_and_link_stay() {
     }
     let before = fs::metadata(&target).expect("there");
     let (mut store, _) = Store::open(&link).expect("a good file");
-    let text = format!("{TEXT}# More.\n");
-    store.replace(text.clone()).expect("may");
-    assert_eq!((fs::read_to_string(&target).expect("there"), store.text()), (text.clone(), text.as_str()));
+    let text = format!("{TEXT}enabled = false\n");
+    replace(&mut store, &enable(false)).expect("may");
+    assert_eq!((fs::read_to_string(&target).expect("there"), store.text()), (text.clone(), text));
     assert!(link.symlink_metadata().expect("there").is_symlink());
     let after = fs::metadata(&target).expect("there");
     let owner_and_mode = |metadata: &fs::Metadata| (metadata.uid(), metadata.gid(), metadata.mode());
@@ -73,19 +133,21 @@ fn what_another_hand_wrote_is_not_lost() {
     let (mut store, _) = Store::open(&file).expect("a good file");
     let by_hand = format!("{TEXT}# By hand.\n");
     fs::write(&file, &by_hand).expect("written");
-    let error = store.replace(format!("{TEXT}# By command.\n")).expect_err("a conflict");
+    let error = replace(&mut store, &enable(false)).expect_err("a conflict");
     assert!(error.is_conflict(), "{error}");
     assert!(error.to_string().contains("`vpnhub reload`"), "{error}");
     assert_eq!(fs::read_to_string(&file).expect("there"), by_hand);
 
-    let loaded = store.load().expect("a good file");
+    let reload = store.propose_reload().expect("a good file");
+    assert!(matches!(reload.change, Change::Nothing), "{reload:?}");
     assert_eq!(store.text(), TEXT);
-    store.know(loaded.text);
-    store.replace(TEXT.to_owned()).expect("known now");
-    assert_eq!(fs::read_to_string(&file).expect("there"), TEXT);
+    store.commit(reload).expect("a good file");
+    assert_eq!(store.text(), by_hand);
+    replace(&mut store, &enable(false)).expect("known now");
+    assert_eq!(fs::read_to_string(&file).expect("there"), format!("{TEXT}enabled = false\n# By hand.\n"));
 
     fs::remove_file(&file).expect("there");
-    let error = store.replace(by_hand).expect_err("gone");
+    let error = replace(&mut store, &enable(true)).expect_err("gone");
     assert!(matches!(error, StoreError::Write { .. }) && error.to_string().contains("put it back"), "{error}");
     assert!(names(folder.path()).is_empty());
 }
@@ -94,11 +156,12 @@ fn what_another_hand_wrote_is_not_lost() {
 fn a_file_that_the_agent_could_not_read_again_is_not_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("vpnhub.toml");
-    fs::write(&file, TEXT).expect("written");
+    let text = format!("{TEXT}#{}\n", "-".repeat((16 << 20) - TEXT.len() - 3));
+    fs::write(&file, &text).expect("written");
     let (mut store, _) = Store::open(&file).expect("a good file");
-    let error = store.replace("#".repeat(17 << 20)).expect_err("too large");
+    let error = replace(&mut store, &enable(false)).expect_err("too large");
     assert!(error.to_string().ends_with("would become larger than 16 MiB"), "{error}");
-    assert_eq!(fs::read_to_string(&file).expect("there"), TEXT);
+    assert!(fs::read_to_string(&file).expect("there") == text && store.text() == text);
 }
 
 #[test]
@@ -114,7 +177,7 @@ fn what_a_crash_left_is_removed_and_what_others_left_is_not() {
     assert_eq!(names(folder.path()), expected);
     // One that appears later, as a trap: it is replaced, not followed.
     symlink("vpnhub.toml.bak", folder.path().join(".vpnhub.toml.vpnhub-new")).expect("linked");
-    store.replace(format!("{TEXT}#\n")).expect("may");
+    replace(&mut store, &enable(false)).expect("may");
     assert_eq!(names(folder.path()), expected);
     assert_eq!(fs::read_to_string(folder.path().join("vpnhub.toml.bak")).expect("there"), "half");
 }
@@ -141,9 +204,9 @@ fn what_the_host_refuses_is_one_sentence_and_changes_nothing() {
         let none: Option<&str> = None;
         let refused = |file: &Path, expected: &str| {
             let (mut store, _) = Store::open(file).expect("a good file");
-            let error = store.replace(format!("{TEXT}#\n")).expect_err("refused").to_string();
+            let error = replace(&mut store, &enable(false)).expect_err("refused").to_string();
             assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
-            assert_eq!((fs::read_to_string(file).expect("there").as_str(), store.text()), (TEXT, TEXT));
+            assert_eq!((fs::read_to_string(file).expect("there").as_str(), store.text().as_str()), (TEXT, TEXT));
             assert_eq!(names(file.parent().expect("a folder")), ["vpnhub.toml".to_owned()].into());
         };
         // A file that is a mount of its own, as containers have it.
@@ -207,8 +270,8 @@ fn helper_change_until_killed() {
     println!("\nREADY");
     for n in first.. {
         // The first of the removals have nothing to remove.
-        if let Ok(text) = edit(store.text(), &change(n)) {
-            store.replace(text).expect("may");
+        if let Ok(proposal) = store.propose(&change(n)) {
+            store.commit(proposal).expect("may");
         }
         println!("DONE {n}");
     }

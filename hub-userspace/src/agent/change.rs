@@ -5,6 +5,8 @@
 //! says what is wanted, and going back could be refused as well. The agent does one thing at a time, so changes cannot
 //! get into each other's way.
 
+use std::mem::take;
+
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -13,10 +15,10 @@ use super::{Agent, RETRY};
 use crate::{
     compile::{Inputs, compile},
     config::{
-        self, Config, Diagnostic, LoadError, Severity,
+        Config, LoadError,
         difference::Difference,
-        edit::{Edit, EditError, Enable, edit},
-        store::StoreError,
+        edit::{Edit, EditError, Enable},
+        store::{Change, ProposeError, StoreError},
     },
     netlink::Changes,
     rib::{self, Rib},
@@ -42,8 +44,8 @@ pub enum ChangeError {
     #[error(transparent)]
     Edit(#[from] EditError),
     /// The file as it would be breaks rules.
-    #[error("nothing was changed: {}", sentences(.0))]
-    Refused(Vec<Diagnostic>),
+    #[error("nothing was changed: {0}")]
+    Refused(ProposeError),
     #[error("not reloaded, the old configuration stays in force:\n{0}")]
     Load(#[from] LoadError),
     #[error("nothing was changed: {0}")]
@@ -54,32 +56,18 @@ pub enum ChangeError {
     NotApplied(String),
 }
 
-/// Without their lines: the file they are in is not written.
-fn sentences(diagnostics: &[Diagnostic]) -> String {
-    let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
-    let sentence = |found: &Diagnostic| match &found.help {
-        Some(help) => format!("{}; help: {help}", found.message),
-        None => found.message.clone(),
-    };
-    errors.map(sentence).collect::<Vec<_>>().join("\n")
-}
-
 impl Agent {
     pub(super) async fn change(&mut self, change: &Edit) -> Result<Changed, ChangeError> {
-        let old = self.store.text();
-        let text = edit(old, change)?;
-        if text == old {
+        let mut proposal = self.store.propose(change).map_err(|error| match error {
+            ProposeError::Edit(error) => ChangeError::Edit(error),
+            ProposeError::Refused(_) => ChangeError::Refused(error),
+        })?;
+        let Some(config) = self.config_with(&proposal.change) else {
             return Ok(Changed::nothing("nothing to change: it is so already"));
-        }
-        let (config, warnings) = config::parse(&text).map_err(ChangeError::Refused)?;
-        let known = config::parse(old).map(|(_, warnings)| warnings).unwrap_or_default();
+        };
         self.rehearse(&config)?;
-        self.store.replace(text)?;
-        let mut warnings: Vec<String> = warnings
-            .into_iter()
-            .filter(|warning| !known.iter().any(|other| other.message == warning.message))
-            .map(|warning| format!("{}; help: {}", warning.message, warning.help.unwrap_or_default()))
-            .collect();
+        let mut warnings = take(&mut proposal.warnings);
+        self.store.commit(proposal)?;
         let difference = self.adopt(config).await?;
         let message = match change {
             Edit::Enable(Enable { connection, enabled: true }) => format!("connection {connection} taken up again"),
@@ -93,16 +81,31 @@ impl Agent {
     }
 
     pub(super) async fn reload(&mut self) -> Result<Changed, ChangeError> {
-        let loaded = self.store.load()?;
-        self.rehearse(&loaded.config)?;
-        self.store.know(loaded.text);
-        let file = self.store.path().display().to_string();
-        let warnings = loaded.warnings.iter().map(|warning| warning.in_file(&file)).collect();
-        if loaded.config == self.config {
-            return Ok(Changed { warnings, ..Changed::nothing("reloaded: nothing has changed") });
+        let mut proposal = self.store.propose_reload()?;
+        let warnings = take(&mut proposal.warnings);
+        let config = self.config_with(&proposal.change);
+        if let Some(config) = &config {
+            self.rehearse(config)?;
         }
-        let difference = self.adopt(loaded.config).await?;
+        self.store.commit(proposal)?;
+        let Some(config) = config else {
+            return Ok(Changed { warnings, ..Changed::nothing("reloaded: nothing has changed") });
+        };
+        let difference = self.adopt(config).await?;
         Ok(Changed::now(format!("reloaded: {difference}"), difference, warnings))
+    }
+
+    /// The configuration after a change; `None` when it stays the same.
+    fn config_with(&self, change: &Change) -> Option<Config> {
+        match change {
+            Change::Nothing => None,
+            Change::Small(difference) => {
+                let mut config = self.config.clone();
+                config.apply(difference);
+                Some(config)
+            }
+            Change::Whole(config) => Some(config.as_ref().clone()),
+        }
     }
 
     /// Whether the configuration has room in the program's tables.

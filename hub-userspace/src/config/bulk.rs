@@ -38,8 +38,8 @@ pub(super) fn read(text: &str, piece: usize, report: &mut Report<'_>) -> Option<
     let mut routes = Vec::new();
     let mut at = start;
     while at < end {
-        let cut = text.get(at + piece..end).or_else(|| text.get(ceil(text, at + piece)..end));
-        let next = cut.and_then(|rest| rest.find(ROUTE_LINE).map(|cut| end - rest.len() + cut + 1)).unwrap_or(end);
+        let rest = ceil(text, at + piece);
+        let next = text.get(rest..end).and_then(|text| text.find(ROUTE_LINE)).map_or(end, |cut| rest + cut + 1);
         read_piece(&text[at..next], at, &mut routes)?;
         at = next;
     }
@@ -68,7 +68,7 @@ pub(super) fn headers(text: &str, tree: &DeTable<'_>) -> Vec<usize> {
 fn collect_headers(text: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<usize>) {
     match value.get_ref() {
         DeValue::Table(below) => {
-            if text[value.span()].starts_with('[') {
+            if text.get(value.span()).is_some_and(|header| header.starts_with('[')) {
                 found.push(value.span().start);
             }
             below.values().for_each(|value| collect_headers(text, value, found));
@@ -115,7 +115,7 @@ fn read_piece(piece: &str, offset: usize, routes: &mut Vec<RouteDraft>) -> Optio
 }
 
 /// A route without a mistake in it, as [`read::read`] would make it.
-fn route(table: &Spanned<DeValue<'_>>, offset: usize, number: usize) -> Option<RouteDraft> {
+pub(super) fn route(table: &Spanned<DeValue<'_>>, offset: usize, number: usize) -> Option<RouteDraft> {
     let at = offset + table.span().start;
     let mut route = RouteDraft {
         number,

@@ -47,6 +47,22 @@ impl Diagnostic {
         Self { severity: Severity::Error, line: 0, column: 0, path: String::new(), message, help }
     }
 
+    /// What it says, wherever in the file: the same for the text before and after a change elsewhere in it.
+    pub(super) fn subject(&self) -> (String, String) {
+        let digits_after = |text: &str, start: &str| match text.split_once(start) {
+            Some((before, after)) => {
+                format!("{before}{start}{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+            }
+            None => text.to_owned(),
+        };
+        (digits_after(&self.path, "route["), digits_after(&self.message, "(line "))
+    }
+
+    /// As an answer to a command says it: the file's lines are of no use there.
+    pub fn sentence(&self) -> String {
+        sentence(&self.message, self.help.as_deref())
+    }
+
     /// The line an operator reads, with the file's name before it: `hub.toml:12:5: error: ...`.
     pub fn in_file(&self, file: &str) -> String {
         let separator = if self.line == 0 { ": " } else { ":" };
@@ -84,9 +100,21 @@ impl Problem {
         Self { message: message.into(), help: None }
     }
 
+    /// As [`Diagnostic::sentence`].
+    pub fn sentence(&self) -> String {
+        sentence(&self.message, self.help.as_deref())
+    }
+
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+}
+
+fn sentence(message: &str, help: Option<&str>) -> String {
+    match help {
+        Some(help) => format!("{message}; help: {help}"),
+        None => message.to_owned(),
     }
 }
 

@@ -156,7 +156,7 @@ impl RouteDraft {
         format!("route[{}]", self.number)
     }
 
-    fn finish(self) -> Option<Route> {
+    pub fn finish(self) -> Option<Route> {
         Some(Route {
             destination: self.destination?.value,
             next_hop: self.next_hop?.value,

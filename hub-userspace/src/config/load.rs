@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::{
+    Judged,
     diagnostic::{Diagnostic, Problem},
+    judge,
     model::Config,
-    parse,
 };
 
 /// Larger files are refused: a hundred thousand routes take about ten megabytes.
@@ -21,8 +22,6 @@ pub struct Loaded {
     pub config: Config,
     /// In the file's order.
     pub warnings: Vec<Diagnostic>,
-    /// The file's text, for those who change it.
-    pub text: String,
 }
 
 /// A file that could not be read, or was read and is wrong. Displays as one line a diagnostic.
@@ -46,13 +45,18 @@ impl fmt::Display for LoadError {
 
 /// Reads and judges the file at `path`.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let error = |diagnostics| LoadError { file: path.to_owned(), diagnostics };
-    let text = read_text(path).map_err(|problem| error(vec![Diagnostic::whole_file(problem)]))?;
-    let (config, warnings) = parse(&text).map_err(error)?;
-    Ok(Loaded { config, warnings, text })
+    load_text(path).map(|(_, Judged { config, warnings, .. })| Loaded { config, warnings })
 }
 
-pub(super) fn read_text(path: &Path) -> Result<String, Problem> {
+/// As [`load`], with the text.
+pub(super) fn load_text(path: &Path) -> Result<(String, Judged), LoadError> {
+    let error = |diagnostics| LoadError { file: path.to_owned(), diagnostics };
+    let text = read_text(path).map_err(|problem| error(vec![Diagnostic::whole_file(problem)]))?;
+    let judged = judge(&text).map_err(error)?;
+    Ok((text, judged))
+}
+
+fn read_text(path: &Path) -> Result<String, Problem> {
     let file = fs::File::open(path).map_err(|error| unreadable(&error))?;
     // Bounded by what is read, not by what the file claims: it may be a device, or grow.
     let mut bytes = Vec::new();
@@ -63,7 +67,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|error| not_text(&error))
 }
 
-fn unreadable(error: &io::Error) -> Problem {
+pub(super) fn unreadable(error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::NotFound => Problem::new("there is no such file").help("name one with --config FILE"),
         io::ErrorKind::IsADirectory => {

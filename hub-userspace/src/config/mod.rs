@@ -8,15 +8,19 @@ mod bulk;
 pub mod check;
 mod diagnostic;
 pub mod difference;
+mod document;
 mod draft;
 pub mod edit;
 mod entries;
 mod explain;
+mod index;
 mod load;
 pub mod model;
 mod overlap;
 mod prefix;
+mod quick;
 mod read;
+mod replace;
 mod routes;
 mod rules;
 mod section;
@@ -32,6 +36,7 @@ pub use load::{LoadError, Loaded, MAX_FILE_SIZE, load};
 pub use model::Config;
 
 use diagnostic::Report;
+use document::Kind;
 
 /// Makes a [`Config`] of a file's text.
 ///
@@ -47,18 +52,22 @@ struct Judged {
     warnings: Vec<Diagnostic>,
     /// Offsets of the section headers, in their order.
     headers: Vec<usize>,
-    /// Offsets of the connections' tables, and of the routes' ones: in the order of the text.
+    /// Each connection's offset.
     connections: Vec<(usize, String)>,
-    routes: Vec<usize>,
+    /// Each route's offset, in the configuration's order.
+    routes: Vec<(usize, Kind)>,
 }
 
 fn judge(text: &str) -> Result<Judged, Vec<Diagnostic>> {
     let mut report = Report::new(text);
-    let (draft, unread, headers) = bulk::read(text, bulk::PIECE, &mut report).unwrap_or_else(|| read_whole(text, &mut report));
+    let (draft, unread, headers) =
+        bulk::read(text, bulk::PIECE, &mut report).unwrap_or_else(|| read_whole(text, &mut report));
     rules::judge(&draft, &unread, &mut report);
     let sound = !report.has_errors();
+    let connections = draft.connections.iter().map(|found| (found.name.at, found.name.value.clone())).collect();
+    let routes = draft.routes.iter().map(|route| (route.at, Kind::of(route))).collect();
     match draft.into_config() {
-        Some(config) if sound => Ok(Judged { config, warnings: report.finish(), headers, connections: vec![], routes: vec![] }),
+        Some(config) if sound => Ok(Judged { config, warnings: report.finish(), headers, connections, routes }),
         _ => Err(report.finish()),
     }
 }

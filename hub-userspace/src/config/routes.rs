@@ -63,8 +63,10 @@ fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
 /// Packets to a destination outside the next hop's remote selectors are routed there, and dropped there.
 fn check_selectors(draft: &Draft, report: &mut Report<'_>) {
     let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
+    let remotes =
+        |connection: &ConnectionDraft| Coverage::of(connection.remote_cidrs.items.iter().map(|item| item.value));
     let coverage: HashMap<_, _> =
-        sound.map(|connection| (connection.name.value.as_str(), Coverage::of(connection))).collect();
+        sound.map(|connection| (connection.name.value.as_str(), remotes(connection))).collect();
     for route in &draft.routes {
         let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
             continue;
@@ -72,18 +74,9 @@ fn check_selectors(draft: &Draft, report: &mut Report<'_>) {
         let Some(coverage) = coverage.get(next_hop.value.as_str()) else {
             continue;
         };
-        let extent = match coverage.extent(&destination.value) {
-            Extent::Whole => continue,
-            Extent::Part => "is only in part",
-            Extent::None => "is not",
-        };
-        let list = join(&join("connection", &next_hop.value), "remote_cidrs");
-        let problem = Problem::new(format!(
-            "{} {extent} in {list}: packets outside are dropped as selector_mismatch",
-            destination.value
-        ));
-        let help = format!("add it to {list}, here and in the site's own device, or choose another next_hop");
-        report.warning(destination.at, join(&route.path(), "destination"), problem.help(help));
+        if let Some(problem) = coverage.check(&destination.value, &next_hop.value) {
+            report.warning(destination.at, join(&route.path(), "destination"), problem);
+        }
     }
 }
 
@@ -96,14 +89,27 @@ enum Extent {
 }
 
 /// A connection's remote selectors joined to the fewest prefixes: disjoint and sorted.
-struct Coverage(Vec<IpNet>);
+#[derive(Debug)]
+pub(super) struct Coverage(Vec<IpNet>);
 
 impl Coverage {
-    fn of(connection: &ConnectionDraft) -> Self {
-        let prefixes: Vec<IpNet> = connection.remote_cidrs.items.iter().map(|item| item.value).collect();
-        let mut joined = IpNet::aggregate(&prefixes);
+    pub fn of(remote_cidrs: impl IntoIterator<Item = IpNet>) -> Self {
+        let mut joined = IpNet::aggregate(&remote_cidrs.into_iter().collect());
         joined.sort_unstable();
         Self(joined)
+    }
+
+    /// What is wrong with a route to `destination` by the connection `next_hop`.
+    pub fn check(&self, destination: &IpNet, next_hop: &str) -> Option<Problem> {
+        let extent = match self.extent(destination) {
+            Extent::Whole => return None,
+            Extent::Part => "is only in part",
+            Extent::None => "is not",
+        };
+        let list = join(&join("connection", next_hop), "remote_cidrs");
+        let message = format!("{destination} {extent} in {list}: packets outside are dropped as selector_mismatch");
+        let help = format!("add it to {list}, here and in the site's own device, or choose another next_hop");
+        Some(Problem::new(message).help(help))
     }
 
     fn extent(&self, destination: &IpNet) -> Extent {

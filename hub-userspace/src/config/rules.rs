@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use ipnet::IpNet;
+
 use super::{
     diagnostic::{Located, Problem, Report, join, quoted},
     draft::{ConnectionDraft, Draft},
@@ -198,14 +200,16 @@ fn warn_of_unrouted_connections(draft: &Draft, report: &mut Report<'_>) {
     let used: HashSet<_> =
         draft.routes.iter().filter_map(|route| route.next_hop.as_ref()).map(|name| name.value.as_str()).collect();
     for connection in draft.connections.iter().filter(|connection| !used.contains(connection.name.value.as_str())) {
-        let name = &connection.name.value;
-        let problem = Problem::new("no route has this connection as its next hop: nothing is sent to the site");
-        let help = match connection.remote_cidrs.items.first() {
-            Some(prefix) => {
-                format!("add [[route]] with destination = \"{}\" and next_hop = {}", prefix.value, quoted(name))
-            }
-            None => format!("add [[route]] with next_hop = {}", quoted(name)),
-        };
-        report.warning(connection.name.at, connection_path(connection), problem.help(help));
+        let remote = connection.remote_cidrs.items.first().map(|item| item.value);
+        report.warning(connection.name.at, connection_path(connection), unrouted(&connection.name.value, remote));
     }
+}
+
+/// What is wrong with a connection that has no routes; `remote` is the first of its prefixes.
+pub(super) fn unrouted(name: &str, remote: Option<IpNet>) -> Problem {
+    let help = match remote {
+        Some(prefix) => format!("add [[route]] with destination = \"{prefix}\" and next_hop = {}", quoted(name)),
+        None => format!("add [[route]] with next_hop = {}", quoted(name)),
+    };
+    Problem::new("no route has this connection as its next hop: nothing is sent to the site").help(help)
 }

@@ -21,7 +21,7 @@ use super::{
 };
 
 pub(super) fn judge(draft: &Draft, report: &mut Report<'_>) {
-    let mut judge = Judge { draft, report, sites: Sites::of(draft), reported: HashSet::new() };
+    let mut judge = Judge { draft, report, sites: Sites::of_draft(draft), reported: HashSet::new() };
     judge.shared_interfaces();
     judge.selectors();
     judge.routes();
@@ -211,41 +211,52 @@ impl<'d> Judge<'d, '_, '_> {
 }
 
 /// Which connections lead to one site: sets that are joined, each named by one of its members.
-struct Sites<'d> {
+pub(super) struct Sites<'d> {
     by_name: HashMap<&'d str, usize>,
     /// A connection of the same site, nearer to the one that names it.
     towards: Vec<usize>,
 }
 
 impl<'d> Sites<'d> {
-    fn of(draft: &'d Draft) -> Self {
-        let names = draft.connections.iter().enumerate();
-        let mut sites = Self {
-            by_name: names.map(|(index, connection)| (connection.name.value.as_str(), index)).collect(),
-            towards: (0..draft.connections.len()).collect(),
-        };
+    fn of_draft(draft: &'d Draft) -> Self {
+        let name = |name: &'d Located<String>| name.value.as_str();
+        Self::of(
+            draft
+                .connections
+                .iter()
+                .map(|connection| (connection.name.value.as_str(), connection.customer_gateway.as_ref().map(name))),
+            draft.routes.iter().filter_map(|route| Some((route.destination?.value, name(route.next_hop.as_ref()?)))),
+        )
+    }
+
+    /// Of connections (name, customer gateway) and routes (destination, next hop).
+    pub fn of(
+        connections: impl Iterator<Item = (&'d str, Option<&'d str>)>,
+        routes: impl Iterator<Item = (IpNet, &'d str)>,
+    ) -> Self {
+        let mut sites = Self { by_name: HashMap::new(), towards: Vec::new() };
         let mut by_gateway = HashMap::new();
-        for (index, connection) in draft.connections.iter().enumerate() {
-            if let Some(gateway) = &connection.customer_gateway {
-                sites.join(*by_gateway.entry(gateway.value.as_str()).or_insert(index), index);
+        for (index, (name, gateway)) in connections.enumerate() {
+            sites.by_name.insert(name, index);
+            sites.towards.push(index);
+            if let Some(gateway) = gateway {
+                sites.join(*by_gateway.entry(gateway).or_insert(index), index);
             }
         }
         let mut by_destination = HashMap::new();
-        for route in &draft.routes {
-            let hop = route.next_hop.as_ref().and_then(|hop| sites.connection(&hop.value));
-            let destination = route.destination.filter(|destination| destination.value.prefix_len() != 0);
-            if let (Some(destination), Some(hop)) = (destination, hop) {
-                sites.join(*by_destination.entry(destination.value).or_insert(hop), hop);
+        for (destination, next_hop) in routes.filter(|(destination, _)| destination.prefix_len() != 0) {
+            if let Some(hop) = sites.connection(next_hop) {
+                sites.join(*by_destination.entry(destination).or_insert(hop), hop);
             }
         }
         sites
     }
 
-    fn connection(&self, name: &str) -> Option<usize> {
+    pub fn connection(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    fn site(&self, mut index: usize) -> usize {
+    pub fn site(&self, mut index: usize) -> usize {
         while self.towards[index] != index {
             index = self.towards[index];
         }

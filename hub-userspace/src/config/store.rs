@@ -1,20 +1,82 @@
-//! The file on disk, as the agent keeps it: read, and replaced as a whole.
+//! The file on disk, as the agent keeps it: changes are proposed first, and the file is replaced as a whole.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    collections::HashSet,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use super::load::{LoadError, Loaded, MAX_FILE_SIZE, load, read_text};
+use super::{
+    Config, Diagnostic, Judged, Severity,
+    difference::Difference,
+    edit::{Edit, EditError, edit},
+    judge,
+    load::{LoadError, Loaded, MAX_FILE_SIZE, load_text, unreadable},
+    quick::{Known, Outcome, Quick},
+    replace::{explain, has_text, sync_folder, temporary, write_like},
+};
 
 /// The file, and the text it is known to have: what others write into it in the meantime is not written over.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    text: String,
+    text: Text,
+    /// Counts what was committed: a proposal is to one text.
+    version: u64,
+}
+
+/// A change that was judged, and may be committed as long as no other one is.
+#[derive(Debug)]
+pub struct Proposal {
+    pub change: Change,
+    /// What may not be meant so, one sentence each. Of an edit those that the file did not have before; of a reload
+    /// all, with their places in the file.
+    pub warnings: Vec<String>,
+    version: u64,
+    next: Next,
+}
+
+/// What a proposal does to the configuration.
+#[derive(Debug)]
+pub enum Change {
+    Nothing,
+    /// Only routes or one connection's `enabled` differ: see [`Config::apply`].
+    Small(Difference),
+    Whole(Box<Config>),
+}
+
+/// What committing does.
+#[derive(Debug)]
+enum Next {
+    Nothing,
+    Know(Text),
+    Write(Text),
+    WriteSome(Box<Quick>),
+}
+
+/// A text that breaks no rule.
+#[derive(Debug)]
+enum Text {
+    /// Known by its parts, so that small changes cost little.
+    Known(Box<Known>),
+    /// Written so that only the whole can be changed.
+    Whole(String),
+}
+
+/// Why a change is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// The file as it would be breaks rules.
+    #[error("{}", sentences(.0))]
+    Refused(Vec<Diagnostic>),
+}
+
+/// Without their lines: the file they are in is not written.
+fn sentences(diagnostics: &[Diagnostic]) -> String {
+    let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
+    errors.map(Diagnostic::sentence).collect::<Vec<_>>().join("\n")
 }
 
 /// Why the file was not replaced; it is as it was.
@@ -25,6 +87,8 @@ pub enum StoreError {
         .0.display()
     )]
     Edited(PathBuf),
+    #[error("another change came in between: repeat the command")]
+    Overtaken,
     #[error("{} cannot be read any more: {why}", .file.display())]
     Unreadable { file: PathBuf, why: String },
     #[error("{} would become larger than 16 MiB", .0.display())]
@@ -36,7 +100,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether it is the file's text, not the host, that is in the way.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Edited(_) | Self::TooLarge(_))
+        matches!(self, Self::Edited(_) | Self::Overtaken | Self::TooLarge(_))
     }
 }
 
@@ -44,14 +108,16 @@ impl Store {
     /// Reads and judges the file. What a crash while writing has left is removed.
     ///
     /// # Errors
-    /// As [`load`].
+    /// As [`load`](super::load()).
     pub fn open(path: &Path) -> Result<(Self, Loaded), LoadError> {
-        let loaded = load(path)?;
+        let (text, judged) = load_text(path)?;
         if let Ok(target) = fs::canonicalize(path) {
             // If it cannot be, nothing can be written either, and the first change will say so.
             drop(fs::remove_file(temporary(&target)));
         }
-        Ok((Self { path: path.to_owned(), text: loaded.text.clone() }, loaded))
+        let text = Text::of(text, &judged);
+        let Judged { config, warnings, .. } = judged;
+        Ok((Self { path: path.to_owned(), text, version: 0 }, Loaded { config, warnings }))
     }
 
     pub fn path(&self) -> &Path {
@@ -59,60 +125,141 @@ impl Store {
     }
 
     /// The text as last read or written.
-    pub fn text(&self) -> &str {
-        &self.text
+    pub fn text(&self) -> String {
+        self.text.to_text()
     }
 
-    /// Reads and judges the file as it is now; the store still knows the old text until it is told to [`Self::know`].
+    /// Judges a change; nothing is written, and the store is as it was.
     ///
     /// # Errors
-    /// As [`load`].
-    pub fn load(&self) -> Result<Loaded, LoadError> {
-        load(&self.path)
+    /// When the change does not fit what is there, or the file as it would be breaks rules.
+    pub fn propose(&mut self, edit: &Edit) -> Result<Proposal, ProposeError> {
+        if let Text::Known(known) = &self.text {
+            match known.judge(edit)? {
+                Outcome::Nothing => return Ok(self.nothing()),
+                Outcome::Change(quick) => {
+                    let warnings = quick.warning.iter().map(super::diagnostic::Problem::sentence).collect();
+                    let change = Change::Small(quick.difference.clone());
+                    return Ok(self.proposal(change, warnings, Next::WriteSome(quick)));
+                }
+                Outcome::CannotTell => {}
+            }
+        }
+        self.propose_whole(edit)
     }
 
-    /// From here on `text` is what the file is known to have.
-    pub fn know(&mut self, text: String) {
-        self.text = text;
+    /// As [`Self::propose`], by the whole text.
+    fn propose_whole(&self, change: &Edit) -> Result<Proposal, ProposeError> {
+        let old = self.text.to_text();
+        let text = edit(&old, change)?;
+        if text == old {
+            return Ok(self.nothing());
+        }
+        let mut judged = judge(&text).map_err(ProposeError::Refused)?;
+        let warnings = new_warnings(&judged.warnings, &old);
+        drop(old);
+        judged.warnings = Vec::new();
+        let next = Next::Write(Text::of(text, &judged));
+        Ok(self.proposal(Change::Whole(Box::new(judged.config)), warnings, next))
     }
 
-    /// Replaces the file's text. At any moment, a loss of power included, the file is the old or the new one; owner and
-    /// mode stay, and where the path is a symbolic link, its target is replaced.
+    /// Reads and judges the file as it is now.
+    ///
+    /// # Errors
+    /// As [`load`](super::load()).
+    pub fn propose_reload(&self) -> Result<Proposal, LoadError> {
+        let (text, judged) = load_text(&self.path)?;
+        let file = self.path.display().to_string();
+        let warnings = judged.warnings.iter().map(|warning| warning.in_file(&file)).collect();
+        let old = self.text.to_text();
+        if text == old {
+            return Ok(Proposal { warnings, ..self.nothing() });
+        }
+        let is_same = judge(&old).is_ok_and(|old| old.config == judged.config);
+        drop(old);
+        let next = Next::Know(Text::of(text, &judged));
+        let change = if is_same { Change::Nothing } else { Change::Whole(Box::new(judged.config)) };
+        Ok(self.proposal(change, warnings, next))
+    }
+
+    /// Replaces the file by what was proposed, or just knows what was reloaded. At any moment, a loss of power
+    /// included, the file is the old or the new one; owner and mode stay, and where the path is a symbolic link, its
+    /// target is replaced.
     ///
     /// # Errors
     /// When the file has another text than is known, or cannot be written: nothing has changed.
-    pub fn replace(&mut self, text: String) -> Result<(), StoreError> {
-        if text.len() as u64 > MAX_FILE_SIZE {
+    pub fn commit(&mut self, proposal: Proposal) -> Result<(), StoreError> {
+        if proposal.version != self.version {
+            return Err(StoreError::Overtaken);
+        }
+        match proposal.next {
+            Next::Nothing => return Ok(()),
+            Next::Know(text) => self.text = text,
+            Next::Write(text) => {
+                self.replace(text.len(), || text.slices(None))?;
+                self.text = text;
+            }
+            Next::WriteSome(quick) => {
+                let length = self.text.len_with(&quick);
+                self.replace(length, || self.text.slices(Some(&quick)))?;
+                if let Text::Known(known) = &mut self.text {
+                    known.apply(*quick);
+                }
+            }
+        }
+        self.version += 1;
+        Ok(())
+    }
+
+    fn nothing(&self) -> Proposal {
+        self.proposal(Change::Nothing, Vec::new(), Next::Nothing)
+    }
+
+    fn proposal(&self, change: Change, warnings: Vec<String>, next: Next) -> Proposal {
+        Proposal { change, warnings, version: self.version, next }
+    }
+
+    /// Replaces the file's text by that in `slices`, of so many bytes.
+    fn replace<'a, S: Iterator<Item = &'a str>>(
+        &self,
+        length: usize,
+        slices: impl Fn() -> S,
+    ) -> Result<(), StoreError> {
+        if length as u64 > MAX_FILE_SIZE {
             return Err(StoreError::TooLarge(self.path.clone()));
         }
         let target = fs::canonicalize(&self.path).map_err(|error| self.write_error(error))?;
         let temporary = temporary(&target);
-        let replaced = self.swap(&target, &temporary, &text);
+        let replaced = self.swap(&target, &temporary, slices());
         if replaced.is_err() {
             // What is left of it is removed at the next start.
             drop(fs::remove_file(&temporary));
             return replaced;
         }
-        self.text = text;
         if let Err(error) = sync_folder(&target) {
             tracing::warn!("{} is replaced, but may not outlast a loss of power: {error}", self.path.display());
         }
         Ok(())
     }
 
-    fn swap(&self, target: &Path, temporary: &Path, text: &str) -> Result<(), StoreError> {
+    fn swap<'a>(
+        &self,
+        target: &Path,
+        temporary: &Path,
+        slices: impl Iterator<Item = &'a str>,
+    ) -> Result<(), StoreError> {
         self.check_unchanged()?;
-        write_like(target, temporary, text).map_err(|error| self.write_error(error))?;
+        write_like(target, temporary, slices).map_err(|error| self.write_error(error))?;
         // Once more: writing through to the disk takes its time.
         self.check_unchanged()?;
         fs::rename(temporary, target).map_err(|error| self.write_error(error))
     }
 
     fn check_unchanged(&self) -> Result<(), StoreError> {
-        match read_text(&self.path) {
-            Ok(text) if text == self.text => Ok(()),
-            Ok(_) => Err(StoreError::Edited(self.path.clone())),
-            Err(problem) => Err(StoreError::Unreadable { file: self.path.clone(), why: problem.message }),
+        match has_text(&self.path, self.text.slices(None)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::Edited(self.path.clone())),
+            Err(error) => Err(StoreError::Unreadable { file: self.path.clone(), why: unreadable(&error).message }),
         }
     }
 
@@ -121,44 +268,47 @@ impl Store {
     }
 }
 
-/// Where the new text is written: in the same folder, because only within a file system a rename is atomic.
-fn temporary(target: &Path) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(".vpnhub-new");
-    target.with_file_name(name)
-}
-
-/// Writes `text` through to the disk, into a new file with owner and mode of `target`.
-fn write_like(target: &Path, temporary: &Path, text: &str) -> io::Result<()> {
-    let wanted = fs::metadata(target)?;
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// Those of the warnings that `old` does not have.
+fn new_warnings(warnings: &[Diagnostic], old: &str) -> Vec<String> {
+    if warnings.is_empty() {
+        return Vec::new();
     }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
-    let made = file.metadata()?;
-    if (made.uid(), made.gid()) != (wanted.uid(), wanted.gid()) {
-        fchown(&file, Some(wanted.uid()), Some(wanted.gid()))?;
+    let known = judge(old).map(|judged| judged.warnings).unwrap_or_default();
+    let known: HashSet<_> = known.iter().map(Diagnostic::subject).collect();
+    warnings.iter().filter(|warning| !known.contains(&warning.subject())).map(Diagnostic::sentence).collect()
+}
+
+impl Text {
+    fn of(text: String, judged: &Judged) -> Self {
+        Known::of(text, judged).map_or_else(Self::Whole, |known| Self::Known(Box::new(known)))
     }
-    // After the owner: a change of owner takes mode bits away.
-    file.set_permissions(fs::Permissions::from_mode(wanted.mode() & 0o7777))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
 
-fn sync_folder(file: &Path) -> io::Result<()> {
-    File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
+    /// The text in pieces, as it is or as it will be.
+    fn slices<'a>(&'a self, change: Option<&'a Quick>) -> impl Iterator<Item = &'a str> {
+        let (known, whole) = match self {
+            Self::Known(known) => (Some(known.slices(change)), None),
+            Self::Whole(text) => (None, Some(text.as_str())),
+        };
+        known.into_iter().flatten().chain(whole)
+    }
 
-fn explain(error: &io::Error) -> String {
-    let way_out = match error.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => "remount it, or let the service write there (ReadWritePaths=)",
-        io::ErrorKind::PermissionDenied => "the agent must be able to make files in its folder, with the same owner",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its file system",
-        io::ErrorKind::ResourceBusy => "it is a mount of its own: mount its folder instead",
-        io::ErrorKind::NotFound => "put it back",
-        _ => return error.to_string(),
-    };
-    format!("{error}: {way_out}")
+    fn to_text(&self) -> String {
+        let mut text = String::with_capacity(self.len());
+        text.extend(self.slices(None));
+        text
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Known(known) => known.len(None),
+            Self::Whole(text) => text.len(),
+        }
+    }
+
+    fn len_with(&self, change: &Quick) -> usize {
+        match self {
+            Self::Known(known) => known.len(Some(change)),
+            Self::Whole(text) => text.len(),
+        }
+    }
 }

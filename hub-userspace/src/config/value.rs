@@ -57,9 +57,9 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
 
 /// A whole number within `range`.
 pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Read<u32> {
-    let expected = format!("a whole number from {} to {}", range.start(), range.end());
+    let expected = || format!("a whole number from {} to {}", range.start(), range.end());
     let DeValue::Integer(number) = value else {
-        let problem = wrong_type(&expected, value);
+        let problem = wrong_type(&expected(), value);
         return Err(match value.as_str().and_then(|text| text.parse::<u32>().ok()) {
             Some(number) => problem.help(format!("write {number} without quotes")),
             None if value.is_float() => problem.help("write it without a fraction"),
@@ -71,7 +71,7 @@ pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Read<u
         .and_then(|number| u32::try_from(number).ok())
         .filter(|number| range.contains(number))
         .ok_or_else(|| {
-            wrong_type(&expected, value).help(format!("choose a number from {} to {}", range.start(), range.end()))
+            wrong_type(&expected(), value).help(format!("choose a number from {} to {}", range.start(), range.end()))
         })
 }
 

@@ -6,10 +6,10 @@ use toml::{
 };
 
 use super::{
-    EditError, Enable,
+    EditError, Enable, Source,
     splice::{
-        Pair, Splice, is_blank, is_comment, line_before, line_end, line_start, newline, next_line, pairs,
-        previous_line_end, spaced_like,
+        Pair, Splice, is_blank, is_comment, line_before, line_end, line_start, next_line, pairs, previous_line_end,
+        spaced_like,
     },
 };
 
@@ -26,7 +26,8 @@ pub(super) fn require<'a>(root: &'a DeTable<'a>, name: &str) -> Result<&'a Spann
 }
 
 /// `enabled` is true when it is absent: to enable a connection, the line goes, unless a comment belongs to it.
-pub(super) fn enable(text: &str, root: &DeTable<'_>, enable: &Enable) -> Result<Vec<Splice>, EditError> {
+pub(super) fn enable(source: &Source<'_>, enable: &Enable) -> Result<Vec<Splice>, EditError> {
+    let &Source { text, root, newline } = source;
     let table = require(root, &enable.connection)?;
     let pairs = pairs(table);
     let written = pairs.iter().find(|pair| pair.is("enabled"));
@@ -37,12 +38,12 @@ pub(super) fn enable(text: &str, root: &DeTable<'_>, enable: &Enable) -> Result<
         _ if enabled == enable.enabled => Vec::new(),
         Some(pair) if enable.enabled && !is_inline && stands_alone(text, pair) => vec![remove_line(text, pair)],
         Some(pair) => vec![(pair.value.span(), enable.enabled.to_string())],
-        None => add(text, &pairs, is_inline, enable.enabled).into_iter().collect(),
+        None => add(text, newline, &pairs, is_inline, enable.enabled).into_iter().collect(),
     })
 }
 
 /// After the last key that is no table.
-fn add(text: &str, pairs: &[Pair<'_>], is_inline: bool, enabled: bool) -> Option<Splice> {
+fn add(text: &str, newline: &str, pairs: &[Pair<'_>], is_inline: bool, enabled: bool) -> Option<Splice> {
     let simple: Vec<_> = pairs.iter().filter(|pair| !pair.value.get_ref().is_table()).collect();
     let last = simple.last()?;
     let end = last.value.span().end;
@@ -55,7 +56,7 @@ fn add(text: &str, pairs: &[Pair<'_>], is_inline: bool, enabled: bool) -> Option
         return Some((end..end, format!(", {path}enabled{equals}{enabled}")));
     }
     let at = line_end(text, end);
-    Some((at..at, format!("{}{}{enabled}", newline(text), spaced_like(text, &simple, "enabled"))))
+    Some((at..at, format!("{newline}{}{enabled}", spaced_like(text, &simple, "enabled"))))
 }
 
 /// Whether no comment is about it.

@@ -7,13 +7,14 @@ use toml::{Spanned, de::DeValue};
 use super::{
     routes::Entry,
     splice::{
-        Splice, blank_or_comment, is_blank, line_end, line_start, newline, next_line, pairs, previous_line_end,
+        Splice, blank_or_comment, is_blank, line_end, line_start, next_line, pairs, previous_line_end,
         with_comments_above,
     },
 };
 
 pub(super) struct Inline<'a> {
     pub text: &'a str,
+    pub newline: &'static str,
     /// The list.
     pub routes: &'a Spanned<DeValue<'a>>,
     /// In the file's order.
@@ -39,7 +40,7 @@ impl Inline<'_> {
         if self.begins_line(start) {
             let at = if self.ends_line(after) { line_end(text, after) } else { after };
             let indent = &text[line_start(text, start)..start];
-            splices.push((at..at, format!("{}{indent}{element}{closing}", newline(text))));
+            splices.push((at..at, format!("{}{indent}{element}{closing}", self.newline)));
         } else {
             splices.push((after..after, format!(" {element}{closing}")));
         }
@@ -96,7 +97,7 @@ impl Inline<'_> {
             return (inside, element);
         }
         let at = line_start(self.text, inside.end);
-        (at..at, format!("    {element},{}", newline(self.text)))
+        (at..at, format!("    {element},{}", self.newline))
     }
 
     fn element(&self, assignments: &[(&str, String)]) -> String {

@@ -18,10 +18,11 @@ mod tests;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use toml::de::DeTable;
+use toml::{Spanned, de::DeTable};
 
 use super::prefix::{self, Purpose};
 pub use error::EditError;
+pub(super) use splice::{Splice, apply, newline};
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -90,15 +91,42 @@ pub fn edit(text: &str, edit: &Edit) -> Result<String, EditError> {
         Some(rest) => (&text[..BYTE_ORDER_MARK.len_utf8()], rest),
         None => ("", text),
     };
-    let table = DeTable::parse(text).map_err(|error| EditError::NotToml(error.message().to_owned()))?;
-    let root = table.get_ref();
-    let splices = match edit {
-        Edit::AddRoute(add) => routes::add(text, root, add),
-        Edit::DeleteRoute(delete) => routes::delete(text, root, delete),
-        Edit::SetRoute(set) => routes::set(text, root, set),
-        Edit::Enable(enable) => connection::enable(text, root, enable),
-    }?;
-    Ok(mark.to_owned() + &splice::apply(text, splices))
+    let table = parse(text)?;
+    let source = Source { text, root: table.get_ref(), newline: newline(text) };
+    if let Edit::AddRoute(add) = edit {
+        connection::require(source.root, &add.next_hop)?;
+    }
+    Ok(mark.to_owned() + &apply(text, splices(&source, edit)?))
+}
+
+/// As [`edit()`] of a file, on a part of it that has what matters to the change: which ranges of the part become what.
+/// `newline` is the file's; the next hop of a new route is there, if not in this part.
+///
+/// # Errors
+/// When the change does not fit what is there.
+pub(super) fn edit_part(text: &str, newline: &'static str, edit: &Edit) -> Result<Vec<Splice>, EditError> {
+    splices(&Source { text, root: parse(text)?.get_ref(), newline }, edit)
+}
+
+/// What a change is made in.
+struct Source<'a> {
+    text: &'a str,
+    root: &'a DeTable<'a>,
+    /// The line end that the file uses.
+    newline: &'static str,
+}
+
+fn parse(text: &str) -> Result<Spanned<DeTable<'_>>, EditError> {
+    DeTable::parse(text).map_err(|error| EditError::NotToml(error.message().to_owned()))
+}
+
+fn splices(source: &Source<'_>, edit: &Edit) -> Result<Vec<Splice>, EditError> {
+    match edit {
+        Edit::AddRoute(add) => routes::add(source, add),
+        Edit::DeleteRoute(delete) => routes::delete(source, delete),
+        Edit::SetRoute(set) => routes::set(source, set),
+        Edit::Enable(enable) => connection::enable(source, enable),
+    }
 }
 
 /// A route's destination as a command names it.

@@ -11,7 +11,7 @@ use super::{
         entries,
         model::{DEFAULT_WEIGHT, Route},
     },
-    AddRoute, DeleteRoute, EditError, SetRoute, connection,
+    AddRoute, DeleteRoute, EditError, SetRoute, Source,
     inline::Inline,
     splice::Splice,
     tables::Tables,
@@ -31,9 +31,8 @@ enum Layout<'a> {
     Inline(Inline<'a>),
 }
 
-pub(super) fn add(text: &str, root: &DeTable<'_>, add: &AddRoute) -> Result<Vec<Splice>, EditError> {
-    let entries = entries(root);
-    connection::require(root, &add.next_hop)?;
+pub(super) fn add(source: &Source<'_>, add: &AddRoute) -> Result<Vec<Splice>, EditError> {
+    let entries = entries(source.root);
     let wanted = Route {
         destination: add.destination,
         next_hop: add.next_hop.clone(),
@@ -56,26 +55,26 @@ pub(super) fn add(text: &str, root: &DeTable<'_>, add: &AddRoute) -> Result<Vec<
         vec![("destination", quote(&add.destination.to_string())), ("next_hop", quote(&add.next_hop))];
     assignments.extend(add.weight.map(|weight| ("weight", weight.to_string())));
     assignments.extend(add.publish.then(|| ("publish", "true".to_owned())));
-    Ok(match layout(text, root, entries) {
+    Ok(match layout(source, entries) {
         Layout::Tables(tables) => vec![tables.add(&assignments)],
         Layout::Inline(inline) => inline.add(&assignments),
     })
 }
 
-pub(super) fn delete(text: &str, root: &DeTable<'_>, delete: &DeleteRoute) -> Result<Vec<Splice>, EditError> {
-    let entries = entries(root);
+pub(super) fn delete(source: &Source<'_>, delete: &DeleteRoute) -> Result<Vec<Splice>, EditError> {
+    let entries = entries(source.root);
     let index = pick(&entries, delete.destination, delete.next_hop.as_deref())?;
-    Ok(match layout(text, root, entries) {
+    Ok(match layout(source, entries) {
         Layout::Tables(tables) => vec![tables.delete(index)],
         Layout::Inline(inline) => inline.delete(index),
     })
 }
 
-pub(super) fn set(text: &str, root: &DeTable<'_>, set: &SetRoute) -> Result<Vec<Splice>, EditError> {
+pub(super) fn set(source: &Source<'_>, set: &SetRoute) -> Result<Vec<Splice>, EditError> {
     if set.weight.is_none() && set.publish.is_none() {
         return Err(EditError::NothingAsked);
     }
-    let entries = entries(root);
+    let entries = entries(source.root);
     let index = pick(&entries, set.destination, set.next_hop.as_deref())?;
     let route = &entries[index].route;
     let weight = set.weight.filter(|weight| *weight != route.weight).map(|weight| ("weight", weight.to_string()));
@@ -84,7 +83,7 @@ pub(super) fn set(text: &str, root: &DeTable<'_>, set: &SetRoute) -> Result<Vec<
     if assignments.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(match layout(text, root, entries) {
+    Ok(match layout(source, entries) {
         Layout::Tables(tables) => tables.set(index, &assignments),
         Layout::Inline(inline) => inline.set(index, &assignments),
     })
@@ -107,10 +106,13 @@ fn entry<'a>(table: &'a Spanned<DeValue<'a>>) -> Option<Entry<'a>> {
     Some(Entry { table, route })
 }
 
-fn layout<'a>(text: &'a str, root: &'a DeTable<'a>, entries: Vec<Entry<'a>>) -> Layout<'a> {
+fn layout<'a>(source: &'a Source<'a>, entries: Vec<Entry<'a>>) -> Layout<'a> {
+    let &Source { text, root, newline } = source;
     match root.get("route") {
-        Some(routes) if !text[routes.span()].starts_with("[[") => Layout::Inline(Inline { text, routes, entries }),
-        _ => Layout::Tables(Tables { text, root, entries }),
+        Some(routes) if !text[routes.span()].starts_with("[[") => {
+            Layout::Inline(Inline { text, newline, routes, entries })
+        }
+        _ => Layout::Tables(Tables { text, newline, root, entries }),
     }
 }
 

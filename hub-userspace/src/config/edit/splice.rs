@@ -5,10 +5,10 @@ use std::{borrow::Cow, ops::Range};
 use toml::{Spanned, de::DeValue};
 
 /// What stands in a range of the text afterwards.
-pub(super) type Splice = (Range<usize>, String);
+pub(in super::super) type Splice = (Range<usize>, String);
 
 /// Replaces ranges that do not overlap.
-pub(super) fn apply(text: &str, mut splices: Vec<Splice>) -> String {
+pub(in super::super) fn apply(text: &str, mut splices: Vec<Splice>) -> String {
     splices.sort_by_key(|(range, _)| range.start);
     let mut result = String::with_capacity(text.len() + 128);
     let mut done = 0;
@@ -21,7 +21,7 @@ pub(super) fn apply(text: &str, mut splices: Vec<Splice>) -> String {
 }
 
 /// The line end that the file uses.
-pub(super) fn newline(text: &str) -> &'static str {
+pub(in super::super) fn newline(text: &str) -> &'static str {
     match text.find('\n') {
         Some(at) if text[..at].ends_with('\r') => "\r\n",
         _ => "\n",

@@ -10,13 +10,14 @@ use toml::{
 use super::{
     routes::Entry,
     splice::{
-        Pair, Splice, is_blank, is_comment, line_before, line_end, line_start, newline, next_line, pairs,
-        previous_line_end, spaced_like, with_comments_above,
+        Pair, Splice, is_blank, is_comment, line_before, line_end, line_start, next_line, pairs, previous_line_end,
+        spaced_like, with_comments_above,
     },
 };
 
 pub(super) struct Tables<'a> {
     pub text: &'a str,
+    pub newline: &'static str,
     pub root: &'a DeTable<'a>,
     /// In the file's order.
     pub entries: Vec<Entry<'a>>,
@@ -25,7 +26,7 @@ pub(super) struct Tables<'a> {
 impl Tables<'_> {
     /// After the last route, as that one is written; the first route comes at the end of the file.
     pub fn add(&self, assignments: &[(&str, String)]) -> Splice {
-        let newline = newline(self.text);
+        let newline = self.newline;
         let header = self.entries.last().map_or("[[route]]", |last| {
             let header = last.table.span();
             &self.text[line_start(self.text, header.start)..header.end]
@@ -72,7 +73,7 @@ impl Tables<'_> {
         for (key, value) in assignments {
             match pairs.iter().find(|pair| pair.is(key)) {
                 Some(pair) => splices.push((pair.value.span(), value.clone())),
-                None => added += &(newline(self.text).to_owned() + &self.assignment(key, value)),
+                None => added += &(self.newline.to_owned() + &self.assignment(key, value)),
             }
         }
         if !added.is_empty() {
