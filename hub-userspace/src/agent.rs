@@ -78,7 +78,7 @@ pub struct Agent {
     /// It is not known yet what came of that.
     settling: Option<Settling>,
     /// What the kernel refused last time: it is told once.
-    refused: Vec<Failure>,
+    refused: BTreeSet<Failure>,
     /// What has changed and is not all in the tables and in the kernel yet.
     pending: Changes,
     /// When to look again at what did not work, and at what others may have removed.
@@ -118,7 +118,7 @@ impl Agent {
             reasons: BTreeMap::new(),
             told: None,
             settling: None,
-            refused: Vec::new(),
+            refused: BTreeSet::new(),
             pending: Changes::everything(),
             next_look: Instant::now(),
             _sole: sole,
@@ -323,7 +323,7 @@ impl Agent {
         for failure in report.failures.iter().filter(|failure| !self.refused.contains(failure)) {
             warn!("{failure}");
         }
-        self.refused = report.failures;
+        self.refused = report.failures.into_iter().collect();
         if !self.refused.is_empty() {
             self.next_look = self.next_look.min(Instant::now() + RETRY);
         }

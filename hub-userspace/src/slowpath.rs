@@ -199,3 +199,7 @@ pub fn neighbours(inputs: Inputs<'_>, gateways: &BTreeSet<IpAddr>) -> BTreeSet<K
     }
     neighbours
 }
+
+#[cfg(test)]
+#[path = "slowpath_tests.rs"]
+mod tests;

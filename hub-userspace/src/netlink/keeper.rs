@@ -64,7 +64,7 @@ pub struct Report {
 }
 
 /// Something that could not be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
     /// The route, rule or neighbour.
     pub object: String,
