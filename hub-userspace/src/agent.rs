@@ -4,9 +4,10 @@ mod change;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
+    future::{Future, pending},
     net::IpAddr,
     path::PathBuf,
+    pin::Pin,
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ use crate::{
     dataplane::{Dataplane, Mode, sum},
     health::{self, Prober},
     layout::Layout,
-    netlink::{Changes, Failure, Follower, HostPlan, HostState, Syncer},
+    netlink::{Changes, Failure, Follower, HostPlan, HostState, Keeper, Report},
     rib::{self, Rib},
     slowpath,
     sole::Sole,
@@ -39,9 +40,14 @@ pub use change::{ChangeError, Changed};
 /// What the control socket asks of the agent.
 pub enum Request {
     Status(oneshot::Sender<Result<Status>>),
-    Change(Edit, oneshot::Sender<Result<Changed, ChangeError>>),
-    Reload(oneshot::Sender<Result<Changed, ChangeError>>),
+    Change(Edit, ChangeAnswer),
+    Reload(ChangeAnswer),
 }
+
+type ChangeAnswer = oneshot::Sender<Result<Changed, ChangeError>>;
+
+/// Resolves when the kernel holds what it was to hold.
+type Settling = Pin<Box<dyn Future<Output = Result<Report>> + Send>>;
 
 /// What did not work is tried again after this long, if nothing happens before.
 const RETRY: Duration = Duration::from_secs(5);
@@ -54,7 +60,7 @@ pub struct Agent {
     store: Store,
     host: HostState,
     follower: Follower,
-    syncer: Syncer,
+    keeper: Keeper,
     dataplane: Dataplane,
     wanted_neighbours: mpsc::Receiver<(u32, IpAddr)>,
     layout: Layout,
@@ -67,10 +73,12 @@ pub struct Agent {
     attachments: Attachments,
     /// Why each connection is not up, as last logged.
     reasons: BTreeMap<String, Option<String>>,
-    /// What the kernel holds of ours, once it does.
-    synced: Option<HostPlan>,
+    /// What the kernel was last told to hold of ours.
+    told: Option<HostPlan>,
+    /// It is not known yet what came of that.
+    settling: Option<Settling>,
     /// What the kernel refused last time: it is told once.
-    refused: Vec<Failure>,
+    refused: BTreeSet<Failure>,
     /// What has changed and is not all in the tables and in the kernel yet.
     pending: Changes,
     /// When to look again at what did not work, and at what others may have removed.
@@ -97,7 +105,7 @@ impl Agent {
             store,
             host,
             follower,
-            syncer: Syncer::open()?,
+            keeper: Keeper::start()?,
             dataplane,
             wanted_neighbours,
             layout: Layout::default(),
@@ -108,13 +116,14 @@ impl Agent {
             judge_again: false,
             attachments: Attachments::new(mode),
             reasons: BTreeMap::new(),
-            synced: None,
-            refused: Vec::new(),
+            told: None,
+            settling: None,
+            refused: BTreeSet::new(),
             pending: Changes::everything(),
             next_look: Instant::now(),
             _sole: sole,
         };
-        if let Err(error) = agent.converge().await {
+        if let Err(error) = agent.begin().await {
             agent.stop().await?;
             return Err(error);
         }
@@ -125,6 +134,13 @@ impl Agent {
             "ready"
         );
         Ok(agent)
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        self.converge().await?;
+        let report = settled(&mut self.settling).await?;
+        self.note_refusals(report);
+        Ok(())
     }
 
     /// Serves until `shutdown`, then takes back all it has done to the host.
@@ -140,16 +156,23 @@ impl Agent {
                         sleep(RETRY).await;
                     }
                 },
-                Some((ifindex, address)) = self.wanted_neighbours.recv() => self.probe(ifindex, address).await,
+                Some((ifindex, address)) = self.wanted_neighbours.recv() => self.keeper.probe(ifindex, address),
                 Some(_) = self.verdicts.recv() => {
                     // The prober has the verdicts; several may have come at once.
                     while self.verdicts.try_recv().is_ok() {}
                     self.judge_again = true;
                     self.follow(Changes::default()).await;
                 }
+                report = settled(&mut self.settling) => match report {
+                    Ok(report) => self.note_refusals(report),
+                    Err(error) => {
+                        error!("{error:#}, next try in {} s", RETRY.as_secs());
+                        self.next_look = Instant::now() + RETRY;
+                    }
+                },
                 Some(request) = requests.recv() => self.answer(request).await,
                 () = sleep_until(self.next_look) => {
-                    self.synced = None;
+                    self.keeper.audit();
                     self.pending.neighbours = true;
                     self.follow(Changes::default()).await;
                 }
@@ -161,9 +184,9 @@ impl Agent {
 
     /// Detaches the program, then removes routes, rules and neighbours: until the last moment the kernel has a way for
     /// the packets it gets.
-    async fn stop(mut self) -> Result<()> {
+    async fn stop(self) -> Result<()> {
         drop(self.dataplane);
-        let report = self.syncer.clear().await.context("cannot remove the routes of the agent from the kernel")?;
+        let report = self.keeper.clear().await.context("cannot remove the routes of the agent from the kernel")?;
         for failure in report.failures {
             warn!("not removed: {failure}");
         }
@@ -184,7 +207,7 @@ impl Agent {
         for (ifindex, address) in std::mem::take(&mut self.pending.stale) {
             // The kernel would never notice that a link address has changed which only the program uses.
             if self.dataplane.is_attached(ifindex) {
-                self.probe(ifindex, address).await;
+                self.keeper.probe(ifindex, address);
             }
         }
         for ifindex in std::mem::take(&mut self.pending.gone) {
@@ -205,8 +228,8 @@ impl Agent {
             let interfaces = interfaces(&self.config);
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
             // The kernel drops routes of its own accord when a link or an address goes.
-            self.sync(links || addresses).await?;
-            let complete = self.synced.is_some() && self.attachments.is_complete(&self.host);
+            self.sync(links || addresses);
+            let complete = self.refused.is_empty() && self.attachments.is_complete(&self.host);
             self.next_look = Instant::now() + if complete { LOOK_AGAIN } else { RETRY };
         }
         self.pending = Changes::default();
@@ -280,28 +303,29 @@ impl Agent {
         Ok(())
     }
 
-    async fn sync(&mut self, kernel_may_have_removed: bool) -> Result<()> {
+    /// Tells what the kernel is to hold; does not wait until it does.
+    fn sync(&mut self, kernel_may_have_removed: bool) {
         let attached = interfaces(&self.config)
             .into_iter()
             .filter(|name| self.host.link(name).is_some_and(|link| self.dataplane.is_attached(link.index)));
         let plan = slowpath::plan(self.inputs(), &self.rib, &attached.map(str::to_owned).collect());
-        if self.synced.as_ref() == Some(&plan) && !kernel_may_have_removed {
-            return Ok(());
+        if self.told.as_ref() != Some(&plan) {
+            self.keeper.replace_all(plan.clone());
+            self.told = Some(plan);
         }
-        self.synced = None;
-        let report = self.syncer.apply(&plan).await.context("cannot write the kernel's routes")?;
+        if kernel_may_have_removed {
+            self.keeper.audit();
+        }
+        self.settling = Some(Box::pin(self.keeper.settled()));
+    }
+
+    fn note_refusals(&mut self, report: Report) {
         for failure in report.failures.iter().filter(|failure| !self.refused.contains(failure)) {
             warn!("{failure}");
         }
-        self.synced = report.failures.is_empty().then_some(plan);
-        self.refused = report.failures;
-        Ok(())
-    }
-
-    /// Has the kernel ask the link for a neighbour's address; the answer comes as a change of the host.
-    async fn probe(&mut self, ifindex: u32, address: IpAddr) {
-        if let Err(error) = self.syncer.probe_neighbour(ifindex, address).await {
-            warn!(%address, "neighbour not asked for: {error:#}");
+        self.refused = report.failures.into_iter().collect();
+        if !self.refused.is_empty() {
+            self.next_look = self.next_look.min(Instant::now() + RETRY);
         }
     }
 
@@ -309,9 +333,29 @@ impl Agent {
         // The client may have gone: a change is made all the same.
         match request {
             Request::Status(answer) => drop(answer.send(self.status())),
-            Request::Change(edit, answer) => drop(answer.send(self.change(&edit).await)),
-            Request::Reload(answer) => drop(answer.send(self.reload().await)),
+            Request::Change(edit, answer) => {
+                let changed = self.change(&edit).await;
+                self.answer_change(changed, answer);
+            }
+            Request::Reload(answer) => {
+                let changed = self.reload().await;
+                self.answer_change(changed, answer);
+            }
         }
+    }
+
+    /// A change is done when the kernel's routes have followed: who asked waits for that, the agent does not.
+    fn answer_change(&self, changed: Result<Changed, ChangeError>, answer: ChangeAnswer) {
+        let settled = self.keeper.settled();
+        tokio::spawn(async move {
+            let changed = match changed {
+                Ok(changed) if changed.changed => {
+                    settled.await.map(|_| changed).map_err(|error| ChangeError::NotApplied(format!("{error:#}")))
+                }
+                unchanged => unchanged,
+            };
+            drop(answer.send(changed));
+        });
     }
 
     fn status(&self) -> Result<Status> {
@@ -365,6 +409,16 @@ impl Agent {
         });
         routes.collect()
     }
+}
+
+/// What the kernel holds of what it was told, once that is known; waits for ever if nothing is to be known.
+async fn settled(settling: &mut Option<Settling>) -> Result<Report> {
+    let Some(future) = settling else {
+        return pending().await;
+    };
+    let report = future.await;
+    *settling = None;
+    report.context("cannot write the kernel's routes")
 }
 
 /// Names of all interfaces that are to be attached to.

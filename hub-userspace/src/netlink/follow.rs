@@ -68,9 +68,9 @@ impl Follower {
     /// When the kernel gives no netlink socket or does not answer. Needs no privileges.
     pub async fn start() -> Result<(HostState, Self)> {
         let events = Events::subscribe().context("cannot follow the host's interfaces")?;
-        let requests = Requests::open()?;
+        let mut requests = Requests::open()?;
         let mut untold = Changes::default();
-        let state = read_host(&requests, &mut untold).await?;
+        let state = read_host(&mut requests, &mut untold).await?;
         let untold = Changes { stale: untold.stale, ..Changes::default() };
         Ok((state, Self { requests, events, reread: None, untold }))
     }
@@ -138,7 +138,7 @@ impl Follower {
 
     async fn read_again(&mut self, state: &mut HostState) -> Result<()> {
         let mut changes = Changes::default();
-        let fresh = read_host(&self.requests, &mut changes).await?;
+        let fresh = read_host(&mut self.requests, &mut changes).await?;
         self.reread = None;
         self.untold.compare(state, &fresh);
         self.untold.stale = changes.stale;
@@ -211,10 +211,10 @@ fn skip_uninteresting_routes(socket: &Socket) -> io::Result<()> {
 }
 
 /// Reads everything.
-async fn read_host(requests: &Requests, changes: &mut Changes) -> Result<HostState> {
+async fn read_host(requests: &mut Requests, changes: &mut Changes) -> Result<HostState> {
     let mut state = HostState::default();
     for (what, request) in everything() {
-        for object in requests.dump(what, request).await? {
+        for object in requests.list(what, request).await? {
             state.apply_object(&object, false, changes);
         }
     }

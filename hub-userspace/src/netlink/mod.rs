@@ -3,9 +3,9 @@
 //! Two jobs that share nothing but the socket code:
 //!
 //! * [`Follower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
-//! * [`Syncer`] makes the kernel hold what a [`HostPlan`] says, and nothing else of ours: routes,
-//!   rules, neighbours. All of it carries [`PROTOCOL`], so that what a killed agent left behind is
-//!   found again, and what others own is never touched.
+//! * [`Keeper`] has the kernel hold what is wanted, and nothing else of ours: routes, rules,
+//!   neighbours. All of it carries [`PROTOCOL`], so that what a killed agent left behind is found
+//!   again, and what others own is never touched.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -13,23 +13,27 @@
 //! | `state` | [`HostState`] and what an event does to it (pure) |
 //! | `query` | questions to a [`HostState`] |
 //! | `follow` | [`Follower`] |
-//! | `plan` | [`HostPlan`] and how it differs from what is there (pure) |
+//! | `plan` | what can be wanted, and how rules and neighbours differ from those there (pure) |
+//! | `ledger` | routes wanted and held, and so what is to be written (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |
-//! | `sync` | [`Syncer`] |
+//! | `keeper` | [`Keeper`], its task, and the probing of neighbours |
 
 mod follow;
+mod keeper;
+mod ledger;
 mod plan;
 mod query;
 mod socket;
 mod state;
-mod sync;
 mod wire;
 
 pub use follow::Follower;
-pub use plan::{Family, HostPlan, KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction, RuleMatch};
+pub use keeper::{Failure, Keeper, Report};
+pub use plan::{
+    Family, HostPlan, KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction, RouteKey, RuleMatch,
+};
 pub use socket::{Error, Refusal};
 pub use state::{Changes, HostState, Link};
-pub use sync::{Failure, Report, Syncer};
 
 /// The routing protocol number that marks what is ours: `RTA_PROTOCOL`, `FRA_PROTOCOL`,
 /// `NDA_PROTOCOL`. Not assigned in `include/uapi/linux/rtnetlink.h`; BIRD and FRR can select our

@@ -22,6 +22,17 @@ pub struct HostPlan {
     pub neighbours: BTreeSet<KernelNeighbour>,
 }
 
+/// What the kernel tells routes apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Table number; 254 is `main`.
+    pub table: u32,
+    /// Destination, without host bits.
+    pub destination: IpNet,
+    /// The smaller one counts.
+    pub metric: u32,
+}
+
 /// A route, of protocol [`PROTOCOL`](super::PROTOCOL); its action gives its metric.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelRoute {
@@ -135,9 +146,18 @@ impl KernelNeighbour {
 }
 
 impl RouteAction {
+    /// The metric of routes that do this.
+    pub fn metric(&self) -> u32 {
+        match self {
+            Self::Unicast { .. } | Self::Throw => METRIC,
+            Self::Unreachable => BACKSTOP_METRIC,
+        }
+    }
+
     /// The same action in the one form that the kernel shows it in: next hops sorted, equal ones
     /// added up, no weight for a single one.
-    pub(super) fn normalised(&self) -> Self {
+    #[must_use]
+    pub fn normalised(&self) -> Self {
         let Self::Unicast { next_hops } = self else {
             return self.clone();
         };
@@ -161,29 +181,15 @@ impl RouteAction {
     }
 }
 
-/// What the kernel tells routes apart by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RouteKey {
-    pub table: u32,
-    pub destination: IpNet,
-    pub metric: u32,
-}
-
 impl From<&KernelRoute> for RouteKey {
     fn from(route: &KernelRoute) -> Self {
-        let metric = match route.action {
-            RouteAction::Unicast { .. } | RouteAction::Throw => METRIC,
-            RouteAction::Unreachable => BACKSTOP_METRIC,
-        };
-        Self { table: route.table, destination: route.destination, metric }
+        Self { table: route.table, destination: route.destination, metric: route.action.metric() }
     }
 }
 
-/// What of ours the kernel holds.
+/// What of ours the kernel holds, but for routes.
 #[derive(Debug, Default)]
 pub(super) struct Existing {
-    /// Routes of our protocol; without an action if no plan could have asked for it.
-    pub routes: BTreeMap<RouteKey, Option<RouteAction>>,
     /// Rules of our protocol.
     pub rules: Vec<ExistingRule>,
     /// Neighbours of our protocol; nothing for one that is neither managed nor permanent any more.
@@ -201,68 +207,47 @@ pub(super) struct ExistingRule {
     pub message: RuleMessage,
 }
 
-/// What must be done so that the kernel holds what is desired.
+/// What must be done so that the kernel holds the rules that are desired.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Difference {
-    pub neighbours_to_set: Vec<KernelNeighbour>,
-    pub routes_to_add: Vec<KernelRoute>,
-    pub routes_to_replace: Vec<KernelRoute>,
-    pub rules_to_add: Vec<KernelRule>,
-    pub rules_to_delete: Vec<RuleMessage>,
-    pub routes_to_delete: Vec<RouteKey>,
-    pub neighbours_to_delete: Vec<(u32, IpAddr)>,
-    /// Neighbours for which somebody else fixed another link address.
-    pub neighbours_taken: Vec<KernelNeighbour>,
+pub(super) struct RuleDifference {
+    pub to_add: Vec<KernelRule>,
+    pub to_delete: Vec<RuleMessage>,
 }
 
-/// How to get from `existing` to `desired`.
-pub(super) fn difference(existing: &Existing, desired: &HostPlan) -> Difference {
-    let mut difference = Difference::default();
-    difference.routes(existing, desired);
-    difference.rules(existing, desired);
-    difference.neighbours(existing, desired);
-    difference
+/// The same for neighbours.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct NeighbourDifference {
+    pub to_set: Vec<KernelNeighbour>,
+    pub to_delete: Vec<(u32, IpAddr)>,
+    /// Somebody else fixed another link address for these.
+    pub taken: Vec<KernelNeighbour>,
 }
 
-impl Difference {
-    fn routes(&mut self, existing: &Existing, desired: &HostPlan) {
-        let wanted: BTreeMap<RouteKey, RouteAction> =
-            desired.routes.iter().map(|route| (RouteKey::from(route), route.action.normalised())).collect();
-        let obsolete = existing.routes.keys().filter(|key| !wanted.contains_key(key));
-        self.routes_to_delete.extend(obsolete.copied());
-        for (key, action) in wanted {
-            let there = existing.routes.get(&key);
-            if there.and_then(Option::as_ref) == Some(&action) {
-                continue;
-            }
-            let route = KernelRoute { table: key.table, destination: key.destination, action };
-            match there {
-                Some(_) => self.routes_to_replace.push(route),
-                None => self.routes_to_add.push(route),
-            }
+impl Existing {
+    /// How to get to these rules.
+    pub fn rules_to(&self, desired: &BTreeSet<KernelRule>) -> RuleDifference {
+        let there: BTreeSet<&KernelRule> = self.rules.iter().filter_map(|rule| rule.rule.as_ref()).collect();
+        let wanted = |rule: &ExistingRule| rule.rule.as_ref().is_some_and(|rule| desired.contains(rule));
+        RuleDifference {
+            to_add: desired.iter().filter(|rule| !there.contains(rule)).cloned().collect(),
+            to_delete: self.rules.iter().filter(|rule| !wanted(rule)).map(|rule| rule.message.clone()).collect(),
         }
     }
 
-    fn rules(&mut self, existing: &Existing, desired: &HostPlan) {
-        let there: BTreeSet<&KernelRule> = existing.rules.iter().filter_map(|rule| rule.rule.as_ref()).collect();
-        self.rules_to_add.extend(desired.rules.iter().filter(|rule| !there.contains(rule)).cloned());
-        let wanted = |rule: &ExistingRule| rule.rule.as_ref().is_some_and(|rule| desired.rules.contains(rule));
-        let obsolete = existing.rules.iter().filter(|rule| !wanted(rule));
-        self.rules_to_delete.extend(obsolete.map(|rule| rule.message.clone()));
-    }
-
-    fn neighbours(&mut self, existing: &Existing, desired: &HostPlan) {
-        let wanted: BTreeMap<_, _> = desired.neighbours.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
-        let obsolete = existing.neighbours.keys().filter(|key| !wanted.contains_key(key));
-        self.neighbours_to_delete.extend(obsolete.copied());
+    /// How to get to these neighbours.
+    pub fn neighbours_to(&self, desired: &BTreeSet<KernelNeighbour>) -> NeighbourDifference {
+        let wanted: BTreeMap<_, _> = desired.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
+        let obsolete = self.neighbours.keys().filter(|key| !wanted.contains_key(key));
+        let mut difference = NeighbourDifference { to_delete: obsolete.copied().collect(), ..Default::default() };
         for (key, neighbour) in wanted {
-            match (existing.foreign.get(&key), existing.neighbours.get(&key)) {
+            match (self.foreign.get(&key), self.neighbours.get(&key)) {
                 (Some(fixed), _) if neighbour.is_met_by(*fixed) => {}
-                (Some(_), _) => self.neighbours_taken.push(neighbour),
+                (Some(_), _) => difference.taken.push(neighbour),
                 (None, Some(Some(there))) if *there == neighbour => {}
-                (None, _) => self.neighbours_to_set.push(neighbour),
+                (None, _) => difference.to_set.push(neighbour),
             }
         }
+        difference
     }
 }
 

@@ -1,9 +1,5 @@
 use super::*;
 
-fn net(text: &str) -> IpNet {
-    text.parse().unwrap()
-}
-
 fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
     let via = via.map(|via| via.parse().unwrap());
     KernelNextHop { ifindex, via, onlink: false, weight }
@@ -11,19 +7,6 @@ fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
 
 fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
     RouteAction::Unicast { next_hops: next_hops.to_vec() }
-}
-
-fn route(destination: &str, action: RouteAction) -> KernelRoute {
-    KernelRoute { table: TABLE, destination: net(destination), action }
-}
-
-fn plan_of(routes: impl IntoIterator<Item = KernelRoute>) -> HostPlan {
-    HostPlan { routes: routes.into_iter().collect(), ..HostPlan::default() }
-}
-
-fn existing_routes(routes: impl IntoIterator<Item = KernelRoute>) -> Existing {
-    let routes = routes.into_iter().map(|route| (RouteKey::from(&route), Some(route.action.normalised()))).collect();
-    Existing { routes, ..Existing::default() }
 }
 
 #[test]
@@ -68,44 +51,6 @@ fn onlink_without_a_gateway_means_nothing() {
 }
 
 #[test]
-fn what_is_there_is_left_alone() {
-    let routes = [
-        route("10.0.0.0/8", unicast(&[hop(1, None, 1), hop(2, None, 2)])),
-        route("2001:db8::/32", RouteAction::Unreachable),
-    ];
-    let difference = difference(&existing_routes(routes.clone()), &plan_of(routes));
-    assert_eq!(difference, Difference::default());
-}
-
-#[test]
-fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
-    let kept = route("10.1.0.0/16", RouteAction::Throw);
-    let old = route("10.2.0.0/16", unicast(&[hop(1, None, 1)]));
-    let new = route("10.2.0.0/16", unicast(&[hop(2, None, 1)]));
-    let gone = route("10.3.0.0/16", RouteAction::Unreachable);
-    let fresh = route("10.4.0.0/16", RouteAction::Unreachable);
-    let elsewhere = KernelRoute { table: 254, ..kept.clone() };
-    let mut existing = existing_routes([kept.clone(), old, gone.clone()]);
-    let other_metric = RouteKey { metric: 7, ..RouteKey::from(&kept) };
-    existing.routes.insert(other_metric, Some(RouteAction::Throw));
-
-    let plan = plan_of([kept, new.clone(), fresh.clone(), elsewhere.clone()]);
-    let difference = difference(&existing, &plan);
-    assert_eq!(difference.routes_to_add, [elsewhere, fresh]);
-    assert_eq!(difference.routes_to_replace, [new]);
-    assert_eq!(difference.routes_to_delete, [other_metric, RouteKey::from(&gone)]);
-}
-
-#[test]
-fn a_route_of_ours_that_no_plan_made_is_replaced() {
-    let wanted = route("10.0.0.0/8", RouteAction::Throw);
-    let mut existing = Existing::default();
-    existing.routes.insert(RouteKey::from(&wanted), None);
-    let difference = difference(&existing, &plan_of([wanted.clone()]));
-    assert_eq!(difference.routes_to_replace, [wanted]);
-}
-
-#[test]
 fn rules_are_added_and_deleted_by_what_they_match() {
     let rule = |name: &str| KernelRule { family: Family::V4, what: RuleMatch::Interface(name.to_owned()) };
     let shown = |rule: Option<KernelRule>, table: u8| {
@@ -117,10 +62,9 @@ fn rules_are_added_and_deleted_by_what_they_match() {
         rules: vec![shown(Some(rule("kept")), 1), shown(Some(rule("gone")), 2), shown(None, 3)],
         ..Existing::default()
     };
-    let plan = HostPlan { rules: [rule("kept"), rule("new")].into(), ..HostPlan::default() };
-    let difference = difference(&existing, &plan);
-    assert_eq!(difference.rules_to_add, [rule("new")]);
-    let deleted: Vec<u8> = difference.rules_to_delete.iter().map(|message| message.header.table).collect();
+    let difference = existing.rules_to(&[rule("kept"), rule("new")].into());
+    assert_eq!(difference.to_add, [rule("new")]);
+    let deleted: Vec<u8> = difference.to_delete.iter().map(|message| message.header.table).collect();
     assert_eq!(deleted, [2, 3]);
 }
 
@@ -139,19 +83,19 @@ fn neighbours_are_set_deleted_and_left_to_others() {
         ]
         .into(),
         foreign: [(key(5), Some([5; 6])), (key(6), Some([6; 6])), (key(7), Some([7; 6]))].into(),
-        ..Existing::default()
+        rules: Vec::new(),
     };
     let wanted = [managed(1), managed(2), managed(3), managed(4), managed(5), fixed(6, 6), fixed(7, 8)];
-    let plan = HostPlan { neighbours: wanted.into(), ..HostPlan::default() };
-    let difference = difference(&existing, &plan);
-    assert_eq!(difference.neighbours_to_set, [managed(2), managed(3), managed(4)]);
-    assert_eq!(difference.neighbours_to_delete, [key(9)]);
-    assert_eq!(difference.neighbours_taken, [fixed(7, 8)]);
+    let difference = existing.neighbours_to(&wanted.into());
+    assert_eq!(difference.to_set, [managed(2), managed(3), managed(4)]);
+    assert_eq!(difference.to_delete, [key(9)]);
+    assert_eq!(difference.taken, [fixed(7, 8)]);
 }
 
 #[test]
 fn names_say_what_and_where() {
     let rule = KernelRule { family: Family::V6, what: RuleMatch::LocalIcmp };
     assert_eq!(rule.to_string(), "IPv6 rule for the host's own ICMP to table 1180, preference 1180");
-    assert_eq!(route("10.0.0.0/8", RouteAction::Throw).to_string(), "route 10.0.0.0/8 in table 1180");
+    let route = KernelRoute { table: TABLE, destination: "10.0.0.0/8".parse().unwrap(), action: RouteAction::Throw };
+    assert_eq!(route.to_string(), "route 10.0.0.0/8 in table 1180");
 }

@@ -1,27 +1,31 @@
 //! Netlink sockets: dumps, changes in batches, and a strict reading of what the kernel answers.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, future::poll_fn, io, iter, time::Duration};
 
-use futures_util::{Stream, StreamExt as _};
 use rtnetlink::{
     packet_core::{
-        DoneMessage, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage,
-        NetlinkPayload, NlasIterator,
+        ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+        NlasIterator,
     },
     packet_route::RouteNetlinkMessage,
-    proto::{ConnectionHandle, new_connection},
-    sys::{AsyncSocket as _, Socket, SocketAddr, protocols::NETLINK_ROUTE},
+    sys::{AsyncSocket as _, Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 use rustix::{io::Errno, net::sockopt};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{task::yield_now, time::timeout};
 
-/// Bytes of receive buffer asked for. Acknowledgements and events that do not fit are lost, the
-/// latter with `ENOBUFS`; the default of 208 KiB holds a few hundred events.
+/// Bytes of receive buffer asked for. Answers and events that do not fit are lost, which `ENOBUFS`
+/// tells; the default of 208 KiB holds a few hundred.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// Most bytes of requests sent in one `sendmsg`: well below the default send buffer, and few
-/// enough messages that their acknowledgements fit the smallest receive buffer.
-const BATCH_BYTES: usize = 16 << 10;
+/// When to send what is in a batch: well below the default send buffer, and few enough messages that their refusals
+/// fit the receive buffer.
+const BATCH_BYTES: usize = 32 << 10;
+
+/// The kernel fills its answers to dumps up to this, if the reader has so much room (`netlink_recvmsg`).
+const LONGEST_ANSWER: usize = 32 << 10;
+
+/// Messages begin at multiples of this (`NLMSG_ALIGN`).
+const ALIGNMENT: usize = 4;
 
 /// How often a dump is repeated that changed while it was read (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS: usize = 5;
@@ -35,9 +39,14 @@ pub enum Error {
     /// No socket, or not with the options needed.
     #[error("cannot open a netlink socket: {0}")]
     Open(#[source] io::Error),
-    /// The socket's task ended.
-    #[error("the netlink socket was closed while {0}; restart the agent")]
-    Closed(&'static str),
+    /// The socket failed, or answers were lost (`ENOBUFS`).
+    #[error("the netlink socket failed while {what}: {source}")]
+    Socket {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// An answer was lost.
     #[error("the kernel did not answer within {ANSWER_TIMEOUT:?} while {0}; try again")]
     Lost(&'static str),
@@ -118,131 +127,235 @@ pub(super) fn enlarge_receive_buffer(socket: &Socket) -> io::Result<()> {
 
 /// A socket that asks and gets answers. It is subscribed to nothing: an event that carries the
 /// sequence number of somebody else's request could else pass for the answer to one of ours.
-#[derive(Debug)]
+///
+/// Any of its futures may be dropped: what they leave unread is passed over by the next one.
 pub(super) struct Requests {
-    handle: ConnectionHandle<RouteNetlinkMessage>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Requests {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    socket: TokioSocket,
+    /// Of the last request.
+    sequence: u32,
+    /// The requests on their way out.
+    sending: Vec<u8>,
+    /// What was received last.
+    received: Vec<u8>,
+    /// A dump whose end was not read yet; the kernel begins no other before.
+    unfinished: Option<u32>,
 }
 
 impl Requests {
     /// Opens one, in the network namespace of the calling thread.
     pub fn open() -> Result<Self, Error> {
-        let (mut connection, handle, _unsolicited) = new_connection(NETLINK_ROUTE).map_err(Error::Open)?;
-        configure(connection.socket_mut().socket_ref()).map_err(Error::Open)?;
-        // Every request has then exactly one last answer, in the order they were sent.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        Ok(Self { handle, task: tokio::spawn(connection) })
+        let socket = TokioSocket::new(NETLINK_ROUTE).map_err(Error::Open)?;
+        configure(socket.socket_ref()).map_err(Error::Open)?;
+        let received = Vec::with_capacity(LONGEST_ANSWER);
+        Ok(Self { socket, sequence: 0, sending: Vec::new(), received, unfinished: None })
     }
 
     /// All objects that `request` (an `RTM_GET*`) selects. `what` completes "while ...".
     ///
     /// A table that does not exist is an empty one.
-    pub async fn dump(
-        &self,
+    pub async fn list(
+        &mut self,
         what: &'static str,
         request: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let mut message = NetlinkMessage::from(request);
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        for attempt in 1.. {
-            let answers = self.send(what, [message.clone()])?;
-            let (objects, interrupted) = match within(what, read_dump(what, answers)).await {
-                // A family that the host does without, `ipv6.disable=1` for one, has no objects.
-                Err(Error::Refused { refusal, .. }) if refusal.is(Errno::AFNOSUPPORT) => return Ok(Vec::new()),
-                read => read?,
-            };
-            // Under constant change no dump is ever whole; events, or the next apply, mend it.
-            if !interrupted || attempt == DUMP_ATTEMPTS {
-                return Ok(objects);
+        let mut objects = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            objects.clear();
+            // Under constant change no dump is ever whole; events, or the next reading, mend it.
+            if self.dump(what, request.clone(), |object| objects.push(object)).await? {
+                break;
             }
         }
-        unreachable!("the loop returns")
+        Ok(objects)
+    }
+
+    /// The same, one object at a time, so that 200,000 of them need no room, and other tasks have their turn in
+    /// between. Says whether the listing is whole: else something changed meanwhile, and may be missing or twice there.
+    pub async fn dump(
+        &mut self,
+        what: &'static str,
+        request: RouteNetlinkMessage,
+        mut take: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<bool, Error> {
+        if let Some(sequence) = self.unfinished {
+            self.read_dump(what, sequence, &mut |_| ()).await?;
+        }
+        self.sending.clear();
+        self.put(request, NLM_F_DUMP);
+        self.send(what).await?;
+        self.unfinished = Some(self.sequence);
+        self.read_dump(what, self.sequence, &mut take).await
+    }
+
+    async fn read_dump(
+        &mut self,
+        what: &'static str,
+        sequence: u32,
+        take: &mut impl FnMut(RouteNetlinkMessage),
+    ) -> Result<bool, Error> {
+        let mut whole = true;
+        loop {
+            self.receive(what).await?;
+            for message in answers(&self.received, sequence, 1) {
+                whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
+                let refusal = match message.payload {
+                    NetlinkPayload::InnerMessage(object) => {
+                        take(object);
+                        continue;
+                    }
+                    NetlinkPayload::Done(done) => Refusal { errno: done.code.abs(), detail: None },
+                    NetlinkPayload::Error(error) => Refusal::new(&error),
+                    _ => continue,
+                };
+                self.unfinished = None;
+                // No such table, or a family that the host does without ("ipv6.disable=1"): there are no objects.
+                let empty = [Errno::NOENT, Errno::AFNOSUPPORT].iter().any(|errno| refusal.is(*errno));
+                let end = refusal.errno == 0 || empty;
+                return if end { Ok(whole) } else { Err(Error::Refused { what, refusal }) };
+            }
+            yield_now().await;
+        }
     }
 
     /// One object, or the kernel's refusal to show it.
     pub async fn get(
-        &self,
+        &mut self,
         what: &'static str,
         request: RouteNetlinkMessage,
     ) -> Result<Result<RouteNetlinkMessage, Refusal>, Error> {
-        let mut message = NetlinkMessage::from(request);
-        message.header.flags = NLM_F_REQUEST;
-        let mut answers = self.send(what, [message])?;
-        match within(what, async { answers.next().await.ok_or(Error::Closed(what)) }).await?.payload {
-            NetlinkPayload::InnerMessage(object) => Ok(Ok(object)),
-            NetlinkPayload::Error(error) => Ok(Err(Refusal::new(&error))),
-            _ => Err(Error::Closed(what)),
+        self.sending.clear();
+        self.put(request, 0);
+        self.send(what).await?;
+        loop {
+            self.receive(what).await?;
+            for message in answers(&self.received, self.sequence, 1) {
+                match message.payload {
+                    NetlinkPayload::InnerMessage(object) => return Ok(Ok(object)),
+                    NetlinkPayload::Error(error) => return Ok(Err(Refusal::new(&error))),
+                    _ => {}
+                }
+            }
         }
     }
 
     /// Makes the changes, each with its `NLM_F_*` flags, and returns the kernel's answer to each,
     /// in the same order. A refused change does not stop those after it.
     ///
-    /// Many changes travel in one `sendmsg`: 100,000 routes are 100,000 acknowledgements but only
-    /// some hundred round trips.
+    /// Many changes travel in one `sendmsg`, and only the last of them asks to be acknowledged: the kernel takes them
+    /// one after the other and tells what it refuses in any case (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
     pub async fn change(
-        &self,
+        &mut self,
         what: &'static str,
-        changes: impl IntoIterator<Item = (RouteNetlinkMessage, u16)>,
+        changes: Vec<(RouteNetlinkMessage, u16)>,
     ) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let mut answers = Vec::new();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for (change, flags) in changes {
-            let mut message = NetlinkMessage::from(change);
-            message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-            bytes += message.buffer_len();
-            batch.push(message);
-            if bytes >= BATCH_BYTES {
-                self.change_batch(what, std::mem::take(&mut batch), &mut answers).await?;
-                bytes = 0;
+        let mut results = Vec::new();
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            let batch = results.len();
+            let mut last = 0;
+            self.sending.clear();
+            while self.sending.len() < BATCH_BYTES
+                && let Some((change, flags)) = changes.next()
+            {
+                last = self.sending.len();
+                self.put(change, flags);
+                results.push(Ok(()));
             }
+            self.acknowledge(last);
+            self.send(what).await?;
+            self.read_results(what, &mut results[batch..]).await?;
         }
-        self.change_batch(what, batch, &mut answers).await?;
-        Ok(answers)
+        Ok(results)
     }
 
-    async fn change_batch(
-        &self,
-        what: &'static str,
-        batch: Vec<NetlinkMessage<RouteNetlinkMessage>>,
-        answers: &mut Vec<Result<(), Refusal>>,
-    ) -> Result<(), Error> {
-        let expected = answers.len() + batch.len();
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let mut stream = self.send(what, batch)?;
-        within(what, async {
-            while let Some(message) = stream.next().await {
-                if let NetlinkPayload::Error(answer) = message.payload {
-                    let refused = answer.code.is_some();
-                    answers.push(if refused { Err(Refusal::new(&answer)) } else { Ok(()) });
+    /// Notes the refusals among the answers to the last changes, until the last one is acknowledged.
+    async fn read_results(&mut self, what: &'static str, results: &mut [Result<(), Refusal>]) -> Result<(), Error> {
+        let count = u32::try_from(results.len()).unwrap_or(u32::MAX);
+        let first = self.sequence.wrapping_sub(count).wrapping_add(1);
+        loop {
+            self.receive(what).await?;
+            for message in answers(&self.received, first, count) {
+                let NetlinkPayload::Error(answer) = message.payload else {
+                    continue;
+                };
+                let sequence = message.header.sequence_number;
+                if answer.code.is_some() {
+                    results[sequence.wrapping_sub(first) as usize] = Err(Refusal::new(&answer));
+                }
+                if sequence == self.sequence {
+                    return Ok(());
                 }
             }
-            Ok(())
-        })
-        .await?;
-        if answers.len() == expected { Ok(()) } else { Err(Error::Closed(what)) }
+        }
     }
 
-    fn send<I>(
-        &self,
-        what: &'static str,
-        messages: I,
-    ) -> Result<impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + use<I>, Error>
-    where
-        I: IntoIterator<Item = NetlinkMessage<RouteNetlinkMessage>>,
-    {
-        self.handle.request_batch(messages, SocketAddr::new(0, 0)).map_err(|_| Error::Closed(what))
+    /// Adds a request to those to be sent.
+    fn put(&mut self, request: RouteNetlinkMessage, flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let (start, length) = (self.sending.len(), message.buffer_len());
+        self.sending.resize(start + length.next_multiple_of(ALIGNMENT), 0);
+        message.serialize(&mut self.sending[start..start + length]);
     }
+
+    /// Has the request that starts there acknowledged.
+    fn acknowledge(&mut self, start: usize) {
+        const FLAGS: usize = 6;
+        let at = start + FLAGS;
+        let flags = u16::from_ne_bytes([self.sending[at], self.sending[at + 1]]) | NLM_F_ACK;
+        self.sending[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
+    }
+
+    async fn send(&self, what: &'static str) -> Result<(), Error> {
+        let kernel = SocketAddr::new(0, 0);
+        let send = poll_fn(|context| self.socket.poll_send_to(context, &self.sending, &kernel));
+        within(what, send).await.map(drop)
+    }
+
+    /// Receives one datagram of answers.
+    async fn receive(&mut self, what: &'static str) -> Result<(), Error> {
+        loop {
+            self.received.clear();
+            let receive = poll_fn(|context| self.socket.poll_recv_from(context, &mut self.received));
+            // Other processes may send as well.
+            if within(what, receive).await?.port_number() == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn within<T>(what: &'static str, answer: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
+    match timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(|source| Error::Socket { what, source }),
+        Err(_) => Err(Error::Lost(what)),
+    }
+}
+
+/// The messages of a datagram that answer one of `count` requests, the first of which had the sequence number `first`.
+/// Others answer requests whose future was dropped.
+fn answers(datagram: &[u8], first: u32, count: u32) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+    const HEADER: usize = 16;
+    const SEQUENCE: usize = 8;
+    let mut rest = datagram;
+    let number = |bytes: &[u8]| bytes.try_into().map(u32::from_ne_bytes).unwrap_or_default();
+    iter::from_fn(move || {
+        loop {
+            let length = number(rest.get(..4)?) as usize;
+            let message = rest.get(..length).filter(|message| message.len() >= HEADER)?;
+            rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+            if number(&message[SEQUENCE..SEQUENCE + 4]).wrapping_sub(first) >= count {
+                continue;
+            }
+            match NetlinkMessage::deserialize(message) {
+                Ok(message) => return Some(message),
+                Err(error) => tracing::debug!("the kernel's answer is not understood: {error}"),
+            }
+        }
+    })
 }
 
 fn configure(socket: &Socket) -> io::Result<()> {
@@ -252,38 +365,6 @@ fn configure(socket: &Socket) -> io::Result<()> {
     // Errors with the kernel's sentence, and without the whole request.
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)
-}
-
-async fn within<T>(what: &'static str, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(ANSWER_TIMEOUT, answer).await.unwrap_or(Err(Error::Lost(what)))
-}
-
-/// The objects of a dump, and whether the kernel says that they changed meanwhile.
-async fn read_dump(
-    what: &'static str,
-    mut answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
-) -> Result<(Vec<RouteNetlinkMessage>, bool), Error> {
-    let mut objects = Vec::new();
-    let mut interrupted = false;
-    while let Some(message) = answers.next().await {
-        interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
-        let refusal = match message.payload {
-            NetlinkPayload::InnerMessage(object) => {
-                objects.push(object);
-                continue;
-            }
-            NetlinkPayload::Done(DoneMessage { code: 0, .. }) => return Ok((objects, interrupted)),
-            NetlinkPayload::Done(done) => Refusal { errno: done.code.abs(), detail: None },
-            NetlinkPayload::Error(error) => Refusal::new(&error),
-            _ => continue,
-        };
-        return if refusal.is(Errno::NOENT) {
-            Ok((objects, interrupted))
-        } else {
-            Err(Error::Refused { what, refusal })
-        };
-    }
-    Err(Error::Closed(what))
 }
 
 #[cfg(test)]

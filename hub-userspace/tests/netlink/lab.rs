@@ -1,8 +1,16 @@
 //! A network namespace per test, on a thread of its own, and the little that tests build in it.
 
-use std::{fs::File, net::IpAddr, os::fd::AsRawFd as _, process::Command, thread};
+use std::{
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::AsRawFd as _,
+    process::Command,
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use hub_userspace::netlink::{HostPlan, KernelNextHop, KernelRoute, RouteAction};
+use hub_userspace::netlink::{HostPlan, Keeper, KernelNextHop, KernelRoute, Report, RouteAction};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, packet_route::link::LinkMessage};
@@ -164,4 +172,39 @@ pub fn route(table: u32, destination: &str, action: RouteAction) -> KernelRoute 
 
 pub fn routes(routes: impl IntoIterator<Item = KernelRoute>) -> HostPlan {
     HostPlan { routes: routes.into_iter().collect(), ..HostPlan::default() }
+}
+
+/// Has the kernel hold this and nothing else of ours; all of it is read and compared.
+pub async fn keep(keeper: &Keeper, plan: &HostPlan) -> Report {
+    keeper.replace_all(plan.clone());
+    keeper.audit();
+    keeper.settled().await.unwrap()
+}
+
+/// What is logged on this thread, and by the tasks that run on it.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Until the guard is dropped.
+pub fn log_here() -> (Log, tracing::subscriber::DefaultGuard) {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    (log, tracing::subscriber::set_default(subscriber))
 }

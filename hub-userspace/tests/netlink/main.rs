@@ -1,8 +1,12 @@
 //! Netlink against the running kernel, as root, in network namespaces that each test makes for
 //! itself and that end with it. `ip` (iproute2) is asked what the kernel holds, as a second opinion.
 
+mod events;
 mod follow;
+mod keeper;
+mod keeper_random;
 mod lab;
+mod load;
 mod neighbours;
 mod routes;
 mod rules;

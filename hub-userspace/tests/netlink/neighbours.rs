@@ -2,11 +2,11 @@
 
 use std::{fs, net::IpAddr, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostPlan, HostState, KernelNeighbour, Report, Syncer};
+use hub_userspace::netlink::{Changes, Follower, HostPlan, HostState, Keeper, KernelNeighbour, Report};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use crate::lab::{Lab, Peer, addr, in_namespace, index, ip, only};
+use crate::lab::{Lab, Peer, addr, in_namespace, index, ip, keep, log_here, only};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -20,7 +20,7 @@ fn shown(address: &str) -> Value {
 
 /// An interface `near`, `10.1.0.1` and `2001:db8::1`, whose other end is in another namespace and
 /// answers for `10.1.0.2` and `2001:db8::2`. Its index, and that namespace.
-async fn near_and_far(lab: &Lab) -> (u32, Peer) {
+pub async fn near_and_far(lab: &Lab) -> (u32, Peer) {
     let near = lab.veth("near", "far").await;
     lab.address(near, "10.1.0.1/24").await;
     ip("-6 addr add 2001:db8::1/64 dev near nodad");
@@ -33,6 +33,16 @@ async fn near_and_far(lab: &Lab) -> (u32, Peer) {
         there.up(far).await;
     });
     (near, peer)
+}
+
+/// Waits for an entry of the neighbour table, whatever its state.
+async fn until_known(address: &str) {
+    let known = async {
+        while !ip("-N neigh show nud all").as_array().unwrap().iter().any(|entry| entry["dst"] == address) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, known).await.unwrap_or_else(|_| panic!("{address} is not known"));
 }
 
 /// The link address of the far end.
@@ -62,11 +72,11 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        let mut syncer = Syncer::open().unwrap();
+        let keeper = Keeper::start().unwrap();
         let managed = |address| KernelNeighbour::Managed { ifindex: near, address };
         let far = [addr("10.1.0.2"), addr("2001:db8::2")];
         let plan = plan(far.map(managed));
-        let report = syncer.apply(&plan).await.unwrap();
+        let report = keep(&keeper, &plan).await;
         assert_eq!(report, Report { added: 2, ..Report::default() });
         until(&mut follower, &mut state, "resolved", |state, _| {
             far.iter().all(|address| state.neighbours.contains_key(&(near, *address)))
@@ -79,9 +89,9 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
             let mac = state.neighbours[&(near, address)].map(|byte| format!("{byte:02x}")).join(":");
             assert_eq!(shown["lladdr"], mac);
         }
-        assert!(syncer.apply(&plan).await.unwrap().is_empty(), "a second time changes nothing");
+        assert!(keep(&keeper, &plan).await.is_empty(), "a second time changes nothing");
 
-        let report = syncer.clear().await.unwrap();
+        let report = keeper.clear().await.unwrap();
         assert_eq!(report, Report { deleted: 2, ..Report::default() });
         until(&mut follower, &mut state, "gone", |state, _| {
             far.iter().all(|address| !state.neighbours.contains_key(&(near, *address)))
@@ -95,17 +105,17 @@ fn a_managed_neighbour_comes_back_after_its_link() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        let mut syncer = Syncer::open().unwrap();
+        let keeper = Keeper::start().unwrap();
         let far = addr("10.1.0.2");
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address: far }]);
         let known = |state: &HostState, _: &Changes| state.neighbours.contains_key(&(near, far));
         let unknown = |state: &HostState, changes: &Changes| !known(state, changes);
-        syncer.apply(&plan).await.unwrap();
+        keep(&keeper, &plan).await;
         until(&mut follower, &mut state, "resolved", known).await;
         lab.down(near).await;
         until(&mut follower, &mut state, "flushed with the link", unknown).await;
         lab.up(near).await;
-        assert_eq!(syncer.apply(&plan).await.unwrap().added, 1);
+        assert_eq!(keep(&keeper, &plan).await.added, 1);
         until(&mut follower, &mut state, "resolved again", known).await;
     });
 }
@@ -114,21 +124,21 @@ fn a_managed_neighbour_comes_back_after_its_link() {
 fn a_fixed_neighbour_is_there_at_once_and_changes_to_managed_and_back() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
-        let mut syncer = Syncer::open().unwrap();
+        let keeper = Keeper::start().unwrap();
         let address = addr("10.1.0.9");
         let fixed = plan([KernelNeighbour::Permanent { ifindex: near, address, mac: [2; 6] }]);
         let managed = plan([KernelNeighbour::Managed { ifindex: near, address }]);
         for _ in 0..2 {
-            assert_eq!(syncer.apply(&fixed).await.unwrap().added, 1);
+            assert_eq!(keep(&keeper, &fixed).await.added, 1);
             let entry = shown("10.1.0.9");
             assert_eq!(
                 (&entry["lladdr"], &entry["state"][0]),
                 (&Value::from("02:02:02:02:02:02"), &Value::from("PERMANENT"))
             );
-            assert!(syncer.apply(&fixed).await.unwrap().is_empty());
-            assert_eq!(syncer.apply(&managed).await.unwrap().added, 1);
+            assert!(keep(&keeper, &fixed).await.is_empty());
+            assert_eq!(keep(&keeper, &managed).await.added, 1);
             assert_ne!(shown("10.1.0.9")["state"][0], "PERMANENT");
-            assert!(syncer.apply(&managed).await.unwrap().is_empty());
+            assert!(keep(&keeper, &managed).await.is_empty());
         }
     });
 }
@@ -141,14 +151,14 @@ fn neighbours_of_others_are_not_touched() {
         ip("neigh add 10.1.0.8 lladdr 02:00:00:00:00:08 nud permanent dev near");
         ip("neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 nud stale dev near");
         let before = ip("-details neigh show");
-        let mut syncer = Syncer::open().unwrap();
+        let keeper = Keeper::start().unwrap();
         let fixed = KernelNeighbour::Permanent { ifindex: near, address: addr("10.1.0.8"), mac: [9; 6] };
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address: addr("10.1.0.7") }, fixed]);
-        let report = syncer.apply(&plan).await.unwrap();
+        let report = keep(&keeper, &plan).await;
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert_eq!(failure.object, format!("neighbour 10.1.0.8 on interface {near}"));
         assert_eq!((report.added, report.deleted), (0, 0));
-        syncer.clear().await.unwrap();
+        keeper.clear().await.unwrap();
         assert_eq!(ip("-details neigh show"), before);
     });
 }
@@ -165,8 +175,8 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         assert!(state.neighbours.contains_key(&(near, far)), "stale is usable");
         assert_eq!(shown("10.1.0.2")["state"][0], "STALE");
 
-        let mut syncer = Syncer::open().unwrap();
-        syncer.probe_neighbour(near, far).await.unwrap();
+        let keeper = Keeper::start().unwrap();
+        keeper.probe(near, far);
         let confirmed = async {
             while shown("10.1.0.2")["state"][0] != "REACHABLE" {
                 sleep(Duration::from_millis(50)).await;
@@ -175,9 +185,14 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         timeout(PATIENCE, confirmed).await.expect("the neighbour was not confirmed");
 
         // Nothing to confirm, nobody there, no such interface: none is an error.
-        syncer.probe_neighbour(near, far).await.unwrap();
-        syncer.probe_neighbour(near, addr("10.1.0.77")).await.unwrap();
-        syncer.probe_neighbour(9999, far).await.unwrap();
+        let (log, _guard) = log_here();
+        keeper.probe(near, far);
+        keeper.probe(near, addr("10.1.0.77"));
+        keeper.probe(9999, far);
+        until_known("10.1.0.77").await;
+        keeper.probe(near, addr("10.1.0.78"));
+        until_known("10.1.0.78").await;
+        assert_eq!(log.text(), "");
     });
 }
 
@@ -188,7 +203,8 @@ fn a_neighbour_that_nobody_asked_for_is_resolved_when_probed() {
         let far: IpAddr = addr("10.1.0.2");
         let (mut state, mut follower) = Follower::start().await.unwrap();
         assert!(!state.neighbours.contains_key(&(near, far)));
-        Syncer::open().unwrap().probe_neighbour(near, far).await.unwrap();
+        let keeper = Keeper::start().unwrap();
+        keeper.probe(near, far);
         until(&mut follower, &mut state, "resolved", |state, _| state.neighbours.contains_key(&(near, far))).await;
         let mac = state.neighbours[&(near, far)].map(|byte| format!("{byte:02x}")).join(":");
         assert_eq!(mac, far_mac(&peer));
@@ -200,14 +216,17 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let address = addr("10.1.0.2");
-        let mut syncer = Syncer::open().unwrap();
+        let keeper = Keeper::start().unwrap();
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address }]);
-        syncer.apply(&plan).await.unwrap();
+        keep(&keeper, &plan).await;
         ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:07 nud stale managed dev near");
         ip("neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 nud stale dev near");
         let (mut state, mut follower) = Follower::start().await.unwrap();
         until(&mut follower, &mut state, "told", |_, changes| changes.stale.contains(&(near, addr("10.1.0.3")))).await;
-        syncer.probe_neighbour(near, address).await.unwrap();
-        assert!(syncer.apply(&plan).await.unwrap().is_empty(), "still managed, still ours");
+        keeper.probe(near, address);
+        // Asked for after the other.
+        keeper.probe(near, addr("10.1.0.78"));
+        until_known("10.1.0.78").await;
+        assert!(keep(&keeper, &plan).await.is_empty(), "still managed, still ours");
     });
 }

@@ -25,7 +25,7 @@ pub(super) use self::{
 };
 use super::{
     PROTOCOL,
-    plan::{Existing, ExistingRule, Family, RouteKey},
+    plan::{Existing, ExistingRule, Family, RouteAction, RouteKey},
 };
 
 impl From<Family> for AddressFamily {
@@ -66,21 +66,16 @@ pub(super) mod all {
     }
 }
 
-impl Existing {
-    /// Takes note of a route that the kernel shows, if it is ours.
-    pub(super) fn note_route(&mut self, message: &RouteMessage) {
-        if u8::from(message.header.protocol) != PROTOCOL {
-            return;
-        }
-        let Some(destination) = destination(message) else {
-            return;
-        };
-        let key = RouteKey { table: table(message), destination, metric: metric(message) };
-        // Two of one key (appended by hand): replaced by one.
-        let twice = self.routes.contains_key(&key);
-        self.routes.insert(key, if twice { None } else { action(message) });
+/// A route that the kernel shows, if it is ours; without an action if no plan could have asked for it.
+pub(super) fn our_route(message: &RouteMessage) -> Option<(RouteKey, Option<RouteAction>)> {
+    if u8::from(message.header.protocol) != PROTOCOL {
+        return None;
     }
+    let key = RouteKey { table: table(message), destination: destination(message)?, metric: metric(message) };
+    Some((key, action(message)))
+}
 
+impl Existing {
     /// Takes note of a rule that the kernel shows, if it is ours.
     pub(super) fn note_rule(&mut self, message: &RuleMessage) {
         let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));

@@ -14,7 +14,7 @@ use rtnetlink::packet_route::{
 use super::family_of;
 use crate::netlink::{
     PROTOCOL,
-    plan::{KernelNextHop, KernelRoute, RouteAction, RouteKey},
+    plan::{KernelNextHop, RouteAction, RouteKey},
 };
 
 /// Stands for "no gateway" among several IPv6 next hops, where the kernel insists on one ("Device
@@ -23,20 +23,20 @@ use crate::netlink::{
 const NO_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x1180);
 
 /// The message that adds or replaces a route whose action is [normalised](RouteAction::normalised).
-pub fn route(route: &KernelRoute) -> RouteMessage {
-    let mut message = bare_route(&RouteKey::from(route));
+pub fn route(key: &RouteKey, action: &RouteAction) -> RouteMessage {
+    let mut message = bare_route(key);
     message.header.protocol = PROTOCOL.into();
-    message.header.kind = match &route.action {
+    message.header.kind = match action {
         RouteAction::Unicast { .. } => RouteType::Unicast,
         RouteAction::Throw => RouteType::Throw,
         RouteAction::Unreachable => RouteType::Unreachable,
     };
-    match &route.action {
+    match action {
         RouteAction::Unicast { next_hops } => match next_hops.as_slice() {
             [hop] => put_single_hop(&mut message, hop),
             hops => message
                 .attributes
-                .push(RouteAttribute::MultiPath(hops.iter().map(|hop| next_hop(hop, route.destination)).collect())),
+                .push(RouteAttribute::MultiPath(hops.iter().map(|hop| next_hop(hop, key.destination)).collect())),
         },
         RouteAction::Throw | RouteAction::Unreachable => {}
     }

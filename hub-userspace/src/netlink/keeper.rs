@@ -1,0 +1,168 @@
+//! Has the kernel hold routes, rules and neighbours, in the background.
+
+mod probes;
+mod task;
+
+use std::{collections::BTreeSet, fmt, future::Future, net::IpAddr, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use rustix::io::Errno;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use self::task::Task;
+use super::{
+    plan::{HostPlan, KernelNeighbour, KernelRule, RouteAction, RouteKey},
+    socket::Requests,
+};
+
+/// On a delete: it is gone already, by itself or with its interface.
+const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
+
+/// Has the kernel hold what is wanted, and nothing else of ours. There must be one at a time in a network namespace.
+///
+/// A task does the work; none of these functions waits for it, and each replaces what it has not come to yet. Nothing is
+/// read, written or deleted before the first [`Self::settled`]: by then everything wanted must have been told, because
+/// all else of ours is then taken for the leftovers of an earlier agent.
+///
+/// Whatever is asked and whenever, neighbours are set first, because a route in use needs its own; then routes are added
+/// or replaced; then rules are added, because none must lead to a table that is not filled yet. Rules, routes and
+/// neighbours are deleted last, in this order. A route that is there before and after is there at all times in between.
+///
+/// Dropping it ends the task and leaves the kernel as it is; [`Self::clear`] takes everything back.
+#[derive(Debug)]
+pub struct Keeper {
+    commands: mpsc::UnboundedSender<Command>,
+    to_probe: mpsc::UnboundedSender<(u32, IpAddr)>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// What the task is told. It takes them in order.
+#[derive(Debug)]
+enum Command {
+    Routes(Vec<(RouteKey, Option<Arc<RouteAction>>)>),
+    AllRoutes(HostPlan),
+    Rules(BTreeSet<KernelRule>),
+    Neighbours(BTreeSet<KernelNeighbour>),
+    Audit,
+    Settle(oneshot::Sender<Result<Report>>),
+}
+
+/// What was done since the report before, and what could not be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Routes, rules and neighbours that were not there before.
+    pub added: usize,
+    /// Routes that were there and did something else.
+    pub replaced: usize,
+    /// What was ours and is no longer wanted.
+    pub deleted: usize,
+    /// All that the kernel refuses at present. The next audit tries again.
+    pub failures: Vec<Failure>,
+}
+
+/// Something that could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Failure {
+    /// The route, rule or neighbour.
+    pub object: String,
+    /// Why, and what can be done, in one sentence.
+    pub reason: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.object, self.reason)
+    }
+}
+
+impl Report {
+    /// Whether there was nothing to do and nothing fails.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Keeper {
+    /// Starts the task, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket. Missing rights show at the first change only.
+    pub fn start() -> Result<Self> {
+        let (commands, told) = mpsc::unbounded_channel();
+        let (to_probe, asked) = mpsc::unbounded_channel();
+        let probes = tokio::spawn(probes::run(Requests::open()?, asked));
+        let task = tokio::spawn(Task::new(Requests::open()?, told).run());
+        Ok(Self { commands, to_probe, tasks: [task, probes] })
+    }
+
+    /// What these routes are to do from now on; nothing: they are to go. Actions are best
+    /// [normalised](RouteAction::normalised), and shared by the routes of a group: they are kept.
+    pub fn routes(&self, changes: Vec<(RouteKey, Option<Arc<RouteAction>>)>) {
+        self.tell(Command::Routes(changes));
+    }
+
+    /// All rules that are to be there.
+    pub fn rules(&self, rules: BTreeSet<KernelRule>) {
+        self.tell(Command::Rules(rules));
+    }
+
+    /// All neighbours that are to be there.
+    pub fn neighbours(&self, neighbours: BTreeSet<KernelNeighbour>) {
+        self.tell(Command::Neighbours(neighbours));
+    }
+
+    /// Everything that is to be there, and nothing else.
+    pub fn replace_all(&self, plan: HostPlan) {
+        self.tell(Command::AllRoutes(plan));
+    }
+
+    /// Reads all of ours again and mends what differs, when what was asked so far has been done: the kernel drops routes
+    /// by itself, and others may remove them. What was refused is tried again.
+    pub fn audit(&self) {
+        self.tell(Command::Audit);
+    }
+
+    /// Resolves when all that was asked until now, and what was asked besides meanwhile, has been tried.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked, or forbids all changes. It is tried again as soon as anything is asked. A single
+    /// refused change is in the report.
+    pub fn settled(&self) -> impl Future<Output = Result<Report>> + Send + use<> {
+        let (sender, answer) = oneshot::channel();
+        self.tell(Command::Settle(sender));
+        async { answer.await.context("the task that keeps the kernel's routes has ended; restart the agent")? }
+    }
+
+    /// Removes everything of ours: rules first, then routes, then neighbours.
+    ///
+    /// # Errors
+    /// As [`Self::settled`].
+    pub async fn clear(self) -> Result<Report> {
+        self.replace_all(HostPlan::default());
+        // What was wanted may not have been written, and others may have got in between.
+        self.audit();
+        self.settled().await
+    }
+
+    /// Has the kernel confirm a neighbour that went stale, or resolve one that it does not know: it
+    /// does so by itself only for what its own packets need, and the fast path's do not count.
+    /// Any other state is left alone. Does not wait for routes that are under way.
+    pub fn probe(&self, ifindex: u32, address: IpAddr) {
+        // That its task has ended is told by the other one.
+        let _ = self.to_probe.send((ifindex, address));
+    }
+
+    /// If the task has ended, [`Self::settled`] says so.
+    fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}

@@ -1,0 +1,192 @@
+use super::{
+    super::{METRIC, TABLE, plan::KernelNextHop},
+    *,
+};
+
+fn key(destination: &str) -> RouteKey {
+    RouteKey { table: TABLE, destination: destination.parse().unwrap(), metric: METRIC }
+}
+
+fn through(ifindex: u32) -> RouteAction {
+    RouteAction::Unicast { next_hops: vec![KernelNextHop { ifindex, via: None, onlink: false, weight: 1 }] }
+}
+
+fn refusal() -> Refusal {
+    Refusal { errno: 100, detail: None }
+}
+
+/// A ledger of a kernel that shows these.
+fn read(routes: &[(RouteKey, RouteAction)]) -> Ledger {
+    let mut ledger = Ledger::default();
+    read_again(&mut ledger, routes);
+    ledger
+}
+
+fn read_again(ledger: &mut Ledger, routes: &[(RouteKey, RouteAction)]) {
+    ledger.begin_reading();
+    for (key, action) in routes {
+        ledger.note(*key, Some(action.clone()));
+    }
+    ledger.conclude();
+}
+
+fn want(ledger: &mut Ledger, key: RouteKey, action: RouteAction) {
+    ledger.want(key, Some(Arc::new(action)));
+}
+
+/// Writes all that is due, as a kernel that takes everything; tells the keys added, replaced and deleted.
+fn write_all(ledger: &mut Ledger) -> [Vec<RouteKey>; 3] {
+    let [mut added, mut replaced] = [Vec::new(), Vec::new()];
+    for write in ledger.next_writes(usize::MAX) {
+        if write.replaces {
+            replaced.push(write.key);
+        } else {
+            added.push(write.key);
+        }
+        ledger.written(write);
+    }
+    let deleted = ledger.next_deletions(usize::MAX);
+    for key in &deleted {
+        ledger.deleted(*key);
+    }
+    assert!(!ledger.is_due());
+    [added, replaced, deleted]
+}
+
+const NOTHING: [Vec<RouteKey>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+
+#[test]
+fn an_entry_is_small() {
+    assert_eq!(size_of::<RouteKey>() + size_of::<Entry>(), 44);
+}
+
+#[test]
+fn what_is_there_is_left_alone() {
+    let mut ledger = read(&[(key("10.0.0.0/8"), through(1)), (key("2001:db8::/32"), RouteAction::Throw)]);
+    assert!(ledger.is_due(), "not wanted so far");
+    want(&mut ledger, key("10.0.0.0/8"), through(1));
+    want(&mut ledger, key("2001:db8::/32"), RouteAction::Throw);
+    assert_eq!(write_all(&mut ledger), NOTHING);
+}
+
+#[test]
+fn actions_are_compared_in_one_form() {
+    let weighted =
+        RouteAction::Unicast { next_hops: vec![KernelNextHop { ifindex: 1, via: None, onlink: false, weight: 70 }] };
+    let mut ledger = read(&[(key("10.0.0.0/8"), through(1))]);
+    want(&mut ledger, key("10.0.0.0/8"), weighted);
+    assert_eq!(write_all(&mut ledger), NOTHING);
+}
+
+#[test]
+fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
+    let kept = key("10.1.0.0/16");
+    let [replaced, gone, fresh] = ["10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16"].map(key);
+    let elsewhere = RouteKey { table: 254, ..kept };
+    let other_metric = RouteKey { metric: 7, ..kept };
+    let mut ledger = read(&[
+        (kept, RouteAction::Throw),
+        (replaced, through(1)),
+        (gone, through(1)),
+        (other_metric, RouteAction::Throw),
+    ]);
+    let wanted = [
+        (kept, RouteAction::Throw),
+        (replaced, through(2)),
+        (fresh, RouteAction::Unreachable),
+        (elsewhere, RouteAction::Throw),
+    ];
+    ledger.want_only(wanted.map(|(key, action)| (key, Arc::new(action))).into());
+    assert_eq!(write_all(&mut ledger), [vec![elsewhere, fresh], vec![replaced], vec![other_metric, gone]]);
+    assert_eq!(ledger.routes.len(), 4);
+}
+
+#[test]
+fn nothing_is_due_before_the_kernel_was_read() {
+    let mut ledger = Ledger::default();
+    want(&mut ledger, key("10.0.0.0/8"), through(1));
+    assert!(!ledger.is_known() && !ledger.is_due());
+    ledger.want(key("10.0.0.0/8"), None);
+    read_again(&mut ledger, &[]);
+    assert!(ledger.is_known() && !ledger.is_due());
+    assert!(ledger.routes.is_empty());
+}
+
+#[test]
+fn of_several_wishes_the_last_one_counts() {
+    let (one, other) = (key("10.0.0.0/8"), key("10.1.0.0/16"));
+    let mut ledger = read(&[(one, through(1))]);
+    want(&mut ledger, one, through(2));
+    want(&mut ledger, one, through(1));
+    want(&mut ledger, other, through(1));
+    ledger.want(other, None);
+    assert_eq!(write_all(&mut ledger), NOTHING, "as before");
+
+    ledger.want(one, None);
+    want(&mut ledger, one, through(3));
+    want(&mut ledger, other, through(1));
+    want(&mut ledger, other, through(2));
+    let writes = ledger.next_writes(1);
+    assert_eq!(writes, [Write { key: one, action: Arc::new(through(3)), replaces: true }]);
+    let writes = ledger.next_writes(5);
+    assert_eq!(writes, [Write { key: other, action: Arc::new(through(2)), replaces: false }]);
+}
+
+#[test]
+fn what_no_plan_made_and_what_is_there_twice_is_replaced() {
+    let (strange, twice) = (key("10.0.0.0/8"), key("10.1.0.0/16"));
+    let mut ledger = Ledger::default();
+    want(&mut ledger, strange, RouteAction::Throw);
+    want(&mut ledger, twice, RouteAction::Throw);
+    ledger.begin_reading();
+    ledger.note(strange, None);
+    ledger.note(twice, Some(RouteAction::Throw));
+    ledger.note(twice, Some(RouteAction::Throw));
+    ledger.conclude();
+    assert_eq!(write_all(&mut ledger), [vec![], vec![strange, twice], vec![]]);
+}
+
+#[test]
+fn what_is_missing_at_another_reading_is_added_and_what_is_too_much_deleted() {
+    let [stays, missing, surplus] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
+    let mut ledger = read(&[]);
+    want(&mut ledger, stays, through(1));
+    want(&mut ledger, missing, through(1));
+    write_all(&mut ledger);
+    read_again(&mut ledger, &[(stays, through(1)), (surplus, through(1))]);
+    assert_eq!(write_all(&mut ledger), [vec![missing], vec![], vec![surplus]]);
+}
+
+#[test]
+fn what_was_refused_is_tried_again_at_the_next_reading_or_wish() {
+    let one = key("10.0.0.0/8");
+    let mut ledger = read(&[]);
+    want(&mut ledger, one, through(1));
+    let refuse = |ledger: &mut Ledger| {
+        let [write] = ledger.next_writes(9).try_into().unwrap();
+        ledger.refused(write.key, refusal());
+        assert!(!ledger.is_due());
+        assert_eq!(ledger.refusals().collect::<Vec<_>>(), [(&one, &refusal())]);
+    };
+    refuse(&mut ledger);
+    want(&mut ledger, one, through(1));
+    assert!(!ledger.is_due(), "the same wish");
+    read_again(&mut ledger, &[]);
+    refuse(&mut ledger);
+    want(&mut ledger, one, through(2));
+    refuse(&mut ledger);
+    ledger.want(one, None);
+    assert!(!ledger.is_due() && ledger.refusals().next().is_none() && ledger.routes.is_empty());
+}
+
+#[test]
+fn equal_actions_that_the_kernel_shows_are_shared() {
+    let action = Arc::new(through(1));
+    let mut ledger = Ledger::default();
+    let keys = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
+    for key in keys {
+        ledger.want(key, Some(Arc::clone(&action)));
+    }
+    read_again(&mut ledger, &keys.map(|key| (key, through(1))));
+    assert_eq!(Arc::strong_count(&action), 1 + 2 * keys.len());
+}

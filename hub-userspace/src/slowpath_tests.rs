@@ -1,0 +1,110 @@
+use super::*;
+use crate::{
+    config,
+    netlink::HostState,
+    state::{State, States},
+};
+
+/// Two connections with interfaces and peers, one with an interface that needs none.
+fn configuration() -> Config {
+    let connection = |name: &str, interface: &str, peer: &str| {
+        format!(
+            "[connection.{name}]\ncustomer_gateway = \"site\"\ninterface = \"{interface}\"\n{peer}\n\
+             local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"10.10.0.0/16\"]\n"
+        )
+    };
+    let text = [
+        "[gateway]\nname = \"hub\"\n[customer_gateway.site]\naddress = \"198.51.100.10\"\n".to_owned(),
+        connection("a", "eth5", "peer = \"10.5.0.2\""),
+        connection("b", "eth3", "peer = \"10.3.0.2\""),
+        connection("c", "tun7", ""),
+    ];
+    config::parse(&text.concat()).unwrap().0
+}
+
+fn host() -> HostState {
+    let link = |index: u32, name: &str, ethernet| Link {
+        index,
+        name: name.to_owned(),
+        kind: None,
+        ethernet,
+        mac: None,
+        mtu: 1500,
+        admin_up: true,
+        running: true,
+        vlan: None,
+    };
+    let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
+    let mut host = HostState::default();
+    host.links = links.map(|link| (link.index, link)).into();
+    host
+}
+
+fn all_up() -> States {
+    ["a", "b", "c"].map(|name| (name.to_owned(), State::Up)).into()
+}
+
+fn members(of: &[(&str, u8)]) -> BTreeMap<String, u8> {
+    of.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect()
+}
+
+fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
+    KernelNextHop { ifindex, via: via.map(|via| via.parse().unwrap()), onlink: via.is_some(), weight }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+#[test]
+fn an_action_has_the_active_members_as_the_kernel_shows_them() {
+    let (config, host, states) = (configuration(), host(), all_up());
+    let inputs = Inputs { config: &config, host: &host, states: &states };
+    let next_hops = |members: &[(&str, u8)], family| match action(inputs, &self::members(members), family) {
+        Some(RouteAction::Unicast { next_hops }) => next_hops,
+        other => panic!("{other:?}"),
+    };
+    let two = next_hops(&[("a", 30), ("b", 70), ("c", 0)], Family::V4);
+    assert_eq!(two, [hop(3, Some("10.3.0.2"), 70), hop(5, Some("10.5.0.2"), 30)], "in order of their interfaces");
+    assert_eq!(next_hops(&[("c", 40)], Family::V4), [hop(7, None, 1)], "no weight");
+    assert_eq!(next_hops(&[("a", 1)], Family::V6), [hop(5, Some("fe80::7670:6e68:7562"), 1)], "stands for the peer");
+}
+
+#[test]
+fn members_whose_interface_is_down_or_missing_have_no_part_in_an_action() {
+    let (config, mut host, states) = (configuration(), host(), all_up());
+    host.links.remove(&3);
+    host.links.get_mut(&7).unwrap().running = false;
+    let inputs = Inputs { config: &config, host: &host, states: &states };
+    let action = |of: &[(&str, u8)]| action(inputs, &members(of), Family::V4);
+    let one = RouteAction::Unicast { next_hops: vec![hop(5, Some("10.5.0.2"), 1)] };
+    assert_eq!(action(&[("a", 1), ("b", 1), ("c", 1)]), Some(one));
+    assert_eq!(action(&[("b", 1), ("c", 1)]), None);
+}
+
+#[test]
+fn a_destination_has_the_same_keys_whatever_leads_to_it() {
+    let destination = net("10.10.10.0/24");
+    let through = Arc::new(RouteAction::Unicast { next_hops: vec![hop(5, None, 1)] });
+    let (own, backstop, none) = (Some(&through), Some(&*BACKSTOP), None::<&Arc<RouteAction>>);
+    let table = [
+        ("not published", connection_entries(destination, own, false, 254), [own, backstop, none]),
+        ("published", connection_entries(destination, own, true, 254), [own, backstop, own]),
+        ("published, but down", connection_entries(destination, None, true, 254), [none, backstop, none]),
+        ("down", connection_entries(destination, None, false, 254), [none, backstop, none]),
+        ("the VPC's", vpc_entries(destination, 254), [Some(&*THROW), none, none]),
+        ("of nobody", no_entries(destination, 254), [none; ENTRIES]),
+    ];
+    let keys = [(TABLE, METRIC), (TABLE, BACKSTOP_METRIC), (254, METRIC)].map(|(table, metric)| RouteKey {
+        table,
+        destination,
+        metric,
+    });
+    for (case, entries, actions) in table {
+        assert_eq!(entries.clone().map(|(key, _)| key), keys, "{case}");
+        assert_eq!(entries.each_ref().map(|(_, action)| action.as_ref()), actions, "{case}");
+        for (key, action) in entries {
+            assert!(action.is_none_or(|action| action.metric() == key.metric), "{case}");
+        }
+    }
+}

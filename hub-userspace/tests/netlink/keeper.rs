@@ -1,0 +1,344 @@
+//! What is asked meanwhile, in which order things happen, and what others did to ours.
+
+use std::{collections::BTreeSet, fs, sync::Arc};
+
+use hub_userspace::netlink::{
+    Family, HostPlan, Keeper, KernelNeighbour, KernelRoute, KernelRule, METRIC, Report, RouteAction, RouteKey,
+    RuleMatch, TABLE,
+};
+use ipnet::IpNet;
+use rustix::{
+    net::sockopt::set_socket_recv_buffer_size,
+    process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
+};
+use tokio::task::yield_now;
+
+use crate::{
+    events::{Event, Events},
+    lab::{Lab, addr, count, hop, in_namespace, ip, keep, log_here, net, only, route, routes, unicast},
+    neighbours::near_and_far,
+};
+
+/// The n-th of many destinations.
+pub fn destination(n: u32) -> IpNet {
+    let first = u32::from(std::net::Ipv4Addr::new(11, 0, 0, 0));
+    IpNet::new(std::net::Ipv4Addr::from(first + n * 256).into(), 24).unwrap()
+}
+
+type Changes = Vec<(RouteKey, Option<Arc<RouteAction>>)>;
+
+/// A route to each of the destinations, in table 1180.
+fn changes(of: impl IntoIterator<Item = u32>, action: RouteAction) -> Changes {
+    let action = Some(Arc::new(action));
+    of.into_iter().map(|n| (key(n), action.clone())).collect()
+}
+
+/// None to any of them.
+fn removals(of: impl IntoIterator<Item = u32>) -> Changes {
+    of.into_iter().map(|n| (key(n), None)).collect()
+}
+
+fn key(n: u32) -> RouteKey {
+    RouteKey { table: TABLE, destination: destination(n), metric: METRIC }
+}
+
+fn through(ifindex: u32) -> RouteAction {
+    unicast(&[hop(ifindex, None)])
+}
+
+fn rule(name: &str) -> KernelRule {
+    KernelRule { family: Family::V4, what: RuleMatch::Interface(name.to_owned()) }
+}
+
+fn done(added: usize, replaced: usize, deleted: usize) -> Report {
+    Report { added, replaced, deleted, failures: Vec::new() }
+}
+
+async fn two_links(lab: &Lab) -> (u32, u32) {
+    let (a, b) = (lab.veth("a0", "a1").await, lab.veth("b0", "b1").await);
+    lab.address(a, "10.1.0.1/24").await;
+    (a, b)
+}
+
+/// Several steps' worth.
+const MANY: u32 = 20_000;
+
+/// Asks for many routes through an interface, and returns when some of them are written.
+async fn begin_many(keeper: &Keeper, events: &mut Events, ifindex: u32) {
+    keeper.routes(changes(0..MANY, through(ifindex)));
+    drop(keeper.settled());
+    while !matches!(events.next().await, Event::Route(..)) {}
+}
+
+fn position(events: &[Event], what: impl FnMut(&Event) -> bool) -> usize {
+    events.iter().position(what).unwrap_or_else(|| panic!("not among {} events", events.len()))
+}
+
+fn last(events: &[Event], what: impl FnMut(&Event) -> bool) -> usize {
+    events.iter().rposition(what).unwrap_or_else(|| panic!("not among {} events", events.len()))
+}
+
+#[test]
+fn neighbours_come_before_routes_and_routes_before_rules_and_all_go_in_another_order() {
+    in_namespace(async |lab| {
+        let (a, _) = two_links(&lab).await;
+        let mut events = Events::listen();
+        let keeper = Keeper::start().unwrap();
+        let address = addr("10.1.0.9");
+        // The other way round.
+        keeper.rules([rule("a0")].into());
+        keeper.routes(changes(0..2000, through(a)));
+        keeper.neighbours([KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into());
+        assert_eq!(keeper.settled().await.unwrap(), done(2002, 0, 0));
+        let seen = events.until_now().await;
+        let routes: Vec<usize> =
+            [position(&seen, |of| matches!(of, Event::Route(..))), last(&seen, |of| matches!(of, Event::Route(..)))]
+                .into();
+        assert!(position(&seen, |of| *of == Event::Neighbour(address)) < routes[0]);
+        assert!(position(&seen, |of| *of == Event::Rule) > routes[1]);
+
+        // Added before deleted, replaced without being gone.
+        keeper.routes([removals(0..1000), changes(1000..1500, RouteAction::Throw)].concat());
+        keeper.routes(changes(3000..3100, through(a)));
+        keeper.rules([rule("b0")].into());
+        keeper.neighbours(BTreeSet::new());
+        assert_eq!(keeper.settled().await.unwrap(), done(101, 500, 1002));
+        let seen = events.until_now().await;
+        let order = [
+            last(&seen, |of| matches!(of, Event::Route(..))),
+            position(&seen, |of| *of == Event::Rule),
+            position(&seen, |of| *of == Event::RuleGone),
+            position(&seen, |of| matches!(of, Event::RouteGone(_))),
+            last(&seen, |of| matches!(of, Event::RouteGone(_))),
+            last(&seen, |of| matches!(of, Event::Neighbour(_) | Event::NeighbourGone(_))),
+        ];
+        assert!(order.is_sorted(), "{order:?}");
+        let gone = seen.iter().filter(|of| matches!(of, Event::RouteGone(_))).count();
+        assert_eq!(gone, 1000, "a replaced one is never gone");
+
+        assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 1101));
+        let seen = events.until_now().await;
+        let rule = position(&seen, |of| *of == Event::RuleGone);
+        assert!(rule < position(&seen, |of| matches!(of, Event::RouteGone(_))));
+        assert_eq!(count(&ip("route show table all proto 118")), 0);
+        assert_eq!(count(&ip("rule show pref 1180")), 0);
+    });
+}
+
+#[test]
+fn a_newer_wish_replaces_one_that_is_not_written_yet() {
+    in_namespace(async |lab| {
+        let (a, b) = two_links(&lab).await;
+        let mut events = Events::listen();
+        let keeper = Keeper::start().unwrap();
+        begin_many(&keeper, &mut events, a).await;
+        let (other, none) = (MANY - 1, MANY - 2);
+        keeper.routes(changes([other], through(b)));
+        keeper.routes(removals([none]));
+        let report = keeper.settled().await.unwrap();
+        assert_eq!(report.failures, []);
+        let seen = events.until_now().await;
+        let of = |n| {
+            let destination = destination(n);
+            seen.iter().filter(move |event| match event {
+                Event::Route(other, _) | Event::RouteGone(other) => *other == destination,
+                _ => false,
+            })
+        };
+        assert_eq!(of(other).collect::<Vec<_>>(), [&Event::Route(destination(other), Some(b))]);
+        assert_eq!(of(none).count(), 0);
+        assert_eq!(count(&ip("route show table 1180")), MANY as usize - 1);
+    });
+}
+
+#[test]
+fn a_neighbour_is_asked_for_while_routes_are_written() {
+    in_namespace(async |lab| {
+        let (near, _peer) = near_and_far(&lab).await;
+        let mut events = Events::listen();
+        let keeper = Keeper::start().unwrap();
+        begin_many(&keeper, &mut events, near).await;
+        let far = addr("10.1.0.2");
+        keeper.probe(near, far);
+        keeper.settled().await.unwrap();
+        let seen = events.until_now().await;
+        let resolved = position(&seen, |event| *event == Event::Neighbour(far));
+        let rest = seen[resolved..].iter().filter(|event| matches!(event, Event::Route(..))).count();
+        assert!(rest > MANY as usize / 2, "only {rest} routes were written after that");
+    });
+}
+
+#[test]
+fn an_audit_mends_what_others_did() {
+    in_namespace(async |lab| {
+        let (a, _) = two_links(&lab).await;
+        let address = addr("10.1.0.9");
+        let plan = HostPlan {
+            rules: [rule("a0"), rule("b0")].into(),
+            neighbours: [KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into(),
+            ..routes((0..5).map(|n| KernelRoute { table: TABLE, destination: destination(n), action: through(a) }))
+        };
+        let keeper = Keeper::start().unwrap();
+        keeper.replace_all(plan);
+        assert_eq!(keeper.settled().await.unwrap(), done(8, 0, 0));
+        for command in [
+            "route del 11.0.0.0/24 table 1180",
+            "route replace 11.0.1.0/24 dev b0 proto 118 metric 1180 table 1180",
+            "route add 11.0.9.0/24 dev b0 proto 118 metric 1180 table 1180",
+            "rule del pref 1180 iif a0",
+            "neigh del 10.1.0.9 dev a0",
+        ] {
+            ip(command);
+        }
+        assert!(keeper.settled().await.unwrap().is_empty(), "nobody has looked");
+        keeper.audit();
+        assert_eq!(keeper.settled().await.unwrap(), done(3, 1, 1));
+        assert_eq!(only(&ip("route show table 1180"), "dst", "11.0.1.0/24")["dev"], "a0");
+        assert_eq!((count(&ip("route show table 1180")), count(&ip("rule show pref 1180"))), (5, 2));
+        only(&ip("neigh show dev a0"), "dst", "10.1.0.9");
+    });
+}
+
+#[test]
+fn a_refused_route_is_told_until_it_works_and_tried_again_at_an_audit() {
+    in_namespace(async |lab| {
+        let (a, b) = two_links(&lab).await;
+        let keeper = Keeper::start().unwrap();
+        let refused = route(TABLE, "10.10.0.0/16", unicast(&[hop(b, Some("10.2.0.2"))]));
+        let key = RouteKey::from(&refused);
+        keeper.routes(changes(0..5, through(a)));
+        keeper.routes(vec![(key, Some(Arc::new(refused.action)))]);
+        let report = keeper.settled().await.unwrap();
+        assert_eq!(report.added, 5);
+        let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
+        assert_eq!(failure.object, "route 10.10.0.0/16 in table 1180");
+
+        lab.address(b, "10.2.0.1/24").await;
+        let report = keeper.settled().await.unwrap();
+        assert_eq!((report.added, report.failures.as_slice()), (0, [failure.clone()].as_slice()));
+        keeper.audit();
+        assert_eq!(keeper.settled().await.unwrap(), done(1, 0, 0));
+
+        // Another wish is tried at once, and one given up is told no more.
+        keeper.routes(vec![(key, Some(Arc::new(unicast(&[hop(b, Some("10.3.0.2"))]))))]);
+        let report = keeper.settled().await.unwrap();
+        assert_eq!((report.replaced, report.failures.len()), (0, 1));
+        assert_eq!(
+            only(&ip("route show table 1180"), "dst", "10.10.0.0/16")["gateway"],
+            "10.2.0.2",
+            "the old one stays"
+        );
+        keeper.routes(vec![(key, None)]);
+        assert_eq!(keeper.settled().await.unwrap(), done(0, 0, 1));
+    });
+}
+
+#[test]
+fn what_a_killed_agent_left_stays_until_all_wishes_are_known_and_those_kept_are_not_touched() {
+    in_namespace(async |lab| {
+        let (a, b) = two_links(&lab).await;
+        let killed = Keeper::start().unwrap();
+        killed.routes(changes(0..1000, through(a)));
+        killed.rules([rule("a0"), rule("b0")].into());
+        assert_eq!(killed.settled().await.unwrap(), done(1002, 0, 0));
+        drop(killed);
+
+        let mut events = Events::listen();
+        let keeper = Keeper::start().unwrap();
+        keeper.routes(changes(0..100, through(a)));
+        keeper.rules([rule("a0")].into());
+        keeper.audit();
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        assert_eq!(events.until_now().await, [], "not all is known yet");
+        keeper.routes(changes(100..998, through(a)));
+        keeper.routes(changes([998], through(b)));
+        assert_eq!(keeper.settled().await.unwrap(), done(0, 1, 2));
+        let expected = [Event::Route(destination(998), Some(b)), Event::RuleGone, Event::RouteGone(destination(999))];
+        assert_eq!(events.until_now().await, expected);
+    });
+}
+
+/// Has all netlink sockets of this namespace hold next to no answers.
+fn starve_sockets() {
+    let shown = fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    let inodes: BTreeSet<&str> = shown.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    for file in fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
+        // Other tests open and close files at the same time.
+        let target = fs::read_link(file.path()).unwrap_or_default();
+        let target = target.to_string_lossy().into_owned();
+        let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        if inode.is_some_and(|inode| inodes.contains(inode)) {
+            let number = file.file_name().to_str().unwrap().parse().unwrap();
+            let socket = pidfd_getfd(&this, number, PidfdGetfdFlags::empty()).unwrap();
+            set_socket_recv_buffer_size(&socket, 1).unwrap();
+        }
+    }
+}
+
+#[test]
+fn answers_that_are_lost_are_asked_for_again_on_another_socket() {
+    in_namespace(async |lab| {
+        let (a, _) = two_links(&lab).await;
+        let keeper = Keeper::start().unwrap();
+        keeper.routes(changes(0..10, through(a)));
+        assert_eq!(keeper.settled().await.unwrap(), done(10, 0, 0));
+        let (log, _guard) = log_here();
+        starve_sockets();
+        let out_of_reach = unicast(&[hop(a, Some("172.16.0.1"))]);
+        keeper.routes(changes(100..600, out_of_reach));
+        keeper.routes(changes(10..20, through(a)));
+        let report = keeper.settled().await.unwrap();
+        assert_eq!((report.failures.len(), report.deleted), (500, 0));
+        let log = log.text();
+        assert!(log.contains("the netlink socket failed while writing routes: No buffer space available"), "{log}");
+        assert_eq!(count(&ip("route show table 1180")), 20);
+    });
+}
+
+#[test]
+fn clearing_in_the_middle_of_a_batch_leaves_nothing() {
+    in_namespace(async |lab| {
+        let (a, _) = two_links(&lab).await;
+        ip("route add 10.77.0.0/16 dev a0 proto 118 table 77");
+        let mut events = Events::listen();
+        let keeper = Keeper::start().unwrap();
+        keeper.rules([rule("a0")].into());
+        begin_many(&keeper, &mut events, a).await;
+        let report = keeper.clear().await.unwrap();
+        assert_eq!((report.added + 1, report.failures.as_slice()), (report.deleted, [].as_slice()));
+        assert!(report.added < MANY as usize, "not in the middle");
+        assert_eq!(count(&ip("route show table all proto 118")), 0);
+        assert_eq!(count(&ip("rule show pref 1180")), 0);
+    });
+}
+
+#[test]
+fn a_keeper_that_was_told_nothing_clears_what_is_left() {
+    in_namespace(async |lab| {
+        two_links(&lab).await;
+        ip("route add 10.77.0.0/16 dev a0 proto 118 table 77");
+        assert_eq!(Keeper::start().unwrap().clear().await.unwrap(), done(0, 0, 1));
+    });
+}
+
+#[test]
+fn everything_replaced_by_another_plan_keeps_what_both_have() {
+    in_namespace(async |lab| {
+        let (a, b) = two_links(&lab).await;
+        let of = |destination, ifindex| route(TABLE, destination, unicast(&[hop(ifindex, None)]));
+        let keeper = Keeper::start().unwrap();
+        keep(&keeper, &routes([of("10.10.0.0/24", a), of("10.10.1.0/24", a), of("10.10.2.0/24", a)])).await;
+        let mut events = Events::listen();
+        keeper.replace_all(routes([of("10.10.0.0/24", a), of("10.10.1.0/24", b), of("10.10.3.0/24", b)]));
+        assert_eq!(keeper.settled().await.unwrap(), done(1, 1, 1));
+        let expected = [
+            Event::Route(net("10.10.1.0/24"), Some(b)),
+            Event::Route(net("10.10.3.0/24"), Some(b)),
+            Event::RouteGone(net("10.10.2.0/24")),
+        ];
+        assert_eq!(events.until_now().await, expected);
+    });
+}
