@@ -1,6 +1,7 @@
 //! The control socket: HTTP and JSON over a unix socket that only the agent's user may open.
 
 mod changes;
+mod events;
 
 use std::{
     fs, io,
@@ -23,11 +24,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
     net::UnixListener,
-    sync::{mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot},
 };
 
 use crate::{
-    agent::Request,
+    agent::{Request, Snapshot},
+    changer::Order,
+    event::Event,
     status::{Connection, Route, Status},
 };
 
@@ -36,6 +39,7 @@ pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
 pub const CONNECTIONS: &str = "/v1/connections";
 pub const RELOAD: &str = "/v1/reload";
+pub const EVENTS: &str = "/v1/events";
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,8 +82,8 @@ impl Socket {
     }
 
     /// Serves requests, one task each, until the runtime ends.
-    pub fn serve(&mut self, agent: mpsc::Sender<Request>) {
-        let router = changes::router().route(STATUS, get(status)).with_state(agent);
+    pub fn serve(&mut self, doors: Doors) {
+        let router = changes::router().route(STATUS, get(status)).route(EVENTS, get(events::follow)).with_state(doors);
         if let Some(listener) = self.listener.take() {
             tokio::spawn(async move { axum::serve(listener, router).await });
         }
@@ -97,23 +101,29 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-type Agent = State<mpsc::Sender<Request>>;
-
-async fn status(State(agent): Agent) -> Response {
-    respond(ask_status(&agent).await)
+/// Where requests go.
+#[derive(Clone)]
+pub struct Doors {
+    pub agent: mpsc::Sender<Request>,
+    pub changer: mpsc::Sender<Order>,
+    pub events: broadcast::Sender<Event>,
 }
 
-async fn routes(State(agent): Agent) -> Response {
-    respond(ask_status(&agent).await.map(|status| status.routes))
+async fn status(State(doors): State<Doors>) -> Response {
+    respond(snapshot(&doors).await.map(Snapshot::status))
 }
 
-async fn connections(State(agent): Agent) -> Response {
-    respond(ask_status(&agent).await.map(|status| status.connections))
+async fn routes(State(doors): State<Doors>) -> Response {
+    respond(snapshot(&doors).await.map(|snapshot| snapshot.routes()))
 }
 
-async fn ask_status(agent: &mpsc::Sender<Request>) -> Result<Status> {
+async fn connections(State(doors): State<Doors>) -> Response {
+    respond(snapshot(&doors).await.map(|snapshot| snapshot.connections))
+}
+
+async fn snapshot(doors: &Doors) -> Result<Snapshot> {
     let (sender, answer) = oneshot::channel();
-    agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
+    doors.agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
     answer.await.context("the agent is stopping")?
 }
 
@@ -155,6 +165,19 @@ impl Client {
     }
 
     async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> Result<T> {
+        let patience = if method == Method::GET { PATIENCE } else { PATIENCE_FOR_CHANGES };
+        let answer = self.ask(method, path, body, Some(patience)).await?;
+        answer.json().await.context("the agent answers something else: it may be of another version")
+    }
+
+    /// The agent's answer, if it is not a refusal; for `patience`, or for ever.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        patience: Option<Duration>,
+    ) -> Result<reqwest::Response> {
         let socket = self.socket.display();
         if let Err(error) = StdUnixStream::connect(&self.socket) {
             match error.kind() {
@@ -167,15 +190,16 @@ impl Client {
                 _ => return Err(error).with_context(|| format!("cannot open {socket}")),
             }
         }
-        let patience = if method == Method::GET { PATIENCE } else { PATIENCE_FOR_CHANGES };
-        let request = self.http.request(method, format!("http://vpnhub{path}")).timeout(patience);
-        let request = match &body {
-            Some(body) => request.json(body),
-            None => request,
-        };
+        let mut request = self.http.request(method, format!("http://vpnhub{path}"));
+        if let Some(patience) = patience {
+            request = request.timeout(patience);
+        }
+        if let Some(body) = &body {
+            request = request.json(body);
+        }
         let answer = request.send().await.with_context(|| format!("the agent on {socket} does not answer"))?;
         if answer.status().is_success() {
-            return answer.json().await.context("the agent answers something else: it may be of another version");
+            return Ok(answer);
         }
         match answer.json::<Failure>().await {
             Ok(failure) => bail!("{}", failure.error),

@@ -3,16 +3,28 @@
 //! A group is an array of buckets; the program picks one by flow hash, so a flow moves exactly when its bucket does.
 //! [`fill`] gives every member its share, exact to one bucket, and moves no bucket that it need not move: when a
 //! member goes, only its buckets do; when one comes, it takes its share and nobody else's buckets change hands.
+//!
+//! A share is rarely a whole number, and which members are rounded up depends on what they have. A fixed rule cannot do:
+//! by the method of largest remainders, a member may have to give up a bucket because another one *went* (the Alabama
+//! paradox), and methods without such paradoxes miss shares by more than one (Balinski and Young).
 
-/// Shares `buckets` out over `members`, as `(member, weight)` with weights above 0.
+/// Members that share buckets, with weights above 0.
+pub type Members<M> = [(M, u32)];
+
+/// Shares `buckets` out over `members`.
 ///
-/// `buckets` holds the array as it was, `None` where nobody had the bucket; afterwards every bucket has a member of
-/// `members`, unless there are none: then every bucket is `None`. The result depends on the arguments alone.
-pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], members: &[(M, u32)]) {
-    let mut missing = targets(buckets.len(), members);
+/// `buckets` holds the array as it was shared out over `before`, `None` where nobody had the bucket; afterwards every
+/// bucket has a member of `members`, unless there are none: then every bucket is `None`. The result depends on the
+/// arguments alone.
+///
+/// A member whose part of the weights has not become smaller never loses a bucket. In a corner that costs exactness:
+/// where somebody goes who had fewer buckets than the others would have to be rounded up by, one of these stays below
+/// its share by a fraction more than one bucket.
+pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], before: &Members<M>, members: &Members<M>) {
+    let mut missing = targets(buckets, before, members);
     for bucket in buckets.iter_mut() {
         // A bucket stays where it is while its owner has not had its share yet.
-        let owner = bucket.and_then(|owner| members.iter().position(|(member, _)| *member == owner));
+        let owner = bucket.and_then(|owner| position(members, owner));
         match owner {
             Some(owner) if missing[owner] > 0 => missing[owner] -= 1,
             _ => *bucket = None,
@@ -23,26 +35,91 @@ pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], members: &[(M, u32)]) {
     }
 }
 
-/// Buckets each member should have: its part of the weights, the remainders going to the largest fractions, and of
-/// equal ones to the first (Hamilton's method).
-fn targets(buckets: usize, members: &[(impl Copy, u32)]) -> Vec<usize> {
-    let total: u64 = members.iter().map(|(_, weight)| u64::from(*weight)).sum();
+fn position<M: Copy + Eq>(members: &Members<M>, wanted: M) -> Option<usize> {
+    members.iter().position(|(member, _)| *member == wanted)
+}
+
+fn total<M>(members: &Members<M>) -> u64 {
+    members.iter().map(|(_, weight)| u64::from(*weight)).sum()
+}
+
+/// Buckets each member is to have.
+fn targets<M: Copy + Eq>(buckets: &[Option<M>], before: &Members<M>, members: &Members<M>) -> Vec<usize> {
+    let (total_before, total) = (total(before), total(members));
     if total == 0 {
         return vec![0; members.len()];
     }
-    let parts: Vec<u64> = members.iter().map(|(_, weight)| u64::from(*weight) * buckets as u64).collect();
-    let mut targets: Vec<usize> = parts.iter().map(|part| (part / total) as usize).collect();
-    let mut by_remainder: Vec<usize> = (0..members.len()).collect();
-    by_remainder.sort_by_key(|index| std::cmp::Reverse(parts[*index] % total));
-    let left = buckets - targets.iter().sum::<usize>();
-    for index in by_remainder.into_iter().take(left) {
-        targets[index] += 1;
+    let mut shares: Vec<Share> = members
+        .iter()
+        .map(|(member, weight)| {
+            let exact = u64::from(*weight) * buckets.len() as u64;
+            let shrinks = position(before, *member)
+                .is_none_or(|old| u64::from(*weight) * total_before < u64::from(before[old].1) * total);
+            Share { exact, total, shrinks, target: 0 }
+        })
+        .collect();
+    for owner in buckets.iter().flatten().filter_map(|owner| position(members, *owner)) {
+        let share = &mut shares[owner];
+        share.target = (share.target + 1).min(share.most());
     }
-    targets
+    let mut free = buckets.len() - shares.iter().map(|share| share.target).sum::<usize>();
+    // First everybody has its share rounded down, at the cost of those who have to give.
+    while let Some(poor) = (0..shares.len()).find(|index| shares[*index].target < shares[*index].least()) {
+        if free > 0 {
+            free -= 1;
+        } else if let Some(rich) = first_largest(&shares, |share| share.may_give().then_some(share.excess())) {
+            shares[rich].target -= 1;
+        } else {
+            break;
+        }
+        shares[poor].target += 1;
+    }
+    // Then the largest fractions are rounded up.
+    for _ in 0..free {
+        let room = |share: &Share| (share.target < share.most()).then_some(-share.excess());
+        let next = first_largest(&shares, room).expect("the shares rounded up are as many as the buckets, or more");
+        shares[next].target += 1;
+    }
+    shares.into_iter().map(|share| share.target).collect()
+}
+
+/// What a member is to have, in units of 1/`total` of a bucket where it is not whole.
+struct Share {
+    exact: u64,
+    total: u64,
+    /// Its part of the weights has become smaller.
+    shrinks: bool,
+    /// In buckets.
+    target: usize,
+}
+
+impl Share {
+    fn least(&self) -> usize {
+        (self.exact / self.total) as usize
+    }
+
+    fn most(&self) -> usize {
+        self.exact.div_ceil(self.total) as usize
+    }
+
+    fn may_give(&self) -> bool {
+        self.shrinks && self.target > self.least()
+    }
+
+    /// How much more it has than its share.
+    fn excess(&self) -> i64 {
+        (self.target as u64 * self.total) as i64 - self.exact as i64
+    }
+}
+
+/// The share for which this is largest, the first of equal ones.
+fn first_largest(shares: &[Share], value: impl Fn(&Share) -> Option<i64>) -> Option<usize> {
+    let values = shares.iter().enumerate().filter_map(|(index, share)| Some((value(share)?, index)));
+    values.max_by_key(|(value, index)| (*value, std::cmp::Reverse(*index))).map(|(_, index)| index)
 }
 
 /// Deals members out in turn, each as often as it is still missing buckets.
-fn deal<M: Copy>(members: &[(M, u32)], mut missing: Vec<usize>) -> impl Iterator<Item = M> {
+fn deal<M: Copy>(members: &Members<M>, mut missing: Vec<usize>) -> impl Iterator<Item = M> {
     let mut turn = 0;
     std::iter::from_fn(move || {
         let index =
@@ -55,7 +132,93 @@ fn deal<M: Copy>(members: &[(M, u32)], mut missing: Vec<usize>) -> impl Iterator
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+
     use super::fill;
+
+    /// Members with their weights.
+    type Members = Vec<(u32, u32)>;
+
+    const BUCKETS: usize = 256;
+
+    /// 1 to 64 members in any order, with weights as a configuration may have them.
+    fn members(rng: &mut StdRng) -> Members {
+        let mut all: Vec<u32> = (0..64).collect();
+        all.shuffle(rng);
+        let same = rng.random_bool(0.3);
+        let weight = |rng: &mut StdRng| if same { 100 } else { rng.random_range(1..=100) };
+        let count = rng.random_range(1..=64);
+        all.into_iter().take(count).map(|member| (member, weight(rng))).collect()
+    }
+
+    fn held(buckets: &[Option<u32>], member: u32) -> usize {
+        buckets.iter().filter(|bucket| **bucket == Some(member)).count()
+    }
+
+    /// What must hold when `before` has become `after`.
+    fn check(before: &[Option<u32>], after: &[Option<u32>], members: &Members) {
+        let total: u32 = members.iter().map(|(_, weight)| weight).sum();
+        let has = |member: u32| held(after, member);
+        assert_eq!(members.iter().map(|(member, _)| has(*member)).sum::<usize>(), BUCKETS, "every bucket has a member");
+        for (member, weight) in members {
+            let exact = BUCKETS as f64 * f64::from(*weight) / f64::from(total);
+            assert!((has(*member) as f64 - exact).abs() < 1.0, "{member} has {} of {exact}", has(*member));
+        }
+        // A bucket moves only from whom has too many, or is no member any more.
+        let surplus: usize = (0..64).map(|member| held(before, member).saturating_sub(has(member))).sum();
+        let nobodys = before.iter().filter(|bucket| bucket.is_none()).count();
+        let moved = before.iter().zip(after).filter(|(before, after)| before != after).count();
+        assert_eq!(moved, surplus + nobodys, "{members:?}");
+    }
+
+    #[test]
+    fn any_members_follow_any_others_with_exact_shares_and_the_fewest_moves() {
+        for seed in 0..300 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut buckets = vec![None; BUCKETS];
+            let mut former = Members::new();
+            for _ in 0..8 {
+                let members = members(&mut rng);
+                let before = buckets.clone();
+                fill(&mut buckets, &former, &members);
+                check(&before, &buckets, &members);
+
+                let mut again = before.clone();
+                fill(&mut again, &former, &members);
+                assert_eq!(again, buckets, "the same comes out of the same");
+                fill(&mut again, &members, &members);
+                assert_eq!(again, buckets, "a second time changes nothing");
+                former = members;
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_goes_and_comes_back_has_its_share_again_and_the_others_never_lost_theirs() {
+        for seed in 0..300 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let members = members(&mut rng);
+            if members.len() == 1 {
+                continue;
+            }
+            let mut buckets = vec![None; BUCKETS];
+            fill(&mut buckets, &[], &members);
+            let full = buckets.clone();
+            let gone = rng.random_range(0..members.len());
+            let mut others = members.clone();
+            let (gone, _) = others.remove(gone);
+            fill(&mut buckets, &members, &others);
+            for (before, now) in full.iter().zip(&buckets) {
+                assert!(*before == Some(gone) || before == now, "a flow moved that nothing had happened to");
+            }
+            let without = buckets.clone();
+            fill(&mut buckets, &others, &members);
+            for (before, now) in without.iter().zip(&buckets) {
+                assert!(*now == Some(gone) || before == now, "a flow moved to somebody else than who came");
+            }
+            check(&without, &buckets, &members);
+        }
+    }
 
     fn count(buckets: &[Option<char>], member: char) -> usize {
         buckets.iter().filter(|bucket| **bucket == Some(member)).count()
@@ -78,7 +241,7 @@ mod tests {
         for (weights, expected) in table {
             let members: Vec<(char, u32)> = ('a'..).zip(weights).collect();
             let mut buckets = vec![None; 256];
-            fill(&mut buckets, &members);
+            fill(&mut buckets, &[], &members);
             let counts: Vec<usize> = members.iter().map(|(member, _)| count(&buckets, *member)).collect();
             assert_eq!(counts, expected, "{members:?}");
         }
@@ -88,30 +251,31 @@ mod tests {
     fn a_member_that_goes_moves_its_own_buckets_alone_and_takes_its_share_back() {
         let all = [('a', 20), ('b', 30), ('c', 50)];
         let mut full = vec![None; 256];
-        fill(&mut full, &all);
+        fill(&mut full, &[], &all);
         let mut without = full.clone();
-        fill(&mut without, &[('a', 20), ('c', 50)]);
+        let others = [('a', 20), ('c', 50)];
+        fill(&mut without, &all, &others);
         assert_eq!(moved(&full, &without), count(&full, 'b'));
         let mut back = without.clone();
-        fill(&mut back, &all);
-        assert_eq!(moved(&without, &back), count(&full, 'b'));
-        assert_eq!(['a', 'b', 'c'].map(|member| count(&back, member)), ['a', 'b', 'c'].map(|m| count(&full, m)));
+        fill(&mut back, &others, &all);
+        assert_eq!(moved(&without, &back), count(&back, 'b'));
+        assert_eq!(['a', 'b', 'c'].map(|member| count(&back, member)), [52, 76, 128]);
     }
 
     #[test]
     fn filling_twice_changes_nothing() {
         let members = [('a', 7), ('b', 11), ('c', 13)];
         let mut once = vec![None; 256];
-        fill(&mut once, &members);
+        fill(&mut once, &[], &members);
         let mut twice = once.clone();
-        fill(&mut twice, &members);
+        fill(&mut twice, &members, &members);
         assert_eq!(once, twice);
     }
 
     #[test]
     fn nobody_to_share_leaves_them_empty() {
         let mut buckets = vec![Some('a'); 8];
-        fill(&mut buckets, &[]);
+        fill(&mut buckets, &[('a', 1)], &[]);
         assert_eq!(buckets, [None; 8]);
     }
 }

@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum, value_parser};
@@ -13,13 +17,16 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    agent::{Agent, Changed, Request},
-    api::{Client, Socket},
+    agent::Agent,
+    api::{Client, Doors, Socket},
+    changer::{Changed, Changer, Order, Wish},
     config::{
         check::{self, Format},
         edit::{AddRoute, DeleteRoute, Edit, Enable, SetRoute, parse_destination},
+        store::Store,
     },
     dataplane::Mode,
+    event::Event,
     view,
 };
 
@@ -72,6 +79,8 @@ enum Command {
     Connection(ConnectionCommand),
     /// Has the agent read its configuration file again and apply what is different.
     Reload,
+    /// Shows how the connections are, then each change of a state as it happens, with the reason, until interrupted.
+    Monitor,
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,6 +200,16 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             let edit = Edit::Enable(Enable { connection, enabled: false });
             changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
         }
+        Command::Monitor => {
+            let show = |event: &Event| {
+                let text = if cli.output == Output::Json { json(event)? } else { view::event(event) };
+                // At once, also into a pipe; its end is ours.
+                let mut out = io::stdout().lock();
+                out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("nobody reads the events any more")
+            };
+            Client::new(&cli.socket)?.follow(show).await?;
+            String::new()
+        }
         Command::Reload => changed(&Client::new(&cli.socket)?.reload().await?, cli.output)?,
     };
     print!("{text}");
@@ -217,8 +236,8 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();
     // From here on a signal ends the agent, but not half-way through its start.
@@ -227,10 +246,16 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
 
     let mut socket = Socket::open(&socket)?;
-    let agent = Box::pin(Agent::start(config, xdp)).await?;
+    let (store, loaded) = Store::open(&config)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{}", warning.in_file(&config.display().to_string()));
+    }
+    let agent = Box::pin(Agent::start(loaded.config, xdp)).await?;
     let (sender, requests) = mpsc::channel(16);
-    socket.serve(sender.clone());
-    tokio::spawn(reload_on(hangup, sender));
+    let (orders, taken) = mpsc::channel(16);
+    tokio::spawn(Changer::new(store, sender.clone()).run(taken));
+    socket.serve(Doors { agent: sender, changer: orders.clone(), events: agent.events() });
+    tokio::spawn(reload_on(hangup, orders));
     notify(&[NotifyState::Ready]);
     let shutdown = async {
         tokio::select! {
@@ -243,12 +268,12 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
 }
 
 /// Reads the file again at each SIGHUP.
-async fn reload_on(mut hangup: Signal, agent: mpsc::Sender<Request>) {
+async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<Order>) {
     while hangup.recv().await.is_some() {
         let reloading = NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
         notify(&reloading.unwrap_or_default());
         let (sender, answer) = oneshot::channel();
-        if agent.send(Request::Reload(sender)).await.is_err() {
+        if orders.send((Wish::Reload, sender)).await.is_err() {
             return;
         }
         match answer.await {

@@ -1,17 +1,15 @@
 //! Where things stand in the maps: numbers that outlive a compilation, so that a change touches only what changed.
 
-use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use hub_common::maps::{GROUP_BUCKETS, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEXT_HOPS, NextHop, VPC};
 
 use crate::{
     buckets,
+    rib::Members,
     selectors::Policy,
     slots::{Full, Slots},
 };
-
-/// Members of a group as it is configured: next hops (see [`Member`]) with their weights.
-pub type GroupKey = Vec<(Member, u8)>;
 
 /// A way out, whatever its state: a connection's slot or, on the VPC side, a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,71 +18,130 @@ pub enum Member {
     Vpc(Option<IpAddr>),
 }
 
-/// Buckets of a group: `first..first + members.len()`.
+/// Buckets of a group: `first..first + owners.len()`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub first: u32,
     /// The owner of each bucket, as far as there is one.
-    pub owners: Vec<Option<Member>>,
+    pub owners: Arc<[Option<Member>]>,
 }
 
 /// Buckets below this one are groups of one.
 const SINGLES: u32 = MAX_BUCKETS / 4;
 
 /// The numbers given away.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Layout {
+    pub ingress: IngressLayout,
+    pub ways: WaysLayout,
+}
+
+/// Numbers of what [`crate::tables::Ingress`] holds.
+#[derive(Debug, Clone)]
+pub struct IngressLayout {
     /// `COUNTERS` slot and selector scope of a connection, by name.
     pub connections: Slots<String>,
     /// Index into `PORTS`, by ifindex.
     pub ports: Slots<u32>,
     pub policies: Slots<Policy>,
+}
+
+/// Numbers of what [`crate::tables::Ways`] holds, and who has which bucket.
+#[derive(Debug, Clone)]
+pub struct WaysLayout {
     pub next_hops: Slots<NextHop>,
     singles: Slots<Member>,
-    shared: Slots<GroupKey>,
-    owners: HashMap<GroupKey, Owners>,
-    /// Compilations so far.
-    round: u64,
+    shared: Slots<Arc<Members>>,
+    owners: HashMap<Arc<Members>, Owners>,
 }
 
-/// The owners of a group's buckets, and the round in which the group came.
+/// Who has a group's buckets.
 #[derive(Debug, Clone)]
 struct Owners {
-    since: u64,
-    buckets: Vec<Option<Member>>,
+    /// Whom the buckets were last shared out over.
+    active: Vec<(Member, u32)>,
+    buckets: Arc<[Option<Member>]>,
 }
 
-impl Default for Layout {
+impl Default for IngressLayout {
     fn default() -> Self {
         Self {
             connections: Slots::new("connections", VPC + 1..VPC + 1 + MAX_CONNECTIONS),
             ports: Slots::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
             policies: Slots::new("different sets of local selectors", 1..u32::MAX),
+        }
+    }
+}
+
+impl Default for WaysLayout {
+    fn default() -> Self {
+        Self {
             next_hops: Slots::new("next hops", 0..MAX_NEXT_HOPS),
             singles: Slots::new("single next hops", 0..SINGLES),
             shared: Slots::new("different sets of next hops", SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS),
             owners: HashMap::new(),
-            round: 0,
         }
     }
 }
 
 impl Layout {
+    /// Numbers wait until no packet is on its way with them any more.
+    pub fn is_resting(&self) -> bool {
+        let Self { ingress, ways } = self;
+        ingress.connections.is_resting()
+            || ingress.ports.is_resting()
+            || ingress.policies.is_resting()
+            || ways.next_hops.is_resting()
+            || ways.singles.is_resting()
+            || ways.shared.is_resting()
+    }
+
+    /// Marks the numbers that rest now, for [`Self::release`].
+    pub fn begin_release(&mut self) {
+        let Self { ingress, ways } = self;
+        ingress.connections.begin_release();
+        ingress.ports.begin_release();
+        ingress.policies.begin_release();
+        ways.next_hops.begin_release();
+        ways.singles.begin_release();
+        ways.shared.begin_release();
+    }
+
+    /// No packet is on its way any more with a number that rested at [`Self::begin_release`].
+    pub fn release(&mut self) {
+        let Self { ingress, ways } = self;
+        ingress.connections.release();
+        ingress.ports.release();
+        ingress.policies.release();
+        ways.next_hops.release();
+        ways.singles.release();
+        ways.shared.release();
+    }
+}
+
+impl IngressLayout {
     pub fn begin(&mut self) {
-        self.round += 1;
         self.connections.begin();
         self.ports.begin();
         self.policies.begin();
-        self.next_hops.begin();
-        self.singles.begin();
-        self.shared.begin();
     }
 
     pub fn end(&mut self) {
         self.connections.end();
         self.ports.end();
         self.policies.end();
+    }
+}
+
+impl WaysLayout {
+    pub fn begin(&mut self) {
+        self.next_hops.begin();
+        self.singles.begin();
+        self.shared.begin();
+    }
+
+    pub fn end(&mut self) {
         self.next_hops.end();
         self.singles.end();
         self.shared.end();
@@ -92,71 +149,63 @@ impl Layout {
         self.owners.retain(|key, _| shared.get(key).is_some());
     }
 
-    /// Numbers wait until no packet is on its way with them any more.
-    pub fn is_resting(&self) -> bool {
-        self.ports.is_resting()
-            || self.policies.is_resting()
-            || self.next_hops.is_resting()
-            || self.singles.is_resting()
-            || self.shared.is_resting()
-            || self.connections.is_resting()
+    /// The group of a single next hop: one bucket.
+    pub fn single(&mut self, member: Member) -> Result<Group, Full> {
+        Ok(Group { first: self.singles.take(member)?, owners: Arc::new([Some(member)]) })
     }
 
-    /// No packet is on its way with a number that rests.
-    pub fn release(&mut self) {
-        self.connections.release();
-        self.ports.release();
-        self.policies.release();
-        self.next_hops.release();
-        self.singles.release();
-        self.shared.release();
-    }
-
-    /// The group of these members, its buckets shared out over `active`.
-    pub fn group(&mut self, key: &GroupKey, active: &[(Member, u32)]) -> Result<Group, Full> {
-        if let [(member, _)] = key.as_slice() {
-            // The weight of one alone means nothing.
-            return Ok(Group { first: self.singles.take(*member)?, owners: vec![Some(*member)] });
+    /// The group of several members, its buckets shared out over `active`. If there is none yet, it starts from the
+    /// buckets of the first of its predecessors that has any.
+    pub fn shared<'a>(
+        &mut self,
+        members: &Arc<Members>,
+        active: &[(Member, u32)],
+        mut predecessors: impl Iterator<Item = &'a Arc<Members>>,
+    ) -> Result<Group, Full> {
+        let first = self.shared.take(Arc::clone(members))? * GROUP_BUCKETS;
+        let before = self.owners.get(members).or_else(|| predecessors.find_map(|members| self.owners.get(members)));
+        if let Some(same) = before.filter(|owners| owners.active == active) {
+            let owners = same.clone();
+            let group = Group { first, owners: Arc::clone(&owners.buckets) };
+            self.owners.insert(Arc::clone(members), owners);
+            return Ok(group);
         }
-        let first = self.shared.take(key.clone())? * GROUP_BUCKETS;
-        if !self.owners.contains_key(key) {
-            let owners = Owners { since: self.round, buckets: self.seed(key) };
-            self.owners.insert(key.clone(), owners);
-        }
-        let owners = &mut self.owners.get_mut(key).expect("just inserted").buckets;
-        buckets::fill(owners, active);
-        Ok(Group { first, owners: owners.clone() })
-    }
-
-    /// What a new group starts from: the buckets of the group that it is most like, of those that were there before.
-    /// A destination whose weights or members change so keeps the flows of the members that stay.
-    fn seed(&self, key: &GroupKey) -> Vec<Option<Member>> {
-        let common = |other: &GroupKey| {
-            let members = other.iter().filter(|(member, _)| key.iter().any(|(own, _)| own == member)).count();
-            // Of equal ones the smaller, then the first: the same input gives the same buckets.
-            (members, Reverse(other.len()), Reverse(other.clone()))
+        let (mut buckets, former) = match before {
+            Some(owners) => (owners.buckets.to_vec(), owners.active.as_slice()),
+            None => (vec![None; GROUP_BUCKETS as usize], [].as_slice()),
         };
-        let before = self.owners.iter().filter(|(_, owners)| owners.since < self.round);
-        let alike = before.max_by_key(|(other, _)| common(other));
-        alike.map_or_else(|| vec![None; GROUP_BUCKETS as usize], |(_, owners)| owners.buckets.clone())
+        buckets::fill(&mut buckets, former, active);
+        let owners = Owners { active: active.to_vec(), buckets: buckets.into() };
+        let group = Group { first, owners: Arc::clone(&owners.buckets) };
+        self.owners.insert(Arc::clone(members), owners);
+        Ok(group)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{GroupKey, Layout, Member};
+    use std::sync::Arc;
 
-    const A: Member = Member::Connection(2);
-    const B: Member = Member::Connection(3);
-    const C: Member = Member::Connection(4);
+    use super::{Member, WaysLayout};
+    use crate::rib::Members;
 
-    /// Compiles one group, all of its members up.
-    fn round(layout: &mut Layout, key: &GroupKey) -> Vec<Option<Member>> {
+    fn members(weights: &[(&str, u8)]) -> Arc<Members> {
+        Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect())
+    }
+
+    /// Compiles groups, all of their members up: each with whom it follows.
+    fn round(layout: &mut WaysLayout, groups: &[(&Arc<Members>, Option<&Arc<Members>>)]) -> Vec<Vec<Option<Member>>> {
         layout.begin();
-        let active: Vec<(Member, u32)> = key.iter().map(|(member, weight)| (*member, u32::from(*weight))).collect();
-        let group = layout.group(key, &active).unwrap();
+        let owners = groups.iter().map(|(members, predecessor)| {
+            // Numbers that have nothing to do with each other's order but are the same every time.
+            let member = |name: &str| Member::Connection(u32::from(name.as_bytes()[0]));
+            let active: Vec<(Member, u32)> =
+                members.iter().map(|(name, weight)| (member(name), u32::from(*weight))).collect();
+            layout.shared(members, &active, predecessor.iter().copied()).unwrap().owners.to_vec()
+        });
+        let owners = owners.collect();
         layout.end();
-        group.owners
+        owners
     }
 
     fn moved(before: &[Option<Member>], after: &[Option<Member>]) -> usize {
@@ -165,28 +214,36 @@ mod tests {
 
     #[test]
     fn a_weight_that_changes_moves_the_difference_alone() {
-        let mut layout = Layout::default();
-        let before = round(&mut layout, &vec![(A, 50), (B, 50)]);
-        let after = round(&mut layout, &vec![(A, 25), (B, 75)]);
-        assert_eq!(moved(&before, &after), 64);
+        let mut layout = WaysLayout::default();
+        let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
+        let before = round(&mut layout, &[(&even, None)]);
+        let after = round(&mut layout, &[(&uneven, Some(&even))]);
+        assert_eq!(moved(&before[0], &after[0]), 64);
     }
 
     #[test]
     fn a_member_that_comes_takes_its_share_and_moves_nothing_else() {
-        let mut layout = Layout::default();
-        let before = round(&mut layout, &vec![(A, 100), (B, 100)]);
-        let after = round(&mut layout, &vec![(A, 100), (B, 100), (C, 100)]);
-        let came = after.iter().filter(|owner| **owner == Some(C)).count();
-        assert_eq!((came, moved(&before, &after)), (85, 85));
+        let mut layout = WaysLayout::default();
+        let (two, three) = (members(&[("a", 100), ("b", 100)]), members(&[("a", 100), ("b", 100), ("c", 100)]));
+        let before = round(&mut layout, &[(&two, None)]);
+        let after = round(&mut layout, &[(&three, Some(&two))]);
+        let came = after[0].iter().filter(|owner| **owner == Some(Member::Connection(u32::from(b'c')))).count();
+        assert_eq!((came, moved(&before[0], &after[0])), (85, 85));
     }
 
     #[test]
-    fn groups_of_one_compilation_do_not_depend_on_one_another() {
-        let fresh = round(&mut Layout::default(), &vec![(A, 30), (B, 70)]);
-        let mut layout = Layout::default();
-        layout.begin();
-        layout.group(&vec![(A, 50), (B, 50)], &[(A, 50), (B, 50)]).unwrap();
-        let second = layout.group(&vec![(A, 30), (B, 70)], &[(A, 30), (B, 70)]).unwrap();
-        assert_eq!(second.owners, fresh);
+    fn a_group_that_follows_nobody_starts_from_nothing() {
+        let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
+        let fresh = round(&mut WaysLayout::default(), &[(&other, None)]);
+        let both = round(&mut WaysLayout::default(), &[(&one, None), (&other, None)]);
+        assert_eq!(both[1], fresh[0]);
+    }
+
+    #[test]
+    fn a_group_that_somebody_else_has_already_is_joined_as_it_is() {
+        let mut layout = WaysLayout::default();
+        let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
+        let before = round(&mut layout, &[(&one, None), (&other, None)]);
+        assert_eq!(round(&mut layout, &[(&other, Some(&one))])[0], before[1]);
     }
 }

@@ -4,18 +4,25 @@
 //! its traffic now. Knows nothing of maps or kernel routes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use ipnet::{IpNet, Ipv4Net};
 use prefix_trie::joint::JointPrefixMap;
 
 use crate::{
-    config::model::{Config, Vpc},
+    config::{
+        difference::{ChangedRoute, Routes},
+        model::{Config, Route, Vpc},
+    },
     netlink::HostState,
     state::{State, States},
 };
+
+/// The connections that lead to a destination, by name, with their weights.
+pub type Members = BTreeMap<String, u8>;
 
 /// What leads to a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,67 +31,211 @@ pub enum Target {
     Hub,
     /// The VPC side: through a router there, or each host a link neighbour.
     Vpc { gateway: Option<IpAddr> },
-    /// Connections, by name, with their weights.
-    Connections(BTreeMap<String, u8>),
+    /// Connections. Destinations with the same members share them.
+    Connections(Arc<Members>),
 }
 
 /// Destinations and what leads to them.
-#[derive(Default)]
+///
+/// Of equal prefixes the hub's own addresses win over the VPC, and the VPC over routes: a site cannot take away what is
+/// ours. Keeps count of the destinations that changed, so that a change costs what it changes, not what there is.
+#[derive(Debug, Clone, Default)]
 pub struct Rib {
-    destinations: JointPrefixMap<IpNet, Target>,
+    routes: JointPrefixMap<IpNet, Routed>,
+    /// The hub's own addresses and the VPC's prefixes.
+    own: BTreeMap<IpNet, Target>,
+    /// Who has which members.
+    groups: HashMap<Arc<Members>, BTreeSet<IpNet>>,
+    changed: BTreeSet<IpNet>,
+    /// For members that nobody had before: whose they follow.
+    successions: HashMap<Arc<Members>, Arc<Members>>,
+}
+
+/// What the configured routes say of a destination.
+#[derive(Debug, Clone)]
+struct Routed {
+    members: Arc<Members>,
+    /// How many of its routes are to be published.
+    published: usize,
 }
 
 impl Rib {
-    /// Of equal prefixes the hub's own addresses win over the VPC, and the VPC over routes: a site cannot take away
-    /// what is ours.
     pub fn build(config: &Config, host: &HostState) -> Self {
         let mut rib = Self::default();
-        for route in &config.routes {
-            let entry = rib.destinations.entry(route.destination);
-            if let Target::Connections(members) = entry.or_insert_with(|| Target::Connections(BTreeMap::new())) {
-                members.insert(route.next_hop.clone(), route.weight);
-            }
-        }
-        if let Some(vpc) = &config.vpc {
-            rib.add_vpc(vpc, host);
-        }
-        rib.add_hub(host);
+        config.routes.iter().for_each(|route| rib.add(route));
+        rib.follow(config.vpc.as_ref(), host);
         rib
     }
 
-    /// In order of the prefixes.
-    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &Target)> {
-        self.destinations.iter()
+    /// Takes over a difference between two lists of routes.
+    pub fn change(&mut self, routes: &Routes) {
+        routes.removed.iter().for_each(|route| self.remove(route));
+        for ChangedRoute { from, to } in &routes.changed {
+            self.replace(from, to);
+        }
+        routes.added.iter().for_each(|route| self.add(route));
     }
 
-    /// The VPC's prefixes go where the kernel's own routes of the VPC interface lead: parts of a prefix may lie behind
-    /// different routers.
-    fn add_vpc(&mut self, vpc: &Vpc, host: &HostState) {
-        let ifindex = host.link(&vpc.interface).map(|link| link.index);
-        let routed = ifindex
-            .into_iter()
-            .flat_map(|index| host.gateways_of(index))
-            .map(|(prefix, gateway)| (prefix, Some(gateway)));
-        let on_link =
-            ifindex.into_iter().flat_map(|index| host.addresses_of(index)).map(|address| (address.trunc(), None));
-        let kernel: JointPrefixMap<IpNet, Option<IpAddr>> = routed.chain(on_link).collect();
-        for cidr in &vpc.cidrs {
-            let gateway = kernel.get_lpm(cidr).and_then(|(_, gateway)| *gateway);
-            self.destinations.insert(*cidr, Target::Vpc { gateway });
-            for (prefix, gateway) in kernel.children(cidr) {
-                self.destinations.insert(prefix, Target::Vpc { gateway: *gateway });
-            }
+    /// Takes over what is the hub's own: its addresses, and what the host knows of the VPC.
+    pub fn follow(&mut self, vpc: Option<&Vpc>, host: &HostState) {
+        let mut own = BTreeMap::new();
+        if let Some(vpc) = vpc {
+            add_vpc(&mut own, vpc, host);
+        }
+        add_hub(&mut own, host);
+        let differs = |(prefix, target): &(&IpNet, &Target), other: &BTreeMap<IpNet, Target>| {
+            (other.get(*prefix) != Some(*target)).then_some(**prefix)
+        };
+        self.changed.extend(own.iter().filter_map(|entry| differs(&entry, &self.own)));
+        self.changed.extend(self.own.iter().filter_map(|entry| differs(&entry, &own)));
+        self.own = own;
+    }
+
+    /// What leads to a destination, if it is one.
+    pub fn target(&self, destination: IpNet) -> Option<Target> {
+        let own = self.own.get(&destination).cloned();
+        own.or_else(|| self.routes.get(&destination).map(|routed| Target::Connections(Arc::clone(&routed.members))))
+    }
+
+    /// Whether a route to the destination is to be published.
+    pub fn is_published(&self, destination: IpNet) -> bool {
+        self.routes.get(&destination).is_some_and(|routed| routed.published > 0)
+    }
+
+    /// The different sets of members.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Members>> {
+        self.groups.keys()
+    }
+
+    /// The destinations that have these members.
+    pub fn destinations(&self, members: &Members) -> impl Iterator<Item = IpNet> {
+        self.groups.get(members).into_iter().flatten().copied()
+    }
+
+    /// Whom these members have followed since [`Self::take_changed`], the last ones first: flows of a destination stay
+    /// where they are as far as its new members allow.
+    pub fn predecessors<'a>(&'a self, members: &'a Arc<Members>) -> impl Iterator<Item = &'a Arc<Members>> {
+        let first = self.successions.get(members);
+        // Bounded: who has gone there and back has followed himself.
+        std::iter::successors(first, |members| self.successions.get(*members)).take(self.successions.len())
+    }
+
+    /// All destinations, in no order; one that is both the hub's own and routed comes twice.
+    pub fn iter(&self) -> impl Iterator<Item = IpNet> {
+        self.own.keys().copied().chain(self.groups.values().flatten().copied())
+    }
+
+    /// The different ways into the VPC.
+    pub fn gateways(&self) -> BTreeSet<Option<IpAddr>> {
+        let gateway = |target: &Target| match target {
+            Target::Vpc { gateway } => Some(*gateway),
+            _ => None,
+        };
+        self.own.values().filter_map(gateway).collect()
+    }
+
+    /// Whether any destination, or what leads to it, has changed since [`Self::take_changed`].
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// The destinations that came, went, or have something else leading to them since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<IpNet> {
+        self.successions.clear();
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Gives back what was taken: it could not be acted on.
+    pub fn keep_changed(&mut self, changed: BTreeSet<IpNet>) {
+        self.changed.extend(changed);
+    }
+
+    fn add(&mut self, route: &Route) {
+        self.alter(route.destination, |members, published| {
+            members.insert(route.next_hop.clone(), route.weight);
+            *published += usize::from(route.publish);
+        });
+    }
+
+    fn remove(&mut self, route: &Route) {
+        self.alter(route.destination, |members, published| {
+            members.remove(&route.next_hop);
+            *published = published.saturating_sub(usize::from(route.publish));
+        });
+    }
+
+    /// At once: the destination is never without a route.
+    fn replace(&mut self, from: &Route, to: &Route) {
+        self.alter(to.destination, |members, published| {
+            members.remove(&from.next_hop);
+            members.insert(to.next_hop.clone(), to.weight);
+            *published = (*published + usize::from(to.publish)).saturating_sub(usize::from(from.publish));
+        });
+    }
+
+    fn alter(&mut self, destination: IpNet, change: impl FnOnce(&mut Members, &mut usize)) {
+        let old = self.routes.remove(&destination);
+        let (mut members, mut published) =
+            old.as_ref().map_or_else(Default::default, |routed| (Members::clone(&routed.members), routed.published));
+        change(&mut members, &mut published);
+        self.changed.insert(destination);
+        let old = old.map(|routed| routed.members);
+        if let Some(old) = old.as_ref().filter(|old| ***old != members) {
+            self.leave(old, destination);
+        }
+        if !members.is_empty() {
+            let members = self.join(members, destination, old);
+            self.routes.insert(destination, Routed { members, published });
         }
     }
 
-    fn add_hub(&mut self, host: &HostState) {
-        for address in host.addresses.values().flatten() {
-            self.destinations.insert(IpNet::from(address.addr()), Target::Hub);
-            if let IpNet::V4(net) = *address
-                && let Some(broadcast) = directed_broadcast(net)
-            {
-                self.destinations.insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
+    fn join(&mut self, members: Members, destination: IpNet, old: Option<Arc<Members>>) -> Arc<Members> {
+        let shared = self.groups.get_key_value(&members).map(|(shared, _)| Arc::clone(shared));
+        let members = shared.unwrap_or_else(|| {
+            let members = Arc::new(members);
+            if let Some(old) = old {
+                self.successions.insert(Arc::clone(&members), old);
             }
+            members
+        });
+        self.groups.entry(Arc::clone(&members)).or_default().insert(destination);
+        members
+    }
+
+    fn leave(&mut self, members: &Arc<Members>, destination: IpNet) {
+        if let Some(destinations) = self.groups.get_mut(members) {
+            destinations.remove(&destination);
+            if destinations.is_empty() {
+                self.groups.remove(members);
+            }
+        }
+    }
+}
+
+/// The VPC's prefixes go where the kernel's own routes of the VPC interface lead: parts of a prefix may lie behind
+/// different routers.
+fn add_vpc(own: &mut BTreeMap<IpNet, Target>, vpc: &Vpc, host: &HostState) {
+    let ifindex = host.link(&vpc.interface).map(|link| link.index);
+    let routed =
+        ifindex.into_iter().flat_map(|index| host.gateways_of(index)).map(|(prefix, gateway)| (prefix, Some(gateway)));
+    let on_link = ifindex.into_iter().flat_map(|index| host.addresses_of(index)).map(|address| (address.trunc(), None));
+    let kernel: JointPrefixMap<IpNet, Option<IpAddr>> = routed.chain(on_link).collect();
+    for cidr in &vpc.cidrs {
+        let gateway = kernel.get_lpm(cidr).and_then(|(_, gateway)| *gateway);
+        own.insert(*cidr, Target::Vpc { gateway });
+        for (prefix, gateway) in kernel.children(cidr) {
+            own.insert(prefix, Target::Vpc { gateway: *gateway });
+        }
+    }
+}
+
+fn add_hub(own: &mut BTreeMap<IpNet, Target>, host: &HostState) {
+    for address in host.addresses.values().flatten() {
+        own.insert(IpNet::from(address.addr()), Target::Hub);
+        if let IpNet::V4(net) = *address
+            && let Some(broadcast) = directed_broadcast(net)
+        {
+            own.insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
         }
     }
 }
@@ -97,30 +248,35 @@ fn directed_broadcast(net: Ipv4Net) -> Option<Ipv4Addr> {
 /// The members that carry the traffic of a destination now, with their parts of it, in order of their names.
 ///
 /// Those with a weight above 0 that are up share it in proportion; if none is, those of weight 0 that are up share it
-/// evenly; if none at all is up, the ones with a weight above 0 do, because traffic must still reach the tunnel for it
-/// to negotiate. Never falls through to a shorter prefix.
-pub fn active<'a>(members: &'a BTreeMap<String, u8>, states: &States) -> Vec<(&'a str, u32)> {
-    let up = |name: &str| states.get(name) == Some(&State::Up);
-    let pick = |weighted: bool, only_up: bool| {
+/// evenly. If none at all is up, the same goes for those that are [`State::Held`]: they work, as far as one knows. If
+/// there is none either, the ones with a weight above 0 share it, because traffic must still reach the tunnel for it to
+/// negotiate. Never falls through to a shorter prefix.
+pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> {
+    let pick = |weighted: bool, usable: &[State]| {
         members
             .iter()
-            .filter(|(name, weight)| (**weight > 0) == weighted && (!only_up || up(name)))
+            .filter(|(name, weight)| {
+                let state = states.get(*name).copied().unwrap_or(State::Down);
+                (**weight > 0) == weighted && usable.contains(&state)
+            })
             .map(|(name, weight)| (name.as_str(), if weighted { u32::from(*weight) } else { 1 }))
             .collect::<Vec<_>>()
     };
-    [(true, true), (false, true), (true, false), (false, false)]
+    let levels: [&[State]; 3] =
+        [&[State::Up], &[State::Held], &[State::Up, State::Held, State::Down, State::AdminDown]];
+    levels
         .into_iter()
-        .map(|(weighted, only_up)| pick(weighted, only_up))
+        .flat_map(|usable| [pick(true, usable), pick(false, usable)])
         .find(|members| !members.is_empty())
         .unwrap_or_default()
 }
 
 /// The part of a destination's flows that takes the route through `next_hop` now, 0..=1.
 pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> f64 {
-    let Some(Target::Connections(members)) = rib.destinations.get(&destination) else {
+    let Some(Target::Connections(members)) = rib.target(destination) else {
         return 0.0;
     };
-    let active = active(members, states);
+    let active = active(&members, states);
     let total: u32 = active.iter().map(|(_, part)| part).sum();
     let own: u32 = active.iter().filter(|(name, _)| *name == next_hop).map(|(_, part)| part).sum();
     f64::from(own) / f64::from(total.max(1))
@@ -152,6 +308,15 @@ mod tests {
                 .collect();
             assert_eq!(active(&members, &states), expected, "up: {up:?}");
         }
+    }
+
+    #[test]
+    fn a_member_that_is_held_carries_traffic_only_while_no_other_is_up() {
+        let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 100), ("s".to_owned(), 0)]);
+        let states = |b, s| States::from([("a".to_owned(), State::Down), ("b".to_owned(), b), ("s".to_owned(), s)]);
+        assert_eq!(active(&members, &states(State::Held, State::Up)), [("s", 1)]);
+        assert_eq!(active(&members, &states(State::Held, State::Down)), [("b", 100)]);
+        assert_eq!(active(&members, &states(State::Down, State::Held)), [("s", 1)]);
     }
 
     #[test]

@@ -9,14 +9,16 @@ use std::{
 /// A range of numbers, given to keys.
 ///
 /// A round is one compilation: [`Slots::begin`], a [`Slots::take`] for each key in use, [`Slots::end`]. A number whose
-/// key was not taken in a round rests until [`Slots::release`], which its user calls once no packet can still be on its
-/// way with that number.
+/// key was not taken in a round rests. Its user calls [`Slots::begin_release`] and, once no packet can still be on its way
+/// with that number, [`Slots::release`].
 #[derive(Debug, Clone)]
 pub struct Slots<K> {
     what: &'static str,
     given: HashMap<K, Given>,
     free: BTreeSet<u32>,
     resting: Vec<u32>,
+    /// Those that rested when [`Slots::begin_release`] was called.
+    releasing: Vec<u32>,
     next: u32,
     numbers: Range<u32>,
 }
@@ -38,7 +40,15 @@ pub struct Full {
 impl<K: Eq + Hash> Slots<K> {
     /// `what` names the keys in the error, in the plural.
     pub fn new(what: &'static str, numbers: Range<u32>) -> Self {
-        Self { what, given: HashMap::new(), free: BTreeSet::new(), resting: Vec::new(), next: numbers.start, numbers }
+        Self {
+            what,
+            given: HashMap::new(),
+            free: BTreeSet::new(),
+            resting: Vec::new(),
+            releasing: Vec::new(),
+            next: numbers.start,
+            numbers,
+        }
     }
 
     pub fn begin(&mut self) {
@@ -82,8 +92,14 @@ impl<K: Eq + Hash> Slots<K> {
         !self.resting.is_empty()
     }
 
+    /// Marks the numbers that rest now. From here on it must be found out that no packet is on its way with them.
+    pub fn begin_release(&mut self) {
+        self.releasing.append(&mut self.resting);
+    }
+
+    /// Frees the numbers that were marked; what has come to rest since goes on resting.
     pub fn release(&mut self) {
-        self.free.extend(self.resting.drain(..));
+        self.free.extend(self.releasing.drain(..));
     }
 
     /// The number of a key that has one.
@@ -120,8 +136,11 @@ mod tests {
         assert_eq!(round(&mut slots, &["b"]), [1]);
         assert!(slots.is_resting());
         assert_eq!(round(&mut slots, &["b", "c"]), [1, 2]);
+        slots.begin_release();
+        assert_eq!(round(&mut slots, &["b"]), [1]);
         slots.release();
-        assert_eq!(round(&mut slots, &["b", "c", "d"]), [1, 2, 0]);
+        // Not 2: that one came to rest in the meantime.
+        assert_eq!(round(&mut slots, &["b", "d", "e"]), [1, 0, 3]);
     }
 
     #[test]

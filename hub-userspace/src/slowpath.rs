@@ -4,7 +4,7 @@
 //! in the operator's table besides. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, LazyLock},
 };
@@ -18,10 +18,10 @@ use crate::{
         model::{Connection, DEFAULT_PUBLISH_TABLE},
     },
     netlink::{
-        BACKSTOP_METRIC, Family, HostPlan, KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, Link, METRIC,
-        RouteAction, RouteKey, RuleMatch, TABLE,
+        BACKSTOP_METRIC, Family, KernelNeighbour, KernelNextHop, KernelRule, Link, METRIC, RouteAction, RouteKey,
+        RuleMatch, TABLE,
     },
-    rib::{self, Rib, Target},
+    rib::{self, Members, Rib, Target},
 };
 
 /// The link-local address that stands for an IPv4 `peer` when IPv6 goes to it: the kernel has no IPv6 route through an
@@ -40,12 +40,6 @@ pub static BACKSTOP: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(Rout
 
 /// What the VPC's prefixes have.
 pub static THROW: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(RouteAction::Throw));
-
-/// All that the agent wants the kernel to hold; `attached` are the names of the interfaces that have the program.
-pub fn plan(inputs: Inputs<'_>, rib: &Rib, attached: &BTreeSet<String>) -> HostPlan {
-    let rules = rules(inputs, attached);
-    HostPlan { routes: routes(inputs, rib), rules, neighbours: neighbours(inputs, &vpc_gateways(rib)) }
-}
 
 /// Only for interfaces that have the program: where it could not be attached nobody has checked the selectors, and a way
 /// of our own would lead around them.
@@ -70,33 +64,30 @@ fn families(inputs: Inputs<'_>) -> BTreeSet<Family> {
     prefixes.copied().map(family).collect()
 }
 
-fn family(prefix: IpNet) -> Family {
+pub fn family(prefix: IpNet) -> Family {
     match prefix {
         IpNet::V4(_) => Family::V4,
         IpNet::V6(_) => Family::V6,
     }
 }
 
-fn routes(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelRoute> {
-    let config = inputs.config;
-    let published: BTreeSet<IpNet> =
-        config.routes.iter().filter(|route| route.publish).map(|route| route.destination).collect();
-    let table = publish_table(config);
-    let connected = rib.iter().flat_map(|(destination, target)| match target {
-        Target::Connections(members) => {
-            let action = action(inputs, members, family(destination)).map(Arc::new);
-            connection_entries(destination, action.as_ref(), published.contains(&destination), table)
+/// The kernel routes of a destination, whatever leads to it; `action` is what [`action`] says of its members. Published
+/// are those that are to be, if `publish_table` is the table that the configuration says.
+pub fn entries_of(
+    destination: IpNet,
+    rib: &Rib,
+    config: &Config,
+    table: u32,
+    action: impl Fn(&Arc<Members>) -> Option<Arc<RouteAction>>,
+) -> [Entry; ENTRIES] {
+    match rib.target(destination) {
+        Some(Target::Connections(members)) => {
+            let published = table == publish_table(config) && rib.is_published(destination);
+            connection_entries(destination, action(&members).as_ref(), published, table)
         }
+        _ if config.vpc.as_ref().is_some_and(|vpc| vpc.cidrs.contains(&destination)) => vpc_entries(destination, table),
         _ => no_entries(destination, table),
-    });
-    let vpc = config.vpc.iter().flat_map(|vpc| &vpc.cidrs).flat_map(|cidr| vpc_entries(*cidr, table));
-    let wanted = connected.chain(vpc).filter_map(|(key, action)| Some((key, action?)));
-    wanted
-        .map(|(RouteKey { table, destination, .. }, action)| {
-            let action = RouteAction::clone(&action);
-            KernelRoute { table, destination, action }
-        })
-        .collect()
+    }
 }
 
 /// The table that published routes go to.
@@ -105,7 +96,7 @@ pub fn publish_table(config: &Config) -> u32 {
 }
 
 /// The kernel routes of a destination that leads to connections; `action` is what [`action`] says of its members.
-pub fn connection_entries(
+fn connection_entries(
     destination: IpNet,
     action: Option<&Arc<RouteAction>>,
     published: bool,
@@ -118,12 +109,12 @@ pub fn connection_entries(
 
 /// The kernel routes of a prefix of the VPC: the kernel's own tables know the way there, and a site's wider route must
 /// not hide it.
-pub fn vpc_entries(cidr: IpNet, publish_table: u32) -> [Entry; ENTRIES] {
+fn vpc_entries(cidr: IpNet, publish_table: u32) -> [Entry; ENTRIES] {
     entries(cidr, publish_table, [Some(&THROW), None, None])
 }
 
 /// Those of a destination that is to have none, whatever it had.
-pub fn no_entries(destination: IpNet, publish_table: u32) -> [Entry; ENTRIES] {
+fn no_entries(destination: IpNet, publish_table: u32) -> [Entry; ENTRIES] {
     entries(destination, publish_table, [None; ENTRIES])
 }
 
@@ -140,7 +131,7 @@ fn entries(destination: IpNet, publish_table: u32, actions: [Option<&Arc<RouteAc
 
 /// What the kernel does with packets for destinations of a family that have these members: to those that carry their
 /// traffic and have an interface to carry it. Nothing if there is none. In the form in which the kernel shows it.
-pub fn action(inputs: Inputs<'_>, members: &BTreeMap<String, u8>, family: Family) -> Option<RouteAction> {
+pub fn action(inputs: Inputs<'_>, members: &Members, family: Family) -> Option<RouteAction> {
     let hop = |(name, part): (&str, u32)| {
         let connection = &inputs.config.connections[name];
         let link = inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
@@ -161,17 +152,8 @@ fn via(connection: &Connection, link: &Link, family: Family) -> Option<IpAddr> {
     }
 }
 
-/// The routers that lead into the VPC.
-pub fn vpc_gateways(rib: &Rib) -> BTreeSet<IpAddr> {
-    let gateway = |(_, target): (IpNet, &Target)| match target {
-        Target::Vpc { gateway } => *gateway,
-        _ => None,
-    };
-    rib.iter().filter_map(gateway).collect()
-}
-
-/// Link neighbours, whom the program needs to know before any traffic asks for them; `gateways` lead into the VPC.
-pub fn neighbours(inputs: Inputs<'_>, gateways: &BTreeSet<IpAddr>) -> BTreeSet<KernelNeighbour> {
+/// Link neighbours, whom the program needs to know before any traffic asks for them.
+pub fn neighbours(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelNeighbour> {
     let Inputs { config, host, .. } = inputs;
     let mut neighbours = BTreeSet::new();
     let has_v6 = families(inputs).contains(&Family::V6);
@@ -194,8 +176,8 @@ pub fn neighbours(inputs: Inputs<'_>, gateways: &BTreeSet<IpAddr>) -> BTreeSet<K
     let vpc =
         config.vpc.as_ref().and_then(|vpc| host.link(&vpc.interface)).filter(|link| link.ethernet && link.is_up());
     if let Some(link) = vpc {
-        let managed = |address: &IpAddr| KernelNeighbour::Managed { ifindex: link.index, address: *address };
-        neighbours.extend(gateways.iter().map(managed));
+        let managed = |address| KernelNeighbour::Managed { ifindex: link.index, address };
+        neighbours.extend(rib.gateways().into_iter().flatten().map(managed));
     }
     neighbours
 }

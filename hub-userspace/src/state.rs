@@ -1,6 +1,9 @@
 //! Whether a connection can carry traffic.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +18,10 @@ use crate::{
 pub enum State {
     /// Its interface is there and running, and its health check passes if it has one.
     Up,
+    /// As `Up`, but not for long enough since it last went down: it gets no traffic while another can take it. Shown as
+    /// down.
+    #[serde(rename(serialize = "down"), skip_deserializing)]
+    Held,
     Down,
     /// Taken down by hand.
     AdminDown,
@@ -23,18 +30,170 @@ pub enum State {
 /// States by connection name.
 pub type States = BTreeMap<String, State>;
 
-/// The state of every connection of the configuration; `is_healthy` knows those that have a health check.
-pub fn states(config: &Config, host: &HostState, is_healthy: impl Fn(&str) -> bool) -> States {
-    let state = |name: &str, connection: &Connection| {
-        if !connection.enabled {
-            State::AdminDown
-        } else if host.link(&connection.interface).is_some_and(Link::is_up)
-            && (connection.health_check.is_none() || is_healthy(name))
-        {
-            State::Up
-        } else {
-            State::Down
+/// Follows the states of all connections, and damps those that flap: down counts at once, up only after a
+/// connection has been well for its `up_delay`. Pure: the time comes in.
+#[derive(Debug, Default)]
+pub struct Liveness {
+    connections: BTreeMap<String, Entry>,
+}
+
+/// A connection, as last judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub state: State,
+    /// Since when it has been in this state.
+    pub since: Instant,
+    /// Changes of the state that can be seen: to or from up, down or taken down by hand.
+    pub changes: u64,
+    /// Since when nothing speaks against its being up.
+    well_since: Option<Instant>,
+    /// It was up and went down without being told to: the next time it has to wait.
+    failed: bool,
+}
+
+impl Liveness {
+    /// Judges every connection of the configuration; `is_healthy` knows those that have a health check.
+    pub fn judge(&mut self, config: &Config, host: &HostState, is_healthy: impl Fn(&str) -> bool, now: Instant) {
+        self.connections.retain(|name, _| config.connections.contains_key(name));
+        for (name, connection) in &config.connections {
+            let well = is_well(connection, host, || is_healthy(name));
+            match self.connections.get_mut(name) {
+                Some(entry) => entry.judge(connection, well, now),
+                None => {
+                    self.connections.insert(name.clone(), Entry::first(connection, well, now));
+                }
+            }
         }
-    };
-    config.connections.iter().map(|(name, connection)| (name.clone(), state(name, connection))).collect()
+    }
+
+    pub fn states(&self) -> States {
+        self.connections.iter().map(|(name, entry)| (name.clone(), entry.state)).collect()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Entry> {
+        self.connections.get(name)
+    }
+
+    /// When a connection that is held will have waited for long enough.
+    pub fn due(&self, config: &Config) -> Option<Instant> {
+        let held = self.connections.iter().filter(|(_, entry)| entry.state == State::Held);
+        held.filter_map(|(name, entry)| Some(entry.well_since? + config.connections.get(name)?.up_delay)).min()
+    }
+}
+
+impl Entry {
+    fn first(connection: &Connection, well: bool, now: Instant) -> Self {
+        let mut entry = Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false };
+        entry.judge(connection, well, now);
+        Self { changes: 0, ..entry }
+    }
+
+    fn judge(&mut self, connection: &Connection, well: bool, now: Instant) {
+        self.well_since = well.then(|| self.well_since.unwrap_or(now));
+        let state = match self.well_since {
+            _ if !connection.enabled => State::AdminDown,
+            None => State::Down,
+            Some(since) if self.failed && now.saturating_duration_since(since) < connection.up_delay => State::Held,
+            Some(_) => State::Up,
+        };
+        self.failed = match state {
+            // Who takes it up by hand does not want to wait.
+            State::AdminDown | State::Up => false,
+            State::Down => self.failed || matches!(self.state, State::Up),
+            State::Held => true,
+        };
+        if state != self.state {
+            self.changes += u64::from(seen(state) != seen(self.state));
+            (self.state, self.since) = (state, now);
+        }
+    }
+
+    /// How long a connection that is held has still to wait.
+    pub fn left(&self, up_delay: Duration, now: Instant) -> Duration {
+        self.well_since.map_or(up_delay, |since| (since + up_delay).saturating_duration_since(now))
+    }
+}
+
+/// The state as it is shown.
+fn seen(state: State) -> State {
+    if state == State::Held { State::Down } else { state }
+}
+
+fn is_well(connection: &Connection, host: &HostState, is_healthy: impl Fn() -> bool) -> bool {
+    host.link(&connection.interface).is_some_and(Link::is_up) && (connection.health_check.is_none() || is_healthy())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Entry, State};
+    use crate::config::model::Connection;
+
+    const DELAY: Duration = Duration::from_secs(2);
+
+    fn connection(enabled: bool) -> Connection {
+        Connection {
+            customer_gateway: "site".into(),
+            enabled,
+            interface: "tun0".into(),
+            peer: None,
+            local_cidrs: Vec::new(),
+            remote_cidrs: Vec::new(),
+            health_check: None,
+            up_delay: DELAY,
+        }
+    }
+
+    /// Judges at these milliseconds; a letter each: `+` well, `-` not, `x` taken down by hand while well.
+    fn states(steps: &[(u64, char)]) -> (Vec<State>, Entry) {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let of = |letter| (connection(letter != 'x'), letter != '-');
+        let (first, well) = of(steps[0].1);
+        let mut entry = Entry::first(&first, well, at(steps[0].0));
+        let mut states = vec![entry.state];
+        for (milliseconds, letter) in &steps[1..] {
+            let (connection, well) = of(*letter);
+            entry.judge(&connection, well, at(*milliseconds));
+            states.push(entry.state);
+        }
+        (states, entry)
+    }
+
+    #[test]
+    fn down_counts_at_once_and_up_after_the_delay() {
+        use State::{AdminDown, Down, Held, Up};
+        let table: [(&str, &[(u64, char)], &[State]); 7] = [
+            ("the first time", &[(0, '+')], &[Up]),
+            ("the first time it is well", &[(0, '-'), (10, '+')], &[Down, Up]),
+            (
+                "after a failure",
+                &[(0, '+'), (10, '-'), (20, '+'), (2019, '+'), (2020, '+')],
+                &[Up, Down, Held, Held, Up],
+            ),
+            (
+                "a flap starts the delay anew",
+                &[(0, '+'), (10, '-'), (20, '+'), (1000, '-'), (1001, '+'), (2500, '+'), (3001, '+')],
+                &[Up, Down, Held, Down, Held, Held, Up],
+            ),
+            ("by hand", &[(0, '+'), (10, 'x'), (20, '+')], &[Up, AdminDown, Up]),
+            ("by hand after a failure", &[(0, '+'), (10, '-'), (20, 'x'), (30, '+')], &[Up, Down, AdminDown, Up]),
+            (
+                "it failed while held",
+                &[(0, '+'), (10, '-'), (20, '+'), (30, 'x'), (40, '-')],
+                &[Up, Down, Held, AdminDown, Down],
+            ),
+        ];
+        for (name, steps, expected) in table {
+            assert_eq!(states(steps).0, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_flap_counts_as_the_changes_that_can_be_seen() {
+        let (_, entry) = states(&[(0, '+'), (10, '-'), (20, '+'), (30, '-'), (40, '+'), (3000, '+')]);
+        assert_eq!((entry.state, entry.changes), (State::Up, 2));
+        assert_eq!(states(&[(0, '+')]).1.changes, 0);
+    }
 }

@@ -48,6 +48,12 @@ pub struct Connection {
     /// Why it is not up.
     #[serde(default)]
     pub state_reason: Option<String>,
+    /// For how long it has been so.
+    #[serde(default)]
+    pub state_seconds: f64,
+    /// How often its state changed since the agent started.
+    #[serde(default)]
+    pub state_changes: u64,
     /// Of a connection with a health check.
     #[serde(default)]
     pub health: Option<Health>,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use hub_common::maps::{Attachment, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+use ipnet::IpNet;
 
-/// All maps but the counters. Keys and values are the maps' own.
+/// Where packets come in and whom they are from: everything before the route is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tables {
+pub struct Ingress {
     /// Names of the connections that the counters belong to, by slot.
     pub connections: BTreeMap<u32, String>,
     /// By ifindex.
@@ -15,9 +16,6 @@ pub struct Tables {
     pub vlans: BTreeMap<Vlan, u32>,
     pub v4: Family<[u8; 4]>,
     pub v6: Family<[u8; 16]>,
-    /// Index into `next_hops`, by bucket.
-    pub buckets: BTreeMap<u32, u32>,
-    pub next_hops: BTreeMap<u32, NextHop>,
     /// ifindex, by port.
     pub ports: BTreeMap<u32, u32>,
 }
@@ -28,15 +26,31 @@ pub struct Family<A> {
     pub remotes: BTreeMap<Prefix<Scoped<A>>, Remote>,
     /// `COUNTERS` slot of the connection.
     pub locals: BTreeMap<Prefix<Scoped<A>>, u32>,
-    pub routes: BTreeMap<Prefix<A>, Route>,
     pub neighbours: BTreeMap<Neighbour<A>, LinkAddress>,
 }
 
 impl<A> Default for Family<A> {
     fn default() -> Self {
-        Self { remotes: BTreeMap::new(), locals: BTreeMap::new(), routes: BTreeMap::new(), neighbours: BTreeMap::new() }
+        Self { remotes: BTreeMap::new(), locals: BTreeMap::new(), neighbours: BTreeMap::new() }
     }
 }
+
+/// Where packets leave: few, however many routes lead there. All that a failure changes is here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ways {
+    pub next_hops: BTreeMap<u32, NextHop>,
+    /// Index into `next_hops`, by bucket; [`Ways::NOWHERE`] for one that no route uses.
+    pub buckets: Vec<u32>,
+}
+
+impl Ways {
+    pub const NOWHERE: u32 = u32::MAX;
+}
+
+/// Destinations whose routes change, and what they say from now on; nothing for one that is gone.
+///
+/// Not a whole table: there may be a million, and the RIB knows which of them changed.
+pub type RouteChanges = Vec<(IpNet, Option<Route>)>;
 
 /// Key of a longest-prefix-match trie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

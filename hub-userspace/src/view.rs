@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
+    event::Event,
     state::State,
     status::{Connection, Reasons, Route, Status, Traffic},
 };
@@ -50,6 +51,13 @@ pub fn connections(connections: &[Connection]) -> String {
         notes += &notes_of(connection);
     }
     format!("{rows}\n{notes}")
+}
+
+/// An event on a line of its own, which a log file's reader can sort by time.
+pub fn event(event: &Event) -> String {
+    let Event { time, connection, state: now, reason, .. } = event;
+    let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("{time:.3} {connection} {}{reason}\n", state(*now))
 }
 
 /// Why it is not up, or not attached as it should be; a line each.
@@ -101,7 +109,7 @@ fn row(table: &mut Table, name: &str, interface: &str, state: &str, attach: &str
 const fn state(state: State) -> &'static str {
     match state {
         State::Up => "up",
-        State::Down => "down",
+        State::Down | State::Held => "down",
         State::AdminDown => "admin down",
     }
 }

@@ -19,11 +19,11 @@ use axum::{
 };
 use reqwest::Method;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::{Agent, CONNECTIONS, Client, Failure, RELOAD, ROUTES, connections, routes};
+use super::{CONNECTIONS, Client, Doors, Failure, RELOAD, ROUTES, connections, routes};
 use crate::{
-    agent::{ChangeError, Changed, Request},
+    changer::{ChangeError, Changed, Wish},
     config::edit::{AddRoute, DeleteRoute, Edit, EditError, Enable, SetRoute},
 };
 
@@ -32,7 +32,7 @@ const LARGEST_BODY: usize = 8 * 1024;
 
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-pub(super) fn router() -> Router<mpsc::Sender<Request>> {
+pub(super) fn router() -> Router<Doors> {
     Router::new()
         .route(ROUTES, post(add_route).patch(set_route).delete(delete_route).get(routes))
         .route(CONNECTIONS, axum::routing::get(connections))
@@ -42,33 +42,33 @@ pub(super) fn router() -> Router<mpsc::Sender<Request>> {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
-async fn add_route(State(agent): Agent, body: Body<AddRoute>) -> Response {
-    change(&agent, body.map(|Json(add)| Edit::AddRoute(add))).await
+async fn add_route(State(doors): State<Doors>, body: Body<AddRoute>) -> Response {
+    change(&doors, body.map(|Json(add)| Edit::AddRoute(add))).await
 }
 
-async fn set_route(State(agent): Agent, body: Body<SetRoute>) -> Response {
-    change(&agent, body.map(|Json(set)| Edit::SetRoute(set))).await
+async fn set_route(State(doors): State<Doors>, body: Body<SetRoute>) -> Response {
+    change(&doors, body.map(|Json(set)| Edit::SetRoute(set))).await
 }
 
-async fn delete_route(State(agent): Agent, body: Body<DeleteRoute>) -> Response {
-    change(&agent, body.map(|Json(delete)| Edit::DeleteRoute(delete))).await
+async fn delete_route(State(doors): State<Doors>, body: Body<DeleteRoute>) -> Response {
+    change(&doors, body.map(|Json(delete)| Edit::DeleteRoute(delete))).await
 }
 
-async fn up(State(agent): Agent, Path(connection): Path<String>) -> Response {
-    change(&agent, Ok(Edit::Enable(Enable { connection, enabled: true }))).await
+async fn up(State(doors): State<Doors>, Path(connection): Path<String>) -> Response {
+    change(&doors, Ok(Edit::Enable(Enable { connection, enabled: true }))).await
 }
 
-async fn down(State(agent): Agent, Path(connection): Path<String>) -> Response {
-    change(&agent, Ok(Edit::Enable(Enable { connection, enabled: false }))).await
+async fn down(State(doors): State<Doors>, Path(connection): Path<String>) -> Response {
+    change(&doors, Ok(Edit::Enable(Enable { connection, enabled: false }))).await
 }
 
-async fn reload(State(agent): Agent) -> Response {
-    ask(&agent, Request::Reload).await
+async fn reload(State(doors): State<Doors>) -> Response {
+    ask(&doors, Wish::Reload).await
 }
 
-async fn change(agent: &mpsc::Sender<Request>, edit: Result<Edit, JsonRejection>) -> Response {
+async fn change(doors: &Doors, edit: Result<Edit, JsonRejection>) -> Response {
     match edit {
-        Ok(edit) => ask(agent, |answer| Request::Change(edit, answer)).await,
+        Ok(edit) => ask(doors, Wish::Edit(edit)).await,
         Err(rejection) => {
             let status = match rejection.status() {
                 StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
@@ -79,13 +79,10 @@ async fn change(agent: &mpsc::Sender<Request>, edit: Result<Edit, JsonRejection>
     }
 }
 
-async fn ask(
-    agent: &mpsc::Sender<Request>,
-    request: impl FnOnce(oneshot::Sender<Result<Changed, ChangeError>>) -> Request,
-) -> Response {
+async fn ask(doors: &Doors, wish: Wish) -> Response {
     let (sender, answer) = oneshot::channel();
-    // A request that the agent does not take is dropped, and the answer with it.
-    drop(agent.send(request(sender)).await);
+    // A wish that nobody takes is dropped, and the answer with it.
+    drop(doors.changer.send((wish, sender)).await);
     match answer.await {
         Ok(Ok(changed)) => Json(changed).into_response(),
         Ok(Err(ChangeError::Load(error))) => {
@@ -94,7 +91,7 @@ async fn ask(
             (status_of(&error), Json(body)).into_response()
         }
         Ok(Err(error)) => failure(status_of(&error), error.to_string()),
-        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping".to_owned()),
+        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, ChangeError::Stopping.to_string()),
     }
 }
 
@@ -108,7 +105,7 @@ fn status_of(error: &ChangeError) -> StatusCode {
             StatusCode::CONFLICT
         }
         ChangeError::Store(error) if error.is_conflict() => StatusCode::CONFLICT,
-        ChangeError::Store(_) | ChangeError::NotApplied(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ChangeError::Store(_) | ChangeError::NotApplied(_) | ChangeError::Stopping => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -66,6 +66,12 @@ impl Difference {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Something else than routes differs.
+    pub fn is_beyond_routes(&self) -> bool {
+        let nothing = Names::default();
+        !self.settings.is_empty() || self.customer_gateways != nothing || self.connections != nothing
+    }
 }
 
 impl fmt::Display for Difference {
@@ -108,6 +114,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("local_cidrs", old.local_cidrs != new.local_cidrs),
         ("remote_cidrs", old.remote_cidrs != new.remote_cidrs),
         ("health_check", old.health_check != new.health_check),
+        ("up_delay", old.up_delay != new.up_delay),
     ];
     differing(&keys).collect()
 }
@@ -140,7 +147,18 @@ impl Names {
 }
 
 impl Routes {
-    fn between(old: &[Route], new: &[Route]) -> Self {
+    /// The way back.
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        let back = |ChangedRoute { from, to }: &ChangedRoute| ChangedRoute { from: to.clone(), to: from.clone() };
+        Self {
+            added: self.removed.clone(),
+            removed: self.added.clone(),
+            changed: self.changed.iter().map(back).collect(),
+        }
+    }
+
+    pub fn between(old: &[Route], new: &[Route]) -> Self {
         let keyed = |routes: &[Route]| -> BTreeMap<(IpNet, String), Route> {
             routes.iter().map(|route| ((route.destination, route.next_hop.clone()), route.clone())).collect()
         };

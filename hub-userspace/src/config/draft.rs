@@ -51,6 +51,7 @@ pub(super) struct ConnectionDraft {
     pub local_cidrs: List<IpNet>,
     pub remote_cidrs: List<IpNet>,
     pub health_check: Option<HealthCheckDraft>,
+    pub up_delay: Option<Located<Duration>>,
 }
 
 #[derive(Debug)]
@@ -134,6 +135,7 @@ impl ConnectionDraft {
                 Some(check) => Some(check.finish()?),
                 None => None,
             },
+            up_delay: self.up_delay?.value,
         };
         Some((self.name.value, connection))
     }

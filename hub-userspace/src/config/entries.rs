@@ -7,7 +7,7 @@ use toml::{Spanned, de::DeValue};
 use super::{
     diagnostic::{Located, Problem},
     draft::{ConnectionDraft, CustomerGatewayDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft},
-    model::{DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_WEIGHT},
+    model::{DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_WEIGHT},
     prefix::{self, Purpose},
     read::Reader,
     section::Section,
@@ -72,6 +72,7 @@ impl Reader<'_, '_> {
             local_cidrs: section.list("local_cidrs", "[\"0.0.0.0/0\"]", report, selector),
             remote_cidrs: section.list("remote_cidrs", "[\"10.10.10.0/24\"]", report, selector),
             health_check: None,
+            up_delay: section.or_default("up_delay", DEFAULT_UP_DELAY, report, value::delay),
         };
         let health_check =
             section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));

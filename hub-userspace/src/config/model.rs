@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::difference::{ChangedRoute, Difference, Routes};
 
+/// `up_delay` of a connection that has none in the file.
+pub const DEFAULT_UP_DELAY: Duration = Duration::from_secs(1);
 /// Weight of a route that has none in the file.
 pub const DEFAULT_WEIGHT: u8 = 100;
 /// Connections a gateway may have when the file does not say.
@@ -100,6 +102,8 @@ pub struct Connection {
     /// Prefixes of the site, of the SA selectors.
     pub remote_cidrs: Vec<IpNet>,
     pub health_check: Option<HealthCheck>,
+    /// For how long it must be well after a failure before it carries traffic again.
+    pub up_delay: Duration,
 }
 
 /// ICMP echo through the connection's own interface.

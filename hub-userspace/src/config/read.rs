@@ -140,9 +140,16 @@ impl Reader<'_, '_> {
             return Vec::new();
         };
         let keys: &[&str] = match kind {
-            "connection" => {
-                &["customer_gateway", "enabled", "interface", "peer", "local_cidrs", "remote_cidrs", "health_check"]
-            }
+            "connection" => &[
+                "customer_gateway",
+                "enabled",
+                "interface",
+                "peer",
+                "local_cidrs",
+                "remote_cidrs",
+                "health_check",
+                "up_delay",
+            ],
             _ => &["address"],
         };
         let shape = format!("a section [{kind}.NAME] for each");

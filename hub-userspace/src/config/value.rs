@@ -11,6 +11,7 @@ const MAX_INTERFACE_BYTES: usize = 15;
 const MAX_NAME_CHARACTERS: usize = 63;
 const GATEWAY_NAME_CHARACTERS: RangeInclusive<usize> = 2..=128;
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+const DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 
 pub(super) type Read<T> = Result<T, Problem>;
 
@@ -184,6 +185,15 @@ fn kind_of_no_host(address: IpAddr) -> Option<&'static str> {
 
 /// A time such as `"3s"`, `"100ms"`, `"1.5s"` or `"1m"`, from 10 ms to 1 h.
 pub(super) fn interval(value: &DeValue<'_>) -> Read<Duration> {
+    time(value, &INTERVALS, "choose a time from \"10ms\" to \"1h\"")
+}
+
+/// As an interval; may be none at all.
+pub(super) fn delay(value: &DeValue<'_>) -> Read<Duration> {
+    time(value, &DELAYS, "choose a time from \"0s\" to \"1h\"")
+}
+
+fn time(value: &DeValue<'_>, range: &RangeInclusive<Duration>, advice: &str) -> Read<Duration> {
     let text = match value {
         DeValue::Integer(number) => {
             return Err(
@@ -195,10 +205,10 @@ pub(super) fn interval(value: &DeValue<'_>) -> Read<Duration> {
     let duration = parse_duration(text).ok_or_else(|| {
         Problem::new(format!("{} is not a time", quoted(text))).help("write a number and ms, s, m or h, such as \"3s\"")
     })?;
-    if INTERVALS.contains(&duration) {
+    if range.contains(&duration) {
         Ok(duration)
     } else {
-        Err(Problem::new(format!("{} is out of range", quoted(text))).help("choose a time from \"10ms\" to \"1h\""))
+        Err(Problem::new(format!("{} is out of range", quoted(text))).help(advice))
     }
 }
 

@@ -10,11 +10,12 @@ use aya::{
     },
 };
 use hub_common::maps::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+use ipnet::IpNet;
 
 use super::Error;
 use crate::{
     diff::{Difference, difference},
-    tables::{Family, Prefix, Tables},
+    tables::{Family, Ingress, Prefix, RouteChanges, Ways},
 };
 
 /// A map of the program under its name.
@@ -22,6 +23,42 @@ struct Named<M> {
     name: &'static str,
     capacity: u32,
     map: M,
+}
+
+impl<M> Named<M> {
+    fn put<K, V>(&mut self, key: &K, value: &V) -> Result<(), Error>
+    where
+        M: Writer<K, V>,
+    {
+        self.map.put(key, value).map_err(|error| Error::map(self.name, self.capacity, &error))
+    }
+
+    /// That there is no such entry is no error.
+    fn delete<K, V>(&mut self, key: &K) -> Result<(), Error>
+    where
+        M: Writer<K, V>,
+    {
+        match self.map.delete(key) {
+            Err(error) if !is_missing(&error) => Err(Error::map(self.name, self.capacity, &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+/// What the maps hold, but for the routes: of these the RIB knows which have changed, and there are too many to keep
+/// them twice.
+#[derive(Default)]
+pub struct Loaded {
+    pub ingress: Ingress,
+    pub ways: Ways,
 }
 
 /// Every map the agent writes.
@@ -79,43 +116,87 @@ impl Maps {
         Ok(per_cpu.iter().copied().fold(Counters::default(), sum))
     }
 
-    /// Makes the maps hold `wanted`, and `loaded` with them; returns how many entries were written or deleted.
-    pub fn write(&mut self, loaded: &mut Tables, wanted: &Tables) -> Result<usize, Error> {
-        let connections = difference(&loaded.connections, &wanted.connections);
-        let ports = difference(&loaded.ports, &wanted.ports);
-        let next_hops = difference(&loaded.next_hops, &wanted.next_hops);
-        let buckets = difference(&loaded.buckets, &wanted.buckets);
-        let v4 = FamilyDifference::between(&loaded.v4, &wanted.v4);
-        let v6 = FamilyDifference::between(&loaded.v6, &wanted.v6);
-        let vlans = difference(&loaded.vlans, &wanted.vlans);
-        let attachments = difference(&loaded.attachments, &wanted.attachments);
+    /// Makes the maps hold what is wanted, and `loaded` with them; returns how many entries were written or deleted.
+    pub fn write(
+        &mut self,
+        loaded: &mut Loaded,
+        ingress: &Ingress,
+        ways: &Ways,
+        routes: &RouteChanges,
+    ) -> Result<usize, Error> {
+        let old = &loaded.ingress;
+        let connections = difference(&old.connections, &ingress.connections);
+        let ports = difference(&old.ports, &ingress.ports);
+        let v4 = FamilyDifference::between(&old.v4, &ingress.v4);
+        let v6 = FamilyDifference::between(&old.v6, &ingress.v6);
+        let vlans = difference(&old.vlans, &ingress.vlans);
+        let attachments = difference(&old.attachments, &ingress.attachments);
 
-        let mut written = put(&mut self.counters, &mut loaded.connections, &connections)?
-            + put(&mut self.ports, &mut loaded.ports, &ports)?
-            + put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
-            + put(&mut self.buckets, &mut loaded.buckets, &buckets)?
-            + self.v4.put(&mut loaded.v4, &v4)?
-            + self.v6.put(&mut loaded.v6, &v6)?
-            + put(&mut self.vlans, &mut loaded.vlans, &vlans)?
-            + put(&mut self.attachments, &mut loaded.attachments, &attachments)?;
+        let mut written = put(&mut self.counters, &mut loaded.ingress.connections, &connections)?
+            + put(&mut self.ports, &mut loaded.ingress.ports, &ports)?
+            + self.steer(&mut loaded.ways, ways)?;
+        let old = &mut loaded.ingress;
+        written += self.v4.put(&mut old.v4, &v4)? + self.v6.put(&mut old.v6, &v6)?;
+        for (destination, route) in routes.iter().filter_map(|(destination, route)| Some((destination, (*route)?))) {
+            self.put_route(*destination, route)?;
+        }
+        written += put(&mut self.vlans, &mut old.vlans, &vlans)?
+            + put(&mut self.attachments, &mut old.attachments, &attachments)?;
 
-        written += delete(&mut self.attachments, &mut loaded.attachments, &attachments)?
-            + delete(&mut self.vlans, &mut loaded.vlans, &vlans)?
-            + self.v6.delete(&mut loaded.v6, &v6)?
-            + self.v4.delete(&mut loaded.v4, &v4)?
-            + delete(&mut self.buckets, &mut loaded.buckets, &buckets)?
-            + delete(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
-            + delete(&mut self.ports, &mut loaded.ports, &ports)?
-            + delete(&mut self.counters, &mut loaded.connections, &connections)?;
-        Ok(written)
+        written += delete(&mut self.attachments, &mut old.attachments, &attachments)?
+            + delete(&mut self.vlans, &mut old.vlans, &vlans)?;
+        for (destination, _) in routes.iter().filter(|(_, route)| route.is_none()) {
+            self.delete_route(*destination)?;
+        }
+        written += self.v6.delete(&mut old.v6, &v6)?
+            + self.v4.delete(&mut old.v4, &v4)?
+            + delete(&mut self.ports, &mut old.ports, &ports)?
+            + delete(&mut self.counters, &mut old.connections, &connections)?;
+        Ok(written + routes.len())
     }
+
+    /// The same for the ways out alone: new next hops first, then the buckets that lead to them. What no bucket leads
+    /// to any more stays until its index is used again.
+    pub fn steer(&mut self, loaded: &mut Ways, wanted: &Ways) -> Result<usize, Error> {
+        let next_hops = difference(&loaded.next_hops, &wanted.next_hops);
+        let mut written = put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?;
+        let Named { name, capacity, map } = &mut self.buckets;
+        let len = loaded.buckets.len().max(wanted.buckets.len());
+        loaded.buckets.resize(len, Ways::NOWHERE);
+        for (bucket, (old, new)) in (0..).zip(loaded.buckets.iter_mut().zip(&wanted.buckets)) {
+            if old != new && *new != Ways::NOWHERE {
+                map.set(bucket, *new, 0).map_err(|error| Error::map(name, *capacity, &error))?;
+                written += 1;
+            }
+            *old = *new;
+        }
+        Ok(written + delete(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?)
+    }
+
+    fn put_route(&mut self, destination: IpNet, route: Route) -> Result<(), Error> {
+        match destination {
+            IpNet::V4(net) => self.v4.routes.put(&prefix(net.network().octets(), net.prefix_len()), &route),
+            IpNet::V6(net) => self.v6.routes.put(&prefix(net.network().octets(), net.prefix_len()), &route),
+        }
+    }
+
+    /// It may never have been written.
+    fn delete_route(&mut self, destination: IpNet) -> Result<(), Error> {
+        match destination {
+            IpNet::V4(net) => self.v4.routes.delete(&prefix(net.network().octets(), net.prefix_len())),
+            IpNet::V6(net) => self.v6.routes.delete(&prefix(net.network().octets(), net.prefix_len())),
+        }
+    }
+}
+
+fn prefix<A>(data: A, length: u8) -> Prefix<A> {
+    Prefix { data, length }
 }
 
 /// The differences of one family's tables.
 struct FamilyDifference<A> {
     remotes: Difference<Prefix<Scoped<A>>, Remote>,
     locals: Difference<Prefix<Scoped<A>>, u32>,
-    routes: Difference<Prefix<A>, Route>,
     neighbours: Difference<Neighbour<A>, LinkAddress>,
 }
 
@@ -124,7 +205,6 @@ impl<A: Ord + Copy> FamilyDifference<A> {
         Self {
             remotes: difference(&old.remotes, &new.remotes),
             locals: difference(&old.locals, &new.locals),
-            routes: difference(&old.routes, &new.routes),
             neighbours: difference(&old.neighbours, &new.neighbours),
         }
     }
@@ -138,13 +218,11 @@ where
     fn put(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
         Ok(put(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?
             + put(&mut self.locals, &mut loaded.locals, &changes.locals)?
-            + put(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
-            + put(&mut self.routes, &mut loaded.routes, &changes.routes)?)
+            + put(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?)
     }
 
     fn delete(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
-        Ok(delete(&mut self.routes, &mut loaded.routes, &changes.routes)?
-            + delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
+        Ok(delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
             + delete(&mut self.locals, &mut loaded.locals, &changes.locals)?
             + delete(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?)
     }
@@ -162,7 +240,7 @@ fn put<K: Ord + Copy, V: Clone>(
     changes: &Difference<K, V>,
 ) -> Result<usize, Error> {
     for (key, value) in &changes.puts {
-        map.map.put(key, value).map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        map.put(key, value)?;
         loaded.insert(*key, value.clone());
     }
     Ok(changes.puts.len())
@@ -174,7 +252,7 @@ fn delete<K: Ord + Copy, V>(
     changes: &Difference<K, V>,
 ) -> Result<usize, Error> {
     for key in &changes.deletes {
-        map.map.delete(key).map_err(|error| Error::map(map.name, map.capacity, &error))?;
+        map.delete(key)?;
         loaded.remove(key);
     }
     Ok(changes.deletes.len())

@@ -25,7 +25,10 @@ pub use self::{
     error::Error,
     maps::sum,
 };
-use crate::{dataplane::maps::Maps, tables::Tables};
+use crate::{
+    dataplane::maps::{Loaded, Maps},
+    tables::{Ingress, RouteChanges, Ways},
+};
 
 /// The kernel program, as built with this agent.
 static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnhub-ebpf"));
@@ -34,8 +37,7 @@ static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/v
 pub struct Dataplane {
     ebpf: Ebpf,
     maps: Maps,
-    /// What the maps hold.
-    loaded: Tables,
+    loaded: Loaded,
     /// By ifindex.
     links: BTreeMap<u32, (XdpLinkId, Attached)>,
 }
@@ -56,7 +58,7 @@ impl Dataplane {
         let mut ebpf = EbpfLoader::new().load(PROGRAM).map_err(|error| Error::load(&error))?;
         program(&mut ebpf).load().map_err(Error::program)?;
         let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, loaded: Tables::default(), links: BTreeMap::new() })
+        Ok(Self { ebpf, maps, loaded: Loaded::default(), links: BTreeMap::new() })
     }
 
     /// Forwards the program's own log messages, of which there are few, to this process's log. Needs a tokio runtime.
@@ -87,15 +89,24 @@ impl Dataplane {
         wanted::follow(ring).map_err(|error| Error::Map { map: "WANTED", cause: error.to_string() })
     }
 
-    /// Makes the maps hold `wanted`.
+    /// Makes the maps hold what is wanted, and changes these routes.
     ///
     /// What a packet may find leads only to what is there already: new entries are written from the last stage of the
     /// program to the first, and what is gone is deleted from the first to the last. On an error the maps hold what was
-    /// written until then, and the next call goes on from there.
-    pub fn apply(&mut self, wanted: &Tables) -> Result<(), Error> {
-        let changes = self.maps.write(&mut self.loaded, wanted)?;
+    /// written until then, and the next call, with the same routes, goes on from there.
+    pub fn apply(&mut self, ingress: &Ingress, ways: &Ways, routes: &RouteChanges) -> Result<(), Error> {
+        let changes = self.maps.write(&mut self.loaded, ingress, ways, routes)?;
         if changes > 0 {
             debug!(changes, "tables written");
+        }
+        Ok(())
+    }
+
+    /// Makes the ways out what is wanted, and nothing else: what a failure asks for, and at once.
+    pub fn steer(&mut self, ways: &Ways) -> Result<(), Error> {
+        let changes = self.maps.steer(&mut self.loaded.ways, ways)?;
+        if changes > 0 {
+            debug!(changes, "ways written");
         }
         Ok(())
     }
@@ -116,7 +127,7 @@ impl Dataplane {
     /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
     pub fn forget(&mut self, ifindex: u32) {
         self.detach(ifindex);
-        self.loaded.ports.retain(|_, port| *port != ifindex);
+        self.loaded.ingress.ports.retain(|_, port| *port != ifindex);
     }
 
     /// Detaches the program from an interface, which may be gone.

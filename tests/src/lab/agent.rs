@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Namespace, Scratch, Status, cleanup};
+use super::{Monitor, Namespace, Scratch, Status, cleanup};
 
 const POLL: Duration = Duration::from_millis(20);
 
@@ -170,6 +170,15 @@ impl Agent {
     /// As [`json`](Self::json).
     pub fn status(&self) -> anyhow::Result<Status> {
         self.json(&["status"]).map(Status)
+    }
+
+    /// `vpnhub monitor`.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn monitor(&self) -> anyhow::Result<Monitor> {
+        let mut command = std::process::Command::new(&self.binary);
+        Monitor::start(command.arg("--socket").arg(self.socket()).args(["--output", "json", "monitor"]))
     }
 
     /// Asks for the status every 20 ms until `accept` does.

@@ -25,6 +25,8 @@ pub struct ConnectionConfig {
     pub remote_cidrs: Vec<String>,
     /// From the hub's end of the link to the site's, every 100 ms, down after 3 misses.
     pub health_check: bool,
+    /// As in the file; without one, the default.
+    pub up_delay: Option<String>,
 }
 
 /// One `[[route]]`.
@@ -100,6 +102,7 @@ impl ConnectionConfig {
             local_cidrs: vec!["0.0.0.0/0".into(), "::/0".into()],
             remote_cidrs: vec![site.network4().to_string(), site.network6().to_string()],
             health_check: false,
+            up_delay: None,
         }
     }
 }
@@ -139,6 +142,9 @@ impl fmt::Display for ConnectionConfig {
             let hub = Ipv4Addr::from(u32::from(peer) - 1);
             let check = format!("source = \"{hub}\", destination = \"{peer}\", interval = \"100ms\", retries = 3");
             writeln!(f, "health_check = {{ {check} }}")?;
+        }
+        if let Some(up_delay) = &self.up_delay {
+            writeln!(f, "up_delay = \"{up_delay}\"")?;
         }
         // A list of strings reads the same in TOML and here.
         writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::parse::Packet;
 
 /// Buckets of a group of several next hops.
-const BUCKETS: usize = 256;
+pub const BUCKETS: usize = 256;
 
 /// Buckets, each the index of the member that has it, for a group that was not there before.
 ///

@@ -1,6 +1,6 @@
 //! The way of a packet through the hub, and what is written in the books.
 
-use super::{World, parse, rewrite, route::Target};
+use super::{World, flow, parse, rewrite, route::Target};
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,16 @@ impl World {
             counts.push((account, Count::Reason(reason)));
         }
         Judgement { verdict, counts }
+    }
+
+    /// The bucket, of 256, that the flow of a frame is in.
+    ///
+    /// # Panics
+    /// When the frame is none that could be forwarded.
+    pub fn bucket(&self, interface: u32, frame: &[u8]) -> usize {
+        let attachment = self.attachment(interface).expect("an attachment");
+        let packet = parse::packet(self, attachment.interface, frame).expect("a packet to forward");
+        flow::hash(&packet) as usize % flow::BUCKETS
     }
 
     fn stages(

@@ -1,6 +1,8 @@
 //! Where a packet goes: the longest prefix, and of the members that lead there the one its flow belongs to.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
 
 use super::{Account, Interface, Route, World, flow, parse::Packet, prefix::contains};
 
@@ -41,7 +43,7 @@ impl World {
     /// The longest prefix around the destination has it; of equal ones the VPC's, which no site can take away.
     pub(super) fn target(&self, destination: IpAddr) -> Option<Target<'_>> {
         let routed = self.routes.iter().filter(|route| contains(route.destination, destination));
-        let routed = routed.map(|route| route.destination).max_by_key(ipnet::IpNet::prefix_len);
+        let routed = routed.map(|route| route.destination).max_by_key(IpNet::prefix_len);
         let vpc = self.vpc_prefix_length(destination);
         match (vpc, routed) {
             (Some(vpc), routed) if routed.is_none_or(|routed| routed.prefix_len() <= vpc) => {
@@ -61,8 +63,8 @@ impl World {
     fn vpc_prefix_length(&self, destination: IpAddr) -> Option<u8> {
         let vpc = self.vpc.as_ref()?;
         let around = vpc.cidrs.iter().filter(|cidr| contains(**cidr, destination));
-        let shortest = around.clone().map(ipnet::IpNet::prefix_len).min()?;
-        let longest = around.map(ipnet::IpNet::prefix_len).max()?;
+        let shortest = around.clone().map(IpNet::prefix_len).min()?;
+        let longest = around.map(IpNet::prefix_len).max()?;
         let parts = self.vpc_kernel_routes(destination).into_iter().map(|(length, _)| length);
         parts.filter(|length| *length >= shortest).chain([longest]).max()
     }
@@ -100,6 +102,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Names of the members that carry the traffic of a destination now, with their parts of it; these sum up to 1.
+    pub fn shares(&self, destination: IpNet) -> BTreeMap<String, f64> {
+        let routes: Vec<_> = self.routes.iter().filter(|route| route.destination == destination).collect();
+        let active = self.active(&routes);
+        let total: u32 = active.iter().map(|(_, weight)| weight).sum();
+        active.into_iter().map(|(name, weight)| (name.to_owned(), f64::from(weight) / f64::from(total))).collect()
     }
 
     fn member<'a>(&self, routes: &[&'a Route], packet: &Packet) -> &'a str {

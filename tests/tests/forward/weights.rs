@@ -117,11 +117,31 @@ fn equal_weights_halve_the_flows_and_a_link_that_goes_leaves_all_to_the_other() 
 
 #[test]
 fn unequal_weights_share_the_flows_in_proportion() {
-    let rig = two_links([25, 75]);
-    assert!(shares_are(&rig.agent.status().unwrap(), [0.25, 0.75]));
+    let rig = two_links([30, 70]);
+    assert!(shares_are(&rig.agent.status().unwrap(), [0.3, 0.7]));
     for ends in ends() {
         let second = on_link(&spread(&rig, ends), 1);
-        assert!((675..=825).contains(&second), "{second} of {FLOWS} on the second link");
+        assert!((625..=775).contains(&second), "{second} of {FLOWS} on the second link");
+    }
+    rig.stop().unwrap();
+}
+
+#[test]
+fn links_that_all_stand_by_share_the_flows_evenly_and_one_that_goes_moves_its_own_alone() {
+    let rig = two_links([0, 0]);
+    assert!(shares_are(&rig.agent.status().unwrap(), [0.5, 0.5]));
+    let before = ends().map(|ends| spread(&rig, ends));
+    for flows in &before {
+        let second = on_link(flows, 1);
+        assert!((400..=600).contains(&second), "{second} of {FLOWS} on the second link");
+    }
+    rig.world[HUB].set_link(&SHANGHAI.hub_device(1), false).unwrap();
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, [1.0, 0.0])).unwrap();
+    for (ends, before) in ends().into_iter().zip(before) {
+        let after = spread(&rig, ends);
+        assert_eq!(on_link(&after, 0), usize::from(FLOWS));
+        let stayed = before.iter().filter(|(flow, link)| after[flow] == **link).count();
+        assert_eq!(stayed, on_link(&before, 0), "the flows of the first link stayed there");
     }
     rig.stop().unwrap();
 }
@@ -141,6 +161,67 @@ fn standby_carries_nothing_until_the_active_link_goes() {
     assert_eq!(down.connection("shanghai-2")["state"], "up");
     let flows = spread_on_second(&rig);
     assert_eq!(flows, usize::from(FLOWS));
+
+    rig.world["shanghai"].set_link("wan0", true).unwrap();
+    rig.world[HUB].notice_carrier("tun-sh").unwrap();
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, [1.0, 0.0])).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    for ends in ends() {
+        assert_eq!(on_link(&spread(&rig, ends), 0), usize::from(FLOWS), "the standby has handed back");
+    }
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_up_by_hand() {
+    let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
+    config.connection(LINKS[0]).up_delay = Some("1h".into());
+    let rig = start(&config);
+    let events = rig.agent.monitor().unwrap();
+    for _ in 0..SITES.len() + 1 {
+        assert_eq!(events.next(WAIT).unwrap()["state"], "up", "how it was before anything happened");
+    }
+    let set = |device: &str, up| rig.world[HUB].set_link(device, up).unwrap();
+    let [first, second] = [0, 1].map(|link| SHANGHAI.hub_device(link));
+    let wait = |what: &str, shares| {
+        let status = rig.agent.wait_for_status(WAIT, |status| shares_are(status, shares));
+        status.unwrap_or_else(|error| panic!("{what}: {error:#}"))
+    };
+
+    set(&first, false);
+    wait("the standby steps in", [0.0, 1.0]);
+    set(&first, true);
+    let is_held = |status: &Status| {
+        let connection = status.connection(LINKS[0]);
+        connection["state"] == "down" && connection["state_reason"].as_str().unwrap().contains("up_delay")
+    };
+    let status = rig.agent.wait_for_status(WAIT, is_held).unwrap();
+    assert!(shares_are(&status, [0.0, 1.0]), "it is held back");
+
+    set(&second, false);
+    wait("it is held, but nothing else is up", [1.0, 0.0]);
+    set(&second, true);
+    wait("the standby is up, after the default delay", [0.0, 1.0]);
+
+    assert!(rig.agent.cli(&["connection", "down", LINKS[0]]).unwrap().status.success());
+    assert!(rig.agent.cli(&["connection", "up", LINKS[0]]).unwrap().status.success());
+    let status = wait("who takes it up by hand does not wait", [1.0, 0.0]);
+    assert_eq!(status.connection(LINKS[0])["state_changes"], 3, "down, taken down, up");
+
+    // Every change was told, in order and with its reason.
+    let mut told = Vec::new();
+    while told.last().is_none_or(|last| *last != (LINKS[0].to_owned(), "up".to_owned())) {
+        let event = events.next(WAIT).unwrap();
+        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        assert_eq!(text("state") == "up", event["reason"].is_null(), "{event}");
+        told.push((text("connection"), text("state")));
+    }
+    let of = |name: &str| -> Vec<&str> {
+        told.iter().filter(|(connection, _)| connection == name).map(|(_, state)| state.as_str()).collect()
+    };
+    // Twice down: without the link, then with it, held.
+    assert_eq!(of(LINKS[0]), ["down", "down", "admin_down", "up"]);
+    assert_eq!(of(LINKS[1]), ["down", "down", "up"]);
     rig.stop().unwrap();
 }
 

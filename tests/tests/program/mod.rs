@@ -3,8 +3,9 @@
 //! Needs devices that exist, so everything runs in a network namespace of the test's own.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -17,14 +18,18 @@ use hub_tests::{
     model::{Account, Count, Interface, Judgement, World},
 };
 use hub_userspace::{
-    compile::{Inputs, compile},
-    config::model::{Config, Connection, CustomerGateway, Gateway, Route, Vpc},
+    compile::{self, Inputs},
+    config::{
+        difference::Routes,
+        model::{Config, Connection, CustomerGateway, Gateway, Route, Vpc},
+    },
     dataplane::{Dataplane, Outcome},
     layout::Layout,
     netlink::{HostState, Link},
     rib::Rib,
     state::{State, States},
 };
+use ipnet::IpNet;
 
 // enum xdp_action, linux/bpf.h.
 pub const XDP_DROP: u32 = 1;
@@ -37,8 +42,18 @@ pub type Books = BTreeMap<(Account, &'static str), u64>;
 /// The loaded program.
 pub struct Program {
     dataplane: Dataplane,
+    /// Destinations in its maps.
+    destinations: BTreeSet<IpNet>,
     /// Whose counters are where.
     slots: Vec<(u32, Account)>,
+}
+
+/// What an agent remembers from one world to the next.
+#[derive(Default)]
+pub struct Agent {
+    layout: Layout,
+    rib: Rib,
+    routes: Vec<Route>,
 }
 
 /// Runs a test in a new network namespace that has a device for each of these interface indices.
@@ -56,18 +71,35 @@ pub fn in_namespace(devices: &[u32], test: impl FnOnce(&Namespace) -> anyhow::Re
 
 impl Program {
     pub fn load() -> anyhow::Result<Self> {
-        Ok(Self { dataplane: Dataplane::load().context("loading the kernel program")?, slots: Vec::new() })
+        Ok(Self { dataplane: Dataplane::load().context("loading the kernel program")?, destinations: BTreeSet::new(), slots: Vec::new() })
     }
 
     /// Fills the program's maps by way of the agent's own functions, with nothing carried over from the world before.
     pub fn install(&mut self, world: &World) -> anyhow::Result<()> {
+        self.follow(world, &mut Agent::default())
+    }
+
+    /// The same, by what is different from the world that the agent knew before.
+    pub fn follow(&mut self, world: &World, agent: &mut Agent) -> anyhow::Result<()> {
         let (config, host, states) = inputs(world);
-        let rib = Rib::build(&config, &host);
+        let Agent { layout, rib, routes } = agent;
+        rib.change(&Routes::between(routes, &config.routes));
+        rib.follow(config.vpc.as_ref(), &host);
         let inputs = Inputs { config: &config, host: &host, states: &states };
-        let tables = compile(inputs, &rib, &mut Layout::default())?;
-        self.dataplane.apply(&tables)?;
+        let ingress = compile::ingress(inputs, layout)?;
+        let compiled = compile::ways(inputs, rib, layout)?;
+        let mut changed = rib.take_changed();
+        let destinations: BTreeSet<IpNet> = rib.iter().collect();
+        // What another agent has left.
+        changed.extend(self.destinations.difference(&destinations));
+        self.dataplane.apply(&ingress, &compiled.ways, &compiled.routes(rib, &changed))?;
+        self.destinations = destinations;
+        *routes = config.routes;
+        // No packet is on its way.
+        layout.begin_release();
+        layout.release();
         self.slots = vec![(UNATTRIBUTED, Account::Unattributed), (VPC, Account::Vpc)];
-        self.slots.extend(tables.connections.into_iter().map(|(slot, name)| (slot, Account::Connection(name))));
+        self.slots.extend(ingress.connections.into_iter().map(|(slot, name)| (slot, Account::Connection(name))));
         Ok(())
     }
 
@@ -143,6 +175,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             local_cidrs: connection.locals.clone(),
             remote_cidrs: connection.remotes.clone(),
             health_check: None,
+            up_delay: Duration::ZERO,
         };
         (connection.name.clone(), value)
     });

@@ -1,63 +1,50 @@
-//! RIB to tables: what every map of the program must hold. State in, tables out; the [`Layout`] carries the numbers over
-//! from one compilation to the next.
+//! Where packets come in, and whom they may be from: attachments, selectors, link addresses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, Attachment, LinkAddress, Neighbour, NextHop, Remote, Route, SCOPE_BITS, Scoped, UNATTRIBUTED, VPC, Vlan,
+    ANY_LOCAL, Attachment, LinkAddress, Neighbour, Remote, SCOPE_BITS, Scoped, UNATTRIBUTED, VPC, Vlan,
 };
 use ipnet::IpNet;
 
+use super::Inputs;
 use crate::{
-    config::model::{Config, Connection},
-    layout::{GroupKey, Layout, Member},
-    netlink::{HostState, Link},
-    rib::{self, Rib, Target},
+    config::model::Connection,
+    layout::{IngressLayout, Layout},
+    netlink::Link,
     selectors::{self, Selector},
     slots::Full,
-    state::States,
-    tables::{Family, Prefix, Tables},
+    tables::{Family, Ingress, Prefix},
 };
-
-/// All that the tables follow from.
-#[derive(Clone, Copy)]
-pub struct Inputs<'a> {
-    pub config: &'a Config,
-    pub host: &'a HostState,
-    pub states: &'a States,
-}
 
 /// Scopes of interfaces that carry several connections; a connection's own scope is its slot.
 const SHARED_SCOPE: u32 = 1 << 31;
 
-/// Compiles everything. On an error `layout` is spoilt: give it a copy.
-pub fn compile(inputs: Inputs<'_>, rib: &Rib, layout: &mut Layout) -> Result<Tables, Full> {
-    layout.begin();
+/// Compiles it, and numbers the connections. On an error `layout` is spoilt: give it a copy.
+pub fn ingress(inputs: Inputs<'_>, layout: &mut Layout) -> Result<Ingress, Full> {
+    layout.ingress.begin();
     let mut compiler =
-        Compiler { inputs, layout, slots: BTreeMap::new(), next_hops: HashMap::new(), tables: Tables::default() };
+        Compiler { inputs, layout: &mut layout.ingress, slots: BTreeMap::new(), tables: Ingress::default() };
     compiler.connections()?;
     compiler.attachments()?;
     compiler.neighbours();
-    compiler.routes(rib)?;
     let tables = compiler.tables;
-    layout.end();
+    layout.ingress.end();
     Ok(tables)
 }
 
 struct Compiler<'a> {
     inputs: Inputs<'a>,
-    layout: &'a mut Layout,
+    layout: &'a mut IngressLayout,
     /// `COUNTERS` slots by connection name.
     slots: BTreeMap<&'a str, u32>,
-    /// Index into `NEXT_HOPS`, for the members met so far.
-    next_hops: HashMap<Member, u32>,
-    tables: Tables,
+    tables: Ingress,
 }
 
-impl<'a> Compiler<'a> {
+impl Compiler<'_> {
     /// Numbers the connections and compiles each one's own selectors, which the egress check asks.
     fn connections(&mut self) -> Result<(), Full> {
         for (name, connection) in &self.inputs.config.connections {
@@ -170,122 +157,6 @@ impl<'a> Compiler<'a> {
             }
         }
     }
-
-    fn routes(&mut self, rib: &Rib) -> Result<(), Full> {
-        // Destinations with the same members share their group, whatever their number.
-        let mut groups = HashMap::<GroupKey, Route>::new();
-        for (destination, target) in rib.iter() {
-            let route = match target {
-                Target::Hub => Route { first_bucket: 0, bucket_mask: 0, flags: Route::HUB },
-                Target::Vpc { gateway } => {
-                    let member = Member::Vpc(*gateway);
-                    let route = self.group(&mut groups, vec![(member, 1)], &[(member, 1)])?;
-                    Route { flags: Route::VPC, ..route }
-                }
-                Target::Connections(members) => {
-                    let member = |name: &str| Member::Connection(self.slots[name]);
-                    let key = members.iter().map(|(name, weight)| (member(name), *weight)).collect();
-                    let active: Vec<(Member, u32)> = rib::active(members, self.inputs.states)
-                        .into_iter()
-                        .map(|(name, part)| (member(name), part))
-                        .collect();
-                    self.group(&mut groups, key, &active)?
-                }
-            };
-            match destination {
-                IpNet::V4(net) => self.tables.v4.route(net.network().octets(), net.prefix_len(), route),
-                IpNet::V6(net) => self.tables.v6.route(net.network().octets(), net.prefix_len(), route),
-            }
-        }
-        Ok(())
-    }
-
-    fn group(
-        &mut self,
-        groups: &mut HashMap<GroupKey, Route>,
-        key: GroupKey,
-        active: &[(Member, u32)],
-    ) -> Result<Route, Full> {
-        if let Some(route) = groups.get(&key) {
-            return Ok(*route);
-        }
-        let group = self.layout.group(&key, active)?;
-        for (bucket, owner) in (group.first..).zip(&group.owners) {
-            let owner = owner.expect("a group has an active member: rib::active never gives none");
-            let next_hop = self.next_hop(owner)?;
-            self.tables.buckets.insert(bucket, next_hop);
-        }
-        let bucket_mask = u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
-        let route = Route { first_bucket: group.first, bucket_mask, flags: 0 };
-        groups.insert(key, route);
-        Ok(route)
-    }
-
-    /// Where a member's packets go now.
-    fn next_hop(&mut self, member: Member) -> Result<u32, Full> {
-        if let Some(index) = self.next_hops.get(&member) {
-            return Ok(*index);
-        }
-        let next_hop = match member {
-            Member::Connection(slot) => {
-                let (_, connection) = self.connection(slot);
-                self.way_out(slot, &connection.interface, connection.peer)
-            }
-            Member::Vpc(gateway) => {
-                let vpc = self.inputs.config.vpc.as_ref().expect("only a VPC has VPC destinations");
-                self.way_out(VPC, &vpc.interface, gateway)
-            }
-        };
-        let index = self.layout.next_hops.take(next_hop)?;
-        self.tables.next_hops.insert(index, next_hop);
-        self.next_hops.insert(member, index);
-        Ok(index)
-    }
-
-    fn connection(&self, slot: u32) -> (&'a str, &'a Connection) {
-        let (name, _) = self.slots.iter().find(|(_, other)| **other == slot).expect("members come from `slots`");
-        (name, &self.inputs.config.connections[*name])
-    }
-
-    /// `neighbour` is the one on the link that everything goes to; without one, each destination is its own.
-    fn way_out(&self, connection: u32, interface: &str, neighbour: Option<IpAddr>) -> NextHop {
-        let host = self.inputs.host;
-        let nowhere = NextHop {
-            connection,
-            scope: connection,
-            ifindex: 0,
-            port: 0,
-            mtu: 0,
-            source_mac: [0; 6],
-            destination_mac: [0; 6],
-            flags: 0,
-        };
-        let Some(link) = host.link(interface) else {
-            return nowhere;
-        };
-        let mut flags = if link.is_up() { NextHop::UP } else { 0 };
-        let mut destination_mac = [0; 6];
-        if link.ethernet {
-            flags |= NextHop::ETHERNET;
-            match neighbour.map(|address| host.neighbours.get(&(link.index, address))) {
-                None => flags |= NextHop::ON_LINK,
-                Some(None) => {}
-                Some(Some(mac)) => {
-                    flags |= NextHop::RESOLVED;
-                    destination_mac = *mac;
-                }
-            }
-        }
-        NextHop {
-            ifindex: link.index,
-            port: self.layout.ports.get(&link.index).expect("every attachment has a port"),
-            mtu: link.mtu,
-            source_mac: link.mac.unwrap_or_default(),
-            destination_mac,
-            flags,
-            ..nowhere
-        }
-    }
 }
 
 fn selectors_of(slot: u32, connection: &Connection) -> Vec<Selector> {
@@ -302,10 +173,6 @@ impl<A: Ord> Family<A> {
 
     fn local(&mut self, policy: u32, address: A, length: u8, connection: u32) {
         self.locals.insert(scoped(policy, address, length), connection);
-    }
-
-    fn route(&mut self, address: A, length: u8, route: Route) {
-        self.routes.insert(Prefix { data: address, length }, route);
     }
 }
 

@@ -1,0 +1,77 @@
+//! States of the connections: judged, logged, counted, told to whoever listens.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::{
+    attachments::missing,
+    event::{Event, now},
+    state::State,
+};
+
+impl Agent {
+    /// Judges the states anew; whether any is another one.
+    pub(super) fn judge(&mut self) -> bool {
+        let now = Instant::now();
+        let prober = &self.prober;
+        let is_healthy = |name: &str| prober.report(name).is_some_and(|report| report.is_healthy());
+        self.liveness.judge(&self.config, &self.host, is_healthy, now);
+        self.hold_ends = self.liveness.due(&self.config).map(Into::into);
+        let states = self.liveness.states();
+        let differ = *self.states != states;
+        self.states = Arc::new(states);
+        differ
+    }
+
+    /// Logs and tells what is new of the connections: their state, or why it is so.
+    pub(super) fn tell_states(&mut self) {
+        let reasons: BTreeMap<String, (State, Option<String>)> =
+            self.states.iter().map(|(name, state)| (name.clone(), (*state, self.state_reason(name, *state)))).collect();
+        // The reason, not the state alone: an interface that is deleted goes down first.
+        for (name, told) in reasons.iter().filter(|(name, told)| self.told.get(*name) != Some(*told)) {
+            let (state, reason) = told;
+            match reason {
+                None => info!(connection = name, "up"),
+                Some(reason) => warn!(connection = name, "down: {reason}"),
+            }
+            let was = self.told.get(name).map(|(state, _)| *state);
+            let event = Event { time: now(), connection: name.clone(), state: *state, was, reason: reason.clone() };
+            // Nobody may be listening.
+            drop(self.events.send(event));
+        }
+        self.told = reasons;
+    }
+
+    /// Why a connection is not up.
+    pub(super) fn state_reason(&self, name: &str, state: State) -> Option<String> {
+        let connection = &self.config.connections[name];
+        let interface = &connection.interface;
+        match (state, self.host.link(interface)) {
+            (State::Up, _) => None,
+            (State::AdminDown, _) => Some("taken down by hand".to_owned()),
+            (State::Held, _) => {
+                Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
+            }
+            (State::Down, None) => Some(missing(interface)),
+            (State::Down, Some(link)) if !link.admin_up => {
+                Some(format!("interface {interface} is down: `ip link set {interface} up`"))
+            }
+            (State::Down, Some(link)) if !link.is_up() => Some(format!("interface {interface} has no carrier")),
+            (State::Down, Some(_)) => Some(self.health_reason(name)),
+        }
+    }
+
+    /// Why a health check does not pass.
+    fn health_reason(&self, name: &str) -> String {
+        let check = self.config.connections[name].health_check;
+        let destination = check.map(|check| check.destination.to_string()).unwrap_or_default();
+        let report = self.prober.report(name).unwrap_or_default();
+        match (report.problem, report.verdict) {
+            (Some(problem), _) => format!("the health check of {destination} cannot be made: {problem}"),
+            (None, Some(verdict)) => format!("health check: {destination} {verdict}"),
+            (None, None) => format!("health check: {destination} has not replied yet"),
+        }
+    }
+}

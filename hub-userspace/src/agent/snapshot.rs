@@ -1,0 +1,101 @@
+//! How everything is at a moment, taken in the agent's loop and made into a [`Status`] outside.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use hub_common::maps::{Counters, UNATTRIBUTED, VPC};
+
+use super::Agent;
+use crate::{
+    config::{Config, model},
+    dataplane::sum,
+    rib::{self, Rib},
+    state::States,
+    status::{self, Status},
+};
+
+/// What a status shows.
+pub struct Snapshot {
+    config: Arc<Config>,
+    rib: Arc<Rib>,
+    states: Arc<States>,
+    vpc: Option<status::Vpc>,
+    pub connections: Vec<status::Connection>,
+    total: Counters,
+}
+
+impl Agent {
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        let mut total = self.dataplane.counters(UNATTRIBUTED)?;
+        let mut counters = |slot: Option<u32>| -> Result<Counters> {
+            let counters = slot.map_or(Ok(Counters::default()), |slot| self.dataplane.counters(slot))?;
+            total = sum(total, counters);
+            Ok(counters)
+        };
+        let mut connections = Vec::new();
+        for (name, connection) in &self.config.connections {
+            let state = self.states[name];
+            let entry = self.liveness.get(name);
+            connections.push(status::Connection {
+                name: name.clone(),
+                interface: connection.interface.clone(),
+                state,
+                state_reason: self.state_reason(name, state),
+                state_seconds: entry.map_or(0.0, |entry| entry.since.elapsed().as_secs_f64()),
+                state_changes: entry.map_or(0, |entry| entry.changes),
+                health: self.prober.report(name).map(|report| status::Health {
+                    healthy: report.is_healthy(),
+                    sent: report.sent,
+                    received: report.received,
+                    round_trip: report.round_trip.map(|time| time.as_secs_f64()),
+                }),
+                attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
+                traffic: (&counters(self.layout.ingress.connections.get(name))?).into(),
+            });
+        }
+        let vpc_traffic = counters(Some(VPC))?;
+        let vpc = self.config.vpc.as_ref().map(|vpc| status::Vpc {
+            interface: vpc.interface.clone(),
+            attachment: self.attachments.status(&self.dataplane, &self.host, &vpc.interface),
+            traffic: (&vpc_traffic).into(),
+        });
+        let (config, rib, states) = (Arc::clone(&self.config), Arc::clone(&self.rib), Arc::clone(&self.states));
+        Ok(Snapshot { config, rib, states, vpc, connections, total })
+    }
+}
+
+impl Snapshot {
+    pub fn status(self) -> Status {
+        let routes = self.routes();
+        Status {
+            gateway: status::Gateway { name: self.config.gateway.name.clone() },
+            vpc: self.vpc,
+            connections: self.connections,
+            routes,
+            drops: status::reasons(&self.total, true),
+            passes: status::reasons(&self.total, false),
+        }
+    }
+
+    /// All routes with their shares, in the file's order.
+    pub fn routes(&self) -> Vec<status::Route> {
+        let routes = self.config.routes.iter().map(|route| status::Route {
+            destination: route.destination,
+            next_hop: route.next_hop.clone(),
+            weight: route.weight,
+            publish: route.publish,
+            share: self.share(route),
+        });
+        routes.collect()
+    }
+
+    /// The routes by this connection that carry traffic now.
+    pub fn carrying(&self, connection: &str) -> impl Iterator<Item = &model::Route> {
+        let routes = self.config.routes.iter().filter(move |route| route.next_hop == connection);
+        routes.filter(|route| self.share(route) > 0.0)
+    }
+
+    fn share(&self, route: &model::Route) -> f64 {
+        rib::share(&self.rib, route.destination, &route.next_hop, &self.states)
+    }
+}

@@ -1,0 +1,83 @@
+//! The program's tables: compiled, compared, written.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use ipnet::IpNet;
+use rustix::thread::{MembarrierCommand, membarrier};
+use tokio::task::spawn_blocking;
+
+use super::{Agent, Step, inputs};
+use crate::{compile, slots::Full, tables::Ingress};
+
+/// What was compiled last, for the next time when only a part of it changes.
+#[derive(Default)]
+pub(super) struct Loaded {
+    ingress: Ingress,
+}
+
+impl Agent {
+    /// Leads the groups of next hops around what went down, or back. Touches nothing else, so that it takes as long with
+    /// a hundred thousand routes as with ten.
+    pub(super) fn steer(&mut self) -> Result<()> {
+        let inputs = inputs(&self.config, &self.host, &self.states);
+        let compiled = compile::ways(inputs, &self.rib, &mut self.layout)?;
+        self.dataplane.steer(&compiled.ways)?;
+        self.begin_release();
+        Ok(())
+    }
+
+    /// Makes the tables what they should be; the destinations that changed. `ingress`: more than the ways out and
+    /// routes may differ.
+    pub(super) fn write_tables(&mut self, ingress: bool) -> Result<BTreeSet<IpNet>> {
+        let inputs = inputs(&self.config, &self.host, &self.states);
+        if ingress {
+            self.loaded.ingress = compile::ingress(inputs, &mut self.layout)?;
+        }
+        let compiled = compile::ways(inputs, &self.rib, &mut self.layout)?;
+        let rib = Arc::make_mut(&mut self.rib);
+        let changed = rib.take_changed();
+        let routes = compiled.routes(rib, &changed);
+        if let Err(error) = self.dataplane.apply(&self.loaded.ingress, &compiled.ways, &routes) {
+            rib.keep_changed(changed);
+            return Err(error.into());
+        }
+        self.begin_release();
+        Ok(changed)
+    }
+
+    /// Finds out, beside the loop, when no packet is on its way any more with what it read from the old tables.
+    fn begin_release(&mut self) {
+        if self.grace.is_some() || !self.layout.is_resting() {
+            return;
+        }
+        self.layout.begin_release();
+        self.grace = Some(spawn_blocking(|| {
+            // An RCU grace period. A kernel with nohz_full does not offer it; then a time in which every packet has
+            // long gone.
+            if membarrier(MembarrierCommand::Global).is_err() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }));
+    }
+
+    /// The grace period is over.
+    pub(super) fn release(&mut self) {
+        self.grace = None;
+        self.layout.release();
+        self.begin_release();
+    }
+
+    /// Whether the tables have room for a change. Leaves everything as it was.
+    pub(super) fn rehearse(&mut self, step: &Step) -> Result<(), Full> {
+        let (config, routes) = (step.config.as_ref().unwrap_or(&self.config), &step.difference.routes);
+        let rib = Arc::make_mut(&mut self.rib);
+        rib.change(routes);
+        rib.follow(config.vpc.as_ref(), &self.host);
+        let (inputs, layout) = (inputs(config, &self.host, &self.states), &mut self.layout.clone());
+        let room = compile::ingress(inputs, layout).and_then(|_| compile::ways(inputs, rib, layout));
+        rib.follow(self.config.vpc.as_ref(), &self.host);
+        rib.change(&routes.inverse());
+        room.map(drop)
+    }
+}

@@ -1,0 +1,175 @@
+//! Changes of the configuration while the agent runs: by command, or by reading the file again.
+//!
+//! A change is judged first, by all rules of the file and for room in the kernel program's tables; then the file is
+//! replaced; then the change is put in force. What the kernel refuses after that is tried again as any other of its
+//! refusals: the file says what is wanted, and going back could be refused as well. One change at a time, so they cannot
+//! get into each other's way; and beside the agent's loop, because reading and writing a large file takes its time.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::block_in_place,
+};
+
+use crate::{
+    agent::{RETRY, Request, Snapshot, Step},
+    config::{
+        LoadError,
+        difference::Difference,
+        edit::{Edit, EditError, Enable},
+        store::{Change, Proposal, ProposeError, Store, StoreError},
+    },
+    slots::Full,
+};
+
+/// What somebody wants changed.
+pub enum Wish {
+    Edit(Edit),
+    Reload,
+}
+
+/// What came of a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// One sentence for people, without its end.
+    pub message: String,
+    pub changed: bool,
+    #[serde(flatten)]
+    pub difference: Difference,
+    /// What may not be meant so; one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why nothing was changed, but for the last two.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Edit(EditError),
+    /// The file as it would be breaks rules.
+    #[error("nothing was changed: {0}")]
+    Refused(ProposeError),
+    #[error("not reloaded, the old configuration stays in force:\n{0}")]
+    Load(#[from] LoadError),
+    #[error("nothing was changed: {0}")]
+    Full(#[from] Full),
+    #[error("nothing was changed: {0}")]
+    Store(#[from] StoreError),
+    #[error("saved, but not in force yet: {0}; the agent tries again every {seconds} s", seconds = RETRY.as_secs())]
+    NotApplied(String),
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl From<ProposeError> for ChangeError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Edit(error) => Self::Edit(error),
+            ProposeError::Refused(_) => Self::Refused(error),
+        }
+    }
+}
+
+/// A wish, and where to answer it.
+pub type Order = (Wish, oneshot::Sender<Result<Changed, ChangeError>>);
+
+/// Makes changes, one at a time.
+pub struct Changer {
+    store: Store,
+    agent: mpsc::Sender<Request>,
+}
+
+impl Changer {
+    pub fn new(store: Store, agent: mpsc::Sender<Request>) -> Self {
+        Self { store, agent }
+    }
+
+    /// Serves until nobody can order any more. Needs a runtime of several threads.
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        while let Some((wish, answer)) = orders.recv().await {
+            let result = match wish {
+                Wish::Edit(edit) => self.edit(&edit).await,
+                Wish::Reload => self.reload().await,
+            };
+            // The client may have gone: a change is made all the same.
+            drop(answer.send(result));
+        }
+    }
+
+    async fn edit(&mut self, edit: &Edit) -> Result<Changed, ChangeError> {
+        let mut proposal = block_in_place(|| self.store.propose(edit))?;
+        let mut warnings = std::mem::take(&mut proposal.warnings);
+        let difference = self.make(proposal).await?;
+        if difference.is_empty() {
+            return Ok(Changed::nothing("nothing to change: it is so already", warnings));
+        }
+        let message = match edit {
+            Edit::Enable(Enable { connection, enabled: true }) => format!("connection {connection} taken up again"),
+            Edit::Enable(Enable { connection, enabled: false }) => {
+                warnings.extend(self.still_carrying(connection).await);
+                format!("connection {connection} taken down")
+            }
+            _ => difference.to_string(),
+        };
+        Ok(Changed { message, changed: true, difference, warnings })
+    }
+
+    async fn reload(&mut self) -> Result<Changed, ChangeError> {
+        let mut proposal = block_in_place(|| self.store.propose_reload())?;
+        let warnings = std::mem::take(&mut proposal.warnings);
+        let difference = self.make(proposal).await?;
+        if difference.is_empty() {
+            return Ok(Changed::nothing("reloaded: nothing has changed", warnings));
+        }
+        Ok(Changed { message: format!("reloaded: {difference}"), changed: true, difference, warnings })
+    }
+
+    /// Writes what was proposed and puts it in force; the difference it makes.
+    async fn make(&mut self, mut proposal: Proposal) -> Result<Difference, ChangeError> {
+        let step = match std::mem::replace(&mut proposal.change, Change::Nothing) {
+            Change::Nothing => None,
+            Change::Small(difference) => Some(Step { difference, config: None }),
+            Change::Whole(config) => {
+                let old = self.ask(Request::Config).await?;
+                let difference = block_in_place(|| Difference::between(&old, &config));
+                Some(Step { difference, config: Some(Arc::from(config)) })
+            }
+        };
+        let step = step.map(Arc::new);
+        if let Some(step) = &step {
+            self.ask(|answer| Request::Rehearse(Arc::clone(step), answer)).await??;
+        }
+        block_in_place(|| self.store.commit(proposal))?;
+        let Some(step) = step else {
+            return Ok(Difference::default());
+        };
+        let adopted = self.ask(|answer| Request::Adopt(Arc::clone(&step), answer)).await?;
+        adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
+        Ok(step.difference.clone())
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ChangeError> {
+        let (sender, answer) = oneshot::channel();
+        self.agent.send(request(sender)).await.map_err(|_| ChangeError::Stopping)?;
+        answer.await.map_err(|_| ChangeError::Stopping)
+    }
+
+    /// A connection that was taken down keeps what no other next hop can take over.
+    async fn still_carrying(&self, name: &str) -> Option<String> {
+        let snapshot: Snapshot = self.ask(Request::Status).await.ok()?.ok()?;
+        let mut carried = snapshot.carrying(name).map(|route| route.destination);
+        let first = carried.next()?;
+        let more = match carried.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!("{name} still carries {first}{more}: no other next hop is up; help: add a route by another one"))
+    }
+}
+
+impl Changed {
+    fn nothing(message: &str, warnings: Vec<String>) -> Self {
+        Self { message: message.to_owned(), changed: false, difference: Difference::default(), warnings }
+    }
+}

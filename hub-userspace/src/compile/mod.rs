@@ -1,0 +1,29 @@
+//! What the program's maps must hold. State in, tables out; the [`Layout`] carries the numbers over from one compilation
+//! to the next.
+//!
+//! Three parts, each compiled when what it follows from has changed:
+//!
+//! | part | follows from | as large as |
+//! | --- | --- | --- |
+//! | [`ingress`] | connections, their selectors, interfaces | the connections and selectors |
+//! | [`ways`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
+//! | [`Compiled::routes`] | the RIB's destinations | those that changed |
+//!
+//! [`Layout`]: crate::layout::Layout
+
+mod ingress;
+mod ways;
+
+pub use self::{
+    ingress::ingress,
+    ways::{Compiled, ways},
+};
+use crate::{config::model::Config, netlink::HostState, state::States};
+
+/// All that the tables follow from, but for the RIB.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    pub config: &'a Config,
+    pub host: &'a HostState,
+    pub states: &'a States,
+}

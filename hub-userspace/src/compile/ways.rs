@@ -1,0 +1,180 @@
+//! Next hops and the buckets that lead to them, and the routes that lead to the buckets.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use hub_common::maps::{NextHop, Route, VPC};
+use ipnet::IpNet;
+
+use super::Inputs;
+use crate::{
+    layout::{Group, IngressLayout, Layout, Member, WaysLayout},
+    rib::{self, Members, Rib, Target},
+    slots::Full,
+    tables::{RouteChanges, Ways},
+};
+
+/// The ways out, and where the group of each set of members stands.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    pub ways: Ways,
+    groups: HashMap<Arc<Members>, Route>,
+    vpc: HashMap<Option<IpAddr>, Route>,
+}
+
+/// Compiles the groups of the RIB, after [`super::ingress`] has numbered the connections. On an error `layout` is
+/// spoilt: give it a copy.
+pub fn ways(inputs: Inputs<'_>, rib: &Rib, layout: &mut Layout) -> Result<Compiled, Full> {
+    let Layout { ingress, ways } = layout;
+    ways.begin();
+    let slots =
+        inputs.config.connections.keys().filter_map(|name| Some((ingress.connections.get(name)?, name.as_str())));
+    let mut compiler = Compiler {
+        inputs,
+        numbers: ingress,
+        connections: slots.collect(),
+        layout: ways,
+        next_hops: HashMap::new(),
+        compiled: Compiled::default(),
+    };
+    // In one order, so that the same input gives the same numbers.
+    let groups: BTreeSet<&Arc<Members>> = rib.groups().collect();
+    for members in groups {
+        let route = compiler.connections(members, rib)?;
+        compiler.compiled.groups.insert(Arc::clone(members), route);
+    }
+    for gateway in rib.gateways() {
+        let group = compiler.layout.single(Member::Vpc(gateway))?;
+        let route = compiler.route(&group)?;
+        compiler.compiled.vpc.insert(gateway, Route { flags: Route::VPC, ..route });
+    }
+    let Compiler { compiled, layout, .. } = compiler;
+    layout.end();
+    Ok(compiled)
+}
+
+impl Compiled {
+    /// What the route trie must say of these destinations.
+    ///
+    /// # Panics
+    /// When the RIB has got other groups since this was compiled.
+    pub fn routes(&self, rib: &Rib, destinations: &BTreeSet<IpNet>) -> RouteChanges {
+        let change = |destination: &IpNet| (*destination, rib.target(*destination).map(|target| self.route(&target)));
+        destinations.iter().map(change).collect()
+    }
+
+    fn route(&self, target: &Target) -> Route {
+        match target {
+            Target::Hub => Route { first_bucket: 0, bucket_mask: 0, flags: Route::HUB },
+            Target::Vpc { gateway } => self.vpc[gateway],
+            Target::Connections(members) => self.groups[members],
+        }
+    }
+}
+
+struct Compiler<'a> {
+    inputs: Inputs<'a>,
+    numbers: &'a IngressLayout,
+    /// Names by `COUNTERS` slot.
+    connections: HashMap<u32, &'a str>,
+    layout: &'a mut WaysLayout,
+    /// Index into `NEXT_HOPS`, for the members met so far.
+    next_hops: HashMap<Member, u32>,
+    compiled: Compiled,
+}
+
+impl Compiler<'_> {
+    fn connections(&mut self, members: &Arc<Members>, rib: &Rib) -> Result<Route, Full> {
+        let slots = &self.numbers.connections;
+        let member = |name: &str| Member::Connection(slots.get(name).expect("every connection has been numbered"));
+        let active = rib::active(members, self.inputs.states);
+        let active: Vec<(Member, u32)> = active.into_iter().map(|(name, part)| (member(name), part)).collect();
+        let group = match (members.len(), active.as_slice()) {
+            // The weight of one alone means nothing.
+            (1, [(only, _)]) => self.layout.single(*only)?,
+            _ => self.layout.shared(members, &active, rib.predecessors(members))?,
+        };
+        self.route(&group)
+    }
+
+    /// Fills the buckets of a group; what leads to them.
+    fn route(&mut self, group: &Group) -> Result<Route, Full> {
+        let first = group.first as usize;
+        let buckets = &mut self.compiled.ways.buckets;
+        buckets.resize(buckets.len().max(first + group.owners.len()), Ways::NOWHERE);
+        for (bucket, owner) in (first..).zip(group.owners.iter()) {
+            let owner = owner.expect("a group has an active member: rib::active never gives none");
+            self.compiled.ways.buckets[bucket] = self.next_hop(owner)?;
+        }
+        let bucket_mask = u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
+        Ok(Route { first_bucket: group.first, bucket_mask, flags: 0 })
+    }
+
+    /// Where a member's packets go now.
+    fn next_hop(&mut self, member: Member) -> Result<u32, Full> {
+        if let Some(index) = self.next_hops.get(&member) {
+            return Ok(*index);
+        }
+        let config = self.inputs.config;
+        let next_hop = match member {
+            Member::Connection(slot) => {
+                let connection = &config.connections[self.connections[&slot]];
+                self.way_out(slot, &connection.interface, connection.peer)
+            }
+            Member::Vpc(gateway) => {
+                let vpc = config.vpc.as_ref().expect("only a VPC has VPC destinations");
+                self.way_out(VPC, &vpc.interface, gateway)
+            }
+        };
+        let index = self.layout.next_hops.take(next_hop)?;
+        self.compiled.ways.next_hops.insert(index, next_hop);
+        self.next_hops.insert(member, index);
+        Ok(index)
+    }
+
+    /// `neighbour` is the one on the link that everything goes to; without one, each destination is its own.
+    fn way_out(&self, connection: u32, interface: &str, neighbour: Option<IpAddr>) -> NextHop {
+        let host = self.inputs.host;
+        let nowhere = NextHop {
+            connection,
+            scope: connection,
+            ifindex: 0,
+            port: 0,
+            mtu: 0,
+            source_mac: [0; 6],
+            destination_mac: [0; 6],
+            flags: 0,
+        };
+        // An interface that has just come has no port before the ingress is compiled.
+        let Some((link, port)) =
+            host.link(interface).and_then(|link| Some((link, self.numbers.ports.get(&link.index)?)))
+        else {
+            return nowhere;
+        };
+        let mut flags = if link.is_up() { NextHop::UP } else { 0 };
+        let mut destination_mac = [0; 6];
+        if link.ethernet {
+            flags |= NextHop::ETHERNET;
+            match neighbour.map(|address| host.neighbours.get(&(link.index, address))) {
+                None => flags |= NextHop::ON_LINK,
+                Some(None) => {}
+                Some(Some(mac)) => {
+                    flags |= NextHop::RESOLVED;
+                    destination_mac = *mac;
+                }
+            }
+        }
+        NextHop {
+            ifindex: link.index,
+            port,
+            mtu: link.mtu,
+            source_mac: link.mac.unwrap_or_default(),
+            destination_mac,
+            flags,
+            ..nowhere
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What happens, as it is told to those who listen on the control socket.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::State;
+
+/// A connection's state changed, or the reason for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Seconds since 1970-01-01 00:00 UTC.
+    pub time: f64,
+    pub connection: String,
+    pub state: State,
+    /// Nothing for a connection that is new.
+    pub was: Option<State>,
+    /// Why it is not up.
+    pub reason: Option<String>,
+}
+
+/// The time of an event that happens now.
+pub fn now() -> f64 {
+    // A clock before 1970 is wrong anyway.
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,51 @@
+//! `vpnhub monitor`, running beside a test.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+/// Events of an agent, from the moment it was made. Dropping it ends the program.
+#[derive(Debug)]
+pub struct Monitor {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Monitor {
+    /// Runs `command`, which prints an event a line, as JSON.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("running vpnhub monitor")?;
+        let stdout = BufReader::new(child.stdout.take().context("its stdout is piped")?);
+        let (sender, lines) = channel();
+        // Ends with the program, or when nobody listens.
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Ok(Self { child, lines })
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// When none comes within `timeout`, or something that is none.
+    pub fn next(&self, timeout: Duration) -> anyhow::Result<Value> {
+        let Ok(line) = self.lines.recv_timeout(timeout) else {
+            bail!("no event within {timeout:?}");
+        };
+        serde_json::from_str(&line).with_context(|| format!("not an event: {line}"))
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
