@@ -1,0 +1,112 @@
+//! A stream of frames with a pace, beside which something else happens.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    programs::{ProgramError, Xdp},
+    sys::SyscallError,
+};
+use nix::sys::prctl;
+
+use crate::{
+    cpu::pin,
+    place::Place,
+    programs::{self, Programs},
+};
+
+/// How fast, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Frames a second.
+    pub rate: u32,
+    /// Frames made in one go. The pace is kept to within the time that they take.
+    pub batch: u32,
+    /// Bytes of a frame.
+    pub bytes: u32,
+    pub cpu: Option<usize>,
+}
+
+/// How well the pace was kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    pub elapsed: Duration,
+    /// Between two calls that make frames: longer than planned when something else had the core.
+    pub longest_pause: Duration,
+}
+
+/// One system call makes no more than this, so that the end is noticed.
+const MOST: u64 = 1 << 14;
+
+impl Pace {
+    /// Frames in one go, so that a lower rate still has a fine grain: ten thousand times a second.
+    pub fn grain(rate: u32) -> u32 {
+        (rate / 10_000).clamp(1, 64)
+    }
+}
+
+/// Sends from `from` as long as `body` takes.
+///
+/// # Errors
+/// Those of `body`, or why nothing can be sent.
+pub fn during<T>(programs: &Programs, from: &Place, pace: Pace, body: impl FnOnce() -> Result<T>) -> Result<(T, Kept)> {
+    let generator = programs.loaded_generator()?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let pump = scope.spawn(|| from.namespace.enter(|| pump(generator, from.index, pace, &stop))?);
+        // Also when the body panics: the scope waits for the thread.
+        let result = {
+            let _stop = Stop(&stop);
+            body()
+        };
+        let kept = pump.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // A stream that failed is likely why the body did.
+        let kept = kept?;
+        Ok((result?, kept))
+    })
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Kept> {
+    let Pace { rate, batch, bytes, cpu } = pace;
+    if rate == 0 {
+        bail!("--rate 0: at least 1 frame a second is needed");
+    }
+    pin(cpu)?;
+    prctl::set_timerslack(1).context("asking for timers without slack")?;
+    let frame = vec![0; bytes as usize];
+    let start = Instant::now();
+    let (mut asked, mut last, mut longest_pause) = (0, start, Duration::ZERO);
+    while !stop.load(Ordering::Relaxed) {
+        let due = u64::try_from(start.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000)? - asked;
+        if due < u64::from(batch) {
+            let next = Duration::from_nanos((asked + u64::from(batch)) * 1_000_000_000 / u64::from(rate));
+            thread::sleep(next.saturating_sub(start.elapsed()));
+            continue;
+        }
+        // What is late is made up for at once.
+        let now = due.min(MOST);
+        longest_pause = longest_pause.max(last.elapsed());
+        last = Instant::now();
+        match programs::send(generator, &frame, index, u32::try_from(now)?, batch) {
+            // A signal that did not end the process.
+            Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                if io_error.kind() == io::ErrorKind::Interrupted => {}
+            result => result.context("running the generator: Linux 5.18 or later is needed, and this device up")?,
+        }
+        asked += now;
+    }
+    Ok(Kept { elapsed: start.elapsed(), longest_pause })
+}
