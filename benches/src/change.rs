@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(*routes < PREFIXES / 2, "--routes {routes}: fewer than {} are possible", PREFIXES / 2);
     let own = testbed::route(STREAM.to_owned(), TO_B[0], 100);
     let others = (0..*routes).map(|number| testbed::route(testbed::prefix_c(number), TO_C, 100));
-    let config = testbed::config(common, [own].into_iter().chain(others).collect(), false);
+    let config = testbed::config(common, [own].into_iter().chain(others), false);
     let mut testbed = Testbed::start(common, &config, ADDRESSES)?;
     let pace = Pace { rate: *rate, batch: *batch, bytes: BYTES, cpu: common.cpu };
 

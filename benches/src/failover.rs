@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
-use hub_tests::lab::{HUB, RouteConfig, Site, Switch};
+use hub_tests::lab::{HUB, Site, Switch};
 use serde_json::Value;
 
 use crate::{
@@ -110,7 +110,6 @@ impl Case {
             [(TO_B[0], 100), (TO_B[1], weight)]
                 .map(|(next_hop, weight)| testbed::route(testbed::prefix_b(number), next_hop, weight))
         });
-        let routes: Vec<RouteConfig> = routes.collect();
         let config = testbed::config(common, routes, how == How::Path);
         // From the first address behind the network's own to the last.
         let testbed = Testbed::start(common, &config, prefixes * PREFIX_SIZE - 1)?;

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::{
     cpu::pin,
+    dispatcher::Idle,
     place::Place,
     programs::{self, Programs},
     report::Report,
@@ -96,7 +97,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let mut programs = Programs::load()?;
     programs.set(&settings)?;
-    programs.generator()?;
+    let _idle = Idle::attach(&mut programs)?;
     programs.attach("sink", &to)?;
     // Of the whole process: the threads that enter namespaces inherit it.
     pin(arguments.cpu)?;

@@ -4,6 +4,7 @@
 mod change;
 mod control;
 mod cpu;
+mod dispatcher;
 mod failover;
 mod flood;
 mod hold;
@@ -52,7 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Flood(arguments) => flood::run(&arguments),
+        Command::Flood(arguments) => in_a_lab(|| flood::run(&arguments)),
         Command::Failover(arguments) => in_a_lab(|| failover::run(&arguments)),
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),

@@ -2,6 +2,7 @@
 //! be changed.
 
 use std::{
+    fmt::Write as _,
     fs,
     net::Ipv4Addr,
     os::unix::net::UnixDatagram,
@@ -11,10 +12,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use hub_tests::lab::{Agent, AgentCommand, HUB, HubConfig, Namespace, Options, RouteConfig, Scratch, Site, World};
+use hub_tests::lab::{Agent, AgentCommand, HUB, HubConfig, Namespace, Options, Scratch, Site, World};
 
 use crate::{
     control::Control,
+    dispatcher::Idle,
     place::Place,
     process,
     programs::{Mute, Programs},
@@ -86,8 +88,15 @@ fn prefix(first: Ipv4Addr, number: u32) -> String {
     format!("{}/{PREFIX_LENGTH}", Ipv4Addr::from_bits(first.to_bits() + number * PREFIX_SIZE))
 }
 
-pub fn route(destination: String, next_hop: &str, weight: u8) -> RouteConfig {
-    RouteConfig { destination, next_hop: next_hop.to_owned(), weight, publish: false }
+/// One of so many that their text matters: the agent takes no file of more than 16 MiB.
+pub struct Route {
+    pub destination: String,
+    pub next_hop: &'static str,
+    pub weight: u8,
+}
+
+pub fn route(destination: String, next_hop: &'static str, weight: u8) -> Route {
+    Route { destination, next_hop, weight }
 }
 
 /// The namespaces, without an agent.
@@ -101,7 +110,7 @@ pub fn world() -> Result<World> {
 }
 
 /// A configuration with these routes.
-pub fn config(common: &Common, routes: Vec<RouteConfig>, health_checks: bool) -> String {
+pub fn config(common: &Common, routes: impl IntoIterator<Item = Route>, health_checks: bool) -> String {
     let mut config = HubConfig::offices(&[A, B, C]).second_link(&B, [100, 0]).unpublished();
     for name in TO_B {
         let connection = config.connection(name);
@@ -109,12 +118,15 @@ pub fn config(common: &Common, routes: Vec<RouteConfig>, health_checks: bool) ->
         connection.health_check = health_checks;
     }
     config.connection(TO_C).remote_cidrs.push(BEHIND_C.to_owned());
-    config.routes.extend(routes);
     let mut text = config.to_string();
     for name in TO_B {
         let head = format!("[connection.{name}]\n");
         let keys: String = common.keys.iter().map(|line| format!("{line}\n")).collect();
         text = text.replace(&head, &(head.clone() + &keys));
+    }
+    for Route { destination, next_hop, weight } in routes {
+        write!(text, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\nweight = {weight}\n")
+            .expect("a string takes all");
     }
     text
 }
@@ -168,6 +180,7 @@ pub struct Testbed {
     pub mute: Mute,
     pub from: Place,
     pub world: World,
+    _idle: Idle,
 }
 
 impl Testbed {
@@ -191,12 +204,12 @@ impl Testbed {
         let mut settings = settings(&traffic, macs)?;
         settings.window = NO_WINDOW;
         programs.set(&settings)?;
-        programs.generator()?;
+        let idle = Idle::attach(&mut programs)?;
         programs.attach("first_tunnel", &to[0])?;
         programs.attach("second_tunnel", &to[1])?;
         let mute = programs.mute()?;
         let running = Running::start(&common.agent()?, &world[HUB], config)?;
-        Ok(Self { running, programs, mute, from, world })
+        Ok(Self { running, programs, mute, from, world, _idle: idle })
     }
 
     /// Stops the agent, which must exit with 0, and takes all down.

@@ -216,7 +216,7 @@ fn timed(change: impl FnOnce() -> Result<Value>) -> Result<f64> {
 
 fn config(arguments: &Arguments, next_hop: impl Fn(u32) -> &'static str) -> String {
     let routes = (0..arguments.routes).map(|number| testbed::route(testbed::prefix_b(number), next_hop(number), 100));
-    testbed::config(&arguments.common, routes.collect(), false)
+    testbed::config(&arguments.common, routes, false)
 }
 
 /// How long `ip` takes to write as many routes into a kernel that has none.
