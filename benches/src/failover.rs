@@ -8,10 +8,12 @@ use hub_tests::lab::{HUB, Site, Switch};
 use serde_json::Value;
 
 use crate::{
+    place::Place,
     rows::Results,
     stats::{Summary, float, histogram, milliseconds},
     stream::{self, Kept, Pace},
     testbed::{self, B, BYTES, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
+    told::Listener,
     watch::{self, Disturbance},
 };
 
@@ -48,6 +50,8 @@ enum How {
 
 /// All must arrive for this long until a failover is over.
 const CALM: Duration = Duration::from_millis(100);
+/// For the kernel to tell that a link has failed.
+const TOLD: Duration = Duration::from_secs(2);
 /// For the traffic to come back, the first way or the other.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -99,7 +103,10 @@ struct Case {
     pace: Pace,
     /// Of the device that goes down.
     switch: Switch,
+    listener: Listener,
     found: Vec<Disturbance>,
+    /// From the failure until the kernel told of it, in milliseconds.
+    told: Vec<f64>,
     rates: Vec<f64>,
     pauses: Vec<f64>,
 }
@@ -117,13 +124,15 @@ impl Case {
             How::Admin => testbed.world[HUB].switch(&B.hub_device(0)),
             How::Carrier | How::Path => testbed.world[&B.place].switch(&Site::device(0)),
         }?;
+        let listener = Listener::open(&Place::find(testbed.world[HUB].name(), &B.hub_device(0))?)?;
         let pace = Pace { rate, batch: Pace::grain(rate), bytes: BYTES, cpu: common.cpu };
-        Ok(Self { testbed, prefixes, how, weight, pace, switch, found: vec![], rates: vec![], pauses: vec![] })
+        let (found, told, rates, pauses) = Default::default();
+        Ok(Self { testbed, prefixes, how, weight, pace, switch, listener, found, told, rates, pauses })
     }
 
     /// One failover, and the way back.
     fn fail(&mut self, run: u32) -> Result<()> {
-        let Self { testbed, how, weight, pace, switch, .. } = self;
+        let Self { testbed, how, weight, pace, switch, listener, .. } = self;
         let Testbed { running, programs, mute, from, .. } = testbed;
         let (how, weight, rate) = (*how, u64::from(*weight), pace.rate);
         let mut set = |up| match how {
@@ -136,22 +145,30 @@ impl Case {
             weight => by_tunnel[0] * weight * 2 >= by_tunnel[1] * 100 && by_tunnel[1] * 200 >= by_tunnel[0] * weight,
         };
         let before = programs.made()?;
-        let (found, kept) = stream::during(programs, from, *pace, || {
+        let ((found, told), kept) = stream::during(programs, from, *pace, || {
             watch::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
             running.rest()?;
             // Health checks have a rhythm: the failures fall on every part of it.
             thread::sleep(Duration::from_millis(u64::from(run * 37 % 100)));
-            let made = programs.made()?;
-            let event = watch::clock()?;
-            set(false)?;
-            let found = watch::follow(programs, event, made, rate, CALM, PATIENCE);
+            let (found, told) = thread::scope(|scope| -> Result<_> {
+                listener.forget()?;
+                let told = (how != How::Path).then(|| scope.spawn(|| listener.wait(TOLD)));
+                // Until it listens.
+                thread::sleep(Duration::from_millis(1));
+                let (made, event) = (programs.made()?, watch::clock()?);
+                set(false)?;
+                let found = watch::follow(programs, event, made, rate, CALM, PATIENCE);
+                let told = told.and_then(|told| told.join().expect("the listener does not panic").transpose());
+                Ok((found, told.transpose()?.map(|told| Duration::from_nanos(told.saturating_sub(event)))))
+            })?;
             // The way back, even if there was none there.
             set(true)?;
             let found = found?;
             watch::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
             running.rest()?;
-            Ok(found)
+            Ok((found, told))
         })?;
+        self.told.extend(told.map(milliseconds));
         let Kept { elapsed, longest_pause } = kept;
         self.rates.push(float(programs.made()? - before) / elapsed.as_secs_f64());
         self.pauses.push(milliseconds(longest_pause));
@@ -173,6 +190,7 @@ impl Case {
             let first = self.found.iter().filter_map(|found| found.first.map(milliseconds));
             results.add(&case, "first on the second", "ms", first);
         }
+        results.add(&case, "kernel tells", "ms", self.told.iter().copied());
         results.add(&case, "lost", "frames", self.found.iter().map(|found| float(found.lost)));
         results.add(&case, "rate", "frames/s", self.rates.iter().map(|rate| rate.round()));
         results.add(&case, "longest pause of sender", "ms", self.pauses.iter().copied());

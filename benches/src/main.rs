@@ -20,6 +20,7 @@ mod shape;
 mod stats;
 mod stream;
 mod testbed;
+mod told;
 mod update;
 mod watch;
 

@@ -54,7 +54,7 @@ pub struct Common {
     /// Agent to measure. Default: the one beside this program
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
-    /// A line for the configuration of each connection to the site with two tunnels, such as 'up_delay = "0s"'
+    /// A line for the configuration of each connection to the site with two tunnels, such as `up_delay = "0s"`
     #[arg(long = "connection-key", value_name = "LINE")]
     keys: Vec<String>,
     /// Core that generator, hub and sink run on. Default: the last that is allowed
@@ -121,8 +121,7 @@ pub fn config(common: &Common, routes: impl IntoIterator<Item = Route>, health_c
     let mut text = config.to_string();
     for name in TO_B {
         let head = format!("[connection.{name}]\n");
-        let keys: String = common.keys.iter().map(|line| format!("{line}\n")).collect();
-        text = text.replace(&head, &(head.clone() + &keys));
+        text = text.replace(&head, &[&head, &common.keys.join("\n"), "\n"].concat());
     }
     for Route { destination, next_hop, weight } in routes {
         write!(text, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\nweight = {weight}\n")
@@ -219,7 +218,7 @@ impl Testbed {
 }
 
 /// The kernel takes a device whose link has the index of the device itself for one without a lower device, and tells of
-/// its carrier up to a second late (`linkwatch_urgent_event`, net/core/link_watch.c). A veth whose two ends happen to have
+/// its carrier up to a second late (`linkwatch_urgent_event`, `net/core/link_watch.c`). A veth whose two ends happen to have
 /// the same index, in two namespaces, is such a one; a tunnel is not.
 fn not_taken_for_stacked(world: &World, to: &[Place; 2]) -> Result<()> {
     for (link, far) in (0..).zip(to) {
