@@ -8,6 +8,7 @@ use hub_tests::lab::{HUB, Site, Switch};
 use serde_json::Value;
 
 use crate::{
+    cpu::go_first,
     place::Place,
     rows::Results,
     stats::{Summary, float, histogram, milliseconds},
@@ -152,11 +153,16 @@ impl Case {
             thread::sleep(Duration::from_millis(u64::from(run * 37 % 100)));
             let (found, told) = thread::scope(|scope| -> Result<_> {
                 listener.forget()?;
-                let told = (how != How::Path).then(|| scope.spawn(|| listener.wait(TOLD)));
+                let told = (how != How::Path).then(|| scope.spawn(|| go_first().and_then(|()| listener.wait(TOLD))));
                 // Until it listens.
                 thread::sleep(Duration::from_millis(1));
-                let (made, event) = (programs.made()?, watch::clock()?);
-                set(false)?;
+                // A thread of its own: no task gets between the clock and the failure, and the agent's priority stays.
+                let failure = scope.spawn(|| -> Result<_> {
+                    go_first()?;
+                    let (made, event) = (programs.made()?, watch::clock()?);
+                    set(false).map(|()| (made, event))
+                });
+                let (made, event) = failure.join().expect("switching does not panic")?;
                 let found = watch::follow(programs, event, made, rate, CALM, PATIENCE);
                 let told = told.and_then(|told| told.join().expect("the listener does not panic").transpose());
                 Ok((found, told.transpose()?.map(|told| Duration::from_nanos(told.saturating_sub(event)))))

@@ -12,10 +12,10 @@ use aya::{
     programs::{ProgramError, Xdp},
     sys::SyscallError,
 };
-use nix::{errno::Errno, libc, sys::prctl};
+use nix::sys::prctl;
 
 use crate::{
-    cpu::pin,
+    cpu::{go_first, pin},
     place::Place,
     programs::{self, Programs},
 };
@@ -85,6 +85,7 @@ fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Ke
         bail!("--rate 0: at least 1 frame a second is needed");
     }
     pin(cpu)?;
+    // Frames from a wire come by interrupt: no task gets before them.
     go_first()?;
     prctl::set_timerslack(1).context("asking for timers without slack")?;
     let frame = vec![0; bytes as usize];
@@ -110,12 +111,4 @@ fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Ke
         asked += now;
     }
     Ok(Kept { elapsed: start.elapsed(), longest_pause })
-}
-
-/// Frames from a wire come by interrupt: no task gets before them. So hardly any gets before this thread on its core. (Not
-/// real-time: the kernel stops such a thread for 50 ms when it has had a core for 950 ms, which at 1 Mpps it may have.)
-fn go_first() -> Result<()> {
-    // SAFETY: a call without memory. 0 is this thread: on Linux each has its own priority.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-    Errno::result(result).map(drop).context("asking for the highest priority (CAP_SYS_NICE)")
 }

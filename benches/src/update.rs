@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use hub_tests::lab::{End, Link, PlaceSpec, World};
 use serde_json::Value;
 
 use crate::{
     process::Memory,
+    programs::Programs,
     rows::Results,
     stats::{Summary, float, milliseconds},
     stream::{self, Pace},
@@ -121,48 +122,19 @@ impl Found {
     /// The stream goes to a prefix by the first tunnel. A route to a part of it by the second comes, changes and goes.
     fn changes(&mut self, testbed: &mut Testbed, arguments: &Arguments) -> Result<()> {
         let Testbed { running, programs, from, .. } = testbed;
-        let control = &mut running.control;
-        let part = format!("{}/29", testbed::prefix_b(0).split('/').next().unwrap_or_default());
+        let (control, programs) = (&mut running.control, &*programs);
+        let part = testbed::prefix_b(0).replace("/28", "/29");
         let pace = Pace { rate: RATE, batch: Pace::grain(RATE), bytes: BYTES, cpu: arguments.common.cpu };
-        let part = part.as_str();
         let during = || {
             watch::wait_for_shares(programs, RATE, PATIENCE, |[_, second]| second == 0)?;
-            // When the stream's frames come out of another tunnel than before the event, from frame `made` on.
-            let in_force = |event: u64, made: u64, came: bool| {
-                let begin = Instant::now();
-                let mut next = made;
-                let mut in_force = 0;
-                loop {
-                    let settled = programs.made()?;
-                    thread::sleep(Duration::from_millis(5));
-                    let record = programs.record()?;
-                    for number in next..settled {
-                        let Some(arrival) = record.arrival(number)? else { continue };
-                        match (arrival.tunnel == 1, came) {
-                            (true, true) => return Ok(arrival.time.saturating_sub(event)),
-                            // The last frame that took the old way.
-                            (true, false) => in_force = arrival.time.saturating_sub(event),
-                            (false, _) => {}
-                        }
-                    }
-                    next = settled;
-                    let quiet = next > made + u64::from(RATE / 20);
-                    if !came && quiet && watch::shares(programs, RATE)?.by_tunnel[1] == 0 {
-                        return Ok(in_force);
-                    }
-                    if begin.elapsed() > PATIENCE {
-                        bail!("a change is not in force after {PATIENCE:?}");
-                    }
-                }
-            };
             for _ in 0..arguments.changes {
-                let (made, event) = (programs.made()?, watch::clock()?);
-                self.add.push(timed(|| control.add_route(part, TO_B[1], 100))?);
-                self.add_in_force.push(milliseconds(Duration::from_nanos(in_force(event, made, true)?)));
-                self.set.push(timed(|| control.set_weight(part, TO_B[1], 50))?);
-                let (made, event) = (programs.made()?, watch::clock()?);
-                self.delete.push(timed(|| control.delete_route(part, TO_B[1]))?);
-                self.delete_in_force.push(milliseconds(Duration::from_nanos(in_force(event, made, false)?)));
+                let (answer, force) = in_force(programs, true, || control.add_route(&part, TO_B[1], 100))?;
+                self.add.push(answer);
+                self.add_in_force.push(force);
+                self.set.push(timed(|| control.set_weight(&part, TO_B[1], 50))?);
+                let (answer, force) = in_force(programs, false, || control.delete_route(&part, TO_B[1]))?;
+                self.delete.push(answer);
+                self.delete_in_force.push(force);
             }
             Ok(())
         };
@@ -212,6 +184,19 @@ fn timed(change: impl FnOnce() -> Result<Value>) -> Result<f64> {
     let time = milliseconds(begin.elapsed());
     ensure!(answer["changed"] == true, "a change changed nothing: {answer}");
     Ok(time)
+}
+
+/// Makes a change after which frames come by the second tunnel, or do not any more. Milliseconds until the answer, and
+/// until the first frame there, or the last.
+fn in_force(programs: &Programs, come: bool, change: impl FnOnce() -> Result<Value> + Send) -> Result<(f64, f64)> {
+    let (made, event) = (programs.made()?, watch::clock()?);
+    thread::scope(|scope| {
+        // The record does not go back as far as a slow answer.
+        let answer = scope.spawn(|| timed(change));
+        let force = watch::second_tunnel(programs, event, made, RATE, come, PATIENCE);
+        let answer = answer.join().expect("asking does not panic")?;
+        Ok((answer, milliseconds(force?)))
+    })
 }
 
 fn config(arguments: &Arguments, next_hop: impl Fn(u32) -> &'static str) -> String {

@@ -108,6 +108,39 @@ pub fn follow(
     }
 }
 
+/// From an event until the first frame came by the second tunnel, or until the last that did, after which none does for
+/// a while.
+pub fn second_tunnel(
+    programs: &Programs,
+    event: u64,
+    made: u64,
+    rate: u32,
+    come: bool,
+    patience: Duration,
+) -> Result<Duration> {
+    let begin = Instant::now();
+    let record = programs.record()?;
+    let (mut next, mut last, mut calm) = (made, event, 0);
+    while come || calm < frames(rate, LOOK) {
+        let settled = programs.made()?;
+        thread::sleep(LATE);
+        for number in next..settled {
+            match record.arrival(number)? {
+                Some(arrival) if arrival.tunnel == 1 => (last, calm) = (arrival.time, 0),
+                _ => calm += 1,
+            }
+            if come && last > event {
+                return Ok(Duration::from_nanos(last - event));
+            }
+        }
+        next = settled;
+        if begin.elapsed() > patience {
+            bail!("the traffic does not change its way within {patience:?}");
+        }
+    }
+    Ok(Duration::from_nanos(last.saturating_sub(event)))
+}
+
 #[derive(Default)]
 struct Judge {
     first: Option<u64>,
