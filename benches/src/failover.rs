@@ -82,7 +82,10 @@ fn series(arguments: &Arguments, how: How, weight: u8, results: &mut Results) ->
         cases.push(Case::start(common, *prefixes, how, weight, *rate)?);
     }
     for run in 1..=*runs {
-        for case in &mut cases {
+        for turn in 0..cases.len() {
+            // The agents of the others are on the same machine.
+            cases.iter().try_for_each(|case| case.testbed.running.rest())?;
+            let case = &mut cases[turn];
             case.fail(run)?;
             let Case { prefixes, found, .. } = case;
             if let Some(Disturbance { restored, lost, .. }) = found.last() {

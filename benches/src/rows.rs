@@ -87,7 +87,7 @@ impl fmt::Display for Results {
         }
         writeln!(f, "{table}\n")?;
         for Target { what, reached } in &self.targets {
-            writeln!(f, "target {}: {what}", if *reached { "reached" } else { "MISSED " })?;
+            writeln!(f, "target {} {what}", if *reached { "reached:" } else { "MISSED: " })?;
         }
         Ok(())
     }
