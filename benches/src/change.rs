@@ -16,7 +16,7 @@ use crate::{
     shape::Counts,
     stats::{float, milliseconds},
     stream::{self, Kept, Pace},
-    testbed::{self, BYTES, Common, PREFIXES, TO_B, TO_C, Testbed},
+    testbed::{self, Common, PREFIXES, TO_B, TO_C, Testbed},
     watch,
 };
 
@@ -37,9 +37,6 @@ pub struct Arguments {
     /// Routes besides that of the stream
     #[arg(long, default_value_t = 100)]
     routes: u32,
-    /// Frames made in one go
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=192))]
-    batch: u32,
     #[command(flatten)]
     common: Common,
 }
@@ -62,13 +59,13 @@ enum Beside {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { common, routes, rate, batch, .. } = arguments;
+    let Arguments { common, routes, rate, .. } = arguments;
     ensure!(*routes < PREFIXES / 2, "--routes {routes}: fewer than {} are possible", PREFIXES / 2);
     let own = testbed::route(STREAM.to_owned(), TO_B[0], 100);
     let others = (0..*routes).map(|number| testbed::route(testbed::prefix_c(number), TO_C, 100));
     let config = testbed::config(common, [own].into_iter().chain(others), false);
     let mut testbed = Testbed::start(common, &config, ADDRESSES)?;
-    let pace = Pace { rate: *rate, batch: *batch, bytes: BYTES, cpu: common.cpu };
+    let pace = Pace::new(*rate, common.cpu);
 
     let mut results = Results::new("change");
     for beside in [Beside::Nothing, Beside::Others, Beside::OthersAndOwn] {
@@ -83,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
     let Testbed { running, programs, from, .. } = testbed;
     // Neighbours get resolved, caches warm.
-    let warm = Pace { rate: pace.rate.min(50_000), batch: Pace::grain(50_000), ..pace };
+    let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
     stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, PATIENCE, |_| true))?;
     running.rest()?;
 
@@ -91,7 +88,10 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
     let control = &mut running.control;
     let (latencies, kept) = stream::during(programs, from, pace, || {
         let end = Instant::now() + Duration::from_secs(arguments.seconds.into());
-        let latencies = Changes::new(arguments, beside).make(control, end)?;
+        let latencies = match beside {
+            Beside::Nothing => Vec::new(),
+            Beside::Others | Beside::OthersAndOwn => Changes::new(control, arguments, beside).make(end)?,
+        };
         thread::sleep(end.saturating_duration_since(Instant::now()));
         Ok(latencies)
     })?;
@@ -125,63 +125,57 @@ fn drained(programs: &Programs, before: Snapshot) -> Result<Snapshot> {
 }
 
 /// The changes of a run, one after the other.
-struct Changes {
-    /// Until the next is due.
+struct Changes<'a> {
+    control: &'a mut Control,
+    /// Between two changes of others.
     interval: Duration,
-    /// The stream's own route is replaced every so many changes; never when 0.
-    every: u32,
+    /// Between two replacements of the stream's own route, and how many are left.
+    own: (Duration, u32),
     /// The tunnel that carries the stream.
     current: usize,
-    replacements: u32,
     /// The first prefix of `c` that no route is to.
     free: u32,
     latencies: Vec<f64>,
-    beside: Beside,
 }
 
-impl Changes {
-    fn new(arguments: &Arguments, beside: Beside) -> Self {
+impl<'a> Changes<'a> {
+    fn new(control: &'a mut Control, arguments: &Arguments, beside: Beside) -> Self {
         let &Arguments { changes, seconds, replacements, routes, .. } = arguments;
-        let all = changes * seconds;
-        Self {
-            interval: Duration::from_secs(1) / changes,
-            every: if beside == Beside::OthersAndOwn { (all / (replacements + 1)).max(1) } else { 0 },
-            current: 0,
-            replacements: if beside == Beside::OthersAndOwn { replacements } else { 0 },
-            free: routes,
-            latencies: Vec::new(),
-            beside,
-        }
+        let replacements = if beside == Beside::OthersAndOwn { replacements } else { 0 };
+        let own = (Duration::from_secs(seconds.into()) / (replacements + 1), replacements);
+        Self { control, interval: Duration::from_secs(1) / changes, own, current: 0, free: routes, latencies: vec![] }
     }
 
     /// Makes them until `end`, and leaves all as it was: how long each took, in milliseconds.
-    fn make(mut self, control: &mut Control, end: Instant) -> Result<Vec<f64>> {
-        if self.beside == Beside::Nothing {
-            return Ok(self.latencies);
-        }
+    fn make(mut self, end: Instant) -> Result<Vec<f64>> {
         let begin = Instant::now();
+        let mut replace_at = begin + self.own.0;
         for number in 0.. {
             let due = begin + self.interval * number;
             if due.max(Instant::now()) >= end {
-                self.restore(control, number)?;
-                return Ok(self.latencies);
+                // Those of a slow agent's that are left, and then what puts all back.
+                while self.own.1 > 0 {
+                    self.replace()?;
+                }
+                self.restore(number)?;
+                break;
             }
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            self.other(control, number)?;
-            if self.replacements > 0 && number % self.every == self.every - 1 {
-                self.replace(control)?;
-                self.replacements -= 1;
+            self.other(number)?;
+            if self.own.1 > 0 && Instant::now() >= replace_at {
+                replace_at += self.own.0;
+                self.replace()?;
             }
         }
-        unreachable!("numbers do not end")
+        Ok(self.latencies)
     }
 
     /// Change `number` of what is not the stream's: in turns of ten, three routes come, change and go, and a connection
     /// goes down, or up.
-    fn other(&mut self, control: &mut Control, number: u32) -> Result<()> {
+    fn other(&mut self, number: u32) -> Result<()> {
         let (turn, step) = (number / 10, number % 10);
         let destination = testbed::prefix_c(self.free + (turn * 3 + step / 3) % (PREFIXES / 2));
-        self.timed(|| match (step, step % 3) {
+        self.timed(|control| match (step, step % 3) {
             (9, _) => control.enable(TO_C, turn % 2 == 1),
             (_, 0) => control.add_route(&destination, TO_C, 100),
             (_, 1) => control.set_weight(&destination, TO_C, 50),
@@ -190,30 +184,31 @@ impl Changes {
     }
 
     /// Makes the stream's own route one by the other tunnel.
-    fn replace(&mut self, control: &mut Control) -> Result<()> {
+    fn replace(&mut self) -> Result<()> {
         let (old, new) = (TO_B[self.current], TO_B[1 - self.current]);
-        self.timed(|| control.add_route(STREAM, new, 100))?;
-        self.timed(|| control.delete_route(STREAM, old))?;
+        self.timed(|control| control.add_route(STREAM, new, 100))?;
+        self.timed(|control| control.delete_route(STREAM, old))?;
         self.current = 1 - self.current;
+        self.own.1 = self.own.1.saturating_sub(1);
         Ok(())
     }
 
     /// After `number` changes: for the next run.
-    fn restore(&mut self, control: &mut Control, number: u32) -> Result<()> {
+    fn restore(&mut self, number: u32) -> Result<()> {
         if matches!(number % 10, 1 | 2 | 4 | 5 | 7 | 8) {
             let destination = testbed::prefix_c(self.free + (number / 10 * 3 + number % 10 / 3) % (PREFIXES / 2));
-            control.delete_route(&destination, TO_C)?;
+            self.control.delete_route(&destination, TO_C)?;
         }
-        control.enable(TO_C, true)?;
+        self.control.enable(TO_C, true)?;
         if self.current == 1 {
-            self.replace(control)?;
+            self.replace()?;
         }
         Ok(())
     }
 
-    fn timed(&mut self, change: impl FnOnce() -> Result<Value>) -> Result<()> {
+    fn timed(&mut self, change: impl FnOnce(&mut Control) -> Result<Value>) -> Result<()> {
         let begin = Instant::now();
-        let answer = change()?;
+        let answer = change(self.control)?;
         self.latencies.push(milliseconds(begin.elapsed()));
         ensure!(answer["changed"] == true, "a change changed nothing: {answer}");
         Ok(())

@@ -13,7 +13,7 @@ use crate::{
     rows::Results,
     stats::{Summary, float, histogram, milliseconds},
     stream::{self, Kept, Pace},
-    testbed::{self, B, BYTES, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
+    testbed::{self, B, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
     told::Listener,
     watch::{self, Disturbance},
 };
@@ -129,7 +129,7 @@ impl Case {
             How::Carrier | How::Path => testbed.world[&B.place].switch(&Site::device(0)),
         }?;
         let listener = Listener::open(&Place::find(testbed.world[HUB].name(), &B.hub_device(0))?)?;
-        let pace = Pace { rate, batch: Pace::grain(rate), bytes: BYTES, cpu: common.cpu };
+        let pace = Pace::new(rate, common.cpu);
         let (found, told, rates, pauses) = Default::default();
         Ok(Self { testbed, prefixes, how, weight, pace, switch, listener, found, told, rates, pauses })
     }

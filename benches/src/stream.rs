@@ -25,7 +25,9 @@ use crate::{
 pub struct Pace {
     /// Frames a second.
     pub rate: u32,
-    /// Frames made in one go. The pace is kept to within the time that they take.
+    /// Frames that are due until they are made. The pace is kept to within their time.
+    pub grain: u32,
+    /// Frames under way before the hub gets its turn, at most.
     pub batch: u32,
     /// Bytes of a frame.
     pub bytes: u32,
@@ -40,13 +42,19 @@ pub struct Kept {
     pub longest_pause: Duration,
 }
 
+/// Of a frame, from the Ethernet header on.
+pub const BYTES: u32 = 64;
+/// More than these at once lose some in the queues of veths, of 256, when the hub's work moves to another core.
+const BATCH: u32 = 64;
 /// One system call makes no more than this, so that the end is noticed.
 const MOST: u64 = 1 << 14;
 
 impl Pace {
-    /// Frames in one go, so that a lower rate still has a fine grain: ten thousand times a second.
-    pub fn grain(rate: u32) -> u32 {
-        (rate / 10_000).clamp(1, 64)
+    /// At `rate`, to a tenth of a millisecond, or a quarter where frames are many: a system call costs as much as
+    /// a hundred of them.
+    pub fn new(rate: u32, cpu: Option<usize>) -> Self {
+        let grain = (rate / 10_000).clamp(1, BATCH).max(rate / 4_000 / BATCH * BATCH);
+        Self { rate, grain, batch: grain.min(BATCH), bytes: BYTES, cpu }
     }
 }
 
@@ -80,7 +88,7 @@ impl Drop for Stop<'_> {
 }
 
 fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Kept> {
-    let Pace { rate, batch, bytes, cpu } = pace;
+    let Pace { rate, grain, batch, bytes, cpu } = pace;
     if rate == 0 {
         bail!("--rate 0: at least 1 frame a second is needed");
     }
@@ -93,8 +101,8 @@ fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Ke
     let (mut asked, mut last, mut longest_pause) = (0, start, Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
         let due = u64::try_from(start.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000)? - asked;
-        if due < u64::from(batch) {
-            let next = Duration::from_nanos((asked + u64::from(batch)) * 1_000_000_000 / u64::from(rate));
+        if due < u64::from(grain) {
+            let next = Duration::from_nanos((asked + u64::from(grain)) * 1_000_000_000 / u64::from(rate));
             thread::sleep(next.saturating_sub(start.elapsed()));
             continue;
         }

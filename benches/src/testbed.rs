@@ -21,6 +21,7 @@ use crate::{
     process,
     programs::{Mute, Programs},
     settings::{Macs, NO_WINDOW, Traffic, settings},
+    stream::BYTES,
 };
 
 pub const A: Site = Site::new("a", "tun-a", 10);
@@ -40,8 +41,6 @@ pub const PREFIX_SIZE: u32 = 1 << (32 - PREFIX_LENGTH);
 /// Prefixes in what a site has behind it.
 pub const PREFIXES: u32 = 1 << (PREFIX_LENGTH - 10);
 
-/// From the Ethernet header on.
-pub const BYTES: u32 = 64;
 /// Source ports of the stream.
 const FLOWS: u32 = 64;
 

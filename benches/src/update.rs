@@ -1,13 +1,15 @@
 //! How fast an agent with many routes starts, reads its file again, and makes a single change; what it takes for it.
 
 use std::{
-    fs, thread,
+    fs::{self, File},
+    io::Write as _,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use hub_tests::lab::{End, Link, PlaceSpec, World};
+use hub_tests::lab::{End, Link, PlaceSpec, Scratch, World};
 use serde_json::Value;
 
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     rows::Results,
     stats::{Summary, float, milliseconds},
     stream::{self, Pace},
-    testbed::{self, BYTES, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
+    testbed::{self, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
     watch,
 };
 
@@ -76,6 +78,7 @@ struct Found {
     delete_in_force: Vec<f64>,
     stop: Vec<f64>,
     by_ip: Vec<f64>,
+    file: Vec<f64>,
     after_start: Vec<Memory>,
     after_reloads: Vec<Memory>,
 }
@@ -124,10 +127,12 @@ impl Found {
         let Testbed { running, programs, from, .. } = testbed;
         let (control, programs) = (&mut running.control, &*programs);
         let part = testbed::prefix_b(0).replace("/28", "/29");
-        let pace = Pace { rate: RATE, batch: Pace::grain(RATE), bytes: BYTES, cpu: arguments.common.cpu };
+        let text = config(arguments, |_| TO_B[0]);
+        let pace = Pace::new(RATE, arguments.common.cpu);
         let during = || {
             watch::wait_for_shares(programs, RATE, PATIENCE, |[_, second]| second == 0)?;
             for _ in 0..arguments.changes {
+                self.file.push(replace_file(&text)?);
                 let (answer, force) = in_force(programs, true, || control.add_route(&part, TO_B[1], 100))?;
                 self.add.push(answer);
                 self.add_in_force.push(force);
@@ -152,6 +157,7 @@ impl Found {
         let changes = [add("route add", &self.add), add("route set", &self.set), add("route delete", &self.delete)];
         add("route add, in force", &self.add_in_force);
         add("route delete, in force", &self.delete_in_force);
+        add("such a file replaced", &self.file);
         add("stop", &self.stop);
         add("`ip -batch` of as many", &self.by_ip);
         for (when, memory) in [("after start", &self.after_start), ("after reloads", &self.after_reloads)] {
@@ -202,6 +208,18 @@ fn in_force(programs: &Programs, come: bool, change: impl FnOnce() -> Result<Val
 fn config(arguments: &Arguments, next_hop: impl Fn(u32) -> &'static str) -> String {
     let routes = (0..arguments.routes).map(|number| testbed::route(testbed::prefix_b(number), next_hop(number), 100));
     testbed::config(&arguments.common, routes, false)
+}
+
+/// How long a file with this text takes to be written and to replace another one, so that it is there after a crash.
+fn replace_file(text: &str) -> Result<f64> {
+    let scratch = Scratch::new()?;
+    let begin = Instant::now();
+    let mut file = File::create(scratch.file("new"))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(scratch.file("new"), scratch.file("old"))?;
+    File::open(scratch.path())?.sync_all()?;
+    Ok(milliseconds(begin.elapsed()))
 }
 
 /// How long `ip` takes to write as many routes into a kernel that has none.
