@@ -46,8 +46,8 @@ pub struct Kept {
 pub const BYTES: u32 = 64;
 /// More than these at once lose some in the queues of veths, of 256, when the hub's work moves to another core.
 const BATCH: u32 = 64;
-/// One system call makes no more than this, so that the end is noticed.
-const MOST: u64 = 1 << 14;
+/// One system call makes no more than this: the longer it takes, the less is known of when its frames left.
+const MOST: u64 = 1 << 10;
 
 impl Pace {
     /// At `rate`, to a tenth of a millisecond, or a quarter where frames are many: a system call costs as much as

@@ -55,19 +55,7 @@ fn failovers_come_and_go() {
 
 #[test]
 fn changes_lose_nothing() {
-    let results = run(&[
-        "change",
-        "--seconds",
-        "1",
-        "--rate",
-        "50000",
-        "--changes",
-        "50",
-        "--replacements",
-        "3",
-        "--batch",
-        "16",
-    ]);
+    let results = run(&["change", "--seconds", "1", "--rate", "50000", "--changes", "50", "--replacements", "3"]);
     for case in ["no changes", "changes of others", "own route replaced too"] {
         let count = |measure| count(&results, "run", &case.into(), measure);
         assert!(count("sent") > 10_000.0, "{case}");
