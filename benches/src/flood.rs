@@ -10,12 +10,10 @@ use aya::{programs::ProgramError, sys::SyscallError};
 use clap::Args;
 use hub_tests::lab::Mac;
 use ipnet::IpNet;
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 
 use crate::{
+    cpu::pin,
+    dispatcher::Idle,
     place::Place,
     programs::{self, Programs},
     report::Report,
@@ -99,7 +97,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let mut programs = Programs::load()?;
     programs.set(&settings)?;
-    programs.generator()?;
+    let _idle = Idle::attach(&mut programs)?;
     programs.attach("sink", &to)?;
     // Of the whole process: the threads that enter namespaces inherit it.
     pin(arguments.cpu)?;
@@ -130,7 +128,7 @@ struct Flood {
 impl Flood {
     /// Sends `frames`, waits until they have arrived or nothing more does, and counts. Sends fewer when nothing arrives.
     fn measure(&mut self, frames: u64) -> Result<Report> {
-        let before = (self.programs.made()?, self.programs.counts()?);
+        let before = (self.programs.made()?, self.programs.counts(0)?);
         let start = Instant::now();
         // Windows of frames that were lost to the last one, in a row, and what had arrived before them.
         let (mut lost, mut arrived) = (0, 0);
@@ -174,7 +172,7 @@ impl Flood {
         let begin = Instant::now();
         let (mut last, mut changed) = (Counts::default(), begin);
         loop {
-            let now = self.programs.counts()?.since(before);
+            let now = self.programs.counts(0)?.since(before);
             if now != last {
                 (last, changed) = (now, Instant::now());
             }
@@ -184,20 +182,4 @@ impl Flood {
             thread::sleep(Duration::from_micros(100));
         }
     }
-}
-
-/// Keeps this thread, and those that it starts from now on, on one core.
-fn pin(cpu: Option<usize>) -> Result<()> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).context("asking for the cores that are allowed")?;
-    let cpu = match cpu {
-        Some(cpu) => cpu,
-        None => {
-            (0..CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no core is allowed")?
-        }
-    };
-    let mut set = CpuSet::new();
-    set.set(cpu)
-        .and_then(|()| sched_setaffinity(this, &set))
-        .with_context(|| format!("--cpu {cpu}: this process may not run there (`nproc`, `taskset -p $$`)"))
 }

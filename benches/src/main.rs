@@ -1,21 +1,36 @@
-//! `vpnhub-bench`: how many packets a second a hub forwards, and whether they all came out right.
+//! `vpnhub-bench`: how many packets a second a hub forwards and whether they all came out right; what failures and
+//! changes do to them; how fast changes are.
 
+mod change;
+mod control;
+mod cpu;
+mod dispatcher;
+mod failover;
 mod flood;
 mod hold;
 mod place;
+mod process;
 mod programs;
 mod report;
+mod rows;
 mod settings;
 #[path = "../ebpf/src/shape.rs"]
 #[cfg_attr(not(test), expect(dead_code, reason = "numbering a frame is the kernel programs' part; the tests check it"))]
 mod shape;
+mod stats;
+mod stream;
+mod testbed;
+mod told;
+mod update;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hub_tests::lab;
 
 #[derive(Parser)]
-#[command(version, about = "Packet rate of a hub between two network namespaces")]
+#[command(version, about = "Packet rate of a hub, and the speed of its failover and updates")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -25,6 +40,12 @@ struct Arguments {
 enum Command {
     /// Send frames from one namespace through the hub to another, and count them there
     Flood(flood::Arguments),
+    /// Let a tunnel fail under load that another takes over from, again and again
+    Failover(failover::Arguments),
+    /// Make many changes under load, and count whether any frame is lost
+    Change(change::Arguments),
+    /// Start, reload and change an agent with many routes
+    Update(update::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
     Pass(hold::PassArguments),
     /// Attach a redirect without any lookup, until interrupted: the floor of a comparison
@@ -33,7 +54,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Flood(arguments) => flood::run(&arguments),
+        Command::Flood(arguments) => in_a_lab(|| flood::run(&arguments)),
+        Command::Failover(arguments) => in_a_lab(|| failover::run(&arguments)),
+        Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
+        Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Pass(arguments) => hold::pass(&arguments),
         Command::Bare(arguments) => hold::bare(&arguments),
     };
@@ -44,4 +68,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// With what makes namespaces: an interrupt takes them down again.
+fn in_a_lab(bench: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    lab::clean_up_on_interrupt()?;
+    let result = bench();
+    lab::park_if_interrupted();
+    result
 }

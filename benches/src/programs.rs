@@ -5,20 +5,22 @@ use std::io;
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, TestRun as _, TestRunAttrs, TestRunOptions,
-    maps::{Array, DevMap, PerCpuArray},
+    maps::{Array, DevMap, MapData, PerCpuArray},
     programs::{ProgramError, Xdp, XdpMode},
     sys::SyscallError,
 };
 
 use crate::{
     place::Place,
-    shape::{Counts, Settings},
+    shape::{ARRIVALS, Arrival, Counts, Settings},
 };
 
 // SAFETY: integers and arrays of them, without padding: the size is asserted beside the type.
 unsafe impl aya::Pod for Settings {}
 // SAFETY: two integers of the same size.
 unsafe impl aya::Pod for Counts {}
+// SAFETY: integers without padding: the size is asserted beside the type.
+unsafe impl aya::Pod for Arrival {}
 
 impl Counts {
     pub fn total(&self) -> u64 {
@@ -92,12 +94,22 @@ impl Programs {
         Ok(array.get(&0, 0).context("reading SEQUENCE")?.iter().sum())
     }
 
-    /// Frames that the sink has seen since it was loaded.
-    pub fn counts(&self) -> Result<Counts> {
+    /// Frames that the sink of a tunnel has seen since it was loaded. A plain sink is that of tunnel 0.
+    pub fn counts(&self, tunnel: u32) -> Result<Counts> {
         let array: PerCpuArray<_, Counts> = self.0.map("COUNTS").context("no map COUNTS")?.try_into()?;
-        let values = array.get(&0, 0).context("reading COUNTS")?;
+        let values = array.get(&tunnel, 0).context("reading COUNTS")?;
         let sum = |field: fn(&Counts) -> u64| values.iter().map(field).sum();
         Ok(Counts { good: sum(|counts| counts.good), garbled: sum(|counts| counts.garbled) })
+    }
+
+    /// Where and when the last frames came out.
+    pub fn record(&self) -> Result<Record<'_>> {
+        Ok(Record(self.0.map("RECORD").context("no map RECORD")?.try_into()?))
+    }
+
+    /// The switch that makes far ends fall silent. There is one: it is taken out.
+    pub fn mute(&mut self) -> Result<Mute> {
+        Ok(Mute(self.0.take_map("MUTED").context("no map MUTED")?.try_into()?))
     }
 
     /// Lets the generator go on though frames are missing that it waits for. Only between test runs.
@@ -112,6 +124,34 @@ impl Programs {
     /// The generator, loaded when it was not yet.
     pub fn generator(&mut self) -> Result<&mut Xdp> {
         loaded(&mut self.0, "generator")
+    }
+
+    /// The generator, which has been loaded.
+    pub fn loaded_generator(&self) -> Result<&Xdp> {
+        Ok(self.0.program("generator").context("no program generator")?.try_into()?)
+    }
+}
+
+pub struct Record<'a>(Array<&'a MapData, Arrival>);
+
+impl Record<'_> {
+    /// When and where frame `number` came out; `None` when it has not, or too many have since.
+    pub fn arrival(&self, number: u64) -> Result<Option<Arrival>> {
+        // Frames are told apart by the low 32 bits.
+        let number = number as u32;
+        let arrival = self.0.get(&(number % ARRIVALS), 0).context("reading RECORD")?;
+        Ok(Some(arrival).filter(|arrival| arrival.time != 0 && arrival.number == number))
+    }
+}
+
+/// Makes the far end of a tunnel take everything and answer nothing, while its link stays up.
+pub struct Mute(Array<MapData, u32>);
+
+impl Mute {
+    pub fn set(&mut self, tunnel: u32, muted: bool) -> Result<()> {
+        let before = self.0.get(&0, 0).context("reading MUTED")?;
+        let bit = 1 << tunnel;
+        self.0.set(0, if muted { before | bit } else { before & !bit }, 0).context("writing MUTED")
     }
 }
 

@@ -11,6 +11,12 @@ use crate::shape::{DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, LongHe
 /// How many flows there can be: source ports.
 pub const MAX_FLOWS: u32 = 0x1_0000 - FIRST_SOURCE_PORT as u32;
 
+/// Frames that may be between generator and sink. Each veth on the way queues 256 (`VETH_RING_SIZE`, drivers/net/veth.c)
+/// and loses what comes on top.
+const WINDOW: u32 = 192;
+/// The generator waits for nobody: for a stream with a pace, whose losses are what is measured.
+pub const NO_WINDOW: u32 = u32::MAX;
+
 /// The shortest Ethernet frame, without the frame check sequence.
 const SHORTEST: u32 = 60;
 /// A test run has one page for a frame, its headroom and the kernel's books.
@@ -95,7 +101,7 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
         flows,
         length: bytes,
         version,
-        padding: 0,
+        window: WINDOW,
     })
 }
 

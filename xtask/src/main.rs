@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod lab;
@@ -35,6 +36,7 @@ enum Verb {
     Demo(demo::Args),
     Test(test::Args),
     Lint(lint::Args),
+    Bench(bench::Args),
     #[command(subcommand)]
     Lab(lab::LabVerb),
 }
@@ -58,6 +60,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lint(args) => lint::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Lab(verb) => lab::run(verb).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -7,14 +7,10 @@ use crate::{
     shape::{IPV4, IPV6, Layout, Settings},
 };
 
-/// How many frames may be between generator and sink. Each veth on the way queues 256 (`VETH_RING_SIZE`,
-/// drivers/net/veth.c) and loses what comes on top.
-const WINDOW: u32 = 192;
-
 /// For `BPF_PROG_TEST_RUN` with live frames. The kernel takes the pages that have come back and does not restore them:
 /// they still have the MACs, TTL and checksum that the hub left. So all of the head is written every time.
 ///
-/// Makes nothing while too many frames are under way. On one core they hardly ever are, as the hub and the sink run
+/// Makes nothing while too many frames are under way, if there is a window. On one core they hardly ever are, as the hub and the sink run
 /// between two batches. But a stray packet from another core, such as a ping, takes the hub's device along to that core
 /// until its queue is empty, which it would never be again: the generator alone is many times faster than any hub.
 #[xdp]
@@ -39,7 +35,7 @@ fn make<const WORDS: usize>(context: &mut XdpContext, settings: &Settings, layou
     let number = *sequence as u32;
     // SAFETY: a whole word at its own address, which the sink may be writing: old or new, both will do.
     let arrived = unsafe { maps::ARRIVED.get_ptr(0)?.read_volatile() };
-    if number.wrapping_sub(arrived) >= WINDOW {
+    if number.wrapping_sub(arrived) >= settings.window {
         return None;
     }
     let head = frame::head::<WORDS>(context)?;

@@ -1,5 +1,5 @@
-//! Kernel programs of the benches, a file each: [`generator`] sends, [`sink`] counts and checks, [`pass`] lets a veth
-//! end take frames, [`bare`] is the floor that every forwarder is compared with.
+//! Kernel programs of the benches, a file each: [`generator`] sends, [`sink`] counts and checks, [`tunnels`]
+//! keep a record besides, [`pass`] lets a veth end take frames, [`bare`] is the floor that every forwarder is compared with.
 #![no_std]
 #![no_main]
 
@@ -10,6 +10,7 @@ mod maps;
 mod pass;
 mod shape;
 mod sink;
+mod tunnels;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, DevMap, PerCpuArray},
 };
 
-use crate::shape::{Counts, Settings};
+use crate::shape::{ARRIVALS, Arrival, Counts, Settings, TUNNELS};
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -18,8 +18,17 @@ pub static SEQUENCE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static ARRIVED: Array<u32> = Array::with_max_entries(1, 0);
 
+/// By tunnel; a plain sink is tunnel 0.
 #[map]
-pub static COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(1, 0);
+pub static COUNTS: PerCpuArray<Counts> = PerCpuArray::with_max_entries(TUNNELS, 0);
+
+/// When and where the last frames came out: see [`Arrival`].
+#[map]
+pub static RECORD: Array<Arrival> = Array::with_max_entries(ARRIVALS, 0);
+
+/// A bit for each tunnel: set, its far end takes everything and answers nothing.
+#[map]
+pub static MUTED: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Where `bare` sends everything: port 0.
 #[map]

@@ -17,6 +17,11 @@ pub const FIRST_SOURCE_PORT: u16 = 0x8000;
 /// First in the payload.
 pub const MAGIC: [u8; 4] = *b"vpnh";
 
+/// How many tunnels have a sink that keeps a record.
+pub const TUNNELS: u32 = 2;
+/// How many frames back the record goes: 1.3 s at 100,000 frames a second. A power of two.
+pub const ARRIVALS: u32 = 1 << 17;
+
 const SPREAD_DESTINATIONS: u32 = 0x9e37_79b1;
 const SPREAD_FLOWS: u32 = 0x85eb_ca6b;
 
@@ -97,7 +102,8 @@ pub struct Settings {
     pub length: u32,
     /// 4 or 6.
     pub version: u32,
-    pub padding: u32,
+    /// How many frames may be between generator and sink.
+    pub window: u32,
 }
 
 const _: () = assert!(size_of::<Settings>() == 3 * 72 + 32);
@@ -111,6 +117,20 @@ pub struct Counts {
     /// The generator's other frames.
     pub garbled: u64,
 }
+
+/// When and where a frame came out, kept at its number modulo [`ARRIVALS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// `CLOCK_MONOTONIC`, in nanoseconds. 0 where nothing has come yet.
+    pub time: u64,
+    /// The frame's number.
+    pub number: u32,
+    /// The tunnel, from 0.
+    pub tunnel: u32,
+}
+
+const _: () = assert!(size_of::<Arrival>() == 16);
 
 impl Layout {
     /// Makes a head that of frame `number`: destination, source port, number, UDP checksum.

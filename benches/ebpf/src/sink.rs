@@ -10,30 +10,46 @@ use crate::{
 /// On the far device. Takes the generator's frames and leaves all others to the kernel.
 #[xdp]
 pub fn sink(mut context: XdpContext) -> u32 {
-    let Some(settings) = maps::SETTINGS.get(0) else {
-        return xdp_action::XDP_PASS;
-    };
-    let good = match settings.version {
-        4 => check::<{ IPV4.words }>(&mut context, settings, &IPV4),
-        _ => check::<{ IPV6.words }>(&mut context, settings, &IPV6),
-    };
-    let (Some(good), Some(counts)) = (good, maps::COUNTS.get_ptr_mut(0)) else {
-        return xdp_action::XDP_PASS;
-    };
+    match look(&mut context).and_then(|seen| count(0, &seen)) {
+        Some(()) => xdp_action::XDP_DROP,
+        None => xdp_action::XDP_PASS,
+    }
+}
+
+/// One of the generator's frames.
+pub struct Seen {
+    pub number: u32,
+    /// Whether it came out as it must.
+    pub good: bool,
+}
+
+/// `None` when the frame is not the generator's.
+#[inline(always)]
+pub fn look(context: &mut XdpContext) -> Option<Seen> {
+    let settings = maps::SETTINGS.get(0)?;
+    match settings.version {
+        4 => check::<{ IPV4.words }>(context, settings, &IPV4),
+        _ => check::<{ IPV6.words }>(context, settings, &IPV6),
+    }
+}
+
+#[inline(always)]
+pub fn count(tunnel: u32, seen: &Seen) -> Option<()> {
+    let counts = maps::COUNTS.get_ptr_mut(tunnel)?;
     // SAFETY: the element is this CPU's own, and XDP programs do not interrupt one another on a CPU.
     let counts = unsafe { &mut *counts };
-    if good {
+    if seen.good {
         counts.good += 1;
     } else {
         counts.garbled += 1;
     }
-    xdp_action::XDP_DROP
+    Some(())
 }
 
-/// Whether the frame is what must come out for its number: length, MAC of this device, addresses, TTL, ports,
-/// checksums. `None` when it is not the generator's.
+/// Compares with what must come out for the frame's number: length, MAC of this device, addresses, TTL, ports,
+/// checksums.
 #[inline(always)]
-fn check<const WORDS: usize>(context: &mut XdpContext, settings: &Settings, layout: &Layout) -> Option<bool> {
+fn check<const WORDS: usize>(context: &mut XdpContext, settings: &Settings, layout: &Layout) -> Option<Seen> {
     let length = frame::length(context);
     let head = &*frame::head::<WORDS>(context)?;
     let number = layout.generated(head)?;
@@ -48,5 +64,6 @@ fn check<const WORDS: usize>(context: &mut XdpContext, settings: &Settings, layo
     for word in 0..WORDS {
         difference |= (head.0[word] ^ expected.0[word]) & settings.checked.0[word];
     }
-    Some(difference == 0 && length == settings.length as usize && layout.header_sum_verifies(head))
+    let good = difference == 0 && length == settings.length as usize && layout.header_sum_verifies(head);
+    Some(Seen { number, good })
 }

@@ -80,6 +80,16 @@ impl AgentCommand {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_in(&self, place: &Namespace, scratch: Scratch) -> anyhow::Result<Agent> {
+        let agent = self.spawn_in(place, scratch)?;
+        agent.wait_until_ready(self.ready_within)?;
+        Ok(agent)
+    }
+
+    /// The same without waiting until it answers.
+    ///
+    /// # Errors
+    /// When it cannot be started at all.
+    pub fn spawn_in(&self, place: &Namespace, scratch: Scratch) -> anyhow::Result<Agent> {
         let log =
             File::options().create(true).append(true).open(scratch.file("agent.log")).context("opening the log")?;
         let mut command = place.command(&self.binary);
@@ -101,9 +111,7 @@ impl AgentCommand {
         let child = Arc::new(Mutex::new(child));
         made.processes.push(Arc::clone(&child));
         drop(made);
-        let agent = Agent { binary: self.binary.clone(), child, scratch: Some(scratch), ended: false };
-        agent.wait_until_ready(self.ready_within)?;
-        Ok(agent)
+        Ok(Agent { binary: self.binary.clone(), child, scratch: Some(scratch), ended: false })
     }
 }
 
@@ -203,6 +211,16 @@ impl Agent {
         }
     }
 
+    /// # Errors
+    /// When it has ended: with its log.
+    pub fn must_run(&self) -> anyhow::Result<()> {
+        let ended = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait()?;
+        match ended {
+            Some(status) => bail!("the agent ended with {status} before it answered; its log:\n{}", self.log()),
+            None => Ok(()),
+        }
+    }
+
     /// Ends it with SIGTERM. It must exit with 0 within 10 s.
     ///
     /// # Errors
@@ -248,10 +266,7 @@ impl Agent {
             if self.socket().exists() && self.status().is_ok() {
                 return Ok(());
             }
-            let ended = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait()?;
-            if let Some(status) = ended {
-                bail!("the agent ended with {status} before it answered; its log:\n{}", self.log());
-            }
+            self.must_run()?;
             if Instant::now() > deadline {
                 bail!("the agent did not answer within {timeout:?}; its log:\n{}", self.log());
             }

@@ -189,7 +189,7 @@ struct EthtoolValue {
     data: u32,
 }
 
-fn control_socket() -> nix::Result<OwnedFd> {
+pub(super) fn control_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
 }
 

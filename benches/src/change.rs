@@ -1,0 +1,256 @@
+//! Whether changes of some routes cost other traffic a frame, and whether replacing its own route does.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    control::Control,
+    programs::Programs,
+    rows::Results,
+    shape::Counts,
+    stats::{float, milliseconds},
+    stream::{self, Kept, Pace},
+    testbed::{self, Common, PREFIXES, TO_B, TO_C, Testbed},
+    watch,
+};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Frames a second
+    #[arg(long, default_value_t = 1_000_000)]
+    rate: u32,
+    /// Length of each of the three runs
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Changes a second
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    changes: u32,
+    /// How often the stream's own route is replaced in the last run
+    #[arg(long, default_value_t = 20)]
+    replacements: u32,
+    /// Routes besides that of the stream
+    #[arg(long, default_value_t = 100)]
+    routes: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Where the stream goes.
+const STREAM: &str = "10.64.0.0/24";
+const ADDRESSES: u32 = 254;
+
+/// For the traffic to flow at first.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The far end has got all when nothing has come for this long.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// What happens beside the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Others,
+    OthersAndOwn,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments { common, routes, rate, .. } = arguments;
+    ensure!(*routes < PREFIXES / 2, "--routes {routes}: fewer than {} are possible", PREFIXES / 2);
+    let own = testbed::route(STREAM.to_owned(), TO_B[0], 100);
+    let others = (0..*routes).map(|number| testbed::route(testbed::prefix_c(number), TO_C, 100));
+    let config = testbed::config(common, [own].into_iter().chain(others), false);
+    let mut testbed = Testbed::start(common, &config, ADDRESSES)?;
+    let pace = Pace::new(*rate, common.cpu);
+
+    let mut results = Results::new("change");
+    for beside in [Beside::Nothing, Beside::Others, Beside::OthersAndOwn] {
+        eprintln!("{}: {} s", beside.name(), arguments.seconds);
+        let found = measure(&mut testbed, pace, arguments, beside)?;
+        found.report(beside, &mut results);
+    }
+    results.finish(common.json.as_deref())?;
+    testbed.stop()
+}
+
+fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
+    let Testbed { running, programs, from, .. } = testbed;
+    // Neighbours get resolved, caches warm.
+    let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
+    stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, PATIENCE, |_| true))?;
+    running.rest()?;
+
+    let before = snapshot(programs)?;
+    let control = &mut running.control;
+    let (latencies, kept) = stream::during(programs, from, pace, || {
+        let end = Instant::now() + Duration::from_secs(arguments.seconds.into());
+        let latencies = match beside {
+            Beside::Nothing => Vec::new(),
+            Beside::Others | Beside::OthersAndOwn => Changes::new(control, arguments, beside).make(end)?,
+        };
+        thread::sleep(end.saturating_duration_since(Instant::now()));
+        Ok(latencies)
+    })?;
+    let after = drained(programs, before)?;
+    let received = [0, 1].map(|tunnel| after.counts[tunnel].since(before.counts[tunnel]));
+    Ok(Found { sent: after.made - before.made, received, latencies, kept })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Snapshot {
+    made: u64,
+    counts: [Counts; 2],
+}
+
+fn snapshot(programs: &Programs) -> Result<Snapshot> {
+    Ok(Snapshot { made: programs.made()?, counts: [programs.counts(0)?, programs.counts(1)?] })
+}
+
+/// What there is when nothing more comes.
+fn drained(programs: &Programs, before: Snapshot) -> Result<Snapshot> {
+    let total = |snapshot: Snapshot| snapshot.counts[0].total() + snapshot.counts[1].total();
+    let (mut last, mut changed) = (snapshot(programs)?, Instant::now());
+    while changed.elapsed() < QUIET && total(last) - total(before) < last.made - before.made {
+        thread::sleep(Duration::from_millis(1));
+        let now = snapshot(programs)?;
+        if now != last {
+            (last, changed) = (now, Instant::now());
+        }
+    }
+    Ok(last)
+}
+
+/// The changes of a run, one after the other.
+struct Changes<'a> {
+    control: &'a mut Control,
+    /// Between two changes of others.
+    interval: Duration,
+    /// Between two replacements of the stream's own route, and how many are left.
+    own: (Duration, u32),
+    /// The tunnel that carries the stream.
+    current: usize,
+    /// The first prefix of `c` that no route is to.
+    free: u32,
+    latencies: Vec<f64>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(control: &'a mut Control, arguments: &Arguments, beside: Beside) -> Self {
+        let &Arguments { changes, seconds, replacements, routes, .. } = arguments;
+        let replacements = if beside == Beside::OthersAndOwn { replacements } else { 0 };
+        let own = (Duration::from_secs(seconds.into()) / (replacements + 1), replacements);
+        Self { control, interval: Duration::from_secs(1) / changes, own, current: 0, free: routes, latencies: vec![] }
+    }
+
+    /// Makes them until `end`, and leaves all as it was: how long each took, in milliseconds.
+    fn make(mut self, end: Instant) -> Result<Vec<f64>> {
+        let begin = Instant::now();
+        let mut replace_at = begin + self.own.0;
+        for number in 0.. {
+            let due = begin + self.interval * number;
+            if due.max(Instant::now()) >= end {
+                // Those of a slow agent's that are left, and then what puts all back.
+                while self.own.1 > 0 {
+                    self.replace()?;
+                }
+                self.restore(number)?;
+                break;
+            }
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.other(number)?;
+            if self.own.1 > 0 && Instant::now() >= replace_at {
+                replace_at += self.own.0;
+                self.replace()?;
+            }
+        }
+        Ok(self.latencies)
+    }
+
+    /// Change `number` of what is not the stream's: in turns of ten, three routes come, change and go, and a connection
+    /// goes down, or up.
+    fn other(&mut self, number: u32) -> Result<()> {
+        let (turn, step) = (number / 10, number % 10);
+        let destination = testbed::prefix_c(self.free + (turn * 3 + step / 3) % (PREFIXES / 2));
+        self.timed(|control| match (step, step % 3) {
+            (9, _) => control.enable(TO_C, turn % 2 == 1),
+            (_, 0) => control.add_route(&destination, TO_C, 100),
+            (_, 1) => control.set_weight(&destination, TO_C, 50),
+            _ => control.delete_route(&destination, TO_C),
+        })
+    }
+
+    /// Makes the stream's own route one by the other tunnel.
+    fn replace(&mut self) -> Result<()> {
+        let (old, new) = (TO_B[self.current], TO_B[1 - self.current]);
+        self.timed(|control| control.add_route(STREAM, new, 100))?;
+        self.timed(|control| control.delete_route(STREAM, old))?;
+        self.current = 1 - self.current;
+        self.own.1 = self.own.1.saturating_sub(1);
+        Ok(())
+    }
+
+    /// After `number` changes: for the next run.
+    fn restore(&mut self, number: u32) -> Result<()> {
+        if matches!(number % 10, 1 | 2 | 4 | 5 | 7 | 8) {
+            let destination = testbed::prefix_c(self.free + (number / 10 * 3 + number % 10 / 3) % (PREFIXES / 2));
+            self.control.delete_route(&destination, TO_C)?;
+        }
+        self.control.enable(TO_C, true)?;
+        if self.current == 1 {
+            self.replace()?;
+        }
+        Ok(())
+    }
+
+    fn timed(&mut self, change: impl FnOnce(&mut Control) -> Result<Value>) -> Result<()> {
+        let begin = Instant::now();
+        let answer = change(self.control)?;
+        self.latencies.push(milliseconds(begin.elapsed()));
+        ensure!(answer["changed"] == true, "a change changed nothing: {answer}");
+        Ok(())
+    }
+}
+
+struct Found {
+    sent: u64,
+    received: [Counts; 2],
+    latencies: Vec<f64>,
+    kept: Kept,
+}
+
+impl Beside {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "no changes",
+            Self::Others => "changes of others",
+            Self::OthersAndOwn => "own route replaced too",
+        }
+    }
+}
+
+impl Found {
+    fn report(&self, beside: Beside, results: &mut Results) {
+        let Self { sent, received, latencies, kept } = self;
+        let case = [("run", beside.name().into())];
+        let arrived: u64 = received.iter().map(Counts::total).sum();
+        let garbled: u64 = received.iter().map(|counts| counts.garbled).sum();
+        let mut count = |measure, value| results.add(&case, measure, "frames", [value]);
+        count("sent", float(*sent));
+        count("received by the first", float(received[0].total()));
+        count("received by the second", float(received[1].total()));
+        // More may arrive than were sent, if some come twice.
+        count("lost", float(*sent) - float(arrived));
+        count("garbled", float(garbled));
+        results.add(&case, "rate", "frames/s", [(float(*sent) / kept.elapsed.as_secs_f64()).round()]);
+        results.add(&case, "longest pause of sender", "ms", [milliseconds(kept.longest_pause)]);
+        results.add(&case, "changes", "in all", [float(latencies.len() as u64)]);
+        results.add(&case, "change", "ms", latencies.iter().copied());
+        let exact = arrived == *sent && garbled == 0;
+        let what = format!("{}: every frame arrives as it must; {arrived} of {sent}, {garbled} wrong", beside.name());
+        results.target(what, exact);
+    }
+}

@@ -1,0 +1,226 @@
+//! How long traffic is lost when a tunnel fails that another can take over from.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use hub_tests::lab::{HUB, Site, Switch};
+use serde_json::Value;
+
+use crate::{
+    cpu::go_first,
+    place::Place,
+    rows::Results,
+    stats::{Summary, float, histogram, milliseconds},
+    stream::{self, Kept, Pace},
+    testbed::{self, B, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
+    told::Listener,
+    watch::{self, Disturbance},
+};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Prefixes that are routed to the site with two tunnels: a figure, or several that take turns
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100_000])]
+    prefixes: Vec<u32>,
+    /// Failovers of each kind
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// How the first tunnel fails
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [How::Carrier, How::Path])]
+    how: Vec<How>,
+    /// Weight of the second tunnel beside 100 of the first: 0 makes it a standby
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    weight: Vec<u8>,
+    /// Frames a second
+    #[arg(long, default_value_t = 100_000)]
+    rate: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum How {
+    /// The far end's device goes down: the hub's loses its carrier
+    Carrier,
+    /// The hub's device is taken down
+    Admin,
+    /// The link stays up, but the far end answers nothing any more: a health check must find out
+    Path,
+}
+
+/// All must arrive for this long until a failover is over.
+const CALM: Duration = Duration::from_millis(100);
+/// For the kernel to tell that a link has failed.
+const TOLD: Duration = Duration::from_secs(2);
+/// For the traffic to come back, the first way or the other.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const LINK_MEDIAN: f64 = 5.0;
+const LINK_WORST: f64 = 20.0;
+const PATH_WORST: f64 = 400.0;
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    for prefixes in &arguments.prefixes {
+        ensure!((1..=PREFIXES).contains(prefixes), "--prefixes {prefixes}: 1 to {PREFIXES} are possible");
+    }
+    let mut results = Results::new("failover");
+    for how in &arguments.how {
+        for weight in &arguments.weight {
+            series(arguments, *how, *weight, &mut results)?;
+        }
+    }
+    results.finish(arguments.common.json.as_deref())
+}
+
+/// All failovers of a kind: the numbers of prefixes take turns, each with a hub of its own.
+fn series(arguments: &Arguments, how: How, weight: u8, results: &mut Results) -> Result<()> {
+    let Arguments { prefixes, runs, rate, common, .. } = arguments;
+    let mut cases = Vec::new();
+    for prefixes in prefixes {
+        eprintln!("{how:?}, weights 100 and {weight}: starting a hub with {prefixes} prefixes");
+        cases.push(Case::start(common, *prefixes, how, weight, *rate)?);
+    }
+    for run in 1..=*runs {
+        for turn in 0..cases.len() {
+            // The agents of the others are on the same machine.
+            cases.iter().try_for_each(|case| case.testbed.running.rest())?;
+            let case = &mut cases[turn];
+            case.fail(run)?;
+            let Case { prefixes, found, .. } = case;
+            if let Some(Disturbance { restored, lost, .. }) = found.last() {
+                eprintln!("run {run} of {runs}, {prefixes} prefixes: {restored:?}, {lost} frames lost");
+            }
+        }
+    }
+    let summaries: Vec<Summary> = cases.iter().filter_map(|case| case.report(results)).collect();
+    targets(how, weight, &cases, &summaries, results);
+    cases.into_iter().try_for_each(|case| case.testbed.stop())
+}
+
+/// A hub with so many prefixes, and what was found.
+struct Case {
+    testbed: Testbed,
+    prefixes: u32,
+    how: How,
+    weight: u8,
+    pace: Pace,
+    /// Of the device that goes down.
+    switch: Switch,
+    listener: Listener,
+    found: Vec<Disturbance>,
+    /// From the failure until the kernel told of it, in milliseconds.
+    told: Vec<f64>,
+    rates: Vec<f64>,
+    pauses: Vec<f64>,
+}
+
+impl Case {
+    fn start(common: &Common, prefixes: u32, how: How, weight: u8, rate: u32) -> Result<Self> {
+        let routes = (0..prefixes).flat_map(|number| {
+            [(TO_B[0], 100), (TO_B[1], weight)]
+                .map(|(next_hop, weight)| testbed::route(testbed::prefix_b(number), next_hop, weight))
+        });
+        let config = testbed::config(common, routes, how == How::Path);
+        // From the first address behind the network's own to the last.
+        let testbed = Testbed::start(common, &config, prefixes * PREFIX_SIZE - 1)?;
+        let switch = match how {
+            How::Admin => testbed.world[HUB].switch(&B.hub_device(0)),
+            How::Carrier | How::Path => testbed.world[&B.place].switch(&Site::device(0)),
+        }?;
+        let listener = Listener::open(&Place::find(testbed.world[HUB].name(), &B.hub_device(0))?)?;
+        let pace = Pace::new(rate, common.cpu);
+        let (found, told, rates, pauses) = Default::default();
+        Ok(Self { testbed, prefixes, how, weight, pace, switch, listener, found, told, rates, pauses })
+    }
+
+    /// One failover, and the way back.
+    fn fail(&mut self, run: u32) -> Result<()> {
+        let Self { testbed, how, weight, pace, switch, listener, .. } = self;
+        let Testbed { running, programs, mute, from, .. } = testbed;
+        let (how, weight, rate) = (*how, u64::from(*weight), pace.rate);
+        let mut set = |up| match how {
+            How::Carrier | How::Admin => switch.set(up),
+            How::Path => mute.set(0, !up),
+        };
+        // Half of its share will do for a tunnel: flows are not spread evenly.
+        let as_weighed = |by_tunnel: [u64; 2]| match weight {
+            0 => by_tunnel[1] == 0,
+            weight => by_tunnel[0] * weight * 2 >= by_tunnel[1] * 100 && by_tunnel[1] * 200 >= by_tunnel[0] * weight,
+        };
+        let before = programs.made()?;
+        let ((found, told), kept) = stream::during(programs, from, *pace, || {
+            watch::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
+            running.rest()?;
+            // Health checks have a rhythm: the failures fall on every part of it.
+            thread::sleep(Duration::from_millis(u64::from(run * 37 % 100)));
+            let (found, told) = thread::scope(|scope| -> Result<_> {
+                listener.forget()?;
+                let told = (how != How::Path).then(|| scope.spawn(|| go_first().and_then(|()| listener.wait(TOLD))));
+                // Until it listens.
+                thread::sleep(Duration::from_millis(1));
+                // A thread of its own: no task gets between the clock and the failure, and the agent's priority stays.
+                let failure = scope.spawn(|| -> Result<_> {
+                    go_first()?;
+                    let (made, event) = (programs.made()?, watch::clock()?);
+                    set(false).map(|()| (made, event))
+                });
+                let (made, event) = failure.join().expect("switching does not panic")?;
+                let found = watch::follow(programs, event, made, rate, CALM, PATIENCE);
+                let told = told.and_then(|told| told.join().expect("the listener does not panic").transpose());
+                Ok((found, told.transpose()?.map(|told| Duration::from_nanos(told.saturating_sub(event)))))
+            })?;
+            // The way back, even if there was none there.
+            set(true)?;
+            let found = found?;
+            watch::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
+            running.rest()?;
+            Ok((found, told))
+        })?;
+        self.told.extend(told.map(milliseconds));
+        let Kept { elapsed, longest_pause } = kept;
+        self.rates.push(float(programs.made()? - before) / elapsed.as_secs_f64());
+        self.pauses.push(milliseconds(longest_pause));
+        self.found.push(found);
+        Ok(())
+    }
+
+    /// Adds rows and shows how the times are spread; gives back the times until the traffic was restored.
+    fn report(&self, results: &mut Results) -> Option<Summary> {
+        let how = format!("{:?}", self.how).to_lowercase();
+        let case: [(&str, Value); 3] =
+            [("how", how.as_str().into()), ("prefixes", self.prefixes.into()), ("weight", self.weight.into())];
+        let restored: Vec<f64> = self.found.iter().map(|found| milliseconds(found.restored)).collect();
+        println!("\n{how}, weights 100 and {}, {} prefixes: until all arrives", self.weight, self.prefixes);
+        print!("{}", histogram(&restored, "ms"));
+        let summary = results.add(&case, "all arrives", "ms", restored);
+        // A tunnel that shares the traffic gets its next frame anyway.
+        if self.weight == 0 {
+            let first = self.found.iter().filter_map(|found| found.first.map(milliseconds));
+            results.add(&case, "first on the second", "ms", first);
+        }
+        results.add(&case, "kernel tells", "ms", self.told.iter().copied());
+        results.add(&case, "lost", "frames", self.found.iter().map(|found| float(found.lost)));
+        results.add(&case, "rate", "frames/s", self.rates.iter().map(|rate| rate.round()));
+        results.add(&case, "longest pause of sender", "ms", self.pauses.iter().copied());
+        summary
+    }
+}
+
+fn targets(how: How, weight: u8, cases: &[Case], summaries: &[Summary], results: &mut Results) {
+    for (Case { prefixes, .. }, Summary { median, max, .. }) in cases.iter().zip(summaries) {
+        let name = format!("{how:?}, weight {weight}, {prefixes} prefixes");
+        if how == How::Path {
+            results.target(format!("{name}: at most {PATH_WORST} ms; worst {max:.1} ms"), *max <= PATH_WORST);
+        } else {
+            results.target(format!("{name}: median at most {LINK_MEDIAN} ms; {median:.2} ms"), *median <= LINK_MEDIAN);
+            results.target(format!("{name}: at most {LINK_WORST} ms; worst {max:.2} ms"), *max <= LINK_WORST);
+        }
+    }
+    if let [first, .., last] = summaries {
+        // Within a quarter, or half a millisecond: what runs differ by anyway.
+        let (low, high) = (first.median.min(last.median), first.median.max(last.median));
+        let what = format!("{how:?}, weight {weight}: the same for all; medians {low:.2} and {high:.2} ms");
+        results.target(what, high - low <= (low / 4.0).max(0.5));
+    }
+}

@@ -1,0 +1,100 @@
+//! What a process uses, from /proc.
+
+use std::{
+    collections::BTreeMap,
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// A process rests when it has used less than two ticks of the clock (10 ms each) for this long.
+const REST: Duration = Duration::from_millis(300);
+
+/// Waits until a process has nothing more to do.
+///
+/// # Errors
+/// When it has after `patience`, or has ended.
+pub fn wait_for_rest(pid: u32, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    let mut before = ticks(pid)?;
+    loop {
+        thread::sleep(REST);
+        let now = ticks(pid)?;
+        if now - before < 2 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("the agent does not come to rest within {patience:?}");
+        }
+        before = now;
+    }
+}
+
+/// Processor time that a process has used, in ticks.
+fn ticks(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the agent has ended")?;
+    // The name, in parentheses, may contain anything; utime and stime are the 12th and 13th fields after it.
+    let (_, fields) = stat.rsplit_once(')').context("reading the agent's processor time")?;
+    let mut fields = fields.split_whitespace().skip(11).map_while(|field| field.parse::<u64>().ok());
+    let sum = fields.next().zip(fields.next()).map(|(user, system)| user + system);
+    sum.context("reading the agent's processor time")
+}
+
+/// Bytes that a process has.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// In memory now.
+    pub resident: u64,
+    /// The most that it ever had in memory.
+    pub peak: u64,
+    /// In the kernel, for BPF maps that it holds open.
+    pub maps: u64,
+}
+
+impl Memory {
+    pub fn of(pid: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has ended")?;
+        let kilobytes = |name: &str| field(&status, name).with_context(|| format!("no {name} in its status"));
+        Ok(Self { resident: kilobytes("VmRSS")? * 1024, peak: kilobytes("VmHWM")? * 1024, maps: maps(pid)? })
+    }
+}
+
+/// `name: value ...` of a file of /proc.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+/// The kernel's own sum (`memlock` in fdinfo), each map once however many descriptors there are of it.
+fn maps(pid: u32) -> Result<u64> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("the agent has ended")? {
+        // A descriptor may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        if let Some((id, bytes)) = field(&text, "map_id").zip(field(&text, "memlock")) {
+            found.insert(id, bytes);
+        }
+    }
+    Ok(found.values().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_this_process() {
+        let pid = std::process::id();
+        let memory = Memory::of(pid).unwrap();
+        assert!(memory.peak >= memory.resident && memory.resident > 1 << 16, "{memory:?}");
+        ticks(pid).unwrap();
+    }
+
+    #[test]
+    fn reads_fields_of_proc() {
+        let text = "pos:\t0\nmap_type:\t11\nmemlock:\t4096\nmap_id:\t7\n";
+        assert_eq!((field(text, "map_id"), field(text, "memlock"), field(text, "map")), (Some(7), Some(4096), None));
+    }
+}

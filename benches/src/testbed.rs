@@ -1,0 +1,254 @@
+//! A hub with the agent at work and three sites: traffic comes from `a`, goes to `b` by two tunnels, and `c` is there to
+//! be changed.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use hub_tests::lab::{Agent, AgentCommand, HUB, HubConfig, Namespace, Options, Scratch, Site, World};
+
+use crate::{
+    control::Control,
+    dispatcher::Idle,
+    place::Place,
+    process,
+    programs::{Mute, Programs},
+    settings::{Macs, NO_WINDOW, Traffic, settings},
+    stream::BYTES,
+};
+
+pub const A: Site = Site::new("a", "tun-a", 10);
+pub const B: Site = Site::new("b", "tun-b", 20);
+pub const C: Site = Site::new("c", "tun-c", 30);
+
+/// The connections to `b`, by tunnel, and the one to `c`.
+pub const TO_B: [&str; 2] = ["b", "b-2"];
+pub const TO_C: &str = "c";
+
+/// What `b` and `c` have behind them, besides what all sites have. Cut into /28.
+const BEHIND_B: &str = "10.64.0.0/10";
+const BEHIND_C: &str = "10.128.0.0/10";
+const PREFIX_LENGTH: u8 = 28;
+/// Addresses of a prefix.
+pub const PREFIX_SIZE: u32 = 1 << (32 - PREFIX_LENGTH);
+/// Prefixes in what a site has behind it.
+pub const PREFIXES: u32 = 1 << (PREFIX_LENGTH - 10);
+
+/// Source ports of the stream.
+const FLOWS: u32 = 64;
+
+/// How long an agent may take to be ready, and to come to rest.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What all benches with an agent take.
+#[derive(Args)]
+pub struct Common {
+    /// Agent to measure. Default: the one beside this program
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// A line for the configuration of each connection to the site with two tunnels, such as `up_delay = "0s"`
+    #[arg(long = "connection-key", value_name = "LINE")]
+    keys: Vec<String>,
+    /// Core that generator, hub and sink run on. Default: the last that is allowed
+    #[arg(long)]
+    pub cpu: Option<usize>,
+    /// Writes the results here, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl Common {
+    pub fn agent(&self) -> Result<PathBuf> {
+        let beside = || Ok::<_, anyhow::Error>(std::env::current_exe()?.with_file_name("vpnhub"));
+        let agent = self.agent.clone().map_or_else(beside, Ok)?;
+        ensure!(agent.is_file(), "there is no agent {}: `cargo xtask build` makes one", agent.display());
+        Ok(agent)
+    }
+}
+
+/// Prefix `number` of what `b` has behind it.
+pub fn prefix_b(number: u32) -> String {
+    prefix(Ipv4Addr::new(10, 64, 0, 0), number)
+}
+
+/// Prefix `number` of what `c` has behind it.
+pub fn prefix_c(number: u32) -> String {
+    prefix(Ipv4Addr::new(10, 128, 0, 0), number)
+}
+
+fn prefix(first: Ipv4Addr, number: u32) -> String {
+    format!("{}/{PREFIX_LENGTH}", Ipv4Addr::from_bits(first.to_bits() + number * PREFIX_SIZE))
+}
+
+/// One of so many that their text matters: the agent takes no file of more than 16 MiB.
+pub struct Route {
+    pub destination: String,
+    pub next_hop: &'static str,
+    pub weight: u8,
+}
+
+pub fn route(destination: String, next_hop: &'static str, weight: u8) -> Route {
+    Route { destination, next_hop, weight }
+}
+
+/// The namespaces, without an agent.
+pub fn world() -> Result<World> {
+    let options = Options::default().sites([A, B, C]).second_link(&B.place);
+    let world = World::three_offices(&options)?;
+    // The sinks compare with one Ethernet address.
+    let b = &world[&B.place];
+    b.ip(&format!("link set dev {} address {}", Site::device(1), b.mac(&Site::device(0))?))?;
+    Ok(world)
+}
+
+/// A configuration with these routes.
+pub fn config(common: &Common, routes: impl IntoIterator<Item = Route>, health_checks: bool) -> String {
+    let mut config = HubConfig::offices(&[A, B, C]).second_link(&B, [100, 0]).unpublished();
+    for name in TO_B {
+        let connection = config.connection(name);
+        connection.remote_cidrs.push(BEHIND_B.to_owned());
+        connection.health_check = health_checks;
+    }
+    config.connection(TO_C).remote_cidrs.push(BEHIND_C.to_owned());
+    let mut text = config.to_string();
+    for name in TO_B {
+        let head = format!("[connection.{name}]\n");
+        text = text.replace(&head, &[&head, &common.keys.join("\n"), "\n"].concat());
+    }
+    for Route { destination, next_hop, weight } in routes {
+        write!(text, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\nweight = {weight}\n")
+            .expect("a string takes all");
+    }
+    text
+}
+
+/// An agent that has said it is ready.
+pub struct Running {
+    pub agent: Agent,
+    pub control: Control,
+    /// From its start until it said so.
+    pub ready: Duration,
+    /// Where it says so, as it would to systemd.
+    _notify: UnixDatagram,
+}
+
+impl Running {
+    pub fn start(binary: &Path, hub: &Namespace, config: &str) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let file = scratch.file("vpnhub.toml");
+        fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
+        let path = scratch.file("notify");
+        let notify = UnixDatagram::bind(&path).context("opening the socket that the agent says it is ready on")?;
+        notify.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let start = Instant::now();
+        let command = AgentCommand::new(binary).environment("NOTIFY_SOCKET", &path.display().to_string());
+        let agent = command.spawn_in(hub, scratch)?;
+        loop {
+            let mut said = [0; 512];
+            let length = notify.recv(&mut said).unwrap_or(0);
+            let ready = start.elapsed();
+            if String::from_utf8_lossy(&said[..length]).lines().any(|line| line == "READY=1") {
+                let control = Control::new(&agent.socket());
+                return Ok(Self { agent, control, ready, _notify: notify });
+            }
+            agent.must_run()?;
+            if ready > PATIENCE {
+                bail!("the agent is not ready after {PATIENCE:?}; its log:\n{}", agent.log());
+            }
+        }
+    }
+
+    /// Waits until it has nothing more to do.
+    pub fn rest(&self) -> Result<()> {
+        process::wait_for_rest(self.agent.pid(), PATIENCE)
+    }
+}
+
+/// The world, the agent, and the programs at the ends. The agent goes first.
+pub struct Testbed {
+    pub running: Running,
+    pub programs: Programs,
+    pub mute: Mute,
+    pub from: Place,
+    pub world: World,
+    _idle: Idle,
+}
+
+impl Testbed {
+    /// Starts all; the stream will go to the first `addresses` addresses of what `b` has behind it.
+    pub fn start(common: &Common, config: &str, addresses: u32) -> Result<Self> {
+        let world = world()?;
+        let (first, second) = (Site::device(0), Site::device(1));
+        let place = |site: &Site, device: &str| Place::find(world[&site.place].name(), device);
+        let (from, to) = (place(&A, &first)?, [place(&B, &first)?, place(&B, &second)?]);
+        not_taken_for_stacked(&world, &to)?;
+        let traffic = Traffic {
+            source: A.host4().into(),
+            destination: BEHIND_B.parse()?,
+            destinations: addresses,
+            flows: FLOWS,
+            bytes: BYTES,
+            untouched: false,
+        };
+        let macs = Macs { from: from.mac()?, gateway: world[HUB].mac(&A.hub_device(0))?, to: to[0].mac()? };
+        let mut programs = Programs::load()?;
+        let mut settings = settings(&traffic, macs)?;
+        settings.window = NO_WINDOW;
+        programs.set(&settings)?;
+        let idle = Idle::attach(&mut programs)?;
+        programs.attach("first_tunnel", &to[0])?;
+        programs.attach("second_tunnel", &to[1])?;
+        let mute = programs.mute()?;
+        let running = Running::start(&common.agent()?, &world[HUB], config)?;
+        Ok(Self { running, programs, mute, from, world, _idle: idle })
+    }
+
+    /// Stops the agent, which must exit with 0, and takes all down.
+    pub fn stop(self) -> Result<()> {
+        self.running.agent.stop()
+    }
+}
+
+/// The kernel takes a device whose link has the index of the device itself for one without a lower device, and tells of
+/// its carrier up to a second late (`linkwatch_urgent_event`, `net/core/link_watch.c`). A veth whose two ends happen to have
+/// the same index, in two namespaces, is such a one; a tunnel is not.
+fn not_taken_for_stacked(world: &World, to: &[Place; 2]) -> Result<()> {
+    for (link, far) in (0..).zip(to) {
+        let index = world[HUB].ifindex(&B.hub_device(link))?;
+        ensure!(index != far.index, "both ends of {} have the index {index}", B.hub_device(link));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnet::Ipv4Net;
+
+    use super::*;
+
+    #[test]
+    fn prefixes_lie_behind_their_sites() {
+        for (prefix, behind) in [(prefix_b as fn(u32) -> String, BEHIND_B), (prefix_c, BEHIND_C)] {
+            let behind: Ipv4Net = behind.parse().unwrap();
+            let first: Ipv4Net = prefix(0).parse().unwrap();
+            let last: Ipv4Net = prefix(PREFIXES - 1).parse().unwrap();
+            assert_eq!((first.network(), last.broadcast()), (behind.network(), behind.broadcast()));
+        }
+    }
+
+    #[test]
+    fn keys_go_to_the_connections_with_two_tunnels() {
+        let common = Common { agent: None, keys: vec!["up_delay = \"0s\"".to_owned()], cpu: None, json: None };
+        let text = config(&common, vec![route(prefix_b(1), TO_B[1], 100)], true);
+        assert_eq!(text.matches("up_delay = \"0s\"\n").count(), 2);
+        assert_eq!(text.matches("health_check").count(), 2);
+        assert!(text.contains("destination = \"10.64.0.16/28\"\nnext_hop = \"b-2\"\nweight = 100\n"));
+    }
+}

@@ -1,0 +1,195 @@
+//! What became of the stream's frames: which came, where, when, and which did not.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::{programs::Programs, shape::TUNNELS};
+
+/// A frame that has not come after this long does not come any more: on a quiet machine it takes microseconds.
+const LATE: Duration = Duration::from_millis(20);
+/// Frames of this long are looked at to tell where the traffic goes.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The clock that the kernel programs read, in nanoseconds.
+pub fn clock() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
+    Ok(u64::try_from(Duration::from(now).as_nanos())?)
+}
+
+/// Frames of a while, by where they came out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shares {
+    pub by_tunnel: [u64; TUNNELS as usize],
+    pub missing: u64,
+}
+
+/// Where the traffic goes now. Takes a moment.
+pub fn shares(programs: &Programs, rate: u32) -> Result<Shares> {
+    let frames = frames(rate, LOOK);
+    let end = programs.made()?;
+    thread::sleep(LATE);
+    let record = programs.record()?;
+    let mut shares = Shares::default();
+    for number in end.saturating_sub(frames)..end {
+        match record.arrival(number)? {
+            Some(arrival) => shares.by_tunnel[arrival.tunnel as usize] += 1,
+            None => shares.missing += 1,
+        }
+    }
+    Ok(shares)
+}
+
+/// Waits until the traffic goes as it should and all of it arrives.
+pub fn wait_for_shares(
+    programs: &Programs,
+    rate: u32,
+    patience: Duration,
+    accept: impl Fn([u64; TUNNELS as usize]) -> bool,
+) -> Result<()> {
+    let begin = Instant::now();
+    // What was sent before belongs to the past.
+    thread::sleep(LOOK);
+    loop {
+        let found = shares(programs, rate)?;
+        if found.missing == 0 && accept(found.by_tunnel) {
+            return Ok(());
+        }
+        if begin.elapsed() > patience {
+            bail!("the traffic does not go as it should, for {patience:?}: {found:?}");
+        }
+    }
+}
+
+/// What an event did to the stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Disturbance {
+    /// From the event until the first frame came out of the second tunnel.
+    pub first: Option<Duration>,
+    /// From the event until the first frame after which none was missing any more.
+    pub restored: Duration,
+    pub lost: u64,
+}
+
+/// Follows the stream after an event at `event` on the [`clock`], when `made` frames had been made, until all of `calm`
+/// has arrived.
+pub fn follow(
+    programs: &Programs,
+    event: u64,
+    made: u64,
+    rate: u32,
+    calm: Duration,
+    patience: Duration,
+) -> Result<Disturbance> {
+    let begin = Instant::now();
+    let record = programs.record()?;
+    let (calm, since) = (frames(rate, calm), |time: u64| Duration::from_nanos(time.saturating_sub(event)));
+    let mut judge = Judge::default();
+    let mut next = made;
+    loop {
+        let settled = programs.made()?;
+        thread::sleep(LATE);
+        for number in next..settled {
+            judge.frame(record.arrival(number)?.map(|arrival| (arrival.time, arrival.tunnel == 1)), event);
+        }
+        next = settled;
+        // Where the second tunnel has carried traffic before, a first frame is no sign that anything has changed.
+        if judge.calm >= if judge.lost > 0 { calm } else { calm * 10 } {
+            let restored = judge.restored.filter(|_| judge.lost > 0).map(since).unwrap_or_default();
+            return Ok(Disturbance { first: judge.first.map(since), restored, lost: judge.lost });
+        }
+        if begin.elapsed() > patience {
+            bail!("the traffic does not come back within {patience:?}: {} frames were lost", judge.lost);
+        }
+    }
+}
+
+/// From an event until the first frame came by the second tunnel, or until the last that did, after which none does for
+/// a while.
+pub fn second_tunnel(
+    programs: &Programs,
+    event: u64,
+    made: u64,
+    rate: u32,
+    come: bool,
+    patience: Duration,
+) -> Result<Duration> {
+    let begin = Instant::now();
+    let record = programs.record()?;
+    let (mut next, mut last, mut calm) = (made, event, 0);
+    while come || calm < frames(rate, LOOK) {
+        let settled = programs.made()?;
+        thread::sleep(LATE);
+        for number in next..settled {
+            match record.arrival(number)? {
+                Some(arrival) if arrival.tunnel == 1 => (last, calm) = (arrival.time, 0),
+                _ => calm += 1,
+            }
+            if come && last > event {
+                return Ok(Duration::from_nanos(last - event));
+            }
+        }
+        next = settled;
+        if begin.elapsed() > patience {
+            bail!("the traffic does not change its way within {patience:?}");
+        }
+    }
+    Ok(Duration::from_nanos(last.saturating_sub(event)))
+}
+
+#[derive(Default)]
+struct Judge {
+    first: Option<u64>,
+    restored: Option<u64>,
+    lost: u64,
+    /// Frames in a row that came.
+    calm: u64,
+}
+
+impl Judge {
+    /// The next frame: when it came, if it did, and whether by the second tunnel.
+    fn frame(&mut self, came: Option<(u64, bool)>, event: u64) {
+        let Some((time, second)) = came else {
+            (self.lost, self.calm, self.restored) = (self.lost + 1, 0, None);
+            return;
+        };
+        self.calm += 1;
+        self.restored.get_or_insert(time);
+        if second && time >= event {
+            self.first.get_or_insert(time);
+        }
+    }
+}
+
+/// Frames of a while.
+fn frames(rate: u32, time: Duration) -> u64 {
+    u64::try_from(u128::from(rate) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_is_restored_when_the_last_frame_has_been_missed() {
+        let mut judge = Judge::default();
+        let frames = [Some((90, false)), None, Some((110, true)), None, None, Some((140, true)), Some((150, true))];
+        for came in frames {
+            judge.frame(came, 100);
+        }
+        assert_eq!((judge.first, judge.restored, judge.lost, judge.calm), (Some(110), Some(140), 3, 2));
+    }
+
+    #[test]
+    fn a_frame_before_the_event_is_not_the_first() {
+        let mut judge = Judge::default();
+        for time in [90, 99, 100, 101] {
+            judge.frame(Some((time, true)), 100);
+        }
+        assert_eq!((judge.first, judge.lost), (Some(100), 0));
+    }
+}

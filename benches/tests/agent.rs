@@ -1,0 +1,95 @@
+//! The benches that run an agent: they count right and leave nothing behind. Times are not judged. Needs root.
+
+use std::{fs, process::Command};
+
+use hub_tests::lab::{Scratch, agent_binary};
+use serde_json::Value;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_vpnhub-bench");
+
+/// Runs a bench and gives back its results.
+fn run(arguments: &[&str]) -> Value {
+    let scratch = Scratch::new().unwrap();
+    let file = scratch.file("results.json");
+    let mut command = Command::new(BENCH);
+    command.args(arguments).arg("--agent").arg(agent_binary()).arg("--json").arg(&file);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let id = child.id();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    // Namespaces and directories are named by the process that made them.
+    for directory in ["/run/netns".into(), std::env::temp_dir()] {
+        let ours = |name: &str| name.starts_with(&format!("vh-{id}-"));
+        let left = fs::read_dir(directory).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        assert_eq!(left.filter(|name| ours(name)).collect::<Vec<_>>(), Vec::<String>::new());
+    }
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// The row of this measure in the case with this value.
+fn row<'a>(results: &'a Value, case: &str, value: &Value, measure: &str) -> &'a Value {
+    let mut rows = results["rows"].as_array().unwrap().iter();
+    let found = rows.find(|row| row["case"][case] == *value && row["measure"] == measure);
+    found.unwrap_or_else(|| panic!("no {measure} where {case} is {value} in {results:#}"))
+}
+
+fn count(results: &Value, case: &str, value: &Value, measure: &str) -> f64 {
+    row(results, case, value, measure)["median"].as_f64().unwrap()
+}
+
+#[test]
+fn failovers_come_and_go() {
+    let results =
+        run(&["failover", "--prefixes", "10", "--runs", "2", "--how", "carrier,admin,path", "--rate", "20000"]);
+    for how in ["carrier", "admin", "path"] {
+        let all = row(&results, "how", &how.into(), "all arrives");
+        assert_eq!(all["count"], 2);
+        let first = row(&results, "how", &how.into(), "first on the second");
+        assert!(first["min"].as_f64().unwrap() > 0.0, "{first}");
+        // A dead path is noticed after three intervals of 100 ms at the earliest, less the one that had begun: 4000 frames.
+        let lost = row(&results, "how", &how.into(), "lost")["min"].as_f64().unwrap();
+        assert!(how != "path" || lost > 1000.0, "{lost}");
+    }
+}
+
+#[test]
+fn changes_lose_nothing() {
+    let results = run(&["change", "--seconds", "1", "--rate", "50000", "--changes", "50", "--replacements", "3"]);
+    for case in ["no changes", "changes of others", "own route replaced too"] {
+        let count = |measure| count(&results, "run", &case.into(), measure);
+        assert!(count("sent") > 10_000.0, "{case}");
+        let received = count("received by the first") + count("received by the second");
+        assert_eq!(
+            (received.to_bits(), count("lost").to_bits()),
+            (count("sent").to_bits(), 0.0_f64.to_bits()),
+            "{case}"
+        );
+        assert!(count("garbled").abs() < 0.5, "{case}");
+        assert_eq!(count("changes") > 3.0, case != "no changes");
+        assert_eq!(count("received by the second") > 0.0, case == "own route replaced too");
+    }
+}
+
+#[test]
+fn updates_are_timed() {
+    let results = run(&["update", "--routes", "500", "--repeats", "1", "--changes", "3"]);
+    let routes = 500.into();
+    for (measure, times) in [
+        ("start until ready", 1),
+        ("reload, every route changed", 2),
+        ("reload, one route changed", 1),
+        ("route add", 3),
+        ("route add, in force", 3),
+        ("route set", 3),
+        ("route delete", 3),
+        ("`ip -batch` of as many", 1),
+    ] {
+        let row = row(&results, "routes", &routes, measure);
+        assert_eq!(row["count"], times, "{measure}");
+        assert!(row["min"].as_f64().unwrap() > 0.0, "{measure}");
+    }
+    for measure in ["agent, resident", "kernel, maps"] {
+        assert!(count(&results, "routes", &routes, measure) > 0.5, "{measure}");
+    }
+}

@@ -1,0 +1,69 @@
+//! `bench`: what vpnhub-bench measures in worlds that it makes itself.
+
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build, process,
+    setup::{self, host},
+};
+
+/// Measures failover, changes under load, or updates of the agent that was just built.
+///
+/// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
+/// it, it asks for it through sudo once all is built. benches/README.md says how it is measured and what to make of it.
+///
+/// Exits with 0 when there is a result, whether targets are reached or not.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
+                        cargo xtask bench change --seconds 5\n  cargo xtask bench update --json update.json\n  \
+                        cargo xtask bench failover -- --help"
+)]
+pub struct Args {
+    /// Which one
+    #[arg(value_enum)]
+    name: Name,
+    /// Its options: see `cargo xtask bench NAME -- --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    args: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Name {
+    /// How long traffic is lost when a tunnel fails that another can take over from
+    Failover,
+    /// Whether many changes under load cost a frame
+    Change,
+    /// How fast an agent with many routes starts, reloads and changes one
+    Update,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::runtime()?;
+    let built = build::run(&build::Args {})?;
+    if built != ExitCode::SUCCESS {
+        return Ok(built);
+    }
+    let bench = process::release_dir()?.join("vpnhub-bench");
+    let mut command = if host::is_root() {
+        Command::new(&bench)
+    } else {
+        let sudo = host::command("sudo").context("benches make network namespaces: run it as root, or install sudo")?;
+        let mut command = Command::new(sudo);
+        command.arg("-E").arg(&bench);
+        command
+    };
+    let name = match args.name {
+        Name::Failover => "failover",
+        Name::Change => "change",
+        Name::Update => "update",
+    };
+    // In our place: signals, terminal and exit code are the bench's own.
+    Err(command.arg(name).args(&args.args).exec()).with_context(|| format!("running {}", bench.display()))
+}
