@@ -64,6 +64,9 @@ fn a_proposal_changes_nothing_and_stands_until_another_is_committed() {
     fs::write(&file, TEXT).expect("written");
     let (mut store, loaded) = Store::open(&file).expect("a good file");
     let mut config = loaded.config;
+    // The agent keeps it in a task for what blocks.
+    fn moves<T: Send + 'static>(_: &T) {}
+    moves(&store);
     let unchanged = |store: &Store, text: &str| {
         assert_eq!((fs::read_to_string(&file).expect("there").as_str(), store.text().as_str()), (text, text));
     };

@@ -58,7 +58,7 @@ pub(super) struct Step {
 }
 
 impl Index {
-    /// Of what was judged, cut to the blocks of `document`.
+    /// Of what was judged, with the blocks that [`Document::of`] makes of its text.
     pub fn of(judged: &Judged) -> Self {
         let config = &judged.config;
         let sites = Sites::of(
