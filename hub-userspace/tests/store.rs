@@ -42,6 +42,8 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
+fn moves<T: Send + 'static>(_: &T) {}
+
 fn enable(enabled: bool) -> Edit {
     Edit::Enable(Enable { connection: "a".into(), enabled })
 }
@@ -64,6 +66,8 @@ fn a_proposal_changes_nothing_and_stands_until_another_is_committed() {
     fs::write(&file, TEXT).expect("written");
     let (mut store, loaded) = Store::open(&file).expect("a good file");
     let mut config = loaded.config;
+    // The agent keeps it in a task for what blocks.
+    moves(&store);
     let unchanged = |store: &Store, text: &str| {
         assert_eq!((fs::read_to_string(&file).expect("there").as_str(), store.text().as_str()), (text, text));
     };

@@ -139,3 +139,49 @@ pub(super) fn route(table: &Spanned<DeValue<'_>>, offset: usize, number: usize) 
     }
     (route.destination.is_some() && route.next_hop.is_some()).then_some(route)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTE: &str = "[[route]]\ndestination = \"10.0.0.0/8\"\nnext_hop = \"a\"\n";
+
+    fn is_read(text: &str) -> bool {
+        read(text, 1, &mut Report::new(text)).is_some()
+    }
+
+    #[test]
+    fn routes_are_cut_out_of_all_that_is_around_them() {
+        for text in [
+            ROUTE.to_owned(),
+            format!("{ROUTE}\n{ROUTE}"),
+            format!("[vpc]\n{ROUTE}# \u{e4}\n{ROUTE}[gateway]\nname = \"hub\""),
+            format!("# \u{e4}\n{ROUTE}weight = 1 # \u{e4}"),
+        ] {
+            assert!(is_read(&text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_cut_is_none() {
+        for text in [
+            // Within a text, within a list; with a mark that is not ours.
+            format!("gateway.name = '''\n{ROUTE}[vpc]\n'''\n"),
+            format!("gateway.name = '''\n{ROUTE}[vpc]\n'''\n[{MARK}]\n"),
+            format!("vpc.cidrs = [\n{ROUTE}[vpc]\n]\n"),
+            format!("{ROUTE}x = '''\n{ROUTE}'''\n"),
+            format!("{ROUTE}weight = [\n[1]]\n"),
+            // With something else between the routes, or of them elsewhere.
+            format!("{ROUTE}[vpc]\n{ROUTE}"),
+            format!("route = []\n{ROUTE}"),
+            format!("{ROUTE}[vpc]\n[route.x]\n"),
+            // With a mistake.
+            format!("{ROUTE}weight = 101\n"),
+            format!("{ROUTE}[vpc]\n[vpc]\n"),
+            format!("{ROUTE}[vpn]\n"),
+            format!("[{MARK}]\n{ROUTE}"),
+        ] {
+            assert!(!is_read(&text), "{text}");
+        }
+    }
+}

@@ -86,6 +86,37 @@ pub(super) struct Contents {
     pub routes: Vec<Route>,
 }
 
+impl Part {
+    /// A patch of the blocks `run`, which follow one another and are all in the part, with what these consist of now and
+    /// afterwards. `ids` are the blocks' numbers afterwards. `None` when `splices` touch others, or have another
+    /// number of blocks for result.
+    pub fn patch(
+        &self,
+        run: Range<BlockId>,
+        splices: Vec<Splice>,
+        ids: &[BlockId],
+    ) -> Option<(Patch, Contents, Contents)> {
+        let first = self.blocks.iter().position(|&(_, id)| run.contains(&id))?;
+        let after = self.blocks[first..].iter().find(|(_, id)| !run.contains(id));
+        let (start, end) = (self.blocks[first].0, after.map_or(self.text.len(), |&(at, _)| at));
+        let shift = |(range, new): Splice| {
+            let range = range.start.checked_sub(start)?..range.end.checked_sub(start)?;
+            (range.end <= end - start).then_some((range, new))
+        };
+        let before = &self.text[start..end];
+        let text = apply(before, splices.into_iter().map(shift).collect::<Option<_>>()?);
+        let has_head = run.start == HEAD;
+        let (was, is) = (Contents::of(before, has_head)?, Contents::of(&text, has_head)?);
+        if is.starts.len() != ids.len() {
+            return None;
+        }
+        let ends = is.starts[1..].iter().map(|&(start, _)| start).chain([text.len()]);
+        let blocks = ids.iter().zip(is.starts.iter().zip(ends));
+        let blocks = blocks.map(|(&id, (&(start, kind), end))| (id, end - start, kind)).collect();
+        Some((Patch { range: run, length_before: before.len(), text, blocks }, was, is))
+    }
+}
+
 impl Patch {
     /// Of its blocks.
     pub fn text(&self) -> &str {
@@ -140,36 +171,6 @@ impl Document {
             }
         }
         part
-    }
-
-    /// A patch of the blocks `run`, which follow one another and are in the part, with what these consist of now and
-    /// afterwards. `ids` are the blocks' numbers afterwards. `None` when `splices` touch others, or have another
-    /// number of blocks for result.
-    pub fn patch(
-        &self,
-        part: &Part,
-        run: Range<BlockId>,
-        splices: Vec<Splice>,
-        ids: &[BlockId],
-    ) -> Option<(Patch, Contents, Contents)> {
-        let first = part.blocks.iter().position(|&(_, id)| run.contains(&id))?;
-        let after = part.blocks[first..].iter().find(|(_, id)| !run.contains(id));
-        let (start, end) = (part.blocks[first].0, after.map_or(part.text.len(), |&(at, _)| at));
-        let shift = |(range, new): Splice| {
-            let range = range.start.checked_sub(start)?..range.end.checked_sub(start)?;
-            (range.end <= end - start).then_some((range, new))
-        };
-        let before = &part.text[start..end];
-        let text = apply(before, splices.into_iter().map(shift).collect::<Option<_>>()?);
-        let has_head = run.start == HEAD;
-        let (was, is) = (Contents::of(before, has_head)?, Contents::of(&text, has_head)?);
-        if is.starts.len() != ids.len() {
-            return None;
-        }
-        let ends = is.starts[1..].iter().map(|&(start, _)| start).chain([text.len()]);
-        let blocks = ids.iter().zip(is.starts.iter().zip(ends));
-        let blocks = blocks.map(|(&id, (&(start, kind), end))| (id, end - start, kind)).collect();
-        Some((Patch { range: run, length_before: before.len(), text, blocks }, was, is))
     }
 
     /// The length of the text with the patch.

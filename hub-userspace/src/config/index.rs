@@ -58,7 +58,7 @@ pub(super) struct Step {
 }
 
 impl Index {
-    /// Of what was judged, cut to the blocks of `document`.
+    /// Of what was judged, with the blocks that [`Document::of`] makes of its text.
     pub fn of(judged: &Judged) -> Self {
         let config = &judged.config;
         let sites = Sites::of(
@@ -94,8 +94,10 @@ impl Index {
         index.routes = routes.collect();
         let keys: Vec<RouteKey> = index.routes.keys().copied().collect();
         for same in keys.chunk_by(|a, b| a.0 == b.0) {
-            same.iter().for_each(|&(_, connection)| index.connections[connection as usize].routes += 1);
             let hops: Vec<ConnectionId> = same.iter().map(|&(_, connection)| connection).collect();
+            for &hop in &hops {
+                index.connections[hop as usize].routes += 1;
+            }
             links(same[0].0, &hops).for_each(|link| *index.links.entry(link).or_default() += 1);
         }
         index

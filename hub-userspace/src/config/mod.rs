@@ -2,7 +2,11 @@
 //!
 //! A file's way: [`load`] reads the bytes, `syntax` makes a tree of them, `read` makes a draft of the tree (each value
 //! with its place), `rules` and `overlap` judge the draft as a whole, and a draft without errors becomes a
-//! [`Config`]. No step stops at the first mistake: all of them end up in one list of [`Diagnostic`]s.
+//! [`Config`]. No step stops at the first mistake: all of them end up in one list of [`Diagnostic`]s. Where there is no
+//! mistake in the routes, `bulk` makes their draft with less time and memory.
+//!
+//! A change's way: [`store`] proposes and commits it; `quick` makes and judges it by itself, if it can, in the blocks of
+//! `document` and with the answers of `index`; else [`edit`] makes it in the whole text, which is judged as above.
 
 mod bulk;
 pub mod check;
@@ -52,12 +56,13 @@ struct Judged {
     warnings: Vec<Diagnostic>,
     /// Offsets of the section headers, in their order.
     headers: Vec<usize>,
-    /// Each connection's offset.
+    /// Offsets of the connections' names, with the names.
     connections: Vec<(usize, String)>,
-    /// Each route's offset, in the configuration's order.
+    /// Offsets of the routes' tables, in the configuration's order.
     routes: Vec<(usize, Kind)>,
 }
 
+/// As [`parse`], with the places that changes need.
 fn judge(text: &str) -> Result<Judged, Vec<Diagnostic>> {
     let mut report = Report::new(text);
     let (draft, unread, headers) =
@@ -72,6 +77,7 @@ fn judge(text: &str) -> Result<Judged, Vec<Diagnostic>> {
     }
 }
 
+/// The draft of a text with whatever mistakes, and the offsets of the headers in it.
 fn read_whole(text: &str, report: &mut Report<'_>) -> (draft::Draft, read::Unread, Vec<usize>) {
     syntax::parse(text, report, |tree, gaps, report| {
         let mut headers = bulk::headers(text, tree);

@@ -30,6 +30,9 @@ pub(super) struct Known {
 pub(super) enum Outcome {
     Nothing,
     Change(Box<Quick>),
+    /// It breaks a rule, or changes what the rules say of other parts of the file: the whole text has to be judged.
+    Edited(Patch),
+    /// It has to be made in the whole text.
     CannotTell,
 }
 
@@ -39,7 +42,7 @@ pub(super) struct Quick {
     pub difference: Difference,
     /// One that was not there before.
     pub warning: Option<Problem>,
-    patch: Patch,
+    pub patch: Patch,
     effect: Effect,
 }
 
@@ -49,6 +52,12 @@ enum Effect {
     None,
     Added(Step, BlockId),
     Deleted(Step),
+}
+
+impl From<Quick> for Outcome {
+    fn from(quick: Quick) -> Self {
+        Self::Change(Box::new(quick))
+    }
 }
 
 impl Known {
@@ -87,13 +96,13 @@ impl Known {
     }
 
     /// Bytes of the text, as it is or as it will be.
-    pub fn len(&self, change: Option<&Quick>) -> usize {
-        change.map_or(self.document.len(), |quick| self.document.length_with(&quick.patch))
+    pub fn len(&self, patch: Option<&Patch>) -> usize {
+        patch.map_or(self.document.len(), |patch| self.document.length_with(patch))
     }
 
     /// The text in pieces, as it is or as it will be.
-    pub fn slices<'a>(&'a self, change: Option<&'a Quick>) -> impl Iterator<Item = &'a str> {
-        self.document.slices(change.map(|quick| &quick.patch))
+    pub fn slices<'a>(&'a self, patch: Option<&'a Patch>) -> impl Iterator<Item = &'a str> {
+        self.document.slices(patch)
     }
 
     fn add(&self, edit: &Edit, add: &AddRoute) -> Result<Option<Outcome>, EditError> {
@@ -110,8 +119,7 @@ impl Known {
         }
         let new = last + 1;
         let outcome = || {
-            let step = self.index.add(add)?;
-            let (patch, was, is) = document.patch(&part, last..new, splices, &[last, new])?;
+            let (patch, was, is) = part.patch(last..new, splices, &[last, new])?;
             let route = Route {
                 destination: add.destination,
                 next_hop: add.next_hop.clone(),
@@ -121,12 +129,13 @@ impl Known {
             if is.routes != [was.routes, vec![route.clone()]].concat() {
                 return None;
             }
+            let Some(step) = self.index.add(add) else { return Some(Outcome::Edited(patch)) };
             let mut difference = Difference::default();
             difference.routes.added.push(route);
             let warning = step.warning.clone();
-            Some(Quick { difference, warning, patch, effect: Effect::Added(step, new) })
+            Some(Quick { difference, warning, patch, effect: Effect::Added(step, new) }.into())
         };
-        Ok(outcome().map(|quick| Outcome::Change(Box::new(quick))))
+        Ok(outcome())
     }
 
     fn delete(&self, edit: &Edit, delete: &DeleteRoute) -> Result<Option<Outcome>, EditError> {
@@ -138,18 +147,20 @@ impl Known {
         let splices = edit_part(&part.text, document.newline(), edit)?;
         let (Some(block), Some(before)) = (block, before) else { return Ok(None) };
         let outcome = || {
-            let (patch, was, is) = document.patch(&part, before..block + 1, splices, &[before])?;
+            let (patch, was, is) = part.patch(before..block + 1, splices, &[before])?;
             let (route, left) = was.routes.split_last()?;
-            let step = self.index.delete(route.destination, &route.next_hop)?;
             if is.routes != left || route.destination != delete.destination {
                 return None;
             }
+            let Some(step) = self.index.delete(route.destination, &route.next_hop) else {
+                return Some(Outcome::Edited(patch));
+            };
             let mut difference = Difference::default();
             difference.routes.removed.push(route.clone());
             let warning = step.warning.clone();
-            Some(Quick { difference, warning, patch, effect: Effect::Deleted(step) })
+            Some(Quick { difference, warning, patch, effect: Effect::Deleted(step) }.into())
         };
-        Ok(outcome().map(|quick| Outcome::Change(Box::new(quick))))
+        Ok(outcome())
     }
 
     /// No rule asks for a route's weight, or whether it is published.
@@ -165,7 +176,7 @@ impl Known {
         }
         let Some(block) = block else { return Ok(None) };
         let outcome = || {
-            let (patch, was, is) = document.patch(&part, block..block + 1, splices, &[block])?;
+            let (patch, was, is) = part.patch(block..block + 1, splices, &[block])?;
             let ([from], [to]) = (was.routes.as_slice(), is.routes.as_slice()) else { return None };
             let wanted = Route {
                 weight: set.weight.unwrap_or(from.weight),
@@ -177,9 +188,9 @@ impl Known {
             }
             let mut difference = Difference::default();
             difference.routes.changed.push(ChangedRoute { from: from.clone(), to: to.clone() });
-            Some(Quick { difference, warning: None, patch, effect: Effect::None })
+            Some(Quick { difference, warning: None, patch, effect: Effect::None }.into())
         };
-        Ok(outcome().map(|quick| Outcome::Change(Box::new(quick))))
+        Ok(outcome())
     }
 
     /// No rule asks whether a connection is enabled.
@@ -195,15 +206,15 @@ impl Known {
             return Ok(Some(Outcome::Nothing));
         }
         let outcome = || {
-            let (patch, was, is) = document.patch(&part, block..block + 1, splices, &[block])?;
+            let (patch, was, is) = part.patch(block..block + 1, splices, &[block])?;
             if is.routes != was.routes || is_enabled(patch.text(), &enable.connection)? != enable.enabled {
                 return None;
             }
             let mut difference = Difference::default();
             difference.connections.changed.insert(enable.connection.clone(), vec!["enabled".to_owned()]);
-            Some(Quick { difference, warning: None, patch, effect: Effect::None })
+            Some(Quick { difference, warning: None, patch, effect: Effect::None }.into())
         };
-        Ok(outcome().map(|quick| Outcome::Change(Box::new(quick))))
+        Ok(outcome())
     }
 
     /// The blocks that a new line of a route is modelled on: the last route, and the last ones with either key that a

@@ -8,10 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Bytes read or written at once.
+const BUFFER: usize = 64 * 1024;
+
 /// Whether the file has the text that is in `slices`, to the byte.
 pub(super) fn has_text<'a>(path: &Path, slices: impl Iterator<Item = &'a str>) -> io::Result<bool> {
-    let mut file = File::open(path)?;
-    let mut buffer = vec![0; 64 * 1024];
+    // A text that was changed often has many small slices.
+    let mut file = io::BufReader::with_capacity(BUFFER, File::open(path)?);
+    let mut buffer = vec![0; BUFFER];
     for slice in slices {
         for expected in slice.as_bytes().chunks(buffer.len()) {
             let found = &mut buffer[..expected.len()];
@@ -49,7 +53,7 @@ pub(super) fn write_like<'a>(target: &Path, temporary: &Path, slices: impl Itera
     }
     // After the owner: a change of owner takes mode bits away.
     file.set_permissions(fs::Permissions::from_mode(wanted.mode() & 0o7777))?;
-    let mut writer = io::BufWriter::with_capacity(64 * 1024, file);
+    let mut writer = io::BufWriter::with_capacity(BUFFER, file);
     for slice in slices {
         writer.write_all(slice.as_bytes())?;
     }

@@ -8,7 +8,9 @@ use std::{
 
 use super::{
     Config, Diagnostic, Judged, Severity,
+    diagnostic::Problem,
     difference::Difference,
+    document::Patch,
     edit::{Edit, EditError, edit},
     judge,
     load::{LoadError, Loaded, MAX_FILE_SIZE, load_text, unreadable},
@@ -38,6 +40,7 @@ pub struct Proposal {
 
 /// What a proposal does to the configuration.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time: a box would save nothing")]
 pub enum Change {
     Nothing,
     /// Only routes or one connection's `enabled` differ: see [`Config::apply`].
@@ -126,41 +129,51 @@ impl Store {
 
     /// The text as last read or written.
     pub fn text(&self) -> String {
-        self.text.to_text()
+        self.text.to_text(None)
     }
 
     /// Judges a change; nothing is written, and the store is as it was.
     ///
     /// # Errors
     /// When the change does not fit what is there, or the file as it would be breaks rules.
-    pub fn propose(&mut self, edit: &Edit) -> Result<Proposal, ProposeError> {
+    pub fn propose(&mut self, change: &Edit) -> Result<Proposal, ProposeError> {
+        let mut edited = None;
         if let Text::Known(known) = &self.text {
-            match known.judge(edit)? {
+            match known.judge(change)? {
                 Outcome::Nothing => return Ok(self.nothing()),
                 Outcome::Change(quick) => {
-                    let warnings = quick.warning.iter().map(super::diagnostic::Problem::sentence).collect();
+                    let warnings = quick.warning.iter().map(Problem::sentence).collect();
                     let change = Change::Small(quick.difference.clone());
                     return Ok(self.proposal(change, warnings, Next::WriteSome(quick)));
                 }
+                Outcome::Edited(patch) => edited = Some(self.text.to_text(Some(&patch))),
                 Outcome::CannotTell => {}
             }
         }
-        self.propose_whole(edit)
-    }
-
-    /// As [`Self::propose`], by the whole text.
-    fn propose_whole(&self, change: &Edit) -> Result<Proposal, ProposeError> {
-        let old = self.text.to_text();
-        let text = edit(&old, change)?;
-        if text == old {
-            return Ok(self.nothing());
-        }
-        let mut judged = judge(&text).map_err(ProposeError::Refused)?;
-        let warnings = new_warnings(&judged.warnings, &old);
-        drop(old);
-        judged.warnings = Vec::new();
+        let text = if let Some(text) = edited {
+            text
+        } else {
+            let old = self.text();
+            let text = edit(&old, change)?;
+            if text == old {
+                return Ok(self.nothing());
+            }
+            text
+        };
+        let judged = judge(&text).map_err(ProposeError::Refused)?;
+        let warnings = self.new_warnings(&judged.warnings);
         let next = Next::Write(Text::of(text, &judged));
         Ok(self.proposal(Change::Whole(Box::new(judged.config)), warnings, next))
+    }
+
+    /// Those of the warnings that the text does not have so far.
+    fn new_warnings(&self, warnings: &[Diagnostic]) -> Vec<String> {
+        if warnings.is_empty() {
+            return Vec::new();
+        }
+        let known = judge(&self.text()).map(|judged| judged.warnings).unwrap_or_default();
+        let known: HashSet<_> = known.iter().map(Diagnostic::subject).collect();
+        warnings.iter().filter(|warning| !known.contains(&warning.subject())).map(Diagnostic::sentence).collect()
     }
 
     /// Reads and judges the file as it is now.
@@ -171,7 +184,7 @@ impl Store {
         let (text, judged) = load_text(&self.path)?;
         let file = self.path.display().to_string();
         let warnings = judged.warnings.iter().map(|warning| warning.in_file(&file)).collect();
-        let old = self.text.to_text();
+        let old = self.text();
         if text == old {
             return Ok(Proposal { warnings, ..self.nothing() });
         }
@@ -196,12 +209,12 @@ impl Store {
             Next::Nothing => return Ok(()),
             Next::Know(text) => self.text = text,
             Next::Write(text) => {
-                self.replace(text.len(), || text.slices(None))?;
+                self.replace(text.len(None), text.slices(None))?;
                 self.text = text;
             }
             Next::WriteSome(quick) => {
-                let length = self.text.len_with(&quick);
-                self.replace(length, || self.text.slices(Some(&quick)))?;
+                let patch = Some(&quick.patch);
+                self.replace(self.text.len(patch), self.text.slices(patch))?;
                 if let Text::Known(known) = &mut self.text {
                     known.apply(*quick);
                 }
@@ -220,17 +233,13 @@ impl Store {
     }
 
     /// Replaces the file's text by that in `slices`, of so many bytes.
-    fn replace<'a, S: Iterator<Item = &'a str>>(
-        &self,
-        length: usize,
-        slices: impl Fn() -> S,
-    ) -> Result<(), StoreError> {
+    fn replace<'a>(&self, length: usize, slices: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
         if length as u64 > MAX_FILE_SIZE {
             return Err(StoreError::TooLarge(self.path.clone()));
         }
         let target = fs::canonicalize(&self.path).map_err(|error| self.write_error(error))?;
         let temporary = temporary(&target);
-        let replaced = self.swap(&target, &temporary, slices());
+        let replaced = self.swap(&target, &temporary, slices);
         if replaced.is_err() {
             // What is left of it is removed at the next start.
             drop(fs::remove_file(&temporary));
@@ -268,46 +277,30 @@ impl Store {
     }
 }
 
-/// Those of the warnings that `old` does not have.
-fn new_warnings(warnings: &[Diagnostic], old: &str) -> Vec<String> {
-    if warnings.is_empty() {
-        return Vec::new();
-    }
-    let known = judge(old).map(|judged| judged.warnings).unwrap_or_default();
-    let known: HashSet<_> = known.iter().map(Diagnostic::subject).collect();
-    warnings.iter().filter(|warning| !known.contains(&warning.subject())).map(Diagnostic::sentence).collect()
-}
-
 impl Text {
     fn of(text: String, judged: &Judged) -> Self {
         Known::of(text, judged).map_or_else(Self::Whole, |known| Self::Known(Box::new(known)))
     }
 
-    /// The text in pieces, as it is or as it will be.
-    fn slices<'a>(&'a self, change: Option<&'a Quick>) -> impl Iterator<Item = &'a str> {
+    /// The text in pieces, as it is or with the patch.
+    fn slices<'a>(&'a self, patch: Option<&'a Patch>) -> impl Iterator<Item = &'a str> {
         let (known, whole) = match self {
-            Self::Known(known) => (Some(known.slices(change)), None),
+            Self::Known(known) => (Some(known.slices(patch)), None),
             Self::Whole(text) => (None, Some(text.as_str())),
         };
         known.into_iter().flatten().chain(whole)
     }
 
-    fn to_text(&self) -> String {
-        let mut text = String::with_capacity(self.len());
-        text.extend(self.slices(None));
+    fn to_text(&self, patch: Option<&Patch>) -> String {
+        let mut text = String::with_capacity(self.len(patch));
+        text.extend(self.slices(patch));
         text
     }
 
-    fn len(&self) -> usize {
+    /// Bytes of the text, as it is or with the patch.
+    fn len(&self, patch: Option<&Patch>) -> usize {
         match self {
-            Self::Known(known) => known.len(None),
-            Self::Whole(text) => text.len(),
-        }
-    }
-
-    fn len_with(&self, change: &Quick) -> usize {
-        match self {
-            Self::Known(known) => known.len(Some(change)),
+            Self::Known(known) => known.len(patch),
             Self::Whole(text) => text.len(),
         }
     }

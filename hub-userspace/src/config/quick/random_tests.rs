@@ -114,18 +114,15 @@ impl Maker<'_> {
             let key = if name.contains('.') { format!("\"{name}\"") } else { name.to_owned() };
             match self.random.random_range(0..16) {
                 0 => {
-                    let dotted = pairs.iter().map(|pair| format!("connection.{key}.{pair}\n")).collect::<String>();
-                    self.root += &dotted;
+                    for pair in &pairs {
+                        writeln!(self.root, "connection.{key}.{pair}").expect("a string");
+                    }
                 }
                 1 => {
-                    let pairs: Vec<_> = pairs.iter().filter(|pair| !pair.contains('\n')).cloned().collect();
-                    dotted = if pairs.len() > 3 && pairs.iter().any(|pair| pair.starts_with("remote")) {
-                        format!("{dotted}connection.{key} = {{ {} }}\n", pairs.join(", "))
-                    } else {
-                        let remotes = "remote_cidrs = [\"0.0.0.0/0\"]".to_owned();
-                        let pairs = [pairs, vec![remotes]].concat();
-                        format!("{dotted}connection.{key} = {{ {} }}\n", pairs.join(", "))
-                    };
+                    // On one line, so without a list of several.
+                    pairs.retain(|pair| !pair.starts_with("remote_cidrs"));
+                    pairs.push("remote_cidrs = [\"0.0.0.0/0\"]".to_owned());
+                    writeln!(dotted, "connection.{key} = {{ {} }}", pairs.join(", ")).expect("a string");
                 }
                 form => {
                     let header = if form == 2 { "[ connection . KEY ]" } else { "[connection.KEY]" };
@@ -173,10 +170,12 @@ impl Maker<'_> {
             let mut text = self.root.clone();
             let mut routes: Vec<String> = self.routes.iter().map(|(.., section)| section.clone()).collect();
             if in_list {
-                let list = self.routes.iter().map(|(destination, next_hop, _)| {
-                    format!("  {{ destination = \"{destination}\", next_hop = \"{next_hop}\" }},\n")
-                });
-                text += &format!("route = [\n{}]\n", list.collect::<String>());
+                text += "route = [\n";
+                for (destination, next_hop, _) in &self.routes {
+                    writeln!(text, "  {{ destination = \"{destination}\", next_hop = \"{next_hop}\" }},")
+                        .expect("a string");
+                }
+                text += "]\n";
                 routes.clear();
             }
             let split = match layout {
@@ -263,9 +262,9 @@ struct Tally {
     warned: usize,
 }
 
-fn text_of(known: &Known, change: Option<&Quick>) -> String {
-    let text: String = known.slices(change).collect();
-    assert_eq!(known.len(change), text.len());
+fn text_of(known: &Known, patch: Option<&Patch>) -> String {
+    let text: String = known.slices(patch).collect();
+    assert_eq!(known.len(patch), text.len());
     text
 }
 
@@ -293,7 +292,11 @@ fn run(seed: u64, tally: &mut Tally) {
         };
         let quick = quick.unwrap_or_else(|error| panic!("{}: {error}", context()));
         let Ok(wanted) = judge(&after) else {
-            assert!(matches!(quick, Outcome::CannotTell), "{}", context());
+            match quick {
+                Outcome::Edited(patch) => assert_eq!(text_of(&known, Some(&patch)), after, "{}", context()),
+                Outcome::CannotTell => {}
+                _ => panic!("{}: allowed by the quick way", context()),
+            }
             tally.refused += 1;
             continue;
         };
@@ -301,7 +304,7 @@ fn run(seed: u64, tally: &mut Tally) {
             Outcome::Nothing => assert_eq!(after, text, "{}", context()),
             Outcome::CannotTell if after == text => {}
             Outcome::Change(quick) => {
-                assert_eq!(text_of(&known, Some(&quick)), after, "{}", context());
+                assert_eq!(text_of(&known, Some(&quick.patch)), after, "{}", context());
                 let mut config = judged.config.clone();
                 config.apply(&quick.difference);
                 assert_eq!(config, wanted.config, "{}", context());
@@ -313,7 +316,10 @@ fn run(seed: u64, tally: &mut Tally) {
                 tally.quick += 1;
                 tally.done += 1;
             }
-            Outcome::CannotTell => {
+            Outcome::Edited(_) | Outcome::CannotTell => {
+                if let Outcome::Edited(patch) = quick {
+                    assert_eq!(text_of(&known, Some(&patch)), after, "{}", context());
+                }
                 // A list that was empty has got its first route.
                 let Ok(anew) = Known::of(after.clone(), &wanted) else { return };
                 known = anew;
@@ -335,14 +341,14 @@ fn seeds(many: u64) -> std::ops::Range<u64> {
 #[test]
 fn the_quick_way_does_and_says_what_the_whole_files_way_does() {
     let mut tally = Tally::default();
-    let seeds = seeds(3000);
+    let seeds = seeds(1000);
     let is_all = seeds.clone().count() > 1;
     seeds.for_each(|seed| run(seed, &mut tally));
     println!("{tally:?}");
     if is_all {
         assert!(tally.in_blocks * 10 > tally.files * 9, "{tally:?}");
         assert!(tally.quick * 10 > tally.done * 8, "{tally:?}");
-        assert!(tally.done > 20_000 && tally.refused > 2000 && tally.warned > 500, "{tally:?}");
+        assert!(tally.done > 15_000 && tally.refused > 1000 && tally.warned > 2000, "{tally:?}");
     }
 }
 
