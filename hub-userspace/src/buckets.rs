@@ -157,12 +157,12 @@ mod tests {
 
     /// What must hold when `before` has become `after`.
     fn check(before: &[Option<u32>], after: &[Option<u32>], members: &Members) {
-        let total: u32 = members.iter().map(|(_, weight)| weight).sum();
+        let total: usize = members.iter().map(|(_, weight)| *weight as usize).sum();
         let has = |member: u32| held(after, member);
         assert_eq!(members.iter().map(|(member, _)| has(*member)).sum::<usize>(), BUCKETS, "every bucket has a member");
         for (member, weight) in members {
-            let exact = BUCKETS as f64 * f64::from(*weight) / f64::from(total);
-            assert!((has(*member) as f64 - exact).abs() < 1.0, "{member} has {} of {exact}", has(*member));
+            let (has, exact) = (has(*member) * total, BUCKETS * *weight as usize);
+            assert!(has.abs_diff(exact) < total, "{member} has {has}/{total} buckets, not {exact}/{total}");
         }
         // A bucket moves only from whom has too many, or is no member any more.
         let surplus: usize = (0..64).map(|member| held(before, member).saturating_sub(has(member))).sum();

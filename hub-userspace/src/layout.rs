@@ -155,15 +155,15 @@ impl WaysLayout {
     }
 
     /// The group of several members, its buckets shared out over `active`. If there is none yet, it starts from the
-    /// buckets of the first of its predecessors that has any.
-    pub fn shared<'a>(
+    /// buckets of its predecessor.
+    pub fn shared(
         &mut self,
         members: &Arc<Members>,
         active: &[(Member, u32)],
-        mut predecessors: impl Iterator<Item = &'a Arc<Members>>,
+        predecessor: Option<&Arc<Members>>,
     ) -> Result<Group, Full> {
         let first = self.shared.take(Arc::clone(members))? * GROUP_BUCKETS;
-        let before = self.owners.get(members).or_else(|| predecessors.find_map(|members| self.owners.get(members)));
+        let before = self.owners.get(members).or_else(|| self.owners.get(predecessor?));
         if let Some(same) = before.filter(|owners| owners.active == active) {
             let owners = same.clone();
             let group = Group { first, owners: Arc::clone(&owners.buckets) };
@@ -201,7 +201,7 @@ mod tests {
             let member = |name: &str| Member::Connection(u32::from(name.as_bytes()[0]));
             let active: Vec<(Member, u32)> =
                 members.iter().map(|(name, weight)| (member(name), u32::from(*weight))).collect();
-            layout.shared(members, &active, predecessor.iter().copied()).unwrap().owners.to_vec()
+            layout.shared(members, &active, *predecessor).unwrap().owners.to_vec()
         });
         let owners = owners.collect();
         layout.end();

@@ -46,9 +46,10 @@ pub struct Rib {
     own: BTreeMap<IpNet, Target>,
     /// Who has which members.
     groups: HashMap<Arc<Members>, BTreeSet<IpNet>>,
-    changed: BTreeSet<IpNet>,
-    /// For members that nobody had before: whose they follow.
-    successions: HashMap<Arc<Members>, Arc<Members>>,
+    /// Destinations that changed, and the members they had before.
+    changed: BTreeMap<IpNet, Option<Arc<Members>>>,
+    /// Who has followed whom in doing so.
+    predecessors: HashMap<Arc<Members>, Arc<Members>>,
 }
 
 /// What the configured routes say of a destination.
@@ -83,11 +84,11 @@ impl Rib {
             add_vpc(&mut own, vpc, host);
         }
         add_hub(&mut own, host);
-        let differs = |(prefix, target): &(&IpNet, &Target), other: &BTreeMap<IpNet, Target>| {
-            (other.get(*prefix) != Some(*target)).then_some(**prefix)
-        };
-        self.changed.extend(own.iter().filter_map(|entry| differs(&entry, &self.own)));
-        self.changed.extend(self.own.iter().filter_map(|entry| differs(&entry, &own)));
+        let differs = |prefix: &&IpNet| own.get(*prefix) != self.own.get(*prefix);
+        let changed: Vec<IpNet> = own.keys().chain(self.own.keys()).filter(differs).copied().collect();
+        for destination in changed {
+            self.touch(destination);
+        }
         self.own = own;
     }
 
@@ -112,12 +113,10 @@ impl Rib {
         self.groups.get(members).into_iter().flatten().copied()
     }
 
-    /// Whom these members have followed since [`Self::take_changed`], the last ones first: flows of a destination stay
-    /// where they are as far as its new members allow.
-    pub fn predecessors<'a>(&'a self, members: &'a Arc<Members>) -> impl Iterator<Item = &'a Arc<Members>> {
-        let first = self.successions.get(members);
-        // Bounded: who has gone there and back has followed himself.
-        std::iter::successors(first, |members| self.successions.get(*members)).take(self.successions.len())
+    /// The members that a destination with these had before [`Self::take_changed`] was last called, if they are others:
+    /// flows stay where they are as far as the new members allow.
+    pub fn predecessor(&self, members: &Members) -> Option<&Arc<Members>> {
+        self.predecessors.get(members)
     }
 
     /// All destinations, in no order; one that is both the hub's own and routed comes twice.
@@ -141,13 +140,15 @@ impl Rib {
 
     /// The destinations that came, went, or have something else leading to them since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<IpNet> {
-        self.successions.clear();
-        std::mem::take(&mut self.changed)
+        self.predecessors.clear();
+        std::mem::take(&mut self.changed).into_keys().collect()
     }
 
     /// Gives back what was taken: it could not be acted on.
     pub fn keep_changed(&mut self, changed: BTreeSet<IpNet>) {
-        self.changed.extend(changed);
+        for destination in changed {
+            self.touch(destination);
+        }
     }
 
     fn add(&mut self, route: &Route) {
@@ -174,30 +175,32 @@ impl Rib {
     }
 
     fn alter(&mut self, destination: IpNet, change: impl FnOnce(&mut Members, &mut usize)) {
+        let before = self.touch(destination);
         let old = self.routes.remove(&destination);
         let (mut members, mut published) =
             old.as_ref().map_or_else(Default::default, |routed| (Members::clone(&routed.members), routed.published));
         change(&mut members, &mut published);
-        self.changed.insert(destination);
-        let old = old.map(|routed| routed.members);
-        if let Some(old) = old.as_ref().filter(|old| ***old != members) {
-            self.leave(old, destination);
+        if let Some(old) = old.filter(|old| *old.members != members) {
+            self.leave(&old.members, destination);
         }
         if !members.is_empty() {
-            let members = self.join(members, destination, old);
+            let members = self.join(members, destination);
+            if let Some(before) = before.filter(|before| *before != members) {
+                self.predecessors.entry(Arc::clone(&members)).or_insert(before);
+            }
             self.routes.insert(destination, Routed { members, published });
         }
     }
 
-    fn join(&mut self, members: Members, destination: IpNet, old: Option<Arc<Members>>) -> Arc<Members> {
+    /// Notes a destination as changed; the members it had before it was.
+    fn touch(&mut self, destination: IpNet) -> Option<Arc<Members>> {
+        let members = || self.routes.get(&destination).map(|routed| Arc::clone(&routed.members));
+        self.changed.entry(destination).or_insert_with(members).clone()
+    }
+
+    fn join(&mut self, members: Members, destination: IpNet) -> Arc<Members> {
         let shared = self.groups.get_key_value(&members).map(|(shared, _)| Arc::clone(shared));
-        let members = shared.unwrap_or_else(|| {
-            let members = Arc::new(members);
-            if let Some(old) = old {
-                self.successions.insert(Arc::clone(&members), old);
-            }
-            members
-        });
+        let members = shared.unwrap_or_else(|| Arc::new(members));
         self.groups.entry(Arc::clone(&members)).or_default().insert(destination);
         members
     }

@@ -44,7 +44,7 @@ fn all_up() -> States {
     ["a", "b", "c"].map(|name| (name.to_owned(), State::Up)).into()
 }
 
-fn members(of: &[(&str, u8)]) -> BTreeMap<String, u8> {
+fn members(of: &[(&str, u8)]) -> Members {
     of.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect()
 }
 

@@ -164,7 +164,8 @@ mod tests {
     #[test]
     fn down_counts_at_once_and_up_after_the_delay() {
         use State::{AdminDown, Down, Held, Up};
-        let table: [(&str, &[(u64, char)], &[State]); 7] = [
+        type Row<'a> = (&'a str, &'a [(u64, char)], &'a [State]);
+        let table: [Row<'_>; 7] = [
             ("the first time", &[(0, '+')], &[Up]),
             ("the first time it is well", &[(0, '-'), (10, '+')], &[Down, Up]),
             (

@@ -95,7 +95,7 @@ impl Compiler<'_> {
         let group = match (members.len(), active.as_slice()) {
             // The weight of one alone means nothing.
             (1, [(only, _)]) => self.layout.single(*only)?,
-            _ => self.layout.shared(members, &active, rib.predecessors(members))?,
+            _ => self.layout.shared(members, &active, rib.predecessor(members))?,
         };
         self.route(&group)
     }

@@ -22,7 +22,8 @@ impl Monitor {
     /// # Errors
     /// When it cannot be run.
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("running vpnhub monitor")?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("running vpnhub monitor")?;
         let stdout = BufReader::new(child.stdout.take().context("its stdout is piped")?);
         let (sender, lines) = channel();
         // Ends with the program, or when nobody listens.

@@ -178,7 +178,7 @@ fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_
     config.connection(LINKS[0]).up_delay = Some("1h".into());
     let rig = start(&config);
     let events = rig.agent.monitor().unwrap();
-    for _ in 0..SITES.len() + 1 {
+    for _ in 0..=SITES.len() {
         assert_eq!(events.next(WAIT).unwrap()["state"], "up", "how it was before anything happened");
     }
     let set = |device: &str, up| rig.world[HUB].set_link(device, up).unwrap();

@@ -71,7 +71,11 @@ pub fn in_namespace(devices: &[u32], test: impl FnOnce(&Namespace) -> anyhow::Re
 
 impl Program {
     pub fn load() -> anyhow::Result<Self> {
-        Ok(Self { dataplane: Dataplane::load().context("loading the kernel program")?, destinations: BTreeSet::new(), slots: Vec::new() })
+        Ok(Self {
+            dataplane: Dataplane::load().context("loading the kernel program")?,
+            destinations: BTreeSet::new(),
+            slots: Vec::new(),
+        })
     }
 
     /// Fills the program's maps by way of the agent's own functions, with nothing carried over from the world before.
