@@ -25,11 +25,8 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub use self::snapshot::Snapshot;
-use self::{
-    kernel::{Kernel, Settled},
-    tables::Loaded,
-};
+use self::{kernel::Kernel, tables::Loaded};
+pub use self::{kernel::Settled, snapshot::Snapshot};
 use crate::{
     attachments::Attachments,
     config::{Config, difference::Difference},
@@ -51,8 +48,8 @@ pub enum Request {
     Config(oneshot::Sender<Arc<Config>>),
     /// Whether the kernel program's tables have room for a change.
     Rehearse(Arc<Step>, oneshot::Sender<Result<(), Full>>),
-    /// Puts a change in force. Answered when program and kernel have it.
-    Adopt(Arc<Step>, oneshot::Sender<Result<()>>),
+    /// Puts a change in force. Answered when the program has it, with what tells that the kernel has it, too.
+    Adopt(Arc<Step>, oneshot::Sender<Result<oneshot::Receiver<Settled>>>),
 }
 
 /// From one configuration to the next.
@@ -306,12 +303,7 @@ impl Agent {
             Request::Rehearse(step, answer) => drop(answer.send(self.rehearse(&step))),
             Request::Adopt(step, answer) => {
                 let adopted = self.adopt(&step);
-                let settled = self.kernel.settled();
-                tokio::spawn(async move {
-                    // What the kernel refuses the agent tells itself, and tries again.
-                    drop(settled.await);
-                    drop(answer.send(adopted));
-                });
+                drop(answer.send(adopted.map(|()| self.kernel.settled())));
             }
         }
     }

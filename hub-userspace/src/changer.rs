@@ -5,7 +5,7 @@
 //! refusals: the file says what is wanted, and going back could be refused as well. One change at a time, so they cannot
 //! get into each other's way; and beside the agent's loop, because reading and writing a large file takes its time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -24,6 +24,9 @@ use crate::{
     slots::Full,
 };
 
+/// Routes of a kind that an answer lists.
+const MOST_ROUTES: usize = 1000;
+
 /// What somebody wants changed.
 pub enum Wish {
     Edit(Edit),
@@ -31,15 +34,34 @@ pub enum Wish {
 }
 
 /// What came of a change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Changed {
     /// One sentence for people, without its end.
     pub message: String,
     pub changed: bool,
+    /// Of routes the first thousand that came, went or changed.
     #[serde(flatten)]
     pub difference: Difference,
+    /// Routes that the difference does not list.
+    #[serde(default)]
+    pub omitted_routes: usize,
     /// What may not be meant so; one sentence each.
     pub warnings: Vec<String>,
+    #[serde(default)]
+    pub took: Took,
+}
+
+/// Where the time of a change went, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Took {
+    /// The rules of the file, and room in the tables.
+    pub judging: f64,
+    /// The file, through to the disk.
+    pub writing: f64,
+    /// The program's tables.
+    pub applying: f64,
+    /// The kernel's own routes.
+    pub settling: f64,
 }
 
 /// Why nothing was changed, but for the last two.
@@ -98,9 +120,10 @@ impl Changer {
     }
 
     async fn edit(&mut self, edit: &Edit) -> Result<Changed, ChangeError> {
+        let mut watch = Watch::start();
         let mut proposal = block_in_place(|| self.store.propose(edit))?;
         let mut warnings = std::mem::take(&mut proposal.warnings);
-        let difference = self.make(proposal).await?;
+        let (difference, took) = self.make(proposal, &mut watch).await?;
         if difference.is_empty() {
             return Ok(Changed::nothing("nothing to change: it is so already", warnings));
         }
@@ -112,21 +135,22 @@ impl Changer {
             }
             _ => difference.to_string(),
         };
-        Ok(Changed { message, changed: true, difference, warnings })
+        Ok(Changed::now(message, difference, warnings, took))
     }
 
     async fn reload(&mut self) -> Result<Changed, ChangeError> {
+        let mut watch = Watch::start();
         let mut proposal = block_in_place(|| self.store.propose_reload())?;
         let warnings = std::mem::take(&mut proposal.warnings);
-        let difference = self.make(proposal).await?;
+        let (difference, took) = self.make(proposal, &mut watch).await?;
         if difference.is_empty() {
             return Ok(Changed::nothing("reloaded: nothing has changed", warnings));
         }
-        Ok(Changed { message: format!("reloaded: {difference}"), changed: true, difference, warnings })
+        Ok(Changed::now(format!("reloaded: {difference}"), difference, warnings, took))
     }
 
     /// Writes what was proposed and puts it in force; the difference it makes.
-    async fn make(&mut self, mut proposal: Proposal) -> Result<Difference, ChangeError> {
+    async fn make(&mut self, mut proposal: Proposal, watch: &mut Watch) -> Result<(Difference, Took), ChangeError> {
         let step = match std::mem::replace(&mut proposal.change, Change::Nothing) {
             Change::Nothing => None,
             Change::Small(difference) => Some(Step { difference, config: None }),
@@ -140,13 +164,19 @@ impl Changer {
         if let Some(step) = &step {
             self.ask(|answer| Request::Rehearse(Arc::clone(step), answer)).await??;
         }
+        let judging = watch.lap();
         block_in_place(|| self.store.commit(proposal))?;
+        let writing = watch.lap();
         let Some(step) = step else {
-            return Ok(Difference::default());
+            return Ok((Difference::default(), Took { judging, writing, ..Took::default() }));
         };
         let adopted = self.ask(|answer| Request::Adopt(Arc::clone(&step), answer)).await?;
-        adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
-        Ok(step.difference.clone())
+        let settled = adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
+        let applying = watch.lap();
+        // What the kernel refuses the agent tells itself, and tries again.
+        drop(settled.await);
+        let took = Took { judging, writing, applying, settling: watch.lap() };
+        Ok((step.difference.clone(), took))
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ChangeError> {
@@ -168,8 +198,30 @@ impl Changer {
     }
 }
 
+/// Measures one thing after the other.
+struct Watch(Instant);
+
+impl Watch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the last call.
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        let lap = now - std::mem::replace(&mut self.0, now);
+        lap.as_secs_f64() * 1000.0
+    }
+}
+
 impl Changed {
+    fn now(message: String, mut difference: Difference, warnings: Vec<String>, took: Took) -> Self {
+        let omitted_routes = difference.routes.truncate(MOST_ROUTES);
+        Self { message, changed: true, difference, omitted_routes, warnings, took }
+    }
+
     fn nothing(message: &str, warnings: Vec<String>) -> Self {
-        Self { message: message.to_owned(), changed: false, difference: Difference::default(), warnings }
+        let (difference, took) = <(Difference, Took)>::default();
+        Self { message: message.to_owned(), changed: false, difference, omitted_routes: 0, warnings, took }
     }
 }

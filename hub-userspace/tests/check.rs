@@ -119,8 +119,8 @@ fn files_that_cannot_be_read_say_why() {
         (folder.join("absent.toml"), "there is no such file"),
         (folder.clone(), "this is a directory"),
         (write("latin1.toml", b"[gateway]\nname = \"caf\xe9\"\n"), "not UTF-8 text: line 2"),
-        (write("large.toml", &vec![b'#'; 16 * 1024 * 1024 + 1]), "larger than 16 MiB"),
-        (PathBuf::from("/dev/zero"), "larger than 16 MiB"),
+        (write("large.toml", &vec![b'#'; 64 * 1024 * 1024 + 1]), "larger than 64 MiB"),
+        (PathBuf::from("/dev/zero"), "larger than 64 MiB"),
     ];
     for (path, expected) in cases {
         let outcome = run(&path, Format::Table);

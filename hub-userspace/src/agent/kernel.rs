@@ -41,7 +41,7 @@ pub(super) struct Kernel {
 }
 
 /// What the kernel refuses, everything having been tried; or why it cannot be asked.
-pub(super) type Settled = Result<Vec<Failure>, String>;
+pub type Settled = Result<Vec<Failure>, String>;
 
 impl Kernel {
     /// What comes of everything that is wanted goes to `reports`.

@@ -147,6 +147,16 @@ impl Names {
 }
 
 impl Routes {
+    /// Keeps the first `most` of each kind; how many others there were.
+    pub fn truncate(&mut self, most: usize) -> usize {
+        let count = |routes: &Self| routes.added.len() + routes.removed.len() + routes.changed.len();
+        let before = count(self);
+        self.added.truncate(most);
+        self.removed.truncate(most);
+        self.changed.truncate(most);
+        before - count(self)
+    }
+
     /// The way back.
     #[must_use]
     pub fn inverse(&self) -> Self {

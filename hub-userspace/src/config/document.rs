@@ -33,7 +33,7 @@ pub(super) struct Document {
     length: usize,
 }
 
-/// Offsets in the buffer: 32 bits are enough for a file of at most 16 MiB, and a buffer of a few times that.
+/// Offsets in the buffer: 32 bits are enough for a file of at most 64 MiB, and a buffer of a few times that.
 #[derive(Debug, Clone, Copy)]
 struct Block {
     start: u32,

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Larger files are refused: a hundred thousand routes take about ten megabytes.
-pub const MAX_FILE_SIZE: u64 = 16 * 1024 * 1024;
+pub const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
 
 /// A file that was read and taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ fn read_text(path: &Path) -> Result<String, Problem> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     if bytes.len() as u64 > MAX_FILE_SIZE {
-        return Err(Problem::new("the file is larger than 16 MiB").help("is this the right file?"));
+        return Err(Problem::new("the file is larger than 64 MiB").help("is this the right file?"));
     }
     String::from_utf8(bytes).map_err(|error| not_text(&error))
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Bytes read or written at once.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 1 << 20;
 
 /// Whether the file has the text that is in `slices`, to the byte.
 pub(super) fn has_text<'a>(path: &Path, slices: impl Iterator<Item = &'a str>) -> io::Result<bool> {

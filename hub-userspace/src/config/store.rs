@@ -94,7 +94,7 @@ pub enum StoreError {
     Overtaken,
     #[error("{} cannot be read any more: {why}", .file.display())]
     Unreadable { file: PathBuf, why: String },
-    #[error("{} would become larger than 16 MiB", .0.display())]
+    #[error("{} would become larger than 64 MiB", .0.display())]
     TooLarge(PathBuf),
     #[error("{} cannot be replaced: {}", .file.display(), explain(.error))]
     Write { file: PathBuf, error: io::Error },
@@ -176,7 +176,7 @@ impl Store {
         warnings.iter().filter(|warning| !known.contains(&warning.subject())).map(Diagnostic::sentence).collect()
     }
 
-    /// Reads and judges the file as it is now.
+    /// Reads and judges the file as it is now. Another text is a change, even if it says the same.
     ///
     /// # Errors
     /// As [`load`](super::load()).
@@ -188,11 +188,9 @@ impl Store {
         if text == old {
             return Ok(Proposal { warnings, ..self.nothing() });
         }
-        let is_same = judge(&old).is_ok_and(|old| old.config == judged.config);
         drop(old);
         let next = Next::Know(Text::of(text, &judged));
-        let change = if is_same { Change::Nothing } else { Change::Whole(Box::new(judged.config)) };
-        Ok(self.proposal(change, warnings, next))
+        Ok(self.proposal(Change::Whole(Box::new(judged.config)), warnings, next))
     }
 
     /// Replaces the file by what was proposed, or just knows what was reloaded. At any moment, a loss of power
@@ -257,9 +255,8 @@ impl Store {
         temporary: &Path,
         slices: impl Iterator<Item = &'a str>,
     ) -> Result<(), StoreError> {
-        self.check_unchanged()?;
         write_like(target, temporary, slices).map_err(|error| self.write_error(error))?;
-        // Once more: writing through to the disk takes its time.
+        // As late as can be: writing through to the disk takes its time.
         self.check_unchanged()?;
         fs::rename(temporary, target).map_err(|error| self.write_error(error))
     }
