@@ -71,16 +71,31 @@ struct Found {
     reload_all: Vec<f64>,
     reload_one: Vec<f64>,
     reload_none: Vec<f64>,
-    add: Vec<f64>,
+    add: Answers,
     add_in_force: Vec<f64>,
-    set: Vec<f64>,
-    delete: Vec<f64>,
+    set: Answers,
+    delete: Answers,
     delete_in_force: Vec<f64>,
     stop: Vec<f64>,
     by_ip: Vec<f64>,
     file: Vec<f64>,
     after_start: Vec<Memory>,
     after_reloads: Vec<Memory>,
+}
+
+/// How long changes took until they were answered, and how long without what it took to write the file, which is the
+/// disk's affair: the agent tells.
+#[derive(Default)]
+struct Answers {
+    all: Vec<f64>,
+    file_apart: Vec<f64>,
+}
+
+impl Answers {
+    fn push(&mut self, (all, file): (f64, f64)) {
+        self.all.push(all);
+        self.file_apart.push(all - file);
+    }
 }
 
 impl Found {
@@ -154,7 +169,14 @@ impl Found {
         let reload_all = add("reload, every route changed", &self.reload_all);
         add("reload, one route changed", &self.reload_one);
         add("reload, nothing changed", &self.reload_none);
-        let changes = [add("route add", &self.add), add("route set", &self.set), add("route delete", &self.delete)];
+        add("route add", &self.add.all);
+        add("route set", &self.set.all);
+        add("route delete", &self.delete.all);
+        let changes = [
+            add("route add, file apart", &self.add.file_apart),
+            add("route set, file apart", &self.set.file_apart),
+            add("route delete, file apart", &self.delete.file_apart),
+        ];
         add("route add, in force", &self.add_in_force);
         add("route delete, in force", &self.delete_in_force);
         add("such a file replaced", &self.file);
@@ -177,24 +199,32 @@ impl Found {
         };
         target("start", ready, ALL);
         target("reload of all", reload_all, ALL);
-        for (name, summary) in ["route add", "route set", "route delete"].into_iter().zip(changes) {
+        for (name, summary) in
+            ["route add, file apart", "route set, file apart", "route delete, file apart"].into_iter().zip(changes)
+        {
             target(name, summary, ONE);
         }
         results
     }
 }
 
-fn timed(change: impl FnOnce() -> Result<Value>) -> Result<f64> {
+/// Milliseconds until the answer, and of these to write the file.
+fn timed(change: impl FnOnce() -> Result<Value>) -> Result<(f64, f64)> {
     let begin = Instant::now();
     let answer = change()?;
     let time = milliseconds(begin.elapsed());
     ensure!(answer["changed"] == true, "a change changed nothing: {answer}");
-    Ok(time)
+    let file = answer["took"]["writing"].as_f64().context("the answer does not tell how long the file took")?;
+    Ok((time, file))
 }
 
-/// Makes a change after which frames come by the second tunnel, or do not any more. Milliseconds until the answer, and
-/// until the first frame there, or the last.
-fn in_force(programs: &Programs, come: bool, change: impl FnOnce() -> Result<Value> + Send) -> Result<(f64, f64)> {
+/// Makes a change after which frames come by the second tunnel, or do not any more. As [`timed`], and milliseconds until
+/// the first frame there, or the last.
+fn in_force(
+    programs: &Programs,
+    come: bool,
+    change: impl FnOnce() -> Result<Value> + Send,
+) -> Result<((f64, f64), f64)> {
     let (made, event) = (programs.made()?, watch::clock()?);
     thread::scope(|scope| {
         // The record does not go back as far as a slow answer.

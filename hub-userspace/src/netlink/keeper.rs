@@ -146,7 +146,11 @@ impl Keeper {
     ///
     /// # Errors
     /// As [`Self::settled`].
-    pub async fn clear(self) -> Result<Report> {
+    pub async fn clear(mut self) -> Result<Report> {
+        // A neighbour that is asked for is one more.
+        let [_, probes] = &mut self.tasks;
+        probes.abort();
+        drop(probes.await);
         self.replace_all(HostPlan::default());
         // What was wanted may not have been written, and others may have got in between.
         self.audit();

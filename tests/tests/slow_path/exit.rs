@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hub_tests::lab::{
-    self, AgentCommand, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach,
+    self, AgentCommand, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach, retry,
 };
 use nix::sys::signal::Signal;
 
@@ -49,6 +49,9 @@ fn what_others_have_set_stays() {
         ["route show table all", "-6 route show table all", "rule show", "-6 rule show", "neigh show nud permanent"]
             .map(|command| world[HUB].ip(command).unwrap())
     };
+    // Addresses bring their routes when they are found to be nobody else's.
+    retry("an address stays tentative", || Ok(world[HUB].ip("-6 addr show tentative")?.is_empty().then_some(())))
+        .unwrap();
     let before = show(&world);
     let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
     rig.warm_up(&SITES).unwrap();
@@ -60,7 +63,12 @@ fn what_others_have_set_stays() {
 #[test]
 fn after_a_crash_the_kernels_routes_carry_on_and_the_next_start_takes_over() {
     let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES).unpublished());
-    let before = traces(&world[HUB]);
+    // The agent does not wait for the kernel to have everything.
+    let before = retry("not every peer has its stand-in", || {
+        let traces = traces(&world[HUB]);
+        Ok((traces.matches("fe80::7670:6e68:7562").count() >= SITES.len()).then_some(traces))
+    })
+    .unwrap();
     let scratch = agent.kill().unwrap();
     // No program any more, but the kernel has all it needs.
     let left = traces(&world[HUB]);
