@@ -1,11 +1,13 @@
 //! Whether changes of some routes cost other traffic a frame, and whether replacing its own route does.
 
 use std::{
+    fs,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 
@@ -25,18 +27,21 @@ pub struct Arguments {
     /// Frames a second
     #[arg(long, default_value_t = 1_000_000)]
     rate: u32,
-    /// Length of each of the three runs
+    /// Length of each run
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// Changes a second
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     changes: u32,
-    /// How often the stream's own route is replaced in the last run
+    /// How often the stream's own route is replaced in its run
     #[arg(long, default_value_t = 20)]
     replacements: u32,
     /// Routes besides that of the stream
     #[arg(long, default_value_t = 100)]
     routes: u32,
+    /// Routes that come and go with a reload
+    #[arg(long, default_value_t = 10_000)]
+    reloaded: u32,
     #[command(flatten)]
     common: Common,
 }
@@ -56,25 +61,31 @@ enum Beside {
     Nothing,
     Others,
     OthersAndOwn,
+    Reloads,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { common, routes, rate, .. } = arguments;
     ensure!(*routes < PREFIXES / 2, "--routes {routes}: fewer than {} are possible", PREFIXES / 2);
-    let own = testbed::route(STREAM.to_owned(), TO_B[0], 100);
-    let others = (0..*routes).map(|number| testbed::route(testbed::prefix_c(number), TO_C, 100));
-    let config = testbed::config(common, [own].into_iter().chain(others), false);
-    let mut testbed = Testbed::start(common, &config, ADDRESSES)?;
+    ensure!(routes + arguments.reloaded < PREFIXES, "--reloaded {}: too many", arguments.reloaded);
+    let mut testbed = Testbed::start(common, &config(arguments, *routes, 100), ADDRESSES)?;
     let pace = Pace::new(*rate, common.cpu);
 
     let mut results = Results::new("change");
-    for beside in [Beside::Nothing, Beside::Others, Beside::OthersAndOwn] {
+    for beside in [Beside::Nothing, Beside::Others, Beside::OthersAndOwn, Beside::Reloads] {
         eprintln!("{}: {} s", beside.name(), arguments.seconds);
         let found = measure(&mut testbed, pace, arguments, beside)?;
         found.report(beside, &mut results);
     }
     results.finish(common.json.as_deref())?;
     testbed.stop()
+}
+
+/// The stream's route, and so many others with this weight.
+fn config(arguments: &Arguments, others: u32, weight: u8) -> String {
+    let own = testbed::route(STREAM.to_owned(), TO_B[0], 100);
+    let others = (0..others).map(|number| testbed::route(testbed::prefix_c(number), TO_C, weight));
+    testbed::config(&arguments.common, [own].into_iter().chain(others), false)
 }
 
 fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
@@ -85,12 +96,14 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
     running.rest()?;
 
     let before = snapshot(programs)?;
+    let file = running.agent.config();
     let control = &mut running.control;
     let (latencies, kept) = stream::during(programs, from, pace, || {
         let end = Instant::now() + Duration::from_secs(arguments.seconds.into());
         let latencies = match beside {
             Beside::Nothing => Vec::new(),
             Beside::Others | Beside::OthersAndOwn => Changes::new(control, arguments, beside).make(end)?,
+            Beside::Reloads => reload(control, &file, arguments, end)?,
         };
         thread::sleep(end.saturating_duration_since(Instant::now()));
         Ok(latencies)
@@ -98,6 +111,25 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
     let after = drained(programs, before)?;
     let received = [0, 1].map(|tunnel| after.counts[tunnel].since(before.counts[tunnel]));
     Ok(Found { sent: after.made - before.made, received, latencies, kept })
+}
+
+/// Has routes by the thousand come, change and go until `end`: how long each reload took, in milliseconds.
+fn reload(control: &mut Control, file: &Path, arguments: &Arguments, end: Instant) -> Result<Vec<f64>> {
+    let Arguments { routes, reloaded, .. } = arguments;
+    let texts = [(routes + reloaded, 100), (routes + reloaded, 50), (*routes, 100)]
+        .map(|(others, weight)| config(arguments, others, weight));
+    let mut latencies = Vec::new();
+    // In whole turns: the last one leaves all as it was.
+    while Instant::now() < end {
+        for text in &texts {
+            fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+            let begin = Instant::now();
+            let answer = control.reload()?;
+            latencies.push(milliseconds(begin.elapsed()));
+            ensure!(answer["changed"] == true, "a reload changed nothing: {answer}");
+        }
+    }
+    Ok(latencies)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -228,6 +260,7 @@ impl Beside {
             Self::Nothing => "no changes",
             Self::Others => "changes of others",
             Self::OthersAndOwn => "own route replaced too",
+            Self::Reloads => "routes reloaded",
         }
     }
 }

@@ -56,7 +56,7 @@ fn failovers_come_and_go() {
 #[test]
 fn changes_lose_nothing() {
     let results = run(&["change", "--seconds", "1", "--rate", "50000", "--changes", "50", "--replacements", "3"]);
-    for case in ["no changes", "changes of others", "own route replaced too"] {
+    for case in ["no changes", "changes of others", "own route replaced too", "routes reloaded"] {
         let count = |measure| count(&results, "run", &case.into(), measure);
         assert!(count("sent") > 10_000.0, "{case}");
         let received = count("received by the first") + count("received by the second");
@@ -66,7 +66,7 @@ fn changes_lose_nothing() {
             "{case}"
         );
         assert!(count("garbled").abs() < 0.5, "{case}");
-        assert_eq!(count("changes") > 3.0, case != "no changes");
+        assert_eq!(count("changes") > 2.0, case != "no changes");
         assert_eq!(count("received by the second") > 0.0, case == "own route replaced too");
     }
 }
