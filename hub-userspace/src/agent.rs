@@ -95,6 +95,7 @@ pub struct Agent {
     pending: Pending,
     /// Ends when no packet is on its way any more with the numbers that are to be released.
     grace: Option<JoinHandle<()>>,
+    is_starting: bool,
     /// When to look again at what did not work, and at what others may have removed.
     next_look: Instant,
     _sole: Sole,
@@ -142,6 +143,7 @@ impl Agent {
             refused: Vec::new(),
             pending: Pending { host: Changes::everything(), config: true, states: true },
             grace: None,
+            is_starting: true,
             next_look: Instant::now(),
             _sole: sole,
         };
@@ -160,13 +162,13 @@ impl Agent {
 
     async fn start_forwarding(&mut self) -> Result<()> {
         self.converge()?;
+        self.is_starting = false;
         let settled = self.kernel.settled();
         while self.kernel.has_work() {
             self.kernel.work(&self.rib, &self.config);
         }
-        match settled.await? {
-            Ok(refused) => self.tell_refused(Ok(refused)),
-            Err(error) => bail!("{error}"),
+        if let Err(error) = settled.await? {
+            bail!("{error}");
         }
         Ok(())
     }
@@ -263,14 +265,19 @@ impl Agent {
         if links || addresses || gateways || config {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        if links || neighbours || config || judged || self.rib.has_changed() {
-            let changed = self.write_tables(links || neighbours || config)?;
+        if links || neighbours || config || judged || self.rib.changed().len() > 0 {
+            self.kernel.follow(inputs(&self.config, &self.host, &self.states), &self.rib);
+            if self.is_starting {
+                // The kernel takes its time for many routes: meanwhile there is more to do.
+                self.kernel.plan(&self.rib, &self.config);
+            }
+            self.write_tables(links || neighbours || config)?;
             let interfaces = interfaces(&self.config);
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
             let attached = attached(&interfaces, &self.host, &self.dataplane);
-            self.kernel.follow(inputs(&self.config, &self.host, &self.states), &self.rib, changed, &attached);
+            self.kernel.lead(inputs(&self.config, &self.host, &self.states), &self.rib, &attached);
         }
-        if links || addresses {
+        if (links || addresses) && !self.is_starting {
             // The kernel drops routes of its own accord when a link or an address goes.
             self.kernel.audit();
         }

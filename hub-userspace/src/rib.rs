@@ -17,7 +17,7 @@ use crate::{
         difference::{ChangedRoute, Routes},
         model::{Config, Route, Vpc},
     },
-    netlink::HostState,
+    netlink::{Family, HostState},
     state::{State, States},
 };
 
@@ -124,6 +124,12 @@ impl Rib {
         self.own.keys().copied().chain(self.groups.values().flatten().copied())
     }
 
+    /// The families of the routed destinations.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        let v4 = (!self.routes.t1.is_empty()).then_some(Family::V4);
+        v4.into_iter().chain((!self.routes.t2.is_empty()).then_some(Family::V6))
+    }
+
     /// The different ways into the VPC.
     pub fn gateways(&self) -> BTreeSet<Option<IpAddr>> {
         let gateway = |target: &Target| match target {
@@ -133,9 +139,9 @@ impl Rib {
         self.own.values().filter_map(gateway).collect()
     }
 
-    /// Whether any destination, or what leads to it, has changed since [`Self::take_changed`].
-    pub fn has_changed(&self) -> bool {
-        !self.changed.is_empty()
+    /// As [`Self::take_changed`], and they stay to be taken.
+    pub fn changed(&self) -> impl ExactSizeIterator<Item = IpNet> {
+        self.changed.keys().copied()
     }
 
     /// The destinations that came, went, or have something else leading to them since the last call.

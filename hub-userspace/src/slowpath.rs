@@ -43,13 +43,13 @@ pub static THROW: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(RouteAc
 
 /// Only for interfaces that have the program: where it could not be attached nobody has checked the selectors, and a way
 /// of our own would lead around them.
-pub fn rules(inputs: Inputs<'_>, attached: &BTreeSet<String>) -> BTreeSet<KernelRule> {
+pub fn rules(inputs: Inputs<'_>, rib: &Rib, attached: &BTreeSet<String>) -> BTreeSet<KernelRule> {
     let mut rules = BTreeSet::new();
     for name in attached {
         let link_local = [RuleMatch::LinkLocalSource(name.clone()), RuleMatch::LinkLocalDestination(name.clone())];
         rules.extend(link_local.map(|what| KernelRule { family: Family::V4, what }));
     }
-    for family in families(inputs) {
+    for family in families(inputs, rib) {
         let interfaces = attached.iter().map(|name| RuleMatch::Interface(name.clone()));
         rules.extend(interfaces.chain([RuleMatch::LocalIcmp]).map(|what| KernelRule { family, what }));
     }
@@ -57,11 +57,9 @@ pub fn rules(inputs: Inputs<'_>, attached: &BTreeSet<String>) -> BTreeSet<Kernel
 }
 
 /// The families of the configured prefixes: a host may have IPv6 switched off.
-fn families(inputs: Inputs<'_>) -> BTreeSet<Family> {
-    let config = inputs.config;
-    let prefixes = config.routes.iter().map(|route| &route.destination);
-    let prefixes = prefixes.chain(config.vpc.iter().flat_map(|vpc| &vpc.cidrs));
-    prefixes.copied().map(family).collect()
+fn families(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<Family> {
+    let vpc = inputs.config.vpc.iter().flat_map(|vpc| &vpc.cidrs);
+    vpc.map(|cidr| family(*cidr)).chain(rib.families()).collect()
 }
 
 pub fn family(prefix: IpNet) -> Family {
@@ -156,7 +154,7 @@ fn via(connection: &Connection, link: &Link, family: Family) -> Option<IpAddr> {
 pub fn neighbours(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelNeighbour> {
     let Inputs { config, host, .. } = inputs;
     let mut neighbours = BTreeSet::new();
-    let has_v6 = families(inputs).contains(&Family::V6);
+    let has_v6 = families(inputs, rib).contains(&Family::V6);
     for connection in config.connections.values() {
         let Some(link) = host.link(&connection.interface).filter(|link| link.ethernet && link.is_up()) else {
             continue;

@@ -160,7 +160,7 @@ fn what_another_hand_wrote_is_not_lost() {
 fn a_file_that_the_agent_could_not_read_again_is_not_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("vpnhub.toml");
-    let text = format!("{TEXT}#{}\n", "-".repeat((16 << 20) - TEXT.len() - 3));
+    let text = format!("{TEXT}#{}\n", "-".repeat((64 << 20) - TEXT.len() - 3));
     fs::write(&file, &text).expect("written");
     let (mut store, _) = Store::open(&file).expect("a good file");
     let error = replace(&mut store, &enable(false)).expect_err("too large");

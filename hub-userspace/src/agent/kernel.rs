@@ -58,7 +58,7 @@ impl Kernel {
     }
 
     /// Takes over which destinations changed, and what follows from states, links and neighbours.
-    pub fn follow(&mut self, inputs: Inputs<'_>, rib: &Rib, changed: BTreeSet<IpNet>, attached: &BTreeSet<String>) {
+    pub fn follow(&mut self, inputs: Inputs<'_>, rib: &Rib) {
         let mut actions = HashMap::new();
         for members in rib.groups() {
             for family in [Family::V4, Family::V6] {
@@ -75,12 +75,17 @@ impl Kernel {
             }
         }
         self.actions = actions;
-        self.todo.extend(changed);
+        self.todo.extend(rib.changed());
         if self.publish_tables.insert(slowpath::publish_table(inputs.config)) {
             self.todo.extend(rib.iter());
         }
         self.keeper.neighbours(slowpath::neighbours(inputs, rib));
-        self.keeper.rules(slowpath::rules(inputs, attached));
+        self.unsettled = true;
+    }
+
+    /// Takes over which interfaces have the program.
+    pub fn lead(&mut self, inputs: Inputs<'_>, rib: &Rib, attached: &BTreeSet<String>) {
+        self.keeper.rules(slowpath::rules(inputs, rib, attached));
         self.unsettled = true;
     }
 
@@ -91,6 +96,20 @@ impl Kernel {
 
     /// Plans some of what is to be planned.
     pub fn work(&mut self, rib: &Rib, config: &Config) {
+        self.plan_some(rib, config);
+        if self.todo.is_empty() && self.unsettled {
+            self.settle();
+        }
+    }
+
+    /// Plans all, so that the keeper can begin.
+    pub fn plan(&mut self, rib: &Rib, config: &Config) {
+        while !self.todo.is_empty() {
+            self.plan_some(rib, config);
+        }
+    }
+
+    fn plan_some(&mut self, rib: &Rib, config: &Config) {
         let rest = self.todo.len().saturating_sub(AT_ONCE);
         let mut entries = Vec::new();
         for destination in self.todo.drain(rest..) {
@@ -101,9 +120,6 @@ impl Kernel {
             }
         }
         self.keeper.routes(entries);
-        if self.todo.is_empty() {
-            self.settle();
-        }
     }
 
     /// Ends when the kernel has all that is wanted now, or has refused it.

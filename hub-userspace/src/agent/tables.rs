@@ -1,9 +1,8 @@
 //! The program's tables: compiled, compared, written.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use ipnet::IpNet;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tokio::task::spawn_blocking;
 
@@ -27,9 +26,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Makes the tables what they should be; the destinations that changed. `ingress`: more than the ways out and
-    /// routes may differ.
-    pub(super) fn write_tables(&mut self, ingress: bool) -> Result<BTreeSet<IpNet>> {
+    /// Makes the tables what they should be. `ingress`: more than the ways out and routes may differ.
+    pub(super) fn write_tables(&mut self, ingress: bool) -> Result<()> {
         let inputs = inputs(&self.config, &self.host, &self.states);
         if ingress {
             self.loaded.ingress = compile::ingress(inputs, &mut self.layout)?;
@@ -43,7 +41,7 @@ impl Agent {
             return Err(error.into());
         }
         self.begin_release();
-        Ok(changed)
+        Ok(())
     }
 
     /// Finds out, beside the loop, when no packet is on its way any more with what it read from the old tables.

@@ -23,8 +23,8 @@ const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
 
 /// Has the kernel hold what is wanted, and nothing else of ours. There must be one at a time in a network namespace.
 ///
-/// A task does the work; none of these functions waits for it, and each replaces what it has not come to yet. Nothing is
-/// read, written or deleted before the first [`Self::settled`]: by then everything wanted must have been told, because
+/// A task does the work; none of these functions waits for it, and each replaces what it has not come to yet. No rule is
+/// added and nothing deleted before the first [`Self::settled`]: by then everything wanted must have been told, because
 /// all else of ours is then taken for the leftovers of an earlier agent.
 ///
 /// Whatever is asked and whenever, neighbours are set first, because a route in use needs its own; then routes are added

@@ -113,6 +113,11 @@ impl Ledger {
         !self.to_write.is_empty() || !self.to_delete.is_empty()
     }
 
+    /// Whether anything is to be written.
+    pub fn has_writes(&self) -> bool {
+        !self.to_write.is_empty()
+    }
+
     /// Up to so many routes that are to be written now. Each is not due any more, and must be told to
     /// [`Self::written`] or [`Self::refused`].
     pub fn next_writes(&mut self, limit: usize) -> Vec<Write> {
@@ -179,8 +184,7 @@ const NOT_OURS: RouteAction = RouteAction::Unicast { next_hops: Vec::new() };
 
 /// The form in which actions are compared. One that has it already stays shared.
 fn normalised(action: Arc<RouteAction>) -> Arc<RouteAction> {
-    let normalised = action.normalised();
-    if normalised == *action { action } else { Arc::new(normalised) }
+    if action.is_normalised() { action } else { Arc::new(action.normalised()) }
 }
 
 #[cfg(test)]

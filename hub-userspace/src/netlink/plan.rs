@@ -154,6 +154,15 @@ impl RouteAction {
         }
     }
 
+    /// Whether [`Self::normalised`] would change nothing.
+    pub fn is_normalised(&self) -> bool {
+        let Self::Unicast { next_hops } = self else { return true };
+        let key = |hop: &KernelNextHop| (hop.ifindex, hop.via, hop.onlink);
+        let sorted = next_hops.is_sorted_by(|a, b| key(a) < key(b));
+        let plain = |hop: &KernelNextHop| hop.weight > 0 && (hop.via.is_some() || !hop.onlink);
+        sorted && next_hops.iter().all(plain) && (next_hops.len() != 1 || next_hops[0].weight == 1)
+    }
+
     /// The same action in the one form that the kernel shows it in: next hops sorted, equal ones
     /// added up, no weight for a single one.
     #[must_use]

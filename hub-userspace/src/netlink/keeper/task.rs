@@ -42,8 +42,10 @@ pub struct Task {
     routes: Ledger,
     rules: Few<KernelRule, RuleMessage>,
     neighbours: Few<KernelNeighbour, (u32, IpAddr)>,
-    /// The first [`Command::Settle`] has come.
+    /// The first [`Command::Settle`] has come: what is not wanted by now is a leftover.
     begun: bool,
+    /// Something was asked for.
+    wants_anything: bool,
     audit_due: bool,
     /// Done since the last report.
     done: Report,
@@ -90,6 +92,7 @@ impl Task {
             rules: Few::default(),
             neighbours: Few::default(),
             begun: false,
+            wants_anything: false,
             audit_due: false,
             done: Report::default(),
             settling: Vec::new(),
@@ -103,7 +106,7 @@ impl Task {
             while let Ok(command) = self.commands.try_recv() {
                 self.take(command);
             }
-            if self.begun && self.is_due() {
+            if self.is_due() {
                 let Err(error) = self.step().await else {
                     yield_now().await;
                     continue;
@@ -129,6 +132,7 @@ impl Task {
     }
 
     fn take(&mut self, command: Command) {
+        self.wants_anything = true;
         match command {
             Command::Routes(changes) => {
                 for (key, action) in changes {
@@ -164,6 +168,9 @@ impl Task {
     }
 
     fn is_due(&self) -> bool {
+        if !self.begun {
+            return self.wants_anything && (!self.routes.is_known() || self.neighbours.due || self.routes.has_writes());
+        }
         let routes = !self.routes.is_known() || self.routes.is_due();
         routes || self.rules.is_due() || self.neighbours.is_due() || self.audit_due
     }
@@ -179,6 +186,9 @@ impl Task {
         let writes = self.routes.next_writes(STEP);
         if !writes.is_empty() {
             return self.write_routes(writes).await;
+        }
+        if !self.begun {
+            return Ok(());
         }
         if self.rules.due {
             return self.add_rules().await;
