@@ -21,11 +21,11 @@ use anyhow::{Context as _, Result, bail};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tracing::{error, info, warn};
 
-use self::{kernel::Kernel, tables::Loaded};
+use self::kernel::Kernel;
 pub use self::{kernel::Settled, snapshot::Snapshot};
 use crate::{
     attachments::Attachments,
@@ -39,6 +39,7 @@ use crate::{
     slots::Full,
     sole::Sole,
     state::{Liveness, State, States},
+    tables::Ingress,
 };
 
 /// What is asked of the agent.
@@ -75,8 +76,8 @@ pub struct Agent {
     wanted_neighbours: mpsc::Receiver<(u32, IpAddr)>,
     layout: Layout,
     rib: Arc<Rib>,
-    /// What was last compiled.
-    loaded: Loaded,
+    /// As last compiled.
+    ingress: Ingress,
     liveness: Liveness,
     states: Arc<States>,
     /// When a connection that is held may be up.
@@ -96,6 +97,8 @@ pub struct Agent {
     /// Ends when no packet is on its way any more with the numbers that are to be released.
     grace: Option<JoinHandle<()>>,
     is_starting: bool,
+    /// When to follow the host again: it could not be followed.
+    follow_after: Instant,
     /// When to look again at what did not work, and at what others may have removed.
     next_look: Instant,
     _sole: Sole,
@@ -109,6 +112,8 @@ struct Pending {
     config: bool,
     /// A connection may have another state.
     states: bool,
+    /// One has.
+    ways: bool,
 }
 
 impl Agent {
@@ -129,7 +134,7 @@ impl Agent {
             dataplane,
             wanted_neighbours,
             layout: Layout::default(),
-            loaded: Loaded::default(),
+            ingress: Ingress::default(),
             liveness: Liveness::default(),
             states: Arc::default(),
             hold_ends: None,
@@ -141,14 +146,17 @@ impl Agent {
             kernel: Kernel::start(reports)?,
             settled,
             refused: Vec::new(),
-            pending: Pending { host: Changes::everything(), config: true, states: true },
+            pending: Pending { host: Changes::everything(), config: true, states: true, ways: true },
             grace: None,
             is_starting: true,
-            next_look: Instant::now(),
+            follow_after: Instant::now(),
+            next_look: Instant::now() + LOOK_AGAIN,
             _sole: sole,
         };
         if let Err(error) = agent.start_forwarding().await {
-            agent.stop().await?;
+            if let Err(another) = agent.stop().await {
+                warn!("{another:#}");
+            }
             return Err(error);
         }
         info!(
@@ -174,8 +182,8 @@ impl Agent {
     }
 
     /// What happens to the connections from now on.
-    pub fn events(&self) -> broadcast::Sender<Event> {
-        self.events.clone()
+    pub fn events(&self) -> broadcast::WeakSender<Event> {
+        self.events.downgrade()
     }
 
     /// Serves until `shutdown`, then takes back all it has done to the host.
@@ -186,11 +194,11 @@ impl Agent {
             tokio::select! {
                 biased;
                 _ = &mut shutdown => break,
-                changes = self.follower.changed(&mut self.host) => match changes {
+                changes = changed(self.follow_after, &mut self.follower, &mut self.host) => match changes {
                     Ok(changes) => self.follow(changes),
                     Err(error) => {
                         error!("the host's interfaces cannot be followed: {error:#}");
-                        sleep(RETRY).await;
+                        self.follow_after = Instant::now() + RETRY;
                     }
                 },
                 Some(_) = self.verdicts.recv() => {
@@ -206,6 +214,7 @@ impl Agent {
                 () = finished(&mut self.grace) => self.release(),
                 Some(request) = requests.recv() => self.answer(request),
                 () = sleep_until(self.next_look) => {
+                    self.next_look = Instant::now() + LOOK_AGAIN;
                     self.kernel.audit();
                     self.pending.host.neighbours = true;
                     self.follow(Changes::default());
@@ -216,6 +225,8 @@ impl Agent {
             }
         }
         info!("stopping");
+        // Nobody waits for an answer that does not come any more.
+        drop(requests);
         self.stop().await
     }
 
@@ -234,12 +245,16 @@ impl Agent {
         self.pending.host.add(changes);
         if let Err(error) = self.converge() {
             error!("{error:#}; what was in force stays so, next try in {} s", RETRY.as_secs());
-            self.next_look = Instant::now() + RETRY;
         }
     }
 
+    /// Looks again soon: something did not work.
+    fn retry(&mut self) {
+        self.next_look = self.next_look.min(Instant::now() + RETRY);
+    }
+
     /// Brings the program into step with configuration and host, as far as something is pending, and has the kernel
-    /// follow. On an error it stays pending.
+    /// follow. What fails does not keep the rest from being done; all of it stays pending.
     fn converge(&mut self) -> Result<()> {
         for (ifindex, address) in std::mem::take(&mut self.pending.host.stale) {
             // The kernel would never notice that a link address has changed which only the program uses.
@@ -255,23 +270,26 @@ impl Agent {
         if links || neighbours || config {
             self.prober.set(health::targets(&self.config, &self.host));
         }
-        let judged = (links || states || config) && self.judge();
-        if (links || judged) && !config {
-            self.steer()?;
-        }
+        let mut result = Ok(());
         if links || states || config {
+            self.pending.ways |= self.judge();
+            if (links || self.pending.ways) && !config {
+                result = self.steer();
+            }
             self.tell_states();
         }
-        if links || addresses || gateways || config {
+        let ways = self.pending.ways;
+        let own = links || addresses || gateways || config;
+        if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        if links || neighbours || config || judged || self.rib.changed().len() > 0 {
+        if links || neighbours || config || ways || self.rib.changed().len() > 0 {
             self.kernel.follow(inputs(&self.config, &self.host, &self.states), &self.rib);
             if self.is_starting {
                 // The kernel takes its time for many routes: meanwhile there is more to do.
                 self.kernel.plan(&self.rib, &self.config);
             }
-            self.write_tables(links || neighbours || config)?;
+            result = result.and(self.write_tables(links || neighbours || config));
             let interfaces = interfaces(&self.config);
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
             let attached = attached(&interfaces, &self.host, &self.dataplane);
@@ -281,24 +299,31 @@ impl Agent {
             // The kernel drops routes of its own accord when a link or an address goes.
             self.kernel.audit();
         }
-        self.pending = Pending::default();
-        let complete = self.refused.is_empty() && self.attachments.is_complete(&self.host);
-        self.next_look = Instant::now() + if complete { LOOK_AGAIN } else { RETRY };
-        Ok(())
+        match &result {
+            Ok(()) => self.pending = Pending::default(),
+            Err(_) => self.retry(),
+        }
+        if !self.refused.is_empty() || !self.attachments.is_complete(&self.host) {
+            self.retry();
+        }
+        result
     }
 
     /// Logs what the kernel newly refuses; all of it is tried again.
     fn tell_refused(&mut self, settled: Settled) {
-        let refused = settled.unwrap_or_else(|error| {
-            error!("{error}");
-            Vec::new()
-        });
+        let refused = match settled {
+            Ok(refused) => refused,
+            Err(error) => {
+                error!("{error}; next try in {} s", RETRY.as_secs());
+                return self.retry();
+            }
+        };
         for failure in refused.iter().filter(|failure| !self.refused.contains(failure)) {
             warn!("{failure}");
         }
         self.refused = refused;
         if !self.refused.is_empty() {
-            self.next_look = self.next_look.min(Instant::now() + RETRY);
+            self.retry();
         }
     }
 
@@ -322,13 +347,14 @@ impl Agent {
             Some(config) => self.config = Arc::clone(config),
             None => Arc::make_mut(&mut self.config).apply(difference),
         }
-        info!("configuration: {difference}");
-        Arc::make_mut(&mut self.rib).change(&difference.routes);
+        if !difference.is_empty() {
+            info!("configuration: {difference}");
+        }
+        if !difference.routes.is_empty() {
+            Arc::make_mut(&mut self.rib).change(&difference.routes);
+        }
         self.pending.config |= difference.is_beyond_routes();
-        self.converge().inspect_err(|error| {
-            warn!("{error:#}");
-            self.next_look = Instant::now() + RETRY;
-        })
+        self.converge().inspect_err(|error| warn!("{error:#}"))
     }
 }
 
@@ -346,6 +372,12 @@ fn interfaces(config: &Config) -> BTreeSet<&str> {
 fn attached(interfaces: &BTreeSet<&str>, host: &HostState, dataplane: &Dataplane) -> BTreeSet<String> {
     let is_attached = |name: &&&str| host.link(name).is_some_and(|link| dataplane.is_attached(link.index));
     interfaces.iter().filter(is_attached).map(|name| (*name).to_owned()).collect()
+}
+
+/// What changes on the host, after a time.
+async fn changed(after: Instant, follower: &mut Follower, host: &mut HostState) -> Result<Changes> {
+    sleep_until(after).await;
+    follower.changed(host).await
 }
 
 /// Never, without a time.

@@ -106,7 +106,8 @@ fn is_socket(path: &Path) -> bool {
 pub struct Doors {
     pub agent: mpsc::Sender<Request>,
     pub changer: mpsc::Sender<Order>,
-    pub events: broadcast::Sender<Event>,
+    /// Ends with the agent.
+    pub events: broadcast::WeakSender<Event>,
 }
 
 async fn status(State(doors): State<Doors>) -> Response {

@@ -5,25 +5,32 @@
 //! refusals: the file says what is wanted, and going back could be refused as well. One change at a time, so they cannot
 //! get into each other's way; and beside the agent's loop, because reading and writing a large file takes its time.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
     task::block_in_place,
+    time::timeout,
 };
 
 use crate::{
     agent::{RETRY, Request, Snapshot, Step},
     config::{
         LoadError,
-        difference::Difference,
+        difference::{Difference, Routes},
         edit::{Edit, EditError, Enable},
         store::{Change, Proposal, ProposeError, Store, StoreError},
     },
+    netlink::Failure,
     slots::Full,
 };
 
+/// How long an answer waits for the kernel's own routes.
+const SETTLING: Duration = Duration::from_secs(5);
 /// Routes of a kind that an answer lists.
 const MOST_ROUTES: usize = 1000;
 
@@ -96,6 +103,14 @@ impl From<ProposeError> for ChangeError {
 /// A wish, and where to answer it.
 pub type Order = (Wish, oneshot::Sender<Result<Changed, ChangeError>>);
 
+/// A change that was made: what is different, and what the kernel says to it.
+#[derive(Default)]
+struct Made {
+    difference: Difference,
+    took: Took,
+    warnings: Vec<String>,
+}
+
 /// Makes changes, one at a time.
 pub struct Changer {
     store: Store,
@@ -123,9 +138,11 @@ impl Changer {
         let mut watch = Watch::start();
         let mut proposal = block_in_place(|| self.store.propose(edit))?;
         let mut warnings = std::mem::take(&mut proposal.warnings);
-        let (difference, took) = self.make(proposal, &mut watch).await?;
+        let made = self.make(proposal, &mut watch).await?;
+        let Made { difference, took, warnings: refused } = made;
+        warnings.extend(refused);
         if difference.is_empty() {
-            return Ok(Changed::nothing("nothing to change: it is so already", warnings));
+            return Ok(Changed::nothing("nothing to change: it is so already", warnings, took));
         }
         let message = match edit {
             Edit::Enable(Enable { connection, enabled: true }) => format!("connection {connection} taken up again"),
@@ -141,16 +158,18 @@ impl Changer {
     async fn reload(&mut self) -> Result<Changed, ChangeError> {
         let mut watch = Watch::start();
         let mut proposal = block_in_place(|| self.store.propose_reload())?;
-        let warnings = std::mem::take(&mut proposal.warnings);
-        let (difference, took) = self.make(proposal, &mut watch).await?;
+        let mut warnings = std::mem::take(&mut proposal.warnings);
+        let made = self.make(proposal, &mut watch).await?;
+        let Made { difference, took, warnings: refused } = made;
+        warnings.extend(refused);
         if difference.is_empty() {
-            return Ok(Changed::nothing("reloaded: nothing has changed", warnings));
+            return Ok(Changed::nothing("reloaded: nothing has changed", warnings, took));
         }
         Ok(Changed::now(format!("reloaded: {difference}"), difference, warnings, took))
     }
 
-    /// Writes what was proposed and puts it in force; the difference it makes.
-    async fn make(&mut self, mut proposal: Proposal, watch: &mut Watch) -> Result<(Difference, Took), ChangeError> {
+    /// Writes what was proposed and puts it in force.
+    async fn make(&mut self, mut proposal: Proposal, watch: &mut Watch) -> Result<Made, ChangeError> {
         let step = match std::mem::replace(&mut proposal.change, Change::Nothing) {
             Change::Nothing => None,
             Change::Small(difference) => Some(Step { difference, config: None }),
@@ -168,15 +187,20 @@ impl Changer {
         block_in_place(|| self.store.commit(proposal))?;
         let writing = watch.lap();
         let Some(step) = step else {
-            return Ok((Difference::default(), Took { judging, writing, ..Took::default() }));
+            let took = Took { judging, writing, ..Took::default() };
+            return Ok(Made { took, ..Made::default() });
         };
         let adopted = self.ask(|answer| Request::Adopt(Arc::clone(&step), answer)).await?;
         let settled = adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
         let applying = watch.lap();
-        // What the kernel refuses the agent tells itself, and tries again.
-        drop(settled.await);
+        let warnings = match timeout(SETTLING, settled).await {
+            Ok(Ok(Ok(refused))) => concerning(&refused, &step.difference),
+            Ok(Ok(Err(error))) => vec![format!("the kernel's own routes do not follow: {error}")],
+            Ok(Err(_)) => return Err(ChangeError::Stopping),
+            Err(_) => vec!["the kernel's own routes are still being written".to_owned()],
+        };
         let took = Took { judging, writing, applying, settling: watch.lap() };
-        Ok((step.difference.clone(), took))
+        Ok(Made { difference: step.difference.clone(), took, warnings })
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ChangeError> {
@@ -196,6 +220,15 @@ impl Changer {
         };
         Some(format!("{name} still carries {first}{more}: no other next hop is up; help: add a route by another one"))
     }
+}
+
+/// What the kernel refuses of the routes that came or changed. The agent tries again.
+fn concerning(refused: &[Failure], difference: &Difference) -> Vec<String> {
+    let Routes { added, changed, .. } = &difference.routes;
+    let routes = added.iter().chain(changed.iter().map(|changed| &changed.to));
+    let names: Vec<String> = routes.take(MOST_ROUTES).map(|route| format!("route {} ", route.destination)).collect();
+    let concerns = |failure: &&Failure| names.iter().any(|name| failure.object.starts_with(name));
+    refused.iter().filter(concerns).map(|failure| format!("{failure}; the agent tries again")).collect()
 }
 
 /// Measures one thing after the other.
@@ -220,8 +253,8 @@ impl Changed {
         Self { message, changed: true, difference, omitted_routes, warnings, took }
     }
 
-    fn nothing(message: &str, warnings: Vec<String>) -> Self {
-        let (difference, took) = <(Difference, Took)>::default();
+    fn nothing(message: &str, warnings: Vec<String>, took: Took) -> Self {
+        let difference = Difference::default();
         Self { message: message.to_owned(), changed: false, difference, omitted_routes: 0, warnings, took }
     }
 }

@@ -77,13 +77,14 @@ impl Rib {
         routes.added.iter().for_each(|route| self.add(route));
     }
 
+    /// Whether [`Self::follow`] would change anything.
+    pub fn is_behind(&self, vpc: Option<&Vpc>, host: &HostState) -> bool {
+        self.own != own(vpc, host)
+    }
+
     /// Takes over what is the hub's own: its addresses, and what the host knows of the VPC.
     pub fn follow(&mut self, vpc: Option<&Vpc>, host: &HostState) {
-        let mut own = BTreeMap::new();
-        if let Some(vpc) = vpc {
-            add_vpc(&mut own, vpc, host);
-        }
-        add_hub(&mut own, host);
+        let own = own(vpc, host);
         let differs = |prefix: &&IpNet| own.get(*prefix) != self.own.get(*prefix);
         let changed: Vec<IpNet> = own.keys().chain(self.own.keys()).filter(differs).copied().collect();
         for destination in changed {
@@ -219,6 +220,15 @@ impl Rib {
             }
         }
     }
+}
+
+fn own(vpc: Option<&Vpc>, host: &HostState) -> BTreeMap<IpNet, Target> {
+    let mut own = BTreeMap::new();
+    if let Some(vpc) = vpc {
+        add_vpc(&mut own, vpc, host);
+    }
+    add_hub(&mut own, host);
+    own
 }
 
 /// The VPC's prefixes go where the kernel's own routes of the VPC interface lead: parts of a prefix may lie behind

@@ -1,9 +1,6 @@
 //! Whether a connection can carry traffic.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +15,8 @@ use crate::{
 pub enum State {
     /// Its interface is there and running, and its health check passes if it has one.
     Up,
-    /// As `Up`, but not for long enough since it last went down: it gets no traffic while another can take it. Shown as
-    /// down.
+    /// As `Up`, but not for long enough since it last failed, or not known to be healthy yet: it gets no traffic while
+    /// another can take it. Shown as down.
     #[serde(rename(serialize = "down"), skip_deserializing)]
     Held,
     Down,
@@ -52,15 +49,16 @@ pub struct Entry {
 }
 
 impl Liveness {
-    /// Judges every connection of the configuration; `is_healthy` knows those that have a health check.
-    pub fn judge(&mut self, config: &Config, host: &HostState, is_healthy: impl Fn(&str) -> bool, now: Instant) {
+    /// Judges every connection of the configuration; `health` knows those that have a health check, once that has come
+    /// to a verdict.
+    pub fn judge(&mut self, config: &Config, host: &HostState, health: impl Fn(&str) -> Option<bool>, now: Instant) {
         self.connections.retain(|name, _| config.connections.contains_key(name));
         for (name, connection) in &config.connections {
-            let well = is_well(connection, host, || is_healthy(name));
+            let evidence = evidence(connection, host, || health(name));
             match self.connections.get_mut(name) {
-                Some(entry) => entry.judge(connection, well, now),
+                Some(entry) => entry.judge(connection, evidence, now),
                 None => {
-                    self.connections.insert(name.clone(), Entry::first(connection, well, now));
+                    self.connections.insert(name.clone(), Entry::first(connection, evidence, now));
                 }
             }
         }
@@ -81,26 +79,42 @@ impl Liveness {
     }
 }
 
+/// What is known of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    Well,
+    /// Its health check has not come to a verdict yet; nothing else speaks against it.
+    Unknown,
+    Ill,
+}
+
 impl Entry {
-    fn first(connection: &Connection, well: bool, now: Instant) -> Self {
+    fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
         let mut entry = Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false };
-        entry.judge(connection, well, now);
+        entry.judge(connection, evidence, now);
         Self { changes: 0, ..entry }
     }
 
-    fn judge(&mut self, connection: &Connection, well: bool, now: Instant) {
-        self.well_since = well.then(|| self.well_since.unwrap_or(now));
-        let state = match self.well_since {
+    fn judge(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
+        self.well_since = (evidence == Evidence::Well).then(|| self.well_since.unwrap_or(now));
+        let state = match (evidence, self.well_since) {
             _ if !connection.enabled => State::AdminDown,
-            None => State::Down,
-            Some(since) if self.failed && now.saturating_duration_since(since) < connection.up_delay => State::Held,
-            Some(_) => State::Up,
+            (Evidence::Ill, _) => State::Down,
+            // A health check that is new, or asks something else now, takes nothing down that works.
+            (Evidence::Unknown, _) if self.state == State::Up => State::Up,
+            (Evidence::Unknown, _) => State::Held,
+            (Evidence::Well, Some(since))
+                if self.failed && now.saturating_duration_since(since) < connection.up_delay =>
+            {
+                State::Held
+            }
+            (Evidence::Well, _) => State::Up,
         };
         self.failed = match state {
             // Who takes it up by hand does not want to wait.
             State::AdminDown | State::Up => false,
-            State::Down => self.failed || matches!(self.state, State::Up),
-            State::Held => true,
+            State::Down => self.failed || self.state == State::Up,
+            State::Held => self.failed,
         };
         if state != self.state {
             self.changes += u64::from(seen(state) != seen(self.state));
@@ -108,9 +122,9 @@ impl Entry {
         }
     }
 
-    /// How long a connection that is held has still to wait.
-    pub fn left(&self, up_delay: Duration, now: Instant) -> Duration {
-        self.well_since.map_or(up_delay, |since| (since + up_delay).saturating_duration_since(now))
+    /// Whether it waits for the first verdict of its health check.
+    pub fn is_unknown(&self) -> bool {
+        self.state == State::Held && self.well_since.is_none()
     }
 }
 
@@ -119,15 +133,22 @@ fn seen(state: State) -> State {
     if state == State::Held { State::Down } else { state }
 }
 
-fn is_well(connection: &Connection, host: &HostState, is_healthy: impl Fn() -> bool) -> bool {
-    host.link(&connection.interface).is_some_and(Link::is_up) && (connection.health_check.is_none() || is_healthy())
+fn evidence(connection: &Connection, host: &HostState, health: impl Fn() -> Option<bool>) -> Evidence {
+    if !host.link(&connection.interface).is_some_and(Link::is_up) {
+        return Evidence::Ill;
+    }
+    match connection.health_check.map(|_| health()) {
+        None | Some(Some(true)) => Evidence::Well,
+        Some(None) => Evidence::Unknown,
+        Some(Some(false)) => Evidence::Ill,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Entry, State};
+    use super::{Entry, Evidence, State};
     use crate::config::model::Connection;
 
     const DELAY: Duration = Duration::from_secs(2);
@@ -145,11 +166,18 @@ mod tests {
         }
     }
 
-    /// Judges at these milliseconds; a letter each: `+` well, `-` not, `x` taken down by hand while well.
+    /// Judges at these milliseconds; a letter each: `+` well, `?` not known, `-` ill, `x` taken down by hand while well.
     fn states(steps: &[(u64, char)]) -> (Vec<State>, Entry) {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let of = |letter| (connection(letter != 'x'), letter != '-');
+        let of = |letter| {
+            let evidence = match letter {
+                '-' => Evidence::Ill,
+                '?' => Evidence::Unknown,
+                _ => Evidence::Well,
+            };
+            (connection(letter != 'x'), evidence)
+        };
         let (first, well) = of(steps[0].1);
         let mut entry = Entry::first(&first, well, at(steps[0].0));
         let mut states = vec![entry.state];
@@ -165,8 +193,11 @@ mod tests {
     fn down_counts_at_once_and_up_after_the_delay() {
         use State::{AdminDown, Down, Held, Up};
         type Row<'a> = (&'a str, &'a [(u64, char)], &'a [State]);
-        let table: [Row<'_>; 7] = [
+        let table: [Row<'_>; 10] = [
             ("the first time", &[(0, '+')], &[Up]),
+            ("before the first verdict", &[(0, '?'), (10, '+')], &[Held, Up]),
+            ("the first verdict is bad", &[(0, '?'), (10, '-'), (20, '+')], &[Held, Down, Up]),
+            ("another health check", &[(0, '+'), (10, '?'), (20, '+')], &[Up, Up, Up]),
             ("the first time it is well", &[(0, '-'), (10, '+')], &[Down, Up]),
             (
                 "after a failure",

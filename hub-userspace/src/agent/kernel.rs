@@ -30,8 +30,12 @@ pub(super) struct Kernel {
     /// What the routes of these members do now.
     actions: HashMap<(Arc<Members>, Family), Option<Arc<RouteAction>>>,
     /// Destinations to plan.
-    todo: Vec<IpNet>,
-    /// Tables that routes were ever published to.
+    todo: BTreeSet<IpNet>,
+    /// The VPC's prefixes, as last planned.
+    cidrs: BTreeSet<IpNet>,
+    /// The table that routes are published to, as last planned.
+    publish_table: Option<u32>,
+    /// All that they were ever published to.
     publish_tables: BTreeSet<u32>,
     /// Something was wanted since [`Self::settle`].
     unsettled: bool,
@@ -49,7 +53,9 @@ impl Kernel {
         Ok(Self {
             keeper: Keeper::start()?,
             actions: HashMap::new(),
-            todo: Vec::new(),
+            todo: BTreeSet::new(),
+            cidrs: BTreeSet::new(),
+            publish_table: None,
             publish_tables: BTreeSet::new(),
             unsettled: false,
             waiting: Vec::new(),
@@ -67,7 +73,8 @@ impl Kernel {
                 let action = match self.actions.remove(&key) {
                     Some(old) if old.as_deref() == new.as_ref() => old,
                     _ => {
-                        self.todo.extend(rib.destinations(members));
+                        let of_family = |destination: &IpNet| slowpath::family(*destination) == family;
+                        self.todo.append(&mut rib.destinations(members).filter(of_family).collect());
                         new.map(Arc::new)
                     }
                 };
@@ -75,9 +82,14 @@ impl Kernel {
             }
         }
         self.actions = actions;
-        self.todo.extend(rib.changed());
-        if self.publish_tables.insert(slowpath::publish_table(inputs.config)) {
-            self.todo.extend(rib.iter());
+        self.todo.append(&mut rib.changed().collect());
+        let cidrs = inputs.config.vpc.iter().flat_map(|vpc| vpc.cidrs.iter().copied()).collect();
+        self.todo.extend(self.cidrs.symmetric_difference(&cidrs));
+        self.cidrs = cidrs;
+        let publish_table = slowpath::publish_table(inputs.config);
+        if self.publish_table.replace(publish_table) != Some(publish_table) {
+            self.publish_tables.insert(publish_table);
+            self.todo.append(&mut rib.iter().collect());
         }
         self.keeper.neighbours(slowpath::neighbours(inputs, rib));
         self.unsettled = true;
@@ -110,9 +122,8 @@ impl Kernel {
     }
 
     fn plan_some(&mut self, rib: &Rib, config: &Config) {
-        let rest = self.todo.len().saturating_sub(AT_ONCE);
         let mut entries = Vec::new();
-        for destination in self.todo.drain(rest..) {
+        for destination in std::iter::from_fn(|| self.todo.pop_first()).take(AT_ONCE) {
             let family = slowpath::family(destination);
             let action = |members: &Arc<Members>| self.actions.get(&(Arc::clone(members), family)).cloned().flatten();
             for table in &self.publish_tables {

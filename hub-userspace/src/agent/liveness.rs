@@ -8,7 +8,8 @@ use super::Agent;
 use crate::{
     attachments::missing,
     event::{Event, now},
-    state::State,
+    health::Verdict,
+    state::{Entry, State},
 };
 
 impl Agent {
@@ -16,8 +17,8 @@ impl Agent {
     pub(super) fn judge(&mut self) -> bool {
         let now = Instant::now();
         let prober = &self.prober;
-        let is_healthy = |name: &str| prober.report(name).is_some_and(|report| report.is_healthy());
-        self.liveness.judge(&self.config, &self.host, is_healthy, now);
+        let health = |name: &str| Some(prober.report(name)?.verdict? == Verdict::Healthy);
+        self.liveness.judge(&self.config, &self.host, health, now);
         self.hold_ends = self.liveness.due(&self.config).map(Into::into);
         let states = self.liveness.states();
         let differ = *self.states != states;
@@ -41,6 +42,12 @@ impl Agent {
             // Nobody may be listening.
             drop(self.events.send(event));
         }
+        for name in self.told.keys().filter(|name| !reasons.contains_key(*name)) {
+            let reason = Some("no longer in the configuration".to_owned());
+            let was = self.told.get(name).map(|(state, _)| *state);
+            let event = Event { time: now(), connection: name.clone(), state: State::Down, was, reason };
+            drop(self.events.send(event));
+        }
         self.told = reasons;
     }
 
@@ -51,6 +58,9 @@ impl Agent {
         match (state, self.host.link(interface)) {
             (State::Up, _) => None,
             (State::AdminDown, _) => Some("taken down by hand".to_owned()),
+            (State::Held, _) if self.liveness.get(name).is_some_and(Entry::is_unknown) => {
+                Some(self.health_reason(name))
+            }
             (State::Held, _) => {
                 Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
             }

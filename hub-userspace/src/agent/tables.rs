@@ -1,19 +1,13 @@
 //! The program's tables: compiled, compared, written.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use rustix::thread::{MembarrierCommand, membarrier};
 use tokio::task::spawn_blocking;
 
 use super::{Agent, Step, inputs};
-use crate::{compile, slots::Full, tables::Ingress};
-
-/// What was compiled last, for the next time when only a part of it changes.
-#[derive(Default)]
-pub(super) struct Loaded {
-    ingress: Ingress,
-}
+use crate::{compile, slots::Full};
 
 impl Agent {
     /// Leads the groups of next hops around what went down, or back. Touches nothing else, so that it takes as long with
@@ -22,7 +16,11 @@ impl Agent {
         let inputs = inputs(&self.config, &self.host, &self.states);
         let compiled = compile::ways(inputs, &self.rib, &mut self.layout)?;
         self.dataplane.steer(&compiled.ways)?;
-        self.begin_release();
+        // Routes that are still to be changed lead to groups that nobody else uses any more.
+        if self.rib.changed().len() == 0 {
+            self.layout.ways.end();
+            self.begin_release();
+        }
         Ok(())
     }
 
@@ -30,16 +28,21 @@ impl Agent {
     pub(super) fn write_tables(&mut self, ingress: bool) -> Result<()> {
         let inputs = inputs(&self.config, &self.host, &self.states);
         if ingress {
-            self.loaded.ingress = compile::ingress(inputs, &mut self.layout)?;
+            self.ingress = compile::ingress(inputs, &mut self.layout)?;
         }
         let compiled = compile::ways(inputs, &self.rib, &mut self.layout)?;
-        let rib = Arc::make_mut(&mut self.rib);
-        let changed = rib.take_changed();
-        let routes = compiled.routes(rib, &changed);
-        if let Err(error) = self.dataplane.apply(&self.loaded.ingress, &compiled.ways, &routes) {
-            rib.keep_changed(changed);
+        let any = self.rib.changed().len() > 0;
+        // Copied if a snapshot is being looked at: not for nothing.
+        let changed = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
+        let routes = compiled.routes(&self.rib, &changed);
+        if let Err(error) = self.dataplane.apply(&self.ingress, &compiled.ways, &routes) {
+            Arc::make_mut(&mut self.rib).keep_changed(changed);
             return Err(error.into());
         }
+        if ingress {
+            self.layout.ingress.end();
+        }
+        self.layout.ways.end();
         self.begin_release();
         Ok(())
     }

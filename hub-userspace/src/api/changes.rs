@@ -7,8 +7,8 @@
 //! | `DELETE /v1/routes` | `{"destination", "next_hop"?}` |
 //! | `POST /v1/connections/{name}/up`, `.../down`, `POST /v1/reload` | none |
 //!
-//! 200 and a [`Changed`], or `{"error"}`, after a reload with `"diagnostics"` besides: 400 what makes no sense by itself, 404 what is not there, 409 what does not go with the
-//! configuration, 500 what the host refuses.
+//! 200 and a [`Changed`], or `{"error"}`, after a reload with `"diagnostics"` besides: 400 what makes no sense by itself,
+//! 404 what is not there, 409 what does not go with the configuration, 500 what the host refuses.
 
 use axum::{
     Json, Router,

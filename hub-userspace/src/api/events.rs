@@ -14,36 +14,38 @@ use futures_util::{StreamExt as _, stream};
 use reqwest::Method;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{Client, Doors, EVENTS, respond, snapshot};
+use super::{Client, Doors, EVENTS, snapshot};
 use crate::{
     event::{Event, now},
     status::Connection,
 };
 
 pub(super) async fn follow(State(doors): State<Doors>) -> Response {
-    // First: what happens from here on is not missed.
-    let events = doors.events.subscribe();
-    let present = match snapshot(&doors).await {
-        Ok(snapshot) => snapshot.connections,
-        Err(error) => return respond(Err::<(), _>(error)),
-    };
-    let present = present.into_iter().map(|Connection { name, state, state_reason, state_seconds, .. }| {
-        line(&Event { time: now() - state_seconds, connection: name, state, was: None, reason: state_reason })
+    let lines = stream::unfold(None, move |events| {
+        let doors = doors.clone();
+        async move { next(events, &doors).await }
     });
-    let changes = stream::unfold(events, |mut events| async { Some((next(&mut events).await?, events)) });
-    let lines = stream::iter(present.collect::<Vec<_>>()).chain(changes).map(Ok::<_, Infallible>);
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.map(Ok::<_, Infallible>)))
+        .into_response()
 }
 
-/// The next event as a line; nothing when the agent ends. A client that is too slow misses the oldest ones.
-async fn next(events: &mut Receiver<Event>) -> Option<String> {
-    loop {
+/// The next lines, and where those after them come from; nothing when the agent ends. To a client that is new, or was too
+/// slow to be told everything, how all connections are.
+async fn next(events: Option<Receiver<Event>>, doors: &Doors) -> Option<(String, Option<Receiver<Event>>)> {
+    if let Some(mut events) = events {
         match events.recv().await {
-            Ok(event) => return Some(line(&event)),
-            Err(RecvError::Lagged(_)) => {}
+            Ok(event) => return Some((line(&event), Some(events))),
             Err(RecvError::Closed) => return None,
+            Err(RecvError::Lagged(_)) => {}
         }
     }
+    // First: what happens from here on is not missed.
+    let events = doors.events.upgrade()?.subscribe();
+    let present = snapshot(doors).await.ok()?.connections.into_iter();
+    let lines = present.map(|Connection { name, state, state_reason, state_seconds, .. }| {
+        line(&Event { time: now() - state_seconds, connection: name, state, was: None, reason: state_reason })
+    });
+    Some((lines.collect(), Some(events)))
 }
 
 fn line(event: &Event) -> String {

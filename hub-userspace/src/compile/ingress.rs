@@ -23,7 +23,8 @@ use crate::{
 /// Scopes of interfaces that carry several connections; a connection's own scope is its slot.
 const SHARED_SCOPE: u32 = 1 << 31;
 
-/// Compiles it, and numbers the connections. On an error `layout` is spoilt: give it a copy.
+/// Compiles it, and numbers the connections. What nobody uses any more rests from [`IngressLayout::end`] on: once the
+/// tables are written.
 pub fn ingress(inputs: Inputs<'_>, layout: &mut Layout) -> Result<Ingress, Full> {
     layout.ingress.begin();
     let mut compiler =
@@ -32,7 +33,6 @@ pub fn ingress(inputs: Inputs<'_>, layout: &mut Layout) -> Result<Ingress, Full>
     compiler.attachments()?;
     compiler.neighbours();
     let tables = compiler.tables;
-    layout.ingress.end();
     Ok(tables)
 }
 

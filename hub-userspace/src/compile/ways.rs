@@ -25,8 +25,8 @@ pub struct Compiled {
     vpc: HashMap<Option<IpAddr>, Route>,
 }
 
-/// Compiles the groups of the RIB, after [`super::ingress`] has numbered the connections. On an error `layout` is
-/// spoilt: give it a copy.
+/// Compiles the groups of the RIB, after [`super::ingress`] has numbered the connections. What nobody uses any more
+/// rests from [`WaysLayout::end`] on: once the tables are written.
 pub fn ways(inputs: Inputs<'_>, rib: &Rib, layout: &mut Layout) -> Result<Compiled, Full> {
     let Layout { ingress, ways } = layout;
     ways.begin();
@@ -51,9 +51,7 @@ pub fn ways(inputs: Inputs<'_>, rib: &Rib, layout: &mut Layout) -> Result<Compil
         let route = compiler.route(&group)?;
         compiler.compiled.vpc.insert(gateway, Route { flags: Route::VPC, ..route });
     }
-    let Compiler { compiled, layout, .. } = compiler;
-    layout.end();
-    Ok(compiled)
+    Ok(compiler.compiled)
 }
 
 impl Compiled {

@@ -147,6 +147,10 @@ impl Names {
 }
 
 impl Routes {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Keeps the first `most` of each kind; how many others there were.
     pub fn truncate(&mut self, most: usize) -> usize {
         let count = |routes: &Self| routes.added.len() + routes.removed.len() + routes.changed.len();

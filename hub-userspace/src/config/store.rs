@@ -204,7 +204,8 @@ impl Store {
             return Err(StoreError::Overtaken);
         }
         match proposal.next {
-            Next::Nothing => return Ok(()),
+            // That nothing is to change is true only of the file that is known.
+            Next::Nothing => return self.check_unchanged(),
             Next::Know(text) => self.text = text,
             Next::Write(text) => {
                 self.replace(text.len(None), text.slices(None))?;

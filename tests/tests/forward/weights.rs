@@ -217,11 +217,11 @@ fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_
         told.push((text("connection"), text("state")));
     }
     let of = |name: &str| -> Vec<&str> {
-        let mut states: Vec<_> =
+        let mut told_of: Vec<_> =
             told.iter().filter(|(connection, _)| connection == name).map(|(_, state)| state.as_str()).collect();
         // Down for one reason after the other: taken down, no carrier yet, held.
-        states.dedup();
-        states
+        told_of.dedup();
+        told_of
     };
     assert_eq!(of(LINKS[0]), ["down", "admin_down", "up"]);
     assert_eq!(of(LINKS[1]), ["down", "up"]);

@@ -99,6 +99,8 @@ impl Program {
         self.dataplane.apply(&ingress, &compiled.ways, &compiled.routes(rib, &changed))?;
         self.destinations = destinations;
         *routes = config.routes;
+        layout.ingress.end();
+        layout.ways.end();
         // No packet is on its way.
         layout.begin_release();
         layout.release();

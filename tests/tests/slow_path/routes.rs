@@ -87,3 +87,45 @@ fn the_kernel_takes_the_same_way_as_the_program() {
     }
     rig.stop().unwrap();
 }
+
+/// Changes the configuration file by hand and has it read again.
+fn reload(rig: &Rig, from: &str, to: &str) {
+    let file = rig.agent.config();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&file, text.replace(from, to)).unwrap();
+    let answer = rig.agent.json(&["reload"]).unwrap();
+    assert_eq!((&answer["changed"], &answer["warnings"]), (&true.into(), &Value::Array(Vec::new())), "{answer}");
+}
+
+#[test]
+fn published_routes_move_to_another_table_and_back() {
+    let rig = partly_published();
+    let hub = &rig.world[HUB];
+    let published = networks([&SHANGHAI, &NINGBO]);
+    reload(&rig, "[vpc]\n", "[vpc]\npublish_table = 100\n");
+    assert_eq!(destinations(&routes(hub, "table 100 proto 118")), published);
+    assert_eq!(destinations(&routes(hub, "table main proto 118")), Vec::<&str>::new());
+    reload(&rig, "publish_table = 100\n", "");
+    assert_eq!(destinations(&routes(hub, "table main proto 118")), published);
+    assert_eq!(destinations(&routes(hub, "table 100 proto 118")), Vec::<&str>::new());
+    rig.stop().unwrap();
+}
+
+#[test]
+fn a_vpc_that_shrinks_and_grows_keeps_its_own_way() {
+    let rig = warm_hub(&HubConfig::offices(&SITES));
+    let hub = &rig.world[HUB];
+    let throws = || -> Vec<String> {
+        let all = routes(hub, "type throw table 1180 proto 118");
+        destinations(&all).into_iter().map(str::to_owned).collect()
+    };
+    let v6 = "fd00:192:168::/64";
+    assert_eq!(throws(), ["192.168.0.0/24", v6]);
+    // The interface's own prefix stays a destination, within the VPC or as the VPC.
+    reload(&rig, "\"192.168.0.0/24\"", "\"192.168.0.0/16\"");
+    assert_eq!(throws(), ["192.168.0.0/16", v6]);
+    reload(&rig, "\"192.168.0.0/16\"", "\"192.168.0.0/24\"");
+    assert_eq!(throws(), ["192.168.0.0/24", v6]);
+    rig.stop().unwrap();
+}
