@@ -2,12 +2,12 @@
 
 use std::{fs, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostPlan, HostState, Keeper, KernelNeighbour, Link, TABLE};
+use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Link, TABLE};
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
 use tokio::time::timeout;
 
-use crate::lab::{Lab, addr, hop, in_namespace, index, ip, keep, net, route, routes, run, unicast};
+use crate::lab::{Lab, Plan, Planned, addr, hop, in_namespace, index, ip, net, route, routes, run, unicast};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -165,7 +165,7 @@ fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
             route(254, "10.20.0.0/16", unicast(&[hop(near, Some("10.1.0.2"))])),
             route(TABLE, "10.10.0.0/16", unicast(&[hop(near, Some("10.1.0.3"))])),
         ]);
-        let report = keep(&Keeper::start().unwrap(), &plan).await;
+        let report = Planned::start().keep(&plan).await;
         assert_eq!((report.added, report.failures.len()), (2, 0));
         ip("route replace 10.10.0.0/16 via 10.2.0.2");
         let moved = gateway(other, "10.10.0.0/16", "10.2.0.2");
@@ -210,9 +210,9 @@ fn lost_events_are_made_up_for() {
                 address: std::net::Ipv4Addr::from(first + i).into(),
                 mac: [2; 6],
             });
-            let plan = HostPlan { neighbours: neighbours.collect(), ..HostPlan::default() };
+            let plan = Plan { neighbours: neighbours.collect(), ..Plan::default() };
             run(async {
-                let report = keep(&Keeper::start().unwrap(), &plan).await;
+                let report = Planned::start().keep(&plan).await;
                 assert_eq!((report.added, report.failures.len()), (MANY as usize, 0));
             });
             // After the flood: an end, and a beginning.
