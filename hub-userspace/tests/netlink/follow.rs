@@ -5,9 +5,12 @@ use std::{fs, time::Duration};
 use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Link, TABLE};
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::lab::{Lab, Plan, Planned, addr, hop, in_namespace, index, ip, net, route, routes, run, unicast};
+use crate::{
+    keeper::destination,
+    lab::{Lab, Plan, Planned, addr, hop, in_namespace, index, ip, ip_batch, net, route, routes, run, unicast},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -247,5 +250,44 @@ fn a_wait_that_is_given_up_loses_nothing() {
         }
         settles_on_the_truth(&mut follower, &mut state).await;
         assert_eq!(state.addresses[&near].iter().filter(|of| of.addr().is_ipv4()).count(), 49);
+    });
+}
+
+#[test]
+fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
+    const MANY: u32 = 20_000;
+    in_namespace(async |lab| {
+        let (near, other) = (lab.veth("near", "far").await, lab.veth("other", "far2").await);
+        lab.address(near, "10.1.0.1/24").await;
+        lab.address(other, "10.2.0.1/24").await;
+        let many: Vec<String> = (0..MANY).map(|n| format!("route add {} via 10.1.0.2", destination(n))).collect();
+        ip_batch(&many);
+        ip("route add 10.10.0.0/16 via 10.2.0.2");
+        let (mut state, mut follower) = Follower::start().await.unwrap();
+        assert_eq!(state.gateways.len(), MANY as usize + 1);
+
+        // Its route goes with it, which only a reading shows.
+        ip("addr del 10.2.0.1/24 dev other");
+        let told = async {
+            let mut told = Changes::default();
+            for n in (0..MANY).cycle() {
+                if let Ok(changes) = timeout(Duration::from_millis(2), follower.changed(&mut state)).await {
+                    told.add(changes.unwrap());
+                }
+                if !state.gateways.contains_key(&(other, net("10.10.0.0/16"))) {
+                    return told;
+                }
+                if n % 10 == 0 {
+                    // Others go on meanwhile.
+                    ip(&format!("route replace {} via 10.1.0.3", destination(n)));
+                }
+                sleep(Duration::from_micros(100)).await;
+            }
+            unreachable!("without an end")
+        };
+        let told = timeout(PATIENCE, told).await.expect("the reading never ended");
+        assert!(told.addresses && told.gateways);
+        settles_on_the_truth(&mut follower, &mut state).await;
+        assert_eq!(state.gateways.len(), MANY as usize);
     });
 }

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
     ops::Deref,
     os::fd::AsRawFd as _,
-    process::Command,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -139,6 +139,13 @@ pub fn ip(arguments: &str) -> Value {
         return Value::Array(Vec::new());
     }
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Has one `ip` process do all of that, a line each.
+pub fn ip_batch(commands: &[String]) {
+    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    io::Write::write_all(&mut ip.stdin.take().unwrap(), commands.join("\n").as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success());
 }
 
 /// The entry of a listing whose `key` is `value`; panics unless there is exactly one.
