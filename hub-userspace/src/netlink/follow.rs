@@ -18,7 +18,7 @@ use rtnetlink::{
 };
 use socket2::{SockFilter, SockRef};
 use tokio::{
-    task::{JoinHandle, yield_now},
+    task::{JoinError, JoinHandle, JoinSet, yield_now},
     time::{Instant, sleep_until},
 };
 
@@ -51,10 +51,13 @@ type Event = NetlinkMessage<RouteNetlinkMessage>;
 /// Events and dumps have a socket each. Events that are older than a dump are applied after it;
 /// since each says how its object is from then on, the last one leaves the picture right.
 pub struct Follower {
-    requests: Requests,
     events: Events,
     /// When everything must be read again.
     reread: Option<Instant>,
+    /// The reading under way, if there is one; a set because that ends its task when it is dropped. A task because a
+    /// caller that often has something else to do drops the future of [`Follower::changed`] as often: a reading within
+    /// it would begin anew each time, and never end where there are many routes.
+    reading: JoinSet<Result<Reading>>,
     /// What changed and has not been told yet. Kept here so that a call of [`Follower::changed`]
     /// that is dropped half way loses nothing.
     untold: Changes,
@@ -68,25 +71,28 @@ impl Follower {
     /// When the kernel gives no netlink socket or does not answer. Needs no privileges.
     pub async fn start() -> Result<(HostState, Self)> {
         let events = Events::subscribe().context("cannot follow the host's interfaces")?;
-        let mut requests = Requests::open()?;
-        let mut untold = Changes::default();
-        let state = read_host(&mut requests, &mut untold).await?;
-        let untold = Changes { stale: untold.stale, ..Changes::default() };
-        Ok((state, Self { requests, events, reread: None, untold }))
+        let (state, changes) = read_host(Requests::open()?).await?;
+        let untold = Changes { stale: changes.stale, ..Changes::default() };
+        Ok((state, Self { events, reread: None, reading: JoinSet::new(), untold }))
     }
 
     /// Waits until something changes, takes whatever else has arrived by then, and brings `state`
     /// up to date; says which parts changed. Events that change nothing are passed over.
     ///
     /// When events were lost (`ENOBUFS`) or their socket ended, everything is read again, and
-    /// `changed` tells the difference. May be dropped while it waits, as in `select!`.
+    /// `changed` tells the difference. May be dropped while it waits, as in `select!`: a reading that is under way goes
+    /// on. Events wait until it has ended.
     ///
     /// # Errors
     /// When the kernel does not answer; the next call tries again.
     pub async fn changed(&mut self, state: &mut HostState) -> Result<Changes> {
         loop {
+            if let Some(ended) = self.reading.join_next().await {
+                self.take_reading(ended, state)?;
+            }
             if self.reread.is_some_and(|due| due <= Instant::now()) {
-                self.read_again(state).await?;
+                self.begin_reading()?;
+                continue;
             }
             if !self.untold.is_empty() {
                 return Ok(std::mem::take(&mut self.untold));
@@ -136,16 +142,26 @@ impl Follower {
         Ok(())
     }
 
-    async fn read_again(&mut self, state: &mut HostState) -> Result<()> {
-        let mut changes = Changes::default();
-        let fresh = read_host(&mut self.requests, &mut changes).await?;
+    /// On a socket of its own: there are no answers to an earlier reading on it.
+    fn begin_reading(&mut self) -> Result<()> {
+        let requests = Requests::open()?;
         self.reread = None;
+        self.reading.spawn(read_host(requests));
+        Ok(())
+    }
+
+    fn take_reading(&mut self, ended: Result<Result<Reading>, JoinError>, state: &mut HostState) -> Result<()> {
+        let ended = ended.context("the reading of the host ended early").and_then(|reading| reading);
+        let (fresh, changes) = ended.inspect_err(|_| self.reread = Some(Instant::now()))?;
         self.untold.compare(state, &fresh);
         self.untold.stale = changes.stale;
         *state = fresh;
         Ok(())
     }
 }
+
+/// How everything is, and what is to be told of it.
+type Reading = (HostState, Changes);
 
 /// A socket that is subscribed to [`GROUPS`] and asks nothing.
 struct Events {
@@ -211,15 +227,15 @@ fn skip_uninteresting_routes(socket: &Socket) -> io::Result<()> {
 }
 
 /// Reads everything.
-async fn read_host(requests: &mut Requests, changes: &mut Changes) -> Result<HostState> {
-    let mut state = HostState::default();
+async fn read_host(mut requests: Requests) -> Result<Reading> {
+    let (mut state, mut changes) = Reading::default();
     for (what, request) in everything() {
         for object in requests.list(what, request).await? {
-            state.apply_object(&object, false, changes);
+            state.apply_object(&object, false, &mut changes);
         }
     }
     state.forget_dead_gateways();
-    Ok(state)
+    Ok((state, changes))
 }
 
 fn everything() -> Vec<(&'static str, RouteNetlinkMessage)> {

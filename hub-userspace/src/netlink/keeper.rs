@@ -14,7 +14,7 @@ use tokio::{
 
 use self::task::Task;
 use super::{
-    plan::{HostPlan, KernelNeighbour, KernelRule, RouteAction, RouteKey},
+    plan::{KernelNeighbour, KernelRule, RouteAction, RouteKey},
     socket::Requests,
 };
 
@@ -43,9 +43,10 @@ pub struct Keeper {
 #[derive(Debug)]
 enum Command {
     Routes(Vec<(RouteKey, Option<Arc<RouteAction>>)>),
-    AllRoutes(HostPlan),
     Rules(BTreeSet<KernelRule>),
     Neighbours(BTreeSet<KernelNeighbour>),
+    /// Nothing is wanted any more.
+    Clear,
     Audit,
     Settle(oneshot::Sender<Result<Report>>),
 }
@@ -120,11 +121,6 @@ impl Keeper {
         self.tell(Command::Neighbours(neighbours));
     }
 
-    /// Everything that is to be there, and nothing else.
-    pub fn replace_all(&self, plan: HostPlan) {
-        self.tell(Command::AllRoutes(plan));
-    }
-
     /// Reads all of ours again and mends what differs, when what was asked so far has been done: the kernel drops routes
     /// by itself, and others may remove them. What was refused is tried again.
     pub fn audit(&self) {
@@ -151,7 +147,7 @@ impl Keeper {
         let [_, probes] = &mut self.tasks;
         probes.abort();
         drop(probes.await);
-        self.replace_all(HostPlan::default());
+        self.tell(Command::Clear);
         // What was wanted may not have been written, and others may have got in between.
         self.audit();
         self.settled().await

@@ -13,12 +13,16 @@ use super::{
 /// Routes, wanted and held.
 ///
 /// A change of one costs a few look-ups, however many there are. An entry needs 44 bytes, with its part of the tree 50
-/// after a reading and up to 90 where it has grown since; actions are shared.
+/// after a reading and up to 90 where it has grown since; actions are shared. During a reading it needs some 30 more.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     routes: BTreeMap<RouteKey, Entry>,
     /// The kernel was asked what it holds. Before that nothing is to be written.
     known: bool,
+    /// The last reading showed all that is there.
+    whole: bool,
+    /// While the kernel is read: what it held by then, and what readings that were not whole have shown.
+    before: BTreeSet<RouteKey>,
     to_write: BTreeSet<RouteKey>,
     to_delete: BTreeSet<RouteKey>,
     /// What the kernel did not take. It is not tried again before the next reading or another wish.
@@ -58,15 +62,11 @@ impl Ledger {
         self.judge(key);
     }
 
-    /// The same for all routes that there are.
-    pub fn want_only(&mut self, wanted: BTreeMap<RouteKey, Arc<RouteAction>>) {
-        let there = self.routes.iter().filter(|(_, entry)| entry.wanted.is_some());
-        let obsolete: Vec<RouteKey> = there.map(|(key, _)| *key).filter(|key| !wanted.contains_key(key)).collect();
-        for key in obsolete {
+    /// All routes are to go.
+    pub fn want_nothing(&mut self) {
+        let wanted = self.routes.iter().filter(|(_, entry)| entry.wanted.is_some());
+        for key in wanted.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.want(key, None);
-        }
-        for (key, action) in wanted {
-            self.want(key, Some(action));
         }
     }
 
@@ -75,7 +75,8 @@ impl Ledger {
         self.known = false;
         self.to_write.clear();
         self.to_delete.clear();
-        self.routes.values_mut().for_each(|entry| entry.held = None);
+        let held = self.routes.iter_mut().filter_map(|(key, entry)| entry.held.take().map(|_| *key));
+        self.before.append(&mut held.collect());
     }
 
     /// The kernel shows this; no action if nobody could have wanted it.
@@ -87,10 +88,20 @@ impl Ledger {
         entry.held = Some(as_wanted.cloned().unwrap_or_else(|| Arc::new(action)));
     }
 
-    /// The kernel has shown everything. What it refused before is due again.
-    pub fn conclude(&mut self) {
+    /// The kernel has shown everything, or, if that is not `whole`, has passed over some because others changed
+    /// meanwhile. Then those that were there before and were not shown are replaced: that adds one that has gone, while
+    /// to add one that is there would fail. What the kernel refused before is due again.
+    pub fn conclude(&mut self, whole: bool) {
         self.known = true;
+        self.whole = whole;
         self.refused.clear();
+        let before = std::mem::take(&mut self.before);
+        if !whole {
+            let unsure = Arc::new(NOT_OURS);
+            for key in before {
+                self.routes.entry(key).or_default().held.get_or_insert_with(|| Arc::clone(&unsure));
+            }
+        }
         // Made anew rather than thinned out: a tree that grew in order is only half filled.
         let routes = std::mem::take(&mut self.routes).into_iter();
         self.routes = routes.filter(|(_, entry)| entry.wanted.is_some() || entry.held.is_some()).collect();
@@ -103,9 +114,14 @@ impl Ledger {
         self.to_delete = keys_of(&self.routes, false);
     }
 
-    /// Whether the kernel was read, and wholly.
+    /// Whether the kernel was read, to the end.
     pub fn is_known(&self) -> bool {
         self.known
+    }
+
+    /// Whether the last reading passed nothing over.
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// Whether anything is to be written or deleted.

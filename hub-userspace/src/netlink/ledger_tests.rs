@@ -27,7 +27,7 @@ fn read_again(ledger: &mut Ledger, routes: &[(RouteKey, RouteAction)]) {
     for (key, action) in routes {
         ledger.note(*key, Some(action.clone()));
     }
-    ledger.conclude();
+    ledger.conclude(true);
 }
 
 fn want(ledger: &mut Ledger, key: RouteKey, action: RouteAction) {
@@ -96,9 +96,57 @@ fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
         (fresh, RouteAction::Unreachable),
         (elsewhere, RouteAction::Throw),
     ];
-    ledger.want_only(wanted.map(|(key, action)| (key, Arc::new(action))).into());
+    for (key, action) in wanted {
+        want(&mut ledger, key, action);
+    }
     assert_eq!(write_all(&mut ledger), [vec![elsewhere, fresh], vec![replaced], vec![other_metric, gone]]);
     assert_eq!(ledger.routes.len(), 4);
+}
+
+#[test]
+fn when_nothing_is_wanted_all_that_is_held_goes() {
+    let [held, unwritten, surplus] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
+    let mut ledger = read(&[(held, through(1)), (surplus, through(1))]);
+    want(&mut ledger, held, through(2));
+    want(&mut ledger, unwritten, through(1));
+    ledger.want_nothing();
+    assert_eq!(write_all(&mut ledger), [vec![], vec![], vec![held, surplus]]);
+    assert!(ledger.routes.is_empty());
+}
+
+#[test]
+fn what_a_reading_that_is_not_whole_passed_over_is_replaced() {
+    let [shown, passed_over, unwanted, fresh] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"].map(key);
+    let mut ledger = read(&[shown, passed_over, unwanted].map(|key| (key, through(1))));
+    for key in [shown, passed_over, fresh] {
+        want(&mut ledger, key, through(1));
+    }
+    ledger.begin_reading();
+    ledger.note(shown, Some(through(1)));
+    ledger.conclude(false);
+    assert!(!ledger.is_whole());
+    assert_eq!(write_all(&mut ledger), [vec![fresh], vec![passed_over], vec![unwanted]]);
+
+    read_again(&mut ledger, &[(shown, through(1))]);
+    assert!(ledger.is_whole());
+    assert_eq!(write_all(&mut ledger), [vec![passed_over, fresh], vec![], vec![]], "a whole one counts alone");
+}
+
+#[test]
+fn what_any_of_several_readings_showed_is_not_added_and_what_the_last_one_showed_is_left_alone() {
+    let [first, last, none] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
+    let mut ledger = Ledger::default();
+    for key in [first, last, none] {
+        want(&mut ledger, key, through(1));
+    }
+    for shown in [[first, last].as_slice(), &[last]] {
+        ledger.begin_reading();
+        for key in shown {
+            ledger.note(*key, Some(through(1)));
+        }
+    }
+    ledger.conclude(false);
+    assert_eq!(write_all(&mut ledger), [vec![none], vec![first], vec![]]);
 }
 
 #[test]
@@ -142,7 +190,7 @@ fn what_no_plan_made_and_what_is_there_twice_is_replaced() {
     ledger.note(strange, None);
     ledger.note(twice, Some(RouteAction::Throw));
     ledger.note(twice, Some(RouteAction::Throw));
-    ledger.conclude();
+    ledger.conclude(true);
     assert_eq!(write_all(&mut ledger), [vec![], vec![strange, twice], vec![]]);
 }
 

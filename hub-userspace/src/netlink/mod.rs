@@ -29,9 +29,7 @@ mod wire;
 
 pub use follow::Follower;
 pub use keeper::{Failure, Keeper, Report};
-pub use plan::{
-    Family, HostPlan, KernelNeighbour, KernelNextHop, KernelRoute, KernelRule, RouteAction, RouteKey, RuleMatch,
-};
+pub use plan::{Family, KernelNeighbour, KernelNextHop, KernelRule, RouteAction, RouteKey, RuleMatch};
 pub use socket::{Error, Refusal};
 pub use state::{Changes, HostState, Link};
 

@@ -11,17 +11,6 @@ use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::{BACKSTOP_METRIC, METRIC, RULE_PREFERENCE, TABLE};
 
-/// All that the agent owns in the kernel.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostPlan {
-    /// Routes, one per table, destination and metric; of several the last in order counts.
-    pub routes: BTreeSet<KernelRoute>,
-    /// Rules that lead to [`TABLE`].
-    pub rules: BTreeSet<KernelRule>,
-    /// Neighbours, one per interface and address.
-    pub neighbours: BTreeSet<KernelNeighbour>,
-}
-
 /// What the kernel tells routes apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
@@ -31,17 +20,6 @@ pub struct RouteKey {
     pub destination: IpNet,
     /// The smaller one counts.
     pub metric: u32,
-}
-
-/// A route, of protocol [`PROTOCOL`](super::PROTOCOL); its action gives its metric.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KernelRoute {
-    /// Table number; 254 is `main`.
-    pub table: u32,
-    /// Destination, without host bits.
-    pub destination: IpNet,
-    /// What happens to packets for it.
-    pub action: RouteAction,
 }
 
 /// What a route does.
@@ -190,12 +168,6 @@ impl RouteAction {
     }
 }
 
-impl From<&KernelRoute> for RouteKey {
-    fn from(route: &KernelRoute) -> Self {
-        Self { table: route.table, destination: route.destination, metric: route.action.metric() }
-    }
-}
-
 /// What of ours the kernel holds, but for routes.
 #[derive(Debug, Default)]
 pub(super) struct Existing {
@@ -263,12 +235,6 @@ impl Existing {
 impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "route {} in table {}", self.destination, self.table)
-    }
-}
-
-impl fmt::Display for KernelRoute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", RouteKey::from(self))
     }
 }
 

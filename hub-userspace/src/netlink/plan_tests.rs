@@ -96,6 +96,6 @@ fn neighbours_are_set_deleted_and_left_to_others() {
 fn names_say_what_and_where() {
     let rule = KernelRule { family: Family::V6, what: RuleMatch::LocalIcmp };
     assert_eq!(rule.to_string(), "IPv6 rule for the host's own ICMP to table 1180, preference 1180");
-    let route = KernelRoute { table: TABLE, destination: "10.0.0.0/8".parse().unwrap(), action: RouteAction::Throw };
+    let route = RouteKey { table: TABLE, destination: "10.0.0.0/8".parse().unwrap(), metric: METRIC };
     assert_eq!(route.to_string(), "route 10.0.0.0/8 in table 1180");
 }

@@ -79,9 +79,9 @@ pub struct Changes {
     /// [`HostState::gateways`].
     pub gateways: bool,
     /// Neighbours that went stale: still usable, but unconfirmed. The kernel confirms those that
-    /// its own traffic uses; for the fast path's, see [`Syncer::probe_neighbour`].
+    /// its own traffic uses; for the fast path's, see [`Keeper::probe`].
     ///
-    /// [`Syncer::probe_neighbour`]: super::Syncer::probe_neighbour
+    /// [`Keeper::probe`]: super::Keeper::probe
     pub stale: Vec<(u32, IpAddr)>,
     /// Interfaces that went; one of the same index may be there again.
     pub gone: BTreeSet<u32>,

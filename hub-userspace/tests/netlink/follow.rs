@@ -2,12 +2,15 @@
 
 use std::{fs, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostPlan, HostState, Keeper, KernelNeighbour, Link, TABLE};
+use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Link, TABLE};
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::lab::{Lab, addr, hop, in_namespace, index, ip, keep, net, route, routes, run, unicast};
+use crate::{
+    keeper::destination,
+    lab::{Lab, Plan, Planned, addr, hop, in_namespace, index, ip, ip_batch, net, route, routes, run, unicast},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -165,7 +168,7 @@ fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
             route(254, "10.20.0.0/16", unicast(&[hop(near, Some("10.1.0.2"))])),
             route(TABLE, "10.10.0.0/16", unicast(&[hop(near, Some("10.1.0.3"))])),
         ]);
-        let report = keep(&Keeper::start().unwrap(), &plan).await;
+        let report = Planned::start().keep(&plan).await;
         assert_eq!((report.added, report.failures.len()), (2, 0));
         ip("route replace 10.10.0.0/16 via 10.2.0.2");
         let moved = gateway(other, "10.10.0.0/16", "10.2.0.2");
@@ -210,9 +213,9 @@ fn lost_events_are_made_up_for() {
                 address: std::net::Ipv4Addr::from(first + i).into(),
                 mac: [2; 6],
             });
-            let plan = HostPlan { neighbours: neighbours.collect(), ..HostPlan::default() };
+            let plan = Plan { neighbours: neighbours.collect(), ..Plan::default() };
             run(async {
-                let report = keep(&Keeper::start().unwrap(), &plan).await;
+                let report = Planned::start().keep(&plan).await;
                 assert_eq!((report.added, report.failures.len()), (MANY as usize, 0));
             });
             // After the flood: an end, and a beginning.
@@ -247,5 +250,44 @@ fn a_wait_that_is_given_up_loses_nothing() {
         }
         settles_on_the_truth(&mut follower, &mut state).await;
         assert_eq!(state.addresses[&near].iter().filter(|of| of.addr().is_ipv4()).count(), 49);
+    });
+}
+
+#[test]
+fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
+    const MANY: u32 = 20_000;
+    in_namespace(async |lab| {
+        let (near, other) = (lab.veth("near", "far").await, lab.veth("other", "far2").await);
+        lab.address(near, "10.1.0.1/24").await;
+        lab.address(other, "10.2.0.1/24").await;
+        let many: Vec<String> = (0..MANY).map(|n| format!("route add {} via 10.1.0.2", destination(n))).collect();
+        ip_batch(&many);
+        ip("route add 10.10.0.0/16 via 10.2.0.2");
+        let (mut state, mut follower) = Follower::start().await.unwrap();
+        assert_eq!(state.gateways.len(), MANY as usize + 1);
+
+        // Its route goes with it, which only a reading shows.
+        ip("addr del 10.2.0.1/24 dev other");
+        let told = async {
+            let mut told = Changes::default();
+            for n in (0..MANY).cycle() {
+                if let Ok(changes) = timeout(Duration::from_millis(2), follower.changed(&mut state)).await {
+                    told.add(changes.unwrap());
+                }
+                if !state.gateways.contains_key(&(other, net("10.10.0.0/16"))) {
+                    return told;
+                }
+                if n % 10 == 0 {
+                    // Others go on meanwhile.
+                    ip(&format!("route replace {} via 10.1.0.3", destination(n)));
+                }
+                sleep(Duration::from_micros(100)).await;
+            }
+            unreachable!("without an end")
+        };
+        let told = timeout(PATIENCE, told).await.expect("the reading never ended");
+        assert!(told.addresses && told.gateways);
+        settles_on_the_truth(&mut follower, &mut state).await;
+        assert_eq!(state.gateways.len(), MANY as usize);
     });
 }

@@ -3,8 +3,7 @@
 use std::{collections::BTreeSet, fs, sync::Arc};
 
 use hub_userspace::netlink::{
-    Family, HostPlan, Keeper, KernelNeighbour, KernelRoute, KernelRule, METRIC, Report, RouteAction, RouteKey,
-    RuleMatch, TABLE,
+    Family, Keeper, KernelNeighbour, KernelRule, METRIC, Report, RouteAction, RouteKey, RuleMatch, TABLE,
 };
 use ipnet::IpNet;
 use rustix::{
@@ -15,7 +14,7 @@ use tokio::task::yield_now;
 
 use crate::{
     events::{Event, Events},
-    lab::{Lab, addr, count, hop, in_namespace, ip, keep, log_here, net, only, route, routes, unicast},
+    lab::{Lab, Plan, Planned, addr, count, hop, in_namespace, ip, log_here, net, only, route, routes, unicast},
     neighbours::near_and_far,
 };
 
@@ -173,13 +172,13 @@ fn an_audit_mends_what_others_did() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         let address = addr("10.1.0.9");
-        let plan = HostPlan {
+        let plan = Plan {
             rules: [rule("a0"), rule("b0")].into(),
             neighbours: [KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into(),
-            ..routes((0..5).map(|n| KernelRoute { table: TABLE, destination: destination(n), action: through(a) }))
+            ..routes((0..5).map(|n| (key(n), through(a))))
         };
-        let keeper = Keeper::start().unwrap();
-        keeper.replace_all(plan);
+        let keeper = Planned::start();
+        keeper.replace(&plan);
         assert_eq!(keeper.settled().await.unwrap(), done(8, 0, 0));
         for command in [
             "route del 11.0.0.0/24 table 1180",
@@ -204,10 +203,9 @@ fn a_refused_route_is_told_until_it_works_and_tried_again_at_an_audit() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let keeper = Keeper::start().unwrap();
-        let refused = route(TABLE, "10.10.0.0/16", unicast(&[hop(b, Some("10.2.0.2"))]));
-        let key = RouteKey::from(&refused);
+        let (key, refused) = route(TABLE, "10.10.0.0/16", unicast(&[hop(b, Some("10.2.0.2"))]));
         keeper.routes(changes(0..5, through(a)));
-        keeper.routes(vec![(key, Some(Arc::new(refused.action)))]);
+        keeper.routes(vec![(key, Some(Arc::new(refused)))]);
         let report = keeper.settled().await.unwrap();
         assert_eq!(report.added, 5);
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
@@ -329,10 +327,10 @@ fn everything_replaced_by_another_plan_keeps_what_both_have() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let of = |destination, ifindex| route(TABLE, destination, unicast(&[hop(ifindex, None)]));
-        let keeper = Keeper::start().unwrap();
-        keep(&keeper, &routes([of("10.10.0.0/24", a), of("10.10.1.0/24", a), of("10.10.2.0/24", a)])).await;
+        let keeper = Planned::start();
+        keeper.keep(&routes([of("10.10.0.0/24", a), of("10.10.1.0/24", a), of("10.10.2.0/24", a)])).await;
         let mut events = Events::listen();
-        keeper.replace_all(routes([of("10.10.0.0/24", a), of("10.10.1.0/24", b), of("10.10.3.0/24", b)]));
+        keeper.replace(&routes([of("10.10.0.0/24", a), of("10.10.1.0/24", b), of("10.10.3.0/24", b)]));
         assert_eq!(keeper.settled().await.unwrap(), done(1, 1, 1));
         let expected = [
             Event::Route(net("10.10.1.0/24"), Some(b)),

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hub_userspace::netlink::{HostPlan, Keeper, KernelNextHop, KernelRoute, RouteAction, RouteKey, TABLE};
+use hub_userspace::netlink::{Keeper, KernelNextHop, RouteAction, RouteKey, TABLE};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::Value;
 use tokio::task::yield_now;
@@ -79,15 +79,10 @@ fn random_action(random: &mut StdRng, links: [u32; 2]) -> RouteAction {
 /// Tells the keeper something, and the map.
 fn wish(random: &mut StdRng, keeper: &Keeper, wanted: &mut Wanted, links: [u32; 2]) {
     if random.random_bool(0.05) {
-        let some = wanted.iter().filter(|_| random.random_bool(0.7)).map(|(key, action)| (*key, Arc::clone(action)));
-        let some: Wanted = some.collect();
-        *wanted = some;
-        let routes = wanted.iter().map(|(key, action)| KernelRoute {
-            table: key.table,
-            destination: key.destination,
-            action: RouteAction::clone(action),
-        });
-        keeper.replace_all(HostPlan { routes: routes.collect(), ..HostPlan::default() });
+        // Many fewer at once.
+        let (fewer, gone): (Wanted, Wanted) = std::mem::take(wanted).into_iter().partition(|_| random.random_bool(0.7));
+        *wanted = fewer;
+        keeper.routes(gone.into_keys().map(|key| (key, None)).collect());
         return;
     }
     let mut changes = Vec::new();

@@ -1,16 +1,19 @@
 //! A network namespace per test, on a thread of its own, and the little that tests build in it.
 
 use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     net::IpAddr,
+    ops::Deref,
     os::fd::AsRawFd as _,
-    process::Command,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
 
-use hub_userspace::netlink::{HostPlan, Keeper, KernelNextHop, KernelRoute, Report, RouteAction};
+use hub_userspace::netlink::{Keeper, KernelNeighbour, KernelNextHop, KernelRule, Report, RouteAction, RouteKey};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, packet_route::link::LinkMessage};
@@ -138,6 +141,13 @@ pub fn ip(arguments: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Has one `ip` process do all of that, a line each.
+pub fn ip_batch(commands: &[String]) {
+    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    io::Write::write_all(&mut ip.stdin.take().unwrap(), commands.join("\n").as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success());
+}
+
 /// The entry of a listing whose `key` is `value`; panics unless there is exactly one.
 pub fn only<'a>(shown: &'a Value, key: &str, value: &str) -> &'a Value {
     let found: Vec<_> = shown.as_array().unwrap().iter().filter(|entry| entry[key] == value).collect();
@@ -166,19 +176,63 @@ pub fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
     RouteAction::Unicast { next_hops: next_hops.to_vec() }
 }
 
-pub fn route(table: u32, destination: &str, action: RouteAction) -> KernelRoute {
-    KernelRoute { table, destination: net(destination), action }
+pub fn route(table: u32, destination: &str, action: RouteAction) -> (RouteKey, RouteAction) {
+    (RouteKey { table, destination: net(destination), metric: action.metric() }, action)
 }
 
-pub fn routes(routes: impl IntoIterator<Item = KernelRoute>) -> HostPlan {
-    HostPlan { routes: routes.into_iter().collect(), ..HostPlan::default() }
+/// All that a keeper is to keep.
+#[derive(Clone, Default)]
+pub struct Plan {
+    pub routes: BTreeMap<RouteKey, Arc<RouteAction>>,
+    pub rules: BTreeSet<KernelRule>,
+    pub neighbours: BTreeSet<KernelNeighbour>,
 }
 
-/// Has the kernel hold this and nothing else of ours; all of it is read and compared.
-pub async fn keep(keeper: &Keeper, plan: &HostPlan) -> Report {
-    keeper.replace_all(plan.clone());
-    keeper.audit();
-    keeper.settled().await.unwrap()
+pub fn routes(routes: impl IntoIterator<Item = (RouteKey, RouteAction)>) -> Plan {
+    let routes = routes.into_iter().map(|(key, action)| (key, Arc::new(action)));
+    Plan { routes: routes.collect(), ..Plan::default() }
+}
+
+/// A keeper that is told a plan after the other, each of which takes the place of the one before.
+pub struct Planned {
+    keeper: Keeper,
+    /// The routes of the last plan.
+    routes: RefCell<BTreeSet<RouteKey>>,
+}
+
+impl Deref for Planned {
+    type Target = Keeper;
+
+    fn deref(&self) -> &Keeper {
+        &self.keeper
+    }
+}
+
+impl Planned {
+    pub fn start() -> Self {
+        Self { keeper: Keeper::start().unwrap(), routes: RefCell::default() }
+    }
+
+    /// Has the kernel hold this and nothing else of ours.
+    pub fn replace(&self, plan: &Plan) {
+        let before = self.routes.replace(plan.routes.keys().copied().collect());
+        let obsolete = before.into_iter().filter(|key| !plan.routes.contains_key(key)).map(|key| (key, None));
+        let wanted = plan.routes.iter().map(|(key, action)| (*key, Some(Arc::clone(action))));
+        self.keeper.routes(obsolete.chain(wanted).collect());
+        self.keeper.rules(plan.rules.clone());
+        self.keeper.neighbours(plan.neighbours.clone());
+    }
+
+    /// The same; all that the kernel holds is read and compared.
+    pub async fn keep(&self, plan: &Plan) -> Report {
+        self.replace(plan);
+        self.keeper.audit();
+        self.keeper.settled().await.unwrap()
+    }
+
+    pub async fn clear(self) -> anyhow::Result<Report> {
+        self.keeper.clear().await
+    }
 }
 
 /// What is logged on this thread, and by the tasks that run on it.

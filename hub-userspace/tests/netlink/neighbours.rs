@@ -2,16 +2,16 @@
 
 use std::{fs, net::IpAddr, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostPlan, HostState, Keeper, KernelNeighbour, Report};
+use hub_userspace::netlink::{Changes, Follower, HostState, Keeper, KernelNeighbour, Report};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use crate::lab::{Lab, Peer, addr, in_namespace, index, ip, keep, log_here, only};
+use crate::lab::{Lab, Peer, Plan, Planned, addr, in_namespace, index, ip, log_here, only};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn plan(neighbours: impl IntoIterator<Item = KernelNeighbour>) -> HostPlan {
-    HostPlan { neighbours: neighbours.into_iter().collect(), ..HostPlan::default() }
+fn plan(neighbours: impl IntoIterator<Item = KernelNeighbour>) -> Plan {
+    Plan { neighbours: neighbours.into_iter().collect(), ..Plan::default() }
 }
 
 fn shown(address: &str) -> Value {
@@ -72,11 +72,11 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let managed = |address| KernelNeighbour::Managed { ifindex: near, address };
         let far = [addr("10.1.0.2"), addr("2001:db8::2")];
         let plan = plan(far.map(managed));
-        let report = keep(&keeper, &plan).await;
+        let report = keeper.keep(&plan).await;
         assert_eq!(report, Report { added: 2, ..Report::default() });
         until(&mut follower, &mut state, "resolved", |state, _| {
             far.iter().all(|address| state.neighbours.contains_key(&(near, *address)))
@@ -89,7 +89,7 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
             let mac = state.neighbours[&(near, address)].map(|byte| format!("{byte:02x}")).join(":");
             assert_eq!(shown["lladdr"], mac);
         }
-        assert!(keep(&keeper, &plan).await.is_empty(), "a second time changes nothing");
+        assert!(keeper.keep(&plan).await.is_empty(), "a second time changes nothing");
 
         let report = keeper.clear().await.unwrap();
         assert_eq!(report, Report { deleted: 2, ..Report::default() });
@@ -105,17 +105,17 @@ fn a_managed_neighbour_comes_back_after_its_link() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let far = addr("10.1.0.2");
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address: far }]);
         let known = |state: &HostState, _: &Changes| state.neighbours.contains_key(&(near, far));
         let unknown = |state: &HostState, changes: &Changes| !known(state, changes);
-        keep(&keeper, &plan).await;
+        keeper.keep(&plan).await;
         until(&mut follower, &mut state, "resolved", known).await;
         lab.down(near).await;
         until(&mut follower, &mut state, "flushed with the link", unknown).await;
         lab.up(near).await;
-        assert_eq!(keep(&keeper, &plan).await.added, 1);
+        assert_eq!(keeper.keep(&plan).await.added, 1);
         until(&mut follower, &mut state, "resolved again", known).await;
     });
 }
@@ -124,21 +124,21 @@ fn a_managed_neighbour_comes_back_after_its_link() {
 fn a_fixed_neighbour_is_there_at_once_and_changes_to_managed_and_back() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let address = addr("10.1.0.9");
         let fixed = plan([KernelNeighbour::Permanent { ifindex: near, address, mac: [2; 6] }]);
         let managed = plan([KernelNeighbour::Managed { ifindex: near, address }]);
         for _ in 0..2 {
-            assert_eq!(keep(&keeper, &fixed).await.added, 1);
+            assert_eq!(keeper.keep(&fixed).await.added, 1);
             let entry = shown("10.1.0.9");
             assert_eq!(
                 (&entry["lladdr"], &entry["state"][0]),
                 (&Value::from("02:02:02:02:02:02"), &Value::from("PERMANENT"))
             );
-            assert!(keep(&keeper, &fixed).await.is_empty());
-            assert_eq!(keep(&keeper, &managed).await.added, 1);
+            assert!(keeper.keep(&fixed).await.is_empty());
+            assert_eq!(keeper.keep(&managed).await.added, 1);
             assert_ne!(shown("10.1.0.9")["state"][0], "PERMANENT");
-            assert!(keep(&keeper, &managed).await.is_empty());
+            assert!(keeper.keep(&managed).await.is_empty());
         }
     });
 }
@@ -151,10 +151,10 @@ fn neighbours_of_others_are_not_touched() {
         ip("neigh add 10.1.0.8 lladdr 02:00:00:00:00:08 nud permanent dev near");
         ip("neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 nud stale dev near");
         let before = ip("-details neigh show");
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let fixed = KernelNeighbour::Permanent { ifindex: near, address: addr("10.1.0.8"), mac: [9; 6] };
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address: addr("10.1.0.7") }, fixed]);
-        let report = keep(&keeper, &plan).await;
+        let report = keeper.keep(&plan).await;
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert_eq!(failure.object, format!("neighbour 10.1.0.8 on interface {near}"));
         assert_eq!((report.added, report.deleted), (0, 0));
@@ -216,9 +216,9 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let address = addr("10.1.0.2");
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address }]);
-        keep(&keeper, &plan).await;
+        keeper.keep(&plan).await;
         ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:07 nud stale managed dev near");
         ip("neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 nud stale dev near");
         let (mut state, mut follower) = Follower::start().await.unwrap();
@@ -227,6 +227,6 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
         // Asked for after the other.
         keeper.probe(near, addr("10.1.0.78"));
         until_known("10.1.0.78").await;
-        assert!(keep(&keeper, &plan).await.is_empty(), "still managed, still ours");
+        assert!(keeper.keep(&plan).await.is_empty(), "still managed, still ours");
     });
 }

@@ -9,13 +9,13 @@ use std::{
     thread,
 };
 
-use hub_userspace::netlink::{
-    BACKSTOP_METRIC, HostPlan, Keeper, KernelNextHop, KernelRoute, METRIC, Report, RouteAction, TABLE,
-};
-use ipnet::IpNet;
+use hub_userspace::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, Report, RouteAction, TABLE};
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, count, hop, in_namespace, ip, keep, only, route, routes, unicast};
+use crate::{
+    keeper::destination,
+    lab::{Lab, Plan, Planned, count, hop, in_namespace, ip, only, route, routes, unicast},
+};
 
 const MAIN: u32 = 254;
 
@@ -33,7 +33,7 @@ async fn two_links(lab: &Lab) -> (u32, u32) {
     (a, b)
 }
 
-fn shapes(a: u32, b: u32) -> HostPlan {
+fn shapes(a: u32, b: u32) -> Plan {
     let weighted = |weight, hop| KernelNextHop { weight, ..hop };
     routes([
         route(TABLE, "10.10.10.0/24", unicast(&[hop(a, None)])),
@@ -61,9 +61,9 @@ fn shapes(a: u32, b: u32) -> HostPlan {
 fn routes_of_every_shape_are_in_the_kernel_as_planned() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let plan = shapes(a, b);
-        assert_eq!(keep(&keeper, &plan).await, done(14, 0, 0));
+        assert_eq!(keeper.keep(&plan).await, done(14, 0, 0));
 
         let v4 = ip("-details route show table 1180");
         assert_eq!(count(&v4), 7);
@@ -104,7 +104,7 @@ fn routes_of_every_shape_are_in_the_kernel_as_planned() {
         let main = ip("route show table 254 proto 118");
         assert_eq!(only(&main, "dst", "10.10.10.0/24")["dev"], "b0");
 
-        assert!(keep(&keeper, &plan).await.is_empty(), "a second time changes nothing");
+        assert!(keeper.keep(&plan).await.is_empty(), "a second time changes nothing");
         assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 14));
         assert_eq!(count(&ip("route show table all proto 118")), 0);
         assert_eq!(count(&ip("-6 route show table all proto 118")), 0);
@@ -131,16 +131,16 @@ fn any_action_replaces_any_other() {
         for (destination, via_a, via_b) in
             [("10.10.0.0/16", "10.1.0.2", "10.2.0.2"), ("2001:db8:10::/48", "2001:db8:1::2", "2001:db8:2::2")]
         {
-            let keeper = Keeper::start().unwrap();
+            let keeper = Planned::start();
             let mut actions = actions(a, b, via_a, via_b);
             actions.push(RouteAction::Throw);
             for from in &actions {
                 for to in actions.iter().filter(|to| *to != from) {
                     let plan = |action: &RouteAction| routes([route(TABLE, destination, action.clone())]);
-                    keep(&keeper, &plan(from)).await;
-                    let report = keep(&keeper, &plan(to)).await;
+                    keeper.keep(&plan(from)).await;
+                    let report = keeper.keep(&plan(to)).await;
                     assert_eq!(report, done(0, 1, 0), "{destination}: {from:?} to {to:?}");
-                    let report = keep(&keeper, &plan(to)).await;
+                    let report = keeper.keep(&plan(to)).await;
                     assert!(report.is_empty(), "{destination}: {from:?} to {to:?} is {report:?}");
                 }
             }
@@ -154,12 +154,12 @@ fn any_action_replaces_any_other() {
 fn a_destination_whose_interface_goes_is_unreachable_at_once() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let destinations = [("10.10.0.0/16", "10.10.0.1", "-4"), ("2001:db8:10::/48", "2001:db8:10::1", "-6")];
         let plan = destinations.into_iter().flat_map(|(destination, ..)| {
             [unicast(&[hop(a, None)]), RouteAction::Unreachable].map(|action| route(MAIN, destination, action))
         });
-        assert_eq!(keep(&keeper, &routes(plan)).await, done(4, 0, 0));
+        assert_eq!(keeper.keep(&routes(plan)).await, done(4, 0, 0));
         for (_, address, family) in destinations {
             assert_eq!(ip(&format!("{family} route get {address}"))[0]["dev"], "a0");
         }
@@ -183,8 +183,8 @@ fn a_route_that_is_replaced_is_never_missing() {
                 route(MAIN, "2001:db8:10::/48", v6[i % v6.len()].clone()),
             ])
         };
-        let keeper = Keeper::start().unwrap();
-        keep(&keeper, &plan(0)).await;
+        let keeper = Planned::start();
+        keeper.keep(&plan(0)).await;
 
         let stop = Arc::new(AtomicBool::new(false));
         let looked_up = Arc::new(AtomicU64::new(0));
@@ -202,7 +202,7 @@ fn a_route_that_is_replaced_is_never_missing() {
         let watchers = [watch("0.0.0.0:0", "10.10.1.1:9"), watch("[::]:0", "[2001:db8:10::1]:9")];
         let mut replaced = 0;
         for i in 1..400 {
-            let report = keep(&keeper, &plan(i)).await;
+            let report = keeper.keep(&plan(i)).await;
             assert_eq!(report.failures, []);
             replaced += report.replaced;
         }
@@ -236,14 +236,14 @@ fn routes_of_others_are_not_touched() {
         let shown = || [ip("route show table all"), ip("-6 route show table all")];
         let before = shown();
 
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let plan = routes([
             route(TABLE, "10.10.10.0/24", unicast(&[hop(a, None)])),
             route(MAIN, "10.10.20.0/24", unicast(&[hop(a, None)])),
             route(MAIN, "10.10.30.0/24", unicast(&[hop(a, None)])),
             route(TABLE, "2001:db8:10::/48", unicast(&[hop(a, None)])),
         ]);
-        let report = keep(&keeper, &plan).await;
+        let report = keeper.keep(&plan).await;
         assert_eq!(report.added, 3);
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert_eq!(failure.object, "route 10.10.30.0/24 in table 254");
@@ -259,14 +259,14 @@ fn what_a_killed_agent_left_is_taken_over_or_removed() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let kept = route(TABLE, "10.10.3.0/24", unicast(&[hop(a, None)]));
-        let report = keep(&Keeper::start().unwrap(), &routes([kept.clone()])).await;
+        let report = Planned::start().keep(&routes([kept.clone()])).await;
         assert_eq!(report, done(1, 0, 0));
 
         // A second one, as after a restart, that finds what another version left, too.
         let plan = routes([kept, route(TABLE, "10.10.4.0/24", unicast(&[hop(b, None)]))]);
         ip("route add 10.10.1.0/24 dev a0 proto 118 table 77 metric 5");
         ip("route add blackhole 10.10.2.0/24 proto 118 table 1180 metric 1180");
-        let report = keep(&Keeper::start().unwrap(), &plan).await;
+        let report = Planned::start().keep(&plan).await;
         assert_eq!(report, done(1, 0, 2));
         assert_eq!(count(&ip("route show table all proto 118")), 2);
     });
@@ -276,18 +276,18 @@ fn what_a_killed_agent_left_is_taken_over_or_removed() {
 fn a_route_comes_back_after_its_link() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let plan = routes([
             route(TABLE, "10.10.10.0/24", unicast(&[hop(a, Some("10.1.0.2"))])),
             route(TABLE, "10.10.20.0/24", unicast(&[hop(b, None)])),
             route(TABLE, "2001:db8:10::/48", unicast(&[hop(a, None)])),
         ]);
-        assert_eq!(keep(&keeper, &plan).await, done(3, 0, 0));
+        assert_eq!(keeper.keep(&plan).await, done(3, 0, 0));
 
         lab.down(a).await;
         assert_eq!(count(&ip("route show table 1180")), 1, "the kernel dropped it by itself");
         ip("route del 10.10.20.0/24 table 1180");
-        let report = keep(&keeper, &plan).await;
+        let report = keeper.keep(&plan).await;
         assert_eq!(report.added, 1, "one failure does not stop the others: {report:?}");
         let objects: Vec<_> = report.failures.iter().map(|of| of.object.as_str()).collect();
         assert_eq!(objects, ["route 10.10.10.0/24 in table 1180", "route 2001:db8:10::/48 in table 1180"]);
@@ -296,11 +296,11 @@ fn a_route_comes_back_after_its_link() {
         assert!(reasons[1].contains("the interface is down"), "{reasons:?}");
 
         lab.up(a).await;
-        assert_eq!(keep(&keeper, &plan).await, done(2, 0, 0));
-        assert!(keep(&keeper, &plan).await.is_empty());
+        assert_eq!(keeper.keep(&plan).await, done(2, 0, 0));
+        assert!(keeper.keep(&plan).await.is_empty());
 
         lab.delete(a).await;
-        let report = keep(&keeper, &plan).await;
+        let report = keeper.keep(&plan).await;
         assert_eq!((report.added, report.failures.len()), (0, 2));
         assert!(report.failures[1].reason.contains("the interface is gone"), "{report:?}");
     });
@@ -310,12 +310,12 @@ fn a_route_comes_back_after_its_link() {
 fn a_gateway_out_of_reach_is_reported_and_stops_nothing() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let plan = routes([
             route(TABLE, "10.10.10.0/24", unicast(&[hop(a, Some("172.16.0.1"))])),
             route(TABLE, "10.10.20.0/24", unicast(&[hop(a, None)])),
         ]);
-        let report = keep(&keeper, &plan).await;
+        let report = keeper.keep(&plan).await;
         assert_eq!(report.added, 1);
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert!(failure.reason.contains("Nexthop has invalid gateway"), "{failure}");
@@ -327,20 +327,15 @@ fn a_gateway_out_of_reach_is_reported_and_stops_nothing() {
 fn ten_thousand_routes_are_added_replaced_and_deleted() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
-        let many = |action: RouteAction| -> HostPlan {
-            let first = u32::from(std::net::Ipv4Addr::new(11, 0, 0, 0));
-            routes((0..10_000).map(|i| KernelRoute {
-                table: TABLE,
-                destination: IpNet::new(std::net::Ipv4Addr::from(first + i * 256).into(), 24).unwrap(),
-                action: action.clone(),
-            }))
+        let many = |action: RouteAction| -> Plan {
+            routes((0..10_000).map(|n| route(TABLE, &destination(n).to_string(), action.clone())))
         };
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let one = many(unicast(&[hop(a, None)]));
-        assert_eq!(keep(&keeper, &one).await, done(10_000, 0, 0));
-        assert!(keep(&keeper, &one).await.is_empty());
+        assert_eq!(keeper.keep(&one).await, done(10_000, 0, 0));
+        assert!(keeper.keep(&one).await.is_empty());
         let other = many(unicast(&[hop(a, None), hop(b, Some("10.2.0.2"))]));
-        assert_eq!(keep(&keeper, &other).await, done(0, 10_000, 0));
+        assert_eq!(keeper.keep(&other).await, done(0, 10_000, 0));
         assert_eq!(count(&ip("route show table 1180")), 10_000);
         assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 10_000));
     });
@@ -356,8 +351,8 @@ fn without_rights_the_error_says_what_to_do() {
         rustix::thread::set_capabilities(None, sets).unwrap();
         let plan = routes([route(TABLE, "10.10.10.0/24", unicast(&[hop(a, None)]))]);
         let error = {
-            let keeper = Keeper::start().unwrap();
-            keeper.replace_all(plan);
+            let keeper = Planned::start();
+            keeper.replace(&plan);
             keeper.settled().await.unwrap_err().to_string()
         };
         assert!(error.contains("route 10.10.10.0/24 in table 1180"), "{error}");

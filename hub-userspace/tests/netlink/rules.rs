@@ -1,16 +1,16 @@
 //! Rules that lead to our table.
 
-use hub_userspace::netlink::{Family, HostPlan, Keeper, KernelRule, Report, RouteAction, RuleMatch, TABLE};
+use hub_userspace::netlink::{Family, KernelRule, Report, RouteAction, RuleMatch, TABLE};
 use serde_json::json;
 
-use crate::lab::{count, in_namespace, ip, keep, only, route};
+use crate::lab::{Plan, Planned, count, in_namespace, ip, only, route, routes};
 
 fn interface(family: Family, name: &str) -> KernelRule {
     KernelRule { family, what: RuleMatch::Interface(name.to_owned()) }
 }
 
-fn rules(rules: impl IntoIterator<Item = KernelRule>) -> HostPlan {
-    HostPlan { rules: rules.into_iter().collect(), ..HostPlan::default() }
+fn rules(rules: impl IntoIterator<Item = KernelRule>) -> Plan {
+    Plan { rules: rules.into_iter().collect(), ..Plan::default() }
 }
 
 fn done(added: usize, deleted: usize) -> Report {
@@ -21,7 +21,7 @@ fn done(added: usize, deleted: usize) -> Report {
 fn rules_are_in_the_kernel_as_planned() {
     in_namespace(async |lab| {
         lab.veth("tun-sh", "far").await;
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let icmp = |family| KernelRule { family, what: RuleMatch::LocalIcmp };
         let plan = rules([
             interface(Family::V4, "tun-sh"),
@@ -30,7 +30,7 @@ fn rules_are_in_the_kernel_as_planned() {
             icmp(Family::V4),
             icmp(Family::V6),
         ]);
-        assert_eq!(keep(&keeper, &plan).await, done(5, 0));
+        assert_eq!(keeper.keep(&plan).await, done(5, 0));
         let icmp_rules = [ip("-details rule show iif lo"), ip("-6 -details rule show iif lo")];
         assert!(icmp_rules.iter().all(|rules| only(rules, "iif", "lo")["suppress_prefixlen"] == 0), "{icmp_rules:?}");
 
@@ -47,9 +47,9 @@ fn rules_are_in_the_kernel_as_planned() {
         only(&v4, "iif", "not-there-yet");
         only(&v6, "iif", "tun-sh");
 
-        assert!(keep(&keeper, &plan).await.is_empty(), "a second time changes nothing");
+        assert!(keeper.keep(&plan).await.is_empty(), "a second time changes nothing");
         let fewer = rules([interface(Family::V4, "tun-sh"), icmp(Family::V6)]);
-        assert_eq!(keep(&keeper, &fewer).await, done(0, 3));
+        assert_eq!(keeper.keep(&fewer).await, done(0, 3));
         only(&ip("rule show pref 1180"), "iif", "tun-sh");
         only(&ip("-6 rule show pref 1180"), "iif", "lo");
         assert_eq!(count(&ip("rule show pref 1180")), 1);
@@ -64,8 +64,8 @@ fn link_local_packets_are_discarded_before_our_table_is_asked() {
         let v4 = |what| KernelRule { family: Family::V4, what };
         let name = || "tun-sh".to_owned();
         let plan = rules([v4(RuleMatch::LinkLocalSource(name())), v4(RuleMatch::LinkLocalDestination(name()))]);
-        let keeper = Keeper::start().unwrap();
-        assert_eq!(keep(&keeper, &plan).await, done(2, 0));
+        let keeper = Planned::start();
+        assert_eq!(keeper.keep(&plan).await, done(2, 0));
         let shown = ip("rule show pref 1179");
         assert_eq!(count(&shown), 2);
         for rule in shown.as_array().unwrap() {
@@ -73,7 +73,7 @@ fn link_local_packets_are_discarded_before_our_table_is_asked() {
         }
         assert_eq!(only(&shown, "src", "169.254.0.0")["srclen"], 16);
         assert_eq!(only(&shown, "dst", "169.254.0.0")["dstlen"], 16);
-        assert!(keep(&keeper, &plan).await.is_empty(), "a second time changes nothing");
+        assert!(keeper.keep(&plan).await.is_empty(), "a second time changes nothing");
     });
 }
 
@@ -90,9 +90,9 @@ fn rules_of_others_are_not_touched_and_leftovers_of_ours_go() {
         ] {
             ip(leftover);
         }
-        let keeper = Keeper::start().unwrap();
+        let keeper = Planned::start();
         let plan = rules([interface(Family::V4, "old")]);
-        assert_eq!(keep(&keeper, &plan).await, done(1, 3));
+        assert_eq!(keeper.keep(&plan).await, done(1, 3));
         only(&ip("rule show"), "iif", "old");
         assert_eq!(keeper.clear().await.unwrap(), done(0, 1));
         assert_eq!([ip("-details rule show"), ip("-6 -details rule show")], before);
@@ -105,10 +105,14 @@ fn a_throw_route_leaves_our_table_for_the_next_rule() {
         let near = lab.veth("near", "far").await;
         lab.address(near, "10.1.0.1/24").await;
         ip("route add 10.10.0.0/16 dev near");
-        let mut plan = rules([KernelRule { family: Family::V4, what: RuleMatch::LocalIcmp }]);
-        plan.routes.insert(route(TABLE, "0.0.0.0/0", RouteAction::Unreachable));
-        plan.routes.insert(route(TABLE, "10.10.1.0/24", RouteAction::Throw));
-        let report = keep(&Keeper::start().unwrap(), &plan).await;
+        let plan = Plan {
+            rules: [KernelRule { family: Family::V4, what: RuleMatch::LocalIcmp }].into(),
+            ..routes([
+                route(TABLE, "0.0.0.0/0", RouteAction::Unreachable),
+                route(TABLE, "10.10.1.0/24", RouteAction::Throw),
+            ])
+        };
+        let report = Planned::start().keep(&plan).await;
         assert_eq!((report.added, report.failures.len()), (3, 0));
 
         assert_eq!(ip("route get 10.10.1.1 ipproto icmp")[0]["dev"], "near");

@@ -1,10 +1,6 @@
 //! The task behind a [`Keeper`](super::Keeper): one small step after the other, and what was asked meanwhile in between.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rtnetlink::{
@@ -21,7 +17,7 @@ use tracing::{error, warn};
 use super::{Command, Failure, GONE, Report};
 use crate::netlink::{
     ledger::{Ledger, Write},
-    plan::{Existing, HostPlan, KernelNeighbour, KernelRule, RouteAction, RouteKey},
+    plan::{Existing, KernelNeighbour, KernelRule, RouteKey},
     socket::{Refusal, Requests},
     wire,
 };
@@ -139,32 +135,19 @@ impl Task {
                     self.routes.want(key, action);
                 }
             }
-            Command::AllRoutes(plan) => self.replace_all(plan),
             Command::Rules(rules) => self.rules.want(rules),
             Command::Neighbours(neighbours) => self.neighbours.want(neighbours),
+            Command::Clear => {
+                self.routes.want_nothing();
+                self.rules.want(BTreeSet::new());
+                self.neighbours.want(BTreeSet::new());
+            }
             Command::Audit => self.audit_due = true,
             Command::Settle(answer) => {
                 self.begun = true;
                 self.settling.push(answer);
             }
         }
-    }
-
-    fn replace_all(&mut self, HostPlan { routes, rules, neighbours }: HostPlan) {
-        let mut actions: BTreeSet<Arc<RouteAction>> = BTreeSet::new();
-        let mut wanted = BTreeMap::new();
-        for route in routes {
-            let key = RouteKey::from(&route);
-            let action = actions.get(&route.action.normalised()).cloned().unwrap_or_else(|| {
-                let action = Arc::new(route.action.normalised());
-                actions.insert(Arc::clone(&action));
-                action
-            });
-            wanted.insert(key, action);
-        }
-        self.routes.want_only(wanted);
-        self.rules.want(rules);
-        self.neighbours.want(neighbours);
     }
 
     fn is_due(&self) -> bool {
@@ -209,9 +192,10 @@ impl Task {
     /// Reads the kernel's routes, and has its rules and neighbours read.
     async fn read(&mut self) -> Result<()> {
         self.audit_due = false;
+        let mut whole = false;
         for _ in 0..ATTEMPTS {
             self.routes.begin_reading();
-            let mut whole = true;
+            whole = true;
             for family in [AddressFamily::Inet, AddressFamily::Inet6] {
                 let request = RouteNetlinkMessage::GetRoute(wire::all::our_routes(family));
                 let note = |object: RouteNetlinkMessage| {
@@ -227,7 +211,7 @@ impl Task {
                 break;
             }
         }
-        self.routes.conclude();
+        self.routes.conclude(whole);
         self.rules.due = true;
         self.neighbours.due = true;
         Ok(())
@@ -368,10 +352,12 @@ impl Task {
         }
         let mut report = std::mem::take(&mut self.done);
         report.failures.extend(self.neighbours.failures.iter().cloned());
-        let routes = self.routes.refusals();
-        report
-            .failures
-            .extend(routes.map(|(key, refusal)| Failure { object: key.to_string(), reason: refusal.to_string() }));
+        let whole = self.routes.is_whole();
+        report.failures.extend(self.routes.refusals().map(|(key, refusal)| {
+            let doubtful = refusal.is(Errno::EXIST) && !whole;
+            let reason = if doubtful { DOUBTFUL.to_owned() } else { refusal.to_string() };
+            Failure { object: key.to_string(), reason }
+        }));
         report.failures.extend(self.rules.failures.iter().cloned());
         for answer in self.settling.drain(..) {
             // Who asked may have gone.
@@ -390,6 +376,10 @@ impl Task {
 }
 
 const UNREADABLE: &str = "cannot read what the kernel holds of ours";
+
+/// Of a route that is there though the kernel did not show it.
+const DOUBTFUL: &str = "one stands in its place that may be ours: the kernel's routes changed each time they were read; \
+                        the next audit tries again";
 
 fn taken(neighbour: &KernelNeighbour) -> Failure {
     let reason = "somebody else fixed another link address; remove that entry".to_owned();
