@@ -23,6 +23,7 @@ mod stream;
 mod testbed;
 mod told;
 mod update;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Command {
     Update(update::Arguments),
     /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
+    /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
+    Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
     Pass(hold::PassArguments),
     /// Attach a redirect without any lookup, until interrupted: the floor of a comparison
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => hold::pass(&arguments),
         Command::Bare(arguments) => hold::bare(&arguments),
     };
