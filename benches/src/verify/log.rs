@@ -25,6 +25,9 @@ const LOG_BYTES: usize = 1 << 16;
 /// `BPF_F_XDP_HAS_FRAGS` (linux/bpf.h).
 const HAS_FRAGS: u32 = 1 << 5;
 
+/// The kernel keeps so much of a map's name (`BPF_OBJ_NAME_LEN`, less the final NUL).
+const MAP_NAME: usize = 15;
+
 /// From the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Statistics {
@@ -33,12 +36,14 @@ pub struct Statistics {
     pub verification_microseconds: u64,
 }
 
-/// Has the program verified again, with these maps.
+/// Has the program verified again, with these maps: by the names that the kernel has for them.
 pub fn statistics(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -> Result<Statistics> {
     let mut object = Object::parse(object).context("reading the object")?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let used = mem::take(&mut object.maps);
-    let known = used.iter().filter_map(|(name, map)| Some((name.as_str(), *maps.get(name)?, map)));
+    // Maps that only other programs of the object use have no descriptor: theirs are not loaded here.
+    let descriptor = |name: &str| maps.get(name.get(..MAP_NAME).unwrap_or(name)).copied().unwrap_or(-1);
+    let known = used.iter().map(|(name, map)| (name.as_str(), descriptor(name), map));
     object.relocate_maps(known, &text).context("putting the maps into the program")?;
     object.relocate_calls(&text).context("putting the functions together")?;
     let found = object.programs.get(program).with_context(|| format!("no program {program}"))?;
