@@ -48,7 +48,7 @@ pub struct Arguments {
     /// Measurements of each contender, one after the other in turn
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Frames of a measurement. Default: 1000000; with --quick 250000
+    /// Frames of a measurement. Default: 500000; with --quick 200000
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     frames: Option<u64>,
     /// Fewer routes and frames: a minute or two
@@ -70,8 +70,8 @@ pub struct Arguments {
 
 const ROUTES: [u32; 5] = [10, 1000, 10_000, 100_000, 1_000_000];
 const QUICK_ROUTES: [u32; 2] = [10, 10_000];
-const FRAMES: u64 = 1_000_000;
-const QUICK_FRAMES: u64 = 250_000;
+const FRAMES: u64 = 500_000;
+const QUICK_FRAMES: u64 = 200_000;
 /// For the kernel to clean up after a world that is gone.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -198,7 +198,7 @@ impl Bench {
             let row = Row::new(program, (family, routes), (destinations, bytes), &times[program.name()], &bare);
             let row = row.context("no round counted")?;
             eprintln!(
-                "  {destinations} destinations, {bytes} bytes: {:<10} {:>6.0} ns, {:.2} of bare",
+                "  destinations {destinations}, bytes {bytes}: {:<10} {:>6.0} ns, {:.2} times bare",
                 program.name(),
                 row.ns_per_packet,
                 row.ratio_to_bare
