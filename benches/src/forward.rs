@@ -177,7 +177,10 @@ impl Bench {
                     let count = voids.entry(program.name()).or_default();
                     *count += 1;
                     if *count > self.rounds {
-                        ensure!(program != Program::Bare, "bare loses frames in most rounds: is the machine very busy?");
+                        ensure!(
+                            program != Program::Bare,
+                            "bare loses frames in most rounds: is the machine very busy?"
+                        );
                         let why = format!("with {destinations} destinations, too many runs are void: {report}");
                         self.results.missing.push(Missing { program, family, routes, why });
                     }
@@ -215,7 +218,8 @@ impl Bench {
             self.rounds, self.frames
         ));
         println!("\n{}", self.results);
-        let write = |file: &Path, text: String| fs::write(file, text).with_context(|| format!("writing {}", file.display()));
+        let write =
+            |file: &Path, text: String| fs::write(file, text).with_context(|| format!("writing {}", file.display()));
         if let Some(file) = &arguments.json {
             write(file, serde_json::to_string_pretty(&self.results.rows)? + "\n")?;
         }

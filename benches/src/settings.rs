@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use hub_tests::lab::Mac;
 use ipnet::IpNet;
 
-use crate::shape::{DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, IPV6_NETWORKS, LongHead, MAGIC, Settings, fold};
+use crate::shape::{
+    DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, IPV6_NETWORKS, LongHead, MAGIC, Settings, fold,
+};
 
 /// How many flows there can be: source ports.
 pub const MAX_FLOWS: u32 = 0x1_0000 - FIRST_SOURCE_PORT as u32;
@@ -23,8 +25,8 @@ const SHORTEST: u32 = 60;
 const LONGEST: u32 = 3072;
 
 const ETHERNET_HEADER: usize = 14;
-/// Where an IPv6 destination begins, in halves.
-const IPV6_DESTINATION: usize = (ETHERNET_HEADER + 24) / 2;
+/// Where an IPv6 destination begins, in halves: after 14 bytes of Ethernet and 24 of IPv6.
+const IPV6_DESTINATION: usize = 19;
 const IPV4_HEADER: usize = 20;
 const UDP: u8 = 17;
 const TTL: u8 = 64;
@@ -304,7 +306,10 @@ mod tests {
             assert_eq!(verify(&[&frame4[14..34]]), 0xffff);
             assert_eq!(verify(&[&frame4[26..34], &[0, 17], &udp[4..6], udp]), 0xffff);
             let address = u32::from_be_bytes([frame4[30], frame4[31], frame4[32], frame4[33]]);
-            assert!((16 << 24..(16 << 24) + 100 * 512).contains(&address) && address % 512 == 0, "{address:#x}");
+            assert!(
+                (16 << 24..(16 << 24) + 100 * 512).contains(&address) && address.is_multiple_of(512),
+                "{address:#x}"
+            );
 
             let frame6 = frame::<{ IPV6.words }>(&settings6, &IPV6_NETWORKS, number);
             let udp = &frame6[54..];

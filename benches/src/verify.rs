@@ -135,7 +135,8 @@ struct Shown<'a>(&'a [Row]);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["OBJECT", "PROGRAM", "INSTRUCTIONS", "JITED BYTES", "PROCESSED", "STACK BYTES", "VERIFIED IN", "MEMORY"];
+        let head =
+            ["OBJECT", "PROGRAM", "INSTRUCTIONS", "JITED BYTES", "PROCESSED", "STACK BYTES", "VERIFIED IN", "MEMORY"];
         let programs = self.0.iter().map(|row| {
             let stack: Vec<_> = row.statistics.stack_bytes.iter().map(u32::to_string).collect();
             vec![

@@ -20,12 +20,10 @@ use crate::{
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask bench forward --quick\n  \
+#[command(after_help = "Examples:\n  cargo xtask bench forward --quick\n  \
                         cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
                         cargo xtask bench change --seconds 5\n  cargo xtask bench update --json update.json\n  \
-                        cargo xtask bench failover -- --help"
-)]
+                        cargo xtask bench failover -- --help")]
 pub struct Args {
     /// Which one
     #[arg(value_enum)]
@@ -68,7 +66,8 @@ pub fn vpnhub_bench(verb: &str, args: &[OsString]) -> Result<ExitCode> {
     let mut command = if host::is_root() {
         Command::new(&bench)
     } else {
-        let sudo = host::command("sudo").context("the kernel lets only root do this: run it as root, or install sudo")?;
+        let sudo =
+            host::command("sudo").context("the kernel lets only root do this: run it as root, or install sudo")?;
         let mut command = Command::new(sudo);
         command.arg("-E").arg(&bench);
         command

@@ -10,10 +10,8 @@ use crate::bench;
 ///
 /// Nothing is attached, and all is unloaded again. Needs root: without it, it asks for it through sudo once all is built.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask verify\n  cargo xtask verify --json verify.json\n  \
-                        cargo xtask verify target/release/ebpf/bpfel-unknown-none/release/bench-ebpf"
-)]
+#[command(after_help = "Examples:\n  cargo xtask verify\n  cargo xtask verify --json verify.json\n  \
+                        cargo xtask verify target/release/ebpf/bpfel-unknown-none/release/bench-ebpf")]
 pub struct Args {
     /// `--json FILE`, and objects other than the agent's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]

@@ -93,7 +93,7 @@ fn ask(context: &XdpContext, lookup: &mut Lookup) -> Option<()> {
     let length = size_of::<Lookup>() as c_int;
     // SAFETY: the context is the kernel's; the other argument is a struct of this length, which no one else has.
     let answer = unsafe { bpf_fib_lookup(context.ctx.cast(), lookup, length, 0) };
-    (answer == BPF_FIB_LKUP_RET_SUCCESS as _).then_some(())
+    (answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS)).then_some(())
 }
 
 #[inline(always)]

@@ -77,7 +77,9 @@ impl Dimensions {
         let mut cases: Vec<_> = self
             .destinations
             .iter()
-            .flat_map(|destinations| self.packet_bytes.iter().map(|bytes| possible(family, routes, *destinations, *bytes)))
+            .flat_map(|destinations| {
+                self.packet_bytes.iter().map(|bytes| possible(family, routes, *destinations, *bytes))
+            })
             .collect();
         cases.sort_unstable();
         cases.dedup();

@@ -28,8 +28,14 @@ const PROGRAMS: [(Program, RGBColor); 5] = [
 
 struct Panel {
     title: String,
-    /// Routes and ratio of each program.
-    lines: Vec<(Program, RGBColor, Vec<(f64, f64)>)>,
+    lines: Vec<Line>,
+}
+
+struct Line {
+    program: Program,
+    colour: RGBColor,
+    /// Routes and ratio.
+    points: Vec<(f64, f64)>,
 }
 
 pub fn svg(rows: &[Row], dimensions: &Dimensions) -> Result<String> {
@@ -74,9 +80,10 @@ fn panel(rows: &[Row], family: Family, destinations: u32, bytes: u32) -> Panel {
         let mut points: Vec<_> =
             rows.iter().filter(fits).map(|row| (f64::from(row.routes), row.ratio_to_bare)).collect();
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
-        (!points.is_empty()).then_some((*program, *colour, points))
+        (!points.is_empty()).then_some(Line { program: *program, colour: *colour, points })
     });
-    let up_to = if destinations == 1 { "1 destination".to_owned() } else { format!("up to {destinations} destinations") };
+    let up_to =
+        if destinations == 1 { "1 destination".to_owned() } else { format!("up to {destinations} destinations") };
     let title = format!("IPv{}, {up_to}, {} bytes", family.number(), bytes.max(family.shortest()));
     Panel { title, lines: lines.collect() }
 }
@@ -84,7 +91,7 @@ fn panel(rows: &[Row], family: Family, destinations: u32, bytes: u32) -> Panel {
 type Failed = DrawingAreaErrorKind<std::io::Error>;
 
 fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Panel) -> Result<(), Failed> {
-    let points = || panel.lines.iter().flat_map(|(_, _, points)| points);
+    let points = || panel.lines.iter().flat_map(|line| &line.points);
     let least = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     let most = points().map(|point| point.0).fold(0.0, f64::max);
     let top = points().map(|point| point.1).fold(1.0, f64::max) * 1.1;
@@ -102,7 +109,7 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Pane
         .light_line_style(WHITE)
         .label_style(("sans-serif", 12))
         .draw()?;
-    for (program, colour, points) in &panel.lines {
+    for Line { program, colour, points } in &panel.lines {
         let colour = *colour;
         chart
             .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
@@ -119,6 +126,7 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Pane
         .draw()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn drawing(error: Failed) -> anyhow::Error {
     anyhow!("drawing the plot: {error}")
 }
@@ -147,7 +155,7 @@ mod tests {
         let panels = panels(&rows, &dimensions);
         assert_eq!(panels.len(), 1);
         assert_eq!(panels[0].title, "IPv4, up to 1000 destinations, 64 bytes");
-        let lines: Vec<_> = panels[0].lines.iter().map(|(program, _, points)| (*program, points.len())).collect();
+        let lines: Vec<_> = panels[0].lines.iter().map(|line| (line.program, line.points.len())).collect();
         assert_eq!(lines, [(Program::Bare, 1), (Program::Fib, 2)]);
         let svg = svg(&rows, &dimensions).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("fib") && !svg.contains("ip_forward"), "{svg}");

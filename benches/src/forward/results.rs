@@ -75,7 +75,17 @@ impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header(["FAMILY", "ROUTES", "DESTINATIONS", "BYTES", "PROGRAM", "NS/PACKET", "TO BARE", "SPREAD", "RANGE"]);
+        table.set_header([
+            "FAMILY",
+            "ROUTES",
+            "DESTINATIONS",
+            "BYTES",
+            "PROGRAM",
+            "NS/PACKET",
+            "TO BARE",
+            "SPREAD",
+            "RANGE",
+        ]);
         for (column, at) in table.column_iter_mut().zip(0..) {
             if at != 4 {
                 column.set_cell_alignment(CellAlignment::Right);
@@ -130,11 +140,10 @@ mod tests {
 
     #[test]
     fn a_disturbed_round_moves_the_range_only() {
-        let row = row(&[200.0, 210.0, 190.0, 200.0, 205.0, 2000.0, 195.0], &[100.0, 900.0, 99.0, 100.0, 101.0]).unwrap();
+        let row =
+            row(&[200.0, 210.0, 190.0, 200.0, 205.0, 2000.0, 195.0], &[100.0, 900.0, 99.0, 100.0, 101.0]).unwrap();
         assert_eq!((row.ns_per_packet, row.ratio_to_bare, row.range), (200.0, 2.0, (190.0, 2000.0)));
         assert!((row.spread - 15.0 / 200.0).abs() < 1e-9, "{}", row.spread);
-        assert_eq!(super::tests::row(&[], &[1.0]), None);
-        assert_eq!(super::tests::row(&[1.0], &[]), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use aya_obj::{
 use nix::{errno::Errno, libc};
 use serde::Serialize;
 
-/// `BPF_LOG_STATS` (include/linux/bpf_verifier.h): no line for each instruction.
+/// `BPF_LOG_STATS` (`include/linux/bpf_verifier.h`): no line for each instruction.
 const STATISTICS: u32 = 4;
 /// A few lines.
 const LOG_BYTES: usize = 1 << 16;
@@ -89,7 +89,8 @@ pub fn statistics(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -
 /// ```
 fn parse(log: &str) -> Option<Statistics> {
     let after = |start: &str| log.lines().find_map(|line| line.strip_prefix(start));
-    let stack_bytes = after("stack depth ")?.split('+').map(|depth| depth.trim().parse().ok()).collect::<Option<_>>()?;
+    let stack_bytes =
+        after("stack depth ")?.split('+').map(|depth| depth.trim().parse().ok()).collect::<Option<_>>()?;
     let verification_microseconds = after("verification time ")?.split(' ').next()?.parse().ok()?;
     Some(Statistics { stack_bytes, verification_microseconds })
 }
