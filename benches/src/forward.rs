@@ -85,7 +85,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bench.save(arguments)?;
         thread::sleep(SETTLE);
     }
-    bench.finish()
+    bench.finish();
+    Ok(())
 }
 
 struct Bench {
@@ -225,13 +226,12 @@ impl Bench {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(mut self) {
         self.results.notes.push(format!(
             "Medians of {} interleaved rounds of {} frames, all counted and checked; the time is that of generator, hub \
              and sink on one core.",
             self.rounds, self.frames
         ));
         print!("\n{}", self.results);
-        Ok(())
     }
 }

@@ -106,7 +106,8 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Pane
         .x_desc("routes")
         .y_desc("time per frame, bare = 1")
         .x_label_formatter(&|routes| format!("{routes:.0}"))
-        .light_line_style(WHITE)
+        .x_max_light_lines(1)
+        .y_max_light_lines(1)
         .label_style(("sans-serif", 12))
         .draw()?;
     for Line { program, colour, points } in &panel.lines {
