@@ -17,7 +17,7 @@ use crate::{
     place::Place,
     programs::{self, Programs},
     report::Report,
-    settings::{Macs, Traffic, settings},
+    settings::{Macs, Spread, Traffic, settings},
     shape::Counts,
 };
 
@@ -57,7 +57,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 64)]
     bytes: u32,
     /// Frames made in one go, before the hub gets its turn
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, default_value_t = BATCH, value_parser = clap::value_parser!(u32).range(1..=256))]
     batch: u32,
     /// Core that everything runs on: generator, hub and sink. Default: the last that is allowed
     #[arg(long)]
@@ -72,8 +72,10 @@ pub struct Arguments {
 
 /// Frames in one system call. The kernel itself ends it on a signal; between two, this program sees how far it got.
 const CHUNK: u64 = 1 << 17;
+/// More at a time, and a queue overflows when the hub's work moves to another core.
+pub const BATCH: u32 = 64;
 /// Not counted: caches, neighbours, route caches and the CPU's clock get warm.
-const WARM_UP: u64 = 1 << 17;
+pub const WARM_UP: u64 = 1 << 17;
 /// The far end has got all when nothing has come for this long.
 const QUIET: Duration = Duration::from_millis(200);
 /// How long frames may still trickle in, at the end.
@@ -87,6 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let traffic = Traffic {
         source: arguments.source,
         destination: arguments.destination,
+        spread: Spread::Hosts,
         destinations: arguments.destinations,
         flows: arguments.flows,
         bytes: arguments.bytes,
@@ -102,7 +105,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     // Of the whole process: the threads that enter namespaces inherit it.
     pin(arguments.cpu)?;
 
-    let mut flood = Flood { programs, from, frame: vec![0; arguments.bytes as usize], batch: arguments.batch };
+    let frame = vec![0; arguments.bytes as usize];
+    let mut flood = Flood { programs: &mut programs, from: &from, frame, batch: arguments.batch };
     flood.measure(WARM_UP.min(arguments.frames)).context("warming up")?;
     let report = flood.measure(arguments.frames)?;
 
@@ -117,17 +121,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-struct Flood {
-    programs: Programs,
-    from: Place,
+/// What sends and counts: the programs have their settings, and the sink is attached.
+pub struct Flood<'a> {
+    pub programs: &'a mut Programs,
+    pub from: &'a Place,
     /// What the kernel lays in a page before the generator writes the head.
-    frame: Vec<u8>,
-    batch: u32,
+    pub frame: Vec<u8>,
+    /// Frames made in one go.
+    pub batch: u32,
 }
 
-impl Flood {
+impl Flood<'_> {
     /// Sends `frames`, waits until they have arrived or nothing more does, and counts. Sends fewer when nothing arrives.
-    fn measure(&mut self, frames: u64) -> Result<Report> {
+    pub fn measure(&mut self, frames: u64) -> Result<Report> {
         let before = (self.programs.made()?, self.programs.counts(0)?);
         let start = Instant::now();
         // Windows of frames that were lost to the last one, in a row, and what had arrived before them.

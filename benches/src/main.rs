@@ -7,6 +7,7 @@ mod cpu;
 mod dispatcher;
 mod failover;
 mod flood;
+mod forward;
 mod hold;
 mod place;
 mod process;
@@ -22,6 +23,7 @@ mod stream;
 mod testbed;
 mod told;
 mod update;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -46,6 +48,10 @@ enum Command {
     Change(change::Arguments),
     /// Start, reload and change an agent with many routes
     Update(update::Arguments),
+    /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
+    Forward(forward::Arguments),
+    /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
+    Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
     Pass(hold::PassArguments),
     /// Attach a redirect without any lookup, until interrupted: the floor of a comparison
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         Command::Failover(arguments) => in_a_lab(|| failover::run(&arguments)),
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
+        Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => hold::pass(&arguments),
         Command::Bare(arguments) => hold::bare(&arguments),
     };

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs, thread,
+    fs,
+    os::fd::RawFd,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -58,6 +60,12 @@ impl Memory {
         let kilobytes = |name: &str| field(&status, name).with_context(|| format!("no {name} in its status"));
         Ok(Self { resident: kilobytes("VmRSS")? * 1024, peak: kilobytes("VmHWM")? * 1024, maps: maps(pid)? })
     }
+}
+
+/// What a map of this process takes in the kernel, by its descriptor.
+pub fn locked(descriptor: RawFd) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).context("reading fdinfo")?;
+    field(&text, "memlock").context("the kernel does not tell how much memory a map takes")
 }
 
 /// `name: value ...` of a file of /proc.

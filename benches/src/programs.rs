@@ -2,17 +2,17 @@
 
 use std::io;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, TestRun as _, TestRunAttrs, TestRunOptions,
     maps::{Array, DevMap, MapData, PerCpuArray},
-    programs::{ProgramError, Xdp, XdpMode},
+    programs::{ProgramError, Xdp, XdpMode, xdp::XdpLinkId},
     sys::SyscallError,
 };
 
 use crate::{
     place::Place,
-    shape::{ARRIVALS, Arrival, Counts, Settings},
+    shape::{ARRIVALS, Arrival, Counts, PORTS, Settings},
 };
 
 // SAFETY: integers and arrays of them, without padding: the size is asserted beside the type.
@@ -47,17 +47,17 @@ impl Programs {
         Ebpf::load(object).map(Self).context("loading the kernel programs: root (CAP_BPF, CAP_NET_ADMIN) is needed")
     }
 
-    /// Attaches `program` natively.
+    /// Attaches `program` natively, until it is detached or this value dropped.
     ///
     /// # Errors
     /// When the device has a program already, or no native XDP.
-    pub fn attach(&mut self, program: &str, place: &Place) -> Result<()> {
+    pub fn attach(&mut self, program: &str, place: &Place) -> Result<XdpLinkId> {
         let program = loaded(&mut self.0, program)?;
         let Place { namespace, device, index } = place;
         let attached = namespace.enter(|| program.attach_to_if_index(*index, XdpMode::Driver))?;
         let at = format!("{device} in {}", namespace.name());
         match attached {
-            Ok(_) => Ok(()),
+            Ok(link) => Ok(link),
             Err(ProgramError::SyscallError(SyscallError { io_error, .. })) => match io_error.kind() {
                 io::ErrorKind::ResourceBusy => bail!(
                     "{at} has an XDP program already: `ip -n {} link show {device}` shows it, and its owner must detach it",
@@ -74,12 +74,18 @@ impl Programs {
         }
     }
 
-    /// Makes `place` the only port of program `bare`.
+    pub fn detach(&mut self, program: &str, link: XdpLinkId) -> Result<()> {
+        loaded(&mut self.0, program)?.detach(link).with_context(|| format!("detaching {program}"))
+    }
+
+    /// Makes `place` the port of program `bare`, and the one that `fib` takes for its interface.
     pub fn set_port(&mut self, place: &Place) -> Result<()> {
+        ensure!((1..PORTS).contains(&place.index), "{} has the index {}, over {PORTS}", place.device, place.index);
         let map = self.0.map_mut("PORTS").context("no map PORTS")?;
         let mut ports: DevMap<_> = map.try_into()?;
         // A port is looked up in the namespace of the thread that names it.
-        place.namespace.enter(|| ports.set(0, place.index, None, 0))?.context("setting the port")
+        let mut set = || ports.set(0, place.index, None, 0).and_then(|()| ports.set(place.index, place.index, None, 0));
+        place.namespace.enter(&mut set)?.context("setting the port")
     }
 
     pub fn set(&mut self, settings: &Settings) -> Result<()> {

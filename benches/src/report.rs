@@ -31,6 +31,10 @@ impl Report {
         Self { sent, received, garbled, seconds, packets_per_second, void }
     }
 
+    pub fn nanoseconds_per_packet(&self) -> f64 {
+        1e9 / self.packets_per_second
+    }
+
     /// What to look at, for a void run.
     pub fn hint(&self) -> Option<&'static str> {
         if !self.void {

@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use hub_tests::lab::Mac;
 use ipnet::IpNet;
 
-use crate::shape::{DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, LongHead, MAGIC, Settings, fold};
+use crate::shape::{
+    DESTINATION_PORT, FIRST_SOURCE_PORT, Head, IPV4, IPV6, IPV6_NETWORKS, LongHead, MAGIC, Settings, fold,
+};
 
 /// How many flows there can be: source ports.
 pub const MAX_FLOWS: u32 = 0x1_0000 - FIRST_SOURCE_PORT as u32;
@@ -23,6 +25,8 @@ const SHORTEST: u32 = 60;
 const LONGEST: u32 = 3072;
 
 const ETHERNET_HEADER: usize = 14;
+/// Where an IPv6 destination begins, in halves: after 14 bytes of Ethernet and 24 of IPv6.
+const IPV6_DESTINATION: usize = 19;
 const IPV4_HEADER: usize = 20;
 const UDP: u8 = 17;
 const TTL: u8 = 64;
@@ -38,13 +42,22 @@ pub struct Macs {
     pub to: Mac,
 }
 
+/// Which addresses of the destination prefix the frames go to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// The first hosts, one after the other.
+    Hosts,
+    /// From the prefix's own address on, so far apart: IPv4 addresses, or IPv6 networks of 64 bits.
+    Apart(u32),
+}
+
 /// What is to be sent.
 #[derive(Clone, Copy)]
 pub struct Traffic {
     pub source: IpAddr,
-    /// Frames go to the first hosts in it.
     pub destination: IpNet,
-    /// How many hosts; as many as there are when there are fewer.
+    pub spread: Spread,
+    /// How many addresses; as many as there are when there are fewer.
     pub destinations: u32,
     pub flows: u32,
     /// Of a frame from the Ethernet header on, without the frame check sequence.
@@ -57,8 +70,15 @@ pub struct Traffic {
 /// When there can be no such frames: families mixed, too short, too long, no flow, no destination.
 pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
     let &Traffic { destination, destinations, flows, bytes, untouched, .. } = traffic;
-    let (first, hosts) = hosts(destination);
-    let (layout, version) = if first.is_ipv4() { (&IPV4, 4) } else { (&IPV6, 6) };
+    let (first, available) = match traffic.spread {
+        Spread::Hosts => hosts(destination),
+        Spread::Apart(stride) => (destination.network(), networks(destination) / stride.max(1)),
+    };
+    let (layout, version) = match (first, traffic.spread) {
+        (IpAddr::V4(_), _) => (&IPV4, 4),
+        (IpAddr::V6(_), Spread::Hosts) => (&IPV6, 6),
+        (IpAddr::V6(_), Spread::Apart(_)) => (&IPV6_NETWORKS, 6),
+    };
     let shortest = SHORTEST.max(u32::try_from(layout.words * 8)?);
     if !(shortest..=LONGEST).contains(&bytes) {
         bail!("--bytes {bytes}: IPv{version} frames have {shortest} to {LONGEST}");
@@ -66,8 +86,8 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
     if !(1..=MAX_FLOWS).contains(&flows) {
         bail!("--flows {flows}: 1 to {MAX_FLOWS} are possible");
     }
-    if destinations == 0 {
-        bail!("--destinations 0: at least 1 is needed");
+    if destinations == 0 || available == 0 {
+        bail!("--destinations {destinations} of {available} in {destination}: at least 1 is needed");
     }
 
     let sent = head(traffic, macs.gateway, macs.from, TTL)?;
@@ -93,14 +113,20 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
         first_destination: match first {
             IpAddr::V4(address) => address.to_bits(),
             IpAddr::V6(address) => {
-                let [.., a, b, c, d] = address.octets();
-                u32::from_be_bytes([a, b, c, d])
+                let octets = address.octets();
+                let at = (layout.destination - IPV6_DESTINATION) * 2;
+                u32::from_be_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
             }
         },
-        destinations: destinations.min(hosts),
+        destinations: destinations.min(available),
+        stride: match traffic.spread {
+            Spread::Hosts => 1,
+            Spread::Apart(stride) => stride.max(1),
+        },
         flows,
         length: bytes,
         version,
+        networks: u32::from(version == 6 && traffic.spread != Spread::Hosts),
         window: WINDOW,
     })
 }
@@ -117,6 +143,16 @@ fn hosts(prefix: IpNet) -> (IpAddr, u32) {
         IpAddr::V4(network) => (IpAddr::V4((network.to_bits() + 1).into()), capped(addresses - 2)),
         IpAddr::V6(network) => (IpAddr::V6((network.to_bits() + 1).into()), capped(addresses - 1)),
     }
+}
+
+/// How many addresses (IPv4) or networks of 64 bits (IPv6) a prefix has.
+fn networks(prefix: IpNet) -> u32 {
+    let bits = match prefix {
+        IpNet::V4(prefix) => 32 - prefix.prefix_len(),
+        // Only the second 32 bits of the address are counted through.
+        IpNet::V6(prefix) => 64_u8.saturating_sub(prefix.prefix_len()),
+    };
+    u32::try_from(1_u64 << bits.min(32)).unwrap_or(u32::MAX)
 }
 
 /// The head of all frames; zero where the number decides, and in the checksums.
@@ -141,8 +177,16 @@ fn head(traffic: &Traffic, to: Mac, from: Mac, ttl: u8) -> Result<[u8; size_of::
             bytes.extend(payload.to_be_bytes());
             bytes.extend([UDP, ttl]);
             bytes.extend(source.octets());
-            bytes.extend(&destination.octets()[..12]);
-            bytes.extend([0; 4]);
+            let mut destination = destination.octets();
+            match traffic.spread {
+                Spread::Hosts => destination[12..].fill(0),
+                Spread::Apart(_) => {
+                    destination[4..8].fill(0);
+                    // The first host: address 0 of a network is any router there (RFC 4291 section 2.6.1).
+                    destination[15] = 1;
+                }
+            }
+            bytes.extend(destination);
             payload
         }
         (source, destination) => bail!("--source {source} and --destination {destination}: one is IPv4, one IPv6"),
@@ -183,6 +227,7 @@ mod tests {
         Traffic {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
+            spread: Spread::Hosts,
             destinations: 100,
             flows: 7,
             bytes,
@@ -247,6 +292,33 @@ mod tests {
                 assert!((1..=100).contains(&frame[53]), "{:?}", &frame[38..54]);
             }
         }
+    }
+
+    #[test]
+    fn destinations_can_lie_apart() {
+        let four = Traffic { spread: Spread::Apart(512), ..traffic("10.10.10.1", "16.0.0.0/4", 64) };
+        let settings4 = settings(&four, MACS).unwrap();
+        let six = Traffic { spread: Spread::Apart(512), ..traffic("fd00:10::1", "fd64:1:1000::/36", 72) };
+        let settings6 = settings(&six, MACS).unwrap();
+        for number in (0..200_000).step_by(37) {
+            let frame4 = frame::<{ IPV4.words }>(&settings4, &IPV4, number);
+            let udp = &frame4[34..];
+            assert_eq!(verify(&[&frame4[14..34]]), 0xffff);
+            assert_eq!(verify(&[&frame4[26..34], &[0, 17], &udp[4..6], udp]), 0xffff);
+            let address = u32::from_be_bytes([frame4[30], frame4[31], frame4[32], frame4[33]]);
+            assert!(
+                (16 << 24..(16 << 24) + 100 * 512).contains(&address) && address.is_multiple_of(512),
+                "{address:#x}"
+            );
+
+            let frame6 = frame::<{ IPV6.words }>(&settings6, &IPV6_NETWORKS, number);
+            let udp = &frame6[54..];
+            assert_eq!(verify(&[&frame6[22..54], &[0, 17], &udp[4..6], udp]), 0xffff);
+            assert_eq!((&frame6[38..42], &frame6[46..54]), (&[0xfd, 0x64, 0, 1][..], &[0, 0, 0, 0, 0, 0, 0, 1][..]));
+            let network = u32::from_be_bytes([frame6[42], frame6[43], frame6[44], frame6[45]]);
+            assert_eq!(network - (0x1000 << 16), address - (16 << 24));
+        }
+        assert!(settings(&Traffic { spread: Spread::Apart(1 << 31), ..four }, MACS).is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     place::Place,
     process,
     programs::{Mute, Programs},
-    settings::{Macs, NO_WINDOW, Traffic, settings},
+    settings::{Macs, NO_WINDOW, Spread, Traffic, settings},
     stream::BYTES,
 };
 
@@ -66,11 +66,16 @@ pub struct Common {
 
 impl Common {
     pub fn agent(&self) -> Result<PathBuf> {
-        let beside = || Ok::<_, anyhow::Error>(std::env::current_exe()?.with_file_name("vpnhub"));
-        let agent = self.agent.clone().map_or_else(beside, Ok)?;
-        ensure!(agent.is_file(), "there is no agent {}: `cargo xtask build` makes one", agent.display());
-        Ok(agent)
+        agent(self.agent.as_deref())
     }
+}
+
+/// The agent named, or the one beside this program.
+pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
+    let beside = || Ok::<_, anyhow::Error>(std::env::current_exe()?.with_file_name("vpnhub"));
+    let agent = named.map(Path::to_owned).map_or_else(beside, Ok)?;
+    ensure!(agent.is_file(), "there is no agent {}: `cargo xtask build` makes one", agent.display());
+    Ok(agent)
 }
 
 /// Prefix `number` of what `b` has behind it.
@@ -192,6 +197,7 @@ impl Testbed {
         let traffic = Traffic {
             source: A.host4().into(),
             destination: BEHIND_B.parse()?,
+            spread: Spread::Hosts,
             destinations: addresses,
             flows: FLOWS,
             bytes: BYTES,

@@ -93,3 +93,45 @@ fn updates_are_timed() {
         assert!(count(&results, "routes", &routes, measure) > 0.5, "{measure}");
     }
 }
+
+#[test]
+fn forwarders_are_compared() {
+    let scratch = Scratch::new().unwrap();
+    let svg = scratch.file("forward.svg");
+    // A contender whose frames do not all come out right has no row.
+    let rows = run(&[
+        "forward",
+        "--routes=20",
+        "--destinations=1,7",
+        "--packet-bytes=64,1514",
+        "--rounds=1",
+        "--frames=10000",
+        "--svg",
+        svg.to_str().unwrap(),
+    ]);
+    let rows = rows.as_array().unwrap();
+    for program in ["bare", "hub-lpm", "fib", "ip_forward"] {
+        for (family, shortest) in [(4, 64), (6, 72)] {
+            for destinations in [1, 7] {
+                for bytes in [shortest, 1514] {
+                    let here = |row: &&Value| {
+                        row["bench"] == "forward"
+                            && row["program"] == program
+                            && row["family"] == family
+                            && row["routes"] == 20
+                            && row["destinations"] == destinations
+                            && row["packet_bytes"] == bytes
+                    };
+                    let found: Vec<_> = rows.iter().filter(here).collect();
+                    assert_eq!(found.len(), 1, "{program}, IPv{family}, {destinations}, {bytes} bytes: {rows:#?}");
+                    for number in ["ns_per_packet", "ratio_to_bare", "spread"] {
+                        assert!(found[0][number].is_number(), "{number} of {}", found[0]);
+                    }
+                    assert_eq!(found[0]["ratio_to_bare"] == 1.0, program == "bare", "{}", found[0]);
+                }
+            }
+        }
+    }
+    let svg = fs::read_to_string(svg).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("ip_forward"), "{svg}");
+}

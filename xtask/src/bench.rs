@@ -13,18 +13,17 @@ use crate::{
     setup::{self, host},
 };
 
-/// Measures failover, changes under load, or updates of the agent that was just built.
+/// Measures forwarding, failover, changes under load, or updates of what was just built.
 ///
 /// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
 /// it, it asks for it through sudo once all is built. benches/README.md says how it is measured and what to make of it.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
+#[command(after_help = "Examples:\n  cargo xtask bench forward --quick\n  \
+                        cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
                         cargo xtask bench change --seconds 5\n  cargo xtask bench update --json update.json\n  \
-                        cargo xtask bench failover -- --help"
-)]
+                        cargo xtask bench failover -- --help")]
 pub struct Args {
     /// Which one
     #[arg(value_enum)]
@@ -36,6 +35,8 @@ pub struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
+    /// What a frame costs by who forwards it (the hub, the kernel's ways), by routes and destinations
+    Forward,
     /// How long traffic is lost when a tunnel fails that another can take over from
     Failover,
     /// Whether many changes under load cost a frame
@@ -45,6 +46,17 @@ enum Name {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let name = match args.name {
+        Name::Forward => "forward",
+        Name::Failover => "failover",
+        Name::Change => "change",
+        Name::Update => "update",
+    };
+    vpnhub_bench(name, &args.args)
+}
+
+/// Sets up, builds, and runs a verb of vpnhub-bench as root. Comes back only when that is not possible.
+pub fn vpnhub_bench(verb: &str, args: &[OsString]) -> Result<ExitCode> {
     setup::runtime()?;
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {
@@ -54,16 +66,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut command = if host::is_root() {
         Command::new(&bench)
     } else {
-        let sudo = host::command("sudo").context("benches make network namespaces: run it as root, or install sudo")?;
+        let sudo =
+            host::command("sudo").context("the kernel lets only root do this: run it as root, or install sudo")?;
         let mut command = Command::new(sudo);
         command.arg("-E").arg(&bench);
         command
     };
-    let name = match args.name {
-        Name::Failover => "failover",
-        Name::Change => "change",
-        Name::Update => "update",
-    };
     // In our place: signals, terminal and exit code are the bench's own.
-    Err(command.arg(name).args(&args.args).exec()).with_context(|| format!("running {}", bench.display()))
+    Err(command.arg(verb).args(args).exec()).with_context(|| format!("running {}", bench.display()))
 }

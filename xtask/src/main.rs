@@ -17,6 +17,7 @@ mod record;
 mod run;
 mod setup;
 mod test;
+mod verify;
 
 /// Sets up, builds, runs, tests and checks VPN-Hub.
 ///
@@ -37,6 +38,7 @@ enum Verb {
     Test(test::Args),
     Lint(lint::Args),
     Bench(bench::Args),
+    Verify(verify::Args),
     #[command(subcommand)]
     Lab(lab::LabVerb),
 }
@@ -61,6 +63,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => test::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Verify(args) => verify::run(&args),
         Verb::Lab(verb) => lab::run(verb).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -17,6 +17,17 @@ pub fn head<const WORDS: usize>(context: &mut XdpContext) -> Option<&mut Head<WO
     Some(unsafe { &mut *(start as *mut Head<WORDS>) })
 }
 
+/// The first `N` bytes of the frame, if it has as many.
+#[inline(always)]
+pub fn start<const N: usize>(context: &mut XdpContext) -> Option<&mut [u8; N]> {
+    let start = context.data();
+    if start + N > context.data_end() {
+        return None;
+    }
+    // SAFETY: compared with the frame's end; bytes need no alignment; `&mut` makes it the only one.
+    Some(unsafe { &mut *(start as *mut [u8; N]) })
+}
+
 /// Bytes of the frame.
 #[inline(always)]
 pub fn length(context: &XdpContext) -> usize {

@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
 use crate::{
     frame, maps,
-    shape::{IPV4, IPV6, Layout, Settings},
+    shape::{IPV4, IPV6, IPV6_NETWORKS, Layout, Settings},
 };
 
 /// For `BPF_PROG_TEST_RUN` with live frames. The kernel takes the pages that have come back and does not restore them:
@@ -20,7 +20,8 @@ pub fn generator(mut context: XdpContext) -> u32 {
     };
     let made = match settings.version {
         4 => make::<{ IPV4.words }>(&mut context, settings, &IPV4),
-        _ => make::<{ IPV6.words }>(&mut context, settings, &IPV6),
+        _ if settings.networks == 0 => make::<{ IPV6.words }>(&mut context, settings, &IPV6),
+        _ => make::<{ IPV6.words }>(&mut context, settings, &IPV6_NETWORKS),
     };
     // A frame that is not made is not counted either: the binary asks for it again.
     if made.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }

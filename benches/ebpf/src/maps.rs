@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, DevMap, PerCpuArray},
 };
 
-use crate::shape::{ARRIVALS, Arrival, Counts, Settings, TUNNELS};
+use crate::shape::{ARRIVALS, Arrival, Counts, PORTS as PORTS_COUNT, Settings, TUNNELS};
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -30,6 +30,6 @@ pub static RECORD: Array<Arrival> = Array::with_max_entries(ARRIVALS, 0);
 #[map]
 pub static MUTED: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Where `bare` sends everything: port 0.
+/// Where `bare` sends everything: port 0. `fib` takes the port with the number of the interface that the kernel names.
 #[map]
-pub static PORTS: DevMap = DevMap::with_max_entries(1, 0);
+pub static PORTS: DevMap = DevMap::with_max_entries(PORTS_COUNT, 0);

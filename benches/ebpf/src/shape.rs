@@ -22,6 +22,9 @@ pub const TUNNELS: u32 = 2;
 /// How many frames back the record goes: 1.3 s at 100,000 frames a second. A power of two.
 pub const ARRIVALS: u32 = 1 << 17;
 
+/// Ports that frames can be sent out of: interface indices of a namespace with a few devices stay below.
+pub const PORTS: u32 = 256;
+
 const SPREAD_DESTINATIONS: u32 = 0x9e37_79b1;
 const SPREAD_FLOWS: u32 = 0x85eb_ca6b;
 
@@ -63,7 +66,7 @@ pub struct Layout {
     pub words: usize,
     /// The header's first half and its checksum, where the family has one.
     pub header: Option<(usize, usize)>,
-    /// The low 32 bits of the destination address.
+    /// The 32 bits of the destination address that the number decides: the low ones, but for [`IPV6_NETWORKS`].
     pub destination: usize,
     /// UDP: source port, destination port, length, checksum.
     pub udp: usize,
@@ -76,6 +79,9 @@ pub const IPV4: Layout = Layout { words: 7, header: Some((7, 12)), destination: 
 
 /// 70 bytes of fields, in 9 words.
 pub const IPV6: Layout = Layout { words: 9, header: None, destination: 25, udp: 27, magic: 31, number: 33 };
+
+/// The same with destinations that differ in bits 32 to 63 of their address: in their network, not their host.
+pub const IPV6_NETWORKS: Layout = Layout { destination: 21, ..IPV6 };
 
 /// What the binary tells the programs.
 #[repr(C)]
@@ -92,21 +98,25 @@ pub struct Settings {
     pub header_sum: u32,
     /// Sum over the pseudo header, the UDP header and the payload of `sent`.
     pub udp_sum: u32,
-    /// The low 32 bits of the first destination, in host byte order.
+    /// The 32 bits at the layout's `destination` of the first destination, in host byte order.
     pub first_destination: u32,
     /// Destinations, from the first on; at least 1.
     pub destinations: u32,
+    /// How far they are apart, in the same bits; at least 1.
+    pub stride: u32,
     /// Flows, at least 1 and as many as there are source ports from the first on.
     pub flows: u32,
     /// Bytes of a frame.
     pub length: u32,
     /// 4 or 6.
     pub version: u32,
+    /// With 6, whether the layout is [`IPV6_NETWORKS`]: 1 or 0.
+    pub networks: u32,
     /// How many frames may be between generator and sink.
     pub window: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 3 * 72 + 32);
+const _: () = assert!(size_of::<Settings>() == 3 * 72 + 40);
 
 /// What the sink has seen, on one CPU.
 #[repr(C)]
@@ -136,8 +146,8 @@ impl Layout {
     /// Makes a head that of frame `number`: destination, source port, number, UDP checksum.
     #[inline(always)]
     pub fn number<const WORDS: usize>(&self, head: &mut Head<WORDS>, settings: &Settings, number: u32) {
-        let destination =
-            settings.first_destination.wrapping_add(scatter(number, SPREAD_DESTINATIONS, settings.destinations));
+        let pick = scatter(number, SPREAD_DESTINATIONS, settings.destinations);
+        let destination = settings.first_destination.wrapping_add(pick.wrapping_mul(settings.stride));
         let [high, low] = halves(destination);
         // No more flows than ports: fits.
         let port = (FIRST_SOURCE_PORT + scatter(number, SPREAD_FLOWS, settings.flows) as u16).to_be();

@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
 use crate::{
     frame, maps,
-    shape::{Head, IPV4, IPV6, Layout, Settings},
+    shape::{Head, IPV4, IPV6, IPV6_NETWORKS, Layout, Settings},
 };
 
 /// On the far device. Takes the generator's frames and leaves all others to the kernel.
@@ -29,7 +29,8 @@ pub fn look(context: &mut XdpContext) -> Option<Seen> {
     let settings = maps::SETTINGS.get(0)?;
     match settings.version {
         4 => check::<{ IPV4.words }>(context, settings, &IPV4),
-        _ => check::<{ IPV6.words }>(context, settings, &IPV6),
+        _ if settings.networks == 0 => check::<{ IPV6.words }>(context, settings, &IPV6),
+        _ => check::<{ IPV6.words }>(context, settings, &IPV6_NETWORKS),
     }
 }
 

@@ -1,0 +1,196 @@
+//! The hubs that are compared. Two worlds alike: in one the agent runs, in the other the kernel has the same routes, and
+//! `bare`, `fib`, the kernel itself and its flow table take turns.
+
+use std::{path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::xdp::XdpLinkId;
+use hub_tests::lab::{HUB, Options, Site, World};
+
+use super::{
+    cases::Program,
+    flowtable,
+    routes::{self, Family},
+};
+use crate::{
+    cpu::pin,
+    flood::{BATCH, Flood},
+    place::Place,
+    programs::Programs,
+    report::Report,
+    settings::{Macs, Traffic, settings},
+    testbed::{A, B, Running},
+};
+
+const SITES: [Site; 2] = [A, B];
+/// Frames of up to 1514 bytes go through.
+const MTU: u32 = 1500;
+/// Flows for all destinations together: what connection tracking takes for a flow table by default.
+const FLOWS: u32 = 64_000;
+/// Source ports, where there are few destinations.
+const FLOWS_EACH: u32 = 64;
+/// Until all frames get through: the agent resolves neighbours.
+const ATTEMPTS: u32 = 5;
+
+/// A hub between two sites, and where frames go in and out.
+struct Hub {
+    world: World,
+    from: Place,
+    /// The hub's own devices on the way.
+    ingress: Place,
+    egress: Place,
+    macs: Macs,
+    /// Last: it detaches from `from`'s peer when all else is still there.
+    sink: Place,
+}
+
+impl Hub {
+    fn make(kernel_forwards: bool) -> Result<Self> {
+        let options = Options::default().sites(SITES).slow_path(kernel_forwards).tunnel_mtu(MTU);
+        let world = World::three_offices(&options)?;
+        let place = |place: &str, device: &str| Place::find(world[place].name(), device);
+        let device = Site::device(0);
+        let (from, sink) = (place(&A.place, &device)?, place(&B.place, &device)?);
+        let (ingress, egress) = (place(HUB, &A.hub_device(0))?, place(HUB, &B.hub_device(0))?);
+        for end in [&ingress, &egress] {
+            // A veth takes the generator's frames only with GRO or an XDP program; the same for all contenders.
+            world[HUB].set_gro(&end.device, true)?;
+        }
+        let macs = Macs { from: from.mac()?, gateway: ingress.mac()?, to: sink.mac()? };
+        Ok(Self { world, from, ingress, egress, macs, sink })
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        // The kernel drops their routes with the devices, now: else it would while the next is measured.
+        for place in [&self.ingress, &self.egress] {
+            drop(self.world[HUB].ip(&format!("link del {}", place.device)));
+        }
+    }
+}
+
+/// Conditions of a run.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub family: Family,
+    pub routes: u32,
+    pub destinations: u32,
+    pub bytes: u32,
+    pub frames: u64,
+    /// The core that all of it runs on.
+    pub cpu: Option<usize>,
+}
+
+/// Both worlds with their routes. A contender that could not be prepared is not there.
+pub struct Hubs {
+    kernel: Hub,
+    agent: Option<(Running, Hub)>,
+}
+
+impl Hubs {
+    /// The world of the kernel, with its routes.
+    pub fn make(programs: &mut Programs, family: Family, routes: u32) -> Result<Self> {
+        let kernel = Hub::make(true)?;
+        let namespace = &kernel.world[HUB];
+        let device = &kernel.egress.device;
+        for neighbour in [B.peer4(0).to_string(), "fe80::2".to_owned()] {
+            namespace.ip(&format!("neigh replace {neighbour} lladdr {} dev {device} nud permanent", kernel.macs.to))?;
+        }
+        namespace.batch(&routes::batch(&B, family, routes)).context("writing the kernel's routes")?;
+        programs.attach("sink", &kernel.sink)?;
+        programs.set_port(&kernel.egress)?;
+        Ok(Self { kernel, agent: None })
+    }
+
+    /// The world of the agent: started, its tables written, at rest. How long it took until it was ready.
+    pub fn start_agent(
+        &mut self,
+        programs: &mut Programs,
+        binary: &Path,
+        family: Family,
+        routes: u32,
+    ) -> Result<Duration> {
+        let hub = Hub::make(false)?;
+        let running = Running::start(binary, &hub.world[HUB], &routes::config(&SITES, family, routes))?;
+        running.rest()?;
+        programs.attach("sink", &hub.sink)?;
+        let ready = running.ready;
+        self.agent = Some((running, hub));
+        Ok(ready)
+    }
+
+    /// One measurement: switches the contender on, warms up, floods, and switches it off again.
+    pub fn run(&self, programs: &mut Programs, program: Program, load: Load) -> Result<Report> {
+        let hub = match (program, &self.agent) {
+            (Program::Hub, Some((running, hub))) => {
+                running.agent.must_run()?;
+                hub
+            }
+            (Program::Hub, None) => bail!("there is no agent"),
+            _ => &self.kernel,
+        };
+        let link = self.switch_on(programs, program)?;
+        let report = thread::scope(|scope| {
+            // A thread of its own is pinned: the agent and `ip` run where they like.
+            scope.spawn(|| flood(programs, hub, program, load)).join().expect("a flood does not panic")
+        });
+        self.switch_off(programs, program, link)?;
+        report
+    }
+
+    fn switch_on(&self, programs: &mut Programs, program: Program) -> Result<Option<XdpLinkId>> {
+        let Hub { world, ingress, egress, .. } = &self.kernel;
+        match program {
+            Program::Bare | Program::Fib => programs.attach(program.name(), ingress).map(Some),
+            Program::Hub | Program::Kernel => Ok(None),
+            Program::FlowTable => {
+                flowtable::on(&world[HUB], &[ingress.device.clone(), egress.device.clone()]).map(|()| None)
+            }
+        }
+    }
+
+    fn switch_off(&self, programs: &mut Programs, program: Program, link: Option<XdpLinkId>) -> Result<()> {
+        match (program, link) {
+            (_, Some(link)) => programs.detach(program.name(), link),
+            (Program::FlowTable, None) => flowtable::off(&self.kernel.world[HUB]),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the agent at once: that it leaves nothing behind is for the tests to say, and takes long with many routes.
+    pub fn end(self) -> Result<()> {
+        match self.agent {
+            Some((running, _hub)) => running.agent.kill().map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+fn flood(programs: &mut Programs, hub: &Hub, program: Program, load: Load) -> Result<Report> {
+    let Load { family, routes, destinations, bytes, frames, cpu } = load;
+    pin(cpu)?;
+    let flows = (FLOWS / destinations).clamp(1, FLOWS_EACH);
+    let traffic = Traffic {
+        source: match family {
+            Family::V4 => A.host4().into(),
+            Family::V6 => A.host6().into(),
+        },
+        destination: family.all(),
+        spread: routes::spread(routes, destinations),
+        destinations,
+        flows,
+        bytes,
+        untouched: program == Program::Bare,
+    };
+    programs.set(&settings(&traffic, hub.macs)?)?;
+    let mut flood = Flood { programs, from: &hub.from, frame: vec![0; bytes as usize], batch: BATCH };
+    // Several of each flow: the first ones take the long way.
+    let enough = crate::flood::WARM_UP.max(u64::from(destinations) * u64::from(flows) * 4).min(frames);
+    for _ in 0..ATTEMPTS {
+        if !flood.measure(enough).context("warming up")?.void {
+            break;
+        }
+    }
+    flood.measure(frames)
+}

@@ -1,0 +1,164 @@
+//! The ratio to `bare` by routes, as SVG: a panel for each family, number of destinations and length, a line a program.
+
+use anyhow::{Result, anyhow};
+use plotters::{
+    chart::{ChartBuilder, SeriesLabelPosition},
+    drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea as _},
+    element::{Circle, PathElement},
+    prelude::{IntoLogRange as _, SVGBackend},
+    series::LineSeries,
+    style::{BLACK, Color as _, RGBColor, WHITE},
+};
+
+use super::{
+    cases::{self, Dimensions, Program},
+    results::Row,
+    routes::Family,
+};
+
+const PANEL: (u32, u32) = (520, 340);
+/// Colours that are told apart also by those who see few of them (Okabe and Ito).
+const PROGRAMS: [(Program, RGBColor); 5] = [
+    (Program::Bare, RGBColor(120, 120, 120)),
+    (Program::Hub, RGBColor(213, 94, 0)),
+    (Program::Fib, RGBColor(0, 114, 178)),
+    (Program::Kernel, RGBColor(0, 158, 115)),
+    (Program::FlowTable, RGBColor(204, 121, 167)),
+];
+
+struct Panel {
+    title: String,
+    lines: Vec<Line>,
+}
+
+struct Line {
+    program: Program,
+    colour: RGBColor,
+    /// Routes and ratio.
+    points: Vec<(f64, f64)>,
+}
+
+pub fn svg(rows: &[Row], dimensions: &Dimensions) -> Result<String> {
+    let panels = panels(rows, dimensions);
+    let columns = panels.len().clamp(1, 2);
+    let lines = panels.len().div_ceil(columns).max(1);
+    let size = (PANEL.0 * u32::try_from(columns)?, PANEL.1 * u32::try_from(lines)?);
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        root.fill(&WHITE).map_err(drawing)?;
+        for (area, panel) in root.split_evenly((lines, columns)).iter().zip(&panels) {
+            draw(area, panel).map_err(drawing)?;
+        }
+        root.present().map_err(drawing)?;
+    }
+    Ok(text)
+}
+
+/// Only those in which something was measured.
+fn panels(rows: &[Row], dimensions: &Dimensions) -> Vec<Panel> {
+    let mut panels = Vec::new();
+    for &destinations in &dimensions.destinations {
+        for &bytes in &dimensions.packet_bytes {
+            for &family in &dimensions.families {
+                let panel = panel(rows, family, destinations, bytes);
+                if !panel.lines.is_empty() {
+                    panels.push(panel);
+                }
+            }
+        }
+    }
+    panels
+}
+
+fn panel(rows: &[Row], family: Family, destinations: u32, bytes: u32) -> Panel {
+    let lines = PROGRAMS.iter().filter_map(|(program, colour)| {
+        let fits = |row: &&Row| {
+            (row.program, row.family) == (*program, family)
+                && (row.destinations, row.packet_bytes) == cases::possible(family, row.routes, destinations, bytes)
+        };
+        let mut points: Vec<_> =
+            rows.iter().filter(fits).map(|row| (f64::from(row.routes), row.ratio_to_bare)).collect();
+        points.sort_by(|one, other| one.0.total_cmp(&other.0));
+        (!points.is_empty()).then_some(Line { program: *program, colour: *colour, points })
+    });
+    let up_to =
+        if destinations == 1 { "1 destination".to_owned() } else { format!("up to {destinations} destinations") };
+    let title = format!("IPv{}, {up_to}, {} bytes", family.number(), bytes.max(family.shortest()));
+    Panel { title, lines: lines.collect() }
+}
+
+type Failed = DrawingAreaErrorKind<std::io::Error>;
+
+fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Panel) -> Result<(), Failed> {
+    let points = || panel.lines.iter().flat_map(|line| &line.points);
+    let least = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
+    let most = points().map(|point| point.0).fold(0.0, f64::max);
+    let top = points().map(|point| point.1).fold(1.0, f64::max) * 1.1;
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .caption(&panel.title, ("sans-serif", 16))
+        .x_label_area_size(36)
+        .y_label_area_size(48)
+        .build_cartesian_2d((least / 1.5..most * 1.5).log_scale(), 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc("routes")
+        .y_desc("time per frame, bare = 1")
+        .x_label_formatter(&|routes| format!("{routes:.0}"))
+        .x_max_light_lines(1)
+        .y_max_light_lines(1)
+        .label_style(("sans-serif", 12))
+        .draw()?;
+    for Line { program, colour, points } in &panel.lines {
+        let colour = *colour;
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
+            .label(program.name())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .label_font(("sans-serif", 12))
+        .draw()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn drawing(error: Failed) -> anyhow::Error {
+    anyhow!("drawing the plot: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_has_a_line_in_its_panel() {
+        let row = |program, routes, destinations, time| {
+            Row::new(program, (Family::V4, routes), (destinations, 64), &[time], &[100.0]).unwrap()
+        };
+        let rows = [
+            row(Program::Bare, 10, 10, 100.0),
+            row(Program::Fib, 10, 10, 150.0),
+            row(Program::Fib, 10_000, 1000, 250.0),
+            row(Program::Fib, 10_000, 1, 110.0),
+        ];
+        let dimensions = Dimensions {
+            families: vec![Family::V4, Family::V6],
+            routes: vec![10, 10_000],
+            destinations: vec![1000],
+            packet_bytes: vec![64],
+        };
+        let panels = panels(&rows, &dimensions);
+        assert_eq!(panels.len(), 1);
+        assert_eq!(panels[0].title, "IPv4, up to 1000 destinations, 64 bytes");
+        let lines: Vec<_> = panels[0].lines.iter().map(|line| (line.program, line.points.len())).collect();
+        assert_eq!(lines, [(Program::Bare, 1), (Program::Fib, 2)]);
+        let svg = svg(&rows, &dimensions).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("fib") && !svg.contains("ip_forward"), "{svg}");
+    }
+}

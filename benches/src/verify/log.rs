@@ -1,0 +1,109 @@
+//! What the verifier says of a program: how deep its stack is, and how long it took.
+//!
+//! aya reads the verifier's log only when a program is refused. So the program is loaded once more, by the system call, with
+//! a log of statistics alone.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::CStr,
+    io, mem,
+    os::fd::{FromRawFd as _, OwnedFd, RawFd},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya_obj::{
+    Object, ProgramSection,
+    generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type},
+};
+use nix::{errno::Errno, libc};
+use serde::Serialize;
+
+/// `BPF_LOG_STATS` (`include/linux/bpf_verifier.h`): no line for each instruction.
+const STATISTICS: u32 = 4;
+/// A few lines.
+const LOG_BYTES: usize = 1 << 16;
+/// `BPF_F_XDP_HAS_FRAGS` (linux/bpf.h).
+const HAS_FRAGS: u32 = 1 << 5;
+
+/// The kernel keeps so much of a map's name (`BPF_OBJ_NAME_LEN`, less the final NUL).
+const MAP_NAME: usize = 15;
+
+/// From the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// Bytes of stack of the program and of each function that is not inlined, in the order of the code.
+    pub stack_bytes: Vec<u32>,
+    pub verification_microseconds: u64,
+}
+
+/// Has the program verified again, with these maps: by the names that the kernel has for them.
+pub fn statistics(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -> Result<Statistics> {
+    let mut object = Object::parse(object).context("reading the object")?;
+    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let used = mem::take(&mut object.maps);
+    // Maps that only other programs of the object use have no descriptor: theirs are not loaded here.
+    let descriptor = |name: &str| maps.get(name.get(..MAP_NAME).unwrap_or(name)).copied().unwrap_or(-1);
+    let known = used.iter().map(|(name, map)| (name.as_str(), descriptor(name), map));
+    object.relocate_maps(known, &text).context("putting the maps into the program")?;
+    object.relocate_calls(&text).context("putting the functions together")?;
+    let found = object.programs.get(program).with_context(|| format!("no program {program}"))?;
+    let function = &object.functions[&found.function_key()];
+    let (kind, attach, flags) = match &found.section {
+        ProgramSection::Xdp { frags, .. } => {
+            (bpf_prog_type::BPF_PROG_TYPE_XDP, bpf_attach_type::BPF_XDP as u32, if *frags { HAS_FRAGS } else { 0 })
+        }
+        ProgramSection::SchedClassifier => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, 0, 0),
+        other => bail!("a program of section {other:?}: only XDP and TC are known here"),
+    };
+
+    let mut log = vec![0_u8; LOG_BYTES];
+    // SAFETY: plain old data, for which all zeroes is a valid value.
+    let mut attributes: bpf_attr = unsafe { mem::zeroed() };
+    // SAFETY: this is the member of the union that the command reads, and it has only integers.
+    let load = unsafe { &mut attributes.__bindgen_anon_3 };
+    load.prog_type = kind as u32;
+    load.expected_attach_type = attach;
+    load.prog_flags = flags;
+    load.insns = function.instructions.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(function.instructions.len())?;
+    load.license = object.license.as_ptr() as u64;
+    load.log_level = STATISTICS;
+    load.log_buf = log.as_mut_ptr() as u64;
+    load.log_size = u32::try_from(log.len())?;
+    // SAFETY: the addresses are those of the instructions, the license and the log, with their lengths; all of them outlive
+    // the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD as libc::c_int, &raw mut attributes, size_of::<bpf_attr>())
+    };
+    let descriptor = Errno::result(result).map_err(io::Error::from).context("loading it with a log of the verifier")?;
+    // SAFETY: a new descriptor that nobody else has.
+    drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(descriptor)?) });
+    let log = CStr::from_bytes_until_nul(&log).context("the verifier's log does not end")?.to_string_lossy();
+    parse(&log).with_context(|| format!("the verifier's log is not understood: {log}"))
+}
+
+/// ```text
+/// verification time 2213 usec
+/// stack depth 192+0
+/// processed 4321 insns (limit 1000000) max_states_per_insn 4 total_states 210 peak_states 198 mark_read 30
+/// ```
+fn parse(log: &str) -> Option<Statistics> {
+    let after = |start: &str| log.lines().find_map(|line| line.strip_prefix(start));
+    let stack_bytes =
+        after("stack depth ")?.split('+').map(|depth| depth.trim().parse().ok()).collect::<Option<_>>()?;
+    let verification_microseconds = after("verification time ")?.split(' ').next()?.parse().ok()?;
+    Some(Statistics { stack_bytes, verification_microseconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_verifiers_statistics() {
+        let log = "verification time 2213 usec\nstack depth 192+0+64\nprocessed 4321 insns (limit 1000000)\n";
+        let expected = Statistics { stack_bytes: vec![192, 0, 64], verification_microseconds: 2213 };
+        assert_eq!(parse(log), Some(expected));
+        assert_eq!(parse("processed 4321 insns"), None);
+    }
+}
