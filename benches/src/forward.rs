@@ -46,7 +46,7 @@ pub struct Arguments {
         value_parser = clap::value_parser!(u32).range(60..=1514))]
     packet_bytes: Vec<u32>,
     /// Measurements of each contender, one after the other in turn
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = ENOUGH_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Frames of a measurement. Default: 500000; with --quick 200000
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
@@ -68,6 +68,8 @@ pub struct Arguments {
     svg: Option<PathBuf>,
 }
 
+/// With fewer rounds a median says little.
+const ENOUGH_ROUNDS: u32 = 7;
 const ROUTES: [u32; 3] = [10, 10_000, 1_000_000];
 const QUICK_ROUTES: [u32; 2] = [10, 10_000];
 const FRAMES: u64 = 500_000;
@@ -232,6 +234,9 @@ impl Bench {
              and sink on one core.",
             self.rounds, self.frames
         ));
+        if self.rounds < ENOUGH_ROUNDS {
+            self.results.notes.push(format!("Fewer than {ENOUGH_ROUNDS} rounds: not to be quoted."));
+        }
         print!("\n{}", self.results);
     }
 }

@@ -40,7 +40,7 @@ struct Hub {
     ingress: Place,
     egress: Place,
     macs: Macs,
-    /// Last: it detaches from `from`'s peer when all else is still there.
+    /// Where all of it must come out.
     sink: Place,
 }
 

@@ -94,7 +94,8 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Pane
     let points = || panel.lines.iter().flat_map(|line| &line.points);
     let least = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     let most = points().map(|point| point.0).fold(0.0, f64::max);
-    let top = points().map(|point| point.1).fold(1.0, f64::max) * 1.1;
+    // The names stand above the lines.
+    let top = points().map(|point| point.1).fold(1.0, f64::max) * 1.45;
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .caption(&panel.title, ("sans-serif", 16))
