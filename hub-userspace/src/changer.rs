@@ -103,8 +103,7 @@ impl From<ProposeError> for ChangeError {
 /// A wish, and where to answer it.
 pub type Order = (Wish, oneshot::Sender<Result<Changed, ChangeError>>);
 
-/// A change that was made: what is different, and what the kernel says to it.
-#[derive(Default)]
+/// A change that was made: what is different, and what the rules and the kernel say to it.
 struct Made {
     difference: Difference,
     took: Took,
@@ -135,12 +134,9 @@ impl Changer {
     }
 
     async fn edit(&mut self, edit: &Edit) -> Result<Changed, ChangeError> {
-        let mut watch = Watch::start();
-        let mut proposal = block_in_place(|| self.store.propose(edit))?;
-        let mut warnings = std::mem::take(&mut proposal.warnings);
-        let made = self.make(proposal, &mut watch).await?;
-        let Made { difference, took, warnings: refused } = made;
-        warnings.extend(refused);
+        let watch = Watch::start();
+        let proposal = block_in_place(|| self.store.propose(edit))?;
+        let Made { difference, took, mut warnings } = self.make(proposal, watch).await?;
         if difference.is_empty() {
             return Ok(Changed::nothing("nothing to change: it is so already", warnings, took));
         }
@@ -156,12 +152,9 @@ impl Changer {
     }
 
     async fn reload(&mut self) -> Result<Changed, ChangeError> {
-        let mut watch = Watch::start();
-        let mut proposal = block_in_place(|| self.store.propose_reload())?;
-        let mut warnings = std::mem::take(&mut proposal.warnings);
-        let made = self.make(proposal, &mut watch).await?;
-        let Made { difference, took, warnings: refused } = made;
-        warnings.extend(refused);
+        let watch = Watch::start();
+        let proposal = block_in_place(|| self.store.propose_reload())?;
+        let Made { difference, took, warnings } = self.make(proposal, watch).await?;
         if difference.is_empty() {
             return Ok(Changed::nothing("reloaded: nothing has changed", warnings, took));
         }
@@ -169,7 +162,8 @@ impl Changer {
     }
 
     /// Writes what was proposed and puts it in force.
-    async fn make(&mut self, mut proposal: Proposal, watch: &mut Watch) -> Result<Made, ChangeError> {
+    async fn make(&mut self, mut proposal: Proposal, mut watch: Watch) -> Result<Made, ChangeError> {
+        let mut warnings = std::mem::take(&mut proposal.warnings);
         let step = match std::mem::replace(&mut proposal.change, Change::Nothing) {
             Change::Nothing => None,
             Change::Small(difference) => Some(Step { difference, config: None }),
@@ -188,17 +182,17 @@ impl Changer {
         let writing = watch.lap();
         let Some(step) = step else {
             let took = Took { judging, writing, ..Took::default() };
-            return Ok(Made { took, ..Made::default() });
+            return Ok(Made { difference: Difference::default(), took, warnings });
         };
         let adopted = self.ask(|answer| Request::Adopt(Arc::clone(&step), answer)).await?;
         let settled = adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
         let applying = watch.lap();
-        let warnings = match timeout(SETTLING, settled).await {
+        warnings.extend(match timeout(SETTLING, settled).await {
             Ok(Ok(Ok(refused))) => concerning(&refused, &step.difference),
             Ok(Ok(Err(error))) => vec![format!("the kernel's own routes do not follow: {error}")],
             Ok(Err(_)) => return Err(ChangeError::Stopping),
             Err(_) => vec!["the kernel's own routes are still being written".to_owned()],
-        };
+        });
         let took = Took { judging, writing, applying, settling: watch.lap() };
         Ok(Made { difference: step.difference.clone(), took, warnings })
     }

@@ -8,7 +8,7 @@ use crate::{
     buckets,
     rib::Members,
     selectors::Policy,
-    slots::{Full, Slots},
+    slots::{Full, Numbers, Slots},
 };
 
 /// A way out, whatever its state: a connection's slot or, on the VPC side, a router.
@@ -86,37 +86,30 @@ impl Default for WaysLayout {
 }
 
 impl Layout {
-    /// Numbers wait until no packet is on its way with them any more.
-    pub fn is_resting(&self) -> bool {
+    /// All the numbers.
+    fn all(&mut self) -> [&mut dyn Numbers; 6] {
         let Self { ingress, ways } = self;
-        ingress.connections.is_resting()
-            || ingress.ports.is_resting()
-            || ingress.policies.is_resting()
-            || ways.next_hops.is_resting()
-            || ways.singles.is_resting()
-            || ways.shared.is_resting()
+        [
+            &mut ingress.connections,
+            &mut ingress.ports,
+            &mut ingress.policies,
+            &mut ways.next_hops,
+            &mut ways.singles,
+            &mut ways.shared,
+        ]
     }
 
-    /// Marks the numbers that rest now, for [`Self::release`].
-    pub fn begin_release(&mut self) {
-        let Self { ingress, ways } = self;
-        ingress.connections.begin_release();
-        ingress.ports.begin_release();
-        ingress.policies.begin_release();
-        ways.next_hops.begin_release();
-        ways.singles.begin_release();
-        ways.shared.begin_release();
+    /// Marks the numbers that rest now, for [`Self::release`]: some wait until no packet is on its way with them any
+    /// more. Whether there are any.
+    pub fn begin_release(&mut self) -> bool {
+        self.all().map(Numbers::begin_release).contains(&true)
     }
 
     /// No packet is on its way any more with a number that rested at [`Self::begin_release`].
     pub fn release(&mut self) {
-        let Self { ingress, ways } = self;
-        ingress.connections.release();
-        ingress.ports.release();
-        ingress.policies.release();
-        ways.next_hops.release();
-        ways.singles.release();
-        ways.shared.release();
+        for numbers in self.all() {
+            numbers.release();
+        }
     }
 }
 
@@ -164,18 +157,16 @@ impl WaysLayout {
     ) -> Result<Group, Full> {
         let first = self.shared.take(Arc::clone(members))? * GROUP_BUCKETS;
         let before = self.owners.get(members).or_else(|| self.owners.get(predecessor?));
-        if let Some(same) = before.filter(|owners| owners.active == active) {
-            let owners = same.clone();
-            let group = Group { first, owners: Arc::clone(&owners.buckets) };
-            self.owners.insert(Arc::clone(members), owners);
-            return Ok(group);
-        }
-        let (mut buckets, former) = match before {
-            Some(owners) => (owners.buckets.to_vec(), owners.active.as_slice()),
-            None => (vec![None; GROUP_BUCKETS as usize], [].as_slice()),
+        let owners = match before {
+            Some(same) if same.active == active => same.clone(),
+            _ => {
+                let nobody = || (vec![None; GROUP_BUCKETS as usize], [].as_slice());
+                let (mut buckets, former) =
+                    before.map_or_else(nobody, |owners| (owners.buckets.to_vec(), owners.active.as_slice()));
+                buckets::fill(&mut buckets, former, active);
+                Owners { active: active.to_vec(), buckets: buckets.into() }
+            }
         };
-        buckets::fill(&mut buckets, former, active);
-        let owners = Owners { active: active.to_vec(), buckets: buckets.into() };
         let group = Group { first, owners: Arc::clone(&owners.buckets) };
         self.owners.insert(Arc::clone(members), owners);
         Ok(group)

@@ -9,15 +9,15 @@ use std::{
 /// A range of numbers, given to keys.
 ///
 /// A round is one compilation: [`Slots::begin`], a [`Slots::take`] for each key in use, [`Slots::end`]. A number whose
-/// key was not taken in a round rests. Its user calls [`Slots::begin_release`] and, once no packet can still be on its way
-/// with that number, [`Slots::release`].
+/// key was not taken in a round rests. Its user calls [`Numbers::begin_release`] and, once no packet can still be on its way
+/// with that number, [`Numbers::release`].
 #[derive(Debug, Clone)]
 pub struct Slots<K> {
     what: &'static str,
     given: HashMap<K, Given>,
     free: BTreeSet<u32>,
     resting: Vec<u32>,
-    /// Those that rested when [`Slots::begin_release`] was called.
+    /// Those that rested when [`Numbers::begin_release`] was called.
     releasing: Vec<u32>,
     next: u32,
     numbers: Range<u32>,
@@ -87,21 +87,6 @@ impl<K: Eq + Hash> Slots<K> {
         });
     }
 
-    /// Some numbers wait for [`Slots::release`].
-    pub fn is_resting(&self) -> bool {
-        !self.resting.is_empty()
-    }
-
-    /// Marks the numbers that rest now. From here on it must be found out that no packet is on its way with them.
-    pub fn begin_release(&mut self) {
-        self.releasing.append(&mut self.resting);
-    }
-
-    /// Frees the numbers that were marked; what has come to rest since goes on resting.
-    pub fn release(&mut self) {
-        self.free.extend(self.releasing.drain(..));
-    }
-
     /// The number of a key that has one.
     pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<u32>
     where
@@ -111,9 +96,30 @@ impl<K: Eq + Hash> Slots<K> {
     }
 }
 
+/// What all ranges of numbers have, whatever their keys.
+pub trait Numbers {
+    /// Marks the numbers that rest now: from here on it must be found out that no packet is on its way with them.
+    /// Whether there are any.
+    fn begin_release(&mut self) -> bool;
+
+    /// Frees the numbers that were marked; what has come to rest since goes on resting.
+    fn release(&mut self);
+}
+
+impl<K> Numbers for Slots<K> {
+    fn begin_release(&mut self) -> bool {
+        self.releasing.append(&mut self.resting);
+        !self.releasing.is_empty()
+    }
+
+    fn release(&mut self) {
+        self.free.extend(self.releasing.drain(..));
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Slots;
+    use super::{Numbers as _, Slots};
 
     fn round(slots: &mut Slots<&'static str>, keys: &[&'static str]) -> Vec<u32> {
         slots.begin();
@@ -134,9 +140,8 @@ mod tests {
         let mut slots = Slots::new("things", 0..9);
         round(&mut slots, &["a", "b"]);
         assert_eq!(round(&mut slots, &["b"]), [1]);
-        assert!(slots.is_resting());
         assert_eq!(round(&mut slots, &["b", "c"]), [1, 2]);
-        slots.begin_release();
+        assert!(slots.begin_release());
         assert_eq!(round(&mut slots, &["b"]), [1]);
         slots.release();
         // Not 2: that one came to rest in the meantime.

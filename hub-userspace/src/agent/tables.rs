@@ -49,10 +49,9 @@ impl Agent {
 
     /// Finds out, beside the loop, when no packet is on its way any more with what it read from the old tables.
     fn begin_release(&mut self) {
-        if self.grace.is_some() || !self.layout.is_resting() {
+        if self.grace.is_some() || !self.layout.begin_release() {
             return;
         }
-        self.layout.begin_release();
         self.grace = Some(spawn_blocking(|| {
             // An RCU grace period. A kernel with nohz_full does not offer it; then a time in which every packet has
             // long gone.

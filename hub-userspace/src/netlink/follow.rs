@@ -58,6 +58,8 @@ pub struct Follower {
     /// caller that often has something else to do drops the future of [`Follower::changed`] as often: a reading within
     /// it would begin anew each time, and never end where there are many routes.
     reading: JoinSet<Result<Reading>>,
+    /// Events since it began: applied at once, and again to what it finds.
+    since: Vec<Event>,
     /// What changed and has not been told yet. Kept here so that a call of [`Follower::changed`]
     /// that is dropped half way loses nothing.
     untold: Changes,
@@ -73,26 +75,22 @@ impl Follower {
         let events = Events::subscribe().context("cannot follow the host's interfaces")?;
         let (state, changes) = read_host(Requests::open()?).await?;
         let untold = Changes { stale: changes.stale, ..Changes::default() };
-        Ok((state, Self { events, reread: None, reading: JoinSet::new(), untold }))
+        Ok((state, Self { events, reread: None, reading: JoinSet::new(), since: Vec::new(), untold }))
     }
 
     /// Waits until something changes, takes whatever else has arrived by then, and brings `state`
     /// up to date; says which parts changed. Events that change nothing are passed over.
     ///
     /// When events were lost (`ENOBUFS`) or their socket ended, everything is read again, and
-    /// `changed` tells the difference. May be dropped while it waits, as in `select!`: a reading that is under way goes
-    /// on. Events wait until it has ended.
+    /// `changed` tells the difference; events are told meanwhile, too. May be dropped while it waits, as in `select!`: a
+    /// reading that is under way goes on.
     ///
     /// # Errors
     /// When the kernel does not answer; the next call tries again.
     pub async fn changed(&mut self, state: &mut HostState) -> Result<Changes> {
         loop {
-            if let Some(ended) = self.reading.join_next().await {
-                self.take_reading(ended, state)?;
-            }
-            if self.reread.is_some_and(|due| due <= Instant::now()) {
+            if self.reading.is_empty() && self.reread.is_some_and(|due| due <= Instant::now()) {
                 self.begin_reading()?;
-                continue;
             }
             if !self.untold.is_empty() {
                 return Ok(std::mem::take(&mut self.untold));
@@ -101,10 +99,12 @@ impl Follower {
         }
     }
 
-    /// Waits for an event or for the time to read again, and applies the events that are there.
+    /// Waits for an event, the end of a reading or the time to begin one, and applies what is there.
     async fn wait(&mut self, state: &mut HostState) -> Result<()> {
-        let due = self.reread.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let due = self.reread.filter(|_| self.reading.is_empty());
+        let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         let first = tokio::select! {
+            Some(ended) = self.reading.join_next() => return self.take_reading(ended, state),
             event = self.events.next() => event,
             () = sleep_until(due) => return Ok(()),
         };
@@ -129,6 +129,9 @@ impl Follower {
             }
             Some(event) => {
                 state.apply(&event, &mut self.untold);
+                if !self.reading.is_empty() {
+                    self.since.push(event);
+                }
                 if std::mem::take(&mut self.untold.unannounced) {
                     self.reread.get_or_insert_with(|| Instant::now() + SETTLE);
                 }
@@ -146,13 +149,17 @@ impl Follower {
     fn begin_reading(&mut self) -> Result<()> {
         let requests = Requests::open()?;
         self.reread = None;
+        self.since.clear();
         self.reading.spawn(read_host(requests));
         Ok(())
     }
 
     fn take_reading(&mut self, ended: Result<Result<Reading>, JoinError>, state: &mut HostState) -> Result<()> {
         let ended = ended.context("the reading of the host ended early").and_then(|reading| reading);
-        let (fresh, changes) = ended.inspect_err(|_| self.reread = Some(Instant::now()))?;
+        let (mut fresh, mut changes) = ended.inspect_err(|_| self.reread = Some(Instant::now()))?;
+        for event in std::mem::take(&mut self.since) {
+            fresh.apply(&event, &mut changes);
+        }
         self.untold.compare(state, &fresh);
         self.untold.stale = changes.stale;
         *state = fresh;
