@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod checksum;
+pub mod compiled;
 pub mod flow;
 pub mod maps;
 pub mod reason;

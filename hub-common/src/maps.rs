@@ -14,7 +14,7 @@
 //!
 //! The egress check asks REMOTES and LOCALS again with the next hop's scope and the addresses swapped.
 
-use crate::Reason;
+use crate::{Reason, compiled::POLICY_COLUMN};
 
 /// Capacity of `ATTACHMENTS` and `PORTS`, and with two more of `COUNTERS`: interfaces, and connections, of one gateway.
 pub const MAX_CONNECTIONS: u32 = 4096;
@@ -34,6 +34,9 @@ pub const GROUP_BUCKETS: u32 = 256;
 pub const UNATTRIBUTED: u32 = 0;
 /// `COUNTERS` slot of the VPC side.
 pub const VPC: u32 = 1;
+
+/// Scopes of interfaces that carry several connections: this and the port. A connection's own scope is its slot.
+pub const SHARED_SCOPE: u32 = 1 << 13;
 
 /// Policy that admits every local address: [`Remote::connection`] says whose packet it is and `LOCALS` is not asked.
 pub const ANY_LOCAL: u32 = 0;
@@ -195,6 +198,7 @@ pub struct Counters {
 }
 
 const _: () = {
+    assert!(VPC + 1 + MAX_CONNECTIONS <= SHARED_SCOPE && SHARED_SCOPE + MAX_CONNECTIONS <= POLICY_COLUMN);
     assert!(size_of::<Attachment>() == 16);
     assert!(size_of::<Scoped<[u8; 4]>>() == 8);
     assert!(size_of::<Scoped<[u8; 16]>>() == 20);
@@ -213,6 +217,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+    use crate::compiled::Line;
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {
@@ -234,5 +239,6 @@ mod pod {
         LinkAddress,
         Vlan,
         Counters,
+        Line,
     );
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::maps::{HashMap, LpmTrie};
 use hub_common::{
-    flow,
+    compiled, flow,
     maps::{LinkAddress, Neighbour, Remote, Route, Scoped},
 };
 
@@ -19,6 +19,10 @@ pub trait Address: Copy + ParseIp + Nobody + HopLimit + 'static {
     /// `EtherType` in network byte order (RFC 894, RFC 2464).
     const ETHERTYPE: [u8; 2];
 
+    /// The same for the compiled look-up.
+    type Key: compiled::Key;
+    fn key(self) -> Self::Key;
+
     fn remotes() -> &'static LpmTrie<Scoped<Self>, Remote>;
     fn locals() -> &'static LpmTrie<Scoped<Self>, u32>;
     fn routes() -> &'static LpmTrie<Self, Route>;
@@ -31,6 +35,12 @@ pub trait Address: Copy + ParseIp + Nobody + HopLimit + 'static {
 impl Address for [u8; 4] {
     const BITS: u32 = 32;
     const ETHERTYPE: [u8; 2] = [0x08, 0x00];
+    type Key = u32;
+
+    #[inline(always)]
+    fn key(self) -> u32 {
+        u32::from_be_bytes(self)
+    }
 
     #[inline(always)]
     fn remotes() -> &'static LpmTrie<Scoped<Self>, Remote> {
@@ -67,6 +77,13 @@ impl Address for [u8; 4] {
 impl Address for [u8; 16] {
     const BITS: u32 = 128;
     const ETHERTYPE: [u8; 2] = [0x86, 0xdd];
+    type Key = [u64; 2];
+
+    #[inline(always)]
+    fn key(self) -> [u64; 2] {
+        let [a, b, c, d, e, f, g, h, low @ ..] = self;
+        [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(low)]
+    }
 
     #[inline(always)]
     fn remotes() -> &'static LpmTrie<Scoped<Self>, Remote> {

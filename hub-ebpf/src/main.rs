@@ -16,6 +16,7 @@ mod redirect;
 mod rewrite;
 mod route;
 mod selector;
+mod tables;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use hub_common::{
@@ -27,16 +28,23 @@ use crate::{
     address::Address,
     frame::{Frame, XdpFrame},
     parse::Network,
+    tables::{Compiled, Ends, Tables, Tries},
 };
 
 /// Entry point of XDP, native and generic.
 #[xdp]
 pub fn vpnhub_xdp(context: XdpContext) -> u32 {
-    forward(&mut XdpFrame::new(context))
+    forward::<Compiled, _>(&mut XdpFrame::new(context))
+}
+
+/// The same, with routes and selectors in LPM tries.
+#[xdp]
+pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
+    forward::<Tries, _>(&mut XdpFrame::new(context))
 }
 
 #[inline(always)]
-fn forward<F: Frame>(frame: &mut F) -> u32 {
+fn forward<T: Tables<[u8; 4]> + Tables<[u8; 16]>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = maps::ATTACHMENTS.get_ptr(frame.interface()) else {
         return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
     };
@@ -45,8 +53,8 @@ fn forward<F: Frame>(frame: &mut F) -> u32 {
     let attachment = unsafe { *attachment };
     let mut connection = attachment.connection;
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<[u8; 4], F>(frame, offset, &attachment, &mut connection),
-        Ok(Network::Ipv6(offset)) => stages::<[u8; 16], F>(frame, offset, &attachment, &mut connection),
+        Ok(Network::Ipv4(offset)) => stages::<[u8; 4], T, F>(frame, offset, &attachment, &mut connection),
+        Ok(Network::Ipv6(offset)) => stages::<[u8; 16], T, F>(frame, offset, &attachment, &mut connection),
         Err(reason) => Err(reason),
     };
     outcome.unwrap_or_else(|reason| redirect::refuse::<F>(connection, reason))
@@ -54,19 +62,20 @@ fn forward<F: Frame>(frame: &mut F) -> u32 {
 
 /// The way of an IP packet. `connection` becomes the one it came from as soon as a selector has told.
 #[inline(always)]
-fn stages<A: Address, F: Frame>(
+fn stages<A: Address, T: Tables<A>, F: Frame>(
     frame: &mut F,
     offset: usize,
     attachment: &Attachment,
     connection: &mut u32,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, offset)?;
-    let route = route::lookup(&packet);
+    let ends = Ends::<A, T>::of(&packet)?;
+    let route = route::lookup(&ends);
     parse::to_hub(route)?;
-    selector::ingress(&packet, attachment, connection)?;
+    selector::ingress(&packet, &ends, attachment, connection)?;
     redirect::received(*connection, &packet);
     let route = route::judge(route, attachment)?;
-    let next_hop = nexthop::choose(&packet, route)?;
+    let next_hop = nexthop::choose(&packet, &ends, &route)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, *connection, &packet, next_hop)
 }

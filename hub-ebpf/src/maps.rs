@@ -1,13 +1,17 @@
 //! The maps, filled by the agent; see [`hub_common::maps`] for how they hang together.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    macros::map,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps,
+    macros::{btf_map, map},
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
-use hub_common::maps::{
-    Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
-    Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
+use hub_common::{
+    compiled::{CHUNK_LINES, Line, MAX_CHUNKS},
+    maps::{
+        Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
+        Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
+    },
 };
 
 #[map]
@@ -30,6 +34,12 @@ pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, u32> = LpmTrie::with_max_entries
 pub static ROUTES_V4: LpmTrie<[u8; 4], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 #[map]
 pub static ROUTES_V6: LpmTrie<[u8; 16], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+
+/// Memory of the compiled look-up. All chunks have one size, so that the kernel inlines both look-ups, and the agent maps
+/// them, so that it changes a word in one store.
+#[btf_map]
+pub static CHUNKS: btf_maps::ArrayOfMaps<Chunk, { MAX_CHUNKS as usize }> = btf_maps::ArrayOfMaps::new();
+type Chunk = btf_maps::Array<Line, { CHUNK_LINES as usize }, { BPF_F_MMAPABLE as usize }>;
 
 #[map]
 pub static BUCKETS: Array<u32> = Array::with_max_entries(MAX_BUCKETS, 0);

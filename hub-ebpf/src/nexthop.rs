@@ -7,10 +7,20 @@ use hub_common::{
     maps::{NextHop, Route},
 };
 
-use crate::{address::Address, maps, parse::Packet, selector};
+use crate::{
+    address::Address,
+    maps,
+    parse::Packet,
+    selector,
+    tables::{Ends, Tables},
+};
 
 #[inline(always)]
-pub fn choose<A: Address>(packet: &Packet<A>, route: &Route) -> Result<&'static NextHop, Reason> {
+pub fn choose<A: Address, T: Tables<A>>(
+    packet: &Packet<A>,
+    ends: &Ends<A, T>,
+    route: &Route,
+) -> Result<&'static NextHop, Reason> {
     let bucket = match route.bucket_mask {
         0 => route.first_bucket,
         mask => route.first_bucket + (A::flow_hash(packet) & u32::from(mask)),
@@ -19,7 +29,7 @@ pub fn choose<A: Address>(packet: &Packet<A>, route: &Route) -> Result<&'static 
     let index = maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
     let next_hop = maps::NEXT_HOPS.get(*index).ok_or(Reason::NextHopDown)?;
     // First the policy: what is not admitted must not reach the kernel's slow path either.
-    selector::egress(packet, next_hop.scope)?;
+    selector::egress(ends, next_hop.scope)?;
     if next_hop.flags & NextHop::UP == 0 {
         return Err(Reason::NextHopDown);
     }

@@ -113,7 +113,7 @@ pub fn packet<A: Address, F: Frame>(frame: &F, offset: usize) -> Result<Packet<A
 
 /// The hub's own addresses come before any selector is asked: the kernel has its own policy check there.
 #[inline(always)]
-pub fn to_hub(route: Option<&Route>) -> Result<(), Reason> {
+pub fn to_hub(route: Option<Route>) -> Result<(), Reason> {
     match route {
         Some(route) if route.flags & Route::HUB != 0 => Err(Reason::ToHub),
         _ => Ok(()),

@@ -1,22 +1,21 @@
 //! Stage 3: longest prefix match on the destination.
 
-use aya_ebpf::maps::lpm_trie::Key;
 use hub_common::{
     Reason,
     maps::{Attachment, Route},
 };
 
-use crate::{address::Address, parse::Packet};
+use crate::tables::{Ends, Tables};
 
-/// One walk of the trie, for the hub's own addresses and for the routes alike.
+/// One answer for the hub's own addresses and for the routes.
 #[inline(always)]
-pub fn lookup<A: Address>(packet: &Packet<A>) -> Option<&'static Route> {
-    A::routes().get(Key::new(A::BITS, packet.destination))
+pub fn lookup<A, T: Tables<A>>(ends: &Ends<A, T>) -> Option<Route> {
+    T::route(ends.destination)
 }
 
 /// Whether what comes in on this attachment may take the route.
 #[inline(always)]
-pub fn judge(route: Option<&'static Route>, attachment: &Attachment) -> Result<&'static Route, Reason> {
+pub fn judge(route: Option<Route>, attachment: &Attachment) -> Result<Route, Reason> {
     let route = route.ok_or(Reason::NoRoute)?;
     if attachment.flags & Attachment::ISOLATED != 0 && route.flags & Route::VPC == 0 {
         return Err(Reason::Isolated);

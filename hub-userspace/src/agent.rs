@@ -120,7 +120,7 @@ impl Agent {
     /// Loads the program and brings everything into step. What it has done to the host until an error, it takes back.
     pub async fn start(config: Config, mode: Mode) -> Result<Self> {
         let sole = Sole::claim()?;
-        let mut dataplane = Dataplane::load()?;
+        let mut dataplane = Dataplane::load(&config.dataplane)?;
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
         let (host, follower) = Follower::start().await?;

@@ -81,6 +81,11 @@ pub enum ChangeError {
     Refused(ProposeError),
     #[error("not reloaded, the old configuration stays in force:\n{0}")]
     Load(#[from] LoadError),
+    #[error(
+        "not reloaded, the old configuration stays in force: {0} has another value, which counts from the agent's start on: \
+         restart the agent"
+    )]
+    Restart(String),
     #[error("nothing was changed: {0}")]
     Full(#[from] Full),
     #[error("nothing was changed: {0}")]
@@ -170,6 +175,9 @@ impl Changer {
             Change::Whole(config) => {
                 let old = self.ask(Request::Config).await?;
                 let difference = block_in_place(|| Difference::between(&old, &config));
+                if let Some(key) = difference.needs_restart() {
+                    return Err(ChangeError::Restart(key.to_owned()));
+                }
                 Some(Step { difference, config: Some(Arc::from(config)) })
             }
         };

@@ -10,6 +10,7 @@ pub mod buckets;
 pub mod changer;
 pub mod cli;
 pub mod compile;
+pub mod compiled;
 pub mod config;
 pub mod dataplane;
 pub mod diff;

@@ -86,6 +86,10 @@ fn share_target_dir(package: &str) -> Result<()> {
     let link = out.join("aya-build/target").join(package);
     fs::create_dir_all(&shared).with_context(|| shared.display().to_string())?;
     fs::create_dir_all(link.parent().expect("joined above"))?;
+    // An earlier build may have made a directory: cargo keeps what it finds in OUT_DIR.
+    if link.is_dir() && !link.is_symlink() {
+        fs::remove_dir_all(&link).with_context(|| link.display().to_string())?;
+    }
     // Relative, so that a target directory can be moved or copied: out of target, aya-build, out, the
     // crate's directory and build.
     match symlink("../../../../../ebpf", &link) {

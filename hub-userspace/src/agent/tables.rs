@@ -49,7 +49,11 @@ impl Agent {
 
     /// Finds out, beside the loop, when no packet is on its way any more with what it read from the old tables.
     fn begin_release(&mut self) {
-        if self.grace.is_some() || !self.layout.begin_release() {
+        if self.grace.is_some() {
+            return;
+        }
+        let (numbers, memory) = (self.layout.begin_release(), self.dataplane.numbers().begin_release());
+        if !numbers && !memory {
             return;
         }
         self.grace = Some(spawn_blocking(|| {
@@ -65,6 +69,7 @@ impl Agent {
     pub(super) fn release(&mut self) {
         self.grace = None;
         self.layout.release();
+        self.dataplane.numbers().release();
         self.begin_release();
     }
 

@@ -101,9 +101,11 @@ fn status_of(error: &ChangeError) -> StatusCode {
         ChangeError::Edit(EditError::NoConnection { .. } | EditError::NoRoute { .. } | EditError::NoSuchHop { .. }) => {
             StatusCode::NOT_FOUND
         }
-        ChangeError::Edit(_) | ChangeError::Refused(_) | ChangeError::Load(_) | ChangeError::Full(_) => {
-            StatusCode::CONFLICT
-        }
+        ChangeError::Edit(_)
+        | ChangeError::Refused(_)
+        | ChangeError::Load(_)
+        | ChangeError::Restart(_)
+        | ChangeError::Full(_) => StatusCode::CONFLICT,
         ChangeError::Store(error) if error.is_conflict() => StatusCode::CONFLICT,
         ChangeError::Store(_) | ChangeError::NotApplied(_) | ChangeError::Stopping => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, Attachment, LinkAddress, Neighbour, Remote, SCOPE_BITS, Scoped, UNATTRIBUTED, VPC, Vlan,
+    ANY_LOCAL, Attachment, LinkAddress, Neighbour, Remote, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
 };
 use ipnet::IpNet;
 
@@ -19,9 +19,6 @@ use crate::{
     slots::Full,
     tables::{Family, Ingress, Prefix},
 };
-
-/// Scopes of interfaces that carry several connections; a connection's own scope is its slot.
-const SHARED_SCOPE: u32 = 1 << 31;
 
 /// Compiles it, and numbers the connections. What nobody uses any more rests from [`IngressLayout::end`] on: once the
 /// tables are written.
@@ -70,7 +67,7 @@ impl Compiler<'_> {
             let port = self.port(link)?;
             let (scope, connection) = match connections.as_slice() {
                 [(slot, _)] => (*slot, *slot),
-                _ => (SHARED_SCOPE | port, UNATTRIBUTED),
+                _ => (SHARED_SCOPE + port, UNATTRIBUTED),
             };
             if connection == UNATTRIBUTED {
                 let all: Vec<Selector> =

@@ -13,7 +13,7 @@ const MOST_LISTED: usize = 3;
 /// All differences. Displays as one sentence without its end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Keys of `[gateway]` and `[vpc]` with another value, as `gateway.name`; `vpc` when the section came or went.
+    /// Keys of `[gateway]`, `[dataplane]` and `[vpc]` with another value, as `gateway.name`; `vpc` when the section came or went.
     pub settings: Vec<String>,
     pub customer_gateways: Names,
     pub connections: Names,
@@ -52,7 +52,13 @@ impl Difference {
             ("gateway.spoke_to_spoke", was.spoke_to_spoke != is.spoke_to_spoke),
             ("gateway.allow_default_route", was.allow_default_route != is.allow_default_route),
         ];
-        let settings = differing(&gateway).chain(vpc(old.vpc.as_ref(), new.vpc.as_ref())).collect();
+        let (was, is) = (&old.dataplane, &new.dataplane);
+        let dataplane = [
+            ("dataplane.lookup", was.lookup != is.lookup),
+            ("dataplane.lookup_memory", was.lookup_memory != is.lookup_memory),
+        ];
+        let settings =
+            differing(&gateway).chain(differing(&dataplane)).chain(vpc(old.vpc.as_ref(), new.vpc.as_ref())).collect();
         Self {
             settings,
             customer_gateways: Names::between(&old.customer_gateways, &new.customer_gateways, |old, new| {
@@ -65,6 +71,11 @@ impl Difference {
 
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The first key that counts from the agent's start on and has another value.
+    pub fn needs_restart(&self) -> Option<&str> {
+        self.settings.iter().map(String::as_str).find(|key| key.starts_with("dataplane."))
     }
 
     /// Something else than routes differs.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     diagnostic::Located,
-    model::{Config, Connection, CustomerGateway, Gateway, HealthCheck, Route, Vpc},
+    model::{Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, Route, Vpc},
     section::List,
 };
 
@@ -14,6 +14,7 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub gateway: Option<GatewayDraft>,
+    pub dataplane: Option<DataplaneDraft>,
     pub vpc: Option<VpcDraft>,
     pub customer_gateways: Vec<CustomerGatewayDraft>,
     pub connections: Vec<ConnectionDraft>,
@@ -26,6 +27,12 @@ pub(super) struct GatewayDraft {
     pub max_connections: Option<Located<u32>>,
     pub spoke_to_spoke: Option<Located<bool>>,
     pub allow_default_route: Option<Located<bool>>,
+}
+
+#[derive(Debug)]
+pub(super) struct DataplaneDraft {
+    pub lookup: Option<Located<Lookup>>,
+    pub lookup_memory: Option<Located<u32>>,
 }
 
 #[derive(Debug)]
@@ -79,6 +86,10 @@ impl Draft {
     pub fn into_config(self) -> Option<Config> {
         Some(Config {
             gateway: self.gateway?.finish()?,
+            dataplane: match self.dataplane {
+                Some(dataplane) => dataplane.finish()?,
+                None => Dataplane::default(),
+            },
             vpc: match self.vpc {
                 Some(vpc) => Some(vpc.finish()?),
                 None => None,
@@ -102,6 +113,12 @@ impl GatewayDraft {
             spoke_to_spoke: self.spoke_to_spoke?.value,
             allow_default_route: self.allow_default_route?.value,
         })
+    }
+}
+
+impl DataplaneDraft {
+    fn finish(self) -> Option<Dataplane> {
+        Some(Dataplane { lookup: self.lookup?.value, lookup_memory: self.lookup_memory?.value })
     }
 }
 

@@ -6,8 +6,12 @@ use toml::{Spanned, de::DeValue};
 
 use super::{
     diagnostic::{Located, Problem},
-    draft::{ConnectionDraft, CustomerGatewayDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft},
-    model::{DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_WEIGHT},
+    draft::{
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft,
+    },
+    model::{
+        DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_WEIGHT, Lookup,
+    },
     prefix::{self, Purpose},
     read::Reader,
     section::Section,
@@ -19,6 +23,8 @@ use crate::netlink;
 pub(super) const MAX_CONNECTIONS: u32 = 4000;
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h): the kernel's own addresses.
 const TABLE_LOCAL: u32 = 255;
+/// MiB of all the chunks that the kernel program can have.
+const MAX_LOOKUP_MEMORY: u32 = 4096;
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 const DEFAULT_RETRIES: u32 = 3;
 
@@ -35,6 +41,18 @@ impl Reader<'_, '_> {
             }),
             spoke_to_spoke: section.or_default("spoke_to_spoke", true, report, value::boolean),
             allow_default_route: section.or_default("allow_default_route", false, report, value::boolean),
+        })
+    }
+
+    pub fn dataplane<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<DataplaneDraft> {
+        const KEYS: &[&str] = &["lookup", "lookup_memory"];
+        let section = self.open(table, "dataplane".to_owned(), KEYS, "[dataplane]")?;
+        let report = &mut *self.report;
+        Some(DataplaneDraft {
+            lookup: section.or_default("lookup", Lookup::Compiled, report, value::lookup),
+            lookup_memory: section.or_default("lookup_memory", DEFAULT_LOOKUP_MEMORY, report, |value| {
+                value::integer(value, 1..=MAX_LOOKUP_MEMORY)
+            }),
         })
     }
 

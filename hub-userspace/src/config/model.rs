@@ -16,6 +16,8 @@ pub const DEFAULT_UP_DELAY: Duration = Duration::from_secs(1);
 pub const DEFAULT_WEIGHT: u8 = 100;
 /// Connections a gateway may have when the file does not say.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10;
+/// `lookup_memory` when the file does not say, in MiB.
+pub const DEFAULT_LOOKUP_MEMORY: u32 = 1024;
 /// `main`, the kernel table that published routes go to when the file does not say (`RT_TABLE_MAIN`, rtnetlink(7)).
 pub const DEFAULT_PUBLISH_TABLE: u32 = 254;
 
@@ -23,6 +25,7 @@ pub const DEFAULT_PUBLISH_TABLE: u32 = 254;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub gateway: Gateway,
+    pub dataplane: Dataplane,
     pub vpc: Option<Vpc>,
     /// By name.
     pub customer_gateways: BTreeMap<String, CustomerGateway>,
@@ -69,6 +72,29 @@ pub struct Gateway {
     /// `false` isolates the sites from each other.
     pub spoke_to_spoke: bool,
     pub allow_default_route: bool,
+}
+
+/// How the kernel program works; fixed while the agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataplane {
+    pub lookup: Lookup,
+    /// MiB that the compiled look-up may take.
+    pub lookup_memory: u32,
+}
+
+impl Default for Dataplane {
+    fn default() -> Self {
+        Self { lookup: Lookup::Compiled, lookup_memory: DEFAULT_LOOKUP_MEMORY }
+    }
+}
+
+/// How routes and selectors are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// In tables compiled from them: takes about the same time however many there are.
+    Compiled,
+    /// In LPM tries of the kernel: less memory, more time.
+    Lpm,
 }
 
 /// The cloud side.

@@ -16,7 +16,7 @@ use super::{
     value::{self, describe},
 };
 
-pub(super) const SECTIONS: [&str; 5] = ["gateway", "vpc", "customer_gateway", "connection", "route"];
+pub(super) const SECTIONS: [&str; 6] = ["gateway", "dataplane", "vpc", "customer_gateway", "connection", "route"];
 
 /// What a draft lacks although the file may say it.
 #[derive(Debug, Default)]
@@ -65,6 +65,7 @@ impl Reader<'_, '_> {
         self.check_sections(root);
         let mut draft = Draft {
             gateway: self.single(root, "gateway", Self::gateway),
+            dataplane: self.single(root, "dataplane", Self::dataplane),
             vpc: self.single(root, "vpc", Self::vpc),
             ..Draft::default()
         };

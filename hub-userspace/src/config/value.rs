@@ -4,7 +4,10 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use toml::de::DeValue;
 
-use super::diagnostic::{Problem, counted, quoted};
+use super::{
+    diagnostic::{Problem, counted, quoted},
+    model::Lookup,
+};
 
 /// Bytes of a kernel interface name without the terminating NUL (`IFNAMSIZ` - 1, linux/if.h).
 const MAX_INTERFACE_BYTES: usize = 15;
@@ -54,6 +57,18 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
             _ => problem.help("write true or false, without quotes"),
         }
     })
+}
+
+/// How routes and selectors are found.
+pub(super) fn lookup(value: &DeValue<'_>) -> Read<Lookup> {
+    match string(value)? {
+        "compiled" => Ok(Lookup::Compiled),
+        "lpm" => Ok(Lookup::Lpm),
+        other => {
+            let problem = Problem::new(format!("must be \"compiled\" or \"lpm\", is {}", quoted(other)));
+            Err(problem.help("write \"compiled\" for speed, \"lpm\" where memory is scarce"))
+        }
+    }
 }
 
 /// A whole number within `range`.

@@ -36,6 +36,11 @@ pub enum Error {
     Map { map: &'static str, cause: String },
     #[error("map {map} is full: the configuration has more prefixes or neighbours than the {capacity} it holds")]
     MapFull { map: &'static str, capacity: u32 },
+    #[error(
+        "routes and selectors need more than the {mebibytes} MiB that `lookup_memory` in [dataplane] allows: raise it, or set \
+         lookup = \"lpm\" there, which takes less memory and more time for each packet"
+    )]
+    LookupMemory { mebibytes: u32 },
     #[error("the frame is too long")]
     FrameTooLong,
 }

@@ -9,24 +9,27 @@ use aya::{
         xdp::XdpMapError,
     },
 };
-use hub_common::maps::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
-use ipnet::IpNet;
+use hub_common::maps::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Vlan};
 
-use super::Error;
+use super::{
+    Error,
+    lookup::{Lookup, Selectors},
+};
 use crate::{
+    config::model::Dataplane as Settings,
     diff::{Difference, difference},
-    tables::{Family, Ingress, Prefix, RouteChanges, Ways},
+    tables::{Ingress, Prefix, RouteChanges, Ways},
 };
 
 /// A map of the program under its name.
-struct Named<M> {
+pub struct Named<M> {
     name: &'static str,
     capacity: u32,
     map: M,
 }
 
 impl<M> Named<M> {
-    fn put<K, V>(&mut self, key: &K, value: &V) -> Result<(), Error>
+    pub fn put<K, V>(&mut self, key: &K, value: &V) -> Result<(), Error>
     where
         M: Writer<K, V>,
     {
@@ -34,7 +37,7 @@ impl<M> Named<M> {
     }
 
     /// That there is no such entry is no error.
-    fn delete<K, V>(&mut self, key: &K) -> Result<(), Error>
+    pub fn delete<K, V>(&mut self, key: &K) -> Result<(), Error>
     where
         M: Writer<K, V>,
     {
@@ -65,43 +68,23 @@ pub struct Loaded {
 pub struct Maps {
     attachments: Named<HashMap<MapData, u32, Attachment>>,
     vlans: Named<HashMap<MapData, Vlan, u32>>,
-    v4: FamilyMaps<[u8; 4]>,
-    v6: FamilyMaps<[u8; 16]>,
+    lookup: Lookup,
+    neighbours_v4: Named<HashMap<MapData, Neighbour<[u8; 4]>, LinkAddress>>,
+    neighbours_v6: Named<HashMap<MapData, Neighbour<[u8; 16]>, LinkAddress>>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     ports: Named<DevMap<MapData>>,
     counters: Named<PerCpuArray<MapData, Counters>>,
 }
 
-struct FamilyMaps<A>
-where
-    Scoped<A>: Pod,
-    Neighbour<A>: Pod,
-    A: Pod,
-{
-    remotes: Named<LpmTrie<MapData, Scoped<A>, Remote>>,
-    locals: Named<LpmTrie<MapData, Scoped<A>, u32>>,
-    routes: Named<LpmTrie<MapData, A, Route>>,
-    neighbours: Named<HashMap<MapData, Neighbour<A>, LinkAddress>>,
-}
-
 impl Maps {
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub fn take(ebpf: &mut Ebpf, settings: &Settings) -> Result<Self, Error> {
         Ok(Self {
             attachments: take(ebpf, "ATTACHMENTS")?,
             vlans: take(ebpf, "VLANS")?,
-            v4: FamilyMaps {
-                remotes: take(ebpf, "REMOTES_V4")?,
-                locals: take(ebpf, "LOCALS_V4")?,
-                routes: take(ebpf, "ROUTES_V4")?,
-                neighbours: take(ebpf, "NEIGHBOURS_V4")?,
-            },
-            v6: FamilyMaps {
-                remotes: take(ebpf, "REMOTES_V6")?,
-                locals: take(ebpf, "LOCALS_V6")?,
-                routes: take(ebpf, "ROUTES_V6")?,
-                neighbours: take(ebpf, "NEIGHBOURS_V6")?,
-            },
+            lookup: Lookup::take(ebpf, settings)?,
+            neighbours_v4: take(ebpf, "NEIGHBOURS_V4")?,
+            neighbours_v6: take(ebpf, "NEIGHBOURS_V6")?,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
@@ -127,8 +110,10 @@ impl Maps {
         let old = &loaded.ingress;
         let connections = difference(&old.connections, &ingress.connections);
         let ports = difference(&old.ports, &ingress.ports);
-        let v4 = FamilyDifference::between(&old.v4, &ingress.v4);
-        let v6 = FamilyDifference::between(&old.v6, &ingress.v6);
+        let neighbours_v4 = difference(&old.v4.neighbours, &ingress.v4.neighbours);
+        let neighbours_v6 = difference(&old.v6.neighbours, &ingress.v6.neighbours);
+        let v4 = Selectors::between(&old.v4, &ingress.v4);
+        let v6 = Selectors::between(&old.v6, &ingress.v6);
         let vlans = difference(&old.vlans, &ingress.vlans);
         let attachments = difference(&old.attachments, &ingress.attachments);
 
@@ -136,23 +121,29 @@ impl Maps {
             + put(&mut self.ports, &mut loaded.ingress.ports, &ports)?
             + self.steer(&mut loaded.ways, ways)?;
         let old = &mut loaded.ingress;
-        written += self.v4.put(&mut old.v4, &v4)? + self.v6.put(&mut old.v6, &v6)?;
-        for (destination, route) in routes.iter().filter_map(|(destination, route)| Some((destination, (*route)?))) {
-            self.put_route(*destination, route)?;
-        }
-        written += put(&mut self.vlans, &mut old.vlans, &vlans)?
+        written += put(&mut self.neighbours_v4, &mut old.v4.neighbours, &neighbours_v4)?
+            + put(&mut self.neighbours_v6, &mut old.v6.neighbours, &neighbours_v6)?
+            + self.lookup.put(&mut old.v4, &v4)?
+            + self.lookup.put(&mut old.v6, &v6)?
+            + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_some()))?
+            + put(&mut self.vlans, &mut old.vlans, &vlans)?
             + put(&mut self.attachments, &mut old.attachments, &attachments)?;
 
         written += delete(&mut self.attachments, &mut old.attachments, &attachments)?
-            + delete(&mut self.vlans, &mut old.vlans, &vlans)?;
-        for (destination, _) in routes.iter().filter(|(_, route)| route.is_none()) {
-            self.delete_route(*destination)?;
-        }
-        written += self.v6.delete(&mut old.v6, &v6)?
-            + self.v4.delete(&mut old.v4, &v4)?
+            + delete(&mut self.vlans, &mut old.vlans, &vlans)?
+            + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_none()))?
+            + self.lookup.delete(&mut old.v6, &v6)?
+            + self.lookup.delete(&mut old.v4, &v4)?
+            + delete(&mut self.neighbours_v6, &mut old.v6.neighbours, &neighbours_v6)?
+            + delete(&mut self.neighbours_v4, &mut old.v4.neighbours, &neighbours_v4)?
             + delete(&mut self.ports, &mut old.ports, &ports)?
             + delete(&mut self.counters, &mut old.connections, &connections)?;
-        Ok(written + routes.len())
+        Ok(written)
+    }
+
+    /// What the look-up has to give away, see [`crate::slots::Numbers`].
+    pub fn look_up(&mut self) -> &mut Lookup {
+        &mut self.lookup
     }
 
     /// The same for the ways out alone: new next hops first, then the buckets that lead to them. What no bucket leads
@@ -172,69 +163,15 @@ impl Maps {
         }
         Ok(written + delete(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?)
     }
-
-    fn put_route(&mut self, destination: IpNet, route: Route) -> Result<(), Error> {
-        match destination {
-            IpNet::V4(net) => self.v4.routes.put(&prefix(net.network().octets(), net.prefix_len()), &route),
-            IpNet::V6(net) => self.v6.routes.put(&prefix(net.network().octets(), net.prefix_len()), &route),
-        }
-    }
-
-    /// It may never have been written.
-    fn delete_route(&mut self, destination: IpNet) -> Result<(), Error> {
-        match destination {
-            IpNet::V4(net) => self.v4.routes.delete(&prefix(net.network().octets(), net.prefix_len())),
-            IpNet::V6(net) => self.v6.routes.delete(&prefix(net.network().octets(), net.prefix_len())),
-        }
-    }
-}
-
-fn prefix<A>(data: A, length: u8) -> Prefix<A> {
-    Prefix { data, length }
-}
-
-/// The differences of one family's tables.
-struct FamilyDifference<A> {
-    remotes: Difference<Prefix<Scoped<A>>, Remote>,
-    locals: Difference<Prefix<Scoped<A>>, u32>,
-    neighbours: Difference<Neighbour<A>, LinkAddress>,
-}
-
-impl<A: Ord + Copy> FamilyDifference<A> {
-    fn between(old: &Family<A>, new: &Family<A>) -> Self {
-        Self {
-            remotes: difference(&old.remotes, &new.remotes),
-            locals: difference(&old.locals, &new.locals),
-            neighbours: difference(&old.neighbours, &new.neighbours),
-        }
-    }
-}
-
-impl<A: Ord + Pod> FamilyMaps<A>
-where
-    Scoped<A>: Pod,
-    Neighbour<A>: Pod,
-{
-    fn put(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
-        Ok(put(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?
-            + put(&mut self.locals, &mut loaded.locals, &changes.locals)?
-            + put(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?)
-    }
-
-    fn delete(&mut self, loaded: &mut Family<A>, changes: &FamilyDifference<A>) -> Result<usize, Error> {
-        Ok(delete(&mut self.remotes, &mut loaded.remotes, &changes.remotes)?
-            + delete(&mut self.locals, &mut loaded.locals, &changes.locals)?
-            + delete(&mut self.neighbours, &mut loaded.neighbours, &changes.neighbours)?)
-    }
 }
 
 /// One entry at a time; the kernel replaces a trie's or hash's entry as one.
-trait Writer<K, V> {
+pub trait Writer<K, V> {
     fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
     fn delete(&mut self, key: &K) -> Result<(), MapError>;
 }
 
-fn put<K: Ord + Copy, V: Clone>(
+pub fn put<K: Ord + Copy, V: Clone>(
     map: &mut Named<impl Writer<K, V>>,
     loaded: &mut BTreeMap<K, V>,
     changes: &Difference<K, V>,
@@ -246,7 +183,7 @@ fn put<K: Ord + Copy, V: Clone>(
     Ok(changes.puts.len())
 }
 
-fn delete<K: Ord + Copy, V>(
+pub fn delete<K: Ord + Copy, V>(
     map: &mut Named<impl Writer<K, V>>,
     loaded: &mut BTreeMap<K, V>,
     changes: &Difference<K, V>,
@@ -326,7 +263,7 @@ pub fn sum(a: Counters, b: Counters) -> Counters {
     }
 }
 
-fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<Named<M>, Error> {
+pub fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<Named<M>, Error> {
     let map = ebpf.take_map(name).expect("the embedded object has every map");
     let capacity = capacity(&map);
     let map = M::try_from(map).map_err(|error| Error::map(name, capacity, &error))?;

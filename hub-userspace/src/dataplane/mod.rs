@@ -1,7 +1,9 @@
 //! The one writer: loads the program, attaches it, fills its maps and reads its counters. Nobody else knows aya.
 
 mod attach;
+mod chunks;
 mod error;
+mod lookup;
 mod maps;
 mod wanted;
 
@@ -26,7 +28,9 @@ pub use self::{
     maps::sum,
 };
 use crate::{
+    config::model,
     dataplane::maps::{Loaded, Maps},
+    slots::Numbers,
     tables::{Ingress, RouteChanges, Ways},
 };
 
@@ -36,6 +40,8 @@ static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/v
 /// The loaded program and its maps. Dropping it detaches and unloads the program.
 pub struct Dataplane {
     ebpf: Ebpf,
+    /// The program's entry point that is loaded.
+    entry: &'static str,
     maps: Maps,
     loaded: Loaded,
     /// By ifindex.
@@ -53,12 +59,16 @@ pub struct Outcome {
 
 impl Dataplane {
     /// Loads the program into the kernel. Attaches it to nothing, yet.
-    pub fn load() -> Result<Self, Error> {
+    pub fn load(settings: &model::Dataplane) -> Result<Self, Error> {
         error::check_host()?;
         let mut ebpf = EbpfLoader::new().load(PROGRAM).map_err(|error| Error::load(&error))?;
-        program(&mut ebpf).load().map_err(Error::program)?;
-        let maps = Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, maps, loaded: Loaded::default(), links: BTreeMap::new() })
+        let entry = match settings.lookup {
+            model::Lookup::Compiled => "vpnhub_xdp",
+            model::Lookup::Lpm => "vpnhub_xdp_lpm",
+        };
+        program(&mut ebpf, entry).load().map_err(Error::program)?;
+        let maps = Maps::take(&mut ebpf, settings)?;
+        Ok(Self { ebpf, entry, maps, loaded: Loaded::default(), links: BTreeMap::new() })
     }
 
     /// Forwards the program's own log messages, of which there are few, to this process's log. Needs a tokio runtime.
@@ -111,10 +121,15 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Numbers and memory that rest with the tables, beside those of the layout.
+    pub fn numbers(&mut self) -> &mut dyn Numbers {
+        self.maps.look_up()
+    }
+
     /// Attaches the program to an interface, natively where the driver can and `mode` allows; `reason` is why `mode` is
     /// generic, where nobody asked for it.
     pub fn attach(&mut self, ifindex: u32, mode: Mode, reason: Option<&str>) -> Result<&Attached, Error> {
-        let (link, attached) = attach::attach(program(&mut self.ebpf), ifindex, mode, reason)?;
+        let (link, attached) = attach::attach(program(&mut self.ebpf, self.entry), ifindex, mode, reason)?;
         self.links.insert(ifindex, (link, attached));
         Ok(&self.links[&ifindex].1)
     }
@@ -133,7 +148,7 @@ impl Dataplane {
     /// Detaches the program from an interface, which may be gone.
     pub fn detach(&mut self, ifindex: u32) {
         if let Some((link, _)) = self.links.remove(&ifindex)
-            && let Err(error) = program(&mut self.ebpf).detach(link)
+            && let Err(error) = program(&mut self.ebpf, self.entry).detach(link)
         {
             debug!(ifindex, "not detached: {error}");
         }
@@ -157,7 +172,7 @@ impl Dataplane {
         let length = u32::try_from(frame.len()).map_err(|_| Error::FrameTooLong)?;
         let context: Vec<u8> = [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
         let mut output = vec![0; frame.len() + 256];
-        let result = program(&mut self.ebpf)
+        let result = program(&mut self.ebpf, self.entry)
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut output),
@@ -170,7 +185,7 @@ impl Dataplane {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> &mut Xdp {
-    let program = ebpf.program_mut("vpnhub_xdp").expect("the embedded object has it");
+fn program<'a>(ebpf: &'a mut Ebpf, entry: &str) -> &'a mut Xdp {
+    let program = ebpf.program_mut(entry).expect("the embedded object has it");
     program.try_into().expect("it is an XDP program")
 }

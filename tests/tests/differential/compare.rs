@@ -21,25 +21,34 @@ pub struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    pub fn run(self, program: &mut Program, coverage: &mut Coverage) -> anyhow::Result<()> {
+    /// Each packet goes through all programs.
+    pub fn run(self, programs: &mut [Program], coverage: &mut Coverage) -> anyhow::Result<()> {
         let Self { world, rng, packets } = self;
-        program.install(world)?;
-        let before = program.books()?;
+        let mut before = Vec::new();
+        for program in &mut *programs {
+            program.install(world)?;
+            before.push(program.books()?);
+        }
         let mut expected = Books::new();
         let mut sent = Vec::new();
         for _ in 0..packets {
             let (interface, frame) = packets::draw(rng, world);
             let judgement = world.judge(interface, &frame);
-            let outcome = program.run(interface, &frame)?;
-            if !agree(world, &frame, &judgement, &outcome) {
-                anyhow::bail!("{}", disagreement(world, interface, &frame, &judgement, &outcome, None));
+            for program in &mut *programs {
+                let outcome = program.run(interface, &frame)?;
+                if !agree(world, &frame, &judgement, &outcome) {
+                    let difference = disagreement(world, interface, &frame, &judgement, &outcome, None);
+                    anyhow::bail!("{:?}: {difference}", program.lookup);
+                }
             }
             coverage.note(world, interface, &frame, &judgement);
             enter(&mut expected, &judgement);
             sent.push((interface, frame));
         }
-        if difference(&before, &program.books()?) != expected {
-            find_miscounted(program, world, &sent)?;
+        for (program, before) in programs.iter_mut().zip(before) {
+            if difference(&before, &program.books()?) != expected {
+                find_miscounted(program, world, &sent)?;
+            }
         }
         Ok(())
     }

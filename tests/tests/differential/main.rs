@@ -1,4 +1,5 @@
-//! The kernel program against the reference model: random worlds, random packets, the same fate.
+//! The kernel program, with each way to look up, against the reference model: random worlds, random packets, the same
+//! fate.
 //!
 //! - `VPNHUB_SEED=N` runs the worlds of that seed again; without it the clock decides.
 //! - `VPNHUB_PACKETS=N` runs so many packets, 400,000 by default.
@@ -9,6 +10,7 @@ mod coverage;
 mod draw;
 mod packets;
 #[path = "../program/mod.rs"]
+#[expect(dead_code, reason = "other tests run one program at a time")]
 mod program;
 mod show;
 mod worlds;
@@ -24,7 +26,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use crate::{
     compare::Comparison,
     coverage::Coverage,
-    program::{Program, in_namespace},
+    program::{LOOKUPS, Program, in_namespace},
 };
 
 const PACKETS: u64 = 400_000;
@@ -49,7 +51,7 @@ fn the_program_does_what_the_model_says() -> anyhow::Result<()> {
 
     in_namespace(&worlds::DEVICES.collect::<Vec<_>>(), |_| {
         let started = Instant::now();
-        let mut program = Program::load()?;
+        let mut programs = LOOKUPS.map(Program::load).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let mut coverage = Coverage::default();
         let worlds = only.map_or(0..packets.div_ceil(PACKETS_PER_WORLD), |only| only..only + 1);
         for number in worlds {
@@ -57,7 +59,7 @@ fn the_program_does_what_the_model_says() -> anyhow::Result<()> {
             let mut rng = StdRng::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             let world = worlds::draw(&mut rng);
             let comparison = Comparison { world: &world, rng: &mut rng, packets: PACKETS_PER_WORLD };
-            comparison.run(&mut program, &mut coverage).with_context(|| {
+            comparison.run(&mut programs, &mut coverage).with_context(|| {
                 format!(
                     "world {number}; to run it alone:\nVPNHUB_SEED={seed} VPNHUB_WORLD={number} cargo test --release \
                      -p hub-tests --test differential -- --nocapture"

@@ -21,7 +21,7 @@ use hub_userspace::{
     compile::{self, Inputs},
     config::{
         difference::Routes,
-        model::{Config, Connection, CustomerGateway, Gateway, Route, Vpc},
+        model::{self, Config, Connection, CustomerGateway, Gateway, Lookup, Route, Vpc},
     },
     dataplane::{Dataplane, Outcome},
     layout::Layout,
@@ -36,11 +36,15 @@ pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 pub const XDP_REDIRECT: u32 = 4;
 
+/// All ways to look up.
+pub const LOOKUPS: [Lookup; 2] = [Lookup::Compiled, Lookup::Lpm];
+
 /// Counters by account and name, those that are not 0.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
 
 /// The loaded program.
 pub struct Program {
+    pub lookup: Lookup,
     dataplane: Dataplane,
     /// Destinations in its maps.
     destinations: BTreeSet<IpNet>,
@@ -69,10 +73,24 @@ pub fn in_namespace(devices: &[u32], test: impl FnOnce(&Namespace) -> anyhow::Re
     namespace.enter(|| test(&namespace))?
 }
 
+/// The same with the loaded program, for each way to look up.
+pub fn with_program(
+    devices: &[u32],
+    test: impl Fn(&Namespace, &mut Program) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
+    for lookup in LOOKUPS {
+        in_namespace(devices, |namespace| test(namespace, &mut Program::load(lookup)?))
+            .with_context(|| format!("{lookup:?}"))?;
+    }
+    Ok(())
+}
+
 impl Program {
-    pub fn load() -> anyhow::Result<Self> {
+    pub fn load(lookup: Lookup) -> anyhow::Result<Self> {
+        let settings = model::Dataplane { lookup, ..model::Dataplane::default() };
         Ok(Self {
-            dataplane: Dataplane::load().context("loading the kernel program")?,
+            lookup,
+            dataplane: Dataplane::load(&settings).context("loading the kernel program")?,
             destinations: BTreeSet::new(),
             slots: Vec::new(),
         })
@@ -104,13 +122,17 @@ impl Program {
         // No packet is on its way.
         layout.begin_release();
         layout.release();
+        let numbers = self.dataplane.numbers();
+        numbers.begin_release();
+        numbers.release();
         self.slots = vec![(UNATTRIBUTED, Account::Unattributed), (VPC, Account::Vpc)];
         self.slots.extend(ingress.connections.into_iter().map(|(slot, name)| (slot, Account::Connection(name))));
         Ok(())
     }
 
     pub fn run(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Outcome> {
-        self.dataplane.test_run(interface, frame).with_context(|| format!("a test run of {} bytes", frame.len()))
+        let outcome = self.dataplane.test_run(interface, frame);
+        outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.lookup))
     }
 
     /// All counters, since the program was loaded.
@@ -205,6 +227,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)) };
     let config = Config {
         gateway,
+        dataplane: model::Dataplane::default(),
         vpc,
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
         connections: connections.collect(),

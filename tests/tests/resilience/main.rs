@@ -18,6 +18,7 @@ use hub_tests::{
     model::{Connection, Interface, Route, World},
     packet::Packet,
 };
+use hub_userspace::config::model::Lookup;
 use ipnet::IpNet;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
@@ -57,7 +58,7 @@ fn no_bucket_moves_that_need_not() -> anyhow::Result<()> {
 }
 
 fn run(rng: &mut StdRng, members: usize) -> anyhow::Result<()> {
-    let mut program = Program::load()?;
+    let mut program = Program::load(Lookup::Compiled)?;
     let mut agent = Agent::default();
     let mut world = world(members);
     let flows = flows(&world);

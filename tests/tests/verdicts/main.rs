@@ -17,11 +17,11 @@ use hub_tests::model::World;
 
 use crate::{
     gateway::DEVICES,
-    program::{Program, in_namespace},
+    program::with_program,
     row::{Expected, check},
 };
 
-/// Checks a table in a namespace of its own.
+/// Checks a table, each way to look up in a namespace of its own.
 fn table(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
-    in_namespace(&DEVICES, |_| check(&mut Program::load()?, world, rows))
+    with_program(&DEVICES, |_, program| check(program, world, rows))
 }

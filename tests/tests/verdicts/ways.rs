@@ -10,7 +10,7 @@ use hub_tests::{
 
 use crate::{
     gateway::{DEVICES, HZ, SH, V4, V6, VPC, gateway, into, out_of, own, udp4, udp6},
-    program::{Books, Program, XDP_DROP, XDP_REDIRECT, difference, in_namespace},
+    program::{Books, Program, XDP_DROP, XDP_REDIRECT, difference, with_program},
     row::row,
     table,
 };
@@ -100,14 +100,13 @@ fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
         ("standby alone and down: evenly", (0, false), (0, false), 50),
         ("standby alone, one up", (0, false), (0, true), 0),
     ];
-    in_namespace(&DEVICES, |_| {
-        let mut program = Program::load()?;
+    with_program(&DEVICES, |_, program| {
         let v4 = |port| Packet::ipv4("192.168.0.10", "10.10.100.1").udp(port, 53);
         let v6 = |port| Packet::ipv6("fd00:c::10", "fd00:100::1").tcp(443, port);
         for (name, shanghai, hangzhou, percent) in rows {
             let flows: [&dyn Fn(u16) -> Packet; 2] = [&v4, &v6];
             for flow in flows {
-                let share = share_of_shanghai(&mut program, &weighted(shanghai, hangzhou), flow)?;
+                let share = share_of_shanghai(program, &weighted(shanghai, hangzhou), flow)?;
                 let expected = usize::from(FLOWS) * percent / 100;
                 // Five standard deviations of a fair draw of 4096 are 160; nothing and all are exact.
                 let tolerance = if matches!(percent, 0 | 100) { 0 } else { 160 };
@@ -124,8 +123,7 @@ fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
 /// Otherwise the receiver gets a datagram's parts over two tunnels, at two speeds.
 #[test]
 fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
-    in_namespace(&DEVICES, |_| {
-        let mut program = Program::load()?;
+    with_program(&DEVICES, |_, program| {
         program.install(&gateway())?;
         let mut ways = BTreeMap::<Vec<u8>, u32>::new();
         for host in 0..64 {
@@ -164,8 +162,7 @@ fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
 /// A transport header that is not all there has no ports, whatever follows the packet in its frame.
 #[test]
 fn what_follows_a_packet_does_not_choose_its_way() -> anyhow::Result<()> {
-    in_namespace(&DEVICES, |_| {
-        let mut program = Program::load()?;
+    with_program(&DEVICES, |_, program| {
         program.install(&gateway())?;
         let short = Packet::ipv4("192.168.0.10", "10.10.100.1").protocol(UDP).payload(3);
         let mut ways = BTreeSet::new();
@@ -183,9 +180,9 @@ fn what_follows_a_packet_does_not_choose_its_way() -> anyhow::Result<()> {
 /// The share is exact: 256 buckets, each of them one's or the other's.
 #[test]
 fn a_share_smaller_than_a_bucket_is_still_one_s_own() -> anyhow::Result<()> {
-    in_namespace(&DEVICES, |_| {
+    with_program(&DEVICES, |_, program| {
         let flow = |port| Packet::ipv4("192.168.0.10", "10.10.100.1").udp(port, 53);
-        let share = share_of_shanghai(&mut Program::load()?, &weighted((1, true), (100, true)), &flow)?;
+        let share = share_of_shanghai(program, &weighted((1, true), (100, true)), &flow)?;
         // Three buckets: 2.53 rounded up.
         let expected = usize::from(FLOWS) * 3 / GROUP_BUCKETS as usize;
         anyhow::ensure!(share.abs_diff(expected) <= 5 * 7, "{share} flows, not {expected}");
@@ -196,8 +193,7 @@ fn a_share_smaller_than_a_bucket_is_still_one_s_own() -> anyhow::Result<()> {
 /// The device goes, and the agent has not heard of it yet.
 #[test]
 fn drops_what_would_leave_by_a_device_that_is_gone() -> anyhow::Result<()> {
-    in_namespace(&DEVICES, |namespace| {
-        let mut program = Program::load()?;
+    with_program(&DEVICES, |namespace, program| {
         program.install(&gateway())?;
         let frame = into(SH, &udp4("10.10.10.1", "10.10.20.1"));
         anyhow::ensure!(program.run(SH, &frame)?.action == XDP_REDIRECT, "forwarded while the device is there");

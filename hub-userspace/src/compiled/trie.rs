@@ -1,0 +1,275 @@
+//! Nodes in the memory: built from prefixes in order, read back, and taken out again.
+
+use std::ops::Range;
+
+use hub_common::compiled::{
+    CLASS, LINE_QUARTERS, LINE_WORDS, MAX_NODES_V4, MAX_NODES_V6,
+    node::{COUNT, HEADER_V4, HEADER_V6, LOW, OTHERWISE, PREFIX, SHIFT, SHIFT_MASK, SLOTS},
+};
+
+use super::{
+    classes::{ClassId, Classes, Said},
+    memory::{Backing, Exhausted, Memory, Part},
+};
+
+/// A prefix of either family: its bits from the highest of 128 on, those behind its length 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bits {
+    pub bits: u128,
+    pub length: u8,
+}
+
+/// What differs by family.
+#[derive(Debug)]
+pub struct Shape {
+    /// Bits of an address.
+    pub bits: u8,
+    header: u32,
+    max_nodes: u32,
+    /// Where the high half ends: a node's slots are told apart by bits of one half.
+    half: u8,
+}
+
+pub const V4: Shape = Shape { bits: 32, header: HEADER_V4, max_nodes: MAX_NODES_V4, half: 32 };
+pub const V6: Shape = Shape { bits: 128, header: HEADER_V6, max_nodes: MAX_NODES_V6, half: 64 };
+
+/// Slots are told apart by this many bits at most: a node has 4 MiB then.
+const MOST_BITS: u8 = 20;
+/// With so few slots a node is one line.
+const FREE_BITS: u8 = 3;
+/// A node may have so many slots for each that has prefixes of its own below.
+const SLOTS_EACH: u64 = 4;
+/// Bits that each node on the rest of a way can tell apart without being too large, when the way gets long.
+const BITS_IN_NEED: u32 = 7;
+
+/// Prefixes in order, with what they say.
+pub type Item<'a> = (Bits, &'a Said);
+
+/// A node, as its first words describe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node {
+    /// First line.
+    pub line: u32,
+    /// What all prefixes below share.
+    pub prefix: Bits,
+    /// Bits that tell the slots apart.
+    pub bits: u8,
+    /// Prefixes below.
+    pub count: u32,
+    /// The power of two that was next to the count when the node was built.
+    pub built: u8,
+    header: u32,
+}
+
+impl Node {
+    /// Words of the slots of all addresses of a prefix, which is longer than the node's own.
+    pub fn slots(&self, prefix: Bits) -> Range<u32> {
+        let end = self.prefix.length + self.bits;
+        let first = bits_between(prefix.bits, self.prefix.length, end);
+        let slots = if prefix.length < end { 1 << (end - prefix.length) } else { 1 };
+        let word = self.line * LINE_WORDS + self.header + first;
+        word..word + slots
+    }
+
+    /// The prefix of a slot, by its word.
+    pub fn slot_prefix(&self, word: u32) -> Bits {
+        let slot = word - self.line * LINE_WORDS - self.header;
+        let length = self.prefix.length + self.bits;
+        let bits = if slot == 0 { 0 } else { u128::from(slot) << (128 - length) };
+        Bits { bits: self.prefix.bits | bits, length }
+    }
+
+    pub fn contains(&self, prefix: Bits) -> bool {
+        prefix.length > self.prefix.length && shared(prefix.bits, self.prefix.bits) >= self.prefix.length
+    }
+
+    fn part(&self) -> Part {
+        let words = self.header + (1 << self.bits);
+        Part { first: self.line * LINE_QUARTERS, quarters: words.div_ceil(LINE_WORDS) * LINE_QUARTERS }
+    }
+}
+
+/// Builds and takes apart; holds a place in the memory for a moment.
+pub struct Builder<'a, B> {
+    pub shape: &'static Shape,
+    pub memory: &'a mut Memory<B>,
+    pub classes: &'a mut Classes,
+}
+
+impl<B: Backing> Builder<'_, B> {
+    /// What a slot must hold in which these prefixes are, all longer than the slot's own; `outer` is what else holds
+    /// there. `level`: nodes on the way to it.
+    pub fn build(&mut self, items: &[Item<'_>], outer: ClassId, level: u32) -> Result<u32, Exhausted<B::Error>> {
+        let (Some((first, said)), Some((last, _))) = (items.first(), items.last()) else {
+            self.classes.hold(outer, 1);
+            return Ok(CLASS | outer.0);
+        };
+        let length = shared(first.bits, last.bits).min(first.length);
+        let prefix = Bits { bits: truncated(first.bits, length), length };
+        let (inner, items) = match first.length == length {
+            true => (self.classes.within(self.memory, outer, said)?, &items[1..]),
+            false => (outer, items),
+        };
+        let bits = self.bits(items, length, level);
+        let mut slots = vec![CLASS | inner.0; 1 << bits];
+        // All slots hold classes by now; nodes come when every class is known.
+        self.fill(&mut slots, items, length, bits)?;
+        for same in slots.chunk_by(|one, other| one == other) {
+            self.classes.hold(ClassId(same[0] & !CLASS), same.len() as u64);
+        }
+        let done = self.descend(&mut slots, items, length, bits, level);
+        match done
+            .and_then(|()| self.memory.take((self.shape.header + (1 << bits)).div_ceil(LINE_WORDS) * LINE_QUARTERS))
+        {
+            Ok(part) => {
+                self.classes.hold(outer, 1);
+                let header = self.header(prefix, bits, items.len(), outer);
+                self.memory.write(part, header.into_iter().chain(slots));
+                Ok(part.first / LINE_QUARTERS)
+            }
+            Err(error) => {
+                slots.into_iter().for_each(|slot| self.release(slot));
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives each slot the class that the prefixes around it have. An outer prefix comes before those within it.
+    fn fill(&mut self, slots: &mut [u32], items: &[Item<'_>], length: u8, bits: u8) -> Result<(), Exhausted<B::Error>> {
+        let end = length + bits;
+        for (prefix, said) in items.iter().filter(|(prefix, _)| prefix.length <= end) {
+            let first = bits_between(prefix.bits, length, end) as usize;
+            let class = self.classes.within(self.memory, ClassId(slots[first] & !CLASS), said)?;
+            slots[first..][..1 << (end - prefix.length)].fill(CLASS | class.0);
+        }
+        Ok(())
+    }
+
+    /// Puts nodes where there are longer prefixes than a slot's.
+    fn descend(
+        &mut self,
+        slots: &mut [u32],
+        items: &[Item<'_>],
+        length: u8,
+        bits: u8,
+        level: u32,
+    ) -> Result<(), Exhausted<B::Error>> {
+        let end = length + bits;
+        let slot = |(prefix, _): &Item<'_>| bits_between(prefix.bits, length, end);
+        for below in items.chunk_by(|one, other| slot(one) == slot(other)) {
+            let longer = below.partition_point(|(prefix, _)| prefix.length <= end);
+            if let Some(item) = below.get(longer) {
+                let word = &mut slots[slot(item) as usize];
+                let outer = ClassId(*word & !CLASS);
+                *word = self.build(&below[longer..], outer, level + 1)?;
+                self.classes.drop(outer, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bits are to tell the slots apart of a node with these prefixes below, all longer than `length`.
+    fn bits(&self, items: &[Item<'_>], length: u8, level: u32) -> u8 {
+        let Some(longest) = items.iter().map(|(prefix, _)| prefix.length).max() else {
+            return 0;
+        };
+        let end = if length < self.shape.half { self.shape.half } else { self.shape.bits };
+        let most = (longest.min(end) - length).min(MOST_BITS);
+        // Where neighbours differ first: as many slots more are used from that bit on.
+        let mut differ = [0_u64; MOST_BITS as usize + 1];
+        for (one, other) in items.iter().zip(&items[1..]) {
+            let at = shared(one.0.bits, other.0.bits);
+            // A prefix and another within it are in one slot, or many, but for their bits the same.
+            differ[usize::from((at - length).min(MOST_BITS))] += 1;
+        }
+        let mut used = 1;
+        let mut bits = FREE_BITS.min(most);
+        for candidate in 1..=most {
+            used += differ[usize::from(candidate) - 1];
+            if 1 << candidate <= SLOTS_EACH * used {
+                bits = bits.max(candidate);
+            }
+        }
+        let left = u32::from(self.shape.bits - length);
+        let levels = self.shape.max_nodes - level - 1;
+        bits.max(u8::try_from(left.saturating_sub(levels * BITS_IN_NEED)).expect("no more than 128")).min(end - length)
+    }
+
+    fn header(&self, prefix: Bits, bits: u8, count: usize, outer: ClassId) -> Vec<u32> {
+        let end = prefix.length + bits;
+        let shift = if end <= self.shape.half { u32::from(self.shape.half - end) } else { u32::from(128 - end) | LOW };
+        let count = u32::try_from(count).expect("fewer than addresses of the memory");
+        let mut header = vec![0; self.shape.header as usize];
+        header[SHIFT as usize] =
+            shift | (built(count) << 8) | (u32::from(prefix.length) << 16) | (u32::from(bits) << 24);
+        header[SLOTS as usize] = 1 << bits;
+        header[OTHERWISE as usize] = CLASS | outer.0;
+        header[COUNT as usize] = count;
+        for (word, place) in header[PREFIX as usize..].iter_mut().zip([96, 64, 32, 0]) {
+            *word = (prefix.bits >> place) as u32;
+        }
+        header
+    }
+
+    /// The node that a slot leads to.
+    pub fn node(&self, slot: u32) -> Option<Node> {
+        if slot & CLASS != 0 {
+            return None;
+        }
+        let word = |number: u32| self.memory.load(slot * LINE_WORDS + number);
+        let [_, built, length, bits] = word(SHIFT).to_le_bytes();
+        let words = (PREFIX..self.shape.header).zip([96, 64, 32, 0]);
+        let prefix = words.fold(0, |bits, (number, place)| bits | u128::from(word(number)) << place);
+        let prefix = Bits { bits: prefix, length };
+        Some(Node { line: slot, prefix, bits, count: word(COUNT), built, header: self.shape.header })
+    }
+
+    /// As many prefixes are below the node from now on.
+    pub fn set_count(&mut self, node: &Node, count: u32) {
+        self.memory.store(node.line * LINE_WORDS + COUNT, count);
+    }
+
+    /// Puts another word into a slot; what the old one led to rests.
+    pub fn replace(&mut self, word: u32, value: u32) {
+        let old = self.memory.load(word);
+        self.memory.store(word, value);
+        self.release(old);
+    }
+
+    /// A slot that held this is gone.
+    fn release(&mut self, slot: u32) {
+        let Some(node) = self.node(slot) else {
+            return self.classes.drop(ClassId(slot & !CLASS), 1);
+        };
+        for word in node.slots(node.prefix) {
+            self.release(self.memory.load(word));
+        }
+        self.release(self.memory.load(node.line * LINE_WORDS + OTHERWISE));
+        self.memory.rest(node.part());
+    }
+}
+
+/// The power of two next to a count.
+pub fn built(count: u32) -> u32 {
+    count.max(1).ilog2()
+}
+
+/// Bits that both begin with.
+pub fn shared(one: u128, other: u128) -> u8 {
+    u8::try_from((one ^ other).leading_zeros()).expect("no more than 128")
+}
+
+/// With the bits behind `length` 0.
+pub fn truncated(bits: u128, length: u8) -> u128 {
+    if length == 0 { 0 } else { bits & u128::MAX << (128 - length) }
+}
+
+/// The bits from one to another, as a number; fewer than 32.
+fn bits_between(bits: u128, from: u8, to: u8) -> u32 {
+    if from == to {
+        return 0;
+    }
+    ((bits << from) >> (128 - (to - from))) as u32
+}
+
+const _: () = assert!(SHIFT_MASK < 1 << 8 && MOST_BITS < 32);

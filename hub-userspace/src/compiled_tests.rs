@@ -1,0 +1,223 @@
+//! Random changes of random prefixes, and after each step what the kernel program would find, held against a linear scan.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use hub_common::{
+    compiled::{self, CHUNK_LINES, Key, LINE_WORDS, Line, POLICY_COLUMN},
+    maps::{Remote, Route},
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+use super::{Change, Compiled, Family, memory::Backing};
+
+#[derive(Default)]
+struct Heap(Vec<AtomicU32>);
+
+impl Backing for Heap {
+    type Error = Infallible;
+
+    fn words(&self) -> &[AtomicU32] {
+        &self.0
+    }
+
+    fn grow(&mut self) -> Result<(), Infallible> {
+        let words = (CHUNK_LINES * LINE_WORDS) as usize;
+        self.0.resize_with(self.0.len() + words, || AtomicU32::new(0));
+        Ok(())
+    }
+}
+
+/// The memory as the program sees it.
+struct Seen(Vec<Line>);
+
+impl compiled::Memory for Seen {
+    fn line(&self, number: u32) -> Option<&Line> {
+        self.0.get(number as usize)
+    }
+}
+
+impl Compiled<Heap> {
+    fn seen(&self) -> Seen {
+        let words: Vec<u32> = self.memory.words().iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        Seen(words.chunks(LINE_WORDS as usize).map(|line| Line(line.try_into().unwrap())).collect())
+    }
+}
+
+impl Seen {
+    fn ask<K: Key>(&self, address: K, columns: &[u32]) -> (Option<Route>, Vec<Option<(u32, u32)>>) {
+        let class = compiled::class(self, compiled::find(self, address).unwrap()).unwrap();
+        let default = compiled::default_class::<K>(self).unwrap();
+        let pair = |column: &u32| {
+            let pair = compiled::pair(self, &class, *column).or_else(|| compiled::pair(self, &default, *column));
+            pair.map(|pair| (pair.policy, pair.connection))
+        };
+        (class.route().or(default.route()), columns.iter().map(pair).collect())
+    }
+
+    fn answer(&self, family: Family, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<(u32, u32)>>) {
+        match family {
+            Family::V4 => self.ask((address >> 96) as u32, columns),
+            Family::V6 => self.ask([(address >> 64) as u64, address as u64], columns),
+        }
+    }
+}
+
+/// The same by linear scans.
+#[derive(Default)]
+struct Reference {
+    routes: BTreeMap<(u128, u8), Route>,
+    pairs: BTreeMap<(u32, (u128, u8)), (u32, u32)>,
+}
+
+fn contains((bits, length): (u128, u8), address: u128) -> bool {
+    length == 0 || (bits ^ address) >> (128 - u32::from(length)) == 0
+}
+
+impl Reference {
+    fn apply(&mut self, prefix: (u128, u8), change: Change) {
+        let mut pair = |column: u32, value: Option<(u32, u32)>| match value {
+            Some(value) => drop(self.pairs.insert((column, prefix), value)),
+            None => drop(self.pairs.remove(&(column, prefix))),
+        };
+        match change {
+            Change::Route(Some(route)) => drop(self.routes.insert(prefix, route)),
+            Change::Route(None) => drop(self.routes.remove(&prefix)),
+            Change::Remote { scope, remote } => pair(scope, remote.map(|remote| (remote.policy, remote.connection))),
+            Change::Local { policy, connection } => {
+                pair(policy + POLICY_COLUMN, connection.map(|connection| (0, connection)));
+            }
+        }
+    }
+
+    fn answer(&self, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<(u32, u32)>>) {
+        let route = self.routes.iter().filter(|(prefix, _)| contains(**prefix, address));
+        let route = route.max_by_key(|((_, length), _)| *length).map(|(_, route)| *route);
+        let pair = |column: &u32| {
+            let around = self.pairs.iter().filter(|((of, prefix), _)| of == column && contains(*prefix, address));
+            around.max_by_key(|((_, (_, length)), _)| *length).map(|(_, value)| *value)
+        };
+        (route, columns.iter().map(pair).collect())
+    }
+}
+
+/// What prefixes a world has.
+struct Shape {
+    family: Family,
+    /// Bits that random prefixes begin with.
+    base: (u128, u8),
+    /// Random bits behind these are few, so that prefixes lie within one another.
+    loose: u8,
+}
+
+const SHAPES: [Shape; 5] = [
+    Shape { family: Family::V4, base: (0, 0), loose: 32 },
+    Shape { family: Family::V4, base: (10 << 120, 8), loose: 12 },
+    Shape { family: Family::V6, base: (0, 0), loose: 20 },
+    Shape { family: Family::V6, base: (0xfd64 << 112, 48), loose: 40 },
+    // Every bit counts: ways get long.
+    Shape { family: Family::V6, base: (0x2001_0db8 << 96, 32), loose: 4 },
+];
+
+impl Shape {
+    fn bits(&self) -> u8 {
+        if self.family == Family::V4 { 32 } else { 128 }
+    }
+
+    fn address(&self, random: &mut StdRng) -> u128 {
+        let mut bits: u128 = random.random();
+        // Long rows of the same bit.
+        for _ in 0..random.random_range(0..4) {
+            let from = random.random_range(0..128);
+            bits = if random.random() { bits | u128::MAX >> from } else { bits & !(u128::MAX >> from) };
+        }
+        let (base, length) = self.base;
+        let kept = |bits: u128, length: u8| if length == 0 { 0 } else { bits & u128::MAX << (128 - length) };
+        let end = (length + random.random_range(0..=self.loose)).min(self.bits());
+        base | (kept(bits, end) & !kept(u128::MAX, length))
+    }
+
+    fn prefix(&self, random: &mut StdRng) -> (u128, u8) {
+        if random.random_ratio(1, 40) {
+            return (0, 0);
+        }
+        let length = match random.random_range(0..4) {
+            0 => self.bits(),
+            1 => random.random_range(1..=self.bits()),
+            _ => (self.base.1 + random.random_range(1..=self.loose + 4)).min(self.bits()),
+        };
+        (self.address(random) & u128::MAX << (128 - length), length)
+    }
+}
+
+const COLUMNS: [u32; 6] = [2, 3, 8200, POLICY_COLUMN + 1, POLICY_COLUMN + 2, POLICY_COLUMN + 9000];
+
+fn change(random: &mut StdRng) -> Change {
+    let gone = random.random_ratio(1, 3);
+    let number = random.random_range(2..6);
+    let column = COLUMNS[random.random_range(0..COLUMNS.len())];
+    match random.random_range(0..4) {
+        0 | 1 => Change::Route((!gone).then_some(Route { first_bucket: number, bucket_mask: 255, flags: 0 })),
+        _ if column >= POLICY_COLUMN => {
+            Change::Local { policy: column - POLICY_COLUMN, connection: (!gone).then_some(number) }
+        }
+        _ => Change::Remote { scope: column, remote: (!gone).then_some(Remote { policy: 1, connection: number }) },
+    }
+}
+
+fn check(shape: &Shape, seed: u64, steps: u32, most: u32) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut compiled = Compiled::new(Heap::default(), 64).unwrap_or_else(|_| panic!("there is memory"));
+    let mut reference = Reference::default();
+    let mut known = vec![(0, 0)];
+    for step in 0..steps {
+        let changes: Vec<_> = (0..random.random_range(1..=most))
+            .map(|_| {
+                // Some again and again.
+                let old = known[random.random_range(0..known.len())];
+                let prefix = if random.random_ratio(1, 3) { old } else { shape.prefix(&mut random) };
+                known.push(prefix);
+                (prefix, change(&mut random))
+            })
+            .collect();
+        for (prefix, change) in &changes {
+            reference.apply(*prefix, *change);
+        }
+        compiled.apply(shape.family, &changes).unwrap_or_else(|_| panic!("there is memory"));
+        compiled.begin_release();
+        compiled.release();
+        let seen = compiled.seen();
+        let edges = changes.iter().flat_map(|((bits, length), _)| {
+            let last = bits | if *length == 0 { u128::MAX } else { (u128::MAX >> 1) >> (length - 1) };
+            [*bits, last, bits.wrapping_sub(1 << (128 - shape.bits())), last.wrapping_add(1)]
+        });
+        let mut addresses: Vec<u128> = edges.collect();
+        addresses.extend((0..20).map(|_| shape.address(&mut random)));
+        for address in addresses {
+            let found = seen.answer(shape.family, address, &COLUMNS);
+            let wanted = reference.answer(if shape.bits() == 32 { address >> 96 << 96 } else { address }, &COLUMNS);
+            assert_eq!(found, wanted, "seed {seed}, step {step}, address {address:032x}, after {changes:x?}");
+        }
+    }
+}
+
+#[test]
+fn one_change_at_a_time() {
+    for (shape, number) in SHAPES.iter().zip(0..) {
+        for seed in 0..6 {
+            check(shape, seed * 100 + number, 150, 1);
+        }
+    }
+}
+
+#[test]
+fn many_changes_at_once() {
+    for (shape, number) in SHAPES.iter().zip(0..) {
+        for seed in 0..4 {
+            check(shape, seed * 100 + number, 30, 60);
+        }
+    }
+}
