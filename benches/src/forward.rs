@@ -29,7 +29,7 @@ use crate::{dispatcher::Idle, programs::Programs, testbed};
 #[derive(Args)]
 pub struct Arguments {
     /// Who forwards, besides `bare`, which the others are compared with
-    #[arg(long, value_delimiter = ',', default_values = ["hub-lpm", "fib", "ip_forward", "flowtable"])]
+    #[arg(long, value_delimiter = ',', default_values = ["hub", "hub-lpm", "fib", "ip_forward", "flowtable"])]
     programs: Vec<Program>,
     /// IP versions
     #[arg(long, value_delimiter = ',', default_values = ["4", "6"])]
@@ -148,14 +148,14 @@ impl Bench {
         let &Table { family, routes, .. } = table;
         let mut hubs = Hubs::make(&mut self.programs, family, routes)?;
         let mut contenders = self.contenders.clone();
-        if contenders.contains(&Program::Hub) {
-            match hubs.start_agent(&mut self.programs, &self.agent, family, routes) {
-                Ok(ready) => eprintln!("  the agent was ready after {:.1} s", ready.as_secs_f64()),
+        for program in self.contenders.iter().copied().filter(|program| program.lookup().is_some()) {
+            match hubs.start_agent(&mut self.programs, program, &self.agent, (family, routes)) {
+                Ok(ready) => eprintln!("  {} was ready after {:.1} s", program.name(), ready.as_secs_f64()),
                 Err(error) => {
-                    contenders.retain(|program| *program != Program::Hub);
+                    contenders.retain(|other| *other != program);
                     // The agent's log can be long, and is on stderr already.
                     let why = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
-                    self.results.missing.push(Missing { program: Program::Hub, family, routes, why });
+                    self.results.missing.push(Missing { program, family, routes, why });
                 }
             }
         }

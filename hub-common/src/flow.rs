@@ -17,29 +17,27 @@ const fn mix(hash: u64, word: u64) -> u64 {
 
 /// Protocol and ports as one word: protocol, source port, destination port, from bit 32 down.
 #[inline(always)]
-const fn transport(protocol: u8, ports: [u8; 4]) -> u64 {
-    (protocol as u64) << 32 | u32::from_be_bytes(ports) as u64
+const fn transport(protocol: u8, ports: u32) -> u64 {
+    (protocol as u64) << 32 | ports as u64
 }
 
 /// Hash of an IPv4 flow.
 ///
-/// `ports` are the first four bytes of the transport header (source and destination port in network byte order), or
-/// zero where there are none. All 32 bits are usable.
+/// `ports` are the first four bytes of the transport header (source and destination port), or zero where there are none.
+/// Addresses and ports are numbers, not bytes in network order. All 32 bits are usable.
 #[inline(always)]
-pub const fn hash_v4(source: [u8; 4], destination: [u8; 4], protocol: u8, ports: [u8; 4]) -> u32 {
-    let addresses = (u32::from_be_bytes(source) as u64) << 32 | u32::from_be_bytes(destination) as u64;
+pub const fn hash_v4(source: u32, destination: u32, protocol: u8, ports: u32) -> u32 {
+    let addresses = (source as u64) << 32 | destination as u64;
     finish(mix(mix(START, addresses), transport(protocol, ports)))
 }
 
-/// Hash of an IPv6 flow; as [`hash_v4`], `protocol` being the fixed header's next header.
+/// Hash of an IPv6 flow; as [`hash_v4`], `protocol` being the fixed header's next header, an address its two halves.
 #[inline(always)]
-pub const fn hash_v6(source: [u8; 16], destination: [u8; 16], protocol: u8, ports: [u8; 4]) -> u32 {
-    let source = u128::from_be_bytes(source);
-    let destination = u128::from_be_bytes(destination);
-    let mut hash = mix(START, (source >> 64) as u64);
-    hash = mix(hash, source as u64);
-    hash = mix(hash, (destination >> 64) as u64);
-    hash = mix(hash, destination as u64);
+pub const fn hash_v6(source: [u64; 2], destination: [u64; 2], protocol: u8, ports: u32) -> u32 {
+    let mut hash = mix(START, source[0]);
+    hash = mix(hash, source[1]);
+    hash = mix(hash, destination[0]);
+    hash = mix(hash, destination[1]);
     finish(mix(hash, transport(protocol, ports)))
 }
 
@@ -67,26 +65,23 @@ mod tests {
 
     #[test]
     fn spreads_flows_that_differ_in_one_field_only() {
-        let (a, b) = ([10, 10, 10, 1], [10, 10, 20, 1]);
-        let ports = |s: u16, d: u16| {
-            let (s, d) = (s.to_be_bytes(), d.to_be_bytes());
-            [s[0], s[1], d[0], d[1]]
-        };
+        let (a, b) = (0x0a0a_0a01, 0x0a0a_1401);
+        let ports = |source: u16, destination: u16| u32::from(source) << 16 | u32::from(destination);
         assert_even("source port", (0..60_000).map(|p| hash_v4(a, b, 6, ports(p, 443))));
         assert_even("destination port", (0..60_000).map(|p| hash_v4(a, b, 17, ports(4500, p))));
-        let host = |n: u32| (0x0a0a_0000 | n).to_be_bytes();
-        assert_even("source", (0..60_000).map(|n| hash_v4(host(n), b, 1, [0; 4])));
-        assert_even("destination", (0..60_000).map(|n| hash_v4(a, host(n), 1, [0; 4])));
-        let host = |n: u128| (0xfd00_u128 << 112 | n).to_be_bytes();
-        assert_even("IPv6 source", (0..60_000).map(|n| hash_v6(host(n), host(1), 58, [0; 4])));
-        assert_even("IPv6 prefix", (0..60_000).map(|n| hash_v6(host(1), host(n << 64), 58, [0; 4])));
+        let host = |n: u32| 0x0a0a_0000 | n;
+        assert_even("source", (0..60_000).map(|n| hash_v4(host(n), b, 1, 0)));
+        assert_even("destination", (0..60_000).map(|n| hash_v4(a, host(n), 1, 0)));
+        let host = |high: u64, low: u64| [0xfd00 << 48 | high, low];
+        assert_even("IPv6 source", (0..60_000).map(|n| hash_v6(host(0, n), host(0, 1), 58, 0)));
+        assert_even("IPv6 prefix", (0..60_000).map(|n| hash_v6(host(0, 1), host(n, 0), 58, 0)));
     }
 
     #[test]
     fn every_field_counts() {
-        let base = hash_v4([10, 0, 0, 1], [10, 0, 0, 2], 6, [0, 1, 0, 2]);
-        assert_ne!(base, hash_v4([10, 0, 0, 2], [10, 0, 0, 1], 6, [0, 1, 0, 2]));
-        assert_ne!(base, hash_v4([10, 0, 0, 1], [10, 0, 0, 2], 17, [0, 1, 0, 2]));
-        assert_ne!(base, hash_v4([10, 0, 0, 1], [10, 0, 0, 2], 6, [0, 2, 0, 1]));
+        let base = hash_v4(0x0a00_0001, 0x0a00_0002, 6, 0x1_0002);
+        assert_ne!(base, hash_v4(0x0a00_0002, 0x0a00_0001, 6, 0x1_0002));
+        assert_ne!(base, hash_v4(0x0a00_0001, 0x0a00_0002, 17, 0x1_0002));
+        assert_ne!(base, hash_v4(0x0a00_0001, 0x0a00_0002, 6, 0x2_0001));
     }
 }

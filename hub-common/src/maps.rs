@@ -24,7 +24,7 @@ pub const MAX_PREFIXES: u32 = 1 << 21;
 pub const MAX_NEXT_HOPS: u32 = 1 << 14;
 /// Capacity of `BUCKETS`.
 pub const MAX_BUCKETS: u32 = 1 << 20;
-/// Capacity of `NEIGHBOURS_*` and `VLANS`; memory is used by the entry, and a mebibyte each for the heads of the buckets.
+/// Capacity of `NEIGHBOURS` and `VLANS`; memory is used by the entry, and a mebibyte each for the heads of the buckets.
 pub const MAX_NEIGHBOURS: u32 = 1 << 16;
 
 /// Buckets of a next-hop group with more than one member; a power of two. Shares are exact to one in this many.
@@ -121,7 +121,7 @@ pub struct NextHop {
     pub connection: u32,
     /// Scope of the connection's own selectors.
     pub scope: u32,
-    /// Egress interface, key of `NEIGHBOURS_*`.
+    /// Egress interface, key of `NEIGHBOURS`.
     pub ifindex: u32,
     /// Index into `PORTS`.
     pub port: u32,
@@ -142,33 +142,27 @@ impl NextHop {
     pub const ETHERNET: u32 = 2;
     /// `destination_mac` is known.
     pub const RESOLVED: u32 = 4;
-    /// Each destination is a neighbour of its own: ask `NEIGHBOURS_*`.
+    /// Each destination is a neighbour of its own: ask `NEIGHBOURS`.
     pub const ON_LINK: u32 = 8;
 }
 
-/// Key of `NEIGHBOURS_*`.
+/// Key of `NEIGHBOURS`, and record of the ring `WANTED`: a neighbour that a packet needed and that was not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
-pub struct Neighbour<A> {
+pub struct Neighbour {
+    /// In network byte order; an IPv4 address as an IPv4-mapped one (RFC 4291 section 2.5.5.2).
+    pub address: [u64; 2],
     pub ifindex: u32,
-    pub address: A,
+    /// 4 or 6: a mapped address may also stand in an IPv6 packet.
+    pub family: u32,
 }
 
-/// Value of `NEIGHBOURS_*`.
+/// Value of `NEIGHBOURS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct LinkAddress {
     pub mac: [u8; 6],
     pub padding: [u8; 2],
-}
-
-/// Record of the ring `WANTED`: a neighbour that a packet needed and that was not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct WantedNeighbour {
-    pub ifindex: u32,
-    /// An IPv4 address as an IPv4-mapped one (RFC 4291 section 2.5.5.2).
-    pub address: [u8; 16],
 }
 
 /// Bytes of the ring `WANTED`; a page at least. When it is full a neighbour is asked for by a later packet.
@@ -205,10 +199,8 @@ const _: () = {
     assert!(size_of::<Remote>() == 8);
     assert!(size_of::<Route>() == 8);
     assert!(size_of::<NextHop>() == 36);
-    assert!(size_of::<Neighbour<[u8; 4]>>() == 8);
-    assert!(size_of::<Neighbour<[u8; 16]>>() == 20);
+    assert!(size_of::<Neighbour>() == 24);
     assert!(size_of::<LinkAddress>() == 8);
-    assert!(size_of::<WantedNeighbour>() == 20);
     assert!(size_of::<Vlan>() == 8);
     assert!(size_of::<Counters>() == 8 * (4 + Reason::COUNT));
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
@@ -234,8 +226,7 @@ mod pod {
         Remote,
         Route,
         NextHop,
-        Neighbour<[u8; 4]>,
-        Neighbour<[u8; 16]>,
+        Neighbour,
         LinkAddress,
         Vlan,
         Counters,

@@ -1,9 +1,13 @@
 //! What the stages ask of an address: the two families differ here and in [`crate::parse`] and [`crate::rewrite`] only.
+//!
+//! Addresses are numbers: the program compares and shifts them in registers, and bytes would be taken apart one by one.
 
-use aya_ebpf::maps::{HashMap, LpmTrie};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
 use hub_common::{
     compiled, flow,
-    maps::{LinkAddress, Neighbour, Remote, Route, Scoped},
+    maps::{Remote, Route, SCOPE_BITS, Scoped},
 };
 
 use crate::{
@@ -12,54 +16,56 @@ use crate::{
     rewrite::HopLimit,
 };
 
-/// An address as it stands in the packet, with its family's tables.
-pub trait Address: Copy + ParseIp + Nobody + HopLimit + 'static {
+pub type V4 = u32;
+/// High half and low half.
+pub type V6 = [u64; 2];
+
+/// An address with its family's tables.
+pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
+    /// IP version.
+    const VERSION: u32;
     /// Bits of an address.
     const BITS: u32;
     /// `EtherType` in network byte order (RFC 894, RFC 2464).
     const ETHERTYPE: [u8; 2];
+    /// As it is on the wire, and in the tries.
+    type Bytes: 'static;
 
-    /// The same for the compiled look-up.
-    type Key: compiled::Key;
-    fn key(self) -> Self::Key;
-
-    fn remotes() -> &'static LpmTrie<Scoped<Self>, Remote>;
-    fn locals() -> &'static LpmTrie<Scoped<Self>, u32>;
-    fn routes() -> &'static LpmTrie<Self, Route>;
-    fn neighbours() -> &'static HashMap<Neighbour<Self>, LinkAddress>;
+    fn remotes() -> &'static LpmTrie<Scoped<Self::Bytes>, Remote>;
+    fn locals() -> &'static LpmTrie<Scoped<Self::Bytes>, u32>;
+    /// What the trie of routes says.
+    fn route(self) -> Option<Route>;
+    /// What a trie says of the address in a scope.
+    fn scoped<V: Copy>(self, trie: &LpmTrie<Scoped<Self::Bytes>, V>, scope: u32) -> Option<V>;
     fn flow_hash(packet: &Packet<Self>) -> u32;
-    /// As an IPv6 address, an IPv4 one as an IPv4-mapped one.
-    fn mapped(self) -> [u8; 16];
+    /// As an IPv6 address in network byte order, an IPv4 one as the IPv4-mapped one.
+    fn mapped(self) -> [u64; 2];
 }
 
-impl Address for [u8; 4] {
+impl Address for V4 {
+    const VERSION: u32 = 4;
     const BITS: u32 = 32;
     const ETHERTYPE: [u8; 2] = [0x08, 0x00];
-    type Key = u32;
+    type Bytes = [u8; 4];
 
     #[inline(always)]
-    fn key(self) -> u32 {
-        u32::from_be_bytes(self)
-    }
-
-    #[inline(always)]
-    fn remotes() -> &'static LpmTrie<Scoped<Self>, Remote> {
+    fn remotes() -> &'static LpmTrie<Scoped<[u8; 4]>, Remote> {
         &maps::REMOTES_V4
     }
 
     #[inline(always)]
-    fn locals() -> &'static LpmTrie<Scoped<Self>, u32> {
+    fn locals() -> &'static LpmTrie<Scoped<[u8; 4]>, u32> {
         &maps::LOCALS_V4
     }
 
     #[inline(always)]
-    fn routes() -> &'static LpmTrie<Self, Route> {
-        &maps::ROUTES_V4
+    fn route(self) -> Option<Route> {
+        find(&maps::ROUTES_V4, [Self::BITS, self.to_be()])
     }
 
     #[inline(always)]
-    fn neighbours() -> &'static HashMap<Neighbour<Self>, LinkAddress> {
-        &maps::NEIGHBOURS_V4
+    fn scoped<V: Copy>(self, trie: &LpmTrie<Scoped<[u8; 4]>, V>, scope: u32) -> Option<V> {
+        find(trie, [SCOPE_BITS + Self::BITS, scope.to_be(), self.to_be()])
     }
 
     #[inline(always)]
@@ -68,41 +74,37 @@ impl Address for [u8; 4] {
     }
 
     #[inline(always)]
-    fn mapped(self) -> [u8; 16] {
-        let [a, b, c, d] = self;
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    fn mapped(self) -> [u64; 2] {
+        [0, (0xffff << 32 | u64::from(self)).to_be()]
     }
 }
 
-impl Address for [u8; 16] {
+impl Address for V6 {
+    const VERSION: u32 = 6;
     const BITS: u32 = 128;
     const ETHERTYPE: [u8; 2] = [0x86, 0xdd];
-    type Key = [u64; 2];
+    type Bytes = [u8; 16];
 
     #[inline(always)]
-    fn key(self) -> [u64; 2] {
-        let [a, b, c, d, e, f, g, h, low @ ..] = self;
-        [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(low)]
-    }
-
-    #[inline(always)]
-    fn remotes() -> &'static LpmTrie<Scoped<Self>, Remote> {
+    fn remotes() -> &'static LpmTrie<Scoped<[u8; 16]>, Remote> {
         &maps::REMOTES_V6
     }
 
     #[inline(always)]
-    fn locals() -> &'static LpmTrie<Scoped<Self>, u32> {
+    fn locals() -> &'static LpmTrie<Scoped<[u8; 16]>, u32> {
         &maps::LOCALS_V6
     }
 
     #[inline(always)]
-    fn routes() -> &'static LpmTrie<Self, Route> {
-        &maps::ROUTES_V6
+    fn route(self) -> Option<Route> {
+        let [a, b, c, d] = words(self);
+        find(&maps::ROUTES_V6, [Self::BITS, a, b, c, d])
     }
 
     #[inline(always)]
-    fn neighbours() -> &'static HashMap<Neighbour<Self>, LinkAddress> {
-        &maps::NEIGHBOURS_V6
+    fn scoped<V: Copy>(self, trie: &LpmTrie<Scoped<[u8; 16]>, V>, scope: u32) -> Option<V> {
+        let [a, b, c, d] = words(self);
+        find(trie, [SCOPE_BITS + Self::BITS, scope.to_be(), a, b, c, d])
     }
 
     #[inline(always)]
@@ -111,7 +113,28 @@ impl Address for [u8; 16] {
     }
 
     #[inline(always)]
-    fn mapped(self) -> [u8; 16] {
-        self
+    fn mapped(self) -> [u64; 2] {
+        self.map(u64::to_be)
     }
+}
+
+/// In network byte order.
+#[inline(always)]
+fn words([high, low]: V6) -> [u32; 4] {
+    [(high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32].map(u32::to_be)
+}
+
+/// Looks a key up that is given in words: the prefix length first, then what it counts bits of.
+#[inline(always)]
+fn find<K, V: Copy, const N: usize>(trie: &LpmTrie<K, V>, words: [u32; N]) -> Option<V> {
+    const { assert!(size_of::<Key<K>>() == size_of::<[u32; N]>()) };
+    let mut key = MaybeUninit::<[u32; N]>::uninit();
+    let first = key.as_mut_ptr().cast::<u32>();
+    for (place, word) in words.into_iter().enumerate() {
+        // One by one: the compiler would join stores to wider ones, which the verifier wants aligned on the stack.
+        // SAFETY: a word of the key, of which nobody else has a reference.
+        unsafe { first.add(place).write_volatile(word) };
+    }
+    // SAFETY: all words have been written; a `Key` is as large, packed, and any bytes are one.
+    trie.get(unsafe { &*key.as_ptr().cast::<Key<K>>() }).copied()
 }

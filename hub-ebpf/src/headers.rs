@@ -40,8 +40,9 @@ pub struct Ipv6 {
     pub payload_length: [u8; 2],
     pub next_header: u8,
     pub hop_limit: u8,
-    pub source: [u8; 16],
-    pub destination: [u8; 16],
+    /// High half and low half.
+    pub source: [[u8; 8]; 2],
+    pub destination: [[u8; 8]; 2],
 }
 
 // SAFETY: made of bytes alone, as are the next three.

@@ -25,7 +25,7 @@ use hub_common::{
 };
 
 use crate::{
-    address::Address,
+    address::{Address, V4, V6},
     frame::{Frame, XdpFrame},
     parse::Network,
     tables::{Compiled, Ends, Tables, Tries},
@@ -44,7 +44,7 @@ pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn forward<T: Tables<[u8; 4]> + Tables<[u8; 16]>, F: Frame>(frame: &mut F) -> u32 {
+fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = maps::ATTACHMENTS.get_ptr(frame.interface()) else {
         return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
     };
@@ -53,8 +53,8 @@ fn forward<T: Tables<[u8; 4]> + Tables<[u8; 16]>, F: Frame>(frame: &mut F) -> u3
     let attachment = unsafe { *attachment };
     let mut connection = attachment.connection;
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<[u8; 4], T, F>(frame, offset, &attachment, &mut connection),
-        Ok(Network::Ipv6(offset)) => stages::<[u8; 16], T, F>(frame, offset, &attachment, &mut connection),
+        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &mut connection),
+        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &mut connection),
         Err(reason) => Err(reason),
     };
     outcome.unwrap_or_else(|reason| redirect::refuse::<F>(connection, reason))

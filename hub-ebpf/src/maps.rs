@@ -48,11 +48,7 @@ pub static BUCKETS: Array<u32> = Array::with_max_entries(MAX_BUCKETS, 0);
 pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);
 
 #[map]
-pub static NEIGHBOURS_V4: HashMap<Neighbour<[u8; 4]>, LinkAddress> =
-    HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
-#[map]
-pub static NEIGHBOURS_V6: HashMap<Neighbour<[u8; 16]>, LinkAddress> =
-    HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
+pub static NEIGHBOURS: HashMap<Neighbour, LinkAddress> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static WANTED: RingBuf = RingBuf::with_byte_size(WANTED_BYTES, 0);

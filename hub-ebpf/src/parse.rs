@@ -9,7 +9,7 @@ use hub_common::{
 };
 
 use crate::{
-    address::Address,
+    address::{Address, V4, V6},
     frame::Frame,
     headers::{Ethernet, Ipv4, Ipv6, Tag},
     maps,
@@ -33,8 +33,8 @@ pub struct Packet<A> {
     pub hop_limit: u8,
     /// Protocol, or the fixed header's next header.
     pub protocol: u8,
-    /// First four bytes of the transport header; zero for fragments and where there are no ports.
-    pub ports: [u8; 4],
+    /// Source and destination port, the first four bytes of the transport header; zero for fragments and where there are no ports.
+    pub ports: u32,
     /// It has options that a router itself must look at.
     pub options: bool,
 }
@@ -86,8 +86,8 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
         offset += size_of::<Tag>();
     }
     let network = match ethertype {
-        <[u8; 4]>::ETHERTYPE => Network::Ipv4(offset),
-        <[u8; 16]>::ETHERTYPE => Network::Ipv6(offset),
+        V4::ETHERTYPE => Network::Ipv4(offset),
+        V6::ETHERTYPE => Network::Ipv6(offset),
         _ => return Err(Reason::NotIp),
     };
     if header.destination[0] & GROUP_BIT != 0 {
@@ -125,7 +125,7 @@ pub trait ParseIp: Sized {
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason>;
 }
 
-impl ParseIp for [u8; 4] {
+impl ParseIp for V4 {
     #[inline(always)]
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
         let header = frame.at::<Ipv4>(offset).ok_or(Reason::Malformed)?;
@@ -138,22 +138,23 @@ impl ParseIp for [u8; 4] {
         {
             return Err(Reason::Malformed);
         }
-        if is_multicast_v4(header.destination) {
+        let (source, destination) = (u32::from_be_bytes(header.source), u32::from_be_bytes(header.destination));
+        if is_multicast_v4(destination) {
             return Err(Reason::Multicast);
         }
-        if is_link_local_v4(header.source) || is_link_local_v4(header.destination) || is_local_v4(header.destination) {
+        if is_link_local_v4(source) || is_link_local_v4(destination) || is_local_v4(destination) {
             return Err(Reason::LinkLocal);
         }
         let fragment = u16::from_be_bytes(header.fragment) & FRAGMENT != 0;
         Ok(Packet {
             offset,
             length,
-            source: header.source,
-            destination: header.destination,
+            source,
+            destination,
             hop_limit: header.ttl,
             protocol: header.protocol,
             ports: match fragment {
-                true => [0; 4],
+                true => 0,
                 false => ports(frame, header.protocol, offset, header_length, length),
             },
             options: header_length > size_of::<Ipv4>(),
@@ -161,7 +162,7 @@ impl ParseIp for [u8; 4] {
     }
 }
 
-impl ParseIp for [u8; 16] {
+impl ParseIp for V6 {
     #[inline(always)]
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
         let header = frame.at::<Ipv6>(offset).ok_or(Reason::Malformed)?;
@@ -169,18 +170,18 @@ impl ParseIp for [u8; 16] {
         if header.version >> 4 != 6 || frame.length() < offset + length {
             return Err(Reason::Malformed);
         }
-        if is_multicast_v6(&header.destination) {
+        let (source, destination) = (header.source.map(u64::from_be_bytes), header.destination.map(u64::from_be_bytes));
+        if is_multicast_v6(destination) {
             return Err(Reason::Multicast);
         }
-        if is_link_local_v6(&header.source) || is_link_local_v6(&header.destination) || is_local_v6(&header.destination)
-        {
+        if is_link_local_v6(source) || is_link_local_v6(destination) || is_local_v6(destination) {
             return Err(Reason::LinkLocal);
         }
         Ok(Packet {
             offset,
             length,
-            source: header.source,
-            destination: header.destination,
+            source,
+            destination,
             hop_limit: header.hop_limit,
             protocol: header.next_header,
             // Behind an extension header, the fragment header included, ports do not count: every packet of such a
@@ -193,7 +194,7 @@ impl ParseIp for [u8; 16] {
 
 /// The ports of a transport that starts `header_length` bytes into the packet, if it has ports and they are there.
 #[inline(always)]
-fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize, length: usize) -> [u8; 4] {
+fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize, length: usize) -> u32 {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
     const DCCP: u8 = 33;
@@ -201,9 +202,9 @@ fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize,
     const UDP_LITE: u8 = 136;
     match protocol {
         TCP | UDP | DCCP | SCTP | UDP_LITE if length >= header_length + 4 => {
-            frame.at::<[u8; 4]>(offset + header_length).copied().unwrap_or_default()
+            frame.at::<[u8; 4]>(offset + header_length).map_or(0, |ports| u32::from_be_bytes(*ports))
         }
-        _ => [0; 4],
+        _ => 0,
     }
 }
 
@@ -213,52 +214,52 @@ pub trait Nobody {
     fn is_nobody(&self) -> bool;
 }
 
-impl Nobody for [u8; 4] {
+impl Nobody for V4 {
     #[inline(always)]
     fn is_nobody(&self) -> bool {
         is_multicast_v4(*self) || is_local_v4(*self)
     }
 }
 
-impl Nobody for [u8; 16] {
+impl Nobody for V6 {
     #[inline(always)]
     fn is_nobody(&self) -> bool {
-        is_multicast_v6(self) || is_local_v6(self)
+        is_multicast_v6(*self) || is_local_v6(*self)
     }
 }
 
 /// 224.0.0.0/4, and the limited broadcast address.
 #[inline(always)]
-fn is_multicast_v4(address: [u8; 4]) -> bool {
-    address[0] & 0xf0 == 224 || address == [255; 4]
+fn is_multicast_v4(address: V4) -> bool {
+    address >> 28 == 0xe || address == u32::MAX
 }
 
 /// `ff00::/8`.
 #[inline(always)]
-fn is_multicast_v6(address: &[u8; 16]) -> bool {
-    address[0] == 0xff
+fn is_multicast_v6([high, _]: V6) -> bool {
+    high >> 56 == 0xff
 }
 
 /// 169.254.0.0/16.
 #[inline(always)]
-fn is_link_local_v4(address: [u8; 4]) -> bool {
-    matches!(address, [169, 254, _, _])
+fn is_link_local_v4(address: V4) -> bool {
+    address >> 16 == 0xa9fe
 }
 
 /// `fe80::/10`.
 #[inline(always)]
-fn is_link_local_v6(address: &[u8; 16]) -> bool {
-    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+fn is_link_local_v6([high, _]: V6) -> bool {
+    high >> 54 == 0xfe80 >> 6
 }
 
 /// What does not even leave a host: 127.0.0.0/8 and 0.0.0.0/8.
 #[inline(always)]
-fn is_local_v4(address: [u8; 4]) -> bool {
-    matches!(address, [127 | 0, ..])
+fn is_local_v4(address: V4) -> bool {
+    matches!(address >> 24, 127 | 0)
 }
 
 /// Unspecified and loopback.
 #[inline(always)]
-fn is_local_v6(address: &[u8; 16]) -> bool {
-    u128::from_be_bytes(*address) <= 1
+fn is_local_v6([high, low]: V6) -> bool {
+    high == 0 && low <= 1
 }

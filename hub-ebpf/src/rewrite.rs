@@ -4,11 +4,11 @@
 
 use hub_common::{
     Reason, checksum,
-    maps::{LinkAddress, Neighbour, NextHop, WantedNeighbour},
+    maps::{LinkAddress, Neighbour, NextHop},
 };
 
 use crate::{
-    address::Address,
+    address::{Address, V4, V6},
     frame::{Frame, Refused},
     headers::Ethernet,
     maps,
@@ -41,12 +41,12 @@ pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop
 #[inline(always)]
 fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 6], Reason> {
     if next_hop.flags & NextHop::ON_LINK != 0 {
-        let key = Neighbour { ifindex: next_hop.ifindex, address: packet.destination };
+        let key = Neighbour { address: packet.destination.mapped(), ifindex: next_hop.ifindex, family: A::VERSION };
         // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
-        if let Some(LinkAddress { mac, .. }) = unsafe { A::neighbours().get(key) } {
+        if let Some(LinkAddress { mac, .. }) = unsafe { maps::NEIGHBOURS.get(key) } {
             return Ok(*mac);
         }
-        ask_for(next_hop.ifindex, packet.destination);
+        ask_for(key);
         return Err(Reason::NoNeighbour);
     }
     if next_hop.flags & (NextHop::RESOLVED | NextHop::ETHERNET) == NextHop::ETHERNET {
@@ -57,9 +57,9 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 
 
 /// Asks the agent to have the neighbour resolved: the kernel, which gets this packet, does so only if it forwards.
 #[inline(always)]
-fn ask_for<A: Address>(ifindex: u32, address: A) {
-    if let Some(mut entry) = maps::WANTED.reserve::<WantedNeighbour>(0) {
-        entry.write(WantedNeighbour { ifindex, address: address.mapped() });
+fn ask_for(neighbour: Neighbour) {
+    if let Some(mut entry) = maps::WANTED.reserve::<Neighbour>(0) {
+        entry.write(neighbour);
         entry.submit(0);
     }
 }
@@ -102,7 +102,7 @@ pub trait HopLimit {
     fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused>;
 }
 
-impl HopLimit for [u8; 4] {
+impl HopLimit for V4 {
     #[inline(always)]
     fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused> {
         // TTL, protocol, checksum.
@@ -113,7 +113,7 @@ impl HopLimit for [u8; 4] {
     }
 }
 
-impl HopLimit for [u8; 16] {
+impl HopLimit for V6 {
     #[inline(always)]
     fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused> {
         let [hop_limit] = frame.at_mut::<[u8; 1]>(offset + 7).ok_or(Refused)?;

@@ -1,11 +1,10 @@
 //! The two ways to ask for routes and selectors: LPM tries, a walk for each question, and the compiled look-up, one walk
 //! for each address. The stages do not know which; an entry point of the program has the one or the other.
 
-use aya_ebpf::maps::lpm_trie::Key;
 use hub_common::{
     Reason,
     compiled::{self, CHUNK_LINES, Class, Line, Memory, POLICY_COLUMN},
-    maps::{Remote, Route, SCOPE_BITS, Scoped},
+    maps::{Remote, Route},
 };
 
 use crate::{address::Address, maps, parse::Packet};
@@ -53,17 +52,17 @@ impl<A: Address> Tables<A> for Tries {
 
     #[inline(always)]
     fn route(address: A) -> Option<Route> {
-        A::routes().get(Key::new(A::BITS, address)).copied()
+        address.route()
     }
 
     #[inline(always)]
     fn remote(address: A, scope: u32) -> Option<Remote> {
-        A::remotes().get(Key::new(SCOPE_BITS + A::BITS, Scoped::new(scope, address))).copied()
+        address.scoped(A::remotes(), scope)
     }
 
     #[inline(always)]
     fn local(address: A, policy: u32) -> Option<u32> {
-        A::locals().get(Key::new(SCOPE_BITS + A::BITS, Scoped::new(policy, address))).copied()
+        address.scoped(A::locals(), policy)
     }
 }
 
@@ -75,12 +74,12 @@ impl<A: Address> Tables<A> for Compiled {
 
     #[inline(always)]
     fn know(address: A) -> Option<Class> {
-        compiled::class(&Chunks, compiled::find(&Chunks, address.key())?)
+        compiled::class(&Chunks, compiled::find(&Chunks, address)?)
     }
 
     #[inline(always)]
     fn route(class: Class) -> Option<Route> {
-        class.route().or_else(|| compiled::default_class::<A::Key>(&Chunks)?.route())
+        class.route().or_else(|| compiled::default_class::<A>(&Chunks)?.route())
     }
 
     #[inline(always)]
@@ -97,7 +96,7 @@ impl<A: Address> Tables<A> for Compiled {
 #[inline(always)]
 fn column<A: Address>(class: Class, column: u32) -> Option<compiled::Pair> {
     compiled::pair(&Chunks, &class, column)
-        .or_else(|| compiled::pair(&Chunks, &compiled::default_class::<A::Key>(&Chunks)?, column))
+        .or_else(|| compiled::pair(&Chunks, &compiled::default_class::<A>(&Chunks)?, column))
 }
 
 /// The memory of the compiled look-up.

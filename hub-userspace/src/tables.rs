@@ -16,6 +16,7 @@ pub struct Ingress {
     pub vlans: BTreeMap<Vlan, u32>,
     pub v4: Family<[u8; 4]>,
     pub v6: Family<[u8; 16]>,
+    pub neighbours: BTreeMap<Neighbour, LinkAddress>,
     /// ifindex, by port.
     pub ports: BTreeMap<u32, u32>,
 }
@@ -26,12 +27,11 @@ pub struct Family<A> {
     pub remotes: BTreeMap<Prefix<Scoped<A>>, Remote>,
     /// `COUNTERS` slot of the connection.
     pub locals: BTreeMap<Prefix<Scoped<A>>, u32>,
-    pub neighbours: BTreeMap<Neighbour<A>, LinkAddress>,
 }
 
 impl<A> Default for Family<A> {
     fn default() -> Self {
-        Self { remotes: BTreeMap::new(), locals: BTreeMap::new(), neighbours: BTreeMap::new() }
+        Self { remotes: BTreeMap::new(), locals: BTreeMap::new() }
     }
 }
 

@@ -11,9 +11,12 @@ pub enum Program {
     /// A redirect that looks nothing up: the floor
     #[value(name = "bare")]
     Bare,
-    /// The agent and its program: routes and selectors in LPM tries
-    #[value(name = "hub-lpm", alias = "hub")]
+    /// The agent and its program
+    #[value(name = "hub")]
     Hub,
+    /// The same with routes and selectors in LPM tries
+    #[value(name = "hub-lpm")]
+    HubLpm,
     /// An XDP program that asks the kernel for the route (`bpf_fib_lookup`)
     #[value(name = "fib")]
     Fib,
@@ -29,10 +32,22 @@ impl Program {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
-            Self::Hub => "hub-lpm",
+            Self::Hub => "hub",
+            Self::HubLpm => "hub-lpm",
             Self::Fib => "fib",
             Self::Kernel => "ip_forward",
             Self::FlowTable => "flowtable",
+        }
+    }
+}
+
+impl Program {
+    /// Its configuration's `lookup`, if it is an agent's.
+    pub fn lookup(self) -> Option<&'static str> {
+        match self {
+            Self::Hub => Some("compiled"),
+            Self::HubLpm => Some("lpm"),
+            _ => None,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The hubs that are compared. Two worlds alike: in one the agent runs, in the other the kernel has the same routes, and
-//! `bare`, `fib`, the kernel itself and its flow table take turns.
+//! The hubs that are compared. Worlds alike: in some an agent runs, in another the kernel has the same routes, and `bare`,
+//! `fib`, the kernel itself and its flow table take turns.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -82,10 +82,10 @@ pub struct Load {
     pub cpu: Option<usize>,
 }
 
-/// Both worlds with their routes. A contender that could not be prepared is not there.
+/// All worlds with their routes. A contender that could not be prepared is not there.
 pub struct Hubs {
     kernel: Hub,
-    agent: Option<(Running, Hub)>,
+    agents: Vec<(Program, Running, Hub)>,
 }
 
 impl Hubs {
@@ -100,34 +100,35 @@ impl Hubs {
         namespace.batch(&routes::batch(&B, family, routes)).context("writing the kernel's routes")?;
         programs.attach("sink", &kernel.sink)?;
         programs.set_port(&kernel.egress)?;
-        Ok(Self { kernel, agent: None })
+        Ok(Self { kernel, agents: Vec::new() })
     }
 
-    /// The world of the agent: started, its tables written, at rest. How long it took until it was ready.
+    /// The world of an agent: started, its tables written, at rest. How long it took until it was ready.
     pub fn start_agent(
         &mut self,
         programs: &mut Programs,
+        program: Program,
         binary: &Path,
-        family: Family,
-        routes: u32,
+        (family, routes): (Family, u32),
     ) -> Result<Duration> {
+        let lookup = program.lookup().context("not an agent")?;
         let hub = Hub::make(false)?;
-        let running = Running::start(binary, &hub.world[HUB], &routes::config(&SITES, family, routes))?;
+        let running = Running::start(binary, &hub.world[HUB], &routes::config(&SITES, family, routes, lookup))?;
         running.rest()?;
         programs.attach("sink", &hub.sink)?;
         let ready = running.ready;
-        self.agent = Some((running, hub));
+        self.agents.push((program, running, hub));
         Ok(ready)
     }
 
     /// One measurement: switches the contender on, warms up, floods, and switches it off again.
     pub fn run(&self, programs: &mut Programs, program: Program, load: Load) -> Result<Report> {
-        let hub = match (program, &self.agent) {
-            (Program::Hub, Some((running, hub))) => {
+        let hub = match (program.lookup(), self.agents.iter().find(|(of, ..)| *of == program)) {
+            (Some(_), Some((_, running, hub))) => {
                 running.agent.must_run()?;
                 hub
             }
-            (Program::Hub, None) => bail!("there is no agent"),
+            (Some(_), None) => bail!("there is no agent"),
             _ => &self.kernel,
         };
         let link = self.switch_on(programs, program)?;
@@ -143,7 +144,7 @@ impl Hubs {
         let Hub { world, ingress, egress, .. } = &self.kernel;
         match program {
             Program::Bare | Program::Fib => programs.attach(program.name(), ingress).map(Some),
-            Program::Hub | Program::Kernel => Ok(None),
+            Program::Hub | Program::HubLpm | Program::Kernel => Ok(None),
             Program::FlowTable => {
                 flowtable::on(&world[HUB], &[ingress.device.clone(), egress.device.clone()]).map(|()| None)
             }
@@ -158,12 +159,9 @@ impl Hubs {
         }
     }
 
-    /// Ends the agent at once: that it leaves nothing behind is for the tests to say, and takes long with many routes.
+    /// Ends the agents at once: that they leave nothing behind is for the tests to say, and takes long with many routes.
     pub fn end(self) -> Result<()> {
-        match self.agent {
-            Some((running, _hub)) => running.agent.kill().map(drop),
-            None => Ok(()),
-        }
+        self.agents.into_iter().try_for_each(|(_, running, _hub)| running.agent.kill().map(drop))
     }
 }
 

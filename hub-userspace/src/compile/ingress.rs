@@ -143,15 +143,14 @@ impl Compiler<'_> {
         let indices: BTreeSet<u32> = interfaces.filter_map(|name| host.link(name)).map(|link| link.index).collect();
         for ((ifindex, address), mac) in host.neighbours.iter().filter(|((ifindex, _), _)| indices.contains(ifindex)) {
             let value = LinkAddress { mac: *mac, padding: [0; 2] };
-            let ifindex = *ifindex;
-            match address {
-                IpAddr::V4(address) => {
-                    self.tables.v4.neighbours.insert(Neighbour { ifindex, address: address.octets() }, value);
-                }
-                IpAddr::V6(address) => {
-                    self.tables.v6.neighbours.insert(Neighbour { ifindex, address: address.octets() }, value);
-                }
-            }
+            let (address, family) = match address {
+                IpAddr::V4(address) => (address.to_ipv6_mapped(), 4),
+                IpAddr::V6(address) => (*address, 6),
+            };
+            let address = u128::from(address);
+            let address = [(address >> 64) as u64, address as u64].map(u64::to_be);
+            let key = Neighbour { address, ifindex: *ifindex, family };
+            self.tables.neighbours.insert(key, value);
         }
     }
 }

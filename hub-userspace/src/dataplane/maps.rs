@@ -69,8 +69,7 @@ pub struct Maps {
     attachments: Named<HashMap<MapData, u32, Attachment>>,
     vlans: Named<HashMap<MapData, Vlan, u32>>,
     lookup: Lookup,
-    neighbours_v4: Named<HashMap<MapData, Neighbour<[u8; 4]>, LinkAddress>>,
-    neighbours_v6: Named<HashMap<MapData, Neighbour<[u8; 16]>, LinkAddress>>,
+    neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     ports: Named<DevMap<MapData>>,
@@ -83,8 +82,7 @@ impl Maps {
             attachments: take(ebpf, "ATTACHMENTS")?,
             vlans: take(ebpf, "VLANS")?,
             lookup: Lookup::take(ebpf, settings)?,
-            neighbours_v4: take(ebpf, "NEIGHBOURS_V4")?,
-            neighbours_v6: take(ebpf, "NEIGHBOURS_V6")?,
+            neighbours: take(ebpf, "NEIGHBOURS")?,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
@@ -110,8 +108,7 @@ impl Maps {
         let old = &loaded.ingress;
         let connections = difference(&old.connections, &ingress.connections);
         let ports = difference(&old.ports, &ingress.ports);
-        let neighbours_v4 = difference(&old.v4.neighbours, &ingress.v4.neighbours);
-        let neighbours_v6 = difference(&old.v6.neighbours, &ingress.v6.neighbours);
+        let neighbours = difference(&old.neighbours, &ingress.neighbours);
         let v4 = Selectors::between(&old.v4, &ingress.v4);
         let v6 = Selectors::between(&old.v6, &ingress.v6);
         let vlans = difference(&old.vlans, &ingress.vlans);
@@ -121,8 +118,7 @@ impl Maps {
             + put(&mut self.ports, &mut loaded.ingress.ports, &ports)?
             + self.steer(&mut loaded.ways, ways)?;
         let old = &mut loaded.ingress;
-        written += put(&mut self.neighbours_v4, &mut old.v4.neighbours, &neighbours_v4)?
-            + put(&mut self.neighbours_v6, &mut old.v6.neighbours, &neighbours_v6)?
+        written += put(&mut self.neighbours, &mut old.neighbours, &neighbours)?
             + self.lookup.put(&mut old.v4, &v4)?
             + self.lookup.put(&mut old.v6, &v6)?
             + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_some()))?
@@ -134,8 +130,7 @@ impl Maps {
             + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_none()))?
             + self.lookup.delete(&mut old.v6, &v6)?
             + self.lookup.delete(&mut old.v4, &v4)?
-            + delete(&mut self.neighbours_v6, &mut old.v6.neighbours, &neighbours_v6)?
-            + delete(&mut self.neighbours_v4, &mut old.v4.neighbours, &neighbours_v4)?
+            + delete(&mut self.neighbours, &mut old.neighbours, &neighbours)?
             + delete(&mut self.ports, &mut old.ports, &ports)?
             + delete(&mut self.counters, &mut old.connections, &connections)?;
         Ok(written)

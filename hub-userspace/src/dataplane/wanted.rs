@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use hub_common::maps::WantedNeighbour;
+use hub_common::maps::Neighbour;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
@@ -53,10 +53,13 @@ fn drain(ring: &mut RingBuf<MapData>) -> BTreeSet<(u32, IpAddr)> {
     wanted
 }
 
+/// [`Neighbour`], field by field.
 fn read(record: &[u8]) -> Option<(u32, IpAddr)> {
-    let (ifindex, address) = record.get(..size_of::<WantedNeighbour>())?.split_first_chunk()?;
-    let address: [u8; 16] = address.try_into().ok()?;
-    Some((u32::from_ne_bytes(*ifindex), Ipv6Addr::from(address).to_canonical()))
+    let (address, rest) = record.get(..size_of::<Neighbour>())?.split_first_chunk::<16>()?;
+    let (ifindex, family) = rest.split_first_chunk::<4>()?;
+    let address = Ipv6Addr::from(*address);
+    let address = if family == 4_u32.to_ne_bytes() { address.to_canonical() } else { address.into() };
+    Some((u32::from_ne_bytes(*ifindex), address))
 }
 
 #[cfg(test)]
@@ -65,12 +68,13 @@ mod tests {
 
     #[test]
     fn reads_records_of_both_families() {
-        let record = |address: &str| {
+        let record = |address: &str, family: u32| {
             let address: std::net::Ipv6Addr = address.parse().unwrap();
-            [&7_u32.to_ne_bytes()[..], &address.octets()].concat()
+            [&address.octets()[..], &7_u32.to_ne_bytes(), &family.to_ne_bytes()].concat()
         };
-        assert_eq!(read(&record("::ffff:192.168.0.10")), Some((7, "192.168.0.10".parse().unwrap())));
-        assert_eq!(read(&record("fd00::10")), Some((7, "fd00::10".parse().unwrap())));
-        assert_eq!(read(&[0; 19]), None);
+        assert_eq!(read(&record("::ffff:192.168.0.10", 4)), Some((7, "192.168.0.10".parse().unwrap())));
+        assert_eq!(read(&record("fd00::10", 6)), Some((7, "fd00::10".parse().unwrap())));
+        assert_eq!(read(&record("::ffff:192.168.0.10", 6)), Some((7, "::ffff:192.168.0.10".parse().unwrap())));
+        assert_eq!(read(&[0; 23]), None);
     }
 }
