@@ -14,35 +14,39 @@
 //! What a class does not say, the *default class* of its family says: it has what the prefixes of length 0 say, so that
 //! these stand in one place and not in every class.
 //!
-//! The memory is an array of [`Line`]s of 64 bytes, a cache line each, in chunks of [`CHUNK_LINES`] that are made when they
-//! are needed. Words are `u32` in the host's byte order. A *quarter* is four words, and the number of a quarter is an address:
-//! classes and pairs are a quarter each. Whatever a word leads to is complete before the word is written, and stays as it is
-//! until no packet can be on its way to it.
+//! The memory consists of chunks of [`CHUNK_WORDS`] words, made when they are needed; a word is a `u32` in the host's byte
+//! order. An address in it has the number of the chunk above the word's number in the chunk. What belongs together lies in
+//! one chunk, and what most packets need in chunk 0: a look-up in a map is needed where a walk comes into another chunk
+//! alone, all else is loads. Whatever a word leads to is complete before the word is written, and stays as it is until no
+//! packet can be on its way to it.
 
 use crate::maps::{Remote, Route};
 
-/// Words of a line.
-pub const LINE_WORDS: u32 = 16;
-/// Words of a quarter.
-pub const QUARTER_WORDS: u32 = 4;
-/// Quarters of a line.
-pub const LINE_QUARTERS: u32 = LINE_WORDS / QUARTER_WORDS;
-/// Lines of a chunk: 256 KiB.
-pub const CHUNK_LINES: u32 = 1 << 12;
+/// Bits of a word's number in its chunk.
+pub const CHUNK_BITS: u32 = 19;
+/// Words of a chunk: 2 MiB. Linux before 6.12 takes values of up to 4 MiB (`array_map_alloc_check`, kernel/bpf/arraymap.c).
+pub const CHUNK_WORDS: u32 = 1 << CHUNK_BITS;
 /// Most chunks: 4 GiB.
-pub const MAX_CHUNKS: u32 = 1 << 14;
+pub const MAX_CHUNKS: u32 = 1 << 11;
+/// Words of a class or a pair; either begins at a multiple of it.
+pub const QUARTER_WORDS: u32 = 4;
 
-/// 64 bytes of the memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub struct Line(pub [u32; LINE_WORDS as usize]);
+/// A chunk, the value of an array of one.
+#[repr(C)]
+pub struct Chunk(pub [u32; CHUNK_WORDS as usize]);
 
-/// In a slot: this is a class, the other bits are its quarter. Without it the word is a node's first line.
+impl Chunk {
+    /// The word of an address in this chunk.
+    #[inline(always)]
+    pub const fn word(&self, address: u32) -> u32 {
+        self.0[(address & (CHUNK_WORDS - 1)) as usize]
+    }
+}
+
+/// In a slot: the other bits are the address of a class. Without it the word is the address of a node.
 pub const CLASS: u32 = 1 << 31;
 
-/// The line that all begins with.
-pub const ROOTS: u32 = 0;
-/// Words of [`ROOTS`], for IPv4 and IPv6: the slot that the walk begins with, and the quarter of the default class.
+/// For IPv4 and IPv6, in chunk 0: the slot that the walk begins with, and the address of the default class.
 pub const ROOT: [u32; 2] = [0, 2];
 pub const DEFAULT: [u32; 2] = [1, 3];
 
@@ -51,7 +55,7 @@ pub const DEFAULT: [u32; 2] = [1, 3];
 /// The slot of an address is `(address ^ prefix) >> shift`; if that is no slot, the address has other bits than all
 /// prefixes below the node and `otherwise` takes the slot's place.
 pub mod node {
-    /// Bits 0..=6 shift, bit 7 [`LOW`], the rest is the agent's own.
+    /// Bits 0..=5 shift, bit 7 [`LOW`], the rest is the agent's own.
     pub const SHIFT: u32 = 0;
     /// Number of slots.
     pub const SLOTS: u32 = 1;
@@ -64,7 +68,6 @@ pub mod node {
 
     /// In an IPv6 node: slots are told apart by bits of the address's low half. The high half must be the prefix's.
     pub const LOW: u32 = 1 << 7;
-    pub const SHIFT_MASK: u32 = LOW - 1;
 
     /// Words before the first slot.
     pub const HEADER_V4: u32 = PREFIX + 1;
@@ -75,13 +78,13 @@ pub mod node {
 pub const MAX_NODES_V4: u32 = 11;
 pub const MAX_NODES_V6: u32 = 24;
 
-/// What is known of all addresses of a class, as it stands in its quarter.
+/// What is known of all addresses of a class, as it stands in the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Class {
     pub first_bucket: u32,
     /// [`Route::flags`] in the upper half, with [`Class::NO_ROUTE`]; [`Route::bucket_mask`] in the lower one.
     pub mask_and_flags: u32,
-    /// Quarter of the row's first pair.
+    /// Address of the row's first pair.
     pub row: u32,
     /// How a column's place in the row is found: see [`place`].
     pub hash: u32,
@@ -152,8 +155,8 @@ pub const fn place(column: u32, hash: u32) -> u32 {
 
 /// The memory, for the walk.
 pub trait Memory {
-    /// `None`, if there is no such line: never for one that a word leads to.
-    fn line(&self, number: u32) -> Option<&Line>;
+    /// `None`, if there is no such chunk: never for one that a word leads to.
+    fn chunk(&self, number: u32) -> Option<&Chunk>;
 }
 
 /// An address, for the walk.
@@ -163,8 +166,8 @@ pub trait Key: Copy {
     const HEADER: u32;
     const MAX_NODES: u32;
 
-    /// The slot of a node, by the node's first line; [`u32::MAX`] where the address is none of the prefix's.
-    fn slot(self, node: &Line) -> u32;
+    /// The slot of the node at an address of the chunk; [`u32::MAX`] where this is none of the prefix's.
+    fn slot(self, chunk: &Chunk, node: u32) -> u32;
 }
 
 impl Key for u32 {
@@ -173,10 +176,10 @@ impl Key for u32 {
     const MAX_NODES: u32 = MAX_NODES_V4;
 
     #[inline(always)]
-    fn slot(self, node: &Line) -> u32 {
-        let rest = self ^ node.0[node::PREFIX as usize];
+    fn slot(self, chunk: &Chunk, node: u32) -> u32 {
+        let rest = self ^ chunk.word(node + node::PREFIX);
         // In 64 bits, where a shift by 32 is one.
-        (u64::from(rest) >> (node.0[node::SHIFT as usize] & node::SHIFT_MASK)) as u32
+        (u64::from(rest) >> (chunk.word(node + node::SHIFT) & 63)) as u32
     }
 }
 
@@ -187,10 +190,10 @@ impl Key for [u64; 2] {
     const MAX_NODES: u32 = MAX_NODES_V6;
 
     #[inline(always)]
-    fn slot(self, node: &Line) -> u32 {
-        let word = |offset: u32| u64::from(node.0[(node::PREFIX + offset) as usize]);
+    fn slot(self, chunk: &Chunk, node: u32) -> u32 {
+        let word = |offset: u32| u64::from(chunk.word(node + node::PREFIX + offset));
         let high = self[0] ^ (word(0) << 32 | word(1));
-        let shift = node.0[node::SHIFT as usize];
+        let shift = chunk.word(node + node::SHIFT);
         let rest = match shift & node::LOW {
             0 => high,
             _ if high != 0 => return u32::MAX,
@@ -201,48 +204,66 @@ impl Key for [u64; 2] {
     }
 }
 
-/// Quarter of the address's class.
-#[inline(always)]
-pub fn find<K: Key>(memory: &impl Memory, address: K) -> Option<u32> {
-    let mut word = memory.line(ROOTS)?.0[ROOT[K::FAMILY] as usize];
-    for _ in 0..K::MAX_NODES {
-        if word & CLASS != 0 {
-            break;
-        }
-        let first = memory.line(word)?;
-        let slot = address.slot(first);
-        word = if slot < first.0[node::SLOTS as usize] {
-            let place = K::HEADER + slot;
-            let line = memory.line(word + place / LINE_WORDS)?;
-            line.0[(place % LINE_WORDS) as usize]
-        } else {
-            first.0[node::OTHERWISE as usize]
-        };
+/// A memory that is being read.
+pub struct Reader<'m, M> {
+    memory: &'m M,
+    first: &'m Chunk,
+}
+
+impl<'m, M: Memory> Reader<'m, M> {
+    #[inline(always)]
+    pub fn new(memory: &'m M) -> Option<Self> {
+        Some(Self { memory, first: memory.chunk(0)? })
     }
-    Some(word & !CLASS)
-}
 
-#[inline(always)]
-pub fn quarter(memory: &impl Memory, number: u32) -> Option<[u32; 4]> {
-    let line = memory.line(number / LINE_QUARTERS)?;
-    let first = (number % LINE_QUARTERS * QUARTER_WORDS) as usize;
-    Some([line.0[first], line.0[first + 1], line.0[first + 2], line.0[first + 3]])
-}
+    /// The chunk that an address is in.
+    #[inline(always)]
+    fn chunk(&self, address: u32) -> Option<&'m Chunk> {
+        match address >> CHUNK_BITS {
+            0 => Some(self.first),
+            number => self.memory.chunk(number),
+        }
+    }
 
-#[inline(always)]
-pub fn class(memory: &impl Memory, number: u32) -> Option<Class> {
-    quarter(memory, number).map(Class::from_words)
-}
+    /// Class of an address.
+    #[inline(always)]
+    pub fn find<K: Key>(&self, key: K) -> Option<Class> {
+        let mut word = self.first.word(ROOT[K::FAMILY]);
+        for _ in 0..K::MAX_NODES {
+            if word & CLASS != 0 {
+                break;
+            }
+            let chunk = self.chunk(word)?;
+            let slot = key.slot(chunk, word);
+            word = match slot < chunk.word(word + node::SLOTS) {
+                true => chunk.word(word + K::HEADER + slot),
+                false => chunk.word(word + node::OTHERWISE),
+            };
+        }
+        self.class(word & !CLASS)
+    }
 
-/// What prefixes of length 0 say.
-#[inline(always)]
-pub fn default_class<K: Key>(memory: &impl Memory) -> Option<Class> {
-    class(memory, memory.line(ROOTS)?.0[DEFAULT[K::FAMILY] as usize])
-}
+    /// What prefixes of length 0 say.
+    #[inline(always)]
+    pub fn default_class<K: Key>(&self) -> Option<Class> {
+        self.class(self.first.word(DEFAULT[K::FAMILY]))
+    }
 
-/// What a class says in a column.
-#[inline(always)]
-pub fn pair(memory: &impl Memory, class: &Class, column: u32) -> Option<Pair> {
-    let [found, policy, connection, _] = quarter(memory, class.row + place(column, class.hash))?;
-    if found == column { Some(Pair { column, policy, connection }) } else { None }
+    /// What a class says in a column.
+    #[inline(always)]
+    pub fn pair(&self, class: &Class, column: u32) -> Option<Pair> {
+        let [found, policy, connection, _] = self.quarter(class.row + place(column, class.hash) * QUARTER_WORDS)?;
+        if found == column { Some(Pair { column, policy, connection }) } else { None }
+    }
+
+    #[inline(always)]
+    fn class(&self, address: u32) -> Option<Class> {
+        self.quarter(address).map(Class::from_words)
+    }
+
+    #[inline(always)]
+    fn quarter(&self, address: u32) -> Option<[u32; 4]> {
+        let chunk = self.chunk(address)?;
+        Some([chunk.word(address), chunk.word(address + 1), chunk.word(address + 2), chunk.word(address + 3)])
+    }
 }

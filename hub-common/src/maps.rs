@@ -209,7 +209,6 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
-    use crate::compiled::Line;
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {
@@ -219,17 +218,5 @@ mod pod {
         };
     }
 
-    pod!(
-        Attachment,
-        Scoped<[u8; 4]>,
-        Scoped<[u8; 16]>,
-        Remote,
-        Route,
-        NextHop,
-        Neighbour,
-        LinkAddress,
-        Vlan,
-        Counters,
-        Line,
-    );
+    pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Route, NextHop, Neighbour, LinkAddress, Vlan, Counters,);
 }

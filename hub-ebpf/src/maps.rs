@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use hub_common::{
-    compiled::{CHUNK_LINES, Line, MAX_CHUNKS},
+    compiled::{Chunk, MAX_CHUNKS},
     maps::{
         Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
         Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
@@ -35,11 +35,11 @@ pub static ROUTES_V4: LpmTrie<[u8; 4], Route> = LpmTrie::with_max_entries(MAX_PR
 #[map]
 pub static ROUTES_V6: LpmTrie<[u8; 16], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 
-/// Memory of the compiled look-up. All chunks have one size, so that the kernel inlines both look-ups, and the agent maps
-/// them, so that it changes a word in one store.
+/// Memory of the compiled look-up, an array of one for each chunk. These have one size, so that the kernel inlines both
+/// look-ups, and the agent maps them, so that it changes a word in one store.
 #[btf_map]
-pub static CHUNKS: btf_maps::ArrayOfMaps<Chunk, { MAX_CHUNKS as usize }> = btf_maps::ArrayOfMaps::new();
-type Chunk = btf_maps::Array<Line, { CHUNK_LINES as usize }, { BPF_F_MMAPABLE as usize }>;
+pub static CHUNKS: btf_maps::ArrayOfMaps<ChunkMap, { MAX_CHUNKS as usize }> = btf_maps::ArrayOfMaps::new();
+type ChunkMap = btf_maps::Array<Chunk, 1, { BPF_F_MMAPABLE as usize }>;
 
 #[map]
 pub static BUCKETS: Array<u32> = Array::with_max_entries(MAX_BUCKETS, 0);

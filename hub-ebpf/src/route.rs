@@ -10,7 +10,7 @@ use crate::tables::{Ends, Tables};
 /// One answer for the hub's own addresses and for the routes.
 #[inline(always)]
 pub fn lookup<A, T: Tables<A>>(ends: &Ends<A, T>) -> Option<Route> {
-    T::route(ends.destination)
+    ends.tables.route(ends.destination)
 }
 
 /// Whether what comes in on this attachment may take the route.

@@ -27,26 +27,26 @@ pub fn ingress<A: Nobody, T: Tables<A>>(
     if packet.source.is_nobody() {
         return Err(Reason::SpoofedSource);
     }
-    let remote = T::remote(ends.source, attachment.scope).ok_or(Reason::SpoofedSource)?;
+    let remote = ends.tables.remote(ends.source, attachment.scope).ok_or(Reason::SpoofedSource)?;
     *connection = remote.connection;
-    *connection = paired::<A, T>(remote, ends.destination).ok_or(Reason::SelectorMismatch)?;
+    *connection = paired(&ends.tables, remote, ends.destination).ok_or(Reason::SelectorMismatch)?;
     Ok(())
 }
 
 /// The egress connection's own selectors, in whose scope the addresses stand the other way round.
 #[inline(always)]
 pub fn egress<A, T: Tables<A>>(ends: &Ends<A, T>, scope: u32) -> Result<(), Reason> {
-    match T::remote(ends.destination, scope) {
-        Some(remote) if paired::<A, T>(remote, ends.source).is_some() => Ok(()),
+    match ends.tables.remote(ends.destination, scope) {
+        Some(remote) if paired(&ends.tables, remote, ends.source).is_some() => Ok(()),
         _ => Err(Reason::SelectorMismatch),
     }
 }
 
 /// The connection of the pair that admits both ends.
 #[inline(always)]
-fn paired<A, T: Tables<A>>(remote: Remote, local: T::Known) -> Option<u32> {
+fn paired<A, T: Tables<A>>(tables: &T, remote: Remote, local: T::Known) -> Option<u32> {
     if remote.policy == ANY_LOCAL {
         return Some(remote.connection);
     }
-    T::local(local, remote.policy)
+    tables.local(local, remote.policy)
 }

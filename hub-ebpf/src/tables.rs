@@ -3,28 +3,30 @@
 
 use hub_common::{
     Reason,
-    compiled::{self, CHUNK_LINES, Class, Line, Memory, POLICY_COLUMN},
+    compiled::{Chunk, Class, Memory, POLICY_COLUMN, Pair, Reader},
     maps::{Remote, Route},
 };
 
 use crate::{address::Address, maps, parse::Packet};
 
 /// Routes and selectors.
-pub trait Tables<A> {
+pub trait Tables<A>: Sized {
     /// What the tables know an address by.
     type Known: Copy;
 
-    fn know(address: A) -> Option<Self::Known>;
+    fn open() -> Option<Self>;
+    fn know(&self, address: A) -> Option<Self::Known>;
     /// What the longest matching destination says.
-    fn route(address: Self::Known) -> Option<Route>;
+    fn route(&self, address: Self::Known) -> Option<Route>;
     /// What the longest matching remote prefix of a scope says.
-    fn remote(address: Self::Known, scope: u32) -> Option<Remote>;
+    fn remote(&self, address: Self::Known, scope: u32) -> Option<Remote>;
     /// The connection by whose pair a policy admits the address.
-    fn local(address: Self::Known, policy: u32) -> Option<u32>;
+    fn local(&self, address: Self::Known, policy: u32) -> Option<u32>;
 }
 
 /// The packet's addresses, as the tables know them.
 pub struct Ends<A, T: Tables<A>> {
+    pub tables: T,
     pub source: T::Known,
     pub destination: T::Known,
 }
@@ -32,10 +34,11 @@ pub struct Ends<A, T: Tables<A>> {
 impl<A: Address, T: Tables<A>> Ends<A, T> {
     #[inline(always)]
     pub fn of(packet: &Packet<A>) -> Result<Self, Reason> {
-        // All addresses are known: the misses are for the verifier.
-        let source = T::know(packet.source).ok_or(Reason::NoRoute)?;
-        let destination = T::know(packet.destination).ok_or(Reason::NoRoute)?;
-        Ok(Self { source, destination })
+        // There are tables, and they know all addresses: the misses are for the verifier.
+        let tables = T::open().ok_or(Reason::NoRoute)?;
+        let source = tables.know(packet.source).ok_or(Reason::NoRoute)?;
+        let destination = tables.know(packet.destination).ok_or(Reason::NoRoute)?;
+        Ok(Self { tables, source, destination })
     }
 }
 
@@ -46,57 +49,68 @@ impl<A: Address> Tables<A> for Tries {
     type Known = A;
 
     #[inline(always)]
-    fn know(address: A) -> Option<A> {
+    fn open() -> Option<Self> {
+        Some(Self)
+    }
+
+    #[inline(always)]
+    fn know(&self, address: A) -> Option<A> {
         Some(address)
     }
 
     #[inline(always)]
-    fn route(address: A) -> Option<Route> {
+    fn route(&self, address: A) -> Option<Route> {
         address.route()
     }
 
     #[inline(always)]
-    fn remote(address: A, scope: u32) -> Option<Remote> {
+    fn remote(&self, address: A, scope: u32) -> Option<Remote> {
         address.scoped(A::remotes(), scope)
     }
 
     #[inline(always)]
-    fn local(address: A, policy: u32) -> Option<u32> {
+    fn local(&self, address: A, policy: u32) -> Option<u32> {
         address.scoped(A::locals(), policy)
     }
 }
 
 /// The compiled look-up.
-pub struct Compiled;
+pub struct Compiled(Reader<'static, Chunks>);
 
 impl<A: Address> Tables<A> for Compiled {
     type Known = Class;
 
     #[inline(always)]
-    fn know(address: A) -> Option<Class> {
-        compiled::class(&Chunks, compiled::find(&Chunks, address)?)
+    fn open() -> Option<Self> {
+        Reader::new(&Chunks).map(Self)
     }
 
     #[inline(always)]
-    fn route(class: Class) -> Option<Route> {
-        class.route().or_else(|| compiled::default_class::<A>(&Chunks)?.route())
+    fn know(&self, address: A) -> Option<Class> {
+        self.0.find(address)
     }
 
     #[inline(always)]
-    fn remote(class: Class, scope: u32) -> Option<Remote> {
-        Some(column::<A>(class, scope)?.remote())
+    fn route(&self, class: Class) -> Option<Route> {
+        class.route().or_else(|| self.0.default_class::<A>()?.route())
     }
 
     #[inline(always)]
-    fn local(class: Class, policy: u32) -> Option<u32> {
-        Some(column::<A>(class, policy + POLICY_COLUMN)?.connection)
+    fn remote(&self, class: Class, scope: u32) -> Option<Remote> {
+        Some(self.column::<A>(class, scope)?.remote())
+    }
+
+    #[inline(always)]
+    fn local(&self, class: Class, policy: u32) -> Option<u32> {
+        Some(self.column::<A>(class, policy + POLICY_COLUMN)?.connection)
     }
 }
 
-#[inline(always)]
-fn column<A: Address>(class: Class, column: u32) -> Option<compiled::Pair> {
-    compiled::pair(&Chunks, &class, column)
-        .or_else(|| compiled::pair(&Chunks, &compiled::default_class::<A>(&Chunks)?, column))
+impl Compiled {
+    #[inline(always)]
+    fn column<A: Address>(&self, class: Class, column: u32) -> Option<Pair> {
+        self.0.pair(&class, column).or_else(|| self.0.pair(&self.0.default_class::<A>()?, column))
+    }
 }
 
 /// The memory of the compiled look-up.
@@ -104,7 +118,7 @@ struct Chunks;
 
 impl Memory for Chunks {
     #[inline(always)]
-    fn line(&self, number: u32) -> Option<&Line> {
-        maps::CHUNKS.get_value(number / CHUNK_LINES, &(number % CHUNK_LINES))
+    fn chunk(&self, number: u32) -> Option<&Chunk> {
+        maps::CHUNKS.get_value(number, &0)
     }
 }

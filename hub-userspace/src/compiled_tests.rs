@@ -1,13 +1,9 @@
 //! Random changes of random prefixes, and after each step what the kernel program would find, held against a linear scan.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{collections::BTreeMap, convert::Infallible, sync::atomic::AtomicU32};
 
 use hub_common::{
-    compiled::{self, CHUNK_LINES, Key, LINE_WORDS, Line, POLICY_COLUMN},
+    compiled::{self, CHUNK_WORDS, Chunk, Key, POLICY_COLUMN, Reader},
     maps::{Remote, Route},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -25,34 +21,34 @@ impl Backing for Heap {
     }
 
     fn grow(&mut self) -> Result<(), Infallible> {
-        let words = (CHUNK_LINES * LINE_WORDS) as usize;
-        self.0.resize_with(self.0.len() + words, || AtomicU32::new(0));
+        self.0.resize_with(self.0.len() + CHUNK_WORDS as usize, || AtomicU32::new(0));
         Ok(())
     }
 }
 
 /// The memory as the program sees it.
-struct Seen(Vec<Line>);
+struct Seen<'a>(&'a [AtomicU32]);
 
-impl compiled::Memory for Seen {
-    fn line(&self, number: u32) -> Option<&Line> {
-        self.0.get(number as usize)
+impl compiled::Memory for Seen<'_> {
+    fn chunk(&self, number: u32) -> Option<&Chunk> {
+        let words = self.0.chunks(CHUNK_WORDS as usize).nth(number as usize)?;
+        // SAFETY: as many words, of the same form; nobody writes while they are borrowed.
+        Some(unsafe { &*words.as_ptr().cast() })
     }
 }
 
 impl Compiled<Heap> {
-    fn seen(&self) -> Seen {
-        let words: Vec<u32> = self.memory.words().iter().map(|word| word.load(Ordering::Relaxed)).collect();
-        Seen(words.chunks(LINE_WORDS as usize).map(|line| Line(line.try_into().unwrap())).collect())
+    fn seen(&self) -> Seen<'_> {
+        Seen(self.memory.words())
     }
 }
 
-impl Seen {
+impl Seen<'_> {
     fn ask<K: Key>(&self, address: K, columns: &[u32]) -> (Option<Route>, Vec<Option<(u32, u32)>>) {
-        let class = compiled::class(self, compiled::find(self, address).unwrap()).unwrap();
-        let default = compiled::default_class::<K>(self).unwrap();
+        let reader = Reader::new(self).unwrap();
+        let (class, default) = (reader.find(address).unwrap(), reader.default_class::<K>().unwrap());
         let pair = |column: &u32| {
-            let pair = compiled::pair(self, &class, *column).or_else(|| compiled::pair(self, &default, *column));
+            let pair = reader.pair(&class, *column).or_else(|| reader.pair(&default, *column));
             pair.map(|pair| (pair.policy, pair.connection))
         };
         (class.route().or(default.route()), columns.iter().map(pair).collect())

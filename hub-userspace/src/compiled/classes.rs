@@ -3,13 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use hub_common::{
-    compiled::{Class, Pair, QUARTER_WORDS, place},
+    compiled::{CHUNK_BITS, Class, Pair, QUARTER_WORDS, place},
     maps::Route,
 };
 
-use super::memory::{Backing, Exhausted, Memory, Part};
+use super::memory::{Backing, Exhausted, Memory, Part, Use};
 
-/// A class that is in the memory: its quarter.
+/// A class that is in the memory: its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClassId(pub u32);
 
@@ -99,7 +99,7 @@ impl Classes {
             return Ok(*id);
         }
         let Placed { part: row_part, hash, .. } = self.place(memory, row)?;
-        let part = memory.take(1).inspect_err(|_| self.leave(memory, row))?;
+        let part = memory.take(QUARTER_WORDS, Use::Class).inspect_err(|_| self.leave(memory, row))?;
         let (first_bucket, mask_and_flags) = match route {
             Some(route) => (route.first_bucket, u32::from(route.flags) << 16 | u32::from(route.bucket_mask)),
             None => (0, u32::from(Class::NO_ROUTE) << 16),
@@ -119,11 +119,14 @@ impl Classes {
             return Ok(*placed);
         }
         let (bits, hash) = hash(row);
+        if bits > MOST_BITS {
+            return Err(Exhausted::Limit);
+        }
         let mut pairs = vec![Pair::NOTHING; 1 << bits];
         for pair in row.iter() {
             pairs[place(pair.column, hash) as usize] = *pair;
         }
-        let part = memory.take(1 << bits)?;
+        let part = memory.take(QUARTER_WORDS << bits, Use::Class)?;
         memory.write(part, pairs.iter().flat_map(Pair::words));
         let placed = Placed { part, hash, uses: 1 };
         self.rows.insert(Arc::clone(row), placed);
@@ -161,7 +164,7 @@ impl Classes {
                 continue;
             }
             let Entry { route, row, .. } = self.classes.remove(&id).expect("just seen");
-            memory.rest(Part { first: id.0, quarters: 1 });
+            memory.rest(Part { first: id.0, words: QUARTER_WORDS });
             self.leave(memory, &row);
             self.numbers.remove(&(route, row));
         }
@@ -176,6 +179,8 @@ fn merged(outer: &Row, said: &[Pair]) -> Row {
     row.into()
 }
 
+/// A row of so many places is half a chunk.
+const MOST_BITS: u32 = CHUNK_BITS - 3;
 /// Multipliers to try before a row gets twice the places.
 const TRIES: u32 = 64;
 

@@ -1,11 +1,11 @@
 //! The memory of the compiled look-up: who has which part of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use hub_common::compiled::{CHUNK_LINES, LINE_QUARTERS, LINE_WORDS, MAX_CHUNKS, QUARTER_WORDS};
+use hub_common::compiled::{CHUNK_WORDS, MAX_CHUNKS, QUARTER_WORDS};
 
 /// Where the words are.
 pub trait Backing {
@@ -18,22 +18,36 @@ pub trait Backing {
     fn grow(&mut self) -> Result<(), Self::Error>;
 }
 
-/// A part of the memory: so many quarters from one on. Parts of four or more begin with a line and are whole lines.
+/// A part of the memory: so many words from an address on, all in one chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     pub first: u32,
-    pub quarters: u32,
+    pub words: u32,
 }
+
+/// What a part is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Classes and rows: few, and needed by every packet, so they have a place reserved in chunk 0.
+    Class,
+    Node,
+}
+
+/// Words of a cache line. What is as long or longer begins with one.
+pub const LINE_WORDS: u32 = 16;
+/// In chunk 0, classes and rows are from here on.
+const RESERVED: u32 = CHUNK_WORDS / 2;
 
 /// Gives parts of the memory away, and takes them back when no packet can be on its way to them.
 pub struct Memory<B> {
     backing: B,
-    /// First line that was never given away.
+    /// What was never given away, of chunk 0's reserved half, and of all else.
+    reserved: u32,
     next: u32,
-    /// Lines there may be.
+    /// Words there may be.
     limit: u32,
-    /// First quarters of free parts, by length.
-    free: BTreeMap<u32, Vec<u32>>,
+    /// Addresses of free parts, by length; those of the reserved half apart.
+    free: HashMap<Use, BTreeMap<u32, Vec<u32>>>,
     resting: Vec<Part>,
     releasing: Vec<Part>,
 }
@@ -46,14 +60,21 @@ pub enum Exhausted<E> {
 }
 
 impl<B: Backing> Memory<B> {
-    /// Line 0 is nobody's.
+    /// The first line is nobody's.
     ///
     /// # Errors
     /// When the backing has no first chunk to give.
     pub fn new(mut backing: B, chunks: u32) -> Result<Self, Exhausted<B::Error>> {
         backing.grow().map_err(Exhausted::Backing)?;
-        let limit = chunks.clamp(1, MAX_CHUNKS) * CHUNK_LINES;
-        Ok(Self { backing, next: 1, limit, free: BTreeMap::new(), resting: Vec::new(), releasing: Vec::new() })
+        Ok(Self {
+            backing,
+            reserved: RESERVED,
+            next: LINE_WORDS,
+            limit: chunks.clamp(1, MAX_CHUNKS) * CHUNK_WORDS,
+            free: HashMap::from([(Use::Class, BTreeMap::new()), (Use::Node, BTreeMap::new())]),
+            resting: Vec::new(),
+            releasing: Vec::new(),
+        })
     }
 
     /// Bytes that the backing has.
@@ -61,46 +82,73 @@ impl<B: Backing> Memory<B> {
         size_of_val(self.backing.words())
     }
 
-    pub fn take(&mut self, quarters: u32) -> Result<Part, Exhausted<B::Error>> {
-        let quarters = match quarters {
-            0 | 1 => 1,
-            2 => 2,
-            more => more.next_multiple_of(LINE_QUARTERS),
+    /// A part of at least so many words, no more than half a chunk.
+    pub fn take(&mut self, words: u32, kind: Use) -> Result<Part, Exhausted<B::Error>> {
+        let words = match words {
+            ..=QUARTER_WORDS => QUARTER_WORDS,
+            more if more < LINE_WORDS => more.next_power_of_two(),
+            more => more.next_multiple_of(LINE_WORDS),
         };
-        if let Some(first) = self.free.get_mut(&quarters).and_then(Vec::pop) {
-            return Ok(Part { first, quarters });
+        if kind == Use::Class {
+            if let Some(first) = self.reuse(words, kind).or_else(|| self.fresh_reserved(words)) {
+                return Ok(Part { first, words });
+            }
         }
-        let lines = quarters.div_ceil(LINE_QUARTERS);
-        let first = match self.fresh(lines) {
-            Err(Exhausted::Limit) => self.split(lines * LINE_QUARTERS).ok_or(Exhausted::Limit)?,
+        if let Some(first) = self.reuse(words, Use::Node) {
+            return Ok(Part { first, words });
+        }
+        let first = match self.fresh(words) {
+            Err(Exhausted::Limit) => self.split(words).ok_or(Exhausted::Limit)?,
             first => first?,
         };
-        // The rest of a line of which a part was wanted.
-        for other in (first + quarters..first + lines * LINE_QUARTERS).step_by(quarters as usize) {
-            self.free.entry(quarters).or_default().push(other);
-        }
-        Ok(Part { first, quarters })
+        Ok(Part { first, words })
     }
 
-    /// Lines that were never given away; the first quarter.
-    fn fresh(&mut self, lines: u32) -> Result<u32, Exhausted<B::Error>> {
-        let first = self.next;
-        if lines > self.limit - first {
+    fn free(&mut self, kind: Use) -> &mut BTreeMap<u32, Vec<u32>> {
+        self.free.get_mut(&kind).expect("there is one for each use")
+    }
+
+    fn reuse(&mut self, words: u32, kind: Use) -> Option<u32> {
+        self.free(kind).get_mut(&words)?.pop()
+    }
+
+    fn fresh_reserved(&mut self, words: u32) -> Option<u32> {
+        let first = self.reserved.next_multiple_of(words.min(LINE_WORDS));
+        if first + words > CHUNK_WORDS {
+            return None;
+        }
+        self.reserved = first + words;
+        Some(first)
+    }
+
+    fn fresh(&mut self, words: u32) -> Result<u32, Exhausted<B::Error>> {
+        let mut first = self.next.next_multiple_of(words.min(LINE_WORDS));
+        let end = if first < CHUNK_WORDS { RESERVED } else { first.next_multiple_of(CHUNK_WORDS) };
+        if first + words > end && !first.is_multiple_of(CHUNK_WORDS) {
+            // The rest of the chunk is for somebody who needs less.
+            let rest = Part { first, words: (end - first) / LINE_WORDS * LINE_WORDS };
+            first = first.next_multiple_of(CHUNK_WORDS);
+            if first < self.limit && rest.words > 0 {
+                self.give_back(rest);
+            }
+        }
+        if words > self.limit.saturating_sub(first) {
             return Err(Exhausted::Limit);
         }
-        while self.backing.words().len() < ((first + lines) * LINE_WORDS) as usize {
+        while self.backing.words().len() < (first + words) as usize {
             self.backing.grow().map_err(Exhausted::Backing)?;
         }
-        self.next += lines;
-        Ok(first * LINE_QUARTERS)
+        self.next = first + words;
+        Ok(first)
     }
 
-    /// Takes so many quarters from the smallest free part that has as many.
-    fn split(&mut self, quarters: u32) -> Option<u32> {
-        let (length, parts) = self.free.range_mut(quarters..).find(|(_, parts)| !parts.is_empty())?;
+    /// Takes so many words from the smallest free part that has as many.
+    fn split(&mut self, words: u32) -> Option<u32> {
+        let aligned = words.next_multiple_of(LINE_WORDS);
+        let (length, parts) = self.free(Use::Node).range_mut(aligned..).find(|(_, parts)| !parts.is_empty())?;
         let (length, first) = (*length, parts.pop()?);
-        if length > quarters {
-            self.free.entry(length - quarters).or_default().push(first + quarters);
+        if length > aligned {
+            self.give_back(Part { first: first + aligned, words: length - aligned });
         }
         Some(first)
     }
@@ -110,29 +158,24 @@ impl<B: Backing> Memory<B> {
         self.resting.push(part);
     }
 
-    /// Nothing has ever led to this part.
-    pub fn give_back(&mut self, Part { first, quarters }: Part) {
-        self.free.entry(quarters).or_default().push(first);
-    }
-
     #[cfg(test)]
     pub fn words(&self) -> &[AtomicU32] {
         self.backing.words()
     }
 
-    pub fn load(&self, word: u32) -> u32 {
-        self.backing.words()[word as usize].load(Ordering::Relaxed)
+    pub fn load(&self, address: u32) -> u32 {
+        self.backing.words()[address as usize].load(Ordering::Relaxed)
     }
 
     /// Puts a word in force: packets on all CPUs that see it see all that was written before.
-    pub fn store(&self, word: u32, value: u32) {
-        self.backing.words()[word as usize].store(value, Ordering::Release);
+    pub fn store(&self, address: u32, value: u32) {
+        self.backing.words()[address as usize].store(value, Ordering::Release);
     }
 
     /// Writes where no packet looks yet.
     pub fn write(&self, part: Part, values: impl IntoIterator<Item = u32>) {
-        let words = &self.backing.words()[(part.first * QUARTER_WORDS) as usize..];
-        for (word, value) in words[..(part.quarters * QUARTER_WORDS) as usize].iter().zip(values) {
+        let words = &self.backing.words()[part.first as usize..][..part.words as usize];
+        for (word, value) in words.iter().zip(values) {
             word.store(value, Ordering::Relaxed);
         }
     }
@@ -147,8 +190,13 @@ impl<B> Memory<B> {
 
     /// No packet is on its way any more to what rested at [`Self::begin_release`].
     pub fn release(&mut self) {
-        for Part { first, quarters } in self.releasing.drain(..) {
-            self.free.entry(quarters).or_default().push(first);
+        for part in std::mem::take(&mut self.releasing) {
+            self.give_back(part);
         }
+    }
+
+    fn give_back(&mut self, Part { first, words }: Part) {
+        let kind = if (RESERVED..CHUNK_WORDS).contains(&first) { Use::Class } else { Use::Node };
+        self.free.get_mut(&kind).expect("there is one for each use").entry(words).or_default().push(first);
     }
 }

@@ -19,7 +19,7 @@ mod trie;
 use std::collections::BTreeSet;
 
 use hub_common::{
-    compiled::{CLASS, DEFAULT, LINE_WORDS, POLICY_COLUMN, Pair, ROOT, ROOTS},
+    compiled::{CLASS, DEFAULT, POLICY_COLUMN, Pair, ROOT},
     maps::{Remote, Route},
 };
 use prefix_trie::PrefixMap;
@@ -74,8 +74,8 @@ impl<B: Backing> Compiled<B> {
         let table = |shape, family: usize| Table {
             shape,
             prefixes: PrefixMap::new(),
-            root: ROOTS * LINE_WORDS + ROOT[family],
-            default: ROOTS * LINE_WORDS + DEFAULT[family],
+            root: ROOT[family],
+            default: DEFAULT[family],
         };
         let tables = [table(&V4, 0), table(&V6, 1)];
         let nothing = classes.nothing;

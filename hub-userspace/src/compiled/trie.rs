@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use hub_common::compiled::{
-    CLASS, LINE_QUARTERS, LINE_WORDS, MAX_NODES_V4, MAX_NODES_V6,
-    node::{COUNT, HEADER_V4, HEADER_V6, LOW, OTHERWISE, PREFIX, SHIFT, SHIFT_MASK, SLOTS},
+    CHUNK_BITS, CLASS, MAX_NODES_V4, MAX_NODES_V6,
+    node::{COUNT, HEADER_V4, HEADER_V6, LOW, OTHERWISE, PREFIX, SHIFT, SLOTS},
 };
 
 use super::{
     classes::{ClassId, Classes, Said},
-    memory::{Backing, Exhausted, Memory, Part},
+    memory::{Backing, Exhausted, LINE_WORDS, Memory, Part, Use},
 };
 
 /// A prefix of either family: its bits from the highest of 128 on, those behind its length 0.
@@ -33,9 +33,9 @@ pub struct Shape {
 pub const V4: Shape = Shape { bits: 32, header: HEADER_V4, max_nodes: MAX_NODES_V4, half: 32 };
 pub const V6: Shape = Shape { bits: 128, header: HEADER_V6, max_nodes: MAX_NODES_V6, half: 64 };
 
-/// Slots are told apart by this many bits at most: a node has 4 MiB then.
-const MOST_BITS: u8 = 20;
-/// With so few slots a node is one line.
+/// Slots are told apart by this many bits at most: a node has half a MiB then, and two of them find place in a chunk.
+const MOST_BITS: u8 = CHUNK_BITS as u8 - 2;
+/// With so few slots a node is one cache line.
 const FREE_BITS: u8 = 3;
 /// A node may have so many slots for each that has prefixes of its own below.
 const SLOTS_EACH: u64 = 4;
@@ -48,8 +48,7 @@ pub type Item<'a> = (Bits, &'a Said);
 /// A node, as its first words describe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
-    /// First line.
-    pub line: u32,
+    pub address: u32,
     /// What all prefixes below share.
     pub prefix: Bits,
     /// Bits that tell the slots apart.
@@ -67,13 +66,13 @@ impl Node {
         let end = self.prefix.length + self.bits;
         let first = bits_between(prefix.bits, self.prefix.length, end);
         let slots = if prefix.length < end { 1 << (end - prefix.length) } else { 1 };
-        let word = self.line * LINE_WORDS + self.header + first;
+        let word = self.address + self.header + first;
         word..word + slots
     }
 
     /// The prefix of a slot, by its word.
     pub fn slot_prefix(&self, word: u32) -> Bits {
-        let slot = word - self.line * LINE_WORDS - self.header;
+        let slot = word - self.address - self.header;
         let length = self.prefix.length + self.bits;
         let bits = if slot == 0 { 0 } else { u128::from(slot) << (128 - length) };
         Bits { bits: self.prefix.bits | bits, length }
@@ -83,9 +82,9 @@ impl Node {
         prefix.length > self.prefix.length && shared(prefix.bits, self.prefix.bits) >= self.prefix.length
     }
 
+    /// All of it, as it was taken.
     fn part(&self) -> Part {
-        let words = self.header + (1 << self.bits);
-        Part { first: self.line * LINE_QUARTERS, quarters: words.div_ceil(LINE_WORDS) * LINE_QUARTERS }
+        Part { first: self.address, words: words(self.header, self.bits) }
     }
 }
 
@@ -118,14 +117,12 @@ impl<B: Backing> Builder<'_, B> {
             self.classes.hold(ClassId(same[0] & !CLASS), same.len() as u64);
         }
         let done = self.descend(&mut slots, items, length, bits, level);
-        match done
-            .and_then(|()| self.memory.take((self.shape.header + (1 << bits)).div_ceil(LINE_WORDS) * LINE_QUARTERS))
-        {
+        match done.and_then(|()| self.memory.take(words(self.shape.header, bits), Use::Node)) {
             Ok(part) => {
                 self.classes.hold(outer, 1);
                 let header = self.header(prefix, bits, items.len(), outer);
                 self.memory.write(part, header.into_iter().chain(slots));
-                Ok(part.first / LINE_QUARTERS)
+                Ok(part.first)
             }
             Err(error) => {
                 slots.into_iter().for_each(|slot| self.release(slot));
@@ -216,17 +213,17 @@ impl<B: Backing> Builder<'_, B> {
         if slot & CLASS != 0 {
             return None;
         }
-        let word = |number: u32| self.memory.load(slot * LINE_WORDS + number);
+        let word = |number: u32| self.memory.load(slot + number);
         let [_, built, length, bits] = word(SHIFT).to_le_bytes();
         let words = (PREFIX..self.shape.header).zip([96, 64, 32, 0]);
         let prefix = words.fold(0, |bits, (number, place)| bits | u128::from(word(number)) << place);
         let prefix = Bits { bits: prefix, length };
-        Some(Node { line: slot, prefix, bits, count: word(COUNT), built, header: self.shape.header })
+        Some(Node { address: slot, prefix, bits, count: word(COUNT), built, header: self.shape.header })
     }
 
     /// As many prefixes are below the node from now on.
     pub fn set_count(&mut self, node: &Node, count: u32) {
-        self.memory.store(node.line * LINE_WORDS + COUNT, count);
+        self.memory.store(node.address + COUNT, count);
     }
 
     /// Puts another word into a slot; what the old one led to rests.
@@ -244,9 +241,14 @@ impl<B: Backing> Builder<'_, B> {
         for word in node.slots(node.prefix) {
             self.release(self.memory.load(word));
         }
-        self.release(self.memory.load(node.line * LINE_WORDS + OTHERWISE));
+        self.release(self.memory.load(node.address + OTHERWISE));
         self.memory.rest(node.part());
     }
+}
+
+/// Words of a node: whole cache lines.
+fn words(header: u32, bits: u8) -> u32 {
+    (header + (1 << bits)).next_multiple_of(LINE_WORDS)
 }
 
 /// The power of two next to a count.
@@ -271,5 +273,3 @@ fn bits_between(bits: u128, from: u8, to: u8) -> u32 {
     }
     ((bits << from) >> (128 - (to - from))) as u32
 }
-
-const _: () = assert!(SHIFT_MASK < 1 << 8 && MOST_BITS < 32);

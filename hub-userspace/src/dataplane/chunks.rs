@@ -7,15 +7,15 @@ use aya::{
     maps::{ArrayOfMaps, Map, MapData},
 };
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY};
-use hub_common::compiled::{CHUNK_LINES, LINE_WORDS, Line, MAX_CHUNKS};
+use hub_common::compiled::{CHUNK_WORDS, Chunk, MAX_CHUNKS};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::Error;
 use crate::compiled::memory::Backing;
 
 const NAME: &str = "CHUNKS";
-const CHUNK_WORDS: usize = (CHUNK_LINES * LINE_WORDS) as usize;
-const CHUNK_BYTES: usize = CHUNK_LINES as usize * size_of::<Line>();
+/// A multiple of the page size, as mappings must be.
+const CHUNK_BYTES: usize = size_of::<Chunk>();
 
 /// The chunks there are.
 pub struct Chunks {
@@ -48,20 +48,15 @@ impl Backing for Chunks {
     fn words(&self) -> &[AtomicU32] {
         // SAFETY: `count` chunks are mapped from `base` on, readable and writable, until `self` is dropped; the kernel side
         // only reads them, and every access here is atomic.
-        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.count as usize * CHUNK_WORDS) }
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.count as usize * CHUNK_WORDS as usize) }
     }
 
     fn grow(&mut self) -> Result<(), Error> {
         let key = size_of::<u32>() as u32;
-        let array = aya_obj::Map::new_from_params(
-            BPF_MAP_TYPE_ARRAY as u32,
-            key,
-            size_of::<Line>() as u32,
-            CHUNK_LINES,
-            BPF_F_MMAPABLE,
-        );
+        let array =
+            aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, CHUNK_BYTES as u32, 1, BPF_F_MMAPABLE);
         let chunk = MapData::create(array, "CHUNK", None).map_err(|error| Error::map(NAME, MAX_CHUNKS, &error))?;
-        let place: *mut c_void = self.base.as_ptr().wrapping_add(self.count as usize * CHUNK_WORDS).cast();
+        let place: *mut c_void = self.base.as_ptr().wrapping_add(self.count as usize * CHUNK_WORDS as usize).cast();
         assert!((self.count as usize + 1) * CHUNK_BYTES <= self.bytes, "the memory keeps to its limit");
         // SAFETY: replaces a part of our own reservation, to which there is no reference yet.
         let mapped = unsafe {

@@ -5,7 +5,7 @@ use aya::{
     maps::{LpmTrie, MapData},
 };
 use hub_common::{
-    compiled::CHUNK_LINES,
+    compiled::Chunk,
     maps::{Remote, Route, SCOPE_BITS, Scoped},
 };
 use ipnet::IpNet;
@@ -110,7 +110,8 @@ impl Lookup {
             }))),
             model::Lookup::Compiled => {
                 let mebibytes = settings.lookup_memory;
-                let chunks = mebibytes * ((1 << 20) / (CHUNK_LINES * size_of::<hub_common::compiled::Line>() as u32));
+                // No more than 4096 MiB: counted in KiB, that fits.
+                let chunks = (mebibytes << 10).div_ceil(size_of::<Chunk>() as u32 >> 10);
                 let tables = Compiled::new(Chunks::take(ebpf, chunks)?, chunks);
                 Ok(Self::Compiled { tables: Box::new(tables.map_err(|error| exhausted(error, mebibytes))?), mebibytes })
             }
@@ -154,8 +155,8 @@ impl Lookup {
                 let remotes = changes.remotes.deletes.iter().map(|key| remote(key, None));
                 let locals = changes.locals.deletes.iter().map(|key| local(key, None));
                 let written = apply::<A>(tables, *mebibytes, remotes)? + apply::<A>(tables, *mebibytes, locals)?;
-                changes.remotes.deletes.iter().for_each(|key| drop(loaded.remotes.remove(key)));
-                changes.locals.deletes.iter().for_each(|key| drop(loaded.locals.remove(key)));
+                loaded.remotes.retain(|key, _| changes.remotes.deletes.binary_search(key).is_err());
+                loaded.locals.retain(|key, _| changes.locals.deletes.binary_search(key).is_err());
                 Ok(written)
             }
         }
