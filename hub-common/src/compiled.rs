@@ -31,20 +31,33 @@ pub const MAX_CHUNKS: u32 = 1 << 11;
 /// Words of a class or a pair; either begins at a multiple of it.
 pub const QUARTER_WORDS: u32 = 4;
 
-/// A chunk, the value of an array of one.
+/// Words of the longest header of a node: so many can be read from any word on.
+const SLACK: usize = 8;
+
+/// A chunk, the value of an array of one. What is behind [`CHUNK_WORDS`] is never used: for the verifier, a header may begin
+/// with any word.
 #[repr(C)]
-pub struct Chunk(pub [u32; CHUNK_WORDS as usize]);
+pub struct Chunk([u32; CHUNK_WORDS as usize + SLACK]);
 
 impl Chunk {
-    /// The word of an address in this chunk.
+    /// Words from an address in this chunk on.
     #[inline(always)]
-    pub const fn word(&self, address: u32) -> u32 {
-        self.0[(address & (CHUNK_WORDS - 1)) as usize]
+    pub fn words<const N: usize>(&self, address: u64) -> &[u32; N] {
+        const { assert!(N <= SLACK) };
+        let first = address as usize & (CHUNK_WORDS as usize - 1);
+        // SAFETY: no more than the last word of `CHUNK_WORDS` and `SLACK` behind it.
+        unsafe { &*self.0.as_ptr().add(first).cast() }
+    }
+
+    #[inline(always)]
+    pub fn word(&self, address: u64) -> u32 {
+        self.words::<1>(address)[0]
     }
 }
 
-/// In a slot: the other bits are the address of a class. Without it the word is the address of a node.
-pub const CLASS: u32 = 1 << 31;
+/// In a slot: the word is the address of a class and this. Without it the word is the address of a node. What has an
+/// address of its own begins at a multiple of 4.
+pub const CLASS: u32 = 1;
 
 /// For IPv4 and IPv6, in chunk 0: the slot that the walk begins with, and the address of the default class.
 pub const ROOT: [u32; 2] = [0, 2];
@@ -56,22 +69,22 @@ pub const DEFAULT: [u32; 2] = [1, 3];
 /// prefixes below the node and `otherwise` takes the slot's place.
 pub mod node {
     /// Bits 0..=5 shift, bit 7 [`LOW`], the rest is the agent's own.
-    pub const SHIFT: u32 = 0;
+    pub const SHIFT: usize = 0;
     /// Number of slots.
-    pub const SLOTS: u32 = 1;
+    pub const SLOTS: usize = 1;
     /// A word as in a slot.
-    pub const OTHERWISE: u32 = 2;
+    pub const OTHERWISE: usize = 2;
     /// Prefixes below the node; the agent's own.
-    pub const COUNT: u32 = 3;
-    /// The bits that all prefixes below share, the others 0: one word, or four, the most significant first.
-    pub const PREFIX: u32 = 4;
+    pub const COUNT: usize = 3;
+    /// The bits that all prefixes below share, the others 0: one word, or four, the least significant first.
+    pub const PREFIX: usize = 4;
 
     /// In an IPv6 node: slots are told apart by bits of the address's low half. The high half must be the prefix's.
     pub const LOW: u32 = 1 << 7;
 
     /// Words before the first slot.
-    pub const HEADER_V4: u32 = PREFIX + 1;
-    pub const HEADER_V6: u32 = PREFIX + 4;
+    pub const HEADER_V4: usize = PREFIX + 1;
+    pub const HEADER_V6: usize = PREFIX + 4;
 }
 
 /// Most nodes on the way to a class; the agent builds no longer ways.
@@ -163,44 +176,43 @@ pub trait Memory {
 pub trait Key: Copy {
     /// Index into [`ROOT`] and [`DEFAULT`].
     const FAMILY: usize;
-    const HEADER: u32;
+    /// Words of a node before its slots.
+    const HEADER: usize;
     const MAX_NODES: u32;
 
-    /// The slot of the node at an address of the chunk; [`u32::MAX`] where this is none of the prefix's.
-    fn slot(self, chunk: &Chunk, node: u32) -> u32;
+    /// The slot of the node that begins with this header; no slot's number where the address is none of the prefix's.
+    fn slot(self, header: &[u32; SLACK]) -> u64;
 }
 
 impl Key for u32 {
     const FAMILY: usize = 0;
-    const HEADER: u32 = node::HEADER_V4;
+    const HEADER: usize = node::HEADER_V4;
     const MAX_NODES: u32 = MAX_NODES_V4;
 
     #[inline(always)]
-    fn slot(self, chunk: &Chunk, node: u32) -> u32 {
-        let rest = self ^ chunk.word(node + node::PREFIX);
+    fn slot(self, header: &[u32; SLACK]) -> u64 {
         // In 64 bits, where a shift by 32 is one.
-        (u64::from(rest) >> (chunk.word(node + node::SHIFT) & 63)) as u32
+        u64::from(self ^ header[node::PREFIX]) >> (header[node::SHIFT] & 63)
     }
 }
 
 /// High half and low half.
 impl Key for [u64; 2] {
     const FAMILY: usize = 1;
-    const HEADER: u32 = node::HEADER_V6;
+    const HEADER: usize = node::HEADER_V6;
     const MAX_NODES: u32 = MAX_NODES_V6;
 
     #[inline(always)]
-    fn slot(self, chunk: &Chunk, node: u32) -> u32 {
-        let word = |offset: u32| u64::from(chunk.word(node + node::PREFIX + offset));
-        let high = self[0] ^ (word(0) << 32 | word(1));
-        let shift = chunk.word(node + node::SHIFT);
+    fn slot(self, header: &[u32; SLACK]) -> u64 {
+        let half = |first: usize| u64::from(header[first]) | u64::from(header[first + 1]) << 32;
+        let high = self[0] ^ half(node::PREFIX + 2);
+        let shift = header[node::SHIFT];
         let rest = match shift & node::LOW {
             0 => high,
-            _ if high != 0 => return u32::MAX,
-            _ => self[1] ^ (word(2) << 32 | word(3)),
+            _ if high != 0 => return u64::MAX,
+            _ => self[1] ^ half(node::PREFIX),
         };
-        let slot = rest >> (shift & 63);
-        if slot > u64::from(u32::MAX) { u32::MAX } else { slot as u32 }
+        rest >> (shift & 63)
     }
 }
 
@@ -218,52 +230,54 @@ impl<'m, M: Memory> Reader<'m, M> {
 
     /// The chunk that an address is in.
     #[inline(always)]
-    fn chunk(&self, address: u32) -> Option<&'m Chunk> {
+    fn chunk(&self, address: u64) -> Option<&'m Chunk> {
         match address >> CHUNK_BITS {
             0 => Some(self.first),
-            number => self.memory.chunk(number),
+            number => self.memory.chunk(number as u32),
         }
     }
 
     /// Class of an address.
     #[inline(always)]
     pub fn find<K: Key>(&self, key: K) -> Option<Class> {
-        let mut word = self.first.word(ROOT[K::FAMILY]);
-        for _ in 0..K::MAX_NODES {
-            if word & CLASS != 0 {
+        // 64 bits: registers have them, and the program need not cut anything off.
+        let mut word = u64::from(self.first.word(ROOT[K::FAMILY].into()));
+        for _ in 0..u64::from(K::MAX_NODES) {
+            if word & u64::from(CLASS) != 0 {
                 break;
             }
             let chunk = self.chunk(word)?;
-            let slot = key.slot(chunk, word);
-            word = match slot < chunk.word(word + node::SLOTS) {
-                true => chunk.word(word + K::HEADER + slot),
-                false => chunk.word(word + node::OTHERWISE),
-            };
+            let header = chunk.words(word);
+            let slot = key.slot(header);
+            word = u64::from(match slot < u64::from(header[node::SLOTS]) {
+                true => chunk.word(word + K::HEADER as u64 + slot),
+                false => header[node::OTHERWISE],
+            });
         }
-        self.class(word & !CLASS)
+        self.class(word & !u64::from(CLASS))
     }
 
     /// What prefixes of length 0 say.
     #[inline(always)]
     pub fn default_class<K: Key>(&self) -> Option<Class> {
-        self.class(self.first.word(DEFAULT[K::FAMILY]))
+        self.class(self.first.word(DEFAULT[K::FAMILY].into()).into())
     }
 
     /// What a class says in a column.
     #[inline(always)]
     pub fn pair(&self, class: &Class, column: u32) -> Option<Pair> {
-        let [found, policy, connection, _] = self.quarter(class.row + place(column, class.hash) * QUARTER_WORDS)?;
+        let [found, policy, connection, _] =
+            self.quarter((class.row + place(column, class.hash) * QUARTER_WORDS).into())?;
         if found == column { Some(Pair { column, policy, connection }) } else { None }
     }
 
     #[inline(always)]
-    fn class(&self, address: u32) -> Option<Class> {
+    fn class(&self, address: u64) -> Option<Class> {
         self.quarter(address).map(Class::from_words)
     }
 
     #[inline(always)]
-    fn quarter(&self, address: u32) -> Option<[u32; 4]> {
-        let chunk = self.chunk(address)?;
-        Some([chunk.word(address), chunk.word(address + 1), chunk.word(address + 2), chunk.word(address + 3)])
+    fn quarter(&self, address: u64) -> Option<[u32; 4]> {
+        Some(*self.chunk(address)?.words(address))
     }
 }

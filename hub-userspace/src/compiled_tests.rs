@@ -11,17 +11,19 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use super::{Change, Compiled, Family, memory::Backing};
 
 #[derive(Default)]
-struct Heap(Vec<AtomicU32>);
+pub struct Heap(Vec<AtomicU32>);
 
 impl Backing for Heap {
     type Error = Infallible;
 
     fn words(&self) -> &[AtomicU32] {
-        &self.0
+        &self.0[..self.0.len().saturating_sub(CHUNK_WORDS as usize)]
     }
 
     fn grow(&mut self) -> Result<(), Infallible> {
-        self.0.resize_with(self.0.len() + CHUNK_WORDS as usize, || AtomicU32::new(0));
+        // One is left over behind the last: a chunk is larger than what is used of it.
+        let used = self.0.len().saturating_sub(CHUNK_WORDS as usize);
+        self.0.resize_with(used + 2 * CHUNK_WORDS as usize, || AtomicU32::new(0));
         Ok(())
     }
 }
@@ -31,7 +33,8 @@ struct Seen<'a>(&'a [AtomicU32]);
 
 impl compiled::Memory for Seen<'_> {
     fn chunk(&self, number: u32) -> Option<&Chunk> {
-        let words = self.0.chunks(CHUNK_WORDS as usize).nth(number as usize)?;
+        let first = number as usize * CHUNK_WORDS as usize;
+        let words = self.0.get(first..)?.get(..size_of::<Chunk>() / size_of::<u32>())?;
         // SAFETY: as many words, of the same form; nobody writes while they are borrowed.
         Some(unsafe { &*words.as_ptr().cast() })
     }
@@ -39,7 +42,7 @@ impl compiled::Memory for Seen<'_> {
 
 impl Compiled<Heap> {
     fn seen(&self) -> Seen<'_> {
-        Seen(self.memory.words())
+        Seen(&self.memory.backing().0)
     }
 }
 

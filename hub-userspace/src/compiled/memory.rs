@@ -159,8 +159,8 @@ impl<B: Backing> Memory<B> {
     }
 
     #[cfg(test)]
-    pub fn words(&self) -> &[AtomicU32] {
-        self.backing.words()
+    pub fn backing(&self) -> &B {
+        &self.backing
     }
 
     pub fn load(&self, address: u32) -> u32 {

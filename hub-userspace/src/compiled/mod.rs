@@ -103,7 +103,7 @@ impl<B: Backing> Compiled<B> {
                 order.push((*prefix, grown));
             }
         }
-        let mut builder = Builder { shape: table.shape, memory, classes };
+        let mut builder = Builder { shape: table.shape, prefixes: table.prefixes.len(), memory, classes };
         let done = if order.len() > table.prefixes.len() / ONE_IN + FEW as usize {
             table.default(&mut builder).and_then(|()| table.all(&mut builder))
         } else {

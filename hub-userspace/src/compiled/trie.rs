@@ -24,19 +24,24 @@ pub struct Bits {
 pub struct Shape {
     /// Bits of an address.
     pub bits: u8,
+    /// Words before the first slot.
     header: u32,
     max_nodes: u32,
     /// Where the high half ends: a node's slots are told apart by bits of one half.
     half: u8,
 }
 
-pub const V4: Shape = Shape { bits: 32, header: HEADER_V4, max_nodes: MAX_NODES_V4, half: 32 };
-pub const V6: Shape = Shape { bits: 128, header: HEADER_V6, max_nodes: MAX_NODES_V6, half: 64 };
+pub const V4: Shape = Shape { bits: 32, header: HEADER_V4 as u32, max_nodes: MAX_NODES_V4, half: 32 };
+pub const V6: Shape = Shape { bits: 128, header: HEADER_V6 as u32, max_nodes: MAX_NODES_V6, half: 64 };
 
 /// Slots are told apart by this many bits at most: a node has half a MiB then, and two of them find place in a chunk.
 const MOST_BITS: u8 = CHUNK_BITS as u8 - 2;
-/// With so few slots a node is one cache line.
+/// With so few bits a node is one cache line.
 const FREE_BITS: u8 = 3;
+/// Where the whole table is small, a node may have so many in any case: ways are shorter, and the memory is there.
+const FREE_BITS_IF_SMALL: u8 = 8;
+/// Prefixes of a small table.
+const SMALL: usize = 2048;
 /// A node may have so many slots for each that has prefixes of its own below.
 const SLOTS_EACH: u64 = 4;
 /// Bits that each node on the rest of a way can tell apart without being too large, when the way gets long.
@@ -91,6 +96,8 @@ impl Node {
 /// Builds and takes apart; holds a place in the memory for a moment.
 pub struct Builder<'a, B> {
     pub shape: &'static Shape,
+    /// Prefixes in the whole table.
+    pub prefixes: usize,
     pub memory: &'a mut Memory<B>,
     pub classes: &'a mut Classes,
 }
@@ -180,7 +187,8 @@ impl<B: Backing> Builder<'_, B> {
             differ[usize::from((at - length).min(MOST_BITS))] += 1;
         }
         let mut used = 1;
-        let mut bits = FREE_BITS.min(most);
+        let free = if self.prefixes < SMALL { FREE_BITS_IF_SMALL } else { FREE_BITS };
+        let mut bits = free.min(most);
         for candidate in 1..=most {
             used += differ[usize::from(candidate) - 1];
             if 1 << candidate <= SLOTS_EACH * used {
@@ -197,12 +205,12 @@ impl<B: Backing> Builder<'_, B> {
         let shift = if end <= self.shape.half { u32::from(self.shape.half - end) } else { u32::from(128 - end) | LOW };
         let count = u32::try_from(count).expect("fewer than addresses of the memory");
         let mut header = vec![0; self.shape.header as usize];
-        header[SHIFT as usize] =
-            shift | (built(count) << 8) | (u32::from(prefix.length) << 16) | (u32::from(bits) << 24);
-        header[SLOTS as usize] = 1 << bits;
-        header[OTHERWISE as usize] = CLASS | outer.0;
-        header[COUNT as usize] = count;
-        for (word, place) in header[PREFIX as usize..].iter_mut().zip([96, 64, 32, 0]) {
+        header[SHIFT] = shift | (built(count) << 8) | (u32::from(prefix.length) << 16) | (u32::from(bits) << 24);
+        header[SLOTS] = 1 << bits;
+        header[OTHERWISE] = CLASS | outer.0;
+        header[COUNT] = count;
+        let unused = 128 - self.shape.bits;
+        for (word, place) in header[PREFIX..].iter_mut().zip((unused..).step_by(32)) {
             *word = (prefix.bits >> place) as u32;
         }
         header
@@ -213,9 +221,10 @@ impl<B: Backing> Builder<'_, B> {
         if slot & CLASS != 0 {
             return None;
         }
-        let word = |number: u32| self.memory.load(slot + number);
+        let word = |number: usize| self.memory.load(slot + number as u32);
         let [_, built, length, bits] = word(SHIFT).to_le_bytes();
-        let words = (PREFIX..self.shape.header).zip([96, 64, 32, 0]);
+        let unused = 128 - self.shape.bits;
+        let words = (PREFIX..self.shape.header as usize).zip((unused..).step_by(32));
         let prefix = words.fold(0, |bits, (number, place)| bits | u128::from(word(number)) << place);
         let prefix = Bits { bits: prefix, length };
         Some(Node { address: slot, prefix, bits, count: word(COUNT), built, header: self.shape.header })
@@ -223,7 +232,7 @@ impl<B: Backing> Builder<'_, B> {
 
     /// As many prefixes are below the node from now on.
     pub fn set_count(&mut self, node: &Node, count: u32) {
-        self.memory.store(node.address + COUNT, count);
+        self.memory.store(node.address + COUNT as u32, count);
     }
 
     /// Puts another word into a slot; what the old one led to rests.
@@ -241,7 +250,7 @@ impl<B: Backing> Builder<'_, B> {
         for word in node.slots(node.prefix) {
             self.release(self.memory.load(word));
         }
-        self.release(self.memory.load(node.address + OTHERWISE));
+        self.release(self.memory.load(node.address + OTHERWISE as u32));
         self.memory.rest(node.part());
     }
 }

@@ -14,8 +14,8 @@ use super::Error;
 use crate::compiled::memory::Backing;
 
 const NAME: &str = "CHUNKS";
-/// A multiple of the page size, as mappings must be.
-const CHUNK_BYTES: usize = size_of::<Chunk>();
+/// What is used of a chunk: a multiple of the page size, as mappings must be.
+const CHUNK_BYTES: usize = CHUNK_WORDS as usize * size_of::<u32>();
 
 /// The chunks there are.
 pub struct Chunks {
@@ -52,9 +52,8 @@ impl Backing for Chunks {
     }
 
     fn grow(&mut self) -> Result<(), Error> {
-        let key = size_of::<u32>() as u32;
-        let array =
-            aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, CHUNK_BYTES as u32, 1, BPF_F_MMAPABLE);
+        let (key, value) = (size_of::<u32>() as u32, size_of::<Chunk>() as u32);
+        let array = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, value, 1, BPF_F_MMAPABLE);
         let chunk = MapData::create(array, "CHUNK", None).map_err(|error| Error::map(NAME, MAX_CHUNKS, &error))?;
         let place: *mut c_void = self.base.as_ptr().wrapping_add(self.count as usize * CHUNK_WORDS as usize).cast();
         assert!((self.count as usize + 1) * CHUNK_BYTES <= self.bytes, "the memory keeps to its limit");

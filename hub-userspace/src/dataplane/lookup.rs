@@ -5,7 +5,7 @@ use aya::{
     maps::{LpmTrie, MapData},
 };
 use hub_common::{
-    compiled::Chunk,
+    compiled::CHUNK_WORDS,
     maps::{Remote, Route, SCOPE_BITS, Scoped},
 };
 use ipnet::IpNet;
@@ -110,8 +110,7 @@ impl Lookup {
             }))),
             model::Lookup::Compiled => {
                 let mebibytes = settings.lookup_memory;
-                // No more than 4096 MiB: counted in KiB, that fits.
-                let chunks = (mebibytes << 10).div_ceil(size_of::<Chunk>() as u32 >> 10);
+                let chunks = (mebibytes << 10).div_ceil(CHUNK_WORDS >> 8);
                 let tables = Compiled::new(Chunks::take(ebpf, chunks)?, chunks);
                 Ok(Self::Compiled { tables: Box::new(tables.map_err(|error| exhausted(error, mebibytes))?), mebibytes })
             }
