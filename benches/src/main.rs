@@ -14,6 +14,7 @@ mod process;
 mod programs;
 mod report;
 mod rows;
+mod scale;
 mod settings;
 #[path = "../ebpf/src/shape.rs"]
 #[cfg_attr(not(test), expect(dead_code, reason = "numbering a frame is the kernel programs' part; the tests check it"))]
@@ -50,6 +51,8 @@ enum Command {
     Update(update::Arguments),
     /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
+    /// Compare a few and many next hops, connections and selectors, and native with generic XDP
+    Scale(scale::Arguments),
     /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
     Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
+        Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => hold::pass(&arguments),
         Command::Bare(arguments) => hold::bare(&arguments),

@@ -12,7 +12,7 @@ use aya::{
 
 use crate::{
     place::Place,
-    shape::{ARRIVALS, Arrival, Counts, PORTS, Settings},
+    shape::{ARRIVALS, Arrival, Counts, FAN, PORTS, Settings},
 };
 
 // SAFETY: integers and arrays of them, without padding: the size is asserted beside the type.
@@ -86,6 +86,17 @@ impl Programs {
         // A port is looked up in the namespace of the thread that names it.
         let mut set = || ports.set(0, place.index, None, 0).and_then(|()| ports.set(place.index, place.index, None, 0));
         place.namespace.enter(&mut set)?.context("setting the port")
+    }
+
+    /// Has `fan` spread its flows over these places: in one namespace, 64 at most.
+    pub fn set_fan(&mut self, places: &[Place]) -> Result<()> {
+        let (Some(first), true) = (places.first(), places.len() <= FAN as usize) else {
+            bail!("{} devices: 1 to {FAN} are possible", places.len());
+        };
+        let map = self.0.map_mut("FAN").context("no map FAN")?;
+        let mut fan: DevMap<_> = map.try_into()?;
+        let set = || (0..FAN).zip(places.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, to.index, None, 0));
+        first.namespace.enter(set)?.context("setting the ways out")
     }
 
     pub fn set(&mut self, settings: &Settings) -> Result<()> {

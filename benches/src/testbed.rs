@@ -146,6 +146,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(binary: &Path, hub: &Namespace, config: &str) -> Result<Self> {
+        Self::start_with(binary, hub, config, &[])
+    }
+
+    /// With these arguments of `vpnhub run`.
+    pub fn start_with(binary: &Path, hub: &Namespace, config: &str, arguments: &[&str]) -> Result<Self> {
         let scratch = Scratch::new()?;
         let file = scratch.file("vpnhub.toml");
         fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
@@ -153,7 +158,10 @@ impl Running {
         let notify = UnixDatagram::bind(&path).context("opening the socket that the agent says it is ready on")?;
         notify.set_read_timeout(Some(Duration::from_millis(50)))?;
         let start = Instant::now();
-        let command = AgentCommand::new(binary).environment("NOTIFY_SOCKET", &path.display().to_string());
+        let mut command = AgentCommand::new(binary).environment("NOTIFY_SOCKET", &path.display().to_string());
+        for argument in arguments {
+            command = command.argument(argument);
+        }
         let agent = command.spawn_in(hub, scratch)?;
         loop {
             let mut said = [0; 512];

@@ -135,3 +135,36 @@ fn forwarders_are_compared() {
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("ip_forward"), "{svg}");
 }
+
+#[test]
+fn few_and_many_are_compared() {
+    let rows =
+        run(&["scale", "--next-hops=2,5", "--connections=4,40", "--selectors=1,50", "--rounds=1", "--frames=10000"]);
+    let rows = rows.as_array().unwrap();
+    for family in [4, 6] {
+        for (varies, values, floors) in [
+            ("next_hops", [2.into(), 5.into()], 2),
+            ("connections", [4.into(), 40.into()], 1),
+            ("selectors", [1.into(), 50.into()], 1),
+            ("mode", [Value::from("native"), "generic".into()], 1),
+        ] {
+            let here = |row: &&Value| row["varies"] == varies && row["family"] == family;
+            let found: Vec<_> = rows.iter().filter(here).collect();
+            let of = |program: &str| {
+                let rows = found.iter().filter(|row| row["program"] == program);
+                rows.map(|row| row["value"].clone()).collect::<Vec<_>>()
+            };
+            // A hub that loses frames, or of whose connections one has no part in them, has no row.
+            assert_eq!(of("hub-lpm"), values, "{varies}, IPv{family}");
+            assert_eq!(of("bare"), values[..floors], "{varies}, IPv{family}");
+            for row in found {
+                assert_eq!(row["bench"], "scale");
+                for number in ["routes", "destinations", "packet_bytes", "ns_per_packet", "ratio_to_bare", "spread"] {
+                    assert!(row[number].is_number(), "{number} of {row}");
+                }
+                let first = row["value"] == values[0];
+                assert_eq!(row["ratio_to_first"] == 1.0, first, "{row}");
+            }
+        }
+    }
+}

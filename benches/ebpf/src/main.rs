@@ -1,10 +1,11 @@
 //! Kernel programs of the benches, a file each: [`generator`] sends, [`sink`] counts and checks, [`tunnels`]
-//! keep a record besides, [`pass`] lets a veth end take frames, [`bare`] is the floor that every forwarder is compared with, [`fib`] forwards by
+//! keep a record besides, [`pass`] lets a veth end take frames, [`bare`] is the floor that every forwarder is compared with, [`fan`] that of many ways out, [`fib`] forwards by
 //! the kernel's own routes.
 #![no_std]
 #![no_main]
 
 mod bare;
+mod fan;
 mod fib;
 mod frame;
 mod generator;

@@ -25,6 +25,9 @@ pub const ARRIVALS: u32 = 1 << 17;
 /// Ports that frames can be sent out of: interface indices of a namespace with a few devices stay below.
 pub const PORTS: u32 = 256;
 
+/// Devices that flows can be spread over. A power of two.
+pub const FAN: u32 = 64;
+
 const SPREAD_DESTINATIONS: u32 = 0x9e37_79b1;
 const SPREAD_FLOWS: u32 = 0x85eb_ca6b;
 
