@@ -76,7 +76,9 @@ fn updates_are_timed() {
     let results = run(&["update", "--routes", "500", "--repeats", "1", "--changes", "3"]);
     let routes = 500.into();
     for (measure, times) in [
+        ("start until all routes in force", 1),
         ("start until ready", 1),
+        ("reload until every route changed", 2),
         ("reload, every route changed", 2),
         ("reload, one route changed", 1),
         ("route add", 3),
@@ -84,6 +86,11 @@ fn updates_are_timed() {
         ("route set", 3),
         ("route delete", 3),
         ("`ip -batch` of as many", 1),
+        ("`ip -batch`, every route changed", 1),
+        ("loaded by the agent", 1),
+        ("loaded by `ip -batch`", 1),
+        ("changed by the agent", 2),
+        ("changed by `ip -batch`", 1),
     ] {
         let row = row(&results, "routes", &routes, measure);
         assert_eq!(row["count"], times, "{measure}");
