@@ -21,6 +21,7 @@ mod settings;
 mod shape;
 mod stats;
 mod stream;
+mod tcp;
 mod testbed;
 mod told;
 mod update;
@@ -53,6 +54,8 @@ enum Command {
     Forward(forward::Arguments),
     /// Compare a few and many next hops, connections and selectors, and native with generic XDP
     Scale(scale::Arguments),
+    /// Measure TCP through the hub and through the kernel's own forwarding, with iperf3
+    Tcp(tcp::Arguments),
     /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
     Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
         Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),
+        Command::Tcp(arguments) => in_a_lab(|| tcp::run(&arguments)),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => hold::pass(&arguments),
         Command::Bare(arguments) => hold::bare(&arguments),

@@ -175,3 +175,27 @@ fn few_and_many_are_compared() {
         }
     }
 }
+
+#[test]
+fn tcp_gets_through_all_ways() {
+    if Command::new("iperf3").arg("--version").output().is_err() {
+        eprintln!("skipped: iperf3 is not installed");
+        return;
+    }
+    let results = run(&["tcp", "--rounds=1", "--seconds=1", "--streams=1,3"]);
+    for program in ["hub-lpm", "fib", "ip_forward", "ip_forward-without-gro"] {
+        for (family, streams) in [(4, 1), (4, 3), (6, 1), (6, 3)] {
+            let rows = results["rows"].as_array().unwrap();
+            let here = |row: &&Value| {
+                let case = &row["case"];
+                row["measure"] == "received"
+                    && case["program"] == program
+                    && case["family"] == family
+                    && case["streams"] == streams
+            };
+            let found: Vec<_> = rows.iter().filter(here).collect();
+            assert_eq!(found.len(), 1, "{program}, IPv{family}, {streams} streams: {rows:#?}");
+            assert!(found[0]["median"].as_f64().unwrap() > 1.0, "{}", found[0]);
+        }
+    }
+}

@@ -39,6 +39,8 @@ enum Name {
     Forward,
     /// Whether a frame costs more with more next hops, connections or selectors, and in generic mode
     Scale,
+    /// How many bytes a second TCP gets through the hub, and through the kernel's own forwarding (installs iperf3)
+    Tcp,
     /// How long traffic is lost when a tunnel fails that another can take over from
     Failover,
     /// Whether many changes under load cost a frame
@@ -48,9 +50,13 @@ enum Name {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if matches!(args.name, Name::Tcp) {
+        setup::command(host::IPERF3)?;
+    }
     let name = match args.name {
         Name::Forward => "forward",
         Name::Scale => "scale",
+        Name::Tcp => "tcp",
         Name::Failover => "failover",
         Name::Change => "change",
         Name::Update => "update",

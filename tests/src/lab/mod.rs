@@ -51,7 +51,7 @@ pub use scratch::Scratch;
 pub use status::{Status, VPC_SIDE};
 pub use switch::Switch;
 pub use tcp::{TcpPair, Transfer, tcp_transfer};
-pub use tool::output;
+pub use tool::{Background, output};
 pub use tun::Tun;
 pub use udp::{Datagram, UdpProbe, UdpReceiver, udp_probe};
 pub use world::{Builder, End, Link, PlaceSpec, World, unique_prefix};
