@@ -5,10 +5,13 @@ mod change;
 mod control;
 mod cpu;
 mod dispatcher;
+#[path = "../ebpf/src/expect.rs"]
+mod expect;
 mod failover;
 mod flood;
 mod forward;
 mod hold;
+mod pktgen;
 mod place;
 mod process;
 mod programs;
@@ -56,6 +59,8 @@ enum Command {
     Scale(scale::Arguments),
     /// Measure TCP through the hub and through the kernel's own forwarding, with iperf3
     Tcp(tcp::Arguments),
+    /// Find throughput (RFC 2544) and latency with the kernel's packet generator, of a gateway or of worlds made for it
+    Pktgen(pktgen::Arguments),
     /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
     Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
@@ -73,6 +78,7 @@ fn main() -> ExitCode {
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
         Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),
         Command::Tcp(arguments) => in_a_lab(|| tcp::run(&arguments)),
+        Command::Pktgen(arguments) => in_a_lab(|| pktgen::run(&arguments)),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => hold::pass(&arguments),
         Command::Bare(arguments) => hold::bare(&arguments),

@@ -138,6 +138,11 @@ impl Programs {
         array.set(0, u32::try_from(made % (1 << 32))?, 0).context("writing ARRIVED")
     }
 
+    /// All of them, for those who have programs of their own among them.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.0
+    }
+
     /// The generator, loaded when it was not yet.
     pub fn generator(&mut self) -> Result<&mut Xdp> {
         loaded(&mut self.0, "generator")

@@ -198,14 +198,7 @@ impl Side {
 
     fn kernel() -> Result<Self> {
         let hub = Hub::make(true)?;
-        for site in &SITES {
-            for (network, via) in [
-                (site.network4().to_string(), site.peer4(0).to_string()),
-                (site.network6().to_string(), "fe80::2".to_owned()),
-            ] {
-                hub.world[HUB].ip(&format!("route add {network} via {via} dev {}", site.hub_device(0)))?;
-            }
-        }
+        hub.route_sites()?;
         Self { running: None, servers: Vec::new(), hub }.serve()
     }
 

@@ -199,3 +199,15 @@ fn tcp_gets_through_all_ways() {
         }
     }
 }
+
+#[test]
+fn a_kernel_without_pktgen_is_told_what_else_there_is() {
+    let output = Command::new(BENCH).arg("pktgen").args(["--seconds=1", "--rounds=1"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("has no pktgen") {
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said.contains("`forward`") && said.lines().count() == 1, "{said}");
+    } else {
+        assert!(output.status.success(), "{said}");
+    }
+}

@@ -41,6 +41,8 @@ enum Name {
     Scale,
     /// How many bytes a second TCP gets through the hub, and through the kernel's own forwarding (installs iperf3)
     Tcp,
+    /// Throughput and latency (RFC 2544) by the kernel's packet generator, where the kernel has it
+    Pktgen,
     /// How long traffic is lost when a tunnel fails that another can take over from
     Failover,
     /// Whether many changes under load cost a frame
@@ -57,6 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Forward => "forward",
         Name::Scale => "scale",
         Name::Tcp => "tcp",
+        Name::Pktgen => "pktgen",
         Name::Failover => "failover",
         Name::Change => "change",
         Name::Update => "update",

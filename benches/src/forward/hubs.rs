@@ -62,6 +62,21 @@ impl Hub {
     }
 }
 
+impl Hub {
+    /// Has the hub's kernel know the way to both sites' own networks.
+    pub fn route_sites(&self) -> Result<()> {
+        for site in &SITES {
+            for (network, via) in [
+                (site.network4().to_string(), site.peer4(0).to_string()),
+                (site.network6().to_string(), "fe80::2".to_owned()),
+            ] {
+                self.world[HUB].ip(&format!("route add {network} via {via} dev {}", site.hub_device(0)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Hub {
     fn drop(&mut self) {
         // The kernel drops their routes with the devices, now: else it would while the next is measured.

@@ -38,7 +38,7 @@ mod world;
 
 pub use agent::{Agent, AgentCommand};
 pub use binary::agent_binary;
-pub use cleanup::{clean_up_on_interrupt, park_if_interrupted};
+pub use cleanup::{AtInterrupt, clean_up_on_interrupt, park_if_interrupted};
 pub use config::{ConnectionConfig, HubConfig, RouteConfig};
 pub use device::{Counters, Mac};
 pub use frames::{Frame, FrameSocket};
