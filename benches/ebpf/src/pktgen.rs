@@ -38,7 +38,7 @@ pub fn stamp(context: TcContext) -> i32 {
             let _ = context.store(at + TIME, &now, 0);
         }
     }
-    TC_ACT_OK as i32
+    TC_ACT_OK
 }
 
 /// On the far device. Takes pktgen's frames and leaves all others to the kernel.
