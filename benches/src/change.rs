@@ -18,7 +18,7 @@ use crate::{
     shape::Counts,
     stats::{float, milliseconds},
     stream::{self, Kept, Pace},
-    testbed::{self, Common, PREFIXES, TO_B, TO_C, Testbed},
+    testbed::{self, Common, Ends, PREFIXES, TO_B, TO_C, Testbed},
     watch,
 };
 
@@ -89,7 +89,7 @@ fn config(arguments: &Arguments, others: u32, weight: u8) -> String {
 }
 
 fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
-    let Testbed { running, programs, from, .. } = testbed;
+    let Testbed { running, ends: Ends { programs, from, .. } } = testbed;
     // Neighbours get resolved, caches warm.
     let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
     stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, PATIENCE, |_| true))?;

@@ -13,7 +13,7 @@ use crate::{
     rows::Results,
     stats::{Summary, float, histogram, milliseconds},
     stream::{self, Kept, Pace},
-    testbed::{self, B, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
+    testbed::{self, B, Common, Ends, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
     told::Listener,
     watch::{self, Disturbance},
 };
@@ -125,10 +125,10 @@ impl Case {
         // From the first address behind the network's own to the last.
         let testbed = Testbed::start(common, &config, prefixes * PREFIX_SIZE - 1)?;
         let switch = match how {
-            How::Admin => testbed.world[HUB].switch(&B.hub_device(0)),
-            How::Carrier | How::Path => testbed.world[&B.place].switch(&Site::device(0)),
+            How::Admin => testbed.ends.world[HUB].switch(&B.hub_device(0)),
+            How::Carrier | How::Path => testbed.ends.world[&B.place].switch(&Site::device(0)),
         }?;
-        let listener = Listener::open(&Place::find(testbed.world[HUB].name(), &B.hub_device(0))?)?;
+        let listener = Listener::open(&Place::find(testbed.ends.world[HUB].name(), &B.hub_device(0))?)?;
         let pace = Pace::new(rate, common.cpu);
         let (found, told, rates, pauses) = Default::default();
         Ok(Self { testbed, prefixes, how, weight, pace, switch, listener, found, told, rates, pauses })
@@ -137,7 +137,7 @@ impl Case {
     /// One failover, and the way back.
     fn fail(&mut self, run: u32) -> Result<()> {
         let Self { testbed, how, weight, pace, switch, listener, .. } = self;
-        let Testbed { running, programs, mute, from, .. } = testbed;
+        let Testbed { running, ends: Ends { programs, mute, from, .. } } = testbed;
         let (how, weight, rate) = (*how, u64::from(*weight), pace.rate);
         let mut set = |up| match how {
             How::Carrier | How::Admin => switch.set(up),

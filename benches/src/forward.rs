@@ -1,11 +1,11 @@
 //! What forwarding a frame costs, by who forwards and by how many routes there are: contenders in turn on one core.
 
-mod cases;
+pub mod cases;
 mod flowtable;
-mod hubs;
+pub mod hubs;
 mod plot;
-mod results;
-mod routes;
+pub mod results;
+pub mod routes;
 
 use std::{
     collections::BTreeMap,

@@ -5,21 +5,26 @@ mod change;
 mod control;
 mod cpu;
 mod dispatcher;
+#[path = "../ebpf/src/expect.rs"]
+mod expect;
 mod failover;
 mod flood;
 mod forward;
 mod hold;
+mod pktgen;
 mod place;
 mod process;
 mod programs;
 mod report;
 mod rows;
+mod scale;
 mod settings;
 #[path = "../ebpf/src/shape.rs"]
 #[cfg_attr(not(test), expect(dead_code, reason = "numbering a frame is the kernel programs' part; the tests check it"))]
 mod shape;
 mod stats;
 mod stream;
+mod tcp;
 mod testbed;
 mod told;
 mod update;
@@ -50,6 +55,12 @@ enum Command {
     Update(update::Arguments),
     /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
+    /// Compare a few and many next hops, connections and selectors, and native with generic XDP
+    Scale(scale::Arguments),
+    /// Measure TCP through the hub and through the kernel's own forwarding, with iperf3
+    Tcp(tcp::Arguments),
+    /// Find throughput (RFC 2544) and latency with the kernel's packet generator, of a gateway or of worlds made for it
+    Pktgen(pktgen::Arguments),
     /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
     Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
@@ -65,6 +76,9 @@ fn main() -> ExitCode {
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
+        Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),
+        Command::Tcp(arguments) => in_a_lab(|| tcp::run(&arguments)),
+        Command::Pktgen(arguments) => in_a_lab(|| pktgen::run(&arguments)),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => hold::pass(&arguments),
         Command::Bare(arguments) => hold::bare(&arguments),

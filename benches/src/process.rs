@@ -69,7 +69,7 @@ pub fn locked(descriptor: RawFd) -> Result<u64> {
 }
 
 /// `name: value ...` of a file of /proc.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub fn field(text: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
     value.split_whitespace().next()?.parse().ok()

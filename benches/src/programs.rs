@@ -12,7 +12,7 @@ use aya::{
 
 use crate::{
     place::Place,
-    shape::{ARRIVALS, Arrival, Counts, PORTS, Settings},
+    shape::{ARRIVALS, Arrival, Counts, FAN, PORTS, Settings},
 };
 
 // SAFETY: integers and arrays of them, without padding: the size is asserted beside the type.
@@ -88,6 +88,17 @@ impl Programs {
         place.namespace.enter(&mut set)?.context("setting the port")
     }
 
+    /// Has `fan` spread its flows over these places: in one namespace, 64 at most.
+    pub fn set_fan(&mut self, places: &[Place]) -> Result<()> {
+        let (Some(first), true) = (places.first(), places.len() <= FAN as usize) else {
+            bail!("{} devices: 1 to {FAN} are possible", places.len());
+        };
+        let map = self.0.map_mut("FAN").context("no map FAN")?;
+        let mut fan: DevMap<_> = map.try_into()?;
+        let set = || (0..FAN).zip(places.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, to.index, None, 0));
+        first.namespace.enter(set)?.context("setting the ways out")
+    }
+
     pub fn set(&mut self, settings: &Settings) -> Result<()> {
         let map = self.0.map_mut("SETTINGS").context("no map SETTINGS")?;
         let mut array: Array<_, Settings> = map.try_into()?;
@@ -125,6 +136,11 @@ impl Programs {
         let mut array: Array<_, u32> = self.0.map_mut("ARRIVED").context("no map ARRIVED")?.try_into()?;
         // Frames are numbered from 0, in 32 bits.
         array.set(0, u32::try_from(made % (1 << 32))?, 0).context("writing ARRIVED")
+    }
+
+    /// All of them, for those who have programs of their own among them.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.0
     }
 
     /// The generator, loaded when it was not yet.

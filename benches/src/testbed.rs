@@ -32,20 +32,23 @@ pub const C: Site = Site::new("c", "tun-c", 30);
 pub const TO_B: [&str; 2] = ["b", "b-2"];
 pub const TO_C: &str = "c";
 
-/// What `b` and `c` have behind them, besides what all sites have. Cut into /28.
+/// What `b` and `c` have behind them, besides what all sites have. Cut into /30: a million of them.
 const BEHIND_B: &str = "10.64.0.0/10";
 const BEHIND_C: &str = "10.128.0.0/10";
-const PREFIX_LENGTH: u8 = 28;
+pub const PREFIX_LENGTH: u8 = 30;
 /// Addresses of a prefix.
 pub const PREFIX_SIZE: u32 = 1 << (32 - PREFIX_LENGTH);
 /// Prefixes in what a site has behind it.
 pub const PREFIXES: u32 = 1 << (PREFIX_LENGTH - 10);
 
+/// What a route has that says nothing of its weight.
+const DEFAULT_WEIGHT: u8 = 100;
+
 /// Source ports of the stream.
 const FLOWS: u32 = 64;
 
 /// How long an agent may take to be ready, and to come to rest.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What all benches with an agent take.
 #[derive(Args)]
@@ -92,7 +95,7 @@ fn prefix(first: Ipv4Addr, number: u32) -> String {
     format!("{}/{PREFIX_LENGTH}", Ipv4Addr::from_bits(first.to_bits() + number * PREFIX_SIZE))
 }
 
-/// One of so many that their text matters: the agent takes no file of more than 16 MiB.
+/// One of so many that their text matters: the agent takes no file of more than 64 MiB.
 pub struct Route {
     pub destination: String,
     pub next_hop: &'static str,
@@ -128,8 +131,12 @@ pub fn config(common: &Common, routes: impl IntoIterator<Item = Route>, health_c
         text = text.replace(&head, &[&head, &common.keys.join("\n"), "\n"].concat());
     }
     for Route { destination, next_hop, weight } in routes {
-        write!(text, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\nweight = {weight}\n")
+        // No blanks, and no weight where it is the default: a million of them fit a file.
+        write!(text, "[[route]]\ndestination=\"{destination}\"\nnext_hop=\"{next_hop}\"\n")
             .expect("a string takes all");
+        if weight != DEFAULT_WEIGHT {
+            writeln!(text, "weight={weight}").expect("a string takes all");
+        }
     }
     text
 }
@@ -146,6 +153,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(binary: &Path, hub: &Namespace, config: &str) -> Result<Self> {
+        Self::start_with(binary, hub, config, &[])
+    }
+
+    /// With these arguments of `vpnhub run`.
+    pub fn start_with(binary: &Path, hub: &Namespace, config: &str, arguments: &[&str]) -> Result<Self> {
         let scratch = Scratch::new()?;
         let file = scratch.file("vpnhub.toml");
         fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
@@ -153,7 +165,10 @@ impl Running {
         let notify = UnixDatagram::bind(&path).context("opening the socket that the agent says it is ready on")?;
         notify.set_read_timeout(Some(Duration::from_millis(50)))?;
         let start = Instant::now();
-        let command = AgentCommand::new(binary).environment("NOTIFY_SOCKET", &path.display().to_string());
+        let mut command = AgentCommand::new(binary).environment("NOTIFY_SOCKET", &path.display().to_string());
+        for argument in arguments {
+            command = command.argument(argument);
+        }
         let agent = command.spawn_in(hub, scratch)?;
         loop {
             let mut said = [0; 512];
@@ -176,44 +191,72 @@ impl Running {
     }
 }
 
-/// The world, the agent, and the programs at the ends. The agent goes first.
-pub struct Testbed {
-    pub running: Running,
+/// The world and the programs at the ends of its tunnels, without an agent yet.
+pub struct Ends {
     pub programs: Programs,
     pub mute: Mute,
     pub from: Place,
     pub world: World,
+    macs: Macs,
     _idle: Idle,
 }
 
-impl Testbed {
-    /// Starts all; the stream will go to the first `addresses` addresses of what `b` has behind it.
-    pub fn start(common: &Common, config: &str, addresses: u32) -> Result<Self> {
+impl Ends {
+    pub fn make() -> Result<Self> {
         let world = world()?;
         let (first, second) = (Site::device(0), Site::device(1));
         let place = |site: &Site, device: &str| Place::find(world[&site.place].name(), device);
         let (from, to) = (place(&A, &first)?, [place(&B, &first)?, place(&B, &second)?]);
         not_taken_for_stacked(&world, &to)?;
+        let macs = Macs { from: from.mac()?, gateway: world[HUB].mac(&A.hub_device(0))?, to: to[0].mac()? };
+        let mut programs = Programs::load()?;
+        let idle = Idle::attach(&mut programs)?;
+        programs.attach("first_tunnel", &to[0])?;
+        programs.attach("second_tunnel", &to[1])?;
+        let mute = programs.mute()?;
+        Ok(Self { programs, mute, from, world, macs, _idle: idle })
+    }
+
+    /// Has the hub's kernel know the far ends of the tunnels to `b`: traffic then waits for nothing but routes.
+    pub fn know_neighbours(&self) -> Result<()> {
+        for link in [0, 1] {
+            let (peer, device) = (B.peer4(link), B.hub_device(link));
+            let line = format!("neigh replace {peer} lladdr {} dev {device} nud permanent", self.macs.to);
+            self.world[HUB].ip(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the stream go to these addresses of what `b` has behind it. Only while there is none.
+    pub fn aim(&mut self, spread: Spread, addresses: u32) -> Result<()> {
         let traffic = Traffic {
             source: A.host4().into(),
             destination: BEHIND_B.parse()?,
-            spread: Spread::Hosts,
+            spread,
             destinations: addresses,
             flows: FLOWS,
             bytes: BYTES,
             untouched: false,
         };
-        let macs = Macs { from: from.mac()?, gateway: world[HUB].mac(&A.hub_device(0))?, to: to[0].mac()? };
-        let mut programs = Programs::load()?;
-        let mut settings = settings(&traffic, macs)?;
+        let mut settings = settings(&traffic, self.macs)?;
         settings.window = NO_WINDOW;
-        programs.set(&settings)?;
-        let idle = Idle::attach(&mut programs)?;
-        programs.attach("first_tunnel", &to[0])?;
-        programs.attach("second_tunnel", &to[1])?;
-        let mute = programs.mute()?;
-        let running = Running::start(&common.agent()?, &world[HUB], config)?;
-        Ok(Self { running, programs, mute, from, world, _idle: idle })
+        self.programs.set(&settings)
+    }
+}
+
+/// The world, the agent, and the programs at the ends. The agent goes first.
+pub struct Testbed {
+    pub running: Running,
+    pub ends: Ends,
+}
+
+impl Testbed {
+    /// Starts all; the stream will go to the first `addresses` addresses of what `b` has behind it.
+    pub fn start(common: &Common, config: &str, addresses: u32) -> Result<Self> {
+        let mut ends = Ends::make()?;
+        ends.aim(Spread::Hosts, addresses)?;
+        let running = Running::start(&common.agent()?, &ends.world[HUB], config)?;
+        Ok(Self { running, ends })
     }
 
     /// Stops the agent, which must exit with 0, and takes all down.
@@ -252,9 +295,10 @@ mod tests {
     #[test]
     fn keys_go_to_the_connections_with_two_tunnels() {
         let common = Common { agent: None, keys: vec!["up_delay = \"0s\"".to_owned()], cpu: None, json: None };
-        let text = config(&common, vec![route(prefix_b(1), TO_B[1], 100)], true);
+        let routes = vec![route(prefix_b(1), TO_B[1], 100), route(prefix_b(2), TO_B[0], 0)];
+        let text = config(&common, routes, true);
         assert_eq!(text.matches("up_delay = \"0s\"\n").count(), 2);
         assert_eq!(text.matches("health_check").count(), 2);
-        assert!(text.contains("destination = \"10.64.0.16/28\"\nnext_hop = \"b-2\"\nweight = 100\n"));
+        assert!(text.contains("destination=\"10.64.0.4/30\"\nnext_hop=\"b-2\"\n[[route]]\n"));
     }
 }

@@ -1,4 +1,7 @@
-//! How fast an agent with many routes starts, reads its file again, and makes a single change; what it takes for it.
+//! How fast an agent with many routes starts, reads its file again, and makes a single change; what it takes for it;
+//! and how that compares with the kernel's own routes and `ip -batch`.
+
+mod kernel;
 
 use std::{
     fs::{self, File},
@@ -9,24 +12,26 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use hub_tests::lab::{End, Link, PlaceSpec, Scratch, World};
+use hub_tests::lab::{HUB, Scratch};
 use serde_json::Value;
 
 use crate::{
     process::Memory,
     programs::Programs,
     rows::Results,
+    settings::Spread,
     stats::{Summary, float, milliseconds},
     stream::{self, Pace},
-    testbed::{self, Common, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
-    watch,
+    testbed::{self, Common, Ends, PREFIX_LENGTH, PREFIX_SIZE, PREFIXES, Running, TO_B, Testbed},
+    watch::{self, Sign},
 };
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Routes in the configuration
-    #[arg(long, default_value_t = 100_000)]
-    routes: u32,
+    /// Routes in the configuration, a measurement after the other
+    #[arg(long, value_delimiter = ',', value_name = "N", default_values = ["100000"],
+        value_parser = clap::value_parser!(u32).range(2..i64::from(PREFIXES)))]
+    routes: Vec<u32>,
     /// Starts, and reloads of each kind
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
@@ -39,36 +44,32 @@ pub struct Arguments {
 
 /// Frames a second that show when a change is in force: to 50 microseconds.
 const RATE: u32 = 20_000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Addresses that show when all routes are in force, evenly spread over them. Each gets a frame every 3 ms.
+const SAMPLES: u32 = 64;
 
-const ALL: f64 = 2_000.0;
+/// Milliseconds for all routes, of so many at most.
+const ALL: (f64, u32) = (2_000.0, 100_000);
 const ONE: f64 = 5.0;
+/// Of the time that `ip -batch` takes.
+const OF_IP: f64 = 0.5;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let &Arguments { routes, repeats, .. } = arguments;
-    ensure!((1..PREFIXES).contains(&routes), "--routes {routes}: 1 to {} are possible", PREFIXES - 1);
-    let mut found = Found::default();
-    for repeat in 1..=repeats {
-        eprintln!("start and reloads {repeat} of {repeats}");
-        let mut testbed = found.start(arguments)?;
-        found.reloads(&mut testbed, arguments)?;
-        if repeat == repeats {
-            eprintln!("{} changes of each kind", arguments.changes);
-            found.changes(&mut testbed, arguments)?;
-        }
-        let begin = Instant::now();
-        testbed.running.agent.stop()?;
-        found.stop.push(milliseconds(begin.elapsed()));
-        found.by_ip.push(milliseconds(by_ip(routes)?));
+    let mut results = Results::new("update");
+    for &routes in &arguments.routes {
+        Found { routes, ..Found::default() }.measure(arguments)?.report(&mut results);
     }
-    found.report(routes).finish(arguments.common.json.as_deref())
+    results.finish(arguments.common.json.as_deref())
 }
 
 /// All in milliseconds, but for the memory.
 #[derive(Default)]
 struct Found {
+    routes: u32,
     ready: Vec<f64>,
+    loaded: Vec<f64>,
     reload_all: Vec<f64>,
+    changed: Vec<f64>,
     reload_one: Vec<f64>,
     reload_none: Vec<f64>,
     add: Answers,
@@ -77,7 +78,10 @@ struct Found {
     delete: Answers,
     delete_in_force: Vec<f64>,
     stop: Vec<f64>,
-    by_ip: Vec<f64>,
+    loaded_by_ip: Vec<f64>,
+    changed_by_ip: Vec<f64>,
+    /// Bytes.
+    kernel: Vec<u64>,
     file: Vec<f64>,
     after_start: Vec<Memory>,
     after_reloads: Vec<Memory>,
@@ -99,113 +103,199 @@ impl Answers {
 }
 
 impl Found {
+    fn measure(mut self, arguments: &Arguments) -> Result<Self> {
+        let &Arguments { repeats, .. } = arguments;
+        for repeat in 1..=repeats {
+            eprintln!("{} routes: start and reloads {repeat} of {repeats}", self.routes);
+            let mut testbed = self.start(arguments)?;
+            self.reloads(&mut testbed, arguments)?;
+            if repeat == repeats {
+                eprintln!("{} changes of each kind", arguments.changes);
+                self.changes(&mut testbed, arguments)?;
+            }
+            let begin = Instant::now();
+            testbed.running.agent.stop_within(PATIENCE)?;
+            self.stop.push(milliseconds(begin.elapsed()));
+            let (loaded, changed, memory) = kernel::measure(self.routes)?;
+            self.loaded_by_ip.push(milliseconds(loaded));
+            self.changed_by_ip.push(milliseconds(changed));
+            self.kernel.push(memory);
+        }
+        Ok(self)
+    }
+
+    /// The stream shows when the last of the routes is in force in the program, whatever else the agent does before it says
+    /// that it is ready.
     fn start(&mut self, arguments: &Arguments) -> Result<Testbed> {
-        let config = config(arguments, |_| TO_B[0]);
-        // All of the stream goes to the first prefix.
-        let testbed = Testbed::start(&arguments.common, &config, PREFIX_SIZE - 1)?;
-        self.ready.push(milliseconds(testbed.running.ready));
-        testbed.running.rest()?;
-        self.after_start.push(Memory::of(testbed.running.agent.pid())?);
-        Ok(testbed)
+        let config = self.config(arguments, |_| TO_B[0]);
+        let agent = arguments.common.agent()?;
+        let mut ends = Ends::make()?;
+        let samples = SAMPLES.min(self.routes);
+        let stride = (self.routes - 1) / (samples - 1);
+        ends.aim(Spread::Apart(stride * PREFIX_SIZE), samples)?;
+        ends.know_neighbours()?;
+        let Ends { programs, from, world, .. } = &ends;
+        let during = || {
+            let (made, event) = (programs.made()?, watch::clock()?);
+            thread::scope(|scope| {
+                let start = scope.spawn(|| Running::start(&agent, &world[HUB], &config));
+                let loaded = watch::all_reached(programs, event, made, samples, PATIENCE);
+                // Why an agent did not start says more than that no traffic came.
+                let running = start.join().expect("starting an agent does not panic")?;
+                Ok((running, loaded?))
+            })
+        };
+        let ((running, loaded), _) = stream::during(programs, from, pace(arguments), during)?;
+        self.ready.push(milliseconds(running.ready));
+        self.loaded.push(milliseconds(loaded));
+        running.rest()?;
+        self.after_start.push(Memory::of(running.agent.pid())?);
+        Ok(Testbed { running, ends })
     }
 
     /// Every route gets another next hop; then one gets its old one back; then nothing changes; then all is as before.
     fn reloads(&mut self, testbed: &mut Testbed, arguments: &Arguments) -> Result<()> {
-        let last = arguments.routes - 1;
+        let last = self.routes - 1;
         let texts = [
-            config(arguments, |_| TO_B[1]),
-            config(arguments, |number| if number == last { TO_B[0] } else { TO_B[1] }),
-            config(arguments, |number| if number == last { TO_B[0] } else { TO_B[1] }),
-            config(arguments, |_| TO_B[0]),
+            self.config(arguments, |_| TO_B[1]),
+            self.config(arguments, |number| if number == last { TO_B[0] } else { TO_B[1] }),
+            self.config(arguments, |number| if number == last { TO_B[0] } else { TO_B[1] }),
+            self.config(arguments, |_| TO_B[0]),
         ];
+        let Testbed { running, ends: Ends { programs, from, .. } } = testbed;
         for (step, text) in texts.into_iter().enumerate() {
-            let file = testbed.running.agent.config();
+            let file = running.agent.config();
             fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-            let begin = Instant::now();
-            let answer = testbed.running.control.reload()?;
-            let times = match step {
-                0 | 3 => &mut self.reload_all,
-                1 => &mut self.reload_one,
-                _ => &mut self.reload_none,
+            let all = match step {
+                0 => Some(Sign::AllBy(1)),
+                3 => Some(Sign::AllBy(0)),
+                _ => None,
             };
-            times.push(milliseconds(begin.elapsed()));
-            // With a single route, "all but one" is none.
-            ensure!((answer["changed"] == true) == (step != 2), "a reload did something else: {answer}");
-            testbed.running.rest()?;
+            let control = &mut running.control;
+            let mut reload = || {
+                let begin = Instant::now();
+                let answer = control.reload()?;
+                // With a single route, "all but one" is none.
+                ensure!((answer["changed"] == true) == (step != 2), "a reload did something else: {answer}");
+                Ok(milliseconds(begin.elapsed()))
+            };
+            if let Some(sign) = all {
+                let during = || watch_change(programs, sign, reload);
+                let ((time, changed), _) = stream::during(programs, from, pace(arguments), during)?;
+                self.reload_all.push(time);
+                self.changed.push(changed);
+            } else {
+                let times = if step == 1 { &mut self.reload_one } else { &mut self.reload_none };
+                times.push(reload()?);
+            }
+            running.rest()?;
         }
-        self.after_reloads.push(Memory::of(testbed.running.agent.pid())?);
+        self.after_reloads.push(Memory::of(running.agent.pid())?);
         Ok(())
     }
 
     /// The stream goes to a prefix by the first tunnel. A route to a part of it by the second comes, changes and goes.
     fn changes(&mut self, testbed: &mut Testbed, arguments: &Arguments) -> Result<()> {
-        let Testbed { running, programs, from, .. } = testbed;
-        let (control, programs) = (&mut running.control, &*programs);
-        let part = testbed::prefix_b(0).replace("/28", "/29");
-        let text = config(arguments, |_| TO_B[0]);
-        let pace = Pace::new(RATE, arguments.common.cpu);
+        let Testbed { running, ends } = testbed;
+        // All of the stream goes to the first prefix.
+        ends.aim(Spread::Hosts, PREFIX_SIZE - 1)?;
+        let Ends { programs, from, .. } = &*ends;
+        let control = &mut running.control;
+        let length = |bits: u8| format!("/{bits}");
+        let part = testbed::prefix_b(0).replace(&length(PREFIX_LENGTH), &length(PREFIX_LENGTH + 1));
+        let text = self.config(arguments, |_| TO_B[0]);
         let during = || {
             watch::wait_for_shares(programs, RATE, PATIENCE, |[_, second]| second == 0)?;
             for _ in 0..arguments.changes {
                 self.file.push(replace_file(&text)?);
-                let (answer, force) = in_force(programs, true, || control.add_route(&part, TO_B[1], 100))?;
+                let (answer, force) =
+                    watch_change(programs, Sign::FirstBy(1), || timed(|| control.add_route(&part, TO_B[1], 100)))?;
                 self.add.push(answer);
                 self.add_in_force.push(force);
                 self.set.push(timed(|| control.set_weight(&part, TO_B[1], 50))?);
-                let (answer, force) = in_force(programs, false, || control.delete_route(&part, TO_B[1]))?;
+                let (answer, force) =
+                    watch_change(programs, Sign::AllBy(0), || timed(|| control.delete_route(&part, TO_B[1])))?;
                 self.delete.push(answer);
                 self.delete_in_force.push(force);
             }
             Ok(())
         };
-        stream::during(programs, from, pace, during).map(drop)
+        stream::during(programs, from, pace(arguments), during).map(drop)
     }
 
-    fn report(&self, routes: u32) -> Results {
-        let mut results = Results::new("update");
+    fn report(&self, results: &mut Results) {
+        let routes = self.routes;
         let case = [("routes", Value::from(routes))];
         let mut add = |measure, values: &[f64]| results.add(&case, measure, "ms", values.iter().copied());
+        let loaded = add("start until all routes in force", &self.loaded);
         let ready = add("start until ready", &self.ready);
+        let changed = add("reload until every route changed", &self.changed);
         let reload_all = add("reload, every route changed", &self.reload_all);
         add("reload, one route changed", &self.reload_one);
         add("reload, nothing changed", &self.reload_none);
         add("route add", &self.add.all);
         add("route set", &self.set.all);
         add("route delete", &self.delete.all);
-        let changes = [
-            add("route add, file apart", &self.add.file_apart),
-            add("route set, file apart", &self.set.file_apart),
-            add("route delete, file apart", &self.delete.file_apart),
+        let singles = [
+            ("route add, file apart", add("route add, file apart", &self.add.file_apart)),
+            ("route set, file apart", add("route set, file apart", &self.set.file_apart)),
+            ("route delete, file apart", add("route delete, file apart", &self.delete.file_apart)),
         ];
         add("route add, in force", &self.add_in_force);
         add("route delete, in force", &self.delete_in_force);
         add("such a file replaced", &self.file);
         add("stop", &self.stop);
-        add("`ip -batch` of as many", &self.by_ip);
+        let loaded_by_ip = add("`ip -batch` of as many", &self.loaded_by_ip);
+        let changed_by_ip = add("`ip -batch`, every route changed", &self.changed_by_ip);
+        for (measure, times) in [
+            ("loaded by the agent", &self.loaded),
+            ("loaded by `ip -batch`", &self.loaded_by_ip),
+            ("changed by the agent", &self.changed),
+            ("changed by `ip -batch`", &self.changed_by_ip),
+        ] {
+            let rates = times.iter().map(|milliseconds| f64::from(routes) / milliseconds * 1e3);
+            results.add(&case, measure, "routes/s", rates);
+        }
+        let mebibytes = |bytes: u64| float(bytes) / 1024.0 / 1024.0;
+        results.add(&case, "kernel, as many routes", "MiB", self.kernel.iter().map(|bytes| mebibytes(*bytes)));
         for (when, memory) in [("after start", &self.after_start), ("after reloads", &self.after_reloads)] {
             let case = [case[0].clone(), ("when", when.into())];
             let mut add = |measure, bytes: fn(&Memory) -> u64| {
-                results.add(&case, measure, "MiB", memory.iter().map(|memory| float(bytes(memory)) / 1024.0 / 1024.0));
+                results.add(&case, measure, "MiB", memory.iter().map(|memory| mebibytes(bytes(memory))));
             };
             add("agent, resident", |memory| memory.resident);
             add("agent, most ever resident", |memory| memory.peak);
             add("kernel, maps", |memory| memory.maps);
         }
-        let mut target = |name: &str, summary: Option<Summary>, limit: f64| {
+
+        let mut target = |name: &str, summary: Option<Summary>, limit: f64, of: &str| {
             if let Some(Summary { median, .. }) = summary {
-                let what = format!("{name}, {routes} routes: median below {limit} ms; {median:.2} ms");
+                let what = format!("{name}, {routes} routes: median below {limit:.0} ms{of}; {median:.2} ms");
                 results.target(what, median < limit);
             }
         };
-        target("start", ready, ALL);
-        target("reload of all", reload_all, ALL);
-        for (name, summary) in
-            ["route add, file apart", "route set, file apart", "route delete, file apart"].into_iter().zip(changes)
-        {
-            target(name, summary, ONE);
+        if routes <= ALL.1 {
+            target("start", ready, ALL.0, "");
+            target("reload of all", reload_all, ALL.0, "");
         }
-        results
+        for (name, summary) in singles {
+            target(name, summary, ONE, "");
+        }
+        for (name, agent, ip) in [("all loaded", loaded, loaded_by_ip), ("all changed", changed, changed_by_ip)] {
+            if let Some(ip) = ip {
+                target(name, agent, ip.median * OF_IP, ", half of `ip -batch`");
+            }
+        }
     }
+
+    fn config(&self, arguments: &Arguments, next_hop: impl Fn(u32) -> &'static str) -> String {
+        let routes = (0..self.routes).map(|number| testbed::route(testbed::prefix_b(number), next_hop(number), 100));
+        testbed::config(&arguments.common, routes, false)
+    }
+}
+
+fn pace(arguments: &Arguments) -> Pace {
+    Pace::new(RATE, arguments.common.cpu)
 }
 
 /// Milliseconds until the answer, and of these to write the file.
@@ -218,26 +308,20 @@ fn timed(change: impl FnOnce() -> Result<Value>) -> Result<(f64, f64)> {
     Ok((time, file))
 }
 
-/// Makes a change after which frames come by the second tunnel, or do not any more. As [`timed`], and milliseconds until
-/// the first frame there, or the last.
-fn in_force(
+/// Makes a change that shows in the stream. What it gives back, and milliseconds until the sign.
+fn watch_change<T: Send>(
     programs: &Programs,
-    come: bool,
-    change: impl FnOnce() -> Result<Value> + Send,
-) -> Result<((f64, f64), f64)> {
+    sign: Sign,
+    change: impl FnOnce() -> Result<T> + Send,
+) -> Result<(T, f64)> {
     let (made, event) = (programs.made()?, watch::clock()?);
     thread::scope(|scope| {
         // The record does not go back as far as a slow answer.
-        let answer = scope.spawn(|| timed(change));
-        let force = watch::second_tunnel(programs, event, made, RATE, come, PATIENCE);
+        let answer = scope.spawn(change);
+        let force = watch::moved(programs, event, made, RATE, sign, PATIENCE);
         let answer = answer.join().expect("asking does not panic")?;
         Ok((answer, milliseconds(force?)))
     })
-}
-
-fn config(arguments: &Arguments, next_hop: impl Fn(u32) -> &'static str) -> String {
-    let routes = (0..arguments.routes).map(|number| testbed::route(testbed::prefix_b(number), next_hop(number), 100));
-    testbed::config(&arguments.common, routes, false)
 }
 
 /// How long a file with this text takes to be written and to replace another one, so that it is there after a crash.
@@ -250,21 +334,4 @@ fn replace_file(text: &str) -> Result<f64> {
     fs::rename(scratch.file("new"), scratch.file("old"))?;
     File::open(scratch.path())?.sync_all()?;
     Ok(milliseconds(begin.elapsed()))
-}
-
-/// How long `ip` takes to write as many routes into a kernel that has none.
-fn by_ip(routes: u32) -> Result<Duration> {
-    let here = End::new("here", "wan0").address("169.254.1.1/30");
-    let world = World::builder()
-        .place(PlaceSpec::new("here"))
-        .place(PlaceSpec::new("there"))
-        .link(Link::new(here, End::new("there", "wan0")))
-        .build()?;
-    let lines: Vec<String> = (0..routes)
-        .map(|number| format!("route add {} via 169.254.1.2 dev wan0\n", testbed::prefix_b(number)))
-        .collect();
-    let lines = lines.concat();
-    let begin = Instant::now();
-    world["here"].batch(&lines)?;
-    Ok(begin.elapsed())
 }

@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{programs::Programs, shape::TUNNELS};
+use crate::{
+    programs::Programs,
+    shape::{self, Arrival, TUNNELS},
+};
 
 /// A frame that has not come after this long does not come any more: on a quiet machine it takes microseconds.
 const LATE: Duration = Duration::from_millis(20);
@@ -108,29 +111,69 @@ pub fn follow(
     }
 }
 
-/// From an event until the first frame came by the second tunnel, or until the last that did, after which none does for
-/// a while.
-pub fn second_tunnel(
+/// From an event at `event` on the [`clock`], when `made` frames had been made, until each of so many destinations has
+/// got a first frame: by then there is a way to all of them. A frame that is lost on the way only delays it.
+pub fn all_reached(
+    programs: &Programs,
+    event: u64,
+    made: u64,
+    destinations: u32,
+    patience: Duration,
+) -> Result<Duration> {
+    let begin = Instant::now();
+    let record = programs.record()?;
+    let mut first = vec![None; destinations as usize];
+    let mut next = made;
+    while first.contains(&None) {
+        let settled = programs.made()?;
+        thread::sleep(LATE);
+        for number in next..settled {
+            if let Some(arrival) = record.arrival(number)? {
+                // Frames are told apart by the low 32 bits.
+                first[shape::destination(number as u32, destinations) as usize].get_or_insert(arrival.time);
+            }
+        }
+        next = settled;
+        if begin.elapsed() > patience {
+            bail!("the traffic does not reach all of {destinations} destinations within {patience:?}");
+        }
+    }
+    let last = first.into_iter().flatten().max().unwrap_or(event);
+    Ok(Duration::from_nanos(last.saturating_sub(event)))
+}
+
+/// What shows that the traffic has changed its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// The first frame that comes by this tunnel.
+    FirstBy(u32),
+    /// The last frame that comes by another tunnel than this one: none does for a while.
+    AllBy(u32),
+}
+
+/// From an event at `event` on the [`clock`], when `made` frames had been made, until the traffic has changed its way.
+pub fn moved(
     programs: &Programs,
     event: u64,
     made: u64,
     rate: u32,
-    come: bool,
+    sign: Sign,
     patience: Duration,
 ) -> Result<Duration> {
     let begin = Instant::now();
     let record = programs.record()?;
     let (mut next, mut last, mut calm) = (made, event, 0);
-    while come || calm < frames(rate, LOOK) {
+    while calm < frames(rate, LOOK) {
         let settled = programs.made()?;
         thread::sleep(LATE);
         for number in next..settled {
-            match record.arrival(number)? {
-                Some(arrival) if arrival.tunnel == 1 => (last, calm) = (arrival.time, 0),
-                _ => calm += 1,
-            }
-            if come && last > event {
-                return Ok(Duration::from_nanos(last - event));
+            match (record.arrival(number)?, sign) {
+                (Some(Arrival { time, tunnel, .. }), Sign::FirstBy(by)) if tunnel == by && time > event => {
+                    return Ok(Duration::from_nanos(time - event));
+                }
+                (_, Sign::FirstBy(_)) => {}
+                (Some(Arrival { time, tunnel, .. }), Sign::AllBy(by)) if tunnel != by => (last, calm) = (time, 0),
+                (_, Sign::AllBy(_)) => calm += 1,
             }
         }
         next = settled;

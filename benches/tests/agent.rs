@@ -76,7 +76,9 @@ fn updates_are_timed() {
     let results = run(&["update", "--routes", "500", "--repeats", "1", "--changes", "3"]);
     let routes = 500.into();
     for (measure, times) in [
+        ("start until all routes in force", 1),
         ("start until ready", 1),
+        ("reload until every route changed", 2),
         ("reload, every route changed", 2),
         ("reload, one route changed", 1),
         ("route add", 3),
@@ -84,6 +86,11 @@ fn updates_are_timed() {
         ("route set", 3),
         ("route delete", 3),
         ("`ip -batch` of as many", 1),
+        ("`ip -batch`, every route changed", 1),
+        ("loaded by the agent", 1),
+        ("loaded by `ip -batch`", 1),
+        ("changed by the agent", 2),
+        ("changed by `ip -batch`", 1),
     ] {
         let row = row(&results, "routes", &routes, measure);
         assert_eq!(row["count"], times, "{measure}");
@@ -134,4 +141,73 @@ fn forwarders_are_compared() {
     }
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("ip_forward"), "{svg}");
+}
+
+#[test]
+fn few_and_many_are_compared() {
+    let rows =
+        run(&["scale", "--next-hops=2,5", "--connections=4,40", "--selectors=1,50", "--rounds=1", "--frames=10000"]);
+    let rows = rows.as_array().unwrap();
+    for family in [4, 6] {
+        for (varies, values, floors) in [
+            ("next_hops", [2.into(), 5.into()], 2),
+            ("connections", [4.into(), 40.into()], 1),
+            ("selectors", [1.into(), 50.into()], 1),
+            ("mode", [Value::from("native"), "generic".into()], 1),
+        ] {
+            let here = |row: &&Value| row["varies"] == varies && row["family"] == family;
+            let found: Vec<_> = rows.iter().filter(here).collect();
+            let of = |program: &str| {
+                let rows = found.iter().filter(|row| row["program"] == program);
+                rows.map(|row| row["value"].clone()).collect::<Vec<_>>()
+            };
+            // A hub that loses frames, or of whose connections one has no part in them, has no row.
+            assert_eq!(of("hub-lpm"), values, "{varies}, IPv{family}");
+            assert_eq!(of("bare"), values[..floors], "{varies}, IPv{family}");
+            for row in found {
+                assert_eq!(row["bench"], "scale");
+                for number in ["routes", "destinations", "packet_bytes", "ns_per_packet", "ratio_to_bare", "spread"] {
+                    assert!(row[number].is_number(), "{number} of {row}");
+                }
+                let first = row["value"] == values[0];
+                assert_eq!(row["ratio_to_first"] == 1.0, first, "{row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tcp_gets_through_all_ways() {
+    if Command::new("iperf3").arg("--version").output().is_err() {
+        eprintln!("skipped: iperf3 is not installed");
+        return;
+    }
+    let results = run(&["tcp", "--rounds=1", "--seconds=1", "--streams=1,3"]);
+    for program in ["hub-lpm", "fib", "ip_forward", "ip_forward-without-gro"] {
+        for (family, streams) in [(4, 1), (4, 3), (6, 1), (6, 3)] {
+            let rows = results["rows"].as_array().unwrap();
+            let here = |row: &&Value| {
+                let case = &row["case"];
+                row["measure"] == "received"
+                    && case["program"] == program
+                    && case["family"] == family
+                    && case["streams"] == streams
+            };
+            let found: Vec<_> = rows.iter().filter(here).collect();
+            assert_eq!(found.len(), 1, "{program}, IPv{family}, {streams} streams: {rows:#?}");
+            assert!(found[0]["median"].as_f64().unwrap() > 1.0, "{}", found[0]);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_without_pktgen_is_told_what_else_there_is() {
+    let output = Command::new(BENCH).arg("pktgen").args(["--seconds=1", "--rounds=1"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("has no pktgen") {
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said.contains("`forward`") && said.lines().count() == 1, "{said}");
+    } else {
+        assert!(output.status.success(), "{said}");
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
     setup::{self, host},
 };
 
-/// Measures forwarding, failover, changes under load, or updates of what was just built.
+/// Measures forwarding, how it scales, failover, changes under load, or updates of what was just built.
 ///
 /// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
 /// it, it asks for it through sudo once all is built. benches/README.md says how it is measured and what to make of it.
@@ -37,6 +37,12 @@ pub struct Args {
 enum Name {
     /// What a frame costs by who forwards it (the hub, the kernel's ways), by routes and destinations
     Forward,
+    /// Whether a frame costs more with more next hops, connections or selectors, and in generic mode
+    Scale,
+    /// How many bytes a second TCP gets through the hub, and through the kernel's own forwarding (installs iperf3)
+    Tcp,
+    /// Throughput and latency (RFC 2544) by the kernel's packet generator, where the kernel has it
+    Pktgen,
     /// How long traffic is lost when a tunnel fails that another can take over from
     Failover,
     /// Whether many changes under load cost a frame
@@ -46,8 +52,14 @@ enum Name {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if matches!(args.name, Name::Tcp) {
+        setup::command(host::IPERF3)?;
+    }
     let name = match args.name {
         Name::Forward => "forward",
+        Name::Scale => "scale",
+        Name::Tcp => "tcp",
+        Name::Pktgen => "pktgen",
         Name::Failover => "failover",
         Name::Change => "change",
         Name::Update => "update",

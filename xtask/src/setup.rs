@@ -65,6 +65,12 @@ pub fn runtime() -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that a command is there that not everything here needs: its name, and its Debian package's.
+pub fn command(command: (&str, &str)) -> Result<()> {
+    let _lock = lock(&cache()?)?;
+    host::ensure(&[command])
+}
+
 /// Makes sure that the kernel programs can be built, and says with what.
 pub fn compiler() -> Result<Record> {
     if host::command("rustup").is_none() {

@@ -5,7 +5,10 @@ use aya_ebpf::{
     maps::{Array, DevMap, PerCpuArray},
 };
 
-use crate::shape::{ARRIVALS, Arrival, Counts, PORTS as PORTS_COUNT, Settings, TUNNELS};
+use crate::{
+    expect::{CLASSES, Expect, Tally},
+    shape::{ARRIVALS, Arrival, Counts, FAN as FAN_COUNT, PORTS as PORTS_COUNT, Settings, TUNNELS},
+};
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -33,3 +36,15 @@ pub static MUTED: Array<u32> = Array::with_max_entries(1, 0);
 /// Where `bare` sends everything: port 0. `fib` takes the port with the number of the interface that the kernel names.
 #[map]
 pub static PORTS: DevMap = DevMap::with_max_entries(PORTS_COUNT, 0);
+
+/// Where `fan` sends flows, all of it filled: a device several times where there are fewer.
+#[map]
+pub static FAN: DevMap = DevMap::with_max_entries(FAN_COUNT, 0);
+
+/// Of pktgen's frames: how they must come out, what has been seen of them, and how long they took (see [`CLASSES`]).
+#[map]
+pub static EXPECT: Array<Expect> = Array::with_max_entries(1, 0);
+#[map]
+pub static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static LATENCY: PerCpuArray<u64> = PerCpuArray::with_max_entries(CLASSES, 0);

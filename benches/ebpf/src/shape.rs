@@ -25,6 +25,9 @@ pub const ARRIVALS: u32 = 1 << 17;
 /// Ports that frames can be sent out of: interface indices of a namespace with a few devices stay below.
 pub const PORTS: u32 = 256;
 
+/// Devices that flows can be spread over. A power of two.
+pub const FAN: u32 = 64;
+
 const SPREAD_DESTINATIONS: u32 = 0x9e37_79b1;
 const SPREAD_FLOWS: u32 = 0x85eb_ca6b;
 
@@ -146,7 +149,7 @@ impl Layout {
     /// Makes a head that of frame `number`: destination, source port, number, UDP checksum.
     #[inline(always)]
     pub fn number<const WORDS: usize>(&self, head: &mut Head<WORDS>, settings: &Settings, number: u32) {
-        let pick = scatter(number, SPREAD_DESTINATIONS, settings.destinations);
+        let pick = destination(number, settings.destinations);
         let destination = settings.first_destination.wrapping_add(pick.wrapping_mul(settings.stride));
         let [high, low] = halves(destination);
         // No more flows than ports: fits.
@@ -198,6 +201,12 @@ impl Layout {
         }
         fold(sum) == 0xffff
     }
+}
+
+/// Which of so many destinations frame `number` goes to.
+#[inline(always)]
+pub fn destination(number: u32, destinations: u32) -> u32 {
+    scatter(number, SPREAD_DESTINATIONS, destinations)
 }
 
 /// A pick of `0..count` for a number: neighbours get far apart, and each pick comes equally often.

@@ -22,9 +22,9 @@ use crate::{
     testbed::{A, B, Running},
 };
 
-const SITES: [Site; 2] = [A, B];
+pub const SITES: [Site; 2] = [A, B];
 /// Frames of up to 1514 bytes go through.
-const MTU: u32 = 1500;
+pub const MTU: u32 = 1500;
 /// Flows for all destinations together: what connection tracking takes for a flow table by default.
 const FLOWS: u32 = 64_000;
 /// Source ports, where there are few destinations.
@@ -33,19 +33,20 @@ const FLOWS_EACH: u32 = 64;
 const ATTEMPTS: u32 = 5;
 
 /// A hub between two sites, and where frames go in and out.
-struct Hub {
-    world: World,
-    from: Place,
+pub struct Hub {
+    pub world: World,
+    pub from: Place,
     /// The hub's own devices on the way.
-    ingress: Place,
-    egress: Place,
-    macs: Macs,
+    pub ingress: Place,
+    pub egress: Place,
+    pub macs: Macs,
     /// Where all of it must come out.
-    sink: Place,
+    pub sink: Place,
 }
 
 impl Hub {
-    fn make(kernel_forwards: bool) -> Result<Self> {
+    /// Without routes and without an agent.
+    pub fn make(kernel_forwards: bool) -> Result<Self> {
         let options = Options::default().sites(SITES).slow_path(kernel_forwards).tunnel_mtu(MTU);
         let world = World::three_offices(&options)?;
         let place = |place: &str, device: &str| Place::find(world[place].name(), device);
@@ -58,6 +59,21 @@ impl Hub {
         }
         let macs = Macs { from: from.mac()?, gateway: ingress.mac()?, to: sink.mac()? };
         Ok(Self { world, from, ingress, egress, macs, sink })
+    }
+}
+
+impl Hub {
+    /// Has the hub's kernel know the way to both sites' own networks.
+    pub fn route_sites(&self) -> Result<()> {
+        for site in &SITES {
+            for (network, via) in [
+                (site.network4().to_string(), site.peer4(0).to_string()),
+                (site.network6().to_string(), "fe80::2".to_owned()),
+            ] {
+                self.world[HUB].ip(&format!("route add {network} via {via} dev {}", site.hub_device(0)))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -167,13 +183,9 @@ impl Hubs {
 
 fn flood(programs: &mut Programs, hub: &Hub, program: Program, load: Load) -> Result<Report> {
     let Load { family, routes, destinations, bytes, frames, cpu } = load;
-    pin(cpu)?;
     let flows = (FLOWS / destinations).clamp(1, FLOWS_EACH);
     let traffic = Traffic {
-        source: match family {
-            Family::V4 => A.host4().into(),
-            Family::V6 => A.host6().into(),
-        },
+        source: family.host(&A),
         destination: family.all(),
         spread: routes::spread(routes, destinations),
         destinations,
@@ -181,7 +193,20 @@ fn flood(programs: &mut Programs, hub: &Hub, program: Program, load: Load) -> Re
         bytes,
         untouched: program == Program::Bare,
     };
-    programs.set(&settings(&traffic, hub.macs)?)?;
+    flood_with(programs, hub, &traffic, frames, cpu)
+}
+
+/// Warms up and floods, all on this thread and so on one core.
+pub fn flood_with(
+    programs: &mut Programs,
+    hub: &Hub,
+    traffic: &Traffic,
+    frames: u64,
+    cpu: Option<usize>,
+) -> Result<Report> {
+    let &Traffic { destinations, flows, bytes, .. } = traffic;
+    pin(cpu)?;
+    programs.set(&settings(traffic, hub.macs)?)?;
     let mut flood = Flood { programs, from: &hub.from, frame: vec![0; bytes as usize], batch: BATCH };
     // Several of each flow: the first ones take the long way.
     let enough = crate::flood::WARM_UP.max(u64::from(destinations) * u64::from(flows) * 4).min(frames);

@@ -114,7 +114,7 @@ impl fmt::Display for Results {
 }
 
 /// The middle one, or the mean of the middle two.
-fn median(values: &[f64]) -> Option<f64> {
+pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

@@ -6,20 +6,20 @@
 
 use std::{
     fmt::Write as _,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use clap::ValueEnum;
 use hub_tests::lab::{HubConfig, Site};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 
 use crate::settings::Spread;
 
 /// Where the row begins: 32 bits, of which the first 4 are always the same.
-const FIRST: u32 = 16 << 24;
+pub const FIRST: u32 = 16 << 24;
 /// Addresses from one network of the row to the next.
-const SLOT: u32 = 1 << 8;
+pub const SLOT: u32 = 1 << 8;
 /// Networks in the row.
 pub const MOST: u32 = 1 << 20;
 
@@ -42,6 +42,30 @@ impl Family {
     /// Everything that can be routed to.
     pub fn all(self) -> IpNet {
         network(self, FIRST, 4)
+    }
+
+    /// All addresses there are.
+    pub fn any(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::default()),
+            Self::V6 => IpNet::V6(Ipv6Net::default()),
+        }
+    }
+
+    /// The site's own network.
+    pub fn network(self, site: &Site) -> IpNet {
+        match self {
+            Self::V4 => site.network4().into(),
+            Self::V6 => site.network6().into(),
+        }
+    }
+
+    /// The site's host.
+    pub fn host(self, site: &Site) -> IpAddr {
+        match self {
+            Self::V4 => site.host4().into(),
+            Self::V6 => site.host6().into(),
+        }
     }
 
     /// Shortest frame that the generator makes, from the Ethernet header on.
@@ -70,7 +94,8 @@ pub fn prefix(family: Family, number: u32) -> IpNet {
     network(family, FIRST + number * SLOT, length)
 }
 
-fn network(family: Family, bits: u32, length: u8) -> IpNet {
+/// The network whose IPv4 address, or the same bits of an IPv6 one, is `bits`; `length` is that of the IPv4 network.
+pub fn network(family: Family, bits: u32, length: u8) -> IpNet {
     match family {
         Family::V4 => IpNet::new_assert(Ipv4Addr::from_bits(bits).into(), length),
         Family::V6 => {

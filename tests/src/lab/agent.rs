@@ -233,13 +233,25 @@ impl Agent {
     ///
     /// # Errors
     /// As [`stop`](Self::stop).
-    pub fn stop_with(mut self, signal: Signal) -> anyhow::Result<Scratch> {
-        let status = end_with(&self.child, signal, Duration::from_secs(10));
+    pub fn stop_with(self, signal: Signal) -> anyhow::Result<Scratch> {
+        self.end_within(signal, Duration::from_secs(10))
+    }
+
+    /// As [`stop`](Self::stop), for one that has very many routes to take back.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub fn stop_within(self, time: Duration) -> anyhow::Result<()> {
+        self.end_within(Signal::SIGTERM, time).map(drop)
+    }
+
+    fn end_within(mut self, signal: Signal, time: Duration) -> anyhow::Result<Scratch> {
+        let status = end_with(&self.child, signal, time);
         self.ended = true;
         match status {
             Some(status) if status.success() => Ok(self.scratch.take().expect("the files are there until now")),
             Some(status) => bail!("the agent ended with {status} on {signal}; its log:\n{}", self.log()),
-            None => bail!("the agent did not end within 10 s of {signal}; its log:\n{}", self.log()),
+            None => bail!("the agent did not end within {time:?} of {signal}; its log:\n{}", self.log()),
         }
     }
 

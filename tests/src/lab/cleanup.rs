@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -26,12 +26,14 @@ const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Made {
+    pub actions: Vec<(u64, Box<dyn FnOnce() + Send>)>,
     pub namespaces: Vec<String>,
     pub directories: Vec<PathBuf>,
     pub processes: Vec<Arc<Mutex<Child>>>,
 }
 
-static MADE: Mutex<Made> = Mutex::new(Made { namespaces: Vec::new(), directories: Vec::new(), processes: Vec::new() });
+static MADE: Mutex<Made> =
+    Mutex::new(Made { actions: Vec::new(), namespaces: Vec::new(), directories: Vec::new(), processes: Vec::new() });
 
 /// What is made is made, and noted, while this lock is held: so an interrupt never finds a thing half made, and never
 /// removes one that is not ours.
@@ -57,6 +59,27 @@ extern "C" fn note_signal(_: libc::c_int) {
     // SAFETY: write is async-signal-safe; the descriptor was stored before the handler was installed and is never
     // closed; the buffer is one readable byte. A full pipe loses nothing: one byte is enough to end the process.
     unsafe { libc::write(pipe, [1_u8].as_ptr().cast(), 1) };
+}
+
+/// Something to be done at an interrupt, before all that was made is removed. Dropping it forgets it.
+#[derive(Debug)]
+pub struct AtInterrupt(u64);
+
+impl AtInterrupt {
+    /// For what ends with no process and no namespace. `action` must not make or remove anything of the lab's.
+    #[must_use]
+    pub fn run(action: impl FnOnce() + Send + 'static) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        made().actions.push((number, Box::new(action)));
+        Self(number)
+    }
+}
+
+impl Drop for AtInterrupt {
+    fn drop(&mut self) {
+        made().actions.retain(|(number, _)| *number != self.0);
+    }
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP stop the agents, delete the namespaces and directories that this process
@@ -92,6 +115,9 @@ fn wait_then_clean_up(mut pipe: File) {
     }
     // Held until the end: nothing more can be made.
     let mut made = made();
+    for (_, action) in made.actions.drain(..) {
+        action();
+    }
     for process in made.processes.drain(..) {
         agent::end(&process, GRACE);
     }

@@ -38,7 +38,7 @@ mod world;
 
 pub use agent::{Agent, AgentCommand};
 pub use binary::agent_binary;
-pub use cleanup::{clean_up_on_interrupt, park_if_interrupted};
+pub use cleanup::{AtInterrupt, clean_up_on_interrupt, park_if_interrupted};
 pub use config::{ConnectionConfig, HubConfig, RouteConfig};
 pub use device::{Counters, Mac};
 pub use frames::{Frame, FrameSocket};
@@ -51,7 +51,7 @@ pub use scratch::Scratch;
 pub use status::{Status, VPC_SIDE};
 pub use switch::Switch;
 pub use tcp::{TcpPair, Transfer, tcp_transfer};
-pub use tool::output;
+pub use tool::{Background, output};
 pub use tun::Tun;
 pub use udp::{Datagram, UdpProbe, UdpReceiver, udp_probe};
 pub use world::{Builder, End, Link, PlaceSpec, World, unique_prefix};

@@ -111,6 +111,23 @@ impl Namespace {
         }
     }
 
+    /// The one that this process runs in, whatever its name; this value does not own it.
+    ///
+    /// # Errors
+    /// When the kernel has no namespaces.
+    pub fn current() -> anyhow::Result<Self> {
+        let handle = File::open("/proc/thread-self/ns/net").context("opening this network namespace")?;
+        Ok(Self { name: "this network namespace".to_owned(), handle, owned: false })
+    }
+
+    /// Another value for the same namespace, which does not own it.
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn duplicate(&self) -> anyhow::Result<Self> {
+        Ok(Self { name: self.name.clone(), handle: self.handle.try_clone()?, owned: false })
+    }
+
     /// Deletes the namespace of exactly this name, whoever made it; `false` when there is none.
     ///
     /// # Errors

@@ -35,9 +35,17 @@ fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
+/// What one of the benches needs besides.
+pub const IPERF3: (&str, &str) = ("iperf3", "iperf3");
+
 /// Installs the commands that are missing.
 pub fn ensure_commands() -> Result<()> {
-    let missing: Vec<_> = COMMANDS.into_iter().filter(|(name, _)| command(name).is_none()).collect();
+    ensure(&COMMANDS)
+}
+
+/// Installs those of `commands`, each with its Debian package, that are missing.
+pub fn ensure(commands: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = commands.iter().filter(|(name, _)| command(name).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,179 @@
+//! Both ends of the way: frames get the time where they leave, and are checked, counted and timed where they come out.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    maps::{Array, PerCpuArray},
+    programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc},
+};
+use hub_tests::lab::{AtInterrupt, Namespace};
+
+use crate::{
+    expect::{CLASS, CLASSES, Expect, Tally},
+    place::Place,
+    programs::Programs,
+    stats::float,
+};
+
+// SAFETY: integers and arrays of them, without padding: the size is asserted beside the type.
+unsafe impl aya::Pod for Expect {}
+// SAFETY: three integers of the same size.
+unsafe impl aya::Pod for Tally {}
+
+/// All have come when none has for this long.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// The programs of one case. Dropping it detaches them.
+pub struct Ends {
+    programs: Programs,
+    /// The device got a `clsact` for the stamp, which stays when programs are gone.
+    classified: Option<(Place, AtInterrupt)>,
+}
+
+/// Microseconds that frames took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latency {
+    pub median: f64,
+    pub p99: f64,
+    pub most: f64,
+}
+
+impl Ends {
+    /// Attaches the sink to the far device: natively where its driver can.
+    pub fn attach(to: &Place) -> Result<Self> {
+        let mut programs = Programs::load()?;
+        let sink: &mut Xdp =
+            programs.object().program_mut("pktgen_sink").context("no program pktgen_sink")?.try_into()?;
+        sink.load().context("loading pktgen_sink")?;
+        to.namespace
+            .enter(|| {
+                sink.attach_to_if_index(to.index, XdpMode::Driver)
+                    .or_else(|_| sink.attach_to_if_index(to.index, XdpMode::Skb))
+            })?
+            .with_context(|| format!("attaching to {}: has it an XDP program already?", to.device))?;
+        Ok(Self { programs, classified: None })
+    }
+
+    /// Attaches the stamp to the device that the frames leave by.
+    pub fn stamp(&mut self, from: Place) -> Result<()> {
+        let stamp: &mut SchedClassifier =
+            self.programs.object().program_mut("stamp").context("no program stamp")?.try_into()?;
+        stamp.load().context("loading stamp")?;
+        let mut attach = || stamp.attach(&from.device, TcAttachType::Egress).map(drop);
+        let added = from.namespace.enter(|| {
+            // Linux before 6.6 wants a clsact on the device. One that is there already is fine.
+            if attach().is_ok() {
+                return Ok(false);
+            }
+            let added = tc::qdisc_add_clsact(&from.device).is_ok();
+            attach().map(|()| added)
+        })?;
+        let added = added.map_err(|error| anyhow!(error).context(format!("stamping frames on {}", from.device)))?;
+        if added {
+            let (namespace, device) = (from.namespace.duplicate()?, from.device.clone());
+            let at_interrupt = AtInterrupt::run(move || declassify(&namespace, &device));
+            self.classified = Some((from, at_interrupt));
+        }
+        Ok(())
+    }
+
+    pub fn expect(&mut self, expect: &Expect) -> Result<()> {
+        let map = self.programs.object().map_mut("EXPECT").context("no map EXPECT")?;
+        let mut array: Array<_, Expect> = map.try_into()?;
+        array.set(0, expect, 0).context("writing EXPECT")
+    }
+
+    pub fn tally(&mut self) -> Result<Tally> {
+        let map = self.programs.object().map("TALLY").context("no map TALLY")?;
+        let array: PerCpuArray<_, Tally> = map.try_into()?;
+        let sum = array.get(&0, 0).context("reading TALLY")?.iter().fold(Tally::default(), |sum, one| Tally {
+            good: sum.good + one.good,
+            garbled: sum.garbled + one.garbled,
+            slowest: sum.slowest.max(one.slowest),
+        });
+        Ok(sum)
+    }
+
+    /// Waits until so many frames more than `before` have come, or none does any more.
+    pub fn drain(&mut self, before: Tally, sent: u64) -> Result<Tally> {
+        let (mut last, mut changed) = (Tally::default(), Instant::now());
+        loop {
+            let now = self.tally()?;
+            let since = Tally { good: now.good - before.good, garbled: now.garbled - before.garbled, ..now };
+            if (since.good, since.garbled) != (last.good, last.garbled) {
+                changed = Instant::now();
+            }
+            last = since;
+            // Not at once: there may be more than there should.
+            if changed.elapsed() > if last.good + last.garbled >= sent { QUIET / 10 } else { QUIET } {
+                return Ok(last);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Of all stamped frames that have come.
+    pub fn latency(&mut self) -> Result<Option<Latency>> {
+        let slowest = self.tally()?.slowest;
+        let map = self.programs.object().map("LATENCY").context("no map LATENCY")?;
+        let array: PerCpuArray<_, u64> = map.try_into()?;
+        let counts: Result<Vec<u64>> =
+            (0..CLASSES).map(|class| Ok(array.get(&class, 0).context("reading LATENCY")?.iter().sum())).collect();
+        Ok(latency(&counts?, slowest))
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if let Some((place, _)) = &self.classified {
+            declassify(&place.namespace, &place.device);
+        }
+    }
+}
+
+fn declassify(namespace: &Namespace, device: &str) {
+    // Nothing can be done about one that stays: it does nothing.
+    drop(namespace.command("tc").args(["qdisc", "del", "dev", device, "clsact"]).output());
+}
+
+/// Order statistics over classes, by their upper ends: nearest rank. What lies in the last class counts as the slowest.
+fn latency(counts: &[u64], slowest: u64) -> Option<Latency> {
+    let all: u64 = counts.iter().sum();
+    if all == 0 {
+        return None;
+    }
+    let microseconds = |nanoseconds: u64| float(nanoseconds) / 1e3;
+    let rank = |percent: u64| {
+        let wanted = (all * percent).div_ceil(100);
+        let mut sum = 0;
+        let class = counts.iter().position(|count| {
+            sum += count;
+            sum >= wanted
+        });
+        match class {
+            Some(class) if class + 1 < counts.len() => microseconds(((class as u64 + 1) * CLASS).min(slowest)),
+            _ => microseconds(slowest),
+        }
+    };
+    Some(Latency { median: rank(50), p99: rank(99), most: microseconds(slowest) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_come_from_the_classes() {
+        let mut counts = vec![0; 10];
+        (counts[1], counts[3]) = (98, 1);
+        assert_eq!(latency(&counts, 350), Some(Latency { median: 0.2, p99: 0.35, most: 0.35 }));
+        counts[9] = 100;
+        let slow = latency(&counts, 5_000).unwrap();
+        assert_eq!((slow.median, slow.p99, slow.most), (5.0, 5.0, 5.0));
+        assert_eq!(latency(&[0; 10], 0), None);
+    }
+}
