@@ -27,7 +27,7 @@ use crate::{
 #[derive(Args)]
 pub struct Arguments {
     /// Who forwards
-    #[arg(long, value_delimiter = ',', default_values = ["hub-lpm", "fib", "ip_forward", "ip_forward-without-gro"])]
+    #[arg(long, value_delimiter = ',', default_values = ["hub", "fib", "ip_forward", "ip_forward-without-gro"])]
     programs: Vec<Way>,
     /// IP versions
     #[arg(long, value_delimiter = ',', default_values = ["4", "6"])]
@@ -57,7 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Way {
     /// The agent and its program
-    #[value(name = "hub-lpm", alias = "hub")]
+    #[value(name = "hub")]
     Hub,
     /// An XDP program that asks the kernel for the route (`bpf_fib_lookup`)
     #[value(name = "fib")]
@@ -73,7 +73,7 @@ enum Way {
 impl Way {
     fn name(self) -> &'static str {
         match self {
-            Self::Hub => "hub-lpm",
+            Self::Hub => "hub",
             Self::Fib => "fib",
             Self::Kernel => "ip_forward",
             Self::KernelWithoutGro => "ip_forward-without-gro",

@@ -162,7 +162,7 @@ fn few_and_many_are_compared() {
                 rows.map(|row| row["value"].clone()).collect::<Vec<_>>()
             };
             // A hub that loses frames, or of whose connections one has no part in them, has no row.
-            assert_eq!(of("hub-lpm"), values, "{varies}, IPv{family}");
+            assert_eq!(of("hub"), values, "{varies}, IPv{family}");
             assert_eq!(of("bare"), values[..floors], "{varies}, IPv{family}");
             for row in found {
                 assert_eq!(row["bench"], "scale");

@@ -16,8 +16,10 @@
 
 use crate::{Reason, compiled::POLICY_COLUMN};
 
-/// Capacity of `ATTACHMENTS` and `PORTS`, and with two more of `COUNTERS`: interfaces, and connections, of one gateway.
+/// Capacity of `FAR_ATTACHMENTS` and `PORTS`, and with two more of `COUNTERS`: interfaces, and connections, of one gateway.
 pub const MAX_CONNECTIONS: u32 = 4096;
+/// Interface indices below this one have their attachment in `ATTACHMENTS`, others in the slower `FAR_ATTACHMENTS`.
+pub const NEAR_INTERFACES: u32 = 1 << 14;
 /// Capacity of each route and selector trie; memory is used by the entry.
 pub const MAX_PREFIXES: u32 = 1 << 21;
 /// Capacity of `NEXT_HOPS`.
@@ -60,6 +62,10 @@ impl Attachment {
     pub const ETHERNET: u16 = 1;
     /// What comes in here may go to the VPC alone.
     pub const ISOLATED: u16 = 2;
+    /// It is one: unset in the array's places of other interfaces.
+    pub const PRESENT: u16 = 4;
+    /// Of an interface that is no attachment.
+    pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0 };
 }
 
 /// An address in a scope: key data of `REMOTES_*` (scope of an attachment or a connection) and `LOCALS_*` (policy).
@@ -127,12 +133,20 @@ pub struct NextHop {
     pub port: u32,
     /// Longest IP packet of the egress interface, bytes.
     pub mtu: u32,
-    /// Link address of the egress interface.
-    pub source_mac: [u8; 6],
-    /// Link address of the neighbour, where [`NextHop::RESOLVED`].
-    pub destination_mac: [u8; 6],
     /// [`NextHop::ETHERNET`] and the like.
     pub flags: u32,
+    /// Link address of the neighbour, where [`NextHop::RESOLVED`], and of the egress interface, as [`link_addresses`]
+    /// makes them.
+    pub addresses: [u32; 3],
+    /// To a cache line.
+    pub padding: [u32; 7],
+}
+
+/// Destination and source of an Ethernet header, byte after byte as on the wire, in words: the program copies these.
+#[inline(always)]
+pub const fn link_addresses(destination: [u8; 6], source: [u8; 6]) -> [u32; 3] {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination, source);
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]), u32::from_ne_bytes([i, j, k, l])]
 }
 
 impl NextHop {
@@ -140,7 +154,7 @@ impl NextHop {
     pub const UP: u32 = 1;
     /// Frames need an Ethernet header.
     pub const ETHERNET: u32 = 2;
-    /// `destination_mac` is known.
+    /// The neighbour's address is known.
     pub const RESOLVED: u32 = 4;
     /// Each destination is a neighbour of its own: ask `NEIGHBOURS`.
     pub const ON_LINK: u32 = 8;
@@ -198,7 +212,7 @@ const _: () = {
     assert!(size_of::<Scoped<[u8; 16]>>() == 20);
     assert!(size_of::<Remote>() == 8);
     assert!(size_of::<Route>() == 8);
-    assert!(size_of::<NextHop>() == 36);
+    assert!(size_of::<NextHop>() == 64);
     assert!(size_of::<Neighbour>() == 24);
     assert!(size_of::<LinkAddress>() == 8);
     assert!(size_of::<Vlan>() == 8);

@@ -45,12 +45,9 @@ pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
-    let Some(attachment) = maps::ATTACHMENTS.get_ptr(frame.interface()) else {
+    let Some(attachment) = parse::attachment(frame.interface()) else {
         return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
     };
-    // Copied at once: the kernel may reuse the memory of a removed element for another one.
-    // SAFETY: while the program runs, that memory stays an element of this map.
-    let attachment = unsafe { *attachment };
     let mut connection = attachment.connection;
     let outcome = match parse::link(frame, &attachment) {
         Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &mut connection),

@@ -10,12 +10,16 @@ use hub_common::{
     compiled::{Chunk, MAX_CHUNKS},
     maps::{
         Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
-        Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
+        NEAR_INTERFACES, Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
     },
 };
 
 #[map]
-pub static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
+pub static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(NEAR_INTERFACES, 0);
+
+/// Those of interfaces whose index is too high for the array: hosts count on as interfaces come and go.
+#[map]
+pub static FAR_ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
 
 #[map]
 pub static VLANS: HashMap<Vlan, u32> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);

@@ -54,6 +54,18 @@ const FRAGMENT: u16 = 0x3fff;
 /// IPv6 hop-by-hop options (RFC 8200 section 4.3).
 const HOP_BY_HOP: u8 = 0;
 
+/// The attachment that an interface is.
+#[inline(always)]
+pub fn attachment(ifindex: u32) -> Option<Attachment> {
+    // Copied at once: the kernel may reuse the memory of an element that is removed for another one.
+    let attachment = match maps::ATTACHMENTS.get(ifindex) {
+        Some(near) => *near,
+        // SAFETY: while the program runs, that memory stays an element of this map.
+        None => unsafe { *maps::FAR_ATTACHMENTS.get_ptr(ifindex)? },
+    };
+    if attachment.flags & Attachment::PRESENT != 0 { Some(attachment) } else { None }
+}
+
 /// Finds the IP header behind the link header of the attachment.
 #[inline(always)]
 pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {

@@ -4,7 +4,7 @@
 
 use hub_common::{
     Reason, checksum,
-    maps::{LinkAddress, Neighbour, NextHop},
+    maps::{LinkAddress, Neighbour, NextHop, link_addresses},
 };
 
 use crate::{
@@ -29,22 +29,24 @@ pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop
     if packet.options {
         return Err(Reason::IpOptions);
     }
-    let neighbour = neighbour(packet, next_hop)?;
+    let addresses = neighbour(packet, next_hop)?;
 
     A::decrement(frame, packet.offset)
         .and_then(|()| trim(frame, packet, next_hop))
-        .and_then(|()| link_header::<A, F>(frame, packet, next_hop, neighbour))
+        .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
         .map_err(|Refused| Reason::RedirectFailed)
 }
 
-/// The link address the frame goes to; meaningless on raw-IP links.
+/// Both link addresses of the frame that leaves; meaningless on raw-IP links.
 #[inline(always)]
-fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 6], Reason> {
+fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32; 3], Reason> {
     if next_hop.flags & NextHop::ON_LINK != 0 {
         let key = Neighbour { address: packet.destination.mapped(), ifindex: next_hop.ifindex, family: A::VERSION };
         // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
         if let Some(LinkAddress { mac, .. }) = unsafe { maps::NEIGHBOURS.get(key) } {
-            return Ok(*mac);
+            let [_, _, a, b] = next_hop.addresses[1].to_ne_bytes();
+            let [c, d, e, f] = next_hop.addresses[2].to_ne_bytes();
+            return Ok(link_addresses(*mac, [a, b, c, d, e, f]));
         }
         ask_for(key);
         return Err(Reason::NoNeighbour);
@@ -52,7 +54,7 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u8; 
     if next_hop.flags & (NextHop::RESOLVED | NextHop::ETHERNET) == NextHop::ETHERNET {
         return Err(Reason::NoNeighbour);
     }
-    Ok(next_hop.destination_mac)
+    Ok(next_hop.addresses)
 }
 
 /// Asks the agent to have the neighbour resolved: the kernel, which gets this packet, does so only if it forwards.
@@ -82,7 +84,7 @@ fn link_header<A: Address, F: Frame>(
     frame: &mut F,
     packet: &Packet<A>,
     next_hop: &NextHop,
-    neighbour: [u8; 6],
+    addresses: [u32; 3],
 ) -> Result<(), Refused> {
     let ethernet = next_hop.flags & NextHop::ETHERNET != 0;
     let length = if ethernet { size_of::<Ethernet>() } else { 0 };
@@ -90,8 +92,12 @@ fn link_header<A: Address, F: Frame>(
         frame.shrink_head(packet.offset as i32 - length as i32)?;
     }
     if ethernet {
-        *frame.at_mut(0).ok_or(Refused)? =
-            Ethernet { destination: neighbour, source: next_hop.source_mac, ethertype: A::ETHERTYPE };
+        // Word by word, as the compiler then stores it; a copy of the whole it makes byte by byte.
+        let header = frame.at_mut::<[u8; size_of::<Ethernet>()]>(0).ok_or(Refused)?;
+        for (place, word) in header.chunks_exact_mut(4).zip(addresses) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        header[12..].copy_from_slice(&A::ETHERTYPE);
     }
     Ok(())
 }

@@ -128,8 +128,10 @@ impl Hubs {
         (family, routes): (Family, u32),
     ) -> Result<Duration> {
         let lookup = program.lookup().context("not an agent")?;
+        let config = routes::config(&SITES, family, routes);
+        let config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
         let hub = Hub::make(false)?;
-        let running = Running::start(binary, &hub.world[HUB], &routes::config(&SITES, family, routes, lookup))?;
+        let running = Running::start(binary, &hub.world[HUB], &config)?;
         running.rest()?;
         programs.attach("sink", &hub.sink)?;
         let ready = running.ready;

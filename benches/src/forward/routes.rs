@@ -111,11 +111,11 @@ pub fn spread(routes: u32, destinations: u32) -> Spread {
 }
 
 /// The hub's configuration: both sites, all that can be routed to behind `to`, and so many routes there.
-pub fn config(sites: &[Site; 2], family: Family, routes: u32, lookup: &str) -> String {
+pub fn config(sites: &[Site; 2], family: Family, routes: u32) -> String {
     let mut config = HubConfig::offices(sites).unpublished();
     let to = &sites[1].place;
     config.connection(to).remote_cidrs.push(family.all().to_string());
-    let mut text = format!("{config}[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n\n");
+    let mut text = config.to_string();
     for number in 0..routes {
         // No blanks and no weight (the default is 100): a file has 64 MiB at most.
         writeln!(text, "[[route]]\ndestination=\"{}\"\nnext_hop=\"{to}\"", prefix(family, number)).expect("fits");

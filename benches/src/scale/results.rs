@@ -178,7 +178,7 @@ mod tests {
     fn rows_say_what_varies() {
         let row = row(Subject::NextHops, 64, Program::Hub, [&[220.0], &[100.0], &[200.0]]);
         let expected = serde_json::json!({
-            "bench": "scale", "program": "hub-lpm", "family": 4, "routes": 1, "destinations": 1, "packet_bytes": 64,
+            "bench": "scale", "program": "hub", "family": 4, "routes": 1, "destinations": 1, "packet_bytes": 64,
             "ns_per_packet": 220.0, "ratio_to_bare": 2.2, "spread": 0.0,
             "varies": "next_hops", "value": 64, "ratio_to_first": 1.1,
         });

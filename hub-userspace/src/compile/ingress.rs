@@ -96,7 +96,7 @@ impl Compiler<'_> {
     }
 
     fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16) {
-        let flags = flags | if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let flags = flags | Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags };
         self.tables.attachments.insert(link.index, attachment);
         for upper in self.inputs.host.links.values() {

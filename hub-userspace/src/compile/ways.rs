@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use hub_common::maps::{NextHop, Route, VPC};
+use hub_common::maps::{NextHop, Route, VPC, link_addresses};
 use ipnet::IpNet;
 
 use super::Inputs;
@@ -142,9 +142,9 @@ impl Compiler<'_> {
             ifindex: 0,
             port: 0,
             mtu: 0,
-            source_mac: [0; 6],
-            destination_mac: [0; 6],
             flags: 0,
+            addresses: [0; 3],
+            padding: [0; 7],
         };
         // An interface that has just come has no port before the ingress is compiled.
         let Some((link, port)) =
@@ -169,9 +169,8 @@ impl Compiler<'_> {
             ifindex: link.index,
             port,
             mtu: link.mtu,
-            source_mac: link.mac.unwrap_or_default(),
-            destination_mac,
             flags,
+            addresses: link_addresses(destination_mac, link.mac.unwrap_or_default()),
             ..nowhere
         }
     }

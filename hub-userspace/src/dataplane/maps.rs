@@ -9,7 +9,7 @@ use aya::{
         xdp::XdpMapError,
     },
 };
-use hub_common::maps::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Vlan};
+use hub_common::maps::{Attachment, Counters, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Vlan};
 
 use super::{
     Error,
@@ -66,7 +66,7 @@ pub struct Loaded {
 
 /// Every map the agent writes.
 pub struct Maps {
-    attachments: Named<HashMap<MapData, u32, Attachment>>,
+    attachments: Named<ByInterface>,
     vlans: Named<HashMap<MapData, Vlan, u32>>,
     lookup: Lookup,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
@@ -79,7 +79,7 @@ pub struct Maps {
 impl Maps {
     pub fn take(ebpf: &mut Ebpf, settings: &Settings) -> Result<Self, Error> {
         Ok(Self {
-            attachments: take(ebpf, "ATTACHMENTS")?,
+            attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
             lookup: Lookup::take(ebpf, settings)?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
@@ -218,6 +218,36 @@ impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
 
     fn delete(&mut self, _key: &u32) -> Result<(), MapError> {
         Ok(())
+    }
+}
+
+/// Attachments: those of most interfaces in an array, the others in a hash.
+pub struct ByInterface {
+    near: Array<MapData, Attachment>,
+    far: HashMap<MapData, u32, Attachment>,
+}
+
+impl ByInterface {
+    fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, Error> {
+        let near = take(ebpf, "ATTACHMENTS")?;
+        let Named { name, capacity, map: far } = take(ebpf, "FAR_ATTACHMENTS")?;
+        Ok(Named { name, capacity, map: Self { near: near.map, far } })
+    }
+}
+
+impl Writer<u32, Attachment> for ByInterface {
+    fn put(&mut self, ifindex: &u32, attachment: &Attachment) -> Result<(), MapError> {
+        match *ifindex < NEAR_INTERFACES {
+            true => self.near.set(*ifindex, attachment, 0),
+            false => self.far.insert(ifindex, attachment, 0),
+        }
+    }
+
+    fn delete(&mut self, ifindex: &u32) -> Result<(), MapError> {
+        match *ifindex < NEAR_INTERFACES {
+            true => self.near.set(*ifindex, Attachment::NONE, 0),
+            false => self.far.remove(ifindex),
+        }
     }
 }
 
