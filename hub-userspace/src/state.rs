@@ -163,6 +163,7 @@ mod tests {
             remote_cidrs: Vec::new(),
             health_check: None,
             up_delay: DELAY,
+            ipsec: None,
         }
     }
 

@@ -149,6 +149,7 @@ impl Reader<'_, '_> {
                 "remote_cidrs",
                 "health_check",
                 "up_delay",
+                "ipsec",
             ],
             _ => &["address"],
         };
