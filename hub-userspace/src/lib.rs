@@ -17,6 +17,7 @@ pub mod event;
 pub mod health;
 pub mod layout;
 pub mod netlink;
+pub mod peer_config;
 pub mod rib;
 pub mod selectors;
 pub mod slots;

@@ -95,6 +95,25 @@ pub static ALGORITHMS: &[Algorithm] = &[
     weak("ecp192", Kind::Group, SMALL_GROUP),
 ];
 
+/// Numbers of the groups (IANA, `IKEv2` Transform Type 4).
+const GROUPS: &[(&str, u16)] = &[
+    ("modp768", 1),
+    ("modp1024", 2),
+    ("modp1536", 5),
+    ("modp2048", 14),
+    ("modp3072", 15),
+    ("modp4096", 16),
+    ("modp6144", 17),
+    ("modp8192", 18),
+    ("ecp256", 19),
+    ("ecp384", 20),
+    ("ecp521", 21),
+    ("modp1024s160", 22),
+    ("ecp192", 25),
+    ("curve25519", 31),
+    ("curve448", 32),
+];
+
 /// Other names of the same.
 const ALIASES: &[(&str, &str)] = &[
     ("aes", "aes128"),
@@ -116,9 +135,30 @@ const ALIASES: &[(&str, &str)] = &[
     ("x448", "curve448"),
 ];
 
+/// The number of a group: what devices call it by.
+pub fn group_number(group: &Algorithm) -> Option<u16> {
+    GROUPS.iter().find(|(name, _)| *name == group.name).map(|(_, number)| *number)
+}
+
 /// The algorithm of that name, in whatever case.
 pub fn find(name: &str) -> Option<&'static Algorithm> {
     let lower = name.to_ascii_lowercase();
     let name = ALIASES.iter().find(|(alias, _)| *alias == lower).map_or(lower.as_str(), |(_, name)| name);
     ALGORITHMS.iter().find(|algorithm| algorithm.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_there_once_and_every_group_has_a_number() {
+        for (index, algorithm) in ALGORITHMS.iter().enumerate() {
+            assert!(ALGORITHMS[..index].iter().all(|other| other.name != algorithm.name), "{algorithm}");
+            assert_eq!(group_number(algorithm).is_some(), algorithm.kind == Kind::Group, "{algorithm}");
+        }
+        for (alias, name) in ALIASES {
+            assert_eq!(find(alias).map(|found| found.name), Some(*name));
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod tunnel;
 use std::{path::PathBuf, time::Duration};
 
 pub use self::{
-    algorithm::{Algorithm, Kind},
+    algorithm::{Algorithm, Kind, group_number},
     identity::{Form, Identity},
     proposal::{Proposal, Protocol},
     tunnel::Tunnel,
