@@ -26,4 +26,5 @@ mod sole;
 pub mod state;
 pub mod status;
 pub mod tables;
+pub mod vici;
 pub mod view;
