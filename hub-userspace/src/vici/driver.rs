@@ -45,6 +45,33 @@ pub struct View {
     pub unreachable: Option<String>,
 }
 
+impl View {
+    /// Whether a connection's tunnel can carry traffic; `None`: not known yet.
+    pub fn is_up(&self, name: &str, start: Start) -> Option<bool> {
+        if self.unreachable.is_some() || self.problems.contains_key(name) {
+            return Some(false);
+        }
+        let tunnel = self.tunnels.get(name)?;
+        // With the first packet there will be one; without packets, there would never be.
+        let waits = start == Start::Trap && tunnel.fault.is_none();
+        Some(tunnel.is_up() || waits)
+    }
+
+    /// Why it cannot.
+    pub fn reason(&self, name: &str, start: Start) -> String {
+        if let Some(why) = self.problems.get(name).or(self.unreachable.as_ref()) {
+            return why.clone();
+        }
+        match (self.tunnels.get(name), start) {
+            (Some(Tunnel { fault: Some(fault), .. }), _) => format!("IPsec: {fault}"),
+            (Some(Tunnel { ike: Some(_), .. }), _) => "IPsec: negotiating".to_owned(),
+            (Some(_), Start::None) => "IPsec: the site has not begun yet (start = \"none\")".to_owned(),
+            (Some(_), _) => "IPsec: there is no tunnel; it is begun again".to_owned(),
+            (None, _) => "IPsec: strongSwan has not answered yet".to_owned(),
+        }
+    }
+}
+
 /// The task; it ends when this is dropped.
 pub struct Driver {
     config: watch::Sender<Arc<Config>>,
@@ -159,10 +186,15 @@ impl Task {
                 }
                 Err(error) => unreachable(&socket, &error),
             };
-            if self.lost.is_none() {
-                warn!("{error}; trying again");
-                self.lost = Some((Instant::now(), error));
-            }
+            let since = match &self.lost {
+                Some((since, _)) => *since,
+                None => {
+                    warn!("{error}; trying again");
+                    Instant::now()
+                }
+            };
+            // The latest is the one to act on: that it hung up says less than that it is not there.
+            self.lost = Some((since, error));
             let until = Instant::now() + wait;
             wait = (wait * 2).min(LONGEST_WAIT);
             self.publish();
