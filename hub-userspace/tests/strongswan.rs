@@ -130,7 +130,7 @@ fn cable(hub: &Charon, site: &Charon) {
     }
 }
 
-fn hub_config(folder: &Path, secret: &str, ipsec: &str) -> Arc<Config> {
+fn hub_config(folder: &Path, secret: &str, ipsec: &str) -> Config {
     let psk = folder.join("psk");
     fs::write(&psk, secret).expect("written");
     fs::set_permissions(&psk, fs::Permissions::from_mode(0o600)).expect("set");
@@ -156,7 +156,7 @@ remote_cidrs = ["10.10.10.0/24"]
         ipsec = ipsec
             .replace("PSK", &format!("[connection.office.ipsec]\npsk_file = \"{}\"\nencap = true\n", psk.display())),
     );
-    Arc::new(config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0)
+    config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
 }
 
 async fn until(driver: &mut Driver, what: &str, charon: &Charon, is: impl Fn(&View) -> bool) -> Arc<View> {
@@ -193,7 +193,7 @@ async fn a_hub_and_its_site_agree_and_all_that_happens_is_followed() {
     let config = hub_config(folder, SECRET, "PSKstart = \"none\"");
     let text = render(&config, "office", Format::Swanctl, true).expect("a configuration");
     fs::write(site.folder.join("swanctl/conf.d/office.conf"), text).expect("written");
-    let mut driver = Driver::start(Arc::clone(&config));
+    let mut driver = Driver::start(&config);
     until(&mut driver, "answers", &hub, |view| view.unreachable.is_none() && view.tunnels.contains_key("office")).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     site.run(&format!("swanctl --load-all --uri unix://{}", site.socket().display()));
@@ -254,7 +254,7 @@ async fn a_hub_and_its_site_agree_and_all_that_happens_is_followed() {
     until(&mut driver, "up after the restart", &hub, |view| office(view).is_up()).await;
 
     // Another secret, and the hub begins: the reason is told in plain words.
-    driver.set(hub_config(folder, "another-secret-0123456789", ""));
+    driver.set(&hub_config(folder, "another-secret-0123456789", ""));
     until(&mut driver, "gone", &hub, |view| view.tunnels.is_empty()).await;
     let names = async |command: &str, key: &str| {
         let answer = hub.session().await.request(command, &Message::default()).await.expect("an answer");
@@ -269,11 +269,11 @@ async fn a_hub_and_its_site_agree_and_all_that_happens_is_followed() {
     fs::write(site.folder.join("swanctl/conf.d/office.conf"), text.replace("another-secret-0123456789", SECRET))
         .expect("written");
     site.run(&format!("swanctl --load-all --uri unix://{}", site.socket().display()));
-    driver.set(hub_config(folder, "another-secret-0123456789", "PSK"));
+    driver.set(&hub_config(folder, "another-secret-0123456789", "PSK"));
     let view = until(&mut driver, "refused", &hub, |view| office(view).fault.is_some()).await;
     assert!(matches!(office(&view).fault, Some(Fault::Refused | Fault::WrongSecret)), "{view:#?}");
     // The right one again: the hub begins by itself.
-    driver.set(hub_config(folder, SECRET, "PSK"));
+    driver.set(&hub_config(folder, SECRET, "PSK"));
     until(&mut driver, "up by the hub", &hub, |view| office(view).is_up() && office(view).fault.is_none()).await;
     assert!(!hub.log().contains(SECRET) && !format!("{:?}", driver.view()).contains(SECRET));
 }

@@ -86,16 +86,16 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    pub fn start(config: Arc<Config>) -> Self {
-        let (config, configs) = watch::channel(config);
+    pub fn start(config: &Config) -> Self {
+        let (config, configs) = watch::channel(without_routes(config));
         let (publisher, views) = watch::channel(Arc::default());
         let task = tokio::spawn(async move { Task::new(configs, publisher).run().await });
         Self { config, views, task }
     }
 
     /// What is wanted from now on.
-    pub fn set(&self, config: Arc<Config>) {
-        self.config.send_replace(config);
+    pub fn set(&self, config: &Config) {
+        self.config.send_replace(without_routes(config));
     }
 
     /// How the tunnels are now.
@@ -110,6 +110,18 @@ impl Driver {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// All that matters here. The agent's own would be copied at each of its changes, were it held here as well.
+fn without_routes(config: &Config) -> Arc<Config> {
+    let Config { gateway, vpc, customer_gateways, connections, routes: _ } = config;
+    Arc::new(Config {
+        gateway: gateway.clone(),
+        vpc: vpc.clone(),
+        customer_gateways: customer_gateways.clone(),
+        connections: connections.clone(),
+        routes: Vec::new(),
+    })
 }
 
 struct Task {
@@ -186,13 +198,10 @@ impl Task {
                 }
                 Err(error) => unreachable(&socket, &error),
             };
-            let since = match &self.lost {
-                Some((since, _)) => *since,
-                None => {
-                    warn!("{error}; trying again");
-                    Instant::now()
-                }
-            };
+            if self.lost.is_none() {
+                warn!("{error}; trying again");
+            }
+            let since = self.lost.as_ref().map_or_else(Instant::now, |(since, _)| *since);
             // The latest is the one to act on: that it hung up says less than that it is not there.
             self.lost = Some((since, error));
             let until = Instant::now() + wait;

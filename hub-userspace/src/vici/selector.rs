@@ -1,7 +1,7 @@
 //! Traffic selectors as charon writes them: `10.0.0.0/24`, `10.0.0.1..10.0.0.9`, with `[tcp/443]` behind where they are for
 //! a protocol or ports alone.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
@@ -12,6 +12,14 @@ pub struct TrafficSelector {
     pub prefixes: Vec<IpNet>,
     /// Protocol and ports, as charon writes them; `None`: all.
     pub limit: Option<String>,
+}
+
+impl fmt::Display for TrafficSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefixes: Vec<String> = self.prefixes.iter().map(IpNet::to_string).collect();
+        f.write_str(&prefixes.join(" "))?;
+        self.limit.iter().try_for_each(|limit| write!(f, "[{limit}]"))
+    }
 }
 
 /// Most prefixes that a range of addresses can need.
