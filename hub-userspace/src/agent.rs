@@ -50,6 +50,8 @@ pub enum Request {
     Config(oneshot::Sender<Arc<Config>>),
     /// Whether the kernel program's tables have room for a change.
     Rehearse(Arc<Step>, oneshot::Sender<Result<(), Full>>),
+    /// Reads the files anew that the configuration in force names: secrets, certificates.
+    ReadSecrets,
     /// Puts a change in force. Answered when the program has it, with what tells that the kernel has it, too.
     Adopt(Arc<Step>, oneshot::Sender<Result<oneshot::Receiver<Settled>>>),
 }
@@ -341,6 +343,7 @@ impl Agent {
         match request {
             Request::Status(answer) => drop(answer.send(self.snapshot())),
             Request::Config(answer) => drop(answer.send(Arc::clone(&self.config))),
+            Request::ReadSecrets => self.ike.set(&self.config),
             Request::Rehearse(step, answer) => drop(answer.send(self.rehearse(&step))),
             Request::Adopt(step, answer) => {
                 let adopted = self.adopt(&step);

@@ -28,7 +28,7 @@ impl fmt::Display for Fault {
             Self::NoSecret => "there is no secret for what the site calls itself: compare remote_id with the site's",
             Self::Identity => "the site calls itself otherwise: compare remote_id with the site's",
             Self::Certificate => "the site's certificate is not from a CA that the hub trusts",
-            Self::IkeProposal => "no IKE proposal in common: compare ike.proposals and the version with the site's",
+            Self::IkeProposal => "no IKE proposal in common, or the site has no connection to the hub: compare ike.proposals and version",
             Self::EspProposal => "no ESP proposal in common: compare esp.proposals with the site's",
             Self::Selectors => {
                 "selectors not accepted: compare local_cidrs and remote_cidrs with the site's remote and local ones"
