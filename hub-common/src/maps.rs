@@ -145,8 +145,12 @@ pub struct NextHop {
 /// Destination and source of an Ethernet header, byte after byte as on the wire, in words: the program copies these.
 #[inline(always)]
 pub const fn link_addresses(destination: [u8; 6], source: [u8; 6]) -> [u32; 3] {
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination, source);
-    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]), u32::from_ne_bytes([i, j, k, l])]
+    let (d, s) = (destination, source);
+    [
+        u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+        u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+        u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+    ]
 }
 
 impl NextHop {

@@ -40,6 +40,7 @@ use crate::{
     sole::Sole,
     state::{Liveness, State, States},
     tables::Ingress,
+    vici::driver::Driver,
 };
 
 /// What is asked of the agent.
@@ -49,6 +50,8 @@ pub enum Request {
     Config(oneshot::Sender<Arc<Config>>),
     /// Whether the kernel program's tables have room for a change.
     Rehearse(Arc<Step>, oneshot::Sender<Result<(), Full>>),
+    /// Reads the files anew that the configuration in force names: secrets, certificates.
+    ReadSecrets,
     /// Puts a change in force. Answered when the program has it, with what tells that the kernel has it, too.
     Adopt(Arc<Step>, oneshot::Sender<Result<oneshot::Receiver<Settled>>>),
 }
@@ -85,6 +88,8 @@ pub struct Agent {
     /// State of each connection and why it is so, as last told.
     told: BTreeMap<String, (State, Option<String>)>,
     events: broadcast::Sender<Event>,
+    /// Keeps strongSwan in step, and tells how its tunnels are.
+    ike: Driver,
     prober: Prober,
     verdicts: mpsc::UnboundedReceiver<health::Event>,
     attachments: Attachments,
@@ -126,9 +131,11 @@ impl Agent {
         let (host, follower) = Follower::start().await?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
+        let config = Arc::new(config);
         let mut agent = Self {
             rib: Arc::new(Rib::build(&config, &host)),
-            config: Arc::new(config),
+            ike: Driver::start(&config),
+            config,
             host,
             follower,
             dataplane,
@@ -204,6 +211,10 @@ impl Agent {
                 Some(_) = self.verdicts.recv() => {
                     // The prober has the verdicts; several may have come at once.
                     while self.verdicts.try_recv().is_ok() {}
+                    self.pending.states = true;
+                    self.follow(Changes::default());
+                }
+                () = self.ike.changed() => {
                     self.pending.states = true;
                     self.follow(Changes::default());
                 }
@@ -332,6 +343,7 @@ impl Agent {
         match request {
             Request::Status(answer) => drop(answer.send(self.snapshot())),
             Request::Config(answer) => drop(answer.send(Arc::clone(&self.config))),
+            Request::ReadSecrets => self.ike.set(&self.config),
             Request::Rehearse(step, answer) => drop(answer.send(self.rehearse(&step))),
             Request::Adopt(step, answer) => {
                 let adopted = self.adopt(&step);
@@ -346,6 +358,9 @@ impl Agent {
         match &step.config {
             Some(config) => self.config = Arc::clone(config),
             None => Arc::make_mut(&mut self.config).apply(difference),
+        }
+        if difference.is_beyond_routes() {
+            self.ike.set(&self.config);
         }
         if !difference.is_empty() {
             info!("configuration: {difference}");

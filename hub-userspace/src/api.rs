@@ -2,6 +2,7 @@
 
 mod changes;
 mod events;
+mod peer_config;
 
 use std::{
     fs, io,
@@ -83,7 +84,11 @@ impl Socket {
 
     /// Serves requests, one task each, until the runtime ends.
     pub fn serve(&mut self, doors: Doors) {
-        let router = changes::router().route(STATUS, get(status)).route(EVENTS, get(events::follow)).with_state(doors);
+        let router = changes::router()
+            .route(STATUS, get(status))
+            .route(EVENTS, get(events::follow))
+            .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
+            .with_state(doors);
         if let Some(listener) = self.listener.take() {
             tokio::spawn(async move { axum::serve(listener, router).await });
         }

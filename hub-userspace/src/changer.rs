@@ -161,6 +161,8 @@ impl Changer {
         let proposal = block_in_place(|| self.store.propose_reload())?;
         let Made { difference, took, warnings } = self.make(proposal, watch).await?;
         if difference.is_empty() {
+            // A secret may be another one all the same.
+            self.agent.send(Request::ReadSecrets).await.map_err(|_| ChangeError::Stopping)?;
             return Ok(Changed::nothing("reloaded: nothing has changed", warnings, took));
         }
         Ok(Changed::now(format!("reloaded: {difference}"), difference, warnings, took))

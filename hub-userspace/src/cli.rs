@@ -23,11 +23,12 @@ use crate::{
     config::{
         check::{self, Format},
         edit::{AddRoute, DeleteRoute, Edit, Enable, SetRoute, parse_destination},
+        load,
         store::Store,
     },
     dataplane::Mode,
     event::Event,
-    view,
+    peer_config, view,
 };
 
 /// Forwards the decrypted traffic of many IPsec connections to one another, at line rate.
@@ -79,6 +80,20 @@ enum Command {
     Connection(ConnectionCommand),
     /// Has the agent read its configuration file again and apply what is different.
     Reload,
+    /// Prints what the site of a connection loads into its device.
+    PeerConfig {
+        #[arg(value_name = "NAME")]
+        connection: String,
+        /// What the device reads.
+        #[arg(long, value_enum)]
+        format: peer_config::Format,
+        /// Of this file, instead of what the agent has in force.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// With the secret in it, instead of a placeholder.
+        #[arg(long)]
+        with_secret: bool,
+    },
     /// Shows how the connections are, then each change of a state as it happens, with the reason, until interrupted.
     Monitor,
 }
@@ -199,6 +214,12 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Connection(ConnectionCommand::Down { connection }) => {
             let edit = Edit::Enable(Enable { connection, enabled: false });
             changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
+        }
+        Command::PeerConfig { connection, format, config: None, with_secret } => {
+            Client::new(&cli.socket)?.peer_config(&connection, format, with_secret).await?
+        }
+        Command::PeerConfig { connection, format, config: Some(file), with_secret } => {
+            peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
         }
         Command::Monitor => {
             let show = |event: &Event| {

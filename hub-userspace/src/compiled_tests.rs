@@ -188,7 +188,7 @@ fn check(shape: &Shape, seed: u64, steps: u32, most: u32) {
         compiled.apply(shape.family, &changes).unwrap_or_else(|_| panic!("there is memory"));
         compiled.begin_release();
         compiled.release();
-        let seen = compiled.seen();
+        let memory = compiled.seen();
         let edges = changes.iter().flat_map(|((bits, length), _)| {
             let last = bits | if *length == 0 { u128::MAX } else { (u128::MAX >> 1) >> (length - 1) };
             [*bits, last, bits.wrapping_sub(1 << (128 - shape.bits())), last.wrapping_add(1)]
@@ -196,7 +196,7 @@ fn check(shape: &Shape, seed: u64, steps: u32, most: u32) {
         let mut addresses: Vec<u128> = edges.collect();
         addresses.extend((0..20).map(|_| shape.address(&mut random)));
         for address in addresses {
-            let found = seen.answer(shape.family, address, &COLUMNS);
+            let found = memory.answer(shape.family, address, &COLUMNS);
             let wanted = reference.answer(if shape.bits() == 32 { address >> 96 << 96 } else { address }, &COLUMNS);
             assert_eq!(found, wanted, "seed {seed}, step {step}, address {address:032x}, after {changes:x?}");
         }

@@ -1,11 +1,14 @@
 //! Whether a connection can carry traffic.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, iter, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::model::{Config, Connection},
+    config::{
+        ipsec::Ipsec,
+        model::{Config, Connection},
+    },
     netlink::{HostState, Link},
 };
 
@@ -13,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Its interface is there and running, and its health check passes if it has one.
+    /// Its interface is there and running, and its tunnel is up and its health check passes if it has them.
     Up,
     /// As `Up`, but not for long enough since it last failed, or not known to be healthy yet: it gets no traffic while
     /// another can take it. Shown as down.
@@ -49,12 +52,19 @@ pub struct Entry {
 }
 
 impl Liveness {
-    /// Judges every connection of the configuration; `health` knows those that have a health check, once that has come
-    /// to a verdict.
-    pub fn judge(&mut self, config: &Config, host: &HostState, health: impl Fn(&str) -> Option<bool>, now: Instant) {
+    /// Judges every connection of the configuration; `ipsec` knows those that have IPsec, and `health` those that have a
+    /// health check, once it has come to a verdict.
+    pub fn judge(
+        &mut self,
+        config: &Config,
+        host: &HostState,
+        ipsec: impl Fn(&str, &Ipsec) -> Option<bool>,
+        health: impl Fn(&str) -> Option<bool>,
+        now: Instant,
+    ) {
         self.connections.retain(|name, _| config.connections.contains_key(name));
         for (name, connection) in &config.connections {
-            let evidence = evidence(connection, host, || health(name));
+            let evidence = evidence(connection, host, |own| ipsec(name, own), || health(name));
             match self.connections.get_mut(name) {
                 Some(entry) => entry.judge(connection, evidence, now),
                 None => {
@@ -83,7 +93,7 @@ impl Liveness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Evidence {
     Well,
-    /// Its health check has not come to a verdict yet; nothing else speaks against it.
+    /// Its tunnel or its health check is not known yet; nothing else speaks against it.
     Unknown,
     Ill,
 }
@@ -122,7 +132,7 @@ impl Entry {
         }
     }
 
-    /// Whether it waits for the first verdict of its health check.
+    /// Whether it waits for the first verdict of its tunnel or its health check.
     pub fn is_unknown(&self) -> bool {
         self.state == State::Held && self.well_since.is_none()
     }
@@ -133,22 +143,31 @@ fn seen(state: State) -> State {
     if state == State::Held { State::Down } else { state }
 }
 
-fn evidence(connection: &Connection, host: &HostState, health: impl Fn() -> Option<bool>) -> Evidence {
-    if !host.link(&connection.interface).is_some_and(Link::is_up) {
-        return Evidence::Ill;
-    }
-    match connection.health_check.map(|_| health()) {
-        None | Some(Some(true)) => Evidence::Well,
-        Some(None) => Evidence::Unknown,
-        Some(Some(false)) => Evidence::Ill,
-    }
+fn evidence(
+    connection: &Connection,
+    host: &HostState,
+    ipsec: impl Fn(&Ipsec) -> Option<bool>,
+    health: impl Fn() -> Option<bool>,
+) -> Evidence {
+    let link = host.link(&connection.interface).is_some_and(Link::is_up);
+    let ipsec = connection.ipsec.as_ref().map(ipsec);
+    weigh(iter::once(Some(link)).chain(ipsec).chain(connection.health_check.map(|_| health())))
+}
+
+/// Of those that are asked, one that says no counts most, then one that does not know yet.
+fn weigh(asked: impl Iterator<Item = Option<bool>>) -> Evidence {
+    asked.fold(Evidence::Well, |so_far, answer| match (so_far, answer) {
+        (Evidence::Ill, _) | (_, Some(false)) => Evidence::Ill,
+        (Evidence::Unknown, _) | (_, None) => Evidence::Unknown,
+        (Evidence::Well, Some(true)) => Evidence::Well,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Entry, Evidence, State};
+    use super::{Entry, Evidence, State, weigh};
     use crate::config::model::Connection;
 
     const DELAY: Duration = Duration::from_secs(2);
@@ -163,6 +182,7 @@ mod tests {
             remote_cidrs: Vec::new(),
             health_check: None,
             up_delay: DELAY,
+            ipsec: None,
         }
     }
 
@@ -219,6 +239,23 @@ mod tests {
         ];
         for (name, steps, expected) in table {
             assert_eq!(states(steps).0, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_speaks_against_it_counts_more_than_what_is_not_known() {
+        let (yes, no, unknown) = (Some(true), Some(false), None);
+        for (answers, expected) in [
+            (&[yes][..], Evidence::Well),
+            (&[no], Evidence::Ill),
+            (&[yes, yes, yes], Evidence::Well),
+            (&[yes, no, yes], Evidence::Ill),
+            (&[yes, unknown, yes], Evidence::Unknown),
+            (&[yes, yes, unknown], Evidence::Unknown),
+            (&[yes, unknown, no], Evidence::Ill),
+            (&[no, yes, unknown], Evidence::Ill),
+        ] {
+            assert_eq!(weigh(answers.iter().copied()), expected, "{answers:?}");
         }
     }
 

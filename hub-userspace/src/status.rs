@@ -6,7 +6,10 @@ use hub_common::{Reason, maps::Counters};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::state::State;
+use crate::{
+    state::State,
+    vici::{selector::TrafficSelector, table::Tunnel},
+};
 
 /// Counts by name of the [`Reason`], zeros included.
 pub type Reasons = BTreeMap<String, u64>;
@@ -57,10 +60,40 @@ pub struct Connection {
     /// Of a connection with a health check.
     #[serde(default)]
     pub health: Option<Health>,
+    /// Of a connection with IPsec.
+    #[serde(default)]
+    pub ipsec: Option<Ipsec>,
     #[serde(flatten)]
     pub attachment: Attachment,
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// A connection's tunnel, as strongSwan tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipsec {
+    /// State of the IKE SA, as `ESTABLISHED`; nothing where there is none.
+    pub ike: Option<String>,
+    /// Child SAs that carry traffic.
+    pub children: Vec<Child>,
+    /// What was in the way when it was tried last.
+    pub fault: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    /// Hexadecimal.
+    pub spi_in: String,
+    pub spi_out: String,
+    /// As of some seconds ago.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Age, as of some seconds ago.
+    pub seconds: u64,
+    /// What was agreed on: the hub's side, and the site's. A protocol and ports, where it is for these alone, follow in
+    /// brackets.
+    pub local: Vec<String>,
+    pub remote: Vec<String>,
 }
 
 /// How a health check is doing.
@@ -97,6 +130,23 @@ pub struct Traffic {
     pub drops: Reasons,
     /// Came in from it and were left to the kernel.
     pub passes: Reasons,
+}
+
+impl From<&Tunnel> for Ipsec {
+    fn from(tunnel: &Tunnel) -> Self {
+        let texts = |selectors: &[TrafficSelector]| selectors.iter().map(ToString::to_string).collect();
+        let children = tunnel.children.iter().map(|child| Child {
+            spi_in: child.spi_in.clone(),
+            spi_out: child.spi_out.clone(),
+            bytes_in: child.bytes_in,
+            bytes_out: child.bytes_out,
+            seconds: child.age,
+            local: texts(&child.local),
+            remote: texts(&child.remote),
+        });
+        let fault = tunnel.fault.map(|fault| fault.to_string());
+        Self { ike: tunnel.ike.clone(), children: children.collect(), fault }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

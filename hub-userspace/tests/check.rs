@@ -8,6 +8,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -128,6 +129,34 @@ fn files_that_cannot_be_read_say_why() {
         assert!(outcome.stdout.starts_with(&format!("{}: error: ", path.display())), "{}", outcome.stdout);
         assert!(outcome.stdout.contains(expected), "{}", outcome.stdout);
         assert!(outcome.stdout.ends_with("1 error: nothing was applied\n"), "{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn secrets_that_others_may_read_are_refused_and_never_shown() {
+    const SECRET: &str = "never-to-be-seen-in-any-message";
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("secrets");
+    fs::create_dir_all(&folder).expect("a folder for the test");
+    let (psk, file) = (folder.join("psk"), folder.join("hub.toml"));
+    let ipsec = format!("[connection.a.ipsec]\nlocal_id = \"hub.example.com\"\npsk_file = \"{}\"\n", psk.display());
+    let routes = route("10.0.0.0/8", "a") + &route("172.16.0.0/12", "b");
+    fs::write(&file, TWO_SITES.to_owned() + &ipsec + &routes).expect("the folder can be written");
+    for (content, mode, expected) in [
+        (SECRET, 0o600, ": ok: 2 connections, 2 routes\n"),
+        (SECRET, 0o400, ": ok: 2 connections, 2 routes\n"),
+        (SECRET, 0o640, "can be read or written by others than its owner (mode 0640); help: chmod 600 "),
+        (SECRET, 0o604, "can be read or written by others than its owner (mode 0604); help: chmod 600 "),
+        ("short", 0o600, "psk\" is short; help: make a new one with `openssl rand -base64 32`"),
+        ("", 0o600, "psk\" is empty; help: write one line"),
+        ("never to be seen", 0o600, "psk\" has blanks, several lines or"),
+    ] {
+        drop(fs::remove_file(&psk));
+        fs::write(&psk, content).expect("the folder can be written");
+        fs::set_permissions(&psk, fs::Permissions::from_mode(mode)).expect("the file is ours");
+        let outcome = run(&file, Format::Table);
+        assert!(outcome.stdout.contains(expected), "{mode:o}: {}", outcome.stdout);
+        assert!(!outcome.stdout.contains("never"), "{}", outcome.stdout);
+        assert_eq!(outcome.exit_code, u8::from(outcome.stdout.contains(": error: ")), "{}", outcome.stdout);
     }
 }
 

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::Agent;
 use crate::{
     attachments::missing,
+    config::ipsec::Ipsec,
     event::{Event, now},
     health::Verdict,
     state::{Entry, State},
@@ -16,9 +17,10 @@ impl Agent {
     /// Judges the states anew; whether any is another one.
     pub(super) fn judge(&mut self) -> bool {
         let now = Instant::now();
-        let prober = &self.prober;
+        let (prober, tunnels) = (&self.prober, self.ike.view());
         let health = |name: &str| Some(prober.report(name)?.verdict? == Verdict::Healthy);
-        self.liveness.judge(&self.config, &self.host, health, now);
+        let ipsec = |name: &str, ipsec: &Ipsec| tunnels.is_up(name, ipsec.start);
+        self.liveness.judge(&self.config, &self.host, ipsec, health, now);
         self.hold_ends = self.liveness.due(&self.config).map(Into::into);
         let states = self.liveness.states();
         let differ = *self.states != states;
@@ -59,7 +61,7 @@ impl Agent {
             (State::Up, _) => None,
             (State::AdminDown, _) => Some("taken down by hand".to_owned()),
             (State::Held, _) if self.liveness.get(name).is_some_and(Entry::is_unknown) => {
-                Some(self.health_reason(name))
+                Some(self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name)))
             }
             (State::Held, _) => {
                 Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
@@ -69,8 +71,15 @@ impl Agent {
                 Some(format!("interface {interface} is down: `ip link set {interface} up`"))
             }
             (State::Down, Some(link)) if !link.is_up() => Some(format!("interface {interface} has no carrier")),
-            (State::Down, Some(_)) => Some(self.health_reason(name)),
+            (State::Down, Some(_)) => Some(self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name))),
         }
+    }
+
+    /// Why its tunnel is not up, or not known to be.
+    fn ipsec_reason(&self, name: &str) -> Option<String> {
+        let start = self.config.connections[name].ipsec.as_ref()?.start;
+        let view = self.ike.view();
+        (view.is_up(name, start) != Some(true)).then(|| view.reason(name, start))
     }
 
     /// Why a health check does not pass.

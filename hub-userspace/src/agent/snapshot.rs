@@ -32,6 +32,7 @@ impl Agent {
             total = sum(total, counters);
             Ok(counters)
         };
+        let tunnels = self.ike.view();
         let mut connections = Vec::new();
         for (name, connection) in &self.config.connections {
             let state = self.states[name];
@@ -49,6 +50,7 @@ impl Agent {
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
+                ipsec: tunnels.tunnels.get(name).map(Into::into),
                 attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
                 traffic: (&counters(self.layout.ingress.connections.get(name))?).into(),
             });

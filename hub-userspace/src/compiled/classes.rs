@@ -33,7 +33,7 @@ impl Said {
 /// All classes of a memory.
 pub struct Classes {
     numbers: HashMap<(Option<Route>, Row), ClassId>,
-    classes: HashMap<ClassId, Entry>,
+    entries: HashMap<ClassId, Entry>,
     rows: HashMap<Row, Placed>,
     /// Classes that perhaps nobody uses.
     idle: Vec<ClassId>,
@@ -61,7 +61,7 @@ impl Classes {
     pub fn new<B: Backing>(memory: &mut Memory<B>) -> Result<Self, Exhausted<B::Error>> {
         let mut classes = Self {
             numbers: HashMap::new(),
-            classes: HashMap::new(),
+            entries: HashMap::new(),
             rows: HashMap::new(),
             idle: Vec::new(),
             nothing: ClassId(0),
@@ -78,7 +78,7 @@ impl Classes {
         outer: ClassId,
         said: &Said,
     ) -> Result<ClassId, Exhausted<B::Error>> {
-        let entry = &self.classes[&outer];
+        let entry = &self.entries[&outer];
         let route = said.route.or(entry.route);
         let row = match said.pairs.is_empty() {
             true => Arc::clone(&entry.row),
@@ -106,7 +106,7 @@ impl Classes {
         };
         memory.write(part, Class { first_bucket, mask_and_flags, row: row_part.first, hash }.words());
         let id = ClassId(part.first);
-        self.classes.insert(id, Entry { route, row: Arc::clone(row), uses: 0 });
+        self.entries.insert(id, Entry { route, row: Arc::clone(row), uses: 0 });
         self.numbers.insert(key, id);
         self.idle.push(id);
         Ok(id)
@@ -145,12 +145,12 @@ impl Classes {
 
     /// So many more words lead to the class.
     pub fn hold(&mut self, id: ClassId, words: u64) {
-        self.classes.get_mut(&id).expect("it is in the memory").uses += words;
+        self.entries.get_mut(&id).expect("it is in the memory").uses += words;
     }
 
     /// So many fewer.
     pub fn drop(&mut self, id: ClassId, words: u64) {
-        let entry = self.classes.get_mut(&id).expect("it is in the memory");
+        let entry = self.entries.get_mut(&id).expect("it is in the memory");
         entry.uses -= words;
         if entry.uses == 0 {
             self.idle.push(id);
@@ -160,10 +160,10 @@ impl Classes {
     /// Takes what nobody uses out of the memory.
     pub fn sweep<B: Backing>(&mut self, memory: &mut Memory<B>) {
         for id in std::mem::take(&mut self.idle) {
-            if self.classes.get(&id).is_none_or(|entry| entry.uses > 0) {
+            if self.entries.get(&id).is_none_or(|entry| entry.uses > 0) {
                 continue;
             }
-            let Entry { route, row, .. } = self.classes.remove(&id).expect("just seen");
+            let Entry { route, row, .. } = self.entries.remove(&id).expect("just seen");
             memory.rest(Part { first: id.0, words: QUARTER_WORDS });
             self.leave(memory, &row);
             self.numbers.remove(&(route, row));

@@ -77,11 +77,6 @@ impl<B: Backing> Memory<B> {
         })
     }
 
-    /// Bytes that the backing has.
-    pub fn bytes(&self) -> usize {
-        size_of_val(self.backing.words())
-    }
-
     /// A part of at least so many words, no more than half a chunk.
     pub fn take(&mut self, words: u32, kind: Use) -> Result<Part, Exhausted<B::Error>> {
         let words = match words {
@@ -89,10 +84,10 @@ impl<B: Backing> Memory<B> {
             more if more < LINE_WORDS => more.next_power_of_two(),
             more => more.next_multiple_of(LINE_WORDS),
         };
-        if kind == Use::Class {
-            if let Some(first) = self.reuse(words, kind).or_else(|| self.fresh_reserved(words)) {
-                return Ok(Part { first, words });
-            }
+        if kind == Use::Class
+            && let Some(first) = self.reuse(words, kind).or_else(|| self.fresh_reserved(words))
+        {
+            return Ok(Part { first, words });
         }
         if let Some(first) = self.reuse(words, Use::Node) {
             return Ok(Part { first, words });

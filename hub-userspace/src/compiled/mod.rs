@@ -16,7 +16,7 @@ pub mod memory;
 mod classes;
 mod trie;
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use hub_common::{
     compiled::{CLASS, DEFAULT, POLICY_COLUMN, Pair, ROOT},
@@ -95,11 +95,11 @@ impl<B: Backing> Compiled<B> {
     pub fn apply(&mut self, family: Family, changes: &[((u128, u8), Change)]) -> Result<(), Exhausted<B::Error>> {
         let Self { memory, classes, tables } = self;
         let table = &mut tables[family as usize];
-        let mut changed = BTreeSet::new();
+        let mut seen = HashSet::new();
         let mut order = Vec::new();
         for (prefix, change) in changes {
             let grown = table.say(*prefix, *change);
-            if changed.insert(*prefix) {
+            if seen.insert(*prefix) {
                 order.push((*prefix, grown));
             }
         }
@@ -111,11 +111,6 @@ impl<B: Backing> Compiled<B> {
         };
         classes.sweep(memory);
         done
-    }
-
-    /// Bytes of the memory.
-    pub fn bytes(&self) -> usize {
-        self.memory.bytes()
     }
 
     /// Marks what nobody leads to any more. Whether there is anything.

@@ -132,7 +132,9 @@ impl<B: Backing> Builder<'_, B> {
                 Ok(part.first)
             }
             Err(error) => {
-                slots.into_iter().for_each(|slot| self.release(slot));
+                for slot in slots {
+                    self.release(slot);
+                }
                 Err(error)
             }
         }

@@ -51,6 +51,8 @@ impl Difference {
             ("gateway.max_connections", was.max_connections != is.max_connections),
             ("gateway.spoke_to_spoke", was.spoke_to_spoke != is.spoke_to_spoke),
             ("gateway.allow_default_route", was.allow_default_route != is.allow_default_route),
+            ("gateway.address", was.address != is.address),
+            ("gateway.vici_socket", was.vici_socket != is.vici_socket),
         ];
         let (was, is) = (&old.dataplane, &new.dataplane);
         let dataplane = [
@@ -126,6 +128,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("remote_cidrs", old.remote_cidrs != new.remote_cidrs),
         ("health_check", old.health_check != new.health_check),
         ("up_delay", old.up_delay != new.up_delay),
+        ("ipsec", old.ipsec != new.ipsec),
     ];
     differing(&keys).collect()
 }

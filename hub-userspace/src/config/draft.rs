@@ -1,11 +1,12 @@
 //! A configuration as far as it could be read: every value with its place, the wrong ones absent.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
 use super::{
     diagnostic::Located,
+    ipsec::IpsecDraft,
     model::{Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, Route, Vpc},
     section::List,
 };
@@ -27,6 +28,10 @@ pub(super) struct GatewayDraft {
     pub max_connections: Option<Located<u32>>,
     pub spoke_to_spoke: Option<Located<bool>>,
     pub allow_default_route: Option<Located<bool>>,
+    pub address: Option<Located<IpAddr>>,
+    /// The file has it, or may have it where it cannot be read.
+    pub may_have_address: bool,
+    pub vici_socket: Option<Located<PathBuf>>,
 }
 
 #[derive(Debug)]
@@ -59,6 +64,7 @@ pub(super) struct ConnectionDraft {
     pub remote_cidrs: List<IpNet>,
     pub health_check: Option<HealthCheckDraft>,
     pub up_delay: Option<Located<Duration>>,
+    pub ipsec: Option<IpsecDraft>,
 }
 
 #[derive(Debug)]
@@ -112,6 +118,8 @@ impl GatewayDraft {
             max_connections: usize::try_from(self.max_connections?.value).ok()?,
             spoke_to_spoke: self.spoke_to_spoke?.value,
             allow_default_route: self.allow_default_route?.value,
+            address: self.address.map(|address| address.value),
+            vici_socket: self.vici_socket?.value,
         })
     }
 }
@@ -153,6 +161,10 @@ impl ConnectionDraft {
                 None => None,
             },
             up_delay: self.up_delay?.value,
+            ipsec: match self.ipsec {
+                Some(ipsec) => Some(ipsec.finish()?),
+                None => None,
+            },
         };
         Some((self.name.value, connection))
     }
@@ -185,8 +197,8 @@ impl RouteDraft {
     }
 }
 
-impl List<IpNet> {
-    fn finish(self) -> Option<Vec<IpNet>> {
+impl<T> List<T> {
+    pub fn finish(self) -> Option<Vec<T>> {
         self.sound.then(|| self.items.into_iter().map(|item| item.value).collect())
     }
 }

@@ -10,7 +10,8 @@ use super::{
         ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft,
     },
     model::{
-        DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_WEIGHT, Lookup,
+        DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
+        DEFAULT_WEIGHT, Lookup,
     },
     prefix::{self, Purpose},
     read::Reader,
@@ -30,7 +31,8 @@ const DEFAULT_RETRIES: u32 = 3;
 
 impl Reader<'_, '_> {
     pub fn gateway<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<GatewayDraft> {
-        const KEYS: &[&str] = &["name", "max_connections", "spoke_to_spoke", "allow_default_route"];
+        const KEYS: &[&str] =
+            &["name", "max_connections", "spoke_to_spoke", "allow_default_route", "address", "vici_socket"];
         let section = self.open(table, "gateway".to_owned(), KEYS, "[gateway]")?;
         let report = &mut *self.report;
         let default_quota = u32::try_from(DEFAULT_MAX_CONNECTIONS).unwrap_or(MAX_CONNECTIONS);
@@ -41,6 +43,9 @@ impl Reader<'_, '_> {
             }),
             spoke_to_spoke: section.or_default("spoke_to_spoke", true, report, value::boolean),
             allow_default_route: section.or_default("allow_default_route", false, report, value::boolean),
+            address: section.optional("address", report, value::host_address),
+            may_have_address: !section.lacks("address"),
+            vici_socket: section.or_default("vici_socket", DEFAULT_VICI_SOCKET.into(), report, value::socket),
         })
     }
 
@@ -91,10 +96,12 @@ impl Reader<'_, '_> {
             remote_cidrs: section.list("remote_cidrs", "[\"10.10.10.0/24\"]", report, selector),
             health_check: None,
             up_delay: section.or_default("up_delay", DEFAULT_UP_DELAY, report, value::delay),
+            ipsec: None,
         };
         let health_check =
             section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));
-        ConnectionDraft { health_check, ..connection }
+        let ipsec = section.get("ipsec").and_then(|table| self.ipsec(table, section.path_of("ipsec")));
+        ConnectionDraft { health_check, ipsec, ..connection }
     }
 
     fn health_check<'a>(&mut self, table: &'a Spanned<DeValue<'a>>, path: String) -> Option<HealthCheckDraft> {

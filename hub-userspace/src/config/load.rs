@@ -9,6 +9,7 @@ use std::{
 use super::{
     Judged,
     diagnostic::{Diagnostic, Problem},
+    ipsec::Files,
     judge,
     model::Config,
 };
@@ -43,7 +44,7 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// Reads and judges the file at `path`.
+/// Reads and judges the file at `path`, and whether the secrets that it names are kept to themselves.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     load_text(path).map(|(_, Judged { config, warnings, .. })| Loaded { config, warnings })
 }
@@ -52,7 +53,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 pub(super) fn load_text(path: &Path) -> Result<(String, Judged), LoadError> {
     let error = |diagnostics| LoadError { file: path.to_owned(), diagnostics };
     let text = read_text(path).map_err(|problem| error(vec![Diagnostic::whole_file(problem)]))?;
-    let judged = judge(&text).map_err(error)?;
+    let judged = judge(&text, Files::Here).map_err(error)?;
     Ok((text, judged))
 }
 

@@ -18,6 +18,7 @@ pub mod edit;
 mod entries;
 mod explain;
 mod index;
+pub mod ipsec;
 mod load;
 pub mod model;
 mod overlap;
@@ -41,12 +42,13 @@ pub use model::Config;
 
 use diagnostic::Report;
 use document::Kind;
+use ipsec::Files;
 
 /// Makes a [`Config`] of a file's text.
 ///
-/// `Ok` carries the warnings; `Err` carries every error and warning. Both are sorted by place.
+/// Judged by itself: files that it names are not looked at. `Ok` carries the warnings; `Err` carries every error and warning. Both are sorted by place.
 pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
-    judge(text).map(|judged| (judged.config, judged.warnings))
+    judge(text, Files::Unseen).map(|judged| (judged.config, judged.warnings))
 }
 
 /// A text that breaks no rule.
@@ -62,12 +64,13 @@ struct Judged {
     routes: Vec<(usize, Kind)>,
 }
 
-/// As [`parse`], with the places that changes need.
-fn judge(text: &str) -> Result<Judged, Vec<Diagnostic>> {
+/// As [`parse`], with the places that changes need, and with an eye on the files that it names.
+fn judge(text: &str, files: Files) -> Result<Judged, Vec<Diagnostic>> {
     let mut report = Report::new(text);
     let (draft, unread, headers) =
         bulk::read(text, bulk::PIECE, &mut report).unwrap_or_else(|| read_whole(text, &mut report));
     rules::judge(&draft, &unread, &mut report);
+    ipsec::judge(&draft, files, &mut report);
     let sound = !report.has_errors();
     let connections = draft.connections.iter().map(|found| (found.name.at, found.name.value.clone())).collect();
     let routes = draft.routes.iter().map(|route| (route.at, Kind::of(route))).collect();

@@ -3,17 +3,22 @@
 //! Values of these types hold every rule of [`super::read`]: prefixes have no host bits, names refer to something,
 //! interface names fit the kernel. Code that receives a [`Config`] does not check again.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::difference::{ChangedRoute, Difference, Routes};
+use super::{
+    difference::{ChangedRoute, Difference, Routes},
+    ipsec::Ipsec,
+};
 
 /// `up_delay` of a connection that has none in the file.
 pub const DEFAULT_UP_DELAY: Duration = Duration::from_secs(1);
 /// Weight of a route that has none in the file.
 pub const DEFAULT_WEIGHT: u8 = 100;
+/// Where strongSwan listens when the file does not say.
+pub const DEFAULT_VICI_SOCKET: &str = "/run/charon.vici";
 /// Connections a gateway may have when the file does not say.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10;
 /// `lookup_memory` when the file does not say, in MiB.
@@ -72,6 +77,10 @@ pub struct Gateway {
     /// `false` isolates the sites from each other.
     pub spoke_to_spoke: bool,
     pub allow_default_route: bool,
+    /// Public address, that the sites know.
+    pub address: Option<IpAddr>,
+    /// Where the IKE daemon (strongSwan's charon) is asked.
+    pub vici_socket: PathBuf,
 }
 
 /// How the kernel program works; fixed while the agent runs.
@@ -130,6 +139,8 @@ pub struct Connection {
     pub health_check: Option<HealthCheck>,
     /// For how long it must be well after a failure before it carries traffic again.
     pub up_delay: Duration,
+    /// Its SAs, if the agent makes them.
+    pub ipsec: Option<Ipsec>,
 }
 
 /// ICMP echo through the connection's own interface.

@@ -150,6 +150,7 @@ impl Reader<'_, '_> {
                 "remote_cidrs",
                 "health_check",
                 "up_delay",
+                "ipsec",
             ],
             _ => &["address"],
         };

@@ -106,8 +106,34 @@ impl<'a> Section<'a> {
         report: &mut Report<'_>,
         read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> List<T> {
-        let mut list = List { items: Vec::new(), sound: false };
         self.demand(key, example, report);
+        self.elements(key, example, report, read)
+    }
+
+    /// As [`Self::list`]; `default` when the key is absent.
+    pub fn list_or_default<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+        &self,
+        key: &'static str,
+        default: Vec<T>,
+        example: &str,
+        report: &mut Report<'_>,
+        read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> List<T> {
+        if self.get(key).is_some() {
+            return self.elements(key, example, report, read);
+        }
+        let items = default.into_iter().map(|value| Located { value, at: self.at }).collect();
+        List { items, sound: true }
+    }
+
+    fn elements<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+        &self,
+        key: &'static str,
+        example: &str,
+        report: &mut Report<'_>,
+        read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> List<T> {
+        let mut list = List { items: Vec::new(), sound: false };
         let advice = format!("write {key} = {example}");
         let Some(elements) = self.optional(key, report, |value| match value {
             DeValue::Array(elements) if elements.is_empty() => Err(Problem::new("the list is empty").help(advice)),
@@ -153,10 +179,15 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
-    fn demand(&self, key: &'static str, example: &str, report: &mut Report<'_>) {
+    /// Whether the key is absent, also under a slip of its name, and all of the section could be read.
+    pub fn lacks(&self, key: &str) -> bool {
         debug_assert!(self.keys.contains(&key), "{key} is asked for but not known");
         let misspelt = self.unknown.iter().any(|&(_, meant)| meant == Some(key));
-        if !self.table.contains_key(key) && !misspelt && !self.gappy {
+        !self.table.contains_key(key) && !misspelt && !self.gappy
+    }
+
+    fn demand(&self, key: &'static str, example: &str, report: &mut Report<'_>) {
+        if self.lacks(key) {
             let problem = Problem::new(format!("the key {} is missing", quoted(key)));
             report.error(self.at, self.path.as_str(), problem.help(format!("add {key} = {example}")));
         }

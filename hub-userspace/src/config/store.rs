@@ -12,6 +12,7 @@ use super::{
     difference::Difference,
     document::Patch,
     edit::{Edit, EditError, edit},
+    ipsec::Files,
     judge,
     load::{LoadError, Loaded, MAX_FILE_SIZE, load_text, unreadable},
     quick::{Known, Outcome, Quick},
@@ -160,7 +161,7 @@ impl Store {
             }
             text
         };
-        let judged = judge(&text).map_err(ProposeError::Refused)?;
+        let judged = judge(&text, Files::Unseen).map_err(ProposeError::Refused)?;
         let warnings = self.new_warnings(&judged.warnings);
         let next = Next::Write(Text::of(text, &judged));
         Ok(self.proposal(Change::Whole(Box::new(judged.config)), warnings, next))
@@ -171,7 +172,7 @@ impl Store {
         if warnings.is_empty() {
             return Vec::new();
         }
-        let known = judge(&self.text()).map(|judged| judged.warnings).unwrap_or_default();
+        let known = judge(&self.text(), Files::Unseen).map(|judged| judged.warnings).unwrap_or_default();
         let known: HashSet<_> = known.iter().map(Diagnostic::subject).collect();
         warnings.iter().filter(|warning| !known.contains(&warning.subject())).map(Diagnostic::sentence).collect()
     }

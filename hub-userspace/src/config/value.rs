@@ -1,16 +1,19 @@
 //! One value of the file: its type, its form, its range. What it means beside others is for [`super::rules`].
 
-use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use toml::de::DeValue;
 
 use super::{
     diagnostic::{Problem, counted, quoted},
     model::Lookup,
+    suggest::nearest,
 };
 
 /// Bytes of a kernel interface name without the terminating NUL (`IFNAMSIZ` - 1, linux/if.h).
 const MAX_INTERFACE_BYTES: usize = 15;
+/// Bytes of a unix socket's path without the terminating NUL (`sockaddr_un`, unix(7)).
+const MAX_SOCKET_BYTES: usize = 107;
 const MAX_NAME_CHARACTERS: usize = 63;
 const GATEWAY_NAME_CHARACTERS: RangeInclusive<usize> = 2..=128;
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
@@ -195,6 +198,61 @@ fn kind_of_no_host(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(address) if address.octets()[0] == 0 => Some("an address of \"this network\" (0.0.0.0/8)"),
         IpAddr::V4(address) if address.octets()[0] >= 240 => Some("a reserved address (240.0.0.0/4)"),
         _ => None,
+    }
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Read<T> {
+    let word = string(value)?;
+    if let Some((_, found)) = choices.iter().find(|(name, _)| *name == word) {
+        return Ok(*found);
+    }
+    let problem = Problem::new(format!("{} is none of the choices", quoted(word)));
+    let all = choices.iter().map(|(name, _)| quoted(name)).collect::<Vec<_>>();
+    Err(match nearest(word, choices.iter().map(|(name, _)| *name)) {
+        Some(meant) => problem.help(format!("did you mean {}?", quoted(meant))),
+        None => problem.help(format!("write {}", all.join(" or "))),
+    })
+}
+
+/// A file, whatever folder the agent is started in.
+pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
+    let text = string(value)?;
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(Problem::new(format!("{} is not a path", quoted(text))).help("name a file, from / on"));
+    }
+    if !text.starts_with('/') {
+        return Err(Problem::new(format!("the path {} does not begin with /", quoted(text))).help(format!(
+            "write the whole path, such as {}",
+            quoted(&format!("/etc/vpnhub/{}", text.trim_start_matches("./")))
+        )));
+    }
+    if text.ends_with('/') {
+        return Err(Problem::new(format!("{} is a directory", quoted(text))).help("name a file in it"));
+    }
+    Ok(text.into())
+}
+
+/// A unix socket.
+pub(super) fn socket(value: &DeValue<'_>) -> Read<PathBuf> {
+    let path = path(value)?;
+    match path.as_os_str().len() {
+        length if length > MAX_SOCKET_BYTES => {
+            Err(Problem::new(format!("the path is {length} bytes long, a socket's at most {MAX_SOCKET_BYTES}"))
+                .help("move the socket to a shorter path, here and where it is created"))
+        }
+        _ => Ok(path),
+    }
+}
+
+/// A time of whole seconds; `shown` is the range.
+pub(super) fn seconds(value: &DeValue<'_>, range: &RangeInclusive<Duration>, shown: &str) -> Read<Duration> {
+    let duration = time(value, range, &format!("choose a time from {shown}"))?;
+    if duration.subsec_nanos() == 0 {
+        Ok(duration)
+    } else {
+        let text = quoted(value.as_str().unwrap_or_default());
+        Err(Problem::new(format!("{text} has a part of a second")).help("write whole seconds"))
     }
 }
 

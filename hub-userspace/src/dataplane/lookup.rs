@@ -192,14 +192,6 @@ impl Lookup {
             }
         }
     }
-
-    /// Bytes of the compiled look-up.
-    pub fn bytes(&self) -> Option<usize> {
-        match self {
-            Self::Tries(_) => None,
-            Self::Compiled { tables, .. } => Some(tables.bytes()),
-        }
-    }
 }
 
 impl<A: Ord + Pod> FamilyTries<A>

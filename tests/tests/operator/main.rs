@@ -1,6 +1,7 @@
 //! What an operator meets: mistakes, missing things, the command line's contract, systemd.
 
 mod interfaces;
+mod ipsec;
 mod output;
 mod refusals;
 mod systemd;

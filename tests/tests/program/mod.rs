@@ -21,7 +21,7 @@ use hub_userspace::{
     compile::{self, Inputs},
     config::{
         difference::Routes,
-        model::{self, Config, Connection, CustomerGateway, Gateway, Lookup, Route, Vpc},
+        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Vpc},
     },
     dataplane::{Dataplane, Outcome},
     layout::Layout,
@@ -204,6 +204,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             remote_cidrs: connection.remotes.clone(),
             health_check: None,
             up_delay: Duration::ZERO,
+            ipsec: None,
         };
         (connection.name.clone(), value)
     });
@@ -223,6 +224,8 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         max_connections: world.connections.len(),
         spoke_to_spoke: world.spoke_to_spoke,
         allow_default_route: true,
+        address: None,
+        vici_socket: DEFAULT_VICI_SOCKET.into(),
     };
     let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)) };
     let config = Config {

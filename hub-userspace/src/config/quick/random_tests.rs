@@ -10,6 +10,7 @@ use super::{
         Config, Diagnostic, bulk,
         diagnostic::{Problem, Report},
         edit::edit,
+        ipsec::Files,
         judge, parse, read_whole,
     },
     *,
@@ -133,6 +134,18 @@ impl Maker<'_> {
                             "source = \"192.168.0.1\"".to_owned(),
                             format!("destination = \"10.{index}.0.1\""),
                         ]);
+                    }
+                    if self.chance(20) {
+                        writeln!(section, "[connection.{key}.ipsec]").expect("a string");
+                        section += &self.keys(vec![
+                            format!("psk_file = \"/etc/vpnhub/{index}.psk\""),
+                            "local_id = \"hub.example.com\"".to_owned(),
+                            format!("remote_id = \"site-{index}.example.com\""),
+                        ]);
+                        if self.chance(50) {
+                            writeln!(section, "[connection.{key}.ipsec.esp]").expect("a string");
+                            section += &self.keys(vec!["lifetime = \"30m\"".to_owned()]);
+                        }
                     }
                     let section = self.surrounded(&section);
                     self.sections.push(section);
@@ -272,7 +285,7 @@ fn text_of(known: &Known, patch: Option<&Patch>) -> String {
 fn run(seed: u64, tally: &mut Tally) {
     let random = &mut StdRng::seed_from_u64(seed);
     let mut text = file(random);
-    let mut judged = judge(&text).expect("a good file");
+    let mut judged = judge(&text, Files::Unseen).expect("a good file");
     tally.files += 1;
     let Ok(mut known) = Known::of(text.clone(), &judged) else { return };
     tally.in_blocks += 1;
@@ -291,7 +304,7 @@ fn run(seed: u64, tally: &mut Tally) {
             (Err(error), _) => panic!("{}: {error}, and not so by the quick way", context()),
         };
         let quick = quick.unwrap_or_else(|error| panic!("{}: {error}", context()));
-        let Ok(wanted) = judge(&after) else {
+        let Ok(wanted) = judge(&after, Files::Unseen) else {
             match quick {
                 Outcome::Edited(patch) => assert_eq!(text_of(&known, Some(&patch)), after, "{}", context()),
                 Outcome::CannotTell => {}

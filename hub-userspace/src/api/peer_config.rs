@@ -1,0 +1,60 @@
+//! What a site must load, of the configuration in force: `GET /v1/peer-config/{name}/{format}`, with `?secret=true` the
+//! secret as well. Text, or `{"error"}`: 404 an unknown connection, 409 what the configuration does not allow.
+
+use anyhow::{Context as _, Result};
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use reqwest::Method;
+use serde::Deserialize;
+use tokio::{sync::oneshot, task::spawn_blocking};
+
+use super::{Client, Doors, Failure, PATIENCE, changes::segment};
+use crate::{
+    agent::Request,
+    peer_config::{Error, Format, render},
+};
+
+pub const PEER_CONFIG: &str = "/v1/peer-config";
+
+#[derive(Deserialize)]
+pub(super) struct Wish {
+    #[serde(default)]
+    secret: bool,
+}
+
+pub(super) async fn peer_config(
+    State(doors): State<Doors>,
+    Path((name, format)): Path<(String, Format)>,
+    Query(wish): Query<Wish>,
+) -> Response {
+    let (sender, answer) = oneshot::channel();
+    // A request that nobody takes is dropped, and the answer with it.
+    drop(doors.agent.send(Request::Config(sender)).await);
+    let Ok(config) = answer.await else {
+        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping".to_owned());
+    };
+    // Reading a secret may take as long as the disk does.
+    match spawn_blocking(move || render(&config, &name, format, wish.secret)).await {
+        Ok(Ok(text)) => text.into_response(),
+        Ok(Err(error @ Error::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
+        Ok(Err(error)) => failure(StatusCode::CONFLICT, error.to_string()),
+        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written".to_owned()),
+    }
+}
+
+fn failure(status: StatusCode, error: String) -> Response {
+    (status, Json(Failure { error })).into_response()
+}
+
+impl Client {
+    /// What the site of a connection must load.
+    pub async fn peer_config(&self, name: &str, format: Format, with_secret: bool) -> Result<String> {
+        let path = format!("{PEER_CONFIG}/{}/{}?secret={with_secret}", segment(name), format.name());
+        let answer = self.ask(Method::GET, &path, None, Some(PATIENCE)).await?;
+        answer.text().await.context("the agent answers something else: it may be of another version")
+    }
+}

@@ -1,0 +1,164 @@
+//! Algorithms by strongSwan's keywords (`proposal_keywords_static.txt` of libstrongswan), and which of them are weak.
+
+use std::fmt;
+
+/// What an algorithm is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Encryption that needs an integrity algorithm beside it.
+    Cipher,
+    /// Encryption that protects integrity as well.
+    Aead,
+    Integrity,
+    /// Pseudo-random function of IKE.
+    Prf,
+    /// Diffie-Hellman group.
+    Group,
+}
+
+/// One algorithm, with the size of its key where it has several.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Algorithm {
+    /// The keyword.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// Why it should not be used any more.
+    pub weakness: Option<&'static str>,
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+const fn good(name: &'static str, kind: Kind) -> Algorithm {
+    Algorithm { name, kind, weakness: None }
+}
+
+const fn weak(name: &'static str, kind: Kind, why: &'static str) -> Algorithm {
+    Algorithm { name, kind, weakness: Some(why) }
+}
+
+// RFC 8247 (IKEv2) and RFC 8221 (ESP) say what should not be used any more, and why.
+const BROKEN_HASH: &str = "is built on a broken hash";
+const SMALL_GROUP: &str = "is a group small enough to be broken";
+
+/// All that there are.
+pub static ALGORITHMS: &[Algorithm] = &[
+    good("aes128", Kind::Cipher),
+    good("aes192", Kind::Cipher),
+    good("aes256", Kind::Cipher),
+    good("aes128ctr", Kind::Cipher),
+    good("aes192ctr", Kind::Cipher),
+    good("aes256ctr", Kind::Cipher),
+    good("camellia128", Kind::Cipher),
+    good("camellia192", Kind::Cipher),
+    good("camellia256", Kind::Cipher),
+    weak("3des", Kind::Cipher, "has blocks of 64 bits, which leak after some gigabytes"),
+    weak("des", Kind::Cipher, "has a key of 56 bits, which is found within a day"),
+    good("aes128gcm16", Kind::Aead),
+    good("aes192gcm16", Kind::Aead),
+    good("aes256gcm16", Kind::Aead),
+    good("aes128ccm16", Kind::Aead),
+    good("aes192ccm16", Kind::Aead),
+    good("aes256ccm16", Kind::Aead),
+    good("chacha20poly1305", Kind::Aead),
+    good("sha256", Kind::Integrity),
+    good("sha384", Kind::Integrity),
+    good("sha512", Kind::Integrity),
+    good("aesxcbc", Kind::Integrity),
+    good("aescmac", Kind::Integrity),
+    weak("sha1", Kind::Integrity, BROKEN_HASH),
+    weak("md5", Kind::Integrity, BROKEN_HASH),
+    good("prfsha256", Kind::Prf),
+    good("prfsha384", Kind::Prf),
+    good("prfsha512", Kind::Prf),
+    good("prfaesxcbc", Kind::Prf),
+    good("prfaescmac", Kind::Prf),
+    weak("prfsha1", Kind::Prf, BROKEN_HASH),
+    weak("prfmd5", Kind::Prf, BROKEN_HASH),
+    good("curve25519", Kind::Group),
+    good("curve448", Kind::Group),
+    good("ecp256", Kind::Group),
+    good("ecp384", Kind::Group),
+    good("ecp521", Kind::Group),
+    good("modp2048", Kind::Group),
+    good("modp3072", Kind::Group),
+    good("modp4096", Kind::Group),
+    good("modp6144", Kind::Group),
+    good("modp8192", Kind::Group),
+    weak("modp768", Kind::Group, SMALL_GROUP),
+    weak("modp1024", Kind::Group, SMALL_GROUP),
+    weak("modp1536", Kind::Group, SMALL_GROUP),
+    weak("modp1024s160", Kind::Group, SMALL_GROUP),
+    weak("ecp192", Kind::Group, SMALL_GROUP),
+];
+
+/// Numbers of the groups (IANA, `IKEv2` Transform Type 4).
+const GROUPS: &[(&str, u16)] = &[
+    ("modp768", 1),
+    ("modp1024", 2),
+    ("modp1536", 5),
+    ("modp2048", 14),
+    ("modp3072", 15),
+    ("modp4096", 16),
+    ("modp6144", 17),
+    ("modp8192", 18),
+    ("ecp256", 19),
+    ("ecp384", 20),
+    ("ecp521", 21),
+    ("modp1024s160", 22),
+    ("ecp192", 25),
+    ("curve25519", 31),
+    ("curve448", 32),
+];
+
+/// Other names of the same.
+const ALIASES: &[(&str, &str)] = &[
+    ("aes", "aes128"),
+    ("aes128gcm", "aes128gcm16"),
+    ("aes192gcm", "aes192gcm16"),
+    ("aes256gcm", "aes256gcm16"),
+    ("aes128gcm128", "aes128gcm16"),
+    ("aes192gcm128", "aes192gcm16"),
+    ("aes256gcm128", "aes256gcm16"),
+    ("aes128ccm", "aes128ccm16"),
+    ("aes192ccm", "aes192ccm16"),
+    ("aes256ccm", "aes256ccm16"),
+    ("camellia", "camellia128"),
+    ("sha", "sha1"),
+    ("sha2_256", "sha256"),
+    ("sha2_384", "sha384"),
+    ("sha2_512", "sha512"),
+    ("x25519", "curve25519"),
+    ("x448", "curve448"),
+];
+
+/// The number of a group: what devices call it by.
+pub fn group_number(group: &Algorithm) -> Option<u16> {
+    GROUPS.iter().find(|(name, _)| *name == group.name).map(|(_, number)| *number)
+}
+
+/// The algorithm of that name, in whatever case.
+pub fn find(name: &str) -> Option<&'static Algorithm> {
+    let lower = name.to_ascii_lowercase();
+    let name = ALIASES.iter().find(|(alias, _)| *alias == lower).map_or(lower.as_str(), |(_, name)| name);
+    ALGORITHMS.iter().find(|algorithm| algorithm.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_there_once_and_every_group_has_a_number() {
+        for (index, algorithm) in ALGORITHMS.iter().enumerate() {
+            assert!(ALGORITHMS[..index].iter().all(|other| other.name != algorithm.name), "{algorithm}");
+            assert_eq!(group_number(algorithm).is_some(), algorithm.kind == Kind::Group, "{algorithm}");
+        }
+        for (alias, name) in ALIASES {
+            assert_eq!(find(alias).map(|found| found.name), Some(*name));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! IPsec of a connection as far as it could be read.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use super::{
+    super::{diagnostic::Located, section::List},
+    Auth, Esp, Identity, Ike, Ipsec, Mode, Proposal, Start, Version,
+};
+
+#[derive(Debug)]
+pub struct IpsecDraft {
+    /// Offset of the header.
+    pub at: usize,
+    pub psk_file: Option<Located<PathBuf>>,
+    pub certificate: Option<Located<PathBuf>>,
+    pub private_key: Option<Located<PathBuf>>,
+    pub ca: Option<Located<PathBuf>>,
+    /// Exactly one way to prove who one is could be read, and completely.
+    pub auth_sound: bool,
+    pub local_id: IdentityDraft,
+    pub remote_id: IdentityDraft,
+    pub start: Option<Located<Start>>,
+    pub encap: Option<Located<bool>>,
+    pub if_id: Option<Located<u32>>,
+    pub dpd_delay: Option<Located<Duration>>,
+    pub allow_weak: Option<Located<bool>>,
+    pub ike: Option<IkeDraft>,
+    pub esp: Option<EspDraft>,
+}
+
+/// An identity as the file has it.
+#[derive(Debug)]
+pub enum IdentityDraft {
+    Absent,
+    Wrong,
+    Read(Identity),
+}
+
+#[derive(Debug)]
+pub struct IkeDraft {
+    pub version: Option<Located<u32>>,
+    pub mode: Option<Located<Mode>>,
+    pub proposals: List<Proposal>,
+    pub lifetime: Option<Located<Duration>>,
+}
+
+#[derive(Debug)]
+pub struct EspDraft {
+    pub proposals: List<Proposal>,
+    pub lifetime: Option<Located<Duration>>,
+    pub pfs: Option<Located<bool>>,
+}
+
+impl IpsecDraft {
+    pub(in crate::config) fn finish(self) -> Option<Ipsec> {
+        if !self.auth_sound {
+            return None;
+        }
+        let auth = match (self.psk_file, self.certificate, self.private_key) {
+            (Some(file), None, None) => Auth::Psk { file: file.value },
+            (None, Some(certificate), Some(private_key)) => Auth::Certificate {
+                certificate: certificate.value,
+                private_key: private_key.value,
+                ca: self.ca.map(|ca| ca.value),
+            },
+            _ => return None,
+        };
+        Some(Ipsec {
+            auth,
+            local_id: self.local_id.finish().ok()?,
+            remote_id: self.remote_id.finish().ok()?,
+            start: self.start?.value,
+            encap: self.encap?.value,
+            if_id: self.if_id.map(|id| id.value),
+            dpd_delay: self.dpd_delay?.value,
+            ike: self.ike?.finish()?,
+            esp: self.esp?.finish()?,
+        })
+    }
+}
+
+/// An identity is there, and cannot be read.
+#[derive(Debug)]
+pub struct WrongIdentity;
+
+impl IdentityDraft {
+    fn finish(self) -> Result<Option<Identity>, WrongIdentity> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Wrong => Err(WrongIdentity),
+            Self::Read(identity) => Ok(Some(identity)),
+        }
+    }
+
+    /// The identity, or where there is none that of an address.
+    pub fn or(&self, address: impl FnOnce() -> Option<IpAddr>) -> Option<Identity> {
+        match self {
+            Self::Absent => address().map(Identity::from),
+            Self::Wrong => None,
+            Self::Read(identity) => Some(identity.clone()),
+        }
+    }
+}
+
+impl IkeDraft {
+    fn finish(self) -> Option<Ike> {
+        let version = match self.version?.value {
+            1 => Version::V1(self.mode.map_or(Mode::Main, |mode| mode.value)),
+            _ => Version::V2,
+        };
+        Some(Ike { version, proposals: self.proposals.finish()?, lifetime: self.lifetime?.value })
+    }
+}
+
+impl EspDraft {
+    fn finish(self) -> Option<Esp> {
+        Some(Esp { proposals: self.proposals.finish()?, lifetime: self.lifetime?.value })
+    }
+}

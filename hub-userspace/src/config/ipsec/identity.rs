@@ -1,0 +1,106 @@
+//! Identities that the ends of a tunnel show each other.
+
+use std::{fmt, net::IpAddr};
+
+use super::super::diagnostic::{Problem, quoted};
+
+/// Longest identity: devices take 255 or so.
+const LONGEST: usize = 255;
+
+/// An identity in one of the forms that every device knows. Displays as strongSwan reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity(String);
+
+/// RFC 7296 section 3.5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Address,
+    /// Host name, `ID_FQDN`.
+    Fqdn,
+    /// Mail address, `ID_RFC822_ADDR`.
+    Mail,
+    /// Distinguished name of a certificate, `ID_DER_ASN1_DN`.
+    Dn,
+}
+
+impl From<IpAddr> for Identity {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_string())
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Identity {
+    pub(in crate::config) fn of(text: &str) -> Result<Self, Problem> {
+        let advice = "write an address, a host name, a mail address or a distinguished name";
+        let odd = |what: &str| Err(Problem::new(format!("{} {what}", quoted(text))).help(advice));
+        if text.is_empty() {
+            return Err(Problem::new("the identity is empty").help(advice));
+        }
+        if text.len() > LONGEST {
+            return Err(Problem::new(format!("the identity has {} bytes", text.len()))
+                .help(format!("{advice}, of at most {LONGEST} bytes")));
+        }
+        if text.starts_with('%') || text.contains('*') {
+            return odd("stands for several identities: which site it is must be known");
+        }
+        if let Some(bare) = text.strip_prefix('@') {
+            let bare = quoted(bare.trim_start_matches('@'));
+            return Err(Problem::new(format!("{} begins with @", quoted(text))).help(format!("write {bare}")));
+        }
+        if text.trim() != text || text.chars().any(char::is_control) {
+            return odd("has blanks or control characters around or in it");
+        }
+        let identity = Self(text.parse::<IpAddr>().map_or_else(|_| text.to_owned(), |address| address.to_string()));
+        let is_host =
+            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        let is_right = match identity.form() {
+            Form::Address => true,
+            Form::Fqdn => is_host(text),
+            Form::Mail => text.split_once('@').is_some_and(|(user, host)| {
+                is_host(host) && !user.is_empty() && user.chars().all(|c| c.is_ascii_graphic() && !"\"@".contains(c))
+            }),
+            Form::Dn => !text.contains('"'),
+        };
+        if is_right { Ok(identity) } else { odd("is no identity") }
+    }
+
+    pub fn form(&self) -> Form {
+        match &self.0 {
+            text if text.parse::<IpAddr>().is_ok() => Form::Address,
+            text if text.contains('=') => Form::Dn,
+            text if text.contains('@') => Form::Mail,
+            _ => Form::Fqdn,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_told_apart() {
+        for (text, form) in [
+            ("198.51.100.10", Form::Address),
+            ("2001:db8::1", Form::Address),
+            ("hub.example.com", Form::Fqdn),
+            ("hub", Form::Fqdn),
+            ("ops@example.com", Form::Mail),
+            ("C=CN, O=Example, CN=hub", Form::Dn),
+        ] {
+            assert_eq!(Identity::of(text).map(|identity| identity.form()), Ok(form), "{text}");
+        }
+        assert_eq!(Identity::of("2001:DB8:0::1").map(|identity| identity.to_string()), Ok("2001:db8::1".to_owned()));
+        for text in
+            ["", "%any", "*", "*.example.com", "@hub", "@@hub", "a b", " hub", "hub\n", "fqdn:hub", "a@b@c", "a@"]
+        {
+            assert!(Identity::of(text).is_err(), "{text:?}");
+        }
+    }
+}

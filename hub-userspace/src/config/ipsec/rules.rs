@@ -1,0 +1,164 @@
+//! What the IPsec parts of several connections must be to one another, and to the files they name.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    super::{
+        diagnostic::{Located, Problem, Report, join, quoted},
+        draft::{ConnectionDraft, Draft},
+        rules::connection_path,
+    },
+    Identity, IpsecDraft,
+    draft::IdentityDraft,
+    read::files,
+    secret::{Fault, Secret, SecretError, check_key},
+};
+
+/// Whether the files that a configuration names are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// It is judged by its text alone.
+    Unseen,
+    /// It is for this host.
+    Here,
+}
+
+pub fn judge(draft: &Draft, files: Files, report: &mut Report<'_>) {
+    check_local_ids(draft, report);
+    check_identities(draft, report);
+    check_if_ids(draft, report);
+    if files == Files::Here {
+        check_files(draft, report);
+    }
+}
+
+fn with_ipsec(draft: &Draft) -> impl Iterator<Item = (&ConnectionDraft, &IpsecDraft)> {
+    draft.connections.iter().filter_map(|connection| Some((connection, connection.ipsec.as_ref()?)))
+}
+
+fn ipsec_path(connection: &ConnectionDraft, key: &str) -> String {
+    let path = join(&connection_path(connection), "ipsec");
+    if key.is_empty() { path } else { join(&path, key) }
+}
+
+/// The hub shows its address unless told otherwise: then it must be known.
+fn check_local_ids(draft: &Draft, report: &mut Report<'_>) {
+    let Some(gateway) = draft.gateway.as_ref().filter(|gateway| !gateway.may_have_address) else { return };
+    debug_assert!(gateway.address.is_none(), "it may have none");
+    for (connection, ipsec) in with_ipsec(draft).filter(|(_, ipsec)| matches!(ipsec.local_id, IdentityDraft::Absent)) {
+        let problem = Problem::new("nothing says how the hub calls itself to the site");
+        let help = "add address = \"203.0.113.1\", the hub's public address, to [gateway], or local_id here";
+        report.error(ipsec.at, ipsec_path(connection, ""), problem.help(help));
+    }
+}
+
+/// The identities of hub and site, if both are known.
+fn identities(draft: &Draft, connection: &ConnectionDraft, ipsec: &IpsecDraft) -> Option<(Identity, Identity)> {
+    let hub = || Some(draft.gateway.as_ref()?.address?.value);
+    let site = || {
+        let name = &connection.customer_gateway.as_ref()?.value;
+        let gateway = draft.customer_gateways.iter().find(|gateway| gateway.name.value == *name)?;
+        Some(gateway.address?.value)
+    };
+    Some((ipsec.local_id.or(hub)?, ipsec.remote_id.or(site)?))
+}
+
+/// A secret belongs to two identities: there can be one only.
+fn check_identities(draft: &Draft, report: &mut Report<'_>) {
+    let mut first: HashMap<_, &Located<PathBuf>> = HashMap::new();
+    for (connection, ipsec) in with_ipsec(draft) {
+        let (Some(file), Some(pair)) = (&ipsec.psk_file, identities(draft, connection, ipsec)) else { continue };
+        if pair.0 == pair.1 {
+            let problem = Problem::new(format!("hub and site both call themselves {}", quoted(&pair.0.to_string())));
+            let help = "give the site a remote_id of its own, or the hub another local_id";
+            report.error(ipsec.at, ipsec_path(connection, ""), problem.help(help));
+            continue;
+        }
+        let ids = format!("{} and {}", pair.0, pair.1);
+        match first.get(&pair) {
+            None => _ = first.insert(pair, file),
+            Some(other) if other.value == file.value => {}
+            Some(other) => {
+                let line = report.line(other.at);
+                let problem = Problem::new(format!("{ids} have another secret already (line {line})"));
+                let help = "name the same file, or give each connection a remote_id of its own";
+                report.error(file.at, ipsec_path(connection, "psk_file"), problem.help(help));
+            }
+        }
+    }
+}
+
+/// An xfrm interface has one `if_id`, and an `if_id` one interface.
+fn check_if_ids(draft: &Draft, report: &mut Report<'_>) {
+    let mut interfaces: HashMap<&str, Located<u32>> = HashMap::new();
+    let mut ids: HashMap<u32, (&str, usize)> = HashMap::new();
+    for (connection, ipsec) in with_ipsec(draft) {
+        let (Some(id), Some(interface)) = (ipsec.if_id, &connection.interface) else { continue };
+        let name = interface.value.as_str();
+        let problem = match (interfaces.get(name), ids.get(&id.value)) {
+            (Some(other), _) if other.value != id.value => {
+                let line = report.line(other.at);
+                Problem::new(format!("{} has the if_id {} already (line {line})", quoted(name), other.value))
+                    .help("an interface has one if_id: give the connection an interface of its own, or the same if_id")
+            }
+            (_, Some((other, at))) if *other != name => {
+                let line = report.line(*at);
+                Problem::new(format!("{} is the if_id of {} already (line {line})", id.value, quoted(other)))
+                    .help("give each interface an if_id of its own")
+            }
+            _ => {
+                interfaces.insert(name, id);
+                ids.insert(id.value, (name, id.at));
+                continue;
+            }
+        };
+        report.error(id.at, ipsec_path(connection, "if_id"), problem);
+    }
+}
+
+fn check_files(draft: &Draft, report: &mut Report<'_>) {
+    for (connection, ipsec) in with_ipsec(draft) {
+        for (key, file) in files(ipsec) {
+            let result = match key {
+                "psk_file" => Secret::read(&file.value).map(|secret| secret.is_short()),
+                "private_key" => check_key(&file.value).map(|()| false),
+                _ => check_readable(&file.value).map(|()| false),
+            };
+            let path = ipsec_path(connection, key);
+            let shown = file.value.display().to_string();
+            match result {
+                Ok(false) => {}
+                Ok(true) => {
+                    let problem = Problem::new(format!("the secret in {} is short", quoted(&shown)));
+                    report.warning(file.at, path, problem.help("make a new one with `openssl rand -base64 32`"));
+                }
+                Err(error) => {
+                    let help = match (key, &error.fault) {
+                        // A key pair is not made by the way.
+                        ("psk_file", _) | (_, Fault::Exposed(_) | Fault::Denied) => error.help(),
+                        _ => "put the file there, in PEM form".to_owned(),
+                    };
+                    let problem = Problem::new(format!("{} {}", quoted(&shown), error.fault.message())).help(help);
+                    // The file may be for another host, or another user.
+                    match error.fault {
+                        Fault::Missing | Fault::Denied => report.warning(file.at, path, problem),
+                        _ => report.error(file.at, path, problem),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_readable(file: &Path) -> Result<(), SecretError> {
+    let error = |fault| Err(SecretError { file: file.to_owned(), fault });
+    match fs::metadata(file) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => error(Fault::NoFile),
+        Err(found) => error(Fault::of(&found)),
+    }
+}

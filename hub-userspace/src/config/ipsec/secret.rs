@@ -1,0 +1,208 @@
+//! Secrets in files of their own: who may read them, and what is in them. Nothing of it is ever shown.
+
+use std::{
+    fmt, fs,
+    io::{self, Read as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+
+/// Longest secret; most devices take less.
+const LONGEST: usize = 256;
+/// Shorter secrets can be guessed: aggressive mode and active attackers give the material to try at leisure.
+const SHORTEST: usize = 16;
+
+/// A pre-shared key. It has no `Display`, and its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Secret {
+    /// What it is: for the IKE daemon, and for a site's configuration when it is asked for.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_short(&self) -> bool {
+        self.0.len() < SHORTEST
+    }
+
+    /// Reads a secret; a line end at its end does not belong to it.
+    pub fn read(file: &Path) -> Result<Self, SecretError> {
+        let error = |fault| SecretError { file: file.to_owned(), fault };
+        let mut options = fs::OpenOptions::new();
+        // A FIFO would wait for its other end.
+        let opened = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(file);
+        let opened = opened.map_err(|found| error(Fault::of(&found)))?;
+        // Of what was opened: the path may lead elsewhere a moment later.
+        let metadata = opened.metadata().map_err(|found| error(Fault::of(&found)))?;
+        guard(&metadata).map_err(error)?;
+        let mut bytes = Vec::new();
+        opened.take(LONGEST as u64 + 3).read_to_end(&mut bytes).map_err(|found| error(Fault::of(&found)))?;
+        Self::of(&bytes).map_err(error)
+    }
+
+    fn of(bytes: &[u8]) -> Result<Self, Fault> {
+        let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match line.len() {
+            0 => return Err(Fault::Empty),
+            length if length > LONGEST => return Err(Fault::Long),
+            _ => {}
+        }
+        if !line.iter().all(u8::is_ascii_graphic) {
+            return Err(Fault::Odd);
+        }
+        // Printable ASCII is UTF-8.
+        Ok(Self(line.iter().copied().map(char::from).collect()))
+    }
+}
+
+/// Whether a file may hold a private key, as far as can be told from outside.
+pub fn check_key(file: &Path) -> Result<(), SecretError> {
+    let error = |fault| SecretError { file: file.to_owned(), fault };
+    let metadata = fs::metadata(file).map_err(|found| error(Fault::of(&found)))?;
+    guard(&metadata).map_err(error)
+}
+
+/// Why a secret cannot be used. Displays without what is in the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} {}; help: {}", .file.display(), .fault.message(), self.help())]
+pub struct SecretError {
+    pub file: PathBuf,
+    pub fault: Fault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    Missing,
+    Denied,
+    Unreadable(String),
+    NoFile,
+    /// Bits of the mode that group and others have.
+    Exposed(u32),
+    Empty,
+    Long,
+    Odd,
+}
+
+impl SecretError {
+    /// What to do.
+    pub fn help(&self) -> String {
+        let file = self.file.display();
+        match &self.fault {
+            Fault::Missing => format!("make one: (umask 077; openssl rand -base64 32 > {file})"),
+            Fault::Denied => "run as root, or give this user the right to read it".to_owned(),
+            Fault::Unreadable(_) | Fault::NoFile => "name a plain file".to_owned(),
+            Fault::Exposed(_) => format!("chmod 600 {file}; if others may have read it, make a new secret"),
+            Fault::Empty | Fault::Long | Fault::Odd => {
+                format!("write one line of at most {LONGEST} printable ASCII characters without blanks")
+            }
+        }
+    }
+}
+
+impl Fault {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            _ => Self::Unreadable(error.to_string()),
+        }
+    }
+
+    /// What is wrong, after the file's name.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Missing => "is not there".to_owned(),
+            Self::Denied => "cannot be read by this user".to_owned(),
+            Self::Unreadable(why) => format!("cannot be read: {why}"),
+            Self::NoFile => "is not a plain file".to_owned(),
+            Self::Exposed(mode) => format!("can be read or written by others than its owner (mode {mode:04o})"),
+            Self::Empty => "is empty".to_owned(),
+            Self::Long => "has more than one secret in it".to_owned(),
+            Self::Odd => "has blanks, several lines or other than printable ASCII characters in it".to_owned(),
+        }
+    }
+}
+
+fn guard(metadata: &fs::Metadata) -> Result<(), Fault> {
+    let kind = metadata.file_type();
+    if kind.is_dir() || kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
+        return Err(Fault::NoFile);
+    }
+    match metadata.mode() & 0o7777 {
+        mode if mode & 0o077 != 0 => Err(Fault::Exposed(mode)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+    use super::{Fault, Secret};
+
+    const SECRET: &str = "kept-to-itself-0123456789";
+
+    fn read(content: &[u8], mode: u32) -> Result<Secret, Fault> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("psk");
+        fs::write(&file, content).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("set");
+        Secret::read(&file).map_err(|error| {
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains(SECRET), "{shown}");
+            error.fault
+        })
+    }
+
+    #[test]
+    fn one_line_of_the_owner_alone_is_a_secret() {
+        for content in [SECRET.to_owned(), format!("{SECRET}\n"), format!("{SECRET}\r\n")] {
+            for mode in [0o600, 0o400] {
+                assert_eq!(read(content.as_bytes(), mode).expect("a secret").expose(), SECRET);
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_may_read_is_refused_whatever_is_in_it() {
+        for mode in [0o640, 0o604, 0o644, 0o620, 0o602, 0o610] {
+            assert_eq!(read(SECRET.as_bytes(), mode), Err(Fault::Exposed(mode)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_says_so() {
+        let long = "x".repeat(257);
+        for (content, fault) in [
+            (&b""[..], Fault::Empty),
+            (b"\n", Fault::Empty),
+            (long.as_bytes(), Fault::Long),
+            (b"two words", Fault::Odd),
+            (b"two\nlines\n", Fault::Odd),
+            ("\u{e4}".as_bytes(), Fault::Odd),
+            (b"\xff", Fault::Odd),
+        ] {
+            assert_eq!(read(content, 0o600), Err(fault));
+        }
+        let fault = |path: &str| Secret::read(Path::new(path)).expect_err("no secret").fault;
+        assert_eq!(fault("/nowhere/psk"), Fault::Missing);
+        assert_eq!(fault("/dev/zero"), Fault::NoFile);
+        assert_eq!(fault("/tmp"), Fault::NoFile);
+    }
+
+    #[test]
+    fn debug_output_shows_nothing() {
+        let secret = read(SECRET.as_bytes(), 0o600).expect("a secret");
+        assert_eq!(format!("{secret:?} {:#?}", Some(&secret)), "Secret Some(\n    Secret,\n)");
+    }
+}

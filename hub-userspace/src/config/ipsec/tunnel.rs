@@ -1,0 +1,47 @@
+//! A connection's IPsec with what the rest of the configuration says about it.
+
+use std::net::IpAddr;
+
+use super::{
+    super::model::{Config, Connection},
+    Identity, Ipsec,
+};
+
+/// All that hub and site have to agree on.
+#[derive(Debug, Clone)]
+pub struct Tunnel<'c> {
+    pub name: &'c str,
+    pub connection: &'c Connection,
+    pub ipsec: &'c Ipsec,
+    /// Public address of the hub, if the configuration says it.
+    pub hub: Option<IpAddr>,
+    /// Public address of the site.
+    pub site: IpAddr,
+    pub local_id: Identity,
+    pub remote_id: Identity,
+}
+
+impl Config {
+    /// The tunnel of a connection that has IPsec.
+    pub fn tunnel<'c>(&'c self, name: &str) -> Option<Tunnel<'c>> {
+        let (name, connection) = self.connections.get_key_value(name)?;
+        let ipsec = connection.ipsec.as_ref()?;
+        let site = self.customer_gateways.get(&connection.customer_gateway)?.address;
+        let hub = self.gateway.address;
+        Some(Tunnel {
+            name,
+            connection,
+            ipsec,
+            hub,
+            site,
+            // One of the two is there: a rule says so.
+            local_id: ipsec.local_id.clone().or(hub.map(Identity::from))?,
+            remote_id: ipsec.remote_id.clone().unwrap_or_else(|| site.into()),
+        })
+    }
+
+    /// The tunnels of all connections that have IPsec, by name.
+    pub fn tunnels(&self) -> impl Iterator<Item = Tunnel<'_>> {
+        self.connections.keys().filter_map(|name| self.tunnel(name))
+    }
+}

@@ -1,0 +1,49 @@
+//! The cloud product's own form: fields and words of `DownloadVpnConnectionConfig`, which is for the site as well.
+
+use serde_json::json;
+
+use super::site::{Algorithms, Site};
+
+/// One object, indented.
+pub fn json(site: &Site) -> String {
+    let local: Vec<&str> = site.local.prefixes.iter().map(|prefix| prefix.cidr.as_str()).collect();
+    // The cloud has one proposal: the one that is wanted most.
+    let (ike, esp) = (&site.ike.proposals[0], &site.esp.proposals[0]);
+    let config = json!({
+        "Local": site.local.address,
+        "Remote": site.remote.address,
+        "LocalSubnet": local.join(","),
+        "RemoteSubnet": site.admitted,
+        "IkeConfig": {
+            "Psk": site.secret,
+            "IkeVersion": format!("ikev{}", site.version),
+            "IkeMode": if site.aggressive { "aggressive" } else { "main" },
+            "IkeEncAlg": encryption(ike),
+            "IkeAuthAlg": if ike.aead { ike.prf.trim_start_matches("prf") } else { ike.integrity },
+            "IkePfs": group(ike),
+            "IkeLifetime": site.ike.lifetime,
+            "LocalId": site.local.id,
+            "RemoteId": site.remote.id,
+        },
+        "IpsecConfig": {
+            "IpsecEncAlg": encryption(esp),
+            "IpsecAuthAlg": if esp.aead { "none" } else { esp.integrity },
+            "IpsecPfs": group(esp),
+            "IpsecLifetime": site.esp.lifetime,
+        },
+    });
+    // Texts and numbers only: nothing in it can fail to be written.
+    serde_json::to_string_pretty(&config).unwrap_or_default() + "\n"
+}
+
+/// `aes` is the cloud's word for AES-128; what it does not know keeps strongSwan's.
+fn encryption(proposal: &Algorithms) -> &'static str {
+    if proposal.encryption == "aes128" { "aes" } else { proposal.encryption }
+}
+
+fn group(proposal: &Algorithms) -> String {
+    match proposal.group_number {
+        0 => "disabled".to_owned(),
+        number => format!("group{number}"),
+    }
+}

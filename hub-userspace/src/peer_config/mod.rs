@@ -1,0 +1,143 @@
+//! What a site loads into its device, so that it and the hub agree: `vpnhub peer-config`.
+//!
+//! [`site::Site`] is the tunnel as the site sees it, local and remote swapped. A template a format, in `templates/`, makes
+//! text of it; `json` has no template. A new device is a template and a line in [`Format`].
+
+mod cloud;
+mod device;
+pub mod site;
+mod templates;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{
+    Config,
+    ipsec::{Auth, secret::Secret, secret::SecretError},
+};
+use site::Site;
+
+/// Stands where the secret belongs.
+pub const PLACEHOLDER: &str = "<PRE-SHARED-KEY>";
+
+/// What the site's device reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// strongSwan's ipsec.conf and ipsec.secrets.
+    Strongswan,
+    /// strongSwan's swanctl.conf.
+    Swanctl,
+    /// Cisco IOS and IOS XE.
+    CiscoIos,
+    /// Cisco ASA, 9.0 or later.
+    CiscoAsa,
+    /// Huawei USG firewalls and AR routers.
+    Huawei,
+    /// H3C firewalls and routers, Comware 7.
+    H3c,
+    /// Juniper SRX.
+    Juniper,
+    /// Fields of the cloud's `DownloadVpnConnectionConfig`.
+    Json,
+}
+
+impl Format {
+    pub const ALL: [Self; 8] = [
+        Self::Strongswan,
+        Self::Swanctl,
+        Self::CiscoIos,
+        Self::CiscoAsa,
+        Self::Huawei,
+        Self::H3c,
+        Self::Juniper,
+        Self::Json,
+    ];
+
+    /// As the command line has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Strongswan => "strongswan",
+            Self::Swanctl => "swanctl",
+            Self::CiscoIos => "cisco-ios",
+            Self::CiscoAsa => "cisco-asa",
+            Self::Huawei => "huawei",
+            Self::H3c => "h3c",
+            Self::Juniper => "juniper",
+            Self::Json => "json",
+        }
+    }
+
+    /// Whether it can say that hub and site know each other by certificates: a device's come by its own commands.
+    const fn has_certificates(self) -> bool {
+        matches!(self, Self::Strongswan | Self::Swanctl)
+    }
+
+    const fn has_ipv6(self) -> bool {
+        !matches!(self, Self::CiscoIos | Self::Huawei | Self::H3c)
+    }
+}
+
+/// Why there is no configuration for a site.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no connection \"{name}\"; help: the connections are {}", .known.join(", "))]
+    NoConnection { name: String, known: Vec<String> },
+    #[error("connection {0} has no IPsec; help: add [connection.{0}.ipsec] with psk_file = \"/etc/vpnhub/{0}.psk\"")]
+    NoIpsec(String),
+    #[error(
+        "nothing says which address the site reaches the hub at; \
+         help: add address = \"203.0.113.1\", the hub's public address, to [gateway]"
+    )]
+    NoAddress,
+    #[error(
+        "the hub's address {hub} and the site's {site} are not of one IP version; \
+         help: give the customer gateway an address of the hub's version"
+    )]
+    MixedVersions { hub: String, site: String },
+    #[error("{format} configurations are written for pre-shared keys only; help: use --format swanctl, or psk_file")]
+    Certificates { format: &'static str },
+    #[error("{format} configurations are written for IPv4 only, and {what} is not; help: use --format swanctl")]
+    Ipv6 { format: &'static str, what: String },
+    #[error("{format}: {why}")]
+    Device { format: &'static str, why: String },
+    #[error("connection {0} has a certificate, not a secret; help: leave --with-secret out")]
+    NoSecret(String),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+/// The site's configuration; the secret is in it only `with_secret`, and read from its file only then.
+pub fn render(config: &Config, name: &str, format: Format, with_secret: bool) -> Result<String, Error> {
+    let Some(connection) = config.connections.get(name) else {
+        return Err(Error::NoConnection { name: name.to_owned(), known: config.connections.keys().cloned().collect() });
+    };
+    let Some(ipsec) = &connection.ipsec else { return Err(Error::NoIpsec(name.to_owned())) };
+    let secret = match &ipsec.auth {
+        Auth::Psk { file } if with_secret => Some(Secret::read(file)?),
+        Auth::Certificate { .. } if with_secret => return Err(Error::NoSecret(name.to_owned())),
+        _ => None,
+    };
+    let site = Site::of(config, name, secret.as_ref())?;
+    write(&site, format)
+}
+
+fn write(site: &Site, format: Format) -> Result<String, Error> {
+    let device = format.name();
+    if site.auth == site::AUTH_CERTIFICATE && !format.has_certificates() {
+        return Err(Error::Certificates { format: device });
+    }
+    if !format.has_ipv6() {
+        let no = |what: String| Err(Error::Ipv6 { format: device, what });
+        if site.local.address.is_ipv6() {
+            return no(format!("the site's address {}", site.local.address));
+        }
+        if !site.pairs.iter().any(|pair| !pair.local.ipv6) {
+            return no("none of its prefixes".to_owned());
+        }
+    }
+    match format {
+        Format::Json => Ok(cloud::json(site)),
+        _ => templates::render(format, site),
+    }
+}

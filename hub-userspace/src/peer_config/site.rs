@@ -1,0 +1,256 @@
+//! A tunnel as the site sees it: what is the hub's remote end is its local one.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{Error, PLACEHOLDER};
+use crate::config::{
+    Config,
+    ipsec::{Algorithm, Auth, Form, Identity, Mode, Proposal, Start, Tunnel, Version, group_number, secret::Secret},
+};
+
+pub const AUTH_PSK: &str = "psk";
+pub const AUTH_CERTIFICATE: &str = "certificate";
+/// Longest name: Huawei takes 15 characters, and a number may follow.
+const LONGEST_OBJECT: usize = 12;
+
+/// All that a template may ask for. It has the secret in it: it is never logged, and has no `Debug`.
+#[derive(Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "templates ask for them one by one")]
+pub struct Site {
+    /// Of the connection.
+    pub name: String,
+    /// Of the gateway.
+    pub hub: String,
+    /// The connection's name as devices take it: letters, digits and `-`, at most 12 of them.
+    pub object: String,
+    /// The site.
+    pub local: End,
+    /// The hub.
+    pub remote: End,
+    /// What may go through the tunnel: each of the site's prefixes with each of the hub's, of the same family.
+    pub pairs: Vec<Pair>,
+    /// All that the hub admits, separated by commas.
+    pub admitted: String,
+    /// The hub admits more than `pairs` say: it has a default prefix, and these are what is known to be behind it.
+    pub narrowed: bool,
+    /// `psk` or `certificate`.
+    pub auth: &'static str,
+    /// Or its placeholder.
+    pub secret: String,
+    /// 1 or 2.
+    pub version: u8,
+    pub aggressive: bool,
+    /// Who begins: `start` or `trap`.
+    pub start: &'static str,
+    pub encap: bool,
+    /// Seconds; 0: the hub is not asked.
+    pub dpd: u64,
+    pub ike: Phase,
+    pub esp: Phase,
+    pub pfs: bool,
+}
+
+#[derive(Serialize)]
+pub struct End {
+    pub address: IpAddr,
+    pub id: String,
+    /// `ipv4`, `ipv6`, `fqdn`, `mail` or `dn`.
+    pub form: &'static str,
+    pub prefixes: Vec<Prefix>,
+}
+
+#[derive(Clone, Serialize)]
+pub struct Prefix {
+    pub cidr: String,
+    pub address: IpAddr,
+    pub length: u8,
+    pub ipv6: bool,
+    /// As `255.255.255.0`; of IPv6 the empty text.
+    pub mask: String,
+    /// As `0.0.0.255`.
+    pub wildcard: String,
+}
+
+#[derive(Serialize)]
+pub struct Pair {
+    pub local: Prefix,
+    pub remote: Prefix,
+}
+
+#[derive(Serialize)]
+pub struct Phase {
+    /// In order of preference.
+    pub proposals: Vec<Algorithms>,
+    /// Seconds.
+    pub lifetime: u64,
+}
+
+/// A proposal by strongSwan's keywords; what it has not is the empty text.
+#[derive(Clone, Serialize)]
+pub struct Algorithms {
+    pub text: String,
+    pub encryption: &'static str,
+    pub integrity: &'static str,
+    pub prf: &'static str,
+    pub group: &'static str,
+    /// IANA's number of the group; 0 for none.
+    pub group_number: u16,
+    pub aead: bool,
+}
+
+impl Site {
+    pub fn of(config: &Config, name: &str, secret: Option<&Secret>) -> Result<Self, Error> {
+        let tunnel = config.tunnel(name).ok_or_else(|| Error::NoIpsec(name.to_owned()))?;
+        let hub = tunnel.hub.ok_or(Error::NoAddress)?;
+        if hub.is_ipv4() != tunnel.site.is_ipv4() {
+            return Err(Error::MixedVersions { hub: hub.to_string(), site: tunnel.site.to_string() });
+        }
+        let ipsec = tunnel.ipsec;
+        let (remote, narrowed) = hub_prefixes(config, &tunnel);
+        let local = end(tunnel.site, &tunnel.remote_id, &tunnel.connection.remote_cidrs);
+        let remote = end(hub, &tunnel.local_id, &remote);
+        let is_psk = matches!(ipsec.auth, Auth::Psk { .. });
+        Ok(Self {
+            name: name.to_owned(),
+            hub: config.gateway.name.clone(),
+            object: object(name),
+            pairs: pairs(&local.prefixes, &remote.prefixes),
+            local,
+            remote,
+            admitted: tunnel.connection.local_cidrs.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","),
+            narrowed,
+            auth: if is_psk { AUTH_PSK } else { AUTH_CERTIFICATE },
+            secret: secret.map_or(PLACEHOLDER, Secret::expose).to_owned(),
+            version: ipsec.ike.version.number(),
+            aggressive: ipsec.ike.version == Version::V1(Mode::Aggressive),
+            // One of the two begins at once; the other one does when there is traffic and no tunnel.
+            start: if ipsec.start == Start::None { "start" } else { "trap" },
+            encap: ipsec.encap,
+            dpd: ipsec.dpd_delay.as_secs(),
+            ike: phase(&ipsec.ike.proposals, ipsec.ike.lifetime),
+            esp: phase(&ipsec.esp.proposals, ipsec.esp.lifetime),
+            pfs: ipsec.has_pfs(),
+        })
+    }
+}
+
+/// What the site sends into the tunnel, and whether the hub admits more.
+///
+/// A hub that admits any destination would have the site send everything: its traffic to the Internet as well. So the
+/// site is given what is known to be behind the hub, and the ends agree on that; `IKEv1` cannot agree on less.
+fn hub_prefixes(config: &Config, tunnel: &Tunnel<'_>) -> (Vec<IpNet>, bool) {
+    let all = &tunnel.connection.local_cidrs;
+    let is_default = |prefix: &IpNet| prefix.prefix_len() == 0;
+    let is_of = |one: &IpNet, other: &IpNet| one.addr().is_ipv4() == other.addr().is_ipv4();
+    if !all.iter().any(is_default) || tunnel.ipsec.ike.version != Version::V2 {
+        return (all.clone(), false);
+    }
+    let behind = config.vpc.iter().flat_map(|vpc| &vpc.cidrs).copied();
+    let others = config.routes.iter().filter(|route| {
+        let is_alternative = || {
+            config.routes.iter().any(|other| other.destination == route.destination && other.next_hop == tunnel.name)
+        };
+        config.gateway.spoke_to_spoke && route.next_hop != tunnel.name && !is_alternative()
+    });
+    let known: Vec<IpNet> = behind.chain(others.map(|route| route.destination)).collect();
+    let has_site = |prefix: &IpNet| tunnel.connection.remote_cidrs.iter().any(|own| is_of(own, prefix));
+    let mut prefixes = Vec::new();
+    let mut narrowed = false;
+    for prefix in all.iter().filter(|prefix| has_site(prefix)) {
+        let within: Vec<IpNet> =
+            known.iter().filter(|known| is_of(known, prefix) && !is_default(known)).copied().collect();
+        if is_default(prefix) && !within.is_empty() {
+            narrowed = true;
+            prefixes.extend(within);
+        } else {
+            prefixes.push(*prefix);
+        }
+    }
+    if prefixes.is_empty() {
+        return (all.clone(), false);
+    }
+    (IpNet::aggregate(&prefixes), narrowed)
+}
+
+fn end(address: IpAddr, id: &Identity, prefixes: &[IpNet]) -> End {
+    let form = match id.form() {
+        Form::Address if id.to_string().contains(':') => "ipv6",
+        Form::Address => "ipv4",
+        Form::Fqdn => "fqdn",
+        Form::Mail => "mail",
+        Form::Dn => "dn",
+    };
+    End { address, id: id.to_string(), form, prefixes: prefixes.iter().map(prefix).collect() }
+}
+
+fn prefix(prefix: &IpNet) -> Prefix {
+    let (mask, wildcard) = match prefix {
+        IpNet::V4(prefix) => (prefix.netmask().to_string(), Ipv4Addr::from(!u32::from(prefix.netmask())).to_string()),
+        IpNet::V6(_) => Default::default(),
+    };
+    Prefix {
+        cidr: prefix.to_string(),
+        address: prefix.network(),
+        length: prefix.prefix_len(),
+        ipv6: matches!(prefix, IpNet::V6(_)),
+        mask,
+        wildcard,
+    }
+}
+
+fn pairs(local: &[Prefix], remote: &[Prefix]) -> Vec<Pair> {
+    let pair = |local: &Prefix, remote: &Prefix| {
+        (local.ipv6 == remote.ipv6).then(|| Pair { local: local.clone(), remote: remote.clone() })
+    };
+    local.iter().flat_map(|local| remote.iter().filter_map(move |remote| pair(local, remote))).collect()
+}
+
+fn phase(proposals: &[Proposal], lifetime: std::time::Duration) -> Phase {
+    Phase { proposals: proposals.iter().map(algorithms).collect(), lifetime: lifetime.as_secs() }
+}
+
+fn algorithms(proposal: &Proposal) -> Algorithms {
+    let Proposal { encryption, integrity, prf, group } = proposal;
+    let name = |algorithm: Option<&'static Algorithm>| algorithm.map_or("", |found| found.name);
+    Algorithms {
+        text: proposal.to_string(),
+        encryption: encryption.name,
+        integrity: name(*integrity),
+        prf: name(*prf),
+        group: name(*group),
+        group_number: group.and_then(group_number).unwrap_or_default(),
+        aead: integrity.is_none(),
+    }
+}
+
+/// A name that every device takes; a long one is cut, and told apart by a checksum.
+fn object(name: &str) -> String {
+    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let plain = plain.trim_matches('-');
+    if plain == name && name.len() <= LONGEST_OBJECT && name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return name.to_owned();
+    }
+    // FNV-1a: the same on every machine and in every version.
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let start: String = plain.chars().take(LONGEST_OBJECT - 7).collect();
+    format!("v-{start}-{:04x}", hash & 0xffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::object;
+
+    #[test]
+    fn names_of_objects_fit_devices_and_stay_apart() {
+        assert_eq!(object("shanghai"), "shanghai");
+        for name in ["shanghai.dc-1", "a_b", "1st", "a-very-long-name-of-a-connection", "-", "."] {
+            let object = object(name);
+            assert!(object.len() <= 12 && object.starts_with("v-"), "{object}");
+            assert!(object.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{object}");
+        }
+        assert_ne!(object("a-very-long-name-1"), object("a-very-long-name-2"));
+    }
+}

@@ -1,0 +1,313 @@
+//! A session with charon over its unix socket: commands one at a time, events in between.
+//!
+//! Packets are kept together whatever is cancelled: bytes are read into a buffer of the session's, and taken out of it as
+//! whole packets. So waiting for an event may be one of several things waited for.
+
+use std::{collections::VecDeque, io, path::Path, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::timeout,
+};
+
+use super::message::{Malformed, Message, read_name, write_name};
+
+/// charon answers at once: what takes long is asked for without waiting for its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest packet (charon's own limit).
+const LONGEST: usize = 512 * 1024;
+
+const CMD_REQUEST: u8 = 0;
+const CMD_RESPONSE: u8 = 1;
+const CMD_UNKNOWN: u8 = 2;
+const EVENT_REGISTER: u8 = 3;
+const EVENT_UNREGISTER: u8 = 4;
+const EVENT_CONFIRM: u8 = 5;
+const EVENT_UNKNOWN: u8 = 6;
+const EVENT: u8 = 7;
+
+/// Why a command came to nothing.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    #[error("the connection to strongSwan is lost: {0}")]
+    Io(#[from] io::Error),
+    #[error("strongSwan answers something that is not understood: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("strongSwan does not answer `{0}`")]
+    Silent(String),
+    /// The session goes on.
+    #[error("strongSwan refuses `{command}`: {why}")]
+    Refused { command: String, why: String },
+}
+
+impl SessionError {
+    /// Whether only this command failed.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+/// A named event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub name: String,
+    pub message: Message,
+}
+
+pub struct Session {
+    stream: UnixStream,
+    /// What has come and is not a whole packet yet.
+    buffer: Vec<u8>,
+    /// Events that came while something else was waited for.
+    events: VecDeque<Event>,
+}
+
+enum Packet {
+    Response(Message),
+    UnknownCommand,
+    Confirm,
+    UnknownEvent,
+    Event(Event),
+}
+
+impl Session {
+    pub async fn connect(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket).await?;
+        Ok(Self { stream, buffer: Vec::new(), events: VecDeque::new() })
+    }
+
+    /// Has charon do something; its answer, if it did.
+    pub async fn request(&mut self, command: &str, message: &Message) -> Result<Message, SessionError> {
+        self.send(CMD_REQUEST, command, Some(message)).await?;
+        let refused = |why: &str| SessionError::Refused { command: command.to_owned(), why: why.to_owned() };
+        match self.answer(command).await? {
+            Packet::Response(answer) if answer.value("success") == Some("no") => {
+                Err(refused(answer.value("errmsg").unwrap_or("it does not say why")))
+            }
+            Packet::Response(answer) => Ok(answer),
+            Packet::UnknownCommand => Err(refused("it does not know this command")),
+            _ => Err(Malformed::Unexpected.into()),
+        }
+    }
+
+    /// As [`Self::request`], of a command whose answer comes as events of this name.
+    pub async fn list(&mut self, command: &str, event: &str, message: &Message) -> Result<Vec<Message>, SessionError> {
+        self.register(EVENT_REGISTER, event).await?;
+        let result = self.request(command, message).await;
+        let (listed, others): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.events).into_iter().partition(|found| found.name == event);
+        self.events = others;
+        if result.as_ref().is_err_and(|error| !error.is_refusal()) {
+            return result.map(|_| Vec::new());
+        }
+        self.register(EVENT_UNREGISTER, event).await?;
+        result.map(|_| listed.into_iter().map(|event| event.message).collect())
+    }
+
+    /// Has charon tell these from now on.
+    pub async fn subscribe(&mut self, events: &[&str]) -> Result<(), SessionError> {
+        for event in events {
+            self.register(EVENT_REGISTER, event).await?;
+        }
+        Ok(())
+    }
+
+    /// The next event. May be cancelled: nothing is lost.
+    pub async fn event(&mut self) -> Result<Event, SessionError> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(event);
+        }
+        match self.receive().await? {
+            Packet::Event(event) => Ok(event),
+            _ => Err(Malformed::Unexpected.into()),
+        }
+    }
+
+    async fn register(&mut self, kind: u8, event: &str) -> Result<(), SessionError> {
+        self.send(kind, event, None).await?;
+        match self.answer(event).await? {
+            Packet::Confirm => Ok(()),
+            Packet::UnknownEvent => {
+                Err(SessionError::Refused { command: event.to_owned(), why: "it does not know this event".to_owned() })
+            }
+            _ => Err(Malformed::Unexpected.into()),
+        }
+    }
+
+    async fn send(&mut self, kind: u8, name: &str, message: Option<&Message>) -> Result<(), SessionError> {
+        let mut packet = vec![0; 4];
+        packet.push(kind);
+        write_name(name, &mut packet)?;
+        if let Some(message) = message {
+            packet.extend(message.encode()?);
+        }
+        let length = packet.len() - 4;
+        if length > LONGEST {
+            return Err(Malformed::TooLong.into());
+        }
+        packet[..4].copy_from_slice(&(length as u32).to_be_bytes());
+        self.stream.write_all(&packet).await?;
+        Ok(())
+    }
+
+    /// The answer to what was sent last; events that come before it are kept.
+    async fn answer(&mut self, to: &str) -> Result<Packet, SessionError> {
+        let answer = async {
+            loop {
+                match self.receive().await? {
+                    Packet::Event(event) => self.events.push_back(event),
+                    answer => return Ok(answer),
+                }
+            }
+        };
+        timeout(PATIENCE, answer).await.map_err(|_| SessionError::Silent(to.to_owned()))?
+    }
+
+    async fn receive(&mut self) -> Result<Packet, SessionError> {
+        loop {
+            if let Some(packet) = self.take_packet()? {
+                return Packet::decode(&packet).map_err(SessionError::Malformed);
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    /// A whole packet, without its length, if there is one in the buffer.
+    fn take_packet(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
+        let Some((length, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > LONGEST {
+            return Err(Malformed::TooLong);
+        }
+        if rest.len() < length {
+            return Ok(None);
+        }
+        let packet = rest[..length].to_vec();
+        self.buffer.drain(..4 + length);
+        Ok(Some(packet))
+    }
+}
+
+impl Packet {
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (&kind, mut rest) = bytes.split_first().ok_or(Malformed::Truncated)?;
+        Ok(match kind {
+            CMD_RESPONSE => Self::Response(Message::decode(rest)?),
+            CMD_UNKNOWN => Self::UnknownCommand,
+            EVENT_CONFIRM => Self::Confirm,
+            EVENT_UNKNOWN => Self::UnknownEvent,
+            EVENT => {
+                let name = read_name(&mut rest)?;
+                Self::Event(Event { name, message: Message::decode(rest)? })
+            }
+            _ => return Err(Malformed::Unexpected),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    fn packet(kind: u8, name: Option<&str>, message: &Message) -> Vec<u8> {
+        let mut body = vec![kind];
+        if let Some(name) = name {
+            write_name(name, &mut body).expect("it fits");
+        }
+        body.extend(message.encode().expect("it fits"));
+        [(body.len() as u32).to_be_bytes().to_vec(), body].concat()
+    }
+
+    /// A session with a daemon that says `script`, a byte at a time, and then hangs up.
+    async fn session_with(script: Vec<u8>) -> Session {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("vici");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let session = Session::connect(&socket).await.expect("it listens");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            for byte in script {
+                stream.write_all(&[byte]).await.expect("the client reads");
+                tokio::task::yield_now().await;
+            }
+            drop(stream.shutdown().await);
+            // What the client sends is of no interest, but must not be refused.
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        });
+        session
+    }
+
+    #[tokio::test]
+    async fn events_between_commands_are_kept_in_their_order() {
+        let note = |number: &str| Message::default().with("number", number);
+        let script = [
+            packet(EVENT, Some("log"), &note("1")),
+            packet(CMD_RESPONSE, None, &Message::default().with("version", "5.9.8")),
+            packet(EVENT, Some("log"), &note("2")),
+            packet(CMD_RESPONSE, None, &Message::default().with("success", "no").with("errmsg", "not found")),
+            packet(CMD_UNKNOWN, None, &Message::default()),
+        ];
+        let mut session = session_with(script.concat()).await;
+        let version = session.request("version", &Message::default()).await.expect("an answer");
+        assert_eq!(version.value("version"), Some("5.9.8"));
+        let error = session.request("unload-conn", &Message::default()).await.expect_err("refused");
+        assert!(error.is_refusal() && error.to_string().ends_with("`unload-conn`: not found"), "{error}");
+        let error = session.request("nonsense", &Message::default()).await.expect_err("unknown");
+        assert!(error.is_refusal(), "{error}");
+        for number in ["1", "2"] {
+            assert_eq!(session.event().await.expect("an event").message, note(number));
+        }
+        assert!(!session.event().await.expect_err("the daemon hung up").is_refusal());
+    }
+
+    #[tokio::test]
+    async fn what_is_listed_is_told_apart_from_events() {
+        let empty = Message::default();
+        let sa = Message::default().with("name", "a");
+        let script = [
+            packet(EVENT_CONFIRM, None, &empty),
+            packet(EVENT, Some("list-sa"), &sa),
+            packet(EVENT, Some("log"), &empty),
+            packet(EVENT, Some("list-sa"), &sa),
+            packet(CMD_RESPONSE, None, &empty),
+            packet(EVENT_CONFIRM, None, &empty),
+        ];
+        let mut session = session_with(script.concat()).await;
+        let listed = session.list("list-sas", "list-sa", &empty).await.expect("a list");
+        assert_eq!(listed, [sa.clone(), sa]);
+        assert_eq!(session.event().await.expect("an event").name, "log");
+    }
+
+    #[tokio::test]
+    async fn waiting_for_an_event_may_be_cancelled_at_any_byte() {
+        let message = Message::default().with("long", "x".repeat(3000));
+        let events = packet(EVENT, Some("a"), &message).repeat(20);
+        let mut session = session_with(events).await;
+        let mut count = 0;
+        while count < 20 {
+            let event = tokio::select! {
+                biased;
+                event = session.event() => Some(event),
+                () = tokio::task::yield_now() => None,
+            };
+            if let Some(event) = event {
+                assert_eq!(event.expect("whole").message, message);
+                count += 1;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nonsense_ends_the_session() {
+        for script in [b"\xff\xff\xff\xff".to_vec(), b"\x00\x00\x00\x01\x09".to_vec(), b"\x00\x00\x00\x00".to_vec()] {
+            let mut session = session_with(script).await;
+            assert!(!session.event().await.expect_err("nonsense").is_refusal());
+        }
+    }
+}

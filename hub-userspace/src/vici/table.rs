@@ -1,0 +1,192 @@
+//! The SAs that there are, of all that charon tells: in whatever order, twice, or too late. Pure.
+//!
+//! A connection is up while it has a child SA that carries traffic, whichever of several came first: one that closes after
+//! another has taken its place changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ipnet::IpNet;
+
+use super::{
+    event::{Change, ChildSa, IkeSa},
+    fault::Fault,
+};
+
+/// Numbers of SAs gone that are remembered, lest what is told too late brings them back.
+const REMEMBERED: usize = 4096;
+
+/// SAs of all connections, ours and others'.
+#[derive(Debug, Default)]
+pub struct Table {
+    ikes: BTreeMap<u64, IkeSa>,
+    children: BTreeMap<u64, Child>,
+    /// Numbers of child SAs that are gone; charon gives none twice.
+    gone: Gone,
+    /// What was last in the way of a connection, by charon's name.
+    faults: BTreeMap<String, Fault>,
+}
+
+#[derive(Debug)]
+struct Child {
+    ike: u64,
+    connection: String,
+    sa: ChildSa,
+}
+
+#[derive(Debug, Default)]
+struct Gone {
+    known: BTreeSet<u64>,
+    /// The same, the oldest first.
+    order: VecDeque<u64>,
+}
+
+/// What a connection has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// State of its IKE SA, the best of several; `None`: it has none.
+    pub ike: Option<String>,
+    /// Child SAs that carry traffic, the oldest first.
+    pub children: Vec<ChildSa>,
+    /// Why it did not come about, when that was tried last.
+    pub fault: Option<Fault>,
+}
+
+/// A pair of prefixes that an SA admits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pair {
+    pub remote: IpNet,
+    pub local: IpNet,
+    /// The SA is for these protocols and ports alone, as charon writes them.
+    pub limit: Option<String>,
+}
+
+impl Tunnel {
+    pub fn is_up(&self) -> bool {
+        !self.children.is_empty()
+    }
+
+    /// Every pair that one of its SAs admits.
+    pub fn pairs(&self) -> BTreeSet<Pair> {
+        let mut pairs = BTreeSet::new();
+        for child in &self.children {
+            for (remote, local) in child.remote.iter().flat_map(|remote| child.local.iter().map(move |l| (remote, l))) {
+                let limit = remote.limit.clone().or_else(|| local.limit.clone());
+                let of_family = |prefix: &&IpNet, other: &IpNet| prefix.addr().is_ipv4() == other.addr().is_ipv4();
+                for remote in &remote.prefixes {
+                    let locals = local.prefixes.iter().filter(|local| of_family(local, remote));
+                    pairs.extend(locals.map(|local| Pair { remote: *remote, local: *local, limit: limit.clone() }));
+                }
+            }
+        }
+        pairs
+    }
+}
+
+impl Table {
+    /// Takes the place of all that was known: charon may be another one since.
+    pub fn replace(&mut self, listed: Vec<(IkeSa, Vec<ChildSa>)>) {
+        self.ikes.clear();
+        self.children.clear();
+        self.gone = Gone::default();
+        for (ike, children) in listed {
+            for child in children {
+                self.child_up(&ike, child);
+            }
+            self.ikes.insert(ike.id, ike);
+        }
+    }
+
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::IkeUp(ike) => self.ike_up(ike),
+            Change::IkeDown(ike) => {
+                self.ikes.remove(&ike.id);
+                let orphans: Vec<u64> =
+                    self.children.iter().filter(|(_, child)| child.ike == ike.id).map(|(id, _)| *id).collect();
+                for id in orphans {
+                    self.child_down(id);
+                }
+            }
+            Change::IkeRekeyed { old, new } => {
+                // Its children are the new one's, with no word about it.
+                self.ikes.remove(&old);
+                self.children.values_mut().filter(|child| child.ike == old).for_each(|child| child.ike = new.id);
+                self.ike_up(new);
+            }
+            Change::ChildUp(ike, child) => {
+                self.child_up(&ike, child);
+                self.ike_up(ike);
+            }
+            Change::ChildDown(child) => self.child_down(child.id),
+            Change::ChildRekeyed { ike, old, new } => {
+                // The new one first: there is no moment without either.
+                self.child_up(&ike, new);
+                self.child_down(old);
+                self.ike_up(ike);
+            }
+            Change::Failed { connection, fault } => {
+                if fault.is_news_after(self.faults.get(&connection).copied()) {
+                    self.faults.insert(connection, fault);
+                }
+            }
+        }
+    }
+
+    /// Nothing is known any more, and nothing there.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What the connection of this name of charon's has.
+    pub fn tunnel(&self, connection: &str) -> Tunnel {
+        let children = self.children.values().filter(|child| child.connection == connection);
+        let states = self.ikes.values().filter(|ike| ike.connection == connection).map(|ike| ike.state.as_str());
+        Tunnel {
+            ike: states.max_by_key(|state| *state == "ESTABLISHED").map(str::to_owned),
+            children: children.map(|child| child.sa.clone()).collect(),
+            fault: self.faults.get(connection).copied(),
+        }
+    }
+
+    fn ike_up(&mut self, ike: IkeSa) {
+        self.ikes.insert(ike.id, ike);
+    }
+
+    fn child_up(&mut self, ike: &IkeSa, sa: ChildSa) {
+        if self.gone.contains(sa.id) {
+            return;
+        }
+        if !sa.is_live() {
+            self.children.remove(&sa.id);
+            return;
+        }
+        self.faults.remove(&ike.connection);
+        self.children.insert(sa.id, Child { ike: ike.id, connection: ike.connection.clone(), sa });
+    }
+
+    fn child_down(&mut self, id: u64) {
+        self.children.remove(&id);
+        self.gone.add(id);
+    }
+}
+
+impl Gone {
+    fn contains(&self, id: u64) -> bool {
+        self.known.contains(&id)
+    }
+
+    fn add(&mut self, id: u64) {
+        if !self.known.insert(id) {
+            return;
+        }
+        self.order.push_back(id);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Sequences of events: as they come, and as they should not.
+
+use super::{
+    super::{message::Message, selector::TrafficSelector, session::Event},
+    *,
+};
+
+fn ike(id: u64) -> IkeSa {
+    IkeSa { id, connection: "a".to_owned(), state: "ESTABLISHED".to_owned() }
+}
+
+fn child(id: u64) -> ChildSa {
+    let selectors = |text| vec![TrafficSelector::parse(text).expect("a selector")];
+    ChildSa {
+        id,
+        state: "INSTALLED".to_owned(),
+        spi_in: format!("c{id:07x}"),
+        spi_out: format!("d{id:07x}"),
+        bytes_in: 0,
+        bytes_out: 0,
+        age: 0,
+        local: selectors("192.168.0.0/24"),
+        remote: selectors("10.10.10.0/24"),
+    }
+}
+
+fn up(ike_id: u64, id: u64) -> Change {
+    Change::ChildUp(ike(ike_id), child(id))
+}
+
+fn down(id: u64) -> Change {
+    Change::ChildDown(child(id))
+}
+
+fn rekeyed(ike_id: u64, old: u64, new: u64) -> Change {
+    Change::ChildRekeyed { ike: ike(ike_id), old, new: child(new) }
+}
+
+fn ids(table: &Table) -> Vec<u64> {
+    table.tunnel("a").children.iter().map(|child| child.id).collect()
+}
+
+#[test]
+fn sequences_end_with_the_sas_that_there_are() {
+    let ike_down = |id| Change::IkeDown(ike(id));
+    let ike_rekeyed = |old, new| Change::IkeRekeyed { old, new: ike(new) };
+    let table: Vec<(&str, Vec<Change>, &[u64])> = vec![
+        ("up", vec![Change::IkeUp(ike(1)), up(1, 1)], &[1]),
+        ("up, the IKE SA told later", vec![up(1, 1), Change::IkeUp(ike(1))], &[1]),
+        ("up and down", vec![up(1, 1), down(1)], &[]),
+        ("twice each", vec![up(1, 1), up(1, 1), down(1), down(1)], &[]),
+        ("up told after down", vec![down(1), up(1, 1)], &[]),
+        ("rekeyed", vec![up(1, 1), rekeyed(1, 1, 2)], &[2]),
+        ("rekeyed, the old one closes then", vec![up(1, 1), rekeyed(1, 1, 2), down(1)], &[2]),
+        ("rekeyed, told twice", vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 2)], &[2]),
+        ("rekeyed twice", vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 2, 3)], &[3]),
+        ("rekeyed twice, told the wrong way round", vec![up(1, 1), rekeyed(1, 2, 3), rekeyed(1, 1, 2)], &[3]),
+        ("rekeyed, the old one told up too late", vec![rekeyed(1, 1, 2), up(1, 1)], &[2]),
+        ("the new one closes before the rekeying is told", vec![up(1, 1), down(2), rekeyed(1, 1, 2)], &[]),
+        (
+            "both ends rekey at once, the first of the new ones loses",
+            vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 3), down(2)],
+            &[3],
+        ),
+        (
+            "both ends rekey at once, the second of the new ones loses",
+            vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 3), down(3)],
+            &[2],
+        ),
+        ("both ends begin at once, one closes", vec![up(1, 1), up(2, 2), down(1)], &[2]),
+        ("the IKE SA goes, and then its child", vec![up(1, 1), ike_down(1), down(1)], &[]),
+        ("the child goes, and then its IKE SA", vec![up(1, 1), down(1), ike_down(1)], &[]),
+        ("the IKE SA goes, and no word about its child", vec![up(1, 1), ike_down(1)], &[]),
+        ("an old IKE SA goes after a new one is up", vec![up(1, 1), up(2, 2), ike_down(1)], &[2]),
+        ("the IKE SA is rekeyed, and the old one goes", vec![up(1, 1), ike_rekeyed(1, 2), ike_down(1)], &[1]),
+        ("the IKE SA is rekeyed, and the new one goes", vec![up(1, 1), ike_rekeyed(1, 2), ike_down(2)], &[]),
+        ("the IKE SA is rekeyed, then the child", vec![up(1, 1), ike_rekeyed(1, 2), rekeyed(2, 1, 2)], &[2]),
+        ("down of one that nobody knows", vec![up(1, 1), down(7), ike_down(7)], &[1]),
+    ];
+    for (name, changes, expected) in table {
+        let mut table = Table::default();
+        for change in changes {
+            table.apply(change);
+        }
+        assert_eq!(ids(&table), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_rekeying_is_never_seen_as_down() {
+    let mut table = Table::default();
+    table.apply(up(1, 1));
+    for id in 1..100 {
+        for change in [rekeyed(1, id, id + 1), down(id), rekeyed(1, id, id + 1)] {
+            table.apply(change);
+            assert!(table.tunnel("a").is_up(), "{id}");
+        }
+    }
+    assert_eq!(ids(&table), [100]);
+}
+
+#[test]
+fn a_look_at_all_sas_counts_more_than_what_was_known() {
+    let mut table = Table::default();
+    table.apply(up(5, 9));
+    table.apply(down(3));
+    // charon has started again: its numbers as well.
+    table.replace(vec![(ike(1), vec![child(3)])]);
+    assert_eq!(ids(&table), [3]);
+    // What happened while it was looked at is told afterwards, some of it for the second time.
+    table.apply(up(1, 3));
+    table.apply(rekeyed(1, 3, 4));
+    assert_eq!(ids(&table), [4]);
+    table.replace(Vec::new());
+    assert_eq!((ids(&table), table.tunnel("a").ike), (Vec::new(), None));
+}
+
+#[test]
+fn sas_that_are_on_their_way_in_or_out_carry_nothing() {
+    for (state, is_live) in [
+        ("CREATED", false),
+        ("INSTALLING", false),
+        ("INSTALLED", true),
+        ("REKEYING", true),
+        ("REKEYED", false),
+        ("DELETING", false),
+    ] {
+        let mut table = Table::default();
+        table.replace(vec![(ike(1), vec![ChildSa { state: state.to_owned(), ..child(1) }])]);
+        assert_eq!(table.tunnel("a").is_up(), is_live, "{state}");
+    }
+}
+
+#[test]
+fn selectors_are_those_of_all_sas_and_go_with_the_last() {
+    let of = |id, local: &str, remote: &str| {
+        let selector = |text| vec![TrafficSelector::parse(text).expect("a selector")];
+        Change::ChildUp(ike(1), ChildSa { local: selector(local), remote: selector(remote), ..child(id) })
+    };
+    let shown = |table: &Table| -> Vec<String> {
+        let pairs = table.tunnel("a").pairs();
+        let limit = |pair: &Pair| pair.limit.as_ref().map(|limit| format!(" {limit}")).unwrap_or_default();
+        pairs.iter().map(|pair| format!("{} {}{}", pair.remote, pair.local, limit(pair))).collect()
+    };
+    let mut table = Table::default();
+    table.apply(of(1, "192.168.0.0/24", "10.10.10.0/24"));
+    table.apply(of(2, "192.168.0.0/24", "10.10.10.0/24"));
+    table.apply(of(3, "192.168.1.0/24[tcp/443]", "10.10.10.0/24"));
+    table.apply(of(4, "fd00:1::/64", "10.10.10.0/24"));
+    assert_eq!(shown(&table), ["10.10.10.0/24 192.168.0.0/24", "10.10.10.0/24 192.168.1.0/24 tcp/443"]);
+    table.apply(down(1));
+    table.apply(down(3));
+    assert_eq!(shown(&table), ["10.10.10.0/24 192.168.0.0/24"]);
+    table.apply(down(2));
+    assert!(shown(&table).is_empty());
+}
+
+#[test]
+fn a_fault_is_told_until_the_tunnel_is_up() {
+    let failed = |fault| Change::Failed { connection: "a".to_owned(), fault };
+    let mut table = Table::default();
+    table.apply(failed(Fault::Silent));
+    table.apply(failed(Fault::WrongSecret));
+    // What the site says follows from it.
+    table.apply(failed(Fault::Refused));
+    assert_eq!(table.tunnel("a").fault, Some(Fault::WrongSecret));
+    table.apply(up(1, 1));
+    assert_eq!(table.tunnel("a").fault, None);
+}
+
+/// As strongSwan 5.9.8 told it: a child that the site deletes, one that comes, and the end of the IKE SA.
+#[test]
+fn recorded_events_are_understood() {
+    let ike = |state: &str| Message::default().with("uniqueid", "2").with("version", "2").with("state", state);
+    let sa = |id: &str, state: &str| {
+        Message::default()
+            .with("name", "a")
+            .with("uniqueid", id)
+            .with("reqid", "1")
+            .with("state", state)
+            .with("spi-in", "43efc213")
+            .with("spi-out", "174beb86")
+            .with("bytes-in", "168")
+            .with("install-time", "5")
+            .with_list("local-ts", ["192.168.0.0/24".to_owned()])
+            .with_list("remote-ts", ["10.10.10.0/24".to_owned()])
+    };
+    let event = |name: &str, message| Event { name: name.to_owned(), message };
+    let of = |ike: Message, name: &str, child: Message| {
+        let children = Message::default().with_section(name, child);
+        Message::default().with_section("a", ike.with_section("child-sas", children))
+    };
+    let both = Message::default().with_section("old", sa("3", "REKEYED")).with_section("new", sa("4", "INSTALLED"));
+    let up = |message: Message| {
+        Message::default().with("up", "yes").with_section("a", message.section("a").expect("an SA").clone())
+    };
+    let ikes = Message::default()
+        .with_section("old", ike("REKEYED"))
+        .with_section("new", Message::default().with("uniqueid", "5").with("state", "ESTABLISHED"));
+    let log = Message::default()
+        .with("group", "IKE")
+        .with("ikesa-name", "a")
+        .with("msg", "received TS_UNACCEPTABLE notify, no CHILD_SA built");
+    let mut table = Table::default();
+    let mut apply = |event| {
+        for change in Change::of_event(&event) {
+            table.apply(change);
+        }
+        let Tunnel { ike, children, fault } = table.tunnel("a");
+        (ike.is_some(), children.iter().map(|child| child.id).collect::<Vec<_>>(), fault)
+    };
+    let none = Vec::<u64>::new;
+    assert_eq!(
+        apply(event("ike-updown", up(Message::default().with_section("a", ike("ESTABLISHED"))))),
+        (true, none(), None)
+    );
+    assert_eq!(apply(event("log", log)), (true, none(), Some(Fault::Selectors)));
+    assert_eq!(
+        apply(event("child-updown", up(of(ike("ESTABLISHED"), "a-3", sa("3", "INSTALLED"))))),
+        (true, vec![3], None)
+    );
+    assert_eq!(apply(event("child-rekey", of(ike("ESTABLISHED"), "a", both))), (true, vec![4], None));
+    assert_eq!(apply(event("ike-rekey", Message::default().with_section("a", ikes))), (true, vec![4], None));
+    let end = Message::default().with("uniqueid", "5").with("state", "DELETING");
+    assert_eq!(apply(event("ike-updown", Message::default().with_section("a", end.clone()))), (false, none(), None));
+    assert_eq!(apply(event("child-updown", of(end, "a-4", sa("4", "INSTALLED")))), (false, none(), None));
+    assert_eq!(apply(event("child-updown", Message::default().with("nonsense", "yes"))), (false, none(), None));
+}
