@@ -153,6 +153,13 @@ pub const fn link_addresses(destination: [u8; 6], source: [u8; 6]) -> [u32; 3] {
     ]
 }
 
+/// The same with another destination.
+#[inline(always)]
+pub const fn redirected(addresses: [u32; 3], destination: [u8; 6]) -> [u32; 3] {
+    let (d, middle) = (destination, addresses[1].to_ne_bytes());
+    [u32::from_ne_bytes([d[0], d[1], d[2], d[3]]), u32::from_ne_bytes([d[4], d[5], middle[2], middle[3]]), addresses[2]]
+}
+
 impl NextHop {
     /// The egress interface is there and up.
     pub const UP: u32 = 1;

@@ -4,7 +4,7 @@
 
 use hub_common::{
     Reason, checksum,
-    maps::{LinkAddress, Neighbour, NextHop, link_addresses},
+    maps::{LinkAddress, Neighbour, NextHop, redirected},
 };
 
 use crate::{
@@ -44,9 +44,7 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32;
         let key = Neighbour { address: packet.destination.mapped(), ifindex: next_hop.ifindex, family: A::VERSION };
         // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
         if let Some(LinkAddress { mac, .. }) = unsafe { maps::NEIGHBOURS.get(key) } {
-            let [_, _, a, b] = next_hop.addresses[1].to_ne_bytes();
-            let [c, d, e, f] = next_hop.addresses[2].to_ne_bytes();
-            return Ok(link_addresses(*mac, [a, b, c, d, e, f]));
+            return Ok(redirected(next_hop.addresses, *mac));
         }
         ask_for(key);
         return Err(Reason::NoNeighbour);

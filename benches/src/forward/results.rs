@@ -152,7 +152,7 @@ mod tests {
         let rows = vec![row(&[150.0], &[100.0]).unwrap()];
         let results = Results { rows, missing: vec![missing], notes: vec!["A note.".to_owned()] };
         let shown = results.to_string();
-        for part in ["fib", "1.50", "150-150", "hub-lpm", "not measured: too many", "A note."] {
+        for part in ["fib", "1.50", "150-150", " hub ", "not measured: too many", "A note."] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         let written = serde_json::to_value(&results.rows).unwrap();
