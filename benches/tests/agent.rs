@@ -117,7 +117,7 @@ fn forwarders_are_compared() {
         svg.to_str().unwrap(),
     ]);
     let rows = rows.as_array().unwrap();
-    for program in ["bare", "hub-lpm", "fib", "ip_forward"] {
+    for program in ["bare", "hub", "fib", "ip_forward"] {
         for (family, shortest) in [(4, 64), (6, 72)] {
             for destinations in [1, 7] {
                 for bytes in [shortest, 1514] {
@@ -183,7 +183,7 @@ fn tcp_gets_through_all_ways() {
         return;
     }
     let results = run(&["tcp", "--rounds=1", "--seconds=1", "--streams=1,3"]);
-    for program in ["hub-lpm", "fib", "ip_forward", "ip_forward-without-gro"] {
+    for program in ["hub", "fib", "ip_forward", "ip_forward-without-gro"] {
         for (family, streams) in [(4, 1), (4, 3), (6, 1), (6, 3)] {
             let rows = results["rows"].as_array().unwrap();
             let here = |row: &&Value| {

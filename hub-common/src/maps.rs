@@ -1,6 +1,7 @@
 //! Keys and values of the program's maps.
 //!
-//! How they hang together, for a packet that came in on `ifindex`:
+//! How they hang together, for a packet that came in on `ifindex`; `REMOTES`, `LOCALS` and `ROUTES` are tries or what
+//! [`crate::compiled`] makes of them:
 //!
 //! ```text
 //! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
