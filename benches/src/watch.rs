@@ -173,7 +173,9 @@ pub fn moved(
                 }
                 (_, Sign::FirstBy(_)) => {}
                 (Some(Arrival { time, tunnel, .. }), Sign::AllBy(by)) if tunnel != by => (last, calm) = (time, 0),
-                (_, Sign::AllBy(_)) => calm += 1,
+                (Some(_), Sign::AllBy(_)) => calm += 1,
+                // It says nothing of the way.
+                (None, Sign::AllBy(_)) => {}
             }
         }
         next = settled;
