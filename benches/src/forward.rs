@@ -34,11 +34,11 @@ pub struct Arguments {
     /// IP versions
     #[arg(long, value_delimiter = ',', default_values = ["4", "6"])]
     family: Vec<Family>,
-    /// Routes of the hub. Default: 10, 10000 and 1000000; with --quick 10 and 10000
+    /// Routes of the hub. Default: 10, 1000, 10000, 100000 and 1000000; with --quick 10 and 10000
     #[arg(long, value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     routes: Vec<u32>,
     /// Addresses that the frames go to, each by a route of its own: no more than there are routes
-    #[arg(long, value_delimiter = ',', value_name = "N", default_values = ["1", "64000"],
+    #[arg(long, value_delimiter = ',', value_name = "N", default_values = ["1", "1000", "64000"],
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     destinations: Vec<u32>,
     /// Length of a frame, from the Ethernet header on, without the frame check sequence. IPv6 frames have 72 at least
@@ -70,7 +70,7 @@ pub struct Arguments {
 
 /// With fewer rounds a median says little.
 const ENOUGH_ROUNDS: u32 = 7;
-const ROUTES: [u32; 3] = [10, 10_000, 1_000_000];
+const ROUTES: [u32; 5] = [10, 1000, 10_000, 100_000, 1_000_000];
 const QUICK_ROUTES: [u32; 2] = [10, 10_000];
 const FRAMES: u64 = 500_000;
 const QUICK_FRAMES: u64 = 200_000;

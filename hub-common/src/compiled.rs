@@ -88,8 +88,8 @@ pub mod node {
 }
 
 /// Most nodes on the way to a class; the agent builds no longer ways.
-pub const MAX_NODES_V4: u32 = 11;
-pub const MAX_NODES_V6: u32 = 24;
+pub const MAX_NODES_V4: u32 = 8;
+pub const MAX_NODES_V6: u32 = 16;
 
 /// What is known of all addresses of a class, as it stands in the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -37,6 +37,8 @@ impl Agent {
         let routes = compiled.routes(&self.rib, &changed);
         if let Err(error) = self.dataplane.apply(&self.ingress, &compiled.ways, &routes) {
             Arc::make_mut(&mut self.rib).keep_changed(changed);
+            // The memory of what has been replaced until then may be what is needed.
+            self.begin_release();
             return Err(error.into());
         }
         if ingress {

@@ -45,7 +45,7 @@ const SMALL: usize = 2048;
 /// A node may have so many slots for each that has prefixes of its own below.
 const SLOTS_EACH: u64 = 4;
 /// Bits that each node on the rest of a way can tell apart without being too large, when the way gets long.
-const BITS_IN_NEED: u32 = 7;
+const BITS_IN_NEED: u32 = 9;
 
 /// Prefixes in order, with what they say.
 pub type Item<'a> = (Bits, &'a Said);
@@ -197,8 +197,8 @@ impl<B: Backing> Builder<'_, B> {
                 bits = bits.max(candidate);
             }
         }
-        let left = u32::from(self.shape.bits - length);
-        let levels = self.shape.max_nodes - level - 1;
+        let left = u32::from(longest - length);
+        let levels = self.shape.max_nodes.checked_sub(level + 1).expect("no way is longer, by the line below");
         bits.max(u8::try_from(left.saturating_sub(levels * BITS_IN_NEED)).expect("no more than 128")).min(end - length)
     }
 
