@@ -171,11 +171,10 @@ pub fn moved(
                 (Some(Arrival { time, tunnel, .. }), Sign::FirstBy(by)) if tunnel == by && time > event => {
                     return Ok(Duration::from_nanos(time - event));
                 }
-                (_, Sign::FirstBy(_)) => {}
                 (Some(Arrival { time, tunnel, .. }), Sign::AllBy(by)) if tunnel != by => (last, calm) = (time, 0),
                 (Some(_), Sign::AllBy(_)) => calm += 1,
-                // It says nothing of the way.
-                (None, Sign::AllBy(_)) => {}
+                // What has not come says nothing of the way.
+                (_, Sign::FirstBy(_)) | (None, Sign::AllBy(_)) => {}
             }
         }
         next = settled;

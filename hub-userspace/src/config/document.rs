@@ -3,7 +3,10 @@
 //! A block begins with the line of a section header and goes on to the next one's; what is before the first header is
 //! a block too, be it empty. All blocks together are the text, to the byte.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use toml::de::DeTable;
 
@@ -29,6 +32,9 @@ pub(super) struct Document {
     /// The blocks' texts; new ones are put at the end.
     buffer: String,
     blocks: BTreeMap<BlockId, Block>,
+    /// Numbers of the blocks that are routes, that have a weight, that have `publish`: the last one is asked for at each
+    /// change, and may be far from the end, or nowhere.
+    by_kind: [BTreeSet<BlockId>; 3],
     /// Bytes of all blocks.
     length: usize,
 }
@@ -50,7 +56,22 @@ pub(super) struct Kind {
     pub has_publish: bool,
 }
 
+/// Indices of [`Document::by_kind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    Route,
+    Weight,
+    Publish,
+}
+
 impl Kind {
+    /// All that it is.
+    fn sorts(self) -> impl Iterator<Item = Sort> {
+        let Self { is_route, has_weight, has_publish } = self;
+        let all = [(is_route, Sort::Route), (has_weight, Sort::Weight), (has_publish, Sort::Publish)];
+        all.into_iter().filter(|(is, _)| *is).map(|(_, sort)| sort)
+    }
+
     pub fn of(route: &RouteDraft) -> Self {
         // A value that is not in the text stands where its section does.
         let written = |at: Option<usize>| at.is_some_and(|at| at != route.at);
@@ -128,7 +149,13 @@ impl Document {
     /// Cuts a text at its headers. Hands it back when it is not written so that changes of single blocks are possible.
     pub fn of(text: String, judged: &Judged) -> Result<Self, String> {
         let Some(blocks) = cut(&text, judged) else { return Err(text) };
-        Ok(Self { length: text.len(), buffer: text, blocks })
+        let mut by_kind = [const { BTreeSet::new() }; 3];
+        for (id, block) in &blocks {
+            for sort in block.kind.sorts() {
+                by_kind[sort as usize].insert(*id);
+            }
+        }
+        Ok(Self { length: text.len(), buffer: text, blocks, by_kind })
     }
 
     /// The block that has byte `offset` of the text, once that is cut.
@@ -149,8 +176,8 @@ impl Document {
     }
 
     /// The last block of such a kind.
-    pub fn last(&self, is_meant: impl Fn(Kind) -> bool) -> Option<BlockId> {
-        self.blocks.iter().rev().find(|(_, block)| is_meant(block.kind)).map(|(id, _)| *id)
+    pub fn last(&self, sort: Sort) -> Option<BlockId> {
+        self.by_kind[sort as usize].last().copied()
     }
 
     /// The line end that the file uses.
@@ -186,10 +213,16 @@ impl Document {
         let replaced: Vec<BlockId> = self.blocks.range(patch.range).map(|(id, _)| *id).collect();
         for id in replaced {
             self.blocks.remove(&id);
+            for ids in &mut self.by_kind {
+                ids.remove(&id);
+            }
         }
         let mut start = self.buffer.len();
         for (id, length, kind) in patch.blocks {
             self.blocks.insert(id, block(start, length, kind));
+            for sort in kind.sorts() {
+                self.by_kind[sort as usize].insert(id);
+            }
             start += length;
         }
         self.buffer.push_str(&patch.text);

@@ -10,7 +10,7 @@ use super::{
     Judged,
     diagnostic::Problem,
     difference::{ChangedRoute, Difference},
-    document::{BlockId, Document, Kind, Patch},
+    document::{BlockId, Document, Patch, Sort},
     edit::{AddRoute, DeleteRoute, Edit, EditError, Enable, SetRoute, edit_part},
     index::{Index, Step},
     model::{DEFAULT_WEIGHT, Route},
@@ -108,7 +108,7 @@ impl Known {
     fn add(&self, edit: &Edit, add: &AddRoute) -> Result<Option<Outcome>, EditError> {
         let document = &self.document;
         // The first route comes at the end of the file: that is rare.
-        let (Some(last), Some(_)) = (document.last(|kind| kind.is_route), self.index.connection(&add.next_hop)) else {
+        let (Some(last), Some(_)) = (document.last(Sort::Route), self.index.connection(&add.next_hop)) else {
             return Ok(None);
         };
         let around = [document.before(last), document.after(last)].into_iter().flatten();
@@ -167,7 +167,7 @@ impl Known {
     fn set(&self, edit: &Edit, set: &SetRoute) -> Result<Option<Outcome>, EditError> {
         let document = &self.document;
         let block = self.index.route(set.destination, set.next_hop.as_deref());
-        let models = document.last(|kind| kind.is_route).map(|last| self.models(last));
+        let models = document.last(Sort::Route).map(|last| self.models(last));
         let routes = self.index.routes(set.destination).into_iter();
         let part = document.part(routes.chain(models.into_iter().flatten()));
         let splices = edit_part(&part.text, document.newline(), edit)?;
@@ -220,8 +220,7 @@ impl Known {
     /// The blocks that a new line of a route is modelled on: the last route, and the last ones with either key that a
     /// route may lack.
     fn models(&self, last: BlockId) -> impl Iterator<Item = BlockId> {
-        let with = |has: fn(Kind) -> bool| self.document.last(has);
-        [Some(last), with(|kind| kind.has_weight), with(|kind| kind.has_publish)].into_iter().flatten()
+        [Some(last), self.document.last(Sort::Weight), self.document.last(Sort::Publish)].into_iter().flatten()
     }
 }
 
