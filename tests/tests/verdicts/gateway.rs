@@ -13,10 +13,10 @@ pub const SH: u32 = 11;
 /// MTU of [`SH`].
 pub const SH_MTU: usize = 1400;
 pub const HZ: u32 = 12;
-/// Ethernet without a `peer`: each host is a neighbour.
-pub const NB: u32 = 13;
+/// Ethernet without a `peer`: each host is a neighbour. Its index is as high as on a host where interfaces come and go.
+pub const NB: u32 = 20_013;
 /// Raw IP, shared by "beijing" and "chengdu".
-pub const TUN: u32 = 14;
+pub const TUN: u32 = 20_014;
 pub const VPC: u32 = 15;
 /// Raw IP, of "kunming" alone.
 pub const RAW: u32 = 16;
@@ -54,8 +54,9 @@ pub fn host(interface: u32, number: u8) -> [u8; 6] {
     [2, 0, 0, 2, number, low(interface)]
 }
 
+/// Another one for each of them.
 fn low(interface: u32) -> u8 {
-    interface.try_into().expect("a small index")
+    interface.to_le_bytes()[0]
 }
 
 /// A UDP packet of [`V4`] bytes.
