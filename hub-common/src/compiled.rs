@@ -24,7 +24,7 @@ use crate::maps::{Remote, Route};
 
 /// Bits of a word's number in its chunk.
 pub const CHUNK_BITS: u32 = 19;
-/// Words of a chunk: 2 MiB. Linux before 6.12 takes values of up to 4 MiB (`array_map_alloc_check`, kernel/bpf/arraymap.c).
+/// Words of a chunk: 2 MiB. Older kernels take values of `KMALLOC_MAX_SIZE` at most, 4 MiB (kernel/bpf/arraymap.c).
 pub const CHUNK_WORDS: u32 = 1 << CHUNK_BITS;
 /// Most chunks: 4 GiB.
 pub const MAX_CHUNKS: u32 = 1 << 11;

@@ -3,9 +3,9 @@
 //!
 //! | file | job |
 //! | --- | --- |
-//! | [`memory`] | who has which part of the memory |
-//! | [`classes`] | classes and rows, each once |
-//! | [`trie`] | nodes, built from prefixes in order |
+//! | `memory.rs` | who has which part of the memory |
+//! | `classes.rs` | classes and rows, each once |
+//! | `trie.rs` | nodes, built from prefixes in order |
 //!
 //! A change of one prefix goes down the trie to the last node that stays as it is, and builds anew what is below the slot,
 //! or the slots, that the prefix is in. Each slot is changed by one store, so an address has what it had before, or what it

@@ -1,6 +1,6 @@
 //! What a valid configuration file says, in Rust types.
 //!
-//! Values of these types hold every rule of [`super::read`]: prefixes have no host bits, names refer to something,
+//! Values of these types hold every rule of `config/read.rs`: prefixes have no host bits, names refer to something,
 //! interface names fit the kernel. Code that receives a [`Config`] does not check again.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
