@@ -6,28 +6,18 @@
 #![no_std]
 #![no_main]
 
-mod address;
-mod frame;
-mod headers;
-mod maps;
-mod nexthop;
-mod parse;
-mod redirect;
-mod rewrite;
-mod route;
-mod selector;
-mod tables;
-
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use hub_common::{
     Reason,
     maps::{Attachment, UNATTRIBUTED},
 };
 
-use crate::{
+use hub_ebpf::{
     address::{Address, V4, V6},
     frame::{Frame, XdpFrame},
-    parse::Network,
+    nexthop,
+    parse::{self, Network},
+    redirect, rewrite, route, selector,
     tables::{Compiled, Ends, Tables, Tries},
 };
 
