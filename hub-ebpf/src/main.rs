@@ -6,18 +6,6 @@
 #![no_std]
 #![no_main]
 
-mod address;
-mod frame;
-mod headers;
-mod maps;
-mod nexthop;
-mod parse;
-mod redirect;
-mod rewrite;
-mod route;
-mod selector;
-mod tables;
-
 use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -27,11 +15,13 @@ use hub_common::{
     maps::{Attachment, UNATTRIBUTED},
 };
 
-use crate::{
+use hub_ebpf::{
     address::{Address, V4, V6},
     frame::{Frame, SkbFrame, XdpFrame},
-    parse::Network,
-    redirect::Account,
+    nexthop,
+    parse::{self, Network},
+    redirect::{self, Account},
+    rewrite, route, selector,
     tables::{Compiled, Ends, Tables, Tries},
 };
 
