@@ -4,6 +4,7 @@ mod ladder;
 mod results;
 mod shared;
 mod stages;
+mod worlds;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
 
@@ -12,18 +13,20 @@ use clap::Args;
 
 use self::{
     ladder::{Counted, Ladder},
-    results::Results,
+    results::{Conditions, Results},
     stages::{Hub, Times},
+    worlds::World,
 };
 use crate::{
     cpu::{go_first, pin},
     forward::{
-        cases::{Dimensions, Table},
-        hubs::Load,
+        cases::Dimensions,
         results::Missing,
         routes::{Family, MOST},
     },
     rungs::Rung,
+    scale::MOST_CONNECTIONS,
+    settings::Traffic,
     testbed,
 };
 
@@ -42,6 +45,10 @@ pub struct Arguments {
     /// 64000; with --quick 1000
     #[arg(long, value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     destinations: Vec<u32>,
+    /// Connections instead, in hubs as `scale` has them: each with a network of its own that packets go to. 4000 at most
+    #[arg(long, value_delimiter = ',', value_name = "N", conflicts_with_all = ["routes", "destinations"],
+        value_parser = clap::value_parser!(u32).range(2..=MOST_CONNECTIONS))]
+    connections: Vec<u32>,
     /// Length of a frame, from the Ethernet header on, without the frame check sequence. IPv6 frames have 72 at least
     #[arg(long, value_delimiter = ',', value_name = "N", default_values = ["64"],
         value_parser = clap::value_parser!(u32).range(60..=1514))]
@@ -98,14 +105,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let agent = testbed::agent(arguments.agent.as_deref())?;
     let mut results = Results::default();
-    let tables = dimensions.tables();
-    for (number, table) in (1..).zip(&tables) {
-        let &Table { family, routes, .. } = table;
-        eprintln!("table {number} of {}: IPv{}, {routes} routes", tables.len(), family.number());
+    let worlds = match arguments.connections[..] {
+        [] => worlds::by_routes(&dimensions),
+        _ => worlds::by_connections(arguments),
+    };
+    for (number, world) in (1..).zip(&worlds) {
+        let &World { family, routes, connections, .. } = world;
+        let what = format!("IPv{}, {routes} routes, {connections} connections", family.number());
+        eprintln!("table {number} of {}: {what}", worlds.len());
         let mut ladders = Vec::new();
         for hub in &arguments.programs {
             let program = hub.program();
-            match Ladder::set_up(program, &agent, (family, routes)) {
+            match Ladder::set_up(program, &agent, &world.config()) {
                 Ok(ladder) => {
                     eprintln!("  {} was ready after {:.1} s", program.name(), ladder.ready().as_secs_f64());
                     ladders.push(ladder);
@@ -118,17 +129,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 }
             }
         }
-        for &(destinations, bytes) in &table.cases {
-            let frames = u64::from(arguments.frames);
-            let load = Load { family, routes, destinations, bytes, frames, cpu: arguments.cpu };
+        for traffic in &world.traffic {
             let times = thread::scope(|scope| {
                 // A thread of its own is pinned: the agents run where they like.
-                scope.spawn(|| case(&mut ladders, load, arguments)).join().expect("a case does not panic")
+                scope.spawn(|| case(&mut ladders, traffic, arguments)).join().expect("a case does not panic")
             });
-            let times = times.with_context(|| format!("IPv{}, {routes} routes", family.number()))?;
+            let times = times.with_context(|| what.clone())?;
+            let &Traffic { destinations, bytes, .. } = traffic;
+            let conditions = Conditions { family, routes, connections, destinations, bytes };
             for (ladder, times) in ladders.iter().zip(&times) {
-                let rows = results::rows(ladder.program, load, times);
-                results.rows.extend(rows);
+                results.rows.extend(results::rows(ladder.program, conditions, times));
             }
         }
         for ladder in ladders {
@@ -159,12 +169,12 @@ fn finish(mut results: Results, arguments: &Arguments) -> Result<()> {
 }
 
 /// Rounds, in each of which every rung of every program has its turn. A round with a void run does not count.
-fn case(ladders: &mut [Ladder], load: Load, arguments: &Arguments) -> Result<Vec<Times>> {
-    pin(load.cpu)?;
+fn case(ladders: &mut [Ladder], traffic: &Traffic, arguments: &Arguments) -> Result<Vec<Times>> {
+    pin(arguments.cpu)?;
     go_first()?;
     let mut all: Vec<Times> = ladders.iter().map(|_| Times::default()).collect();
     for ladder in &mut *ladders {
-        ladder.set(load)?;
+        ladder.set(traffic)?;
         for attempt in 0.. {
             match ladder.sample() {
                 Err(error) if attempt == PATIENCE => {
@@ -177,7 +187,7 @@ fn case(ladders: &mut [Ladder], load: Load, arguments: &Arguments) -> Result<Vec
     }
     let (mut rounds, mut voids) = (0, 0);
     while rounds < arguments.rounds {
-        match ladders.iter_mut().map(|ladder| round(ladder, load, arguments.frames)).collect::<Result<Vec<_>>>() {
+        match ladders.iter_mut().map(|ladder| round(ladder, traffic, arguments.frames)).collect::<Result<Vec<_>>>() {
             Ok(times) => {
                 rounds += 1;
                 for (all, times) in all.iter_mut().zip(times) {
@@ -198,8 +208,8 @@ fn case(ladders: &mut [Ladder], load: Load, arguments: &Arguments) -> Result<Vec
 ///
 /// # Errors
 /// When a packet did not go its way, came out wrong, or was not counted: the round is void.
-fn round(ladder: &mut Ladder, load: Load, frames: u32) -> Result<[f64; Rung::ALL.len()]> {
-    let warm_up = if load.destinations > SOON_WARM { load.destinations.saturating_mul(4).min(frames) } else { 0 };
+fn round(ladder: &mut Ladder, traffic: &Traffic, frames: u32) -> Result<[f64; Rung::ALL.len()]> {
+    let warm_up = if traffic.destinations > SOON_WARM { traffic.destinations.saturating_mul(4).min(frames) } else { 0 };
     let (before, mut expected) = (ladder.counted()?, Counted::default());
     let mut times = [0.0; Rung::ALL.len()];
     for (rung, time) in Rung::ALL.into_iter().zip(&mut times) {

@@ -157,7 +157,10 @@ fn every_stage_is_measured() {
             assert_eq!(names, [&["drop"], &stages[..]].concat(), "{program}, IPv{family}");
             for row in found {
                 assert_eq!((&row["bench"], &row["packet_bytes"]), (&"lookup".into(), &bytes.into()));
-                assert_eq!((&row["routes"], &row["destinations"]), (&20.into(), &7.into()));
+                assert_eq!(
+                    (&row["routes"], &row["connections"], &row["destinations"]),
+                    (&20.into(), &2.into(), &7.into())
+                );
                 for number in ["ns_per_packet", "ratio_to_bare", "spread"] {
                     assert!(row[number].is_number(), "{number} of {row}");
                 }
@@ -166,6 +169,13 @@ fn every_stage_is_measured() {
         }
     }
     assert_eq!(rows.iter().filter(|row| row["program"] == "bare").count(), 4);
+
+    let rows = run(&["lookup", "--connections=3,9", "--programs=hub", "--family=6", "--rounds=1", "--frames=5000"]);
+    let whole = |connections| {
+        let here = |row: &&Value| row["stage"] == "redirect" && row["connections"] == connections;
+        rows.as_array().unwrap().iter().filter(here).count()
+    };
+    assert_eq!([whole(3), whole(9)], [1, 1], "{rows:#}");
 }
 
 #[test]

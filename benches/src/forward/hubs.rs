@@ -127,7 +127,7 @@ impl Hubs {
         binary: &Path,
         (family, routes): (Family, u32),
     ) -> Result<Duration> {
-        let (running, hub) = with_agent(program, binary, (family, routes))?;
+        let (running, hub) = with_agent(program, binary, &routes::config(&SITES, family, routes))?;
         programs.attach("sink", &hub.sink)?;
         let ready = running.ready;
         self.agents.push((program, running, hub));
@@ -179,9 +179,8 @@ impl Hubs {
 }
 
 /// A world with an agent: started, its tables written, at rest.
-pub fn with_agent(program: Program, binary: &Path, (family, routes): (Family, u32)) -> Result<(Running, Hub)> {
+pub fn with_agent(program: Program, binary: &Path, config: &str) -> Result<(Running, Hub)> {
     let lookup = program.lookup().context("not an agent")?;
-    let config = routes::config(&SITES, family, routes);
     let config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
     let hub = Hub::make(false)?;
     let running = Running::start(binary, &hub.world[HUB], &config)?;

@@ -52,8 +52,11 @@ pub fn svg(rows: &[Row], dimensions: &Dimensions) -> Result<String> {
     {
         let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         root.fill(&GROUND).map_err(drawing)?;
+        // One height for all, so that they can be compared. The names stand above the lines.
+        let points = panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
+        let top = points.map(|point| point.1).fold(1.0, f64::max) * 4.0;
         for (area, panel) in root.split_evenly((lines, columns)).iter().zip(&panels) {
-            draw(area, panel).map_err(drawing)?;
+            draw(area, panel, top).map_err(drawing)?;
         }
         root.present().map_err(drawing)?;
     }
@@ -95,12 +98,10 @@ fn panel(rows: &[Row], family: Family, destinations: u32, bytes: u32) -> Panel {
 
 type Failed = DrawingAreaErrorKind<std::io::Error>;
 
-fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Panel) -> Result<(), Failed> {
+fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Panel, top: f64) -> Result<(), Failed> {
     let points = || panel.lines.iter().flat_map(|line| &line.points);
     let least = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     let most = points().map(|point| point.0).fold(0.0, f64::max);
-    // The names stand above the lines. Ratios: a line that is twice as high up costs as many times more.
-    let top = points().map(|point| point.1).fold(1.0, f64::max) * 3.5;
     let text = |size: u32| (FONT, size).into_font().color(&INK);
     let mut chart = ChartBuilder::on(area)
         .margin(14)
@@ -113,7 +114,7 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Pane
         .x_desc("routes")
         .y_desc("time per packet, bare redirect = 1")
         .x_label_formatter(&|routes| short(*routes))
-        .y_label_formatter(&|ratio| format!("{ratio:.0}"))
+        .y_label_formatter(&|ratio| round(*ratio))
         .y_labels(20)
         .x_max_light_lines(0)
         .y_max_light_lines(0)
@@ -139,6 +140,12 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Pane
         .draw()
 }
 
+/// 1, 2, 5, 10, 20, ...: the others of a logarithmic axis stand too close.
+fn round(number: f64) -> String {
+    let text = format!("{number:.0}");
+    if matches!(text.trim_end_matches('0'), "1" | "2" | "5") { text } else { String::new() }
+}
+
 /// 10, 1k, 1M.
 fn short(number: f64) -> String {
     match number {
@@ -156,6 +163,12 @@ fn drawing(error: Failed) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_at_the_axes_are_short() {
+        assert_eq!([10.0, 1000.0, 100_000.0, 1e6].map(short), ["10", "1k", "100k", "1M"]);
+        assert_eq!([1.0, 2.0, 3.0, 9.0, 10.0, 30.0, 50.0].map(round), ["1", "2", "", "", "10", "", "50"]);
+    }
 
     #[test]
     fn every_program_has_a_line_in_its_panel() {

@@ -14,12 +14,11 @@ use super::shared;
 use crate::{
     forward::{
         cases::Program,
-        hubs::{self, Hub, Load},
-        routes::Family,
+        hubs::{self, Hub},
     },
     programs,
     rungs::Rung,
-    settings::settings,
+    settings::{Traffic, settings},
     shape::{Head, IPV4, IPV6_NETWORKS, Layout, Settings},
     testbed::Running,
 };
@@ -54,8 +53,8 @@ pub struct Counted {
 
 impl Ladder {
     /// With an agent that is at rest.
-    pub fn set_up(program: Program, agent: &Path, (family, routes): (Family, u32)) -> Result<Self> {
-        let (running, hub) = hubs::with_agent(program, agent, (family, routes))?;
+    pub fn set_up(program: Program, agent: &Path, config: &str) -> Result<Self> {
+        let (running, hub) = hubs::with_agent(program, agent, config)?;
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ladder-ebpf"));
         let mut ebpf = shared::load(object, running.agent.pid(), &OWN)?;
         for rung in Rung::ALL {
@@ -71,13 +70,13 @@ impl Ladder {
         self.running.ready
     }
 
-    /// Has the frames be those of `forward` under these conditions.
-    pub fn set(&mut self, load: Load) -> Result<()> {
-        let settings = settings(&hubs::traffic(self.program, load), self.hub.macs)?;
+    /// Has the packets be these from now on.
+    pub fn set(&mut self, traffic: &Traffic) -> Result<()> {
+        let settings = settings(traffic, self.hub.macs)?;
         let mut array: Array<_, Settings> = self.ebpf.map_mut("SETTINGS").context("no map SETTINGS")?.try_into()?;
         array.set(0, settings, 0).context("writing the settings")?;
         self.settings = Some(settings);
-        self.frame = vec![0; load.bytes as usize];
+        self.frame = vec![0; traffic.bytes as usize];
         Ok(())
     }
 

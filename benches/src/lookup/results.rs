@@ -9,8 +9,8 @@ use super::stages::Times;
 use crate::{
     forward::{
         cases::Program,
-        hubs::Load,
         results::{self, Missing},
+        routes::Family,
     },
     rungs::Rung,
 };
@@ -20,6 +20,7 @@ use crate::{
 pub struct Row {
     #[serde(flatten)]
     measured: results::Row,
+    connections: u32,
     /// The rung, by its last stage.
     stage: &'static str,
     /// What that stage adds to the rung before. `None` for the lowest rung.
@@ -28,15 +29,31 @@ pub struct Row {
     stage_share: Option<f64>,
 }
 
+/// What a ladder was measured under.
+#[derive(Clone, Copy)]
+pub struct Conditions {
+    pub family: Family,
+    pub routes: u32,
+    pub connections: u32,
+    pub destinations: u32,
+    pub bytes: u32,
+}
+
 /// The rows of one program. None when nothing was measured.
-pub fn rows(program: Program, load: Load, times: &Times) -> Vec<Row> {
-    let Load { family, routes, destinations, bytes, .. } = load;
+pub fn rows(program: Program, conditions: Conditions, times: &Times) -> Vec<Row> {
+    let Conditions { family, routes, connections, destinations, bytes } = conditions;
     let bare = times.of(Rung::Bare);
     let row = |rung: Rung| {
         let program = if rung == Rung::Bare { Program::Bare } else { program };
         let mut measured = results::Row::new(program, (family, routes), (destinations, bytes), &times.of(rung), &bare)?;
         measured.bench = "lookup";
-        Some(Row { measured, stage: rung.name(), stage_ns: times.stage(rung), stage_share: times.share(rung) })
+        Some(Row {
+            measured,
+            connections,
+            stage: rung.name(),
+            stage_ns: times.stage(rung),
+            stage_share: times.share(rung),
+        })
     };
     Rung::ALL.into_iter().filter_map(row).collect()
 }
@@ -56,6 +73,7 @@ impl fmt::Display for Results {
         table.set_header([
             "FAMILY",
             "ROUTES",
+            "CONNECTIONS",
             "DESTINATIONS",
             "BYTES",
             "PROGRAM",
@@ -67,14 +85,15 @@ impl fmt::Display for Results {
             "SPREAD",
         ]);
         for (column, at) in table.column_iter_mut().zip(0..) {
-            if ![4, 5].contains(&at) {
+            if ![5, 6].contains(&at) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        for Row { measured: row, stage, stage_ns, stage_share } in &self.rows {
+        for Row { measured: row, connections, stage, stage_ns, stage_share } in &self.rows {
             table.add_row([
                 row.family.number().to_string(),
                 row.routes.to_string(),
+                connections.to_string(),
                 row.destinations.to_string(),
                 row.packet_bytes.to_string(),
                 row.program.name().to_owned(),
@@ -97,16 +116,15 @@ impl fmt::Display for Results {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::routes::Family;
 
     #[test]
     fn rows_are_shown_and_written() {
         let mut times = Times::default();
         times.add([10.0, 20.0, 14.0, 24.0, 25.0, 30.0, 31.0, 40.0, 45.0, 60.0]);
-        let load = Load { family: Family::V6, routes: 7, destinations: 3, bytes: 72, frames: 1, cpu: None };
+        let conditions = Conditions { family: Family::V6, routes: 7, connections: 2, destinations: 3, bytes: 72 };
         let missing = Missing { program: Program::HubLpm, family: Family::V4, routes: 9, why: "too many".to_owned() };
         let results = Results {
-            rows: rows(Program::Hub, load, &times),
+            rows: rows(Program::Hub, conditions, &times),
             missing: vec![missing],
             notes: vec!["A note.".to_owned()],
         };
@@ -116,12 +134,12 @@ mod tests {
         }
         let written = serde_json::to_value(&results.rows).unwrap();
         let expected = serde_json::json!({
-            "bench": "lookup", "program": "hub", "family": 6, "routes": 7, "destinations": 3, "packet_bytes": 72,
+            "bench": "lookup", "program": "hub", "family": 6, "routes": 7, "destinations": 3, "packet_bytes": 72, "connections": 2,
             "ns_per_packet": 24.0, "ratio_to_bare": 1.2, "spread": 0.0,
             "stage": "addresses", "stage_ns": 10.0, "stage_share": 0.2,
         });
         assert_eq!(written[3], expected);
         assert_eq!((&written[0]["stage_ns"], &written[1]["program"]), (&serde_json::Value::Null, &"bare".into()));
-        assert!(rows(Program::Hub, load, &Times::default()).is_empty());
+        assert!(rows(Program::Hub, conditions, &Times::default()).is_empty());
     }
 }
