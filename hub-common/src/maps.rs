@@ -17,7 +17,7 @@
 
 use crate::{Reason, compiled::POLICY_COLUMN};
 
-/// Capacity of `FAR_ATTACHMENTS` and `PORTS`, and with two more of `COUNTERS`: interfaces, and connections, of one gateway.
+/// Capacity of `FAR_ATTACHMENTS` and `PORTS`, and with two more of `TRAFFIC` and `REFUSALS`: interfaces, and connections, of one gateway.
 pub const MAX_CONNECTIONS: u32 = 4096;
 /// Interface indices below this one have their attachment in `ATTACHMENTS`, others in the slower `FAR_ATTACHMENTS`.
 pub const NEAR_INTERFACES: u32 = 1 << 14;
@@ -33,7 +33,7 @@ pub const MAX_NEIGHBOURS: u32 = 1 << 16;
 /// Buckets of a next-hop group with more than one member; a power of two. Shares are exact to one in this many.
 pub const GROUP_BUCKETS: u32 = 256;
 
-/// `COUNTERS` slot of packets that cannot be told from which connection they came.
+/// Slot of `TRAFFIC` and `REFUSALS`, here *`COUNTERS` slot*, of packets that cannot be told from which connection they came.
 pub const UNATTRIBUTED: u32 = 0;
 /// `COUNTERS` slot of the VPC side.
 pub const VPC: u32 = 1;
@@ -209,17 +209,25 @@ pub struct Vlan {
     pub id: u32,
 }
 
-/// Per CPU and `COUNTERS` slot: counts since the program was loaded. Bytes are those of the IP packet.
+/// Value of `TRAFFIC`, per CPU and `COUNTERS` slot: counts since the program was loaded. Bytes are those of the IP packet.
+///
+/// Apart from the refusals, so that the counts of thousands of connections stay in the CPU's caches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Counters {
+pub struct Traffic {
     /// Came in from the connection, its selectors admitting them.
     pub rx_packets: u64,
     pub rx_bytes: u64,
     /// Sent out to the connection by the program.
     pub tx_packets: u64,
     pub tx_bytes: u64,
-    /// Came in from the connection and were not forwarded, by [`Reason`].
+}
+
+/// Value of `REFUSALS`, per CPU and `COUNTERS` slot: packets that came in from the connection and were not forwarded, by
+/// [`Reason`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Refusals {
     pub reasons: [u64; Reason::COUNT],
 }
 
@@ -234,22 +242,14 @@ const _: () = {
     assert!(size_of::<Neighbour>() == 24);
     assert!(size_of::<LinkAddress>() == 8);
     assert!(size_of::<Vlan>() == 8);
-    assert!(size_of::<Counters>() == 8 * (4 + Reason::COUNT));
+    assert!(size_of::<Traffic>() == 32);
+    assert!(size_of::<Refusals>() == 8 * Reason::COUNT);
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
 };
 
-impl Counters {
-    /// Counts a packet that the connection's selectors admit.
-    #[inline(always)]
-    pub fn received(&mut self, bytes: u64) {
-        self.rx_packets += 1;
-        self.rx_bytes += bytes;
-    }
-}
-
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+    use super::{Attachment, LinkAddress, Neighbour, NextHop, Refusals, Remote, Route, Scoped, Traffic, Vlan};
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {
@@ -259,5 +259,17 @@ mod pod {
         };
     }
 
-    pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Route, NextHop, Neighbour, LinkAddress, Vlan, Counters,);
+    pod!(
+        Attachment,
+        Scoped<[u8; 4]>,
+        Scoped<[u8; 16]>,
+        Remote,
+        Route,
+        NextHop,
+        Neighbour,
+        LinkAddress,
+        Vlan,
+        Traffic,
+        Refusals,
+    );
 }

@@ -9,8 +9,8 @@ use aya_ebpf::{
 use hub_common::{
     compiled::{Chunk, MAX_CHUNKS},
     maps::{
-        Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
-        NEAR_INTERFACES, Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
+        Attachment, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
+        NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route, Scoped, Traffic, Vlan, WANTED_BYTES,
     },
 };
 
@@ -61,4 +61,7 @@ pub static WANTED: RingBuf = RingBuf::with_byte_size(WANTED_BYTES, 0);
 pub static PORTS: DevMap = DevMap::with_max_entries(MAX_CONNECTIONS, 0);
 
 #[map]
-pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_CONNECTIONS + 2, 0);
+pub static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_CONNECTIONS + 2, 0);
+
+#[map]
+pub static REFUSALS: PerCpuArray<Refusals> = PerCpuArray::with_max_entries(MAX_CONNECTIONS + 2, 0);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use hub_common::{Reason, maps::Counters};
+use hub_common::Reason;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dataplane::Counters,
     state::State,
     vici::{selector::TrafficSelector, table::Tunnel},
 };

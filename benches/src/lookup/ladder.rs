@@ -7,7 +7,7 @@ use aya::{
     Ebpf, TestRun as _, TestRunOptions,
     maps::{Array, DevMap, PerCpuArray},
 };
-use hub_common::maps::{Counters, MAX_CONNECTIONS};
+use hub_common::maps::{MAX_CONNECTIONS, Traffic};
 use nix::time::{ClockId, clock_gettime};
 
 use super::shared;
@@ -29,7 +29,7 @@ const XDP_REDIRECT: u32 = 4;
 
 /// The maps that are not the hub's.
 const OWN: [&str; 3] = ["SETTINGS", "SEQUENCE", "FLOOR"];
-/// Slots of `COUNTERS`: a connection each, the VPC, and what is nobody's.
+/// Slots of `TRAFFIC`: a connection each, the VPC, and what is nobody's.
 const SLOTS: u32 = MAX_CONNECTIONS + 2;
 /// Room behind the frame for what a test run gives back.
 const ROOM: usize = 64;
@@ -137,10 +137,10 @@ impl Ladder {
     }
 
     pub fn counted(&self) -> Result<Counted> {
-        let counters: PerCpuArray<_, Counters> = self.ebpf.map("COUNTERS").context("no map COUNTERS")?.try_into()?;
+        let traffic: PerCpuArray<_, Traffic> = self.ebpf.map("TRAFFIC").context("no map TRAFFIC")?.try_into()?;
         let mut counted = Counted::default();
         for slot in 0..SLOTS {
-            for cpu in counters.get(&slot, 0).context("reading the counters")?.iter() {
+            for cpu in traffic.get(&slot, 0).context("reading the counters")?.iter() {
                 counted.received += cpu.rx_packets;
                 counted.sent += cpu.tx_packets;
             }

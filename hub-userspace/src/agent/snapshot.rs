@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use hub_common::maps::{Counters, UNATTRIBUTED, VPC};
+use hub_common::maps::{UNATTRIBUTED, VPC};
 
 use super::Agent;
 use crate::{
     config::{Config, model},
-    dataplane::sum,
+    dataplane::Counters,
     rib::{self, Rib},
     state::States,
     status::{self, Status},
@@ -29,7 +29,7 @@ impl Agent {
         let mut total = self.dataplane.counters(UNATTRIBUTED)?;
         let mut counters = |slot: Option<u32>| -> Result<Counters> {
             let counters = slot.map_or(Ok(Counters::default()), |slot| self.dataplane.counters(slot))?;
-            total = sum(total, counters);
+            total = total + counters;
             Ok(counters)
         };
         let tunnels = self.ike.view();

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{
-        Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
-        xdp::XdpMapError,
-    },
+    maps::{Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key, xdp::XdpMapError},
 };
-use hub_common::maps::{Attachment, Counters, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Vlan};
+use hub_common::maps::{Attachment, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Vlan};
 
 use super::{
     Error,
+    counters::{BySlot, Counters},
     lookup::{Lookup, Selectors},
 };
 use crate::{
@@ -23,9 +21,9 @@ use crate::{
 
 /// A map of the program under its name.
 pub struct Named<M> {
-    name: &'static str,
-    capacity: u32,
-    map: M,
+    pub name: &'static str,
+    pub capacity: u32,
+    pub map: M,
 }
 
 impl<M> Named<M> {
@@ -73,7 +71,7 @@ pub struct Maps {
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     ports: Named<DevMap<MapData>>,
-    counters: Named<PerCpuArray<MapData, Counters>>,
+    counters: Named<BySlot>,
 }
 
 impl Maps {
@@ -86,15 +84,13 @@ impl Maps {
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
-            counters: take(ebpf, "COUNTERS")?,
+            counters: BySlot::take(ebpf)?,
         })
     }
 
     /// Counts of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
-        let Named { name, capacity, map } = &self.counters;
-        let per_cpu = map.get(&slot, 0).map_err(|error| Error::map(name, *capacity, &error))?;
-        Ok(per_cpu.iter().copied().fold(Counters::default(), sum))
+        self.counters.read(slot)
     }
 
     /// Makes the maps hold what is wanted, and `loaded` with them; returns how many entries were written or deleted.
@@ -262,29 +258,6 @@ impl Writer<u32, u32> for DevMap<MapData> {
 
     fn delete(&mut self, _port: &u32) -> Result<(), MapError> {
         Ok(())
-    }
-}
-
-/// A slot that gets a new owner starts from zero.
-impl Writer<u32, String> for PerCpuArray<MapData, Counters> {
-    fn put(&mut self, slot: &u32, _owner: &String) -> Result<(), MapError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        self.set(*slot, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)
-    }
-
-    fn delete(&mut self, _slot: &u32) -> Result<(), MapError> {
-        Ok(())
-    }
-}
-
-/// Sum of two counts.
-pub fn sum(a: Counters, b: Counters) -> Counters {
-    Counters {
-        rx_packets: a.rx_packets + b.rx_packets,
-        rx_bytes: a.rx_bytes + b.rx_bytes,
-        tx_packets: a.tx_packets + b.tx_packets,
-        tx_bytes: a.tx_bytes + b.tx_bytes,
-        reasons: std::array::from_fn(|reason| a.reasons[reason] + b.reasons[reason]),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use hub_common::{
     Reason,
-    maps::{Counters, UNATTRIBUTED, VPC},
+    maps::{UNATTRIBUTED, VPC},
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
@@ -23,7 +23,7 @@ use hub_userspace::{
         difference::Routes,
         model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Vpc},
     },
-    dataplane::{Dataplane, Hook, Outcome},
+    dataplane::{Counters, Dataplane, Hook, Outcome},
     layout::Layout,
     netlink::{HostState, Link},
     rib::Rib,
