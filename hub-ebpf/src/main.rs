@@ -9,6 +9,7 @@
 mod address;
 mod frame;
 mod headers;
+mod limits;
 mod maps;
 mod nexthop;
 mod parse;
@@ -69,10 +70,10 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
     let ends = Ends::<A, T>::of(&packet)?;
     let route = route::lookup(&ends);
     parse::to_hub(route)?;
-    selector::ingress(&packet, &ends, attachment, connection)?;
+    selector::ingress(&packet, frame, &ends, attachment, connection)?;
     redirect::received(*connection, &packet);
     let route = route::judge(route, attachment)?;
-    let next_hop = nexthop::choose(&packet, &ends, &route)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, *connection, &packet, next_hop)
 }

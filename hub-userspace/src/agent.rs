@@ -6,6 +6,7 @@
 
 mod kernel;
 mod liveness;
+mod selectors;
 mod snapshot;
 mod tables;
 
@@ -36,6 +37,7 @@ use crate::{
     layout::Layout,
     netlink::{Changes, Failure, Follower, HostState},
     rib::Rib,
+    selectors::Agreements,
     slots::Full,
     sole::Sole,
     state::{Liveness, State, States},
@@ -81,6 +83,10 @@ pub struct Agent {
     rib: Arc<Rib>,
     /// As last compiled.
     ingress: Ingress,
+    /// What SAs admit.
+    agreements: Agreements,
+    /// Connections for which that is otherwise than last told.
+    untold_selectors: BTreeSet<String>,
     liveness: Liveness,
     states: Arc<States>,
     /// When a connection that is held may be up.
@@ -119,6 +125,8 @@ struct Pending {
     states: bool,
     /// One has.
     ways: bool,
+    /// SAs admit something else.
+    selectors: bool,
 }
 
 impl Agent {
@@ -142,6 +150,8 @@ impl Agent {
             wanted_neighbours,
             layout: Layout::default(),
             ingress: Ingress::default(),
+            agreements: Agreements::new(),
+            untold_selectors: BTreeSet::new(),
             liveness: Liveness::default(),
             states: Arc::default(),
             hold_ends: None,
@@ -153,7 +163,7 @@ impl Agent {
             kernel: Kernel::start(reports)?,
             settled,
             refused: Vec::new(),
-            pending: Pending { host: Changes::everything(), config: true, states: true, ways: true },
+            pending: Pending { host: Changes::everything(), config: true, states: true, ways: true, selectors: true },
             grace: None,
             is_starting: true,
             follow_after: Instant::now(),
@@ -283,29 +293,31 @@ impl Agent {
         }
         let mut result = Ok(());
         if links || states || config {
+            self.pending.selectors |= self.agree();
             self.pending.ways |= self.judge();
             if (links || self.pending.ways) && !config {
                 result = self.steer();
             }
             self.tell_states();
         }
-        let ways = self.pending.ways;
+        let Pending { ways, selectors, .. } = self.pending;
         let own = links || addresses || gateways || config;
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        if links || neighbours || config || ways || self.rib.changed().len() > 0 {
-            self.kernel.follow(inputs(&self.config, &self.host, &self.states), &self.rib);
+        if links || neighbours || config || ways || selectors || self.rib.changed().len() > 0 {
+            self.kernel.follow(inputs(&self.config, &self.host, &self.states, &self.agreements), &self.rib);
             if self.is_starting {
                 // The kernel takes its time for many routes: meanwhile there is more to do.
                 self.kernel.plan(&self.rib, &self.config);
             }
-            result = result.and(self.write_tables(links || neighbours || config));
+            result = result.and(self.write_tables(links || neighbours || config || selectors));
             let interfaces = interfaces(&self.config);
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
             let attached = attached(&interfaces, &self.host, &self.dataplane);
-            self.kernel.lead(inputs(&self.config, &self.host, &self.states), &self.rib, &attached);
+            self.kernel.lead(inputs(&self.config, &self.host, &self.states, &self.agreements), &self.rib, &attached);
         }
+        self.tell_selectors();
         if (links || addresses) && !self.is_starting {
             // The kernel drops routes of its own accord when a link or an address goes.
             self.kernel.audit();
@@ -373,8 +385,13 @@ impl Agent {
     }
 }
 
-fn inputs<'a>(config: &'a Config, host: &'a HostState, states: &'a States) -> crate::compile::Inputs<'a> {
-    crate::compile::Inputs { config, host, states }
+fn inputs<'a>(
+    config: &'a Config,
+    host: &'a HostState,
+    states: &'a States,
+    agreements: &'a Agreements,
+) -> crate::compile::Inputs<'a> {
+    crate::compile::Inputs { config, host, states, agreements }
 }
 
 /// Names of all interfaces that are to be attached to.

@@ -168,7 +168,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Entry, Evidence, State, weigh};
-    use crate::config::model::Connection;
+    use crate::config::model::{Connection, Source};
 
     const DELAY: Duration = Duration::from_secs(2);
 
@@ -183,6 +183,7 @@ mod tests {
             health_check: None,
             up_delay: DELAY,
             ipsec: None,
+            selectors: Source::File,
         }
     }
 

@@ -40,14 +40,17 @@ impl Agent {
                 Some(reason) => warn!(connection = name, "down: {reason}"),
             }
             let was = self.told.get(name).map(|(state, _)| *state);
-            let event = Event { time: now(), connection: name.clone(), state: *state, was, reason: reason.clone() };
+            let selectors = self.selectors_of(name);
+            let (connection, reason) = (name.clone(), reason.clone());
+            let event = Event { time: now(), connection, state: *state, was, reason, selectors };
             // Nobody may be listening.
             drop(self.events.send(event));
         }
         for name in self.told.keys().filter(|name| !reasons.contains_key(*name)) {
             let reason = Some("no longer in the configuration".to_owned());
             let was = self.told.get(name).map(|(state, _)| *state);
-            let event = Event { time: now(), connection: name.clone(), state: State::Down, was, reason };
+            let (connection, state) = (name.clone(), State::Down);
+            let event = Event { time: now(), connection, state, was, reason, selectors: None };
             drop(self.events.send(event));
         }
         self.told = reasons;

@@ -129,6 +129,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("health_check", old.health_check != new.health_check),
         ("up_delay", old.up_delay != new.up_delay),
         ("ipsec", old.ipsec != new.ipsec),
+        ("selectors", old.selectors != new.selectors),
     ];
     differing(&keys).collect()
 }

@@ -17,4 +17,4 @@ mod selector;
 mod world;
 
 pub use judge::{Account, Count, Judgement, Verdict};
-pub use world::{Connection, Interface, Route, Vpc, World};
+pub use world::{Agreement, Connection, Interface, Pair, Route, Vpc, World};

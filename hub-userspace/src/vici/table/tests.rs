@@ -139,18 +139,17 @@ fn selectors_are_those_of_all_sas_and_go_with_the_last() {
     };
     let shown = |table: &Table| -> Vec<String> {
         let pairs = table.tunnel("a").pairs();
-        let limit = |pair: &Pair| pair.limit.as_ref().map(|limit| format!(" {limit}")).unwrap_or_default();
-        pairs.iter().map(|pair| format!("{} {}{}", pair.remote, pair.local, limit(pair))).collect()
+        pairs.iter().map(Pair::to_string).collect()
     };
     let mut table = Table::default();
     table.apply(of(1, "192.168.0.0/24", "10.10.10.0/24"));
     table.apply(of(2, "192.168.0.0/24", "10.10.10.0/24"));
     table.apply(of(3, "192.168.1.0/24[tcp/443]", "10.10.10.0/24"));
     table.apply(of(4, "fd00:1::/64", "10.10.10.0/24"));
-    assert_eq!(shown(&table), ["10.10.10.0/24 192.168.0.0/24", "10.10.10.0/24 192.168.1.0/24 tcp/443"]);
+    assert_eq!(shown(&table), ["10.10.10.0/24 === 192.168.0.0/24", "10.10.10.0/24[tcp] === 192.168.1.0/24[tcp/443]"]);
     table.apply(down(1));
     table.apply(down(3));
-    assert_eq!(shown(&table), ["10.10.10.0/24 192.168.0.0/24"]);
+    assert_eq!(shown(&table), ["10.10.10.0/24 === 192.168.0.0/24"]);
     table.apply(down(2));
     assert!(shown(&table).is_empty());
 }
