@@ -30,12 +30,12 @@ use self::kernel::Kernel;
 pub use self::{kernel::Settled, snapshot::Snapshot};
 use crate::{
     attachments::Attachments,
-    config::{Config, difference::Difference},
+    config::{Config, difference::Difference, model::Source},
     dataplane::{Dataplane, Mode},
     event::Event,
     health::{self, Prober},
     layout::Layout,
-    netlink::{Changes, Failure, Follower, HostState},
+    netlink::{Changes, Failure, Follower, HostState, Interfaces},
     rib::Rib,
     selectors::Agreements,
     slots::Full,
@@ -43,6 +43,7 @@ use crate::{
     state::{Liveness, State, States},
     tables::Ingress,
     vici::driver::Driver,
+    xfrm,
 };
 
 /// What is asked of the agent.
@@ -96,6 +97,10 @@ pub struct Agent {
     events: broadcast::Sender<Event>,
     /// Keeps strongSwan in step, and tells how its tunnels are.
     ike: Driver,
+    /// Makes xfrm interfaces.
+    interfaces: Interfaces,
+    /// Knows the SAs that others make.
+    xfrm: xfrm::follow::Follower,
     prober: Prober,
     verdicts: mpsc::UnboundedReceiver<health::Event>,
     attachments: Attachments,
@@ -143,6 +148,8 @@ impl Agent {
         let mut agent = Self {
             rib: Arc::new(Rib::build(&config, &host)),
             ike: Driver::start(&config),
+            interfaces: Interfaces::start()?,
+            xfrm: xfrm::follow::Follower::start(),
             config,
             host,
             follower,
@@ -228,6 +235,14 @@ impl Agent {
                     self.pending.states = true;
                     self.follow(Changes::default());
                 }
+                () = self.interfaces.changed() => {
+                    self.pending.states = true;
+                    self.follow(Changes::default());
+                }
+                () = self.xfrm.changed() => {
+                    self.pending.states = true;
+                    self.follow(Changes::default());
+                }
                 () = until(self.hold_ends) => {
                     self.pending.states = true;
                     self.follow(Changes::default());
@@ -259,7 +274,7 @@ impl Agent {
         for failure in report.failures {
             warn!("not removed: {failure}");
         }
-        Ok(())
+        self.interfaces.clear().await.context("cannot remove the interfaces of the agent")
     }
 
     fn follow(&mut self, changes: Changes) {
@@ -288,6 +303,10 @@ impl Agent {
         }
         let Changes { links, addresses, neighbours, gateways, .. } = self.pending.host;
         let Pending { config, states, .. } = self.pending;
+        if config {
+            self.interfaces.want(self.config.xfrm_links());
+            self.xfrm.want(self.config.connections.values().any(|connection| connection.selectors == Source::Xfrm));
+        }
         if links || neighbours || config {
             self.prober.set(health::targets(&self.config, &self.host));
         }

@@ -12,9 +12,24 @@ use crate::{
         ipsec::Start,
         model::{Config, Connection, Source},
     },
+    netlink::HostState,
     selectors::{Agreement, Agreements, Pair},
     vici::{driver::View, table::Tunnel},
+    xfrm::{
+        self,
+        table::{Mark, Table},
+    },
 };
+
+/// Those who know of SAs.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// The IKE daemon that the agent drives.
+    pub ike: &'a View,
+    /// The kernel, and the host's interfaces.
+    pub xfrm: &'a xfrm::follow::View,
+    pub host: &'a HostState,
+}
 
 /// What is agreed on for each connection whose SAs are known, `before` being what was so far.
 ///
@@ -22,9 +37,18 @@ use crate::{
 /// finds tunnels that work. One that is lost later takes nothing along: the kernel goes on decrypting with the SAs it has,
 /// without anybody who could tell of their end, so what was agreed on last stays so until somebody answers again and says
 /// what there is. The connection counts as down meanwhile, and gets what no other can take.
-pub fn agreements(config: &Config, ike: &View, before: &Agreements) -> Agreements {
+///
+/// What the kernel's own policies admit is known from when they have been read first; if they cannot be read any more, what
+/// was read last counts.
+pub fn agreements(config: &Config, sources: Sources<'_>, before: &Agreements) -> Agreements {
+    let Sources { ike, xfrm, host } = sources;
     let agreement = |name: &str, connection: &Connection| match connection.selectors {
-        Source::File | Source::Xfrm => None,
+        Source::File => None,
+        Source::Xfrm => {
+            let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
+            // Whoever makes the SAs may be waiting for a packet.
+            Some(Agreement { pairs, on_demand: true })
+        }
         Source::Ike if !ike.heard => None,
         Source::Ike if ike.unreachable.is_some() => Some(before.get(name).cloned().unwrap_or_default()),
         Source::Ike => {
@@ -39,6 +63,19 @@ pub fn agreements(config: &Config, ike: &View, before: &Agreements) -> Agreement
         Some((name.clone(), agreement))
     };
     config.connections.iter().filter_map(of).collect()
+}
+
+/// What the kernel's policies and SAs of a connection are known by.
+pub fn mark(config: &Config, connection: &Connection, host: &HostState) -> Option<Mark> {
+    let configured = connection.ipsec.as_ref().and_then(|ipsec| ipsec.if_id);
+    let if_id = configured.or_else(|| host.link(&connection.interface)?.if_id);
+    let site = config.customer_gateways.get(&connection.customer_gateway)?.address;
+    Some(Mark { if_id, site })
+}
+
+/// Whether a connection whose SAs others make has one; `None`: not known yet.
+pub fn has_sa(config: &Config, connection: &Connection, host: &HostState, table: Option<&Table>) -> Option<bool> {
+    Some(!table?.pairs(&mark(config, connection, host)?).is_empty())
 }
 
 /// What both the pairs and the file admit.
@@ -64,7 +101,15 @@ fn intersection(one: IpNet, other: IpNet) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vici::{event::ChildSa, selector::TrafficSelector};
+    use crate::{
+        vici::{event::ChildSa, selector::TrafficSelector},
+        xfrm::wire::tests::{example_policy, example_sa},
+    };
+
+    fn agreements(config: &Config, ike: &View, before: &Agreements) -> Agreements {
+        let (xfrm, host) = (&xfrm::follow::View::default(), &HostState::default());
+        super::agreements(config, Sources { ike, xfrm, host }, before)
+    }
 
     /// One that has IPsec, one that has not, one that has it and wants the file's selectors.
     fn config(start: &str) -> Config {
@@ -153,5 +198,27 @@ mod tests {
             let agreed = agreements(&config(start), &view(&[]), &Agreements::new());
             assert_eq!(agreed["a"].on_demand, expected, "{start}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_has_counts_once_it_has_been_read() {
+        let mut config = config("start");
+        let connection = config.connections.get_mut("b").expect("it is there");
+        connection.selectors = Source::Xfrm;
+        connection.remote_cidrs = vec!["10.0.0.0/8".parse().expect("a prefix")];
+        config.customer_gateways.get_mut("site").expect("it is there").address = "198.51.100.10".parse().expect("one");
+        let (ike, host) = (&View::default(), &HostState::default());
+        let with = |table: Option<Table>| {
+            let xfrm = &xfrm::follow::View { table: table.map(Into::into), problem: None };
+            let up = has_sa(&config, &config.connections["b"], host, xfrm.table.as_deref());
+            (shown(&super::agreements(&config, Sources { ike, xfrm, host }, &Agreements::new())), up)
+        };
+        assert_eq!(with(None), (vec![], None));
+        let policies = vec![example_policy()];
+        let none = Table { policies: policies.clone(), sas: vec![] };
+        assert_eq!(with(Some(none)), (vec!["b: ".to_owned()], Some(false)));
+        let one = Table { policies, sas: vec![example_sa()] };
+        let pair = "b: 10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]";
+        assert_eq!(with(Some(one)), (vec![pair.to_owned()], Some(true)));
     }
 }

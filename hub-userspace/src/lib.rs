@@ -31,3 +31,4 @@ pub mod status;
 pub mod tables;
 pub mod vici;
 pub mod view;
+pub mod xfrm;

@@ -34,6 +34,7 @@ fn host() -> HostState {
         admin_up: true,
         running: true,
         vlan: None,
+        if_id: None,
     };
     let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
     let mut host = HostState::default();

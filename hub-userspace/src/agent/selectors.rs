@@ -1,19 +1,25 @@
 //! Selectors in force, as the SAs have them: followed, logged, told to whoever listens.
 
+use std::time::SystemTime;
+
 use hub_common::maps::LIMIT_RULES;
 use tracing::{info, warn};
 
 use super::Agent;
 use crate::{
-    agreement::agreements,
+    agreement::{Sources, agreements, mark},
+    config::model::Source,
     event::{Event, now},
     selectors::{Agreement, Pair},
+    status,
+    xfrm::wire::Sa,
 };
 
 impl Agent {
     /// Follows the SAs; whether what they admit is otherwise than before. One that takes another's place changes nothing.
     pub(super) fn agree(&mut self) -> bool {
-        let agreements = agreements(&self.config, &self.ike.view(), &self.agreements);
+        let (ike, xfrm) = (&*self.ike.view(), &*self.xfrm.view());
+        let agreements = agreements(&self.config, Sources { ike, xfrm, host: &self.host }, &self.agreements);
         if agreements == self.agreements {
             return false;
         }
@@ -69,7 +75,36 @@ impl Agent {
                  a pair of addresses): the rest is not admitted"
             )
         });
-        unreadable.chain(cut).collect()
+        let follows = self.config.connections.get(name).is_some_and(|connection| connection.selectors == Source::Xfrm);
+        let unread = self.xfrm.view().problem.clone().filter(|_| follows);
+        unreadable.chain(cut).chain(unread).collect()
+    }
+
+    /// What the kernel has of a connection whose SAs others make.
+    pub(super) fn kernel_sas(&self, name: &str) -> Option<status::Ipsec> {
+        let connection = self.config.connections.get(name)?;
+        if connection.selectors != Source::Xfrm || connection.ipsec.is_some() {
+            return None;
+        }
+        let view = self.xfrm.view();
+        let (table, mark) = (view.table.as_deref()?, mark(&self.config, connection, &self.host)?);
+        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let selectors: Vec<String> = table.pairs(&mark).iter().map(Pair::to_string).collect();
+        let child = |sa: &Sa| {
+            let out = table.outbound(sa);
+            status::Child {
+                spi_in: format!("{:08x}", sa.spi),
+                spi_out: out.map(|out| format!("{:08x}", out.spi)).unwrap_or_default(),
+                bytes_in: sa.bytes,
+                bytes_out: out.map_or(0, |out| out.bytes),
+                seconds: seconds.saturating_sub(sa.added),
+                local: Vec::new(),
+                remote: Vec::new(),
+                selectors: selectors.clone(),
+            }
+        };
+        let children = table.inbound(&mark).into_iter().map(child).collect();
+        Some(status::Ipsec { ike: None, children, selectors: None, problems: Vec::new(), fault: None })
     }
 }
 

@@ -50,10 +50,9 @@ impl Agent {
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
-                ipsec: tunnels.tunnels.get(name).map(|tunnel| status::Ipsec {
-                    selectors: self.selectors_of(name),
-                    problems: self.selector_problems(name),
-                    ..tunnel.into()
+                ipsec: tunnels.tunnels.get(name).map(Into::into).or_else(|| self.kernel_sas(name)).map(|ipsec| {
+                    let (selectors, problems) = (self.selectors_of(name), self.selector_problems(name));
+                    status::Ipsec { selectors, problems, ..ipsec }
                 }),
                 attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
                 traffic: (&counters(self.layout.ingress.connections.get(name))?).into(),

@@ -273,5 +273,6 @@ fn link(interface: &Interface) -> Link {
         admin_up: interface.up,
         running: interface.up,
         vlan: interface.vlan,
+        if_id: None,
     }
 }
