@@ -122,6 +122,7 @@ pub struct Agent {
 
 /// What has changed.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 struct Pending {
     host: Changes,
     /// Connections, the VPC or settings; routes are the RIB's business.

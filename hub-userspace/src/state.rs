@@ -1,6 +1,6 @@
 //! Whether a connection can carry traffic.
 
-use std::{collections::BTreeMap, iter, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,13 +49,13 @@ pub struct Entry {
 }
 
 impl Liveness {
-    /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and says nothing of
-    /// others; `health` knows those that have a health check, once it has come to a verdict.
+    /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and finds nothing
+    /// wrong with others; `health` knows those that have a health check, once it has come to a verdict.
     pub fn judge(
         &mut self,
         config: &Config,
         host: &HostState,
-        tunnel: impl Fn(&str, &Connection) -> Option<Option<bool>>,
+        tunnel: impl Fn(&str, &Connection) -> Option<bool>,
         health: impl Fn(&str) -> Option<bool>,
         now: Instant,
     ) {
@@ -143,11 +143,11 @@ fn seen(state: State) -> State {
 fn evidence(
     connection: &Connection,
     host: &HostState,
-    tunnel: Option<Option<bool>>,
+    tunnel: Option<bool>,
     health: impl Fn() -> Option<bool>,
 ) -> Evidence {
     let link = host.link(&connection.interface).is_some_and(Link::is_up);
-    weigh(iter::once(Some(link)).chain(tunnel).chain(connection.health_check.map(|_| health())))
+    weigh([Some(link), tunnel].into_iter().chain(connection.health_check.map(|_| health())))
 }
 
 /// Of those that are asked, one that says no counts most, then one that does not know yet.

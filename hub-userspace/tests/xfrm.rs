@@ -1,12 +1,15 @@
-//! The kernel's own IPsec policies, followed in a namespace. This kernel may know no ESP: then there are no SAs, and what is
+//! The kernel's own IPsec policies followed, and xfrm interfaces made, in a namespace. This kernel may know no ESP: then there are no SAs, and what is
 //! read of one is tested with bytes, beside the codec.
 
 use std::{process::Command, sync::Arc, thread, time::Duration};
 
-use hub_userspace::xfrm::{
-    follow::{Follower, View},
-    table::Mark,
-    wire::Direction,
+use hub_userspace::{
+    netlink::{Interfaces, XfrmLink},
+    xfrm::{
+        follow::{Follower, View},
+        table::Mark,
+        wire::Direction,
+    },
 };
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;
@@ -87,5 +90,30 @@ fn policies_and_sas_are_followed_as_they_come_and_go() {
 
         follower.want(false);
         until(&mut follower, "nobody wants to know", |view| view.table.is_none()).await;
+    });
+}
+
+/// Whether there is an interface of this name here.
+fn is_there(name: &str) -> bool {
+    Command::new("ip").args(["link", "show", name]).output().expect("iproute2 is installed").status.success()
+}
+
+#[test]
+fn interfaces_are_made_and_removed_or_their_lack_is_told() {
+    in_namespace(|| async {
+        let mut interfaces = Interfaces::start().unwrap();
+        interfaces.want([("xf7".to_owned(), XfrmLink { if_id: 7, mtu: 1400 })].into());
+        let made = async {
+            while !is_there("xf7") && !interfaces.problems().contains_key("xf7") {
+                drop(timeout(Duration::from_millis(50), interfaces.changed()).await);
+            }
+        };
+        timeout(PATIENCE, made).await.expect("it is made, or refused");
+        match interfaces.problems().get("xf7") {
+            Some(problem) => assert!(problem.contains("this kernel has no xfrm interfaces"), "{problem}"),
+            None => assert!(is_there("xf7")),
+        }
+        interfaces.clear().await.unwrap();
+        assert!(!is_there("xf7"));
     });
 }

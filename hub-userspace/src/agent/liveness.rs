@@ -22,9 +22,9 @@ impl Agent {
         let health = |name: &str| Some(prober.report(name)?.verdict? == Verdict::Healthy);
         let (config, host, xfrm) = (&self.config, &self.host, self.xfrm.view());
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
-            (Some(ipsec), _) => Some(tunnels.is_up(name, ipsec.start)),
-            (None, Source::Xfrm) => Some(has_sa(config, connection, host, xfrm.table.as_deref())),
-            (None, _) => None,
+            (Some(ipsec), _) => tunnels.is_up(name, ipsec.start),
+            (None, Source::Xfrm) => has_sa(config, connection, host, xfrm.table.as_deref()),
+            (None, _) => Some(true),
         };
         self.liveness.judge(config, host, tunnel, health, now);
         self.hold_ends = self.liveness.due(&self.config).map(Into::into);

@@ -12,6 +12,7 @@ use crate::{
     event::{Event, now},
     selectors::{Agreement, Pair},
     status,
+    vici::table::Tunnel,
     xfrm::wire::Sa,
 };
 
@@ -37,9 +38,10 @@ impl Agent {
         for name in std::mem::take(&mut self.untold_selectors) {
             let (Some(agreement), Some(state)) = (self.agreements.get(&name), self.states.get(&name)) else { continue };
             let selectors = texts(agreement);
-            match selectors.is_empty() {
-                true => info!(connection = name, "no SA: nothing is admitted from it"),
-                false => info!(connection = name, "SAs are for {}", selectors.join(", ")),
+            if selectors.is_empty() {
+                info!(connection = name, "no SA: nothing is admitted from it");
+            } else {
+                info!(connection = name, "SAs are for {}", selectors.join(", "));
             }
             for problem in self.selector_problems(&name) {
                 warn!(connection = name, "{problem}");
@@ -65,7 +67,7 @@ impl Agent {
 
     /// What of a connection's SAs is not admitted, and why.
     pub(super) fn selector_problems(&self, name: &str) -> Vec<String> {
-        let unreadable = self.ike.view().tunnels.get(name).map(|tunnel| tunnel.unreadable()).unwrap_or_default();
+        let unreadable = self.ike.view().tunnels.get(name).map(Tunnel::unreadable).unwrap_or_default();
         let unreadable =
             unreadable.into_iter().map(|text| format!("the traffic selector {text} is not understood: not admitted"));
         let slot = self.layout.ingress.connections.get(name);

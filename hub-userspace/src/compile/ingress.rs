@@ -73,15 +73,14 @@ impl Compiler<'_> {
                 [only] => only.slot,
                 _ => UNATTRIBUTED,
             };
-            let scope = match connections.as_slice() {
+            let scope = if let [Carried { slot, agreement: None, .. }] = connections.as_slice() {
                 // What it may send is what may be sent to it.
-                [Carried { slot, agreement: None, .. }] => *slot,
-                _ => {
-                    let scope = SHARED_SCOPE + port;
-                    let all: Vec<Selector> = connections.iter().flat_map(Carried::from_site).collect();
-                    self.scope(scope, &all)?;
-                    scope
-                }
+                *slot
+            } else {
+                let scope = SHARED_SCOPE + port;
+                let all: Vec<Selector> = connections.iter().flat_map(Carried::sent).collect();
+                self.scope(scope, &all)?;
+                scope
             };
             self.attach(link, scope, connection, isolated);
         }
@@ -153,19 +152,15 @@ impl Compiler<'_> {
         for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
             *rule = limit.rule(*connection);
         }
-        let limits = match owner.limits.is_empty() {
-            true => NO_LIMITS,
-            false => match self.layout.limits.take(rules) {
-                Ok(limits) => {
-                    self.tables.limits.insert(limits, rules);
-                    limits
-                }
-                // Sites have a say in how many there are: what is beyond must not keep the rest from being written.
-                Err(_) => {
-                    self.tables.cut.extend(owner.limits.iter().map(|(_, connection)| *connection));
-                    ADMITS_NOTHING
-                }
-            },
+        let limits = if owner.limits.is_empty() {
+            NO_LIMITS
+        } else if let Ok(limits) = self.layout.limits.take(rules) {
+            self.tables.limits.insert(limits, rules);
+            limits
+        } else {
+            // Sites have a say in how many there are: what is beyond must not keep the rest from being written.
+            self.tables.cut.extend(owner.limits.iter().map(|(_, connection)| *connection));
+            ADMITS_NOTHING
         };
         Local { connection: owner.connection, limits }
     }
@@ -200,7 +195,7 @@ struct Carried<'a> {
 
 impl Carried<'_> {
     /// What it may send: without an SA nothing.
-    fn from_site(&self) -> Vec<Selector> {
+    fn sent(&self) -> Vec<Selector> {
         match self.agreement {
             Some(agreement) => with_slot(self.slot, agreement.pairs.iter().copied()),
             None => with_slot(self.slot, of_file(self.connection)),

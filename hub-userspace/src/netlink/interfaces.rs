@@ -147,7 +147,9 @@ async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publ
         publisher.send_if_modified(|published| {
             let differ = **published != problems;
             if differ {
-                problems.values().for_each(|problem| warn!("{problem}"));
+                for problem in problems.values() {
+                    warn!("{problem}");
+                }
                 *published = Arc::new(problems);
             }
             differ

@@ -64,7 +64,7 @@ impl Table {
     }
 }
 
-/// As the kernel finds the SA of a template (`xfrm_state_ok`, net/xfrm/xfrm_policy.c).
+/// As the kernel finds the SA of a template (`xfrm_state_ok`, `net/xfrm/xfrm_policy.c`).
 fn suits(template: &Template, if_id: u32, sa: &Sa) -> bool {
     let end = |wanted: IpAddr, is: IpAddr| wanted.is_unspecified() || wanted == is;
     template.protocol == sa.protocol

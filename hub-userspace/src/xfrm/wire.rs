@@ -1,4 +1,4 @@
-//! What the kernel tells of its policies and SAs (linux/xfrm.h, net/xfrm/xfrm_user.c), as far as it matters here. Pure.
+//! What the kernel tells of its policies and SAs (`linux/xfrm.h`, `net/xfrm/xfrm_user.c`), as far as it matters here. Pure.
 //!
 //! A codec of our own, for the few fields there are: the SAs that a privileged reader gets have their keys with them, and
 //! these are not even copied here.
