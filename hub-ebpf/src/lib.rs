@@ -5,6 +5,7 @@
 pub mod address;
 pub mod frame;
 pub mod headers;
+pub mod limits;
 pub mod maps;
 pub mod nexthop;
 pub mod parse;

@@ -79,10 +79,10 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
     let ends = Ends::<A, T>::of(&packet)?;
     let route = route::lookup(&ends);
     parse::to_hub(route)?;
-    selector::ingress(&packet, &ends, attachment, &mut account.connection)?;
+    selector::ingress(&packet, frame, &ends, attachment, &mut account.connection)?;
     account.admit(&packet);
     let route = route::judge(route, attachment)?;
-    let next_hop = nexthop::choose(&packet, &ends, &route)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, account, next_hop)
 }

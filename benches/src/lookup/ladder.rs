@@ -7,7 +7,7 @@ use aya::{
     Ebpf, TestRun as _, TestRunOptions,
     maps::{Array, DevMap, PerCpuArray},
 };
-use hub_common::maps::{MAX_CONNECTIONS, Traffic};
+use hub_common::maps::{self, MAX_CONNECTIONS};
 use nix::time::{ClockId, clock_gettime};
 
 use super::shared;
@@ -137,7 +137,7 @@ impl Ladder {
     }
 
     pub fn counted(&self) -> Result<Counted> {
-        let traffic: PerCpuArray<_, Traffic> = self.ebpf.map("TRAFFIC").context("no map TRAFFIC")?.try_into()?;
+        let traffic: PerCpuArray<_, maps::Traffic> = self.ebpf.map("TRAFFIC").context("no map TRAFFIC")?.try_into()?;
         let mut counted = Counted::default();
         for slot in 0..SLOTS {
             for cpu in traffic.get(&slot, 0).context("reading the counters")?.iter() {

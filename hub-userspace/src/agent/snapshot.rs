@@ -50,7 +50,10 @@ impl Agent {
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
-                ipsec: tunnels.tunnels.get(name).map(Into::into),
+                ipsec: tunnels.tunnels.get(name).map(Into::into).or_else(|| self.kernel_sas(name)).map(|ipsec| {
+                    let (selectors, problems) = (self.selectors_of(name), self.selector_problems(name));
+                    status::Ipsec { selectors, problems, ..ipsec }
+                }),
                 attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
                 traffic: (&counters(self.layout.ingress.connections.get(name))?).into(),
             });

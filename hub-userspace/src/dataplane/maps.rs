@@ -6,7 +6,7 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key, xdp::XdpMapError},
 };
-use hub_common::maps::{Attachment, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Vlan};
+use hub_common::maps::{Attachment, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Rules, Vlan};
 
 use super::{
     Error,
@@ -67,6 +67,7 @@ pub struct Maps {
     attachments: Named<ByInterface>,
     vlans: Named<HashMap<MapData, Vlan, u32>>,
     lookup: Lookup,
+    limits: Named<Array<MapData, Rules>>,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
@@ -80,6 +81,7 @@ impl Maps {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
             lookup: Lookup::take(ebpf, settings)?,
+            limits: take(ebpf, "LIMITS")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
@@ -104,6 +106,7 @@ impl Maps {
         let old = &loaded.ingress;
         let connections = difference(&old.connections, &ingress.connections);
         let ports = difference(&old.ports, &ingress.ports);
+        let limits = difference(&old.limits, &ingress.limits);
         let neighbours = difference(&old.neighbours, &ingress.neighbours);
         let v4 = Selectors::between(&old.v4, &ingress.v4);
         let v6 = Selectors::between(&old.v6, &ingress.v6);
@@ -115,6 +118,7 @@ impl Maps {
             + self.steer(&mut loaded.ways, ways)?;
         let old = &mut loaded.ingress;
         written += put(&mut self.neighbours, &mut old.neighbours, &neighbours)?
+            + put(&mut self.limits, &mut old.limits, &limits)?
             + self.lookup.put(&mut old.v4, &v4)?
             + self.lookup.put(&mut old.v6, &v6)?
             + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_some()))?
@@ -126,6 +130,7 @@ impl Maps {
             + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_none()))?
             + self.lookup.delete(&mut old.v6, &v6)?
             + self.lookup.delete(&mut old.v4, &v4)?
+            + delete(&mut self.limits, &mut old.limits, &limits)?
             + delete(&mut self.neighbours, &mut old.neighbours, &neighbours)?
             + delete(&mut self.ports, &mut old.ports, &ports)?
             + delete(&mut self.counters, &mut old.connections, &connections)?;

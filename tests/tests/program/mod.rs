@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -15,18 +16,20 @@ use hub_common::{
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
-    model::{Account, Count, Interface, Judgement, World},
+    model::{self as reference, Account, Count, Interface, Judgement, World},
 };
 use hub_userspace::{
     compile::{self, Inputs},
     config::{
         difference::Routes,
-        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Vpc},
+        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Source, Vpc},
     },
     dataplane::{Counters, Dataplane, Hook, Outcome},
     layout::Layout,
+    limit::{Limit, Ports},
     netlink::{HostState, Link},
     rib::Rib,
+    selectors::{Agreement, Agreements, Pair},
     state::{State, States},
 };
 use ipnet::IpNet;
@@ -112,10 +115,11 @@ impl Program {
             world.interfaces.iter().map(|interface| interface.index).filter(|index| world.is_by_tc(*index)).collect();
         let raw = world.interfaces.iter().filter(|interface| !interface.ethernet);
         self.raw = raw.map(|interface| interface.index).collect();
+        let agreements = agreements(world);
         let Agent { layout, rib, routes } = agent;
         rib.change(&Routes::between(routes, &config.routes));
         rib.follow(config.vpc.as_ref(), &host);
-        let inputs = Inputs { config: &config, host: &host, states: &states, by_tc: &by_tc };
+        let inputs = Inputs { config: &config, host: &host, states: &states, agreements: &agreements, by_tc: &by_tc };
         let ingress = compile::ingress(inputs, layout)?;
         let compiled = compile::ways(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
@@ -241,6 +245,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             health_check: None,
             up_delay: Duration::ZERO,
             ipsec: None,
+            selectors: Source::File,
         };
         (connection.name.clone(), value)
     });
@@ -277,6 +282,22 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     (config, host, states)
 }
 
+/// What the agent would know of the SAs.
+fn agreements(world: &World) -> Agreements {
+    let ports = |ports: &RangeInclusive<u16>| Ports { first: *ports.start(), last: *ports.end() };
+    let pair = |pair: &reference::Pair| {
+        let limit =
+            Limit { protocol: pair.protocol, remote: ports(&pair.remote_ports), local: ports(&pair.local_ports) };
+        Pair { remote: pair.remote, local: pair.local, limit }
+    };
+    let known = world.connections.iter().filter_map(|connection| {
+        let known = connection.agreement.as_ref()?;
+        let agreement = Agreement { pairs: known.pairs.iter().map(pair).collect(), on_demand: known.on_demand };
+        Some((connection.name.clone(), agreement))
+    });
+    known.collect()
+}
+
 fn link(interface: &Interface) -> Link {
     Link {
         index: interface.index,
@@ -288,5 +309,6 @@ fn link(interface: &Interface) -> Link {
         admin_up: interface.up,
         running: interface.up,
         vlan: interface.vlan,
+        if_id: None,
     }
 }

@@ -138,7 +138,7 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     if rung == Rung::ToHub {
         return Ok(reached(route.first_bucket));
     }
-    selector::ingress(&packet, &ends, attachment, &mut account.connection)?;
+    selector::ingress(&packet, frame, &ends, attachment, &mut account.connection)?;
     account.admit(&packet);
     if rung == Rung::Selector {
         return Ok(reached(account.connection));
@@ -147,7 +147,7 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     if rung == Rung::Route {
         return Ok(reached(route.first_bucket));
     }
-    let next_hop = nexthop::choose(&packet, &ends, &route)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;
     if rung == Rung::NextHop {
         return Ok(reached(next_hop.port));
     }
