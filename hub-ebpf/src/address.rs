@@ -11,7 +11,6 @@ use hub_common::{
 };
 
 use crate::{
-    limits::Limited,
     maps,
     parse::{Nobody, Packet, ParseIp},
     rewrite::HopLimit,
@@ -22,7 +21,7 @@ pub type V4 = u32;
 pub type V6 = [u64; 2];
 
 /// An address with its family's tables.
-pub trait Address: compiled::Key + ParseIp + Nobody + Limited + HopLimit + 'static {
+pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
     /// IP version.
     const VERSION: u32;
     /// Bits of an address.

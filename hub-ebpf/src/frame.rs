@@ -44,6 +44,9 @@ pub trait Frame {
     /// Control word of a tag that is not among the bytes (IEEE 802.1Q), the outermost then.
     fn tag(&self) -> Option<u16>;
 
+    /// [`limits::transport`](crate::limits::transport) of this frame, by way of a function that the verifier looks at by itself.
+    fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64;
+
     /// Whether an IP packet of this length, or each segment of it, is one that the next hop takes.
     fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool;
 

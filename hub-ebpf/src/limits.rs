@@ -3,11 +3,14 @@
 //!
 //! What is asked of a packet here is not quite what its flow is told apart by: type and code of an ICMP message stand for
 //! ports, and the protocol behind an IPv6 fragment header counts.
+//!
+//! Two global functions, unlike all else: the verifier looks at such by themselves, and not with each of the many ways on
+//! which a packet may come to them.
 
 use hub_common::maps::{Rule, UNATTRIBUTED};
 
 use crate::{
-    address::{V4, V6},
+    address::Address,
     frame::Frame,
     headers::{Ipv4, Ipv6},
     maps,
@@ -28,81 +31,80 @@ pub enum Way {
     ToSite,
 }
 
-/// What a rule says something about.
-pub struct Transport {
-    protocol: u8,
-    /// Source in the upper half, destination in the lower one; of an ICMP message type and code, twice.
-    ports: u32,
-    /// The packet shows them.
-    has_ports: bool,
-}
+/// What a rule says something about, as it fits a register: ports (source in the upper half; of an ICMP message type and
+/// code, twice), protocol, and whether the packet shows ports.
+mod transport {
+    pub const PROTOCOL_SHIFT: u32 = 32;
+    pub const HAS_PORTS_SHIFT: u32 = 40;
 
-/// The part that differs by family.
-pub trait Limited: Sized {
-    fn transport<F: Frame>(packet: &Packet<Self>, frame: &F) -> Transport;
-}
-
-impl Limited for V4 {
     #[inline(always)]
-    fn transport<F: Frame>(packet: &Packet<Self>, frame: &F) -> Transport {
-        if packet.protocol == ICMP
-            && let Some(header) = frame.at::<Ipv4>(packet.offset)
-            && u16::from_be_bytes(header.fragment) & FRAGMENT == 0
-        {
-            return message(packet, frame, usize::from(header.version_and_length & 0x0f) * 4);
-        }
-        Transport { protocol: packet.protocol, ports: packet.ports, has_ports: packet.ports != 0 }
+    pub const fn pack(protocol: u8, ports: Option<u32>) -> u64 {
+        let (has_ports, ports) = match ports {
+            Some(ports) => (1, ports),
+            None => (0, 0),
+        };
+        has_ports << HAS_PORTS_SHIFT | (protocol as u64) << PROTOCOL_SHIFT | ports as u64
     }
-}
-
-impl Limited for V6 {
-    #[inline(always)]
-    fn transport<F: Frame>(packet: &Packet<Self>, frame: &F) -> Transport {
-        let header = size_of::<Ipv6>();
-        if packet.protocol == ICMPV6 {
-            return message(packet, frame, header);
-        }
-        let mut protocol = packet.protocol;
-        if protocol == FRAGMENT_HEADER
-            && packet.length > header
-            && let Some([next]) = frame.at::<[u8; 1]>(packet.offset + header)
-        {
-            protocol = *next;
-        }
-        Transport { protocol, ports: packet.ports, has_ports: packet.ports != 0 }
-    }
-}
-
-/// The ICMP message that starts `header` bytes into the packet.
-#[inline(always)]
-fn message<A, F: Frame>(packet: &Packet<A>, frame: &F, header: usize) -> Transport {
-    let kind = match packet.length >= header + 2 {
-        true => frame.at::<[u8; 2]>(packet.offset + header).map(|kind| u32::from(u16::from_be_bytes(*kind))),
-        false => None,
-    };
-    let number = kind.unwrap_or(0);
-    Transport { protocol: packet.protocol, ports: number << 16 | number, has_ports: kind.is_some() }
 }
 
 /// The connection of the first rule that admits the packet.
 #[inline(always)]
-pub fn admit<A: Limited, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, way: Way) -> Option<u32> {
-    let Transport { protocol, ports, has_ports } = A::transport(packet, frame);
-    let (source, destination) = (ports >> 16, ports & 0xffff);
+pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, way: Way) -> Option<u32> {
+    let known = u32::from(packet.protocol) | A::VERSION << 8;
+    let transport = frame.transport(packet.offset as u32, packet.length as u32, known, packet.ports);
+    let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;
+    let has_ports = (transport >> transport::HAS_PORTS_SHIFT) as u32;
+    let (source, destination) = (transport as u32 >> 16, transport as u32 & 0xffff);
     let (remote, local) = match way {
         Way::FromSite => (source, destination),
         Way::ToSite => (destination, source),
     };
-    match first(limits, u32::from(protocol), u32::from(has_ports), remote, local) {
+    match limits_first(limits, protocol, has_ports, remote, local) {
         UNATTRIBUTED => None,
         connection => Some(connection),
     }
 }
 
-/// [`UNATTRIBUTED`] for none. A function of its own, unlike all else: it is called seldom, and would else stand in the
-/// program four times for each family.
+/// What [`Frame::transport`] is for every kind of frame. `known` is the protocol or next header, and above it the version.
+#[inline(always)]
+pub fn transport<F: Frame>(frame: &F, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+    // As if the verifier, which looks at this by itself, did not know that no header starts further on.
+    let offset = offset as usize & 0xff;
+    let (protocol, ipv4) = (known as u8, known >> 8 == 4);
+    let shown = if ports != 0 { Some(ports) } else { None };
+    if ipv4 {
+        if protocol == ICMP
+            && let Some(header) = frame.at::<Ipv4>(offset)
+            && u16::from_be_bytes(header.fragment) & FRAGMENT == 0
+        {
+            let header = usize::from(header.version_and_length & 0x0f) * 4;
+            return transport::pack(protocol, message(frame, offset, header, length));
+        }
+    } else if protocol == ICMPV6 {
+        return transport::pack(protocol, message(frame, offset, size_of::<Ipv6>(), length));
+    } else if protocol == FRAGMENT_HEADER
+        && length as usize > size_of::<Ipv6>()
+        && let Some([next]) = frame.at::<[u8; 1]>(offset + size_of::<Ipv6>())
+    {
+        return transport::pack(*next, shown);
+    }
+    transport::pack(protocol, shown)
+}
+
+/// Type and code, twice, of the ICMP message that starts `header` bytes into the packet.
+#[inline(always)]
+fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: u32) -> Option<u32> {
+    if (length as usize) < header + 2 {
+        return None;
+    }
+    let number = frame.at::<[u8; 2]>(offset + header).map(|kind| u32::from(u16::from_be_bytes(*kind)))?;
+    Some(number << 16 | number)
+}
+
+/// [`UNATTRIBUTED`] for none.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn first(limits: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {
+extern "C" fn limits_first(limits: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {
     let Some(rules) = maps::LIMITS.get(limits) else { return UNATTRIBUTED };
     for rule in rules {
         if rule.connection == UNATTRIBUTED || admits(rule, protocol, has_ports, remote, local) {

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use hub_common::maps::NextHop;
 
 use super::{Frame, Refused};
-use crate::{headers::Ethernet, parse::MAX_TAGS};
+use crate::{headers::Ethernet, limits, parse::MAX_TAGS};
 
 /// A frame under TC, which the kernel has made an skb of: from and to interfaces of any kind, and longer than an MTU
 /// where GRO has joined packets or a sender has left it to others to cut them.
@@ -110,6 +110,11 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
+    fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+        limits_transport_tc(self.skb(), offset, length, known, ports)
+    }
+
+    #[inline(always)]
     fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool {
         if length <= next_hop.mtu as usize {
             return true;
@@ -172,4 +177,10 @@ impl Frame for SkbFrame {
             _ => Err(Refused),
         }
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn limits_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+    limits::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known, ports)
 }

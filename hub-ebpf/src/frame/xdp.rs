@@ -1,13 +1,13 @@
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::xdp_action,
+    bindings::{xdp_action, xdp_md},
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use hub_common::maps::{Attachment, NextHop};
 
 use super::{Frame, Refused};
-use crate::maps;
+use crate::{limits, maps};
 
 /// A frame under XDP, native or generic.
 pub struct XdpFrame {
@@ -66,6 +66,11 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
+    fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+        limits_transport_xdp(self.context.ctx, offset, length, known, ports)
+    }
+
+    #[inline(always)]
     fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool {
         length <= next_hop.mtu as usize
     }
@@ -99,4 +104,10 @@ impl Frame for XdpFrame {
         // The flags are what the helper returns when the port is gone.
         maps::PORTS.redirect(next_hop.port, u64::from(Self::DROP)).map_err(|_| Refused)
     }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn limits_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+    limits::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known, ports)
 }
