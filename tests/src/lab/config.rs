@@ -1,11 +1,14 @@
 //! Configurations of the hub, to be changed before they are written: `to_string` gives the file.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::{env, fmt};
 
 use super::{Site, VPC};
+
+/// The look-up that hubs are configured for, where this is set.
+const LOOKUP: &str = "VPNHUB_TEST_LOOKUP";
 
 /// The hub of a world of offices: by default all it does is on.
 #[derive(Debug, Clone)]
@@ -139,6 +142,9 @@ impl fmt::Display for HubConfig {
         writeln!(f, "[gateway]\nname = \"test-hub\"\nspoke_to_spoke = {}", self.spoke_to_spoke)?;
         if let Some(PublicSide { address, vici_socket }) = &self.public {
             writeln!(f, "address = \"{address}\"\nvici_socket = \"{}\"", vici_socket.display())?;
+        }
+        if let Ok(lookup) = env::var(LOOKUP) {
+            writeln!(f, "\n[dataplane]\nlookup = \"{lookup}\"")?;
         }
         writeln!(f, "\n[vpc]\ninterface = \"{}\"", VPC.hub_device)?;
         writeln!(f, "cidrs = [\"192.168.0.0/24\", \"fd00:192:168::/64\"]\n")?;

@@ -63,7 +63,7 @@ fn is_down(status: &Status) -> bool {
     status.connection("shanghai")["state"] == "down"
 }
 
-fn deleted(esp: Esp, weights: [u8; 2]) {
+pub fn deleted(esp: Esp, weights: [u8; 2]) {
     let lab = start(esp, weights);
     assert_shared(&lab, weights);
     lab.office("shanghai").terminate().unwrap();

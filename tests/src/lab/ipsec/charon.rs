@@ -8,15 +8,16 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use super::super::{Background, Namespace, output, retry};
-use super::Esp;
+use super::super::{Background, Namespace, output, retry_within};
+use super::{Esp, PATIENCE};
 
 const DAEMON: &str = "charon-systemd";
 const SWANCTL: &str = "swanctl";
 const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 
-/// What would get in the way: they ask for rights, interfaces or a network of their own.
-const PLUGINS_OFF: [&str; 6] = ["bypass-lan", "forecast", "farp", "dhcp", "ha", "connmark"];
+/// All that is needed: each of the others takes time to load, and some want a network of their own.
+const PLUGINS: &str =
+    "openssl random nonce kdf gcm aes sha2 hmac pem pkcs1 x509 pubkey kernel-netlink socket-default vici";
 
 /// How a charon is to be.
 #[derive(Debug, Clone, Copy)]
@@ -97,9 +98,9 @@ impl Charon {
     }
 
     /// # Errors
-    /// When it does not listen within 20 s: with its log.
+    /// When it does not listen within a minute: with its log.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
-        retry(&format!("charon in {} does not listen", self.place.name()), || {
+        retry_within(PATIENCE, &format!("charon in {} does not listen", self.place.name()), || {
             if self.process.as_ref().is_none_or(|process| !process.runs()) {
                 bail!("it has ended; its log:\n{}", self.log());
             }
@@ -170,12 +171,13 @@ impl Charon {
     }
 
     fn settings(&self, CharonOptions { esp, retransmits: (tries, timeout) }: CharonOptions) -> String {
-        let off: String = PLUGINS_OFF.iter().map(|plugin| format!("    {plugin} {{ load = no }}\n")).collect();
-        let libipsec = if esp == Esp::Userspace { "yes" } else { "no" };
+        // The first that can do ESP does it.
+        let libipsec = if esp == Esp::Userspace { "kernel-libipsec " } else { "" };
         format!(
-            "charon-systemd {{\n  retransmit_tries = {tries}\n  retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \
+            "charon-systemd {{\n  load = {libipsec}{PLUGINS}\n  retransmit_tries = {tries}\n  \
+             retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \
              filelog {{ log {{ path = {log}\n default = 1\n flush_line = yes }} }}\n  \
-             plugins {{\n    kernel-libipsec {{ load = {libipsec} }}\n{off}    vici {{ socket = unix://{socket} }}\n  }}\n}}\n",
+             plugins {{\n    vici {{ socket = unix://{socket} }}\n  }}\n}}\n",
             log = self.folder.join("log").display(),
             socket = self.socket().display(),
         )

@@ -18,8 +18,8 @@ use super::{
 };
 pub use charon::{Charon, CharonOptions};
 pub use esp::Esp;
-pub use world::HUB_PUBLIC;
 use world::Shape;
+pub use world::{HUB_PUBLIC, INTERNET};
 
 /// For what takes daemons a moment, in a slow virtual machine too; only waited for in full when it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -168,10 +168,11 @@ impl IpsecLab {
         if options.shape.behind_nat.is_some() {
             world::masquerade(&world)?;
         }
-        let scratch = match &options.fixed_name {
-            Some(name) => Scratch::named(name)?,
-            None => Scratch::new()?,
+        let files = |of: &str| match &options.fixed_name {
+            Some(name) => Scratch::named(&format!("{name}-{of}")),
+            None => Scratch::new(),
         };
+        let scratch = files("charon")?;
         // All at once, as each takes a moment.
         let hub = Charon::start(&world[HUB], &scratch.file("hub"), options.charon)?;
         let offices = options.shape.sites.iter().map(|site| {
@@ -200,7 +201,9 @@ impl IpsecLab {
         }
         let binary = options.agent.as_deref().unwrap_or_else(|| super::agent_binary());
         let command = AgentCommand::new(binary).ready_within(PATIENCE);
-        let agent = command.start_with(&world[HUB], &change(config).to_string())?;
+        let files = files("agent")?;
+        fs::write(files.file("vpnhub.toml"), change(config).to_string()).context("writing the configuration")?;
+        let agent = command.start_in(&world[HUB], files)?;
         Ok(Self { agent, hub, offices, world, esp, scratch })
     }
 

@@ -11,7 +11,7 @@ use super::Esp;
 pub const HUB_PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// The place between all public links.
-const INTERNET: &str = "internet";
+pub const INTERNET: &str = "internet";
 /// The place in front of a site that is behind NAT.
 const NAT: &str = "nat";
 
@@ -31,7 +31,9 @@ pub(super) struct Shape {
 pub(super) fn world(shape: &Shape) -> Builder {
     let hub_link = public_link(End::new(HUB, "wan0"), "hub", HUB_PUBLIC, above(HUB_PUBLIC));
     let mut world = World::builder().place(PlaceSpec::new(HUB)).place(PlaceSpec::new(INTERNET).forwards(true));
-    world = add_vpc(world, 1500).link(hub_link).ip(HUB, format!("route add default via {}", above(HUB_PUBLIC)))
+    world = add_vpc(world, 1500)
+        .link(hub_link)
+        .ip(HUB, format!("route add default via {}", above(HUB_PUBLIC)))
         // The hub's own address among the sites'.
         .ip(HUB, "addr add 10.10.0.1/32 dev lo");
     for site in &shape.sites {
