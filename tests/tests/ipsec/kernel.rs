@@ -56,8 +56,8 @@ fn spoofed() {
         let probe = UdpProbe::new(SocketAddr::new(source, 7001), to).size(100);
         udp_probe(shanghai, ningbo, &probe, timeout).unwrap()
     };
-    let sent = 5;
-    for _ in 0..sent {
+    let count = 5;
+    for _ in 0..count {
         let arrived = send(foreign.into(), Duration::from_millis(200));
         assert!(arrived.is_none(), "{arrived:?}");
     }
@@ -66,7 +66,7 @@ fn spoofed() {
     let after = lab.agent.status().unwrap();
     let dropped = after.since(&before, "shanghai", "drops/spoofed_source");
     let hangzhous = |status: &Status| status["drops"]["spoofed_source"].as_u64().unwrap();
-    assert_eq!((dropped, hangzhous(&after) - hangzhous(&before)), (sent, sent), "{:#}", *after);
+    assert_eq!((dropped, hangzhous(&after) - hangzhous(&before)), (count, count), "{:#}", *after);
     lab.stop().unwrap();
 }
 

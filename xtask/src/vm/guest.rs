@@ -62,15 +62,14 @@ impl Guest<'_> {
     }
 
     fn qemu(&self, files: &Files) -> Result<Command> {
-        let mut command = match host::is_root() {
-            true => Command::new(QEMU),
-            false => {
-                // The guest sees this host's files with the rights of this process.
-                let sudo = host::command("sudo").context("the guest reads all of this host: run it as root")?;
-                let mut command = Command::new(sudo);
-                command.arg(QEMU);
-                command
-            }
+        let mut command = if host::is_root() {
+            Command::new(QEMU)
+        } else {
+            // The guest sees this host's files with the rights of this process.
+            let sudo = host::command("sudo").context("the guest reads all of this host: run it as root")?;
+            let mut command = Command::new(sudo);
+            command.arg(QEMU);
+            command
         };
         // No KVM: many machines that this runs on are virtual themselves.
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &self.memory.to_string()]);

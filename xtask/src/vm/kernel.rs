@@ -32,12 +32,11 @@ impl Kernel {
     pub fn ensure(cache: &Path) -> Result<Self> {
         let cache = cache.join("vm");
         fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-        let package = match current() {
-            Some(package) => package,
-            None => {
-                apt::update()?;
-                current().with_context(|| format!("apt does not know {METAPACKAGE}: a Debian host is needed"))?
-            }
+        let package = if let Some(package) = current() {
+            package
+        } else {
+            apt::update()?;
+            current().with_context(|| format!("apt does not know {METAPACKAGE}: a Debian host is needed"))?
         };
         let dir = cache.join(&package);
         if !dir.exists() {

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -60,8 +61,8 @@ pub struct TestArgs {
 /// A test program, what of it is run where nothing is asked for, and with which look-up.
 const SUITES: [(&str, &str, &str); 3] = [
     ("ipsec", "kernel:: --test-threads 2", "compiled"),
-    ("forward", "--test-threads 2", "compiled"),
-    ("forward", "--test-threads 2", "lpm"),
+    ("forward", "--test-threads 2 --include-ignored", "compiled"),
+    ("forward", "--test-threads 2 --include-ignored", "lpm"),
 ];
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -82,8 +83,8 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     for (name, usual, lookup) in SUITES {
         let program = quoted(&test::program(name)?)?;
         let arguments = if words.is_empty() { usual.to_owned() } else { words.join(" ") };
-        script += &format!("echo; echo '-- {name}, look-up {lookup}'\n");
-        script += &format!("VPNHUB_TEST_LOOKUP={lookup} {program} {arguments} --color never || failed=1\n");
+        let run = format!("VPNHUB_TEST_LOOKUP={lookup} {program} {arguments} --color never || failed=1");
+        writeln!(script, "echo; echo '-- {name}, look-up {lookup}'\n{run}")?;
     }
     boot(&kernel, &busybox, &(script + "exit $failed\n"), args.limit)
 }

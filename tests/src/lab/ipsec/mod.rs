@@ -268,9 +268,9 @@ impl IpsecLab {
 /// A new secret in a file that nobody else may read.
 fn secret(scratch: &Scratch, name: &str) -> anyhow::Result<PathBuf> {
     let path = scratch.file(&format!("{name}.psk"));
-    let mut random = [0_u8; 24];
+    let mut random = [0; size_of::<u128>()];
     std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
-    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!("{:032x}", u128::from_ne_bytes(random));
     let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
