@@ -65,6 +65,8 @@ impl Attachment {
     pub const ISOLATED: u16 = 2;
     /// It is one: unset in the array's places of other interfaces.
     pub const PRESENT: u16 = 4;
+    /// A TC program gets what the XDP program passes: it decides again, and counts. What XDP passes it does not count.
+    pub const HANDS_OVER: u16 = 8;
     /// Of an interface that is no attachment.
     pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0 };
 }
@@ -117,6 +119,8 @@ impl Route {
     pub const HUB: u16 = 1;
     /// Leads to the VPC side.
     pub const VPC: u16 = 2;
+    /// What no destination has.
+    pub const NONE: Self = Self { first_bucket: 0, bucket_mask: 0, flags: 1 << 15 };
 }
 
 /// Where and how a packet leaves. An entry that a bucket points to is never changed: a new one takes its place, so that
@@ -170,6 +174,8 @@ impl NextHop {
     pub const RESOLVED: u32 = 4;
     /// Each destination is a neighbour of its own: ask `NEIGHBOURS`.
     pub const ON_LINK: u32 = 8;
+    /// XDP cannot send to the interface: TC can.
+    pub const TC: u32 = 16;
 }
 
 /// Key of `NEIGHBOURS`, and record of the ring `WANTED`: a neighbour that a packet needed and that was not known.
@@ -231,6 +237,15 @@ const _: () = {
     assert!(size_of::<Counters>() == 8 * (4 + Reason::COUNT));
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
 };
+
+impl Counters {
+    /// Counts a packet that the connection's selectors admit.
+    #[inline(always)]
+    pub fn received(&mut self, bytes: u64) {
+        self.rx_packets += 1;
+        self.rx_bytes += bytes;
+    }
+}
 
 #[cfg(feature = "user")]
 mod pod {

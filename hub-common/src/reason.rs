@@ -32,6 +32,8 @@ pub enum Reason {
     IpOptions,
     /// The neighbour's link address is not known yet: the kernel resolves it.
     NoNeighbour,
+    /// XDP cannot send to the egress interface: counted only where no TC program takes over.
+    HandedOver,
     // Dropped.
     /// Truncated, lengths that contradict each other, wrong version or header length.
     Malformed,
@@ -50,7 +52,7 @@ impl Reason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NotAttached,
         Self::NotIp,
         Self::OtherHost,
@@ -64,6 +66,7 @@ impl Reason {
         Self::TooBig,
         Self::IpOptions,
         Self::NoNeighbour,
+        Self::HandedOver,
         Self::Malformed,
         Self::SpoofedSource,
         Self::SelectorMismatch,
@@ -93,6 +96,7 @@ impl Reason {
             Self::TooBig => "too_big",
             Self::IpOptions => "ip_options",
             Self::NoNeighbour => "no_neighbour",
+            Self::HandedOver => "handed_over",
             Self::Malformed => "malformed",
             Self::SpoofedSource => "spoofed_source",
             Self::SelectorMismatch => "selector_mismatch",

@@ -1,13 +1,14 @@
 //! Access to the bytes of a packet, the same for every kind of program the stages run in.
 
+mod skb;
+mod xdp;
+
 use core::ptr::NonNull;
 
-use aya_ebpf::{
-    EbpfContext,
-    bindings::xdp_action,
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
-    programs::XdpContext,
-};
+use aya_ebpf::EbpfContext;
+use hub_common::maps::NextHop;
+
+pub use self::{skb::SkbFrame, xdp::XdpFrame};
 
 /// A frame under a program. Its bytes may move or go with any call that takes `&mut self`.
 pub trait Frame {
@@ -15,6 +16,10 @@ pub trait Frame {
     const PASS: u32;
     /// What the program returns to drop the packet.
     const DROP: u32;
+    /// Flags of next hops that this kind of program cannot send to: another one can, to which the packet passes.
+    const BEYOND: u32;
+    /// Flags of attachments where what passes comes to such a program, which counts it.
+    const HANDS_OVER: u16;
 
     type Context: EbpfContext;
 
@@ -27,20 +32,30 @@ pub trait Frame {
     /// Address of the first byte.
     fn start(&self) -> usize;
 
-    /// Address behind the last byte.
+    /// Address behind the last byte that is there to be read. The frame may be longer: its headers are there.
     fn end(&self) -> usize;
 
-    /// Takes `bytes` away from the front, or where negative adds them, their content undefined.
-    fn shrink_head(&mut self, bytes: i32) -> Result<(), Refused>;
+    /// Bytes of the frame.
+    fn length(&self) -> usize;
+
+    /// Control word of a tag that is not among the bytes (IEEE 802.1Q), the outermost then.
+    fn tag(&self) -> Option<u16>;
+
+    /// Whether an IP packet of this length, or each segment of it, is one that the next hop takes.
+    fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool;
+
+    /// To be called after the hop limit in an IPv6 header has been decremented.
+    fn hop_limit_decremented(&mut self);
 
     /// Takes `bytes` away from the back.
-    fn shrink_tail(&mut self, bytes: i32) -> Result<(), Refused>;
+    fn shrink_tail(&mut self, bytes: usize) -> Result<(), Refused>;
 
-    /// Bytes of the frame.
-    #[inline(always)]
-    fn length(&self) -> usize {
-        self.end() - self.start()
-    }
+    /// Makes room for a link header of `new` bytes, 0 for none, instead of one that has `old` bytes and perhaps tags
+    /// among them. What it then holds is undefined.
+    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), Refused>;
+
+    /// Sends the frame out of the next hop's interface: what the program returns for that.
+    fn send(&self, next_hop: &NextHop) -> Result<u32, Refused>;
 
     /// The `T` that starts `offset` bytes into the frame, if all of it is there.
     #[inline(always)]
@@ -79,60 +94,3 @@ unsafe impl<const N: usize> Bytes for [u8; N] {}
 
 /// The kernel could not move the ends of the frame.
 pub struct Refused;
-
-/// A frame under XDP, native or generic.
-pub struct XdpFrame {
-    context: XdpContext,
-}
-
-impl XdpFrame {
-    #[inline(always)]
-    pub const fn new(context: XdpContext) -> Self {
-        Self { context }
-    }
-}
-
-impl Frame for XdpFrame {
-    const PASS: u32 = xdp_action::XDP_PASS;
-    const DROP: u32 = xdp_action::XDP_DROP;
-    type Context = XdpContext;
-
-    #[inline(always)]
-    fn context(&self) -> &XdpContext {
-        &self.context
-    }
-
-    #[inline(always)]
-    fn interface(&self) -> u32 {
-        // SAFETY: the kernel hands a valid context to the program; the field is a plain load.
-        unsafe { (*self.context.ctx).ingress_ifindex }
-    }
-
-    #[inline(always)]
-    fn start(&self) -> usize {
-        self.context.data()
-    }
-
-    #[inline(always)]
-    fn end(&self) -> usize {
-        self.context.data_end()
-    }
-
-    #[inline(always)]
-    fn shrink_head(&mut self, bytes: i32) -> Result<(), Refused> {
-        // SAFETY: the helper takes the program's own context; callers hold no reference into the frame.
-        match unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast(), bytes) } {
-            0 => Ok(()),
-            _ => Err(Refused),
-        }
-    }
-
-    #[inline(always)]
-    fn shrink_tail(&mut self, bytes: i32) -> Result<(), Refused> {
-        // SAFETY: as above.
-        match unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast(), -bytes) } {
-            0 => Ok(()),
-            _ => Err(Refused),
-        }
-    }
-}

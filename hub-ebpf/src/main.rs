@@ -18,7 +18,10 @@ mod route;
 mod selector;
 mod tables;
 
-use aya_ebpf::{macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use hub_common::{
     Reason,
     maps::{Attachment, UNATTRIBUTED},
@@ -26,8 +29,9 @@ use hub_common::{
 
 use crate::{
     address::{Address, V4, V6},
-    frame::{Frame, XdpFrame},
+    frame::{Frame, SkbFrame, XdpFrame},
     parse::Network,
+    redirect::Account,
     tables::{Compiled, Ends, Tables, Tries},
 };
 
@@ -43,38 +47,54 @@ pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
     forward::<Tries, _>(&mut XdpFrame::new(context))
 }
 
+/// Entry point of TC, for interfaces that XDP cannot send to or come in on: those without Ethernet headers above all.
+#[classifier]
+pub fn vpnhub_tc(context: TcContext) -> i32 {
+    forward::<Compiled, _>(&mut SkbFrame::new(context)) as i32
+}
+
+/// The same, with routes and selectors in LPM tries.
+#[classifier]
+pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
+    forward::<Tries, _>(&mut SkbFrame::new(context)) as i32
+}
+
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        return redirect::refuse::<F>(UNATTRIBUTED, Reason::NotAttached);
+        return redirect::refuse::<F>(&Account::new(UNATTRIBUTED), Reason::NotAttached);
     };
-    let mut connection = attachment.connection;
+    let mut account = Account::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &mut connection),
-        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &mut connection),
+        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &mut account),
+        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &mut account),
         Err(reason) => Err(reason),
     };
-    outcome.unwrap_or_else(|reason| redirect::refuse::<F>(connection, reason))
+    match outcome {
+        Ok(action) => action,
+        Err(reason) if attachment.flags & F::HANDS_OVER != 0 && !reason.is_drop() => F::PASS,
+        Err(reason) => redirect::refuse::<F>(&account, reason),
+    }
 }
 
-/// The way of an IP packet. `connection` becomes the one it came from as soon as a selector has told.
+/// The way of an IP packet. `account` becomes that of the connection it came from as soon as a selector has told.
 #[inline(always)]
 fn stages<A: Address, T: Tables<A>, F: Frame>(
     frame: &mut F,
     offset: usize,
     attachment: &Attachment,
-    connection: &mut u32,
+    account: &mut Account,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, offset)?;
     let ends = Ends::<A, T>::of(&packet)?;
     let route = route::lookup(&ends);
     parse::to_hub(route)?;
-    selector::ingress(&packet, &ends, attachment, connection)?;
-    redirect::received(*connection, &packet);
+    selector::ingress(&packet, &ends, attachment, &mut account.connection)?;
+    account.admit(&packet);
     let route = route::judge(route, attachment)?;
     let next_hop = nexthop::choose(&packet, &ends, &route)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
-    redirect::redirect(frame, *connection, &packet, next_hop)
+    redirect::redirect(frame, account, next_hop)
 }
 
 #[cfg(not(test))]

@@ -43,7 +43,7 @@ pub struct Packet<A> {
 const VLAN: [u8; 2] = [0x81, 0x00];
 const SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
 /// 802.1Q tags looked behind.
-const MAX_TAGS: usize = 2;
+pub const MAX_TAGS: usize = 2;
 /// VLAN identifier of a tag's control word; 0 is a priority without a VLAN.
 const VLAN_ID: u16 = 0x0fff;
 /// The group bit of a MAC: multicast and broadcast (IEEE 802.3).
@@ -81,21 +81,17 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
     let mut ethertype = header.ethertype;
     let mut offset = size_of::<Ethernet>();
     let mut vlan = 0;
-    for _ in 0..MAX_TAGS {
-        if ethertype != VLAN && ethertype != SERVICE_VLAN {
-            break;
-        }
+    let mut tags = 0;
+    if let Some(control) = frame.tag() {
+        vlan = vlan_of(frame, vlan, control)?;
+        tags = 1;
+    }
+    while tags < MAX_TAGS && (ethertype == VLAN || ethertype == SERVICE_VLAN) {
         let tag = frame.at::<Tag>(offset).ok_or(Reason::Malformed)?;
-        let id = u16::from_be_bytes(tag.control) & VLAN_ID;
-        // As in the kernel, the VLAN is that of the first tag that has one.
-        if vlan == 0 && id != 0 {
-            if has_interface(frame.interface(), id) {
-                return Err(Reason::OtherVlan);
-            }
-            vlan = id;
-        }
+        vlan = vlan_of(frame, vlan, u16::from_be_bytes(tag.control))?;
         ethertype = tag.ethertype;
         offset += size_of::<Tag>();
+        tags += 1;
     }
     let network = match ethertype {
         V4::ETHERTYPE => Network::Ipv4(offset),
@@ -111,10 +107,18 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
     Ok(network)
 }
 
-/// The host has an interface for this VLAN, so its frames are not the attachment's.
+/// The frame's VLAN, as far as the tags up to one with this control word tell. As in the kernel, it is that of the first
+/// tag that has one. If the host has an interface for it, its frames are not the attachment's.
 #[inline(always)]
-fn has_interface(ifindex: u32, id: u16) -> bool {
-    maps::VLANS.get_ptr(Vlan { ifindex, id: u32::from(id) }).is_some()
+fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Reason> {
+    let id = control & VLAN_ID;
+    if before != 0 || id == 0 {
+        return Ok(before);
+    }
+    match maps::VLANS.get_ptr(Vlan { ifindex: frame.interface(), id: u32::from(id) }) {
+        Some(_) => Err(Reason::OtherVlan),
+        None => Ok(id),
+    }
 }
 
 /// Reads the IP header at `offset`.
@@ -125,11 +129,8 @@ pub fn packet<A: Address, F: Frame>(frame: &F, offset: usize) -> Result<Packet<A
 
 /// The hub's own addresses come before any selector is asked: the kernel has its own policy check there.
 #[inline(always)]
-pub fn to_hub(route: Option<Route>) -> Result<(), Reason> {
-    match route {
-        Some(route) if route.flags & Route::HUB != 0 => Err(Reason::ToHub),
-        _ => Ok(()),
-    }
+pub fn to_hub(route: Route) -> Result<(), Reason> {
+    if route.flags & Route::HUB != 0 { Err(Reason::ToHub) } else { Ok(()) }
 }
 
 /// The part of parsing that differs by family.

@@ -6,24 +6,40 @@ use hub_common::{
     maps::{Counters, NextHop},
 };
 
-use crate::{address::Address, frame::Frame, maps, parse::Packet};
+use crate::{frame::Frame, maps, parse::Packet};
 
-/// Sends the packet, which came from `connection`, out of the next hop's port.
+/// Whose packet it is, and what it is to be charged with.
+pub struct Account {
+    /// `COUNTERS` slot.
+    pub connection: u32,
+    /// Bytes of the IP packet, once the connection's selectors have admitted it; none is empty.
+    bytes: u64,
+}
+
+impl Account {
+    #[inline(always)]
+    pub const fn new(connection: u32) -> Self {
+        Self { connection, bytes: 0 }
+    }
+
+    /// The connection's selectors have admitted the packet.
+    #[inline(always)]
+    pub fn admit<A>(&mut self, packet: &Packet<A>) {
+        self.bytes = packet.length as u64;
+    }
+}
+
+/// Sends the packet out of the next hop's interface.
 #[inline(always)]
-pub fn redirect<A: Address, F: Frame>(
-    frame: &F,
-    connection: u32,
-    packet: &Packet<A>,
-    next_hop: &NextHop,
-) -> Result<u32, Reason> {
-    // The flags are what the helper returns when the port is gone.
-    let Ok(action) = maps::PORTS.redirect(next_hop.port, u64::from(F::DROP)) else {
-        log_gone_port(frame, connection, next_hop);
+pub fn redirect<F: Frame>(frame: &F, account: &Account, next_hop: &NextHop) -> Result<u32, Reason> {
+    let Ok(action) = frame.send(next_hop) else {
+        log_gone_port(frame, account.connection, next_hop);
         return Err(Reason::RedirectFailed);
     };
+    count(account.connection, |counters| counters.received(account.bytes));
     count(next_hop.connection, |counters| {
         counters.tx_packets += 1;
-        counters.tx_bytes += packet.length as u64;
+        counters.tx_bytes += account.bytes;
     });
     Ok(action)
 }
@@ -39,19 +55,13 @@ fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
     }
 }
 
-/// Counts what a connection's selectors have admitted.
-#[inline(always)]
-pub fn received<A: Address>(connection: u32, packet: &Packet<A>) {
-    count(connection, |counters| {
-        counters.rx_packets += 1;
-        counters.rx_bytes += packet.length as u64;
-    });
-}
-
 /// Ends the way of a packet that is not forwarded.
 #[inline(always)]
-pub fn refuse<F: Frame>(connection: u32, reason: Reason) -> u32 {
-    count(connection, |counters| {
+pub fn refuse<F: Frame>(account: &Account, reason: Reason) -> u32 {
+    count(account.connection, |counters| {
+        if account.bytes != 0 {
+            counters.received(account.bytes);
+        }
         // The number of a reason is below the length; the verifier wants to see it.
         if let Some(counter) = counters.reasons.get_mut(reason as usize) {
             *counter += 1;
@@ -63,7 +73,7 @@ pub fn refuse<F: Frame>(connection: u32, reason: Reason) -> u32 {
 #[inline(always)]
 fn count(connection: u32, update: impl FnOnce(&mut Counters)) {
     if let Some(counters) = maps::COUNTERS.get_ptr_mut(connection) {
-        // SAFETY: the element is this CPU's own, and XDP programs do not interrupt one another on a CPU.
+        // SAFETY: the element is this CPU's own, and programs of XDP and TC ingress do not interrupt one another on a CPU.
         update(unsafe { &mut *counters });
     }
 }

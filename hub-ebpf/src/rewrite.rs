@@ -20,10 +20,13 @@ const ETHERNET_MIN_PAYLOAD: usize = 46;
 
 #[inline(always)]
 pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), Reason> {
+    if next_hop.flags & F::BEYOND != 0 {
+        return Err(Reason::HandedOver);
+    }
     if packet.hop_limit <= 1 {
         return Err(Reason::TtlExpired);
     }
-    if packet.length > next_hop.mtu as usize {
+    if !frame.fits(packet.length, next_hop) {
         return Err(Reason::TooBig);
     }
     if packet.options {
@@ -73,7 +76,7 @@ fn trim<A, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> R
     if excess == 0 || (payload <= ETHERNET_MIN_PAYLOAD && next_hop.flags & NextHop::ETHERNET != 0) {
         return Ok(());
     }
-    frame.shrink_tail(excess as i32)
+    frame.shrink_tail(excess)
 }
 
 /// Replaces the ingress link header, tags included, by the egress one.
@@ -86,9 +89,7 @@ fn link_header<A: Address, F: Frame>(
 ) -> Result<(), Refused> {
     let ethernet = next_hop.flags & NextHop::ETHERNET != 0;
     let length = if ethernet { size_of::<Ethernet>() } else { 0 };
-    if packet.offset != length {
-        frame.shrink_head(packet.offset as i32 - length as i32)?;
-    }
+    frame.replace_link_header(packet.offset, length)?;
     if ethernet {
         // Word by word, as the compiler then stores it; a copy of the whole it makes byte by byte.
         let header = frame.at_mut::<[u8; size_of::<Ethernet>()]>(0).ok_or(Refused)?;
@@ -122,6 +123,7 @@ impl HopLimit for V6 {
     fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused> {
         let [hop_limit] = frame.at_mut::<[u8; 1]>(offset + 7).ok_or(Refused)?;
         *hop_limit -= 1;
+        frame.hop_limit_decremented();
         Ok(())
     }
 }

@@ -29,6 +29,7 @@ use self::kernel::Kernel;
 pub use self::{kernel::Settled, snapshot::Snapshot};
 use crate::{
     attachments::Attachments,
+    compile::Inputs,
     config::{Config, difference::Difference},
     dataplane::{Dataplane, Mode},
     event::Event,
@@ -93,6 +94,8 @@ pub struct Agent {
     prober: Prober,
     verdicts: mpsc::UnboundedReceiver<health::Event>,
     attachments: Attachments,
+    /// Indices of the interfaces that TC alone reaches.
+    by_tc: BTreeSet<u32>,
     kernel: Kernel,
     settled: mpsc::UnboundedReceiver<Settled>,
     /// What the kernel refused last time: it is told once.
@@ -150,6 +153,7 @@ impl Agent {
             prober: Prober::start(sender),
             verdicts,
             attachments: Attachments::new(mode),
+            by_tc: BTreeSet::new(),
             kernel: Kernel::start(reports)?,
             settled,
             refused: Vec::new(),
@@ -295,16 +299,24 @@ impl Agent {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
         if links || neighbours || config || ways || self.rib.changed().len() > 0 {
-            self.kernel.follow(inputs(&self.config, &self.host, &self.states), &self.rib);
+            self.kernel.follow(inputs(&self.config, &self.host, &self.states, &self.by_tc), &self.rib);
             if self.is_starting {
                 // The kernel takes its time for many routes: meanwhile there is more to do.
                 self.kernel.plan(&self.rib, &self.config);
             }
+            let in_force = Arc::clone(&self.config);
+            let interfaces = interfaces(&in_force);
+            self.by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
             result = result.and(self.write_tables(links || neighbours || config));
-            let interfaces = interfaces(&self.config);
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
+            let by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
+            if by_tc != self.by_tc {
+                // A driver has no native XDP: that is known once it was tried.
+                self.by_tc = by_tc;
+                result = result.and(self.write_tables(true));
+            }
             let attached = attached(&interfaces, &self.host, &self.dataplane);
-            self.kernel.lead(inputs(&self.config, &self.host, &self.states), &self.rib, &attached);
+            self.kernel.lead(inputs(&self.config, &self.host, &self.states, &self.by_tc), &self.rib, &attached);
         }
         if (links || addresses) && !self.is_starting {
             // The kernel drops routes of its own accord when a link or an address goes.
@@ -373,8 +385,8 @@ impl Agent {
     }
 }
 
-fn inputs<'a>(config: &'a Config, host: &'a HostState, states: &'a States) -> crate::compile::Inputs<'a> {
-    crate::compile::Inputs { config, host, states }
+fn inputs<'a>(config: &'a Config, host: &'a HostState, states: &'a States, by_tc: &'a BTreeSet<u32>) -> Inputs<'a> {
+    Inputs { config, host, states, by_tc }
 }
 
 /// Names of all interfaces that are to be attached to.

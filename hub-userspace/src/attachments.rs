@@ -1,14 +1,15 @@
-//! Which interfaces the program is attached to, and in which mode.
+//! Which interfaces the program is attached to, and how.
 //!
 //! Native XDP sends only to devices that have native XDP themselves (`ndo_xdp_xmit`, net/core/filter.c), and a redirect
-//! to another one fails without a word. So one interface that cannot be native makes all of them generic.
+//! to another one fails without a word. What such a device sends or is sent is left to TC, which reaches every device: it
+//! has the program there, and besides on each native interface, for what XDP hands over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{error, info};
 
 use crate::{
-    dataplane::{Attached, Dataplane, Mode},
+    dataplane::{Attached, Dataplane, Error, Mode},
     netlink::{HostState, Link},
     status,
 };
@@ -21,13 +22,23 @@ pub struct Attachments {
     mode: Mode,
     /// Why the program is not attached, by the interface's name.
     errors: BTreeMap<String, String>,
-    /// Why an interface cannot be native, by its index.
-    not_native: BTreeMap<u32, String>,
 }
 
 impl Attachments {
     pub fn new(mode: Mode) -> Self {
-        Self { mode, errors: BTreeMap::new(), not_native: BTreeMap::new() }
+        Self { mode, errors: BTreeMap::new() }
+    }
+
+    /// Indices of the interfaces, of these names, that are reached by TC alone, as far as is known before all are
+    /// attached.
+    pub fn by_tc(&self, dataplane: &Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) -> BTreeSet<u32> {
+        let attached: BTreeMap<u32, &Attached> = dataplane.attached().collect();
+        let links = interfaces.iter().filter_map(|name| host.link(name));
+        let is_tc = |link: &&Link| match attached.get(&link.index) {
+            Some(attached) => attached.is_tc(),
+            None => self.mode_of(link).0 == Mode::Tc,
+        };
+        links.filter(is_tc).map(|link| link.index).collect()
     }
 
     /// Attaches to the interfaces of these names as far as they are there, and lets go of all others.
@@ -38,13 +49,16 @@ impl Attachments {
         for ifindex in attached.into_iter().filter(|ifindex| !links.contains_key(ifindex)) {
             dataplane.detach(ifindex);
         }
-        self.not_native.retain(|ifindex, _| links.contains_key(ifindex));
         self.errors.retain(|name, _| interfaces.contains(name.as_str()));
 
+        if !self.by_tc(dataplane, host, interfaces).is_empty() {
+            // It takes the verifier a while: in the meantime no interface is to be without its program.
+            dataplane.load_tc();
+        }
         for link in links.values().copied() {
             self.attach(dataplane, link);
         }
-        self.agree(dataplane, &links);
+        self.hand_over(dataplane, &links);
         for name in interfaces.iter().filter(|name| host.link(name).is_none()) {
             self.errors.insert((*name).to_owned(), missing(name));
         }
@@ -67,61 +81,52 @@ impl Attachments {
         }
     }
 
+    /// How an interface is to be attached, and why it is not to be tried natively.
+    fn mode_of(&self, link: &Link) -> (Mode, Option<&'static str>) {
+        let above_others = link.kind.as_deref().is_some_and(|kind| ABOVE_OTHERS.contains(&kind));
+        match self.mode {
+            Mode::Auto if !link.ethernet => (Mode::Tc, Some("a layer-3 interface: XDP cannot send to it")),
+            Mode::Auto if above_others => (Mode::Tc, Some("its packets come in on the devices below it")),
+            mode => (mode, None),
+        }
+    }
+
     fn attach(&mut self, dataplane: &mut Dataplane, link: &Link) {
         if dataplane.is_attached(link.index) {
             return;
         }
-        let above_others = link.kind.as_deref().is_some_and(|kind| ABOVE_OTHERS.contains(&kind));
-        let result = if self.mode == Mode::Auto && above_others {
-            let reason = "its packets come in on the devices below it";
-            dataplane.attach(link.index, Mode::Generic, Some(reason)).cloned()
-        } else {
-            dataplane.attach(link.index, self.mode, None).cloned()
-        };
-        match result {
+        let (mode, reason) = self.mode_of(link);
+        match dataplane.attach(&link.name, link.index, mode, reason).cloned() {
             Ok(attached) => {
                 self.errors.remove(&link.name);
                 log(&link.name, &attached);
-                if let (Mode::Auto, Some(reason)) = (self.mode, attached.reason) {
-                    self.not_native.insert(link.index, reason);
-                }
             }
-            Err(error) => {
-                let error = error.to_string();
-                if self.errors.get(&link.name) != Some(&error) {
-                    error!(interface = link.name, "not attached: {error}");
-                }
-                self.errors.insert(link.name.clone(), error);
+            Err(error) => self.note(link, &error),
+        }
+    }
+
+    /// Has the native interfaces hand over to TC while there is one that only TC reaches.
+    fn hand_over(&mut self, dataplane: &mut Dataplane, links: &BTreeMap<u32, &Link>) {
+        if self.mode != Mode::Auto {
+            return;
+        }
+        let odd = dataplane.attached().find(|(_, attached)| attached.is_tc()).map(|(ifindex, _)| &links[&ifindex].name);
+        let reason = odd.map(|name| format!("and tc for what XDP cannot send, as to {name}"));
+        let natives = dataplane.attached().filter(|(_, attached)| attached.is_native() && attached.reason != reason);
+        for ifindex in natives.map(|(ifindex, _)| ifindex).collect::<Vec<_>>() {
+            let link = links[&ifindex];
+            if let Err(error) = dataplane.hand_over(&link.name, ifindex, reason.clone()) {
+                self.note(link, &error);
             }
         }
     }
 
-    /// Makes all generic where one cannot be native, and native again where that one has gone.
-    fn agree(&mut self, dataplane: &mut Dataplane, links: &BTreeMap<u32, &Link>) {
-        if self.mode != Mode::Auto {
-            return;
+    fn note(&mut self, link: &Link, error: &Error) {
+        let error = error.to_string();
+        if self.errors.get(&link.name) != Some(&error) {
+            error!(interface = link.name, "not attached: {error}");
         }
-        let odd = self.not_native.keys().next().map(|ifindex| links[ifindex].name.clone());
-        let mode = if odd.is_some() { Mode::Generic } else { Mode::Auto };
-        let reason = odd.map(|name| format!("native XDP cannot send to {name}"));
-        let others: Vec<u32> = dataplane
-            .attached()
-            .filter(|(ifindex, attached)| {
-                !self.not_native.contains_key(ifindex) && attached.is_native() == (mode == Mode::Generic)
-            })
-            .map(|(ifindex, _)| ifindex)
-            .collect();
-        for ifindex in others {
-            dataplane.detach(ifindex);
-            let name = &links[&ifindex].name;
-            match dataplane.attach(ifindex, mode, reason.as_deref()) {
-                Ok(attached) => log(name, attached),
-                Err(error) => {
-                    error!(interface = name, "not attached: {error}");
-                    self.errors.insert(name.clone(), error.to_string());
-                }
-            }
-        }
+        self.errors.insert(link.name.clone(), error);
     }
 }
 

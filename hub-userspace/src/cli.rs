@@ -61,8 +61,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
         /// How to attach to interfaces.
-        #[arg(long, value_enum, default_value_t = Mode::Auto)]
-        xdp: Mode,
+        #[arg(long, alias = "xdp", value_enum, default_value_t = Mode::Auto)]
+        attach: Mode,
     },
     /// Says all that is wrong with a configuration file; applies nothing.
     Check {
@@ -173,8 +173,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let text = match cli.command {
-        Command::Run { config, xdp } => {
-            Box::pin(serve(config, xdp, cli.socket)).await?;
+        Command::Run { config, attach } => {
+            Box::pin(serve(config, attach, cli.socket)).await?;
             String::new()
         }
         Command::Check { config } => {
@@ -253,7 +253,7 @@ fn changed(changed: &Changed, output: Output) -> Result<String> {
 }
 
 /// The agent's life: until SIGINT or SIGTERM.
-async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
+async fn serve(config: PathBuf, attach: Mode, socket: PathBuf) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -271,7 +271,7 @@ async fn serve(config: PathBuf, xdp: Mode, socket: PathBuf) -> Result<()> {
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.in_file(&config.display().to_string()));
     }
-    let agent = Box::pin(Agent::start(loaded.config, xdp)).await?;
+    let agent = Box::pin(Agent::start(loaded.config, attach)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
     tokio::spawn(Changer::new(store, sender.clone()).run(taken));

@@ -11,6 +11,8 @@
 //!
 //! [`Layout`]: crate::layout::Layout
 
+use std::collections::BTreeSet;
+
 mod ingress;
 mod ways;
 
@@ -26,4 +28,6 @@ pub struct Inputs<'a> {
     pub config: &'a Config,
     pub host: &'a HostState,
     pub states: &'a States,
+    /// Indices of the interfaces that TC alone reaches.
+    pub by_tc: &'a BTreeSet<u32>,
 }

@@ -153,6 +153,9 @@ impl Compiler<'_> {
             return nowhere;
         };
         let mut flags = if link.is_up() { NextHop::UP } else { 0 };
+        if self.inputs.by_tc.contains(&link.index) {
+            flags |= NextHop::TC;
+        }
         let mut destination_mac = [0; 6];
         if link.ethernet {
             flags |= NextHop::ETHERNET;

@@ -154,6 +154,14 @@ impl Namespace {
         self.features(device, &[(ETHTOOL_STSO, 0), (ETHTOOL_SGSO, 0), (ETHTOOL_STXCSUM, 0)], ETH_FLAG_TXVLAN)
     }
 
+    /// Lets `device` be given what a NIC with offloads takes: checksums still to be filled in, and super-packets.
+    ///
+    /// # Errors
+    /// When the device does not exist or refuses.
+    pub fn enable_offloads(&self, device: &str) -> anyhow::Result<()> {
+        self.features(device, &[(ETHTOOL_STXCSUM, 1), (ETHTOOL_SGSO, 1), (ETHTOOL_STSO, 1)], 0)
+    }
+
     /// Turns GRO on or off. On a veth this turns NAPI on or off: without it (or an XDP program) frames that XDP
     /// redirects to the device's peer vanish.
     ///

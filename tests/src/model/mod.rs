@@ -8,6 +8,7 @@
 //! next hops, rewriting; counting is what a [`Judgement`] brings along.
 
 mod flow;
+mod hook;
 mod judge;
 mod parse;
 mod prefix;

@@ -22,6 +22,8 @@ pub struct Interface {
     pub name: String,
     /// Frames have an Ethernet header; else they start with the IP header.
     pub ethernet: bool,
+    /// XDP cannot send to it.
+    pub by_tc: bool,
     pub mac: [u8; 6],
     /// Longest IP packet, bytes.
     pub mtu: u32,

@@ -4,13 +4,13 @@ use hub_tests::{
     model::{Judgement, Verdict, World},
     packet::hex,
 };
-use hub_userspace::dataplane::Outcome;
+use hub_userspace::dataplane::{Action, Outcome};
 use rand::rngs::StdRng;
 
 use crate::{
     coverage::Coverage,
     packets,
-    program::{Books, Program, XDP_DROP, XDP_PASS, XDP_REDIRECT, difference, enter},
+    program::{Books, Program, difference, enter},
     show,
 };
 
@@ -29,23 +29,28 @@ impl Comparison<'_> {
             program.install(world)?;
             before.push(program.books()?);
         }
-        let mut expected = Books::new();
+        let mut expected = vec![Books::new(); programs.len()];
         let mut sent = Vec::new();
         for _ in 0..packets {
             let (interface, frame) = packets::draw(rng, world);
             let judgement = world.judge(interface, &frame);
-            for program in &mut *programs {
-                let outcome = program.run(interface, &frame)?;
-                if !agree(world, &frame, &judgement, &outcome) {
-                    let difference = disagreement(world, interface, &frame, &judgement, &outcome, None);
-                    anyhow::bail!("{:?}: {difference}", program.lookup);
+            for (program, expected) in programs.iter_mut().zip(&mut expected) {
+                if !program.gets(world, interface, &frame) {
+                    continue;
                 }
+                let part = program.part(judgement.clone(), world, interface, &frame);
+                let outcome = program.run(interface, &frame)?;
+                if !agree(world, &frame, &part, &outcome) {
+                    let difference = disagreement(world, interface, &frame, &part, &outcome, None);
+                    anyhow::bail!("{:?}: {difference}", program.entry);
+                }
+                enter(expected, &part);
             }
             coverage.note(world, interface, &frame, &judgement);
-            enter(&mut expected, &judgement);
+            coverage.note_handed_over(&judgement.by_xdp(world, interface));
             sent.push((interface, frame));
         }
-        for (program, before) in programs.iter_mut().zip(before) {
+        for ((program, before), expected) in programs.iter_mut().zip(before).zip(expected) {
             if difference(&before, &program.books()?) != expected {
                 find_miscounted(program, world, &sent)?;
             }
@@ -56,14 +61,14 @@ impl Comparison<'_> {
 
 fn agree(world: &World, frame: &[u8], judgement: &Judgement, outcome: &Outcome) -> bool {
     match &judgement.verdict {
-        Verdict::Pass(_) => outcome.action == XDP_PASS && outcome.frame == frame,
-        Verdict::Drop(_) => outcome.action == XDP_DROP && outcome.frame == frame,
+        Verdict::Pass(_) => outcome.action == Action::Pass && outcome.frame == frame,
+        Verdict::Drop(_) => outcome.action == Action::Drop && outcome.frame == frame,
         Verdict::Forward { interface, frame } => {
             // A test run does not tell the egress interface: its link address does, as each has its own.
             let egress = world.interfaces.iter().find(|other| other.index == *interface);
             let egress = egress.expect("the model forwards to an interface of the world");
             let leaves_there = !egress.ethernet || outcome.frame.get(6..12) == Some(&egress.mac[..]);
-            outcome.action == XDP_REDIRECT && leaves_there && outcome.frame == *frame
+            outcome.action == Action::Redirect && leaves_there && outcome.frame == *frame
         }
     }
 }
@@ -71,10 +76,13 @@ fn agree(world: &World, frame: &[u8], judgement: &Judgement, outcome: &Outcome) 
 /// The books differ in sum: finds the packet.
 fn find_miscounted(program: &mut Program, world: &World, sent: &[(u32, Vec<u8>)]) -> anyhow::Result<()> {
     for (interface, frame) in sent {
+        if !program.gets(world, *interface, frame) {
+            continue;
+        }
         let before = program.books()?;
         let outcome = program.run(*interface, frame)?;
         let counted = difference(&before, &program.books()?);
-        let judgement = world.judge(*interface, frame);
+        let judgement = program.part(world.judge(*interface, frame), world, *interface, frame);
         let mut expected = Books::new();
         enter(&mut expected, &judgement);
         if counted != expected {
@@ -98,8 +106,7 @@ fn disagreement(
     };
     let counted = counted.map(|books| format!("counted {books:?}\n")).unwrap_or_default();
     format!(
-        "the program and the model disagree\n{}packet on interface {interface}:\n{}model: {model}{:?}\nprogram: action {} \
-         ({XDP_DROP} drop, {XDP_PASS} pass, {XDP_REDIRECT} redirect):\n{}{counted}",
+        "the program and the model disagree\n{}packet on interface {interface}:\n{}model: {model}{:?}\nprogram: {:?}:\n{}{counted}",
         show::world(world),
         hex(frame),
         judgement.counts,

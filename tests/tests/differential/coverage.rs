@@ -42,6 +42,13 @@ impl Coverage {
         }
     }
 
+    /// `by_xdp` is XDP's part of a judgement.
+    pub fn note_handed_over(&mut self, by_xdp: &Judgement) {
+        if by_xdp.verdict == Verdict::Pass("handed_over") {
+            self.count("handed_over");
+        }
+    }
+
     fn count(&mut self, what: &str) {
         match self.times.get_mut(what) {
             Some(times) => *times += 1,

@@ -1,8 +1,8 @@
-//! The kernel program, with each way to look up, against the reference model: random worlds, random packets, the same
+//! The kernel program, at each hook and with each way to look up, against the reference model: random worlds, random packets, the same
 //! fate.
 //!
 //! - `VPNHUB_SEED=N` runs the worlds of that seed again; without it the clock decides.
-//! - `VPNHUB_PACKETS=N` runs so many packets, 400,000 by default.
+//! - `VPNHUB_PACKETS=N` runs so many packets, 250,000 by default.
 //! - `VPNHUB_WORLD=N` runs that world of the seed alone.
 
 mod compare;
@@ -26,10 +26,10 @@ use rand::{SeedableRng, rngs::StdRng};
 use crate::{
     compare::Comparison,
     coverage::Coverage,
-    program::{LOOKUPS, Program, in_namespace},
+    program::{ENTRIES, Program, in_namespace},
 };
 
-const PACKETS: u64 = 400_000;
+const PACKETS: u64 = 250_000;
 const PACKETS_PER_WORLD: u64 = 400;
 
 /// A number from the environment.
@@ -51,7 +51,7 @@ fn the_program_does_what_the_model_says() -> anyhow::Result<()> {
 
     in_namespace(&worlds::DEVICES.collect::<Vec<_>>(), |_| {
         let started = Instant::now();
-        let mut programs = LOOKUPS.map(Program::load).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let mut programs = ENTRIES.map(Program::load).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let mut coverage = Coverage::default();
         let worlds = only.map_or(0..packets.div_ceil(PACKETS_PER_WORLD), |only| only..only + 1);
         for number in worlds {

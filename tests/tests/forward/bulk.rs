@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hub_tests::lab::{self, HANGZHOU, HubConfig, Options, Rig, VPC, World};
+use hub_tests::lab::{self, HANGZHOU, HUB, HubConfig, Options, Rig, VPC, World};
 
 use crate::SITES;
 
@@ -15,7 +15,35 @@ fn tcp_streams_arrive_intact_through_native_xdp() {
 
 #[test]
 fn tcp_streams_arrive_intact_through_generic_xdp() {
-    transfers(&["--xdp", "generic"], &[(HANGZHOU.host4().into(), 20), (HANGZHOU.host6().into(), 10)]);
+    transfers(&["--attach", "generic"], &[(HANGZHOU.host4().into(), 20), (HANGZHOU.host6().into(), 10)]);
+}
+
+#[test]
+fn tcp_streams_arrive_intact_through_tc() {
+    transfers(&["--attach", "tc"], &[(HANGZHOU.host4().into(), 20), (HANGZHOU.host6().into(), 10)]);
+}
+
+/// With all offloads on, as hosts have them: what a sender leaves to be cut later goes through whole.
+#[test]
+fn super_packets_pass_through_tc_whole() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    for (place, device) in [("shanghai", "wan0"), ("hangzhou", "wan0"), (HUB, "tun-sh"), (HUB, "tun-hz")] {
+        world[place].enable_offloads(device).unwrap();
+    }
+    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &["--attach", "tc"]).unwrap();
+    rig.warm_up(&SITES).unwrap();
+    for to in HANGZHOU.hosts() {
+        let before = rig.agent.status().unwrap();
+        let bytes = 50 * MEGABYTE;
+        let transfer = lab::tcp_transfer(&rig.world["shanghai"], &rig.world["hangzhou"], to, bytes, 1).unwrap();
+        let after = rig.agent.status().unwrap();
+        let [packets, carried] = ["tx_packets", "tx_bytes"].map(|path| after.since(&before, "hangzhou", path));
+        assert!(carried > bytes, "{carried} of {bytes} bytes went through the program");
+        // On the wire of a tunnel it would be one a segment.
+        let segments = bytes / u64::from(transfer.mss);
+        assert!(packets < segments / 4, "{segments} segments in {packets} packets");
+    }
+    rig.stop().unwrap();
 }
 
 /// Transfers from Shanghai to Hangzhou: addresses there, megabytes.

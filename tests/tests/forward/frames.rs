@@ -27,7 +27,12 @@ fn a_packet_leaves_untagged_with_one_hop_less_and_all_else_as_it_came_natively()
 
 #[test]
 fn a_packet_leaves_untagged_with_one_hop_less_and_all_else_as_it_came_generically() {
-    rewritten(&["--xdp", "generic"]);
+    rewritten(&["--attach", "generic"]);
+}
+
+#[test]
+fn a_packet_leaves_untagged_with_one_hop_less_and_all_else_as_it_came_through_tc() {
+    rewritten(&["--attach", "tc"]);
 }
 
 fn rewritten(arguments: &[&str]) {

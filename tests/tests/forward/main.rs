@@ -3,6 +3,7 @@
 
 mod bulk;
 mod frames;
+mod layer3;
 mod neighbours;
 mod pairs;
 mod policy;

@@ -18,7 +18,12 @@ fn all_places_reach_one_another_through_native_xdp_and_every_packet_is_counted()
 
 #[test]
 fn all_places_reach_one_another_through_generic_xdp_and_every_packet_is_counted() {
-    all_pairs(&["--xdp", "generic"], "xdp-generic");
+    all_pairs(&["--attach", "generic"], "xdp-generic");
+}
+
+#[test]
+fn all_places_reach_one_another_through_tc_and_every_packet_is_counted() {
+    all_pairs(&["--attach", "tc"], "tc");
 }
 
 /// Name in status, place, addresses.

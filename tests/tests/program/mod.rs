@@ -23,7 +23,7 @@ use hub_userspace::{
         difference::Routes,
         model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Vpc},
     },
-    dataplane::{Dataplane, Outcome},
+    dataplane::{Dataplane, Hook, Outcome},
     layout::Layout,
     netlink::{HostState, Link},
     rib::Rib,
@@ -31,20 +31,18 @@ use hub_userspace::{
 };
 use ipnet::IpNet;
 
-// enum xdp_action, linux/bpf.h.
-pub const XDP_DROP: u32 = 1;
-pub const XDP_PASS: u32 = 2;
-pub const XDP_REDIRECT: u32 = 4;
+/// An entry point of the program.
+pub type Entry = (Hook, Lookup);
 
-/// All ways to look up.
-pub const LOOKUPS: [Lookup; 2] = [Lookup::Compiled, Lookup::Lpm];
+pub const ENTRIES: [Entry; 4] =
+    [(Hook::Xdp, Lookup::Compiled), (Hook::Xdp, Lookup::Lpm), (Hook::Tc, Lookup::Compiled), (Hook::Tc, Lookup::Lpm)];
 
 /// Counters by account and name, those that are not 0.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
 
 /// The loaded program.
 pub struct Program {
-    pub lookup: Lookup,
+    pub entry: Entry,
     dataplane: Dataplane,
     /// Destinations in its maps.
     destinations: BTreeSet<IpNet>,
@@ -73,23 +71,23 @@ pub fn in_namespace(devices: &[u32], test: impl FnOnce(&Namespace) -> anyhow::Re
     namespace.enter(|| test(&namespace))?
 }
 
-/// The same with the loaded program, for each way to look up.
+/// The same with the loaded program, for each entry point.
 pub fn with_program(
     devices: &[u32],
     test: impl Fn(&Namespace, &mut Program) -> anyhow::Result<()> + Sync,
 ) -> anyhow::Result<()> {
-    for lookup in LOOKUPS {
-        in_namespace(devices, |namespace| test(namespace, &mut Program::load(lookup)?))
-            .with_context(|| format!("{lookup:?}"))?;
+    for entry in ENTRIES {
+        in_namespace(devices, |namespace| test(namespace, &mut Program::load(entry)?))
+            .with_context(|| format!("{entry:?}"))?;
     }
     Ok(())
 }
 
 impl Program {
-    pub fn load(lookup: Lookup) -> anyhow::Result<Self> {
-        let settings = model::Dataplane { lookup, ..model::Dataplane::default() };
+    pub fn load(entry: Entry) -> anyhow::Result<Self> {
+        let settings = model::Dataplane { lookup: entry.1, ..model::Dataplane::default() };
         Ok(Self {
-            lookup,
+            entry,
             dataplane: Dataplane::load(&settings).context("loading the kernel program")?,
             destinations: BTreeSet::new(),
             slots: Vec::new(),
@@ -104,10 +102,12 @@ impl Program {
     /// The same, by what is different from the world that the agent knew before.
     pub fn follow(&mut self, world: &World, agent: &mut Agent) -> anyhow::Result<()> {
         let (config, host, states) = inputs(world);
+        let by_tc: BTreeSet<u32> =
+            world.interfaces.iter().map(|interface| interface.index).filter(|index| world.is_by_tc(*index)).collect();
         let Agent { layout, rib, routes } = agent;
         rib.change(&Routes::between(routes, &config.routes));
         rib.follow(config.vpc.as_ref(), &host);
-        let inputs = Inputs { config: &config, host: &host, states: &states };
+        let inputs = Inputs { config: &config, host: &host, states: &states, by_tc: &by_tc };
         let ingress = compile::ingress(inputs, layout)?;
         let compiled = compile::ways(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
@@ -131,8 +131,29 @@ impl Program {
     }
 
     pub fn run(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Outcome> {
-        let outcome = self.dataplane.test_run(interface, frame);
-        outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.lookup))
+        let outcome = self.dataplane.test_run(self.entry.0, interface, frame);
+        outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.entry))
+    }
+
+    /// Whether a frame that comes in on an interface can come to this program.
+    pub fn gets(&self, world: &World, interface: u32, frame: &[u8]) -> bool {
+        match self.entry.0 {
+            Hook::Xdp => !world.is_by_tc(interface),
+            // A test run wants the headers that the EtherType promises (bpf_prog_test_run_skb(), net/bpf/test_run.c).
+            Hook::Tc => match frame.get(12..14) {
+                Some([0x08, 0x00]) => frame.len() >= 14 + 20,
+                Some([0x86, 0xdd]) => frame.len() >= 14 + 40,
+                ethertype => ethertype.is_some(),
+            },
+        }
+    }
+
+    /// What it is to do of a judgement.
+    pub fn part(&self, judgement: Judgement, world: &World, interface: u32, frame: &[u8]) -> Judgement {
+        match self.entry.0 {
+            Hook::Xdp => judgement.by_xdp(world, interface),
+            Hook::Tc => judgement.by_tc(world, interface, frame),
+        }
     }
 
     /// All counters, since the program was loaded.

@@ -18,11 +18,14 @@ use hub_tests::{
     model::{Connection, Interface, Route, World},
     packet::Packet,
 };
-use hub_userspace::config::model::Lookup;
+use hub_userspace::{
+    config::model::Lookup,
+    dataplane::{Action, Hook},
+};
 use ipnet::IpNet;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
-use crate::program::{Agent, Program, XDP_REDIRECT, in_namespace};
+use crate::program::{Agent, Program, in_namespace};
 
 const BUCKETS: u16 = 256;
 /// A share is exact to one bucket; to two where the only other way would have been to take one from somebody whose share
@@ -58,7 +61,7 @@ fn no_bucket_moves_that_need_not() -> anyhow::Result<()> {
 }
 
 fn run(rng: &mut StdRng, members: usize) -> anyhow::Result<()> {
-    let mut program = Program::load(Lookup::Compiled)?;
+    let mut program = Program::load((Hook::Xdp, Lookup::Compiled))?;
     let mut agent = Agent::default();
     let mut world = world(members);
     let flows = flows(&world);
@@ -250,7 +253,7 @@ fn owners(program: &mut Program, world: &World, flows: &[[Vec<u8>; 2]]) -> anyho
         let mut ways = Vec::new();
         for frame in flows {
             let outcome = program.run(DEVICES[0], frame)?;
-            ensure!(outcome.action == XDP_REDIRECT, "a packet of bucket {bucket} is not forwarded");
+            ensure!(outcome.action == Action::Redirect, "a packet of bucket {bucket} is not forwarded");
             let far_end: [u8; 6] = outcome.frame[..6].try_into()?;
             ways.push(names.get(&far_end).context("a packet goes to nobody")?.clone());
         }

@@ -267,3 +267,38 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
     );
     table(&gateway(), &rows)
 }
+
+/// XDP cannot send to Kunming's interface: its packets pass uncounted, for TC to decide again, and so do all that pass.
+#[test]
+fn leaves_to_tc_what_xdp_cannot_send() -> anyhow::Result<()> {
+    let mut world = gateway();
+    for interface in world.interfaces.iter_mut().filter(|interface| interface.index == RAW) {
+        interface.by_tc = true;
+    }
+    let raw = |packet: &Packet| packet.clone().ttl(63).build();
+    let to_raw = udp4("10.10.10.1", "10.10.50.1");
+    let to_hz = udp4("10.10.10.1", "10.10.20.1");
+    let from_raw = udp4("10.10.50.1", "10.10.20.1");
+    let ended = |packet: &Packet| into(SH, &packet.clone().ttl(1));
+    table(
+        &world,
+        &[
+            row("to raw IP", SH, into(SH, &to_raw)).forwarded("shanghai", ("kunming", RAW), raw(&to_raw), V4),
+            row("to Ethernet", SH, into(SH, &to_hz)).forwarded(
+                "shanghai",
+                ("hangzhou", HZ),
+                out_of(HZ, &to_hz, 63),
+                V4,
+            ),
+            row("from raw IP", RAW, from_raw.build()).forwarded(
+                "kunming",
+                ("hangzhou", HZ),
+                out_of(HZ, &from_raw, 63),
+                V4,
+            ),
+            row("to raw IP, TTL 1", SH, ended(&to_raw)).passed("ttl_expired", "shanghai").admitted(V4),
+            row("to Ethernet, TTL 1", SH, ended(&to_hz)).passed("ttl_expired", "shanghai").admitted(V4),
+            row("spoofed", SH, into(SH, &udp4("10.10.20.1", "10.10.50.1"))).dropped("spoofed_source", "shanghai"),
+        ],
+    )
+}

@@ -7,7 +7,9 @@ use hub_tests::{
     packet::{hex, verify_checksums, verify_ip_checksums},
 };
 
-use crate::program::{Books, Program, XDP_DROP, XDP_PASS, XDP_REDIRECT, difference, enter};
+use hub_userspace::dataplane::{Action, Outcome};
+
+use crate::program::{Books, Program, difference, enter};
 
 /// See [`row`].
 #[must_use]
@@ -85,10 +87,15 @@ pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow:
     program.install(world)?;
     let mut report = String::new();
     for expected in rows {
+        let Row { interface, frame, .. } = &expected.row;
+        if !program.gets(world, *interface, frame) {
+            continue;
+        }
         let before = program.books()?;
-        let outcome = program.run(expected.row.interface, &expected.row.frame)?;
+        let outcome = program.run(*interface, frame)?;
         let books = difference(&before, &program.books()?);
-        for mismatch in expected.mismatches(world, outcome.action, &outcome.frame, &books) {
+        let part = program.part(expected.judgement.clone(), world, *interface, frame);
+        for mismatch in expected.mismatches(world, &part, &outcome, &books) {
             writeln!(report, "{:?}: {mismatch}", expected.row.name)?;
             writeln!(report, "in:\n{}out:\n{}", hex(&expected.row.frame), hex(&outcome.frame))?;
         }
@@ -98,15 +105,17 @@ pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow:
 }
 
 impl Expected {
-    fn mismatches(&self, world: &World, action: u32, frame: &[u8], books: &Books) -> Vec<String> {
+    /// `part` is what the program at its hook is to do of the row's judgement.
+    fn mismatches(&self, world: &World, part: &Judgement, outcome: &Outcome, books: &Books) -> Vec<String> {
         let mut mismatches = Vec::new();
-        let (wanted_action, wanted_frame) = match &self.judgement.verdict {
-            Verdict::Forward { frame, .. } => (XDP_REDIRECT, frame),
-            Verdict::Pass(_) => (XDP_PASS, &self.row.frame),
-            Verdict::Drop(_) => (XDP_DROP, &self.row.frame),
+        let Outcome { action, frame } = outcome;
+        let (wanted_action, wanted_frame) = match &part.verdict {
+            Verdict::Forward { frame, .. } => (Action::Redirect, frame),
+            Verdict::Pass(_) => (Action::Pass, &self.row.frame),
+            Verdict::Drop(_) => (Action::Drop, &self.row.frame),
         };
-        if action != wanted_action {
-            mismatches.push(format!("action {action}, not {wanted_action}; counted {books:?}"));
+        if *action != wanted_action {
+            mismatches.push(format!("action {action:?}, not {wanted_action:?}; counted {books:?}"));
         }
         if frame != wanted_frame {
             mismatches.push(format!("another frame, not:\n{}", hex(wanted_frame)));
@@ -121,7 +130,7 @@ impl Expected {
             }
         }
         let mut wanted_books = Books::new();
-        enter(&mut wanted_books, &self.judgement);
+        enter(&mut wanted_books, part);
         if *books != wanted_books {
             mismatches.push(format!("counted {books:?}, not {wanted_books:?}"));
         }

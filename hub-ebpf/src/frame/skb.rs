@@ -1,0 +1,147 @@
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS},
+    helpers::{
+        bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_skb_vlan_pop,
+    },
+    programs::TcContext,
+};
+use hub_common::maps::NextHop;
+
+use super::{Frame, Refused};
+use crate::{headers::Ethernet, parse::MAX_TAGS};
+
+/// A frame under TC, which the kernel has made an skb of: from and to interfaces of any kind, and longer than an MTU
+/// where GRO has joined packets or a sender has left it to others to cut them.
+pub struct SkbFrame {
+    context: TcContext,
+}
+
+/// Bytes from the start on that may be looked at: two tags, the longest IPv4 header, ports.
+const HEADERS: u32 = 14 + 8 + 60 + 4;
+
+impl SkbFrame {
+    #[inline(always)]
+    pub fn new(context: TcContext) -> Self {
+        let wanted = context.len().min(HEADERS);
+        if context.data() + wanted as usize > context.data_end() {
+            // SAFETY: the helper takes the program's own context; nobody has a reference into the frame yet. Where it fails
+            // the headers are not there, and the packet is malformed.
+            unsafe { bpf_skb_pull_data(context.skb.skb, wanted) };
+        }
+        Self { context }
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.context.as_ptr().cast()
+    }
+}
+
+impl Frame for SkbFrame {
+    /// Other programs on the interface get their turn.
+    const PASS: u32 = TC_ACT_UNSPEC.cast_unsigned();
+    const DROP: u32 = TC_ACT_SHOT as u32;
+    const BEYOND: u32 = 0;
+    const HANDS_OVER: u16 = 0;
+    type Context = TcContext;
+
+    #[inline(always)]
+    fn context(&self) -> &TcContext {
+        &self.context
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: the kernel hands a valid context to the program; the field is a plain load, as are those below.
+        unsafe { (*self.skb()).ifindex }
+    }
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.context.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.context.data_end()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.context.len() as usize
+    }
+
+    /// The kernel has taken the outermost tag out of the frame, if the NIC has not (`skb_vlan_untag`, net/core/skbuff.c).
+    #[inline(always)]
+    fn tag(&self) -> Option<u16> {
+        // SAFETY: see `interface`.
+        let (present, control) = unsafe { ((*self.skb()).vlan_present, (*self.skb()).vlan_tci) };
+        if present != 0 { Some(control as u16) } else { None }
+    }
+
+    #[inline(always)]
+    fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool {
+        if length <= next_hop.mtu as usize {
+            return true;
+        }
+        // SAFETY: see `interface`.
+        if unsafe { (*self.skb()).gso_size } == 0 {
+            return false;
+        }
+        let (mut mtu, flags) = (0, u64::from(BPF_MTU_CHK_SEGS));
+        // SAFETY: the program's own context, and a word of its stack.
+        unsafe { bpf_check_mtu(self.skb().cast(), next_hop.ifindex, &raw mut mtu, 0, flags) == 0 }
+    }
+
+    /// A NIC's sum over the whole packet is kept right. In IPv4 the header's checksum makes up for the TTL.
+    #[inline(always)]
+    fn hop_limit_decremented(&mut self) {
+        let less = u32::from(u16::from_ne_bytes([0, 1]));
+        // SAFETY: the program's own context. It fails where there is no such sum.
+        unsafe { bpf_csum_update(self.skb(), !less) };
+    }
+
+    #[inline(always)]
+    fn shrink_tail(&mut self, bytes: usize) -> Result<(), Refused> {
+        // SAFETY: the program's own context; callers hold no reference into the frame.
+        match unsafe { bpf_skb_change_tail(self.skb(), self.context.len() - bytes as u32, 0) } {
+            0 => Ok(()),
+            _ => Err(Refused),
+        }
+    }
+
+    /// A header that is not wanted any more the kernel takes off (`__bpf_redirect_no_mac`, net/core/filter.c).
+    #[inline(always)]
+    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), Refused> {
+        if old == 0 {
+            // SAFETY: as above.
+            return match unsafe { bpf_skb_change_head(self.skb(), new as u32, 0) } {
+                0 => Ok(()),
+                _ => Err(Refused),
+            };
+        }
+        let mut tags = (old - size_of::<Ethernet>()) / 4 + usize::from(self.tag().is_some());
+        for _ in 0..MAX_TAGS {
+            if tags == 0 {
+                break;
+            }
+            // SAFETY: as above.
+            if unsafe { bpf_skb_vlan_pop(self.skb()) } != 0 {
+                return Err(Refused);
+            }
+            tags -= 1;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn send(&self, next_hop: &NextHop) -> Result<u32, Refused> {
+        // SAFETY: a helper without pointers.
+        match unsafe { bpf_redirect(next_hop.ifindex, 0) } as i32 {
+            TC_ACT_REDIRECT => Ok(TC_ACT_REDIRECT as u32),
+            _ => Err(Refused),
+        }
+    }
+}

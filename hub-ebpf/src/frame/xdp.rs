@@ -1,0 +1,97 @@
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_action,
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use hub_common::maps::{Attachment, NextHop};
+
+use super::{Frame, Refused};
+use crate::maps;
+
+/// A frame under XDP, native or generic.
+pub struct XdpFrame {
+    context: XdpContext,
+}
+
+impl XdpFrame {
+    #[inline(always)]
+    pub const fn new(context: XdpContext) -> Self {
+        Self { context }
+    }
+}
+
+impl Frame for XdpFrame {
+    const PASS: u32 = xdp_action::XDP_PASS;
+    const DROP: u32 = xdp_action::XDP_DROP;
+    const BEYOND: u32 = NextHop::TC;
+    const HANDS_OVER: u16 = Attachment::HANDS_OVER;
+    type Context = XdpContext;
+
+    #[inline(always)]
+    fn context(&self) -> &XdpContext {
+        &self.context
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: the kernel hands a valid context to the program; the field is a plain load.
+        unsafe { (*self.context.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.context.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.context.data_end()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.end() - self.start()
+    }
+
+    /// What a NIC has taken out of the frame XDP never sees.
+    #[inline(always)]
+    fn tag(&self) -> Option<u16> {
+        None
+    }
+
+    #[inline(always)]
+    fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool {
+        length <= next_hop.mtu as usize
+    }
+
+    #[inline(always)]
+    fn hop_limit_decremented(&mut self) {}
+
+    #[inline(always)]
+    fn shrink_tail(&mut self, bytes: usize) -> Result<(), Refused> {
+        // SAFETY: the helper takes the program's own context; callers hold no reference into the frame.
+        match unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast(), -(bytes as i32)) } {
+            0 => Ok(()),
+            _ => Err(Refused),
+        }
+    }
+
+    #[inline(always)]
+    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), Refused> {
+        if old == new {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        match unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast(), old as i32 - new as i32) } {
+            0 => Ok(()),
+            _ => Err(Refused),
+        }
+    }
+
+    #[inline(always)]
+    fn send(&self, next_hop: &NextHop) -> Result<u32, Refused> {
+        // The flags are what the helper returns when the port is gone.
+        maps::PORTS.redirect(next_hop.port, u64::from(Self::DROP)).map_err(|_| Refused)
+    }
+}

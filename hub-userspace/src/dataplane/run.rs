@@ -1,0 +1,88 @@
+//! Packets run through the loaded programs, without a wire (`BPF_PROG_TEST_RUN`).
+
+use aya::{TestRun as _, TestRunOptions};
+
+use super::{Dataplane, Error};
+
+/// Where a program is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Xdp,
+    Tc,
+}
+
+/// A packet's fate under [`Dataplane::test_run`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub action: Action,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The kernel gets it.
+    Pass,
+    Drop,
+    Redirect,
+    /// What the program never returns: enum `xdp_action`, or `TC_ACT_*`.
+    Other(u32),
+}
+
+impl Action {
+    fn of(hook: Hook, code: u32) -> Self {
+        // enum xdp_action (linux/bpf.h); TC_ACT_* (linux/pkt_cls.h).
+        let [pass, drop, redirect] = match hook {
+            Hook::Xdp => [2, 1, 4],
+            Hook::Tc => [u32::MAX, 2, 7],
+        };
+        match code {
+            code if code == pass => Self::Pass,
+            code if code == drop => Self::Drop,
+            code if code == redirect => Self::Redirect,
+            code => Self::Other(code),
+        }
+    }
+}
+
+/// Bytes of `struct __sk_buff` (linux/bpf.h), and the place of `ifindex` in it.
+const SKB_BYTES: usize = 192;
+const SKB_IFINDEX: usize = 40;
+
+impl Dataplane {
+    /// Runs a loaded program on a frame, as if it came in on `ifindex`, an interface of this network namespace.
+    ///
+    /// Counts as any other packet; the redirect is decided but not carried out. With TC, a link header that the kernel
+    /// would take off is still there.
+    ///
+    /// # Errors
+    /// When the kernel has no such interface or refuses the frame; with TC it takes none that is no longer than an
+    /// Ethernet header (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`).
+    pub fn test_run(&mut self, hook: Hook, ifindex: u32, frame: &[u8]) -> Result<Outcome, Error> {
+        let length = u32::try_from(frame.len()).map_err(|_| Error::FrameTooLong)?;
+        let mut output = vec![0; frame.len() + 256];
+        let context = match hook {
+            // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+            Hook::Xdp => [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect(),
+            Hook::Tc => {
+                let mut context = vec![0; SKB_BYTES];
+                context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+                context
+            }
+        };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut output),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = match hook {
+            Hook::Xdp => self.programs.xdp().test_run(options),
+            Hook::Tc => self.programs.tc()?.test_run(options),
+        };
+        let result = result.map_err(Error::program)?;
+        output.truncate(result.data_size_out as usize);
+        Ok(Outcome { action: Action::of(hook, result.return_value), frame: output })
+    }
+}

@@ -1,0 +1,44 @@
+//! The hooks that the program stands at: XDP does not reach every interface, and TC is behind it.
+
+use super::{Judgement, Verdict, World};
+
+impl World {
+    /// Whether TC alone reaches the interface of this index, which is an attachment.
+    pub fn is_by_tc(&self, interface: u32) -> bool {
+        let by_tc = self.interfaces.iter().any(|other| other.index == interface && other.by_tc);
+        by_tc && self.attachment(interface).is_some()
+    }
+}
+
+impl Judgement {
+    /// What XDP does of it, on the interface that the frame came in on. Where TC alone reaches some interfaces, what XDP
+    /// passes goes there, and is counted there.
+    #[must_use]
+    pub fn by_xdp(self, world: &World, interface: u32) -> Self {
+        let some_by_tc = world.interfaces.iter().any(|other| world.is_by_tc(other.index));
+        if !some_by_tc || world.attachment(interface).is_none() {
+            return self;
+        }
+        match self.verdict {
+            Verdict::Pass(_) => Self { counts: Vec::new(), ..self },
+            Verdict::Forward { interface, .. } if world.is_by_tc(interface) => {
+                Self { verdict: Verdict::Pass("handed_over"), counts: Vec::new() }
+            }
+            _ => self,
+        }
+    }
+
+    /// What TC makes of the frame. From Ethernet to raw IP it leaves the link header, which the kernel takes off.
+    #[must_use]
+    pub fn by_tc(mut self, world: &World, interface: u32, received: &[u8]) -> Self {
+        let ethernet = |index| world.interfaces.iter().any(|other| other.index == index && other.ethernet);
+        if let Verdict::Forward { interface: egress, frame } = &mut self.verdict
+            && ethernet(interface)
+            && !ethernet(*egress)
+        {
+            let ethertype: [u8; 2] = if frame[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+            frame.splice(0..0, received[..12].iter().copied().chain(ethertype));
+        }
+        self
+    }
+}

@@ -1,0 +1,158 @@
+//! Interfaces without Ethernet headers, which TC serves, beside others that XDP does.
+
+use std::net::IpAddr;
+
+use hub_tests::lab::{ConnectionConfig, HUB, HubConfig, NINGBO, Options, Rig, RouteConfig, SHANGHAI, Tun, VPC, World};
+use hub_tests::packet::{Packet, hex};
+
+use crate::{SITES, WAIT, Wire, probe, vpc_hosts};
+
+const DEVICE: &str = "l3";
+/// Less than the other tunnels'.
+const MTU: usize = 1300;
+/// The two connections on the device, and of each an address in IPv4 and IPv6.
+const HALVES: [(&str, [&str; 2], [&str; 2]); 2] = [
+    ("ningbo", ["10.10.30.0/25", "fd00:10:10:30::/65"], ["10.10.30.1", "fd00:10:10:30::1"]),
+    ("ningbo-upper", ["10.10.30.128/25", "fd00:10:10:30:8000::/65"], ["10.10.30.200", "fd00:10:10:30:8000::1"]),
+];
+
+fn config() -> HubConfig {
+    let mut config = HubConfig::offices(&SITES);
+    config.connections.retain(|connection| connection.name != "ningbo");
+    config.routes.retain(|route| route.next_hop != "ningbo");
+    for (name, prefixes, _) in HALVES {
+        config.connections.push(ConnectionConfig {
+            name: name.into(),
+            interface: DEVICE.into(),
+            peer: None,
+            remote_cidrs: prefixes.map(str::to_owned).to_vec(),
+            ..ConnectionConfig::to_site(&NINGBO, 0)
+        });
+        config.routes.extend(prefixes.map(|prefix| RouteConfig {
+            destination: prefix.into(),
+            next_hop: name.into(),
+            weight: 100,
+            publish: true,
+        }));
+    }
+    config
+}
+
+/// The rig, and the far end of the device.
+fn start(arguments: &[&str]) -> (Rig, Tun) {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let tun = Tun::create(&world[HUB], DEVICE).unwrap();
+    world[HUB].batch(&format!("link set dev {DEVICE} mtu {MTU} up")).unwrap();
+    let rig = Rig::start_in(world, &config(), arguments).unwrap();
+    rig.warm_up(&SITES[..2]).unwrap();
+    (rig, tun)
+}
+
+fn addresses(half: usize) -> [IpAddr; 2] {
+    HALVES[half].2.map(|address| address.parse().unwrap())
+}
+
+/// What comes out of the device, but for what the kernel itself has to say.
+fn expect(tun: &mut Tun, wanted: &Packet, what: &str) {
+    let wanted = wanted.build();
+    let mut others = Vec::new();
+    while let Some(packet) = tun.receive(WAIT).unwrap() {
+        if packet == wanted {
+            return;
+        }
+        others.push(hex(&packet));
+    }
+    panic!("{what}: there did not come\n{}but\n{}", hex(&wanted), others.join("\n"));
+}
+
+#[test]
+fn sites_on_a_layer_3_interface_reach_all_others_and_every_packet_is_counted_once() {
+    let (rig, mut tun) = start(&[]);
+    let (shanghai, vpc) = (Wire::of_site(&rig.world, &SHANGHAI), Wire::of_vpc(&rig.world));
+    let before = rig.agent.status().unwrap();
+    let reason = |name: &str| before.connection(name)["attach_reason"].as_str().map(str::to_owned);
+    for (name, ..) in HALVES {
+        assert_eq!(before.connection(name)["attach"], "tc");
+        assert_eq!(reason(name).as_deref(), Some("a layer-3 interface: XDP cannot send to it"));
+    }
+    assert_eq!(before.connection("shanghai")["attach"], "xdp-native");
+    assert_eq!(reason("shanghai").as_deref(), Some("and tc for what XDP cannot send, as to l3"));
+
+    let others = [(&shanghai, SHANGHAI.hosts()), (&vpc, vpc_hosts())];
+    for half in [0, 1] {
+        for family in [0, 1] {
+            let here = addresses(half)[family];
+            for (number, (wire, hosts)) in others.iter().enumerate() {
+                // To the device: from native XDP, which hands over; untagged, tagged, and with padding.
+                let to = |port| probe(hosts[family], here, (port, 7)).ttl(64);
+                wire.send(to(1));
+                expect(&mut tun, &to(1).ttl(63), "from Ethernet to the device");
+                wire.send(to(2).vlan(100));
+                expect(&mut tun, &to(2).ttl(63), "the same, tagged");
+                wire.send(to(3).qinq(200, 100));
+                expect(&mut tun, &to(3).ttl(63), "the same, with two tags");
+                // From the device, into Ethernet.
+                let last = (u16::try_from(1 + 10 * half + number).unwrap(), 9);
+                tun.send(&probe(here, hosts[family], last).ttl(64).build()).unwrap();
+                let arrived = wire.socket.expect(WAIT, |frame| {
+                    *frame == *probe(here, hosts[family], last).ttl(63).ethernet(wire.macs[1], wire.macs[0]).build()
+                });
+                assert!(arrived.is_ok(), "from the device to Ethernet");
+            }
+            // From one connection of the device to the other, through it twice.
+            let hairpin = probe(here, addresses(1 - half)[family], (4, 7)).ttl(64);
+            tun.send(&hairpin.build()).unwrap();
+            expect(&mut tun, &hairpin.ttl(63), "from the device into itself");
+        }
+    }
+    let after = rig.agent.status().unwrap();
+    let grown = |name: &str, path: &str| after.since(&before, name, path);
+    // Two families; the others are two, each sends three and gets one, and each half is the other's once.
+    for (name, ..) in HALVES {
+        assert_eq!((grown(name, "rx_packets"), grown(name, "tx_packets")), (2 * (2 + 1), 2 * (2 * 3 + 1)), "{name}");
+    }
+    assert_eq!((grown("shanghai", "rx_packets"), grown("shanghai", "tx_packets")), (2 * 2 * 3, 2 * 2));
+    rig.stop().unwrap();
+}
+
+#[test]
+fn what_is_refused_beside_or_on_a_layer_3_interface_is_counted_once() {
+    let (rig, mut tun) = start(&[]);
+    let shanghai = Wire::of_site(&rig.world, &SHANGHAI);
+    let before = rig.agent.status().unwrap();
+    let [ningbo, _] = addresses(0);
+    let from_shanghai = |ports| probe(SHANGHAI.host4().into(), ningbo, ports);
+    // XDP would pass these, as it does what TC is to have.
+    shanghai.send(from_shanghai((1, 1)).ttl(1));
+    shanghai.send(from_shanghai((1, 2)).payload(MTU));
+    shanghai.send(probe(SHANGHAI.host4().into(), VPC.hub4.into(), (1, 3)));
+    // XDP drops this.
+    shanghai.send(probe(ningbo, VPC.host4.into(), (1, 4)));
+    // And TC these.
+    let elsewhere: IpAddr = "10.10.20.1".parse().unwrap();
+    tun.send(&probe(elsewhere, SHANGHAI.host4().into(), (1, 5)).build()).unwrap();
+    tun.send(&probe(ningbo, SHANGHAI.host4().into(), (1, 6)).ttl(1).build()).unwrap();
+    tun.send(&[0x45; 12]).unwrap();
+    shanghai.send(from_shanghai((1, 7)).ttl(64));
+    expect(&mut tun, &from_shanghai((1, 7)).ttl(63), "the last one");
+    let after = rig.agent.status().unwrap();
+    for (name, path, times) in [
+        ("shanghai", "passes/ttl_expired", 1),
+        ("shanghai", "passes/too_big", 1),
+        ("shanghai", "passes/to_hub", 1),
+        ("shanghai", "passes/handed_over", 0),
+        ("shanghai", "drops/spoofed_source", 1),
+        ("shanghai", "rx_packets", 3),
+        ("ningbo", "passes/ttl_expired", 1),
+        ("ningbo", "rx_packets", 1),
+        ("ningbo", "tx_packets", 1),
+    ] {
+        assert_eq!(after.since(&before, name, path), times, "{name} {path}");
+    }
+    let dropped = |reason: &str| {
+        let [before, after] = [&before, &after].map(|status| status["drops"][reason].as_u64().unwrap_or_default());
+        after - before
+    };
+    assert_eq!((dropped("spoofed_source"), dropped("malformed")), (2, 1));
+    rig.stop().unwrap();
+}
