@@ -55,7 +55,7 @@ pub fn assert_all_reach(lab: &IpsecLab) {
         for (to, targets) in places.iter().filter(|(to, _)| to != from) {
             for (source, target) in addresses.iter().zip(targets) {
                 let from = &lab.world[from];
-                reach(from, *target).unwrap();
+                reach(from, *target).unwrap_or_else(|error| panic!("{error:#}\n{}", lab.diagnosis()));
                 let report = Ping::new(*target).source(*source).count(4).run(from).unwrap();
                 assert!(report.complete(), "{} to {to}: {report:?}\n{:#?}", from.name(), lab.agent.status());
             }

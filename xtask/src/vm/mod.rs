@@ -61,8 +61,8 @@ pub struct TestArgs {
 /// A test program, what of it is run where nothing is asked for, and with which look-up.
 const SUITES: [(&str, &str, &str); 3] = [
     ("ipsec", "kernel:: --test-threads 2", "compiled"),
-    ("forward", "--test-threads 2 --include-ignored", "compiled"),
-    ("forward", "--test-threads 2 --include-ignored", "lpm"),
+    ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "compiled"),
+    ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "lpm"),
 ];
 
 pub fn run(args: &Args) -> Result<ExitCode> {

@@ -242,6 +242,23 @@ impl IpsecLab {
         })
     }
 
+    /// What may tell why something does not arrive: the status, devices' counters, the kernel's counts of what IPsec dropped.
+    pub fn diagnosis(&self) -> String {
+        let mut text =
+            self.agent.cli(&["status"]).map_or_else(|error| format!("{error:#}"), |said| lossy(&said.stdout));
+        for (name, place) in self.world.places() {
+            let links = place.ip("-s link").unwrap_or_default();
+            let dropped = place.enter(|| fs::read_to_string("/proc/thread-self/net/xfrm_stat"));
+            let dropped = dropped.ok().and_then(Result::ok).unwrap_or_default();
+            let dropped: Vec<&str> =
+                dropped.lines().filter(|line| !line.ends_with("\t0") && !line.ends_with(" 0")).collect();
+            let states = place.ip("-s xfrm state").unwrap_or_default();
+            let counts: Vec<&str> = states.lines().filter(|line| shows_use(line)).map(str::trim).collect();
+            text += &format!("\n-- {name}\n{links}{}\n{}\n", dropped.join("\n"), counts.join("\n"));
+        }
+        text
+    }
+
     /// The office of a place.
     ///
     /// # Panics
@@ -263,6 +280,17 @@ impl IpsecLab {
     pub fn stop(self) -> anyhow::Result<()> {
         self.agent.stop()
     }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Lines of `ip -s xfrm state` that say which SA it is, and what went through it; no keys.
+fn shows_use(line: &str) -> bool {
+    let line = line.trim_start();
+    ["src ", "if_id", "proto", "replay-window", "replay ", "encap"].iter().any(|start| line.starts_with(start))
+        || line.contains("(packets)")
 }
 
 /// A new secret in a file that nobody else may read.
