@@ -254,7 +254,7 @@ impl IpsecLab {
                 dropped.lines().filter(|line| !line.ends_with("\t0") && !line.ends_with(" 0")).collect();
             let states = place.ip("-s xfrm state").unwrap_or_default();
             let counts: Vec<&str> = states.lines().filter(|line| shows_use(line)).map(str::trim).collect();
-            text += &format!("\n-- {name}\n{links}{}\n{}\n", dropped.join("\n"), counts.join("\n"));
+            text.extend(["\n-- ", name, "\n", &links, &dropped.join("\n"), "\n", &counts.join("\n"), "\n"]);
         }
         text
     }
