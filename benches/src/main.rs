@@ -11,12 +11,15 @@ mod failover;
 mod flood;
 mod forward;
 mod hold;
+mod lookup;
 mod pktgen;
 mod place;
 mod process;
 mod programs;
 mod report;
 mod rows;
+#[path = "../ebpf/src/rungs.rs"]
+mod rungs;
 mod scale;
 mod settings;
 #[path = "../ebpf/src/shape.rs"]
@@ -55,6 +58,8 @@ enum Command {
     Update(update::Arguments),
     /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
+    /// Measure what each stage of the hub's program costs: a ladder from an empty program to the whole hub
+    Lookup(lookup::Arguments),
     /// Compare a few and many next hops, connections and selectors, and native with generic XDP
     Scale(scale::Arguments),
     /// Measure TCP through the hub and through the kernel's own forwarding, with iperf3
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
+        Command::Lookup(arguments) => in_a_lab(|| lookup::run(&arguments)),
         Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),
         Command::Tcp(arguments) => in_a_lab(|| tcp::run(&arguments)),
         Command::Pktgen(arguments) => in_a_lab(|| pktgen::run(&arguments)),

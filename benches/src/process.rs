@@ -58,7 +58,11 @@ impl Memory {
     pub fn of(pid: u32) -> Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has ended")?;
         let kilobytes = |name: &str| field(&status, name).with_context(|| format!("no {name} in its status"));
-        Ok(Self { resident: kilobytes("VmRSS")? * 1024, peak: kilobytes("VmHWM")? * 1024, maps: maps(pid)? })
+        Ok(Self {
+            resident: kilobytes("VmRSS")? * 1024,
+            peak: kilobytes("VmHWM")? * 1024,
+            maps: maps(pid)?.values().sum(),
+        })
     }
 }
 
@@ -75,17 +79,17 @@ pub fn field(text: &str, name: &str) -> Option<u64> {
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// The kernel's own sum (`memlock` in fdinfo), each map once however many descriptors there are of it.
-fn maps(pid: u32) -> Result<u64> {
+/// The BPF maps that a process holds open, by their id: what each takes in the kernel (`memlock` in fdinfo).
+pub fn maps(pid: u32) -> Result<BTreeMap<u32, u64>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("the agent has ended")? {
         // A descriptor may be closed meanwhile.
         let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
         if let Some((id, bytes)) = field(&text, "map_id").zip(field(&text, "memlock")) {
-            found.insert(id, bytes);
+            found.insert(u32::try_from(id)?, bytes);
         }
     }
-    Ok(found.values().sum())
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -183,13 +183,9 @@ impl Mute {
 /// # Errors
 /// `Interrupted` when a signal came; fewer have been made then.
 pub fn send(generator: &Xdp, frame: &[u8], index: u32, frames: u32, batch: u32) -> Result<(), ProgramError> {
-    let mut context = [0; CONTEXT];
-    let length = u32::try_from(frame.len()).expect("a frame is short");
-    context[CONTEXT_DATA_END..][..4].copy_from_slice(&length.to_ne_bytes());
-    context[CONTEXT_INTERFACE..][..4].copy_from_slice(&index.to_ne_bytes());
     let options = TestRunOptions {
         data_in: Some(frame),
-        ctx_in: Some(&context),
+        ctx_in: Some(&context(frame, index)),
         repeat: frames,
         attrs: TestRunAttrs::new().xdp_live_frames(batch),
         ..TestRunOptions::default()
@@ -197,7 +193,17 @@ pub fn send(generator: &Xdp, frame: &[u8], index: u32, frames: u32, batch: u32) 
     generator.test_run(options).map(drop)
 }
 
-fn loaded<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+/// What a test run is given besides the frame, which comes from the device `index` of this thread's namespace.
+pub fn context(frame: &[u8], index: u32) -> [u8; CONTEXT] {
+    let mut context = [0; CONTEXT];
+    let length = u32::try_from(frame.len()).expect("a frame is short");
+    context[CONTEXT_DATA_END..][..4].copy_from_slice(&length.to_ne_bytes());
+    context[CONTEXT_INTERFACE..][..4].copy_from_slice(&index.to_ne_bytes());
+    context
+}
+
+/// The program of this name, in the kernel.
+pub fn loaded<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program: &mut Xdp = object.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
     if program.fd().is_err() {
         program.load().with_context(|| format!("loading {name}: root (CAP_BPF, CAP_NET_ADMIN) is needed"))?;

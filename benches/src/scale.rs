@@ -3,7 +3,7 @@
 
 mod hubs;
 mod results;
-mod subjects;
+pub mod subjects;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
 
@@ -68,7 +68,7 @@ pub struct Arguments {
 /// With fewer rounds a median says little.
 const ENOUGH_ROUNDS: u32 = 7;
 /// The most that a gateway can have.
-const MOST_CONNECTIONS: i64 = 4000;
+pub const MOST_CONNECTIONS: i64 = 4000;
 /// For the kernel to clean up after a world that is gone.
 const SETTLE: Duration = Duration::from_secs(1);
 

@@ -144,6 +144,41 @@ fn forwarders_are_compared() {
 }
 
 #[test]
+fn every_stage_is_measured() {
+    // A rung whose packets do not go its way, or are not counted as they should be, voids its round.
+    let rows = run(&["lookup", "--routes=20", "--destinations=7", "--rounds=1", "--frames=5000"]);
+    let rows = rows.as_array().unwrap();
+    let stages = ["parse", "addresses", "to_hub", "selector", "route", "nexthop", "rewrite", "redirect"];
+    for (family, bytes) in [(4, 64), (6, 72)] {
+        for program in ["hub", "hub-lpm"] {
+            let here = |row: &&Value| row["program"] == program && row["family"] == family;
+            let found: Vec<_> = rows.iter().filter(here).collect();
+            let names: Vec<_> = found.iter().map(|row| row["stage"].as_str().unwrap()).collect();
+            assert_eq!(names, [&["drop"], &stages[..]].concat(), "{program}, IPv{family}");
+            for row in found {
+                assert_eq!((&row["bench"], &row["packet_bytes"]), (&"lookup".into(), &bytes.into()));
+                assert_eq!(
+                    (&row["routes"], &row["connections"], &row["destinations"]),
+                    (&20.into(), &2.into(), &7.into())
+                );
+                for number in ["ns_per_packet", "ratio_to_bare", "spread"] {
+                    assert!(row[number].is_number(), "{number} of {row}");
+                }
+                assert_eq!(row["stage_ns"].is_number(), row["stage"] != "drop", "{row}");
+            }
+        }
+    }
+    assert_eq!(rows.iter().filter(|row| row["program"] == "bare").count(), 4);
+
+    let rows = run(&["lookup", "--connections=3,9", "--programs=hub", "--family=6", "--rounds=1", "--frames=5000"]);
+    let whole = |connections| {
+        let here = |row: &&Value| row["stage"] == "redirect" && row["connections"] == connections;
+        rows.as_array().unwrap().iter().filter(here).count()
+    };
+    assert_eq!([whole(3), whole(9)], [1, 1], "{rows:#}");
+}
+
+#[test]
 fn few_and_many_are_compared() {
     let rows =
         run(&["scale", "--next-hops=2,5", "--connections=4,40", "--selectors=1,50", "--rounds=1", "--frames=10000"]);

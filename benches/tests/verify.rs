@@ -55,6 +55,19 @@ fn each_program_has_its_size_stack_and_maps() {
 }
 
 #[test]
+fn the_ladder_grows_from_rung_to_rung() {
+    let rows = verify(&object("ladder-ebpf"));
+    for lookup in ["hub", "lpm"] {
+        let rungs = ["parse", "to_hub", "selector", "nexthop", "rewrite", "redirect"].map(|rung| {
+            let name = format!("{lookup}_{rung}");
+            let row = rows.iter().find(|row| row["program"] == *name);
+            row.unwrap_or_else(|| panic!("no {name}"))["instructions"].as_u64().unwrap()
+        });
+        assert!(rungs.is_sorted(), "{lookup}: {rungs:?}");
+    }
+}
+
+#[test]
 fn the_agents_program_is_found_by_itself() {
     // Building the agent builds its program.
     agent_binary();

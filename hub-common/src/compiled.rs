@@ -8,7 +8,7 @@
 //! ```text
 //! roots[family] -> slot word -> node -> slot word -> .. -> class   (of the source, and of the destination)
 //! class { route, row }
-//! row[hash(column)] -> Pair { column, policy, connection }         column: a scope, or a policy
+//! row[hash(column)] -> Pair { column, policy, connection, limits } column: a scope, or a policy
 //! ```
 //!
 //! What a class does not say, the *default class* of its family says: it has what the prefixes of length 0 say, so that
@@ -20,7 +20,7 @@
 //! alone, all else is loads. Whatever a word leads to is complete before the word is written, and stays as it is until no
 //! packet can be on its way to it.
 
-use crate::maps::{Remote, Route};
+use crate::maps::{Local, Remote, Route};
 
 /// Bits of a word's number in its chunk.
 pub const CHUNK_BITS: u32 = 19;
@@ -135,21 +135,28 @@ pub struct Pair {
     pub policy: u32,
     /// `COUNTERS` slot.
     pub connection: u32,
+    /// [`Local::limits`] where the column is a policy; 0 where it is a scope.
+    pub limits: u32,
 }
 
 impl Pair {
     /// Nothing is ever asked in this column.
     pub const NO_COLUMN: u32 = u32::MAX;
-    pub const NOTHING: Self = Self { column: Self::NO_COLUMN, policy: 0, connection: 0 };
+    pub const NOTHING: Self = Self { column: Self::NO_COLUMN, policy: 0, connection: 0, limits: 0 };
 
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        [self.column, self.policy, self.connection, 0]
+        [self.column, self.policy, self.connection, self.limits]
     }
 
     #[inline(always)]
     pub const fn remote(&self) -> Remote {
         Remote { policy: self.policy, connection: self.connection }
+    }
+
+    #[inline(always)]
+    pub const fn local(&self) -> Local {
+        Local { connection: self.connection, limits: self.limits }
     }
 }
 
@@ -266,9 +273,9 @@ impl<'m, M: Memory> Reader<'m, M> {
     /// What a class says in a column.
     #[inline(always)]
     pub fn pair(&self, class: &Class, column: u32) -> Option<Pair> {
-        let [found, policy, connection, _] =
+        let [found, policy, connection, limits] =
             self.quarter((class.row + place(column, class.hash) * QUARTER_WORDS).into())?;
-        if found == column { Some(Pair { column, policy, connection }) } else { None }
+        if found == column { Some(Pair { column, policy, connection, limits }) } else { None }
     }
 
     #[inline(always)]

@@ -6,7 +6,8 @@
 //! ```text
 //! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
 //! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
-//! LOCALS[policy, destination] longest prefix   -> connection       (only where policy is not ANY_LOCAL)
+//! LOCALS[policy, destination] longest prefix   -> Local { connection, limits }  (only where policy is not ANY_LOCAL)
+//! LIMITS[limits]                               -> Rules            (only where limits is not NO_LIMITS)
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
 //! BUCKETS[first_bucket + (flow hash & mask)]   -> index into NEXT_HOPS
 //! NEXT_HOPS[index]                             -> NextHop { port, MACs, MTU, scope, .. }
@@ -17,7 +18,7 @@
 
 use crate::{Reason, compiled::POLICY_COLUMN};
 
-/// Capacity of `FAR_ATTACHMENTS` and `PORTS`, and with two more of `COUNTERS`: interfaces, and connections, of one gateway.
+/// Capacity of `FAR_ATTACHMENTS` and `PORTS`, and with two more of `TRAFFIC` and `REFUSALS`: interfaces, and connections, of one gateway.
 pub const MAX_CONNECTIONS: u32 = 4096;
 /// Interface indices below this one have their attachment in `ATTACHMENTS`, others in the slower `FAR_ATTACHMENTS`.
 pub const NEAR_INTERFACES: u32 = 1 << 14;
@@ -33,7 +34,7 @@ pub const MAX_NEIGHBOURS: u32 = 1 << 16;
 /// Buckets of a next-hop group with more than one member; a power of two. Shares are exact to one in this many.
 pub const GROUP_BUCKETS: u32 = 256;
 
-/// `COUNTERS` slot of packets that cannot be told from which connection they came.
+/// Slot of `TRAFFIC` and `REFUSALS`, here *`COUNTERS` slot*, of packets that cannot be told from which connection they came.
 pub const UNATTRIBUTED: u32 = 0;
 /// `COUNTERS` slot of the VPC side.
 pub const VPC: u32 = 1;
@@ -43,6 +44,15 @@ pub const SHARED_SCOPE: u32 = 1 << 13;
 
 /// Policy that admits every local address: [`Remote::connection`] says whose packet it is and `LOCALS` is not asked.
 pub const ANY_LOCAL: u32 = 0;
+
+/// [`Local::limits`] of a prefix that is not limited to protocols or ports: `LIMITS` is not asked.
+pub const NO_LIMITS: u32 = 0;
+/// An entry of `LIMITS` without a rule: it admits nothing, ever.
+pub const ADMITS_NOTHING: u32 = 1;
+/// Capacity of `LIMITS`.
+pub const MAX_LIMITS: u32 = 1 << 13;
+/// Rules of an entry of `LIMITS`.
+pub const LIMIT_RULES: usize = 8;
 
 /// An interface that packets come in on. Key: ifindex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +111,44 @@ pub struct Remote {
     /// `COUNTERS` slot of the connection; where connections share the prefix, of the first that has it.
     pub connection: u32,
 }
+
+/// A local prefix of a policy: by whose pair it is admitted. Eight bytes: replaced as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Local {
+    /// `COUNTERS` slot of the connection; where [`Local::limits`] is not [`NO_LIMITS`], the rules tell it.
+    pub connection: u32,
+    /// Index into `LIMITS`, or [`NO_LIMITS`].
+    pub limits: u32,
+}
+
+/// A pair of selectors that is limited to a protocol and ports (RFC 4301 section 4.4.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Rule {
+    /// `COUNTERS` slot of the connection whose pair it is; [`UNATTRIBUTED`]: there is no rule here, nor behind it.
+    pub connection: u32,
+    /// IP protocol; 0: any.
+    pub protocol: u8,
+    /// [`Rule::PORTS`], or 0.
+    pub flags: u8,
+    pub padding: [u8; 2],
+    /// First and last port of the site's side. Of ICMP and `ICMPv6`, here and below, both sides have one number: the type
+    /// in the high byte, the code in the low one (RFC 7296 section 3.13.1).
+    pub remote: [u16; 2],
+    /// The same of the hub's side.
+    pub local: [u16; 2],
+}
+
+impl Rule {
+    /// It is for some ports alone, so not for packets that show none: fragments (RFC 4301 section 7).
+    pub const PORTS: u8 = 1;
+    pub const NONE: Self =
+        Self { connection: UNATTRIBUTED, protocol: 0, flags: 0, padding: [0; 2], remote: [0; 2], local: [0; 2] };
+}
+
+/// Value of `LIMITS`: the first rule that suits a packet admits it, as one of that rule's connection.
+pub type Rules = [Rule; LIMIT_RULES];
 
 /// What the longest matching prefix of the destination says. Eight bytes: replaced as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -209,17 +257,25 @@ pub struct Vlan {
     pub id: u32,
 }
 
-/// Per CPU and `COUNTERS` slot: counts since the program was loaded. Bytes are those of the IP packet.
+/// Value of `TRAFFIC`, per CPU and `COUNTERS` slot: counts since the program was loaded. Bytes are those of the IP packet.
+///
+/// Apart from the refusals, so that the counts of thousands of connections stay in the CPU's caches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Counters {
+pub struct Traffic {
     /// Came in from the connection, its selectors admitting them.
     pub rx_packets: u64,
     pub rx_bytes: u64,
     /// Sent out to the connection by the program.
     pub tx_packets: u64,
     pub tx_bytes: u64,
-    /// Came in from the connection and were not forwarded, by [`Reason`].
+}
+
+/// Value of `REFUSALS`, per CPU and `COUNTERS` slot: packets that came in from the connection and were not forwarded, by
+/// [`Reason`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Refusals {
     pub reasons: [u64; Reason::COUNT],
 }
 
@@ -229,27 +285,23 @@ const _: () = {
     assert!(size_of::<Scoped<[u8; 4]>>() == 8);
     assert!(size_of::<Scoped<[u8; 16]>>() == 20);
     assert!(size_of::<Remote>() == 8);
+    assert!(size_of::<Local>() == 8);
+    assert!(size_of::<Rule>() == 16 && size_of::<Rules>() == 16 * LIMIT_RULES);
     assert!(size_of::<Route>() == 8);
     assert!(size_of::<NextHop>() == 64);
     assert!(size_of::<Neighbour>() == 24);
     assert!(size_of::<LinkAddress>() == 8);
     assert!(size_of::<Vlan>() == 8);
-    assert!(size_of::<Counters>() == 8 * (4 + Reason::COUNT));
+    assert!(size_of::<Traffic>() == 32);
+    assert!(size_of::<Refusals>() == 8 * Reason::COUNT);
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
 };
 
-impl Counters {
-    /// Counts a packet that the connection's selectors admit.
-    #[inline(always)]
-    pub fn received(&mut self, bytes: u64) {
-        self.rx_packets += 1;
-        self.rx_bytes += bytes;
-    }
-}
-
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Attachment, Counters, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+    use super::{
+        Attachment, LinkAddress, Local, Neighbour, NextHop, Refusals, Remote, Route, Rule, Scoped, Traffic, Vlan,
+    };
 
     macro_rules! pod {
         ($($type:ty),+ $(,)?) => {
@@ -259,5 +311,6 @@ mod pod {
         };
     }
 
-    pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Route, NextHop, Neighbour, LinkAddress, Vlan, Counters,);
+    pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
+    pod!(Vlan, Traffic, Refusals);
 }

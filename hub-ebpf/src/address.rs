@@ -7,10 +7,11 @@ use core::mem::MaybeUninit;
 use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
 use hub_common::{
     compiled, flow,
-    maps::{Remote, Route, SCOPE_BITS, Scoped},
+    maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 
 use crate::{
+    limits::Limited,
     maps,
     parse::{Nobody, Packet, ParseIp},
     rewrite::HopLimit,
@@ -21,7 +22,7 @@ pub type V4 = u32;
 pub type V6 = [u64; 2];
 
 /// An address with its family's tables.
-pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
+pub trait Address: compiled::Key + ParseIp + Nobody + Limited + HopLimit + 'static {
     /// IP version.
     const VERSION: u32;
     /// Bits of an address.
@@ -32,7 +33,7 @@ pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
     type Bytes: 'static;
 
     fn remotes() -> &'static LpmTrie<Scoped<Self::Bytes>, Remote>;
-    fn locals() -> &'static LpmTrie<Scoped<Self::Bytes>, u32>;
+    fn locals() -> &'static LpmTrie<Scoped<Self::Bytes>, Local>;
     /// What the trie of routes says.
     fn route(self) -> Option<Route>;
     /// What a trie says of the address in a scope.
@@ -54,7 +55,7 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn locals() -> &'static LpmTrie<Scoped<[u8; 4]>, u32> {
+    fn locals() -> &'static LpmTrie<Scoped<[u8; 4]>, Local> {
         &maps::LOCALS_V4
     }
 
@@ -91,7 +92,7 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn locals() -> &'static LpmTrie<Scoped<[u8; 16]>, u32> {
+    fn locals() -> &'static LpmTrie<Scoped<[u8; 16]>, Local> {
         &maps::LOCALS_V6
     }
 

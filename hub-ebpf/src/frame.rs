@@ -38,6 +38,9 @@ pub trait Frame {
     /// Bytes of the frame.
     fn length(&self) -> usize;
 
+    /// Where the IP header starts on an interface without link headers: bytes from the start of the frame.
+    fn raw_offset(&self) -> usize;
+
     /// Control word of a tag that is not among the bytes (IEEE 802.1Q), the outermost then.
     fn tag(&self) -> Option<u16>;
 

@@ -6,18 +6,6 @@
 #![no_std]
 #![no_main]
 
-mod address;
-mod frame;
-mod headers;
-mod maps;
-mod nexthop;
-mod parse;
-mod redirect;
-mod rewrite;
-mod route;
-mod selector;
-mod tables;
-
 use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -27,11 +15,13 @@ use hub_common::{
     maps::{Attachment, UNATTRIBUTED},
 };
 
-use crate::{
+use hub_ebpf::{
     address::{Address, V4, V6},
     frame::{Frame, SkbFrame, XdpFrame},
-    parse::Network,
-    redirect::Account,
+    nexthop,
+    parse::{self, Network},
+    redirect::{self, Account},
+    rewrite, route, selector,
     tables::{Compiled, Ends, Tables, Tries},
 };
 
@@ -89,10 +79,10 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
     let ends = Ends::<A, T>::of(&packet)?;
     let route = route::lookup(&ends);
     parse::to_hub(route)?;
-    selector::ingress(&packet, &ends, attachment, &mut account.connection)?;
+    selector::ingress(&packet, frame, &ends, attachment, &mut account.connection)?;
     account.admit(&packet);
     let route = route::judge(route, attachment)?;
-    let next_hop = nexthop::choose(&packet, &ends, &route)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, account, next_hop)
 }

@@ -9,8 +9,9 @@ use aya_ebpf::{
 use hub_common::{
     compiled::{Chunk, MAX_CHUNKS},
     maps::{
-        Attachment, Counters, LinkAddress, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES,
-        NEAR_INTERFACES, Neighbour, NextHop, Remote, Route, Scoped, Vlan, WANTED_BYTES,
+        Attachment, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEIGHBOURS, MAX_NEXT_HOPS,
+        MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
+        WANTED_BYTES,
     },
 };
 
@@ -30,9 +31,12 @@ pub static REMOTES_V4: LpmTrie<Scoped<[u8; 4]>, Remote> = LpmTrie::with_max_entr
 pub static REMOTES_V6: LpmTrie<Scoped<[u8; 16]>, Remote> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 
 #[map]
-pub static LOCALS_V4: LpmTrie<Scoped<[u8; 4]>, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub static LOCALS_V4: LpmTrie<Scoped<[u8; 4]>, Local> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 #[map]
-pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, Local> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+
+#[map]
+pub static LIMITS: Array<Rules> = Array::with_max_entries(MAX_LIMITS, 0);
 
 #[map]
 pub static ROUTES_V4: LpmTrie<[u8; 4], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
@@ -61,4 +65,7 @@ pub static WANTED: RingBuf = RingBuf::with_byte_size(WANTED_BYTES, 0);
 pub static PORTS: DevMap = DevMap::with_max_entries(MAX_CONNECTIONS, 0);
 
 #[map]
-pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_CONNECTIONS + 2, 0);
+pub static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_CONNECTIONS + 2, 0);
+
+#[map]
+pub static REFUSALS: PerCpuArray<Refusals> = PerCpuArray::with_max_entries(MAX_CONNECTIONS + 2, 0);

@@ -9,6 +9,7 @@ use hub_common::{
 
 use crate::{
     address::Address,
+    frame::Frame,
     maps,
     parse::Packet,
     selector,
@@ -16,8 +17,9 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn choose<A: Address, T: Tables<A>>(
+pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
+    frame: &F,
     ends: &Ends<A, T>,
     route: &Route,
 ) -> Result<&'static NextHop, Reason> {
@@ -29,7 +31,7 @@ pub fn choose<A: Address, T: Tables<A>>(
     let index = maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
     let next_hop = maps::NEXT_HOPS.get(*index).ok_or(Reason::NextHopDown)?;
     // First the policy: what is not admitted must not reach the kernel's slow path either.
-    selector::egress(ends, next_hop.scope)?;
+    selector::egress(packet, frame, ends, next_hop.scope)?;
     if next_hop.flags & NextHop::UP == 0 {
         return Err(Reason::NextHopDown);
     }

@@ -70,10 +70,11 @@ pub fn attachment(ifindex: u32) -> Option<Attachment> {
 #[inline(always)]
 pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {
     if attachment.flags & Attachment::ETHERNET == 0 {
-        let header = frame.at::<Ipv4>(0).ok_or(Reason::Malformed)?;
+        let offset = frame.raw_offset();
+        let header = frame.at::<Ipv4>(offset).ok_or(Reason::Malformed)?;
         return match header.version_and_length >> 4 {
-            4 => Ok(Network::Ipv4(0)),
-            6 => Ok(Network::Ipv6(0)),
+            4 => Ok(Network::Ipv4(offset)),
+            6 => Ok(Network::Ipv6(offset)),
             _ => Err(Reason::Malformed),
         };
     }

@@ -1,10 +1,7 @@
 //! Stage 6: out of the right port, and the books: per CPU, by connection and by reason.
 
 use aya_log_ebpf::warn;
-use hub_common::{
-    Reason,
-    maps::{Counters, NextHop},
-};
+use hub_common::{Reason, maps::NextHop};
 
 use crate::{frame::Frame, maps, parse::Packet};
 
@@ -36,11 +33,11 @@ pub fn redirect<F: Frame>(frame: &F, account: &Account, next_hop: &NextHop) -> R
         log_gone_port(frame, account.connection, next_hop);
         return Err(Reason::RedirectFailed);
     };
-    count(account.connection, |counters| counters.received(account.bytes));
-    count(next_hop.connection, |counters| {
-        counters.tx_packets += 1;
-        counters.tx_bytes += account.bytes;
-    });
+    received(account);
+    if let Some(traffic) = own(maps::TRAFFIC.get_ptr_mut(next_hop.connection)) {
+        traffic.tx_packets += 1;
+        traffic.tx_bytes += account.bytes;
+    }
     Ok(action)
 }
 
@@ -48,8 +45,8 @@ pub fn redirect<F: Frame>(frame: &F, account: &Account, next_hop: &NextHop) -> R
 /// such packet of a connection and CPU, so that a flood of packets is no flood of messages.
 #[inline(always)]
 fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
-    let counters = maps::COUNTERS.get(connection);
-    let before = counters.map_or(0, |counters| counters.reasons[Reason::RedirectFailed as usize]);
+    let refusals = maps::REFUSALS.get(connection);
+    let before = refusals.map_or(0, |refusals| refusals.reasons[Reason::RedirectFailed as usize]);
     if before & (before + 1) == 0 {
         warn!(frame.context(), "port {} of interface {} is gone: packet dropped", next_hop.port, next_hop.ifindex);
     }
@@ -58,22 +55,31 @@ fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
 /// Ends the way of a packet that is not forwarded.
 #[inline(always)]
 pub fn refuse<F: Frame>(account: &Account, reason: Reason) -> u32 {
-    count(account.connection, |counters| {
-        if account.bytes != 0 {
-            counters.received(account.bytes);
-        }
-        // The number of a reason is below the length; the verifier wants to see it.
-        if let Some(counter) = counters.reasons.get_mut(reason as usize) {
-            *counter += 1;
-        }
-    });
+    if account.bytes != 0 {
+        received(account);
+    }
+    // The number of a reason is below the length; the verifier wants to see it.
+    if let Some(refusals) = own(maps::REFUSALS.get_ptr_mut(account.connection))
+        && let Some(counter) = refusals.reasons.get_mut(reason as usize)
+    {
+        *counter += 1;
+    }
     if reason.is_drop() { F::DROP } else { F::PASS }
 }
 
+/// Counts a packet that its connection's selectors have admitted.
 #[inline(always)]
-fn count(connection: u32, update: impl FnOnce(&mut Counters)) {
-    if let Some(counters) = maps::COUNTERS.get_ptr_mut(connection) {
-        // SAFETY: the element is this CPU's own, and programs of XDP and TC ingress do not interrupt one another on a CPU.
-        update(unsafe { &mut *counters });
+fn received(account: &Account) {
+    if let Some(traffic) = own(maps::TRAFFIC.get_ptr_mut(account.connection)) {
+        traffic.rx_packets += 1;
+        traffic.rx_bytes += account.bytes;
     }
+}
+
+/// An element of a per-CPU array, to write to.
+#[inline(always)]
+fn own<'a, T>(element: Option<*mut T>) -> Option<&'a mut T> {
+    // SAFETY: the element is this CPU's own, programs of XDP and TC ingress do not interrupt one another on a CPU, and no
+    // reference is kept while another is made.
+    element.map(|element| unsafe { &mut *element })
 }

@@ -4,7 +4,7 @@
 use hub_common::{
     Reason,
     compiled::{Chunk, Class, Memory, POLICY_COLUMN, Pair, Reader},
-    maps::{Remote, Route},
+    maps::{Local, Remote, Route},
 };
 
 use crate::{address::Address, maps, parse::Packet};
@@ -20,8 +20,8 @@ pub trait Tables<A>: Sized {
     fn route(&self, address: Self::Known) -> Option<Route>;
     /// What the longest matching remote prefix of a scope says.
     fn remote(&self, address: Self::Known, scope: u32) -> Option<Remote>;
-    /// The connection by whose pair a policy admits the address.
-    fn local(&self, address: Self::Known, policy: u32) -> Option<u32>;
+    /// By whose pair a policy admits the address.
+    fn local(&self, address: Self::Known, policy: u32) -> Option<Local>;
 }
 
 /// The packet's addresses, as the tables know them.
@@ -69,7 +69,7 @@ impl<A: Address> Tables<A> for Tries {
     }
 
     #[inline(always)]
-    fn local(&self, address: A, policy: u32) -> Option<u32> {
+    fn local(&self, address: A, policy: u32) -> Option<Local> {
         address.scoped(A::locals(), policy)
     }
 }
@@ -101,8 +101,8 @@ impl<A: Address> Tables<A> for Compiled {
     }
 
     #[inline(always)]
-    fn local(&self, class: Class, policy: u32) -> Option<u32> {
-        Some(self.column::<A>(class, policy + POLICY_COLUMN)?.connection)
+    fn local(&self, class: Class, policy: u32) -> Option<Local> {
+        Some(self.column::<A>(class, policy + POLICY_COLUMN)?.local())
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod kernel;
 mod liveness;
+mod selectors;
 mod snapshot;
 mod tables;
 
@@ -30,18 +31,20 @@ pub use self::{kernel::Settled, snapshot::Snapshot};
 use crate::{
     attachments::Attachments,
     compile::Inputs,
-    config::{Config, difference::Difference},
+    config::{Config, difference::Difference, model::Source},
     dataplane::{Dataplane, Mode},
     event::Event,
     health::{self, Prober},
     layout::Layout,
-    netlink::{Changes, Failure, Follower, HostState},
+    netlink::{Changes, Failure, Follower, HostState, Interfaces},
     rib::Rib,
+    selectors::Agreements,
     slots::Full,
     sole::Sole,
     state::{Liveness, State, States},
     tables::Ingress,
     vici::driver::Driver,
+    xfrm,
 };
 
 /// What is asked of the agent.
@@ -82,6 +85,10 @@ pub struct Agent {
     rib: Arc<Rib>,
     /// As last compiled.
     ingress: Ingress,
+    /// What SAs admit.
+    agreements: Agreements,
+    /// Connections for which that is otherwise than last told.
+    untold_selectors: BTreeSet<String>,
     liveness: Liveness,
     states: Arc<States>,
     /// When a connection that is held may be up.
@@ -91,6 +98,10 @@ pub struct Agent {
     events: broadcast::Sender<Event>,
     /// Keeps strongSwan in step, and tells how its tunnels are.
     ike: Driver,
+    /// Makes xfrm interfaces.
+    interfaces: Interfaces,
+    /// Knows the SAs that others make.
+    xfrm: xfrm::follow::Follower,
     prober: Prober,
     verdicts: mpsc::UnboundedReceiver<health::Event>,
     attachments: Attachments,
@@ -114,6 +125,7 @@ pub struct Agent {
 
 /// What has changed.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 struct Pending {
     host: Changes,
     /// Connections, the VPC or settings; routes are the RIB's business.
@@ -122,6 +134,8 @@ struct Pending {
     states: bool,
     /// One has.
     ways: bool,
+    /// SAs admit something else.
+    selectors: bool,
 }
 
 impl Agent {
@@ -138,6 +152,8 @@ impl Agent {
         let mut agent = Self {
             rib: Arc::new(Rib::build(&config, &host)),
             ike: Driver::start(&config),
+            interfaces: Interfaces::start()?,
+            xfrm: xfrm::follow::Follower::start(),
             config,
             host,
             follower,
@@ -145,6 +161,8 @@ impl Agent {
             wanted_neighbours,
             layout: Layout::default(),
             ingress: Ingress::default(),
+            agreements: Agreements::new(),
+            untold_selectors: BTreeSet::new(),
             liveness: Liveness::default(),
             states: Arc::default(),
             hold_ends: None,
@@ -157,7 +175,7 @@ impl Agent {
             kernel: Kernel::start(reports)?,
             settled,
             refused: Vec::new(),
-            pending: Pending { host: Changes::everything(), config: true, states: true, ways: true },
+            pending: Pending { host: Changes::everything(), config: true, states: true, ways: true, selectors: true },
             grace: None,
             is_starting: true,
             follow_after: Instant::now(),
@@ -222,6 +240,14 @@ impl Agent {
                     self.pending.states = true;
                     self.follow(Changes::default());
                 }
+                () = self.interfaces.changed() => {
+                    self.pending.states = true;
+                    self.follow(Changes::default());
+                }
+                () = self.xfrm.changed() => {
+                    self.pending.states = true;
+                    self.follow(Changes::default());
+                }
                 () = until(self.hold_ends) => {
                     self.pending.states = true;
                     self.follow(Changes::default());
@@ -253,7 +279,7 @@ impl Agent {
         for failure in report.failures {
             warn!("not removed: {failure}");
         }
-        Ok(())
+        self.interfaces.clear().await.context("cannot remove the interfaces of the agent")
     }
 
     fn follow(&mut self, changes: Changes) {
@@ -282,24 +308,30 @@ impl Agent {
         }
         let Changes { links, addresses, neighbours, gateways, .. } = self.pending.host;
         let Pending { config, states, .. } = self.pending;
+        if config {
+            self.interfaces.want(self.config.xfrm_links());
+            self.xfrm.want(self.config.connections.values().any(|connection| connection.selectors == Source::Xfrm));
+        }
         if links || neighbours || config {
             self.prober.set(health::targets(&self.config, &self.host));
         }
         let mut result = Ok(());
         if links || states || config {
+            self.pending.selectors |= self.agree();
             self.pending.ways |= self.judge();
             if (links || self.pending.ways) && !config {
                 result = self.steer();
             }
             self.tell_states();
         }
-        let ways = self.pending.ways;
+        let Pending { ways, selectors, .. } = self.pending;
         let own = links || addresses || gateways || config;
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        if links || neighbours || config || ways || self.rib.changed().len() > 0 {
-            self.kernel.follow(inputs(&self.config, &self.host, &self.states, &self.by_tc), &self.rib);
+        if links || neighbours || config || ways || selectors || self.rib.changed().len() > 0 {
+            self.kernel
+                .follow(inputs(&self.config, &self.host, &self.states, &self.agreements, &self.by_tc), &self.rib);
             if self.is_starting {
                 // The kernel takes its time for many routes: meanwhile there is more to do.
                 self.kernel.plan(&self.rib, &self.config);
@@ -307,7 +339,7 @@ impl Agent {
             let in_force = Arc::clone(&self.config);
             let interfaces = interfaces(&in_force);
             self.by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
-            result = result.and(self.write_tables(links || neighbours || config));
+            result = result.and(self.write_tables(links || neighbours || config || selectors));
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
             let by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
             if by_tc != self.by_tc {
@@ -316,8 +348,13 @@ impl Agent {
                 result = result.and(self.write_tables(true));
             }
             let attached = attached(&interfaces, &self.host, &self.dataplane);
-            self.kernel.lead(inputs(&self.config, &self.host, &self.states, &self.by_tc), &self.rib, &attached);
+            self.kernel.lead(
+                inputs(&self.config, &self.host, &self.states, &self.agreements, &self.by_tc),
+                &self.rib,
+                &attached,
+            );
         }
+        self.tell_selectors();
         if (links || addresses) && !self.is_starting {
             // The kernel drops routes of its own accord when a link or an address goes.
             self.kernel.audit();
@@ -385,8 +422,14 @@ impl Agent {
     }
 }
 
-fn inputs<'a>(config: &'a Config, host: &'a HostState, states: &'a States, by_tc: &'a BTreeSet<u32>) -> Inputs<'a> {
-    Inputs { config, host, states, by_tc }
+fn inputs<'a>(
+    config: &'a Config,
+    host: &'a HostState,
+    states: &'a States,
+    agreements: &'a Agreements,
+    by_tc: &'a BTreeSet<u32>,
+) -> Inputs<'a> {
+    Inputs { config, host, states, agreements, by_tc }
 }
 
 /// Names of all interfaces that are to be attached to.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, convert::Infallible, sync::atomic::AtomicU32};
 
 use hub_common::{
     compiled::{self, CHUNK_WORDS, Chunk, Key, POLICY_COLUMN, Reader},
-    maps::{Remote, Route},
+    maps::{Local, Remote, Route},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -28,6 +28,9 @@ impl Backing for Heap {
     }
 }
 
+/// Policy, connection and limits.
+type Told = (u32, u32, u32);
+
 /// The memory as the program sees it.
 struct Seen<'a>(&'a [AtomicU32]);
 
@@ -47,17 +50,17 @@ impl Compiled<Heap> {
 }
 
 impl Seen<'_> {
-    fn ask<K: Key>(&self, address: K, columns: &[u32]) -> (Option<Route>, Vec<Option<(u32, u32)>>) {
+    fn ask<K: Key>(&self, address: K, columns: &[u32]) -> (Option<Route>, Vec<Option<Told>>) {
         let reader = Reader::new(self).unwrap();
         let (class, default) = (reader.find(address).unwrap(), reader.default_class::<K>().unwrap());
         let pair = |column: &u32| {
             let pair = reader.pair(&class, *column).or_else(|| reader.pair(&default, *column));
-            pair.map(|pair| (pair.policy, pair.connection))
+            pair.map(|pair| (pair.policy, pair.connection, pair.limits))
         };
         (class.route().or(default.route()), columns.iter().map(pair).collect())
     }
 
-    fn answer(&self, family: Family, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<(u32, u32)>>) {
+    fn answer(&self, family: Family, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<Told>>) {
         match family {
             Family::V4 => self.ask((address >> 96) as u32, columns),
             Family::V6 => self.ask([(address >> 64) as u64, address as u64], columns),
@@ -69,7 +72,7 @@ impl Seen<'_> {
 #[derive(Default)]
 struct Reference {
     routes: BTreeMap<(u128, u8), Route>,
-    pairs: BTreeMap<(u32, (u128, u8)), (u32, u32)>,
+    pairs: BTreeMap<(u32, (u128, u8)), Told>,
 }
 
 fn contains((bits, length): (u128, u8), address: u128) -> bool {
@@ -78,21 +81,21 @@ fn contains((bits, length): (u128, u8), address: u128) -> bool {
 
 impl Reference {
     fn apply(&mut self, prefix: (u128, u8), change: Change) {
-        let mut pair = |column: u32, value: Option<(u32, u32)>| match value {
+        let mut pair = |column: u32, value: Option<Told>| match value {
             Some(value) => drop(self.pairs.insert((column, prefix), value)),
             None => drop(self.pairs.remove(&(column, prefix))),
         };
         match change {
             Change::Route(Some(route)) => drop(self.routes.insert(prefix, route)),
             Change::Route(None) => drop(self.routes.remove(&prefix)),
-            Change::Remote { scope, remote } => pair(scope, remote.map(|remote| (remote.policy, remote.connection))),
-            Change::Local { policy, connection } => {
-                pair(policy + POLICY_COLUMN, connection.map(|connection| (0, connection)));
+            Change::Remote { scope, remote } => pair(scope, remote.map(|remote| (remote.policy, remote.connection, 0))),
+            Change::Local { policy, local } => {
+                pair(policy + POLICY_COLUMN, local.map(|local| (0, local.connection, local.limits)));
             }
         }
     }
 
-    fn answer(&self, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<(u32, u32)>>) {
+    fn answer(&self, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<Told>>) {
         let route = self.routes.iter().filter(|(prefix, _)| contains(**prefix, address));
         let route = route.max_by_key(|((_, length), _)| *length).map(|(_, route)| *route);
         let pair = |column: &u32| {
@@ -161,7 +164,8 @@ fn change(random: &mut StdRng) -> Change {
     match random.random_range(0..4) {
         0 | 1 => Change::Route((!gone).then_some(Route { first_bucket: number, bucket_mask: 255, flags: 0 })),
         _ if column >= POLICY_COLUMN => {
-            Change::Local { policy: column - POLICY_COLUMN, connection: (!gone).then_some(number) }
+            let local = Local { connection: number, limits: number % 3 };
+            Change::Local { policy: column - POLICY_COLUMN, local: (!gone).then_some(local) }
         }
         _ => Change::Remote { scope: column, remote: (!gone).then_some(Remote { policy: 1, connection: number }) },
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::State;
 
-/// A connection's state changed, or the reason for it.
+/// A connection's state changed, or the reason for it, or what its SAs admit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Seconds since 1970-01-01 00:00 UTC.
@@ -17,6 +17,9 @@ pub struct Event {
     pub was: Option<State>,
     /// Why it is not up.
     pub reason: Option<String>,
+    /// Selectors in force, where SAs tell them, as in the status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selectors: Option<Vec<String>>,
 }
 
 /// The time of an event that happens now.

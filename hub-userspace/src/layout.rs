@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use hub_common::maps::{GROUP_BUCKETS, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEXT_HOPS, NextHop, VPC};
+use hub_common::maps::{
+    ADMITS_NOTHING, GROUP_BUCKETS, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop, Rules, VPC,
+};
 
 use crate::{
     buckets,
@@ -44,6 +46,8 @@ pub struct IngressLayout {
     /// Index into `PORTS`, by ifindex.
     pub ports: Slots<u32>,
     pub policies: Slots<Policy>,
+    /// Index into `LIMITS`.
+    pub limits: Slots<Rules>,
 }
 
 /// Numbers of what [`crate::tables::Ways`] holds, and who has which bucket.
@@ -70,6 +74,8 @@ impl Default for IngressLayout {
             ports: Slots::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
             policies: Slots::new("different sets of local selectors", 1..u32::MAX),
+            // Below: hub_common::maps::NO_LIMITS.
+            limits: Slots::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_LIMITS),
         }
     }
 }
@@ -87,12 +93,13 @@ impl Default for WaysLayout {
 
 impl Layout {
     /// All the numbers.
-    fn all(&mut self) -> [&mut dyn Numbers; 6] {
+    fn all(&mut self) -> [&mut dyn Numbers; 7] {
         let Self { ingress, ways } = self;
         [
             &mut ingress.connections,
             &mut ingress.ports,
             &mut ingress.policies,
+            &mut ingress.limits,
             &mut ways.next_hops,
             &mut ways.singles,
             &mut ways.shared,
@@ -118,12 +125,14 @@ impl IngressLayout {
         self.connections.begin();
         self.ports.begin();
         self.policies.begin();
+        self.limits.begin();
     }
 
     pub fn end(&mut self) {
         self.connections.end();
         self.ports.end();
         self.policies.end();
+        self.limits.end();
     }
 }
 

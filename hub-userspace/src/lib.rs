@@ -4,6 +4,7 @@
 //! [`tables`] of the kernel program, [`diff`] finds what changed, [`dataplane`] alone writes. See ARCHITECTURE.md.
 
 pub mod agent;
+pub mod agreement;
 pub mod api;
 pub mod attachments;
 pub mod buckets;
@@ -17,6 +18,7 @@ pub mod diff;
 pub mod event;
 pub mod health;
 pub mod layout;
+pub mod limit;
 pub mod netlink;
 pub mod peer_config;
 pub mod rib;
@@ -29,3 +31,4 @@ pub mod status;
 pub mod tables;
 pub mod vici;
 pub mod view;
+pub mod xfrm;

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     config,
     netlink::HostState,
+    selectors::Agreements,
     state::{State, States},
 };
 
@@ -35,6 +36,7 @@ fn host() -> HostState {
         admin_up: true,
         running: true,
         vlan: None,
+        if_id: None,
     };
     let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
     let mut host = HostState::default();
@@ -61,7 +63,13 @@ fn net(text: &str) -> IpNet {
 #[test]
 fn an_action_has_the_active_members_as_the_kernel_shows_them() {
     let (config, host, states) = (configuration(), host(), all_up());
-    let inputs = Inputs { config: &config, host: &host, states: &states, by_tc: &BTreeSet::new() };
+    let inputs = Inputs {
+        config: &config,
+        host: &host,
+        states: &states,
+        agreements: &Agreements::new(),
+        by_tc: &BTreeSet::new(),
+    };
     let next_hops = |members: &[(&str, u8)], family| match action(inputs, &self::members(members), family) {
         Some(RouteAction::Unicast { next_hops }) => next_hops,
         other => panic!("{other:?}"),
@@ -77,7 +85,13 @@ fn members_whose_interface_is_down_or_missing_have_no_part_in_an_action() {
     let (config, mut host, states) = (configuration(), host(), all_up());
     host.links.remove(&3);
     host.links.get_mut(&7).unwrap().running = false;
-    let inputs = Inputs { config: &config, host: &host, states: &states, by_tc: &BTreeSet::new() };
+    let inputs = Inputs {
+        config: &config,
+        host: &host,
+        states: &states,
+        agreements: &Agreements::new(),
+        by_tc: &BTreeSet::new(),
+    };
     let action = |of: &[(&str, u8)]| action(inputs, &members(of), Family::V4);
     let one = RouteAction::Unicast { next_hops: vec![hop(5, Some("10.5.0.2"), 1)] };
     assert_eq!(action(&[("a", 1), ("b", 1), ("c", 1)]), Some(one));

@@ -1,14 +1,11 @@
 //! Whether a connection can carry traffic.
 
-use std::{collections::BTreeMap, iter, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{
-        ipsec::Ipsec,
-        model::{Config, Connection},
-    },
+    config::model::{Config, Connection},
     netlink::{HostState, Link},
 };
 
@@ -52,19 +49,19 @@ pub struct Entry {
 }
 
 impl Liveness {
-    /// Judges every connection of the configuration; `ipsec` knows those that have IPsec, and `health` those that have a
-    /// health check, once it has come to a verdict.
+    /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and finds nothing
+    /// wrong with others; `health` knows those that have a health check, once it has come to a verdict.
     pub fn judge(
         &mut self,
         config: &Config,
         host: &HostState,
-        ipsec: impl Fn(&str, &Ipsec) -> Option<bool>,
+        tunnel: impl Fn(&str, &Connection) -> Option<bool>,
         health: impl Fn(&str) -> Option<bool>,
         now: Instant,
     ) {
         self.connections.retain(|name, _| config.connections.contains_key(name));
         for (name, connection) in &config.connections {
-            let evidence = evidence(connection, host, |own| ipsec(name, own), || health(name));
+            let evidence = evidence(connection, host, tunnel(name, connection), || health(name));
             match self.connections.get_mut(name) {
                 Some(entry) => entry.judge(connection, evidence, now),
                 None => {
@@ -146,12 +143,11 @@ fn seen(state: State) -> State {
 fn evidence(
     connection: &Connection,
     host: &HostState,
-    ipsec: impl Fn(&Ipsec) -> Option<bool>,
+    tunnel: Option<bool>,
     health: impl Fn() -> Option<bool>,
 ) -> Evidence {
     let link = host.link(&connection.interface).is_some_and(Link::is_up);
-    let ipsec = connection.ipsec.as_ref().map(ipsec);
-    weigh(iter::once(Some(link)).chain(ipsec).chain(connection.health_check.map(|_| health())))
+    weigh([Some(link), tunnel].into_iter().chain(connection.health_check.map(|_| health())))
 }
 
 /// Of those that are asked, one that says no counts most, then one that does not know yet.
@@ -168,7 +164,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Entry, Evidence, State, weigh};
-    use crate::config::model::Connection;
+    use crate::config::model::{Connection, Source};
 
     const DELAY: Duration = Duration::from_secs(2);
 
@@ -183,6 +179,7 @@ mod tests {
             health_check: None,
             up_delay: DELAY,
             ipsec: None,
+            selectors: Source::File,
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use hub_common::{Reason, maps::Counters};
+use hub_common::Reason;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dataplane::Counters,
+    selectors::Pair,
     state::State,
     vici::{selector::TrafficSelector, table::Tunnel},
 };
@@ -76,6 +78,13 @@ pub struct Ipsec {
     pub ike: Option<String>,
     /// Child SAs that carry traffic.
     pub children: Vec<Child>,
+    /// What the kernel program admits by them, as `10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]`: the site's side, and
+    /// the hub's. Nothing where the file's selectors are in force.
+    #[serde(default)]
+    pub selectors: Option<Vec<String>>,
+    /// What of that the program does not admit, and why.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// What was in the way when it was tried last.
     pub fault: Option<String>,
 }
@@ -94,6 +103,9 @@ pub struct Child {
     /// brackets.
     pub local: Vec<String>,
     pub remote: Vec<String>,
+    /// The same as pairs: the site's side, and the hub's.
+    #[serde(default)]
+    pub selectors: Vec<String>,
 }
 
 /// How a health check is doing.
@@ -143,9 +155,11 @@ impl From<&Tunnel> for Ipsec {
             seconds: child.age,
             local: texts(&child.local),
             remote: texts(&child.remote),
+            selectors: child.pairs().iter().map(Pair::to_string).collect(),
         });
         let fault = tunnel.fault.map(|fault| fault.to_string());
-        Self { ike: tunnel.ike.clone(), children: children.collect(), fault }
+        let children = children.collect();
+        Self { ike: tunnel.ike.clone(), children, selectors: None, problems: Vec::new(), fault }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the program's maps hold, as the agent wants it: plain data, compared by [`crate::diff`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use hub_common::maps::{Attachment, LinkAddress, Neighbour, NextHop, Remote, Route, Scoped, Vlan};
+use hub_common::maps::{Attachment, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan};
 use ipnet::IpNet;
 
 /// Where packets come in and whom they are from: everything before the route is looked up.
@@ -16,17 +16,20 @@ pub struct Ingress {
     pub vlans: BTreeMap<Vlan, u32>,
     pub v4: Family<[u8; 4]>,
     pub v6: Family<[u8; 16]>,
+    pub limits: BTreeMap<u32, Rules>,
     pub neighbours: BTreeMap<Neighbour, LinkAddress>,
     /// ifindex, by port.
     pub ports: BTreeMap<u32, u32>,
+    /// In no map: slots of connections with more limits to protocols and ports than there is room for. What is beyond
+    /// is not admitted.
+    pub cut: BTreeSet<u32>,
 }
 
 /// The maps that there are for each address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Family<A> {
     pub remotes: BTreeMap<Prefix<Scoped<A>>, Remote>,
-    /// `COUNTERS` slot of the connection.
-    pub locals: BTreeMap<Prefix<Scoped<A>>, u32>,
+    pub locals: BTreeMap<Prefix<Scoped<A>>, Local>,
 }
 
 impl<A> Default for Family<A> {

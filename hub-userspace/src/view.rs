@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::{
     event::Event,
     state::State,
-    status::{Connection, Reasons, Route, Status, Traffic},
+    status::{Child, Connection, Ipsec, Reasons, Route, Status, Traffic},
 };
 
 /// The whole status.
@@ -55,9 +55,13 @@ pub fn connections(connections: &[Connection]) -> String {
 
 /// An event on a line of its own, which a log file's reader can sort by time.
 pub fn event(event: &Event) -> String {
-    let Event { time, connection, state: now, reason, .. } = event;
+    let Event { time, connection, state: now, reason, selectors, .. } = event;
     let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("{time:.3} {connection} {}{reason}\n", state(*now))
+    let selectors = match selectors {
+        Some(selectors) if !selectors.is_empty() => format!(", for {}", selectors.join(", ")),
+        _ => String::new(),
+    };
+    format!("{time:.3} {connection} {}{reason}{selectors}\n", state(*now))
 }
 
 /// Why it is not up, or not attached as it should be; a line each.
@@ -65,7 +69,19 @@ fn notes_of(connection: &Connection) -> String {
     let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
     let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
     told.dedup();
-    told.into_iter().map(|reason| format!("{}: {reason}\n", connection.name)).collect::<Vec<_>>().concat()
+    let mut notes: Vec<String> = told.into_iter().map(str::to_owned).collect();
+    notes.extend(connection.ipsec.iter().flat_map(notes_of_ipsec));
+    notes.into_iter().map(|note| format!("{}: {note}\n", connection.name)).collect::<Vec<_>>().concat()
+}
+
+/// The tunnel in a line each: the SAs, and what of them is not admitted.
+fn notes_of_ipsec(ipsec: &Ipsec) -> Vec<String> {
+    let child = |child: &Child| {
+        let Child { spi_in, spi_out, bytes_in, bytes_out, seconds, selectors, .. } = child;
+        let selectors = selectors.join(", ");
+        format!("SA {spi_in} in ({bytes_in} bytes), {spi_out} out ({bytes_out} bytes), {seconds} s old: {selectors}")
+    };
+    ipsec.children.iter().map(child).chain(ipsec.problems.iter().cloned()).collect()
 }
 
 /// Routes with their shares.

@@ -42,7 +42,7 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
 
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
     // aya-build watches the package itself. The rest that the program is made of:
-    for part in ["hub-common", "Cargo.toml", "Cargo.lock"] {
+    for part in ["hub-common", "hub-ebpf/src", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", workspace.join(part).display());
     }
     share_target_dir(package)?;

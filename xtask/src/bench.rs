@@ -13,14 +13,14 @@ use crate::{
     setup::{self, host},
 };
 
-/// Measures forwarding, how it scales, failover, changes under load, or updates of what was just built.
+/// Measures forwarding, stage by stage too, how it scales, failover, changes under load, or updates of what was just built.
 ///
 /// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
 /// it, it asks for it through sudo once all is built. benches/README.md says how it is measured and what to make of it.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  cargo xtask bench forward --quick\n  \
+#[command(after_help = "Examples:\n  cargo xtask bench forward --quick\n  cargo xtask bench lookup --quick\n  \
                         cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
                         cargo xtask bench change --seconds 5\n  cargo xtask bench update --json update.json\n  \
                         cargo xtask bench failover -- --help")]
@@ -37,6 +37,8 @@ pub struct Args {
 enum Name {
     /// What a frame costs by who forwards it (the hub, the kernel's ways), by routes and destinations
     Forward,
+    /// What each stage of the hub's program costs: a ladder from an empty program to the whole hub
+    Lookup,
     /// Whether a frame costs more with more next hops, connections or selectors, and in generic mode
     Scale,
     /// How many bytes a second TCP gets through the hub, and through the kernel's own forwarding (installs iperf3)
@@ -57,6 +59,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let name = match args.name {
         Name::Forward => "forward",
+        Name::Lookup => "lookup",
         Name::Scale => "scale",
         Name::Tcp => "tcp",
         Name::Pktgen => "pktgen",

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::XdpContext;
 
-use crate::shape::Head;
+use crate::shape::{Head, Layout, Settings};
 
 /// The first `WORDS` words of the frame, if it has as many.
 #[inline(always)]
@@ -15,6 +15,21 @@ pub fn head<const WORDS: usize>(context: &mut XdpContext) -> Option<&mut Head<WO
     // frame. Alignment: a test run lays its frames 256 bytes behind an 8-aligned struct (net/bpf/test_run.c), and that
     // is where they stay until the sink; where a driver copies one, both x86-64 and arm64 load words from any address.
     Some(unsafe { &mut *(start as *mut Head<WORDS>) })
+}
+
+/// Makes the frame number `number`: all of the head is written, whatever was there.
+#[inline(always)]
+pub fn write<const WORDS: usize>(
+    context: &mut XdpContext,
+    settings: &Settings,
+    layout: &Layout,
+    number: u32,
+) -> Option<()> {
+    let head = head::<WORDS>(context)?;
+    *head = settings.sent.first();
+    layout.number(head, settings, number);
+    layout.sum_header(head, settings);
+    Some(())
 }
 
 /// The first `N` bytes of the frame, if it has as many.

@@ -39,10 +39,7 @@ fn make<const WORDS: usize>(context: &mut XdpContext, settings: &Settings, layou
     if number.wrapping_sub(arrived) >= settings.window {
         return None;
     }
-    let head = frame::head::<WORDS>(context)?;
-    *head = settings.sent.first();
-    layout.number(head, settings, number);
-    layout.sum_header(head, settings);
+    frame::write::<WORDS>(context, settings, layout, number)?;
     *sequence += 1;
     Some(())
 }

@@ -8,14 +8,14 @@ mod bare;
 mod expect;
 mod fan;
 mod fib;
-mod frame;
 mod generator;
 mod maps;
 mod pass;
 mod pktgen;
-mod shape;
 mod sink;
 mod tunnels;
+
+use benches_ebpf::{frame, shape};
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -127,12 +127,7 @@ impl Hubs {
         binary: &Path,
         (family, routes): (Family, u32),
     ) -> Result<Duration> {
-        let lookup = program.lookup().context("not an agent")?;
-        let config = routes::config(&SITES, family, routes);
-        let config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
-        let hub = Hub::make(false)?;
-        let running = Running::start(binary, &hub.world[HUB], &config)?;
-        running.rest()?;
+        let (running, hub) = with_agent(program, binary, &routes::config(&SITES, family, routes))?;
         programs.attach("sink", &hub.sink)?;
         let ready = running.ready;
         self.agents.push((program, running, hub));
@@ -183,10 +178,21 @@ impl Hubs {
     }
 }
 
-fn flood(programs: &mut Programs, hub: &Hub, program: Program, load: Load) -> Result<Report> {
-    let Load { family, routes, destinations, bytes, frames, cpu } = load;
+/// A world with an agent: started, its tables written, at rest.
+pub fn with_agent(program: Program, binary: &Path, config: &str) -> Result<(Running, Hub)> {
+    let lookup = program.lookup().context("not an agent")?;
+    let config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
+    let hub = Hub::make(false)?;
+    let running = Running::start(binary, &hub.world[HUB], &config)?;
+    running.rest()?;
+    Ok((running, hub))
+}
+
+/// The frames of a run.
+pub fn traffic(program: Program, load: Load) -> Traffic {
+    let Load { family, routes, destinations, bytes, .. } = load;
     let flows = (FLOWS / destinations).clamp(1, FLOWS_EACH);
-    let traffic = Traffic {
+    Traffic {
         source: family.host(&A),
         destination: family.all(),
         spread: routes::spread(routes, destinations),
@@ -194,8 +200,11 @@ fn flood(programs: &mut Programs, hub: &Hub, program: Program, load: Load) -> Re
         flows,
         bytes,
         untouched: program == Program::Bare,
-    };
-    flood_with(programs, hub, &traffic, frames, cpu)
+    }
+}
+
+fn flood(programs: &mut Programs, hub: &Hub, program: Program, load: Load) -> Result<Report> {
+    flood_with(programs, hub, &traffic(program, load), load.frames, load.cpu)
 }
 
 /// Warms up and floods, all on this thread and so on one core.

@@ -1,4 +1,5 @@
 //! The ratio to `bare` by routes, as SVG: a panel for each family, number of destinations and length, a line a program.
+//! On a ground of its own, so that it can be read on light pages and dark ones.
 
 use anyhow::{Result, anyhow};
 use plotters::{
@@ -7,7 +8,7 @@ use plotters::{
     element::{Circle, PathElement},
     prelude::{IntoLogRange as _, SVGBackend},
     series::LineSeries,
-    style::{BLACK, Color as _, RGBColor, WHITE},
+    style::{Color as _, IntoFont as _, RGBColor},
 };
 
 use super::{
@@ -16,11 +17,15 @@ use super::{
     routes::Family,
 };
 
-const PANEL: (u32, u32) = (520, 340);
+const PANEL: (u32, u32) = (480, 400);
+const FONT: &str = "Helvetica, Arial, sans-serif";
+const GROUND: RGBColor = RGBColor(252, 252, 250);
+const INK: RGBColor = RGBColor(40, 40, 40);
 /// Colours that are told apart also by those who see few of them (Okabe and Ito).
-const PROGRAMS: [(Program, RGBColor); 5] = [
+const PROGRAMS: [(Program, RGBColor); 6] = [
     (Program::Bare, RGBColor(120, 120, 120)),
     (Program::Hub, RGBColor(213, 94, 0)),
+    (Program::HubLpm, RGBColor(230, 159, 0)),
     (Program::Fib, RGBColor(0, 114, 178)),
     (Program::Kernel, RGBColor(0, 158, 115)),
     (Program::FlowTable, RGBColor(204, 121, 167)),
@@ -46,9 +51,12 @@ pub fn svg(rows: &[Row], dimensions: &Dimensions) -> Result<String> {
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        root.fill(&WHITE).map_err(drawing)?;
+        root.fill(&GROUND).map_err(drawing)?;
+        // One height for all, so that they can be compared. The names stand above the lines.
+        let points = panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
+        let top = points.map(|point| point.1).fold(1.0, f64::max) * 4.0;
         for (area, panel) in root.split_evenly((lines, columns)).iter().zip(&panels) {
-            draw(area, panel).map_err(drawing)?;
+            draw(area, panel, top).map_err(drawing)?;
         }
         root.present().map_err(drawing)?;
     }
@@ -90,42 +98,61 @@ fn panel(rows: &[Row], family: Family, destinations: u32, bytes: u32) -> Panel {
 
 type Failed = DrawingAreaErrorKind<std::io::Error>;
 
-fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Panel) -> Result<(), Failed> {
+fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Panel, top: f64) -> Result<(), Failed> {
     let points = || panel.lines.iter().flat_map(|line| &line.points);
     let least = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
     let most = points().map(|point| point.0).fold(0.0, f64::max);
-    // The names stand above the lines.
-    let top = points().map(|point| point.1).fold(1.0, f64::max) * 1.45;
+    let text = |size: u32| (FONT, size).into_font().color(&INK);
     let mut chart = ChartBuilder::on(area)
-        .margin(12)
-        .caption(&panel.title, ("sans-serif", 16))
-        .x_label_area_size(36)
-        .y_label_area_size(48)
-        .build_cartesian_2d((least / 1.5..most * 1.5).log_scale(), 0.0..top)?;
+        .margin(14)
+        .caption(&panel.title, text(16))
+        .x_label_area_size(42)
+        .y_label_area_size(52)
+        .build_cartesian_2d((least / 1.5..most * 1.5).log_scale(), (0.8..top).log_scale())?;
     chart
         .configure_mesh()
         .x_desc("routes")
-        .y_desc("time per frame, bare = 1")
-        .x_label_formatter(&|routes| format!("{routes:.0}"))
-        .x_max_light_lines(1)
-        .y_max_light_lines(1)
-        .label_style(("sans-serif", 12))
+        .y_desc("time per packet, bare redirect = 1")
+        .x_label_formatter(&|routes| short(*routes))
+        .y_label_formatter(&|ratio| round(*ratio))
+        .y_labels(20)
+        .x_max_light_lines(0)
+        .y_max_light_lines(0)
+        .bold_line_style(INK.mix(0.12))
+        .axis_style(INK.mix(0.6))
+        .label_style(text(13))
+        .axis_desc_style(text(14))
         .draw()?;
     for Line { program, colour, points } in &panel.lines {
         let colour = *colour;
         chart
             .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
             .label(program.name())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(3)));
         chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
     }
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.2))
-        .label_font(("sans-serif", 12))
+        .background_style(GROUND.mix(0.9))
+        .border_style(INK.mix(0.2))
+        .label_font(text(13))
         .draw()
+}
+
+/// 1, 2, 5, 10, 20, ...: the others of a logarithmic axis stand too close.
+fn round(number: f64) -> String {
+    let text = format!("{number:.0}");
+    if matches!(text.trim_end_matches('0'), "1" | "2" | "5") { text } else { String::new() }
+}
+
+/// 10, 1k, 1M.
+fn short(number: f64) -> String {
+    match number {
+        number if number >= 1e6 => format!("{:.0}M", number / 1e6),
+        number if number >= 1e3 => format!("{:.0}k", number / 1e3),
+        number => format!("{number:.0}"),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -138,12 +165,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn numbers_at_the_axes_are_short() {
+        assert_eq!([10.0, 1000.0, 100_000.0, 1e6].map(short), ["10", "1k", "100k", "1M"]);
+        assert_eq!([1.0, 2.0, 3.0, 9.0, 10.0, 30.0, 50.0].map(round), ["1", "2", "", "", "10", "", "50"]);
+    }
+
+    #[test]
     fn every_program_has_a_line_in_its_panel() {
         let row = |program, routes, destinations, time| {
             Row::new(program, (Family::V4, routes), (destinations, 64), &[time], &[100.0]).unwrap()
         };
         let rows = [
             row(Program::Bare, 10, 10, 100.0),
+            row(Program::HubLpm, 10, 10, 140.0),
             row(Program::Fib, 10, 10, 150.0),
             row(Program::Fib, 10_000, 1000, 250.0),
             row(Program::Fib, 10_000, 1, 110.0),
@@ -158,7 +192,7 @@ mod tests {
         assert_eq!(panels.len(), 1);
         assert_eq!(panels[0].title, "IPv4, up to 1000 destinations, 64 bytes");
         let lines: Vec<_> = panels[0].lines.iter().map(|line| (line.program, line.points.len())).collect();
-        assert_eq!(lines, [(Program::Bare, 1), (Program::Fib, 2)]);
+        assert_eq!(lines, [(Program::Bare, 1), (Program::HubLpm, 1), (Program::Fib, 2)]);
         let svg = svg(&rows, &dimensions).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("fib") && !svg.contains("ip_forward"), "{svg}");
     }

@@ -1,9 +1,14 @@
+use core::ptr;
+
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS},
+    bindings::{
+        __sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+        bpf_hdr_start_off::BPF_HDR_START_NET,
+    },
     helpers::{
-        bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
-        bpf_skb_vlan_pop,
+        bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -71,6 +76,29 @@ impl Frame for SkbFrame {
     #[inline(always)]
     fn length(&self) -> usize {
         self.context.len() as usize
+    }
+
+    /// A packet that was decrypted may still have the link header it came in (`skb_mac_header_rebuild`, called from
+    /// net/xfrm/xfrm_input.c), and the program is shown that first. Only the network header's own place tells: its bytes
+    /// cannot be read up to the frame's last one plus those of a link header.
+    #[inline(always)]
+    fn raw_offset(&self) -> usize {
+        let mut byte = 0_u8;
+        let bytes = self.end() - self.start();
+        // SAFETY: a value on the stack. Read like this, it is not made one expression with what follows: the compiler would
+        // complement a pointer, which the verifier refuses.
+        let last = (unsafe { ptr::read_volatile(&raw const bytes) } as u32).wrapping_sub(1);
+        // SAFETY: the program's own context, and a byte of its stack.
+        let result = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.skb().cast_const().cast(),
+                last,
+                (&raw mut byte).cast(),
+                1,
+                BPF_HDR_START_NET,
+            )
+        };
+        if result == 0 { 0 } else { size_of::<Ethernet>() }
     }
 
     /// The kernel has taken the outermost tag out of the frame, if the NIC has not (`skb_vlan_untag`, net/core/skbuff.c).

@@ -54,6 +54,11 @@ impl Frame for XdpFrame {
         self.end() - self.start()
     }
 
+    #[inline(always)]
+    fn raw_offset(&self) -> usize {
+        0
+    }
+
     /// What a NIC has taken out of the frame XDP never sees.
     #[inline(always)]
     fn tag(&self) -> Option<u16> {

@@ -6,8 +6,9 @@ use tracing::{info, warn};
 
 use super::Agent;
 use crate::{
+    agreement::has_sa,
     attachments::missing,
-    config::ipsec::Ipsec,
+    config::model::{Connection, Source},
     event::{Event, now},
     health::Verdict,
     state::{Entry, State},
@@ -19,8 +20,13 @@ impl Agent {
         let now = Instant::now();
         let (prober, tunnels) = (&self.prober, self.ike.view());
         let health = |name: &str| Some(prober.report(name)?.verdict? == Verdict::Healthy);
-        let ipsec = |name: &str, ipsec: &Ipsec| tunnels.is_up(name, ipsec.start);
-        self.liveness.judge(&self.config, &self.host, ipsec, health, now);
+        let (config, host, xfrm) = (&self.config, &self.host, self.xfrm.view());
+        let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
+            (Some(ipsec), _) => tunnels.is_up(name, ipsec.start),
+            (None, Source::Xfrm) => has_sa(config, connection, host, xfrm.table.as_deref()),
+            (None, _) => Some(true),
+        };
+        self.liveness.judge(config, host, tunnel, health, now);
         self.hold_ends = self.liveness.due(&self.config).map(Into::into);
         let states = self.liveness.states();
         let differ = *self.states != states;
@@ -40,14 +46,17 @@ impl Agent {
                 Some(reason) => warn!(connection = name, "down: {reason}"),
             }
             let was = self.told.get(name).map(|(state, _)| *state);
-            let event = Event { time: now(), connection: name.clone(), state: *state, was, reason: reason.clone() };
+            let selectors = self.selectors_of(name);
+            let (connection, reason) = (name.clone(), reason.clone());
+            let event = Event { time: now(), connection, state: *state, was, reason, selectors };
             // Nobody may be listening.
             drop(self.events.send(event));
         }
         for name in self.told.keys().filter(|name| !reasons.contains_key(*name)) {
             let reason = Some("no longer in the configuration".to_owned());
             let was = self.told.get(name).map(|(state, _)| *state);
-            let event = Event { time: now(), connection: name.clone(), state: State::Down, was, reason };
+            let (connection, state) = (name.clone(), State::Down);
+            let event = Event { time: now(), connection, state, was, reason, selectors: None };
             drop(self.events.send(event));
         }
         self.told = reasons;
@@ -66,7 +75,9 @@ impl Agent {
             (State::Held, _) => {
                 Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
             }
-            (State::Down, None) => Some(missing(interface)),
+            (State::Down, None) => {
+                Some(self.interfaces.problems().get(interface).cloned().unwrap_or_else(|| missing(interface)))
+            }
             (State::Down, Some(link)) if !link.admin_up => {
                 Some(format!("interface {interface} is down: `ip link set {interface} up`"))
             }
@@ -77,7 +88,18 @@ impl Agent {
 
     /// Why its tunnel is not up, or not known to be.
     fn ipsec_reason(&self, name: &str) -> Option<String> {
-        let start = self.config.connections[name].ipsec.as_ref()?.start;
+        let connection = &self.config.connections[name];
+        if connection.ipsec.is_none() && connection.selectors == Source::Xfrm {
+            let view = self.xfrm.view();
+            let has_sa = has_sa(&self.config, connection, &self.host, view.table.as_deref());
+            return match (has_sa, &view.problem) {
+                (Some(true), _) => None,
+                (_, Some(problem)) => Some(problem.clone()),
+                (Some(false), None) => Some("the kernel has no policy with an SA for it".to_owned()),
+                (None, None) => Some("the kernel's IPsec policies have not been read yet".to_owned()),
+            };
+        }
+        let start = connection.ipsec.as_ref()?.start;
         let view = self.ike.view();
         (view.is_up(name, start) != Some(true)).then(|| view.reason(name, start))
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use hub_common::maps::{Counters, UNATTRIBUTED, VPC};
+use hub_common::maps::{UNATTRIBUTED, VPC};
 
 use super::Agent;
 use crate::{
     config::{Config, model},
-    dataplane::sum,
+    dataplane::Counters,
     rib::{self, Rib},
     state::States,
     status::{self, Status},
@@ -29,7 +29,7 @@ impl Agent {
         let mut total = self.dataplane.counters(UNATTRIBUTED)?;
         let mut counters = |slot: Option<u32>| -> Result<Counters> {
             let counters = slot.map_or(Ok(Counters::default()), |slot| self.dataplane.counters(slot))?;
-            total = sum(total, counters);
+            total = total + counters;
             Ok(counters)
         };
         let tunnels = self.ike.view();
@@ -50,7 +50,10 @@ impl Agent {
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
-                ipsec: tunnels.tunnels.get(name).map(Into::into),
+                ipsec: tunnels.tunnels.get(name).map(Into::into).or_else(|| self.kernel_sas(name)).map(|ipsec| {
+                    let (selectors, problems) = (self.selectors_of(name), self.selector_problems(name));
+                    status::Ipsec { selectors, problems, ..ipsec }
+                }),
                 attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
                 traffic: (&counters(self.layout.ingress.connections.get(name))?).into(),
             });

@@ -13,7 +13,7 @@ impl Agent {
     /// Leads the groups of next hops around what went down, or back. Touches nothing else, so that it takes as long with
     /// a hundred thousand routes as with ten.
     pub(super) fn steer(&mut self) -> Result<()> {
-        let inputs = inputs(&self.config, &self.host, &self.states, &self.by_tc);
+        let inputs = inputs(&self.config, &self.host, &self.states, &self.agreements, &self.by_tc);
         let compiled = compile::ways(inputs, &self.rib, &mut self.layout)?;
         self.dataplane.steer(&compiled.ways)?;
         // Routes that are still to be changed lead to groups that nobody else uses any more.
@@ -26,7 +26,7 @@ impl Agent {
 
     /// Makes the tables what they should be. `ingress`: more than the ways out and routes may differ.
     pub(super) fn write_tables(&mut self, ingress: bool) -> Result<()> {
-        let inputs = inputs(&self.config, &self.host, &self.states, &self.by_tc);
+        let inputs = inputs(&self.config, &self.host, &self.states, &self.agreements, &self.by_tc);
         if ingress {
             self.ingress = compile::ingress(inputs, &mut self.layout)?;
         }
@@ -81,7 +81,8 @@ impl Agent {
         let rib = Arc::make_mut(&mut self.rib);
         rib.change(routes);
         rib.follow(config.vpc.as_ref(), &self.host);
-        let (inputs, layout) = (inputs(config, &self.host, &self.states, &self.by_tc), &mut self.layout.clone());
+        let inputs = inputs(config, &self.host, &self.states, &self.agreements, &self.by_tc);
+        let layout = &mut self.layout.clone();
         let room = compile::ingress(inputs, layout).and_then(|_| compile::ways(inputs, rib, layout));
         rib.follow(self.config.vpc.as_ref(), &self.host);
         rib.change(&routes.inverse());

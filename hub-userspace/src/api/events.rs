@@ -42,8 +42,10 @@ async fn next(events: Option<Receiver<Event>>, doors: &Doors) -> Option<(String,
     // First: what happens from here on is not missed.
     let events = doors.events.upgrade()?.subscribe();
     let present = snapshot(doors).await.ok()?.connections.into_iter();
-    let lines = present.map(|Connection { name, state, state_reason, state_seconds, .. }| {
-        line(&Event { time: now() - state_seconds, connection: name, state, was: None, reason: state_reason })
+    let lines = present.map(|Connection { name, state, state_reason, state_seconds, ipsec, .. }| {
+        let selectors = ipsec.and_then(|ipsec| ipsec.selectors);
+        let time = now() - state_seconds;
+        line(&Event { time, connection: name, state, was: None, reason: state_reason, selectors })
     });
     Some((lines.collect(), Some(events)))
 }

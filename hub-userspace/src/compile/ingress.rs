@@ -6,7 +6,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, Attachment, LinkAddress, Neighbour, Remote, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, LIMIT_RULES, LinkAddress, Local, NO_LIMITS, Neighbour, Remote, Rule,
+    SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
 };
 use ipnet::IpNet;
 
@@ -14,8 +15,9 @@ use super::Inputs;
 use crate::{
     config::model::Connection,
     layout::{IngressLayout, Layout},
+    limit::Limit,
     netlink::Link,
-    selectors::{self, Selector},
+    selectors::{self, Agreement, Owner, Pair, Selector},
     slots::Full,
     tables::{Family, Ingress, Prefix},
 };
@@ -48,16 +50,18 @@ impl Compiler<'_> {
             let slot = self.layout.connections.take(name.clone())?;
             self.slots.insert(name, slot);
             self.tables.connections.insert(slot, name.clone());
-            self.scope(slot, &selectors_of(slot, connection))?;
+            self.scope(slot, &to_site(slot, connection, self.inputs.agreements.get(name)))?;
         }
         Ok(())
     }
 
     fn attachments(&mut self) -> Result<(), Full> {
         let inputs = self.inputs;
-        let mut by_interface = BTreeMap::<&str, Vec<(u32, &Connection)>>::new();
+        let mut by_interface = BTreeMap::<&str, Vec<Carried<'_>>>::new();
         for (name, connection) in &inputs.config.connections {
-            by_interface.entry(&connection.interface).or_default().push((self.slots[name.as_str()], connection));
+            let slot = self.slots[name.as_str()];
+            let carried = Carried { slot, connection, agreement: inputs.agreements.get(name) };
+            by_interface.entry(&connection.interface).or_default().push(carried);
         }
         let isolated = if inputs.config.gateway.spoke_to_spoke { 0 } else { Attachment::ISOLATED };
         for (interface, connections) in by_interface {
@@ -65,21 +69,26 @@ impl Compiler<'_> {
                 continue;
             };
             let port = self.port(link)?;
-            let (scope, connection) = match connections.as_slice() {
-                [(slot, _)] => (*slot, *slot),
-                _ => (SHARED_SCOPE + port, UNATTRIBUTED),
+            let connection = match connections.as_slice() {
+                [only] => only.slot,
+                _ => UNATTRIBUTED,
             };
-            if connection == UNATTRIBUTED {
-                let all: Vec<Selector> =
-                    connections.iter().flat_map(|(slot, connection)| selectors_of(*slot, connection)).collect();
+            let scope = if let [Carried { slot, agreement: None, .. }] = connections.as_slice() {
+                // What it may send is what may be sent to it.
+                *slot
+            } else {
+                let scope = SHARED_SCOPE + port;
+                let all: Vec<Selector> = connections.iter().flat_map(Carried::sent).collect();
                 self.scope(scope, &all)?;
-            }
+                scope
+            };
             self.attach(link, scope, connection, isolated);
         }
         if let Some(vpc) = &inputs.config.vpc {
             let any = |cidr: &IpNet| IpNet::new_assert(cidr.network(), 0).trunc();
+            let pair = |cidr: &IpNet| Pair { remote: *cidr, local: any(cidr), limit: Limit::NONE };
             let selectors: Vec<Selector> =
-                vpc.cidrs.iter().map(|cidr| Selector { connection: VPC, remote: *cidr, local: any(cidr) }).collect();
+                vpc.cidrs.iter().map(|cidr| Selector { connection: VPC, pair: pair(cidr) }).collect();
             self.scope(VPC, &selectors)?;
             if let Some(link) = inputs.host.link(&vpc.interface) {
                 self.port(link)?;
@@ -121,6 +130,7 @@ impl Compiler<'_> {
                 false => self.layout.policies.take(compiled.policy.clone())?,
             };
             let remote = Remote { policy, connection: compiled.connection };
+            self.tables.cut.extend(compiled.cut);
             let tables = &mut self.tables;
             match compiled.remote {
                 IpNet::V4(net) => tables.v4.remote(scope, net.network().octets(), net.prefix_len(), remote),
@@ -129,14 +139,35 @@ impl Compiler<'_> {
             if policy == ANY_LOCAL {
                 continue;
             }
-            for (local, connection) in compiled.policy {
+            for (local, owner) in compiled.policy {
+                let value = self.local(&owner);
+                let tables = &mut self.tables;
                 match local {
-                    IpNet::V4(net) => tables.v4.local(policy, net.network().octets(), net.prefix_len(), connection),
-                    IpNet::V6(net) => tables.v6.local(policy, net.network().octets(), net.prefix_len(), connection),
+                    IpNet::V4(net) => tables.v4.local(policy, net.network().octets(), net.prefix_len(), value),
+                    IpNet::V6(net) => tables.v6.local(policy, net.network().octets(), net.prefix_len(), value),
                 }
             }
         }
         Ok(())
+    }
+
+    /// By whom a local is admitted, its rules in the table of limits.
+    fn local(&mut self, owner: &Owner) -> Local {
+        let mut rules = [Rule::NONE; LIMIT_RULES];
+        for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
+            *rule = limit.rule(*connection);
+        }
+        let limits = if owner.limits.is_empty() {
+            NO_LIMITS
+        } else if let Ok(limits) = self.layout.limits.take(rules) {
+            self.tables.limits.insert(limits, rules);
+            limits
+        } else {
+            // Sites have a say in how many there are: what is beyond must not keep the rest from being written.
+            self.tables.cut.extend(owner.limits.iter().map(|(_, connection)| *connection));
+            ADMITS_NOTHING
+        };
+        Local { connection: owner.connection, limits }
     }
 
     /// Link addresses of hosts that are reached directly: the VPC's, and those of Ethernet links without a `peer`.
@@ -160,11 +191,43 @@ impl Compiler<'_> {
     }
 }
 
-fn selectors_of(slot: u32, connection: &Connection) -> Vec<Selector> {
-    let pairs = connection.remote_cidrs.iter().flat_map(|remote| {
-        connection.local_cidrs.iter().map(|local| Selector { connection: slot, remote: *remote, local: *local })
-    });
-    pairs.collect()
+/// A connection that an interface carries.
+struct Carried<'a> {
+    slot: u32,
+    connection: &'a Connection,
+    agreement: Option<&'a Agreement>,
+}
+
+impl Carried<'_> {
+    /// What it may send: without an SA nothing.
+    fn sent(&self) -> Vec<Selector> {
+        match self.agreement {
+            Some(agreement) => with_slot(self.slot, agreement.pairs.iter().copied()),
+            None => with_slot(self.slot, of_file(self.connection)),
+        }
+    }
+}
+
+/// What may be sent to a connection. Where there is no SA, what the file says: it must get to where one is negotiated for
+/// it.
+fn to_site(slot: u32, connection: &Connection, agreement: Option<&Agreement>) -> Vec<Selector> {
+    let agreed = agreement.into_iter().flat_map(|agreement| agreement.pairs.iter().copied());
+    let mut selectors = with_slot(slot, agreed);
+    if agreement.is_none_or(|agreement| agreement.on_demand || agreement.pairs.is_empty()) {
+        selectors.extend(with_slot(slot, of_file(connection)));
+    }
+    selectors
+}
+
+fn with_slot(connection: u32, pairs: impl Iterator<Item = Pair>) -> Vec<Selector> {
+    pairs.map(|pair| Selector { connection, pair }).collect()
+}
+
+/// The pairs that the configuration file says.
+fn of_file(connection: &Connection) -> impl Iterator<Item = Pair> {
+    connection.remote_cidrs.iter().flat_map(|remote| {
+        connection.local_cidrs.iter().map(|local| Pair { remote: *remote, local: *local, limit: Limit::NONE })
+    })
 }
 
 impl<A: Ord> Family<A> {
@@ -172,8 +235,8 @@ impl<A: Ord> Family<A> {
         self.remotes.insert(scoped(scope, address, length), remote);
     }
 
-    fn local(&mut self, policy: u32, address: A, length: u8, connection: u32) {
-        self.locals.insert(scoped(policy, address, length), connection);
+    fn local(&mut self, policy: u32, address: A, length: u8, local: Local) {
+        self.locals.insert(scoped(policy, address, length), local);
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | part | follows from | as large as |
 //! | --- | --- | --- |
-//! | [`ingress`] | connections, their selectors, interfaces | the connections and selectors |
+//! | [`ingress`] | connections, their selectors and SAs, interfaces | the connections and selectors |
 //! | [`ways`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
 //! | [`Compiled::routes`] | the RIB's destinations | those that changed |
 //!
@@ -20,7 +20,7 @@ pub use self::{
     ingress::ingress,
     ways::{Compiled, ways},
 };
-use crate::{config::model::Config, netlink::HostState, state::States};
+use crate::{config::model::Config, netlink::HostState, selectors::Agreements, state::States};
 
 /// All that the tables follow from, but for the RIB.
 #[derive(Clone, Copy)]
@@ -28,6 +28,7 @@ pub struct Inputs<'a> {
     pub config: &'a Config,
     pub host: &'a HostState,
     pub states: &'a States,
+    pub agreements: &'a Agreements,
     /// Indices of the interfaces that TC alone reaches.
     pub by_tc: &'a BTreeSet<u32>,
 }

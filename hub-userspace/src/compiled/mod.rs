@@ -20,7 +20,7 @@ use std::collections::HashSet;
 
 use hub_common::{
     compiled::{CLASS, DEFAULT, POLICY_COLUMN, Pair, ROOT},
-    maps::{Remote, Route},
+    maps::{Local, Remote, Route},
 };
 use prefix_trie::PrefixMap;
 
@@ -40,7 +40,7 @@ const ONE_IN: usize = 8;
 pub enum Change {
     Route(Option<Route>),
     Remote { scope: u32, remote: Option<Remote> },
-    Local { policy: u32, connection: Option<u32> },
+    Local { policy: u32, local: Option<Local> },
 }
 
 /// An address family.
@@ -133,12 +133,13 @@ impl Table {
         match change {
             Change::Route(route) => said.route = route,
             Change::Remote { scope, remote } => {
-                let pair = |Remote { policy, connection }| Pair { column: scope, policy, connection };
+                let pair = |Remote { policy, connection }| Pair { column: scope, policy, connection, limits: 0 };
                 said.set(scope, remote.map(pair));
             }
-            Change::Local { policy, connection } => {
+            Change::Local { policy, local } => {
                 let column = policy + POLICY_COLUMN;
-                said.set(column, connection.map(|connection| Pair { column, policy: 0, connection }));
+                let pair = |Local { connection, limits }| Pair { column, policy: 0, connection, limits };
+                said.set(column, local.map(pair));
             }
         }
         let is = !said.is_nothing();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Config, Connection, Route, Vpc};
+use super::model::{Config, Connection, Route, Source, Vpc};
 
 /// More of a kind are counted, not listed.
 const MOST_LISTED: usize = 3;
@@ -129,8 +129,14 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("health_check", old.health_check != new.health_check),
         ("up_delay", old.up_delay != new.up_delay),
         ("ipsec", old.ipsec != new.ipsec),
+        ("selectors", old.selectors != new.selectors && !(has_default_source(old) && has_default_source(new))),
     ];
     differing(&keys).collect()
+}
+
+/// Where its selectors come from follows from whether it has IPsec.
+fn has_default_source(connection: &Connection) -> bool {
+    connection.selectors == if connection.ipsec.is_some() { Source::Ike } else { Source::File }
 }
 
 impl Names {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     diagnostic::Located,
     ipsec::IpsecDraft,
-    model::{Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, Route, Vpc},
+    model::{Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, Route, Source, Vpc},
     section::List,
 };
 
@@ -65,6 +65,7 @@ pub(super) struct ConnectionDraft {
     pub health_check: Option<HealthCheckDraft>,
     pub up_delay: Option<Located<Duration>>,
     pub ipsec: Option<IpsecDraft>,
+    pub selectors: Option<Located<Source>>,
 }
 
 #[derive(Debug)]
@@ -161,6 +162,11 @@ impl ConnectionDraft {
                 None => None,
             },
             up_delay: self.up_delay?.value,
+            selectors: match (self.selectors, &self.ipsec) {
+                (Some(source), _) => source.value,
+                (None, Some(_)) => Source::Ike,
+                (None, None) => Source::File,
+            },
             ipsec: match self.ipsec {
                 Some(ipsec) => Some(ipsec.finish()?),
                 None => None,

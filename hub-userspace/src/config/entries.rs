@@ -11,7 +11,7 @@ use super::{
     },
     model::{
         DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
-        DEFAULT_WEIGHT, Lookup,
+        DEFAULT_WEIGHT, Lookup, Source,
     },
     prefix::{self, Purpose},
     read::Reader,
@@ -26,6 +26,7 @@ pub(super) const MAX_CONNECTIONS: u32 = 4000;
 const TABLE_LOCAL: u32 = 255;
 /// MiB of all the chunks that the kernel program can have.
 const MAX_LOOKUP_MEMORY: u32 = 4096;
+const SOURCES: [(&str, Source); 3] = [("file", Source::File), ("ike", Source::Ike), ("xfrm", Source::Xfrm)];
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 const DEFAULT_RETRIES: u32 = 3;
 
@@ -97,7 +98,15 @@ impl Reader<'_, '_> {
             health_check: None,
             up_delay: section.or_default("up_delay", DEFAULT_UP_DELAY, report, value::delay),
             ipsec: None,
+            selectors: section.optional("selectors", report, |value| value::choice(value, &SOURCES)),
         };
+        if let Some(Located { value: Source::Ike, at }) = connection.selectors
+            && section.lacks("ipsec")
+        {
+            let problem = Problem::new("nothing is negotiated for this connection");
+            let help = format!("add [{}], or write selectors = \"xfrm\"", section.path_of("ipsec"));
+            report.error(at, section.path_of("selectors"), problem.help(help));
+        }
         let health_check =
             section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));
         let ipsec = section.get("ipsec").and_then(|table| self.ipsec(table, section.path_of("ipsec")));

@@ -141,6 +141,19 @@ pub struct Connection {
     pub up_delay: Duration,
     /// Its SAs, if the agent makes them.
     pub ipsec: Option<Ipsec>,
+    /// What says whom packets may be from and to.
+    pub selectors: Source,
+}
+
+/// Where a connection's selectors come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// `local_cidrs` and `remote_cidrs`.
+    File,
+    /// What the IKE daemon has negotiated.
+    Ike,
+    /// The kernel's own policies and SAs, whoever made them.
+    Xfrm,
 }
 
 /// ICMP echo through the connection's own interface.

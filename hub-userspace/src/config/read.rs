@@ -151,6 +151,7 @@ impl Reader<'_, '_> {
                 "health_check",
                 "up_delay",
                 "ipsec",
+                "selectors",
             ],
             _ => &["address"],
         };

@@ -6,7 +6,7 @@ use aya::{
 };
 use hub_common::{
     compiled::CHUNK_WORDS,
-    maps::{Remote, Route, SCOPE_BITS, Scoped},
+    maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 use ipnet::IpNet;
 
@@ -26,7 +26,7 @@ use crate::{
 /// What changes of one family's selectors.
 pub struct Selectors<A> {
     remotes: Difference<Prefix<Scoped<A>>, Remote>,
-    locals: Difference<Prefix<Scoped<A>>, u32>,
+    locals: Difference<Prefix<Scoped<A>>, Local>,
 }
 
 impl<A: Ord + Copy> Selectors<A> {
@@ -53,7 +53,7 @@ where
     A: Pod,
 {
     remotes: Named<LpmTrie<MapData, Scoped<A>, Remote>>,
-    locals: Named<LpmTrie<MapData, Scoped<A>, u32>>,
+    locals: Named<LpmTrie<MapData, Scoped<A>, Local>>,
     routes: Named<LpmTrie<MapData, A, Route>>,
 }
 
@@ -245,11 +245,11 @@ where
     (prefix(key), Change::Remote { scope: u32::from_be_bytes(key.data.scope), remote })
 }
 
-fn local<A: Address>(key: &Prefix<Scoped<A>>, connection: Option<u32>) -> Changed
+fn local<A: Address>(key: &Prefix<Scoped<A>>, local: Option<Local>) -> Changed
 where
     Scoped<A>: Pod,
 {
-    (prefix(key), Change::Local { policy: u32::from_be_bytes(key.data.scope), connection })
+    (prefix(key), Change::Local { policy: u32::from_be_bytes(key.data.scope), local })
 }
 
 fn prefix<A: Address>(key: &Prefix<Scoped<A>>) -> (u128, u8)

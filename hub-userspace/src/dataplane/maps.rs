@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{
-        Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
-        xdp::XdpMapError,
-    },
+    maps::{Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key, xdp::XdpMapError},
 };
-use hub_common::maps::{Attachment, Counters, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Vlan};
+use hub_common::maps::{Attachment, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Rules, Vlan};
 
 use super::{
     Error,
+    counters::{BySlot, Counters},
     lookup::{Lookup, Selectors},
 };
 use crate::{
@@ -23,9 +21,9 @@ use crate::{
 
 /// A map of the program under its name.
 pub struct Named<M> {
-    name: &'static str,
-    capacity: u32,
-    map: M,
+    pub name: &'static str,
+    pub capacity: u32,
+    pub map: M,
 }
 
 impl<M> Named<M> {
@@ -69,11 +67,12 @@ pub struct Maps {
     attachments: Named<ByInterface>,
     vlans: Named<HashMap<MapData, Vlan, u32>>,
     lookup: Lookup,
+    limits: Named<Array<MapData, Rules>>,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     ports: Named<DevMap<MapData>>,
-    counters: Named<PerCpuArray<MapData, Counters>>,
+    counters: Named<BySlot>,
 }
 
 impl Maps {
@@ -82,19 +81,18 @@ impl Maps {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
             lookup: Lookup::take(ebpf, settings)?,
+            limits: take(ebpf, "LIMITS")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
-            counters: take(ebpf, "COUNTERS")?,
+            counters: BySlot::take(ebpf)?,
         })
     }
 
     /// Counts of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
-        let Named { name, capacity, map } = &self.counters;
-        let per_cpu = map.get(&slot, 0).map_err(|error| Error::map(name, *capacity, &error))?;
-        Ok(per_cpu.iter().copied().fold(Counters::default(), sum))
+        self.counters.read(slot)
     }
 
     /// Makes the maps hold what is wanted, and `loaded` with them; returns how many entries were written or deleted.
@@ -108,6 +106,7 @@ impl Maps {
         let old = &loaded.ingress;
         let connections = difference(&old.connections, &ingress.connections);
         let ports = difference(&old.ports, &ingress.ports);
+        let limits = difference(&old.limits, &ingress.limits);
         let neighbours = difference(&old.neighbours, &ingress.neighbours);
         let v4 = Selectors::between(&old.v4, &ingress.v4);
         let v6 = Selectors::between(&old.v6, &ingress.v6);
@@ -119,6 +118,7 @@ impl Maps {
             + self.steer(&mut loaded.ways, ways)?;
         let old = &mut loaded.ingress;
         written += put(&mut self.neighbours, &mut old.neighbours, &neighbours)?
+            + put(&mut self.limits, &mut old.limits, &limits)?
             + self.lookup.put(&mut old.v4, &v4)?
             + self.lookup.put(&mut old.v6, &v6)?
             + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_some()))?
@@ -130,6 +130,7 @@ impl Maps {
             + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_none()))?
             + self.lookup.delete(&mut old.v6, &v6)?
             + self.lookup.delete(&mut old.v4, &v4)?
+            + delete(&mut self.limits, &mut old.limits, &limits)?
             + delete(&mut self.neighbours, &mut old.neighbours, &neighbours)?
             + delete(&mut self.ports, &mut old.ports, &ports)?
             + delete(&mut self.counters, &mut old.connections, &connections)?;
@@ -262,29 +263,6 @@ impl Writer<u32, u32> for DevMap<MapData> {
 
     fn delete(&mut self, _port: &u32) -> Result<(), MapError> {
         Ok(())
-    }
-}
-
-/// A slot that gets a new owner starts from zero.
-impl Writer<u32, String> for PerCpuArray<MapData, Counters> {
-    fn put(&mut self, slot: &u32, _owner: &String) -> Result<(), MapError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        self.set(*slot, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)
-    }
-
-    fn delete(&mut self, _slot: &u32) -> Result<(), MapError> {
-        Ok(())
-    }
-}
-
-/// Sum of two counts.
-pub fn sum(a: Counters, b: Counters) -> Counters {
-    Counters {
-        rx_packets: a.rx_packets + b.rx_packets,
-        rx_bytes: a.rx_bytes + b.rx_bytes,
-        tx_packets: a.tx_packets + b.tx_packets,
-        tx_bytes: a.tx_bytes + b.tx_bytes,
-        reasons: std::array::from_fn(|reason| a.reasons[reason] + b.reasons[reason]),
     }
 }
 

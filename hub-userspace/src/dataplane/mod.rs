@@ -2,6 +2,7 @@
 
 mod attach;
 mod chunks;
+mod counters;
 mod error;
 mod lookup;
 mod maps;
@@ -12,7 +13,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::{EbpfLoader, maps::RingBuf};
 use aya_log::EbpfLogger;
-use hub_common::maps::{Counters, WANTED_BYTES};
+use hub_common::maps::WANTED_BYTES;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
@@ -21,8 +22,8 @@ use tracing::{debug, warn};
 
 pub use self::{
     attach::{Attached, Mode},
+    counters::Counters,
     error::Error,
-    maps::sum,
     run::{Action, Hook, Outcome},
 };
 use crate::{

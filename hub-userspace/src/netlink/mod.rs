@@ -1,6 +1,6 @@
 //! The agent's only door to the kernel's networking: rtnetlink (`net/core/rtnetlink.c`).
 //!
-//! Two jobs that share nothing but the socket code:
+//! Jobs that share nothing but the socket code:
 //!
 //! * [`Follower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
 //! * [`Keeper`] has the kernel hold what is wanted, and nothing else of ours: routes, rules,
@@ -17,8 +17,10 @@
 //! | `ledger` | routes wanted and held, and so what is to be written (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |
 //! | `keeper` | [`Keeper`], its task, and the probing of neighbours |
+//! | `interfaces` | [`Interfaces`], which makes xfrm interfaces |
 
 mod follow;
+mod interfaces;
 mod keeper;
 mod ledger;
 mod plan;
@@ -28,6 +30,7 @@ mod state;
 mod wire;
 
 pub use follow::Follower;
+pub use interfaces::{Interfaces, XfrmLink, XfrmLinks};
 pub use keeper::{Failure, Keeper, Report};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, KernelRule, RouteAction, RouteKey, RuleMatch};
 pub use socket::{Error, Refusal};

@@ -12,8 +12,8 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{
-            InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, State,
-            VlanProtocol,
+            InfoData, InfoKind, InfoVlan, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+            State, VlanProtocol,
         },
         neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState},
         route::RouteMessage,
@@ -64,6 +64,8 @@ pub struct Link {
     /// For an 802.1Q interface: the index of the interface below it, in this namespace, and the
     /// VLAN id.
     pub vlan: Option<(u32, u16)>,
+    /// For an xfrm interface: the number that its policies and SAs have (`IFLA_XFRM_IF_ID`).
+    pub if_id: Option<u32>,
 }
 
 /// Which parts of a [`HostState`] changed.
@@ -302,7 +304,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         return None;
     }
     let (mut name, mut mtu, mut mac, mut parent) = (None, None, None, None);
-    let (mut kind, mut vid) = (None, None);
+    let (mut kind, mut vid, mut if_id) = (None, None, None);
     let mut state = State::Unknown;
     let mut parent_is_here = true;
     for attribute in &message.attributes {
@@ -316,6 +318,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(infos) => {
                 kind = infos.iter().find_map(link_kind);
                 vid = infos.iter().find_map(vlan_id);
+                if_id = infos.iter().find_map(xfrm_if_id);
             }
             _ => {}
         }
@@ -331,6 +334,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         admin_up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::LowerUp) && matches!(state, State::Up | State::Unknown),
         vlan: parent.filter(|_| parent_is_here).zip(vid),
+        if_id,
     })
 }
 
@@ -352,6 +356,14 @@ fn vlan_id(info: &LinkInfo) -> Option<u16> {
     }
     infos.iter().find_map(|info| match info {
         InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })
+}
+
+fn xfrm_if_id(info: &LinkInfo) -> Option<u32> {
+    let LinkInfo::Data(InfoData::Xfrm(infos)) = info else { return None };
+    infos.iter().find_map(|info| match info {
+        InfoXfrm::IfId(id) => Some(*id),
         _ => None,
     })
 }

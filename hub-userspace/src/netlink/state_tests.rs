@@ -144,6 +144,7 @@ fn a_link_is_read_in_full() {
         admin_up: true,
         running: true,
         vlan: Some((2, 7)),
+        if_id: None,
     };
     assert_eq!(link(&message), Some(expected.clone()));
     message.attributes.push(LinkAttribute::LinkNetNsId(0));

@@ -43,6 +43,8 @@ pub struct View {
     pub problems: BTreeMap<String, String>,
     /// Why nothing is known of them; `None`: charon answers.
     pub unreachable: Option<String>,
+    /// charon has been asked for all SAs at least once.
+    pub heard: bool,
 }
 
 impl View {
@@ -136,6 +138,7 @@ struct Task {
     retries: BTreeMap<String, Retry>,
     /// Since when charon does not answer, and why.
     lost: Option<(Instant, String)>,
+    heard: bool,
 }
 
 /// When to begin a tunnel again.
@@ -169,6 +172,7 @@ impl Task {
             table: Table::default(),
             retries: BTreeMap::new(),
             lost: None,
+            heard: false,
         }
     }
 
@@ -242,6 +246,7 @@ impl Task {
         self.look(session).await?;
         info!("strongSwan answers on {}", socket.display());
         self.lost = None;
+        self.heard = true;
         self.publish();
         let mut next_look = Instant::now() + LOOK;
         loop {
@@ -360,7 +365,8 @@ impl Task {
         let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
         let tunnels = self.config.tunnels();
         let tunnels = tunnels.map(|tunnel| (tunnel.name.to_owned(), self.table.tunnel(&name_of(tunnel.name))));
-        let view = View { tunnels: tunnels.collect(), problems: self.wanted.problems.clone(), unreachable };
+        let (problems, heard) = (self.wanted.problems.clone(), self.heard);
+        let view = View { tunnels: tunnels.collect(), problems, unreachable, heard };
         self.publisher.send_if_modified(|published| {
             let differs = **published != view;
             if differs {

@@ -10,6 +10,7 @@ pub mod driver;
 pub mod event;
 pub mod fault;
 pub mod message;
+mod names;
 pub mod selector;
 pub mod session;
 pub mod table;

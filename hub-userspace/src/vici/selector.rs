@@ -5,6 +5,9 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 
+use super::names::Names;
+use crate::limit::Ports;
+
 /// What one traffic selector says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TrafficSelector {
@@ -38,6 +41,42 @@ impl TrafficSelector {
         };
         Some(Self { prefixes, limit })
     }
+}
+
+impl TrafficSelector {
+    /// Protocol and ports, as numbers; `None` for what is not understood, as `OPAQUE`: for packets that show no ports.
+    pub fn scope(&self, names: &Names) -> Option<(Option<u8>, Ports)> {
+        let Some(limit) = &self.limit else { return Some((None, Ports::ANY)) };
+        let (protocol, ports) = match limit.split_once('/') {
+            Some((protocol, ports)) => (protocol, Some(ports)),
+            None => (limit.as_str(), None),
+        };
+        let protocol = match protocol {
+            "" | "any" | "%any" | "0" => None,
+            name => Some(names.protocol(name)?),
+        };
+        let Some(ports) = ports else { return Some((protocol, Ports::ANY)) };
+        let one = |text| match protocol {
+            Some(1 | 58) => message(text),
+            protocol => names.port(text, protocol),
+        };
+        // Names of services may have hyphens in them.
+        let range = match (one(ports), ports.split_once('-')) {
+            (Some(port), _) => Ports::one(port),
+            (None, Some((first, last))) => Ports { first: one(first)?, last: one(last)? },
+            (None, None) => return None,
+        };
+        (range.first <= range.last).then_some((protocol, range))
+    }
+}
+
+/// Type and code of an ICMP message as one number: `8`, `3(4)`.
+fn message(text: &str) -> Option<u16> {
+    let (kind, code) = match text.split_once('(') {
+        Some((kind, code)) => (kind, code.strip_suffix(')')?),
+        None => (text, "0"),
+    };
+    Some(u16::from_be_bytes([kind.parse().ok()?, code.parse().ok()?]))
 }
 
 fn prefix(text: &str) -> Option<IpNet> {
@@ -77,6 +116,43 @@ mod tests {
         }
         for text in ["dynamic", "", "10.0.0.0/33", "10.0.0.0/24[tcp", "10.0.0.9..10.0.0.1", "10.0.0.1..fd00::1"] {
             assert_eq!(TrafficSelector::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_as_numbers() {
+        let names = Names::of(
+            "",
+            "https 443/tcp
+http-alt 8080/tcp
+",
+        );
+        let any = Ports::ANY;
+        let range = |first, last| Ports { first, last };
+        for (limit, expected) in [
+            ("tcp", Some((Some(6), any))),
+            ("17", Some((Some(17), any))),
+            ("0", Some((None, any))),
+            ("tcp/22", Some((Some(6), Ports::one(22)))),
+            ("tcp/https", Some((Some(6), Ports::one(443)))),
+            ("tcp/http-alt", Some((Some(6), Ports::one(8080)))),
+            ("udp/1024-2047", Some((Some(17), range(1024, 2047)))),
+            ("0/500", Some((None, Ports::one(500)))),
+            ("icmp/8", Some((Some(1), Ports::one(0x0800)))),
+            ("icmp/3(4)", Some((Some(1), Ports::one(0x0304)))),
+            ("ipv6-icmp/128-129(255)", Some((Some(58), range(0x8000, 0x81ff)))),
+            ("tcp/OPAQUE", None),
+            ("udp/https", None),
+            ("tcp/2-1", None),
+            ("tcp/", None),
+            ("tcp/1-", None),
+            ("nothing", None),
+            ("icmp/8(", None),
+            ("icmp/256", None),
+            ("tcp/65536", None),
+        ] {
+            let selector = TrafficSelector { prefixes: Vec::new(), limit: Some(limit.to_owned()) };
+            assert_eq!(selector.scope(&names), expected, "{limit}");
         }
     }
 }

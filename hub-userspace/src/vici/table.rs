@@ -10,6 +10,12 @@ use ipnet::IpNet;
 use super::{
     event::{Change, ChildSa, IkeSa},
     fault::Fault,
+    names::Names,
+    selector::TrafficSelector,
+};
+use crate::{
+    limit::Limit,
+    selectors::{Pair, same_family},
 };
 
 /// Numbers of SAs gone that are remembered, lest what is told too late brings them back.
@@ -51,15 +57,6 @@ pub struct Tunnel {
     pub fault: Option<Fault>,
 }
 
-/// A pair of prefixes that an SA admits.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pair {
-    pub remote: IpNet,
-    pub local: IpNet,
-    /// The SA is for these protocols and ports alone, as charon writes them.
-    pub limit: Option<String>,
-}
-
 impl Tunnel {
     pub fn is_up(&self) -> bool {
         !self.children.is_empty()
@@ -67,16 +64,30 @@ impl Tunnel {
 
     /// Every pair that one of its SAs admits.
     pub fn pairs(&self) -> BTreeSet<Pair> {
+        self.children.iter().flat_map(ChildSa::pairs).collect()
+    }
+
+    /// Traffic selectors that are not understood: what is for them is not admitted.
+    pub fn unreadable(&self) -> BTreeSet<String> {
+        let selectors = self.children.iter().flat_map(|child| child.remote.iter().chain(&child.local));
+        selectors.filter(|selector| selector.scope(Names::host()).is_none()).map(TrafficSelector::to_string).collect()
+    }
+}
+
+impl ChildSa {
+    /// Every pair that it admits.
+    pub fn pairs(&self) -> BTreeSet<Pair> {
+        let names = Names::host();
         let mut pairs = BTreeSet::new();
-        for child in &self.children {
-            for (remote, local) in child.remote.iter().flat_map(|remote| child.local.iter().map(move |l| (remote, l))) {
-                let limit = remote.limit.clone().or_else(|| local.limit.clone());
-                let of_family = |prefix: &&IpNet, other: &IpNet| prefix.addr().is_ipv4() == other.addr().is_ipv4();
-                for remote in &remote.prefixes {
-                    let locals = local.prefixes.iter().filter(|local| of_family(local, remote));
-                    pairs.extend(locals.map(|local| Pair { remote: *remote, local: *local, limit: limit.clone() }));
-                }
-            }
+        for (remote, local) in self.remote.iter().flat_map(|remote| self.local.iter().map(move |local| (remote, local)))
+        {
+            let Some(limit) = remote.scope(names).zip(local.scope(names)).and_then(|(r, l)| Limit::between(r, l))
+            else {
+                continue;
+            };
+            let of_family = |(remote, local): &(IpNet, IpNet)| same_family(*remote, *local);
+            let both = remote.prefixes.iter().flat_map(|remote| local.prefixes.iter().map(|local| (*remote, *local)));
+            pairs.extend(both.filter(of_family).map(|(remote, local)| Pair { remote, local, limit }));
         }
         pairs
     }

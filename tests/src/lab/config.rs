@@ -35,6 +35,7 @@ pub struct IpsecConfig {
     pub psk_file: PathBuf,
     /// Who begins: `start` (the hub), `trap` or `none` (the site).
     pub start: &'static str,
+    /// Of an xfrm interface, which the agent makes.
     pub if_id: Option<u32>,
     pub encap: bool,
     /// As in the file.
@@ -193,7 +194,7 @@ impl fmt::Display for ConnectionConfig {
         };
         writeln!(f, "[connection.{}.ipsec]\npsk_file = \"{}\"", self.name, psk_file.display())?;
         if let Some(if_id) = if_id {
-            writeln!(f, "if_id = {if_id}")?;
+            writeln!(f, "if_id = {if_id}\ncreate_interface = true")?;
         }
         writeln!(f, "start = \"{start}\"\nencap = {encap}\ndpd_delay = \"{dpd_delay}\"\n")
     }

@@ -18,4 +18,4 @@ mod selector;
 mod world;
 
 pub use judge::{Account, Count, Judgement, Verdict};
-pub use world::{Connection, Interface, Route, Vpc, World};
+pub use world::{Agreement, Connection, Interface, Pair, Route, Vpc, World};

@@ -19,6 +19,10 @@ pub struct Packet {
     pub protocol: u8,
     /// Source and destination port as one number; 0 where there are none.
     pub ports: u32,
+    /// As a selector asks for it: that behind an IPv6 fragment header.
+    pub selector_protocol: u8,
+    /// Source and destination, or twice the type and code of an ICMP message; nothing for a packet that shows none.
+    pub selector_ports: [Option<u16>; 2],
     /// IPv4 options or IPv6 hop-by-hop options.
     pub options: bool,
 }
@@ -102,6 +106,8 @@ fn ipv4(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
         hops: bytes[8],
         protocol: bytes[9],
         ports: ports(bytes[9], transport),
+        selector_protocol: bytes[9],
+        selector_ports: selector_ports(bytes[9], 1, transport),
         options: header > 20,
     })
 }
@@ -123,6 +129,9 @@ fn ipv6(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
         hops: bytes[7],
         protocol: bytes[6],
         ports: ports(bytes[6], &bytes[40..length]),
+        // The fragment header begins with what is behind it (RFC 8200 section 4.5).
+        selector_protocol: if bytes[6] == 44 && length > 40 { bytes[40] } else { bytes[6] },
+        selector_ports: selector_ports(bytes[6], 58, &bytes[40..length]),
         options: bytes[6] == 0,
     })
 }
@@ -132,6 +141,16 @@ fn ports(protocol: u8, transport: &[u8]) -> u32 {
     match (protocol, transport) {
         (6 | 17 | 33 | 132 | 136, [a, b, c, d, ..]) => u32::from_be_bytes([*a, *b, *c, *d]),
         _ => 0,
+    }
+}
+
+/// What a selector for ports asks for; `icmp` is the family's ICMP. Ports that are 0 both are none.
+fn selector_ports(protocol: u8, icmp: u8, transport: &[u8]) -> [Option<u16>; 2] {
+    let number = |at: usize| transport.get(at..at + 2).map(|pair| u16::from(pair[0]) * 256 + u16::from(pair[1]));
+    match protocol {
+        _ if protocol == icmp => [number(0); 2],
+        _ if ports(protocol, transport) != 0 => [number(0), number(2)],
+        _ => [None; 2],
     }
 }
 

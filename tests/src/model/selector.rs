@@ -1,11 +1,11 @@
-//! Who may send what: (remote, local) pairs of prefixes.
+//! Who may send what: (remote, local) pairs of prefixes, some for a protocol and ports alone (RFC 4301 section 4.4.1.1).
 
-use std::{cmp::Reverse, net::IpAddr};
+use std::{cmp::Reverse, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
 use super::{
-    Account, Connection, Interface, Verdict, Vpc, World,
+    Account, Connection, Interface, Pair, Verdict, Vpc, World,
     parse::{Packet, is_nobody},
     prefix::{contains, same_family},
 };
@@ -35,9 +35,13 @@ impl World {
     /// Whether the way out may carry the packet: its site's side is then the destination.
     pub(super) fn admits_egress(&self, account: &Account, packet: &Packet) -> bool {
         match account {
-            Account::Connection(name) => pairs(self.connection(name))
-                .iter()
-                .any(|(remote, local)| contains(*remote, packet.destination) && contains(*local, packet.source)),
+            Account::Connection(name) => {
+                let (site, hub) = (packet.destination, packet.source);
+                let [hub_port, site_port] = packet.selector_ports;
+                to_site(self.connection(name)).iter().any(|pair| {
+                    contains(pair.remote, site) && contains(pair.local, hub) && suits(pair, packet, site_port, hub_port)
+                })
+            }
             Account::Vpc => self.vpc.iter().any(|vpc| in_any(&vpc.cidrs, packet.destination)),
             Account::Unattributed => unreachable!("no route leads there"),
         }
@@ -69,32 +73,67 @@ impl Attachment<'_> {
         };
         let mut candidates = Vec::new();
         for site in sites {
-            for (remote, local) in pairs(site) {
-                if contains(remote, packet.source) {
-                    candidates.push((Reverse(remote.prefix_len()), &site.name, local));
+            for pair in from_site(site) {
+                if contains(pair.remote, packet.source) {
+                    candidates.push((Reverse(pair.remote.prefix_len()), &site.name, pair));
                 }
             }
         }
         candidates.sort_by_key(|(length, name, _)| (*length, *name));
         let Some((_, likeliest, _)) = candidates.first() else { return Err(Verdict::Drop("spoofed_source")) };
-        let sender = candidates.iter().find(|(_, _, local)| contains(*local, packet.destination));
+        let [site_port, hub_port] = packet.selector_ports;
+        let sender = candidates
+            .iter()
+            .find(|(_, _, pair)| contains(pair.local, packet.destination) && suits(pair, packet, site_port, hub_port));
         let payer = sender.map_or(likeliest, |(_, name, _)| name);
         *account = Account::Connection((*payer).clone());
         if sender.is_some() { Ok(()) } else { Err(Verdict::Drop("selector_mismatch")) }
     }
 }
 
+/// Pairs by which a site may send: without an SA there are none.
+fn from_site(connection: &Connection) -> Vec<Pair> {
+    match &connection.agreement {
+        Some(agreement) => {
+            agreement.pairs.iter().filter(|pair| same_family(pair.remote, pair.local)).cloned().collect()
+        }
+        None => of_prefixes(connection),
+    }
+}
+
+/// Pairs by which it may be sent to: what has one negotiated must get there.
+fn to_site(connection: &Connection) -> Vec<Pair> {
+    match &connection.agreement {
+        None => of_prefixes(connection),
+        Some(agreement) if agreement.pairs.is_empty() => of_prefixes(connection),
+        Some(agreement) if agreement.on_demand => [from_site(connection), of_prefixes(connection)].concat(),
+        Some(_) => from_site(connection),
+    }
+}
+
 /// Every remote prefix with every local one of its family.
-fn pairs(connection: &Connection) -> Vec<(IpNet, IpNet)> {
+fn of_prefixes(connection: &Connection) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for remote in &connection.remotes {
         for local in &connection.locals {
             if same_family(*remote, *local) {
-                pairs.push((*remote, *local));
+                let (remote, local) = (*remote, *local);
+                pairs.push(Pair { remote, local, protocol: None, remote_ports: 0..=65535, local_ports: 0..=65535 });
             }
         }
     }
     pairs
+}
+
+/// Whether the pair is for the packet's protocol and ports. A packet that shows no ports suits if all of them do.
+fn suits(pair: &Pair, packet: &Packet, site: Option<u16>, hub: Option<u16>) -> bool {
+    let for_all = |ports: &RangeInclusive<u16>| *ports == (0..=65535);
+    let port = |ports: &RangeInclusive<u16>, port: Option<u16>| {
+        for_all(ports) || port.is_some_and(|port| ports.contains(&port))
+    };
+    pair.protocol.is_none_or(|protocol| protocol == packet.selector_protocol)
+        && port(&pair.remote_ports, site)
+        && port(&pair.local_ports, hub)
 }
 
 fn in_any(prefixes: &[IpNet], address: IpAddr) -> bool {

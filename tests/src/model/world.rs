@@ -1,6 +1,6 @@
 //! What there is: the hub's interfaces, its connections, its VPC side, its routes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
@@ -51,6 +51,29 @@ pub struct Connection {
     /// Prefixes of the site; each paired with each of `locals`.
     pub remotes: Vec<IpNet>,
     pub locals: Vec<IpNet>,
+    /// What its SAs are for, where they are known; else these prefixes count.
+    pub agreement: Option<Agreement>,
+}
+
+/// What the SAs of a connection are for.
+#[derive(Debug, Clone, Default)]
+pub struct Agreement {
+    /// None: there is no SA.
+    pub pairs: Vec<Pair>,
+    /// A packet to the site may have one more negotiated.
+    pub on_demand: bool,
+}
+
+/// Packets that an SA is for.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    pub remote: IpNet,
+    pub local: IpNet,
+    /// Any, where there is none.
+    pub protocol: Option<u8>,
+    /// Of the site's side and of the hub's; of ICMP the type and the code, as one number.
+    pub remote_ports: RangeInclusive<u16>,
+    pub local_ports: RangeInclusive<u16>,
 }
 
 /// The cloud side.

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use hub_common::Reason;
 use hub_tests::model::{Account, Count, Judgement, Verdict, World};
 
+use crate::agreements::is_limited as limits;
+
 /// How often each thing happened.
 #[derive(Default)]
 pub struct Coverage {
@@ -35,6 +37,10 @@ impl Coverage {
                 if judgement.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Received(_)))) {
                     self.count("forward from the VPC");
                 }
+                for (_, count) in judgement.counts.iter().filter(|(account, _)| is_limited(world, account)) {
+                    let way = if matches!(count, Count::Received(_)) { "from" } else { "to" };
+                    self.count(&format!("forward {way} a site with limits"));
+                }
                 if out.len() + 4 < frame.len() {
                     self.count("forward, much shorter");
                 }
@@ -64,7 +70,14 @@ impl Coverage {
         let reasons = reasons.map(|reason| reason.name().to_owned());
         let ways = ["Ethernet to Ethernet", "Ethernet to raw IP", "raw IP to Ethernet", "raw IP to raw IP"];
         let forwards = ["IPv4", "IPv6"].into_iter().flat_map(|ip| ways.map(|way| format!("forward {ip} from {way}")));
-        let others = ["forward, tags taken off", "forward to the VPC", "forward from the VPC", "forward, much shorter"];
+        let others = [
+            "forward, tags taken off",
+            "forward to the VPC",
+            "forward from the VPC",
+            "forward, much shorter",
+            "forward from a site with limits",
+            "forward to a site with limits",
+        ];
         let least = self.packets / RAREST;
         let rare: Vec<String> = reasons
             .chain(forwards)
@@ -74,6 +87,14 @@ impl Coverage {
         anyhow::ensure!(rare.is_empty(), "less than {least} times in {} packets: {rare:?}\n{self}", self.packets);
         Ok(())
     }
+}
+
+/// Some of what the connection's SAs are for is limited to protocols or ports.
+fn is_limited(world: &World, account: &Account) -> bool {
+    let Account::Connection(name) = account else { return false };
+    let agreement = world.connections.iter().find(|connection| connection.name == *name);
+    let agreement = agreement.and_then(|connection| connection.agreement.as_ref());
+    agreement.is_some_and(|known| !known.on_demand && !known.pairs.is_empty() && known.pairs.iter().any(limits))
 }
 
 impl fmt::Display for Coverage {

@@ -5,6 +5,7 @@
 //! - `VPNHUB_PACKETS=N` runs so many packets, 250,000 by default.
 //! - `VPNHUB_WORLD=N` runs that world of the seed alone.
 
+mod agreements;
 mod compare;
 mod coverage;
 mod draw;

@@ -16,7 +16,10 @@ use rand::{
     seq::{IndexedRandom, IteratorRandom},
 };
 
-use crate::draw::{address_around, one_of, percent};
+use crate::{
+    agreements::{MESSAGES, port},
+    draw::{address_around, one_of, percent},
+};
 
 /// What a test run takes at least.
 const SHORTEST: usize = 14;
@@ -181,8 +184,12 @@ fn network(rng: &mut StdRng, mut packet: Packet, v6: bool) -> Packet {
 
 fn transport(rng: &mut StdRng, packet: Packet) -> Packet {
     match rng.random_range(0..10) {
-        0..4 => packet.udp(rng.random(), rng.random()),
-        4..7 => packet.tcp(rng.random(), rng.random()),
+        0..4 => packet.udp(port(rng), port(rng)),
+        4..6 => packet.tcp(port(rng), port(rng)),
+        6 => {
+            let [kind, code] = one_of(rng, &MESSAGES).to_be_bytes();
+            packet.icmp(kind, code, [0; 4])
+        }
         7 => packet.echo(rng.random(), 1),
         // Ports are in the payload, or are not.
         _ => packet.protocol(one_of(rng, &[0, 6, 17, 33, 44, 47, 50, 59, 132, 136, 255])),

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use hub_tests::{lab::Mac, model::World};
+use hub_tests::{
+    lab::Mac,
+    model::{Pair, World},
+};
 
 pub fn world(world: &World) -> String {
     let mut text = String::new();
@@ -28,6 +31,13 @@ fn write(text: &mut String, world: &World) -> std::fmt::Result {
         write!(text, "{}", if connection.up { "" } else { " down" })?;
         connection.peer.iter().try_for_each(|peer| write!(text, " peer {peer}"))?;
         writeln!(text, " remotes {:?} locals {:?}", connection.remotes, connection.locals)?;
+        if let Some(agreement) = &connection.agreement {
+            writeln!(text, "  SAs{}", if agreement.on_demand { ", more on demand" } else { "" })?;
+        }
+        for pair in connection.agreement.iter().flat_map(|agreement| &agreement.pairs) {
+            let Pair { remote, local, protocol, remote_ports, local_ports } = pair;
+            writeln!(text, "  {remote} {remote_ports:?} === {local} {local_ports:?} protocol {protocol:?}")?;
+        }
     }
     for route in &world.routes {
         writeln!(text, "route {} -> {} weight {}", route.destination, route.next_hop, route.weight)?;

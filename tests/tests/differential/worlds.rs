@@ -6,7 +6,10 @@ use hub_tests::model::{Connection, Interface, Route, Vpc, World};
 use ipnet::IpNet;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-use crate::draw::{address_within, one_of, percent, prefix, prefix_within};
+use crate::{
+    agreements,
+    draw::{address_within, one_of, percent, prefix, prefix_within},
+};
 
 /// Interfaces that a world may have; the first is the VPC's, if there is one.
 pub const DEVICES: RangeInclusive<u32> = 31..=46;
@@ -52,6 +55,7 @@ pub fn draw(rng: &mut StdRng) -> World {
         add_connection(rng, &size, &mut world, number);
     }
     add_routes(rng, &size, &mut world);
+    agreements::draw(rng, &mut world);
     add_neighbours(rng, &mut world);
     world
 }
@@ -178,6 +182,7 @@ fn add_connection(rng: &mut StdRng, size: &Size, world: &mut World, number: usiz
         up: percent(rng, 75),
         remotes,
         locals,
+        agreement: None,
     });
 }
 

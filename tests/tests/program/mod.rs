@@ -5,28 +5,31 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
 use anyhow::Context;
 use hub_common::{
     Reason,
-    maps::{Counters, UNATTRIBUTED, VPC},
+    maps::{UNATTRIBUTED, VPC},
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
-    model::{Account, Count, Interface, Judgement, World},
+    model::{self as reference, Account, Count, Interface, Judgement, World},
 };
 use hub_userspace::{
     compile::{self, Inputs},
     config::{
         difference::Routes,
-        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Vpc},
+        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Source, Vpc},
     },
-    dataplane::{Dataplane, Hook, Outcome},
+    dataplane::{Counters, Dataplane, Hook, Outcome},
     layout::Layout,
+    limit::{Limit, Ports},
     netlink::{HostState, Link},
     rib::Rib,
+    selectors::{Agreement, Agreements, Pair},
     state::{State, States},
 };
 use ipnet::IpNet;
@@ -37,6 +40,9 @@ pub type Entry = (Hook, Lookup);
 pub const ENTRIES: [Entry; 4] =
     [(Hook::Xdp, Lookup::Compiled), (Hook::Xdp, Lookup::Lpm), (Hook::Tc, Lookup::Compiled), (Hook::Tc, Lookup::Lpm)];
 
+/// A link header as a packet may still have that was decrypted: the one it came in. A test run of TC wants one.
+const LEFT_OVER: [u8; 14] = [2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 9, 0x88, 0xb5];
+
 /// Counters by account and name, those that are not 0.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
 
@@ -44,6 +50,8 @@ pub type Books = BTreeMap<(Account, &'static str), u64>;
 pub struct Program {
     pub entry: Entry,
     dataplane: Dataplane,
+    /// Indices of the interfaces that carry raw IP.
+    raw: BTreeSet<u32>,
     /// Destinations in its maps.
     destinations: BTreeSet<IpNet>,
     /// Whose counters are where.
@@ -89,6 +97,7 @@ impl Program {
         Ok(Self {
             entry,
             dataplane: Dataplane::load(&settings).context("loading the kernel program")?,
+            raw: BTreeSet::new(),
             destinations: BTreeSet::new(),
             slots: Vec::new(),
         })
@@ -104,10 +113,13 @@ impl Program {
         let (config, host, states) = inputs(world);
         let by_tc: BTreeSet<u32> =
             world.interfaces.iter().map(|interface| interface.index).filter(|index| world.is_by_tc(*index)).collect();
+        let raw = world.interfaces.iter().filter(|interface| !interface.ethernet);
+        self.raw = raw.map(|interface| interface.index).collect();
+        let agreements = agreements(world);
         let Agent { layout, rib, routes } = agent;
         rib.change(&Routes::between(routes, &config.routes));
         rib.follow(config.vpc.as_ref(), &host);
-        let inputs = Inputs { config: &config, host: &host, states: &states, by_tc: &by_tc };
+        let inputs = Inputs { config: &config, host: &host, states: &states, agreements: &agreements, by_tc: &by_tc };
         let ingress = compile::ingress(inputs, layout)?;
         let compiled = compile::ways(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
@@ -131,8 +143,14 @@ impl Program {
     }
 
     pub fn run(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Outcome> {
-        let outcome = self.dataplane.test_run(self.entry.0, interface, frame);
-        outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.entry))
+        let (hook, _) = self.entry;
+        let left_over: &[u8] = if hook == Hook::Tc && self.raw.contains(&interface) { &LEFT_OVER } else { &[] };
+        let outcome = self.dataplane.test_run(hook, interface, &[left_over, frame].concat());
+        let mut outcome = outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.entry))?;
+        if outcome.frame.starts_with(left_over) {
+            outcome.frame.drain(..left_over.len());
+        }
+        Ok(outcome)
     }
 
     /// Whether a frame that comes in on an interface can come to this program.
@@ -140,6 +158,7 @@ impl Program {
         match self.entry.0 {
             Hook::Xdp => !world.is_by_tc(interface),
             // A test run wants the headers that the EtherType promises (bpf_prog_test_run_skb(), net/bpf/test_run.c).
+            Hook::Tc if self.raw.contains(&interface) => true,
             Hook::Tc => match frame.get(12..14) {
                 Some([0x08, 0x00]) => frame.len() >= 14 + 20,
                 Some([0x86, 0xdd]) => frame.len() >= 14 + 40,
@@ -226,6 +245,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             health_check: None,
             up_delay: Duration::ZERO,
             ipsec: None,
+            selectors: Source::File,
         };
         (connection.name.clone(), value)
     });
@@ -262,6 +282,22 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     (config, host, states)
 }
 
+/// What the agent would know of the SAs.
+fn agreements(world: &World) -> Agreements {
+    let ports = |ports: &RangeInclusive<u16>| Ports { first: *ports.start(), last: *ports.end() };
+    let pair = |pair: &reference::Pair| {
+        let limit =
+            Limit { protocol: pair.protocol, remote: ports(&pair.remote_ports), local: ports(&pair.local_ports) };
+        Pair { remote: pair.remote, local: pair.local, limit }
+    };
+    let known = world.connections.iter().filter_map(|connection| {
+        let known = connection.agreement.as_ref()?;
+        let agreement = Agreement { pairs: known.pairs.iter().map(pair).collect(), on_demand: known.on_demand };
+        Some((connection.name.clone(), agreement))
+    });
+    known.collect()
+}
+
 fn link(interface: &Interface) -> Link {
     Link {
         index: interface.index,
@@ -273,5 +309,6 @@ fn link(interface: &Interface) -> Link {
         admin_up: interface.up,
         running: interface.up,
         vlan: interface.vlan,
+        if_id: None,
     }
 }

@@ -156,6 +156,7 @@ fn world(members: usize) -> World {
         up: true,
         remotes: remotes.iter().map(|net| net.parse().expect(net)).collect(),
         locals: vec![any],
+        agreement: None,
     };
     let mut connections = vec![connection("source".into(), DEVICES[0], &["10.1.0.0/16"], 0)];
     for number in 0..members {

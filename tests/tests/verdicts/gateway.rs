@@ -101,7 +101,8 @@ const PEER: &str = "169.254.0.2";
 
 fn connection(name: &str, interface: &str, remotes: &str, locals: &str) -> Connection {
     let (remotes, locals) = (nets(remotes), nets(locals));
-    Connection { name: name.into(), interface: interface.into(), peer: Some(address(PEER)), up: true, remotes, locals }
+    let (name, interface) = (name.into(), interface.into());
+    Connection { name, interface, peer: Some(address(PEER)), up: true, remotes, locals, agreement: None }
 }
 
 fn interfaces() -> Vec<Interface> {

@@ -3,6 +3,7 @@
 //! What is expected is written down in each row, made by the packet builder and never by the model, which is checked
 //! against the rows as the program is.
 
+mod agreed;
 mod gateway;
 mod header;
 mod link;

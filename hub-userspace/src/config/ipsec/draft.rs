@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use super::{
     super::{diagnostic::Located, section::List},
-    Auth, Esp, Identity, Ike, Ipsec, Mode, Proposal, Start, Version,
+    Auth, Esp, Identity, Ike, Ipsec, Mode, Proposal, Start, Version, XfrmInterface,
 };
 
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct IpsecDraft {
     pub start: Option<Located<Start>>,
     pub encap: Option<Located<bool>>,
     pub if_id: Option<Located<u32>>,
+    pub create_interface: Option<Located<bool>>,
+    pub interface_mtu: Option<Located<u32>>,
     pub dpd_delay: Option<Located<Duration>>,
     pub allow_weak: Option<Located<bool>>,
     pub ike: Option<IkeDraft>,
@@ -72,6 +74,10 @@ impl IpsecDraft {
             start: self.start?.value,
             encap: self.encap?.value,
             if_id: self.if_id.map(|id| id.value),
+            create_interface: match self.create_interface?.value {
+                true => Some(XfrmInterface { mtu: self.interface_mtu?.value }),
+                false => None,
+            },
             dpd_delay: self.dpd_delay?.value,
             ike: self.ike?.finish()?,
             esp: self.esp?.finish()?,

@@ -32,6 +32,8 @@ pub const DEFAULT_ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-ecp384", "aes256-sha3
 const DEFAULT_ESP_PROPOSALS_WITHOUT_PFS: [&str; 2] = ["aes256gcm16", "aes256-sha384"];
 pub const DEFAULT_IKE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const DEFAULT_ESP_LIFETIME: Duration = Duration::from_secs(3600);
+/// Of an xfrm interface: leaves room for ESP in UDP, in IPv6, on a link of 1500.
+pub const DEFAULT_INTERFACE_MTU: u32 = 1400;
 pub const DEFAULT_DPD_DELAY: Duration = Duration::from_secs(30);
 
 /// How a connection's SAs come about.
@@ -47,10 +49,19 @@ pub struct Ipsec {
     pub encap: bool,
     /// Of the xfrm interface that the SAs belong to; not 0.
     pub if_id: Option<u32>,
+    /// The agent makes that interface, and removes it.
+    pub create_interface: Option<XfrmInterface>,
     /// Silence after which the peer is asked whether it lives; zero: it is not asked. Whole seconds.
     pub dpd_delay: Duration,
     pub ike: Ike,
     pub esp: Esp,
+}
+
+/// An xfrm interface that the agent makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XfrmInterface {
+    /// Bytes.
+    pub mtu: u32,
 }
 
 /// How the two ends prove who they are. Files only: what is in them is read where it is used.

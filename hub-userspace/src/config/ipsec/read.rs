@@ -1,6 +1,6 @@
 //! The keys of `[connection.NAME.ipsec]`, and what they must be to one another within it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use toml::{
     Spanned,
@@ -15,7 +15,8 @@ use super::{
         value,
     },
     DEFAULT_DPD_DELAY, DEFAULT_ESP_LIFETIME, DEFAULT_ESP_PROPOSALS, DEFAULT_ESP_PROPOSALS_WITHOUT_PFS,
-    DEFAULT_IKE_LIFETIME, DEFAULT_IKE_PROPOSALS, Identity, Kind, Mode, Proposal, Protocol, Start,
+    DEFAULT_IKE_LIFETIME, DEFAULT_IKE_PROPOSALS, DEFAULT_INTERFACE_MTU, Identity, Kind, Mode, Proposal, Protocol,
+    Start,
     draft::{EspDraft, IdentityDraft, IkeDraft, IpsecDraft},
 };
 
@@ -28,6 +29,8 @@ const KEYS: &[&str] = &[
     "remote_id",
     "start",
     "if_id",
+    "create_interface",
+    "interface_mtu",
     "encap",
     "dpd_delay",
     "allow_weak",
@@ -36,6 +39,8 @@ const KEYS: &[&str] = &[
 ];
 const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
 const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs"];
+/// From IPv6's least to the most that fits an IP packet.
+const INTERFACE_MTUS: RangeInclusive<u32> = 1280..=65535;
 const STARTS: [(&str, Start); 3] = [("trap", Start::Trap), ("start", Start::Start), ("none", Start::None)];
 const MODES: [(&str, Mode); 2] = [("main", Mode::Main), ("aggressive", Mode::Aggressive)];
 /// `IKEv1` protects itself with no AEAD.
@@ -60,6 +65,10 @@ impl Reader<'_, '_> {
             start: section.or_default("start", Start::Start, report, |value| value::choice(value, &STARTS)),
             encap: section.or_default("encap", false, report, value::boolean),
             if_id: section.optional("if_id", report, |value| value::integer(value, 1..=u32::MAX)),
+            create_interface: section.or_default("create_interface", false, report, value::boolean),
+            interface_mtu: section.or_default("interface_mtu", DEFAULT_INTERFACE_MTU, report, |value| {
+                value::integer(value, INTERFACE_MTUS)
+            }),
             dpd_delay: section.or_default("dpd_delay", DEFAULT_DPD_DELAY, report, |value| {
                 value::seconds(value, &(Duration::ZERO..=Duration::from_secs(3600)), "\"0s\" (never) to \"1h\"")
             }),
@@ -67,10 +76,27 @@ impl Reader<'_, '_> {
             ike: None,
             esp: None,
         };
+        self.check_interface(&section, &draft);
         draft.ike = self.ike(&section);
         draft.esp = self.esp(&section);
         self.check_weak(&section, &draft);
         Some(draft)
+    }
+
+    /// An interface that is to be made is an xfrm one.
+    fn check_interface(&mut self, section: &Section<'_>, draft: &IpsecDraft) {
+        let Some(create) = draft.create_interface else { return };
+        if create.value && section.lacks("if_id") {
+            let problem = Problem::new("an xfrm interface is known by its if_id");
+            let help = "add if_id = 10, a number that no other interface has";
+            self.report.error(create.at, section.path_of("create_interface"), problem.help(help));
+        }
+        if let (false, Some(mtu)) = (create.value, section.get("interface_mtu")) {
+            let problem =
+                Problem::new("the agent does not make this interface, so its MTU is not the agent's business");
+            let help = "add create_interface = true, or remove interface_mtu";
+            self.report.error(mtu.span().start, section.path_of("interface_mtu"), problem.help(help));
+        }
     }
 
     /// Whether there is one way to prove who one is, and all of it.

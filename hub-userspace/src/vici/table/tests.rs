@@ -139,18 +139,17 @@ fn selectors_are_those_of_all_sas_and_go_with_the_last() {
     };
     let shown = |table: &Table| -> Vec<String> {
         let pairs = table.tunnel("a").pairs();
-        let limit = |pair: &Pair| pair.limit.as_ref().map(|limit| format!(" {limit}")).unwrap_or_default();
-        pairs.iter().map(|pair| format!("{} {}{}", pair.remote, pair.local, limit(pair))).collect()
+        pairs.iter().map(Pair::to_string).collect()
     };
     let mut table = Table::default();
     table.apply(of(1, "192.168.0.0/24", "10.10.10.0/24"));
     table.apply(of(2, "192.168.0.0/24", "10.10.10.0/24"));
     table.apply(of(3, "192.168.1.0/24[tcp/443]", "10.10.10.0/24"));
     table.apply(of(4, "fd00:1::/64", "10.10.10.0/24"));
-    assert_eq!(shown(&table), ["10.10.10.0/24 192.168.0.0/24", "10.10.10.0/24 192.168.1.0/24 tcp/443"]);
+    assert_eq!(shown(&table), ["10.10.10.0/24 === 192.168.0.0/24", "10.10.10.0/24[tcp] === 192.168.1.0/24[tcp/443]"]);
     table.apply(down(1));
     table.apply(down(3));
-    assert_eq!(shown(&table), ["10.10.10.0/24 192.168.0.0/24"]);
+    assert_eq!(shown(&table), ["10.10.10.0/24 === 192.168.0.0/24"]);
     table.apply(down(2));
     assert!(shown(&table).is_empty());
 }
@@ -225,4 +224,127 @@ fn recorded_events_are_understood() {
     assert_eq!(apply(event("ike-updown", Message::default().with_section("a", end.clone()))), (false, none(), None));
     assert_eq!(apply(event("child-updown", of(end, "a-4", sa("4", "INSTALLED")))), (false, none(), None));
     assert_eq!(apply(event("child-updown", Message::default().with("nonsense", "yes"))), (false, none(), None));
+}
+
+/// What a connection of ours has, after events as bytes, each as charon sends them behind the event's name.
+fn after(table: &mut Table, events: &[(&str, &[u8])]) -> Vec<u64> {
+    for (name, bytes) in events {
+        let message = Message::decode(bytes).expect("a message");
+        for change in Change::of_event(&Event { name: (*name).to_owned(), message }) {
+            table.apply(change);
+        }
+    }
+    ids(table)
+}
+
+/// A key with a value, a list of one, and a section, as they stand in a message.
+fn key(name: &str, value: &str) -> Vec<u8> {
+    [&[3, name.len() as u8][..], name.as_bytes(), &[0, value.len() as u8], value.as_bytes()].concat()
+}
+
+fn list(name: &str, item: &str) -> Vec<u8> {
+    [&[4, name.len() as u8][..], name.as_bytes(), &[5, 0, item.len() as u8], item.as_bytes(), &[6]].concat()
+}
+
+fn section(name: &str, content: &[Vec<u8>]) -> Vec<u8> {
+    [&[1, name.len() as u8][..], name.as_bytes(), &content.concat(), &[2]].concat()
+}
+
+fn child_bytes(name: &str, id: &str, remote: &str) -> Vec<u8> {
+    let keys = [
+        key("name", "a"),
+        key("uniqueid", id),
+        key("state", "INSTALLED"),
+        key("spi-in", "c0000001"),
+        list("local-ts", "192.168.0.0/24"),
+        list("remote-ts", remote),
+    ];
+    section(name, &keys)
+}
+
+/// Of a connection, with what its section for the children has.
+fn event_bytes(connection: &str, ike: &str, children: &[Vec<u8>]) -> Vec<u8> {
+    section(connection, &[key("uniqueid", ike), key("state", "ESTABLISHED"), section("child-sas", children)])
+}
+
+fn up_bytes(connection: &str, ike: &str, children: &[Vec<u8>]) -> Vec<u8> {
+    [key("up", "yes"), event_bytes(connection, ike, children)].concat()
+}
+
+fn rekey_bytes(ike: &str, old: &str, new: &str) -> Vec<u8> {
+    let both = [child_bytes("old", old, "10.10.10.0/24"), child_bytes("new", new, "10.10.10.0/24")];
+    event_bytes("a", ike, &[section("a", &both)])
+}
+
+#[test]
+fn a_child_that_comes_and_goes_in_the_very_bytes() {
+    let up: &[u8] = b"\x03\x02up\x00\x03yes\x01\x01a\x03\x08uniqueid\x00\x011\x03\x05state\x00\x0bESTABLISHED\
+        \x01\x09child-sas\x01\x03a-7\x03\x08uniqueid\x00\x017\x03\x05state\x00\x09INSTALLED\
+        \x04\x08local-ts\x05\x00\x0e192.168.0.0/24\x06\x04\x09remote-ts\x05\x00\x0d10.10.10.0/24\x06\x02\x02\x02";
+    let mut table = Table::default();
+    assert_eq!(after(&mut table, &[("child-updown", up)]), [7]);
+    let pairs: Vec<String> = table.tunnel("a").pairs().iter().map(Pair::to_string).collect();
+    assert_eq!(pairs, ["10.10.10.0/24 === 192.168.0.0/24"]);
+    // A child that goes is told without `up`: the same message from there on.
+    assert!(after(&mut table, &[("child-updown", &up[9..])]).is_empty());
+    assert!(table.tunnel("a").pairs().is_empty());
+}
+
+#[test]
+fn events_of_other_connections_are_no_business_of_ours() {
+    let (ours, theirs) = (child_bytes("a-1", "1", "10.10.10.0/24"), child_bytes("rw-2", "2", "10.66.0.0/16"));
+    let mut table = Table::default();
+    let events = [
+        ("child-updown", up_bytes("a", "1", std::slice::from_ref(&ours))),
+        ("child-updown", up_bytes("roadwarrior", "2", std::slice::from_ref(&theirs))),
+        ("ike-updown", [key("up", "yes"), event_bytes("roadwarrior", "2", &[])].concat()),
+    ];
+    let events: Vec<(&str, &[u8])> = events.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    assert_eq!(after(&mut table, &events), [1]);
+    let before = table.tunnel("a");
+    let down = event_bytes("roadwarrior", "2", &[theirs]);
+    let never = event_bytes("nobody", "9", &[child_bytes("nobody-9", "9", "10.99.0.0/16")]);
+    for bytes in [&down, &never] {
+        after(&mut table, &[("child-updown", bytes), ("ike-updown", bytes)]);
+        assert_eq!(table.tunnel("a"), before);
+    }
+    assert!(table.tunnel("roadwarrior").children.is_empty() && table.tunnel("nobody").ike.is_none());
+}
+
+#[test]
+fn selectors_stay_through_every_rekeying_whatever_the_order() {
+    let first = up_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
+    let down = |id: &str| event_bytes("a", "1", &[child_bytes(&format!("a-{id}"), id, "10.10.10.0/24")]);
+    let (to_2, to_3) = (rekey_bytes("1", "1", "2"), rekey_bytes("1", "1", "3"));
+    let rekeyed = |bytes: &[u8]| ("child-rekey", bytes.to_vec());
+    let updown = |bytes: &[u8]| ("child-updown", bytes.to_vec());
+    // Both ends rekey at once, and one of the new SAs is closed again; in every order in which that can be told.
+    for (what, events, last) in [
+        ("ours wins", vec![rekeyed(&to_2), rekeyed(&to_3), updown(&down("3")), updown(&down("1"))], 2),
+        ("theirs wins", vec![rekeyed(&to_2), rekeyed(&to_3), updown(&down("2")), updown(&down("1"))], 3),
+        ("the loser is told last", vec![rekeyed(&to_2), updown(&down("1")), rekeyed(&to_3), updown(&down("3"))], 2),
+        ("the loser's end is told first", vec![rekeyed(&to_2), updown(&down("3")), rekeyed(&to_3)], 2),
+        ("each twice", vec![rekeyed(&to_2), rekeyed(&to_2), updown(&down("1")), updown(&down("1"))], 2),
+    ] {
+        let mut table = Table::default();
+        after(&mut table, &[("child-updown", &first)]);
+        let pairs = table.tunnel("a").pairs();
+        for (name, bytes) in &events {
+            after(&mut table, &[(name, bytes)]);
+            assert_eq!(table.tunnel("a").pairs(), pairs, "{what}");
+        }
+        assert_eq!(ids(&table), [last], "{what}");
+    }
+}
+
+#[test]
+fn a_charon_that_starts_again_counts_anew() {
+    let up = up_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
+    let down = event_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
+    let mut table = Table::default();
+    assert!(after(&mut table, &[("child-updown", &up), ("child-updown", &down)]).is_empty());
+    assert!(after(&mut table, &[("child-updown", &up)]).is_empty(), "told too late by the same one");
+    // The new one's first look, and its first SA, which has the number of one that is gone.
+    table.replace(Vec::new());
+    assert_eq!(after(&mut table, &[("child-updown", &up)]), [1]);
 }

@@ -43,7 +43,7 @@ pub struct IpsecOptions {
 impl IpsecOptions {
     /// The three offices, which begin the tunnels. The agent does not.
     pub fn new(esp: Esp) -> Self {
-        let shape = Shape { esp, sites: vec![SHANGHAI, HANGZHOU, NINGBO], behind_nat: None, leased_line: None };
+        let shape = Shape { sites: vec![SHANGHAI, HANGZHOU, NINGBO], behind_nat: None, leased_line: None };
         let charon = CharonOptions::new(esp);
         Self { shape, charon, fixed_name: None, start: "none", dpd_delay: "30s", agent: None }
     }
@@ -159,7 +159,7 @@ impl IpsecLab {
     /// # Errors
     /// When something is missing or refuses: with what it said.
     pub fn prepare(options: &IpsecOptions, change: impl FnOnce(HubConfig) -> HubConfig) -> anyhow::Result<Self> {
-        let esp = options.shape.esp;
+        let esp = options.charon.esp;
         let mut world = world::world(&options.shape);
         if let Some(name) = &options.fixed_name {
             world = world.prefix(name).recreate(true);

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use super::super::offices::{add_site_networks, add_vpc, tunnel};
 use super::super::world::{Builder, End, Link, PlaceSpec, World};
 use super::super::{HUB, Site};
-use super::Esp;
 
 /// The hub's public address. A public link is a /31, with the Internet at the other address.
 pub const HUB_PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -18,7 +17,6 @@ const NAT: &str = "nat";
 /// What of the world is not always the same.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
-    pub esp: Esp,
     pub sites: Vec<Site>,
     /// The place of a site that is behind NAT.
     pub behind_nat: Option<String>,
@@ -58,12 +56,6 @@ pub(super) fn world(shape: &Shape) -> Builder {
         world = world
             .ip(&site.place, format!("route add default {way4} src {host4}"))
             .ip(&site.place, format!("route add ::/0 {way6} src {host6}"));
-        if shape.esp == Esp::Kernel {
-            let device = site.hub_device(0);
-            world = world
-                .ip(HUB, format!("link add {device} type xfrm if_id {} dev wan0", site.number))
-                .ip(HUB, format!("link set {device} mtu 1400 up"));
-        }
     }
     world
 }

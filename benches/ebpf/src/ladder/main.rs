@@ -1,0 +1,204 @@
+//! The ladder: the hub's own stages, one more from program to program, for the bench `lookup`. Run by test runs that repeat.
+//!
+//! The order of the stages is that of `hub-ebpf/src/main.rs`; the stages themselves are the hub's. The binary has the maps
+//! of the hub be those of a running agent.
+#![no_std]
+#![no_main]
+
+mod maps;
+#[path = "../rungs.rs"]
+mod rungs;
+
+use core::hint::black_box;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use benches_ebpf::{
+    frame,
+    shape::{IPV4, IPV6, IPV6_NETWORKS},
+};
+use hub_common::{
+    Reason,
+    compiled::Class,
+    maps::{Attachment, UNATTRIBUTED},
+};
+use hub_ebpf::{
+    address::{Address, V4, V6},
+    frame::{Frame, XdpFrame},
+    nexthop,
+    parse::{self, Network},
+    redirect::{self, Account},
+    rewrite, route, selector,
+    tables::{Compiled, Ends, Tables, Tries},
+};
+
+use crate::rungs::Rung;
+
+/// What a program returns that has come to the end of its rung: a stage that refuses the packet says drop or pass.
+const REACHED: u32 = xdp_action::XDP_TX;
+
+macro_rules! programs {
+    ($($name:ident: $tables:ty, $rung:ident;)+) => {
+        $(
+            #[xdp]
+            pub fn $name(context: XdpContext) -> u32 {
+                climb::<$tables>(context, Rung::$rung)
+            }
+        )+
+    };
+}
+
+programs! {
+    drop: Compiled, Drop;
+    bare: Compiled, Bare;
+    hub_parse: Compiled, Parse;
+    hub_addresses: Compiled, Addresses;
+    hub_to_hub: Compiled, ToHub;
+    hub_selector: Compiled, Selector;
+    hub_route: Compiled, Route;
+    hub_nexthop: Compiled, NextHop;
+    hub_rewrite: Compiled, Rewrite;
+    hub_redirect: Compiled, Redirect;
+    lpm_parse: Tries, Parse;
+    lpm_addresses: Tries, Addresses;
+    lpm_to_hub: Tries, ToHub;
+    lpm_selector: Tries, Selector;
+    lpm_route: Tries, Route;
+    lpm_nexthop: Tries, NextHop;
+    lpm_rewrite: Tries, Rewrite;
+    lpm_redirect: Tries, Redirect;
+}
+
+/// Both families of a way to look up, each with a glance at what it knows of an address.
+trait Both: Tables<V4, Known: Glance> + Tables<V6, Known: Glance> {}
+impl<T: Tables<V4, Known: Glance> + Tables<V6, Known: Glance>> Both for T {}
+
+/// Every program is this, with a rung that the compiler knows.
+#[inline(always)]
+fn climb<T: Both>(mut context: XdpContext, rung: Rung) -> u32 {
+    if put_back(&mut context).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    match rung {
+        Rung::Drop => REACHED,
+        Rung::Bare => maps::FLOOR.redirect(0, u64::from(xdp_action::XDP_ABORTED)).unwrap_or(xdp_action::XDP_ABORTED),
+        _ => forward::<T, _>(&mut XdpFrame::new(context), rung),
+    }
+}
+
+/// Makes the frame the next one. A test run that repeats hands the program what it left of the frame before: its TTL would
+/// run out.
+#[inline(always)]
+fn put_back(context: &mut XdpContext) -> Option<()> {
+    let settings = maps::SETTINGS.get(0)?;
+    let sequence = maps::SEQUENCE.get_ptr_mut(0)?;
+    // SAFETY: the element is this CPU's own, and one test run at a time uses it.
+    let sequence = unsafe { &mut *sequence };
+    let number = *sequence as u32;
+    *sequence += 1;
+    match settings.version {
+        4 => frame::write::<{ IPV4.words }>(context, settings, &IPV4, number),
+        _ if settings.networks == 0 => frame::write::<{ IPV6.words }>(context, settings, &IPV6, number),
+        _ => frame::write::<{ IPV6.words }>(context, settings, &IPV6_NETWORKS, number),
+    }
+}
+
+#[inline(always)]
+fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
+    let Some(attachment) = parse::attachment(frame.interface()) else {
+        return redirect::refuse::<F>(&Account::new(UNATTRIBUTED), Reason::NotAttached);
+    };
+    let mut account = Account::new(attachment.connection);
+    let outcome = match parse::link(frame, &attachment) {
+        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &mut account, rung),
+        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &mut account, rung),
+        Err(reason) => Err(reason),
+    };
+    outcome.unwrap_or_else(|reason| redirect::refuse::<F>(&account, reason))
+}
+
+#[inline(always)]
+fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
+    frame: &mut F,
+    offset: usize,
+    attachment: &Attachment,
+    account: &mut Account,
+    rung: Rung,
+) -> Result<u32, Reason> {
+    let packet = parse::packet::<A, F>(frame, offset)?;
+    if rung == Rung::Parse {
+        let found = packet.source.glance() ^ packet.destination.glance();
+        return Ok(reached(found ^ packet.length as u32 ^ u32::from(packet.hop_limit)));
+    }
+    let ends = Ends::<A, T>::of(&packet)?;
+    if rung == Rung::Addresses {
+        return Ok(reached(ends.source.glance() ^ ends.destination.glance()));
+    }
+    let route = route::lookup(&ends);
+    parse::to_hub(route)?;
+    if rung == Rung::ToHub {
+        return Ok(reached(route.first_bucket));
+    }
+    selector::ingress(&packet, frame, &ends, attachment, &mut account.connection)?;
+    account.admit(&packet);
+    if rung == Rung::Selector {
+        return Ok(reached(account.connection));
+    }
+    let route = route::judge(route, attachment)?;
+    if rung == Rung::Route {
+        return Ok(reached(route.first_bucket));
+    }
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;
+    if rung == Rung::NextHop {
+        return Ok(reached(next_hop.port));
+    }
+    rewrite::rewrite(frame, &packet, next_hop)?;
+    if rung == Rung::Rewrite {
+        return Ok(reached(next_hop.port));
+    }
+    redirect::redirect(frame, account, next_hop)
+}
+
+/// Ends a rung with what its last stage found: nobody looks at that, and the compiler would leave the work out.
+#[inline(always)]
+fn reached(found: u32) -> u32 {
+    black_box(found);
+    REACHED
+}
+
+/// A little of a value, for which all of it had to be found.
+trait Glance {
+    fn glance(&self) -> u32;
+}
+
+impl Glance for V4 {
+    #[inline(always)]
+    fn glance(&self) -> u32 {
+        *self
+    }
+}
+
+impl Glance for V6 {
+    #[inline(always)]
+    fn glance(&self) -> u32 {
+        (self[0] ^ self[1]) as u32
+    }
+}
+
+impl Glance for Class {
+    #[inline(always)]
+    fn glance(&self) -> u32 {
+        self.first_bucket
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses loops without end: a program that could panic would not load.
+    loop {}
+}
+
+// The kernel lends some helpers to GPL-compatible programs only (include/linux/license.h).
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,164 @@
+//! The rungs on the tables of a running agent: run, and asked what came of it.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    Ebpf, TestRun as _, TestRunOptions,
+    maps::{Array, DevMap, PerCpuArray},
+};
+use hub_common::maps::{self, MAX_CONNECTIONS};
+use nix::time::{ClockId, clock_gettime};
+
+use super::shared;
+use crate::{
+    forward::{
+        cases::Program,
+        hubs::{self, Hub},
+    },
+    programs,
+    rungs::Rung,
+    settings::{Traffic, settings},
+    shape::{Head, IPV4, IPV6_NETWORKS, Layout, Settings},
+    testbed::Running,
+};
+
+// enum xdp_action, linux/bpf.h.
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+
+/// The maps that are not the hub's.
+const OWN: [&str; 3] = ["SETTINGS", "SEQUENCE", "FLOOR"];
+/// Slots of `TRAFFIC`: a connection each, the VPC, and what is nobody's.
+const SLOTS: u32 = MAX_CONNECTIONS + 2;
+/// Room behind the frame for what a test run gives back.
+const ROOM: usize = 64;
+
+/// The ladder of one agent.
+pub struct Ladder {
+    pub program: Program,
+    running: Running,
+    hub: Hub,
+    ebpf: Ebpf,
+    settings: Option<Settings>,
+    frame: Vec<u8>,
+}
+
+/// Packets that the agent's counters have, of all connections together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    pub received: u64,
+    pub sent: u64,
+}
+
+impl Ladder {
+    /// With an agent that is at rest.
+    pub fn set_up(program: Program, agent: &Path, config: &str) -> Result<Self> {
+        let (running, hub) = hubs::with_agent(program, agent, config)?;
+        let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ladder-ebpf"));
+        let mut ebpf = shared::load(object, running.agent.pid(), &OWN)?;
+        for rung in Rung::ALL {
+            programs::loaded(&mut ebpf, &rung.entry(program))?;
+        }
+        let mut floor: DevMap<_> = ebpf.map_mut("FLOOR").context("no map FLOOR")?.try_into()?;
+        // A port is looked up in the namespace of the thread that names it.
+        hub.egress.namespace.enter(|| floor.set(0, hub.egress.index, None, 0))?.context("setting the port")?;
+        Ok(Self { program, running, hub, ebpf, settings: None, frame: Vec::new() })
+    }
+
+    pub fn ready(&self) -> Duration {
+        self.running.ready
+    }
+
+    /// Has the packets be these from now on.
+    pub fn set(&mut self, traffic: &Traffic) -> Result<()> {
+        let settings = settings(traffic, self.hub.macs)?;
+        let mut array: Array<_, Settings> = self.ebpf.map_mut("SETTINGS").context("no map SETTINGS")?.try_into()?;
+        array.set(0, settings, 0).context("writing the settings")?;
+        self.settings = Some(settings);
+        self.frame = vec![0; traffic.bytes as usize];
+        Ok(())
+    }
+
+    /// Nanoseconds of this core for a packet, over so many.
+    ///
+    /// The thread's own time: the kernel tells the time of a test run in whole nanoseconds, and of the wall clock others on
+    /// the core have their part.
+    pub fn run(&mut self, rung: Rung, frames: u32) -> Result<f64> {
+        self.running.agent.must_run()?;
+        let time = self.test(rung, frames, None)?;
+        Ok(time.as_secs_f64() * 1e9 / f64::from(frames))
+    }
+
+    /// Sends one packet all the way and looks at it.
+    ///
+    /// # Errors
+    /// When it did not come out as it must.
+    pub fn sample(&mut self) -> Result<()> {
+        let mut out = vec![0; self.frame.len() + ROOM];
+        self.test(Rung::Redirect, 1, Some(&mut out))?;
+        let settings = self.settings.as_ref().context("no settings")?;
+        let right = match settings.version {
+            4 => is_right::<{ IPV4.words }>(&out, settings, &IPV4),
+            _ => is_right::<{ IPV6_NETWORKS.words }>(&out, settings, &IPV6_NETWORKS),
+        };
+        ensure!(right, "a packet came out wrong: {out:02x?}");
+        Ok(())
+    }
+
+    /// Runs a rung, and says what it took of the thread that did. A buffer for the frame becomes as long as the frame.
+    fn test(&mut self, rung: Rung, repeat: u32, out: Option<&mut Vec<u8>>) -> Result<Duration> {
+        let entry = rung.entry(self.program);
+        let program = programs::loaded(&mut self.ebpf, &entry)?;
+        let (frame, ingress) = (&self.frame, &self.hub.ingress);
+        let (result, time, out) = ingress.namespace.enter(|| -> Result<_> {
+            let mut out = out;
+            let context = programs::context(frame, ingress.index);
+            let options = TestRunOptions {
+                data_in: Some(frame),
+                data_out: out.as_mut().map(|out| out.as_mut_slice()),
+                ctx_in: Some(&context),
+                repeat,
+                ..TestRunOptions::default()
+            };
+            let start = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+            let result = program.test_run(options).with_context(|| format!("running {entry}"))?;
+            let end = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+            Ok((result, Duration::from(end - start), out))
+        })??;
+        let expected = if matches!(rung, Rung::Bare | Rung::Redirect) { XDP_REDIRECT } else { XDP_TX };
+        if result.return_value != expected {
+            bail!("the last packet of {entry} ended with {}, not {expected}", result.return_value);
+        }
+        if let Some(out) = out {
+            out.truncate(result.data_size_out as usize);
+        }
+        Ok(time)
+    }
+
+    pub fn counted(&self) -> Result<Counted> {
+        let traffic: PerCpuArray<_, maps::Traffic> = self.ebpf.map("TRAFFIC").context("no map TRAFFIC")?.try_into()?;
+        let mut counted = Counted::default();
+        for slot in 0..SLOTS {
+            for cpu in traffic.get(&slot, 0).context("reading the counters")?.iter() {
+                counted.received += cpu.rx_packets;
+                counted.sent += cpu.tx_packets;
+            }
+        }
+        Ok(counted)
+    }
+
+    /// Ends the agent at once: that it leaves nothing behind is for the tests to say, and takes long with many routes.
+    pub fn end(self) -> Result<()> {
+        self.running.agent.kill().map(drop)
+    }
+}
+
+/// Whether a frame is one of the bench's, as it must come out.
+fn is_right<const WORDS: usize>(frame: &[u8], settings: &Settings, layout: &Layout) -> bool {
+    let (words, _) = frame.as_chunks::<8>();
+    let Some(words) = words.first_chunk::<WORDS>() else { return false };
+    let head = Head(words.map(u64::from_ne_bytes));
+    let right = |number| layout.is_right(&head, settings, number);
+    frame.len() == settings.length as usize && layout.generated(&head).is_some_and(right)
+}

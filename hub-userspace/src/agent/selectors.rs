@@ -1,0 +1,115 @@
+//! Selectors in force, as the SAs have them: followed, logged, told to whoever listens.
+
+use std::time::SystemTime;
+
+use hub_common::maps::LIMIT_RULES;
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::{
+    agreement::{Sources, agreements, mark},
+    config::model::Source,
+    event::{Event, now},
+    selectors::{Agreement, Pair},
+    status,
+    vici::table::Tunnel,
+    xfrm::wire::Sa,
+};
+
+impl Agent {
+    /// Follows the SAs; whether what they admit is otherwise than before. One that takes another's place changes nothing.
+    pub(super) fn agree(&mut self) -> bool {
+        let (ike, xfrm) = (&*self.ike.view(), &*self.xfrm.view());
+        let agreements = agreements(&self.config, Sources { ike, xfrm, host: &self.host }, &self.agreements);
+        if agreements == self.agreements {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.agreements, agreements);
+        for (name, agreement) in &self.agreements {
+            if before.get(name) != Some(agreement) {
+                self.untold_selectors.insert(name.clone());
+            }
+        }
+        true
+    }
+
+    /// Logs and tells those that are new.
+    pub(super) fn tell_selectors(&mut self) {
+        for name in std::mem::take(&mut self.untold_selectors) {
+            let (Some(agreement), Some(state)) = (self.agreements.get(&name), self.states.get(&name)) else { continue };
+            let selectors = texts(agreement);
+            if selectors.is_empty() {
+                info!(connection = name, "no SA: nothing is admitted from it");
+            } else {
+                info!(connection = name, "SAs are for {}", selectors.join(", "));
+            }
+            for problem in self.selector_problems(&name) {
+                warn!(connection = name, "{problem}");
+            }
+            let reason = self.state_reason(&name, *state);
+            let (state, was) = (*state, Some(*state));
+            // Nobody may be listening.
+            drop(self.events.send(Event {
+                time: now(),
+                connection: name,
+                state,
+                was,
+                reason,
+                selectors: Some(selectors),
+            }));
+        }
+    }
+
+    /// Those in force, where SAs tell them.
+    pub(super) fn selectors_of(&self, name: &str) -> Option<Vec<String>> {
+        self.agreements.get(name).map(texts)
+    }
+
+    /// What of a connection's SAs is not admitted, and why.
+    pub(super) fn selector_problems(&self, name: &str) -> Vec<String> {
+        let unreadable = self.ike.view().tunnels.get(name).map(Tunnel::unreadable).unwrap_or_default();
+        let unreadable =
+            unreadable.into_iter().map(|text| format!("the traffic selector {text} is not understood: not admitted"));
+        let slot = self.layout.ingress.connections.get(name);
+        let cut = slot.filter(|slot| self.ingress.cut.contains(slot)).map(|_| {
+            format!(
+                "its SAs have more limits to protocols and ports than the kernel program has room for ({LIMIT_RULES} for \
+                 a pair of addresses): the rest is not admitted"
+            )
+        });
+        let follows = self.config.connections.get(name).is_some_and(|connection| connection.selectors == Source::Xfrm);
+        let unread = self.xfrm.view().problem.clone().filter(|_| follows);
+        unreadable.chain(cut).chain(unread).collect()
+    }
+
+    /// What the kernel has of a connection whose SAs others make.
+    pub(super) fn kernel_sas(&self, name: &str) -> Option<status::Ipsec> {
+        let connection = self.config.connections.get(name)?;
+        if connection.selectors != Source::Xfrm || connection.ipsec.is_some() {
+            return None;
+        }
+        let view = self.xfrm.view();
+        let (table, mark) = (view.table.as_deref()?, mark(&self.config, connection, &self.host)?);
+        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let selectors: Vec<String> = table.pairs(&mark).iter().map(Pair::to_string).collect();
+        let child = |sa: &Sa| {
+            let out = table.outbound(sa);
+            status::Child {
+                spi_in: format!("{:08x}", sa.spi),
+                spi_out: out.map(|out| format!("{:08x}", out.spi)).unwrap_or_default(),
+                bytes_in: sa.bytes,
+                bytes_out: out.map_or(0, |out| out.bytes),
+                seconds: seconds.saturating_sub(sa.added),
+                local: Vec::new(),
+                remote: Vec::new(),
+                selectors: selectors.clone(),
+            }
+        };
+        let children = table.inbound(&mark).into_iter().map(child).collect();
+        Some(status::Ipsec { ike: None, children, selectors: None, problems: Vec::new(), fault: None })
+    }
+}
+
+fn texts(agreement: &Agreement) -> Vec<String> {
+    agreement.pairs.iter().map(Pair::to_string).collect()
+}

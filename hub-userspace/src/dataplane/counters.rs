@@ -1,0 +1,100 @@
+//! What the program counts, by slot: two maps, since traffic is counted with every packet and refusals are not.
+
+use std::{iter::Sum, ops::Add};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
+};
+use hub_common::{
+    Reason,
+    maps::{Refusals, Traffic},
+};
+
+use super::{
+    Error,
+    maps::{Named, Writer, take},
+};
+
+/// Counts of a slot: see [`Traffic`] and [`Refusals`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    /// By [`Reason`].
+    pub reasons: [u64; Reason::COUNT],
+}
+
+impl Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets + other.rx_packets,
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            tx_packets: self.tx_packets + other.tx_packets,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            reasons: std::array::from_fn(|reason| self.reasons[reason] + other.reasons[reason]),
+        }
+    }
+}
+
+impl Sum for Counters {
+    fn sum<I: Iterator<Item = Self>>(counters: I) -> Self {
+        counters.fold(Self::default(), Self::add)
+    }
+}
+
+impl From<Traffic> for Counters {
+    fn from(Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes }: Traffic) -> Self {
+        Self { rx_packets, rx_bytes, tx_packets, tx_bytes, ..Self::default() }
+    }
+}
+
+impl From<Refusals> for Counters {
+    fn from(Refusals { reasons }: Refusals) -> Self {
+        Self { reasons, ..Self::default() }
+    }
+}
+
+/// Both maps.
+pub struct BySlot {
+    traffic: PerCpuArray<MapData, Traffic>,
+    refusals: PerCpuArray<MapData, Refusals>,
+}
+
+impl BySlot {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, Error> {
+        let Named { map: refusals, .. } = take(ebpf, "REFUSALS")?;
+        let Named { name, capacity, map: traffic } = take(ebpf, "TRAFFIC")?;
+        Ok(Named { name, capacity, map: Self { traffic, refusals } })
+    }
+}
+
+impl Named<BySlot> {
+    /// Counts of a slot, summed over the CPUs.
+    pub fn read(&self, slot: u32) -> Result<Counters, Error> {
+        let Self { name, capacity, map: BySlot { traffic, refusals } } = self;
+        let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
+        read().map_err(|error| Error::map(name, *capacity, &error))
+    }
+}
+
+fn sum<V: Pod + Into<Counters>>(map: &PerCpuArray<MapData, V>, slot: u32) -> Result<Counters, MapError> {
+    Ok(map.get(&slot, 0)?.iter().map(|value| (*value).into()).sum())
+}
+
+/// A slot that gets a new owner starts from zero.
+impl Writer<u32, String> for BySlot {
+    fn put(&mut self, slot: &u32, _owner: &String) -> Result<(), MapError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        self.traffic.set(*slot, PerCpuValues::try_from(vec![Traffic::default(); cpus])?, 0)?;
+        self.refusals.set(*slot, PerCpuValues::try_from(vec![Refusals::default(); cpus])?, 0)
+    }
+
+    fn delete(&mut self, _slot: &u32) -> Result<(), MapError> {
+        Ok(())
+    }
+}

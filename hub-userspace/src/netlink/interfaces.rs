@@ -1,0 +1,370 @@
+//! xfrm interfaces that the agent makes, and removes: those that carry its alias, and no others.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    },
+};
+use rustix::io::Errno;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tracing::{info, warn};
+
+use super::socket::{Refusal, Requests};
+
+/// `IFLA_IFALIAS` of ours: an agent that starts again knows them by it.
+const ALIAS: &str = "vpnhub";
+/// What is there is compared with what is wanted after this long: somebody may have removed one.
+const LOOK: Duration = Duration::from_secs(30);
+/// The same where something was refused.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// An xfrm interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XfrmLink {
+    /// Of its policies and SAs; not 0.
+    pub if_id: u32,
+    /// Bytes.
+    pub mtu: u32,
+}
+
+/// By name.
+pub type XfrmLinks = BTreeMap<String, XfrmLink>;
+
+/// Why there are some that there should be not, or the other way round; by name.
+pub type Problems = BTreeMap<String, String>;
+
+/// One that is ours, or in the way of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    index: u32,
+    name: String,
+    ours: bool,
+    up: bool,
+    mtu: u32,
+    if_id: Option<u32>,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Delete {
+        index: u32,
+        name: String,
+    },
+    Create {
+        name: String,
+        link: XfrmLink,
+    },
+    /// Alias, MTU, up.
+    Set {
+        name: String,
+        mtu: u32,
+    },
+}
+
+/// The task that makes them; it ends when this is dropped, and leaves them there.
+pub struct Interfaces {
+    wanted: watch::Sender<XfrmLinks>,
+    problems: watch::Receiver<Arc<Problems>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Interfaces {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Interfaces {
+    /// In the network namespace of the calling thread. What an agent before has left stays until something is
+    /// [wanted](Self::want).
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    pub fn start() -> Result<Self> {
+        let requests = Requests::open()?;
+        let (wanted, wants) = watch::channel(XfrmLinks::new());
+        let (publisher, problems) = watch::channel(Arc::default());
+        Ok(Self { wanted, problems, task: tokio::spawn(run(requests, wants, publisher)) })
+    }
+
+    /// All that are to be there from now on.
+    pub fn want(&self, wanted: XfrmLinks) {
+        self.wanted.send_replace(wanted);
+    }
+
+    pub fn problems(&self) -> Arc<Problems> {
+        Arc::clone(&self.problems.borrow())
+    }
+
+    /// Returns when the problems are others than when this was called last. May be cancelled.
+    pub async fn changed(&mut self) {
+        if self.problems.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Removes all of ours.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked, or refuses.
+    pub async fn clear(mut self) -> Result<()> {
+        self.task.abort();
+        drop((&mut self.task).await);
+        let problems = bring_about(&mut Requests::open()?, &XfrmLinks::new()).await?;
+        match problems.into_values().next() {
+            Some(problem) => anyhow::bail!("{problem}"),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publisher: watch::Sender<Arc<Problems>>) {
+    // The first is what there is before anything is wanted.
+    if wants.changed().await.is_err() {
+        return;
+    }
+    loop {
+        let wanted = wants.borrow_and_update().clone();
+        let problems = match bring_about(&mut requests, &wanted).await {
+            Ok(problems) => problems,
+            Err(error) => {
+                if let Ok(another) = Requests::open() {
+                    requests = another;
+                }
+                wanted
+                    .keys()
+                    .map(|name| (name.clone(), format!("interface {name} cannot be made: {error:#}")))
+                    .collect()
+            }
+        };
+        let again = if problems.is_empty() { LOOK } else { RETRY };
+        publisher.send_if_modified(|published| {
+            let differ = **published != problems;
+            if differ {
+                for problem in problems.values() {
+                    warn!("{problem}");
+                }
+                *published = Arc::new(problems);
+            }
+            differ
+        });
+        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
+            return;
+        }
+    }
+}
+
+/// Makes them what is wanted; what the kernel refuses, by name.
+async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks) -> Result<Problems> {
+    let mut all = LinkMessage::default();
+    all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    let shown = requests.list("reading the interfaces", RouteNetlinkMessage::GetLink(all)).await?;
+    let found = shown.iter().filter_map(|object| match object {
+        RouteNetlinkMessage::NewLink(link) => found(link),
+        _ => None,
+    });
+    let mut problems = Problems::new();
+    for step in steps(wanted, &found.collect::<Vec<_>>()) {
+        let name = step.name().to_owned();
+        if problems.contains_key(&name) {
+            continue;
+        }
+        let result = requests.change("making an interface", vec![step.message()]).await?.pop();
+        match result {
+            Some(Err(refusal)) => _ = problems.insert(name.clone(), problem(&name, &refusal)),
+            _ => step.tell(),
+        }
+    }
+    Ok(problems)
+}
+
+fn problem(name: &str, refusal: &Refusal) -> String {
+    if refusal.is(Errno::OPNOTSUPP) {
+        return format!(
+            "interface {name} cannot be made: this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE): load the module \
+             xfrm_interface, or give the connection an interface that is there"
+        );
+    }
+    if refusal.is(Errno::EXIST) {
+        return format!("interface {name} cannot be made: another interface has its if_id already");
+    }
+    format!("interface {name} cannot be made or removed: {refusal}")
+}
+
+fn found(message: &LinkMessage) -> Option<Found> {
+    let (mut name, mut mtu, mut ours, mut if_id) = (None, 0, false, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name = Some(value.clone()),
+            LinkAttribute::Mtu(value) => mtu = *value,
+            LinkAttribute::IfAlias(value) => ours = value == ALIAS,
+            LinkAttribute::LinkInfo(infos) => {
+                let data = infos.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Xfrm(data)) => Some(data),
+                    _ => None,
+                });
+                if_id = data.into_iter().flatten().find_map(|info| match info {
+                    InfoXfrm::IfId(id) => Some(*id),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let up = message.header.flags.contains(LinkFlags::Up);
+    // Our alias on something else is somebody's own doing.
+    Some(Found { index: message.header.index, name: name?, ours: ours && if_id.is_some(), up, mtu, if_id })
+}
+
+/// What leads from what is there to what is wanted.
+fn steps(wanted: &XfrmLinks, found: &[Found]) -> Vec<Step> {
+    // An interface's if_id cannot be changed.
+    let stays = |found: &Found| wanted.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id));
+    let (mut steps, mut creations) = (Vec::new(), Vec::new());
+    for gone in found.iter().filter(|found| found.ours && !stays(found)) {
+        steps.push(Step::Delete { index: gone.index, name: gone.name.clone() });
+    }
+    for (name, link) in wanted {
+        match found.iter().find(|found| found.name == *name) {
+            // Somebody else's is used as it is.
+            Some(found) if !found.ours => {}
+            Some(found) if stays(found) => {
+                if !found.up || found.mtu != link.mtu {
+                    creations.push(Step::Set { name: name.clone(), mtu: link.mtu });
+                }
+            }
+            _ => {
+                creations.push(Step::Create { name: name.clone(), link: *link });
+                creations.push(Step::Set { name: name.clone(), mtu: link.mtu });
+            }
+        }
+    }
+    steps.append(&mut creations);
+    steps
+}
+
+impl Step {
+    fn name(&self) -> &str {
+        let (Self::Delete { name, .. } | Self::Create { name, .. } | Self::Set { name, .. }) = self;
+        name
+    }
+
+    fn tell(&self) {
+        match self {
+            Self::Delete { name, .. } => info!("interface {name} removed"),
+            Self::Create { name, link } => info!("xfrm interface {name} made, if_id {}", link.if_id),
+            Self::Set { .. } => {}
+        }
+    }
+
+    /// The message, and its `NLM_F_*` flags.
+    fn message(&self) -> (RouteNetlinkMessage, u16) {
+        let mut message = LinkMessage::default();
+        match self {
+            Self::Delete { index, .. } => {
+                message.header.index = *index;
+                (RouteNetlinkMessage::DelLink(message), 0)
+            }
+            Self::Create { name, link } => {
+                message.attributes = vec![
+                    LinkAttribute::IfName(name.clone()),
+                    LinkAttribute::LinkInfo(vec![
+                        LinkInfo::Kind(InfoKind::Xfrm),
+                        LinkInfo::Data(InfoData::Xfrm(vec![InfoXfrm::IfId(link.if_id)])),
+                    ]),
+                ];
+                (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            }
+            // The kernel takes an alias for an interface that is there, not for one that is being made (`do_setlink`,
+            // net/core/rtnetlink.c).
+            Self::Set { name, mtu } => {
+                message.header.flags = LinkFlags::Up;
+                message.header.change_mask = LinkFlags::Up;
+                message.attributes = vec![
+                    LinkAttribute::IfName(name.clone()),
+                    LinkAttribute::IfAlias(ALIAS.to_owned()),
+                    LinkAttribute::Mtu(*mtu),
+                ];
+                (RouteNetlinkMessage::SetLink(message), 0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::NetlinkMessage;
+
+    use super::*;
+
+    fn xfrm(name: &str, index: u32, if_id: u32, ours: bool) -> Found {
+        Found { index, name: name.into(), ours, up: true, mtu: 1400, if_id: Some(if_id) }
+    }
+
+    fn wanted(links: &[(&str, u32)]) -> XfrmLinks {
+        links.iter().map(|(name, if_id)| ((*name).to_owned(), XfrmLink { if_id: *if_id, mtu: 1400 })).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_done_and_only_to_ours() {
+        let set = |name: &str| Step::Set { name: name.into(), mtu: 1400 };
+        let create = |name: &str, if_id| Step::Create { name: name.into(), link: XfrmLink { if_id, mtu: 1400 } };
+        let delete = |name: &str, index| Step::Delete { index, name: name.into() };
+        let down = Found { up: false, ..xfrm("a", 5, 7, true) };
+        let veth = Found { if_id: None, ..xfrm("a", 5, 0, false) };
+        for (what, links, found, expected) in [
+            ("new", &[("a", 7)][..], vec![], vec![create("a", 7), set("a")]),
+            ("there", &[("a", 7)], vec![xfrm("a", 5, 7, true)], vec![]),
+            ("there, and down", &[("a", 7)], vec![down], vec![set("a")]),
+            ("somebody else's", &[("a", 7)], vec![xfrm("a", 5, 7, false)], vec![]),
+            ("another kind's", &[("a", 7)], vec![veth], vec![]),
+            ("no longer wanted", &[], vec![xfrm("a", 5, 7, true), xfrm("b", 6, 8, false)], vec![delete("a", 5)]),
+            ("another if_id", &[("a", 8)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("a", 8), set("a")]),
+            ("another name", &[("b", 7)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("b", 7), set("b")]),
+        ] {
+            assert_eq!(steps(&wanted(links), &found), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn messages_are_the_bytes_that_the_kernel_reads() {
+        let bytes = |step: &Step| {
+            let mut message = NetlinkMessage::from(step.message().0);
+            message.finalize();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.serialize(&mut bytes);
+            bytes
+        };
+        if cfg!(target_endian = "big") {
+            return;
+        }
+        // struct nlmsghdr, struct ifinfomsg, then IFLA_IFNAME (3), IFLA_LINKINFO (18) with IFLA_INFO_KIND (1) and
+        // IFLA_INFO_DATA (2), in which IFLA_XFRM_IF_ID (2).
+        let create = bytes(&Step::Create { name: "xf7".into(), link: XfrmLink { if_id: 7, mtu: 1400 } });
+        assert_eq!(create[4], 16, "RTM_NEWLINK");
+        let mut expected = b"\x08\0\x03\0xf7\0".to_vec();
+        expected.extend(b"\x1c\0\x12\0\x09\0\x01\0xfrm\0\0\0\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0");
+        let body = &create[32..];
+        // The length of the kind may count its end or not.
+        let without_end = b"\x18\0\x12\0\x08\0\x01\0xfrm\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0";
+        assert!(body == expected || body[8..] == without_end[..], "{body:02x?}");
+        let set = bytes(&Step::Set { name: "xf7".into(), mtu: 1400 });
+        assert_eq!((set[4], &set[24..32]), (19, &[1, 0, 0, 0, 1, 0, 0, 0][..]), "RTM_SETLINK, IFF_UP");
+        assert!(set[32..].starts_with(b"\x08\0\x03\0xf7\0") && set.ends_with(&[0x78, 5, 0, 0]), "{set:02x?}");
+        let delete = bytes(&Step::Delete { index: 9, name: "xf7".into() });
+        assert_eq!((delete.len(), delete[4], delete[20]), (32, 17, 9), "RTM_DELLINK");
+    }
+
+    #[test]
+    fn a_kernel_without_them_is_told_of_in_one_sentence() {
+        let refusal = Refusal { errno: Errno::OPNOTSUPP.raw_os_error(), detail: Some("Unknown device type".into()) };
+        let problem = problem("xf7", &refusal);
+        assert!(problem.contains("this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE)"), "{problem}");
+    }
+}

@@ -1,0 +1,217 @@
+//! Follows the kernel's policies and SAs. Events say that something has changed; what there is, is read anew: nothing can be
+//! out of step for longer than that takes, whatever was lost.
+
+use std::{future::poll_fn, io, sync::Arc, time::Duration};
+
+use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_XFRM};
+use rustix::io::Errno;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::warn;
+
+use super::{
+    table::Table,
+    wire::{Answer, Dump, answers},
+};
+
+/// `XFRMNLGRP_EXPIRE`, `XFRMNLGRP_SA`, `XFRMNLGRP_POLICY` (linux/xfrm.h).
+const GROUPS: [u32; 3] = [2, 3, 4];
+/// All is read anew after this long, for the counters.
+const LOOK: Duration = Duration::from_secs(10);
+/// After an event others follow: a child SA is two SAs and three policies.
+const SETTLE: Duration = Duration::from_millis(5);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a listing is repeated that changed while it was read.
+const ATTEMPTS: usize = 5;
+/// The kernel fills its answers up to this.
+const LONGEST_ANSWER: usize = 32 << 10;
+
+/// What is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// `None`: not read yet.
+    pub table: Option<Arc<Table>>,
+    /// Why it is not up to date.
+    pub problem: Option<String>,
+}
+
+/// The task; it ends when this is dropped.
+pub struct Follower {
+    wanted: watch::Sender<bool>,
+    views: watch::Receiver<Arc<View>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Follower {
+    /// In the network namespace of the calling thread. Asks nothing before somebody [wants](Self::want) to know.
+    pub fn start() -> Self {
+        let (wanted, wants) = watch::channel(false);
+        let (publisher, views) = watch::channel(Arc::default());
+        Self { wanted, views, task: tokio::spawn(run(wants, publisher)) }
+    }
+
+    /// Whether anybody wants to know.
+    pub fn want(&self, wanted: bool) {
+        self.wanted.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.views.borrow())
+    }
+
+    /// Returns when there is something else than when this was called last. May be cancelled.
+    pub async fn changed(&mut self) {
+        if self.views.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn run(mut wants: watch::Receiver<bool>, publisher: watch::Sender<Arc<View>>) {
+    loop {
+        if wants.wait_for(|wanted| *wanted).await.is_err() {
+            return;
+        }
+        let error = tokio::select! {
+            error = follow(&publisher) => error,
+            _ = wants.wait_for(|wanted| !*wanted) => {
+                publisher.send_replace(Arc::default());
+                continue;
+            }
+        };
+        let problem = problem(&error);
+        if publisher.borrow().problem.as_ref() != Some(&problem) {
+            warn!("{problem}; trying again");
+        }
+        let table = publisher.borrow().table.clone();
+        publish(&publisher, View { table, problem: Some(problem) });
+        sleep(RETRY).await;
+    }
+}
+
+fn problem(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::PROTONOSUPPORT) => "this kernel does not tell of its IPsec policies (CONFIG_XFRM_USER)".to_owned(),
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "the kernel's IPsec policies cannot be read: needs CAP_NET_ADMIN, run as root".to_owned()
+        }
+        _ => format!("the kernel's IPsec policies cannot be read: {error}"),
+    }
+}
+
+/// Until something fails.
+async fn follow(publisher: &watch::Sender<Arc<View>>) -> io::Error {
+    let followed = async {
+        // First: what happens from here on is not missed.
+        let mut events = socket(&GROUPS)?;
+        let mut requests = Requests { socket: socket(&[])?, sequence: 0 };
+        loop {
+            let table = requests.table().await?;
+            publish(publisher, View { table: Some(Arc::new(table)), problem: None });
+            if let Ok(came) = timeout(LOOK, event(&mut events)).await {
+                came?;
+                sleep(SETTLE).await;
+                while let Ok(another) = timeout(Duration::ZERO, event(&mut events)).await {
+                    another?;
+                }
+            }
+        }
+    };
+    let ended: Result<std::convert::Infallible, io::Error> = followed.await;
+    match ended {
+        Err(error) => error,
+    }
+}
+
+fn publish(publisher: &watch::Sender<Arc<View>>, view: View) {
+    publisher.send_if_modified(|published| {
+        let differs = **published != view;
+        if differs {
+            *published = Arc::new(view);
+        }
+        differs
+    });
+}
+
+fn socket(groups: &[u32]) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_XFRM)?;
+    socket.socket_mut().bind_auto()?;
+    groups.iter().try_for_each(|group| socket.socket_mut().add_membership(*group))?;
+    Ok(socket)
+}
+
+/// Waits for an event, whatever it says. That some were lost (`ENOBUFS`) is one, too.
+async fn event(socket: &mut TokioSocket) -> io::Result<()> {
+    match receive(socket).await {
+        Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => Ok(()),
+        received => received.map(drop),
+    }
+}
+
+async fn receive(socket: &mut TokioSocket) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(LONGEST_ANSWER);
+    loop {
+        bytes.clear();
+        let from = poll_fn(|context| socket.poll_recv_from(context, &mut bytes)).await?;
+        // Other processes may send as well.
+        if from.port_number() == 0 {
+            return Ok(bytes);
+        }
+    }
+}
+
+struct Requests {
+    socket: TokioSocket,
+    sequence: u32,
+}
+
+impl Requests {
+    async fn table(&mut self) -> io::Result<Table> {
+        let mut table = Table::default();
+        for _ in 0..ATTEMPTS {
+            table = Table::default();
+            // SAs last: one that a policy read before is for is not missed.
+            let policies = self.list(Dump::Policies, &mut table).await?;
+            if self.list(Dump::Sas, &mut table).await? && policies {
+                break;
+            }
+        }
+        Ok(table)
+    }
+
+    /// Whether the listing is whole.
+    async fn list(&mut self, dump: Dump, table: &mut Table) -> io::Result<bool> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let (request, kernel) = (dump.request(self.sequence), SocketAddr::new(0, 0));
+        poll_fn(|context| self.socket.poll_send_to(context, &request, &kernel)).await?;
+        let mut whole = true;
+        loop {
+            let received = timeout(ANSWER_TIMEOUT, receive(&mut self.socket)).await;
+            let datagram = received.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            for (answer, interrupted) in answers(&datagram, self.sequence) {
+                whole &= !interrupted;
+                match answer {
+                    Answer::Policy(policy) => table.policies.push(policy),
+                    Answer::Sa(sa) => table.sas.push(sa),
+                    // No policies at all, of this kernel's (net/xfrm/xfrm_user.c).
+                    Answer::Error(errno) if errno != Errno::NOENT.raw_os_error() => {
+                        return Err(io::Error::from_raw_os_error(errno));
+                    }
+                    Answer::Done | Answer::Error(_) => return Ok(whole),
+                    Answer::Other => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The kernel's own IPsec policies followed, and xfrm interfaces made, in a namespace. This kernel may know no ESP: then there are no SAs, and what is
+//! read of one is tested with bytes, beside the codec.
+
+use std::{process::Command, sync::Arc, thread, time::Duration};
+
+use hub_userspace::{
+    netlink::{Interfaces, XfrmLink},
+    xfrm::{
+        follow::{Follower, View},
+        table::Mark,
+        wire::Direction,
+    },
+};
+use nix::sched::{CloneFlags, unshare};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs `ip xfrm` here; whether it could.
+fn ip_xfrm(arguments: &str) -> bool {
+    let output = Command::new("ip").arg("xfrm").args(arguments.split(' ')).output().expect("iproute2 is installed");
+    output.status.success()
+}
+
+fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let body = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs CAP_SYS_ADMIN: run the test as root");
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    };
+    thread::spawn(body).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+async fn until(follower: &mut Follower, what: &str, is: impl Fn(&View) -> bool) -> Arc<View> {
+    let found = async {
+        while !is(&follower.view()) {
+            follower.changed().await;
+        }
+        follower.view()
+    };
+    timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{what}: {:#?}", follower.view()))
+}
+
+fn policies(view: &View) -> usize {
+    view.table.as_ref().map_or(0, |table| table.policies.len())
+}
+
+#[test]
+fn policies_and_sas_are_followed_as_they_come_and_go() {
+    in_namespace(|| async {
+        let mut follower = Follower::start();
+        follower.want(true);
+        let view = until(&mut follower, "read", |view| view.table.is_some()).await;
+        assert_eq!((policies(&view), &view.problem), (0, &None));
+
+        let selector = "src 10.10.10.0/24 dst 192.168.0.0/24 proto tcp sport 22 dir";
+        let template = "tmpl src 198.51.100.10 dst 203.0.113.1 proto esp reqid 1 mode tunnel";
+        assert!(ip_xfrm(&format!("policy add {selector} fwd {template}")));
+        assert!(ip_xfrm("policy add src fd00:10::/64 dst fd00:c::/64 dir in action block"), "one that blocks");
+        assert!(ip_xfrm("policy add src 10.9.0.0/24 dst 192.168.0.0/24 dir in"), "one without IPsec");
+        let view = until(&mut follower, "a policy", |view| policies(view) > 0).await;
+        let table = view.table.clone().unwrap();
+        let [policy] = table.policies.as_slice() else { panic!("{table:#?}") };
+        assert_eq!((policy.direction, policy.protocol, policy.source.port), (Direction::Forward, 6, 22));
+        assert_eq!(policy.source.prefix.to_string(), "10.10.10.0/24");
+        let mark = Mark { if_id: None, site: "198.51.100.10".parse().unwrap() };
+        assert!(table.pairs(&mark).is_empty(), "there is no SA");
+
+        let state = "state add src 198.51.100.10 dst 203.0.113.1 proto esp spi 0xc1234567 reqid 1 mode tunnel \
+                     aead rfc4106(gcm(aes)) 0x0123456789012345678901234567890123456789 128";
+        if ip_xfrm(state) {
+            let has_pair = |view: &View| view.table.as_ref().is_some_and(|table| !table.pairs(&mark).is_empty());
+            let view = until(&mut follower, "an SA", has_pair).await;
+            let pairs: Vec<String> =
+                view.table.as_ref().unwrap().pairs(&mark).iter().map(ToString::to_string).collect();
+            assert_eq!(pairs, ["10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]"]);
+            assert!(!format!("{view:?}").contains("0123456789"), "keys are not kept");
+            assert!(ip_xfrm("state flush"));
+            until(&mut follower, "no SA", |view| !has_pair(view)).await;
+        } else {
+            eprintln!("this kernel has no ESP: no SA was made");
+        }
+
+        // Many at once: whatever of the events is lost, what there is, is known.
+        for network in 0..200 {
+            assert!(ip_xfrm(&format!("policy add src 10.11.{network}.0/24 dst 192.168.0.0/24 dir in {template}")));
+        }
+        until(&mut follower, "201", |view| policies(view) == 201).await;
+        assert!(ip_xfrm("policy flush"));
+        until(&mut follower, "flushed", |view| policies(view) == 0).await;
+
+        follower.want(false);
+        until(&mut follower, "nobody wants to know", |view| view.table.is_none()).await;
+    });
+}
+
+/// Whether there is an interface of this name here.
+fn is_there(name: &str) -> bool {
+    Command::new("ip").args(["link", "show", name]).output().expect("iproute2 is installed").status.success()
+}
+
+#[test]
+fn interfaces_are_made_and_removed_or_their_lack_is_told() {
+    in_namespace(|| async {
+        let mut interfaces = Interfaces::start().unwrap();
+        interfaces.want([("xf7".to_owned(), XfrmLink { if_id: 7, mtu: 1400 })].into());
+        let made = async {
+            while !is_there("xf7") && !interfaces.problems().contains_key("xf7") {
+                drop(timeout(Duration::from_millis(50), interfaces.changed()).await);
+            }
+        };
+        timeout(PATIENCE, made).await.expect("it is made, or refused");
+        match interfaces.problems().get("xf7") {
+            Some(problem) => assert!(problem.contains("this kernel has no xfrm interfaces"), "{problem}"),
+            None => assert!(is_there("xf7")),
+        }
+        interfaces.clear().await.unwrap();
+        assert!(!is_there("xf7"));
+    });
+}
