@@ -55,7 +55,7 @@ enum Name {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     if matches!(args.name, Name::Tcp) {
-        setup::command(host::IPERF3)?;
+        setup::commands(&[host::IPERF3])?;
     }
     let name = match args.name {
         Name::Forward => "forward",

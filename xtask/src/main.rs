@@ -18,6 +18,7 @@ mod run;
 mod setup;
 mod test;
 mod verify;
+mod vm;
 
 /// Sets up, builds, runs, tests and checks VPN-Hub.
 ///
@@ -39,6 +40,8 @@ enum Verb {
     Lint(lint::Args),
     Bench(bench::Args),
     Verify(verify::Args),
+    Vm(vm::Args),
+    VmTest(vm::TestArgs),
     #[command(subcommand)]
     Lab(lab::LabVerb),
 }
@@ -64,6 +67,8 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Verify(args) => verify::run(&args),
+        Verb::Vm(args) => vm::run(&args),
+        Verb::VmTest(args) => vm::test(&args),
         Verb::Lab(verb) => lab::run(verb).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -45,11 +45,20 @@ pub fn cargo() -> Command {
 /// When xtask gets SIGINT, SIGTERM or SIGHUP meanwhile, all its descendants get it too, and xtask ends
 /// once they have, with 128 + the signal.
 pub fn status(command: &mut Command) -> Result<ExitStatus> {
+    Ok(run(command, None)?.expect("no time limit"))
+}
+
+/// The same within a time, after which it is ended: `None` then.
+pub fn status_within(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
+    run(command, Some(limit))
+}
+
+fn run(command: &mut Command, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
     let child = spawn(command)?;
     let forward = Forward::start()?;
-    let status = wait(child, None)?.expect("no time limit");
+    let status = wait(child, limit);
     forward.stop();
-    Ok(status)
+    status
 }
 
 /// The exit code that passes on how a child ended; as shells do, 128 + its signal.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use hub_tests::lab::Charon;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
 };
 use plan::{Compiler, LINKED, Machine, Rustc, Way};
 
-mod apt;
+pub mod apt;
 pub mod host;
 mod linker;
 mod plan;
@@ -36,8 +37,8 @@ mod plan;
 ///  5. on Debian: the packages rustc-web, rust-web-src, cargo-web.
 ///
 /// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
-/// For tests and demo: ip, ping, ethtool (installed with apt where missing), and the kernel's BPF, BTF, veth
-/// and network namespaces (checked).
+/// For tests and demo: ip and strongSwan (installed with apt where missing), and the kernel's BPF, BTF, veth
+/// and network namespaces (checked). strongSwan's own service is neither started nor enabled by that.
 ///
 /// Repeating it is cheap; logs of the long steps are in target/xtask.
 #[derive(clap::Args)]
@@ -49,6 +50,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     println!("compiler   {} ({})", record.toolchain, record.rustc);
     println!("linker     {}", record.linker.display());
     runtime()?;
+    println!("strongSwan {}", strongswan().map_or_else(|error| format!("{error:#}"), |()| "is there".to_owned()));
     println!("host       Linux {}, commands and kernel features are there", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
@@ -65,10 +67,41 @@ pub fn runtime() -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that a command is there that not everything here needs: its name, and its Debian package's.
-pub fn command(command: (&str, &str)) -> Result<()> {
+/// Makes sure that there is strongSwan, for what shows or tests IPsec.
+pub fn strongswan() -> Result<()> {
+    let Some(missing) = Charon::missing() else { return Ok(()) };
     let _lock = lock(&cache()?)?;
-    host::ensure(&[command])
+    if !apt::available() {
+        bail!("IPsec {missing}, and this host has no apt");
+    }
+    apt::install_strongswan()?;
+    Charon::missing().map_or(Ok(()), |missing| bail!("IPsec {missing}, and apt has not brought it"))
+}
+
+/// Makes sure that commands are there that not everything here needs: their names, and their Debian packages'. Gives
+/// the cache directory.
+pub fn commands(commands: &[(&str, &str)]) -> Result<PathBuf> {
+    let cache = cache()?;
+    let _lock = lock(&cache)?;
+    host::ensure(commands)?;
+    Ok(cache)
+}
+
+/// A busybox that runs where there are no libraries.
+pub fn static_busybox() -> Result<PathBuf> {
+    let _lock = lock(&cache()?)?;
+    // A program with an interpreter, the dynamic linker, names it near its beginning.
+    let found = || host::command("busybox").filter(|path| fs::read(path).is_ok_and(|bytes| !is_dynamic(&bytes)));
+    if let Some(path) = found() {
+        return Ok(path);
+    }
+    apt::install("installing busybox", &["busybox-static"])?;
+    found().context("busybox-static is installed, but busybox is not static")
+}
+
+fn is_dynamic(program: &[u8]) -> bool {
+    let start = &program[..program.len().min(4096)];
+    start.windows(8).any(|bytes| bytes == b"ld-linux")
 }
 
 /// Makes sure that the kernel programs can be built, and says with what.

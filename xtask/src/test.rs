@@ -1,8 +1,14 @@
 //! `test`: everything, as root.
 
-use std::{env, ffi::OsString, process::ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     build, process,
@@ -24,6 +30,10 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::runtime()?;
+    if let Err(why) = setup::strongswan() {
+        // The tests that need it say so once more, each in its line.
+        eprintln!("tests of IPsec are left out: {why:#}");
+    }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;
     if built != ExitCode::SUCCESS {
@@ -40,6 +50,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         cargo.env(variable, "sudo -E");
     }
     Ok(process::exit_code(process::status(&mut cargo)?))
+}
+
+/// The program of a test target, built as [`run`] would.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--release"]).args(scope(&[]));
+    cargo.args(["--no-run", "--message-format=json-render-diagnostics", "--test", name]);
+    let output = cargo.stderr(Stdio::inherit()).output().context("running cargo")?;
+    ensure!(output.status.success(), "the test program {name} cannot be built");
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let found = messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "test";
+        is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    found.with_context(|| format!("cargo does not say where the test program {name} lies"))
 }
 
 /// All packages, unless the arguments choose some. The kernel programs are for another target.

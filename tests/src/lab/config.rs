@@ -1,16 +1,45 @@
 //! Configurations of the hub, to be changed before they are written: `to_string` gives the file.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::{env, fmt};
 
 use super::{Site, VPC};
+
+/// The look-up that hubs are configured for, where this is set.
+const LOOKUP: &str = "VPNHUB_TEST_LOOKUP";
 
 /// The hub of a world of offices: by default all it does is on.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
     pub spoke_to_spoke: bool,
+    /// What `[gateway]` says besides where connections have IPsec.
+    pub public: Option<PublicSide>,
     pub connections: Vec<ConnectionConfig>,
     pub routes: Vec<RouteConfig>,
+}
+
+/// The hub as its sites reach it.
+#[derive(Debug, Clone)]
+pub struct PublicSide {
+    pub address: IpAddr,
+    /// Where its charon is asked.
+    pub vici_socket: PathBuf,
+}
+
+/// `[connection.NAME.ipsec]`, and the site's public address.
+#[derive(Debug, Clone)]
+pub struct IpsecConfig {
+    pub site: IpAddr,
+    pub psk_file: PathBuf,
+    /// Who begins: `start` (the hub), `trap` or `none` (the site).
+    pub start: &'static str,
+    /// Of an xfrm interface, which the agent makes.
+    pub if_id: Option<u32>,
+    pub encap: bool,
+    /// As in the file.
+    pub dpd_delay: &'static str,
 }
 
 /// One `[connection.NAME]`, with a customer gateway of its own.
@@ -27,6 +56,7 @@ pub struct ConnectionConfig {
     pub health_check: bool,
     /// As in the file; without one, the default.
     pub up_delay: Option<String>,
+    pub ipsec: Option<IpsecConfig>,
 }
 
 /// One `[[route]]`.
@@ -42,7 +72,7 @@ impl HubConfig {
     /// A connection a site, named as its place, that admits all of the site's networks, and a published route to each.
     pub fn offices(sites: &[Site]) -> Self {
         let connections = sites.iter().map(|site| ConnectionConfig::to_site(site, 0)).collect();
-        let mut config = Self { spoke_to_spoke: true, connections, routes: Vec::new() };
+        let mut config = Self { spoke_to_spoke: true, public: None, connections, routes: Vec::new() };
         for site in sites {
             config.add_routes(site, 0, 100);
         }
@@ -103,21 +133,32 @@ impl ConnectionConfig {
             remote_cidrs: vec![site.network4().to_string(), site.network6().to_string()],
             health_check: false,
             up_delay: None,
+            ipsec: None,
         }
     }
 }
 
 impl fmt::Display for HubConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "[gateway]\nname = \"test-hub\"\nspoke_to_spoke = {}\n", self.spoke_to_spoke)?;
-        writeln!(f, "[vpc]\ninterface = \"{}\"", VPC.hub_device)?;
+        writeln!(f, "[gateway]\nname = \"test-hub\"\nspoke_to_spoke = {}", self.spoke_to_spoke)?;
+        if let Some(PublicSide { address, vici_socket }) = &self.public {
+            writeln!(f, "address = \"{address}\"\nvici_socket = \"{}\"", vici_socket.display())?;
+        }
+        if let Ok(lookup) = env::var(LOOKUP) {
+            writeln!(f, "\n[dataplane]\nlookup = \"{lookup}\"")?;
+        }
+        writeln!(f, "\n[vpc]\ninterface = \"{}\"", VPC.hub_device)?;
         writeln!(f, "cidrs = [\"192.168.0.0/24\", \"fd00:192:168::/64\"]\n")?;
-        let mut gateways: Vec<&str> =
-            self.connections.iter().map(|connection| connection.customer_gateway.as_str()).collect();
-        gateways.sort_unstable();
-        gateways.dedup();
-        for (index, gateway) in gateways.into_iter().enumerate() {
-            writeln!(f, "[customer_gateway.{gateway}]\naddress = \"198.51.100.{}\"\n", index + 1)?;
+        let mut gateways: BTreeMap<&str, Option<IpAddr>> = BTreeMap::new();
+        for connection in &self.connections {
+            let address = connection.ipsec.as_ref().map(|ipsec| ipsec.site);
+            let known = gateways.entry(&connection.customer_gateway).or_default();
+            *known = known.or(address);
+        }
+        for ((gateway, address), last) in gateways.into_iter().zip(1..) {
+            // Without IPsec nobody goes there.
+            let address = address.unwrap_or(Ipv4Addr::new(198, 51, 100, last).into());
+            writeln!(f, "[customer_gateway.{gateway}]\naddress = \"{address}\"\n")?;
         }
         for connection in &self.connections {
             connection.fmt(f)?;
@@ -147,6 +188,14 @@ impl fmt::Display for ConnectionConfig {
             writeln!(f, "up_delay = \"{up_delay}\"")?;
         }
         // A list of strings reads the same in TOML and here.
-        writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)
+        writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)?;
+        let Some(IpsecConfig { site: _, psk_file, start, if_id, encap, dpd_delay }) = &self.ipsec else {
+            return Ok(());
+        };
+        writeln!(f, "[connection.{}.ipsec]\npsk_file = \"{}\"", self.name, psk_file.display())?;
+        if let Some(if_id) = if_id {
+            writeln!(f, "if_id = {if_id}\ncreate_interface = true")?;
+        }
+        writeln!(f, "start = \"{start}\"\nencap = {encap}\ndpd_delay = \"{dpd_delay}\"\n")
     }
 }

@@ -21,6 +21,9 @@ const TP_STATUS_CSUM_NOT_READY: u32 = 1 << 3;
 const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
 const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
 
+/// How long a queue may stay full: that of a slow virtual machine is emptied within milliseconds.
+const ROOM_WITHIN: Duration = Duration::from_secs(2);
+
 /// The fields of struct `tpacket_auxdata` (`linux/if_packet.h`) that are of use.
 struct AuxData {
     status: u32,
@@ -79,18 +82,26 @@ impl FrameSocket {
         Ok(Self { socket, name })
     }
 
-    /// Sends a frame as it is: link header first, no checksums or padding added. It goes past the device's own XDP.
+    /// Sends a frame as it is: link header first, no checksums or padding added. It goes past the device's own XDP. Waits
+    /// for room where the far end takes frames more slowly than they are sent.
     ///
     /// # Errors
     /// When the device is down, or the frame is longer than its MTU and link header.
     pub fn send(&self, frame: &[u8]) -> anyhow::Result<()> {
-        // SAFETY: the frame is readable for its length during the call.
-        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        if sent < 0 {
+        let deadline = Instant::now() + ROOM_WITHIN;
+        loop {
+            // SAFETY: the frame is readable for its length during the call.
+            let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+            if sent >= 0 {
+                return Ok(());
+            }
             let error = io::Error::last_os_error();
-            return Err(error).with_context(|| format!("sending {} bytes on {}", frame.len(), self.name));
+            // The device has dropped the frame.
+            if error.raw_os_error() != Some(libc::ENOBUFS) || Instant::now() > deadline {
+                return Err(error).with_context(|| format!("sending {} bytes on {}", frame.len(), self.name));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
     }
 
     /// The next frame, or `None` when there is none within `timeout`.

@@ -101,6 +101,11 @@ impl Site {
         Ipv4Addr::new(169, 254, self.number + link, 2)
     }
 
+    /// Its public address, where its tunnel is IPsec.
+    pub fn public4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 51, 100, self.number)
+    }
+
     /// The hub's device of the tunnel link; of the second link with `link` 1.
     pub fn hub_device(&self, link: u8) -> String {
         if link == 0 { self.hub_device.clone().into_owned() } else { format!("{}{}", self.hub_device, link + 1) }
@@ -204,8 +209,7 @@ impl World {
         }
         world = add_vpc(world, options.vpc_mtu);
         for site in &options.sites {
-            // IPv6 alone asks for more than a local route to bind to any address of the site.
-            world = world.place(PlaceSpec::new(&site.place).sysctl("ipv6/ip_nonlocal_bind", "1"));
+            world = add_site_networks(world, site);
             let second = options.second_links.iter().any(|place| *place == site.place);
             for link in 0..=u8::from(second) {
                 world = world.link(tunnel(site, link).mtu(options.tunnel_mtu));
@@ -216,7 +220,7 @@ impl World {
     }
 }
 
-fn add_vpc(world: Builder, mtu: u32) -> Builder {
+pub(super) fn add_vpc(world: Builder, mtu: u32) -> Builder {
     let hub = End::new(HUB, VPC.hub_device)
         .address(format_args!("{}/24", VPC.hub4))
         .address(format_args!("{}/64", VPC.hub6))
@@ -233,7 +237,7 @@ fn add_vpc(world: Builder, mtu: u32) -> Builder {
         .ip(VPC.place, format!("route add ::/0 via {}", VPC.hub6))
 }
 
-fn tunnel(site: &Site, link: u8) -> Link {
+pub(super) fn tunnel(site: &Site, link: u8) -> Link {
     let hub =
         End::new(HUB, &site.hub_device(link)).address(format_args!("{}/30", site.hub4(link))).address("fe80::1/64");
     let peer = End::new(&site.place, &Site::device(link))
@@ -243,8 +247,11 @@ fn tunnel(site: &Site, link: u8) -> Link {
     Link::new(hub, peer)
 }
 
-fn add_site_routes(mut world: Builder, site: &Site, links: u8) -> Builder {
+/// A site's networks: all their addresses are its own.
+pub(super) fn add_site_networks(mut world: Builder, site: &Site) -> Builder {
     let (host4, host6) = (site.host4(), site.host6());
+    // IPv6 alone asks for more than a local route to bind to any address of the site.
+    world = world.place(PlaceSpec::new(&site.place).sysctl("ipv6/ip_nonlocal_bind", "1"));
     for line in [
         format!("addr add {host4}/32 dev lo"),
         format!("addr add {host6}/128 dev lo nodad"),
@@ -254,6 +261,11 @@ fn add_site_routes(mut world: Builder, site: &Site, links: u8) -> Builder {
     ] {
         world = world.ip(&site.place, line);
     }
+    world
+}
+
+fn add_site_routes(mut world: Builder, site: &Site, links: u8) -> Builder {
+    let (host4, host6) = (site.host4(), site.host6());
     for link in 0..links {
         let (hub4, device, metric) = (site.hub4(link), Site::device(link), 100 * (u32::from(link) + 1));
         world = world

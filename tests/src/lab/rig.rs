@@ -76,14 +76,26 @@ pub fn reach(from: &Namespace, to: IpAddr) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// `complaint` when it gives none within 20 s; its own error at once.
-pub fn retry<T>(complaint: &str, mut attempt: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+pub fn retry<T>(complaint: &str, attempt: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    retry_within(PATIENCE, complaint, attempt)
+}
+
+/// As [`retry`], within another time.
+///
+/// # Errors
+/// As [`retry`].
+pub fn retry_within<T>(
+    patience: Duration,
+    complaint: &str,
+    mut attempt: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = attempt().with_context(|| complaint.to_owned())? {
             return Ok(value);
         }
         if Instant::now() > deadline {
-            bail!("{complaint} (for {PATIENCE:?})");
+            bail!("{complaint} (for {patience:?})");
         }
         thread::sleep(Duration::from_millis(10));
     }

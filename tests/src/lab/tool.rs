@@ -72,6 +72,16 @@ impl Background {
         Ok(Self(child))
     }
 
+    /// Kills it as a crash would.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub fn kill(self) -> anyhow::Result<()> {
+        let ended = agent::end(&self.0, Duration::ZERO);
+        anyhow::ensure!(ended.is_none(), "it had ended by itself");
+        Ok(())
+    }
+
     /// Whether it has not ended by itself.
     pub fn runs(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).try_wait().is_ok_and(|status| status.is_none())

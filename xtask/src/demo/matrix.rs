@@ -74,6 +74,17 @@ impl Matrix {
     pub fn complete(&self) -> bool {
         self.rows.iter().flatten().all(|cell| !matches!(cell, Cell::Lost(_)))
     }
+
+    /// Whether every ping is lost between those places, by name, that this says, and none between others.
+    pub fn is_lost_where(&self, lost: impl Fn(&str, &str) -> bool) -> bool {
+        self.places.iter().zip(&self.rows).all(|(from, row)| {
+            self.places.iter().zip(row).all(|(to, cell)| match cell {
+                Cell::Same => true,
+                Cell::Reached(_) => !lost(from, to),
+                Cell::Lost(count) => *count == usize::from(PINGS) && lost(from, to),
+            })
+        })
+    }
 }
 
 fn hosts(family: Family) -> Vec<(String, IpAddr)> {
@@ -156,6 +167,9 @@ mod tests {
             assert!(!matrix.complete());
         }
         assert!(matrix([Cell::Reached(Duration::ZERO); 2]).complete());
+        let one_way = matrix([Cell::Lost(10), Cell::Reached(Duration::ZERO)]);
+        assert!(one_way.is_lost_where(|from, _| from == "here"));
+        assert!(!one_way.is_lost_where(|_, _| true) && !one_way.is_lost_where(|_, _| false));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use flood::Flood;
 use matrix::{Family, Matrix};
 
 mod flood;
+mod ipsec;
 mod matrix;
 mod proof;
 mod rate;
@@ -30,10 +31,14 @@ mod world;
 /// Pings every pair over IPv4 and IPv6, floods one office from another, and compares the packet rate with that of
 /// the kernel's own forwarding. Needs root: without it, it asks for it through sudo once all is built.
 ///
+/// With --ipsec the offices' links are real tunnels: strongSwan at each end, the offices configured by `vpnhub peer-config`.
+/// Tunnels are rekeyed under traffic, one ends and comes back. The kernel's ESP and xfrm interfaces where there are such,
+/// strongSwan's own else.
+///
 /// Exits with 0 when everything reached everything, 1 when not; a slow machine is no failure.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --skip-comparison\n  \
-                        cargo xtask demo --rounds 15")]
+                        cargo xtask demo --rounds 15\n  cargo xtask demo --ipsec")]
 pub struct Args {
     /// Frames in each flood, of 64 bytes
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -44,6 +49,9 @@ pub struct Args {
     /// Leaves the comparison out: a few seconds instead of half a minute
     #[arg(long)]
     skip_comparison: bool,
+    /// Real IPsec between the offices and the hub, and no comparison of packet rates (installs strongSwan)
+    #[arg(long, conflicts_with_all = ["frames", "rounds", "skip_comparison"])]
+    ipsec: bool,
     /// Everything is built: set when the demo runs itself through sudo, as root must not build in a user's directory
     #[arg(long, hide = true)]
     built: bool,
@@ -51,6 +59,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::runtime()?;
+    if args.ipsec {
+        setup::strongswan()?;
+    }
     if !args.built {
         let built = build::run(&build::Args {})?;
         if built != ExitCode::SUCCESS {
@@ -61,7 +72,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return as_root();
     }
     lab::clean_up_on_interrupt()?;
-    let shown = show(args, &mut io::stdout());
+    let out = &mut io::stdout();
+    let shown = if args.ipsec { ipsec::show(out) } else { show(args, out) };
     if shown.is_err() {
         lab::park_if_interrupted();
     }

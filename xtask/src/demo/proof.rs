@@ -30,6 +30,18 @@ pub fn forwarded_in_xdp(agent: &Agent, hub: &Namespace, flood: &Flood) -> Result
         grouped(flood.received),
         grouped(by_xdp),
     );
+    Ok(format!(
+        "The hub forwarded {} packets in XDP: the pings, and the flood with its warm-up.\n{}",
+        grouped(by_xdp),
+        kernel_forwards_nothing(hub)?
+    ))
+}
+
+/// A sentence about the hub's kernel.
+///
+/// # Errors
+/// When it would not be true: the kernel forwards.
+pub fn kernel_forwards_nothing(hub: &Namespace) -> Result<String> {
     let ip_forward = hub.read_sysctl("ipv4/ip_forward")?;
     let forwarding = hub.read_sysctl("ipv6/conf/all/forwarding")?;
     ensure!(
@@ -39,10 +51,8 @@ pub fn forwarded_in_xdp(agent: &Agent, hub: &Namespace, flood: &Flood) -> Result
     let by_kernel = kernel_forwarded(hub)?;
     ensure!(by_kernel == 0, "the hub's kernel has forwarded {} packets", grouped(by_kernel));
     Ok(format!(
-        "The hub forwarded {} packets in XDP: the pings, and the flood with its warm-up. Its kernel\nforwarded none: \
-         ip_forward is {ip_forward} in the hub's namespace, IPv6 forwarding is {forwarding}, and the kernel's own\n\
-         count of forwarded packets is {by_kernel}.",
-        grouped(by_xdp)
+        "The hub's kernel forwarded none: ip_forward is {ip_forward} in its namespace, IPv6 forwarding is {forwarding},\n\
+         and the kernel's own count of forwarded packets is {by_kernel}."
     ))
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use hub_tests::lab::{
-    Agent, AgentCommand, HANGZHOU, HUB, NINGBO, Namespace, Options, SHANGHAI, Scratch, Site, VPC, World,
+    Agent, AgentCommand, HANGZHOU, HUB, INTERNET, NINGBO, Namespace, Options, SHANGHAI, Scratch, Site, VPC, World,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -22,6 +22,8 @@ use crate::process;
 const WITH_HUB: &str = "vpnhub-demo";
 /// Those of its twin, where the kernel forwards.
 const WITH_KERNEL: &str = "vpnhub-demo-kernel";
+/// Those of the world with IPsec.
+pub const WITH_IPSEC: &str = "vpnhub-demo-ipsec";
 
 pub const SITES: [Site; 3] = [SHANGHAI, HANGZHOU, NINGBO];
 
@@ -51,7 +53,7 @@ pub fn alone() -> Result<net::UnixListener> {
 ///
 /// The inner namespace of exactly our name is what tells: no process elsewhere is touched.
 pub fn end_leftovers() -> Result<()> {
-    for prefix in [WITH_HUB, WITH_KERNEL] {
+    for prefix in [WITH_HUB, WITH_KERNEL, WITH_IPSEC] {
         for place in places() {
             let name = format!("{prefix}-{place}");
             if let Some(namespace) = Namespace::open(&name)? {
@@ -66,7 +68,7 @@ pub fn end_leftovers() -> Result<()> {
 }
 
 fn places() -> impl Iterator<Item = String> {
-    [HUB, VPC.place].into_iter().map(str::to_owned).chain(SITES.map(|site| site.place.into_owned()))
+    [HUB, VPC.place, INTERNET].into_iter().map(str::to_owned).chain(SITES.map(|site| site.place.into_owned()))
 }
 
 fn end_processes(namespace: &Namespace) -> Result<()> {

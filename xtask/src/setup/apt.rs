@@ -1,6 +1,6 @@
 //! Debian's and Ubuntu's packages.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -28,6 +28,47 @@ pub fn install(title: &str, packages: &[&str]) -> Result<()> {
     let mut command = apt_get()?;
     command.args(["install", "--no-install-recommends", "-y"]).args(packages);
     step(title, "apt-install").run(&mut command)
+}
+
+/// strongSwan's daemon, its tool, and the plugin for ESP without the kernel's.
+const STRONGSWAN: [&str; 5] = [
+    "charon-systemd",
+    "strongswan-swanctl",
+    "libcharon-extra-plugins",
+    "libstrongswan-extra-plugins",
+    "libstrongswan-standard-plugins",
+];
+/// The service that comes with it. Tests and demo have daemons of their own, and this one would take the host's UDP 500.
+const STRONGSWAN_UNIT: &str = "strongswan.service";
+
+/// Installs strongSwan without its service being started, now or at the next boot.
+///
+/// Where systemd runs the unit is masked while packages are installed, which keeps their scripts from starting it, and
+/// disabled after. Who wants the service enables it: `systemctl enable --now strongswan`.
+pub fn install_strongswan() -> Result<()> {
+    // With the daemon there, the service is somebody's business already.
+    let holds = Path::new("/run/systemd/system").exists() && !installed(&STRONGSWAN[..1]);
+    let systemctl = |verb: &str| -> Result<()> {
+        let said = as_root("systemctl")?.args(["--quiet", verb, STRONGSWAN_UNIT]).output().context("systemctl")?;
+        ensure!(
+            said.status.success(),
+            "`systemctl {verb} {STRONGSWAN_UNIT}`: {}",
+            String::from_utf8_lossy(&said.stderr)
+        );
+        Ok(())
+    };
+    if holds {
+        systemctl("mask")?;
+    }
+    let result = install("installing strongSwan", &STRONGSWAN);
+    if holds {
+        // In this order: a masked unit cannot be disabled. Unmasking starts nothing.
+        systemctl("unmask")?;
+        if result.is_ok() {
+            systemctl("disable")?;
+        }
+    }
+    result
 }
 
 /// Fetches the package lists.

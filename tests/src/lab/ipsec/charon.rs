@@ -1,0 +1,185 @@
+//! strongSwan's daemon in a place, from its start to its end; several on one machine, without systemd.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use super::super::{Background, Namespace, output, retry_within};
+use super::{Esp, PATIENCE};
+
+const DAEMON: &str = "charon-systemd";
+const SWANCTL: &str = "swanctl";
+const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
+
+/// All that is needed: each of the others takes time to load, and some want a network of their own.
+const PLUGINS: &str =
+    "openssl random nonce kdf gcm aes sha2 hmac pem pkcs1 x509 pubkey kernel-netlink socket-default vici";
+
+/// How a charon is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct CharonOptions {
+    pub esp: Esp,
+    /// How often a message is repeated before the peer counts as gone, and for how long each is waited for, in seconds.
+    pub retransmits: (u8, f32),
+}
+
+impl CharonOptions {
+    /// Patient enough for a slow virtual machine.
+    pub const fn new(esp: Esp) -> Self {
+        Self { esp, retransmits: (5, 4.0) }
+    }
+
+    /// Gives a silent peer up within a second or two.
+    #[must_use]
+    pub const fn impatient(self) -> Self {
+        Self { retransmits: (2, 0.5), ..self }
+    }
+}
+
+/// A charon with files, socket and log of its own. Dropping it ends it, and it takes leave of its peers; the files stay.
+#[derive(Debug)]
+pub struct Charon {
+    place: Namespace,
+    folder: PathBuf,
+    process: Option<Background>,
+}
+
+impl Charon {
+    /// What is missing to run one, in a sentence; `None`: nothing.
+    pub fn missing() -> Option<String> {
+        let there =
+            |name: &str| ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(name).is_file());
+        let lacking =
+            [(DAEMON, "charon-systemd"), (SWANCTL, "strongswan-swanctl")].into_iter().find(|(name, _)| !there(name));
+        match lacking {
+            Some((_, package)) => Some(format!("needs strongSwan (Debian: {package})")),
+            None if !Path::new(LIBIPSEC).is_file() => {
+                Some("needs strongSwan's kernel-libipsec (Debian: libcharon-extra-plugins)".to_owned())
+            }
+            None => None,
+        }
+    }
+
+    /// Starts one whose files are in `folder`, and does not wait for it: see [`wait_until_ready`](Self::wait_until_ready).
+    ///
+    /// # Errors
+    /// When its files cannot be written or it is not installed.
+    pub fn start(place: &Namespace, folder: &Path, options: CharonOptions) -> anyhow::Result<Self> {
+        let mut charon = Self { place: place.duplicate()?, folder: folder.to_owned(), process: None };
+        fs::create_dir_all(folder.join("swanctl/conf.d")).with_context(|| format!("making {}", folder.display()))?;
+        fs::write(charon.configuration(), charon.settings(options)).context("writing strongswan.conf")?;
+        fs::write(folder.join("swanctl/swanctl.conf"), "include conf.d/*.conf\n").context("writing swanctl.conf")?;
+        charon.start_again()?;
+        Ok(charon)
+    }
+
+    /// Starts it again after [`kill`](Self::kill).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        // A socket that a killed one left would be taken for the new one's.
+        drop(fs::remove_file(self.socket()));
+        self.process = Some(Background::start(&mut self.command(DAEMON))?);
+        Ok(())
+    }
+
+    /// Kills it as a crash would: its peers hear nothing.
+    ///
+    /// # Errors
+    /// When it had ended by itself: with its log.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let killed = self.process.take().map_or(Ok(()), Background::kill);
+        killed.with_context(|| format!("killing charon in {}; its log:\n{}", self.place.name(), self.log()))
+    }
+
+    /// # Errors
+    /// When it does not listen within a minute: with its log.
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
+        retry_within(PATIENCE, &format!("charon in {} does not listen", self.place.name()), || {
+            if self.process.as_ref().is_none_or(|process| !process.runs()) {
+                bail!("it has ended; its log:\n{}", self.log());
+            }
+            Ok(UnixStream::connect(self.socket()).is_ok().then_some(()))
+        })
+        .with_context(|| self.log())
+    }
+
+    /// Its VICI socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("vici")
+    }
+
+    /// What it has logged: never a secret, as its log levels are below that.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    pub fn place(&self) -> &Namespace {
+        &self.place
+    }
+
+    /// Loads a file for swanctl, and all that were loaded before.
+    ///
+    /// # Errors
+    /// When swanctl or charon refuses it.
+    pub fn load(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.folder.join(format!("swanctl/conf.d/{name}.conf"));
+        let mut file = fs::OpenOptions::new();
+        // There is a secret in it.
+        let file = file.create(true).write(true).truncate(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+        written.with_context(|| format!("writing {}", path.display()))?;
+        self.swanctl(&["--load-all"]).map(drop)
+    }
+
+    /// `swanctl ARGS`, and what it says.
+    ///
+    /// # Errors
+    /// When it fails: what it says, and the end of charon's log.
+    pub fn swanctl(&self, args: &[&str]) -> anyhow::Result<String> {
+        let uri = format!("unix://{}", self.socket().display());
+        let said = output(self.command(SWANCTL).args(args).args(["--uri", &uri]))?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        if !said.status.success() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(30).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            bail!(
+                "`swanctl {}` in {} failed: {text}{}\nthe end of charon's log:\n{}",
+                args.join(" "),
+                self.place.name(),
+                String::from_utf8_lossy(&said.stderr),
+                tail.join("\n")
+            );
+        }
+        Ok(text)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = self.place.command(program);
+        command.env("STRONGSWAN_CONF", self.configuration()).env("SWANCTL_DIR", self.folder.join("swanctl"));
+        command
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.folder.join("strongswan.conf")
+    }
+
+    fn settings(&self, CharonOptions { esp, retransmits: (tries, timeout) }: CharonOptions) -> String {
+        // The first that can do ESP does it.
+        let libipsec = if esp == Esp::Userspace { "kernel-libipsec " } else { "" };
+        format!(
+            "charon-systemd {{\n  load = {libipsec}{PLUGINS}\n  retransmit_tries = {tries}\n  \
+             retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \
+             filelog {{ log {{ path = {log}\n default = 1\n flush_line = yes }} }}\n  \
+             plugins {{\n    vici {{ socket = unix://{socket} }}\n  }}\n}}\n",
+            log = self.folder.join("log").display(),
+            socket = self.socket().display(),
+        )
+    }
+}

@@ -1,0 +1,305 @@
+//! Real IPsec: a hub whose agent drives a charon, sites with a charon each that load what `peer-config` prints.
+
+mod charon;
+mod esp;
+mod world;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::{
+    Agent, AgentCommand, HANGZHOU, HUB, HubConfig, IpsecConfig, NINGBO, Namespace, PublicSide, SHANGHAI, Scratch, Site,
+    Status, World,
+};
+pub use charon::{Charon, CharonOptions};
+pub use esp::Esp;
+use world::Shape;
+pub use world::{HUB_PUBLIC, INTERNET};
+
+/// For what takes daemons a moment, in a slow virtual machine too; only waited for in full when it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LIBIPSEC_DEVICE: &str = "ipsec0";
+/// kernel-libipsec wants an address of its host in each local selector, for the route that it makes: so these are few, and
+/// the hub has one in each.
+const LIBIPSEC_LOCAL: [&str; 3] = ["10.10.0.0/16", "192.168.0.0/24", "fd00::/8"];
+
+/// How a lab with IPsec is to be.
+#[derive(Debug, Clone)]
+pub struct IpsecOptions {
+    shape: Shape,
+    charon: CharonOptions,
+    /// Of namespaces and folder, both of which are replaced then.
+    fixed_name: Option<String>,
+    start: &'static str,
+    dpd_delay: &'static str,
+    agent: Option<PathBuf>,
+}
+
+impl IpsecOptions {
+    /// The three offices, which begin the tunnels. The agent does not.
+    pub fn new(esp: Esp) -> Self {
+        let shape = Shape { sites: vec![SHANGHAI, HANGZHOU, NINGBO], behind_nat: None, leased_line: None };
+        let charon = CharonOptions::new(esp);
+        Self { shape, charon, fixed_name: None, start: "none", dpd_delay: "30s", agent: None }
+    }
+
+    /// Another agent than [`agent_binary`](super::agent_binary).
+    #[must_use]
+    pub fn agent(mut self, binary: PathBuf) -> Self {
+        self.agent = Some(binary);
+        self
+    }
+
+    #[must_use]
+    pub fn sites(mut self, sites: impl IntoIterator<Item = Site>) -> Self {
+        self.shape.sites = sites.into_iter().collect();
+        self
+    }
+
+    /// Namespaces are named `NAME-PLACE`, and replaced.
+    #[must_use]
+    pub fn fixed_name(mut self, name: &str) -> Self {
+        self.fixed_name = Some(name.to_owned());
+        self
+    }
+
+    /// Has the agent begin the tunnels, and the sites wait.
+    #[must_use]
+    pub fn hub_begins(mut self) -> Self {
+        self.start = "start";
+        self
+    }
+
+    /// A router between this site and its public address translates addresses and ports (needs `nft`).
+    #[must_use]
+    pub fn behind_nat(mut self, site: &Site) -> Self {
+        self.shape.behind_nat = Some(site.place.to_string());
+        self
+    }
+
+    /// A second link to this site, without IPsec, as [`HubConfig::second_link`] has it: the site uses it while its
+    /// tunnel is down.
+    #[must_use]
+    pub fn leased_line(mut self, site: &Site) -> Self {
+        self.shape.leased_line = Some(site.place.to_string());
+        self
+    }
+
+    /// A silent peer is asked after a second and given up within two more.
+    #[must_use]
+    pub fn impatient(mut self) -> Self {
+        self.charon = self.charon.impatient();
+        self.dpd_delay = "1s";
+        self
+    }
+}
+
+/// A site, and its charon.
+#[derive(Debug)]
+pub struct Office {
+    pub site: Site,
+    pub charon: Charon,
+}
+
+impl Office {
+    pub fn place(&self) -> &Namespace {
+        self.charon.place()
+    }
+
+    /// Loads what the hub has for it: the output of `vpnhub peer-config`.
+    ///
+    /// # Errors
+    /// When the agent has none or strongSwan refuses it.
+    pub fn configure(&self, agent: &Agent) -> anyhow::Result<()> {
+        let name = &self.site.place;
+        let output = agent.cli(&["peer-config", name, "--format", "swanctl", "--with-secret"])?;
+        if !output.status.success() {
+            bail!("`vpnhub peer-config {name}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        self.charon.load(name, &String::from_utf8_lossy(&output.stdout))
+    }
+
+    /// Begins its tunnel, and waits until it is there.
+    ///
+    /// # Errors
+    /// When it does not come about.
+    pub fn initiate(&self) -> anyhow::Result<()> {
+        self.charon.swanctl(&["--initiate", "--child", &self.site.place]).map(drop)
+    }
+
+    /// Ends its tunnel, and tells the hub.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.charon.swanctl(&["--terminate", "--ike", &self.site.place]).map(drop)
+    }
+}
+
+/// A world of charons with the agent in its hub. The agent goes first, then the charons.
+#[derive(Debug)]
+pub struct IpsecLab {
+    pub agent: Agent,
+    pub hub: Charon,
+    pub offices: Vec<Office>,
+    pub world: World,
+    pub esp: Esp,
+    /// Secrets, and charons' files.
+    scratch: Scratch,
+}
+
+impl IpsecLab {
+    /// Builds the world and starts charons and agent, whose configuration `change` may change. No tunnel is up yet.
+    ///
+    /// # Errors
+    /// When something is missing or refuses: with what it said.
+    pub fn prepare(options: &IpsecOptions, change: impl FnOnce(HubConfig) -> HubConfig) -> anyhow::Result<Self> {
+        let esp = options.charon.esp;
+        let mut world = world::world(&options.shape);
+        if let Some(name) = &options.fixed_name {
+            world = world.prefix(name).recreate(true);
+        }
+        let world = world.build()?;
+        if options.shape.behind_nat.is_some() {
+            world::masquerade(&world)?;
+        }
+        let files = |of: &str| match &options.fixed_name {
+            Some(name) => Scratch::named(&format!("{name}-{of}")),
+            None => Scratch::new(),
+        };
+        let scratch = files("charon")?;
+        // All at once, as each takes a moment.
+        let hub = Charon::start(&world[HUB], &scratch.file("hub"), options.charon)?;
+        let offices = options.shape.sites.iter().map(|site| {
+            let charon = Charon::start(&world[&site.place], &scratch.file(&site.place), options.charon)?;
+            Ok(Office { site: site.clone(), charon })
+        });
+        let offices = offices.collect::<anyhow::Result<Vec<_>>>()?;
+        offices.iter().map(|office| &office.charon).chain([&hub]).try_for_each(Charon::wait_until_ready)?;
+
+        let mut config = HubConfig::offices(&options.shape.sites);
+        config.public = Some(PublicSide { address: HUB_PUBLIC.into(), vici_socket: hub.socket() });
+        for (site, connection) in options.shape.sites.iter().zip(&mut config.connections) {
+            connection.peer = None;
+            if esp == Esp::Userspace {
+                LIBIPSEC_DEVICE.clone_into(&mut connection.interface);
+                connection.local_cidrs = LIBIPSEC_LOCAL.map(str::to_owned).to_vec();
+            }
+            connection.ipsec = Some(IpsecConfig {
+                site: site.public4().into(),
+                psk_file: secret(&scratch, &site.place)?,
+                start: options.start,
+                if_id: (esp == Esp::Kernel).then_some(site.number.into()),
+                encap: esp == Esp::Userspace,
+                dpd_delay: options.dpd_delay,
+            });
+        }
+        let binary = options.agent.as_deref().unwrap_or_else(|| super::agent_binary());
+        let command = AgentCommand::new(binary).ready_within(PATIENCE);
+        let files = files("agent")?;
+        fs::write(files.file("vpnhub.toml"), change(config).to_string()).context("writing the configuration")?;
+        let agent = command.start_in(&world[HUB], files)?;
+        Ok(Self { agent, hub, offices, world, esp, scratch })
+    }
+
+    /// The same, and all tunnels are up.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare), or when one does not come up within a minute: with the status.
+    pub fn start(options: &IpsecOptions, change: impl FnOnce(HubConfig) -> HubConfig) -> anyhow::Result<Self> {
+        let lab = Self::prepare(options, change)?;
+        lab.offices.iter().try_for_each(|office| office.configure(&lab.agent))?;
+        lab.wait_until_up()?;
+        Ok(lab)
+    }
+
+    /// Waits until all connections are up.
+    ///
+    /// # Errors
+    /// When one is not within a minute: with the status, and the end of the hub's charon's log.
+    pub fn wait_until_up(&self) -> anyhow::Result<Status> {
+        let up = |status: &Status| {
+            let mut connections = status["connections"].as_array().into_iter().flatten();
+            connections.all(|connection| connection["state"] == "up")
+        };
+        self.wait_for_status(up)
+    }
+
+    /// Waits until the status is so.
+    ///
+    /// # Errors
+    /// When it is not within a minute: with the status, and the end of the hub's charon's log.
+    pub fn wait_for_status(&self, accept: impl FnMut(&Status) -> bool) -> anyhow::Result<Status> {
+        self.agent.wait_for_status(PATIENCE, accept).with_context(|| {
+            let log = self.hub.log();
+            let start = log.len().saturating_sub(4000);
+            format!("the end of the hub's charon's log:\n{}", log.get(start..).unwrap_or(&log))
+        })
+    }
+
+    /// What may tell why something does not arrive: the status, devices' counters, the kernel's counts of what IPsec dropped.
+    pub fn diagnosis(&self) -> String {
+        let mut text =
+            self.agent.cli(&["status"]).map_or_else(|error| format!("{error:#}"), |said| lossy(&said.stdout));
+        for (name, place) in self.world.places() {
+            let links = place.ip("-s link").unwrap_or_default();
+            let dropped = place.enter(|| fs::read_to_string("/proc/thread-self/net/xfrm_stat"));
+            let dropped = dropped.ok().and_then(Result::ok).unwrap_or_default();
+            let dropped: Vec<&str> =
+                dropped.lines().filter(|line| !line.ends_with("\t0") && !line.ends_with(" 0")).collect();
+            let states = place.ip("-s xfrm state").unwrap_or_default();
+            let counts: Vec<&str> = states.lines().filter(|line| shows_use(line)).map(str::trim).collect();
+            text.extend(["\n-- ", name, "\n", &links, &dropped.join("\n"), "\n", &counts.join("\n"), "\n"]);
+        }
+        text
+    }
+
+    /// The office of a place.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn office(&self, place: &str) -> &Office {
+        let found = self.offices.iter().find(|office| office.site.place == place);
+        found.unwrap_or_else(|| panic!("there is no office {place:?}"))
+    }
+
+    /// The files of charons and secrets.
+    pub fn folder(&self) -> &std::path::Path {
+        self.scratch.path()
+    }
+
+    /// Stops the agent, which must exit with 0, and takes all down.
+    ///
+    /// # Errors
+    /// As [`Agent::stop`].
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.agent.stop()
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Lines of `ip -s xfrm state` that say which SA it is, and what went through it; no keys.
+fn shows_use(line: &str) -> bool {
+    let line = line.trim_start();
+    ["src ", "if_id", "proto", "replay-window", "replay ", "encap"].iter().any(|start| line.starts_with(start))
+        || line.contains("(packets)")
+}
+
+/// A new secret in a file that nobody else may read.
+fn secret(scratch: &Scratch, name: &str) -> anyhow::Result<PathBuf> {
+    let path = scratch.file(&format!("{name}.psk"));
+    let mut random = [0; size_of::<u128>()];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut random)?;
+    let text = format!("{:032x}", u128::from_ne_bytes(random));
+    let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,95 @@
+//! A hub and its sites, each behind a public address, and the Internet between them.
+
+use std::net::Ipv4Addr;
+
+use super::super::offices::{add_site_networks, add_vpc, tunnel};
+use super::super::world::{Builder, End, Link, PlaceSpec, World};
+use super::super::{HUB, Site};
+
+/// The hub's public address. A public link is a /31, with the Internet at the other address.
+pub const HUB_PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+
+/// The place between all public links.
+pub const INTERNET: &str = "internet";
+/// The place in front of a site that is behind NAT.
+const NAT: &str = "nat";
+
+/// What of the world is not always the same.
+#[derive(Debug, Clone)]
+pub(super) struct Shape {
+    pub sites: Vec<Site>,
+    /// The place of a site that is behind NAT.
+    pub behind_nat: Option<String>,
+    /// The place of a site that has a second link to the hub, without IPsec, and falls back to it.
+    pub leased_line: Option<String>,
+}
+
+/// The hub (wan0, vpc0), the VPC, the Internet, and the sites (pub0). No kernel forwards but the Internet's; that knows
+/// public addresses only.
+pub(super) fn world(shape: &Shape) -> Builder {
+    let hub_link = public_link(End::new(HUB, "wan0"), "hub", HUB_PUBLIC, above(HUB_PUBLIC));
+    let mut world = World::builder().place(PlaceSpec::new(HUB)).place(PlaceSpec::new(INTERNET).forwards(true));
+    world = add_vpc(world, 1500)
+        .link(hub_link)
+        .ip(HUB, format!("route add default via {}", above(HUB_PUBLIC)))
+        // The hub's own address among the sites'.
+        .ip(HUB, "addr add 10.10.0.1/32 dev lo");
+    for site in &shape.sites {
+        world = add_site_networks(world, site);
+        world = if shape.behind_nat.as_deref() == Some(&site.place) {
+            behind_nat(world, site)
+        } else {
+            let (own, other) = (site.public4(), above(site.public4()));
+            world
+                .link(public_link(End::new(&site.place, "pub0"), &site.place, own, other))
+                .ip(&site.place, format!("route add {HUB_PUBLIC} via {other}"))
+        };
+        let (host4, host6) = (site.host4(), site.host6());
+        // What charon's routes do not take, or not yet.
+        let (way4, way6) = if shape.leased_line.as_deref() == Some(&site.place) {
+            world = world.link(tunnel(site, 1).mtu(1400));
+            let device = Site::device(1);
+            (format!("via {} dev {device}", site.hub4(1)), format!("via fe80::1 dev {device}"))
+        } else {
+            (format!("via {HUB_PUBLIC} dev pub0 onlink"), "dev pub0".to_owned())
+        };
+        world = world
+            .ip(&site.place, format!("route add default {way4} src {host4}"))
+            .ip(&site.place, format!("route add ::/0 {way6} src {host6}"));
+    }
+    world
+}
+
+fn public_link(end: End, name: &str, own: Ipv4Addr, other: Ipv4Addr) -> Link {
+    let far = End::new(INTERNET, &format!("to-{name}")).address(format_args!("{other}/31"));
+    Link::new(end.address(format_args!("{own}/31")), far)
+}
+
+/// The other address of a /31.
+fn above(address: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(address) ^ 1)
+}
+
+/// The site has a private address, and the public one is its router's, which masquerades: see [`masquerade`].
+fn behind_nat(world: Builder, site: &Site) -> Builder {
+    let (own, other) = (site.public4(), above(site.public4()));
+    let inside = Link::new(
+        End::new(&site.place, "pub0").address("172.31.0.2/24"),
+        End::new(NAT, "inside").address("172.31.0.1/24"),
+    );
+    world
+        .place(PlaceSpec::new(NAT).forwards(true))
+        .link(inside)
+        .link(public_link(End::new(NAT, "outside"), &site.place, own, other))
+        .ip(NAT, format!("route add default via {other}"))
+        .ip(&site.place, format!("route add {HUB_PUBLIC} via 172.31.0.1"))
+}
+
+/// Has the router in front of the site translate addresses and ports.
+pub(super) fn masquerade(world: &World) -> anyhow::Result<()> {
+    let rules = "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100 ; }; \
+                 add rule ip nat out oifname outside masquerade random";
+    let said = super::super::output(world[NAT].command("nft").arg(rules))?;
+    anyhow::ensure!(said.status.success(), "nft: {}", String::from_utf8_lossy(&said.stderr));
+    Ok(())
+}

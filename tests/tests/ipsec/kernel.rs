@@ -1,0 +1,90 @@
+//! ESP in the kernel, an xfrm interface for each connection.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use hub_tests::lab::{
+    Esp, HANGZHOU, HUB, HubConfig, IpsecLab, IpsecOptions, NINGBO, Namespace, SHANGHAI, Status, UdpProbe, VPC_SIDE,
+    agent_binary, output, udp_probe,
+};
+
+use crate::cases::{all_pairs, assert_all_reach, ended_by_the_site, rekeyed};
+use crate::{Case, Needs, failover};
+
+pub const CASES: &[Case] = &[
+    (Needs::KernelEsp, "kernel::all_places_reach_one_another_and_the_hubs_kernel_forwards_nothing", || {
+        all_pairs(Esp::Kernel);
+    }),
+    (Needs::KernelEsp, "kernel::rekeyings_lose_nothing_and_never_show_as_down", || rekeyed(Esp::Kernel)),
+    (Needs::KernelEsp, "kernel::a_tunnel_that_the_site_ends_is_told_at_once_and_comes_back", || {
+        ended_by_the_site(Esp::Kernel);
+    }),
+    (Needs::KernelEsp, "kernel::a_source_that_is_not_the_sites_is_dropped_and_counted", spoofed),
+    (Needs::KernelEsp, "kernel::a_site_behind_nat_is_reached_through_udp", behind_nat),
+    (Needs::KernelEsp, "kernel::failover::what_the_site_deletes_is_steered_around_at_once", || {
+        failover::deleted(Esp::Kernel, [100, 0]);
+    }),
+    (Needs::KernelEsp, "kernel::pktgen_measures_the_hub_over_veth", pktgen),
+];
+
+fn two_sites() -> IpsecOptions {
+    IpsecOptions::new(Esp::Kernel).sites([SHANGHAI, NINGBO])
+}
+
+/// The request id of a place's SA towards the hub, by which policies find it.
+fn request_id(place: &Namespace) -> String {
+    let states = place.ip(&format!("xfrm state list src {} dst 203.0.113.1", SHANGHAI.public4())).unwrap();
+    let mut words = states.split_whitespace().skip_while(|word| *word != "reqid");
+    words.nth(1).unwrap_or_else(|| panic!("no SA in {states}")).to_owned()
+}
+
+fn spoofed() {
+    let lab = IpsecLab::start(&two_sites(), |config: HubConfig| config).unwrap();
+    assert_all_reach(&lab);
+    let (shanghai, ningbo) = (lab.office("shanghai").place(), lab.office("ningbo").place());
+    // The site's own kernel is made to encrypt what is not the site's.
+    let (own, foreign) = (SHANGHAI.nth4(1), HANGZHOU.nth4(9));
+    shanghai.ip(&format!("addr add {foreign}/32 dev lo")).unwrap();
+    let template = format!("tmpl src {} dst 203.0.113.1 proto esp mode tunnel reqid", SHANGHAI.public4());
+    let policy = format!("xfrm policy add src {foreign} dst {} dir out {template}", NINGBO.network4());
+    shanghai.ip(&format!("{policy} {}", request_id(shanghai))).unwrap();
+
+    let before = lab.agent.status().unwrap();
+    let send = |source: IpAddr, timeout| {
+        let to = SocketAddr::new(NINGBO.host4().into(), 7000);
+        let probe = UdpProbe::new(SocketAddr::new(source, 7001), to).size(100);
+        udp_probe(shanghai, ningbo, &probe, timeout).unwrap()
+    };
+    let count = 5;
+    for _ in 0..count {
+        let arrived = send(foreign.into(), Duration::from_millis(200));
+        assert!(arrived.is_none(), "{arrived:?}");
+    }
+    // Another one gets there, so it is the source that counts.
+    assert!(send(own.into(), Duration::from_secs(10)).is_some());
+    let after = lab.agent.status().unwrap();
+    let dropped = after.since(&before, "shanghai", "drops/spoofed_source");
+    let hangzhous = |status: &Status| status["drops"]["spoofed_source"].as_u64().unwrap();
+    assert_eq!((dropped, hangzhous(&after) - hangzhous(&before)), (count, count), "{:#}", *after);
+    lab.stop().unwrap();
+}
+
+fn behind_nat() {
+    let options = two_sites().behind_nat(&SHANGHAI);
+    let lab = IpsecLab::start(&options, |config: HubConfig| config).unwrap();
+    assert_all_reach(&lab);
+    let states = lab.world[HUB].ip("xfrm state").unwrap();
+    assert!(states.contains("encap type espinudp"), "{states}");
+    assert_eq!(lab.agent.status().unwrap().connection(VPC_SIDE)["attach"], "xdp-native");
+    lab.stop().unwrap();
+}
+
+fn pktgen() {
+    let bench = agent_binary().with_file_name("vpnhub-bench");
+    let arguments = "pktgen --packet-bytes 60 --rounds 1 --seconds 1 --resolution 30 --loss 5";
+    let said = output(Command::new(bench).args(arguments.split(' '))).unwrap();
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    assert!(text.contains("hub"), "{text}");
+}

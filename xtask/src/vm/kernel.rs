@@ -1,0 +1,109 @@
+//! A Debian kernel, unpacked in the cache: nothing of it is installed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    process::{self, Step},
+    setup::apt,
+};
+
+/// The package that depends on the distribution's current kernel.
+const METAPACKAGE: &str = "linux-image-amd64";
+
+/// What the guest's first process loads to get at its root directory.
+const FIRST_MODULES: [&str; 4] = ["virtio_pci", "9p", "9pnet_virtio", "overlay"];
+
+/// An unpacked kernel.
+pub struct Kernel {
+    dir: PathBuf,
+    /// As `uname -r` has it.
+    pub release: String,
+}
+
+impl Kernel {
+    /// The distribution's current one; fetched (70 MB) and unpacked the first time.
+    pub fn ensure(cache: &Path) -> Result<Self> {
+        let cache = cache.join("vm");
+        fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+        let package = if let Some(package) = current() {
+            package
+        } else {
+            apt::update()?;
+            current().with_context(|| format!("apt does not know {METAPACKAGE}: a Debian host is needed"))?
+        };
+        let dir = cache.join(&package);
+        if !dir.exists() {
+            fetch(&package, &dir, &cache)?;
+        }
+        let release = package.trim_start_matches("linux-image-").to_owned();
+        let kernel = Self { dir, release };
+        ensure!(kernel.image().is_file(), "{} is not there: remove {}", kernel.image().display(), kernel.dir.display());
+        Ok(kernel)
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.dir.join(format!("boot/vmlinuz-{}", self.release))
+    }
+
+    /// Of all releases: here, of one.
+    pub fn modules(&self) -> PathBuf {
+        self.dir.join("lib/modules")
+    }
+
+    /// The files of the modules that the guest begins with, in the order to load them in.
+    pub fn first_modules(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for module in FIRST_MODULES {
+            let mut command = Command::new("modprobe");
+            command.arg("-d").arg(&self.dir).args(["-S", &self.release, "--show-depends", module]);
+            let said = process::capture(&mut command).with_context(|| format!("modprobe does not find {module}"))?;
+            // Built-in ones are called `builtin`.
+            let needed = said.lines().filter_map(|line| line.trim().strip_prefix("insmod ")).map(PathBuf::from);
+            files.extend(needed);
+        }
+        let mut known = std::collections::BTreeSet::new();
+        files.retain(|file| known.insert(file.clone()));
+        Ok(files)
+    }
+}
+
+/// The package's name, if apt knows it: `linux-image-6.1.0-56-amd64`.
+fn current() -> Option<String> {
+    let said = process::capture(Command::new("apt-cache").env("LC_ALL", "C").args(["depends", METAPACKAGE]))?;
+    said.lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+        .map(|rest| format!("linux-image-{rest}"))
+}
+
+/// Whole or not at all: it gets its name when it is complete.
+fn fetch(package: &str, dir: &Path, cache: &Path) -> Result<()> {
+    let work = cache.join("unpacking");
+    if work.exists() {
+        fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
+    }
+    fs::create_dir(&work).with_context(|| format!("creating {}", work.display()))?;
+    let title = format!("fetching {package} (70 MB)");
+    let step = Step { title: &title, log: "kernel", limit: Some(Duration::from_secs(600)), quiet: false };
+    step.run(Command::new("apt-get").args(["-q", "download", package]).current_dir(&work))?;
+    let archive = fs::read_dir(&work)?.filter_map(Result::ok).map(|entry| entry.path());
+    let Some(archive) = archive.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb")) else {
+        bail!("apt-get download has left no package in {}", work.display());
+    };
+    let unpacked = work.join("kernel");
+    let unpack = Step { title: "unpacking the kernel", log: "kernel", limit: None, quiet: false };
+    unpack.run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked))?;
+    let release = package.trim_start_matches("linux-image-");
+    let index = Step { title: "indexing its modules", log: "kernel", limit: None, quiet: false };
+    index.run(Command::new("depmod").arg("-b").arg(&unpacked).arg(release))?;
+    fs::rename(&unpacked, dir).with_context(|| format!("naming {}", dir.display()))?;
+    // An earlier kernel stays, should this one not do. Failing to remove the package is no failure.
+    let _ = fs::remove_dir_all(work);
+    Ok(())
+}
