@@ -36,10 +36,21 @@ const SLACK: usize = 8;
 
 /// A chunk, the value of an array of one. What is behind [`CHUNK_WORDS`] is never used: for the verifier, a header may begin
 /// with any word.
-#[repr(C)]
-pub struct Chunk([u32; CHUNK_WORDS as usize + SLACK]);
+#[repr(transparent)]
+pub struct Chunk(Words);
+
+/// A chunk as the map of chunks describes it. Not a structure, for which the description (BTF) would be looked through for
+/// timers: before Linux 6.3 the kernel then takes only chunks that the agent has described as well
+/// (`bpf_map_meta_equal`, `kernel/bpf/map_in_map.c`).
+pub type Words = [u32; CHUNK_WORDS as usize + SLACK];
 
 impl Chunk {
+    #[inline(always)]
+    pub const fn of(words: &Words) -> &Self {
+        // SAFETY: `repr(transparent)`: it is nothing else.
+        unsafe { &*core::ptr::from_ref(words).cast() }
+    }
+
     /// Words from an address in this chunk on.
     #[inline(always)]
     pub fn words<const N: usize>(&self, address: u64) -> &[u32; N] {

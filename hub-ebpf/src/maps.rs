@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use hub_common::{
-    compiled::{Chunk, MAX_CHUNKS},
+    compiled::{MAX_CHUNKS, Words},
     maps::{
         Attachment, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEIGHBOURS, MAX_NEXT_HOPS,
         MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
@@ -47,7 +47,7 @@ pub static ROUTES_V6: LpmTrie<[u8; 16], Route> = LpmTrie::with_max_entries(MAX_P
 /// look-ups, and the agent maps them, so that it changes a word in one store.
 #[btf_map]
 pub static CHUNKS: btf_maps::ArrayOfMaps<ChunkMap, { MAX_CHUNKS as usize }> = btf_maps::ArrayOfMaps::new();
-type ChunkMap = btf_maps::Array<Chunk, 1, { BPF_F_MMAPABLE as usize }>;
+type ChunkMap = btf_maps::Array<Words, 1, { BPF_F_MMAPABLE as usize }>;
 
 #[map]
 pub static BUCKETS: Array<u32> = Array::with_max_entries(MAX_BUCKETS, 0);

@@ -119,6 +119,6 @@ struct Chunks;
 impl Memory for Chunks {
     #[inline(always)]
     fn chunk(&self, number: u32) -> Option<&Chunk> {
-        maps::CHUNKS.get_value(number, &0)
+        maps::CHUNKS.get_value(number, &0).map(Chunk::of)
     }
 }

@@ -52,6 +52,8 @@ const NATIVE: &str = "xdp-native";
 const GENERIC: &str = "xdp-generic";
 const TC: &str = "tc";
 
+const LOAD_ATTEMPTS: u32 = 5;
+
 /// Before filters that name none.
 const FILTER_PRIORITY: u16 = 1;
 
@@ -78,7 +80,7 @@ impl Programs {
             Lookup::Compiled => ("vpnhub_xdp", "vpnhub_tc"),
             Lookup::Lpm => ("vpnhub_xdp_lpm", "vpnhub_tc_lpm"),
         };
-        program::<Xdp>(&mut ebpf, xdp).load().map_err(Error::program)?;
+        load(|| program::<Xdp>(&mut ebpf, xdp).load())?;
         Ok(Self { ebpf, xdp, tc, tc_loaded: false })
     }
 
@@ -93,7 +95,7 @@ impl Programs {
     pub fn tc(&mut self) -> Result<&mut SchedClassifier, Error> {
         let program = program::<SchedClassifier>(&mut self.ebpf, self.tc);
         if !self.tc_loaded {
-            program.load().map_err(Error::program)?;
+            load(|| program.load())?;
             self.tc_loaded = true;
         }
         Ok(program)
@@ -157,6 +159,17 @@ impl Programs {
             }
         }
     }
+}
+
+/// The verifier gives up when a signal is pending, and is to be asked again then (`do_check`, `kernel/bpf/verifier.c`).
+fn load(mut attempt: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Error> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match attempt() {
+            Err(error) if errno(&error) == Some(Errno::AGAIN) => {}
+            result => return result.map_err(Error::program),
+        }
+    }
+    attempt().map_err(Error::program)
 }
 
 fn program<'a, P: 'a>(ebpf: &'a mut Ebpf, entry: &str) -> &'a mut P
