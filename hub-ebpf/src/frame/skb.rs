@@ -79,7 +79,7 @@ impl Frame for SkbFrame {
     }
 
     /// A packet that was decrypted may still have the link header it came in (`skb_mac_header_rebuild`, called from
-    /// net/xfrm/xfrm_input.c), and the program is shown that first. Only the network header's own place tells: its bytes
+    /// `net/xfrm/xfrm_input.c`), and the program is shown that first. Only the network header's own place tells: its bytes
     /// cannot be read up to the frame's last one plus those of a link header.
     #[inline(always)]
     fn raw_offset(&self) -> usize {
