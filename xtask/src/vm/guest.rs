@@ -39,6 +39,7 @@ impl Guest<'_> {
         write("initramfs", &initramfs::archive(busybox, &self.kernel.first_modules()?)?)?;
         fs::create_dir(files.shared()).context("creating the shared directory")?;
         write("shared/environment", self.environment()?.as_bytes())?;
+        write("shared/project", process::workspace().as_os_str().as_encoded_bytes())?;
         write("shared/command", self.script.as_bytes())?;
 
         let ended = process::status_within(&mut self.qemu(&files)?, self.limit)?;
