@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -30,6 +30,9 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(10);
 /// The same after something went down: its number may have been rekeyed away.
 const LOOK_SOON: Duration = Duration::from_millis(500);
+/// How often it is looked again where the list lacks what nobody has told the end of, and how long after.
+const LOOKS: u32 = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Between attempts to begin a tunnel that does not come about: at first, and at most.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -303,7 +306,20 @@ impl Task {
     }
 
     /// Looks at all SAs.
+    ///
+    /// The list is no picture of one moment: charon goes from one IKE SA to the next, and one that takes another's place
+    /// meanwhile may be seen before it has the children, and the other not any more. So a tunnel that is missing without an
+    /// event that told its end is looked for again.
     async fn look(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        for _ in 0..LOOKS {
+            let messages = session.list("list-sas", "list-sa", &Message::default()).await?;
+            let listed: Vec<_> = messages.iter().flat_map(listed).collect();
+            if !self.table.loses_by(&listed) {
+                self.table.replace(listed);
+                return Ok(());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
         let messages = session.list("list-sas", "list-sa", &Message::default()).await?;
         self.table.replace(messages.iter().flat_map(listed).collect());
         Ok(())

@@ -107,6 +107,15 @@ impl Table {
         }
     }
 
+    /// Whether a connection is up now that would not be by this list.
+    pub fn loses_by(&self, listed: &[(IkeSa, Vec<ChildSa>)]) -> bool {
+        let stays = |connection: &str| {
+            let mut own = listed.iter().filter(|(ike, _)| ike.connection == connection);
+            own.any(|(_, children)| children.iter().any(ChildSa::is_live))
+        };
+        self.children.values().any(|child| !stays(&child.connection))
+    }
+
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::IkeUp(ike) => self.ike_up(ike),

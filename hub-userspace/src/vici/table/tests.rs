@@ -348,3 +348,19 @@ fn a_charon_that_starts_again_counts_anew() {
     table.replace(Vec::new());
     assert_eq!(after(&mut table, &[("child-updown", &up)]), [1]);
 }
+
+/// A list that was made while an IKE SA took another's place: the new one had no children yet, the old one was gone.
+#[test]
+fn a_list_that_lacks_what_has_not_ended_is_known_as_such() {
+    let mut table = Table::default();
+    table.apply(up(1, 1));
+    let connecting = IkeSa { state: "CONNECTING".to_owned(), ..ike(2) };
+    let rekeying = ChildSa { state: "REKEYED".to_owned(), ..child(1) };
+    assert!(table.loses_by(&[(connecting, vec![])]));
+    assert!(table.loses_by(&[]));
+    assert!(table.loses_by(&[(ike(1), vec![rekeying])]));
+    assert!(!table.loses_by(&[(ike(2), vec![child(1)])]));
+    assert!(!table.loses_by(&[(ike(1), vec![]), (ike(2), vec![child(3)])]));
+    table.apply(down(1));
+    assert!(!table.loses_by(&[]));
+}
