@@ -56,7 +56,7 @@ impl Serialize for Subject {
 #[serde(untagged)]
 pub enum Variant {
     Count(u32),
-    /// What `vpnhub run --xdp` takes.
+    /// What `vpnhub run --attach` takes.
     Mode(&'static str),
 }
 
@@ -98,7 +98,7 @@ pub fn plan(subject: Subject, variant: Variant, most: u32, family: Family) -> Pl
         (_, Variant::Count(count)) => selectors(family, count, most),
         (_, Variant::Mode(mode)) => Plan {
             devices: 1,
-            arguments: vec!["--xdp", mode],
+            arguments: vec!["--attach", mode],
             config: routes::config(&[A, B], family, FEW_ROUTES),
             routes: FEW_ROUTES,
             destinations: FEW_ROUTES,

@@ -91,6 +91,28 @@ impl HubConfig {
         self
     }
 
+    /// Several connections in place of a site's own, each of a name, and of a part of the site's networks that is routed to it.
+    #[must_use]
+    pub fn split(mut self, site: &Site, parts: &[(&str, [&str; 2])]) -> Self {
+        self.connections.retain(|connection| connection.name != site.place);
+        self.routes.retain(|route| route.next_hop != site.place);
+        for (name, prefixes) in parts {
+            self.connections.push(ConnectionConfig {
+                name: (*name).to_owned(),
+                customer_gateway: (*name).to_owned(),
+                remote_cidrs: prefixes.map(str::to_owned).to_vec(),
+                ..ConnectionConfig::to_site(site, 0)
+            });
+            self.routes.extend(prefixes.map(|prefix| RouteConfig {
+                destination: prefix.to_owned(),
+                next_hop: (*name).to_owned(),
+                weight: 100,
+                publish: true,
+            }));
+        }
+        self
+    }
+
     /// The same with none of the routes published.
     #[must_use]
     pub fn unpublished(mut self) -> Self {

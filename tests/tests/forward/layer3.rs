@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hub_tests::lab::{ConnectionConfig, HUB, HubConfig, NINGBO, Options, Rig, RouteConfig, SHANGHAI, Tun, VPC, World};
+use hub_tests::lab::{HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Tun, VPC, World};
 use hub_tests::packet::{Packet, hex};
 
 use crate::{SITES, WAIT, Wire, probe, vpc_hosts};
@@ -17,33 +17,22 @@ const HALVES: [(&str, [&str; 2], [&str; 2]); 2] = [
 ];
 
 fn config() -> HubConfig {
-    let mut config = HubConfig::offices(&SITES);
-    config.connections.retain(|connection| connection.name != "ningbo");
-    config.routes.retain(|route| route.next_hop != "ningbo");
-    for (name, prefixes, _) in HALVES {
-        config.connections.push(ConnectionConfig {
-            name: name.into(),
-            interface: DEVICE.into(),
-            peer: None,
-            remote_cidrs: prefixes.map(str::to_owned).to_vec(),
-            ..ConnectionConfig::to_site(&NINGBO, 0)
-        });
-        config.routes.extend(prefixes.map(|prefix| RouteConfig {
-            destination: prefix.into(),
-            next_hop: name.into(),
-            weight: 100,
-            publish: true,
-        }));
+    let halves = HALVES.map(|(name, prefixes, _)| (name, prefixes));
+    let mut config = HubConfig::offices(&SITES).split(&NINGBO, &halves);
+    for (name, ..) in HALVES {
+        let connection = config.connection(name);
+        connection.interface = DEVICE.into();
+        connection.peer = None;
     }
     config
 }
 
 /// The rig, and the far end of the device.
-fn start(arguments: &[&str]) -> (Rig, Tun) {
+fn start() -> (Rig, Tun) {
     let world = World::three_offices(&Options::default()).unwrap();
     let tun = Tun::create(&world[HUB], DEVICE).unwrap();
     world[HUB].batch(&format!("link set dev {DEVICE} mtu {MTU} up")).unwrap();
-    let rig = Rig::start_in(world, &config(), arguments).unwrap();
+    let rig = Rig::start_in(world, &config(), &[]).unwrap();
     rig.warm_up(&SITES[..2]).unwrap();
     (rig, tun)
 }
@@ -67,7 +56,7 @@ fn expect(tun: &mut Tun, wanted: &Packet, what: &str) {
 
 #[test]
 fn sites_on_a_layer_3_interface_reach_all_others_and_every_packet_is_counted_once() {
-    let (rig, mut tun) = start(&[]);
+    let (rig, mut tun) = start();
     let (shanghai, vpc) = (Wire::of_site(&rig.world, &SHANGHAI), Wire::of_vpc(&rig.world));
     let before = rig.agent.status().unwrap();
     let reason = |name: &str| before.connection(name)["attach_reason"].as_str().map(str::to_owned);
@@ -117,7 +106,7 @@ fn sites_on_a_layer_3_interface_reach_all_others_and_every_packet_is_counted_onc
 
 #[test]
 fn what_is_refused_beside_or_on_a_layer_3_interface_is_counted_once() {
-    let (rig, mut tun) = start(&[]);
+    let (rig, mut tun) = start();
     let shanghai = Wire::of_site(&rig.world, &SHANGHAI);
     let before = rig.agent.status().unwrap();
     let [ningbo, _] = addresses(0);

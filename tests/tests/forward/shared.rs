@@ -1,6 +1,6 @@
 //! Several connections on one interface: the source selector tells them apart.
 
-use hub_tests::lab::{ConnectionConfig, HubConfig, NINGBO, Options, Rig, RouteConfig, SHANGHAI, VPC};
+use hub_tests::lab::{HubConfig, NINGBO, Options, Rig, SHANGHAI, VPC};
 
 use crate::{SITES, Wire, probe};
 
@@ -11,24 +11,7 @@ const HALVES: [(&str, [&str; 2], u8); 2] = [
 ];
 
 fn config() -> HubConfig {
-    let mut config = HubConfig::offices(&SITES);
-    config.connections.retain(|connection| connection.name != "shanghai");
-    config.routes.retain(|route| route.next_hop != "shanghai");
-    for (name, prefixes, _) in HALVES {
-        config.connections.push(ConnectionConfig {
-            name: name.into(),
-            customer_gateway: name.into(),
-            remote_cidrs: prefixes.map(str::to_owned).to_vec(),
-            ..ConnectionConfig::to_site(&SHANGHAI, 0)
-        });
-        config.routes.extend(prefixes.map(|prefix| RouteConfig {
-            destination: prefix.into(),
-            next_hop: name.into(),
-            weight: 100,
-            publish: true,
-        }));
-    }
-    config
+    HubConfig::offices(&SITES).split(&SHANGHAI, &HALVES.map(|(name, prefixes, _)| (name, prefixes)))
 }
 
 #[test]

@@ -128,6 +128,8 @@ pub fn ended_by_the_site(esp: Esp) {
     let reason = status.connection("ningbo")["state_reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("the site has not begun yet"), "{reason}");
     assert_eq!(spis(&status, "ningbo"), [""; 0]);
+    let selectors = |status: &Status| status.connection("ningbo")["ipsec"]["selectors"].as_array().map(Vec::len);
+    assert_eq!(selectors(&status), Some(0), "what its SAs were for is not admitted any more: {:#}", *status);
     // Nothing gets there, and the others are as they were.
     let lost = Ping::new(ningbo.site.host4().into()).count(3).timeout(Duration::from_millis(300));
     let report = lost.run(lab.office("shanghai").place()).unwrap();
