@@ -1,14 +1,22 @@
 //! The compiled look-up: routes and selectors of both families in one memory, walked the same way by the kernel program
 //! and by the agent that writes it.
 //!
-//! All addresses that no prefix tells apart are one *class*. An address leads to its class through a few nodes of a trie
-//! that is path-compressed and level-compressed: a node may skip bits that all prefixes below it share, and has as many
-//! slots as pay off. The class then answers everything that is asked of an address:
+//! All addresses that no prefix tells apart are one *class*. An address leads to its class through a few slots:
 //!
 //! ```text
-//! roots[family] -> slot word -> node -> slot word -> .. -> class   (of the source, and of the destination)
-//! class { route, row }
-//! row[hash(column)] -> Pair { column, policy, connection, limits } column: a scope, or a policy
+//! IPv4: front[first 16 bits] -> (block[next 8 bits] -> (block[last 8 bits] ->)) (node -> ..) class
+//! IPv6: root                 ->                                                  node -> ..  class
+//! ```
+//!
+//! The front and the blocks are slots and nothing else: what an IPv4 address costs most of the time is two loads. A node is
+//! one of a trie that is path-compressed and level-compressed: it may skip bits that all prefixes below it share, and has
+//! as many slots as pay off. The class, of the source and of the destination, then answers everything that is asked of an
+//! address:
+//!
+//! ```text
+//! class { route, row, own }
+//! own                     Pair { column, policy, connection, limits } column: a scope, or a policy
+//! row[hash(column)]       the same of all columns, where there are more than one
 //! ```
 //!
 //! What a class does not say, the *default class* of its family says: it has what the prefixes of length 0 say, so that
@@ -28,8 +36,10 @@ pub const CHUNK_BITS: u32 = 19;
 pub const CHUNK_WORDS: u32 = 1 << CHUNK_BITS;
 /// Most chunks: 4 GiB.
 pub const MAX_CHUNKS: u32 = 1 << 11;
-/// Words of a class or a pair; either begins at a multiple of it.
-pub const QUARTER_WORDS: u32 = 4;
+/// Words of a pair, which begins at a multiple of it.
+pub const PAIR_WORDS: u32 = 4;
+/// Words of a class, which begins at a multiple of it.
+pub const CLASS_WORDS: u32 = 8;
 
 /// Words of the longest header of a node: so many can be read from any word on.
 const SLACK: usize = 8;
@@ -64,15 +74,30 @@ impl Chunk {
     pub fn word(&self, address: u64) -> u32 {
         self.words::<1>(address)[0]
     }
+
+    /// The class that begins at an address.
+    #[inline(always)]
+    fn class(&self, address: u64) -> &Class {
+        let words: &[u32; CLASS_WORDS as usize] = self.words(address);
+        // SAFETY: a class is as many words, and any words are one.
+        unsafe { &*words.as_ptr().cast() }
+    }
 }
 
-/// In a slot: the word is the address of a class and this. Without it the word is the address of a node. What has an
-/// address of its own begins at a multiple of 4.
+/// In a slot: the word is the address of a class and this, of a block and [`BLOCK`], or of a node. These begin at
+/// multiples of 4 and more.
 pub const CLASS: u32 = 1;
+pub const BLOCK: u32 = 2;
 
-/// For IPv4 and IPv6, in chunk 0: the slot that the walk begins with, and the address of the default class.
-pub const ROOT: [u32; 2] = [0, 2];
-pub const DEFAULT: [u32; 2] = [1, 3];
+/// In chunk 0: slots by the first bits of an IPv4 address.
+pub const FRONT: u32 = 16;
+pub const FRONT_BITS: u8 = 16;
+/// The next bits, as many of them as tell the slots of a block apart.
+pub const BLOCK_BITS: u8 = 8;
+/// In chunk 0: the slot that the walk of an IPv6 address begins with.
+pub const ROOT: u32 = 0;
+/// In chunk 0, for IPv4 and IPv6: the address of the default class.
+pub const DEFAULT: [u32; 2] = [1, 2];
 
 /// What a node begins with; its slots follow at once.
 ///
@@ -99,11 +124,12 @@ pub mod node {
 }
 
 /// Most nodes on the way to a class; the agent builds no longer ways.
-pub const MAX_NODES_V4: u32 = 8;
+pub const MAX_NODES_V4: u32 = 4;
 pub const MAX_NODES_V6: u32 = 16;
 
 /// What is known of all addresses of a class, as it stands in the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
 pub struct Class {
     pub first_bucket: u32,
     /// [`Route::flags`] in the upper half, with [`Class::NO_ROUTE`]; [`Route::bucket_mask`] in the lower one.
@@ -112,20 +138,17 @@ pub struct Class {
     pub row: u32,
     /// How a column's place in the row is found: see [`place`].
     pub hash: u32,
+    /// The pair of the first column: the only one of most addresses, which belong to one connection.
+    pub own: Pair,
 }
 
 impl Class {
     /// Among the route's flags: there is none.
     pub const NO_ROUTE: u16 = 1 << 15;
 
-    #[inline(always)]
-    pub const fn words(&self) -> [u32; 4] {
-        [self.first_bucket, self.mask_and_flags, self.row, self.hash]
-    }
-
-    #[inline(always)]
-    pub const fn from_words([first_bucket, mask_and_flags, row, hash]: [u32; 4]) -> Self {
-        Self { first_bucket, mask_and_flags, row, hash }
+    pub const fn words(&self) -> [u32; CLASS_WORDS as usize] {
+        let [column, policy, connection, limits] = self.own.words();
+        [self.first_bucket, self.mask_and_flags, self.row, self.hash, column, policy, connection, limits]
     }
 
     #[inline(always)]
@@ -140,6 +163,7 @@ impl Class {
 
 /// What a row says in one column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
 pub struct Pair {
     pub column: u32,
     /// Policy of a remote prefix; 0 where the column is a policy.
@@ -192,11 +216,14 @@ pub trait Memory {
 
 /// An address, for the walk.
 pub trait Key: Copy {
-    /// Index into [`ROOT`] and [`DEFAULT`].
+    /// Index into [`DEFAULT`].
     const FAMILY: usize;
     /// Words of a node before its slots.
     const HEADER: usize;
     const MAX_NODES: u32;
+
+    /// The word that leads to the first node, or at once to the class.
+    fn enter<M: Memory>(self, reader: &Reader<'_, M>) -> Option<u64>;
 
     /// The slot of the node that begins with this header; no slot's number where the address is none of the prefix's.
     fn slot(self, header: &[u32; SLACK]) -> u64;
@@ -206,6 +233,20 @@ impl Key for u32 {
     const FAMILY: usize = 0;
     const HEADER: usize = node::HEADER_V4;
     const MAX_NODES: u32 = MAX_NODES_V4;
+
+    #[inline(always)]
+    fn enter<M: Memory>(self, reader: &Reader<'_, M>) -> Option<u64> {
+        const BEHIND: u8 = 32 - FRONT_BITS;
+        let mut word = u64::from(reader.first.word(u64::from(FRONT) + u64::from(self >> BEHIND)));
+        for behind in [BEHIND - BLOCK_BITS, BEHIND - 2 * BLOCK_BITS] {
+            if word & u64::from(BLOCK) == 0 {
+                break;
+            }
+            let slot = u64::from(self >> behind) & ((1 << BLOCK_BITS) - 1);
+            word = u64::from(reader.chunk(word)?.word((word & !u64::from(BLOCK)) + slot));
+        }
+        Some(word)
+    }
 
     #[inline(always)]
     fn slot(self, header: &[u32; SLACK]) -> u64 {
@@ -219,6 +260,11 @@ impl Key for [u64; 2] {
     const FAMILY: usize = 1;
     const HEADER: usize = node::HEADER_V6;
     const MAX_NODES: u32 = MAX_NODES_V6;
+
+    #[inline(always)]
+    fn enter<M: Memory>(self, reader: &Reader<'_, M>) -> Option<u64> {
+        Some(reader.first.word(ROOT.into()).into())
+    }
 
     #[inline(always)]
     fn slot(self, header: &[u32; SLACK]) -> u64 {
@@ -257,9 +303,9 @@ impl<'m, M: Memory> Reader<'m, M> {
 
     /// Class of an address.
     #[inline(always)]
-    pub fn find<K: Key>(&self, key: K) -> Option<Class> {
+    pub fn find<K: Key>(&self, key: K) -> Option<&'m Class> {
         // 64 bits: registers have them, and the program need not cut anything off.
-        let mut word = u64::from(self.first.word(ROOT[K::FAMILY].into()));
+        let mut word = key.enter(self)?;
         for _ in 0..u64::from(K::MAX_NODES) {
             if word & u64::from(CLASS) != 0 {
                 break;
@@ -277,25 +323,28 @@ impl<'m, M: Memory> Reader<'m, M> {
 
     /// What prefixes of length 0 say.
     #[inline(always)]
-    pub fn default_class<K: Key>(&self) -> Option<Class> {
+    pub fn default_class<K: Key>(&self) -> Option<&'m Class> {
         self.class(self.first.word(DEFAULT[K::FAMILY].into()).into())
     }
 
     /// What a class says in a column.
     #[inline(always)]
-    pub fn pair(&self, class: &Class, column: u32) -> Option<Pair> {
-        let [found, policy, connection, limits] =
-            self.quarter((class.row + place(column, class.hash) * QUARTER_WORDS).into())?;
+    pub fn pair(&self, class: &'m Class, column: u32) -> Option<Pair> {
+        if class.own.column == column {
+            return Some(class.own);
+        }
+        let address = u64::from(class.row + place(column, class.hash) * PAIR_WORDS);
+        let [found, policy, connection, limits] = *self.chunk(address)?.words(address);
         if found == column { Some(Pair { column, policy, connection, limits }) } else { None }
     }
 
     #[inline(always)]
-    fn class(&self, address: u64) -> Option<Class> {
-        self.quarter(address).map(Class::from_words)
-    }
-
-    #[inline(always)]
-    fn quarter(&self, address: u64) -> Option<[u32; 4]> {
-        Some(*self.chunk(address)?.words(address))
+    fn class(&self, address: u64) -> Option<&'m Class> {
+        Some(self.chunk(address)?.class(address))
     }
 }
+
+const _: () = {
+    assert!(size_of::<Class>() == CLASS_WORDS as usize * size_of::<u32>() && CLASS_WORDS as usize <= SLACK);
+    assert!(FRONT.is_multiple_of(1 << 4) && FRONT + (1 << FRONT_BITS) <= CHUNK_WORDS / 2);
+};

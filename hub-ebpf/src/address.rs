@@ -11,6 +11,7 @@ use hub_common::{
 };
 
 use crate::{
+    frame::Frame,
     maps,
     parse::{Nobody, Packet, ParseIp},
     rewrite::HopLimit,
@@ -26,8 +27,8 @@ pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
     const VERSION: u32;
     /// Bits of an address.
     const BITS: u32;
-    /// `EtherType` in network byte order (RFC 894, RFC 2464).
-    const ETHERTYPE: [u8; 2];
+    /// `EtherType` (RFC 894, RFC 2464).
+    const ETHERTYPE: u16;
     /// As it is on the wire, and in the tries.
     type Bytes: 'static;
 
@@ -37,7 +38,7 @@ pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
     fn route(self) -> Option<Route>;
     /// What a trie says of the address in a scope.
     fn scoped<V: Copy>(self, trie: &LpmTrie<Scoped<Self::Bytes>, V>, scope: u32) -> Option<V>;
-    fn flow_hash(packet: &Packet<Self>) -> u32;
+    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32;
     /// As an IPv6 address in network byte order, an IPv4 one as the IPv4-mapped one.
     fn mapped(self) -> [u64; 2];
 }
@@ -45,7 +46,7 @@ pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
 impl Address for V4 {
     const VERSION: u32 = 4;
     const BITS: u32 = 32;
-    const ETHERTYPE: [u8; 2] = [0x08, 0x00];
+    const ETHERTYPE: u16 = 0x0800;
     type Bytes = [u8; 4];
 
     #[inline(always)]
@@ -69,8 +70,8 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn flow_hash(packet: &Packet<Self>) -> u32 {
-        flow::hash_v4(packet.source, packet.destination, packet.protocol, packet.ports)
+    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
+        flow::hash_v4(packet.source, packet.destination, packet.protocol, Self::ports(packet, frame))
     }
 
     #[inline(always)]
@@ -82,7 +83,7 @@ impl Address for V4 {
 impl Address for V6 {
     const VERSION: u32 = 6;
     const BITS: u32 = 128;
-    const ETHERTYPE: [u8; 2] = [0x86, 0xdd];
+    const ETHERTYPE: u16 = 0x86dd;
     type Bytes = [u8; 16];
 
     #[inline(always)]
@@ -108,8 +109,8 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn flow_hash(packet: &Packet<Self>) -> u32 {
-        flow::hash_v6(packet.source, packet.destination, packet.protocol, packet.ports)
+    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
+        flow::hash_v6(packet.source, packet.destination, packet.protocol, Self::ports(packet, frame))
     }
 
     #[inline(always)]

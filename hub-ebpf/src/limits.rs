@@ -51,7 +51,7 @@ mod transport {
 #[inline(always)]
 pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, way: Way) -> Option<u32> {
     let known = u32::from(packet.protocol) | A::VERSION << 8;
-    let transport = frame.transport(packet.offset as u32, packet.length as u32, known, packet.ports);
+    let transport = frame.transport(packet.offset as u32, packet.length as u32, known, A::ports(packet, frame));
     let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;
     let has_ports = (transport >> transport::HAS_PORTS_SHIFT) as u32;
     let (source, destination) = (transport as u32 >> 16, transport as u32 & 0xffff);

@@ -54,10 +54,10 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
         return redirect::refuse::<F>(&Account::new(UNATTRIBUTED), Reason::NotAttached);
     };
-    let mut account = Account::new(attachment.connection);
+    let account = Account::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &mut account),
-        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &mut account),
+        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &account),
+        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &account),
         Err(reason) => Err(reason),
     };
     match outcome {
@@ -73,13 +73,13 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
     frame: &mut F,
     offset: usize,
     attachment: &Attachment,
-    account: &mut Account,
+    account: &Account,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, offset)?;
     let ends = Ends::<A, T>::of(&packet)?;
     let route = route::lookup(&ends);
     parse::to_hub(route)?;
-    selector::ingress(&packet, frame, &ends, attachment, &mut account.connection)?;
+    selector::ingress(&packet, frame, &ends, attachment, account)?;
     account.admit(&packet);
     let route = route::judge(route, attachment)?;
     let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;

@@ -45,6 +45,9 @@ pub static ROUTES_V6: LpmTrie<[u8; 16], Route> = LpmTrie::with_max_entries(MAX_P
 
 /// Memory of the compiled look-up, an array of one for each chunk. These have one size, so that the kernel inlines both
 /// look-ups, and the agent maps them, so that it changes a word in one store.
+///
+/// Chunk 0, which every packet needs, in a map of its own would be found sooner, but pointers into two kinds of maps are
+/// two things to the verifier: it would look at all that follows four times as often.
 #[btf_map]
 pub static CHUNKS: btf_maps::ArrayOfMaps<ChunkMap, { MAX_CHUNKS as usize }> = btf_maps::ArrayOfMaps::new();
 type ChunkMap = btf_maps::Array<Words, 1, { BPF_F_MMAPABLE as usize }>;

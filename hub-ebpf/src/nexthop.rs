@@ -25,7 +25,7 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
 ) -> Result<&'static NextHop, Reason> {
     let bucket = match route.bucket_mask {
         0 => route.first_bucket,
-        mask => route.first_bucket + (A::flow_hash(packet) & u32::from(mask)),
+        mask => route.first_bucket + (A::flow_hash(packet, frame) & u32::from(mask)),
     };
     // Both are arrays and the agent writes indices within them: the misses are for the verifier.
     let index = maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;

@@ -27,21 +27,21 @@ pub struct Packet<A> {
     pub offset: usize,
     /// Bytes of the IP packet by its own header: what follows in the frame is padding.
     pub length: usize,
+    /// Bytes of the IP header, without extension headers.
+    pub header_length: usize,
     pub source: A,
     pub destination: A,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// Protocol, or the fixed header's next header.
     pub protocol: u8,
-    /// Source and destination port, the first four bytes of the transport header; zero for fragments and where there are no ports.
-    pub ports: u32,
     /// It has options that a router itself must look at.
     pub options: bool,
 }
 
 /// `EtherType` of a tag: IEEE 802.1Q and 802.1ad.
-const VLAN: [u8; 2] = [0x81, 0x00];
-const SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
 /// 802.1Q tags looked behind.
 pub const MAX_TAGS: usize = 2;
 /// VLAN identifier of a tag's control word; 0 is a priority without a VLAN.
@@ -79,7 +79,7 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
         };
     }
     let header = frame.at::<Ethernet>(0).ok_or(Reason::Malformed)?;
-    let mut ethertype = header.ethertype;
+    let mut ethertype = u16::from_be_bytes(header.ethertype);
     let mut offset = size_of::<Ethernet>();
     let mut vlan = 0;
     let mut tags = 0;
@@ -90,13 +90,13 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
     while tags < MAX_TAGS && (ethertype == VLAN || ethertype == SERVICE_VLAN) {
         let tag = frame.at::<Tag>(offset).ok_or(Reason::Malformed)?;
         vlan = vlan_of(frame, vlan, u16::from_be_bytes(tag.control))?;
-        ethertype = tag.ethertype;
+        ethertype = u16::from_be_bytes(tag.ethertype);
         offset += size_of::<Tag>();
         tags += 1;
     }
     let network = match ethertype {
-        V4::ETHERTYPE => Network::Ipv4(offset),
-        V6::ETHERTYPE => Network::Ipv6(offset),
+        <V4 as Address>::ETHERTYPE => Network::Ipv4(offset),
+        <V6 as Address>::ETHERTYPE => Network::Ipv6(offset),
         _ => return Err(Reason::NotIp),
     };
     if header.destination[0] & GROUP_BIT != 0 {
@@ -137,6 +137,10 @@ pub fn to_hub(route: Route) -> Result<(), Reason> {
 /// The part of parsing that differs by family.
 pub trait ParseIp: Sized {
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason>;
+
+    /// Source and destination port, the first four bytes of the transport header; zero for fragments and where there are no
+    /// ports. Read when it is asked for: most packets have one way only.
+    fn ports<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32;
 }
 
 impl ParseIp for V4 {
@@ -153,26 +157,32 @@ impl ParseIp for V4 {
             return Err(Reason::Malformed);
         }
         let (source, destination) = (u32::from_be_bytes(header.source), u32::from_be_bytes(header.destination));
-        if is_multicast_v4(destination) {
-            return Err(Reason::Multicast);
+        if is_special_v4(source) || is_special_v4(destination) {
+            if is_multicast_v4(destination) {
+                return Err(Reason::Multicast);
+            }
+            if is_link_local_v4(source) || is_link_local_v4(destination) || is_local_v4(destination) {
+                return Err(Reason::LinkLocal);
+            }
         }
-        if is_link_local_v4(source) || is_link_local_v4(destination) || is_local_v4(destination) {
-            return Err(Reason::LinkLocal);
-        }
-        let fragment = u16::from_be_bytes(header.fragment) & FRAGMENT != 0;
         Ok(Packet {
             offset,
             length,
+            header_length,
             source,
             destination,
             hop_limit: header.ttl,
             protocol: header.protocol,
-            ports: match fragment {
-                true => 0,
-                false => ports(frame, header.protocol, offset, header_length, length),
-            },
             options: header_length > size_of::<Ipv4>(),
         })
+    }
+
+    #[inline(always)]
+    fn ports<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
+        match frame.at::<Ipv4>(packet.offset) {
+            Some(header) if u16::from_be_bytes(header.fragment) & FRAGMENT == 0 => ports(packet, frame),
+            _ => 0,
+        }
     }
 }
 
@@ -185,38 +195,45 @@ impl ParseIp for V6 {
             return Err(Reason::Malformed);
         }
         let (source, destination) = (header.source.map(u64::from_be_bytes), header.destination.map(u64::from_be_bytes));
-        if is_multicast_v6(destination) {
-            return Err(Reason::Multicast);
-        }
-        if is_link_local_v6(source) || is_link_local_v6(destination) || is_local_v6(destination) {
-            return Err(Reason::LinkLocal);
+        if is_special_v6(source) || is_special_v6(destination) {
+            if is_multicast_v6(destination) {
+                return Err(Reason::Multicast);
+            }
+            if is_link_local_v6(source) || is_link_local_v6(destination) || is_local_v6(destination) {
+                return Err(Reason::LinkLocal);
+            }
         }
         Ok(Packet {
             offset,
             length,
+            header_length: size_of::<Ipv6>(),
             source,
             destination,
             hop_limit: header.hop_limit,
             protocol: header.next_header,
-            // Behind an extension header, the fragment header included, ports do not count: every packet of such a
-            // flow carries that header, every fragment of a packet the same one.
-            ports: ports(frame, header.next_header, offset, size_of::<Ipv6>(), length),
             options: header.next_header == HOP_BY_HOP,
         })
     }
+
+    /// Behind an extension header, the fragment header included, ports do not count: every packet of such a flow carries
+    /// that header, every fragment of a packet the same one.
+    #[inline(always)]
+    fn ports<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
+        ports(packet, frame)
+    }
 }
 
-/// The ports of a transport that starts `header_length` bytes into the packet, if it has ports and they are there.
+/// The ports of a transport that starts right behind the IP header, if it has ports and they are there.
 #[inline(always)]
-fn ports<F: Frame>(frame: &F, protocol: u8, offset: usize, header_length: usize, length: usize) -> u32 {
+fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
     const UDP_LITE: u8 = 136;
-    match protocol {
-        TCP | UDP | DCCP | SCTP | UDP_LITE if length >= header_length + 4 => {
-            frame.at::<[u8; 4]>(offset + header_length).map_or(0, |ports| u32::from_be_bytes(*ports))
+    match packet.protocol {
+        TCP | UDP | DCCP | SCTP | UDP_LITE if packet.length >= packet.header_length + 4 => {
+            frame.at::<[u8; 4]>(packet.offset + packet.header_length).map_or(0, |ports| u32::from_be_bytes(*ports))
         }
         _ => 0,
     }
@@ -231,15 +248,30 @@ pub trait Nobody {
 impl Nobody for V4 {
     #[inline(always)]
     fn is_nobody(&self) -> bool {
-        is_multicast_v4(*self) || is_local_v4(*self)
+        is_special_v4(*self) && (is_multicast_v4(*self) || is_local_v4(*self))
     }
 }
 
 impl Nobody for V6 {
     #[inline(always)]
     fn is_nobody(&self) -> bool {
-        is_multicast_v6(*self) || is_local_v6(*self)
+        is_special_v6(*self) && (is_multicast_v6(*self) || is_local_v6(*self))
     }
+}
+
+/// All that the questions below are about, and a little more: most packets are asked this one alone.
+#[inline(always)]
+fn is_special_v4(address: V4) -> bool {
+    // 224.0.0.0/3 and, one further round, 0.0.0.0/8.
+    let first = address >> 24;
+    (first as u8).wrapping_add(32) <= 32 || matches!(first, 127 | 169)
+}
+
+/// The same.
+#[inline(always)]
+fn is_special_v6([high, _]: V6) -> bool {
+    // `fe00::/7` and, one further round, `::/8`.
+    ((high >> 56) as u8).wrapping_add(2) <= 2
 }
 
 /// 224.0.0.0/4, and the limited broadcast address.

@@ -1,42 +1,79 @@
 //! Stage 6: out of the right port, and the books: per CPU, by connection and by reason.
 
+use core::cell::Cell;
+
 use aya_log_ebpf::warn;
 use hub_common::{Reason, maps::NextHop};
 
 use crate::{frame::Frame, maps, parse::Packet};
 
 /// Whose packet it is, and what it is to be charged with.
+///
+/// Kept in memory: in registers, each of the many checks would have to bring both to where packets are refused.
 pub struct Account {
     /// `COUNTERS` slot.
-    pub connection: u32,
+    connection: Cell<u64>,
     /// Bytes of the IP packet, once the connection's selectors have admitted it; none is empty.
-    bytes: u64,
+    bytes: Cell<u64>,
 }
 
 impl Account {
     #[inline(always)]
-    pub const fn new(connection: u32) -> Self {
-        Self { connection, bytes: 0 }
+    pub fn new(connection: u32) -> Self {
+        let account = Self { connection: Cell::new(0), bytes: Cell::new(0) };
+        account.charge(connection);
+        put(&account.bytes, 0);
+        account
+    }
+
+    /// The packet came from this connection.
+    #[inline(always)]
+    pub fn charge(&self, connection: u32) {
+        put(&self.connection, connection.into());
     }
 
     /// The connection's selectors have admitted the packet.
     #[inline(always)]
-    pub fn admit<A>(&mut self, packet: &Packet<A>) {
-        self.bytes = packet.length as u64;
+    pub fn admit<A>(&self, packet: &Packet<A>) {
+        put(&self.bytes, packet.length as u64);
     }
+
+    /// `COUNTERS` slot.
+    #[inline(always)]
+    pub fn connection(&self) -> u32 {
+        get(&self.connection) as u32
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        get(&self.bytes)
+    }
+}
+
+#[inline(always)]
+fn put(place: &Cell<u64>, value: u64) {
+    // SAFETY: a cell is its value's place, and nobody has a reference into it.
+    unsafe { place.as_ptr().write_volatile(value) }
+}
+
+#[inline(always)]
+fn get(place: &Cell<u64>) -> u64 {
+    // SAFETY: as above.
+    unsafe { place.as_ptr().read_volatile() }
 }
 
 /// Sends the packet out of the next hop's interface.
 #[inline(always)]
 pub fn redirect<F: Frame>(frame: &F, account: &Account, next_hop: &NextHop) -> Result<u32, Reason> {
     let Ok(action) = frame.send(next_hop) else {
-        log_gone_port(frame, account.connection, next_hop);
+        log_gone_port(frame, account.connection(), next_hop);
         return Err(Reason::RedirectFailed);
     };
-    received(account);
+    let bytes = account.bytes();
+    received(account.connection(), bytes);
     if let Some(traffic) = own(maps::TRAFFIC.get_ptr_mut(next_hop.connection)) {
         traffic.tx_packets += 1;
-        traffic.tx_bytes += account.bytes;
+        traffic.tx_bytes += bytes;
     }
     Ok(action)
 }
@@ -55,11 +92,12 @@ fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
 /// Ends the way of a packet that is not forwarded.
 #[inline(always)]
 pub fn refuse<F: Frame>(account: &Account, reason: Reason) -> u32 {
-    if account.bytes != 0 {
-        received(account);
+    let (connection, bytes) = (account.connection(), account.bytes());
+    if bytes != 0 {
+        received(connection, bytes);
     }
     // The number of a reason is below the length; the verifier wants to see it.
-    if let Some(refusals) = own(maps::REFUSALS.get_ptr_mut(account.connection))
+    if let Some(refusals) = own(maps::REFUSALS.get_ptr_mut(connection))
         && let Some(counter) = refusals.reasons.get_mut(reason as usize)
     {
         *counter += 1;
@@ -69,10 +107,10 @@ pub fn refuse<F: Frame>(account: &Account, reason: Reason) -> u32 {
 
 /// Counts a packet that its connection's selectors have admitted.
 #[inline(always)]
-fn received(account: &Account) {
-    if let Some(traffic) = own(maps::TRAFFIC.get_ptr_mut(account.connection)) {
+fn received(connection: u32, bytes: u64) {
+    if let Some(traffic) = own(maps::TRAFFIC.get_ptr_mut(connection)) {
         traffic.rx_packets += 1;
-        traffic.rx_bytes += account.bytes;
+        traffic.rx_bytes += bytes;
     }
 }
 

@@ -96,7 +96,7 @@ fn link_header<A: Address, F: Frame>(
         for (place, word) in header.chunks_exact_mut(4).zip(addresses) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
-        header[12..].copy_from_slice(&A::ETHERTYPE);
+        header[12..].copy_from_slice(&A::ETHERTYPE.to_be_bytes());
     }
     Ok(())
 }

@@ -15,27 +15,28 @@ use crate::{
     frame::Frame,
     limits::{self, Way},
     parse::Packet,
+    redirect::Account,
     tables::{Ends, Tables},
 };
 
 /// Tells which connection of the attachment sent the packet, if any may send it.
 ///
-/// `connection` is left as it was when no selector knows the source.
+/// The account is left as it was when no selector knows the source.
 #[inline(always)]
 pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     ends: &Ends<A, T>,
     attachment: &Attachment,
-    connection: &mut u32,
+    account: &Account,
 ) -> Result<(), Reason> {
     if packet.source.is_nobody() {
         return Err(Reason::SpoofedSource);
     }
     let remote = ends.tables.remote(ends.source, attachment.scope).ok_or(Reason::SpoofedSource)?;
-    *connection = remote.connection;
-    *connection =
-        paired(packet, frame, &ends.tables, remote, ends.destination, Way::FromSite).ok_or(Reason::SelectorMismatch)?;
+    account.charge(remote.connection);
+    let connection = paired(packet, frame, &ends.tables, remote, ends.destination, Way::FromSite);
+    account.charge(connection.ok_or(Reason::SelectorMismatch)?);
     Ok(())
 }
 

@@ -78,7 +78,7 @@ impl<A: Address> Tables<A> for Tries {
 pub struct Compiled(Reader<'static, Chunks>);
 
 impl<A: Address> Tables<A> for Compiled {
-    type Known = Class;
+    type Known = &'static Class;
 
     #[inline(always)]
     fn open() -> Option<Self> {
@@ -86,30 +86,30 @@ impl<A: Address> Tables<A> for Compiled {
     }
 
     #[inline(always)]
-    fn know(&self, address: A) -> Option<Class> {
+    fn know(&self, address: A) -> Option<&'static Class> {
         self.0.find(address)
     }
 
     #[inline(always)]
-    fn route(&self, class: Class) -> Option<Route> {
+    fn route(&self, class: &'static Class) -> Option<Route> {
         class.route().or_else(|| self.0.default_class::<A>()?.route())
     }
 
     #[inline(always)]
-    fn remote(&self, class: Class, scope: u32) -> Option<Remote> {
+    fn remote(&self, class: &'static Class, scope: u32) -> Option<Remote> {
         Some(self.column::<A>(class, scope)?.remote())
     }
 
     #[inline(always)]
-    fn local(&self, class: Class, policy: u32) -> Option<Local> {
+    fn local(&self, class: &'static Class, policy: u32) -> Option<Local> {
         Some(self.column::<A>(class, policy + POLICY_COLUMN)?.local())
     }
 }
 
 impl Compiled {
     #[inline(always)]
-    fn column<A: Address>(&self, class: Class, column: u32) -> Option<Pair> {
-        self.0.pair(&class, column).or_else(|| self.0.pair(&self.0.default_class::<A>()?, column))
+    fn column<A: Address>(&self, class: &'static Class, column: u32) -> Option<Pair> {
+        self.0.pair(class, column).or_else(|| self.0.pair(self.0.default_class::<A>()?, column))
     }
 }
 

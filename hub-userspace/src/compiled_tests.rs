@@ -54,7 +54,7 @@ impl Seen<'_> {
         let reader = Reader::new(self).unwrap();
         let (class, default) = (reader.find(address).unwrap(), reader.default_class::<K>().unwrap());
         let pair = |column: &u32| {
-            let pair = reader.pair(&class, *column).or_else(|| reader.pair(&default, *column));
+            let pair = reader.pair(class, *column).or_else(|| reader.pair(default, *column));
             pair.map(|pair| (pair.policy, pair.connection, pair.limits))
         };
         (class.route().or(default.route()), columns.iter().map(pair).collect())
@@ -115,9 +115,11 @@ struct Shape {
     loose: u8,
 }
 
-const SHAPES: [Shape; 5] = [
+const SHAPES: [Shape; 6] = [
     Shape { family: Family::V4, base: (0, 0), loose: 32 },
     Shape { family: Family::V4, base: (10 << 120, 8), loose: 12 },
+    // A few networks with very many prefixes each: blocks come and go.
+    Shape { family: Family::V4, base: (0x0a50 << 112, 13), loose: 15 },
     Shape { family: Family::V6, base: (0, 0), loose: 20 },
     Shape { family: Family::V6, base: (0xfd64 << 112, 48), loose: 40 },
     // Every bit counts: ways get long.
@@ -223,4 +225,22 @@ fn many_changes_at_once() {
             check(shape, seed * 100 + number, 30, 60);
         }
     }
+}
+
+/// Bytes in use after so many routes have been told of: addresses of their own, all over or in a row.
+fn bytes(routes: u32, address: impl Fn(u32) -> u32) -> usize {
+    let mut compiled = Compiled::new(Heap::default(), 64).unwrap_or_else(|_| panic!("there is memory"));
+    let route = Change::Route(Some(Route { first_bucket: 1, bucket_mask: 0, flags: 0 }));
+    let changes: Vec<_> = (0..routes).map(|number| ((u128::from(address(number)) << 96, 32), route)).collect();
+    compiled.apply(Family::V4, &changes).unwrap_or_else(|_| panic!("there is memory"));
+    compiled.memory.backing().words().len() * size_of::<u32>()
+}
+
+#[test]
+fn memory_grows_with_the_table() {
+    const CHUNK: usize = CHUNK_WORDS as usize * size_of::<u32>();
+    assert_eq!(bytes(20, |number| number.wrapping_mul(0x9e37_79b1)), CHUNK);
+    // A cache line each, and what the chunks' ends waste.
+    assert!(bytes(50_000, |number| number.wrapping_mul(0x9e37_79b1)) <= 50_000 * 64 + 2 * CHUNK);
+    assert!(bytes(200_000, |number| 0x0a00_0000 + number) <= 200_000 * 8 + 2 * CHUNK);
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use hub_common::{
-    compiled::{CHUNK_BITS, Class, Pair, QUARTER_WORDS, place},
+    compiled::{CHUNK_BITS, CLASS_WORDS, Class, PAIR_WORDS, Pair, place},
     maps::Route,
 };
 
@@ -99,12 +99,13 @@ impl Classes {
             return Ok(*id);
         }
         let Placed { part: row_part, hash, .. } = self.place(memory, row)?;
-        let part = memory.take(QUARTER_WORDS, Use::Class).inspect_err(|_| self.leave(memory, row))?;
+        let part = memory.take(CLASS_WORDS, Use::Class).inspect_err(|_| self.leave(memory, row))?;
         let (first_bucket, mask_and_flags) = match route {
             Some(route) => (route.first_bucket, u32::from(route.flags) << 16 | u32::from(route.bucket_mask)),
             None => (0, u32::from(Class::NO_ROUTE) << 16),
         };
-        memory.write(part, Class { first_bucket, mask_and_flags, row: row_part.first, hash }.words());
+        let own = row.first().copied().unwrap_or(Pair::NOTHING);
+        memory.write(part, Class { first_bucket, mask_and_flags, row: row_part.first, hash, own }.words());
         let id = ClassId(part.first);
         self.entries.insert(id, Entry { route, row: Arc::clone(row), uses: 0 });
         self.numbers.insert(key, id);
@@ -126,7 +127,7 @@ impl Classes {
         for pair in row.iter() {
             pairs[place(pair.column, hash) as usize] = *pair;
         }
-        let part = memory.take(QUARTER_WORDS << bits, Use::Class)?;
+        let part = memory.take(PAIR_WORDS << bits, Use::Class)?;
         memory.write(part, pairs.iter().flat_map(Pair::words));
         let placed = Placed { part, hash, uses: 1 };
         self.rows.insert(Arc::clone(row), placed);
@@ -164,7 +165,7 @@ impl Classes {
                 continue;
             }
             let Entry { route, row, .. } = self.entries.remove(&id).expect("just seen");
-            memory.rest(Part { first: id.0, words: QUARTER_WORDS });
+            memory.rest(Part { first: id.0, words: CLASS_WORDS });
             self.leave(memory, &row);
             self.numbers.remove(&(route, row));
         }
@@ -213,7 +214,7 @@ fn is_perfect(row: &[Pair], bits: u32, hash: u32) -> bool {
     row.iter().all(|pair| !std::mem::replace(&mut taken[place(pair.column, hash) as usize], true))
 }
 
-const _: () = assert!(QUARTER_WORDS as usize == Pair::NOTHING.words().len());
+const _: () = assert!(PAIR_WORDS as usize == Pair::NOTHING.words().len());
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use hub_common::compiled::{CHUNK_WORDS, MAX_CHUNKS, QUARTER_WORDS};
+use hub_common::compiled::{CHUNK_WORDS, FRONT, FRONT_BITS, MAX_CHUNKS, PAIR_WORDS};
 
 /// Where the words are.
 pub trait Backing {
@@ -60,7 +60,7 @@ pub enum Exhausted<E> {
 }
 
 impl<B: Backing> Memory<B> {
-    /// The first line is nobody's.
+    /// The first line and IPv4's front have their places.
     ///
     /// # Errors
     /// When the backing has no first chunk to give.
@@ -69,7 +69,7 @@ impl<B: Backing> Memory<B> {
         Ok(Self {
             backing,
             reserved: RESERVED,
-            next: LINE_WORDS,
+            next: FRONT + (1 << FRONT_BITS),
             limit: chunks.clamp(1, MAX_CHUNKS) * CHUNK_WORDS,
             free: HashMap::from([(Use::Class, BTreeMap::new()), (Use::Node, BTreeMap::new())]),
             resting: Vec::new(),
@@ -80,7 +80,7 @@ impl<B: Backing> Memory<B> {
     /// A part of at least so many words, no more than half a chunk.
     pub fn take(&mut self, words: u32, kind: Use) -> Result<Part, Exhausted<B::Error>> {
         let words = match words {
-            ..=QUARTER_WORDS => QUARTER_WORDS,
+            ..=PAIR_WORDS => PAIR_WORDS,
             more if more < LINE_WORDS => more.next_power_of_two(),
             more => more.next_multiple_of(LINE_WORDS),
         };

@@ -5,10 +5,10 @@
 //! | --- | --- |
 //! | `memory.rs` | who has which part of the memory |
 //! | `classes.rs` | classes and rows, each once |
-//! | `trie.rs` | nodes, built from prefixes in order |
+//! | `trie.rs` | nodes and blocks, built from prefixes in order |
 //!
-//! A change of one prefix goes down the trie to the last node that stays as it is, and builds anew what is below the slot,
-//! or the slots, that the prefix is in. Each slot is changed by one store, so an address has what it had before, or what it
+//! A change of one prefix goes down to the last node that stays as it is, and builds anew what is below the slot, or the
+//! slots, that the prefix is in. Each slot is changed by one store, so an address has what it had before, or what it
 //! has from now on. What nobody leads to any more rests until no packet can be on its way with it.
 
 pub mod memory;
@@ -16,10 +16,10 @@ pub mod memory;
 mod classes;
 mod trie;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use hub_common::{
-    compiled::{CLASS, DEFAULT, POLICY_COLUMN, Pair, ROOT},
+    compiled::{CLASS, DEFAULT, POLICY_COLUMN, Pair},
     maps::{Local, Remote, Route},
 };
 use prefix_trie::PrefixMap;
@@ -54,15 +54,17 @@ pub enum Family {
 pub struct Compiled<B> {
     memory: Memory<B>,
     classes: Classes,
+    /// Prefixes below each block, by its address.
+    blocks: HashMap<u32, u32>,
     /// IPv4 and IPv6.
     tables: [Table; 2],
 }
 
-/// The prefixes of a family, and where their trie begins.
+/// The prefixes of a family.
 struct Table {
     shape: &'static Shape,
     prefixes: PrefixMap<(u128, u8), Said>,
-    root: u32,
+    /// The word that says where the default class is.
     default: u32,
 }
 
@@ -71,20 +73,16 @@ impl<B: Backing> Compiled<B> {
     pub fn new(backing: B, chunks: u32) -> Result<Self, Exhausted<B::Error>> {
         let mut memory = Memory::new(backing, chunks)?;
         let mut classes = Classes::new(&mut memory)?;
-        let table = |shape, family: usize| Table {
-            shape,
-            prefixes: PrefixMap::new(),
-            root: ROOT[family],
-            default: DEFAULT[family],
-        };
+        let table = |shape, family: usize| Table { shape, prefixes: PrefixMap::new(), default: DEFAULT[family] };
         let tables = [table(&V4, 0), table(&V6, 1)];
         let nothing = classes.nothing;
         for table in &tables {
-            memory.store(table.root, CLASS | nothing.0);
+            let slots = table.shape.top.slots(Bits::NONE);
+            classes.hold(nothing, slots.len() as u64 + 1);
+            slots.for_each(|word| memory.store(word, CLASS | nothing.0));
             memory.store(table.default, nothing.0);
-            classes.hold(nothing, 2);
         }
-        Ok(Self { memory, classes, tables })
+        Ok(Self { memory, classes, blocks: HashMap::new(), tables })
     }
 
     /// Makes these changes, one prefix after the other. `prefix`: bits from the highest of 128 on, and their number.
@@ -93,7 +91,7 @@ impl<B: Backing> Compiled<B> {
     /// When there is no more memory. What has been changed until then is in force; the same changes once more go on from
     /// there.
     pub fn apply(&mut self, family: Family, changes: &[((u128, u8), Change)]) -> Result<(), Exhausted<B::Error>> {
-        let Self { memory, classes, tables } = self;
+        let Self { memory, classes, blocks, tables } = self;
         let table = &mut tables[family as usize];
         let mut seen = HashSet::new();
         let mut order = Vec::new();
@@ -103,9 +101,9 @@ impl<B: Backing> Compiled<B> {
                 order.push((*prefix, grown));
             }
         }
-        let mut builder = Builder { shape: table.shape, prefixes: table.prefixes.len(), memory, classes };
+        let mut builder = Builder { shape: table.shape, prefixes: table.prefixes.len(), blocks, memory, classes };
         let done = if order.len() > table.prefixes.len() / ONE_IN + FEW as usize {
-            table.default(&mut builder).and_then(|()| table.all(&mut builder))
+            table.default(&mut builder).and_then(|()| table.range(&mut builder, &table.shape.top, Bits::NONE, 0))
         } else {
             order.iter().try_for_each(|(prefix, grown)| table.follow(&mut builder, *prefix, *grown))
         };
@@ -154,48 +152,48 @@ impl Table {
         &self,
         builder: &mut Builder<'_, B>,
         (bits, length): (u128, u8),
-        grown: i8,
+        grows: i8,
     ) -> Result<(), Exhausted<B::Error>> {
         if length == 0 {
             return self.default(builder);
         }
         let prefix = Bits { bits, length };
-        let (mut word, mut slot, mut level) = (self.root, Bits { bits: 0, length: 0 }, 0);
-        while let Some(node) = builder.node(builder.memory.load(word)) {
-            let count = node.count.saturating_add_signed(grown.into());
-            if !node.contains(prefix) || count <= FEW || is_out_of_shape(&node, count) {
-                break;
+        let (mut node, mut level) = (self.shape.top, 0);
+        loop {
+            let slots = node.slots(prefix);
+            if slots.len() > 1 || prefix.length == node.end() {
+                return self.range(builder, &node, prefix, level);
             }
-            builder.set_count(&node, count);
-            level += 1;
-            let words = node.slots(prefix);
-            if words.len() > 1 || prefix.length == node.slot_prefix(words.start).length {
-                return words.into_iter().try_for_each(|word| self.slot(builder, word, node.slot_prefix(word), level));
+            let slot = node.slot_prefix(slots.start);
+            let next = builder.node(builder.memory.load(slots.start), slot);
+            let next = next.and_then(|next| grown(builder, next, prefix, grows));
+            match next {
+                Some(next) => {
+                    level += u32::from(!next.is_block());
+                    node = next;
+                }
+                None => return self.range(builder, &node, slot, level),
             }
-            (word, slot) = (words.start, node.slot_prefix(words.start));
         }
-        self.slot(builder, word, slot, level)
     }
 
-    /// Builds all below a slot anew.
-    fn slot<B: Backing>(
+    /// Builds all anew that a node's slots hold of the addresses of a prefix, which is no longer than the slots' own.
+    fn range<B: Backing>(
         &self,
         builder: &mut Builder<'_, B>,
-        word: u32,
-        slot: Bits,
+        node: &Node,
+        prefix: Bits,
         level: u32,
     ) -> Result<(), Exhausted<B::Error>> {
-        let outer = self.class(builder, slot)?;
-        let below = self.prefixes.children(&(slot.bits, slot.length));
-        let items: Vec<Item<'_>> = below.map(|((bits, length), said)| (Bits { bits, length }, said)).collect();
-        let longer = items.partition_point(|(prefix, _)| prefix.length <= slot.length);
-        let value = builder.build(&items[longer..], outer, level)?;
-        builder.replace(word, value);
+        let outer = self.class(builder, prefix)?;
+        let within = self.prefixes.children(&(prefix.bits, prefix.length));
+        let items: Vec<Item<'_>> = within.map(|((bits, length), said)| (Bits { bits, length }, said)).collect();
+        let longer = items.partition_point(|(within, _)| within.length <= prefix.length);
+        let slots = builder.slots(&items[longer..], outer, prefix.length, node.end() - prefix.length, level)?;
+        for (word, value) in node.slots(prefix).zip(slots) {
+            builder.replace(word, value);
+        }
         Ok(())
-    }
-
-    fn all<B: Backing>(&self, builder: &mut Builder<'_, B>) -> Result<(), Exhausted<B::Error>> {
-        self.slot(builder, self.root, Bits { bits: 0, length: 0 }, 0)
     }
 
     /// The class of what prefixes of length 0 say.
@@ -222,9 +220,15 @@ impl Table {
     }
 }
 
-/// Another shape would fit so many prefixes better by far.
-fn is_out_of_shape(node: &Node, count: u32) -> bool {
-    built(count).abs_diff(node.built.into()) > 1
+/// The node with so many prefixes more below, unless it has to be built anew: because the prefix is none of its own, there
+/// are few, or another shape would fit them better by far.
+fn grown<B: Backing>(builder: &mut Builder<'_, B>, node: Node, prefix: Bits, grows: i8) -> Option<Node> {
+    let count = node.count.saturating_add_signed(grows.into());
+    let stays = match node.is_block() {
+        true => builder.keeps_block(count),
+        false => node.contains(prefix) && count > FEW && built(count).abs_diff(node.built.into()) <= 1,
+    };
+    stays.then(|| builder.set_count(&node, count)).map(|()| node)
 }
 
 impl Said {

@@ -1,9 +1,9 @@
-//! Nodes in the memory: built from prefixes in order, read back, and taken out again.
+//! Nodes and blocks in the memory: built from prefixes in order, read back, and taken out again.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use hub_common::compiled::{
-    CHUNK_BITS, CLASS, MAX_NODES_V4, MAX_NODES_V6,
+    BLOCK, BLOCK_BITS, CHUNK_BITS, CLASS, FRONT, FRONT_BITS, MAX_NODES_V4, MAX_NODES_V6, ROOT,
     node::{COUNT, HEADER_V4, HEADER_V6, LOW, OTHERWISE, PREFIX, SHIFT, SLOTS},
 };
 
@@ -19,6 +19,11 @@ pub struct Bits {
     pub length: u8,
 }
 
+impl Bits {
+    /// All addresses.
+    pub const NONE: Self = Self { bits: 0, length: 0 };
+}
+
 /// What differs by family.
 #[derive(Debug)]
 pub struct Shape {
@@ -29,10 +34,28 @@ pub struct Shape {
     max_nodes: u32,
     /// Where the high half ends: a node's slots are told apart by bits of one half.
     half: u8,
+    /// The slots that every walk begins with.
+    pub top: Node,
+    /// What is below a slot that ends here may be a block.
+    blocks: &'static [u8],
 }
 
-pub const V4: Shape = Shape { bits: 32, header: HEADER_V4 as u32, max_nodes: MAX_NODES_V4, half: 32 };
-pub const V6: Shape = Shape { bits: 128, header: HEADER_V6 as u32, max_nodes: MAX_NODES_V6, half: 64 };
+pub const V4: Shape = Shape {
+    bits: 32,
+    header: HEADER_V4 as u32,
+    max_nodes: MAX_NODES_V4,
+    half: 32,
+    top: Node::slots_alone(FRONT, Bits::NONE, FRONT_BITS),
+    blocks: &[FRONT_BITS, FRONT_BITS + BLOCK_BITS],
+};
+pub const V6: Shape = Shape {
+    bits: 128,
+    header: HEADER_V6 as u32,
+    max_nodes: MAX_NODES_V6,
+    half: 64,
+    top: Node::slots_alone(ROOT, Bits::NONE, 0),
+    blocks: &[],
+};
 
 /// Slots are told apart by this many bits at most: a node has half a MiB then, and two of them find place in a chunk.
 const MOST_BITS: u8 = CHUNK_BITS as u8 - 2;
@@ -47,10 +70,17 @@ const SLOTS_EACH: u64 = 4;
 /// Bits that each node on the rest of a way can tell apart without being too large, when the way gets long.
 const BITS_IN_NEED: u32 = 9;
 
+/// A block takes a KiB. So many there may be in any case, because they make ways short; tests are to meet both.
+const FREE_BLOCKS: usize = if cfg!(test) { 4 } else { 256 };
+/// Beyond, it must have so many prefixes below; one that is there stays until it has so few.
+const BLOCK_FROM: u32 = 16;
+const BLOCK_UNTIL: u32 = 8;
+
 /// Prefixes in order, with what they say.
 pub type Item<'a> = (Bits, &'a Said);
 
-/// A node, as its first words describe it.
+/// Slots, and how an address finds its own: a node, as its first words describe it, or slots without such words, which
+/// are a block or the family's top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
     pub address: u32,
@@ -62,13 +92,27 @@ pub struct Node {
     pub count: u32,
     /// The power of two that was next to the count when the node was built.
     pub built: u8,
+    /// Words before the first slot: 0 of a block and a top.
     header: u32,
 }
 
 impl Node {
+    const fn slots_alone(address: u32, prefix: Bits, bits: u8) -> Self {
+        Self { address, prefix, bits, count: 0, built: 0, header: 0 }
+    }
+
+    /// Where the bits end that tell the slots apart.
+    pub const fn end(&self) -> u8 {
+        self.prefix.length + self.bits
+    }
+
+    pub const fn is_block(&self) -> bool {
+        self.header == 0
+    }
+
     /// Words of the slots of all addresses of a prefix, which is longer than the node's own.
     pub fn slots(&self, prefix: Bits) -> Range<u32> {
-        let end = self.prefix.length + self.bits;
+        let end = self.end();
         let first = bits_between(prefix.bits, self.prefix.length, end);
         let slots = if prefix.length < end { 1 << (end - prefix.length) } else { 1 };
         let word = self.address + self.header + first;
@@ -78,7 +122,7 @@ impl Node {
     /// The prefix of a slot, by its word.
     pub fn slot_prefix(&self, word: u32) -> Bits {
         let slot = word - self.address - self.header;
-        let length = self.prefix.length + self.bits;
+        let length = self.end();
         let bits = if slot == 0 { 0 } else { u128::from(slot) << (128 - length) };
         Bits { bits: self.prefix.bits | bits, length }
     }
@@ -89,7 +133,7 @@ impl Node {
 
     /// All of it, as it was taken.
     fn part(&self) -> Part {
-        Part { first: self.address, words: words(self.header, self.bits) }
+        Part { first: self.address, words: (self.header + (1 << self.bits)).next_multiple_of(LINE_WORDS) }
     }
 }
 
@@ -98,18 +142,75 @@ pub struct Builder<'a, B> {
     pub shape: &'static Shape,
     /// Prefixes in the whole table.
     pub prefixes: usize,
+    /// Prefixes below each block, by its address.
+    pub blocks: &'a mut HashMap<u32, u32>,
     pub memory: &'a mut Memory<B>,
     pub classes: &'a mut Classes,
 }
 
 impl<B: Backing> Builder<'_, B> {
-    /// What a slot must hold in which these prefixes are, all longer than the slot's own; `outer` is what else holds
-    /// there. `level`: nodes on the way to it.
-    pub fn build(&mut self, items: &[Item<'_>], outer: ClassId, level: u32) -> Result<u32, Exhausted<B::Error>> {
-        let (Some((first, said)), Some((last, _))) = (items.first(), items.last()) else {
-            self.classes.hold(outer, 1);
-            return Ok(CLASS | outer.0);
-        };
+    /// What the slots must hold of all addresses of a prefix, told apart by so many bits behind it: `items` are the longer
+    /// prefixes within, `outer` is what else holds there. `level`: nodes on the way to these slots, theirs included.
+    pub fn slots(
+        &mut self,
+        items: &[Item<'_>],
+        outer: ClassId,
+        length: u8,
+        bits: u8,
+        level: u32,
+    ) -> Result<Vec<u32>, Exhausted<B::Error>> {
+        let mut slots = vec![CLASS | outer.0; 1 << bits];
+        // All slots hold classes by now; nodes come when every class is known.
+        self.fill(&mut slots, items, length, bits)?;
+        for same in slots.chunk_by(|one, other| one == other) {
+            self.classes.hold(ClassId(same[0] & !CLASS), same.len() as u64);
+        }
+        match self.descend(&mut slots, items, length, bits, level) {
+            Ok(()) => Ok(slots),
+            Err(error) => {
+                self.release_all(slots);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a slot must hold that ends at this bit and in which these prefixes are, longer ones all.
+    fn below(&mut self, items: &[Item<'_>], outer: ClassId, end: u8, level: u32) -> Result<u32, Exhausted<B::Error>> {
+        let count = u32::try_from(items.len()).expect("fewer than addresses of the memory");
+        if self.shape.blocks.contains(&end) && self.suits_block(count, BLOCK_FROM) {
+            self.block(items, outer, end, level)
+        } else {
+            self.build(items, outer, level)
+        }
+    }
+
+    fn suits_block(&self, count: u32, least: u32) -> bool {
+        count >= least || self.blocks.len() < FREE_BLOCKS
+    }
+
+    /// Whether it is still right, with so many prefixes below, to have a block there.
+    pub fn keeps_block(&self, count: u32) -> bool {
+        count > 0 && self.suits_block(count, BLOCK_UNTIL)
+    }
+
+    fn block(
+        &mut self,
+        items: &[Item<'_>],
+        outer: ClassId,
+        length: u8,
+        level: u32,
+    ) -> Result<u32, Exhausted<B::Error>> {
+        let slots = self.slots(items, outer, length, BLOCK_BITS, level)?;
+        let part = self.take(&slots, 0)?;
+        self.memory.write(part, slots);
+        self.blocks.insert(part.first, items.len() as u32);
+        Ok(BLOCK | part.first)
+    }
+
+    /// A node for these prefixes, of which there is one at least.
+    fn build(&mut self, items: &[Item<'_>], outer: ClassId, level: u32) -> Result<u32, Exhausted<B::Error>> {
+        let [(first, said), ..] = items else { unreachable!("there are prefixes below") };
+        let (last, _) = items[items.len() - 1];
         let length = shared(first.bits, last.bits).min(first.length);
         let prefix = Bits { bits: truncated(first.bits, length), length };
         let (inner, items) = match first.length == length {
@@ -117,27 +218,18 @@ impl<B: Backing> Builder<'_, B> {
             false => (outer, items),
         };
         let bits = self.bits(items, length, level);
-        let mut slots = vec![CLASS | inner.0; 1 << bits];
-        // All slots hold classes by now; nodes come when every class is known.
-        self.fill(&mut slots, items, length, bits)?;
-        for same in slots.chunk_by(|one, other| one == other) {
-            self.classes.hold(ClassId(same[0] & !CLASS), same.len() as u64);
-        }
-        let done = self.descend(&mut slots, items, length, bits, level);
-        match done.and_then(|()| self.memory.take(words(self.shape.header, bits), Use::Node)) {
-            Ok(part) => {
-                self.classes.hold(outer, 1);
-                let header = self.header(prefix, bits, items.len(), outer);
-                self.memory.write(part, header.into_iter().chain(slots));
-                Ok(part.first)
-            }
-            Err(error) => {
-                for slot in slots {
-                    self.release(slot);
-                }
-                Err(error)
-            }
-        }
+        let slots = self.slots(items, inner, length, bits, level + 1)?;
+        let part = self.take(&slots, self.shape.header)?;
+        self.classes.hold(outer, 1);
+        let header = self.header(prefix, bits, items.len(), outer);
+        self.memory.write(part, header.into_iter().chain(slots));
+        Ok(part.first)
+    }
+
+    /// A place for these slots and a header; without one the slots are given up.
+    fn take(&mut self, slots: &[u32], header: u32) -> Result<Part, Exhausted<B::Error>> {
+        let words = (header + slots.len() as u32).next_multiple_of(LINE_WORDS);
+        self.memory.take(words, Use::Node).inspect_err(|_| self.release_all(slots.iter().copied()))
     }
 
     /// Gives each slot the class that the prefixes around it have. An outer prefix comes before those within it.
@@ -167,7 +259,7 @@ impl<B: Backing> Builder<'_, B> {
             if let Some(item) = below.get(longer) {
                 let word = &mut slots[slot(item) as usize];
                 let outer = ClassId(*word & !CLASS);
-                *word = self.build(&below[longer..], outer, level + 1)?;
+                *word = self.below(&below[longer..], outer, end, level)?;
                 self.classes.drop(outer, 1);
             }
         }
@@ -218,10 +310,14 @@ impl<B: Backing> Builder<'_, B> {
         header
     }
 
-    /// The node that a slot leads to.
-    pub fn node(&self, slot: u32) -> Option<Node> {
+    /// What a slot leads to, unless it is a class. `prefix`: the slot's own.
+    pub fn node(&self, slot: u32, prefix: Bits) -> Option<Node> {
         if slot & CLASS != 0 {
             return None;
+        }
+        if slot & BLOCK != 0 {
+            let address = slot & !BLOCK;
+            return Some(Node { count: self.blocks[&address], ..Node::slots_alone(address, prefix, BLOCK_BITS) });
         }
         let word = |number: usize| self.memory.load(slot + number as u32);
         let [_, built, length, bits] = word(SHIFT).to_le_bytes();
@@ -234,7 +330,10 @@ impl<B: Backing> Builder<'_, B> {
 
     /// As many prefixes are below the node from now on.
     pub fn set_count(&mut self, node: &Node, count: u32) {
-        self.memory.store(node.address + COUNT as u32, count);
+        match node.is_block() {
+            true => drop(self.blocks.insert(node.address, count)),
+            false => self.memory.store(node.address + COUNT as u32, count),
+        }
     }
 
     /// Puts another word into a slot; what the old one led to rests.
@@ -246,20 +345,24 @@ impl<B: Backing> Builder<'_, B> {
 
     /// A slot that held this is gone.
     fn release(&mut self, slot: u32) {
-        let Some(node) = self.node(slot) else {
+        let Some(node) = self.node(slot, Bits::NONE) else {
             return self.classes.drop(ClassId(slot & !CLASS), 1);
         };
         for word in node.slots(node.prefix) {
             self.release(self.memory.load(word));
         }
-        self.release(self.memory.load(node.address + OTHERWISE as u32));
+        match node.is_block() {
+            true => drop(self.blocks.remove(&node.address)),
+            false => self.release(self.memory.load(node.address + OTHERWISE as u32)),
+        }
         self.memory.rest(node.part());
     }
-}
 
-/// Words of a node: whole cache lines.
-fn words(header: u32, bits: u8) -> u32 {
-    (header + (1 << bits)).next_multiple_of(LINE_WORDS)
+    fn release_all(&mut self, slots: impl IntoIterator<Item = u32>) {
+        for slot in slots {
+            self.release(slot);
+        }
+    }
 }
 
 /// The power of two next to a count.

@@ -107,10 +107,10 @@ fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
         return redirect::refuse::<F>(&Account::new(UNATTRIBUTED), Reason::NotAttached);
     };
-    let mut account = Account::new(attachment.connection);
+    let account = Account::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &mut account, rung),
-        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &mut account, rung),
+        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &account, rung),
+        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &account, rung),
         Err(reason) => Err(reason),
     };
     outcome.unwrap_or_else(|reason| redirect::refuse::<F>(&account, reason))
@@ -121,7 +121,7 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     frame: &mut F,
     offset: usize,
     attachment: &Attachment,
-    account: &mut Account,
+    account: &Account,
     rung: Rung,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, offset)?;
@@ -138,10 +138,10 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     if rung == Rung::ToHub {
         return Ok(reached(route.first_bucket));
     }
-    selector::ingress(&packet, frame, &ends, attachment, &mut account.connection)?;
+    selector::ingress(&packet, frame, &ends, attachment, account)?;
     account.admit(&packet);
     if rung == Rung::Selector {
-        return Ok(reached(account.connection));
+        return Ok(reached(account.connection()));
     }
     let route = route::judge(route, attachment)?;
     if rung == Rung::Route {
@@ -184,7 +184,7 @@ impl Glance for V6 {
     }
 }
 
-impl Glance for Class {
+impl Glance for &'static Class {
     #[inline(always)]
     fn glance(&self) -> u32 {
         self.first_bucket
