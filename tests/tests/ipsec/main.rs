@@ -5,6 +5,7 @@
 //! ignored, and its line says what it needs.
 
 mod cases;
+mod certificates;
 mod driver;
 mod ended;
 mod failover;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         cases::USERSPACE,
         failover::CASES,
         ended::CASES,
+        certificates::CASES,
         kernel::CASES,
     ];
     harness::run(cases.into_iter().flatten().map(|(needs, name, run)| (lacking(*needs), *name, *run)))
