@@ -12,6 +12,7 @@ mod failover;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod kernel;
+mod starter;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         failover::CASES,
         ended::CASES,
         certificates::CASES,
+        starter::CASES,
         kernel::CASES,
     ];
     harness::run(cases.into_iter().flatten().map(|(needs, name, run)| (lacking(*needs), *name, *run)))
