@@ -13,6 +13,7 @@ mod failover;
 mod harness;
 mod kernel;
 mod starter;
+mod trap;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         certificates::CASES,
         starter::CASES,
         kernel::CASES,
+        trap::CASES,
     ];
     harness::run(cases.into_iter().flatten().map(|(needs, name, run)| (lacking(*needs), *name, *run)))
 }
