@@ -12,6 +12,7 @@ mod failover;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod kernel;
+mod others;
 mod starter;
 mod trap;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         starter::CASES,
         kernel::CASES,
         trap::CASES,
+        others::CASES,
     ];
     harness::run(cases.into_iter().flatten().map(|(needs, name, run)| (lacking(*needs), *name, *run)))
 }
