@@ -25,6 +25,11 @@ const COUNT: u64 = 3;
 const REMOTE: [&str; 2] = ["10.10.10.0/25", "fd00:10:10:10::/65"];
 const LOCAL: [[&str; 2]; 2] = [["192.168.0.0/24", "fd00:192:168::/64"], ["10.10.20.0/24", "fd00:10:10:20::/64"]];
 
+/// Any network, and the site's.
+fn networks() -> [(&'static str, String); 2] {
+    [("0.0.0.0/0", SHANGHAI.network4().to_string()), ("::/0", SHANGHAI.network6().to_string())]
+}
+
 /// `ip xfrm` in the hub and at the site; its tunnel link is what goes between.
 struct Tunnel<'a> {
     world: &'a World,
@@ -74,40 +79,34 @@ impl Tunnel<'_> {
 
     /// The hub's policies for what comes in.
     fn hub_policies(&self, verb: &str) {
-        let mut lines = String::new();
-        for local in LOCAL {
-            for (remote, local) in REMOTE.iter().zip(local) {
-                for direction in ["in", "fwd"] {
-                    let template = if verb == "add" { self.template(true, 1) } else { String::new() };
-                    lines += &format!(
-                        "xfrm policy {verb} src {remote} dst {local} dir {direction} if_id {IF_ID} {template}\n"
-                    );
-                }
-            }
-        }
+        let template = if verb == "add" { self.template(true, 1) } else { String::new() };
+        let pairs = LOCAL.into_iter().flat_map(|local| REMOTE.into_iter().zip(local));
+        let line = |((remote, local), direction): ((&str, &str), &str)| {
+            format!("xfrm policy {verb} src {remote} dst {local} dir {direction} if_id {IF_ID} {template}\n")
+        };
+        let lines: String = pairs.flat_map(|pair| ["in", "fwd"].map(|direction| (pair, direction))).map(line).collect();
         self.world[HUB].batch(&lines).unwrap();
     }
 
     /// The hub's policies for what goes out, and all of the site's, which encrypts whatever it sends.
     fn other_policies(&self) {
-        let networks = [("0.0.0.0/0", SHANGHAI.network4().to_string()), ("::/0", SHANGHAI.network6().to_string())];
         let (inbound, outbound) = (self.template(true, 1), self.template(false, 1));
-        let (mut hub, mut site) = (String::new(), String::new());
-        for (any, own) in networks {
-            hub += &format!("xfrm policy add src {any} dst {own} dir out if_id {IF_ID} {outbound}\n");
-            site += &format!("xfrm policy add src {own} dst {any} dir out {inbound}\n");
-            site += &format!("xfrm policy add src {any} dst {own} dir in {outbound}\n");
-        }
-        self.world[HUB].batch(&hub).unwrap();
-        self.world["shanghai"].batch(&site).unwrap();
+        let hub = networks()
+            .map(|(any, own)| format!("xfrm policy add src {any} dst {own} dir out if_id {IF_ID} {outbound}\n"));
+        let site = networks().map(|(any, own)| {
+            format!(
+                "xfrm policy add src {own} dst {any} dir out {inbound}\nxfrm policy add src {any} dst {own} dir in {outbound}\n"
+            )
+        });
+        self.world[HUB].batch(&hub.concat()).unwrap();
+        self.world["shanghai"].batch(&site.concat()).unwrap();
     }
 
     /// Has the site send by its SA of this request id.
     fn site_sends_by(&self, number: u32) {
         let template = self.template(true, number);
-        let networks = [("0.0.0.0/0", SHANGHAI.network4().to_string()), ("::/0", SHANGHAI.network6().to_string())];
         let line = |(any, own): (&str, String)| format!("xfrm policy update src {own} dst {any} dir out {template}\n");
-        self.world["shanghai"].batch(&networks.map(line).concat()).unwrap();
+        self.world["shanghai"].batch(&networks().map(line).concat()).unwrap();
     }
 }
 

@@ -67,7 +67,7 @@ fn start(gre: &str) -> Rig {
 
     let mut config = HubConfig::offices(&SITES);
     for (connection, device) in config.connections.iter_mut().zip(DEVICES) {
-        connection.interface = device.to_owned();
+        device.clone_into(&mut connection.interface);
         connection.peer = None;
     }
     let rig = Rig::start_in(world, &config, &[]).unwrap();
