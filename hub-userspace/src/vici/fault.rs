@@ -22,7 +22,8 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => {
-                "the site refuses the hub's secret or identity: compare psk_file, local_id and remote_id with the site's"
+                "the site refuses the hub's secret, certificate or identity: compare psk_file or certificate, local_id and \
+                 remote_id with the site's"
             }
             Self::WrongSecret => "wrong secret: hub and site have different ones",
             Self::NoSecret => "there is no secret for what the site calls itself: compare remote_id with the site's",
