@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use hub_tests::lab::Charon;
+use hub_tests::lab::{Charon, Starter};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
@@ -38,7 +38,8 @@ mod plan;
 ///
 /// bpf-linker comes from PATH if that one fits, else it is built below `~/.cache/vpnhub` (a minute, once).
 /// For tests and demo: ip and strongSwan (installed with apt where missing), and the kernel's BPF, BTF, veth
-/// and network namespaces (checked). strongSwan's own service is neither started nor enabled by that.
+/// and network namespaces (checked). strongSwan's own service is neither started nor enabled by that; its older
+/// form, for the tests, is unpacked in the cache and not installed.
 ///
 /// Repeating it is cheap; logs of the long steps are in target/xtask.
 #[derive(clap::Args)]
@@ -51,6 +52,10 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     println!("linker     {}", record.linker.display());
     runtime()?;
     println!("strongSwan {}", strongswan().map_or_else(|error| format!("{error:#}"), |()| "is there".to_owned()));
+    println!(
+        "  older    {}",
+        starter().map_or_else(|error| format!("{error:#}"), |()| "is there, not installed".to_owned())
+    );
     println!("host       Linux {}, commands and kernel features are there", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
@@ -76,6 +81,26 @@ pub fn strongswan() -> Result<()> {
     }
     apt::install_strongswan()?;
     Charon::missing().map_or(Ok(()), |missing| bail!("IPsec {missing}, and apt has not brought it"))
+}
+
+/// Makes sure that strongSwan's older form (`ipsec`, starter) is there for its tests: unpacked in the cache and of the version
+/// that is installed, without which its programs would not load.
+pub fn starter() -> Result<()> {
+    strongswan()?;
+    let cache = cache()?;
+    let _lock = lock(&cache)?;
+    let unpacked = Starter::unpacked().context("neither HOME nor XDG_CACHE_HOME is set")?;
+    let Some(version) = apt::version("libstrongswan") else {
+        bail!("strongSwan is not Debian's: its older form is not looked for");
+    };
+    let record = unpacked.join("version");
+    if fs::read_to_string(&record).is_ok_and(|of| of == version) {
+        return Ok(());
+    }
+    let packages = ["strongswan-starter", "strongswan-charon"].map(|name| format!("{name}={version}"));
+    let packages = packages.each_ref().map(String::as_str);
+    apt::unpack("fetching strongSwan's starter", &packages, &unpacked, &cache.join("tools/unpacking"))?;
+    fs::write(&record, version).with_context(|| format!("writing {}", record.display()))
 }
 
 /// Makes sure that commands are there that not everything here needs: their names, and their Debian packages'. Gives

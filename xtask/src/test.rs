@@ -33,6 +33,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Err(why) = setup::strongswan() {
         // The tests that need it say so once more, each in its line.
         eprintln!("tests of IPsec are left out: {why:#}");
+    } else if let Err(why) = setup::starter() {
+        eprintln!("tests of strongSwan's older form are left out: {why:#}");
     }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;

@@ -22,12 +22,16 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => {
-                "the site refuses the hub's secret or identity: compare psk_file, local_id and remote_id with the site's"
+                "the site refuses the hub's secret, certificate or identity: compare psk_file or certificate, local_id and \
+                 remote_id with the site's"
             }
             Self::WrongSecret => "wrong secret: hub and site have different ones",
             Self::NoSecret => "there is no secret for what the site calls itself: compare remote_id with the site's",
             Self::Identity => "the site calls itself otherwise: compare remote_id with the site's",
-            Self::Certificate => "the site's certificate is not from a CA that the hub trusts",
+            Self::Certificate => {
+                "the site's certificate is not from a CA that the hub trusts, or not for what the site calls itself: \
+                 compare ca and remote_id with it"
+            }
             Self::IkeProposal => "no IKE proposal in common, or the site has no connection to the hub: compare ike.proposals and version",
             Self::EspProposal => "no ESP proposal in common: compare esp.proposals with the site's",
             Self::Selectors => {
@@ -54,6 +58,7 @@ const LINES: &[(&str, Fault)] = &[
     ("no shared key found for", Fault::NoSecret),
     ("no matching peer config found", Fault::Identity),
     ("constraint check failed: identity", Fault::Identity),
+    ("constraint check failed: peer not authenticated by CA", Fault::Certificate),
     ("IDir '", Fault::Identity),
     ("no trusted ", Fault::Certificate),
     ("no issuer certificate found", Fault::Certificate),
@@ -92,6 +97,11 @@ mod tests {
             ("tried 1 shared key for '203.0.113.1' - '203.0.113.10', but MAC mismatched", "wrong secret"),
             ("no shared key found for '203.0.113.1' - '203.0.113.99'", "there is no secret"),
             ("no matching peer config found", "the site calls itself otherwise"),
+            ("no trusted ECDSA public key found for 'O=Example, CN=Ningbo'", "the site's certificate is not from a CA"),
+            (
+                "constraint check failed: peer not authenticated by CA 'O=Example, CN=Authority'",
+                "the site's certificate is not from a CA",
+            ),
             ("received NO_PROPOSAL_CHOSEN notify error", "no IKE proposal in common"),
             ("received proposals unacceptable", "no IKE proposal in common"),
             ("received NO_PROPOSAL_CHOSEN notify, no CHILD_SA built", "no ESP proposal in common"),

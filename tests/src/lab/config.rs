@@ -32,7 +32,10 @@ pub struct PublicSide {
 #[derive(Debug, Clone)]
 pub struct IpsecConfig {
     pub site: IpAddr,
-    pub psk_file: PathBuf,
+    pub auth: AuthConfig,
+    /// What the hub and the site call themselves; without, their addresses.
+    pub local_id: Option<String>,
+    pub remote_id: Option<String>,
     /// Who begins: `start` (the hub), `trap` or `none` (the site).
     pub start: &'static str,
     /// Of an xfrm interface, which the agent makes.
@@ -40,6 +43,13 @@ pub struct IpsecConfig {
     pub encap: bool,
     /// As in the file.
     pub dpd_delay: &'static str,
+}
+
+/// How hub and site prove who they are: the hub's files.
+#[derive(Debug, Clone)]
+pub enum AuthConfig {
+    Psk(PathBuf),
+    Certificate { certificate: PathBuf, private_key: PathBuf, ca: PathBuf },
 }
 
 /// One `[connection.NAME]`, with a customer gateway of its own.
@@ -57,6 +67,8 @@ pub struct ConnectionConfig {
     /// As in the file; without one, the default.
     pub up_delay: Option<String>,
     pub ipsec: Option<IpsecConfig>,
+    /// As in the file; without, the default.
+    pub selectors: Option<&'static str>,
 }
 
 /// One `[[route]]`.
@@ -156,6 +168,7 @@ impl ConnectionConfig {
             health_check: false,
             up_delay: None,
             ipsec: None,
+            selectors: None,
         }
     }
 }
@@ -209,15 +222,39 @@ impl fmt::Display for ConnectionConfig {
         if let Some(up_delay) = &self.up_delay {
             writeln!(f, "up_delay = \"{up_delay}\"")?;
         }
+        if let Some(selectors) = self.selectors {
+            writeln!(f, "selectors = \"{selectors}\"")?;
+        }
         // A list of strings reads the same in TOML and here.
         writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)?;
-        let Some(IpsecConfig { site: _, psk_file, start, if_id, encap, dpd_delay }) = &self.ipsec else {
+        let Some(IpsecConfig { site: _, auth, local_id, remote_id, start, if_id, encap, dpd_delay }) = &self.ipsec
+        else {
             return Ok(());
         };
-        writeln!(f, "[connection.{}.ipsec]\npsk_file = \"{}\"", self.name, psk_file.display())?;
+        writeln!(f, "[connection.{}.ipsec]\n{auth}", self.name)?;
+        for (key, id) in [("local_id", local_id), ("remote_id", remote_id)] {
+            if let Some(id) = id {
+                writeln!(f, "{key} = \"{id}\"")?;
+            }
+        }
         if let Some(if_id) = if_id {
             writeln!(f, "if_id = {if_id}\ncreate_interface = true")?;
         }
         writeln!(f, "start = \"{start}\"\nencap = {encap}\ndpd_delay = \"{dpd_delay}\"\n")
+    }
+}
+
+impl fmt::Display for AuthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Psk(file) => write!(f, "psk_file = \"{}\"", file.display()),
+            Self::Certificate { certificate, private_key, ca } => write!(
+                f,
+                "certificate = \"{}\"\nprivate_key = \"{}\"\nca = \"{}\"",
+                certificate.display(),
+                private_key.display(),
+                ca.display()
+            ),
+        }
     }
 }

@@ -82,6 +82,11 @@ impl Background {
         Ok(())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// Whether it has not ended by itself.
     pub fn runs(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).try_wait().is_ok_and(|status| status.is_none())

@@ -1,17 +1,19 @@
 //! A TUN device (layer 3, raw IP) with this process at its far end.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::libc;
 
 use super::Namespace;
 use super::device::interface_request;
 use super::socket::readable;
 
+const DEVICE_NODE: &str = "/dev/net/tun";
 // linux/if_tun.h: layer 3, and no header before the packets.
 const IFF_TUN: libc::c_short = 0x0001;
 const IFF_NO_PI: libc::c_short = 0x1000;
@@ -28,8 +30,7 @@ impl Tun {
     /// When /dev/net/tun is missing or the name is taken.
     pub fn create(place: &Namespace, device: &str) -> anyhow::Result<Self> {
         place.enter(|| {
-            let file =
-                OpenOptions::new().read(true).write(true).open("/dev/net/tun").context("opening /dev/net/tun")?;
+            let file = OpenOptions::new().read(true).write(true).open(DEVICE_NODE).context("opening /dev/net/tun")?;
             let mut request = interface_request(device)?;
             request.ifr_ifru.ifru_flags = IFF_TUN | IFF_NO_PI;
             // SAFETY: TUNSETIFF reads and writes an ifreq, which outlives the call.
@@ -38,6 +39,23 @@ impl Tun {
                 .with_context(|| format!("making the TUN device {device} in {}", place.name()))?;
             Ok(Self { file })
         })?
+    }
+
+    /// The far end that another process has, besides: what is written here arrives as if that process had written it.
+    ///
+    /// # Errors
+    /// When the process has none, or may not be looked into.
+    pub fn of_process(pid: u32) -> anyhow::Result<Self> {
+        let descriptors = format!("/proc/{pid}/fd");
+        for entry in fs::read_dir(&descriptors).with_context(|| format!("reading {descriptors}"))? {
+            let entry = entry?;
+            if fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(DEVICE_NODE)) {
+                let name = entry.file_name();
+                let number = name.to_str().and_then(|name| name.parse().ok()).context("a descriptor is a number")?;
+                return Ok(Self { file: descriptor_of(pid, number)?.into() });
+            }
+        }
+        bail!("process {pid} has no TUN device")
     }
 
     /// Lets a raw IP packet arrive from the device.
@@ -61,4 +79,17 @@ impl Tun {
         packet.truncate(length);
         Ok(Some(packet))
     }
+}
+
+/// Another process's file descriptor, as one of this process.
+fn descriptor_of(pid: u32, number: libc::c_int) -> anyhow::Result<OwnedFd> {
+    let opened = |result: libc::c_long, what: &str| {
+        let number = nix::errno::Errno::result(result).with_context(|| format!("{what} of process {pid}"))?;
+        // SAFETY: the call has just made this descriptor, and nobody else knows of it.
+        anyhow::Ok(unsafe { OwnedFd::from_raw_fd(libc::c_int::try_from(number)?) })
+    };
+    // SAFETY: calls with numbers alone.
+    let process = opened(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }, "a descriptor")?;
+    // SAFETY: as above.
+    opened(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) }, "the TUN device")
 }

@@ -5,45 +5,54 @@
 //! ignored, and its line says what it needs.
 
 mod cases;
+mod certificates;
 mod driver;
+mod ended;
 mod failover;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod kernel;
+mod others;
+mod starter;
+mod trap;
 
 use std::process::ExitCode;
 
-use hub_tests::lab::{Charon, Esp};
-use libtest_mimic::{Arguments, Failed, Trial};
+use hub_tests::lab::{Charon, Esp, Starter};
 
 /// What a case needs.
 #[derive(Clone, Copy)]
 enum Needs {
     StrongSwan,
+    /// Its older form, too.
+    Starter,
     KernelEsp,
+    /// Without strongSwan.
+    KernelEspAlone,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
     let lacks_strongswan = Charon::missing();
+    let lacks_starter = Starter::missing();
     let lacks_esp = Esp::kernel_lacks().map(|what| format!("needs {what} in the kernel: cargo xtask vm-test"));
-    let trial = |needs: Needs, name: &str, run: fn()| {
-        let lacking = match needs {
-            Needs::StrongSwan => lacks_strongswan.clone(),
-            Needs::KernelEsp => lacks_strongswan.clone().or_else(|| lacks_esp.clone()),
-        };
-        let body = move || {
-            run();
-            Ok::<(), Failed>(())
-        };
-        let trial = Trial::test(name, body);
-        match lacking {
-            // `--ignored` runs it all the same.
-            Some(why) => trial.with_kind(why).with_ignored_flag(true),
-            None => trial,
-        }
+    let lacking = |needs: Needs| match needs {
+        Needs::StrongSwan => lacks_strongswan.clone(),
+        Needs::Starter => lacks_starter.clone(),
+        Needs::KernelEspAlone => lacks_esp.clone(),
+        Needs::KernelEsp => lacks_strongswan.clone().or_else(|| lacks_esp.clone()),
     };
-    let cases = driver::CASES.iter().chain(cases::USERSPACE).chain(failover::CASES).chain(kernel::CASES);
-    let trials = cases.map(|(needs, name, run)| trial(*needs, name, *run)).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let cases = [
+        driver::CASES,
+        cases::USERSPACE,
+        failover::CASES,
+        ended::CASES,
+        certificates::CASES,
+        starter::CASES,
+        kernel::CASES,
+        trap::CASES,
+        others::CASES,
+    ];
+    harness::run(cases.into_iter().flatten().map(|(needs, name, run)| (lacking(*needs), *name, *run)))
 }
 
 type Case = (Needs, &'static str, fn());

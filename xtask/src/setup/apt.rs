@@ -71,6 +71,37 @@ pub fn install_strongswan() -> Result<()> {
     result
 }
 
+/// Fetches packages, as `NAME` or `NAME=VERSION`, and unpacks them into `dir`: nothing is installed. `work` is a directory for
+/// the meantime. Whole or not at all: `dir` gets its name when it is complete.
+pub fn unpack(title: &str, packages: &[&str], dir: &Path, work: &Path) -> Result<()> {
+    let remove = |path: &Path| match path.exists() {
+        true => fs::remove_dir_all(path).with_context(|| format!("removing {}", path.display())),
+        false => Ok(()),
+    };
+    remove(work)?;
+    fs::create_dir_all(work).with_context(|| format!("creating {}", work.display()))?;
+    step(title, "apt-download")
+        .run(Command::new("apt-get").args(["-q", "download"]).args(packages).current_dir(work))?;
+    let unpacked = work.join("unpacked");
+    let archives = fs::read_dir(work)?.filter_map(Result::ok).map(|entry| entry.path());
+    let archives: Vec<_> = archives.filter(|path| path.extension().is_some_and(|end| end == "deb")).collect();
+    ensure!(archives.len() == packages.len(), "apt-get download has not left all of {}", packages.join(", "));
+    for archive in archives {
+        step("unpacking", "dpkg").run(Command::new("dpkg").arg("-x").arg(archive).arg(&unpacked))?;
+    }
+    remove(dir)?;
+    fs::rename(&unpacked, dir).with_context(|| format!("naming {}", dir.display()))?;
+    // Failing to remove the packages is no failure.
+    let _ = fs::remove_dir_all(work);
+    Ok(())
+}
+
+/// The version of a package that is installed.
+pub fn version(package: &str) -> Option<String> {
+    let query = ["--show", "--showformat=${Version}", package];
+    installed(&[package]).then(|| process::capture(Command::new("dpkg-query").args(query))).flatten()
+}
+
 /// Fetches the package lists.
 pub fn update() -> Result<()> {
     let mut command = apt_get()?;
@@ -88,8 +119,7 @@ pub fn installed(packages: &[&str]) -> bool {
 
 /// The compiler packages of the distribution, and what they are at.
 pub fn compiler() -> plan::Debian {
-    let query = ["--show", "--showformat=${Version}", COMPILER[0]];
-    let version = installed(&COMPILER).then(|| process::capture(Command::new("dpkg-query").args(query)));
+    let version = installed(&COMPILER).then(|| version(COMPILER[0]));
     plan::Debian {
         installed: version.flatten().and_then(|version| plan::version(&version)),
         candidate: candidates(&COMPILER[..1]).first().and_then(|version| plan::version(version)),

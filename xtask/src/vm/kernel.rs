@@ -4,10 +4,9 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     process::{self, Step},
@@ -84,26 +83,11 @@ fn current() -> Option<String> {
 
 /// Whole or not at all: it gets its name when it is complete.
 fn fetch(package: &str, dir: &Path, cache: &Path) -> Result<()> {
-    let work = cache.join("unpacking");
-    if work.exists() {
-        fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
-    }
-    fs::create_dir(&work).with_context(|| format!("creating {}", work.display()))?;
-    let title = format!("fetching {package} (70 MB)");
-    let step = Step { title: &title, log: "kernel", limit: Some(Duration::from_secs(600)), quiet: false };
-    step.run(Command::new("apt-get").args(["-q", "download", package]).current_dir(&work))?;
-    let archive = fs::read_dir(&work)?.filter_map(Result::ok).map(|entry| entry.path());
-    let Some(archive) = archive.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb")) else {
-        bail!("apt-get download has left no package in {}", work.display());
-    };
-    let unpacked = work.join("kernel");
-    let unpack = Step { title: "unpacking the kernel", log: "kernel", limit: None, quiet: false };
-    unpack.run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked))?;
+    // An earlier kernel stays, should this one not do.
+    let unpacked = cache.join("unindexed");
+    apt::unpack(&format!("fetching {package} (70 MB)"), &[package], &unpacked, &cache.join("unpacking"))?;
     let release = package.trim_start_matches("linux-image-");
     let index = Step { title: "indexing its modules", log: "kernel", limit: None, quiet: false };
     index.run(Command::new("depmod").arg("-b").arg(&unpacked).arg(release))?;
-    fs::rename(&unpacked, dir).with_context(|| format!("naming {}", dir.display()))?;
-    // An earlier kernel stays, should this one not do. Failing to remove the package is no failure.
-    let _ = fs::remove_dir_all(work);
-    Ok(())
+    fs::rename(&unpacked, dir).with_context(|| format!("naming {}", dir.display()))
 }

@@ -23,8 +23,13 @@ mod initramfs;
 mod kernel;
 
 /// Commands, and the Debian package of each. The guest runs the host's programs, so what its tests need is here, too.
-const COMMANDS: [(&str, &str); 4] =
-    [("qemu-system-x86_64", "qemu-system-x86"), ("modprobe", "kmod"), ("depmod", "kmod"), ("nft", "nftables")];
+const COMMANDS: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("modprobe", "kmod"),
+    ("depmod", "kmod"),
+    ("nft", "nftables"),
+    ("wg", "wireguard-tools"),
+];
 /// In MiB.
 const MEMORY: u32 = 1024;
 
@@ -44,9 +49,9 @@ pub struct Args {
     limit: u64,
 }
 
-/// Runs the tests that need ESP and xfrm interfaces in the kernel, or Debian 12's kernel, in a virtual machine with that.
+/// Runs the tests that need ESP and xfrm interfaces, WireGuard and GRE in the kernel, or Debian 12's kernel, in a virtual machine with that.
 ///
-/// Real strongSwan at a hub and at its sites, with the kernel's IPsec; and the agent's forwarding tests once more. A few minutes.
+/// Real strongSwan at a hub and at its sites, with the kernel's IPsec; other tunnels; and the agent's forwarding tests once more. A few minutes.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask vm-test\n  cargo xtask vm-test -- kernel::rekeyings --nocapture")]
 pub struct TestArgs {
@@ -59,8 +64,9 @@ pub struct TestArgs {
 }
 
 /// A test program, what of it is run where nothing is asked for, and with which look-up.
-const SUITES: [(&str, &str, &str); 3] = [
+const SUITES: [(&str, &str, &str); 4] = [
     ("ipsec", "kernel:: --test-threads 2", "compiled"),
+    ("tunnels", "--test-threads 2", "compiled"),
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "compiled"),
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "lpm"),
 ];

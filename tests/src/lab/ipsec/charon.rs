@@ -8,16 +8,16 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use super::super::{Background, Namespace, output, retry_within};
+use super::super::{Background, Namespace, Tun, output, retry_within};
 use super::{Esp, PATIENCE};
 
 const DAEMON: &str = "charon-systemd";
 const SWANCTL: &str = "swanctl";
-const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
+pub(super) const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 
-/// All that is needed: each of the others takes time to load, and some want a network of their own.
-const PLUGINS: &str =
-    "openssl random nonce kdf gcm aes sha2 hmac pem pkcs1 x509 pubkey kernel-netlink socket-default vici";
+/// All that is needed, but for the way to ask it: each of the others takes time to load, and some want a network of their own.
+pub(super) const PLUGINS: &str =
+    "openssl random nonce kdf gcm aes sha2 hmac pem pkcs1 pkcs8 x509 pubkey kernel-netlink socket-default";
 
 /// How a charon is to be.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +109,14 @@ impl Charon {
         .with_context(|| self.log())
     }
 
+    /// Its own end of the TUN device that its ESP has, to send what it would have decrypted.
+    ///
+    /// # Errors
+    /// When it has none: the kernel does its ESP.
+    pub fn tun(&self) -> anyhow::Result<Tun> {
+        Tun::of_process(self.process.as_ref().context("charon does not run")?.pid())
+    }
+
     /// Its VICI socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("vici")
@@ -128,13 +136,16 @@ impl Charon {
     /// # Errors
     /// When swanctl or charon refuses it.
     pub fn load(&self, name: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.folder.join(format!("swanctl/conf.d/{name}.conf"));
-        let mut file = fs::OpenOptions::new();
-        // There is a secret in it.
-        let file = file.create(true).write(true).truncate(true).mode(0o600).open(&path);
-        let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
-        written.with_context(|| format!("writing {}", path.display()))?;
+        self.write(&format!("conf.d/{name}.conf"), text)?;
         self.swanctl(&["--load-all"]).map(drop)
+    }
+
+    /// Puts a file into swanctl's directory.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &str, text: &str) -> anyhow::Result<()> {
+        private_file(&self.folder.join("swanctl").join(path), text)
     }
 
     /// `swanctl ARGS`, and what it says.
@@ -174,7 +185,7 @@ impl Charon {
         // The first that can do ESP does it.
         let libipsec = if esp == Esp::Userspace { "kernel-libipsec " } else { "" };
         format!(
-            "charon-systemd {{\n  load = {libipsec}{PLUGINS}\n  retransmit_tries = {tries}\n  \
+            "charon-systemd {{\n  load = {libipsec}{PLUGINS} vici\n  retransmit_tries = {tries}\n  \
              retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \
              filelog {{ log {{ path = {log}\n default = 1\n flush_line = yes }} }}\n  \
              plugins {{\n    vici {{ socket = unix://{socket} }}\n  }}\n}}\n",
@@ -182,4 +193,15 @@ impl Charon {
             socket = self.socket().display(),
         )
     }
+}
+
+/// Writes a file that nobody else may read, with all directories above it.
+pub(super) fn private_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    path.parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .with_context(|| format!("making the place of {}", path.display()))?;
+    let mut file = fs::OpenOptions::new();
+    let file = file.create(true).write(true).truncate(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+    written.with_context(|| format!("writing {}", path.display()))
 }

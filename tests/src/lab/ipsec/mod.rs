@@ -2,6 +2,7 @@
 
 mod charon;
 mod esp;
+mod starter;
 mod world;
 
 use std::fs;
@@ -13,11 +14,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::{
-    Agent, AgentCommand, HANGZHOU, HUB, HubConfig, IpsecConfig, NINGBO, Namespace, PublicSide, SHANGHAI, Scratch, Site,
-    Status, World,
+    Agent, AgentCommand, AuthConfig, HANGZHOU, HUB, HubConfig, IpsecConfig, NINGBO, Namespace, PublicSide, SHANGHAI,
+    Scratch, Site, Status, World,
 };
 pub use charon::{Charon, CharonOptions};
 pub use esp::Esp;
+pub use starter::Starter;
 use world::Shape;
 pub use world::{HUB_PUBLIC, INTERNET};
 
@@ -75,6 +77,13 @@ impl IpsecOptions {
         self
     }
 
+    /// Has the agent begin a tunnel with the first packet that is for it; the sites, too. Needs the kernel's ESP.
+    #[must_use]
+    pub fn hub_waits_for_a_packet(mut self) -> Self {
+        self.start = "trap";
+        self
+    }
+
     /// A router between this site and its public address translates addresses and ports (needs `nft`).
     #[must_use]
     pub fn behind_nat(mut self, site: &Site) -> Self {
@@ -116,12 +125,20 @@ impl Office {
     /// # Errors
     /// When the agent has none or strongSwan refuses it.
     pub fn configure(&self, agent: &Agent) -> anyhow::Result<()> {
+        self.charon.load(&self.site.place, &self.peer_config(agent, "swanctl", &["--with-secret"])?)
+    }
+
+    /// What the hub has for it.
+    ///
+    /// # Errors
+    /// When the agent has none.
+    pub fn peer_config(&self, agent: &Agent, format: &str, options: &[&str]) -> anyhow::Result<String> {
         let name = &self.site.place;
-        let output = agent.cli(&["peer-config", name, "--format", "swanctl", "--with-secret"])?;
+        let output = agent.cli(&[&["peer-config", name, "--format", format], options].concat())?;
         if !output.status.success() {
             bail!("`vpnhub peer-config {name}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        self.charon.load(name, &String::from_utf8_lossy(&output.stdout))
+        Ok(lossy(&output.stdout))
     }
 
     /// Begins its tunnel, and waits until it is there.
@@ -192,7 +209,9 @@ impl IpsecLab {
             }
             connection.ipsec = Some(IpsecConfig {
                 site: site.public4().into(),
-                psk_file: secret(&scratch, &site.place)?,
+                auth: AuthConfig::Psk(secret(&scratch, &site.place)?),
+                local_id: None,
+                remote_id: None,
                 start: options.start,
                 if_id: (esp == Esp::Kernel).then_some(site.number.into()),
                 encap: esp == Esp::Userspace,

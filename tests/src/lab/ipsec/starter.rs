@@ -1,0 +1,176 @@
+//! strongSwan's older form at a site: `ipsec`, its `starter` and the charon of that, which read ipsec.conf and ipsec.secrets.
+//!
+//! Its places are compiled in (/usr/lib/ipsec, /run). So it runs in a mount namespace of its own, where it finds its programs
+//! beside the installed ones and has /run for itself: nothing of it is installed, and any number run beside others.
+
+use std::env;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::super::{Background, Namespace, output, retry_within};
+use super::charon::{PLUGINS, private_file};
+use super::{Charon, CharonOptions, PATIENCE};
+
+/// Of Debian's packages strongswan-starter and strongswan-charon, where those of strongSwan that are installed lie.
+const PROGRAMS: &str = "usr/lib/ipsec";
+const SCRIPT: &str = "usr/sbin/ipsec";
+/// What lies between two commands of a person's: far more than a negotiation takes.
+const TYPING: Duration = Duration::from_secs(1);
+
+/// One with files, log and /run of its own. Dropping it ends it, and it takes leave of its peers.
+#[derive(Debug)]
+pub struct Starter {
+    place: Namespace,
+    folder: PathBuf,
+    mounts: File,
+    process: Option<Background>,
+}
+
+impl Starter {
+    /// Where `cargo xtask setup` unpacks it.
+    pub fn unpacked() -> Option<PathBuf> {
+        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+        Some(cache.join("vpnhub/tools/strongswan-starter"))
+    }
+
+    /// What is missing to run one, in a sentence; `None`: nothing.
+    pub fn missing() -> Option<String> {
+        let is_there = Self::unpacked().is_some_and(|unpacked| unpacked.join(SCRIPT).is_file());
+        Charon::missing().or_else(|| (!is_there).then(|| "needs strongSwan's starter: cargo xtask setup".to_owned()))
+    }
+
+    /// Starts one with nothing to do, its ESP strongSwan's own, and waits until it listens.
+    ///
+    /// # Errors
+    /// When something of it is missing, or it does not listen within a minute: with its log.
+    pub fn start(place: &Namespace, folder: &Path, options: CharonOptions) -> anyhow::Result<Self> {
+        let unpacked = Self::unpacked().context("neither HOME nor XDG_CACHE_HOME is set")?;
+        fs::create_dir_all(folder.join("run")).with_context(|| format!("making {}", folder.display()))?;
+        let mounts = mounts(&folder.join("run"), &unpacked.join(PROGRAMS))?;
+        let mut starter = Self { place: place.duplicate()?, folder: folder.to_owned(), mounts, process: None };
+        fs::write(folder.join("strongswan.conf"), starter.settings(options)).context("writing strongswan.conf")?;
+        starter.write("# Nothing yet.\n", "# Nothing yet.\n")?;
+        starter.process = Some(Background::start(&mut starter.command(&["start", "--nofork"])?)?);
+        let socket = folder.join("run/charon.ctl");
+        let what = format!("strongSwan's starter in {} has no charon that listens", place.name());
+        retry_within(PATIENCE, &what, || Ok(UnixStream::connect(&socket).is_ok().then_some(())))
+            .with_context(|| starter.log())?;
+        Ok(starter)
+    }
+
+    /// Loads what `vpnhub peer-config --format strongswan` prints, as that says: the part above its second line of dashes
+    /// is ipsec.conf, the part below it ipsec.secrets, and the commands at its beginning are run in their order.
+    ///
+    /// # Errors
+    /// When it has not these parts, or `ipsec` fails.
+    pub fn load(&self, text: &str) -> anyhow::Result<()> {
+        let mut dashes = text.match_indices("\n# -----");
+        let Some((second, _)) = dashes.nth(1) else { bail!("there are no two lines of dashes in\n{text}") };
+        let (conf, secrets) = text.split_at(second + 1);
+        self.write(conf, secrets)?;
+        let (header, _) = text.split_once("\n# -----").context("there is a line of dashes")?;
+        let quoted = header.split('`').skip(1).step_by(2);
+        let commands: Vec<&str> = quoted.filter_map(|quoted| quoted.strip_prefix("ipsec ")).collect();
+        ensure!(!commands.is_empty(), "it does not say what to run: {header}");
+        for command in commands {
+            self.ipsec(&[command])?;
+            thread::sleep(TYPING);
+        }
+        Ok(())
+    }
+
+    /// `ipsec ARGS`, and what it says.
+    ///
+    /// # Errors
+    /// When it fails: what it says, and charon's log.
+    pub fn ipsec(&self, args: &[&str]) -> anyhow::Result<String> {
+        let said = output(&mut self.command(args)?)?;
+        let text = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        if !said.status.success() {
+            bail!("`ipsec {}` in {} failed: {text}\ncharon's log:\n{}", args.join(" "), self.place.name(), self.log());
+        }
+        Ok(text)
+    }
+
+    /// What its charon has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn write(&self, conf: &str, secrets: &str) -> anyhow::Result<()> {
+        private_file(&self.folder.join("ipsec.conf"), conf)?;
+        private_file(&self.folder.join("ipsec.secrets"), secrets)
+    }
+
+    fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
+        let unpacked = Self::unpacked().context("neither HOME nor XDG_CACHE_HOME is set")?;
+        let mut command = self.place.command(unpacked.join(SCRIPT));
+        command.args(args).env("STRONGSWAN_CONF", self.folder.join("strongswan.conf"));
+        let mounts = self.mounts.try_clone()?;
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed. setns is a bare system call, and an
+        // error that is made from an errno allocates nothing.
+        unsafe { command.pre_exec(move || Ok(setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?)) };
+        Ok(command)
+    }
+
+    fn settings(&self, options: CharonOptions) -> String {
+        let (tries, timeout) = options.retransmits;
+        let file = |name: &str| self.folder.join(name).display().to_string();
+        format!(
+            "charon {{\n  load = kernel-libipsec {PLUGINS} stroke\n  retransmit_tries = {tries}\n  \
+             retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \
+             filelog {{ log {{ path = {log}\n default = 1\n flush_line = yes }} }}\n  \
+             plugins {{\n    stroke {{ secrets_file = {secrets} }}\n  }}\n}}\n\
+             starter {{\n  config_file = {conf}\n  load_warning = no\n}}\n",
+            log = file("log"),
+            secrets = file("ipsec.secrets"),
+            conf = file("ipsec.conf"),
+        )
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        // It ends its charon and waits for that; one that it has left is ended by the number in its own /run.
+        drop(self.process.take());
+        let number = fs::read_to_string(self.folder.join("run/charon.pid")).unwrap_or_default();
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let ours = self.mounts.metadata().map(id).ok();
+        let of_ours = |pid: i32| ours.is_some() && fs::metadata(format!("/proc/{pid}/ns/mnt")).map(id).ok() == ours;
+        if let Some(pid) = number.trim().parse().ok().filter(|pid| of_ours(*pid)) {
+            // It may just have ended.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// A mount namespace with this directory as /run, and these programs beside strongSwan's installed ones.
+fn mounts(run: &Path, programs: &Path) -> anyhow::Result<File> {
+    let none = None::<&str>;
+    let make = || -> anyhow::Result<File> {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("making mounts private")?;
+        mount(Some(run), "/run", none, MsFlags::MS_BIND, none).context("mounting /run")?;
+        let installed = Path::new("/").join(PROGRAMS);
+        let layers = format!("lowerdir={}:{}", programs.display(), installed.display());
+        mount(Some("overlay"), &installed, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+            .with_context(|| format!("an overlay over {}", installed.display()))?;
+        File::open("/proc/thread-self/ns/mnt").context("opening a mount namespace")
+    };
+    // A thread of its own: it moves into the new namespace and ends there.
+    thread::scope(|scope| scope.spawn(make).join().expect("the thread does not panic"))
+}
