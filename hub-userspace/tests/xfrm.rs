@@ -4,7 +4,7 @@
 use std::{process::Command, sync::Arc, thread, time::Duration};
 
 use hub_userspace::{
-    netlink::{Interfaces, XfrmLink},
+    netlink::{Interfaces, XfrmLink, remove_interfaces},
     xfrm::{
         follow::{Follower, View},
         table::Mark,
@@ -113,7 +113,11 @@ fn interfaces_are_made_and_removed_or_their_lack_is_told() {
             Some(problem) => assert!(problem.contains("this kernel has no xfrm interfaces"), "{problem}"),
             None => assert!(is_there("xf7")),
         }
-        interfaces.clear().await.unwrap();
+        let made = is_there("xf7");
+        // The agent ends, and the interface stays; another agent does not want it.
+        interfaces.end().await;
+        assert_eq!(is_there("xf7"), made);
+        assert_eq!(remove_interfaces().await.unwrap(), if made { vec!["xf7"] } else { vec![] });
         assert!(!is_there("xf7"));
     });
 }

@@ -8,6 +8,7 @@ mod cases;
 mod driver;
 mod failover;
 mod kernel;
+mod restart;
 
 use std::process::ExitCode;
 
