@@ -145,6 +145,7 @@ impl Agent {
         let mut dataplane = Dataplane::load(&config.dataplane)?;
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
+        let interfaces = Interfaces::start(config.xfrm_links()).await?;
         let (host, follower) = Follower::start().await?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
@@ -152,7 +153,7 @@ impl Agent {
         let mut agent = Self {
             rib: Arc::new(Rib::build(&config, &host)),
             ike: Driver::start(&config),
-            interfaces: Interfaces::start()?,
+            interfaces,
             xfrm: xfrm::follow::Follower::start(),
             config,
             host,

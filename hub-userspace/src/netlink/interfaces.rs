@@ -84,15 +84,17 @@ impl Drop for Interfaces {
 }
 
 impl Interfaces {
-    /// In the network namespace of the calling thread. What an agent before has left stays until something is
-    /// [wanted](Self::want).
+    /// Makes those that are wanted at first, in the network namespace of the calling thread, and removes what else an agent
+    /// before has left: whoever reads the host's interfaces afterwards finds none that is about to go.
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub fn start() -> Result<Self> {
-        let requests = Requests::open()?;
-        let (wanted, wants) = watch::channel(XfrmLinks::new());
-        let (publisher, problems) = watch::channel(Arc::default());
+    pub async fn start(wanted: XfrmLinks) -> Result<Self> {
+        let mut requests = Requests::open()?;
+        let problems = bring_about(&mut requests, &wanted, true).await;
+        tell(&problems);
+        let (wanted, wants) = watch::channel(wanted);
+        let (publisher, problems) = watch::channel(Arc::new(problems));
         Ok(Self { wanted, problems, task: tokio::spawn(run(requests, wants, publisher)) })
     }
 
@@ -138,41 +140,40 @@ pub async fn remove_interfaces() -> Result<Vec<String>> {
 }
 
 async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publisher: watch::Sender<Arc<Problems>>) {
-    // The first is what there is before anything is wanted.
-    if wants.changed().await.is_err() {
-        return;
-    }
-    let mut first = true;
     loop {
+        let again = if publisher.borrow().is_empty() { LOOK } else { RETRY };
+        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
+            return;
+        }
         let wanted = wants.borrow_and_update().clone();
-        let problems = match bring_about(&mut requests, &wanted, first).await {
-            Ok(problems) => {
-                first = false;
-                problems
-            }
-            Err(error) => {
-                if let Ok(another) = Requests::open() {
-                    requests = another;
-                }
-                wanted
-                    .keys()
-                    .map(|name| (name.clone(), format!("interface {name} cannot be made: {error:#}")))
-                    .collect()
-            }
-        };
-        let again = if problems.is_empty() { LOOK } else { RETRY };
+        let problems = bring_about(&mut requests, &wanted, false).await;
         publisher.send_if_modified(|published| {
             let differ = **published != problems;
             if differ {
-                for problem in problems.values() {
-                    warn!("{problem}");
-                }
+                tell(&problems);
                 *published = Arc::new(problems);
             }
             differ
         });
-        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
-            return;
+    }
+}
+
+fn tell(problems: &Problems) {
+    for problem in problems.values() {
+        warn!("{problem}");
+    }
+}
+
+/// Makes them what is wanted; what is in the way, by name. `first`: what is there is another agent's work.
+async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Problems {
+    match try_to_bring_about(requests, wanted, first).await {
+        Ok(problems) => problems,
+        Err(error) => {
+            if let Ok(another) = Requests::open() {
+                *requests = another;
+            }
+            let problem = |name: &String| (name.clone(), format!("interface {name} cannot be made: {error:#}"));
+            wanted.keys().map(problem).collect()
         }
     }
 }
@@ -189,8 +190,7 @@ async fn read(requests: &mut Requests) -> Result<Vec<Found>> {
     Ok(found.collect())
 }
 
-/// Makes them what is wanted; what the kernel refuses, by name. `first`: what is there is another agent's work.
-async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Result<Problems> {
+async fn try_to_bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Result<Problems> {
     let found = read(requests).await?;
     for Found { name, .. } in found.iter().filter(|found| first && found.ours && stays(wanted, found)) {
         info!("xfrm interface {name} taken over from the agent before");
@@ -248,7 +248,7 @@ fn found(message: &LinkMessage) -> Option<Found> {
     Some(Found { index: message.header.index, name: name?, ours: ours && if_id.is_some(), up, mtu, if_id })
 }
 
-/// Whether one of ours is wanted; its if_id cannot be changed.
+/// Whether one of ours is wanted; its `if_id` cannot be changed.
 fn stays(wanted: &XfrmLinks, found: &Found) -> bool {
     wanted.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id))
 }

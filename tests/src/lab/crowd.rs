@@ -74,7 +74,7 @@ impl Crowd {
     }
 }
 
-/// As many as there are (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
+/// As many as there are (`BPF_MPROG_MAX`, `linux/bpf_mprog.h`).
 fn take_places(ifindex: u32) -> nix::Result<Vec<OwnedFd>> {
     let mut links = Vec::new();
     loop {

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hub_tests::lab::{
-    Agent, AgentCommand, Esp, HUB, HubConfig, IpsecLab, IpsecOptions, NINGBO, Namespace, Ping, SHANGHAI, agent_binary,
+    Agent, AgentCommand, Esp, HUB, IpsecLab, IpsecOptions, NINGBO, Namespace, Ping, SHANGHAI, Site, Status,
+    agent_binary, retry,
 };
 use nix::sys::signal::Signal;
 
@@ -84,9 +85,10 @@ pub fn tunnels_live_through_it() {
     let after: Vec<bool> = pings.iter().filter(|(sent, _)| *sent > ready).map(|(_, answered)| *answered).collect();
     assert!(after.len() > 5 && after.iter().all(|answered| *answered), "{after:?}\n{}", agent.log());
     assert!(pings[0].1, "and before");
-    let status = agent.status().unwrap();
+    let is_up = |status: &Status, site: &Site| status.connection(&site.place)["state"] == "up";
+    let all_up = |status: &Status| [SHANGHAI, NINGBO].iter().all(|site| is_up(status, site));
+    let status = agent.wait_for_status(PATIENCE, all_up).unwrap();
     for (site, device) in [SHANGHAI, NINGBO].iter().zip(&devices) {
-        assert_eq!(status.connection(&site.place)["state"], "up");
         assert_eq!(spis(&status, &site.place), spis(&before, &site.place));
         assert!(agent.log().contains(&format!("xfrm interface {device} taken over")), "{}", agent.log());
     }
@@ -104,16 +106,16 @@ pub fn tunnels_live_through_it() {
     let agent =
         again(agent, hub, edit("create_interface = true".into(), "create_interface = true\ninterface_mtu = 1300"));
     let shown = |device: &str| hub.ip(&format!("-d link show dev {device}")).unwrap_or_default();
-    for device in &devices {
-        assert!(shown(device).contains("mtu 1300"), "{}", shown(device));
-    }
+    let until = |what: &str, is: &dyn Fn() -> bool| retry(what, || Ok(is().then_some(()))).unwrap();
+    until("the MTU stays", &|| devices.iter().all(|device| shown(device).contains("mtu 1300")));
     assert_eq!(indices(), old_indices);
     let agent = again(agent, hub, edit(format!("if_id = {}\n", NINGBO.number), "if_id = 33\n"));
-    assert!(shown(&devices[1]).contains("if_id 0x21"), "{}", shown(&devices[1]));
+    until("the if_id stays", &|| shown(&devices[1]).contains("if_id 0x21"));
     assert!(indices()[0] == old_indices[0] && indices()[1] != old_indices[1]);
     let without = "if_id = 33\ncreate_interface = true\ninterface_mtu = 1300\n";
     let agent = again(agent, hub, edit(without.into(), "if_id = 33\n"));
-    assert_eq!((hub.ifindex(&devices[0]).unwrap(), shown(&devices[1])), (old_indices[0], String::new()));
+    until("it is still there", &|| shown(&devices[1]).is_empty());
+    assert_eq!(hub.ifindex(&devices[0]).unwrap(), old_indices[0]);
 
     agent.stop().unwrap();
     let (cleaned, said) = vpnhub(hub, &["cleanup"]);
