@@ -75,7 +75,8 @@ impl Attachment {
     pub const ISOLATED: u16 = 2;
     /// It is one: unset in the array's places of other interfaces.
     pub const PRESENT: u16 = 4;
-    /// A TC program gets what the XDP program passes: it decides again, and counts. What XDP passes it does not count.
+    /// A TC program is attached, too, and gets what the XDP program passes: it decides again, and counts. What XDP passes
+    /// it does not count.
     pub const HANDS_OVER: u16 = 8;
     /// Of an interface that is no attachment.
     pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0 };

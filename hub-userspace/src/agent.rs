@@ -145,6 +145,7 @@ impl Agent {
         let mut dataplane = Dataplane::load(&config.dataplane)?;
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
+        let interfaces = Interfaces::start(config.xfrm_links()).await?;
         let (host, follower) = Follower::start().await?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
@@ -152,7 +153,7 @@ impl Agent {
         let mut agent = Self {
             rib: Arc::new(Rib::build(&config, &host)),
             ike: Driver::start(&config),
-            interfaces: Interfaces::start()?,
+            interfaces,
             xfrm: xfrm::follow::Follower::start(),
             config,
             host,
@@ -215,7 +216,7 @@ impl Agent {
         self.events.downgrade()
     }
 
-    /// Serves until `shutdown`, then takes back all it has done to the host.
+    /// Serves until `shutdown`, then takes back what it has done to the host.
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: impl Future) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -272,14 +273,15 @@ impl Agent {
     }
 
     /// Detaches the program, then removes routes, rules and neighbours: until the last moment the kernel has a way for
-    /// the packets it gets.
+    /// the packets it gets. xfrm interfaces stay, as strongSwan's tunnels do: the next agent takes both over.
     async fn stop(self) -> Result<()> {
         drop(self.dataplane);
         let report = self.kernel.clear().await.context("cannot remove the routes of the agent from the kernel")?;
         for failure in report.failures {
             warn!("not removed: {failure}");
         }
-        self.interfaces.clear().await.context("cannot remove the interfaces of the agent")
+        self.interfaces.end().await;
+        Ok(())
     }
 
     fn follow(&mut self, changes: Changes) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::{error, info};
 
 use crate::{
-    dataplane::{Attached, Dataplane, Error, Mode},
+    dataplane::{Attached, Dataplane, Mode},
     netlink::{HostState, Link},
     status,
 };
@@ -20,7 +20,7 @@ const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
 pub struct Attachments {
     mode: Mode,
-    /// Why the program is not attached, by the interface's name.
+    /// Why the program is not attached, or not as it should be, by the interface's name.
     errors: BTreeMap<String, String>,
 }
 
@@ -64,7 +64,7 @@ impl Attachments {
         }
     }
 
-    /// Every interface that is there has its program.
+    /// Every interface that is there has its programs.
     pub fn is_complete(&self, host: &HostState) -> bool {
         self.errors.keys().all(|name| host.link(name).is_none())
     }
@@ -75,7 +75,9 @@ impl Attachments {
         let attached = link.and_then(|link| dataplane.attached().find(|(ifindex, _)| *ifindex == link.index));
         match attached {
             Some((_, attached)) => {
-                status::Attachment { attach: Some(attached.mode.to_owned()), attach_reason: attached.reason.clone() }
+                // Something may be wrong all the same.
+                let reason = attached.reason.as_ref().or_else(|| self.errors.get(interface));
+                status::Attachment { attach: Some(attached.mode.to_owned()), attach_reason: reason.cloned() }
             }
             None => status::Attachment { attach: None, attach_reason: self.errors.get(interface).cloned() },
         }
@@ -101,7 +103,7 @@ impl Attachments {
                 self.errors.remove(&link.name);
                 log(&link.name, &attached);
             }
-            Err(error) => self.note(link, &error),
+            Err(error) => self.note(link, "not attached", error.to_string()),
         }
     }
 
@@ -112,19 +114,23 @@ impl Attachments {
         }
         let odd = dataplane.attached().find(|(_, attached)| attached.is_tc()).map(|(ifindex, _)| &links[&ifindex].name);
         let reason = odd.map(|name| format!("and tc for what XDP cannot send, as to {name}"));
-        let natives = dataplane.attached().filter(|(_, attached)| attached.is_native() && attached.reason != reason);
+        let natives = dataplane.attached().filter(|(_, attached)| attached.is_native());
         for ifindex in natives.map(|(ifindex, _)| ifindex).collect::<Vec<_>>() {
             let link = links[&ifindex];
-            if let Err(error) = dataplane.hand_over(&link.name, ifindex, reason.clone()) {
-                self.note(link, &error);
+            match (dataplane.hand_over(&link.name, ifindex, reason.clone()), odd) {
+                (Ok(()), _) => _ = self.errors.remove(&link.name),
+                (Err(error), Some(odd)) => {
+                    let error = format!("tc cannot be attached beside it, which is to send to {odd}: {error}");
+                    self.note(link, "incomplete", error);
+                }
+                (Err(error), None) => self.note(link, "tc stays beside it", error.to_string()),
             }
         }
     }
 
-    fn note(&mut self, link: &Link, error: &Error) {
-        let error = error.to_string();
+    fn note(&mut self, link: &Link, what: &str, error: String) {
         if self.errors.get(&link.name) != Some(&error) {
-            error!(interface = link.name, "not attached: {error}");
+            error!(interface = link.name, "{what}: {error}");
         }
         self.errors.insert(link.name.clone(), error);
     }

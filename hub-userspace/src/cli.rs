@@ -28,7 +28,7 @@ use crate::{
     },
     dataplane::Mode,
     event::Event,
-    peer_config, view,
+    leftovers, peer_config, view,
 };
 
 /// Forwards the decrypted traffic of many IPsec connections to one another, at line rate.
@@ -96,6 +96,9 @@ enum Command {
     },
     /// Shows how the connections are, then each change of a state as it happens, with the reason, until interrupted.
     Monitor,
+    /// Where no agent runs any more: removes the xfrm interfaces that agents have made, and the routes, rules and neighbours
+    /// of one that was killed.
+    Cleanup,
 }
 
 #[derive(Debug, Subcommand)]
@@ -230,6 +233,10 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             };
             Client::new(&cli.socket)?.follow(show).await?;
             String::new()
+        }
+        Command::Cleanup => {
+            let removed = leftovers::remove().await?;
+            if cli.output == Output::Json { json(&removed)? } else { format!("{removed}\n") }
         }
         Command::Reload => changed(&Client::new(&cli.socket)?.reload().await?, cli.output)?,
     };

@@ -18,6 +18,7 @@ pub mod diff;
 pub mod event;
 pub mod health;
 pub mod layout;
+mod leftovers;
 pub mod limit;
 pub mod netlink;
 pub mod peer_config;

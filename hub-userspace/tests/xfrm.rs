@@ -4,7 +4,7 @@
 use std::{process::Command, sync::Arc, thread, time::Duration};
 
 use hub_userspace::{
-    netlink::{Interfaces, XfrmLink},
+    netlink::{Interfaces, XfrmLink, remove_interfaces},
     xfrm::{
         follow::{Follower, View},
         table::Mark,
@@ -101,19 +101,17 @@ fn is_there(name: &str) -> bool {
 #[test]
 fn interfaces_are_made_and_removed_or_their_lack_is_told() {
     in_namespace(|| async {
-        let mut interfaces = Interfaces::start().unwrap();
-        interfaces.want([("xf7".to_owned(), XfrmLink { if_id: 7, mtu: 1400 })].into());
-        let made = async {
-            while !is_there("xf7") && !interfaces.problems().contains_key("xf7") {
-                drop(timeout(Duration::from_millis(50), interfaces.changed()).await);
-            }
-        };
-        timeout(PATIENCE, made).await.expect("it is made, or refused");
+        let interfaces =
+            Interfaces::start([("xf7".to_owned(), XfrmLink { if_id: 7, mtu: 1400 })].into()).await.unwrap();
         match interfaces.problems().get("xf7") {
             Some(problem) => assert!(problem.contains("this kernel has no xfrm interfaces"), "{problem}"),
             None => assert!(is_there("xf7")),
         }
-        interfaces.clear().await.unwrap();
+        let made = is_there("xf7");
+        // The agent ends, and the interface stays; another agent does not want it.
+        interfaces.end().await;
+        assert_eq!(is_there("xf7"), made);
+        assert_eq!(remove_interfaces().await.unwrap(), if made { vec!["xf7"] } else { vec![] });
         assert!(!is_there("xf7"));
     });
 }

@@ -105,12 +105,7 @@ impl Compiler<'_> {
     }
 
     fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16) {
-        let by_tc = self.inputs.by_tc;
-        let hands_over = !by_tc.is_empty() && !by_tc.contains(&link.index);
-        let flags = flags
-            | Attachment::PRESENT
-            | if link.ethernet { Attachment::ETHERNET } else { 0 }
-            | if hands_over { Attachment::HANDS_OVER } else { 0 };
+        let flags = flags | Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags };
         self.tables.attachments.insert(link.index, attachment);
         for upper in self.inputs.host.links.values() {

@@ -1,6 +1,6 @@
 //! The program's maps, and the order they are written in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf, Pod,
@@ -137,6 +137,16 @@ impl Maps {
         Ok(written)
     }
 
+    /// Sets or unsets [`Attachment::HANDS_OVER`] of an interface: now, and whenever its attachment is written.
+    pub fn hand_over(&mut self, loaded: &Loaded, ifindex: u32, hands_over: bool) -> Result<(), Error> {
+        let set = &mut self.attachments.map.hands_over;
+        let _ = if hands_over { set.insert(ifindex) } else { set.remove(&ifindex) };
+        match loaded.ingress.attachments.get(&ifindex) {
+            Some(attachment) => self.attachments.put(&ifindex, attachment),
+            None => Ok(()),
+        }
+    }
+
     /// What the look-up has to give away, see [`crate::slots::Numbers`].
     pub fn look_up(&mut self) -> &mut Lookup {
         &mut self.lookup
@@ -226,18 +236,24 @@ impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
 pub struct ByInterface {
     near: Array<MapData, Attachment>,
     far: HashMap<MapData, u32, Attachment>,
+    /// Those with [`Attachment::HANDS_OVER`]: it follows from what is attached, all else from the tables.
+    hands_over: BTreeSet<u32>,
 }
 
 impl ByInterface {
     fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, Error> {
         let near = take(ebpf, "ATTACHMENTS")?;
         let Named { name, capacity, map: far } = take(ebpf, "FAR_ATTACHMENTS")?;
-        Ok(Named { name, capacity, map: Self { near: near.map, far } })
+        Ok(Named { name, capacity, map: Self { near: near.map, far, hands_over: BTreeSet::new() } })
     }
 }
 
 impl Writer<u32, Attachment> for ByInterface {
     fn put(&mut self, ifindex: &u32, attachment: &Attachment) -> Result<(), MapError> {
+        let mut attachment = *attachment;
+        if self.hands_over.contains(ifindex) {
+            attachment.flags |= Attachment::HANDS_OVER;
+        }
         match *ifindex < NEAR_INTERFACES {
             true => self.near.set(*ifindex, attachment, 0),
             false => self.far.insert(ifindex, attachment, 0),

@@ -144,14 +144,27 @@ impl Dataplane {
     /// Attaches the TC program besides to an interface that has native XDP, for what is to leave where XDP cannot send; or
     /// detaches it, without a reason.
     pub fn hand_over(&mut self, interface: &str, ifindex: u32, reason: Option<String>) -> Result<(), Error> {
-        let Some(entry) = self.interfaces.get_mut(&ifindex) else { return Ok(()) };
-        match (&reason, entry.second.take()) {
-            (Some(_), None) => entry.second = Some(self.programs.attach_tc(interface)?),
-            (Some(_), second) => entry.second = second,
-            (None, second) => self.programs.detach(second),
+        let Some(entry) = self.interfaces.get_mut(&ifindex).filter(|entry| entry.attached.reason != reason) else {
+            return Ok(());
+        };
+        // In this order, each way: for a moment both count a packet, rather than none.
+        if reason.is_some() {
+            if entry.second.is_none() {
+                entry.second = Some(self.programs.attach_tc(interface)?);
+            }
+            self.maps.hand_over(&self.loaded, ifindex, true)?;
+        } else {
+            self.maps.hand_over(&self.loaded, ifindex, false)?;
+            self.programs.detach(entry.second.take());
         }
         entry.attached.reason = reason;
         Ok(())
+    }
+
+    /// Has XDP count nothing of what it passes on an interface, as [`Dataplane::hand_over`] does, with nothing attached:
+    /// for [`Dataplane::test_run`].
+    pub fn rehearse_handing_over(&mut self, ifindex: u32, hands_over: bool) -> Result<(), Error> {
+        self.maps.hand_over(&self.loaded, ifindex, hands_over)
     }
 
     pub fn is_attached(&self, ifindex: u32) -> bool {
@@ -167,8 +180,11 @@ impl Dataplane {
 
     /// Detaches the program from an interface, which may be gone.
     pub fn detach(&mut self, ifindex: u32) {
-        if let Some(Interface { link, second, .. }) = self.interfaces.remove(&ifindex) {
-            self.programs.detach([Some(link), second].into_iter().flatten());
+        let Some(Interface { link, second, .. }) = self.interfaces.remove(&ifindex) else { return };
+        let handed_over = second.is_some();
+        self.programs.detach([Some(link), second].into_iter().flatten());
+        if handed_over && let Err(error) = self.maps.hand_over(&self.loaded, ifindex, false) {
+            debug!("{error}");
         }
     }
 

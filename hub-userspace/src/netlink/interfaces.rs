@@ -1,8 +1,11 @@
 //! xfrm interfaces that the agent makes, and removes: those that carry its alias, and no others.
+//!
+//! They outlast it, lest its restart cuts tunnels: the next agent knows them by the alias, keeps what is still wanted as it
+//! is, and removes the rest.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
@@ -67,7 +70,7 @@ enum Step {
     },
 }
 
-/// The task that makes them; it ends when this is dropped, and leaves them there.
+/// The task that makes them; it ends when this is dropped.
 pub struct Interfaces {
     wanted: watch::Sender<XfrmLinks>,
     problems: watch::Receiver<Arc<Problems>>,
@@ -81,15 +84,17 @@ impl Drop for Interfaces {
 }
 
 impl Interfaces {
-    /// In the network namespace of the calling thread. What an agent before has left stays until something is
-    /// [wanted](Self::want).
+    /// Makes those that are wanted at first, in the network namespace of the calling thread, and removes what else an agent
+    /// before has left: whoever reads the host's interfaces afterwards finds none that is about to go.
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub fn start() -> Result<Self> {
-        let requests = Requests::open()?;
-        let (wanted, wants) = watch::channel(XfrmLinks::new());
-        let (publisher, problems) = watch::channel(Arc::default());
+    pub async fn start(wanted: XfrmLinks) -> Result<Self> {
+        let mut requests = Requests::open()?;
+        let problems = bring_about(&mut requests, &wanted, true).await;
+        tell(&problems);
+        let (wanted, wants) = watch::channel(wanted);
+        let (publisher, problems) = watch::channel(Arc::new(problems));
         Ok(Self { wanted, problems, task: tokio::spawn(run(requests, wants, publisher)) })
     }
 
@@ -109,59 +114,72 @@ impl Interfaces {
         }
     }
 
-    /// Removes all of ours.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked, or refuses.
-    pub async fn clear(mut self) -> Result<()> {
-        self.task.abort();
+    /// Ends the task, and leaves the interfaces there. What it has begun it does: one without its alias would be nobody's.
+    pub async fn end(mut self) {
+        // Its end of this channel then says that nothing more will be wanted.
+        self.wanted = watch::Sender::default();
         drop((&mut self.task).await);
-        let problems = bring_about(&mut Requests::open()?, &XfrmLinks::new()).await?;
-        match problems.into_values().next() {
-            Some(problem) => anyhow::bail!("{problem}"),
-            None => Ok(()),
-        }
     }
 }
 
-async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publisher: watch::Sender<Arc<Problems>>) {
-    // The first is what there is before anything is wanted.
-    if wants.changed().await.is_err() {
-        return;
+/// Removes all that agents have made in the network namespace of the calling thread, where none runs any more; their names.
+///
+/// # Errors
+/// When the kernel cannot be asked, or refuses.
+pub async fn remove_interfaces() -> Result<Vec<String>> {
+    let mut requests = Requests::open()?;
+    let mut removed = Vec::new();
+    for step in steps(&XfrmLinks::new(), &read(&mut requests).await?) {
+        let name = step.name().to_owned();
+        match requests.change("removing an interface", vec![step.message()]).await?.pop() {
+            Some(Err(refusal)) => bail!("{}", problem(&name, &refusal)),
+            _ => removed.push(name),
+        }
     }
+    Ok(removed)
+}
+
+async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publisher: watch::Sender<Arc<Problems>>) {
     loop {
+        let again = if publisher.borrow().is_empty() { LOOK } else { RETRY };
+        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
+            return;
+        }
         let wanted = wants.borrow_and_update().clone();
-        let problems = match bring_about(&mut requests, &wanted).await {
-            Ok(problems) => problems,
-            Err(error) => {
-                if let Ok(another) = Requests::open() {
-                    requests = another;
-                }
-                wanted
-                    .keys()
-                    .map(|name| (name.clone(), format!("interface {name} cannot be made: {error:#}")))
-                    .collect()
-            }
-        };
-        let again = if problems.is_empty() { LOOK } else { RETRY };
+        let problems = bring_about(&mut requests, &wanted, false).await;
         publisher.send_if_modified(|published| {
             let differ = **published != problems;
             if differ {
-                for problem in problems.values() {
-                    warn!("{problem}");
-                }
+                tell(&problems);
                 *published = Arc::new(problems);
             }
             differ
         });
-        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
-            return;
+    }
+}
+
+fn tell(problems: &Problems) {
+    for problem in problems.values() {
+        warn!("{problem}");
+    }
+}
+
+/// Makes them what is wanted; what is in the way, by name. `first`: what is there is another agent's work.
+async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Problems {
+    match try_to_bring_about(requests, wanted, first).await {
+        Ok(problems) => problems,
+        Err(error) => {
+            if let Ok(another) = Requests::open() {
+                *requests = another;
+            }
+            let problem = |name: &String| (name.clone(), format!("interface {name} cannot be made: {error:#}"));
+            wanted.keys().map(problem).collect()
         }
     }
 }
 
-/// Makes them what is wanted; what the kernel refuses, by name.
-async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks) -> Result<Problems> {
+/// All interfaces that there are.
+async fn read(requests: &mut Requests) -> Result<Vec<Found>> {
     let mut all = LinkMessage::default();
     all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     let shown = requests.list("reading the interfaces", RouteNetlinkMessage::GetLink(all)).await?;
@@ -169,8 +187,16 @@ async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks) -> Result<Prob
         RouteNetlinkMessage::NewLink(link) => found(link),
         _ => None,
     });
+    Ok(found.collect())
+}
+
+async fn try_to_bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Result<Problems> {
+    let found = read(requests).await?;
+    for Found { name, .. } in found.iter().filter(|found| first && found.ours && stays(wanted, found)) {
+        info!("xfrm interface {name} taken over from the agent before");
+    }
     let mut problems = Problems::new();
-    for step in steps(wanted, &found.collect::<Vec<_>>()) {
+    for step in steps(wanted, &found) {
         let name = step.name().to_owned();
         if problems.contains_key(&name) {
             continue;
@@ -222,19 +248,22 @@ fn found(message: &LinkMessage) -> Option<Found> {
     Some(Found { index: message.header.index, name: name?, ours: ours && if_id.is_some(), up, mtu, if_id })
 }
 
+/// Whether one of ours is wanted; its `if_id` cannot be changed.
+fn stays(wanted: &XfrmLinks, found: &Found) -> bool {
+    wanted.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id))
+}
+
 /// What leads from what is there to what is wanted.
 fn steps(wanted: &XfrmLinks, found: &[Found]) -> Vec<Step> {
-    // An interface's if_id cannot be changed.
-    let stays = |found: &Found| wanted.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id));
     let (mut steps, mut creations) = (Vec::new(), Vec::new());
-    for gone in found.iter().filter(|found| found.ours && !stays(found)) {
+    for gone in found.iter().filter(|found| found.ours && !stays(wanted, found)) {
         steps.push(Step::Delete { index: gone.index, name: gone.name.clone() });
     }
     for (name, link) in wanted {
         match found.iter().find(|found| found.name == *name) {
             // Somebody else's is used as it is.
             Some(found) if !found.ours => {}
-            Some(found) if stays(found) => {
+            Some(found) if stays(wanted, found) => {
                 if !found.up || found.mtu != link.mtu {
                     creations.push(Step::Set { name: name.clone(), mtu: link.mtu });
                 }
@@ -317,13 +346,28 @@ mod tests {
         let create = |name: &str, if_id| Step::Create { name: name.into(), link: XfrmLink { if_id, mtu: 1400 } };
         let delete = |name: &str, index| Step::Delete { index, name: name.into() };
         let down = Found { up: false, ..xfrm("a", 5, 7, true) };
+        let narrow = Found { mtu: 1280, ..xfrm("a", 5, 7, true) };
         let veth = Found { if_id: None, ..xfrm("a", 5, 0, false) };
         for (what, links, found, expected) in [
             ("new", &[("a", 7)][..], vec![], vec![create("a", 7), set("a")]),
             ("there", &[("a", 7)], vec![xfrm("a", 5, 7, true)], vec![]),
             ("there, and down", &[("a", 7)], vec![down], vec![set("a")]),
+            ("another MTU", &[("a", 7)], vec![narrow], vec![set("a")]),
             ("somebody else's", &[("a", 7)], vec![xfrm("a", 5, 7, false)], vec![]),
+            ("somebody else's, another if_id", &[("a", 7)], vec![xfrm("a", 5, 9, false)], vec![]),
             ("another kind's", &[("a", 7)], vec![veth], vec![]),
+            (
+                "two swap their names",
+                &[("a", 7), ("b", 8)],
+                vec![xfrm("a", 5, 8, true), xfrm("b", 6, 7, true)],
+                vec![delete("a", 5), delete("b", 6), create("a", 7), set("a"), create("b", 8), set("b")],
+            ),
+            (
+                "nothing wanted any more",
+                &[],
+                vec![xfrm("a", 5, 7, true), xfrm("b", 6, 8, true)],
+                vec![delete("a", 5), delete("b", 6)],
+            ),
             ("no longer wanted", &[], vec![xfrm("a", 5, 7, true), xfrm("b", 6, 8, false)], vec![delete("a", 5)]),
             ("another if_id", &[("a", 8)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("a", 8), set("a")]),
             ("another name", &[("b", 7)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("b", 7), set("b")]),

@@ -30,7 +30,7 @@ mod state;
 mod wire;
 
 pub use follow::Follower;
-pub use interfaces::{Interfaces, XfrmLink, XfrmLinks};
+pub use interfaces::{Interfaces, XfrmLink, XfrmLinks, remove_interfaces};
 pub use keeper::{Failure, Keeper, Report};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, KernelRule, RouteAction, RouteKey, RuleMatch};
 pub use socket::{Error, Refusal};

@@ -13,7 +13,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    event::{Change, EVENTS, listed},
+    event::{Change, ChildSa, EVENTS, IkeSa, listed},
     message::Message,
     session::{Session, SessionError},
     table::{Table, Tunnel},
@@ -138,6 +138,8 @@ struct Task {
     /// What the charon of this session was told.
     loaded: Wanted,
     table: Table,
+    /// The process whose SAs the table has.
+    process: Option<i32>,
     retries: BTreeMap<String, Retry>,
     /// Since when charon does not answer, and why.
     lost: Option<(Instant, String)>,
@@ -173,6 +175,7 @@ impl Task {
             publisher,
             loaded: Wanted::default(),
             table: Table::default(),
+            process: None,
             retries: BTreeMap::new(),
             lost: None,
             heard: false,
@@ -242,6 +245,7 @@ impl Task {
 
     async fn serve_until_broken(&mut self, session: &mut Session, socket: &Path) -> Result<(), SessionError> {
         self.loaded = Wanted::default();
+        self.meet(session);
         // First: what happens from here on is not missed.
         session.subscribe(&EVENTS).await?;
         self.clean(session).await?;
@@ -283,6 +287,15 @@ impl Task {
         }
     }
 
+    /// Forgets the SAs of a charon that this one is not.
+    fn meet(&mut self, session: &Session) {
+        let process = session.process();
+        if process != self.process {
+            self.process = process;
+            self.table.lose_all();
+        }
+    }
+
     /// Rids charon of what an agent before has left, and takes note of what it may keep.
     async fn clean(&mut self, session: &mut Session) -> Result<(), SessionError> {
         let nothing = Message::default();
@@ -308,20 +321,24 @@ impl Task {
     /// Looks at all SAs.
     ///
     /// The list is no picture of one moment: charon goes from one IKE SA to the next, and one that takes another's place
-    /// meanwhile may be seen before it has the children, and the other not any more. So a tunnel that is missing without an
-    /// event that told its end is looked for again.
+    /// meanwhile may be seen before it has the children, and the other not any more. So a tunnel of ours that is missing
+    /// without an event that told its end is looked for again, and by itself.
     async fn look(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        let mut sas = list_sas(session, &Message::default()).await?;
         for _ in 0..LOOKS {
-            let messages = session.list("list-sas", "list-sa", &Message::default()).await?;
-            let listed: Vec<_> = messages.iter().flat_map(listed).collect();
-            if !self.table.loses_by(&listed) {
-                self.table.replace(listed);
-                return Ok(());
+            let mut missing = self.table.lost_by(&sas);
+            missing.retain(|name| connection_of(name).is_some());
+            if missing.is_empty() {
+                break;
             }
             sleep(LOOK_AGAIN).await;
+            for name in missing {
+                let own = list_sas(session, &Message::default().with("ike", &name)).await?;
+                sas.retain(|(ike, _)| ike.connection != name);
+                sas.extend(own);
+            }
         }
-        let messages = session.list("list-sas", "list-sa", &Message::default()).await?;
-        self.table.replace(messages.iter().flat_map(listed).collect());
+        self.table.replace(sas);
         Ok(())
     }
 
@@ -404,6 +421,12 @@ fn unreachable(socket: &Path, error: &io::Error) -> String {
     }
 }
 
+/// The SAs of a filter, which may be empty.
+async fn list_sas(session: &mut Session, filter: &Message) -> Result<Vec<(IkeSa, Vec<ChildSa>)>, SessionError> {
+    let messages = session.list("list-sas", "list-sa", filter).await?;
+    Ok(messages.iter().flat_map(listed).collect())
+}
+
 async fn carry_out(session: &mut Session, step: Step) -> Result<(), SessionError> {
     match step {
         Step::Load { command, message } => tolerate(session.request(command, &message).await),
@@ -436,3 +459,7 @@ fn tolerate(result: Result<Message, SessionError>) -> Result<(), SessionError> {
         result => result.map(drop),
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -19,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest packet (charon's own limit).
 const LONGEST: usize = 512 * 1024;
 
-const CMD_REQUEST: u8 = 0;
-const CMD_RESPONSE: u8 = 1;
+pub(super) const CMD_REQUEST: u8 = 0;
+pub(super) const CMD_RESPONSE: u8 = 1;
 const CMD_UNKNOWN: u8 = 2;
 const EVENT_REGISTER: u8 = 3;
 const EVENT_UNREGISTER: u8 = 4;
-const EVENT_CONFIRM: u8 = 5;
+pub(super) const EVENT_CONFIRM: u8 = 5;
 const EVENT_UNKNOWN: u8 = 6;
-const EVENT: u8 = 7;
+pub(super) const EVENT: u8 = 7;
 
 /// Why a command came to nothing.
 #[derive(Debug, Error)]
@@ -76,6 +76,12 @@ impl Session {
     pub async fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
         Ok(Self { stream, buffer: Vec::new(), events: VecDeque::new() })
+    }
+
+    /// The process that listens, if the kernel tells: the same number is the same charon, or may be one in another PID
+    /// namespace.
+    pub fn process(&self) -> Option<i32> {
+        self.stream.peer_cred().ok()?.pid()
     }
 
     /// Has charon do something; its answer, if it did.

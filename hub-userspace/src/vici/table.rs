@@ -107,13 +107,17 @@ impl Table {
         }
     }
 
-    /// Whether a connection is up now that would not be by this list.
-    pub fn loses_by(&self, listed: &[(IkeSa, Vec<ChildSa>)]) -> bool {
-        let stays = |connection: &str| {
-            let mut own = listed.iter().filter(|(ike, _)| ike.connection == connection);
-            own.any(|(_, children)| children.iter().any(ChildSa::is_live))
-        };
-        self.children.values().any(|child| !stays(&child.connection))
+    /// charon is another one: with the old one all its SAs have ended.
+    pub fn lose_all(&mut self) {
+        self.replace(Vec::new());
+    }
+
+    /// Connections that are up now and would not be by this list, by charon's names.
+    pub fn lost_by(&self, listed: &[(IkeSa, Vec<ChildSa>)]) -> BTreeSet<String> {
+        let is_live = |(_, children): &&(IkeSa, Vec<ChildSa>)| children.iter().any(ChildSa::is_live);
+        let stay: BTreeSet<&str> = listed.iter().filter(is_live).map(|(ike, _)| ike.connection.as_str()).collect();
+        let connections = self.children.values().map(|child| &child.connection);
+        connections.filter(|connection| !stay.contains(connection.as_str())).cloned().collect()
     }
 
     pub fn apply(&mut self, change: Change) {

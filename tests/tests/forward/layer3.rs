@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hub_tests::lab::{HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Tun, VPC, World};
+use hub_tests::lab::{HUB, HubConfig, NINGBO, Options, Rig, SHANGHAI, Status, Tun, VPC, World};
 use hub_tests::packet::{Packet, hex};
 
 use crate::{SITES, WAIT, Wire, probe, vpc_hosts};
@@ -29,12 +29,17 @@ fn config() -> HubConfig {
 
 /// The rig, and the far end of the device.
 fn start() -> (Rig, Tun) {
-    let world = World::three_offices(&Options::default()).unwrap();
-    let tun = Tun::create(&world[HUB], DEVICE).unwrap();
-    world[HUB].batch(&format!("link set dev {DEVICE} mtu {MTU} up")).unwrap();
+    let (world, tun) = world();
     let rig = Rig::start_in(world, &config(), &[]).unwrap();
     rig.warm_up(&SITES[..2]).unwrap();
     (rig, tun)
+}
+
+fn world() -> (World, Tun) {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let tun = Tun::create(&world[HUB], DEVICE).unwrap();
+    world[HUB].batch(&format!("link set dev {DEVICE} mtu {MTU} up")).unwrap();
+    (world, tun)
 }
 
 fn addresses(half: usize) -> [IpAddr; 2] {
@@ -143,5 +148,51 @@ fn what_is_refused_beside_or_on_a_layer_3_interface_is_counted_once() {
         after - before
     };
     assert_eq!((dropped("spoofed_source"), dropped("malformed")), (2, 1));
+    rig.stop().unwrap();
+}
+
+/// XDP counts what it leaves to TC for as long as TC is not there: at first, and when it is needed no more.
+#[test]
+fn what_xdp_cannot_send_is_handed_over_and_counted_while_tc_cannot_be_attached() {
+    let (world, mut tun) = world();
+    let device = SHANGHAI.hub_device(0);
+    let crowd = world[HUB].crowd(&device).unwrap();
+    let rig = Rig::start_in(world, &config(), &[]).unwrap();
+    rig.warm_up(&SITES[..2]).unwrap();
+    let (shanghai, vpc) = (Wire::of_site(&rig.world, &SHANGHAI), Wire::of_vpc(&rig.world));
+    let [ningbo, _] = addresses(0);
+    let passes = |rig: &Rig, ports, reasons: &[(&str, u64)]| {
+        let before = rig.agent.status().unwrap();
+        shanghai.send(probe(SHANGHAI.host4().into(), ningbo, ports).ttl(64));
+        shanghai.send(probe(SHANGHAI.host4().into(), VPC.hub4.into(), ports));
+        // What comes last has come when these have been decided upon.
+        shanghai.send(probe(SHANGHAI.host4().into(), VPC.host4.into(), ports));
+        vpc.ports_until(ports);
+        let after = rig.agent.status().unwrap();
+        for (reason, times) in reasons {
+            assert_eq!(after.since(&before, "shanghai", &format!("passes/{reason}")), *times, "{reason}");
+        }
+        assert_eq!(after.since(&before, "shanghai", "rx_packets"), 2);
+    };
+    let told = |status: &Status| status.connection("shanghai")["attach_reason"].as_str().map(str::to_owned);
+
+    let status = rig.agent.status().unwrap();
+    assert_eq!(status.connection("shanghai")["attach"], "xdp-native");
+    let reason = told(&status).unwrap();
+    assert!(reason.starts_with("tc cannot be attached beside it, which is to send to l3: "), "{reason}");
+    passes(&rig, (1, 1), &[("handed_over", 1), ("to_hub", 1)]);
+    let log = rig.agent.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("beside it")).collect();
+    assert!(lines.len() == 1 && lines[0].contains(&device), "{log}");
+
+    crowd.leave(&rig.world[HUB]).unwrap();
+    rig.agent.wait_for_status(WAIT * 4, |status| told(status).is_some_and(|told| told.starts_with("and tc"))).unwrap();
+    passes(&rig, (1, 2), &[("handed_over", 0), ("to_hub", 1)]);
+    expect(&mut tun, &probe(SHANGHAI.host4().into(), ningbo, (1, 2)).ttl(63), "after TC is there");
+
+    // Without the device there is nothing for TC to do: XDP alone counts again.
+    drop(tun);
+    rig.agent.wait_for_status(WAIT, |status| told(status).is_none()).unwrap();
+    passes(&rig, (1, 3), &[("next_hop_down", 1), ("to_hub", 1)]);
     rig.stop().unwrap();
 }

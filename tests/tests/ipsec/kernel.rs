@@ -10,7 +10,7 @@ use hub_tests::lab::{
 };
 
 use crate::cases::{all_pairs, assert_all_reach, ended_by_the_site, rekeyed};
-use crate::{Case, Needs, failover};
+use crate::{Case, Needs, failover, restart};
 
 pub const CASES: &[Case] = &[
     (Needs::KernelEsp, "kernel::all_places_reach_one_another_and_the_hubs_kernel_forwards_nothing", || {
@@ -25,6 +25,11 @@ pub const CASES: &[Case] = &[
     (Needs::KernelEsp, "kernel::failover::what_the_site_deletes_is_steered_around_at_once", || {
         failover::deleted(Esp::Kernel, [100, 0]);
     }),
+    (
+        Needs::KernelEsp,
+        "kernel::an_agent_that_starts_again_takes_over_the_interfaces_and_tunnels_live_on",
+        restart::tunnels_live_through_it,
+    ),
     (Needs::KernelEsp, "kernel::pktgen_measures_the_hub_over_veth", pktgen),
 ];
 

@@ -13,6 +13,7 @@ mod failover;
 mod harness;
 mod kernel;
 mod others;
+mod restart;
 mod starter;
 mod trap;
 

@@ -127,6 +127,10 @@ impl Program {
         // What another agent has left.
         changed.extend(self.destinations.difference(&destinations));
         self.dataplane.apply(&ingress, &compiled.ways, &compiled.routes(rib, &changed))?;
+        for interface in &world.interfaces {
+            let hands_over = !by_tc.is_empty() && !by_tc.contains(&interface.index);
+            self.dataplane.rehearse_handing_over(interface.index, hands_over)?;
+        }
         self.destinations = destinations;
         *routes = config.routes;
         layout.ingress.end();

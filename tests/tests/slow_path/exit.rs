@@ -110,3 +110,28 @@ fn what_a_crash_left_and_nobody_wants_any_more_goes_with_the_next_start() {
     agent.stop().unwrap();
     assert_eq!(traces(&world[HUB]), "");
 }
+
+#[test]
+fn what_a_crash_left_is_removed_on_demand_and_not_while_an_agent_runs() {
+    let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES));
+    let cleanup = |output: &str| {
+        let output = world[HUB].command(agent_binary()).args(["--output", output, "cleanup"]).output().unwrap();
+        let [said, complained] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), said.trim().to_owned(), complained.trim().to_owned())
+    };
+    let (code, said, complaint) = cleanup("table");
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    assert!(complaint.starts_with("vpnhub: another agent runs in this network namespace"), "{complaint}");
+    for to in HANGZHOU.hosts() {
+        reach(&world["shanghai"], to).unwrap();
+    }
+    agent.kill().unwrap();
+    assert!(traces(&world[HUB]).contains("route show"));
+    let (code, said, complaint) = cleanup("table");
+    assert_eq!((code, complaint.as_str()), (Some(0), ""));
+    let count = said.strip_prefix("removed: ").and_then(|rest| rest.strip_suffix(" routes, rules and neighbours"));
+    assert!(count.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count >= 6), "{said}");
+    assert_eq!(traces(&world[HUB]), "");
+    assert_eq!(cleanup("table").1, "no agent has left anything here");
+    assert_eq!(cleanup("json").1, r#"{"interfaces":[],"routes":0}"#);
+}

@@ -344,9 +344,12 @@ fn a_charon_that_starts_again_counts_anew() {
     let mut table = Table::default();
     assert!(after(&mut table, &[("child-updown", &up), ("child-updown", &down)]).is_empty());
     assert!(after(&mut table, &[("child-updown", &up)]).is_empty(), "told too late by the same one");
-    // The new one's first look, and its first SA, which has the number of one that is gone.
-    table.replace(Vec::new());
+    // The new one's first SA has the number of one that is gone.
+    table.lose_all();
     assert_eq!(after(&mut table, &[("child-updown", &up)]), [1]);
+    // And the next one has none: nobody needs to tell the end of what the one before had.
+    table.lose_all();
+    assert!(table.lost_by(&[]).is_empty() && !table.tunnel("a").is_up() && table.tunnel("a").ike.is_none());
 }
 
 /// A list that was made while an IKE SA took another's place: the new one had no children yet, the old one was gone.
@@ -354,13 +357,22 @@ fn a_charon_that_starts_again_counts_anew() {
 fn a_list_that_lacks_what_has_not_ended_is_known_as_such() {
     let mut table = Table::default();
     table.apply(up(1, 1));
+    let of_b = IkeSa { connection: "b".to_owned(), ..ike(7) };
+    table.apply(Change::ChildUp(of_b.clone(), child(7)));
     let connecting = IkeSa { state: "CONNECTING".to_owned(), ..ike(2) };
     let rekeying = ChildSa { state: "REKEYED".to_owned(), ..child(1) };
-    assert!(table.loses_by(&[(connecting, vec![])]));
-    assert!(table.loses_by(&[]));
-    assert!(table.loses_by(&[(ike(1), vec![rekeying])]));
-    assert!(!table.loses_by(&[(ike(2), vec![child(1)])]));
-    assert!(!table.loses_by(&[(ike(1), vec![]), (ike(2), vec![child(3)])]));
+    let b = (of_b, vec![child(7)]);
+    for (listed, lost) in [
+        (vec![(connecting, vec![]), b.clone()], vec!["a"]),
+        (vec![b.clone()], vec!["a"]),
+        (vec![], vec!["a", "b"]),
+        (vec![(ike(1), vec![child(1)])], vec!["b"]),
+        (vec![(ike(1), vec![rekeying]), b.clone()], vec!["a"]),
+        (vec![(ike(2), vec![child(1)]), b.clone()], vec![]),
+        (vec![(ike(1), vec![]), (ike(2), vec![child(3)]), b.clone()], vec![]),
+    ] {
+        assert_eq!(table.lost_by(&listed), lost.into_iter().map(str::to_owned).collect(), "{listed:?}");
+    }
     table.apply(down(1));
-    assert!(!table.loses_by(&[]));
+    assert!(table.lost_by(&[b]).is_empty());
 }

@@ -1,0 +1,50 @@
+//! What agents leave on a host, and its removal.
+
+use std::fmt;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use crate::{
+    netlink::{Keeper, remove_interfaces},
+    sole::Sole,
+};
+
+/// What has been removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// Names of xfrm interfaces.
+    pub interfaces: Vec<String>,
+    /// How many routes, rules and neighbours.
+    pub routes: usize,
+}
+
+/// Removes all that agents have left in the network namespace of the calling thread.
+///
+/// # Errors
+/// When an agent runs there, or the kernel refuses.
+pub async fn remove() -> Result<Removed> {
+    let _sole = Sole::claim()?;
+    let report = Keeper::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
+    if let Some(failure) = report.failures.first() {
+        bail!("not removed: {failure}");
+    }
+    let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
+    Ok(Removed { interfaces, routes: report.deleted })
+}
+
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.interfaces.is_empty() {
+            parts.push(format!("xfrm interfaces {}", self.interfaces.join(", ")));
+        }
+        if self.routes > 0 {
+            parts.push(format!("{} routes, rules and neighbours", self.routes));
+        }
+        match parts.is_empty() {
+            true => f.write_str("no agent has left anything here"),
+            false => write!(f, "removed: {}", parts.join("; ")),
+        }
+    }
+}

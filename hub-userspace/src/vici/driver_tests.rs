@@ -1,0 +1,104 @@
+//! Looks at SAs, at a charon that answers as it is told to.
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+};
+
+use super::{
+    super::{
+        message::{read_name, write_name},
+        session::{CMD_REQUEST, CMD_RESPONSE, EVENT, EVENT_CONFIRM},
+    },
+    *,
+};
+
+const OURS: [&str; 2] = ["vpnhub-a", "vpnhub-b"];
+const THEIRS: &str = "roadwarrior";
+
+/// An IKE SA with a child that carries traffic, as `list-sa` tells it.
+fn sa(connection: &str) -> Message {
+    let id = connection.len() as u64 * 1000 + u64::from(*connection.as_bytes().last().expect("a name"));
+    let child = Message::default().with("uniqueid", id.to_string()).with("state", "INSTALLED");
+    let children = Message::default().with_section("child", child);
+    let ike = Message::default().with("uniqueid", id.to_string()).with("state", "ESTABLISHED");
+    Message::default().with_section(connection, ike.with_section("child-sas", children))
+}
+
+/// Answers each `list-sas` with the next of these lists; what it was asked for, each time.
+async fn answer(mut stream: UnixStream, lists: Vec<Vec<&'static str>>) -> Vec<String> {
+    let (mut lists, mut asked) = (lists.into_iter(), Vec::new());
+    while let Ok(length) = stream.read_u32().await {
+        let mut packet = vec![0; length as usize];
+        stream.read_exact(&mut packet).await.expect("a packet");
+        let (kind, mut rest) = packet.split_first().expect("a kind");
+        let name = read_name(&mut rest).expect("a name");
+        let mut answers = Vec::new();
+        if *kind == CMD_REQUEST {
+            assert_eq!(name, "list-sas");
+            asked.push(Message::decode(rest).expect("a filter").value("ike").unwrap_or("all").to_owned());
+            for connection in lists.next().unwrap_or_default() {
+                let mut event = vec![EVENT];
+                write_name("list-sa", &mut event).expect("it fits");
+                event.extend(sa(connection).encode().expect("it fits"));
+                answers.push(event);
+            }
+            answers.push(vec![CMD_RESPONSE]);
+        } else {
+            answers.push(vec![EVENT_CONFIRM]);
+        }
+        for answer in answers {
+            stream.write_u32(answer.len() as u32).await.expect("the client reads");
+            stream.write_all(&answer).await.expect("the client reads");
+        }
+    }
+    asked
+}
+
+/// A task that knows of all connections from a charon of that process looks at the SAs of one in this process: what it
+/// asked for, and which of ours are up then.
+async fn look(process: i32, lists: Vec<Vec<&'static str>>) -> (Vec<String>, Vec<&'static str>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("vici");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let mut session = Session::connect(&socket).await.expect("it listens");
+    let (stream, _) = listener.accept().await.expect("a client");
+    let charon = tokio::spawn(answer(stream, lists));
+
+    let config = crate::config::parse("[gateway]\nname = \"hub\"\n").expect("a configuration").0;
+    let (_config, configs) = watch::channel(Arc::new(config));
+    let (publisher, _views) = watch::channel(Arc::default());
+    let mut task = Task::new(configs, publisher);
+    task.process = Some(process);
+    task.table.replace(OURS.iter().chain([&THEIRS]).flat_map(|connection| listed(&sa(connection))).collect());
+    task.meet(&session);
+    task.look(&mut session).await.expect("a look");
+    drop(session);
+    let up = OURS.into_iter().filter(|connection| task.table.tunnel(connection).is_up()).collect();
+    (charon.await.expect("it answers"), up)
+}
+
+#[tokio::test]
+async fn what_is_missing_is_looked_for_by_itself_unless_charon_is_another_one() {
+    let same = std::process::id().cast_signed();
+    let all = vec![OURS[0], OURS[1], THEIRS];
+    let gone = || vec![vec![OURS[1]], vec![], vec![], vec![], vec![], vec![]];
+    for (what, process, lists, asked, up) in [
+        ("all are there", same, vec![all.clone()], vec!["all"], OURS.to_vec()),
+        ("one was overlooked", same, vec![vec![OURS[1], THEIRS], vec![OURS[0]]], vec!["all", OURS[0]], OURS.to_vec()),
+        (
+            "both were, one of them twice",
+            same,
+            vec![vec![THEIRS], vec![], vec![OURS[1]], vec![OURS[0]]],
+            vec!["all", OURS[0], OURS[1], OURS[0]],
+            OURS.to_vec(),
+        ),
+        ("one is gone", same, gone(), [vec!["all"], vec![OURS[0]; 5]].concat(), vec![OURS[1]]),
+        ("somebody else's is", same, vec![OURS.to_vec()], vec!["all"], OURS.to_vec()),
+        ("another charon has one", same + 1, gone(), vec!["all"], vec![OURS[1]]),
+        ("another charon has none", same + 1, vec![vec![]], vec!["all"], vec![]),
+    ] {
+        let seen = look(process, lists).await;
+        assert_eq!(seen, (asked.into_iter().map(str::to_owned).collect(), up), "{what}");
+    }
+}
