@@ -106,6 +106,7 @@ impl Node {
         self.prefix.length + self.bits
     }
 
+    /// Of what a slot leads to.
     pub const fn is_block(&self) -> bool {
         self.header == 0
     }

@@ -31,7 +31,8 @@ impl AgentCommand {
             binary: binary.into(),
             arguments: Vec::new(),
             environment: Vec::new(),
-            ready_within: Duration::from_secs(20),
+            // The verifier alone takes some seconds where the CPU is emulated, and more beside other work.
+            ready_within: Duration::from_secs(60),
         }
     }
 
