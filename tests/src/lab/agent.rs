@@ -25,7 +25,7 @@ pub struct AgentCommand {
 }
 
 impl AgentCommand {
-    /// `binary run …`, which must answer within 20 s.
+    /// `binary run …`, which must answer within a minute.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         Self {
             binary: binary.into(),
