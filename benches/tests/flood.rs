@@ -2,7 +2,11 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    net::UdpSocket,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use hub_tests::lab::Namespace;
@@ -136,8 +140,14 @@ fn stray_packets_on_another_core_cost_no_frame() {
     let world = World::new("stray");
     let _pass = world.hold("pass", &[]);
     world.a.batch("address add 169.254.1.2/30 dev wan0\n").unwrap();
-    let ping = world.a.command("ping").args(["-q", "-i", "0.01", "169.254.1.1"]).stdout(Stdio::null()).spawn();
-    let _ping = Held(ping.unwrap());
+    let socket = world.a.enter(|| UdpSocket::bind("169.254.1.2:0")).unwrap().unwrap();
+    let (_stop, stopped) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        while stopped.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
+            // To the hub itself, where nobody listens.
+            socket.send_to(b"stray", "169.254.1.1:9").ok();
+        }
+    });
     all_arrive(&world.report(&[]));
 }
 
