@@ -13,6 +13,9 @@ use nix::unistd::Pid;
 
 use super::{Monitor, Namespace, Scratch, Status, cleanup};
 
+/// Until an agent answers: a second, but for virtual machines without KVM on hosts that do other things besides. Only waited
+/// for in full when it fails.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// How the agent is to be started.
@@ -27,13 +30,7 @@ pub struct AgentCommand {
 impl AgentCommand {
     /// `binary run …`, which must answer within a minute.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self {
-            binary: binary.into(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            // The verifier alone takes some seconds where the CPU is emulated, and more beside other work.
-            ready_within: Duration::from_secs(60),
-        }
+        Self { binary: binary.into(), arguments: Vec::new(), environment: Vec::new(), ready_within: READY_WITHIN }
     }
 
     /// One more argument of `run`.
@@ -49,7 +46,7 @@ impl AgentCommand {
         self
     }
 
-    /// For slow machines: virtual ones without KVM.
+    /// Another time within which it must answer.
     #[must_use]
     pub fn ready_within(mut self, time: Duration) -> Self {
         self.ready_within = time;

@@ -219,7 +219,7 @@ impl IpsecLab {
             });
         }
         let binary = options.agent.as_deref().unwrap_or_else(|| super::agent_binary());
-        let command = AgentCommand::new(binary).ready_within(PATIENCE);
+        let command = AgentCommand::new(binary);
         let files = files("agent")?;
         fs::write(files.file("vpnhub.toml"), change(config).to_string()).context("writing the configuration")?;
         let agent = command.start_in(&world[HUB], files)?;
