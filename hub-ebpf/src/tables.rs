@@ -36,8 +36,9 @@ impl<A: Address, T: Tables<A>> Ends<A, T> {
     pub fn of(packet: &Packet<A>) -> Result<Self, Reason> {
         // There are tables, and they know all addresses: the misses are for the verifier.
         let tables = T::open().ok_or(Reason::NoRoute)?;
-        let source = tables.know(packet.source).ok_or(Reason::NoRoute)?;
+        // In this order the verifier looks at a fifth less.
         let destination = tables.know(packet.destination).ok_or(Reason::NoRoute)?;
+        let source = tables.know(packet.source).ok_or(Reason::NoRoute)?;
         Ok(Self { tables, source, destination })
     }
 }
