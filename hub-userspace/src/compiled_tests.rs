@@ -6,7 +6,7 @@ use hub_common::{
     compiled::{self, CHUNK_WORDS, Chunk, Key, POLICY_COLUMN, Reader},
     maps::{Local, Remote, Route},
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 use super::{Change, Compiled, Family, memory::Backing};
 
@@ -131,7 +131,7 @@ impl Shape {
         if self.family == Family::V4 { 32 } else { 128 }
     }
 
-    fn address(&self, random: &mut StdRng) -> u128 {
+    fn address(&self, random: &mut SmallRng) -> u128 {
         let mut bits: u128 = random.random();
         // Long rows of the same bit.
         for _ in 0..random.random_range(0..4) {
@@ -144,7 +144,7 @@ impl Shape {
         base | (kept(bits, end) & !kept(u128::MAX, length))
     }
 
-    fn prefix(&self, random: &mut StdRng) -> (u128, u8) {
+    fn prefix(&self, random: &mut SmallRng) -> (u128, u8) {
         if random.random_ratio(1, 40) {
             return (0, 0);
         }
@@ -159,7 +159,7 @@ impl Shape {
 
 const COLUMNS: [u32; 6] = [2, 3, 8200, POLICY_COLUMN + 1, POLICY_COLUMN + 2, POLICY_COLUMN + 9000];
 
-fn change(random: &mut StdRng) -> Change {
+fn change(random: &mut SmallRng) -> Change {
     let gone = random.random_ratio(1, 3);
     let number = random.random_range(2..6);
     let column = COLUMNS[random.random_range(0..COLUMNS.len())];
@@ -174,7 +174,7 @@ fn change(random: &mut StdRng) -> Change {
 }
 
 fn check(shape: &Shape, seed: u64, steps: u32, most: u32) {
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = SmallRng::seed_from_u64(seed);
     let mut compiled = Compiled::new(Heap::default(), 64).unwrap_or_else(|_| panic!("there is memory"));
     let mut reference = Reference::default();
     let mut known = vec![(0, 0)];

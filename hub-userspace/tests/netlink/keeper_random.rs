@@ -6,7 +6,7 @@ use std::{
 };
 
 use hub_userspace::netlink::{Keeper, KernelNextHop, RouteAction, RouteKey, TABLE};
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::Value;
 use tokio::task::yield_now;
 
@@ -56,7 +56,7 @@ fn held() -> BTreeSet<Words> {
     commands.map(ip).iter().flat_map(|shown| shown.as_array().unwrap()).map(shown_words).collect()
 }
 
-fn random_key(random: &mut StdRng, action: &RouteAction) -> RouteKey {
+fn random_key(random: &mut SmallRng, action: &RouteAction) -> RouteKey {
     let n = random.random_range(0..12);
     let destination =
         if random.random() { net(&format!("10.10.{n}.0/24")) } else { net(&format!("2001:db8:{}::/48", n + 16)) };
@@ -64,7 +64,7 @@ fn random_key(random: &mut StdRng, action: &RouteAction) -> RouteKey {
     RouteKey { table, destination, metric: action.metric() }
 }
 
-fn random_action(random: &mut StdRng, links: [u32; 2]) -> RouteAction {
+fn random_action(random: &mut SmallRng, links: [u32; 2]) -> RouteAction {
     let [a, b] = links;
     match random.random_range(0..6) {
         0 => unicast(&[hop(a, None)]),
@@ -77,7 +77,7 @@ fn random_action(random: &mut StdRng, links: [u32; 2]) -> RouteAction {
 }
 
 /// Tells the keeper something, and the map.
-fn wish(random: &mut StdRng, keeper: &Keeper, wanted: &mut Wanted, links: [u32; 2]) {
+fn wish(random: &mut SmallRng, keeper: &Keeper, wanted: &mut Wanted, links: [u32; 2]) {
     if random.random_bool(0.05) {
         // Many fewer at once.
         let (fewer, gone): (Wanted, Wanted) = std::mem::take(wanted).into_iter().partition(|_| random.random_bool(0.7));
@@ -100,7 +100,7 @@ fn wish(random: &mut StdRng, keeper: &Keeper, wanted: &mut Wanted, links: [u32; 
 }
 
 /// Somebody else removes one of ours.
-fn interfere(random: &mut StdRng) {
+fn interfere(random: &mut SmallRng) {
     let family = if random.random() { "-4" } else { "-6" };
     let shown = ip(&format!("{family} route show table 1180 proto 118"));
     let shown = shown.as_array().unwrap();
@@ -117,7 +117,7 @@ fn after_any_wishes_the_kernel_holds_what_was_wanted_last() {
     in_namespace(async move |lab| {
         let links = [lab.veth("a0", "a1").await, lab.veth("b0", "b1").await];
         let names = BTreeMap::from([(links[0], "a0"), (links[1], "b0")]);
-        let mut random = StdRng::seed_from_u64(seed);
+        let mut random = SmallRng::seed_from_u64(seed);
         let mut keeper = Keeper::start().unwrap();
         let mut wanted = Wanted::new();
         for sequence in 0..SEQUENCES {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use hub_tests::model::{Agreement, Connection, Pair, World};
-use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::draw::{one_of, percent, prefix_within};
 
@@ -16,7 +16,7 @@ pub const MESSAGES: [u16; 5] = [0x0000, 0x0800, 0x0301, 0x8000, 0x8100];
 const PROTOCOLS: [u8; 7] = [6, 6, 17, 17, 1, 58, 132];
 
 /// Some connections have SAs that are known.
-pub fn draw(rng: &mut StdRng, world: &mut World) {
+pub fn draw(rng: &mut SmallRng, world: &mut World) {
     let mut limited: BTreeMap<String, usize> = BTreeMap::new();
     for connection in &mut world.connections {
         if percent(rng, 60) {
@@ -31,14 +31,14 @@ pub fn draw(rng: &mut StdRng, world: &mut World) {
 }
 
 /// Within the connection's prefixes, with so many limited pairs at most.
-fn agreement(rng: &mut StdRng, connection: &Connection, most_limited: usize) -> Agreement {
+fn agreement(rng: &mut SmallRng, connection: &Connection, most_limited: usize) -> Agreement {
     let mut pairs = Vec::new();
     let count = one_of(rng, &[0, 2, 3, 4, 6, 6]);
     let mut left = most_limited;
     // How many pairs in a hundred have a limit.
     let share = one_of(rng, &[0, 50, 100]);
     for _ in 0..count {
-        let within = |rng: &mut StdRng, prefixes: &[ipnet::IpNet]| {
+        let within = |rng: &mut SmallRng, prefixes: &[ipnet::IpNet]| {
             let prefix = prefixes.choose(rng).copied().expect("there is a prefix");
             if percent(rng, 85) { prefix } else { prefix_within(rng, prefix) }
         };
@@ -53,10 +53,10 @@ fn agreement(rng: &mut StdRng, connection: &Connection, most_limited: usize) -> 
     Agreement { pairs, on_demand: percent(rng, 20) }
 }
 
-fn limit(rng: &mut StdRng, pair: &mut Pair) {
+fn limit(rng: &mut SmallRng, pair: &mut Pair) {
     let protocol = percent(rng, 80).then(|| one_of(rng, &PROTOCOLS));
     let numbers: &[u16] = if matches!(protocol, Some(1 | 58)) { &MESSAGES } else { &PORTS };
-    let range = |rng: &mut StdRng| -> RangeInclusive<u16> {
+    let range = |rng: &mut SmallRng| -> RangeInclusive<u16> {
         let (one, other) = (one_of(rng, numbers), one_of(rng, numbers));
         if percent(rng, 65) { 0..=65535 } else { one.min(other)..=one.max(other) }
     };
@@ -71,6 +71,6 @@ pub fn is_limited(pair: &Pair) -> bool {
 }
 
 /// A port at an end of a range, or any.
-pub fn port(rng: &mut StdRng) -> u16 {
+pub fn port(rng: &mut SmallRng) -> u16 {
     if percent(rng, 60) { one_of(rng, &PORTS) } else { rng.random() }
 }

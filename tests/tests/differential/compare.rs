@@ -5,7 +5,7 @@ use hub_tests::{
     packet::hex,
 };
 use hub_userspace::dataplane::{Action, Outcome};
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 
 use crate::{
     coverage::Coverage,
@@ -16,7 +16,7 @@ use crate::{
 
 pub struct Comparison<'a> {
     pub world: &'a World,
-    pub rng: &'a mut StdRng,
+    pub rng: &'a mut SmallRng,
     pub packets: u64,
 }
 

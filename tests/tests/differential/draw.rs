@@ -3,19 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
 /// True so many times in a hundred.
-pub fn percent(rng: &mut StdRng, times: u32) -> bool {
+pub fn percent(rng: &mut SmallRng, times: u32) -> bool {
     rng.random_range(0..100) < times
 }
 
-pub fn one_of<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
+pub fn one_of<T: Copy>(rng: &mut SmallRng, choices: &[T]) -> T {
     *choices.choose(rng).expect("something to choose from")
 }
 
 /// A prefix of a small space, so that they nest and collide; `spread` is how many subnets that space has.
-pub fn prefix(rng: &mut StdRng, v6: bool, spread: u8) -> IpNet {
+pub fn prefix(rng: &mut SmallRng, v6: bool, spread: u8) -> IpNet {
     let low = one_of(rng, &[0, 1, 64, 127, 128, 255]);
     let (address, length) = if v6 {
         let subnet = u16::from(rng.random_range(0..spread));
@@ -31,14 +31,14 @@ pub fn prefix(rng: &mut StdRng, v6: bool, spread: u8) -> IpNet {
 }
 
 /// A prefix within another, or the same.
-pub fn prefix_within(rng: &mut StdRng, outer: IpNet) -> IpNet {
+pub fn prefix_within(rng: &mut SmallRng, outer: IpNet) -> IpNet {
     let longest = outer.max_prefix_len();
     let length = rng.random_range(outer.prefix_len()..=longest.min(outer.prefix_len() + 9));
     IpNet::new_assert(address_within(rng, outer), length).trunc()
 }
 
 /// An address in a prefix: any, or near its ends.
-pub fn address_within(rng: &mut StdRng, prefix: IpNet) -> IpAddr {
+pub fn address_within(rng: &mut SmallRng, prefix: IpNet) -> IpAddr {
     let hosts = u32::from(prefix.max_prefix_len() - prefix.prefix_len());
     let mask = if hosts == 128 { u128::MAX } else { (1 << hosts) - 1 };
     let offset = match rng.random_range(0..4) {
@@ -50,7 +50,7 @@ pub fn address_within(rng: &mut StdRng, prefix: IpNet) -> IpAddr {
 }
 
 /// An address just before or just behind a prefix, or in it.
-pub fn address_around(rng: &mut StdRng, prefix: IpNet) -> IpAddr {
+pub fn address_around(rng: &mut SmallRng, prefix: IpNet) -> IpAddr {
     match rng.random_range(0..20) {
         0 => plus(prefix.network(), u128::MAX),
         1 => plus(prefix.broadcast(), 1),

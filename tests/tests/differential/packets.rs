@@ -12,7 +12,7 @@ use hub_tests::{
 use ipnet::IpNet;
 use rand::{
     Rng, RngCore,
-    rngs::StdRng,
+    rngs::SmallRng,
     seq::{IndexedRandom, IteratorRandom},
 };
 
@@ -25,7 +25,7 @@ use crate::{
 const SHORTEST: usize = 14;
 
 /// An interface, and a frame that comes in on it.
-pub fn draw(rng: &mut StdRng, world: &World) -> (u32, Vec<u8>) {
+pub fn draw(rng: &mut SmallRng, world: &World) -> (u32, Vec<u8>) {
     let interface = ingress(rng, world);
     let source = source(rng, world, interface);
     let v6 = !source.is_ipv4();
@@ -60,7 +60,7 @@ pub fn draw(rng: &mut StdRng, world: &World) -> (u32, Vec<u8>) {
     (interface.index, frame)
 }
 
-fn ingress<'a>(rng: &mut StdRng, world: &'a World) -> &'a Interface {
+fn ingress<'a>(rng: &mut SmallRng, world: &'a World) -> &'a Interface {
     let devices = || world.interfaces.iter().filter(|interface| interface.vlan.is_none());
     let wanted = if percent(rng, 3) {
         None
@@ -73,7 +73,7 @@ fn ingress<'a>(rng: &mut StdRng, world: &'a World) -> &'a Interface {
     found.unwrap_or_else(|| devices().choose(rng).expect("there is a device"))
 }
 
-fn source(rng: &mut StdRng, world: &World, interface: &Interface) -> IpAddr {
+fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
     if percent(rng, 6) {
         let v6 = percent(rng, 50);
         return any(rng, world, v6);
@@ -87,7 +87,7 @@ fn source(rng: &mut StdRng, world: &World, interface: &Interface) -> IpAddr {
     }
 }
 
-fn destination(rng: &mut StdRng, world: &World, v6: bool) -> IpAddr {
+fn destination(rng: &mut SmallRng, world: &World, v6: bool) -> IpAddr {
     let family = |prefix: &&IpNet| prefix.addr().is_ipv6() == v6;
     let prefix = match rng.random_range(0..20) {
         0..11 => world.routes.iter().map(|route| &route.destination).filter(family).choose(rng),
@@ -109,7 +109,7 @@ fn destination(rng: &mut StdRng, world: &World, v6: bool) -> IpAddr {
 }
 
 /// Any address, most likely one that is treated in its own way.
-fn any(rng: &mut StdRng, world: &World, v6: bool) -> IpAddr {
+fn any(rng: &mut SmallRng, world: &World, v6: bool) -> IpAddr {
     let text = if v6 {
         one_of(
             rng,
@@ -159,7 +159,7 @@ fn any(rng: &mut StdRng, world: &World, v6: bool) -> IpAddr {
     }
 }
 
-fn network(rng: &mut StdRng, mut packet: Packet, v6: bool) -> Packet {
+fn network(rng: &mut SmallRng, mut packet: Packet, v6: bool) -> Packet {
     packet = packet.ttl(if percent(rng, 85) { 64 } else { one_of(rng, &[0, 1, 1, 2, 3, 255]) });
     if percent(rng, 10) {
         packet = packet.tos(rng.random());
@@ -182,7 +182,7 @@ fn network(rng: &mut StdRng, mut packet: Packet, v6: bool) -> Packet {
     packet
 }
 
-fn transport(rng: &mut StdRng, packet: Packet) -> Packet {
+fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {
     match rng.random_range(0..10) {
         0..4 => packet.udp(port(rng), port(rng)),
         4..6 => packet.tcp(port(rng), port(rng)),
@@ -196,7 +196,7 @@ fn transport(rng: &mut StdRng, packet: Packet) -> Packet {
     }
 }
 
-fn link(rng: &mut StdRng, packet: Packet, interface: &Interface) -> Packet {
+fn link(rng: &mut SmallRng, packet: Packet, interface: &Interface) -> Packet {
     let mut to = interface.mac;
     if percent(rng, 4) {
         to[rng.random_range(0..6)] ^= 1 << rng.random_range(0..8);
@@ -214,7 +214,7 @@ fn link(rng: &mut StdRng, packet: Packet, interface: &Interface) -> Packet {
 }
 
 /// Truncates a frame, or overwrites some of its bytes.
-fn spoil(rng: &mut StdRng, frame: &mut Vec<u8>) {
+fn spoil(rng: &mut SmallRng, frame: &mut Vec<u8>) {
     match rng.random_range(0..20) {
         0 => frame.truncate(rng.random_range(0..frame.len())),
         1 => {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use hub_tests::model::{Connection, Interface, Route, Vpc, World};
 use ipnet::IpNet;
-use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::{
     agreements,
@@ -30,7 +30,7 @@ struct Size {
     spread: u8,
 }
 
-pub fn draw(rng: &mut StdRng) -> World {
+pub fn draw(rng: &mut SmallRng) -> World {
     let size = match rng.random_range(0..10) {
         0..4 => {
             Size { interfaces: 4, connections: rng.random_range(1..=3), routes: 2, next_hops: 2, shared: 50, spread: 3 }
@@ -60,7 +60,7 @@ pub fn draw(rng: &mut StdRng) -> World {
     world
 }
 
-fn add_interfaces(rng: &mut StdRng, size: &Size, world: &mut World) {
+fn add_interfaces(rng: &mut SmallRng, size: &Size, world: &mut World) {
     // In most worlds XDP reaches every interface.
     let by_tc = one_of(rng, &[0, 0, 0, 10, 50]);
     for index in DEVICES.take(size.interfaces as usize) {
@@ -96,7 +96,7 @@ fn add_interfaces(rng: &mut StdRng, size: &Size, world: &mut World) {
 }
 
 /// An own address with its prefix length.
-fn own_net(rng: &mut StdRng, index: u32) -> IpNet {
+fn own_net(rng: &mut SmallRng, index: u32) -> IpNet {
     let (text, lengths): (String, &[u8]) = match rng.random_range(0..5) {
         0 => (format!("fd00:0:0:1::{index}"), &[64, 127, 128]),
         1 => (format!("fe80::{index}"), &[64]),
@@ -112,7 +112,7 @@ fn mac(kind: u8, interface: u32, number: usize) -> [u8; 6] {
     [2, kind, high, low, 0, u8::try_from(interface).expect("a small index")]
 }
 
-fn add_vpc(rng: &mut StdRng, size: &Size, world: &mut World) {
+fn add_vpc(rng: &mut SmallRng, size: &Size, world: &mut World) {
     let mut cidrs = BTreeSet::new();
     for _ in 0..rng.random_range(1..=3) {
         cidrs.insert(one_of(
@@ -144,7 +144,7 @@ fn add_vpc(rng: &mut StdRng, size: &Size, world: &mut World) {
     world.vpc = Some(Vpc { interface: name, cidrs });
 }
 
-fn add_connection(rng: &mut StdRng, size: &Size, world: &mut World, number: usize) {
+fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: usize) {
     // Never the VPC's.
     let carriers: Vec<&str> =
         world.interfaces.iter().filter(|link| link.vlan.is_none()).skip(1).map(|link| link.name.as_str()).collect();
@@ -186,7 +186,7 @@ fn add_connection(rng: &mut StdRng, size: &Size, world: &mut World, number: usiz
     });
 }
 
-fn add_routes(rng: &mut StdRng, size: &Size, world: &mut World) {
+fn add_routes(rng: &mut SmallRng, size: &Size, world: &mut World) {
     let mut taken = BTreeSet::new();
     for index in 0..world.connections.len() {
         for remote in world.connections[index].remotes.clone() {
@@ -211,7 +211,7 @@ fn add_routes(rng: &mut StdRng, size: &Size, world: &mut World) {
 
 /// A destination with a next hop, and `others` more.
 fn add_route(
-    rng: &mut StdRng,
+    rng: &mut SmallRng,
     world: &mut World,
     taken: &mut BTreeSet<(IpNet, usize)>,
     destination: IpNet,
@@ -239,7 +239,7 @@ fn add_route(
 }
 
 /// Link addresses of peers, and of hosts where there is no peer.
-fn add_neighbours(rng: &mut StdRng, world: &mut World) {
+fn add_neighbours(rng: &mut SmallRng, world: &mut World) {
     let World { interfaces, connections, vpc, .. } = world;
     for (number, connection) in connections.iter().enumerate() {
         let Some(interface) = interfaces.iter_mut().find(|link| link.name == connection.interface && link.ethernet)

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fmt::Write as _};
 
 use ipnet::IpNet;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 
 use super::{
     super::{
@@ -18,12 +18,12 @@ use super::{
 
 const NAMES: [&str; 6] = ["a", "b-b", "c.c", "d_d", "e", "f"];
 
-fn name(random: &mut StdRng) -> String {
+fn name(random: &mut SmallRng) -> String {
     NAMES[random.random_range(0..NAMES.len())].to_owned()
 }
 
 /// Prefixes lie in one another often, those of different connections seldom.
-fn destination(random: &mut StdRng, next_hop: &str) -> IpNet {
+fn destination(random: &mut SmallRng, next_hop: &str) -> IpNet {
     let own = NAMES.iter().position(|name| *name == next_hop).unwrap_or_default();
     let block = if random.random_ratio(1, 8) { random.random_range(0..NAMES.len()) } else { own };
     let third = [0, 64, 128, 192][random.random_range(0..4)];
@@ -44,7 +44,7 @@ fn destination(random: &mut StdRng, next_hop: &str) -> IpNet {
 
 /// What a file is made of, each piece of text with the lines that belong to it.
 struct Maker<'r> {
-    random: &'r mut StdRng,
+    random: &'r mut SmallRng,
     /// Keys of the whole file.
     root: String,
     sections: Vec<String>,
@@ -217,7 +217,7 @@ impl Maker<'_> {
     }
 }
 
-fn file(random: &mut StdRng) -> String {
+fn file(random: &mut SmallRng) -> String {
     let mut maker = Maker { random, root: String::new(), sections: Vec::new(), routes: Vec::new() };
     let default = if maker.chance(50) { ", allow_default_route = true" } else { "" };
     maker.root = maker.comment(50) + &format!("\ngateway = {{ name = \"hub\"{default} }}\n");
@@ -237,7 +237,7 @@ fn file(random: &mut StdRng) -> String {
     maker.finish()
 }
 
-fn change(random: &mut StdRng, config: &Config) -> Edit {
+fn change(random: &mut SmallRng, config: &Config) -> Edit {
     let next_hop = name(random);
     // Of the routes that there are, mostly.
     let known = config.routes.get(random.random_range(0..=config.routes.len()));
@@ -283,7 +283,7 @@ fn text_of(known: &Known, patch: Option<&Patch>) -> String {
 
 /// One file and its changes.
 fn run(seed: u64, tally: &mut Tally) {
-    let random = &mut StdRng::seed_from_u64(seed);
+    let random = &mut SmallRng::seed_from_u64(seed);
     let mut text = file(random);
     let mut judged = judge(&text, Files::Unseen).expect("a good file");
     tally.files += 1;
@@ -369,7 +369,7 @@ fn the_quick_way_does_and_says_what_the_whole_files_way_does() {
 fn reading_in_pieces_is_reading_the_whole() {
     let (mut in_pieces, mut damaged) = (0, 0);
     for seed in seeds(3000) {
-        let random = &mut StdRng::seed_from_u64(seed);
+        let random = &mut SmallRng::seed_from_u64(seed);
         let mut text = file(random);
         if random.random_ratio(1, 2) {
             // Lines that come and go keep much of the rest readable.
