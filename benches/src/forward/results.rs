@@ -18,7 +18,7 @@ pub struct Row {
     pub packet_bytes: u32,
     /// Of the whole chain: generator, hub and sink. The median of all rounds.
     pub ns_per_packet: f64,
-    /// To the median of `bare` in the same rounds.
+    /// To `bare`: see [`ratio`].
     pub ratio_to_bare: f64,
     /// The middle half of the rounds, from its least to its greatest, as a part of the median.
     pub spread: f64,
@@ -47,7 +47,7 @@ impl Row {
             destinations,
             packet_bytes,
             ns_per_packet,
-            ratio_to_bare: ns_per_packet / median(bare)?,
+            ratio_to_bare: ratio(rounds, bare)?,
             spread: (quantile(&sorted, 3) - quantile(&sorted, 1)) / ns_per_packet,
             range: (least, greatest),
         })
@@ -125,6 +125,12 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// What one contender's times are to another's in the same rounds: the median of the rounds' ratios. A machine that is slower for
+/// some rounds is so for both; between two medians, it may have been so for one.
+pub fn ratio(times: &[f64], others: &[f64]) -> Option<f64> {
+    median(&times.iter().zip(others).map(|(time, other)| time / other).collect::<Vec<_>>())
+}
+
 /// A quarter of the values is not above the first, three quarters not above the third.
 fn quantile(sorted: &[f64], quarter: usize) -> f64 {
     sorted[((sorted.len() * quarter).div_ceil(4)).clamp(1, sorted.len()) - 1]
@@ -140,10 +146,16 @@ mod tests {
 
     #[test]
     fn a_disturbed_round_moves_the_range_only() {
-        let row =
-            row(&[200.0, 210.0, 190.0, 200.0, 205.0, 2000.0, 195.0], &[100.0, 900.0, 99.0, 100.0, 101.0]).unwrap();
+        let bare = [100.0, 900.0, 99.0, 100.0, 101.0, 100.0, 98.0];
+        let row = row(&[200.0, 210.0, 190.0, 200.0, 205.0, 2000.0, 195.0], &bare).unwrap();
         assert_eq!((row.ns_per_packet, row.ratio_to_bare, row.range), (200.0, 2.0, (190.0, 2000.0)));
         assert!((row.spread - 15.0 / 200.0).abs() < 1e-9, "{}", row.spread);
+    }
+
+    #[test]
+    fn a_machine_that_changes_its_pace_moves_no_ratio() {
+        let row = row(&[120.0, 240.0, 240.0], &[100.0, 200.0, 100.0]).unwrap();
+        assert!((row.ratio_to_bare - 1.2).abs() < 1e-9, "{}", row.ratio_to_bare);
     }
 
     #[test]

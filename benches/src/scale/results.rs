@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::subjects::{Plan, Subject, Variant};
 use crate::forward::{
     cases::Program,
-    results::{self, median},
+    results::{self, ratio},
     routes::Family,
 };
 
@@ -28,7 +28,7 @@ pub struct Row {
     measured: results::Row,
     varies: Subject,
     value: Variant,
-    /// Its median to that of the first variant: for a floor, of the first floor.
+    /// To the first variant, as in [`ratio`]: for a floor, to the first floor.
     ratio_to_first: f64,
 }
 
@@ -45,7 +45,7 @@ impl Row {
         let mut measured = results::Row::new(program, (family, plan.routes), (plan.destinations, bytes), rounds, bare)?;
         measured.bench = "scale";
         Some(Self {
-            ratio_to_first: measured.ns_per_packet / median(first)?,
+            ratio_to_first: ratio(rounds, first)?,
             measured,
             varies: subject,
             value: variant,
