@@ -44,12 +44,7 @@ impl Row {
         let &Conditions { subject, variant, family, plan, bytes } = conditions;
         let mut measured = results::Row::new(program, (family, plan.routes), (plan.destinations, bytes), rounds, bare)?;
         measured.bench = "scale";
-        Some(Self {
-            ratio_to_first: ratio(rounds, first)?,
-            measured,
-            varies: subject,
-            value: variant,
-        })
+        Some(Self { ratio_to_first: ratio(rounds, first)?, measured, varies: subject, value: variant })
     }
 
     pub fn line(&self) -> String {
