@@ -16,7 +16,7 @@ use hub_common::{
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
-    model::{self as reference, Account, Count, Interface, Judgement, World},
+    model::{self as reference, Account, Count, Interface, Judgement, Mark, World},
 };
 use hub_userspace::{
     compile::{self, Inputs},
@@ -40,11 +40,27 @@ pub type Entry = (Hook, Lookup);
 pub const ENTRIES: [Entry; 4] =
     [(Hook::Xdp, Lookup::Compiled), (Hook::Xdp, Lookup::Lpm), (Hook::Tc, Lookup::Compiled), (Hook::Tc, Lookup::Lpm)];
 
-/// A link header as a packet may still have that was decrypted: the one it came in. A test run of TC wants one.
-const LEFT_OVER: [u8; 14] = [2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 9, 0x88, 0xb5];
+/// Link addresses as a packet may still have before it that was decrypted: of the frame it came in. A test run of TC
+/// wants them, and takes the packet for what the `EtherType` behind them says.
+const LEFT_OVER: [u8; 12] = [2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 9];
+
+/// Bits of `skb->mark` that are the program's, and of these the one of all it has admitted.
+const MARK_MASK: u32 = 0x1fff_0000;
+const MARK_FLAG: u32 = 0x1000_0000;
 
 /// Counters by account and name, those that are not 0.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
+
+/// A frame on its way in, and what the kernel knows of it.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    pub interface: u32,
+    pub frame: Vec<u8>,
+    /// What the kernel takes raw IP for, an `EtherType`; by its version unless told. On Ethernet the frame says it.
+    pub taken_for: Option<u16>,
+    /// `skb->mark`, of which nothing is to be believed.
+    pub mark: u32,
+}
 
 /// The loaded program.
 pub struct Program {
@@ -127,10 +143,6 @@ impl Program {
         // What another agent has left.
         changed.extend(self.destinations.difference(&destinations));
         self.dataplane.apply(&ingress, &compiled.ways, &compiled.routes(rib, &changed))?;
-        for interface in &world.interfaces {
-            let hands_over = !by_tc.is_empty() && !by_tc.contains(&interface.index);
-            self.dataplane.rehearse_handing_over(interface.index, hands_over)?;
-        }
         self.destinations = destinations;
         *routes = config.routes;
         layout.ingress.end();
@@ -146,37 +158,73 @@ impl Program {
         Ok(())
     }
 
+    /// Runs it on a frame of which nothing else is known.
     pub fn run(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Outcome> {
+        self.take(&Arrival::new(interface, frame.to_vec()))
+    }
+
+    pub fn take(&mut self, arrival: &Arrival) -> anyhow::Result<Outcome> {
+        let Arrival { interface, frame, mark, .. } = arrival;
         let (hook, _) = self.entry;
-        let left_over: &[u8] = if hook == Hook::Tc && self.raw.contains(&interface) { &LEFT_OVER } else { &[] };
-        let outcome = self.dataplane.test_run(hook, interface, &[left_over, frame].concat());
+        let left_over = if hook == Hook::Tc && self.raw.contains(interface) {
+            [&LEFT_OVER[..], &arrival.protocol(true).to_be_bytes()].concat()
+        } else {
+            Vec::new()
+        };
+        let outcome = self.dataplane.test_run(hook, *interface, &[&left_over[..], frame].concat(), *mark);
         let mut outcome = outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.entry))?;
-        if outcome.frame.starts_with(left_over) {
+        if outcome.frame.starts_with(&left_over) {
             outcome.frame.drain(..left_over.len());
         }
         Ok(outcome)
     }
 
-    /// Whether a frame that comes in on an interface can come to this program.
-    pub fn gets(&self, world: &World, interface: u32, frame: &[u8]) -> bool {
+    /// Where the frame gets to this program.
+    pub fn hook(&self, arrival: &Arrival) -> reference::Hook {
+        arrival.hook(self.entry.0, self.raw.contains(&arrival.interface))
+    }
+
+    /// Whether a frame can come to this program.
+    pub fn gets(&self, world: &World, arrival: &Arrival) -> bool {
+        let raw = self.raw.contains(&arrival.interface);
+        let link_header = if raw { 0 } else { 14 };
         match self.entry.0 {
-            Hook::Xdp => !world.is_by_tc(interface),
+            // It does not know what the kernel will take a frame for.
+            Hook::Xdp => !world.is_by_tc(arrival.interface) && arrival.taken_for.is_none(),
             // A test run wants the headers that the EtherType promises (bpf_prog_test_run_skb(), net/bpf/test_run.c).
-            Hook::Tc if self.raw.contains(&interface) => true,
-            Hook::Tc => match frame.get(12..14) {
-                Some([0x08, 0x00]) => frame.len() >= 14 + 20,
-                Some([0x86, 0xdd]) => frame.len() >= 14 + 40,
-                ethertype => ethertype.is_some(),
+            Hook::Tc => match arrival.protocol(raw) {
+                0x0800 => arrival.frame.len() >= link_header + 20,
+                0x86dd => arrival.frame.len() >= link_header + 40,
+                _ => arrival.frame.len() >= link_header,
             },
         }
     }
 
     /// What it is to do of a judgement.
-    pub fn part(&self, judgement: Judgement, world: &World, interface: u32, frame: &[u8]) -> Judgement {
+    pub fn part(&self, judgement: Judgement, world: &World, arrival: &Arrival) -> Judgement {
         match self.entry.0 {
-            Hook::Xdp => judgement.by_xdp(world, interface),
-            Hook::Tc => judgement.by_tc(world, interface, frame),
+            Hook::Xdp => judgement.by_xdp(world),
+            Hook::Tc => judgement.by_tc(world, arrival.interface, &arrival.frame),
         }
+    }
+
+    /// `skb->mark` of an arrival that is passed with this mark: bits that are not the program's stay as they came.
+    pub fn marked(&self, arrival: &Arrival, mark: Option<&Mark>) -> anyhow::Result<u32> {
+        let number = match mark {
+            // XDP's part: it has no marks.
+            None => return Ok(arrival.mark),
+            Some(Mark::Cleared) => return Ok(arrival.mark & !MARK_MASK),
+            Some(Mark::NoRoute) => 0,
+            Some(Mark::NextHop(Account::Vpc)) => 1,
+            Some(Mark::Local) => 4095,
+            Some(Mark::NextHop(account)) => {
+                let slot = self.slots.iter().find(|(_, other)| other == account).map(|(slot, _)| *slot);
+                let slot = slot.with_context(|| format!("{account:?} has no slot"))?;
+                anyhow::ensure!((2..4095).contains(&slot), "slot {slot} of {account:?} is not a connection's");
+                slot
+            }
+        };
+        Ok(arrival.mark & !MARK_MASK | MARK_FLAG | number << 16)
     }
 
     /// All counters, since the program was loaded.
@@ -196,6 +244,44 @@ impl Program {
             }
         }
         Ok(books)
+    }
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    /// With a mark that claims everything.
+    pub fn new(interface: u32, frame: Vec<u8>) -> Self {
+        Self { interface, frame, taken_for: None, mark: u32::MAX }
+    }
+
+    /// Where it gets to a program at this hook; `raw`: without a link header.
+    pub fn hook(&self, hook: Hook, raw: bool) -> reference::Hook {
+        match hook {
+            Hook::Xdp => reference::Hook::Xdp,
+            Hook::Tc => reference::Hook::Tc { protocol: self.protocol(raw) },
+        }
+    }
+
+    /// `skb->protocol`, as the kernel has it in a test run (`eth_type_trans()`, net/ethernet/eth.c).
+    fn protocol(&self, raw: bool) -> u16 {
+        if raw {
+            return self.taken_for.unwrap_or_else(|| by_version(&self.frame));
+        }
+        match self.frame.get(12..14).map(|pair| u16::from_be_bytes([pair[0], pair[1]])) {
+            // IEEE 802.2: the number is a length (ETH_P_802_2, linux/if_ether.h).
+            Some(0..0x0600) | None => 4,
+            Some(ether_type) => ether_type,
+        }
+    }
+}
+
+/// What raw IP of this version is to be taken for; of no version that there is, for an experiment's (RFC 5342).
+fn by_version(packet: &[u8]) -> u16 {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => 0x0800,
+        Some(6) => 0x86dd,
+        _ => 0x88b5,
     }
 }
 
