@@ -113,8 +113,7 @@ impl World {
     }
 
     fn verdict(&self, hook: Hook, interface: u32, frame: &[u8]) -> (Verdict, Trail) {
-        let mut trail =
-            Trail { account: Account::Unattributed, counts: Vec::new(), next_hop: None, rules: Vec::new() };
+        let mut trail = Trail { account: Account::Unattributed, counts: Vec::new(), next_hop: None, rules: Vec::new() };
         let verdict = self.stages(hook, interface, frame, &mut trail).unwrap_or_else(|refusal| refusal);
         (verdict, trail)
     }

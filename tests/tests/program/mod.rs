@@ -179,11 +179,6 @@ impl Program {
         Ok(outcome)
     }
 
-    /// Where the frame gets to this program.
-    pub fn hook(&self, arrival: &Arrival) -> reference::Hook {
-        arrival.hook(self.entry.0, self.raw.contains(&arrival.interface))
-    }
-
     /// Whether a frame can come to this program.
     pub fn gets(&self, world: &World, arrival: &Arrival) -> bool {
         let raw = self.raw.contains(&arrival.interface);

@@ -180,8 +180,12 @@ fn tc_forwards_what_has_options() -> anyhow::Result<()> {
         forwarded("a routing header with a segment left", &v6().routing(4, 1, &[0; 20]), V6 + 24),
         row("options from a spoofed source", SH, into(SH, &udp4("10.99.0.1", "10.10.20.1").ip_options(&[1])))
             .dropped("spoofed_source", "shanghai"),
-        row("hop-by-hop options from a spoofed source", SH, into(SH, &udp6("fd00:99::1", "fd00:20::1").hop_by_hop(&[])))
-            .dropped("spoofed_source", "shanghai"),
+        row(
+            "hop-by-hop options from a spoofed source",
+            SH,
+            into(SH, &udp6("fd00:99::1", "fd00:20::1").hop_by_hop(&[])),
+        )
+        .dropped("spoofed_source", "shanghai"),
         row("options and no TTL", SH, into(SH, &v4().ip_options(&[1]).ttl(1)))
             .passed("ttl_expired", "shanghai")
             .admitted(V4 + 4)

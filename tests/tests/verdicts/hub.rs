@@ -158,9 +158,12 @@ fn nothing_comes_in_from_the_hub_s_own_addresses() -> anyhow::Result<()> {
 fn with_links() -> World {
     let address = |text: &str| -> IpAddr { text.parse().expect(text) };
     let mut world = gateway();
-    interface(&mut world, SH).addresses = ["10.255.1.1/29", "fd00:255:1::1/126"].map(|own| own.parse().expect(own)).into();
-    interface(&mut world, HZ).addresses = ["10.255.2.1/32", "fd00:255:2::1/128"].map(|own| own.parse().expect(own)).into();
-    interface(&mut world, TUN).addresses = ["10.255.3.1/30", "fd00:255:3::1/128"].map(|own| own.parse().expect(own)).into();
+    interface(&mut world, SH).addresses =
+        ["10.255.1.1/29", "fd00:255:1::1/126"].map(|own| own.parse().expect(own)).into();
+    interface(&mut world, HZ).addresses =
+        ["10.255.2.1/32", "fd00:255:2::1/128"].map(|own| own.parse().expect(own)).into();
+    interface(&mut world, TUN).addresses =
+        ["10.255.3.1/30", "fd00:255:3::1/128"].map(|own| own.parse().expect(own)).into();
     connection(&mut world, "hangzhou").peer = Some(address("10.77.2.2"));
     connection(&mut world, "beijing").peer = Some(address("10.77.3.2"));
     connection(&mut world, "chengdu").peer = Some(address("fd00:77:3::2"));
@@ -228,10 +231,7 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
     add_routes(&mut world, "10.255.3.0/30", "hangzhou", 100);
     table(
         &world,
-        &[
-            to_hub(TUN, "10.255.3.2", "10.255.3.1", "nobody"),
-            spoofed(TUN, "10.255.3.2", "192.168.0.1", "beijing"),
-        ],
+        &[to_hub(TUN, "10.255.3.2", "10.255.3.1", "nobody"), spoofed(TUN, "10.255.3.2", "192.168.0.1", "beijing")],
     )
 }
 
@@ -239,7 +239,8 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
 #[test]
 fn the_vpc_side_lets_in_whom_no_site_has() -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    for source in ["192.168.0.10", "192.168.77.1", "8.8.8.8", "10.99.0.1", "203.0.113.77", "10.255.0.1", "10.10.9.255"] {
+    for source in ["192.168.0.10", "192.168.77.1", "8.8.8.8", "10.99.0.1", "203.0.113.77", "10.255.0.1", "10.10.9.255"]
+    {
         for destination in ["192.168.0.1", "203.0.113.1", "192.168.0.255"] {
             rows.push(to_hub(VPC, source, destination, "vpc"));
         }

@@ -9,8 +9,7 @@ use crate::{
 };
 
 /// No mark, all bits, one that claims "admitted" for each kind of number, and the bits of others.
-const MARKS: [u32; 8] =
-    [0, u32::MAX, 0x1000_0000, 0x1001_0000, 0x1002_0000, 0x1fff_0000, 0xe000_ffff, 0x0fff_0000];
+const MARKS: [u32; 8] = [0, u32::MAX, 0x1000_0000, 0x1001_0000, 0x1002_0000, 0x1fff_0000, 0xe000_ffff, 0x0fff_0000];
 
 /// The same row with each mark.
 fn with_each(make: &dyn Fn(u32) -> Expected) -> Vec<Expected> {

@@ -106,10 +106,7 @@ fn tells_connections_on_one_interface_apart() -> anyhow::Result<()> {
             row("nobody's source, IPv6", TUN, udp6("fd00:41::1", "fd00:20::1").build())
                 .dropped("spoofed_source", "nobody"),
             row("malformed", TUN, across.clone().ip_length(0).build()).dropped("malformed", "nobody"),
-            row("expired", TUN, across.ttl(1).build())
-                .passed("ttl_expired", "chengdu")
-                .admitted(V4)
-                .toward("hangzhou"),
+            row("expired", TUN, across.ttl(1).build()).passed("ttl_expired", "chengdu").admitted(V4).toward("hangzhou"),
             row("to the interface it came from", TUN, udp4("10.10.41.1", "10.10.40.1").build())
                 .dropped("selector_mismatch", "chengdu"),
             row("to a connection that does not admit the source", SH, into(SH, &udp4("10.10.10.1", "10.10.41.1")))

@@ -112,8 +112,9 @@ fn raw_ip_is_what_the_kernel_takes_it_for() -> anyhow::Result<()> {
             bytes,
         )
     };
-    let mismatch =
-        |name, packet: &Packet, number| row(name, RAW, packet.build()).taken_for(number).dropped("protocol_mismatch", "kunming");
+    let mismatch = |name, packet: &Packet, number| {
+        row(name, RAW, packet.build()).taken_for(number).dropped("protocol_mismatch", "kunming")
+    };
     let mut rows = vec![
         forwarded("IPv4", &v4, IPV4, V4),
         forwarded("IPv6", &v6, IPV6, V6),

@@ -187,10 +187,7 @@ fn is_not_asked_of_the_vpc() -> anyhow::Result<()> {
         let out = out_of(HZ, &packet, 63);
         row(format!("{source} from the VPC"), VPC, into(VPC, &packet)).forwarded("vpc", ("hangzhou", HZ), out, bytes)
     };
-    table(
-        &world,
-        &[forwarded("192.168.77.1", "10.10.20.1", V4), forwarded("fd00:c:0:7::1", "fd00:20::1", V6)],
-    )
+    table(&world, &[forwarded("192.168.77.1", "10.10.20.1", V4), forwarded("fd00:c:0:7::1", "fd00:20::1", V6)])
 }
 
 /// "beijing" and "chengdu" have one interface: see the gateway.
@@ -204,9 +201,8 @@ fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> a
     };
     let to_hz = udp4("10.10.40.200", "10.10.20.1");
     let to_raw = udp4("10.10.40.200", "10.10.50.1");
-    let by_chengdu = || {
-        row("chengdu's", TUN, to_hz.build()).forwarded("chengdu", ("hangzhou", HZ), out_of(HZ, &to_hz, 63), V4)
-    };
+    let by_chengdu =
+        || row("chengdu's", TUN, to_hz.build()).forwarded("chengdu", ("hangzhou", HZ), out_of(HZ, &to_hz, 63), V4);
     let by_beijing = || {
         let out = to_raw.clone().ttl(63).build();
         row("beijing's", TUN, to_raw.build()).forwarded("beijing", ("kunming", RAW), out, V4)

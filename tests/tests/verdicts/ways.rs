@@ -20,12 +20,10 @@ use crate::{
 fn passes_what_has_nowhere_to_go_now() -> anyhow::Result<()> {
     let from_sh4 = |destination| into(SH, &udp4("10.10.10.1", destination));
     let from_sh6 = |destination| into(SH, &udp6("fd00:10::1", destination));
-    let down = |name, frame, bytes, to| {
-        row(name, SH, frame).passed("next_hop_down", "shanghai").admitted(bytes).toward(to)
-    };
-    let silent = |name, frame, bytes, to| {
-        row(name, SH, frame).passed("no_neighbour", "shanghai").admitted(bytes).toward(to)
-    };
+    let down =
+        |name, frame, bytes, to| row(name, SH, frame).passed("next_hop_down", "shanghai").admitted(bytes).toward(to);
+    let silent =
+        |name, frame, bytes, to| row(name, SH, frame).passed("no_neighbour", "shanghai").admitted(bytes).toward(to);
     table(
         &gateway(),
         &[
