@@ -8,11 +8,15 @@
 //! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
 //! LOCALS[policy, destination] longest prefix   -> Local { connection, limits }  (only where policy is not ANY_LOCAL)
 //! LIMITS[limits]                               -> Rules            (only where limits is not NO_LIMITS)
+//! ROUTES[source]              longest prefix   -> Route: must lead back to that connection (reverse path)
+//! GROUP_MEMBERS[first_bucket, connection]      (only where the route has several next hops)
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
 //! BUCKETS[first_bucket + (flow hash & mask)]   -> index into NEXT_HOPS
 //! NEXT_HOPS[index]                             -> NextHop { port, MACs, MTU, scope, .. }
 //! PORTS[port]                                  -> the egress device (devmap)
 //! ```
+//!
+//! What is addressed to the hub itself asks `LINKS[ifindex, address]` where no selector knows the source.
 //!
 //! The egress check asks REMOTES and LOCALS again with the next hop's scope and the addresses swapped.
 
@@ -38,6 +42,10 @@ pub const GROUP_BUCKETS: u32 = 256;
 pub const UNATTRIBUTED: u32 = 0;
 /// `COUNTERS` slot of the VPC side.
 pub const VPC: u32 = 1;
+
+/// Bit of a connection's slot in [`Remote`], [`Local`] and [`Rule`]: the source need not route back to the connection
+/// (`reverse_path = "off"`, and the VPC side).
+pub const NO_REVERSE_PATH: u32 = 1 << 31;
 
 /// Scopes of interfaces that carry several connections: this and the port. A connection's own scope is its slot.
 pub const SHARED_SCOPE: u32 = 1 << 13;
@@ -75,9 +83,6 @@ impl Attachment {
     pub const ISOLATED: u16 = 2;
     /// It is one: unset in the array's places of other interfaces.
     pub const PRESENT: u16 = 4;
-    /// A TC program is attached, too, and gets what the XDP program passes: it decides again, and counts. What XDP passes
-    /// it does not count.
-    pub const HANDS_OVER: u16 = 8;
     /// Of an interface that is no attachment.
     pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0 };
 }
@@ -152,6 +157,9 @@ impl Rule {
 pub type Rules = [Rule; LIMIT_RULES];
 
 /// What the longest matching prefix of the destination says. Eight bytes: replaced as one.
+///
+/// A group of a single connection has one bucket, the number of which is the connection's slot: so a route itself tells
+/// whether it leads to a connection. `GROUP_MEMBERS` tells it of other groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Route {
@@ -168,8 +176,32 @@ impl Route {
     pub const HUB: u16 = 1;
     /// Leads to the VPC side.
     pub const VPC: u16 = 2;
+    /// The prefix has length 0.
+    pub const DEFAULT: u16 = 4;
     /// What no destination has.
     pub const NONE: Self = Self { first_bucket: 0, bucket_mask: 0, flags: 1 << 15 };
+}
+
+/// Key of `GROUP_MEMBERS`: a connection that is a member of a group with several, whatever its weight and state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct GroupMember {
+    pub first_bucket: u32,
+    /// `COUNTERS` slot.
+    pub connection: u32,
+}
+
+/// Capacity of `GROUP_MEMBERS`; memory is used by the entry.
+pub const MAX_GROUP_MEMBERS: u32 = 1 << 17;
+
+/// Value of `LINKS`, by (ifindex, prefix) with IPv4 addresses as IPv4-mapped ones: who may speak to the hub over the link
+/// itself, without a selector.
+pub mod link {
+    /// A prefix of the link, or the `peer` of a connection there: what comes from it may go to the hub's addresses on the
+    /// link.
+    pub const SOURCE: u32 = 1;
+    /// An address of the hub on the link, or the link's broadcast address.
+    pub const HUB: u32 = 2;
 }
 
 /// Where and how a packet leaves. An entry that a bucket points to is never changed: a new one takes its place, so that
@@ -293,6 +325,7 @@ const _: () = {
     assert!(size_of::<Neighbour>() == 24);
     assert!(size_of::<LinkAddress>() == 8);
     assert!(size_of::<Vlan>() == 8);
+    assert!(size_of::<GroupMember>() == 8);
     assert!(size_of::<Traffic>() == 32);
     assert!(size_of::<Refusals>() == 8 * Reason::COUNT);
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
@@ -301,7 +334,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Attachment, LinkAddress, Local, Neighbour, NextHop, Refusals, Remote, Route, Rule, Scoped, Traffic, Vlan,
+        Attachment, GroupMember, LinkAddress, Local, Neighbour, NextHop, Refusals, Remote, Route, Rule, Scoped, Traffic,
+        Vlan,
     };
 
     macro_rules! pod {
@@ -313,5 +347,5 @@ mod pod {
     }
 
     pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
-    pod!(Vlan, Traffic, Refusals);
+    pod!(Vlan, GroupMember, Traffic, Refusals);
 }

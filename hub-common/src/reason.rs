@@ -32,12 +32,17 @@ pub enum Reason {
     IpOptions,
     /// The neighbour's link address is not known yet: the kernel resolves it.
     NoNeighbour,
-    /// XDP cannot send to the egress interface: counted only where no TC program takes over.
+    /// XDP cannot send to the egress interface: the TC program behind it does. Never counted.
     HandedOver,
     // Dropped.
     /// Truncated, lengths that contradict each other, wrong version or header length.
     Malformed,
-    /// The source lies in no remote selector of the attachment, or is an address that nobody can have.
+    /// More 802.1Q tags than the program looks behind; the kernel would strip any number of priority tags.
+    TooManyTags,
+    /// The kernel takes the packet for another protocol (`skb->protocol`) than its bytes say.
+    ProtocolMismatch,
+    /// The source lies in no remote selector of the attachment, does not route back to the connection (reverse path), or is
+    /// an address that no packet can come from.
     SpoofedSource,
     /// The source's selectors, ingress or egress, do not admit the destination.
     SelectorMismatch,
@@ -52,7 +57,7 @@ impl Reason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NotAttached,
         Self::NotIp,
         Self::OtherHost,
@@ -68,6 +73,8 @@ impl Reason {
         Self::NoNeighbour,
         Self::HandedOver,
         Self::Malformed,
+        Self::TooManyTags,
+        Self::ProtocolMismatch,
         Self::SpoofedSource,
         Self::SelectorMismatch,
         Self::Isolated,
@@ -98,6 +105,8 @@ impl Reason {
             Self::NoNeighbour => "no_neighbour",
             Self::HandedOver => "handed_over",
             Self::Malformed => "malformed",
+            Self::TooManyTags => "too_many_tags",
+            Self::ProtocolMismatch => "protocol_mismatch",
             Self::SpoofedSource => "spoofed_source",
             Self::SelectorMismatch => "selector_mismatch",
             Self::Isolated => "isolated",
@@ -120,7 +129,15 @@ mod tests {
     #[test]
     fn drops_are_those_of_the_specification() {
         let drops = Reason::ALL.into_iter().filter(|reason| reason.is_drop());
-        let names: [&str; 5] = ["malformed", "spoofed_source", "selector_mismatch", "isolated", "redirect_failed"];
+        let names: [&str; 7] = [
+            "malformed",
+            "too_many_tags",
+            "protocol_mismatch",
+            "spoofed_source",
+            "selector_mismatch",
+            "isolated",
+            "redirect_failed",
+        ];
         assert!(drops.map(Reason::name).eq(names));
     }
 }

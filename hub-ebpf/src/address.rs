@@ -2,7 +2,7 @@
 //!
 //! Addresses are numbers: the program compares and shifts them in registers, and bytes would be taken apart one by one.
 
-use core::mem::MaybeUninit;
+use core::mem::{self, MaybeUninit};
 
 use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
 use hub_common::{
@@ -41,6 +41,14 @@ pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
     fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32;
     /// As an IPv6 address in network byte order, an IPv4 one as the IPv4-mapped one.
     fn mapped(self) -> [u64; 2];
+
+    /// What `LINKS` says of the address on an interface: bits of [`hub_common::maps::link`].
+    #[inline(always)]
+    fn on_link(self, ifindex: u32) -> u32 {
+        // SAFETY: two arrays of as many bytes, of which any are a value.
+        let [a, b, c, d] = unsafe { mem::transmute::<[u64; 2], [u32; 4]>(self.mapped()) };
+        find(&maps::LINKS, [SCOPE_BITS + V6::BITS, ifindex.to_be(), a, b, c, d]).unwrap_or(0)
+    }
 }
 
 impl Address for V4 {

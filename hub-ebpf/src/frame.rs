@@ -18,8 +18,11 @@ pub trait Frame {
     const DROP: u32;
     /// Flags of next hops that this kind of program cannot send to: another one can, to which the packet passes.
     const BEYOND: u32;
-    /// Flags of attachments where what passes comes to such a program, which counts it.
-    const HANDS_OVER: u16;
+    /// Whether what passes leaves the programs: then it is marked and counted. What XDP passes comes to the TC program
+    /// behind it, which decides again.
+    const IS_LAST: bool;
+    /// Whether packets with IP options, which a router may look at, go on.
+    const FORWARDS_OPTIONS: bool;
 
     type Context: EbpfContext;
 
@@ -43,6 +46,12 @@ pub trait Frame {
 
     /// Control word of a tag that is not among the bytes (IEEE 802.1Q), the outermost then.
     fn tag(&self) -> Option<u16>;
+
+    /// What the kernel takes the packet for: its `EtherType` (`skb->protocol`). `None` where the kernel has not looked yet.
+    fn protocol(&self) -> Option<u16>;
+
+    /// Sets our bits of the packet mark, for what passes.
+    fn mark(&mut self, mark: u32);
 
     /// [`limits::transport`](crate::limits::transport) of this frame, by way of a function that the verifier looks at by itself.
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64;

@@ -20,7 +20,7 @@ use hub_ebpf::{
     frame::{Frame, SkbFrame, XdpFrame},
     nexthop,
     parse::{self, Network},
-    redirect::{self, Account},
+    redirect::{self, Account, Admission},
     rewrite, route, selector,
     tables::{Compiled, Ends, Tables, Tries},
 };
@@ -52,7 +52,9 @@ pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        return redirect::refuse::<F>(&Account::new(UNATTRIBUTED), Reason::NotAttached);
+        let account = Account::new(UNATTRIBUTED);
+        account.tell_kernel(Admission::Nothing);
+        return redirect::refuse(frame, &account, Reason::NotAttached);
     };
     let account = Account::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
@@ -62,8 +64,7 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) if attachment.flags & F::HANDS_OVER != 0 && !reason.is_drop() => F::PASS,
-        Err(reason) => redirect::refuse::<F>(&account, reason),
+        Err(reason) => redirect::refuse(frame, &account, reason),
     }
 }
 
@@ -77,12 +78,11 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, offset)?;
     let ends = Ends::<A, T>::of(&packet)?;
-    let route = route::lookup(&ends);
-    parse::to_hub(route)?;
-    selector::ingress(&packet, frame, &ends, attachment, account)?;
+    let route = route::lookup(&ends, ends.destination);
+    selector::ingress(&packet, frame, &ends, route, attachment, account)?;
     account.admit(&packet);
-    let route = route::judge(route, attachment)?;
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;
+    let route = route::judge(route, attachment, account)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route, account)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, account, next_hop)
 }

@@ -7,13 +7,25 @@ use aya_ebpf::{
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use hub_common::{
+    Mark,
     compiled::{MAX_CHUNKS, Words},
     maps::{
-        Attachment, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEIGHBOURS, MAX_NEXT_HOPS,
-        MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
-        WANTED_BYTES,
+        Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_LIMITS,
+        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route, Rules,
+        Scoped, Traffic, Vlan, WANTED_BYTES,
     },
 };
+
+/// Bits of the packet mark, set by the agent before it loads the program.
+#[unsafe(no_mangle)]
+static MARK: Mark = Mark::DEFAULT;
+
+#[inline(always)]
+pub fn mark() -> Mark {
+    // SAFETY: a valid, aligned static that nobody writes. Volatile, so that the compiler does not take the initial value
+    // for the one that the agent puts in its place.
+    unsafe { core::ptr::read_volatile(&raw const MARK) }
+}
 
 #[map]
 pub static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(NEAR_INTERFACES, 0);
@@ -36,6 +48,9 @@ pub static LOCALS_V4: LpmTrie<Scoped<[u8; 4]>, Local> = LpmTrie::with_max_entrie
 pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, Local> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 
 #[map]
+pub static LINKS: LpmTrie<Scoped<[u8; 16]>, u32> = LpmTrie::with_max_entries(MAX_NEIGHBOURS, 0);
+
+#[map]
 pub static LIMITS: Array<Rules> = Array::with_max_entries(MAX_LIMITS, 0);
 
 #[map]
@@ -54,6 +69,9 @@ type ChunkMap = btf_maps::Array<Words, 1, { BPF_F_MMAPABLE as usize }>;
 
 #[map]
 pub static BUCKETS: Array<u32> = Array::with_max_entries(MAX_BUCKETS, 0);
+
+#[map]
+pub static GROUP_MEMBERS: HashMap<GroupMember, u32> = HashMap::with_max_entries(MAX_GROUP_MEMBERS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);

@@ -12,6 +12,7 @@ use crate::{
     frame::Frame,
     maps,
     parse::Packet,
+    redirect::{Account, Admission},
     selector,
     tables::{Ends, Tables},
 };
@@ -22,6 +23,7 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     frame: &F,
     ends: &Ends<A, T>,
     route: &Route,
+    account: &Account,
 ) -> Result<&'static NextHop, Reason> {
     let bucket = match route.bucket_mask {
         0 => route.first_bucket,
@@ -32,6 +34,8 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     let next_hop = maps::NEXT_HOPS.get(*index).ok_or(Reason::NextHopDown)?;
     // First the policy: what is not admitted must not reach the kernel's slow path either.
     selector::egress(packet, frame, ends, next_hop.scope)?;
+    // From here on the kernel may have to go on with it, by this next hop and no other.
+    account.tell_kernel(Admission::NextHop(next_hop.connection));
     if next_hop.flags & NextHop::UP == 0 {
         return Err(Reason::NextHopDown);
     }

@@ -1,11 +1,12 @@
 //! Stage 1: what kind of packet it is, and whether it is one to forward at all.
 //!
-//! Reads are bounds-checked against the frame and lengths against each other; unknown means pass, because the kernel
-//! knows more protocols than we do, and contradictory means drop, because nobody can make sense of it.
+//! Reads are bounds-checked against the frame and lengths against each other. Unknown means pass, to the hub itself alone:
+//! the kernel knows more protocols than we do. Contradictory means drop, and so does what the kernel would take for
+//! something else than we do.
 
 use hub_common::{
     Reason,
-    maps::{Attachment, Route, Vlan},
+    maps::{Attachment, Vlan},
 };
 
 use crate::{
@@ -69,17 +70,42 @@ pub fn attachment(ifindex: u32) -> Option<Attachment> {
 /// Finds the IP header behind the link header of the attachment.
 #[inline(always)]
 pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {
-    if attachment.flags & Attachment::ETHERNET == 0 {
-        let offset = frame.raw_offset();
-        let header = frame.at::<Ipv4>(offset).ok_or(Reason::Malformed)?;
-        return match header.version_and_length >> 4 {
-            4 => Ok(Network::Ipv4(offset)),
-            6 => Ok(Network::Ipv6(offset)),
-            _ => Err(Reason::Malformed),
-        };
+    if attachment.flags & Attachment::ETHERNET == 0 { raw(frame) } else { ethernet(frame, attachment) }
+}
+
+/// A link without a header. Its driver says which protocol the packet is of, and only packets that say the same are IP.
+#[inline(always)]
+fn raw<F: Frame>(frame: &F) -> Result<Network, Reason> {
+    let offset = frame.raw_offset();
+    let header = frame.at::<Ipv4>(offset).ok_or(Reason::Malformed)?;
+    let version = header.version_and_length >> 4;
+    if let Some(protocol) = frame.protocol() {
+        if frame.tag().is_some() {
+            return Err(Reason::ProtocolMismatch);
+        }
+        match (protocol, version) {
+            (<V4 as Address>::ETHERTYPE, 4) | (<V6 as Address>::ETHERTYPE, 6) => {}
+            (<V4 as Address>::ETHERTYPE | <V6 as Address>::ETHERTYPE, _) => return Err(Reason::ProtocolMismatch),
+            _ => return Err(Reason::NotIp),
+        }
     }
+    match version {
+        4 => Ok(Network::Ipv4(offset)),
+        6 => Ok(Network::Ipv6(offset)),
+        _ => Err(Reason::Malformed),
+    }
+}
+
+#[inline(always)]
+fn ethernet<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {
     let header = frame.at::<Ethernet>(0).ok_or(Reason::Malformed)?;
     let mut ethertype = u16::from_be_bytes(header.ethertype);
+    if let Some(protocol) = frame.protocol()
+        && protocol != ethertype
+        && (is_parsed(protocol) || is_parsed(ethertype))
+    {
+        return Err(Reason::ProtocolMismatch);
+    }
     let mut offset = size_of::<Ethernet>();
     let mut vlan = 0;
     let mut tags = 0;
@@ -87,7 +113,7 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
         vlan = vlan_of(frame, vlan, control)?;
         tags = 1;
     }
-    while tags < MAX_TAGS && (ethertype == VLAN || ethertype == SERVICE_VLAN) {
+    while tags < MAX_TAGS && is_tag(ethertype) {
         let tag = frame.at::<Tag>(offset).ok_or(Reason::Malformed)?;
         vlan = vlan_of(frame, vlan, u16::from_be_bytes(tag.control))?;
         ethertype = u16::from_be_bytes(tag.ethertype);
@@ -97,6 +123,8 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
     let network = match ethertype {
         <V4 as Address>::ETHERTYPE => Network::Ipv4(offset),
         <V6 as Address>::ETHERTYPE => Network::Ipv6(offset),
+        // The kernel strips any number of priority tags (`__netif_receive_skb_core`, net/core/dev.c).
+        VLAN | SERVICE_VLAN => return Err(Reason::TooManyTags),
         _ => return Err(Reason::NotIp),
     };
     if header.destination[0] & GROUP_BIT != 0 {
@@ -106,6 +134,17 @@ pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
         return Err(Reason::OtherHost);
     }
     Ok(network)
+}
+
+/// Whether the kernel takes what follows this `EtherType` for a tag (`eth_type_vlan`, `include/linux/if_vlan.h`).
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == VLAN || ethertype == SERVICE_VLAN
+}
+
+#[inline(always)]
+fn is_parsed(ethertype: u16) -> bool {
+    is_tag(ethertype) || matches!(ethertype, <V4 as Address>::ETHERTYPE | <V6 as Address>::ETHERTYPE)
 }
 
 /// The frame's VLAN, as far as the tags up to one with this control word tell. As in the kernel, it is that of the first
@@ -126,12 +165,6 @@ fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Reason
 #[inline(always)]
 pub fn packet<A: Address, F: Frame>(frame: &F, offset: usize) -> Result<Packet<A>, Reason> {
     A::parse(frame, offset)
-}
-
-/// The hub's own addresses come before any selector is asked: the kernel has its own policy check there.
-#[inline(always)]
-pub fn to_hub(route: Route) -> Result<(), Reason> {
-    if route.flags & Route::HUB != 0 { Err(Reason::ToHub) } else { Ok(()) }
 }
 
 /// The part of parsing that differs by family.

@@ -3,7 +3,7 @@
 use core::cell::Cell;
 
 use aya_log_ebpf::warn;
-use hub_common::{Reason, maps::NextHop};
+use hub_common::{Reason, maps::NextHop, mark::NO_ROUTE};
 
 use crate::{frame::Frame, maps, parse::Packet};
 
@@ -15,14 +15,17 @@ pub struct Account {
     connection: Cell<u64>,
     /// Bytes of the IP packet, once the connection's selectors have admitted it; none is empty.
     bytes: Cell<u64>,
+    /// What the kernel is told of it, if it passes.
+    admission: Cell<u64>,
 }
 
 impl Account {
     #[inline(always)]
     pub fn new(connection: u32) -> Self {
-        let account = Self { connection: Cell::new(0), bytes: Cell::new(0) };
+        let account = Self { connection: Cell::new(0), bytes: Cell::new(0), admission: Cell::new(0) };
         account.charge(connection);
         put(&account.bytes, 0);
+        account.tell_kernel(Admission::Local);
         account
     }
 
@@ -38,6 +41,17 @@ impl Account {
         put(&self.bytes, packet.length as u64);
     }
 
+    /// What the kernel may do with the packet, if it passes: at first, take it for the hub itself.
+    #[inline(always)]
+    pub fn tell_kernel(&self, admission: Admission) {
+        put(&self.admission, match admission {
+            Admission::Nothing => NOTHING,
+            Admission::Local => LOCAL,
+            Admission::NoRoute => NO_ROUTE.into(),
+            Admission::NextHop(connection) => connection.into(),
+        });
+    }
+
     /// `COUNTERS` slot.
     #[inline(always)]
     pub fn connection(&self) -> u32 {
@@ -48,7 +62,33 @@ impl Account {
     fn bytes(&self) -> u64 {
         get(&self.bytes)
     }
+
+    /// Our bits of the packet mark.
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        match get(&self.admission) {
+            NOTHING => 0,
+            LOCAL => maps::mark().local(),
+            number => maps::mark().numbered(number as u32),
+        }
+    }
 }
+
+/// What the kernel may do with a packet that passes: see [`hub_common::mark`].
+pub enum Admission {
+    /// Forward it by its own routes, but to no site.
+    Nothing,
+    /// Take it for the hub itself, and never forward it.
+    Local,
+    /// Answer that there is no route.
+    NoRoute,
+    /// Forward or answer it, by the next hop with this `COUNTERS` slot and no other.
+    NextHop(u32),
+}
+
+/// Above all numbers of a mark.
+const LOCAL: u64 = 1 << 32;
+const NOTHING: u64 = 1 << 33;
 
 #[inline(always)]
 fn put(place: &Cell<u64>, value: u64) {
@@ -91,7 +131,10 @@ fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
 
 /// Ends the way of a packet that is not forwarded.
 #[inline(always)]
-pub fn refuse<F: Frame>(account: &Account, reason: Reason) -> u32 {
+pub fn refuse<F: Frame>(frame: &mut F, account: &Account, reason: Reason) -> u32 {
+    if !F::IS_LAST && !reason.is_drop() {
+        return F::PASS;
+    }
     let (connection, bytes) = (account.connection(), account.bytes());
     if bytes != 0 {
         received(connection, bytes);
@@ -102,7 +145,11 @@ pub fn refuse<F: Frame>(account: &Account, reason: Reason) -> u32 {
     {
         *counter += 1;
     }
-    if reason.is_drop() { F::DROP } else { F::PASS }
+    if reason.is_drop() {
+        return F::DROP;
+    }
+    frame.mark(account.mark());
+    F::PASS
 }
 
 /// Counts a packet that its connection's selectors have admitted.

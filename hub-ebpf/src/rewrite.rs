@@ -29,7 +29,7 @@ pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop
     if !frame.fits(packet.length, next_hop) {
         return Err(Reason::TooBig);
     }
-    if packet.options {
+    if packet.options && !F::FORWARDS_OPTIONS {
         return Err(Reason::IpOptions);
     }
     let addresses = neighbour(packet, next_hop)?;

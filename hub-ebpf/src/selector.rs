@@ -4,10 +4,13 @@
 //! know the longest remote prefix of a scope; its policy is the set of local prefixes that any pair with a remote around
 //! that address has, so that one question about it answers for all pairs at once. A pair may be for a protocol or ports
 //! alone: [`crate::limits`].
+//!
+//! Then the reverse path: the source's own route must lead back to that connection, so that a site whose selector admits any
+//! address cannot speak with another's. Only a packet that has come so far may be for the hub itself.
 
 use hub_common::{
     Reason,
-    maps::{ANY_LOCAL, Attachment, NO_LIMITS, Remote},
+    maps::{ANY_LOCAL, Attachment, NO_LIMITS, NO_REVERSE_PATH, Remote, Route, VPC, link},
 };
 
 use crate::{
@@ -16,10 +19,11 @@ use crate::{
     limits::{self, Way},
     parse::Packet,
     redirect::Account,
+    route,
     tables::{Ends, Tables},
 };
 
-/// Tells which connection of the attachment sent the packet, if any may send it.
+/// Tells which connection of the attachment sent the packet, if any may send it. `route` is the destination's.
 ///
 /// The account is left as it was when no selector knows the source.
 #[inline(always)]
@@ -27,17 +31,60 @@ pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     ends: &Ends<A, T>,
+    route: Route,
     attachment: &Attachment,
     account: &Account,
 ) -> Result<(), Reason> {
-    if packet.source.is_nobody() {
+    let back = route::lookup(ends, ends.source);
+    if packet.source.is_nobody() || back.flags & Route::HUB != 0 {
         return Err(Reason::SpoofedSource);
     }
-    let remote = ends.tables.remote(ends.source, attachment.scope).ok_or(Reason::SpoofedSource)?;
-    account.charge(remote.connection);
-    let connection = paired(packet, frame, &ends.tables, remote, ends.destination, Way::FromSite);
-    account.charge(connection.ok_or(Reason::SelectorMismatch)?);
-    Ok(())
+    let remote = ends.tables.remote(ends.source, attachment.scope);
+    if route.flags & Route::HUB != 0 {
+        return Err(to_hub(packet, frame, remote, back, attachment, account));
+    }
+    let remote = remote.ok_or(Reason::SpoofedSource)?;
+    account.charge(remote.connection & !NO_REVERSE_PATH);
+    let owner = paired(packet, frame, &ends.tables, remote, ends.destination, Way::FromSite);
+    let owner = owner.ok_or(Reason::SelectorMismatch)?;
+    account.charge(owner & !NO_REVERSE_PATH);
+    reverse_path(back, owner)
+}
+
+/// Whether the source's route leads back to the connection that the packet is from.
+#[inline(always)]
+fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
+    if owner & NO_REVERSE_PATH != 0 || route::leads_to(back, owner) { Ok(()) } else { Err(Reason::SpoofedSource) }
+}
+
+/// Whether the packet may be for the hub itself. `back` is the route of its source.
+#[inline(always)]
+fn to_hub<A: Address, F: Frame>(
+    packet: &Packet<A>,
+    frame: &F,
+    remote: Option<Remote>,
+    back: Route,
+    attachment: &Attachment,
+    account: &Account,
+) -> Reason {
+    if attachment.connection == VPC {
+        // Management, IKE and ESP come in there, too: from anywhere that is not behind a connection. The default route says
+        // nothing about where an address is.
+        let behind_connection = back.flags & (Route::NONE.flags | Route::VPC | Route::DEFAULT) == 0;
+        return if behind_connection { Reason::SpoofedSource } else { Reason::ToHub };
+    }
+    if let Some(remote) = remote
+        && reverse_path(back, remote.connection).is_ok()
+    {
+        account.charge(remote.connection & !NO_REVERSE_PATH);
+        return Reason::ToHub;
+    }
+    // Neighbours on the link: probes, routing protocols.
+    let ifindex = frame.interface();
+    if packet.source.on_link(ifindex) & link::SOURCE != 0 && packet.destination.on_link(ifindex) & link::HUB != 0 {
+        return Reason::ToHub;
+    }
+    Reason::SpoofedSource
 }
 
 /// The egress connection's own selectors, in whose scope the addresses stand the other way round.
@@ -54,7 +101,7 @@ pub fn egress<A: Address, T: Tables<A>, F: Frame>(
     }
 }
 
-/// The connection of the pair that admits the packet, `local` being its end on the hub's side.
+/// The connection, perhaps with [`NO_REVERSE_PATH`], of the pair that admits the packet, `local` being its end on the hub's side.
 #[inline(always)]
 fn paired<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,

@@ -349,12 +349,6 @@ impl Agent {
                 self.by_tc = by_tc;
                 result = result.and(self.write_tables(true));
             }
-            let attached = attached(&interfaces, &self.host, &self.dataplane);
-            self.kernel.lead(
-                inputs(&self.config, &self.host, &self.states, &self.agreements, &self.by_tc),
-                &self.rib,
-                &attached,
-            );
         }
         self.tell_selectors();
         if (links || addresses) && !self.is_starting {
@@ -438,12 +432,6 @@ fn inputs<'a>(
 fn interfaces(config: &Config) -> BTreeSet<&str> {
     let connections = config.connections.values().map(|connection| connection.interface.as_str());
     connections.chain(config.vpc.iter().map(|vpc| vpc.interface.as_str())).collect()
-}
-
-/// Those that have the program.
-fn attached(interfaces: &BTreeSet<&str>, host: &HostState, dataplane: &Dataplane) -> BTreeSet<String> {
-    let is_attached = |name: &&&str| host.link(name).is_some_and(|link| dataplane.is_attached(link.index));
-    interfaces.iter().filter(is_attached).map(|name| (*name).to_owned()).collect()
 }
 
 /// What changes on the host, after a time.

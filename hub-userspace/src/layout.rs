@@ -1,6 +1,6 @@
 //! Where things stand in the maps: numbers that outlive a compilation, so that a change touches only what changed.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, ops::Range, sync::Arc};
 
 use hub_common::maps::{
     ADMITS_NOTHING, GROUP_BUCKETS, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop, Rules, VPC,
@@ -28,8 +28,10 @@ pub struct Group {
     pub owners: Arc<[Option<Member>]>,
 }
 
-/// Buckets below this one are groups of one.
+/// Buckets below this one are groups of one: first those of connections, by slot, which is how a route tells that it leads
+/// to one ([`hub_common::maps::Route`]).
 const SINGLES: u32 = MAX_BUCKETS / 4;
+const CONNECTION_SLOTS: Range<u32> = VPC + 1..VPC + 1 + MAX_CONNECTIONS;
 
 /// The numbers given away.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +56,8 @@ pub struct IngressLayout {
 #[derive(Debug, Clone)]
 pub struct WaysLayout {
     pub next_hops: Slots<NextHop>,
-    singles: Slots<Member>,
+    /// Buckets of routers on the VPC side.
+    routers: Slots<Option<IpAddr>>,
     shared: Slots<Arc<Members>>,
     owners: HashMap<Arc<Members>, Owners>,
 }
@@ -70,7 +73,7 @@ struct Owners {
 impl Default for IngressLayout {
     fn default() -> Self {
         Self {
-            connections: Slots::new("connections", VPC + 1..VPC + 1 + MAX_CONNECTIONS),
+            connections: Slots::new("connections", CONNECTION_SLOTS),
             ports: Slots::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
             policies: Slots::new("different sets of local selectors", 1..u32::MAX),
@@ -84,7 +87,7 @@ impl Default for WaysLayout {
     fn default() -> Self {
         Self {
             next_hops: Slots::new("next hops", 0..MAX_NEXT_HOPS),
-            singles: Slots::new("single next hops", 0..SINGLES),
+            routers: Slots::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
             shared: Slots::new("different sets of next hops", SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS),
             owners: HashMap::new(),
         }
@@ -101,7 +104,7 @@ impl Layout {
             &mut ingress.policies,
             &mut ingress.limits,
             &mut ways.next_hops,
-            &mut ways.singles,
+            &mut ways.routers,
             &mut ways.shared,
         ]
     }
@@ -139,13 +142,13 @@ impl IngressLayout {
 impl WaysLayout {
     pub fn begin(&mut self) {
         self.next_hops.begin();
-        self.singles.begin();
+        self.routers.begin();
         self.shared.begin();
     }
 
     pub fn end(&mut self) {
         self.next_hops.end();
-        self.singles.end();
+        self.routers.end();
         self.shared.end();
         let shared = &self.shared;
         self.owners.retain(|key, _| shared.get(key).is_some());
@@ -153,7 +156,11 @@ impl WaysLayout {
 
     /// The group of a single next hop: one bucket.
     pub fn single(&mut self, member: Member) -> Result<Group, Full> {
-        Ok(Group { first: self.singles.take(member)?, owners: Arc::new([Some(member)]) })
+        let first = match member {
+            Member::Connection(slot) => slot,
+            Member::Vpc(router) => self.routers.take(router)?,
+        };
+        Ok(Group { first, owners: Arc::new([Some(member)]) })
     }
 
     /// The group of several members, its buckets shared out over `active`. If there is none yet, it starts from the

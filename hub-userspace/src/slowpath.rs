@@ -1,7 +1,8 @@
 //! RIB to kernel routes: what the program passes to the kernel must take the same way there.
 //!
-//! All routes stand in a table of our own, reached by a rule for what comes in on attachments; the published ones stand
-//! in the operator's table besides. Pure.
+//! All routes stand in the main table, for a rule that would lead to another one costs every packet that the host looks a
+//! route up for; the published ones under a protocol of their own, and in the operator's table if that is another. That the
+//! kernel forwards by them only what the program has admitted, the nftables table sees to ([`crate::guard`]). Pure.
 
 use std::{
     collections::BTreeSet,
@@ -18,8 +19,8 @@ use crate::{
         model::{Connection, DEFAULT_PUBLISH_TABLE},
     },
     netlink::{
-        BACKSTOP_METRIC, Family, KernelNeighbour, KernelNextHop, KernelRule, Link, METRIC, RouteAction, RouteKey,
-        RuleMatch, TABLE,
+        BACKSTOP_METRIC, Family, INTERNAL_METRIC, KernelNeighbour, KernelNextHop, Link, MAIN_TABLE, METRIC, RouteAction,
+        RouteKey,
     },
     rib::{self, Members, Rib, Target},
 };
@@ -29,7 +30,7 @@ use crate::{
 /// last bytes spell "vpnhub".
 const PEER_STAND_IN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x7670, 0x6e68, 0x7562);
 
-/// Kernel routes that one destination can have: in our table, behind that, and published.
+/// Kernel routes that one destination can have: one for the kernel alone, one behind it, and the published one.
 pub const ENTRIES: usize = 3;
 
 /// A kernel route, and what it is to do; nothing: it is not to be there.
@@ -37,24 +38,6 @@ pub type Entry = (RouteKey, Option<Arc<RouteAction>>);
 
 /// What every destination that leads to connections has besides.
 pub static BACKSTOP: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(RouteAction::Unreachable));
-
-/// What the VPC's prefixes have.
-pub static THROW: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(RouteAction::Throw));
-
-/// Only for interfaces that have the program: where it could not be attached nobody has checked the selectors, and a way
-/// of our own would lead around them.
-pub fn rules(inputs: Inputs<'_>, rib: &Rib, attached: &BTreeSet<String>) -> BTreeSet<KernelRule> {
-    let mut rules = BTreeSet::new();
-    for name in attached {
-        let link_local = [RuleMatch::LinkLocalSource(name.clone()), RuleMatch::LinkLocalDestination(name.clone())];
-        rules.extend(link_local.map(|what| KernelRule { family: Family::V4, what }));
-    }
-    for family in families(inputs, rib) {
-        let interfaces = attached.iter().map(|name| RuleMatch::Interface(name.clone()));
-        rules.extend(interfaces.chain([RuleMatch::LocalIcmp]).map(|what| KernelRule { family, what }));
-    }
-    rules
-}
 
 /// The families of the configured prefixes: a host may have IPv6 switched off.
 fn families(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<Family> {
@@ -69,8 +52,9 @@ pub fn family(prefix: IpNet) -> Family {
     }
 }
 
-/// The kernel routes of a destination, whatever leads to it; `action` is what [`action`] says of its members. Published
-/// are those that are to be, if `publish_table` is the table that the configuration says.
+/// The kernel routes of a destination, whatever leads to it; `action` is what [`action`] says of its members. In `table`
+/// is the published one, if that is the table that the configuration says. Prefixes of the VPC have none: the kernel knows
+/// the way there.
 pub fn entries_of(
     destination: IpNet,
     rib: &Rib,
@@ -78,14 +62,22 @@ pub fn entries_of(
     table: u32,
     action: impl Fn(&Arc<Members>) -> Option<Arc<RouteAction>>,
 ) -> [Entry; ENTRIES] {
-    match rib.target(destination) {
-        Some(Target::Connections(members)) => {
-            let published = table == publish_table(config) && rib.is_published(destination);
-            connection_entries(destination, action(&members).as_ref(), published, table)
-        }
-        _ if config.vpc.as_ref().is_some_and(|vpc| vpc.cidrs.contains(&destination)) => vpc_entries(destination, table),
-        _ => no_entries(destination, table),
-    }
+    let Some(Target::Connections(members)) = rib.target(destination) else {
+        return entries(destination, table, [None; ENTRIES]);
+    };
+    let action = action(&members);
+    let published_to = rib.is_published(destination).then(|| publish_table(config));
+    // The backstop is always there: when an interface goes, the kernel drops its routes before we hear of it, and what goes
+    // to a site must not leave unprotected by a wider route or the default one.
+    entries(
+        destination,
+        table,
+        [
+            action.as_ref().filter(|_| published_to != Some(MAIN_TABLE)),
+            Some(&BACKSTOP),
+            action.as_ref().filter(|_| published_to == Some(table)),
+        ],
+    )
 }
 
 /// The table that published routes go to.
@@ -93,36 +85,12 @@ pub fn publish_table(config: &Config) -> u32 {
     config.vpc.as_ref().map_or(DEFAULT_PUBLISH_TABLE, |vpc| vpc.publish_table)
 }
 
-/// The kernel routes of a destination that leads to connections; `action` is what [`action`] says of its members.
-fn connection_entries(
-    destination: IpNet,
-    action: Option<&Arc<RouteAction>>,
-    published: bool,
-    publish_table: u32,
-) -> [Entry; ENTRIES] {
-    // The backstop is always there: when an interface goes, the kernel drops its routes before we hear of it, and what
-    // comes from a site or the VPC must not leave unprotected by a wider route or the default one.
-    entries(destination, publish_table, [action, Some(&BACKSTOP), action.filter(|_| published)])
-}
-
-/// The kernel routes of a prefix of the VPC: the kernel's own tables know the way there, and a site's wider route must
-/// not hide it.
-fn vpc_entries(cidr: IpNet, publish_table: u32) -> [Entry; ENTRIES] {
-    entries(cidr, publish_table, [Some(&THROW), None, None])
-}
-
-/// Those of a destination that is to have none, whatever it had.
-fn no_entries(destination: IpNet, publish_table: u32) -> [Entry; ENTRIES] {
-    entries(destination, publish_table, [None; ENTRIES])
-}
-
 fn entries(destination: IpNet, publish_table: u32, actions: [Option<&Arc<RouteAction>>; ENTRIES]) -> [Entry; ENTRIES] {
-    let [own, backstop, published] = actions.map(Option::<&_>::cloned);
+    let [internal, backstop, published] = actions.map(Option::<&_>::cloned);
     let key = |table, metric| RouteKey { table, destination, metric };
     [
-        (key(TABLE, METRIC), own),
-        (key(TABLE, BACKSTOP_METRIC), backstop),
-        // Never our own table: the configuration may not say so.
+        (key(MAIN_TABLE, INTERNAL_METRIC), internal),
+        (key(MAIN_TABLE, BACKSTOP_METRIC), backstop),
         (key(publish_table, METRIC), published),
     ]
 }

@@ -180,6 +180,7 @@ mod tests {
             up_delay: DELAY,
             ipsec: None,
             selectors: Source::File,
+            reverse_path: crate::config::model::ReversePath::Strict,
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hub_common::maps::{Attachment, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan};
+use hub_common::maps::{
+    Attachment, GroupMember, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
+};
 use ipnet::IpNet;
 
 /// Where packets come in and whom they are from: everything before the route is looked up.
@@ -17,6 +19,8 @@ pub struct Ingress {
     pub v4: Family<[u8; 4]>,
     pub v6: Family<[u8; 16]>,
     pub limits: BTreeMap<u32, Rules>,
+    /// Bits of [`hub_common::maps::link`], by ifindex and prefix, IPv4 ones as IPv4-mapped.
+    pub links: BTreeMap<Prefix<Scoped<[u8; 16]>>, u32>,
     pub neighbours: BTreeMap<Neighbour, LinkAddress>,
     /// ifindex, by port.
     pub ports: BTreeMap<u32, u32>,
@@ -42,6 +46,8 @@ impl<A> Default for Family<A> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ways {
     pub next_hops: BTreeMap<u32, NextHop>,
+    /// Members of groups with several; the value means nothing.
+    pub members: BTreeMap<GroupMember, u32>,
     /// Index into `next_hops`, by bucket; [`Ways::NOWHERE`] for one that no route uses.
     pub buckets: Vec<u32>,
 }

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use hub_common::maps::NextHop;
 
 use super::{Frame, Refused};
-use crate::{headers::Ethernet, limits, parse::MAX_TAGS};
+use crate::{headers::Ethernet, limits, maps, parse::MAX_TAGS};
 
 /// A frame under TC, which the kernel has made an skb of: from and to interfaces of any kind, and longer than an MTU
 /// where GRO has joined packets or a sender has left it to others to cut them.
@@ -49,7 +49,8 @@ impl Frame for SkbFrame {
     const PASS: u32 = TC_ACT_UNSPEC.cast_unsigned();
     const DROP: u32 = TC_ACT_SHOT as u32;
     const BEYOND: u32 = 0;
-    const HANDS_OVER: u16 = 0;
+    const IS_LAST: bool = true;
+    const FORWARDS_OPTIONS: bool = true;
     type Context = TcContext;
 
     #[inline(always)]
@@ -107,6 +108,23 @@ impl Frame for SkbFrame {
         // SAFETY: see `interface`.
         let (present, control) = unsafe { ((*self.skb()).vlan_present, (*self.skb()).vlan_tci) };
         if present != 0 { Some(control as u16) } else { None }
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> Option<u16> {
+        // SAFETY: see `interface`. In network byte order.
+        Some(u16::from_be(unsafe { (*self.skb()).protocol } as u16))
+    }
+
+    /// Whatever was there: a decrypted packet may still have the mark of the packet that it came in.
+    #[inline(always)]
+    fn mark(&mut self, mark: u32) {
+        // SAFETY: see `interface`. Volatile: the verifier takes a store of all four bytes only, and the compiler would
+        // write the two that change.
+        unsafe {
+            let place = &raw mut (*self.skb()).mark;
+            place.write_volatile(place.read_volatile() & !maps::mark().mask | mark);
+        }
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use hub_common::maps::{Attachment, NextHop};
+use hub_common::maps::NextHop;
 
 use super::{Frame, Refused};
 use crate::{limits, maps};
@@ -25,7 +25,8 @@ impl Frame for XdpFrame {
     const PASS: u32 = xdp_action::XDP_PASS;
     const DROP: u32 = xdp_action::XDP_DROP;
     const BEYOND: u32 = NextHop::TC;
-    const HANDS_OVER: u16 = Attachment::HANDS_OVER;
+    const IS_LAST: bool = false;
+    const FORWARDS_OPTIONS: bool = false;
     type Context = XdpContext;
 
     #[inline(always)]
@@ -64,6 +65,14 @@ impl Frame for XdpFrame {
     fn tag(&self) -> Option<u16> {
         None
     }
+
+    #[inline(always)]
+    fn protocol(&self) -> Option<u16> {
+        None
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, _mark: u32) {}
 
     #[inline(always)]
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {

@@ -1,4 +1,4 @@
-//! The kernel's own routes, rules and neighbours, which follow the RIB: what the program leaves to the kernel must take
+//! The kernel's own routes and neighbours, which follow the RIB: what the program leaves to the kernel must take
 //! the same way there.
 //!
 //! The agent plans, and the [`Keeper`] writes, in the background: a failure with a hundred thousand routes behind it
@@ -31,8 +31,6 @@ pub(super) struct Kernel {
     actions: HashMap<(Arc<Members>, Family), Option<Arc<RouteAction>>>,
     /// Destinations to plan.
     todo: BTreeSet<IpNet>,
-    /// The VPC's prefixes, as last planned.
-    cidrs: BTreeSet<IpNet>,
     /// The table that routes are published to, as last planned.
     publish_table: Option<u32>,
     /// All that they were ever published to.
@@ -54,7 +52,6 @@ impl Kernel {
             keeper: Keeper::start()?,
             actions: HashMap::new(),
             todo: BTreeSet::new(),
-            cidrs: BTreeSet::new(),
             publish_table: None,
             publish_tables: BTreeSet::new(),
             unsettled: false,
@@ -83,21 +80,12 @@ impl Kernel {
         }
         self.actions = actions;
         self.todo.append(&mut rib.changed().collect());
-        let cidrs = inputs.config.vpc.iter().flat_map(|vpc| vpc.cidrs.iter().copied()).collect();
-        self.todo.extend(self.cidrs.symmetric_difference(&cidrs));
-        self.cidrs = cidrs;
         let publish_table = slowpath::publish_table(inputs.config);
         if self.publish_table.replace(publish_table) != Some(publish_table) {
             self.publish_tables.insert(publish_table);
             self.todo.append(&mut rib.iter().collect());
         }
         self.keeper.neighbours(slowpath::neighbours(inputs, rib));
-        self.unsettled = true;
-    }
-
-    /// Takes over which interfaces have the program.
-    pub fn lead(&mut self, inputs: Inputs<'_>, rib: &Rib, attached: &BTreeSet<String>) {
-        self.keeper.rules(slowpath::rules(inputs, rib, attached));
         self.unsettled = true;
     }
 
@@ -156,7 +144,7 @@ impl Kernel {
         });
     }
 
-    /// Has the kernel's routes, rules and neighbours read again, and mended.
+    /// Has the kernel's routes and neighbours read again, and mended.
     pub fn audit(&mut self) {
         self.keeper.audit();
         self.unsettled = true;

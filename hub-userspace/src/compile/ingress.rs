@@ -6,14 +6,14 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, ANY_LOCAL, Attachment, LIMIT_RULES, LinkAddress, Local, NO_LIMITS, Neighbour, Remote, Rule,
-    SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, LIMIT_RULES, LinkAddress, Local, NO_LIMITS, NO_REVERSE_PATH, Neighbour,
+    Remote, Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan, link,
 };
 use ipnet::IpNet;
 
 use super::Inputs;
 use crate::{
-    config::model::Connection,
+    config::model::{Connection, ReversePath},
     layout::{IngressLayout, Layout},
     limit::Limit,
     netlink::Link,
@@ -27,7 +27,7 @@ use crate::{
 pub fn ingress(inputs: Inputs<'_>, layout: &mut Layout) -> Result<Ingress, Full> {
     layout.ingress.begin();
     let mut compiler =
-        Compiler { inputs, layout: &mut layout.ingress, slots: BTreeMap::new(), tables: Ingress::default() };
+        Compiler { inputs, layout: &mut layout.ingress, slots: BTreeMap::new(), without_reverse_path: BTreeSet::from([VPC]), tables: Ingress::default() };
     compiler.connections()?;
     compiler.attachments()?;
     compiler.neighbours();
@@ -40,6 +40,8 @@ struct Compiler<'a> {
     layout: &'a mut IngressLayout,
     /// `COUNTERS` slots by connection name.
     slots: BTreeMap<&'a str, u32>,
+    /// `COUNTERS` slots of those whose packets need no route back.
+    without_reverse_path: BTreeSet<u32>,
     tables: Ingress,
 }
 
@@ -50,6 +52,9 @@ impl Compiler<'_> {
             let slot = self.layout.connections.take(name.clone())?;
             self.slots.insert(name, slot);
             self.tables.connections.insert(slot, name.clone());
+            if connection.reverse_path == ReversePath::Off {
+                self.without_reverse_path.insert(slot);
+            }
             self.scope(slot, &to_site(slot, connection, self.inputs.agreements.get(name)))?;
         }
         Ok(())
@@ -83,6 +88,7 @@ impl Compiler<'_> {
                 scope
             };
             self.attach(link, scope, connection, isolated);
+            self.links(link.index, &connections);
         }
         if let Some(vpc) = &inputs.config.vpc {
             let any = |cidr: &IpNet| IpNet::new_assert(cidr.network(), 0).trunc();
@@ -124,7 +130,7 @@ impl Compiler<'_> {
                 true => ANY_LOCAL,
                 false => self.layout.policies.take(compiled.policy.clone())?,
             };
-            let remote = Remote { policy, connection: compiled.connection };
+            let remote = Remote { policy, connection: self.with_reverse_path(compiled.connection) };
             self.tables.cut.extend(compiled.cut);
             let tables = &mut self.tables;
             match compiled.remote {
@@ -150,7 +156,7 @@ impl Compiler<'_> {
     fn local(&mut self, owner: &Owner) -> Local {
         let mut rules = [Rule::NONE; LIMIT_RULES];
         for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
-            *rule = limit.rule(*connection);
+            *rule = limit.rule(self.with_reverse_path(*connection));
         }
         let limits = if owner.limits.is_empty() {
             NO_LIMITS
@@ -162,7 +168,30 @@ impl Compiler<'_> {
             self.tables.cut.extend(owner.limits.iter().map(|(_, connection)| *connection));
             ADMITS_NOTHING
         };
-        Local { connection: owner.connection, limits }
+        Local { connection: self.with_reverse_path(owner.connection), limits }
+    }
+
+    /// A connection's slot as selectors have it.
+    fn with_reverse_path(&self, slot: u32) -> u32 {
+        if self.without_reverse_path.contains(&slot) { slot | NO_REVERSE_PATH } else { slot }
+    }
+
+    /// Who may speak to the hub over an interface's own link.
+    fn links(&mut self, ifindex: u32, connections: &[Carried<'_>]) {
+        let mut add = |prefix: IpNet, what: u32| {
+            let (address, length) = mapped(prefix);
+            *self.tables.links.entry(scoped(ifindex, address, length)).or_default() |= what;
+        };
+        for address in self.inputs.host.addresses_of(ifindex) {
+            add(address.trunc(), link::SOURCE);
+            add(address.addr().into(), link::HUB);
+            if let IpNet::V4(net) = address {
+                add(IpAddr::V4(net.broadcast()).into(), link::HUB);
+            }
+        }
+        for peer in connections.iter().filter_map(|carried| carried.connection.peer) {
+            add(peer.into(), link::SOURCE);
+        }
     }
 
     /// Link addresses of hosts that are reached directly: the VPC's, and those of Ethernet links without a `peer`.
@@ -232,6 +261,14 @@ impl<A: Ord> Family<A> {
 
     fn local(&mut self, policy: u32, address: A, length: u8, local: Local) {
         self.locals.insert(scoped(policy, address, length), local);
+    }
+}
+
+/// A prefix as one of IPv6: of an IPv4 one, of the IPv4-mapped addresses (RFC 4291 section 2.5.5.2).
+fn mapped(prefix: IpNet) -> ([u8; 16], u8) {
+    match prefix {
+        IpNet::V4(net) => (net.network().to_ipv6_mapped().octets(), 96 + net.prefix_len()),
+        IpNet::V6(net) => (net.network().octets(), net.prefix_len()),
     }
 }
 

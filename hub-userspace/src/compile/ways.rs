@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use hub_common::maps::{NextHop, Route, VPC, link_addresses};
+use hub_common::maps::{GroupMember, NextHop, Route, VPC, link_addresses};
 use ipnet::IpNet;
 
 use super::Inputs;
@@ -60,7 +60,11 @@ impl Compiled {
     /// # Panics
     /// When the RIB has got other groups since this was compiled.
     pub fn routes(&self, rib: &Rib, destinations: &BTreeSet<IpNet>) -> RouteChanges {
-        let change = |destination: &IpNet| (*destination, rib.target(*destination).map(|target| self.route(&target)));
+        let change = |destination: &IpNet| {
+            let route = rib.target(*destination).map(|target| self.route(&target));
+            let flags = if destination.prefix_len() == 0 { Route::DEFAULT } else { 0 };
+            (*destination, route.map(|route| Route { flags: route.flags | flags, ..route }))
+        };
         destinations.iter().map(change).collect()
     }
 
@@ -93,7 +97,15 @@ impl Compiler<'_> {
         let group = match (members.len(), active.as_slice()) {
             // The weight of one alone means nothing.
             (1, [(only, _)]) => self.layout.single(*only)?,
-            _ => self.layout.shared(members, &active, rib.predecessor(members))?,
+            _ => {
+                let group = self.layout.shared(members, &active, rib.predecessor(members))?;
+                let key = |name: &String| GroupMember {
+                    first_bucket: group.first,
+                    connection: slots.get(name).expect("every connection has been numbered"),
+                };
+                self.compiled.ways.members.extend(members.keys().map(|name| (key(name), 0)));
+                group
+            }
         };
         self.route(&group)
     }

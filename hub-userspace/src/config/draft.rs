@@ -162,6 +162,7 @@ impl ConnectionDraft {
                 None => None,
             },
             up_delay: self.up_delay?.value,
+            reverse_path: crate::config::model::ReversePath::Strict,
             selectors: match (self.selectors, &self.ipsec) {
                 (Some(source), _) => source.value,
                 (None, Some(_)) => Source::Ike,

@@ -18,7 +18,6 @@ use super::{
     section::Section,
     value,
 };
-use crate::netlink;
 
 /// Most connections that the quota may be set to.
 pub(super) const MAX_CONNECTIONS: u32 = 4000;
@@ -169,7 +168,6 @@ fn publish_table(value: &DeValue<'_>) -> Result<u32, Problem> {
     let table = value::integer(value, 1..=u32::MAX)?;
     let taken_by = match table {
         TABLE_LOCAL => "the kernel's table of local addresses",
-        netlink::TABLE => "the table that the agent keeps for packets outside the fast path",
         _ => return Ok(table),
     };
     Err(Problem::new(format!("{table} is {taken_by}")).help("use 254 (main) or a table of your own"))

@@ -143,6 +143,15 @@ pub struct Connection {
     pub ipsec: Option<Ipsec>,
     /// What says whom packets may be from and to.
     pub selectors: Source,
+    /// Whether a packet's source must route back to it.
+    pub reverse_path: ReversePath,
+}
+
+/// Whether a packet's source must route back to the connection that it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReversePath {
+    Strict,
+    Off,
 }
 
 /// Where a connection's selectors come from.

@@ -1,12 +1,14 @@
 //! The program's maps, and the order they are written in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
     maps::{Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key, xdp::XdpMapError},
 };
-use hub_common::maps::{Attachment, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Rules, Vlan};
+use hub_common::maps::{
+    Attachment, GroupMember, LinkAddress, NEAR_INTERFACES, Neighbour, NextHop, Rules, Scoped, Vlan,
+};
 
 use super::{
     Error,
@@ -67,8 +69,10 @@ pub struct Maps {
     attachments: Named<ByInterface>,
     vlans: Named<HashMap<MapData, Vlan, u32>>,
     lookup: Lookup,
+    links: Named<LpmTrie<MapData, Scoped<[u8; 16]>, u32>>,
     limits: Named<Array<MapData, Rules>>,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
+    group_members: Named<HashMap<MapData, GroupMember, u32>>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     ports: Named<DevMap<MapData>>,
@@ -81,8 +85,10 @@ impl Maps {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
             lookup: Lookup::take(ebpf, settings)?,
+            links: take(ebpf, "LINKS")?,
             limits: take(ebpf, "LIMITS")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
+            group_members: take(ebpf, "GROUP_MEMBERS")?,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
@@ -107,7 +113,9 @@ impl Maps {
         let connections = difference(&old.connections, &ingress.connections);
         let ports = difference(&old.ports, &ingress.ports);
         let limits = difference(&old.limits, &ingress.limits);
+        let links = difference(&old.links, &ingress.links);
         let neighbours = difference(&old.neighbours, &ingress.neighbours);
+        let members = difference(&loaded.ways.members, &ways.members);
         let v4 = Selectors::between(&old.v4, &ingress.v4);
         let v6 = Selectors::between(&old.v6, &ingress.v6);
         let vlans = difference(&old.vlans, &ingress.vlans);
@@ -115,9 +123,11 @@ impl Maps {
 
         let mut written = put(&mut self.counters, &mut loaded.ingress.connections, &connections)?
             + put(&mut self.ports, &mut loaded.ingress.ports, &ports)?
+            + put(&mut self.group_members, &mut loaded.ways.members, &members)?
             + self.steer(&mut loaded.ways, ways)?;
         let old = &mut loaded.ingress;
         written += put(&mut self.neighbours, &mut old.neighbours, &neighbours)?
+            + put(&mut self.links, &mut old.links, &links)?
             + put(&mut self.limits, &mut old.limits, &limits)?
             + self.lookup.put(&mut old.v4, &v4)?
             + self.lookup.put(&mut old.v6, &v6)?
@@ -131,20 +141,12 @@ impl Maps {
             + self.lookup.delete(&mut old.v6, &v6)?
             + self.lookup.delete(&mut old.v4, &v4)?
             + delete(&mut self.limits, &mut old.limits, &limits)?
+            + delete(&mut self.links, &mut old.links, &links)?
+            + delete(&mut self.group_members, &mut loaded.ways.members, &members)?
             + delete(&mut self.neighbours, &mut old.neighbours, &neighbours)?
             + delete(&mut self.ports, &mut old.ports, &ports)?
             + delete(&mut self.counters, &mut old.connections, &connections)?;
         Ok(written)
-    }
-
-    /// Sets or unsets [`Attachment::HANDS_OVER`] of an interface: now, and whenever its attachment is written.
-    pub fn hand_over(&mut self, loaded: &Loaded, ifindex: u32, hands_over: bool) -> Result<(), Error> {
-        let set = &mut self.attachments.map.hands_over;
-        let _ = if hands_over { set.insert(ifindex) } else { set.remove(&ifindex) };
-        match loaded.ingress.attachments.get(&ifindex) {
-            Some(attachment) => self.attachments.put(&ifindex, attachment),
-            None => Ok(()),
-        }
     }
 
     /// What the look-up has to give away, see [`crate::slots::Numbers`].
@@ -236,26 +238,20 @@ impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
 pub struct ByInterface {
     near: Array<MapData, Attachment>,
     far: HashMap<MapData, u32, Attachment>,
-    /// Those with [`Attachment::HANDS_OVER`]: it follows from what is attached, all else from the tables.
-    hands_over: BTreeSet<u32>,
 }
 
 impl ByInterface {
     fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, Error> {
         let near = take(ebpf, "ATTACHMENTS")?;
         let Named { name, capacity, map: far } = take(ebpf, "FAR_ATTACHMENTS")?;
-        Ok(Named { name, capacity, map: Self { near: near.map, far, hands_over: BTreeSet::new() } })
+        Ok(Named { name, capacity, map: Self { near: near.map, far } })
     }
 }
 
 impl Writer<u32, Attachment> for ByInterface {
     fn put(&mut self, ifindex: &u32, attachment: &Attachment) -> Result<(), MapError> {
-        let mut attachment = *attachment;
-        if self.hands_over.contains(ifindex) {
-            attachment.flags |= Attachment::HANDS_OVER;
-        }
         match *ifindex < NEAR_INTERFACES {
-            true => self.near.set(*ifindex, attachment, 0),
+            true => self.near.set(*ifindex, *attachment, 0),
             false => self.far.insert(ifindex, attachment, 0),
         }
     }

@@ -152,19 +152,11 @@ impl Dataplane {
             if entry.second.is_none() {
                 entry.second = Some(self.programs.attach_tc(interface)?);
             }
-            self.maps.hand_over(&self.loaded, ifindex, true)?;
         } else {
-            self.maps.hand_over(&self.loaded, ifindex, false)?;
             self.programs.detach(entry.second.take());
         }
         entry.attached.reason = reason;
         Ok(())
-    }
-
-    /// Has XDP count nothing of what it passes on an interface, as [`Dataplane::hand_over`] does, with nothing attached:
-    /// for [`Dataplane::test_run`].
-    pub fn rehearse_handing_over(&mut self, ifindex: u32, hands_over: bool) -> Result<(), Error> {
-        self.maps.hand_over(&self.loaded, ifindex, hands_over)
     }
 
     pub fn is_attached(&self, ifindex: u32) -> bool {
@@ -181,11 +173,7 @@ impl Dataplane {
     /// Detaches the program from an interface, which may be gone.
     pub fn detach(&mut self, ifindex: u32) {
         let Some(Interface { link, second, .. }) = self.interfaces.remove(&ifindex) else { return };
-        let handed_over = second.is_some();
         self.programs.detach([Some(link), second].into_iter().flatten());
-        if handed_over && let Err(error) = self.maps.hand_over(&self.loaded, ifindex, false) {
-            debug!("{error}");
-        }
     }
 
     /// Interfaces the program is attached to, and how.

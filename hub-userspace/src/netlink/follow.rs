@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    MAIN_TABLE, PROTOCOL,
+    INTERNAL_PROTOCOL, MAIN_TABLE, PROTOCOL,
     socket::{self, Requests},
     state::{Changes, HostState},
 };
@@ -222,11 +222,12 @@ fn skip_uninteresting_routes(socket: &Socket) -> io::Result<()> {
     let program = [
         SockFilter::new(LOAD_HALF, 0, 0, MESSAGE_TYPE),
         SockFilter::new(JUMP_EQUAL, 1, 0, RTM_NEWROUTE.to_be().into()),
-        SockFilter::new(JUMP_EQUAL, 0, 4, RTM_DELROUTE.to_be().into()),
+        SockFilter::new(JUMP_EQUAL, 0, 5, RTM_DELROUTE.to_be().into()),
         SockFilter::new(LOAD_BYTE, 0, 0, ROUTE_TABLE),
-        SockFilter::new(JUMP_EQUAL, 0, 3, MAIN_TABLE.into()),
+        SockFilter::new(JUMP_EQUAL, 0, 4, MAIN_TABLE),
         SockFilter::new(LOAD_BYTE, 0, 0, ROUTE_PROTOCOL),
-        SockFilter::new(JUMP_EQUAL, 1, 0, PROTOCOL.into()),
+        SockFilter::new(JUMP_EQUAL, 2, 0, PROTOCOL.into()),
+        SockFilter::new(JUMP_EQUAL, 1, 0, INTERNAL_PROTOCOL.into()),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ];
@@ -252,7 +253,7 @@ fn everything() -> Vec<(&'static str, RouteNetlinkMessage)> {
     let main_table = |family| {
         let mut routes = RouteMessage::default();
         routes.header.address_family = family;
-        routes.attributes = vec![RouteAttribute::Table(MAIN_TABLE.into())];
+        routes.attributes = vec![RouteAttribute::Table(MAIN_TABLE)];
         routes
     };
     vec![

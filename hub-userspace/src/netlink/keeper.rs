@@ -1,4 +1,4 @@
-//! Has the kernel hold routes, rules and neighbours, in the background.
+//! Has the kernel hold routes and neighbours, in the background.
 
 mod probes;
 mod task;
@@ -14,7 +14,7 @@ use tokio::{
 
 use self::task::Task;
 use super::{
-    plan::{KernelNeighbour, KernelRule, RouteAction, RouteKey},
+    plan::{KernelNeighbour, RouteAction, RouteKey},
     socket::Requests,
 };
 
@@ -23,13 +23,12 @@ const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
 
 /// Has the kernel hold what is wanted, and nothing else of ours. There must be one at a time in a network namespace.
 ///
-/// A task does the work; none of these functions waits for it, and each replaces what it has not come to yet. No rule is
-/// added and nothing deleted before the first [`Self::settled`]: by then everything wanted must have been told, because
-/// all else of ours is then taken for the leftovers of an earlier agent.
+/// A task does the work; none of these functions waits for it, and each replaces what it has not come to yet. Nothing is
+/// deleted before the first [`Self::settled`]: by then everything wanted must have been told, because all else of ours is
+/// then taken for the leftovers of an earlier agent. Rules are always leftovers: this version makes none.
 ///
 /// Whatever is asked and whenever, neighbours are set first, because a route in use needs its own; then routes are added
-/// or replaced; then rules are added, because none must lead to a table that is not filled yet. Rules, routes and
-/// neighbours are deleted last, in this order. A route that is there before and after is there at all times in between.
+/// or replaced. Rules, routes and neighbours are deleted last, in this order. A route that is there before and after is there at all times in between.
 ///
 /// Dropping it ends the task and leaves the kernel as it is; [`Self::clear`] takes everything back.
 #[derive(Debug)]
@@ -43,7 +42,6 @@ pub struct Keeper {
 #[derive(Debug)]
 enum Command {
     Routes(Vec<(RouteKey, Option<Arc<RouteAction>>)>),
-    Rules(BTreeSet<KernelRule>),
     Neighbours(BTreeSet<KernelNeighbour>),
     /// Nothing is wanted any more.
     Clear,
@@ -109,11 +107,6 @@ impl Keeper {
     /// [normalised](RouteAction::normalised), and shared by the routes of a group: they are kept.
     pub fn routes(&self, changes: Vec<(RouteKey, Option<Arc<RouteAction>>)>) {
         self.tell(Command::Routes(changes));
-    }
-
-    /// All rules that are to be there.
-    pub fn rules(&self, rules: BTreeSet<KernelRule>) {
-        self.tell(Command::Rules(rules));
     }
 
     /// All neighbours that are to be there.

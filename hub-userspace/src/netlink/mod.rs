@@ -3,8 +3,8 @@
 //! Jobs that share nothing but the socket code:
 //!
 //! * [`Follower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
-//! * [`Keeper`] has the kernel hold what is wanted, and nothing else of ours: routes, rules,
-//!   neighbours. All of it carries [`PROTOCOL`], so that what a killed agent left behind is found
+//! * [`Keeper`] has the kernel hold what is wanted, and nothing else of ours: routes and
+//!   neighbours. All of it carries [`PROTOCOL`] or [`INTERNAL_PROTOCOL`], so that what a killed agent left behind is found
 //!   again, and what others own is never touched.
 //!
 //! | file | holds |
@@ -13,7 +13,7 @@
 //! | `state` | [`HostState`] and what an event does to it (pure) |
 //! | `query` | questions to a [`HostState`] |
 //! | `follow` | [`Follower`] |
-//! | `plan` | what can be wanted, and how rules and neighbours differ from those there (pure) |
+//! | `plan` | what can be wanted, and how neighbours differ from those there (pure) |
 //! | `ledger` | routes wanted and held, and so what is to be written (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |
 //! | `keeper` | [`Keeper`], its task, and the probing of neighbours |
@@ -32,7 +32,7 @@ mod wire;
 pub use follow::Follower;
 pub use interfaces::{Interfaces, XfrmLink, XfrmLinks, remove_interfaces};
 pub use keeper::{Failure, Keeper, Report};
-pub use plan::{Family, KernelNeighbour, KernelNextHop, KernelRule, RouteAction, RouteKey, RuleMatch};
+pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
 pub use socket::{Error, Refusal};
 pub use state::{Changes, HostState, Link};
 
@@ -41,19 +41,24 @@ pub use state::{Changes, HostState, Link};
 /// routes by it.
 pub const PROTOCOL: u8 = 118;
 
-/// Our own routing table (`RTA_TABLE`, host byte order as all of rtnetlink's numbers).
-pub const TABLE: u32 = 1180;
+/// The protocol of our routes that are not published: routing daemons are not to export them. All of ours but those of
+/// [`METRIC`] have it.
+pub const INTERNAL_PROTOCOL: u8 = 119;
 
-/// The preference (`FRA_PRIORITY`) of the rules that lead to [`TABLE`]: after `local` (0), before
-/// `main` (32766).
-pub const RULE_PREFERENCE: u32 = 1180;
-
-/// The metric (`RTA_PRIORITY`) of our routes. A table holds one route per destination and
-/// metric, so with a metric of our own a route in a shared table never displaces another's.
+/// The metric (`RTA_PRIORITY`) of published routes. A table holds one route per destination and
+/// metric, so with metrics of our own a route in a shared table never displaces another's.
 pub const METRIC: u32 = 1180;
 
+/// The metric of routes that are in the main table for the kernel alone.
+pub const INTERNAL_METRIC: u32 = METRIC + 1;
+
 /// The metric of [`RouteAction::Unreachable`]: it counts when nothing of a better one is there.
-pub const BACKSTOP_METRIC: u32 = METRIC + 1;
+pub const BACKSTOP_METRIC: u32 = METRIC + 2;
 
 /// The kernel's main table, `RT_TABLE_MAIN`.
-const MAIN_TABLE: u8 = 254;
+pub const MAIN_TABLE: u32 = 254;
+
+/// Whether a route's protocol says that it is ours.
+fn is_ours(protocol: u8) -> bool {
+    protocol == PROTOCOL || protocol == INTERNAL_PROTOCOL
+}

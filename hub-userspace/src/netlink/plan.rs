@@ -9,7 +9,6 @@ use std::{
 use ipnet::IpNet;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-use super::{BACKSTOP_METRIC, METRIC, RULE_PREFERENCE, TABLE};
 
 /// What the kernel tells routes apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +29,6 @@ pub enum RouteAction {
         /// At least one. Order does not matter; equal ones count with the sum of their weights.
         next_hops: Vec<KernelNextHop>,
     },
-    /// Leaves the table: the next rule decides (`RTN_THROW`).
-    Throw,
     /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`), when the destination has no other route in the table: it
     /// may stand beside one, and counts from the very moment at which the kernel drops that with its interface.
     Unreachable,
@@ -58,30 +55,6 @@ pub enum Family {
     V4,
     /// `AF_INET6`
     V6,
-}
-
-/// A rule at [`RULE_PREFERENCE`] that looks up [`TABLE`], or one before it that discards.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KernelRule {
-    /// Rules of the two families are apart.
-    pub family: Family,
-    /// Which packets it is for.
-    pub what: RuleMatch,
-}
-
-/// The packets that a rule is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RuleMatch {
-    /// Came in on the interface of this name, which need not exist yet.
-    Interface(String),
-    /// ICMP, of either version, that the host itself sends ("iif lo"): its errors to the sites take the same
-    /// way as the packets they are about.
-    LocalIcmp,
-    /// Came in on the interface of this name and is link-local by its source: Linux forwards 169.254.0.0/16, which no
-    /// router must (RFC 3927 section 7). Discarded. IPv4 only: for IPv6 the kernel sees to it.
-    LinkLocalSource(String),
-    /// As above, by its destination; the hub's own addresses are looked up before.
-    LinkLocalDestination(String),
 }
 
 /// An entry of the neighbour cache, on an interface with link addresses.
@@ -124,14 +97,6 @@ impl KernelNeighbour {
 }
 
 impl RouteAction {
-    /// The metric of routes that do this.
-    pub fn metric(&self) -> u32 {
-        match self {
-            Self::Unicast { .. } | Self::Throw => METRIC,
-            Self::Unreachable => BACKSTOP_METRIC,
-        }
-    }
-
     /// Whether [`Self::normalised`] would change nothing.
     pub fn is_normalised(&self) -> bool {
         let Self::Unicast { next_hops } = self else { return true };
@@ -171,31 +136,15 @@ impl RouteAction {
 /// What of ours the kernel holds, but for routes.
 #[derive(Debug, Default)]
 pub(super) struct Existing {
-    /// Rules of our protocol.
-    pub rules: Vec<ExistingRule>,
+    /// Rules of our protocol, as the kernel shows them: an earlier version of the agent made them.
+    pub rules: Vec<RuleMessage>,
     /// Neighbours of our protocol; nothing for one that is neither managed nor permanent any more.
     pub neighbours: BTreeMap<(u32, IpAddr), Option<KernelNeighbour>>,
     /// Permanent neighbours that others set.
     pub foreign: BTreeMap<(u32, IpAddr), Option<[u8; 6]>>,
 }
 
-/// A rule of our protocol.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ExistingRule {
-    /// Nothing if no plan could have asked for it: another version of the agent did.
-    pub rule: Option<KernelRule>,
-    /// As the kernel shows it.
-    pub message: RuleMessage,
-}
-
-/// What must be done so that the kernel holds the rules that are desired.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct RuleDifference {
-    pub to_add: Vec<KernelRule>,
-    pub to_delete: Vec<RuleMessage>,
-}
-
-/// The same for neighbours.
+/// What must be done so that the kernel holds the neighbours that are desired.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct NeighbourDifference {
     pub to_set: Vec<KernelNeighbour>,
@@ -205,16 +154,6 @@ pub(super) struct NeighbourDifference {
 }
 
 impl Existing {
-    /// How to get to these rules.
-    pub fn rules_to(&self, desired: &BTreeSet<KernelRule>) -> RuleDifference {
-        let there: BTreeSet<&KernelRule> = self.rules.iter().filter_map(|rule| rule.rule.as_ref()).collect();
-        let wanted = |rule: &ExistingRule| rule.rule.as_ref().is_some_and(|rule| desired.contains(rule));
-        RuleDifference {
-            to_add: desired.iter().filter(|rule| !there.contains(rule)).cloned().collect(),
-            to_delete: self.rules.iter().filter(|rule| !wanted(rule)).map(|rule| rule.message.clone()).collect(),
-        }
-    }
-
     /// How to get to these neighbours.
     pub fn neighbours_to(&self, desired: &BTreeSet<KernelNeighbour>) -> NeighbourDifference {
         let wanted: BTreeMap<_, _> = desired.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
@@ -235,23 +174,6 @@ impl Existing {
 impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "route {} in table {}", self.destination, self.table)
-    }
-}
-
-impl fmt::Display for KernelRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = match self.family {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        };
-        match &self.what {
-            RuleMatch::Interface(name) => write!(f, "{family} rule for packets from {name}")?,
-            RuleMatch::LocalIcmp => write!(f, "{family} rule for the host's own ICMP")?,
-            RuleMatch::LinkLocalSource(name) | RuleMatch::LinkLocalDestination(name) => {
-                return write!(f, "{family} rule against link-local packets from {name}");
-            }
-        }
-        write!(f, " to table {TABLE}, preference {RULE_PREFERENCE}")
     }
 }
 

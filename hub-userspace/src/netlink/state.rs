@@ -20,7 +20,7 @@ use rtnetlink::{
     },
 };
 
-use super::{MAIN_TABLE, PROTOCOL, wire};
+use super::{MAIN_TABLE, is_ours, wire};
 
 /// The host's links, addresses, neighbours and gateways, as the kernel last told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct HostState {
     /// `PROBE`, `PERMANENT` or `NOARP`, with a link address of 6 bytes.
     pub neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
     /// Gateways of the main table's unicast routes that have a single one, by its interface and the
-    /// destination; not those of our own protocol. Of several metrics, the lowest counts.
+    /// destination; not our own. Of several metrics, the lowest counts.
     pub gateways: BTreeMap<(u32, IpNet), IpAddr>,
     /// What `gateways` is drawn from: every metric's gateway, since the best may go.
     metrics: BTreeMap<(u32, IpNet), BTreeMap<u32, IpAddr>>,
@@ -401,7 +401,7 @@ fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
 
 /// Destination and metric of a route of the main table that is not ours.
 fn foreign_route(message: &RouteMessage) -> Option<(IpNet, u32)> {
-    if message.header.table != MAIN_TABLE || u8::from(message.header.protocol) == PROTOCOL {
+    if u32::from(message.header.table) != MAIN_TABLE || is_ours(message.header.protocol.into()) {
         return None;
     }
     Some((wire::destination(message)?, wire::metric(message)))

@@ -68,7 +68,7 @@ fn route_message(net: &str, ifindex: u32, gateway: &str, metric: u32) -> RouteMe
     let mut message = RouteMessage::default();
     message.header.address_family = if net.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.destination_prefix_length = net.prefix_len();
-    message.header.table = MAIN_TABLE;
+    message.header.table = 254;
     message.header.protocol = RouteProtocol::Static;
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![

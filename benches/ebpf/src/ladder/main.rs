@@ -105,7 +105,7 @@ fn put_back(context: &mut XdpContext) -> Option<()> {
 #[inline(always)]
 fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        return redirect::refuse::<F>(&Account::new(UNATTRIBUTED), Reason::NotAttached);
+        return redirect::refuse(frame, &Account::new(UNATTRIBUTED), Reason::NotAttached);
     };
     let account = Account::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
@@ -113,7 +113,10 @@ fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
         Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &account, rung),
         Err(reason) => Err(reason),
     };
-    outcome.unwrap_or_else(|reason| redirect::refuse::<F>(&account, reason))
+    match outcome {
+        Ok(action) => action,
+        Err(reason) => redirect::refuse(frame, &account, reason),
+    }
 }
 
 #[inline(always)]
@@ -133,21 +136,20 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     if rung == Rung::Addresses {
         return Ok(reached(ends.source.glance() ^ ends.destination.glance()));
     }
-    let route = route::lookup(&ends);
-    parse::to_hub(route)?;
+    let route = route::lookup(&ends, ends.destination);
     if rung == Rung::ToHub {
         return Ok(reached(route.first_bucket));
     }
-    selector::ingress(&packet, frame, &ends, attachment, account)?;
+    selector::ingress(&packet, frame, &ends, route, attachment, account)?;
     account.admit(&packet);
     if rung == Rung::Selector {
         return Ok(reached(account.connection()));
     }
-    let route = route::judge(route, attachment)?;
+    let route = route::judge(route, attachment, account)?;
     if rung == Rung::Route {
         return Ok(reached(route.first_bucket));
     }
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route, account)?;
     if rung == Rung::NextHop {
         return Ok(reached(next_hop.port));
     }

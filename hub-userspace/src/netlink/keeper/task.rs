@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
-    packet_route::{AddressFamily, RouteNetlinkMessage, rule::RuleMessage},
+    packet_route::{AddressFamily, RouteNetlinkMessage},
 };
 use rustix::io::Errno;
 use tokio::{
@@ -16,8 +16,9 @@ use tracing::{error, warn};
 
 use super::{Command, Failure, GONE, Report};
 use crate::netlink::{
+    INTERNAL_PROTOCOL, PROTOCOL,
     ledger::{Ledger, Write},
-    plan::{Existing, KernelNeighbour, KernelRule, RouteKey},
+    plan::{Existing, KernelNeighbour, RouteKey},
     socket::{Refusal, Requests},
     wire,
 };
@@ -28,6 +29,14 @@ const STEP: usize = 512;
 /// How often the kernel's routes are read again that change while they are read.
 const ATTEMPTS: usize = 3;
 
+/// Families and protocols of all our routes.
+const OURS: [(AddressFamily, u8); 4] = [
+    (AddressFamily::Inet, PROTOCOL),
+    (AddressFamily::Inet, INTERNAL_PROTOCOL),
+    (AddressFamily::Inet6, PROTOCOL),
+    (AddressFamily::Inet6, INTERNAL_PROTOCOL),
+];
+
 const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 const DELETE: u16 = 0;
@@ -36,8 +45,8 @@ pub struct Task {
     requests: Requests,
     commands: mpsc::UnboundedReceiver<Command>,
     routes: Ledger,
-    rules: Few<KernelRule, RuleMessage>,
-    neighbours: Few<KernelNeighbour, (u32, IpAddr)>,
+    neighbours: Neighbours,
+    rules: Leftovers,
     /// The first [`Command::Settle`] has come: what is not wanted by now is a leftover.
     begun: bool,
     /// Something was asked for.
@@ -48,25 +57,29 @@ pub struct Task {
     settling: Vec<oneshot::Sender<Result<Report>>>,
 }
 
-/// Rules, or neighbours: so few that the kernel is asked for all of them at each change.
-struct Few<Wanted, Shown> {
-    wanted: BTreeSet<Wanted>,
+/// Neighbours: so few that the kernel is asked for all of them at each change.
+#[derive(Default)]
+struct Neighbours {
+    wanted: BTreeSet<KernelNeighbour>,
     /// What the kernel has is to be compared with it.
     due: bool,
     /// What was found to be too much then.
-    to_delete: Vec<Shown>,
+    to_delete: Vec<(u32, IpAddr)>,
     /// What did not work at the last try.
     failures: Vec<Failure>,
 }
 
-impl<Wanted, Shown> Default for Few<Wanted, Shown> {
-    fn default() -> Self {
-        Self { wanted: BTreeSet::new(), due: false, to_delete: Vec::new(), failures: Vec::new() }
-    }
+/// Rules of earlier versions.
+#[derive(Default)]
+struct Leftovers {
+    /// They are to be looked for.
+    due: bool,
+    /// What did not work at the last try.
+    failures: Vec<Failure>,
 }
 
-impl<Wanted: Eq, Shown> Few<Wanted, Shown> {
-    fn want(&mut self, wanted: BTreeSet<Wanted>) {
+impl Neighbours {
+    fn want(&mut self, wanted: BTreeSet<KernelNeighbour>) {
         self.due |= wanted != self.wanted;
         self.wanted = wanted;
     }
@@ -85,8 +98,8 @@ impl Task {
             requests,
             commands,
             routes: Ledger::default(),
-            rules: Few::default(),
-            neighbours: Few::default(),
+            neighbours: Neighbours::default(),
+            rules: Leftovers::default(),
             begun: false,
             wants_anything: false,
             audit_due: false,
@@ -135,11 +148,9 @@ impl Task {
                     self.routes.want(key, action);
                 }
             }
-            Command::Rules(rules) => self.rules.want(rules),
             Command::Neighbours(neighbours) => self.neighbours.want(neighbours),
             Command::Clear => {
                 self.routes.want_nothing();
-                self.rules.want(BTreeSet::new());
                 self.neighbours.want(BTreeSet::new());
             }
             Command::Audit => self.audit_due = true,
@@ -155,7 +166,7 @@ impl Task {
             return self.wants_anything && (!self.routes.is_known() || self.neighbours.due || self.routes.has_writes());
         }
         let routes = !self.routes.is_known() || self.routes.is_due();
-        routes || self.rules.is_due() || self.neighbours.is_due() || self.audit_due
+        routes || self.rules.due || self.neighbours.is_due() || self.audit_due
     }
 
     /// Does a part of what is due: of several things the first in the order that [`Keeper`](super::Keeper) promises.
@@ -174,9 +185,6 @@ impl Task {
             return Ok(());
         }
         if self.rules.due {
-            return self.add_rules().await;
-        }
-        if !self.rules.to_delete.is_empty() {
             return self.delete_rules().await;
         }
         let deletions = self.routes.next_deletions(STEP);
@@ -196,8 +204,8 @@ impl Task {
         for _ in 0..ATTEMPTS {
             self.routes.begin_reading();
             whole = true;
-            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-                let request = RouteNetlinkMessage::GetRoute(wire::all::our_routes(family));
+            for (family, protocol) in OURS {
+                let request = RouteNetlinkMessage::GetRoute(wire::all::routes_of(family, protocol));
                 let note = |object: RouteNetlinkMessage| {
                     if let RouteNetlinkMessage::NewRoute(shown) = object
                         && let Some((key, action)) = wire::our_route(&shown)
@@ -292,7 +300,7 @@ impl Task {
         Ok(())
     }
 
-    async fn add_rules(&mut self) -> Result<()> {
+    async fn delete_rules(&mut self) -> Result<()> {
         let mut existing = Existing::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let request = RouteNetlinkMessage::GetRule(wire::all::rules(family));
@@ -302,28 +310,14 @@ impl Task {
                 }
             }
         }
-        let difference = existing.rules_to(&self.rules.wanted);
         self.rules.due = false;
-        self.rules.to_delete = difference.to_delete;
-        let changes = difference.to_add.iter().map(|rule| {
-            let message = RouteNetlinkMessage::NewRule(wire::rule(rule));
-            (rule.to_string(), message, ADD)
-        });
-        // One that is there already, whoever made it, will do.
-        let (made, failures) = self.make(changes.collect(), &[Errno::EXIST]).await?;
-        self.done.added += made;
-        self.rules.failures = failures;
-        Ok(())
-    }
-
-    async fn delete_rules(&mut self) -> Result<()> {
-        let changes = std::mem::take(&mut self.rules.to_delete).into_iter().map(|rule| {
-            let message = RouteNetlinkMessage::DelRule(wire::rule_deletion(&rule));
-            ("rule no longer wanted".to_owned(), message, DELETE)
+        let changes = existing.rules.iter().map(|rule| {
+            let message = RouteNetlinkMessage::DelRule(wire::rule_deletion(rule));
+            ("rule of an earlier version".to_owned(), message, DELETE)
         });
         let (made, failures) = self.make(changes.collect(), GONE).await?;
         self.done.deleted += made;
-        self.rules.failures.extend(failures);
+        self.rules.failures = failures;
         Ok(())
     }
 

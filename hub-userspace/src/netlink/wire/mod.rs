@@ -16,16 +16,16 @@ use rtnetlink::packet_route::{
 use self::{
     neighbour::read_neighbour,
     route::{action, table},
-    rule::read_rule,
 };
 pub(super) use self::{
     neighbour::{bare_neighbour, neighbour, neighbour_mac, neighbour_use, read_neighbour_key},
     route::{destination, metric, route, route_deletion, single_gateway},
-    rule::{rule, rule_deletion},
+    rule::rule_deletion,
 };
 use super::{
     PROTOCOL,
-    plan::{Existing, ExistingRule, Family, RouteAction, RouteKey},
+    is_ours,
+    plan::{Existing, Family, RouteAction, RouteKey},
 };
 
 impl From<Family> for AddressFamily {
@@ -43,13 +43,13 @@ fn family_of(address: IpAddr) -> AddressFamily {
 
 /// Selects all routes, rules or neighbours in a strict dump.
 pub(super) mod all {
-    use super::{AddressFamily, NeighbourMessage, PROTOCOL, RouteMessage, RuleMessage};
+    use super::{AddressFamily, NeighbourMessage, RouteMessage, RuleMessage};
 
-    /// Routes of our protocol, in any table.
-    pub fn our_routes(family: AddressFamily) -> RouteMessage {
+    /// Routes of a protocol, in any table.
+    pub fn routes_of(family: AddressFamily, protocol: u8) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
-        message.header.protocol = PROTOCOL.into();
+        message.header.protocol = protocol.into();
         message
     }
 
@@ -68,7 +68,7 @@ pub(super) mod all {
 
 /// A route that the kernel shows, if it is ours; without an action if no plan could have asked for it.
 pub(super) fn our_route(message: &RouteMessage) -> Option<(RouteKey, Option<RouteAction>)> {
-    if u8::from(message.header.protocol) != PROTOCOL {
+    if !is_ours(message.header.protocol.into()) {
         return None;
     }
     let key = RouteKey { table: table(message), destination: destination(message)?, metric: metric(message) };
@@ -80,7 +80,7 @@ impl Existing {
     pub(super) fn note_rule(&mut self, message: &RuleMessage) {
         let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
         if message.attributes.contains(&ours) {
-            self.rules.push(ExistingRule { rule: read_rule(message), message: message.clone() });
+            self.rules.push(message.clone());
         }
     }
 

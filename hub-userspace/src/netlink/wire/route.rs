@@ -13,7 +13,7 @@ use rtnetlink::packet_route::{
 
 use super::family_of;
 use crate::netlink::{
-    PROTOCOL,
+    INTERNAL_PROTOCOL, METRIC, PROTOCOL,
     plan::{KernelNextHop, RouteAction, RouteKey},
 };
 
@@ -25,10 +25,9 @@ const NO_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x1180);
 /// The message that adds or replaces a route whose action is [normalised](RouteAction::normalised).
 pub fn route(key: &RouteKey, action: &RouteAction) -> RouteMessage {
     let mut message = bare_route(key);
-    message.header.protocol = PROTOCOL.into();
+    message.header.protocol = protocol(key).into();
     message.header.kind = match action {
         RouteAction::Unicast { .. } => RouteType::Unicast,
-        RouteAction::Throw => RouteType::Throw,
         RouteAction::Unreachable => RouteType::Unreachable,
     };
     match action {
@@ -38,7 +37,7 @@ pub fn route(key: &RouteKey, action: &RouteAction) -> RouteMessage {
                 .attributes
                 .push(RouteAttribute::MultiPath(hops.iter().map(|hop| next_hop(hop, key.destination)).collect())),
         },
-        RouteAction::Throw | RouteAction::Unreachable => {}
+        RouteAction::Unreachable => {}
     }
     message
 }
@@ -46,10 +45,15 @@ pub fn route(key: &RouteKey, action: &RouteAction) -> RouteMessage {
 /// The message that deletes a route, whatever it does.
 pub fn route_deletion(key: &RouteKey) -> RouteMessage {
     let mut message = bare_route(key);
-    message.header.protocol = PROTOCOL.into();
+    message.header.protocol = protocol(key).into();
     // Of any scope (`fib_table_delete`).
     message.header.scope = RouteScope::NoWhere;
     message
+}
+
+/// The routing protocol number of our routes with this key.
+fn protocol(key: &RouteKey) -> u8 {
+    if key.metric == METRIC { PROTOCOL } else { INTERNAL_PROTOCOL }
 }
 
 fn bare_route(key: &RouteKey) -> RouteMessage {
@@ -135,7 +139,6 @@ pub fn single_gateway(message: &RouteMessage) -> Option<(u32, IpAddr)> {
 
 pub fn action(message: &RouteMessage) -> Option<RouteAction> {
     match message.header.kind {
-        RouteType::Throw => Some(RouteAction::Throw),
         RouteType::Unreachable => Some(RouteAction::Unreachable),
         RouteType::Unicast => Some(RouteAction::Unicast { next_hops: next_hops(message)? }.normalised()),
         _ => None,
