@@ -22,7 +22,10 @@ use hub_userspace::{
     compile::{self, Inputs},
     config::{
         difference::Routes,
-        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Source, Vpc},
+        model::{
+            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, ReversePath, Route,
+            Source, Vpc,
+        },
     },
     dataplane::{Counters, Dataplane, Hook, Outcome},
     layout::Layout,
@@ -331,6 +334,10 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             up_delay: Duration::ZERO,
             ipsec: None,
             selectors: Source::File,
+            reverse_path: match connection.reverse_path {
+                reference::ReversePath::Strict => ReversePath::Strict,
+                reference::ReversePath::Off => ReversePath::Off,
+            },
         };
         (connection.name.clone(), value)
     });
