@@ -57,7 +57,11 @@ pub fn packet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) ->
 
 /// IP version of a packet without a link header. The kernel does not look at it, but at what it has been told.
 fn raw(hook: Hook, frame: &[u8]) -> Result<u8, Verdict> {
-    let version = frame.first().ok_or(MALFORMED)? >> 4;
+    // Not even the shortest IP header.
+    if frame.len() < 20 {
+        return Err(MALFORMED);
+    }
+    let version = frame[0] >> 4;
     match hook {
         Hook::Xdp if matches!(version, 4 | 6) => Ok(version),
         Hook::Xdp => Err(MALFORMED),

@@ -13,19 +13,20 @@ use super::{
 };
 
 impl World {
-    /// Nobody's address, and the hub's own, which comes in from nowhere.
+    /// Nobody's address, the broadcast of a link (RFC 1122 section 3.2.1.3), and the hub's own, which comes in from
+    /// nowhere.
     pub(super) fn refuse_impossible(&self, packet: &Packet, trail: &mut Trail) -> Result<(), Verdict> {
         if is_nobody(packet.source) {
             return Err(trail.spoofed("martian source"));
         }
-        let mut own = self.interfaces.iter().flat_map(|interface| &interface.addresses);
-        if own.any(|own| own.addr() == packet.source) {
+        if self.is_hub(packet.source) {
             return Err(trail.spoofed("source of the hub"));
         }
         Ok(())
     }
 
-    /// For a packet to the hub itself: tells whose it is, or that it may not come in.
+    /// For a packet to the hub itself: tells whose it is, or that it may not come in. What no selector with a way back
+    /// admits is attributed as what no selector admits.
     pub(super) fn admit_to_hub(
         &self,
         attachment: &Attachment<'_>,
@@ -41,7 +42,7 @@ impl World {
                 trail.rules.push(if within { "to the hub from the VPC" } else { "to the hub from behind the VPC" });
                 Ok(())
             }
-            Side::Sites(sites) => self.admit_site_to_hub(attachment, sites, packet.source, packet.destination, trail),
+            Side::Sites(sites) => self.admit_site_to_hub(attachment, sites, packet, trail),
         }
     }
 
@@ -49,23 +50,22 @@ impl World {
         &self,
         attachment: &Attachment<'_>,
         sites: &[&Connection],
-        source: IpAddr,
-        destination: IpAddr,
+        packet: &Packet,
         trail: &mut Trail,
     ) -> Result<(), Verdict> {
+        let source = packet.source;
         let mut refusal = "to the hub, outside of the selectors";
         if let Some(sender) = likeliest_sender(sites, source) {
-            trail.account = Account::Connection(sender.name.clone());
             match self.way_back(sender, source) {
                 Ok(()) => {
+                    trail.account = Account::Connection(sender.name.clone());
                     trail.rules.push("to the hub by a selector");
                     return Ok(());
                 }
                 Err(_) => refusal = "to the hub, no way back",
             }
         }
-        if is_link_traffic(attachment.interface, sites, source, destination) {
-            trail.account = attachment.account();
+        if is_link_traffic(attachment.interface, sites, source, packet.destination) {
             trail.rules.push("to the hub on its link");
             return Ok(());
         }
@@ -94,10 +94,6 @@ impl World {
 
     /// Whether the connection is a next hop of the longest destination around an address; else what that leads to.
     fn is_member(&self, connection: &Connection, source: IpAddr) -> Result<(), &'static str> {
-        // A broadcast address of a link: no prefix is longer.
-        if self.is_hub(source) {
-            return Err("way back to the hub");
-        }
         match self.target(source) {
             None => Err("no way back"),
             Some(Target::Vpc { .. }) => Err("way back to the VPC"),
@@ -111,7 +107,7 @@ impl World {
     /// Whether the longest prefix around an address is a site's. The default route says nothing about whose it is.
     fn leads_to_a_site(&self, address: IpAddr) -> bool {
         match self.target(address) {
-            Some(Target::Routes(routes)) => !self.is_hub(address) && routes[0].destination.prefix_len() > 0,
+            Some(Target::Routes(routes)) => routes[0].destination.prefix_len() > 0,
             _ => false,
         }
     }

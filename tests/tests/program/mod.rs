@@ -2,6 +2,8 @@
 //!
 //! Needs devices that exist, so everything runs in a network namespace of the test's own.
 
+mod arrival;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
@@ -37,15 +39,13 @@ use hub_userspace::{
 };
 use ipnet::IpNet;
 
+pub use self::arrival::Arrival;
+
 /// An entry point of the program.
 pub type Entry = (Hook, Lookup);
 
 pub const ENTRIES: [Entry; 4] =
     [(Hook::Xdp, Lookup::Compiled), (Hook::Xdp, Lookup::Lpm), (Hook::Tc, Lookup::Compiled), (Hook::Tc, Lookup::Lpm)];
-
-/// Link addresses as a packet may still have before it that was decrypted: of the frame it came in. A test run of TC
-/// wants them, and takes the packet for what the `EtherType` behind them says.
-const LEFT_OVER: [u8; 12] = [2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 9];
 
 /// Bits of `skb->mark` that are the program's, and of these the one of all it has admitted.
 const MARK_MASK: u32 = 0x1fff_0000;
@@ -53,17 +53,6 @@ const MARK_FLAG: u32 = 0x1000_0000;
 
 /// Counters by account and name, those that are not 0.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
-
-/// A frame on its way in, and what the kernel knows of it.
-#[derive(Debug, Clone)]
-pub struct Arrival {
-    pub interface: u32,
-    pub frame: Vec<u8>,
-    /// What the kernel takes raw IP for, an `EtherType`; by its version unless told. On Ethernet the frame says it.
-    pub taken_for: Option<u16>,
-    /// `skb->mark`, of which nothing is to be believed.
-    pub mark: u32,
-}
 
 /// The loaded program.
 pub struct Program {
@@ -169,10 +158,9 @@ impl Program {
     pub fn take(&mut self, arrival: &Arrival) -> anyhow::Result<Outcome> {
         let Arrival { interface, frame, mark, .. } = arrival;
         let (hook, _) = self.entry;
-        let left_over = if hook == Hook::Tc && self.raw.contains(interface) {
-            [&LEFT_OVER[..], &arrival.protocol(true).to_be_bytes()].concat()
-        } else {
-            Vec::new()
+        let left_over = match hook {
+            Hook::Tc if self.raw.contains(interface) => arrival.left_over(),
+            _ => Vec::new(),
         };
         let outcome = self.dataplane.test_run(hook, *interface, &[&left_over[..], frame].concat(), *mark);
         let mut outcome = outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.entry))?;
@@ -242,44 +230,6 @@ impl Program {
             }
         }
         Ok(books)
-    }
-}
-
-// === impl Arrival ===
-
-impl Arrival {
-    /// With a mark that claims everything.
-    pub fn new(interface: u32, frame: Vec<u8>) -> Self {
-        Self { interface, frame, taken_for: None, mark: u32::MAX }
-    }
-
-    /// Where it gets to a program at this hook; `raw`: without a link header.
-    pub fn hook(&self, hook: Hook, raw: bool) -> reference::Hook {
-        match hook {
-            Hook::Xdp => reference::Hook::Xdp,
-            Hook::Tc => reference::Hook::Tc { protocol: self.protocol(raw) },
-        }
-    }
-
-    /// `skb->protocol`, as the kernel has it in a test run (`eth_type_trans()`, net/ethernet/eth.c).
-    fn protocol(&self, raw: bool) -> u16 {
-        if raw {
-            return self.taken_for.unwrap_or_else(|| by_version(&self.frame));
-        }
-        match self.frame.get(12..14).map(|pair| u16::from_be_bytes([pair[0], pair[1]])) {
-            // IEEE 802.2: the number is a length (ETH_P_802_2, linux/if_ether.h).
-            Some(0..0x0600) | None => 4,
-            Some(ether_type) => ether_type,
-        }
-    }
-}
-
-/// What raw IP of this version is to be taken for; of no version that there is, for an experiment's (RFC 5342).
-fn by_version(packet: &[u8]) -> u16 {
-    match packet.first().map(|byte| byte >> 4) {
-        Some(4) => 0x0800,
-        Some(6) => 0x86dd,
-        _ => 0x88b5,
     }
 }
 

@@ -139,7 +139,8 @@ fn nothing_comes_in_from_the_hub_s_own_addresses() -> anyhow::Result<()> {
     let attachments = [(SH, "shanghai"), (WIDE, "macau"), (TUN, "nobody"), (RAW, "kunming"), (VPC, "vpc")];
     let mut rows = Vec::new();
     for (interface, account) in attachments {
-        for source in ["192.168.0.1", "203.0.113.1", "10.255.0.0"] {
+        // The last ones are broadcast addresses of its links.
+        for source in ["192.168.0.1", "203.0.113.1", "10.255.0.0", "192.168.0.255", "203.0.113.255"] {
             for destination in ["192.168.0.1", "203.0.113.1", "192.168.0.10", "10.10.20.1", "10.99.0.1"] {
                 rows.push(spoofed(interface, source, destination, account));
             }
@@ -231,7 +232,64 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
     add_routes(&mut world, "10.255.3.0/30", "hangzhou", 100);
     table(
         &world,
-        &[to_hub(TUN, "10.255.3.2", "10.255.3.1", "nobody"), spoofed(TUN, "10.255.3.2", "192.168.0.1", "beijing")],
+        &[to_hub(TUN, "10.255.3.2", "10.255.3.1", "nobody"), spoofed(TUN, "10.255.3.2", "192.168.0.1", "nobody")],
+    )
+}
+
+/// Prefixes within one another, one address with two lengths, and a link whose prefix the site has, too.
+#[test]
+fn a_link_may_have_several_prefixes() -> anyhow::Result<()> {
+    let with = |addresses: &str| {
+        let mut world = gateway();
+        interface(&mut world, SH).addresses = addresses.split_whitespace().map(|own| own.parse().expect(own)).collect();
+        world
+    };
+    table(
+        &with("10.255.1.1/24 10.255.1.5/30 fd00:255::1/64 fd00:255::5/126"),
+        &[
+            to_hub(SH, "10.255.1.6", "10.255.1.1", "shanghai"),
+            to_hub(SH, "10.255.1.6", "10.255.1.5", "shanghai"),
+            to_hub(SH, "10.255.1.9", "10.255.1.1", "shanghai"),
+            to_hub(SH, "10.255.1.9", "10.255.1.5", "shanghai"),
+            to_hub(SH, "10.255.1.9", "10.255.1.255", "shanghai"),
+            to_hub(SH, "10.255.1.9", "10.255.1.7", "shanghai"),
+            to_hub(SH, "fd00:255::6", "fd00:255::1", "shanghai"),
+            to_hub(SH, "fd00:255::9", "fd00:255::5", "shanghai"),
+            spoofed(SH, "10.255.2.1", "10.255.1.1", "shanghai"),
+            spoofed(SH, "10.255.1.9", "192.168.0.1", "shanghai"),
+            // A broadcast address is no source (RFC 1122 section 3.2.1.3).
+            spoofed(SH, "10.255.1.255", "10.255.1.1", "shanghai"),
+            spoofed(SH, "10.255.1.7", "10.255.1.1", "shanghai"),
+        ],
+    )?;
+    table(
+        &with("10.255.1.2/24 10.255.1.2/31 fd00:255::2/64 fd00:255::2/127"),
+        &[
+            to_hub(SH, "10.255.1.3", "10.255.1.2", "shanghai"),
+            to_hub(SH, "10.255.1.9", "10.255.1.2", "shanghai"),
+            to_hub(SH, "fd00:255::3", "fd00:255::2", "shanghai"),
+            to_hub(SH, "fd00:255::9", "fd00:255::2", "shanghai"),
+        ],
+    )?;
+    // RFC 3021: the other end of a link of two has its last address.
+    table(
+        &with("10.255.1.2/31 fd00:255::2/127"),
+        &[
+            to_hub(SH, "10.255.1.3", "10.255.1.2", "shanghai"),
+            to_hub(SH, "fd00:255::3", "fd00:255::2", "shanghai"),
+            spoofed(SH, "10.255.1.3", "10.255.1.3", "shanghai"),
+            spoofed(SH, "10.255.1.3", "192.168.0.1", "shanghai"),
+            spoofed(SH, "10.255.1.1", "10.255.1.2", "shanghai"),
+        ],
+    )?;
+    table(
+        &with("10.10.10.254/24 fd00:10::fe/64"),
+        &[
+            to_hub(SH, "10.10.10.1", "10.10.10.254", "shanghai"),
+            to_hub(SH, "10.10.10.1", "192.168.0.1", "shanghai"),
+            to_hub(SH, "fd00:10::1", "fd00:10::fe", "shanghai"),
+            to_hub(SH, "fd00:10::1", "fd00:c::1", "shanghai"),
+        ],
     )
 }
 

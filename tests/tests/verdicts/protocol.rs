@@ -141,12 +141,17 @@ fn raw_ip_is_what_the_kernel_takes_it_for() -> anyhow::Result<()> {
             ("malformed", v6.clone().ip_length(2000)),
             ("spoofed", udp4("10.10.20.77", "192.168.0.10")),
             ("to a group", udp6("fd00:50::1", "ff02::1")),
-            ("cut off after a byte", v4.clone().cut(1)),
+            ("cut off after 20 bytes", v6.clone().cut(20)),
         ];
         for (name, packet) in packets {
             let name = format!("{name}, taken for {number:#06x}");
             rows.push(row(name, RAW, packet.build()).taken_for(number).passed("not_ip", "kunming"));
         }
+    }
+    for length in [1, 14, 19] {
+        let cut = v4.clone().cut(length).build();
+        let name = format!("cut off after {length} bytes, taken for ARP");
+        rows.push(row(name, RAW, cut).taken_for(ARP).dropped("malformed", "kunming"));
     }
     rows.push(row("no version, taken for nothing", RAW, vec![0; 40]).passed("not_ip", "kunming").only_at(Hook::Tc));
     table(&gateway(), &rows)

@@ -219,7 +219,7 @@ fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> a
     let beijing_alone = [
         spoofed(TUN, "10.10.40.200", "10.10.20.1", "chengdu"),
         by_beijing(),
-        spoofed(TUN, "10.10.40.200", "203.0.113.1", "chengdu"),
+        spoofed(TUN, "10.10.40.200", "203.0.113.1", "nobody"),
         to_hub("10.10.40.1", "beijing"),
         to_hub("10.10.41.1", "chengdu"),
     ];
@@ -236,7 +236,7 @@ fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> a
     for route in world.routes.iter_mut().filter(|route| route.destination == whole) {
         route.next_hop = "chengdu".into();
     }
-    table(&world, &[spoofed(TUN, "10.10.40.1", "203.0.113.1", "beijing"), to_hub("10.10.41.1", "chengdu")])
+    table(&world, &[spoofed(TUN, "10.10.40.1", "203.0.113.1", "nobody"), to_hub("10.10.41.1", "chengdu")])
 }
 
 /// With SAs known it is the same question.
