@@ -185,7 +185,9 @@ impl Compiler<'_> {
         for address in self.inputs.host.addresses_of(ifindex) {
             add(address.trunc(), link::SOURCE);
             add(address.addr().into(), link::HUB);
-            if let IpNet::V4(net) = address {
+            if let IpNet::V4(net) = address
+                && net.prefix_len() < 31
+            {
                 add(IpAddr::V4(net.broadcast()).into(), link::HUB);
             }
         }

@@ -17,6 +17,8 @@ pub struct Outcome {
     pub action: Action,
     /// The frame afterwards.
     pub frame: Vec<u8>,
+    /// `skb->mark` afterwards, host byte order. XDP knows none: there it is the one given.
+    pub mark: u32,
 }
 
 /// What becomes of a packet.
@@ -46,20 +48,22 @@ impl Action {
     }
 }
 
-/// Bytes of `struct __sk_buff` (linux/bpf.h), and the place of `ifindex` in it.
+/// Bytes of `struct __sk_buff` (linux/bpf.h), and the places of `mark` and `ifindex` in it.
 const SKB_BYTES: usize = 192;
+const SKB_MARK: usize = 8;
 const SKB_IFINDEX: usize = 40;
 
 impl Dataplane {
-    /// Runs a loaded program on a frame, as if it came in on `ifindex`, an interface of this network namespace.
+    /// Runs a loaded program on a frame, as if it came in on `ifindex`, an interface of this network namespace, with
+    /// this `skb->mark`, host byte order; XDP does not see it.
     ///
     /// Counts as any other packet; the redirect is decided but not carried out. With TC, a link header that the kernel
-    /// would take off is still there.
+    /// would take off is still there, and `skb->protocol` is that header's `EtherType` (`eth_type_trans`).
     ///
     /// # Errors
     /// When the kernel has no such interface or refuses the frame; with TC it takes none that is no longer than an
     /// Ethernet header (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`).
-    pub fn test_run(&mut self, hook: Hook, ifindex: u32, frame: &[u8]) -> Result<Outcome, Error> {
+    pub fn test_run(&mut self, hook: Hook, ifindex: u32, frame: &[u8], mark: u32) -> Result<Outcome, Error> {
         let length = u32::try_from(frame.len()).map_err(|_| Error::FrameTooLong)?;
         let mut output = vec![0; frame.len() + 256];
         let context = match hook {
@@ -67,14 +71,17 @@ impl Dataplane {
             Hook::Xdp => [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect(),
             Hook::Tc => {
                 let mut context = vec![0; SKB_BYTES];
+                context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
                 context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
                 context
             }
         };
+        let mut context_after = [0; SKB_BYTES];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut output),
             ctx_in: Some(&context),
+            ctx_out: (hook == Hook::Tc).then_some(&mut context_after[..]),
             ..TestRunOptions::default()
         };
         let result = match hook {
@@ -83,6 +90,14 @@ impl Dataplane {
         };
         let result = result.map_err(Error::program)?;
         output.truncate(result.data_size_out as usize);
-        Ok(Outcome { action: Action::of(hook, result.return_value), frame: output })
+        let mark = match hook {
+            Hook::Xdp => mark,
+            Hook::Tc => {
+                let mut after = [0; 4];
+                after.copy_from_slice(&context_after[SKB_MARK..SKB_MARK + 4]);
+                u32::from_ne_bytes(after)
+            }
+        };
+        Ok(Outcome { action: Action::of(hook, result.return_value), frame: output, mark })
     }
 }

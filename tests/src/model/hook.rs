@@ -1,6 +1,16 @@
-//! The hooks that the program stands at: XDP does not reach every interface, and TC is behind it.
+//! The hooks that the program stands at: XDP does not reach every interface, and TC is behind it, always.
 
 use super::{Judgement, Verdict, World};
+
+/// Where the program gets a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Xdp,
+    Tc {
+        /// What the kernel takes the frame for: `skb->protocol`, an `EtherType`.
+        protocol: u16,
+    },
+}
 
 impl World {
     /// Whether TC alone reaches the interface of this index, which is an attachment.
@@ -11,18 +21,13 @@ impl World {
 }
 
 impl Judgement {
-    /// What XDP does of it, on the interface that the frame came in on. Where TC alone reaches some interfaces, what XDP
-    /// passes goes there, and is counted there.
+    /// What XDP does of it. What it passes goes to TC, which decides again and counts.
     #[must_use]
-    pub fn by_xdp(self, world: &World, interface: u32) -> Self {
-        let some_by_tc = world.interfaces.iter().any(|other| world.is_by_tc(other.index));
-        if !some_by_tc || world.attachment(interface).is_none() {
-            return self;
-        }
+    pub fn by_xdp(self, world: &World) -> Self {
         match self.verdict {
-            Verdict::Pass(_) => Self { counts: Vec::new(), ..self },
+            Verdict::Pass(_) => Self { counts: Vec::new(), mark: None, ..self },
             Verdict::Forward { interface, .. } if world.is_by_tc(interface) => {
-                Self { verdict: Verdict::Pass("handed_over"), counts: Vec::new() }
+                Self { verdict: Verdict::Pass("handed_over"), counts: Vec::new(), mark: None }
             }
             _ => self,
         }

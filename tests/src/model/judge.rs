@@ -1,6 +1,6 @@
 //! The way of a packet through the hub, and what is written in the books.
 
-use super::{World, flow, parse, rewrite, route::Target};
+use super::{Hook, World, flow, parse, rewrite, route::Target};
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,23 +31,75 @@ pub enum Count {
     Reason(&'static str),
 }
 
+/// What TC writes on a packet that it passes: the only thing that tells the kernel what has been decided.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mark {
+    /// Nothing is decided: all bits of the mask are 0.
+    Cleared,
+    /// The source is admitted and there is no route: to be answered, never to be forwarded.
+    NoRoute,
+    /// For the hub itself alone.
+    Local,
+    /// Admitted, to leave by this next hop and no other.
+    NextHop(Account),
+}
+
 /// A verdict with all it changes in the books.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
     pub counts: Vec<(Account, Count)>,
+    /// Of what is passed; XDP writes none.
+    pub mark: Option<Mark>,
+}
+
+/// What has been found out about a packet on its way.
+pub(super) struct Trail {
+    /// Who pays for it.
+    pub account: Account,
+    counts: Vec<(Account, Count)>,
+    /// Where it is to leave.
+    next_hop: Option<Account>,
+    /// The rules that decided something, in few words.
+    pub rules: Vec<&'static str>,
+}
+
+impl Trail {
+    /// Drops a packet whose source this rule refuses.
+    pub fn spoofed(&mut self, rule: &'static str) -> Verdict {
+        self.rules.push(rule);
+        Verdict::Drop("spoofed_source")
+    }
+
+    fn mark(&self, reason: &str) -> Mark {
+        match reason {
+            "not_attached" => Mark::Cleared,
+            // What the VPC sends elsewhere is the kernel's business.
+            "no_route" if self.account == Account::Vpc => Mark::Cleared,
+            "no_route" => Mark::NoRoute,
+            "ttl_expired" | "too_big" | "ip_options" | "no_neighbour" | "next_hop_down" => {
+                Mark::NextHop(self.next_hop.clone().expect("these come after the next hop"))
+            }
+            "to_hub" | "multicast" | "link_local" | "not_ip" | "other_host" | "other_vlan" => Mark::Local,
+            other => unreachable!("nothing is passed as {other}"),
+        }
+    }
 }
 
 impl World {
-    /// The fate of a frame that came in on the interface of this index.
-    pub fn judge(&self, interface: u32, frame: &[u8]) -> Judgement {
-        let mut account = Account::Unattributed;
-        let mut counts = Vec::new();
-        let verdict = self.stages(interface, frame, &mut account, &mut counts).unwrap_or_else(|refusal| refusal);
+    /// The fate of a frame that comes to a hook of the interface of this index.
+    pub fn judge(&self, hook: Hook, interface: u32, frame: &[u8]) -> Judgement {
+        let (verdict, mut trail) = self.verdict(hook, interface, frame);
         if let Verdict::Pass(reason) | Verdict::Drop(reason) = &verdict {
-            counts.push((account, Count::Reason(reason)));
+            trail.counts.push((trail.account.clone(), Count::Reason(reason)));
         }
-        Judgement { verdict, counts }
+        let mark = if let Verdict::Pass(reason) = &verdict { Some(trail.mark(reason)) } else { None };
+        Judgement { verdict, counts: trail.counts, mark }
+    }
+
+    /// The rules about sources that decided a frame's fate, in few words: several have one reason.
+    pub fn rules(&self, hook: Hook, interface: u32, frame: &[u8]) -> Vec<&'static str> {
+        self.verdict(hook, interface, frame).1.rules
     }
 
     /// The bucket, of 256, that the flow of a frame is in.
@@ -56,43 +108,47 @@ impl World {
     /// When the frame is none that could be forwarded.
     pub fn bucket(&self, interface: u32, frame: &[u8]) -> usize {
         let attachment = self.attachment(interface).expect("an attachment");
-        let packet = parse::packet(self, attachment.interface, frame).expect("a packet to forward");
+        let packet = parse::packet(self, Hook::Xdp, attachment.interface, frame).expect("a packet to forward");
         flow::hash(&packet) as usize % flow::BUCKETS
     }
 
-    fn stages(
-        &self,
-        interface: u32,
-        frame: &[u8],
-        account: &mut Account,
-        counts: &mut Vec<(Account, Count)>,
-    ) -> Result<Verdict, Verdict> {
-        let attachment = self.attachment(interface).ok_or(Verdict::Pass("not_attached"))?;
-        *account = attachment.account();
+    fn verdict(&self, hook: Hook, interface: u32, frame: &[u8]) -> (Verdict, Trail) {
+        let mut trail = Trail { account: Account::Unattributed, counts: Vec::new(), next_hop: None, rules: Vec::new() };
+        let verdict = self.stages(hook, interface, frame, &mut trail).unwrap_or_else(|refusal| refusal);
+        (verdict, trail)
+    }
 
-        let packet = parse::packet(self, attachment.interface, frame)?;
+    fn stages(&self, hook: Hook, interface: u32, frame: &[u8], trail: &mut Trail) -> Result<Verdict, Verdict> {
+        let attachment = self.attachment(interface).ok_or(Verdict::Pass("not_attached"))?;
+        trail.account = attachment.account();
+
+        let packet = parse::packet(self, hook, attachment.interface, frame)?;
+        self.refuse_impossible(&packet, trail)?;
         if self.is_hub(packet.destination) {
+            self.admit_to_hub(&attachment, &packet, trail)?;
             return Err(Verdict::Pass("to_hub"));
         }
 
-        attachment.admit(&packet, account)?;
+        attachment.admit(&packet, trail)?;
+        self.check_reverse_path(packet.source, trail)?;
         let length = packet.length as u64;
-        counts.push((account.clone(), Count::Received(length)));
+        trail.counts.push((trail.account.clone(), Count::Received(length)));
 
         let target = self.target(packet.destination).ok_or(Verdict::Pass("no_route"))?;
         let to_vpc = matches!(target, Target::Vpc { .. });
-        if !self.spoke_to_spoke && *account != Account::Vpc && !to_vpc {
+        if !self.spoke_to_spoke && trail.account != Account::Vpc && !to_vpc {
             return Err(Verdict::Drop("isolated"));
         }
 
         let way = self.way(&target, &packet);
+        trail.next_hop = Some(way.account.clone());
         if !self.admits_egress(&way.account, &packet) {
             return Err(Verdict::Drop("selector_mismatch"));
         }
         let egress = way.interface.filter(|interface| interface.up).ok_or(Verdict::Pass("next_hop_down"))?;
 
-        let bytes = rewrite::rewrite(frame, &packet, egress, way.neighbour)?;
-        counts.push((way.account, Count::Sent(length)));
+        let bytes = rewrite::rewrite(hook, frame, &packet, egress, way.neighbour)?;
+        trail.counts.push((way.account, Count::Sent(length)));
         Ok(Verdict::Forward { interface: egress.index, frame: bytes })
     }
 }

@@ -4,8 +4,8 @@
 //! summed up in full, buckets are shared out anew for each packet. What the kernel program does differently is a
 //! mistake in one of the two.
 //!
-//! [`World::judge`] reads like the six stages of the program, a file each here too: [`parse`](self), selectors, routes,
-//! next hops, rewriting; counting is what a [`Judgement`] brings along.
+//! [`World::judge`] reads like the six stages of the program, a file each here too: [`parse`](self), selectors with the
+//! checks of sources, routes, next hops, rewriting; counting is what a [`Judgement`] brings along.
 
 mod flow;
 mod hook;
@@ -15,7 +15,9 @@ mod prefix;
 mod rewrite;
 mod route;
 mod selector;
+mod source;
 mod world;
 
-pub use judge::{Account, Count, Judgement, Verdict};
-pub use world::{Agreement, Connection, Interface, Pair, Route, Vpc, World};
+pub use hook::Hook;
+pub use judge::{Account, Count, Judgement, Mark, Verdict};
+pub use world::{Agreement, Connection, Interface, Pair, ReversePath, Route, Vpc, World};

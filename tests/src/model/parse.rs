@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Interface, Verdict, World};
+use super::{Hook, Interface, Verdict, World};
 
 /// The IP packet in a frame.
 #[derive(Debug)]
@@ -28,10 +28,20 @@ pub struct Packet {
 }
 
 const MALFORMED: Verdict = Verdict::Drop("malformed");
+const MISMATCH: Verdict = Verdict::Drop("protocol_mismatch");
+
+// EtherTypes. No other number, 0x9100 neither, is a tag for the kernel (eth_type_vlan(), linux/if_vlan.h).
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const TAG: u16 = 0x8100;
+const SERVICE_TAG: u16 = 0x88a8;
 
 /// Reads a frame down to the ports; ends with what is not to be forwarded whatever the configuration.
-pub fn packet(world: &World, interface: &Interface, frame: &[u8]) -> Result<Packet, Verdict> {
-    let (version, offset) = link(world, interface, frame)?;
+pub fn packet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> Result<Packet, Verdict> {
+    let (version, offset) = match interface.ethernet {
+        true => ethernet(world, hook, interface, frame)?,
+        false => (raw(hook, frame)?, 0),
+    };
     let packet = match version {
         4 => ipv4(offset, &frame[offset..])?,
         _ => ipv6(offset, &frame[offset..])?,
@@ -45,19 +55,36 @@ pub fn packet(world: &World, interface: &Interface, frame: &[u8]) -> Result<Pack
     Ok(packet)
 }
 
-/// IP version by the link header, and where the IP header starts.
-fn link(world: &World, interface: &Interface, frame: &[u8]) -> Result<(u8, usize), Verdict> {
-    if !interface.ethernet {
-        return match frame.first().ok_or(MALFORMED)? >> 4 {
-            version @ (4 | 6) => Ok((version, 0)),
-            _ => Err(MALFORMED),
-        };
+/// IP version of a packet without a link header. The kernel does not look at it, but at what it has been told.
+fn raw(hook: Hook, frame: &[u8]) -> Result<u8, Verdict> {
+    // Not even the shortest IP header.
+    if frame.len() < 20 {
+        return Err(MALFORMED);
     }
+    let version = frame[0] >> 4;
+    match hook {
+        Hook::Xdp if matches!(version, 4 | 6) => Ok(version),
+        Hook::Xdp => Err(MALFORMED),
+        Hook::Tc { protocol: IPV4 } if version == 4 => Ok(4),
+        Hook::Tc { protocol: IPV6 } if version == 6 => Ok(6),
+        Hook::Tc { protocol: IPV4 | IPV6 } => Err(MISMATCH),
+        Hook::Tc { .. } => Err(Verdict::Pass("not_ip")),
+    }
+}
+
+/// IP version by the link header, and where the IP header starts.
+fn ethernet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> Result<(u8, usize), Verdict> {
     let mut ether_type = number16(frame, 12)?;
+    if let Hook::Tc { protocol } = hook
+        && protocol != ether_type
+        && [protocol, ether_type].iter().any(|number| matches!(*number, IPV4 | IPV6 | TAG | SERVICE_TAG))
+    {
+        return Err(MISMATCH);
+    }
     let mut offset = 14;
     let mut outermost_vlan = 0;
     for _ in 0..2 {
-        if !matches!(ether_type, 0x8100 | 0x88a8) {
+        if !matches!(ether_type, TAG | SERVICE_TAG) {
             break;
         }
         let control = number16(frame, offset)?;
@@ -73,8 +100,9 @@ fn link(world: &World, interface: &Interface, frame: &[u8]) -> Result<(u8, usize
         }
     }
     let version = match ether_type {
-        0x0800 => 4,
-        0x86dd => 6,
+        IPV4 => 4,
+        IPV6 => 6,
+        TAG | SERVICE_TAG => return Err(Verdict::Drop("too_many_tags")),
         _ => return Err(Verdict::Pass("not_ip")),
     };
     if frame[0] & 1 == 1 {

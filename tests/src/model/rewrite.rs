@@ -2,20 +2,27 @@
 
 use std::net::IpAddr;
 
-use super::{Interface, Verdict, parse::Packet};
+use super::{Hook, Interface, Verdict, parse::Packet};
 
 /// Shortest payload of an Ethernet frame (IEEE 802.3): shorter packets are padded to it.
 const MINIMAL_PAYLOAD: usize = 46;
 
 /// The frame that leaves, if it may.
-pub fn rewrite(frame: &[u8], packet: &Packet, egress: &Interface, neighbour: IpAddr) -> Result<Vec<u8>, Verdict> {
+pub fn rewrite(
+    hook: Hook,
+    frame: &[u8],
+    packet: &Packet,
+    egress: &Interface,
+    neighbour: IpAddr,
+) -> Result<Vec<u8>, Verdict> {
     if packet.hops <= 1 {
         return Err(Verdict::Pass("ttl_expired"));
     }
     if packet.length > egress.mtu as usize {
         return Err(Verdict::Pass("too_big"));
     }
-    if packet.options {
+    // TC forwards them as they are.
+    if packet.options && hook == Hook::Xdp {
         return Err(Verdict::Pass("ip_options"));
     }
     let mut bytes = Vec::new();
@@ -40,11 +47,12 @@ fn one_hop_later(ip: &[u8]) -> Vec<u8> {
         ip[7] -= 1;
         return ip;
     }
-    let before = ip[..20].to_vec();
+    let header = usize::from(ip[0] & 0xf) * 4;
+    let before = ip[..header].to_vec();
     ip[8] -= 1;
     let checksum = if sum(&before) == 0xffff {
         ip[10..12].fill(0);
-        !sum(&ip[..20])
+        !sum(&ip[..header])
     } else {
         // Wrong before: stays wrong by as much, for the destination to find out. RFC 1624, equation 3.
         let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);

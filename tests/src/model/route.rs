@@ -24,11 +24,11 @@ pub struct Way<'a> {
     pub neighbour: IpAddr,
 }
 
-impl World {
-    /// An address of the hub, or the directed broadcast of one of its links, which links of one or two hosts do not have
+impl Interface {
+    /// An address of this interface, or the directed broadcast of its link, which links of one or two hosts do not have
     /// (RFC 3021).
-    pub(super) fn is_hub(&self, destination: IpAddr) -> bool {
-        self.interfaces.iter().flat_map(|interface| &interface.addresses).any(|own| {
+    pub(super) fn is_own(&self, destination: IpAddr) -> bool {
+        self.addresses.iter().any(|own| {
             let last_of_link = match own.addr() {
                 IpAddr::V4(address) if own.prefix_len() < 31 => {
                     let hosts = u32::MAX >> own.prefix_len();
@@ -38,6 +38,13 @@ impl World {
             };
             own.addr() == destination || last_of_link == Some(destination)
         })
+    }
+}
+
+impl World {
+    /// An address of the hub, or the directed broadcast of one of its links.
+    pub(super) fn is_hub(&self, destination: IpAddr) -> bool {
+        self.interfaces.iter().any(|interface| interface.is_own(destination))
     }
 
     /// The longest prefix around the destination has it; of equal ones the VPC's, which no site can take away.

@@ -6,17 +6,18 @@ use ipnet::IpNet;
 
 use super::{
     Account, Connection, Interface, Pair, Verdict, Vpc, World,
-    parse::{Packet, is_nobody},
+    judge::Trail,
+    parse::Packet,
     prefix::{contains, same_family},
 };
 
 /// An interface whose packets are the hub's business, and whose they can be.
 pub struct Attachment<'a> {
     pub interface: &'a Interface,
-    side: Side<'a>,
+    pub(super) side: Side<'a>,
 }
 
-enum Side<'a> {
+pub(super) enum Side<'a> {
     Vpc(&'a Vpc),
     /// By name; at least one.
     Sites(Vec<&'a Connection>),
@@ -62,13 +63,10 @@ impl Attachment<'_> {
 
     /// Tells whose packet it is. Where several connections could have sent it, the longest remote prefix has the first
     /// say, then the first name.
-    pub fn admit(&self, packet: &Packet, account: &mut Account) -> Result<(), Verdict> {
-        if is_nobody(packet.source) {
-            return Err(Verdict::Drop("spoofed_source"));
-        }
+    pub(super) fn admit(&self, packet: &Packet, trail: &mut Trail) -> Result<(), Verdict> {
         let sites = match &self.side {
             Side::Vpc(vpc) if in_any(&vpc.cidrs, packet.source) => return Ok(()),
-            Side::Vpc(_) => return Err(Verdict::Drop("spoofed_source")),
+            Side::Vpc(_) => return Err(trail.spoofed("source outside of the VPC")),
             Side::Sites(sites) => sites,
         };
         let mut candidates = Vec::new();
@@ -80,19 +78,21 @@ impl Attachment<'_> {
             }
         }
         candidates.sort_by_key(|(length, name, _)| (*length, *name));
-        let Some((_, likeliest, _)) = candidates.first() else { return Err(Verdict::Drop("spoofed_source")) };
+        let Some((_, likeliest, _)) = candidates.first() else {
+            return Err(trail.spoofed("source outside of the selectors"));
+        };
         let [site_port, hub_port] = packet.selector_ports;
         let sender = candidates
             .iter()
             .find(|(_, _, pair)| contains(pair.local, packet.destination) && suits(pair, packet, site_port, hub_port));
         let payer = sender.map_or(likeliest, |(_, name, _)| name);
-        *account = Account::Connection((*payer).clone());
+        trail.account = Account::Connection((*payer).clone());
         if sender.is_some() { Ok(()) } else { Err(Verdict::Drop("selector_mismatch")) }
     }
 }
 
 /// Pairs by which a site may send: without an SA there are none.
-fn from_site(connection: &Connection) -> Vec<Pair> {
+pub(super) fn from_site(connection: &Connection) -> Vec<Pair> {
     match &connection.agreement {
         Some(agreement) => {
             agreement.pairs.iter().filter(|pair| same_family(pair.remote, pair.local)).cloned().collect()

@@ -53,6 +53,15 @@ pub struct Connection {
     pub locals: Vec<IpNet>,
     /// What its SAs are for, where they are known; else these prefixes count.
     pub agreement: Option<Agreement>,
+    pub reverse_path: ReversePath,
+}
+
+/// Whether a site's sources must be routed to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReversePath {
+    #[default]
+    Strict,
+    Off,
 }
 
 /// What the SAs of a connection are for.

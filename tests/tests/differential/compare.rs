@@ -4,13 +4,13 @@ use hub_tests::{
     model::{Judgement, Verdict, World},
     packet::hex,
 };
-use hub_userspace::dataplane::{Action, Outcome};
+use hub_userspace::dataplane::{Action, Hook, Outcome};
 use rand::rngs::SmallRng;
 
 use crate::{
     coverage::Coverage,
     packets,
-    program::{Books, Program, difference, enter},
+    program::{Arrival, Books, Program, difference, enter},
     show,
 };
 
@@ -32,23 +32,22 @@ impl Comparison<'_> {
         let mut expected = vec![Books::new(); programs.len()];
         let mut sent = Vec::new();
         for _ in 0..packets {
-            let (interface, frame) = packets::draw(rng, world);
-            let judgement = world.judge(interface, &frame);
+            let arrival = packets::draw(rng, world);
             for (program, expected) in programs.iter_mut().zip(&mut expected) {
-                if !program.gets(world, interface, &frame) {
+                if !program.gets(world, &arrival) {
                     continue;
                 }
-                let part = program.part(judgement.clone(), world, interface, &frame);
-                let outcome = program.run(interface, &frame)?;
-                if !agree(world, &frame, &part, &outcome) {
-                    let difference = disagreement(world, interface, &frame, &part, &outcome, None);
+                let part = part(program, world, &arrival);
+                let mark = program.marked(&arrival, part.mark.as_ref())?;
+                let outcome = program.take(&arrival)?;
+                if !agree(world, &arrival, &part, mark, &outcome) {
+                    let difference = disagreement(world, &arrival, &part, mark, &outcome, None);
                     anyhow::bail!("{:?}: {difference}", program.entry);
                 }
                 enter(expected, &part);
             }
-            coverage.note(world, interface, &frame, &judgement);
-            coverage.note_handed_over(&judgement.by_xdp(world, interface));
-            sent.push((interface, frame));
+            coverage.note(world, &arrival);
+            sent.push(arrival);
         }
         for ((program, before), expected) in programs.iter_mut().zip(before).zip(expected) {
             if difference(&before, &program.books()?) != expected {
@@ -59,10 +58,27 @@ impl Comparison<'_> {
     }
 }
 
-fn agree(world: &World, frame: &[u8], judgement: &Judgement, outcome: &Outcome) -> bool {
+/// What the program at its hook is to do.
+fn part(program: &Program, world: &World, arrival: &Arrival) -> Judgement {
+    program.part(judge(world, program.entry.0, arrival), world, arrival)
+}
+
+/// What the model says of a frame at a hook.
+pub fn judge(world: &World, hook: Hook, arrival: &Arrival) -> Judgement {
+    world.judge(arrival.hook(hook, is_raw(world, arrival)), arrival.interface, &arrival.frame)
+}
+
+/// The frame has no link header.
+pub fn is_raw(world: &World, arrival: &Arrival) -> bool {
+    world.interfaces.iter().any(|link| link.index == arrival.interface && !link.ethernet)
+}
+
+/// `mark` is that of a packet that is passed.
+fn agree(world: &World, arrival: &Arrival, judgement: &Judgement, mark: u32, outcome: &Outcome) -> bool {
+    let untouched = outcome.frame == arrival.frame;
     match &judgement.verdict {
-        Verdict::Pass(_) => outcome.action == Action::Pass && outcome.frame == frame,
-        Verdict::Drop(_) => outcome.action == Action::Drop && outcome.frame == frame,
+        Verdict::Pass(_) => outcome.action == Action::Pass && untouched && outcome.mark == mark,
+        Verdict::Drop(_) => outcome.action == Action::Drop && untouched,
         Verdict::Forward { interface, frame } => {
             // A test run does not tell the egress interface: its link address does, as each has its own.
             let egress = world.interfaces.iter().find(|other| other.index == *interface);
@@ -74,19 +90,21 @@ fn agree(world: &World, frame: &[u8], judgement: &Judgement, outcome: &Outcome) 
 }
 
 /// The books differ in sum: finds the packet.
-fn find_miscounted(program: &mut Program, world: &World, sent: &[(u32, Vec<u8>)]) -> anyhow::Result<()> {
-    for (interface, frame) in sent {
-        if !program.gets(world, *interface, frame) {
+fn find_miscounted(program: &mut Program, world: &World, sent: &[Arrival]) -> anyhow::Result<()> {
+    for arrival in sent {
+        if !program.gets(world, arrival) {
             continue;
         }
         let before = program.books()?;
-        let outcome = program.run(*interface, frame)?;
+        let outcome = program.take(arrival)?;
         let counted = difference(&before, &program.books()?);
-        let judgement = program.part(world.judge(*interface, frame), world, *interface, frame);
+        let part = part(program, world, arrival);
         let mut expected = Books::new();
-        enter(&mut expected, &judgement);
+        enter(&mut expected, &part);
         if counted != expected {
-            anyhow::bail!("{}", disagreement(world, *interface, frame, &judgement, &outcome, Some(&counted)));
+            let mark = program.marked(arrival, part.mark.as_ref())?;
+            let difference = disagreement(world, arrival, &part, mark, &outcome, Some(&counted));
+            anyhow::bail!("{:?}: {difference}", program.entry);
         }
     }
     anyhow::bail!("the counters differ in sum, and for no packet alone: world\n{}", show::world(world));
@@ -94,23 +112,29 @@ fn find_miscounted(program: &mut Program, world: &World, sent: &[(u32, Vec<u8>)]
 
 fn disagreement(
     world: &World,
-    interface: u32,
-    frame: &[u8],
+    arrival: &Arrival,
     judgement: &Judgement,
+    mark: u32,
     outcome: &Outcome,
     counted: Option<&Books>,
 ) -> String {
     let model = match &judgement.verdict {
         Verdict::Forward { interface, frame } => format!("forward to {interface}:\n{}", hex(frame)),
-        other => format!("{other:?}\n"),
+        Verdict::Pass(_) => format!("{:?} with mark {mark:#010x}, {:?}\n", judgement.verdict, judgement.mark),
+        Verdict::Drop(_) => format!("{:?}\n", judgement.verdict),
     };
     let counted = counted.map(|books| format!("counted {books:?}\n")).unwrap_or_default();
+    let Arrival { interface, frame, taken_for, mark: before } = arrival;
+    let taken_for = taken_for.map(|number| format!(" taken for {number:#06x}")).unwrap_or_default();
+    let rules = world.rules(arrival.hook(Hook::Tc, is_raw(world, arrival)), *interface, frame);
     format!(
-        "the program and the model disagree\n{}packet on interface {interface}:\n{}model: {model}{:?}\nprogram: {:?}:\n{}{counted}",
+        "the program and the model disagree\n{}packet on interface {interface} with mark {before:#010x}{taken_for}:\n\
+         {}model: {model}{:?} {rules:?}\nprogram: {:?} with mark {:#010x}:\n{}{counted}",
         show::world(world),
         hex(frame),
         judgement.counts,
         outcome.action,
+        outcome.mark,
         hex(&outcome.frame),
     )
 }

@@ -3,9 +3,14 @@
 use std::{collections::BTreeMap, fmt};
 
 use hub_common::Reason;
-use hub_tests::model::{Account, Count, Judgement, Verdict, World};
+use hub_tests::model::{Account, Count, Judgement, Mark, Verdict, World};
+use hub_userspace::dataplane::Hook;
 
-use crate::agreements::is_limited as limits;
+use crate::{
+    agreements::is_limited as limits,
+    compare::{is_raw, judge},
+    program::Arrival,
+};
 
 /// How often each thing happened.
 #[derive(Default)]
@@ -17,41 +22,97 @@ pub struct Coverage {
 /// Each thing happens at least once in so many packets.
 const RAREST: u64 = 2_000;
 
+/// Reasons that XDP alone has: TC forwards these packets.
+const OF_XDP: [&str; 2] = ["handed_over", "ip_options"];
+
+/// Rules about sources, as the model names them, and what is admitted by each way to the hub itself.
+const RULES: [&str; 15] = [
+    "martian source",
+    "source of the hub",
+    "source outside of the VPC",
+    "source outside of the selectors",
+    "no way back",
+    "way back to another site",
+    "way back to the VPC",
+    "no way back, and none asked for",
+    "to the hub by a selector",
+    "to the hub on its link",
+    "to the hub, outside of the selectors",
+    "to the hub, no way back",
+    "to the hub from the VPC",
+    "to the hub from behind the VPC",
+    "to the hub from the VPC, routed to a site",
+];
+
+const MARKS: [&str; 5] =
+    ["mark: cleared", "mark: no route", "mark: local", "mark: next hop a connection", "mark: next hop the VPC"];
+
 impl Coverage {
-    pub fn note(&mut self, world: &World, interface: u32, frame: &[u8], judgement: &Judgement) {
+    pub fn note(&mut self, world: &World, arrival: &Arrival) {
         self.packets += 1;
+        let judgement = judge(world, Hook::Tc, arrival);
         match &judgement.verdict {
             Verdict::Pass(reason) | Verdict::Drop(reason) => self.count(reason),
             Verdict::Forward { interface: egress, frame: out } => {
-                let ethernet = |index| world.interfaces.iter().any(|link| link.index == index && link.ethernet);
-                let (from, to) = (ethernet(interface), ethernet(*egress));
-                let name = |ethernet| if ethernet { "Ethernet" } else { "raw IP" };
-                let ip = if to { &out[14..] } else { out };
-                self.count(&format!("forward IPv{} from {} to {}", ip[0] >> 4, name(from), name(to)));
-                if from && matches!(frame[12..14], [0x81, 0x00] | [0x88, 0xa8]) {
-                    self.count("forward, tags taken off");
-                }
-                if judgement.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Sent(_)))) {
-                    self.count("forward to the VPC");
-                }
-                if judgement.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Received(_)))) {
-                    self.count("forward from the VPC");
-                }
-                for (_, count) in judgement.counts.iter().filter(|(account, _)| is_limited(world, account)) {
-                    let way = if matches!(count, Count::Received(_)) { "from" } else { "to" };
-                    self.count(&format!("forward {way} a site with limits"));
-                }
-                if out.len() + 4 < frame.len() {
-                    self.count("forward, much shorter");
-                }
+                self.note_forward(world, arrival, &judgement, *egress, out);
             }
+        }
+        self.note_mark(judgement.mark.as_ref());
+        for rule in world.rules(arrival.hook(Hook::Tc, is_raw(world, arrival)), arrival.interface, &arrival.frame) {
+            self.count(rule);
+        }
+        if arrival.taken_for.is_some() {
+            return;
+        }
+        let by_xdp = judge(world, Hook::Xdp, arrival).by_xdp(world);
+        match by_xdp.verdict {
+            Verdict::Pass(reason) if OF_XDP.contains(&reason) => self.count(reason),
+            Verdict::Drop("malformed") if judgement.verdict == Verdict::Pass("not_ip") => {
+                self.count("malformed for XDP, not IP for TC");
+            }
+            _ => {}
         }
     }
 
-    /// `by_xdp` is XDP's part of a judgement.
-    pub fn note_handed_over(&mut self, by_xdp: &Judgement) {
-        if by_xdp.verdict == Verdict::Pass("handed_over") {
-            self.count("handed_over");
+    fn note_forward(&mut self, world: &World, arrival: &Arrival, judgement: &Judgement, egress: u32, out: &[u8]) {
+        let Arrival { interface, frame, .. } = arrival;
+        let ethernet = |index| world.interfaces.iter().any(|link| link.index == index && link.ethernet);
+        let (from, to) = (ethernet(*interface), ethernet(egress));
+        let name = |ethernet| if ethernet { "Ethernet" } else { "raw IP" };
+        let ip = if to { &out[14..] } else { out };
+        self.count(&format!("forward IPv{} from {} to {}", ip[0] >> 4, name(from), name(to)));
+        if from && matches!(frame[12..14], [0x81, 0x00] | [0x88, 0xa8]) {
+            self.count("forward, tags taken off");
+        }
+        match (ip[0], ip[6]) {
+            (0x46.., _) if ip[0] >> 4 == 4 => self.count("forward, IPv4 options"),
+            (0x60.., 0) => self.count("forward, hop-by-hop options"),
+            _ => {}
+        }
+        if judgement.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Sent(_)))) {
+            self.count("forward to the VPC");
+        }
+        if judgement.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Received(_)))) {
+            self.count("forward from the VPC");
+        }
+        for (_, count) in judgement.counts.iter().filter(|(account, _)| is_limited(world, account)) {
+            let way = if matches!(count, Count::Received(_)) { "from" } else { "to" };
+            self.count(&format!("forward {way} a site with limits"));
+        }
+        if out.len() + 4 < frame.len() {
+            self.count("forward, much shorter");
+        }
+    }
+
+    fn note_mark(&mut self, mark: Option<&Mark>) {
+        let [cleared, no_route, local, connection, vpc] = MARKS;
+        match mark {
+            None => {}
+            Some(Mark::Cleared) => self.count(cleared),
+            Some(Mark::NoRoute) => self.count(no_route),
+            Some(Mark::Local) => self.count(local),
+            Some(Mark::NextHop(Account::Vpc)) => self.count(vpc),
+            Some(Mark::NextHop(_)) => self.count(connection),
         }
     }
 
@@ -77,12 +138,19 @@ impl Coverage {
             "forward, much shorter",
             "forward from a site with limits",
             "forward to a site with limits",
+            "forward, IPv4 options",
+            "forward, hop-by-hop options",
+            "malformed for XDP, not IP for TC",
+            "protocol_mismatch",
+            "too_many_tags",
         ];
+        let others = others.into_iter().chain(RULES).chain(MARKS);
         let least = self.packets / RAREST;
+        let times = |what: &str| self.times.get(what).copied().unwrap_or(0);
         let rare: Vec<String> = reasons
             .chain(forwards)
             .chain(others.map(str::to_owned))
-            .filter(|what| self.times.get(what).copied().unwrap_or(0) < least.max(1))
+            .filter(|what| times(what) < least.max(1))
             .collect();
         anyhow::ensure!(rare.is_empty(), "less than {least} times in {} packets: {rare:?}\n{self}", self.packets);
         Ok(())

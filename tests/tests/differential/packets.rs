@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hub_tests::{
-    model::{Interface, World},
+    model::{Interface, Route, World},
     packet::{
         Packet,
         number::{DESTINATION_OPTIONS, HOP_BY_HOP},
@@ -19,17 +19,21 @@ use rand::{
 use crate::{
     agreements::{MESSAGES, port},
     draw::{address_around, one_of, percent},
+    program::Arrival,
 };
 
 /// What a test run takes at least.
 const SHORTEST: usize = 14;
 
-/// An interface, and a frame that comes in on it.
-pub fn draw(rng: &mut SmallRng, world: &World) -> (u32, Vec<u8>) {
+/// `EtherTypes` that a tunnel's sender may have chosen.
+const TAKEN_FOR: [u16; 8] = [0x0800, 0x0800, 0x86dd, 0x86dd, 0x8100, 0x88a8, 0x0806, 0x88b5];
+
+/// A frame that comes in.
+pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
     let interface = ingress(rng, world);
     let source = source(rng, world, interface);
     let v6 = !source.is_ipv4();
-    let destination = destination(rng, world, v6);
+    let destination = destination(rng, world, interface, source);
     let mut packet = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => Packet::ipv4(source, destination),
         (IpAddr::V6(source), IpAddr::V6(destination)) => Packet::ipv6(source, destination),
@@ -57,7 +61,9 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> (u32, Vec<u8>) {
     if frame.len() < SHORTEST {
         frame.resize(SHORTEST, 0);
     }
-    (interface.index, frame)
+    let mark = if percent(rng, 60) { rng.random() } else { one_of(rng, &[0, u32::MAX, 0x1fff_0000]) };
+    let taken_for = (!interface.ethernet && percent(rng, 8)).then(|| one_of(rng, &TAKEN_FOR));
+    Arrival { taken_for, mark, ..Arrival::new(interface.index, frame) }
 }
 
 fn ingress<'a>(rng: &mut SmallRng, world: &'a World) -> &'a Interface {
@@ -78,7 +84,36 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
         let v6 = percent(rng, 50);
         return any(rng, world, v6);
     }
-    let sites = world.connections.iter().filter(|connection| connection.interface == interface.name);
+    let sites = || world.connections.iter().filter(|connection| connection.interface == interface.name);
+    let to_them = |route: &&Route| sites().any(|site| site.name == route.next_hop);
+    match rng.random_range(0..40) {
+        0 => {
+            let own = world.interfaces.iter().flat_map(|interface| &interface.addresses).choose(rng);
+            if let Some(own) = own {
+                return if percent(rng, 80) { own.addr() } else { address_around(rng, *own) };
+            }
+        }
+        1 | 2 => {
+            let peers = sites().filter_map(|site| site.peer).map(IpNet::from);
+            let on_link = interface.addresses.iter().copied().chain(peers).choose(rng);
+            if let Some(on_link) = on_link {
+                return address_around(rng, on_link);
+            }
+        }
+        3 => {
+            if let Some(route) = world.routes.choose(rng) {
+                return address_around(rng, route.destination);
+            }
+        }
+        // What is routed to a site is mostly from there.
+        4..25 => {
+            if let Some(route) = world.routes.iter().filter(to_them).choose(rng) {
+                return address_around(rng, route.destination);
+            }
+        }
+        _ => {}
+    }
+    let sites = sites();
     let vpc = world.vpc.iter().filter(|vpc| vpc.interface == interface.name);
     let prefix = sites.flat_map(|site| &site.remotes).chain(vpc.flat_map(|vpc| &vpc.cidrs)).choose(rng);
     match prefix {
@@ -87,17 +122,26 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
     }
 }
 
-fn destination(rng: &mut SmallRng, world: &World, v6: bool) -> IpAddr {
+fn destination(rng: &mut SmallRng, world: &World, interface: &Interface, source: IpAddr) -> IpAddr {
+    let v6 = !source.is_ipv4();
+    let peer = world.connections.iter().any(|site| site.interface == interface.name && site.peer == Some(source));
+    let on_link = peer || interface.addresses.iter().any(|own| own.trunc().contains(&source));
+    if on_link && percent(rng, 60) {
+        let near_end = interface.addresses.iter().filter(|own| own.addr().is_ipv6() == v6).choose(rng);
+        if let Some(near_end) = near_end {
+            return if percent(rng, 80) { near_end.addr() } else { near_end.broadcast() };
+        }
+    }
     let family = |prefix: &&IpNet| prefix.addr().is_ipv6() == v6;
     let prefix = match rng.random_range(0..20) {
-        0..11 => world.routes.iter().map(|route| &route.destination).filter(family).choose(rng),
-        11..14 => world.vpc.iter().flat_map(|vpc| &vpc.cidrs).filter(family).choose(rng),
-        14..17 => {
+        0..10 => world.routes.iter().map(|route| &route.destination).filter(family).choose(rng),
+        10..13 => world.vpc.iter().flat_map(|vpc| &vpc.cidrs).filter(family).choose(rng),
+        13..16 => {
             let known = world.interfaces.iter().flat_map(|interface| interface.neighbours.keys());
             let known = known.filter(|address| address.is_ipv6() == v6).choose(rng);
             return known.copied().unwrap_or_else(|| any(rng, world, v6));
         }
-        17 => world.interfaces.iter().flat_map(|interface| &interface.addresses).filter(family).choose(rng),
+        16 | 17 => world.interfaces.iter().flat_map(|interface| &interface.addresses).filter(family).choose(rng),
         _ => None,
     };
     match prefix {
@@ -202,9 +246,15 @@ fn link(rng: &mut SmallRng, packet: Packet, interface: &Interface) -> Packet {
         to[rng.random_range(0..6)] ^= 1 << rng.random_range(0..8);
     }
     let mut packet = packet.ethernet([2, 9, 9, 9, 9, 9], to);
-    let tags = one_of(rng, &[0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3]);
+    let tags = match rng.random_range(0..50) {
+        0..32 => 0,
+        32..41 => 1,
+        41..48 => 2,
+        48 => 3,
+        _ => rng.random_range(3..8),
+    };
     for _ in 0..tags {
-        let protocol = one_of(rng, &[0x8100, 0x8100, 0x88a8]);
+        let protocol = if percent(rng, 3) { 0x9100 } else { one_of(rng, &[0x8100, 0x8100, 0x88a8]) };
         packet = packet.tag(protocol, one_of(rng, &[0, 0xe000]) | rng.random_range(0..5));
     }
     if percent(rng, 2) {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use hub_tests::{
     lab::Mac,
-    model::{Pair, World},
+    model::{Pair, ReversePath, World},
 };
 
 pub fn world(world: &World) -> String {
@@ -29,6 +29,7 @@ fn write(text: &mut String, world: &World) -> std::fmt::Result {
     for connection in &world.connections {
         write!(text, "connection {} on {}", connection.name, connection.interface)?;
         write!(text, "{}", if connection.up { "" } else { " down" })?;
+        write!(text, "{}", if connection.reverse_path == ReversePath::Off { " reverse path off" } else { "" })?;
         connection.peer.iter().try_for_each(|peer| write!(text, " peer {peer}"))?;
         writeln!(text, " remotes {:?} locals {:?}", connection.remotes, connection.locals)?;
         if let Some(agreement) = &connection.agreement {

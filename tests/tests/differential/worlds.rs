@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
-use hub_tests::model::{Connection, Interface, Route, Vpc, World};
+use hub_tests::model::{Connection, Interface, ReversePath, Route, Vpc, World};
 use ipnet::IpNet;
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -75,7 +75,7 @@ fn add_interfaces(rng: &mut SmallRng, size: &Size, world: &mut World) {
             up: percent(rng, 90),
             ..Interface::default()
         };
-        if percent(rng, 40) {
+        for _ in 0..one_of(rng, &[0, 0, 1, 1, 2]) {
             let net = own_net(rng, index);
             interface.addresses.push(net);
         }
@@ -155,6 +155,11 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
             prefix(rng, v6, size.spread)
         })
         .collect();
+    if percent(rng, 8) {
+        // The VPC's, or around it.
+        let theirs = one_of(rng, &["192.168.0.0/16", "192.168.4.0/23", "fd00:0:c::/48", "fd00:0:c::/47"]);
+        remotes.push(theirs.parse().expect(theirs));
+    }
     let any = || ["0.0.0.0/0", "::/0"].map(|net| net.parse::<IpNet>().expect(net));
     if percent(rng, 5) {
         remotes.extend(any());
@@ -174,7 +179,13 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
     }
     // Names in no order: it is by name that ties are broken.
     let name = format!("{}{number}", one_of(rng, &['a', 'm', 'z']));
-    let peer = percent(rng, 60).then(|| IpAddr::from([169, 254, 0, u8::try_from(number).expect("a small number")]));
+    // Link-local, or an address that may speak to the hub.
+    let link = one_of(rng, &[[169, 254, 0], [172, 17, 0], [10, 0, 1]]);
+    let peer = percent(rng, 60).then(|| {
+        let [a, b, c] = link;
+        IpAddr::from([a, b, c, 100 + u8::try_from(number).expect("a small number")])
+    });
+    let reverse_path = if percent(rng, 15) { ReversePath::Off } else { ReversePath::Strict };
     world.connections.push(Connection {
         name,
         interface: interface.into(),
@@ -183,6 +194,7 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
         remotes,
         locals,
         agreement: None,
+        reverse_path,
     });
 }
 
@@ -190,8 +202,9 @@ fn add_routes(rng: &mut SmallRng, size: &Size, world: &mut World) {
     let mut taken = BTreeSet::new();
     for index in 0..world.connections.len() {
         for remote in world.connections[index].remotes.clone() {
-            if percent(rng, 85) {
-                let destination = if percent(rng, 60) { remote } else { prefix_within(rng, remote) };
+            // Mostly a site's sources are routed to it.
+            if percent(rng, 90) {
+                let destination = if percent(rng, 75) { remote } else { prefix_within(rng, remote) };
                 let others = if percent(rng, size.shared) { rng.random_range(1..=size.next_hops) } else { 0 };
                 add_route(rng, world, &mut taken, destination, index, others);
             }

@@ -2,6 +2,8 @@
 //!
 //! Needs devices that exist, so everything runs in a network namespace of the test's own.
 
+mod arrival;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
@@ -16,13 +18,16 @@ use hub_common::{
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
-    model::{self as reference, Account, Count, Interface, Judgement, World},
+    model::{self as reference, Account, Count, Interface, Judgement, Mark, World},
 };
 use hub_userspace::{
     compile::{self, Inputs},
     config::{
         difference::Routes,
-        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Source, Vpc},
+        model::{
+            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, ReversePath, Route,
+            Source, Vpc,
+        },
     },
     dataplane::{Counters, Dataplane, Hook, Outcome},
     layout::Layout,
@@ -34,14 +39,17 @@ use hub_userspace::{
 };
 use ipnet::IpNet;
 
+pub use self::arrival::Arrival;
+
 /// An entry point of the program.
 pub type Entry = (Hook, Lookup);
 
 pub const ENTRIES: [Entry; 4] =
     [(Hook::Xdp, Lookup::Compiled), (Hook::Xdp, Lookup::Lpm), (Hook::Tc, Lookup::Compiled), (Hook::Tc, Lookup::Lpm)];
 
-/// A link header as a packet may still have that was decrypted: the one it came in. A test run of TC wants one.
-const LEFT_OVER: [u8; 14] = [2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 9, 0x88, 0xb5];
+/// Bits of `skb->mark` that are the program's, and of these the one of all it has admitted.
+const MARK_MASK: u32 = 0x1fff_0000;
+const MARK_FLAG: u32 = 0x1000_0000;
 
 /// Counters by account and name, those that are not 0.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
@@ -127,10 +135,6 @@ impl Program {
         // What another agent has left.
         changed.extend(self.destinations.difference(&destinations));
         self.dataplane.apply(&ingress, &compiled.ways, &compiled.routes(rib, &changed))?;
-        for interface in &world.interfaces {
-            let hands_over = !by_tc.is_empty() && !by_tc.contains(&interface.index);
-            self.dataplane.rehearse_handing_over(interface.index, hands_over)?;
-        }
         self.destinations = destinations;
         *routes = config.routes;
         layout.ingress.end();
@@ -146,37 +150,67 @@ impl Program {
         Ok(())
     }
 
+    /// Runs it on a frame of which nothing else is known.
     pub fn run(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Outcome> {
+        self.take(&Arrival::new(interface, frame.to_vec()))
+    }
+
+    pub fn take(&mut self, arrival: &Arrival) -> anyhow::Result<Outcome> {
+        let Arrival { interface, frame, mark, .. } = arrival;
         let (hook, _) = self.entry;
-        let left_over: &[u8] = if hook == Hook::Tc && self.raw.contains(&interface) { &LEFT_OVER } else { &[] };
-        let outcome = self.dataplane.test_run(hook, interface, &[left_over, frame].concat());
+        let left_over = match hook {
+            Hook::Tc if self.raw.contains(interface) => arrival.left_over(),
+            _ => Vec::new(),
+        };
+        let outcome = self.dataplane.test_run(hook, *interface, &[&left_over[..], frame].concat(), *mark);
         let mut outcome = outcome.with_context(|| format!("a test run of {} bytes, {:?}", frame.len(), self.entry))?;
-        if outcome.frame.starts_with(left_over) {
+        if outcome.frame.starts_with(&left_over) {
             outcome.frame.drain(..left_over.len());
         }
         Ok(outcome)
     }
 
-    /// Whether a frame that comes in on an interface can come to this program.
-    pub fn gets(&self, world: &World, interface: u32, frame: &[u8]) -> bool {
+    /// Whether a frame can come to this program.
+    pub fn gets(&self, world: &World, arrival: &Arrival) -> bool {
+        let raw = self.raw.contains(&arrival.interface);
+        let link_header = if raw { 0 } else { 14 };
         match self.entry.0 {
-            Hook::Xdp => !world.is_by_tc(interface),
+            // It does not know what the kernel will take a frame for.
+            Hook::Xdp => !world.is_by_tc(arrival.interface) && arrival.taken_for.is_none(),
             // A test run wants the headers that the EtherType promises (bpf_prog_test_run_skb(), net/bpf/test_run.c).
-            Hook::Tc if self.raw.contains(&interface) => true,
-            Hook::Tc => match frame.get(12..14) {
-                Some([0x08, 0x00]) => frame.len() >= 14 + 20,
-                Some([0x86, 0xdd]) => frame.len() >= 14 + 40,
-                ethertype => ethertype.is_some(),
+            Hook::Tc => match arrival.protocol(raw) {
+                0x0800 => arrival.frame.len() >= link_header + 20,
+                0x86dd => arrival.frame.len() >= link_header + 40,
+                _ => arrival.frame.len() >= link_header,
             },
         }
     }
 
     /// What it is to do of a judgement.
-    pub fn part(&self, judgement: Judgement, world: &World, interface: u32, frame: &[u8]) -> Judgement {
+    pub fn part(&self, judgement: Judgement, world: &World, arrival: &Arrival) -> Judgement {
         match self.entry.0 {
-            Hook::Xdp => judgement.by_xdp(world, interface),
-            Hook::Tc => judgement.by_tc(world, interface, frame),
+            Hook::Xdp => judgement.by_xdp(world),
+            Hook::Tc => judgement.by_tc(world, arrival.interface, &arrival.frame),
         }
+    }
+
+    /// `skb->mark` of an arrival that is passed with this mark: bits that are not the program's stay as they came.
+    pub fn marked(&self, arrival: &Arrival, mark: Option<&Mark>) -> anyhow::Result<u32> {
+        let number = match mark {
+            // XDP's part: it has no marks.
+            None => return Ok(arrival.mark),
+            Some(Mark::Cleared) => return Ok(arrival.mark & !MARK_MASK),
+            Some(Mark::NoRoute) => 0,
+            Some(Mark::NextHop(Account::Vpc)) => 1,
+            Some(Mark::Local) => 4095,
+            Some(Mark::NextHop(account)) => {
+                let slot = self.slots.iter().find(|(_, other)| other == account).map(|(slot, _)| *slot);
+                let slot = slot.with_context(|| format!("{account:?} has no slot"))?;
+                anyhow::ensure!((2..4095).contains(&slot), "slot {slot} of {account:?} is not a connection's");
+                slot
+            }
+        };
+        Ok(arrival.mark & !MARK_MASK | MARK_FLAG | number << 16)
     }
 
     /// All counters, since the program was loaded.
@@ -250,6 +284,10 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             up_delay: Duration::ZERO,
             ipsec: None,
             selectors: Source::File,
+            reverse_path: match connection.reverse_path {
+                reference::ReversePath::Strict => ReversePath::Strict,
+                reference::ReversePath::Off => ReversePath::Off,
+            },
         };
         (connection.name.clone(), value)
     });

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, env, time::SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use hub_tests::{
     lab::Mac,
-    model::{Connection, Interface, Route, World},
+    model::{Connection, Interface, ReversePath, Route, World},
     packet::Packet,
 };
 use hub_userspace::{
@@ -36,6 +36,8 @@ const DEVICES: [u32; 9] = [51, 52, 53, 54, 55, 56, 57, 58, 59];
 /// The most next hops that a destination has here.
 const MEMBERS: usize = 64;
 const STEPS: usize = 60;
+/// Of the site that sends.
+const SOURCE: &str = "10.1.0.0/16";
 const DESTINATION: &str = "10.9.0.0/16";
 /// Another destination, whose groups come and go beside the first's and must not matter to it.
 const OTHER: &str = "10.8.0.0/16";
@@ -157,8 +159,9 @@ fn world(members: usize) -> World {
         remotes: remotes.iter().map(|net| net.parse().expect(net)).collect(),
         locals: vec![any],
         agreement: None,
+        reverse_path: ReversePath::Strict,
     };
-    let mut connections = vec![connection("source".into(), DEVICES[0], &["10.1.0.0/16"], 0)];
+    let mut connections = vec![connection("source".into(), DEVICES[0], &[SOURCE], 0)];
     for number in 0..members {
         let interface = DEVICES[1 + number % (DEVICES.len() - 1)];
         connections.push(connection(name(number), interface, &[DESTINATION, OTHER], number));
@@ -166,10 +169,11 @@ fn world(members: usize) -> World {
     let routes = [DESTINATION, OTHER]
         .into_iter()
         .flat_map(|destination| (0..members).map(move |number| route(destination, number, 100)));
+    let back = Route { destination: SOURCE.parse().expect("a prefix"), next_hop: "source".into(), weight: 100 };
     World {
         interfaces: interfaces.into(),
         connections,
-        routes: routes.collect(),
+        routes: routes.chain([back]).collect(),
         spoke_to_spoke: true,
         ..World::default()
     }

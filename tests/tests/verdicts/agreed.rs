@@ -64,7 +64,8 @@ fn without_an_sa_nothing_comes_in_and_the_way_out_stays_open() -> anyhow::Result
             spoofed(from("no SA", &udp4("10.10.10.1", "10.10.20.1"))),
             spoofed(from("no SA, IPv6", &udp6("fd00:10::1", "fd00:20::1"))),
             to("what may have one negotiated", &out, V4),
-            row("for the hub itself", SH, into(SH, &udp4("10.10.10.1", "192.168.0.1"))).passed("to_hub", "shanghai"),
+            spoofed(from("no SA, for the hub itself", &udp4("10.10.10.1", "192.168.0.1"))),
+            spoofed(from("no SA, for the hub itself, IPv6", &udp6("fd00:10::1", "fd00:c::1"))),
         ],
     )
 }
@@ -72,6 +73,7 @@ fn without_an_sa_nothing_comes_in_and_the_way_out_stays_open() -> anyhow::Result
 #[test]
 fn what_the_sas_are_for_counts_and_not_the_file() -> anyhow::Result<()> {
     let sas = [pair("10.10.10.0/25", "192.168.0.0/16", None, [ANY, ANY])];
+    let hub = |source| udp4(source, "203.0.113.1");
     let (within, beyond) = (udp4("192.168.0.10", "10.10.10.1"), udp4("192.168.0.10", "10.10.10.200"));
     let to_vpc = udp4("10.10.10.1", "192.168.0.10");
     let vpc_out = to_vpc.clone().ttl(63).ethernet(own(VPC), host(VPC, 10)).build();
@@ -85,9 +87,18 @@ fn what_the_sas_are_for_counts_and_not_the_file() -> anyhow::Result<()> {
             row("out, where the file alone leads", VPC, into(VPC, &beyond))
                 .dropped("selector_mismatch", "vpc")
                 .admitted(V4),
+            // Outside of the SA's local prefix: to the hub the source alone counts.
+            from("to the hub, within the SA", &hub("10.10.10.1")).passed("to_hub", "shanghai"),
+            spoofed(from("to the hub, a source that the file alone has", &hub("10.10.10.200"))),
         ],
     )?;
-    table(&with_sas(&sas, true), &[to("out, where another SA may be negotiated", &beyond, V4)])
+    table(
+        &with_sas(&sas, true),
+        &[
+            to("out, where another SA may be negotiated", &beyond, V4),
+            spoofed(from("to the hub, which none has been yet for", &hub("10.10.10.200"))),
+        ],
+    )
 }
 
 #[test]
@@ -126,6 +137,9 @@ fn limits_to_protocols_and_ports_are_kept_both_ways() -> anyhow::Result<()> {
                 .admitted(40),
             through("IPv6", &tcp6(22), 60),
             mismatch(from("IPv6, another port", &tcp6(23))),
+            from("to the hub, a protocol that no SA is for", &Packet::ipv4("10.10.10.1", "192.168.0.1").echo(1, 1))
+                .passed("to_hub", "shanghai"),
+            from("the same, IPv6", &Packet::ipv6("fd00:10::1", "fd00:c::1").echo(1, 1)).passed("to_hub", "shanghai"),
         ],
     )
 }

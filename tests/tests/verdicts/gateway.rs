@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hub_tests::{
-    model::{Connection, Interface, Route, Vpc, World},
+    model::{Connection, Interface, ReversePath, Route, Vpc, World},
     packet::Packet,
 };
 use ipnet::IpNet;
@@ -102,7 +102,8 @@ const PEER: &str = "169.254.0.2";
 fn connection(name: &str, interface: &str, remotes: &str, locals: &str) -> Connection {
     let (remotes, locals) = (nets(remotes), nets(locals));
     let (name, interface) = (name.into(), interface.into());
-    Connection { name, interface, peer: Some(address(PEER)), up: true, remotes, locals, agreement: None }
+    let peer = Some(address(PEER));
+    Connection { name, interface, peer, up: true, remotes, locals, agreement: None, reverse_path: ReversePath::Strict }
 }
 
 fn interfaces() -> Vec<Interface> {
@@ -141,7 +142,8 @@ fn interfaces() -> Vec<Interface> {
 const ANY: &str = "0.0.0.0/0 ::/0";
 
 /// Every site has a /24 and a /64 of its number and a route for each; "shanghai" and "hangzhou" both lead to
-/// `10.10.100.0/24` and `fd00:100::/64` besides.
+/// `10.10.100.0/24` and `fd00:100::/64` besides, "beijing" and "chengdu" to `10.10.40.128/25`. "macau" alone may send
+/// what is routed elsewhere.
 pub fn gateway() -> World {
     let connections = vec![
         connection("shanghai", "sh", "10.10.10.0/24 10.10.100.0/24 fd00:10::/64 fd00:100::/64", ANY),
@@ -154,14 +156,16 @@ pub fn gateway() -> World {
         connection("guilin", "gone", "10.10.70.0/24", ANY),
         connection("lhasa", "silent", "10.10.80.0/24 fd00:80::/64", ANY),
         connection("xian", "narrow", "10.10.90.0/24 fd00:90::/64", "192.168.0.0/16 fd00:c::/48"),
-        connection("macau", "wide", ANY, ANY),
+        Connection { reverse_path: ReversePath::Off, ..connection("macau", "wide", ANY, ANY) },
     ];
     let routes = [
         ("10.10.10.0/24 fd00:10::/64 10.10.100.0/24 fd00:100::/64", "shanghai"),
         ("10.10.20.0/24 fd00:20::/64 10.10.100.0/24 fd00:100::/64", "hangzhou"),
         ("10.10.30.0/24 fd00:30::/64", "ningbo"),
         ("10.10.40.0/24 fd00:40::/64", "beijing"),
-        ("10.10.41.0/24", "chengdu"),
+        ("10.10.41.0/24 10.10.40.128/25", "chengdu"),
+        // The way back to those that "beijing" alone admits.
+        ("10.10.40.128/25", "beijing"),
         ("10.10.50.0/24 fd00:50::/64", "kunming"),
         ("10.10.60.0/24 fd00:60::/64", "dalian"),
         ("10.10.70.0/24", "guilin"),

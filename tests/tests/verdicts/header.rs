@@ -2,8 +2,9 @@
 
 use hub_tests::packet::{
     Packet,
-    number::{TCP, UDP},
+    number::{HOP_BY_HOP, TCP, UDP},
 };
+use hub_userspace::dataplane::Hook;
 
 use crate::{
     gateway::{HZ, RAW, SH, V4, V6, gateway, into, out_of, own, peer, udp4, udp6},
@@ -84,11 +85,16 @@ fn drops_contradictions() -> anyhow::Result<()> {
             dropped("version 4 under IPv6's EtherType", &v6().version(4)),
             dropped("payload length one above the frame's", &v6().ip_length(109)),
             dropped("payload length 65535", &v6().ip_length(65_535)),
+            // What TC makes of them depends on what the kernel takes them for.
             row("version 5, raw", RAW, raw(udp4("10.10.50.1", "10.10.20.1").version(5)))
-                .dropped("malformed", "kunming"),
+                .dropped("malformed", "kunming")
+                .only_at(Hook::Xdp),
             row("version 0, raw", RAW, raw(udp6("fd00:50::1", "fd00:20::1").version(0)))
-                .dropped("malformed", "kunming"),
-            row("an Ethernet frame where raw IP is due", RAW, into(RAW, &v4())).dropped("malformed", "kunming"),
+                .dropped("malformed", "kunming")
+                .only_at(Hook::Xdp),
+            row("an Ethernet frame where raw IP is due", RAW, into(RAW, &v4()))
+                .dropped("malformed", "kunming")
+                .only_at(Hook::Xdp),
             row("contradictory from a spoofed source", SH, into(SH, &udp4("10.99.0.1", "10.10.20.1").ip_length(0)))
                 .dropped("malformed", "shanghai"),
             row("contradictory, to a multicast group", SH, into(SH, &udp4("10.10.10.1", "224.0.0.1").ip_length(0)))
@@ -135,27 +141,65 @@ fn takes_the_packet_s_own_length() -> anyhow::Result<()> {
     table(&gateway(), &rows)
 }
 
+/// XDP leaves them to TC, which forwards them as it forwards others.
 #[test]
-fn passes_options_that_a_router_must_look_at() -> anyhow::Result<()> {
-    let options =
-        |name, packet: Packet, bytes| row(name, SH, into(SH, &packet)).passed("ip_options", "shanghai").admitted(bytes);
-    table(
-        &gateway(),
-        &[
-            options("one word of options", v4().ip_options(&[1]), V4 + 4),
-            options("40 bytes of options", v4().ip_options(&[1; 40]), V4 + 40),
-            options("router alert", v4().ip_options(&[148, 4, 0, 0]), V4 + 4),
-            options("header length 60 within the packet", v4().header_words(15), V4),
-            options("hop-by-hop options", v6().hop_by_hop(&[5, 2, 0, 0]), V6 + 8),
-            // RFC 2675: payload length 0, the real one in the option.
-            options("a jumbogram", v6().hop_by_hop(&[0xc2, 4, 0, 1, 0, 0]).ip_length(0), 40),
-            forwarded("destination options", &v6().destination_options(&[]), V6 + 8),
-            forwarded("a routing header with nothing left", &v6().routing(4, 0, &[0; 4]), V6 + 8),
-            forwarded("a routing header with a segment left", &v6().routing(4, 1, &[0; 20]), V6 + 24),
-            row("options from a spoofed source", SH, into(SH, &udp4("10.99.0.1", "10.10.20.1").ip_options(&[1])))
-                .dropped("spoofed_source", "shanghai"),
-        ],
-    )
+fn tc_forwards_what_has_options() -> anyhow::Result<()> {
+    let options = |name: &str, packet: Packet, bytes| {
+        let xdp = row(name, SH, into(SH, &packet)).passed("ip_options", "shanghai").admitted(bytes);
+        [xdp.toward("hangzhou").only_at(Hook::Xdp), forwarded(name, &packet, bytes).only_at(Hook::Tc)]
+    };
+    let from_raw = udp4("10.10.50.1", "10.10.20.1").ip_options(&[1; 8]);
+    let to_raw = udp6("fd00:10::1", "fd00:50::1").hop_by_hop(&[5, 2, 0, 0]);
+    let header_alone6 = Packet::ipv6("fd00:10::1", "fd00:20::1").protocol(HOP_BY_HOP);
+    let [xdp, tc] = options("header length 60 within the packet", v4().header_words(15), V4);
+    let mut rows = vec![xdp, tc.broken()];
+    rows.extend(options("one word of options", v4().ip_options(&[1]), V4 + 4));
+    rows.extend(options("40 bytes of options", v4().ip_options(&[1; 40]), V4 + 40));
+    rows.extend(options("router alert", v4().ip_options(&[148, 4, 0, 0]), V4 + 4));
+    rows.extend(options("a record of the route", v4().ip_options(&[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0]), V4 + 12));
+    rows.extend(options("hop-by-hop options", v6().hop_by_hop(&[5, 2, 0, 0]), V6 + 8));
+    rows.extend([
+        row("options from raw IP", RAW, from_raw.clone().build())
+            .forwarded("kunming", ("hangzhou", HZ), out_of(HZ, &from_raw, 63), V4 + 8)
+            .only_at(Hook::Tc),
+        row("hop-by-hop options to raw IP", SH, into(SH, &to_raw))
+            .forwarded("shanghai", ("kunming", RAW), to_raw.clone().ttl(63).build(), V6 + 8)
+            .only_at(Hook::Tc),
+        // RFC 2675: payload length 0, the real one in the option. TC takes the length for what it is, and the rest off.
+        row("a jumbogram", SH, into(SH, &v6().hop_by_hop(&[0xc2, 4, 0, 1, 0, 0]).ip_length(0)))
+            .passed("ip_options", "shanghai")
+            .admitted(40)
+            .toward("hangzhou")
+            .only_at(Hook::Xdp),
+        row("a jumbogram, at TC", SH, into(SH, &v6().hop_by_hop(&[0xc2, 4, 0, 1, 0, 0]).ip_length(0)))
+            .forwarded("shanghai", ("hangzhou", HZ), out_of(HZ, &header_alone6, 63), 40)
+            .broken()
+            .only_at(Hook::Tc),
+        forwarded("destination options", &v6().destination_options(&[]), V6 + 8),
+        forwarded("a routing header with nothing left", &v6().routing(4, 0, &[0; 4]), V6 + 8),
+        forwarded("a routing header with a segment left", &v6().routing(4, 1, &[0; 20]), V6 + 24),
+        row("options from a spoofed source", SH, into(SH, &udp4("10.99.0.1", "10.10.20.1").ip_options(&[1])))
+            .dropped("spoofed_source", "shanghai"),
+        row(
+            "hop-by-hop options from a spoofed source",
+            SH,
+            into(SH, &udp6("fd00:99::1", "fd00:20::1").hop_by_hop(&[])),
+        )
+        .dropped("spoofed_source", "shanghai"),
+        row("options and no TTL", SH, into(SH, &v4().ip_options(&[1]).ttl(1)))
+            .passed("ttl_expired", "shanghai")
+            .admitted(V4 + 4)
+            .toward("hangzhou"),
+        row("options that no egress admits", SH, into(SH, &udp4("10.10.10.1", "10.10.90.1").ip_options(&[1])))
+            .dropped("selector_mismatch", "shanghai")
+            .admitted(V4 + 4),
+        row("options without a route", SH, into(SH, &udp4("10.10.10.1", "10.99.0.1").ip_options(&[1])))
+            .passed("no_route", "shanghai")
+            .admitted(V4 + 4),
+        row("options to the hub", SH, into(SH, &udp4("10.10.10.1", "192.168.0.1").ip_options(&[1])))
+            .passed("to_hub", "shanghai"),
+    ]);
+    table(&gateway(), &rows)
 }
 
 #[test]

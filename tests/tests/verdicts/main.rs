@@ -6,10 +6,14 @@
 mod agreed;
 mod gateway;
 mod header;
+mod hub;
 mod link;
+mod mark;
 mod policy;
 #[path = "../program/mod.rs"]
 mod program;
+mod protocol;
+mod reverse;
 mod rewriting;
 mod row;
 mod ways;
@@ -19,10 +23,11 @@ use hub_tests::model::World;
 use crate::{
     gateway::DEVICES,
     program::with_program,
-    row::{Expected, check},
+    row::{Expected, agree, check},
 };
 
 /// Checks a table, each way to look up in a namespace of its own.
 fn table(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
+    agree(world, rows)?;
     with_program(&DEVICES, |_, program| check(program, world, rows))
 }

@@ -22,7 +22,12 @@ fn the_ttl_ends_here_or_goes_down_by_one() -> anyhow::Result<()> {
     for (packet, bytes) in [(v4(), V4), (v6(), V6)] {
         for ttl in 0..=1 {
             let frame = into(SH, &packet.clone().ttl(ttl));
-            rows.push(row(format!("TTL {ttl}"), SH, frame).passed("ttl_expired", "shanghai").admitted(bytes));
+            rows.push(
+                row(format!("TTL {ttl}"), SH, frame)
+                    .passed("ttl_expired", "shanghai")
+                    .admitted(bytes)
+                    .toward("hangzhou"),
+            );
         }
         for ttl in 2..=255 {
             let frame = into(SH, &packet.clone().ttl(ttl));
@@ -56,16 +61,23 @@ fn a_packet_of_exactly_the_mtu_is_forwarded() -> anyhow::Result<()> {
         ));
         rows.push(row("the MTU, with a trailer", HZ, into(HZ, &full.padding(9))).forwarded("hangzhou", to, out, bytes));
         let above = of(SH_MTU + 1);
-        let too_big = |row: crate::row::Row, bytes| row.passed("too_big", "hangzhou").admitted(bytes);
+        let too_big =
+            |row: crate::row::Row, bytes| row.passed("too_big", "hangzhou").admitted(bytes).toward("shanghai");
         rows.push(too_big(row("one above the MTU", HZ, into(HZ, &above)), bytes + 1));
         rows.push(too_big(row("one above the MTU, tagged", HZ, into(HZ, &above.clone().vlan(5))), bytes + 1));
         // As a router does: an expired packet is not fragmented.
         let expired = into(HZ, &above.ttl(1));
-        rows.push(row("too big and expired", HZ, expired).passed("ttl_expired", "hangzhou").admitted(bytes + 1));
+        rows.push(
+            row("too big and expired", HZ, expired)
+                .passed("ttl_expired", "hangzhou")
+                .admitted(bytes + 1)
+                .toward("shanghai"),
+        );
     }
     let options = Packet::ipv4("10.10.20.1", "10.10.10.1").ip_options(&[1]).udp(1, 2).payload(SH_MTU);
     let bytes = SH_MTU as u64 + 32;
-    rows.push(row("too big, with options", HZ, into(HZ, &options)).passed("too_big", "hangzhou").admitted(bytes));
+    let expected = row("too big, with options", HZ, into(HZ, &options)).passed("too_big", "hangzhou");
+    rows.push(expected.admitted(bytes).toward("shanghai"));
     table(&gateway(), &rows)
 }
 

@@ -2,21 +2,20 @@
 
 use std::fmt::Write as _;
 
+use anyhow::Context as _;
 use hub_tests::{
-    model::{Account, Count, Judgement, Verdict, World},
+    model::{Account, Count, Judgement, Mark, Verdict, World},
     packet::{hex, verify_checksums, verify_ip_checksums},
 };
+use hub_userspace::dataplane::{Action, Hook, Outcome};
 
-use hub_userspace::dataplane::{Action, Outcome};
-
-use crate::program::{Books, Program, difference, enter};
+use crate::program::{Arrival, Books, Program, difference, enter};
 
 /// See [`row`].
 #[must_use]
 pub struct Row {
     name: String,
-    interface: u32,
-    frame: Vec<u8>,
+    arrival: Arrival,
 }
 
 /// A row with its expectation.
@@ -25,11 +24,13 @@ pub struct Expected {
     judgement: Judgement,
     /// Its checksums are not to be right.
     broken: bool,
+    /// The other hook does something else.
+    only_at: Option<Hook>,
 }
 
 /// A frame that comes in on an interface. `name` says what the row shows.
 pub fn row(name: impl Into<String>, interface: u32, frame: Vec<u8>) -> Row {
-    Row { name: name.into(), interface, frame }
+    Row { name: name.into(), arrival: Arrival::new(interface, frame) }
 }
 
 /// An account by name: a connection's, `vpc`, or `nobody`.
@@ -46,21 +47,42 @@ impl Row {
     pub fn forwarded(self, from: &str, to: (&str, u32), frame: Vec<u8>, bytes: u64) -> Expected {
         let (to, interface) = to;
         let counts = vec![(account(from), Count::Received(bytes)), (account(to), Count::Sent(bytes))];
-        self.expect(Verdict::Forward { interface, frame }, counts)
+        self.judged(Verdict::Forward { interface, frame }, counts)
     }
 
-    /// Goes to the kernel, charged to this account.
+    /// Goes to the kernel, charged to this account. What is to leave yet says by which next hop: [`Expected::toward`].
     pub fn passed(self, reason: &'static str, to: &str) -> Expected {
-        self.expect(Verdict::Pass(reason), vec![(account(to), Count::Reason(reason))])
+        let mark = match reason {
+            "not_attached" => Some(Mark::Cleared),
+            "no_route" => Some(if to == "vpc" { Mark::Cleared } else { Mark::NoRoute }),
+            "to_hub" | "multicast" | "link_local" | "not_ip" | "other_host" | "other_vlan" => Some(Mark::Local),
+            _ => None,
+        };
+        let mut expected = self.judged(Verdict::Pass(reason), vec![(account(to), Count::Reason(reason))]);
+        expected.judgement.mark = mark;
+        expected
     }
 
     /// Goes nowhere, charged to this account.
     pub fn dropped(self, reason: &'static str, to: &str) -> Expected {
-        self.expect(Verdict::Drop(reason), vec![(account(to), Count::Reason(reason))])
+        self.judged(Verdict::Drop(reason), vec![(account(to), Count::Reason(reason))])
     }
 
-    fn expect(self, verdict: Verdict, counts: Vec<(Account, Count)>) -> Expected {
-        Expected { row: self, judgement: Judgement { verdict, counts }, broken: false }
+    /// It is raw IP, and the kernel takes it for this, an `EtherType`: XDP does not come to know.
+    pub fn taken_for(mut self, ether_type: u16) -> Self {
+        self.arrival.taken_for = Some(ether_type);
+        self
+    }
+
+    /// It comes with this `skb->mark`.
+    pub fn with_mark(mut self, mark: u32) -> Self {
+        self.arrival.mark = mark;
+        self
+    }
+
+    fn judged(self, verdict: Verdict, counts: Vec<(Account, Count)>) -> Expected {
+        let judgement = Judgement { verdict, counts, mark: None };
+        Expected { row: self, judgement, broken: false, only_at: None }
     }
 }
 
@@ -72,6 +94,18 @@ impl Expected {
         self
     }
 
+    /// The kernel is to send it, or to answer for, this next hop: a connection, or `vpc`.
+    pub fn toward(mut self, next_hop: &str) -> Self {
+        self.judgement.mark = Some(Mark::NextHop(account(next_hop)));
+        self
+    }
+
+    /// What happens at this hook alone.
+    pub fn only_at(mut self, hook: Hook) -> Self {
+        self.only_at = Some(hook);
+        self
+    }
+
     /// What leaves has a wrong checksum, as what came in had.
     pub fn broken(mut self) -> Self {
         self.broken = true;
@@ -79,7 +113,28 @@ impl Expected {
     }
 }
 
-/// Checks every row against the program, and the reference model against every row.
+/// Checks the reference model against every row, and that no row contradicts itself.
+///
+/// # Errors
+/// All rows that fail, with the frames.
+pub fn agree(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
+    let mut report = String::new();
+    for expected in rows {
+        let Row { name, arrival } = &expected.row;
+        let raw = world.interfaces.iter().any(|other| other.index == arrival.interface && !other.ethernet);
+        let xdp = arrival.taken_for.is_none().then_some(Hook::Xdp);
+        for hook in xdp.into_iter().chain([Hook::Tc]).filter(|hook| expected.is_at(*hook)) {
+            let model = world.judge(arrival.hook(hook, raw), arrival.interface, &arrival.frame);
+            for mismatch in expected.mismatches(world, &model) {
+                writeln!(report, "{name:?}, {hook:?}: {mismatch}\nin:\n{}", hex(&arrival.frame))?;
+            }
+        }
+    }
+    anyhow::ensure!(report.is_empty(), "{report}");
+    Ok(())
+}
+
+/// Checks the program against every row.
 ///
 /// # Errors
 /// All rows that fail, with the frames.
@@ -87,17 +142,18 @@ pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow:
     program.install(world)?;
     let mut report = String::new();
     for expected in rows {
-        let Row { interface, frame, .. } = &expected.row;
-        if !program.gets(world, *interface, frame) {
+        let Row { arrival, .. } = &expected.row;
+        if !expected.is_at(program.entry.0) || !program.gets(world, arrival) {
             continue;
         }
+        let part = program.part(expected.judgement.clone(), world, arrival);
+        let mark = program.marked(arrival, part.mark.as_ref()).context(expected.row.name.clone())?;
         let before = program.books()?;
-        let outcome = program.run(*interface, frame)?;
+        let outcome = program.take(arrival)?;
         let books = difference(&before, &program.books()?);
-        let part = program.part(expected.judgement.clone(), world, *interface, frame);
-        for mismatch in expected.mismatches(world, &part, &outcome, &books) {
-            writeln!(report, "{:?}: {mismatch}", expected.row.name)?;
-            writeln!(report, "in:\n{}out:\n{}", hex(&expected.row.frame), hex(&outcome.frame))?;
+        for difference in differences(&part, arrival, mark, &outcome, &books) {
+            writeln!(report, "{:?}: {difference}", expected.row.name)?;
+            writeln!(report, "in:\n{}out:\n{}", hex(&arrival.frame), hex(&outcome.frame))?;
         }
     }
     anyhow::ensure!(report.is_empty(), "{report}");
@@ -105,21 +161,14 @@ pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow:
 }
 
 impl Expected {
-    /// `part` is what the program at its hook is to do of the row's judgement.
-    fn mismatches(&self, world: &World, part: &Judgement, outcome: &Outcome, books: &Books) -> Vec<String> {
+    /// Whether it says what happens at this hook.
+    fn is_at(&self, hook: Hook) -> bool {
+        self.only_at.is_none_or(|only| only == hook)
+    }
+
+    /// Where the row contradicts itself, or the model.
+    fn mismatches(&self, world: &World, model: &Judgement) -> Vec<String> {
         let mut mismatches = Vec::new();
-        let Outcome { action, frame } = outcome;
-        let (wanted_action, wanted_frame) = match &part.verdict {
-            Verdict::Forward { frame, .. } => (Action::Redirect, frame),
-            Verdict::Pass(_) => (Action::Pass, &self.row.frame),
-            Verdict::Drop(_) => (Action::Drop, &self.row.frame),
-        };
-        if *action != wanted_action {
-            mismatches.push(format!("action {action:?}, not {wanted_action:?}; counted {books:?}"));
-        }
-        if frame != wanted_frame {
-            mismatches.push(format!("another frame, not:\n{}", hex(wanted_frame)));
-        }
         if let Verdict::Forward { interface, frame } = &self.judgement.verdict {
             let ethernet = world.interfaces.iter().any(|other| other.index == *interface && other.ethernet);
             let checksums = if ethernet { verify_checksums(frame) } else { verify_ip_checksums(frame) };
@@ -129,15 +178,35 @@ impl Expected {
                 _ => {}
             }
         }
-        let mut wanted_books = Books::new();
-        enter(&mut wanted_books, part);
-        if *books != wanted_books {
-            mismatches.push(format!("counted {books:?}, not {wanted_books:?}"));
-        }
-        let model = world.judge(self.row.interface, &self.row.frame);
-        if model != self.judgement {
+        if *model != self.judgement {
             mismatches.push(format!("the model says {model:?}, the row {:?}", self.judgement));
         }
         mismatches
     }
+}
+
+/// Where the program has not done its part of a judgement, which leaves a packet that it passes with this mark.
+fn differences(part: &Judgement, arrival: &Arrival, mark: u32, outcome: &Outcome, books: &Books) -> Vec<String> {
+    let mut differences = Vec::new();
+    let Outcome { action, frame, mark: left } = outcome;
+    let (wanted_action, wanted_frame) = match &part.verdict {
+        Verdict::Forward { frame, .. } => (Action::Redirect, frame),
+        Verdict::Pass(_) => (Action::Pass, &arrival.frame),
+        Verdict::Drop(_) => (Action::Drop, &arrival.frame),
+    };
+    if *action != wanted_action {
+        differences.push(format!("action {action:?}, not {wanted_action:?}; counted {books:?}"));
+    }
+    if frame != wanted_frame {
+        differences.push(format!("another frame, not:\n{}", hex(wanted_frame)));
+    }
+    if wanted_action == Action::Pass && *left != mark {
+        differences.push(format!("mark {left:#010x}, not {mark:#010x}"));
+    }
+    let mut wanted_books = Books::new();
+    enter(&mut wanted_books, part);
+    if *books != wanted_books {
+        differences.push(format!("counted {books:?}, not {wanted_books:?}"));
+    }
+    differences
 }

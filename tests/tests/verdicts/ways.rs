@@ -20,27 +20,45 @@ use crate::{
 fn passes_what_has_nowhere_to_go_now() -> anyhow::Result<()> {
     let from_sh4 = |destination| into(SH, &udp4("10.10.10.1", destination));
     let from_sh6 = |destination| into(SH, &udp6("fd00:10::1", destination));
-    let down = |name, frame, bytes| row(name, SH, frame).passed("next_hop_down", "shanghai").admitted(bytes);
-    let silent = |name, frame, bytes| row(name, SH, frame).passed("no_neighbour", "shanghai").admitted(bytes);
+    let down =
+        |name, frame, bytes, to| row(name, SH, frame).passed("next_hop_down", "shanghai").admitted(bytes).toward(to);
+    let silent =
+        |name, frame, bytes, to| row(name, SH, frame).passed("no_neighbour", "shanghai").admitted(bytes).toward(to);
     table(
         &gateway(),
         &[
-            down("the interface is down", from_sh4("10.10.60.1"), V4),
-            down("the interface is down, IPv6", from_sh6("fd00:60::1"), V6),
-            down("there is no such interface", from_sh4("10.10.70.1"), V4),
-            down("down before TTL", into(SH, &udp4("10.10.10.1", "10.10.60.1").ttl(1)), V4),
-            silent("the peer is not known", from_sh4("10.10.80.1"), V4),
-            silent("the peer is not known, IPv6", from_sh6("fd00:80::1"), V6),
-            silent("the host on the link is not known", from_sh4("10.10.30.2"), V4),
-            silent("the host on the link is not known, IPv6", from_sh6("fd00:30::2"), V6),
-            silent("the host of the VPC is not known", from_sh4("192.168.0.11"), V4),
-            silent("the host of the VPC is not known, IPv6", from_sh6("fd00:c::12"), V6),
+            down("the interface is down", from_sh4("10.10.60.1"), V4, "dalian"),
+            down("the interface is down, IPv6", from_sh6("fd00:60::1"), V6, "dalian"),
+            down("there is no such interface", from_sh4("10.10.70.1"), V4, "guilin"),
+            down("down before TTL", into(SH, &udp4("10.10.10.1", "10.10.60.1").ttl(1)), V4, "dalian"),
+            silent("the peer is not known", from_sh4("10.10.80.1"), V4, "lhasa"),
+            silent("the peer is not known, IPv6", from_sh6("fd00:80::1"), V6, "lhasa"),
+            silent("the host on the link is not known", from_sh4("10.10.30.2"), V4, "ningbo"),
+            silent("the host on the link is not known, IPv6", from_sh6("fd00:30::2"), V6, "ningbo"),
+            silent("the host of the VPC is not known", from_sh4("192.168.0.11"), V4, "vpc"),
+            silent("the host of the VPC is not known, IPv6", from_sh6("fd00:c::12"), V6, "vpc"),
             row("the TTL ends first", SH, into(SH, &udp4("10.10.10.1", "10.10.80.1").ttl(1)))
                 .passed("ttl_expired", "shanghai")
-                .admitted(V4),
+                .admitted(V4)
+                .toward("lhasa"),
             row("options first", SH, into(SH, &udp4("10.10.10.1", "10.10.80.1").ip_options(&[1])))
                 .passed("ip_options", "shanghai")
-                .admitted(V4 + 4),
+                .admitted(V4 + 4)
+                .toward("lhasa")
+                .only_at(Hook::Xdp),
+            row("with options, at TC", SH, into(SH, &udp4("10.10.10.1", "10.10.80.1").ip_options(&[1])))
+                .passed("no_neighbour", "shanghai")
+                .admitted(V4 + 4)
+                .toward("lhasa")
+                .only_at(Hook::Tc),
+            row("from the VPC, the interface is down", VPC, into(VPC, &udp4("192.168.0.10", "10.10.60.1")))
+                .passed("next_hop_down", "vpc")
+                .admitted(V4)
+                .toward("dalian"),
+            row("from the VPC, the peer is not known", VPC, into(VPC, &udp6("fd00:c::10", "fd00:80::1")))
+                .passed("no_neighbour", "vpc")
+                .admitted(V6)
+                .toward("lhasa"),
         ],
     )
 }

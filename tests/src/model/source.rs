@@ -1,0 +1,131 @@
+//! Whether a source can be true: addresses that nobody has, the hub's own, the way back to it, and who may speak to the
+//! hub itself.
+
+use std::{cmp::Reverse, net::IpAddr};
+
+use super::{
+    Connection, Interface, ReversePath, Verdict, World,
+    judge::{Account, Trail},
+    parse::{Packet, is_nobody},
+    prefix::contains,
+    route::Target,
+    selector::{Attachment, Side, from_site},
+};
+
+impl World {
+    /// Nobody's address, the broadcast of a link (RFC 1122 section 3.2.1.3), and the hub's own, which comes in from
+    /// nowhere.
+    pub(super) fn refuse_impossible(&self, packet: &Packet, trail: &mut Trail) -> Result<(), Verdict> {
+        if is_nobody(packet.source) {
+            return Err(trail.spoofed("martian source"));
+        }
+        if self.is_hub(packet.source) {
+            return Err(trail.spoofed("source of the hub"));
+        }
+        Ok(())
+    }
+
+    /// For a packet to the hub itself: tells whose it is, or that it may not come in. What no selector with a way back
+    /// admits is attributed as what no selector admits.
+    pub(super) fn admit_to_hub(
+        &self,
+        attachment: &Attachment<'_>,
+        packet: &Packet,
+        trail: &mut Trail,
+    ) -> Result<(), Verdict> {
+        match &attachment.side {
+            Side::Vpc(vpc) => {
+                if self.leads_to_a_site(packet.source) {
+                    return Err(trail.spoofed("to the hub from the VPC, routed to a site"));
+                }
+                let within = vpc.cidrs.iter().any(|cidr| contains(*cidr, packet.source));
+                trail.rules.push(if within { "to the hub from the VPC" } else { "to the hub from behind the VPC" });
+                Ok(())
+            }
+            Side::Sites(sites) => self.admit_site_to_hub(attachment, sites, packet, trail),
+        }
+    }
+
+    fn admit_site_to_hub(
+        &self,
+        attachment: &Attachment<'_>,
+        sites: &[&Connection],
+        packet: &Packet,
+        trail: &mut Trail,
+    ) -> Result<(), Verdict> {
+        let source = packet.source;
+        let mut refusal = "to the hub, outside of the selectors";
+        if let Some(sender) = likeliest_sender(sites, source) {
+            match self.way_back(sender, source) {
+                Ok(()) => {
+                    trail.account = Account::Connection(sender.name.clone());
+                    trail.rules.push("to the hub by a selector");
+                    return Ok(());
+                }
+                Err(_) => refusal = "to the hub, no way back",
+            }
+        }
+        if is_link_traffic(attachment.interface, sites, source, packet.destination) {
+            trail.rules.push("to the hub on its link");
+            return Ok(());
+        }
+        Err(trail.spoofed(refusal))
+    }
+
+    /// For a packet that the selectors have attributed: a site's source must be one that is routed to the site.
+    pub(super) fn check_reverse_path(&self, source: IpAddr, trail: &mut Trail) -> Result<(), Verdict> {
+        let Account::Connection(name) = &trail.account else { return Ok(()) };
+        let connection = self.connection(name);
+        if let Err(rule) = self.way_back(connection, source) {
+            return Err(trail.spoofed(rule));
+        }
+        if self.is_member(connection, source).is_err() {
+            trail.rules.push("no way back, and none asked for");
+        }
+        Ok(())
+    }
+
+    fn way_back(&self, connection: &Connection, source: IpAddr) -> Result<(), &'static str> {
+        match connection.reverse_path {
+            ReversePath::Off => Ok(()),
+            ReversePath::Strict => self.is_member(connection, source),
+        }
+    }
+
+    /// Whether the connection is a next hop of the longest destination around an address; else what that leads to.
+    fn is_member(&self, connection: &Connection, source: IpAddr) -> Result<(), &'static str> {
+        match self.target(source) {
+            None => Err("no way back"),
+            Some(Target::Vpc { .. }) => Err("way back to the VPC"),
+            Some(Target::Routes(routes)) if routes.iter().all(|route| route.next_hop != connection.name) => {
+                Err("way back to another site")
+            }
+            Some(Target::Routes(_)) => Ok(()),
+        }
+    }
+
+    /// Whether the longest prefix around an address is a site's. The default route says nothing about whose it is.
+    fn leads_to_a_site(&self, address: IpAddr) -> bool {
+        match self.target(address) {
+            Some(Target::Routes(routes)) => routes[0].destination.prefix_len() > 0,
+            _ => false,
+        }
+    }
+}
+
+/// The connection of the longest remote prefix around a source, wherever the packet goes; of equal ones the first by
+/// name.
+fn likeliest_sender<'a>(sites: &[&'a Connection], source: IpAddr) -> Option<&'a Connection> {
+    let lengths = sites.iter().filter_map(|site| {
+        let around = from_site(site).into_iter().map(|pair| pair.remote).filter(|remote| contains(*remote, source));
+        Some((around.map(|remote| remote.prefix_len()).max()?, *site))
+    });
+    lengths.min_by_key(|(length, site)| (Reverse(*length), &site.name)).map(|(_, site)| site)
+}
+
+/// Between the two ends of a link: probes, routing daemons.
+fn is_link_traffic(interface: &Interface, sites: &[&Connection], source: IpAddr, destination: IpAddr) -> bool {
+    let on_link = interface.addresses.iter().any(|own| contains(own.trunc(), source));
+    let peer = sites.iter().any(|site| site.peer == Some(source));
+    interface.is_own(destination) && (on_link || peer)
+}
