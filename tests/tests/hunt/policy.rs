@@ -1,0 +1,137 @@
+//! The policy alone: where a packet may arrive, and where it must.
+
+use std::net::IpAddr;
+
+use crate::places::{ALL, Place, Places, SHARED, SHARED4, SHARED6, SITES, is_hub, within};
+use crate::reading::Reading;
+
+/// Tags in front of an IP header that the hub accepts.
+const MOST_TAGS: usize = 2;
+
+/// What the configuration says, as far as it differs between hunts.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub spoke_to_spoke: bool,
+}
+
+/// Where one packet may arrive, and where it must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judgement {
+    /// The packet itself, or a fragment of it.
+    pub packet: Places,
+    /// What the hub itself says about it, such as an ICMP error that quotes it or an echo reply.
+    pub answers: Places,
+    /// Exactly one copy of the packet has to arrive there.
+    pub must: Option<Place>,
+}
+
+const NOWHERE: Judgement = Judgement { packet: Places::NONE, answers: Places::NONE, must: None };
+
+impl Policy {
+    /// Judges bytes that entered the hub from a place. `hub_mac` is the hub's address on that link.
+    pub fn judge(self, entry: Place, bytes: &[u8], hub_mac: Option<[u8; 6]>) -> Judgement {
+        let Some(packet) = Reading::of(entry, bytes) else { return NOWHERE };
+        match entry {
+            Place::Mgmt | Place::Wan => {
+                // The host's own networks reach no site. What the hub itself answers there is its own traffic.
+                let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
+                Judgement { packet: host, answers: Places::of(&ALL), must: None }
+            }
+            Place::Vpc => {
+                // Outside the sites the host is an ordinary router for its VPC.
+                let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
+                let mut judgement = self.through(entry, &packet, hub_mac);
+                judgement.packet = judgement.packet.and(host);
+                judgement.answers = host;
+                judgement
+            }
+            _ => self.through(entry, &packet, hub_mac),
+        }
+    }
+
+    /// From a site or the VPC.
+    fn through(self, entry: Place, packet: &Reading, hub_mac: Option<[u8; 6]>) -> Judgement {
+        let addressed = packet.to_mac.is_none_or(|mac| mac[0] & 1 == 1 || Some(mac) == hub_mac);
+        if packet.tags > MOST_TAGS || !addressed {
+            return NOWHERE;
+        }
+        let own_link = match packet.source {
+            IpAddr::V4(address) => within(entry.link4().0, address.into()),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        if entry.is_site() && own_link {
+            return Judgement { answers: Places::NONE.with(entry), ..NOWHERE };
+        }
+        if !speaks_for(entry, packet.source) || !admits(entry, packet.source, packet.destination) {
+            // A refused packet draws no error, above all not to a victim.
+            let own = entry.is_site() && speaks_for(entry, packet.source);
+            return Judgement { answers: if own { members(packet.source) } else { Places::NONE }, ..NOWHERE };
+        }
+        let answers = if entry == Place::Vpc { Places::NONE } else { members(packet.source) };
+        let refused = Judgement { answers, ..NOWHERE };
+        let for_this_host = packet.to_mac.is_none_or(|mac| mac[0] & 1 == 0);
+        if !for_this_host || is_hub(packet.destination) || stays_here(packet.destination) {
+            return refused;
+        }
+        let next_hops = ALL.iter().copied().filter(|place| {
+            let isolated = !self.spoke_to_spoke && entry != Place::Vpc && *place != Place::Vpc;
+            leads_to(packet.destination, *place)
+                && !isolated
+                && (*place == Place::Vpc || admits(*place, packet.destination, packet.source))
+        });
+        let next_hops: Vec<Place> = next_hops.collect();
+        let all = Places::of(&next_hops);
+        Judgement { packet: all, answers, must: must(entry, packet, &next_hops) }
+    }
+}
+
+/// Where a packet that is admitted has to arrive, if nothing excuses the hub.
+fn must(entry: Place, packet: &Reading, next_hops: &[Place]) -> Option<Place> {
+    let [only] = next_hops else { return None };
+    let shared = within(SHARED4, packet.destination) || within(SHARED6, packet.destination);
+    let fits = u32::try_from(packet.length).is_ok_and(|length| length <= only.mtu());
+    let neighbour = *only != Place::Vpc || packet.destination == only.host(packet.destination.is_ipv6());
+    // With tags on a raw link it may be taken for something else.
+    let framed = packet.to_mac.is_some() || packet.tags == 0;
+    (packet.plain && packet.hops > 1 && fits && neighbour && framed && !shared && *only != entry).then_some(*only)
+}
+
+/// Whether a place's connection is a member of the source's longest destination route, or the VPC has it.
+fn speaks_for(place: Place, source: IpAddr) -> bool {
+    leads_to(source, place)
+}
+
+/// Whether a place's connection is a next hop for an address, or the VPC has it.
+fn leads_to(address: IpAddr, place: Place) -> bool {
+    if within(SHARED4, address) || within(SHARED6, address) {
+        return SHARED.contains(&place);
+    }
+    let (v4, v6) = place.networks();
+    (place.is_site() || place == Place::Vpc) && (within(v4, address) || within(v6, address))
+}
+
+/// Sites whose connections are next hops for an address.
+fn members(address: IpAddr) -> Places {
+    Places::of(&SITES.iter().copied().filter(|site| leads_to(address, *site)).collect::<Vec<_>>())
+}
+
+/// Whether a connection's selectors admit a packet between its site and another address. Those of the sites admit
+/// everything on the hub's side, but for gamma, which admits the VPC.
+fn admits(place: Place, _site: IpAddr, other: IpAddr) -> bool {
+    place != Place::Gamma || leads_to(other, Place::Vpc)
+}
+
+/// Destinations that no router forwards to.
+fn stays_here(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            address.is_multicast() || address.is_broadcast() || address.is_link_local() || address.is_loopback()
+        }
+        IpAddr::V6(address) => {
+            address.is_multicast()
+                || address.is_unicast_link_local()
+                || address.is_loopback()
+                || address.is_unspecified()
+        }
+    }
+}
