@@ -97,10 +97,8 @@ impl Arena {
         }
         let world = world.build()?;
         let hub = &world[HUB];
-        let tuns = [
-            Tun::create(hub, Place::Delta.device())?,
-            Tun::create_with_information(hub, Place::Epsilon.device())?,
-        ];
+        let tuns =
+            [Tun::create(hub, Place::Delta.device())?, Tun::create_with_information(hub, Place::Epsilon.device())?];
         let mut lines = String::new();
         for place in [Place::Delta, Place::Epsilon] {
             let (net, [own, _]) = place.link4();

@@ -137,7 +137,8 @@ fn unusual4(rng: &mut SmallRng, packet: Packet) -> Packet {
         }
         6 => packet.ip_options(&[148, 4, 0, 0]),
         _ => {
-            let options = one_of(rng, &[&[1, 1, 1, 1][..], &[7, 7, 4, 0, 0, 0, 0], &[68, 4, 5, 0], &[130, 3, 9], &[255]]);
+            let options =
+                one_of(rng, &[&[1, 1, 1, 1][..], &[7, 7, 4, 0, 0, 0, 0], &[68, 4, 5, 0], &[130, 3, 9], &[255]]);
             packet.ip_options(options)
         }
     }
@@ -146,7 +147,9 @@ fn unusual4(rng: &mut SmallRng, packet: Packet) -> Packet {
 fn unusual6(rng: &mut SmallRng, mut packet: Packet) -> Packet {
     for _ in 0..rng.random_range(1..4) {
         packet = match rng.random_range(0..8) {
-            0 | 1 => packet.hop_by_hop(one_of(rng, &[&[5, 2, 0, 0][..], &[1, 2, 0, 0], &[0xc2, 4, 0, 1, 0, 0], &[0x80, 0]])),
+            0 | 1 => {
+                packet.hop_by_hop(one_of(rng, &[&[5, 2, 0, 0][..], &[1, 2, 0, 0], &[0xc2, 4, 0, 1, 0, 0], &[0x80, 0]]))
+            }
             2 => packet.destination_options(one_of(rng, &[&[1, 2, 0, 0][..], &[0x80, 0], &[4, 1, 1]])),
             3 => {
                 let entry = one_of(rng, &ALL);
@@ -290,7 +293,8 @@ fn link(rng: &mut SmallRng, entry: Place, drawn: Drawn, macs: &[Option<Macs>]) -
     let Drawn { mut packet, v6 } = drawn;
     let ether_type = if v6 { IPV6 } else { IPV4 };
     let tags = tags(rng);
-    let odd_type = percent(rng, 3).then(|| one_of(rng, &[0x0806, 0x8847, 0x8864, 0x88e5, 0x88f7, IPV4, IPV6, 0x0600, 3]));
+    let odd_type =
+        percent(rng, 3).then(|| one_of(rng, &[0x0806, 0x8847, 0x8864, 0x88e5, 0x88f7, IPV4, IPV6, 0x0600, 3]));
     let cut = percent(rng, 2).then(|| rng.random_range(14..100));
     let Some([hub, far]) = macs[entry as usize] else {
         let bytes = packet.build();
@@ -337,7 +341,8 @@ fn tags(rng: &mut SmallRng) -> Vec<(u16, u16)> {
     };
     let with_id = percent(rng, 15);
     let mut tag = || {
-        let protocol = one_of(rng, &[VLAN, VLAN, VLAN, VLAN, VLAN, VLAN, SERVICE_VLAN, SERVICE_VLAN, SERVICE_VLAN, OLD_VLAN]);
+        let protocol =
+            one_of(rng, &[VLAN, VLAN, VLAN, VLAN, VLAN, VLAN, SERVICE_VLAN, SERVICE_VLAN, SERVICE_VLAN, OLD_VLAN]);
         // Priorities that read as the version of an IP header.
         let control = one_of(rng, &[0, 0, 0, 0x6000, 0x4000, 0xe000]);
         (protocol, if with_id { control | one_of(rng, &[0, 1, 0x500, 0xfff]) } else { control })

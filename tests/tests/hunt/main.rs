@@ -20,8 +20,9 @@ mod draw;
 mod everywhere;
 mod hunt;
 mod lifecycle;
-mod moments;
+
 mod places;
 mod policy;
 mod reading;
+mod tunnels;
 mod wires;

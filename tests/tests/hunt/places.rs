@@ -139,7 +139,7 @@ impl fmt::Display for Place {
 }
 
 /// A set of places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Places(u8);
 
 impl Places {
@@ -162,9 +162,11 @@ impl Places {
     pub fn contains(self, place: Place) -> bool {
         self.0 & 1 << place as u8 != 0
     }
+}
 
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(ALL.iter().filter(|place| self.contains(**place))).finish()
     }
 }
 

@@ -66,7 +66,8 @@ fn id_of_reset(reading: &Reading, bytes: &[u8]) -> Option<u64> {
         None => bytes.len().checked_sub(reading.length)? + header,
     };
     let number = |at: usize| bytes.get(at..)?.first_chunk().map(|chunk| u32::from_be_bytes(*chunk));
-    let marks = [number(at + 4)?, number(at + 8)?];
+    // Acknowledgement first: a sequence number may be that of another id, less what it counts.
+    let marks = [number(at + 8)?, number(at + 4)?];
     let mark = marks.into_iter().find(|mark| mark & 0xff00_0000 == TCP_MARK)?;
     Some(u64::from(mark & 0x00ff_ffff))
 }
