@@ -27,7 +27,7 @@ impl Variant {
     }
 
     pub fn policy(self) -> Policy {
-        Policy { spoke_to_spoke: self.spoke_to_spoke }
+        Policy { spoke_to_spoke: self.spoke_to_spoke, promises_raw_links: self.attach != "generic" }
     }
 
     /// The configuration file.

@@ -7,7 +7,7 @@ use hub_tests::packet::number::{IPV4, VLAN};
 
 use crate::arena::{Arena, Variant};
 use crate::hunt::{Hunt, ip, udp};
-use crate::places::{ALL, Place, SITES};
+use crate::places::{ALL, Place, SITES, is_hub};
 use crate::wires::{framed, informed, payload};
 
 /// Packets of a kind: one that gets through now and then is seen.
@@ -227,7 +227,8 @@ fn the_hub_answers_a_site_and_no_victim() -> anyhow::Result<()> {
         hunt.settle()?;
         for id in [probe, ping] {
             let arrivals = hunt.arrivals_of(id);
-            let places: Vec<_> = arrivals.iter().map(|arrival| (arrival.place, arrival.from_hub)).collect();
+            let places: Vec<_> =
+                arrivals.iter().map(|arrival| (arrival.place, arrival.source.is_some_and(is_hub))).collect();
             anyhow::ensure!(places == [(Place::Alpha, true)], "the site's own echo request {id}: {places:?}");
         }
         Ok(())

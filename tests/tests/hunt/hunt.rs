@@ -12,7 +12,7 @@ use hub_tests::packet::{Packet, hex};
 
 use crate::arena::Arena;
 use crate::draw::draw;
-use crate::places::{Place, SITES};
+use crate::places::{Place, SITES, is_hub};
 use crate::policy::Judgement;
 use crate::reading::Reading;
 use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
@@ -27,6 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// After which markers are sent anew. Only waited for where a neighbour is not known yet, or a frame was lost.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// A packet that was let in, and what may become of it.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    entry: Place,
+    source: Option<IpAddr>,
+    judgement: Judgement,
+}
+
 /// Something that was not to be: what, how often, and the first of its kind in full.
 type Findings = BTreeMap<String, (u64, String)>;
 
@@ -34,7 +42,7 @@ pub struct Hunt<'a> {
     arena: &'a Arena,
     wires: Wires,
     pub macs: Vec<Option<Macs>>,
-    sent: Vec<(Place, Judgement)>,
+    sent: Vec<Sent>,
     kept: VecDeque<Vec<u8>>,
     /// Ids that have to arrive, where, and how often they have.
     due: HashMap<u64, (Place, u64)>,
@@ -87,7 +95,8 @@ impl<'a> Hunt<'a> {
         let hub_mac = self.macs[entry as usize].map(|[hub, _]| hub);
         let judgement = self.arena.variant.policy().judge(entry, &bytes, hub_mac);
         let entered = self.wires.send(entry, &bytes);
-        self.sent.push((entry, judgement));
+        let source = Reading::of(entry, &bytes).map(|reading| reading.source);
+        self.sent.push(Sent { entry, source, judgement });
         if let (Some(place), true) = (judgement.must, entered) {
             self.due.insert(self.sent(), (place, 0));
         }
@@ -124,7 +133,7 @@ impl<'a> Hunt<'a> {
     pub fn collect_debts(&mut self) {
         for (id, (place, times)) in std::mem::take(&mut self.due) {
             if times != 1 {
-                let (entry, _) = self.sent[usize::try_from(id - 1).expect("an index")];
+                let entry = self.sent[usize::try_from(id - 1).expect("an index")].entry;
                 let kind = if times == 0 { "lost".to_owned() } else { format!("arrived {times} times") };
                 self.find(format!("{entry} -> {place}: {kind}"), id, None);
             }
@@ -146,20 +155,20 @@ impl<'a> Hunt<'a> {
     }
 
     fn compare(&mut self, arrival: Arrival) {
-        let Arrival { place, id, from_hub, .. } = arrival;
+        let Arrival { place, id, .. } = arrival;
         if id & MARKER != 0 {
             self.marked.insert((id, place));
             return;
         }
-        let Some((entry, judgement)) = usize::try_from(id).ok().and_then(|id| self.sent.get(id.wrapping_sub(1))) else {
-            return;
-        };
-        let (entry, judgement) = (*entry, *judgement);
-        if let Some((due, times)) = self.due.get_mut(&id)
-            && *due == place
-            && !from_hub
-        {
-            *times += 1;
+        let sent = usize::try_from(id).ok().and_then(|id| self.sent.get(id.wrapping_sub(1)));
+        let Some(Sent { entry, source, judgement }) = sent.copied() else { return };
+        let from_hub = arrival.source.is_some_and(|from| is_hub(from) && source != Some(from));
+        match self.due.get_mut(&id) {
+            Some((due, times)) if *due == place && arrival.source == source => *times += 1,
+            Some((due, _)) if *due == place && arrival.source.is_none() => {
+                self.find(format!("{entry} -> {place}: arrived as what is no IP packet"), id, Some(&arrival));
+            }
+            _ => {}
         }
         if judgement.packet.contains(place) || (from_hub && judgement.answers.contains(place)) {
             self.arrived += 1;
@@ -174,7 +183,7 @@ impl<'a> Hunt<'a> {
     }
 
     fn find(&mut self, what: String, id: u64, arrival: Option<&Arrival>) {
-        let (entry, judgement) = self.sent[usize::try_from(id - 1).expect("an index")];
+        let Sent { entry, judgement, .. } = self.sent[usize::try_from(id - 1).expect("an index")];
         let oldest = self.sent() - self.kept.len() as u64;
         let bytes = id.checked_sub(oldest + 1).and_then(|at| self.kept.get(usize::try_from(at).ok()?));
         let describe = |place, bytes: &[u8]| match Reading::of(place, bytes) {

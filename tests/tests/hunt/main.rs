@@ -18,6 +18,7 @@ mod arena;
 mod cases;
 mod draw;
 mod everywhere;
+mod host;
 mod hunt;
 mod lifecycle;
 

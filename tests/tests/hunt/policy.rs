@@ -12,6 +12,9 @@ const MOST_TAGS: usize = 2;
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     pub spoke_to_spoke: bool,
+    /// Generic XDP promises no delivery into links without Ethernet headers: the kernel takes the protocol from the
+    /// frame's bytes after the header has gone.
+    pub promises_raw_links: bool,
 }
 
 /// Where one packet may arrive, and where it must.
@@ -81,19 +84,31 @@ impl Policy {
         });
         let next_hops: Vec<Place> = next_hops.collect();
         let all = Places::of(&next_hops);
-        Judgement { packet: all, answers, must: must(entry, packet, &next_hops) }
+        Judgement { packet: all, answers, must: self.must(entry, packet, &next_hops) }
     }
-}
 
-/// Where a packet that is admitted has to arrive, if nothing excuses the hub.
-fn must(entry: Place, packet: &Reading, next_hops: &[Place]) -> Option<Place> {
-    let [only] = next_hops else { return None };
-    let shared = within(SHARED4, packet.destination) || within(SHARED6, packet.destination);
-    let fits = u32::try_from(packet.length).is_ok_and(|length| length <= only.mtu());
-    let neighbour = *only != Place::Vpc || packet.destination == only.host(packet.destination.is_ipv6());
-    // With tags on a raw link it may be taken for something else.
-    let framed = packet.to_mac.is_some() || packet.tags == 0;
-    (packet.plain && packet.hops > 1 && fits && neighbour && framed && !shared && *only != entry).then_some(*only)
+    /// Where a packet that is admitted has to arrive, if nothing excuses the hub.
+    fn must(self, entry: Place, packet: &Reading, next_hops: &[Place]) -> Option<Place> {
+        let [only] = next_hops else { return None };
+        let shared = within(SHARED4, packet.destination) || within(SHARED6, packet.destination);
+        let fits = u32::try_from(packet.length).is_ok_and(|length| length <= only.mtu());
+        let neighbour = *only != Place::Vpc || packet.destination == only.host(packet.destination.is_ipv6());
+        // A hub's own address comes from nowhere else; the kernel may refuse what the policy would let pass.
+        let honest = !is_hub(packet.source);
+        // With tags on a raw link it may be taken for something else.
+        let framed = packet.to_mac.is_some() || packet.tags == 0;
+        let promised = only.is_ethernet() || self.promises_raw_links;
+        (packet.plain
+            && promised
+            && honest
+            && packet.hops > 1
+            && fits
+            && neighbour
+            && framed
+            && !shared
+            && *only != entry)
+            .then_some(*only)
+    }
 }
 
 /// Whether a place's connection is a member of the source's longest destination route, or the VPC has it.

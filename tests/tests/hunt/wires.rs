@@ -1,5 +1,6 @@
 //! Frames into the hub, and everything that comes out of it, with the ids that are in it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -7,7 +8,7 @@ use hub_tests::lab::{FrameSocket, HUB, Tun, World};
 use hub_tests::packet::Packet;
 use hub_tests::packet::number::{IPV4, IPV6};
 
-use crate::places::{ALL, FAR_DEVICE, Place, is_hub};
+use crate::places::{ALL, FAR_DEVICE, Place};
 use crate::reading::Reading;
 
 /// In front of every id.
@@ -41,16 +42,15 @@ pub struct Arrival {
     pub place: Place,
     pub id: u64,
     pub bytes: Vec<u8>,
-    /// The hub itself sent it.
-    pub from_hub: bool,
+    /// Of its IP header; `None` where it has none.
+    pub source: Option<IpAddr>,
 }
 
 impl Arrival {
     fn of(place: Place, bytes: Vec<u8>) -> Option<Self> {
         let reading = Reading::of(place, &bytes);
         let id = id_in(&bytes).or_else(|| reading.as_ref().and_then(|reading| id_of_reset(reading, &bytes)))?;
-        let from_hub = reading.is_some_and(|reading| is_hub(reading.source));
-        Some(Self { place, id, bytes, from_hub })
+        Some(Self { place, id, bytes, source: reading.map(|reading| reading.source) })
     }
 }
 
