@@ -32,12 +32,12 @@ impl Variant {
 
     /// The configuration file.
     pub fn config(self) -> String {
-        let mut text = format!("[gateway]\nname = \"hunted\"\nspoke_to_spoke = {}\n", self.spoke_to_spoke);
+        let mut parts = vec![format!("[gateway]\nname = \"hunted\"\nspoke_to_spoke = {}\n", self.spoke_to_spoke)];
         if let Ok(lookup) = env::var("VPNHUB_TEST_LOOKUP") {
-            write!(text, "\n[dataplane]\nlookup = \"{lookup}\"\n").expect("a string takes all");
+            parts.push(format!("\n[dataplane]\nlookup = \"{lookup}\"\n"));
         }
         let (vpc4, vpc6) = Place::Vpc.networks();
-        text += &format!("\n[vpc]\ninterface = \"vpc0\"\ncidrs = [\"{vpc4}\", \"{vpc6}\"]\n");
+        parts.push(format!("\n[vpc]\ninterface = \"vpc0\"\ncidrs = [\"{vpc4}\", \"{vpc6}\"]\n"));
         for (site, last) in SITES.into_iter().zip(61..) {
             let (net4, net6) = site.networks();
             let mut remote = vec![net4.to_string(), net6.to_string()];
@@ -52,12 +52,12 @@ impl Variant {
                 _ => vec!["0.0.0.0/0".into(), "::/0".into()],
             };
             let device = site.device();
-            text += &format!("\n[customer_gateway.{site}]\naddress = \"203.0.113.{last}\"\n");
-            text += &format!("\n[connection.{site}]\ncustomer_gateway = \"{site}\"\ninterface = \"{device}\"\n");
+            parts.push(format!("\n[customer_gateway.{site}]\naddress = \"203.0.113.{last}\"\n"));
+            parts.push(format!("\n[connection.{site}]\ncustomer_gateway = \"{site}\"\ninterface = \"{device}\"\n"));
             if site.is_ethernet() {
-                text += &format!("peer = \"{}\"\n", site.link4().1[1]);
+                parts.push(format!("peer = \"{}\"\n", site.link4().1[1]));
             }
-            text += &format!("local_cidrs = {local:?}\nremote_cidrs = {remote:?}\n");
+            parts.push(format!("local_cidrs = {local:?}\nremote_cidrs = {remote:?}\n"));
         }
         let own = SITES.into_iter().map(|site| {
             let (net4, net6) = site.networks();
@@ -66,12 +66,12 @@ impl Variant {
         let shared = SHARED.into_iter().map(|site| (site, [SHARED4.to_string(), SHARED6.to_string()], 50));
         for (site, destinations, weight) in own.chain(shared) {
             for destination in destinations {
-                text += &format!(
+                parts.push(format!(
                     "\n[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{site}\"\nweight = {weight}\npublish = true\n"
-                );
+                ));
             }
         }
-        text
+        parts.concat()
     }
 }
 

@@ -44,34 +44,34 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn unchanged(_: &Arena) -> anyhow::Result<()> {
-    Ok(())
-}
-
 /// 1.1
 fn frames_with_many_tags_reach_nobody(variant: Variant) -> anyhow::Result<()> {
-    hunted(variant, unchanged, |hunt, _| {
-        for count in 0..=10 {
-            for (entry, from, to) in [
-                (Place::Alpha, Place::Beta.host(false), Place::Vpc.host(false)),
-                (Place::Alpha, Place::Beta.host(true), Place::Vpc.host(true)),
-                (Place::Alpha, address("8.8.8.8"), Place::Vpc.host(false)),
-                (Place::Alpha, Place::Alpha.host(false), Place::Beta.host(false)),
-                (Place::Alpha, Place::Alpha.host(true), Place::Beta.host(true)),
-                (Place::Alpha, Place::Alpha.host(false), Place::Vpc.host(false)),
-                (Place::Vpc, Place::Beta.host(false), Place::Alpha.host(false)),
-                (Place::Vpc, Place::Beta.host(true), Place::Alpha.host(true)),
-            ] {
-                for copy in 0..COPIES {
-                    let protocol = if copy % 2 == 0 { VLAN } else { 0x88a8 };
-                    hunt.send(entry, |body| {
-                        (0..count).fold(udp(from, to).bytes(body), |tagged, _| tagged.tag(protocol, 0))
-                    });
+    hunted(
+        variant,
+        |_| Ok(()),
+        |hunt, _| {
+            for count in 0..=10 {
+                for (entry, from, to) in [
+                    (Place::Alpha, Place::Beta.host(false), Place::Vpc.host(false)),
+                    (Place::Alpha, Place::Beta.host(true), Place::Vpc.host(true)),
+                    (Place::Alpha, address("8.8.8.8"), Place::Vpc.host(false)),
+                    (Place::Alpha, Place::Alpha.host(false), Place::Beta.host(false)),
+                    (Place::Alpha, Place::Alpha.host(true), Place::Beta.host(true)),
+                    (Place::Alpha, Place::Alpha.host(false), Place::Vpc.host(false)),
+                    (Place::Vpc, Place::Beta.host(false), Place::Alpha.host(false)),
+                    (Place::Vpc, Place::Beta.host(true), Place::Alpha.host(true)),
+                ] {
+                    for copy in 0..COPIES {
+                        let protocol = if copy % 2 == 0 { VLAN } else { 0x88a8 };
+                        hunt.send(entry, |body| {
+                            (0..count).fold(udp(from, to).bytes(body), |tagged, _| tagged.tag(protocol, 0))
+                        });
+                    }
                 }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
 #[test]
@@ -92,61 +92,69 @@ fn frames_with_many_priority_tags_reach_nobody_by_tc() -> anyhow::Result<()> {
 /// 1.2
 #[test]
 fn a_packet_of_a_raw_link_is_judged_as_what_the_kernel_takes_it_for() -> anyhow::Result<()> {
-    hunted(Variant::PLAIN, unchanged, |hunt, _| {
-        for count in 0..=6 {
-            for from in [Place::Beta, Place::Vpc, Place::Epsilon] {
-                for _ in 0..COPIES {
-                    hunt.fire(Place::Epsilon, |id| {
-                        let packet =
-                            udp(from.host(false), Place::Vpc.host(false)).ttl(255).bytes(payload(id, 32)).build();
-                        // The second tag's priority reads as the version of an IPv6 header, the destination as multicast.
-                        let mut tags: Vec<u8> = Vec::new();
-                        for tag in 0..count {
-                            let control: u16 = if tag == 1 { 0x6000 } else { 0 };
-                            let next = if tag + 1 == count { IPV4 } else { VLAN };
-                            tags.extend(control.to_be_bytes());
-                            tags.extend(next.to_be_bytes());
-                        }
-                        tags.extend(packet);
-                        informed(if count == 0 { IPV4 } else { VLAN }, &tags)
-                    });
+    hunted(
+        Variant::PLAIN,
+        |_| Ok(()),
+        |hunt, _| {
+            for count in 0..=6 {
+                for from in [Place::Beta, Place::Vpc, Place::Epsilon] {
+                    for _ in 0..COPIES {
+                        hunt.fire(Place::Epsilon, |id| {
+                            let packet =
+                                udp(from.host(false), Place::Vpc.host(false)).ttl(255).bytes(payload(id, 32)).build();
+                            // The second tag's priority reads as the version of an IPv6 header, the destination as multicast.
+                            let mut tags: Vec<u8> = Vec::new();
+                            for tag in 0..count {
+                                let control: u16 = if tag == 1 { 0x6000 } else { 0 };
+                                let next = if tag + 1 == count { IPV4 } else { VLAN };
+                                tags.extend(control.to_be_bytes());
+                                tags.extend(next.to_be_bytes());
+                            }
+                            tags.extend(packet);
+                            informed(if count == 0 { IPV4 } else { VLAN }, &tags)
+                        });
+                    }
                 }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
 /// 1.3
 #[test]
 fn what_is_left_to_the_kernel_takes_the_same_next_hop() -> anyhow::Result<()> {
-    hunted(Variant::PLAIN, unchanged, |hunt, _| {
-        let from = Place::Alpha.host(false);
-        let mut flows = Vec::new();
-        for port in 0..64 {
-            let to = address(&format!("10.64.0.{port}"));
-            let flow = |body| ip(from, to).udp(1000 + port, 2000).bytes(body);
-            let plain = hunt.send(Place::Alpha, flow);
-            let with_option = hunt.send(Place::Alpha, |body| flow(body).ip_options(&[1, 1, 1, 1]));
-            // Longer than the tunnels take, so the kernel cuts it up.
-            let too_big = hunt.send(Place::Alpha, |body| flow(body.repeat(45)));
-            flows.push((plain, with_option, too_big));
-            let to = address(&format!("fd64::{port}"));
-            hunt.send(Place::Alpha, |body| {
-                ip(Place::Alpha.host(true), to).hop_by_hop(&[1, 2, 0, 0]).udp(1000 + port, 2000).bytes(body)
-            });
-            hunt.send(Place::Alpha, |body| ip(Place::Alpha.host(true), to).udp(1000 + port, 2000).bytes(body));
-        }
-        hunt.settle()?;
-        let arrived = |hunt: &Hunt<'_>, id| !hunt.arrivals_of(id).is_empty();
-        let plain = flows.iter().filter(|(plain, ..)| arrived(hunt, *plain)).count();
-        anyhow::ensure!((10..54).contains(&plain), "{plain} of 64 flows go by the connection that admits them");
-        for (plain, with_option, too_big) in flows {
-            let ways = [plain, with_option, too_big].map(|id| arrived(hunt, id));
-            anyhow::ensure!(ways.iter().all(|way| *way == ways[0]), "plain, with an option, too big: {ways:?}");
-        }
-        Ok(())
-    })
+    hunted(
+        Variant::PLAIN,
+        |_| Ok(()),
+        |hunt, _| {
+            let from = Place::Alpha.host(false);
+            let mut flows = Vec::new();
+            for port in 0..64 {
+                let to = address(&format!("10.64.0.{port}"));
+                let flow = |body| ip(from, to).udp(1000 + port, 2000).bytes(body);
+                let plain = hunt.send(Place::Alpha, flow);
+                let with_option = hunt.send(Place::Alpha, |body| flow(body).ip_options(&[1, 1, 1, 1]));
+                // Longer than the tunnels take, so the kernel cuts it up.
+                let too_big = hunt.send(Place::Alpha, |body| flow(body.repeat(45)));
+                flows.push((plain, with_option, too_big));
+                let to = address(&format!("fd64::{port}"));
+                hunt.send(Place::Alpha, |body| {
+                    ip(Place::Alpha.host(true), to).hop_by_hop(&[1, 2, 0, 0]).udp(1000 + port, 2000).bytes(body)
+                });
+                hunt.send(Place::Alpha, |body| ip(Place::Alpha.host(true), to).udp(1000 + port, 2000).bytes(body));
+            }
+            hunt.settle()?;
+            let arrived = |hunt: &Hunt<'_>, id| !hunt.arrivals_of(id).is_empty();
+            let plain = flows.iter().filter(|(plain, ..)| arrived(hunt, *plain)).count();
+            anyhow::ensure!((10..54).contains(&plain), "{plain} of 64 flows go by the connection that admits them");
+            for (plain, with_option, too_big) in flows {
+                let ways = [plain, with_option, too_big].map(|id| arrived(hunt, id));
+                anyhow::ensure!(ways.iter().all(|way| *way == ways[0]), "plain, with an option, too big: {ways:?}");
+            }
+            Ok(())
+        },
+    )
 }
 
 /// 1.5
@@ -165,89 +173,105 @@ fn nothing_of_a_site_leaves_in_clear_text() -> anyhow::Result<()> {
             }
         }
     }
-    hunted(Variant::PLAIN, unchanged, |hunt, agent| {
-        everywhere(hunt);
-        hunt.settle()?;
-        hunt.collect_debts();
-        "after a route is deleted".clone_into(&mut hunt.phase);
-        for destination in ["10.62.0.0/16", "fd62::/48"] {
-            let output = agent.cli(&["route", "delete", destination])?;
-            anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        everywhere(hunt);
-        // What went to beta has no route now.
-        hunt.waive_debts();
-        let ways = [Place::Alpha, Place::Gamma, Place::Delta, Place::Epsilon].map(|site| (site, Place::Vpc));
-        hunt.settle_ways(&ways)?;
-        for destination in ["10.62.0.0/16", "fd62::/48"] {
-            let output = agent.cli(&["route", "add", destination, "--next-hop", "beta"])?;
-            anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(())
-    })
+    hunted(
+        Variant::PLAIN,
+        |_| Ok(()),
+        |hunt, agent| {
+            everywhere(hunt);
+            hunt.settle()?;
+            hunt.collect_debts();
+            "after a route is deleted".clone_into(&mut hunt.phase);
+            for destination in ["10.62.0.0/16", "fd62::/48"] {
+                let output = agent.cli(&["route", "delete", destination])?;
+                anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            everywhere(hunt);
+            // What went to beta has no route now.
+            hunt.waive_debts();
+            let ways = [Place::Alpha, Place::Gamma, Place::Delta, Place::Epsilon].map(|site| (site, Place::Vpc));
+            hunt.settle_ways(&ways)?;
+            for destination in ["10.62.0.0/16", "fd62::/48"] {
+                let output = agent.cli(&["route", "add", destination, "--next-hop", "beta"])?;
+                anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            Ok(())
+        },
+    )
 }
 
 /// 1.6
 #[test]
 fn a_network_that_no_connection_admits_reaches_no_site() -> anyhow::Result<()> {
-    hunted(Variant::PLAIN, unchanged, |hunt, _| {
-        for entry in [Place::Mgmt, Place::Wan] {
-            for site in SITES {
-                for v6 in [false, true] {
-                    for from in [entry, Place::Alpha, Place::Vpc] {
-                        hunt.send(entry, |body| udp(from.host(v6), site.host(v6)).bytes(body));
-                        hunt.send(entry, |body| ip(from.host(v6), site.host(v6)).echo(1, 1).bytes(body));
+    hunted(
+        Variant::PLAIN,
+        |_| Ok(()),
+        |hunt, _| {
+            for entry in [Place::Mgmt, Place::Wan] {
+                for site in SITES {
+                    for v6 in [false, true] {
+                        for from in [entry, Place::Alpha, Place::Vpc] {
+                            hunt.send(entry, |body| udp(from.host(v6), site.host(v6)).bytes(body));
+                            hunt.send(entry, |body| ip(from.host(v6), site.host(v6)).echo(1, 1).bytes(body));
+                        }
                     }
                 }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
 /// 1.7
 #[test]
 fn the_hub_answers_a_site_and_no_victim() -> anyhow::Result<()> {
-    hunted(Variant::ISOLATED, unchanged, |hunt, _| {
-        for of in ALL {
-            let own = address(&of.link4().1[0].to_string());
-            hunt.send(Place::Alpha, |body| ip(Place::Beta.host(false), own).echo(1, 1).bytes(body));
-            hunt.send(Place::Alpha, |body| udp(Place::Beta.host(false), own).bytes(body));
-            if let Some([own, _]) = of.link6() {
-                hunt.send(Place::Alpha, |body| ip(Place::Beta.host(true), own.into()).echo(1, 1).bytes(body));
+    hunted(
+        Variant::ISOLATED,
+        |_| Ok(()),
+        |hunt, _| {
+            for of in ALL {
+                let own = address(&of.link4().1[0].to_string());
+                hunt.send(Place::Alpha, |body| ip(Place::Beta.host(false), own).echo(1, 1).bytes(body));
+                hunt.send(Place::Alpha, |body| udp(Place::Beta.host(false), own).bytes(body));
+                if let Some([own, _]) = of.link6() {
+                    hunt.send(Place::Alpha, |body| ip(Place::Beta.host(true), own.into()).echo(1, 1).bytes(body));
+                }
             }
-        }
-        for group in ["ff02::1", "fe80::1"] {
-            hunt.send(Place::Alpha, |body| ip(Place::Beta.host(true), address(group)).echo(1, 1).bytes(body));
-        }
-        let [hub, far] = Place::Alpha.link4().1;
-        let probe = hunt.send(Place::Alpha, |body| ip(far.into(), hub.into()).echo(1, 1).bytes(body));
-        let vpc = Place::Vpc.link4().1[0].into();
-        let ping = hunt.send(Place::Alpha, |body| ip(Place::Alpha.host(false), vpc).echo(1, 1).bytes(body));
-        hunt.settle()?;
-        for id in [probe, ping] {
-            let arrivals = hunt.arrivals_of(id);
-            let places: Vec<_> =
-                arrivals.iter().map(|arrival| (arrival.place, arrival.source.is_some_and(is_hub))).collect();
-            anyhow::ensure!(places == [(Place::Alpha, true)], "the site's own echo request {id}: {places:?}");
-        }
-        Ok(())
-    })
+            for group in ["ff02::1", "fe80::1"] {
+                hunt.send(Place::Alpha, |body| ip(Place::Beta.host(true), address(group)).echo(1, 1).bytes(body));
+            }
+            let [hub, far] = Place::Alpha.link4().1;
+            let probe = hunt.send(Place::Alpha, |body| ip(far.into(), hub.into()).echo(1, 1).bytes(body));
+            let vpc = Place::Vpc.link4().1[0].into();
+            let ping = hunt.send(Place::Alpha, |body| ip(Place::Alpha.host(false), vpc).echo(1, 1).bytes(body));
+            hunt.settle()?;
+            for id in [probe, ping] {
+                let arrivals = hunt.arrivals_of(id);
+                let places: Vec<_> =
+                    arrivals.iter().map(|arrival| (arrival.place, arrival.source.is_some_and(is_hub))).collect();
+                anyhow::ensure!(places == [(Place::Alpha, true)], "the site's own echo request {id}: {places:?}");
+            }
+            Ok(())
+        },
+    )
 }
 
 /// 1.11
 #[test]
 fn a_route_based_peer_speaks_for_its_own_routes_alone() -> anyhow::Result<()> {
-    hunted(Variant::PLAIN, unchanged, |hunt, _| {
-        for v6 in [false, true] {
-            for from in ALL {
-                hunt.send(Place::Delta, |body| udp(from.host(v6), Place::Vpc.host(v6)).bytes(body));
-                hunt.send(Place::Delta, |body| udp(from.host(v6), Place::Alpha.host(v6)).bytes(body));
+    hunted(
+        Variant::PLAIN,
+        |_| Ok(()),
+        |hunt, _| {
+            for v6 in [false, true] {
+                for from in ALL {
+                    hunt.send(Place::Delta, |body| udp(from.host(v6), Place::Vpc.host(v6)).bytes(body));
+                    hunt.send(Place::Delta, |body| udp(from.host(v6), Place::Alpha.host(v6)).bytes(body));
+                }
             }
-        }
-        for from in ["8.8.8.8", "10.64.0.1"] {
-            hunt.send(Place::Delta, |body| udp(address(from), Place::Vpc.host(false)).bytes(body));
-        }
-        Ok(())
-    })
+            for from in ["8.8.8.8", "10.64.0.1"] {
+                hunt.send(Place::Delta, |body| udp(address(from), Place::Vpc.host(false)).bytes(body));
+            }
+            Ok(())
+        },
+    )
 }

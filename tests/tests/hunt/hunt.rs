@@ -194,7 +194,7 @@ impl<'a> Hunt<'a> {
         finding.0 += 1;
         if finding.0 == 1 {
             let sent = bytes.map_or("no longer kept: replay the seed\n".to_owned(), |bytes| describe(entry, bytes));
-            write!(finding.1, "id {id} as sent by {entry}: {sent}policy: {judgement:?}\n").expect("a string takes all");
+            writeln!(finding.1, "id {id} as sent by {entry}: {sent}policy: {judgement:?}").expect("a string takes all");
             if let Some(arrival) = arrival {
                 let got = describe(arrival.place, &arrival.bytes);
                 write!(finding.1, "as it arrived at {}: {got}", arrival.place).expect("a string takes all");

@@ -66,12 +66,13 @@ fn agents_come_and_go(variant: Variant) -> anyhow::Result<()> {
     let mut agent = during(&mut hunt, seed, "while it starts after a kill", || start(files))?;
     still_allowed(&mut hunt, "after it has started after a kill");
     for moment in 0..5 {
-        // Killed somewhere on its way up.
-        let files = during(&mut hunt, seed, "while it is killed at a start", || {
-            let starting = arena.command().spawn_in(arena.hub(), agent.kill()?)?;
-            (0..moment * 20_000).for_each(|_| thread::yield_now());
-            starting.kill()
+        // Killed somewhere on its way up: so many packets after it was started.
+        let starting = during(&mut hunt, seed, "when it is killed before another start", || {
+            arena.command().spawn_in(arena.hub(), agent.kill()?)
         })?;
+        "while it starts, before it is killed".clone_into(&mut hunt.phase);
+        (0..moment * 20).for_each(|_| hunt.burst(seed, BURST));
+        let files = during(&mut hunt, seed, "when it has been killed at a start", || starting.kill())?;
         agent = during(&mut hunt, seed, "while it starts after that", || start(files))?;
     }
     still_allowed(&mut hunt, "after kills at starts");

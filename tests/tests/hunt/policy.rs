@@ -150,3 +150,81 @@ fn stays_here(address: IpAddr) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hub_tests::packet::Packet;
+
+    use super::*;
+
+    const HUB: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
+    const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true };
+    const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
+
+    fn judge(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Judgement {
+        let packet = Packet::ipv4(from, to).udp(1, 2).payload(32).ethernet(FAR, HUB);
+        policy.judge(entry, &change(packet).build(), Some(HUB))
+    }
+
+    #[test]
+    fn the_policy_lets_pass_what_it_says_and_no_more() {
+        use Place::{Alpha, Beta, Gamma, Mgmt, Vpc, Wan};
+        let none = Places::NONE;
+        for (entry, from, to, packet, answers, must) in [
+            (Alpha, "10.61.0.1", "10.62.0.1", Places::of(&[Beta]), Places::of(&[Alpha]), Some(Beta)),
+            (Alpha, "10.61.0.1", "172.30.0.10", Places::of(&[Vpc]), Places::of(&[Alpha]), Some(Vpc)),
+            // No neighbour is promised there.
+            (Alpha, "10.61.0.1", "172.30.0.11", Places::of(&[Vpc]), Places::of(&[Alpha]), None),
+            // Gamma admits the VPC alone, so a shared destination is beta's.
+            (Alpha, "10.61.0.1", "10.63.0.1", none, Places::of(&[Alpha]), None),
+            (Alpha, "10.61.0.1", "10.64.0.1", Places::of(&[Beta]), Places::of(&[Alpha]), None),
+            (Beta, "10.64.0.1", "10.61.0.1", Places::of(&[Alpha]), Places::of(&[Beta, Gamma]), Some(Alpha)),
+            // Not its own source, no route, the hub itself, the hub's other networks.
+            (Alpha, "10.62.0.1", "172.30.0.10", none, none, None),
+            (Alpha, "10.61.0.1", "8.8.8.8", none, Places::of(&[Alpha]), None),
+            (Alpha, "10.61.0.1", "172.30.0.1", none, Places::of(&[Alpha]), None),
+            (Alpha, "10.61.0.1", "10.99.0.10", none, Places::of(&[Alpha]), None),
+            (Alpha, "169.254.61.2", "169.254.61.1", none, Places::of(&[Alpha]), None),
+            (Alpha, "169.254.62.2", "169.254.61.1", none, none, None),
+            (
+                Vpc,
+                "172.30.0.10",
+                "10.61.0.1",
+                Places::of(&[Alpha, Vpc, Mgmt, Wan]),
+                Places::of(&[Vpc, Mgmt, Wan]),
+                Some(Alpha),
+            ),
+            (Vpc, "10.62.0.1", "10.61.0.1", Places::of(&[Vpc, Mgmt, Wan]), Places::of(&[Vpc, Mgmt, Wan]), None),
+            (Mgmt, "10.99.0.10", "10.61.0.1", Places::of(&[Vpc, Mgmt, Wan]), Places::of(&ALL), None),
+        ] {
+            let judgement = judge(OPEN, entry, from, to, |packet| packet);
+            assert_eq!(judgement, Judgement { packet, answers, must }, "{entry}: {from} -> {to}");
+        }
+        let isolated = judge(ISOLATED, Alpha, "10.61.0.1", "10.62.0.1", |packet| packet);
+        assert_eq!(isolated, Judgement { packet: none, answers: Places::of(&[Alpha]), must: None });
+    }
+
+    #[test]
+    fn a_frame_is_what_is_behind_all_its_tags() {
+        let tagged = |count| {
+            judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| {
+                (0..count).fold(packet, |packet, _| packet.vlan(0))
+            })
+        };
+        for count in 0..=2 {
+            assert_eq!(tagged(count).must, Some(Place::Beta), "{count} tags");
+        }
+        assert_eq!(tagged(3), NOWHERE);
+        let elsewhere = judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| packet.ethernet(FAR, FAR));
+        assert_eq!(elsewhere, NOWHERE);
+        for change in [
+            |packet: Packet| packet.ttl(1),
+            |packet: Packet| packet.ip_options(&[1]),
+            |packet: Packet| packet.payload(1400),
+        ] {
+            let judgement = judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", change);
+            assert_eq!((judgement.packet, judgement.must), (Places::of(&[Place::Beta]), None));
+        }
+    }
+}
