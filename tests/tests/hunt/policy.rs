@@ -13,7 +13,7 @@ const MOST_TAGS: usize = 2;
 pub struct Policy {
     pub spoke_to_spoke: bool,
     /// Generic XDP promises no delivery into links without Ethernet headers: the kernel takes the protocol from the
-    /// frame's bytes after the header has gone.
+    /// frame's bytes after the header has gone. Nor does it know the protocol of what such a link brings.
     pub promises_raw_links: bool,
 }
 
@@ -33,7 +33,15 @@ const NOWHERE: Judgement = Judgement { packet: Places::NONE, answers: Places::NO
 impl Policy {
     /// Judges bytes that entered the hub from a place. `hub_mac` is the hub's address on that link.
     pub fn judge(self, entry: Place, bytes: &[u8], hub_mac: Option<[u8; 6]>) -> Judgement {
-        let Some(packet) = Reading::of(entry, bytes) else { return NOWHERE };
+        let mut packet = Reading::of(entry, bytes);
+        if packet.is_none() && entry == Place::Epsilon && !self.promises_raw_links {
+            // There generic XDP sees the bytes alone, and forwards what the bytes are admitted as.
+            packet = bytes.get(4..).and_then(|bytes| Reading::of(Place::Delta, bytes));
+            if let Some(packet) = &mut packet {
+                packet.plain = false;
+            }
+        }
+        let Some(packet) = packet else { return NOWHERE };
         match entry {
             Place::Mgmt | Place::Wan => {
                 // The host's own networks reach no site. What the hub itself answers there is its own traffic.
@@ -93,8 +101,9 @@ impl Policy {
         let shared = within(SHARED4, packet.destination) || within(SHARED6, packet.destination);
         let fits = u32::try_from(packet.length).is_ok_and(|length| length <= only.mtu());
         let neighbour = *only != Place::Vpc || packet.destination == only.host(packet.destination.is_ipv6());
-        // A hub's own address comes from nowhere else; the kernel may refuse what the policy would let pass.
-        let honest = !is_hub(packet.source);
+        // A hub's own address comes from nowhere else, and a link's broadcast address from nobody: these may be refused.
+        let broadcast = |address| IpAddr::V4(entry.link4().0.broadcast()) == address;
+        let honest = !is_hub(packet.source) && !broadcast(packet.source);
         // With tags on a raw link it may be taken for something else.
         let framed = packet.to_mac.is_some() || packet.tags == 0;
         let promised = only.is_ethernet() || self.promises_raw_links;

@@ -21,6 +21,8 @@ pub struct Reading {
     pub protocol: u8,
     /// Bytes of the packet by its own header.
     pub length: usize,
+    /// Bytes of its IP header, with IPv4 options, without extension headers.
+    pub header: usize,
     /// No options, no extension headers, no fragment, lengths and checksums right.
     pub plain: bool,
 }
@@ -63,7 +65,9 @@ impl Reading {
         let length = usize::from(number16(bytes, 2)?);
         let fragment = number16(bytes, 6)? & 0x3fff != 0;
         let plain = bytes[0] == 0x45 && !fragment && is_sound(bytes, length, bytes[9], 20);
-        Some(Self::new(source, destination, bytes[8], bytes[9], length, plain))
+        let header = usize::from(bytes[0] & 0xf) * 4;
+        let (hops, protocol) = (bytes[8], bytes[9]);
+        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, plain })
     }
 
     fn ipv6(bytes: &[u8]) -> Option<Self> {
@@ -73,11 +77,8 @@ impl Reading {
         }
         let length = 40 + usize::from(number16(bytes, 4)?);
         let plain = is_sound(bytes, length, bytes[6], 40);
-        Some(Self::new(source, destination, bytes[7], bytes[6], length, plain))
-    }
-
-    fn new(source: IpAddr, destination: IpAddr, hops: u8, protocol: u8, length: usize, plain: bool) -> Self {
-        Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, plain }
+        let (hops, protocol) = (bytes[7], bytes[6]);
+        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header: 40, plain })
     }
 }
 

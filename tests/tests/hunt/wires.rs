@@ -56,7 +56,7 @@ impl Arrival {
 
 /// Of a TCP packet without payload.
 fn id_of_reset(reading: &Reading, bytes: &[u8]) -> Option<u64> {
-    let header = if reading.source.is_ipv4() { 20 } else { 40 };
+    let header = reading.header;
     if reading.protocol != 6 || reading.length < header + 20 {
         return None;
     }
