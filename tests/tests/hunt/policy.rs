@@ -73,9 +73,9 @@ impl Policy {
         if entry.is_site() && own_link {
             return Judgement { answers: Places::NONE.with(entry), ..NOWHERE };
         }
-        if !speaks_for(entry, packet.source) || !admits(entry, packet.source, packet.destination) {
+        if !leads_to(packet.source, entry) || !admits(entry, packet.destination) {
             // A refused packet draws no error, above all not to a victim.
-            let own = entry.is_site() && speaks_for(entry, packet.source);
+            let own = entry.is_site() && leads_to(packet.source, entry);
             return Judgement { answers: if own { members(packet.source) } else { Places::NONE }, ..NOWHERE };
         }
         let answers = if entry == Place::Vpc { Places::NONE } else { members(packet.source) };
@@ -86,9 +86,7 @@ impl Policy {
         }
         let next_hops = ALL.iter().copied().filter(|place| {
             let isolated = !self.spoke_to_spoke && entry != Place::Vpc && *place != Place::Vpc;
-            leads_to(packet.destination, *place)
-                && !isolated
-                && (*place == Place::Vpc || admits(*place, packet.destination, packet.source))
+            leads_to(packet.destination, *place) && !isolated && (*place == Place::Vpc || admits(*place, packet.source))
         });
         let next_hops: Vec<Place> = next_hops.collect();
         let all = Places::of(&next_hops);
@@ -120,12 +118,8 @@ impl Policy {
     }
 }
 
-/// Whether a place's connection is a member of the source's longest destination route, or the VPC has it.
-fn speaks_for(place: Place, source: IpAddr) -> bool {
-    leads_to(source, place)
-}
-
-/// Whether a place's connection is a next hop for an address, or the VPC has it.
+/// Whether a place's connection is a next hop of an address's longest route, or the VPC has the address. By the reverse
+/// path, the same says who may send from it.
 fn leads_to(address: IpAddr, place: Place) -> bool {
     if within(SHARED4, address) || within(SHARED6, address) {
         return SHARED.contains(&place);
@@ -141,7 +135,7 @@ fn members(address: IpAddr) -> Places {
 
 /// Whether a connection's selectors admit a packet between its site and another address. Those of the sites admit
 /// everything on the hub's side, but for gamma, which admits the VPC.
-fn admits(place: Place, _site: IpAddr, other: IpAddr) -> bool {
+fn admits(place: Place, other: IpAddr) -> bool {
     place != Place::Gamma || leads_to(other, Place::Vpc)
 }
 
