@@ -1,4 +1,4 @@
-//! Programs that take every place for TC at an interface, so that nobody else's can be attached there.
+//! Programs of others on an interface: ones that take every place for TC, and an XDP program that takes its one.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -12,6 +12,10 @@ use super::Namespace;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
+// linux/if_link.h: in the driver.
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const BPF_TCX_INGRESS: u32 = 46;
 /// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes the rest for zeros.
 #[repr(C)]
@@ -56,6 +60,22 @@ impl Namespace {
         Ok(Crowd { links, device: device.to_owned() })
     }
 
+    /// Puts an XDP program on a device that passes every frame, as somebody else's would. It stays with the value, or with
+    /// the device.
+    ///
+    /// # Errors
+    /// When the namespace has no such device, or there is a program already.
+    pub fn foreign_xdp(&self, device: &str) -> anyhow::Result<OwnedFd> {
+        let ifindex = self.ifindex(device)?;
+        // r0 = XDP_PASS; exit.
+        let instructions = [0x0000_0002_0000_00b7, 0x95];
+        let link = self.enter(|| {
+            let program = load(BPF_PROG_TYPE_XDP, &instructions)?;
+            attach(&program, ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
+        })?;
+        link.with_context(|| format!("attaching an XDP program to {device}"))
+    }
+
     fn tc(&self, arguments: &str) -> anyhow::Result<()> {
         let output = self.command("tc").args(arguments.split(' ')).output().context("running tc")?;
         ensure!(output.status.success(), "tc {arguments}: {}", String::from_utf8_lossy(&output.stderr));
@@ -89,21 +109,18 @@ fn take_places(ifindex: u32) -> nix::Result<Vec<OwnedFd>> {
 /// Attaches one more program that leaves every packet to the next.
 fn take_place(ifindex: u32) -> nix::Result<OwnedFd> {
     // r0 = TCX_NEXT; exit.
-    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
-    let program = ProgLoad {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
-        insn_cnt: 2,
-        insns: instructions.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-    };
-    let program = bpf(BPF_PROG_LOAD, &program)?;
-    let link = LinkCreate {
-        prog_fd: u32::try_from(program.as_raw_fd()).map_err(|_| Errno::EBADF)?,
-        target_ifindex: ifindex,
-        attach_type: BPF_TCX_INGRESS,
-        flags: 0,
-    };
-    bpf(BPF_LINK_CREATE, &link)
+    let program = load(BPF_PROG_TYPE_SCHED_CLS, &[0xffff_ffff_0000_00b7, 0x95])?;
+    attach(&program, ifindex, BPF_TCX_INGRESS, 0)
+}
+
+fn load(prog_type: u32, instructions: &[u64; 2]) -> nix::Result<OwnedFd> {
+    let (insns, license) = (instructions.as_ptr() as u64, c"GPL".as_ptr() as u64);
+    bpf(BPF_PROG_LOAD, &ProgLoad { prog_type, insn_cnt: 2, insns, license })
+}
+
+fn attach(program: &OwnedFd, target_ifindex: u32, attach_type: u32, flags: u32) -> nix::Result<OwnedFd> {
+    let prog_fd = u32::try_from(program.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    bpf(BPF_LINK_CREATE, &LinkCreate { prog_fd, target_ifindex, attach_type, flags })
 }
 
 /// A command whose answer is a file descriptor.

@@ -29,10 +29,23 @@ impl Tun {
     /// # Errors
     /// When /dev/net/tun is missing or the name is taken.
     pub fn create(place: &Namespace, device: &str) -> anyhow::Result<Self> {
+        Self::with_flags(place, device, IFF_TUN | IFF_NO_PI)
+    }
+
+    /// The same with packet information: four bytes in front of every packet, in both directions. The last two are the
+    /// `EtherType` in network byte order, which the sender may choose (`linux/if_tun.h`, struct `tun_pi`).
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with_information(place: &Namespace, device: &str) -> anyhow::Result<Self> {
+        Self::with_flags(place, device, IFF_TUN)
+    }
+
+    fn with_flags(place: &Namespace, device: &str, flags: libc::c_short) -> anyhow::Result<Self> {
         place.enter(|| {
             let file = OpenOptions::new().read(true).write(true).open(DEVICE_NODE).context("opening /dev/net/tun")?;
             let mut request = interface_request(device)?;
-            request.ifr_ifru.ifru_flags = IFF_TUN | IFF_NO_PI;
+            request.ifr_ifru.ifru_flags = flags;
             // SAFETY: TUNSETIFF reads and writes an ifreq, which outlives the call.
             let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
             nix::errno::Errno::result(result)

@@ -1,0 +1,147 @@
+//! The world: a hub with five sites, a VPC, a network of its own and a default route; its configuration; the agent.
+
+use std::env;
+use std::fmt::Write as _;
+
+use anyhow::Context;
+use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, Tun, World, agent_binary};
+
+use crate::places::{ALL, FAR_DEVICE, Place, SHARED, SHARED4, SHARED6, SITES};
+use crate::policy::Policy;
+
+/// What differs between hunts.
+#[derive(Debug, Clone, Copy)]
+pub struct Variant {
+    /// As `--attach` takes it.
+    pub attach: &'static str,
+    pub rp_filter: &'static str,
+    pub spoke_to_spoke: bool,
+}
+
+impl Variant {
+    pub const PLAIN: Self = Self { attach: "auto", rp_filter: "0", spoke_to_spoke: true };
+    pub const ISOLATED: Self = Self { spoke_to_spoke: false, ..Self::PLAIN };
+
+    pub fn attach(self, attach: &'static str) -> Self {
+        Self { attach, ..self }
+    }
+
+    pub fn policy(self) -> Policy {
+        Policy { spoke_to_spoke: self.spoke_to_spoke, promises_raw_links: self.attach != "generic" }
+    }
+
+    /// The configuration file.
+    pub fn config(self) -> String {
+        let mut parts = vec![format!("[gateway]\nname = \"hunted\"\nspoke_to_spoke = {}\n", self.spoke_to_spoke)];
+        if let Ok(lookup) = env::var("VPNHUB_TEST_LOOKUP") {
+            parts.push(format!("\n[dataplane]\nlookup = \"{lookup}\"\n"));
+        }
+        let (vpc4, vpc6) = Place::Vpc.networks();
+        parts.push(format!("\n[vpc]\ninterface = \"vpc0\"\ncidrs = [\"{vpc4}\", \"{vpc6}\"]\n"));
+        for (site, last) in SITES.into_iter().zip(61..) {
+            let (net4, net6) = site.networks();
+            let mut remote = vec![net4.to_string(), net6.to_string()];
+            if SHARED.contains(&site) {
+                remote.extend([SHARED4.to_string(), SHARED6.to_string()]);
+            }
+            if site == Place::Delta {
+                remote = vec!["0.0.0.0/0".into(), "::/0".into()];
+            }
+            let local = match site {
+                Place::Gamma => vec![vpc4.to_string(), vpc6.to_string()],
+                _ => vec!["0.0.0.0/0".into(), "::/0".into()],
+            };
+            let device = site.device();
+            parts.push(format!("\n[customer_gateway.{site}]\naddress = \"203.0.113.{last}\"\n"));
+            parts.push(format!("\n[connection.{site}]\ncustomer_gateway = \"{site}\"\ninterface = \"{device}\"\n"));
+            if site.is_ethernet() {
+                parts.push(format!("peer = \"{}\"\n", site.link4().1[1]));
+            }
+            parts.push(format!("local_cidrs = {local:?}\nremote_cidrs = {remote:?}\n"));
+        }
+        let own = SITES.into_iter().map(|site| {
+            let (net4, net6) = site.networks();
+            (site, [net4.to_string(), net6.to_string()], 100)
+        });
+        let shared = SHARED.into_iter().map(|site| (site, [SHARED4.to_string(), SHARED6.to_string()], 50));
+        for (site, destinations, weight) in own.chain(shared) {
+            for destination in destinations {
+                parts.push(format!(
+                    "\n[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{site}\"\nweight = {weight}\npublish = true\n"
+                ));
+            }
+        }
+        parts.concat()
+    }
+}
+
+/// The world with the hub as its operator has set it up. The far ends of the TUN devices are apart.
+pub struct Arena {
+    pub variant: Variant,
+    pub world: World,
+}
+
+impl Arena {
+    /// Builds it, without an agent.
+    pub fn build(variant: Variant) -> anyhow::Result<(Self, [Tun; 2])> {
+        let hub = PlaceSpec::new(HUB)
+            .forwards(true)
+            .sysctl("ipv4/conf/all/rp_filter", variant.rp_filter)
+            .sysctl("ipv4/conf/default/rp_filter", variant.rp_filter)
+            // The kernel follows source routes where it may: one more way to a destination that the header does not name.
+            .sysctl("ipv4/conf/all/accept_source_route", "1")
+            .sysctl("ipv4/conf/default/accept_source_route", "1");
+        let mut world = World::builder().place(hub);
+        for place in ALL.into_iter().filter(|place| place.is_ethernet()) {
+            world = world.place(PlaceSpec::new(place.name())).link(link(place));
+        }
+        let world = world.build()?;
+        let hub = &world[HUB];
+        let tuns =
+            [Tun::create(hub, Place::Delta.device())?, Tun::create_with_information(hub, Place::Epsilon.device())?];
+        let mut lines = String::new();
+        for place in [Place::Delta, Place::Epsilon] {
+            let (net, [own, _]) = place.link4();
+            let (device, mtu, length) = (place.device(), place.mtu(), net.prefix_len());
+            writeln!(lines, "link set dev {device} mtu {mtu} txqueuelen 20000 up")?;
+            writeln!(lines, "addr add {own}/{length} dev {device}")?;
+        }
+        let [_, wan4] = Place::Wan.link4().1;
+        let [_, wan6] = Place::Wan.link6().context("the default route's link has addresses")?;
+        writeln!(lines, "route add default via {wan4}")?;
+        writeln!(lines, "route add ::/0 via {wan6}")?;
+        hub.batch(&lines)?;
+        Ok((Self { variant, world }, tuns))
+    }
+
+    pub fn hub(&self) -> &Namespace {
+        &self.world[HUB]
+    }
+
+    /// How the agent is started.
+    pub fn command(&self) -> AgentCommand {
+        AgentCommand::new(agent_binary()).argument("--attach").argument(self.variant.attach)
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub fn start(&self) -> anyhow::Result<Agent> {
+        self.command().start_with(self.hub(), &self.variant.config())
+    }
+}
+
+/// The veth pair to a place. Nothing there answers for any other address than that of the link: without routes it
+/// could not.
+pub fn link(place: Place) -> Link {
+    let (net, [hub4, far4]) = place.link4();
+    let length = net.prefix_len();
+    let mut hub = End::new(HUB, place.device()).address(format_args!("{hub4}/{length}")).address("fe80::1/64");
+    let mut far = End::new(place.name(), FAR_DEVICE)
+        .address(format_args!("{far4}/{length}"))
+        .address("fe80::2/64")
+        .receives_redirects();
+    if let Some([hub6, far6]) = place.link6() {
+        hub = hub.address(format_args!("{hub6}/64"));
+        far = far.address(format_args!("{far6}/64"));
+    }
+    Link::new(hub, far).mtu(place.mtu())
+}

@@ -1,0 +1,72 @@
+//! The hunt itself, over all ways to attach.
+
+use std::env;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context;
+
+use crate::arena::{Arena, Variant};
+use crate::hunt::Hunt;
+
+/// Packets in total.
+const PACKETS: u64 = 100_000;
+
+const fn variant(attach: &'static str, rp_filter: &'static str, spoke_to_spoke: bool) -> Variant {
+    Variant { attach, rp_filter, spoke_to_spoke }
+}
+
+const VARIANTS: [Variant; 6] = [
+    variant("auto", "0", true),
+    variant("tc", "0", true),
+    variant("generic", "0", true),
+    variant("auto", "1", false),
+    variant("tc", "2", false),
+    variant("generic", "1", true),
+];
+
+/// A number from the environment.
+pub fn number(variable: &str) -> anyhow::Result<Option<u64>> {
+    match env::var(variable) {
+        Ok(text) => text.parse().map(Some).with_context(|| format!("{variable}={text} is not a number")),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The seed to replay, or one of the clock; it is shown.
+pub fn seed() -> anyhow::Result<u64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let seed = number("VPNHUB_SEED")?.unwrap_or(now);
+    println!("VPNHUB_SEED={seed}");
+    Ok(seed)
+}
+
+#[test]
+fn nothing_arrives_beyond_policy() -> anyhow::Result<()> {
+    let seed = seed()?;
+    let packets = number("VPNHUB_HUNT")?.unwrap_or(PACKETS).div_ceil(VARIANTS.len() as u64);
+    let mut failures = Vec::new();
+    for variant in VARIANTS {
+        let started = Instant::now();
+        let outcome = hunt(variant, seed, packets);
+        println!("{variant:?}: {:?} in {:.1?}", outcome.as_ref().ok(), started.elapsed());
+        if let Err(error) = outcome {
+            failures.push(format!("{variant:?}, VPNHUB_SEED={seed}: {error:#}"));
+        }
+    }
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
+    Ok(())
+}
+
+/// The number of packets that arrived where they might.
+fn hunt(variant: Variant, seed: u64, packets: u64) -> anyhow::Result<u64> {
+    let (arena, tuns) = Arena::build(variant)?;
+    let agent = arena.start()?;
+    let mut hunt = Hunt::new(&arena, tuns)?;
+    hunt.settle()?;
+    hunt.run(seed, packets)?;
+    let arrived = hunt.arrived;
+    anyhow::ensure!(arrived > packets / 20, "{arrived} of {packets} arrived anywhere: the hunt does not hunt");
+    let verdict = hunt.verdict();
+    agent.stop()?;
+    verdict.map(|()| arrived)
+}

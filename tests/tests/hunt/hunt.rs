@@ -1,0 +1,287 @@
+//! Sends, captures, compares.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use hub_tests::lab::Tun;
+use hub_tests::packet::{Packet, hex};
+
+use crate::arena::Arena;
+use crate::draw::draw;
+use crate::places::{Place, SITES, is_hub};
+use crate::policy::Judgement;
+use crate::reading::Reading;
+use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
+
+/// Frames kept to be shown; older ones are drawn again from the seed.
+const KEPT: usize = 100_000;
+/// Sent between two looks at the far ends, whose buffers hold some thousand frames.
+const BURST: usize = 250;
+/// Bursts until everything is waited for.
+const VOLLEY: usize = 2000;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// After which markers are sent anew. Only waited for where a neighbour is not known yet, or a frame was lost.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// A packet that was let in, and what may become of it.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    entry: Place,
+    source: Option<IpAddr>,
+    judgement: Judgement,
+}
+
+/// Something that was not to be: what, how often, and the first of its kind in full.
+type Findings = BTreeMap<String, (u64, String)>;
+
+pub struct Hunt<'a> {
+    arena: &'a Arena,
+    wires: Wires,
+    pub macs: Vec<Option<Macs>>,
+    sent: Vec<Sent>,
+    kept: VecDeque<Vec<u8>>,
+    /// Ids that have to arrive, where, and how often they have.
+    due: HashMap<u64, (Place, u64)>,
+    /// Places where each marker has arrived.
+    marked: HashSet<(u64, Place)>,
+    rounds: u64,
+    /// What is happening meanwhile.
+    pub phase: String,
+    findings: Findings,
+    /// Packets that arrived where they might.
+    pub arrived: u64,
+    /// Of packets that were made one by one; those of random ones are not kept.
+    arrivals: Vec<Arrival>,
+    crafted: bool,
+}
+
+impl<'a> Hunt<'a> {
+    pub fn new(arena: &'a Arena, tuns: [Tun; 2]) -> anyhow::Result<Self> {
+        Ok(Self {
+            wires: Wires::open(&arena.world, tuns)?,
+            macs: macs(&arena.world)?,
+            arena,
+            sent: Vec::new(),
+            kept: VecDeque::new(),
+            due: HashMap::new(),
+            marked: HashSet::new(),
+            rounds: 0,
+            phase: String::new(),
+            findings: Findings::new(),
+            arrived: 0,
+            arrivals: Vec::new(),
+            crafted: false,
+        })
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.sent.len() as u64
+    }
+
+    /// Sends one packet, made for its id.
+    pub fn fire(&mut self, entry: Place, make: impl FnOnce(u64) -> Vec<u8>) -> u64 {
+        self.crafted = true;
+        let id = self.sent() + 1;
+        let bytes = make(id);
+        self.enter(entry, bytes);
+        id
+    }
+
+    fn enter(&mut self, entry: Place, bytes: Vec<u8>) {
+        let hub_mac = self.macs[entry as usize].map(|[hub, _]| hub);
+        let judgement = self.arena.variant.policy().judge(entry, &bytes, hub_mac);
+        let entered = self.wires.send(entry, &bytes);
+        let source = Reading::of(entry, &bytes).map(|reading| reading.source);
+        self.sent.push(Sent { entry, source, judgement });
+        if let (Some(place), true) = (judgement.must, entered) {
+            self.due.insert(self.sent(), (place, 0));
+        }
+        self.kept.push_back(bytes);
+        if self.kept.len() > KEPT {
+            self.kept.pop_front();
+        }
+    }
+
+    /// Sends random packets, and looks at what arrives meanwhile.
+    pub fn burst(&mut self, seed: u64, packets: usize) {
+        for _ in 0..packets {
+            let (entry, bytes) = draw(seed, self.sent() + 1, &self.macs);
+            self.enter(entry, bytes);
+        }
+        self.look();
+    }
+
+    /// Sends random packets; all that was to arrive has to.
+    pub fn run(&mut self, seed: u64, packets: u64) -> anyhow::Result<()> {
+        let end = self.sent() + packets;
+        while self.sent() < end {
+            let volley = usize::try_from(end - self.sent())?.min(VOLLEY);
+            for first in (0..volley).step_by(BURST) {
+                self.burst(seed, BURST.min(volley - first));
+            }
+            self.settle()?;
+            self.collect_debts();
+        }
+        Ok(())
+    }
+
+    /// What has not arrived, or more than once, is a finding.
+    pub fn collect_debts(&mut self) {
+        for (id, (place, times)) in std::mem::take(&mut self.due) {
+            if times != 1 {
+                let entry = self.sent[usize::try_from(id - 1).expect("an index")].entry;
+                let kind = if times == 0 { "lost".to_owned() } else { format!("arrived {times} times") };
+                self.find(format!("{entry} -> {place}: {kind}"), id, None);
+            }
+        }
+    }
+
+    /// Forgets what has to arrive: where nobody could promise it.
+    pub fn waive_debts(&mut self) {
+        self.due.clear();
+    }
+
+    /// Looks at all that has arrived until now.
+    pub fn look(&mut self) {
+        let mut arrivals = Vec::new();
+        self.wires.drain(&self.arena.world, |arrival| arrivals.push(arrival));
+        for arrival in arrivals {
+            self.compare(arrival);
+        }
+    }
+
+    fn compare(&mut self, arrival: Arrival) {
+        let Arrival { place, id, .. } = arrival;
+        if id & MARKER != 0 {
+            self.marked.insert((id, place));
+            return;
+        }
+        let sent = usize::try_from(id).ok().and_then(|id| self.sent.get(id.wrapping_sub(1)));
+        let Some(Sent { entry, source, judgement }) = sent.copied() else { return };
+        let from_hub = arrival.source.is_some_and(|from| is_hub(from) && source != Some(from));
+        match self.due.get_mut(&id) {
+            Some((due, times)) if *due == place && arrival.source == source => *times += 1,
+            Some((due, _)) if *due == place && arrival.source.is_none() => {
+                self.find(format!("{entry} -> {place}: arrived as what is no IP packet"), id, Some(&arrival));
+            }
+            _ => {}
+        }
+        if judgement.packet.contains(place) || (from_hub && judgement.answers.contains(place)) {
+            self.arrived += 1;
+        } else {
+            let what = if from_hub { "an answer of the hub arrived" } else { "arrived" };
+            let phase = if self.phase.is_empty() { String::new() } else { format!("{}: ", self.phase) };
+            self.find(format!("{phase}{entry} -> {place}: {what} beyond policy"), id, Some(&arrival));
+        }
+        if self.crafted {
+            self.arrivals.push(arrival);
+        }
+    }
+
+    fn find(&mut self, what: String, id: u64, arrival: Option<&Arrival>) {
+        let Sent { entry, judgement, .. } = self.sent[usize::try_from(id - 1).expect("an index")];
+        let oldest = self.sent() - self.kept.len() as u64;
+        let bytes = id.checked_sub(oldest + 1).and_then(|at| self.kept.get(usize::try_from(at).ok()?));
+        let describe = |place, bytes: &[u8]| match Reading::of(place, bytes) {
+            Some(reading) => format!("{reading}\n{}", hex(bytes)),
+            None => format!("no IP packet\n{}", hex(bytes)),
+        };
+        let finding = self.findings.entry(what).or_default();
+        finding.0 += 1;
+        if finding.0 == 1 {
+            let sent = bytes.map_or("no longer kept: replay the seed\n".to_owned(), |bytes| describe(entry, bytes));
+            writeln!(finding.1, "id {id} as sent by {entry}: {sent}policy: {judgement:?}").expect("a string takes all");
+            if let Some(arrival) = arrival {
+                let got = describe(arrival.place, &arrival.bytes);
+                write!(finding.1, "as it arrived at {}: {got}", arrival.place).expect("a string takes all");
+            }
+        }
+    }
+
+    /// All arrivals of an id until now, in order.
+    pub fn arrivals_of(&self, id: u64) -> Vec<&Arrival> {
+        self.arrivals.iter().filter(|arrival| arrival.id == id).collect()
+    }
+
+    /// Waits until everything that has been sent has been dealt with: until a marker, sent after it, has arrived on
+    /// every way that is open for certain.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        let mut ways: Vec<(Place, Place)> = Vec::new();
+        for site in SITES {
+            ways.extend([(site, Place::Vpc), (Place::Vpc, site)]);
+        }
+        ways.extend([(Place::Mgmt, Place::Vpc), (Place::Wan, Place::Vpc)]);
+        self.settle_ways(&ways)
+    }
+
+    /// The same on these ways only.
+    pub fn settle_ways(&mut self, ways: &[(Place, Place)]) -> anyhow::Result<()> {
+        let mut missing: Vec<(u64, Place, Place, bool)> = Vec::new();
+        for (from, to) in ways {
+            for v6 in [false, true] {
+                self.rounds += 1;
+                missing.push((MARKER | self.rounds, *from, *to, v6));
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !missing.is_empty() {
+            for (id, from, to, v6) in &missing {
+                let marker = udp(from.host(*v6), to.host(*v6)).bytes(payload(*id, 32));
+                let bytes = framed(*from, &marker, &self.macs);
+                self.wires.send(*from, &bytes);
+            }
+            let again = Instant::now() + AGAIN;
+            while !missing.is_empty() && Instant::now() < again {
+                self.look();
+                missing.retain(|(id, _, to, _)| !self.marked.contains(&(*id, *to)));
+                if !missing.is_empty() {
+                    thread::yield_now();
+                }
+            }
+            if Instant::now() > deadline {
+                bail!("{}: {missing:?} have not arrived: what is allowed does not pass", self.phase);
+            }
+        }
+        self.marked.clear();
+        Ok(())
+    }
+
+    /// Nothing but what the policy allows has arrived.
+    pub fn verdict(&mut self) -> anyhow::Result<()> {
+        self.arrivals.clear();
+        if self.findings.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for (what, (times, _)) in &self.findings {
+            writeln!(text, "{times:>7} x {what}")?;
+        }
+        for (what, (_, example)) in &self.findings {
+            writeln!(text, "\n{what}, for example:\n{example}")?;
+        }
+        bail!("of {} packets:\n{text}", self.sent())
+    }
+
+    /// Something else that was not to be.
+    pub fn note(&mut self, what: impl std::fmt::Display) {
+        self.findings.entry(format!("{}: {what:#}", self.phase)).or_default().0 += 1;
+    }
+}
+
+/// A UDP packet between two addresses of one family.
+pub fn udp(from: IpAddr, to: IpAddr) -> Packet {
+    ip(from, to).udp(5000, 6000)
+}
+
+/// A packet without content yet, between two addresses of one family.
+pub fn ip(from: IpAddr, to: IpAddr) -> Packet {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Packet::ipv4(from, to),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Packet::ipv6(from, to),
+        _ => panic!("{from} and {to} are of two families"),
+    }
+}

@@ -1,0 +1,101 @@
+//! The hunt goes on while the agent starts, stops, dies and stands still.
+//!
+//! Before an agent has been ready for the first time the host is its operator's. From then on nothing arrives beyond
+//! policy, and what was allowed stays allowed.
+
+use std::thread;
+
+use hub_tests::lab::{Agent, Scratch};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::arena::{Arena, Variant};
+use crate::everywhere::seed;
+use crate::hunt::Hunt;
+
+/// Random packets a phase, at least.
+const PACKETS: usize = 3000;
+const BURST: usize = 100;
+
+/// Does something while the hunt goes on, and lets it go on for some time afterwards.
+pub fn during<T: Send>(
+    hunt: &mut Hunt<'_>,
+    seed: u64,
+    phase: &str,
+    action: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    phase.clone_into(&mut hunt.phase);
+    let result = thread::scope(|scope| {
+        let action = scope.spawn(action);
+        while !action.is_finished() {
+            hunt.burst(seed, BURST);
+        }
+        action.join().expect("the action does not panic")
+    });
+    for _ in 0..PACKETS / BURST {
+        hunt.burst(seed, BURST);
+    }
+    // Nobody promises delivery in the moment of a change.
+    hunt.waive_debts();
+    result
+}
+
+/// Everything that the policy allows gets through.
+pub fn still_allowed(hunt: &mut Hunt<'_>, phase: &str) {
+    phase.clone_into(&mut hunt.phase);
+    if let Err(error) = hunt.settle() {
+        hunt.note(error);
+    }
+    hunt.waive_debts();
+}
+
+fn agents_come_and_go(variant: Variant) -> anyhow::Result<()> {
+    let seed = seed()?;
+    let (arena, tuns) = Arena::build(variant)?;
+    let agent = arena.start()?;
+    let mut hunt = Hunt::new(&arena, tuns)?;
+    hunt.settle()?;
+    let start = |files: Scratch| arena.command().start_in(arena.hub(), files);
+
+    let files = during(&mut hunt, seed, "while it stops", || agent.stop_with(Signal::SIGTERM))?;
+    still_allowed(&mut hunt, "after it has stopped");
+    let agent = during(&mut hunt, seed, "while it starts again", || start(files))?;
+    still_allowed(&mut hunt, "after it has started again");
+    let files = during(&mut hunt, seed, "when it has been killed", || agent.kill())?;
+    still_allowed(&mut hunt, "after it has been killed");
+    let mut agent = during(&mut hunt, seed, "while it starts after a kill", || start(files))?;
+    still_allowed(&mut hunt, "after it has started after a kill");
+    for moment in 0..5 {
+        // Killed somewhere on its way up: so many packets after it was started.
+        let starting = during(&mut hunt, seed, "when it is killed before another start", || {
+            arena.command().spawn_in(arena.hub(), agent.kill()?)
+        })?;
+        "while it starts, before it is killed".clone_into(&mut hunt.phase);
+        (0..moment * 20).for_each(|_| hunt.burst(seed, BURST));
+        let files = during(&mut hunt, seed, "when it has been killed at a start", || starting.kill())?;
+        agent = during(&mut hunt, seed, "while it starts after that", || start(files))?;
+    }
+    still_allowed(&mut hunt, "after kills at starts");
+    during(&mut hunt, seed, "while it stands still", || signal(&agent, Signal::SIGSTOP))?;
+    still_allowed(&mut hunt, "while it stands still");
+    during(&mut hunt, seed, "when it goes on", || signal(&agent, Signal::SIGCONT))?;
+    still_allowed(&mut hunt, "after it has gone on");
+    println!("{variant:?}: {} packets, {} arrived", hunt.sent(), hunt.arrived);
+    let verdict = hunt.verdict();
+    agent.stop()?;
+    verdict
+}
+
+fn signal(agent: &Agent, signal: Signal) -> anyhow::Result<()> {
+    Ok(kill(Pid::from_raw(agent.pid().cast_signed()), signal)?)
+}
+
+#[test]
+fn an_agent_of_xdp_opens_nothing_whatever_becomes_of_it() -> anyhow::Result<()> {
+    agents_come_and_go(Variant::ISOLATED)
+}
+
+#[test]
+fn an_agent_of_tc_opens_nothing_whatever_becomes_of_it() -> anyhow::Result<()> {
+    agents_come_and_go(Variant::ISOLATED.attach("tc"))
+}

@@ -1,0 +1,29 @@
+//! The bypass hunt: random and crafted frames against a running agent, judged by the policy alone.
+//!
+//! The suite is independent of the code under test. Every packet carries a 64-bit id, every far end of the hub is
+//! captured, and a model of the policy says where a packet may arrive. The model knows nothing of programs, marks,
+//! rules or tables: a packet that arrives anywhere else is a hole, whichever component opened it.
+//!
+//! - `places`: the far ends, their networks and addresses.
+//! - `arena`: the world, the configuration, the agent.
+//! - `wires`: frames into the hub, and everything that comes out of it.
+//! - `reading`: what the kernel takes a frame for.
+//! - `policy`: where a packet may arrive, and where it must.
+//! - `draw`: random packets from a seed.
+//! - `hunt`: sends, captures, compares.
+//!
+//! `VPNHUB_HUNT=N` sends N packets instead of 100,000, `VPNHUB_SEED=N` replays a seed.
+
+mod arena;
+mod cases;
+mod draw;
+mod everywhere;
+mod host;
+mod hunt;
+mod lifecycle;
+
+mod places;
+mod policy;
+mod reading;
+mod tunnels;
+mod wires;

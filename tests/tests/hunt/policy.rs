@@ -1,0 +1,233 @@
+//! The policy alone: where a packet may arrive, and where it must.
+
+use std::net::IpAddr;
+
+use crate::places::{ALL, Place, Places, SHARED, SHARED4, SHARED6, SITES, is_hub, within};
+use crate::reading::Reading;
+
+/// Tags in front of an IP header that the hub accepts.
+const MOST_TAGS: usize = 2;
+
+/// What the configuration says, as far as it differs between hunts.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub spoke_to_spoke: bool,
+    /// Generic XDP promises no delivery into links without Ethernet headers: the kernel takes the protocol from the
+    /// frame's bytes after the header has gone. Nor does it know the protocol of what such a link brings.
+    pub promises_raw_links: bool,
+}
+
+/// Where one packet may arrive, and where it must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judgement {
+    /// The packet itself, or a fragment of it.
+    pub packet: Places,
+    /// What the hub itself says about it, such as an ICMP error that quotes it or an echo reply.
+    pub answers: Places,
+    /// Exactly one copy of the packet has to arrive there.
+    pub must: Option<Place>,
+}
+
+const NOWHERE: Judgement = Judgement { packet: Places::NONE, answers: Places::NONE, must: None };
+
+impl Policy {
+    /// Judges bytes that entered the hub from a place. `hub_mac` is the hub's address on that link.
+    pub fn judge(self, entry: Place, bytes: &[u8], hub_mac: Option<[u8; 6]>) -> Judgement {
+        let mut packet = Reading::of(entry, bytes);
+        if packet.is_none() && entry == Place::Epsilon && !self.promises_raw_links {
+            // There generic XDP sees the bytes alone, and forwards what the bytes are admitted as.
+            packet = bytes.get(4..).and_then(|bytes| Reading::of(Place::Delta, bytes));
+            if let Some(packet) = &mut packet {
+                packet.plain = false;
+            }
+        }
+        let Some(packet) = packet else { return NOWHERE };
+        match entry {
+            Place::Mgmt | Place::Wan => {
+                // The host's own networks reach no site. What the hub itself answers there is its own traffic.
+                let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
+                Judgement { packet: host, answers: Places::of(&ALL), must: None }
+            }
+            Place::Vpc => {
+                // Outside the sites the host is an ordinary router for its VPC.
+                let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
+                let mut judgement = self.through(entry, &packet, hub_mac);
+                judgement.packet = judgement.packet.and(host);
+                judgement.answers = host;
+                judgement
+            }
+            _ => self.through(entry, &packet, hub_mac),
+        }
+    }
+
+    /// From a site or the VPC.
+    fn through(self, entry: Place, packet: &Reading, hub_mac: Option<[u8; 6]>) -> Judgement {
+        let addressed = packet.to_mac.is_none_or(|mac| mac[0] & 1 == 1 || Some(mac) == hub_mac);
+        if packet.tags > MOST_TAGS || !addressed {
+            return NOWHERE;
+        }
+        let own_link = match packet.source {
+            IpAddr::V4(address) => within(entry.link4().0, address.into()),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        if entry.is_site() && own_link {
+            return Judgement { answers: Places::NONE.with(entry), ..NOWHERE };
+        }
+        if !leads_to(packet.source, entry) || !admits(entry, packet.destination) {
+            // A refused packet draws no error, above all not to a victim.
+            let own = entry.is_site() && leads_to(packet.source, entry);
+            return Judgement { answers: if own { members(packet.source) } else { Places::NONE }, ..NOWHERE };
+        }
+        let answers = if entry == Place::Vpc { Places::NONE } else { members(packet.source) };
+        let refused = Judgement { answers, ..NOWHERE };
+        let for_this_host = packet.to_mac.is_none_or(|mac| mac[0] & 1 == 0);
+        if !for_this_host || is_hub(packet.destination) || stays_here(packet.destination) {
+            return refused;
+        }
+        let next_hops = ALL.iter().copied().filter(|place| {
+            let isolated = !self.spoke_to_spoke && entry != Place::Vpc && *place != Place::Vpc;
+            leads_to(packet.destination, *place) && !isolated && (*place == Place::Vpc || admits(*place, packet.source))
+        });
+        let next_hops: Vec<Place> = next_hops.collect();
+        let all = Places::of(&next_hops);
+        Judgement { packet: all, answers, must: self.must(entry, packet, &next_hops) }
+    }
+
+    /// Where a packet that is admitted has to arrive, if nothing excuses the hub.
+    fn must(self, entry: Place, packet: &Reading, next_hops: &[Place]) -> Option<Place> {
+        let [only] = next_hops else { return None };
+        let shared = within(SHARED4, packet.destination) || within(SHARED6, packet.destination);
+        let fits = u32::try_from(packet.length).is_ok_and(|length| length <= only.mtu());
+        let neighbour = *only != Place::Vpc || packet.destination == only.host(packet.destination.is_ipv6());
+        // A hub's own address comes from nowhere else, and a link's broadcast address from nobody: these may be refused.
+        let broadcast = |address| IpAddr::V4(entry.link4().0.broadcast()) == address;
+        let honest = !is_hub(packet.source) && !broadcast(packet.source);
+        // With tags on a raw link it may be taken for something else.
+        let framed = packet.to_mac.is_some() || packet.tags == 0;
+        let promised = only.is_ethernet() || self.promises_raw_links;
+        (packet.plain
+            && promised
+            && honest
+            && packet.hops > 1
+            && fits
+            && neighbour
+            && framed
+            && !shared
+            && *only != entry)
+            .then_some(*only)
+    }
+}
+
+/// Whether a place's connection is a next hop of an address's longest route, or the VPC has the address. By the reverse
+/// path, the same says who may send from it.
+fn leads_to(address: IpAddr, place: Place) -> bool {
+    if within(SHARED4, address) || within(SHARED6, address) {
+        return SHARED.contains(&place);
+    }
+    let (v4, v6) = place.networks();
+    (place.is_site() || place == Place::Vpc) && (within(v4, address) || within(v6, address))
+}
+
+/// Sites whose connections are next hops for an address.
+fn members(address: IpAddr) -> Places {
+    Places::of(&SITES.iter().copied().filter(|site| leads_to(address, *site)).collect::<Vec<_>>())
+}
+
+/// Whether a connection's selectors admit a packet between its site and another address. Those of the sites admit
+/// everything on the hub's side, but for gamma, which admits the VPC.
+fn admits(place: Place, other: IpAddr) -> bool {
+    place != Place::Gamma || leads_to(other, Place::Vpc)
+}
+
+/// Destinations that no router forwards to.
+fn stays_here(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            address.is_multicast() || address.is_broadcast() || address.is_link_local() || address.is_loopback()
+        }
+        IpAddr::V6(address) => {
+            address.is_multicast()
+                || address.is_unicast_link_local()
+                || address.is_loopback()
+                || address.is_unspecified()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hub_tests::packet::Packet;
+
+    use super::*;
+
+    const HUB: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
+    const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true };
+    const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
+
+    fn judge(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Judgement {
+        let packet = Packet::ipv4(from, to).udp(1, 2).payload(32).ethernet(FAR, HUB);
+        policy.judge(entry, &change(packet).build(), Some(HUB))
+    }
+
+    #[test]
+    fn the_policy_lets_pass_what_it_says_and_no_more() {
+        use Place::{Alpha, Beta, Gamma, Mgmt, Vpc, Wan};
+        let none = Places::NONE;
+        for (entry, from, to, packet, answers, must) in [
+            (Alpha, "10.61.0.1", "10.62.0.1", Places::of(&[Beta]), Places::of(&[Alpha]), Some(Beta)),
+            (Alpha, "10.61.0.1", "172.30.0.10", Places::of(&[Vpc]), Places::of(&[Alpha]), Some(Vpc)),
+            // No neighbour is promised there.
+            (Alpha, "10.61.0.1", "172.30.0.11", Places::of(&[Vpc]), Places::of(&[Alpha]), None),
+            // Gamma admits the VPC alone, so a shared destination is beta's.
+            (Alpha, "10.61.0.1", "10.63.0.1", none, Places::of(&[Alpha]), None),
+            (Alpha, "10.61.0.1", "10.64.0.1", Places::of(&[Beta]), Places::of(&[Alpha]), None),
+            (Beta, "10.64.0.1", "10.61.0.1", Places::of(&[Alpha]), Places::of(&[Beta, Gamma]), Some(Alpha)),
+            // Not its own source, no route, the hub itself, the hub's other networks.
+            (Alpha, "10.62.0.1", "172.30.0.10", none, none, None),
+            (Alpha, "10.61.0.1", "8.8.8.8", none, Places::of(&[Alpha]), None),
+            (Alpha, "10.61.0.1", "172.30.0.1", none, Places::of(&[Alpha]), None),
+            (Alpha, "10.61.0.1", "10.99.0.10", none, Places::of(&[Alpha]), None),
+            (Alpha, "169.254.61.2", "169.254.61.1", none, Places::of(&[Alpha]), None),
+            (Alpha, "169.254.62.2", "169.254.61.1", none, none, None),
+            (
+                Vpc,
+                "172.30.0.10",
+                "10.61.0.1",
+                Places::of(&[Alpha, Vpc, Mgmt, Wan]),
+                Places::of(&[Vpc, Mgmt, Wan]),
+                Some(Alpha),
+            ),
+            (Vpc, "10.62.0.1", "10.61.0.1", Places::of(&[Vpc, Mgmt, Wan]), Places::of(&[Vpc, Mgmt, Wan]), None),
+            (Mgmt, "10.99.0.10", "10.61.0.1", Places::of(&[Vpc, Mgmt, Wan]), Places::of(&ALL), None),
+        ] {
+            let judgement = judge(OPEN, entry, from, to, |packet| packet);
+            assert_eq!(judgement, Judgement { packet, answers, must }, "{entry}: {from} -> {to}");
+        }
+        let isolated = judge(ISOLATED, Alpha, "10.61.0.1", "10.62.0.1", |packet| packet);
+        assert_eq!(isolated, Judgement { packet: none, answers: Places::of(&[Alpha]), must: None });
+    }
+
+    #[test]
+    fn a_frame_is_what_is_behind_all_its_tags() {
+        let tagged = |count| {
+            judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| {
+                (0..count).fold(packet, |packet, _| packet.vlan(0))
+            })
+        };
+        for count in 0..=2 {
+            assert_eq!(tagged(count).must, Some(Place::Beta), "{count} tags");
+        }
+        assert_eq!(tagged(3), NOWHERE);
+        let elsewhere = judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| packet.ethernet(FAR, FAR));
+        assert_eq!(elsewhere, NOWHERE);
+        for change in [
+            |packet: Packet| packet.ttl(1),
+            |packet: Packet| packet.ip_options(&[1]),
+            |packet: Packet| packet.payload(1400),
+        ] {
+            let judgement = judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", change);
+            assert_eq!((judgement.packet, judgement.must), (Places::of(&[Place::Beta]), None));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Frames into the hub, and everything that comes out of it, with the ids that are in it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use hub_tests::lab::{FrameSocket, HUB, Tun, World};
+use hub_tests::packet::Packet;
+use hub_tests::packet::number::{IPV4, IPV6};
+
+use crate::places::{ALL, FAR_DEVICE, Place};
+use crate::reading::Reading;
+
+/// In front of every id.
+const MAGIC: [u8; 8] = *b"vPnHuNt\xa5";
+/// The first byte of numbers that a TCP reset gives back; the rest is the id's end.
+const TCP_MARK: u32 = 0xa5 << 24;
+/// Ids of packets that say "all before me has been dealt with".
+pub const MARKER: u64 = 1 << 63;
+
+/// A payload of at least `length` bytes, full of the id: so that each fragment and each quotation has it.
+pub fn payload(id: u64, length: usize) -> Vec<u8> {
+    let mut one = MAGIC.to_vec();
+    one.extend(id.to_be_bytes());
+    one.iter().copied().cycle().take(length.max(one.len())).collect()
+}
+
+/// A number for TCP's sequence and acknowledgement fields, which the answer to it repeats.
+pub fn tcp_mark(id: u64) -> u32 {
+    TCP_MARK | u32::try_from(id & 0x00ff_ffff).expect("24 bits")
+}
+
+/// The id in some bytes.
+pub fn id_in(bytes: &[u8]) -> Option<u64> {
+    let found = bytes.windows(16).find(|window| window[..8] == MAGIC)?;
+    Some(u64::from_be_bytes(*found.last_chunk().expect("16 bytes")))
+}
+
+/// Something that came out of the hub.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    pub place: Place,
+    pub id: u64,
+    pub bytes: Vec<u8>,
+    /// Of its IP header; `None` where it has none.
+    pub source: Option<IpAddr>,
+}
+
+impl Arrival {
+    fn of(place: Place, bytes: Vec<u8>) -> Option<Self> {
+        let reading = Reading::of(place, &bytes);
+        let id = id_in(&bytes).or_else(|| reading.as_ref().and_then(|reading| id_of_reset(reading, &bytes)))?;
+        Some(Self { place, id, bytes, source: reading.map(|reading| reading.source) })
+    }
+}
+
+/// Of a TCP packet without payload.
+fn id_of_reset(reading: &Reading, bytes: &[u8]) -> Option<u64> {
+    let header = reading.header;
+    if reading.protocol != 6 || reading.length < header + 20 {
+        return None;
+    }
+    // The frame is no longer than the packet, but for the padding of a short one.
+    let at = match reading.to_mac {
+        Some(_) => 14 + 4 * reading.tags + header,
+        None => bytes.len().checked_sub(reading.length)? + header,
+    };
+    let number = |at: usize| bytes.get(at..)?.first_chunk().map(|chunk| u32::from_be_bytes(*chunk));
+    // Acknowledgement first: a sequence number may be that of another id, less what it counts.
+    let marks = [number(at + 8)?, number(at + 4)?];
+    let mark = marks.into_iter().find(|mark| mark & 0xff00_0000 == TCP_MARK)?;
+    Some(u64::from(mark & 0x00ff_ffff))
+}
+
+enum Wire {
+    Ethernet(Option<FrameSocket>),
+    Tun(Tun),
+}
+
+/// All far ends of the hub.
+pub struct Wires(Vec<(Place, Wire)>);
+
+impl Wires {
+    /// Listens everywhere from now on.
+    pub fn open(world: &World, tuns: [Tun; 2]) -> anyhow::Result<Self> {
+        let mut tuns = tuns.into_iter();
+        let open = |place: Place| {
+            let wire = match place.is_ethernet() {
+                true => Wire::Ethernet(Some(FrameSocket::open(&world[place.name()], FAR_DEVICE)?)),
+                false => Wire::Tun(tuns.next().context("a TUN device for each site without Ethernet")?),
+            };
+            Ok((place, wire))
+        };
+        ALL.into_iter().map(open).collect::<anyhow::Result<_>>().map(Self)
+    }
+
+    /// Lets bytes enter the hub from a place. Whether they did: what is too long or no packet at all does not, nor does
+    /// anything while the link is down.
+    pub fn send(&mut self, place: Place, bytes: &[u8]) -> bool {
+        match &mut self.0[place as usize].1 {
+            Wire::Ethernet(socket) => socket.as_ref().is_some_and(|socket| socket.send(bytes).is_ok()),
+            Wire::Tun(tun) => tun.send(bytes).is_ok(),
+        }
+    }
+
+    /// What has arrived until now, with ids. A socket whose device has gone is opened again when there is another.
+    pub fn drain(&mut self, world: &World, mut sink: impl FnMut(Arrival)) {
+        for (place, wire) in &mut self.0 {
+            match wire {
+                Wire::Ethernet(socket) => {
+                    while let Some(open) = socket {
+                        match open.receive(Duration::ZERO) {
+                            Ok(Some(frame)) => Arrival::of(*place, frame.bytes).into_iter().for_each(&mut sink),
+                            Ok(None) => break,
+                            Err(_) => *socket = None,
+                        }
+                    }
+                    if socket.is_none() {
+                        *socket = FrameSocket::open(&world[place.name()], FAR_DEVICE).ok();
+                    }
+                }
+                Wire::Tun(tun) => {
+                    while let Ok(Some(bytes)) = tun.receive(Duration::ZERO) {
+                        Arrival::of(*place, bytes).into_iter().for_each(&mut sink);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Addresses of a link's ends: the hub's and the far one's.
+pub type Macs = [[u8; 6]; 2];
+
+/// Of every Ethernet link, by place.
+pub fn macs(world: &World) -> anyhow::Result<Vec<Option<Macs>>> {
+    let of = |place: Place| {
+        let ends = || Ok([world[HUB].mac(place.device())?.0, world[place.name()].mac(FAR_DEVICE)?.0]);
+        place.is_ethernet().then(ends).transpose()
+    };
+    ALL.into_iter().map(of).collect()
+}
+
+/// A packet as it enters the hub from a place: with the right Ethernet header, or with packet information.
+pub fn framed(place: Place, packet: &Packet, macs: &[Option<Macs>]) -> Vec<u8> {
+    match macs[place as usize] {
+        Some([hub, far]) => packet.clone().ethernet(far, hub).build(),
+        None => raw(place, packet.build()),
+    }
+}
+
+/// A raw IP packet as a TUN device takes it.
+pub fn raw(place: Place, packet: Vec<u8>) -> Vec<u8> {
+    let ether_type = if packet.first().is_some_and(|first| first >> 4 == 6) { IPV6 } else { IPV4 };
+    match place {
+        Place::Epsilon => informed(ether_type, &packet),
+        _ => packet,
+    }
+}
+
+/// With packet information in front (`linux/if_tun.h`, struct `tun_pi`): flags and `EtherType`.
+pub fn informed(ether_type: u16, packet: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0];
+    bytes.extend(ether_type.to_be_bytes());
+    bytes.extend(packet);
+    bytes
+}
