@@ -10,6 +10,8 @@ pub mod checksum;
 pub mod compiled;
 pub mod flow;
 pub mod maps;
+pub mod mark;
 pub mod reason;
 
+pub use mark::Mark;
 pub use reason::Reason;
