@@ -152,7 +152,7 @@ impl Requests {
             self.received.clear();
             match self.socket.recv_from(&mut self.received, 0) {
                 // Other processes may send as well.
-                Ok(sender) if sender.port_number() == 0 => return Ok(()),
+                Ok((_, sender)) if sender.port_number() == 0 => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(GuardError::Socket { what, source }),

@@ -40,7 +40,6 @@ pub const TABLE_NAME: u16 = 1;
 #[repr(u8)]
 pub enum Kind {
     NewTable = 0,
-    GetTable = 1,
     DeleteTable = 2,
     NewChain = 3,
     GetChain = 4,
@@ -209,8 +208,6 @@ pub struct Received<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
-    /// Whose request it answers, or who caused what it tells of: the socket's port number.
-    pub port: u32,
     /// What follows `struct nlmsghdr`.
     pub body: &'a [u8],
 }
@@ -226,7 +223,6 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
             kind: number16(message, 4)?,
             flags: number16(message, 6)?,
             sequence: number32(message, 8)?,
-            port: number32(message, 12)?,
             body: &message[NETLINK_HEADER..],
         })
     })
