@@ -134,7 +134,9 @@ impl Guard {
     pub async fn disturbed(&mut self) -> Result<()> {
         let heard = self.watch.changed().await;
         self.applied = None;
-        heard.map_err(no_watch)
+        heard.map_err(no_watch)?;
+        // A change comes as many events.
+        self.disturbed_so_far().map(|_| ())
     }
 
     fn disturbed_so_far(&mut self) -> Result<bool> {

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-/// `NFT_MSG_GET*`, and the attributes that depend on how the table came to be: handles, positions, numbers of users.
+/// `NFT_MSG_GET*`, and the attributes that depend on how the table came to be: handles, positions, numbers of users
+/// and elements, and where the kernel keeps a set's functions.
 const CHAINS: (u8, &[u16]) = (4, &[2, 6]);
 const RULES: (u8, &[u16]) = (7, &[3, 6]);
-const SETS: (u8, &[u16]) = (10, &[16]);
+const SETS: (u8, &[u16]) = (10, &[16, 19, 20]);
 const ELEMENTS: (u8, &[u16]) = (13, &[]);
 
 /// Each line an object: its kind, and its attributes.

@@ -53,10 +53,11 @@ pub fn packet(source: IpAddr, destination: IpAddr, what: What, tag: &str) -> Vec
         message = [&[protocol, 0][..], &offset.to_be_bytes(), &[0, 0, 0, 9], &message].concat();
         return header6(FRAGMENT, &source, &destination, &message);
     }
-    if protocol == 58 {
-        let pseudo = [&source[..], &destination, &(message.len() as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
+    // ICMPv6 and UDP.
+    if let Some(at) = [(58, 2), (17, 6)].iter().find_map(|(kind, at)| (*kind == protocol).then_some(*at)) {
+        let pseudo = [&source[..], &destination, &(message.len() as u32).to_be_bytes(), &[0, 0, 0, protocol]].concat();
         let sum = checksum(&[pseudo, message.clone()].concat());
-        message[2..4].copy_from_slice(&sum);
+        message[at..at + 2].copy_from_slice(&sum);
     }
     header6(protocol, &source, &destination, &message)
 }
@@ -66,7 +67,7 @@ fn header6(protocol: u8, source: &[u8], destination: &[u8], message: &[u8]) -> V
     [&[0x60, 0, 0, 0, high, low, protocol, 64][..], source, destination, message].concat()
 }
 
-/// Without the tag. Checksums of UDP and TCP are not right: nobody here asks.
+/// Without the tag and checksums; nobody here asks for TCP's.
 fn message(what: What, v6: bool) -> (u8, Vec<u8>) {
     match what {
         What::Udp(source, destination) => {
