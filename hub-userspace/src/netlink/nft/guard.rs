@@ -12,8 +12,9 @@ use tracing::debug;
 
 use super::{
     Counter, GuardCounters, GuardError, Ruleset, TABLE,
-    chains::{CHAINS, Chain, Frame, counter, rules},
+    chains::{CHAINS, Chain, Frame, counter},
     requests::Requests,
+    rules::rules,
     sets::{self, Elements, SETS, STRANGERS, Set},
     watch::Watch,
     wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, attributes, big32, big64, text},

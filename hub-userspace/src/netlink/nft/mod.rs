@@ -31,7 +31,8 @@
 //! | --- | --- |
 //! | `wire` | nfnetlink messages and their attributes (pure) |
 //! | `expression` | the expressions of rules (pure) |
-//! | `chains` | chains, counters and rules (pure) |
+//! | `chains` | chains and counters (pure) |
+//! | `rules` | the chains' rules (pure) |
 //! | `sets` | sets and their elements (pure) |
 //! | `selectors` | selector pairs without overlaps (pure) |
 //! | `requests` | the socket that asks and changes |
@@ -42,6 +43,7 @@ mod chains;
 mod expression;
 mod guard;
 mod requests;
+mod rules;
 mod selectors;
 mod sets;
 mod watch;
@@ -75,6 +77,7 @@ pub struct Ruleset {
     /// How the program marks packets.
     pub mark: Mark,
     /// What the kernel may forward: the mark under its mask, and the name of the interface that the packet leaves by.
+    /// Marks without the flag are left out.
     pub next_hops: BTreeSet<(u32, String)>,
     /// What the hub itself may send: interface, the hub's side, the site's side, both of one family. They may overlap.
     pub output: BTreeSet<(String, IpNet, IpNet)>,

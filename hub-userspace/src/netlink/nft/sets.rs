@@ -275,10 +275,10 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
     };
     let fixed = |types: &[u8]| types.iter().map(|kind| Element::one(vec![*kind])).collect();
     let sites = ruleset.sites.iter().filter_map(|name| interface(name)).map(|name| Element::one(name.into()));
-    let next_hops = ruleset
-        .next_hops
-        .iter()
-        .filter_map(|(mark, name)| Some(Element::one([&mark.to_ne_bytes()[..], &interface(name)?].concat())));
+    // A mark without the flag is nobody's who was admitted.
+    let admitted = ruleset.next_hops.iter().filter(|(mark, _)| mark & ruleset.mark.flag != 0);
+    let next_hops =
+        admitted.filter_map(|(mark, name)| Some(Element::one([&mark.to_ne_bytes()[..], &interface(name)?].concat())));
     let (output4, output6) = output(ruleset);
     BTreeMap::from([
         (SITES.name, sites.collect()),

@@ -7,6 +7,11 @@
 use std::{
     fs, io,
     mem::{MaybeUninit, size_of},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -119,6 +124,27 @@ impl Bench {
         self.arrived(&tag)
     }
 
+    /// Sends a packet over and over, on any CPU, until it is ended.
+    pub fn flood(&self, from: &str, packet: Vec<u8>) -> Flood {
+        let far_end = self.far_ends.iter().find(|far_end| far_end.name == from).unwrap();
+        let (socket, to) = (far_end.socket.try_clone().unwrap(), address(far_end.ifindex, libc::ETH_P_IP, far_end.hub));
+        socket.set_mark(0).unwrap();
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            let mut cpus = rustix::thread::CpuSet::new();
+            (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| cpus.set(cpu));
+            rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+            let mut sent = 0;
+            while !end.load(Ordering::Relaxed) {
+                // No room: not sent.
+                sent += u64::from(socket.send_to(&packet, &to).is_ok());
+            }
+            sent
+        });
+        Flood { ended, thread }
+    }
+
     /// As many bytes as a tag is to have.
     pub fn tag(&mut self) -> String {
         self.number += 1;
@@ -152,6 +178,20 @@ impl Bench {
             }));
         }
         places
+    }
+}
+
+/// A thread that sends.
+pub struct Flood {
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Flood {
+    /// How many packets it has sent.
+    pub fn end(self) -> u64 {
+        self.ended.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
     }
 }
 

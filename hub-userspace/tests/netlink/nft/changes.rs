@@ -10,8 +10,15 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use tokio::time::timeout;
 
-use super::{GROUP, bench::Bench, dump::table, names, no_route, packet::What, ruleset, to};
-use crate::lab::{in_namespace, net};
+use super::{
+    GROUP,
+    bench::Bench,
+    dump::table,
+    names, no_route,
+    packet::{What, packet},
+    ruleset, to,
+};
+use crate::lab::{addr, in_namespace, net};
 
 const FIXED_SETS: [&str; 10] = [
     "sites",
@@ -120,6 +127,33 @@ fn what_others_do_to_the_table_is_heard_and_mended() {
 }
 
 #[test]
+fn no_packet_comes_through_while_all_is_written_again() {
+    in_namespace(async |lab| {
+        let mut bench = Bench::new(&lab).await;
+        let mut guard = Guard::open().await.unwrap();
+        guard.apply(&ruleset()).await.unwrap();
+        let tag = bench.tag();
+        let flood = bench.flood("far1", packet(addr("10.1.0.5"), addr("10.2.0.5"), What::Udp(1, 2), &tag));
+        for group in 1..=300 {
+            // Other rules each time, and every second time by one that knows nothing of what is there.
+            guard.apply(&Ruleset { group, ..ruleset() }).await.unwrap();
+            if group % 2 == 0 {
+                guard = Guard::open().await.unwrap();
+            }
+        }
+        let sent = flood.end();
+        assert!(sent > 300, "{sent} sent");
+        // Each is counted once, on whatever CPU it may wait.
+        while guard.counters().await.unwrap().unmarked.packets < sent {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(guard.counters().await.unwrap().unmarked.packets, sent);
+        bench.settle();
+        assert_eq!(bench.arrived(&tag), [""; 0]);
+    });
+}
+
+#[test]
 fn a_removed_table_is_gone_and_none_is_no_error() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
@@ -165,6 +199,7 @@ fn marks_that_tell_nothing_apart_are_refused_and_odd_names_left_out() {
         let mut strange = ruleset();
         strange.sites.extend(odd.map(str::to_owned));
         strange.next_hops.extend(odd.map(|name| (no_route(), name.to_owned())));
+        strange.next_hops.insert((0, "site1".to_owned()));
         strange.output.extend(odd.map(|name| (name.to_owned(), net("::/0"), net("::/0"))));
         strange.output.insert(("mixed".to_owned(), net("::/0"), net("0.0.0.0/0")));
         guard.apply(&strange).await.unwrap();

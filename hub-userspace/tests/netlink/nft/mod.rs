@@ -5,6 +5,7 @@ mod chains;
 mod changes;
 mod dump;
 mod packet;
+mod scale;
 
 use std::collections::BTreeSet;
 
