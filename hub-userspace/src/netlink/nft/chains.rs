@@ -89,7 +89,7 @@ impl Chain {
     pub fn is_like(&self, shown: &[u8]) -> bool {
         let hook = attribute(shown, HOOK).map(|hook| {
             let number = |kind| attribute(hook, kind).and_then(big32);
-            (number(HOOK_NUMBER), number(HOOK_PRIORITY).map(|priority| priority as i32))
+            (number(HOOK_NUMBER), number(HOOK_PRIORITY).map(u32::cast_signed))
         });
         let filters = attribute(shown, TYPE).is_none_or(|kind| text(kind) == "filter");
         filters && hook == self.hook.map(|(number, priority)| (Some(number), Some(priority)))
@@ -111,7 +111,7 @@ impl Chain {
             if !exists {
                 message.nest(HOOK, |message| {
                     message.u32(HOOK_NUMBER, number);
-                    message.u32(HOOK_PRIORITY, priority as u32);
+                    message.u32(HOOK_PRIORITY, priority.cast_unsigned());
                 });
                 message.string(TYPE, "filter");
             }

@@ -170,7 +170,7 @@ impl Expressions<'_> {
         const NFTA_DATA_VERDICT: u16 = 2;
         const NF_DROP: u32 = 0;
         const NF_ACCEPT: u32 = 1;
-        const NFT_GOTO: u32 = -4_i32 as u32;
+        const NFT_GOTO: u32 = (-4_i32).cast_unsigned();
         self.add("immediate", |message| {
             message.u32(1, VERDICT_REGISTER);
             message.nest(2, |message| {

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use hub_common::Mark;
 use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 use tracing::debug;
@@ -81,7 +82,7 @@ impl Guard {
                 {
                     Ok(()) => return Ok(()),
                     Err(refusal) => {
-                        debug!("the table inet {TABLE} is not as it was left: {refusal}; all of it is written")
+                        debug!("the table inet {TABLE} is not as it was left: {refusal}; all of it is written");
                     }
                 }
             }
@@ -232,12 +233,11 @@ fn is_our_counter(object: &[u8]) -> bool {
 
 impl Contents {
     fn new(ruleset: &Ruleset) -> Result<Self> {
-        let mark = ruleset.mark;
-        let (flag, mask) = (mark.flag, mark.mask);
-        if flag.count_ones() != 1 || flag & mask == 0 || mark.number_bits() == 0 {
+        let Mark { flag, mask } = ruleset.mark;
+        if flag.count_ones() != 1 || flag & mask == 0 || ruleset.mark.number_bits() == 0 {
             return Err(GuardError::Mark { flag, mask });
         }
-        Ok(Self { frame: Frame { mark, group: ruleset.group }, elements: sets::elements(ruleset) })
+        Ok(Self { frame: Frame { mark: ruleset.mark, group: ruleset.group }, elements: sets::elements(ruleset) })
     }
 
     /// From what was applied to this, whose rules are the same.

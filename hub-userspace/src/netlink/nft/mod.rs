@@ -15,7 +15,7 @@
 //!
 //! * TCP to a service, and TCP that does not open a connection (any but SYN without ACK);
 //! * UDP to a service, and from where the hub has sent UDP in the last 60 seconds, to the port that sent it;
-//! * ICMP errors (3, 11, 12; ICMPv6 1-4) and echo replies; echo requests if [`Service::Icmp`] is there. No redirects;
+//! * ICMP errors (3, 11, 12; of `ICMPv6` 1-4) and echo replies; echo requests if [`Service::Icmp`] is there. No redirects;
 //! * IPv6 router solicitations, neighbour solicitations and advertisements. Neither router advertisements nor redirects:
 //!   a hub takes its routes from nobody at a link;
 //! * IPv6 fragments but the first: the kernel puts them together behind the hook, and not without the first.
@@ -24,7 +24,7 @@
 //! multicast and link-local destinations, too. UDP to those needs a service like any other.
 //!
 //! To a site, `output` accepts ICMP errors, neighbour discovery and multicast listener reports, what goes to 224.0.0.0/24,
-//! 169.254.0.0/16, multicast of link scope (ff02::/16) and fe80::/10, and what is in the site's selectors. Packet sockets
+//! 169.254.0.0/16, multicast of link scope (`ff02::/16`) and `fe80::/10`, and what is in the site's selectors. Packet sockets
 //! (health checks) do not come past it.
 //!
 //! | file | holds |
@@ -128,7 +128,7 @@ pub struct GuardCounters {
 /// Why the table cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
-    /// The kernel has no nf_tables, or not all of it.
+    /// The kernel has no `nf_tables`, or not all of it.
     #[error("this kernel has no nf_tables: load the module nf_tables, or build with CONFIG_NF_TABLES_INET ({0})")]
     Missing(#[source] io::Error),
     /// A part is missing, as an expression of a rule.

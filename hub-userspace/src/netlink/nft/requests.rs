@@ -32,12 +32,12 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Opens one, in the network namespace of the calling thread, and has the kernel answer: without nf_tables it fails
+    /// Opens one, in the network namespace of the calling thread, and has the kernel answer: without `nf_tables` it fails
     /// here.
     pub fn open() -> Result<Self, GuardError> {
+        const WHAT: &str = "asking for nf_tables";
         let (socket, port) = socket().map_err(GuardError::no_socket)?;
         let mut requests = Self { socket, port, sequence: 0, received: Vec::with_capacity(LONGEST_ANSWER) };
-        const WHAT: &str = "asking for nf_tables";
         let request = Messages::request(requests.sequence, Kind::GetGeneration, 0, |_| ());
         match requests.ask(WHAT, &request, &mut |_| ())? {
             // nfnetlink without nf_tables (`nfnetlink_rcv_msg`).

@@ -75,9 +75,10 @@ pub struct Messages {
     count: u32,
 }
 
-/// A nest of attributes that is open, or a message: it ends by [`Messages::close`].
+/// Where an attribute begins that is not closed yet.
 #[must_use]
-pub struct Open(usize);
+#[derive(Debug, Clone, Copy)]
+struct Open(usize);
 
 impl Messages {
     /// The first message has the sequence number after this one.
@@ -196,8 +197,8 @@ impl Messages {
 
     fn close(&mut self, open: Open) {
         let length = self.bytes.len() - open.0;
-        debug_assert!(length <= usize::from(u16::MAX), "an attribute of {length} bytes");
-        self.bytes[open.0..][..2].copy_from_slice(&(length as u16).to_ne_bytes());
+        let length = u16::try_from(length).expect("an attribute is below 64 KiB: long lists go in several messages");
+        self.bytes[open.0..][..2].copy_from_slice(&length.to_ne_bytes());
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
     }
 }
@@ -229,7 +230,7 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
 }
 
 impl<'a> Received<'a> {
-    /// The attributes of a message of nf_tables' about our table; `None` if it is about something else.
+    /// The attributes of a message of `nf_tables` about our table; `None` if it is about something else.
     pub fn of_our_table(self) -> Option<&'a [u8]> {
         let attributes = self.body.get(HEADER - NETLINK_HEADER..)?;
         let ours = self.kind >> 8 == SUBSYSTEM

@@ -5,6 +5,7 @@
 //! link's `10.0.N.0/24` and `2001:db8:0:N::/64`.
 
 use std::{
+    collections::HashMap,
     fs, io,
     mem::{MaybeUninit, size_of},
     sync::{
@@ -44,7 +45,7 @@ const TAPS: [(Domain, i32); 9] = [
 const FENCES: usize = 4;
 
 struct FarEnd {
-    name: &'static str,
+    name: String,
     socket: Socket,
     ifindex: u32,
     /// The link address of the hub's end.
@@ -69,8 +70,9 @@ impl Bench {
             ("ipv4/ip_forward", 1),
             ("ipv4/conf/all/rp_filter", 0),
             ("ipv4/conf/default/rp_filter", 0),
-            ("ipv4/icmp_ratelimit", 0),
-            ("ipv6/icmp/ratelimit", 0),
+            // Neither the limits by destination nor the one that all namespaces share.
+            ("ipv4/icmp_ratemask", 0),
+            ("ipv6/icmp/ratemask", 255),
             ("ipv6/conf/all/forwarding", 1),
             ("ipv6/conf/default/accept_dad", 0),
         ] {
@@ -98,6 +100,26 @@ impl Bench {
         });
         let fence = [FarEnd::new("fence0", "fence1"), FarEnd::new("fence1", "fence0")];
         Self { far_ends, taps: taps.into(), fence, number: 0 }
+    }
+
+    /// Makes more strange interfaces, `s0` and so on, whose far ends are `p0` and so on.
+    pub fn add_strangers(&mut self, count: usize) {
+        let make = |number| {
+            [
+                format!("link add s{number} type veth peer name p{number}"),
+                format!("link set dev s{number} up"),
+                format!("link set dev p{number} up"),
+            ]
+        };
+        ip_batch(&(0..count).flat_map(make).collect::<Vec<_>>());
+        let shown = ip("link show");
+        let links: HashMap<_, _> =
+            shown.as_array().unwrap().iter().map(|link| (link["ifname"].as_str().unwrap(), link)).collect();
+        self.far_ends.extend((0..count).map(|number| {
+            let [hub, far] = [format!("s{number}"), format!("p{number}")];
+            let ifindex = links[far.as_str()]["ifindex"].as_u64().unwrap();
+            FarEnd::open(&far, u32::try_from(ifindex).unwrap(), links[hub.as_str()]["address"].as_str().unwrap())
+        }));
     }
 
     /// Sends a packet at a far end, and says where it arrives: at `far2` and so on, at the `hub`, or an ICMP error about it,
@@ -139,6 +161,8 @@ impl Bench {
             while !end.load(Ordering::Relaxed) {
                 // No room: not sent.
                 sent += u64::from(socket.send_to(&packet, &to).is_ok());
+                // Others' packets wait in the same queues.
+                thread::yield_now();
             }
             sent
         });
@@ -173,7 +197,7 @@ impl Bench {
                 match (packet[0] >> 4, packet[9], packet[6]) {
                     (4, 1, _) if packet[20] == 3 => format!("{name} icmp {}/{}", packet[20], packet[21]),
                     (6, _, 58) if packet[40] < 128 => format!("{name} icmp6 {}/{}", packet[40], packet[41]),
-                    _ => (*name).to_owned(),
+                    _ => name.clone(),
                 }
             }));
         }
@@ -196,18 +220,20 @@ impl Flood {
 }
 
 impl FarEnd {
-    fn new(name: &'static str, hub: &str) -> Self {
+    fn new(name: &str, hub: &str) -> Self {
+        // Not from /sys, which shows the namespace in which it was mounted.
+        let shown = ip(&format!("link show dev {hub}"));
+        Self::open(name, index(name), shown[0]["address"].as_str().unwrap())
+    }
+
+    fn open(name: &str, ifindex: u32, hub: &str) -> Self {
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0))).unwrap();
         socket.attach_filter(&not_outgoing()).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let ifindex = index(name);
         socket.bind(&address(ifindex, libc::ETH_P_ALL, [0; 6])).unwrap();
-        // Not from /sys, which shows the namespace in which it was mounted.
-        let shown = ip(&format!("link show dev {hub}"));
-        let mac = shown[0]["address"].as_str().unwrap();
-        let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-        Self { name, socket, ifindex, hub: bytes.try_into().unwrap() }
+        let hub: Vec<u8> = hub.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        Self { name: name.to_owned(), socket, ifindex, hub: hub.try_into().unwrap() }
     }
 
     fn send(&self, mark: u32, packet: &[u8]) {
@@ -250,8 +276,8 @@ fn not_outgoing() -> [SockFilter; 4] {
 fn address(ifindex: u32, protocol: i32, mac: [u8; 6]) -> SockAddr {
     // SAFETY: plain data, for which zeros are valid.
     let mut link: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    link.sll_family = libc::AF_PACKET as u16;
-    link.sll_protocol = (protocol as u16).to_be();
+    link.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+    link.sll_protocol = u16::try_from(protocol).unwrap().to_be();
     link.sll_ifindex = ifindex as i32;
     link.sll_halen = 6;
     link.sll_addr[..6].copy_from_slice(&mac);

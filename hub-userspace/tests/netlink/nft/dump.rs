@@ -35,7 +35,7 @@ pub fn table(sets: &[&str]) -> BTreeSet<String> {
 
 fn show(object: &[u8], passed_over: &[u16]) -> String {
     let shown = attributes(object).into_iter().filter(|(kind, _)| !passed_over.contains(kind));
-    shown.map(|(kind, value)| format!("{kind}:{value:02x?} ")).collect()
+    format!("{:02x?}", shown.collect::<Vec<_>>())
 }
 
 fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
@@ -74,7 +74,7 @@ fn dump(kind: u8, set: Option<&str>) -> Vec<Vec<u8>> {
             match u16::from_ne_bytes([rest[4], rest[5]]) {
                 2 | 3 => return objects,
                 _ if attributes(&rest[20..length]).contains(&(1, b"vpnhub\0")) => {
-                    objects.push(rest[20..length].to_vec())
+                    objects.push(rest[20..length].to_vec());
                 }
                 _ => {}
             }

@@ -14,7 +14,7 @@ pub enum What {
     Udp(u16, u16),
     /// Destination port and flags.
     Tcp(u16, u8),
-    /// Type of ICMP or ICMPv6.
+    /// Type of ICMP, or of that of IPv6.
     Icmp(u8),
     /// Protocol number.
     Other(u8),
