@@ -22,6 +22,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP6: u8 = 58;
 const FRAGMENT: u8 = 44;
+const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -109,7 +110,7 @@ impl Rules<'_> {
                     .verdict(Verdict::Accept);
             });
         }
-        self.rule(INPUT_SITE, |rule| rule.ipv6().verdict(Verdict::Goto(INPUT_SITE6)));
+        self.rule(INPUT_SITE, |rule| rule.family(&FAMILY6).verdict(Verdict::Goto(INPUT_SITE6)));
         for (chain, family, protocol, types) in
             [(INPUT_SITE, &FAMILY4, ICMP, &ICMP_INPUT), (INPUT_SITE6, &FAMILY6, ICMP6, &ICMP6_INPUT)]
         {
@@ -156,7 +157,7 @@ impl Rules<'_> {
 
     fn output(&mut self) {
         self.of_sites("output", Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
-        self.rule(OUTPUT_SITE, |rule| rule.ipv6().verdict(Verdict::Goto(OUTPUT_SITE6)));
+        self.rule(OUTPUT_SITE, |rule| rule.family(&FAMILY6).verdict(Verdict::Goto(OUTPUT_SITE6)));
 
         self.icmp(OUTPUT_SITE, ICMP, &ICMP_OUTPUT);
         self.towards(OUTPUT_SITE, &FAMILY4, &[255, 255, 255], &[224, 0, 0]);
@@ -169,7 +170,8 @@ impl Rules<'_> {
 
         for (chain, family) in [(OUTPUT_SITE, &FAMILY4), (OUTPUT_SITE6, &FAMILY6)] {
             self.rule(chain, |rule| {
-                rule.meta(Meta::EgressName, 0)
+                rule.family(family)
+                    .meta(Meta::EgressName, 0)
                     .address(family, End::Source, 4)
                     .address(family, End::Destination, 4 + family.registers())
                     .lookup(0, family.output.name)
@@ -194,7 +196,8 @@ impl Rules<'_> {
     /// Accepts what goes to addresses that begin like this.
     fn towards(&mut self, chain: &str, family: &'static Family, mask: &[u8], begin: &[u8]) {
         self.rule(chain, |rule| {
-            rule.payload(Header::Network, family.destination, mask.len() as u32, 0)
+            rule.family(family)
+                .payload(Header::Network, family.destination, mask.len() as u32, 0)
                 .mask(0, mask)
                 .compare(0, Compare::Equal, begin)
                 .verdict(Verdict::Goto(family.accept));
@@ -204,6 +207,7 @@ impl Rules<'_> {
 
 /// Where an IP version has its addresses, and what else differs.
 struct Family {
+    number: u8,
     /// Bytes from the begin of the header.
     source: u32,
     destination: u32,
@@ -215,6 +219,7 @@ struct Family {
 }
 
 static FAMILY4: Family = Family {
+    number: NFPROTO_IPV4,
     source: 12,
     destination: 16,
     address: 4,
@@ -224,6 +229,7 @@ static FAMILY4: Family = Family {
 };
 
 static FAMILY6: Family = Family {
+    number: NFPROTO_IPV6,
     source: 8,
     destination: 24,
     address: 16,
@@ -264,8 +270,9 @@ impl Expressions<'_> {
         self.meta(Meta::Protocol, 0).compare(0, Compare::Equal, &[protocol])
     }
 
-    fn ipv6(&mut self) -> &mut Self {
-        self.meta(Meta::Family, 0).compare(0, Compare::Equal, &[NFPROTO_IPV6])
+    /// Also has `nft list` show addresses as such behind it.
+    fn family(&mut self, family: &Family) -> &mut Self {
+        self.meta(Meta::Family, 0).compare(0, Compare::Equal, &[family.number])
     }
 
     fn address(&mut self, family: &Family, end: End, register: u32) -> &mut Self {
@@ -283,7 +290,8 @@ impl Expressions<'_> {
             Side::Reply => (End::Destination, End::Source, 2, 0),
         };
         let registers = family.registers();
-        self.address(family, hub, 0)
+        self.family(family)
+            .address(family, hub, 0)
             .address(family, peer, registers)
             .payload(Header::Transport, hub_port, 2, 2 * registers)
             .payload(Header::Transport, peer_port, 2, 2 * registers + 1)
