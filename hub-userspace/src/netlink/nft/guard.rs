@@ -16,7 +16,7 @@ use super::{
     chains::{CHAINS, Chain, Frame, counter},
     requests::Requests,
     rules::rules,
-    sets::{self, Elements, SETS, STRANGERS, Set},
+    sets::{self, Element, Elements, SETS, STRANGERS, Set},
     watch::Watch,
     wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, attributes, big32, big64, text},
 };
@@ -61,7 +61,7 @@ impl Guard {
     /// One atomic transaction from whatever is there to this.
     ///
     /// Where the table is as it was last applied, and only sets differ, only their elements are changed. Otherwise all rules
-    /// and elements are replaced; counters and what the kernel itself has put into sets stay, if they are as we make them.
+    /// are replaced, and elements as far as they differ from those that the kernel shows; counters and what the kernel itself has put into sets stay, if they are as we make them.
     /// No packet meets a chain without its rules, unless somebody has taken chains of ours away or moved them.
     pub async fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let contents = Arc::new(Contents::new(ruleset)?);
@@ -171,15 +171,35 @@ struct Present {
     chains: Vec<Vec<u8>>,
     sets: Vec<Vec<u8>>,
     objects: Vec<Vec<u8>>,
+    /// Of sets that can stay and are not dynamic.
+    elements: BTreeMap<&'static str, PresentElements>,
+}
+
+#[derive(Default)]
+struct PresentElements {
+    plain: BTreeSet<Element>,
+    /// Not as we make them.
+    odd: BTreeSet<Element>,
 }
 
 impl Present {
     fn read(requests: &mut Requests) -> Result<Self> {
         const WHAT: &str = "reading the nftables table";
+        let sets = requests.list(WHAT, Kind::GetSet, |_| ())?;
+        let mut elements = BTreeMap::<_, PresentElements>::new();
+        for set in SETS.iter().filter(|ours| !ours.is_dynamic() && sets.iter().any(|shown| are_alike(ours, shown))) {
+            let PresentElements { plain, odd } = elements.entry(set.name).or_default();
+            for answer in requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))? {
+                for (element, is_plain) in sets::read(&answer) {
+                    if is_plain { &mut *plain } else { &mut *odd }.insert(element);
+                }
+            }
+        }
         Ok(Self {
             chains: requests.list(WHAT, Kind::GetChain, |_| ())?,
-            sets: requests.list(WHAT, Kind::GetSet, |_| ())?,
+            sets,
             objects: requests.list(WHAT, Kind::GetObject, |_| ())?,
+            elements,
         })
     }
 
@@ -221,9 +241,13 @@ fn name(attributes: &[u8], kind: u16) -> &str {
     attribute(attributes, kind).map(text).unwrap_or_default()
 }
 
-/// What the kernel has put there is of use to the next rules, too.
-fn can_stay(set: &[u8]) -> bool {
-    SETS.iter().any(|ours| ours.is_dynamic() && ours.name == name(set, SET_NAME) && ours.is_like(set))
+/// Also what the kernel has put there is of use to the next rules.
+fn can_stay(shown: &[u8]) -> bool {
+    SETS.iter().any(|ours| are_alike(ours, shown))
+}
+
+fn are_alike(ours: &Set, shown: &[u8]) -> bool {
+    ours.name == name(shown, SET_NAME) && ours.is_like(shown)
 }
 
 fn is_our_counter(object: &[u8]) -> bool {
@@ -296,15 +320,18 @@ impl Contents {
                 message.nest(OBJECT_DATA, |_| ());
             });
         }
-        let stays =
-            |set: &Set| keep && present.sets.iter().any(|shown| name(shown, SET_NAME) == set.name && can_stay(shown));
+        let stays = |set: &Set| keep && present.sets.iter().any(|shown| are_alike(set, shown));
         for (set, id) in SETS.iter().zip(1..) {
             if !stays(set) {
                 set.create(batch, id);
             }
         }
+        let none = PresentElements::default();
         for (set, elements) in &self.elements {
-            sets::change(batch, Kind::NewElement, set, elements);
+            // Far cheaper than to write thousands of intervals again.
+            let PresentElements { plain, odd } = present.elements.get(set).filter(|_| keep).unwrap_or(&none);
+            sets::change(batch, Kind::DeleteElement, set, odd.iter().chain(plain.difference(elements)));
+            sets::change(batch, Kind::NewElement, set, elements.difference(plain));
         }
         rules(batch, self.frame);
     }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Ruleset, Service,
     selectors::{Rectangle, disjoint, range},
-    wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, big32, big64},
+    wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, attributes, big32, big64},
 };
 
 /// `NFT_SET_*`.
@@ -27,6 +27,12 @@ const DESCRIPTION: u16 = 9;
 const ID: u16 = 10;
 const TIME: u16 = 11;
 const USER_DATA: u16 = 13;
+/// `NFTA_SET_ELEM_LIST_*`.
+const SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+/// `NFTA_SET_ELEM_*`.
+const KEY: u16 = 1;
+const KEY_END: u16 = 10;
 /// `NFTA_SET_DESC_*`.
 const SIZE: u16 = 1;
 const FIELDS: u16 = 2;
@@ -238,8 +244,8 @@ pub fn change<'a>(messages: &mut Messages, kind: Kind, set: &str, elements: impl
     let mut elements = elements.into_iter().peekable();
     while elements.peek().is_some() {
         messages.message(kind, NLM_F_CREATE * u16::from(kind == Kind::NewElement), |message| {
-            message.string(2, set);
-            message.nest(3, |message| {
+            message.string(SET, set);
+            message.nest(ELEMENTS, |message| {
                 for element in elements.by_ref().take(ELEMENTS_OF_A_MESSAGE) {
                     message.nest(LIST_ELEMENT, |message| element.write(message));
                 }
@@ -248,14 +254,25 @@ pub fn change<'a>(messages: &mut Messages, kind: Kind, set: &str, elements: impl
     }
 }
 
+/// The elements of an answer, each as it would be [changed](change), and whether it is as we make them: nothing beside
+/// the keys, such as a time after which it goes.
+pub fn read(answer: &[u8]) -> impl Iterator<Item = (Element, bool)> {
+    const VALUE: u16 = 1;
+    let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
+    listed.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, element)| {
+        let value =
+            |kind| attribute(element, kind).and_then(|data| attribute(data, VALUE)).unwrap_or_default().to_vec();
+        let plain = attributes(element).all(|(kind, _)| kind == KEY || kind == KEY_END);
+        (Element { key: value(KEY), end: value(KEY_END) }, plain)
+    })
+}
+
 impl Element {
     fn one(key: Vec<u8>) -> Self {
         Self { key, end: Vec::new() }
     }
 
     fn write(&self, message: &mut Messages) {
-        const KEY: u16 = 1;
-        const KEY_END: u16 = 10;
         message.data(KEY, &self.key);
         if !self.end.is_empty() {
             message.data(KEY_END, &self.end);
