@@ -13,9 +13,13 @@ use super::{
 };
 
 /// `NFT_SET_*`.
+const ANONYMOUS: u32 = 1;
+const CONSTANT: u32 = 2;
 const INTERVAL: u32 = 4;
+const MAP: u32 = 8;
 const TIMEOUT: u32 = 16;
 const EVAL: u32 = 32;
+const OBJECT: u32 = 64;
 const CONCAT: u32 = 128;
 
 /// `NFTA_SET_*`.
@@ -27,6 +31,8 @@ const DESCRIPTION: u16 = 9;
 const ID: u16 = 10;
 const TIME: u16 = 11;
 const USER_DATA: u16 = 13;
+const EXPRESSION: u16 = 17;
+const EXPRESSIONS: u16 = 18;
 /// `NFTA_SET_ELEM_LIST_*`.
 const SET: u16 = 2;
 const ELEMENTS: u16 = 3;
@@ -165,11 +171,17 @@ impl Set {
 
     /// Whether a set that the kernel shows is made like this one.
     pub fn is_like(&self, shown: &[u8]) -> bool {
+        const COMPARED: u32 = ANONYMOUS | CONSTANT | INTERVAL | MAP | TIMEOUT | EVAL | OBJECT;
         let number = |kind| attribute(shown, kind).and_then(big32);
         let size = attribute(shown, DESCRIPTION).and_then(|description| attribute(description, SIZE)).and_then(big32);
-        // Only these: the kernel adds flags of its own.
-        let flags = INTERVAL | TIMEOUT | EVAL;
-        number(FLAGS).map(|shown| shown & flags) == Some(self.flags)
+        // The kernel may add flags of its own.
+        let fields = attribute(shown, DESCRIPTION).and_then(|description| attribute(description, FIELDS));
+        let fields = attributes(fields.unwrap_or_default()).filter_map(|(_, field)| big32(attribute(field, 1)?));
+        number(FLAGS).unwrap_or(0) & COMPARED == self.flags
+            // Of a set with one field there are none.
+            && (self.key.len() == 1 || fields.eq(self.key.iter().map(|field| field.length() as u32)))
+            && attribute(shown, EXPRESSION).is_none()
+            && attribute(shown, EXPRESSIONS).is_none()
             && number(KEY_LENGTH) == Some(self.key_length_shown())
             && attribute(shown, TIME).and_then(big64).unwrap_or(0) == self.milliseconds()
             && size.unwrap_or(0) == self.size
