@@ -3,7 +3,7 @@
 use core::cell::Cell;
 
 use aya_log_ebpf::warn;
-use hub_common::{Reason, maps::NextHop, mark::NO_ROUTE};
+use hub_common::{Mark, Reason, maps::NextHop};
 
 use crate::{frame::Frame, maps, parse::Packet};
 
@@ -47,7 +47,7 @@ impl Account {
         put(&self.admission, match admission {
             Admission::Nothing => NOTHING,
             Admission::Local => LOCAL,
-            Admission::NoRoute => NO_ROUTE.into(),
+            Admission::NoRoute => Mark::NO_ROUTE.into(),
             Admission::NextHop(connection) => connection.into(),
         });
     }

@@ -18,11 +18,13 @@
 //! | `wire` | plan to netlink messages and back (pure) |
 //! | `keeper` | [`Keeper`], its task, and the probing of neighbours |
 //! | `interfaces` | [`Interfaces`], which makes xfrm interfaces |
+//! | `nft` | [`Guard`], the nftables table: another netlink family, on sockets of its own |
 
 mod follow;
 mod interfaces;
 mod keeper;
 mod ledger;
+mod nft;
 mod plan;
 mod query;
 mod socket;
@@ -32,6 +34,7 @@ mod wire;
 pub use follow::Follower;
 pub use interfaces::{Interfaces, XfrmLink, XfrmLinks, remove_interfaces};
 pub use keeper::{Failure, Keeper, Report};
+pub use nft::{Counter, Guard, GuardCounters, GuardError, Ruleset, Service};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
 pub use socket::{Error, Refusal};
 pub use state::{Changes, HostState, Link};

@@ -109,7 +109,7 @@ impl fmt::Display for Refusal {
 
 /// The sentence in an error's extended acknowledgement: attributes after the header of the request
 /// that is repeated there (`netlink_ack_tlv_fill` in `net/netlink/af_netlink.c`).
-fn kernel_words(payload: &[u8]) -> Option<String> {
+pub(super) fn kernel_words(payload: &[u8]) -> Option<String> {
     const NLMSG_HEADER: usize = 16;
     const NLMSGERR_ATTR_MSG: u16 = 1;
     NlasIterator::new(payload.get(NLMSG_HEADER..)?)

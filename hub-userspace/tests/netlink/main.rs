@@ -8,5 +8,6 @@ mod keeper_random;
 mod lab;
 mod load;
 mod neighbours;
+mod nft;
 mod routes;
 mod rules;

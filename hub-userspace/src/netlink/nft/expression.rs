@@ -1,0 +1,188 @@
+//! Expressions, of which rules are made (`enum nft_*_attributes` in `linux/netfilter/nf_tables.h`). Pure.
+//!
+//! Registers are numbered in units of four bytes here (`NFT_REG32_00` + n): an interface's name takes four of them, an
+//! IPv6 address four, anything else one. What is loaded into neighbouring registers is one key.
+
+use super::wire::{LIST_ELEMENT, Messages};
+
+/// `NFT_REG32_00`.
+const FIRST_REGISTER: u32 = 8;
+/// `NFT_REG_VERDICT`.
+const VERDICT_REGISTER: u32 = 0;
+
+/// `enum nft_meta_keys`.
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+pub enum Meta {
+    Mark = 3,
+    IngressName = 6,
+    EgressName = 7,
+    Family = 15,
+    Protocol = 16,
+    IngressGroup = 21,
+    EgressGroup = 22,
+}
+
+/// `enum nft_payload_bases`.
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+pub enum Header {
+    Network = 1,
+    Transport = 2,
+}
+
+/// `enum nft_cmp_ops`.
+#[derive(Debug, Clone, Copy)]
+#[repr(u32)]
+pub enum Compare {
+    Equal = 0,
+    Differs = 1,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy)]
+pub enum Verdict {
+    Drop,
+    Accept,
+    /// Goes on in that chain and does not come back.
+    Goto(&'static str),
+}
+
+/// The expressions of a rule.
+pub struct Expressions<'a>(pub &'a mut Messages);
+
+impl Expressions<'_> {
+    fn add(&mut self, name: &str, write: impl FnOnce(&mut Messages)) -> &mut Self {
+        const NFTA_EXPR_NAME: u16 = 1;
+        const NFTA_EXPR_DATA: u16 = 2;
+        self.0.nest(LIST_ELEMENT, |message| {
+            message.string(NFTA_EXPR_NAME, name);
+            message.nest(NFTA_EXPR_DATA, write);
+        });
+        self
+    }
+
+    pub fn meta(&mut self, key: Meta, register: u32) -> &mut Self {
+        self.add("meta", |message| {
+            message.u32(1, FIRST_REGISTER + register);
+            message.u32(2, key as u32);
+        })
+    }
+
+    /// That many bytes from there on, network byte order. A rule ends where the packet has none.
+    pub fn payload(&mut self, base: Header, offset: u32, length: u32, register: u32) -> &mut Self {
+        self.add("payload", |message| {
+            message.u32(1, FIRST_REGISTER + register);
+            message.u32(2, base as u32);
+            message.u32(3, offset);
+            message.u32(4, length);
+        })
+    }
+
+    /// Of an IPv6 extension header. A rule ends where the packet has none.
+    pub fn extension(&mut self, header: u8, offset: u32, length: u32, register: u32) -> &mut Self {
+        self.add("exthdr", |message| {
+            message.u32(1, FIRST_REGISTER + register);
+            message.u8(2, header);
+            message.u32(3, offset);
+            message.u32(4, length);
+        })
+    }
+
+    /// Keeps those bits of a register.
+    pub fn mask(&mut self, register: u32, mask: &[u8]) -> &mut Self {
+        self.add("bitwise", |message| {
+            message.u32(1, FIRST_REGISTER + register);
+            message.u32(2, FIRST_REGISTER + register);
+            message.u32(3, mask.len() as u32);
+            message.data(4, mask);
+            message.data(5, &[0; 16][..mask.len()]);
+        })
+    }
+
+    /// The rule ends unless that holds.
+    pub fn compare(&mut self, register: u32, compare: Compare, value: &[u8]) -> &mut Self {
+        self.add("cmp", |message| {
+            message.u32(1, FIRST_REGISTER + register);
+            message.u32(2, compare as u32);
+            message.data(3, value);
+        })
+    }
+
+    /// The rule ends unless the key is in the set.
+    pub fn lookup(&mut self, register: u32, set: &str) -> &mut Self {
+        self.add("lookup", |message| {
+            message.string(1, set);
+            message.u32(2, FIRST_REGISTER + register);
+        })
+    }
+
+    /// Adds the key to the set, or begins its time anew. The rule ends if the set is full.
+    pub fn remember(&mut self, register: u32, set: &str, counted: bool) -> &mut Self {
+        const NFT_DYNSET_OP_UPDATE: u32 = 1;
+        const NFTA_DYNSET_EXPR: u16 = 7;
+        self.add("dynset", |message| {
+            message.string(1, set);
+            message.u32(3, NFT_DYNSET_OP_UPDATE);
+            message.u32(4, FIRST_REGISTER + register);
+            if counted {
+                message.nest(NFTA_DYNSET_EXPR, |message| {
+                    message.string(1, "counter");
+                    message.nest(2, |_| ());
+                });
+            }
+        })
+    }
+
+    /// Counts the packet.
+    pub fn count(&mut self, counter: &str) -> &mut Self {
+        const NFT_OBJECT_COUNTER: u32 = 1;
+        self.add("objref", |message| {
+            message.u32(1, NFT_OBJECT_COUNTER);
+            message.string(2, counter);
+        })
+    }
+
+    /// The rule ends for what is beyond this.
+    pub fn limit(&mut self, packets_per_second: u64, burst: u32) -> &mut Self {
+        const SECOND: u64 = 1;
+        const PACKETS: u32 = 0;
+        self.add("limit", |message| {
+            message.u64(1, packets_per_second);
+            message.u64(2, SECOND);
+            message.u32(3, burst);
+            message.u32(4, PACKETS);
+            message.u32(5, 0);
+        })
+    }
+
+    /// Answers "host unreachable" or "address unreachable", and drops.
+    pub fn reject(&mut self) -> &mut Self {
+        const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
+        const NFT_REJECT_ICMPX_HOST_UNREACH: u8 = 2;
+        self.add("reject", |message| {
+            message.u32(1, NFT_REJECT_ICMPX_UNREACH);
+            message.u8(2, NFT_REJECT_ICMPX_HOST_UNREACH);
+        })
+    }
+
+    pub fn verdict(&mut self, verdict: Verdict) {
+        const NFTA_DATA_VERDICT: u16 = 2;
+        const NF_DROP: u32 = 0;
+        const NF_ACCEPT: u32 = 1;
+        const NFT_GOTO: u32 = (-4_i32).cast_unsigned();
+        self.add("immediate", |message| {
+            message.u32(1, VERDICT_REGISTER);
+            message.nest(2, |message| {
+                message.nest(NFTA_DATA_VERDICT, |message| match verdict {
+                    Verdict::Drop => message.u32(1, NF_DROP),
+                    Verdict::Accept => message.u32(1, NF_ACCEPT),
+                    Verdict::Goto(chain) => {
+                        message.u32(1, NFT_GOTO);
+                        message.string(2, chain);
+                    }
+                });
+            });
+        });
+    }
+}

@@ -1,0 +1,368 @@
+//! Brings the kernel's table to what it is to be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use hub_common::Mark;
+use rustix::io::Errno;
+use tokio::task::spawn_blocking;
+use tracing::debug;
+
+use super::{
+    Counter, GuardCounters, GuardError, Ruleset, TABLE,
+    chains::{CHAINS, Chain, Frame, counter},
+    requests::Requests,
+    rules::rules,
+    sets::{self, Element, Elements, SETS, STRANGERS, Set},
+    watch::Watch,
+    wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, attributes, big32, big64, text},
+};
+
+type Result<T> = std::result::Result<T, GuardError>;
+
+/// How often a whole table is tried: somebody else may change it between our look and our change.
+const ATTEMPTS: usize = 4;
+
+const OBJECT_NAME: u16 = 2;
+const OBJECT_TYPE: u16 = 3;
+const OBJECT_DATA: u16 = 4;
+const COUNTER_TYPE: u32 = 1;
+const SET_NAME: u16 = 2;
+
+/// Owns the table `inet vpnhub` of the network namespace in which it was opened. The table stays when this is dropped.
+///
+/// All futures may be dropped. What is dropped on its way is done to its end, and what comes next waits for that.
+pub struct Guard {
+    requests: Arc<Mutex<Requests>>,
+    watch: Watch,
+    /// What is in place; `None` if that is not certain.
+    applied: Option<Arc<Contents>>,
+}
+
+/// What a ruleset comes to in the kernel.
+#[derive(Debug, PartialEq, Eq)]
+struct Contents {
+    frame: Frame,
+    elements: Elements,
+}
+
+impl Guard {
+    /// Opens the sockets, in the network namespace of the calling thread; changes nothing. Needs `CAP_NET_ADMIN`.
+    #[expect(clippy::unused_async, reason = "part of the interface: its caller is in a runtime, as the sockets need")]
+    pub async fn open() -> Result<Self> {
+        let requests = Requests::open()?;
+        let watch = Watch::open(requests.port()).map_err(GuardError::no_socket)?;
+        Ok(Self { requests: Arc::new(Mutex::new(requests)), watch, applied: None })
+    }
+
+    /// One atomic transaction from whatever is there to this.
+    ///
+    /// Where the table is as it was last applied, and only sets differ, only their elements are changed. Otherwise all rules
+    /// are replaced, and elements as far as they differ from those that the kernel shows; counters and what the kernel itself has put into sets stay, if they are as we make them.
+    /// No packet meets a chain without its rules, unless somebody has taken chains of ours away or moved them.
+    pub async fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
+        let contents = Arc::new(Contents::new(ruleset)?);
+        if self.disturbed_so_far()? {
+            debug!("the table inet {TABLE} was changed by somebody else; all of it is written");
+            self.applied = None;
+        }
+        let applied = self.applied.take();
+        if applied.as_ref() == Some(&contents) {
+            self.applied = applied;
+            return Ok(());
+        }
+        let wanted = Arc::clone(&contents);
+        self.with_requests(move |requests| {
+            if let Some(applied) = applied.filter(|applied| applied.frame == wanted.frame) {
+                match requests
+                    .change("changing the sets of the nftables table", |batch| wanted.write_changes(batch, &applied))?
+                {
+                    Ok(()) => return Ok(()),
+                    Err(refusal) => {
+                        debug!("the table inet {TABLE} is not as it was left: {refusal}; all of it is written");
+                    }
+                }
+            }
+            wanted.write_all(requests)
+        })
+        .await?;
+        self.applied = Some(contents);
+        Ok(())
+    }
+
+    /// Removes the table. That there is none is no error.
+    pub async fn remove(&mut self) -> Result<()> {
+        const WHAT: &str = "removing the nftables table";
+        self.applied = None;
+        self.with_requests(|requests| {
+            match requests.change(WHAT, |batch| batch.message(Kind::DeleteTable, 0, |_| ()))? {
+                Err(refusal) if !refusal.is(Errno::NOENT) => Err(GuardError::refused(WHAT, refusal)),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// What was dropped.
+    pub async fn counters(&mut self) -> Result<GuardCounters> {
+        const WHAT: &str = "reading the counters of the nftables table";
+        self.with_requests(|requests| {
+            let objects = requests.list(WHAT, Kind::GetObject, |_| ())?;
+            let counters: BTreeMap<_, _> = objects.iter().filter_map(|object| read_counter(object)).collect();
+            let counted = |name: &str| counters.get(name).copied().unwrap_or_default();
+            let strangers =
+                requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, STRANGERS.name))?;
+            Ok(GuardCounters {
+                unmarked: counted(counter::UNMARKED),
+                no_route: counted(counter::NO_ROUTE),
+                input_not_local: counted(counter::INPUT_NOT_LOCAL),
+                input_no_service: counted(counter::INPUT_NO_SERVICE),
+                forward_from_site: counted(counter::FORWARD_FROM_SITE),
+                forward_to_site: counted(counter::FORWARD_TO_SITE),
+                output: counted(counter::OUTPUT),
+                strangers: strangers.iter().flat_map(|elements| read_strangers(elements)).collect(),
+            })
+        })
+        .await
+    }
+
+    /// Returns when somebody else has changed or removed the table, or may have done so: events were lost. The next
+    /// [`apply`](Self::apply) writes all of it. May be cancelled.
+    ///
+    /// A change that `apply` comes upon by itself, and so has mended, is not reported.
+    pub async fn disturbed(&mut self) -> Result<()> {
+        let heard = self.watch.changed().await;
+        self.applied = None;
+        heard.map_err(no_watch)?;
+        // A change comes as many events.
+        self.disturbed_so_far().map(|_| ())
+    }
+
+    fn disturbed_so_far(&mut self) -> Result<bool> {
+        self.watch.changed_so_far().map_err(no_watch)
+    }
+
+    /// On a thread that may block.
+    async fn with_requests<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Requests) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let requests = Arc::clone(&self.requests);
+        let job = move || job(&mut requests.lock().unwrap_or_else(PoisonError::into_inner));
+        match spawn_blocking(job).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(GuardError::Socket { what: "waiting for it", source: io::Error::other(error) }),
+            },
+        }
+    }
+}
+
+fn no_watch(source: io::Error) -> GuardError {
+    GuardError::Socket { what: "listening for changes of the nftables table", source }
+}
+
+/// What there is under our table's name.
+struct Present {
+    chains: Vec<Vec<u8>>,
+    sets: Vec<Vec<u8>>,
+    objects: Vec<Vec<u8>>,
+    /// Of sets that can stay and are not dynamic.
+    elements: BTreeMap<&'static str, PresentElements>,
+}
+
+#[derive(Default)]
+struct PresentElements {
+    plain: BTreeSet<Element>,
+    /// Not as we make them.
+    odd: BTreeSet<Element>,
+}
+
+impl Present {
+    fn read(requests: &mut Requests) -> Result<Self> {
+        const WHAT: &str = "reading the nftables table";
+        let sets = requests.list(WHAT, Kind::GetSet, |_| ())?;
+        let mut elements = BTreeMap::<_, PresentElements>::new();
+        for set in SETS.iter().filter(|ours| !ours.is_dynamic() && sets.iter().any(|shown| are_alike(ours, shown))) {
+            let PresentElements { plain, odd } = elements.entry(set.name).or_default();
+            for answer in requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))? {
+                for (element, is_plain) in sets::read(&answer) {
+                    if is_plain { &mut *plain } else { &mut *odd }.insert(element);
+                }
+            }
+        }
+        Ok(Self {
+            chains: requests.list(WHAT, Kind::GetChain, |_| ())?,
+            sets,
+            objects: requests.list(WHAT, Kind::GetObject, |_| ())?,
+            elements,
+        })
+    }
+
+    fn chain(&self, chain: &Chain) -> Option<&[u8]> {
+        self.chains.iter().map(Vec::as_slice).find(|shown| Chain::name_of(shown) == chain.name)
+    }
+
+    /// Whether all of our chains that are there are called from where they are to be: that cannot be changed.
+    fn can_be_kept(&self) -> bool {
+        CHAINS.iter().all(|chain| self.chain(chain).is_none_or(|shown| chain.is_like(shown)))
+    }
+
+    /// Takes away all but what can stay as it is.
+    fn clear(&self, batch: &mut Messages) {
+        batch.message(Kind::DeleteRule, 0, |_| ());
+        for set in &self.sets {
+            if !can_stay(set) {
+                Set::delete(name(set, SET_NAME), batch);
+            }
+        }
+        for object in &self.objects {
+            if !is_our_counter(object) {
+                batch.message(Kind::DeleteObject, 0, |message| {
+                    message.string(OBJECT_NAME, name(object, OBJECT_NAME));
+                    message.u32(OBJECT_TYPE, attribute(object, OBJECT_TYPE).and_then(big32).unwrap_or_default());
+                });
+            }
+        }
+        let ours: BTreeSet<_> = CHAINS.iter().map(|chain| chain.name).collect();
+        for chain in self.chains.iter().map(|chain| Chain::name_of(chain)) {
+            if !ours.contains(chain) {
+                Chain::delete(chain, batch);
+            }
+        }
+    }
+}
+
+fn name(attributes: &[u8], kind: u16) -> &str {
+    attribute(attributes, kind).map(text).unwrap_or_default()
+}
+
+/// Also what the kernel has put there is of use to the next rules.
+fn can_stay(shown: &[u8]) -> bool {
+    SETS.iter().any(|ours| are_alike(ours, shown))
+}
+
+fn are_alike(ours: &Set, shown: &[u8]) -> bool {
+    ours.name == name(shown, SET_NAME) && ours.is_like(shown)
+}
+
+fn is_our_counter(object: &[u8]) -> bool {
+    attribute(object, OBJECT_TYPE).and_then(big32) == Some(COUNTER_TYPE)
+        && counter::ALL.contains(&name(object, OBJECT_NAME))
+}
+
+impl Contents {
+    fn new(ruleset: &Ruleset) -> Result<Self> {
+        let Mark { flag, mask } = ruleset.mark;
+        if flag.count_ones() != 1 || flag & mask == 0 || ruleset.mark.number_bits() == 0 {
+            return Err(GuardError::Mark { flag, mask });
+        }
+        Ok(Self { frame: Frame { mark: ruleset.mark, group: ruleset.group }, elements: sets::elements(ruleset) })
+    }
+
+    /// From what was applied to this, whose rules are the same.
+    fn write_changes(&self, batch: &mut Messages, applied: &Self) {
+        let none = BTreeSet::new();
+        for (set, elements) in &self.elements {
+            let before = applied.elements.get(set).unwrap_or(&none);
+            // First: an interval may take the place of others.
+            sets::change(batch, Kind::DeleteElement, set, before.difference(elements));
+            sets::change(batch, Kind::NewElement, set, elements.difference(before));
+        }
+    }
+
+    /// From whatever is there.
+    fn write_all(&self, requests: &mut Requests) -> Result<()> {
+        const WHAT: &str = "writing the nftables table";
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let present = Present::read(requests)?;
+            let Err(refusal) = requests.change(WHAT, |batch| self.write_over(batch, &present))? else {
+                return Ok(());
+            };
+            if attempt < ATTEMPTS {
+                debug!("the nftables table was refused: {refusal}; trying again");
+                continue;
+            }
+            return Err(match Errno::from_raw_os_error(refusal.errno) {
+                Errno::NOENT => GuardError::Incomplete(refusal),
+                _ => GuardError::refused(WHAT, refusal),
+            });
+        }
+    }
+
+    fn write_over(&self, batch: &mut Messages, present: &Present) {
+        let keep = present.can_be_kept();
+        // Also makes one work again that is dormant.
+        let table = |batch: &mut Messages| {
+            const NFTA_TABLE_FLAGS: u16 = 2;
+            batch.message(Kind::NewTable, NLM_F_CREATE, |message| message.u32(NFTA_TABLE_FLAGS, 0));
+        };
+        table(batch);
+        if keep {
+            present.clear(batch);
+        } else {
+            batch.message(Kind::DeleteTable, 0, |_| ());
+            table(batch);
+        }
+        for chain in &CHAINS {
+            chain.create(batch, keep && present.chain(chain).is_some());
+        }
+        for name in counter::ALL {
+            batch.message(Kind::NewObject, NLM_F_CREATE, |message| {
+                message.string(OBJECT_NAME, name);
+                message.u32(OBJECT_TYPE, COUNTER_TYPE);
+                message.nest(OBJECT_DATA, |_| ());
+            });
+        }
+        let stays = |set: &Set| keep && present.sets.iter().any(|shown| are_alike(set, shown));
+        for (set, id) in SETS.iter().zip(1..) {
+            if !stays(set) {
+                set.create(batch, id);
+            }
+        }
+        let none = PresentElements::default();
+        for (set, elements) in &self.elements {
+            // Far cheaper than to write thousands of intervals again.
+            let PresentElements { plain, odd } = present.elements.get(set).filter(|_| keep).unwrap_or(&none);
+            sets::change(batch, Kind::DeleteElement, set, odd.iter().chain(plain.difference(elements)));
+            sets::change(batch, Kind::NewElement, set, elements.difference(plain));
+        }
+        rules(batch, self.frame);
+    }
+}
+
+/// `NFTA_COUNTER_*`.
+fn read_numbers(data: &[u8]) -> Counter {
+    let number = |kind| attribute(data, kind).and_then(big64).unwrap_or_default();
+    Counter { bytes: number(1), packets: number(2) }
+}
+
+fn read_counter(object: &[u8]) -> Option<(String, Counter)> {
+    is_our_counter(object).then(|| {
+        (name(object, OBJECT_NAME).to_owned(), read_numbers(attribute(object, OBJECT_DATA).unwrap_or_default()))
+    })
+}
+
+/// The elements of an answer: `NFTA_SET_ELEM_KEY`, and the counter in `NFTA_SET_ELEM_EXPR`.
+fn read_strangers(answer: &[u8]) -> Vec<(String, Counter)> {
+    const ELEMENTS: u16 = 3;
+    const KEY: u16 = 1;
+    const VALUE: u16 = 1;
+    const EXPRESSION: u16 = 7;
+    const EXPRESSION_DATA: u16 = 2;
+    let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
+    listed
+        .filter(|(kind, _)| *kind == LIST_ELEMENT)
+        .filter_map(|(_, element)| {
+            let interface = text(attribute(attribute(element, KEY)?, VALUE)?).to_owned();
+            let counter = attribute(attribute(element, EXPRESSION)?, EXPRESSION_DATA)?;
+            Some((interface, read_numbers(counter)))
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! The socket that lists and changes. Blocking: the kernel does all of its work within the call that asks, which with
+//! thousands of elements is too long for a task's turn.
+
+use std::{io, time::Duration};
+
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::{io::Errno, net::sockopt};
+use socket2::SockRef;
+
+use super::{
+    super::socket::{Refusal, enlarge_receive_buffer, kernel_words},
+    GuardError, TABLE,
+    wire::{
+        Kind, Messages, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Received, TABLE_NAME, messages, number32,
+    },
+};
+
+/// How often a listing is repeated that changed while it was made.
+const ATTEMPTS: usize = 5;
+/// The kernel fills its answers up to this.
+const LONGEST_ANSWER: usize = 32 << 10;
+/// An answer that has not come by then is lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub struct Requests {
+    socket: Socket,
+    /// By which the kernel names us as the author of a change.
+    port: u32,
+    /// Of the last request.
+    sequence: u32,
+    received: Vec<u8>,
+}
+
+impl Requests {
+    /// Opens one, in the network namespace of the calling thread, and has the kernel answer: without `nf_tables` it fails
+    /// here.
+    pub fn open() -> Result<Self, GuardError> {
+        const WHAT: &str = "asking for nf_tables";
+        let (socket, port) = socket().map_err(GuardError::no_socket)?;
+        let mut requests = Self { socket, port, sequence: 0, received: Vec::with_capacity(LONGEST_ANSWER) };
+        let request = Messages::request(requests.sequence, Kind::GetGeneration, 0, |_| ());
+        match requests.ask(WHAT, &request, &mut |_| ())? {
+            // nfnetlink without nf_tables (`nfnetlink_rcv_msg`).
+            Some(refusal) if refusal.is(Errno::INVAL) => Err(GuardError::Missing(Errno::OPNOTSUPP.into())),
+            Some(refusal) => Err(GuardError::refused(WHAT, refusal)),
+            None => Ok(requests),
+        }
+    }
+
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// The attributes of all objects of our table that a request selects. None if there is no table.
+    pub fn list(
+        &mut self,
+        what: &'static str,
+        kind: Kind,
+        select: impl Fn(&mut Messages),
+    ) -> Result<Vec<Vec<u8>>, GuardError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let request = Messages::request(self.sequence, kind, NLM_F_DUMP, |request| {
+                request.string(TABLE_NAME, TABLE);
+                select(request);
+            });
+            let (mut objects, mut whole) = (Vec::new(), true);
+            let refusal = self.ask(what, &request, &mut |message| {
+                whole &= message.flags & NLM_F_DUMP_INTR == 0;
+                objects.extend(message.of_our_table().map(<[u8]>::to_vec));
+            })?;
+            match refusal {
+                Some(refusal) if refusal.is(Errno::NOENT) => return Ok(Vec::new()),
+                Some(refusal) => return Err(GuardError::refused(what, refusal)),
+                // Under constant change no listing is ever whole.
+                None if whole || attempt == ATTEMPTS => return Ok(objects),
+                None => {}
+            }
+        }
+    }
+
+    /// Sends a request that is answered by objects, and returns the kernel's refusal, if it refuses.
+    fn ask(
+        &mut self,
+        what: &'static str,
+        request: &Messages,
+        take: &mut dyn FnMut(Received<'_>),
+    ) -> Result<Option<Refusal>, GuardError> {
+        self.send(what, request)?;
+        let is_dump = request.is_dump();
+        loop {
+            self.receive(what)?;
+            for message in messages(&self.received).filter(|message| message.sequence == self.sequence) {
+                match message.kind {
+                    NLMSG_ERROR | NLMSG_DONE => return Ok(refusal(message)),
+                    _ => take(message),
+                }
+                if !is_dump {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Has the kernel do all that `write` adds to a batch, or nothing of it.
+    pub fn change(
+        &mut self,
+        what: &'static str,
+        write: impl FnOnce(&mut Messages),
+    ) -> Result<Result<(), Refusal>, GuardError> {
+        let batch = Messages::batch(self.sequence, write);
+        self.make_room(batch.bytes().len()).map_err(|source| GuardError::Socket { what, source })?;
+        self.send(what, &batch)?;
+        let first = batch.sequence().wrapping_sub(batch.count()).wrapping_add(1);
+        let last = batch.sequence().wrapping_sub(1);
+        let mut refused = None;
+        loop {
+            self.receive(what)?;
+            for message in messages(&self.received).filter(|message| message.kind == NLMSG_ERROR) {
+                let place = message.sequence.wrapping_sub(first);
+                if place >= batch.count() {
+                    continue;
+                }
+                refused = refused.or_else(|| refusal(message));
+                // An answer to the begin of the batch is one to all of it (`nfnetlink_rcv_batch`).
+                if place == 0 || message.sequence == last {
+                    return Ok(refused.map_or(Ok(()), Err));
+                }
+            }
+        }
+    }
+
+    /// A batch goes out in one piece, beyond `net.core.wmem_max` (`netlink_sendmsg`).
+    fn make_room(&self, length: usize) -> io::Result<()> {
+        const BESIDES: usize = 4096;
+        if sockopt::socket_send_buffer_size(&self.socket)? < length + BESIDES {
+            sockopt::set_socket_send_buffer_size_force(&self.socket, length + BESIDES)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, what: &'static str, request: &Messages) -> Result<(), GuardError> {
+        self.sequence = request.sequence();
+        let sent = self.socket.send_to(request.bytes(), &SocketAddr::new(0, 0), 0);
+        sent.map(drop).map_err(|source| GuardError::Socket { what, source })
+    }
+
+    /// Receives one datagram of answers.
+    fn receive(&mut self, what: &'static str) -> Result<(), GuardError> {
+        loop {
+            self.received.clear();
+            match self.socket.recv_from(&mut self.received, 0) {
+                // Other processes may send as well.
+                Ok((_, sender)) if sender.port_number() == 0 => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(GuardError::Socket { what, source }),
+            }
+        }
+    }
+}
+
+/// The refusal in an answer, or none if it is an acknowledgement, or the end of a listing.
+fn refusal(message: Received<'_>) -> Option<Refusal> {
+    let errno = (number32(message.body, 0)? as i32).wrapping_neg();
+    let detail = || if message.kind == NLMSG_ERROR { kernel_words(message.body.get(4..)?) } else { None };
+    (errno != 0).then(|| Refusal { errno, detail: detail() })
+}
+
+fn socket() -> io::Result<(Socket, u32)> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    let port = socket.bind_auto()?.port_number();
+    enlarge_receive_buffer(&socket)?;
+    // Errors with the kernel's sentence, and without the whole request.
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)?;
+    SockRef::from(&socket).set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    Ok((socket, port))
+}
+
+impl Messages {
+    /// A single request.
+    fn request(sequence: u32, kind: Kind, flags: u16, write: impl FnOnce(&mut Self)) -> Self {
+        let mut messages = Self::after(sequence);
+        messages.bare(kind, flags, write);
+        messages
+    }
+
+    fn is_dump(&self) -> bool {
+        messages(self.bytes()).next().is_some_and(|request| request.flags & NLM_F_DUMP == NLM_F_DUMP)
+    }
+}

@@ -1,0 +1,299 @@
+//! The rules of the chains, in the order in which packets meet them. Pure.
+//!
+//! What the program has marked comes first, then names of interfaces, then their group.
+
+use hub_common::Mark;
+
+use super::{
+    chains::{
+        FORWARD_FROM_SITE, FORWARD_TO_SITE, Frame, INPUT_NOT_LOCAL, INPUT_SITE, INPUT_SITE6, NO_ROUTE, OUTPUT_ACCEPT,
+        OUTPUT_ACCEPT6, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
+    },
+    expression::{Compare, Expressions, Header, Meta, Verdict},
+    sets::{
+        ICMP_INPUT, ICMP_OUTPUT, ICMP6_INPUT, ICMP6_OUTPUT, NEXT_HOPS, OUTPUT4, OUTPUT6, SITES, STRANGERS, Set,
+        TCP_SERVICES, UDP_REPLIES4, UDP_REPLIES6, UDP_SERVICES,
+    },
+    wire::{Kind, Messages, NLM_F_APPEND, NLM_F_CREATE},
+};
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP6: u8 = 58;
+const FRAGMENT: u8 = 44;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// Appends rules to chains.
+struct Rules<'a> {
+    messages: &'a mut Messages,
+    frame: Frame,
+}
+
+/// All rules of all chains.
+pub fn rules(messages: &mut Messages, frame: Frame) {
+    let mut rules = Rules { messages, frame };
+    rules.prerouting();
+    rules.input();
+    rules.forward();
+    rules.output();
+}
+
+impl Rules<'_> {
+    fn rule(&mut self, chain: &str, write: impl FnOnce(&mut Expressions<'_>)) {
+        const CHAIN: u16 = 2;
+        const EXPRESSIONS: u16 = 4;
+        self.messages.message(Kind::NewRule, NLM_F_CREATE | NLM_F_APPEND, |message| {
+            message.string(CHAIN, chain);
+            message.nest(EXPRESSIONS, |message| write(&mut Expressions(message)));
+        });
+    }
+
+    /// What comes from or goes to a site goes on in another chain.
+    fn of_sites(&mut self, chain: &str, name: Meta, group: Meta, then: &'static str) {
+        self.rule(chain, |rule| rule.meta(name, 0).lookup(0, SITES.name).verdict(Verdict::Goto(then)));
+        let number = self.frame.group;
+        if number != 0 {
+            self.rule(chain, |rule| {
+                rule.meta(group, 0).compare(0, Compare::Equal, &number.to_ne_bytes()).verdict(Verdict::Goto(then));
+            });
+        }
+    }
+
+    fn count_and_drop(&mut self, chain: &str, counter: &str) {
+        self.rule(chain, |rule| rule.count(counter).verdict(Verdict::Drop));
+    }
+
+    fn prerouting(&mut self) {
+        const CHAIN: &str = "prerouting";
+        let Frame { mark, .. } = self.frame;
+        self.rule(CHAIN, |rule| {
+            rule.mark(mark.mask)
+                .compare(0, Compare::Equal, &mark.numbered(Mark::NO_ROUTE).to_ne_bytes())
+                .verdict(Verdict::Goto(NO_ROUTE));
+        });
+        self.rule(CHAIN, |rule| {
+            rule.mark(mark.flag).compare(0, Compare::Equal, &mark.flag.to_ne_bytes()).verdict(Verdict::Accept);
+        });
+        self.of_sites(CHAIN, Meta::IngressName, Meta::IngressGroup, UNMARKED);
+        self.count_and_drop(UNMARKED, counter::UNMARKED);
+
+        self.rule(NO_ROUTE, |rule| _ = rule.count(counter::NO_ROUTE));
+        self.rule(NO_ROUTE, |rule| _ = rule.limit(100, 100).reject());
+        self.rule(NO_ROUTE, |rule| rule.verdict(Verdict::Drop));
+    }
+
+    fn input(&mut self) {
+        let Frame { mark, .. } = self.frame;
+        self.of_sites("input", Meta::IngressName, Meta::IngressGroup, INPUT_SITE);
+        self.rule(INPUT_SITE, |rule| {
+            rule.mark(mark.mask)
+                .compare(0, Compare::Differs, &mark.local().to_ne_bytes())
+                .verdict(Verdict::Goto(INPUT_NOT_LOCAL));
+        });
+        self.count_and_drop(INPUT_NOT_LOCAL, counter::INPUT_NOT_LOCAL);
+        self.rule(INPUT_SITE, |rule| {
+            rule.protocol(TCP)
+                .payload(Header::Transport, 13, 1, 0)
+                .mask(0, &[SYN | ACK])
+                .compare(0, Compare::Differs, &[SYN])
+                .verdict(Verdict::Accept);
+        });
+        for (protocol, services) in [(TCP, &TCP_SERVICES), (UDP, &UDP_SERVICES)] {
+            self.rule(INPUT_SITE, |rule| {
+                rule.protocol(protocol)
+                    .payload(Header::Transport, 2, 2, 0)
+                    .lookup(0, services.name)
+                    .verdict(Verdict::Accept);
+            });
+        }
+        self.rule(INPUT_SITE, |rule| rule.family(&FAMILY6).verdict(Verdict::Goto(INPUT_SITE6)));
+        for (chain, family, protocol, types) in
+            [(INPUT_SITE, &FAMILY4, ICMP, &ICMP_INPUT), (INPUT_SITE6, &FAMILY6, ICMP6, &ICMP6_INPUT)]
+        {
+            self.rule(chain, |rule| {
+                rule.protocol(UDP)
+                    .flow(family, Side::Reply)
+                    .lookup(0, family.udp_replies.name)
+                    .verdict(Verdict::Accept);
+            });
+            self.icmp(chain, protocol, types);
+        }
+        // The kernel puts these together behind this hook, and only with a first fragment that came past it.
+        self.rule(INPUT_SITE6, |rule| {
+            rule.extension(FRAGMENT, 2, 2, 0)
+                .mask(0, &0xfff8_u16.to_be_bytes())
+                .compare(0, Compare::Differs, &[0; 2])
+                .verdict(Verdict::Accept);
+        });
+        self.count_and_drop(INPUT_SITE, counter::INPUT_NO_SERVICE);
+        self.count_and_drop(INPUT_SITE6, counter::INPUT_NO_SERVICE);
+    }
+
+    fn icmp(&mut self, chain: &str, protocol: u8, types: &Set) {
+        self.rule(chain, |rule| {
+            rule.protocol(protocol).payload(Header::Transport, 0, 1, 0).lookup(0, types.name).verdict(Verdict::Accept);
+        });
+    }
+
+    fn forward(&mut self) {
+        const CHAIN: &str = "forward";
+        let Frame { mark, .. } = self.frame;
+        self.rule(CHAIN, |rule| {
+            rule.mark(mark.mask).meta(Meta::EgressName, 1).lookup(0, NEXT_HOPS.name).verdict(Verdict::Accept);
+        });
+        self.of_sites(CHAIN, Meta::IngressName, Meta::IngressGroup, FORWARD_FROM_SITE);
+        self.of_sites(CHAIN, Meta::EgressName, Meta::EgressGroup, FORWARD_TO_SITE);
+        self.count_and_drop(FORWARD_FROM_SITE, counter::FORWARD_FROM_SITE);
+        // A rule of its own: it ends when the set is full.
+        self.rule(FORWARD_TO_SITE, |rule| {
+            _ = rule.meta(Meta::IngressName, 0).remember(0, STRANGERS.name, true);
+        });
+        self.count_and_drop(FORWARD_TO_SITE, counter::FORWARD_TO_SITE);
+    }
+
+    fn output(&mut self) {
+        self.of_sites("output", Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
+        self.rule(OUTPUT_SITE, |rule| rule.family(&FAMILY6).verdict(Verdict::Goto(OUTPUT_SITE6)));
+
+        self.icmp(OUTPUT_SITE, ICMP, &ICMP_OUTPUT);
+        self.towards(OUTPUT_SITE, &FAMILY4, &[255, 255, 255], &[224, 0, 0]);
+        self.towards(OUTPUT_SITE, &FAMILY4, &[255, 255], &[169, 254]);
+
+        self.icmp(OUTPUT_SITE6, ICMP6, &ICMP6_OUTPUT);
+        // Multicast of link scope, whatever its flags (RFC 4291, 2.7), and link-local addresses.
+        self.towards(OUTPUT_SITE6, &FAMILY6, &[0xff, 0x0f], &[0xff, 0x02]);
+        self.towards(OUTPUT_SITE6, &FAMILY6, &[0xff, 0xc0], &[0xfe, 0x80]);
+
+        for (chain, family) in [(OUTPUT_SITE, &FAMILY4), (OUTPUT_SITE6, &FAMILY6)] {
+            self.rule(chain, |rule| {
+                rule.family(family)
+                    .meta(Meta::EgressName, 0)
+                    .address(family, End::Source, 4)
+                    .address(family, End::Destination, 4 + family.registers())
+                    .lookup(0, family.output.name)
+                    .verdict(Verdict::Goto(family.accept));
+            });
+            self.count_and_drop(chain, counter::OUTPUT);
+
+            self.rule(family.accept, |rule| {
+                rule.meta(Meta::Protocol, 0).compare(0, Compare::Differs, &[UDP]).verdict(Verdict::Accept);
+            });
+            // Answers of a service are not answered: sites could fill the set with them.
+            self.rule(family.accept, |rule| {
+                rule.payload(Header::Transport, 0, 2, 0).lookup(0, UDP_SERVICES.name).verdict(Verdict::Accept);
+            });
+            // It ends when the set is full; the chain's end accepts.
+            self.rule(family.accept, |rule| {
+                _ = rule.flow(family, Side::Request).remember(0, family.udp_replies.name, false);
+            });
+        }
+    }
+
+    /// Accepts what goes to addresses that begin like this.
+    fn towards(&mut self, chain: &str, family: &'static Family, mask: &[u8], begin: &[u8]) {
+        self.rule(chain, |rule| {
+            rule.family(family)
+                .payload(Header::Network, family.destination, mask.len() as u32, 0)
+                .mask(0, mask)
+                .compare(0, Compare::Equal, begin)
+                .verdict(Verdict::Goto(family.accept));
+        });
+    }
+}
+
+/// Where an IP version has its addresses, and what else differs.
+struct Family {
+    number: u8,
+    /// Bytes from the begin of the header.
+    source: u32,
+    destination: u32,
+    /// Bytes.
+    address: u32,
+    output: &'static Set,
+    udp_replies: &'static Set,
+    accept: &'static str,
+}
+
+static FAMILY4: Family = Family {
+    number: NFPROTO_IPV4,
+    source: 12,
+    destination: 16,
+    address: 4,
+    output: &OUTPUT4,
+    udp_replies: &UDP_REPLIES4,
+    accept: OUTPUT_ACCEPT,
+};
+
+static FAMILY6: Family = Family {
+    number: NFPROTO_IPV6,
+    source: 8,
+    destination: 24,
+    address: 16,
+    output: &OUTPUT6,
+    udp_replies: &UDP_REPLIES6,
+    accept: OUTPUT_ACCEPT6,
+};
+
+impl Family {
+    /// Of an address.
+    const fn registers(&self) -> u32 {
+        self.address / 4
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    /// The hub sends.
+    Request,
+    /// The hub receives.
+    Reply,
+}
+
+impl Expressions<'_> {
+    /// The mark, of which these bits are kept.
+    fn mark(&mut self, bits: u32) -> &mut Self {
+        self.meta(Meta::Mark, 0).mask(0, &bits.to_ne_bytes())
+    }
+
+    /// Behind the extension headers of IPv6.
+    fn protocol(&mut self, protocol: u8) -> &mut Self {
+        self.meta(Meta::Protocol, 0).compare(0, Compare::Equal, &[protocol])
+    }
+
+    /// Also has `nft list` show addresses as such behind it.
+    fn family(&mut self, family: &Family) -> &mut Self {
+        self.meta(Meta::Family, 0).compare(0, Compare::Equal, &[family.number])
+    }
+
+    fn address(&mut self, family: &Family, end: End, register: u32) -> &mut Self {
+        let offset = match end {
+            End::Source => family.source,
+            End::Destination => family.destination,
+        };
+        self.payload(Header::Network, offset, family.address, register)
+    }
+
+    /// The hub's address, the peer's, the hub's port, the peer's.
+    fn flow(&mut self, family: &Family, side: Side) -> &mut Self {
+        let (hub, peer, hub_port, peer_port) = match side {
+            Side::Request => (End::Source, End::Destination, 0, 2),
+            Side::Reply => (End::Destination, End::Source, 2, 0),
+        };
+        let registers = family.registers();
+        self.family(family)
+            .address(family, hub, 0)
+            .address(family, peer, registers)
+            .payload(Header::Transport, hub_port, 2, 2 * registers)
+            .payload(Header::Transport, peer_port, 2, 2 * registers + 1)
+    }
+}

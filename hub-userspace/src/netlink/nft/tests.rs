@@ -1,0 +1,67 @@
+//! Bytes against those of `nft --debug=mnl`, where the packets of the tests in namespaces do not tell them apart.
+
+use super::{
+    expression::{Compare, Expressions, Meta, Verdict},
+    sets::interface,
+    wire::{Kind, Messages, attribute, attributes, messages, text},
+};
+
+#[test]
+fn a_batch_has_begin_and_end_and_asks_for_one_answer_before_the_end() {
+    let batch = Messages::batch(6, |batch| {
+        batch.message(Kind::DeleteTable, 0, |_| ());
+        batch.message(Kind::NewTable, 0x400, |message| message.u32(2, 0));
+    });
+    let shown: Vec<_> =
+        messages(batch.bytes()).map(|message| (message.kind, message.flags, message.sequence)).collect();
+    assert_eq!(shown, [(0x10, 1, 7), (0xa02, 1, 8), (0xa00, 0x405, 9), (0x11, 1, 10)]);
+    assert_eq!((batch.sequence(), batch.count()), (10, 4));
+    let bodies: Vec<_> = messages(batch.bytes()).map(|message| message.body).collect();
+    // No family, and the subsystem as the resource, in network byte order.
+    assert_eq!(bodies[0], [0, 0, 0, 10]);
+    assert_eq!(bodies[1][..4], [1, 0, 0, 0]);
+    assert_eq!(text(attribute(&bodies[2][4..], 1).unwrap()), "vpnhub");
+    assert_eq!(attribute(&bodies[2][4..], 2), Some(&[0; 4][..]));
+}
+
+#[test]
+fn a_rule_s_expressions_are_nested_and_in_network_byte_order() {
+    let mut written = Messages::default();
+    written.bare(Kind::NewRule, 0, |message| {
+        Expressions(message)
+            .meta(Meta::IngressGroup, 0)
+            .compare(0, Compare::Equal, &118_u32.to_ne_bytes())
+            .verdict(Verdict::Goto("unmarked"));
+    });
+    let body = messages(written.bytes()).next().unwrap().body;
+    let expressions: Vec<_> = attributes(&body[4..]).map(|(_, expression)| expression).collect();
+    let names: Vec<_> = expressions.iter().map(|expression| text(attribute(expression, 1).unwrap())).collect();
+    assert_eq!(names, ["meta", "cmp", "immediate"]);
+    let data: Vec<_> = expressions.iter().map(|expression| attribute(expression, 2).unwrap()).collect();
+    assert_eq!(attribute(data[0], 2), Some(&[0, 0, 0, 21][..]));
+    assert_eq!(attribute(attribute(data[1], 3).unwrap(), 1), Some(&118_u32.to_ne_bytes()[..]));
+    let verdict = attribute(attribute(data[2], 2).unwrap(), 2).unwrap();
+    assert_eq!(attribute(verdict, 1), Some(&[0xff, 0xff, 0xff, 0xfc][..]));
+    assert_eq!(attribute(verdict, 2), Some(&b"unmarked\0"[..]));
+}
+
+#[test]
+fn what_is_cut_off_is_passed_over() {
+    let mut written = Messages::default();
+    written.message(Kind::NewTable, 0, |message| message.u32(2, 0));
+    let whole = written.bytes();
+    for length in 0..whole.len() {
+        assert_eq!(messages(&whole[..length]).count(), 0, "{length}");
+        assert!(attributes(&whole[20..length.max(20)]).count() <= 2);
+    }
+    // Lengths below that of the header.
+    assert_eq!(messages(&[0; 32]).count(), 0);
+    assert_eq!(attributes(&[0; 8]).count(), 0);
+}
+
+#[test]
+fn a_name_of_an_interface_has_fifteen_bytes_at_most() {
+    assert_eq!(interface("tun0"), Some(*b"tun0\0\0\0\0\0\0\0\0\0\0\0\0"));
+    assert_eq!(interface("fifteen-bytes-x"), Some(*b"fifteen-bytes-x\0"));
+    assert_eq!((interface("sixteen-bytes-xx"), interface("")), (None, None));
+}

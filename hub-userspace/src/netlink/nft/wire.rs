@@ -1,0 +1,282 @@
+//! nfnetlink messages: header, attributes, batches (`linux/netfilter/nfnetlink.h`, `nf_tables.h`). Pure.
+//!
+//! Numbers of attributes are in network byte order, those of headers in the host's. Attributes and messages begin at
+//! multiples of four bytes.
+
+use std::iter;
+
+use super::TABLE;
+
+/// `struct nlmsghdr` and `struct nfgenmsg`.
+pub const NETLINK_HEADER: usize = 16;
+pub const HEADER: usize = NETLINK_HEADER + 4;
+const ATTRIBUTE_HEADER: usize = 4;
+const ALIGNMENT: usize = 4;
+
+pub const NFPROTO_INET: u8 = 1;
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+pub const NLMSG_ERROR: u16 = 2;
+pub const NLMSG_DONE: u16 = 3;
+pub const NLM_F_REQUEST: u16 = 0x1;
+pub const NLM_F_ACK: u16 = 0x4;
+pub const NLM_F_DUMP_INTR: u16 = 0x10;
+pub const NLM_F_DUMP: u16 = 0x300;
+pub const NLM_F_CREATE: u16 = 0x400;
+pub const NLM_F_APPEND: u16 = 0x800;
+const NLA_F_NESTED: u16 = 0x8000;
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// `NFTA_LIST_ELEM`.
+pub const LIST_ELEMENT: u16 = 1;
+/// The table's name, in messages of every kind: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, ...
+pub const TABLE_NAME: u16 = 1;
+
+/// `NFT_MSG_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    NewTable = 0,
+    DeleteTable = 2,
+    NewChain = 3,
+    GetChain = 4,
+    DeleteChain = 5,
+    NewRule = 6,
+    DeleteRule = 8,
+    NewSet = 9,
+    GetSet = 10,
+    DeleteSet = 11,
+    NewElement = 12,
+    GetElement = 13,
+    DeleteElement = 14,
+    GetGeneration = 16,
+    NewObject = 18,
+    GetObject = 19,
+    DeleteObject = 20,
+}
+
+impl Kind {
+    /// `nlmsg_type`.
+    pub const fn number(self) -> u16 {
+        SUBSYSTEM << 8 | self as u16
+    }
+}
+
+/// Messages one after the other, being written.
+#[derive(Debug, Default)]
+pub struct Messages {
+    bytes: Vec<u8>,
+    /// Where the last message begins.
+    last: usize,
+    sequence: u32,
+    count: u32,
+}
+
+/// Where an attribute begins that is not closed yet.
+#[must_use]
+#[derive(Debug, Clone, Copy)]
+struct Open(usize);
+
+impl Messages {
+    /// The first message has the sequence number after this one.
+    pub fn after(sequence: u32) -> Self {
+        Self { sequence, ..Self::default() }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Of the last message.
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The kernel carries out all that is between begin and end, or nothing of it.
+    pub fn batch(sequence: u32, write: impl FnOnce(&mut Self)) -> Self {
+        let mut messages = Self::after(sequence);
+        messages.begin(BATCH_BEGIN, 0, 0, SUBSYSTEM);
+        write(&mut messages);
+        // Not the end: it is answered since 6.10 only.
+        messages.acknowledge_last();
+        messages.begin(BATCH_END, 0, 0, SUBSYSTEM);
+        messages
+    }
+
+    /// A message about our table, its name included. `write` adds the other attributes.
+    pub fn message(&mut self, kind: Kind, flags: u16, write: impl FnOnce(&mut Self)) {
+        self.bare(kind, flags, |message| {
+            message.string(TABLE_NAME, TABLE);
+            write(message);
+        });
+    }
+
+    /// A message without attributes but those that `write` adds.
+    pub fn bare(&mut self, kind: Kind, flags: u16, write: impl FnOnce(&mut Self)) {
+        self.begin(kind.number(), flags, NFPROTO_INET, 0);
+        write(self);
+        let length = (self.bytes.len() - self.last) as u32;
+        self.bytes[self.last..][..4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    fn begin(&mut self, kind: u16, flags: u16, family: u8, resource: u16) {
+        const NFNETLINK_V0: u8 = 0;
+        self.sequence = self.sequence.wrapping_add(1);
+        self.count += 1;
+        self.last = self.bytes.len();
+        self.bytes.extend((HEADER as u32).to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+        self.bytes.extend(self.sequence.to_ne_bytes());
+        self.bytes.extend(0_u32.to_ne_bytes());
+        self.bytes.extend([family, NFNETLINK_V0]);
+        self.bytes.extend(resource.to_be_bytes());
+    }
+
+    /// Has the last message acknowledged, and so everything before it.
+    fn acknowledge_last(&mut self) {
+        let at = self.last + 6;
+        let flags = number16(&self.bytes, at).unwrap_or(NLM_F_REQUEST) | NLM_F_ACK;
+        self.bytes[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
+    }
+
+    /// An attribute of these bytes.
+    pub fn put(&mut self, kind: u16, value: &[u8]) {
+        let open = self.open(kind);
+        self.bytes.extend(value);
+        self.close(open);
+    }
+
+    pub fn u8(&mut self, kind: u16, value: u8) {
+        self.put(kind, &[value]);
+    }
+
+    pub fn u32(&mut self, kind: u16, value: u32) {
+        self.put(kind, &value.to_be_bytes());
+    }
+
+    pub fn u64(&mut self, kind: u16, value: u64) {
+        self.put(kind, &value.to_be_bytes());
+    }
+
+    /// With a zero behind it.
+    pub fn string(&mut self, kind: u16, value: &str) {
+        let open = self.open(kind);
+        self.bytes.extend(value.as_bytes());
+        self.bytes.push(0);
+        self.close(open);
+    }
+
+    /// An attribute of attributes. They must stay below 64 KiB together.
+    pub fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Self)) {
+        let open = self.open(kind | NLA_F_NESTED);
+        write(self);
+        self.close(open);
+    }
+
+    /// `NFTA_DATA_VALUE` in an attribute: an operand, or an element's key.
+    pub fn data(&mut self, kind: u16, value: &[u8]) {
+        const NFTA_DATA_VALUE: u16 = 1;
+        self.nest(kind, |message| message.put(NFTA_DATA_VALUE, value));
+    }
+
+    fn open(&mut self, kind: u16) -> Open {
+        let open = Open(self.bytes.len());
+        self.bytes.extend([0; 2]);
+        self.bytes.extend(kind.to_ne_bytes());
+        open
+    }
+
+    fn close(&mut self, open: Open) {
+        let length = self.bytes.len() - open.0;
+        let length = u16::try_from(length).expect("an attribute is below 64 KiB: long lists go in several messages");
+        self.bytes[open.0..][..2].copy_from_slice(&length.to_ne_bytes());
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+    }
+}
+
+/// A message of the kernel's.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
+    /// What follows `struct nlmsghdr`.
+    pub body: &'a [u8],
+}
+
+/// The messages of a datagram.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
+    let mut rest = datagram;
+    iter::from_fn(move || {
+        let length = number32(rest, 0)? as usize;
+        let message = rest.get(..length).filter(|message| message.len() >= NETLINK_HEADER)?;
+        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some(Received {
+            kind: number16(message, 4)?,
+            flags: number16(message, 6)?,
+            sequence: number32(message, 8)?,
+            body: &message[NETLINK_HEADER..],
+        })
+    })
+}
+
+impl<'a> Received<'a> {
+    /// The attributes of a message of `nf_tables` about our table; `None` if it is about something else.
+    pub fn of_our_table(self) -> Option<&'a [u8]> {
+        let attributes = self.body.get(HEADER - NETLINK_HEADER..)?;
+        let ours = self.kind >> 8 == SUBSYSTEM
+            && self.body[0] == NFPROTO_INET
+            && attribute(attributes, TABLE_NAME).map(text) == Some(TABLE);
+        ours.then_some(attributes)
+    }
+}
+
+/// Attributes by type.
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    iter::from_fn(move || {
+        let length = usize::from(number16(rest, 0)?);
+        let kind = number16(rest, 2)? & NLA_TYPE_MASK;
+        let value = rest.get(ATTRIBUTE_HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The first attribute of a type.
+pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// Up to the first zero; nothing if that is no text.
+pub fn text(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    std::str::from_utf8(&bytes[..end]).unwrap_or_default()
+}
+
+fn number16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().map(u16::from_ne_bytes).ok()
+}
+
+pub fn number32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().map(u32::from_ne_bytes).ok()
+}
+
+/// An attribute's value.
+pub fn big32(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().map(u32::from_be_bytes).ok()
+}
+
+/// An attribute's value.
+pub fn big64(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().map(u64::from_be_bytes).ok()
+}

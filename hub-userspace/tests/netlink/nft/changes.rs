@@ -1,0 +1,285 @@
+//! How the table comes, changes, stays and goes.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use futures_util::FutureExt as _;
+use hub_common::Mark;
+use hub_userspace::netlink::{Guard, GuardCounters, GuardError, Ruleset, Service};
+use ipnet::IpNet;
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use tokio::time::timeout;
+
+use super::{
+    GROUP,
+    bench::Bench,
+    dump::table,
+    names, no_route,
+    packet::{What, packet},
+    ruleset, to,
+};
+use crate::lab::{addr, in_namespace, net};
+
+const FIXED_SETS: [&str; 10] = [
+    "sites",
+    "next_hops",
+    "output4",
+    "output6",
+    "tcp_services",
+    "udp_services",
+    "icmp_input",
+    "icmp6_input",
+    "icmp_output",
+    "icmp6_output",
+];
+
+/// Says only what differs.
+fn assert_same(found: &BTreeSet<String>, wanted: &BTreeSet<String>, what: &str) {
+    let differ: Vec<_> = found.symmetric_difference(wanted).collect();
+    assert!(differ.is_empty(), "{what}: {differ:#?}");
+}
+
+fn shown() -> BTreeSet<String> {
+    table(&FIXED_SETS)
+}
+
+/// What the table is when that is all that was ever applied.
+async fn alone(ruleset: &Ruleset) -> BTreeSet<String> {
+    let mut guard = Guard::open().await.unwrap();
+    guard.remove().await.unwrap();
+    guard.apply(ruleset).await.unwrap();
+    shown()
+}
+
+/// Whether a change of somebody else's has been heard.
+async fn is_disturbed(guard: &mut Guard) -> bool {
+    // The kernel tells of a change before the call that makes it returns; tokio may want another turn to see it.
+    let wait = timeout(Duration::from_millis(50), guard.disturbed()).await;
+    wait.map(Result::unwrap).is_ok()
+}
+
+#[test]
+fn the_same_ruleset_a_second_time_changes_nothing() {
+    in_namespace(async |_lab| {
+        let mut guard = Guard::open().await.unwrap();
+        let mut other = Guard::open().await.unwrap();
+        guard.apply(&ruleset()).await.unwrap();
+        assert!(is_disturbed(&mut other).await, "it hears of what a stranger makes");
+        let before = shown();
+        guard.apply(&ruleset()).await.unwrap();
+        assert!(!is_disturbed(&mut other).await);
+        other.apply(&ruleset()).await.unwrap();
+        assert_same(&shown(), &before, "another agent writes the same");
+        assert_same(&alone(&ruleset()).await, &before, "from nothing");
+    });
+}
+
+#[test]
+fn changes_of_sets_leave_counters_and_everything_else_alone() {
+    in_namespace(async |lab| {
+        let mut bench = Bench::new(&lab).await;
+        let mut guard = Guard::open().await.unwrap();
+        guard.apply(&ruleset()).await.unwrap();
+        assert_eq!(bench.send("far1", 0, "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), [""; 0]);
+        assert_eq!(bench.send("far4", 0, "10.4.0.5", "10.2.0.5", What::Udp(1, 2)), [""; 0]);
+        let counted = guard.counters().await.unwrap();
+        assert_eq!((counted.unmarked.packets, counted.strangers["strange"].packets), (1, 1));
+
+        let mut next = ruleset();
+        next.next_hops = [(to(9), "site2".to_owned())].into();
+        next.output.insert(("site2".to_owned(), net("0.0.0.0/0"), net("10.2.0.0/16")));
+        guard.apply(&next).await.unwrap();
+        assert_eq!(bench.send("far1", to(9), "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), ["far2"]);
+        assert_eq!(guard.counters().await.unwrap(), counted);
+        // Rules that differ, and an agent that knows nothing of what is there.
+        guard.apply(&Ruleset { group: GROUP, ..next.clone() }).await.unwrap();
+        assert_eq!(guard.counters().await.unwrap(), counted);
+        Guard::open().await.unwrap().apply(&next).await.unwrap();
+        assert_eq!(guard.counters().await.unwrap(), counted);
+        assert_same(&shown(), &alone(&next).await, "changed");
+    });
+}
+
+#[test]
+fn what_others_do_to_the_table_is_heard_and_mended() {
+    in_namespace(async |_lab| {
+        let wanted = alone(&ruleset()).await;
+        let mut guard = Guard::open().await.unwrap();
+        guard.apply(&ruleset()).await.unwrap();
+        guard.apply(&Ruleset { sites: names(["x"]), ..ruleset() }).await.unwrap();
+        guard.apply(&ruleset()).await.unwrap();
+        assert!(!is_disturbed(&mut guard).await, "own changes");
+
+        Guard::open().await.unwrap().remove().await.unwrap();
+        assert!(is_disturbed(&mut guard).await);
+        assert!(!is_disturbed(&mut guard).await, "once");
+        guard.apply(&ruleset()).await.unwrap();
+        assert_same(&shown(), &wanted, "mended");
+
+        // Nobody listens meanwhile: the next change finds out, though its sets are what it thinks they are.
+        for stranger in [Ruleset::default(), Ruleset { sites: names(["eth9"]), ..ruleset() }] {
+            Guard::open().await.unwrap().apply(&stranger).await.unwrap();
+            guard.apply(&ruleset()).await.unwrap();
+            assert_same(&shown(), &wanted, "mended");
+            assert!(!is_disturbed(&mut guard).await, "it is mended already");
+        }
+    });
+}
+
+#[test]
+fn no_packet_comes_through_while_all_is_written_again() {
+    in_namespace(async |lab| {
+        let mut bench = Bench::new(&lab).await;
+        let mut guard = Guard::open().await.unwrap();
+        guard.apply(&ruleset()).await.unwrap();
+        let tag = bench.tag();
+        let flood = bench.flood("far1", packet(addr("10.1.0.5"), addr("10.2.0.5"), What::Udp(1, 2), &tag));
+        for group in 1..=300 {
+            // Other rules each time, and every second time by one that knows nothing of what is there.
+            guard.apply(&Ruleset { group, ..ruleset() }).await.unwrap();
+            if group % 2 == 0 {
+                guard = Guard::open().await.unwrap();
+            }
+        }
+        let sent = flood.end();
+        assert!(sent > 300, "{sent} sent");
+        // None twice, and hardly any lost, as there is no room in a queue. Some may still wait on another CPU.
+        let mut counted = 0;
+        loop {
+            bench.settle();
+            let before = std::mem::replace(&mut counted, guard.counters().await.unwrap().unmarked.packets);
+            if before == counted {
+                break;
+            }
+        }
+        assert!((sent / 2..=sent).contains(&counted), "{counted} of {sent} counted");
+        assert_eq!(bench.arrived(&tag), [""; 0]);
+    });
+}
+
+#[test]
+fn a_removed_table_is_gone_and_none_is_no_error() {
+    in_namespace(async |lab| {
+        let mut bench = Bench::new(&lab).await;
+        let mut guard = Guard::open().await.unwrap();
+        guard.remove().await.unwrap();
+        assert_eq!(guard.counters().await.unwrap(), GuardCounters::default());
+        guard.apply(&ruleset()).await.unwrap();
+        assert_eq!(bench.send("far1", 0, "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), [""; 0]);
+        drop(guard);
+        assert_eq!(bench.send("far1", 0, "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), [""; 0], "it stays");
+        let mut guard = Guard::open().await.unwrap();
+        guard.remove().await.unwrap();
+        assert_same(&shown(), &BTreeSet::new(), "removed");
+        assert_eq!(bench.send("far1", 0, "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), ["far2"]);
+        guard.remove().await.unwrap();
+    });
+}
+
+#[test]
+fn an_apply_that_is_dropped_half_way_is_made_good_by_the_next() {
+    in_namespace(async |_lab| {
+        let wanted = alone(&ruleset()).await;
+        let mut guard = Guard::open().await.unwrap();
+        for sites in [names(["one"]), names(["two", "three"]), names([])] {
+            // Polled once: whether that was the whole of it or not, the next one holds.
+            _ = guard.apply(&Ruleset { sites, ..ruleset() }).now_or_never();
+            guard.apply(&ruleset()).await.unwrap();
+            assert_same(&shown(), &wanted, "mended");
+        }
+    });
+}
+
+#[test]
+fn marks_that_tell_nothing_apart_are_refused_and_odd_names_left_out() {
+    in_namespace(async |_lab| {
+        let mut guard = Guard::open().await.unwrap();
+        for (flag, mask) in [(0, 0xff), (3, 0xff), (0x100, 0xff), (1, 1)] {
+            let refused = guard.apply(&Ruleset { mark: Mark { flag, mask }, ..ruleset() }).await;
+            let error = refused.unwrap_err();
+            assert!(error.to_string().contains("correct [dataplane] mark"), "{error}");
+        }
+        let odd = ["", "sixteen-bytes-xx", "far-longer-than-any-interface"];
+        let mut strange = ruleset();
+        strange.sites.extend(odd.map(str::to_owned));
+        strange.next_hops.extend(odd.map(|name| (no_route(), name.to_owned())));
+        strange.next_hops.insert((0, "site1".to_owned()));
+        strange.output.extend(odd.map(|name| (name.to_owned(), net("::/0"), net("::/0"))));
+        strange.output.insert(("mixed".to_owned(), net("::/0"), net("0.0.0.0/0")));
+        guard.apply(&strange).await.unwrap();
+        assert_same(&shown(), &alone(&ruleset()).await, "without the odd names");
+    });
+}
+
+#[test]
+fn without_the_capability_it_says_so() {
+    in_namespace(async |_lab| {
+        let mut sets = capabilities(None).unwrap();
+        let all = sets;
+        sets.effective.remove(CapabilitySet::NET_ADMIN);
+        set_capabilities(None, sets).unwrap();
+        let opened = Guard::open().await;
+        set_capabilities(None, CapabilitySets { ..all }).unwrap();
+        assert!(matches!(opened, Err(GuardError::Permission)), "{:?}", opened.err());
+    });
+}
+
+#[test]
+fn random_rulesets_one_after_the_other_end_as_the_last_one_alone() {
+    const SEED: u64 = 0x9118;
+    in_namespace(async |_lab| {
+        let mut random = SmallRng::seed_from_u64(SEED);
+        let mut guard = Guard::open().await.unwrap();
+        for round in 0..500 {
+            let next = random_ruleset(&mut random);
+            guard.apply(&next).await.unwrap_or_else(|error| panic!("round {round}, seed {SEED}: {error}; {next:?}"));
+            if round % 50 == 49 {
+                let after_all = shown();
+                assert_same(&after_all, &alone(&next).await, &format!("round {round}, seed {SEED}"));
+                assert!(is_disturbed(&mut guard).await);
+            }
+        }
+    });
+}
+
+fn random_ruleset(random: &mut SmallRng) -> Ruleset {
+    const NAMES: [&str; 6] = ["eth0", "tun-shanghai", "x", "fifteen-bytes-x", "site1", "ü"];
+    let name = |random: &mut SmallRng| (*NAMES.choose(random).unwrap()).to_owned();
+    let marks = [Mark::default(), Mark { flag: 0x8000_0000, mask: 0x8000_0fff }];
+    let mark = marks[usize::from(random.random_ratio(1, 20))];
+    let services = (0..random.random_range(0..5)).map(|_| match random.random_range(0..3) {
+        0 => Service::Icmp,
+        1 => Service::Tcp(random.random_range(0..4)),
+        _ => Service::Udp(random.random()),
+    });
+    Ruleset {
+        services: services.collect(),
+        sites: (0..random.random_range(0..5)).map(|_| name(random)).collect(),
+        group: if random.random_ratio(1, 20) { 0 } else { GROUP },
+        next_hops: (0..random.random_range(0..6))
+            .map(|_| (mark.numbered(random.random_range(0..9)), name(random)))
+            .collect(),
+        output: (0..random.random_range(0..25))
+            .map(|_| {
+                let v6 = random.random();
+                (name(random), random_net(random, v6), random_net(random, v6))
+            })
+            .collect(),
+        mark,
+    }
+}
+
+/// Of few addresses, so that many overlap, and all lengths; not always cut to its length.
+fn random_net(random: &mut SmallRng, v6: bool) -> IpNet {
+    let bits = if v6 { 128 } else { 32 };
+    let length = *[0, 1, 2, 3, bits / 2, bits - 1, bits, random.random_range(0..=bits)].choose(random).unwrap();
+    let high = u128::from(random.random_range(0..8_u8)) << 125;
+    let low = *[0, 1, u128::MAX >> 8].choose(random).unwrap();
+    let address = high | (low & (u128::MAX >> 3));
+    let address = if v6 {
+        IpAddr::V6(address.into())
+    } else {
+        IpAddr::V4((((address >> 96) as u32) & !1 | (low & 1) as u32).into())
+    };
+    IpNet::new(address, length).unwrap()
+}

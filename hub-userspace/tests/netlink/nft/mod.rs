@@ -1,0 +1,53 @@
+//! The nftables table: what comes through it, and how it is kept.
+
+mod bench;
+mod chains;
+mod changes;
+mod dump;
+mod packet;
+mod scale;
+
+use std::collections::BTreeSet;
+
+use hub_common::Mark;
+use hub_userspace::netlink::{Ruleset, Service};
+
+use crate::lab::net;
+
+/// Of the sites' interfaces, where a test has one.
+const GROUP: u32 = 118;
+
+/// Marks of packets for the two sites and the VPC.
+fn to(number: u32) -> u32 {
+    Mark::default().numbered(number)
+}
+
+fn no_route() -> u32 {
+    to(Mark::NO_ROUTE)
+}
+
+fn local() -> u32 {
+    to(Mark::default().local())
+}
+
+/// `site1` is number 2, `site2` number 3, the VPC 1.
+fn ruleset() -> Ruleset {
+    let next_hops = [(1, "vpc0"), (2, "site1"), (3, "site2")];
+    let output = [
+        ("site1", "10.0.1.0/24", "10.1.0.0/16"),
+        ("site1", "10.0.0.0/16", "10.1.5.0/24"),
+        ("site1", "2001:db8:0:1::/64", "2001:db8:1::/48"),
+    ];
+    Ruleset {
+        sites: names(["site1", "site2"]),
+        group: 0,
+        mark: Mark::default(),
+        next_hops: next_hops.map(|(number, name)| (to(number), name.to_owned())).into(),
+        output: output.map(|(name, hub, site)| (name.to_owned(), net(hub), net(site))).into(),
+        services: [Service::Icmp, Service::Tcp(179), Service::Udp(53)].into(),
+    }
+}
+
+fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
