@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod compiled;
 pub mod flow;
 pub mod maps;
+pub mod mark;
 pub mod reason;
 
 pub use reason::Reason;

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     diagnostic::{Problem, counted, quoted},
-    model::Lookup,
+    model::{Lookup, Service},
     suggest::nearest,
 };
 
@@ -199,6 +199,20 @@ fn kind_of_no_host(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(address) if address.octets()[0] >= 240 => Some("a reserved address (240.0.0.0/4)"),
         _ => None,
     }
+}
+
+/// What sites may reach on the hub.
+pub(super) fn service(value: &DeValue<'_>) -> Read<Service> {
+    let text = string(value)?;
+    text.parse().map_err(|_| {
+        let problem = Problem::new(format!("{} is not a service", quoted(text)));
+        match text.to_lowercase().replace(':', "/").parse::<Service>() {
+            Ok(meant) => problem.help(format!("did you mean {}?", quoted(&meant.to_string()))),
+            Err(_) => {
+                problem.help("write \"icmp\", or protocol and port from 1 to 65535, such as \"tcp/179\" or \"udp/53\"")
+            }
+        }
+    })
 }
 
 /// One of a few words.

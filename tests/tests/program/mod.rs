@@ -22,7 +22,10 @@ use hub_userspace::{
     compile::{self, Inputs},
     config::{
         difference::Routes,
-        model::{self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, Route, Source, Vpc},
+        model::{
+            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, ReversePath, Route,
+            Service, Source, Vpc,
+        },
     },
     dataplane::{Counters, Dataplane, Hook, Outcome},
     layout::Layout,
@@ -250,6 +253,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             up_delay: Duration::ZERO,
             ipsec: None,
             selectors: Source::File,
+            reverse_path: ReversePath::Strict,
         };
         (connection.name.clone(), value)
     });
@@ -271,6 +275,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         allow_default_route: true,
         address: None,
         vici_socket: DEFAULT_VICI_SOCKET.into(),
+        services: Service::defaults(),
     };
     let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)) };
     let config = Config {
