@@ -45,7 +45,7 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Read<&'v str> {
     value.as_str().ok_or_else(|| {
         let problem = wrong_type("a string", value);
         match value {
-            DeValue::Integer(number) => problem.help(format!("put it in quotes: \"{}\"", number.as_str())),
+            DeValue::Integer(number) => problem.help(format!("put it in quotes: \"{number}\"")),
             DeValue::Array(items) if items.len() == 1 => problem.help("write the one value without the brackets"),
             _ => problem.help("write a text in quotes"),
         }
