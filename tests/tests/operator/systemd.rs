@@ -43,6 +43,24 @@ fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
 }
 
 #[test]
+fn watchdog_is_pinged_for_as_long_as_the_agents_loop_goes_round() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.file("notify.sock");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let command = AgentCommand::new(agent_binary())
+        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("WATCHDOG_USEC", "200000");
+    let agent = command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
+    assert!(next(&systemd).contains("READY=1"));
+    for _ in 0..5 {
+        assert_eq!(next(&systemd).trim_end(), "WATCHDOG=1");
+    }
+    agent.stop().unwrap();
+}
+
+#[test]
 fn a_notify_socket_that_is_not_there_hinders_nothing() {
     let world = World::three_offices(&Options::default()).unwrap();
     let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", "/nonexistent/notify.sock");
