@@ -1,6 +1,8 @@
 //! `Type=notify`: systemd is told when all is attached, and when the end has begun.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -67,4 +69,16 @@ fn a_notify_socket_that_is_not_there_hinders_nothing() {
     let agent = command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
     assert!(agent.log().contains("systemd not notified"), "{}", agent.log());
     agent.stop().unwrap();
+}
+
+#[test]
+#[ignore = "needs systemd-analyze of systemd 250 or later"]
+fn units_are_sandboxed() {
+    for unit in ["vpnhub.service", "vpnhub-guard.service"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(unit);
+        // Tenths: exit code 1 above it.
+        let args = ["security", "--offline=true", "--threshold=22"];
+        let output = Command::new("systemd-analyze").args(args).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{unit}: {}", String::from_utf8_lossy(&output.stdout));
+    }
 }
