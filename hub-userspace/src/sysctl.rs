@@ -138,8 +138,7 @@ mod tests {
     fn kernel_takes_no_advertisements_and_redirects_on_an_interface_with_a_dot() {
         let namespace = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
-            ip("link add eth0.100 type dummy");
-            ip("link add other type dummy");
+            ip("link add eth0.100 type veth peer name other");
             let read = |setting: &str| fs::read_to_string(Path::new(ROOT).join(setting)).expect("it is there");
             fs::write(Path::new(ROOT).join("ipv6/conf/eth0.100/accept_ra"), "2").expect("run as root");
             let changed = apply(Path::new(ROOT), "eth0.100").expect("run as root");

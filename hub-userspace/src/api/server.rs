@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Answer to a connection too many.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-    content-length: 66\r\n\r\n{\"error\":\"the agent answers too many others already: try it later\"}";
+    content-length: 67\r\n\r\n{\"error\":\"the agent answers too many others already: try it later\"}";
 
 /// Serves until the runtime ends.
 pub(super) async fn serve(place: Arc<Place>, mut listener: UnixListener, router: Router) {
