@@ -36,14 +36,16 @@ use crate::{
     event::Event,
     health::{self, Prober},
     layout::Layout,
+    lock::InstanceLock,
     netlink::{Changes, Failure, Follower, HostState, Interfaces},
     rib::Rib,
     selectors::Agreements,
     slots::Full,
-    sole::Sole,
     state::{Liveness, State, States},
+    sysctl::Sysctls,
     tables::Ingress,
     vici::driver::Driver,
+    watchdog::Watchdog,
     xfrm,
 };
 
@@ -105,6 +107,7 @@ pub struct Agent {
     prober: Prober,
     verdicts: mpsc::UnboundedReceiver<health::Event>,
     attachments: Attachments,
+    sysctls: Sysctls,
     /// Indices of the interfaces that TC alone reaches.
     by_tc: BTreeSet<u32>,
     kernel: Kernel,
@@ -120,7 +123,7 @@ pub struct Agent {
     follow_after: Instant,
     /// When to look again at what did not work, and at what others may have removed.
     next_look: Instant,
-    _sole: Sole,
+    _lock: InstanceLock,
 }
 
 /// What has changed.
@@ -141,7 +144,7 @@ struct Pending {
 impl Agent {
     /// Loads the program and brings everything into step. What it has done to the host until an error, it takes back.
     pub async fn start(config: Config, mode: Mode) -> Result<Self> {
-        let sole = Sole::claim()?;
+        let lock = InstanceLock::claim()?;
         let mut dataplane = Dataplane::load(&config.dataplane)?;
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
@@ -172,6 +175,7 @@ impl Agent {
             prober: Prober::start(sender),
             verdicts,
             attachments: Attachments::new(mode),
+            sysctls: Sysctls::default(),
             by_tc: BTreeSet::new(),
             kernel: Kernel::start(reports)?,
             settled,
@@ -181,7 +185,7 @@ impl Agent {
             is_starting: true,
             follow_after: Instant::now(),
             next_look: Instant::now() + LOOK_AGAIN,
-            _sole: sole,
+            _lock: lock,
         };
         if let Err(error) = agent.start_forwarding().await {
             if let Err(another) = agent.stop().await {
@@ -219,10 +223,12 @@ impl Agent {
     /// Serves until `shutdown`, then takes back what it has done to the host.
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: impl Future) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut watchdog = Watchdog::of_systemd();
         loop {
             // In this order: what a failure asks for goes before what somebody asks for, and that before what can wait.
             tokio::select! {
                 biased;
+                () = watchdog.due() => watchdog.ping(),
                 _ = &mut shutdown => break,
                 changes = changed(self.follow_after, &mut self.follower, &mut self.host) => match changes {
                     Ok(changes) => self.follow(changes),
@@ -258,6 +264,7 @@ impl Agent {
                 () = sleep_until(self.next_look) => {
                     self.next_look = Instant::now() + LOOK_AGAIN;
                     self.kernel.audit();
+                    self.sysctls.audit();
                     self.pending.host.neighbours = true;
                     self.follow(Changes::default());
                 }
@@ -307,6 +314,7 @@ impl Agent {
         }
         for ifindex in std::mem::take(&mut self.pending.host.gone) {
             self.dataplane.forget(ifindex);
+            self.sysctls.forget(ifindex);
         }
         let Changes { links, addresses, neighbours, gateways, .. } = self.pending.host;
         let Pending { config, states, .. } = self.pending;
@@ -342,6 +350,7 @@ impl Agent {
             let interfaces = interfaces(&in_force);
             self.by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
             result = result.and(self.write_tables(links || neighbours || config || selectors));
+            self.sysctls.update(&self.config, &self.host);
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
             let by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
             if by_tc != self.by_tc {

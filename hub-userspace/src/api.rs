@@ -1,33 +1,35 @@
-//! The control socket: HTTP and JSON over a unix socket that only the agent's user may open.
+//! The control socket: HTTP and JSON over a unix socket. The group `vpnhub` may read, root alone may change.
 
+mod access;
 mod changes;
+mod connections;
 mod events;
 mod peer_config;
+mod server;
+mod socket;
 
 use std::{
-    fs, io,
-    os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
+    io,
+    os::unix::net::UnixStream as StdUnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use axum::{
-    Json,
+    Json, Router,
     extract::State,
     http::StatusCode,
+    middleware::from_fn,
     response::{IntoResponse, Response},
     routing::get,
 };
 use reqwest::Method;
-use rustix::fs::Mode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::{
-    net::UnixListener,
-    sync::{broadcast, mpsc, oneshot},
-};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
+pub use self::socket::Socket;
 use crate::{
     agent::{Request, Snapshot},
     changer::Order,
@@ -53,57 +55,13 @@ struct Failure {
     error: String,
 }
 
-/// The socket; its file goes when it is dropped.
-pub struct Socket {
-    path: PathBuf,
-    listener: Option<UnixListener>,
-}
-
-impl Socket {
-    /// Opens the socket for this process's user alone, in the place of one that nobody listens on.
-    pub fn open(path: &Path) -> Result<Self> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-        }
-        match StdUnixStream::connect(path) {
-            Ok(_) => bail!("another agent answers on {}: stop it first", path.display()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
-                fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
-            }
-            Err(_) => {}
-        }
-        // From the first moment on only this user may open it.
-        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let listener = UnixListener::bind(path);
-        rustix::process::umask(before);
-        let listener = listener.with_context(|| {
-            format!("cannot open the socket {}: choose another place with --socket", path.display())
-        })?;
-        Ok(Self { path: path.to_owned(), listener: Some(listener) })
-    }
-
-    /// Serves requests, one task each, until the runtime ends.
-    pub fn serve(&mut self, doors: Doors) {
-        let router = changes::router()
-            .route(STATUS, get(status))
-            .route(EVENTS, get(events::follow))
-            .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
-            .with_state(doors);
-        if let Some(listener) = self.listener.take() {
-            tokio::spawn(async move { axum::serve(listener, router).await });
-        }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // Nothing depends on it: the next agent takes the place of a socket that nobody listens on.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-fn is_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+fn router(doors: Doors) -> Router {
+    changes::router()
+        .route(STATUS, get(status))
+        .route(EVENTS, get(events::follow))
+        .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
+        .layer(from_fn(access::guard))
+        .with_state(doors)
 }
 
 /// Where requests go.
@@ -188,7 +146,7 @@ impl Client {
         if let Err(error) = StdUnixStream::connect(&self.socket) {
             match error.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    bail!("no access to {socket}: run as the agent's user, root for one")
+                    bail!("no access to {socket}: run as root, or as a member of its group")
                 }
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                     bail!("no agent answers on {socket}: start one with `vpnhub run`, or name its socket with --socket")

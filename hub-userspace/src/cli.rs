@@ -28,7 +28,7 @@ use crate::{
     },
     dataplane::Mode,
     event::Event,
-    leftovers, peer_config, view,
+    leftovers, peer_config, process, view,
 };
 
 /// Forwards the decrypted traffic of many IPsec connections to one another, at line rate.
@@ -273,6 +273,7 @@ async fn serve(config: PathBuf, attach: Mode, socket: PathBuf) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
 
+    process::prepare();
     let mut socket = Socket::open(&socket)?;
     let (store, loaded) = Store::open(&config)?;
     for warning in &loaded.warnings {

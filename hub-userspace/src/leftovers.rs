@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use crate::{
+    lock::InstanceLock,
     netlink::{Keeper, remove_interfaces},
-    sole::Sole,
 };
 
 /// What has been removed.
@@ -24,7 +24,7 @@ pub struct Removed {
 /// # Errors
 /// When an agent runs there, or the kernel refuses.
 pub async fn remove() -> Result<Removed> {
-    let _sole = Sole::claim()?;
+    let _lock = InstanceLock::claim()?;
     let report = Keeper::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
     if let Some(failure) = report.failures.first() {
         bail!("not removed: {failure}");

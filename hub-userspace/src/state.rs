@@ -164,7 +164,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Entry, Evidence, State, weigh};
-    use crate::config::model::{Connection, Source};
+    use crate::config::model::{Connection, ReversePath, Source};
 
     const DELAY: Duration = Duration::from_secs(2);
 
@@ -180,7 +180,7 @@ mod tests {
             up_delay: DELAY,
             ipsec: None,
             selectors: Source::File,
-            reverse_path: crate::config::model::ReversePath::Strict,
+            reverse_path: ReversePath::Strict,
         }
     }
 

@@ -8,11 +8,11 @@
 //! | `POST /v1/connections/{name}/up`, `.../down`, `POST /v1/reload` | none |
 //!
 //! 200 and a [`Changed`], or `{"error"}`, after a reload with `"diagnostics"` besides: 400 what makes no sense by itself,
-//! 404 what is not there, 409 what does not go with the configuration, 500 what the host refuses.
+//! 403 who is not root, 404 what is not there, 409 what does not go with the configuration, 500 what the host refuses.
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    extract::{Path, State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::post,
@@ -27,9 +27,6 @@ use crate::{
     config::edit::{AddRoute, DeleteRoute, Edit, EditError, Enable, SetRoute},
 };
 
-/// Bytes of a body; the longest that makes sense is a twentieth of it.
-const LARGEST_BODY: usize = 8 * 1024;
-
 type Body<T> = Result<Json<T>, JsonRejection>;
 
 pub(super) fn router() -> Router<Doors> {
@@ -39,7 +36,6 @@ pub(super) fn router() -> Router<Doors> {
         .route(&format!("{CONNECTIONS}/{{name}}/up"), post(up))
         .route(&format!("{CONNECTIONS}/{{name}}/down"), post(down))
         .route(RELOAD, post(reload))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
 async fn add_route(State(doors): State<Doors>, body: Body<AddRoute>) -> Response {

@@ -1,9 +1,9 @@
 //! What a site must load, of the configuration in force: `GET /v1/peer-config/{name}/{format}`, with `?secret=true` the
-//! secret as well. Text, or `{"error"}`: 404 an unknown connection, 409 what the configuration does not allow.
+//! secret as well. Text, or `{"error"}`: 403 a secret, for who is not root, 404 an unknown connection, 409 what the configuration does not allow.
 
 use anyhow::{Context as _, Result};
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse as _, Response},
@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use super::{Client, Doors, Failure, PATIENCE, changes::segment};
+use super::{Client, Doors, Failure, PATIENCE, access::Peer, changes::segment};
 use crate::{
     agent::Request,
     peer_config::{Error, Format, render},
@@ -28,9 +28,13 @@ pub(super) struct Wish {
 
 pub(super) async fn peer_config(
     State(doors): State<Doors>,
+    Extension(peer): Extension<Peer>,
     Path((name, format)): Path<(String, Format)>,
     Query(wish): Query<Wish>,
 ) -> Response {
+    if wish.secret && !peer.is_root {
+        return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root".to_owned());
+    }
     let (sender, answer) = oneshot::channel();
     // A request that nobody takes is dropped, and the answer with it.
     drop(doors.agent.send(Request::Config(sender)).await);

@@ -9,6 +9,8 @@ use super::model::{Config, Connection, Route, Source, Vpc};
 
 /// More of a kind are counted, not listed.
 const MOST_LISTED: usize = 3;
+/// The one key of `[dataplane]` that counts at once.
+const ON_STOP: &str = "dataplane.on_stop";
 
 /// All differences. Displays as one sentence without its end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,11 +55,14 @@ impl Difference {
             ("gateway.allow_default_route", was.allow_default_route != is.allow_default_route),
             ("gateway.address", was.address != is.address),
             ("gateway.vici_socket", was.vici_socket != is.vici_socket),
+            ("gateway.services", was.services != is.services),
         ];
         let (was, is) = (&old.dataplane, &new.dataplane);
         let dataplane = [
             ("dataplane.lookup", was.lookup != is.lookup),
             ("dataplane.lookup_memory", was.lookup_memory != is.lookup_memory),
+            (ON_STOP, was.on_stop != is.on_stop),
+            ("dataplane.mark", was.mark != is.mark),
         ];
         let settings =
             differing(&gateway).chain(differing(&dataplane)).chain(vpc(old.vpc.as_ref(), new.vpc.as_ref())).collect();
@@ -77,7 +82,7 @@ impl Difference {
 
     /// The first key that counts from the agent's start on and has another value.
     pub fn needs_restart(&self) -> Option<&str> {
-        self.settings.iter().map(String::as_str).find(|key| key.starts_with("dataplane."))
+        self.settings.iter().map(String::as_str).find(|&key| key.starts_with("dataplane.") && key != ON_STOP)
     }
 
     /// Something else than routes differs.
@@ -129,6 +134,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("health_check", old.health_check != new.health_check),
         ("up_delay", old.up_delay != new.up_delay),
         ("ipsec", old.ipsec != new.ipsec),
+        ("reverse_path", old.reverse_path != new.reverse_path),
         ("selectors", old.selectors != new.selectors && !(has_default_source(old) && has_default_source(new))),
     ];
     differing(&keys).collect()

@@ -2,12 +2,16 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use hub_common::mark::Mark;
 use ipnet::IpNet;
 
 use super::{
     diagnostic::Located,
     ipsec::IpsecDraft,
-    model::{Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, Route, Source, Vpc},
+    model::{
+        Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, OnStop, ReversePath, Route,
+        Service, Source, Vpc,
+    },
     section::List,
 };
 
@@ -32,12 +36,15 @@ pub(super) struct GatewayDraft {
     /// The file has it, or may have it where it cannot be read.
     pub may_have_address: bool,
     pub vici_socket: Option<Located<PathBuf>>,
+    pub services: List<Service>,
 }
 
 #[derive(Debug)]
 pub(super) struct DataplaneDraft {
     pub lookup: Option<Located<Lookup>>,
     pub lookup_memory: Option<Located<u32>>,
+    pub on_stop: Option<Located<OnStop>>,
+    pub mark: Option<Located<Mark>>,
 }
 
 #[derive(Debug)]
@@ -66,6 +73,7 @@ pub(super) struct ConnectionDraft {
     pub up_delay: Option<Located<Duration>>,
     pub ipsec: Option<IpsecDraft>,
     pub selectors: Option<Located<Source>>,
+    pub reverse_path: Option<Located<ReversePath>>,
 }
 
 #[derive(Debug)]
@@ -121,13 +129,19 @@ impl GatewayDraft {
             allow_default_route: self.allow_default_route?.value,
             address: self.address.map(|address| address.value),
             vici_socket: self.vici_socket?.value,
+            services: self.services.finish()?.into_iter().collect(),
         })
     }
 }
 
 impl DataplaneDraft {
     fn finish(self) -> Option<Dataplane> {
-        Some(Dataplane { lookup: self.lookup?.value, lookup_memory: self.lookup_memory?.value })
+        Some(Dataplane {
+            lookup: self.lookup?.value,
+            lookup_memory: self.lookup_memory?.value,
+            on_stop: self.on_stop?.value,
+            mark: self.mark?.value,
+        })
     }
 }
 
@@ -162,7 +176,6 @@ impl ConnectionDraft {
                 None => None,
             },
             up_delay: self.up_delay?.value,
-            reverse_path: crate::config::model::ReversePath::Strict,
             selectors: match (self.selectors, &self.ipsec) {
                 (Some(source), _) => source.value,
                 (None, Some(_)) => Source::Ike,
@@ -172,6 +185,7 @@ impl ConnectionDraft {
                 Some(ipsec) => Some(ipsec.finish()?),
                 None => None,
             },
+            reverse_path: self.reverse_path?.value,
         };
         Some((self.name.value, connection))
     }

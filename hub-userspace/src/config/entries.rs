@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hub_common::mark::Mark;
 use toml::{Spanned, de::DeValue};
 
 use super::{
@@ -9,9 +10,10 @@ use super::{
     draft::{
         ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft,
     },
+    marks,
     model::{
         DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
-        DEFAULT_WEIGHT, Lookup, Source,
+        DEFAULT_WEIGHT, Lookup, OnStop, ReversePath, Service, Source,
     },
     prefix::{self, Purpose},
     read::Reader,
@@ -26,13 +28,15 @@ const TABLE_LOCAL: u32 = 255;
 /// MiB of all the chunks that the kernel program can have.
 const MAX_LOOKUP_MEMORY: u32 = 4096;
 const SOURCES: [(&str, Source); 3] = [("file", Source::File), ("ike", Source::Ike), ("xfrm", Source::Xfrm)];
+const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
+const REVERSE_PATHS: [(&str, ReversePath); 2] = [("strict", ReversePath::Strict), ("off", ReversePath::Off)];
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 const DEFAULT_RETRIES: u32 = 3;
 
 impl Reader<'_, '_> {
     pub fn gateway<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<GatewayDraft> {
         const KEYS: &[&str] =
-            &["name", "max_connections", "spoke_to_spoke", "allow_default_route", "address", "vici_socket"];
+            &["name", "max_connections", "spoke_to_spoke", "allow_default_route", "address", "vici_socket", "services"];
         let section = self.open(table, "gateway".to_owned(), KEYS, "[gateway]")?;
         let report = &mut *self.report;
         let default_quota = u32::try_from(DEFAULT_MAX_CONNECTIONS).unwrap_or(MAX_CONNECTIONS);
@@ -46,11 +50,12 @@ impl Reader<'_, '_> {
             address: section.optional("address", report, value::host_address),
             may_have_address: !section.lacks("address"),
             vici_socket: section.or_default("vici_socket", DEFAULT_VICI_SOCKET.into(), report, value::socket),
+            services: section.set_or_default("services", Service::defaults(), "[\"icmp\"]", report, value::service),
         })
     }
 
     pub fn dataplane<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<DataplaneDraft> {
-        const KEYS: &[&str] = &["lookup", "lookup_memory"];
+        const KEYS: &[&str] = &["lookup", "lookup_memory", "on_stop", "mark"];
         let section = self.open(table, "dataplane".to_owned(), KEYS, "[dataplane]")?;
         let report = &mut *self.report;
         Some(DataplaneDraft {
@@ -58,6 +63,8 @@ impl Reader<'_, '_> {
             lookup_memory: section.or_default("lookup_memory", DEFAULT_LOOKUP_MEMORY, report, |value| {
                 value::integer(value, 1..=MAX_LOOKUP_MEMORY)
             }),
+            on_stop: section.or_default("on_stop", OnStop::Keep, report, |value| value::choice(value, &ON_STOP)),
+            mark: section.or_default("mark", Mark::default(), report, marks::mark),
         })
     }
 
@@ -98,6 +105,8 @@ impl Reader<'_, '_> {
             up_delay: section.or_default("up_delay", DEFAULT_UP_DELAY, report, value::delay),
             ipsec: None,
             selectors: section.optional("selectors", report, |value| value::choice(value, &SOURCES)),
+            reverse_path: section
+                .or_default("reverse_path", ReversePath::Strict, report, |value| value::choice(value, &REVERSE_PATHS)),
         };
         if let Some(Located { value: Source::Ike, at }) = connection.selectors
             && section.lacks("ipsec")

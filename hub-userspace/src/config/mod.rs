@@ -20,6 +20,7 @@ mod explain;
 mod index;
 pub mod ipsec;
 mod load;
+mod marks;
 pub mod model;
 mod overlap;
 mod prefix;

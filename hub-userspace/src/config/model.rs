@@ -3,8 +3,16 @@
 //! Values of these types hold every rule of `config/read.rs`: prefixes have no host bits, names refer to something,
 //! interface names fit the kernel. Code that receives a [`Config`] does not check again.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
+use hub_common::mark::Mark;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -81,20 +89,92 @@ pub struct Gateway {
     pub address: Option<IpAddr>,
     /// Where the IKE daemon (strongSwan's charon) is asked.
     pub vici_socket: PathBuf,
+    /// What sites may reach on the hub itself; replies to what the hub sends are always admitted.
+    pub services: BTreeSet<Service>,
 }
 
-/// How the kernel program works; fixed while the agent runs.
+/// Something on the hub that sites may reach. Written as `icmp`, `tcp/179`, `udp/53`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Service {
+    /// ICMP and `ICMPv6`.
+    Icmp,
+    /// A port, from 1 on.
+    Tcp(u16),
+    /// A port, from 1 on.
+    Udp(u16),
+}
+
+impl Service {
+    /// The list of a gateway that has none in the file.
+    pub fn defaults() -> BTreeSet<Self> {
+        BTreeSet::from([Self::Icmp])
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Icmp => f.write_str("icmp"),
+            Self::Tcp(port) => write!(f, "tcp/{port}"),
+            Self::Udp(port) => write!(f, "udp/{port}"),
+        }
+    }
+}
+
+/// The text names no service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("neither icmp, tcp/PORT nor udp/PORT")]
+pub struct NoService;
+
+impl FromStr for Service {
+    type Err = NoService;
+
+    fn from_str(text: &str) -> Result<Self, NoService> {
+        if text == "icmp" {
+            return Ok(Self::Icmp);
+        }
+        let (protocol, port) = text.split_once('/').ok_or(NoService)?;
+        // `u16::from_str` takes a sign, too.
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|&port| digits && port != 0).ok_or(NoService)?;
+        match protocol {
+            "tcp" => Ok(Self::Tcp(port)),
+            "udp" => Ok(Self::Udp(port)),
+            _ => Err(NoService),
+        }
+    }
+}
+
+/// How the kernel program works; all but `on_stop` is fixed while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataplane {
     pub lookup: Lookup,
     /// MiB that the compiled look-up may take.
     pub lookup_memory: u32,
+    /// What an agent that is stopped does with it.
+    pub on_stop: OnStop,
+    /// Bits of `skb->mark` that tell the kernel's rules what the program has admitted.
+    pub mark: Mark,
 }
 
 impl Default for Dataplane {
     fn default() -> Self {
-        Self { lookup: Lookup::Compiled, lookup_memory: DEFAULT_LOOKUP_MEMORY }
+        Self {
+            lookup: Lookup::Compiled,
+            lookup_memory: DEFAULT_LOOKUP_MEMORY,
+            on_stop: OnStop::Keep,
+            mark: Mark::default(),
+        }
     }
+}
+
+/// What becomes of the datapath when the agent is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStop {
+    /// Forwarding and every check go on.
+    Keep,
+    /// It is taken away.
+    Detach,
 }
 
 /// How routes and selectors are found.
@@ -143,14 +223,16 @@ pub struct Connection {
     pub ipsec: Option<Ipsec>,
     /// What says whom packets may be from and to.
     pub selectors: Source,
-    /// Whether a packet's source must route back to it.
+    /// Whether the route back to a packet's source must be by this connection.
     pub reverse_path: ReversePath,
 }
 
-/// Whether a packet's source must route back to the connection that it came from.
+/// How a connection's packets are held against the routes to their sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReversePath {
+    /// The connection must be among the next hops of the longest route to the source, whatever its weight or state.
     Strict,
+    /// Not at all: for sites whose traffic takes different ways there and back.
     Off,
 }
 

@@ -152,6 +152,7 @@ impl Reader<'_, '_> {
                 "up_delay",
                 "ipsec",
                 "selectors",
+                "reverse_path",
             ],
             _ => &["address"],
         };

@@ -8,6 +8,7 @@ use super::{
     diagnostic::{Located, Problem, Report, join, quoted},
     draft::{ConnectionDraft, Draft},
     entries::MAX_CONNECTIONS,
+    marks,
     read::Unread,
     routes, sites,
     suggest::nearest,
@@ -21,6 +22,7 @@ const MAX_CANDIDATES: usize = MAX_CONNECTIONS as usize;
 /// Judges the draft as a whole. What `unread` may define is not missed.
 pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
     check_quota(draft, report);
+    check_numbers(draft, report);
     check_interfaces(draft, report);
     check_peers(draft, report);
     check_same_addresses(draft, report);
@@ -56,6 +58,28 @@ fn check_quota(draft: &Draft, report: &mut Report<'_>) {
         problem.help(format!("remove connections from here on; the quota goes up to {MAX_CONNECTIONS}"))
     };
     report.error(first_over.name.at, connection_path(first_over), problem);
+}
+
+/// Each connection has a number of its own in the marks.
+fn check_numbers(draft: &Draft, report: &mut Report<'_>) {
+    let Some(mark) = draft.dataplane.as_ref().and_then(|dataplane| dataplane.mark) else {
+        return;
+    };
+    let most = marks::most_connections(mark.value);
+    let count = draft.connections.len();
+    let Some(first_over) = draft.connections.get(most) else {
+        return;
+    };
+    let problem = Problem::new(format!(
+        "{count} connections, and the mask of dataplane.mark (line {}) has numbers for {most}",
+        report.line(mark.at)
+    ));
+    let help = if count <= MAX_CANDIDATES {
+        format!("give the mask {} bits below the flag, or remove connections from here on", marks::bits_for(count))
+    } else {
+        "remove connections from here on".to_owned()
+    };
+    report.error(first_over.name.at, connection_path(first_over), problem.help(help));
 }
 
 fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {

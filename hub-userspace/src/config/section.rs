@@ -126,6 +126,21 @@ impl<'a> Section<'a> {
         List { items, sound: true }
     }
 
+    /// As [`Self::list_or_default`], of a list that may be empty.
+    pub fn set_or_default<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
+        &self,
+        key: &'static str,
+        default: impl IntoIterator<Item = T>,
+        example: &str,
+        report: &mut Report<'_>,
+        read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
+    ) -> List<T> {
+        if matches!(self.get(key).map(Spanned::get_ref), Some(DeValue::Array(elements)) if elements.is_empty()) {
+            return List { items: Vec::new(), sound: true };
+        }
+        self.list_or_default(key, default.into_iter().collect(), example, report, read)
+    }
+
     fn elements<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
         &self,
         key: &'static str,

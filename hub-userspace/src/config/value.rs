@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     diagnostic::{Problem, counted, quoted},
-    model::Lookup,
+    model::{Lookup, Service},
     suggest::nearest,
 };
 
@@ -45,7 +45,7 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Read<&'v str> {
     value.as_str().ok_or_else(|| {
         let problem = wrong_type("a string", value);
         match value {
-            DeValue::Integer(number) => problem.help(format!("put it in quotes: \"{}\"", number.as_str())),
+            DeValue::Integer(number) => problem.help(format!("put it in quotes: \"{number}\"")),
             DeValue::Array(items) if items.len() == 1 => problem.help("write the one value without the brackets"),
             _ => problem.help("write a text in quotes"),
         }
@@ -199,6 +199,20 @@ fn kind_of_no_host(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(address) if address.octets()[0] >= 240 => Some("a reserved address (240.0.0.0/4)"),
         _ => None,
     }
+}
+
+/// What sites may reach on the hub.
+pub(super) fn service(value: &DeValue<'_>) -> Read<Service> {
+    let text = string(value)?;
+    text.parse().map_err(|_| {
+        let problem = Problem::new(format!("{} is not a service", quoted(text)));
+        match text.to_lowercase().replace(':', "/").parse::<Service>() {
+            Ok(meant) => problem.help(format!("did you mean {}?", quoted(&meant.to_string()))),
+            Err(_) => {
+                problem.help("write \"icmp\", or protocol and port from 1 to 65535, such as \"tcp/179\" or \"udp/53\"")
+            }
+        }
+    })
 }
 
 /// One of a few words.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use thiserror::Error;
+use zeroize::Zeroize as _;
 
 /// Longest value (its length has 16 bits).
 const LONGEST: usize = u16::MAX as usize;
@@ -16,7 +17,10 @@ const LIST_START: u8 = 4;
 const LIST_ITEM: u8 = 5;
 const LIST_END: u8 = 6;
 
-/// A message, or a section of one: what it has, in its order.
+/// Name of the values that hold secrets and keys.
+const DATA: &str = "data";
+
+/// A message, or a section of one: what it has, in its order. What `data` holds is overwritten when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Message(Vec<(String, Node)>);
 
@@ -38,13 +42,25 @@ pub enum Malformed {
     TooLong,
 }
 
+impl Drop for Message {
+    fn drop(&mut self) {
+        for (key, node) in &mut self.0 {
+            if let Node::Value(value) = node
+                && key == DATA
+            {
+                value.zeroize();
+            }
+        }
+    }
+}
+
 /// Without what `data` holds: secrets and keys.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut map = f.debug_map();
         for (key, node) in &self.0 {
             match node {
-                Node::Value(_) if key == "data" => map.entry(key, &".."),
+                Node::Value(_) if key == DATA => map.entry(key, &".."),
                 Node::Value(value) => map.entry(key, value),
                 Node::List(items) => map.entry(key, items),
                 Node::Section(section) => map.entry(key, section),
@@ -108,12 +124,23 @@ impl Message {
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(self.size());
         self.write(&mut bytes)?;
         Ok(bytes)
     }
 
-    fn write(&self, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
+    /// Bytes that it takes when it is written: with room for them no copy is left behind while they are.
+    pub(super) fn size(&self) -> usize {
+        let node = |node: &Node| match node {
+            Node::Value(value) => 2 + value.len(),
+            Node::List(items) => 1 + items.iter().map(|item| 3 + item.len()).sum::<usize>(),
+            Node::Section(section) => 1 + section.size(),
+        };
+        self.0.iter().map(|(key, value)| 2 + key.len() + node(value)).sum()
+    }
+
+    /// Appends it.
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
         for (key, node) in &self.0 {
             match node {
                 Node::Value(value) => {
@@ -245,6 +272,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let bytes = example().encode().expect("it fits");
+        assert_eq!(bytes.len(), example().size());
         let read = Message::decode(&bytes).expect("well-formed");
         assert_eq!(read, example());
         assert_eq!(read.value("key1"), Some("value1"));

@@ -11,6 +11,7 @@ use tokio::{
     net::UnixStream,
     time::timeout,
 };
+use zeroize::Zeroizing;
 
 use super::message::{Malformed, Message, read_name, write_name};
 
@@ -143,11 +144,14 @@ impl Session {
     }
 
     async fn send(&mut self, kind: u8, name: &str, message: Option<&Message>) -> Result<(), SessionError> {
-        let mut packet = vec![0; 4];
+        // Secrets are among what is sent.
+        let size = 6 + name.len() + message.map_or(0, Message::size);
+        let mut packet = Zeroizing::new(Vec::with_capacity(size));
+        packet.extend([0; 4]);
         packet.push(kind);
         write_name(name, &mut packet)?;
         if let Some(message) = message {
-            packet.extend(message.encode()?);
+            message.write(&mut packet)?;
         }
         let length = packet.len() - 4;
         if length > LONGEST {

@@ -2,18 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use super::message::Message;
 use crate::config::{
     Config,
     ipsec::{
         Auth, Mode, Start, Tunnel, Version,
-        secret::{Secret, check_key},
+        secret::{Secret, check_key, read_text},
     },
 };
 
@@ -21,6 +22,8 @@ use crate::config::{
 const PREFIX: &str = "vpnhub-";
 /// ESP's sequence numbers have 32 bits: at some million packets a second they are used up within the hour.
 const REKEY_PACKETS: &str = "3600000000";
+/// Bytes of a PEM file: a value of a message is a little longer at most.
+const LONGEST_PEM: usize = 60_000;
 
 /// charon's name for a connection.
 pub fn name_of(connection: &str) -> String {
@@ -51,9 +54,9 @@ pub struct SharedSecret {
     pub owners: [String; 2],
 }
 
-/// A certificate or a key as a file has it.
+/// A certificate or a key as a file has it. Its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pem(String);
+pub struct Pem(Zeroizing<String>);
 
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,12 +116,12 @@ impl Wanted {
         let mut steps = Vec::new();
         let load = |command, message| Step::Load { command, message };
         for (path, pem) in self.authorities.iter().filter(|(path, pem)| loaded.authorities.get(*path) != Some(*pem)) {
-            let message = Message::default().with("type", "X509").with("flag", "CA").with("data", &pem.0);
+            let message = Message::default().with("type", "X509").with("flag", "CA").with("data", pem.0.as_str());
             debug_assert!(path.is_absolute(), "a rule says so");
             steps.push(load("load-cert", message));
         }
         for (_, pem) in self.keys.iter().filter(|(path, pem)| loaded.keys.get(*path) != Some(*pem)) {
-            steps.push(load("load-key", Message::default().with("type", "any").with("data", &pem.0)));
+            steps.push(load("load-key", Message::default().with("type", "any").with("data", pem.0.as_str())));
         }
         for (name, shared) in self.secrets.iter().filter(|(name, shared)| loaded.secrets.get(*name) != Some(*shared)) {
             let message = Message::default().with("id", name).with("type", "IKE").with("data", shared.secret.expose());
@@ -148,11 +151,10 @@ impl Wanted {
 }
 
 fn pem(file: &Path) -> Result<Pem, String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-    if text.contains("-----BEGIN ") && text.len() < 60_000 {
-        Ok(Pem(text))
-    } else {
-        Err(format!("{} is no certificate or key in PEM form", file.display()))
+    let text = read_text(file, LONGEST_PEM).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    match text {
+        Some(text) if text.contains("-----BEGIN ") => Ok(Pem(text)),
+        _ => Err(format!("{} is no certificate or key in PEM form", file.display())),
     }
 }
 
@@ -169,9 +171,9 @@ fn connection(tunnel: &Tunnel<'_>, certificates: Option<(&Pem, Option<&Pem>)>) -
     };
     let (mut local, mut remote) = (auth(&tunnel.local_id.to_string()), auth(&tunnel.remote_id.to_string()));
     if let Some((certificate, ca)) = certificates {
-        local = local.with_list("certs", [certificate.0.clone()]);
+        local = local.with_list("certs", [certificate.0.to_string()]);
         if let Some(ca) = ca {
-            remote = remote.with_list("cacerts", [ca.0.clone()]);
+            remote = remote.with_list("cacerts", [ca.0.to_string()]);
         }
     }
     let mut message = Message::default()
@@ -230,7 +232,7 @@ pub fn children_of(message: &Message) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use crate::SITES;
 const WAIT: Duration = Duration::from_secs(10);
 
 /// The link to Ningbo as the world made it, made again.
-fn restore_ningbo(world: &mut World) {
+pub fn restore_ningbo(world: &mut World) {
     let hub = End::new(HUB, "tun-nb").address(format_args!("{}/30", NINGBO.hub4(0))).address("fe80::1/64");
     let site = End::new("ningbo", &Site::device(0))
         .address(format_args!("{}/30", NINGBO.peer4(0)))

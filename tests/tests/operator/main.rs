@@ -1,5 +1,7 @@
 //! What an operator meets: mistakes, missing things, the command line's contract, systemd.
 
+mod advertisements;
+mod idle;
 mod interfaces;
 mod ipsec;
 mod output;

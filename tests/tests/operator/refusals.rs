@@ -1,6 +1,8 @@
 //! What the agent refuses to start with: one sentence, exit code 1, and nothing done to the host.
 
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Output;
@@ -54,6 +56,26 @@ fn a_second_agent_in_the_same_namespace() {
     rig.warm_up(&SITES).unwrap();
     let routes = rig.world[HUB].ip("route show table all proto 118").unwrap();
     assert!(routes.contains("10.10.10.0/24"), "{routes}");
+    rig.stop().unwrap();
+}
+
+#[test]
+fn users_without_privileges_can_neither_hold_the_lock_nor_look_into_the_agent() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    // The name that was the lock once: any user could take it.
+    let taken = world[HUB].enter(|| {
+        let address = SocketAddr::from_abstract_name("vpnhub/agent").unwrap();
+        UnixDatagram::bind_addr(&address).unwrap()
+    });
+    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
+    for path in ["/run/vpnhub/lock".to_owned(), format!("/proc/{}/maps", rig.agent.pid())] {
+        let told = as_nobody(&rig.world[HUB], Path::new("head"), &["-c", "1", &path]);
+        assert!(stderr(&told).contains("Permission denied"), "{path}: {}", stderr(&told));
+    }
+    let limits = fs::read_to_string(format!("/proc/{}/limits", rig.agent.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    drop(taken);
     rig.stop().unwrap();
 }
 

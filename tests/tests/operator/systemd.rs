@@ -1,6 +1,8 @@
 //! `Type=notify`: systemd is told when all is attached, and when the end has begun.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -43,10 +45,40 @@ fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
 }
 
 #[test]
+fn watchdog_is_pinged_for_as_long_as_the_agents_loop_goes_round() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let path = scratch.file("notify.sock");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let command = AgentCommand::new(agent_binary())
+        .environment("NOTIFY_SOCKET", path.to_str().unwrap())
+        .environment("WATCHDOG_USEC", "200000");
+    let agent = command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
+    assert!(next(&systemd).contains("READY=1"));
+    for _ in 0..5 {
+        assert_eq!(next(&systemd).trim_end(), "WATCHDOG=1");
+    }
+    agent.stop().unwrap();
+}
+
+#[test]
 fn a_notify_socket_that_is_not_there_hinders_nothing() {
     let world = World::three_offices(&Options::default()).unwrap();
     let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", "/nonexistent/notify.sock");
     let agent = command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
     assert!(agent.log().contains("systemd not notified"), "{}", agent.log());
     agent.stop().unwrap();
+}
+
+#[test]
+#[ignore = "needs systemd-analyze of systemd 250 or later"]
+fn units_are_sandboxed() {
+    for unit in ["vpnhub.service", "vpnhub-guard.service"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(unit);
+        // Tenths: exit code 1 above it.
+        let args = ["security", "--offline=true", "--threshold=22"];
+        let output = Command::new("systemd-analyze").args(args).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{unit}: {}", String::from_utf8_lossy(&output.stdout));
+    }
 }

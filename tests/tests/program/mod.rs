@@ -26,7 +26,7 @@ use hub_userspace::{
         difference::Routes,
         model::{
             self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, ReversePath, Route,
-            Source, Vpc,
+            Service, Source, Vpc,
         },
     },
     dataplane::{Counters, Dataplane, Hook, Outcome},
@@ -309,6 +309,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         allow_default_route: true,
         address: None,
         vici_socket: DEFAULT_VICI_SOCKET.into(),
+        services: Service::defaults(),
     };
     let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)) };
     let config = Config {

@@ -8,15 +8,16 @@ use std::{
 };
 
 use rustix::fs::OFlags;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Longest secret; most devices take less.
 const LONGEST: usize = 256;
 /// Shorter secrets can be guessed: aggressive mode and active attackers give the material to try at leisure.
 const SHORTEST: usize = 16;
 
-/// A pre-shared key. It has no `Display`, and its `Debug` shows nothing.
+/// A pre-shared key. It has no `Display`, its `Debug` shows nothing, and its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,8 +45,7 @@ impl Secret {
         // Of what was opened: the path may lead elsewhere a moment later.
         let metadata = opened.metadata().map_err(|found| error(Fault::of(&found)))?;
         guard(&metadata).map_err(error)?;
-        let mut bytes = Vec::new();
-        opened.take(LONGEST as u64 + 3).read_to_end(&mut bytes).map_err(|found| error(Fault::of(&found)))?;
+        let bytes = read(opened, LONGEST + 3).map_err(|found| error(Fault::of(&found)))?;
         Self::of(&bytes).map_err(error)
     }
 
@@ -61,8 +61,38 @@ impl Secret {
             return Err(Fault::Odd);
         }
         // Printable ASCII is UTF-8.
-        Ok(Self(line.iter().copied().map(char::from).collect()))
+        let mut secret = Zeroizing::new(String::with_capacity(line.len()));
+        secret.extend(line.iter().copied().map(char::from));
+        Ok(Self(secret))
     }
+}
+
+/// The first bytes of a file, of which no copy stays in memory: the buffer never grows.
+fn read(mut file: fs::File, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; most]);
+    let mut length = 0;
+    while length < most {
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes[length..].zeroize();
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// The text of a file that may hold a private key; `None` when it is longer than `most` bytes or no UTF-8.
+pub fn read_text(file: &Path, most: usize) -> io::Result<Option<Zeroizing<String>>> {
+    let mut bytes = read(fs::File::open(file)?, most + 1)?;
+    if bytes.len() > most {
+        return Ok(None);
+    }
+    // The same memory: nothing is copied, and nothing is left where it is no UTF-8.
+    let text = String::from_utf8(std::mem::take(&mut *bytes)).map_err(|error| error.into_bytes().zeroize());
+    Ok(text.ok().map(Zeroizing::new))
 }
 
 /// Whether a file may hold a private key, as far as can be told from outside.

@@ -258,7 +258,7 @@ fn is_our_counter(object: &[u8]) -> bool {
 impl Contents {
     fn new(ruleset: &Ruleset) -> Result<Self> {
         let Mark { flag, mask } = ruleset.mark;
-        if flag.count_ones() != 1 || flag & mask == 0 || ruleset.mark.number_bits() == 0 {
+        if flag.count_ones() != 1 || flag & mask == 0 || mask & !flag == 0 {
             return Err(GuardError::Mark { flag, mask });
         }
         Ok(Self { frame: Frame { mark: ruleset.mark, group: ruleset.group }, elements: sets::elements(ruleset) })

@@ -1,0 +1,46 @@
+//! Who may ask for what: the kernel says who is at the other end of a connection (`SO_PEERCRED`, unix(7)).
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json,
+    body::{Body, to_bytes},
+    extract::Request,
+    http::{Method, StatusCode},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use tokio::time::timeout;
+
+use super::{Failure, connections::Entry};
+
+/// Bytes of a body; the longest that makes sense is a twentieth of it.
+const LARGEST_BODY: usize = 8 * 1024;
+/// Within which a body must have come.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
+
+/// The other end of a connection.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub is_root: bool,
+    pub entry: Arc<Entry>,
+}
+
+/// Lets through what the peer may ask for, when all of it is there.
+pub(super) async fn guard(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Response {
+    peer.entry.asks();
+    let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_reading && !peer.is_root {
+        return failure(StatusCode::FORBIDDEN, "changes are for root alone: run as root");
+    }
+    let (parts, body) = request.into_parts();
+    match timeout(BODY_WITHIN, to_bytes(body, LARGEST_BODY)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(_)) => failure(StatusCode::PAYLOAD_TOO_LARGE, "the request is cut off, or longer than 8 KiB"),
+        Err(_) => failure(StatusCode::REQUEST_TIMEOUT, "the request did not come within 5 seconds"),
+    }
+}
+
+pub(super) fn failure(status: StatusCode, error: &str) -> Response {
+    (status, Json(Failure { error: error.to_owned() })).into_response()
+}

@@ -1,0 +1,132 @@
+//! Which connections the control socket has. There are never more than it can bear, and one that asks for nothing makes
+//! room for one that may.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::task::AbortHandle;
+
+/// Connections at once.
+pub(super) const MOST: usize = 64;
+/// Of these, for root alone: others cannot keep root out.
+const FOR_ROOT: usize = 16;
+
+/// Those that are open, the oldest first.
+#[derive(Default)]
+pub(super) struct Connections(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    entries: BTreeMap<u64, Arc<Entry>>,
+}
+
+/// One connection.
+pub(super) struct Entry {
+    number: u64,
+    is_root: bool,
+    /// Its request has come; there is one a connection.
+    asks: AtomicBool,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+/// Every connection has a request that is not answered yet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+impl Entry {
+    /// From now on it is not ended to make room.
+    pub fn asks(&self) {
+        self.asks.store(true, Ordering::Relaxed);
+    }
+
+    pub fn runs_as(&self, task: AbortHandle) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    fn end(&self) {
+        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}
+
+impl Connections {
+    /// Takes a connection in. Where there are too many, the oldest that has not asked for anything ends; root's do so
+    /// for root alone.
+    pub fn admit(&self, is_root: bool) -> Result<Arc<Entry>, Full> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = open.entries.values().filter(|entry| !entry.is_root).count();
+        if open.entries.len() >= MOST || (!is_root && others >= MOST - FOR_ROOT) {
+            let idle = |entry: &&Arc<Entry>| !entry.asks.load(Ordering::Relaxed) && (is_root || !entry.is_root);
+            let oldest = open.entries.values().find(idle).map(Arc::clone).ok_or(Full)?;
+            oldest.end();
+            open.entries.remove(&oldest.number);
+        }
+        let number = open.next;
+        open.next += 1;
+        let entry = Arc::new(Entry { number, is_root, asks: AtomicBool::new(false), task: Mutex::default() });
+        open.entries.insert(number, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    /// The connection has ended.
+    pub fn remove(&self, entry: &Entry) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entries.remove(&entry.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has(connections: &Connections, entry: &Entry) -> bool {
+        connections.0.lock().expect("nobody panics").entries.contains_key(&entry.number)
+    }
+
+    #[test]
+    fn oldest_idle_connection_makes_room() {
+        let connections = Connections::default();
+        let all: Vec<_> = (0..MOST).map(|_| connections.admit(true).expect("there is room")).collect();
+        all[0].asks();
+        for entry in &all[1..] {
+            connections.admit(true).expect("an idle one ends");
+            assert!(!has(&connections, entry) && has(&connections, &all[0]));
+        }
+        assert_eq!(connections.0.lock().expect("nobody panics").entries.len(), MOST);
+    }
+
+    #[test]
+    fn nobody_ends_while_all_ask() {
+        let connections = Connections::default();
+        let all: Vec<_> = (0..MOST).map(|_| connections.admit(true).expect("there is room")).collect();
+        for entry in &all {
+            entry.asks();
+        }
+        assert_eq!(connections.admit(true).err(), Some(Full));
+        connections.remove(&all[5]);
+        connections.admit(true).expect("there is room again");
+    }
+
+    #[test]
+    fn others_keep_root_out_neither_idle_nor_asking() {
+        let connections = Connections::default();
+        let root = connections.admit(true).expect("there is room");
+        let others: Vec<_> = (0..MOST - FOR_ROOT).map(|_| connections.admit(false).expect("there is room")).collect();
+        connections.admit(false).expect("an idle one of theirs ends");
+        assert!(has(&connections, &root) && !has(&connections, &others[0]));
+        for entry in connections.0.lock().expect("nobody panics").entries.values().filter(|entry| !entry.is_root) {
+            entry.asks();
+        }
+        assert_eq!(connections.admit(false).err(), Some(Full));
+        assert!(has(&connections, &root));
+        for _ in 1..FOR_ROOT {
+            connections.admit(true).expect("there is room for root");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The control socket's connections: a request each, in good time, and not too many at once. So whoever may open the
+//! socket can neither take the agent's file descriptors nor keep others from being answered.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use hyper::{body::Incoming, server::conn::http1, service::Service as _, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::{Instant, MissedTickBehavior, Sleep, interval, sleep},
+};
+use tracing::warn;
+
+use super::{
+    access::Peer,
+    connections::{Connections, MOST},
+    socket::Place,
+};
+
+/// Within which a request's head must have come.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// For how long a client may leave an answer unread.
+const UNREAD: Duration = Duration::from_secs(30);
+/// Bytes of a request's head.
+const LARGEST_HEAD: usize = 16 * 1024;
+/// How often the file is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between connections that the host refuses to hand out.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Answer to a connection too many.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
+    content-length: 67\r\n\r\n{\"error\":\"the agent answers too many others already: try it later\"}";
+
+/// Serves until the runtime ends.
+pub(super) async fn serve(place: Arc<Place>, mut listener: UnixListener, router: Router) {
+    let connections = Arc::new(Connections::default());
+    let permits = Arc::new(Semaphore::new(MOST));
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_refused = false;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    is_refused = false;
+                    admit(stream, &connections, &permits, &router).await;
+                }
+                Err(error) => {
+                    if !is_refused {
+                        warn!("no connection to the control socket can be taken: {error}");
+                    }
+                    is_refused = true;
+                    sleep(PAUSE).await;
+                }
+            },
+            _ = look.tick() => if let Some(again) = place.listen_again() {
+                listener = again;
+            }
+        }
+    }
+}
+
+async fn admit(stream: UnixStream, connections: &Arc<Connections>, permits: &Arc<Semaphore>, router: &Router) {
+    let Ok(is_root) = stream.peer_cred().map(|peer| peer.uid() == 0) else { return };
+    let Ok(entry) = connections.admit(is_root) else {
+        // A new socket has room for it; who does not read it is not waited for.
+        let _ = stream.try_write(BUSY);
+        return;
+    };
+    // One that was ended has its descriptor until its task is gone.
+    let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
+    let peer = Peer { is_root, entry: Arc::clone(&entry) };
+    let (connections, router) = (Arc::clone(connections), router.clone());
+    let listed = Arc::clone(&entry);
+    let task = tokio::spawn(async move {
+        talk(stream, peer, router).await;
+        connections.remove(&listed);
+        drop(permit);
+    });
+    entry.runs_as(task.abort_handle());
+}
+
+/// One request and its answer.
+async fn talk(stream: UnixStream, peer: Peer, router: Router) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let answer = router.call(request);
+        async move { answer.await as Result<Response<Body>, Infallible> }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(LARGEST_HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(Reader::new(stream)), service);
+    // What goes wrong is the client's: it has gone, or was too slow.
+    let _ = connection.await;
+}
+
+/// A connection whose other end must read.
+struct Reader {
+    stream: UnixStream,
+    /// When the other end has not read for too long; nothing while it reads.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Reader {
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, stalled: None }
+    }
+
+    /// `polled`, or an error when that has been pending for too long.
+    fn within<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + UNREAD)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Reader {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.within(polled, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.within(polled, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BUSY;
+
+    #[test]
+    fn answer_to_one_too_many_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(BUSY).expect("a text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
+        assert!(serde_json::from_str::<serde_json::Value>(body).expect("JSON")["error"].is_string());
+    }
+}

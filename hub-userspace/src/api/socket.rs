@@ -1,0 +1,194 @@
+//! The control socket's file: who may open it, and that it is there.
+//!
+//! It belongs to root and the group `vpnhub`, where there is one: requests that only read are the group's as well,
+//! changes are root's alone (see [`super::access`]).
+
+use std::{
+    fs, io,
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+            net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, chmodat, chownat, renameat_with};
+use tokio::net::UnixListener;
+use tracing::{info, warn};
+
+use super::{Doors, server};
+
+/// Its members may look, and change nothing.
+const GROUP: &str = "vpnhub";
+const NAME: &str = "socket";
+
+/// The socket; its file goes when it is dropped.
+pub struct Socket {
+    place: Arc<Place>,
+    listener: Option<UnixListener>,
+}
+
+impl Socket {
+    /// Opens the socket for root and the group `vpnhub`, in the place of one that nobody listens on.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_for(path, group_id(&fs::read_to_string("/etc/group").unwrap_or_default(), GROUP))
+    }
+
+    /// Opens it for this process's user and the group of this number.
+    pub fn open_for(path: &Path, group: Option<u32>) -> Result<Self> {
+        let place = Place { path: path.to_owned(), group, state: Mutex::default() };
+        match StdUnixStream::connect(path) {
+            Ok(_) => bail!("another agent answers on {}: stop it first", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
+                fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+            }
+            Err(_) => {}
+        }
+        let listener = place.listen()?;
+        Ok(Self { place: Arc::new(place), listener: Some(listener) })
+    }
+
+    /// Serves requests, one task each, until the runtime ends.
+    pub fn serve(&mut self, doors: Doors) {
+        if let Some(listener) = self.listener.take() {
+            tokio::spawn(server::serve(Arc::clone(&self.place), listener, super::router(doors)));
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut state = self.place.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.made.is_some() && state.made == identity(&self.place.path) {
+            // Nothing depends on it: the next agent takes the place of a socket that nobody listens on.
+            let _ = fs::remove_file(&self.place.path);
+        }
+        state.closed = true;
+    }
+}
+
+/// Where the socket is.
+pub(super) struct Place {
+    path: PathBuf,
+    group: Option<u32>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Device and inode of the file.
+    made: Option<(u64, u64)>,
+    /// It is not to be made again.
+    closed: bool,
+    /// Why it could not be made again: that is logged once.
+    failure: Option<String>,
+}
+
+impl Place {
+    /// Another listener, if the file is not there any more: whoever asks from now on finds that one.
+    pub fn listen_again(&self) -> Option<UnixListener> {
+        let is_gone = || fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if self.state.lock().unwrap_or_else(PoisonError::into_inner).closed || !is_gone() {
+            return None;
+        }
+        let made = self.listen();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match made {
+            Ok(listener) => {
+                info!("the socket {} was removed: made again", self.path.display());
+                state.failure = None;
+                Some(listener)
+            }
+            Err(error) => {
+                let failure = format!("{error:#}");
+                if state.failure.as_ref() != Some(&failure) {
+                    warn!("the socket {} was removed, and cannot be made again: {failure}", self.path.display());
+                }
+                state.failure = Some(failure);
+                None
+            }
+        }
+    }
+
+    fn listen(&self) -> Result<UnixListener> {
+        if let Some(parent) = self.path.parent() {
+            // Others must be able to get to the socket, and never to replace it, whatever the umask.
+            let make = fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
+            make.with_context(|| format!("cannot create {}", parent.display()))?;
+        }
+        let listener = self.bind().with_context(|| {
+            format!("cannot open the socket {}: choose another place with --socket", self.path.display())
+        })?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.made = identity(&self.path);
+        Ok(listener)
+    }
+
+    /// Makes the file where nobody else can open it, and moves it to its place when its permissions are right: so they
+    /// never are wider, and the umask, which belongs to all threads, stays as it is.
+    fn bind(&self) -> Result<UnixListener> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let hidden = self.path.with_file_name(format!(".vpnhub-{:016x}", u64::from_ne_bytes(random)));
+        fs::DirBuilder::new().mode(0o700).create(&hidden)?;
+        let made = self.bind_in(&hidden);
+        let _ = fs::remove_file(hidden.join(NAME));
+        fs::remove_dir(&hidden)?;
+        made
+    }
+
+    fn bind_in(&self, hidden: &Path) -> Result<UnixListener> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(hidden, flags, Mode::empty())?;
+        // The hidden directory's own path may be too long for a socket's address.
+        let listener = StdUnixListener::bind(format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()))?;
+        let owned = |group| chownat(&directory, NAME, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW);
+        let mode = match self.group.map(owned) {
+            Some(Ok(())) => 0o660,
+            Some(Err(error)) => {
+                warn!("the group {GROUP} may not open {}: {error}", self.path.display());
+                0o600
+            }
+            None => 0o600,
+        };
+        chmodat(&directory, NAME, Mode::from_raw_mode(mode), AtFlags::empty())?;
+        renameat_with(&directory, NAME, CWD, &self.path, RenameFlags::NOREPLACE)?;
+        listener.set_nonblocking(true)?;
+        Ok(UnixListener::from_std(listener)?)
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// The number of a group, by /etc/group's text (group(5)).
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        if fields.next() == Some(name) { fields.nth(1)?.parse().ok() } else { None }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::group_id;
+
+    #[test]
+    fn group_is_found_by_its_whole_name() {
+        let groups = "root:x:0:\nvpnhub-old:x:7:\nbroken\nvpnhub:x:998:anna,ben\nvpnhub:x:999:\n";
+        assert_eq!(group_id(groups, "vpnhub"), Some(998));
+        assert_eq!(group_id(groups, "vpn"), None);
+        assert_eq!(group_id("vpnhub:x:no:\n", "vpnhub"), None);
+        assert_eq!(group_id("vpnhub", "vpnhub"), None);
+    }
+}

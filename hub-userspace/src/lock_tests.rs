@@ -1,0 +1,125 @@
+//! Whoever is not root can neither hold the lock nor keep root from it. Needs root.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    path::Path,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+
+use super::InstanceLock;
+
+const NOBODY: u32 = 65_534;
+
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    folder
+}
+
+/// In a network namespace of its own.
+fn elsewhere<T: Send>(closure: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
+            closure()
+        });
+        thread.join().expect("it does not panic")
+    })
+}
+
+fn refusal(parent: &Path) -> String {
+    format!("{:#}", InstanceLock::claim_in(parent).expect_err("somebody else could hold it"))
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o7777
+}
+
+#[test]
+fn second_agent_of_a_namespace_is_refused_until_the_first_has_ended() {
+    let folder = folder();
+    let first = InstanceLock::claim_in(folder.path()).expect("nobody has it");
+    assert!(refusal(folder.path()).contains("another agent runs in this network namespace"));
+    drop(first);
+    drop(InstanceLock::claim_in(folder.path()).expect("nobody has it any more"));
+    assert_eq!(fs::read_dir(folder.path().join("lock")).expect("a folder").count(), 0, "the file stays behind");
+}
+
+#[test]
+fn another_namespace_has_a_lock_of_its_own() {
+    let folder = folder();
+    let _first = InstanceLock::claim_in(folder.path()).expect("nobody has it");
+    elsewhere(|| drop(InstanceLock::claim_in(folder.path()).expect("nobody has it there")));
+}
+
+#[test]
+fn files_are_roots_alone_whatever_the_umask() {
+    let folder = folder();
+    // The umask belongs to the process, and others make files meanwhile: what is asked for counts here.
+    let lock = InstanceLock::claim_in(folder.path()).expect("nobody has it");
+    let directory = folder.path().join("lock");
+    assert_eq!(mode(&directory), 0o700);
+    assert_eq!(mode(&directory.join(&lock.name)), 0o600);
+}
+
+#[test]
+fn directories_that_others_can_change_are_refused() {
+    let folder = folder();
+    drop(InstanceLock::claim_in(folder.path()).expect("nobody has it"));
+    let lock = folder.path().join("lock");
+    for path in [folder.path(), &lock] {
+        let before = mode(path);
+        for open in [0o777, 0o775, 0o757, 0o1777] {
+            fs::set_permissions(path, fs::Permissions::from_mode(open)).expect("it is ours");
+            let told = refusal(folder.path());
+            assert!(told.contains(&format!("{} may be written by others", path.display())), "{told}");
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(before)).expect("it is ours");
+        chown(path, Some(NOBODY), None).expect("run as root");
+        let told = refusal(folder.path());
+        assert!(told.contains("belongs to user 65534"), "{told}");
+        chown(path, Some(0), None).expect("run as root");
+    }
+    drop(InstanceLock::claim_in(folder.path()).expect("all is as it was"));
+}
+
+#[test]
+fn links_are_not_followed() {
+    let (folder, other) = (folder(), folder());
+    symlink(other.path(), folder.path().join("lock")).expect("it is ours");
+    let told = refusal(folder.path());
+    assert!(told.contains("cannot open the directory of locks"), "{told}");
+    assert_eq!(fs::read_dir(other.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn of_many_at_once_one_has_it_at_any_time() {
+    const CLAIMS: usize = 200;
+    let (folder, holders, taken) = (folder(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let start = Arc::new(Barrier::new(4));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..CLAIMS {
+                    if let Ok(lock) = InstanceLock::claim_in(folder.path()) {
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two have it");
+                        taken.fetch_add(1, Ordering::SeqCst);
+                        thread::yield_now();
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                }
+            });
+        }
+    });
+    assert!(taken.load(Ordering::SeqCst) > 0);
+}

@@ -1,0 +1,187 @@
+//! What a site must not tell the kernel through its attachment: no router advertisements, no redirects.
+//!
+//! A router advertisement gives the hub an address and a default route (RFC 4862, `net/ipv6/ndisc.c`), a redirect
+//! another next hop. Both are off on every attachment of a site before the program is attached, and are set again where
+//! somebody has changed them. The VPC's interface is left alone: a host with one NIC may live by its advertisements.
+//!
+//! With `forwarding` off the kernel takes IPv4 redirects where *either* `all` or the interface has them on
+//! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use tracing::{error, info};
+
+use crate::{config::Config, netlink::HostState};
+
+/// Settings of an interface: the part before its name, and the part behind.
+const OFF: [(&str, &str); 3] =
+    [("ipv6/conf", "accept_ra"), ("ipv6/conf", "accept_redirects"), ("ipv4/conf", "accept_redirects")];
+/// Shows the network namespace of whoever looks.
+const ROOT: &str = "/proc/sys/net";
+
+/// Keeps the attachments of sites as they must be.
+#[derive(Debug, Default)]
+pub struct Sysctls {
+    /// What an interface was when it was last set: its index, and its MTU, as the kernel makes the settings new where an
+    /// MTU comes back above the least (`addrconf_notify`, net/ipv6/addrconf.c).
+    settled: BTreeMap<String, (u32, u32)>,
+    /// What has failed, by the interface's name: it is logged once.
+    failed: BTreeMap<String, String>,
+}
+
+impl Sysctls {
+    /// The next update looks at all attachments again: somebody may have changed their settings.
+    pub fn audit(&mut self) {
+        self.settled.clear();
+    }
+
+    /// The interface is gone; one of the same index may have come since.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.settled.retain(|_, (index, _)| *index != ifindex);
+    }
+
+    /// Sets what is new on the host since the last time, and after an audit what was changed.
+    pub fn update(&mut self, config: &Config, host: &HostState) {
+        let names = attachments_of_sites(config);
+        self.settled.retain(|name, _| names.contains(name.as_str()) && host.link(name).is_some());
+        self.failed.retain(|name, _| names.contains(name.as_str()));
+        for name in names {
+            let Some(link) = host.link(name) else { continue };
+            let is = (link.index, link.mtu);
+            if self.settled.get(name) == Some(&is) {
+                continue;
+            }
+            match apply(Path::new(ROOT), name) {
+                Ok(changed) => {
+                    for setting in changed {
+                        info!(interface = name, "{setting} set to 0");
+                    }
+                    self.settled.insert(name.to_owned(), is);
+                    self.failed.remove(name);
+                }
+                Err(failure) => self.note(name, failure.to_string()),
+            }
+        }
+    }
+
+    fn note(&mut self, name: &str, failure: String) {
+        if self.failed.get(name) != Some(&failure) {
+            error!(interface = name, "what a site advertises may be believed: {failure}");
+        }
+        self.failed.insert(name.to_owned(), failure);
+    }
+}
+
+fn attachments_of_sites(config: &Config) -> BTreeSet<&str> {
+    config.connections.values().map(|connection| connection.interface.as_str()).collect()
+}
+
+/// A setting that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("an interface named {0} has no settings of its own: rename it")]
+    Name(String),
+    #[error("{} cannot be set to 0: {error}; let the agent write there, or set it yourself", .path.display())]
+    Write { path: PathBuf, error: io::Error },
+}
+
+/// The files of an interface's settings, below `root`.
+///
+/// # Errors
+/// When the name is that of the settings of all interfaces, or leads out of them.
+fn plan(root: &Path, interface: &str) -> Result<Vec<PathBuf>, Failure> {
+    // The kernel gives interfaces of the first two names no settings (`sysctl_dev_name_is_allowed`, net/core/dev.h).
+    if ["all", "default", ".", "..", ""].contains(&interface) || interface.contains('/') {
+        return Err(Failure::Name(interface.to_owned()));
+    }
+    Ok(OFF.iter().map(|(family, setting)| root.join(family).join(interface).join(setting)).collect())
+}
+
+/// Sets what is not so yet; which settings those were. A setting that is not there cannot do harm.
+fn apply(root: &Path, interface: &str) -> Result<Vec<String>, Failure> {
+    let mut changed = Vec::new();
+    for path in plan(root, interface)? {
+        let set = || match fs::read_to_string(&path) {
+            Ok(value) if value.trim() == "0" => Ok(false),
+            Ok(_) => fs::write(&path, "0").map(|()| true),
+            Err(error) => Err(error),
+        };
+        match set() {
+            Ok(true) => changed.push(path.strip_prefix(root).unwrap_or(&path).display().to_string()),
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::Write { path, error }),
+        }
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, thread};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Runs `ip` in the calling thread's namespace.
+    fn ip(arguments: &str) {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("there is an `ip`");
+        assert!(status.success(), "ip {arguments}");
+    }
+
+    #[test]
+    fn kernel_takes_no_advertisements_and_redirects_on_an_interface_with_a_dot() {
+        let namespace = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
+            ip("link add eth0.100 type veth peer name other");
+            let read = |setting: &str| fs::read_to_string(Path::new(ROOT).join(setting)).expect("it is there");
+            fs::write(Path::new(ROOT).join("ipv6/conf/eth0.100/accept_ra"), "2").expect("run as root");
+            let changed = apply(Path::new(ROOT), "eth0.100").expect("run as root");
+            assert!(changed.contains(&"ipv6/conf/eth0.100/accept_ra".to_owned()), "{changed:?}");
+            for (family, setting) in OFF {
+                assert_eq!(read(&format!("{family}/eth0.100/{setting}")), "0\n", "{family} {setting}");
+            }
+            assert_eq!(read("ipv6/conf/other/accept_ra"), "1\n", "another interface is left alone");
+            // A least MTU and back: the kernel makes the settings of IPv6 new.
+            ip("link set eth0.100 up");
+            ip("link set eth0.100 mtu 1000");
+            assert!(apply(Path::new(ROOT), "eth0.100").expect("nothing is there").is_empty());
+            ip("link set eth0.100 mtu 1500");
+            let changed = apply(Path::new(ROOT), "eth0.100").expect("run as root");
+            assert_eq!(changed, ["ipv6/conf/eth0.100/accept_ra", "ipv6/conf/eth0.100/accept_redirects"]);
+        };
+        thread::spawn(namespace).join().expect("it does not panic");
+    }
+
+    #[test]
+    fn names_are_paths_as_they_stand_or_refused() {
+        let root = Path::new("/proc/sys/net");
+        let paths = plan(root, "eth0.100").expect("a dot is part of the name");
+        assert_eq!(paths[0], root.join("ipv6/conf/eth0.100/accept_ra"));
+        assert_eq!(paths[2], root.join("ipv4/conf/eth0.100/accept_redirects"));
+        for name in ["all", "default", ".", "..", "", "a/b", "../all"] {
+            assert!(plan(root, name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let v4 = folder.path().join("ipv4/conf/tun0");
+        let v6 = folder.path().join("ipv6/conf/tun0");
+        fs::create_dir_all(&v4).expect("it is ours");
+        fs::create_dir_all(&v6).expect("it is ours");
+        fs::write(v4.join("accept_redirects"), "1\n").expect("it is ours");
+        fs::write(v6.join("accept_redirects"), "0\n").expect("it is ours");
+        fs::write(v6.join("accept_ra"), "2\n").expect("it is ours");
+        let changed = apply(folder.path(), "tun0").expect("it can be written");
+        assert_eq!(changed, ["ipv6/conf/tun0/accept_ra", "ipv4/conf/tun0/accept_redirects"]);
+        assert_eq!(apply(folder.path(), "tun0").expect("it can be written"), Vec::<String>::new());
+        assert_eq!(apply(folder.path(), "tun1").expect("nothing is there"), Vec::<String>::new());
+    }
+}
