@@ -18,8 +18,8 @@ pub trait Frame {
     const DROP: u32;
     /// Flags of next hops that this kind of program cannot send to: another one can, to which the packet passes.
     const BEYOND: u32;
-    /// Flags of attachments where what passes comes to such a program, which counts it.
-    const HANDS_OVER: u16;
+    /// The next program behind this one, TC behind XDP, gets every packet that this one passes: it decides again, and counts.
+    const TC_BEHIND: bool;
 
     type Context: EbpfContext;
 

@@ -52,6 +52,9 @@ pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
+        if F::TC_BEHIND {
+            return F::PASS;
+        }
         return redirect::refuse::<F>(&Account::new(UNATTRIBUTED), Reason::NotAttached);
     };
     let account = Account::new(attachment.connection);
@@ -62,7 +65,7 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) if attachment.flags & F::HANDS_OVER != 0 && !reason.is_drop() => F::PASS,
+        Err(reason) if F::TC_BEHIND && !reason.is_drop() => F::PASS,
         Err(reason) => redirect::refuse::<F>(&account, reason),
     }
 }

@@ -1,7 +1,12 @@
 //! Whether a connection can carry traffic.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
+use hub_common::maps::ConnectionRecord;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -46,9 +51,97 @@ pub struct Entry {
     well_since: Option<Instant>,
     /// It was up and went down without being told to: the next time it has to wait.
     failed: bool,
+    /// What `well_since` was when an earlier agent ended, until this one knows more than it did at its start.
+    was_well_since: Option<Instant>,
+}
+
+/// The state of a connection, for the next agent. Times are of `CLOCK_BOOTTIME`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    pub state: State,
+    pub since: Duration,
+    pub well_since: Option<Duration>,
+    pub failed: bool,
+    pub changes: u64,
+}
+
+impl Memory {
+    /// What a record says; nothing where it was never written.
+    pub fn of(record: &ConnectionRecord) -> Option<Self> {
+        let state = match record.state {
+            ConnectionRecord::UP => State::Up,
+            ConnectionRecord::HELD => State::Held,
+            ConnectionRecord::DOWN => State::Down,
+            ConnectionRecord::ADMIN_DOWN => State::AdminDown,
+            _ => return None,
+        };
+        Some(Self {
+            state,
+            since: Duration::from_nanos(record.since),
+            well_since: (record.well_since != 0).then(|| Duration::from_nanos(record.well_since)),
+            failed: record.flags & ConnectionRecord::FAILED != 0,
+            changes: record.changes,
+        })
+    }
+
+    pub fn write(&self, record: &mut ConnectionRecord) {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        record.state = match self.state {
+            State::Up => ConnectionRecord::UP,
+            State::Held => ConnectionRecord::HELD,
+            State::Down => ConnectionRecord::DOWN,
+            State::AdminDown => ConnectionRecord::ADMIN_DOWN,
+        };
+        record.since = nanoseconds(self.since);
+        record.well_since = self.well_since.map_or(0, nanoseconds);
+        record.flags &= !ConnectionRecord::FAILED;
+        if self.failed {
+            record.flags |= ConnectionRecord::FAILED;
+        }
+        record.changes = self.changes;
+    }
+}
+
+/// The same moment by the clock of this process and by that of the machine, which goes on while it is suspended.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    here: Instant,
+    since_boot: Duration,
+}
+
+impl Clock {
+    pub fn now() -> Self {
+        let time = clock_gettime(ClockId::Boottime);
+        let since_boot = Duration::new(
+            u64::try_from(time.tv_sec).unwrap_or_default(),
+            u32::try_from(time.tv_nsec).unwrap_or_default(),
+        );
+        Self { here: Instant::now(), since_boot }
+    }
+
+    fn since_boot(&self, time: Instant) -> Duration {
+        match time.checked_duration_since(self.here) {
+            Some(later) => self.since_boot + later,
+            None => self.since_boot.saturating_sub(self.here.saturating_duration_since(time)),
+        }
+    }
+
+    fn here(&self, time: Duration) -> Instant {
+        let ago = self.since_boot.saturating_sub(time);
+        self.here.checked_sub(ago).unwrap_or(self.here)
+    }
 }
 
 impl Liveness {
+    /// Continues from what an earlier agent knew of a connection, before it is judged for the first time.
+    pub fn resume(&mut self, name: String, memory: &Memory, clock: &Clock) {
+        let Memory { state, since, well_since, failed, changes } = *memory;
+        let since = clock.here(since);
+        let was_well_since = well_since.map(|time| clock.here(time));
+        let entry = Entry { state, since, changes, well_since: None, failed, was_well_since };
+        self.connections.insert(name, entry);
+    }
+
     /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and finds nothing
     /// wrong with others; `health` knows those that have a health check, once it has come to a verdict.
     pub fn judge(
@@ -75,6 +168,18 @@ impl Liveness {
         self.connections.iter().map(|(name, entry)| (name.clone(), entry.state)).collect()
     }
 
+    /// What the next agent is to know.
+    pub fn memories(&self, clock: &Clock) -> impl Iterator<Item = (&str, Memory)> {
+        let memory = |entry: &Entry| Memory {
+            state: entry.state,
+            since: clock.since_boot(entry.since),
+            well_since: entry.well_since.or(entry.was_well_since).map(|time| clock.since_boot(time)),
+            failed: entry.failed,
+            changes: entry.changes,
+        };
+        self.connections.iter().map(move |(name, entry)| (name.as_str(), memory(entry)))
+    }
+
     pub fn get(&self, name: &str) -> Option<&Entry> {
         self.connections.get(name)
     }
@@ -97,13 +202,19 @@ enum Evidence {
 
 impl Entry {
     fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
-        let mut entry = Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false };
+        let mut entry = Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false, was_well_since: None };
         entry.judge(connection, evidence, now);
         Self { changes: 0, ..entry }
     }
 
     fn judge(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
-        self.well_since = (evidence == Evidence::Well).then(|| self.well_since.unwrap_or(now));
+        if evidence != Evidence::Unknown {
+            let was_well_since = self.was_well_since.take();
+            self.well_since =
+                (evidence == Evidence::Well).then(|| self.well_since.or(was_well_since).unwrap_or(now));
+        } else {
+            self.well_since = None;
+        }
         let state = match (evidence, self.well_since) {
             _ if !connection.enabled => State::AdminDown,
             (Evidence::Ill, _) => State::Down,
@@ -163,7 +274,9 @@ fn weigh(asked: impl Iterator<Item = Option<bool>>) -> Evidence {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Entry, Evidence, State, weigh};
+    use hub_common::maps::ConnectionRecord;
+
+    use super::{Clock, Entry, Evidence, Liveness, Memory, State, weigh};
     use crate::config::model::{Connection, Source};
 
     const DELAY: Duration = Duration::from_secs(2);
@@ -236,6 +349,69 @@ mod tests {
         ];
         for (name, steps, expected) in table {
             assert_eq!(states(steps).0, expected, "{name}");
+        }
+    }
+
+    /// Ends an agent with these steps, and starts another with those.
+    fn restarted(before: &[(u64, char)], after: &[(u64, char)]) -> Vec<State> {
+        let start = Instant::now();
+        let clock = Clock { here: start, since_boot: Duration::from_secs(100) };
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let evidence = |letter| match letter {
+            '-' => Evidence::Ill,
+            '?' => Evidence::Unknown,
+            _ => Evidence::Well,
+        };
+        let mut liveness = Liveness::default();
+        let first = Entry::first(&connection(true), evidence(before[0].1), at(before[0].0));
+        liveness.connections.insert("site".into(), first);
+        let entry = liveness.connections.get_mut("site").unwrap();
+        before[1..].iter().for_each(|(time, letter)| entry.judge(&connection(true), evidence(*letter), at(*time)));
+
+        let mut record = ConnectionRecord::NONE;
+        liveness.memories(&clock).next().unwrap().1.write(&mut record);
+        let mut next = Liveness::default();
+        let clock = Clock { here: at(50), since_boot: Duration::from_millis(100_050) };
+        next.resume("site".into(), &Memory::of(&record).unwrap(), &clock);
+        let entry = next.connections.get_mut("site").unwrap();
+        after
+            .iter()
+            .map(|(time, letter)| {
+                entry.judge(&connection(true), evidence(*letter), at(*time));
+                entry.state
+            })
+            .collect()
+    }
+
+    #[test]
+    fn another_agent_continues() {
+        use State::{Down, Held, Up};
+        type Row<'a> = (&'a str, &'a [(u64, char)], &'a [(u64, char)], &'a [State]);
+        let table: [Row<'_>; 6] = [
+            ("up, until evidence says otherwise", &[(0, '+')], &[(50, '?'), (60, '+')], &[Up, Up]),
+            ("up, and it is not", &[(0, '+')], &[(50, '?'), (60, '-')], &[Up, Down]),
+            ("it was down", &[(0, '+'), (10, '-')], &[(50, '?'), (60, '+'), (2060, '+')], &[Held, Held, Up]),
+            (
+                "the hold-down goes on",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '+'), (2019, '+'), (2020, '+')],
+                &[Held, Held, Up],
+            ),
+            (
+                "and so while nothing is known",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '?'), (60, '+'), (2020, '+')],
+                &[Held, Held, Up],
+            ),
+            (
+                "a failure since then starts it anew",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '-'), (60, '+'), (2059, '+'), (2060, '+')],
+                &[Down, Held, Held, Up],
+            ),
+        ];
+        for (name, before, after, expected) in table {
+            assert_eq!(restarted(before, after), expected, "{name}");
         }
     }
 

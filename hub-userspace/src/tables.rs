@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hub_common::maps::{Attachment, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan};
+use hub_common::maps::{Attachment, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan};
 use ipnet::IpNet;
 
 /// Where packets come in and whom they are from: everything before the route is looked up.
@@ -44,6 +44,8 @@ pub struct Ways {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// Index into `next_hops`, by bucket; [`Ways::NOWHERE`] for one that no route uses.
     pub buckets: Vec<u32>,
+    /// Whose buckets these are, by first bucket divided by [`hub_common::maps::GROUP_BUCKETS`]; groups of one are not here.
+    pub groups: BTreeMap<u32, GroupRecord>,
 }
 
 impl Ways {

@@ -49,7 +49,7 @@ impl Frame for SkbFrame {
     const PASS: u32 = TC_ACT_UNSPEC.cast_unsigned();
     const DROP: u32 = TC_ACT_SHOT as u32;
     const BEYOND: u32 = 0;
-    const HANDS_OVER: u16 = 0;
+    const TC_BEHIND: bool = false;
     type Context = TcContext;
 
     #[inline(always)]

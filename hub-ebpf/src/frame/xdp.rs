@@ -4,7 +4,7 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use hub_common::maps::{Attachment, NextHop};
+use hub_common::maps::NextHop;
 
 use super::{Frame, Refused};
 use crate::{limits, maps};
@@ -25,7 +25,7 @@ impl Frame for XdpFrame {
     const PASS: u32 = xdp_action::XDP_PASS;
     const DROP: u32 = xdp_action::XDP_DROP;
     const BEYOND: u32 = NextHop::TC;
-    const HANDS_OVER: u16 = Attachment::HANDS_OVER;
+    const TC_BEHIND: bool = true;
     type Context = XdpContext;
 
     #[inline(always)]

@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use hub_common::maps::{NextHop, Route, VPC, link_addresses};
+use hub_common::maps::{GROUP_BUCKETS, NextHop, Route, VPC, link_addresses};
 use ipnet::IpNet;
 
 use super::Inputs;
 use crate::{
-    layout::{Group, IngressLayout, Layout, Member, WaysLayout},
+    layout::{self, Group, IngressLayout, Layout, Member, WaysLayout},
     rib::{self, Members, Rib, Target},
     slots::Full,
     tables::{RouteChanges, Ways},
@@ -93,7 +93,11 @@ impl Compiler<'_> {
         let group = match (members.len(), active.as_slice()) {
             // The weight of one alone means nothing.
             (1, [(only, _)]) => self.layout.single(*only)?,
-            _ => self.layout.shared(members, &active, rib.predecessor(members))?,
+            _ => {
+                let group = self.layout.shared(members, &active, rib.predecessor(members))?;
+                self.compiled.ways.groups.insert(group.first / GROUP_BUCKETS, layout::record(members));
+                group
+            }
         };
         self.route(&group)
     }

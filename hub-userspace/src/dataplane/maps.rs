@@ -1,6 +1,6 @@
 //! The program's maps, and the order they are written in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
@@ -11,6 +11,8 @@ use hub_common::maps::{Attachment, LinkAddress, NEAR_INTERFACES, Neighbour, Next
 use super::{
     Error,
     counters::{BySlot, Counters},
+    groups::Groups,
+    ledger::Ledger,
     lookup::{Lookup, Selectors},
 };
 use crate::{
@@ -69,24 +71,32 @@ pub struct Maps {
     lookup: Lookup,
     limits: Named<Array<MapData, Rules>>,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
+    groups: Named<Groups>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     ports: Named<DevMap<MapData>>,
-    counters: Named<BySlot>,
+    pub counters: Named<BySlot>,
 }
 
 impl Maps {
-    pub fn take(ebpf: &mut Ebpf, settings: &Settings) -> Result<Self, Error> {
+    /// `groups`: see [`super::groups::create`].
+    pub fn take(
+        ebpf: &mut Ebpf,
+        settings: &Settings,
+        ledger: Ledger,
+        groups: Named<Groups>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
             lookup: Lookup::take(ebpf, settings)?,
             limits: take(ebpf, "LIMITS")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
+            groups,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
-            counters: BySlot::take(ebpf)?,
+            counters: BySlot::take(ebpf, ledger)?,
         })
     }
 
@@ -137,16 +147,6 @@ impl Maps {
         Ok(written)
     }
 
-    /// Sets or unsets [`Attachment::HANDS_OVER`] of an interface: now, and whenever its attachment is written.
-    pub fn hand_over(&mut self, loaded: &Loaded, ifindex: u32, hands_over: bool) -> Result<(), Error> {
-        let set = &mut self.attachments.map.hands_over;
-        let _ = if hands_over { set.insert(ifindex) } else { set.remove(&ifindex) };
-        match loaded.ingress.attachments.get(&ifindex) {
-            Some(attachment) => self.attachments.put(&ifindex, attachment),
-            None => Ok(()),
-        }
-    }
-
     /// What the look-up has to give away, see [`crate::slots::Numbers`].
     pub fn look_up(&mut self) -> &mut Lookup {
         &mut self.lookup
@@ -156,7 +156,10 @@ impl Maps {
     /// to any more stays until its index is used again.
     pub fn steer(&mut self, loaded: &mut Ways, wanted: &Ways) -> Result<usize, Error> {
         let next_hops = difference(&loaded.next_hops, &wanted.next_hops);
-        let mut written = put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?;
+        let groups = difference(&loaded.groups, &wanted.groups);
+        let mut written = put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
+            + delete(&mut self.groups, &mut loaded.groups, &groups)?
+            + put(&mut self.groups, &mut loaded.groups, &groups)?;
         let Named { name, capacity, map } = &mut self.buckets;
         let len = loaded.buckets.len().max(wanted.buckets.len());
         loaded.buckets.resize(len, Ways::NOWHERE);
@@ -236,26 +239,20 @@ impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
 pub struct ByInterface {
     near: Array<MapData, Attachment>,
     far: HashMap<MapData, u32, Attachment>,
-    /// Those with [`Attachment::HANDS_OVER`]: it follows from what is attached, all else from the tables.
-    hands_over: BTreeSet<u32>,
 }
 
 impl ByInterface {
     fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, Error> {
         let near = take(ebpf, "ATTACHMENTS")?;
         let Named { name, capacity, map: far } = take(ebpf, "FAR_ATTACHMENTS")?;
-        Ok(Named { name, capacity, map: Self { near: near.map, far, hands_over: BTreeSet::new() } })
+        Ok(Named { name, capacity, map: Self { near: near.map, far } })
     }
 }
 
 impl Writer<u32, Attachment> for ByInterface {
     fn put(&mut self, ifindex: &u32, attachment: &Attachment) -> Result<(), MapError> {
-        let mut attachment = *attachment;
-        if self.hands_over.contains(ifindex) {
-            attachment.flags |= Attachment::HANDS_OVER;
-        }
         match *ifindex < NEAR_INTERFACES {
-            true => self.near.set(*ifindex, attachment, 0),
+            true => self.near.set(*ifindex, *attachment, 0),
             false => self.far.insert(ifindex, attachment, 0),
         }
     }
