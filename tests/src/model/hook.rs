@@ -11,14 +11,9 @@ impl World {
 }
 
 impl Judgement {
-    /// What XDP does of it, on the interface that the frame came in on. Where TC alone reaches some interfaces, what XDP
-    /// passes goes there, and is counted there.
+    /// What XDP does of it. A TC program is behind it: what XDP passes goes there, and is counted there.
     #[must_use]
-    pub fn by_xdp(self, world: &World, interface: u32) -> Self {
-        let some_by_tc = world.interfaces.iter().any(|other| world.is_by_tc(other.index));
-        if !some_by_tc || world.attachment(interface).is_none() {
-            return self;
-        }
+    pub fn by_xdp(self, world: &World) -> Self {
         match self.verdict {
             Verdict::Pass(_) => Self { counts: Vec::new(), ..self },
             Verdict::Forward { interface, .. } if world.is_by_tc(interface) => {

@@ -47,7 +47,7 @@ impl Comparison<'_> {
                 enter(expected, &part);
             }
             coverage.note(world, interface, &frame, &judgement);
-            coverage.note_handed_over(&judgement.by_xdp(world, interface));
+            coverage.note_handed_over(&judgement.by_xdp(world));
             sent.push((interface, frame));
         }
         for ((program, before), expected) in programs.iter_mut().zip(before).zip(expected) {

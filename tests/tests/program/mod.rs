@@ -127,10 +127,6 @@ impl Program {
         // What another agent has left.
         changed.extend(self.destinations.difference(&destinations));
         self.dataplane.apply(&ingress, &compiled.ways, &compiled.routes(rib, &changed))?;
-        for interface in &world.interfaces {
-            let hands_over = !by_tc.is_empty() && !by_tc.contains(&interface.index);
-            self.dataplane.rehearse_handing_over(interface.index, hands_over)?;
-        }
         self.destinations = destinations;
         *routes = config.routes;
         layout.ingress.end();
@@ -174,7 +170,7 @@ impl Program {
     /// What it is to do of a judgement.
     pub fn part(&self, judgement: Judgement, world: &World, interface: u32, frame: &[u8]) -> Judgement {
         match self.entry.0 {
-            Hook::Xdp => judgement.by_xdp(world, interface),
+            Hook::Xdp => judgement.by_xdp(world),
             Hook::Tc => judgement.by_tc(world, interface, frame),
         }
     }
