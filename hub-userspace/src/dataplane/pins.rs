@@ -86,11 +86,17 @@ impl Pins {
     /// network namespace, or another instance's in this one.
     pub fn claim(instance: &Instance) -> Result<Self, Error> {
         mount_bpffs()?;
+        let netns = this_namespace()?;
+        for other in instances() {
+            let pins = Self::at(&other);
+            if other != *instance && pins.is_in(&netns) && pins.has_live_links() {
+                return Err(Error::OtherInstance { instance: other });
+            }
+        }
         let pins = Self::at(instance);
         make_directory(Path::new(ROOT))?;
         make_directory(&pins.directory)?;
         let pins = pins.locked(instance)?;
-        let netns = this_namespace()?;
         match fs::read_link(pins.directory.join(NETNS)) {
             Ok(other) if other == netns => {}
             Ok(_) if pins.has_live_links() => return Err(Error::OtherNamespace { instance: instance.clone() }),
@@ -100,12 +106,6 @@ impl Pins {
                 pins.symlink(NETNS, &netns)?;
             }
             Err(_) => pins.symlink(NETNS, &netns)?,
-        }
-        for other in instances() {
-            let pins = Self::at(&other);
-            if other != *instance && pins.is_in(&netns) && pins.has_live_links() {
-                return Err(Error::OtherInstance { instance: other });
-            }
         }
         Ok(pins)
     }
