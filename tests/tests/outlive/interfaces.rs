@@ -1,7 +1,5 @@
 //! Interfaces that change while there is no agent.
 
-use std::fmt::Write as _;
-
 use hub_tests::lab::{HANGZHOU, HUB, HubConfig, NINGBO, Rig, SHANGHAI, Site, World, reach};
 
 use crate::{ENDS, SITES, start_again, warm_hub};
@@ -11,13 +9,17 @@ fn recreate(world: &World) {
     let hub = &world[HUB];
     let index = hub.ifindex("tun-nb").unwrap();
     hub.ip("link del tun-nb").unwrap();
-    let mut lines = String::new();
     let (device, netns) = (Site::device(0), world["ningbo"].name());
-    writeln!(lines, "link add tun-nb index {index} mtu 1400 type veth peer name {device} mtu 1400 netns {netns}").unwrap();
-    writeln!(lines, "addr add {}/30 dev tun-nb\naddr add fe80::1/64 dev tun-nb nodad", NINGBO.hub4(0)).unwrap();
-    writeln!(lines, "link set dev tun-nb up").unwrap();
+    hub.ip(&format!("link add tun-nb index {index} mtu 1400 type veth peer name {device} mtu 1400 netns {netns}")).unwrap();
+    for (place, device, gro) in [(HUB, "tun-nb", false), ("ningbo", &device, true)] {
+        world[place].disable_offloads(device).unwrap();
+        world[place].set_gro(device, gro).unwrap();
+    }
+    let lines = format!(
+        "addr add {}/30 dev tun-nb\naddr add fe80::1/64 dev tun-nb nodad\nlink set dev tun-nb up",
+        NINGBO.hub4(0)
+    );
     hub.batch(&lines).unwrap();
-    world["ningbo"].set_gro(&device, true).unwrap();
     let (host4, host6) = (NINGBO.host4(), NINGBO.host6());
     let lines = format!(
         "addr add {}/30 dev {device}\naddr add fe80::2/64 dev {device} nodad\nlink set dev {device} up\n\
