@@ -34,12 +34,12 @@ impl Attachments {
     pub fn by_tc(&self, dataplane: &Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) -> BTreeSet<u32> {
         let attached: BTreeMap<u32, &Attached> = dataplane.attached().collect();
         let links = interfaces.iter().filter_map(|name| host.link(name));
-        let is_tc = |link: &&Link| match attached.get(&link.index) {
-            Some(attached) => attached.is_tc(),
-            None => {
-                let mode = self.mode_of(link).0;
-                mode == Mode::Tc || (mode == Mode::Auto && dataplane.was_tc_only(link.index))
+        let is_tc = |link: &&Link| {
+            if let Some(attached) = attached.get(&link.index) {
+                return attached.is_tc();
             }
+            let mode = self.mode_of(link).0;
+            mode == Mode::Tc || (mode == Mode::Auto && dataplane.was_tc_only(link.index))
         };
         links.filter(is_tc).map(|link| link.index).collect()
     }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop, Rules, VPC,
+    ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop,
+    Rules, VPC,
 };
 
 use crate::{
@@ -326,7 +327,8 @@ mod tests {
 
     #[test]
     fn a_group_that_is_inherited_moves_nothing() {
-        let (one, same_names) = (members(&[("a", 30), ("b", 70), ("c", 1)]), members(&[("a", 70), ("b", 30), ("c", 1)]));
+        let (one, same_names) =
+            (members(&[("a", 30), ("b", 70), ("c", 1)]), members(&[("a", 70), ("b", 30), ("c", 1)]));
         let mut layout = WaysLayout::default();
         // Members went and came, so that the buckets are not those of a fresh start.
         let without = members(&[("a", 30), ("c", 1)]);

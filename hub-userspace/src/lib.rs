@@ -20,6 +20,7 @@ pub mod health;
 pub mod layout;
 mod leftovers;
 pub mod limit;
+pub mod memory;
 pub mod netlink;
 pub mod peer_config;
 pub mod rib;

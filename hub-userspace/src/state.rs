@@ -1,16 +1,12 @@
 //! Whether a connection can carry traffic.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use hub_common::maps::ConnectionRecord;
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config::model::{Config, Connection},
+    memory::{Clock, Memory},
     netlink::{HostState, Link},
 };
 
@@ -53,83 +49,6 @@ pub struct Entry {
     failed: bool,
     /// What `well_since` was when an earlier agent ended, until this one knows more than it did at its start.
     was_well_since: Option<Instant>,
-}
-
-/// The state of a connection, for the next agent. Times are of `CLOCK_BOOTTIME`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    pub state: State,
-    pub since: Duration,
-    pub well_since: Option<Duration>,
-    pub failed: bool,
-    pub changes: u64,
-}
-
-impl Memory {
-    /// What a record says; nothing where it was never written.
-    pub fn of(record: &ConnectionRecord) -> Option<Self> {
-        let state = match record.state {
-            ConnectionRecord::UP => State::Up,
-            ConnectionRecord::HELD => State::Held,
-            ConnectionRecord::DOWN => State::Down,
-            ConnectionRecord::ADMIN_DOWN => State::AdminDown,
-            _ => return None,
-        };
-        Some(Self {
-            state,
-            since: Duration::from_nanos(record.since),
-            well_since: (record.well_since != 0).then(|| Duration::from_nanos(record.well_since)),
-            failed: record.flags & ConnectionRecord::FAILED != 0,
-            changes: record.changes,
-        })
-    }
-
-    pub fn write(&self, record: &mut ConnectionRecord) {
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        record.state = match self.state {
-            State::Up => ConnectionRecord::UP,
-            State::Held => ConnectionRecord::HELD,
-            State::Down => ConnectionRecord::DOWN,
-            State::AdminDown => ConnectionRecord::ADMIN_DOWN,
-        };
-        record.since = nanoseconds(self.since);
-        record.well_since = self.well_since.map_or(0, nanoseconds);
-        record.flags &= !ConnectionRecord::FAILED;
-        if self.failed {
-            record.flags |= ConnectionRecord::FAILED;
-        }
-        record.changes = self.changes;
-    }
-}
-
-/// The same moment by the clock of this process and by that of the machine, which goes on while it is suspended.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock {
-    here: Instant,
-    since_boot: Duration,
-}
-
-impl Clock {
-    pub fn now() -> Self {
-        let time = clock_gettime(ClockId::Boottime);
-        let since_boot = Duration::new(
-            u64::try_from(time.tv_sec).unwrap_or_default(),
-            u32::try_from(time.tv_nsec).unwrap_or_default(),
-        );
-        Self { here: Instant::now(), since_boot }
-    }
-
-    fn since_boot(&self, time: Instant) -> Duration {
-        match time.checked_duration_since(self.here) {
-            Some(later) => self.since_boot + later,
-            None => self.since_boot.saturating_sub(self.here.saturating_duration_since(time)),
-        }
-    }
-
-    fn here(&self, time: Duration) -> Instant {
-        let ago = self.since_boot.saturating_sub(time);
-        self.here.checked_sub(ago).unwrap_or(self.here)
-    }
 }
 
 impl Liveness {
@@ -202,19 +121,19 @@ enum Evidence {
 
 impl Entry {
     fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
-        let mut entry = Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false, was_well_since: None };
+        let mut entry =
+            Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false, was_well_since: None };
         entry.judge(connection, evidence, now);
         Self { changes: 0, ..entry }
     }
 
     fn judge(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
-        if evidence != Evidence::Unknown {
-            let was_well_since = self.was_well_since.take();
-            self.well_since =
-                (evidence == Evidence::Well).then(|| self.well_since.or(was_well_since).unwrap_or(now));
+        self.well_since = if evidence == Evidence::Unknown {
+            None
         } else {
-            self.well_since = None;
-        }
+            let was_well_since = self.was_well_since.take();
+            (evidence == Evidence::Well).then(|| self.well_since.or(was_well_since).unwrap_or(now))
+        };
         let state = match (evidence, self.well_since) {
             _ if !connection.enabled => State::AdminDown,
             (Evidence::Ill, _) => State::Down,
@@ -276,8 +195,11 @@ mod tests {
 
     use hub_common::maps::ConnectionRecord;
 
-    use super::{Clock, Entry, Evidence, Liveness, Memory, State, weigh};
-    use crate::config::model::{Connection, Source};
+    use super::{Entry, Evidence, Liveness, State, weigh};
+    use crate::{
+        config::model::{Connection, Source},
+        memory::{Clock, Memory},
+    };
 
     const DELAY: Duration = Duration::from_secs(2);
 
@@ -355,7 +277,7 @@ mod tests {
     /// Ends an agent with these steps, and starts another with those.
     fn restarted(before: &[(u64, char)], after: &[(u64, char)]) -> Vec<State> {
         let start = Instant::now();
-        let clock = Clock { here: start, since_boot: Duration::from_secs(100) };
+        let clock = Clock::at(start, Duration::from_secs(100));
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let evidence = |letter| match letter {
             '-' => Evidence::Ill,
@@ -371,7 +293,7 @@ mod tests {
         let mut record = ConnectionRecord::NONE;
         liveness.memories(&clock).next().unwrap().1.write(&mut record);
         let mut next = Liveness::default();
-        let clock = Clock { here: at(50), since_boot: Duration::from_millis(100_050) };
+        let clock = Clock::at(at(50), Duration::from_millis(100_050));
         next.resume("site".into(), &Memory::of(&record).unwrap(), &clock);
         let entry = next.connections.get_mut("site").unwrap();
         after

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hub_common::maps::{Attachment, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan};
+use hub_common::maps::{
+    Attachment, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
+};
 use ipnet::IpNet;
 
 /// Where packets come in and whom they are from: everything before the route is looked up.

@@ -90,14 +90,13 @@ impl Compiler<'_> {
         let member = |name: &str| Member::Connection(slots.get(name).expect("every connection has been numbered"));
         let active = rib::active(members, self.inputs.states);
         let active: Vec<(Member, u32)> = active.into_iter().map(|(name, part)| (member(name), part)).collect();
-        let group = match (members.len(), active.as_slice()) {
+        let group = if let (1, [(only, _)]) = (members.len(), active.as_slice()) {
             // The weight of one alone means nothing.
-            (1, [(only, _)]) => self.layout.single(*only)?,
-            _ => {
-                let group = self.layout.shared(members, &active, rib.predecessor(members))?;
-                self.compiled.ways.groups.insert(group.first / GROUP_BUCKETS, layout::record(members));
-                group
-            }
+            self.layout.single(*only)?
+        } else {
+            let group = self.layout.shared(members, &active, rib.predecessor(members))?;
+            self.compiled.ways.groups.insert(group.first / GROUP_BUCKETS, layout::record(members));
+            group
         };
         self.route(&group)
     }

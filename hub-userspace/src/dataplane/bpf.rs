@@ -45,7 +45,7 @@ struct LinkDetach {
 struct Info {
     fd: u32,
     bytes: u32,
-    info: u64,
+    pointer: u64,
 }
 
 #[repr(C)]
@@ -90,14 +90,8 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 }
 
 /// Attaches a program to an interface. Closing the descriptor detaches it, unless it is pinned.
-pub fn attach(
-    program: BorrowedFd<'_>,
-    ifindex: u32,
-    attach_type: bpf_attach_type,
-    flags: u32,
-) -> io::Result<OwnedFd> {
-    let mut attributes =
-        LinkCreate { program: number(program), ifindex, attach_type: attach_type as u32, flags };
+pub fn attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: bpf_attach_type, flags: u32) -> io::Result<OwnedFd> {
+    let mut attributes = LinkCreate { program: number(program), ifindex, attach_type: attach_type as u32, flags };
     // SAFETY: no pointers.
     let fd = unsafe { call(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }?;
     // SAFETY: the kernel has just opened it for nobody else.
@@ -125,7 +119,7 @@ pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
 pub fn interface(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = LinkInfo { kind: 0, id: 0, program: 0, padding: 0, ifindex: 0, more: 0 };
     let bytes = size_of::<LinkInfo>() as u32;
-    let mut attributes = Info { fd: number(link), bytes, info: (&raw mut info) as u64 };
+    let mut attributes = Info { fd: number(link), bytes, pointer: (&raw mut info) as u64 };
     // SAFETY: the kernel writes `bytes` bytes at most into `info`, which is that large and outlives the call.
     unsafe { call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
     Ok(info.ifindex)
@@ -173,7 +167,6 @@ fn c_string(path: &Path) -> io::Result<CString> {
 /// its end for zeros.
 unsafe fn call<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<RawFd> {
     // SAFETY: by the caller's promise; the kernel reads no more than the size that it is given.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attributes, size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attributes, size_of::<T>()) };
     RawFd::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }

@@ -80,7 +80,8 @@ impl BySlot {
         let ledger = Ledger::look(pins)?;
         let [(_, traffic), (_, refusals)] = paths(pins);
         let open = |path| MapData::from_pin(path).map(Map::PerCpuArray);
-        let traffic = open(traffic).and_then(TryInto::try_into).map_err(|error| Error::map("TRAFFIC", SLOTS, &error))?;
+        let traffic =
+            open(traffic).and_then(TryInto::try_into).map_err(|error| Error::map("TRAFFIC", SLOTS, &error))?;
         let refusals =
             open(refusals).and_then(TryInto::try_into).map_err(|error| Error::map("REFUSALS", SLOTS, &error))?;
         Ok(Named { name: "TRAFFIC", capacity: SLOTS, map: Self { traffic, refusals, ledger } })

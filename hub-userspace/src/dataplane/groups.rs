@@ -2,7 +2,10 @@
 //!
 //! A new agent pins its own in `tables-new/` and moves them there once its programs run.
 
-use std::{os::fd::AsFd as _, path::PathBuf};
+use std::{
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
@@ -49,7 +52,8 @@ impl Writer<u32, GroupRecord> for Groups {
 pub fn create() -> Result<Named<Groups>, Error> {
     let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, size_of::<GroupRecord>() as u32, GROUPS, 0);
     let map = MapData::create(map, NAME, None).and_then(|map| Array::try_from(Map::Array(map)));
-    map.map(|map| Named { name: NAME, capacity: GROUPS, map: Groups(map) }).map_err(|error| Error::map(NAME, GROUPS, &error))
+    map.map(|map| Named { name: NAME, capacity: GROUPS, map: Groups(map) })
+        .map_err(|error| Error::map(NAME, GROUPS, &error))
 }
 
 /// Pins a new agent's tables beside the running ones.
@@ -81,10 +85,10 @@ pub fn read(pins: &Pins) -> Vec<OldGroup> {
     // An agent may have been killed between both renames.
     let found: Vec<PathBuf> =
         [CURRENT, OLD].map(|name| pins.place(name)).into_iter().filter(|path| path.exists()).collect();
-    found.first().and_then(read_from).unwrap_or_default()
+    found.first().and_then(|directory| read_from(directory)).unwrap_or_default()
 }
 
-fn read_from(directory: &PathBuf) -> Option<Vec<OldGroup>> {
+fn read_from(directory: &Path) -> Option<Vec<OldGroup>> {
     let open = |file: &str| MapData::from_pin(directory.join(file)).ok();
     let groups: Array<MapData, GroupRecord> = Map::Array(open("groups")?).try_into().ok()?;
     let buckets: Array<MapData, u32> = Map::Array(open("buckets")?).try_into().ok()?;

@@ -167,14 +167,14 @@ impl Ledger {
         let flags = if self.old.is_some() { ConnectionRecord::CARRIED_OVER } else { 0 };
         let mut record = ConnectionRecord { flags, name_length: owner.len() as u32, ..ConnectionRecord::NONE };
         record.name[..owner.len()].copy_from_slice(owner.as_bytes());
-        self.set(slot, record)
+        self.set(slot, &record)
     }
 
     /// A slot has no owner any more.
     pub fn take_away(&mut self, slot: u32) -> Result<(), MapError> {
         match &mut self.to_clear {
             Some(to_clear) => to_clear.push(slot),
-            None => self.set(slot, ConnectionRecord::NONE)?,
+            None => self.set(slot, &ConnectionRecord::NONE)?,
         }
         Ok(())
     }
@@ -183,13 +183,13 @@ impl Ledger {
     pub fn note(&mut self, slot: u32, note: impl FnOnce(&mut ConnectionRecord)) -> Result<(), Error> {
         let Some(mut record) = self.records.get(&slot).copied() else { return Ok(()) };
         note(&mut record);
-        self.set(slot, record).map_err(|error| failed(&error))
+        self.set(slot, &record).map_err(|error| failed(&error))
     }
 
     /// The old programs are replaced: nothing counts any more in the maps of the version before, nor for owners that are gone.
     pub fn commit(&mut self, pins: &Pins) -> Result<(), Error> {
         for slot in self.to_clear.take().unwrap_or_default() {
-            self.set(slot, ConnectionRecord::NONE).map_err(|error| failed(&error))?;
+            self.set(slot, &ConnectionRecord::NONE).map_err(|error| failed(&error))?;
         }
         let Some(old) = &self.old else { return Ok(()) };
         for slot in old.slots() {
@@ -204,13 +204,13 @@ impl Ledger {
             record.traffic = Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes };
             record.refusals = Refusals { reasons };
             record.flags |= ConnectionRecord::CARRIED_OVER;
-            write(&mut self.map, &mut self.records, slot, record).map_err(|error| failed(&error))?;
+            write(&mut self.map, &mut self.records, slot, &record).map_err(|error| failed(&error))?;
         }
         self.old = None;
         remove_directory(&pins.place(OLD))
     }
 
-    fn set(&mut self, slot: u32, record: ConnectionRecord) -> Result<(), MapError> {
+    fn set(&mut self, slot: u32, record: &ConnectionRecord) -> Result<(), MapError> {
         write(&mut self.map, &mut self.records, slot, record)
     }
 }
@@ -220,17 +220,17 @@ fn write(
     map: &mut Option<Array<MapData, ConnectionRecord>>,
     records: &mut BTreeMap<u32, ConnectionRecord>,
     slot: u32,
-    record: ConnectionRecord,
+    record: &ConnectionRecord,
 ) -> Result<(), MapError> {
-    if records.get(&slot) == Some(&record) {
+    if records.get(&slot) == Some(record) {
         return Ok(());
     }
     if let Some(map) = map {
         map.set(slot, record, 0)?;
     }
-    match record == ConnectionRecord::NONE {
+    match *record == ConnectionRecord::NONE {
         true => records.remove(&slot),
-        false => records.insert(slot, record),
+        false => records.insert(slot, *record),
     };
     Ok(())
 }
@@ -245,9 +245,8 @@ fn name(record: &ConnectionRecord) -> Option<String> {
 }
 
 fn is_of_this_version(directory: &Path) -> bool {
-    let same_layout = MAPS
-        .iter()
-        .all(|layout| MapInfo::from_pin(directory.join(layout.name)).is_ok_and(|info| layout.is_of(&info)));
+    let same_layout =
+        MAPS.iter().all(|layout| MapInfo::from_pin(directory.join(layout.name)).is_ok_and(|info| layout.is_of(&info)));
     same_layout && reasons(directory).is_some_and(|names| names == Reason::ALL.map(|reason| padded(reason.name())))
 }
 
@@ -274,7 +273,7 @@ fn create(directory: &Path, records: &BTreeMap<u32, ConnectionRecord>) -> Result
         Some(Map::Array(map).try_into().map_err(|error| failed(&error))?);
     let mut written = BTreeMap::new();
     for (slot, record) in records.iter().filter(|(slot, _)| **slot < SLOTS) {
-        write(&mut map, &mut written, *slot, *record).map_err(|error| failed(&error))?;
+        write(&mut map, &mut written, *slot, record).map_err(|error| failed(&error))?;
     }
     let error = |error| Error::map("reasons", Reason::COUNT as u32, &error);
     let mut names: Array<MapData, ReasonName> = Map::Array(reasons.create(directory)?).try_into().map_err(error)?;

@@ -80,12 +80,7 @@ pub struct Maps {
 
 impl Maps {
     /// `groups`: see [`super::groups::create`].
-    pub fn take(
-        ebpf: &mut Ebpf,
-        settings: &Settings,
-        ledger: Ledger,
-        groups: Named<Groups>,
-    ) -> Result<Self, Error> {
+    pub fn take(ebpf: &mut Ebpf, settings: &Settings, ledger: Ledger, groups: Named<Groups>) -> Result<Self, Error> {
         Ok(Self {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,

@@ -47,8 +47,8 @@ use crate::{
         maps::{Loaded, Maps},
         pins::{Kind, Pins},
     },
+    memory::Memory,
     slots::Numbers,
-    state::Memory,
     tables::{Ingress, RouteChanges, Ways},
 };
 
@@ -115,18 +115,17 @@ impl Dataplane {
                 .collect(),
             groups: groups::read(&pins),
         };
-        let mut loader = EbpfLoader::new();
+        let mut with_pins = EbpfLoader::new();
         for (map, path) in ledger::paths(&pins) {
-            loader.map_pin_path(map, path);
+            with_pins.map_pin_path(map, path);
         }
-        let object = loader.load(PROGRAM).map_err(|error| Error::load(&error))?;
+        let object = with_pins.load(PROGRAM).map_err(|error| Error::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
         programs.tc()?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
         let mut loaded = Loaded::default();
-        loaded.ingress.connections =
-            ledger.owners().into_iter().map(|(slot, (name, _))| (slot, name)).collect();
+        loaded.ingress.connections = ledger.owners().into_iter().map(|(slot, (name, _))| (slot, name)).collect();
         let maps = Maps::take(programs.object(), settings, ledger, groups)?;
         let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
         let tc = live.iter().filter(|(_, kind)| matches!(kind, Kind::Tcx | Kind::Clsact));
@@ -247,7 +246,9 @@ impl Dataplane {
         let Some(pins) = &self.pins else { return Ok(()) };
         if !self.is_starting {
             let gone: Vec<u32> = self.interfaces.keys().copied().filter(|ifindex| !wanted(*ifindex)).collect();
-            gone.into_iter().for_each(|ifindex| self.detach(ifindex));
+            for ifindex in gone {
+                self.detach(ifindex);
+            }
             return Ok(());
         }
         let all: BTreeSet<u32> = pins.links().into_iter().map(|(ifindex, _)| ifindex).collect();

@@ -299,8 +299,7 @@ fn remove(path: &Path) {
 /// The queueing discipline `clsact` stays: others may use it by now.
 fn remove_filter(ifindex: u32) {
     let Some(interface) = interface_name(ifindex) else { return };
-    let link =
-        SchedClassifierLink::attached(&interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None);
+    let link = SchedClassifierLink::attached(&interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None);
     let detached = link.map_err(|error| error.to_string()).and_then(|link| link.detach().map_err(|e| e.to_string()));
     if let Err(error) = detached {
         debug!(interface, "the filter is not removed: {error}");
@@ -314,7 +313,7 @@ fn this_namespace() -> Result<PathBuf, Error> {
 
 /// Mounts bpffs where it should be and is not.
 fn mount_bpffs() -> Result<(), Error> {
-    let is_mounted = || statfs(BPFFS).map(|statfs| i64::from(statfs.f_type) & 0xffff_ffff == BPFFS_MAGIC);
+    let is_mounted = || statfs(BPFFS).map(|statfs| statfs.f_type == BPFFS_MAGIC);
     if matches!(is_mounted(), Ok(true)) {
         return Ok(());
     }

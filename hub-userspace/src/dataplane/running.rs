@@ -9,7 +9,7 @@ use super::{
     counters::BySlot,
     pins::{Kind, Pins, interface_name},
 };
-use crate::state::Memory;
+use crate::memory::Memory;
 
 /// What runs in the kernel by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,12 +69,7 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, Error> {
         let connection = RunningConnection { counters: counters.read(slot)?, state: Memory::of(record) };
         connections.insert(name, connection);
     }
-    Ok(Some(Running {
-        interfaces,
-        connections,
-        vpc: counters.read(VPC)?,
-        unattributed: counters.read(UNATTRIBUTED)?,
-    }))
+    Ok(Some(Running { interfaces, connections, vpc: counters.read(VPC)?, unattributed: counters.read(UNATTRIBUTED)? }))
 }
 
 /// Detaches the datapath of an instance and removes all that is pinned; how many programs were attached.

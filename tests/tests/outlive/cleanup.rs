@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Output;
 
-use hub_tests::lab::{AgentCommand, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach};
+use hub_tests::lab::{
+    AgentCommand, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach,
+};
 use hub_userspace::dataplane::{Instance, running};
 
 use crate::{PORT, SITES, WAIT, Wire, probe, warm_hub};

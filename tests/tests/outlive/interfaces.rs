@@ -10,7 +10,8 @@ fn recreate(world: &World) {
     let index = hub.ifindex("tun-nb").unwrap();
     hub.ip("link del tun-nb").unwrap();
     let (device, netns) = (Site::device(0), world["ningbo"].name());
-    hub.ip(&format!("link add tun-nb index {index} mtu 1400 type veth peer name {device} mtu 1400 netns {netns}")).unwrap();
+    hub.ip(&format!("link add tun-nb index {index} mtu 1400 type veth peer name {device} mtu 1400 netns {netns}"))
+        .unwrap();
     for (place, device, gro) in [(HUB, "tun-nb", false), ("ningbo", &device, true)] {
         world[place].disable_offloads(device).unwrap();
         world[place].set_gro(device, gro).unwrap();
@@ -54,7 +55,8 @@ fn an_interface_that_is_no_attachment_any_more_is_let_go_of() {
     std::fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&[SHANGHAI, HANGZHOU]).to_string()).unwrap();
     let agent = start_again(&world, scratch);
     let links = world[HUB].ip("-o link show").unwrap();
-    let has_xdp = |device: &str| links.lines().any(|line| line.contains(&format!(" {device}@")) && line.contains("xdp"));
+    let has_xdp =
+        |device: &str| links.lines().any(|line| line.contains(&format!(" {device}@")) && line.contains("xdp"));
     assert!(has_xdp("tun-sh") && has_xdp("tun-hz") && !has_xdp("tun-nb"), "{links}");
     let pins = std::fs::read_dir(world[HUB].pins()).unwrap();
     let index = world[HUB].ifindex("tun-nb").unwrap();
