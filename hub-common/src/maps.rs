@@ -290,7 +290,7 @@ pub struct Vlan {
     pub id: u32,
 }
 
-/// Value of `TRAFFIC`, per CPU and `COUNTERS` slot: counts since the program was loaded. Bytes are those of the IP packet.
+/// Value of `TRAFFIC`, per CPU and `COUNTERS` slot: counts since the slot got its owner. Bytes are those of the IP packet.
 ///
 /// Apart from the refusals, so that the counts of thousands of connections stay in the CPU's caches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -312,6 +312,71 @@ pub struct Refusals {
     pub reasons: [u64; Reason::COUNT],
 }
 
+/// Bytes of a connection's longest name.
+pub const NAME_BYTES: usize = 128;
+
+/// Value of `CONNECTIONS`, by `COUNTERS` slot: the slot's owner and its state. Only agents read and write it: the next agent
+/// gives each connection its slot, and continues from its state.
+///
+/// Another version may have other fields, but `name` and `name_length` stay where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct ConnectionRecord {
+    /// UTF-8.
+    pub name: [u8; NAME_BYTES],
+    /// Bytes of the name; 0: the slot has no owner.
+    pub name_length: u32,
+    /// [`ConnectionRecord::UP`] and the like; 0: not known.
+    pub state: u32,
+    /// [`ConnectionRecord::FAILED`] and [`ConnectionRecord::CARRIED_OVER`].
+    pub flags: u32,
+    pub padding: u32,
+    /// Since when it has been in this state: nanoseconds of `CLOCK_BOOTTIME`.
+    pub since: u64,
+    /// Since when nothing speaks against its being up, as `since`; 0: something does.
+    pub well_since: u64,
+    /// Visible changes of the state.
+    pub changes: u64,
+    /// Counts of earlier versions, to add to those of `TRAFFIC` and `REFUSALS`.
+    pub traffic: Traffic,
+    pub refusals: Refusals,
+}
+
+impl ConnectionRecord {
+    pub const UP: u32 = 1;
+    pub const HELD: u32 = 2;
+    pub const DOWN: u32 = 3;
+    pub const ADMIN_DOWN: u32 = 4;
+    /// It went down by itself: it has to wait before it is up again.
+    pub const FAILED: u32 = 1;
+    /// The counts of the version before are in `traffic` and `refusals`.
+    pub const CARRIED_OVER: u32 = 2;
+    /// Of a slot without an owner.
+    pub const NONE: Self = Self {
+        name: [0; NAME_BYTES],
+        name_length: 0,
+        state: 0,
+        flags: 0,
+        padding: 0,
+        since: 0,
+        well_since: 0,
+        changes: 0,
+        traffic: Traffic { rx_packets: 0, rx_bytes: 0, tx_packets: 0, tx_bytes: 0 },
+        refusals: Refusals { reasons: [0; Reason::COUNT] },
+    };
+}
+
+/// Value of `GROUPS`, by the group's first bucket divided by [`GROUP_BUCKETS`]: the next-hop group that owns these buckets. Only
+/// agents read and write it: the next agent gives each group the owners of its buckets. Hashes are the agent's; 0: no group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct GroupRecord {
+    /// Of the members' names and weights.
+    pub members: u64,
+    /// Of the members' names.
+    pub names: u64,
+}
+
 const _: () = {
     assert!(VPC + 1 + MAX_CONNECTIONS <= SHARED_SCOPE && SHARED_SCOPE + MAX_CONNECTIONS <= POLICY_COLUMN);
     assert!(size_of::<Attachment>() == 16);
@@ -328,14 +393,16 @@ const _: () = {
     assert!(size_of::<GroupMember>() == 8);
     assert!(size_of::<Traffic>() == 32);
     assert!(size_of::<Refusals>() == 8 * Reason::COUNT);
+    assert!(size_of::<ConnectionRecord>() == NAME_BYTES + 4 * 4 + 3 * 8 + 32 + 8 * Reason::COUNT);
+    assert!(size_of::<GroupRecord>() == 16);
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Attachment, GroupMember, LinkAddress, Local, Neighbour, NextHop, Refusals, Remote, Route, Rule, Scoped, Traffic,
-        Vlan,
+        Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Refusals, Remote,
+        Route, Rule, Scoped, Traffic, Vlan,
     };
 
     macro_rules! pod {
@@ -347,5 +414,5 @@ mod pod {
     }
 
     pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
-    pod!(Vlan, GroupMember, Traffic, Refusals);
+    pod!(Vlan, GroupMember, Traffic, Refusals, ConnectionRecord, GroupRecord);
 }

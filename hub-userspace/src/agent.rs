@@ -18,11 +18,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -32,11 +32,12 @@ use crate::{
     attachments::Attachments,
     compile::Inputs,
     config::{Config, difference::Difference, model::Source},
-    dataplane::{Dataplane, Mode},
+    dataplane::{Dataplane, Inherited, Instance, Mode},
     event::Event,
     health::{self, Prober},
     layout::Layout,
     lock::InstanceLock,
+    memory::Clock,
     netlink::{Changes, Failure, Follower, HostState, Interfaces},
     rib::Rib,
     selectors::Agreements,
@@ -76,6 +77,8 @@ pub const RETRY: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Events that a listener may be behind.
 const EVENTS: usize = 1024;
+/// Most that a start waits for what is known of SAs, while an earlier agent's datapath runs.
+const HEAR_WITHIN: Duration = Duration::from_secs(3);
 
 pub struct Agent {
     config: Arc<Config>,
@@ -92,6 +95,8 @@ pub struct Agent {
     /// Connections for which that is otherwise than last told.
     untold_selectors: BTreeSet<String>,
     liveness: Liveness,
+    /// By which the next agent is told of times.
+    clock: Clock,
     states: Arc<States>,
     /// When a connection that is held may be up.
     hold_ends: Option<Instant>,
@@ -142,10 +147,20 @@ struct Pending {
 }
 
 impl Agent {
-    /// Loads the program and brings everything into step. What it has done to the host until an error, it takes back.
-    pub async fn start(config: Config, mode: Mode) -> Result<Self> {
+    /// Loads the programs, brings everything into step, and takes over the datapath of an earlier agent of this instance, which
+    /// goes on as it is until then. On an error that datapath stays; where there was none, what has been done to the host is
+    /// taken back.
+    pub async fn start(config: Config, mode: Mode, instance: &Instance) -> Result<Self> {
         let lock = InstanceLock::claim()?;
-        let mut dataplane = Dataplane::load(&config.dataplane)?;
+        let (mut dataplane, inherited) = Dataplane::start(&config.dataplane, instance)?;
+        let Inherited { is_running, connections, groups } = inherited;
+        let (mut layout, mut liveness, clock) = (Layout::default(), Liveness::default(), Clock::now());
+        layout.inherit(connections.iter().map(|(name, (slot, _))| (name.clone(), *slot)), groups);
+        for (name, (_, memory)) in connections {
+            if let Some(memory) = memory {
+                liveness.resume(name, &memory, &clock);
+            }
+        }
         dataplane.follow_log();
         let wanted_neighbours = dataplane.wanted_neighbours()?;
         let interfaces = Interfaces::start(config.xfrm_links()).await?;
@@ -163,11 +178,12 @@ impl Agent {
             follower,
             dataplane,
             wanted_neighbours,
-            layout: Layout::default(),
+            layout,
             ingress: Ingress::default(),
             agreements: Agreements::new(),
             untold_selectors: BTreeSet::new(),
-            liveness: Liveness::default(),
+            liveness,
+            clock,
             states: Arc::default(),
             hold_ends: None,
             told: BTreeMap::new(),
@@ -187,8 +203,12 @@ impl Agent {
             next_look: Instant::now() + LOOK_AGAIN,
             _lock: lock,
         };
+        if is_running {
+            info!(%instance, "taking over the running datapath");
+            agent.hear().await;
+        }
         if let Err(error) = agent.start_forwarding().await {
-            if let Err(another) = agent.stop().await {
+            if let Err(another) = agent.stop(!is_running).await {
                 warn!("{another:#}");
             }
             return Err(error);
@@ -200,6 +220,31 @@ impl Agent {
             "ready"
         );
         Ok(agent)
+    }
+
+    /// Waits for what the running datapath may know and this agent does not yet: what SAs admit. Not for ever.
+    async fn hear(&mut self) {
+        let connections = self.config.connections.values();
+        let ike = connections.clone().any(|connection| connection.ipsec.is_some());
+        let xfrm = connections.clone().any(|connection| connection.selectors == Source::Xfrm);
+        self.xfrm.want(xfrm);
+        let heard = async {
+            loop {
+                let (tunnels, policies) = (self.ike.view(), self.xfrm.view());
+                let ike = ike && !tunnels.heard && tunnels.unreachable.is_none();
+                let xfrm = xfrm && policies.table.is_none() && policies.problem.is_none();
+                if !ike && !xfrm {
+                    break;
+                }
+                tokio::select! {
+                    () = self.ike.changed() => {}
+                    () = self.xfrm.changed() => {}
+                }
+            }
+        };
+        if timeout(HEAR_WITHIN, heard).await.is_err() {
+            warn!("the SAs are not known yet: until they are, the selectors of the file are in force");
+        }
     }
 
     async fn start_forwarding(&mut self) -> Result<()> {
@@ -220,7 +265,7 @@ impl Agent {
         self.events.downgrade()
     }
 
-    /// Serves until `shutdown`, then takes back what it has done to the host.
+    /// Serves until `shutdown`. The datapath goes on then.
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: impl Future) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut watchdog = Watchdog::of_systemd();
@@ -276,16 +321,19 @@ impl Agent {
         info!("stopping");
         // Nobody waits for an answer that does not come any more.
         drop(requests);
-        self.stop().await
+        self.stop(false).await
     }
 
-    /// Detaches the program, then removes routes, rules and neighbours: until the last moment the kernel has a way for
-    /// the packets it gets. xfrm interfaces stay, as strongSwan's tunnels do: the next agent takes both over.
-    async fn stop(self) -> Result<()> {
-        drop(self.dataplane);
-        let report = self.kernel.clear().await.context("cannot remove the routes of the agent from the kernel")?;
-        for failure in report.failures {
-            warn!("not removed: {failure}");
+    /// Leaves everything as it is for the next agent: programs, tables, routes, neighbours. With `detach` it takes them all away,
+    /// routes first: what the kernel gets by then has no way to a site, whatever `ip_forward` says. xfrm interfaces stay
+    /// in any case, as strongSwan's tunnels do.
+    pub async fn stop(self, detach: bool) -> Result<()> {
+        if detach {
+            let report = self.kernel.clear().await.context("cannot remove the routes of the agent from the kernel")?;
+            for failure in report.failures {
+                warn!("not removed: {failure}");
+            }
+            self.dataplane.unload()?;
         }
         self.interfaces.end().await;
         Ok(())
@@ -351,6 +399,10 @@ impl Agent {
             self.by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
             result = result.and(self.write_tables(links || neighbours || config || selectors));
             self.sysctls.update(&self.config, &self.host);
+            if self.is_starting {
+                // An earlier agent's programs go on with their tables, rather than to be replaced with half of these.
+                result.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+            }
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
             let by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
             if by_tc != self.by_tc {
@@ -359,6 +411,7 @@ impl Agent {
                 result = result.and(self.write_tables(true));
             }
         }
+        self.remember_states();
         self.tell_selectors();
         if (links || addresses) && !self.is_starting {
             // The kernel drops routes of its own accord when a link or an address goes.

@@ -1,8 +1,8 @@
 //! Which interfaces the program is attached to, and how.
 //!
-//! Native XDP sends only to devices that have native XDP themselves (`ndo_xdp_xmit`, net/core/filter.c), and a redirect
-//! to another one fails without a word. What such a device sends or is sent is left to TC, which reaches every device: it
-//! has the program there, and besides on each native interface, for what XDP hands over.
+//! A TC program is behind every XDP program: it decides about what XDP passes, and sends what XDP cannot. Native XDP sends only to
+//! devices that have native XDP themselves (`ndo_xdp_xmit`, net/core/filter.c), and a redirect to another one fails without
+//! a word.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,31 +34,27 @@ impl Attachments {
     pub fn by_tc(&self, dataplane: &Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) -> BTreeSet<u32> {
         let attached: BTreeMap<u32, &Attached> = dataplane.attached().collect();
         let links = interfaces.iter().filter_map(|name| host.link(name));
-        let is_tc = |link: &&Link| match attached.get(&link.index) {
-            Some(attached) => attached.is_tc(),
-            None => self.mode_of(link).0 == Mode::Tc,
+        let is_tc = |link: &&Link| {
+            if let Some(attached) = attached.get(&link.index) {
+                return attached.is_tc();
+            }
+            let mode = self.mode_of(link).0;
+            mode == Mode::Tc || (mode == Mode::Auto && dataplane.was_tc_only(link.index))
         };
         links.filter(is_tc).map(|link| link.index).collect()
     }
 
-    /// Attaches to the interfaces of these names as far as they are there, and lets go of all others.
+    /// Attaches to the interfaces of these names as far as they are there, and then lets go of all others.
     pub fn update(&mut self, dataplane: &mut Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) {
         let links: BTreeMap<u32, &Link> =
             interfaces.iter().filter_map(|name| host.link(name)).map(|link| (link.index, link)).collect();
-        let attached: Vec<u32> = dataplane.attached().map(|(ifindex, _)| ifindex).collect();
-        for ifindex in attached.into_iter().filter(|ifindex| !links.contains_key(ifindex)) {
-            dataplane.detach(ifindex);
-        }
         self.errors.retain(|name, _| interfaces.contains(name.as_str()));
-
-        if !self.by_tc(dataplane, host, interfaces).is_empty() {
-            // It takes the verifier a while: in the meantime no interface is to be without its program.
-            dataplane.load_tc();
-        }
         for link in links.values().copied() {
             self.attach(dataplane, link);
         }
-        self.hand_over(dataplane, &links);
+        if let Err(error) = dataplane.keep(|ifindex| links.contains_key(&ifindex)) {
+            error!("{error}");
+        }
         for name in interfaces.iter().filter(|name| host.link(name).is_none()) {
             self.errors.insert((*name).to_owned(), missing(name));
         }
@@ -75,9 +71,7 @@ impl Attachments {
         let attached = link.and_then(|link| dataplane.attached().find(|(ifindex, _)| *ifindex == link.index));
         match attached {
             Some((_, attached)) => {
-                // Something may be wrong all the same.
-                let reason = attached.reason.as_ref().or_else(|| self.errors.get(interface));
-                status::Attachment { attach: Some(attached.mode.to_owned()), attach_reason: reason.cloned() }
+                status::Attachment { attach: Some(attached.mode.to_owned()), attach_reason: attached.reason.clone() }
             }
             None => status::Attachment { attach: None, attach_reason: self.errors.get(interface).cloned() },
         }
@@ -103,34 +97,13 @@ impl Attachments {
                 self.errors.remove(&link.name);
                 log(&link.name, &attached);
             }
-            Err(error) => self.note(link, "not attached", error.to_string()),
+            Err(error) => self.note(link, error.to_string()),
         }
     }
 
-    /// Has the native interfaces hand over to TC while there is one that only TC reaches.
-    fn hand_over(&mut self, dataplane: &mut Dataplane, links: &BTreeMap<u32, &Link>) {
-        if self.mode != Mode::Auto {
-            return;
-        }
-        let odd = dataplane.attached().find(|(_, attached)| attached.is_tc()).map(|(ifindex, _)| &links[&ifindex].name);
-        let reason = odd.map(|name| format!("and tc for what XDP cannot send, as to {name}"));
-        let natives = dataplane.attached().filter(|(_, attached)| attached.is_native());
-        for ifindex in natives.map(|(ifindex, _)| ifindex).collect::<Vec<_>>() {
-            let link = links[&ifindex];
-            match (dataplane.hand_over(&link.name, ifindex, reason.clone()), odd) {
-                (Ok(()), _) => _ = self.errors.remove(&link.name),
-                (Err(error), Some(odd)) => {
-                    let error = format!("tc cannot be attached beside it, which is to send to {odd}: {error}");
-                    self.note(link, "incomplete", error);
-                }
-                (Err(error), None) => self.note(link, "tc stays beside it", error.to_string()),
-            }
-        }
-    }
-
-    fn note(&mut self, link: &Link, what: &str, error: String) {
+    fn note(&mut self, link: &Link, error: String) {
         if self.errors.get(&link.name) != Some(&error) {
-            error!(interface = link.name, "{what}: {error}");
+            error!(interface = link.name, "not attached: {error}");
         }
         self.errors.insert(link.name.clone(), error);
     }

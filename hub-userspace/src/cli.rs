@@ -26,7 +26,7 @@ use crate::{
         load,
         store::Store,
     },
-    dataplane::Mode,
+    dataplane::{Instance, Mode},
     event::Event,
     leftovers, peer_config, process, view,
 };
@@ -63,6 +63,10 @@ enum Command {
         /// How to attach to interfaces.
         #[arg(long, alias = "xdp", value_enum, default_value_t = Mode::Auto)]
         attach: Mode,
+        /// Name of this agent's datapath, which goes on without it and which the next agent of this name takes over: 1 to 64 of
+        /// a-z 0-9 -. Agents in several network namespaces of a host need one each.
+        #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
+        instance: Instance,
     },
     /// Says all that is wrong with a configuration file; applies nothing.
     Check {
@@ -96,9 +100,13 @@ enum Command {
     },
     /// Shows how the connections are, then each change of a state as it happens, with the reason, until interrupted.
     Monitor,
-    /// Where no agent runs any more: removes the xfrm interfaces that agents have made, and the routes, rules and neighbours
-    /// of one that was killed.
-    Cleanup,
+    /// Where no agent runs any more: removes the datapath that goes on without it, the xfrm interfaces that agents have made, and
+    /// their routes, rules and neighbours.
+    Cleanup {
+        /// Whose datapath.
+        #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
+        instance: Instance,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,8 +184,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let text = match cli.command {
-        Command::Run { config, attach } => {
-            Box::pin(serve(config, attach, cli.socket)).await?;
+        Command::Run { config, attach, instance } => {
+            Box::pin(serve(config, attach, &instance, cli.socket)).await?;
             String::new()
         }
         Command::Check { config } => {
@@ -234,8 +242,8 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             Client::new(&cli.socket)?.follow(show).await?;
             String::new()
         }
-        Command::Cleanup => {
-            let removed = leftovers::remove().await?;
+        Command::Cleanup { instance } => {
+            let removed = leftovers::remove(&instance).await?;
             if cli.output == Output::Json { json(&removed)? } else { format!("{removed}\n") }
         }
         Command::Reload => changed(&Client::new(&cli.socket)?.reload().await?, cli.output)?,
@@ -260,7 +268,7 @@ fn changed(changed: &Changed, output: Output) -> Result<String> {
 }
 
 /// The agent's life: until SIGINT or SIGTERM.
-async fn serve(config: PathBuf, attach: Mode, socket: PathBuf) -> Result<()> {
+async fn serve(config: PathBuf, attach: Mode, instance: &Instance, socket: PathBuf) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -279,7 +287,7 @@ async fn serve(config: PathBuf, attach: Mode, socket: PathBuf) -> Result<()> {
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.in_file(&config.display().to_string()));
     }
-    let agent = Box::pin(Agent::start(loaded.config, attach)).await?;
+    let agent = Box::pin(Agent::start(loaded.config, attach, instance)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
     tokio::spawn(Changer::new(store, sender.clone()).run(taken));

@@ -1,13 +1,20 @@
 //! Where things stand in the maps: numbers that outlive a compilation, so that a change touches only what changed.
 
-use std::{collections::HashMap, net::IpAddr, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    ops::Range,
+    sync::Arc,
+};
 
 use hub_common::maps::{
-    ADMITS_NOTHING, GROUP_BUCKETS, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop, Rules, VPC,
+    ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop,
+    Rules, VPC,
 };
 
 use crate::{
     buckets,
+    dataplane::OldGroup,
     rib::Members,
     selectors::Policy,
     slots::{Full, Numbers, Slots},
@@ -60,6 +67,10 @@ pub struct WaysLayout {
     routers: Slots<Option<IpAddr>>,
     shared: Slots<Arc<Members>>,
     owners: HashMap<Arc<Members>, Owners>,
+    /// Of an earlier agent's groups, by the hash of names and weights, until the first compilation is in force.
+    inherited: HashMap<u64, Owners>,
+    /// The same by the hash of the names alone.
+    inherited_names: HashMap<u64, Owners>,
 }
 
 /// Who has a group's buckets.
@@ -90,11 +101,19 @@ impl Default for WaysLayout {
             routers: Slots::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
             shared: Slots::new("different sets of next hops", SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS),
             owners: HashMap::new(),
+            inherited: HashMap::new(),
+            inherited_names: HashMap::new(),
         }
     }
 }
 
 impl Layout {
+    /// Starts from what an earlier agent has left: slots of connections, owners of buckets.
+    pub fn inherit(&mut self, connections: impl IntoIterator<Item = (String, u32)>, groups: Vec<OldGroup>) {
+        self.ingress.connections.inherit(connections);
+        self.ways.inherit(groups);
+    }
+
     /// All the numbers.
     fn all(&mut self) -> [&mut dyn Numbers; 7] {
         let Self { ingress, ways } = self;
@@ -152,6 +171,34 @@ impl WaysLayout {
         self.shared.end();
         let shared = &self.shared;
         self.owners.retain(|key, _| shared.get(key).is_some());
+        self.inherited.clear();
+        self.inherited_names.clear();
+    }
+
+    fn inherit(&mut self, groups: Vec<OldGroup>) {
+        for OldGroup { record, owners } in groups {
+            let buckets: Arc<[Option<Member>]> = owners.iter().map(|slot| slot.map(Member::Connection)).collect();
+            // The shares that they have, as weights: nothing that has its share now need move.
+            let mut counts = BTreeMap::new();
+            for owner in buckets.iter().flatten() {
+                *counts.entry(*owner).or_default() += 1;
+            }
+            let owners = Owners { active: counts.into_iter().collect(), buckets };
+            self.inherited.insert(record.members, owners.clone());
+            self.inherited_names.insert(record.names, owners);
+        }
+    }
+
+    /// Whose buckets a group starts from.
+    fn before(&self, members: &Arc<Members>, predecessor: Option<&Arc<Members>>) -> Option<&Owners> {
+        let inherited = || {
+            if self.inherited.is_empty() {
+                return None;
+            }
+            let record = record(members);
+            self.inherited.get(&record.members).or_else(|| self.inherited_names.get(&record.names))
+        };
+        self.owners.get(members).or_else(|| self.owners.get(predecessor?)).or_else(inherited)
     }
 
     /// The group of a single next hop: one bucket.
@@ -172,7 +219,7 @@ impl WaysLayout {
         predecessor: Option<&Arc<Members>>,
     ) -> Result<Group, Full> {
         let first = self.shared.take(Arc::clone(members))? * GROUP_BUCKETS;
-        let before = self.owners.get(members).or_else(|| self.owners.get(predecessor?));
+        let before = self.before(members, predecessor);
         let owners = match before {
             Some(same) if same.active == active => same.clone(),
             _ => {
@@ -189,12 +236,43 @@ impl WaysLayout {
     }
 }
 
+/// What a group is known by to the next agent.
+pub fn record(members: &Members) -> GroupRecord {
+    let (mut all, mut names) = (Fnv::default(), Fnv::default());
+    for (name, weight) in members {
+        // Names have no zeros in them.
+        for hash in [&mut all, &mut names] {
+            hash.add(name.as_bytes());
+            hash.add(&[0]);
+        }
+        all.add(&[*weight]);
+    }
+    GroupRecord { members: all.0, names: names.0 }
+}
+
+/// FNV-1a, 64 bits: the same in every version.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::{Member, WaysLayout};
-    use crate::rib::Members;
+    use super::{Member, WaysLayout, record};
+    use crate::{dataplane::OldGroup, rib::Members};
 
     fn members(weights: &[(&str, u8)]) -> Arc<Members> {
         Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect())
@@ -244,6 +322,41 @@ mod tests {
         let fresh = round(&mut WaysLayout::default(), &[(&other, None)]);
         let both = round(&mut WaysLayout::default(), &[(&one, None), (&other, None)]);
         assert_eq!(both[1], fresh[0]);
+    }
+
+    /// What an agent leaves behind.
+    fn left(members: &Members, owners: &[Option<Member>]) -> OldGroup {
+        let slot = |owner: &Option<Member>| match owner {
+            Some(Member::Connection(slot)) => Some(*slot),
+            _ => None,
+        };
+        OldGroup { record: record(members), owners: owners.iter().map(slot).collect() }
+    }
+
+    #[test]
+    fn a_group_that_is_inherited_moves_nothing() {
+        let (one, same_names) =
+            (members(&[("a", 30), ("b", 70), ("c", 1)]), members(&[("a", 70), ("b", 30), ("c", 1)]));
+        let mut layout = WaysLayout::default();
+        // Members went and came, so that the buckets are not those of a fresh start.
+        let without = members(&[("a", 30), ("c", 1)]);
+        round(&mut layout, &[(&without, None)]);
+        let before = round(&mut layout, &[(&one, Some(&without))]).remove(0);
+        let other = round(&mut WaysLayout::default(), &[(&same_names, None)]).remove(0);
+        assert_ne!(before, round(&mut WaysLayout::default(), &[(&one, None)])[0]);
+
+        let mut next = WaysLayout::default();
+        next.inherit(vec![left(&one, &before), left(&same_names, &other)]);
+        assert_eq!(round(&mut next, &[(&one, None), (&same_names, None)]), [before, other]);
+    }
+
+    #[test]
+    fn a_group_whose_weights_change_between_two_agents_moves_the_difference_alone() {
+        let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
+        let before = round(&mut WaysLayout::default(), &[(&even, None)]).remove(0);
+        let mut next = WaysLayout::default();
+        next.inherit(vec![left(&even, &before)]);
+        assert_eq!(moved(&before, &round(&mut next, &[(&uneven, None)])[0]), 64);
     }
 
     #[test]

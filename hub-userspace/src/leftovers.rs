@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use crate::{
+    dataplane::{self, Instance},
     lock::InstanceLock,
     netlink::{Keeper, remove_interfaces},
 };
@@ -17,20 +18,24 @@ pub struct Removed {
     pub interfaces: Vec<String>,
     /// How many routes, rules and neighbours.
     pub routes: usize,
+    /// How many programs were attached to interfaces.
+    pub programs: usize,
 }
 
-/// Removes all that agents have left in the network namespace of the calling thread.
+/// Removes all that agents of this instance have left in the network namespace of the calling thread. Routes first: without
+/// a program the kernel must have no way to a site.
 ///
 /// # Errors
 /// When an agent runs there, or the kernel refuses.
-pub async fn remove() -> Result<Removed> {
+pub async fn remove(instance: &Instance) -> Result<Removed> {
     let _lock = InstanceLock::claim()?;
     let report = Keeper::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
     if let Some(failure) = report.failures.first() {
         bail!("not removed: {failure}");
     }
+    let programs = dataplane::unload(instance)?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
-    Ok(Removed { interfaces, routes: report.deleted })
+    Ok(Removed { interfaces, routes: report.deleted, programs })
 }
 
 impl fmt::Display for Removed {
@@ -41,6 +46,9 @@ impl fmt::Display for Removed {
         }
         if self.routes > 0 {
             parts.push(format!("{} routes, rules and neighbours", self.routes));
+        }
+        if self.programs > 0 {
+            parts.push(format!("{} programs on interfaces", self.programs));
         }
         match parts.is_empty() {
             true => f.write_str("no agent has left anything here"),

@@ -21,6 +21,7 @@ pub mod layout;
 mod leftovers;
 pub mod limit;
 mod lock;
+pub mod memory;
 pub mod netlink;
 pub mod peer_config;
 mod process;

@@ -51,6 +51,19 @@ impl<K: Eq + Hash> Slots<K> {
         }
     }
 
+    /// Gives numbers to keys as they were given before, when nothing has been given yet. Keys that the next round does not
+    /// take lose theirs, as any.
+    pub fn inherit(&mut self, keys: impl IntoIterator<Item = (K, u32)>) {
+        for (key, number) in keys {
+            if self.numbers.contains(&number) {
+                self.given.insert(key, Given { number, used: false });
+            }
+        }
+        let taken: BTreeSet<u32> = self.given.values().map(|given| given.number).collect();
+        self.next = taken.last().map_or(self.numbers.start, |last| last + 1);
+        self.free = (self.numbers.start..self.next).filter(|number| !taken.contains(number)).collect();
+    }
+
     pub fn begin(&mut self) {
         for given in self.given.values_mut() {
             given.used = false;
@@ -146,6 +159,16 @@ mod tests {
         slots.release();
         // Not 2: that one came to rest in the meantime.
         assert_eq!(round(&mut slots, &["b", "d", "e"]), [1, 0, 3]);
+    }
+
+    #[test]
+    fn a_number_that_is_inherited_is_kept_and_rests_if_nobody_takes_it() {
+        let mut slots = Slots::new("things", 1..9);
+        slots.inherit([("a", 4), ("b", 2), ("beyond", 9)]);
+        assert_eq!(round(&mut slots, &["new", "a", "newer", "newest"]), [1, 4, 3, 5]);
+        assert!(slots.begin_release());
+        slots.release();
+        assert_eq!(round(&mut slots, &["a", "c"]), [4, 2]);
     }
 
     #[test]

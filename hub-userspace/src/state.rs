@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::model::{Config, Connection},
+    memory::{Clock, Memory},
     netlink::{HostState, Link},
 };
 
@@ -46,9 +47,20 @@ pub struct Entry {
     well_since: Option<Instant>,
     /// It was up and went down without being told to: the next time it has to wait.
     failed: bool,
+    /// What `well_since` was when an earlier agent ended, until this one knows more than it did at its start.
+    was_well_since: Option<Instant>,
 }
 
 impl Liveness {
+    /// Continues from what an earlier agent knew of a connection, before it is judged for the first time.
+    pub fn resume(&mut self, name: String, memory: &Memory, clock: &Clock) {
+        let Memory { state, since, well_since, failed, changes } = *memory;
+        let since = clock.here(since);
+        let was_well_since = well_since.map(|time| clock.here(time));
+        let entry = Entry { state, since, changes, well_since: None, failed, was_well_since };
+        self.connections.insert(name, entry);
+    }
+
     /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and finds nothing
     /// wrong with others; `health` knows those that have a health check, once it has come to a verdict.
     pub fn judge(
@@ -75,6 +87,18 @@ impl Liveness {
         self.connections.iter().map(|(name, entry)| (name.clone(), entry.state)).collect()
     }
 
+    /// What the next agent is to know.
+    pub fn memories(&self, clock: &Clock) -> impl Iterator<Item = (&str, Memory)> {
+        let memory = |entry: &Entry| Memory {
+            state: entry.state,
+            since: clock.since_boot(entry.since),
+            well_since: entry.well_since.or(entry.was_well_since).map(|time| clock.since_boot(time)),
+            failed: entry.failed,
+            changes: entry.changes,
+        };
+        self.connections.iter().map(move |(name, entry)| (name.as_str(), memory(entry)))
+    }
+
     pub fn get(&self, name: &str) -> Option<&Entry> {
         self.connections.get(name)
     }
@@ -97,13 +121,19 @@ enum Evidence {
 
 impl Entry {
     fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
-        let mut entry = Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false };
+        let mut entry =
+            Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false, was_well_since: None };
         entry.judge(connection, evidence, now);
         Self { changes: 0, ..entry }
     }
 
     fn judge(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
-        self.well_since = (evidence == Evidence::Well).then(|| self.well_since.unwrap_or(now));
+        self.well_since = if evidence == Evidence::Unknown {
+            None
+        } else {
+            let was_well_since = self.was_well_since.take();
+            (evidence == Evidence::Well).then(|| self.well_since.or(was_well_since).unwrap_or(now))
+        };
         let state = match (evidence, self.well_since) {
             _ if !connection.enabled => State::AdminDown,
             (Evidence::Ill, _) => State::Down,
@@ -163,8 +193,13 @@ fn weigh(asked: impl Iterator<Item = Option<bool>>) -> Evidence {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Entry, Evidence, State, weigh};
-    use crate::config::model::{Connection, ReversePath, Source};
+    use hub_common::maps::ConnectionRecord;
+
+    use super::{Entry, Evidence, Liveness, State, weigh};
+    use crate::{
+        config::model::{Connection, ReversePath, Source},
+        memory::{Clock, Memory},
+    };
 
     const DELAY: Duration = Duration::from_secs(2);
 
@@ -237,6 +272,69 @@ mod tests {
         ];
         for (name, steps, expected) in table {
             assert_eq!(states(steps).0, expected, "{name}");
+        }
+    }
+
+    /// Ends an agent with these steps, and starts another with those.
+    fn restarted(before: &[(u64, char)], after: &[(u64, char)]) -> Vec<State> {
+        let start = Instant::now();
+        let clock = Clock::at(start, Duration::from_secs(100));
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let evidence = |letter| match letter {
+            '-' => Evidence::Ill,
+            '?' => Evidence::Unknown,
+            _ => Evidence::Well,
+        };
+        let mut liveness = Liveness::default();
+        let first = Entry::first(&connection(true), evidence(before[0].1), at(before[0].0));
+        liveness.connections.insert("site".into(), first);
+        let entry = liveness.connections.get_mut("site").unwrap();
+        before[1..].iter().for_each(|(time, letter)| entry.judge(&connection(true), evidence(*letter), at(*time)));
+
+        let mut record = ConnectionRecord::NONE;
+        liveness.memories(&clock).next().unwrap().1.write(&mut record);
+        let mut next = Liveness::default();
+        let clock = Clock::at(at(50), Duration::from_millis(100_050));
+        next.resume("site".into(), &Memory::of(&record).unwrap(), &clock);
+        let entry = next.connections.get_mut("site").unwrap();
+        after
+            .iter()
+            .map(|(time, letter)| {
+                entry.judge(&connection(true), evidence(*letter), at(*time));
+                entry.state
+            })
+            .collect()
+    }
+
+    #[test]
+    fn another_agent_continues() {
+        use State::{Down, Held, Up};
+        type Row<'a> = (&'a str, &'a [(u64, char)], &'a [(u64, char)], &'a [State]);
+        let table: [Row<'_>; 6] = [
+            ("up, until evidence says otherwise", &[(0, '+')], &[(50, '?'), (60, '+')], &[Up, Up]),
+            ("up, and it is not", &[(0, '+')], &[(50, '?'), (60, '-')], &[Up, Down]),
+            ("it was down", &[(0, '+'), (10, '-')], &[(50, '?'), (60, '+'), (2060, '+')], &[Held, Held, Up]),
+            (
+                "the hold-down goes on",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '+'), (2019, '+'), (2020, '+')],
+                &[Held, Held, Up],
+            ),
+            (
+                "and so while nothing is known",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '?'), (60, '+'), (2020, '+')],
+                &[Held, Held, Up],
+            ),
+            (
+                "a failure since then starts it anew",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '-'), (60, '+'), (2059, '+'), (2060, '+')],
+                &[Down, Held, Held, Up],
+            ),
+        ];
+        for (name, before, after, expected) in table {
+            assert_eq!(restarted(before, after), expected, "{name}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hub_common::maps::{
-    Attachment, GroupMember, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
+    Attachment, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
 };
 use ipnet::IpNet;
 
@@ -50,6 +50,8 @@ pub struct Ways {
     pub members: BTreeMap<GroupMember, u32>,
     /// Index into `next_hops`, by bucket; [`Ways::NOWHERE`] for one that no route uses.
     pub buckets: Vec<u32>,
+    /// Whose buckets these are, by first bucket divided by [`hub_common::maps::GROUP_BUCKETS`]; groups of one are not here.
+    pub groups: BTreeMap<u32, GroupRecord>,
 }
 
 impl Ways {

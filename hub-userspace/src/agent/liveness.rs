@@ -34,6 +34,17 @@ impl Agent {
         differ
     }
 
+    /// Notes the states for the next agent.
+    pub(super) fn remember_states(&mut self) {
+        for (name, memory) in self.liveness.memories(&self.clock) {
+            if let Some(slot) = self.layout.ingress.connections.get(name)
+                && let Err(error) = self.dataplane.remember(slot, &memory)
+            {
+                warn!("the next agent will not know how {name} is: {error}");
+            }
+        }
+    }
+
     /// Logs and tells what is new of the connections: their state, or why it is so.
     pub(super) fn tell_states(&mut self) {
         let reasons: BTreeMap<String, (State, Option<String>)> =

@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use hub_common::maps::{GroupMember, NextHop, Route, VPC, link_addresses};
+use hub_common::maps::{GROUP_BUCKETS, GroupMember, NextHop, Route, VPC, link_addresses};
 use ipnet::IpNet;
 
 use super::Inputs;
 use crate::{
-    layout::{Group, IngressLayout, Layout, Member, WaysLayout},
+    layout::{self, Group, IngressLayout, Layout, Member, WaysLayout},
     rib::{self, Members, Rib, Target},
     slots::Full,
     tables::{RouteChanges, Ways},
@@ -94,18 +94,18 @@ impl Compiler<'_> {
         let member = |name: &str| Member::Connection(slots.get(name).expect("every connection has been numbered"));
         let active = rib::active(members, self.inputs.states);
         let active: Vec<(Member, u32)> = active.into_iter().map(|(name, part)| (member(name), part)).collect();
-        let group = match (members.len(), active.as_slice()) {
+        let group = if let (1, [(only, _)]) = (members.len(), active.as_slice()) {
             // The weight of one alone means nothing.
-            (1, [(only, _)]) => self.layout.single(*only)?,
-            _ => {
-                let group = self.layout.shared(members, &active, rib.predecessor(members))?;
-                let key = |name: &String| GroupMember {
-                    first_bucket: group.first,
-                    connection: slots.get(name).expect("every connection has been numbered"),
-                };
-                self.compiled.ways.members.extend(members.keys().map(|name| (key(name), 0)));
-                group
-            }
+            self.layout.single(*only)?
+        } else {
+            let group = self.layout.shared(members, &active, rib.predecessor(members))?;
+            let key = |name: &String| GroupMember {
+                first_bucket: group.first,
+                connection: slots.get(name).expect("every connection has been numbered"),
+            };
+            self.compiled.ways.members.extend(members.keys().map(|name| (key(name), 0)));
+            self.compiled.ways.groups.insert(group.first / GROUP_BUCKETS, layout::record(members));
+            group
         };
         self.route(&group)
     }

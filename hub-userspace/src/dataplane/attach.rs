@@ -1,31 +1,40 @@
-//! Attaching to interfaces, by XDP or by TC.
+//! Attaching to interfaces, by XDP and TC, in a way that outlives the agent: links are pinned, and the next agent swaps the
+//! programs behind them.
+
+use std::{
+    io, mem,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp,
-        tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
-        xdp::{XdpLinkId, XdpMode},
+        ProgramError, SchedClassifier, TcAttachType, Xdp,
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
     },
 };
+use aya_obj::generated::{BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
 use rustix::io::Errno;
 use serde::Serialize;
 use tracing::debug;
 
-use super::Error;
+use super::{
+    Error, bpf,
+    pins::{FILTER_HANDLE, FILTER_PRIORITY, Kind, Pins},
+};
 use crate::config::model::Lookup;
 
 /// How to attach to interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Mode {
-    /// Native XDP where the driver can, else TC.
+    /// Native XDP where the driver can, with TC behind it; else TC alone.
     #[default]
     Auto,
-    /// XDP in the driver, before the kernel has made an skb of the frame; an error where the driver cannot.
+    /// XDP in the driver, before the kernel has made an skb of the frame, with TC behind it; an error where the driver cannot.
     Native,
-    /// XDP in the kernel's receive path. Cannot send into every tunnel.
+    /// XDP in the kernel's receive path, with TC behind it. Cannot send into every tunnel.
     Generic,
-    /// TC: behind XDP, on every interface, super-packets whole.
+    /// TC alone: on every interface, super-packets whole.
     Tc,
 }
 
@@ -34,15 +43,11 @@ pub enum Mode {
 pub struct Attached {
     /// The name in status: `xdp-native`, `xdp-generic` or `tc`.
     pub mode: &'static str,
-    /// Why it is not native XDP alone.
+    /// Why it is not native XDP.
     pub reason: Option<String>,
 }
 
 impl Attached {
-    pub fn is_native(&self) -> bool {
-        self.mode == NATIVE
-    }
-
     pub fn is_tc(&self) -> bool {
         self.mode == TC
     }
@@ -54,32 +59,19 @@ const TC: &str = "tc";
 
 const LOAD_ATTEMPTS: u32 = 5;
 
-/// Before filters that name none.
-const FILTER_PRIORITY: u16 = 1;
-
 /// The kernel programs, one for each kind of hook.
 pub struct Programs {
     ebpf: Ebpf,
     xdp: &'static str,
     tc: &'static str,
-    /// The TC program is in the kernel: few hosts need it.
+    /// The TC program is in the kernel.
     tc_loaded: bool,
-}
-
-/// A program on an interface, until it is detached.
-#[derive(Debug)]
-pub enum Link {
-    Xdp(XdpLinkId),
-    Tc(SchedClassifierLinkId),
 }
 
 impl Programs {
     /// Loads the XDP program of an object.
     pub fn load(mut ebpf: Ebpf, lookup: Lookup) -> Result<Self, Error> {
-        let (xdp, tc) = match lookup {
-            Lookup::Compiled => ("vpnhub_xdp", "vpnhub_tc"),
-            Lookup::Lpm => ("vpnhub_xdp_lpm", "vpnhub_tc_lpm"),
-        };
+        let (xdp, tc) = names(lookup);
         load(|| program::<Xdp>(&mut ebpf, xdp).load())?;
         Ok(Self { ebpf, xdp, tc, tc_loaded: false })
     }
@@ -101,63 +93,155 @@ impl Programs {
         Ok(program)
     }
 
-    /// `reason` is why it is to be TC, where that is not what the operator asked for.
+    /// Attaches to an interface, or takes over what an earlier agent has attached: at no moment is the interface without a
+    /// program then. `reason` is why it is to be TC alone, where that is not what the operator asked for.
+    ///
+    /// TC first: XDP leaves to it what it passes.
     pub fn attach(
         &mut self,
+        pins: &Pins,
         interface: &str,
         ifindex: u32,
         mode: Mode,
         reason: Option<&str>,
-    ) -> Result<(Link, Attached), Error> {
+    ) -> Result<Attached, Error> {
+        let had_tc = pins.has(Kind::Tcx, ifindex) || pins.has(Kind::Clsact, ifindex);
+        self.attach_tc(pins, interface, ifindex)?;
         let told = || Some(reason.unwrap_or("asked for").to_owned());
-        let (mode, reason) = match mode {
-            Mode::Auto | Mode::Native => match self.xdp().attach_to_if_index(ifindex, XdpMode::Driver) {
-                Ok(link) => return Ok((Link::Xdp(link), Attached { mode: NATIVE, reason: None })),
-                Err(error) if mode == Mode::Auto && errno(&error) != Some(Errno::BUSY) => {
-                    (TC, Some(why_not_native(&error)))
-                }
-                Err(error) => return Err(Error::attach(&error)),
-            },
-            Mode::Generic => (GENERIC, told()),
-            Mode::Tc => (TC, told()),
+        let (kind, other, flags) = match mode {
+            Mode::Auto | Mode::Native => (Kind::Native, Kind::Generic, XDP_FLAGS_DRV_MODE),
+            Mode::Generic => (Kind::Generic, Kind::Native, XDP_FLAGS_SKB_MODE),
+            Mode::Tc => {
+                detach_xdp(pins, ifindex);
+                return Ok(Attached { mode: TC, reason: told() });
+            }
         };
-        let link = if mode == TC {
-            self.attach_tc(interface)?
-        } else {
-            let link = self.xdp().attach_to_if_index(ifindex, XdpMode::Skb);
-            Link::Xdp(link.map_err(|error| Error::attach(&error))?)
-        };
-        Ok((link, Attached { mode, reason }))
-    }
-
-    /// By TCX, and where the kernel does not know that (before 6.6) as a filter of the queueing discipline `clsact`, which
-    /// stays: others may use it by then.
-    pub fn attach_tc(&mut self, interface: &str) -> Result<Link, Error> {
-        let name = self.tc;
-        let program = self.tc()?;
-        let mut attach = |options| program.attach_with_options(interface, TcAttachType::Ingress, options).map(Link::Tc);
-        match attach(TcAttachOptions::TcxOrder(LinkOrder::first())) {
-            Err(error) if errno(&error) == Some(Errno::INVAL) => {}
-            result => return result.map_err(|error| Error::attach(&error)),
+        // An interface has either (`dev_xdp_attach()`, net/core/dev.c).
+        if pins.has(other, ifindex) {
+            pins.detach(other, ifindex);
         }
-        // It may be there already, and so may the filter of an agent that was killed.
-        let _ = qdisc_add_clsact(interface);
-        let _ = qdisc_detach_program(interface, TcAttachType::Ingress, name);
-        let filter = NlOptions { priority: FILTER_PRIORITY, ..NlOptions::default() };
-        attach(TcAttachOptions::Netlink(filter)).map_err(|error| Error::attach(&error))
-    }
-
-    /// The interfaces may be gone.
-    pub fn detach(&mut self, links: impl IntoIterator<Item = Link>) {
-        for link in links {
-            let result = match link {
-                Link::Xdp(link) => self.xdp().detach(link),
-                Link::Tc(link) => program::<SchedClassifier>(&mut self.ebpf, self.tc).detach(link),
-            };
-            if let Err(error) = result {
-                debug!("not detached: {error}");
+        match self.attach_xdp(pins, kind, ifindex, flags) {
+            Ok(()) if kind == Kind::Native => Ok(Attached { mode: NATIVE, reason: None }),
+            Ok(()) => Ok(Attached { mode: GENERIC, reason: told() }),
+            Err(error) if mode == Mode::Auto => {
+                detach_xdp(pins, ifindex);
+                Ok(Attached { mode: TC, reason: Some(why_not_native(&error)) })
+            }
+            Err(error) => {
+                if !had_tc {
+                    detach(pins, ifindex);
+                }
+                Err(Error::attach(&error))
             }
         }
+    }
+
+    fn attach_xdp(&mut self, pins: &Pins, kind: Kind, ifindex: u32, flags: u32) -> io::Result<()> {
+        let program = self.xdp().fd().map_err(io::Error::other)?.try_clone()?;
+        attach_link(pins, kind, ifindex, program.as_fd(), bpf_attach_type::BPF_XDP, flags)
+    }
+
+    /// By TCX, and where the kernel does not know that (before 6.6) as a filter of the queueing discipline `clsact`.
+    fn attach_tc(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), Error> {
+        let program = self.tc()?.fd().map_err(|error| Error::attach(&error))?;
+        let program = program.try_clone().map_err(|error| Error::attach(&error))?;
+        let (attach_type, flags) = (bpf_attach_type::BPF_TCX_INGRESS, BPF_F_BEFORE);
+        match attach_link(pins, Kind::Tcx, ifindex, program.as_fd(), attach_type, flags) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                self.attach_filter(pins, interface, ifindex)
+            }
+            result => result.map_err(|error| Error::attach(&error)),
+        }
+    }
+
+    /// The filter stays when its link object is forgotten; dropping it would detach it.
+    fn attach_filter(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), Error> {
+        if pins.has(Kind::Clsact, ifindex) && self.replace_filter(interface).is_ok() {
+            return Ok(());
+        }
+        // Before the filter: one that is there and not known of could not be replaced, nor removed.
+        pins.mark_filter(interface, ifindex)?;
+        // It may be there already.
+        drop(qdisc_add_clsact(interface));
+        let mut result = self.add_filter(interface);
+        if result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
+            // Versions that pinned nothing left theirs when they were killed.
+            for lookup in [Lookup::Compiled, Lookup::Lpm] {
+                drop(qdisc_detach_program(interface, TcAttachType::Ingress, names(lookup).1));
+            }
+            result = self.add_filter(interface);
+        }
+        result.map_err(|error| {
+            pins.forget_link(Kind::Clsact, ifindex);
+            Error::attach(&error)
+        })
+    }
+
+    fn replace_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
+        let link =
+            SchedClassifierLink::attached(interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None)?;
+        let program = program::<SchedClassifier>(&mut self.ebpf, self.tc);
+        let link = program.attach_to_link(link)?;
+        mem::forget(program.take_link(link)?);
+        Ok(())
+    }
+
+    fn add_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
+        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
+        let program = program::<SchedClassifier>(&mut self.ebpf, self.tc);
+        let options = TcAttachOptions::Netlink(options);
+        let link = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
+        mem::forget(program.take_link(link)?);
+        Ok(())
+    }
+}
+
+/// Detaches from an interface, which may be gone. XDP first: TC then still has what comes in.
+pub fn detach(pins: &Pins, ifindex: u32) {
+    detach_xdp(pins, ifindex);
+    for kind in [Kind::Tcx, Kind::Clsact] {
+        if pins.has(kind, ifindex) {
+            pins.detach(kind, ifindex);
+        }
+    }
+}
+
+fn detach_xdp(pins: &Pins, ifindex: u32) {
+    for kind in [Kind::Native, Kind::Generic] {
+        if pins.has(kind, ifindex) {
+            pins.detach(kind, ifindex);
+        }
+    }
+}
+
+/// Swaps the program behind a pinned link, or makes and pins one.
+fn attach_link(
+    pins: &Pins,
+    kind: Kind,
+    ifindex: u32,
+    program: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+    flags: u32,
+) -> io::Result<()> {
+    let path = pins.path(kind, ifindex);
+    if let Ok(link) = bpf::open(&path) {
+        match bpf::swap(link.as_fd(), program) {
+            // Its interface has gone; this is another one, which was given the same index.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOLINK) => {}
+            result => return result,
+        }
+        debug!(ifindex, "{} has lost its interface", path.display());
+    }
+    pins.forget_link(kind, ifindex);
+    let link = bpf::attach(program, ifindex, attach_type, flags)?;
+    bpf::pin(link.as_fd(), &path)
+}
+
+/// Names of the XDP and the TC program.
+fn names(lookup: Lookup) -> (&'static str, &'static str) {
+    match lookup {
+        Lookup::Compiled => ("vpnhub_xdp", "vpnhub_tc"),
+        Lookup::Lpm => ("vpnhub_xdp_lpm", "vpnhub_tc_lpm"),
     }
 }
 
@@ -180,8 +264,13 @@ where
     program.try_into().ok().expect("it is of this kind")
 }
 
-fn why_not_native(error: &ProgramError) -> String {
+fn why_not_native(error: &io::Error) -> String {
     match errno(error) {
+        Some(Errno::BUSY | Errno::EXIST) => {
+            "another XDP program is attached to the interface, and what it passes is left to tc: detach it for native \
+             XDP, with `ip link set dev NAME xdp off` for one"
+                .to_owned()
+        }
         Some(Errno::OPNOTSUPP) => "the driver has no native XDP".to_owned(),
         _ => format!(
             "the driver refuses native XDP, its MTU may be too large or its offloads in the way: {}",
@@ -192,7 +281,7 @@ fn why_not_native(error: &ProgramError) -> String {
 
 /// The kernel's answer, somewhere among the causes.
 pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
-    let io = error.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error);
+    let io = error.downcast_ref::<io::Error>().and_then(Errno::from_io_error);
     io.or_else(|| error.source().and_then(errno))
 }
 

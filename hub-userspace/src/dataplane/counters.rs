@@ -4,7 +4,7 @@ use std::{iter::Sum, ops::Add};
 
 use aya::{
     Ebpf, Pod,
-    maps::{MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use hub_common::{
     Reason,
@@ -13,7 +13,9 @@ use hub_common::{
 
 use super::{
     Error,
+    ledger::{Ledger, SLOTS, paths},
     maps::{Named, Writer, take},
+    pins::Pins,
 };
 
 /// Counts of a slot: see [`Traffic`] and [`Refusals`].
@@ -59,26 +61,40 @@ impl From<Refusals> for Counters {
     }
 }
 
-/// Both maps.
+/// Both maps, and what they do not have.
 pub struct BySlot {
     traffic: PerCpuArray<MapData, Traffic>,
     refusals: PerCpuArray<MapData, Refusals>,
+    pub ledger: Ledger,
 }
 
 impl BySlot {
-    pub fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, Error> {
+    pub fn take(ebpf: &mut Ebpf, ledger: Ledger) -> Result<Named<Self>, Error> {
         let Named { map: refusals, .. } = take(ebpf, "REFUSALS")?;
         let Named { name, capacity, map: traffic } = take(ebpf, "TRAFFIC")?;
-        Ok(Named { name, capacity, map: Self { traffic, refusals } })
+        Ok(Named { name, capacity, map: Self { traffic, refusals, ledger } })
+    }
+
+    /// Those of an instance, only to be read.
+    pub fn look(pins: &Pins) -> Result<Named<Self>, Error> {
+        let ledger = Ledger::look(pins)?;
+        let [(_, traffic), (_, refusals)] = paths(pins);
+        let open = |path| MapData::from_pin(path).map(Map::PerCpuArray);
+        let traffic =
+            open(traffic).and_then(TryInto::try_into).map_err(|error| Error::map("TRAFFIC", SLOTS, &error))?;
+        let refusals =
+            open(refusals).and_then(TryInto::try_into).map_err(|error| Error::map("REFUSALS", SLOTS, &error))?;
+        Ok(Named { name: "TRAFFIC", capacity: SLOTS, map: Self { traffic, refusals, ledger } })
     }
 }
 
 impl Named<BySlot> {
-    /// Counts of a slot, summed over the CPUs.
+    /// Counts of a slot, summed over the CPUs, with those of earlier versions.
     pub fn read(&self, slot: u32) -> Result<Counters, Error> {
-        let Self { name, capacity, map: BySlot { traffic, refusals } } = self;
+        let Self { name, capacity, map: BySlot { traffic, refusals, ledger } } = self;
         let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
-        read().map_err(|error| Error::map(name, *capacity, &error))
+        let counted = read().map_err(|error| Error::map(name, *capacity, &error))?;
+        Ok(counted + ledger.earlier(slot))
     }
 }
 
@@ -88,13 +104,14 @@ fn sum<V: Pod + Into<Counters>>(map: &PerCpuArray<MapData, V>, slot: u32) -> Res
 
 /// A slot that gets a new owner starts from zero.
 impl Writer<u32, String> for BySlot {
-    fn put(&mut self, slot: &u32, _owner: &String) -> Result<(), MapError> {
+    fn put(&mut self, slot: &u32, owner: &String) -> Result<(), MapError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
         self.traffic.set(*slot, PerCpuValues::try_from(vec![Traffic::default(); cpus])?, 0)?;
-        self.refusals.set(*slot, PerCpuValues::try_from(vec![Refusals::default(); cpus])?, 0)
+        self.refusals.set(*slot, PerCpuValues::try_from(vec![Refusals::default(); cpus])?, 0)?;
+        self.ledger.give(*slot, owner)
     }
 
-    fn delete(&mut self, _slot: &u32) -> Result<(), MapError> {
-        Ok(())
+    fn delete(&mut self, slot: &u32) -> Result<(), MapError> {
+        self.ledger.take_away(*slot)
     }
 }

@@ -1,9 +1,14 @@
 //! What can go wrong between agent and kernel, in sentences that say what to do.
 
+use std::{io, path::Path};
+
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use rustix::{io::Errno, thread::CapabilitySet};
 
-use super::attach::{chain, errno};
+use super::{
+    Instance,
+    attach::{chain, errno},
+};
 
 /// The oldest kernel that is supported and tested, Debian 12's.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -43,6 +48,27 @@ pub enum Error {
     LookupMemory { mebibytes: u32 },
     #[error("the frame is too long")]
     FrameTooLong,
+    #[error(
+        "bpffs cannot be mounted, where the datapath is held while no agent runs ({cause}): \
+         mount it before, `mount -t bpf bpf /sys/fs/bpf`"
+    )]
+    Bpffs { cause: String },
+    #[error("{path}: {cause}")]
+    Pins { path: String, cause: String },
+    #[error("an agent of the instance {instance} runs already: stop it first, or choose another --instance")]
+    InstanceRuns { instance: Instance },
+    #[error(
+        "the datapath of the instance {instance} is in another network namespace: choose another --instance, or run \
+         `vpnhub cleanup --instance {instance}` there"
+    )]
+    OtherNamespace { instance: Instance },
+    #[error(
+        "the datapath of the instance {instance} is in this network namespace: start that --instance, or run \
+         `vpnhub cleanup --instance {instance}`"
+    )]
+    OtherInstance { instance: Instance },
+    #[error("the datapath is of another version: start an agent of this version to read it")]
+    OtherVersion,
 }
 
 impl Error {
@@ -66,7 +92,11 @@ impl Error {
         }
     }
 
-    pub(super) fn attach(error: &ProgramError) -> Self {
+    pub(super) fn pins(path: &Path, error: &io::Error) -> Self {
+        Self::Pins { path: path.display().to_string(), cause: error.to_string() }
+    }
+
+    pub(super) fn attach(error: &(dyn std::error::Error + 'static)) -> Self {
         match errno(error) {
             Some(Errno::BUSY | Errno::EXIST) => Self::Busy,
             Some(Errno::PERM) => Self::Privileges,

@@ -13,6 +13,8 @@ use hub_common::maps::{
 use super::{
     Error,
     counters::{BySlot, Counters},
+    groups::Groups,
+    ledger::Ledger,
     lookup::{Lookup, Selectors},
 };
 use crate::{
@@ -73,14 +75,16 @@ pub struct Maps {
     limits: Named<Array<MapData, Rules>>,
     neighbours: Named<HashMap<MapData, Neighbour, LinkAddress>>,
     group_members: Named<HashMap<MapData, GroupMember, u32>>,
+    groups: Named<Groups>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     ports: Named<DevMap<MapData>>,
-    counters: Named<BySlot>,
+    pub counters: Named<BySlot>,
 }
 
 impl Maps {
-    pub fn take(ebpf: &mut Ebpf, settings: &Settings) -> Result<Self, Error> {
+    /// `groups`: see [`super::groups::create`].
+    pub fn take(ebpf: &mut Ebpf, settings: &Settings, ledger: Ledger, groups: Named<Groups>) -> Result<Self, Error> {
         Ok(Self {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
@@ -89,10 +93,11 @@ impl Maps {
             limits: take(ebpf, "LIMITS")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
             group_members: take(ebpf, "GROUP_MEMBERS")?,
+            groups,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
-            counters: BySlot::take(ebpf)?,
+            counters: BySlot::take(ebpf, ledger)?,
         })
     }
 
@@ -158,7 +163,10 @@ impl Maps {
     /// to any more stays until its index is used again.
     pub fn steer(&mut self, loaded: &mut Ways, wanted: &Ways) -> Result<usize, Error> {
         let next_hops = difference(&loaded.next_hops, &wanted.next_hops);
-        let mut written = put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?;
+        let groups = difference(&loaded.groups, &wanted.groups);
+        let mut written = put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
+            + delete(&mut self.groups, &mut loaded.groups, &groups)?
+            + put(&mut self.groups, &mut loaded.groups, &groups)?;
         let Named { name, capacity, map } = &mut self.buckets;
         let len = loaded.buckets.len().max(wanted.buckets.len());
         loaded.buckets.resize(len, Ways::NOWHERE);

@@ -1,15 +1,25 @@
 //! The one writer: loads the program, attaches it, fills its maps and reads its counters. Nobody else knows aya.
 
 mod attach;
+mod bpf;
 mod chunks;
 mod counters;
 mod error;
+mod groups;
+mod instance;
+mod ledger;
 mod lookup;
 mod maps;
+mod old;
+mod pins;
 mod run;
+mod running;
 mod wanted;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aya::{EbpfLoader, maps::RingBuf};
 use aya_log::EbpfLogger;
@@ -24,14 +34,20 @@ pub use self::{
     attach::{Attached, Mode},
     counters::Counters,
     error::Error,
+    groups::OldGroup,
+    instance::Instance,
     run::{Action, Hook, Outcome},
+    running::{Running, RunningConnection, RunningInterface, running, unload},
 };
 use crate::{
     config::model,
     dataplane::{
-        attach::{Link, Programs},
+        attach::{Programs, detach},
+        ledger::Ledger,
         maps::{Loaded, Maps},
+        pins::{Kind, Pins},
     },
+    memory::Memory,
     slots::Numbers,
     tables::{Ingress, RouteChanges, Ways},
 };
@@ -39,31 +55,91 @@ use crate::{
 /// The kernel program, as built with this agent.
 static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnhub-ebpf"));
 
-/// The loaded program and its maps. Dropping it detaches and unloads the program.
+/// The loaded programs and their maps. What is attached stays attached when this is dropped: see [`Dataplane::unload`].
 pub struct Dataplane {
     programs: Programs,
     maps: Maps,
     loaded: Loaded,
-    /// By ifindex.
-    interfaces: BTreeMap<u32, Interface>,
+    /// Nothing can be attached without it.
+    pins: Option<Pins>,
+    /// How interfaces are attached, by ifindex.
+    interfaces: BTreeMap<u32, Attached>,
+    /// Interfaces that an earlier agent has attached by TC alone.
+    were_tc_only: BTreeSet<u32>,
+    /// The earlier agent's programs may still run.
+    is_starting: bool,
 }
 
-/// An interface that the program is attached to.
-struct Interface {
-    link: Link,
-    attached: Attached,
-    /// The TC program besides, for what XDP cannot send: see [`Dataplane::hand_over`].
-    second: Option<Link>,
+/// What a new agent continues from.
+#[derive(Debug, Clone, Default)]
+pub struct Inherited {
+    /// Packets are being forwarded.
+    pub is_running: bool,
+    /// `COUNTERS` slots and states of connections, by name.
+    pub connections: BTreeMap<String, (u32, Option<Memory>)>,
+    pub groups: Vec<OldGroup>,
 }
 
 impl Dataplane {
-    /// Loads the program into the kernel. Attaches it to nothing, yet.
+    /// Loads the program into the kernel, to run it by [`Dataplane::test_run`] alone.
     pub fn load(settings: &model::Dataplane) -> Result<Self, Error> {
         error::check_host()?;
         let object = EbpfLoader::new().load(PROGRAM).map_err(|error| Error::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
-        let maps = Maps::take(programs.object(), settings)?;
-        Ok(Self { programs, maps, loaded: Loaded::default(), interfaces: BTreeMap::new() })
+        let maps = Maps::take(programs.object(), settings, Ledger::default(), groups::create()?)?;
+        Ok(Self {
+            programs,
+            maps,
+            loaded: Loaded::default(),
+            pins: None,
+            interfaces: BTreeMap::new(),
+            were_tc_only: BTreeSet::new(),
+            is_starting: false,
+        })
+    }
+
+    /// Loads the programs into the kernel, beside those of an earlier agent of this instance, which go on as they are until
+    /// [`Dataplane::attach`]. Counters are shared with them, all other tables are empty.
+    ///
+    /// # Errors
+    /// When another agent has this instance, or its datapath is elsewhere; when the kernel refuses.
+    pub fn start(settings: &model::Dataplane, instance: &Instance) -> Result<(Self, Inherited), Error> {
+        error::check_host()?;
+        let pins = Pins::claim(instance)?;
+        let ledger = Ledger::open(&pins)?;
+        let live = pins.live_links();
+        let inherited = Inherited {
+            is_running: !live.is_empty(),
+            connections: (ledger.owners().into_iter())
+                .map(|(slot, (name, record))| (name, (slot, Memory::of(record))))
+                .collect(),
+            groups: groups::read(&pins),
+        };
+        let mut with_pins = EbpfLoader::new();
+        for (map, path) in ledger::paths(&pins) {
+            with_pins.map_pin_path(map, path);
+        }
+        let object = with_pins.load(PROGRAM).map_err(|error| Error::load(&error))?;
+        let mut programs = Programs::load(object, settings.lookup)?;
+        programs.tc()?;
+        let groups = groups::create()?;
+        groups::stage(&pins, programs.object(), &groups.map)?;
+        let mut loaded = Loaded::default();
+        loaded.ingress.connections = ledger.owners().into_iter().map(|(slot, (name, _))| (slot, name)).collect();
+        let maps = Maps::take(programs.object(), settings, ledger, groups)?;
+        let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
+        let tc = live.iter().filter(|(_, kind)| matches!(kind, Kind::Tcx | Kind::Clsact));
+        let were_tc_only = tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !has_xdp(*ifindex)).collect();
+        let dataplane = Self {
+            programs,
+            maps,
+            loaded,
+            pins: Some(pins),
+            interfaces: BTreeMap::new(),
+            were_tc_only,
+            is_starting: true,
+        };
+        Ok((dataplane, inherited))
     }
 
     /// Forwards the program's own log messages, of which there are few, to this process's log. Needs a tokio runtime.
@@ -121,14 +197,11 @@ impl Dataplane {
         self.maps.look_up()
     }
 
-    /// Loads the TC program, which [`Dataplane::attach`] otherwise does when it is first needed, and tells of what goes wrong.
-    pub fn load_tc(&mut self) {
-        if let Err(error) = self.programs.tc() {
-            debug!("TC program: {error}");
-        }
-    }
-
-    /// Attaches the program to an interface. `reason` is why `mode` is TC, where nobody asked for it.
+    /// Attaches the programs to an interface, or swaps them in where an earlier agent has attached its own. `reason` is why
+    /// `mode` is TC, where nobody asked for it.
+    ///
+    /// # Panics
+    /// Without an instance.
     pub fn attach(
         &mut self,
         interface: &str,
@@ -136,49 +209,71 @@ impl Dataplane {
         mode: Mode,
         reason: Option<&str>,
     ) -> Result<&Attached, Error> {
-        let (link, attached) = self.programs.attach(interface, ifindex, mode, reason)?;
-        self.interfaces.insert(ifindex, Interface { link, attached, second: None });
-        Ok(&self.interfaces[&ifindex].attached)
-    }
-
-    /// Attaches the TC program besides to an interface that has native XDP, for what is to leave where XDP cannot send; or
-    /// detaches it, without a reason.
-    pub fn hand_over(&mut self, interface: &str, ifindex: u32, reason: Option<String>) -> Result<(), Error> {
-        let Some(entry) = self.interfaces.get_mut(&ifindex).filter(|entry| entry.attached.reason != reason) else {
-            return Ok(());
-        };
-        // In this order, each way: for a moment both count a packet, rather than none.
-        if reason.is_some() {
-            if entry.second.is_none() {
-                entry.second = Some(self.programs.attach_tc(interface)?);
-            }
-        } else {
-            self.programs.detach(entry.second.take());
-        }
-        entry.attached.reason = reason;
-        Ok(())
+        let pins = self.pins.as_ref().expect("an agent has an instance");
+        let attached = self.programs.attach(pins, interface, ifindex, mode, reason)?;
+        self.interfaces.insert(ifindex, attached);
+        Ok(&self.interfaces[&ifindex])
     }
 
     pub fn is_attached(&self, ifindex: u32) -> bool {
         self.interfaces.contains_key(&ifindex)
     }
 
+    /// An earlier agent has found that XDP does not work there.
+    pub fn was_tc_only(&self, ifindex: u32) -> bool {
+        self.were_tc_only.contains(&ifindex)
+    }
+
     /// An interface went, and another or the same may have come back under its index: the kernel has emptied its port
     /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
     pub fn forget(&mut self, ifindex: u32) {
         self.detach(ifindex);
+        self.were_tc_only.remove(&ifindex);
         self.loaded.ingress.ports.retain(|_, port| *port != ifindex);
     }
 
-    /// Detaches the program from an interface, which may be gone.
-    pub fn detach(&mut self, ifindex: u32) {
-        let Some(Interface { link, second, .. }) = self.interfaces.remove(&ifindex) else { return };
-        self.programs.detach([Some(link), second].into_iter().flatten());
+    /// Detaches the programs from an interface, which may be gone.
+    fn detach(&mut self, ifindex: u32) {
+        self.interfaces.remove(&ifindex);
+        if let Some(pins) = &self.pins {
+            detach(pins, ifindex);
+        }
+    }
+
+    /// Detaches from all interfaces but these. The first time, once all that can be is attached, this ends the start: nothing of an
+    /// earlier agent's programs runs any more.
+    pub fn keep(&mut self, wanted: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let Some(pins) = &self.pins else { return Ok(()) };
+        if !self.is_starting {
+            let gone: Vec<u32> = self.interfaces.keys().copied().filter(|ifindex| !wanted(*ifindex)).collect();
+            for ifindex in gone {
+                self.detach(ifindex);
+            }
+            return Ok(());
+        }
+        let all: BTreeSet<u32> = pins.links().into_iter().map(|(ifindex, _)| ifindex).collect();
+        for ifindex in all.into_iter().filter(|ifindex| !wanted(*ifindex)) {
+            detach(pins, ifindex);
+        }
+        groups::commit(pins)?;
+        self.maps.counters.map.ledger.commit(pins)?;
+        self.is_starting = false;
+        Ok(())
+    }
+
+    /// Notes the state of a connection by its slot, for the next agent.
+    pub fn remember(&mut self, slot: u32, memory: &Memory) -> Result<(), Error> {
+        self.maps.counters.map.ledger.note(slot, |record| memory.write(record))
+    }
+
+    /// Detaches the programs from all interfaces, and removes all that is pinned.
+    pub fn unload(self) -> Result<usize, Error> {
+        self.pins.map_or(Ok(0), Pins::unload)
     }
 
     /// Interfaces the program is attached to, and how.
     pub fn attached(&self) -> impl Iterator<Item = (u32, &Attached)> {
-        self.interfaces.iter().map(|(ifindex, interface)| (*ifindex, &interface.attached))
+        self.interfaces.iter().map(|(ifindex, attached)| (*ifindex, attached))
     }
 
     /// Counts of a slot, summed over the CPUs.

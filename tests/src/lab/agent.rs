@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Monitor, Namespace, Scratch, Status, cleanup};
+use super::{Monitor, Namespace, Scratch, Status, cleanup, namespace};
 
 /// Until an agent answers: a second, but for virtual machines without KVM on hosts that do other things besides. Only waited
 /// for in full when it fails.
@@ -98,6 +98,7 @@ impl AgentCommand {
             .arg("--config")
             .arg(scratch.file("vpnhub.toml"))
             .args(&self.arguments)
+            .args(["--instance", &place.instance()])
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("opening the log")?)
@@ -108,8 +109,10 @@ impl AgentCommand {
             .with_context(|| format!("starting {}: was it built? (cargo xtask build)", self.binary.display()))?;
         let child = Arc::new(Mutex::new(child));
         made.processes.push(Arc::clone(&child));
+        let pins = place.is_current().then(|| place.pins());
+        made.directories.extend(pins.clone());
         drop(made);
-        Ok(Agent { binary: self.binary.clone(), child, scratch: Some(scratch), ended: false })
+        Ok(Agent { binary: self.binary.clone(), child, scratch: Some(scratch), ended: false, pins })
     }
 }
 
@@ -121,6 +124,8 @@ pub struct Agent {
     /// Only taken when the agent has ended.
     scratch: Option<Scratch>,
     ended: bool,
+    /// To be removed with it; those of a namespace of the lab's own go with the namespace.
+    pins: Option<PathBuf>,
 }
 
 impl Agent {
@@ -295,7 +300,14 @@ impl Drop for Agent {
         if unexpected && self.scratch.is_some() {
             eprintln!("the agent's log:\n{}", self.log());
         }
-        cleanup::made().processes.retain(|process| !Arc::ptr_eq(process, &self.child));
+        let mut made = cleanup::made();
+        made.processes.retain(|process| !Arc::ptr_eq(process, &self.child));
+        if let Some(pins) = &self.pins {
+            if let Err(error) = namespace::remove_pins(pins) {
+                eprintln!("{error:#}");
+            }
+            made.directories.retain(|directory| directory != pins);
+        }
     }
 }
 

@@ -22,6 +22,12 @@ use super::cleanup;
 
 const DIRECTORY: &str = "/run/netns";
 
+const CURRENT: &str = "this network namespace";
+
+/// Where agents pin their datapaths, a directory for each instance.
+const PINS: &str = "/sys/fs/bpf/vpnhub";
+const LONGEST_INSTANCE: usize = 64;
+
 const NEEDS_ROOT: &str = "the lab makes network namespaces: run it as root (sudo), or with \
     CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW";
 
@@ -117,7 +123,7 @@ impl Namespace {
     /// When the kernel has no namespaces.
     pub fn current() -> anyhow::Result<Self> {
         let handle = File::open("/proc/thread-self/ns/net").context("opening this network namespace")?;
-        Ok(Self { name: "this network namespace".to_owned(), handle, owned: false })
+        Ok(Self { name: CURRENT.to_owned(), handle, owned: false })
     }
 
     /// Another value for the same namespace, which does not own it.
@@ -144,6 +150,21 @@ impl Namespace {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The instance of agents that run inside: `vpnhub run --instance`. What they pin goes with the namespace.
+    pub fn instance(&self) -> String {
+        instance_of(&self.name)
+    }
+
+    /// Where these agents pin their datapath.
+    pub fn pins(&self) -> PathBuf {
+        Path::new(PINS).join(self.instance())
+    }
+
+    /// Nobody will delete it.
+    pub(super) fn is_current(&self) -> bool {
+        self.name == CURRENT
     }
 
     /// Runs `closure` on a thread of its own inside the namespace and gives back what it returned. Sockets that it
@@ -286,9 +307,29 @@ impl Drop for Namespace {
     }
 }
 
-/// Deletes the namespace of exactly this name. `false` when there is none.
+/// Detaches what agents of an instance have left attached: links go with the files that hold them.
+pub(super) fn remove_pins(pins: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(pins) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing {}", pins.display()));
+        }
+        _ => {}
+    }
+    // The last one's.
+    drop(fs::remove_dir(PINS));
+    Ok(())
+}
+
+fn instance_of(name: &str) -> String {
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let name = name.to_ascii_lowercase();
+    name.chars().map(|c| if valid(c) { c } else { '-' }).take(LONGEST_INSTANCE).collect()
+}
+
+/// Deletes the namespace of exactly this name, and what agents have pinned there. `false` when there is none.
 pub(super) fn delete(name: &str) -> anyhow::Result<bool> {
     let path = path_of(name)?;
+    remove_pins(&Path::new(PINS).join(instance_of(name)))?;
     let target = c_path(&path)?;
     // SAFETY: the path is a NUL-terminated string that outlives the call. EINVAL: not a mount point, only a file.
     if unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) } != 0 {

@@ -123,8 +123,7 @@ fn all_pairs() {
     }
     let vpc = before.connection(VPC_SIDE);
     assert_eq!(vpc["attach"], "xdp-native");
-    let reason = vpc["attach_reason"].as_str().unwrap();
-    assert!(reason.starts_with("and tc for what XDP cannot send, as to "), "{reason}");
+    assert!(vpc["attach_reason"].is_null(), "{vpc:#}");
     for (_, from, own) in &places {
         for (_, to, addresses) in places.iter().filter(|(_, to, _)| to != from) {
             for (source, target) in own.iter().zip(addresses) {

@@ -1,0 +1,172 @@
+//! bpf(2), as far as aya does not have it: links as file descriptors, and maps whose layout is known at run time only.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_cmd};
+
+/// `struct` of `BPF_OBJ_PIN` and `BPF_OBJ_GET` in `union bpf_attr` (linux/bpf.h), as all below.
+#[repr(C)]
+struct Object {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link: u32,
+}
+
+#[repr(C)]
+struct Info {
+    fd: u32,
+    bytes: u32,
+    pointer: u64,
+}
+
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Start of `struct bpf_link_info`: what comes before `xdp` and `tcx`, which both begin with the interface's index.
+#[repr(C, align(8))]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    ifindex: u32,
+    more: u32,
+}
+
+/// Opens a pinned object.
+///
+/// # Errors
+/// When there is none, or it is not this process's to open.
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_string(path)?;
+    let mut attributes = Object { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: `path` is a NUL-terminated string that outlives the call.
+    let fd = unsafe { call(bpf_cmd::BPF_OBJ_GET, &mut attributes) }?;
+    // SAFETY: the kernel has just opened it for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a link: it holds its program, and the program its maps, until the file is removed.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_string(path)?;
+    let mut attributes = Object { path: path.as_ptr() as u64, fd: number(object), flags: 0 };
+    // SAFETY: as above.
+    unsafe { call(bpf_cmd::BPF_OBJ_PIN, &mut attributes) }.map(drop)
+}
+
+/// Attaches a program to an interface. Closing the descriptor detaches it, unless it is pinned.
+pub fn attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: bpf_attach_type, flags: u32) -> io::Result<OwnedFd> {
+    let mut attributes = LinkCreate { program: number(program), ifindex, attach_type: attach_type as u32, flags };
+    // SAFETY: no pointers.
+    let fd = unsafe { call(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }?;
+    // SAFETY: the kernel has just opened it for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Swaps the program behind a link: each packet sees the old one or the new one.
+///
+/// # Errors
+/// `ENOLINK` when the link's interface has gone: it never comes back to this link.
+pub fn swap(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = LinkUpdate { link: number(link), program: number(program), flags: 0, old_program: 0 };
+    // SAFETY: no pointers.
+    unsafe { call(bpf_cmd::BPF_LINK_UPDATE, &mut attributes) }.map(drop)
+}
+
+/// Detaches a link at once. Closing the last descriptor would do so some time later.
+pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = LinkDetach { link: number(link) };
+    // SAFETY: no pointers.
+    unsafe { call(bpf_cmd::BPF_LINK_DETACH, &mut attributes) }.map(drop)
+}
+
+/// The interface of an XDP or TCX link; 0 when it has gone.
+pub fn interface(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = LinkInfo { kind: 0, id: 0, program: 0, padding: 0, ifindex: 0, more: 0 };
+    let bytes = size_of::<LinkInfo>() as u32;
+    let mut attributes = Info { fd: number(link), bytes, pointer: (&raw mut info) as u64 };
+    // SAFETY: the kernel writes `bytes` bytes at most into `info`, which is that large and outlives the call.
+    unsafe { call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    Ok(info.ifindex)
+}
+
+/// Reads an array's value: of a per-CPU array one for each possible CPU, each padded to 8 bytes.
+///
+/// # Errors
+/// When `value` has another length than the array's values have in all, or there is no such index.
+pub fn look_up(map: &Array, index: u32, value: &mut [u8]) -> io::Result<()> {
+    if value.len() != map.bytes {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut attributes = Element {
+        map: number(map.fd),
+        padding: 0,
+        key: (&raw const index) as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the key is the four bytes of an array's key; the kernel writes as many bytes as the value has, by whoever
+    // made the `Array`. Both outlive the call.
+    unsafe { call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes) }.map(drop)
+}
+
+/// An array map, per CPU or not.
+#[derive(Clone, Copy)]
+pub struct Array<'a> {
+    pub fd: BorrowedFd<'a>,
+    /// Bytes of a value as the kernel copies it.
+    pub bytes: usize,
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    let fd: RawFd = fd.as_raw_fd();
+    fd.cast_unsigned()
+}
+
+fn c_string(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(Into::into)
+}
+
+/// # Safety
+/// `attributes` must be what the kernel expects of `command`, its pointers valid for it. The kernel takes missing fields at
+/// its end for zeros.
+unsafe fn call<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<RawFd> {
+    // SAFETY: by the caller's promise; the kernel reads no more than the size that it is given.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attributes, size_of::<T>()) };
+    RawFd::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
+}

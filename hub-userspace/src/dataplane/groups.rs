@@ -1,0 +1,117 @@
+//! Which group owns which buckets, for the next agent: the running programs' tables, pinned in `tables/`.
+//!
+//! A new agent pins its own in `tables-new/` and moves them there once its programs run.
+
+use std::{
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, IterableMap as _, Map, MapData, MapError},
+};
+use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use hub_common::maps::{GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
+
+use super::{
+    Error, bpf,
+    maps::{Named, Writer},
+    pins::{Pins, make_directory, remove_directory, rename},
+};
+
+const CURRENT: &str = "tables";
+const NEW: &str = "tables-new";
+const OLD: &str = "tables-old";
+
+const NAME: &str = "GROUPS";
+const GROUPS: u32 = MAX_BUCKETS / GROUP_BUCKETS;
+
+/// A group's buckets as an earlier agent has left them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldGroup {
+    pub record: GroupRecord,
+    /// `COUNTERS` slot of each bucket's owner, as far as there is one.
+    pub owners: Vec<Option<u32>>,
+}
+
+/// The agent's own map beside the program's.
+pub struct Groups(Array<MapData, GroupRecord>);
+
+impl Writer<u32, GroupRecord> for Groups {
+    fn put(&mut self, number: &u32, record: &GroupRecord) -> Result<(), MapError> {
+        self.0.set(*number, record, 0)
+    }
+
+    fn delete(&mut self, number: &u32) -> Result<(), MapError> {
+        self.0.set(*number, GroupRecord::default(), 0)
+    }
+}
+
+/// An empty map of groups.
+pub fn create() -> Result<Named<Groups>, Error> {
+    let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, size_of::<GroupRecord>() as u32, GROUPS, 0);
+    let map = MapData::create(map, NAME, None).and_then(|map| Array::try_from(Map::Array(map)));
+    map.map(|map| Named { name: NAME, capacity: GROUPS, map: Groups(map) })
+        .map_err(|error| Error::map(NAME, GROUPS, &error))
+}
+
+/// Pins a new agent's tables beside the running ones.
+pub fn stage(pins: &Pins, ebpf: &Ebpf, groups: &Groups) -> Result<(), Error> {
+    let new = pins.place(NEW);
+    remove_directory(&new)?;
+    make_directory(&new)?;
+    let error = |map: &'static str, cause: &dyn std::error::Error| Error::Map { map, cause: cause.to_string() };
+    for (map, file) in [("BUCKETS", "buckets"), ("NEXT_HOPS", "next_hops")] {
+        let object = ebpf.map(map).expect("the embedded object has every map");
+        object.pin(new.join(file)).map_err(|cause| error(map, &cause))?;
+    }
+    groups.0.map().pin(new.join("groups")).map_err(|cause| error(NAME, &cause))
+}
+
+/// The new agent's programs run.
+pub fn commit(pins: &Pins) -> Result<(), Error> {
+    let [current, new, old] = [CURRENT, NEW, OLD].map(|name| pins.place(name));
+    if current.exists() {
+        remove_directory(&old)?;
+        rename(&current, &old)?;
+    }
+    rename(&new, &current)?;
+    remove_directory(&old)
+}
+
+/// The running programs' groups; none where they are of a version with other tables.
+pub fn read(pins: &Pins) -> Vec<OldGroup> {
+    // An agent may have been killed between both renames.
+    let found: Vec<PathBuf> =
+        [CURRENT, OLD].map(|name| pins.place(name)).into_iter().filter(|path| path.exists()).collect();
+    found.first().and_then(|directory| read_from(directory)).unwrap_or_default()
+}
+
+fn read_from(directory: &Path) -> Option<Vec<OldGroup>> {
+    let open = |file: &str| MapData::from_pin(directory.join(file)).ok();
+    let groups: Array<MapData, GroupRecord> = Map::Array(open("groups")?).try_into().ok()?;
+    let buckets: Array<MapData, u32> = Map::Array(open("buckets")?).try_into().ok()?;
+    if groups.len() != GROUPS || buckets.len() != MAX_BUCKETS {
+        return None;
+    }
+    let next_hops = open("next_hops")?;
+    let bytes = next_hops.info().ok()?.value_size() as usize;
+    // Its first field in every version.
+    let slot = |next_hop: u32| {
+        let mut value = vec![0; bytes];
+        bpf::look_up(&bpf::Array { fd: next_hops.fd().as_fd(), bytes }, next_hop, &mut value).ok()?;
+        Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
+    };
+    let mut found = Vec::new();
+    for number in 0..GROUPS {
+        let record = groups.get(&number, 0).ok()?;
+        if record == GroupRecord::default() {
+            continue;
+        }
+        let of_group = number * GROUP_BUCKETS..(number + 1) * GROUP_BUCKETS;
+        let owners = of_group.map(|bucket| buckets.get(&bucket, 0).ok().and_then(slot)).collect();
+        found.push(OldGroup { record, owners });
+    }
+    Some(found)
+}

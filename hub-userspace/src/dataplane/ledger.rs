@@ -1,0 +1,292 @@
+//! What connections have done so far, for the next agent: counters, and which slot and state each connection has.
+//!
+//! Four pinned maps: `traffic` and `refusals`, which the programs count in, and `connections` and `reasons`, which only agents read.
+//! The next agent's programs count on in the same maps, so no packet is missed. A version with another layout makes new maps;
+//! the old program counts on in the old ones until it is replaced, and then their sums go into `connections`:
+//!
+//! 1. `counters-new/` is filled; `counters/` becomes `counters-old/`; `counters-new/` becomes `counters/`;
+//! 2. the programs are swapped; until then the counters are the sum of both;
+//! 3. each slot's old sums are added to its record, which is marked so; `counters-old/` is removed.
+//!
+//! An agent killed between any two of these steps leaves what the next one continues from.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{Array, Map, MapData, MapError, MapInfo, MapType};
+use aya_obj::generated::bpf_map_type;
+use hub_common::{
+    Reason,
+    maps::{ConnectionRecord, MAX_CONNECTIONS, NAME_BYTES, Refusals, Traffic, VPC},
+};
+use tracing::{info, warn};
+
+use super::{
+    Counters, Error,
+    old::Old,
+    pins::{Pins, make_directory, remove_directory, rename},
+};
+
+const CURRENT: &str = "counters";
+const NEW: &str = "counters-new";
+const OLD: &str = "counters-old";
+
+/// `COUNTERS` slots.
+pub const SLOTS: u32 = VPC + 1 + MAX_CONNECTIONS;
+
+/// A reason's name, padded with zeros: value of `reasons`, by its number.
+pub const REASON_BYTES: usize = 32;
+type ReasonName = [u8; REASON_BYTES];
+
+/// The pinned maps, by their files' names.
+const MAPS: [Layout; 4] = [
+    Layout::new("traffic", MapType::PerCpuArray, size_of::<Traffic>(), SLOTS),
+    Layout::new("refusals", MapType::PerCpuArray, size_of::<Refusals>(), SLOTS),
+    Layout::new("connections", MapType::Array, size_of::<ConnectionRecord>(), SLOTS),
+    Layout::new("reasons", MapType::Array, REASON_BYTES, Reason::COUNT as u32),
+];
+
+#[derive(Clone, Copy)]
+struct Layout {
+    name: &'static str,
+    kind: MapType,
+    value_bytes: u32,
+    entries: u32,
+}
+
+impl Layout {
+    const fn new(name: &'static str, kind: MapType, value_bytes: usize, entries: u32) -> Self {
+        Self { name, kind, value_bytes: value_bytes as u32, entries }
+    }
+
+    /// aya itself would take a map of any layout.
+    fn is_of(&self, info: &MapInfo) -> bool {
+        info.map_type().is_ok_and(|kind| kind == self.kind)
+            && info.key_size() == size_of::<u32>() as u32
+            && info.value_size() == self.value_bytes
+            && info.max_entries() == self.entries
+    }
+
+    fn create(&self, directory: &Path) -> Result<MapData, Error> {
+        let kind = match self.kind {
+            MapType::PerCpuArray => bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY,
+            _ => bpf_map_type::BPF_MAP_TYPE_ARRAY,
+        };
+        let map = aya_obj::Map::new_from_params(kind as u32, 4, self.value_bytes, self.entries, 0);
+        let error = |cause: String| Error::Map { map: self.name, cause };
+        let map = MapData::create(map, self.name, None).map_err(|cause| error(cause.to_string()))?;
+        map.pin(directory.join(self.name)).map_err(|cause| error(cause.to_string()))?;
+        Ok(map)
+    }
+}
+
+/// The records of all slots, and the counts of a version before.
+#[derive(Default)]
+pub struct Ledger {
+    map: Option<Array<MapData, ConnectionRecord>>,
+    /// As the map has them.
+    records: BTreeMap<u32, ConnectionRecord>,
+    old: Option<Old>,
+    /// Slots that have lost their owners: the old programs may still count for them.
+    to_clear: Option<Vec<u32>>,
+}
+
+/// Where the maps of an instance are, for the loader.
+pub fn paths(pins: &Pins) -> [(&'static str, PathBuf); 2] {
+    let directory = pins.place(CURRENT);
+    [("TRAFFIC", directory.join("traffic")), ("REFUSALS", directory.join("refusals"))]
+}
+
+impl Ledger {
+    /// Opens the maps of an instance, and makes them where there are none of this version.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        let [current, new, old] = [CURRENT, NEW, OLD].map(|name| pins.place(name));
+        remove_directory(&new)?;
+        if !current.exists() && old.exists() {
+            rename(&old, &current)?;
+        }
+        if !current.exists() {
+            create(&new, &BTreeMap::new())?;
+            rename(&new, &current)?;
+        } else if !is_of_this_version(&current) {
+            info!("the counters are another version's: they are carried over");
+            if old.exists() {
+                warn!("the counters of the version before that are lost: its programs have not all been replaced");
+                remove_directory(&old)?;
+            }
+            create(&new, &Old::open(&current).map(|old| old.records()).unwrap_or_default())?;
+            rename(&current, &old)?;
+            rename(&new, &current)?;
+        }
+        let old = if old.exists() { Old::open(&old) } else { None };
+        Ok(Self { old, to_clear: Some(Vec::new()), ..Self::read(&current)? })
+    }
+
+    /// Opens the maps of an instance only to read them.
+    pub fn look(pins: &Pins) -> Result<Self, Error> {
+        let current = pins.place(CURRENT);
+        if !is_of_this_version(&current) {
+            return Err(Error::OtherVersion);
+        }
+        Ok(Self { old: Old::open(&pins.place(OLD)), ..Self::read(&current)? })
+    }
+
+    fn read(directory: &Path) -> Result<Self, Error> {
+        let error = |cause: String| Error::Map { map: "connections", cause };
+        let map = MapData::from_pin(directory.join("connections")).map_err(|cause| error(cause.to_string()))?;
+        let map = Array::try_from(Map::Array(map)).map_err(|cause| error(cause.to_string()))?;
+        let mut records = BTreeMap::new();
+        for slot in 0..SLOTS {
+            let record: ConnectionRecord = map.get(&slot, 0).map_err(|cause| error(cause.to_string()))?;
+            if record != ConnectionRecord::NONE {
+                records.insert(slot, record);
+            }
+        }
+        Ok(Self { map: Some(map), records, old: None, to_clear: None })
+    }
+
+    /// Slots with their owners' names and records. A name is there once.
+    pub fn owners(&self) -> BTreeMap<u32, (String, &ConnectionRecord)> {
+        self.records.iter().filter_map(|(slot, record)| Some((*slot, (name(record)?, record)))).collect()
+    }
+
+    /// A slot's counts beside those of the current maps.
+    pub fn earlier(&self, slot: u32) -> Counters {
+        let record = self.records.get(&slot).copied().unwrap_or(ConnectionRecord::NONE);
+        let carried = Counters::from(record.traffic) + Counters::from(record.refusals);
+        match &self.old {
+            Some(old) if record.flags & ConnectionRecord::CARRIED_OVER == 0 => carried + old.counters(slot),
+            _ => carried,
+        }
+    }
+
+    /// A slot gets a new owner, without a history.
+    pub fn give(&mut self, slot: u32, owner: &str) -> Result<(), MapError> {
+        let flags = if self.old.is_some() { ConnectionRecord::CARRIED_OVER } else { 0 };
+        let mut record = ConnectionRecord { flags, name_length: owner.len() as u32, ..ConnectionRecord::NONE };
+        record.name[..owner.len()].copy_from_slice(owner.as_bytes());
+        self.set(slot, &record)
+    }
+
+    /// A slot has no owner any more.
+    pub fn take_away(&mut self, slot: u32) -> Result<(), MapError> {
+        match &mut self.to_clear {
+            Some(to_clear) => to_clear.push(slot),
+            None => self.set(slot, &ConnectionRecord::NONE)?,
+        }
+        Ok(())
+    }
+
+    /// Notes the state of a slot's owner.
+    pub fn note(&mut self, slot: u32, note: impl FnOnce(&mut ConnectionRecord)) -> Result<(), Error> {
+        let Some(mut record) = self.records.get(&slot).copied() else { return Ok(()) };
+        note(&mut record);
+        self.set(slot, &record).map_err(|error| failed(&error))
+    }
+
+    /// The old programs are replaced: nothing counts any more in the maps of the version before, nor for owners that are gone.
+    pub fn commit(&mut self, pins: &Pins) -> Result<(), Error> {
+        for slot in self.to_clear.take().unwrap_or_default() {
+            self.set(slot, &ConnectionRecord::NONE).map_err(|error| failed(&error))?;
+        }
+        let Some(old) = &self.old else { return Ok(()) };
+        for slot in old.slots() {
+            let mut record = self.records.get(&slot).copied().unwrap_or(ConnectionRecord::NONE);
+            let counted = old.counters(slot);
+            let has_owner = slot <= VPC || record.name_length > 0;
+            if !has_owner || record.flags & ConnectionRecord::CARRIED_OVER != 0 || counted == Counters::default() {
+                continue;
+            }
+            let sum = counted + Counters::from(record.traffic) + Counters::from(record.refusals);
+            let Counters { rx_packets, rx_bytes, tx_packets, tx_bytes, reasons } = sum;
+            record.traffic = Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes };
+            record.refusals = Refusals { reasons };
+            record.flags |= ConnectionRecord::CARRIED_OVER;
+            write(&mut self.map, &mut self.records, slot, &record).map_err(|error| failed(&error))?;
+        }
+        self.old = None;
+        remove_directory(&pins.place(OLD))
+    }
+
+    fn set(&mut self, slot: u32, record: &ConnectionRecord) -> Result<(), MapError> {
+        write(&mut self.map, &mut self.records, slot, record)
+    }
+}
+
+/// Only what is different.
+fn write(
+    map: &mut Option<Array<MapData, ConnectionRecord>>,
+    records: &mut BTreeMap<u32, ConnectionRecord>,
+    slot: u32,
+    record: &ConnectionRecord,
+) -> Result<(), MapError> {
+    if records.get(&slot) == Some(record) {
+        return Ok(());
+    }
+    if let Some(map) = map {
+        map.set(slot, record, 0)?;
+    }
+    match *record == ConnectionRecord::NONE {
+        true => records.remove(&slot),
+        false => records.insert(slot, *record),
+    };
+    Ok(())
+}
+
+fn failed(error: &MapError) -> Error {
+    Error::map("connections", SLOTS, error)
+}
+
+fn name(record: &ConnectionRecord) -> Option<String> {
+    let name = record.name.get(..(record.name_length as usize).min(NAME_BYTES))?;
+    Some(std::str::from_utf8(name).ok()?.to_owned()).filter(|name| !name.is_empty())
+}
+
+fn is_of_this_version(directory: &Path) -> bool {
+    let same_layout =
+        MAPS.iter().all(|layout| MapInfo::from_pin(directory.join(layout.name)).is_ok_and(|info| layout.is_of(&info)));
+    same_layout && reasons(directory).is_some_and(|names| names == Reason::ALL.map(|reason| padded(reason.name())))
+}
+
+fn reasons(directory: &Path) -> Option<Vec<ReasonName>> {
+    let map = MapData::from_pin(directory.join("reasons")).ok()?;
+    let map: Array<MapData, ReasonName> = Map::Array(map).try_into().ok()?;
+    map.iter().collect::<Result<_, _>>().ok()
+}
+
+fn padded(name: &str) -> ReasonName {
+    let mut padded = [0; REASON_BYTES];
+    padded[..name.len()].copy_from_slice(name.as_bytes());
+    padded
+}
+
+/// Makes the maps, with these records.
+fn create(directory: &Path, records: &BTreeMap<u32, ConnectionRecord>) -> Result<(), Error> {
+    make_directory(directory)?;
+    let [traffic, refusals, connections, reasons] = MAPS;
+    traffic.create(directory)?;
+    refusals.create(directory)?;
+    let map = connections.create(directory)?;
+    let mut map: Option<Array<MapData, ConnectionRecord>> =
+        Some(Map::Array(map).try_into().map_err(|error| failed(&error))?);
+    let mut written = BTreeMap::new();
+    for (slot, record) in records.iter().filter(|(slot, _)| **slot < SLOTS) {
+        write(&mut map, &mut written, *slot, record).map_err(|error| failed(&error))?;
+    }
+    let error = |error| Error::map("reasons", Reason::COUNT as u32, &error);
+    let mut names: Array<MapData, ReasonName> = Map::Array(reasons.create(directory)?).try_into().map_err(error)?;
+    for reason in Reason::ALL {
+        names.set(reason as u32, padded(reason.name()), 0).map_err(error)?;
+    }
+    Ok(())
+}
+
+const _: () = {
+    let mut reason = 0;
+    while reason < Reason::COUNT {
+        assert!(Reason::ALL[reason].name().len() < REASON_BYTES);
+        reason += 1;
+    }
+};

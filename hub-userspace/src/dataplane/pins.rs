@@ -1,0 +1,328 @@
+//! The directory in bpffs that holds an instance's datapath while no agent runs.
+//!
+//! ```text
+//! /sys/fs/bpf/vpnhub/INSTANCE/
+//!   netns                symbolic link: the network namespace that the datapath is in
+//!   xdp-native-IFINDEX   links, each with its program, which holds its maps
+//!   xdp-generic-IFINDEX
+//!   tcx-IFINDEX
+//!   clsact-IFINDEX       symbolic link: before Linux 6.6, a filter of ours is there, which cannot be pinned
+//!   counters/            see super::ledger
+//!   tables/              see super::groups
+//! ```
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{DirBuilderExt as _, symlink},
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::programs::{
+    Link as _, TcAttachType,
+    tc::{SchedClassifierLink, TcHandle},
+};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, statfs},
+    io::Errno,
+    mount::{MountFlags, mount},
+    net::{AddressFamily, SocketType, netdevice::index_to_name, socket},
+};
+use tracing::{debug, info};
+
+use super::{Error, Instance, bpf};
+
+const BPFFS: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const BPFFS_MAGIC: i64 = 0xcafe_4a11;
+const ROOT: &str = "/sys/fs/bpf/vpnhub";
+const NETNS: &str = "netns";
+
+/// Of our `clsact` filters: before filters that name none, and always the same, so that they can be replaced.
+pub const FILTER_PRIORITY: u16 = 1;
+pub const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// How a program is attached to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Native,
+    Generic,
+    Tcx,
+    Clsact,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Native, Self::Generic, Self::Tcx, Self::Clsact];
+
+    pub fn is_xdp(self) -> bool {
+        matches!(self, Self::Native | Self::Generic)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "xdp-native",
+            Self::Generic => "xdp-generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// An instance's directory.
+pub struct Pins {
+    directory: PathBuf,
+    /// Released by the kernel with the process, however it ends.
+    _lock: Option<OwnedFd>,
+}
+
+impl Pins {
+    /// Makes the directory, and holds it for an agent in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When another process holds it, or a datapath is attached that is not this agent's to take over: this instance's in another
+    /// network namespace, or another instance's in this one.
+    pub fn claim(instance: &Instance) -> Result<Self, Error> {
+        mount_bpffs()?;
+        let netns = this_namespace()?;
+        for other in instances() {
+            let pins = Self::at(&other);
+            if other != *instance && pins.is_in(&netns) && pins.has_live_links() {
+                return Err(Error::OtherInstance { instance: other });
+            }
+        }
+        let pins = Self::at(instance);
+        make_directory(Path::new(ROOT))?;
+        make_directory(&pins.directory)?;
+        let pins = pins.locked(instance)?;
+        match fs::read_link(pins.directory.join(NETNS)) {
+            Ok(other) if other == netns => {}
+            Ok(_) if pins.has_live_links() => return Err(Error::OtherNamespace { instance: instance.clone() }),
+            Ok(_) => {
+                pins.clear_links();
+                pins.forget(NETNS);
+                pins.symlink(NETNS, &netns)?;
+            }
+            Err(_) => pins.symlink(NETNS, &netns)?,
+        }
+        Ok(pins)
+    }
+
+    /// Holds a directory that is there.
+    ///
+    /// # Errors
+    /// When an agent holds it.
+    pub fn take(instance: &Instance) -> Result<Option<Self>, Error> {
+        let pins = Self::at(instance);
+        if pins.directory.exists() { pins.locked(instance).map(Some) } else { Ok(None) }
+    }
+
+    /// Looks at a directory that is there, an agent's or nobody's.
+    pub fn look(instance: &Instance) -> Option<Self> {
+        Some(Self::at(instance)).filter(|pins| pins.directory.exists())
+    }
+
+    fn at(instance: &Instance) -> Self {
+        Self { directory: Path::new(ROOT).join(instance.as_str()), _lock: None }
+    }
+
+    fn locked(self, instance: &Instance) -> Result<Self, Error> {
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = rustix::fs::open(&self.directory, flags, Mode::empty())?;
+            flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(directory)
+        };
+        match open() {
+            Ok(lock) => Ok(Self { _lock: Some(lock), ..self }),
+            Err(Errno::WOULDBLOCK) => Err(Error::InstanceRuns { instance: instance.clone() }),
+            Err(error) => Err(Error::pins(&self.directory, &error.into())),
+        }
+    }
+
+    /// A file's or directory's place.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub fn path(&self, kind: Kind, ifindex: u32) -> PathBuf {
+        self.place(&format!("{}-{ifindex}", kind.name()))
+    }
+
+    /// Links and filters by what their files are called; their interfaces may have gone.
+    pub fn links(&self) -> BTreeSet<(u32, Kind)> {
+        let names = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let parse = |name: &str| {
+            Kind::ALL.into_iter().find_map(|kind| {
+                let ifindex = name.strip_prefix(kind.name())?.strip_prefix('-')?.parse().ok()?;
+                Some((ifindex, kind))
+            })
+        };
+        names.filter_map(|entry| parse(entry.file_name().to_str()?)).collect()
+    }
+
+    /// Those whose interfaces are still there.
+    pub fn live_links(&self) -> BTreeSet<(u32, Kind)> {
+        self.links().into_iter().filter(|(ifindex, kind)| self.is_live(*kind, *ifindex)).collect()
+    }
+
+    fn is_live(&self, kind: Kind, ifindex: u32) -> bool {
+        match kind {
+            // Such a filter goes with its interface; nothing tells that its index was given to another one.
+            Kind::Clsact => self.is_here() && interface_name(ifindex).is_some(),
+            _ => bpf::open(&self.path(kind, ifindex))
+                .and_then(|link| bpf::interface(link.as_fd()))
+                .is_ok_and(|found| found != 0),
+        }
+    }
+
+    pub fn has_live_links(&self) -> bool {
+        self.links().into_iter().any(|(ifindex, kind)| self.is_live(kind, ifindex))
+    }
+
+    fn is_in(&self, netns: &Path) -> bool {
+        fs::read_link(self.place(NETNS)).is_ok_and(|link| link == netns)
+    }
+
+    /// Whether the datapath is in the network namespace of the calling thread.
+    pub fn is_here(&self) -> bool {
+        this_namespace().is_ok_and(|netns| self.is_in(&netns))
+    }
+
+    /// Notes that there is a filter of ours.
+    pub fn mark_filter(&self, interface: &str, ifindex: u32) -> Result<(), Error> {
+        let path = self.path(Kind::Clsact, ifindex);
+        match symlink(interface, &path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::pins(&path, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn has(&self, kind: Kind, ifindex: u32) -> bool {
+        fs::symlink_metadata(self.path(kind, ifindex)).is_ok()
+    }
+
+    /// Detaches a program at once, and removes its file.
+    pub fn detach(&self, kind: Kind, ifindex: u32) {
+        let path = self.path(kind, ifindex);
+        if kind == Kind::Clsact {
+            if self.is_here() {
+                remove_filter(ifindex);
+            }
+        } else if let Ok(link) = bpf::open(&path)
+            && let Err(error) = bpf::detach(link.as_fd())
+        {
+            debug!("{}: not detached: {error}", path.display());
+        }
+        remove(&path);
+    }
+
+    /// Removes the file of a link whose interface has gone.
+    pub fn forget_link(&self, kind: Kind, ifindex: u32) {
+        remove(&self.path(kind, ifindex));
+    }
+
+    fn forget(&self, name: &str) {
+        remove(&self.place(name));
+    }
+
+    fn symlink(&self, name: &str, target: &Path) -> Result<(), Error> {
+        let path = self.place(name);
+        symlink(target, &path).map_err(|error| Error::pins(&path, &error))
+    }
+
+    fn clear_links(&self) {
+        for (ifindex, kind) in self.links() {
+            self.detach(kind, ifindex);
+        }
+    }
+
+    /// Detaches everything and removes the directory; how many programs were attached.
+    ///
+    /// XDP first: what comes in then is still TC's.
+    pub fn unload(self) -> Result<usize, Error> {
+        let live = self.live_links().len();
+        let links = self.links();
+        let (xdp, tc): (Vec<_>, Vec<_>) = links.into_iter().partition(|(_, kind)| kind.is_xdp());
+        for (ifindex, kind) in xdp.into_iter().chain(tc) {
+            self.detach(kind, ifindex);
+        }
+        fs::remove_dir_all(&self.directory).map_err(|error| Error::pins(&self.directory, &error))?;
+        // Other instances may have theirs there.
+        drop(fs::remove_dir(ROOT));
+        Ok(live)
+    }
+}
+
+/// Instances that have a directory.
+pub fn instances() -> Vec<Instance> {
+    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Name of an interface in the network namespace of the calling thread.
+pub fn interface_name(ifindex: u32) -> Option<String> {
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    index_to_name(socket, ifindex).ok()
+}
+
+/// Makes a directory that only root may look into; one that is there stays as it is.
+pub fn make_directory(path: &Path) -> Result<(), Error> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::pins(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// As far as there is one.
+pub fn remove_directory(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pins(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).map_err(|error| Error::pins(from, &error))
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        debug!("{}: not removed: {error}", path.display());
+    }
+}
+
+/// The queueing discipline `clsact` stays: others may use it by now.
+fn remove_filter(ifindex: u32) {
+    let Some(interface) = interface_name(ifindex) else { return };
+    let link = SchedClassifierLink::attached(&interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None);
+    let detached = link.map_err(|error| error.to_string()).and_then(|link| link.detach().map_err(|e| e.to_string()));
+    if let Err(error) = detached {
+        debug!(interface, "the filter is not removed: {error}");
+    }
+}
+
+fn this_namespace() -> Result<PathBuf, Error> {
+    const PATH: &str = "/proc/thread-self/ns/net";
+    fs::read_link(PATH).map_err(|error| Error::pins(Path::new(PATH), &error))
+}
+
+/// Mounts bpffs where it should be and is not.
+fn mount_bpffs() -> Result<(), Error> {
+    let is_mounted = || statfs(BPFFS).map(|statfs| statfs.f_type == BPFFS_MAGIC);
+    if matches!(is_mounted(), Ok(true)) {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match mount("bpf", BPFFS, "bpf", flags, c"mode=0700") {
+        Ok(()) => {
+            info!("bpffs mounted at {BPFFS}");
+            Ok(())
+        }
+        Err(error) => Err(Error::Bpffs { cause: error.to_string() }),
+    }
+}

@@ -1,0 +1,89 @@
+//! Flows stay on their links when agents come and go.
+
+use std::collections::BTreeMap;
+
+use hub_tests::lab::{HANGZHOU, HUB, HubConfig, Options, Rig, SHANGHAI, Status, World, retry};
+
+use crate::{ENDS, PORT, SITES, WAIT, Wire, probe, start_again};
+
+const FLOWS: u16 = 500;
+
+/// By source port, the link that a flow's packet arrives on. All must arrive.
+fn spread(world: &World) -> BTreeMap<u16, usize> {
+    let sender = Wire::open(world, &HANGZHOU, 0);
+    let receivers = [0, 1].map(|link| Wire::open(world, &SHANGHAI, link));
+    let mut links = BTreeMap::new();
+    for flow in 1..=FLOWS {
+        sender.send(probe(HANGZHOU.host4().into(), SHANGHAI.host4().into(), (flow, PORT)));
+    }
+    retry("not every flow arrives", || {
+        for (link, receiver) in receivers.iter().enumerate() {
+            while let Some((flow, _)) = receiver.receive(std::time::Duration::ZERO) {
+                assert_eq!(links.insert(flow, link), None, "a flow's packet arrives twice");
+            }
+        }
+        Ok((links.len() == usize::from(FLOWS)).then_some(()))
+    })
+    .unwrap();
+    links
+}
+
+fn shares_are(status: &Status, wanted: [f64; 2]) -> bool {
+    ["shanghai", "shanghai-2"]
+        .iter()
+        .zip(wanted)
+        .all(|(name, wanted)| (status.share("10.10.10.0/24", name) - wanted).abs() < 1e-9)
+}
+
+/// A link goes and comes back: the buckets are not those of a fresh start any more.
+fn fail_over(rig: &Rig, link: u8, shares: [f64; 2]) {
+    let device = SHANGHAI.hub_device(link);
+    rig.world[HUB].set_link(&device, false).unwrap();
+    let without = if link == 0 { [0.0, 1.0] } else { [1.0, 0.0] };
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, without)).unwrap();
+    rig.world[HUB].set_link(&device, true).unwrap();
+    rig.world[HUB].ip(&format!("addr replace fe80::1/64 dev {device} nodad")).unwrap();
+    rig.agent.wait_for_status(WAIT, |status| shares_are(status, shares)).unwrap();
+    warm_up(rig);
+}
+
+fn warm_up(rig: &Rig) {
+    rig.warm_up(&SITES).unwrap();
+    for link in [0, 1] {
+        let peer = SHANGHAI.peer4(link);
+        retry("a link's neighbour stays unknown", || {
+            Ok(rig.world[HUB].ip(&format!("neigh show {peer}"))?.contains("REACHABLE").then_some(()))
+        })
+        .unwrap();
+    }
+    rig.agent.status().unwrap();
+}
+
+#[test]
+fn flows_stay_on_their_links_over_restarts_that_follow_failovers() {
+    let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [50, 50]);
+    let mut rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
+    warm_up(&rig);
+    let fresh = spread(&rig.world);
+    for link in [0, 1] {
+        fail_over(&rig, link, [0.5, 0.5]);
+        let before = spread(&rig.world);
+        assert_ne!(before, fresh, "the test does not test: after a failover, all is as after a fresh start");
+        for end in ENDS {
+            let scratch = end.end(rig.agent);
+            assert_eq!(spread(&rig.world), before, "without an agent, {end:?}");
+            rig = Rig { agent: start_again(&rig.world, scratch), world: rig.world };
+            assert_eq!(spread(&rig.world), before, "with another agent, {end:?}");
+        }
+    }
+    // Another weight moves no more than it must.
+    let before = spread(&rig.world);
+    let scratch = ENDS[0].end(rig.agent);
+    let text = HubConfig::offices(&SITES).second_link(&SHANGHAI, [25, 75]).to_string();
+    std::fs::write(scratch.file("vpnhub.toml"), text).unwrap();
+    rig = Rig { agent: start_again(&rig.world, scratch), world: rig.world };
+    let after = spread(&rig.world);
+    let moved: Vec<_> = before.iter().filter(|(flow, link)| after[flow] != **link).collect();
+    assert!(!moved.is_empty() && moved.iter().all(|(_, link)| **link == 0), "from the lighter to the heavier alone");
+    rig.stop().unwrap();
+}
