@@ -38,6 +38,18 @@ pub const MAX_NEIGHBOURS: u32 = 1 << 16;
 /// Buckets of a next-hop group with more than one member; a power of two. Shares are exact to one in this many.
 pub const GROUP_BUCKETS: u32 = 256;
 
+/// Bits of a bucket that are the index into `NEXT_HOPS`. The others are the upper half of the flow hash by which the kernel,
+/// if it has to forward the packet, finds the same next hop in its own route ([`path_of`]); 0 where that has only one.
+pub const BUCKET_INDEX: u32 = 0xffff;
+
+/// The bits above [`BUCKET_INDEX`] for a next hop of a kernel route: those before it have `before` of the weights, it has
+/// `own` of them, all have `total`. The kernel gives each next hop a range of hashes in proportion to its weight, in order
+/// (`fib_rebalance`, `net/ipv4/fib_semantics.c`; `rt6_upper_bound_set`, net/ipv6/route.c); this is the middle of its range.
+pub const fn path_of(before: u32, own: u32, total: u32) -> u32 {
+    let middle = ((2 * before as u64 + own as u64) << 15) / total as u64;
+    (middle as u32) << 16
+}
+
 /// Slot of `TRAFFIC` and `REFUSALS`, here *`COUNTERS` slot*, of packets that cannot be told from which connection they came.
 pub const UNATTRIBUTED: u32 = 0;
 /// `COUNTERS` slot of the VPC side.
@@ -395,6 +407,8 @@ const _: () = {
     assert!(size_of::<Refusals>() == 8 * Reason::COUNT);
     assert!(size_of::<ConnectionRecord>() == NAME_BYTES + 4 * 4 + 3 * 8 + 32 + 8 * Reason::COUNT);
     assert!(size_of::<GroupRecord>() == 16);
+    assert!(MAX_NEXT_HOPS <= BUCKET_INDEX);
+    assert!(path_of(0, 1, 2) == 0x4000_0000 && path_of(1, 1, 2) == 0xc000_0000);
     assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
 };
 
@@ -414,5 +428,5 @@ mod pod {
     }
 
     pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
-    pod!(Vlan, GroupMember, Traffic, Refusals, ConnectionRecord, GroupRecord);
+    pod!(crate::Mark, Vlan, GroupMember, Traffic, Refusals, ConnectionRecord, GroupRecord);
 }

@@ -53,6 +53,9 @@ pub trait Frame {
     /// Sets our bits of the packet mark, for what passes.
     fn mark(&mut self, mark: u32);
 
+    /// Has the kernel take this for the flow's hash (`skb->hash`), by which it chooses among a route's next hops.
+    fn set_hash(&mut self, hash: u32);
+
     /// [`limits::transport`](crate::limits::transport) of this frame, by way of a function that the verifier looks at by itself.
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64;
 

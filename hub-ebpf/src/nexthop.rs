@@ -4,7 +4,7 @@
 
 use hub_common::{
     Reason,
-    maps::{NextHop, Route},
+    maps::{BUCKET_INDEX, NextHop, Route},
 };
 
 use crate::{
@@ -30,12 +30,15 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
         mask => route.first_bucket + (A::flow_hash(packet, frame) & u32::from(mask)),
     };
     // Both are arrays and the agent writes indices within them: the misses are for the verifier.
-    let index = maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
-    let next_hop = maps::NEXT_HOPS.get(*index).ok_or(Reason::NextHopDown)?;
+    let value = *maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
+    let next_hop = maps::NEXT_HOPS.get(value & BUCKET_INDEX).ok_or(Reason::NextHopDown)?;
     // First the policy: what is not admitted must not reach the kernel's slow path either.
     selector::egress(packet, frame, ends, next_hop.scope)?;
     // From here on the kernel may have to go on with it, by this next hop and no other.
-    account.tell_kernel(Admission::NextHop(next_hop.connection));
+    if F::IS_LAST {
+        account.tell_kernel(Admission::NextHop(next_hop.connection));
+        account.choose_path(value & !BUCKET_INDEX);
+    }
     if next_hop.flags & NextHop::UP == 0 {
         return Err(Reason::NextHopDown);
     }

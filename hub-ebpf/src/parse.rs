@@ -38,6 +38,17 @@ pub struct Packet<A> {
     pub protocol: u8,
     /// It has options that a router itself must look at.
     pub options: bool,
+    pub reach: Reach,
+}
+
+/// How far a packet may get by its addresses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    Forwardable,
+    /// Multicast or broadcast: for the hub and no further.
+    Multicast,
+    /// Source or destination is link-local, or the destination loopback or unspecified.
+    LinkLocal,
 }
 
 /// `EtherType` of a tag: IEEE 802.1Q and 802.1ad.
@@ -190,12 +201,12 @@ impl ParseIp for V4 {
             return Err(Reason::Malformed);
         }
         let (source, destination) = (u32::from_be_bytes(header.source), u32::from_be_bytes(header.destination));
+        let mut reach = Reach::Forwardable;
         if is_special_v4(source) || is_special_v4(destination) {
             if is_multicast_v4(destination) {
-                return Err(Reason::Multicast);
-            }
-            if is_link_local_v4(source) || is_link_local_v4(destination) || is_local_v4(destination) {
-                return Err(Reason::LinkLocal);
+                reach = Reach::Multicast;
+            } else if is_link_local_v4(source) || is_link_local_v4(destination) || is_local_v4(destination) {
+                reach = Reach::LinkLocal;
             }
         }
         Ok(Packet {
@@ -207,6 +218,7 @@ impl ParseIp for V4 {
             hop_limit: header.ttl,
             protocol: header.protocol,
             options: header_length > size_of::<Ipv4>(),
+            reach,
         })
     }
 
@@ -224,16 +236,18 @@ impl ParseIp for V6 {
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
         let header = frame.at::<Ipv6>(offset).ok_or(Reason::Malformed)?;
         let length = size_of::<Ipv6>() + usize::from(u16::from_be_bytes(header.payload_length));
-        if header.version >> 4 != 6 || frame.length() < offset + length {
+        // A hop-by-hop header in a payload of no bytes: a jumbogram (RFC 2675), or nonsense.
+        let is_empty = length == size_of::<Ipv6>() && header.next_header == HOP_BY_HOP;
+        if header.version >> 4 != 6 || is_empty || frame.length() < offset + length {
             return Err(Reason::Malformed);
         }
         let (source, destination) = (header.source.map(u64::from_be_bytes), header.destination.map(u64::from_be_bytes));
+        let mut reach = Reach::Forwardable;
         if is_special_v6(source) || is_special_v6(destination) {
             if is_multicast_v6(destination) {
-                return Err(Reason::Multicast);
-            }
-            if is_link_local_v6(source) || is_link_local_v6(destination) || is_local_v6(destination) {
-                return Err(Reason::LinkLocal);
+                reach = Reach::Multicast;
+            } else if is_link_local_v6(source) || is_link_local_v6(destination) || is_local_v6(destination) {
+                reach = Reach::LinkLocal;
             }
         }
         Ok(Packet {
@@ -245,6 +259,7 @@ impl ParseIp for V6 {
             hop_limit: header.hop_limit,
             protocol: header.next_header,
             options: header.next_header == HOP_BY_HOP,
+            reach,
         })
     }
 
@@ -276,6 +291,9 @@ fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
 /// (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
 pub trait Nobody {
     fn is_nobody(&self) -> bool;
+    fn is_unspecified(&self) -> bool;
+    /// Belongs to the link by its prefix alone, on any link: of IPv6, where each interface has such an address.
+    fn is_of_any_link(&self) -> bool;
 }
 
 impl Nobody for V4 {
@@ -283,12 +301,32 @@ impl Nobody for V4 {
     fn is_nobody(&self) -> bool {
         is_special_v4(*self) && (is_multicast_v4(*self) || is_local_v4(*self))
     }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        *self == 0
+    }
+
+    #[inline(always)]
+    fn is_of_any_link(&self) -> bool {
+        false
+    }
 }
 
 impl Nobody for V6 {
     #[inline(always)]
     fn is_nobody(&self) -> bool {
         is_special_v6(*self) && (is_multicast_v6(*self) || is_local_v6(*self))
+    }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        *self == [0, 0]
+    }
+
+    #[inline(always)]
+    fn is_of_any_link(&self) -> bool {
+        is_link_local_v6(*self)
     }
 }
 

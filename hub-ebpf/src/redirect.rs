@@ -3,7 +3,10 @@
 use core::cell::Cell;
 
 use aya_log_ebpf::warn;
-use hub_common::{Mark, Reason, maps::NextHop};
+use hub_common::{
+    Mark, Reason,
+    maps::{NextHop, VPC},
+};
 
 use crate::{frame::Frame, maps, parse::Packet};
 
@@ -17,15 +20,18 @@ pub struct Account {
     bytes: Cell<u64>,
     /// What the kernel is told of it, if it passes.
     admission: Cell<u64>,
+    /// Of several next hops of the kernel's own route, which one: see [`hub_common::maps::path_of`].
+    path: Cell<u64>,
 }
 
 impl Account {
     #[inline(always)]
     pub fn new(connection: u32) -> Self {
-        let account = Self { connection: Cell::new(0), bytes: Cell::new(0), admission: Cell::new(0) };
+        let account = Self { connection: Cell::new(0), bytes: Cell::new(0), admission: Cell::new(0), path: Cell::new(0) };
         account.charge(connection);
         put(&account.bytes, 0);
         account.tell_kernel(Admission::Local);
+        put(&account.path, 0);
         account
     }
 
@@ -63,11 +69,19 @@ impl Account {
         get(&self.bytes)
     }
 
+    /// Which way the kernel is to take of a route with several next hops.
+    #[inline(always)]
+    pub fn choose_path(&self, path: u32) {
+        put(&self.path, path.into());
+    }
+
     /// Our bits of the packet mark.
     #[inline(always)]
     fn mark(&self) -> u32 {
         match get(&self.admission) {
             NOTHING => 0,
+            // ESP may come in on the VPC side, and what is decrypted keeps the mark.
+            LOCAL if self.connection() == VPC => 0,
             LOCAL => maps::mark().local(),
             number => maps::mark().numbered(number as u32),
         }
@@ -149,6 +163,10 @@ pub fn refuse<F: Frame>(frame: &mut F, account: &Account, reason: Reason) -> u32
         return F::DROP;
     }
     frame.mark(account.mark());
+    let path = get(&account.path) as u32;
+    if path != 0 {
+        frame.set_hash(path);
+    }
     F::PASS
 }
 

@@ -17,7 +17,7 @@ use crate::{
     address::Address,
     frame::Frame,
     limits::{self, Way},
-    parse::Packet,
+    parse::{Packet, Reach},
     redirect::Account,
     route,
     tables::{Ends, Tables},
@@ -36,6 +36,9 @@ pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     account: &Account,
 ) -> Result<(), Reason> {
     let back = route::lookup(ends, ends.source);
+    if packet.reach != Reach::Forwardable {
+        return Err(on_link(packet, frame, back, attachment));
+    }
     if packet.source.is_nobody() || back.flags & Route::HUB != 0 {
         return Err(Reason::SpoofedSource);
     }
@@ -57,6 +60,32 @@ fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
     if owner & NO_REVERSE_PATH != 0 || route::leads_to(back, owner) { Ok(()) } else { Err(Reason::SpoofedSource) }
 }
 
+/// What becomes of a packet that does not go further than its link: the hub answers it, and the answer must not go to
+/// somebody else.
+#[inline(always)]
+fn on_link<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, back: Route, attachment: &Attachment) -> Reason {
+    let (reason, is_multicast) = match packet.reach {
+        Reach::Multicast => (Reason::Multicast, true),
+        _ => (Reason::LinkLocal, false),
+    };
+    let source = packet.source;
+    let is_neighbour = source.is_of_any_link()
+        || (is_multicast && source.is_unspecified())
+        || source.on_link(frame.interface()) & link::SOURCE != 0;
+    let is_of_vpc = attachment.connection == VPC
+        && !source.is_nobody()
+        && back.flags & Route::HUB == 0
+        && !is_behind_connection(back);
+    if is_neighbour || is_of_vpc { reason } else { Reason::SpoofedSource }
+}
+
+/// On the VPC side, management, IKE and ESP come in, too: from anywhere that is not behind a connection. The default route
+/// says nothing about where an address is.
+#[inline(always)]
+fn is_behind_connection(back: Route) -> bool {
+    back.flags & (Route::NONE.flags | Route::VPC | Route::DEFAULT) == 0
+}
+
 /// Whether the packet may be for the hub itself. `back` is the route of its source.
 #[inline(always)]
 fn to_hub<A: Address, F: Frame>(
@@ -68,10 +97,7 @@ fn to_hub<A: Address, F: Frame>(
     account: &Account,
 ) -> Reason {
     if attachment.connection == VPC {
-        // Management, IKE and ESP come in there, too: from anywhere that is not behind a connection. The default route says
-        // nothing about where an address is.
-        let behind_connection = back.flags & (Route::NONE.flags | Route::VPC | Route::DEFAULT) == 0;
-        return if behind_connection { Reason::SpoofedSource } else { Reason::ToHub };
+        return if is_behind_connection(back) { Reason::SpoofedSource } else { Reason::ToHub };
     }
     if let Some(remote) = remote
         && reverse_path(back, remote.connection).is_ok()

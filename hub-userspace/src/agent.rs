@@ -31,14 +31,19 @@ pub use self::{kernel::Settled, snapshot::Snapshot};
 use crate::{
     attachments::Attachments,
     compile::Inputs,
-    config::{Config, difference::Difference, model::Source},
+    config::{
+        Config,
+        difference::Difference,
+        model::{OnStop, Source},
+    },
     dataplane::{Dataplane, Inherited, Instance, Mode},
     event::Event,
+    guard,
     health::{self, Prober},
     layout::Layout,
     lock::InstanceLock,
     memory::Clock,
-    netlink::{Changes, Failure, Follower, HostState, Interfaces},
+    netlink::{Changes, Failure, Follower, HostState, Interfaces, take_out_of_group},
     rib::Rib,
     selectors::Agreements,
     slots::Full,
@@ -112,6 +117,8 @@ pub struct Agent {
     prober: Prober,
     verdicts: mpsc::UnboundedReceiver<health::Event>,
     attachments: Attachments,
+    /// Keeps the kernel to what the program decides.
+    guard: guard::Keeper,
     sysctls: Sysctls,
     /// Indices of the interfaces that TC alone reaches.
     by_tc: BTreeSet<u32>,
@@ -191,6 +198,7 @@ impl Agent {
             prober: Prober::start(sender),
             verdicts,
             attachments: Attachments::new(mode),
+            guard: guard::Keeper::open().await?,
             sysctls: Sysctls::default(),
             by_tc: BTreeSet::new(),
             kernel: Kernel::start(reports)?,
@@ -304,12 +312,14 @@ impl Agent {
                     self.pending.states = true;
                     self.follow(Changes::default());
                 }
+                () = self.guard.disturbed() => self.put_guard_back(),
                 () = finished(&mut self.grace) => self.release(),
                 Some(request) = requests.recv() => self.answer(request),
                 () = sleep_until(self.next_look) => {
                     self.next_look = Instant::now() + LOOK_AGAIN;
                     self.kernel.audit();
                     self.sysctls.audit();
+                    self.put_guard_back();
                     self.pending.host.neighbours = true;
                     self.follow(Changes::default());
                 }
@@ -321,7 +331,8 @@ impl Agent {
         info!("stopping");
         // Nobody waits for an answer that does not come any more.
         drop(requests);
-        self.stop(false).await
+        let detach = self.config.dataplane.on_stop == OnStop::Detach;
+        self.stop(detach).await
     }
 
     /// Leaves everything as it is for the next agent: programs, tables, routes, neighbours. With `detach` it takes them all away,
@@ -334,6 +345,8 @@ impl Agent {
                 warn!("not removed: {failure}");
             }
             self.dataplane.unload()?;
+            self.guard.remove().await?;
+            take_out_of_group().await?;
         }
         self.interfaces.end().await;
         Ok(())
@@ -373,12 +386,16 @@ impl Agent {
         if links || neighbours || config {
             self.prober.set(health::targets(&self.config, &self.host));
         }
-        let mut result = Ok(());
+        let mut result = self.protect();
+        if self.is_starting {
+            // Without it the kernel would forward past the selectors.
+            result.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+        }
         if links || states || config {
             self.pending.selectors |= self.agree();
             self.pending.ways |= self.judge();
             if (links || self.pending.ways) && !config {
-                result = self.steer();
+                result = result.and(self.steer());
             }
             self.tell_states();
         }
@@ -398,7 +415,12 @@ impl Agent {
             let interfaces = interfaces(&in_force);
             self.by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
             result = result.and(self.write_tables(links || neighbours || config || selectors));
+            // Connections have their numbers now.
+            result = result.and(self.protect());
             self.sysctls.update(&self.config, &self.host);
+            if self.rib.groups().any(|members| members.len() > 1) {
+                self.sysctls.choose_by_ports();
+            }
             if self.is_starting {
                 // An earlier agent's programs go on with their tables, rather than to be replaced with half of these.
                 result.as_ref().map_err(|error| anyhow!("{error:#}"))?;
@@ -427,6 +449,19 @@ impl Agent {
         result
     }
 
+    /// Has the nftables table follow.
+    fn protect(&mut self) -> Result<()> {
+        self.guard.follow(&self.config, &self.host, &self.agreements, &self.layout.ingress.connections)
+    }
+
+    /// Somebody else has changed the nftables table.
+    fn put_guard_back(&mut self) {
+        if let Err(error) = self.guard.apply() {
+            error!("{error:#}; next try in {} s", RETRY.as_secs());
+            self.retry();
+        }
+    }
+
     /// Logs what the kernel newly refuses; all of it is tried again.
     fn tell_refused(&mut self, settled: Settled) {
         let refused = match settled {
@@ -441,6 +476,10 @@ impl Agent {
         }
         self.refused = refused;
         if !self.refused.is_empty() {
+            return self.retry();
+        }
+        if let Err(error) = self.guard.routes_are_settled() {
+            error!("{error:#}");
             self.retry();
         }
     }

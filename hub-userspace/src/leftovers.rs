@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     dataplane::{self, Instance},
     lock::InstanceLock,
-    netlink::{Keeper, remove_interfaces},
+    netlink::{Guard, Keeper, remove_interfaces, take_out_of_group},
 };
 
 /// What has been removed.
@@ -34,6 +34,8 @@ pub async fn remove(instance: &Instance) -> Result<Removed> {
         bail!("not removed: {failure}");
     }
     let programs = dataplane::unload(instance)?;
+    Guard::open().await?.remove().await?;
+    take_out_of_group().await?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
     Ok(Removed { interfaces, routes: report.deleted, programs })
 }

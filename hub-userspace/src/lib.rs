@@ -16,6 +16,7 @@ pub mod config;
 pub mod dataplane;
 pub mod diff;
 pub mod event;
+mod guard;
 pub mod health;
 pub mod layout;
 mod leftovers;

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{config::Config, netlink::HostState};
 
@@ -23,12 +23,18 @@ const OFF: [(&str, &str); 3] =
 /// Shows the network namespace of whoever looks.
 const ROOT: &str = "/proc/sys/net";
 
+/// The kernel's choice among a route's next hops goes by the flow's ports, so by a hash that the program has set
+/// (`fib_multipath_hash`, `net/ipv4/route.c`; `rt6_multipath_hash`, net/ipv6/route.c).
+const BY_PORTS: [&str; 2] = ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"];
+
 /// Keeps the attachments of sites as they must be.
 #[derive(Debug, Default)]
 pub struct Sysctls {
     /// What an interface was when it was last set: its index, and its MTU, as the kernel makes the settings new where an
     /// MTU comes back above the least (`addrconf_notify`, net/ipv6/addrconf.c).
     settled: BTreeMap<String, (u32, u32)>,
+    /// The hash policies are set.
+    by_ports: bool,
     /// What has failed, by the interface's name: it is logged once.
     failed: BTreeMap<String, String>,
 }
@@ -37,6 +43,27 @@ impl Sysctls {
     /// The next update looks at all attachments again: somebody may have changed their settings.
     pub fn audit(&mut self) {
         self.settled.clear();
+        self.by_ports = false;
+    }
+
+    /// Has the kernel choose among next hops as the program does; needed where a destination has several. For all of the
+    /// network namespace: the kernel knows no other way.
+    pub fn choose_by_ports(&mut self) {
+        if std::mem::replace(&mut self.by_ports, true) {
+            return;
+        }
+        for setting in BY_PORTS {
+            let path = Path::new(ROOT).join(setting);
+            let is_set = fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1");
+            match if is_set { Ok(()) } else { fs::write(&path, "1") } {
+                Ok(()) if is_set => {}
+                Ok(()) => info!("{setting} set to 1"),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    warn!("{setting} cannot be set to 1: {error}; fragmented packets of shared destinations may be dropped");
+                }
+            }
+        }
     }
 
     /// The interface is gone; one of the same index may have come since.

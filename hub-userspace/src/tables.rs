@@ -48,7 +48,7 @@ pub struct Ways {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// Members of groups with several; the value means nothing.
     pub members: BTreeMap<GroupMember, u32>,
-    /// Index into `next_hops`, by bucket; [`Ways::NOWHERE`] for one that no route uses.
+    /// Index into `next_hops` and above it the bits of [`hub_common::maps::path_of`], by bucket; [`Ways::NOWHERE`] for one that no route uses.
     pub buckets: Vec<u32>,
     /// Whose buckets these are, by first bucket divided by [`hub_common::maps::GROUP_BUCKETS`]; groups of one are not here.
     pub groups: BTreeMap<u32, GroupRecord>,

@@ -7,7 +7,7 @@ use aya_ebpf::{
         bpf_hdr_start_off::BPF_HDR_START_NET,
     },
     helpers::{
-        bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_set_hash, bpf_skb_change_head, bpf_skb_change_tail,
         bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
     programs::TcContext,
@@ -125,6 +125,12 @@ impl Frame for SkbFrame {
             let place = &raw mut (*self.skb()).mark;
             place.write_volatile(place.read_volatile() & !maps::mark().mask | mark);
         }
+    }
+
+    #[inline(always)]
+    fn set_hash(&mut self, hash: u32) {
+        // SAFETY: the program's own context.
+        unsafe { bpf_set_hash(self.skb(), hash) };
     }
 
     #[inline(always)]

@@ -75,6 +75,9 @@ impl Frame for XdpFrame {
     fn mark(&mut self, _mark: u32) {}
 
     #[inline(always)]
+    fn set_hash(&mut self, _hash: u32) {}
+
+    #[inline(always)]
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
         limits_transport_xdp(self.context.ctx, offset, length, known, ports)
     }

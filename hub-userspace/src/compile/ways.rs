@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use hub_common::maps::{GROUP_BUCKETS, GroupMember, NextHop, Route, VPC, link_addresses};
+use hub_common::maps::{GROUP_BUCKETS, GroupMember, NextHop, Route, VPC, link_addresses, path_of};
 use ipnet::IpNet;
 
 use super::Inputs;
@@ -48,7 +48,7 @@ pub fn ways(inputs: Inputs<'_>, rib: &Rib, layout: &mut Layout) -> Result<Compil
     }
     for gateway in rib.gateways() {
         let group = compiler.layout.single(Member::Vpc(gateway))?;
-        let route = compiler.route(&group)?;
+        let route = compiler.route(&group, &HashMap::new())?;
         compiler.compiled.vpc.insert(gateway, Route { flags: Route::VPC, ..route });
     }
     Ok(compiler.compiled)
@@ -94,9 +94,9 @@ impl Compiler<'_> {
         let member = |name: &str| Member::Connection(slots.get(name).expect("every connection has been numbered"));
         let active = rib::active(members, self.inputs.states);
         let active: Vec<(Member, u32)> = active.into_iter().map(|(name, part)| (member(name), part)).collect();
-        let group = if let (1, [(only, _)]) = (members.len(), active.as_slice()) {
+        let (group, paths) = if let (1, [(only, _)]) = (members.len(), active.as_slice()) {
             // The weight of one alone means nothing.
-            self.layout.single(*only)?
+            (self.layout.single(*only)?, HashMap::new())
         } else {
             let group = self.layout.shared(members, &active, rib.predecessor(members))?;
             let key = |name: &String| GroupMember {
@@ -105,19 +105,44 @@ impl Compiler<'_> {
             };
             self.compiled.ways.members.extend(members.keys().map(|name| (key(name), 0)));
             self.compiled.ways.groups.insert(group.first / GROUP_BUCKETS, layout::record(members));
-            group
+            (group, self.paths(&active))
         };
-        self.route(&group)
+        self.route(&group, &paths)
+    }
+
+    /// The bits of a bucket by which the kernel finds each member in its own route, as [`crate::slowpath::action`] makes
+    /// it: those whose interface is up, in the order of interfaces. None where that has a single next hop.
+    fn paths(&self, active: &[(Member, u32)]) -> HashMap<Member, u32> {
+        let hop = |(member, part): &(Member, u32)| {
+            let Member::Connection(slot) = *member else { return None };
+            let connection = &self.inputs.config.connections[self.connections[&slot]];
+            let link = self.inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
+            Some((link.index, connection.peer, *member, (*part).clamp(1, u8::MAX.into())))
+        };
+        let mut hops: Vec<_> = active.iter().filter_map(hop).collect();
+        if hops.len() < 2 {
+            return HashMap::new();
+        }
+        hops.sort_unstable();
+        let total = hops.iter().map(|(_, _, _, weight)| weight).sum();
+        let mut before = 0;
+        let path = |(_, _, member, weight)| {
+            let path = path_of(before, weight, total);
+            before += weight;
+            (member, path)
+        };
+        hops.into_iter().map(path).collect()
     }
 
     /// Fills the buckets of a group; what leads to them.
-    fn route(&mut self, group: &Group) -> Result<Route, Full> {
+    fn route(&mut self, group: &Group, paths: &HashMap<Member, u32>) -> Result<Route, Full> {
         let first = group.first as usize;
         let buckets = &mut self.compiled.ways.buckets;
         buckets.resize(buckets.len().max(first + group.owners.len()), Ways::NOWHERE);
         for (bucket, owner) in (first..).zip(group.owners.iter()) {
             let owner = owner.expect("a group has an active member: rib::active never gives none");
-            self.compiled.ways.buckets[bucket] = self.next_hop(owner)?;
+            let path = paths.get(&owner).copied().unwrap_or(0);
+            self.compiled.ways.buckets[bucket] = self.next_hop(owner)? | path;
         }
         let bucket_mask = u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
         Ok(Route { first_bucket: group.first, bucket_mask, flags: 0 })

@@ -12,7 +12,7 @@ use aya::{
     maps::{Array, IterableMap as _, Map, MapData, MapError},
 };
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
-use hub_common::maps::{GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
+use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
 
 use super::{
     Error, bpf,
@@ -110,7 +110,7 @@ fn read_from(directory: &Path) -> Option<Vec<OldGroup>> {
             continue;
         }
         let of_group = number * GROUP_BUCKETS..(number + 1) * GROUP_BUCKETS;
-        let owners = of_group.map(|bucket| buckets.get(&bucket, 0).ok().and_then(slot)).collect();
+        let owners = of_group.map(|bucket| buckets.get(&bucket, 0).ok().and_then(|value| slot(value & BUCKET_INDEX))).collect();
         found.push(OldGroup { record, owners });
     }
     Some(found)

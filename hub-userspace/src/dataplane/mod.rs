@@ -84,7 +84,10 @@ impl Dataplane {
     /// Loads the program into the kernel, to run it by [`Dataplane::test_run`] alone.
     pub fn load(settings: &model::Dataplane) -> Result<Self, Error> {
         error::check_host()?;
-        let object = EbpfLoader::new().load(PROGRAM).map_err(|error| Error::load(&error))?;
+        let object = EbpfLoader::new()
+            .override_global("MARK", &settings.mark, true)
+            .load(PROGRAM)
+            .map_err(|error| Error::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
         let maps = Maps::take(programs.object(), settings, Ledger::default(), groups::create()?)?;
         Ok(Self {
@@ -116,6 +119,7 @@ impl Dataplane {
             groups: groups::read(&pins),
         };
         let mut with_pins = EbpfLoader::new();
+        with_pins.override_global("MARK", &settings.mark, true);
         for (map, path) in ledger::paths(&pins) {
             with_pins.map_pin_path(map, path);
         }

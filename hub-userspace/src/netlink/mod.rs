@@ -17,10 +17,12 @@
 //! | `ledger` | routes wanted and held, and so what is to be written (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |
 //! | `keeper` | [`Keeper`], its task, and the probing of neighbours |
+//! | `group` | the device group of the sites' interfaces |
 //! | `interfaces` | [`Interfaces`], which makes xfrm interfaces |
 //! | `nft` | [`Guard`], the nftables table: another netlink family, on sockets of its own |
 
 mod follow;
+mod group;
 mod interfaces;
 mod keeper;
 mod ledger;
@@ -32,6 +34,7 @@ mod state;
 mod wire;
 
 pub use follow::Follower;
+pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
 pub use interfaces::{Interfaces, XfrmLink, XfrmLinks, remove_interfaces};
 pub use keeper::{Failure, Keeper, Report};
 pub use nft::{Counter, Guard, GuardCounters, GuardError, Ruleset, Service};

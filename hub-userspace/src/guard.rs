@@ -1,0 +1,179 @@
+//! The nftables table that keeps the kernel to what the program has decided: what it is to say, and that it says so.
+//!
+//! A site's interface is in the table before the program is attached and before any route leads there, and stays in it
+//! until the last route has gone.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use hub_common::maps::VPC;
+use ipnet::IpNet;
+use tokio::{runtime::Handle, task::block_in_place};
+use tracing::warn;
+
+use crate::{
+    config::{
+        Config,
+        model::{Connection, Service},
+    },
+    netlink::{self, Guard, GuardCounters, HostState, Ruleset, SITES_GROUP},
+    selectors::Agreements,
+    slots::Slots,
+};
+
+/// Keeps the table as it is to be.
+pub struct Keeper {
+    guard: Guard,
+    wanted: Ruleset,
+    /// Interfaces of connections that have left the configuration, to which routes may still lead.
+    leaving: BTreeSet<String>,
+    /// Indices of the sites' interfaces that have been put into the device group.
+    grouped: BTreeSet<u32>,
+    /// How often others have changed the table.
+    disturbances: u64,
+}
+
+impl Keeper {
+    /// # Errors
+    /// When the kernel has no nf_tables, or this process may not change them.
+    pub async fn open() -> Result<Self> {
+        let guard = Guard::open().await?;
+        let (wanted, leaving, grouped) = (Ruleset::default(), BTreeSet::new(), BTreeSet::new());
+        Ok(Self { guard, wanted, leaving, grouped, disturbances: 0 })
+    }
+
+    /// Has the kernel hold the table for this state. `slots` are the numbers of the connections, as far as they have some.
+    ///
+    /// Waits for the kernel, so that what follows is behind it; in a worker thread of a runtime that has several.
+    pub fn follow(
+        &mut self,
+        config: &Config,
+        host: &HostState,
+        agreements: &Agreements,
+        slots: &Slots<String>,
+    ) -> Result<()> {
+        let mut wanted = ruleset(config, host, agreements, slots);
+        self.leaving.extend(self.wanted.sites.difference(&wanted.sites).cloned());
+        self.leaving.retain(|name| !wanted.sites.contains(name));
+        wanted.sites.extend(self.leaving.iter().cloned());
+        self.group(config, host)?;
+        if wanted != self.wanted {
+            self.wanted = wanted;
+            self.apply()?;
+        }
+        Ok(())
+    }
+
+    /// No route leads to connections any more that have left the configuration.
+    pub fn routes_are_settled(&mut self) -> Result<()> {
+        let leaving = std::mem::take(&mut self.leaving);
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        self.wanted.sites.retain(|name| !leaving.contains(name));
+        self.apply()
+    }
+
+    /// Writes what others have changed.
+    pub fn apply(&mut self) -> Result<()> {
+        let Self { guard, wanted, .. } = self;
+        block_in_place(|| Handle::current().block_on(guard.apply(wanted)))
+            .context("the nftables table inet vpnhub, which keeps the kernel from forwarding past the selectors")
+    }
+
+    /// Returns when somebody else has changed the table; [`Self::apply`] is to follow. May be cancelled.
+    pub async fn disturbed(&mut self) {
+        if let Err(error) = self.guard.disturbed().await {
+            warn!("changes of the nftables table inet vpnhub cannot be followed: {error}");
+            std::future::pending::<()>().await;
+        }
+        self.disturbances += 1;
+        // Whoever does it all the time must not fill the log.
+        if self.disturbances.is_power_of_two() {
+            warn!(
+                times = self.disturbances,
+                "somebody else has changed or removed the nftables table inet vpnhub: it is put back"
+            );
+        }
+    }
+
+    pub async fn counters(&mut self) -> Result<GuardCounters> {
+        Ok(self.guard.counters().await?)
+    }
+
+    /// Removes the table, which opens what it denied.
+    pub async fn remove(mut self) -> Result<()> {
+        Ok(self.guard.remove().await?)
+    }
+
+    /// Puts the sites' interfaces into the device group, by which the table knows them whatever they are called.
+    fn group(&mut self, config: &Config, host: &HostState) -> Result<()> {
+        let names: BTreeSet<&str> = sites(config).collect();
+        let all: BTreeSet<u32> = names.iter().filter_map(|name| host.link(name)).map(|link| link.index).collect();
+        let new: BTreeSet<u32> = all.difference(&self.grouped).copied().collect();
+        if !new.is_empty() {
+            block_in_place(|| Handle::current().block_on(netlink::put_into_group(&new)))
+                .context("the sites' interfaces cannot be put into a device group")?;
+        }
+        self.grouped = all;
+        Ok(())
+    }
+}
+
+fn sites(config: &Config) -> impl Iterator<Item = &str> {
+    config.connections.values().map(|connection| connection.interface.as_str())
+}
+
+/// What the table is to say. Pure.
+pub fn ruleset(config: &Config, host: &HostState, agreements: &Agreements, slots: &Slots<String>) -> Ruleset {
+    let mark = config.dataplane.mark;
+    let of_connections = config.connections.iter().filter_map(|(name, connection)| {
+        Some((mark.numbered(slots.get(name)?), connection.interface.clone()))
+    });
+    let of_vpc = config.vpc.iter().map(|vpc| (mark.numbered(VPC), vpc.interface.clone()));
+    let output = config.connections.iter().flat_map(|(name, connection)| {
+        let agreement = agreements.get(name).filter(|agreement| !agreement.on_demand && !agreement.pairs.is_empty());
+        let pairs: Vec<(IpNet, IpNet)> = match agreement {
+            Some(agreement) => agreement.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
+            None => of_file(connection).collect(),
+        };
+        pairs.into_iter().chain(of_link(connection, host)).map(|(hub, site)| (connection.interface.clone(), hub, site))
+    });
+    Ruleset {
+        sites: sites(config).map(str::to_owned).collect(),
+        group: SITES_GROUP,
+        mark,
+        next_hops: of_connections.chain(of_vpc).collect(),
+        output: output.filter(|(_, hub, site)| is_v4(*hub) == is_v4(*site)).collect(),
+        services: config.gateway.services.iter().map(|service| service_of(*service)).collect(),
+    }
+}
+
+/// Pairs of the hub's side and the site's.
+fn of_file(connection: &Connection) -> impl Iterator<Item = (IpNet, IpNet)> {
+    let remotes = &connection.remote_cidrs;
+    connection.local_cidrs.iter().flat_map(move |local| remotes.iter().map(move |remote| (*local, *remote)))
+}
+
+/// The hub's addresses on the link, and who else is there.
+fn of_link(connection: &Connection, host: &HostState) -> Vec<(IpNet, IpNet)> {
+    let Some(link) = host.link(&connection.interface) else { return Vec::new() };
+    let addresses: Vec<IpNet> = host.addresses_of(link.index).collect();
+    let links = addresses.iter().map(|own| (IpNet::from(own.addr()), own.trunc()));
+    let peers = connection.peer.into_iter().flat_map(|peer| {
+        addresses.iter().map(move |own| (IpNet::from(own.addr()), IpNet::from(peer)))
+    });
+    links.chain(peers).collect()
+}
+
+fn is_v4(prefix: IpNet) -> bool {
+    matches!(prefix, IpNet::V4(_))
+}
+
+fn service_of(service: Service) -> netlink::Service {
+    match service {
+        Service::Icmp => netlink::Service::Icmp,
+        Service::Tcp(port) => netlink::Service::Tcp(port),
+        Service::Udp(port) => netlink::Service::Udp(port),
+    }
+}
