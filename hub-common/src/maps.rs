@@ -214,6 +214,8 @@ pub mod link {
     pub const SOURCE: u32 = 1;
     /// An address of the hub on the link, or the link's broadcast address.
     pub const HUB: u32 = 2;
+    /// On the VPC's interface: a prefix of a link to a site.
+    pub const SITE: u32 = 4;
 }
 
 /// Where and how a packet leaves. An entry that a bucket points to is never changed: a new one takes its place, so that

@@ -19,7 +19,7 @@ use hub_ebpf::{
     address::{Address, V4, V6},
     frame::{Frame, SkbFrame, XdpFrame},
     nexthop,
-    parse::{self, Network},
+    parse::{self, Network, Start},
     redirect::{self, Account, Admission},
     rewrite, route, selector,
     tables::{Compiled, Ends, Tables, Tries},
@@ -58,8 +58,8 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     };
     let account = Account::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &account),
-        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &account),
+        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account),
+        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account),
         Err(reason) => Err(reason),
     };
     match outcome {
@@ -72,11 +72,11 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
 #[inline(always)]
 fn stages<A: Address, T: Tables<A>, F: Frame>(
     frame: &mut F,
-    offset: usize,
+    start: Start,
     attachment: &Attachment,
     account: &Account,
 ) -> Result<u32, Reason> {
-    let packet = parse::packet::<A, F>(frame, offset)?;
+    let packet = parse::packet::<A, F>(frame, start)?;
     let ends = Ends::<A, T>::of(&packet)?;
     let route = route::lookup(&ends, ends.destination);
     selector::ingress(&packet, frame, &ends, route, attachment, account)?;

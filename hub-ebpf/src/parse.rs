@@ -16,10 +16,19 @@ use crate::{
     maps,
 };
 
-/// Family of the packet, and where its IP header starts: bytes from the start of the frame.
+/// Family of the packet, and where its IP header starts.
 pub enum Network {
-    Ipv4(usize),
-    Ipv6(usize),
+    Ipv4(Start),
+    Ipv6(Start),
+}
+
+/// Where an IP header starts.
+#[derive(Clone, Copy)]
+pub struct Start {
+    /// Bytes from the start of the frame.
+    pub offset: usize,
+    /// The frame was sent to a group, or to all on the link.
+    pub to_group: bool,
 }
 
 /// What the later stages need to know of a packet.
@@ -100,9 +109,10 @@ fn raw<F: Frame>(frame: &F) -> Result<Network, Reason> {
             _ => return Err(Reason::NotIp),
         }
     }
+    let start = Start { offset, to_group: false };
     match version {
-        4 => Ok(Network::Ipv4(offset)),
-        6 => Ok(Network::Ipv6(offset)),
+        4 => Ok(Network::Ipv4(start)),
+        6 => Ok(Network::Ipv6(start)),
         _ => Err(Reason::Malformed),
     }
 }
@@ -131,17 +141,16 @@ fn ethernet<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
         offset += size_of::<Tag>();
         tags += 1;
     }
+    let to_group = header.destination[0] & GROUP_BIT != 0;
+    let start = Start { offset, to_group };
     let network = match ethertype {
-        <V4 as Address>::ETHERTYPE => Network::Ipv4(offset),
-        <V6 as Address>::ETHERTYPE => Network::Ipv6(offset),
+        <V4 as Address>::ETHERTYPE => Network::Ipv4(start),
+        <V6 as Address>::ETHERTYPE => Network::Ipv6(start),
         // The kernel strips any number of priority tags (`__netif_receive_skb_core`, net/core/dev.c).
         VLAN | SERVICE_VLAN => return Err(Reason::TooManyTags),
         _ => return Err(Reason::NotIp),
     };
-    if header.destination[0] & GROUP_BIT != 0 {
-        return Err(Reason::Multicast);
-    }
-    if header.destination != attachment.mac {
+    if !to_group && header.destination != attachment.mac {
         return Err(Reason::OtherHost);
     }
     Ok(network)
@@ -172,10 +181,12 @@ fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Reason
     }
 }
 
-/// Reads the IP header at `offset`.
+/// Reads the IP header. The hub takes nothing that was sent to all on a link and to a single address (RFC 1122 section
+/// 3.3.6): whoever sends that wants an answer to go astray.
 #[inline(always)]
-pub fn packet<A: Address, F: Frame>(frame: &F, offset: usize) -> Result<Packet<A>, Reason> {
-    A::parse(frame, offset)
+pub fn packet<A: Address, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Reason> {
+    let packet = A::parse(frame, start.offset)?;
+    if start.to_group && packet.reach != Reach::Multicast { Err(Reason::Malformed) } else { Ok(packet) }
 }
 
 /// The part of parsing that differs by family.

@@ -69,10 +69,11 @@ fn on_link<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, back: Route, att
         _ => (Reason::LinkLocal, false),
     };
     let source = packet.source;
-    let is_neighbour = source.is_of_any_link()
-        || (is_multicast && source.is_unspecified())
-        || source.on_link(frame.interface()) & link::SOURCE != 0;
+    let link = source.on_link(frame.interface());
+    let is_neighbour =
+        source.is_of_any_link() || (is_multicast && source.is_unspecified()) || link & link::SOURCE != 0;
     let is_of_vpc = attachment.connection == VPC
+        && link & link::SITE == 0
         && !source.is_nobody()
         && back.flags & Route::HUB == 0
         && !is_behind_connection(back);
@@ -97,7 +98,8 @@ fn to_hub<A: Address, F: Frame>(
     account: &Account,
 ) -> Reason {
     if attachment.connection == VPC {
-        return if is_behind_connection(back) { Reason::SpoofedSource } else { Reason::ToHub };
+        let is_spoofed = is_behind_connection(back) || packet.source.on_link(frame.interface()) & link::SITE != 0;
+        return if is_spoofed { Reason::SpoofedSource } else { Reason::ToHub };
     }
     if let Some(remote) = remote
         && reverse_path(back, remote.connection).is_ok()

@@ -418,6 +418,7 @@ impl Agent {
             // Connections have their numbers now.
             result = result.and(self.protect());
             self.sysctls.update(&self.config, &self.host);
+            self.sysctls.reflect_marks();
             if self.rib.groups().any(|members| members.len() > 1) {
                 self.sysctls.choose_by_ports();
             }

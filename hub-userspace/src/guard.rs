@@ -141,6 +141,8 @@ pub fn ruleset(config: &Config, host: &HostState, agreements: &Agreements, slots
     });
     Ruleset {
         sites: sites(config).map(str::to_owned).collect(),
+        // The hub answers itself, too.
+        vpc: config.vpc.iter().map(|vpc| vpc.interface.clone()).chain(["lo".to_owned()]).collect(),
         group: SITES_GROUP,
         mark,
         next_hops: of_connections.chain(of_vpc).collect(),

@@ -23,6 +23,9 @@ const OFF: [(&str, &str); 3] =
 /// Shows the network namespace of whoever looks.
 const ROOT: &str = "/proc/sys/net";
 
+/// An answer of the kernel has the mark of what it answers (ip-sysctl.rst): so the nftables table knows it.
+const REFLECT: [&str; 2] = ["ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
+
 /// The kernel's choice among a route's next hops goes by the flow's ports, so by a hash that the program has set
 /// (`fib_multipath_hash`, `net/ipv4/route.c`; `rt6_multipath_hash`, net/ipv6/route.c).
 const BY_PORTS: [&str; 2] = ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"];
@@ -33,8 +36,9 @@ pub struct Sysctls {
     /// What an interface was when it was last set: its index, and its MTU, as the kernel makes the settings new where an
     /// MTU comes back above the least (`addrconf_notify`, net/ipv6/addrconf.c).
     settled: BTreeMap<String, (u32, u32)>,
-    /// The hash policies are set.
+    /// Settings of the network namespace that are set.
     by_ports: bool,
+    reflect: bool,
     /// What has failed, by the interface's name: it is logged once.
     failed: BTreeMap<String, String>,
 }
@@ -43,26 +47,21 @@ impl Sysctls {
     /// The next update looks at all attachments again: somebody may have changed their settings.
     pub fn audit(&mut self) {
         self.settled.clear();
-        self.by_ports = false;
+        (self.by_ports, self.reflect) = (false, false);
+    }
+
+    /// Has the kernel's answers be known by the mark of what they answer.
+    pub fn reflect_marks(&mut self) {
+        if !std::mem::replace(&mut self.reflect, true) {
+            set_all(REFLECT, "an answer to a site may leave by another interface where the route to the site has gone");
+        }
     }
 
     /// Has the kernel choose among next hops as the program does; needed where a destination has several. For all of the
     /// network namespace: the kernel knows no other way.
     pub fn choose_by_ports(&mut self) {
-        if std::mem::replace(&mut self.by_ports, true) {
-            return;
-        }
-        for setting in BY_PORTS {
-            let path = Path::new(ROOT).join(setting);
-            let is_set = fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1");
-            match if is_set { Ok(()) } else { fs::write(&path, "1") } {
-                Ok(()) if is_set => {}
-                Ok(()) => info!("{setting} set to 1"),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    warn!("{setting} cannot be set to 1: {error}; fragmented packets of shared destinations may be dropped");
-                }
-            }
+        if !std::mem::replace(&mut self.by_ports, true) {
+            set_all(BY_PORTS, "fragmented packets to destinations with several next hops may be dropped");
         }
     }
 
@@ -100,6 +99,21 @@ impl Sysctls {
             error!(interface = name, "what a site advertises may be believed: {failure}");
         }
         self.failed.insert(name.to_owned(), failure);
+    }
+}
+
+/// Sets settings of the network namespace to 1; `otherwise` is what happens where that fails.
+fn set_all(settings: [&str; 2], otherwise: &str) {
+    for setting in settings {
+        let path = Path::new(ROOT).join(setting);
+        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+            continue;
+        }
+        match fs::write(&path, "1") {
+            Ok(()) => info!("{setting} set to 1"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!("{setting} cannot be set to 1: {error}; {otherwise}"),
+        }
     }
 }
 

@@ -99,6 +99,8 @@ impl Compiler<'_> {
             if let Some(link) = inputs.host.link(&vpc.interface) {
                 self.port(link)?;
                 self.attach(link, VPC, VPC, 0);
+                self.links_to_sites(link.index);
+                self.links(link.index, &[]);
             }
         }
         Ok(())
@@ -174,6 +176,20 @@ impl Compiler<'_> {
     /// A connection's slot as selectors have it.
     fn with_reverse_path(&self, slot: u32) -> u32 {
         if self.without_reverse_path.contains(&slot) { slot | NO_REVERSE_PATH } else { slot }
+    }
+
+    /// Who may not speak over the VPC's link: the sites' neighbours on their own.
+    fn links_to_sites(&mut self, vpc: u32) {
+        let Inputs { config, host, .. } = self.inputs;
+        let mut add = |prefix: IpNet| {
+            let (address, length) = mapped(prefix);
+            self.tables.links.insert(scoped(vpc, address, length), link::SITE);
+        };
+        for connection in config.connections.values() {
+            let link = host.link(&connection.interface).into_iter();
+            link.flat_map(|link| host.addresses_of(link.index)).for_each(|address| add(address.trunc()));
+            connection.peer.into_iter().for_each(|peer| add(peer.into()));
+        }
     }
 
     /// Who may speak to the hub over an interface's own link.

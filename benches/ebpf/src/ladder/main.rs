@@ -25,7 +25,7 @@ use hub_ebpf::{
     address::{Address, V4, V6},
     frame::{Frame, XdpFrame},
     nexthop,
-    parse::{self, Network},
+    parse::{self, Network, Start},
     redirect::{self, Account},
     rewrite, route, selector,
     tables::{Compiled, Ends, Tables, Tries},
@@ -109,8 +109,8 @@ fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
     };
     let account = Account::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(offset)) => stages::<V4, T, F>(frame, offset, &attachment, &account, rung),
-        Ok(Network::Ipv6(offset)) => stages::<V6, T, F>(frame, offset, &attachment, &account, rung),
+        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account, rung),
+        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account, rung),
         Err(reason) => Err(reason),
     };
     match outcome {
@@ -122,12 +122,12 @@ fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
 #[inline(always)]
 fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     frame: &mut F,
-    offset: usize,
+    start: Start,
     attachment: &Attachment,
     account: &Account,
     rung: Rung,
 ) -> Result<u32, Reason> {
-    let packet = parse::packet::<A, F>(frame, offset)?;
+    let packet = parse::packet::<A, F>(frame, start)?;
     if rung == Rung::Parse {
         let found = packet.source.glance() ^ packet.destination.glance();
         return Ok(reached(found ^ packet.length as u32 ^ u32::from(packet.hop_limit)));

@@ -49,10 +49,11 @@ pub const FORWARD_FROM_SITE: &str = "forward_from_site";
 pub const FORWARD_TO_SITE: &str = "forward_to_site";
 pub const OUTPUT_SITE: &str = "output_site";
 pub const OUTPUT_SITE6: &str = "output_site6";
+pub const OUTPUT_ANSWER: &str = "output_answer";
 pub const OUTPUT_ACCEPT: &str = "output_accept";
 pub const OUTPUT_ACCEPT6: &str = "output_accept6";
 
-pub const CHAINS: [Chain; 15] = [
+pub const CHAINS: [Chain; 16] = [
     base("prerouting", 0, RAW),
     base("input", 1, FILTER),
     base("forward", 2, FILTER),
@@ -66,6 +67,7 @@ pub const CHAINS: [Chain; 15] = [
     regular(FORWARD_TO_SITE),
     regular(OUTPUT_SITE),
     regular(OUTPUT_SITE6),
+    regular(OUTPUT_ANSWER),
     regular(OUTPUT_ACCEPT),
     regular(OUTPUT_ACCEPT6),
 ];

@@ -9,7 +9,7 @@
 //! | `prerouting` | prerouting, -300 | from a site without the mark's flag; `NO_ROUTE`, some of it answered "host unreachable" |
 //! | `input` | input, 0 | from a site without `LOCAL`; what is no service |
 //! | `forward` | forward, 0 | from or to a site, unless the mark's next hop is at this interface |
-//! | `output` | output, 0 | to a site what is not in its selectors |
+//! | `output` | output, 0 | to a site what is not in its selectors; to elsewhere an answer to what the program has admitted |
 //!
 //! From a site, `input` accepts, and nothing else:
 //!
@@ -22,6 +22,9 @@
 //!
 //! Other protocols, as OSPF (89), VRRP (112), IGMP (2) or ESP (50), and multicast listener reports are dropped, to
 //! multicast and link-local destinations, too. UDP to those needs a service like any other.
+//!
+//! Answers have the mark of what they answer (`fwmark_reflect`, ip-sysctl.rst), which the agent switches on: so an ICMP
+//! error about a site's packet does not leave by the host's default route where the route to the site has gone.
 //!
 //! To a site, `output` accepts ICMP errors, neighbour discovery and multicast listener reports, what goes to 224.0.0.0/24,
 //! 169.254.0.0/16, multicast of link scope (`ff02::/16`) and `fe80::/10`, and what is in the site's selectors. Packet sockets
@@ -71,6 +74,8 @@ pub const TABLE: &str = "vpnhub";
 pub struct Ruleset {
     /// Names of the sites' interfaces, which need not exist.
     pub sites: BTreeSet<String>,
+    /// Names of the other interfaces by which the hub may answer what the program has admitted: the VPC's.
+    pub vpc: BTreeSet<String>,
     /// Device group of the sites' interfaces (`IFLA_GROUP`), which survives a rename. 0, the group that interfaces are in
     /// by default: none.
     pub group: u32,

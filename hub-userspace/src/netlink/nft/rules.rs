@@ -7,12 +7,12 @@ use hub_common::Mark;
 use super::{
     chains::{
         FORWARD_FROM_SITE, FORWARD_TO_SITE, Frame, INPUT_NOT_LOCAL, INPUT_SITE, INPUT_SITE6, NO_ROUTE, OUTPUT_ACCEPT,
-        OUTPUT_ACCEPT6, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
+        OUTPUT_ACCEPT6, OUTPUT_ANSWER, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
     },
     expression::{Compare, Expressions, Header, Meta, Verdict},
     sets::{
         ICMP_INPUT, ICMP_OUTPUT, ICMP6_INPUT, ICMP6_OUTPUT, NEXT_HOPS, OUTPUT4, OUTPUT6, SITES, STRANGERS, Set,
-        TCP_SERVICES, UDP_REPLIES4, UDP_REPLIES6, UDP_SERVICES,
+        TCP_SERVICES, UDP_REPLIES4, UDP_REPLIES6, UDP_SERVICES, VPC,
     },
     wire::{Kind, Messages, NLM_F_APPEND, NLM_F_CREATE},
 };
@@ -156,6 +156,14 @@ impl Rules<'_> {
     }
 
     fn output(&mut self) {
+        let Frame { mark, .. } = self.frame;
+        self.rule("output", |rule| {
+            rule.mark(mark.flag).compare(0, Compare::Equal, &mark.flag.to_ne_bytes()).verdict(Verdict::Goto(OUTPUT_ANSWER));
+        });
+        self.of_sites(OUTPUT_ANSWER, Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
+        self.rule(OUTPUT_ANSWER, |rule| rule.meta(Meta::EgressName, 0).lookup(0, VPC.name).verdict(Verdict::Accept));
+        self.count_and_drop(OUTPUT_ANSWER, counter::OUTPUT);
+
         self.of_sites("output", Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
         self.rule(OUTPUT_SITE, |rule| rule.family(&FAMILY6).verdict(Verdict::Goto(OUTPUT_SITE6)));
 

@@ -116,6 +116,7 @@ const fn dynamic(name: &'static str, key: &'static [Field], size: u32, timeout: 
 }
 
 pub const SITES: Set = fixed("sites", &[Field::Interface]);
+pub const VPC: Set = fixed("vpc", &[Field::Interface]);
 pub const NEXT_HOPS: Set = fixed("next_hops", &[Field::Mark, Field::Interface]);
 pub const OUTPUT4: Set = intervals("output4", &[Field::Interface, Field::V4, Field::V4]);
 pub const OUTPUT6: Set = intervals("output6", &[Field::Interface, Field::V6, Field::V6]);
@@ -135,8 +136,9 @@ pub const UDP_REPLIES6: Set =
 /// Interfaces that are no attachment and tried to reach a site, with counters.
 pub const STRANGERS: Set = dynamic("strangers", &[Field::Interface], 256, STRANGER_TIME);
 
-pub const SETS: [&Set; 13] = [
+pub const SETS: [&Set; 14] = [
     &SITES,
+    &VPC,
     &NEXT_HOPS,
     &OUTPUT4,
     &OUTPUT6,
@@ -303,14 +305,17 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
         types.iter().chain(ping).map(|kind| Element::one(vec![*kind])).collect()
     };
     let fixed = |types: &[u8]| types.iter().map(|kind| Element::one(vec![*kind])).collect();
-    let sites = ruleset.sites.iter().filter_map(|name| interface(name)).map(|name| Element::one(name.into()));
+    let names = |names: &BTreeSet<String>| {
+        names.iter().filter_map(|name| interface(name)).map(|name| Element::one(name.into())).collect()
+    };
     // A mark without the flag is nobody's who was admitted.
     let admitted = ruleset.next_hops.iter().filter(|(mark, _)| mark & ruleset.mark.flag != 0);
     let next_hops =
         admitted.filter_map(|(mark, name)| Some(Element::one([&mark.to_ne_bytes()[..], &interface(name)?].concat())));
     let (output4, output6) = output(ruleset);
     BTreeMap::from([
-        (SITES.name, sites.collect()),
+        (SITES.name, names(&ruleset.sites)),
+        (VPC.name, names(&ruleset.vpc)),
         (NEXT_HOPS.name, next_hops.collect()),
         (OUTPUT4.name, output4),
         (OUTPUT6.name, output6),
