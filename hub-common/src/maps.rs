@@ -417,8 +417,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Refusals, Remote,
-        Route, Rule, Scoped, Traffic, Vlan,
+        Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Refusals,
+        Remote, Route, Rule, Scoped, Traffic, Vlan,
     };
 
     macro_rules! pod {

@@ -11,8 +11,8 @@ use hub_common::{
     compiled::{MAX_CHUNKS, Words},
     maps::{
         Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_LIMITS,
-        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route, Rules,
-        Scoped, Traffic, Vlan, WANTED_BYTES,
+        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route,
+        Rules, Scoped, Traffic, Vlan, WANTED_BYTES,
     },
 };
 

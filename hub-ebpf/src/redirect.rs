@@ -27,7 +27,8 @@ pub struct Account {
 impl Account {
     #[inline(always)]
     pub fn new(connection: u32) -> Self {
-        let account = Self { connection: Cell::new(0), bytes: Cell::new(0), admission: Cell::new(0), path: Cell::new(0) };
+        let account =
+            Self { connection: Cell::new(0), bytes: Cell::new(0), admission: Cell::new(0), path: Cell::new(0) };
         account.charge(connection);
         put(&account.bytes, 0);
         account.tell_kernel(Admission::Local);
@@ -50,12 +51,15 @@ impl Account {
     /// What the kernel may do with the packet, if it passes: at first, take it for the hub itself.
     #[inline(always)]
     pub fn tell_kernel(&self, admission: Admission) {
-        put(&self.admission, match admission {
-            Admission::Nothing => NOTHING,
-            Admission::Local => LOCAL,
-            Admission::NoRoute => Mark::NO_ROUTE.into(),
-            Admission::NextHop(connection) => connection.into(),
-        });
+        put(
+            &self.admission,
+            match admission {
+                Admission::Nothing => NOTHING,
+                Admission::Local => LOCAL,
+                Admission::NoRoute => Mark::NO_ROUTE.into(),
+                Admission::NextHop(connection) => connection.into(),
+            },
+        );
     }
 
     /// `COUNTERS` slot.

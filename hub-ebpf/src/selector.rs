@@ -37,7 +37,7 @@ pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
 ) -> Result<(), Reason> {
     let back = route::lookup(ends, ends.source);
     if packet.reach != Reach::Forwardable {
-        return Err(on_link(packet, frame, back, attachment));
+        return Err(on_link(packet, frame, ends, route, back, attachment));
     }
     if packet.source.is_nobody() || back.flags & Route::HUB != 0 {
         return Err(Reason::SpoofedSource);
@@ -61,23 +61,41 @@ fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
 }
 
 /// What becomes of a packet that does not go further than its link: the hub answers it, and the answer must not go to
-/// somebody else.
+/// somebody else. `route` is the destination's, `back` the source's.
 #[inline(always)]
-fn on_link<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, back: Route, attachment: &Attachment) -> Reason {
+fn on_link<A: Address, T: Tables<A>, F: Frame>(
+    packet: &Packet<A>,
+    frame: &F,
+    ends: &Ends<A, T>,
+    route: Route,
+    back: Route,
+    attachment: &Attachment,
+) -> Reason {
     let (reason, is_multicast) = match packet.reach {
         Reach::Multicast => (Reason::Multicast, true),
         _ => (Reason::LinkLocal, false),
     };
     let source = packet.source;
     let link = source.on_link(frame.interface());
-    let is_neighbour =
-        source.is_of_any_link() || (is_multicast && source.is_unspecified()) || link & link::SOURCE != 0;
-    let is_of_vpc = attachment.connection == VPC
-        && link & link::SITE == 0
-        && !source.is_nobody()
-        && back.flags & Route::HUB == 0
-        && !is_behind_connection(back);
-    if is_neighbour || is_of_vpc { reason } else { Reason::SpoofedSource }
+    let is_neighbour = source.is_of_any_link() || (is_multicast && source.is_unspecified()) || link & link::SOURCE != 0;
+    if is_neighbour {
+        return reason;
+    }
+    if source.is_nobody() || back.flags & Route::HUB != 0 {
+        return Reason::SpoofedSource;
+    }
+    if attachment.connection == VPC {
+        let is_spoofed = link & link::SITE != 0 || is_behind_connection(back);
+        return if is_spoofed { Reason::SpoofedSource } else { reason };
+    }
+    // The hub's addresses on its links are often link-local ones of IPv4.
+    if route.flags & Route::HUB != 0
+        && let Some(remote) = ends.tables.remote(ends.source, attachment.scope)
+        && reverse_path(back, remote.connection).is_ok()
+    {
+        return reason;
+    }
+    Reason::SpoofedSource
 }
 
 /// On the VPC side, management, IKE and ESP come in, too: from anywhere that is not behind a connection. The default route

@@ -346,7 +346,7 @@ impl Agent {
             }
             self.dataplane.unload()?;
             self.guard.remove().await?;
-            take_out_of_group().await?;
+            take_out_of_group(&BTreeSet::new()).await?;
         }
         self.interfaces.end().await;
         Ok(())

@@ -28,7 +28,7 @@ use crate::{
     },
     dataplane::{Instance, Mode},
     event::Event,
-    leftovers, peer_config, process, view,
+    guard, leftovers, peer_config, process, view,
 };
 
 /// Forwards the decrypted traffic of many IPsec connections to one another, at line rate.
@@ -100,8 +100,16 @@ enum Command {
     },
     /// Shows how the connections are, then each change of a state as it happens, with the reason, until interrupted.
     Monitor,
+    /// Before an agent runs, at boot: has the kernel forward nothing from or to the sites of a configuration. The agent goes
+    /// on from there.
+    Protect {
+        /// Configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Where no agent runs any more: removes the datapath that goes on without it, the xfrm interfaces that agents have made, and
     /// their routes, rules and neighbours.
+    #[command(visible_alias = "unload")]
     Cleanup {
         /// Whose datapath.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
@@ -242,6 +250,10 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             Client::new(&cli.socket)?.follow(show).await?;
             String::new()
         }
+        Command::Protect { config } => match guard::protect(&load(&config)?.config).await? {
+            true => "the sites' interfaces are closed until the agent runs\n".to_owned(),
+            false => "nothing to change: already in effect\n".to_owned(),
+        },
         Command::Cleanup { instance } => {
             let removed = leftovers::remove(&instance).await?;
             if cli.output == Output::Json { json(&removed)? } else { format!("{removed}\n") }

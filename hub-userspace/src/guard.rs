@@ -29,6 +29,8 @@ pub struct Keeper {
     leaving: BTreeSet<String>,
     /// Indices of the sites' interfaces that have been put into the device group.
     grouped: BTreeSet<u32>,
+    /// Interfaces that are no site's any more may be in the group: always at the start, after an earlier agent.
+    to_ungroup: bool,
     /// How often others have changed the table.
     disturbances: u64,
 }
@@ -39,7 +41,7 @@ impl Keeper {
     pub async fn open() -> Result<Self> {
         let guard = Guard::open().await?;
         let (wanted, leaving, grouped) = (Ruleset::default(), BTreeSet::new(), BTreeSet::new());
-        Ok(Self { guard, wanted, leaving, grouped, disturbances: 0 })
+        Ok(Self { guard, wanted, leaving, grouped, to_ungroup: true, disturbances: 0 })
     }
 
     /// Has the kernel hold the table for this state. `slots` are the numbers of the connections, as far as they have some.
@@ -54,6 +56,7 @@ impl Keeper {
     ) -> Result<()> {
         let mut wanted = ruleset(config, host, agreements, slots);
         self.leaving.extend(self.wanted.sites.difference(&wanted.sites).cloned());
+        self.to_ungroup |= !self.leaving.is_empty();
         self.leaving.retain(|name| !wanted.sites.contains(name));
         wanted.sites.extend(self.leaving.iter().cloned());
         self.group(config, host)?;
@@ -66,6 +69,9 @@ impl Keeper {
 
     /// No route leads to connections any more that have left the configuration.
     pub fn routes_are_settled(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.to_ungroup) {
+            block_in_place(|| Handle::current().block_on(netlink::take_out_of_group(&self.grouped)))?;
+        }
         let leaving = std::mem::take(&mut self.leaving);
         if leaving.is_empty() {
             return Ok(());
@@ -97,8 +103,10 @@ impl Keeper {
         }
     }
 
-    pub async fn counters(&mut self) -> Result<GuardCounters> {
-        Ok(self.guard.counters().await?)
+    /// What the table has dropped.
+    pub fn counters(&mut self) -> Result<GuardCounters> {
+        let guard = &mut self.guard;
+        Ok(block_in_place(|| Handle::current().block_on(guard.counters()))?)
     }
 
     /// Removes the table, which opens what it denied.
@@ -124,12 +132,28 @@ fn sites(config: &Config) -> impl Iterator<Item = &str> {
     config.connections.values().map(|connection| connection.interface.as_str())
 }
 
+/// Before any agent runs, at boot: closes the sites' interfaces, whether they are there yet or not. A table that is there
+/// already stays as it is: a datapath may be running behind it. Whether there was none.
+///
+/// # Errors
+/// As [`Keeper::open`].
+pub async fn protect(config: &Config) -> Result<bool> {
+    let mut guard = Guard::open().await?;
+    if guard.is_there().await? {
+        return Ok(false);
+    }
+    let slots = Slots::new("connections", 0..0);
+    guard.apply(&ruleset(config, &HostState::default(), &Agreements::new(), &slots)).await?;
+    Ok(true)
+}
+
 /// What the table is to say. Pure.
 pub fn ruleset(config: &Config, host: &HostState, agreements: &Agreements, slots: &Slots<String>) -> Ruleset {
     let mark = config.dataplane.mark;
-    let of_connections = config.connections.iter().filter_map(|(name, connection)| {
-        Some((mark.numbered(slots.get(name)?), connection.interface.clone()))
-    });
+    let of_connections = config
+        .connections
+        .iter()
+        .filter_map(|(name, connection)| Some((mark.numbered(slots.get(name)?), connection.interface.clone())));
     let of_vpc = config.vpc.iter().map(|vpc| (mark.numbered(VPC), vpc.interface.clone()));
     let output = config.connections.iter().flat_map(|(name, connection)| {
         let agreement = agreements.get(name).filter(|agreement| !agreement.on_demand && !agreement.pairs.is_empty());
@@ -162,9 +186,10 @@ fn of_link(connection: &Connection, host: &HostState) -> Vec<(IpNet, IpNet)> {
     let Some(link) = host.link(&connection.interface) else { return Vec::new() };
     let addresses: Vec<IpNet> = host.addresses_of(link.index).collect();
     let links = addresses.iter().map(|own| (IpNet::from(own.addr()), own.trunc()));
-    let peers = connection.peer.into_iter().flat_map(|peer| {
-        addresses.iter().map(move |own| (IpNet::from(own.addr()), IpNet::from(peer)))
-    });
+    let peers = connection
+        .peer
+        .into_iter()
+        .flat_map(|peer| addresses.iter().map(move |own| (IpNet::from(own.addr()), IpNet::from(peer))));
     links.chain(peers).collect()
 }
 

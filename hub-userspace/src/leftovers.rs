@@ -1,6 +1,6 @@
 //! What agents leave on a host, and its removal.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -35,7 +35,7 @@ pub async fn remove(instance: &Instance) -> Result<Removed> {
     }
     let programs = dataplane::unload(instance)?;
     Guard::open().await?.remove().await?;
-    take_out_of_group().await?;
+    take_out_of_group(&BTreeSet::new()).await?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
     Ok(Removed { interfaces, routes: report.deleted, programs })
 }

@@ -19,8 +19,8 @@ use crate::{
         model::{Connection, DEFAULT_PUBLISH_TABLE},
     },
     netlink::{
-        BACKSTOP_METRIC, Family, INTERNAL_METRIC, KernelNeighbour, KernelNextHop, Link, MAIN_TABLE, METRIC, RouteAction,
-        RouteKey,
+        BACKSTOP_METRIC, Family, INTERNAL_METRIC, KernelNeighbour, KernelNextHop, Link, MAIN_TABLE, METRIC,
+        RouteAction, RouteKey,
     },
     rib::{self, Members, Rib, Target},
 };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dataplane::Counters,
+    netlink::GuardCounters,
     selectors::Pair,
     state::State,
     vici::{selector::TrafficSelector, table::Tunnel},
@@ -28,6 +29,36 @@ pub struct Status {
     pub drops: Reasons,
     /// As `drops`: what was left to the kernel.
     pub passes: Reasons,
+    /// What the nftables table has kept the kernel from forwarding, delivering or sending, by its counters.
+    #[serde(default)]
+    pub kernel_drops: Reasons,
+    /// Of these: packets to a site from interfaces that are no site's, by the interface's name.
+    #[serde(default)]
+    pub strangers: Reasons,
+}
+
+/// What the nftables table has dropped.
+#[derive(Debug, Clone, Default)]
+pub struct KernelDrops {
+    pub drops: Reasons,
+    pub strangers: Reasons,
+}
+
+impl From<GuardCounters> for KernelDrops {
+    fn from(counters: GuardCounters) -> Self {
+        let drops = [
+            ("unmarked", counters.unmarked),
+            ("no_route", counters.no_route),
+            ("input_not_local", counters.input_not_local),
+            ("input_no_service", counters.input_no_service),
+            ("forward_from_site", counters.forward_from_site),
+            ("forward_to_site", counters.forward_to_site),
+            ("output", counters.output),
+        ];
+        let strangers = counters.strangers.into_iter().map(|(name, counter)| (name, counter.packets));
+        let drops = drops.map(|(name, counter)| (name.to_owned(), counter.packets));
+        Self { drops: drops.into_iter().collect(), strangers: strangers.collect() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

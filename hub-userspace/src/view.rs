@@ -31,12 +31,17 @@ pub fn status(status: &Status) -> String {
         notes.extend(vpc.attachment.attach_reason.iter().map(|reason| format!("vpc: {reason}\n")));
     }
     let notes = notes.concat();
+    let strangers = match status.strangers.is_empty() {
+        true => String::new(),
+        false => format!("  to sites, from interfaces that are no attachment: {}\n", reasons(&status.strangers)),
+    };
     format!(
-        "gateway {}\n\n{connections}\n{notes}\n{}\ndropped            {}\nleft to the kernel {}\n",
+        "gateway {}\n\n{connections}\n{notes}\n{}\ndropped            {}\nleft to the kernel {}\ndropped by kernel  {}\n{strangers}",
         status.gateway.name,
         routes(&status.routes),
         reasons(&status.drops),
         reasons(&status.passes),
+        reasons(&status.kernel_drops),
     )
 }
 

@@ -337,7 +337,7 @@ fn the_socket_answers_with_the_right_status_and_one_sentence() {
         ("POST", "/v1/routes", r#"{"destination":"10.10.30.0/24","next_hop":"x"}"#, 404, "no connection \"x\""),
         ("POST", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare"}"#, 409, "already"),
         ("POST", "/v1/routes", r#"{"destination":"::/0","next_hop":"ningbo"}"#, 409, "allow_default_route"),
-        ("POST", "/v1/routes", large.as_str(), 413, "length limit"),
+        ("POST", "/v1/routes", large.as_str(), 413, "longer than 8 KiB"),
         ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","weight":1}"#, 400, "several routes"),
         ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare"}"#, 400, "nothing is asked for"),
         ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare","weight":-1}"#, 400, "-1"),

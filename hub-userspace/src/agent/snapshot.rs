@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use hub_common::maps::{UNATTRIBUTED, VPC};
+use tracing::debug;
 
 use super::Agent;
 use crate::{
@@ -22,10 +23,16 @@ pub struct Snapshot {
     vpc: Option<status::Vpc>,
     pub connections: Vec<status::Connection>,
     total: Counters,
+    kernel: status::KernelDrops,
 }
 
 impl Agent {
-    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+    pub(super) fn snapshot(&mut self) -> Result<Snapshot> {
+        // Whatever else there is to be shown does not depend on it.
+        let kernel = self.guard.counters().map(Into::into).unwrap_or_else(|error| {
+            debug!("{error:#}");
+            status::KernelDrops::default()
+        });
         let mut total = self.dataplane.counters(UNATTRIBUTED)?;
         let mut counters = |slot: Option<u32>| -> Result<Counters> {
             let counters = slot.map_or(Ok(Counters::default()), |slot| self.dataplane.counters(slot))?;
@@ -65,7 +72,7 @@ impl Agent {
             traffic: (&vpc_traffic).into(),
         });
         let (config, rib, states) = (Arc::clone(&self.config), Arc::clone(&self.rib), Arc::clone(&self.states));
-        Ok(Snapshot { config, rib, states, vpc, connections, total })
+        Ok(Snapshot { config, rib, states, vpc, connections, total, kernel })
     }
 }
 
@@ -79,6 +86,8 @@ impl Snapshot {
             routes,
             drops: status::reasons(&self.total, true),
             passes: status::reasons(&self.total, false),
+            kernel_drops: self.kernel.drops,
+            strangers: self.kernel.strangers,
         }
     }
 

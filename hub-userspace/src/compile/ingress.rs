@@ -26,8 +26,13 @@ use crate::{
 /// tables are written.
 pub fn ingress(inputs: Inputs<'_>, layout: &mut Layout) -> Result<Ingress, Full> {
     layout.ingress.begin();
-    let mut compiler =
-        Compiler { inputs, layout: &mut layout.ingress, slots: BTreeMap::new(), without_reverse_path: BTreeSet::from([VPC]), tables: Ingress::default() };
+    let mut compiler = Compiler {
+        inputs,
+        layout: &mut layout.ingress,
+        slots: BTreeMap::new(),
+        without_reverse_path: BTreeSet::from([VPC]),
+        tables: Ingress::default(),
+    };
     compiler.connections()?;
     compiler.attachments()?;
     compiler.neighbours();

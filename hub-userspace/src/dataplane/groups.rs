@@ -110,7 +110,8 @@ fn read_from(directory: &Path) -> Option<Vec<OldGroup>> {
             continue;
         }
         let of_group = number * GROUP_BUCKETS..(number + 1) * GROUP_BUCKETS;
-        let owners = of_group.map(|bucket| buckets.get(&bucket, 0).ok().and_then(|value| slot(value & BUCKET_INDEX))).collect();
+        let owners =
+            of_group.map(|bucket| buckets.get(&bucket, 0).ok().and_then(|value| slot(value & BUCKET_INDEX))).collect();
         found.push(OldGroup { record, owners });
     }
     Some(found)

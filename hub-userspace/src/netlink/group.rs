@@ -23,12 +23,12 @@ pub async fn put_into_group(ifindices: &BTreeSet<u32>) -> Result<()> {
     move_between_groups(0, SITES_GROUP, |ifindex| ifindices.contains(&ifindex)).await
 }
 
-/// Takes all interfaces out of [`SITES_GROUP`].
+/// Takes all interfaces but these out of [`SITES_GROUP`].
 ///
 /// # Errors
 /// As [`put_into_group`].
-pub async fn take_out_of_group() -> Result<()> {
-    move_between_groups(SITES_GROUP, 0, |_| true).await
+pub async fn take_out_of_group(but: &BTreeSet<u32>) -> Result<()> {
+    move_between_groups(SITES_GROUP, 0, |ifindex| !but.contains(&ifindex)).await
 }
 
 async fn move_between_groups(from: u32, to: u32, concerns: impl Fn(u32) -> bool) -> Result<()> {

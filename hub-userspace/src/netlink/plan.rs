@@ -9,7 +9,6 @@ use std::{
 use ipnet::IpNet;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-
 /// What the kernel tells routes apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {

@@ -29,7 +29,7 @@ fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
         let told = next(&systemd);
         // At this very moment.
         let links = world[HUB].ip("-o link show").unwrap();
-        let routes = world[HUB].ip("route show table 1180").unwrap();
+        let routes = world[HUB].ip("route show proto 118").unwrap();
         assert!(told.lines().any(|line| line == "READY=1"), "{told}");
         for device in ["vpc0", "tun-sh", "tun-hz", "tun-nb"] {
             let link = links.lines().find(|line| line.contains(&format!(" {device}@"))).unwrap();

@@ -68,21 +68,32 @@ fn hub_addresses(world: &World) -> Vec<IpAddr> {
     global.map(|text| text.parse().unwrap()).collect()
 }
 
-/// Everything that carries the agent's protocol number, or leads to its table, and every XDP program: what it must take
-/// away. Empty when there is none.
+/// Everything that carries the agent's protocol numbers or leads to the table of earlier versions, every XDP program, and
+/// every interface in the sites' device group: what it must take away. Empty when there is none.
 fn traces(hub: &Namespace) -> String {
     let mut found = String::new();
     for command in ["rule show", "-6 rule show"] {
         let rules = hub.ip(command).unwrap();
         found.extend(rules.lines().filter(|line| line.contains("1180")).map(|line| format!("{command}: {line}\n")));
     }
-    for command in ["route show table all proto 118", "-6 route show table all proto 118", "neigh show proto 118"] {
+    for command in [
+        "route show table all proto 118",
+        "route show table all proto 119",
+        "-6 route show table all proto 118",
+        "-6 route show table all proto 119",
+        "neigh show proto 118",
+    ] {
         found.extend(hub.ip(command).unwrap().lines().map(|line| format!("{command}: {line}\n")));
     }
     // Which protocol set them is not shown of all.
     let neighbours = hub.ip("neigh show").unwrap();
     found.extend(neighbours.lines().filter(|line| line.contains("managed")).map(|line| format!("neigh: {line}\n")));
     let links = hub.ip("-o link show").unwrap();
-    found.extend(links.lines().filter(|line| line.contains("xdp")).map(|line| format!("link: {line}\n")));
+    found.extend(
+        links
+            .lines()
+            .filter(|line| line.contains("xdp") || line.contains("group 118"))
+            .map(|line| format!("link: {line}\n")),
+    );
     found
 }

@@ -106,6 +106,12 @@ impl Guard {
         .await
     }
 
+    /// Whether there is such a table, whoever made it.
+    pub async fn is_there(&self) -> Result<bool> {
+        let read = |requests: &mut Requests| requests.list("reading the nftables table", Kind::GetObject, |_| ());
+        Ok(!self.with_requests(read).await?.is_empty())
+    }
+
     /// What was dropped.
     pub async fn counters(&mut self) -> Result<GuardCounters> {
         const WHAT: &str = "reading the counters of the nftables table";

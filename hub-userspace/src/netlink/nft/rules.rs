@@ -158,7 +158,9 @@ impl Rules<'_> {
     fn output(&mut self) {
         let Frame { mark, .. } = self.frame;
         self.rule("output", |rule| {
-            rule.mark(mark.flag).compare(0, Compare::Equal, &mark.flag.to_ne_bytes()).verdict(Verdict::Goto(OUTPUT_ANSWER));
+            rule.mark(mark.flag)
+                .compare(0, Compare::Equal, &mark.flag.to_ne_bytes())
+                .verdict(Verdict::Goto(OUTPUT_ANSWER));
         });
         self.of_sites(OUTPUT_ANSWER, Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
         self.rule(OUTPUT_ANSWER, |rule| rule.meta(Meta::EgressName, 0).lookup(0, VPC.name).verdict(Verdict::Accept));

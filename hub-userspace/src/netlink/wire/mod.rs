@@ -23,8 +23,7 @@ pub(super) use self::{
     rule::rule_deletion,
 };
 use super::{
-    PROTOCOL,
-    is_ours,
+    PROTOCOL, is_ours,
     plan::{Existing, Family, RouteAction, RouteKey},
 };
 
