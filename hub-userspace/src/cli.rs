@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -26,9 +27,11 @@ use crate::{
         load,
         store::Store,
     },
-    dataplane::{Instance, Mode},
+    dataplane::{self, Instance, Mode},
     event::Event,
-    guard, leftovers, peer_config, process, view,
+    guard, leftovers, peer_config, process,
+    status::WithoutAgent,
+    view,
 };
 
 /// Forwards the decrypted traffic of many IPsec connections to one another, at line rate.
@@ -74,8 +77,13 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Shows gateway, connections with their counters, and routes with their effective share.
-    Status,
+    /// Shows gateway, connections with their counters, and routes with their effective share; without an agent, what the
+    /// datapath in the kernel does by itself.
+    Status {
+        /// Whose datapath, where no agent runs.
+        #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
+        instance: Instance,
+    },
     /// Destination routes.
     #[command(subcommand)]
     Route(RouteCommand),
@@ -202,9 +210,15 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             print!("{}", outcome.stdout);
             return Ok(ExitCode::from(outcome.exit_code));
         }
-        Command::Status => {
-            let status = Client::new(&cli.socket)?.status().await?;
-            if cli.output == Output::Json { json(&status)? } else { view::status(&status) }
+        Command::Status { instance } => {
+            let answer = Client::new(&cli.socket)?.status().await;
+            match (answer, running(&cli.socket, &instance)) {
+                (Ok(status), _) if cli.output == Output::Json => json(&status)?,
+                (Ok(status), _) => view::status(&status),
+                (Err(_), Some(status)) if cli.output == Output::Json => json(&status)?,
+                (Err(_), Some(status)) => view::without_agent(&status),
+                (Err(error), None) => return Err(error),
+            }
         }
         Command::Route(RouteCommand::List) => {
             let routes = Client::new(&cli.socket)?.routes().await?;
@@ -266,6 +280,14 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
     Ok(serde_json::to_string(value)? + "\n")
+}
+
+/// The datapath that runs, if nobody listens on the agent's socket.
+fn running(socket: &Path, instance: &Instance) -> Option<WithoutAgent> {
+    if UnixStream::connect(socket).is_ok() {
+        return None;
+    }
+    dataplane::running(instance).ok().flatten().map(Into::into)
 }
 
 /// The answer to a change; warnings go to standard error, past what reads the answer.

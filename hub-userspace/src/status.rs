@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataplane::Counters,
+    dataplane::{self, Counters, Running},
     netlink::GuardCounters,
     selectors::Pair,
     state::State,
@@ -35,6 +35,52 @@ pub struct Status {
     /// Of these: packets to a site from interfaces that are no site's, by the interface's name.
     #[serde(default)]
     pub strangers: Reasons,
+}
+
+/// What a datapath does that runs without an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WithoutAgent {
+    /// Always `false`.
+    pub agent: bool,
+    pub interfaces: Vec<RunningInterface>,
+    /// In order of their names, with the counters that the next agent goes on with.
+    pub connections: Vec<RunningConnection>,
+    pub drops: Reasons,
+    pub passes: Reasons,
+}
+
+/// An interface with the program on it; nameless where it is in another network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunningInterface {
+    pub name: Option<String>,
+    pub attach: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunningConnection {
+    pub name: String,
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+impl From<Running> for WithoutAgent {
+    fn from(running: Running) -> Self {
+        let Running { interfaces, connections, vpc, unattributed } = running;
+        let total = connections.values().map(|connection| connection.counters).sum::<Counters>() + vpc + unattributed;
+        let of = |(name, connection): (String, dataplane::RunningConnection)| RunningConnection {
+            name,
+            traffic: (&connection.counters).into(),
+        };
+        Self {
+            agent: false,
+            interfaces: (interfaces.into_iter())
+                .map(|interface| RunningInterface { name: interface.name, attach: interface.mode })
+                .collect(),
+            connections: connections.into_iter().map(of).collect(),
+            drops: reasons(&total, true),
+            passes: reasons(&total, false),
+        }
+    }
 }
 
 /// What the nftables table has dropped.

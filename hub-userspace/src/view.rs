@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::{
     event::Event,
     state::State,
-    status::{Child, Connection, Ipsec, Reasons, Route, Status, Traffic},
+    status::{Child, Connection, Ipsec, Reasons, Route, RunningConnection, Status, Traffic, WithoutAgent},
 };
 
 /// The whole status.
@@ -42,6 +42,27 @@ pub fn status(status: &Status) -> String {
         reasons(&status.drops),
         reasons(&status.passes),
         reasons(&status.kernel_drops),
+    )
+}
+
+/// What runs without an agent.
+pub fn without_agent(status: &WithoutAgent) -> String {
+    let mut interfaces = table(&["INTERFACE", "ATTACH"]);
+    for interface in &status.interfaces {
+        interfaces.add_row([interface.name.as_deref().unwrap_or("(elsewhere)"), interface.attach]);
+    }
+    let mut connections = table(&["CONNECTION", "RX PKTS", "RX BYTES", "TX PKTS", "TX BYTES", "DROPS"]);
+    for RunningConnection { name, traffic } in &status.connections {
+        let drops = traffic.drops.values().sum();
+        let counts = [traffic.rx_packets, traffic.rx_bytes, traffic.tx_packets, traffic.tx_bytes, drops];
+        connections.add_row([name.clone()].into_iter().chain(counts.map(|count: u64| count.to_string())));
+    }
+    right(&mut connections, &[1, 2, 3, 4, 5]);
+    format!(
+        "no agent runs: the datapath goes on as it is, and nothing fails over; start the agent\n\n{interfaces}\n\n\
+         {connections}\n\ndropped            {}\nleft to the kernel {}\n",
+        reasons(&status.drops),
+        reasons(&status.passes),
     )
 }
 
