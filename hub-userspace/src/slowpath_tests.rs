@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    config,
+    config::{self, model::{Route, Vpc}},
     netlink::HostState,
     selectors::Agreements,
     state::{State, States},
@@ -103,24 +103,27 @@ fn a_destination_has_the_same_keys_whatever_leads_to_it() {
     let destination = net("10.10.10.0/24");
     let through = Arc::new(RouteAction::Unicast { next_hops: vec![hop(5, None, 1)] });
     let (own, backstop, none) = (Some(&through), Some(&*BACKSTOP), None::<&Arc<RouteAction>>);
-    let table = [
-        ("not published", connection_entries(destination, own, false, 254), [own, backstop, none]),
-        ("published", connection_entries(destination, own, true, 254), [own, backstop, own]),
-        ("published, but down", connection_entries(destination, None, true, 254), [none, backstop, none]),
-        ("down", connection_entries(destination, None, false, 254), [none, backstop, none]),
-        ("the VPC's", vpc_entries(destination, 254), [Some(&*THROW), none, none]),
-        ("of nobody", no_entries(destination, 254), [none; ENTRIES]),
+    let [here, elsewhere] = [254, 100];
+    let rows = [
+        ("not published", Some(false), here, own, [own, backstop, none]),
+        ("published", Some(true), here, own, [none, backstop, own]),
+        ("published elsewhere", Some(true), elsewhere, own, [own, backstop, own]),
+        ("published, but down", Some(true), here, none, [none, backstop, none]),
+        ("down", Some(false), here, none, [none, backstop, none]),
+        ("of nobody", None, here, own, [none; ENTRIES]),
     ];
-    let keys = [(TABLE, METRIC), (TABLE, BACKSTOP_METRIC), (254, METRIC)].map(|(table, metric)| RouteKey {
-        table,
-        destination,
-        metric,
-    });
-    for (case, entries, actions) in table {
+    for (case, published, table, action, expected) in rows {
+        let mut config = configuration();
+        config.vpc = Some(Vpc { interface: "vpc0".to_owned(), cidrs: Vec::new(), publish_table: table });
+        config.routes = published
+            .map(|publish| Route { destination, next_hop: "a".to_owned(), weight: 100, publish })
+            .into_iter()
+            .collect();
+        let rib = Rib::build(&config, &HostState::default());
+        let keys = [(254, INTERNAL_METRIC), (254, BACKSTOP_METRIC), (table, METRIC)]
+            .map(|(table, metric)| RouteKey { table, destination, metric });
+        let entries = entries_of(destination, &rib, &config, table, |_| action.cloned());
         assert_eq!(entries.clone().map(|(key, _)| key), keys, "{case}");
-        assert_eq!(entries.each_ref().map(|(_, action)| action.as_ref()), actions, "{case}");
-        for (key, action) in entries {
-            assert!(action.is_none_or(|action| action.metric() == key.metric), "{case}");
-        }
+        assert_eq!(entries.each_ref().map(|(_, action)| action.as_ref()), expected, "{case}");
     }
 }

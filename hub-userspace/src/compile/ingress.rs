@@ -104,8 +104,8 @@ impl Compiler<'_> {
             if let Some(link) = inputs.host.link(&vpc.interface) {
                 self.port(link)?;
                 self.attach(link, VPC, VPC, 0);
-                self.links_to_sites(link.index);
                 self.links(link.index, &[]);
+                self.links_to_sites(link.index);
             }
         }
         Ok(())
@@ -188,7 +188,7 @@ impl Compiler<'_> {
         let Inputs { config, host, .. } = self.inputs;
         let mut add = |prefix: IpNet| {
             let (address, length) = mapped(prefix);
-            self.tables.links.insert(scoped(vpc, address, length), link::SITE);
+            self.tables.links.entry(scoped(vpc, address, length)).or_insert(link::SITE);
         };
         for connection in config.connections.values() {
             let link = host.link(&connection.interface).into_iter();
@@ -204,7 +204,9 @@ impl Compiler<'_> {
             *self.tables.links.entry(scoped(ifindex, address, length)).or_default() |= what;
         };
         for address in self.inputs.host.addresses_of(ifindex) {
-            add(address.trunc(), link::SOURCE);
+            if address.prefix_len() < address.max_prefix_len() {
+                add(address.trunc(), link::SOURCE);
+            }
             add(address.addr().into(), link::HUB);
             if let IpNet::V4(net) = address
                 && net.prefix_len() < 31

@@ -1,10 +1,10 @@
 use super::{
-    super::{METRIC, TABLE, plan::KernelNextHop},
+    super::{METRIC, plan::KernelNextHop},
     *,
 };
 
 fn key(destination: &str) -> RouteKey {
-    RouteKey { table: TABLE, destination: destination.parse().unwrap(), metric: METRIC }
+    RouteKey { table: 1180, destination: destination.parse().unwrap(), metric: METRIC }
 }
 
 fn through(ifindex: u32) -> RouteAction {
@@ -62,10 +62,10 @@ fn an_entry_is_small() {
 
 #[test]
 fn what_is_there_is_left_alone() {
-    let mut ledger = read(&[(key("10.0.0.0/8"), through(1)), (key("2001:db8::/32"), RouteAction::Throw)]);
+    let mut ledger = read(&[(key("10.0.0.0/8"), through(1)), (key("2001:db8::/32"), RouteAction::Unreachable)]);
     assert!(ledger.is_due(), "not wanted so far");
     want(&mut ledger, key("10.0.0.0/8"), through(1));
-    want(&mut ledger, key("2001:db8::/32"), RouteAction::Throw);
+    want(&mut ledger, key("2001:db8::/32"), RouteAction::Unreachable);
     assert_eq!(write_all(&mut ledger), NOTHING);
 }
 
@@ -85,16 +85,16 @@ fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
     let elsewhere = RouteKey { table: 254, ..kept };
     let other_metric = RouteKey { metric: 7, ..kept };
     let mut ledger = read(&[
-        (kept, RouteAction::Throw),
+        (kept, RouteAction::Unreachable),
         (replaced, through(1)),
         (gone, through(1)),
-        (other_metric, RouteAction::Throw),
+        (other_metric, RouteAction::Unreachable),
     ]);
     let wanted = [
-        (kept, RouteAction::Throw),
+        (kept, RouteAction::Unreachable),
         (replaced, through(2)),
         (fresh, RouteAction::Unreachable),
-        (elsewhere, RouteAction::Throw),
+        (elsewhere, RouteAction::Unreachable),
     ];
     for (key, action) in wanted {
         want(&mut ledger, key, action);
@@ -184,12 +184,12 @@ fn of_several_wishes_the_last_one_counts() {
 fn what_no_plan_made_and_what_is_there_twice_is_replaced() {
     let (strange, twice) = (key("10.0.0.0/8"), key("10.1.0.0/16"));
     let mut ledger = Ledger::default();
-    want(&mut ledger, strange, RouteAction::Throw);
-    want(&mut ledger, twice, RouteAction::Throw);
+    want(&mut ledger, strange, RouteAction::Unreachable);
+    want(&mut ledger, twice, RouteAction::Unreachable);
     ledger.begin_reading();
     ledger.note(strange, None);
-    ledger.note(twice, Some(RouteAction::Throw));
-    ledger.note(twice, Some(RouteAction::Throw));
+    ledger.note(twice, Some(RouteAction::Unreachable));
+    ledger.note(twice, Some(RouteAction::Unreachable));
     ledger.conclude(true);
     assert_eq!(write_all(&mut ledger), [vec![], vec![strange, twice], vec![]]);
 }

@@ -377,7 +377,7 @@ fn gateways_are_those_of_single_next_hop_routes_of_others_in_the_main_table() {
     let mut elsewhere = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
     elsewhere.header.table = 100;
     let mut ours = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
-    ours.header.protocol = PROTOCOL.into();
+    ours.header.protocol = 118.into();
     let mut blackhole = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
     blackhole.header.kind = RouteType::BlackHole;
     for message in [multipath, direct, elsewhere, ours, blackhole] {

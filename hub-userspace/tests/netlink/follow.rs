@@ -2,14 +2,14 @@
 
 use std::{fs, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Link, TABLE};
+use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Link};
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
 use tokio::time::{sleep, timeout};
 
 use crate::{
     keeper::destination,
-    lab::{Lab, Plan, Planned, addr, hop, in_namespace, index, ip, ip_batch, net, route, routes, run, unicast},
+    lab::{TABLE, Lab, Plan, Planned, addr, hop, in_namespace, index, ip, ip_batch, net, route, routes, run, unicast},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

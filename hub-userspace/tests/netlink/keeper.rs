@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, sync::Arc};
 
 use hub_userspace::netlink::{
-    Family, Keeper, KernelNeighbour, KernelRule, METRIC, Report, RouteAction, RouteKey, RuleMatch, TABLE,
+    Keeper, KernelNeighbour, METRIC, Report, RouteAction, RouteKey,
 };
 use ipnet::IpNet;
 use rustix::{
@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 
 use crate::{
     events::{Event, Events},
-    lab::{Lab, Plan, Planned, addr, count, hop, in_namespace, ip, log_here, net, only, route, routes, unicast},
+    lab::{Lab, Plan, Planned, TABLE, addr, count, hop, in_namespace, ip, log_here, net, only, route, routes, unicast},
     neighbours::near_and_far,
 };
 
@@ -43,10 +43,6 @@ fn key(n: u32) -> RouteKey {
 
 fn through(ifindex: u32) -> RouteAction {
     unicast(&[hop(ifindex, None)])
-}
-
-fn rule(name: &str) -> KernelRule {
-    KernelRule { family: Family::V4, what: RuleMatch::Interface(name.to_owned()) }
 }
 
 fn done(added: usize, replaced: usize, deleted: usize) -> Report {
@@ -78,35 +74,28 @@ fn last(events: &[Event], what: impl FnMut(&Event) -> bool) -> usize {
 }
 
 #[test]
-fn neighbours_come_before_routes_and_routes_before_rules_and_all_go_in_another_order() {
+fn neighbours_come_before_routes_and_go_after_them() {
     in_namespace(async |lab| {
-        let (a, _) = two_links(&lab).await;
+        let (a, b) = two_links(&lab).await;
         let mut events = Events::listen();
         let keeper = Keeper::start().unwrap();
         let address = addr("10.1.0.9");
         // The other way round.
-        keeper.rules([rule("a0")].into());
         keeper.routes(changes(0..2000, through(a)));
         keeper.neighbours([KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into());
-        assert_eq!(keeper.settled().await.unwrap(), done(2002, 0, 0));
+        assert_eq!(keeper.settled().await.unwrap(), done(2001, 0, 0));
         let seen = events.until_now().await;
-        let routes: Vec<usize> =
-            [position(&seen, |of| matches!(of, Event::Route(..))), last(&seen, |of| matches!(of, Event::Route(..)))]
-                .into();
-        assert!(position(&seen, |of| *of == Event::Neighbour(address)) < routes[0]);
-        assert!(position(&seen, |of| *of == Event::Rule) > routes[1]);
+        let first = position(&seen, |of| matches!(of, Event::Route(..)));
+        assert!(position(&seen, |of| *of == Event::Neighbour(address)) < first);
 
         // Added before deleted, replaced without being gone.
-        keeper.routes([removals(0..1000), changes(1000..1500, RouteAction::Throw)].concat());
+        keeper.routes([removals(0..1000), changes(1000..1500, through(b))].concat());
         keeper.routes(changes(3000..3100, through(a)));
-        keeper.rules([rule("b0")].into());
         keeper.neighbours(BTreeSet::new());
-        assert_eq!(keeper.settled().await.unwrap(), done(101, 500, 1002));
+        assert_eq!(keeper.settled().await.unwrap(), done(100, 500, 1001));
         let seen = events.until_now().await;
         let order = [
             last(&seen, |of| matches!(of, Event::Route(..))),
-            position(&seen, |of| *of == Event::Rule),
-            position(&seen, |of| *of == Event::RuleGone),
             position(&seen, |of| matches!(of, Event::RouteGone(_))),
             last(&seen, |of| matches!(of, Event::RouteGone(_))),
             last(&seen, |of| matches!(of, Event::Neighbour(_) | Event::NeighbourGone(_))),
@@ -115,12 +104,8 @@ fn neighbours_come_before_routes_and_routes_before_rules_and_all_go_in_another_o
         let gone = seen.iter().filter(|of| matches!(of, Event::RouteGone(_))).count();
         assert_eq!(gone, 1000, "a replaced one is never gone");
 
-        assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 1101));
-        let seen = events.until_now().await;
-        let rule = position(&seen, |of| *of == Event::RuleGone);
-        assert!(rule < position(&seen, |of| matches!(of, Event::RouteGone(_))));
+        assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 1100));
         assert_eq!(count(&ip("route show table all proto 118")), 0);
-        assert_eq!(count(&ip("rule show pref 1180")), 0);
     });
 }
 
@@ -173,27 +158,25 @@ fn an_audit_mends_what_others_did() {
         let (a, _) = two_links(&lab).await;
         let address = addr("10.1.0.9");
         let plan = Plan {
-            rules: [rule("a0"), rule("b0")].into(),
             neighbours: [KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into(),
             ..routes((0..5).map(|n| (key(n), through(a))))
         };
         let keeper = Planned::start();
         keeper.replace(&plan);
-        assert_eq!(keeper.settled().await.unwrap(), done(8, 0, 0));
+        assert_eq!(keeper.settled().await.unwrap(), done(6, 0, 0));
         for command in [
             "route del 11.0.0.0/24 table 1180",
             "route replace 11.0.1.0/24 dev b0 proto 118 metric 1180 table 1180",
             "route add 11.0.9.0/24 dev b0 proto 118 metric 1180 table 1180",
-            "rule del pref 1180 iif a0",
             "neigh del 10.1.0.9 dev a0",
         ] {
             ip(command);
         }
         assert!(keeper.settled().await.unwrap().is_empty(), "nobody has looked");
         keeper.audit();
-        assert_eq!(keeper.settled().await.unwrap(), done(3, 1, 1));
+        assert_eq!(keeper.settled().await.unwrap(), done(2, 1, 1));
         assert_eq!(only(&ip("route show table 1180"), "dst", "11.0.1.0/24")["dev"], "a0");
-        assert_eq!((count(&ip("route show table 1180")), count(&ip("rule show pref 1180"))), (5, 2));
+        assert_eq!(count(&ip("route show table 1180")), 5);
         only(&ip("neigh show dev a0"), "dst", "10.1.0.9");
     });
 }
@@ -237,14 +220,12 @@ fn what_a_killed_agent_left_stays_until_all_wishes_are_known_and_those_kept_are_
         let (a, b) = two_links(&lab).await;
         let killed = Keeper::start().unwrap();
         killed.routes(changes(0..1000, through(a)));
-        killed.rules([rule("a0"), rule("b0")].into());
-        assert_eq!(killed.settled().await.unwrap(), done(1002, 0, 0));
+        assert_eq!(killed.settled().await.unwrap(), done(1000, 0, 0));
         drop(killed);
 
         let mut events = Events::listen();
         let keeper = Keeper::start().unwrap();
         keeper.routes(changes(0..100, through(a)));
-        keeper.rules([rule("a0")].into());
         keeper.audit();
         for _ in 0..100 {
             yield_now().await;
@@ -252,8 +233,8 @@ fn what_a_killed_agent_left_stays_until_all_wishes_are_known_and_those_kept_are_
         assert_eq!(events.until_now().await, [], "not all is known yet");
         keeper.routes(changes(100..998, through(a)));
         keeper.routes(changes([998], through(b)));
-        assert_eq!(keeper.settled().await.unwrap(), done(0, 1, 2));
-        let expected = [Event::Route(destination(998), Some(b)), Event::RuleGone, Event::RouteGone(destination(999))];
+        assert_eq!(keeper.settled().await.unwrap(), done(0, 1, 1));
+        let expected = [Event::Route(destination(998), Some(b)), Event::RouteGone(destination(999))];
         assert_eq!(events.until_now().await, expected);
     });
 }
@@ -303,13 +284,11 @@ fn clearing_in_the_middle_of_a_batch_leaves_nothing() {
         ip("route add 10.77.0.0/16 dev a0 proto 118 table 77");
         let mut events = Events::listen();
         let keeper = Keeper::start().unwrap();
-        keeper.rules([rule("a0")].into());
         begin_many(&keeper, &mut events, a).await;
         let report = keeper.clear().await.unwrap();
         assert_eq!((report.added + 1, report.failures.as_slice()), (report.deleted, [].as_slice()));
         assert!(report.added < MANY as usize, "not in the middle");
         assert_eq!(count(&ip("route show table all proto 118")), 0);
-        assert_eq!(count(&ip("rule show pref 1180")), 0);
     });
 }
 

@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use hub_userspace::netlink::{Keeper, KernelNextHop, RouteAction, RouteKey, TABLE};
+use hub_userspace::netlink::{Keeper, KernelNextHop, RouteAction, RouteKey};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::Value;
 use tokio::task::yield_now;
 
-use crate::lab::{hop, in_namespace, ip, net, unicast};
+use crate::lab::{TABLE, hop, in_namespace, ip, metric_of, net, unicast};
 
 const SEQUENCES: usize = 1000;
 
@@ -26,7 +26,6 @@ fn words_of(key: &RouteKey, action: &RouteAction, names: &BTreeMap<u32, &str>) -
     };
     let does = match action.normalised() {
         RouteAction::Unicast { next_hops } => next_hops.iter().map(hop).collect(),
-        RouteAction::Throw => ["throw".to_owned()].into(),
         RouteAction::Unreachable => ["unreachable".to_owned()].into(),
     };
     (key.table.into(), key.destination.to_string(), key.metric.into(), does)
@@ -52,8 +51,8 @@ fn shown_words(shown: &Value) -> Words {
 }
 
 fn held() -> BTreeSet<Words> {
-    let commands = ["-4 route show table all proto 118", "-6 route show table all proto 118"];
-    commands.map(ip).iter().flat_map(|shown| shown.as_array().unwrap()).map(shown_words).collect()
+    let commands = ["-4", "-6"].map(|family| [118, 119].map(|number| format!("{family} route show table all proto {number}")));
+    commands.as_flattened().iter().map(|command| ip(command)).collect::<Vec<_>>().iter().flat_map(|shown| shown.as_array().unwrap()).map(shown_words).collect()
 }
 
 fn random_key(random: &mut SmallRng, action: &RouteAction) -> RouteKey {
@@ -61,17 +60,16 @@ fn random_key(random: &mut SmallRng, action: &RouteAction) -> RouteKey {
     let destination =
         if random.random() { net(&format!("10.10.{n}.0/24")) } else { net(&format!("2001:db8:{}::/48", n + 16)) };
     let table = if random.random_bool(0.3) { 254 } else { TABLE };
-    RouteKey { table, destination, metric: action.metric() }
+    RouteKey { table, destination, metric: metric_of(action) }
 }
 
 fn random_action(random: &mut SmallRng, links: [u32; 2]) -> RouteAction {
     let [a, b] = links;
-    match random.random_range(0..6) {
+    match random.random_range(0..5) {
         0 => unicast(&[hop(a, None)]),
         1 => unicast(&[hop(b, None)]),
         2 => unicast(&[hop(a, Some("fe80::2")), hop(b, Some("fe80::3"))]),
         3 => unicast(&[KernelNextHop { weight: 7, ..hop(b, Some("fe80::3")) }, hop(a, Some("fe80::2"))]),
-        4 => RouteAction::Throw,
         _ => RouteAction::Unreachable,
     }
 }

@@ -13,7 +13,12 @@ use std::{
     thread,
 };
 
-use hub_userspace::netlink::{Keeper, KernelNeighbour, KernelNextHop, KernelRule, Report, RouteAction, RouteKey};
+use hub_userspace::netlink::{
+    BACKSTOP_METRIC, Keeper, KernelNeighbour, KernelNextHop, METRIC, Report, RouteAction, RouteKey,
+};
+
+/// Any table that nobody else uses.
+pub const TABLE: u32 = 1180;
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, packet_route::link::LinkMessage};
@@ -177,14 +182,18 @@ pub fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
 }
 
 pub fn route(table: u32, destination: &str, action: RouteAction) -> (RouteKey, RouteAction) {
-    (RouteKey { table, destination: net(destination), metric: action.metric() }, action)
+    (RouteKey { table, destination: net(destination), metric: metric_of(&action) }, action)
+}
+
+/// The metric at which a route that does this stands.
+pub fn metric_of(action: &RouteAction) -> u32 {
+    if *action == RouteAction::Unreachable { BACKSTOP_METRIC } else { METRIC }
 }
 
 /// All that a keeper is to keep.
 #[derive(Clone, Default)]
 pub struct Plan {
     pub routes: BTreeMap<RouteKey, Arc<RouteAction>>,
-    pub rules: BTreeSet<KernelRule>,
     pub neighbours: BTreeSet<KernelNeighbour>,
 }
 
@@ -219,7 +228,6 @@ impl Planned {
         let obsolete = before.into_iter().filter(|key| !plan.routes.contains_key(key)).map(|key| (key, None));
         let wanted = plan.routes.iter().map(|(key, action)| (*key, Some(Arc::clone(action))));
         self.keeper.routes(obsolete.chain(wanted).collect());
-        self.keeper.rules(plan.rules.clone());
         self.keeper.neighbours(plan.neighbours.clone());
     }
 

@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_userspace::netlink::{BACKSTOP_METRIC, Keeper, METRIC, RouteAction, RouteKey, TABLE};
+use hub_userspace::netlink::{BACKSTOP_METRIC, Keeper, METRIC, RouteAction, RouteKey};
 
 use crate::{
     keeper::destination,
-    lab::{hop, in_namespace, unicast},
+    lab::{TABLE, hop, in_namespace, unicast},
 };
 
 const DESTINATIONS: u32 = 100_000;

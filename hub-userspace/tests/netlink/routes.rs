@@ -9,12 +9,12 @@ use std::{
     thread,
 };
 
-use hub_userspace::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, Report, RouteAction, TABLE};
+use hub_userspace::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, Report, RouteAction};
 use serde_json::{Value, json};
 
 use crate::{
     keeper::destination,
-    lab::{Lab, Plan, Planned, count, hop, in_namespace, ip, only, route, routes, unicast},
+    lab::{TABLE, Lab, Plan, Planned, count, hop, in_namespace, ip, only, route, routes, unicast},
 };
 
 const MAIN: u32 = 254;
@@ -41,7 +41,7 @@ fn shapes(a: u32, b: u32) -> Plan {
         route(TABLE, "10.10.30.0/24", unicast(&[weighted(30, hop(a, Some("10.1.0.2"))), weighted(70, hop(b, None))])),
         route(TABLE, "10.10.40.0/24", unicast(&[hop(a, Some("fe80::2"))])),
         route(TABLE, "10.10.50.0/24", unicast(&[KernelNextHop { onlink: true, ..hop(a, Some("169.254.7.7")) }])),
-        route(TABLE, "10.10.60.0/24", RouteAction::Throw),
+        route(TABLE, "10.10.60.0/24", RouteAction::Unreachable),
         route(TABLE, "0.0.0.0/0", RouteAction::Unreachable),
         route(TABLE, "2001:db8:10::/48", unicast(&[hop(a, None)])),
         route(TABLE, "2001:db8:20::/48", unicast(&[hop(a, Some("2001:db8:1::2"))])),
@@ -51,7 +51,7 @@ fn shapes(a: u32, b: u32) -> Plan {
             unicast(&[weighted(30, hop(a, Some("2001:db8:1::2"))), weighted(70, hop(b, Some("fe80::3")))]),
         ),
         route(TABLE, "2001:db8:40::/48", unicast(&[hop(a, None), weighted(3, hop(b, None))])),
-        route(TABLE, "2001:db8:60::/48", RouteAction::Throw),
+        route(TABLE, "2001:db8:60::/48", RouteAction::Unreachable),
         route(TABLE, "::/0", RouteAction::Unreachable),
         route(MAIN, "10.10.10.0/24", unicast(&[hop(b, None)])),
     ])
@@ -69,7 +69,8 @@ fn routes_of_every_shape_are_in_the_kernel_as_planned() {
         assert_eq!(count(&v4), 7);
         for shown in v4.as_array().unwrap() {
             let metric = if shown["type"] == "unreachable" { BACKSTOP_METRIC } else { METRIC };
-            assert_eq!((&shown["protocol"], &shown["metric"]), (&json!("118"), &json!(metric)));
+            let protocol = if shown["type"] == "unreachable" { "119" } else { "118" };
+            assert_eq!((&shown["protocol"], &shown["metric"]), (&json!(protocol), &json!(metric)));
         }
         let v4_to = |destination| only(&v4, "dst", destination);
         assert_eq!((&v4_to("10.10.10.0/24")["dev"], &v4_to("10.10.10.0/24")["gateway"]), (&json!("a0"), &Value::Null));
@@ -85,7 +86,7 @@ fn routes_of_every_shape_are_in_the_kernel_as_planned() {
         );
         assert_eq!(v4_to("10.10.40.0/24")["via"], json!({"family": "inet6", "host": "fe80::2"}));
         assert_eq!(v4_to("10.10.50.0/24")["flags"], json!(["onlink"]));
-        assert_eq!(v4_to("10.10.60.0/24")["type"], "throw");
+        assert_eq!(v4_to("10.10.60.0/24")["type"], "unreachable");
         assert_eq!(v4_to("default")["type"], "unreachable");
 
         let v6 = ip("-6 -details route show table 1180");
@@ -98,7 +99,7 @@ fn routes_of_every_shape_are_in_the_kernel_as_planned() {
         assert_eq!(only(hops, "gateway", "fe80::3")["weight"], 70);
         let hops = &v6_to("2001:db8:40::/48")["nexthops"];
         assert_eq!((&only(hops, "dev", "a0")["weight"], &only(hops, "dev", "b0")["weight"]), (&json!(1), &json!(3)));
-        assert_eq!(v6_to("2001:db8:60::/48")["type"], "throw");
+        assert_eq!(v6_to("2001:db8:60::/48")["type"], "unreachable");
         assert_eq!(v6_to("default")["type"], "unreachable");
 
         let main = ip("route show table 254 proto 118");
@@ -132,8 +133,7 @@ fn any_action_replaces_any_other() {
             [("10.10.0.0/16", "10.1.0.2", "10.2.0.2"), ("2001:db8:10::/48", "2001:db8:1::2", "2001:db8:2::2")]
         {
             let keeper = Planned::start();
-            let mut actions = actions(a, b, via_a, via_b);
-            actions.push(RouteAction::Throw);
+            let actions = actions(a, b, via_a, via_b);
             for from in &actions {
                 for to in actions.iter().filter(|to| *to != from) {
                     let plan = |action: &RouteAction| routes([route(TABLE, destination, action.clone())]);

@@ -80,7 +80,10 @@ impl Trail {
             "ttl_expired" | "too_big" | "ip_options" | "no_neighbour" | "next_hop_down" => {
                 Mark::NextHop(self.next_hop.clone().expect("these come after the next hop"))
             }
-            "to_hub" | "multicast" | "link_local" | "not_ip" | "other_host" | "other_vlan" => Mark::Local,
+            // ESP may come in from the VPC, and what is in it keeps the mark.
+            "to_hub" | "multicast" | "link_local" | "not_ip" | "other_host" | "other_vlan" => {
+                if self.account == Account::Vpc { Mark::Cleared } else { Mark::Local }
+            }
             other => unreachable!("nothing is passed as {other}"),
         }
     }
@@ -123,6 +126,10 @@ impl World {
         trail.account = attachment.account();
 
         let packet = parse::packet(self, hook, attachment.interface, frame)?;
+        if let Some(reason) = packet.link_scope {
+            self.admit_on_link(&attachment, &packet, reason, trail)?;
+            return Err(Verdict::Pass(reason));
+        }
         self.refuse_impossible(&packet, trail)?;
         if self.is_hub(packet.destination) {
             self.admit_to_hub(&attachment, &packet, trail)?;

@@ -25,6 +25,8 @@ pub struct Packet {
     pub selector_ports: [Option<u16>; 2],
     /// IPv4 options or IPv6 hop-by-hop options.
     pub options: bool,
+    /// For a packet that does not go beyond its link: the reason why the kernel gets it.
+    pub link_scope: Option<&'static str>,
 }
 
 const MALFORMED: Verdict = Verdict::Drop("malformed");
@@ -38,19 +40,21 @@ const SERVICE_TAG: u16 = 0x88a8;
 
 /// Reads a frame down to the ports; ends with what is not to be forwarded whatever the configuration.
 pub fn packet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> Result<Packet, Verdict> {
-    let (version, offset) = match interface.ethernet {
+    let (version, offset, to_group) = match interface.ethernet {
         true => ethernet(world, hook, interface, frame)?,
-        false => (raw(hook, frame)?, 0),
+        false => (raw(hook, frame)?, 0, false),
     };
-    let packet = match version {
+    let mut packet = match version {
         4 => ipv4(offset, &frame[offset..])?,
         _ => ipv6(offset, &frame[offset..])?,
     };
     if is_group(packet.destination) {
-        return Err(Verdict::Pass("multicast"));
-    }
-    if is_link_local(packet.source) || stays_on_link(packet.destination) {
-        return Err(Verdict::Pass("link_local"));
+        packet.link_scope = Some("multicast");
+    } else if to_group {
+        // To all on the link and to a single address: RFC 1122 section 3.3.6.
+        return Err(MALFORMED);
+    } else if is_link_local(packet.source) || stays_on_link(packet.destination) {
+        packet.link_scope = Some("link_local");
     }
     Ok(packet)
 }
@@ -72,8 +76,8 @@ fn raw(hook: Hook, frame: &[u8]) -> Result<u8, Verdict> {
     }
 }
 
-/// IP version by the link header, and where the IP header starts.
-fn ethernet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> Result<(u8, usize), Verdict> {
+/// IP version by the link header, where the IP header starts, and whether the frame is for a group.
+fn ethernet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> Result<(u8, usize, bool), Verdict> {
     let mut ether_type = number16(frame, 12)?;
     if let Hook::Tc { protocol } = hook
         && protocol != ether_type
@@ -105,13 +109,11 @@ fn ethernet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> R
         TAG | SERVICE_TAG => return Err(Verdict::Drop("too_many_tags")),
         _ => return Err(Verdict::Pass("not_ip")),
     };
-    if frame[0] & 1 == 1 {
-        return Err(Verdict::Pass("multicast"));
-    }
-    if frame[..6] != interface.mac {
+    let to_group = frame[0] & 1 == 1;
+    if !to_group && frame[..6] != interface.mac {
         return Err(Verdict::Pass("other_host"));
     }
-    Ok((version, offset))
+    Ok((version, offset, to_group))
 }
 
 fn ipv4(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
@@ -137,6 +139,7 @@ fn ipv4(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
         selector_protocol: bytes[9],
         selector_ports: selector_ports(bytes[9], 1, transport),
         options: header > 20,
+        link_scope: None,
     })
 }
 
@@ -145,7 +148,8 @@ fn ipv6(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
         return Err(MALFORMED);
     }
     let length = 40 + usize::from(number16(bytes, 4)?);
-    if length > bytes.len() {
+    // Hop-by-hop options in a payload of no bytes.
+    if length > bytes.len() || (length == 40 && bytes[6] == 0) {
         return Err(MALFORMED);
     }
     let address = |at: usize| IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).expect("16 bytes")));
@@ -161,6 +165,7 @@ fn ipv6(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
         selector_protocol: if bytes[6] == 44 && length > 40 { bytes[40] } else { bytes[6] },
         selector_ports: selector_ports(bytes[6], 58, &bytes[40..length]),
         options: bytes[6] == 0,
+        link_scope: None,
     })
 }
 
@@ -207,7 +212,7 @@ fn stays_on_link(address: IpAddr) -> bool {
         }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.segments()[0] & 0xffc0 == 0xfe80,

@@ -6,7 +6,7 @@ use std::{cmp::Reverse, net::IpAddr};
 use super::{
     Connection, Interface, ReversePath, Verdict, World,
     judge::{Account, Trail},
-    parse::{Packet, is_nobody},
+    parse::{Packet, is_link_local, is_nobody},
     prefix::contains,
     route::Target,
     selector::{Attachment, Side, from_site},
@@ -25,6 +25,56 @@ impl World {
         Ok(())
     }
 
+    /// For a packet that does not go beyond its link: whether its source may speak there.
+    pub(super) fn admit_on_link(
+        &self,
+        attachment: &Attachment<'_>,
+        packet: &Packet,
+        reason: &str,
+        trail: &mut Trail,
+    ) -> Result<(), Verdict> {
+        let source = packet.source;
+        let of_any_link = source.is_ipv6() && is_link_local(source);
+        if of_any_link || (reason == "multicast" && source.is_unspecified()) {
+            trail.rules.push("on the link, by its kind");
+            return Ok(());
+        }
+        let own = link_prefix(attachment.interface, source);
+        let is_neighbour = match &attachment.side {
+            Side::Vpc(_) => own.is_some() && self.site_link(source) <= own,
+            Side::Sites(sites) => own.is_some() || sites.iter().any(|site| site.peer == Some(source)),
+        };
+        if is_neighbour && !attachment.interface.is_own(source) {
+            trail.rules.push("on the link, a neighbour");
+            return Ok(());
+        }
+        if is_nobody(source) || self.is_hub(source) {
+            return Err(trail.spoofed("on the link, impossible"));
+        }
+        let admitted = match &attachment.side {
+            Side::Vpc(_) => self.site_link(source) <= own && !self.leads_to_a_site(source),
+            Side::Sites(sites) => {
+                let sender = likeliest_sender(sites, source);
+                self.is_hub(packet.destination) && sender.is_some_and(|sender| self.way_back(sender, source).is_ok())
+            }
+        };
+        if !admitted {
+            return Err(trail.spoofed("on the link, a stranger"));
+        }
+        trail.rules.push("on the link, admitted");
+        Ok(())
+    }
+
+    /// Length of the longest link prefix of a site, or a `peer`, around an address.
+    fn site_link(&self, address: IpAddr) -> Option<u8> {
+        let full = if address.is_ipv4() { 32 } else { 128 };
+        let of = |connection: &Connection| {
+            let link = self.interface(&connection.interface).and_then(|interface| site_prefix(interface, address));
+            link.max((connection.peer == Some(address)).then_some(full))
+        };
+        self.connections.iter().filter_map(of).max()
+    }
+
     /// For a packet to the hub itself: tells whose it is, or that it may not come in. What no selector with a way back
     /// admits is attributed as what no selector admits.
     pub(super) fn admit_to_hub(
@@ -35,6 +85,10 @@ impl World {
     ) -> Result<(), Verdict> {
         match &attachment.side {
             Side::Vpc(vpc) => {
+                let own = link_prefix(attachment.interface, packet.source);
+                if self.site_link(packet.source) > own {
+                    return Err(trail.spoofed("to the hub from the VPC, of a site's link"));
+                }
                 if self.leads_to_a_site(packet.source) {
                     return Err(trail.spoofed("to the hub from the VPC, routed to a site"));
                 }
@@ -121,6 +175,17 @@ fn likeliest_sender<'a>(sites: &[&'a Connection], source: IpAddr) -> Option<&'a 
         Some((around.map(|remote| remote.prefix_len()).max()?, *site))
     });
     lengths.min_by_key(|(length, site)| (Reverse(*length), &site.name)).map(|(_, site)| site)
+}
+
+/// Length of the longest of an interface's own prefixes around an address; an address alone is no link.
+fn link_prefix(interface: &Interface, address: IpAddr) -> Option<u8> {
+    let links = interface.addresses.iter().filter(|own| own.prefix_len() < own.max_prefix_len());
+    links.filter(|own| contains(own.trunc(), address)).map(|own| own.prefix_len()).max()
+}
+
+/// The same of a site's interface, as the VPC's side is held against it: addresses alone are the hub's.
+fn site_prefix(interface: &Interface, address: IpAddr) -> Option<u8> {
+    interface.addresses.iter().filter(|own| contains(own.trunc(), address)).map(|own| own.prefix_len()).max()
 }
 
 /// Between the two ends of a link: probes, routing daemons.

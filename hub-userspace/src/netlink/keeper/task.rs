@@ -244,19 +244,29 @@ impl Task {
     }
 
     async fn delete_routes(&mut self, keys: Vec<RouteKey>) -> Result<()> {
-        let messages = keys.iter().map(|key| (RouteNetlinkMessage::DelRoute(wire::route_deletion(key)), DELETE));
+        let not_there = self.delete_of_protocol(keys, false).await?;
+        for key in self.delete_of_protocol(not_there, true).await? {
+            self.routes.deleted(key);
+        }
+        Ok(())
+    }
+
+    /// Deletes routes that have the protocol we would give them, or the other one; which are not there.
+    async fn delete_of_protocol(&mut self, keys: Vec<RouteKey>, is_odd: bool) -> Result<Vec<RouteKey>> {
+        let messages = keys.iter().map(|key| (RouteNetlinkMessage::DelRoute(wire::route_deletion(key, is_odd)), DELETE));
         let results = self.requests.change("deleting routes", messages.collect()).await?;
+        let mut not_there = Vec::new();
         for (key, result) in keys.into_iter().zip(results) {
             match result {
                 Ok(()) => {
                     self.done.deleted += 1;
                     self.routes.deleted(key);
                 }
-                Err(refusal) if GONE.iter().any(|errno| refusal.is(*errno)) => self.routes.deleted(key),
+                Err(refusal) if GONE.iter().any(|errno| refusal.is(*errno)) => not_there.push(key),
                 Err(refusal) => self.refuse(key, refusal)?,
             }
         }
-        Ok(())
+        Ok(not_there)
     }
 
     fn refuse(&mut self, key: RouteKey, refusal: Refusal) -> Result<()> {

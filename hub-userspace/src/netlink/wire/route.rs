@@ -42,10 +42,12 @@ pub fn route(key: &RouteKey, action: &RouteAction) -> RouteMessage {
     message
 }
 
-/// The message that deletes a route, whatever it does.
-pub fn route_deletion(key: &RouteKey) -> RouteMessage {
+/// The message that deletes a route of ours, whatever it does. `is_odd`: it has not the protocol that we would give it; an
+/// earlier version or somebody else made it.
+pub fn route_deletion(key: &RouteKey, is_odd: bool) -> RouteMessage {
     let mut message = bare_route(key);
-    message.header.protocol = protocol(key).into();
+    let other = PROTOCOL + INTERNAL_PROTOCOL - protocol(key);
+    message.header.protocol = if is_odd { other } else { protocol(key) }.into();
     // Of any scope (`fib_table_delete`).
     message.header.scope = RouteScope::NoWhere;
     message

@@ -1,7 +1,7 @@
 use rtnetlink::{
     packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        IpProtocol, RouteNetlinkMessage,
+        RouteNetlinkMessage,
         neighbour::{NeighbourExtFlags, NeighbourFlags},
         route::{RouteAttribute, RouteType},
         rule::RuleFlags,
@@ -10,8 +10,8 @@ use rtnetlink::{
 
 use super::{neighbour::ext_flags, route::via, *};
 use crate::netlink::{
-    TABLE,
-    plan::{KernelNeighbour, KernelNextHop, KernelRule, RouteAction, RuleMatch},
+    BACKSTOP_METRIC, INTERNAL_METRIC, METRIC,
+    plan::{KernelNeighbour, KernelNextHop, RouteAction},
 };
 
 fn address(text: &str) -> IpAddr {
@@ -23,7 +23,8 @@ fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
 }
 
 fn planned(destination: &str, action: &RouteAction) -> (RouteKey, RouteAction) {
-    let key = RouteKey { table: TABLE, destination: destination.parse().unwrap(), metric: action.metric() };
+    let metric = if *action == RouteAction::Unreachable { BACKSTOP_METRIC } else { METRIC };
+    let key = RouteKey { table: 254, destination: destination.parse().unwrap(), metric };
     (key, action.normalised())
 }
 
@@ -53,7 +54,7 @@ fn routes_read_back_as_planned() {
         planned("10.0.0.0/8", &single(hop(3, Some("10.9.0.1"), 1))),
         planned("10.0.0.0/8", &single(onlink("10.9.0.1"))),
         planned("10.0.0.0/8", &single(hop(3, Some("fe80::1"), 1))),
-        planned("0.0.0.0/0", &RouteAction::Throw),
+        planned("0.0.0.0/0", &RouteAction::Unreachable),
         planned("::/0", &RouteAction::Unreachable),
         planned("2001:db8::/32", &single(hop(3, None, 1))),
         planned("2001:db8::/32", &single(onlink("2001:db8:9::1"))),
@@ -79,14 +80,14 @@ fn routes_read_back_as_planned() {
 
 #[test]
 fn only_routes_of_our_protocol_are_ours() {
-    let mut message = message_of(&planned("10.0.0.0/8", &RouteAction::Throw));
+    let mut message = message_of(&planned("10.0.0.0/8", &RouteAction::Unreachable));
     message.header.protocol = RouteProtocol::Bird;
     assert_eq!(our_route(&message), None);
 }
 
 #[test]
 fn a_route_that_no_plan_could_ask_for_has_no_action() {
-    let mut message = message_of(&planned("10.0.0.0/8", &RouteAction::Throw));
+    let mut message = message_of(&planned("10.0.0.0/8", &RouteAction::Unreachable));
     message.header.kind = RouteType::BlackHole;
     assert_eq!(our_route(&message).map(|(_, action)| action), Some(None));
 }
@@ -108,53 +109,32 @@ fn ipv6_next_hops_without_gateway_have_one_on_the_wire_when_there_are_several() 
 }
 
 #[test]
-fn rules_read_back_as_planned() {
-    let cases = [
-        (Family::V4, RuleMatch::Interface("tun-sh".to_owned())),
-        (Family::V6, RuleMatch::Interface("123456789012345".to_owned())),
-        (Family::V4, RuleMatch::LocalIcmp),
-        (Family::V6, RuleMatch::LocalIcmp),
-        (Family::V4, RuleMatch::LinkLocalSource("tun-sh".to_owned())),
-        (Family::V4, RuleMatch::LinkLocalDestination("tun-sh".to_owned())),
-    ];
-    for (family, what) in cases {
-        let planned = KernelRule { family, what };
-        let mut shown = match over_the_wire(RouteNetlinkMessage::NewRule(rule(&planned))) {
-            RouteNetlinkMessage::NewRule(shown) => shown,
-            other => panic!("{other:?}"),
-        };
-        // As the kernel adds.
-        shown.header.table = 252;
-        shown.header.flags = RuleFlags::IifDetached;
-        if !matches!(planned.what, RuleMatch::LocalIcmp) {
-            shown.attributes.insert(1, RuleAttribute::SuppressPrefixLen(u32::MAX));
-        }
-        let mut existing = Existing::default();
-        existing.note_rule(&shown);
-        assert_eq!(existing.rules, [ExistingRule { rule: Some(planned), message: shown }]);
-    }
+fn published_routes_have_a_protocol_of_their_own() {
+    let through = RouteAction::Unicast { next_hops: vec![hop(1, None, 1)] };
+    let protocol = |metric, action: &RouteAction| {
+        let key = RouteKey { table: 254, destination: "10.0.0.0/8".parse().unwrap(), metric };
+        (u8::from(route(&key, action).header.protocol), u8::from(route_deletion(&key, false).header.protocol))
+    };
+    assert_eq!(protocol(METRIC, &through), (118, 118));
+    assert_eq!(protocol(INTERNAL_METRIC, &through), (119, 119));
+    assert_eq!(protocol(BACKSTOP_METRIC, &RouteAction::Unreachable), (119, 119));
 }
 
 #[test]
-fn a_rule_that_differs_in_anything_is_ours_but_not_planned() {
-    let planned = KernelRule { family: Family::V4, what: RuleMatch::Interface("a".to_owned()) };
-    let differences: [fn(&mut RuleMessage); 5] = [
-        |message| message.attributes.push(RuleAttribute::FwMark(1)),
-        |message| message.header.tos = 4,
-        |message| message.header.flags = RuleFlags::Invert,
-        |message| message.attributes[0] = RuleAttribute::Table(7),
-        |message| {
-            message.attributes.push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
-        },
+fn rules_of_our_protocol_are_leftovers_and_deleted_as_they_are_shown() {
+    let mut message = RuleMessage::default();
+    message.header.flags = RuleFlags::IifDetached;
+    message.attributes = vec![
+        RuleAttribute::Iifname("tun-sh".to_owned()),
+        RuleAttribute::SuppressPrefixLen(u32::MAX),
+        RuleAttribute::Protocol(RouteProtocol::from(118)),
     ];
-    for differ in differences {
-        let mut message = rule(&planned);
-        differ(&mut message);
-        let mut existing = Existing::default();
-        existing.note_rule(&message);
-        assert_eq!(existing.rules, [ExistingRule { rule: None, message }]);
-    }
-    let mut message = rule(&planned);
+    let mut existing = Existing::default();
+    existing.note_rule(&message);
+    assert_eq!(existing.rules, [message.clone()]);
+    let deletion = rule_deletion(&message);
+    assert_eq!(deletion.header.flags, RuleFlags::empty());
+    assert_eq!(deletion.attributes.len(), 2, "-1 is no prefix length");
     message.attributes[2] = RuleAttribute::Protocol(RouteProtocol::Static);
     let mut existing = Existing::default();
     existing.note_rule(&message);

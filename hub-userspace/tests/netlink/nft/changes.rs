@@ -253,6 +253,7 @@ fn random_ruleset(random: &mut SmallRng) -> Ruleset {
         _ => Service::Udp(random.random()),
     });
     Ruleset {
+        vpc: BTreeSet::new(),
         services: services.collect(),
         sites: (0..random.random_range(0..5)).map(|_| name(random)).collect(),
         group: if random.random_ratio(1, 20) { 0 } else { GROUP },

@@ -27,7 +27,7 @@ fn no_route() -> u32 {
 }
 
 fn local() -> u32 {
-    to(Mark::default().local())
+    Mark::default().local()
 }
 
 /// `site1` is number 2, `site2` number 3, the VPC 1.
@@ -39,6 +39,7 @@ fn ruleset() -> Ruleset {
         ("site1", "2001:db8:0:1::/64", "2001:db8:1::/48"),
     ];
     Ruleset {
+        vpc: names(["vpc0"]),
         sites: names(["site1", "site2"]),
         group: 0,
         mark: Mark::default(),
