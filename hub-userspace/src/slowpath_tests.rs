@@ -2,7 +2,10 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    config::{self, model::{Route, Vpc}},
+    config::{
+        self,
+        model::{Route, Vpc},
+    },
     netlink::HostState,
     selectors::Agreements,
     state::{State, States},
@@ -120,8 +123,11 @@ fn a_destination_has_the_same_keys_whatever_leads_to_it() {
             .into_iter()
             .collect();
         let rib = Rib::build(&config, &HostState::default());
-        let keys = [(254, INTERNAL_METRIC), (254, BACKSTOP_METRIC), (table, METRIC)]
-            .map(|(table, metric)| RouteKey { table, destination, metric });
+        let keys = [(254, INTERNAL_METRIC), (254, BACKSTOP_METRIC), (table, METRIC)].map(|(table, metric)| RouteKey {
+            table,
+            destination,
+            metric,
+        });
         let entries = entries_of(destination, &rib, &config, table, |_| action.cloned());
         assert_eq!(entries.clone().map(|(key, _)| key), keys, "{case}");
         assert_eq!(entries.each_ref().map(|(_, action)| action.as_ref()), expected, "{case}");

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     keeper::destination,
-    lab::{TABLE, Lab, Plan, Planned, addr, hop, in_namespace, index, ip, ip_batch, net, route, routes, run, unicast},
+    lab::{Lab, Plan, Planned, TABLE, addr, hop, in_namespace, index, ip, ip_batch, net, route, routes, run, unicast},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
-use hub_userspace::netlink::{
-    Keeper, KernelNeighbour, METRIC, Report, RouteAction, RouteKey,
-};
+use hub_userspace::netlink::{Keeper, KernelNeighbour, METRIC, Report, RouteAction, RouteKey};
 use ipnet::IpNet;
 use rustix::{
     net::sockopt::set_socket_recv_buffer_size,

@@ -51,8 +51,17 @@ fn shown_words(shown: &Value) -> Words {
 }
 
 fn held() -> BTreeSet<Words> {
-    let commands = ["-4", "-6"].map(|family| [118, 119].map(|number| format!("{family} route show table all proto {number}")));
-    commands.as_flattened().iter().map(|command| ip(command)).collect::<Vec<_>>().iter().flat_map(|shown| shown.as_array().unwrap()).map(shown_words).collect()
+    let commands =
+        ["-4", "-6"].map(|family| [118, 119].map(|number| format!("{family} route show table all proto {number}")));
+    commands
+        .as_flattened()
+        .iter()
+        .map(|command| ip(command))
+        .collect::<Vec<_>>()
+        .iter()
+        .flat_map(|shown| shown.as_array().unwrap())
+        .map(shown_words)
+        .collect()
 }
 
 fn random_key(random: &mut SmallRng, action: &RouteAction) -> RouteKey {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     keeper::destination,
-    lab::{TABLE, Lab, Plan, Planned, count, hop, in_namespace, ip, only, route, routes, unicast},
+    lab::{Lab, Plan, Planned, TABLE, count, hop, in_namespace, ip, only, route, routes, unicast},
 };
 
 const MAIN: u32 = 254;

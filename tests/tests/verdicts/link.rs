@@ -180,8 +180,8 @@ fn passes_frames_that_are_not_its_own() -> anyhow::Result<()> {
                 .passed("not_ip", "shanghai"),
             row("a bare header of an unknown EtherType", SH, Packet::other(0x88b5).ethernet(peer(SH), own(SH)).build())
                 .passed("not_ip", "shanghai"),
-            row("to the broadcast MAC", SH, to(&v4, [0xff; 6])).passed("multicast", "shanghai"),
-            row("to a multicast MAC", SH, to(&v6, [0x33, 0x33, 0, 0, 0, 1])).passed("multicast", "shanghai"),
+            row("to the broadcast MAC", SH, to(&v4, [0xff; 6])).dropped("malformed", "shanghai"),
+            row("to a multicast MAC", SH, to(&v6, [0x33, 0x33, 0, 0, 0, 1])).dropped("malformed", "shanghai"),
             row("to another MAC", SH, to(&v4, [2, 0, 0, 0, 0, 99])).passed("other_host", "shanghai"),
             row("to another MAC, IPv6", SH, to(&v6, [2, 0, 0, 0, 0, 99])).passed("other_host", "shanghai"),
             row("to the MAC of another of our interfaces", SH, to(&v4, own(HZ))).passed("other_host", "shanghai"),
@@ -198,11 +198,10 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
     let good4 = "10.10.20.1";
     let good6 = "fd00:20::1";
     let mut rows = Vec::new();
-    // A link-local source is the kernel's business, any other of these is nobody's.
+    // A link-local source of IPv6 is the kernel's business, any other of these is nobody's, as the link has no address.
     let from = |address: &str, device, frame: Vec<u8>| {
         let row = row(format!("from {address}"), device, frame);
-        let link_local =
-            address.starts_with("169.254.") || address.starts_with("fe80:") || address.starts_with("febf:");
+        let link_local = address.starts_with("fe80:") || address.starts_with("febf:");
         if link_local { row.passed("link_local", "macau") } else { row.dropped("spoofed_source", "macau") }
     };
     let cases4 = [
@@ -218,7 +217,8 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
         ("link_local", "0.255.255.255"),
     ];
     for (reason, address) in cases4 {
-        rows.push(row(format!("to {address}"), WIDE, into(WIDE, &udp4(good4, address))).passed(reason, "macau"));
+        let name = format!("to {address}: {reason}");
+        rows.push(row(name, WIDE, into(WIDE, &udp4(good4, address))).dropped("spoofed_source", "macau"));
         rows.push(from(address, WIDE, into(WIDE, &udp4(address, good4))));
     }
     let cases6 = [
@@ -231,7 +231,9 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
         ("link_local", "::"),
     ];
     for (reason, address) in cases6 {
-        rows.push(row(format!("to {address}"), WIDE, into(WIDE, &udp6(good6, address))).passed(reason, "macau"));
+        rows.push(row(format!("to {address}"), WIDE, into(WIDE, &udp6("fe80::77", address))).passed(reason, "macau"));
+        let name = format!("to {address}, from elsewhere");
+        rows.push(row(name, WIDE, into(WIDE, &udp6(good6, address))).dropped("spoofed_source", "macau"));
         rows.push(from(address, WIDE, into(WIDE, &udp6(address, good6))));
     }
     // Just beside them.
@@ -258,7 +260,7 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
         ));
     }
     // The link header says nothing about whom the packet is for.
-    rows.push(row("multicast, raw IP", RAW, udp4("10.10.50.1", "224.0.0.5").build()).passed("multicast", "kunming"));
+    rows.push(row("multicast, raw IP", RAW, udp4("0.0.0.0", "224.0.0.5").build()).passed("multicast", "kunming"));
     rows.push(
         row("limited broadcast from nobody", TUN, udp4("0.0.0.0", "255.255.255.255").build())
             .passed("multicast", "nobody"),

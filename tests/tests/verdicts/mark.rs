@@ -75,12 +75,12 @@ fn tells_the_kernel_what_not_to_forward() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     rows.extend(local("to_hub", into(SH, &udp4("10.10.10.1", "192.168.0.1"))));
     rows.extend(local("to_hub", into(SH, &udp6("fd00:10::1", "fd00:c::1"))));
-    rows.extend(local("multicast", into(SH, &udp4("10.10.10.1", "224.0.0.5"))));
-    rows.extend(local("multicast", into(SH, &udp6("fd00:10::1", "ff02::1"))));
-    rows.extend(local("multicast", to([0xff; 6])));
+    rows.extend(local("multicast", into(SH, &udp4("169.254.0.2", "224.0.0.5"))));
+    rows.extend(local("multicast", into(SH, &udp6("fe80::2", "ff02::1"))));
+    rows.extend(local("multicast", udp4("0.0.0.0", "255.255.255.255").ethernet(peer(SH), [0xff; 6]).build()));
     rows.extend(local("link_local", into(SH, &udp4("169.254.0.2", "169.254.0.1"))));
     rows.extend(local("link_local", into(SH, &udp6("fe80::2", "fe80::1"))));
-    rows.extend(local("link_local", into(SH, &udp4("10.10.10.1", "127.0.0.1"))));
+    rows.extend(local("link_local", into(SH, &udp4("169.254.0.2", "127.0.0.1"))));
     rows.extend(local("not_ip", Packet::other(ARP).payload(28).ethernet(peer(SH), own(SH)).build()));
     rows.extend(local("other_host", to([2, 0, 0, 0, 0, 99])));
     rows.extend(local("other_vlan", into(SH, &v4.clone().vlan(100))));
@@ -90,7 +90,7 @@ fn tells_the_kernel_what_not_to_forward() -> anyhow::Result<()> {
             .passed("to_hub", "vpc")
     }));
     rows.extend(with_each(&|mark| {
-        row("to a group from nobody", TUN, udp4("10.10.40.1", "224.0.0.5").build())
+        row("to a group from nobody", TUN, udp4("0.0.0.0", "224.0.0.5").build())
             .with_mark(mark)
             .passed("multicast", "nobody")
     }));

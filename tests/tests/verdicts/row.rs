@@ -55,7 +55,9 @@ impl Row {
         let mark = match reason {
             "not_attached" => Some(Mark::Cleared),
             "no_route" => Some(if to == "vpc" { Mark::Cleared } else { Mark::NoRoute }),
-            "to_hub" | "multicast" | "link_local" | "not_ip" | "other_host" | "other_vlan" => Some(Mark::Local),
+            "to_hub" | "multicast" | "link_local" | "not_ip" | "other_host" | "other_vlan" => {
+                Some(if to == "vpc" { Mark::Cleared } else { Mark::Local })
+            }
             _ => None,
         };
         let mut expected = self.judged(Verdict::Pass(reason), vec![(account(to), Count::Reason(reason))]);

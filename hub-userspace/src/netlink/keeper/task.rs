@@ -253,7 +253,8 @@ impl Task {
 
     /// Deletes routes that have the protocol we would give them, or the other one; which are not there.
     async fn delete_of_protocol(&mut self, keys: Vec<RouteKey>, is_odd: bool) -> Result<Vec<RouteKey>> {
-        let messages = keys.iter().map(|key| (RouteNetlinkMessage::DelRoute(wire::route_deletion(key, is_odd)), DELETE));
+        let messages =
+            keys.iter().map(|key| (RouteNetlinkMessage::DelRoute(wire::route_deletion(key, is_odd)), DELETE));
         let results = self.requests.change("deleting routes", messages.collect()).await?;
         let mut not_there = Vec::new();
         for (key, result) in keys.into_iter().zip(results) {
