@@ -37,7 +37,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// # Errors
-    /// When the kernel has no nf_tables, or this process may not change them.
+    /// When the kernel has no nftables, or this process may not change them.
     pub async fn open() -> Result<Self> {
         let guard = Guard::open().await?;
         let (wanted, leaving, grouped) = (Ruleset::default(), BTreeSet::new(), BTreeSet::new());

@@ -29,10 +29,13 @@ pub struct Snapshot {
 impl Agent {
     pub(super) fn snapshot(&mut self) -> Result<Snapshot> {
         // Whatever else there is to be shown does not depend on it.
-        let kernel = self.guard.counters().map(Into::into).unwrap_or_else(|error| {
-            debug!("{error:#}");
-            status::KernelDrops::default()
-        });
+        let kernel = self.guard.counters().map_or_else(
+            |error| {
+                debug!("{error:#}");
+                status::KernelDrops::default()
+            },
+            Into::into,
+        );
         let mut total = self.dataplane.counters(UNATTRIBUTED)?;
         let mut counters = |slot: Option<u32>| -> Result<Counters> {
             let counters = slot.map_or(Ok(Counters::default()), |slot| self.dataplane.counters(slot))?;

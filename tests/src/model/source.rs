@@ -3,6 +3,8 @@
 
 use std::{cmp::Reverse, net::IpAddr};
 
+use ipnet::IpNet;
+
 use super::{
     Connection, Interface, ReversePath, Verdict, World,
     judge::{Account, Trail},
@@ -180,12 +182,12 @@ fn likeliest_sender<'a>(sites: &[&'a Connection], source: IpAddr) -> Option<&'a 
 /// Length of the longest of an interface's own prefixes around an address; an address alone is no link.
 fn link_prefix(interface: &Interface, address: IpAddr) -> Option<u8> {
     let links = interface.addresses.iter().filter(|own| own.prefix_len() < own.max_prefix_len());
-    links.filter(|own| contains(own.trunc(), address)).map(|own| own.prefix_len()).max()
+    links.filter(|own| contains(own.trunc(), address)).map(IpNet::prefix_len).max()
 }
 
 /// The same of a site's interface, as the VPC's side is held against it: addresses alone are the hub's.
 fn site_prefix(interface: &Interface, address: IpAddr) -> Option<u8> {
-    interface.addresses.iter().filter(|own| contains(own.trunc(), address)).map(|own| own.prefix_len()).max()
+    interface.addresses.iter().filter(|own| contains(own.trunc(), address)).map(IpNet::prefix_len).max()
 }
 
 /// Between the two ends of a link: probes, routing daemons.

@@ -135,7 +135,7 @@ pub fn single_gateway(message: &RouteMessage) -> Option<(u32, IpAddr)> {
             [hop] => Some((hop.ifindex, hop.via?)),
             _ => None,
         },
-        _ => None,
+        RouteAction::Unreachable => None,
     }
 }
 
