@@ -1,4 +1,4 @@
-//! The agent's control socket: HTTP over a unix socket, one connection kept open, as a controller would have it.
+//! The agent's control socket: HTTP over a unix socket, a connection for each request.
 //!
 //! Not the agent's own client: a bench knows the agent from outside only.
 
@@ -17,12 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct Control {
     path: PathBuf,
-    stream: Option<BufReader<UnixStream>>,
 }
 
 impl Control {
     pub fn new(socket: &Path) -> Self {
-        Self { path: socket.to_owned(), stream: None }
+        Self { path: socket.to_owned() }
     }
 
     pub fn add_route(&mut self, destination: &str, next_hop: &str, weight: u8) -> Result<Value> {
@@ -52,13 +51,8 @@ impl Control {
     /// # Errors
     /// When there is no answer, or it is not a success: what the agent says.
     pub fn request(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        // After an error the connection is not to be used again: an answer may still come on it.
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => self.connect()?,
-        };
+        let mut stream = self.connect()?;
         let (code, answer) = exchange(&mut stream, method, path, body).with_context(|| format!("{method} {path}"))?;
-        self.stream = Some(stream);
         if code != 200 {
             bail!("{method} {path}: the agent answers {code}: {}", answer["error"].as_str().unwrap_or_default());
         }
@@ -114,16 +108,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asks_and_reads_answers_on_one_connection() {
+    fn asks_and_reads_answers() {
         let path = std::env::temp_dir().join(format!("vhb-control-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let served = thread::spawn(move || {
-            let mut stream = BufReader::new(listener.accept().unwrap().0);
             let mut requests = Vec::new();
             for answer in [
                 "HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{\"changed\":true}",
                 "HTTP/1.1 409 Conflict\r\nContent-Length: 17\r\n\r\n{\"error\":\"no it\"}",
             ] {
+                let mut stream = BufReader::new(listener.accept().unwrap().0);
                 let mut head = String::new();
                 while !head.ends_with("\r\n\r\n") {
                     stream.read_line(&mut head).unwrap();

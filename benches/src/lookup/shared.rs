@@ -32,7 +32,8 @@ pub fn load(object: &[u8], pid: u32, own: &[&str]) -> Result<Ebpf> {
 fn held(pid: u32) -> Result<HashMap<String, MapData>> {
     let mut held = HashMap::new();
     for id in process::maps(pid)?.into_keys() {
-        let name = MapInfo::from_id(id)?.name_as_str().context("a map without a name")?.to_owned();
+        // Pinned maps have names like files.
+        let name = MapInfo::from_id(id)?.name_as_str().context("a map without a name")?.to_uppercase();
         held.insert(name, MapData::from_id(id)?);
     }
     Ok(held)
