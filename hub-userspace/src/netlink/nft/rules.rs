@@ -157,6 +157,17 @@ impl Rules<'_> {
 
     fn output(&mut self) {
         let Frame { mark, .. } = self.frame;
+        // The kernel answers hop-by-hop options that it does not know before any hook (`ip6_rcv_core`, net/ipv6/ip6_input.c):
+        // whoever sends them could have it answer a victim. Parameter problem (4), quoting next header 0.
+        self.rule("output", |rule| {
+            rule.protocol(ICMP6)
+                .payload(Header::Transport, 0, 1, 0)
+                .compare(0, Compare::Equal, &[4])
+                .payload(Header::Transport, 8 + 6, 1, 0)
+                .compare(0, Compare::Equal, &[0])
+                .count(counter::OUTPUT)
+                .verdict(Verdict::Drop);
+        });
         self.rule("output", |rule| {
             rule.mark(mark.flag)
                 .compare(0, Compare::Equal, &mark.flag.to_ne_bytes())
