@@ -36,7 +36,7 @@ pub fn status(status: &Status) -> String {
         false => format!("  to sites, from interfaces that are no attachment: {}\n", reasons(&status.strangers)),
     };
     format!(
-        "gateway {}\n\n{connections}\n{notes}\n{}\ndropped            {}\nleft to the kernel {}\ndropped by kernel  {}\n{strangers}",
+        "gateway {}\n\n{connections}\n{notes}\n{}\ndropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
         status.gateway.name,
         routes(&status.routes),
         reasons(&status.drops),

@@ -89,6 +89,7 @@ fn tables_say_the_same_to_people() {
     assert_eq!(row(&table, &["(vpc)"])[..3], ["(vpc)", "vpc0", "xdp-native"]);
     row(&table, &["dropped"]);
     row(&table, &["left", "to", "the", "kernel"]);
+    row(&table, &["kernel", "drops"]);
     rig.stop().unwrap();
 }
 
