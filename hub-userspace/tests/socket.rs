@@ -316,8 +316,10 @@ fn drop_removes_its_own_file_and_no_other() {
     drop(served.socket.take());
     assert!(served.names().is_empty());
     let mut served = Served::start(None);
-    fs::remove_file(&served.path).expect("it is there");
-    let others = UnixListener::bind(&served.path).expect("there is room");
+    // In one step: a file that is missing is made again at any moment.
+    let beside = served.path.with_extension("others");
+    let others = UnixListener::bind(&beside).expect("there is room");
+    fs::rename(&beside, &served.path).expect("it is ours");
     drop(served.socket.take());
     assert_eq!(served.names().len(), 1);
     drop(others);
