@@ -317,7 +317,7 @@ fn drop_removes_its_own_file_and_no_other() {
     assert!(served.names().is_empty());
     let mut served = Served::start(None);
     // In one step: a file that is missing is made again at any moment.
-    let beside = served.path.with_extension("others");
+    let beside = served.path.with_file_name("others");
     let others = UnixListener::bind(&beside).expect("there is room");
     fs::rename(&beside, &served.path).expect("it is ours");
     drop(served.socket.take());
