@@ -76,12 +76,17 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
         _ => (Reason::LinkLocal, false),
     };
     let source = packet.source;
-    let link = source.on_link(frame.interface());
-    let is_neighbour = source.is_of_any_link() || (is_multicast && source.is_unspecified()) || link & link::SOURCE != 0;
-    if is_neighbour {
+    if source.is_of_any_link() || (is_multicast && source.is_unspecified()) {
         return reason;
     }
-    if source.is_nobody() || back.flags & Route::HUB != 0 {
+    if back.flags & Route::HUB != 0 {
+        return Reason::SpoofedSource;
+    }
+    let link = source.on_link(frame.interface());
+    if link & link::SOURCE != 0 {
+        return reason;
+    }
+    if source.is_nobody() {
         return Reason::SpoofedSource;
     }
     if attachment.connection == VPC {

@@ -199,9 +199,10 @@ impl Compiler<'_> {
 
     /// Who may speak to the hub over an interface's own link.
     fn links(&mut self, ifindex: u32, connections: &[Carried<'_>]) {
+        // An own address that somebody gives as a `peer` stays the hub's.
         let mut add = |prefix: IpNet, what: u32| {
             let (address, length) = mapped(prefix);
-            *self.tables.links.entry(scoped(ifindex, address, length)).or_default() |= what;
+            self.tables.links.entry(scoped(ifindex, address, length)).or_insert(what);
         };
         for address in self.inputs.host.addresses_of(ifindex) {
             if address.prefix_len() < address.max_prefix_len() {

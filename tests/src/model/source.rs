@@ -46,7 +46,7 @@ impl World {
             Side::Vpc(_) => own.is_some() && self.site_link(source) <= own,
             Side::Sites(sites) => own.is_some() || sites.iter().any(|site| site.peer == Some(source)),
         };
-        if is_neighbour && !attachment.interface.is_own(source) {
+        if is_neighbour && !self.is_hub(source) {
             trail.rules.push("on the link, a neighbour");
             return Ok(());
         }

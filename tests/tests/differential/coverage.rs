@@ -26,7 +26,7 @@ const RAREST: u64 = 2_000;
 const OF_XDP: [&str; 2] = ["handed_over", "ip_options"];
 
 /// Rules about sources, as the model names them, and what is admitted by each way to the hub itself.
-const RULES: [&str; 15] = [
+const RULES: [&str; 21] = [
     "martian source",
     "source of the hub",
     "source outside of the VPC",
@@ -42,7 +42,17 @@ const RULES: [&str; 15] = [
     "to the hub from the VPC",
     "to the hub from behind the VPC",
     "to the hub from the VPC, routed to a site",
+    "to the hub from the VPC, of a site's link",
+    "on the link, by its kind",
+    "on the link, a neighbour",
+    "on the link, impossible",
+    "on the link, a stranger",
+    "on the link, admitted",
 ];
+
+/// What becomes of a frame whose link address is a group's.
+const GROUP_FRAMES: [&str; 3] =
+    ["to a group's MAC, multicast", "to a group's MAC, malformed", "to a group's MAC, spoofed_source"];
 
 const MARKS: [&str; 5] =
     ["mark: cleared", "mark: no route", "mark: local", "mark: next hop a connection", "mark: next hop the VPC"];
@@ -56,6 +66,12 @@ impl Coverage {
             Verdict::Forward { interface: egress, frame: out } => {
                 self.note_forward(world, arrival, &judgement, *egress, out);
             }
+        }
+        if !is_raw(world, arrival)
+            && arrival.frame[0] & 1 == 1
+            && let Verdict::Pass(reason) | Verdict::Drop(reason) = &judgement.verdict
+        {
+            self.count(&format!("to a group's MAC, {reason}"));
         }
         self.note_mark(judgement.mark.as_ref());
         for rule in world.rules(arrival.hook(Hook::Tc, is_raw(world, arrival)), arrival.interface, &arrival.frame) {
@@ -144,7 +160,7 @@ impl Coverage {
             "protocol_mismatch",
             "too_many_tags",
         ];
-        let others = others.into_iter().chain(RULES).chain(MARKS);
+        let others = others.into_iter().chain(RULES).chain(GROUP_FRAMES).chain(MARKS);
         let least = self.packets / RAREST;
         let times = |what: &str| self.times.get(what).copied().unwrap_or(0);
         let rare: Vec<String> = reasons

@@ -28,6 +28,9 @@ const SHORTEST: usize = 14;
 /// `EtherTypes` that a tunnel's sender may have chosen.
 const TAKEN_FOR: [u16; 8] = [0x0800, 0x0800, 0x86dd, 0x86dd, 0x8100, 0x88a8, 0x0806, 0x88b5];
 
+/// MAC addresses of groups: broadcast, and what IPv4 and IPv6 multicast is sent to (RFC 1112, RFC 2464).
+const GROUPS: [[u8; 6]; 4] = [[0xff; 6], [1, 0, 0x5e, 0, 0, 5], [0x33, 0x33, 0, 0, 0, 1], [1, 0x80, 0xc2, 0, 0, 0xe]];
+
 /// A frame that comes in.
 pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
     let interface = ingress(rng, world);
@@ -49,7 +52,7 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
     };
     packet = packet.payload(length);
     if interface.ethernet {
-        packet = link(rng, packet, interface);
+        packet = link(rng, packet, interface, destination);
     }
     if percent(rng, 20) {
         packet = packet.padding(rng.random_range(0..30));
@@ -95,7 +98,10 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
         }
         1 | 2 => {
             let peers = sites().filter_map(|site| site.peer).map(IpNet::from);
-            let on_link = interface.addresses.iter().copied().chain(peers).choose(rng);
+            let own = interface.addresses.iter().copied().chain(peers);
+            // The VPC's side may not speak with what is on a site's link.
+            let is_vpc = world.vpc.as_ref().is_some_and(|vpc| vpc.interface == interface.name);
+            let on_link = if is_vpc && percent(rng, 80) { links_of_sites(world).choose(rng) } else { own.choose(rng) };
             if let Some(on_link) = on_link {
                 return address_around(rng, on_link);
             }
@@ -124,9 +130,14 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
 
 fn destination(rng: &mut SmallRng, world: &World, interface: &Interface, source: IpAddr) -> IpAddr {
     let v6 = !source.is_ipv4();
+    if percent(rng, 6) {
+        return link_scope(rng, interface, v6);
+    }
     let peer = world.connections.iter().any(|site| site.interface == interface.name && site.peer == Some(source));
     let on_link = peer || interface.addresses.iter().any(|own| own.trunc().contains(&source));
-    if on_link && percent(rng, 60) {
+    // What may not be said over the VPC is said to the hub itself.
+    let of_site = links_of_sites(world).any(|net| net.trunc().contains(&source));
+    if (on_link || of_site) && percent(rng, 60) {
         let near_end = interface.addresses.iter().filter(|own| own.addr().is_ipv6() == v6).choose(rng);
         if let Some(near_end) = near_end {
             return if percent(rng, 80) { near_end.addr() } else { near_end.broadcast() };
@@ -149,6 +160,28 @@ fn destination(rng: &mut SmallRng, world: &World, interface: &Interface, source:
         Some(prefix) if prefix.addr() != prefix.network() && percent(rng, 50) => prefix.addr(),
         Some(prefix) => address_around(rng, *prefix),
         None => any(rng, world, v6),
+    }
+}
+
+/// Own addresses on the sites' links with their prefixes, and the sites' link neighbours.
+fn links_of_sites(world: &World) -> impl Iterator<Item = IpNet> {
+    world.connections.iter().flat_map(|site| {
+        let interface = world.interfaces.iter().filter(|interface| interface.name == site.interface);
+        interface.flat_map(|interface| interface.addresses.iter().copied()).chain(site.peer.map(IpNet::from))
+    })
+}
+
+/// An address that no router forwards to: of a group, or of the link alone.
+fn link_scope(rng: &mut SmallRng, interface: &Interface, v6: bool) -> IpAddr {
+    let own = interface.addresses.iter().map(IpNet::addr);
+    let own = own.filter(|own| match own {
+        IpAddr::V4(own) => !v6 && own.is_link_local(),
+        IpAddr::V6(own) => v6 && own.is_unicast_link_local(),
+    });
+    match own.choose(rng) {
+        Some(own) if percent(rng, 40) => own,
+        _ if v6 => one_of(rng, &["ff02::1", "ff02::2", "ff0e::1", "fe80::1", "febf::9"]).parse().expect("an address"),
+        _ => one_of(rng, &["224.0.0.5", "239.1.1.1", "255.255.255.255", "169.254.1.1"]).parse().expect("an address"),
     }
 }
 
@@ -240,10 +273,13 @@ fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {
     }
 }
 
-fn link(rng: &mut SmallRng, packet: Packet, interface: &Interface) -> Packet {
+fn link(rng: &mut SmallRng, packet: Packet, interface: &Interface, destination: IpAddr) -> Packet {
     let mut to = interface.mac;
-    if percent(rng, 4) {
-        to[rng.random_range(0..6)] ^= 1 << rng.random_range(0..8);
+    match rng.random_range(0..50) {
+        0 | 1 => to[rng.random_range(0..6)] ^= 1 << rng.random_range(0..8),
+        2..5 => to = one_of(rng, &GROUPS),
+        5..30 if destination.is_multicast() => to = one_of(rng, &GROUPS),
+        _ => {}
     }
     let mut packet = packet.ethernet([2, 9, 9, 9, 9, 9], to);
     let tags = match rng.random_range(0..50) {

@@ -185,6 +185,17 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
         let [a, b, c] = link;
         IpAddr::from([a, b, c, 100 + u8::try_from(number).expect("a small number")])
     });
+    // Somebody may have written an address of the hub's for the site's.
+    let own = world
+        .interfaces
+        .iter()
+        .find(|link| link.name == interface)
+        .map(|link| link.addresses.clone())
+        .unwrap_or_default();
+    let peer = match own.choose(rng) {
+        Some(own) if percent(rng, 10) => Some(if percent(rng, 50) { own.addr() } else { own.broadcast() }),
+        _ => peer,
+    };
     let reverse_path = if percent(rng, 15) { ReversePath::Off } else { ReversePath::Strict };
     world.connections.push(Connection {
         name,
