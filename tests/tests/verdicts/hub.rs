@@ -37,7 +37,7 @@ pub fn connection<'a>(world: &'a mut World, name: &str) -> &'a mut Connection {
     world.connections.iter_mut().find(|connection| connection.name == name).expect(name)
 }
 
-fn interface(world: &mut World, index: u32) -> &mut Interface {
+pub fn interface(world: &mut World, index: u32) -> &mut Interface {
     world.interfaces.iter_mut().find(|interface| interface.index == index).expect("it is there")
 }
 
@@ -155,7 +155,7 @@ fn nothing_comes_in_from_the_hub_s_own_addresses() -> anyhow::Result<()> {
 }
 
 /// The gateway with addresses on its links: of a /30 and a /126, and of links without a prefix.
-fn with_links() -> World {
+pub fn with_links() -> World {
     let address = |text: &str| -> IpAddr { text.parse().expect(text) };
     let mut world = gateway();
     interface(&mut world, SH).addresses =

@@ -16,6 +16,7 @@ mod protocol;
 mod reverse;
 mod rewriting;
 mod row;
+mod scope;
 mod ways;
 
 use hub_tests::model::World;
