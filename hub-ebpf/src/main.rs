@@ -52,11 +52,11 @@ pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        let account = Account::new(UNATTRIBUTED);
-        account.tell_kernel(Admission::Nothing);
+        let account = Account::new::<F>(UNATTRIBUTED);
+        account.tell_kernel::<F>(Admission::Nothing);
         return redirect::refuse(frame, &account, Reason::NotAttached);
     };
-    let account = Account::new(attachment.connection);
+    let account = Account::new::<F>(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
         Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account),
         Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account),
@@ -81,7 +81,7 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
     let route = route::lookup(&ends, ends.destination);
     selector::ingress(&packet, frame, &ends, route, attachment, account)?;
     account.admit(&packet);
-    let route = route::judge(route, attachment, account)?;
+    let route = route::judge::<F>(route, attachment, account)?;
     let next_hop = nexthop::choose(&packet, frame, &ends, &route, account)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, account, next_hop)

@@ -35,10 +35,8 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     // First the policy: what is not admitted must not reach the kernel's slow path either.
     selector::egress(packet, frame, ends, next_hop.scope)?;
     // From here on the kernel may have to go on with it, by this next hop and no other.
-    if F::IS_LAST {
-        account.tell_kernel(Admission::NextHop(next_hop.connection));
-        account.choose_path(value & !BUCKET_INDEX);
-    }
+    account.tell_kernel::<F>(Admission::NextHop(next_hop.connection));
+    account.choose_path::<F>(value & !BUCKET_INDEX);
     if next_hop.flags & NextHop::UP == 0 {
         return Err(Reason::NextHopDown);
     }

@@ -26,13 +26,13 @@ pub struct Account {
 
 impl Account {
     #[inline(always)]
-    pub fn new(connection: u32) -> Self {
+    pub fn new<F: Frame>(connection: u32) -> Self {
         let account =
             Self { connection: Cell::new(0), bytes: Cell::new(0), admission: Cell::new(0), path: Cell::new(0) };
         account.charge(connection);
         put(&account.bytes, 0);
-        account.tell_kernel(Admission::Local);
-        put(&account.path, 0);
+        account.tell_kernel::<F>(Admission::Local);
+        account.choose_path::<F>(0);
         account
     }
 
@@ -50,7 +50,10 @@ impl Account {
 
     /// What the kernel may do with the packet, if it passes: at first, take it for the hub itself.
     #[inline(always)]
-    pub fn tell_kernel(&self, admission: Admission) {
+    pub fn tell_kernel<F: Frame>(&self, admission: Admission) {
+        if !F::IS_LAST {
+            return;
+        }
         put(
             &self.admission,
             match admission {
@@ -75,8 +78,10 @@ impl Account {
 
     /// Which way the kernel is to take of a route with several next hops.
     #[inline(always)]
-    pub fn choose_path(&self, path: u32) {
-        put(&self.path, path.into());
+    pub fn choose_path<F: Frame>(&self, path: u32) {
+        if F::IS_LAST {
+            put(&self.path, path.into());
+        }
     }
 
     /// Our bits of the packet mark.

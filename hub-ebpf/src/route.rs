@@ -8,6 +8,7 @@ use hub_common::{
 };
 
 use crate::{
+    frame::Frame,
     maps,
     redirect::{Account, Admission},
     tables::{Ends, Tables},
@@ -39,10 +40,10 @@ pub fn leads_to(route: Route, connection: u32) -> bool {
 
 /// Whether what comes in on this attachment may take the route.
 #[inline(always)]
-pub fn judge(route: Route, attachment: &Attachment, account: &Account) -> Result<Route, Reason> {
+pub fn judge<F: Frame>(route: Route, attachment: &Attachment, account: &Account) -> Result<Route, Reason> {
     if route.flags & Route::NONE.flags != 0 {
         // What comes from the VPC may go on by the kernel's own routes, but to no site: no mark.
-        account.tell_kernel(if attachment.connection == VPC { Admission::Nothing } else { Admission::NoRoute });
+        account.tell_kernel::<F>(if attachment.connection == VPC { Admission::Nothing } else { Admission::NoRoute });
         return Err(Reason::NoRoute);
     }
     if attachment.flags & Attachment::ISOLATED != 0 && route.flags & Route::VPC == 0 {

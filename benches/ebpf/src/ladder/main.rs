@@ -105,9 +105,9 @@ fn put_back(context: &mut XdpContext) -> Option<()> {
 #[inline(always)]
 fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        return redirect::refuse(frame, &Account::new(UNATTRIBUTED), Reason::NotAttached);
+        return redirect::refuse(frame, &Account::new::<F>(UNATTRIBUTED), Reason::NotAttached);
     };
-    let account = Account::new(attachment.connection);
+    let account = Account::new::<F>(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
         Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account, rung),
         Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account, rung),
@@ -145,7 +145,7 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     if rung == Rung::Selector {
         return Ok(reached(account.connection()));
     }
-    let route = route::judge(route, attachment, account)?;
+    let route = route::judge::<F>(route, attachment, account)?;
     if rung == Rung::Route {
         return Ok(reached(route.first_bucket));
     }
