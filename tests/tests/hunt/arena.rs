@@ -32,8 +32,13 @@ impl Variant {
 
     /// The configuration file.
     pub fn config(self) -> String {
+        self.config_with(env::var("VPNHUB_TEST_LOOKUP").ok().as_deref())
+    }
+
+    /// The same with this `lookup`.
+    pub fn config_with(self, lookup: Option<&str>) -> String {
         let mut parts = vec![format!("[gateway]\nname = \"hunted\"\nspoke_to_spoke = {}\n", self.spoke_to_spoke)];
-        if let Ok(lookup) = env::var("VPNHUB_TEST_LOOKUP") {
+        if let Some(lookup) = lookup {
             parts.push(format!("\n[dataplane]\nlookup = \"{lookup}\"\n"));
         }
         let (vpc4, vpc6) = Place::Vpc.networks();

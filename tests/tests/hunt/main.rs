@@ -12,16 +12,18 @@
 //! - `draw`: random packets from a seed.
 //! - `hunt`: sends, captures, compares.
 //!
+//! `cases` has a test for each way around that was known, the others hunt while something happens.
+//!
 //! `VPNHUB_HUNT=N` sends N packets instead of 100,000, `VPNHUB_SEED=N` replays a seed.
 
 mod arena;
 mod cases;
+mod closing;
 mod draw;
 mod everywhere;
 mod host;
 mod hunt;
 mod lifecycle;
-
 mod places;
 mod policy;
 mod reading;
