@@ -4,10 +4,11 @@ use std::env;
 use std::fmt::Write as _;
 
 use anyhow::Context;
-use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, Tun, World, agent_binary};
+use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, World, agent_binary};
 
 use crate::places::{ALL, FAR_DEVICE, Place, SHARED, SHARED4, SHARED6, SITES};
 use crate::policy::Policy;
+use crate::raw::{Raw, RawLink};
 
 /// What differs between hunts.
 #[derive(Debug, Clone, Copy)]
@@ -16,10 +17,12 @@ pub struct Variant {
     pub attach: &'static str,
     pub rp_filter: &'static str,
     pub spoke_to_spoke: bool,
+    /// Links without Ethernet headers.
+    pub raw: Raw,
 }
 
 impl Variant {
-    pub const PLAIN: Self = Self { attach: "auto", rp_filter: "0", spoke_to_spoke: true };
+    pub const PLAIN: Self = Self { attach: "auto", rp_filter: "0", spoke_to_spoke: true, raw: Raw::Tun };
     pub const ISOLATED: Self = Self { spoke_to_spoke: false, ..Self::PLAIN };
 
     pub fn attach(self, attach: &'static str) -> Self {
@@ -80,7 +83,7 @@ impl Variant {
     }
 }
 
-/// The world with the hub as its operator has set it up. The far ends of the TUN devices are apart.
+/// The world with the hub as its operator has set it up. The links without Ethernet headers are apart.
 pub struct Arena {
     pub variant: Variant,
     pub world: World,
@@ -88,7 +91,7 @@ pub struct Arena {
 
 impl Arena {
     /// Builds it, without an agent.
-    pub fn build(variant: Variant) -> anyhow::Result<(Self, [Tun; 2])> {
+    pub fn build(variant: Variant) -> anyhow::Result<(Self, [RawLink; 2])> {
         let hub = PlaceSpec::new(HUB)
             .forwards(true)
             .sysctl("ipv4/conf/all/rp_filter", variant.rp_filter)
@@ -100,10 +103,12 @@ impl Arena {
         for place in ALL.into_iter().filter(|place| place.is_ethernet()) {
             world = world.place(PlaceSpec::new(place.name())).link(link(place));
         }
+        for (place, link) in variant.raw.places() {
+            world = world.place(place).link(link);
+        }
         let world = world.build()?;
         let hub = &world[HUB];
-        let tuns =
-            [Tun::create(hub, Place::Delta.device())?, Tun::create_with_information(hub, Place::Epsilon.device())?];
+        let raw = variant.raw.create(&world)?;
         let mut lines = String::new();
         for place in [Place::Delta, Place::Epsilon] {
             let (net, [own, _]) = place.link4();
@@ -116,7 +121,7 @@ impl Arena {
         writeln!(lines, "route add default via {wan4}")?;
         writeln!(lines, "route add ::/0 via {wan6}")?;
         hub.batch(&lines)?;
-        Ok((Self { variant, world }, tuns))
+        Ok((Self { variant, world }, raw))
     }
 
     pub fn hub(&self) -> &Namespace {

@@ -7,12 +7,13 @@ use anyhow::Context;
 
 use crate::arena::{Arena, Variant};
 use crate::hunt::Hunt;
+use crate::raw::{Kind, Raw};
 
 /// Packets in total.
 const PACKETS: u64 = 100_000;
 
 const fn variant(attach: &'static str, rp_filter: &'static str, spoke_to_spoke: bool) -> Variant {
-    Variant { attach, rp_filter, spoke_to_spoke }
+    Variant { attach, rp_filter, spoke_to_spoke, raw: Raw::Tun }
 }
 
 const VARIANTS: [Variant; 6] = [
@@ -69,4 +70,30 @@ fn hunt(variant: Variant, seed: u64, packets: u64) -> anyhow::Result<u64> {
     let verdict = hunt.verdict();
     agent.stop()?;
     verdict.map(|()| arrived)
+}
+
+/// Few: the emulated machine that these run in is slow.
+const PACKETS_OF_A_KIND: u64 = 6_000;
+
+fn hunt_through(kind: Kind) -> anyhow::Result<()> {
+    let seed = seed()?;
+    let packets = number("VPNHUB_HUNT")?.unwrap_or(PACKETS_OF_A_KIND);
+    for spoke_to_spoke in [true, false] {
+        let variant = Variant { spoke_to_spoke, raw: Raw::Tunnel(kind), ..Variant::PLAIN };
+        let arrived = hunt(variant, seed, packets / 2).with_context(|| format!("{variant:?}, VPNHUB_SEED={seed}"))?;
+        println!("{variant:?}: {arrived} of {} arrived", packets / 2);
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs WireGuard and GRE in the kernel: cargo xtask vm-test"]
+fn nothing_arrives_beyond_policy_through_wireguard_and_gre() -> anyhow::Result<()> {
+    hunt_through(Kind::WireGuard)
+}
+
+#[test]
+#[ignore = "needs ESP, xfrm interfaces and GRE in the kernel: cargo xtask vm-test"]
+fn nothing_arrives_beyond_policy_through_xfrm_and_gre() -> anyhow::Result<()> {
+    hunt_through(Kind::Xfrm)
 }

@@ -7,13 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use hub_tests::lab::Tun;
 use hub_tests::packet::{Packet, hex};
 
 use crate::arena::Arena;
 use crate::draw::draw;
 use crate::places::{ALL, Place, Places, SITES, is_hub};
 use crate::policy::Judgement;
+use crate::raw::RawLink;
 use crate::reading::Reading;
 use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
 
@@ -62,9 +62,9 @@ pub struct Hunt<'a> {
 }
 
 impl<'a> Hunt<'a> {
-    pub fn new(arena: &'a Arena, tuns: [Tun; 2]) -> anyhow::Result<Self> {
+    pub fn new(arena: &'a Arena, raw: [RawLink; 2]) -> anyhow::Result<Self> {
         Ok(Self {
-            wires: Wires::open(&arena.world, tuns)?,
+            wires: Wires::open(&arena.world, raw)?,
             macs: macs(&arena.world)?,
             arena,
             sent: Vec::new(),

@@ -7,6 +7,7 @@
 //! - `places`: the far ends, their networks and addresses.
 //! - `arena`: the world, the configuration, the agent.
 //! - `wires`: frames into the hub, and everything that comes out of it.
+//! - `raw`: links without Ethernet headers: TUN, GRE, WireGuard, xfrm.
 //! - `reading`: what the kernel takes a frame for.
 //! - `policy`: where a packet may arrive, and where it must.
 //! - `draw`: random packets from a seed.
@@ -26,6 +27,7 @@ mod hunt;
 mod lifecycle;
 mod places;
 mod policy;
+mod raw;
 mod reading;
 mod tunnels;
 mod wires;

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use hub_tests::lab::{FrameSocket, HUB, Tun, World};
+use hub_tests::lab::{FrameSocket, HUB, World};
 use hub_tests::packet::Packet;
 use hub_tests::packet::number::{IPV4, IPV6};
 
 use crate::places::{ALL, FAR_DEVICE, Place};
+use crate::raw::RawLink;
 use crate::reading::Reading;
 
 /// In front of every id.
@@ -74,7 +75,7 @@ fn id_of_reset(reading: &Reading, bytes: &[u8]) -> Option<u64> {
 
 enum Wire {
     Ethernet(Option<FrameSocket>),
-    Tun(Tun),
+    Raw(RawLink),
 }
 
 /// All far ends of the hub.
@@ -82,12 +83,12 @@ pub struct Wires(Vec<(Place, Wire)>);
 
 impl Wires {
     /// Listens everywhere from now on.
-    pub fn open(world: &World, tuns: [Tun; 2]) -> anyhow::Result<Self> {
-        let mut tuns = tuns.into_iter();
+    pub fn open(world: &World, raw: [RawLink; 2]) -> anyhow::Result<Self> {
+        let mut raw = raw.into_iter();
         let open = |place: Place| {
             let wire = match place.is_ethernet() {
                 true => Wire::Ethernet(Some(FrameSocket::open(&world[place.name()], FAR_DEVICE)?)),
-                false => Wire::Tun(tuns.next().context("a TUN device for each site without Ethernet")?),
+                false => Wire::Raw(raw.next().context("a link for each site without Ethernet")?),
             };
             Ok((place, wire))
         };
@@ -99,7 +100,7 @@ impl Wires {
     pub fn send(&mut self, place: Place, bytes: &[u8]) -> bool {
         match &mut self.0[place as usize].1 {
             Wire::Ethernet(socket) => socket.as_ref().is_some_and(|socket| socket.send(bytes).is_ok()),
-            Wire::Tun(tun) => tun.send(bytes).is_ok(),
+            Wire::Raw(link) => link.send(bytes).is_ok(),
         }
     }
 
@@ -119,8 +120,8 @@ impl Wires {
                         *socket = FrameSocket::open(&world[place.name()], FAR_DEVICE).ok();
                     }
                 }
-                Wire::Tun(tun) => {
-                    while let Ok(Some(bytes)) = tun.receive(Duration::ZERO) {
+                Wire::Raw(link) => {
+                    while let Some(bytes) = link.receive() {
                         Arrival::of(*place, bytes).into_iter().for_each(&mut sink);
                     }
                 }
