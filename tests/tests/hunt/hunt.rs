@@ -12,7 +12,7 @@ use hub_tests::packet::{Packet, hex};
 use crate::arena::Arena;
 use crate::draw::draw;
 use crate::places::{ALL, Place, Places, SITES, is_hub};
-use crate::policy::Judgement;
+use crate::policy::{Judgement, NOWHERE};
 use crate::raw::RawLink;
 use crate::reading::Reading;
 use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
@@ -92,6 +92,17 @@ impl<'a> Hunt<'a> {
         let bytes = make(id);
         self.enter(entry, bytes);
         id
+    }
+
+    /// Sends one packet by other ways than the wires, which may arrive nowhere and draw no answer.
+    pub fn fire_unadmitted(&mut self, entry: Place, send: impl FnOnce(u64) -> bool) {
+        let id = self.sent() + 1;
+        self.sent.push(Sent { entry, source: None, judgement: NOWHERE });
+        self.kept.push_back(Vec::new());
+        if self.kept.len() > KEPT {
+            self.kept.pop_front();
+        }
+        send(id);
     }
 
     fn enter(&mut self, entry: Place, bytes: Vec<u8>) {

@@ -25,6 +25,7 @@ pub fn during<T: Send>(
     action: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
     phase.clone_into(&mut hunt.phase);
+    let started = std::time::Instant::now();
     let result = thread::scope(|scope| {
         let action = scope.spawn(action);
         while !action.is_finished() {
@@ -32,6 +33,7 @@ pub fn during<T: Send>(
         }
         action.join().expect("the action does not panic")
     });
+    println!("{phase}: {:.1?}", started.elapsed());
     for _ in 0..PACKETS / BURST {
         hunt.burst(seed, BURST);
     }

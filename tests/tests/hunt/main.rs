@@ -25,6 +25,7 @@ mod everywhere;
 mod host;
 mod hunt;
 mod lifecycle;
+mod many;
 mod places;
 mod policy;
 mod raw;

@@ -28,7 +28,7 @@ pub struct Judgement {
     pub must: Option<Place>,
 }
 
-const NOWHERE: Judgement = Judgement { packet: Places::NONE, answers: Places::NONE, must: None };
+pub const NOWHERE: Judgement = Judgement { packet: Places::NONE, answers: Places::NONE, must: None };
 
 impl Policy {
     /// Judges bytes that entered the hub from a place. `hub_mac` is the hub's address on that link.
