@@ -80,8 +80,8 @@ fn an_agent_with_very_many_tunnels_opens_nothing() -> anyhow::Result<()> {
     let (arena, raw) = Arena::build(variant)?;
     let hub = arena.hub();
     let mut many = (0..tuns).map(|number| Tun::create(hub, &device(number))).collect::<anyhow::Result<Vec<_>>>()?;
-    let up: String = (0..tuns).map(|number| format!("link set dev {} up\n", device(number))).collect();
-    hub.batch(&up)?;
+    let up: Vec<String> = (0..tuns).map(|number| format!("link set dev {} up", device(number))).collect();
+    hub.batch(&up.join("\n"))?;
     let command = || arena.command().ready_within(READY_WITHIN);
     let agent = command().start_with(hub, &config(variant, tuns))?;
     let mut hunt = Hunt::new(&arena, raw)?;
