@@ -147,7 +147,7 @@ pub fn all_reached(
 pub enum Sign {
     /// The first frame that comes by this tunnel.
     FirstBy(u32),
-    /// The last frame that comes by another tunnel than this one: none does for a while.
+    /// The first frame by this tunnel after which none comes by another for a while.
     AllBy(u32),
 }
 
@@ -162,7 +162,7 @@ pub fn moved(
 ) -> Result<Duration> {
     let begin = Instant::now();
     let record = programs.record()?;
-    let (mut next, mut last, mut calm) = (made, event, 0);
+    let (mut next, mut first, mut calm) = (made, None, 0);
     while calm < frames(rate, LOOK) {
         let settled = programs.made()?;
         thread::sleep(LATE);
@@ -171,8 +171,13 @@ pub fn moved(
                 (Some(Arrival { time, tunnel, .. }), Sign::FirstBy(by)) if tunnel == by && time > event => {
                     return Ok(Duration::from_nanos(time - event));
                 }
-                (Some(Arrival { time, tunnel, .. }), Sign::AllBy(by)) if tunnel != by => (last, calm) = (time, 0),
-                (Some(_), Sign::AllBy(_)) => calm += 1,
+                (Some(Arrival { time, tunnel, .. }), Sign::AllBy(by)) if tunnel != by || time <= event => {
+                    (first, calm) = (None, 0);
+                }
+                (Some(Arrival { time, .. }), Sign::AllBy(_)) => {
+                    first.get_or_insert(time);
+                    calm += 1;
+                }
                 // What has not come says nothing of the way.
                 (_, Sign::FirstBy(_)) | (None, Sign::AllBy(_)) => {}
             }
@@ -182,7 +187,7 @@ pub fn moved(
             bail!("the traffic does not change its way within {patience:?}");
         }
     }
-    Ok(Duration::from_nanos(last.saturating_sub(event)))
+    Ok(Duration::from_nanos(first.map_or(0, |first| first - event)))
 }
 
 #[derive(Default)]
