@@ -1,11 +1,8 @@
 //! Whether agents that are killed, stopped and replaced by others cost a stream a frame, and whether all of it is counted.
 
-use std::{
-    fs,
-    path::PathBuf,
-    thread,
-    time::Duration,
-};
+mod old;
+
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -15,6 +12,7 @@ use nix::sys::signal::Signal;
 use crate::{
     process::Datapath,
     rows::Results,
+    settings::Spread,
     stats::{float, milliseconds},
     stream::{self, Kept, Pace},
     tally::{Snapshot, Tally},
@@ -42,6 +40,9 @@ pub struct Arguments {
     /// Agent of another build, that takes turns with the one to measure in a run more: a version with other map layouts
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
+    /// Agent of version 0.1, whose datapath and routes end with it: how long traffic is lost on the way from there, and back
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -69,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { common, routes, rate, .. } = arguments;
     ensure!(*routes < PREFIXES, "--routes {routes}: fewer than {PREFIXES} are possible");
     let mut ends = Ends::make()?;
-    ends.aim(crate::settings::Spread::Hosts, ADDRESSES)?;
+    ends.aim(Spread::Hosts, ADDRESSES)?;
     let mut hub = Hub::start(arguments, &ends.world[HUB])?;
     let pace = Pace::new(*rate, common.cpu);
 
@@ -85,8 +86,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             bail!("frames are lost though nothing happens: void. Is the core shared with other work?");
         }
     }
-    results.finish(common.json.as_deref())?;
-    hub.running()?.agent.stop()
+    let Hub { agents, configs, .. } = &hub;
+    let (new, config) = (agents[0].clone(), configs[0].clone());
+    hub.running()?.agent.stop()?;
+    if let Some(old) = arguments.from.clone() {
+        // Of the same name: it would be taken over.
+        drop(ends);
+        let mut ends = Ends::make()?;
+        ends.aim(Spread::Hosts, ADDRESSES)?;
+        old::Upgrade { ends: &ends, old, new, config: &config, pace, pause: pause(arguments) }.run(&mut results)?;
+    }
+    results.finish(common.json.as_deref())
+}
+
+fn pause(arguments: &Arguments) -> Duration {
+    Duration::from_millis(arguments.pause.into())
 }
 
 /// The agents of the hub, one after the other.
@@ -168,7 +182,7 @@ fn measure(ends: &Ends, hub: &mut Hub<'_>, pace: Pace, arguments: &Arguments, be
 
     let counted_before = hub.counted()?;
     let before = Snapshot::now(programs)?;
-    let pause = Duration::from_millis(arguments.pause.into());
+    let pause = pause(arguments);
     let (starts, kept) = stream::during(programs, from, pace, || {
         if beside == Beside::Nothing {
             thread::sleep(Duration::from_secs(arguments.seconds.into()));
