@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use hub_tests::lab::{Agent, HANGZHOU, HUB, HubConfig, NINGBO, Namespace, Options, Rig, SHANGHAI, Site};
+use hub_tests::lab::{
+    Agent, AgentCommand, HANGZHOU, HUB, HubConfig, NINGBO, Namespace, Options, Rig, RouteConfig, SHANGHAI, Scratch,
+    Site, World, agent_binary,
+};
 
 use crate::{ENDS, End, PORT, SITES, WAIT, Wire, probe, start_again, stream::Stream};
 
@@ -13,19 +16,16 @@ const REMOVED: &str = "10.10.10.64/26";
 /// Of Ningbo's.
 const ADDED: &str = "10.10.30.32/27";
 
-fn route(text: &mut String, destination: &str, next_hop: &str) {
-    text.push_str(&format!(
-        "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\npublish = true\n\n"
-    ));
-}
-
 /// The three offices, and Hangzhou's second link.
 fn config(routes: &[(&str, &str)]) -> String {
-    let mut text = HubConfig::offices(&SITES).second_link(&HANGZHOU, [100, 0]).to_string();
-    for (destination, next_hop) in routes {
-        route(&mut text, destination, next_hop);
-    }
-    text
+    let mut config = HubConfig::offices(&SITES).second_link(&HANGZHOU, [100, 0]);
+    config.routes.extend(routes.iter().map(|(destination, next_hop)| RouteConfig {
+        destination: (*destination).to_owned(),
+        next_hop: (*next_hop).to_owned(),
+        weight: 100,
+        publish: true,
+    }));
+    config.to_string()
 }
 
 /// Interfaces of the kernel's own routes to a prefix: of the published ones, and of all others of the agent.
@@ -51,7 +51,7 @@ fn arrives(rig: &Rig, site: &Site, links: &[u8], host: u8, ports: (u16, u16)) ->
     panic!("the packet to {} arrives nowhere", site.nth4(host));
 }
 
-fn rewrite(agent: Agent, end: End, text: &str) -> hub_tests::lab::Scratch {
+fn rewrite(agent: Agent, end: End, text: &str) -> Scratch {
     let scratch = end.end(agent);
     fs::write(scratch.file("vpnhub.toml"), text).unwrap();
     scratch
@@ -63,9 +63,8 @@ fn routes_changed_while_no_agent_ran_are_right_after_the_start() {
     let after = config(&[(MOVED, "hangzhou-2"), (ADDED, "ningbo")]);
     for end in ENDS {
         let options = Options::default().second_link("hangzhou");
-        let world = hub_tests::lab::World::three_offices(&options).unwrap();
-        let agent =
-            hub_tests::lab::AgentCommand::new(hub_tests::lab::agent_binary()).start_with(&world[HUB], &before).unwrap();
+        let world = World::three_offices(&options).unwrap();
+        let agent = AgentCommand::new(agent_binary()).start_with(&world[HUB], &before).unwrap();
         let mut rig = Rig { agent, world };
         rig.warm_up(&SITES).unwrap();
         assert_eq!(arrives(&rig, &HANGZHOU, &[0, 1], 200, (1, PORT)), 0);
