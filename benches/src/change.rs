@@ -13,11 +13,10 @@ use serde_json::Value;
 
 use crate::{
     control::Control,
-    programs::Programs,
     rows::Results,
-    shape::Counts,
     stats::{float, milliseconds},
     stream::{self, Kept, Pace},
+    tally::{Snapshot, Tally},
     testbed::{self, Common, Ends, PREFIXES, TO_B, TO_C, Testbed},
     watch,
 };
@@ -52,8 +51,6 @@ const ADDRESSES: u32 = 254;
 
 /// For the traffic to flow at first.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The far end has got all when nothing has come for this long.
-const QUIET: Duration = Duration::from_millis(200);
 
 /// What happens beside the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +92,7 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
     stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, PATIENCE, |_| true))?;
     running.rest()?;
 
-    let before = snapshot(programs)?;
+    let before = Snapshot::now(programs)?;
     let file = running.agent.config();
     let control = &mut running.control;
     let (latencies, kept) = stream::during(programs, from, pace, || {
@@ -108,9 +105,7 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
         thread::sleep(end.saturating_duration_since(Instant::now()));
         Ok(latencies)
     })?;
-    let after = drained(programs, before)?;
-    let received = [0, 1].map(|tunnel| after.counts[tunnel].since(before.counts[tunnel]));
-    Ok(Found { sent: after.made - before.made, received, latencies, kept })
+    Ok(Found { tally: Tally::since(before, programs)?, latencies, kept })
 }
 
 /// Has routes by the thousand come, change and go until `end`: how long each reload took, in milliseconds.
@@ -130,30 +125,6 @@ fn reload(control: &mut Control, file: &Path, arguments: &Arguments, end: Instan
         }
     }
     Ok(latencies)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Snapshot {
-    made: u64,
-    counts: [Counts; 2],
-}
-
-fn snapshot(programs: &Programs) -> Result<Snapshot> {
-    Ok(Snapshot { made: programs.made()?, counts: [programs.counts(0)?, programs.counts(1)?] })
-}
-
-/// What there is when nothing more comes.
-fn drained(programs: &Programs, before: Snapshot) -> Result<Snapshot> {
-    let total = |snapshot: Snapshot| snapshot.counts[0].total() + snapshot.counts[1].total();
-    let (mut last, mut changed) = (snapshot(programs)?, Instant::now());
-    while changed.elapsed() < QUIET && total(last) - total(before) < last.made - before.made {
-        thread::sleep(Duration::from_millis(1));
-        let now = snapshot(programs)?;
-        if now != last {
-            (last, changed) = (now, Instant::now());
-        }
-    }
-    Ok(last)
 }
 
 /// The changes of a run, one after the other.
@@ -248,8 +219,7 @@ impl<'a> Changes<'a> {
 }
 
 struct Found {
-    sent: u64,
-    received: [Counts; 2],
+    tally: Tally,
     latencies: Vec<f64>,
     kept: Kept,
 }
@@ -267,23 +237,15 @@ impl Beside {
 
 impl Found {
     fn report(&self, beside: Beside, results: &mut Results) {
-        let Self { sent, received, latencies, kept } = self;
+        let Self { tally, latencies, kept } = self;
         let case = [("run", beside.name().into())];
-        let arrived: u64 = received.iter().map(Counts::total).sum();
-        let garbled: u64 = received.iter().map(|counts| counts.garbled).sum();
-        let mut count = |measure, value| results.add(&case, measure, "frames", [value]);
-        count("sent", float(*sent));
-        count("received by the first", float(received[0].total()));
-        count("received by the second", float(received[1].total()));
-        // More may arrive than were sent, if some come twice.
-        count("lost", float(*sent) - float(arrived));
-        count("garbled", float(garbled));
-        results.add(&case, "rate", "frames/s", [(float(*sent) / kept.elapsed.as_secs_f64()).round()]);
+        tally.report(&case, results);
+        results.add(&case, "rate", "frames/s", [(float(tally.sent) / kept.elapsed.as_secs_f64()).round()]);
         results.add(&case, "longest pause of sender", "ms", [milliseconds(kept.longest_pause)]);
         results.add(&case, "changes", "in all", [float(latencies.len() as u64)]);
         results.add(&case, "change", "ms", latencies.iter().copied());
-        let exact = arrived == *sent && garbled == 0;
+        let (arrived, sent, garbled) = (tally.arrived(), tally.sent, tally.garbled());
         let what = format!("{}: every frame arrives as it must; {arrived} of {sent}, {garbled} wrong", beside.name());
-        results.target(what, exact);
+        results.target(what, tally.is_exact());
     }
 }

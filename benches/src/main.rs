@@ -12,6 +12,7 @@ mod flood;
 mod forward;
 mod hold;
 mod lookup;
+mod outlive;
 mod pktgen;
 mod place;
 mod process;
@@ -27,6 +28,7 @@ mod settings;
 mod shape;
 mod stats;
 mod stream;
+mod tally;
 mod tcp;
 mod testbed;
 mod told;
@@ -54,6 +56,8 @@ enum Command {
     Failover(failover::Arguments),
     /// Make many changes under load, and count whether any frame is lost
     Change(change::Arguments),
+    /// Kill, stop and replace the agent under load, again and again, and count whether any frame is lost
+    Outlive(outlive::Arguments),
     /// Start, reload and change an agent with many routes
     Update(update::Arguments),
     /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Command::Flood(arguments) => in_a_lab(|| flood::run(&arguments)),
         Command::Failover(arguments) => in_a_lab(|| failover::run(&arguments)),
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
+        Command::Outlive(arguments) => in_a_lab(|| outlive::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
         Command::Lookup(arguments) => in_a_lab(|| lookup::run(&arguments)),

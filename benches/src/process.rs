@@ -1,7 +1,7 @@
 //! What a process uses, from /proc.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::fd::RawFd,
     thread,
@@ -74,9 +74,42 @@ pub fn locked(descriptor: RawFd) -> Result<u64> {
 
 /// `name: value ...` of a file of /proc.
 pub fn field(text: &str, name: &str) -> Option<u64> {
+    value(text, name)?.parse().ok()
+}
+
+/// The first word of it.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
-    value.split_whitespace().next()?.parse().ok()
+    value.split_whitespace().next()
+}
+
+/// What a process has loaded into the kernel, by which two versions differ.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Datapath {
+    /// Digests of the programs' instructions (`prog_tag` in fdinfo).
+    programs: BTreeSet<String>,
+    /// Type, key bytes, value bytes and capacity of each map.
+    maps: Vec<[u64; 4]>,
+}
+
+impl Datapath {
+    pub fn of(pid: u32) -> Result<Self> {
+        let mut programs = BTreeSet::new();
+        let mut maps = BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("the agent has ended")? {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            programs.extend(value(&text, "prog_tag").map(str::to_owned));
+            if let Some(id) = field(&text, "map_id") {
+                let layout = ["map_type", "key_size", "value_size", "max_entries"];
+                maps.insert(id, layout.map(|name| field(&text, name).unwrap_or_default()));
+            }
+        }
+        let mut maps: Vec<[u64; 4]> = maps.into_values().collect();
+        maps.sort_unstable();
+        Ok(Self { programs, maps })
+    }
 }
 
 /// The BPF maps that a process holds open, by their id: what each takes in the kernel (`memlock` in fdinfo).

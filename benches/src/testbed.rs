@@ -161,14 +161,19 @@ impl Running {
         let scratch = Scratch::new()?;
         let file = scratch.file("vpnhub.toml");
         fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
+        let command = AgentCommand::new(binary);
+        Self::start_in(arguments.iter().fold(command, |command, argument| command.argument(argument)), hub, scratch)
+    }
+
+    /// With the files that an earlier agent left.
+    pub fn start_in(command: AgentCommand, hub: &Namespace, scratch: Scratch) -> Result<Self> {
         let path = scratch.file("notify");
+        // The earlier one's.
+        drop(fs::remove_file(&path));
         let notify = UnixDatagram::bind(&path).context("opening the socket that the agent says it is ready on")?;
         notify.set_read_timeout(Some(Duration::from_millis(50)))?;
         let start = Instant::now();
-        let mut command = AgentCommand::new(binary).environment("NOTIFY_SOCKET", &path.display().to_string());
-        for argument in arguments {
-            command = command.argument(argument);
-        }
+        let command = command.environment("NOTIFY_SOCKET", &path.display().to_string());
         let agent = command.spawn_in(hub, scratch)?;
         loop {
             let mut said = [0; 512];

@@ -72,6 +72,34 @@ fn changes_lose_nothing() {
 }
 
 #[test]
+fn agents_that_come_and_go_lose_nothing() {
+    let results = run(&["outlive", "--seconds", "1", "--rate", "50000", "--times", "2", "--pause", "50"]);
+    for case in ["nothing", "killed and started", "stopped and started", "replaced by the other look-up"] {
+        let count = |measure| count(&results, "run", &case.into(), measure);
+        let sent = count("sent");
+        assert!(sent > 5_000.0, "{case}");
+        for measure in ["received by the first", "counted as received", "counted as sent"] {
+            assert_eq!(count(measure).to_bits(), sent.to_bits(), "{case}: {measure}");
+        }
+        assert!(count("garbled").abs() < 0.5, "{case}");
+        if case != "nothing" {
+            assert_eq!(row(&results, "run", &case.into(), "start until ready")["count"], 2);
+        }
+    }
+    assert!(results["targets"].as_array().unwrap().iter().all(|target| target["reached"] == true), "{results:#}");
+}
+
+/// Its programs would be the same: it is no other build.
+#[test]
+fn a_build_that_does_not_differ_is_refused() {
+    let binary = agent_binary().to_str().unwrap();
+    let arguments = ["outlive", "--seconds=1", "--rate=10000", "--times=1", "--pause=1", "--agent", binary];
+    let output = Command::new(BENCH).args(arguments).args(["--other-agent", binary]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("are the same as before"), "{said}");
+}
+
+#[test]
 fn updates_are_timed() {
     let results = run(&["update", "--routes", "500", "--repeats", "1", "--changes", "3"]);
     let routes = 500.into();

@@ -332,7 +332,8 @@ pub const NAME_BYTES: usize = 128;
 /// Value of `CONNECTIONS`, by `COUNTERS` slot: the slot's owner and its state. Only agents read and write it: the next agent
 /// gives each connection its slot, and continues from its state.
 ///
-/// Another version may have other fields, but `name` and `name_length` stay where they are.
+/// In every version, the fields up to `changes` are these, [`Traffic`] begins with these four counts, and the refusals come
+/// last, one for each of that version's reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ConnectionRecord {

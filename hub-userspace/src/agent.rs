@@ -41,7 +41,7 @@ use crate::{
     guard,
     health::{self, Prober},
     layout::Layout,
-    lock::InstanceLock,
+    lock::{InstanceLock, old_agent_runs},
     memory::Clock,
     netlink::{Changes, Failure, Follower, HostState, Interfaces, take_out_of_group},
     rib::Rib,
@@ -159,6 +159,12 @@ impl Agent {
     /// taken back.
     pub async fn start(config: Config, mode: Mode, instance: &Instance) -> Result<Self> {
         let lock = InstanceLock::claim()?;
+        if old_agent_runs() {
+            warn!(
+                "an agent of version 0.1 runs in this network namespace, and two undo each other's routes: stop it, then \
+                 start this one again"
+            );
+        }
         let (mut dataplane, inherited) = Dataplane::start(&config.dataplane, instance)?;
         let Inherited { is_running, connections, groups } = inherited;
         let (mut layout, mut liveness, clock) = (Layout::default(), Liveness::default(), Clock::now());

@@ -9,7 +9,11 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::{DirBuilderExt as _, MetadataExt as _},
+            net::{SocketAddr, UnixDatagram},
+        },
     },
     path::Path,
 };
@@ -24,6 +28,8 @@ use rustix::{
 const DIRECTORY: &str = "/run/vpnhub";
 /// The network namespace of the calling thread.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// Of version 0.1: an abstract address.
+const OLD_NAME: &[u8] = b"vpnhub/agent";
 /// Write permission of group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
@@ -80,6 +86,13 @@ impl Drop for InstanceLock {
         // While it is locked: another agent that has it open sees that it is not the file of that name any more.
         let _ = unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
     }
+}
+
+/// Whether version 0.1 seems to run in the network namespace of the calling thread: it holds an abstract address there. So
+/// could anybody, so this is to be told and nothing else.
+pub fn old_agent_runs() -> bool {
+    let connect = || UnixDatagram::unbound()?.connect_addr(&SocketAddr::from_abstract_name(OLD_NAME)?);
+    connect().is_ok()
 }
 
 /// Opens `parent/lock`, which nobody but root may change.

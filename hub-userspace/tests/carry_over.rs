@@ -13,12 +13,13 @@ use hub_userspace::{
 };
 use nix::sched::{CloneFlags, unshare};
 
-/// The other version knows fewer slots, and two reasons: one of ours under another number, and one that is gone.
+/// The other version knows fewer slots, counts something more beside the traffic, and knows two reasons: one of ours under
+/// another number, and one that is gone.
 const SLOTS: u32 = 100;
 const REASONS: [&str; 2] = ["spoofed_source", "of_another_time"];
 
 /// Name, its length, state, flags, padding; since, well since, changes; traffic; refusals.
-const RECORD: usize = 128 + 4 * 4 + 3 * 8 + 4 * 8 + REASONS.len() * 8;
+const RECORD: usize = 128 + 4 * 4 + 3 * 8 + 5 * 8 + REASONS.len() * 8;
 
 struct Directory(PathBuf);
 
@@ -57,8 +58,8 @@ fn counters_of_another_version_are_carried_over_by_name() {
     fs::remove_dir_all(&old).unwrap();
     fs::create_dir(&old).unwrap();
 
-    let mut traffic: PerCpuArray<MapData, [u64; 4]> =
-        create(BPF_MAP_TYPE_PERCPU_ARRAY, 32, SLOTS, old.join("traffic")).try_into().unwrap();
+    let mut traffic: PerCpuArray<MapData, [u64; 5]> =
+        create(BPF_MAP_TYPE_PERCPU_ARRAY, 40, SLOTS, old.join("traffic")).try_into().unwrap();
     let mut refusals: PerCpuArray<MapData, [u64; 2]> =
         create(BPF_MAP_TYPE_PERCPU_ARRAY, 16, SLOTS, old.join("refusals")).try_into().unwrap();
     let mut connections: Array<MapData, [u8; RECORD]> =
@@ -77,10 +78,10 @@ fn counters_of_another_version_are_carried_over_by_name() {
     record.extend([8_u32, 3, 1, 0].into_iter().flat_map(u32::to_ne_bytes));
     record.extend([5_000_000_000_u64, 0, 7].into_iter().flat_map(u64::to_ne_bytes));
     // Carried over once before.
-    record.extend([1000_u64, 2000, 0, 0, 50, 0].into_iter().flat_map(u64::to_ne_bytes));
+    record.extend([1000_u64, 2000, 0, 0, 888, 50, 0].into_iter().flat_map(u64::to_ne_bytes));
     connections.set(9, <[u8; RECORD]>::try_from(record).unwrap(), 0).unwrap();
     let cpus = u64::try_from(cpus()).unwrap();
-    traffic.set(9, values([10, 100, 0, 0]), 0).unwrap();
+    traffic.set(9, values([10, 100, 0, 0, 999]), 0).unwrap();
     refusals.set(9, values([2, 77]), 0).unwrap();
 
     let settings = model::Dataplane::default();
@@ -101,7 +102,7 @@ fn counters_of_another_version_are_carried_over_by_name() {
     }
     let (mut dataplane, _) = Dataplane::start(&settings, &instance).unwrap();
     // What the old programs count until they are replaced counts, too.
-    traffic.set(9, values([11, 100, 0, 0]), 0).unwrap();
+    traffic.set(9, values([11, 100, 0, 0, 999]), 0).unwrap();
     dataplane.keep(|_| true).unwrap();
     assert_eq!(dataplane.counters(9).unwrap(), expected(cpus));
     assert!(!directory.0.join("counters-old").exists());

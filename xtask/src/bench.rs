@@ -13,7 +13,8 @@ use crate::{
     setup::{self, host},
 };
 
-/// Measures forwarding, stage by stage too, how it scales, failover, changes under load, or updates of what was just built.
+/// Measures forwarding, stage by stage too, how it scales, failover, changes and restarts under load, or updates of what was
+/// just built.
 ///
 /// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
 /// it, it asks for it through sudo once all is built. benches/README.md says how it is measured and what to make of it.
@@ -22,7 +23,8 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask bench forward --quick\n  cargo xtask bench lookup --quick\n  \
                         cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
-                        cargo xtask bench change --seconds 5\n  cargo xtask bench update --json update.json\n  \
+                        cargo xtask bench change --seconds 5\n  cargo xtask bench outlive --times 5\n  \
+                        cargo xtask bench update --json update.json\n  \
                         cargo xtask bench failover -- --help")]
 pub struct Args {
     /// Which one
@@ -49,6 +51,8 @@ enum Name {
     Failover,
     /// Whether many changes under load cost a frame
     Change,
+    /// Whether an agent that is killed, stopped or replaced under load costs a frame
+    Outlive,
     /// How fast an agent with many routes starts, reloads and changes one
     Update,
 }
@@ -65,6 +69,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Pktgen => "pktgen",
         Name::Failover => "failover",
         Name::Change => "change",
+        Name::Outlive => "outlive",
         Name::Update => "update",
     };
     vpnhub_bench(name, &args.args)

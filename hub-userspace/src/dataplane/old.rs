@@ -104,17 +104,16 @@ impl Old {
         counters
     }
 
-    /// The records, as this version has them. Their fields before the refusals are the same in every version.
+    /// The records, as this version has them: see [`ConnectionRecord`] for what is where in every version.
     pub fn records(&self) -> BTreeMap<u32, ConnectionRecord> {
-        const WORDS: usize = size_of::<ConnectionRecord>() / WORD - Reason::COUNT;
         let Some(connections) = &self.connections else { return BTreeMap::new() };
         let record = |slot: u32| {
             let value = connections.get(slot).pop()?;
             let rest = words(value.get(NAME_BYTES..)?).collect::<Vec<_>>();
-            let (fixed, refusals) = rest.split_at_checked(WORDS - NAME_BYTES / WORD)?;
-            let [_, _, since, well_since, changes, ..] = *fixed else { return None };
+            let (fixed, refusals) = rest.split_at_checked(rest.len().checked_sub(self.reasons.len())?)?;
+            let [_, _, since, well_since, changes, ref traffic @ ..] = *fixed else { return None };
             let half = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
-            let counters = self.named(&fixed[5..], refusals);
+            let counters = self.named(traffic, refusals);
             let Counters { rx_packets, rx_bytes, tx_packets, tx_bytes, reasons } = counters;
             let record = ConnectionRecord {
                 name: value[..NAME_BYTES].try_into().ok()?,

@@ -24,13 +24,20 @@ pub struct AgentCommand {
     binary: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    has_instances: bool,
     ready_within: Duration,
 }
 
 impl AgentCommand {
     /// `binary run …`, which must answer within a minute.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), arguments: Vec::new(), environment: Vec::new(), ready_within: READY_WITHIN }
+        Self {
+            binary: binary.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            has_instances: true,
+            ready_within: READY_WITHIN,
+        }
     }
 
     /// One more argument of `run`.
@@ -43,6 +50,13 @@ impl AgentCommand {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Of version 0.1, whose datapath ends with it: it knows no `--instance`.
+    #[must_use]
+    pub fn without_instance(mut self) -> Self {
+        self.has_instances = false;
         self
     }
 
@@ -98,7 +112,7 @@ impl AgentCommand {
             .arg("--config")
             .arg(scratch.file("vpnhub.toml"))
             .args(&self.arguments)
-            .args(["--instance", &place.instance()])
+            .args(self.has_instances.then(|| ["--instance".to_owned(), place.instance()]).into_iter().flatten())
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("opening the log")?)

@@ -1,11 +1,13 @@
 //! The datapath goes on when its agent is killed, stopped or replaced. The hub's kernel does not forward (`ip_forward` is off): only
 //! the programs can have done it.
 
+mod changed;
 mod cleanup;
 mod flows;
 mod interfaces;
 mod states;
 mod stream;
+mod upgrade;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -14,7 +14,7 @@ const RESTARTS: usize = 20;
 const WINDOW: u64 = 500;
 
 /// Packets by number, from Shanghai to Hangzhou: which arrived.
-struct Stream {
+pub struct Stream {
     sent: AtomicU64,
     received: AtomicU64,
     done: AtomicBool,
@@ -26,7 +26,7 @@ impl Stream {
     }
 
     /// Sends for as long as `work` takes; how many were sent, and the numbers of those that arrived.
-    fn during<T: Send>(world: &World, work: impl FnOnce(&Self) -> T + Send) -> (T, u64, HashSet<u64>) {
+    pub fn during<T: Send>(world: &World, work: impl FnOnce(&Self) -> T + Send) -> (T, u64, HashSet<u64>) {
         let stream = Self::new();
         let sender = Wire::open(world, &SHANGHAI, 0);
         let receiver = Wire::open(world, &HANGZHOU, 0);
@@ -75,7 +75,7 @@ impl Stream {
     }
 
     /// Waits until so many more have arrived: the datapath works.
-    fn wait_for(&self, more: u64) {
+    pub fn wait_for(&self, more: u64) {
         let (start, deadline) = (self.received.load(Ordering::SeqCst), Instant::now() + WAIT);
         while self.received.load(Ordering::SeqCst) < start + more {
             assert!(Instant::now() < deadline, "packets do not arrive any more");
