@@ -31,6 +31,7 @@ pub mod selectors;
 pub mod slots;
 pub mod slowpath;
 pub mod state;
+pub mod store;
 pub mod status;
 mod sysctl;
 pub mod tables;
