@@ -92,6 +92,16 @@ impl Store {
         Ok(Opened { store: Self { file, access, revision }, objects, unconfirmed })
     }
 
+    /// As [`Self::open`], of a store that is there.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when there is none.
+    pub fn open_existing(directory: &Path, instance: &str) -> Result<Self, StoreError> {
+        let file = directory.join(instance).join(FILE);
+        fs::symlink_metadata(&file).map_err(|error| StoreError::io(&file, "opened", &error))?;
+        Ok(Self::open(directory, instance)?.store)
+    }
+
     pub fn file(&self) -> &Path {
         &self.file
     }
