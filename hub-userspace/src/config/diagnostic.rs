@@ -167,7 +167,13 @@ pub(super) struct Found {
 pub(super) struct Report<'t> {
     sources: Vec<Source<'t>>,
     found: Vec<Found>,
+    has_errors: bool,
+    /// How many were too many to keep.
+    omitted: usize,
 }
+
+/// Diagnostics that are kept: a text with more is no configuration.
+const MOST_FOUND: usize = 100_000;
 
 impl<'t> Report<'t> {
     /// Of one text.
@@ -183,7 +189,7 @@ impl<'t> Report<'t> {
             let base = sources.last().map_or(0, |last| last.base + last.text.len() + 1);
             sources.push(Source::new(file, text, base));
         }
-        Self { sources, found: Vec::new() }
+        Self { sources, found: Vec::new(), has_errors: false, omitted: 0 }
     }
 
     /// Place of a source's first byte.
@@ -213,6 +219,8 @@ impl<'t> Report<'t> {
     pub fn absorb(&mut self, report: Report<'_>, source: usize) {
         let Source { base, file, .. } = self.sources[source];
         let included = (source > 0).then(|| file.to_owned());
+        self.has_errors |= report.has_errors;
+        self.omitted += report.omitted;
         self.found.extend(report.found.into_iter().map(|mut found| {
             found.at += base;
             found.diagnostic.file.clone_from(&included);
@@ -239,7 +247,7 @@ impl<'t> Report<'t> {
     }
 
     pub fn has_errors(&self) -> bool {
-        self.found.iter().any(|found| found.diagnostic.severity == Severity::Error)
+        self.has_errors
     }
 
     /// Those about objects of the store, taken out.
@@ -247,16 +255,29 @@ impl<'t> Report<'t> {
         let end = self.end();
         let (stored, others) = std::mem::take(&mut self.found).into_iter().partition(|found| found.at >= end);
         self.found = others;
+        self.has_errors = self.found.iter().any(|found| found.diagnostic.severity == Severity::Error);
         stored
     }
 
     /// All of them, by place.
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|found| found.at);
-        self.found.into_iter().map(|found| found.diagnostic).collect()
+        let mut found: Vec<Diagnostic> = self.found.into_iter().map(|found| found.diagnostic).collect();
+        if self.omitted > 0 {
+            let severity = if self.has_errors { Severity::Error } else { Severity::Warning };
+            let problem = Problem::new(format!("{} more are not listed", self.omitted)).help("correct the others first");
+            let more = Diagnostic { severity, ..Diagnostic::whole_file(problem) };
+            found.push(more);
+        }
+        found
     }
 
     fn push(&mut self, severity: Severity, at: usize, against: Option<usize>, path: String, problem: Problem) {
+        self.has_errors |= severity == Severity::Error;
+        if self.found.len() >= MOST_FOUND && at < self.end() {
+            self.omitted += 1;
+            return;
+        }
         let Problem { message, help } = problem;
         let (line, column, file) = match self.origin(at) {
             None => (0, 0, None),

@@ -103,7 +103,8 @@ pub(super) struct RouteDraft {
 impl Draft {
     /// The configuration, if nothing is absent that must be there. It is right only if no error was reported: an
     /// optional value that is wrong is absent, as one that the file does not have.
-    pub fn into_config(self, provenance: Provenance) -> Option<Config> {
+    pub fn into_config(self, mut provenance: Provenance) -> Option<Config> {
+        provenance.connections = self.connections.iter().map(|found| found.name.value.clone()).collect();
         Some(Config {
             provenance: Arc::new(provenance),
             gateway: self.gateway?.finish()?,

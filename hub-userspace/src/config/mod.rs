@@ -69,6 +69,10 @@ struct Judged {
 /// Validates the main file and those that it includes, as one; with an eye on the files that they name.
 fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic>> {
     let mut report = Report::of(texts.iter().copied());
+    check_size(texts, &mut report);
+    if report.has_errors() {
+        return Err(report.finish());
+    }
     let (mut draft, mut unread, mut is_toml) = (Draft::default(), Unread::default(), true);
     for (index, (_, text)) in texts.iter().enumerate() {
         let part = if index == 0 { Part::Main } else { Part::Included };
@@ -99,6 +103,20 @@ fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic
     }
     let places = provenance::Places::of(&draft, &report);
     Ok(Judged { draft, warnings: report.finish(), places })
+}
+
+/// Bounds the time and memory of all that follows.
+fn check_size(texts: &[(&Path, &str)], report: &mut Report<'_>) {
+    const MOST_LINES: usize = 16_000_000;
+    const MOST_ROUTES: usize = 1_000_000;
+    let lines: usize = texts.iter().map(|(_, text)| text.bytes().filter(|byte| *byte == b'\n').count()).sum();
+    let routes: usize = texts.iter().map(|(_, text)| text.matches("[[route]]").count()).sum();
+    for (count, most, what) in [(lines, MOST_LINES, "lines"), (routes, MOST_ROUTES, "routes")] {
+        if count > most {
+            let problem = Problem::new(format!("more than {most} {what}, all files together"));
+            report.error(0, "", problem.help("is this the right file?"));
+        }
+    }
 }
 
 /// Adds what an included file has.

@@ -84,13 +84,16 @@ impl Places {
 pub struct Provenance {
     files: Vec<PathBuf>,
     places: Places,
+    /// Names of the connections in the order in which they are validated: the files' in their order, then the store's,
+    /// oldest first. A later prefix within an earlier one is an error, around it a warning.
+    pub(super) connections: Vec<String>,
     pub set_aside: Vec<SetAside>,
     pub confirmation: Option<Confirmation>,
 }
 
 impl Provenance {
     pub(super) fn of(files: Vec<PathBuf>, places: Places) -> Self {
-        Self { files, places, set_aside: Vec::new(), confirmation: None }
+        Self { files, places, connections: Vec::new(), set_aside: Vec::new(), confirmation: None }
     }
 
     /// The main file.

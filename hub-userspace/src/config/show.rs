@@ -18,7 +18,8 @@ pub fn show(config: &Config) -> String {
     for (name, gateway) in &config.customer_gateways {
         section(&mut text, &config.provenance.customer_gateway(name), |text| customer_gateway(text, name, gateway));
     }
-    for (name, found) in &config.connections {
+    let connections = config.provenance.connections.iter();
+    for (name, found) in connections.filter_map(|name| config.connections.get_key_value(name)) {
         section(&mut text, &config.provenance.connection(name), |text| connection(text, name, found));
     }
     for (index, found) in config.routes.iter().enumerate() {
