@@ -29,10 +29,10 @@ use self::{
 use crate::{
     agent::{Request, Snapshot, Step},
     config::{
-        Config, FileSet, LoadError,
+        Config, Diagnostic, FileSet, LoadError,
         difference::Difference,
         in_force::{Admin, Change, InForce, ObjectChange, Proposal},
-        load_files,
+        load_texts, read_texts,
     },
     store::{Batch, Body, ObjectId, Opened, Store, StoreError, audit},
 };
@@ -101,18 +101,21 @@ impl Start {
     /// # Errors
     /// When a file is wrong, or the store cannot be read.
     pub fn open(file: &Path, state: &Path, instance: &str) -> anyhow::Result<Self> {
+        let whole = |diagnostic: Box<Diagnostic>| LoadError { file: file.to_owned(), diagnostics: vec![*diagnostic] };
+        let texts = read_texts(file).map_err(whole)?;
         let Opened { mut store, objects, unconfirmed } = Store::open(state, instance)?;
         let mut warnings = Vec::new();
         if let Some(why) = store.read_only() {
             warnings.push(format!("{} cannot be written, changes are refused: {why}", store.file().display()));
         }
-        let (files, trial) = match unconfirmed.and_then(|unconfirmed| Trial::resume(file, unconfirmed)) {
+        let (files, trial) = match unconfirmed.and_then(|unconfirmed| Trial::resume(&texts, unconfirmed)) {
             Some((files, trial)) => {
                 warnings.push(confirm::RESUMED.to_owned());
                 (files, Some(trial))
             }
             None => {
-                let files = load_files(file)?;
+                let error = |diagnostics| LoadError { file: file.to_owned(), diagnostics };
+                let files = load_texts(texts).map_err(error)?;
                 // Of no use any more; where it cannot be written it is compared with the files again at the next start.
                 drop(store.commit(&Batch { unconfirmed: Some(None), ..Batch::default() }, objects.next_number));
                 (files, None)
@@ -258,7 +261,7 @@ impl Changer {
         batch.ops.clone_from(&proposal.ops);
         let (object, before) = (proposal.object.clone(), proposal.before.clone());
         batch.audit = Some(audit::Entry { object, before, after, ..self.entry(cause) });
-        let next_number = self.in_force.objects().next_number + batch.ops.len() as u64;
+        let next_number = self.in_force.objects().next_number_after(&batch.ops);
         let must_be_written = !is_of_files || matches!(batch.unconfirmed, Some(Some(_)));
         if let Err(error) = block_in_place(|| self.store.commit(&batch, next_number)) {
             if must_be_written {

@@ -6,7 +6,6 @@
 //! restarted while the confirmation is open: what it was restarted for may be the new configuration.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,8 +19,8 @@ use tracing::{error, warn};
 use super::{Cause, ChangeError, Changed, Changer, Made, Watch};
 use crate::{
     agent::{Request, Step},
-    config::{Config, Confirmation, FileSet, difference::Difference, load_files, load_texts, read_texts},
-    store::{Batch, Unconfirmed},
+    config::{Config, Confirmation, FileSet, difference::Difference, load_files, load_texts},
+    store::{Batch, SourceText, Unconfirmed},
 };
 
 /// What a start says that does not take the files.
@@ -38,8 +37,7 @@ pub(super) struct Trial {
 
 impl Trial {
     /// What an agent starts with whose files are those of a reload that was not confirmed.
-    pub fn resume(file: &Path, unconfirmed: Unconfirmed) -> Option<(FileSet, Self)> {
-        let texts = read_texts(file).ok()?;
+    pub fn resume(texts: &[SourceText], unconfirmed: Unconfirmed) -> Option<(FileSet, Self)> {
         if texts != unconfirmed.after {
             return None;
         }

@@ -153,6 +153,9 @@ impl<'t> Source<'t> {
     }
 }
 
+/// Stands for everything that comes before a place.
+pub(super) const ALL_BEFORE: usize = usize::MAX;
+
 /// A diagnostic with its place, for sorting, and the place of what it conflicts with.
 pub(super) struct Found {
     pub at: usize,
@@ -209,6 +212,11 @@ impl<'t> Report<'t> {
     /// An error at `at`, because of something that comes before it.
     pub fn conflict(&mut self, at: usize, path: impl Into<String>, problem: Problem, against: usize) {
         self.push(Severity::Error, at, Some(against), path.into(), problem);
+    }
+
+    /// An error at `at`, because there are too many up to there.
+    pub fn too_many(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
+        self.push(Severity::Error, at, Some(ALL_BEFORE), path.into(), problem);
     }
 
     pub fn warning(&mut self, at: usize, path: impl Into<String>, problem: Problem) {

@@ -85,7 +85,7 @@ fn check_quota(draft: &Draft, report: &mut Report<'_>) {
         problem.help(format!("remove connections from here on; the quota goes up to {MAX_CONNECTIONS}"))
     };
     for connection in over {
-        report.error(connection.name.at, connection_path(connection), problem.clone());
+        report.too_many(connection.name.at, connection_path(connection), problem.clone());
     }
 }
 
@@ -106,7 +106,7 @@ fn check_numbers(draft: &Draft, report: &mut Report<'_>) {
         let problem = Problem::new(format!(
             "{count} connections, and the mask of dataplane.mark ({place}) has numbers for {most}"
         ));
-        report.error(connection.name.at, connection_path(connection), problem.help(help.as_str()));
+        report.too_many(connection.name.at, connection_path(connection), problem.help(help.as_str()));
     }
 }
 

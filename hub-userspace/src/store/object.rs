@@ -119,6 +119,15 @@ impl Objects {
         customer_gateways.is_empty() && connections.is_empty() && routes.is_empty() && admin.is_empty()
     }
 
+    /// The next object's number after these writes.
+    pub fn next_number_after(&self, ops: &[Op]) -> u64 {
+        let used = ops.iter().filter_map(|op| match op {
+            Op::Put(_, stored) => Some(stored.number + 1),
+            _ => None,
+        });
+        used.chain([self.next_number]).max().unwrap_or_default()
+    }
+
     pub fn apply(&mut self, op: &Op) {
         match op {
             Op::Put(id, Stored { number, value }) => {

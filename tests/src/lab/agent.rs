@@ -97,6 +97,8 @@ impl AgentCommand {
             .arg("run")
             .arg("--config")
             .arg(scratch.file("vpnhub.toml"))
+            .arg("--state")
+            .arg(scratch.file("state"))
             .args(&self.arguments)
             .args(["--instance", &place.instance()])
             .envs(self.environment.iter().cloned())

@@ -177,13 +177,13 @@ impl InForce {
         let id = (add.destination, add.next_hop.clone());
         let keys = RouteKeys { weight: add.weight.unwrap_or(DEFAULT_WEIGHT), publish: add.publish };
         self.require_connection(&add.next_hop)?;
-        if let Some(RouteKeys { weight, publish }) = self.route(&id) {
-            return match (RouteKeys { weight, publish }) == keys {
-                true => Ok(nothing(&ObjectId::Route(id))),
-                false => Err(ProposeError::RouteExists { destination: id.0, next_hop: id.1, weight, publish }),
-            };
+        match self.route(&id) {
+            Some(found) if found == keys => Ok(nothing(&ObjectId::Route(id))),
+            Some(RouteKeys { weight, publish }) if self.index.route(&id).is_none_or(|entry| entry.of_file.is_none()) => {
+                Err(ProposeError::RouteExists { destination: id.0, next_hop: id.1, weight, publish })
+            }
+            _ => self.put_route(id, keys),
         }
-        self.put_route(id, keys)
     }
 
     fn set_route(&self, set: &SetRoute) -> Result<Proposal, ProposeError> {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::{
     super::{
-        diagnostic::{Report, Severity},
+        diagnostic::{ALL_BEFORE, Report, Severity},
         draft::Draft,
         ipsec::{self, Files},
         load::FileSet,
@@ -139,17 +139,23 @@ fn settle(
         draft.customer_gateways.truncate(counts.0);
         draft.connections.truncate(counts.1);
         draft.routes.truncate(counts.2);
-        let is_sound = |against: usize| {
-            against < end || mistakes.get(against - end).is_some_and(Vec::is_empty)
+        // Where there are too many, one that goes for another reason makes room.
+        let is_full = |found: &(String, Option<usize>)| found.1 == Some(ALL_BEFORE);
+        let makes_room = mistakes.iter().position(|found| found.iter().any(|found| !is_full(found)));
+        let is_decided = |index: usize| {
+            mistakes[index].iter().any(|(_, against)| match *against {
+                None => true,
+                Some(ALL_BEFORE) => makes_room.is_none_or(|first| first >= index),
+                Some(against) => against < end || mistakes.get(against - end).is_some_and(Vec::is_empty),
+            })
         };
-        let decided =
-            |mistakes: &Vec<(String, Option<usize>)>| mistakes.iter().any(|(_, against)| against.is_none_or(is_sound));
-        let any_decided = mistakes.iter().any(decided);
+        let decided: Vec<bool> = (0..candidates.len()).map(is_decided).collect();
+        let any_decided = decided.contains(&true);
         let mut index = 0;
         candidates.retain(|candidate| {
             let found = &mistakes[index];
+            let goes = if any_decided { decided[index] } else { !found.is_empty() };
             index += 1;
-            let goes = if any_decided { decided(found) } else { !found.is_empty() };
             if goes {
                 let reason: Vec<&str> = found.iter().map(|(reason, _)| reason.as_str()).collect();
                 set_aside.push((candidate.id.clone(), reason.join("; ")));

@@ -1,0 +1,185 @@
+//! A store that is killed at any moment has everything that it has answered, and nothing by half.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use hub_userspace::{
+    config::{
+        in_force::{AddRoute, Admin, DeleteRoute, InForce, ObjectChange, PutMode, PutObject, SetRoute},
+        load_texts,
+    },
+    store::{Batch, ObjectId, Objects, Opened, SourceText, Store, Unconfirmed, audit},
+};
+use ipnet::{IpNet, Ipv4Net};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use serde_json::{Value, json};
+
+const TEXT: &str = "\
+[gateway]
+name = \"hub\"
+max_connections = 6
+[customer_gateway.g]
+address = \"198.51.100.1\"
+[connection.a]
+customer_gateway = \"g\"
+interface = \"tun-a\"
+local_cidrs = [\"0.0.0.0/0\"]
+remote_cidrs = [\"10.0.0.0/8\"]
+";
+
+fn united(objects: Objects) -> InForce {
+    let files = load_texts(vec![SourceText { path: "/etc/vpnhub.toml".into(), text: TEXT.to_owned() }]);
+    InForce::new(files.expect("a good file"), objects).expect("a configuration").0
+}
+
+/// The n-th change, the same every time. Some are refused.
+fn change(n: u32) -> ObjectChange {
+    let mut random = SmallRng::seed_from_u64(n.into());
+    let destination: IpNet = Ipv4Net::new([10, 0, random.random_range(0..20), 0].into(), 24).expect("a length").into();
+    let name = ["a", "b", "c", "d"][random.random_range(0..4)].to_owned();
+    let next_hop = Some(name.clone());
+    let put = |id, value: Value| {
+        let Value::Object(keys) = value else { panic!("a table") };
+        ObjectChange::Put(PutObject { id, keys, mode: PutMode::Merge })
+    };
+    match random.random_range(0..12) {
+        0..4 => ObjectChange::AddRoute(AddRoute { destination, next_hop: name, weight: None, publish: random.random() }),
+        4..6 => ObjectChange::SetRoute(SetRoute {
+            destination,
+            next_hop,
+            weight: Some(random.random_range(0..=100)),
+            publish: None,
+            replace: false,
+        }),
+        6..8 => ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop }),
+        8 => ObjectChange::Admin(Admin { connection: name, up: random.random() }),
+        9 => put(
+            ObjectId::Connection(name.clone()),
+            json!({
+                "customer_gateway": "g",
+                "interface": format!("tun-{name}"),
+                "local_cidrs": ["0.0.0.0/0"],
+                "remote_cidrs": ["10.0.0.0/8"],
+                "up_delay": format!("{}s", random.random_range(0..9)),
+            }),
+        ),
+        10 => ObjectChange::Delete(ObjectId::Connection(name)),
+        _ => put(ObjectId::CustomerGateway("h".to_owned()), json!({ "address": format!("198.51.100.{}", n % 200 + 2) })),
+    }
+}
+
+/// What a store says.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Said {
+    objects: Objects,
+    unconfirmed: Option<Unconfirmed>,
+}
+
+/// The n-th change to what is in force: what the store is to write, if it is not refused.
+fn batch(in_force: &mut InForce, n: u32) -> Option<(Batch, u64)> {
+    let proposal = in_force.propose(&change(n)).ok().filter(|proposal| !proposal.is_nothing())?;
+    let text = |n| vec![SourceText { path: "/etc/vpnhub.toml".into(), text: format!("{TEXT}# {n}\n") }];
+    let unconfirmed = match n % 7 {
+        0 => Some(Some(Unconfirmed { before: text(n), after: text(n + 1) })),
+        3 => Some(None),
+        _ => None,
+    };
+    let entry = audit::Entry {
+        time: n.into(),
+        uid: Some(0),
+        action: "change".into(),
+        object: n.to_string(),
+        before: Value::Null,
+        after: Value::Null,
+    };
+    let batch = Batch { ops: proposal.ops.clone(), audit: Some(entry), unconfirmed };
+    let next_number = in_force.objects().next_number_after(&batch.ops);
+    in_force.apply(proposal);
+    Some((batch, next_number))
+}
+
+/// Run by the test below in a process of its own: changes the store named by the environment until it is killed, and says
+/// the number of each change that is done.
+#[test]
+#[ignore = "only of use to kill_at_any_moment_loses_nothing"]
+fn helper_change_until_killed() {
+    let folder = env::var_os("STORE_FOLDER").expect("the test says it");
+    let Opened { mut store, objects, .. } = Store::open(Path::new(&folder), "default").expect("a good store");
+    let mut in_force = united(objects);
+    let first: u32 = env::var("STORE_FIRST").expect("the test says it").parse().expect("a number");
+    println!("\nREADY");
+    for n in first.. {
+        if let Some((batch, next_number)) = batch(&mut in_force, n) {
+            store.commit(&batch, next_number).expect("written");
+        }
+        println!("DONE {n}");
+    }
+}
+
+/// What the store must say.
+struct Model {
+    in_force: InForce,
+    said: Said,
+    made: u32,
+}
+
+impl Model {
+    /// Makes the n-th change.
+    fn step(&mut self, n: u32) {
+        if let Some((batch, _)) = batch(&mut self.in_force, n) {
+            self.said.objects = self.in_force.objects().clone();
+            if let Some(unconfirmed) = batch.unconfirmed {
+                self.said.unconfirmed = unconfirmed;
+            }
+            self.made += 1;
+        }
+    }
+}
+
+#[test]
+fn kill_at_any_moment_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut random = SmallRng::seed_from_u64(1);
+    let mut model = Model { in_force: united(Objects::default()), said: Said::default(), made: 0 };
+    let (mut done, mut unsaid) = (0, 0);
+    for round in 0..200 {
+        let mut child = Command::new(env::current_exe().expect("this program"))
+            .args(["--ignored", "--exact", "--nocapture", "helper_change_until_killed"])
+            .env("STORE_FOLDER", folder.path())
+            .env("STORE_FIRST", done.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        lines.find(|line| line.as_ref().is_ok_and(|line| line == "READY")).expect("it starts").expect("text");
+        // The moment is all that is random here: whatever it is, the outcome must be right.
+        thread::sleep(Duration::from_micros(random.random_range(0..8_000)));
+        child.kill().expect("it runs");
+        child.wait().expect("it ended");
+        let said = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("DONE ")?.parse::<u32>().ok());
+        let said = said.last().map_or(done, |n| n + 1);
+
+        let Opened { objects, unconfirmed, .. } =
+            Store::open(folder.path(), "default").unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let found = Said { objects, unconfirmed };
+        (done..said).for_each(|n| model.step(n));
+        done = said;
+        if model.said != found {
+            // One more may be done, and the kill came before it could be said.
+            model.step(said);
+            done += 1;
+            unsaid += 1;
+        }
+        assert!(model.said == found, "round {round}: after {said} changes\n{found:#?}");
+        let names = fs::read_dir(folder.path().join("default")).expect("there").count();
+        assert_eq!(names, 1, "round {round}: something is left");
+    }
+    eprintln!("{} changes; killed before saying so: {unsaid}", model.made);
+    assert!(model.made > 500 && unsaid > 0, "{} changes, {unsaid} kills within one", model.made);
+}
