@@ -170,12 +170,12 @@ pub(super) struct Found {
 pub(super) struct Report<'t> {
     sources: Vec<Source<'t>>,
     found: Vec<Found>,
-    has_errors: bool,
-    /// How many were too many to keep.
-    omitted: usize,
+    /// How many there are of each severity.
+    errors: usize,
+    warnings: usize,
 }
 
-/// Diagnostics that are kept: a text with more is no configuration.
+/// Diagnostics of a severity that are kept: a text with more is no configuration.
 const MOST_FOUND: usize = 100_000;
 
 impl<'t> Report<'t> {
@@ -192,7 +192,7 @@ impl<'t> Report<'t> {
             let base = sources.last().map_or(0, |last| last.base + last.text.len() + 1);
             sources.push(Source::new(file, text, base));
         }
-        Self { sources, found: Vec::new(), has_errors: false, omitted: 0 }
+        Self { sources, found: Vec::new(), errors: 0, warnings: 0 }
     }
 
     /// Place of a source's first byte.
@@ -227,8 +227,8 @@ impl<'t> Report<'t> {
     pub fn absorb(&mut self, report: Report<'_>, source: usize) {
         let Source { base, file, .. } = self.sources[source];
         let included = (source > 0).then(|| file.to_owned());
-        self.has_errors |= report.has_errors;
-        self.omitted += report.omitted;
+        self.errors += report.errors;
+        self.warnings += report.warnings;
         self.found.extend(report.found.into_iter().map(|mut found| {
             found.at += base;
             found.diagnostic.file.clone_from(&included);
@@ -255,7 +255,7 @@ impl<'t> Report<'t> {
     }
 
     pub fn has_errors(&self) -> bool {
-        self.has_errors
+        self.errors > 0
     }
 
     /// Those about objects of the store, taken out.
@@ -263,7 +263,8 @@ impl<'t> Report<'t> {
         let end = self.end();
         let (stored, others) = std::mem::take(&mut self.found).into_iter().partition(|found| found.at >= end);
         self.found = others;
-        self.has_errors = self.found.iter().any(|found| found.diagnostic.severity == Severity::Error);
+        self.errors = self.found.iter().filter(|found| found.diagnostic.severity == Severity::Error).count();
+        self.warnings = self.found.len() - self.errors;
         stored
     }
 
@@ -271,19 +272,18 @@ impl<'t> Report<'t> {
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|found| found.at);
         let mut found: Vec<Diagnostic> = self.found.into_iter().map(|found| found.diagnostic).collect();
-        if self.omitted > 0 {
-            let severity = if self.has_errors { Severity::Error } else { Severity::Warning };
-            let problem = Problem::new(format!("{} more are not listed", self.omitted)).help("correct the others first");
-            let more = Diagnostic { severity, ..Diagnostic::whole_file(problem) };
-            found.push(more);
+        if let omitted @ 1.. = self.errors + self.warnings - found.len() {
+            let severity = if self.errors > MOST_FOUND { Severity::Error } else { Severity::Warning };
+            let problem = Problem::new(format!("{omitted} more are not listed")).help("correct the others first");
+            found.push(Diagnostic { severity, ..Diagnostic::whole_file(problem) });
         }
         found
     }
 
     fn push(&mut self, severity: Severity, at: usize, against: Option<usize>, path: String, problem: Problem) {
-        self.has_errors |= severity == Severity::Error;
-        if self.found.len() >= MOST_FOUND && at < self.end() {
-            self.omitted += 1;
+        let count = if severity == Severity::Error { &mut self.errors } else { &mut self.warnings };
+        *count += 1;
+        if *count > MOST_FOUND && at < self.end() {
             return;
         }
         let Problem { message, help } = problem;
