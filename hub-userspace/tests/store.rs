@@ -14,7 +14,9 @@ use hub_userspace::{
         in_force::{AddRoute, Admin, DeleteRoute, InForce, ObjectChange, PutMode, PutObject, SetRoute},
         load_texts,
     },
-    store::{Batch, ObjectId, Objects, Opened, SourceText, Store, Unconfirmed, audit},
+    store::{
+        Batch, Body, ObjectId, Objects, Op, Opened, RouteKeys, SourceText, Store, Stored, Unconfirmed, audit,
+    },
 };
 use ipnet::{IpNet, Ipv4Net};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
@@ -184,4 +186,20 @@ fn kill_at_any_moment_loses_nothing() {
     }
     eprintln!("{} changes; killed before saying so: {unsaid}", model.made);
     assert!(model.made > 500 && unsaid > 0, "{} changes, {unsaid} kills within one", model.made);
+}
+
+/// Fills the store of `STORE_FOLDER` with `STORE_ROUTES` routes by a connection `a`: /31 prefixes of 10.0.0.0/8.
+#[test]
+#[ignore = "prepares measurements"]
+fn helper_fill() {
+    let folder = env::var_os("STORE_FOLDER").expect("the folder to fill");
+    let count: u32 = env::var("STORE_ROUTES").expect("how many").parse().expect("a number");
+    let Opened { mut store, .. } = Store::open(Path::new(&folder), "default").expect("a good store");
+    let ops = (0..count).map(|n| {
+        let destination = Ipv4Net::new((0x0a00_0000 + n * 2).into(), 31).expect("a length").into();
+        let value = Body::Route(RouteKeys { weight: 50, publish: false });
+        Op::Put(ObjectId::Route((destination, "a".to_owned())), Stored { number: n.into(), value })
+    });
+    let batch = Batch { ops: ops.collect(), ..Batch::default() };
+    store.commit(&batch, count.into()).expect("written");
 }

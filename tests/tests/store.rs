@@ -341,7 +341,7 @@ fn configuration_on_a_read_only_file_system_is_all_that_is_needed() {
         let world = world();
         let scratch = Scratch::new().unwrap();
         let etc = scratch.file("etc");
-        tmpfs(&etc, "size=1m");
+        tmpfs(&etc, "size=1m,mode=700");
         fs::write(etc.join("vpnhub.toml"), CONFIG).unwrap();
         std::os::unix::fs::symlink(etc.join("vpnhub.toml"), scratch.file("vpnhub.toml")).unwrap();
         remount_read_only(&etc);
@@ -362,7 +362,7 @@ fn agent_starts_with_a_store_that_cannot_be_written_and_refuses_changes() {
         let world = world();
         let scratch = Scratch::new().unwrap();
         let state = scratch.file("state");
-        tmpfs(&state, "size=8m");
+        tmpfs(&state, "size=8m,mode=700");
         fs::write(scratch.file("vpnhub.toml"), CONFIG).unwrap();
         let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
         done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
@@ -389,7 +389,7 @@ fn full_disk_refuses_changes_until_there_is_room() {
         let world = world();
         let scratch = Scratch::new().unwrap();
         let state = scratch.file("state");
-        tmpfs(&state, "size=4m");
+        tmpfs(&state, "size=4m,mode=700");
         fs::write(scratch.file("vpnhub.toml"), CONFIG).unwrap();
         let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
         done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
