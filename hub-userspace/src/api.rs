@@ -30,7 +30,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-pub use self::{objects::{CustomerGateway, Shown}, socket::Socket};
+pub use self::{
+    objects::{CustomerGateway, Shown},
+    socket::Socket,
+};
 use crate::{
     agent::{Request, Snapshot},
     changer::Order,

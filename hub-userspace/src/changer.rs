@@ -105,6 +105,7 @@ impl Start {
         let texts = read_texts(file).map_err(whole)?;
         let Opened { mut store, objects, unconfirmed } = Store::open(state, instance)?;
         let mut warnings = Vec::new();
+        let is_remembered = unconfirmed.is_some();
         if let Some(why) = store.read_only() {
             warnings.push(format!("{} cannot be written, changes are refused: {why}", store.file().display()));
         }
@@ -117,7 +118,9 @@ impl Start {
                 let error = |diagnostics| LoadError { file: file.to_owned(), diagnostics };
                 let files = load_texts(texts).map_err(error)?;
                 // Of no use any more; where it cannot be written it is compared with the files again at the next start.
-                drop(store.commit(&Batch { unconfirmed: Some(None), ..Batch::default() }, objects.next_number));
+                if is_remembered {
+                    drop(store.commit(&Batch { unconfirmed: Some(None), ..Batch::default() }, objects.next_number));
+                }
                 (files, None)
             }
         };
@@ -126,7 +129,9 @@ impl Start {
         let name = file.display().to_string();
         warnings.extend(in_force.file_warnings().into_iter().map(|found| found.in_file(&name)));
         let set_aside = in_force.set_aside();
-        warnings.extend(set_aside.iter().map(|found| format!("set aside: {} {}: {}", found.kind, found.name, found.reason)));
+        warnings.extend(
+            set_aside.iter().map(|found| format!("set aside: {} {}: {}", found.kind, found.name, found.reason)),
+        );
         confirm::mark(&mut config, trial.as_ref());
         Ok(Self { config: Some(config), warnings, in_force, store, trial })
     }
@@ -200,7 +205,9 @@ impl Changer {
                 format!("connection {connection} taken down")
             }
             // Of an object that is set aside.
-            _ if is_stored_only || difference.is_empty() => format!("{object} changed in the store: nothing else is in force"),
+            _ if is_stored_only || difference.is_empty() => {
+                format!("{object} changed in the store: nothing else is in force")
+            }
             _ => difference.to_string(),
         };
         Ok(Changed::now(message, difference, warnings, took))

@@ -29,6 +29,7 @@ use crate::{
     api::{Client, Doors, Socket},
     changer::{Changed, Changer, Order, Start, Wish},
     config::{
+        Config,
         check::{self, Format},
         load, parse_duration,
     },
@@ -36,7 +37,7 @@ use crate::{
     event::Event,
     guard, leftovers, peer_config, process,
     status::WithoutAgent,
-    store::DEFAULT_DIRECTORY,
+    store::{DEFAULT_DIRECTORY, StoreError},
     view,
 };
 
@@ -138,6 +139,12 @@ enum Command {
         /// Configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Directory of stores: the sites of connections made by command are closed, too.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
+        state: PathBuf,
+        /// Whose store.
+        #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
+        instance: Instance,
     },
     /// Where no agent runs any more: removes the datapath that goes on without it, the xfrm interfaces that agents have made, and
     /// their routes, rules and neighbours.
@@ -216,10 +223,12 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             Client::new(&cli.socket)?.follow(show).await?;
             String::new()
         }
-        Command::Protect { config } => match guard::protect(&load(&config)?.config).await? {
-            true => "the sites' interfaces are closed until the agent runs\n".to_owned(),
-            false => "nothing to change: already in effect\n".to_owned(),
-        },
+        Command::Protect { config, state, instance } => {
+            match guard::protect(&in_force(&config, &state, &instance)?).await? {
+                true => "the sites' interfaces are closed until the agent runs\n".to_owned(),
+                false => "nothing to change: already in effect\n".to_owned(),
+            }
+        }
         Command::Cleanup { instance } => {
             let removed = leftovers::remove(&instance).await?;
             if cli.output == Output::Json { json(&removed)? } else { format!("{removed}\n") }
@@ -229,6 +238,19 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an agent would start with; of the files alone where the store cannot be read: an agent that runs has closed the
+/// others already.
+fn in_force(config: &Path, state: &Path, instance: &Instance) -> Result<Config> {
+    match Start::open(config, state, instance.as_str()) {
+        Ok(mut start) => Ok(start.take_config()),
+        Err(error) if error.is::<StoreError>() => {
+            eprintln!("vpnhub: without the objects of the store: {error}");
+            Ok(load(config)?.config)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {

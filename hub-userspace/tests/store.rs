@@ -14,9 +14,7 @@ use hub_userspace::{
         in_force::{AddRoute, Admin, DeleteRoute, InForce, ObjectChange, PutMode, PutObject, SetRoute},
         load_texts,
     },
-    store::{
-        Batch, Body, ObjectId, Objects, Op, Opened, RouteKeys, SourceText, Store, Stored, Unconfirmed, audit,
-    },
+    store::{Batch, Body, ObjectId, Objects, Op, Opened, RouteKeys, SourceText, Store, Stored, Unconfirmed, audit},
 };
 use ipnet::{IpNet, Ipv4Net};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
@@ -51,7 +49,9 @@ fn change(n: u32) -> ObjectChange {
         ObjectChange::Put(PutObject { id, keys, mode: PutMode::Merge })
     };
     match random.random_range(0..12) {
-        0..4 => ObjectChange::AddRoute(AddRoute { destination, next_hop: name, weight: None, publish: random.random() }),
+        0..4 => {
+            ObjectChange::AddRoute(AddRoute { destination, next_hop: name, weight: None, publish: random.random() })
+        }
         4..6 => ObjectChange::SetRoute(SetRoute {
             destination,
             next_hop,
@@ -72,7 +72,9 @@ fn change(n: u32) -> ObjectChange {
             }),
         ),
         10 => ObjectChange::Delete(ObjectId::Connection(name)),
-        _ => put(ObjectId::CustomerGateway("h".to_owned()), json!({ "address": format!("198.51.100.{}", n % 200 + 2) })),
+        _ => {
+            put(ObjectId::CustomerGateway("h".to_owned()), json!({ "address": format!("198.51.100.{}", n % 200 + 2) }))
+        }
     }
 }
 

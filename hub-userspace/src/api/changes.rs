@@ -34,14 +34,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{
-    CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, Doors, Failure, RELOAD, ROUTES, access::Peer, objects,
-};
+use super::{CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, Doors, Failure, RELOAD, ROUTES, access::Peer, objects};
 use crate::{
     changer::{ChangeError, Changed, Order, Wish},
-    config::in_force::{
-        AddRoute, Admin, DeleteRoute, ObjectChange, ProposeError, PutMode, PutObject, SetRoute,
-    },
+    config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, ProposeError, PutMode, PutObject, SetRoute},
     store::{Keys, ObjectId},
 };
 
@@ -215,7 +211,9 @@ impl Client {
                 let method = if set.replace { Method::PUT } else { Method::PATCH };
                 (method, ROUTES.to_owned(), Some(serde_json::to_value(set)?))
             }
-            ObjectChange::DeleteRoute(delete) => (Method::DELETE, ROUTES.to_owned(), Some(serde_json::to_value(delete)?)),
+            ObjectChange::DeleteRoute(delete) => {
+                (Method::DELETE, ROUTES.to_owned(), Some(serde_json::to_value(delete)?))
+            }
             ObjectChange::Put(PutObject { id, keys, mode }) => {
                 let method = match mode {
                     PutMode::Add => Method::POST,

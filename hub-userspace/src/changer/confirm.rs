@@ -42,7 +42,8 @@ impl Trial {
             return None;
         }
         let files = load_texts(unconfirmed.before.clone());
-        let files = files.inspect_err(|_| warn!("what was in force before the last reload cannot be taken any more")).ok()?;
+        let files =
+            files.inspect_err(|_| warn!("what was in force before the last reload cannot be taken any more")).ok()?;
         Some((files, Self { unconfirmed, deadline: None }))
     }
 
@@ -71,11 +72,7 @@ pub(super) fn mark(config: &mut Config, trial: Option<&Trial>) {
 }
 
 impl Changer {
-    pub(super) async fn reload(
-        &mut self,
-        confirm: Option<Duration>,
-        uid: Option<u32>,
-    ) -> Result<Changed, ChangeError> {
+    pub(super) async fn reload(&mut self, confirm: Option<Duration>, uid: Option<u32>) -> Result<Changed, ChangeError> {
         let watch = Watch::start();
         let path = self.in_force.path().to_owned();
         let files = block_in_place(|| load_files(&path))?;
@@ -154,13 +151,17 @@ impl Changer {
             Ok(files) => files,
             Err(found) => {
                 let first = found.first().map(ToString::to_string).unwrap_or_default();
-                return error!("the reload was not confirmed, and what was in force before cannot be taken any more: {first}");
+                return error!(
+                    "the reload was not confirmed, and what was in force before cannot be taken any more: {first}"
+                );
             }
         };
         let cause = Cause { uid: None, action: "reload not confirmed".to_owned() };
         // The store remembers both already, so that a full disk is not in the way.
         match self.take_files(files, Batch::default(), cause, Watch::start()).await {
-            Ok(Made { difference, .. }) => warn!("the reload was not confirmed, back to what was in force before: {difference}"),
+            Ok(Made { difference, .. }) => {
+                warn!("the reload was not confirmed, back to what was in force before: {difference}")
+            }
             Err(error) => error!("the reload was not confirmed, and going back failed: {error}"),
         }
     }

@@ -14,9 +14,7 @@ use serde_json::Value;
 use super::{Output, changed, json};
 use crate::{
     api::{Client, Shown},
-    config::in_force::{
-        AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination,
-    },
+    config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
     store::{Keys, ObjectId},
     view,
 };
@@ -278,7 +276,8 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
         false => fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text)).map(drop),
     }
     .with_context(|| format!("cannot read {shown}"))?;
-    let root: Value = toml::from_str(&text).map_err(|error| anyhow::anyhow!("{shown}: {}", error.to_string().trim()))?;
+    let root: Value =
+        toml::from_str(&text).map_err(|error| anyhow::anyhow!("{shown}: {}", error.to_string().trim()))?;
     let Value::Object(mut root) = root else { bail!("{shown} has no keys") };
     let name = id.name();
     let below = root.get(id.kind()).and_then(Value::as_object).filter(|_| root.len() == 1);
@@ -329,9 +328,7 @@ pub async fn connection(command: ConnectionCommand, socket: &Path, output: Outpu
         ConnectionCommand::Show { connection } => {
             return shown(&client.object(&ObjectId::Connection(connection)).await?, output);
         }
-        ConnectionCommand::Add { connection, keys, from } => {
-            add(ObjectId::Connection(connection), keys.keys(), from)?
-        }
+        ConnectionCommand::Add { connection, keys, from } => add(ObjectId::Connection(connection), keys.keys(), from)?,
         ConnectionCommand::Set { connection, keys, from, unset } => {
             set(ObjectId::Connection(connection), keys.keys(), from, unset)?
         }

@@ -98,7 +98,8 @@ pub fn load_files(path: &Path) -> Result<FileSet, LoadError> {
 /// # Errors
 /// All that is wrong with them, by place.
 pub fn load_texts(texts: Vec<SourceText>) -> Result<FileSet, Vec<Diagnostic>> {
-    let sources: Vec<(&Path, &str)> = texts.iter().map(|source| (source.path.as_path(), source.text.as_str())).collect();
+    let sources: Vec<(&Path, &str)> =
+        texts.iter().map(|source| (source.path.as_path(), source.text.as_str())).collect();
     let Judged { draft, warnings, places } = judge(&sources, Files::Here)?;
     Ok(FileSet { draft, places, texts, warnings })
 }
@@ -118,7 +119,9 @@ pub fn read_texts(path: &Path) -> Result<Vec<SourceText>, Box<Diagnostic>> {
                 continue;
             }
             if texts.len() > MOST_FILES {
-                return Err(whole(Problem::new(format!("more than {MOST_FILES} files are included")).help("join some of them")));
+                return Err(whole(
+                    Problem::new(format!("more than {MOST_FILES} files are included")).help("join some of them"),
+                ));
             }
             let text = read_text(&file, &mut left).map_err(|problem| {
                 let mut diagnostic = Diagnostic::whole_file(problem);
@@ -162,7 +165,8 @@ fn matching(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, Problem> {
         // As no file that matches.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         found => found.map_err(|error| {
-            let problem = Problem::new(format!("include: {} cannot be read: {error}", quoted(&folder.display().to_string())));
+            let problem =
+                Problem::new(format!("include: {} cannot be read: {error}", quoted(&folder.display().to_string())));
             problem.help("let the agent read it")
         })?,
     };

@@ -54,7 +54,11 @@ use read::{Part, Unread};
 pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     let judged = judge(&[(Path::new(""), text)], Files::Unseen)?;
     let files = vec![PathBuf::new()];
-    judged.draft.into_config(Provenance::of(files, judged.places)).map(|config| (config, judged.warnings)).ok_or_else(Vec::new)
+    judged
+        .draft
+        .into_config(Provenance::of(files, judged.places))
+        .map(|config| (config, judged.warnings))
+        .ok_or_else(Vec::new)
 }
 
 /// Files that break no rule.

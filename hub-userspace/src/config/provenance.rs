@@ -121,10 +121,9 @@ impl Provenance {
 
     fn origin(&self, place: Option<&Place>) -> Origin {
         match place {
-            Some(&(file, line)) => Origin::File {
-                file: self.files.get(file as usize).cloned().unwrap_or_default(),
-                line: line as usize,
-            },
+            Some(&(file, line)) => {
+                Origin::File { file: self.files.get(file as usize).cloned().unwrap_or_default(), line: line as usize }
+            }
             None => Origin::Store,
         }
     }

@@ -113,8 +113,9 @@ impl Reader<'_, '_> {
         let Some(found) = root.get(INCLUDE).filter(|_| self.part == Part::Main) else { return Vec::new() };
         let patterns = || {
             let elements = found.get_ref().as_array()?.iter();
-            let pattern =
-                |element: &Spanned<DeValue<'_>>| Some(Located { value: element.get_ref().as_str()?.to_owned(), at: element.span().start });
+            let pattern = |element: &Spanned<DeValue<'_>>| {
+                Some(Located { value: element.get_ref().as_str()?.to_owned(), at: element.span().start })
+            };
             elements.map(pattern).collect::<Option<Vec<_>>>()
         };
         patterns().unwrap_or_else(|| {

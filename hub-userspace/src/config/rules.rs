@@ -57,8 +57,14 @@ fn check_names(draft: &Draft, report: &mut Report<'_>) {
     for (kind, Located { value: name, at }) in gateways.chain(connections) {
         if let Some(&other) = first.get(&(kind, name)) {
             let place = report.place(*at, other);
-            let problem = Problem::new(format!("there is a {} {} already ({place})", kind.replace('_', " "), quoted(name)));
-            report.conflict(*at, join(kind, name), problem.help("remove one of the two, or give it another name"), other);
+            let problem =
+                Problem::new(format!("there is a {} {} already ({place})", kind.replace('_', " "), quoted(name)));
+            report.conflict(
+                *at,
+                join(kind, name),
+                problem.help("remove one of the two, or give it another name"),
+                other,
+            );
         } else {
             first.insert((kind, name), *at);
         }
@@ -118,8 +124,11 @@ fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
         let Some(interface) = connection.interface.as_ref().filter(|own| own.value == vpc.value) else {
             continue;
         };
-        let problem =
-            Problem::new(format!("{} is the VPC's interface ({})", quoted(&vpc.value), report.place(interface.at, vpc.at)));
+        let problem = Problem::new(format!(
+            "{} is the VPC's interface ({})",
+            quoted(&vpc.value),
+            report.place(interface.at, vpc.at)
+        ));
         let path = join(&connection_path(connection), "interface");
         report.error(interface.at, path, problem.help("name the interface that carries this connection's traffic"));
     }

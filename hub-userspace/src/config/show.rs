@@ -96,15 +96,23 @@ fn settings(config: &Config) -> String {
     key(&mut text, "services", strings(&gateway.services));
     let dataplane = &config.dataplane;
     text.push_str("\n[dataplane]\n");
-    key(&mut text, "lookup", string(match dataplane.lookup {
-        Lookup::Compiled => "compiled",
-        Lookup::Lpm => "lpm",
-    }));
+    key(
+        &mut text,
+        "lookup",
+        string(match dataplane.lookup {
+            Lookup::Compiled => "compiled",
+            Lookup::Lpm => "lpm",
+        }),
+    );
     key(&mut text, "lookup_memory", dataplane.lookup_memory);
-    key(&mut text, "on_stop", string(match dataplane.on_stop {
-        OnStop::Keep => "keep",
-        OnStop::Detach => "detach",
-    }));
+    key(
+        &mut text,
+        "on_stop",
+        string(match dataplane.on_stop {
+            OnStop::Keep => "keep",
+            OnStop::Detach => "detach",
+        }),
+    );
     key(&mut text, "mark", format!("\"{:#x}/{:#x}\"", dataplane.mark.flag, dataplane.mark.mask));
     if let Some(vpc) = &config.vpc {
         text.push_str("\n[vpc]\n");
@@ -148,21 +156,28 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
     key(text, "remote_cidrs", cidrs(remote_cidrs));
     if let Some(HealthCheck { source, destination, interval, retries }) = health_check {
         let (source, destination, interval) = (string(source), string(destination), time(*interval));
-        let check = format!(
-            "{{ source = {source}, destination = {destination}, interval = {interval}, retries = {retries} }}"
-        );
+        let check =
+            format!("{{ source = {source}, destination = {destination}, interval = {interval}, retries = {retries} }}");
         key(text, "health_check", check);
     }
     key(text, "up_delay", time(*up_delay));
-    key(text, "selectors", string(match selectors {
-        Source::File => "file",
-        Source::Ike => "ike",
-        Source::Xfrm => "xfrm",
-    }));
-    key(text, "reverse_path", string(match reverse_path {
-        ReversePath::Strict => "strict",
-        ReversePath::Off => "off",
-    }));
+    key(
+        text,
+        "selectors",
+        string(match selectors {
+            Source::File => "file",
+            Source::Ike => "ike",
+            Source::Xfrm => "xfrm",
+        }),
+    );
+    key(
+        text,
+        "reverse_path",
+        string(match reverse_path {
+            ReversePath::Strict => "strict",
+            ReversePath::Off => "off",
+        }),
+    );
     if let Some(found) = ipsec {
         let _ = writeln!(text, "\n[{path}.ipsec]");
         ipsec_keys(text, found);

@@ -40,9 +40,13 @@ impl StoreError {
 /// The system's words, and what to do.
 pub(super) fn explain(error: &io::Error) -> String {
     let way_out = match error.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => "mount it writable, let the service write there (StateDirectory=), or name another --state",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount it writable, let the service write there (StateDirectory=), or name another --state"
+        }
         io::ErrorKind::PermissionDenied => "run as root, or name another directory with --state",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its file system, then repeat the command",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on its file system, then repeat the command"
+        }
         io::ErrorKind::NotADirectory => "remove what is in the way, or name another directory with --state",
         _ => return error.to_string(),
     };

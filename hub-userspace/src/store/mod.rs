@@ -296,7 +296,8 @@ fn database_of(backend: impl StorageBackend) -> Result<redb::Database, Cause> {
 
 /// A damaged file may break more than the database checks: that is an error as well, and takes nobody down.
 fn guarded<T>(work: impl FnOnce() -> Result<T, Cause>) -> Result<T, Cause> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Cause::Damaged("its contents contradict each other".to_owned())))
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Cause::Damaged("its contents contradict each other".to_owned())))
 }
 
 /// Whether nobody but this user may replace what is there.

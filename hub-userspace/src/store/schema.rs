@@ -140,7 +140,12 @@ pub(super) fn write(database: &redb::Database, batch: &Batch, next_number: u64, 
     Ok(())
 }
 
-pub(super) fn fill(transaction: &WriteTransaction, batch: &Batch, next_number: u64, revision: u64) -> Result<(), Cause> {
+pub(super) fn fill(
+    transaction: &WriteTransaction,
+    batch: &Batch,
+    next_number: u64,
+    revision: u64,
+) -> Result<(), Cause> {
     let mut meta = transaction.open_table(META).map_err(redb::Error::from)?;
     meta.insert("revision", revision).map_err(redb::Error::from)?;
     meta.insert("next_number", next_number).map_err(redb::Error::from)?;
@@ -181,8 +186,7 @@ pub(super) fn fill(transaction: &WriteTransaction, batch: &Batch, next_number: u
 
 /// Copies all tables into an empty database.
 pub(super) fn copy(from: &redb::Database, to: &redb::Database) -> Result<(), Cause> {
-    let (read, write) =
-        (from.begin_read().map_err(redb::Error::from)?, to.begin_write().map_err(redb::Error::from)?);
+    let (read, write) = (from.begin_read().map_err(redb::Error::from)?, to.begin_write().map_err(redb::Error::from)?);
     macro_rules! copy {
         ($($table:expr),*) => {$({
             let source = read.open_table($table).map_err(redb::Error::from)?;

@@ -34,7 +34,8 @@ fn all_of(ops: &[Op]) -> Objects {
 #[test]
 fn commits_outlast_the_store() {
     let folder = tempfile::tempdir().expect("a folder");
-    let ops = [put(0, "10.0.0.0/8", "a"), put(1, "fd00::/8", "b"), connection(2, "a"), Op::Admin("a".into(), Some(false))];
+    let ops =
+        [put(0, "10.0.0.0/8", "a"), put(1, "fd00::/8", "b"), connection(2, "a"), Op::Admin("a".into(), Some(false))];
     let Opened { mut store, objects, unconfirmed } = open(folder.path());
     assert!(objects.is_empty() && unconfirmed.is_none());
     for (index, op) in ops.iter().enumerate() {
@@ -69,7 +70,8 @@ fn audit_log_keeps_the_newest_entries() {
         // Nobody waits for the disk here: only the last commit counts.
         let mut write = database.begin_write().expect("begun");
         write.set_durability(redb::Durability::None).expect("allowed");
-        schema::fill(&write, &Batch { audit: Some(entry(&number.to_string())), ..Batch::default() }, 0, 0).expect("filled");
+        schema::fill(&write, &Batch { audit: Some(entry(&number.to_string())), ..Batch::default() }, 0, 0)
+            .expect("filled");
         write.commit().expect("committed");
     }
     store.commit(&Batch { audit: Some(entry("last")), ..Batch::default() }, 0).expect("written");

@@ -8,12 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use ipnet::IpNet;
 
 use super::super::{
-    diagnostic::Problem,
-    model::Config,
-    provenance::Origin,
-    routes::Coverage,
-    rules::unrouted,
-    sites::Sites,
+    diagnostic::Problem, model::Config, provenance::Origin, routes::Coverage, rules::unrouted, sites::Sites,
 };
 use crate::store::{RouteId, RouteKeys};
 

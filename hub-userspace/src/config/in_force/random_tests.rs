@@ -2,11 +2,15 @@
 
 use std::fmt::Write as _;
 
+use ipnet::IpNet;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{super::{load_texts, parse, show}, *};
-use crate::store::SourceText;
+use super::{
+    super::{load_texts, parse, show},
+    *,
+};
+use crate::store::{Body, SourceText};
 
 /// A file of a few objects out of few, so that conflicts are frequent; valid or not.
 fn draw_file(random: &mut SmallRng) -> String {
@@ -62,8 +66,16 @@ fn draw_change(random: &mut SmallRng) -> ObjectChange {
         ObjectChange::Put(PutObject { id, keys, mode })
     };
     match random.random_range(0..20) {
-        0..7 => ObjectChange::AddRoute(AddRoute { destination, next_hop: connection, weight, publish: random.random() }),
-        7..9 => ObjectChange::SetRoute(SetRoute { destination, next_hop, weight, publish: Some(random.random()), replace: random.random() }),
+        0..7 => {
+            ObjectChange::AddRoute(AddRoute { destination, next_hop: connection, weight, publish: random.random() })
+        }
+        7..9 => ObjectChange::SetRoute(SetRoute {
+            destination,
+            next_hop,
+            weight,
+            publish: Some(random.random()),
+            replace: random.random(),
+        }),
         9..12 => ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop }),
         12..15 => {
             let value = json!({
@@ -130,8 +142,10 @@ fn aged(objects: &Objects) -> Vec<Aged> {
         some.sort();
         some
     };
-    let gateways = objects.customer_gateways.iter().map(|(name, stored)| (stored.number, ObjectId::CustomerGateway(name.clone())));
-    let connections = objects.connections.iter().map(|(name, stored)| (stored.number, ObjectId::Connection(name.clone())));
+    let gateways =
+        objects.customer_gateways.iter().map(|(name, stored)| (stored.number, ObjectId::CustomerGateway(name.clone())));
+    let connections =
+        objects.connections.iter().map(|(name, stored)| (stored.number, ObjectId::Connection(name.clone())));
     let routes = objects.routes.iter().map(|(id, stored)| (stored.number, ObjectId::Route(id.clone())));
     [sorted(gateways.collect()), sorted(connections.collect()), sorted(routes.collect())].concat()
 }
@@ -180,7 +194,12 @@ impl Model {
         for (index, candidate) in all.iter().enumerate().filter(|(_, (_, id))| out.contains(id)) {
             let mut older: Vec<&Aged> = all[..index].iter().filter(|(_, id)| !out.contains(id)).collect();
             older.push(candidate);
-            assert!(!is_valid(&self.file, objects, &older), "{what}: {:?} fits: {:#?}", candidate.1, self.in_force.set_aside);
+            assert!(
+                !is_valid(&self.file, objects, &older),
+                "{what}: {:?} fits: {:#?}",
+                candidate.1,
+                self.in_force.set_aside
+            );
         }
         for (name, connection) in &self.config.connections {
             let own = of_file.connections.get(name).map(|found| found.enabled).or_else(|| {
@@ -193,7 +212,8 @@ impl Model {
 
 fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
     let mut random = SmallRng::seed_from_u64(seed);
-    let file = std::iter::repeat_with(|| draw_file(&mut random)).find(|text| load(text).is_some()).expect("one is good");
+    let file =
+        std::iter::repeat_with(|| draw_file(&mut random)).find(|text| load(text).is_some()).expect("one is good");
     let (in_force, config) = InForce::new(load(&file).expect("good"), Objects::default()).expect("a configuration");
     let mut model = Model { file, in_force, config };
     let (mut made, mut refused, mut aside) = (0, 0, 0);

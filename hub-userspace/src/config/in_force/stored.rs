@@ -78,7 +78,9 @@ pub(super) fn routes(objects: &Objects) -> impl Iterator<Item = Candidate> {
     })
 }
 
-fn by_age<'a, K: 'a, V: 'a>(objects: impl Iterator<Item = (&'a K, &'a Stored<V>)>) -> impl Iterator<Item = (&'a K, &'a V)> {
+fn by_age<'a, K: 'a, V: 'a>(
+    objects: impl Iterator<Item = (&'a K, &'a Stored<V>)>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
     let mut all: Vec<_> = objects.collect();
     all.sort_by_key(|(_, stored)| stored.number);
     all.into_iter().map(|(key, stored)| (key, &stored.value))
@@ -102,7 +104,9 @@ pub(super) fn candidate(id: &ObjectId, keys: &Keys) -> Result<Candidate, Vec<Str
         return Err(errors.map(|error| with_path(&error)).collect());
     }
     let draft = match id {
-        ObjectId::CustomerGateway(_) => draft.customer_gateways.pop().map(|found| Body::CustomerGateway(Box::new(found))),
+        ObjectId::CustomerGateway(_) => {
+            draft.customer_gateways.pop().map(|found| Body::CustomerGateway(Box::new(found)))
+        }
         _ => draft.connections.pop().map(|found| Body::Connection(Box::new(found))),
     };
     draft.map(|draft| Candidate { id: id.clone(), draft }).ok_or_else(|| vec![format!("{id} is empty")])

@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{super::load_texts, *};
-use crate::{config::show, store::SourceText};
+use crate::{
+    config::show,
+    store::{Keys, SourceText},
+};
 
 const FILE: &str = r#"[gateway]
 name = "hub"
@@ -126,7 +129,10 @@ fn objects_of_files_are_not_changed_and_the_answer_names_file_and_line() {
     let mut world = World::new(FILE);
     let delete_connection = ObjectChange::Delete(ObjectId::Connection("a".into()));
     for (change, expected) in [
-        (delete("10.1.0.0/16", None), "route to 10.1.0.0/16 by a is defined in /etc/vpnhub.toml line 14: change it there and reload"),
+        (
+            delete("10.1.0.0/16", None),
+            "route to 10.1.0.0/16 by a is defined in /etc/vpnhub.toml line 14: change it there and reload",
+        ),
         (set("10.1.0.0/16", None, 5), "is defined in /etc/vpnhub.toml line 14"),
         (delete_connection, "connection a is defined in /etc/vpnhub.toml line 8: change it there and reload"),
         (connection("a", "tun-x", "10.9.0.0/16"), "connection a is defined in /etc/vpnhub.toml line 8"),
@@ -218,7 +224,10 @@ fn used_objects_are_not_deleted() {
     let delete_connection = ObjectChange::Delete(ObjectId::Connection("b".into()));
     let delete_gateway = ObjectChange::Delete(ObjectId::CustomerGateway("h".into()));
     let error = world.change(&delete_connection).expect_err("used");
-    assert!(error.contains("route to 10.2.0.0/16 by b could not stay in force: there is no connection \"b\""), "{error}");
+    assert!(
+        error.contains("route to 10.2.0.0/16 by b could not stay in force: there is no connection \"b\""),
+        "{error}"
+    );
     let error = world.change(&delete_gateway).expect_err("used");
     assert!(error.contains("connection b could not stay in force"), "{error}");
     world.check();
@@ -235,36 +244,52 @@ fn conflicts_with_edited_files_are_set_aside_and_come_back() {
     let second = "\n[customer_gateway.h]\naddress = \"198.51.100.2\"\n[connection.z]\ncustomer_gateway = \"h\"\n\
                   interface = \"tun-z\"\nlocal_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"10.2.0.0/15\"]\n";
     let cases: [(String, &[(&str, &str)]); 6] = [
-        (FILE.replace("max_connections = 4", "max_connections = 2"), &[
-            ("connection c", "gateway.max_connections allows 2"),
-            ("route 10.3.0.0/16 c", "there is no connection \"c\""),
-        ]),
-        (FILE.replace("[connection.a]", "[connection.b]").replace("\"a\"", "\"b\""), &[
-            ("connection b", "/etc/vpnhub.toml line 8 defines it, too"),
-            ("route 10.1.7.0/24 a", "there is no connection \"a\""),
-        ]),
-        (format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"), &[
-            ("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 defines it, too"),
-        ]),
-        (FILE.replace("[customer_gateway.g]", "[customer_gateway.x]").replace("= \"g\"", "= \"x\""), &[
-            ("connection b", "there is no customer gateway \"g\""),
-            ("connection c", "there is no customer gateway \"g\""),
-            ("route 10.2.0.0/16 b", "there is no connection \"b\""),
-            ("route 10.3.0.0/16 c", "there is no connection \"c\""),
-        ]),
-        (format!("{FILE}{second}"), &[
-            ("connection b", "lies in 10.2.0.0/15 of \"z\" (/etc/vpnhub.toml line"),
-            ("connection c", "lies in 10.2.0.0/15 of \"z\" (/etc/vpnhub.toml line"),
-            ("route 10.2.0.0/16 b", "there is no connection \"b\""),
-            ("route 10.3.0.0/16 c", "there is no connection \"c\""),
-        ]),
-        (format!("{FILE}\n[vpc]\ninterface = \"tun-c\"\ncidrs = [\"10.1.7.0/24\", \"192.168.0.0/24\"]\n")
-            .replace("remote_cidrs = [\"10.1.0.0/16\"]", "remote_cidrs = [\"10.9.0.0/16\"]")
-            .replace("\"10.1.0.0/16\"", "\"10.9.0.0/16\""), &[
-            ("connection c", "\"tun-c\" is the VPC's interface"),
-            ("route 10.1.7.0/24 a", "belongs to the VPC as well"),
-            ("route 10.3.0.0/16 c", "there is no connection \"c\""),
-        ]),
+        (
+            FILE.replace("max_connections = 4", "max_connections = 2"),
+            &[
+                ("connection c", "gateway.max_connections allows 2"),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
+        (
+            FILE.replace("[connection.a]", "[connection.b]").replace("\"a\"", "\"b\""),
+            &[
+                ("connection b", "/etc/vpnhub.toml line 8 defines it, too"),
+                ("route 10.1.7.0/24 a", "there is no connection \"a\""),
+            ],
+        ),
+        (
+            format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"),
+            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 defines it, too")],
+        ),
+        (
+            FILE.replace("[customer_gateway.g]", "[customer_gateway.x]").replace("= \"g\"", "= \"x\""),
+            &[
+                ("connection b", "there is no customer gateway \"g\""),
+                ("connection c", "there is no customer gateway \"g\""),
+                ("route 10.2.0.0/16 b", "there is no connection \"b\""),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
+        (
+            format!("{FILE}{second}"),
+            &[
+                ("connection b", "lies in 10.2.0.0/15 of \"z\" (/etc/vpnhub.toml line"),
+                ("connection c", "lies in 10.2.0.0/15 of \"z\" (/etc/vpnhub.toml line"),
+                ("route 10.2.0.0/16 b", "there is no connection \"b\""),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
+        (
+            format!("{FILE}\n[vpc]\ninterface = \"tun-c\"\ncidrs = [\"10.1.7.0/24\", \"192.168.0.0/24\"]\n")
+                .replace("remote_cidrs = [\"10.1.0.0/16\"]", "remote_cidrs = [\"10.9.0.0/16\"]")
+                .replace("\"10.1.0.0/16\"", "\"10.9.0.0/16\""),
+            &[
+                ("connection c", "\"tun-c\" is the VPC's interface"),
+                ("route 10.1.7.0/24 a", "belongs to the VPC as well"),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
     ];
     for (edited, expected) in cases {
         let mut world = World::new(FILE);
@@ -305,7 +330,11 @@ fn objects_that_are_set_aside_can_be_changed_and_deleted() {
     world.edit(&FILE.replace("max_connections = 4", "max_connections = 2"));
     assert_eq!(world.set_aside()[0].0, "connection c");
     let id = ObjectId::Connection("c".into());
-    let change = ObjectChange::Put(PutObject { id: id.clone(), keys: keys(json!({"interface": "tun-d"})), mode: PutMode::Merge });
+    let change = ObjectChange::Put(PutObject {
+        id: id.clone(),
+        keys: keys(json!({"interface": "tun-d"})),
+        mode: PutMode::Merge,
+    });
     let warnings = world.change(&change).expect("may be changed");
     assert!(warnings[0].contains("connection c stays set aside"), "{warnings:?}");
     // What it has conflicted with goes.
@@ -347,7 +376,9 @@ fn a_pile_of_conflicts_is_settled_from_the_oldest_on() {
         world.change(&connection(name, &format!("tun-{name}"), remote)).expect("one site's");
     }
     assert!(world.set_aside().is_empty());
-    let edited = FILE.replace("[\"10.1.0.0/16\"]", "[\"10.1.0.0/18\"]").replace("interface = \"tun-a\"", "interface = \"tun-b\"");
+    let edited = FILE
+        .replace("[\"10.1.0.0/16\"]", "[\"10.1.0.0/18\"]")
+        .replace("interface = \"tun-a\"", "interface = \"tun-b\"");
     let edited = edited.replace("\"10.1.0.0/16\"", "\"10.1.0.0/18\"");
     // On one interface with b, which therefore goes; c and d stay.
     world.edit(&edited);
@@ -368,7 +399,10 @@ fn included_files_are_one_with_the_main_file() {
     assert!(error.contains("customer gateway h is defined in /etc/x.toml line 4"), "{error}");
     for (more, expected) in [
         ("[gateway]\nname = \"x\"\n", "/etc/x.toml:1:2: error: \"gateway\" may not be in a file that is included"),
-        ("[customer_gateway.g]\naddress = \"198.51.100.9\"\n", "there is a customer gateway \"g\" already (/etc/vpnhub.toml line 6)"),
+        (
+            "[customer_gateway.g]\naddress = \"198.51.100.9\"\n",
+            "there is a customer gateway \"g\" already (/etc/vpnhub.toml line 6)",
+        ),
         ("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "is already on /etc/vpnhub.toml line 16"),
         ("x = [\n", "/etc/x.toml:"),
         ("include = [\"y\"]\n", "\"include\" may not be in a file that is included"),

@@ -102,16 +102,13 @@ fn check_if_ids(draft: &Draft, report: &mut Report<'_>) {
         let (problem, against) = match (interfaces.get(name), ids.get(&id.value)) {
             (Some(other), _) if other.value != id.value => {
                 let place = report.place(id.at, other.at);
-                let problem =
-                    Problem::new(format!("{} has the if_id {} already ({place})", quoted(name), other.value));
-                let help =
-                    "an interface has one if_id: give the connection an interface of its own, or the same if_id";
+                let problem = Problem::new(format!("{} has the if_id {} already ({place})", quoted(name), other.value));
+                let help = "an interface has one if_id: give the connection an interface of its own, or the same if_id";
                 (problem.help(help), other.at)
             }
             (_, Some((other, at))) if *other != name => {
                 let place = report.place(id.at, *at);
-                let problem =
-                    Problem::new(format!("{} is the if_id of {} already ({place})", id.value, quoted(other)));
+                let problem = Problem::new(format!("{} is the if_id of {} already ({place})", id.value, quoted(other)));
                 (problem.help("give each interface an if_id of its own"), *at)
             }
             _ => {
