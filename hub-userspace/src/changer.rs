@@ -109,20 +109,18 @@ impl Start {
         if let Some(why) = store.read_only() {
             warnings.push(format!("{} cannot be written, changes are refused: {why}", store.file().display()));
         }
-        let (files, trial) = match unconfirmed.and_then(|unconfirmed| Trial::resume(&texts, unconfirmed)) {
-            Some((files, trial)) => {
-                warnings.push(confirm::RESUMED.to_owned());
-                (files, Some(trial))
+        let resumed = unconfirmed.and_then(|unconfirmed| Trial::resume(&texts, unconfirmed));
+        let (files, trial) = if let Some((files, trial)) = resumed {
+            warnings.push(confirm::RESUMED.to_owned());
+            (files, Some(trial))
+        } else {
+            let error = |diagnostics| LoadError { file: file.to_owned(), diagnostics };
+            let files = load_texts(texts).map_err(error)?;
+            // Of no use any more; where it cannot be written it is compared with the files again at the next start.
+            if is_remembered {
+                drop(store.commit(&Batch { unconfirmed: Some(None), ..Batch::default() }, objects.next_number));
             }
-            None => {
-                let error = |diagnostics| LoadError { file: file.to_owned(), diagnostics };
-                let files = load_texts(texts).map_err(error)?;
-                // Of no use any more; where it cannot be written it is compared with the files again at the next start.
-                if is_remembered {
-                    drop(store.commit(&Batch { unconfirmed: Some(None), ..Batch::default() }, objects.next_number));
-                }
-                (files, None)
-            }
+            (files, None)
         };
         let united = InForce::new(files, objects);
         let (in_force, mut config) = united.ok_or_else(|| anyhow::anyhow!("{}: nothing is in it", file.display()))?;

@@ -64,6 +64,7 @@ enum Output {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
     /// Runs the agent in the foreground: loads the kernel program, attaches it, serves the socket.
     Run {

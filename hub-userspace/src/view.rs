@@ -137,33 +137,18 @@ fn notes_of_ipsec(ipsec: &Ipsec) -> Vec<String> {
     ipsec.children.iter().map(child).chain(ipsec.problems.iter().cloned()).collect()
 }
 
-/// Routes with their shares.
-pub fn routes(routes: &[Route]) -> String {
-    let mut rows = table(&["DESTINATION", "NEXT HOP", "WEIGHT", "PUBLISHED", "SHARE"]);
-    for route in routes {
-        rows.add_row(cells(route));
-    }
-    right(&mut rows, &[2, 4]);
-    format!("{rows}\n")
-}
-
-fn cells(route: &Route) -> Vec<String> {
-    vec![
-        route.destination.to_string(),
-        route.next_hop.clone(),
-        route.weight.to_string(),
-        if route.publish { "yes" } else { "no" }.to_owned(),
-        format!("{:.0} %", route.share * 100.0),
-    ]
-}
-
 /// Routes with their shares and origins.
-pub fn routes_with_origin(routes: &[Route]) -> String {
+pub fn routes(routes: &[Route]) -> String {
     let mut rows = table(&["DESTINATION", "NEXT HOP", "WEIGHT", "PUBLISHED", "SHARE", "ORIGIN"]);
     for route in routes {
-        let mut cells = cells(route);
-        cells.push(route.origin.to_string());
-        rows.add_row(cells);
+        rows.add_row([
+            route.destination.to_string(),
+            route.next_hop.clone(),
+            route.weight.to_string(),
+            if route.publish { "yes" } else { "no" }.to_owned(),
+            format!("{:.0} %", route.share * 100.0),
+            route.origin.to_string(),
+        ]);
     }
     right(&mut rows, &[2, 4]);
     format!("{rows}\n")

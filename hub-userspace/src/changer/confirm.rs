@@ -160,7 +160,7 @@ impl Changer {
         // The store remembers both already, so that a full disk is not in the way.
         match self.take_files(files, Batch::default(), cause, Watch::start()).await {
             Ok(Made { difference, .. }) => {
-                warn!("the reload was not confirmed, back to what was in force before: {difference}")
+                warn!("the reload was not confirmed, back to what was in force before: {difference}");
             }
             Err(error) => error!("the reload was not confirmed, and going back failed: {error}"),
         }

@@ -257,7 +257,7 @@ fn inline_table(text: &str) -> Result<Value, String> {
 }
 
 /// Keys from a file and from flags, which win; and whether they are all of the object's.
-fn gather(id: &ObjectId, flags: Keys, from: From, unset: Vec<String>) -> Result<(Keys, bool)> {
+fn gather(id: &ObjectId, flags: Keys, from: &From, unset: Vec<String>) -> Result<(Keys, bool)> {
     let mut keys = match &from.from {
         None => Keys::new(),
         Some(file) => fragment(id, file)?,
@@ -280,11 +280,11 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
         toml::from_str(&text).map_err(|error| anyhow::anyhow!("{shown}: {}", error.to_string().trim()))?;
     let Value::Object(mut root) = root else { bail!("{shown} has no keys") };
     let name = id.name();
-    let below = root.get(id.kind()).and_then(Value::as_object).filter(|_| root.len() == 1);
-    match below.and_then(|below| below.get(&name)) {
-        Some(Value::Object(keys)) => root = keys.clone(),
-        _ if below.is_some() => bail!("{shown} has a {} of another name than {name}", id.kind().replace('_', " ")),
-        _ => {}
+    let below = root.get_mut(id.kind()).and_then(Value::as_object_mut);
+    match below.map(|below| below.remove(&name)) {
+        None => {}
+        Some(Some(Value::Object(keys))) => root = keys,
+        Some(_) => bail!("{shown} has a {} of another name than {name}", id.kind().replace('_', " ")),
     }
     Ok(root)
 }
@@ -302,7 +302,7 @@ pub async fn route(command: RouteCommand, socket: &Path, output: Output) -> Resu
             if routes.is_empty() {
                 bail!("there is no route to {destination}: `vpnhub route list` shows those that there are");
             }
-            return if output == Output::Json { json(&routes) } else { Ok(view::routes_with_origin(&routes)) };
+            return if output == Output::Json { json(&routes) } else { Ok(view::routes(&routes)) };
         }
         RouteCommand::Add { destination, next_hop, weight, publish } => {
             ObjectChange::AddRoute(AddRoute { destination, next_hop, weight, publish })
@@ -328,9 +328,9 @@ pub async fn connection(command: ConnectionCommand, socket: &Path, output: Outpu
         ConnectionCommand::Show { connection } => {
             return shown(&client.object(&ObjectId::Connection(connection)).await?, output);
         }
-        ConnectionCommand::Add { connection, keys, from } => add(ObjectId::Connection(connection), keys.keys(), from)?,
+        ConnectionCommand::Add { connection, keys, from } => add(ObjectId::Connection(connection), keys.keys(), &from)?,
         ConnectionCommand::Set { connection, keys, from, unset } => {
-            set(ObjectId::Connection(connection), keys.keys(), from, unset)?
+            set(ObjectId::Connection(connection), keys.keys(), &from, unset)?
         }
         ConnectionCommand::Delete { connection } => ObjectChange::Delete(ObjectId::Connection(connection)),
         ConnectionCommand::Up { connection } => ObjectChange::Admin(Admin { connection, up: true }),
@@ -350,21 +350,21 @@ pub async fn customer_gateway(command: CustomerGatewayCommand, socket: &Path, ou
         CustomerGatewayCommand::Show { name } => {
             return shown(&client.object(&ObjectId::CustomerGateway(name)).await?, output);
         }
-        CustomerGatewayCommand::Add { name, keys, from } => add(ObjectId::CustomerGateway(name), keys.keys(), from)?,
+        CustomerGatewayCommand::Add { name, keys, from } => add(ObjectId::CustomerGateway(name), keys.keys(), &from)?,
         CustomerGatewayCommand::Set { name, keys, from, unset } => {
-            set(ObjectId::CustomerGateway(name), keys.keys(), from, unset)?
+            set(ObjectId::CustomerGateway(name), keys.keys(), &from, unset)?
         }
         CustomerGatewayCommand::Delete { name } => ObjectChange::Delete(ObjectId::CustomerGateway(name)),
     };
     changed(&client.change(&change).await?, output)
 }
 
-fn add(id: ObjectId, flags: Keys, from: From) -> Result<ObjectChange> {
+fn add(id: ObjectId, flags: Keys, from: &From) -> Result<ObjectChange> {
     let (keys, _) = gather(&id, flags, from, Vec::new())?;
     Ok(ObjectChange::Put(PutObject { id, keys, mode: PutMode::Add }))
 }
 
-fn set(id: ObjectId, flags: Keys, from: From, Unset { unset }: Unset) -> Result<ObjectChange> {
+fn set(id: ObjectId, flags: Keys, from: &From, Unset { unset }: Unset) -> Result<ObjectChange> {
     let (keys, all) = gather(&id, flags, from, unset)?;
     let mode = if all { PutMode::Replace } else { PutMode::Merge };
     Ok(ObjectChange::Put(PutObject { id, keys, mode }))

@@ -81,21 +81,16 @@ fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic
     for (index, (_, text)) in texts.iter().enumerate() {
         let part = if index == 0 { Part::Main } else { Part::Included };
         let mut own = Report::new(text);
-        match bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| read_whole(text, part, &mut own)) {
-            Some((found, more)) => {
-                let mut found = found;
-                let base = report.base(index);
-                if base > 0 {
-                    found.relocate(&|at| at + base);
-                }
-                report.absorb(own, index);
-                merge(&mut draft, found, &mut report);
-                unread.add(more);
+        let found = bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| read_whole(text, part, &mut own));
+        report.absorb(own, index);
+        is_toml &= found.is_some();
+        if let Some((mut found, more)) = found {
+            let base = report.base(index);
+            if base > 0 {
+                found.relocate(&|at| at + base);
             }
-            None => {
-                is_toml = false;
-                report.absorb(own, index);
-            }
+            merge(&mut draft, found, &mut report);
+            unread.add(more);
         }
     }
     if is_toml {

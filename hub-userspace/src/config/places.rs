@@ -38,7 +38,9 @@ impl<T: Relocate> Relocate for Option<T> {
 
 impl<T: Relocate> Relocate for Vec<T> {
     fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
-        self.iter_mut().for_each(|found| found.relocate(to));
+        for found in self {
+            found.relocate(to);
+        }
     }
 }
 

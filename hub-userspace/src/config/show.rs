@@ -66,11 +66,11 @@ fn key(text: &mut String, name: &str, value: impl std::fmt::Display) {
 }
 
 /// Quoted as TOML has it.
-fn string(value: impl ToString) -> String {
+fn string<T: ToString + ?Sized>(value: &T) -> String {
     toml::Value::String(value.to_string()).to_string()
 }
 
-fn strings(values: impl IntoIterator<Item = impl ToString>) -> String {
+fn strings<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> String {
     format!("[{}]", values.into_iter().map(string).collect::<Vec<_>>().join(", "))
 }
 
@@ -90,9 +90,9 @@ fn settings(config: &Config) -> String {
     key(&mut text, "spoke_to_spoke", gateway.spoke_to_spoke);
     key(&mut text, "allow_default_route", gateway.allow_default_route);
     if let Some(address) = gateway.address {
-        key(&mut text, "address", string(address));
+        key(&mut text, "address", string(&address));
     }
-    key(&mut text, "vici_socket", string(gateway.vici_socket.display()));
+    key(&mut text, "vici_socket", string(&gateway.vici_socket.display()));
     key(&mut text, "services", strings(&gateway.services));
     let dataplane = &config.dataplane;
     text.push_str("\n[dataplane]\n");
@@ -187,12 +187,12 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
 fn ipsec_keys(text: &mut String, ipsec: &Ipsec) {
     let Ipsec { auth, local_id, remote_id, start, encap, if_id, create_interface, dpd_delay, ike, esp } = ipsec;
     match auth {
-        Auth::Psk { file } => key(text, "psk_file", string(file.display())),
+        Auth::Psk { file } => key(text, "psk_file", string(&file.display())),
         Auth::Certificate { certificate, private_key, ca } => {
-            key(text, "certificate", string(certificate.display()));
-            key(text, "private_key", string(private_key.display()));
+            key(text, "certificate", string(&certificate.display()));
+            key(text, "private_key", string(&private_key.display()));
             if let Some(ca) = ca {
-                key(text, "ca", string(ca.display()));
+                key(text, "ca", string(&ca.display()));
             }
         }
     }

@@ -27,7 +27,9 @@ fn open(folder: &Path) -> Opened {
 
 fn all_of(ops: &[Op]) -> Objects {
     let mut objects = Objects::default();
-    ops.iter().for_each(|op| objects.apply(op));
+    for op in ops {
+        objects.apply(op);
+    }
     objects
 }
 

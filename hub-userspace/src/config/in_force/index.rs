@@ -119,8 +119,8 @@ impl Index {
         self.routes.get(&(*destination, *self.by_name.get(next_hop)?)).copied()
     }
 
-    /// Whether a new route breaks no rule and concerns no other object, with what may not be meant so; `None`: cannot tell.
-    pub fn add(&self, (destination, next_hop): &RouteId) -> Option<Option<Problem>> {
+    /// What may not be meant so of a new route that breaks no rule and concerns no other object; `None`: cannot tell.
+    pub fn add(&self, (destination, next_hop): &RouteId) -> Option<Vec<String>> {
         let destination = *destination;
         let id = *self.by_name.get(next_hop)?;
         let is_new = !self.routes.contains_key(&(destination, id));
@@ -129,17 +129,19 @@ impl Index {
             return None;
         }
         let connection = &self.connections[id as usize];
-        Some(connection.coverage.check(&destination, &connection.name))
+        let warning = connection.coverage.check(&destination, &connection.name);
+        Some(warning.iter().map(Problem::sentence).collect())
     }
 
     /// As [`Self::add`], of a route that goes.
-    pub fn delete(&self, (destination, next_hop): &RouteId) -> Option<Option<Problem>> {
+    pub fn delete(&self, (destination, next_hop): &RouteId) -> Option<Vec<String>> {
         let id = *self.by_name.get(next_hop)?;
         if self.splits_a_site(*destination, id) {
             return None;
         }
         let connection = &self.connections[id as usize];
-        Some((connection.routes == 1).then(|| unrouted(&connection.name, connection.first_remote)))
+        let warning = (connection.routes == 1).then(|| unrouted(&connection.name, connection.first_remote));
+        Some(warning.iter().map(Problem::sentence).collect())
     }
 
     /// The route is in force with these keys from now on, or not any more.

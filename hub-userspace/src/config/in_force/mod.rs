@@ -40,6 +40,7 @@ pub struct InForce {
 
 /// What a proposal does to the configuration.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time: a box would save nothing")]
 pub enum Change {
     /// Nothing that is in force.
     Nothing,

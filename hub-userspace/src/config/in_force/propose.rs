@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        diagnostic::Problem,
         difference::{ChangedRoute, Difference},
         model::{DEFAULT_WEIGHT, Route},
         provenance::Origin,
@@ -91,9 +90,9 @@ impl InForce {
                 Vec::new()
             }
             (None, None) => match self.index.add(&id) {
-                Some(warning) => {
+                Some(warnings) => {
                     difference.routes.added.push(new);
-                    warning.iter().map(Problem::sentence).collect()
+                    warnings
                 }
                 None => return self.whole(vec![op], &ObjectId::Route(id)),
             },
@@ -115,10 +114,9 @@ impl InForce {
         let Some(entry) = in_force.filter(|entry| entry.of_file.is_none() && !self.may_free(id.0)) else {
             return self.whole(vec![op], &ObjectId::Route(id));
         };
-        let Some(warning) = self.index.delete(&id) else { return self.whole(vec![op], &ObjectId::Route(id)) };
+        let Some(warnings) = self.index.delete(&id) else { return self.whole(vec![op], &ObjectId::Route(id)) };
         let mut difference = Difference::default();
         difference.routes.removed.push(route(&id, entry.keys));
-        let warnings = warning.iter().map(Problem::sentence).collect();
         Ok(self.small(difference, vec![op], warnings, &ObjectId::Route(id.clone()), Next::Route(id, None)))
     }
 
@@ -209,7 +207,9 @@ impl InForce {
     /// Unites the files with the store as it would be.
     fn whole(&self, ops: Vec<Op>, id: &ObjectId) -> Result<Proposal, ProposeError> {
         let mut objects = self.objects.clone();
-        ops.iter().for_each(|op| objects.apply(op));
+        for op in &ops {
+            objects.apply(op);
+        }
         let united = unite(&self.files, &objects).ok_or_else(|| ProposeError::Refused(Vec::new()))?;
         let was: HashSet<&ObjectId> = self.set_aside.iter().map(|(id, _)| id).collect();
         let (mut warnings, mut refused) = (Vec::new(), Vec::new());
@@ -300,7 +300,7 @@ impl InForce {
         };
         match origin {
             Origin::Store => Ok(()),
-            origin => Err(ProposeError::DefinedInFile { id: id.clone(), origin }),
+            origin @ Origin::File { .. } => Err(ProposeError::DefinedInFile { id: id.clone(), origin }),
         }
     }
 }

@@ -117,9 +117,9 @@ fn is_valid(file: &str, objects: &Objects, some: &[&Aged]) -> bool {
                     let _ = write!(text, "[customer_gateway.{name}]\naddress = {}\n", keys["address"]);
                 }
                 (ObjectId::Connection(name), Some(Body::Table(keys))) if pass == 1 => {
-                    let _ = write!(text, "[connection.{name}]\n");
+                    let _ = writeln!(text, "[connection.{name}]");
                     for (key, value) in keys {
-                        let _ = write!(text, "{key} = {value}\n");
+                        let _ = writeln!(text, "{key} = {value}");
                     }
                 }
                 (ObjectId::Route((destination, next_hop)), Some(Body::Route(keys))) if pass == 2 => {
