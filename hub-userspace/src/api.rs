@@ -4,6 +4,7 @@ mod access;
 mod changes;
 mod connections;
 mod events;
+mod objects;
 mod peer_config;
 mod server;
 mod socket;
@@ -29,7 +30,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-pub use self::socket::Socket;
+pub use self::{
+    objects::{CustomerGateway, Shown},
+    socket::Socket,
+};
 use crate::{
     agent::{Request, Snapshot},
     changer::Order,
@@ -41,12 +45,17 @@ use crate::{
 pub const STATUS: &str = "/v1/status";
 pub const ROUTES: &str = "/v1/routes";
 pub const CONNECTIONS: &str = "/v1/connections";
+pub const CUSTOMER_GATEWAYS: &str = "/v1/customer-gateways";
 pub const RELOAD: &str = "/v1/reload";
+pub const CONFIRM: &str = "/v1/confirm";
+pub const CONFIG: &str = "/v1/config";
+pub const AUDIT: &str = "/v1/store/audit";
+pub const BACKUP: &str = "/v1/store/backup";
 pub const EVENTS: &str = "/v1/events";
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same for changes, which write a file and the tables of up to a hundred thousand routes.
+/// The same for changes, which write the store and the tables of up to a hundred thousand routes.
 const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
 
 /// What a request that fails is answered with.
@@ -57,6 +66,7 @@ struct Failure {
 
 fn router(doors: Doors) -> Router {
     changes::router()
+        .merge(objects::router())
         .route(STATUS, get(status))
         .route(EVENTS, get(events::follow))
         .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
@@ -75,14 +85,6 @@ pub struct Doors {
 
 async fn status(State(doors): State<Doors>) -> Response {
     respond(snapshot(&doors).await.map(Snapshot::status))
-}
-
-async fn routes(State(doors): State<Doors>) -> Response {
-    respond(snapshot(&doors).await.map(|snapshot| snapshot.routes()))
-}
-
-async fn connections(State(doors): State<Doors>) -> Response {
-    respond(snapshot(&doors).await.map(|snapshot| snapshot.connections))
 }
 
 async fn snapshot(doors: &Doors) -> Result<Snapshot> {

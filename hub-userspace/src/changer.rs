@@ -1,112 +1,67 @@
-//! Changes of the configuration while the agent runs: by command, or by reading the file again.
+//! Changes of the configuration while the agent runs: by command, or by reading the files again.
 //!
-//! A change is judged first, by all rules of the file and for room in the kernel program's tables; then the file is
-//! replaced; then the change is put in force. What the kernel refuses after that is tried again as any other of its
-//! refusals: the file says what is wanted, and going back could be refused as well. One change at a time, so they cannot
-//! get into each other's way; and beside the agent's loop, because reading and writing a large file takes its time.
+//! Every change is validated first, by all rules and for room in the kernel program's tables; then it is written to the
+//! store; then it is put in force. If the kernel refuses something after that, the agent tries again, as with any other
+//! refusal: the store has the desired state, and going back could be refused as well. There is one change at a time, so
+//! they cannot get into each other's way; and they run beside the agent's loop, because reading a large file takes time.
+
+mod answer;
+mod confirm;
 
 use std::{
+    path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
     task::block_in_place,
     time::timeout,
 };
 
+pub use self::answer::{ChangeError, Changed, Took};
+use self::{
+    answer::{SETTLING, concerning},
+    confirm::Trial,
+};
 use crate::{
-    agent::{RETRY, Request, Snapshot, Step},
+    agent::{Request, Snapshot, Step},
     config::{
-        LoadError,
-        difference::{Difference, Routes},
-        edit::{Edit, EditError, Enable},
-        store::{Change, Proposal, ProposeError, Store, StoreError},
+        Config, Diagnostic, FileSet, LoadError,
+        difference::Difference,
+        in_force::{Admin, Change, InForce, ObjectChange, Proposal},
+        load_texts, read_texts,
     },
-    netlink::Failure,
-    slots::Full,
+    store::{Batch, Body, ObjectId, Opened, Store, StoreError, audit},
 };
 
-/// How long an answer waits for the kernel's own routes.
-const SETTLING: Duration = Duration::from_secs(5);
-/// Routes of a kind that an answer lists.
-const MOST_ROUTES: usize = 1000;
-
 /// What somebody wants changed.
+#[derive(Debug)]
 pub enum Wish {
-    Edit(Edit),
-    Reload,
+    Edit(ObjectChange),
+    /// Reads the files again; with a time, for as long unless confirmed.
+    Reload(Option<std::time::Duration>),
+    /// Keeps what a reload has put in force for a time.
+    Confirm,
 }
 
-/// What came of a change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Changed {
-    /// One sentence for people, without its end.
-    pub message: String,
-    pub changed: bool,
-    /// Of routes the first thousand that came, went or changed.
-    #[serde(flatten)]
-    pub difference: Difference,
-    /// Routes that the difference does not list.
-    #[serde(default)]
-    pub omitted_routes: usize,
-    /// What may not be meant so; one sentence each.
-    pub warnings: Vec<String>,
-    #[serde(default)]
-    pub took: Took,
+/// What is asked of the one who makes changes.
+pub enum Order {
+    Change {
+        wish: Wish,
+        /// User at the other end of the socket; `None`: a signal.
+        uid: Option<u32>,
+        answer: oneshot::Sender<Result<Changed, ChangeError>>,
+    },
+    /// A stored object's keys, in force or not.
+    Stored(ObjectId, oneshot::Sender<Option<Value>>),
+    /// The newest entries of the audit log, so many.
+    Audit(usize, oneshot::Sender<Result<Vec<audit::Entry>, StoreError>>),
+    /// A copy of the store.
+    Backup(oneshot::Sender<Result<Vec<u8>, StoreError>>),
 }
-
-/// Where the time of a change went, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Took {
-    /// The rules of the file, and room in the tables.
-    pub judging: f64,
-    /// The file, through to the disk.
-    pub writing: f64,
-    /// The program's tables.
-    pub applying: f64,
-    /// The kernel's own routes.
-    pub settling: f64,
-}
-
-/// Why nothing was changed, but for the last two.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    #[error(transparent)]
-    Edit(EditError),
-    /// The file as it would be breaks rules.
-    #[error("nothing was changed: {0}")]
-    Refused(ProposeError),
-    #[error("not reloaded, the old configuration stays in force:\n{0}")]
-    Load(#[from] LoadError),
-    #[error(
-        "not reloaded, the old configuration stays in force: {0} has another value, which counts from the agent's start on: \
-         restart the agent"
-    )]
-    Restart(String),
-    #[error("nothing was changed: {0}")]
-    Full(#[from] Full),
-    #[error("nothing was changed: {0}")]
-    Store(#[from] StoreError),
-    #[error("saved, but not in force yet: {0}; the agent tries again every {seconds} s", seconds = RETRY.as_secs())]
-    NotApplied(String),
-    #[error("the agent is stopping")]
-    Stopping,
-}
-
-impl From<ProposeError> for ChangeError {
-    fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::Edit(error) => Self::Edit(error),
-            ProposeError::Refused(_) => Self::Refused(error),
-        }
-    }
-}
-
-/// A wish, and where to answer it.
-pub type Order = (Wish, oneshot::Sender<Result<Changed, ChangeError>>);
 
 /// A change that was made: what is different, and what the rules and the kernel say to it.
 struct Made {
@@ -115,66 +70,182 @@ struct Made {
     warnings: Vec<String>,
 }
 
+/// Who wants a change, and what for.
+struct Cause {
+    uid: Option<u32>,
+    action: String,
+}
+
 /// Makes changes, one at a time.
 pub struct Changer {
+    in_force: InForce,
     store: Store,
+    /// A reload that is to be confirmed, or was not.
+    trial: Option<Trial>,
     agent: mpsc::Sender<Request>,
 }
 
+/// Files and store as an agent starts with them.
+pub struct Start {
+    config: Option<Config>,
+    /// What may not be meant so, one line each.
+    pub warnings: Vec<String>,
+    in_force: InForce,
+    store: Store,
+    trial: Option<Trial>,
+}
+
+impl Start {
+    /// Reads the files, opens the store and unites them.
+    ///
+    /// # Errors
+    /// When a file is wrong, or the store cannot be read.
+    pub fn open(file: &Path, state: &Path, instance: &str) -> anyhow::Result<Self> {
+        let whole = |diagnostic: Box<Diagnostic>| LoadError { file: file.to_owned(), diagnostics: vec![*diagnostic] };
+        let texts = read_texts(file).map_err(whole)?;
+        let Opened { mut store, objects, unconfirmed } = Store::open(state, instance)?;
+        let mut warnings = Vec::new();
+        let is_remembered = unconfirmed.is_some();
+        if let Some(why) = store.read_only() {
+            warnings.push(format!("{} cannot be written, changes are refused: {why}", store.file().display()));
+        }
+        let resumed = unconfirmed.and_then(|unconfirmed| Trial::resume(&texts, unconfirmed));
+        let (files, trial) = if let Some((files, trial)) = resumed {
+            warnings.push(confirm::RESUMED.to_owned());
+            (files, Some(trial))
+        } else {
+            let error = |diagnostics| LoadError { file: file.to_owned(), diagnostics };
+            let files = load_texts(texts).map_err(error)?;
+            // Of no use any more; where it cannot be written it is compared with the files again at the next start.
+            if is_remembered {
+                drop(store.commit(&Batch { unconfirmed: Some(None), ..Batch::default() }, objects.next_number));
+            }
+            (files, None)
+        };
+        let united = InForce::new(files, objects);
+        let (in_force, mut config) = united.ok_or_else(|| anyhow::anyhow!("{}: nothing is in it", file.display()))?;
+        let name = file.display().to_string();
+        warnings.extend(in_force.file_warnings().into_iter().map(|found| found.in_file(&name)));
+        let set_aside = in_force.set_aside();
+        warnings.extend(
+            set_aside.iter().map(|found| format!("set aside: {} {}: {}", found.kind, found.name, found.reason)),
+        );
+        confirm::mark(&mut config, trial.as_ref());
+        Ok(Self { config: Some(config), warnings, in_force, store, trial })
+    }
+
+    /// The configuration in force, for the agent.
+    pub fn take_config(&mut self) -> Config {
+        self.config.take().expect("it is taken once")
+    }
+}
+
 impl Changer {
-    pub fn new(store: Store, agent: mpsc::Sender<Request>) -> Self {
-        Self { store, agent }
+    /// Of what [`Start::open`] found, and the agent that has its configuration in force.
+    pub fn new(start: Start, agent: mpsc::Sender<Request>) -> Self {
+        let Start { in_force, store, trial, .. } = start;
+        Self { in_force, store, trial, agent }
     }
 
     /// Serves until nobody can order any more. Needs a runtime of several threads.
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        while let Some((wish, answer)) = orders.recv().await {
-            let result = match wish {
-                Wish::Edit(edit) => self.edit(&edit).await,
-                Wish::Reload => self.reload().await,
+        loop {
+            let deadline = self.trial.as_ref().and_then(Trial::deadline);
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                () = confirm::reached(deadline) => {
+                    self.revert().await;
+                    continue;
+                }
             };
-            // The client may have gone: a change is made all the same.
-            drop(answer.send(result));
+            let Some(order) = order else { return };
+            self.serve(order).await;
         }
     }
 
-    async fn edit(&mut self, edit: &Edit) -> Result<Changed, ChangeError> {
+    async fn serve(&mut self, order: Order) {
+        // The client may have gone: a change is made all the same.
+        match order {
+            Order::Change { wish, uid, answer } => {
+                let result = match wish {
+                    Wish::Edit(edit) => self.edit(&edit, uid).await,
+                    Wish::Reload(confirm) => self.reload(confirm, uid).await,
+                    Wish::Confirm => self.confirm(uid).await,
+                };
+                drop(answer.send(result));
+            }
+            Order::Stored(id, answer) => {
+                let found = self.in_force.objects().get(&id).map(|stored| match stored.value {
+                    Body::Table(keys) => Value::Object(keys),
+                    Body::Route(keys) => json!({ "weight": keys.weight, "publish": keys.publish }),
+                });
+                drop(answer.send(found));
+            }
+            Order::Audit(most, answer) => drop(answer.send(block_in_place(|| self.store.audit(most)))),
+            Order::Backup(answer) => drop(answer.send(block_in_place(|| self.store.backup()))),
+        }
+    }
+
+    async fn edit(&mut self, edit: &ObjectChange, uid: Option<u32>) -> Result<Changed, ChangeError> {
         let watch = Watch::start();
-        let proposal = block_in_place(|| self.store.propose(edit))?;
-        let Made { difference, took, mut warnings } = self.make(proposal, watch).await?;
-        if difference.is_empty() {
-            return Ok(Changed::nothing("nothing to change: it is so already", warnings, took));
+        let proposal = block_in_place(|| self.in_force.propose(edit))?;
+        let (object, is_nothing) = (proposal.object.clone(), proposal.is_nothing());
+        let is_stored_only = matches!(proposal.change, Change::Nothing);
+        let cause = Cause { uid, action: edit.action() };
+        let Made { difference, took, mut warnings } = self.make(proposal, Batch::default(), cause, watch).await?;
+        if is_nothing {
+            return Ok(Changed::nothing("nothing to change: already in effect", warnings, took));
         }
         let message = match edit {
-            Edit::Enable(Enable { connection, enabled: true }) => format!("connection {connection} taken up again"),
-            Edit::Enable(Enable { connection, enabled: false }) => {
+            ObjectChange::Admin(Admin { connection, up: true }) => format!("connection {connection} taken up again"),
+            ObjectChange::Admin(Admin { connection, up: false }) => {
                 warnings.extend(self.still_carrying(connection).await);
                 format!("connection {connection} taken down")
+            }
+            // Of an object that is set aside.
+            _ if is_stored_only || difference.is_empty() => {
+                format!("{object} changed in the store: nothing else is in force")
             }
             _ => difference.to_string(),
         };
         Ok(Changed::now(message, difference, warnings, took))
     }
 
-    async fn reload(&mut self) -> Result<Changed, ChangeError> {
-        let watch = Watch::start();
-        let proposal = block_in_place(|| self.store.propose_reload())?;
-        let Made { difference, took, warnings } = self.make(proposal, watch).await?;
-        if difference.is_empty() {
-            // A secret may be another one all the same.
-            self.agent.send(Request::ReadSecrets).await.map_err(|_| ChangeError::Stopping)?;
-            return Ok(Changed::nothing("reloaded: nothing has changed", warnings, took));
-        }
-        Ok(Changed::now(format!("reloaded: {difference}"), difference, warnings, took))
+    /// Has the agent take over other files. What was in force before stays in force where that fails.
+    async fn take_files(
+        &mut self,
+        files: FileSet,
+        batch: Batch,
+        cause: Cause,
+        watch: Watch,
+    ) -> Result<Made, ChangeError> {
+        let proposal = block_in_place(|| self.in_force.propose_files(files));
+        let proposal = proposal.ok_or_else(|| {
+            let file = self.in_force.path().to_owned();
+            ChangeError::Load(LoadError { file, diagnostics: Vec::new() })
+        })?;
+        self.make(proposal, batch, cause, watch).await
     }
 
     /// Writes what was proposed and puts it in force.
-    async fn make(&mut self, mut proposal: Proposal, mut watch: Watch) -> Result<Made, ChangeError> {
+    async fn make(
+        &mut self,
+        mut proposal: Proposal,
+        mut batch: Batch,
+        cause: Cause,
+        mut watch: Watch,
+    ) -> Result<Made, ChangeError> {
         let mut warnings = std::mem::take(&mut proposal.warnings);
+        let is_of_files = proposal.ops.is_empty();
         let step = match std::mem::replace(&mut proposal.change, Change::Nothing) {
+            Change::Nothing if proposal.ops.is_empty() => {
+                let took = Took { judging: watch.lap(), ..Took::default() };
+                return Ok(Made { difference: Difference::default(), took, warnings });
+            }
             Change::Nothing => None,
             Change::Small(difference) => Some(Step { difference, config: None }),
-            Change::Whole(config) => {
+            Change::Whole(mut config) => {
+                confirm::mark(&mut config, self.trial.as_ref());
                 let old = self.ask(Request::Config).await?;
                 let difference = block_in_place(|| Difference::between(&old, &config));
                 if let Some(key) = difference.needs_restart() {
@@ -188,7 +259,23 @@ impl Changer {
             self.ask(|answer| Request::Rehearse(Arc::clone(step), answer)).await??;
         }
         let judging = watch.lap();
-        block_in_place(|| self.store.commit(proposal))?;
+        let after = match (&step, is_of_files) {
+            (Some(step), true) => Value::String(step.difference.to_string()),
+            _ => proposal.after.clone(),
+        };
+        batch.ops.clone_from(&proposal.ops);
+        let (object, before) = (proposal.object.clone(), proposal.before.clone());
+        batch.audit = Some(audit::Entry { object, before, after, ..self.entry(cause) });
+        let next_number = self.in_force.objects().next_number_after(&batch.ops);
+        let must_be_written = !is_of_files || matches!(batch.unconfirmed, Some(Some(_)));
+        if let Err(error) = block_in_place(|| self.store.commit(&batch, next_number)) {
+            if must_be_written {
+                return Err(error.into());
+            }
+            // The files are read, not written: a full disk must not keep them from being taken.
+            warnings.push(format!("not in the audit log: {error}"));
+        }
+        self.in_force.apply(proposal);
         let writing = watch.lap();
         let Some(step) = step else {
             let took = Took { judging, writing, ..Took::default() };
@@ -205,6 +292,14 @@ impl Changer {
         });
         let took = Took { judging, writing, applying, settling: watch.lap() };
         Ok(Made { difference: step.difference.clone(), took, warnings })
+    }
+
+    /// What the audit log says of a change, but for the keys.
+    fn entry(&self, cause: Cause) -> audit::Entry {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        let object = self.in_force.path().display().to_string();
+        let Cause { uid, action } = cause;
+        audit::Entry { time, uid, action, object, before: Value::Null, after: Value::Null }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ChangeError> {
@@ -226,15 +321,6 @@ impl Changer {
     }
 }
 
-/// What the kernel refuses of the routes that came or changed. The agent tries again.
-fn concerning(refused: &[Failure], difference: &Difference) -> Vec<String> {
-    let Routes { added, changed, .. } = &difference.routes;
-    let routes = added.iter().chain(changed.iter().map(|changed| &changed.to));
-    let names: Vec<String> = routes.take(MOST_ROUTES).map(|route| format!("route {} ", route.destination)).collect();
-    let concerns = |failure: &&Failure| names.iter().any(|name| failure.object.starts_with(name));
-    refused.iter().filter(concerns).map(|failure| format!("{failure}; the agent tries again")).collect()
-}
-
 /// Measures one thing after the other.
 struct Watch(Instant);
 
@@ -248,17 +334,5 @@ impl Watch {
         let now = Instant::now();
         let lap = now - std::mem::replace(&mut self.0, now);
         lap.as_secs_f64() * 1000.0
-    }
-}
-
-impl Changed {
-    fn now(message: String, mut difference: Difference, warnings: Vec<String>, took: Took) -> Self {
-        let omitted_routes = difference.routes.truncate(MOST_ROUTES);
-        Self { message, changed: true, difference, omitted_routes, warnings, took }
-    }
-
-    fn nothing(message: &str, warnings: Vec<String>, took: Took) -> Self {
-        let difference = Difference::default();
-        Self { message: message.to_owned(), changed: false, difference, omitted_routes: 0, warnings, took }
     }
 }

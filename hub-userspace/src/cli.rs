@@ -1,15 +1,18 @@
 //! The command line.
 
+mod objects;
+mod store;
+
 use std::{
     io::{self, IsTerminal as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use clap::{ArgGroup, Parser, Subcommand, ValueEnum, value_parser};
-use ipnet::IpNet;
+use clap::{Parser, Subcommand, ValueEnum};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -17,20 +20,24 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
+use self::{
+    objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
+    store::StoreCommand,
+};
 use crate::{
     agent::Agent,
     api::{Client, Doors, Socket},
-    changer::{Changed, Changer, Order, Wish},
+    changer::{Changed, Changer, Order, Start, Wish},
     config::{
+        Config,
         check::{self, Format},
-        edit::{AddRoute, DeleteRoute, Edit, Enable, SetRoute, parse_destination},
-        load,
-        store::Store,
+        load, parse_duration,
     },
     dataplane::{self, Instance, Mode},
     event::Event,
     guard, leftovers, peer_config, process,
     status::WithoutAgent,
+    store::{DEFAULT_DIRECTORY, StoreError},
     view,
 };
 
@@ -57,12 +64,16 @@ enum Output {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
     /// Runs the agent in the foreground: loads the kernel program, attaches it, serves the socket.
     Run {
-        /// Configuration file.
+        /// Configuration file. It is read, never written.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Directory of stores: what commands change is kept in DIR/INSTANCE.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
+        state: PathBuf,
         /// How to attach to interfaces.
         #[arg(long, alias = "xdp", value_enum, default_value_t = Mode::Auto)]
         attach: Mode,
@@ -90,8 +101,23 @@ enum Command {
     /// Connections and their administrative state.
     #[command(subcommand)]
     Connection(ConnectionCommand),
-    /// Has the agent read its configuration file again and apply what is different.
-    Reload,
+    /// Customer gateways.
+    #[command(subcommand)]
+    CustomerGateway(CustomerGatewayCommand),
+    /// The configuration in force.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The store, which has what commands change.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Has the agent read its configuration files again and apply what is different.
+    Reload {
+        /// Go back to what was in force before after this time, such as 60s, unless `vpnhub confirm` comes first.
+        #[arg(long, value_name = "TIME", value_parser = confirm_time)]
+        confirm: Option<Duration>,
+    },
+    /// Keeps what `reload --confirm` has put in force.
+    Confirm,
     /// Prints what the site of a connection loads into its device.
     PeerConfig {
         #[arg(value_name = "NAME")]
@@ -114,6 +140,12 @@ enum Command {
         /// Configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Directory of stores: the sites of connections made by command are closed, too.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
+        state: PathBuf,
+        /// Whose store.
+        #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
+        instance: Instance,
     },
     /// Where no agent runs any more: removes the datapath that goes on without it, the xfrm interfaces that agents have made, and
     /// their routes, rules and neighbours.
@@ -126,65 +158,16 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum RouteCommand {
-    /// Lists the routes with their effective share.
-    List,
-    /// Adds a route, to the configuration file too.
-    Add {
-        /// Destination.
-        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
-        destination: IpNet,
-        /// Connection that leads there.
-        #[arg(long, value_name = "NAME")]
-        next_hop: String,
-        /// Part of the destination's flows, beside other routes to it; 0 is standby. 100 if not given.
-        #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
-        weight: Option<u8>,
-        /// Also install it in the host's routing table.
-        #[arg(long)]
-        publish: bool,
-    },
-    /// Removes a route, from the configuration file too.
-    Delete {
-        /// Destination.
-        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
-        destination: IpNet,
-        /// Connection that leads there; needed where the destination has several routes.
-        #[arg(long, value_name = "NAME")]
-        next_hop: Option<String>,
-    },
-    /// Changes a route's weight, or whether it is published, in the configuration file too.
-    #[command(group(ArgGroup::new("value").required(true).multiple(true).args(["weight", "publish"])))]
-    Set {
-        /// Destination.
-        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
-        destination: IpNet,
-        /// Connection that leads there; needed where the destination has several routes.
-        #[arg(long, value_name = "NAME")]
-        next_hop: Option<String>,
-        /// Part of the destination's flows, beside other routes to it; 0 is standby.
-        #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
-        weight: Option<u8>,
-        /// Whether it is installed in the host's routing table.
-        #[arg(long, value_name = "BOOL")]
-        publish: Option<bool>,
-    },
+enum ConfigCommand {
+    /// Prints what is in force as a configuration file, with the origin of each object as a comment.
+    Show,
 }
 
-#[derive(Debug, Subcommand)]
-enum ConnectionCommand {
-    /// Lists the connections with their state.
-    List,
-    /// Lets a connection carry traffic again.
-    Up {
-        #[arg(value_name = "NAME")]
-        connection: String,
-    },
-    /// Drains a connection: its traffic goes by the other next hops of its routes, also after a restart.
-    Down {
-        #[arg(value_name = "NAME")]
-        connection: String,
-    },
+/// Whole seconds, from 1 s to 1 h.
+fn confirm_time(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let time = parse_duration(text).filter(|time| range.contains(time) && time.subsec_nanos() == 0);
+    time.ok_or_else(|| "write whole seconds, from 1s to 1h".to_owned())
 }
 
 /// Runs the command; an error is one sentence on standard error and exit status 1.
@@ -200,8 +183,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let text = match cli.command {
-        Command::Run { config, attach, instance } => {
-            Box::pin(serve(config, attach, &instance, cli.socket)).await?;
+        Command::Run { config, state, attach, instance } => {
+            Box::pin(serve(&config, &state, attach, &instance, cli.socket)).await?;
             String::new()
         }
         Command::Check { config } => {
@@ -220,34 +203,11 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
                 (Err(error), None) => return Err(error),
             }
         }
-        Command::Route(RouteCommand::List) => {
-            let routes = Client::new(&cli.socket)?.routes().await?;
-            if cli.output == Output::Json { json(&routes)? } else { view::routes(&routes) }
-        }
-        Command::Connection(ConnectionCommand::List) => {
-            let connections = Client::new(&cli.socket)?.connections().await?;
-            if cli.output == Output::Json { json(&connections)? } else { view::connections(&connections) }
-        }
-        Command::Route(RouteCommand::Add { destination, next_hop, weight, publish }) => {
-            let edit = Edit::AddRoute(AddRoute { destination, next_hop, weight, publish });
-            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
-        }
-        Command::Route(RouteCommand::Delete { destination, next_hop }) => {
-            let edit = Edit::DeleteRoute(DeleteRoute { destination, next_hop });
-            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
-        }
-        Command::Route(RouteCommand::Set { destination, next_hop, weight, publish }) => {
-            let edit = Edit::SetRoute(SetRoute { destination, next_hop, weight, publish });
-            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
-        }
-        Command::Connection(ConnectionCommand::Up { connection }) => {
-            let edit = Edit::Enable(Enable { connection, enabled: true });
-            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
-        }
-        Command::Connection(ConnectionCommand::Down { connection }) => {
-            let edit = Edit::Enable(Enable { connection, enabled: false });
-            changed(&Client::new(&cli.socket)?.change(&edit).await?, cli.output)?
-        }
+        Command::Route(command) => objects::route(command, &cli.socket, cli.output).await?,
+        Command::Connection(command) => objects::connection(command, &cli.socket, cli.output).await?,
+        Command::CustomerGateway(command) => objects::customer_gateway(command, &cli.socket, cli.output).await?,
+        Command::Config(ConfigCommand::Show) => Client::new(&cli.socket)?.config().await?,
+        Command::Store(command) => store::run(command, &cli.socket, cli.output).await?,
         Command::PeerConfig { connection, format, config: None, with_secret } => {
             Client::new(&cli.socket)?.peer_config(&connection, format, with_secret).await?
         }
@@ -264,18 +224,34 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             Client::new(&cli.socket)?.follow(show).await?;
             String::new()
         }
-        Command::Protect { config } => match guard::protect(&load(&config)?.config).await? {
-            true => "the sites' interfaces are closed until the agent runs\n".to_owned(),
-            false => "nothing to change: already in effect\n".to_owned(),
-        },
+        Command::Protect { config, state, instance } => {
+            match guard::protect(&in_force(&config, &state, &instance)?).await? {
+                true => "the sites' interfaces are closed until the agent runs\n".to_owned(),
+                false => "nothing to change: already in effect\n".to_owned(),
+            }
+        }
         Command::Cleanup { instance } => {
             let removed = leftovers::remove(&instance).await?;
             if cli.output == Output::Json { json(&removed)? } else { format!("{removed}\n") }
         }
-        Command::Reload => changed(&Client::new(&cli.socket)?.reload().await?, cli.output)?,
+        Command::Reload { confirm } => changed(&Client::new(&cli.socket)?.reload(confirm).await?, cli.output)?,
+        Command::Confirm => changed(&Client::new(&cli.socket)?.confirm().await?, cli.output)?,
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an agent would start with; of the files alone where the store cannot be read: an agent that runs has closed the
+/// others already.
+fn in_force(config: &Path, state: &Path, instance: &Instance) -> Result<Config> {
+    match Start::open(config, state, instance.as_str()) {
+        Ok(mut start) => Ok(start.take_config()),
+        Err(error) if error.is::<StoreError>() => {
+            eprintln!("vpnhub: without the objects of the store: {error}");
+            Ok(load(config)?.config)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
@@ -302,7 +278,7 @@ fn changed(changed: &Changed, output: Output) -> Result<String> {
 }
 
 /// The agent's life: until SIGINT or SIGTERM.
-async fn serve(config: PathBuf, attach: Mode, instance: &Instance, socket: PathBuf) -> Result<()> {
+async fn serve(config: &Path, state: &Path, attach: Mode, instance: &Instance, socket: PathBuf) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -317,14 +293,12 @@ async fn serve(config: PathBuf, attach: Mode, instance: &Instance, socket: PathB
 
     process::prepare();
     let mut socket = Socket::open(&socket)?;
-    let (store, loaded) = Store::open(&config)?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{}", warning.in_file(&config.display().to_string()));
-    }
-    let agent = Box::pin(Agent::start(loaded.config, attach, instance)).await?;
+    let mut start = Start::open(config, state, instance.as_str())?;
+    start.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let agent = Box::pin(Agent::start(start.take_config(), attach, instance)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
-    tokio::spawn(Changer::new(store, sender.clone()).run(taken));
+    tokio::spawn(Changer::new(start, sender.clone()).run(taken));
     socket.serve(Doors { agent: sender, changer: orders.clone(), events: agent.events() });
     tokio::spawn(reload_on(hangup, orders));
     notify(&[NotifyState::Ready]);
@@ -344,7 +318,7 @@ async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<Order>) {
         let reloading = NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
         notify(&reloading.unwrap_or_default());
         let (sender, answer) = oneshot::channel();
-        if orders.send((Wish::Reload, sender)).await.is_err() {
+        if orders.send(Order::Change { wish: Wish::Reload(None), uid: None, answer: sender }).await.is_err() {
             return;
         }
         match answer.await {

@@ -32,6 +32,7 @@ pub mod slots;
 pub mod slowpath;
 pub mod state;
 pub mod status;
+pub mod store;
 mod sysctl;
 pub mod tables;
 pub mod vici;

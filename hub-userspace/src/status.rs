@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::{Confirmation, Origin, SetAside},
     dataplane::{self, Counters, Running},
     netlink::GuardCounters,
     selectors::Pair,
@@ -23,8 +24,14 @@ pub struct Status {
     pub vpc: Option<Vpc>,
     /// In order of their names.
     pub connections: Vec<Connection>,
-    /// In the file's order.
+    /// Those of the files in their order, then those of the store, oldest first.
     pub routes: Vec<Route>,
+    /// Objects of the store that are not in force, because they conflict with a file or an older one.
+    #[serde(default)]
+    pub set_aside: Vec<SetAside>,
+    /// Of a reload that is to be confirmed, or was not.
+    #[serde(default)]
+    pub confirmation: Option<Confirmation>,
     /// Of all connections, the VPC and what cannot be attributed.
     pub drops: Reasons,
     /// As `drops`: what was left to the kernel.
@@ -125,6 +132,8 @@ pub struct Vpc {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
     pub name: String,
+    #[serde(flatten)]
+    pub origin: Origin,
     pub interface: String,
     pub state: State,
     /// Why it is not up.
@@ -249,6 +258,9 @@ pub struct Route {
     pub publish: bool,
     /// The part of the destination's flows that takes this route now, 0..=1.
     pub share: f64,
+    /// `"origin"`: `"file"`, with `"file"` and `"line"`, or `"store"`.
+    #[serde(flatten)]
+    pub origin: Origin,
 }
 
 impl From<&Counters> for Traffic {

@@ -1,11 +1,17 @@
 //! Status and routes as tables for people.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
 
 use crate::{
+    api::{CustomerGateway, Shown},
+    config::{Confirmation, SetAside},
     event::Event,
     state::State,
     status::{Child, Connection, Ipsec, Reasons, Route, RunningConnection, Status, Traffic, WithoutAgent},
+    store::audit::Entry,
 };
 
 /// The whole status.
@@ -35,14 +41,35 @@ pub fn status(status: &Status) -> String {
         true => String::new(),
         false => format!("  to sites, from interfaces that are no attachment: {}\n", reasons(&status.strangers)),
     };
+    let notes_of_configuration = notes_of_configuration(status);
     format!(
-        "gateway {}\n\n{connections}\n{notes}\n{}\ndropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
+        "gateway {}\n\n{connections}\n{notes}\n{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
         status.gateway.name,
         routes(&status.routes),
         reasons(&status.drops),
         reasons(&status.passes),
         reasons(&status.kernel_drops),
     )
+}
+
+/// What of the store is not in force, and what the files say that is not.
+fn notes_of_configuration(status: &Status) -> String {
+    let set_aside = status.set_aside.iter().map(|SetAside { kind, name, reason }| {
+        let kind = kind.replace('_', " ");
+        format!("set aside: {kind} {name}: {reason}\n")
+    });
+    let confirmation = status.confirmation.map(|confirmation| match confirmation {
+        Confirmation::Pending { until } => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+            let left = (until - now).max(0.0);
+            format!("the last reload ends in {left:.0} s: `vpnhub confirm` keeps it\n")
+        }
+        Confirmation::Reverted => "the last reload was not confirmed: what was in force before it is in force, until \
+                                   the files are edited or `vpnhub reload`\n"
+            .to_owned(),
+    });
+    let notes: String = set_aside.chain(confirmation).collect();
+    if notes.is_empty() { notes } else { notes + "\n" }
 }
 
 /// What runs without an agent.
@@ -110,9 +137,9 @@ fn notes_of_ipsec(ipsec: &Ipsec) -> Vec<String> {
     ipsec.children.iter().map(child).chain(ipsec.problems.iter().cloned()).collect()
 }
 
-/// Routes with their shares.
+/// Routes with their shares and origins.
 pub fn routes(routes: &[Route]) -> String {
-    let mut rows = table(&["DESTINATION", "NEXT HOP", "WEIGHT", "PUBLISHED", "SHARE"]);
+    let mut rows = table(&["DESTINATION", "NEXT HOP", "WEIGHT", "PUBLISHED", "SHARE", "ORIGIN"]);
     for route in routes {
         rows.add_row([
             route.destination.to_string(),
@@ -120,10 +147,42 @@ pub fn routes(routes: &[Route]) -> String {
             route.weight.to_string(),
             if route.publish { "yes" } else { "no" }.to_owned(),
             format!("{:.0} %", route.share * 100.0),
+            route.origin.to_string(),
         ]);
     }
     right(&mut rows, &[2, 4]);
     format!("{rows}\n")
+}
+
+/// Customer gateways with their origins.
+pub fn customer_gateways(gateways: &[CustomerGateway]) -> String {
+    let mut rows = table(&["CUSTOMER GATEWAY", "ADDRESS", "ORIGIN"]);
+    for CustomerGateway { name, address, origin } in gateways {
+        rows.add_row([name.clone(), address.to_string(), origin.to_string()]);
+    }
+    format!("{rows}\n")
+}
+
+/// An object as a section of a file, with its origin; or its keys and why it is not in force.
+pub fn object(shown: &Shown) -> String {
+    match (&shown.toml, &shown.set_aside) {
+        (Some(text), _) => format!("# {}\n{text}", shown.origin),
+        (None, reason) => {
+            let reason = reason.as_deref().unwrap_or("not in force");
+            let keys = toml::to_string(&shown.keys).unwrap_or_default();
+            format!("# {}, set aside: {reason}\n{keys}", shown.origin)
+        }
+    }
+}
+
+/// Who changed what, a line each.
+pub fn audit(entries: &[Entry]) -> String {
+    let line = |Entry { time, uid, action, object, before, after }: &Entry| {
+        let uid = uid.map_or_else(|| "-".to_owned(), |uid| format!("uid {uid}"));
+        let value = |value: &Value| if value.is_null() { "-".to_owned() } else { value.to_string() };
+        format!("{time:.3} {uid} {action}: {object}: {} -> {}\n", value(before), value(after))
+    };
+    entries.iter().map(line).collect()
 }
 
 fn table(header: &[&str]) -> Table {

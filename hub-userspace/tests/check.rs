@@ -94,6 +94,23 @@ fn the_example_is_clean() {
 }
 
 #[test]
+fn what_is_shown_of_a_good_file_is_the_same_configuration() {
+    let good = stems(&repository().join("tests/check"), "toml").into_iter().map(|stem| stem.with_extension("toml"));
+    let example = repository().join("examples/three-offices.toml");
+    let mut count = 0;
+    for file in good.chain([example]) {
+        let text = fs::read_to_string(&file).expect("a text");
+        let Ok((config, _)) = config::parse(&text) else { continue };
+        let shown = config::show(&config);
+        let (again, _) =
+            config::parse(&shown).unwrap_or_else(|found| panic!("{}: {found:#?}\n{shown}", file.display()));
+        assert_eq!(again, config, "{}\n{shown}", file.display());
+        count += 1;
+    }
+    assert!(count >= 10, "only {count} good files");
+}
+
+#[test]
 fn json_has_the_same_findings() {
     let file = repository().join("tests/check/dozen-mistakes.toml");
     let outcome = run(&file, Format::Json);
@@ -235,6 +252,9 @@ fn hostile_text_ends_in_errors() {
         ("open texts", "a = \"\"\"\n".repeat(1 << 17)),
         ("the same key", "a = 1\n".repeat(1 << 18)),
         ("the same header", "[a]\n".repeat(1 << 18)),
+        ("escapes", "a = \"".to_owned() + &"\\q".repeat(100_000) + "\"\n"),
+        ("too many routes", "[[route]]\n".repeat(1_000_001)),
+        ("too many lines", "a\n".repeat(16_000_001)),
         ("unknown keys", pieces(100_000, |index| format!("key{index} = 1\n"))),
         ("long names", format!("[connection.{}]\n", "x".repeat(1 << 20))),
         ("sections", pieces(50_000, |index| format!("[connection.c{index}]\n"))),

@@ -49,6 +49,7 @@ impl Agent {
             let entry = self.liveness.get(name);
             connections.push(status::Connection {
                 name: name.clone(),
+                origin: self.config.provenance.connection(name),
                 interface: connection.interface.clone(),
                 state,
                 state_reason: self.state_reason(name, state),
@@ -87,6 +88,8 @@ impl Snapshot {
             vpc: self.vpc,
             connections: self.connections,
             routes,
+            set_aside: self.config.provenance.set_aside.clone(),
+            confirmation: self.config.provenance.confirmation,
             drops: status::reasons(&self.total, true),
             passes: status::reasons(&self.total, false),
             kernel_drops: self.kernel.drops,
@@ -94,9 +97,10 @@ impl Snapshot {
         }
     }
 
-    /// All routes with their shares, in the file's order.
+    /// All routes with their shares and origins, in the configuration's order.
     pub fn routes(&self) -> Vec<status::Route> {
-        let routes = self.config.routes.iter().map(|route| status::Route {
+        let routes = self.config.routes.iter().enumerate().map(|(index, route)| status::Route {
+            origin: self.config.provenance.route(index),
             destination: route.destination,
             next_hop: route.next_hop.clone(),
             weight: route.weight,

@@ -23,6 +23,8 @@ const BODY_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Peer {
     pub is_root: bool,
+    /// Its user.
+    pub uid: u32,
     pub entry: Arc<Entry>,
 }
 

@@ -3,68 +3,159 @@
 //! | request | body |
 //! | --- | --- |
 //! | `POST /v1/routes` | `{"destination", "next_hop", "weight"?, "publish"?}` |
-//! | `PATCH /v1/routes` | `{"destination", "next_hop"?, "weight"?, "publish"?}` |
+//! | `PATCH /v1/routes`, `PUT /v1/routes` | `{"destination", "next_hop"?, "weight"?, "publish"?}` |
 //! | `DELETE /v1/routes` | `{"destination", "next_hop"?}` |
-//! | `POST /v1/connections/{name}/up`, `.../down`, `POST /v1/reload` | none |
+//! | `POST`, `PATCH`, `PUT /v1/connections/{name}` | the keys of `[connection.NAME]` |
+//! | `POST`, `PATCH`, `PUT /v1/customer-gateways/{name}` | the keys of `[customer_gateway.NAME]` |
+//! | `DELETE` of the same | none |
+//! | `POST /v1/connections/{name}/up`, `.../down` | none |
+//! | `POST /v1/reload`, with `?confirm=SECONDS`, `POST /v1/confirm` | none |
+//!
+//! `POST` adds what is not there; `PUT` makes the object what the body says; `PATCH` makes it so in the keys of the body,
+//! where `null` takes a key away. Both add what is not there.
 //!
 //! 200 and a [`Changed`], or `{"error"}`, after a reload with `"diagnostics"` besides: 400 what makes no sense by itself,
-//! 403 who is not root, 404 what is not there, 409 what does not go with the configuration, 500 what the host refuses.
+//! 403 who is not root, 404 what is not there, 409 what does not go with what is in force, 500 what the host refuses.
+
+use std::time::Duration;
 
 use axum::{
-    Json, Router,
-    extract::{Path, State, rejection::JsonRejection},
+    Extension, Json, Router,
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::post,
 };
 use reqwest::Method;
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{CONNECTIONS, Client, Doors, Failure, RELOAD, ROUTES, connections, routes};
+use super::{CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, Doors, Failure, RELOAD, ROUTES, access::Peer, objects};
 use crate::{
-    changer::{ChangeError, Changed, Wish},
-    config::edit::{AddRoute, DeleteRoute, Edit, EditError, Enable, SetRoute},
+    changer::{ChangeError, Changed, Order, Wish},
+    config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, ProposeError, PutMode, PutObject, SetRoute},
+    store::{Keys, ObjectId},
 };
 
 type Body<T> = Result<Json<T>, JsonRejection>;
 
 pub(super) fn router() -> Router<Doors> {
+    let connection = post(add_connection).patch(set_connection).put(put_connection).delete(delete_connection);
+    let gateway = post(add_gateway).patch(set_gateway).put(put_gateway).delete(delete_gateway);
     Router::new()
-        .route(ROUTES, post(add_route).patch(set_route).delete(delete_route).get(routes))
-        .route(CONNECTIONS, axum::routing::get(connections))
+        .route(ROUTES, post(add_route).patch(set_route).put(put_route).delete(delete_route).get(objects::routes))
+        .route(CONNECTIONS, axum::routing::get(objects::connections))
+        .route(&format!("{CONNECTIONS}/{{name}}"), connection.get(objects::connection))
         .route(&format!("{CONNECTIONS}/{{name}}/up"), post(up))
         .route(&format!("{CONNECTIONS}/{{name}}/down"), post(down))
+        .route(CUSTOMER_GATEWAYS, axum::routing::get(objects::customer_gateways))
+        .route(&format!("{CUSTOMER_GATEWAYS}/{{name}}"), gateway.get(objects::customer_gateway))
         .route(RELOAD, post(reload))
+        .route(CONFIRM, post(confirm))
 }
 
-async fn add_route(State(doors): State<Doors>, body: Body<AddRoute>) -> Response {
-    change(&doors, body.map(|Json(add)| Edit::AddRoute(add))).await
+async fn add_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<AddRoute>) -> Response {
+    change(&doors, &peer, body.map(|Json(add)| ObjectChange::AddRoute(add))).await
 }
 
-async fn set_route(State(doors): State<Doors>, body: Body<SetRoute>) -> Response {
-    change(&doors, body.map(|Json(set)| Edit::SetRoute(set))).await
+async fn set_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
+    change(&doors, &peer, body.map(|Json(set)| ObjectChange::SetRoute(set))).await
 }
 
-async fn delete_route(State(doors): State<Doors>, body: Body<DeleteRoute>) -> Response {
-    change(&doors, body.map(|Json(delete)| Edit::DeleteRoute(delete))).await
+async fn put_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
+    let set = body.map(|Json(set)| ObjectChange::SetRoute(SetRoute { replace: true, ..set }));
+    change(&doors, &peer, set).await
 }
 
-async fn up(State(doors): State<Doors>, Path(connection): Path<String>) -> Response {
-    change(&doors, Ok(Edit::Enable(Enable { connection, enabled: true }))).await
+async fn delete_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<DeleteRoute>) -> Response {
+    change(&doors, &peer, body.map(|Json(delete)| ObjectChange::DeleteRoute(delete))).await
 }
 
-async fn down(State(doors): State<Doors>, Path(connection): Path<String>) -> Response {
-    change(&doors, Ok(Edit::Enable(Enable { connection, enabled: false }))).await
+/// The handlers of a kind of named objects.
+macro_rules! named {
+    ($kind:path: $add:ident, $set:ident, $put:ident, $delete:ident) => {
+        async fn $add(
+            doors: State<Doors>,
+            peer: Extension<Peer>,
+            Path(name): Path<String>,
+            body: Body<Keys>,
+        ) -> Response {
+            put(&doors, &peer, $kind(name), body, PutMode::Add).await
+        }
+
+        async fn $set(
+            doors: State<Doors>,
+            peer: Extension<Peer>,
+            Path(name): Path<String>,
+            body: Body<Keys>,
+        ) -> Response {
+            put(&doors, &peer, $kind(name), body, PutMode::Merge).await
+        }
+
+        async fn $put(
+            doors: State<Doors>,
+            peer: Extension<Peer>,
+            Path(name): Path<String>,
+            body: Body<Keys>,
+        ) -> Response {
+            put(&doors, &peer, $kind(name), body, PutMode::Replace).await
+        }
+
+        async fn $delete(doors: State<Doors>, peer: Extension<Peer>, Path(name): Path<String>) -> Response {
+            change(&doors, &peer, Ok(ObjectChange::Delete($kind(name)))).await
+        }
+    };
 }
 
-async fn reload(State(doors): State<Doors>) -> Response {
-    ask(&doors, Wish::Reload).await
+named!(ObjectId::Connection: add_connection, set_connection, put_connection, delete_connection);
+named!(ObjectId::CustomerGateway: add_gateway, set_gateway, put_gateway, delete_gateway);
+
+async fn put(doors: &Doors, peer: &Peer, id: ObjectId, body: Body<Keys>, mode: PutMode) -> Response {
+    change(doors, peer, body.map(|Json(keys)| ObjectChange::Put(PutObject { id, keys, mode }))).await
 }
 
-async fn change(doors: &Doors, edit: Result<Edit, JsonRejection>) -> Response {
+async fn up(doors: State<Doors>, peer: Extension<Peer>, Path(connection): Path<String>) -> Response {
+    change(&doors, &peer, Ok(ObjectChange::Admin(Admin { connection, up: true }))).await
+}
+
+async fn down(doors: State<Doors>, peer: Extension<Peer>, Path(connection): Path<String>) -> Response {
+    change(&doors, &peer, Ok(ObjectChange::Admin(Admin { connection, up: false }))).await
+}
+
+#[derive(Deserialize)]
+struct ReloadQuery {
+    /// Seconds until it ends by itself.
+    confirm: Option<u32>,
+}
+
+async fn reload(
+    doors: State<Doors>,
+    peer: Extension<Peer>,
+    query: Result<Query<ReloadQuery>, QueryRejection>,
+) -> Response {
+    match query {
+        Ok(Query(ReloadQuery { confirm: Some(0) })) => {
+            failure(StatusCode::BAD_REQUEST, "confirm: at least one second is needed".to_owned())
+        }
+        Ok(Query(ReloadQuery { confirm })) => {
+            let confirm = confirm.map(|seconds| Duration::from_secs(seconds.into()));
+            ask(&doors, &peer, Wish::Reload(confirm)).await
+        }
+        Err(rejection) => failure(StatusCode::BAD_REQUEST, rejection.body_text()),
+    }
+}
+
+async fn confirm(doors: State<Doors>, peer: Extension<Peer>) -> Response {
+    ask(&doors, &peer, Wish::Confirm).await
+}
+
+async fn change(doors: &Doors, peer: &Peer, edit: Result<ObjectChange, JsonRejection>) -> Response {
     match edit {
-        Ok(edit) => ask(doors, Wish::Edit(edit)).await,
+        Ok(edit) => ask(doors, peer, Wish::Edit(edit)).await,
         Err(rejection) => {
             let status = match rejection.status() {
                 StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
@@ -75,11 +166,11 @@ async fn change(doors: &Doors, edit: Result<Edit, JsonRejection>) -> Response {
     }
 }
 
-async fn ask(doors: &Doors, wish: Wish) -> Response {
-    let (sender, answer) = oneshot::channel();
+async fn ask(doors: &Doors, peer: &Peer, wish: Wish) -> Response {
+    let (answer, answered) = oneshot::channel();
     // A wish that nobody takes is dropped, and the answer with it.
-    drop(doors.changer.send((wish, sender)).await);
-    match answer.await {
+    drop(doors.changer.send(Order::Change { wish, uid: Some(peer.uid), answer }).await);
+    match answered.await {
         Ok(Ok(changed)) => Json(changed).into_response(),
         Ok(Err(ChangeError::Load(error))) => {
             let (diagnostics, error) = (error.diagnostics.clone(), ChangeError::Load(error));
@@ -93,43 +184,69 @@ async fn ask(doors: &Doors, wish: Wish) -> Response {
 
 fn status_of(error: &ChangeError) -> StatusCode {
     match error {
-        ChangeError::Edit(EditError::Ambiguous { .. } | EditError::NothingAsked) => StatusCode::BAD_REQUEST,
-        ChangeError::Edit(EditError::NoConnection { .. } | EditError::NoRoute { .. } | EditError::NoSuchHop { .. }) => {
-            StatusCode::NOT_FOUND
-        }
+        ChangeError::Edit(ProposeError::Ambiguous { .. } | ProposeError::NothingAsked) => StatusCode::BAD_REQUEST,
+        ChangeError::Edit(
+            ProposeError::Unknown { .. } | ProposeError::NoRoute { .. } | ProposeError::NoSuchHop { .. },
+        ) => StatusCode::NOT_FOUND,
         ChangeError::Edit(_)
         | ChangeError::Refused(_)
         | ChangeError::Load(_)
         | ChangeError::Restart(_)
+        | ChangeError::NothingToConfirm
         | ChangeError::Full(_) => StatusCode::CONFLICT,
-        ChangeError::Store(error) if error.is_conflict() => StatusCode::CONFLICT,
         ChangeError::Store(_) | ChangeError::NotApplied(_) | ChangeError::Stopping => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-fn failure(status: StatusCode, error: String) -> Response {
+pub(super) fn failure(status: StatusCode, error: String) -> Response {
     (status, Json(Failure { error })).into_response()
 }
 
 impl Client {
     /// Has the agent make a change.
-    pub async fn change(&self, edit: &Edit) -> anyhow::Result<Changed> {
-        let (method, path, body) = match edit {
-            Edit::AddRoute(add) => (Method::POST, ROUTES.to_owned(), Some(serde_json::to_value(add)?)),
-            Edit::SetRoute(set) => (Method::PATCH, ROUTES.to_owned(), Some(serde_json::to_value(set)?)),
-            Edit::DeleteRoute(delete) => (Method::DELETE, ROUTES.to_owned(), Some(serde_json::to_value(delete)?)),
-            Edit::Enable(Enable { connection, enabled }) => {
-                let way = if *enabled { "up" } else { "down" };
+    pub async fn change(&self, change: &ObjectChange) -> anyhow::Result<Changed> {
+        let (method, path, body) = match change {
+            ObjectChange::AddRoute(add) => (Method::POST, ROUTES.to_owned(), Some(serde_json::to_value(add)?)),
+            ObjectChange::SetRoute(set) => {
+                let method = if set.replace { Method::PUT } else { Method::PATCH };
+                (method, ROUTES.to_owned(), Some(serde_json::to_value(set)?))
+            }
+            ObjectChange::DeleteRoute(delete) => {
+                (Method::DELETE, ROUTES.to_owned(), Some(serde_json::to_value(delete)?))
+            }
+            ObjectChange::Put(PutObject { id, keys, mode }) => {
+                let method = match mode {
+                    PutMode::Add => Method::POST,
+                    PutMode::Merge => Method::PATCH,
+                    PutMode::Replace => Method::PUT,
+                };
+                (method, path_of(id), Some(Value::Object(keys.clone())))
+            }
+            ObjectChange::Delete(id) => (Method::DELETE, path_of(id), None),
+            ObjectChange::Admin(Admin { connection, up }) => {
+                let way = if *up { "up" } else { "down" };
                 (Method::POST, format!("{CONNECTIONS}/{}/{way}", segment(connection)), None)
             }
         };
         self.send(method, &path, body).await
     }
 
-    /// Has the agent read its file again.
-    pub async fn reload(&self) -> anyhow::Result<Changed> {
-        self.send(Method::POST, RELOAD, None).await
+    /// Has the agent read its files again; with a time, for as long unless confirmed.
+    pub async fn reload(&self, confirm: Option<Duration>) -> anyhow::Result<Changed> {
+        let query = confirm.map(|time| format!("?confirm={}", time.as_secs())).unwrap_or_default();
+        self.send(Method::POST, &format!("{RELOAD}{query}"), None).await
     }
+
+    /// Has the agent keep what a reload has put in force for a time.
+    pub async fn confirm(&self) -> anyhow::Result<Changed> {
+        self.send(Method::POST, CONFIRM, None).await
+    }
+}
+
+/// The path of a named object.
+pub(super) fn path_of(id: &ObjectId) -> String {
+    let kind = if matches!(id, ObjectId::Connection(_)) { CONNECTIONS } else { CUSTOMER_GATEWAYS };
+    format!("{kind}/{}", segment(&id.name()))
 }
 
 /// A name as a segment of a path: whatever it is, it must not become another path.

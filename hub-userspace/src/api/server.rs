@@ -74,7 +74,8 @@ pub(super) async fn serve(place: Arc<Place>, mut listener: UnixListener, router:
 }
 
 async fn admit(stream: UnixStream, connections: &Arc<Connections>, permits: &Arc<Semaphore>, router: &Router) {
-    let Ok(is_root) = stream.peer_cred().map(|peer| peer.uid() == 0) else { return };
+    let Ok(uid) = stream.peer_cred().map(|peer| peer.uid()) else { return };
+    let is_root = uid == 0;
     let Ok(entry) = connections.admit(is_root) else {
         // A new socket has room for it; who does not read it is not waited for.
         let _ = stream.try_write(BUSY);
@@ -82,7 +83,7 @@ async fn admit(stream: UnixStream, connections: &Arc<Connections>, permits: &Arc
     };
     // One that was ended has its descriptor until its task is gone.
     let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
-    let peer = Peer { is_root, entry: Arc::clone(&entry) };
+    let peer = Peer { is_root, uid, entry: Arc::clone(&entry) };
     let (connections, router) = (Arc::clone(connections), router.clone());
     let listed = Arc::clone(&entry);
     let task = tokio::spawn(async move {

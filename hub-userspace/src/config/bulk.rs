@@ -19,8 +19,7 @@ use super::{
     entries,
     model::DEFAULT_WEIGHT,
     prefix::{self, Purpose},
-    read::{self, SECTIONS, Unread},
-    syntax::Gaps,
+    read::{self, INCLUDE, Part, SECTIONS, Unread},
 };
 
 /// Bytes of a piece, and a few more to the next cut: its tree stays within the processor's cache.
@@ -29,9 +28,8 @@ const ROUTE_LINE: &str = "\n[[route]]";
 /// Stands in the frame where the routes were: if the parser sees it, it is between two statements there.
 const MARK: &str = "here-are-routes";
 
-/// The draft of `text`, and in the order of the text the offsets of the headers in it; `None` if it has to be read as a
-/// whole. Pieces are at least `piece` bytes long.
-pub(super) fn read(text: &str, piece: usize, report: &mut Report<'_>) -> Option<(Draft, Unread, Vec<usize>)> {
+/// The draft of `text`; `None` if it has to be read as a whole. Pieces are at least `piece` bytes long.
+pub(super) fn read(text: &str, piece: usize, part: Part, report: &mut Report<'_>) -> Option<(Draft, Unread)> {
     let start = if text.starts_with(&ROUTE_LINE[1..]) { 0 } else { text.find(ROUTE_LINE)? + 1 };
     let last = text.rfind(ROUTE_LINE).map_or(start, |at| at + 1);
     let end = text[last..].find("\n[").map_or(text.len(), |at| last + at + 1);
@@ -46,36 +44,13 @@ pub(super) fn read(text: &str, piece: usize, report: &mut Report<'_>) -> Option<
     let frame = frame(text, start, end)?;
     let (mut tree, errors) = DeTable::parse_recoverable(&frame);
     let mark = tree.get_mut().remove(MARK)?;
-    let is_plain = |name: &str| SECTIONS.contains(&name) && name != "route";
+    let is_plain = |name: &str| (SECTIONS.contains(&name) || name == INCLUDE) && name != "route";
     if !errors.is_empty() || mark.span().start != start || !tree.get_ref().keys().all(|key| is_plain(key.get_ref())) {
         return None;
     }
-    let mut headers = headers(&frame, tree.get_ref());
-    headers.extend(routes.iter().map(|route| route.at));
-    headers.sort_unstable();
-    let (mut draft, unread) = read::read(tree.get_ref(), Gaps::default(), report);
+    let (mut draft, unread) = read::read(tree.get_ref(), part, report);
     draft.routes = routes;
-    Some((draft, unread, headers))
-}
-
-/// Where the headers of the tree's tables stand in its text, in no order.
-pub(super) fn headers(text: &str, tree: &DeTable<'_>) -> Vec<usize> {
-    let mut found = Vec::new();
-    tree.values().for_each(|value| collect_headers(text, value, &mut found));
-    found
-}
-
-fn collect_headers(text: &str, value: &Spanned<DeValue<'_>>, found: &mut Vec<usize>) {
-    match value.get_ref() {
-        DeValue::Table(below) => {
-            if text.get(value.span()).is_some_and(|header| header.starts_with('[')) {
-                found.push(value.span().start);
-            }
-            below.values().for_each(|value| collect_headers(text, value, found));
-        }
-        DeValue::Array(elements) => elements.iter().for_each(|value| collect_headers(text, value, found)),
-        _ => {}
-    }
+    Some((draft, unread))
 }
 
 fn ceil(text: &str, mut at: usize) -> usize {
@@ -115,7 +90,7 @@ fn read_piece(piece: &str, offset: usize, routes: &mut Vec<RouteDraft>) -> Optio
 }
 
 /// A route without a mistake in it, as [`read::read`] would make it.
-pub(super) fn route(table: &Spanned<DeValue<'_>>, offset: usize, number: usize) -> Option<RouteDraft> {
+fn route(table: &Spanned<DeValue<'_>>, offset: usize, number: usize) -> Option<RouteDraft> {
     let at = offset + table.span().start;
     let mut route = RouteDraft {
         number,
@@ -147,7 +122,7 @@ mod tests {
     const ROUTE: &str = "[[route]]\ndestination = \"10.0.0.0/8\"\nnext_hop = \"a\"\n";
 
     fn is_read(text: &str) -> bool {
-        read(text, 1, &mut Report::new(text)).is_some()
+        read(text, 1, Part::Main, &mut Report::new(text)).is_some()
     }
 
     #[test]

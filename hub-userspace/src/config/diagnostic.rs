@@ -1,6 +1,10 @@
 //! What is wrong with a file, where, and what to do about it.
 
-use std::{cell::OnceCell, fmt};
+use std::{
+    cell::OnceCell,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -27,6 +31,9 @@ impl fmt::Display for Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     pub severity: Severity,
+    /// The included file that it is about; absent when it is about the main file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// Counted from 1; 0 when it is about the file as a whole.
     pub line: usize,
     /// In characters, counted from 1; 0 when it is about the file as a whole.
@@ -44,18 +51,7 @@ impl Diagnostic {
     /// An error about the file as a whole.
     pub(super) fn whole_file(problem: Problem) -> Self {
         let Problem { message, help } = problem;
-        Self { severity: Severity::Error, line: 0, column: 0, path: String::new(), message, help }
-    }
-
-    /// What it says, wherever in the file: the same for the text before and after a change elsewhere in it.
-    pub(super) fn subject(&self) -> (String, String) {
-        let digits_after = |text: &str, start: &str| match text.split_once(start) {
-            Some((before, after)) => {
-                format!("{before}{start}{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
-            }
-            None => text.to_owned(),
-        };
-        (digits_after(&self.path, "route["), digits_after(&self.message, "(line "))
+        Self { severity: Severity::Error, file: None, line: 0, column: 0, path: String::new(), message, help }
     }
 
     /// As an answer to a command says it: the file's lines are of no use there.
@@ -63,8 +59,10 @@ impl Diagnostic {
         sentence(&self.message, self.help.as_deref())
     }
 
-    /// The line an operator reads, with the file's name before it: `hub.toml:12:5: error: ...`.
+    /// The line an operator reads, with the file's name before it: `hub.toml:12:5: error: ...`. `file` is the main file.
     pub fn in_file(&self, file: &str) -> String {
+        let included = self.file.as_ref().map(|included| included.display().to_string());
+        let file = included.as_deref().unwrap_or(file);
         let separator = if self.line == 0 { ": " } else { ":" };
         format!("{file}{separator}{self}")
     }
@@ -126,31 +124,24 @@ pub(super) struct Located<T> {
     pub at: usize,
 }
 
-/// Collects diagnostics and gives them their lines.
-pub(super) struct Report<'t> {
+/// A text that places are in.
+pub(super) struct Source<'t> {
+    file: &'t Path,
     text: &'t str,
+    /// Place of its first byte among all sources.
+    base: usize,
     /// Byte offset of each line's first byte.
     line_starts: OnceCell<Vec<usize>>,
-    /// With the byte offset, for sorting.
-    diagnostics: Vec<(usize, Diagnostic)>,
 }
 
-impl<'t> Report<'t> {
-    pub fn new(text: &'t str) -> Self {
-        Self { text, line_starts: OnceCell::new(), diagnostics: Vec::new() }
+impl<'t> Source<'t> {
+    fn new(file: &'t Path, text: &'t str, base: usize) -> Self {
+        Self { file, text, base, line_starts: OnceCell::new() }
     }
 
-    pub fn error(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
-        self.push(Severity::Error, at, path.into(), problem);
-    }
-
-    pub fn warning(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
-        self.push(Severity::Warning, at, path.into(), problem);
-    }
-
-    /// The line that byte `at` is on, counted from 1.
-    pub fn line(&self, at: usize) -> usize {
-        self.line_starts().partition_point(|&start| start <= at)
+    /// The line that a place is on, counted from 1.
+    fn line(&self, at: usize) -> usize {
+        self.line_starts().partition_point(|&start| start <= at - self.base)
     }
 
     /// Made when the first one is asked for: a text without mistakes needs none.
@@ -160,25 +151,155 @@ impl<'t> Report<'t> {
             std::iter::once(0).chain(after_newlines).collect()
         })
     }
+}
+
+/// Stands for everything that comes before a place.
+pub(super) const ALL_BEFORE: usize = usize::MAX;
+
+/// A diagnostic with its place, for sorting, and the place of what it conflicts with.
+pub(super) struct Found {
+    pub at: usize,
+    pub against: Option<usize>,
+    pub diagnostic: Diagnostic,
+}
+
+/// Collects diagnostics and gives them their lines.
+///
+/// Places count through all sources, in their order: the main file, the files that it includes, and after
+/// [`Report::end`] the objects of the store, a place each.
+pub(super) struct Report<'t> {
+    sources: Vec<Source<'t>>,
+    found: Vec<Found>,
+    /// How many there are of each severity.
+    errors: usize,
+    warnings: usize,
+}
+
+/// Diagnostics of a severity that are kept: a text with more is no configuration.
+const MOST_FOUND: usize = 100_000;
+
+impl<'t> Report<'t> {
+    /// Of one text.
+    pub fn new(text: &'t str) -> Self {
+        Self::of([(Path::new(""), text)])
+    }
+
+    /// Of several, the main file first.
+    pub fn of(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Self {
+        let mut sources: Vec<Source<'t>> = Vec::new();
+        for (file, text) in texts {
+            // One more than its bytes: a place at its end is still its own.
+            let base = sources.last().map_or(0, |last| last.base + last.text.len() + 1);
+            sources.push(Source::new(file, text, base));
+        }
+        Self { sources, found: Vec::new(), errors: 0, warnings: 0 }
+    }
+
+    /// Place of a source's first byte.
+    pub fn base(&self, source: usize) -> usize {
+        self.sources[source].base
+    }
+
+    /// The first place behind all sources.
+    pub fn end(&self) -> usize {
+        self.sources.last().map_or(0, |last| last.base + last.text.len() + 1)
+    }
+
+    pub fn error(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
+        self.push(Severity::Error, at, None, path.into(), problem);
+    }
+
+    /// An error at `at`, because of something that comes before it.
+    pub fn conflict(&mut self, at: usize, path: impl Into<String>, problem: Problem, against: usize) {
+        self.push(Severity::Error, at, Some(against), path.into(), problem);
+    }
+
+    /// An error at `at`, because there are too many up to there.
+    pub fn too_many(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
+        self.push(Severity::Error, at, Some(ALL_BEFORE), path.into(), problem);
+    }
+
+    pub fn warning(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
+        self.push(Severity::Warning, at, None, path.into(), problem);
+    }
+
+    /// Takes over what was found in one source by itself.
+    pub fn absorb(&mut self, report: Report<'_>, source: usize) {
+        let Source { base, file, .. } = self.sources[source];
+        let included = (source > 0).then(|| file.to_owned());
+        self.errors += report.errors;
+        self.warnings += report.warnings;
+        self.found.extend(report.found.into_iter().map(|mut found| {
+            found.at += base;
+            found.diagnostic.file.clone_from(&included);
+            found
+        }));
+    }
+
+    /// The source's index and the line, counted from 1; `None` for an object of the store.
+    pub fn origin(&self, at: usize) -> Option<(usize, usize)> {
+        if at >= self.end() {
+            return None;
+        }
+        let index = self.sources.partition_point(|source| source.base <= at).checked_sub(1)?;
+        Some((index, self.sources[index].line(at)))
+    }
+
+    /// Where `other` is, as a message about `at` says it: `line 12`, with the file where that is another one.
+    pub fn place(&self, at: usize, other: usize) -> String {
+        match (self.origin(at), self.origin(other)) {
+            (_, None) => "in the store".to_owned(),
+            (Some((here, _)), Some((there, line))) if here == there => format!("line {line}"),
+            (_, Some((there, line))) => format!("{} line {line}", self.sources[there].file.display()),
+        }
+    }
 
     pub fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(|(_, found)| found.severity == Severity::Error)
+        self.errors > 0
+    }
+
+    /// Those about objects of the store, taken out.
+    pub fn take_stored(&mut self) -> Vec<Found> {
+        let end = self.end();
+        let (stored, others) = std::mem::take(&mut self.found).into_iter().partition(|found| found.at >= end);
+        self.found = others;
+        self.errors = self.found.iter().filter(|found| found.diagnostic.severity == Severity::Error).count();
+        self.warnings = self.found.len() - self.errors;
+        stored
     }
 
     /// All of them, by place.
     pub fn finish(mut self) -> Vec<Diagnostic> {
-        self.diagnostics.sort_by_key(|&(at, _)| at);
-        self.diagnostics.into_iter().map(|(_, found)| found).collect()
+        self.found.sort_by_key(|found| found.at);
+        let mut found: Vec<Diagnostic> = self.found.into_iter().map(|found| found.diagnostic).collect();
+        if let omitted @ 1.. = self.errors + self.warnings - found.len() {
+            let severity = if self.errors > MOST_FOUND { Severity::Error } else { Severity::Warning };
+            let problem = Problem::new(format!("{omitted} more are not listed")).help("correct the others first");
+            found.push(Diagnostic { severity, ..Diagnostic::whole_file(problem) });
+        }
+        found
     }
 
-    fn push(&mut self, severity: Severity, at: usize, path: String, problem: Problem) {
+    fn push(&mut self, severity: Severity, at: usize, against: Option<usize>, path: String, problem: Problem) {
+        let count = if severity == Severity::Error { &mut self.errors } else { &mut self.warnings };
+        *count += 1;
+        if *count > MOST_FOUND && at < self.end() {
+            return;
+        }
         let Problem { message, help } = problem;
-        let line = self.line(at);
-        let start = self.line_starts()[line - 1];
-        // The parser's places are character boundaries; a wrong one must not take the agent down.
-        let column = self.text.get(start..at).map_or(0, |before| before.chars().count()) + 1;
-        let found = Diagnostic { severity, line, column, path, message, help };
-        self.diagnostics.push((at, found));
+        let (line, column, file) = match self.origin(at) {
+            None => (0, 0, None),
+            Some((index, line)) => {
+                let source = &self.sources[index];
+                let start = source.line_starts()[line - 1];
+                // The parser's places are character boundaries; a wrong one must not take the agent down.
+                let before = source.text.get(start..at - source.base);
+                let column = before.map_or(0, |before| before.chars().count()) + 1;
+                (line, column, (index > 0).then(|| source.file.to_owned()))
+            }
+        };
+        let diagnostic = Diagnostic { severity, file, line, column, path, message, help };
+        self.found.push(Found { at, against, diagnostic });
     }
 }
 

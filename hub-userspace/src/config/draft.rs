@@ -1,6 +1,6 @@
 //! A configuration as far as it could be read: every value with its place, the wrong ones absent.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hub_common::mark::Mark;
 use ipnet::IpNet;
@@ -12,12 +12,15 @@ use super::{
         Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, OnStop, ReversePath, Route,
         Service, Source, Vpc,
     },
+    provenance::Provenance,
     section::List,
 };
 
 /// All of a file; lists are in the file's order.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Draft {
+    /// Patterns of the files to include.
+    pub include: Vec<Located<String>>,
     pub gateway: Option<GatewayDraft>,
     pub dataplane: Option<DataplaneDraft>,
     pub vpc: Option<VpcDraft>,
@@ -26,7 +29,7 @@ pub(super) struct Draft {
     pub routes: Vec<RouteDraft>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct GatewayDraft {
     pub name: Option<Located<String>>,
     pub max_connections: Option<Located<u32>>,
@@ -39,7 +42,7 @@ pub(super) struct GatewayDraft {
     pub services: List<Service>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct DataplaneDraft {
     pub lookup: Option<Located<Lookup>>,
     pub lookup_memory: Option<Located<u32>>,
@@ -47,20 +50,22 @@ pub(super) struct DataplaneDraft {
     pub mark: Option<Located<Mark>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct VpcDraft {
+    /// Offset of the header.
+    pub at: usize,
     pub interface: Option<Located<String>>,
     pub cidrs: List<IpNet>,
     pub publish_table: Option<Located<u32>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CustomerGatewayDraft {
     pub name: Located<String>,
     pub address: Option<Located<IpAddr>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ConnectionDraft {
     pub name: Located<String>,
     pub customer_gateway: Option<Located<String>>,
@@ -76,7 +81,7 @@ pub(super) struct ConnectionDraft {
     pub reverse_path: Option<Located<ReversePath>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct HealthCheckDraft {
     pub source: Option<Located<IpAddr>>,
     pub destination: Option<Located<IpAddr>>,
@@ -84,7 +89,7 @@ pub(super) struct HealthCheckDraft {
     pub retries: Option<Located<u32>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct RouteDraft {
     /// Its place among the routes, counted from 1.
     pub number: usize,
@@ -98,8 +103,10 @@ pub(super) struct RouteDraft {
 impl Draft {
     /// The configuration, if nothing is absent that must be there. It is right only if no error was reported: an
     /// optional value that is wrong is absent, as one that the file does not have.
-    pub fn into_config(self) -> Option<Config> {
+    pub fn into_config(self, mut provenance: Provenance) -> Option<Config> {
+        provenance.connections = self.connections.iter().map(|found| found.name.value.clone()).collect();
         Some(Config {
+            provenance: Arc::new(provenance),
             gateway: self.gateway?.finish()?,
             dataplane: match self.dataplane {
                 Some(dataplane) => dataplane.finish()?,

@@ -73,6 +73,7 @@ impl Reader<'_, '_> {
         let section = self.open(table, "vpc".to_owned(), KEYS, "[vpc]")?;
         let report = &mut *self.report;
         Some(VpcDraft {
+            at: section.at,
             interface: section.required("interface", "\"eth1\"", report, value::interface),
             cidrs: section
                 .list("cidrs", "[\"192.168.0.0/24\"]", report, |value| prefix::prefix(value, Purpose::Forwarding)),

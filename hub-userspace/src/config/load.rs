@@ -1,4 +1,4 @@
-//! The file on disk.
+//! The files on disk: the main one, and those that it includes.
 
 use std::{
     fmt, fs,
@@ -6,30 +6,61 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
+use std::os::unix::fs::OpenOptionsExt as _;
+use toml::de::DeTable;
+
 use super::{
     Judged,
-    diagnostic::{Diagnostic, Problem},
+    diagnostic::{Diagnostic, Problem, quoted},
+    draft::Draft,
     ipsec::Files,
     judge,
     model::Config,
+    provenance::{Places, Provenance},
+    read::INCLUDE,
 };
+use crate::store::SourceText;
 
-/// Larger files are refused: a hundred thousand routes take about ten megabytes.
+/// More, all files together, is refused: a hundred thousand routes take about ten megabytes.
 pub const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
+/// Files that one may include.
+const MOST_FILES: usize = 1000;
 
-/// A file that was read and taken.
+/// Files that were read and taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub config: Config,
-    /// In the file's order.
+    /// In the files' order.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// Files that break no rule, as they are kept to be united with the store.
+#[derive(Debug)]
+pub struct FileSet {
+    pub(super) draft: Draft,
+    pub(super) places: Places,
+    /// The main file first.
+    pub texts: Vec<SourceText>,
+    /// In the files' order.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl FileSet {
+    pub(super) fn provenance(&self) -> Provenance {
+        Provenance::of(self.texts.iter().map(|source| source.path.clone()).collect(), self.places.clone())
+    }
+
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.texts.iter().map(|source| (source.path.as_path(), source.text.as_str()))
+    }
 }
 
 /// A file that could not be read, or was read and is wrong. Displays as one line a diagnostic.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct LoadError {
     pub file: PathBuf,
-    /// At least one error, and all the warnings, in the file's order.
+    /// At least one error, and all the warnings, in the files' order.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -44,31 +75,153 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// Reads and judges the file at `path`, and whether the secrets that it names are kept to themselves.
+/// Reads and validates the file at `path` and those that it includes, and whether the secrets that they name are kept
+/// from others.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    load_text(path).map(|(_, Judged { config, warnings, .. })| Loaded { config, warnings })
+    let files = load_files(path)?;
+    let provenance = files.provenance();
+    let FileSet { draft, warnings, .. } = files;
+    let config = draft.into_config(provenance);
+    let error = || LoadError { file: path.to_owned(), diagnostics: Vec::new() };
+    config.map(|config| Loaded { config, warnings }).ok_or_else(error)
 }
 
-/// As [`load`], with the text.
-pub(super) fn load_text(path: &Path) -> Result<(String, Judged), LoadError> {
+/// As [`load`], to be united with the store.
+pub fn load_files(path: &Path) -> Result<FileSet, LoadError> {
     let error = |diagnostics| LoadError { file: path.to_owned(), diagnostics };
-    let text = read_text(path).map_err(|problem| error(vec![Diagnostic::whole_file(problem)]))?;
-    let judged = judge(&text, Files::Here).map_err(error)?;
-    Ok((text, judged))
+    let texts = read_texts(path).map_err(|diagnostic| error(vec![*diagnostic]))?;
+    load_texts(texts).map_err(error)
 }
 
-fn read_text(path: &Path) -> Result<String, Problem> {
-    let file = fs::File::open(path).map_err(|error| unreadable(&error))?;
+/// As [`load_files`], of texts that were read before, the main one first.
+///
+/// # Errors
+/// All that is wrong with them, by place.
+pub fn load_texts(texts: Vec<SourceText>) -> Result<FileSet, Vec<Diagnostic>> {
+    let sources: Vec<(&Path, &str)> =
+        texts.iter().map(|source| (source.path.as_path(), source.text.as_str())).collect();
+    let Judged { draft, warnings, places } = judge(&sources, Files::Here)?;
+    Ok(FileSet { draft, places, texts, warnings })
+}
+
+/// The texts of the main file and of those that it includes, in the order of their names.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn read_texts(path: &Path) -> Result<Vec<SourceText>, Box<Diagnostic>> {
+    let whole = |problem| Box::new(Diagnostic::whole_file(problem));
+    let mut left = MAX_FILE_SIZE;
+    let text = read_text(path, &mut left).map_err(whole)?;
+    let mut texts = vec![SourceText { path: path.to_owned(), text }];
+    for pattern in includes(&texts[0].text) {
+        for file in matching(path, &pattern).map_err(whole)? {
+            if texts.iter().any(|source| source.path == file) {
+                continue;
+            }
+            if texts.len() > MOST_FILES {
+                return Err(whole(
+                    Problem::new(format!("more than {MOST_FILES} files are included")).help("join some of them"),
+                ));
+            }
+            let text = read_text(&file, &mut left).map_err(|problem| {
+                let mut diagnostic = Diagnostic::whole_file(problem);
+                diagnostic.file = Some(file.clone());
+                Box::new(diagnostic)
+            })?;
+            texts.push(SourceText { path: file, text });
+        }
+    }
+    Ok(texts)
+}
+
+/// The patterns of `include`, which stands before all sections; what is wrong with it is reported when all is read.
+fn includes(text: &str) -> Vec<String> {
+    let head = match text.starts_with('[') {
+        true => "",
+        false => text.find("\n[").map_or(text, |end| &text[..=end]),
+    };
+    if !head.contains(INCLUDE) {
+        return Vec::new();
+    }
+    let Ok(tree) = DeTable::parse(head) else { return Vec::new() };
+    let patterns = tree.get_ref().get(INCLUDE).and_then(|found| found.get_ref().as_array()).into_iter().flatten();
+    patterns.filter_map(|pattern| pattern.get_ref().as_str().map(str::to_owned)).collect()
+}
+
+/// The files that a pattern names, in the order of their names. `*` and `?` stand for parts of a file's name.
+fn matching(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, Problem> {
+    let path = main.parent().unwrap_or(Path::new("")).join(pattern);
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let is_pattern = |text: &str| text.contains(['*', '?']);
+    if is_pattern(&folder.to_string_lossy()) || name.is_empty() {
+        let problem = Problem::new(format!("include: {} cannot be read as a pattern", quoted(pattern)));
+        return Err(problem.help("write * and ? in the file's name alone, such as \"routes.d/*.toml\""));
+    }
+    if !is_pattern(&name) {
+        return Ok(vec![path]);
+    }
+    let entries = match fs::read_dir(folder) {
+        // As no file that matches.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        found => found.map_err(|error| {
+            let problem =
+                Problem::new(format!("include: {} cannot be read: {error}", quoted(&folder.display().to_string())));
+            problem.help("let the agent read it")
+        })?,
+    };
+    let names = entries.filter_map(Result::ok).map(|entry| entry.file_name());
+    let mut files: Vec<PathBuf> =
+        names.filter(|found| matches(&name, &found.to_string_lossy())).map(|found| folder.join(found)).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a name fits a pattern; one with a dot in front is hidden.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    if name.first() == Some(&'.') && pattern.first() != Some(&'.') {
+        return false;
+    }
+    // Back to the last star whenever the rest does not fit.
+    let (mut at, mut in_name, mut star) = (0, 0, None);
+    while in_name < name.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                star = Some((at, in_name));
+                at += 1;
+            }
+            Some(&c) if c == '?' || c == name[in_name] => {
+                at += 1;
+                in_name += 1;
+            }
+            _ => {
+                let Some((star_at, from)) = star else { return false };
+                star = Some((star_at, from + 1));
+                at = star_at + 1;
+                in_name = from + 1;
+            }
+        }
+    }
+    pattern[at..].iter().all(|&c| c == '*')
+}
+
+/// A file's text; takes its bytes from what is `left`.
+fn read_text(path: &Path, left: &mut u64) -> Result<String, Problem> {
+    // A FIFO would wait for its other end.
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+    let file = file.map_err(|error| unreadable(&error))?;
     // Bounded by what is read, not by what the file claims: it may be a device, or grow.
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
-    if bytes.len() as u64 > MAX_FILE_SIZE {
-        return Err(Problem::new("the file is larger than 64 MiB").help("is this the right file?"));
-    }
+    file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+        Problem::new("the file is larger than 64 MiB, together with those before it").help("is this the right file?")
+    })?;
     String::from_utf8(bytes).map_err(|error| not_text(&error))
 }
 
-pub(super) fn unreadable(error: &io::Error) -> Problem {
+fn unreadable(error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::NotFound => Problem::new("there is no such file").help("name one with --config FILE"),
         io::ErrorKind::IsADirectory => {
@@ -86,4 +239,25 @@ fn not_text(error: &std::string::FromUtf8Error) -> Problem {
     let line = before.split(|&byte| byte == b'\n').count();
     Problem::new(format!("the file is not UTF-8 text: line {line} has a byte that is none"))
         .help("save the file in UTF-8; is this the right file?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn stars_and_question_marks_stand_for_parts_of_names() {
+        for (pattern, name, expected) in [
+            ("*.toml", "a.toml", true),
+            ("*.toml", ".a.toml", false),
+            ("*.toml", "a.toml.bak", false),
+            ("a*b*c", "aXbXbXc", true),
+            ("a*b*c", "aXbXbX", false),
+            ("??-*.toml", "10-x.toml", true),
+            ("??-*.toml", "1-x.toml", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
 }

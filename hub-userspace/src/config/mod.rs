@@ -1,92 +1,142 @@
-//! The configuration file: SPEC of the TOML, its rules, and what is wrong with a file.
+//! The configuration: the operator's files, their rules, and what is in force of them together with the store.
 //!
-//! A file's way: [`load`] reads the bytes, `syntax` makes a tree of them, `read` makes a draft of the tree (each value
-//! with its place), `rules` and `overlap` judge the draft as a whole, and a draft without errors becomes a
-//! [`Config`]. No step stops at the first mistake: all of them end up in one list of [`Diagnostic`]s. Where there is no
-//! mistake in the routes, `bulk` makes their draft with less time and memory.
+//! A file's way: [`load`] reads the main file and those that it includes, `syntax` makes a tree of each, `read` a draft of
+//! the tree (each value with its place), `rules`, `sites` and `overlap` validate the draft as a whole, and a draft without
+//! errors becomes a [`Config`]. Mistakes of meaning are all reported at once, as a list of [`Diagnostic`]s. Where there is
+//! no mistake in the routes, `bulk` makes their draft with less time and memory. Nothing here writes a file.
 //!
-//! A change's way: [`store`] proposes and commits it; `quick` makes and judges it by itself, if it can, in the blocks of
-//! `document` and with the answers of `index`; else [`edit`] makes it in the whole text, which is judged as above.
+//! [`in_force`] adds the objects of the store to the draft, under the same rules, and validates changes by command.
 
 mod bulk;
 pub mod check;
 mod diagnostic;
 pub mod difference;
-mod document;
 mod draft;
-pub mod edit;
 mod entries;
-mod explain;
-mod index;
+pub mod in_force;
 pub mod ipsec;
 mod load;
 mod marks;
 pub mod model;
 mod overlap;
+mod places;
 mod prefix;
-mod quick;
+mod provenance;
 mod read;
-mod replace;
 mod routes;
 mod rules;
 mod section;
+mod show;
 mod sites;
-mod statement;
-pub mod store;
 mod suggest;
 mod syntax;
 mod value;
 
-pub use diagnostic::{Diagnostic, Severity};
-pub use load::{LoadError, Loaded, MAX_FILE_SIZE, load};
-pub use model::Config;
+use std::path::{Path, PathBuf};
 
-use diagnostic::Report;
-use document::Kind;
+pub use diagnostic::{Diagnostic, Severity};
+pub use load::{FileSet, LoadError, Loaded, MAX_FILE_SIZE, load, load_files, load_texts, read_texts};
+pub use model::Config;
+pub use provenance::{Confirmation, Origin, Provenance, SetAside};
+pub use show::{show, show_object};
+pub use value::parse_duration;
+
+use diagnostic::{Problem, Report};
+use draft::Draft;
 use ipsec::Files;
+use places::Relocate as _;
+use read::{Part, Unread};
 
 /// Makes a [`Config`] of a file's text.
 ///
-/// Judged by itself: files that it names are not looked at. `Ok` carries the warnings; `Err` carries every error and warning. Both are sorted by place.
+/// Validated by itself: files that it names are not looked at. `Ok` carries the warnings; `Err` carries every error and
+/// warning. Both are sorted by place.
 pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
-    judge(text, Files::Unseen).map(|judged| (judged.config, judged.warnings))
+    let judged = judge(&[(Path::new(""), text)], Files::Unseen)?;
+    let files = vec![PathBuf::new()];
+    judged
+        .draft
+        .into_config(Provenance::of(files, judged.places))
+        .map(|config| (config, judged.warnings))
+        .ok_or_else(Vec::new)
 }
 
-/// A text that breaks no rule.
+/// Files that break no rule.
+#[derive(Debug)]
 struct Judged {
-    config: Config,
+    draft: Draft,
     /// By place.
     warnings: Vec<Diagnostic>,
-    /// Offsets of the section headers, in their order.
-    headers: Vec<usize>,
-    /// Offsets of the connections' names, with the names.
-    connections: Vec<(usize, String)>,
-    /// Offsets of the routes' tables, in the configuration's order.
-    routes: Vec<(usize, Kind)>,
+    places: provenance::Places,
 }
 
-/// As [`parse`], with the places that changes need, and with an eye on the files that it names.
-fn judge(text: &str, files: Files) -> Result<Judged, Vec<Diagnostic>> {
-    let mut report = Report::new(text);
-    let (draft, unread, headers) =
-        bulk::read(text, bulk::PIECE, &mut report).unwrap_or_else(|| read_whole(text, &mut report));
-    rules::judge(&draft, &unread, &mut report);
-    ipsec::judge(&draft, files, &mut report);
-    let sound = !report.has_errors();
-    let connections = draft.connections.iter().map(|found| (found.name.at, found.name.value.clone())).collect();
-    let routes = draft.routes.iter().map(|route| (route.at, Kind::of(route))).collect();
-    match draft.into_config() {
-        Some(config) if sound => Ok(Judged { config, warnings: report.finish(), headers, connections, routes }),
-        _ => Err(report.finish()),
+/// Validates the main file and those that it includes, as one; with an eye on the files that they name.
+fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic>> {
+    let mut report = Report::of(texts.iter().copied());
+    check_size(texts, &mut report);
+    if report.has_errors() {
+        return Err(report.finish());
+    }
+    let (mut draft, mut unread, mut is_toml) = (Draft::default(), Unread::default(), true);
+    for (index, (_, text)) in texts.iter().enumerate() {
+        let part = if index == 0 { Part::Main } else { Part::Included };
+        let mut own = Report::new(text);
+        let found = bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| read_whole(text, part, &mut own));
+        report.absorb(own, index);
+        is_toml &= found.is_some();
+        if let Some((mut found, more)) = found {
+            let base = report.base(index);
+            if base > 0 {
+                found.relocate(&|at| at + base);
+            }
+            merge(&mut draft, found, &mut report);
+            unread.add(more);
+        }
+    }
+    if is_toml {
+        rules::judge(&draft, &unread, &mut report);
+        ipsec::judge(&draft, files, &mut report);
+    }
+    if report.has_errors() {
+        return Err(report.finish());
+    }
+    let places = provenance::Places::of(&draft, &report);
+    Ok(Judged { draft, warnings: report.finish(), places })
+}
+
+/// Bounds the time and memory of all that follows.
+fn check_size(texts: &[(&Path, &str)], report: &mut Report<'_>) {
+    const MOST_LINES: usize = 16_000_000;
+    const MOST_ROUTES: usize = 1_000_000;
+    let lines: usize = texts.iter().map(|(_, text)| text.bytes().filter(|byte| *byte == b'\n').count()).sum();
+    let routes: usize = texts.iter().map(|(_, text)| text.matches("[[route]]").count()).sum();
+    for (count, most, what) in [(lines, MOST_LINES, "lines"), (routes, MOST_ROUTES, "routes")] {
+        if count > most {
+            let problem = Problem::new(format!("more than {most} {what}, all files together"));
+            report.error(0, "", problem.help("is this the right file?"));
+        }
     }
 }
 
-/// The draft of a text with whatever mistakes, and the offsets of the headers in it.
-fn read_whole(text: &str, report: &mut Report<'_>) -> (draft::Draft, read::Unread, Vec<usize>) {
-    syntax::parse(text, report, |tree, gaps, report| {
-        let mut headers = bulk::headers(text, tree);
-        headers.sort_unstable();
-        let (draft, unread) = read::read(tree, gaps, report);
-        (draft, unread, headers)
-    })
+/// Adds what an included file has.
+fn merge(draft: &mut Draft, mut more: Draft, report: &mut Report<'_>) {
+    if let (Some(first), Some(second)) = (&draft.vpc, &more.vpc) {
+        let place = report.place(second.at, first.at);
+        let problem = Problem::new(format!("there is a [vpc] already ({place})")).help("remove one of the two");
+        report.error(second.at, "vpc", problem);
+    }
+    // Of the main file alone: the others may not have them.
+    draft.gateway = draft.gateway.take().or(more.gateway);
+    draft.dataplane = draft.dataplane.take().or(more.dataplane);
+    draft.include.append(&mut more.include);
+    draft.vpc = draft.vpc.take().or(more.vpc);
+    draft.customer_gateways.append(&mut more.customer_gateways);
+    draft.connections.append(&mut more.connections);
+    draft.routes.append(&mut more.routes);
+}
+
+/// The draft of a text with whatever mistakes but those of TOML.
+fn read_whole(text: &str, part: Part, report: &mut Report<'_>) -> Option<(Draft, Unread)> {
+    let tree = syntax::parse(text, report)?;
+    Some(read::read(tree.get_ref(), part, report))
 }

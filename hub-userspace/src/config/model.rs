@@ -9,6 +9,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     difference::{ChangedRoute, Difference, Routes},
     ipsec::Ipsec,
+    provenance::Provenance,
 };
 
 /// `up_delay` of a connection that has none in the file.
@@ -34,8 +36,8 @@ pub const DEFAULT_LOOKUP_MEMORY: u32 = 1024;
 /// `main`, the kernel table that published routes go to when the file does not say (`RT_TABLE_MAIN`, rtnetlink(7)).
 pub const DEFAULT_PUBLISH_TABLE: u32 = 254;
 
-/// One gateway, all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One gateway, all of it. Two are equal if they say the same, wherever that is defined.
+#[derive(Debug, Clone)]
 pub struct Config {
     pub gateway: Gateway,
     pub dataplane: Dataplane,
@@ -44,9 +46,25 @@ pub struct Config {
     pub customer_gateways: BTreeMap<String, CustomerGateway>,
     /// By name.
     pub connections: BTreeMap<String, Connection>,
-    /// In the file's order; (destination, next hop) is unique.
+    /// Those of the files in their order, then those of the store, oldest first; (destination, next hop) is unique.
     pub routes: Vec<Route>,
+    /// Where all of it is defined.
+    pub provenance: Arc<Provenance>,
 }
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { gateway, dataplane, vpc, customer_gateways, connections, routes, provenance: _ } = self;
+        *gateway == other.gateway
+            && *dataplane == other.dataplane
+            && *vpc == other.vpc
+            && *customer_gateways == other.customer_gateways
+            && *connections == other.connections
+            && *routes == other.routes
+    }
+}
+
+impl Eq for Config {}
 
 impl Config {
     /// Puts a small difference in force: of routes, and of connections' `enabled`. The routes stay in the file's order.

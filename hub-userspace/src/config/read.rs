@@ -12,19 +12,43 @@ use super::{
     draft::Draft,
     section::Section,
     suggest::nearest,
-    syntax::Gaps,
     value::{self, describe},
 };
 
 pub(super) const SECTIONS: [&str; 6] = ["gateway", "dataplane", "vpc", "customer_gateway", "connection", "route"];
+/// The one key that stands before all sections.
+pub(super) const INCLUDE: &str = "include";
+const CUSTOMER_GATEWAY_KEYS: &[&str] = &["address"];
+const CONNECTION_KEYS: &[&str] = &[
+    "customer_gateway",
+    "enabled",
+    "interface",
+    "peer",
+    "local_cidrs",
+    "remote_cidrs",
+    "health_check",
+    "up_delay",
+    "ipsec",
+    "selectors",
+    "reverse_path",
+];
 
-/// What a draft lacks although the file may say it.
+/// What a text is a part of a configuration as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The operator's main file.
+    Main,
+    /// A file that it includes.
+    Included,
+    /// An object of the store.
+    Stored,
+}
+
+/// What a draft lacks although the file may have it.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
     /// Names that something unreadable may define.
     names: HashSet<String>,
-    /// Statements or whole sections are missing.
-    gappy: bool,
 }
 
 impl Unread {
@@ -38,16 +62,19 @@ impl Unread {
         self.names.contains(&any(kind))
     }
 
-    /// Whether the draft has everything that the file says.
+    /// Whether the draft has everything that the file has.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && !self.gappy
+        self.names.is_empty()
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.names.extend(other.names);
     }
 }
 
 /// Makes a draft of the tree and reports what is wrong with its parts.
-pub(super) fn read(root: &DeTable<'_>, gaps: Gaps, report: &mut Report<'_>) -> (Draft, Unread) {
-    let unread = Unread { gappy: !gaps.sections.is_empty(), names: gaps.words };
-    let mut reader = Reader { report, gappy: gaps.sections, unread };
+pub(super) fn read(root: &DeTable<'_>, part: Part, report: &mut Report<'_>) -> (Draft, Unread) {
+    let mut reader = Reader { report, part, unread: Unread::default() };
     let draft = reader.read(root);
     (draft, reader.unread)
 }
@@ -55,8 +82,7 @@ pub(super) fn read(root: &DeTable<'_>, gaps: Gaps, report: &mut Report<'_>) -> (
 /// What reads the sections, and remembers what it could not.
 pub(super) struct Reader<'r, 'l> {
     pub report: &'r mut Report<'l>,
-    /// Offsets of the sections that miss a statement.
-    gappy: HashSet<usize>,
+    part: Part,
     unread: Unread,
 }
 
@@ -64,6 +90,7 @@ impl Reader<'_, '_> {
     fn read<'a>(&mut self, root: &'a DeTable<'a>) -> Draft {
         self.check_sections(root);
         let mut draft = Draft {
+            include: self.include(root),
             gateway: self.single(root, "gateway", Self::gateway),
             dataplane: self.single(root, "dataplane", Self::dataplane),
             vpc: self.single(root, "vpc", Self::vpc),
@@ -81,12 +108,36 @@ impl Reader<'_, '_> {
         draft
     }
 
-    /// Reports sections that there are not, and the absence of `[gateway]`.
+    /// The patterns of `include`; none where it is wrong, or not allowed.
+    fn include(&mut self, root: &DeTable<'_>) -> Vec<Located<String>> {
+        let Some(found) = root.get(INCLUDE).filter(|_| self.part == Part::Main) else { return Vec::new() };
+        let patterns = || {
+            let elements = found.get_ref().as_array()?.iter();
+            let pattern = |element: &Spanned<DeValue<'_>>| {
+                Some(Located { value: element.get_ref().as_str()?.to_owned(), at: element.span().start })
+            };
+            elements.map(pattern).collect::<Option<Vec<_>>>()
+        };
+        patterns().unwrap_or_else(|| {
+            let problem = Problem::new("must be a list of file names").help("write include = [\"routes.d/*.toml\"]");
+            self.report.error(found.span().start, INCLUDE, problem);
+            Vec::new()
+        })
+    }
+
+    /// Reports sections that there are not, or not here, and the absence of `[gateway]`.
     fn check_sections(&mut self, root: &DeTable<'_>) {
         let absent = || SECTIONS.into_iter().filter(|&name| !root.contains_key(name));
         let mut misspelt = HashSet::new();
-        for (key, content) in root.iter().filter(|(key, _)| !SECTIONS.contains(&key.get_ref().as_ref())) {
+        for (key, content) in root {
             let name = key.get_ref();
+            if self.part == Part::Included && ["gateway", "dataplane", INCLUDE].contains(&name.as_ref()) {
+                let problem = Problem::new(format!("{} may not be in a file that is included", quoted(name)));
+                self.report.error(key.span().start, "", problem.help("move it to the main file"));
+            }
+            if SECTIONS.contains(&name.as_ref()) || name == INCLUDE {
+                continue;
+            }
             let kind = if content.get_ref().is_table() || content.get_ref().is_array() { "section" } else { "key" };
             let problem = Problem::new(format!("unknown {kind} {}", quoted(name)));
             let problem = match nearest(name, absent()).or_else(|| nearest(name, SECTIONS)) {
@@ -103,7 +154,7 @@ impl Reader<'_, '_> {
             }
         }
         let may_be_there = misspelt.contains("gateway") || self.unread.may_define("gateway");
-        if !root.contains_key("gateway") && !may_be_there {
+        if self.part == Part::Main && !root.contains_key("gateway") && !may_be_there {
             let problem = Problem::new("the section [gateway] is missing");
             self.report.error(0, "", problem.help("add [gateway] with name = \"my-hub\""));
         }
@@ -119,7 +170,7 @@ impl Reader<'_, '_> {
     ) -> Option<Section<'a>> {
         let at = table.span().start;
         if let DeValue::Table(below) = table.get_ref() {
-            return Some(Section::open(below, path, at, keys, self.gappy.contains(&at), self.report));
+            return Some(Section::open(below, path, at, keys, self.report));
         }
         let problem = Problem::new(format!("must be a table, is {}", describe(table.get_ref())));
         self.report.error(at, path, problem.help(format!("write {shape}")));
@@ -140,22 +191,7 @@ impl Reader<'_, '_> {
         let Some(entries) = root.get(kind) else {
             return Vec::new();
         };
-        let keys: &[&str] = match kind {
-            "connection" => &[
-                "customer_gateway",
-                "enabled",
-                "interface",
-                "peer",
-                "local_cidrs",
-                "remote_cidrs",
-                "health_check",
-                "up_delay",
-                "ipsec",
-                "selectors",
-                "reverse_path",
-            ],
-            _ => &["address"],
-        };
+        let keys = if kind == "connection" { CONNECTION_KEYS } else { CUSTOMER_GATEWAY_KEYS };
         let shape = format!("a section [{kind}.NAME] for each");
         let DeValue::Table(entries) = entries.get_ref() else {
             let problem = Problem::new(format!("must be named tables, is {}", describe(entries.get_ref())));

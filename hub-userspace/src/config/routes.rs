@@ -47,13 +47,15 @@ fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
         };
         let hop = next_hop.value.as_str();
         if let Some(&first) = first.get(&(destination.value, hop)) {
-            let line = report.line(first);
-            let problem = Problem::new(format!(
-                "the route to {} by {} is already on line {line}",
-                destination.value,
-                quoted(hop)
-            ));
-            report.error(route.at, route.path(), problem.help("remove one of the two, or change its next_hop"));
+            let place = report.place(route.at, first);
+            let problem =
+                Problem::new(format!("the route to {} by {} is already on {place}", destination.value, quoted(hop)));
+            report.conflict(
+                route.at,
+                route.path(),
+                problem.help("remove one of the two, or change its next_hop"),
+                first,
+            );
         } else {
             first.insert((destination.value, hop), destination.at);
         }

@@ -19,8 +19,14 @@ const MAX_SUGGESTIONS: usize = 100;
 /// More names than the quota can ever allow are not compared with.
 const MAX_CANDIDATES: usize = MAX_CONNECTIONS as usize;
 
+/// Of a customer gateway.
+pub(super) const UNUSED: &str = "no connection leads to this customer gateway";
+/// Of a connection.
+pub(super) const UNROUTED: &str = "no route has this connection as its next hop: nothing is sent to the site";
+
 /// Judges the draft as a whole. What `unread` may define is not missed.
 pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
+    check_names(draft, report);
     check_quota(draft, report);
     check_numbers(draft, report);
     check_interfaces(draft, report);
@@ -43,13 +49,40 @@ pub(super) fn connection_path(connection: &ConnectionDraft) -> String {
     join("connection", &connection.name.value)
 }
 
+/// Within a file, TOML has each name once.
+fn check_names(draft: &Draft, report: &mut Report<'_>) {
+    let gateways = draft.customer_gateways.iter().map(|gateway| ("customer_gateway", &gateway.name));
+    let connections = draft.connections.iter().map(|connection| ("connection", &connection.name));
+    let mut first = HashMap::new();
+    for (kind, Located { value: name, at }) in gateways.chain(connections) {
+        if let Some(&other) = first.get(&(kind, name)) {
+            let place = report.place(*at, other);
+            let problem =
+                Problem::new(format!("there is a {} {} already ({place})", kind.replace('_', " "), quoted(name)));
+            report.conflict(
+                *at,
+                join(kind, name),
+                problem.help("remove one of the two, or give it another name"),
+                other,
+            );
+        } else {
+            first.insert((kind, name), *at);
+        }
+    }
+}
+
+/// The first connection of those that are too many, and each of the store's.
+fn too_many<'d>(draft: &'d Draft, most: usize, report: &Report<'_>) -> Vec<&'d ConnectionDraft> {
+    let over = draft.connections.iter().skip(most).enumerate();
+    let reported = over.filter(|(index, connection)| *index == 0 || report.origin(connection.name.at).is_none());
+    reported.map(|(_, connection)| connection).collect()
+}
+
 fn check_quota(draft: &Draft, report: &mut Report<'_>) {
     let Some(quota) = draft.gateway.as_ref().and_then(|gateway| gateway.max_connections) else {
         return;
     };
-    let Some(first_over) = draft.connections.get(quota.value as usize) else {
-        return;
-    };
+    let over = too_many(draft, quota.value as usize, report);
     let count = draft.connections.len();
     let problem = Problem::new(format!("{count} connections, and gateway.max_connections allows {}", quota.value));
     let problem = if count <= MAX_CANDIDATES {
@@ -57,7 +90,9 @@ fn check_quota(draft: &Draft, report: &mut Report<'_>) {
     } else {
         problem.help(format!("remove connections from here on; the quota goes up to {MAX_CONNECTIONS}"))
     };
-    report.error(first_over.name.at, connection_path(first_over), problem);
+    for connection in over {
+        report.too_many(connection.name.at, connection_path(connection), problem.clone());
+    }
 }
 
 /// Each connection has a number of its own in the marks.
@@ -67,19 +102,18 @@ fn check_numbers(draft: &Draft, report: &mut Report<'_>) {
     };
     let most = marks::most_connections(mark.value);
     let count = draft.connections.len();
-    let Some(first_over) = draft.connections.get(most) else {
-        return;
-    };
-    let problem = Problem::new(format!(
-        "{count} connections, and the mask of dataplane.mark (line {}) has numbers for {most}",
-        report.line(mark.at)
-    ));
     let help = if count <= MAX_CANDIDATES {
         format!("give the mask {} bits below the flag, or remove connections from here on", marks::bits_for(count))
     } else {
         "remove connections from here on".to_owned()
     };
-    report.error(first_over.name.at, connection_path(first_over), problem.help(help));
+    for connection in too_many(draft, most, report) {
+        let place = report.place(connection.name.at, mark.at);
+        let problem = Problem::new(format!(
+            "{count} connections, and the mask of dataplane.mark ({place}) has numbers for {most}"
+        ));
+        report.too_many(connection.name.at, connection_path(connection), problem.help(help.as_str()));
+    }
 }
 
 fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
@@ -90,8 +124,11 @@ fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
         let Some(interface) = connection.interface.as_ref().filter(|own| own.value == vpc.value) else {
             continue;
         };
-        let problem =
-            Problem::new(format!("{} is the VPC's interface (line {})", quoted(&vpc.value), report.line(vpc.at)));
+        let problem = Problem::new(format!(
+            "{} is the VPC's interface ({})",
+            quoted(&vpc.value),
+            report.place(interface.at, vpc.at)
+        ));
         let path = join(&connection_path(connection), "interface");
         report.error(interface.at, path, problem.help("name the interface that carries this connection's traffic"));
     }
@@ -122,10 +159,10 @@ fn check_same_addresses(draft: &Draft, report: &mut Report<'_>) {
         let name = gateway.name.value.as_str();
         if let Some(&(other, at)) = first.get(&address.value) {
             let problem = Problem::new(format!(
-                "{} is also {}'s address (line {})",
+                "{} is also {}'s address ({})",
                 address.value,
                 quoted(other),
-                report.line(at)
+                report.place(address.at, at)
             ));
             let path = join(&join("customer_gateway", name), "address");
             report.warning(address.at, path, problem.help("one customer gateway can have several connections"));
@@ -214,7 +251,7 @@ fn warn_of_unused_gateways(draft: &Draft, report: &mut Report<'_>) {
     let references = draft.connections.iter().filter_map(|connection| connection.customer_gateway.as_ref());
     let used: HashSet<_> = references.map(|name| name.value.as_str()).collect();
     for gateway in draft.customer_gateways.iter().filter(|gateway| !used.contains(gateway.name.value.as_str())) {
-        let problem = Problem::new("no connection leads to this customer gateway");
+        let problem = Problem::new(UNUSED);
         let path = join("customer_gateway", &gateway.name.value);
         report.warning(gateway.name.at, path, problem.help("add a connection to it, or remove it"));
     }
@@ -235,5 +272,5 @@ pub(super) fn unrouted(name: &str, remote: Option<IpNet>) -> Problem {
         Some(prefix) => format!("add [[route]] with destination = \"{prefix}\" and next_hop = {}", quoted(name)),
         None => format!("add [[route]] with next_hop = {}", quoted(name)),
     };
-    Problem::new("no route has this connection as its next hop: nothing is sent to the site").help(help)
+    Problem::new(UNROUTED).help(help)
 }

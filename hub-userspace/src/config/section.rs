@@ -12,7 +12,7 @@ use super::{
 };
 
 /// A list with what could be read of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct List<T> {
     pub items: Vec<Located<T>>,
     /// Every element could be read.
@@ -28,8 +28,6 @@ pub(super) struct Section<'a> {
     keys: &'static [&'static str],
     /// The unknown keys, each with the known one it is probably meant to be.
     unknown: Vec<(&'a Spanned<std::borrow::Cow<'a, str>>, Option<&'static str>)>,
-    /// A statement of it could not be parsed: what is missing may be there.
-    gappy: bool,
 }
 
 impl<'a> Section<'a> {
@@ -39,7 +37,6 @@ impl<'a> Section<'a> {
         path: String,
         at: usize,
         keys: &'static [&'static str],
-        gappy: bool,
         report: &mut Report<'_>,
     ) -> Self {
         let absent = || keys.iter().copied().filter(|&key| !table.contains_key(key));
@@ -51,7 +48,7 @@ impl<'a> Section<'a> {
         for (key, meant) in &unknown {
             report.error(key.span().start, path.as_str(), unknown_key(key.get_ref(), *meant, keys));
         }
-        Self { table, path, at, keys, unknown, gappy }
+        Self { table, path, at, keys, unknown }
     }
 
     /// The value of `key`, if it is there and right.
@@ -168,7 +165,7 @@ impl<'a> Section<'a> {
             let read = read(element.get_ref()).and_then(|value| match first.get(&value) {
                 None => Ok(value),
                 Some(&first) => {
-                    Err(Problem::new(format!("{value} stands twice in the list, first on line {}", report.line(first)))
+                    Err(Problem::new(format!("{value} stands twice in the list, first on {}", report.place(at, first)))
                         .help("remove one of the two"))
                 }
             });
@@ -194,11 +191,11 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
-    /// Whether the key is absent, also under a slip of its name, and all of the section could be read.
+    /// Whether the key is absent, also under a slip of its name.
     pub fn lacks(&self, key: &str) -> bool {
         debug_assert!(self.keys.contains(&key), "{key} is asked for but not known");
         let misspelt = self.unknown.iter().any(|&(_, meant)| meant == Some(key));
-        !self.table.contains_key(key) && !misspelt && !self.gappy
+        !self.table.contains_key(key) && !misspelt
     }
 
     fn demand(&self, key: &'static str, example: &str, report: &mut Report<'_>) {

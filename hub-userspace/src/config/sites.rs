@@ -178,23 +178,24 @@ impl<'d> Judge<'d, '_, '_> {
     fn describe(&self, all: &Claims<'d>, conflict: &Conflict, more: &str) -> Problem {
         let (claim, earlier) = (all.claims[conflict.claim], all.claims[conflict.earlier]);
         let (here, there) = (all.origins[conflict.claim].owner(), all.origins[conflict.earlier].owner());
-        let line = self.report.line(earlier.at);
+        let place = self.report.place(claim.at, earlier.at);
         Problem::new(match conflict.relation {
             _ if claim.prefix == earlier.prefix => {
-                format!("{} of {here} belongs to {there} as well (line {line}){more}", claim.prefix)
+                format!("{} of {here} belongs to {there} as well ({place}){more}", claim.prefix)
             }
             Relation::EqualOrInside => {
-                format!("{} of {here} lies in {} of {there} (line {line}){more}", claim.prefix, earlier.prefix)
+                format!("{} of {here} lies in {} of {there} ({place}){more}", claim.prefix, earlier.prefix)
             }
             Relation::Contains => {
-                format!("{} of {here} contains {} of {there} (line {line}){more}", claim.prefix, earlier.prefix)
+                format!("{} of {here} contains {} of {there} ({place}){more}", claim.prefix, earlier.prefix)
             }
         })
     }
 
     fn error(&mut self, all: &Claims<'d>, conflict: &Conflict, problem: Problem) {
         if self.is_news(all, conflict) {
-            self.report.error(all.claims[conflict.claim].at, all.origins[conflict.claim].path(), problem);
+            let (claim, earlier) = (all.claims[conflict.claim].at, all.claims[conflict.earlier].at);
+            self.report.conflict(claim, all.origins[conflict.claim].path(), problem, earlier);
         }
     }
 

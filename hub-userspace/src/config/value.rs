@@ -299,7 +299,8 @@ fn time(value: &DeValue<'_>, range: &RangeInclusive<Duration>, advice: &str) -> 
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A number and its unit, such as `3s`, `100ms`, `1.5s` or `1m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(unit_at);
     let nanoseconds: u64 = match unit {

@@ -119,7 +119,7 @@ impl Driver {
 
 /// All that matters here. The agent's own would be copied at each of its changes, were it held here as well.
 fn without_routes(config: &Config) -> Arc<Config> {
-    let Config { gateway, dataplane, vpc, customer_gateways, connections, routes: _ } = config;
+    let Config { gateway, dataplane, vpc, customer_gateways, connections, routes: _, provenance } = config;
     Arc::new(Config {
         gateway: gateway.clone(),
         dataplane: dataplane.clone(),
@@ -127,6 +127,7 @@ fn without_routes(config: &Config) -> Arc<Config> {
         customer_gateways: customer_gateways.clone(),
         connections: connections.clone(),
         routes: Vec::new(),
+        provenance: Arc::clone(provenance),
     })
 }
 

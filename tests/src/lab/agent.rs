@@ -111,6 +111,8 @@ impl AgentCommand {
             .arg("run")
             .arg("--config")
             .arg(scratch.file("vpnhub.toml"))
+            .arg("--state")
+            .arg(scratch.file("state"))
             .args(&self.arguments)
             .args(self.has_instances.then(|| ["--instance".to_owned(), place.instance()]).into_iter().flatten())
             .envs(self.environment.iter().cloned())

@@ -23,7 +23,8 @@ fn path(path: &Path) -> &str {
 /// Runs `vpnhub --socket … run --config …` with files of a directory: it must end by itself.
 fn run(place: &Namespace, scratch: &Scratch) -> Output {
     let (socket, config) = (scratch.file("other.sock"), scratch.file("vpnhub.toml"));
-    vpnhub(place, &["--socket", path(&socket), "run", "--config", path(&config)])
+    let state = scratch.file("other-state");
+    vpnhub(place, &["--socket", path(&socket), "run", "--config", path(&config), "--state", path(&state)])
 }
 
 fn assert_untouched(hub: &Namespace) {
@@ -36,7 +37,11 @@ fn assert_untouched(hub: &Namespace) {
 fn a_second_agent_on_the_same_socket() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let (socket, config) = (rig.agent.socket(), rig.agent.config());
-    let second = vpnhub(&rig.world[HUB], &["--socket", path(&socket), "run", "--config", path(&config)]);
+    let state = socket.with_file_name("other-state");
+    let second = vpnhub(
+        &rig.world[HUB],
+        &["--socket", path(&socket), "run", "--config", path(&config), "--state", path(&state)],
+    );
     let told = failure(&second);
     assert!(told.contains(&format!("another agent answers on {}", socket.display())), "{told}");
     // The first is none the worse for it.
@@ -105,7 +110,8 @@ fn no_privileges() {
     fs::write(&config, HubConfig::offices(&SITES).to_string()).unwrap();
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
     let socket = scratch.file("vpnhub.sock");
-    let run = ["--socket", path(&socket), "run", "--config", path(&config)];
+    let state = scratch.file("state");
+    let run = ["--socket", path(&socket), "run", "--config", path(&config), "--state", path(&state)];
 
     let told = failure(&as_nobody(&world[HUB], &binary, &run));
     assert!(told.contains("run as root"), "{told}");

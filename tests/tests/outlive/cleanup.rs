@@ -104,6 +104,7 @@ fn start_as(world: &World, instance: &str) -> String {
     let mut command = world[HUB].command(agent_binary());
     command.arg("--socket").arg(scratch.file("vpnhub.sock")).arg("run").arg("--config");
     command.arg(scratch.file("vpnhub.toml")).args(["--instance", instance]);
+    command.arg("--state").arg(scratch.file("state"));
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     said(&output)

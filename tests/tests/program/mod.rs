@@ -319,6 +319,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
         connections: connections.collect(),
         routes: routes.collect(),
+        provenance: std::sync::Arc::default(),
     };
     let state = |up| if up { State::Up } else { State::Down };
     let states = world.connections.iter().map(|connection| (connection.name.clone(), state(connection.up))).collect();

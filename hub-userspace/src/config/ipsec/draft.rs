@@ -7,7 +7,7 @@ use super::{
     Auth, Esp, Identity, Ike, Ipsec, Mode, Proposal, Start, Version, XfrmInterface,
 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct IpsecDraft {
     /// Offset of the header.
     pub at: usize,
@@ -31,14 +31,14 @@ pub struct IpsecDraft {
 }
 
 /// An identity as the file has it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum IdentityDraft {
     Absent,
     Wrong,
     Read(Identity),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct IkeDraft {
     pub version: Option<Located<u32>>,
     pub mode: Option<Located<Mode>>,
@@ -46,7 +46,7 @@ pub struct IkeDraft {
     pub lifetime: Option<Located<Duration>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EspDraft {
     pub proposals: List<Proposal>,
     pub lifetime: Option<Located<Duration>>,
@@ -86,7 +86,7 @@ impl IpsecDraft {
 }
 
 /// An identity is there, and cannot be read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WrongIdentity;
 
 impl IdentityDraft {

@@ -21,7 +21,7 @@ pub use self::{
     tunnel::Tunnel,
 };
 pub(super) use self::{
-    draft::IpsecDraft,
+    draft::{EspDraft, IkeDraft, IpsecDraft},
     rules::{Files, judge},
 };
 
@@ -125,6 +125,14 @@ impl Ipsec {
     /// Whether each rekeying agrees on new key material.
     pub fn has_pfs(&self) -> bool {
         self.esp.proposals.iter().all(|proposal| proposal.group.is_some())
+    }
+
+    /// Whether something in it needs `allow_weak`.
+    pub fn is_weak(&self) -> bool {
+        let mut proposals = self.ike.proposals.iter().chain(&self.esp.proposals);
+        !self.has_pfs()
+            || matches!(self.ike.version, Version::V1(_))
+            || proposals.any(|proposal| proposal.weaknesses().next().is_some())
     }
 }
 

@@ -83,10 +83,10 @@ fn check_identities(draft: &Draft, report: &mut Report<'_>) {
             None => _ = first.insert(pair, file),
             Some(other) if other.value == file.value => {}
             Some(other) => {
-                let line = report.line(other.at);
-                let problem = Problem::new(format!("{ids} have another secret already (line {line})"));
+                let place = report.place(file.at, other.at);
+                let problem = Problem::new(format!("{ids} have another secret already ({place})"));
                 let help = "name the same file, or give each connection a remote_id of its own";
-                report.error(file.at, ipsec_path(connection, "psk_file"), problem.help(help));
+                report.conflict(file.at, ipsec_path(connection, "psk_file"), problem.help(help), other.at);
             }
         }
     }
@@ -99,16 +99,17 @@ fn check_if_ids(draft: &Draft, report: &mut Report<'_>) {
     for (connection, ipsec) in with_ipsec(draft) {
         let (Some(id), Some(interface)) = (ipsec.if_id, &connection.interface) else { continue };
         let name = interface.value.as_str();
-        let problem = match (interfaces.get(name), ids.get(&id.value)) {
+        let (problem, against) = match (interfaces.get(name), ids.get(&id.value)) {
             (Some(other), _) if other.value != id.value => {
-                let line = report.line(other.at);
-                Problem::new(format!("{} has the if_id {} already (line {line})", quoted(name), other.value))
-                    .help("an interface has one if_id: give the connection an interface of its own, or the same if_id")
+                let place = report.place(id.at, other.at);
+                let problem = Problem::new(format!("{} has the if_id {} already ({place})", quoted(name), other.value));
+                let help = "an interface has one if_id: give the connection an interface of its own, or the same if_id";
+                (problem.help(help), other.at)
             }
             (_, Some((other, at))) if *other != name => {
-                let line = report.line(*at);
-                Problem::new(format!("{} is the if_id of {} already (line {line})", id.value, quoted(other)))
-                    .help("give each interface an if_id of its own")
+                let place = report.place(id.at, *at);
+                let problem = Problem::new(format!("{} is the if_id of {} already ({place})", id.value, quoted(other)));
+                (problem.help("give each interface an if_id of its own"), *at)
             }
             _ => {
                 interfaces.insert(name, id);
@@ -116,7 +117,7 @@ fn check_if_ids(draft: &Draft, report: &mut Report<'_>) {
                 continue;
             }
         };
-        report.error(id.at, ipsec_path(connection, "if_id"), problem);
+        report.conflict(id.at, ipsec_path(connection, "if_id"), problem, against);
     }
 }
 

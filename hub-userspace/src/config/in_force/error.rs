@@ -2,13 +2,14 @@
 
 use ipnet::IpNet;
 
-use super::super::{diagnostic::quoted, suggest::nearest};
+use super::super::{diagnostic::quoted, provenance::Origin, suggest::nearest};
+use crate::store::ObjectId;
 
-/// Each is one sentence with the way out.
+/// Each is one sentence with the way out, but for the last.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EditError {
-    #[error("there is no connection {}{}", quoted(.name), advice(.name, .known))]
-    NoConnection { name: String, known: Vec<String> },
+pub enum ProposeError {
+    #[error("there is no {} {}{}", .kind.replace('_', " "), quoted(.name), advice(.kind, .name, .known))]
+    Unknown { kind: &'static str, name: String, known: Vec<String> },
     #[error("there is no route to {destination}: `vpnhub route list` shows those that there are")]
     NoRoute { destination: IpNet },
     #[error("there is no route to {destination} by {}: it has {}", quoted(.next_hop), .next_hops.join(", "))]
@@ -21,16 +22,22 @@ pub enum EditError {
         if *.publish { "" } else { "not " }
     )]
     RouteExists { destination: IpNet, next_hop: String, weight: u8, publish: bool },
+    #[error("there is a {id} already: change it with `vpnhub {} set {}`", .id.kind().replace('_', "-"), .id.name())]
+    Exists { id: ObjectId },
     #[error("nothing is asked for: give a new weight, or whether to publish")]
     NothingAsked,
-    #[error("the file is not TOML: {0}")]
-    NotToml(String),
+    /// What the file defines, commands do not change.
+    #[error("{id} is defined in {origin}: change it there and reload")]
+    DefinedInFile { id: ObjectId, origin: Origin },
+    /// The change would break rules: a line for each.
+    #[error("{}", .0.join("\n"))]
+    Refused(Vec<String>),
 }
 
-fn advice(name: &str, known: &[String]) -> String {
+fn advice(kind: &str, name: &str, known: &[String]) -> String {
     match (nearest(name, known.iter().map(String::as_str)), known.len()) {
         (Some(meant), _) => format!(": did you mean {}?", quoted(meant)),
         (None, 1..=8) => format!(": there are {}", known.join(", ")),
-        _ => ": `vpnhub connection list` shows those that there are".to_owned(),
+        _ => format!(": `vpnhub {} list` shows those that there are", kind.replace('_', "-")),
     }
 }

@@ -1,24 +1,19 @@
-//! What the rules ask about a route: kept beside the text, so that one more or one less is judged by itself.
+//! What the rules ask about a route: so that one more or one less is validated by itself.
 //!
-//! The answers are for a file that breaks no rule, and careful: where another part of the file could get another
-//! judgement by the change, they are "cannot tell", and the whole file is judged by [`super::rules`].
+//! The answers are for what is in force, which breaks no rule, and careful: where the change could concern another object,
+//! they are "cannot tell", and everything is validated together, by [`super::unite()`].
 
 use std::collections::{BTreeMap, HashMap};
 
 use ipnet::IpNet;
 
-use super::{
-    Judged,
-    diagnostic::Problem,
-    document::{BlockId, Document},
-    edit::AddRoute,
-    prefix::{self, Purpose},
-    routes::Coverage,
-    rules::unrouted,
-    sites::Sites,
+use super::super::{
+    diagnostic::Problem, model::Config, provenance::Origin, routes::Coverage, rules::unrouted, sites::Sites,
 };
+use crate::store::{RouteId, RouteKeys};
 
-#[derive(Debug)]
+/// Routes by destination and connection, and what is needed of connections and the VPC.
+#[derive(Debug, Default)]
 pub(super) struct Index {
     allow_default_route: bool,
     vpc: Vec<IpNet>,
@@ -26,7 +21,7 @@ pub(super) struct Index {
     connections: Vec<Connection>,
     by_name: HashMap<String, ConnectionId>,
     /// Containers come before what they contain.
-    routes: BTreeMap<RouteKey, BlockId>,
+    routes: BTreeMap<RouteKey, Entry>,
     /// How many destinations have these two among their next hops, one of them the first of all by number: that is what
     /// makes one site of connections to several customer gateways.
     links: HashMap<(ConnectionId, ConnectionId), usize>,
@@ -44,23 +39,20 @@ struct Connection {
     site: usize,
     first_remote: Option<IpNet>,
     coverage: Coverage,
-    /// Where its keys are, but for those that are tables.
-    block: BlockId,
+    enabled: bool,
     routes: usize,
 }
 
-/// A route that comes or goes, without breaking a rule.
-#[derive(Debug)]
-pub(super) struct Step {
-    key: RouteKey,
-    /// What may not be meant so.
-    pub warning: Option<Problem>,
+/// A route in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub keys: RouteKeys,
+    /// Index among the files' routes; `None` where it is the store's.
+    pub of_file: Option<usize>,
 }
 
 impl Index {
-    /// Of what was judged, with the blocks that [`Document::of`] makes of its text.
-    pub fn of(judged: &Judged) -> Self {
-        let config = &judged.config;
+    pub fn of(config: &Config) -> Self {
         let sites = Sites::of(
             config
                 .connections
@@ -68,14 +60,13 @@ impl Index {
                 .map(|(name, connection)| (name.as_str(), Some(connection.customer_gateway.as_str()))),
             config.routes.iter().map(|route| (route.destination, route.next_hop.as_str())),
         );
-        let offsets: HashMap<&str, usize> = judged.connections.iter().map(|(at, name)| (name.as_str(), *at)).collect();
         let connections = config.connections.iter().enumerate().map(|(index, (name, connection))| Connection {
             name: name.clone(),
             customer_gateway: connection.customer_gateway.clone(),
             site: sites.site(index),
             first_remote: connection.remote_cidrs.first().copied(),
             coverage: Coverage::of(connection.remote_cidrs.iter().copied()),
-            block: Document::block_at(judged, offsets.get(name.as_str()).copied().unwrap_or_default()),
+            enabled: connection.enabled,
             routes: 0,
         });
         let mut index = Self {
@@ -86,10 +77,11 @@ impl Index {
             routes: BTreeMap::new(),
             links: HashMap::new(),
         };
-        let routes = config.routes.iter().zip(&judged.routes);
-        let routes = routes.filter_map(|(route, &(at, _))| {
+        let routes = config.routes.iter().enumerate().filter_map(|(number, route)| {
             let connection = *index.by_name.get(&route.next_hop)?;
-            Some(((route.destination, connection), Document::block_at(judged, at)))
+            let of_file = (config.provenance.route(number) != Origin::Store).then_some(number);
+            let keys = RouteKeys { weight: route.weight, publish: route.publish };
+            Some(((route.destination, connection), Entry { keys, of_file }))
         });
         index.routes = routes.collect();
         let keys: Vec<RouteKey> = index.routes.keys().copied().collect();
@@ -103,77 +95,79 @@ impl Index {
         index
     }
 
-    /// The block with the connection's keys.
-    pub fn connection(&self, name: &str) -> Option<BlockId> {
-        self.by_name.get(name).map(|&id| self.connections[id as usize].block)
+    /// Whether a connection is enabled; `None` where there is none of that name in force.
+    pub fn is_enabled(&self, name: &str) -> Option<bool> {
+        self.by_name.get(name).map(|&id| self.connections[id as usize].enabled)
     }
 
-    /// The blocks of the routes to a destination.
-    pub fn routes(&self, destination: IpNet) -> Vec<BlockId> {
-        self.to(destination).map(|(_, block)| block).collect()
+    pub fn set_enabled(&mut self, name: &str, enabled: bool) {
+        if let Some(&id) = self.by_name.get(name) {
+            self.connections[id as usize].enabled = enabled;
+        }
     }
 
-    /// The block of the one route that is meant, if it is clear which.
-    pub fn route(&self, destination: IpNet, next_hop: Option<&str>) -> Option<BlockId> {
-        let Some(name) = next_hop else {
-            let mut found = self.to(destination);
-            return found.next().filter(|_| found.next().is_none()).map(|(_, block)| block);
-        };
-        self.routes.get(&(destination, *self.by_name.get(name)?)).copied()
+    pub fn connections(&self) -> impl Iterator<Item = &str> {
+        self.connections.iter().map(|connection| connection.name.as_str())
     }
 
-    /// `None`: cannot tell.
-    pub fn add(&self, add: &AddRoute) -> Option<Step> {
-        let destination = add.destination;
-        let id = *self.by_name.get(&add.next_hop)?;
-        // What comes from a command has been read by the same rules; it may come from elsewhere.
-        let is_one = prefix::of_text(&destination.to_string(), Purpose::Forwarding) == Ok(destination);
+    /// The next hops of a destination.
+    pub fn next_hops(&self, destination: IpNet) -> impl Iterator<Item = &str> {
+        self.to(destination).map(|(connection, _)| self.connections[connection as usize].name.as_str())
+    }
+
+    pub fn route(&self, (destination, next_hop): &RouteId) -> Option<Entry> {
+        self.routes.get(&(*destination, *self.by_name.get(next_hop)?)).copied()
+    }
+
+    /// What may not be meant so of a new route that breaks no rule and concerns no other object; `None`: cannot tell.
+    pub fn add(&self, (destination, next_hop): &RouteId) -> Option<Vec<String>> {
+        let destination = *destination;
+        let id = *self.by_name.get(next_hop)?;
         let is_new = !self.routes.contains_key(&(destination, id));
         let may_be = destination.prefix_len() != 0 || self.allow_default_route;
-        if !is_one
-            || !is_new
-            || !may_be
-            || add.weight.is_some_and(|weight| weight > 100)
-            || self.meets_others(destination, id)
-        {
+        if !is_new || !may_be || self.meets_others(destination, id) {
             return None;
         }
         let connection = &self.connections[id as usize];
-        Some(Step { key: (destination, id), warning: connection.coverage.check(&destination, &connection.name) })
+        let warning = connection.coverage.check(&destination, &connection.name);
+        Some(warning.iter().map(Problem::sentence).collect())
     }
 
-    /// `None`: cannot tell.
-    pub fn delete(&self, destination: IpNet, next_hop: &str) -> Option<Step> {
+    /// As [`Self::add`], of a route that goes.
+    pub fn delete(&self, (destination, next_hop): &RouteId) -> Option<Vec<String>> {
         let id = *self.by_name.get(next_hop)?;
-        // What another owner's prefix lay in, or had in it, may have been the reason for a warning; there may be a
-        // second reason, which has not been said so far.
-        if self.meets_others(destination, id) || self.splits_a_site(destination, id) {
+        if self.splits_a_site(*destination, id) {
             return None;
         }
         let connection = &self.connections[id as usize];
         let warning = (connection.routes == 1).then(|| unrouted(&connection.name, connection.first_remote));
-        Some(Step { key: (destination, id), warning })
+        Some(warning.iter().map(Problem::sentence).collect())
     }
 
-    pub fn added(&mut self, step: &Step, block: BlockId) {
-        let (destination, id) = step.key;
-        self.relink(destination, |index| {
-            index.routes.insert(step.key, block);
+    /// The route is in force with these keys from now on, or not any more.
+    pub fn put(&mut self, (destination, next_hop): &RouteId, keys: Option<RouteKeys>) {
+        let Some(&id) = self.by_name.get(next_hop) else { return };
+        let key = (*destination, id);
+        let was = self.routes.contains_key(&key);
+        if was && let Some(keys) = keys {
+            self.routes.insert(key, Entry { keys, of_file: None });
+            return;
+        }
+        self.relink(*destination, |index| match keys {
+            Some(keys) => drop(index.routes.insert(key, Entry { keys, of_file: None })),
+            None => drop(index.routes.remove(&key)),
         });
-        self.connections[id as usize].routes += 1;
+        let routes = &mut self.connections[id as usize].routes;
+        match keys {
+            Some(_) => *routes += 1,
+            None if was => *routes -= 1,
+            None => {}
+        }
     }
 
-    pub fn deleted(&mut self, step: &Step) {
-        let (destination, id) = step.key;
-        self.relink(destination, |index| {
-            index.routes.remove(&step.key);
-        });
-        self.connections[id as usize].routes -= 1;
-    }
-
-    fn to(&self, destination: IpNet) -> impl Iterator<Item = (ConnectionId, BlockId)> {
+    fn to(&self, destination: IpNet) -> impl Iterator<Item = (ConnectionId, Entry)> {
         let routes = self.routes.range((destination, 0)..=(destination, ConnectionId::MAX));
-        routes.map(|(&(_, connection), &block)| (connection, block))
+        routes.map(|(&(_, connection), &entry)| (connection, entry))
     }
 
     fn hops(&self, destination: IpNet) -> Vec<ConnectionId> {

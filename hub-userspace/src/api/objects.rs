@@ -1,0 +1,204 @@
+//! What is in force and in the store, over the control socket: for reading.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /v1/routes`, with `?destination=PREFIX` | routes as in the status |
+//! | `GET /v1/connections` | connections as in the status |
+//! | `GET /v1/customer-gateways` | `[{"name", "address", "origin", ...}]` |
+//! | `GET /v1/connections/{name}`, `/v1/customer-gateways/{name}` | a [`Shown`] |
+//! | `GET /v1/config` | what is in force, as TOML |
+//! | `GET /v1/store/audit`, with `?last=N` | `[{"time", "uid", "action", "object", "before", "after"}]`, oldest first |
+//! | `GET /v1/store/backup` | the store as a file |
+
+use std::{net::IpAddr, sync::Arc};
+
+use anyhow::Context as _;
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use ipnet::IpNet;
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::{
+    AUDIT, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, Doors, PATIENCE_FOR_CHANGES, ROUTES,
+    changes::{failure, path_of},
+    respond, snapshot,
+};
+use crate::{
+    agent::Request,
+    changer::{ChangeError, Order},
+    config::{self, Config, Origin, SetAside},
+    status,
+    store::{ObjectId, audit},
+};
+
+/// Entries of the audit log that are shown unless asked for more.
+const LAST: usize = 50;
+
+/// A customer gateway, as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomerGateway {
+    pub name: String,
+    pub address: IpAddr,
+    #[serde(flatten)]
+    pub origin: Origin,
+}
+
+/// One object with all its keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    pub name: String,
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// In force as they are in a file, defaults included; of an object that is set aside as they are in the store.
+    pub keys: Value,
+    /// Its section of a file; absent where it is set aside.
+    #[serde(default)]
+    pub toml: Option<String>,
+    /// Why it is not in force.
+    #[serde(default)]
+    pub set_aside: Option<String>,
+}
+
+pub(super) fn router() -> Router<Doors> {
+    Router::new().route(CONFIG, get(config_text)).route(AUDIT, get(audit_log)).route(BACKUP, get(backup))
+}
+
+#[derive(Deserialize)]
+pub(super) struct RoutesQuery {
+    destination: Option<IpNet>,
+}
+
+pub(super) async fn routes(State(doors): State<Doors>, query: Result<Query<RoutesQuery>, QueryRejection>) -> Response {
+    let destination = match query {
+        Ok(Query(RoutesQuery { destination })) => destination,
+        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
+    };
+    let is_asked = |route: &status::Route| destination.is_none_or(|destination| route.destination == destination);
+    let routes = snapshot(&doors).await.map(|snapshot| snapshot.routes());
+    respond(routes.map(|routes| routes.into_iter().filter(is_asked).collect::<Vec<_>>()))
+}
+
+pub(super) async fn connections(State(doors): State<Doors>) -> Response {
+    respond(snapshot(&doors).await.map(|snapshot| snapshot.connections))
+}
+
+pub(super) async fn customer_gateways(State(doors): State<Doors>) -> Response {
+    let list = |config: Arc<Config>| {
+        let gateway = |(name, gateway): (&String, &config::model::CustomerGateway)| CustomerGateway {
+            name: name.clone(),
+            address: gateway.address,
+            origin: config.provenance.customer_gateway(name),
+        };
+        config.customer_gateways.iter().map(gateway).collect::<Vec<_>>()
+    };
+    respond(in_force(&doors).await.map(list))
+}
+
+pub(super) async fn connection(State(doors): State<Doors>, Path(name): Path<String>) -> Response {
+    object(&doors, ObjectId::Connection(name)).await
+}
+
+pub(super) async fn customer_gateway(State(doors): State<Doors>, Path(name): Path<String>) -> Response {
+    object(&doors, ObjectId::CustomerGateway(name)).await
+}
+
+async fn object(doors: &Doors, id: ObjectId) -> Response {
+    let config = match in_force(doors).await {
+        Ok(config) => config,
+        Err(error) => return respond(Err::<Value, _>(error)),
+    };
+    let name = id.name();
+    if let Some((origin, text)) = config::show_object(&config, &id) {
+        let keys = toml::from_str::<Value>(&text).unwrap_or_default();
+        let keys = keys.get(id.kind()).and_then(|of_kind| of_kind.get(&name)).cloned().unwrap_or_default();
+        return Json(Shown { name, origin, keys, toml: Some(text), set_aside: None }).into_response();
+    }
+    let is_it = |found: &&SetAside| found.kind == id.kind() && found.name == name;
+    let reason = config.provenance.set_aside.iter().find(is_it).map(|found| found.reason.clone());
+    let missing = format!("there is no {id}: `vpnhub {} list` shows those that there are", id.kind().replace('_', "-"));
+    let (sender, answer) = oneshot::channel();
+    drop(doors.changer.send(Order::Stored(id, sender)).await);
+    match answer.await.ok().flatten() {
+        Some(keys) => Json(Shown { name, origin: Origin::Store, keys, toml: None, set_aside: reason }).into_response(),
+        None => failure(StatusCode::NOT_FOUND, missing),
+    }
+}
+
+async fn config_text(State(doors): State<Doors>) -> Response {
+    match in_force(&doors).await {
+        Ok(config) => ([(header::CONTENT_TYPE, "application/toml")], config::show(&config)).into_response(),
+        Err(error) => respond(Err::<Value, _>(error)),
+    }
+}
+
+async fn in_force(doors: &Doors) -> anyhow::Result<Arc<Config>> {
+    let (sender, answer) = oneshot::channel();
+    doors.agent.send(Request::Config(sender)).await.context("the agent is stopping")?;
+    answer.await.context("the agent is stopping")
+}
+
+#[derive(Deserialize)]
+struct AuditQuery {
+    last: Option<usize>,
+}
+
+async fn audit_log(State(doors): State<Doors>, query: Result<Query<AuditQuery>, QueryRejection>) -> Response {
+    let last = match query {
+        Ok(Query(AuditQuery { last })) => last.unwrap_or(LAST),
+        Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
+    };
+    let (sender, answer) = oneshot::channel();
+    drop(doors.changer.send(Order::Audit(last, sender)).await);
+    respond(answer.await.map_err(|_| ChangeError::Stopping.into()).and_then(|found| Ok(found?)))
+}
+
+async fn backup(State(doors): State<Doors>) -> Response {
+    let (sender, answer) = oneshot::channel();
+    drop(doors.changer.send(Order::Backup(sender)).await);
+    match answer.await {
+        Ok(Ok(bytes)) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
+        Ok(Err(error)) => respond(Err::<Value, _>(error.into())),
+        Err(_) => respond(Err::<Value, _>(ChangeError::Stopping.into())),
+    }
+}
+
+impl Client {
+    /// The routes to one destination.
+    pub async fn routes_to(&self, destination: IpNet) -> anyhow::Result<Vec<status::Route>> {
+        self.get(&format!("{ROUTES}?destination={destination}")).await
+    }
+
+    pub async fn customer_gateways(&self) -> anyhow::Result<Vec<CustomerGateway>> {
+        self.get(CUSTOMER_GATEWAYS).await
+    }
+
+    /// A connection or a customer gateway.
+    pub async fn object(&self, id: &ObjectId) -> anyhow::Result<Shown> {
+        self.get(&path_of(id)).await
+    }
+
+    /// What is in force, as TOML.
+    pub async fn config(&self) -> anyhow::Result<String> {
+        let answer = self.ask(Method::GET, CONFIG, None, Some(PATIENCE_FOR_CHANGES)).await?;
+        answer.text().await.context("the agent's answer is cut off")
+    }
+
+    /// The newest entries of the audit log, oldest first.
+    pub async fn audit(&self, last: usize) -> anyhow::Result<Vec<audit::Entry>> {
+        self.get(&format!("{AUDIT}?last={last}")).await
+    }
+
+    /// The store as a file.
+    pub async fn backup(&self) -> anyhow::Result<Vec<u8>> {
+        let answer = self.ask(Method::GET, BACKUP, None, Some(PATIENCE_FOR_CHANGES)).await?;
+        Ok(answer.bytes().await.context("the agent's answer is cut off")?.into())
+    }
+}

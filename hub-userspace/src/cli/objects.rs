@@ -1,0 +1,375 @@
+//! Commands for the objects of the configuration.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{ArgGroup, Args, Subcommand, value_parser};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::{Output, changed, json};
+use crate::{
+    api::{Client, Shown},
+    config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
+    store::{Keys, ObjectId},
+    view,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum RouteCommand {
+    /// Lists the routes with their effective share.
+    List,
+    /// Shows the routes to a destination, with their origins.
+    Show {
+        /// Destination.
+        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
+        destination: IpNet,
+    },
+    /// Adds a route.
+    Add {
+        /// Destination.
+        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
+        destination: IpNet,
+        /// Connection that leads there.
+        #[arg(long, value_name = "NAME")]
+        next_hop: String,
+        /// Part of the destination's flows, beside other routes to it; 0 is standby. 100 if not given.
+        #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
+        weight: Option<u8>,
+        /// Also install it in the host's routing table.
+        #[arg(long)]
+        publish: bool,
+    },
+    /// Removes a route.
+    Delete {
+        /// Destination.
+        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
+        destination: IpNet,
+        /// Connection that leads there; needed where the destination has several routes.
+        #[arg(long, value_name = "NAME")]
+        next_hop: Option<String>,
+    },
+    /// Changes a route's weight, or whether it is published; adds the route where there is none.
+    #[command(group(ArgGroup::new("value").required(true).multiple(true).args(["weight", "publish"])))]
+    Set {
+        /// Destination.
+        #[arg(value_name = "PREFIX", value_parser = parse_destination)]
+        destination: IpNet,
+        /// Connection that leads there; needed where the destination has several routes, or none.
+        #[arg(long, value_name = "NAME")]
+        next_hop: Option<String>,
+        /// Part of the destination's flows, beside other routes to it; 0 is standby.
+        #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
+        weight: Option<u8>,
+        /// Whether it is installed in the host's routing table.
+        #[arg(long, value_name = "BOOL")]
+        publish: Option<bool>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConnectionCommand {
+    /// Lists the connections with their state.
+    List,
+    /// Shows a connection's keys and its origin.
+    Show {
+        #[arg(value_name = "NAME")]
+        connection: String,
+    },
+    /// Adds a connection.
+    Add {
+        #[arg(value_name = "NAME")]
+        connection: String,
+        #[command(flatten)]
+        keys: ConnectionKeys,
+        #[command(flatten)]
+        from: From,
+    },
+    /// Changes keys of a connection, the others stay; adds the connection where there is none. With --from all other keys
+    /// go.
+    Set {
+        #[arg(value_name = "NAME")]
+        connection: String,
+        #[command(flatten)]
+        keys: ConnectionKeys,
+        #[command(flatten)]
+        from: From,
+        #[command(flatten)]
+        unset: Unset,
+    },
+    /// Removes a connection.
+    Delete {
+        #[arg(value_name = "NAME")]
+        connection: String,
+    },
+    /// Lets a connection carry traffic again, whatever its `enabled` is.
+    Up {
+        #[arg(value_name = "NAME")]
+        connection: String,
+    },
+    /// Drains a connection: its traffic goes by the other next hops of its routes, also after a restart.
+    Down {
+        #[arg(value_name = "NAME")]
+        connection: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CustomerGatewayCommand {
+    /// Lists the customer gateways.
+    List,
+    /// Shows a customer gateway's keys and its origin.
+    Show {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Adds a customer gateway.
+    Add {
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        keys: CustomerGatewayKeys,
+        #[command(flatten)]
+        from: From,
+    },
+    /// Changes keys of a customer gateway; adds it where there is none. With --from all other keys go.
+    Set {
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        keys: CustomerGatewayKeys,
+        #[command(flatten)]
+        from: From,
+        #[command(flatten)]
+        unset: Unset,
+    },
+    /// Removes a customer gateway.
+    Delete {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// Where keys are from that have no flag.
+#[derive(Debug, Args)]
+pub struct From {
+    /// TOML with the keys, its `[ipsec]` included; - is standard input. Flags win over it.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Unset {
+    /// Take this key away, such as peer or ipsec; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
+}
+
+/// The keys of `[connection.NAME]`.
+#[derive(Debug, Args)]
+pub struct ConnectionKeys {
+    /// Customer gateway at the other end.
+    #[arg(long, value_name = "NAME")]
+    customer_gateway: Option<String>,
+    /// Whether it carries traffic, unless `up` or `down` decide.
+    #[arg(long, value_name = "BOOL")]
+    enabled: Option<bool>,
+    /// Interface that carries the decrypted traffic.
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+    /// Link neighbour; Ethernet-type interfaces only.
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Option<String>,
+    /// Prefixes of the hub's side and all behind it, separated by commas.
+    #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
+    local_cidrs: Option<Vec<String>>,
+    /// Prefixes of the site, separated by commas.
+    #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
+    remote_cidrs: Option<Vec<String>>,
+    /// What decides which packets are admitted: file, ike or xfrm.
+    #[arg(long, value_name = "SOURCE")]
+    selectors: Option<String>,
+    /// strict or off.
+    #[arg(long, value_name = "MODE")]
+    reverse_path: Option<String>,
+    /// For how long it must be well after a failure before it carries traffic again, such as 1s.
+    #[arg(long, value_name = "TIME")]
+    up_delay: Option<String>,
+    /// An inline table, such as '{ source = "192.168.0.1", destination = "10.10.10.1" }'.
+    #[arg(long, value_name = "TOML", value_parser = inline_table)]
+    health_check: Option<Value>,
+}
+
+/// The keys of `[customer_gateway.NAME]`.
+#[derive(Debug, Args)]
+pub struct CustomerGatewayKeys {
+    /// Public address of the site's device.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
+}
+
+impl ConnectionKeys {
+    fn keys(self) -> Keys {
+        let Self {
+            customer_gateway,
+            enabled,
+            interface,
+            peer,
+            local_cidrs,
+            remote_cidrs,
+            selectors,
+            reverse_path,
+            up_delay,
+            health_check,
+        } = self;
+        let texts = [
+            ("customer_gateway", customer_gateway),
+            ("interface", interface),
+            ("peer", peer),
+            ("selectors", selectors),
+            ("reverse_path", reverse_path),
+            ("up_delay", up_delay),
+        ];
+        let texts = texts.into_iter().map(|(key, value)| (key, value.map(Value::from)));
+        let others = [
+            ("enabled", enabled.map(Value::from)),
+            ("local_cidrs", local_cidrs.map(Value::from)),
+            ("remote_cidrs", remote_cidrs.map(Value::from)),
+            ("health_check", health_check),
+        ];
+        texts.chain(others).filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
+}
+
+impl CustomerGatewayKeys {
+    fn keys(self) -> Keys {
+        self.address.map(|address| ("address".to_owned(), Value::from(address))).into_iter().collect()
+    }
+}
+
+fn inline_table(text: &str) -> Result<Value, String> {
+    let root = toml::from_str::<Value>(&format!("value = {text}")).map_err(|error| error.message().to_owned())?;
+    Ok(root.get("value").cloned().unwrap_or_default())
+}
+
+/// Keys from a file and from flags, which win; and whether they are all of the object's.
+fn gather(id: &ObjectId, flags: Keys, from: &From, unset: Vec<String>) -> Result<(Keys, bool)> {
+    let mut keys = match &from.from {
+        None => Keys::new(),
+        Some(file) => fragment(id, file)?,
+    };
+    keys.extend(flags);
+    keys.extend(unset.into_iter().map(|key| (key, Value::Null)));
+    Ok((keys, from.from.is_some()))
+}
+
+/// The keys in a file, on their own or under the header that they have in a configuration file.
+fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
+    let shown = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+    let mut text = String::new();
+    match file == Path::new("-") {
+        true => io::stdin().read_to_string(&mut text).map(drop),
+        false => fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text)).map(drop),
+    }
+    .with_context(|| format!("cannot read {shown}"))?;
+    let root: Value =
+        toml::from_str(&text).map_err(|error| anyhow::anyhow!("{shown}: {}", error.to_string().trim()))?;
+    let Value::Object(mut root) = root else { bail!("{shown} has no keys") };
+    let name = id.name();
+    let below = root.get_mut(id.kind()).and_then(Value::as_object_mut);
+    match below.map(|below| below.remove(&name)) {
+        None => {}
+        Some(Some(Value::Object(keys))) => root = keys,
+        Some(_) => bail!("{shown} has a {} of another name than {name}", id.kind().replace('_', " ")),
+    }
+    Ok(root)
+}
+
+/// Runs a command about routes; what it prints.
+pub async fn route(command: RouteCommand, socket: &Path, output: Output) -> Result<String> {
+    let client = Client::new(socket)?;
+    let change = match command {
+        RouteCommand::List => {
+            let routes = client.routes().await?;
+            return if output == Output::Json { json(&routes) } else { Ok(view::routes(&routes)) };
+        }
+        RouteCommand::Show { destination } => {
+            let routes = client.routes_to(destination).await?;
+            if routes.is_empty() {
+                bail!("there is no route to {destination}: `vpnhub route list` shows those that there are");
+            }
+            return if output == Output::Json { json(&routes) } else { Ok(view::routes(&routes)) };
+        }
+        RouteCommand::Add { destination, next_hop, weight, publish } => {
+            ObjectChange::AddRoute(AddRoute { destination, next_hop, weight, publish })
+        }
+        RouteCommand::Delete { destination, next_hop } => {
+            ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop })
+        }
+        RouteCommand::Set { destination, next_hop, weight, publish } => {
+            ObjectChange::SetRoute(SetRoute { destination, next_hop, weight, publish, replace: false })
+        }
+    };
+    changed(&client.change(&change).await?, output)
+}
+
+/// Runs a command about connections; what it prints.
+pub async fn connection(command: ConnectionCommand, socket: &Path, output: Output) -> Result<String> {
+    let client = Client::new(socket)?;
+    let change = match command {
+        ConnectionCommand::List => {
+            let connections = client.connections().await?;
+            return if output == Output::Json { json(&connections) } else { Ok(view::connections(&connections)) };
+        }
+        ConnectionCommand::Show { connection } => {
+            return shown(&client.object(&ObjectId::Connection(connection)).await?, output);
+        }
+        ConnectionCommand::Add { connection, keys, from } => add(ObjectId::Connection(connection), keys.keys(), &from)?,
+        ConnectionCommand::Set { connection, keys, from, unset } => {
+            set(ObjectId::Connection(connection), keys.keys(), &from, unset)?
+        }
+        ConnectionCommand::Delete { connection } => ObjectChange::Delete(ObjectId::Connection(connection)),
+        ConnectionCommand::Up { connection } => ObjectChange::Admin(Admin { connection, up: true }),
+        ConnectionCommand::Down { connection } => ObjectChange::Admin(Admin { connection, up: false }),
+    };
+    changed(&client.change(&change).await?, output)
+}
+
+/// Runs a command about customer gateways; what it prints.
+pub async fn customer_gateway(command: CustomerGatewayCommand, socket: &Path, output: Output) -> Result<String> {
+    let client = Client::new(socket)?;
+    let change = match command {
+        CustomerGatewayCommand::List => {
+            let gateways = client.customer_gateways().await?;
+            return if output == Output::Json { json(&gateways) } else { Ok(view::customer_gateways(&gateways)) };
+        }
+        CustomerGatewayCommand::Show { name } => {
+            return shown(&client.object(&ObjectId::CustomerGateway(name)).await?, output);
+        }
+        CustomerGatewayCommand::Add { name, keys, from } => add(ObjectId::CustomerGateway(name), keys.keys(), &from)?,
+        CustomerGatewayCommand::Set { name, keys, from, unset } => {
+            set(ObjectId::CustomerGateway(name), keys.keys(), &from, unset)?
+        }
+        CustomerGatewayCommand::Delete { name } => ObjectChange::Delete(ObjectId::CustomerGateway(name)),
+    };
+    changed(&client.change(&change).await?, output)
+}
+
+fn add(id: ObjectId, flags: Keys, from: &From) -> Result<ObjectChange> {
+    let (keys, _) = gather(&id, flags, from, Vec::new())?;
+    Ok(ObjectChange::Put(PutObject { id, keys, mode: PutMode::Add }))
+}
+
+fn set(id: ObjectId, flags: Keys, from: &From, Unset { unset }: Unset) -> Result<ObjectChange> {
+    let (keys, all) = gather(&id, flags, from, unset)?;
+    let mode = if all { PutMode::Replace } else { PutMode::Merge };
+    Ok(ObjectChange::Put(PutObject { id, keys, mode }))
+}
+
+fn shown(object: &Shown, output: Output) -> Result<String> {
+    if output == Output::Json { json(object) } else { Ok(view::object(object)) }
+}

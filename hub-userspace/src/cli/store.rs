@@ -1,0 +1,67 @@
+//! Commands for the store.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::{fs::OpenOptionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+
+use super::{Output, json};
+use crate::{
+    api::Client,
+    dataplane::Instance,
+    store::{DEFAULT_DIRECTORY, Store},
+    view,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Copies the store into a file, as of one moment, whether an agent runs or not. To restore it: stop the agent, and copy
+    /// the file to DIR/INSTANCE/store.redb.
+    Backup {
+        /// File to make; there must be none of this name.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Directory of stores, where no agent runs.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
+        state: PathBuf,
+        /// Whose store, where no agent runs.
+        #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
+        instance: Instance,
+    },
+    /// Lists who changed what, oldest first.
+    Audit {
+        /// How many of the newest entries.
+        #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+        last: usize,
+    },
+}
+
+/// Runs a command about the store; what it prints.
+pub async fn run(command: StoreCommand, socket: &Path, output: Output) -> Result<String> {
+    match command {
+        StoreCommand::Backup { file, state, instance } => {
+            let bytes = match UnixStream::connect(socket) {
+                Ok(_) => Client::new(socket)?.backup().await?,
+                Err(_) => Store::open_existing(&state, instance.as_str())?.backup()?,
+            };
+            write(&file, &bytes).with_context(|| format!("the backup {} cannot be written", file.display()))?;
+            Ok(format!("{} bytes written to {}\n", bytes.len(), file.display()))
+        }
+        StoreCommand::Audit { last } => {
+            let entries = Client::new(socket)?.audit(last).await?;
+            if output == Output::Json { json(&entries) } else { Ok(view::audit(&entries)) }
+        }
+    }
+}
+
+/// Writes a new file for this user alone, through to the disk. What is left of a failure would look like a backup.
+fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut opened = File::options().write(true).create_new(true).mode(0o600).open(file)?;
+    let written = opened.write_all(bytes).and_then(|()| opened.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(file)))
+}

@@ -1,0 +1,129 @@
+//! Changes that an operator asks for.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use super::super::prefix::{self, Purpose};
+use crate::store::{Keys, ObjectId};
+
+/// A change of the store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ObjectChange {
+    AddRoute(AddRoute),
+    SetRoute(SetRoute),
+    DeleteRoute(DeleteRoute),
+    /// A connection or a customer gateway.
+    Put(PutObject),
+    /// A connection or a customer gateway.
+    Delete(ObjectId),
+    Admin(Admin),
+}
+
+impl ObjectChange {
+    /// As the command is called.
+    pub fn action(&self) -> String {
+        let (kind, verb) = match self {
+            Self::AddRoute(_) => ("route", "add"),
+            Self::SetRoute(_) => ("route", "set"),
+            Self::DeleteRoute(_) => ("route", "delete"),
+            Self::Put(put) => (put.id.kind(), if put.mode == PutMode::Add { "add" } else { "set" }),
+            Self::Delete(id) => (id.kind(), "delete"),
+            Self::Admin(admin) => ("connection", if admin.up { "up" } else { "down" }),
+        };
+        format!("{} {verb}", kind.replace('_', "-"))
+    }
+}
+
+/// A new route. One that is there already with the same keys is nothing to change; with others it is an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddRoute {
+    #[serde(deserialize_with = "destination")]
+    pub destination: IpNet,
+    /// Name of a connection.
+    pub next_hop: String,
+    /// 0..=100; without one, the default.
+    #[serde(default, deserialize_with = "weight")]
+    pub weight: Option<u8>,
+    #[serde(default)]
+    pub publish: bool,
+}
+
+/// A route to remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteRoute {
+    #[serde(deserialize_with = "destination")]
+    pub destination: IpNet,
+    /// Needed only where the destination has several routes.
+    pub next_hop: Option<String>,
+}
+
+/// A route as it is to be. Where there is none, it is added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRoute {
+    #[serde(deserialize_with = "destination")]
+    pub destination: IpNet,
+    /// Needed where the destination has several routes, or none.
+    pub next_hop: Option<String>,
+    /// 0..=100; `None` leaves it as it is, or is the default.
+    #[serde(default, deserialize_with = "weight")]
+    pub weight: Option<u8>,
+    /// `None` leaves it as it is, or is the default.
+    pub publish: Option<bool>,
+    /// What is `None` becomes the default instead.
+    #[serde(skip)]
+    pub replace: bool,
+}
+
+/// How an object's keys are put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutMode {
+    /// There must be none, or one with the same keys.
+    Add,
+    /// Other keys stay as they are. Where there is none, it is added.
+    Merge,
+    /// Other keys go. Where there is none, it is added.
+    Replace,
+}
+
+/// Keys of a connection or a customer gateway, as the configuration file has them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PutObject {
+    pub id: ObjectId,
+    pub keys: Keys,
+    pub mode: PutMode,
+}
+
+/// A connection's administrative state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub connection: String,
+    pub up: bool,
+}
+
+/// A route's destination as a command names it.
+///
+/// # Errors
+/// One sentence with advice: the rules are those of the file.
+pub fn parse_destination(text: &str) -> Result<IpNet, String> {
+    prefix::of_text(text, Purpose::Forwarding).map_err(|problem| match problem.help {
+        Some(help) => format!("{}: {help}", problem.message),
+        None => problem.message,
+    })
+}
+
+fn destination<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+    parse_destination(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    match Option::<u64>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(weight) => match u8::try_from(weight) {
+            Ok(fits @ 0..=100) => Ok(Some(fits)),
+            _ => Err(D::Error::custom(format!("weight must be a whole number from 0 to 100, is {weight}"))),
+        },
+    }
+}

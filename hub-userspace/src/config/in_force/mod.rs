@@ -1,0 +1,157 @@
+//! What is in force: the union of the operator's files and the store.
+//!
+//! [`InForce`] knows both, validates changes of either, and takes them over once they are committed. A change of one route
+//! or of an administrative state is validated by itself, with an [`index::Index`]; where that cannot tell, and for
+//! everything else, file and store are united anew ([`unite`]). Both ways end in the same.
+
+mod change;
+mod error;
+mod index;
+mod propose;
+#[cfg(test)]
+mod random_tests;
+mod stored;
+#[cfg(test)]
+mod tests;
+mod unite;
+
+use std::{collections::HashSet, path::Path};
+
+use serde_json::Value;
+
+pub use self::{
+    change::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
+    error::ProposeError,
+};
+use self::{index::Index, unite::unite};
+use super::{
+    diagnostic::Diagnostic, difference::Difference, load::FileSet, model::Config, provenance::SetAside, rules,
+};
+use crate::store::{ObjectId, Objects, Op, RouteId, RouteKeys};
+
+/// Files and store, and what is in force of them.
+#[derive(Debug)]
+pub struct InForce {
+    files: FileSet,
+    objects: Objects,
+    set_aside: Vec<(ObjectId, String)>,
+    index: Index,
+}
+
+/// What a proposal does to the configuration.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time: a box would save nothing")]
+pub enum Change {
+    /// Nothing that is in force.
+    Nothing,
+    /// Only routes or one connection's `enabled` differ: see [`Config::apply`].
+    Small(Difference),
+    Whole(Box<Config>),
+}
+
+/// A change that was validated. It is to be committed, and handed back to [`InForce::apply`].
+#[derive(Debug)]
+pub struct Proposal {
+    pub change: Change,
+    /// For the store.
+    pub ops: Vec<Op>,
+    /// What may not be meant so; one sentence each.
+    pub warnings: Vec<String>,
+    /// For the audit log: what is changed, its keys before and after.
+    pub object: String,
+    pub before: Value,
+    pub after: Value,
+    next: Next,
+}
+
+#[derive(Debug)]
+enum Next {
+    Nothing,
+    Route(RouteId, Option<RouteKeys>),
+    Enabled(String, bool),
+    Whole { index: Box<Index>, set_aside: Vec<(ObjectId, String)>, files: Option<Box<FileSet>> },
+}
+
+impl Proposal {
+    /// Nothing is to be written either.
+    pub fn is_nothing(&self) -> bool {
+        self.ops.is_empty() && matches!(self.change, Change::Nothing)
+    }
+}
+
+impl InForce {
+    /// Unites files and store; the configuration that is in force.
+    pub fn new(files: FileSet, objects: Objects) -> Option<(Self, Config)> {
+        let united = unite(&files, &objects)?;
+        let index = Index::of(&united.config);
+        Some((Self { files, objects, set_aside: united.set_aside, index }, united.config))
+    }
+
+    pub fn files(&self) -> &FileSet {
+        &self.files
+    }
+
+    /// The main file.
+    pub fn path(&self) -> &Path {
+        self.files.texts.first().map_or(Path::new(""), |source| &source.path)
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// The objects of the store that are not in force.
+    pub fn set_aside(&self) -> Vec<SetAside> {
+        self.set_aside.iter().map(unite::shown).collect()
+    }
+
+    /// What may not be meant so in the files, but for what the store makes good.
+    pub fn file_warnings(&self) -> Vec<&Diagnostic> {
+        let routed: HashSet<String> =
+            self.objects.routes.keys().map(|(_, next_hop)| format!("connection.{next_hop}")).collect();
+        let gateways =
+            self.objects.connections.values().filter_map(|stored| stored.value.get("customer_gateway")?.as_str());
+        let used: HashSet<String> = gateways.map(|name| format!("customer_gateway.{name}")).collect();
+        let is_good = |found: &Diagnostic| match found.message.as_str() {
+            rules::UNROUTED => routed.contains(&found.path),
+            rules::UNUSED => used.contains(&found.path),
+            _ => false,
+        };
+        self.files.warnings.iter().filter(|found| !is_good(found)).collect()
+    }
+
+    /// Validates other files with the same store.
+    pub fn propose_files(&self, files: FileSet) -> Option<Proposal> {
+        let united = unite(&files, &self.objects)?;
+        let index = Box::new(Index::of(&united.config));
+        let object = files.texts.first().map(|source| source.path.display().to_string()).unwrap_or_default();
+        Some(Proposal {
+            next: Next::Whole { index, set_aside: united.set_aside, files: Some(Box::new(files)) },
+            change: Change::Whole(Box::new(united.config)),
+            ops: Vec::new(),
+            warnings: Vec::new(),
+            object,
+            before: Value::Null,
+            after: Value::Null,
+        })
+    }
+
+    /// Takes over what was committed.
+    pub fn apply(&mut self, proposal: Proposal) {
+        for op in &proposal.ops {
+            self.objects.apply(op);
+        }
+        match proposal.next {
+            Next::Nothing => {}
+            Next::Route(id, keys) => self.index.put(&id, keys),
+            Next::Enabled(name, enabled) => self.index.set_enabled(&name, enabled),
+            Next::Whole { index, set_aside, files } => {
+                self.index = *index;
+                self.set_aside = set_aside;
+                if let Some(files) = files {
+                    self.files = *files;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Changes of the store, validated: by themselves where that is possible, else together with everything else.
+
+use std::collections::HashSet;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        difference::{ChangedRoute, Difference},
+        model::{DEFAULT_WEIGHT, Route},
+        provenance::Origin,
+    },
+    AddRoute, Admin, Change, DeleteRoute, InForce, Next, ObjectChange, Proposal, ProposeError, PutMode, PutObject,
+    SetRoute,
+    index::Index,
+    stored,
+    unite::unite,
+};
+use crate::store::{Body, ObjectId, Op, RouteId, RouteKeys, Stored};
+
+impl InForce {
+    /// Validates a change; nothing has changed yet.
+    ///
+    /// # Errors
+    /// When it does not fit what is there, breaks a rule, or is about what a file defines.
+    pub fn propose(&self, change: &ObjectChange) -> Result<Proposal, ProposeError> {
+        match change {
+            ObjectChange::AddRoute(add) => self.add_route(add),
+            ObjectChange::SetRoute(set) => self.set_route(set),
+            ObjectChange::DeleteRoute(delete) => self.delete_route(delete),
+            ObjectChange::Put(put) => self.put(put),
+            ObjectChange::Delete(id) => self.delete(id),
+            ObjectChange::Admin(admin) => self.admin(admin),
+        }
+    }
+
+    fn add_route(&self, add: &AddRoute) -> Result<Proposal, ProposeError> {
+        let id = (add.destination, add.next_hop.clone());
+        let keys = RouteKeys { weight: add.weight.unwrap_or(DEFAULT_WEIGHT), publish: add.publish };
+        self.require_connection(&add.next_hop)?;
+        match self.route(&id) {
+            Some(found) if found == keys => Ok(nothing(&ObjectId::Route(id))),
+            Some(RouteKeys { weight, publish })
+                if self.index.route(&id).is_none_or(|entry| entry.of_file.is_none()) =>
+            {
+                Err(ProposeError::RouteExists { destination: id.0, next_hop: id.1, weight, publish })
+            }
+            _ => self.put_route(id, keys),
+        }
+    }
+
+    fn set_route(&self, set: &SetRoute) -> Result<Proposal, ProposeError> {
+        if set.weight.is_none() && set.publish.is_none() && !set.replace {
+            return Err(ProposeError::NothingAsked);
+        }
+        let id = match &set.next_hop {
+            Some(next_hop) => (set.destination, next_hop.clone()),
+            None => self.pick(set.destination, None)?,
+        };
+        let base = self.route(&id).filter(|_| !set.replace);
+        let base = base.unwrap_or(RouteKeys { weight: DEFAULT_WEIGHT, publish: false });
+        let keys =
+            RouteKeys { weight: set.weight.unwrap_or(base.weight), publish: set.publish.unwrap_or(base.publish) };
+        if self.route(&id) == Some(keys) {
+            return Ok(nothing(&ObjectId::Route(id)));
+        }
+        self.put_route(id, keys)
+    }
+
+    /// Adds a stored route, or gives it other keys.
+    fn put_route(&self, id: RouteId, keys: RouteKeys) -> Result<Proposal, ProposeError> {
+        let in_force = self.index.route(&id);
+        let stored = self.objects.routes.get(&id);
+        if let Some(of_file) = in_force.and_then(|entry| entry.of_file) {
+            let origin = self.files.provenance().route(of_file);
+            return Err(ProposeError::DefinedInFile { id: ObjectId::Route(id), origin });
+        }
+        if stored.is_none() {
+            self.require_connection(&id.1)?;
+        }
+        let number = stored.map_or(self.objects.next_number, |stored| stored.number);
+        let op = Op::Put(ObjectId::Route(id.clone()), Stored { number, value: Body::Route(keys) });
+        let new = route(&id, keys);
+        let mut difference = Difference::default();
+        let warnings = match (stored, in_force) {
+            // No rule asks for a route's weight, or whether it is published.
+            (Some(_), Some(entry)) => {
+                difference.routes.changed.push(ChangedRoute { from: route(&id, entry.keys), to: new });
+                Vec::new()
+            }
+            (None, None) => match self.index.add(&id) {
+                Some(warnings) => {
+                    difference.routes.added.push(new);
+                    warnings
+                }
+                None => return self.whole(vec![op], &ObjectId::Route(id)),
+            },
+            _ => return self.whole(vec![op], &ObjectId::Route(id)),
+        };
+        Ok(self.small(difference, vec![op], warnings, &ObjectId::Route(id.clone()), Next::Route(id, Some(keys))))
+    }
+
+    fn delete_route(&self, delete: &DeleteRoute) -> Result<Proposal, ProposeError> {
+        let id = self.pick(delete.destination, delete.next_hop.as_deref())?;
+        let in_force = self.index.route(&id);
+        if let Some(of_file) = in_force.and_then(|entry| entry.of_file)
+            && !(self.objects.routes.contains_key(&id) && delete.next_hop.is_some())
+        {
+            let origin = self.files.provenance().route(of_file);
+            return Err(ProposeError::DefinedInFile { id: ObjectId::Route(id), origin });
+        }
+        let op = Op::Delete(ObjectId::Route(id.clone()));
+        let Some(entry) = in_force.filter(|entry| entry.of_file.is_none() && !self.may_free(id.0)) else {
+            return self.whole(vec![op], &ObjectId::Route(id));
+        };
+        let Some(warnings) = self.index.delete(&id) else { return self.whole(vec![op], &ObjectId::Route(id)) };
+        let mut difference = Difference::default();
+        difference.routes.removed.push(route(&id, entry.keys));
+        Ok(self.small(difference, vec![op], warnings, &ObjectId::Route(id.clone()), Next::Route(id, None)))
+    }
+
+    /// Whether a route that is set aside may come into force when one to this destination goes.
+    fn may_free(&self, destination: IpNet) -> bool {
+        self.set_aside.iter().any(|(id, _)| match id {
+            ObjectId::Route((other, _)) => other.contains(&destination) || destination.contains(other),
+            _ => false,
+        })
+    }
+
+    fn put(&self, put: &PutObject) -> Result<Proposal, ProposeError> {
+        let PutObject { id, keys, mode } = put;
+        self.require_not_of_file(id)?;
+        let stored = self.objects.get(id);
+        let before = match &stored {
+            Some(Stored { value: Body::Table(keys), .. }) => Some(keys),
+            _ => None,
+        };
+        let mut after = before.filter(|_| *mode == PutMode::Merge).cloned().unwrap_or_default();
+        after.extend(keys.clone());
+        // `null` takes a key away.
+        after.retain(|_, value| !value.is_null());
+        if before == Some(&after) {
+            return Ok(nothing(id));
+        }
+        if *mode == PutMode::Add && before.is_some() {
+            return Err(ProposeError::Exists { id: id.clone() });
+        }
+        stored::candidate(id, &after).map_err(ProposeError::Refused)?;
+        let number = stored.map_or(self.objects.next_number, |stored| stored.number);
+        self.whole(vec![Op::Put(id.clone(), Stored { number, value: Body::Table(after) })], id)
+    }
+
+    fn delete(&self, id: &ObjectId) -> Result<Proposal, ProposeError> {
+        if self.objects.get(id).is_none() {
+            self.require_not_of_file(id)?;
+            let names: Vec<String> = match id {
+                ObjectId::CustomerGateway(_) => self.objects.customer_gateways.keys().cloned().collect(),
+                _ => self.objects.connections.keys().cloned().collect(),
+            };
+            return Err(ProposeError::Unknown { kind: id.kind(), name: id.name(), known: names });
+        }
+        let mut ops = vec![Op::Delete(id.clone())];
+        if let ObjectId::Connection(name) = id
+            && self.objects.admin.contains_key(name)
+            && self.files.provenance().connection(name) == Origin::Store
+        {
+            ops.push(Op::Admin(name.clone(), None));
+        }
+        self.whole(ops, id)
+    }
+
+    fn admin(&self, admin: &Admin) -> Result<Proposal, ProposeError> {
+        let Admin { connection, up } = admin;
+        let id = ObjectId::Connection(connection.clone());
+        let stored = self.objects.admin.get(connection).copied();
+        let own = self.own_enabled(connection).ok_or_else(|| self.unknown_connection(connection))?;
+        let enabled = self.index.is_enabled(connection);
+        if stored.unwrap_or(own) == *up {
+            return Ok(nothing(&id));
+        }
+        // Where the definition says the same there is nothing to remember.
+        let op = Op::Admin(connection.clone(), (own != *up).then_some(*up));
+        let state = |up: bool| json!(if up { "up" } else { "down" });
+        let mut proposal = match enabled {
+            Some(_) => {
+                let mut difference = Difference::default();
+                difference.connections.changed.insert(connection.clone(), vec!["enabled".to_owned()]);
+                self.small(difference, vec![op], Vec::new(), &id, Next::Enabled(connection.clone(), *up))
+            }
+            None => Proposal { ops: vec![op], ..nothing(&id) },
+        };
+        (proposal.before, proposal.after) = (state(!up), state(*up));
+        Ok(proposal)
+    }
+
+    /// What the definition of a connection says, set aside or not.
+    fn own_enabled(&self, name: &str) -> Option<bool> {
+        let mut of_files = self.files.draft.connections.iter();
+        if let Some(found) = of_files.find(|connection| connection.name.value == name) {
+            return found.enabled.map(|enabled| enabled.value);
+        }
+        let stored = self.objects.connections.get(name)?;
+        Some(stored.value.get("enabled").and_then(Value::as_bool).unwrap_or(true))
+    }
+
+    /// Unites the files with the store as it would be.
+    fn whole(&self, ops: Vec<Op>, id: &ObjectId) -> Result<Proposal, ProposeError> {
+        let mut objects = self.objects.clone();
+        for op in &ops {
+            objects.apply(op);
+        }
+        let united = unite(&self.files, &objects).ok_or_else(|| ProposeError::Refused(Vec::new()))?;
+        let was: HashSet<&ObjectId> = self.set_aside.iter().map(|(id, _)| id).collect();
+        let (mut warnings, mut refused) = (Vec::new(), Vec::new());
+        for (other, reason) in &united.set_aside {
+            match (other == id, was.contains(other)) {
+                (true, false) => refused.push(reason.clone()),
+                (true, true) => warnings.push(format!("{id} stays set aside: {reason}")),
+                (false, false) => refused.push(format!("{other} could not stay in force: {reason}")),
+                (false, true) => {}
+            }
+        }
+        if !refused.is_empty() {
+            return Err(ProposeError::Refused(capped(refused)));
+        }
+        let about = united.warnings.iter().filter(|(other, _)| other == id);
+        warnings.extend(about.map(|(_, warning)| warning.clone()));
+        let index = Box::new(Index::of(&united.config));
+        let next = Next::Whole { index, set_aside: united.set_aside, files: None };
+        let (before, after) = self.audited(id, &ops);
+        let change = Change::Whole(Box::new(united.config));
+        Ok(Proposal { change, ops, warnings, object: id.to_string(), before, after, next })
+    }
+
+    fn small(
+        &self,
+        difference: Difference,
+        ops: Vec<Op>,
+        warnings: Vec<String>,
+        id: &ObjectId,
+        next: Next,
+    ) -> Proposal {
+        let (before, after) = self.audited(id, &ops);
+        Proposal { change: Change::Small(difference), ops, warnings, object: id.to_string(), before, after, next }
+    }
+
+    /// An object's keys as they are and as they will be.
+    fn audited(&self, id: &ObjectId, ops: &[Op]) -> (Value, Value) {
+        let value = |body: Body| serde_json::to_value(body).unwrap_or_default();
+        let before = self.objects.get(id).map(|stored| value(stored.value)).unwrap_or_default();
+        let after = ops.iter().find_map(|op| match op {
+            Op::Put(_, stored) => Some(value(stored.value.clone())),
+            _ => None,
+        });
+        (before, after.unwrap_or_default())
+    }
+
+    /// The keys of a route in force, or set aside.
+    fn route(&self, id: &RouteId) -> Option<RouteKeys> {
+        let in_force = self.index.route(id).map(|entry| entry.keys);
+        in_force.or_else(|| self.objects.routes.get(id).map(|stored| stored.value))
+    }
+
+    /// The route that is meant, in force or set aside.
+    fn pick(&self, destination: IpNet, next_hop: Option<&str>) -> Result<RouteId, ProposeError> {
+        let mut next_hops: Vec<String> = self.index.next_hops(destination).map(str::to_owned).collect();
+        let stored = self.objects.routes.range((destination, String::new())..);
+        let stored =
+            stored.map(|((other, next_hop), _)| (other, next_hop)).take_while(|(other, _)| **other == destination);
+        for (_, next_hop) in stored {
+            if !next_hops.contains(next_hop) {
+                next_hops.push(next_hop.clone());
+            }
+        }
+        match (next_hops.as_slice(), next_hop) {
+            ([], _) => Err(ProposeError::NoRoute { destination }),
+            ([one], None) => Ok((destination, one.clone())),
+            (_, None) => Err(ProposeError::Ambiguous { destination, next_hops }),
+            (some, Some(name)) if some.iter().any(|hop| hop == name) => Ok((destination, name.to_owned())),
+            (_, Some(name)) => Err(ProposeError::NoSuchHop { destination, next_hop: name.to_owned(), next_hops }),
+        }
+    }
+
+    fn require_connection(&self, name: &str) -> Result<(), ProposeError> {
+        self.index.is_enabled(name).map(|_| ()).ok_or_else(|| self.unknown_connection(name))
+    }
+
+    fn unknown_connection(&self, name: &str) -> ProposeError {
+        let known = self.index.connections().map(str::to_owned).collect();
+        ProposeError::Unknown { kind: "connection", name: name.to_owned(), known }
+    }
+
+    fn require_not_of_file(&self, id: &ObjectId) -> Result<(), ProposeError> {
+        let provenance = self.files.provenance();
+        let origin = match id {
+            ObjectId::CustomerGateway(name) => provenance.customer_gateway(name),
+            ObjectId::Connection(name) => provenance.connection(name),
+            ObjectId::Route(_) => Origin::Store,
+        };
+        match origin {
+            Origin::Store => Ok(()),
+            origin @ Origin::File { .. } => Err(ProposeError::DefinedInFile { id: id.clone(), origin }),
+        }
+    }
+}
+
+fn route((destination, next_hop): &RouteId, RouteKeys { weight, publish }: RouteKeys) -> Route {
+    Route { destination: *destination, next_hop: next_hop.clone(), weight, publish }
+}
+
+fn nothing(id: &ObjectId) -> Proposal {
+    Proposal {
+        change: Change::Nothing,
+        ops: Vec::new(),
+        warnings: Vec::new(),
+        object: id.to_string(),
+        before: Value::Null,
+        after: Value::Null,
+        next: Next::Nothing,
+    }
+}
+
+/// The first few, and how many more there are.
+fn capped(mut sentences: Vec<String>) -> Vec<String> {
+    const MOST: usize = 10;
+    if sentences.len() > MOST {
+        let more = sentences.len() - MOST;
+        sentences.truncate(MOST);
+        sentences.push(format!("and {more} more"));
+    }
+    sentences
+}

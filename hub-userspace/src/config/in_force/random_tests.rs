@@ -1,0 +1,261 @@
+//! Random sequences of file edits and commands, against the definition of what is in force.
+
+use std::fmt::Write as _;
+
+use ipnet::IpNet;
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use serde_json::{Value, json};
+
+use super::{
+    super::{load_texts, parse, show},
+    *,
+};
+use crate::store::{Body, SourceText};
+
+/// A file of a few objects out of few, so that conflicts are frequent; valid or not.
+fn draw_file(random: &mut SmallRng) -> String {
+    let mut text = format!("[gateway]\nname = \"hub\"\nmax_connections = {}\n", random.random_range(2..6));
+    if random.random_ratio(1, 3) {
+        text += "allow_default_route = true\n";
+    }
+    if random.random_ratio(1, 3) {
+        text += "[vpc]\ninterface = \"tun-4\"\ncidrs = [\"10.5.0.0/16\"]\n";
+    }
+    for gateway in 0..3 {
+        if random.random_ratio(3, 4) {
+            let _ = write!(text, "[customer_gateway.g{gateway}]\naddress = \"198.51.100.{}\"\n", gateway + 1);
+        }
+    }
+    for connection in 0..3 {
+        if random.random_ratio(1, 2) {
+            let enabled = if random.random_ratio(1, 4) { "enabled = false\n" } else { "" };
+            let _ = write!(
+                text,
+                "[connection.c{connection}]\ncustomer_gateway = \"g{}\"\ninterface = \"tun-{}\"\n{enabled}\
+                 local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{}\"]\n",
+                random.random_range(0..3),
+                random.random_range(0..5),
+                draw_prefix(random)
+            );
+        }
+    }
+    for _ in 0..random.random_range(0..4) {
+        let (destination, next_hop) = (draw_prefix(random), random.random_range(0..3));
+        let _ = write!(text, "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"c{next_hop}\"\n");
+    }
+    text
+}
+
+fn draw_prefix(random: &mut SmallRng) -> String {
+    match random.random_range(0..12) {
+        0 => "0.0.0.0/0".to_owned(),
+        1 => "10.0.0.0/8".to_owned(),
+        2..8 => format!("10.{}.0.0/16", random.random_range(1..7)),
+        _ => format!("10.{}.{}.0/24", random.random_range(1..7), random.random_range(0..2)),
+    }
+}
+
+fn draw_change(random: &mut SmallRng) -> ObjectChange {
+    let destination: IpNet = draw_prefix(random).parse().expect("a prefix");
+    let connection = format!("c{}", random.random_range(0..6));
+    let next_hop = random.random_ratio(2, 3).then(|| connection.clone());
+    let weight = random.random_ratio(1, 2).then(|| random.random_range(0..=100));
+    let put = |id, value: Value, random: &mut SmallRng| {
+        let Value::Object(keys) = value else { panic!("a table") };
+        let mode = [PutMode::Add, PutMode::Merge, PutMode::Replace][random.random_range(0..3)];
+        ObjectChange::Put(PutObject { id, keys, mode })
+    };
+    match random.random_range(0..20) {
+        0..7 => {
+            ObjectChange::AddRoute(AddRoute { destination, next_hop: connection, weight, publish: random.random() })
+        }
+        7..9 => ObjectChange::SetRoute(SetRoute {
+            destination,
+            next_hop,
+            weight,
+            publish: Some(random.random()),
+            replace: random.random(),
+        }),
+        9..12 => ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop }),
+        12..15 => {
+            let value = json!({
+                "customer_gateway": format!("g{}", random.random_range(0..4)),
+                "interface": format!("tun-{}", random.random_range(0..5)),
+                "local_cidrs": ["0.0.0.0/0"],
+                "remote_cidrs": [draw_prefix(random)],
+                "enabled": random.random::<bool>(),
+            });
+            put(ObjectId::Connection(connection), value, random)
+        }
+        15..17 => {
+            let gateway = random.random_range(0..4);
+            let value = json!({ "address": format!("198.51.100.{}", random.random_range(1..6)) });
+            put(ObjectId::CustomerGateway(format!("g{gateway}")), value, random)
+        }
+        17 => ObjectChange::Delete(ObjectId::Connection(connection)),
+        18 => ObjectChange::Delete(ObjectId::CustomerGateway(format!("g{}", random.random_range(0..4)))),
+        _ => ObjectChange::Admin(Admin { connection, up: random.random() }),
+    }
+}
+
+fn load(text: &str) -> Option<FileSet> {
+    load_texts(vec![SourceText { path: "/etc/vpnhub.toml".into(), text: text.to_owned() }]).ok()
+}
+
+/// An object of the store with its age.
+type Aged = (u64, ObjectId);
+
+/// The file with these objects of the store in it, as one file: whether that breaks no rule. A definition of its own: the
+/// text is validated, and nothing of the union's code is used.
+fn is_valid(file: &str, objects: &Objects, some: &[&Aged]) -> bool {
+    let mut text = file.to_owned();
+    // In the order of kinds, then age: rules blame the later one.
+    for pass in 0..3 {
+        for (_, id) in some {
+            match (id, objects.get(id).map(|stored| stored.value)) {
+                (ObjectId::CustomerGateway(name), Some(Body::Table(keys))) if pass == 0 => {
+                    let _ = write!(text, "[customer_gateway.{name}]\naddress = {}\n", keys["address"]);
+                }
+                (ObjectId::Connection(name), Some(Body::Table(keys))) if pass == 1 => {
+                    let _ = writeln!(text, "[connection.{name}]");
+                    for (key, value) in keys {
+                        let _ = writeln!(text, "{key} = {value}");
+                    }
+                }
+                (ObjectId::Route((destination, next_hop)), Some(Body::Route(keys))) if pass == 2 => {
+                    let _ = write!(
+                        text,
+                        "[[route]]\ndestination = \"{destination}\"\nnext_hop = \"{next_hop}\"\nweight = {}\npublish = {}\n",
+                        keys.weight, keys.publish
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+    parse(&text).is_ok()
+}
+
+/// All objects of the store: kinds in the order of their references, the oldest of each first.
+fn aged(objects: &Objects) -> Vec<Aged> {
+    let sorted = |mut some: Vec<Aged>| {
+        some.sort();
+        some
+    };
+    let gateways =
+        objects.customer_gateways.iter().map(|(name, stored)| (stored.number, ObjectId::CustomerGateway(name.clone())));
+    let connections =
+        objects.connections.iter().map(|(name, stored)| (stored.number, ObjectId::Connection(name.clone())));
+    let routes = objects.routes.iter().map(|(id, stored)| (stored.number, ObjectId::Route(id.clone())));
+    [sorted(gateways.collect()), sorted(connections.collect()), sorted(routes.collect())].concat()
+}
+
+struct Model {
+    file: String,
+    in_force: InForce,
+    config: Config,
+}
+
+impl Model {
+    fn take(&mut self, mut proposal: Proposal) {
+        match std::mem::replace(&mut proposal.change, Change::Nothing) {
+            Change::Nothing => {}
+            Change::Small(difference) => self.config.apply(&difference),
+            Change::Whole(config) => self.config = *config,
+        }
+        self.in_force.apply(proposal);
+    }
+
+    fn check(&self, what: &str) {
+        let objects = &self.in_force.objects;
+        // The same as an agent that starts.
+        let (fresh, config) = InForce::new(load(&self.file).expect("good"), objects.clone()).expect("a configuration");
+        assert_eq!(self.config, config, "{what}");
+        assert_eq!(self.in_force.set_aside, fresh.set_aside, "{what}");
+        // As a file it is the same.
+        let text = show(&self.config);
+        let (loaded, _) = parse(&text).unwrap_or_else(|found| panic!("{what}: {found:#?}\n{text}"));
+        assert_eq!(loaded, self.config, "{what}");
+        // Each object is in force or set aside with a reason, and all of the file is in force.
+        let all = aged(objects);
+        let out: HashSet<&ObjectId> = self.in_force.set_aside.iter().map(|(id, _)| id).collect();
+        assert!(self.in_force.set_aside.iter().all(|(_, reason)| !reason.is_empty()), "{what}");
+        let inside: Vec<&Aged> = all.iter().filter(|(_, id)| !out.contains(id)).collect();
+        let (of_file, _) = parse(&self.file).expect("good");
+        let count = |config: &Config| (config.customer_gateways.len(), config.connections.len(), config.routes.len());
+        let expected = inside.iter().fold(count(&of_file), |(g, c, r), (_, id)| match id {
+            ObjectId::CustomerGateway(_) => (g + 1, c, r),
+            ObjectId::Connection(_) => (g, c + 1, r),
+            ObjectId::Route(_) => (g, c, r + 1),
+        });
+        assert_eq!(count(&self.config), expected, "{what}\n{text}");
+        assert!(is_valid(&self.file, objects, &inside), "{what}");
+        // The file wins, and the older object: what is set aside breaks a rule together with those two alone.
+        for (index, candidate) in all.iter().enumerate().filter(|(_, (_, id))| out.contains(id)) {
+            let mut older: Vec<&Aged> = all[..index].iter().filter(|(_, id)| !out.contains(id)).collect();
+            older.push(candidate);
+            assert!(
+                !is_valid(&self.file, objects, &older),
+                "{what}: {:?} fits: {:#?}",
+                candidate.1,
+                self.in_force.set_aside
+            );
+        }
+        for (name, connection) in &self.config.connections {
+            let own = of_file.connections.get(name).map(|found| found.enabled).or_else(|| {
+                Some(objects.connections.get(name)?.value.get("enabled").and_then(Value::as_bool).unwrap_or(true))
+            });
+            assert_eq!(Some(connection.enabled), objects.admin.get(name).copied().or(own), "{what}: {name}");
+        }
+    }
+}
+
+fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let file =
+        std::iter::repeat_with(|| draw_file(&mut random)).find(|text| load(text).is_some()).expect("one is good");
+    let (in_force, config) = InForce::new(load(&file).expect("good"), Objects::default()).expect("a configuration");
+    let mut model = Model { file, in_force, config };
+    let (mut made, mut refused, mut aside) = (0, 0, 0);
+    for step in 0..steps {
+        if random.random_ratio(1, 8) {
+            let file = draw_file(&mut random);
+            let Some(files) = load(&file) else { continue };
+            let proposal = model.in_force.propose_files(files).expect("a configuration");
+            model.take(proposal);
+            model.file.clone_from(&file);
+            model.check(&format!("seed {seed} step {step}: {file}"));
+        } else {
+            let change = draw_change(&mut random);
+            let before = (model.config.clone(), model.in_force.objects.clone());
+            match model.in_force.propose(&change) {
+                Ok(proposal) => {
+                    // Nothing has happened until it is taken.
+                    assert_eq!((&model.config, &model.in_force.objects), (&before.0, &before.1));
+                    // A command sets nothing aside.
+                    let was: HashSet<ObjectId> = model.in_force.set_aside.iter().map(|(id, _)| id.clone()).collect();
+                    model.take(proposal);
+                    let new = model.in_force.set_aside.iter().find(|(id, _)| !was.contains(id));
+                    assert_eq!(new, None, "seed {seed} step {step}: {change:?}");
+                    made += 1;
+                }
+                Err(_) => refused += 1,
+            }
+            model.check(&format!("seed {seed} step {step}: {change:?}\n{}", model.file));
+        }
+        aside += model.in_force.set_aside.len();
+    }
+    (made, refused, aside)
+}
+
+#[test]
+fn random_edits_and_commands_end_in_what_a_start_has() {
+    // Another seed, or a longer run: VPNHUB_SEED, VPNHUB_ROUNDS.
+    let of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (seed, rounds) = (of("VPNHUB_SEED").unwrap_or(1), of("VPNHUB_ROUNDS").unwrap_or(60));
+    let found: Vec<_> = (seed..seed + rounds).map(|seed| run(seed, 60)).collect();
+    let sum = |pick: fn(&(usize, usize, usize)) -> usize| found.iter().map(pick).sum::<usize>();
+    let (made, refused, aside) = (sum(|found| found.0), sum(|found| found.1), sum(|found| found.2));
+    eprintln!("{made} changes, {refused} refused, {aside} set aside");
+    assert!(made > 500 && refused > 500 && aside > 500, "{made} {refused} {aside}");
+}

@@ -1,0 +1,430 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{super::load_texts, *};
+use crate::{
+    config::show,
+    store::{Keys, SourceText},
+};
+
+const FILE: &str = r#"[gateway]
+name = "hub"
+max_connections = 4
+
+[customer_gateway.g]
+address = "198.51.100.1"
+
+[connection.a]
+customer_gateway = "g"
+interface = "tun-a"
+local_cidrs = ["0.0.0.0/0"]
+remote_cidrs = ["10.1.0.0/16"]
+
+[[route]]
+destination = "10.1.0.0/16"
+next_hop = "a"
+"#;
+
+fn files_of(texts: &[(&str, &str)]) -> FileSet {
+    let texts = texts.iter().map(|(path, text)| SourceText { path: path.into(), text: (*text).to_owned() });
+    load_texts(texts.collect()).unwrap_or_else(|found| panic!("{found:#?}"))
+}
+
+fn files(text: &str) -> FileSet {
+    files_of(&[("/etc/vpnhub.toml", text)])
+}
+
+/// Files and store as an agent has them, with the configuration that its agent has in force.
+struct World {
+    in_force: InForce,
+    config: Config,
+}
+
+impl World {
+    fn new(text: &str) -> Self {
+        let (in_force, config) = InForce::new(files(text), Objects::default()).expect("a configuration");
+        Self { in_force, config }
+    }
+
+    fn take(&mut self, mut proposal: Proposal) -> Vec<String> {
+        match std::mem::replace(&mut proposal.change, Change::Nothing) {
+            Change::Nothing => {}
+            Change::Small(difference) => self.config.apply(&difference),
+            Change::Whole(config) => self.config = *config,
+        }
+        let warnings = std::mem::take(&mut proposal.warnings);
+        self.in_force.apply(proposal);
+        warnings
+    }
+
+    fn change(&mut self, change: &ObjectChange) -> Result<Vec<String>, String> {
+        let proposal = self.in_force.propose(change).map_err(|error| error.to_string())?;
+        Ok(self.take(proposal))
+    }
+
+    fn edit(&mut self, text: &str) {
+        let proposal = self.in_force.propose_files(files(text)).expect("a configuration");
+        self.take(proposal);
+    }
+
+    fn set_aside(&self) -> Vec<(String, String)> {
+        let found = self.in_force.set_aside().into_iter();
+        found.map(|found| (format!("{} {}", found.kind, found.name), found.reason)).collect()
+    }
+
+    /// An agent that starts has the same in force.
+    fn check(&self) {
+        let files = load_texts(self.in_force.files.texts.clone()).expect("good files");
+        let (fresh, config) = InForce::new(files, self.in_force.objects.clone()).expect("a configuration");
+        assert_eq!(self.config, config);
+        assert_eq!(self.set_aside(), World { in_force: fresh, config }.set_aside());
+        let text = show(&self.config);
+        let (loaded, _) = super::super::parse(&text).unwrap_or_else(|found| panic!("{found:#?}\n{text}"));
+        assert_eq!(loaded, self.config, "{text}");
+    }
+}
+
+fn keys(value: Value) -> Keys {
+    match value {
+        Value::Object(keys) => keys,
+        other => panic!("{other} is no table"),
+    }
+}
+
+fn connection(name: &str, interface: &str, remote: &str) -> ObjectChange {
+    let value = json!({
+        "customer_gateway": "g", "interface": interface, "local_cidrs": ["0.0.0.0/0"], "remote_cidrs": [remote],
+    });
+    let id = ObjectId::Connection(name.to_owned());
+    ObjectChange::Put(PutObject { id, keys: keys(value), mode: PutMode::Add })
+}
+
+fn gateway(name: &str, address: &str, mode: PutMode) -> ObjectChange {
+    let id = ObjectId::CustomerGateway(name.to_owned());
+    ObjectChange::Put(PutObject { id, keys: keys(json!({ "address": address })), mode })
+}
+
+fn add(destination: &str, next_hop: &str) -> ObjectChange {
+    let destination = destination.parse().expect(destination);
+    ObjectChange::AddRoute(AddRoute { destination, next_hop: next_hop.to_owned(), weight: None, publish: false })
+}
+
+fn set(destination: &str, next_hop: Option<&str>, weight: u8) -> ObjectChange {
+    let (destination, next_hop) = (destination.parse().expect(destination), next_hop.map(str::to_owned));
+    ObjectChange::SetRoute(SetRoute { destination, next_hop, weight: Some(weight), publish: None, replace: false })
+}
+
+fn delete(destination: &str, next_hop: Option<&str>) -> ObjectChange {
+    let (destination, next_hop) = (destination.parse().expect(destination), next_hop.map(str::to_owned));
+    ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop })
+}
+
+fn admin(connection: &str, up: bool) -> ObjectChange {
+    ObjectChange::Admin(Admin { connection: connection.to_owned(), up })
+}
+
+#[test]
+fn objects_of_files_are_not_changed_and_the_answer_names_file_and_line() {
+    let mut world = World::new(FILE);
+    let delete_connection = ObjectChange::Delete(ObjectId::Connection("a".into()));
+    for (change, expected) in [
+        (
+            delete("10.1.0.0/16", None),
+            "route to 10.1.0.0/16 by a is defined in /etc/vpnhub.toml line 14: change it there and reload",
+        ),
+        (set("10.1.0.0/16", None, 5), "is defined in /etc/vpnhub.toml line 14"),
+        (delete_connection, "connection a is defined in /etc/vpnhub.toml line 8: change it there and reload"),
+        (connection("a", "tun-x", "10.9.0.0/16"), "connection a is defined in /etc/vpnhub.toml line 8"),
+        (gateway("g", "198.51.100.9", PutMode::Merge), "customer gateway g is defined in /etc/vpnhub.toml line 5"),
+    ] {
+        let error = world.change(&change).expect_err("of a file");
+        assert!(error.contains(expected), "{change:?}: {error}");
+    }
+    world.check();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_way_out() {
+    let mut world = World::new(FILE);
+    world.change(&add("10.1.1.0/24", "a")).expect("fits");
+    for (change, expected) in [
+        (add("10.2.0.0/16", "b"), "there is no connection \"b\": there are a"),
+        (set("10.1.1.0/24", Some("b"), 5), "there is no connection \"b\""),
+        (delete("10.9.0.0/16", None), "there is no route to 10.9.0.0/16"),
+        (delete("10.1.1.0/24", Some("b")), "there is no route to 10.1.1.0/24 by \"b\": it has a"),
+        (ObjectChange::Delete(ObjectId::Connection("b".into())), "there is no connection \"b\""),
+        (admin("b", false), "there is no connection \"b\": there are a"),
+        (add("0.0.0.0/0", "a"), "set allow_default_route = true"),
+        (connection("b", "tun-b", "10.1.0.0/16x"), "connection.b.remote_cidrs"),
+        (connection("b", "tun-a", "10.1.2.0/24"), "both are on interface \"tun-a\""),
+        (gateway("x y", "198.51.100.2", PutMode::Add), "use 1 to 63 of"),
+        (gateway("x", "host", PutMode::Add), "customer_gateway.x.address: \"host\""),
+    ] {
+        let error = world.change(&change).expect_err("does not fit");
+        assert!(error.contains(expected), "{change:?}: {error}");
+    }
+    let nothing = |keys| {
+        let id = ObjectId::Connection("b".into());
+        ObjectChange::Put(PutObject { id, keys, mode: PutMode::Add })
+    };
+    let error = world.change(&nothing(keys(json!({ "interfase": "x", "peer": 7 })))).expect_err("wrong");
+    // All at once.
+    for expected in ["unknown key \"interfase\"", "connection.b.peer", "the key \"customer_gateway\" is missing"] {
+        assert!(error.contains(expected), "{error}");
+    }
+    world.check();
+}
+
+#[test]
+fn set_is_idempotent_and_keeps_what_it_does_not_name() {
+    let mut world = World::new(FILE);
+    assert_eq!(world.change(&set("10.1.1.0/24", Some("a"), 5)), Ok(vec![]));
+    let route = |world: &World| world.config.routes[1].clone();
+    assert_eq!((route(&world).weight, route(&world).publish), (5, false));
+    let publish = ObjectChange::SetRoute(SetRoute {
+        destination: "10.1.1.0/24".parse().expect("a prefix"),
+        next_hop: None,
+        weight: None,
+        publish: Some(true),
+        replace: false,
+    });
+    world.change(&publish).expect("fits");
+    assert_eq!((route(&world).weight, route(&world).publish), (5, true));
+    let number = world.in_force.objects.next_number;
+    assert!(world.in_force.propose(&publish).expect("fits").is_nothing());
+    assert_eq!(world.in_force.objects.next_number, number);
+
+    let put = |value, mode| {
+        let id = ObjectId::Connection("b".to_owned());
+        ObjectChange::Put(PutObject { id, keys: keys(value), mode })
+    };
+    world.change(&connection("b", "tun-b", "10.2.0.0/16")).expect("fits");
+    assert!(world.change(&connection("b", "tun-c", "10.2.0.0/16")).expect_err("is there").contains("connection set b"));
+    world.change(&put(json!({ "peer": "169.254.0.2" }), PutMode::Merge)).expect("fits");
+    assert_eq!(world.config.connections["b"].peer, "169.254.0.2".parse().ok());
+    assert_eq!(world.config.connections["b"].interface, "tun-b");
+    world.change(&put(json!({ "peer": null }), PutMode::Merge)).expect("fits");
+    assert_eq!(world.config.connections["b"].peer, None);
+    let error = world.change(&put(json!({ "interface": "tun-b" }), PutMode::Replace)).expect_err("keys are missing");
+    assert!(error.contains("the key \"remote_cidrs\" is missing"), "{error}");
+    world.check();
+}
+
+#[test]
+fn used_objects_are_not_deleted() {
+    let mut world = World::new(FILE);
+    world.change(&gateway("h", "198.51.100.2", PutMode::Add)).expect("fits");
+    let mut of_h = connection("b", "tun-b", "10.2.0.0/16");
+    if let ObjectChange::Put(put) = &mut of_h {
+        put.keys.insert("customer_gateway".into(), json!("h"));
+    }
+    world.change(&of_h).expect("fits");
+    world.change(&add("10.2.0.0/16", "b")).expect("fits");
+    let delete_connection = ObjectChange::Delete(ObjectId::Connection("b".into()));
+    let delete_gateway = ObjectChange::Delete(ObjectId::CustomerGateway("h".into()));
+    let error = world.change(&delete_connection).expect_err("used");
+    assert!(
+        error.contains("route to 10.2.0.0/16 by b could not stay in force: there is no connection \"b\""),
+        "{error}"
+    );
+    let error = world.change(&delete_gateway).expect_err("used");
+    assert!(error.contains("connection b could not stay in force"), "{error}");
+    world.check();
+    for change in [&delete("10.2.0.0/16", None), &delete_connection, &delete_gateway] {
+        world.change(change).expect("not used any more");
+    }
+    assert!(world.in_force.objects.is_empty());
+    world.check();
+}
+
+/// Each edit of the file, what is set aside by it with its reason, and that it comes back.
+#[test]
+fn conflicts_with_edited_files_are_set_aside_and_come_back() {
+    let second = "\n[customer_gateway.h]\naddress = \"198.51.100.2\"\n[connection.z]\ncustomer_gateway = \"h\"\n\
+                  interface = \"tun-z\"\nlocal_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"10.2.0.0/15\"]\n";
+    let cases: [(String, &[(&str, &str)]); 6] = [
+        (
+            FILE.replace("max_connections = 4", "max_connections = 2"),
+            &[
+                ("connection c", "gateway.max_connections allows 2"),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
+        (
+            FILE.replace("[connection.a]", "[connection.b]").replace("\"a\"", "\"b\""),
+            &[
+                ("connection b", "/etc/vpnhub.toml line 8 defines it, too"),
+                ("route 10.1.7.0/24 a", "there is no connection \"a\""),
+            ],
+        ),
+        (
+            format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"),
+            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 defines it, too")],
+        ),
+        (
+            FILE.replace("[customer_gateway.g]", "[customer_gateway.x]").replace("= \"g\"", "= \"x\""),
+            &[
+                ("connection b", "there is no customer gateway \"g\""),
+                ("connection c", "there is no customer gateway \"g\""),
+                ("route 10.2.0.0/16 b", "there is no connection \"b\""),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
+        (
+            format!("{FILE}{second}"),
+            &[
+                ("connection b", "lies in 10.2.0.0/15 of \"z\" (/etc/vpnhub.toml line"),
+                ("connection c", "lies in 10.2.0.0/15 of \"z\" (/etc/vpnhub.toml line"),
+                ("route 10.2.0.0/16 b", "there is no connection \"b\""),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
+        (
+            format!("{FILE}\n[vpc]\ninterface = \"tun-c\"\ncidrs = [\"10.1.7.0/24\", \"192.168.0.0/24\"]\n")
+                .replace("remote_cidrs = [\"10.1.0.0/16\"]", "remote_cidrs = [\"10.9.0.0/16\"]")
+                .replace("\"10.1.0.0/16\"", "\"10.9.0.0/16\""),
+            &[
+                ("connection c", "\"tun-c\" is the VPC's interface"),
+                ("route 10.1.7.0/24 a", "belongs to the VPC as well"),
+                ("route 10.3.0.0/16 c", "there is no connection \"c\""),
+            ],
+        ),
+    ];
+    for (edited, expected) in cases {
+        let mut world = World::new(FILE);
+        world.change(&connection("b", "tun-b", "10.2.0.0/16")).expect("fits");
+        world.change(&connection("c", "tun-c", "10.3.0.0/16")).expect("fits");
+        for (destination, next_hop) in [("10.1.7.0/24", "a"), ("10.2.0.0/16", "b"), ("10.3.0.0/16", "c")] {
+            world.change(&add(destination, next_hop)).expect("fits");
+        }
+        let before = world.config.clone();
+        world.edit(&edited);
+        let found = world.set_aside();
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, expected.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "{edited}\n{found:#?}");
+        for ((_, reason), (name, part)) in found.iter().zip(expected) {
+            assert!(reason.contains(part) && reason.lines().count() == 1, "{name}: {reason}");
+        }
+        world.check();
+        world.edit(FILE);
+        assert_eq!(world.set_aside(), []);
+        assert_eq!(world.config, before);
+        world.check();
+    }
+}
+
+#[test]
+fn objects_that_are_set_aside_can_be_changed_and_deleted() {
+    let mut world = World::new(FILE);
+    world.change(&add("10.1.7.0/24", "a")).expect("fits");
+    world.edit(&format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"));
+    assert_eq!(world.set_aside().len(), 1);
+    assert!(world.change(&delete("10.1.7.0/24", None)).expect_err("the file's").contains("line 18"));
+    world.change(&delete("10.1.7.0/24", Some("a"))).expect("the store's");
+    assert_eq!(world.set_aside(), []);
+    world.check();
+
+    world.change(&connection("b", "tun-b", "10.2.0.0/16")).expect("fits");
+    world.change(&connection("c", "tun-c", "10.3.0.0/16")).expect("fits");
+    world.edit(&FILE.replace("max_connections = 4", "max_connections = 2"));
+    assert_eq!(world.set_aside()[0].0, "connection c");
+    let id = ObjectId::Connection("c".into());
+    let change = ObjectChange::Put(PutObject {
+        id: id.clone(),
+        keys: keys(json!({"interface": "tun-d"})),
+        mode: PutMode::Merge,
+    });
+    let warnings = world.change(&change).expect("may be changed");
+    assert!(warnings[0].contains("connection c stays set aside"), "{warnings:?}");
+    // What it has conflicted with goes.
+    world.change(&ObjectChange::Delete(ObjectId::Connection("b".into()))).expect("not used");
+    assert_eq!(world.set_aside(), []);
+    assert_eq!(world.config.connections["c"].interface, "tun-d");
+    world.check();
+}
+
+#[test]
+fn administrative_state_wins_over_the_definition_until_it_says_the_same() {
+    let mut world = World::new(FILE);
+    let enabled = |world: &World| world.config.connections["a"].enabled;
+    world.change(&admin("a", false)).expect("there");
+    assert!(!enabled(&world));
+    assert!(world.in_force.propose(&admin("a", false)).expect("there").is_nothing());
+    world.edit(&FILE.replace("interface =", "enabled = true\ninterface ="));
+    assert!(!enabled(&world));
+    world.check();
+    world.change(&admin("a", true)).expect("there");
+    assert!(enabled(&world) && world.in_force.objects.admin.is_empty());
+    world.edit(&FILE.replace("interface =", "enabled = false\ninterface ="));
+    assert!(!enabled(&world));
+    world.change(&admin("a", true)).expect("there");
+    assert_eq!((enabled(&world), &world.in_force.objects.admin), (true, &BTreeMap::from([("a".to_owned(), true)])));
+    world.check();
+    // A stored connection takes its state along.
+    world.change(&connection("b", "tun-b", "10.2.0.0/16")).expect("fits");
+    world.change(&admin("b", false)).expect("there");
+    world.change(&ObjectChange::Delete(ObjectId::Connection("b".into()))).expect("not used");
+    assert!(!world.in_force.objects.admin.contains_key("b"));
+}
+
+#[test]
+fn a_pile_of_conflicts_is_settled_from_the_oldest_on() {
+    // b and c fit as long as they are one site's with a; then each conflicts with the one before it.
+    let mut world = World::new(FILE);
+    for (name, remote) in [("b", "10.1.0.0/17"), ("c", "10.1.0.0/18"), ("d", "10.4.0.0/16")] {
+        world.change(&connection(name, &format!("tun-{name}"), remote)).expect("one site's");
+    }
+    assert!(world.set_aside().is_empty());
+    let edited = FILE
+        .replace("[\"10.1.0.0/16\"]", "[\"10.1.0.0/18\"]")
+        .replace("interface = \"tun-a\"", "interface = \"tun-b\"");
+    let edited = edited.replace("\"10.1.0.0/16\"", "\"10.1.0.0/18\"");
+    // On one interface with b, which therefore goes; c and d stay.
+    world.edit(&edited);
+    let found = world.set_aside();
+    assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["connection b"], "{found:?}");
+    world.check();
+}
+
+#[test]
+fn included_files_are_one_with_the_main_file() {
+    let main = FILE.replace("[gateway]", "include = [\"x.toml\"]\n[gateway]");
+    let more = "[[route]]\ndestination = \"10.1.2.0/24\"\nnext_hop = \"a\"\n[customer_gateway.h]\naddress = \"198.51.100.7\"\n";
+    let set = files_of(&[("/etc/vpnhub.toml", &main), ("/etc/x.toml", more)]);
+    let (in_force, config) = InForce::new(set, Objects::default()).expect("a configuration");
+    assert_eq!(config.routes.len(), 2);
+    assert_eq!(config.provenance.route(1).to_string(), "/etc/x.toml line 1");
+    let error = in_force.propose(&gateway("h", "198.51.100.8", PutMode::Merge)).expect_err("the file's").to_string();
+    assert!(error.contains("customer gateway h is defined in /etc/x.toml line 4"), "{error}");
+    for (more, expected) in [
+        ("[gateway]\nname = \"x\"\n", "/etc/x.toml:1:2: error: \"gateway\" may not be in a file that is included"),
+        (
+            "[customer_gateway.g]\naddress = \"198.51.100.9\"\n",
+            "there is a customer gateway \"g\" already (/etc/vpnhub.toml line 6)",
+        ),
+        ("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "is already on /etc/vpnhub.toml line 16"),
+        ("x = [\n", "/etc/x.toml:"),
+        ("include = [\"y\"]\n", "\"include\" may not be in a file that is included"),
+    ] {
+        let texts = [("/etc/vpnhub.toml", main.as_str()), ("/etc/x.toml", more)];
+        let texts = texts.map(|(path, text)| SourceText { path: path.into(), text: text.to_owned() });
+        let found = load_texts(texts.to_vec()).expect_err("wrong");
+        let lines: Vec<String> = found.iter().map(|found| found.in_file("/etc/vpnhub.toml")).collect();
+        assert!(lines.iter().any(|line| line.contains(expected)), "{expected}: {lines:#?}");
+    }
+}
+
+#[test]
+fn warnings_of_files_that_the_store_makes_good_are_not_shown() {
+    let file = FILE.replace("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "");
+    let mut world = World::new(&file);
+    let count = |world: &World| world.in_force.file_warnings().len();
+    assert_eq!(count(&world), 1);
+    world.change(&add("10.1.0.0/16", "a")).expect("fits");
+    assert_eq!(count(&world), 0);
+    let warnings = world.change(&delete("10.1.0.0/16", None)).expect("there");
+    assert!(warnings[0].contains("nothing is sent to the site"), "{warnings:?}");
+    let warnings = world.change(&add("10.9.0.0/16", "a")).expect("fits");
+    assert!(warnings[0].contains("is not in connection.a.remote_cidrs"), "{warnings:?}");
+}

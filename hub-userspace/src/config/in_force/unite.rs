@@ -1,0 +1,166 @@
+//! The union of files and store. The files win; of two stored objects that conflict, the older one.
+//!
+//! Customer gateways and connections come first, then the routes by those that are in force. In each step all candidates
+//! are validated together with the files, by the files' own rules. One that breaks a rule against the files, or against
+//! one that breaks none, is set aside; then those that are left are validated again. So each round decides about all but
+//! chains of conflicts, and the oldest of a chain is always decided.
+
+use std::collections::HashMap;
+
+use super::{
+    super::{
+        diagnostic::{ALL_BEFORE, Report, Severity},
+        draft::Draft,
+        ipsec::{self, Files},
+        load::FileSet,
+        model::Config,
+        provenance::{Origin, SetAside},
+        read::Unread,
+        rules,
+    },
+    stored::{self, Candidate, with_path},
+};
+use crate::store::{ObjectId, Objects};
+
+/// What is in force, and what of the store is not.
+#[derive(Debug)]
+pub(super) struct United {
+    pub config: Config,
+    pub set_aside: Vec<(ObjectId, String)>,
+    /// About objects of the store that are in force.
+    pub warnings: Vec<(ObjectId, String)>,
+}
+
+/// The sentence about what the file defines, too.
+pub(super) fn same_as(origin: &Origin) -> String {
+    format!("{origin} defines it, too: remove it there, or here")
+}
+
+pub(super) fn unite(files: &FileSet, objects: &Objects) -> Option<United> {
+    let mut provenance = files.provenance();
+    let mut draft = files.draft.clone();
+    let (mut warnings, mut set_aside) = (Vec::new(), Vec::new());
+    if !objects.customer_gateways.is_empty() || !objects.connections.is_empty() {
+        let (candidates, wrong) = stored::named(objects);
+        set_aside.extend(wrong);
+        let candidates = candidates.into_iter().filter(|candidate| {
+            let origin = match &candidate.id {
+                ObjectId::CustomerGateway(name) => provenance.customer_gateway(name),
+                _ => provenance.connection(&candidate.id.name()),
+            };
+            let is_new = origin == Origin::Store;
+            if !is_new {
+                set_aside.push((candidate.id.clone(), same_as(&origin)));
+            }
+            is_new
+        });
+        let candidates = candidates.collect();
+        let found = settle(files, &mut draft, candidates, &mut set_aside);
+        if objects.routes.is_empty() {
+            warnings = found;
+        } else {
+            // That a connection has no route is not known yet.
+            warnings.extend(found.into_iter().filter(|(_, warning)| !warning.contains(rules::UNROUTED)));
+        }
+    }
+    if !objects.routes.is_empty() {
+        let mut of_files = HashMap::new();
+        for (index, route) in files.draft.routes.iter().enumerate() {
+            if let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) {
+                of_files.insert((destination.value, next_hop.value.as_str()), index);
+            }
+        }
+        let candidates = stored::routes(objects).filter(|candidate| {
+            let ObjectId::Route((destination, next_hop)) = &candidate.id else { return false };
+            let defined = of_files.get(&(*destination, next_hop.as_str()));
+            if let Some(&index) = defined {
+                set_aside.push((candidate.id.clone(), same_as(&provenance.route(index))));
+            }
+            defined.is_none()
+        });
+        let candidates = candidates.collect();
+        warnings.extend(settle(files, &mut draft, candidates, &mut set_aside));
+    }
+    set_aside.sort();
+    provenance.set_aside = set_aside.iter().map(shown).collect();
+    let mut config = draft.into_config(provenance)?;
+    for (name, up) in &objects.admin {
+        if let Some(connection) = config.connections.get_mut(name) {
+            connection.enabled = *up;
+        }
+    }
+    Some(United { config, set_aside, warnings })
+}
+
+pub(super) fn shown((id, reason): &(ObjectId, String)) -> SetAside {
+    SetAside { kind: id.kind().to_owned(), name: id.name(), reason: reason.clone() }
+}
+
+/// Adds those of the candidates to the draft that break no rule, and the others to those that are set aside. What may not
+/// be meant so of those that were added.
+fn settle(
+    files: &FileSet,
+    draft: &mut Draft,
+    mut candidates: Vec<Candidate>,
+    set_aside: &mut Vec<(ObjectId, String)>,
+) -> Vec<(ObjectId, String)> {
+    let counts = (draft.customer_gateways.len(), draft.connections.len(), draft.routes.len());
+    loop {
+        let mut report = Report::of(files.sources());
+        let end = report.end();
+        for (index, candidate) in candidates.iter().enumerate() {
+            candidate.add_to(draft, end + index);
+        }
+        // `config show` prints what is in force as a file: numbers of routes matter to nobody else.
+        rules::judge(draft, &Unread::default(), &mut report);
+        ipsec::judge(draft, Files::Unseen, &mut report);
+        let found = report.take_stored();
+        let is_error = |severity| severity == Severity::Error;
+        let mut mistakes: Vec<Vec<(String, Option<usize>)>> = vec![Vec::new(); candidates.len()];
+        // Rules blame the later one. Should one blame a file all the same, the newest candidate goes.
+        let blamed = (report.has_errors() && !found.iter().any(|found| is_error(found.diagnostic.severity)))
+            .then(|| report.finish().into_iter().find(|found| is_error(found.severity)))
+            .flatten();
+        if let (Some(blamed), Some(last)) = (blamed, mistakes.last_mut()) {
+            last.push((with_path(&blamed), None));
+        }
+        for found in found.iter().filter(|found| is_error(found.diagnostic.severity)) {
+            if let Some(mistakes) = mistakes.get_mut(found.at - end) {
+                mistakes.push((found.diagnostic.sentence(), found.against));
+            }
+        }
+        if mistakes.iter().all(Vec::is_empty) {
+            let warnings = found.into_iter().filter_map(|found| {
+                let candidate = candidates.get(found.at - end)?;
+                Some((candidate.id.clone(), found.diagnostic.sentence()))
+            });
+            return warnings.collect();
+        }
+        draft.customer_gateways.truncate(counts.0);
+        draft.connections.truncate(counts.1);
+        draft.routes.truncate(counts.2);
+        // Where there are too many, one that goes for another reason makes room.
+        let is_full = |found: &(String, Option<usize>)| found.1 == Some(ALL_BEFORE);
+        let makes_room = mistakes.iter().position(|found| found.iter().any(|found| !is_full(found)));
+        let is_decided = |index: usize| {
+            mistakes[index].iter().any(|(_, against)| match *against {
+                None => true,
+                Some(ALL_BEFORE) => makes_room.is_none_or(|first| first >= index),
+                Some(against) => against < end || mistakes.get(against - end).is_some_and(Vec::is_empty),
+            })
+        };
+        let decided: Vec<bool> = (0..candidates.len()).map(is_decided).collect();
+        let any_decided = decided.contains(&true);
+        let mut index = 0;
+        candidates.retain(|candidate| {
+            let found = &mistakes[index];
+            let goes = if any_decided { decided[index] } else { !found.is_empty() };
+            index += 1;
+            if goes {
+                let reason: Vec<&str> = found.iter().map(|(reason, _)| reason.as_str()).collect();
+                set_aside.push((candidate.id.clone(), reason.join("; ")));
+            }
+            !goes
+        });
+    }
+}

@@ -1,0 +1,86 @@
+//! Moving a draft's places: what was read of one text becomes a part of several.
+
+use super::{
+    diagnostic::Located,
+    draft::{
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, Draft, GatewayDraft, HealthCheckDraft, RouteDraft,
+        VpcDraft,
+    },
+    ipsec::{EspDraft, IkeDraft, IpsecDraft},
+    section::List,
+};
+
+/// Something with places in it.
+pub(super) trait Relocate {
+    /// Replaces each place by what `to` makes of it.
+    fn relocate(&mut self, to: &impl Fn(usize) -> usize);
+}
+
+impl Relocate for usize {
+    fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
+        *self = to(*self);
+    }
+}
+
+impl<T> Relocate for Located<T> {
+    fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
+        self.at = to(self.at);
+    }
+}
+
+impl<T: Relocate> Relocate for Option<T> {
+    fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
+        if let Some(found) = self {
+            found.relocate(to);
+        }
+    }
+}
+
+impl<T: Relocate> Relocate for Vec<T> {
+    fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
+        for found in self {
+            found.relocate(to);
+        }
+    }
+}
+
+impl<T> Relocate for List<T> {
+    fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
+        self.items.relocate(to);
+    }
+}
+
+/// Every field but those that have no place.
+macro_rules! relocate {
+    ($($draft:ident { $($field:ident),* } but { $($other:ident),* })*) => {$(
+        impl Relocate for $draft {
+            fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
+                // Without `..`: a new field must be thought of here.
+                let Self { $($field,)* $($other: _,)* } = self;
+                $($field.relocate(to);)*
+            }
+        }
+    )*};
+}
+
+relocate! {
+    Draft { include, gateway, dataplane, vpc, customer_gateways, connections, routes } but {}
+    GatewayDraft {
+        name, max_connections, spoke_to_spoke, allow_default_route, address, vici_socket, services
+    } but { may_have_address }
+    DataplaneDraft { lookup, lookup_memory, on_stop, mark } but {}
+    VpcDraft { at, interface, cidrs, publish_table } but {}
+    CustomerGatewayDraft { name, address } but {}
+    ConnectionDraft {
+        name, customer_gateway, enabled, interface, peer, local_cidrs, remote_cidrs, health_check, up_delay, ipsec,
+        selectors, reverse_path
+    } but {}
+    HealthCheckDraft { source, destination, interval, retries } but {}
+    RouteDraft { at, destination, next_hop, weight, publish } but { number }
+    IpsecDraft {
+        at, psk_file, certificate, private_key, ca, start, encap, if_id, create_interface, interface_mtu, dpd_delay,
+        allow_weak, ike, esp
+    } but { auth_sound, local_id, remote_id }
+    IkeDraft { version, mode, proposals, lifetime } but {}
+    EspDraft { proposals, lifetime, pfs } but {}
+}

@@ -1,0 +1,130 @@
+//! Where objects are defined: in which file and line, or in the store.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{diagnostic::Report, draft::Draft};
+
+/// Where an object is defined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "origin", rename_all = "lowercase")]
+pub enum Origin {
+    File {
+        file: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    Store,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, line } => write!(f, "{} line {line}", file.display()),
+            Self::Store => f.write_str("store"),
+        }
+    }
+}
+
+/// An object of the store that is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// As the configuration file calls it: `connection`, `customer_gateway`, `route`.
+    pub kind: String,
+    /// Unique in its kind; a route's is `DESTINATION NEXT_HOP`.
+    pub name: String,
+    /// What it conflicts with, and what to do, in one line.
+    pub reason: String,
+}
+
+/// Whether a reload with `--confirm` is open.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Confirmation {
+    /// It ends by itself, unless confirmed.
+    Pending {
+        /// Seconds since 1970, UTC.
+        until: f64,
+    },
+    /// It was not confirmed: what was in force before is in force again, and the files say something else.
+    Reverted,
+}
+
+/// Index of a file, and a line of it.
+pub(super) type Place = (u32, u32);
+
+/// Where the files' objects are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    pub customer_gateways: BTreeMap<String, Place>,
+    pub connections: BTreeMap<String, Place>,
+    /// In the files' order.
+    pub routes: Vec<Place>,
+}
+
+impl Places {
+    pub fn of(draft: &Draft, report: &Report<'_>) -> Self {
+        let place = |at| {
+            let (file, line) = report.origin(at).unwrap_or_default();
+            (u32::try_from(file).unwrap_or_default(), u32::try_from(line).unwrap_or_default())
+        };
+        let gateways = draft.customer_gateways.iter().map(|found| (found.name.value.clone(), place(found.name.at)));
+        let connections = draft.connections.iter().map(|found| (found.name.value.clone(), place(found.name.at)));
+        Self {
+            customer_gateways: gateways.collect(),
+            connections: connections.collect(),
+            routes: draft.routes.iter().map(|route| place(route.at)).collect(),
+        }
+    }
+}
+
+/// Where the objects of a configuration are defined, and which objects of the store are not in it.
+#[derive(Debug, Clone, Default)]
+pub struct Provenance {
+    files: Vec<PathBuf>,
+    places: Places,
+    /// Names of the connections in the order in which they are validated: the files' in their order, then the store's,
+    /// oldest first. A later prefix within an earlier one is an error, around it a warning.
+    pub(super) connections: Vec<String>,
+    pub set_aside: Vec<SetAside>,
+    pub confirmation: Option<Confirmation>,
+}
+
+impl Provenance {
+    pub(super) fn of(files: Vec<PathBuf>, places: Places) -> Self {
+        Self { files, places, connections: Vec::new(), set_aside: Vec::new(), confirmation: None }
+    }
+
+    /// The main file.
+    pub fn main(&self) -> String {
+        self.files.first().map(|file| file.display().to_string()).unwrap_or_default()
+    }
+
+    pub fn customer_gateway(&self, name: &str) -> Origin {
+        self.origin(self.places.customer_gateways.get(name))
+    }
+
+    pub fn connection(&self, name: &str) -> Origin {
+        self.origin(self.places.connections.get(name))
+    }
+
+    /// Of the route with this index in [`Config::routes`](super::Config::routes): the files' come first.
+    pub fn route(&self, index: usize) -> Origin {
+        self.origin(self.places.routes.get(index))
+    }
+
+    /// How many of the routes are the files'.
+    pub fn routes_of_files(&self) -> usize {
+        self.places.routes.len()
+    }
+
+    fn origin(&self, place: Option<&Place>) -> Origin {
+        match place {
+            Some(&(file, line)) => {
+                Origin::File { file: self.files.get(file as usize).cloned().unwrap_or_default(), line: line as usize }
+            }
+            None => Origin::Store,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What is in force, as the text of a configuration file: with every key, and each object's origin as a comment.
+
+use std::{fmt::Write as _, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{
+    diagnostic::join,
+    ipsec::{Auth, Ipsec, Mode, Version},
+    model::{Config, Connection, CustomerGateway, HealthCheck, Lookup, OnStop, ReversePath, Route, Source},
+    provenance::Origin,
+};
+use crate::store::ObjectId;
+
+/// All of a configuration; it loads as a file again.
+pub fn show(config: &Config) -> String {
+    let mut text = settings(config);
+    for (name, gateway) in &config.customer_gateways {
+        section(&mut text, &config.provenance.customer_gateway(name), |text| customer_gateway(text, name, gateway));
+    }
+    let connections = config.provenance.connections.iter();
+    for (name, found) in connections.filter_map(|name| config.connections.get_key_value(name)) {
+        section(&mut text, &config.provenance.connection(name), |text| connection(text, name, found));
+    }
+    for (index, found) in config.routes.iter().enumerate() {
+        section(&mut text, &config.provenance.route(index), |text| route(text, found));
+    }
+    text
+}
+
+/// One object of a configuration, where it is in force: its origin, and the text of its section.
+pub fn show_object(config: &Config, id: &ObjectId) -> Option<(Origin, String)> {
+    let mut text = String::new();
+    let origin = match id {
+        ObjectId::CustomerGateway(name) => {
+            customer_gateway(&mut text, name, config.customer_gateways.get(name)?);
+            config.provenance.customer_gateway(name)
+        }
+        ObjectId::Connection(name) => {
+            connection(&mut text, name, config.connections.get(name)?);
+            config.provenance.connection(name)
+        }
+        ObjectId::Route((destination, next_hop)) => {
+            let is_it = |route: &Route| route.destination == *destination && route.next_hop == *next_hop;
+            let index = config.routes.iter().position(is_it)?;
+            route(&mut text, &config.routes[index]);
+            config.provenance.route(index)
+        }
+    };
+    Some((origin, text))
+}
+
+fn section(text: &mut String, origin: &Origin, write: impl FnOnce(&mut String)) {
+    let _ = writeln!(text, "\n# {}", one_line(&origin.to_string()));
+    write(text);
+}
+
+/// A comment ends with its line: so must what stands in it.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// A line `key = value`; the value is TOML.
+fn key(text: &mut String, name: &str, value: impl std::fmt::Display) {
+    let _ = writeln!(text, "{name} = {value}");
+}
+
+/// Quoted as TOML has it.
+fn string<T: ToString + ?Sized>(value: &T) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
+
+fn strings<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> String {
+    format!("[{}]", values.into_iter().map(string).collect::<Vec<_>>().join(", "))
+}
+
+/// In seconds, to the nanosecond where need be.
+fn time(duration: Duration) -> String {
+    let fraction = format!("{:09}", duration.subsec_nanos());
+    let fraction = fraction.trim_end_matches('0');
+    let dot = if fraction.is_empty() { "" } else { "." };
+    format!("\"{}{dot}{fraction}s\"", duration.as_secs())
+}
+
+fn settings(config: &Config) -> String {
+    let gateway = &config.gateway;
+    let mut text = format!("# {}\n[gateway]\n", one_line(&config.provenance.main()));
+    key(&mut text, "name", string(&gateway.name));
+    key(&mut text, "max_connections", gateway.max_connections);
+    key(&mut text, "spoke_to_spoke", gateway.spoke_to_spoke);
+    key(&mut text, "allow_default_route", gateway.allow_default_route);
+    if let Some(address) = gateway.address {
+        key(&mut text, "address", string(&address));
+    }
+    key(&mut text, "vici_socket", string(&gateway.vici_socket.display()));
+    key(&mut text, "services", strings(&gateway.services));
+    let dataplane = &config.dataplane;
+    text.push_str("\n[dataplane]\n");
+    key(
+        &mut text,
+        "lookup",
+        string(match dataplane.lookup {
+            Lookup::Compiled => "compiled",
+            Lookup::Lpm => "lpm",
+        }),
+    );
+    key(&mut text, "lookup_memory", dataplane.lookup_memory);
+    key(
+        &mut text,
+        "on_stop",
+        string(match dataplane.on_stop {
+            OnStop::Keep => "keep",
+            OnStop::Detach => "detach",
+        }),
+    );
+    key(&mut text, "mark", format!("\"{:#x}/{:#x}\"", dataplane.mark.flag, dataplane.mark.mask));
+    if let Some(vpc) = &config.vpc {
+        text.push_str("\n[vpc]\n");
+        key(&mut text, "interface", string(&vpc.interface));
+        key(&mut text, "cidrs", strings(&vpc.cidrs));
+        key(&mut text, "publish_table", vpc.publish_table);
+    }
+    text
+}
+
+fn customer_gateway(text: &mut String, name: &str, gateway: &CustomerGateway) {
+    let CustomerGateway { address } = gateway;
+    let _ = writeln!(text, "[{}]", join("customer_gateway", name));
+    key(text, "address", string(address));
+}
+
+fn connection(text: &mut String, name: &str, connection: &Connection) {
+    let Connection {
+        customer_gateway,
+        enabled,
+        interface,
+        peer,
+        local_cidrs,
+        remote_cidrs,
+        health_check,
+        up_delay,
+        ipsec,
+        selectors,
+        reverse_path,
+    } = connection;
+    let path = join("connection", name);
+    let _ = writeln!(text, "[{path}]");
+    key(text, "customer_gateway", string(customer_gateway));
+    key(text, "enabled", enabled);
+    key(text, "interface", string(interface));
+    if let Some(peer) = peer {
+        key(text, "peer", string(peer));
+    }
+    let cidrs = |cidrs: &[IpNet]| strings(cidrs);
+    key(text, "local_cidrs", cidrs(local_cidrs));
+    key(text, "remote_cidrs", cidrs(remote_cidrs));
+    if let Some(HealthCheck { source, destination, interval, retries }) = health_check {
+        let (source, destination, interval) = (string(source), string(destination), time(*interval));
+        let check =
+            format!("{{ source = {source}, destination = {destination}, interval = {interval}, retries = {retries} }}");
+        key(text, "health_check", check);
+    }
+    key(text, "up_delay", time(*up_delay));
+    key(
+        text,
+        "selectors",
+        string(match selectors {
+            Source::File => "file",
+            Source::Ike => "ike",
+            Source::Xfrm => "xfrm",
+        }),
+    );
+    key(
+        text,
+        "reverse_path",
+        string(match reverse_path {
+            ReversePath::Strict => "strict",
+            ReversePath::Off => "off",
+        }),
+    );
+    if let Some(found) = ipsec {
+        let _ = writeln!(text, "\n[{path}.ipsec]");
+        ipsec_keys(text, found);
+    }
+}
+
+fn ipsec_keys(text: &mut String, ipsec: &Ipsec) {
+    let Ipsec { auth, local_id, remote_id, start, encap, if_id, create_interface, dpd_delay, ike, esp } = ipsec;
+    match auth {
+        Auth::Psk { file } => key(text, "psk_file", string(&file.display())),
+        Auth::Certificate { certificate, private_key, ca } => {
+            key(text, "certificate", string(&certificate.display()));
+            key(text, "private_key", string(&private_key.display()));
+            if let Some(ca) = ca {
+                key(text, "ca", string(&ca.display()));
+            }
+        }
+    }
+    if let Some(id) = local_id {
+        key(text, "local_id", string(id));
+    }
+    if let Some(id) = remote_id {
+        key(text, "remote_id", string(id));
+    }
+    key(text, "start", string(start.name()));
+    if let Some(id) = if_id {
+        key(text, "if_id", id);
+    }
+    if let Some(interface) = create_interface {
+        key(text, "create_interface", true);
+        key(text, "interface_mtu", interface.mtu);
+    }
+    key(text, "encap", encap);
+    key(text, "dpd_delay", time(*dpd_delay));
+    if ipsec.is_weak() {
+        key(text, "allow_weak", true);
+    }
+    let (version, mode) = match ike.version {
+        Version::V2 => ("2", ""),
+        Version::V1(Mode::Main) => ("1", ", mode = \"main\""),
+        Version::V1(Mode::Aggressive) => ("1", ", mode = \"aggressive\""),
+    };
+    let (proposals, lifetime) = (strings(&ike.proposals), time(ike.lifetime));
+    key(text, "ike", format!("{{ version = {version}{mode}, proposals = {proposals}, lifetime = {lifetime} }}"));
+    let (proposals, lifetime, pfs) = (strings(&esp.proposals), time(esp.lifetime), ipsec.has_pfs());
+    key(text, "esp", format!("{{ proposals = {proposals}, lifetime = {lifetime}, pfs = {pfs} }}"));
+}
+
+fn route(text: &mut String, route: &Route) {
+    let Route { destination, next_hop, weight, publish } = route;
+    text.push_str("[[route]]\n");
+    key(text, "destination", string(destination));
+    key(text, "next_hop", string(next_hop));
+    key(text, "weight", weight);
+    key(text, "publish", publish);
+}

@@ -1,0 +1,58 @@
+//! A copy of a store in memory: for backups, and where the file cannot be written.
+
+use std::{io, ops::Bound, sync::Arc};
+
+use redb::{BackendError, StorageBackend, backends::InMemoryBackend};
+
+/// A file in memory, whose bytes can be had while a database uses it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Image(Arc<InMemoryBackend>);
+
+type Answer<T> = Result<T, io::Error>;
+
+impl Image {
+    /// A file with these bytes.
+    pub fn of(bytes: &[u8]) -> Answer<Self> {
+        let image = Self::default();
+        image.set_len(bytes.len() as u64)?;
+        image.write(0, bytes)?;
+        Ok(image)
+    }
+
+    pub fn bytes(&self) -> Answer<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.len()?).unwrap_or_default()];
+        self.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl StorageBackend for Image {
+    fn len(&self) -> Answer<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Answer<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Answer<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> Answer<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Answer<()> {
+        self.0.write(offset, data)
+    }
+
+    /// Nobody else has it.
+    fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    fn unlock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
+    }
+}

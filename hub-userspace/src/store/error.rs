@@ -1,0 +1,83 @@
+//! What keeps a store from being opened or written: one sentence each, with the way out.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Why the store cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store {} is in use by another agent: stop that one, or name another --instance or --state", .0.display())]
+    InUse(PathBuf),
+    #[error(
+        "the store {} is damaged ({why}): stop the agent and copy a backup over it, or move it away to start without \
+         the objects that commands made",
+        .file.display()
+    )]
+    Damaged { file: PathBuf, why: String },
+    #[error(
+        "the store {} has schema version {found}, this vpnhub knows {known}: start the newer vpnhub again; a downgrade \
+         loses the objects that commands made since `vpnhub store backup`: to go on with that, stop the agent and copy \
+         the older version's backup over the file",
+        .file.display()
+    )]
+    Newer { file: PathBuf, found: u64, known: u64 },
+    #[error("{} may be written by others than its owner (mode {mode:04o}): chmod go-w {0}", .path.display())]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("{} belongs to user {uid}, who could replace the store: chown it, or name another --state", .path.display())]
+    Foreign { path: PathBuf, uid: u32 },
+    #[error("the store {} cannot be {what}: {why}", .file.display())]
+    Io { file: PathBuf, what: &'static str, why: String },
+}
+
+impl StoreError {
+    pub(super) fn io(file: &Path, what: &'static str, error: &io::Error) -> Self {
+        Self::Io { file: file.to_owned(), what, why: explain(error) }
+    }
+}
+
+/// The system's words, and what to do.
+pub(super) fn explain(error: &io::Error) -> String {
+    let way_out = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount it writable, let the service write there (StateDirectory=), or name another --state"
+        }
+        io::ErrorKind::PermissionDenied => "run as root, or name another directory with --state",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on its file system, then repeat the command"
+        }
+        io::ErrorKind::NotADirectory => "remove what is in the way, or name another directory with --state",
+        _ => return error.to_string(),
+    };
+    format!("{error}: {way_out}")
+}
+
+/// What redb reports, as far as it tells a kind of cause from another.
+#[derive(Debug)]
+pub(super) enum Cause {
+    InUse,
+    Damaged(String),
+    Io(io::Error),
+}
+
+impl From<redb::Error> for Cause {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::DatabaseAlreadyOpen => Self::InUse,
+            redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => Self::Io(error),
+            redb::Error::PreviousIo => Self::Io(io::Error::other("an earlier write failed")),
+            error => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+impl Cause {
+    pub fn at(self, file: &Path, what: &'static str) -> StoreError {
+        match self {
+            Self::InUse => StoreError::InUse(file.to_owned()),
+            Self::Damaged(why) => StoreError::Damaged { file: file.to_owned(), why },
+            Self::Io(error) => StoreError::io(file, what, &error),
+        }
+    }
+}

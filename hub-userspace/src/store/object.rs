@@ -1,0 +1,168 @@
+//! Objects of the store: what identifies one, and the keys that it has.
+
+use std::{collections::BTreeMap, fmt};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The keys of a named object, as its table in the configuration file has them.
+pub type Keys = Map<String, Value>;
+
+/// Destination and next hop.
+pub type RouteId = (IpNet, String);
+
+/// What an object is and which one. Displays as a sentence names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectId {
+    CustomerGateway(String),
+    Connection(String),
+    Route(RouteId),
+}
+
+const CUSTOMER_GATEWAY: &str = "customer_gateway";
+const CONNECTION: &str = "connection";
+const ROUTE: &str = "route";
+
+impl ObjectId {
+    /// As the configuration file calls it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::CustomerGateway(_) => CUSTOMER_GATEWAY,
+            Self::Connection(_) => CONNECTION,
+            Self::Route(_) => ROUTE,
+        }
+    }
+
+    /// Unique among the objects of its kind. A route's is its destination, a blank and its next hop: neither has a blank.
+    pub fn name(&self) -> String {
+        match self {
+            Self::CustomerGateway(name) | Self::Connection(name) => name.clone(),
+            Self::Route((destination, next_hop)) => format!("{destination} {next_hop}"),
+        }
+    }
+
+    /// The inverse of [`Self::kind`] and [`Self::name`].
+    pub fn of(kind: &str, name: &str) -> Option<Self> {
+        match kind {
+            CUSTOMER_GATEWAY => Some(Self::CustomerGateway(name.to_owned())),
+            CONNECTION => Some(Self::Connection(name.to_owned())),
+            ROUTE => {
+                let (destination, next_hop) = name.split_once(' ')?;
+                Some(Self::Route((destination.parse().ok()?, next_hop.to_owned())))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CustomerGateway(name) => write!(f, "customer gateway {name}"),
+            Self::Connection(name) => write!(f, "connection {name}"),
+            Self::Route((destination, next_hop)) => write!(f, "route to {destination} by {next_hop}"),
+        }
+    }
+}
+
+/// The keys of a destination route, but those that identify it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteKeys {
+    /// 0..=100.
+    pub weight: u8,
+    pub publish: bool,
+}
+
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Body {
+    Route(RouteKeys),
+    Table(Keys),
+}
+
+/// An object with its age: where two conflict, the one with the larger number is set aside. A change keeps the number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored<T> {
+    pub number: u64,
+    pub value: T,
+}
+
+/// All objects of a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// By name.
+    pub customer_gateways: BTreeMap<String, Stored<Keys>>,
+    /// By name.
+    pub connections: BTreeMap<String, Stored<Keys>>,
+    pub routes: BTreeMap<RouteId, Stored<RouteKeys>>,
+    /// Administrative states by connection, of the file's connections too: `true` is up.
+    pub admin: BTreeMap<String, bool>,
+    /// The next object's number.
+    pub next_number: u64,
+}
+
+/// One write to a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    Put(ObjectId, Stored<Body>),
+    Delete(ObjectId),
+    /// `None` forgets it.
+    Admin(String, Option<bool>),
+}
+
+impl Objects {
+    pub fn is_empty(&self) -> bool {
+        let Self { customer_gateways, connections, routes, admin, next_number: _ } = self;
+        customer_gateways.is_empty() && connections.is_empty() && routes.is_empty() && admin.is_empty()
+    }
+
+    /// The next object's number after these writes.
+    pub fn next_number_after(&self, ops: &[Op]) -> u64 {
+        let used = ops.iter().filter_map(|op| match op {
+            Op::Put(_, stored) => Some(stored.number + 1),
+            _ => None,
+        });
+        used.chain([self.next_number]).max().unwrap_or_default()
+    }
+
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Put(id, Stored { number, value }) => {
+                self.next_number = self.next_number.max(number + 1);
+                let number = *number;
+                match (id, value) {
+                    (ObjectId::CustomerGateway(name), Body::Table(keys)) => {
+                        self.customer_gateways.insert(name.clone(), Stored { number, value: keys.clone() });
+                    }
+                    (ObjectId::Connection(name), Body::Table(keys)) => {
+                        self.connections.insert(name.clone(), Stored { number, value: keys.clone() });
+                    }
+                    (ObjectId::Route(id), Body::Route(keys)) => {
+                        self.routes.insert(id.clone(), Stored { number, value: *keys });
+                    }
+                    _ => debug_assert!(false, "{id} has another kind of body"),
+                }
+            }
+            Op::Delete(ObjectId::CustomerGateway(name)) => drop(self.customer_gateways.remove(name)),
+            Op::Delete(ObjectId::Connection(name)) => drop(self.connections.remove(name)),
+            Op::Delete(ObjectId::Route(id)) => drop(self.routes.remove(id)),
+            Op::Admin(name, Some(up)) => drop(self.admin.insert(name.clone(), *up)),
+            Op::Admin(name, None) => drop(self.admin.remove(name)),
+        }
+    }
+
+    /// The object, if it is there.
+    pub fn get(&self, id: &ObjectId) -> Option<Stored<Body>> {
+        let table = |found: &Stored<Keys>| Stored { number: found.number, value: Body::Table(found.value.clone()) };
+        match id {
+            ObjectId::CustomerGateway(name) => self.customer_gateways.get(name).map(table),
+            ObjectId::Connection(name) => self.connections.get(name).map(table),
+            ObjectId::Route(id) => {
+                self.routes.get(id).map(|found| Stored { number: found.number, value: Body::Route(found.value) })
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Reloads that end by themselves unless confirmed.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{CONFIG, MORE, WAIT, done, refused, restart, routes, start, world};
+
+#[test]
+fn reload_that_nobody_confirms_ends_by_itself() {
+    let world = world();
+    let agent = start(&world);
+    done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
+    let before = routes(&agent);
+    let edited = CONFIG.to_owned() + MORE;
+    fs::write(agent.config(), &edited).unwrap();
+    assert!(done(&agent, "reload --confirm 1s").ends_with("for 1 s, unless `vpnhub confirm` keeps it"));
+    let status = agent.wait_for_status(WAIT, |status| status["confirmation"]["state"] == "reverted").unwrap();
+    assert_eq!(status["routes"].as_array().map(Vec::len), Some(2));
+    assert_eq!(routes(&agent), before);
+    assert!(done(&agent, "status").contains("the last reload was not confirmed"));
+    assert!(refused(&agent, "confirm").contains("nothing to confirm"));
+    assert_eq!(fs::read_to_string(agent.config()).unwrap(), edited);
+
+    // Nor does another agent take it, until it is edited or reloaded.
+    let agent = restart(&world, agent);
+    assert_eq!(routes(&agent), before);
+    assert!(agent.log().contains("the last reload was not confirmed"), "{}", agent.log());
+    done(&agent, "reload");
+    assert_eq!(routes(&agent).len(), 3);
+    assert_eq!(agent.status().unwrap()["confirmation"], Value::Null);
+    let agent = restart(&world, agent);
+    assert_eq!(routes(&agent).len(), 3);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn confirmed_reload_stays() {
+    let world = world();
+    let agent = start(&world);
+    fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();
+    done(&agent, "reload --confirm 1h");
+    assert_eq!(agent.status().unwrap()["confirmation"]["state"], "pending");
+    assert_eq!(done(&agent, "confirm"), "confirmed: the configuration stays in force");
+    assert_eq!(agent.status().unwrap()["confirmation"], Value::Null);
+    let agent = restart(&world, agent);
+    assert_eq!(routes(&agent).len(), 2);
+    agent.stop().unwrap();
+}
+
+/// What it was restarted for may be the new configuration.
+#[test]
+fn agent_that_restarts_before_a_confirmation_goes_back() {
+    let world = world();
+    let agent = start(&world);
+    fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();
+    done(&agent, "reload --confirm 1h");
+    assert_eq!(routes(&agent).len(), 2);
+    let agent = restart(&world, agent);
+    assert_eq!(routes(&agent).len(), 1);
+    assert_eq!(agent.status().unwrap()["confirmation"]["state"], "reverted");
+    // An edit is the operator's word.
+    fs::write(agent.config(), CONFIG.to_owned() + MORE + "# Edited.\n").unwrap();
+    let agent = restart(&world, agent);
+    assert_eq!(routes(&agent).len(), 2);
+    assert_eq!(agent.status().unwrap()["confirmation"], Value::Null);
+    agent.stop().unwrap();
+}

@@ -1,0 +1,144 @@
+//! Hosts that cannot be written to, and stores that are damaged.
+
+use std::{fs, io::Write as _, path::Path, thread};
+
+use hub_tests::lab::{Agent, AgentCommand, HUB, Scratch, agent_binary};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::signal::Signal,
+};
+use serde_json::json;
+
+use super::{CONFIG, MORE, cli, done, refused, restart, routes, start, world};
+
+/// Has a thread with mounts of its own do it.
+fn with_own_mounts(work: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        work();
+    });
+    thread.join().unwrap();
+}
+
+fn tmpfs(at: &Path, options: &str) {
+    fs::create_dir_all(at).unwrap();
+    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
+}
+
+fn remount_read_only(at: &Path) {
+    let none: Option<&str> = None;
+    mount(none, at, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+}
+
+#[test]
+fn configuration_on_a_read_only_file_system_is_all_that_is_needed() {
+    with_own_mounts(|| {
+        let world = world();
+        let scratch = Scratch::new().unwrap();
+        let etc = scratch.file("etc");
+        tmpfs(&etc, "size=1m,mode=700");
+        fs::write(etc.join("vpnhub.toml"), CONFIG).unwrap();
+        std::os::unix::fs::symlink(etc.join("vpnhub.toml"), scratch.file("vpnhub.toml")).unwrap();
+        remount_read_only(&etc);
+        let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
+        done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
+        done(&agent, "connection down shanghai");
+        done(&agent, "reload");
+        let agent = restart(&world, agent);
+        assert_eq!(routes(&agent).len(), 2);
+        agent.stop().unwrap();
+        umount2(&etc, MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+fn agent_starts_with_a_store_that_cannot_be_written_and_refuses_changes() {
+    with_own_mounts(|| {
+        let world = world();
+        let scratch = Scratch::new().unwrap();
+        let state = scratch.file("state");
+        tmpfs(&state, "size=8m,mode=700");
+        fs::write(scratch.file("vpnhub.toml"), CONFIG).unwrap();
+        let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
+        done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
+        let scratch = agent.kill().unwrap();
+        remount_read_only(&state);
+        let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
+        assert_eq!(routes(&agent).len(), 2);
+        assert!(agent.log().contains("changes are refused: Read-only file system"), "{}", agent.log());
+        let sentence = refused(&agent, "route add 10.10.13.0/24 --next-hop shanghai");
+        assert!(sentence.contains("Read-only file system") && sentence.contains("name another --state"), "{sentence}");
+        assert_eq!(sentence.lines().count(), 1);
+        // The files are read all the same.
+        fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();
+        done(&agent, "reload");
+        assert_eq!(routes(&agent).len(), 3);
+        agent.stop().unwrap();
+        umount2(&state, MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+fn full_disk_refuses_changes_until_there_is_room() {
+    with_own_mounts(|| {
+        let world = world();
+        let scratch = Scratch::new().unwrap();
+        let state = scratch.file("state");
+        tmpfs(&state, "size=4m,mode=700");
+        fs::write(scratch.file("vpnhub.toml"), CONFIG).unwrap();
+        let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
+        done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
+        let filler = state.join("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        drop(file);
+        // The file has some room of its own; the audit log fills it.
+        let mut made = 0;
+        let sentence = loop {
+            let (code, sentence) = cli(&agent, &format!("route set 10.10.12.0/24 --weight {}", made % 100));
+            if code == Some(1) {
+                break sentence;
+            }
+            made += 1;
+            assert!(made < 20_000, "it is never full");
+        };
+        assert!(sentence.contains("make room on its file system") && sentence.lines().count() == 1, "{sentence}");
+        let weight = |agent: &Agent| agent.json(&["route", "show", "10.10.12.0/24"]).unwrap()[0]["weight"].clone();
+        let expected = json!((made - 1) % 100);
+        assert_eq!(weight(&agent), expected);
+        let agent = restart(&world, agent);
+        assert_eq!(weight(&agent), expected);
+        fs::remove_file(&filler).unwrap();
+        done(&agent, "route set 10.10.12.0/24 --publish true");
+        let agent = restart(&world, agent);
+        assert_eq!(agent.json(&["route", "show", "10.10.12.0/24"]).unwrap()[0]["publish"], true);
+        agent.stop().unwrap();
+        umount2(&state, MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+fn damaged_store_keeps_the_agent_from_starting_with_the_way_out() {
+    let world = world();
+    let agent = start(&world);
+    done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
+    let scratch = agent.stop_with(Signal::SIGTERM).unwrap();
+    let file = scratch.file("state").join(world[HUB].instance()).join("store.redb");
+    let good = fs::read(&file).unwrap();
+    fs::write(&file, [&good[..good.len() / 2], &vec![0xa5; good.len() - good.len() / 2]].concat()).unwrap();
+    let mut command = world[HUB].command(agent_binary());
+    command.arg("--socket").arg(scratch.file("other.sock")).arg("run").arg("--config").arg(scratch.file("vpnhub.toml"));
+    command.arg("--state").arg(scratch.file("state")).args(["--instance", &world[HUB].instance()]);
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last = told.lines().last().unwrap_or_default();
+    assert!(output.status.code() == Some(1) && last.contains("is damaged"), "{told}");
+    assert!(last.contains("copy a backup over it, or move it away"), "{told}");
+    fs::write(&file, good).unwrap();
+    let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
+    assert_eq!(routes(&agent).len(), 2);
+    agent.stop().unwrap();
+}
