@@ -7,7 +7,7 @@
 //! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
 //! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
 //! LOCALS[policy, destination] longest prefix   -> Local { connection, limits }  (only where policy is not ANY_LOCAL)
-//! LIMITS[limits]                               -> Rules            (only where limits is not NO_LIMITS)
+//! PORT_RULES[limits]                               -> Rules            (only where limits is not NO_LIMITS)
 //! ROUTES[source]              longest prefix   -> Route: must lead back to that connection (reverse path)
 //! GROUP_MEMBERS[first_bucket, connection]      (only where the route has several next hops)
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
@@ -65,13 +65,13 @@ pub const SHARED_SCOPE: u32 = 1 << 13;
 /// Policy that admits every local address: [`Remote::connection`] says whose packet it is and `LOCALS` is not asked.
 pub const ANY_LOCAL: u32 = 0;
 
-/// [`Local::limits`] of a prefix that is not limited to protocols or ports: `LIMITS` is not asked.
+/// [`Local::limits`] of a prefix that is not limited to protocols or ports: `PORT_RULES` is not asked.
 pub const NO_LIMITS: u32 = 0;
-/// An entry of `LIMITS` without a rule: it admits nothing, ever.
+/// An entry of `PORT_RULES` without a rule: it admits nothing, ever.
 pub const ADMITS_NOTHING: u32 = 1;
-/// Capacity of `LIMITS`.
+/// Capacity of `PORT_RULES`.
 pub const MAX_LIMITS: u32 = 1 << 13;
-/// Rules of an entry of `LIMITS`.
+/// Rules of an entry of `PORT_RULES`.
 pub const LIMIT_RULES: usize = 8;
 
 /// An interface that packets come in on. Key: ifindex.
@@ -136,7 +136,7 @@ pub struct Remote {
 pub struct Local {
     /// `COUNTERS` slot of the connection; where [`Local::limits`] is not [`NO_LIMITS`], the rules tell it.
     pub connection: u32,
-    /// Index into `LIMITS`, or [`NO_LIMITS`].
+    /// Index into `PORT_RULES`, or [`NO_LIMITS`].
     pub limits: u32,
 }
 
@@ -165,7 +165,7 @@ impl Rule {
         Self { connection: UNATTRIBUTED, protocol: 0, flags: 0, padding: [0; 2], remote: [0; 2], local: [0; 2] };
 }
 
-/// Value of `LIMITS`: the first rule that suits a packet admits it, as one of that rule's connection.
+/// Value of `PORT_RULES`: the first rule that suits a packet admits it, as one of that rule's connection.
 pub type Rules = [Rule; LIMIT_RULES];
 
 /// What the longest matching prefix of the destination says. Eight bytes: replaced as one.

@@ -13,7 +13,7 @@ use hub_common::{
 use crate::{
     frame::Frame,
     maps,
-    parse::{Nobody, Packet, ParseIp},
+    parse::{Martian, Packet, ParseIp},
     rewrite::HopLimit,
 };
 
@@ -22,7 +22,7 @@ pub type V4 = u32;
 pub type V6 = [u64; 2];
 
 /// An address with its family's tables.
-pub trait Address: compiled::Key + ParseIp + Nobody + HopLimit + 'static {
+pub trait Address: compiled::Key + ParseIp + Martian + HopLimit + 'static {
     /// IP version.
     const VERSION: u32;
     /// Bits of an address.

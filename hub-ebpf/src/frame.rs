@@ -17,7 +17,7 @@ pub trait Frame {
     /// What the program returns to drop the packet.
     const DROP: u32;
     /// Flags of next hops that this kind of program cannot send to: another one can, to which the packet passes.
-    const BEYOND: u32;
+    const UNREACHABLE: u32;
     /// Whether what passes leaves the programs: then it is marked and counted. What XDP passes comes to the TC program
     /// behind it, which decides again.
     const IS_LAST: bool;
@@ -66,14 +66,14 @@ pub trait Frame {
     fn hop_limit_decremented(&mut self);
 
     /// Takes `bytes` away from the back.
-    fn shrink_tail(&mut self, bytes: usize) -> Result<(), Refused>;
+    fn shrink_tail(&mut self, bytes: usize) -> Result<(), HelperError>;
 
     /// Makes room for a link header of `new` bytes, 0 for none, instead of one that has `old` bytes and perhaps tags
     /// among them. What it then holds is undefined.
-    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), Refused>;
+    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), HelperError>;
 
     /// Sends the frame out of the next hop's interface: what the program returns for that.
-    fn send(&self, next_hop: &NextHop) -> Result<u32, Refused>;
+    fn send(&self, next_hop: &NextHop) -> Result<u32, HelperError>;
 
     /// The `T` that starts `offset` bytes into the frame, if all of it is there.
     #[inline(always)]
@@ -111,4 +111,4 @@ pub unsafe trait Bytes {}
 unsafe impl<const N: usize> Bytes for [u8; N] {}
 
 /// The kernel could not move the ends of the frame.
-pub struct Refused;
+pub struct HelperError;

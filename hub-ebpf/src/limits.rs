@@ -26,7 +26,7 @@ const FRAGMENT: u16 = 0x3fff;
 
 /// Which way a packet goes, and so which of its ports is the site's.
 #[derive(Clone, Copy)]
-pub enum Way {
+pub enum Direction {
     FromSite,
     ToSite,
 }
@@ -49,15 +49,15 @@ mod transport {
 
 /// The connection of the first rule that admits the packet.
 #[inline(always)]
-pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, way: Way) -> Option<u32> {
+pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, way: Direction) -> Option<u32> {
     let known = u32::from(packet.protocol) | A::VERSION << 8;
     let transport = frame.transport(packet.offset as u32, packet.length as u32, known, A::ports(packet, frame));
     let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;
     let has_ports = (transport >> transport::HAS_PORTS_SHIFT) as u32;
     let (source, destination) = (transport as u32 >> 16, transport as u32 & 0xffff);
     let (remote, local) = match way {
-        Way::FromSite => (source, destination),
-        Way::ToSite => (destination, source),
+        Direction::FromSite => (source, destination),
+        Direction::ToSite => (destination, source),
     };
     match limits_first(limits, protocol, has_ports, remote, local) {
         UNATTRIBUTED => None,
@@ -105,7 +105,7 @@ fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: u32) -> Op
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn limits_first(limits: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {
-    let Some(rules) = maps::LIMITS.get(limits) else { return UNATTRIBUTED };
+    let Some(rules) = maps::PORT_RULES.get(limits) else { return UNATTRIBUTED };
     for rule in rules {
         if rule.connection == UNATTRIBUTED || admits(rule, protocol, has_ports, remote, local) {
             return rule.connection;

@@ -22,7 +22,7 @@ use hub_ebpf::{
     parse::{self, Network, Start},
     redirect::{self, Account, Admission},
     rewrite, route, selector,
-    tables::{Compiled, Ends, Tables, Tries},
+    tables::{Compiled, ResolvedPair, Tables, Tries},
 };
 
 /// Entry point of XDP, native and generic.
@@ -77,7 +77,7 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
     account: &Account,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, start)?;
-    let ends = Ends::<A, T>::of(&packet)?;
+    let ends = ResolvedPair::<A, T>::of(&packet)?;
     let route = route::lookup(&ends, ends.destination);
     selector::ingress(&packet, frame, &ends, route, attachment, account)?;
     account.admit(&packet);

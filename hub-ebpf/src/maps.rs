@@ -51,7 +51,7 @@ pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, Local> = LpmTrie::with_max_entri
 pub static LINKS: LpmTrie<Scoped<[u8; 16]>, u32> = LpmTrie::with_max_entries(MAX_NEIGHBOURS, 0);
 
 #[map]
-pub static LIMITS: Array<Rules> = Array::with_max_entries(MAX_LIMITS, 0);
+pub static PORT_RULES: Array<Rules> = Array::with_max_entries(MAX_LIMITS, 0);
 
 #[map]
 pub static ROUTES_V4: LpmTrie<[u8; 4], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);

@@ -14,14 +14,14 @@ use crate::{
     parse::Packet,
     redirect::{Account, Admission},
     selector,
-    tables::{Ends, Tables},
+    tables::{ResolvedPair, Tables},
 };
 
 #[inline(always)]
 pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &Ends<A, T>,
+    ends: &ResolvedPair<A, T>,
     route: &Route,
     account: &Account,
 ) -> Result<&'static NextHop, Reason> {

@@ -300,16 +300,16 @@ fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
 
 /// Addresses that no packet on a link comes from, whatever a selector says: multicast and broadcast, loopback, unspecified
 /// (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
-pub trait Nobody {
-    fn is_nobody(&self) -> bool;
+pub trait Martian {
+    fn is_martian_source(&self) -> bool;
     fn is_unspecified(&self) -> bool;
     /// Belongs to the link by its prefix alone, on any link: of IPv6, where each interface has such an address.
     fn is_of_any_link(&self) -> bool;
 }
 
-impl Nobody for V4 {
+impl Martian for V4 {
     #[inline(always)]
-    fn is_nobody(&self) -> bool {
+    fn is_martian_source(&self) -> bool {
         is_special_v4(*self) && (is_multicast_v4(*self) || is_local_v4(*self))
     }
 
@@ -324,9 +324,9 @@ impl Nobody for V4 {
     }
 }
 
-impl Nobody for V6 {
+impl Martian for V6 {
     #[inline(always)]
-    fn is_nobody(&self) -> bool {
+    fn is_martian_source(&self) -> bool {
         is_special_v6(*self) && (is_multicast_v6(*self) || is_local_v6(*self))
     }
 

@@ -9,7 +9,7 @@ use hub_common::{
 
 use crate::{
     address::{Address, V4, V6},
-    frame::{Frame, Refused},
+    frame::{Frame, HelperError},
     headers::Ethernet,
     maps,
     parse::Packet,
@@ -20,7 +20,7 @@ const ETHERNET_MIN_PAYLOAD: usize = 46;
 
 #[inline(always)]
 pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), Reason> {
-    if next_hop.flags & F::BEYOND != 0 {
+    if next_hop.flags & F::UNREACHABLE != 0 {
         return Err(Reason::HandedOver);
     }
     if packet.hop_limit <= 1 {
@@ -37,7 +37,7 @@ pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop
     A::decrement(frame, packet.offset)
         .and_then(|()| trim(frame, packet, next_hop))
         .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
-        .map_err(|Refused| Reason::RedirectFailed)
+        .map_err(|HelperError| Reason::RedirectFailed)
 }
 
 /// Both link addresses of the frame that leaves; meaningless on raw-IP links.
@@ -70,7 +70,7 @@ fn ask_for(neighbour: Neighbour) {
 /// Takes away what follows the IP packet: padding, which a raw-IP link must not carry, and trailers, which may be longer
 /// than the egress device takes. Padding up to the shortest Ethernet frame stays: most small packets have it.
 #[inline(always)]
-fn trim<A, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), Refused> {
+fn trim<A, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), HelperError> {
     let payload = frame.length() - packet.offset;
     let excess = payload - packet.length;
     if excess == 0 || (payload <= ETHERNET_MIN_PAYLOAD && next_hop.flags & NextHop::ETHERNET != 0) {
@@ -86,13 +86,13 @@ fn link_header<A: Address, F: Frame>(
     packet: &Packet<A>,
     next_hop: &NextHop,
     addresses: [u32; 3],
-) -> Result<(), Refused> {
+) -> Result<(), HelperError> {
     let ethernet = next_hop.flags & NextHop::ETHERNET != 0;
     let length = if ethernet { size_of::<Ethernet>() } else { 0 };
     frame.replace_link_header(packet.offset, length)?;
     if ethernet {
         // Word by word, as the compiler then stores it; a copy of the whole it makes byte by byte.
-        let header = frame.at_mut::<[u8; size_of::<Ethernet>()]>(0).ok_or(Refused)?;
+        let header = frame.at_mut::<[u8; size_of::<Ethernet>()]>(0).ok_or(HelperError)?;
         for (place, word) in header.chunks_exact_mut(4).zip(addresses) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
@@ -104,14 +104,14 @@ fn link_header<A: Address, F: Frame>(
 /// The part of rewriting that differs by family.
 pub trait HopLimit {
     /// Takes one off the TTL or hop limit of the IP header at `offset`, the checksum kept right.
-    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused>;
+    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError>;
 }
 
 impl HopLimit for V4 {
     #[inline(always)]
-    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused> {
+    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError> {
         // TTL, protocol, checksum.
-        let [ttl, _, high, low] = frame.at_mut::<[u8; 4]>(offset + 8).ok_or(Refused)?;
+        let [ttl, _, high, low] = frame.at_mut::<[u8; 4]>(offset + 8).ok_or(HelperError)?;
         *ttl -= 1;
         [*high, *low] = checksum::after_ttl_decrement(u16::from_be_bytes([*high, *low])).to_be_bytes();
         Ok(())
@@ -120,8 +120,8 @@ impl HopLimit for V4 {
 
 impl HopLimit for V6 {
     #[inline(always)]
-    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), Refused> {
-        let [hop_limit] = frame.at_mut::<[u8; 1]>(offset + 7).ok_or(Refused)?;
+    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError> {
+        let [hop_limit] = frame.at_mut::<[u8; 1]>(offset + 7).ok_or(HelperError)?;
         *hop_limit -= 1;
         frame.hop_limit_decremented();
         Ok(())

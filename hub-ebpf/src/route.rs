@@ -11,12 +11,12 @@ use crate::{
     frame::Frame,
     maps,
     redirect::{Account, Admission},
-    tables::{Ends, Tables},
+    tables::{ResolvedPair, Tables},
 };
 
 /// One answer for the hub's own addresses and for the routes.
 #[inline(always)]
-pub fn lookup<A, T: Tables<A>>(ends: &Ends<A, T>, address: T::Known) -> Route {
+pub fn lookup<A, T: Tables<A>>(ends: &ResolvedPair<A, T>, address: T::Resolved) -> Route {
     match ends.tables.route(address) {
         Some(route) => route,
         // SAFETY: a valid, aligned static that nobody writes.

@@ -16,11 +16,11 @@ use hub_common::{
 use crate::{
     address::Address,
     frame::Frame,
-    limits::{self, Way},
+    limits::{self, Direction},
     parse::{Packet, Reach},
     redirect::Account,
     route,
-    tables::{Ends, Tables},
+    tables::{ResolvedPair, Tables},
 };
 
 /// Tells which connection of the attachment sent the packet, if any may send it. `route` is the destination's.
@@ -30,7 +30,7 @@ use crate::{
 pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &Ends<A, T>,
+    ends: &ResolvedPair<A, T>,
     route: Route,
     attachment: &Attachment,
     account: &Account,
@@ -39,7 +39,7 @@ pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     if packet.reach != Reach::Forwardable {
         return Err(on_link(packet, frame, ends, route, back, attachment));
     }
-    if packet.source.is_nobody() || back.flags & Route::HUB != 0 {
+    if packet.source.is_martian_source() || back.flags & Route::HUB != 0 {
         return Err(Reason::SpoofedSource);
     }
     let remote = ends.tables.remote(ends.source, attachment.scope);
@@ -48,7 +48,7 @@ pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     }
     let remote = remote.ok_or(Reason::SpoofedSource)?;
     account.charge(remote.connection & !NO_REVERSE_PATH);
-    let owner = paired(packet, frame, &ends.tables, remote, ends.destination, Way::FromSite);
+    let owner = paired(packet, frame, &ends.tables, remote, ends.destination, Direction::FromSite);
     let owner = owner.ok_or(Reason::SelectorMismatch)?;
     account.charge(owner & !NO_REVERSE_PATH);
     reverse_path(back, owner)
@@ -66,7 +66,7 @@ fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
 fn on_link<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &Ends<A, T>,
+    ends: &ResolvedPair<A, T>,
     route: Route,
     back: Route,
     attachment: &Attachment,
@@ -86,7 +86,7 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
     if link & link::SOURCE != 0 {
         return reason;
     }
-    if source.is_nobody() {
+    if source.is_martian_source() {
         return Reason::SpoofedSource;
     }
     if attachment.connection == VPC {
@@ -143,11 +143,11 @@ fn to_hub<A: Address, F: Frame>(
 pub fn egress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &Ends<A, T>,
+    ends: &ResolvedPair<A, T>,
     scope: u32,
 ) -> Result<(), Reason> {
     match ends.tables.remote(ends.destination, scope) {
-        Some(remote) if paired(packet, frame, &ends.tables, remote, ends.source, Way::ToSite).is_some() => Ok(()),
+        Some(remote) if paired(packet, frame, &ends.tables, remote, ends.source, Direction::ToSite).is_some() => Ok(()),
         _ => Err(Reason::SelectorMismatch),
     }
 }
@@ -159,8 +159,8 @@ fn paired<A: Address, T: Tables<A>, F: Frame>(
     frame: &F,
     tables: &T,
     remote: Remote,
-    local: T::Known,
-    way: Way,
+    local: T::Resolved,
+    way: Direction,
 ) -> Option<u32> {
     if remote.policy == ANY_LOCAL {
         return Some(remote.connection);

@@ -12,26 +12,26 @@ use crate::{address::Address, maps, parse::Packet};
 /// Routes and selectors.
 pub trait Tables<A>: Sized {
     /// What the tables know an address by.
-    type Known: Copy;
+    type Resolved: Copy;
 
     fn open() -> Option<Self>;
-    fn know(&self, address: A) -> Option<Self::Known>;
+    fn know(&self, address: A) -> Option<Self::Resolved>;
     /// What the longest matching destination says.
-    fn route(&self, address: Self::Known) -> Option<Route>;
+    fn route(&self, address: Self::Resolved) -> Option<Route>;
     /// What the longest matching remote prefix of a scope says.
-    fn remote(&self, address: Self::Known, scope: u32) -> Option<Remote>;
+    fn remote(&self, address: Self::Resolved, scope: u32) -> Option<Remote>;
     /// By whose pair a policy admits the address.
-    fn local(&self, address: Self::Known, policy: u32) -> Option<Local>;
+    fn local(&self, address: Self::Resolved, policy: u32) -> Option<Local>;
 }
 
 /// The packet's addresses, as the tables know them.
-pub struct Ends<A, T: Tables<A>> {
+pub struct ResolvedPair<A, T: Tables<A>> {
     pub tables: T,
-    pub source: T::Known,
-    pub destination: T::Known,
+    pub source: T::Resolved,
+    pub destination: T::Resolved,
 }
 
-impl<A: Address, T: Tables<A>> Ends<A, T> {
+impl<A: Address, T: Tables<A>> ResolvedPair<A, T> {
     #[inline(always)]
     pub fn of(packet: &Packet<A>) -> Result<Self, Reason> {
         // There are tables, and they know all addresses: the misses are for the verifier.
@@ -47,7 +47,7 @@ impl<A: Address, T: Tables<A>> Ends<A, T> {
 pub struct Tries;
 
 impl<A: Address> Tables<A> for Tries {
-    type Known = A;
+    type Resolved = A;
 
     #[inline(always)]
     fn open() -> Option<Self> {
@@ -79,7 +79,7 @@ impl<A: Address> Tables<A> for Tries {
 pub struct Compiled(Reader<'static, Chunks>);
 
 impl<A: Address> Tables<A> for Compiled {
-    type Known = &'static Class;
+    type Resolved = &'static Class;
 
     #[inline(always)]
     fn open() -> Option<Self> {

@@ -1,7 +1,7 @@
 //! The agent: follows configuration and host, and keeps program and kernel in step with them.
 //!
 //! One loop holds all state and is the only writer. What takes long is done elsewhere: files by the
-//! [`Changer`](crate::changer::Changer), kernel routes by [`netlink::Keeper`](crate::netlink::Keeper). So a failure is
+//! [`Changer`](crate::changer::Changer), kernel routes by [`netlink::Reconciler`](crate::netlink::Reconciler). So a failure is
 //! acted on at once, whatever else is going on.
 
 mod kernel;
@@ -40,16 +40,16 @@ use crate::{
     event::Event,
     guard,
     health::{self, Prober},
-    layout::Layout,
+    id_allocator::Full,
+    id_maps::IdMaps,
     lock::{InstanceLock, old_agent_runs},
     memory::Clock,
     netlink::{Changes, Failure, Follower, HostState, Interfaces, take_out_of_group},
     rib::Rib,
     selectors::Agreements,
-    slots::Full,
     state::{Liveness, State, States},
     sysctl::Sysctls,
-    tables::Ingress,
+    tables::PolicyTables,
     vici::driver::Driver,
     watchdog::Watchdog,
     xfrm,
@@ -91,14 +91,14 @@ pub struct Agent {
     follower: Follower,
     dataplane: Dataplane,
     wanted_neighbours: mpsc::Receiver<(u32, IpAddr)>,
-    layout: Layout,
+    layout: IdMaps,
     rib: Arc<Rib>,
     /// As last compiled.
-    ingress: Ingress,
+    policy_tables: PolicyTables,
     /// What SAs admit.
     agreements: Agreements,
     /// Connections for which that is otherwise than last told.
-    untold_selectors: BTreeSet<String>,
+    dirty_selectors: BTreeSet<String>,
     liveness: Liveness,
     /// By which the next agent is told of times.
     clock: Clock,
@@ -118,10 +118,10 @@ pub struct Agent {
     verdicts: mpsc::UnboundedReceiver<health::Event>,
     attachments: Attachments,
     /// Keeps the kernel to what the program decides.
-    guard: guard::Keeper,
+    guard: guard::GuardReconciler,
     sysctls: Sysctls,
     /// Indices of the interfaces that TC alone reaches.
-    by_tc: BTreeSet<u32>,
+    tc_only: BTreeSet<u32>,
     kernel: Kernel,
     settled: mpsc::UnboundedReceiver<Settled>,
     /// What the kernel refused last time: it is told once.
@@ -167,7 +167,7 @@ impl Agent {
         }
         let (mut dataplane, inherited) = Dataplane::start(&config.dataplane, instance)?;
         let Inherited { is_running, connections, groups } = inherited;
-        let (mut layout, mut liveness, clock) = (Layout::default(), Liveness::default(), Clock::now());
+        let (mut layout, mut liveness, clock) = (IdMaps::default(), Liveness::default(), Clock::now());
         layout.inherit(connections.iter().map(|(name, (slot, _))| (name.clone(), *slot)), groups);
         for (name, (_, memory)) in connections {
             if let Some(memory) = memory {
@@ -192,9 +192,9 @@ impl Agent {
             dataplane,
             wanted_neighbours,
             layout,
-            ingress: Ingress::default(),
+            policy_tables: PolicyTables::default(),
             agreements: Agreements::new(),
-            untold_selectors: BTreeSet::new(),
+            dirty_selectors: BTreeSet::new(),
             liveness,
             clock,
             states: Arc::default(),
@@ -204,9 +204,9 @@ impl Agent {
             prober: Prober::start(sender),
             verdicts,
             attachments: Attachments::new(mode),
-            guard: guard::Keeper::open().await?,
+            guard: guard::GuardReconciler::open().await?,
             sysctls: Sysctls::default(),
-            by_tc: BTreeSet::new(),
+            tc_only: BTreeSet::new(),
             kernel: Kernel::start(reports)?,
             settled,
             refused: Vec::new(),
@@ -412,14 +412,14 @@ impl Agent {
         }
         if links || neighbours || config || ways || selectors || self.rib.changed().len() > 0 {
             self.kernel
-                .follow(inputs(&self.config, &self.host, &self.states, &self.agreements, &self.by_tc), &self.rib);
+                .follow(inputs(&self.config, &self.host, &self.states, &self.agreements, &self.tc_only), &self.rib);
             if self.is_starting {
                 // The kernel takes its time for many routes: meanwhile there is more to do.
                 self.kernel.plan(&self.rib, &self.config);
             }
             let in_force = Arc::clone(&self.config);
             let interfaces = interfaces(&in_force);
-            self.by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
+            self.tc_only = self.attachments.tc_only(&self.dataplane, &self.host, &interfaces);
             result = result.and(self.write_tables(links || neighbours || config || selectors));
             // Connections have their numbers now.
             result = result.and(self.protect());
@@ -433,10 +433,10 @@ impl Agent {
                 result.as_ref().map_err(|error| anyhow!("{error:#}"))?;
             }
             self.attachments.update(&mut self.dataplane, &self.host, &interfaces);
-            let by_tc = self.attachments.by_tc(&self.dataplane, &self.host, &interfaces);
-            if by_tc != self.by_tc {
+            let tc_only = self.attachments.tc_only(&self.dataplane, &self.host, &interfaces);
+            if tc_only != self.tc_only {
                 // A driver has no native XDP: that is known once it was tried.
-                self.by_tc = by_tc;
+                self.tc_only = tc_only;
                 result = result.and(self.write_tables(true));
             }
         }
@@ -458,7 +458,7 @@ impl Agent {
 
     /// Has the nftables table follow.
     fn protect(&mut self) -> Result<()> {
-        self.guard.follow(&self.config, &self.host, &self.agreements, &self.layout.ingress.connections)
+        self.guard.follow(&self.config, &self.host, &self.agreements, &self.layout.policy.connections)
     }
 
     /// Somebody else has changed the nftables table.
@@ -531,9 +531,9 @@ fn inputs<'a>(
     host: &'a HostState,
     states: &'a States,
     agreements: &'a Agreements,
-    by_tc: &'a BTreeSet<u32>,
+    tc_only: &'a BTreeSet<u32>,
 ) -> Inputs<'a> {
-    Inputs { config, host, states, agreements, by_tc }
+    Inputs { config, host, states, agreements, tc_only }
 }
 
 /// Names of all interfaces that are to be attached to.

@@ -31,7 +31,7 @@ impl Attachments {
 
     /// Indices of the interfaces, of these names, that are reached by TC alone, as far as is known before all are
     /// attached.
-    pub fn by_tc(&self, dataplane: &Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) -> BTreeSet<u32> {
+    pub fn tc_only(&self, dataplane: &Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) -> BTreeSet<u32> {
         let attached: BTreeMap<u32, &Attached> = dataplane.attached().collect();
         let links = interfaces.iter().filter_map(|name| host.link(name));
         let is_tc = |link: &&Link| {

@@ -16,13 +16,13 @@ use crate::{
         Config,
         model::{Connection, Service},
     },
+    id_allocator::IdAllocator,
     netlink::{self, Guard, GuardCounters, HostState, Ruleset, SITES_GROUP},
     selectors::Agreements,
-    slots::Slots,
 };
 
 /// Keeps the table as it is to be.
-pub struct Keeper {
+pub struct GuardReconciler {
     guard: Guard,
     wanted: Ruleset,
     /// Interfaces of connections that have left the configuration, to which routes may still lead.
@@ -35,7 +35,7 @@ pub struct Keeper {
     disturbances: u64,
 }
 
-impl Keeper {
+impl GuardReconciler {
     /// # Errors
     /// When the kernel has no nftables, or this process may not change them.
     pub async fn open() -> Result<Self> {
@@ -52,7 +52,7 @@ impl Keeper {
         config: &Config,
         host: &HostState,
         agreements: &Agreements,
-        slots: &Slots<String>,
+        slots: &IdAllocator<String>,
     ) -> Result<()> {
         let mut wanted = ruleset(config, host, agreements, slots);
         self.leaving.extend(self.wanted.sites.difference(&wanted.sites).cloned());
@@ -136,19 +136,19 @@ fn sites(config: &Config) -> impl Iterator<Item = &str> {
 /// already stays as it is: a datapath may be running behind it. Whether there was none.
 ///
 /// # Errors
-/// As [`Keeper::open`].
+/// As [`GuardReconciler::open`].
 pub async fn protect(config: &Config) -> Result<bool> {
     let mut guard = Guard::open().await?;
     if guard.is_there().await? {
         return Ok(false);
     }
-    let slots = Slots::new("connections", 0..0);
+    let slots = IdAllocator::new("connections", 0..0);
     guard.apply(&ruleset(config, &HostState::default(), &Agreements::new(), &slots)).await?;
     Ok(true)
 }
 
 /// What the table is to say. Pure.
-pub fn ruleset(config: &Config, host: &HostState, agreements: &Agreements, slots: &Slots<String>) -> Ruleset {
+pub fn ruleset(config: &Config, host: &HostState, agreements: &Agreements, slots: &IdAllocator<String>) -> Ruleset {
     let mark = config.dataplane.mark;
     let of_connections = config
         .connections

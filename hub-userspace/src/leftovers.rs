@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     dataplane::{self, Instance},
     lock::InstanceLock,
-    netlink::{Guard, Keeper, remove_interfaces, take_out_of_group},
+    netlink::{Guard, Reconciler, remove_interfaces, take_out_of_group},
 };
 
 /// What has been removed.
@@ -29,7 +29,7 @@ pub struct Removed {
 /// When an agent runs there, or the kernel refuses.
 pub async fn remove(instance: &Instance) -> Result<Removed> {
     let _lock = InstanceLock::claim()?;
-    let report = Keeper::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
+    let report = Reconciler::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
     if let Some(failure) = report.failures.first() {
         bail!("not removed: {failure}");
     }

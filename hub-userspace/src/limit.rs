@@ -9,7 +9,7 @@ const ICMP: [u8; 2] = [1, 58];
 
 /// A protocol and ports that a pair of selectors is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Limit {
+pub struct ProtoPorts {
     /// IP protocol number; `None`: any.
     pub protocol: Option<u8>,
     /// Of the site's side.
@@ -27,7 +27,7 @@ pub struct Ports {
     pub last: u16,
 }
 
-impl Limit {
+impl ProtoPorts {
     /// All protocols and ports: there is no limit.
     pub const NONE: Self = Self { protocol: None, remote: Ports::ANY, local: Ports::ANY };
 
@@ -119,7 +119,7 @@ fn name(protocol: u8) -> Option<&'static str> {
     NAMES.iter().find(|(_, number)| *number == protocol).map(|(name, _)| *name)
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for ProtoPorts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} === {}", self.text(self.remote), self.text(self.local))
     }
@@ -129,15 +129,15 @@ impl fmt::Display for Limit {
 mod tests {
     use super::*;
 
-    fn limit(protocol: u8, remote: Ports, local: Ports) -> Limit {
-        Limit { protocol: (protocol != 0).then_some(protocol), remote, local }
+    fn limit(protocol: u8, remote: Ports, local: Ports) -> ProtoPorts {
+        ProtoPorts { protocol: (protocol != 0).then_some(protocol), remote, local }
     }
 
     #[test]
     fn a_limit_reads_as_strongswan_writes_it() {
         let range = Ports { first: 1024, last: 2047 };
         for (limit, expected) in [
-            (Limit::NONE, " === "),
+            (ProtoPorts::NONE, " === "),
             (limit(6, Ports::one(22), Ports::ANY), "[tcp/22] === [tcp]"),
             (limit(17, Ports::ANY, range), "[udp] === [udp/1024-2047]"),
             (limit(99, Ports::ANY, Ports::ANY), "[99] === [99]"),
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn two_sides_make_one_limit_unless_no_packet_could_have_both() {
         let ssh = Ports::one(22);
-        let between = |remote, local| Limit::between(remote, local).map(|limit| limit.to_string());
+        let between = |remote, local| ProtoPorts::between(remote, local).map(|limit| limit.to_string());
         assert_eq!(between((Some(6), ssh), (Some(6), Ports::ANY)).as_deref(), Some("[tcp/22] === [tcp]"));
         assert_eq!(between((None, Ports::ANY), (Some(17), ssh)).as_deref(), Some("[udp] === [udp/22]"));
         assert_eq!(between((Some(6), ssh), (Some(17), Ports::ANY)), None);
@@ -162,8 +162,8 @@ mod tests {
         let low = Ports { first: 0, last: 1023 };
         let ssh = limit(6, Ports::one(22), Ports::ANY);
         for (one, other, expected) in [
-            (Limit::NONE, ssh, true),
-            (ssh, Limit::NONE, false),
+            (ProtoPorts::NONE, ssh, true),
+            (ssh, ProtoPorts::NONE, false),
             (limit(6, low, Ports::ANY), ssh, true),
             (limit(0, low, Ports::ANY), ssh, true),
             (limit(17, low, Ports::ANY), ssh, false),

@@ -14,7 +14,7 @@ use hub_common::maps::LIMIT_RULES;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
-use crate::limit::Limit;
+use crate::limit::ProtoPorts;
 
 /// What an SA admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,7 +23,7 @@ pub struct Pair {
     pub remote: IpNet,
     /// The hub's side and all behind it.
     pub local: IpNet,
-    pub limit: Limit,
+    pub limit: ProtoPorts,
 }
 
 impl std::fmt::Display for Pair {
@@ -59,7 +59,7 @@ pub struct Owner {
     /// `COUNTERS` slot of the connection that has the first say.
     pub connection: u32,
     /// Empty: every protocol and port is admitted. Else the first that suits a packet says whose it is.
-    pub limits: Vec<(Limit, u32)>,
+    pub limits: Vec<(ProtoPorts, u32)>,
 }
 
 /// Local prefixes and whom each belongs to.
@@ -84,7 +84,7 @@ impl Compiled {
     }
 }
 
-type Pairs = BTreeSet<(u32, IpNet, Limit)>;
+type Pairs = BTreeSet<(u32, IpNet, ProtoPorts)>;
 
 /// Compiles the selectors of one scope, of both families. Pairs of mixed families are pairs of nothing.
 pub fn compile(selectors: &[Selector]) -> Vec<Compiled> {
@@ -108,7 +108,8 @@ fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>
     // The longest remote first: what it says about a local stands.
     let mut around: Vec<_> = remotes.cover(&remote).collect();
     around.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
-    let pairs: Vec<(u32, IpNet, Limit)> = around.into_iter().flat_map(|(_, pairs)| pairs.iter().copied()).collect();
+    let pairs: Vec<(u32, IpNet, ProtoPorts)> =
+        around.into_iter().flat_map(|(_, pairs)| pairs.iter().copied()).collect();
     let mut cut = BTreeSet::new();
     let mut policy = Policy::new();
     for (_, local, _) in &pairs {
@@ -123,8 +124,8 @@ fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>
 }
 
 /// Whom packets belong to of which the first of these that suits them tells the connection; not empty.
-fn owner(candidates: impl Iterator<Item = (Limit, u32)>, cut: &mut BTreeSet<u32>) -> Owner {
-    let mut rules: Vec<(Limit, u32)> = Vec::new();
+fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, cut: &mut BTreeSet<u32>) -> Owner {
+    let mut rules: Vec<(ProtoPorts, u32)> = Vec::new();
     for (limit, connection) in candidates {
         if rules.iter().any(|(earlier, _)| earlier.covers(&limit)) {
             continue;
@@ -161,21 +162,21 @@ mod tests {
     use ipnet::IpNet;
 
     use super::{LIMIT_RULES, Owner, Pair, Selector, compile};
-    use crate::limit::{Limit, Ports};
+    use crate::limit::{Ports, ProtoPorts};
 
     fn selectors(rows: &[(u32, &str, &str)]) -> Vec<Selector> {
         let parse = |text: &str| text.parse::<IpNet>().unwrap();
         rows.iter()
             .map(|(connection, remote, local)| Selector {
                 connection: *connection,
-                pair: Pair { remote: parse(remote), local: parse(local), limit: Limit::NONE },
+                pair: Pair { remote: parse(remote), local: parse(local), limit: ProtoPorts::NONE },
             })
             .collect()
     }
 
     /// All from 10.0.0.0/8 to 192.168.0.0/16 unless it says otherwise: connection, protocol, port of the site's side.
     fn limited(rows: &[(u32, u8, u16)]) -> Vec<Selector> {
-        let limit = |protocol: u8, port: u16| Limit {
+        let limit = |protocol: u8, port: u16| ProtoPorts {
             protocol: (protocol != 0).then_some(protocol),
             remote: if port == 0 { Ports::ANY } else { Ports::one(port) },
             local: Ports::ANY,
@@ -192,7 +193,8 @@ mod tests {
         compile(selectors)
             .into_iter()
             .map(|c| {
-                let rule = |(limit, connection): &(Limit, u32)| format!("{}{connection}", limit.text(limit.remote));
+                let rule =
+                    |(limit, connection): &(ProtoPorts, u32)| format!("{}{connection}", limit.text(limit.remote));
                 let owner = |owner: &Owner| match owner.limits.as_slice() {
                     [] => owner.connection.to_string(),
                     rules => rules.iter().map(rule).collect::<Vec<_>>().join(","),
@@ -250,7 +252,7 @@ mod tests {
         let mut selectors = limited(&[(2, 6, 22), (2, 17, 53)]);
         selectors[1].pair.local = "192.168.1.0/24".parse().unwrap();
         assert_eq!(rows(&selectors), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2 192.168.1.0/24=[tcp/22]2,[udp/53]2]"]);
-        selectors[1].pair.limit = Limit::NONE;
+        selectors[1].pair.limit = ProtoPorts::NONE;
         assert_eq!(rows(&selectors), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2 192.168.1.0/24=2]"]);
     }
 

@@ -71,7 +71,7 @@ fn an_action_has_the_active_members_as_the_kernel_shows_them() {
         host: &host,
         states: &states,
         agreements: &Agreements::new(),
-        by_tc: &BTreeSet::new(),
+        tc_only: &BTreeSet::new(),
     };
     let next_hops = |members: &[(&str, u8)], family| match action(inputs, &self::members(members), family) {
         Some(RouteAction::Unicast { next_hops }) => next_hops,
@@ -93,7 +93,7 @@ fn members_whose_interface_is_down_or_missing_have_no_part_in_an_action() {
         host: &host,
         states: &states,
         agreements: &Agreements::new(),
-        by_tc: &BTreeSet::new(),
+        tc_only: &BTreeSet::new(),
     };
     let action = |of: &[(&str, u8)]| action(inputs, &members(of), Family::V4);
     let one = RouteAction::Unicast { next_hops: vec![hop(5, Some("10.5.0.2"), 1)] };

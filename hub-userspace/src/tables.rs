@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 /// Where packets come in and whom they are from: everything before the route is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ingress {
+pub struct PolicyTables {
     /// Names of the connections that the counters belong to, by slot.
     pub connections: BTreeMap<u32, String>,
     /// By ifindex.
@@ -44,17 +44,17 @@ impl<A> Default for Family<A> {
 
 /// Where packets leave: few, however many routes lead there. All that a failure changes is here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ways {
+pub struct EgressTables {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// Members of groups with several; the value means nothing.
     pub members: BTreeMap<GroupMember, u32>,
-    /// Index into `next_hops` and above it the bits of [`hub_common::maps::path_of`], by bucket; [`Ways::NOWHERE`] for one that no route uses.
+    /// Index into `next_hops` and above it the bits of [`hub_common::maps::path_of`], by bucket; [`EgressTables::NOWHERE`] for one that no route uses.
     pub buckets: Vec<u32>,
     /// Whose buckets these are, by first bucket divided by [`hub_common::maps::GROUP_BUCKETS`]; groups of one are not here.
     pub groups: BTreeMap<u32, GroupRecord>,
 }
 
-impl Ways {
+impl EgressTables {
     pub const NOWHERE: u32 = u32::MAX;
 }
 

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use hub_common::maps::NextHop;
 
-use super::{Frame, Refused};
+use super::{Frame, HelperError};
 use crate::{headers::Ethernet, limits, maps, parse::MAX_TAGS};
 
 /// A frame under TC, which the kernel has made an skb of: from and to interfaces of any kind, and longer than an MTU
@@ -48,7 +48,7 @@ impl Frame for SkbFrame {
     /// Other programs on the interface get their turn.
     const PASS: u32 = TC_ACT_UNSPEC.cast_unsigned();
     const DROP: u32 = TC_ACT_SHOT as u32;
-    const BEYOND: u32 = 0;
+    const UNREACHABLE: u32 = 0;
     const IS_LAST: bool = true;
     const FORWARDS_OPTIONS: bool = true;
     type Context = TcContext;
@@ -161,22 +161,22 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
-    fn shrink_tail(&mut self, bytes: usize) -> Result<(), Refused> {
+    fn shrink_tail(&mut self, bytes: usize) -> Result<(), HelperError> {
         // SAFETY: the program's own context; callers hold no reference into the frame.
         match unsafe { bpf_skb_change_tail(self.skb(), self.context.len() - bytes as u32, 0) } {
             0 => Ok(()),
-            _ => Err(Refused),
+            _ => Err(HelperError),
         }
     }
 
     /// A header that is not wanted any more the kernel takes off (`__bpf_redirect_no_mac`, net/core/filter.c).
     #[inline(always)]
-    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), Refused> {
+    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), HelperError> {
         if old == 0 {
             // SAFETY: as above.
             return match unsafe { bpf_skb_change_head(self.skb(), new as u32, 0) } {
                 0 => Ok(()),
-                _ => Err(Refused),
+                _ => Err(HelperError),
             };
         }
         let mut tags = (old - size_of::<Ethernet>()) / 4 + usize::from(self.tag().is_some());
@@ -186,7 +186,7 @@ impl Frame for SkbFrame {
             }
             // SAFETY: as above.
             if unsafe { bpf_skb_vlan_pop(self.skb()) } != 0 {
-                return Err(Refused);
+                return Err(HelperError);
             }
             tags -= 1;
         }
@@ -194,11 +194,11 @@ impl Frame for SkbFrame {
     }
 
     #[inline(always)]
-    fn send(&self, next_hop: &NextHop) -> Result<u32, Refused> {
+    fn send(&self, next_hop: &NextHop) -> Result<u32, HelperError> {
         // SAFETY: a helper without pointers.
         match unsafe { bpf_redirect(next_hop.ifindex, 0) } as i32 {
             TC_ACT_REDIRECT => Ok(TC_ACT_REDIRECT as u32),
-            _ => Err(Refused),
+            _ => Err(HelperError),
         }
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use hub_common::maps::NextHop;
 
-use super::{Frame, Refused};
+use super::{Frame, HelperError};
 use crate::{limits, maps};
 
 /// A frame under XDP, native or generic.
@@ -24,7 +24,7 @@ impl XdpFrame {
 impl Frame for XdpFrame {
     const PASS: u32 = xdp_action::XDP_PASS;
     const DROP: u32 = xdp_action::XDP_DROP;
-    const BEYOND: u32 = NextHop::TC;
+    const UNREACHABLE: u32 = NextHop::TC;
     const IS_LAST: bool = false;
     const FORWARDS_OPTIONS: bool = false;
     type Context = XdpContext;
@@ -91,30 +91,30 @@ impl Frame for XdpFrame {
     fn hop_limit_decremented(&mut self) {}
 
     #[inline(always)]
-    fn shrink_tail(&mut self, bytes: usize) -> Result<(), Refused> {
+    fn shrink_tail(&mut self, bytes: usize) -> Result<(), HelperError> {
         // SAFETY: the helper takes the program's own context; callers hold no reference into the frame.
         match unsafe { bpf_xdp_adjust_tail(self.context.as_ptr().cast(), -(bytes as i32)) } {
             0 => Ok(()),
-            _ => Err(Refused),
+            _ => Err(HelperError),
         }
     }
 
     #[inline(always)]
-    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), Refused> {
+    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), HelperError> {
         if old == new {
             return Ok(());
         }
         // SAFETY: as above.
         match unsafe { bpf_xdp_adjust_head(self.context.as_ptr().cast(), old as i32 - new as i32) } {
             0 => Ok(()),
-            _ => Err(Refused),
+            _ => Err(HelperError),
         }
     }
 
     #[inline(always)]
-    fn send(&self, next_hop: &NextHop) -> Result<u32, Refused> {
+    fn send(&self, next_hop: &NextHop) -> Result<u32, HelperError> {
         // The flags are what the helper returns when the port is gone.
-        maps::PORTS.redirect(next_hop.port, u64::from(Self::DROP)).map_err(|_| Refused)
+        maps::PORTS.redirect(next_hop.port, u64::from(Self::DROP)).map_err(|_| HelperError)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kernel's own routes and neighbours, which follow the RIB: what the program leaves to the kernel must take
 //! the same way there.
 //!
-//! The agent plans, and the [`Keeper`] writes, in the background: a failure with a hundred thousand routes behind it
+//! The agent plans, and the [`Reconciler`] writes, in the background: a failure with a hundred thousand routes behind it
 //! takes the kernel a second to follow, and nobody may wait for that.
 
 use std::{
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     compile::Inputs,
     config::Config,
-    netlink::{Failure, Family, Keeper, Report, RouteAction},
+    netlink::{Failure, Family, Reconciler, Report, RouteAction},
     rib::{Members, Rib},
     slowpath,
 };
@@ -26,7 +26,7 @@ use crate::{
 const AT_ONCE: usize = 1024;
 
 pub(super) struct Kernel {
-    keeper: Keeper,
+    reconciler: Reconciler,
     /// What the routes of these members do now.
     actions: HashMap<(Arc<Members>, Family), Option<Arc<RouteAction>>>,
     /// Destinations to plan.
@@ -49,7 +49,7 @@ impl Kernel {
     /// What comes of everything that is wanted goes to `reports`.
     pub fn start(reports: mpsc::UnboundedSender<Settled>) -> Result<Self> {
         Ok(Self {
-            keeper: Keeper::start()?,
+            reconciler: Reconciler::start()?,
             actions: HashMap::new(),
             todo: BTreeSet::new(),
             publish_table: None,
@@ -85,7 +85,7 @@ impl Kernel {
             self.publish_tables.insert(publish_table);
             self.todo.append(&mut rib.iter().collect());
         }
-        self.keeper.neighbours(slowpath::neighbours(inputs, rib));
+        self.reconciler.neighbours(slowpath::neighbours(inputs, rib));
         self.unsettled = true;
     }
 
@@ -102,7 +102,7 @@ impl Kernel {
         }
     }
 
-    /// Plans all, so that the keeper can begin.
+    /// Plans all, so that the reconciler can begin.
     pub fn plan(&mut self, rib: &Rib, config: &Config) {
         while !self.todo.is_empty() {
             self.plan_some(rib, config);
@@ -118,7 +118,7 @@ impl Kernel {
                 entries.extend(slowpath::entries_of(destination, rib, config, *table, action));
             }
         }
-        self.keeper.routes(entries);
+        self.reconciler.routes(entries);
     }
 
     /// Ends when the kernel has all that is wanted now, or has refused it.
@@ -129,10 +129,10 @@ impl Kernel {
         settled
     }
 
-    /// Everything is planned; the keeper will tell when it is done.
+    /// Everything is planned; the reconciler will tell when it is done.
     fn settle(&mut self) {
         self.unsettled = false;
-        let settled = self.keeper.settled();
+        let settled = self.reconciler.settled();
         let (waiting, reports) = (std::mem::take(&mut self.waiting), self.reports.clone());
         tokio::spawn(async move {
             let settled = settled.await.map(|report| report.failures).map_err(|error| format!("{error:#}"));
@@ -146,17 +146,17 @@ impl Kernel {
 
     /// Has the kernel's routes and neighbours read again, and mended.
     pub fn audit(&mut self) {
-        self.keeper.audit();
+        self.reconciler.audit();
         self.unsettled = true;
     }
 
     /// Has the kernel ask the link for a neighbour's address; the answer comes as a change of the host.
     pub fn probe(&self, ifindex: u32, address: IpAddr) {
-        self.keeper.probe(ifindex, address);
+        self.reconciler.probe(ifindex, address);
     }
 
     /// Removes all that the kernel holds of ours.
     pub async fn clear(self) -> Result<Report> {
-        self.keeper.clear().await
+        self.reconciler.clear().await
     }
 }

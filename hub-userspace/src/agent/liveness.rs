@@ -37,7 +37,7 @@ impl Agent {
     /// Notes the states for the next agent.
     pub(super) fn remember_states(&mut self) {
         for (name, memory) in self.liveness.memories(&self.clock) {
-            if let Some(slot) = self.layout.ingress.connections.get(name)
+            if let Some(slot) = self.layout.policy.connections.get(name)
                 && let Err(error) = self.dataplane.remember(slot, &memory)
             {
                 warn!("the next agent will not know how {name} is: {error}");

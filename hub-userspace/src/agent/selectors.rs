@@ -27,7 +27,7 @@ impl Agent {
         let before = std::mem::replace(&mut self.agreements, agreements);
         for (name, agreement) in &self.agreements {
             if before.get(name) != Some(agreement) {
-                self.untold_selectors.insert(name.clone());
+                self.dirty_selectors.insert(name.clone());
             }
         }
         true
@@ -35,7 +35,7 @@ impl Agent {
 
     /// Logs and tells those that are new.
     pub(super) fn tell_selectors(&mut self) {
-        for name in std::mem::take(&mut self.untold_selectors) {
+        for name in std::mem::take(&mut self.dirty_selectors) {
             let (Some(agreement), Some(state)) = (self.agreements.get(&name), self.states.get(&name)) else { continue };
             let selectors = texts(agreement);
             if selectors.is_empty() {
@@ -70,8 +70,8 @@ impl Agent {
         let unreadable = self.ike.view().tunnels.get(name).map(Tunnel::unreadable).unwrap_or_default();
         let unreadable =
             unreadable.into_iter().map(|text| format!("the traffic selector {text} is not understood: not admitted"));
-        let slot = self.layout.ingress.connections.get(name);
-        let cut = slot.filter(|slot| self.ingress.cut.contains(slot)).map(|_| {
+        let slot = self.layout.policy.connections.get(name);
+        let cut = slot.filter(|slot| self.policy_tables.cut.contains(slot)).map(|_| {
             format!(
                 "its SAs have more limits to protocols and ports than the kernel program has room for ({LIMIT_RULES} for \
                  a pair of addresses): the rest is not admitted"

@@ -66,7 +66,7 @@ impl Agent {
                     status::Ipsec { selectors, problems, ..ipsec }
                 }),
                 attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
-                traffic: (&counters(self.layout.ingress.connections.get(name))?).into(),
+                traffic: (&counters(self.layout.policy.connections.get(name))?).into(),
             });
         }
         let vpc_traffic = counters(Some(VPC))?;

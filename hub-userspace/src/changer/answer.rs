@@ -11,8 +11,8 @@ use crate::{
         difference::{Difference, Routes},
         in_force::ProposeError,
     },
+    id_allocator::Full,
     netlink::Failure,
-    slots::Full,
     store::StoreError,
 };
 

@@ -1,4 +1,4 @@
-//! What the program's maps must hold. State in, tables out; the [`Layout`] carries the numbers over from one compilation
+//! What the program's maps must hold. State in, tables out; the [`IdMaps`] carries the numbers over from one compilation
 //! to the next.
 //!
 //! Three parts, each compiled when what it follows from has changed:
@@ -9,16 +9,16 @@
 //! | [`ways`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
 //! | [`Compiled::routes`] | the RIB's destinations | those that changed |
 //!
-//! [`Layout`]: crate::layout::Layout
+//! [`IdMaps`]: crate::id_maps::IdMaps
 
 use std::collections::BTreeSet;
 
-mod ingress;
-mod ways;
+mod egress;
+mod policy;
 
 pub use self::{
-    ingress::ingress,
-    ways::{Compiled, ways},
+    egress::{Compiled, egress_tables},
+    policy::policy_tables,
 };
 use crate::{config::model::Config, netlink::HostState, selectors::Agreements, state::States};
 
@@ -30,5 +30,5 @@ pub struct Inputs<'a> {
     pub states: &'a States,
     pub agreements: &'a Agreements,
     /// Indices of the interfaces that TC alone reaches.
-    pub by_tc: &'a BTreeSet<u32>,
+    pub tc_only: &'a BTreeSet<u32>,
 }

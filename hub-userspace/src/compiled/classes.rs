@@ -121,7 +121,7 @@ impl Classes {
         }
         let (bits, hash) = hash(row);
         if bits > MOST_BITS {
-            return Err(Exhausted::Limit);
+            return Err(Exhausted::ProtoPorts);
         }
         let mut pairs = vec![Pair::NOTHING; 1 << bits];
         for pair in row.iter() {

@@ -55,7 +55,7 @@ pub struct Memory<B> {
 /// Why there is no more memory.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Exhausted<E> {
-    Limit,
+    ProtoPorts,
     Backing(E),
 }
 
@@ -93,7 +93,7 @@ impl<B: Backing> Memory<B> {
             return Ok(Part { first, words });
         }
         let first = match self.fresh(words) {
-            Err(Exhausted::Limit) => self.split(words).ok_or(Exhausted::Limit)?,
+            Err(Exhausted::ProtoPorts) => self.split(words).ok_or(Exhausted::ProtoPorts)?,
             first => first?,
         };
         Ok(Part { first, words })
@@ -128,7 +128,7 @@ impl<B: Backing> Memory<B> {
             }
         }
         if words > self.limit.saturating_sub(first) {
-            return Err(Exhausted::Limit);
+            return Err(Exhausted::ProtoPorts);
         }
         while self.backing.words().len() < (first + words) as usize {
             self.backing.grow().map_err(Exhausted::Backing)?;

@@ -19,7 +19,7 @@ use crate::{
     compiled::{self, Change, Compiled, memory::Exhausted},
     config::model,
     diff::{Difference, difference},
-    slots::Numbers,
+    id_allocator::DeferredFree,
     tables::{Family, Prefix},
 };
 
@@ -206,7 +206,7 @@ where
     }
 }
 
-impl Numbers for Lookup {
+impl DeferredFree for Lookup {
     fn begin_release(&mut self) -> bool {
         match self {
             Self::Tries(_) => false,
@@ -261,7 +261,7 @@ where
 
 fn exhausted(error: Exhausted<Error>, mebibytes: u32) -> Error {
     match error {
-        Exhausted::Limit => Error::LookupMemory { mebibytes },
+        Exhausted::ProtoPorts => Error::LookupMemory { mebibytes },
         Exhausted::Backing(error) => error,
     }
 }

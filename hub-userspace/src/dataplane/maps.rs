@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::model::Dataplane as Settings,
     diff::{Difference, difference},
-    tables::{Ingress, Prefix, RouteChanges, Ways},
+    tables::{EgressTables, PolicyTables, Prefix, RouteChanges},
 };
 
 /// A map of the program under its name.
@@ -62,8 +62,8 @@ fn is_missing(error: &MapError) -> bool {
 /// them twice.
 #[derive(Default)]
 pub struct Loaded {
-    pub ingress: Ingress,
-    pub ways: Ways,
+    pub ingress: PolicyTables,
+    pub ways: EgressTables,
 }
 
 /// Every map the agent writes.
@@ -90,7 +90,7 @@ impl Maps {
             vlans: take(ebpf, "VLANS")?,
             lookup: Lookup::take(ebpf, settings)?,
             links: take(ebpf, "LINKS")?,
-            limits: take(ebpf, "LIMITS")?,
+            limits: take(ebpf, "PORT_RULES")?,
             neighbours: take(ebpf, "NEIGHBOURS")?,
             group_members: take(ebpf, "GROUP_MEMBERS")?,
             groups,
@@ -110,8 +110,8 @@ impl Maps {
     pub fn write(
         &mut self,
         loaded: &mut Loaded,
-        ingress: &Ingress,
-        ways: &Ways,
+        ingress: &PolicyTables,
+        ways: &EgressTables,
         routes: &RouteChanges,
     ) -> Result<usize, Error> {
         let old = &loaded.ingress;
@@ -154,14 +154,14 @@ impl Maps {
         Ok(written)
     }
 
-    /// What the look-up has to give away, see [`crate::slots::Numbers`].
+    /// What the look-up has to give away, see [`crate::id_allocator::DeferredFree`].
     pub fn look_up(&mut self) -> &mut Lookup {
         &mut self.lookup
     }
 
     /// The same for the ways out alone: new next hops first, then the buckets that lead to them. What no bucket leads
     /// to any more stays until its index is used again.
-    pub fn steer(&mut self, loaded: &mut Ways, wanted: &Ways) -> Result<usize, Error> {
+    pub fn steer(&mut self, loaded: &mut EgressTables, wanted: &EgressTables) -> Result<usize, Error> {
         let next_hops = difference(&loaded.next_hops, &wanted.next_hops);
         let groups = difference(&loaded.groups, &wanted.groups);
         let mut written = put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
@@ -169,9 +169,9 @@ impl Maps {
             + put(&mut self.groups, &mut loaded.groups, &groups)?;
         let Named { name, capacity, map } = &mut self.buckets;
         let len = loaded.buckets.len().max(wanted.buckets.len());
-        loaded.buckets.resize(len, Ways::NOWHERE);
+        loaded.buckets.resize(len, EgressTables::NOWHERE);
         for (bucket, (old, new)) in (0..).zip(loaded.buckets.iter_mut().zip(&wanted.buckets)) {
-            if old != new && *new != Ways::NOWHERE {
+            if old != new && *new != EgressTables::NOWHERE {
                 map.set(bucket, *new, 0).map_err(|error| Error::map(name, *capacity, &error))?;
                 written += 1;
             }

@@ -47,9 +47,9 @@ use crate::{
         maps::{Loaded, Maps},
         pins::{Kind, Pins},
     },
+    id_allocator::DeferredFree,
     memory::Memory,
-    slots::Numbers,
-    tables::{Ingress, RouteChanges, Ways},
+    tables::{EgressTables, PolicyTables, RouteChanges},
 };
 
 /// The kernel program, as built with this agent.
@@ -179,7 +179,7 @@ impl Dataplane {
     /// What a packet may find leads only to what is there already: new entries are written from the last stage of the
     /// program to the first, and what is gone is deleted from the first to the last. On an error the maps hold what was
     /// written until then, and the next call, with the same routes, goes on from there.
-    pub fn apply(&mut self, ingress: &Ingress, ways: &Ways, routes: &RouteChanges) -> Result<(), Error> {
+    pub fn apply(&mut self, ingress: &PolicyTables, ways: &EgressTables, routes: &RouteChanges) -> Result<(), Error> {
         let changes = self.maps.write(&mut self.loaded, ingress, ways, routes)?;
         if changes > 0 {
             debug!(changes, "tables written");
@@ -188,7 +188,7 @@ impl Dataplane {
     }
 
     /// Makes the ways out what is wanted, and nothing else: what a failure asks for, and at once.
-    pub fn steer(&mut self, ways: &Ways) -> Result<(), Error> {
+    pub fn steer(&mut self, ways: &EgressTables) -> Result<(), Error> {
         let changes = self.maps.steer(&mut self.loaded.ways, ways)?;
         if changes > 0 {
             debug!(changes, "ways written");
@@ -196,8 +196,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Numbers and memory that rest with the tables, beside those of the layout.
-    pub fn numbers(&mut self) -> &mut dyn Numbers {
+    /// DeferredFree and memory that rest with the tables, beside those of the layout.
+    pub fn numbers(&mut self) -> &mut dyn DeferredFree {
         self.maps.look_up()
     }
 

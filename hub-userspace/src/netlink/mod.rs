@@ -3,7 +3,7 @@
 //! Jobs that share nothing but the socket code:
 //!
 //! * [`Follower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
-//! * [`Keeper`] has the kernel hold what is wanted, and nothing else of ours: routes and
+//! * [`Reconciler`] has the kernel hold what is wanted, and nothing else of ours: routes and
 //!   neighbours. All of it carries [`PROTOCOL`] or [`INTERNAL_PROTOCOL`], so that what a killed agent left behind is found
 //!   again, and what others own is never touched.
 //!
@@ -14,9 +14,9 @@
 //! | `query` | questions to a [`HostState`] |
 //! | `follow` | [`Follower`] |
 //! | `plan` | what can be wanted, and how neighbours differ from those there (pure) |
-//! | `ledger` | routes wanted and held, and so what is to be written (pure) |
+//! | `route_state` | routes wanted and held, and so what is to be written (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |
-//! | `keeper` | [`Keeper`], its task, and the probing of neighbours |
+//! | `reconciler` | [`Reconciler`], its task, and the probing of neighbours |
 //! | `group` | the device group of the sites' interfaces |
 //! | `interfaces` | [`Interfaces`], which makes xfrm interfaces |
 //! | `nft` | [`Guard`], the nftables table: another netlink family, on sockets of its own |
@@ -24,11 +24,11 @@
 mod follow;
 mod group;
 mod interfaces;
-mod keeper;
-mod ledger;
 mod nft;
 mod plan;
 mod query;
+mod reconciler;
+mod route_state;
 mod socket;
 mod state;
 mod wire;
@@ -36,9 +36,9 @@ mod wire;
 pub use follow::Follower;
 pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
 pub use interfaces::{Interfaces, XfrmLink, XfrmLinks, remove_interfaces};
-pub use keeper::{Failure, Keeper, Report};
 pub use nft::{Counter, Guard, GuardCounters, GuardError, Ruleset, Service};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
+pub use reconciler::{Failure, Reconciler, Report};
 pub use socket::{Error, Refusal};
 pub use state::{Changes, HostState, Link};
 

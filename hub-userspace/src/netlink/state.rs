@@ -81,9 +81,9 @@ pub struct Changes {
     /// [`HostState::gateways`].
     pub gateways: bool,
     /// Neighbours that went stale: still usable, but unconfirmed. The kernel confirms those that
-    /// its own traffic uses; for the fast path's, see [`Keeper::probe`].
+    /// its own traffic uses; for the fast path's, see [`Reconciler::probe`].
     ///
-    /// [`Keeper::probe`]: super::Keeper::probe
+    /// [`Reconciler::probe`]: super::Reconciler::probe
     pub stale: Vec<(u32, IpAddr)>,
     /// Interfaces that went; one of the same index may be there again.
     pub gone: BTreeSet<u32>,

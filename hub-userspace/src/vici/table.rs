@@ -14,11 +14,11 @@ use super::{
     selector::TrafficSelector,
 };
 use crate::{
-    limit::Limit,
+    limit::ProtoPorts,
     selectors::{Pair, same_family},
 };
 
-/// Numbers of SAs gone that are remembered, lest what is told too late brings them back.
+/// DeferredFree of SAs gone that are remembered, lest what is told too late brings them back.
 const REMEMBERED: usize = 4096;
 
 /// SAs of all connections, ours and others'.
@@ -26,7 +26,7 @@ const REMEMBERED: usize = 4096;
 pub struct Table {
     ikes: BTreeMap<u64, IkeSa>,
     children: BTreeMap<u64, Child>,
-    /// Numbers of child SAs that are gone; charon gives none twice.
+    /// DeferredFree of child SAs that are gone; charon gives none twice.
     gone: Gone,
     /// What was last in the way of a connection, by charon's name.
     faults: BTreeMap<String, Fault>,
@@ -81,7 +81,7 @@ impl ChildSa {
         let mut pairs = BTreeSet::new();
         for (remote, local) in self.remote.iter().flat_map(|remote| self.local.iter().map(move |local| (remote, local)))
         {
-            let Some(limit) = remote.scope(names).zip(local.scope(names)).and_then(|(r, l)| Limit::between(r, l))
+            let Some(limit) = remote.scope(names).zip(local.scope(names)).and_then(|(r, l)| ProtoPorts::between(r, l))
             else {
                 continue;
             };

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::wire::{Direction, Policy, Sa, Side, Template};
 use crate::{
-    limit::{Limit, Ports},
+    limit::{Ports, ProtoPorts},
     selectors::{Pair, same_family},
 };
 
@@ -84,8 +84,8 @@ fn pair(policy: &Policy) -> Option<Pair> {
     let protocol = (policy.protocol != 0).then_some(policy.protocol);
     let limit = match policy.protocol {
         // The kernel has type and code where ports are (`xfrm_flowi_sport`, include/net/xfrm.h).
-        1 | 58 => Limit { protocol, remote: message(&remote, &local)?, local: Ports::ANY },
-        _ => Limit { protocol, remote: ports(&remote)?, local: ports(&local)? },
+        1 | 58 => ProtoPorts { protocol, remote: message(&remote, &local)?, local: Ports::ANY },
+        _ => ProtoPorts { protocol, remote: ports(&remote)?, local: ports(&local)? },
     };
     Some(Pair { remote: remote.prefix, local: local.prefix, limit })
 }

@@ -63,22 +63,22 @@ impl FarEnd {
 }
 
 /// Where things are in an echo packet without options.
-pub struct Layout {
+pub struct IdMaps {
     pub addresses: usize,
     pub address: usize,
     pub message: usize,
 }
 
-pub fn layout(packet: &[u8]) -> Layout {
+pub fn layout(packet: &[u8]) -> IdMaps {
     match packet[0] >> 4 {
-        4 => Layout { addresses: 12, address: 4, message: 20 },
-        _ => Layout { addresses: 8, address: 16, message: 40 },
+        4 => IdMaps { addresses: 12, address: 4, message: 20 },
+        _ => IdMaps { addresses: 8, address: 16, message: 40 },
     }
 }
 
 /// The right reply to a request.
 pub fn reply(request: &[u8]) -> Vec<u8> {
-    let Layout { addresses, address, message } = layout(request);
+    let IdMaps { addresses, address, message } = layout(request);
     let mut packet = request.to_vec();
     let (sources, destinations) = packet[addresses..message].split_at_mut(address);
     sources.swap_with_slice(destinations);
@@ -89,7 +89,7 @@ pub fn reply(request: &[u8]) -> Vec<u8> {
 
 /// Puts right checksums in.
 pub fn resum(packet: &mut [u8]) {
-    let Layout { addresses, message, .. } = layout(packet);
+    let IdMaps { addresses, message, .. } = layout(packet);
     let length = (packet.len() - message) as u32;
     packet[message + 2..message + 4].fill(0);
     let pseudo_header = match message {

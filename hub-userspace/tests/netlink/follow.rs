@@ -8,8 +8,8 @@ use rtnetlink::{LinkUnspec, LinkVlan};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    keeper::destination,
     lab::{Lab, Plan, Planned, TABLE, addr, hop, in_namespace, index, ip, ip_batch, net, route, routes, run, unicast},
+    reconciler::destination,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use hub_userspace::netlink::{
-    BACKSTOP_METRIC, Keeper, KernelNeighbour, KernelNextHop, METRIC, Report, RouteAction, RouteKey,
+    BACKSTOP_METRIC, KernelNeighbour, KernelNextHop, METRIC, Reconciler, Report, RouteAction, RouteKey,
 };
 
 /// Any table that nobody else uses.
@@ -190,7 +190,7 @@ pub fn metric_of(action: &RouteAction) -> u32 {
     if *action == RouteAction::Unreachable { BACKSTOP_METRIC } else { METRIC }
 }
 
-/// All that a keeper is to keep.
+/// All that a reconciler is to keep.
 #[derive(Clone, Default)]
 pub struct Plan {
     pub routes: BTreeMap<RouteKey, Arc<RouteAction>>,
@@ -202,24 +202,24 @@ pub fn routes(routes: impl IntoIterator<Item = (RouteKey, RouteAction)>) -> Plan
     Plan { routes: routes.collect(), ..Plan::default() }
 }
 
-/// A keeper that is told a plan after the other, each of which takes the place of the one before.
+/// A reconciler that is told a plan after the other, each of which takes the place of the one before.
 pub struct Planned {
-    keeper: Keeper,
+    reconciler: Reconciler,
     /// The routes of the last plan.
     routes: RefCell<BTreeSet<RouteKey>>,
 }
 
 impl Deref for Planned {
-    type Target = Keeper;
+    type Target = Reconciler;
 
-    fn deref(&self) -> &Keeper {
-        &self.keeper
+    fn deref(&self) -> &Reconciler {
+        &self.reconciler
     }
 }
 
 impl Planned {
     pub fn start() -> Self {
-        Self { keeper: Keeper::start().unwrap(), routes: RefCell::default() }
+        Self { reconciler: Reconciler::start().unwrap(), routes: RefCell::default() }
     }
 
     /// Has the kernel hold this and nothing else of ours.
@@ -227,19 +227,19 @@ impl Planned {
         let before = self.routes.replace(plan.routes.keys().copied().collect());
         let obsolete = before.into_iter().filter(|key| !plan.routes.contains_key(key)).map(|key| (key, None));
         let wanted = plan.routes.iter().map(|(key, action)| (*key, Some(Arc::clone(action))));
-        self.keeper.routes(obsolete.chain(wanted).collect());
-        self.keeper.neighbours(plan.neighbours.clone());
+        self.reconciler.routes(obsolete.chain(wanted).collect());
+        self.reconciler.neighbours(plan.neighbours.clone());
     }
 
     /// The same; all that the kernel holds is read and compared.
     pub async fn keep(&self, plan: &Plan) -> Report {
         self.replace(plan);
-        self.keeper.audit();
-        self.keeper.settled().await.unwrap()
+        self.reconciler.audit();
+        self.reconciler.settled().await.unwrap()
     }
 
     pub async fn clear(self) -> anyhow::Result<Report> {
-        self.keeper.clear().await
+        self.reconciler.clear().await
     }
 }
 

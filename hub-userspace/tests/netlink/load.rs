@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_userspace::netlink::{BACKSTOP_METRIC, Keeper, METRIC, RouteAction, RouteKey};
+use hub_userspace::netlink::{BACKSTOP_METRIC, METRIC, Reconciler, RouteAction, RouteKey};
 
 use crate::{
-    keeper::destination,
     lab::{TABLE, hop, in_namespace, unicast},
+    reconciler::destination,
 };
 
 const DESTINATIONS: u32 = 100_000;
@@ -25,9 +25,9 @@ fn changes(action: &Arc<RouteAction>, backstop: Option<&Arc<RouteAction>>) -> Ch
     (0..DESTINATIONS).flat_map(of).collect()
 }
 
-async fn timed(what: &str, keeper: &Keeper) -> Duration {
+async fn timed(what: &str, reconciler: &Reconciler) -> Duration {
     let start = Instant::now();
-    let report = keeper.settled().await.unwrap();
+    let report = reconciler.settled().await.unwrap();
     println!("{what}: {:?} ({} added, {} replaced)", start.elapsed(), report.added, report.replaced);
     start.elapsed()
 }
@@ -40,27 +40,27 @@ fn figures_of_100_000_destinations() {
         let through = |ifindex| Arc::new(unicast(&[hop(ifindex, None)]));
         let [through_a, through_b] = [a, b].map(through);
         let backstop = Arc::new(RouteAction::Unreachable);
-        let keeper = Keeper::start().unwrap();
+        let reconciler = Reconciler::start().unwrap();
         let before = resident();
-        keeper.routes(changes(&through_a, Some(&backstop)));
-        timed("loaded", &keeper).await;
+        reconciler.routes(changes(&through_a, Some(&backstop)));
+        timed("loaded", &reconciler).await;
         println!("{} bytes a route", (resident() - before) / (2 * u64::from(DESTINATIONS)));
         let mut one = Duration::ZERO;
         for n in 0..100 {
             let action = if n % 2 == 0 { &through_b } else { &through_a };
             let key = RouteKey { table: TABLE, destination: destination(n * 700), metric: METRIC };
             let start = Instant::now();
-            keeper.routes(vec![(key, Some(Arc::clone(action)))]);
-            keeper.settled().await.unwrap();
+            reconciler.routes(vec![(key, Some(Arc::clone(action)))]);
+            reconciler.settled().await.unwrap();
             one += start.elapsed();
         }
         println!("one changed: {:?}", one / 100);
-        keeper.audit();
-        timed("audit", &keeper).await;
-        keeper.routes(changes(&through_b, None));
-        timed("all to another interface", &keeper).await;
+        reconciler.audit();
+        timed("audit", &reconciler).await;
+        reconciler.routes(changes(&through_b, None));
+        timed("all to another interface", &reconciler).await;
         let start = Instant::now();
-        keeper.clear().await.unwrap();
+        reconciler.clear().await.unwrap();
         println!("cleared: {:?}", start.elapsed());
     });
 }

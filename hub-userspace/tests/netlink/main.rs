@@ -3,11 +3,11 @@
 
 mod events;
 mod follow;
-mod keeper;
-mod keeper_random;
 mod lab;
 mod load;
 mod neighbours;
 mod nft;
+mod reconciler;
+mod reconciler_random;
 mod routes;
 mod rules;

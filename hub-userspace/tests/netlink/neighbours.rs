@@ -2,7 +2,7 @@
 
 use std::{fs, net::IpAddr, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostState, Keeper, KernelNeighbour, Report};
+use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Reconciler, Report};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -72,11 +72,11 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let managed = |address| KernelNeighbour::Managed { ifindex: near, address };
         let far = [addr("10.1.0.2"), addr("2001:db8::2")];
         let plan = plan(far.map(managed));
-        let report = keeper.keep(&plan).await;
+        let report = reconciler.keep(&plan).await;
         assert_eq!(report, Report { added: 2, ..Report::default() });
         until(&mut follower, &mut state, "resolved", |state, _| {
             far.iter().all(|address| state.neighbours.contains_key(&(near, *address)))
@@ -89,9 +89,9 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
             let mac = state.neighbours[&(near, address)].map(|byte| format!("{byte:02x}")).join(":");
             assert_eq!(shown["lladdr"], mac);
         }
-        assert!(keeper.keep(&plan).await.is_empty(), "a second time changes nothing");
+        assert!(reconciler.keep(&plan).await.is_empty(), "a second time changes nothing");
 
-        let report = keeper.clear().await.unwrap();
+        let report = reconciler.clear().await.unwrap();
         assert_eq!(report, Report { deleted: 2, ..Report::default() });
         until(&mut follower, &mut state, "gone", |state, _| {
             far.iter().all(|address| !state.neighbours.contains_key(&(near, *address)))
@@ -105,17 +105,17 @@ fn a_managed_neighbour_comes_back_after_its_link() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = Follower::start().await.unwrap();
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let far = addr("10.1.0.2");
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address: far }]);
         let known = |state: &HostState, _: &Changes| state.neighbours.contains_key(&(near, far));
         let unknown = |state: &HostState, changes: &Changes| !known(state, changes);
-        keeper.keep(&plan).await;
+        reconciler.keep(&plan).await;
         until(&mut follower, &mut state, "resolved", known).await;
         lab.down(near).await;
         until(&mut follower, &mut state, "flushed with the link", unknown).await;
         lab.up(near).await;
-        assert_eq!(keeper.keep(&plan).await.added, 1);
+        assert_eq!(reconciler.keep(&plan).await.added, 1);
         until(&mut follower, &mut state, "resolved again", known).await;
     });
 }
@@ -124,21 +124,21 @@ fn a_managed_neighbour_comes_back_after_its_link() {
 fn a_fixed_neighbour_is_there_at_once_and_changes_to_managed_and_back() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let address = addr("10.1.0.9");
         let fixed = plan([KernelNeighbour::Permanent { ifindex: near, address, mac: [2; 6] }]);
         let managed = plan([KernelNeighbour::Managed { ifindex: near, address }]);
         for _ in 0..2 {
-            assert_eq!(keeper.keep(&fixed).await.added, 1);
+            assert_eq!(reconciler.keep(&fixed).await.added, 1);
             let entry = shown("10.1.0.9");
             assert_eq!(
                 (&entry["lladdr"], &entry["state"][0]),
                 (&Value::from("02:02:02:02:02:02"), &Value::from("PERMANENT"))
             );
-            assert!(keeper.keep(&fixed).await.is_empty());
-            assert_eq!(keeper.keep(&managed).await.added, 1);
+            assert!(reconciler.keep(&fixed).await.is_empty());
+            assert_eq!(reconciler.keep(&managed).await.added, 1);
             assert_ne!(shown("10.1.0.9")["state"][0], "PERMANENT");
-            assert!(keeper.keep(&managed).await.is_empty());
+            assert!(reconciler.keep(&managed).await.is_empty());
         }
     });
 }
@@ -151,14 +151,14 @@ fn neighbours_of_others_are_not_touched() {
         ip("neigh add 10.1.0.8 lladdr 02:00:00:00:00:08 nud permanent dev near");
         ip("neigh add 10.1.0.9 lladdr 02:00:00:00:00:09 nud stale dev near");
         let before = ip("-details neigh show");
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let fixed = KernelNeighbour::Permanent { ifindex: near, address: addr("10.1.0.8"), mac: [9; 6] };
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address: addr("10.1.0.7") }, fixed]);
-        let report = keeper.keep(&plan).await;
+        let report = reconciler.keep(&plan).await;
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert_eq!(failure.object, format!("neighbour 10.1.0.8 on interface {near}"));
         assert_eq!((report.added, report.deleted), (0, 0));
-        keeper.clear().await.unwrap();
+        reconciler.clear().await.unwrap();
         assert_eq!(ip("-details neigh show"), before);
     });
 }
@@ -175,8 +175,8 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         assert!(state.neighbours.contains_key(&(near, far)), "stale is usable");
         assert_eq!(shown("10.1.0.2")["state"][0], "STALE");
 
-        let keeper = Keeper::start().unwrap();
-        keeper.probe(near, far);
+        let reconciler = Reconciler::start().unwrap();
+        reconciler.probe(near, far);
         let confirmed = async {
             while shown("10.1.0.2")["state"][0] != "REACHABLE" {
                 sleep(Duration::from_millis(50)).await;
@@ -186,11 +186,11 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
 
         // Nothing to confirm, nobody there, no such interface: none is an error.
         let (log, _guard) = log_here();
-        keeper.probe(near, far);
-        keeper.probe(near, addr("10.1.0.77"));
-        keeper.probe(9999, far);
+        reconciler.probe(near, far);
+        reconciler.probe(near, addr("10.1.0.77"));
+        reconciler.probe(9999, far);
         until_known("10.1.0.77").await;
-        keeper.probe(near, addr("10.1.0.78"));
+        reconciler.probe(near, addr("10.1.0.78"));
         until_known("10.1.0.78").await;
         assert_eq!(log.text(), "");
     });
@@ -203,8 +203,8 @@ fn a_neighbour_that_nobody_asked_for_is_resolved_when_probed() {
         let far: IpAddr = addr("10.1.0.2");
         let (mut state, mut follower) = Follower::start().await.unwrap();
         assert!(!state.neighbours.contains_key(&(near, far)));
-        let keeper = Keeper::start().unwrap();
-        keeper.probe(near, far);
+        let reconciler = Reconciler::start().unwrap();
+        reconciler.probe(near, far);
         until(&mut follower, &mut state, "resolved", |state, _| state.neighbours.contains_key(&(near, far))).await;
         let mac = state.neighbours[&(near, far)].map(|byte| format!("{byte:02x}")).join(":");
         assert_eq!(mac, far_mac(&peer));
@@ -216,17 +216,17 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let address = addr("10.1.0.2");
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address }]);
-        keeper.keep(&plan).await;
+        reconciler.keep(&plan).await;
         ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:07 nud stale managed dev near");
         ip("neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 nud stale dev near");
         let (mut state, mut follower) = Follower::start().await.unwrap();
         until(&mut follower, &mut state, "told", |_, changes| changes.stale.contains(&(near, addr("10.1.0.3")))).await;
-        keeper.probe(near, address);
+        reconciler.probe(near, address);
         // Asked for after the other.
-        keeper.probe(near, addr("10.1.0.78"));
+        reconciler.probe(near, addr("10.1.0.78"));
         until_known("10.1.0.78").await;
-        assert!(keeper.keep(&plan).await.is_empty(), "still managed, still ours");
+        assert!(reconciler.keep(&plan).await.is_empty(), "still managed, still ours");
     });
 }

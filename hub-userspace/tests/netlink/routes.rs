@@ -13,8 +13,8 @@ use hub_userspace::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, Report, Rou
 use serde_json::{Value, json};
 
 use crate::{
-    keeper::destination,
     lab::{Lab, Plan, Planned, TABLE, count, hop, in_namespace, ip, only, route, routes, unicast},
+    reconciler::destination,
 };
 
 const MAIN: u32 = 254;
@@ -61,9 +61,9 @@ fn shapes(a: u32, b: u32) -> Plan {
 fn routes_of_every_shape_are_in_the_kernel_as_planned() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let plan = shapes(a, b);
-        assert_eq!(keeper.keep(&plan).await, done(14, 0, 0));
+        assert_eq!(reconciler.keep(&plan).await, done(14, 0, 0));
 
         let v4 = ip("-details route show table 1180");
         assert_eq!(count(&v4), 7);
@@ -105,8 +105,8 @@ fn routes_of_every_shape_are_in_the_kernel_as_planned() {
         let main = ip("route show table 254 proto 118");
         assert_eq!(only(&main, "dst", "10.10.10.0/24")["dev"], "b0");
 
-        assert!(keeper.keep(&plan).await.is_empty(), "a second time changes nothing");
-        assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 14));
+        assert!(reconciler.keep(&plan).await.is_empty(), "a second time changes nothing");
+        assert_eq!(reconciler.clear().await.unwrap(), done(0, 0, 14));
         assert_eq!(count(&ip("route show table all proto 118")), 0);
         assert_eq!(count(&ip("-6 route show table all proto 118")), 0);
     });
@@ -132,19 +132,19 @@ fn any_action_replaces_any_other() {
         for (destination, via_a, via_b) in
             [("10.10.0.0/16", "10.1.0.2", "10.2.0.2"), ("2001:db8:10::/48", "2001:db8:1::2", "2001:db8:2::2")]
         {
-            let keeper = Planned::start();
+            let reconciler = Planned::start();
             let actions = actions(a, b, via_a, via_b);
             for from in &actions {
                 for to in actions.iter().filter(|to| *to != from) {
                     let plan = |action: &RouteAction| routes([route(TABLE, destination, action.clone())]);
-                    keeper.keep(&plan(from)).await;
-                    let report = keeper.keep(&plan(to)).await;
+                    reconciler.keep(&plan(from)).await;
+                    let report = reconciler.keep(&plan(to)).await;
                     assert_eq!(report, done(0, 1, 0), "{destination}: {from:?} to {to:?}");
-                    let report = keeper.keep(&plan(to)).await;
+                    let report = reconciler.keep(&plan(to)).await;
                     assert!(report.is_empty(), "{destination}: {from:?} to {to:?} is {report:?}");
                 }
             }
-            let deleted = keeper.clear().await.unwrap();
+            let deleted = reconciler.clear().await.unwrap();
             assert_eq!(deleted, done(0, 0, 1));
         }
     });
@@ -154,12 +154,12 @@ fn any_action_replaces_any_other() {
 fn a_destination_whose_interface_goes_is_unreachable_at_once() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let destinations = [("10.10.0.0/16", "10.10.0.1", "-4"), ("2001:db8:10::/48", "2001:db8:10::1", "-6")];
         let plan = destinations.into_iter().flat_map(|(destination, ..)| {
             [unicast(&[hop(a, None)]), RouteAction::Unreachable].map(|action| route(MAIN, destination, action))
         });
-        assert_eq!(keeper.keep(&routes(plan)).await, done(4, 0, 0));
+        assert_eq!(reconciler.keep(&routes(plan)).await, done(4, 0, 0));
         for (_, address, family) in destinations {
             assert_eq!(ip(&format!("{family} route get {address}"))[0]["dev"], "a0");
         }
@@ -183,8 +183,8 @@ fn a_route_that_is_replaced_is_never_missing() {
                 route(MAIN, "2001:db8:10::/48", v6[i % v6.len()].clone()),
             ])
         };
-        let keeper = Planned::start();
-        keeper.keep(&plan(0)).await;
+        let reconciler = Planned::start();
+        reconciler.keep(&plan(0)).await;
 
         let stop = Arc::new(AtomicBool::new(false));
         let looked_up = Arc::new(AtomicU64::new(0));
@@ -202,7 +202,7 @@ fn a_route_that_is_replaced_is_never_missing() {
         let watchers = [watch("0.0.0.0:0", "10.10.1.1:9"), watch("[::]:0", "[2001:db8:10::1]:9")];
         let mut replaced = 0;
         for i in 1..400 {
-            let report = keeper.keep(&plan(i)).await;
+            let report = reconciler.keep(&plan(i)).await;
             assert_eq!(report.failures, []);
             replaced += report.replaced;
         }
@@ -214,7 +214,7 @@ fn a_route_that_is_replaced_is_never_missing() {
         assert!(looked_up.load(Ordering::Relaxed) > 2000, "too few lookups to tell");
 
         // The watchers do see a gap when there is one.
-        keeper.clear().await.unwrap();
+        reconciler.clear().await.unwrap();
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         assert!(socket.connect("10.10.1.1:9").is_err());
     });
@@ -236,20 +236,20 @@ fn routes_of_others_are_not_touched() {
         let shown = || [ip("route show table all"), ip("-6 route show table all")];
         let before = shown();
 
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let plan = routes([
             route(TABLE, "10.10.10.0/24", unicast(&[hop(a, None)])),
             route(MAIN, "10.10.20.0/24", unicast(&[hop(a, None)])),
             route(MAIN, "10.10.30.0/24", unicast(&[hop(a, None)])),
             route(TABLE, "2001:db8:10::/48", unicast(&[hop(a, None)])),
         ]);
-        let report = keeper.keep(&plan).await;
+        let report = reconciler.keep(&plan).await;
         assert_eq!(report.added, 3);
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert_eq!(failure.object, "route 10.10.30.0/24 in table 254");
         assert!(failure.reason.contains("somebody else's stands in its place"), "{failure}");
 
-        keeper.clear().await.unwrap();
+        reconciler.clear().await.unwrap();
         assert_eq!(shown(), before);
     });
 }
@@ -276,18 +276,18 @@ fn what_a_killed_agent_left_is_taken_over_or_removed() {
 fn a_route_comes_back_after_its_link() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let plan = routes([
             route(TABLE, "10.10.10.0/24", unicast(&[hop(a, Some("10.1.0.2"))])),
             route(TABLE, "10.10.20.0/24", unicast(&[hop(b, None)])),
             route(TABLE, "2001:db8:10::/48", unicast(&[hop(a, None)])),
         ]);
-        assert_eq!(keeper.keep(&plan).await, done(3, 0, 0));
+        assert_eq!(reconciler.keep(&plan).await, done(3, 0, 0));
 
         lab.down(a).await;
         assert_eq!(count(&ip("route show table 1180")), 1, "the kernel dropped it by itself");
         ip("route del 10.10.20.0/24 table 1180");
-        let report = keeper.keep(&plan).await;
+        let report = reconciler.keep(&plan).await;
         assert_eq!(report.added, 1, "one failure does not stop the others: {report:?}");
         let objects: Vec<_> = report.failures.iter().map(|of| of.object.as_str()).collect();
         assert_eq!(objects, ["route 10.10.10.0/24 in table 1180", "route 2001:db8:10::/48 in table 1180"]);
@@ -296,11 +296,11 @@ fn a_route_comes_back_after_its_link() {
         assert!(reasons[1].contains("the interface is down"), "{reasons:?}");
 
         lab.up(a).await;
-        assert_eq!(keeper.keep(&plan).await, done(2, 0, 0));
-        assert!(keeper.keep(&plan).await.is_empty());
+        assert_eq!(reconciler.keep(&plan).await, done(2, 0, 0));
+        assert!(reconciler.keep(&plan).await.is_empty());
 
         lab.delete(a).await;
-        let report = keeper.keep(&plan).await;
+        let report = reconciler.keep(&plan).await;
         assert_eq!((report.added, report.failures.len()), (0, 2));
         assert!(report.failures[1].reason.contains("the interface is gone"), "{report:?}");
     });
@@ -310,12 +310,12 @@ fn a_route_comes_back_after_its_link() {
 fn a_gateway_out_of_reach_is_reported_and_stops_nothing() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let plan = routes([
             route(TABLE, "10.10.10.0/24", unicast(&[hop(a, Some("172.16.0.1"))])),
             route(TABLE, "10.10.20.0/24", unicast(&[hop(a, None)])),
         ]);
-        let report = keeper.keep(&plan).await;
+        let report = reconciler.keep(&plan).await;
         assert_eq!(report.added, 1);
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert!(failure.reason.contains("Nexthop has invalid gateway"), "{failure}");
@@ -330,14 +330,14 @@ fn ten_thousand_routes_are_added_replaced_and_deleted() {
         let many = |action: RouteAction| -> Plan {
             routes((0..10_000).map(|n| route(TABLE, &destination(n).to_string(), action.clone())))
         };
-        let keeper = Planned::start();
+        let reconciler = Planned::start();
         let one = many(unicast(&[hop(a, None)]));
-        assert_eq!(keeper.keep(&one).await, done(10_000, 0, 0));
-        assert!(keeper.keep(&one).await.is_empty());
+        assert_eq!(reconciler.keep(&one).await, done(10_000, 0, 0));
+        assert!(reconciler.keep(&one).await.is_empty());
         let other = many(unicast(&[hop(a, None), hop(b, Some("10.2.0.2"))]));
-        assert_eq!(keeper.keep(&other).await, done(0, 10_000, 0));
+        assert_eq!(reconciler.keep(&other).await, done(0, 10_000, 0));
         assert_eq!(count(&ip("route show table 1180")), 10_000);
-        assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 10_000));
+        assert_eq!(reconciler.clear().await.unwrap(), done(0, 0, 10_000));
     });
 }
 
@@ -351,9 +351,9 @@ fn without_rights_the_error_says_what_to_do() {
         rustix::thread::set_capabilities(None, sets).unwrap();
         let plan = routes([route(TABLE, "10.10.10.0/24", unicast(&[hop(a, None)]))]);
         let error = {
-            let keeper = Planned::start();
-            keeper.replace(&plan);
-            keeper.settled().await.unwrap_err().to_string()
+            let reconciler = Planned::start();
+            reconciler.replace(&plan);
+            reconciler.settled().await.unwrap_err().to_string()
         };
         assert!(error.contains("route 10.10.10.0/24 in table 1180"), "{error}");
         assert!(error.contains("needs CAP_NET_ADMIN: run as root or through `cargo xtask run`"), "{error}");

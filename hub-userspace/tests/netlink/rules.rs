@@ -18,11 +18,11 @@ fn rules_of_an_earlier_version_go_and_those_of_others_stay() {
         ] {
             ip(leftover);
         }
-        let keeper = Planned::start();
-        assert_eq!(keeper.keep(&Plan::default()).await, Report { deleted: 4, ..Report::default() });
+        let reconciler = Planned::start();
+        assert_eq!(reconciler.keep(&Plan::default()).await, Report { deleted: 4, ..Report::default() });
         assert_eq!([ip("-details rule show"), ip("-6 -details rule show")], before);
-        assert!(keeper.keep(&Plan::default()).await.is_empty(), "a second time changes nothing");
-        assert_eq!(keeper.clear().await.unwrap(), Report::default());
+        assert!(reconciler.keep(&Plan::default()).await.is_empty(), "a second time changes nothing");
+        assert_eq!(reconciler.clear().await.unwrap(), Report::default());
         assert_eq!([ip("-details rule show"), ip("-6 -details rule show")], before);
     });
 }

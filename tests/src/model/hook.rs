@@ -15,7 +15,7 @@ pub enum Hook {
 impl World {
     /// Whether TC alone reaches the interface of this index, which is an attachment.
     pub fn is_by_tc(&self, interface: u32) -> bool {
-        let by_tc = self.interfaces.iter().any(|other| other.index == interface && other.by_tc);
+        let tc_only = self.interfaces.iter().any(|other| other.index == interface && other.tc_only);
         by_tc && self.attachment(interface).is_some()
     }
 }

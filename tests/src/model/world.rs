@@ -23,7 +23,7 @@ pub struct Interface {
     /// Frames have an Ethernet header; else they start with the IP header.
     pub ethernet: bool,
     /// XDP cannot send to it.
-    pub by_tc: bool,
+    pub tc_only: bool,
     pub mac: [u8; 6],
     /// Longest IP packet, bytes.
     pub mtu: u32,

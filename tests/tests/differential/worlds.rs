@@ -62,14 +62,14 @@ pub fn draw(rng: &mut SmallRng) -> World {
 
 fn add_interfaces(rng: &mut SmallRng, size: &Size, world: &mut World) {
     // In most worlds XDP reaches every interface.
-    let by_tc = one_of(rng, &[0, 0, 0, 10, 50]);
+    let tc_only = one_of(rng, &[0, 0, 0, 10, 50]);
     for index in DEVICES.take(size.interfaces as usize) {
         let ethernet = percent(rng, 75);
         let mut interface = Interface {
             index,
             name: format!("if{index}"),
             ethernet,
-            by_tc: percent(rng, by_tc),
+            tc_only: percent(rng, tc_only),
             mac: if ethernet { mac(0, index, 0) } else { [0; 6] },
             mtu: one_of(rng, &[576, 1280, 1400, 1400, 1500]),
             up: percent(rng, 90),

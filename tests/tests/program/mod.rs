@@ -31,7 +31,7 @@ use hub_userspace::{
     },
     dataplane::{Counters, Dataplane, Hook, Outcome},
     layout::Layout,
-    limit::{Limit, Ports},
+    limit::{Ports, ProtoPorts},
     netlink::{HostState, Link},
     rib::Rib,
     selectors::{Agreement, Agreements, Pair},
@@ -119,7 +119,7 @@ impl Program {
     /// The same, by what is different from the world that the agent knew before.
     pub fn follow(&mut self, world: &World, agent: &mut Agent) -> anyhow::Result<()> {
         let (config, host, states) = inputs(world);
-        let by_tc: BTreeSet<u32> =
+        let tc_only: BTreeSet<u32> =
             world.interfaces.iter().map(|interface| interface.index).filter(|index| world.is_by_tc(*index)).collect();
         let raw = world.interfaces.iter().filter(|interface| !interface.ethernet);
         self.raw = raw.map(|interface| interface.index).collect();
@@ -127,14 +127,14 @@ impl Program {
         let Agent { layout, rib, routes } = agent;
         rib.change(&Routes::between(routes, &config.routes));
         rib.follow(config.vpc.as_ref(), &host);
-        let inputs = Inputs { config: &config, host: &host, states: &states, agreements: &agreements, by_tc: &by_tc };
+        let inputs = Inputs { config: &config, host: &host, states: &states, agreements: &agreements, tc_only: &by_tc };
         let ingress = compile::ingress(inputs, layout)?;
         let compiled = compile::ways(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
         // What another agent has left.
         changed.extend(self.destinations.difference(&destinations));
-        self.dataplane.apply(&ingress, &compiled.ways, &compiled.routes(rib, &changed))?;
+        self.dataplane.apply(&ingress, &compiled.egress, &compiled.routes(rib, &changed))?;
         self.destinations = destinations;
         *routes = config.routes;
         layout.ingress.end();
@@ -331,7 +331,7 @@ fn agreements(world: &World) -> Agreements {
     let ports = |ports: &RangeInclusive<u16>| Ports { first: *ports.start(), last: *ports.end() };
     let pair = |pair: &reference::Pair| {
         let limit =
-            Limit { protocol: pair.protocol, remote: ports(&pair.remote_ports), local: ports(&pair.local_ports) };
+            ProtoPorts { protocol: pair.protocol, remote: ports(&pair.remote_ports), local: ports(&pair.local_ports) };
         Pair { remote: pair.remote, local: pair.local, limit }
     };
     let known = world.connections.iter().filter_map(|connection| {

@@ -273,7 +273,7 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
 fn leaves_to_tc_what_xdp_cannot_send() -> anyhow::Result<()> {
     let mut world = gateway();
     for interface in world.interfaces.iter_mut().filter(|interface| interface.index == RAW) {
-        interface.by_tc = true;
+        interface.tc_only = true;
     }
     let raw = |packet: &Packet| packet.clone().ttl(63).build();
     let to_raw = udp4("10.10.10.1", "10.10.50.1");

@@ -28,7 +28,7 @@ use hub_ebpf::{
     parse::{self, Network, Start},
     redirect::{self, Account},
     rewrite, route, selector,
-    tables::{Compiled, Ends, Tables, Tries},
+    tables::{Compiled, ResolvedPair, Tables, Tries},
 };
 
 use crate::rungs::Rung;
@@ -69,8 +69,8 @@ programs! {
 }
 
 /// Both families of a way to look up, each with a glance at what it knows of an address.
-trait Both: Tables<V4, Known: Glance> + Tables<V6, Known: Glance> {}
-impl<T: Tables<V4, Known: Glance> + Tables<V6, Known: Glance>> Both for T {}
+trait Both: Tables<V4, Resolved: Glance> + Tables<V6, Resolved: Glance> {}
+impl<T: Tables<V4, Resolved: Glance> + Tables<V6, Resolved: Glance>> Both for T {}
 
 /// Every program is this, with a rung that the compiler knows.
 #[inline(always)]
@@ -120,7 +120,7 @@ fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
 }
 
 #[inline(always)]
-fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
+fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     frame: &mut F,
     start: Start,
     attachment: &Attachment,
@@ -132,7 +132,7 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
         let found = packet.source.glance() ^ packet.destination.glance();
         return Ok(reached(found ^ packet.length as u32 ^ u32::from(packet.hop_limit)));
     }
-    let ends = Ends::<A, T>::of(&packet)?;
+    let ends = ResolvedPair::<A, T>::of(&packet)?;
     if rung == Rung::Addresses {
         return Ok(reached(ends.source.glance() ^ ends.destination.glance()));
     }
@@ -160,7 +160,7 @@ fn stages<A: Address + Glance, T: Tables<A, Known: Glance>, F: Frame>(
     redirect::redirect(frame, account, next_hop)
 }
 
-/// Ends a rung with what its last stage found: nobody looks at that, and the compiler would leave the work out.
+/// ResolvedPair a rung with what its last stage found: nobody looks at that, and the compiler would leave the work out.
 #[inline(always)]
 fn reached(found: u32) -> u32 {
     black_box(found);

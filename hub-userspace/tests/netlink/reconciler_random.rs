@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hub_userspace::netlink::{Keeper, KernelNextHop, RouteAction, RouteKey};
+use hub_userspace::netlink::{KernelNextHop, Reconciler, RouteAction, RouteKey};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::Value;
 use tokio::task::yield_now;
@@ -83,13 +83,13 @@ fn random_action(random: &mut SmallRng, links: [u32; 2]) -> RouteAction {
     }
 }
 
-/// Tells the keeper something, and the map.
-fn wish(random: &mut SmallRng, keeper: &Keeper, wanted: &mut Wanted, links: [u32; 2]) {
+/// Tells the reconciler something, and the map.
+fn wish(random: &mut SmallRng, reconciler: &Reconciler, wanted: &mut Wanted, links: [u32; 2]) {
     if random.random_bool(0.05) {
         // Many fewer at once.
         let (fewer, gone): (Wanted, Wanted) = std::mem::take(wanted).into_iter().partition(|_| random.random_bool(0.7));
         *wanted = fewer;
-        keeper.routes(gone.into_keys().map(|key| (key, None)).collect());
+        reconciler.routes(gone.into_keys().map(|key| (key, None)).collect());
         return;
     }
     let mut changes = Vec::new();
@@ -103,7 +103,7 @@ fn wish(random: &mut SmallRng, keeper: &Keeper, wanted: &mut Wanted, links: [u32
         }
         changes.push((key, action));
     }
-    keeper.routes(changes);
+    reconciler.routes(changes);
 }
 
 /// Somebody else removes one of ours.
@@ -125,31 +125,31 @@ fn after_any_wishes_the_kernel_holds_what_was_wanted_last() {
         let links = [lab.veth("a0", "a1").await, lab.veth("b0", "b1").await];
         let names = BTreeMap::from([(links[0], "a0"), (links[1], "b0")]);
         let mut random = SmallRng::seed_from_u64(seed);
-        let mut keeper = Keeper::start().unwrap();
+        let mut reconciler = Reconciler::start().unwrap();
         let mut wanted = Wanted::new();
         for sequence in 0..SEQUENCES {
             if random.random_bool(0.02) {
                 // Killed and started again.
-                keeper = Keeper::start().unwrap();
-                keeper.routes(wanted.iter().map(|(key, action)| (*key, Some(Arc::clone(action)))).collect());
+                reconciler = Reconciler::start().unwrap();
+                reconciler.routes(wanted.iter().map(|(key, action)| (*key, Some(Arc::clone(action)))).collect());
             }
             for _ in 0..random.random_range(1..6) {
-                wish(&mut random, &keeper, &mut wanted, links);
+                wish(&mut random, &reconciler, &mut wanted, links);
                 for _ in 0..random.random_range(0..3) {
                     yield_now().await;
                 }
             }
             if random.random_bool(0.1) {
-                keeper.settled().await.unwrap();
+                reconciler.settled().await.unwrap();
                 interfere(&mut random);
-                keeper.audit();
+                reconciler.audit();
             }
-            let report = keeper.settled().await.unwrap();
+            let report = reconciler.settled().await.unwrap();
             assert_eq!(report.failures, [], "seed {seed}, sequence {sequence}");
             let expected: BTreeSet<Words> = wanted.iter().map(|(key, action)| words_of(key, action, &names)).collect();
             assert_eq!(held(), expected, "seed {seed}, sequence {sequence}");
         }
-        keeper.clear().await.unwrap();
+        reconciler.clear().await.unwrap();
         assert_eq!(held(), BTreeSet::new());
     });
 }

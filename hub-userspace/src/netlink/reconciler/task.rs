@@ -1,4 +1,4 @@
-//! The task behind a [`Keeper`](super::Keeper): one small step after the other, and what was asked meanwhile in between.
+//! The task behind a [`Reconciler`](super::Reconciler): one small step after the other, and what was asked meanwhile in between.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -17,8 +17,8 @@ use tracing::{error, warn};
 use super::{Command, Failure, GONE, Report};
 use crate::netlink::{
     INTERNAL_PROTOCOL, PROTOCOL,
-    ledger::{Ledger, Write},
     plan::{Existing, KernelNeighbour, RouteKey},
+    route_state::{RouteState, Write},
     socket::{Refusal, Requests},
     wire,
 };
@@ -44,7 +44,7 @@ const DELETE: u16 = 0;
 pub struct Task {
     requests: Requests,
     commands: mpsc::UnboundedReceiver<Command>,
-    routes: Ledger,
+    routes: RouteState,
     neighbours: Neighbours,
     rules: Leftovers,
     /// The first [`Command::Settle`] has come: what is not wanted by now is a leftover.
@@ -97,7 +97,7 @@ impl Task {
         Self {
             requests,
             commands,
-            routes: Ledger::default(),
+            routes: RouteState::default(),
             neighbours: Neighbours::default(),
             rules: Leftovers::default(),
             begun: false,
@@ -108,7 +108,7 @@ impl Task {
         }
     }
 
-    /// Until the [`Keeper`](super::Keeper) is dropped.
+    /// Until the [`Reconciler`](super::Reconciler) is dropped.
     pub async fn run(mut self) {
         let mut failed_before = false;
         loop {
@@ -169,7 +169,7 @@ impl Task {
         routes || self.rules.due || self.neighbours.is_due() || self.audit_due
     }
 
-    /// Does a part of what is due: of several things the first in the order that [`Keeper`](super::Keeper) promises.
+    /// Does a part of what is due: of several things the first in the order that [`Reconciler`](super::Reconciler) promises.
     async fn step(&mut self) -> Result<()> {
         if !self.routes.is_known() {
             return self.read().await;

@@ -14,24 +14,24 @@ use ipnet::IpNet;
 use super::Inputs;
 use crate::{
     config::model::{Connection, ReversePath},
-    layout::{IngressLayout, Layout},
-    limit::Limit,
+    id_allocator::Full,
+    id_maps::{IdMaps, IngressLayout},
+    limit::ProtoPorts,
     netlink::Link,
     selectors::{self, Agreement, Owner, Pair, Selector},
-    slots::Full,
-    tables::{Family, Ingress, Prefix},
+    tables::{Family, PolicyTables, Prefix},
 };
 
 /// Compiles it, and numbers the connections. What nobody uses any more rests from [`IngressLayout::end`] on: once the
 /// tables are written.
-pub fn ingress(inputs: Inputs<'_>, layout: &mut Layout) -> Result<Ingress, Full> {
-    layout.ingress.begin();
+pub fn policy_tables(inputs: Inputs<'_>, layout: &mut IdMaps) -> Result<PolicyTables, Full> {
+    layout.policy.begin();
     let mut compiler = Compiler {
         inputs,
-        layout: &mut layout.ingress,
+        layout: &mut layout.policy,
         slots: BTreeMap::new(),
         without_reverse_path: BTreeSet::from([VPC]),
-        tables: Ingress::default(),
+        tables: PolicyTables::default(),
     };
     compiler.connections()?;
     compiler.attachments()?;
@@ -47,11 +47,11 @@ struct Compiler<'a> {
     slots: BTreeMap<&'a str, u32>,
     /// `COUNTERS` slots of those whose packets need no route back.
     without_reverse_path: BTreeSet<u32>,
-    tables: Ingress,
+    tables: PolicyTables,
 }
 
 impl Compiler<'_> {
-    /// Numbers the connections and compiles each one's own selectors, which the egress check asks.
+    /// DeferredFree the connections and compiles each one's own selectors, which the egress check asks.
     fn connections(&mut self) -> Result<(), Full> {
         for (name, connection) in &self.inputs.config.connections {
             let slot = self.layout.connections.take(name.clone())?;
@@ -97,7 +97,7 @@ impl Compiler<'_> {
         }
         if let Some(vpc) = &inputs.config.vpc {
             let any = |cidr: &IpNet| IpNet::new_assert(cidr.network(), 0).trunc();
-            let pair = |cidr: &IpNet| Pair { remote: *cidr, local: any(cidr), limit: Limit::NONE };
+            let pair = |cidr: &IpNet| Pair { remote: *cidr, local: any(cidr), limit: ProtoPorts::NONE };
             let selectors: Vec<Selector> =
                 vpc.cidrs.iter().map(|cidr| Selector { connection: VPC, pair: pair(cidr) }).collect();
             self.scope(VPC, &selectors)?;
@@ -276,7 +276,7 @@ fn with_slot(connection: u32, pairs: impl Iterator<Item = Pair>) -> Vec<Selector
 /// The pairs that the configuration file says.
 fn of_file(connection: &Connection) -> impl Iterator<Item = Pair> {
     connection.remote_cidrs.iter().flat_map(|remote| {
-        connection.local_cidrs.iter().map(|local| Pair { remote: *remote, local: *local, limit: Limit::NONE })
+        connection.local_cidrs.iter().map(|local| Pair { remote: *remote, local: *local, limit: ProtoPorts::NONE })
     })
 }
 

@@ -32,7 +32,7 @@ const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
 ///
 /// Dropping it ends the task and leaves the kernel as it is; [`Self::clear`] takes everything back.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Reconciler {
     commands: mpsc::UnboundedSender<Command>,
     to_probe: mpsc::UnboundedSender<(u32, IpAddr)>,
     tasks: [JoinHandle<()>; 2],
@@ -84,13 +84,13 @@ impl Report {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Reconciler {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
-impl Keeper {
+impl Reconciler {
     /// Starts the task, in the network namespace of the calling thread.
     ///
     /// # Errors

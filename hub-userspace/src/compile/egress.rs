@@ -11,32 +11,32 @@ use ipnet::IpNet;
 
 use super::Inputs;
 use crate::{
-    layout::{self, Group, IngressLayout, Layout, Member, WaysLayout},
+    id_allocator::Full,
+    id_maps::{self, EgressIds, Group, IdMaps, IngressLayout, Member},
     rib::{self, Members, Rib, Target},
-    slots::Full,
-    tables::{RouteChanges, Ways},
+    tables::{EgressTables, RouteChanges},
 };
 
 /// The ways out, and where the group of each set of members stands.
 #[derive(Debug, Default)]
 pub struct Compiled {
-    pub ways: Ways,
+    pub egress: EgressTables,
     groups: HashMap<Arc<Members>, Route>,
     vpc: HashMap<Option<IpAddr>, Route>,
 }
 
-/// Compiles the groups of the RIB, after [`super::ingress`] has numbered the connections. What nobody uses any more
-/// rests from [`WaysLayout::end`] on: once the tables are written.
-pub fn ways(inputs: Inputs<'_>, rib: &Rib, layout: &mut Layout) -> Result<Compiled, Full> {
-    let Layout { ingress, ways } = layout;
-    ways.begin();
+/// Compiles the groups of the RIB, after [`super::policy_tables`] has numbered the connections. What nobody uses any more
+/// rests from [`EgressIds::end`] on: once the tables are written.
+pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Result<Compiled, Full> {
+    let IdMaps { policy, egress } = layout;
+    egress.begin();
     let slots =
-        inputs.config.connections.keys().filter_map(|name| Some((ingress.connections.get(name)?, name.as_str())));
+        inputs.config.connections.keys().filter_map(|name| Some((policy.connections.get(name)?, name.as_str())));
     let mut compiler = Compiler {
         inputs,
-        numbers: ingress,
+        numbers: policy,
         connections: slots.collect(),
-        layout: ways,
+        layout: egress,
         next_hops: HashMap::new(),
         compiled: Compiled::default(),
     };
@@ -82,7 +82,7 @@ struct Compiler<'a> {
     numbers: &'a IngressLayout,
     /// Names by `COUNTERS` slot.
     connections: HashMap<u32, &'a str>,
-    layout: &'a mut WaysLayout,
+    layout: &'a mut EgressIds,
     /// Index into `NEXT_HOPS`, for the members met so far.
     next_hops: HashMap<Member, u32>,
     compiled: Compiled,
@@ -103,8 +103,8 @@ impl Compiler<'_> {
                 first_bucket: group.first,
                 connection: slots.get(name).expect("every connection has been numbered"),
             };
-            self.compiled.ways.members.extend(members.keys().map(|name| (key(name), 0)));
-            self.compiled.ways.groups.insert(group.first / GROUP_BUCKETS, layout::record(members));
+            self.compiled.egress.members.extend(members.keys().map(|name| (key(name), 0)));
+            self.compiled.egress.groups.insert(group.first / GROUP_BUCKETS, id_maps::record(members));
             (group, self.paths(&active))
         };
         self.route(&group, &paths)
@@ -137,12 +137,12 @@ impl Compiler<'_> {
     /// Fills the buckets of a group; what leads to them.
     fn route(&mut self, group: &Group, paths: &HashMap<Member, u32>) -> Result<Route, Full> {
         let first = group.first as usize;
-        let buckets = &mut self.compiled.ways.buckets;
-        buckets.resize(buckets.len().max(first + group.owners.len()), Ways::NOWHERE);
+        let buckets = &mut self.compiled.egress.buckets;
+        buckets.resize(buckets.len().max(first + group.owners.len()), EgressTables::NOWHERE);
         for (bucket, owner) in (first..).zip(group.owners.iter()) {
             let owner = owner.expect("a group has an active member: rib::active never gives none");
             let path = paths.get(&owner).copied().unwrap_or(0);
-            self.compiled.ways.buckets[bucket] = self.next_hop(owner)? | path;
+            self.compiled.egress.buckets[bucket] = self.next_hop(owner)? | path;
         }
         let bucket_mask = u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
         Ok(Route { first_bucket: group.first, bucket_mask, flags: 0 })
@@ -165,7 +165,7 @@ impl Compiler<'_> {
             }
         };
         let index = self.layout.next_hops.take(next_hop)?;
-        self.compiled.ways.next_hops.insert(index, next_hop);
+        self.compiled.egress.next_hops.insert(index, next_hop);
         self.next_hops.insert(member, index);
         Ok(index)
     }
@@ -190,7 +190,7 @@ impl Compiler<'_> {
             return nowhere;
         };
         let mut flags = if link.is_up() { NextHop::UP } else { 0 };
-        if self.inputs.by_tc.contains(&link.index) {
+        if self.inputs.tc_only.contains(&link.index) {
             flags |= NextHop::TC;
         }
         let mut destination_mac = [0; 6];

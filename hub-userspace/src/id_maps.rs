@@ -15,9 +15,9 @@ use hub_common::maps::{
 use crate::{
     buckets,
     dataplane::OldGroup,
+    id_allocator::{DeferredFree, Full, IdAllocator},
     rib::Members,
     selectors::Policy,
-    slots::{Full, Numbers, Slots},
 };
 
 /// A way out, whatever its state: a connection's slot or, on the VPC side, a router.
@@ -42,30 +42,30 @@ const CONNECTION_SLOTS: Range<u32> = VPC + 1..VPC + 1 + MAX_CONNECTIONS;
 
 /// The numbers given away.
 #[derive(Debug, Clone, Default)]
-pub struct Layout {
-    pub ingress: IngressLayout,
-    pub ways: WaysLayout,
+pub struct IdMaps {
+    pub policy: IngressLayout,
+    pub egress: EgressIds,
 }
 
-/// Numbers of what [`crate::tables::Ingress`] holds.
+/// DeferredFree of what [`crate::tables::PolicyTables`] holds.
 #[derive(Debug, Clone)]
 pub struct IngressLayout {
     /// `COUNTERS` slot and selector scope of a connection, by name.
-    pub connections: Slots<String>,
+    pub connections: IdAllocator<String>,
     /// Index into `PORTS`, by ifindex.
-    pub ports: Slots<u32>,
-    pub policies: Slots<Policy>,
-    /// Index into `LIMITS`.
-    pub limits: Slots<Rules>,
+    pub ports: IdAllocator<u32>,
+    pub policies: IdAllocator<Policy>,
+    /// Index into `PORT_RULES`.
+    pub limits: IdAllocator<Rules>,
 }
 
-/// Numbers of what [`crate::tables::Ways`] holds, and who has which bucket.
+/// DeferredFree of what [`crate::tables::EgressTables`] holds, and who has which bucket.
 #[derive(Debug, Clone)]
-pub struct WaysLayout {
-    pub next_hops: Slots<NextHop>,
+pub struct EgressIds {
+    pub next_hops: IdAllocator<NextHop>,
     /// Buckets of routers on the VPC side.
-    routers: Slots<Option<IpAddr>>,
-    shared: Slots<Arc<Members>>,
+    routers: IdAllocator<Option<IpAddr>>,
+    shared: IdAllocator<Arc<Members>>,
     owners: HashMap<Arc<Members>, Owners>,
     /// Of an earlier agent's groups, by the hash of names and weights, until the first compilation is in force.
     inherited: HashMap<u64, Owners>,
@@ -84,22 +84,25 @@ struct Owners {
 impl Default for IngressLayout {
     fn default() -> Self {
         Self {
-            connections: Slots::new("connections", CONNECTION_SLOTS),
-            ports: Slots::new("interfaces", 0..MAX_CONNECTIONS),
+            connections: IdAllocator::new("connections", CONNECTION_SLOTS),
+            ports: IdAllocator::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
-            policies: Slots::new("different sets of local selectors", 1..u32::MAX),
+            policies: IdAllocator::new("different sets of local selectors", 1..u32::MAX),
             // Below: hub_common::maps::NO_LIMITS.
-            limits: Slots::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_LIMITS),
+            limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_LIMITS),
         }
     }
 }
 
-impl Default for WaysLayout {
+impl Default for EgressIds {
     fn default() -> Self {
         Self {
-            next_hops: Slots::new("next hops", 0..MAX_NEXT_HOPS),
-            routers: Slots::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
-            shared: Slots::new("different sets of next hops", SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS),
+            next_hops: IdAllocator::new("next hops", 0..MAX_NEXT_HOPS),
+            routers: IdAllocator::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
+            shared: IdAllocator::new(
+                "different sets of next hops",
+                SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS,
+            ),
             owners: HashMap::new(),
             inherited: HashMap::new(),
             inherited_names: HashMap::new(),
@@ -107,31 +110,31 @@ impl Default for WaysLayout {
     }
 }
 
-impl Layout {
+impl IdMaps {
     /// Starts from what an earlier agent has left: slots of connections, owners of buckets.
     pub fn inherit(&mut self, connections: impl IntoIterator<Item = (String, u32)>, groups: Vec<OldGroup>) {
-        self.ingress.connections.inherit(connections);
-        self.ways.inherit(groups);
+        self.policy.connections.inherit(connections);
+        self.egress.inherit(groups);
     }
 
     /// All the numbers.
-    fn all(&mut self) -> [&mut dyn Numbers; 7] {
-        let Self { ingress, ways } = self;
+    fn all(&mut self) -> [&mut dyn DeferredFree; 7] {
+        let Self { policy, egress } = self;
         [
-            &mut ingress.connections,
-            &mut ingress.ports,
-            &mut ingress.policies,
-            &mut ingress.limits,
-            &mut ways.next_hops,
-            &mut ways.routers,
-            &mut ways.shared,
+            &mut policy.connections,
+            &mut policy.ports,
+            &mut policy.policies,
+            &mut policy.limits,
+            &mut egress.next_hops,
+            &mut egress.routers,
+            &mut egress.shared,
         ]
     }
 
     /// Marks the numbers that rest now, for [`Self::release`]: some wait until no packet is on its way with them any
     /// more. Whether there are any.
     pub fn begin_release(&mut self) -> bool {
-        self.all().map(Numbers::begin_release).contains(&true)
+        self.all().map(DeferredFree::begin_release).contains(&true)
     }
 
     /// No packet is on its way any more with a number that rested at [`Self::begin_release`].
@@ -158,7 +161,7 @@ impl IngressLayout {
     }
 }
 
-impl WaysLayout {
+impl EgressIds {
     pub fn begin(&mut self) {
         self.next_hops.begin();
         self.routers.begin();
@@ -271,7 +274,7 @@ impl Fnv {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Member, WaysLayout, record};
+    use super::{EgressIds, Member, record};
     use crate::{dataplane::OldGroup, rib::Members};
 
     fn members(weights: &[(&str, u8)]) -> Arc<Members> {
@@ -279,10 +282,10 @@ mod tests {
     }
 
     /// Compiles groups, all of their members up: each with whom it follows.
-    fn round(layout: &mut WaysLayout, groups: &[(&Arc<Members>, Option<&Arc<Members>>)]) -> Vec<Vec<Option<Member>>> {
+    fn round(layout: &mut EgressIds, groups: &[(&Arc<Members>, Option<&Arc<Members>>)]) -> Vec<Vec<Option<Member>>> {
         layout.begin();
         let owners = groups.iter().map(|(members, predecessor)| {
-            // Numbers that have nothing to do with each other's order but are the same every time.
+            // DeferredFree that have nothing to do with each other's order but are the same every time.
             let member = |name: &str| Member::Connection(u32::from(name.as_bytes()[0]));
             let active: Vec<(Member, u32)> =
                 members.iter().map(|(name, weight)| (member(name), u32::from(*weight))).collect();
@@ -299,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_weight_that_changes_moves_the_difference_alone() {
-        let mut layout = WaysLayout::default();
+        let mut layout = EgressIds::default();
         let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
         let before = round(&mut layout, &[(&even, None)]);
         let after = round(&mut layout, &[(&uneven, Some(&even))]);
@@ -308,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_member_that_comes_takes_its_share_and_moves_nothing_else() {
-        let mut layout = WaysLayout::default();
+        let mut layout = EgressIds::default();
         let (two, three) = (members(&[("a", 100), ("b", 100)]), members(&[("a", 100), ("b", 100), ("c", 100)]));
         let before = round(&mut layout, &[(&two, None)]);
         let after = round(&mut layout, &[(&three, Some(&two))]);
@@ -319,8 +322,8 @@ mod tests {
     #[test]
     fn a_group_that_follows_nobody_starts_from_nothing() {
         let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
-        let fresh = round(&mut WaysLayout::default(), &[(&other, None)]);
-        let both = round(&mut WaysLayout::default(), &[(&one, None), (&other, None)]);
+        let fresh = round(&mut EgressIds::default(), &[(&other, None)]);
+        let both = round(&mut EgressIds::default(), &[(&one, None), (&other, None)]);
         assert_eq!(both[1], fresh[0]);
     }
 
@@ -337,15 +340,15 @@ mod tests {
     fn a_group_that_is_inherited_moves_nothing() {
         let (one, same_names) =
             (members(&[("a", 30), ("b", 70), ("c", 1)]), members(&[("a", 70), ("b", 30), ("c", 1)]));
-        let mut layout = WaysLayout::default();
+        let mut layout = EgressIds::default();
         // Members went and came, so that the buckets are not those of a fresh start.
         let without = members(&[("a", 30), ("c", 1)]);
         round(&mut layout, &[(&without, None)]);
         let before = round(&mut layout, &[(&one, Some(&without))]).remove(0);
-        let other = round(&mut WaysLayout::default(), &[(&same_names, None)]).remove(0);
-        assert_ne!(before, round(&mut WaysLayout::default(), &[(&one, None)])[0]);
+        let other = round(&mut EgressIds::default(), &[(&same_names, None)]).remove(0);
+        assert_ne!(before, round(&mut EgressIds::default(), &[(&one, None)])[0]);
 
-        let mut next = WaysLayout::default();
+        let mut next = EgressIds::default();
         next.inherit(vec![left(&one, &before), left(&same_names, &other)]);
         assert_eq!(round(&mut next, &[(&one, None), (&same_names, None)]), [before, other]);
     }
@@ -353,15 +356,15 @@ mod tests {
     #[test]
     fn a_group_whose_weights_change_between_two_agents_moves_the_difference_alone() {
         let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
-        let before = round(&mut WaysLayout::default(), &[(&even, None)]).remove(0);
-        let mut next = WaysLayout::default();
+        let before = round(&mut EgressIds::default(), &[(&even, None)]).remove(0);
+        let mut next = EgressIds::default();
         next.inherit(vec![left(&even, &before)]);
         assert_eq!(moved(&before, &round(&mut next, &[(&uneven, None)])[0]), 64);
     }
 
     #[test]
     fn a_group_that_somebody_else_has_already_is_joined_as_it_is() {
-        let mut layout = WaysLayout::default();
+        let mut layout = EgressIds::default();
         let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
         let before = round(&mut layout, &[(&one, None), (&other, None)]);
         assert_eq!(round(&mut layout, &[(&other, Some(&one))])[0], before[1]);

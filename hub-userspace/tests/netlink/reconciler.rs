@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
-use hub_userspace::netlink::{Keeper, KernelNeighbour, METRIC, Report, RouteAction, RouteKey};
+use hub_userspace::netlink::{KernelNeighbour, METRIC, Reconciler, Report, RouteAction, RouteKey};
 use ipnet::IpNet;
 use rustix::{
     net::sockopt::set_socket_recv_buffer_size,
@@ -57,9 +57,9 @@ async fn two_links(lab: &Lab) -> (u32, u32) {
 const MANY: u32 = 20_000;
 
 /// Asks for many routes through an interface, and returns when some of them are written.
-async fn begin_many(keeper: &Keeper, events: &mut Events, ifindex: u32) {
-    keeper.routes(changes(0..MANY, through(ifindex)));
-    drop(keeper.settled());
+async fn begin_many(reconciler: &Reconciler, events: &mut Events, ifindex: u32) {
+    reconciler.routes(changes(0..MANY, through(ifindex)));
+    drop(reconciler.settled());
     while !matches!(events.next().await, Event::Route(..)) {}
 }
 
@@ -76,21 +76,21 @@ fn neighbours_come_before_routes_and_go_after_them() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let mut events = Events::listen();
-        let keeper = Keeper::start().unwrap();
+        let reconciler = Reconciler::start().unwrap();
         let address = addr("10.1.0.9");
         // The other way round.
-        keeper.routes(changes(0..2000, through(a)));
-        keeper.neighbours([KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into());
-        assert_eq!(keeper.settled().await.unwrap(), done(2001, 0, 0));
+        reconciler.routes(changes(0..2000, through(a)));
+        reconciler.neighbours([KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into());
+        assert_eq!(reconciler.settled().await.unwrap(), done(2001, 0, 0));
         let seen = events.until_now().await;
         let first = position(&seen, |of| matches!(of, Event::Route(..)));
         assert!(position(&seen, |of| *of == Event::Neighbour(address)) < first);
 
         // Added before deleted, replaced without being gone.
-        keeper.routes([removals(0..1000), changes(1000..1500, through(b))].concat());
-        keeper.routes(changes(3000..3100, through(a)));
-        keeper.neighbours(BTreeSet::new());
-        assert_eq!(keeper.settled().await.unwrap(), done(100, 500, 1001));
+        reconciler.routes([removals(0..1000), changes(1000..1500, through(b))].concat());
+        reconciler.routes(changes(3000..3100, through(a)));
+        reconciler.neighbours(BTreeSet::new());
+        assert_eq!(reconciler.settled().await.unwrap(), done(100, 500, 1001));
         let seen = events.until_now().await;
         let order = [
             last(&seen, |of| matches!(of, Event::Route(..))),
@@ -102,7 +102,7 @@ fn neighbours_come_before_routes_and_go_after_them() {
         let gone = seen.iter().filter(|of| matches!(of, Event::RouteGone(_))).count();
         assert_eq!(gone, 1000, "a replaced one is never gone");
 
-        assert_eq!(keeper.clear().await.unwrap(), done(0, 0, 1100));
+        assert_eq!(reconciler.clear().await.unwrap(), done(0, 0, 1100));
         assert_eq!(count(&ip("route show table all proto 118")), 0);
     });
 }
@@ -112,12 +112,12 @@ fn a_newer_wish_replaces_one_that_is_not_written_yet() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let mut events = Events::listen();
-        let keeper = Keeper::start().unwrap();
-        begin_many(&keeper, &mut events, a).await;
+        let reconciler = Reconciler::start().unwrap();
+        begin_many(&reconciler, &mut events, a).await;
         let (other, none) = (MANY - 1, MANY - 2);
-        keeper.routes(changes([other], through(b)));
-        keeper.routes(removals([none]));
-        let report = keeper.settled().await.unwrap();
+        reconciler.routes(changes([other], through(b)));
+        reconciler.routes(removals([none]));
+        let report = reconciler.settled().await.unwrap();
         assert_eq!(report.failures, []);
         let seen = events.until_now().await;
         let of = |n| {
@@ -138,11 +138,11 @@ fn a_neighbour_is_asked_for_while_routes_are_written() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let mut events = Events::listen();
-        let keeper = Keeper::start().unwrap();
-        begin_many(&keeper, &mut events, near).await;
+        let reconciler = Reconciler::start().unwrap();
+        begin_many(&reconciler, &mut events, near).await;
         let far = addr("10.1.0.2");
-        keeper.probe(near, far);
-        keeper.settled().await.unwrap();
+        reconciler.probe(near, far);
+        reconciler.settled().await.unwrap();
         let seen = events.until_now().await;
         let resolved = position(&seen, |event| *event == Event::Neighbour(far));
         let rest = seen[resolved..].iter().filter(|event| matches!(event, Event::Route(..))).count();
@@ -159,9 +159,9 @@ fn an_audit_mends_what_others_did() {
             neighbours: [KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into(),
             ..routes((0..5).map(|n| (key(n), through(a))))
         };
-        let keeper = Planned::start();
-        keeper.replace(&plan);
-        assert_eq!(keeper.settled().await.unwrap(), done(6, 0, 0));
+        let reconciler = Planned::start();
+        reconciler.replace(&plan);
+        assert_eq!(reconciler.settled().await.unwrap(), done(6, 0, 0));
         for command in [
             "route del 11.0.0.0/24 table 1180",
             "route replace 11.0.1.0/24 dev b0 proto 118 metric 1180 table 1180",
@@ -170,9 +170,9 @@ fn an_audit_mends_what_others_did() {
         ] {
             ip(command);
         }
-        assert!(keeper.settled().await.unwrap().is_empty(), "nobody has looked");
-        keeper.audit();
-        assert_eq!(keeper.settled().await.unwrap(), done(2, 1, 1));
+        assert!(reconciler.settled().await.unwrap().is_empty(), "nobody has looked");
+        reconciler.audit();
+        assert_eq!(reconciler.settled().await.unwrap(), done(2, 1, 1));
         assert_eq!(only(&ip("route show table 1180"), "dst", "11.0.1.0/24")["dev"], "a0");
         assert_eq!(count(&ip("route show table 1180")), 5);
         only(&ip("neigh show dev a0"), "dst", "10.1.0.9");
@@ -183,32 +183,32 @@ fn an_audit_mends_what_others_did() {
 fn a_refused_route_is_told_until_it_works_and_tried_again_at_an_audit() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
-        let keeper = Keeper::start().unwrap();
+        let reconciler = Reconciler::start().unwrap();
         let (key, refused) = route(TABLE, "10.10.0.0/16", unicast(&[hop(b, Some("10.2.0.2"))]));
-        keeper.routes(changes(0..5, through(a)));
-        keeper.routes(vec![(key, Some(Arc::new(refused)))]);
-        let report = keeper.settled().await.unwrap();
+        reconciler.routes(changes(0..5, through(a)));
+        reconciler.routes(vec![(key, Some(Arc::new(refused)))]);
+        let report = reconciler.settled().await.unwrap();
         assert_eq!(report.added, 5);
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert_eq!(failure.object, "route 10.10.0.0/16 in table 1180");
 
         lab.address(b, "10.2.0.1/24").await;
-        let report = keeper.settled().await.unwrap();
+        let report = reconciler.settled().await.unwrap();
         assert_eq!((report.added, report.failures.as_slice()), (0, [failure.clone()].as_slice()));
-        keeper.audit();
-        assert_eq!(keeper.settled().await.unwrap(), done(1, 0, 0));
+        reconciler.audit();
+        assert_eq!(reconciler.settled().await.unwrap(), done(1, 0, 0));
 
         // Another wish is tried at once, and one given up is told no more.
-        keeper.routes(vec![(key, Some(Arc::new(unicast(&[hop(b, Some("10.3.0.2"))]))))]);
-        let report = keeper.settled().await.unwrap();
+        reconciler.routes(vec![(key, Some(Arc::new(unicast(&[hop(b, Some("10.3.0.2"))]))))]);
+        let report = reconciler.settled().await.unwrap();
         assert_eq!((report.replaced, report.failures.len()), (0, 1));
         assert_eq!(
             only(&ip("route show table 1180"), "dst", "10.10.0.0/16")["gateway"],
             "10.2.0.2",
             "the old one stays"
         );
-        keeper.routes(vec![(key, None)]);
-        assert_eq!(keeper.settled().await.unwrap(), done(0, 0, 1));
+        reconciler.routes(vec![(key, None)]);
+        assert_eq!(reconciler.settled().await.unwrap(), done(0, 0, 1));
     });
 }
 
@@ -216,22 +216,22 @@ fn a_refused_route_is_told_until_it_works_and_tried_again_at_an_audit() {
 fn what_a_killed_agent_left_stays_until_all_wishes_are_known_and_those_kept_are_not_touched() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
-        let killed = Keeper::start().unwrap();
+        let killed = Reconciler::start().unwrap();
         killed.routes(changes(0..1000, through(a)));
         assert_eq!(killed.settled().await.unwrap(), done(1000, 0, 0));
         drop(killed);
 
         let mut events = Events::listen();
-        let keeper = Keeper::start().unwrap();
-        keeper.routes(changes(0..100, through(a)));
-        keeper.audit();
+        let reconciler = Reconciler::start().unwrap();
+        reconciler.routes(changes(0..100, through(a)));
+        reconciler.audit();
         for _ in 0..100 {
             yield_now().await;
         }
         assert_eq!(events.until_now().await, [], "not all is known yet");
-        keeper.routes(changes(100..998, through(a)));
-        keeper.routes(changes([998], through(b)));
-        assert_eq!(keeper.settled().await.unwrap(), done(0, 1, 1));
+        reconciler.routes(changes(100..998, through(a)));
+        reconciler.routes(changes([998], through(b)));
+        assert_eq!(reconciler.settled().await.unwrap(), done(0, 1, 1));
         let expected = [Event::Route(destination(998), Some(b)), Event::RouteGone(destination(999))];
         assert_eq!(events.until_now().await, expected);
     });
@@ -259,15 +259,15 @@ fn starve_sockets() {
 fn answers_that_are_lost_are_asked_for_again_on_another_socket() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
-        let keeper = Keeper::start().unwrap();
-        keeper.routes(changes(0..10, through(a)));
-        assert_eq!(keeper.settled().await.unwrap(), done(10, 0, 0));
+        let reconciler = Reconciler::start().unwrap();
+        reconciler.routes(changes(0..10, through(a)));
+        assert_eq!(reconciler.settled().await.unwrap(), done(10, 0, 0));
         let (log, _guard) = log_here();
         starve_sockets();
         let out_of_reach = unicast(&[hop(a, Some("172.16.0.1"))]);
-        keeper.routes(changes(100..600, out_of_reach));
-        keeper.routes(changes(10..20, through(a)));
-        let report = keeper.settled().await.unwrap();
+        reconciler.routes(changes(100..600, out_of_reach));
+        reconciler.routes(changes(10..20, through(a)));
+        let report = reconciler.settled().await.unwrap();
         assert_eq!((report.failures.len(), report.deleted), (500, 0));
         let log = log.text();
         assert!(log.contains("the netlink socket failed while writing routes: No buffer space available"), "{log}");
@@ -281,9 +281,9 @@ fn clearing_in_the_middle_of_a_batch_leaves_nothing() {
         let (a, _) = two_links(&lab).await;
         ip("route add 10.77.0.0/16 dev a0 proto 118 table 77");
         let mut events = Events::listen();
-        let keeper = Keeper::start().unwrap();
-        begin_many(&keeper, &mut events, a).await;
-        let report = keeper.clear().await.unwrap();
+        let reconciler = Reconciler::start().unwrap();
+        begin_many(&reconciler, &mut events, a).await;
+        let report = reconciler.clear().await.unwrap();
         assert_eq!((report.added + 1, report.failures.as_slice()), (report.deleted, [].as_slice()));
         assert!(report.added < MANY as usize, "not in the middle");
         assert_eq!(count(&ip("route show table all proto 118")), 0);
@@ -295,7 +295,7 @@ fn a_keeper_that_was_told_nothing_clears_what_is_left() {
     in_namespace(async |lab| {
         two_links(&lab).await;
         ip("route add 10.77.0.0/16 dev a0 proto 118 table 77");
-        assert_eq!(Keeper::start().unwrap().clear().await.unwrap(), done(0, 0, 1));
+        assert_eq!(Reconciler::start().unwrap().clear().await.unwrap(), done(0, 0, 1));
     });
 }
 
@@ -304,11 +304,11 @@ fn everything_replaced_by_another_plan_keeps_what_both_have() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let of = |destination, ifindex| route(TABLE, destination, unicast(&[hop(ifindex, None)]));
-        let keeper = Planned::start();
-        keeper.keep(&routes([of("10.10.0.0/24", a), of("10.10.1.0/24", a), of("10.10.2.0/24", a)])).await;
+        let reconciler = Planned::start();
+        reconciler.keep(&routes([of("10.10.0.0/24", a), of("10.10.1.0/24", a), of("10.10.2.0/24", a)])).await;
         let mut events = Events::listen();
-        keeper.replace(&routes([of("10.10.0.0/24", a), of("10.10.1.0/24", b), of("10.10.3.0/24", b)]));
-        assert_eq!(keeper.settled().await.unwrap(), done(1, 1, 1));
+        reconciler.replace(&routes([of("10.10.0.0/24", a), of("10.10.1.0/24", b), of("10.10.3.0/24", b)]));
+        assert_eq!(reconciler.settled().await.unwrap(), done(1, 1, 1));
         let expected = [
             Event::Route(net("10.10.1.0/24"), Some(b)),
             Event::Route(net("10.10.3.0/24"), Some(b)),

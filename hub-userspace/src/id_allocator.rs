@@ -1,4 +1,4 @@
-//! Numbers for things: a thing keeps its number for as long as it is used.
+//! DeferredFree for things: a thing keeps its number for as long as it is used.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,16 +8,16 @@ use std::{
 
 /// A range of numbers, given to keys.
 ///
-/// A round is one compilation: [`Slots::begin`], a [`Slots::take`] for each key in use, [`Slots::end`]. A number whose
-/// key was not taken in a round rests. Its user calls [`Numbers::begin_release`] and, once no packet can still be on its way
-/// with that number, [`Numbers::release`].
+/// A round is one compilation: [`IdAllocator::begin`], a [`IdAllocator::take`] for each key in use, [`IdAllocator::end`]. A number whose
+/// key was not taken in a round rests. Its user calls [`DeferredFree::begin_release`] and, once no packet can still be on its way
+/// with that number, [`DeferredFree::release`].
 #[derive(Debug, Clone)]
-pub struct Slots<K> {
+pub struct IdAllocator<K> {
     what: &'static str,
     given: HashMap<K, Given>,
     free: BTreeSet<u32>,
     resting: Vec<u32>,
-    /// Those that rested when [`Numbers::begin_release`] was called.
+    /// Those that rested when [`DeferredFree::begin_release`] was called.
     releasing: Vec<u32>,
     next: u32,
     numbers: Range<u32>,
@@ -37,7 +37,7 @@ pub struct Full {
     room: usize,
 }
 
-impl<K: Eq + Hash> Slots<K> {
+impl<K: Eq + Hash> IdAllocator<K> {
     /// `what` names the keys in the error, in the plural.
     pub fn new(what: &'static str, numbers: Range<u32>) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl<K: Eq + Hash> Slots<K> {
 }
 
 /// What all ranges of numbers have, whatever their keys.
-pub trait Numbers {
+pub trait DeferredFree {
     /// Marks the numbers that rest now: from here on it must be found out that no packet is on its way with them.
     /// Whether there are any.
     fn begin_release(&mut self) -> bool;
@@ -119,7 +119,7 @@ pub trait Numbers {
     fn release(&mut self);
 }
 
-impl<K> Numbers for Slots<K> {
+impl<K> DeferredFree for IdAllocator<K> {
     fn begin_release(&mut self) -> bool {
         self.releasing.append(&mut self.resting);
         !self.releasing.is_empty()
@@ -132,9 +132,9 @@ impl<K> Numbers for Slots<K> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Numbers as _, Slots};
+    use super::{DeferredFree as _, IdAllocator};
 
-    fn round(slots: &mut Slots<&'static str>, keys: &[&'static str]) -> Vec<u32> {
+    fn round(slots: &mut IdAllocator<&'static str>, keys: &[&'static str]) -> Vec<u32> {
         slots.begin();
         let numbers = keys.iter().map(|key| slots.take(key).unwrap()).collect();
         slots.end();
@@ -143,14 +143,14 @@ mod tests {
 
     #[test]
     fn a_key_keeps_its_number_while_it_is_used() {
-        let mut slots = Slots::new("things", 1..9);
+        let mut slots = IdAllocator::new("things", 1..9);
         assert_eq!(round(&mut slots, &["a", "b", "c"]), [1, 2, 3]);
         assert_eq!(round(&mut slots, &["c", "a"]), [3, 1]);
     }
 
     #[test]
     fn a_number_rests_before_it_is_given_again() {
-        let mut slots = Slots::new("things", 0..9);
+        let mut slots = IdAllocator::new("things", 0..9);
         round(&mut slots, &["a", "b"]);
         assert_eq!(round(&mut slots, &["b"]), [1]);
         assert_eq!(round(&mut slots, &["b", "c"]), [1, 2]);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_inherited_is_kept_and_rests_if_nobody_takes_it() {
-        let mut slots = Slots::new("things", 1..9);
+        let mut slots = IdAllocator::new("things", 1..9);
         slots.inherit([("a", 4), ("b", 2), ("beyond", 9)]);
         assert_eq!(round(&mut slots, &["new", "a", "newer", "newest"]), [1, 4, 3, 5]);
         assert!(slots.begin_release());
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn says_what_there_is_too_much_of() {
-        let mut slots = Slots::new("things", 0..1);
+        let mut slots = IdAllocator::new("things", 0..1);
         slots.take("a").unwrap();
         let error = slots.take("b").unwrap_err();
         assert_eq!(

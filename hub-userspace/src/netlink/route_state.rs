@@ -15,7 +15,7 @@ use super::{
 /// A change of one costs a few look-ups, however many there are. An entry needs 44 bytes, with its part of the tree 50
 /// after a reading and up to 90 where it has grown since; actions are shared. During a reading it needs some 30 more.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct RouteState {
     routes: BTreeMap<RouteKey, Entry>,
     /// The kernel was asked what it holds. Before that nothing is to be written.
     known: bool,
@@ -46,7 +46,7 @@ pub(super) struct Write {
     pub replaces: bool,
 }
 
-impl Ledger {
+impl RouteState {
     /// What a route is to do from now on; nothing: it is to go.
     pub fn want(&mut self, key: RouteKey, action: Option<Arc<RouteAction>>) {
         let action = action.map(normalised);
@@ -204,5 +204,5 @@ fn normalised(action: Arc<RouteAction>) -> Arc<RouteAction> {
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
+#[path = "route_state_tests.rs"]
 mod tests;
