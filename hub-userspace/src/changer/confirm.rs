@@ -77,6 +77,11 @@ impl Changer {
         let path = self.in_force.path().to_owned();
         let files = block_in_place(|| load_files(&path))?;
         let is_other = files.texts != self.in_force.files().texts;
+        if !is_other && confirm.is_some() {
+            // One that is open stays so, with its time.
+            let took = super::Took::default();
+            return Ok(Changed::nothing("nothing to confirm: nothing has changed", self.file_warnings(), took));
+        }
         let before = match &self.trial {
             // Confirmed last, whatever has been tried since.
             Some(trial) => trial.unconfirmed.before.clone(),

@@ -41,6 +41,8 @@ fn confirmed_reload_stays() {
     fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();
     done(&agent, "reload --confirm 1h");
     assert_eq!(agent.status().unwrap()["confirmation"]["state"], "pending");
+    assert_eq!(done(&agent, "reload --confirm 1h"), "nothing to confirm: nothing has changed");
+    assert_eq!(agent.status().unwrap()["confirmation"]["state"], "pending");
     assert_eq!(done(&agent, "confirm"), "confirmed: the configuration stays in force");
     assert_eq!(agent.status().unwrap()["confirmation"], Value::Null);
     let agent = restart(&world, agent);

@@ -10,6 +10,8 @@ mod index;
 mod propose;
 #[cfg(test)]
 mod random_tests;
+#[cfg(test)]
+mod state_tests;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -89,7 +89,7 @@ impl InForce {
                 difference.routes.changed.push(ChangedRoute { from: route(&id, entry.keys), to: new });
                 Vec::new()
             }
-            (None, None) => match self.index.add(&id) {
+            (None, None) if !self.is_set_aside(id.0) => match self.index.add(&id) {
                 Some(warnings) => {
                     difference.routes.added.push(new);
                     warnings
@@ -118,6 +118,11 @@ impl InForce {
         let mut difference = Difference::default();
         difference.routes.removed.push(route(&id, entry.keys));
         Ok(self.small(difference, vec![op], warnings, &ObjectId::Route(id.clone()), Next::Route(id, None)))
+    }
+
+    /// Whether a route to this destination is set aside: together with another one it may make one site of two.
+    fn is_set_aside(&self, destination: IpNet) -> bool {
+        self.set_aside.iter().any(|(id, _)| matches!(id, ObjectId::Route((other, _)) if *other == destination))
     }
 
     /// Whether a route that is set aside may come into force when one to this destination goes.

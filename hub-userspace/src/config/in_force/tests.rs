@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::{super::load_texts, *};
@@ -8,7 +6,7 @@ use crate::{
     store::{Keys, SourceText},
 };
 
-const FILE: &str = r#"[gateway]
+pub(super) const FILE: &str = r#"[gateway]
 name = "hub"
 max_connections = 4
 
@@ -26,23 +24,23 @@ destination = "10.1.0.0/16"
 next_hop = "a"
 "#;
 
-fn files_of(texts: &[(&str, &str)]) -> FileSet {
+pub(super) fn files_of(texts: &[(&str, &str)]) -> FileSet {
     let texts = texts.iter().map(|(path, text)| SourceText { path: path.into(), text: (*text).to_owned() });
     load_texts(texts.collect()).unwrap_or_else(|found| panic!("{found:#?}"))
 }
 
-fn files(text: &str) -> FileSet {
+pub(super) fn files(text: &str) -> FileSet {
     files_of(&[("/etc/vpnhub.toml", text)])
 }
 
 /// Files and store as an agent has them, with the configuration that its agent has in force.
-struct World {
-    in_force: InForce,
-    config: Config,
+pub(super) struct World {
+    pub(super) in_force: InForce,
+    pub(super) config: Config,
 }
 
 impl World {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         let (in_force, config) = InForce::new(files(text), Objects::default()).expect("a configuration");
         Self { in_force, config }
     }
@@ -58,23 +56,23 @@ impl World {
         warnings
     }
 
-    fn change(&mut self, change: &ObjectChange) -> Result<Vec<String>, String> {
+    pub(super) fn change(&mut self, change: &ObjectChange) -> Result<Vec<String>, String> {
         let proposal = self.in_force.propose(change).map_err(|error| error.to_string())?;
         Ok(self.take(proposal))
     }
 
-    fn edit(&mut self, text: &str) {
+    pub(super) fn edit(&mut self, text: &str) {
         let proposal = self.in_force.propose_files(files(text)).expect("a configuration");
         self.take(proposal);
     }
 
-    fn set_aside(&self) -> Vec<(String, String)> {
+    pub(super) fn set_aside(&self) -> Vec<(String, String)> {
         let found = self.in_force.set_aside().into_iter();
         found.map(|found| (format!("{} {}", found.kind, found.name), found.reason)).collect()
     }
 
     /// An agent that starts has the same in force.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let files = load_texts(self.in_force.files.texts.clone()).expect("good files");
         let (fresh, config) = InForce::new(files, self.in_force.objects.clone()).expect("a configuration");
         assert_eq!(self.config, config);
@@ -85,14 +83,14 @@ impl World {
     }
 }
 
-fn keys(value: Value) -> Keys {
+pub(super) fn keys(value: Value) -> Keys {
     match value {
         Value::Object(keys) => keys,
         other => panic!("{other} is no table"),
     }
 }
 
-fn connection(name: &str, interface: &str, remote: &str) -> ObjectChange {
+pub(super) fn connection(name: &str, interface: &str, remote: &str) -> ObjectChange {
     let value = json!({
         "customer_gateway": "g", "interface": interface, "local_cidrs": ["0.0.0.0/0"], "remote_cidrs": [remote],
     });
@@ -100,27 +98,27 @@ fn connection(name: &str, interface: &str, remote: &str) -> ObjectChange {
     ObjectChange::Put(PutObject { id, keys: keys(value), mode: PutMode::Add })
 }
 
-fn gateway(name: &str, address: &str, mode: PutMode) -> ObjectChange {
+pub(super) fn gateway(name: &str, address: &str, mode: PutMode) -> ObjectChange {
     let id = ObjectId::CustomerGateway(name.to_owned());
     ObjectChange::Put(PutObject { id, keys: keys(json!({ "address": address })), mode })
 }
 
-fn add(destination: &str, next_hop: &str) -> ObjectChange {
+pub(super) fn add(destination: &str, next_hop: &str) -> ObjectChange {
     let destination = destination.parse().expect(destination);
     ObjectChange::AddRoute(AddRoute { destination, next_hop: next_hop.to_owned(), weight: None, publish: false })
 }
 
-fn set(destination: &str, next_hop: Option<&str>, weight: u8) -> ObjectChange {
+pub(super) fn set(destination: &str, next_hop: Option<&str>, weight: u8) -> ObjectChange {
     let (destination, next_hop) = (destination.parse().expect(destination), next_hop.map(str::to_owned));
     ObjectChange::SetRoute(SetRoute { destination, next_hop, weight: Some(weight), publish: None, replace: false })
 }
 
-fn delete(destination: &str, next_hop: Option<&str>) -> ObjectChange {
+pub(super) fn delete(destination: &str, next_hop: Option<&str>) -> ObjectChange {
     let (destination, next_hop) = (destination.parse().expect(destination), next_hop.map(str::to_owned));
     ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop })
 }
 
-fn admin(connection: &str, up: bool) -> ObjectChange {
+pub(super) fn admin(connection: &str, up: bool) -> ObjectChange {
     ObjectChange::Admin(Admin { connection: connection.to_owned(), up })
 }
 
@@ -342,89 +340,4 @@ fn objects_that_are_set_aside_can_be_changed_and_deleted() {
     assert_eq!(world.set_aside(), []);
     assert_eq!(world.config.connections["c"].interface, "tun-d");
     world.check();
-}
-
-#[test]
-fn administrative_state_wins_over_the_definition_until_it_says_the_same() {
-    let mut world = World::new(FILE);
-    let enabled = |world: &World| world.config.connections["a"].enabled;
-    world.change(&admin("a", false)).expect("there");
-    assert!(!enabled(&world));
-    assert!(world.in_force.propose(&admin("a", false)).expect("there").is_nothing());
-    world.edit(&FILE.replace("interface =", "enabled = true\ninterface ="));
-    assert!(!enabled(&world));
-    world.check();
-    world.change(&admin("a", true)).expect("there");
-    assert!(enabled(&world) && world.in_force.objects.admin.is_empty());
-    world.edit(&FILE.replace("interface =", "enabled = false\ninterface ="));
-    assert!(!enabled(&world));
-    world.change(&admin("a", true)).expect("there");
-    assert_eq!((enabled(&world), &world.in_force.objects.admin), (true, &BTreeMap::from([("a".to_owned(), true)])));
-    world.check();
-    // A stored connection takes its state along.
-    world.change(&connection("b", "tun-b", "10.2.0.0/16")).expect("fits");
-    world.change(&admin("b", false)).expect("there");
-    world.change(&ObjectChange::Delete(ObjectId::Connection("b".into()))).expect("not used");
-    assert!(!world.in_force.objects.admin.contains_key("b"));
-}
-
-#[test]
-fn a_pile_of_conflicts_is_settled_from_the_oldest_on() {
-    // b and c fit as long as they are one site's with a; then each conflicts with the one before it.
-    let mut world = World::new(FILE);
-    for (name, remote) in [("b", "10.1.0.0/17"), ("c", "10.1.0.0/18"), ("d", "10.4.0.0/16")] {
-        world.change(&connection(name, &format!("tun-{name}"), remote)).expect("one site's");
-    }
-    assert!(world.set_aside().is_empty());
-    let edited = FILE
-        .replace("[\"10.1.0.0/16\"]", "[\"10.1.0.0/18\"]")
-        .replace("interface = \"tun-a\"", "interface = \"tun-b\"");
-    let edited = edited.replace("\"10.1.0.0/16\"", "\"10.1.0.0/18\"");
-    // On one interface with b, which therefore goes; c and d stay.
-    world.edit(&edited);
-    let found = world.set_aside();
-    assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["connection b"], "{found:?}");
-    world.check();
-}
-
-#[test]
-fn included_files_are_one_with_the_main_file() {
-    let main = FILE.replace("[gateway]", "include = [\"x.toml\"]\n[gateway]");
-    let more = "[[route]]\ndestination = \"10.1.2.0/24\"\nnext_hop = \"a\"\n[customer_gateway.h]\naddress = \"198.51.100.7\"\n";
-    let set = files_of(&[("/etc/vpnhub.toml", &main), ("/etc/x.toml", more)]);
-    let (in_force, config) = InForce::new(set, Objects::default()).expect("a configuration");
-    assert_eq!(config.routes.len(), 2);
-    assert_eq!(config.provenance.route(1).to_string(), "/etc/x.toml line 1");
-    let error = in_force.propose(&gateway("h", "198.51.100.8", PutMode::Merge)).expect_err("the file's").to_string();
-    assert!(error.contains("customer gateway h is defined in /etc/x.toml line 4"), "{error}");
-    for (more, expected) in [
-        ("[gateway]\nname = \"x\"\n", "/etc/x.toml:1:2: error: \"gateway\" may not be in a file that is included"),
-        (
-            "[customer_gateway.g]\naddress = \"198.51.100.9\"\n",
-            "there is a customer gateway \"g\" already (/etc/vpnhub.toml line 6)",
-        ),
-        ("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "is already on /etc/vpnhub.toml line 16"),
-        ("x = [\n", "/etc/x.toml:"),
-        ("include = [\"y\"]\n", "\"include\" may not be in a file that is included"),
-    ] {
-        let texts = [("/etc/vpnhub.toml", main.as_str()), ("/etc/x.toml", more)];
-        let texts = texts.map(|(path, text)| SourceText { path: path.into(), text: text.to_owned() });
-        let found = load_texts(texts.to_vec()).expect_err("wrong");
-        let lines: Vec<String> = found.iter().map(|found| found.in_file("/etc/vpnhub.toml")).collect();
-        assert!(lines.iter().any(|line| line.contains(expected)), "{expected}: {lines:#?}");
-    }
-}
-
-#[test]
-fn warnings_of_files_that_the_store_makes_good_are_not_shown() {
-    let file = FILE.replace("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "");
-    let mut world = World::new(&file);
-    let count = |world: &World| world.in_force.file_warnings().len();
-    assert_eq!(count(&world), 1);
-    world.change(&add("10.1.0.0/16", "a")).expect("fits");
-    assert_eq!(count(&world), 0);
-    let warnings = world.change(&delete("10.1.0.0/16", None)).expect("there");
-    assert!(warnings[0].contains("nothing is sent to the site"), "{warnings:?}");
-    let warnings = world.change(&add("10.9.0.0/16", "a")).expect("fits");
-    assert!(warnings[0].contains("is not in connection.a.remote_cidrs"), "{warnings:?}");
 }
