@@ -16,7 +16,7 @@ impl World {
     /// Whether TC alone reaches the interface of this index, which is an attachment.
     pub fn is_by_tc(&self, interface: u32) -> bool {
         let tc_only = self.interfaces.iter().any(|other| other.index == interface && other.tc_only);
-        by_tc && self.attachment(interface).is_some()
+        tc_only && self.attachment(interface).is_some()
     }
 }
 

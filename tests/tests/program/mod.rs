@@ -30,7 +30,7 @@ use hub_userspace::{
         },
     },
     dataplane::{Counters, Dataplane, Hook, Outcome},
-    layout::Layout,
+    id_maps::IdMaps,
     limit::{Ports, ProtoPorts},
     netlink::{HostState, Link},
     rib::Rib,
@@ -69,7 +69,7 @@ pub struct Program {
 /// What an agent remembers from one world to the next.
 #[derive(Default)]
 pub struct Agent {
-    layout: Layout,
+    layout: IdMaps,
     rib: Rib,
     routes: Vec<Route>,
 }
@@ -127,9 +127,10 @@ impl Program {
         let Agent { layout, rib, routes } = agent;
         rib.change(&Routes::between(routes, &config.routes));
         rib.follow(config.vpc.as_ref(), &host);
-        let inputs = Inputs { config: &config, host: &host, states: &states, agreements: &agreements, tc_only: &by_tc };
-        let ingress = compile::ingress(inputs, layout)?;
-        let compiled = compile::ways(inputs, rib, layout)?;
+        let inputs =
+            Inputs { config: &config, host: &host, states: &states, agreements: &agreements, tc_only: &tc_only };
+        let ingress = compile::policy_tables(inputs, layout)?;
+        let compiled = compile::egress_tables(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
         // What another agent has left.
@@ -137,8 +138,8 @@ impl Program {
         self.dataplane.apply(&ingress, &compiled.egress, &compiled.routes(rib, &changed))?;
         self.destinations = destinations;
         *routes = config.routes;
-        layout.ingress.end();
-        layout.ways.end();
+        layout.policy.end();
+        layout.egress.end();
         // No packet is on its way.
         layout.begin_release();
         layout.release();
