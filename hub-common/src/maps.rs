@@ -7,7 +7,7 @@
 //! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
 //! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
 //! LOCALS[policy, destination] longest prefix   -> Local { connection, limits }  (only where policy is not ANY_LOCAL)
-//! PORT_RULES[limits]                               -> Rules            (only where limits is not NO_LIMITS)
+//! PORT_RULES[limits]                           -> Rules            (only where limits is not NO_LIMITS)
 //! ROUTES[source]              longest prefix   -> Route: must lead back to that connection (reverse path)
 //! GROUP_MEMBERS[first_bucket, connection]      (only where the route has several next hops)
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }

@@ -152,7 +152,7 @@ fn log_gone_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
     }
 }
 
-/// ResolvedPair the way of a packet that is not forwarded.
+/// Ends the way of a packet that is not forwarded.
 #[inline(always)]
 pub fn refuse<F: Frame>(frame: &mut F, account: &Account, reason: Reason) -> u32 {
     if !F::IS_LAST && !reason.is_drop() {

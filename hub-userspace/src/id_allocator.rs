@@ -1,4 +1,4 @@
-//! DeferredFree for things: a thing keeps its number for as long as it is used.
+//! Numbers for things: a thing keeps its number for as long as it is used.
 
 use std::{
     collections::{BTreeSet, HashMap},

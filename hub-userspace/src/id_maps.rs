@@ -47,7 +47,7 @@ pub struct IdMaps {
     pub egress: EgressIds,
 }
 
-/// DeferredFree of what [`crate::tables::PolicyTables`] holds.
+/// Numbers of what [`crate::tables::PolicyTables`] holds.
 #[derive(Debug, Clone)]
 pub struct IngressLayout {
     /// `COUNTERS` slot and selector scope of a connection, by name.
@@ -59,7 +59,7 @@ pub struct IngressLayout {
     pub limits: IdAllocator<Rules>,
 }
 
-/// DeferredFree of what [`crate::tables::EgressTables`] holds, and who has which bucket.
+/// Numbers of what [`crate::tables::EgressTables`] holds, and who has which bucket.
 #[derive(Debug, Clone)]
 pub struct EgressIds {
     pub next_hops: IdAllocator<NextHop>,
@@ -285,7 +285,7 @@ mod tests {
     fn round(layout: &mut EgressIds, groups: &[(&Arc<Members>, Option<&Arc<Members>>)]) -> Vec<Vec<Option<Member>>> {
         layout.begin();
         let owners = groups.iter().map(|(members, predecessor)| {
-            // DeferredFree that have nothing to do with each other's order but are the same every time.
+            // Numbers that have nothing to do with each other's order but are the same every time.
             let member = |name: &str| Member::Connection(u32::from(name.as_bytes()[0]));
             let active: Vec<(Member, u32)> =
                 members.iter().map(|(name, weight)| (member(name), u32::from(*weight))).collect();

@@ -51,7 +51,7 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    /// DeferredFree the connections and compiles each one's own selectors, which the egress check asks.
+    /// Numbers the connections and compiles each one's own selectors, which the egress check asks.
     fn connections(&mut self) -> Result<(), Full> {
         for (name, connection) in &self.inputs.config.connections {
             let slot = self.layout.connections.take(name.clone())?;

@@ -57,7 +57,7 @@ pub const V6: Shape = Shape {
     blocks: &[],
 };
 
-/// IdAllocator are told apart by this many bits at most: a node has half a MiB then, and two of them find place in a chunk.
+/// Slots are told apart by this many bits at most: a node has half a MiB then, and two of them find place in a chunk.
 const MOST_BITS: u8 = CHUNK_BITS as u8 - 2;
 /// With so few bits a node is one cache line.
 const FREE_BITS: u8 = 3;
@@ -79,7 +79,7 @@ const BLOCK_UNTIL: u32 = 8;
 /// Prefixes in order, with what they say.
 pub type Item<'a> = (Bits, &'a Said);
 
-/// IdAllocator, and how an address finds its own: a node, as its first words describe it, or slots without such words, which
+/// Slots, and how an address finds its own: a node, as its first words describe it, or slots without such words, which
 /// are a block or the family's top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {

@@ -12,7 +12,7 @@ use super::{
 
 /// Bits of the number in a mark.
 const NUMBER_BITS: RangeInclusive<u32> = 8..=15;
-/// DeferredFree that are no connection's: no route, the VPC, the hub itself.
+/// Numbers that are no connection's: no route, the VPC, the hub itself.
 const RESERVED: usize = 3;
 
 /// How many connections the mark's numbers are enough for.

@@ -41,22 +41,22 @@ pub const REASON_BYTES: usize = 32;
 type ReasonName = [u8; REASON_BYTES];
 
 /// The pinned maps, by their files' names.
-const MAPS: [IdMaps; 4] = [
-    IdMaps::new("traffic", MapType::PerCpuArray, size_of::<Traffic>(), SLOTS),
-    IdMaps::new("refusals", MapType::PerCpuArray, size_of::<Refusals>(), SLOTS),
-    IdMaps::new("connections", MapType::Array, size_of::<ConnectionRecord>(), SLOTS),
-    IdMaps::new("reasons", MapType::Array, REASON_BYTES, Reason::COUNT as u32),
+const MAPS: [PinnedMap; 4] = [
+    PinnedMap::new("traffic", MapType::PerCpuArray, size_of::<Traffic>(), SLOTS),
+    PinnedMap::new("refusals", MapType::PerCpuArray, size_of::<Refusals>(), SLOTS),
+    PinnedMap::new("connections", MapType::Array, size_of::<ConnectionRecord>(), SLOTS),
+    PinnedMap::new("reasons", MapType::Array, REASON_BYTES, Reason::COUNT as u32),
 ];
 
 #[derive(Clone, Copy)]
-struct IdMaps {
+struct PinnedMap {
     name: &'static str,
     kind: MapType,
     value_bytes: u32,
     entries: u32,
 }
 
-impl IdMaps {
+impl PinnedMap {
     const fn new(name: &'static str, kind: MapType, value_bytes: usize, entries: u32) -> Self {
         Self { name, kind, value_bytes: value_bytes as u32, entries }
     }
@@ -89,7 +89,7 @@ pub struct Ledger {
     /// As the map has them.
     records: BTreeMap<u32, ConnectionRecord>,
     old: Option<Old>,
-    /// IdAllocator that have lost their owners: the old programs may still count for them.
+    /// Slots that have lost their owners: the old programs may still count for them.
     to_clear: Option<Vec<u32>>,
 }
 
@@ -147,7 +147,7 @@ impl Ledger {
         Ok(Self { map: Some(map), records, old: None, to_clear: None })
     }
 
-    /// IdAllocator with their owners' names and records. A name is there once.
+    /// Slots with their owners' names and records. A name is there once.
     pub fn owners(&self) -> BTreeMap<u32, (String, &ConnectionRecord)> {
         self.records.iter().filter_map(|(slot, record)| Some((*slot, (name(record)?, record)))).collect()
     }

@@ -196,7 +196,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// DeferredFree and memory that rest with the tables, beside those of the layout.
+    /// Numbers and memory that rest with the tables, beside those of the layout.
     pub fn numbers(&mut self) -> &mut dyn DeferredFree {
         self.maps.look_up()
     }

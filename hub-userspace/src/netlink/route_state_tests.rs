@@ -15,7 +15,7 @@ fn refusal() -> Refusal {
     Refusal { errno: 100, detail: None }
 }
 
-/// A route_state of a kernel that shows these.
+/// The route state of a kernel that shows these.
 fn read(routes: &[(RouteKey, RouteAction)]) -> RouteState {
     let mut route_state = RouteState::default();
     read_again(&mut route_state, routes);

@@ -18,7 +18,7 @@ use crate::{
     selectors::{Pair, same_family},
 };
 
-/// DeferredFree of SAs gone that are remembered, lest what is told too late brings them back.
+/// Numbers of SAs gone that are remembered, lest what is told too late brings them back.
 const REMEMBERED: usize = 4096;
 
 /// SAs of all connections, ours and others'.
@@ -26,7 +26,7 @@ const REMEMBERED: usize = 4096;
 pub struct Table {
     ikes: BTreeMap<u64, IkeSa>,
     children: BTreeMap<u64, Child>,
-    /// DeferredFree of child SAs that are gone; charon gives none twice.
+    /// Numbers of child SAs that are gone; charon gives none twice.
     gone: Gone,
     /// What was last in the way of a connection, by charon's name.
     faults: BTreeMap<String, Fault>,

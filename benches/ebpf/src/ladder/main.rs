@@ -160,7 +160,7 @@ fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     redirect::redirect(frame, account, next_hop)
 }
 
-/// ResolvedPair a rung with what its last stage found: nobody looks at that, and the compiler would leave the work out.
+/// Ends a rung with what its last stage found: nobody looks at that, and the compiler would leave the work out.
 #[inline(always)]
 fn reached(found: u32) -> u32 {
     black_box(found);

@@ -95,7 +95,7 @@ pub static ALGORITHMS: &[Algorithm] = &[
     weak("ecp192", Kind::Group, SMALL_GROUP),
 ];
 
-/// DeferredFree of the groups (IANA, `IKEv2` Transform Type 4).
+/// Numbers of the groups (IANA, `IKEv2` Transform Type 4).
 const GROUPS: &[(&str, u16)] = &[
     ("modp768", 1),
     ("modp1024", 2),

@@ -1,6 +1,6 @@
 //! nfnetlink messages: header, attributes, batches (`linux/netfilter/nfnetlink.h`, `nf_tables.h`). Pure.
 //!
-//! DeferredFree of attributes are in network byte order, those of headers in the host's. Attributes and messages begin at
+//! Numbers of attributes are in network byte order, those of headers in the host's. Attributes and messages begin at
 //! multiples of four bytes.
 
 use std::iter;
