@@ -65,8 +65,8 @@ pub struct TestArgs {
 
 /// A test program, what of it is run where nothing is asked for, and with which look-up.
 const SUITES: [(&str, &str, &str); 6] = [
-    // Of the streams, those that take no hundred starts: each takes a while there.
-    ("outlive", "interfaces:: flows:: states:: stream::without stream::connections --test-threads 2", "compiled"),
+    // What Linux 6.1 does in its own way, clsact; and of the streams those that take no hundred starts: each takes a while there.
+    ("outlive", "interfaces:: stream::without stream::connections --test-threads 2", "compiled"),
     ("hunt", "beyond_policy_through --ignored --test-threads 1", "compiled"),
     ("ipsec", "kernel:: --test-threads 2", "compiled"),
     ("tunnels", "--test-threads 2", "compiled"),
