@@ -66,6 +66,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     ensure!(*routes < PREFIXES / 2, "--routes {routes}: fewer than {} are possible", PREFIXES / 2);
     ensure!(routes + arguments.reloaded < PREFIXES, "--reloaded {}: too many", arguments.reloaded);
     let mut testbed = Testbed::start(common, &config(arguments, *routes, 100), ADDRESSES)?;
+    testbed.running.control.add_route(STREAM, TO_B[0], 100)?;
     let pace = Pace::new(*rate, common.cpu);
 
     let mut results = Results::new("change");
@@ -78,11 +79,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     testbed.stop()
 }
 
-/// The stream's route, and so many others with this weight.
+/// So many routes with this weight. The stream's own is made by command, as it is to be replaced by command.
 fn config(arguments: &Arguments, others: u32, weight: u8) -> String {
-    let own = testbed::route(STREAM.to_owned(), TO_B[0], 100);
     let others = (0..others).map(|number| testbed::route(testbed::prefix_c(number), TO_C, weight));
-    testbed::config(&arguments.common, [own].into_iter().chain(others), false)
+    testbed::config(&arguments.common, others, false)
 }
 
 fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
