@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt::Write as _;
+use std::fs;
 
 use anyhow::Context;
 use hub_tests::lab::{Agent, AgentCommand, End, HUB, Link, Namespace, PlaceSpec, World, agent_binary};
@@ -36,6 +37,16 @@ impl Variant {
     /// The configuration file.
     pub fn config(self) -> String {
         self.config_with(env::var("VPNHUB_TEST_LOOKUP").ok().as_deref())
+    }
+
+    /// The same without the routes to these destinations.
+    pub fn config_without(self, destinations: &[&str]) -> String {
+        const ROUTE: &str = "\n[[route]]\n";
+        let text = self.config();
+        let parts = text.split(ROUTE);
+        let is_left =
+            |part: &&str| !destinations.iter().any(|gone| part.starts_with(&format!("destination = \"{gone}\"")));
+        parts.filter(is_left).collect::<Vec<_>>().join(ROUTE)
     }
 
     /// The same with this `lookup`.
@@ -131,6 +142,14 @@ impl Arena {
     /// How the agent is started.
     pub fn command(&self) -> AgentCommand {
         AgentCommand::new(agent_binary()).argument("--attach").argument(self.variant.attach)
+    }
+
+    /// Has the agent take another configuration.
+    pub fn reload(agent: &Agent, config: &str) -> anyhow::Result<()> {
+        fs::write(agent.config(), config)?;
+        let output = agent.cli(&["reload"])?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 
     /// Starts the agent and waits until it answers.

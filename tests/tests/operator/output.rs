@@ -75,10 +75,10 @@ fn tables_say_the_same_to_people() {
     let output = rig.agent.cli(&["route", "list"]).unwrap();
     assert_eq!(output.status.code(), Some(0));
     let table = stdout(&output);
-    assert_eq!(row(&table, &["DESTINATION"]), ["DESTINATION", "NEXT", "HOP", "WEIGHT", "PUBLISHED", "SHARE"]);
-    assert_eq!(row(&table, &["10.10.10.0/24", "shanghai"])[2..], ["25", "yes", "25", "%"]);
-    assert_eq!(row(&table, &["10.10.10.0/24", "shanghai-2"])[2..], ["75", "yes", "75", "%"]);
-    assert_eq!(row(&table, &["10.10.20.0/24", "hangzhou"])[2..], ["100", "no", "100", "%"]);
+    assert_eq!(row(&table, &["DESTINATION"]), ["DESTINATION", "NEXT", "HOP", "WEIGHT", "PUBLISHED", "SHARE", "ORIGIN"]);
+    assert_eq!(row(&table, &["10.10.10.0/24", "shanghai"])[2..6], ["25", "yes", "25", "%"]);
+    assert_eq!(row(&table, &["10.10.10.0/24", "shanghai-2"])[2..6], ["75", "yes", "75", "%"]);
+    assert_eq!(row(&table, &["10.10.20.0/24", "hangzhou"])[2..6], ["100", "no", "100", "%"]);
     assert_eq!(table.lines().count(), 1 + config.routes.len());
 
     let output = rig.agent.cli(&["status"]).unwrap();
