@@ -18,7 +18,7 @@ use crate::lifecycle::{during, still_allowed};
 use crate::places::Place;
 use crate::wires::payload;
 
-/// `VPNHUB_TUNS=N` makes N: a thousand take some minutes.
+/// `VPNHUB_TUNS=N` makes N: a thousand take a minute.
 const TUNS: u64 = 50;
 /// Of an agent that attaches to a thousand interfaces one by one.
 const READY_WITHIN: Duration = Duration::from_secs(60);
