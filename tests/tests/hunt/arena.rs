@@ -31,7 +31,7 @@ impl Variant {
     }
 
     pub fn policy(self) -> Policy {
-        Policy { spoke_to_spoke: self.spoke_to_spoke, promises_raw_links: self.attach != "generic" }
+        Policy { spoke_to_spoke: self.spoke_to_spoke, promises_raw_links: self.attach != "generic", guarded: true }
     }
 
     /// The configuration file.

@@ -3,7 +3,7 @@
 use std::{fs, process::Output, thread};
 
 use anyhow::Context;
-use hub_tests::lab::{Namespace, agent_binary};
+use hub_tests::lab::{Agent, Namespace, agent_binary};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -65,40 +65,92 @@ fn an_upgrade_to_another_program_of_tc_opens_nothing() -> anyhow::Result<()> {
     upgrades(Variant::ISOLATED.attach("tc"))
 }
 
-/// Between a flush and its mending the program stands alone: that moment is not hunted in (docs/security.md).
-#[test]
-fn a_ruleset_that_is_flushed_is_put_back_and_closes_again() -> anyhow::Result<()> {
+/// Between a flush and its mending the program stands alone. Another policy says what is open then, and that nothing else
+/// is.
+fn flushes(variant: Variant) -> anyhow::Result<()> {
     let seed = seed()?;
-    let (arena, tuns) = Arena::build(Variant::ISOLATED)?;
-    let agent = arena.start()?;
+    let (arena, tuns) = Arena::build(variant)?;
+    let mut agent = arena.start()?;
     let mut hunt = Hunt::new(&arena, tuns)?;
     hunt.settle()?;
     let hub = arena.hub();
-    let pid = Pid::from_raw(agent.pid().cast_signed());
     let whole = table(hub)?;
+    let changed = |command: &str| {
+        let output = nft(hub, command)?;
+        anyhow::ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
     for flush in ["flush ruleset", "delete table inet vpnhub", "flush table inet vpnhub", "flush set inet vpnhub sites"]
     {
-        for stands_still in [false, true] {
-            if stands_still {
-                kill(pid, Signal::SIGSTOP)?;
-            }
-            let flushed = nft(hub, flush)?;
-            anyhow::ensure!(flushed.status.success(), "{flush}: {}", String::from_utf8_lossy(&flushed.stderr));
-            if stands_still {
-                kill(pid, Signal::SIGCONT)?;
-            }
+        let is_put_back = |agent: &Agent| {
             while table(hub)? != whole {
                 agent.must_run()?;
                 thread::yield_now();
             }
+            Ok(())
+        };
+        let mut leaked = [0; 3];
+        for (agent_is, leaked) in ["running", "stopped", "killed"].into_iter().zip(&mut leaked) {
+            let before = hunt.leaked;
+            let pid = Pid::from_raw(agent.pid().cast_signed());
+            hunt.unguarded = true;
+            match agent_is {
+                "running" => during(&mut hunt, seed, &format!("nft {flush}"), || {
+                    changed(flush)?;
+                    is_put_back(&agent)
+                })?,
+                "stopped" => {
+                    during(&mut hunt, seed, &format!("nft {flush}, the agent stands still"), || {
+                        kill(pid, Signal::SIGSTOP)?;
+                        changed(flush)
+                    })?;
+                    *leaked = hunt.leaked - before;
+                    during(&mut hunt, seed, &format!("nft {flush}, the agent goes on"), || {
+                        kill(pid, Signal::SIGCONT)?;
+                        is_put_back(&agent)
+                    })?;
+                }
+                _ => {
+                    let files = during(&mut hunt, seed, &format!("nft {flush}, no agent runs"), || {
+                        let files = agent.kill()?;
+                        changed(flush)?;
+                        Ok(files)
+                    })?;
+                    *leaked = hunt.leaked - before;
+                    agent = during(&mut hunt, seed, &format!("nft {flush}, an agent starts"), || {
+                        arena.command().start_in(hub, files)
+                    })?;
+                    is_put_back(&agent)?;
+                }
+            }
+            if agent_is == "running" {
+                *leaked = hunt.leaked - before;
+            }
+            // What was sent until now has been dealt with.
+            still_allowed(&mut hunt, &format!("after nft {flush}, the table is back"));
+            hunt.unguarded = false;
             during(&mut hunt, seed, &format!("after nft {flush}"), || Ok(()))?;
             still_allowed(&mut hunt, &format!("after nft {flush}"));
         }
+        println!("nft {flush}: open for {leaked:?} packets with the agent running, standing still, killed");
+        // Else the hunt would not see what is open.
+        let is_open = !flush.starts_with("flush set");
+        anyhow::ensure!(!is_open || (leaked[1] > 0 && leaked[2] > 0), "nothing is open after nft {flush}");
     }
-    println!("{} packets, {} arrived", hunt.sent(), hunt.arrived);
+    println!("{variant:?}: {} packets, {} arrived", hunt.sent(), hunt.arrived);
     let verdict = hunt.verdict();
     agent.stop()?;
     verdict
+}
+
+#[test]
+fn a_flushed_ruleset_opens_what_is_said_and_closes_again() -> anyhow::Result<()> {
+    flushes(Variant::ISOLATED)
+}
+
+#[test]
+fn a_flushed_ruleset_beside_programs_of_tc_opens_what_is_said_and_closes_again() -> anyhow::Result<()> {
+    flushes(Variant::PLAIN.attach("tc"))
 }
 
 /// What the table stood before has gone.
@@ -115,39 +167,79 @@ fn nothing_is_left(hub: &Namespace) -> anyhow::Result<()> {
 }
 
 /// Routes go first, then the programs, then the table: until that goes, nothing is open. Afterwards the host is its
-/// operator's again.
+/// operator's again. `pid` is the process that takes everything away; `more` is sent besides the random packets.
+pub fn hunt_while_taken_away(
+    hunt: &mut Hunt<'_>,
+    hub: &Namespace,
+    seed: u64,
+    pid: u32,
+    mut more: impl FnMut(&mut Hunt<'_>),
+) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(pid.cast_signed());
+    let mut bursts = 0;
+    loop {
+        let before = hunt.findings();
+        hunt.burst(seed, BURST);
+        more(hunt);
+        if !is_guarded(hub)? {
+            // Some of this burst came when the host was its operator's.
+            hunt.set_findings(before);
+            // Or has ended, but nobody has waited for it.
+            kill(pid, Signal::SIGSTOP)?;
+            nothing_is_left(hub)?;
+            kill(pid, Signal::SIGCONT)?;
+            println!("{}: {bursts} bursts", hunt.phase);
+            hunt.waive_debts();
+            return Ok(());
+        }
+        bursts += 1;
+    }
+}
+
+/// Unloads what an agent has left that was killed.
+pub fn unload(hunt: &mut Hunt<'_>, hub: &Namespace, seed: u64, more: impl FnMut(&mut Hunt<'_>)) -> anyhow::Result<()> {
+    "while everything is unloaded".clone_into(&mut hunt.phase);
+    hunt.vpc_is_let_go = true;
+    let mut unload = hub.command(agent_binary());
+    let mut unload = unload.args(["unload", "--instance", &hub.instance()]).spawn()?;
+    hunt_while_taken_away(hunt, hub, seed, unload.id(), more)?;
+    anyhow::ensure!(unload.wait()?.success(), "unload failed");
+    Ok(())
+}
+
+const ATTACH: [&str; 3] = ["auto", "tc", "auto"];
+
 #[test]
 fn what_is_taken_away_opens_nothing_on_the_way() -> anyhow::Result<()> {
     let seed = seed()?;
-    for round in 0..3 {
-        let (arena, tuns) = Arena::build(Variant::ISOLATED.attach(if round == 1 { "tc" } else { "auto" }))?;
+    for attach in ATTACH {
+        let (arena, tuns) = Arena::build(Variant::ISOLATED.attach(attach))?;
         let agent = arena.start()?;
         let mut hunt = Hunt::new(&arena, tuns)?;
         hunt.settle()?;
-        let hub = arena.hub();
-        "while everything is taken away".clone_into(&mut hunt.phase);
         let _files = agent.kill()?;
+        unload(&mut hunt, arena.hub(), seed, |_| ())?;
+        hunt.verdict()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_detaches_opens_nothing_on_the_way() -> anyhow::Result<()> {
+    let seed = seed()?;
+    for attach in ATTACH {
+        let variant = Variant::ISOLATED.attach(attach);
+        let (arena, tuns) = Arena::build(variant)?;
+        let config =
+            variant.config_with(Some("compiled")).replace("[dataplane]\n", "[dataplane]\non_stop = \"detach\"\n");
+        let agent = arena.command().start_with(arena.hub(), &config)?;
+        let mut hunt = Hunt::new(&arena, tuns)?;
+        hunt.settle()?;
+        "while an agent detaches".clone_into(&mut hunt.phase);
         hunt.vpc_is_let_go = true;
-        let mut unload = hub.command(agent_binary());
-        let mut unload = unload.args(["unload", "--instance", &hub.instance()]).spawn()?;
-        let mut bursts = 0;
-        loop {
-            let before = hunt.findings();
-            hunt.burst(seed, BURST);
-            if !is_guarded(hub)? {
-                // Some of this burst came when the host was its operator's.
-                hunt.set_findings(before);
-                let pid = Pid::from_raw(unload.id().cast_signed());
-                kill(pid, Signal::SIGSTOP)?;
-                nothing_is_left(hub)?;
-                kill(pid, Signal::SIGCONT)?;
-                break;
-            }
-            bursts += 1;
-        }
-        anyhow::ensure!(unload.wait()?.success(), "unload failed");
-        println!("{bursts} bursts while it went");
-        hunt.waive_debts();
+        kill(Pid::from_raw(agent.pid().cast_signed()), Signal::SIGTERM)?;
+        hunt_while_taken_away(&mut hunt, arena.hub(), seed, agent.pid(), |_| ())?;
+        agent.stop()?;
         hunt.verdict()?;
     }
     Ok(())

@@ -9,6 +9,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::places::{ALL, Place, SHARED4, SHARED6, SITES};
+use crate::reading::WCCP;
 use crate::wires::{Macs, informed, payload, raw, tcp_mark};
 
 /// How often packets enter at each place, of 100.
@@ -23,6 +24,10 @@ const ENTRIES: [(Place, u32); 8] = [
     (Place::Wan, 6),
 ];
 const OLD_VLAN: u16 = 0x9100;
+/// An Ethernet frame in GRE (RFC 7637 section 3.2).
+const BRIDGED: u16 = 0x6558;
+/// `EtherType`s that say nothing of IP, and some that do where the bytes do not.
+const ODD: [u16; 11] = [0x0806, 0x8847, 0x8864, 0x88e5, 0x88f7, IPV4, IPV6, 0x0600, 3, WCCP, BRIDGED];
 
 /// The packet of this id: where it enters, and as what bytes.
 pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>]) -> (Place, Vec<u8>) {
@@ -293,8 +298,7 @@ fn link(rng: &mut SmallRng, entry: Place, drawn: Drawn, macs: &[Option<Macs>]) -
     let Drawn { mut packet, v6 } = drawn;
     let ether_type = if v6 { IPV6 } else { IPV4 };
     let tags = tags(rng);
-    let odd_type =
-        percent(rng, 3).then(|| one_of(rng, &[0x0806, 0x8847, 0x8864, 0x88e5, 0x88f7, IPV4, IPV6, 0x0600, 3]));
+    let odd_type = percent(rng, 4).then(|| if percent(rng, 20) { rng.random() } else { one_of(rng, &ODD) });
     let cut = percent(rng, 2).then(|| rng.random_range(14..100));
     let Some([hub, far]) = macs[entry as usize] else {
         let bytes = packet.build();
@@ -307,6 +311,14 @@ fn link(rng: &mut SmallRng, entry: Place, drawn: Drawn, macs: &[Option<Macs>]) -
         for ((_, control), next) in tags.iter().zip(types) {
             inside.extend(control.to_be_bytes());
             inside.extend(next.to_be_bytes());
+        }
+        match odd_type {
+            Some(BRIDGED) if percent(rng, 70) => {
+                inside.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+                inside.extend(ether_type.to_be_bytes());
+            }
+            Some(WCCP) if percent(rng, 50) => inside.extend([0; 4]),
+            _ => {}
         }
         inside.extend(bytes);
         return if tags.is_empty() && odd_type.is_none() { raw(entry, inside) } else { informed(first, &inside) };

@@ -12,7 +12,7 @@ use hub_tests::packet::{Packet, hex};
 use crate::arena::Arena;
 use crate::draw::draw;
 use crate::places::{ALL, Place, Places, SITES, is_hub};
-use crate::policy::{Judgement, NOWHERE};
+use crate::policy::{Judgement, NOWHERE, Policy};
 use crate::raw::RawLink;
 use crate::reading::Reading;
 use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
@@ -33,6 +33,8 @@ struct Sent {
     entry: Place,
     source: Option<IpAddr>,
     judgement: Judgement,
+    /// Where it may arrive as long as the nftables table is in place.
+    guarded: Places,
 }
 
 /// Something that was not to be: what, how often, and the first of its kind in full.
@@ -53,6 +55,10 @@ pub struct Hunt<'a> {
     pub phase: String,
     /// The VPC's interface is no attachment any more: as on any other, nobody says what the hub itself may answer there.
     pub vpc_is_let_go: bool,
+    /// The nftables table is away, or may be.
+    pub unguarded: bool,
+    /// Packets that arrived meanwhile, and would not have with the table.
+    pub leaked: u64,
     findings: Findings,
     /// Packets that arrived where they might.
     pub arrived: u64,
@@ -74,6 +80,8 @@ impl<'a> Hunt<'a> {
             rounds: 0,
             phase: String::new(),
             vpc_is_let_go: false,
+            unguarded: false,
+            leaked: 0,
             findings: Findings::new(),
             arrived: 0,
             arrivals: Vec::new(),
@@ -97,7 +105,7 @@ impl<'a> Hunt<'a> {
     /// Sends one packet by other ways than the wires, which may arrive nowhere and draw no answer.
     pub fn fire_unadmitted(&mut self, entry: Place, send: impl FnOnce(u64) -> bool) {
         let id = self.sent() + 1;
-        self.sent.push(Sent { entry, source: None, judgement: NOWHERE });
+        self.sent.push(Sent { entry, source: None, judgement: NOWHERE, guarded: Places::NONE });
         self.kept.push_back(Vec::new());
         if self.kept.len() > KEPT {
             self.kept.pop_front();
@@ -107,13 +115,18 @@ impl<'a> Hunt<'a> {
 
     fn enter(&mut self, entry: Place, bytes: Vec<u8>) {
         let hub_mac = self.macs[entry as usize].map(|[hub, _]| hub);
-        let mut judgement = self.arena.variant.policy().judge(entry, &bytes, hub_mac);
+        let policy = self.arena.variant.policy();
+        let mut judgement = policy.judge(entry, &bytes, hub_mac);
+        let guarded = judgement.packet;
+        if self.unguarded {
+            judgement = Policy { guarded: false, ..policy }.judge(entry, &bytes, hub_mac);
+        }
         if entry == Place::Vpc && self.vpc_is_let_go {
             judgement.answers = Places::of(&ALL);
         }
         let entered = self.wires.send(entry, &bytes);
         let source = Reading::of(entry, &bytes).map(|reading| reading.source);
-        self.sent.push(Sent { entry, source, judgement });
+        self.sent.push(Sent { entry, source, judgement, guarded });
         if let (Some(place), true) = (judgement.must, entered) {
             self.due.insert(self.sent(), (place, 0));
         }
@@ -178,7 +191,7 @@ impl<'a> Hunt<'a> {
             return;
         }
         let sent = usize::try_from(id).ok().and_then(|id| self.sent.get(id.wrapping_sub(1)));
-        let Some(Sent { entry, source, judgement }) = sent.copied() else { return };
+        let Some(Sent { entry, source, judgement, guarded }) = sent.copied() else { return };
         let from_hub = arrival.source.is_some_and(|from| is_hub(from) && source != Some(from));
         match self.due.get_mut(&id) {
             Some((due, times)) if *due == place && arrival.source == source => *times += 1,
@@ -189,6 +202,7 @@ impl<'a> Hunt<'a> {
         }
         if judgement.packet.contains(place) || (from_hub && judgement.answers.contains(place)) {
             self.arrived += 1;
+            self.leaked += u64::from(!from_hub && !guarded.contains(place));
         } else {
             let what = if from_hub { "an answer of the hub arrived" } else { "arrived" };
             let phase = if self.phase.is_empty() { String::new() } else { format!("{}: ", self.phase) };

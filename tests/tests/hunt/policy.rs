@@ -15,6 +15,9 @@ pub struct Policy {
     /// Generic XDP promises no delivery into links without Ethernet headers: the kernel takes the protocol from the
     /// frame's bytes after the header has gone. Nor does it know the protocol of what such a link brings.
     pub promises_raw_links: bool,
+    /// Whether the nftables table is in place. Without it the program alone decides about what sites send, and nobody
+    /// about the rest: see docs/security.md.
+    pub guarded: bool,
 }
 
 /// Where one packet may arrive, and where it must.
@@ -43,6 +46,9 @@ impl Policy {
         }
         let Some(packet) = packet else { return NOWHERE };
         match entry {
+            Place::Vpc | Place::Mgmt | Place::Wan if !self.guarded => {
+                Judgement { packet: Places::of(&ALL), answers: Places::of(&ALL), must: None }
+            }
             Place::Mgmt | Place::Wan => {
                 // The host's own networks reach no site. What the hub itself answers there is its own traffic.
                 let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
@@ -70,6 +76,10 @@ impl Policy {
             IpAddr::V4(address) => within(entry.link4().0, address.into()),
             IpAddr::V6(address) => address.is_unicast_link_local(),
         };
+        if let Some(places) = self.by_the_kernel(entry, packet, own_link) {
+            let answers = if own_link { Places::NONE.with(entry) } else { members(packet.source) };
+            return Judgement { packet: places, answers, must: None };
+        }
         if entry.is_site() && own_link {
             return Judgement { answers: Places::NONE.with(entry), ..NOWHERE };
         }
@@ -91,6 +101,28 @@ impl Policy {
         let next_hops: Vec<Place> = next_hops.collect();
         let all = Places::of(&next_hops);
         Judgement { packet: all, answers, must: self.must(entry, packet, &next_hops) }
+    }
+
+    /// Where the kernel alone may take a site's packet that the program leaves to it, without the table.
+    fn by_the_kernel(self, entry: Place, packet: &Reading, own_link: bool) -> Option<Places> {
+        if self.guarded {
+            return None;
+        }
+        if own_link {
+            // For the hub, the program has said. The kernel forwards these of IPv4 as any other, and those of IPv6 at most
+            // back to where they came from (`ip6_forward`).
+            return Some(if packet.source.is_ipv4() { Places::of(&ALL) } else { Places::NONE.with(entry) });
+        }
+        if !leads_to(packet.source, entry) {
+            return None;
+        }
+        if is_hub(packet.destination) {
+            // The kernel follows a source route in it.
+            return packet.has_options.then(|| Places::of(&ALL));
+        }
+        let is_routed = ALL.iter().any(|place| leads_to(packet.destination, *place));
+        let is_left_to_the_kernel = !is_routed && !stays_here(packet.destination) && admits(entry, packet.destination);
+        is_left_to_the_kernel.then(|| Places::of(&[Place::Mgmt, Place::Wan]))
     }
 
     /// Where a packet that is admitted has to arrive, if nothing excuses the hub.
@@ -162,7 +194,7 @@ mod tests {
 
     const HUB: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
-    const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true };
+    const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true, guarded: true };
     const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
 
     fn judge(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Judgement {
@@ -206,6 +238,32 @@ mod tests {
         }
         let isolated = judge(ISOLATED, Alpha, "10.61.0.1", "10.62.0.1", |packet| packet);
         assert_eq!(isolated, Judgement { packet: none, answers: Places::of(&[Alpha]), must: None });
+    }
+
+    #[test]
+    fn without_the_table_the_program_holds_what_sites_send_alone() {
+        use Place::{Alpha, Beta, Gamma, Mgmt, Vpc, Wan};
+        let unguarded = Policy { guarded: false, ..ISOLATED };
+        let none = Places::NONE;
+        for (entry, from, to, packet) in [
+            (Alpha, "10.61.0.1", "172.30.0.10", Places::of(&[Vpc])),
+            (Alpha, "10.62.0.1", "172.30.0.10", none),
+            (Alpha, "10.62.0.1", "8.8.8.8", none),
+            (Alpha, "10.61.0.1", "10.62.0.1", none),
+            (Gamma, "10.63.0.1", "8.8.8.8", none),
+            (Alpha, "10.61.0.1", "172.30.0.1", none),
+            (Alpha, "10.61.0.1", "169.254.62.2", none),
+            (Alpha, "10.61.0.1", "8.8.8.8", Places::of(&[Mgmt, Wan])),
+            (Beta, "10.62.0.1", "10.99.0.10", Places::of(&[Mgmt, Wan])),
+            (Alpha, "169.254.61.2", "10.62.0.1", Places::of(&ALL)),
+            (Alpha, "169.254.62.2", "172.30.0.10", none),
+            (Mgmt, "10.99.0.10", "10.61.0.1", Places::of(&ALL)),
+        ] {
+            assert_eq!(judge(unguarded, entry, from, to, |packet| packet).packet, packet, "{entry}: {from} -> {to}");
+        }
+        let by_source_route = |packet: Packet| packet.ip_options(&[131, 7, 4, 10, 62, 0, 1]);
+        let judged = judge(unguarded, Alpha, "10.61.0.1", "172.30.0.1", by_source_route);
+        assert_eq!(judged.packet, Places::of(&ALL));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use hub_tests::packet::verify_ip_checksums;
 
 use crate::places::Place;
 
+/// GRE's protocol number of redirected web traffic (draft-wilson-wrec-wccp-v2-01 section 4.12.1).
+pub const WCCP: u16 = 0x883e;
+
 /// A frame with an IP packet in it.
 #[derive(Debug, Clone)]
 pub struct Reading {
@@ -23,6 +26,8 @@ pub struct Reading {
     pub length: usize,
     /// Bytes of its IP header, with IPv4 options, without extension headers.
     pub header: usize,
+    /// Of IPv4.
+    pub has_options: bool,
     /// No options, no extension headers, no fragment, lengths and checksums right.
     pub plain: bool,
 }
@@ -37,6 +42,8 @@ impl Reading {
                 6 => (None, IPV6, 0),
                 _ => return None,
             },
+            // A GRE tunnel takes the bytes behind that number for IPv4, perhaps after four others (`gre_parse_header`).
+            Place::Epsilon if number16(bytes, 2)? == WCCP => (None, IPV4, if bytes.get(4)? >> 4 == 4 { 4 } else { 8 }),
             Place::Epsilon => (None, number16(bytes, 2)?, 4),
             _ => (Some(*bytes.first_chunk()?), number16(bytes, 12)?, 14),
         };
@@ -54,6 +61,8 @@ impl Reading {
         };
         reading.tags = tags;
         reading.to_mac = to_mac;
+        // What is no GRE tunnel leaves it alone.
+        reading.plain &= place != Place::Epsilon || number16(bytes, 2) != Some(WCCP);
         Some(reading)
     }
 
@@ -66,8 +75,8 @@ impl Reading {
         let fragment = number16(bytes, 6)? & 0x3fff != 0;
         let plain = bytes[0] == 0x45 && !fragment && is_sound(bytes, length, bytes[9], 20);
         let header = usize::from(bytes[0] & 0xf) * 4;
-        let (hops, protocol) = (bytes[8], bytes[9]);
-        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, plain })
+        let (hops, protocol, has_options) = (bytes[8], bytes[9], header > 20);
+        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, has_options, plain })
     }
 
     fn ipv6(bytes: &[u8]) -> Option<Self> {
@@ -78,7 +87,8 @@ impl Reading {
         let length = 40 + usize::from(number16(bytes, 4)?);
         let plain = is_sound(bytes, length, bytes[6], 40);
         let (hops, protocol) = (bytes[7], bytes[6]);
-        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header: 40, plain })
+        let (header, has_options) = (40, false);
+        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, has_options, plain })
     }
 }
 
