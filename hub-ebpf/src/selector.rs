@@ -71,9 +71,13 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
     back: Route,
     attachment: &Attachment,
 ) -> Reason {
-    let (reason, is_multicast) = match packet.reach {
-        Reach::Multicast => (Reason::Multicast, true),
-        _ => (Reason::LinkLocal, false),
+    let is_multicast = packet.reach == Reach::Multicast;
+    let is_hub = route.flags & Route::HUB != 0;
+    let reason = match is_multicast {
+        true => Reason::Multicast,
+        // The kernel forwards what is link-local, against RFC 3927 section 7, in IPv6 back to the same link.
+        false if is_hub => Reason::LinkLocal,
+        false => Reason::SelectorMismatch,
     };
     let source = packet.source;
     if source.is_of_any_link() || (is_multicast && source.is_unspecified()) {
@@ -94,7 +98,7 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
         return if is_spoofed { Reason::SpoofedSource } else { reason };
     }
     // The hub's addresses on its links are often link-local ones of IPv4.
-    if route.flags & Route::HUB != 0
+    if is_hub
         && let Some(remote) = ends.tables.remote(ends.source, attachment.scope)
         && reverse_path(back, remote.connection).is_ok()
     {

@@ -1,8 +1,8 @@
-//! What a site must not tell the kernel through its attachment: no router advertisements, no redirects.
+//! What a site must not tell the kernel through its attachment: no router advertisements, no redirects, no source routes.
 //!
 //! A router advertisement gives the hub an address and a default route (RFC 4862, `net/ipv6/ndisc.c`), a redirect
-//! another next hop. Both are off on every attachment of a site before the program is attached, and are set again where
-//! somebody has changed them. The VPC's interface is left alone: a host with one NIC may live by its advertisements.
+//! another next hop, and a source route in a packet to the hub (RFC 791) another destination. All are off on every
+//! attachment of a site before the program is attached, and are set again where somebody has changed them. The VPC's interface is left alone: a host with one NIC may live by its advertisements.
 //!
 //! With `forwarding` off the kernel takes IPv4 redirects where *either* `all` or the interface has them on
 //! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
@@ -18,8 +18,12 @@ use tracing::{error, info, warn};
 use crate::{config::Config, netlink::HostState};
 
 /// Settings of an interface: the part before its name, and the part behind.
-const OFF: [(&str, &str); 3] =
-    [("ipv6/conf", "accept_ra"), ("ipv6/conf", "accept_redirects"), ("ipv4/conf", "accept_redirects")];
+const OFF: [(&str, &str); 4] = [
+    ("ipv6/conf", "accept_ra"),
+    ("ipv6/conf", "accept_redirects"),
+    ("ipv4/conf", "accept_redirects"),
+    ("ipv4/conf", "accept_source_route"),
+];
 /// Shows the network namespace of whoever looks.
 const ROOT: &str = "/proc/sys/net";
 
@@ -96,7 +100,7 @@ impl Sysctls {
 
     fn note(&mut self, name: &str, failure: String) {
         if self.failed.get(name) != Some(&failure) {
-            error!(interface = name, "what a site advertises may be believed: {failure}");
+            error!(interface = name, "what a site advertises, or a source route, may be followed: {failure}");
         }
         self.failed.insert(name.to_owned(), failure);
     }
@@ -220,8 +224,12 @@ mod tests {
         fs::write(v4.join("accept_redirects"), "1\n").expect("it is ours");
         fs::write(v6.join("accept_redirects"), "0\n").expect("it is ours");
         fs::write(v6.join("accept_ra"), "2\n").expect("it is ours");
+        fs::write(v4.join("accept_source_route"), "1\n").expect("it is ours");
         let changed = apply(folder.path(), "tun0").expect("it can be written");
-        assert_eq!(changed, ["ipv6/conf/tun0/accept_ra", "ipv4/conf/tun0/accept_redirects"]);
+        assert_eq!(
+            changed,
+            ["ipv6/conf/tun0/accept_ra", "ipv4/conf/tun0/accept_redirects", "ipv4/conf/tun0/accept_source_route"]
+        );
         assert_eq!(apply(folder.path(), "tun0").expect("it can be written"), Vec::<String>::new());
         assert_eq!(apply(folder.path(), "tun1").expect("nothing is there"), Vec::<String>::new());
     }

@@ -128,6 +128,11 @@ impl World {
         let packet = parse::packet(self, hook, attachment.interface, frame)?;
         if let Some(reason) = packet.link_scope {
             self.admit_on_link(&attachment, &packet, reason, trail)?;
+            // The kernel would forward it.
+            if reason == "link_local" && !self.is_hub(packet.destination) {
+                trail.rules.push("on the link, beyond the hub");
+                return Err(Verdict::Drop("selector_mismatch"));
+            }
             return Err(Verdict::Pass(reason));
         }
         self.refuse_impossible(&packet, trail)?;

@@ -26,7 +26,7 @@ const RAREST: u64 = 2_000;
 const OF_XDP: [&str; 2] = ["handed_over", "ip_options"];
 
 /// Rules about sources, as the model names them, and what is admitted by each way to the hub itself.
-const RULES: [&str; 21] = [
+const RULES: [&str; 22] = [
     "martian source",
     "source of the hub",
     "source outside of the VPC",
@@ -48,6 +48,7 @@ const RULES: [&str; 21] = [
     "on the link, impossible",
     "on the link, a stranger",
     "on the link, admitted",
+    "on the link, beyond the hub",
 ];
 
 /// What becomes of a frame whose link address is a group's.

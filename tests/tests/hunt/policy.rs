@@ -76,12 +76,11 @@ impl Policy {
             IpAddr::V4(address) => within(entry.link4().0, address.into()),
             IpAddr::V6(address) => address.is_unicast_link_local(),
         };
-        if let Some(places) = self.by_the_kernel(entry, packet, own_link) {
-            let answers = if own_link { Places::NONE.with(entry) } else { members(packet.source) };
-            return Judgement { packet: places, answers, must: None };
-        }
         if entry.is_site() && own_link {
             return Judgement { answers: Places::NONE.with(entry), ..NOWHERE };
+        }
+        if let Some(packet_to) = self.by_the_kernel(entry, packet) {
+            return Judgement { packet: packet_to, answers: members(packet.source), must: None };
         }
         if !leads_to(packet.source, entry) || !admits(entry, packet.destination) {
             // A refused packet draws no error, above all not to a victim.
@@ -104,21 +103,9 @@ impl Policy {
     }
 
     /// Where the kernel alone may take a site's packet that the program leaves to it, without the table.
-    fn by_the_kernel(self, entry: Place, packet: &Reading, own_link: bool) -> Option<Places> {
-        if self.guarded {
+    fn by_the_kernel(self, entry: Place, packet: &Reading) -> Option<Places> {
+        if self.guarded || !leads_to(packet.source, entry) || is_hub(packet.destination) {
             return None;
-        }
-        if own_link {
-            // For the hub, the program has said. The kernel forwards these of IPv4 as any other, and those of IPv6 at most
-            // back to where they came from (`ip6_forward`).
-            return Some(if packet.source.is_ipv4() { Places::of(&ALL) } else { Places::NONE.with(entry) });
-        }
-        if !leads_to(packet.source, entry) {
-            return None;
-        }
-        if is_hub(packet.destination) {
-            // The kernel follows a source route in it.
-            return packet.has_options.then(|| Places::of(&ALL));
         }
         let is_routed = ALL.iter().any(|place| leads_to(packet.destination, *place));
         let is_left_to_the_kernel = !is_routed && !stays_here(packet.destination) && admits(entry, packet.destination);
@@ -255,7 +242,8 @@ mod tests {
             (Alpha, "10.61.0.1", "169.254.62.2", none),
             (Alpha, "10.61.0.1", "8.8.8.8", Places::of(&[Mgmt, Wan])),
             (Beta, "10.62.0.1", "10.99.0.10", Places::of(&[Mgmt, Wan])),
-            (Alpha, "169.254.61.2", "10.62.0.1", Places::of(&ALL)),
+            (Alpha, "169.254.61.2", "10.62.0.1", none),
+            (Alpha, "169.254.61.2", "8.8.8.8", none),
             (Alpha, "169.254.62.2", "172.30.0.10", none),
             (Mgmt, "10.99.0.10", "10.61.0.1", Places::of(&ALL)),
         ] {
@@ -263,7 +251,7 @@ mod tests {
         }
         let by_source_route = |packet: Packet| packet.ip_options(&[131, 7, 4, 10, 62, 0, 1]);
         let judged = judge(unguarded, Alpha, "10.61.0.1", "172.30.0.1", by_source_route);
-        assert_eq!(judged.packet, Places::of(&ALL));
+        assert_eq!(judged.packet, none);
     }
 
     #[test]

@@ -26,8 +26,6 @@ pub struct Reading {
     pub length: usize,
     /// Bytes of its IP header, with IPv4 options, without extension headers.
     pub header: usize,
-    /// Of IPv4.
-    pub has_options: bool,
     /// No options, no extension headers, no fragment, lengths and checksums right.
     pub plain: bool,
 }
@@ -75,8 +73,8 @@ impl Reading {
         let fragment = number16(bytes, 6)? & 0x3fff != 0;
         let plain = bytes[0] == 0x45 && !fragment && is_sound(bytes, length, bytes[9], 20);
         let header = usize::from(bytes[0] & 0xf) * 4;
-        let (hops, protocol, has_options) = (bytes[8], bytes[9], header > 20);
-        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, has_options, plain })
+        let (hops, protocol) = (bytes[8], bytes[9]);
+        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, plain })
     }
 
     fn ipv6(bytes: &[u8]) -> Option<Self> {
@@ -87,8 +85,8 @@ impl Reading {
         let length = 40 + usize::from(number16(bytes, 4)?);
         let plain = is_sound(bytes, length, bytes[6], 40);
         let (hops, protocol) = (bytes[7], bytes[6]);
-        let (header, has_options) = (40, false);
-        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, has_options, plain })
+        let header = 40;
+        Some(Self { tags: 0, to_mac: None, source, destination, hops, protocol, length, header, plain })
     }
 }
 

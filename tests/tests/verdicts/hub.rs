@@ -159,7 +159,7 @@ pub fn with_links() -> World {
     let address = |text: &str| -> IpAddr { text.parse().expect(text) };
     let mut world = gateway();
     interface(&mut world, SH).addresses =
-        ["10.255.1.1/29", "fd00:255:1::1/126"].map(|own| own.parse().expect(own)).into();
+        ["10.255.1.1/29", "fd00:255:1::1/126", "fe80::1/64"].map(|own| own.parse().expect(own)).into();
     interface(&mut world, HZ).addresses =
         ["10.255.2.1/32", "fd00:255:2::1/128"].map(|own| own.parse().expect(own)).into();
     interface(&mut world, TUN).addresses =

@@ -198,11 +198,11 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
     let good4 = "10.10.20.1";
     let good6 = "fd00:20::1";
     let mut rows = Vec::new();
-    // A link-local source of IPv6 is the kernel's business, any other of these is nobody's, as the link has no address.
+    // A link-local source of IPv6 is a neighbour's, any other of these is nobody's, as the link has no address.
     let from = |address: &str, device, frame: Vec<u8>| {
         let row = row(format!("from {address}"), device, frame);
         let link_local = address.starts_with("fe80:") || address.starts_with("febf:");
-        if link_local { row.passed("link_local", "macau") } else { row.dropped("spoofed_source", "macau") }
+        if link_local { row.dropped("selector_mismatch", "macau") } else { row.dropped("spoofed_source", "macau") }
     };
     let cases4 = [
         ("multicast", "224.0.0.1"),
@@ -231,7 +231,12 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
         ("link_local", "::"),
     ];
     for (reason, address) in cases6 {
-        rows.push(row(format!("to {address}"), WIDE, into(WIDE, &udp6("fe80::77", address))).passed(reason, "macau"));
+        let from_neighbour = row(format!("to {address}"), WIDE, into(WIDE, &udp6("fe80::77", address)));
+        // None of the others is an address of this hub.
+        rows.push(match reason {
+            "multicast" => from_neighbour.passed(reason, "macau"),
+            _ => from_neighbour.dropped("selector_mismatch", "macau"),
+        });
         let name = format!("to {address}, from elsewhere");
         rows.push(row(name, WIDE, into(WIDE, &udp6(good6, address))).dropped("spoofed_source", "macau"));
         rows.push(from(address, WIDE, into(WIDE, &udp6(address, good6))));

@@ -79,8 +79,7 @@ fn tells_the_kernel_what_not_to_forward() -> anyhow::Result<()> {
     rows.extend(local("multicast", into(SH, &udp6("fe80::2", "ff02::1"))));
     rows.extend(local("multicast", udp4("0.0.0.0", "255.255.255.255").ethernet(peer(SH), [0xff; 6]).build()));
     rows.extend(local("link_local", into(SH, &udp4("169.254.0.2", "169.254.0.1"))));
-    rows.extend(local("link_local", into(SH, &udp6("fe80::2", "fe80::1"))));
-    rows.extend(local("link_local", into(SH, &udp4("169.254.0.2", "127.0.0.1"))));
+    rows.extend(local("link_local", into(SH, &udp6("fe80::2", "fd00:c::1"))));
     rows.extend(local("not_ip", Packet::other(ARP).payload(28).ethernet(peer(SH), own(SH)).build()));
     rows.extend(local("other_host", to([2, 0, 0, 0, 0, 99])));
     rows.extend(local("other_vlan", into(SH, &v4.clone().vlan(100))));

@@ -66,15 +66,51 @@ fn a_neighbour_speaks_on_its_own_link() -> anyhow::Result<()> {
     }
     rows.extend([
         passed(SH, "fe80::9", "fe80::1", "link_local", "shanghai"),
+        passed(SH, "fe80::9", "fd00:255:1::1", "link_local", "shanghai"),
+        passed(SH, "fe80::9", "fd00:c::1", "link_local", "shanghai"),
         passed(SH, "fd00:255:1::2", "fe80::1", "link_local", "shanghai"),
-        passed(SH, "fe80::9", "fd00:20::1", "link_local", "shanghai"),
-        passed(SH, "10.255.1.2", "169.254.9.9", "link_local", "shanghai"),
+        passed(SH, "169.254.0.2", "10.255.1.1", "link_local", "shanghai"),
+        passed(SH, "169.254.0.2", "192.168.0.1", "link_local", "shanghai"),
         spoofed(SH, "fd00:20::1", "fe80::1", "shanghai"),
         spoofed(SH, "::", "fe80::1", "shanghai"),
         spoofed(SH, "0.0.0.0", "169.254.9.9", "shanghai"),
         spoofed(SH, "10.10.10.1", "169.254.9.9", "shanghai"),
     ]);
     table(&with_links(), &rows)
+}
+
+/// RFC 3927 section 7, RFC 4291 section 2.5.6. The kernel would forward such packets.
+#[test]
+fn what_is_link_local_is_for_the_hub_alone() -> anyhow::Result<()> {
+    let unpaired = |interface, source: &str, destination: &str, account| {
+        let frame = frame(interface, &packet(source, destination));
+        row(format!("{source} to {destination}"), interface, frame).dropped("selector_mismatch", account)
+    };
+    let mut rows = Vec::new();
+    // A neighbour, to the world, the VPC, a site, another site's neighbour, and who is not there.
+    for destination in ["8.8.8.8", "192.168.0.10", "10.10.20.1", "10.10.10.1", "10.255.2.2", "169.254.9.9", "127.0.0.1"]
+    {
+        rows.push(unpaired(SH, "169.254.0.2", destination, "shanghai"));
+    }
+    for destination in
+        ["2001:db8::1", "fd00:c::10", "fd00:20::1", "fd00:10::1", "fd00:255:1::2", "fe80::77", "::1", "::"]
+    {
+        rows.push(unpaired(SH, "fe80::9", destination, "shanghai"));
+        rows.push(unpaired(TUN, "fe80::9", destination, "nobody"));
+        rows.push(unpaired(VPC, "fe80::9", destination, "vpc"));
+    }
+    rows.extend([
+        unpaired(SH, "10.255.1.2", "169.254.9.9", "shanghai"),
+        unpaired(TUN, "10.77.3.2", "169.254.0.2", "nobody"),
+        unpaired(VPC, "192.168.0.10", "169.254.169.254", "vpc"),
+        unpaired(VPC, "8.8.8.8", "169.254.0.2", "vpc"),
+    ]);
+    table(&with_links(), &rows)?;
+
+    // A cloud's own services have such addresses. In this world one of the sites has them.
+    let mut world = with_links();
+    world.routes.retain(|route| route.next_hop != "macau");
+    table(&world, &[passed(VPC, "169.254.169.254", "192.168.0.1", "link_local", "vpc")])
 }
 
 /// Hubs often have 169.254 addresses on their tunnels, and sites look whether those answer.
