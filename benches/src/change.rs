@@ -45,13 +45,6 @@ pub struct Arguments {
     common: Common,
 }
 
-/// Where the stream goes.
-const STREAM: &str = "10.64.0.0/24";
-const ADDRESSES: u32 = 254;
-
-/// For the traffic to flow at first.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// What happens beside the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beside {
@@ -65,8 +58,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { common, routes, rate, .. } = arguments;
     ensure!(*routes < PREFIXES / 2, "--routes {routes}: fewer than {} are possible", PREFIXES / 2);
     ensure!(routes + arguments.reloaded < PREFIXES, "--reloaded {}: too many", arguments.reloaded);
-    let mut testbed = Testbed::start(common, &config(arguments, *routes, 100), ADDRESSES)?;
-    testbed.running.control.add_route(STREAM, TO_B[0], 100)?;
+    let mut testbed = Testbed::start(common, &config(arguments, *routes, 100), testbed::STREAM_ADDRESSES)?;
+    testbed.running.control.add_route(testbed::STREAM, TO_B[0], 100)?;
     let pace = Pace::new(*rate, common.cpu);
 
     let mut results = Results::new("change");
@@ -89,7 +82,9 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
     let Testbed { running, ends: Ends { programs, from, .. } } = testbed;
     // Neighbours get resolved, caches warm.
     let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
-    stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, PATIENCE, |_| true))?;
+    stream::during(programs, from, warm, || {
+        watch::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
+    })?;
     running.rest()?;
 
     let before = Snapshot::now(programs)?;
@@ -189,8 +184,8 @@ impl<'a> Changes<'a> {
     /// Makes the stream's own route one by the other tunnel.
     fn replace(&mut self) -> Result<()> {
         let (old, new) = (TO_B[self.current], TO_B[1 - self.current]);
-        self.timed(|control| control.add_route(STREAM, new, 100))?;
-        self.timed(|control| control.delete_route(STREAM, old))?;
+        self.timed(|control| control.add_route(testbed::STREAM, new, 100))?;
+        self.timed(|control| control.delete_route(testbed::STREAM, old))?;
         self.current = 1 - self.current;
         self.own.1 = self.own.1.saturating_sub(1);
         Ok(())

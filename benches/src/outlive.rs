@@ -47,13 +47,6 @@ pub struct Arguments {
     common: Common,
 }
 
-/// Where the stream goes.
-const STREAM: &str = "10.64.0.0/24";
-const ADDRESSES: u32 = 254;
-
-/// For the traffic to flow at first.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// What happens beside the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beside {
@@ -70,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { common, routes, rate, .. } = arguments;
     ensure!(*routes < PREFIXES, "--routes {routes}: fewer than {PREFIXES} are possible");
     let mut ends = Ends::make()?;
-    ends.aim(Spread::Hosts, ADDRESSES)?;
+    ends.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
     let mut hub = Hub::start(arguments, &ends.world[HUB])?;
     let pace = Pace::new(*rate, common.cpu);
 
@@ -93,7 +86,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         // Of the same name: it would be taken over.
         drop(ends);
         let mut ends = Ends::make()?;
-        ends.aim(Spread::Hosts, ADDRESSES)?;
+        ends.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
         old::Upgrade { ends: &ends, old, new, config: &config, pace, pause: pause(arguments) }.run(&mut results)?;
     }
     results.finish(common.json.as_deref())
@@ -118,7 +111,7 @@ struct Hub<'a> {
 
 impl<'a> Hub<'a> {
     fn start(arguments: &Arguments, namespace: &'a Namespace) -> Result<Self> {
-        let own = testbed::route(STREAM.to_owned(), TO_B[0], 100);
+        let own = testbed::route(testbed::STREAM.to_owned(), TO_B[0], 100);
         let others = (0..arguments.routes).map(|number| testbed::route(testbed::prefix_c(number), TO_C, 100));
         let config = testbed::config(&arguments.common, [own].into_iter().chain(others), false);
         ensure!(!config.contains("[dataplane]"), "the look-up is the bench's own to choose: unset VPNHUB_TEST_LOOKUP");
@@ -177,7 +170,9 @@ fn measure(ends: &Ends, hub: &mut Hub<'_>, pace: Pace, arguments: &Arguments, be
     let Ends { programs, from, .. } = ends;
     // Neighbours get resolved, caches warm.
     let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
-    stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, PATIENCE, |_| true))?;
+    stream::during(programs, from, warm, || {
+        watch::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
+    })?;
     hub.now()?.rest()?;
 
     let counted_before = hub.counted()?;

@@ -44,6 +44,12 @@ pub const PREFIXES: u32 = 1 << (PREFIX_LENGTH - 10);
 /// What a route has that says nothing of its weight.
 const DEFAULT_WEIGHT: u8 = 100;
 
+/// Where a stream goes that other changes are not to disturb, and how many addresses it has there.
+pub const STREAM: &str = "10.64.0.0/24";
+pub const STREAM_ADDRESSES: u32 = 254;
+/// For the stream to flow at first.
+pub const FLOWS_WITHIN: Duration = Duration::from_secs(60);
+
 /// Source ports of the stream.
 const FLOWS: u32 = 64;
 

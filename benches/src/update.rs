@@ -4,15 +4,13 @@
 mod kernel;
 
 use std::{
-    fs::{self, File},
-    io::Write as _,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use hub_tests::lab::{HUB, Scratch};
+use hub_tests::lab::HUB;
 use serde_json::Value;
 
 use crate::{
@@ -72,34 +70,18 @@ struct Found {
     changed: Vec<f64>,
     reload_one: Vec<f64>,
     reload_none: Vec<f64>,
-    add: Answers,
+    add: Vec<f64>,
     add_in_force: Vec<f64>,
-    set: Answers,
-    delete: Answers,
+    set: Vec<f64>,
+    delete: Vec<f64>,
     delete_in_force: Vec<f64>,
     stop: Vec<f64>,
     loaded_by_ip: Vec<f64>,
     changed_by_ip: Vec<f64>,
     /// Bytes.
     kernel: Vec<u64>,
-    file: Vec<f64>,
     after_start: Vec<Memory>,
     after_reloads: Vec<Memory>,
-}
-
-/// How long changes took until they were answered, and how long without what it took to write the file, which is the
-/// disk's affair: the agent tells.
-#[derive(Default)]
-struct Answers {
-    all: Vec<f64>,
-    file_apart: Vec<f64>,
-}
-
-impl Answers {
-    fn push(&mut self, (all, file): (f64, f64)) {
-        self.all.push(all);
-        self.file_apart.push(all - file);
-    }
 }
 
 impl Found {
@@ -203,11 +185,9 @@ impl Found {
         let control = &mut running.control;
         let length = |bits: u8| format!("/{bits}");
         let part = testbed::prefix_b(0).replace(&length(PREFIX_LENGTH), &length(PREFIX_LENGTH + 1));
-        let text = self.config(arguments, |_| TO_B[0]);
         let during = || {
             watch::wait_for_shares(programs, RATE, PATIENCE, |[_, second]| second == 0)?;
             for _ in 0..arguments.changes {
-                self.file.push(replace_file(&text)?);
                 let (answer, force) =
                     watch_change(programs, Sign::FirstBy(1), || timed(|| control.add_route(&part, TO_B[1], 100)))?;
                 self.add.push(answer);
@@ -233,17 +213,13 @@ impl Found {
         let reload_all = add("reload, every route changed", &self.reload_all);
         add("reload, one route changed", &self.reload_one);
         add("reload, nothing changed", &self.reload_none);
-        add("route add", &self.add.all);
-        add("route set", &self.set.all);
-        add("route delete", &self.delete.all);
         let singles = [
-            ("route add, file apart", add("route add, file apart", &self.add.file_apart)),
-            ("route set, file apart", add("route set, file apart", &self.set.file_apart)),
-            ("route delete, file apart", add("route delete, file apart", &self.delete.file_apart)),
+            ("route add", add("route add", &self.add)),
+            ("route set", add("route set", &self.set)),
+            ("route delete", add("route delete", &self.delete)),
         ];
         add("route add, in force", &self.add_in_force);
         add("route delete, in force", &self.delete_in_force);
-        add("such a file replaced", &self.file);
         add("stop", &self.stop);
         let loaded_by_ip = add("`ip -batch` of as many", &self.loaded_by_ip);
         let changed_by_ip = add("`ip -batch`, every route changed", &self.changed_by_ip);
@@ -298,14 +274,13 @@ fn pace(arguments: &Arguments) -> Pace {
     Pace::new(RATE, arguments.common.cpu)
 }
 
-/// Milliseconds until the answer, and of these to write the file.
-fn timed(change: impl FnOnce() -> Result<Value>) -> Result<(f64, f64)> {
+/// Milliseconds until the answer.
+fn timed(change: impl FnOnce() -> Result<Value>) -> Result<f64> {
     let begin = Instant::now();
     let answer = change()?;
     let time = milliseconds(begin.elapsed());
     ensure!(answer["changed"] == true, "a change changed nothing: {answer}");
-    let file = answer["took"]["writing"].as_f64().context("the answer does not tell how long the file took")?;
-    Ok((time, file))
+    Ok(time)
 }
 
 /// Makes a change that shows in the stream. What it gives back, and milliseconds until the sign.
@@ -322,16 +297,4 @@ fn watch_change<T: Send>(
         let answer = answer.join().expect("asking does not panic")?;
         Ok((answer, milliseconds(force?)))
     })
-}
-
-/// How long a file with this text takes to be written and to replace another one, so that it is there after a crash.
-fn replace_file(text: &str) -> Result<f64> {
-    let scratch = Scratch::new()?;
-    let begin = Instant::now();
-    let mut file = File::create(scratch.file("new"))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(scratch.file("new"), scratch.file("old"))?;
-    File::open(scratch.path())?.sync_all()?;
-    Ok(milliseconds(begin.elapsed()))
 }

@@ -297,13 +297,14 @@ fn an_interrupt_takes_the_lab_down() {
 }
 
 /// A script in the agent's place, and the directory it is in: told to run, it does `first` and waits for SIGTERM, at
-/// which it exits with `code`; asked for `status`, it answers.
+/// which it exits with `code`; asked for `status`, it answers as long as the one that runs is alive. A killed one leaves
+/// its socket, which is no sign that the next one is ready.
 fn fake_agent(code: u8, first: &str) -> anyhow::Result<(AgentCommand, Scratch)> {
     let scratch = Scratch::new()?;
     let path = scratch.file("vpnhub");
     // --socket PATH run … | --socket PATH --output json status
     let script = format!(
-        "#!/bin/sh\ncase \"$3\" in\nrun) trap 'exit {code}' TERM; echo started; {first}; touch \"$2\"; while :; do sleep 0.1; done;;\n*) test \"$5\" = status && echo '{{\"gateway\":{{\"name\":\"fake\"}}}}';;\nesac\n"
+        "#!/bin/sh\ncase \"$3\" in\nrun) trap 'exit {code}' TERM; echo started; {first}; echo $$ >\"$2\"; while :; do sleep 0.1; done;;\n*) test \"$5\" = status && kill -0 $(cat \"$2\") && echo '{{\"gateway\":{{\"name\":\"fake\"}}}}';;\nesac\n"
     );
     std::fs::write(&path, script)?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;

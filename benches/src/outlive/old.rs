@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use hub_tests::lab::{AgentCommand, HUB, Namespace, Scratch};
 use nix::sys::signal::Signal;
 
-use super::PATIENCE;
+use crate::testbed::FLOWS_WITHIN;
 use crate::{
     rows::Results,
     stats::float,
@@ -76,7 +76,7 @@ impl Upgrade<'_> {
     fn measure(&self, way: Way, running: Running) -> Result<(Running, u64)> {
         let Ends { programs, from, .. } = self.ends;
         let warm = Pace::new(self.pace.rate.min(50_000), self.pace.cpu);
-        stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, PATIENCE, |_| true))?;
+        stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, FLOWS_WITHIN, |_| true))?;
         running.rest()?;
         let before = Snapshot::now(programs)?;
         let (next, _) = stream::during(programs, from, self.pace, || {

@@ -27,9 +27,7 @@ pub fn hunted(
     test(&mut hunt, &agent)?;
     hunt.settle()?;
     hunt.collect_debts();
-    let verdict = hunt.verdict();
-    agent.stop()?;
-    verdict
+    hunt.conclude(agent)
 }
 
 impl Hunt<'_> {

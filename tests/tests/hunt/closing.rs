@@ -49,10 +49,7 @@ fn upgrades(variant: Variant) -> anyhow::Result<()> {
         })?;
         still_allowed(&mut hunt, &format!("after an upgrade to lookup {lookup}"));
     }
-    println!("{variant:?}: {} packets, {} arrived", hunt.sent(), hunt.arrived);
-    let verdict = hunt.verdict();
-    agent.stop()?;
-    verdict
+    hunt.conclude(agent)
 }
 
 #[test]
@@ -137,10 +134,7 @@ fn flushes(variant: Variant) -> anyhow::Result<()> {
         let is_open = !flush.starts_with("flush set");
         anyhow::ensure!(!is_open || (leaked[1] > 0 && leaked[2] > 0), "nothing is open after nft {flush}");
     }
-    println!("{variant:?}: {} packets, {} arrived", hunt.sent(), hunt.arrived);
-    let verdict = hunt.verdict();
-    agent.stop()?;
-    verdict
+    hunt.conclude(agent)
 }
 
 #[test]

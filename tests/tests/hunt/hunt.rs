@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use hub_tests::lab::Agent;
 use hub_tests::packet::{Packet, hex};
 
 use crate::arena::Arena;
@@ -295,6 +296,14 @@ impl<'a> Hunt<'a> {
             writeln!(text, "\n{what}, for example:\n{example}")?;
         }
         bail!("of {} packets:\n{text}", self.sent())
+    }
+
+    /// Ends a hunt: the verdict, once the agent has ended as it should.
+    pub fn conclude(&mut self, agent: Agent) -> anyhow::Result<()> {
+        println!("{:?}: {} packets, {} arrived", self.arena.variant, self.sent(), self.arrived);
+        let verdict = self.verdict();
+        agent.stop()?;
+        verdict
     }
 
     /// What was not to be until now.

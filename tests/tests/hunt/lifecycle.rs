@@ -82,10 +82,7 @@ fn agents_come_and_go(variant: Variant) -> anyhow::Result<()> {
     still_allowed(&mut hunt, "while it stands still");
     during(&mut hunt, seed, "when it goes on", || signal(&agent, Signal::SIGCONT))?;
     still_allowed(&mut hunt, "after it has gone on");
-    println!("{variant:?}: {} packets, {} arrived", hunt.sent(), hunt.arrived);
-    let verdict = hunt.verdict();
-    agent.stop()?;
-    verdict
+    hunt.conclude(agent)
 }
 
 fn signal(agent: &Agent, signal: Signal) -> anyhow::Result<()> {

@@ -76,10 +76,7 @@ fn a_tunnel_that_is_renamed_made_anew_or_moved_opens_nothing() -> anyhow::Result
         })?;
         still_allowed(&mut hunt, "after it has been moved back");
     }
-    println!("{} packets, {} arrived", hunt.sent(), hunt.arrived);
-    let verdict = hunt.verdict();
-    agent.stop()?;
-    verdict
+    hunt.conclude(agent)
 }
 
 #[test]
@@ -110,10 +107,7 @@ fn anothers_program_on_a_tunnel_opens_nothing() -> anyhow::Result<()> {
         Ok(())
     })?;
     still_allowed(&mut hunt, "after the others' programs have gone");
-    println!("{} packets, {} arrived", hunt.sent(), hunt.arrived);
-    let verdict = hunt.verdict();
-    agent.stop()?;
-    verdict
+    hunt.conclude(agent)
 }
 
 #[test]
@@ -143,8 +137,5 @@ fn routes_that_go_open_nothing() -> anyhow::Result<()> {
         let config = Variant::PLAIN.config_without(&gone);
         during(&mut hunt, seed, &format!("the route to {destination} is deleted"), || Arena::reload(&agent, &config))?;
     }
-    println!("{} packets, {} arrived", hunt.sent(), hunt.arrived);
-    let verdict = hunt.verdict();
-    agent.stop()?;
-    verdict
+    hunt.conclude(agent)
 }
