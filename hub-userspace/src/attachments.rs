@@ -1,4 +1,4 @@
-//! Which interfaces the program is attached to, and how.
+//! Which interfaces the program is attached to, and how. Pure.
 //!
 //! A TC program is behind every XDP program: it decides about what XDP passes, and sends what XDP cannot. Native XDP sends only to
 //! devices that have native XDP themselves (`ndo_xdp_xmit`, net/core/filter.c), and a redirect to another one fails without
@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::{error, info};
 
 use crate::{
-    dataplane::{Attached, Dataplane, Mode},
+    agent::Effect,
+    dataplane::{Attached, Mode},
     netlink::{HostState, Link},
     status,
 };
@@ -18,46 +19,80 @@ use crate::{
 /// (`bond_xdp_set`, `drivers/net/bonding/bond_main.c`).
 const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
+#[derive(Debug)]
 pub struct Attachments {
     mode: Mode,
+    /// How interfaces are attached, by ifindex.
+    attached: BTreeMap<u32, Attached>,
+    /// Interfaces that an earlier agent has attached by TC alone: it has found that XDP does not work there.
+    were_tc_only: BTreeSet<u32>,
     /// Why the program is not attached, or not as it should be, by the interface's name.
     errors: BTreeMap<String, String>,
 }
 
 impl Attachments {
-    pub fn new(mode: Mode) -> Self {
-        Self { mode, errors: BTreeMap::new() }
+    pub fn new(mode: Mode, were_tc_only: BTreeSet<u32>) -> Self {
+        Self { mode, attached: BTreeMap::new(), were_tc_only, errors: BTreeMap::new() }
     }
 
     /// Indices of the interfaces, of these names, that are reached by TC alone, as far as is known before all are
     /// attached.
-    pub fn tc_only(&self, dataplane: &Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) -> BTreeSet<u32> {
-        let attached: BTreeMap<u32, &Attached> = dataplane.attached().collect();
+    pub fn tc_only(&self, host: &HostState, interfaces: &BTreeSet<String>) -> BTreeSet<u32> {
         let links = interfaces.iter().filter_map(|name| host.link(name));
         let is_tc = |link: &&Link| {
-            if let Some(attached) = attached.get(&link.index) {
+            if let Some(attached) = self.attached.get(&link.index) {
                 return attached.is_tc();
             }
             let mode = self.mode_of(link).0;
-            mode == Mode::Tc || (mode == Mode::Auto && dataplane.was_tc_only(link.index))
+            mode == Mode::Tc || (mode == Mode::Auto && self.were_tc_only.contains(&link.index))
         };
         links.filter(is_tc).map(|link| link.index).collect()
     }
 
     /// Attaches to the interfaces of these names as far as they are there, and then lets go of all others.
-    pub fn update(&mut self, dataplane: &mut Dataplane, host: &HostState, interfaces: &BTreeSet<&str>) {
+    pub fn update(&mut self, host: &HostState, interfaces: &BTreeSet<String>, effects: &mut Vec<Effect>) {
         let links: BTreeMap<u32, &Link> =
             interfaces.iter().filter_map(|name| host.link(name)).map(|link| (link.index, link)).collect();
-        self.errors.retain(|name, _| interfaces.contains(name.as_str()));
-        for link in links.values().copied() {
-            self.attach(dataplane, link);
+        self.errors.retain(|name, _| interfaces.contains(name));
+        self.attached.retain(|ifindex, _| links.contains_key(ifindex));
+        for link in links.values().filter(|link| !self.is_attached(link.index)) {
+            let (mode, reason) = self.mode_of(link);
+            effects.push(Effect::Attach { name: link.name.clone(), ifindex: link.index, mode, reason });
         }
-        if let Err(error) = dataplane.keep(|ifindex| links.contains_key(&ifindex)) {
-            error!("{error}");
-        }
+        effects.push(Effect::Keep(links.into_keys().collect()));
         for name in interfaces.iter().filter(|name| host.link(name).is_none()) {
-            self.errors.insert((*name).to_owned(), missing(name));
+            self.errors.insert(name.clone(), missing(name));
         }
+    }
+
+    /// What came of attaching.
+    pub fn attached(&mut self, name: String, ifindex: u32, result: Result<Attached, String>) {
+        match result {
+            Ok(attached) => {
+                match &attached.reason {
+                    None => info!(interface = name, mode = attached.mode, "attached"),
+                    Some(reason) => info!(interface = name, mode = attached.mode, reason, "attached"),
+                }
+                self.errors.remove(&name);
+                self.attached.insert(ifindex, attached);
+            }
+            Err(error) => {
+                if self.errors.get(&name) != Some(&error) {
+                    error!(interface = name, "not attached: {error}");
+                }
+                self.errors.insert(name, error);
+            }
+        }
+    }
+
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.attached.contains_key(&ifindex)
+    }
+
+    /// An interface went, and another or the same may have come back under its index.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.attached.remove(&ifindex);
+        self.were_tc_only.remove(&ifindex);
     }
 
     /// Every interface that is there has its programs.
@@ -66,11 +101,9 @@ impl Attachments {
     }
 
     /// What status shows for an interface.
-    pub fn status(&self, dataplane: &Dataplane, host: &HostState, interface: &str) -> status::Attachment {
-        let link = host.link(interface);
-        let attached = link.and_then(|link| dataplane.attached().find(|(ifindex, _)| *ifindex == link.index));
-        match attached {
-            Some((_, attached)) => {
+    pub fn status(&self, host: &HostState, interface: &str) -> status::Attachment {
+        match host.link(interface).and_then(|link| self.attached.get(&link.index)) {
+            Some(attached) => {
                 status::Attachment { attach: Some(attached.mode.to_owned()), attach_reason: attached.reason.clone() }
             }
             None => status::Attachment { attach: None, attach_reason: self.errors.get(interface).cloned() },
@@ -85,34 +118,6 @@ impl Attachments {
             Mode::Auto if above_others => (Mode::Tc, Some("its packets come in on the devices below it")),
             mode => (mode, None),
         }
-    }
-
-    fn attach(&mut self, dataplane: &mut Dataplane, link: &Link) {
-        if dataplane.is_attached(link.index) {
-            return;
-        }
-        let (mode, reason) = self.mode_of(link);
-        match dataplane.attach(&link.name, link.index, mode, reason).cloned() {
-            Ok(attached) => {
-                self.errors.remove(&link.name);
-                log(&link.name, &attached);
-            }
-            Err(error) => self.note(link, error.to_string()),
-        }
-    }
-
-    fn note(&mut self, link: &Link, error: String) {
-        if self.errors.get(&link.name) != Some(&error) {
-            error!(interface = link.name, "not attached: {error}");
-        }
-        self.errors.insert(link.name.clone(), error);
-    }
-}
-
-fn log(interface: &str, attached: &Attached) {
-    match &attached.reason {
-        None => info!(interface, mode = attached.mode, "attached"),
-        Some(reason) => info!(interface, mode = attached.mode, reason, "attached"),
     }
 }
 

@@ -27,7 +27,7 @@ use self::{
     confirm::Trial,
 };
 use crate::{
-    agent::{Request, Snapshot, Step},
+    agent::{Request, Snapshot, Transition},
     config::{
         Config, Diagnostic, FileSet, LoadError,
         difference::Difference,
@@ -243,7 +243,7 @@ impl Changer {
                 return Ok(Made { difference: Difference::default(), took, warnings });
             }
             Change::Nothing => None,
-            Change::Small(difference) => Some(Step { difference, config: None }),
+            Change::Small(difference) => Some(Transition { difference, config: None }),
             Change::Whole(mut config) => {
                 confirm::mark(&mut config, self.trial.as_ref());
                 let old = self.ask(Request::Config).await?;
@@ -251,12 +251,12 @@ impl Changer {
                 if let Some(key) = difference.needs_restart() {
                     return Err(ChangeError::Restart(key.to_owned()));
                 }
-                Some(Step { difference, config: Some(Arc::from(config)) })
+                Some(Transition { difference, config: Some(Arc::from(config)) })
             }
         };
         let step = step.map(Arc::new);
         if let Some(step) = &step {
-            self.ask(|answer| Request::Rehearse(Arc::clone(step), answer)).await??;
+            self.ask(|answer| Request::CheckCapacity(Arc::clone(step), answer)).await??;
         }
         let judging = watch.lap();
         let after = match (&step, is_of_files) {
@@ -281,7 +281,7 @@ impl Changer {
             let took = Took { judging, writing, ..Took::default() };
             return Ok(Made { difference: Difference::default(), took, warnings });
         };
-        let adopted = self.ask(|answer| Request::Adopt(Arc::clone(&step), answer)).await?;
+        let adopted = self.ask(|answer| Request::Commit(Arc::clone(&step), answer)).await?;
         let settled = adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
         let applying = watch.lap();
         warnings.extend(match timeout(SETTLING, settled).await {

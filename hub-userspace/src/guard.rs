@@ -3,7 +3,7 @@
 //! A site's interface is in the table before the program is attached and before any route leads there, and stays in it
 //! until the last route has gone.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use hub_common::maps::VPC;
@@ -12,6 +12,7 @@ use tokio::{runtime::Handle, task::block_in_place};
 use tracing::warn;
 
 use crate::{
+    agent::Effect,
     config::{
         Config,
         model::{Connection, Service},
@@ -21,69 +22,94 @@ use crate::{
     selectors::Agreements,
 };
 
-/// Keeps the table as it is to be.
-pub struct GuardReconciler {
-    guard: Guard,
-    wanted: Ruleset,
+/// What the table is to say, and which interfaces are in the sites' device group. Pure.
+#[derive(Debug, Default)]
+pub struct GuardPlan {
+    wanted: Arc<Ruleset>,
+    /// It could not be written.
+    failed: bool,
     /// Interfaces of connections that have left the configuration, to which routes may still lead.
     leaving: BTreeSet<String>,
-    /// Indices of the sites' interfaces that have been put into the device group.
+    /// Indices of the sites' interfaces that have been put into the device group, by which the table knows them whatever
+    /// they are called.
     grouped: BTreeSet<u32>,
-    /// Interfaces that are no site's any more may be in the group: always at the start, after an earlier agent.
-    to_ungroup: bool,
-    /// How often others have changed the table.
-    disturbances: u64,
+    /// The group is as the last agent has left it: interfaces that are no site's any more may be in it.
+    is_regrouped: bool,
 }
 
-impl GuardReconciler {
-    /// # Errors
-    /// When the kernel has no nftables, or this process may not change them.
-    pub async fn open() -> Result<Self> {
-        let guard = Guard::open().await?;
-        let (wanted, leaving, grouped) = (Ruleset::default(), BTreeSet::new(), BTreeSet::new());
-        Ok(Self { guard, wanted, leaving, grouped, to_ungroup: true, disturbances: 0 })
-    }
-
+impl GuardPlan {
     /// Has the kernel hold the table for this state. `slots` are the numbers of the connections, as far as they have some.
-    ///
-    /// Waits for the kernel, so that what follows is behind it; in a worker thread of a runtime that has several.
     pub fn follow(
         &mut self,
         config: &Config,
         host: &HostState,
         agreements: &Agreements,
         slots: &IdAllocator<String>,
-    ) -> Result<()> {
+        effects: &mut Vec<Effect>,
+    ) {
         let mut wanted = ruleset(config, host, agreements, slots);
         self.leaving.extend(self.wanted.sites.difference(&wanted.sites).cloned());
-        self.to_ungroup |= !self.leaving.is_empty();
+        self.is_regrouped &= self.leaving.is_empty();
         self.leaving.retain(|name| !wanted.sites.contains(name));
         wanted.sites.extend(self.leaving.iter().cloned());
-        self.group(config, host)?;
-        if wanted != self.wanted {
-            self.wanted = wanted;
-            self.apply()?;
+        let sites: BTreeSet<u32> = sites(config).filter_map(|name| host.link(name)).map(|link| link.index).collect();
+        let new: BTreeSet<u32> = sites.difference(&self.grouped).copied().collect();
+        if !new.is_empty() {
+            effects.push(Effect::JoinGroup(new));
         }
-        Ok(())
+        self.grouped = sites;
+        if wanted != *self.wanted || std::mem::take(&mut self.failed) {
+            self.wanted = Arc::new(wanted);
+            self.repeat(effects);
+        }
+    }
+
+    /// Writes what others have changed, or may have.
+    pub fn repeat(&self, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Guard(Arc::clone(&self.wanted)));
+    }
+
+    /// The table could not be written.
+    pub fn failed(&mut self) {
+        self.failed = true;
+    }
+
+    /// Interfaces could not be put into the group.
+    pub fn group_failed(&mut self) {
+        self.grouped.clear();
     }
 
     /// No route leads to connections any more that have left the configuration.
-    pub fn routes_are_settled(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.to_ungroup) {
-            block_in_place(|| Handle::current().block_on(netlink::take_out_of_group(&self.grouped)))?;
+    pub fn routes_are_settled(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.is_regrouped, true) {
+            effects.push(Effect::LeaveGroup(self.grouped.clone()));
         }
         let leaving = std::mem::take(&mut self.leaving);
-        if leaving.is_empty() {
-            return Ok(());
+        if !leaving.is_empty() {
+            Arc::make_mut(&mut self.wanted).sites.retain(|name| !leaving.contains(name));
+            self.repeat(effects);
         }
-        self.wanted.sites.retain(|name| !leaving.contains(name));
-        self.apply()
+    }
+}
+
+/// The table itself.
+pub struct GuardTable {
+    guard: Guard,
+    /// How often others have changed it.
+    disturbances: u64,
+}
+
+impl GuardTable {
+    /// # Errors
+    /// When the kernel has no nftables, or this process may not change them.
+    pub async fn open() -> Result<Self> {
+        Ok(Self { guard: Guard::open().await?, disturbances: 0 })
     }
 
-    /// Writes what others have changed.
-    pub fn apply(&mut self) -> Result<()> {
-        let Self { guard, wanted, .. } = self;
-        block_in_place(|| Handle::current().block_on(guard.apply(wanted)))
+    /// Waits for the kernel, so that what follows is behind it; in a worker thread of a runtime that has several.
+    pub fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
+        let guard = &mut self.guard;
+        block_in_place(|| Handle::current().block_on(guard.apply(ruleset)))
             .context("the nftables table inet vpnhub, which keeps the kernel from forwarding past the selectors")
     }
 
@@ -113,19 +139,6 @@ impl GuardReconciler {
     pub async fn remove(mut self) -> Result<()> {
         Ok(self.guard.remove().await?)
     }
-
-    /// Puts the sites' interfaces into the device group, by which the table knows them whatever they are called.
-    fn group(&mut self, config: &Config, host: &HostState) -> Result<()> {
-        let names: BTreeSet<&str> = sites(config).collect();
-        let all: BTreeSet<u32> = names.iter().filter_map(|name| host.link(name)).map(|link| link.index).collect();
-        let new: BTreeSet<u32> = all.difference(&self.grouped).copied().collect();
-        if !new.is_empty() {
-            block_in_place(|| Handle::current().block_on(netlink::put_into_group(&new)))
-                .context("the sites' interfaces cannot be put into a device group")?;
-        }
-        self.grouped = all;
-        Ok(())
-    }
 }
 
 fn sites(config: &Config) -> impl Iterator<Item = &str> {
@@ -136,7 +149,7 @@ fn sites(config: &Config) -> impl Iterator<Item = &str> {
 /// already stays as it is: a datapath may be running behind it. Whether there was none.
 ///
 /// # Errors
-/// As [`GuardReconciler::open`].
+/// As [`GuardTable::open`].
 pub async fn protect(config: &Config) -> Result<bool> {
     let mut guard = Guard::open().await?;
     if guard.is_there().await? {

@@ -43,7 +43,7 @@ fn host() -> HostState {
     };
     let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
     let mut host = HostState::default();
-    host.links = links.map(|link| (link.index, link)).into();
+    host.links = links.into_iter().map(|link| (link.index, link)).collect();
     host
 }
 

@@ -8,7 +8,7 @@
 //! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -34,11 +34,38 @@ const REFLECT: [&str; 2] = ["ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
 /// (`fib_multipath_hash`, `net/ipv4/route.c`; `rt6_multipath_hash`, net/ipv6/route.c).
 const BY_PORTS: [&str; 2] = ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"];
 
-/// Keeps the attachments of sites as they must be.
+/// What is to be set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Attachments of sites by name: the index, and the MTU, as the kernel makes the settings new where an MTU comes back
+    /// above the least (`addrconf_notify`, net/ipv6/addrconf.c).
+    links: BTreeMap<String, (u32, u32)>,
+    /// The kernel is to choose among next hops as the program does; needed where a destination has several. For all of the
+    /// network namespace, and for good: the kernel knows no other way.
+    by_ports: bool,
+}
+
+impl Settings {
+    /// Follows configuration and host; whether anything is new. `by_ports`: a destination has several next hops.
+    pub fn follow(&mut self, config: &Config, host: &HostState, by_ports: bool) -> bool {
+        let names = config.connections.values().map(|connection| &connection.interface);
+        let links = names.filter_map(|name| host.link(name)).map(|link| (link.name.clone(), (link.index, link.mtu)));
+        let new = Self { links: links.collect(), by_ports: self.by_ports || by_ports };
+        let differs = *self != new;
+        *self = new;
+        differs
+    }
+
+    /// The interface is gone; one of the same index may have come since.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.links.retain(|_, (index, _)| *index != ifindex);
+    }
+}
+
+/// Makes the settings.
 #[derive(Debug, Default)]
 pub struct Sysctls {
-    /// What an interface was when it was last set: its index, and its MTU, as the kernel makes the settings new where an
-    /// MTU comes back above the least (`addrconf_notify`, net/ipv6/addrconf.c).
+    /// What an interface was when it was last set.
     settled: BTreeMap<String, (u32, u32)>,
     /// Settings of the network namespace that are set.
     by_ports: bool,
@@ -48,41 +75,21 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
-    /// The next update looks at all attachments again: somebody may have changed their settings.
-    pub fn audit(&mut self) {
-        self.settled.clear();
-        (self.by_ports, self.reflect) = (false, false);
-    }
-
-    /// Has the kernel's answers be known by the mark of what they answer.
-    pub fn reflect_marks(&mut self) {
-        if !std::mem::replace(&mut self.reflect, true) {
-            set_all(REFLECT, "an answer to a site may leave by another interface where the route to the site has gone");
-        }
-    }
-
-    /// Has the kernel choose among next hops as the program does; needed where a destination has several. For all of the
-    /// network namespace: the kernel knows no other way.
-    pub fn choose_by_ports(&mut self) {
-        if !std::mem::replace(&mut self.by_ports, true) {
-            set_all(BY_PORTS, "fragmented packets to destinations with several next hops may be dropped");
-        }
-    }
-
     /// The interface is gone; one of the same index may have come since.
     pub fn forget(&mut self, ifindex: u32) {
         self.settled.retain(|_, (index, _)| *index != ifindex);
     }
 
-    /// Sets what is new on the host since the last time, and after an audit what was changed.
-    pub fn update(&mut self, config: &Config, host: &HostState) {
-        let names = attachments_of_sites(config);
-        self.settled.retain(|name, _| names.contains(name.as_str()) && host.link(name).is_some());
-        self.failed.retain(|name, _| names.contains(name.as_str()));
-        for name in names {
-            let Some(link) = host.link(name) else { continue };
-            let is = (link.index, link.mtu);
-            if self.settled.get(name) == Some(&is) {
+    /// Sets what is new since the last time; with `audit` also what somebody else may have changed.
+    pub fn set(&mut self, settings: &Settings, audit: bool) {
+        if audit {
+            self.settled.clear();
+            (self.by_ports, self.reflect) = (false, false);
+        }
+        self.settled.retain(|name, _| settings.links.contains_key(name));
+        self.failed.retain(|name, _| settings.links.contains_key(name));
+        for (name, is) in &settings.links {
+            if self.settled.get(name) == Some(is) {
                 continue;
             }
             match apply(Path::new(ROOT), name) {
@@ -90,11 +97,17 @@ impl Sysctls {
                     for setting in changed {
                         info!(interface = name, "{setting} set to 0");
                     }
-                    self.settled.insert(name.to_owned(), is);
+                    self.settled.insert(name.clone(), *is);
                     self.failed.remove(name);
                 }
                 Err(failure) => self.note(name, failure.to_string()),
             }
+        }
+        if !std::mem::replace(&mut self.reflect, true) {
+            set_all(REFLECT, "an answer to a site may leave by another interface where the route to the site has gone");
+        }
+        if settings.by_ports && !std::mem::replace(&mut self.by_ports, true) {
+            set_all(BY_PORTS, "fragmented packets to destinations with several next hops may be dropped");
         }
     }
 
@@ -119,10 +132,6 @@ fn set_all(settings: [&str; 2], otherwise: &str) {
             Err(error) => warn!("{setting} cannot be set to 1: {error}; {otherwise}"),
         }
     }
-}
-
-fn attachments_of_sites(config: &Config) -> BTreeSet<&str> {
-    config.connections.values().map(|connection| connection.interface.as_str()).collect()
 }
 
 /// A setting that could not be made.

@@ -103,11 +103,11 @@ fn counters_of_another_version_are_carried_over_by_name() {
     let (mut dataplane, _) = Dataplane::start(&settings, &instance).unwrap();
     // What the old programs count until they are replaced counts, too.
     traffic.set(9, values([11, 100, 0, 0, 999]), 0).unwrap();
-    dataplane.keep(|_| true).unwrap();
+    dataplane.keep(&BTreeSet::new()).unwrap();
     assert_eq!(dataplane.counters(9).unwrap(), expected(cpus));
     assert!(!directory.0.join("counters-old").exists());
     drop(dataplane);
     let (mut dataplane, _) = Dataplane::start(&settings, &instance).unwrap();
-    dataplane.keep(|_| true).unwrap();
+    dataplane.keep(&BTreeSet::new()).unwrap();
     assert_eq!(dataplane.counters(9).unwrap(), expected(cpus), "and only once");
 }

@@ -5,21 +5,23 @@ use std::time::SystemTime;
 use hub_common::maps::LIMIT_RULES;
 use tracing::{info, warn};
 
-use super::Agent;
+use super::{
+    effect::{Effect, Notice},
+    world::World,
+};
 use crate::{
     agreement::{Sources, agreements, mark},
     config::model::Source,
-    event::{Event, now},
     selectors::{Agreement, Pair},
     status,
     vici::table::Tunnel,
     xfrm::wire::Sa,
 };
 
-impl Agent {
+impl World {
     /// Follows the SAs; whether what they admit is otherwise than before. One that takes another's place changes nothing.
-    pub(super) fn agree(&mut self) -> bool {
-        let (ike, xfrm) = (&*self.ike.view(), &*self.xfrm.view());
+    pub(super) fn refresh_selectors(&mut self) -> bool {
+        let (ike, xfrm) = (&*self.tunnels, &*self.policies);
         let agreements = agreements(&self.config, Sources { ike, xfrm, host: &self.host }, &self.agreements);
         if agreements == self.agreements {
             return false;
@@ -33,8 +35,8 @@ impl Agent {
         true
     }
 
-    /// Logs and tells those that are new.
-    pub(super) fn tell_selectors(&mut self) {
+    /// Logs those that are new, and tells who listens.
+    pub(super) fn publish_selectors(&mut self, effects: &mut Vec<Effect>) {
         for name in std::mem::take(&mut self.dirty_selectors) {
             let (Some(agreement), Some(state)) = (self.agreements.get(&name), self.states.get(&name)) else { continue };
             let selectors = texts(agreement);
@@ -48,15 +50,8 @@ impl Agent {
             }
             let reason = self.state_reason(&name, *state);
             let (state, was) = (*state, Some(*state));
-            // Nobody may be listening.
-            drop(self.events.send(Event {
-                time: now(),
-                connection: name,
-                state,
-                was,
-                reason,
-                selectors: Some(selectors),
-            }));
+            let selectors = Some(selectors);
+            effects.push(Effect::Notify(Notice { connection: name, state, was, reason, selectors }));
         }
     }
 
@@ -67,18 +62,18 @@ impl Agent {
 
     /// What of a connection's SAs is not admitted, and why.
     pub(super) fn selector_problems(&self, name: &str) -> Vec<String> {
-        let unreadable = self.ike.view().tunnels.get(name).map(Tunnel::unreadable).unwrap_or_default();
+        let unreadable = self.tunnels.tunnels.get(name).map(Tunnel::unreadable).unwrap_or_default();
         let unreadable =
             unreadable.into_iter().map(|text| format!("the traffic selector {text} is not understood: not admitted"));
-        let slot = self.layout.policy.connections.get(name);
-        let cut = slot.filter(|slot| self.policy_tables.cut.contains(slot)).map(|_| {
+        let slot = self.ids.policy.connections.get(name);
+        let cut = slot.filter(|slot| self.policy.cut.contains(slot)).map(|_| {
             format!(
                 "its SAs have more limits to protocols and ports than the kernel program has room for ({LIMIT_RULES} for \
                  a pair of addresses): the rest is not admitted"
             )
         });
         let follows = self.config.connections.get(name).is_some_and(|connection| connection.selectors == Source::Xfrm);
-        let unread = self.xfrm.view().problem.clone().filter(|_| follows);
+        let unread = self.policies.problem.clone().filter(|_| follows);
         unreadable.chain(cut).chain(unread).collect()
     }
 
@@ -88,7 +83,7 @@ impl Agent {
         if connection.selectors != Source::Xfrm || connection.ipsec.is_some() {
             return None;
         }
-        let view = self.xfrm.view();
+        let view = &self.policies;
         let (table, mark) = (view.table.as_deref()?, mark(&self.config, connection, &self.host)?);
         let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let selectors: Vec<String> = table.pairs(&mark).iter().map(Pair::to_string).collect();

@@ -27,55 +27,56 @@ pub struct Snapshot {
 }
 
 impl Agent {
+    /// How everything is now.
     pub(super) fn snapshot(&mut self) -> Result<Snapshot> {
         // Whatever else there is to be shown does not depend on it.
-        let kernel = self.guard.counters().map_or_else(
+        let Self { world, edge, .. } = self;
+        let kernel = edge.kernel.guard.counters().map_or_else(
             |error| {
                 debug!("{error:#}");
                 status::KernelDrops::default()
             },
             Into::into,
         );
-        let mut total = self.dataplane.counters(UNATTRIBUTED)?;
+        let mut total = edge.datapath.counters(UNATTRIBUTED)?;
         let mut counters = |slot: Option<u32>| -> Result<Counters> {
-            let counters = slot.map_or(Ok(Counters::default()), |slot| self.dataplane.counters(slot))?;
+            let counters = slot.map_or(Ok(Counters::default()), |slot| edge.datapath.counters(slot))?;
             total = total + counters;
             Ok(counters)
         };
-        let tunnels = self.ike.view();
         let mut connections = Vec::new();
-        for (name, connection) in &self.config.connections {
-            let state = self.states[name];
-            let entry = self.liveness.get(name);
+        for (name, connection) in &world.config.connections {
+            let state = world.states[name];
+            let entry = world.liveness.get(name);
             connections.push(status::Connection {
                 name: name.clone(),
-                origin: self.config.provenance.connection(name),
+                origin: world.config.provenance.connection(name),
                 interface: connection.interface.clone(),
                 state,
-                state_reason: self.state_reason(name, state),
+                state_reason: world.state_reason(name, state),
                 state_seconds: entry.map_or(0.0, |entry| entry.since.elapsed().as_secs_f64()),
                 state_changes: entry.map_or(0, |entry| entry.changes),
-                health: self.prober.report(name).map(|report| status::Health {
+                health: edge.kernel.prober.report(name).map(|report| status::Health {
                     healthy: report.is_healthy(),
                     sent: report.sent,
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
-                ipsec: tunnels.tunnels.get(name).map(Into::into).or_else(|| self.kernel_sas(name)).map(|ipsec| {
-                    let (selectors, problems) = (self.selectors_of(name), self.selector_problems(name));
+                ipsec: world.tunnels.tunnels.get(name).map(Into::into).or_else(|| world.kernel_sas(name)).map(|ipsec| {
+                    let (selectors, problems) = (world.selectors_of(name), world.selector_problems(name));
                     status::Ipsec { selectors, problems, ..ipsec }
                 }),
-                attachment: self.attachments.status(&self.dataplane, &self.host, &connection.interface),
-                traffic: (&counters(self.layout.policy.connections.get(name))?).into(),
+                attachment: world.attachments.status(&world.host, &connection.interface),
+                traffic: (&counters(world.ids.policy.connections.get(name))?).into(),
             });
         }
         let vpc_traffic = counters(Some(VPC))?;
-        let vpc = self.config.vpc.as_ref().map(|vpc| status::Vpc {
+        let vpc = world.config.vpc.as_ref().map(|vpc| status::Vpc {
             interface: vpc.interface.clone(),
-            attachment: self.attachments.status(&self.dataplane, &self.host, &vpc.interface),
+            attachment: world.attachments.status(&world.host, &vpc.interface),
             traffic: (&vpc_traffic).into(),
         });
-        let (config, rib, states) = (Arc::clone(&self.config), Arc::clone(&self.rib), Arc::clone(&self.states));
+        let (config, rib, states) = (Arc::clone(&world.config), Arc::clone(&world.rib), Arc::clone(&world.states));
         Ok(Snapshot { config, rib, states, vpc, connections, total, kernel })
     }
 }

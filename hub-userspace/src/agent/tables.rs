@@ -1,91 +1,122 @@
 //! The program's tables: compiled, compared, written.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
-use anyhow::Result;
-use rustix::thread::{MembarrierCommand, membarrier};
-use tokio::task::spawn_blocking;
+use super::{
+    effect::Effect,
+    world::{World, Writing},
+};
+use crate::{
+    compile,
+    id_allocator::Full,
+    id_maps::IdMaps,
+    tables::Write,
+};
 
-use super::{Agent, Step, inputs};
-use crate::{compile, id_allocator::Full};
-
-impl Agent {
-    /// Leads the groups of next hops around what went down, or back. Touches nothing else, so that it takes as long with
-    /// a hundred thousand routes as with ten.
-    pub(super) fn steer(&mut self) -> Result<()> {
-        let inputs = inputs(&self.config, &self.host, &self.states, &self.agreements, &self.tc_only);
-        let compiled = compile::egress_tables(inputs, &self.rib, &mut self.layout)?;
-        self.dataplane.steer(&compiled.egress)?;
-        // Routes that are still to be changed lead to groups that nobody else uses any more.
-        if self.rib.changed().len() == 0 {
-            self.layout.egress.end();
-            self.begin_release();
+impl World {
+    /// Leads the groups of next hops around what went down, or back; whether there is anything to write. Touches nothing
+    /// else, so that it takes as long with a hundred thousand routes as with ten.
+    pub(super) fn reroute(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let compiled = self.with_ids(|world, ids| compile::egress_tables(world.inputs(), &world.rib, ids));
+        let writes = match compiled {
+            Ok(compiled) => self.tables.reroutes_to(&compiled.egress),
+            Err(full) => {
+                effects.push(Effect::Fail(full.to_string()));
+                return false;
+            }
+        };
+        if writes.is_empty() {
+            return false;
         }
-        Ok(())
+        // Routes that are still to be changed lead to groups that nobody else uses any more.
+        let all = self.rib.changed().len() == 0;
+        self.writing = Some(Writing { routes: BTreeSet::new(), policy: false, all });
+        effects.push(Effect::Write(writes));
+        true
     }
 
-    /// Makes the tables what they should be. `ingress`: more than the ways out and routes may differ.
-    pub(super) fn write_tables(&mut self, ingress: bool) -> Result<()> {
-        let inputs = inputs(&self.config, &self.host, &self.states, &self.agreements, &self.tc_only);
-        if ingress {
-            self.policy_tables = compile::policy_tables(inputs, &mut self.layout)?;
+    /// Makes the tables what they should be; `policy`: more than next hops and routes may differ. Whether they can be.
+    pub(super) fn write_tables(&mut self, policy: bool, effects: &mut Vec<Effect>) -> bool {
+        let writes = self.with_ids(|world, ids| world.compile(policy, ids));
+        match writes {
+            Ok(writes) if writes.is_empty() => {
+                self.written(Vec::new(), 0, false, effects);
+                true
+            }
+            Ok(writes) => {
+                effects.push(Effect::Write(writes));
+                true
+            }
+            Err(full) => {
+                effects.push(Effect::Fail(full.to_string()));
+                self.pend_tables(policy);
+                false
+            }
         }
-        let compiled = compile::egress_tables(inputs, &self.rib, &mut self.layout)?;
+    }
+
+    fn compile(&mut self, policy: bool, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
+        if policy {
+            self.policy = compile::policy_tables(self.inputs(), ids)?;
+        }
+        let compiled = compile::egress_tables(self.inputs(), &self.rib, ids)?;
         let any = self.rib.changed().len() > 0;
         // Copied if a snapshot is being looked at: not for nothing.
-        let changed = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
-        let routes = compiled.routes(&self.rib, &changed);
-        if let Err(error) = self.dataplane.apply(&self.policy_tables, &compiled.egress, &routes) {
-            Arc::make_mut(&mut self.rib).keep_changed(changed);
-            // The memory of what has been replaced until then may be what is needed.
-            self.begin_release();
-            return Err(error.into());
-        }
-        if ingress {
-            self.layout.policy.end();
-        }
-        self.layout.egress.end();
-        self.begin_release();
-        Ok(())
+        let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
+        let writes = self.tables.writes_to(&self.policy, &compiled.egress, compiled.routes(&self.rib, &routes));
+        self.writing = Some(Writing { routes, policy, all: true });
+        Ok(writes)
     }
 
-    /// Finds out, beside the loop, when no packet is on its way any more with what it read from the old tables.
-    fn begin_release(&mut self) {
-        if self.grace.is_some() {
-            return;
+    /// These writes were made, or the last but for its first `count` entries.
+    pub(super) fn written(&mut self, writes: Vec<Write>, count: usize, failed: bool, effects: &mut Vec<Effect>) {
+        let last = writes.len().wrapping_sub(1);
+        for (index, write) in writes.iter().enumerate() {
+            self.tables.note(write, if index == last && failed { count } else { write.len() });
         }
-        let (numbers, memory) = (self.layout.begin_release(), self.dataplane.numbers().begin_release());
-        if !numbers && !memory {
-            return;
-        }
-        self.grace = Some(spawn_blocking(|| {
-            // An RCU grace period. A kernel with nohz_full does not offer it; then a time in which every packet has
-            // long gone.
-            if membarrier(MembarrierCommand::Global).is_err() {
-                std::thread::sleep(Duration::from_millis(20));
+        let Some(Writing { routes, policy, all }) = self.writing.take() else { return };
+        if failed {
+            if !routes.is_empty() {
+                Arc::make_mut(&mut self.rib).keep_changed(routes);
             }
-        }));
+            self.pend_tables(policy);
+        } else {
+            if policy {
+                self.ids.policy.end();
+            }
+            if all {
+                self.ids.egress.end();
+            }
+        }
+        // After a failure the memory of what has been replaced until then may be what is needed.
+        self.begin_release(effects);
+    }
+
+    /// The tables are to be tried again.
+    fn pend_tables(&mut self, policy: bool) {
+        self.pending.selectors |= policy;
+        self.pending.egress = true;
+    }
+
+    /// Has it found out when no packet is on its way any more with what it read from the old tables.
+    fn begin_release(&mut self, effects: &mut Vec<Effect>) {
+        if !mem::replace(&mut self.is_releasing, true) {
+            effects.push(Effect::AwaitGrace { ids: self.ids.begin_release() });
+        }
     }
 
     /// The grace period is over.
-    pub(super) fn release(&mut self) {
-        self.grace = None;
-        self.layout.release();
-        self.dataplane.numbers().release();
-        self.begin_release();
+    pub(super) fn release(&mut self, effects: &mut Vec<Effect>) {
+        self.is_releasing = false;
+        self.ids.release();
+        effects.push(Effect::Release);
+        self.begin_release(effects);
     }
 
-    /// Whether the tables have room for a change. Leaves everything as it was.
-    pub(super) fn rehearse(&mut self, step: &Step) -> Result<(), Full> {
-        let (config, routes) = (step.config.as_ref().unwrap_or(&self.config), &step.difference.routes);
-        let rib = Arc::make_mut(&mut self.rib);
-        rib.change(routes);
-        rib.follow(config.vpc.as_ref(), &self.host);
-        let inputs = inputs(config, &self.host, &self.states, &self.agreements, &self.tc_only);
-        let layout = &mut self.layout.clone();
-        let room = compile::policy_tables(inputs, layout).and_then(|_| compile::egress_tables(inputs, rib, layout));
-        rib.follow(self.config.vpc.as_ref(), &self.host);
-        rib.change(&routes.inverse());
-        room.map(drop)
+    fn with_ids<T>(&mut self, work: impl FnOnce(&mut Self, &mut IdMaps) -> T) -> T {
+        let mut ids = mem::take(&mut self.ids);
+        let result = work(self, &mut ids);
+        self.ids = ids;
+        result
     }
 }

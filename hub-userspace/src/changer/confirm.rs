@@ -18,7 +18,7 @@ use tracing::{error, warn};
 
 use super::{Cause, ChangeError, Changed, Changer, Made, Watch};
 use crate::{
-    agent::{Request, Step},
+    agent::{Request, Transition},
     config::{Config, Confirmation, FileSet, difference::Difference, load_files, load_texts},
     store::{Batch, SourceText, Unconfirmed},
 };
@@ -140,8 +140,8 @@ impl Changer {
         self.trial = None;
         let mut config = Config::clone(&*self.ask(Request::Config).await?);
         mark(&mut config, None);
-        let step = Arc::new(Step { difference: Difference::default(), config: Some(Arc::new(config)) });
-        let adopted = self.ask(|answer| Request::Adopt(step, answer)).await?;
+        let step = Arc::new(Transition { difference: Difference::default(), config: Some(Arc::new(config)) });
+        let adopted = self.ask(|answer| Request::Commit(step, answer)).await?;
         adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
         let (difference, took) = (Difference::default(), super::Took::default());
         Ok(Changed::now("confirmed: the configuration stays in force".to_owned(), difference, Vec::new(), took))

@@ -13,27 +13,14 @@ use ipnet::IpNet;
 use super::{
     Error,
     chunks::Chunks,
-    maps::{Named, delete, put, take},
+    maps::{Named, Written, take},
 };
 use crate::{
     compiled::{self, Change, Compiled, memory::Exhausted},
     config::model,
-    diff::{Difference, difference},
     id_allocator::DeferredFree,
-    tables::{Family, Prefix},
+    tables::{Changes, Prefix},
 };
-
-/// What changes of one family's selectors.
-pub struct Selectors<A> {
-    remotes: Difference<Prefix<Scoped<A>>, Remote>,
-    locals: Difference<Prefix<Scoped<A>>, Local>,
-}
-
-impl<A: Ord + Copy> Selectors<A> {
-    pub fn between(old: &Family<A>, new: &Family<A>) -> Self {
-        Self { remotes: difference(&old.remotes, &new.remotes), locals: difference(&old.locals, &new.locals) }
-    }
-}
 
 /// As the settings want it.
 pub enum Lookup {
@@ -117,78 +104,60 @@ impl Lookup {
         }
     }
 
-    /// Writes selectors that are new or have changed: what a remote leads to before the remote.
-    pub fn put<A: Address>(&mut self, loaded: &mut Family<A>, changes: &Selectors<A>) -> Result<usize, Error>
+    pub fn change_locals<A: Address>(&mut self, changes: &Changes<Prefix<Scoped<A>>, Local>) -> Written
     where
         Scoped<A>: Pod,
     {
         match self {
-            Self::Tries(tries) => {
-                let tries = A::tries(tries);
-                Ok(put(&mut tries.locals, &mut loaded.locals, &changes.locals)?
-                    + put(&mut tries.remotes, &mut loaded.remotes, &changes.remotes)?)
-            }
+            Self::Tries(tries) => A::tries(tries).locals.change(changes),
             Self::Compiled { tables, mebibytes } => {
-                let locals = changes.locals.puts.iter().map(|(key, value)| local(key, Some(*value)));
-                let remotes = changes.remotes.puts.iter().map(|(key, value)| remote(key, Some(*value)));
-                let written = apply::<A>(tables, *mebibytes, locals)? + apply::<A>(tables, *mebibytes, remotes)?;
-                loaded.locals.extend(changes.locals.puts.iter().copied());
-                loaded.remotes.extend(changes.remotes.puts.iter().copied());
-                Ok(written)
+                apply::<A>(tables, *mebibytes, changes.iter().map(|(key, value)| local(key, *value)))
             }
         }
     }
 
-    /// Deletes selectors that are gone, the other way round.
-    pub fn delete<A: Address>(&mut self, loaded: &mut Family<A>, changes: &Selectors<A>) -> Result<usize, Error>
+    pub fn change_remotes<A: Address>(&mut self, changes: &Changes<Prefix<Scoped<A>>, Remote>) -> Written
     where
         Scoped<A>: Pod,
     {
         match self {
-            Self::Tries(tries) => {
-                let tries = A::tries(tries);
-                Ok(delete(&mut tries.remotes, &mut loaded.remotes, &changes.remotes)?
-                    + delete(&mut tries.locals, &mut loaded.locals, &changes.locals)?)
-            }
+            Self::Tries(tries) => A::tries(tries).remotes.change(changes),
             Self::Compiled { tables, mebibytes } => {
-                let remotes = changes.remotes.deletes.iter().map(|key| remote(key, None));
-                let locals = changes.locals.deletes.iter().map(|key| local(key, None));
-                let written = apply::<A>(tables, *mebibytes, remotes)? + apply::<A>(tables, *mebibytes, locals)?;
-                loaded.remotes.retain(|key, _| changes.remotes.deletes.binary_search(key).is_err());
-                loaded.locals.retain(|key, _| changes.locals.deletes.binary_search(key).is_err());
-                Ok(written)
+                apply::<A>(tables, *mebibytes, changes.iter().map(|(key, value)| remote(key, *value)))
             }
         }
     }
 
-    /// Writes and deletes routes. One that is to be deleted may never have been written.
-    pub fn change_routes<'a>(
-        &mut self,
-        routes: impl Iterator<Item = &'a (IpNet, Option<Route>)>,
-    ) -> Result<usize, Error> {
+    /// A route that is to be deleted may never have been written.
+    pub fn change_routes(&mut self, changes: &Changes<IpNet, Route>) -> Written {
         match self {
             Self::Tries(tries) => {
-                let mut written = 0;
-                for (destination, route) in routes {
-                    match destination {
-                        IpNet::V4(net) => tries.v4.route(net.network().octets(), net.prefix_len(), *route)?,
-                        IpNet::V6(net) => tries.v6.route(net.network().octets(), net.prefix_len(), *route)?,
+                for (done, (destination, route)) in changes.iter().enumerate() {
+                    let result = match destination {
+                        IpNet::V4(net) => tries.v4.route(net.network().octets(), net.prefix_len(), *route),
+                        IpNet::V6(net) => tries.v6.route(net.network().octets(), net.prefix_len(), *route),
+                    };
+                    if result.is_err() {
+                        return (done, result);
                     }
-                    written += 1;
                 }
-                Ok(written)
+                (changes.len(), Ok(()))
             }
             Self::Compiled { tables, mebibytes } => {
                 let (mut v4, mut v6) = (Vec::new(), Vec::new());
-                for (destination, route) in routes {
+                for (destination, route) in changes {
                     let change = Change::Route(*route);
                     match destination {
                         IpNet::V4(net) => v4.push(((net.network().octets().bits(), net.prefix_len()), change)),
                         IpNet::V6(net) => v6.push(((net.network().octets().bits(), net.prefix_len()), change)),
                     }
                 }
-                Ok(apply::<[u8; 4]>(tables, *mebibytes, v4.into_iter())?
-                    + apply::<[u8; 16]>(tables, *mebibytes, v6.into_iter())?)
+                let (written, result) = apply::<[u8; 4]>(tables, *mebibytes, v4.into_iter());
+                if result.is_err() {
+                    return (written, result);
+                }
+                let (more, result) = apply::<[u8; 16]>(tables, *mebibytes, v6.into_iter());
+                (written + more, result)
             }
         }
     }
@@ -223,19 +192,23 @@ impl DeferredFree for Lookup {
 
 type Changed = ((u128, u8), Change);
 
+/// All changes at once. On an error none counts as made: they are made again.
 fn apply<A: Address>(
     tables: &mut Compiled<Chunks>,
     mebibytes: u32,
     changes: impl Iterator<Item = Changed>,
-) -> Result<usize, Error>
+) -> Written
 where
     Scoped<A>: Pod,
 {
     let changes: Vec<Changed> = changes.collect();
-    if !changes.is_empty() {
-        tables.apply(A::FAMILY, &changes).map_err(|error| exhausted(error, mebibytes))?;
+    if changes.is_empty() {
+        return (0, Ok(()));
     }
-    Ok(changes.len())
+    match tables.apply(A::FAMILY, &changes) {
+        Ok(_) => (changes.len(), Ok(())),
+        Err(error) => (0, Err(exhausted(error, mebibytes))),
+    }
 }
 
 fn remote<A: Address>(key: &Prefix<Scoped<A>>, remote: Option<Remote>) -> Changed

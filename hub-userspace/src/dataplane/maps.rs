@@ -1,6 +1,4 @@
-//! The program's maps, and the order they are written in.
-
-use std::collections::BTreeMap;
+//! The program's maps.
 
 use aya::{
     Ebpf, Pod,
@@ -15,12 +13,11 @@ use super::{
     counters::{BySlot, Counters},
     groups::Groups,
     ledger::Ledger,
-    lookup::{Lookup, Selectors},
+    lookup::Lookup,
 };
 use crate::{
     config::model::Dataplane as Settings,
-    diff::{Difference, difference},
-    tables::{EgressTables, PolicyTables, Prefix, RouteChanges},
+    tables::{Changes, Prefix, Write},
 };
 
 /// A map of the program under its name.
@@ -30,7 +27,27 @@ pub struct Named<M> {
     pub map: M,
 }
 
+/// How many changes were made, and why not all of them.
+pub type Written = (usize, Result<(), Error>);
+
 impl<M> Named<M> {
+    /// Makes changes one after the other.
+    pub fn change<K, V>(&mut self, changes: &Changes<K, V>) -> Written
+    where
+        M: Writer<K, V>,
+    {
+        for (done, (key, value)) in changes.iter().enumerate() {
+            let result = match value {
+                Some(value) => self.put(key, value),
+                None => self.delete(key),
+            };
+            if result.is_err() {
+                return (done, result);
+            }
+        }
+        (changes.len(), Ok(()))
+    }
+
     pub fn put<K, V>(&mut self, key: &K, value: &V) -> Result<(), Error>
     where
         M: Writer<K, V>,
@@ -56,14 +73,6 @@ fn is_missing(error: &MapError) -> bool {
         MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
         _ => false,
     }
-}
-
-/// What the maps hold, but for the routes: of these the RIB knows which have changed, and there are too many to keep
-/// them twice.
-#[derive(Default)]
-pub struct Loaded {
-    pub ingress: PolicyTables,
-    pub ways: EgressTables,
 }
 
 /// Every map the agent writes.
@@ -106,78 +115,31 @@ impl Maps {
         self.counters.read(slot)
     }
 
-    /// Makes the maps hold what is wanted, and `loaded` with them; returns how many entries were written or deleted.
-    pub fn write(
-        &mut self,
-        loaded: &mut Loaded,
-        ingress: &PolicyTables,
-        ways: &EgressTables,
-        routes: &RouteChanges,
-    ) -> Result<usize, Error> {
-        let old = &loaded.ingress;
-        let connections = difference(&old.connections, &ingress.connections);
-        let ports = difference(&old.ports, &ingress.ports);
-        let limits = difference(&old.limits, &ingress.limits);
-        let links = difference(&old.links, &ingress.links);
-        let neighbours = difference(&old.neighbours, &ingress.neighbours);
-        let members = difference(&loaded.ways.members, &ways.members);
-        let v4 = Selectors::between(&old.v4, &ingress.v4);
-        let v6 = Selectors::between(&old.v6, &ingress.v6);
-        let vlans = difference(&old.vlans, &ingress.vlans);
-        let attachments = difference(&old.attachments, &ingress.attachments);
-
-        let mut written = put(&mut self.counters, &mut loaded.ingress.connections, &connections)?
-            + put(&mut self.ports, &mut loaded.ingress.ports, &ports)?
-            + put(&mut self.group_members, &mut loaded.ways.members, &members)?
-            + self.steer(&mut loaded.ways, ways)?;
-        let old = &mut loaded.ingress;
-        written += put(&mut self.neighbours, &mut old.neighbours, &neighbours)?
-            + put(&mut self.links, &mut old.links, &links)?
-            + put(&mut self.limits, &mut old.limits, &limits)?
-            + self.lookup.put(&mut old.v4, &v4)?
-            + self.lookup.put(&mut old.v6, &v6)?
-            + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_some()))?
-            + put(&mut self.vlans, &mut old.vlans, &vlans)?
-            + put(&mut self.attachments, &mut old.attachments, &attachments)?;
-
-        written += delete(&mut self.attachments, &mut old.attachments, &attachments)?
-            + delete(&mut self.vlans, &mut old.vlans, &vlans)?
-            + self.lookup.change_routes(routes.iter().filter(|(_, route)| route.is_none()))?
-            + self.lookup.delete(&mut old.v6, &v6)?
-            + self.lookup.delete(&mut old.v4, &v4)?
-            + delete(&mut self.limits, &mut old.limits, &limits)?
-            + delete(&mut self.links, &mut old.links, &links)?
-            + delete(&mut self.group_members, &mut loaded.ways.members, &members)?
-            + delete(&mut self.neighbours, &mut old.neighbours, &neighbours)?
-            + delete(&mut self.ports, &mut old.ports, &ports)?
-            + delete(&mut self.counters, &mut old.connections, &connections)?;
-        Ok(written)
+    /// Makes changes of a map, one after the other; how many of them, and why not all.
+    pub fn write(&mut self, write: &Write) -> Written {
+        match write {
+            Write::Connections(changes) => self.counters.change(changes),
+            Write::Ports(changes) => self.ports.change(changes),
+            Write::GroupMembers(changes) => self.group_members.change(changes),
+            Write::NextHops(changes) => self.next_hops.change(changes),
+            Write::Groups(changes) => self.groups.change(changes),
+            Write::Buckets(changes) => self.buckets.change(changes),
+            Write::Neighbours(changes) => self.neighbours.change(changes),
+            Write::Links(changes) => self.links.change(changes),
+            Write::PortRules(changes) => self.limits.change(changes),
+            Write::LocalsV4(changes) => self.lookup.change_locals(changes),
+            Write::RemotesV4(changes) => self.lookup.change_remotes(changes),
+            Write::LocalsV6(changes) => self.lookup.change_locals(changes),
+            Write::RemotesV6(changes) => self.lookup.change_remotes(changes),
+            Write::Routes(changes) => self.lookup.change_routes(changes),
+            Write::Vlans(changes) => self.vlans.change(changes),
+            Write::Attachments(changes) => self.attachments.change(changes),
+        }
     }
 
     /// What the look-up has to give away, see [`crate::id_allocator::DeferredFree`].
     pub fn look_up(&mut self) -> &mut Lookup {
         &mut self.lookup
-    }
-
-    /// The same for the ways out alone: new next hops first, then the buckets that lead to them. What no bucket leads
-    /// to any more stays until its index is used again.
-    pub fn steer(&mut self, loaded: &mut EgressTables, wanted: &EgressTables) -> Result<usize, Error> {
-        let next_hops = difference(&loaded.next_hops, &wanted.next_hops);
-        let groups = difference(&loaded.groups, &wanted.groups);
-        let mut written = put(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?
-            + delete(&mut self.groups, &mut loaded.groups, &groups)?
-            + put(&mut self.groups, &mut loaded.groups, &groups)?;
-        let Named { name, capacity, map } = &mut self.buckets;
-        let len = loaded.buckets.len().max(wanted.buckets.len());
-        loaded.buckets.resize(len, EgressTables::NOWHERE);
-        for (bucket, (old, new)) in (0..).zip(loaded.buckets.iter_mut().zip(&wanted.buckets)) {
-            if old != new && *new != EgressTables::NOWHERE {
-                map.set(bucket, *new, 0).map_err(|error| Error::map(name, *capacity, &error))?;
-                written += 1;
-            }
-            *old = *new;
-        }
-        Ok(written + delete(&mut self.next_hops, &mut loaded.next_hops, &next_hops)?)
     }
 }
 
@@ -185,30 +147,6 @@ impl Maps {
 pub trait Writer<K, V> {
     fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
     fn delete(&mut self, key: &K) -> Result<(), MapError>;
-}
-
-pub fn put<K: Ord + Copy, V: Clone>(
-    map: &mut Named<impl Writer<K, V>>,
-    loaded: &mut BTreeMap<K, V>,
-    changes: &Difference<K, V>,
-) -> Result<usize, Error> {
-    for (key, value) in &changes.puts {
-        map.put(key, value)?;
-        loaded.insert(*key, value.clone());
-    }
-    Ok(changes.puts.len())
-}
-
-pub fn delete<K: Ord + Copy, V>(
-    map: &mut Named<impl Writer<K, V>>,
-    loaded: &mut BTreeMap<K, V>,
-    changes: &Difference<K, V>,
-) -> Result<usize, Error> {
-    for key in &changes.deletes {
-        map.delete(key)?;
-        loaded.remove(key);
-    }
-    Ok(changes.deletes.len())
 }
 
 impl<D: Pod, V: Pod> Writer<Prefix<D>, V> for LpmTrie<MapData, D, V> {

@@ -28,7 +28,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 pub use self::{
     attach::{Attached, Mode},
@@ -44,12 +44,12 @@ use crate::{
     dataplane::{
         attach::{Programs, detach},
         ledger::Ledger,
-        maps::{Loaded, Maps},
+        maps::Maps,
         pins::{Kind, Pins},
     },
     id_allocator::DeferredFree,
     memory::Memory,
-    tables::{EgressTables, PolicyTables, RouteChanges},
+    tables::Write,
 };
 
 /// The kernel program, as built with this agent.
@@ -59,13 +59,10 @@ static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/v
 pub struct Dataplane {
     programs: Programs,
     maps: Maps,
-    loaded: Loaded,
     /// Nothing can be attached without it.
     pins: Option<Pins>,
-    /// How interfaces are attached, by ifindex.
-    interfaces: BTreeMap<u32, Attached>,
-    /// Interfaces that an earlier agent has attached by TC alone.
-    were_tc_only: BTreeSet<u32>,
+    /// Indices of the interfaces that this agent has attached.
+    attached: BTreeSet<u32>,
     /// The earlier agent's programs may still run.
     is_starting: bool,
 }
@@ -78,6 +75,8 @@ pub struct Inherited {
     /// `COUNTERS` slots and states of connections, by name.
     pub connections: BTreeMap<String, (u32, Option<Memory>)>,
     pub groups: Vec<OldGroup>,
+    /// Indices of the interfaces that are attached by TC alone: XDP does not work there.
+    pub tc_only: BTreeSet<u32>,
 }
 
 impl Dataplane {
@@ -93,10 +92,8 @@ impl Dataplane {
         Ok(Self {
             programs,
             maps,
-            loaded: Loaded::default(),
             pins: None,
-            interfaces: BTreeMap::new(),
-            were_tc_only: BTreeSet::new(),
+            attached: BTreeSet::new(),
             is_starting: false,
         })
     }
@@ -111,12 +108,15 @@ impl Dataplane {
         let pins = Pins::claim(instance)?;
         let ledger = Ledger::open(&pins)?;
         let live = pins.live_links();
+        let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
+        let tc = live.iter().filter(|(_, kind)| matches!(kind, Kind::Tcx | Kind::Clsact));
         let inherited = Inherited {
             is_running: !live.is_empty(),
             connections: (ledger.owners().into_iter())
                 .map(|(slot, (name, record))| (name, (slot, Memory::of(record))))
                 .collect(),
             groups: groups::read(&pins),
+            tc_only: tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !has_xdp(*ifindex)).collect(),
         };
         let mut with_pins = EbpfLoader::new();
         with_pins.override_global("MARK", &settings.mark, true);
@@ -128,19 +128,12 @@ impl Dataplane {
         programs.tc()?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
-        let mut loaded = Loaded::default();
-        loaded.ingress.connections = ledger.owners().into_iter().map(|(slot, (name, _))| (slot, name)).collect();
         let maps = Maps::take(programs.object(), settings, ledger, groups)?;
-        let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
-        let tc = live.iter().filter(|(_, kind)| matches!(kind, Kind::Tcx | Kind::Clsact));
-        let were_tc_only = tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !has_xdp(*ifindex)).collect();
         let dataplane = Self {
             programs,
             maps,
-            loaded,
             pins: Some(pins),
-            interfaces: BTreeMap::new(),
-            were_tc_only,
+            attached: BTreeSet::new(),
             is_starting: true,
         };
         Ok((dataplane, inherited))
@@ -174,26 +167,9 @@ impl Dataplane {
         wanted::follow(ring).map_err(|error| Error::Map { map: "WANTED", cause: error.to_string() })
     }
 
-    /// Makes the maps hold what is wanted, and changes these routes.
-    ///
-    /// What a packet may find leads only to what is there already: new entries are written from the last stage of the
-    /// program to the first, and what is gone is deleted from the first to the last. On an error the maps hold what was
-    /// written until then, and the next call, with the same routes, goes on from there.
-    pub fn apply(&mut self, ingress: &PolicyTables, ways: &EgressTables, routes: &RouteChanges) -> Result<(), Error> {
-        let changes = self.maps.write(&mut self.loaded, ingress, ways, routes)?;
-        if changes > 0 {
-            debug!(changes, "tables written");
-        }
-        Ok(())
-    }
-
-    /// Makes the ways out what is wanted, and nothing else: what a failure asks for, and at once.
-    pub fn steer(&mut self, ways: &EgressTables) -> Result<(), Error> {
-        let changes = self.maps.steer(&mut self.loaded.ways, ways)?;
-        if changes > 0 {
-            debug!(changes, "ways written");
-        }
-        Ok(())
+    /// Makes changes of a map, one after the other; how many of them were made, and why not all.
+    pub fn write(&mut self, write: &Write) -> (usize, Result<(), Error>) {
+        self.maps.write(write)
     }
 
     /// Numbers and memory that rest with the tables, beside those of the layout.
@@ -212,33 +188,22 @@ impl Dataplane {
         ifindex: u32,
         mode: Mode,
         reason: Option<&str>,
-    ) -> Result<&Attached, Error> {
+    ) -> Result<Attached, Error> {
         let pins = self.pins.as_ref().expect("an agent has an instance");
         let attached = self.programs.attach(pins, interface, ifindex, mode, reason)?;
-        self.interfaces.insert(ifindex, attached);
-        Ok(&self.interfaces[&ifindex])
-    }
-
-    pub fn is_attached(&self, ifindex: u32) -> bool {
-        self.interfaces.contains_key(&ifindex)
-    }
-
-    /// An earlier agent has found that XDP does not work there.
-    pub fn was_tc_only(&self, ifindex: u32) -> bool {
-        self.were_tc_only.contains(&ifindex)
+        self.attached.insert(ifindex);
+        Ok(attached)
     }
 
     /// An interface went, and another or the same may have come back under its index: the kernel has emptied its port
     /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
     pub fn forget(&mut self, ifindex: u32) {
         self.detach(ifindex);
-        self.were_tc_only.remove(&ifindex);
-        self.loaded.ingress.ports.retain(|_, port| *port != ifindex);
     }
 
     /// Detaches the programs from an interface, which may be gone.
     fn detach(&mut self, ifindex: u32) {
-        self.interfaces.remove(&ifindex);
+        self.attached.remove(&ifindex);
         if let Some(pins) = &self.pins {
             detach(pins, ifindex);
         }
@@ -246,17 +211,17 @@ impl Dataplane {
 
     /// Detaches from all interfaces but these. The first time, once all that can be is attached, this ends the start: nothing of an
     /// earlier agent's programs runs any more.
-    pub fn keep(&mut self, wanted: impl Fn(u32) -> bool) -> Result<(), Error> {
+    pub fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), Error> {
         let Some(pins) = &self.pins else { return Ok(()) };
         if !self.is_starting {
-            let gone: Vec<u32> = self.interfaces.keys().copied().filter(|ifindex| !wanted(*ifindex)).collect();
+            let gone: Vec<u32> = self.attached.difference(interfaces).copied().collect();
             for ifindex in gone {
                 self.detach(ifindex);
             }
             return Ok(());
         }
         let all: BTreeSet<u32> = pins.links().into_iter().map(|(ifindex, _)| ifindex).collect();
-        for ifindex in all.into_iter().filter(|ifindex| !wanted(*ifindex)) {
+        for ifindex in all.difference(interfaces).copied() {
             detach(pins, ifindex);
         }
         groups::commit(pins)?;
@@ -273,11 +238,6 @@ impl Dataplane {
     /// Detaches the programs from all interfaces, and removes all that is pinned.
     pub fn unload(self) -> Result<usize, Error> {
         self.pins.map_or(Ok(0), Pins::unload)
-    }
-
-    /// Interfaces the program is attached to, and how.
-    pub fn attached(&self) -> impl Iterator<Item = (u32, &Attached)> {
-        self.interfaces.iter().map(|(ifindex, attached)| (*ifindex, attached))
     }
 
     /// Counts of a slot, summed over the CPUs.

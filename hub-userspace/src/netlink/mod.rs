@@ -35,7 +35,7 @@ mod wire;
 
 pub use follow::Follower;
 pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
-pub use interfaces::{Interfaces, XfrmLink, XfrmLinks, remove_interfaces};
+pub use interfaces::{Interfaces, Problems, XfrmLink, XfrmLinks, remove_interfaces};
 pub use nft::{Counter, Guard, GuardCounters, GuardError, Ruleset, Service};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
 pub use reconciler::{Failure, Reconciler, Report};

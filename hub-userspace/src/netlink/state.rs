@@ -1,10 +1,11 @@
 //! What the host looks like, and what one netlink event does to that picture. No input or output.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use rtnetlink::{
     packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
@@ -22,23 +23,24 @@ use rtnetlink::{
 
 use super::{MAIN_TABLE, is_ours, wire};
 
-/// The host's links, addresses, neighbours and gateways, as the kernel last told.
+/// The host's links, addresses, neighbours and gateways, as the kernel last told. A copy shares what it has in common with
+/// the original, so that it costs nothing whatever the size of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostState {
     /// By interface index.
-    pub links: BTreeMap<u32, Link>,
+    pub links: OrdMap<u32, Link>,
     /// By interface index: each address with its prefix length, as assigned, host bits kept; the
     /// broadcast address follows from it. The near end of a point-to-point pair has its full
     /// length.
-    pub addresses: BTreeMap<u32, BTreeSet<IpNet>>,
+    pub addresses: OrdMap<u32, BTreeSet<IpNet>>,
     /// Unicast neighbours that frames can be sent to now: state `REACHABLE`, `STALE`, `DELAY`,
     /// `PROBE`, `PERMANENT` or `NOARP`, with a link address of 6 bytes.
-    pub neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+    pub neighbours: OrdMap<(u32, IpAddr), [u8; 6]>,
     /// Gateways of the main table's unicast routes that have a single one, by its interface and the
     /// destination; not our own. Of several metrics, the lowest counts.
-    pub gateways: BTreeMap<(u32, IpNet), IpAddr>,
+    pub gateways: OrdMap<(u32, IpNet), IpAddr>,
     /// What `gateways` is drawn from: every metric's gateway, since the best may go.
-    metrics: BTreeMap<(u32, IpNet), BTreeMap<u32, IpAddr>>,
+    metrics: OrdMap<(u32, IpNet), BTreeMap<u32, IpAddr>>,
 }
 
 /// A network interface.
@@ -117,7 +119,7 @@ impl Changes {
 
     /// Notes how `new` differs from `old`.
     pub(super) fn compare(&mut self, old: &HostState, new: &HostState) {
-        self.gone.extend(old.links.keys().filter(|index| !new.links.contains_key(index)));
+        self.gone.extend(old.links.keys().filter(|index| !new.links.contains_key(*index)).copied());
         self.links |= old.links != new.links;
         self.addresses |= old.addresses != new.addresses;
         self.neighbours |= old.neighbours != new.neighbours;
@@ -177,9 +179,7 @@ impl HostState {
             changes.gone.insert(index);
         }
         changes.addresses |= self.addresses.remove(&index).is_some();
-        let neighbours = self.neighbours.len();
-        self.neighbours.retain(|&(ifindex, _), _| ifindex != index);
-        changes.neighbours |= self.neighbours.len() != neighbours;
+        changes.neighbours |= remove_of(&mut self.neighbours, index, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         changes.stale.retain(|&(ifindex, _)| ifindex != index);
         self.forget_gateways(index, changes);
         changes.unannounced = true;
@@ -281,20 +281,30 @@ impl HostState {
     }
 
     fn forget_gateways(&mut self, ifindex: u32, changes: &mut Changes) {
-        self.metrics.retain(|&(of, _), _| of != ifindex);
-        let gateways = self.gateways.len();
-        self.gateways.retain(|&(of, _), _| of != ifindex);
-        changes.gateways |= self.gateways.len() != gateways;
+        remove_of(&mut self.metrics, ifindex, IpNet::default());
+        changes.gateways |= remove_of(&mut self.gateways, ifindex, IpNet::default());
     }
 
     /// Forgets the gateways on interfaces that are down or gone: a dump that is read right after
     /// the announcement can still show them, since the kernel announces first and flushes then.
     pub(super) fn forget_dead_gateways(&mut self) {
-        let links = &self.links;
-        let alive = |ifindex: u32| links.get(&ifindex).is_some_and(|link| link.admin_up);
-        self.metrics.retain(|&(ifindex, _), _| alive(ifindex));
-        self.gateways.retain(|&(ifindex, _), _| alive(ifindex));
+        let interfaces: BTreeSet<u32> = self.metrics.keys().map(|(ifindex, _)| *ifindex).collect();
+        for ifindex in interfaces {
+            if self.links.get(&ifindex).is_none_or(|link| !link.admin_up) {
+                self.forget_gateways(ifindex, &mut Changes::default());
+            }
+        }
     }
+}
+
+/// Removes all of an interface; whether there was any. `least` is the least of all keys.
+fn remove_of<K: Ord + Copy, V: Clone>(map: &mut OrdMap<(u32, K), V>, ifindex: u32, least: K) -> bool {
+    let of = map.range((ifindex, least)..).map(|(key, _)| *key).take_while(|(index, _)| *index == ifindex);
+    let of: Vec<(u32, K)> = of.collect();
+    for key in &of {
+        map.remove(key);
+    }
+    !of.is_empty()
 }
 
 /// The link that a message describes; nothing for a message about one aspect of it (a bridge port,

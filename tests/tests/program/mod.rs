@@ -36,6 +36,7 @@ use hub_userspace::{
     rib::Rib,
     selectors::{Agreement, Agreements, Pair},
     state::{State, States},
+    tables::Tables,
 };
 use ipnet::IpNet;
 
@@ -58,6 +59,8 @@ pub type Books = BTreeMap<(Account, &'static str), u64>;
 pub struct Program {
     pub entry: Entry,
     dataplane: Dataplane,
+    /// What its maps hold.
+    tables: Tables,
     /// Indices of the interfaces that carry raw IP.
     raw: BTreeSet<u32>,
     /// Destinations in its maps.
@@ -105,6 +108,7 @@ impl Program {
         Ok(Self {
             entry,
             dataplane: Dataplane::load(&settings).context("loading the kernel program")?,
+            tables: Tables::default(),
             raw: BTreeSet::new(),
             destinations: BTreeSet::new(),
             slots: Vec::new(),
@@ -135,7 +139,11 @@ impl Program {
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
         // What another agent has left.
         changed.extend(self.destinations.difference(&destinations));
-        self.dataplane.apply(&ingress, &compiled.egress, &compiled.routes(rib, &changed))?;
+        for write in self.tables.writes_to(&ingress, &compiled.egress, compiled.routes(rib, &changed)) {
+            let (count, result) = self.dataplane.write(&write);
+            self.tables.note(&write, count);
+            result?;
+        }
         self.destinations = destinations;
         *routes = config.routes;
         layout.policy.end();

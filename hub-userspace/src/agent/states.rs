@@ -1,76 +1,75 @@
-//! States of the connections: judged, logged, counted, told to whoever listens.
+//! States of the connections, and the reasons for them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 
-use super::Agent;
+use super::{
+    effect::{Effect, Notice},
+    world::World,
+};
 use crate::{
     agreement::has_sa,
     attachments::missing,
     config::model::{Connection, Source},
-    event::{Event, now},
     health::Verdict,
     state::{Entry, State},
 };
 
-impl Agent {
+const GONE: &str = "no longer in the configuration";
+
+impl World {
     /// Judges the states anew; whether any is another one.
-    pub(super) fn judge(&mut self) -> bool {
-        let now = Instant::now();
-        let (prober, tunnels) = (&self.prober, self.ike.view());
-        let health = |name: &str| Some(prober.report(name)?.verdict? == Verdict::Healthy);
-        let (config, host, xfrm) = (&self.config, &self.host, self.xfrm.view());
+    pub(super) fn judge(&mut self, now: Instant) -> bool {
+        let Self { liveness, config, host, tunnels, policies, health, .. } = self;
+        let healthy = |name: &str| Some(health.get(name)?.verdict? == Verdict::Healthy);
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
             (Some(ipsec), _) => tunnels.is_up(name, ipsec.start),
-            (None, Source::Xfrm) => has_sa(config, connection, host, xfrm.table.as_deref()),
+            (None, Source::Xfrm) => has_sa(config, connection, host, policies.table.as_deref()),
             (None, _) => Some(true),
         };
-        self.liveness.judge(config, host, tunnel, health, now);
-        self.hold_ends = self.liveness.due(&self.config).map(Into::into);
-        let states = self.liveness.states();
+        liveness.judge(config, host, tunnel, healthy, now);
+        self.hold_down_expires = liveness.due(config);
+        let states = liveness.states();
         let differ = *self.states != states;
         self.states = Arc::new(states);
         differ
     }
 
     /// Notes the states for the next agent.
-    pub(super) fn remember_states(&mut self) {
+    pub(super) fn remember_states(&mut self, effects: &mut Vec<Effect>) {
+        let slots = &self.ids.policy.connections;
+        self.remembered.retain(|slot, _| self.policy.connections.contains_key(slot));
         for (name, memory) in self.liveness.memories(&self.clock) {
-            if let Some(slot) = self.layout.policy.connections.get(name)
-                && let Err(error) = self.dataplane.remember(slot, &memory)
+            if let Some(slot) = slots.get(name)
+                && self.remembered.insert(slot, memory) != Some(memory)
             {
-                warn!("the next agent will not know how {name} is: {error}");
+                effects.push(Effect::Remember { connection: name.to_owned(), slot, memory });
             }
         }
     }
 
-    /// Logs and tells what is new of the connections: their state, or why it is so.
-    pub(super) fn tell_states(&mut self) {
+    /// Logs what is new of the connections, and tells who listens: their state, or why it is so.
+    pub(super) fn publish_states(&mut self, effects: &mut Vec<Effect>) {
         let reasons: BTreeMap<String, (State, Option<String>)> =
             self.states.iter().map(|(name, state)| (name.clone(), (*state, self.state_reason(name, *state)))).collect();
+        let was = |name: &str| self.last_published.get(name).map(|(state, _)| *state);
         // The reason, not the state alone: an interface that is deleted goes down first.
-        for (name, told) in reasons.iter().filter(|(name, told)| self.told.get(*name) != Some(*told)) {
-            let (state, reason) = told;
-            match reason {
-                None => info!(connection = name, "up"),
-                Some(reason) => warn!(connection = name, "down: {reason}"),
+        for (name, now) in reasons.iter().filter(|(name, now)| self.last_published.get(*name) != Some(*now)) {
+            let (connection, (state, reason)) = (name.clone(), now.clone());
+            match &reason {
+                None => info!(connection, "up"),
+                Some(reason) => warn!(connection, "down: {reason}"),
             }
-            let was = self.told.get(name).map(|(state, _)| *state);
             let selectors = self.selectors_of(name);
-            let (connection, reason) = (name.clone(), reason.clone());
-            let event = Event { time: now(), connection, state: *state, was, reason, selectors };
-            // Nobody may be listening.
-            drop(self.events.send(event));
+            effects.push(Effect::Notify(Notice { connection, state, was: was(name), reason, selectors }));
         }
-        for name in self.told.keys().filter(|name| !reasons.contains_key(*name)) {
-            let reason = Some("no longer in the configuration".to_owned());
-            let was = self.told.get(name).map(|(state, _)| *state);
+        for name in self.last_published.keys().filter(|name| !reasons.contains_key(*name)) {
+            let reason = Some(GONE.to_owned());
             let (connection, state) = (name.clone(), State::Down);
-            let event = Event { time: now(), connection, state, was, reason, selectors: None };
-            drop(self.events.send(event));
+            effects.push(Effect::Notify(Notice { connection, state, was: was(name), reason, selectors: None }));
         }
-        self.told = reasons;
+        self.last_published = reasons;
     }
 
     /// Why a connection is not up.
@@ -87,7 +86,7 @@ impl Agent {
                 Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
             }
             (State::Down, None) => {
-                Some(self.interfaces.problems().get(interface).cloned().unwrap_or_else(|| missing(interface)))
+                Some(self.problems.get(interface).cloned().unwrap_or_else(|| missing(interface)))
             }
             (State::Down, Some(link)) if !link.admin_up => {
                 Some(format!("interface {interface} is down: `ip link set {interface} up`"))
@@ -101,7 +100,7 @@ impl Agent {
     fn ipsec_reason(&self, name: &str) -> Option<String> {
         let connection = &self.config.connections[name];
         if connection.ipsec.is_none() && connection.selectors == Source::Xfrm {
-            let view = self.xfrm.view();
+            let view = &self.policies;
             let has_sa = has_sa(&self.config, connection, &self.host, view.table.as_deref());
             return match (has_sa, &view.problem) {
                 (Some(true), _) => None,
@@ -111,7 +110,7 @@ impl Agent {
             };
         }
         let start = connection.ipsec.as_ref()?.start;
-        let view = self.ike.view();
+        let view = &self.tunnels;
         (view.is_up(name, start) != Some(true)).then(|| view.reason(name, start))
     }
 
@@ -119,7 +118,7 @@ impl Agent {
     fn health_reason(&self, name: &str) -> String {
         let check = self.config.connections[name].health_check;
         let destination = check.map(|check| check.destination.to_string()).unwrap_or_default();
-        let report = self.prober.report(name).unwrap_or_default();
+        let report = self.health.get(name).cloned().unwrap_or_default();
         match (report.problem, report.verdict) {
             (Some(problem), _) => format!("the health check of {destination} cannot be made: {problem}"),
             (None, Some(verdict)) => format!("health check: {destination} {verdict}"),

@@ -1,4 +1,7 @@
-//! What the program's maps hold, as the agent wants it: plain data, compared by [`crate::diff`].
+//! What the program's maps hold: plain data, compared by [`crate::diff`], and the writes that lead from one state of them
+//! to the next.
+
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +9,15 @@ use hub_common::maps::{
     Attachment, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
 };
 use ipnet::IpNet;
+
+pub use self::write::{Changes, Write};
+
+/// What the program's maps hold now, but for the routes: there may be a million, and the RIB knows which of them changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    pub policy: PolicyTables,
+    pub egress: EgressTables,
+}
 
 /// Where packets come in and whom they are from: everything before the route is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,0 +1,177 @@
+//! Where the agent meets the world outside: the only code that does what [`Effect`]s say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use anyhow::{Error, Result, anyhow};
+use tokio::sync::broadcast;
+use tracing::warn;
+
+use super::{
+    effect::{Effect, Notice},
+    event::{Done, Event},
+};
+use crate::{
+    config::Config,
+    dataplane::{Attached, Mode},
+    event::{self, now},
+    health::Target,
+    memory::Memory,
+    netlink::{KernelNeighbour, Ruleset, XfrmLinks},
+    slowpath::Entry,
+    sysctl::Settings,
+    tables::Write,
+};
+
+/// The programs, and their maps and links.
+pub trait Datapath {
+    /// How many changes of a write were made, and why not all.
+    fn write(&mut self, write: &Write) -> (usize, Result<()>);
+    fn attach(&mut self, name: &str, ifindex: u32, mode: Mode, reason: Option<&'static str>) -> Result<Attached>;
+    /// Detaches from all other interfaces.
+    fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
+    /// An interface went.
+    fn forget(&mut self, ifindex: u32);
+    /// Notes the state of a connection by its slot, for the next agent.
+    fn remember(&mut self, slot: u32, memory: &Memory) -> Result<()>;
+    /// Marks the memory that rests; whether there is any.
+    fn begin_release(&mut self) -> bool;
+    /// That memory can be used again.
+    fn release(&mut self);
+}
+
+/// The kernel's own forwarding and its settings, and what is asked of the links.
+pub trait Kernel {
+    fn set_xfrm_links(&mut self, links: XfrmLinks);
+    fn follow_policies(&mut self, follow: bool);
+    fn set_checks(&mut self, checks: BTreeMap<String, Target>);
+    fn join_group(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
+    /// All but these leave.
+    fn leave_group(&mut self, others: &BTreeSet<u32>) -> Result<()>;
+    /// The nftables table.
+    fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
+    fn set(&mut self, settings: &Settings, audit: bool);
+    fn forget(&mut self, ifindex: u32);
+    fn routes(&mut self, entries: Vec<Entry>);
+    fn neighbours(&mut self, neighbours: BTreeSet<KernelNeighbour>);
+    fn audit(&mut self);
+    /// [`Event::Settled`] is to follow.
+    fn settle(&mut self);
+    fn probe(&mut self, ifindex: u32, address: IpAddr);
+    /// [`Event::GraceOver`] is to follow, when no packet is on its way that was before.
+    fn await_grace(&mut self);
+}
+
+/// strongSwan.
+pub trait Ike {
+    /// Charon is to have the connections of this configuration.
+    fn set(&mut self, config: &Config);
+}
+
+/// Everything outside.
+pub struct Edge<D, K, I> {
+    pub datapath: D,
+    pub kernel: K,
+    pub ike: I,
+    /// Who listens to what happens to the connections.
+    pub listeners: broadcast::Sender<event::Event>,
+}
+
+impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
+    /// Does it; what came of it, where that is of interest.
+    pub fn perform(&mut self, effect: Effect) -> (Result<()>, Option<Event>) {
+        let Self { datapath, kernel, ike, .. } = self;
+        let mut done = None;
+        let result = match effect {
+            Effect::Ike(config) => return (Ok(ike.set(&config)), None),
+            Effect::XfrmLinks(links) => return (Ok(kernel.set_xfrm_links(links)), None),
+            Effect::FollowPolicies(follow) => return (Ok(kernel.follow_policies(follow)), None),
+            Effect::Checks(checks) => return (Ok(kernel.set_checks(checks)), None),
+            Effect::Sysctls { settings, audit } => return (Ok(kernel.set(&settings, audit)), None),
+            Effect::Routes(entries) => return (Ok(kernel.routes(entries)), None),
+            Effect::Neighbours(neighbours) => return (Ok(kernel.neighbours(neighbours)), None),
+            Effect::AuditRoutes => return (Ok(kernel.audit()), None),
+            Effect::Settle => return (Ok(kernel.settle()), None),
+            Effect::Probe(ifindex, address) => return (Ok(kernel.probe(ifindex, address)), None),
+            Effect::JoinGroup(interfaces) => {
+                kernel.join_group(&interfaces).inspect_err(|_| done = Some(Done::GroupFailed))
+            }
+            Effect::LeaveGroup(others) => kernel.leave_group(&others),
+            Effect::Guard(ruleset) => kernel.guard(&ruleset).inspect_err(|_| done = Some(Done::GuardFailed)),
+            Effect::Forget(ifindex) => {
+                datapath.forget(ifindex);
+                kernel.forget(ifindex);
+                Ok(())
+            }
+            Effect::Write(writes) => {
+                let (written, result) = self.write(writes);
+                done = Some(written);
+                result
+            }
+            Effect::Attach { name, ifindex, mode, reason } => {
+                let result = datapath.attach(&name, ifindex, mode, reason).map_err(|error| error.to_string());
+                done = Some(Done::Attached { name, ifindex, result });
+                Ok(())
+            }
+            Effect::Keep(interfaces) => {
+                done = Some(Done::Kept);
+                datapath.keep(&interfaces)
+            }
+            Effect::Remember { connection, slot, memory } => {
+                if let Err(error) = datapath.remember(slot, &memory) {
+                    warn!("the next agent will not know how {connection} is: {error}");
+                }
+                Ok(())
+            }
+            Effect::AwaitGrace { ids } => {
+                if datapath.begin_release() || ids {
+                    kernel.await_grace();
+                } else {
+                    done = Some(Done::NothingRests);
+                }
+                Ok(())
+            }
+            Effect::Release => {
+                datapath.release();
+                Ok(())
+            }
+            Effect::Notify(notice) => {
+                self.notify(notice);
+                Ok(())
+            }
+            Effect::Fail(error) => Err(anyhow!(error)),
+        };
+        (result, done.map(Event::Done))
+    }
+
+    fn write(&mut self, mut writes: Vec<Write>) -> (Done, Result<()>) {
+        for index in 0..writes.len() {
+            let (count, result) = self.datapath.write(&writes[index]);
+            if result.is_err() {
+                writes.truncate(index + 1);
+                return (Done::Written { writes, count, failed: true }, result);
+            }
+        }
+        (Done::Written { writes, count: 0, failed: false }, Ok(()))
+    }
+
+    /// Tells who listens.
+    fn notify(&self, notice: Notice) {
+        let Notice { connection, state, was, reason, selectors } = notice;
+        // Nobody may be listening.
+        drop(self.listeners.send(event::Event { time: now(), connection, state, was, reason, selectors }));
+    }
+}
+
+/// The error of a step that has several.
+pub fn first(result: Result<()>, error: Error) -> Result<()> {
+    match result {
+        Ok(()) => Err(error),
+        Err(first) => {
+            warn!("{error:#}");
+            Err(first)
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The real datapath, kernel and strongSwan.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::IpAddr,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::thread::{MembarrierCommand, membarrier};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, block_in_place, spawn_blocking},
+};
+
+use super::{
+    edge::{Datapath, Ike, Kernel},
+    effect::Settled,
+};
+use crate::{
+    config::Config,
+    dataplane::{Attached, Dataplane, Mode},
+    guard::GuardTable,
+    health::{Prober, Target},
+    memory::Memory,
+    netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
+    slowpath::Entry,
+    sysctl::{Settings, Sysctls},
+    tables::Write,
+    vici::driver::Driver,
+    xfrm,
+};
+
+impl Datapath for Dataplane {
+    fn write(&mut self, write: &Write) -> (usize, Result<()>) {
+        let (count, result) = Dataplane::write(self, write);
+        (count, result.map_err(Into::into))
+    }
+
+    fn attach(&mut self, name: &str, ifindex: u32, mode: Mode, reason: Option<&'static str>) -> Result<Attached> {
+        Ok(Dataplane::attach(self, name, ifindex, mode, reason)?)
+    }
+
+    fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
+        Ok(Dataplane::keep(self, interfaces)?)
+    }
+
+    fn forget(&mut self, ifindex: u32) {
+        Dataplane::forget(self, ifindex);
+    }
+
+    fn remember(&mut self, slot: u32, memory: &Memory) -> Result<()> {
+        Ok(Dataplane::remember(self, slot, memory)?)
+    }
+
+    fn begin_release(&mut self) -> bool {
+        self.numbers().begin_release()
+    }
+
+    fn release(&mut self) {
+        self.numbers().release();
+    }
+}
+
+impl Ike for Driver {
+    fn set(&mut self, config: &Config) {
+        Driver::set(self, config);
+    }
+}
+
+/// The kernel of this network namespace.
+pub struct Host {
+    /// Makes xfrm interfaces.
+    pub interfaces: Interfaces,
+    /// Knows the SAs that others make.
+    pub policies: xfrm::follow::Follower,
+    pub prober: Prober,
+    /// Keeps the kernel to what the program decides.
+    pub guard: GuardTable,
+    pub sysctls: Sysctls,
+    pub reconciler: Reconciler,
+    /// Who waits for the kernel to have all that it was asked for.
+    pub waiting: Vec<oneshot::Sender<Settled>>,
+    /// Where everybody learns of it.
+    pub settled: mpsc::UnboundedSender<Settled>,
+    /// Ends when no packet is on its way any more that was when it began.
+    pub grace: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    /// Ends when the kernel has all that is wanted now, or has refused it.
+    pub fn settlement(&mut self) -> oneshot::Receiver<Settled> {
+        let (sender, settled) = oneshot::channel();
+        self.waiting.push(sender);
+        settled
+    }
+}
+
+/// The end of a task; never, without one.
+pub async fn finished(task: &mut Option<JoinHandle<()>>) {
+    match task {
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+impl Kernel for Host {
+    fn set_xfrm_links(&mut self, links: XfrmLinks) {
+        self.interfaces.want(links);
+    }
+
+    fn follow_policies(&mut self, follow: bool) {
+        self.policies.want(follow);
+    }
+
+    fn set_checks(&mut self, checks: BTreeMap<String, Target>) {
+        self.prober.set(checks);
+    }
+
+    fn join_group(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
+        block_in_place(|| Handle::current().block_on(netlink::put_into_group(interfaces)))
+            .context("the sites' interfaces cannot be put into a device group")
+    }
+
+    fn leave_group(&mut self, others: &BTreeSet<u32>) -> Result<()> {
+        block_in_place(|| Handle::current().block_on(netlink::take_out_of_group(others)))
+    }
+
+    fn guard(&mut self, ruleset: &Ruleset) -> Result<()> {
+        self.guard.apply(ruleset)
+    }
+
+    fn set(&mut self, settings: &Settings, audit: bool) {
+        self.sysctls.set(settings, audit);
+    }
+
+    fn forget(&mut self, ifindex: u32) {
+        self.sysctls.forget(ifindex);
+    }
+
+    fn routes(&mut self, entries: Vec<Entry>) {
+        self.reconciler.routes(entries);
+    }
+
+    fn neighbours(&mut self, neighbours: BTreeSet<KernelNeighbour>) {
+        self.reconciler.neighbours(neighbours);
+    }
+
+    fn audit(&mut self) {
+        self.reconciler.audit();
+    }
+
+    fn settle(&mut self) {
+        let settled = self.reconciler.settled();
+        let (waiting, reports) = (mem::take(&mut self.waiting), self.settled.clone());
+        tokio::spawn(async move {
+            let settled = settled.await.map(|report| report.failures).map_err(|error| format!("{error:#}"));
+            // Who waited may have gone, and so may the agent.
+            for waiting in waiting {
+                drop(waiting.send(settled.clone()));
+            }
+            drop(reports.send(settled));
+        });
+    }
+
+    fn probe(&mut self, ifindex: u32, address: IpAddr) {
+        self.reconciler.probe(ifindex, address);
+    }
+
+    fn await_grace(&mut self) {
+        self.grace = Some(spawn_blocking(|| {
+            // An RCU grace period. A kernel with nohz_full does not offer it; then a time in which every packet has
+            // long gone.
+            if membarrier(MembarrierCommand::Global).is_err() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }));
+    }
+}

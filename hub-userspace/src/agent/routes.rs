@@ -1,0 +1,114 @@
+//! The kernel's own routes and neighbours, which follow the RIB: what the program leaves to the kernel must take
+//! the same way there.
+//!
+//! They are planned here, a part at a time, and written in the background by the [`Reconciler`](crate::netlink::Reconciler): a
+//! failure with a hundred thousand routes behind it takes the kernel a second to follow, and nobody may wait for that.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::effect::Effect;
+use crate::{
+    compile::Inputs,
+    config::Config,
+    netlink::{Family, RouteAction},
+    rib::{Members, Rib},
+    slowpath,
+};
+
+/// Destinations planned in one go: some tenths of a millisecond.
+const AT_ONCE: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct RoutePlan {
+    /// What the routes of these members do now.
+    actions: HashMap<(Arc<Members>, Family), Option<Arc<RouteAction>>>,
+    /// Destinations to plan.
+    todo: BTreeSet<IpNet>,
+    /// The table that routes are published to, as last planned.
+    publish_table: Option<u32>,
+    /// All that they were ever published to.
+    publish_tables: BTreeSet<u32>,
+    /// Something was wanted since the last [`Effect::Settle`].
+    unsettled: bool,
+}
+
+impl RoutePlan {
+    /// Takes over which destinations changed, and what follows from states, links and neighbours.
+    pub fn follow(&mut self, inputs: Inputs<'_>, rib: &Rib, effects: &mut Vec<Effect>) {
+        let mut actions = HashMap::new();
+        for members in rib.groups() {
+            for family in [Family::V4, Family::V6] {
+                let key = (Arc::clone(members), family);
+                let new = slowpath::action(inputs, members, family);
+                let action = match self.actions.remove(&key) {
+                    Some(old) if old.as_deref() == new.as_ref() => old,
+                    _ => {
+                        let of_family = |destination: &IpNet| slowpath::family(*destination) == family;
+                        self.todo.append(&mut rib.destinations(members).filter(of_family).collect());
+                        new.map(Arc::new)
+                    }
+                };
+                actions.insert(key, action);
+            }
+        }
+        self.actions = actions;
+        self.todo.append(&mut rib.changed().collect());
+        let publish_table = slowpath::publish_table(inputs.config);
+        if self.publish_table.replace(publish_table) != Some(publish_table) {
+            self.publish_tables.insert(publish_table);
+            self.todo.append(&mut rib.iter().collect());
+        }
+        effects.push(Effect::Neighbours(slowpath::neighbours(inputs, rib)));
+        self.unsettled = true;
+    }
+
+    /// There is something to plan, or somebody to tell that there is not.
+    pub fn has_work(&self) -> bool {
+        !self.todo.is_empty() || self.unsettled
+    }
+
+    /// Plans all, so that the reconciler can begin.
+    pub fn plan(&mut self, rib: &Rib, config: &Config, effects: &mut Vec<Effect>) {
+        while !self.todo.is_empty() {
+            effects.push(Effect::Routes(self.next(rib, config)));
+        }
+    }
+
+    /// Plans some of what is to be planned.
+    pub fn plan_some(&mut self, rib: &Rib, config: &Config, effects: &mut Vec<Effect>) {
+        if !self.todo.is_empty() {
+            effects.push(Effect::Routes(self.next(rib, config)));
+        }
+        if self.todo.is_empty() && std::mem::take(&mut self.unsettled) {
+            effects.push(Effect::Settle);
+        }
+    }
+
+    fn next(&mut self, rib: &Rib, config: &Config) -> Vec<slowpath::Entry> {
+        let mut entries = Vec::new();
+        for destination in std::iter::from_fn(|| self.todo.pop_first()).take(AT_ONCE) {
+            let family = slowpath::family(destination);
+            let action = |members: &Arc<Members>| self.actions.get(&(Arc::clone(members), family)).cloned().flatten();
+            for table in &self.publish_tables {
+                entries.extend(slowpath::entries_of(destination, rib, config, *table, action));
+            }
+        }
+        entries
+    }
+
+    /// Somebody waits for the kernel to have all that is wanted now.
+    pub fn unsettle(&mut self) {
+        self.unsettled = true;
+    }
+
+    /// Has the kernel's routes and neighbours read again, and mended.
+    pub fn audit(&mut self, effects: &mut Vec<Effect>) {
+        effects.push(Effect::AuditRoutes);
+        self.unsettled = true;
+    }
+}

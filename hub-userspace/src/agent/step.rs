@@ -1,0 +1,271 @@
+//! What follows from what happens. Pure: no input, no output, and the time comes in.
+
+use std::{mem, sync::Arc, time::Instant};
+
+use tracing::{info, warn};
+
+use super::{
+    effect::{Effect, Settled},
+    event::{Done, Event},
+    world::{LOOK_AGAIN, Pending, RETRY, World},
+};
+use crate::{
+    config::model::Source,
+    health::{self, Target},
+    netlink::Changes,
+};
+
+/// Takes in an event, and says what is to be done, in this order. What comes of an effect, if it is of interest, is the next
+/// event: [`Event::Done`]. The effects that follow from that go before the rest of these.
+///
+/// After each of the effects alone a packet finds no less than before all of them or after all of them, and nothing is
+/// open. A failure is acted on before anything else that the event asks for.
+pub fn step(world: &mut World, event: Event, now: Instant) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    world.take(event, now, &mut effects);
+    effects
+}
+
+impl World {
+    fn take(&mut self, event: Event, now: Instant, effects: &mut Vec<Effect>) {
+        // Until then everything is only noted.
+        let begins = matches!(event, Event::Start);
+        match event {
+            Event::Start => {}
+            Event::Started => {
+                self.is_starting = false;
+                return;
+            }
+            Event::Host { host, changes } => {
+                self.host = host;
+                self.pending.host.add(changes);
+            }
+            Event::Health(reports) => {
+                self.health.extend(reports);
+                self.pending.states = true;
+            }
+            Event::Tunnels(tunnels) => {
+                self.tunnels = tunnels;
+                self.pending.states = true;
+            }
+            Event::Policies(policies) => {
+                self.policies = policies;
+                self.pending.states = true;
+            }
+            Event::Interfaces(problems) => {
+                self.problems = problems;
+                self.pending.states = true;
+            }
+            Event::Change(transition) => {
+                let difference = &transition.difference;
+                match &transition.config {
+                    Some(config) => self.config = Arc::clone(config),
+                    None => Arc::make_mut(&mut self.config).apply(difference),
+                }
+                if difference.is_beyond_routes() {
+                    effects.push(Effect::Ike(Arc::clone(&self.config)));
+                }
+                if !difference.is_empty() {
+                    info!("configuration: {difference}");
+                }
+                if !difference.routes.is_empty() {
+                    Arc::make_mut(&mut self.rib).change(&difference.routes);
+                }
+                self.pending.config |= difference.is_beyond_routes();
+                // Who asked for it waits for the kernel, too.
+                self.routes.unsettle();
+            }
+            Event::Secrets => return effects.push(Effect::Ike(Arc::clone(&self.config))),
+            Event::Due => {
+                self.pending.states |= self.hold_down_expires.is_some_and(|expires| expires <= now);
+                if self.next_look <= now {
+                    self.next_look = now + LOOK_AGAIN;
+                    self.routes.audit(effects);
+                    effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: true });
+                    self.guard.repeat(effects);
+                    self.pending.host.neighbours = true;
+                }
+            }
+            Event::GuardDisturbed => return self.guard.repeat(effects),
+            Event::NeighbourMiss(ifindex, address) => return effects.push(Effect::Probe(ifindex, address)),
+            Event::Idle => return self.routes.plan_some(&self.rib, &self.config, effects),
+            Event::Settled(settled) => return self.settled(settled, now, effects),
+            Event::GraceOver => return self.release(effects),
+            Event::Done(done) => return self.done(done, now, effects),
+        }
+        if begins || !self.is_starting {
+            self.reconcile(now, effects);
+        }
+    }
+
+    /// Brings the program into step with configuration and host, as far as something is pending, and has the kernel follow.
+    ///
+    /// If next hops are to be led around a failure, that is all at first: the rest follows when it is done.
+    fn reconcile(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Pending { ref host, config, states, egress, .. } = self.pending;
+        let (links, neighbours, mut changed) = (host.links, host.neighbours, egress);
+        if !mem::take(&mut self.pending.rerouted) {
+            if links || neighbours || config {
+                self.check_health(effects);
+            }
+            if links || states || config {
+                self.pending.selectors |= self.refresh_selectors();
+                changed |= self.judge(now);
+                self.pending.egress = changed;
+            }
+            if (links || changed) && !config && self.reroute(effects) {
+                self.pending.rerouted = true;
+                return;
+            }
+        }
+        self.reconcile_rest(now, effects);
+    }
+
+    fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Pending { host, config, states, egress, selectors, guard, rerouted: _ } = mem::take(&mut self.pending);
+        let Changes { links, addresses, neighbours, gateways, stale, gone, .. } = host;
+        // The kernel would never notice that a link address has changed which only the program uses.
+        let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
+        effects.extend(stale.map(|(ifindex, address)| Effect::Probe(ifindex, address)));
+        for ifindex in gone {
+            self.attachments.forget(ifindex);
+            self.settings.forget(ifindex);
+            // The kernel has emptied its port.
+            self.tables.policy.ports.retain(|_, port| *port != ifindex);
+            effects.push(Effect::Forget(ifindex));
+        }
+        if config {
+            effects.push(Effect::XfrmLinks(self.config.xfrm_links()));
+            effects.push(Effect::FollowPolicies(self.follows_policies()));
+        }
+        if links || addresses || config || selectors || guard {
+            self.protect(effects);
+        }
+        if links || states || config {
+            self.publish_states(effects);
+        }
+        let own = links || addresses || gateways || config;
+        if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
+            Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
+        }
+        if links || neighbours || config || egress || selectors || self.rib.changed().len() > 0 {
+            self.follow_routes(effects);
+            let interfaces = self.interfaces();
+            self.tc_only = self.attachments.tc_only(&self.host, &interfaces);
+            if self.write_tables(links || neighbours || config || selectors, effects) {
+                // Connections have their numbers now.
+                self.protect(effects);
+            } else {
+                self.retry(now);
+            }
+            self.follow_settings(effects);
+            self.attachments.update(&self.host, &interfaces, effects);
+        }
+        self.remember_states(effects);
+        self.publish_selectors(effects);
+        if (links || addresses) && !self.is_starting {
+            // The kernel drops routes of its own accord when a link or an address goes.
+            self.routes.audit(effects);
+        }
+        if !self.refused.is_empty() {
+            self.retry(now);
+        }
+    }
+
+    /// What came of an effect.
+    fn done(&mut self, done: Done, now: Instant, effects: &mut Vec<Effect>) {
+        match done {
+            Done::Written { writes, count, failed } => {
+                self.written(writes, count, failed, effects);
+                if failed {
+                    self.retry(now);
+                }
+                if self.pending.rerouted {
+                    self.reconcile(now, effects);
+                }
+            }
+            Done::GuardFailed => {
+                self.guard.failed();
+                self.pending.guard = true;
+                self.retry(now);
+            }
+            Done::GroupFailed => {
+                self.guard.group_failed();
+                self.pending.guard = true;
+                self.retry(now);
+            }
+            Done::Attached { name, ifindex, result } => self.attachments.attached(name, ifindex, result),
+            Done::Kept => {
+                if !self.attachments.is_complete(&self.host) {
+                    self.retry(now);
+                }
+                let tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
+                if tc_only != self.tc_only {
+                    // A driver has no native XDP: that is known once it was tried.
+                    self.tc_only = tc_only;
+                    self.write_tables(true, effects);
+                }
+            }
+            Done::NothingRests => self.is_releasing = false,
+        }
+    }
+
+    /// All that the kernel was asked for has been tried: logs what it newly refuses; all of it is tried again.
+    fn settled(&mut self, settled: Settled, now: Instant, effects: &mut Vec<Effect>) {
+        let refused = match settled {
+            Ok(refused) => refused,
+            Err(error) => {
+                effects.push(Effect::Fail(error));
+                return self.retry(now);
+            }
+        };
+        for failure in refused.iter().filter(|failure| !self.refused.contains(failure)) {
+            warn!("{failure}");
+        }
+        self.refused = refused;
+        if self.refused.is_empty() {
+            self.guard.routes_are_settled(effects);
+        } else {
+            self.next_look = self.next_look.min(now + RETRY);
+        }
+    }
+
+    /// Whether the selectors of any connection are those of the kernel's policies.
+    fn follows_policies(&self) -> bool {
+        self.config.connections.values().any(|connection| connection.selectors == Source::Xfrm)
+    }
+
+    /// Has the health checks run that should. What is known of one that asks something else now is forgotten.
+    fn check_health(&mut self, effects: &mut Vec<Effect>) {
+        let checks = health::targets(&self.config, &self.host);
+        if checks == self.checks {
+            return;
+        }
+        let goes_on = |name: &String| match (self.checks.get(name), checks.get(name)) {
+            (Some(old), Some(new)) => (Target { link: new.link, ..*old }) == *new,
+            _ => false,
+        };
+        self.health.retain(|name, _| goes_on(name));
+        self.checks.clone_from(&checks);
+        effects.push(Effect::Checks(checks));
+    }
+
+    /// Has the kernel's routes and neighbours follow.
+    fn follow_routes(&mut self, effects: &mut Vec<Effect>) {
+        let mut routes = mem::take(&mut self.routes);
+        routes.follow(self.inputs(), &self.rib, effects);
+        if self.is_starting {
+            // The kernel takes its time for many routes: meanwhile there is more to do.
+            routes.plan(&self.rib, &self.config, effects);
+        }
+        self.routes = routes;
+    }
+
+    /// Has the kernel's settings follow.
+    fn follow_settings(&mut self, effects: &mut Vec<Effect>) {
+        let by_ports = self.rib.groups().any(|members| members.len() > 1);
+        if self.settings.follow(&self.config, &self.host, by_ports) {
+            effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
+        }
+    }
+}
