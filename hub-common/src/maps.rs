@@ -59,7 +59,7 @@ pub const VPC: u32 = 1;
 /// (`reverse_path = "off"`, and the VPC side).
 pub const NO_REVERSE_PATH: u32 = 1 << 31;
 
-/// Scopes of interfaces that carry several connections: this and the port. A connection's own scope is its slot.
+/// Scopes of interfaces that carry several connections: this and the port. Those of connections are below.
 pub const SHARED_SCOPE: u32 = 1 << 13;
 
 /// Policy that admits every local address: [`Remote::connection`] says whose packet it is and `LOCALS` is not asked.

@@ -9,7 +9,7 @@ use std::{
 
 use hub_common::maps::{
     ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop,
-    Rules, VPC,
+    Rules, SHARED_SCOPE, VPC,
 };
 
 use crate::{
@@ -50,8 +50,11 @@ pub struct IdMaps {
 /// Numbers of what [`crate::tables::PolicyTables`] holds.
 #[derive(Debug, Clone)]
 pub struct IngressLayout {
-    /// `COUNTERS` slot and selector scope of a connection, by name.
+    /// `COUNTERS` slot of a connection, by name.
     pub connections: IdAllocator<String>,
+    /// Scope of a connection's own selectors, by its name and its interface: one that moves to another interface leaves a scope
+    /// behind that stays as it was, for what still comes in by the old one.
+    pub scopes: IdAllocator<(String, String)>,
     /// Index into `PORTS`, by ifindex.
     pub ports: IdAllocator<u32>,
     pub policies: IdAllocator<Policy>,
@@ -85,6 +88,7 @@ impl Default for IngressLayout {
     fn default() -> Self {
         Self {
             connections: IdAllocator::new("connections", CONNECTION_SLOTS),
+            scopes: IdAllocator::new("connections that change their interfaces at once", VPC + 1..SHARED_SCOPE),
             ports: IdAllocator::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
             policies: IdAllocator::new("different sets of local selectors", 1..u32::MAX),
@@ -118,10 +122,11 @@ impl IdMaps {
     }
 
     /// All the numbers.
-    fn all(&mut self) -> [&mut dyn DeferredFree; 7] {
+    fn all(&mut self) -> [&mut dyn DeferredFree; 8] {
         let Self { policy, egress } = self;
         [
             &mut policy.connections,
+            &mut policy.scopes,
             &mut policy.ports,
             &mut policy.policies,
             &mut policy.limits,
@@ -148,6 +153,7 @@ impl IdMaps {
 impl IngressLayout {
     pub fn begin(&mut self) {
         self.connections.begin();
+        self.scopes.begin();
         self.ports.begin();
         self.policies.begin();
         self.limits.begin();
@@ -155,6 +161,7 @@ impl IngressLayout {
 
     pub fn end(&mut self) {
         self.connections.end();
+        self.scopes.end();
         self.ports.end();
         self.policies.end();
         self.limits.end();

@@ -30,7 +30,7 @@ pub type States = BTreeMap<String, State>;
 
 /// Follows the states of all connections, and damps those that flap: down counts at once, up only after a
 /// connection has been well for its `up_delay`. Pure: the time comes in.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Liveness {
     connections: BTreeMap<String, Entry>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Needs root and bpffs, in a network namespace of the test's own.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
 use aya_obj::generated::bpf_map_type::{self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY};

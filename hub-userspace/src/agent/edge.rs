@@ -1,17 +1,20 @@
 //! Where the agent meets the world outside: the only code that does what [`Effect`]s say.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    time::Instant,
 };
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Result, anyhow};
 use tokio::sync::broadcast;
 use tracing::warn;
 
 use super::{
     effect::{Effect, Notice},
     event::{Done, Event},
+    step::step,
+    world::World,
 };
 use crate::{
     config::Config,
@@ -165,13 +168,34 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
     }
 }
 
-/// The error of a step that has several.
-pub fn first(result: Result<()>, error: Error) -> Result<()> {
-    match result {
-        Ok(()) => Err(error),
-        Err(first) => {
-            warn!("{error:#}");
-            Err(first)
+/// Takes in an event and does what follows from it, to its end. The first of the errors, if there are any; the others are
+/// logged.
+///
+/// At the start nothing is done after an error: an earlier agent's programs go on with their tables, rather than to be
+/// replaced with half of these, and without the nftables table the kernel would forward past the selectors.
+pub fn drive<D: Datapath, K: Kernel, I: Ike>(
+    world: &mut World,
+    edge: &mut Edge<D, K, I>,
+    event: Event,
+    now: impl Fn() -> Instant,
+) -> Result<()> {
+    let mut result = Ok(());
+    let mut effects = VecDeque::from(step(world, event, now()));
+    while let Some(effect) = effects.pop_front() {
+        let (outcome, event) = edge.perform(effect);
+        result = match (result, outcome) {
+            (Err(first), Err(other)) => {
+                warn!("{other:#}");
+                Err(first)
+            }
+            (first, outcome) => first.and(outcome),
+        };
+        if result.is_err() && world.is_starting() {
+            break;
+        }
+        if let Some(event) = event {
+            step(world, event, now()).into_iter().rev().for_each(|effect| effects.push_front(effect));
         }
     }
+    result
 }

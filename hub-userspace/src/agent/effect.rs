@@ -39,7 +39,10 @@ pub enum Effect {
     /// The nftables table is to say this.
     Guard(Arc<Ruleset>),
     /// Settings of the kernel; with `audit` also where they were made before.
-    Sysctls { settings: Settings, audit: bool },
+    Sysctls {
+        settings: Settings,
+        audit: bool,
+    },
     /// Kernel routes that are to be there or to go.
     Routes(Vec<Entry>),
     /// All neighbours that are to be there.
@@ -54,14 +57,25 @@ pub enum Effect {
     Forget(u32),
     /// The program's maps are to be written; after an error none of the rest.
     Write(Vec<Write>),
-    Attach { name: String, ifindex: u32, mode: Mode, reason: Option<&'static str> },
+    Attach {
+        name: String,
+        ifindex: u32,
+        mode: Mode,
+        reason: Option<&'static str>,
+    },
     /// The programs are to be detached from all other interfaces.
     Keep(BTreeSet<u32>),
     /// The next agent is to know of a connection, by slot.
-    Remember { connection: String, slot: u32, memory: Memory },
+    Remember {
+        connection: String,
+        slot: u32,
+        memory: Memory,
+    },
     /// When no packet is on its way any more with what has been replaced, [`Event::GraceOver`](super::event::Event::GraceOver)
     /// is to follow; `ids`: the world has numbers that wait for it.
-    AwaitGrace { ids: bool },
+    AwaitGrace {
+        ids: bool,
+    },
     /// What waited for the grace period can be used again.
     Release,
     /// Who listens is to know of a connection.

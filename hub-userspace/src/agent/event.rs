@@ -53,12 +53,20 @@ pub enum Event {
 #[derive(Debug, Clone)]
 pub enum Done {
     /// All of these writes were made, or the last but for its first `count` entries.
-    Written { writes: Vec<Write>, count: usize, failed: bool },
+    Written {
+        writes: Vec<Write>,
+        count: usize,
+        failed: bool,
+    },
     /// The nftables table could not be written.
     GuardFailed,
     /// Interfaces could not be put into the device group.
     GroupFailed,
-    Attached { name: String, ifindex: u32, result: Result<Attached, String> },
+    Attached {
+        name: String,
+        ifindex: u32,
+        result: Result<Attached, String>,
+    },
     /// All interfaces have been tried.
     Kept,
     /// Nothing waits for a grace period.

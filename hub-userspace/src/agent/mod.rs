@@ -25,10 +25,12 @@ mod snapshot;
 mod states;
 pub mod step;
 mod tables;
+#[cfg(test)]
+mod tests;
 pub mod world;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     future::{Future, ready},
     net::IpAddr,
     sync::Arc,
@@ -42,13 +44,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{
-    edge::Edge,
-    event::Event,
-    host::Host,
-    step::step,
-    world::World,
-};
+use self::{edge::Edge, event::Event, host::Host, world::World};
 pub use self::{
     effect::{Effect, Settled},
     snapshot::Snapshot,
@@ -224,29 +220,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Does what follows from an event, to its end. The first of the errors, if there are any; the others are logged.
-    ///
-    /// At the start nothing is done after an error: an earlier agent's programs go on with their tables, rather than to be
-    /// replaced with half of these, and without the nftables table the kernel would forward past the selectors.
     fn handle(&mut self, event: Event) -> Result<()> {
-        let now = || std::time::Instant::now();
-        let mut result = Ok(());
-        let mut effects = VecDeque::from(step(&mut self.world, event, now()));
-        while let Some(effect) = effects.pop_front() {
-            let (outcome, event) = self.edge.perform(effect);
-            if let Err(error) = outcome {
-                result = edge::first(result, error);
-                if self.world.is_starting() {
-                    return result;
-                }
-            }
-            if let Some(event) = event {
-                for effect in step(&mut self.world, event, now()).into_iter().rev() {
-                    effects.push_front(effect);
-                }
-            }
-        }
-        result
+        edge::drive(&mut self.world, &mut self.edge, event, std::time::Instant::now)
     }
 
     /// The same where nobody waits for what comes of it.

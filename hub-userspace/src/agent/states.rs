@@ -85,9 +85,7 @@ impl World {
             (State::Held, _) => {
                 Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
             }
-            (State::Down, None) => {
-                Some(self.problems.get(interface).cloned().unwrap_or_else(|| missing(interface)))
-            }
+            (State::Down, None) => Some(self.problems.get(interface).cloned().unwrap_or_else(|| missing(interface))),
             (State::Down, Some(link)) if !link.admin_up => {
                 Some(format!("interface {interface} is down: `ip link set {interface} up`"))
             }

@@ -148,18 +148,12 @@ impl World {
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        if links || neighbours || config || egress || selectors || self.rib.changed().len() > 0 {
+        if links || addresses || neighbours || config || egress || selectors || self.rib.changed().len() > 0 {
             self.follow_routes(effects);
-            let interfaces = self.interfaces();
-            self.tc_only = self.attachments.tc_only(&self.host, &interfaces);
-            if self.write_tables(links || neighbours || config || selectors, effects) {
-                // Connections have their numbers now.
-                self.protect(effects);
-            } else {
+            self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
+            if !self.write_tables(links || addresses || neighbours || config || selectors, effects) {
                 self.retry(now);
             }
-            self.follow_settings(effects);
-            self.attachments.update(&self.host, &interfaces, effects);
         }
         self.remember_states(effects);
         self.publish_selectors(effects);
@@ -261,11 +255,15 @@ impl World {
         self.routes = routes;
     }
 
-    /// Has the kernel's settings follow.
-    fn follow_settings(&mut self, effects: &mut Vec<Effect>) {
+    /// The tables are written: the programs may run, once nothing goes past them.
+    pub(super) fn attach(&mut self, effects: &mut Vec<Effect>) {
+        // Connections have their numbers now.
+        self.protect(effects);
         let by_ports = self.rib.groups().any(|members| members.len() > 1);
         if self.settings.follow(&self.config, &self.host, by_ports) {
             effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
         }
+        let interfaces = self.interfaces();
+        self.attachments.update(&self.host, &interfaces, effects);
     }
 }

@@ -6,12 +6,7 @@ use super::{
     effect::Effect,
     world::{World, Writing},
 };
-use crate::{
-    compile,
-    id_allocator::Full,
-    id_maps::IdMaps,
-    tables::Write,
-};
+use crate::{compile, id_allocator::Full, id_maps::IdMaps, tables::Write};
 
 impl World {
     /// Leads the groups of next hops around what went down, or back; whether there is anything to write. Touches nothing
@@ -19,6 +14,8 @@ impl World {
     pub(super) fn reroute(&mut self, effects: &mut Vec<Effect>) -> bool {
         let compiled = self.with_ids(|world, ids| compile::egress_tables(world.inputs(), &world.rib, ids));
         let writes = match compiled {
+            // An interface is new to the tables, after an error: all must be written, in order.
+            Ok(compiled) if !self.tables.has_ports_of(&compiled.egress) => return false,
             Ok(compiled) => self.tables.reroutes_to(&compiled.egress),
             Err(full) => {
                 effects.push(Effect::Fail(full.to_string()));
@@ -83,6 +80,9 @@ impl World {
         } else {
             if policy {
                 self.ids.policy.end();
+            }
+            if !self.pending.rerouted {
+                self.attach(effects);
             }
             if all {
                 self.ids.egress.end();

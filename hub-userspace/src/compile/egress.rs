@@ -156,12 +156,15 @@ impl Compiler<'_> {
         let config = self.inputs.config;
         let next_hop = match member {
             Member::Connection(slot) => {
-                let connection = &config.connections[self.connections[&slot]];
-                self.way_out(slot, &connection.interface, connection.peer)
+                let name = self.connections[&slot];
+                let connection = &config.connections[name];
+                let scope = self.numbers.scopes.get(&(name.to_owned(), connection.interface.clone()));
+                let scope = scope.expect("every connection has been numbered");
+                self.way_out((slot, scope), &connection.interface, connection.peer)
             }
             Member::Vpc(gateway) => {
                 let vpc = config.vpc.as_ref().expect("only a VPC has VPC destinations");
-                self.way_out(VPC, &vpc.interface, gateway)
+                self.way_out((VPC, VPC), &vpc.interface, gateway)
             }
         };
         let index = self.layout.next_hops.take(next_hop)?;
@@ -170,19 +173,12 @@ impl Compiler<'_> {
         Ok(index)
     }
 
-    /// `neighbour` is the one on the link that everything goes to; without one, each destination is its own.
-    fn way_out(&self, connection: u32, interface: &str, neighbour: Option<IpAddr>) -> NextHop {
+    /// Of a connection's `COUNTERS` slot and scope. `neighbour` is the one on the link that everything goes to; without one,
+    /// each destination is its own.
+    fn way_out(&self, (connection, scope): (u32, u32), interface: &str, neighbour: Option<IpAddr>) -> NextHop {
         let host = self.inputs.host;
-        let nowhere = NextHop {
-            connection,
-            scope: connection,
-            ifindex: 0,
-            port: 0,
-            mtu: 0,
-            flags: 0,
-            addresses: [0; 3],
-            padding: [0; 7],
-        };
+        let nowhere =
+            NextHop { connection, scope, ifindex: 0, port: 0, mtu: 0, flags: 0, addresses: [0; 3], padding: [0; 7] };
         // An interface that has just come has no port before the ingress is compiled.
         let Some((link, port)) =
             host.link(interface).and_then(|link| Some((link, self.numbers.ports.get(&link.index)?)))

@@ -30,6 +30,7 @@ pub fn policy_tables(inputs: Inputs<'_>, layout: &mut IdMaps) -> Result<PolicyTa
         inputs,
         layout: &mut layout.policy,
         slots: BTreeMap::new(),
+        scopes: BTreeMap::new(),
         without_reverse_path: BTreeSet::from([VPC]),
         tables: PolicyTables::default(),
     };
@@ -45,6 +46,8 @@ struct Compiler<'a> {
     layout: &'a mut IngressLayout,
     /// `COUNTERS` slots by connection name.
     slots: BTreeMap<&'a str, u32>,
+    /// Scopes of connections by `COUNTERS` slot.
+    scopes: BTreeMap<u32, u32>,
     /// `COUNTERS` slots of those whose packets need no route back.
     without_reverse_path: BTreeSet<u32>,
     tables: PolicyTables,
@@ -60,7 +63,9 @@ impl Compiler<'_> {
             if connection.reverse_path == ReversePath::Off {
                 self.without_reverse_path.insert(slot);
             }
-            self.scope(slot, &to_site(slot, connection, self.inputs.agreements.get(name)))?;
+            let scope = self.layout.scopes.take((name.clone(), connection.interface.clone()))?;
+            self.scopes.insert(slot, scope);
+            self.scope(scope, &to_site(slot, connection, self.inputs.agreements.get(name)))?;
         }
         Ok(())
     }
@@ -85,7 +90,7 @@ impl Compiler<'_> {
             };
             let scope = if let [Carried { slot, agreement: None, .. }] = connections.as_slice() {
                 // What it may send is what may be sent to it.
-                *slot
+                self.scopes[slot]
             } else {
                 let scope = SHARED_SCOPE + port;
                 let all: Vec<Selector> = connections.iter().flat_map(Carried::sent).collect();

@@ -193,11 +193,7 @@ impl DeferredFree for Lookup {
 type Changed = ((u128, u8), Change);
 
 /// All changes at once. On an error none counts as made: they are made again.
-fn apply<A: Address>(
-    tables: &mut Compiled<Chunks>,
-    mebibytes: u32,
-    changes: impl Iterator<Item = Changed>,
-) -> Written
+fn apply<A: Address>(tables: &mut Compiled<Chunks>, mebibytes: u32, changes: impl Iterator<Item = Changed>) -> Written
 where
     Scoped<A>: Pod,
 {

@@ -89,13 +89,7 @@ impl Dataplane {
             .map_err(|error| Error::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
         let maps = Maps::take(programs.object(), settings, Ledger::default(), groups::create()?)?;
-        Ok(Self {
-            programs,
-            maps,
-            pins: None,
-            attached: BTreeSet::new(),
-            is_starting: false,
-        })
+        Ok(Self { programs, maps, pins: None, attached: BTreeSet::new(), is_starting: false })
     }
 
     /// Loads the programs into the kernel, beside those of an earlier agent of this instance, which go on as they are until
@@ -129,13 +123,7 @@ impl Dataplane {
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
         let maps = Maps::take(programs.object(), settings, ledger, groups)?;
-        let dataplane = Self {
-            programs,
-            maps,
-            pins: Some(pins),
-            attached: BTreeSet::new(),
-            is_starting: true,
-        };
+        let dataplane = Self { programs, maps, pins: Some(pins), attached: BTreeSet::new(), is_starting: true };
         Ok((dataplane, inherited))
     }
 

@@ -3,7 +3,7 @@
 //! A packet may come between any two writes. So what it finds leads only to what is there already: new entries are written
 //! from the last stage of the program to the first, and what is gone is deleted from the first to the last.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter::repeat};
 
 use hub_common::maps::{
     Attachment, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
@@ -124,10 +124,11 @@ impl Tables {
         let next_hops = difference(&self.egress.next_hops, &egress.next_hops);
         let groups = difference(&self.egress.groups, &egress.groups);
         let (old, new) = (&self.egress.buckets, &egress.buckets);
-        let buckets = (0..).zip(new).filter(|(bucket, value)| old.get(*bucket as usize) != Some(value));
-        let gone = (new.len()..old.len()).map(|bucket| (bucket as u32, None));
+        let both =
+            old.iter().chain(repeat(&EgressTables::NOWHERE)).zip(new.iter().chain(repeat(&EgressTables::NOWHERE)));
+        let differ = (0..).zip(both.take(old.len().max(new.len()))).filter(|(_, (old, new))| old != new);
         let value = |value: u32| (value != EgressTables::NOWHERE).then_some(value);
-        let buckets = buckets.map(|(bucket, new)| (bucket, value(*new))).chain(gone).collect();
+        let buckets = differ.map(|(bucket, (_, new))| (bucket, value(*new))).collect();
         let mut writes = vec![
             Write::NextHops(puts(&next_hops)),
             // Before those that come: a record names the group that has the buckets.
@@ -138,6 +139,12 @@ impl Tables {
         ];
         writes.retain(|write| !write.is_empty());
         writes
+    }
+
+    /// Whether every interface that the next hops lead to has its port.
+    pub fn has_ports_of(&self, egress: &EgressTables) -> bool {
+        let mut hops = egress.next_hops.values().filter(|next_hop| next_hop.ifindex != 0);
+        hops.all(|next_hop| self.policy.ports.get(&next_hop.port) == Some(&next_hop.ifindex))
     }
 
     /// Notes that the first `count` entries of a write are in the map.

@@ -1,0 +1,119 @@
+//! Tables without their numbers: what two agents that got there by other ways must have alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hub_common::maps::{ANY_LOCAL, Attachment, NO_LIMITS, NO_REVERSE_PATH, Route, Rule, Scoped, UNATTRIBUTED};
+use ipnet::IpNet;
+
+use super::{
+    evaluate::{buckets, name},
+    sim::State,
+};
+use crate::tables::{Family, Prefix, Tables};
+
+/// Buckets by which two ways of sharing out may differ.
+const ROUNDING: usize = 2;
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Canonical {
+    connections: BTreeSet<String>,
+    attachments: BTreeMap<u32, (Attachment, String, Vec<String>)>,
+    /// Selectors of connections, for what goes to them.
+    selectors: BTreeMap<String, Vec<String>>,
+    /// Entries, of which there must be no more than are in use.
+    entries: [usize; 3],
+    others: String,
+    attached: BTreeMap<u32, String>,
+    guard: String,
+    kernel_routes: String,
+    /// Flags, members and the kinds of next hops.
+    routes: BTreeMap<IpNet, (u16, BTreeSet<String>, BTreeSet<String>)>,
+}
+
+pub fn canonical(state: &State) -> Canonical {
+    let State { tables, routes, attached, kernel_routes, .. } = state;
+    let Tables { policy, egress } = tables;
+    let attachments = policy.attachments.iter().map(|(ifindex, attachment)| {
+        let plain = Attachment { scope: 0, connection: 0, ..*attachment };
+        (*ifindex, (plain, name(tables, attachment.connection), scope(tables, attachment.scope)))
+    });
+    let route = |(destination, route): (&IpNet, &Route)| {
+        if route.flags & Route::HUB != 0 {
+            return (*destination, (route.flags, BTreeSet::new(), BTreeSet::new()));
+        }
+        let members = egress.members.keys().filter(|member| member.first_bucket == route.first_bucket);
+        let members = members.map(|member| name(tables, member.connection)).collect();
+        let ways = buckets(tables, route).map(|hop| {
+            format!("{} {} {} {} {:?}", name(tables, hop.connection), hop.ifindex, hop.mtu, hop.flags, hop.addresses)
+        });
+        (*destination, (route.flags, members, ways.collect()))
+    };
+    let in_use = routes.values().filter(|route| route.flags & Route::HUB == 0).flat_map(|route| buckets(tables, route));
+    let selectors = in_use.map(|hop| (name(tables, hop.connection), scope(tables, hop.scope)));
+    let mut guard = state.guard.clone().expect("there is a table");
+    let number = |mark: u32, name: &str| (mark & 0x1000_0000, name.to_owned());
+    guard.next_hops = guard.next_hops.iter().map(|(mark, name)| number(*mark, name)).collect();
+    Canonical {
+        connections: policy.connections.values().cloned().collect(),
+        attachments: attachments.collect(),
+        selectors: selectors.collect(),
+        entries: [policy.v4.remotes.len(), policy.v6.remotes.len(), egress.members.len()],
+        others: format!("{:?} {:?} {:?}", policy.vlans, policy.links, policy.neighbours),
+        attached: attached.clone(),
+        guard: format!("{guard:?}"),
+        kernel_routes: format!("{kernel_routes:?}"),
+        routes: routes.iter().map(route).collect(),
+    }
+}
+
+/// Every destination's flows are shared out alike.
+pub fn shares_must_agree(one: &State, other: &State) {
+    for (destination, route) in &one.routes {
+        let count = |state: &State, route: &Route| {
+            let mut counts = BTreeMap::<String, usize>::new();
+            if route.flags & Route::HUB == 0 {
+                for hop in buckets(&state.tables, route) {
+                    *counts.entry(name(&state.tables, hop.connection)).or_default() += 1;
+                }
+            }
+            counts
+        };
+        let (counts, others) = (count(one, route), count(other, &other.routes[destination]));
+        for (name, count) in &counts {
+            let other = others.get(name).copied().unwrap_or_default();
+            assert!(count.abs_diff(other) <= ROUNDING, "{destination}: {counts:?} and {others:?}");
+        }
+    }
+}
+
+/// The selectors of a scope, in words.
+fn scope(tables: &Tables, number: u32) -> Vec<String> {
+    let Tables { policy, .. } = tables;
+    let mut all = of_family(tables, &policy.v4, number);
+    all.extend(of_family(tables, &policy.v6, number));
+    all
+}
+
+fn of_family<A: Ord + Copy + std::fmt::Debug>(tables: &Tables, family: &Family<A>, scope: u32) -> Vec<String> {
+    let of = |key: &Prefix<Scoped<A>>, scope: u32| key.data.scope == scope.to_be_bytes();
+    let remotes = family.remotes.iter().filter(|(key, _)| of(key, scope));
+    let text = |(key, remote): (&Prefix<Scoped<A>>, &hub_common::maps::Remote)| {
+        let locals = family.locals.iter().filter(|(key, _)| remote.policy != ANY_LOCAL && of(key, remote.policy));
+        let local = |(key, local): (&Prefix<Scoped<A>>, &hub_common::maps::Local)| {
+            let rules = if local.limits == NO_LIMITS {
+                Vec::new()
+            } else {
+                let rules = tables.policy.limits[&local.limits].iter();
+                rules
+                    .take_while(|rule| rule.connection != UNATTRIBUTED)
+                    .map(|rule| (name(tables, rule.connection), Rule { connection: 0, ..*rule }))
+                    .collect()
+            };
+            format!("{:?}/{} {} {rules:?}", key.data.address, key.length, name(tables, local.connection))
+        };
+        let locals: Vec<String> = locals.map(local).collect();
+        let free = remote.connection & NO_REVERSE_PATH != 0;
+        format!("{:?}/{} {} {free} {locals:?}", key.data.address, key.length, name(tables, remote.connection))
+    };
+    remotes.map(text).collect()
+}

@@ -1,0 +1,219 @@
+//! Random configurations, hosts and events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
+
+use super::evaluate::Packet;
+use crate::{
+    config::{Config, parse},
+    health::{Report, Verdict},
+    netlink::{Changes, HostState, Link},
+    vici::{driver::View, event::ChildSa, selector::TrafficSelector, table::Tunnel},
+};
+
+/// Connections that there may be.
+pub const SITES: usize = 5;
+/// Interface index of the VPC side.
+const VPC: u32 = 90;
+
+/// Names of interfaces that connections may have: tunnels, Ethernet links, one of which has no native XDP.
+const INTERFACES: [&str; 6] = ["tun0", "tun1", "veth0", "veth1", "nic0", "tun2"];
+
+fn is_ethernet(name: &str) -> bool {
+    !name.starts_with("tun")
+}
+
+pub fn config(random: &mut SmallRng) -> Config {
+    let mut text =
+        format!("[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\nspoke_to_spoke = {}\n", random.random_bool(0.8));
+    if random.random_bool(0.8) {
+        let table = [254, 100].choose(random).expect("there are some");
+        write!(text, "[vpc]\ninterface = \"vpc0\"\ncidrs = [\"192.168.0.0/16\"]\npublish_table = {table}\n").unwrap();
+    }
+    // One site, for its connections share prefixes.
+    text += "[customer_gateway.site]\naddress = \"198.51.100.1\"\n";
+    let (mut names, mut used) = (Vec::new(), BTreeSet::new());
+    for site in 0..SITES {
+        if random.random_bool(0.25) {
+            continue;
+        }
+        let interface = INTERFACES.choose(random).expect("there are some");
+        let peer = if is_ethernet(interface) { format!("peer = \"169.254.1.{}\"\n", 10 + site) } else { String::new() };
+        // Connections of one interface have no prefix in common.
+        let shared = if used.insert(interface) { ", \"10.200.0.0/16\"" } else { "" };
+        let locals =
+            ["[\"0.0.0.0/0\"]", "[\"192.168.0.0/16\", \"10.0.0.0/8\"]"].choose(random).expect("there are some");
+        write!(
+            text,
+            "[connection.c{site}]\ncustomer_gateway = \"site\"\ninterface = \"{interface}\"\n{peer}local_cidrs = {locals}\n\
+             remote_cidrs = [\"10.{site}.0.0/16\"{shared}]\nenabled = {}\nreverse_path = \"{}\"\n",
+            random.random_bool(0.9),
+            if random.random_bool(0.8) { "strict" } else { "off" },
+        )
+        .unwrap();
+        if random.random_bool(0.3) {
+            write!(text, "health_check = {{ source = \"192.168.0.1\", destination = \"10.{site}.0.1\" }}\n").unwrap();
+        }
+        if random.random_bool(0.4) {
+            writeln!(text, "[connection.c{site}.ipsec]\npsk_file = \"/nowhere\"\nremote_id = \"c{site}\"").unwrap();
+        }
+        names.push((site, !shared.is_empty()));
+    }
+    for (site, _) in &names {
+        for part in 0..3 {
+            if random.random_bool(0.6) {
+                let publish = random.random_bool(0.5);
+                write!(
+                    text,
+                    "[[route]]\ndestination = \"10.{site}.{part}.0/24\"\nnext_hop = \"c{site}\"\npublish = {publish}\n"
+                )
+                .unwrap();
+            }
+        }
+    }
+    for part in 0..3 {
+        for (site, _) in names.iter().filter(|(_, shared)| *shared) {
+            if random.random_bool(0.5) {
+                let weight = [0, 20, 50, 100].choose(random).expect("there are some");
+                write!(
+                    text,
+                    "[[route]]\ndestination = \"10.200.{part}.0/24\"\nnext_hop = \"c{site}\"\nweight = {weight}\n"
+                )
+                .unwrap();
+            }
+        }
+    }
+    parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0
+}
+
+/// A link of that name, up or not.
+fn link(random: &mut SmallRng, name: &str, index: u32) -> Link {
+    let ethernet = is_ethernet(name);
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: Some("tun".to_owned()),
+        ethernet,
+        mac: ethernet.then(|| [2, 0, 0, 0, 0, u8::try_from(index).expect("few")]),
+        mtu: *[1400, 1500].choose(random).expect("there are some"),
+        admin_up: random.random_bool(0.9),
+        running: random.random_bool(0.8),
+        vlan: None,
+        if_id: None,
+    }
+}
+
+pub fn host(random: &mut SmallRng) -> HostState {
+    let mut host = HostState::default();
+    for _ in 0..8 {
+        change_host(random, &mut host);
+    }
+    host
+}
+
+/// Changes something of a host; what.
+pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
+    let mut changes = Changes::default();
+    let slot = random.random_range(0..=INTERFACES.len());
+    let name = INTERFACES.get(slot).copied().unwrap_or("vpc0");
+    let old = host.links.values().find(|link| link.name == name).map(|link| link.index);
+    match (random.random_range(0..10), old) {
+        (0, Some(index)) => {
+            host.links.remove(&index);
+            host.addresses.remove(&index);
+            let gone: Vec<_> = host.neighbours.keys().filter(|(ifindex, _)| *ifindex == index).copied().collect();
+            for key in gone {
+                host.neighbours.remove(&key);
+                changes.neighbours = true;
+            }
+            (changes.links, changes.addresses) = (true, true);
+            changes.gone.insert(index);
+        }
+        (1..=5, _) | (0, None) => {
+            // The same index, or a new one, of an interface that is made again.
+            let index = old.unwrap_or_else(|| match name {
+                "vpc0" => VPC,
+                _ => 10 + u32::try_from(slot).expect("few") + 10 * random.random_range(0..3),
+            });
+            host.links.insert(index, link(random, name, index));
+            changes.links = true;
+        }
+        (6 | 7, Some(index)) => {
+            let address = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10 + random.random_range(0..5)));
+            if host.neighbours.remove(&(index, address)).is_none() {
+                host.neighbours.insert((index, address), [2, 1, 0, 0, 0, random.random_range(0..3)]);
+            }
+            changes.neighbours = true;
+        }
+        (_, Some(index)) => {
+            let address = format!("169.254.1.{}/24", random.random_range(1..4)).parse().expect("an address");
+            let addresses = host.addresses.entry(index).or_default();
+            if !addresses.remove(&address) {
+                addresses.insert(address);
+            }
+            changes.addresses = true;
+        }
+        (_, None) => {}
+    }
+    changes
+}
+
+/// What charon has.
+pub fn tunnels(random: &mut SmallRng) -> Arc<View> {
+    if random.random_bool(0.1) {
+        return Arc::new(View { unreachable: Some("gone".into()), heard: random.random_bool(0.5), ..View::default() });
+    }
+    let mut view = View { heard: true, ..View::default() };
+    for site in 0..SITES {
+        let mut tunnel = Tunnel::default();
+        for id in 0..random.random_range(0..3) {
+            let remote = ["10.{}.0.0/16", "10.{}.1.0/24[tcp/22]", "10.200.0.0/16", "0.0.0.0/0"];
+            let remote = remote.choose(random).expect("there are some").replace("{}", &site.to_string());
+            let local = ["0.0.0.0/0", "192.168.0.0/24"].choose(random).expect("there are some");
+            let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
+            tunnel.children.push(ChildSa {
+                id,
+                state: "INSTALLED".into(),
+                spi_in: String::new(),
+                spi_out: String::new(),
+                bytes_in: 0,
+                bytes_out: 0,
+                age: 0,
+                local: selector(local),
+                remote: selector(&remote),
+            });
+        }
+        view.tunnels.insert(format!("c{site}"), tunnel);
+    }
+    Arc::new(view)
+}
+
+pub fn health(random: &mut SmallRng) -> BTreeMap<String, Report> {
+    let verdict = match random.random_range(0..3) {
+        0 => None,
+        1 => Some(Verdict::Healthy),
+        _ => Some(Verdict::Unhealthy { misses: 3, last_reply_age: None }),
+    };
+    let name = format!("c{}", random.random_range(0..SITES));
+    BTreeMap::from([(name, Report { verdict, ..Report::default() })])
+}
+
+pub fn packets(random: &mut SmallRng) -> Vec<Packet> {
+    let address = |random: &mut SmallRng| match random.random_range(0..4) {
+        0 => Ipv4Addr::new(192, 168, 0, random.random_range(0..4)),
+        1 => Ipv4Addr::new(10, 200, random.random_range(0..3), 1),
+        2 => Ipv4Addr::new(169, 254, 1, random.random_range(1..14)),
+        _ => Ipv4Addr::new(10, random.random_range(0..5), random.random_range(0..4), 1),
+    };
+    let packet = |_| {
+        let ifindex = if random.random_bool(0.1) { VPC } else { 10 + random.random_range(0..36) };
+        Packet { ifindex, source: address(random), destination: address(random) }
+    };
+    (0..40).map(packet).collect()
+}

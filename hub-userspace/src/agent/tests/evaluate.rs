@@ -1,0 +1,109 @@
+//! What tables say of a packet, read off them as plainly as can be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use hub_common::maps::{
+    ANY_LOCAL, BUCKET_INDEX, Local, NO_LIMITS, NO_REVERSE_PATH, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC,
+};
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::tables::{EgressTables, Prefix, Tables};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Packet {
+    pub ifindex: u32,
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// By whom the source's selectors admit it.
+    pub admitted: Option<Admitted>,
+    /// Where it goes.
+    pub way: Option<Way>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admitted {
+    By(String),
+    /// By protocols and ports: the rules, with names for slots.
+    Limited(Vec<(String, Rule)>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    Hub,
+    Vpc,
+    /// One of these connections, by name.
+    Connections(BTreeSet<String>),
+}
+
+pub fn evaluate(tables: &Tables, routes: &BTreeMap<IpNet, Route>, packet: &Packet) -> Answer {
+    Answer { admitted: admitted(tables, packet), way: way(tables, routes, packet.destination) }
+}
+
+fn admitted(tables: &Tables, packet: &Packet) -> Option<Admitted> {
+    let attachment = tables.policy.attachments.get(&packet.ifindex)?;
+    let remote: &Remote = longest(&tables.policy.v4.remotes, attachment.scope, packet.source)?;
+    if remote.policy == ANY_LOCAL {
+        return Some(Admitted::By(name(tables, remote.connection)));
+    }
+    let local: &Local = longest(&tables.policy.v4.locals, remote.policy, packet.destination)?;
+    if local.limits == NO_LIMITS {
+        return Some(Admitted::By(name(tables, local.connection)));
+    }
+    let rules = tables.policy.limits.get(&local.limits).expect("a local prefix leads to rules");
+    let rules = rules.iter().take_while(|rule| rule.connection != UNATTRIBUTED);
+    let named = |rule: &Rule| (name(tables, rule.connection), Rule { connection: 0, ..*rule });
+    Some(Admitted::Limited(rules.map(named).collect()))
+}
+
+fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) -> Option<Way> {
+    let covers = |(net, _): &(&IpNet, &Route)| net.contains(&IpAddr::V4(destination));
+    let (_, route) = routes.iter().filter(covers).max_by_key(|(net, _)| net.prefix_len())?;
+    if route.flags & Route::HUB != 0 {
+        return Some(Way::Hub);
+    }
+    let owners: BTreeSet<u32> = buckets(tables, route).map(|next_hop| next_hop.connection).collect();
+    if route.flags & Route::VPC != 0 {
+        assert_eq!(owners, BTreeSet::from([VPC]), "{route:?}");
+        return Some(Way::Vpc);
+    }
+    Some(Way::Connections(owners.into_iter().map(|owner| name(tables, owner)).collect()))
+}
+
+/// Where the buckets of a route lead.
+pub fn buckets<'a>(tables: &'a Tables, route: &Route) -> impl Iterator<Item = &'a hub_common::maps::NextHop> + use<'a> {
+    let egress: &EgressTables = &tables.egress;
+    (route.first_bucket..=route.first_bucket + u32::from(route.bucket_mask)).map(move |bucket| {
+        let value = egress.buckets.get(bucket as usize).copied().unwrap_or(EgressTables::NOWHERE);
+        assert_ne!(value, EgressTables::NOWHERE, "bucket {bucket} of a route leads nowhere");
+        let next_hop = egress.next_hops.get(&(value & BUCKET_INDEX)).expect("a bucket leads to a next hop");
+        if next_hop.ifindex != 0 {
+            let port = tables.policy.ports.get(&next_hop.port);
+            assert_eq!(port, Some(&next_hop.ifindex), "a next hop has its port");
+        }
+        next_hop
+    })
+}
+
+pub fn name(tables: &Tables, slot: u32) -> String {
+    match slot & !NO_REVERSE_PATH {
+        UNATTRIBUTED => "-".to_owned(),
+        VPC => "vpc".to_owned(),
+        slot => tables.policy.connections.get(&slot).expect("a slot that is in use has an owner").clone(),
+    }
+}
+
+fn longest<V>(map: &BTreeMap<Prefix<Scoped<[u8; 4]>>, V>, scope: u32, address: Ipv4Addr) -> Option<&V> {
+    let of_scope = map.iter().filter(|(key, _)| key.data.scope == scope.to_be_bytes());
+    let net = |key: &Prefix<Scoped<[u8; 4]>>| {
+        Ipv4Net::new(key.data.address.into(), key.length - 32).expect("a prefix of up to 32 bits")
+    };
+    let around = of_scope.filter(|(key, _)| net(key).contains(&address));
+    around.max_by_key(|(key, _)| key.length).map(|(_, value)| value)
+}

@@ -1,0 +1,150 @@
+//! Orders that matter.
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use super::sim::Agent;
+use crate::{
+    agent::{Transition, event::Event},
+    config::{Config, difference::Difference, parse},
+    netlink::{Changes, HostState, Link},
+    state::State,
+};
+
+fn config(sites: &[&str]) -> Config {
+    let mut text = "[gateway]\nname = \"hub\"\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n".to_owned();
+    for (number, site) in sites.iter().enumerate() {
+        text += &format!(
+            "[connection.{site}]\ncustomer_gateway = \"site\"\ninterface = \"{site}0\"\nlocal_cidrs = [\"0.0.0.0/0\"]\n\
+             remote_cidrs = [\"10.{number}.0.0/16\", \"10.200.0.0/16\"]\n[[route]]\n\
+             destination = \"10.{number}.0.0/16\"\nnext_hop = \"{site}\"\n[[route]]\n\
+             destination = \"10.200.0.0/16\"\nnext_hop = \"{site}\"\n"
+        );
+    }
+    parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
+}
+
+fn host(sites: &[&str]) -> HostState {
+    let mut host = HostState::default();
+    for (index, site) in (10..).zip(sites) {
+        host.links.insert(
+            index,
+            Link {
+                index,
+                name: format!("{site}0"),
+                kind: None,
+                ethernet: false,
+                mac: None,
+                mtu: 1400,
+                admin_up: true,
+                running: true,
+                vlan: None,
+                if_id: None,
+            },
+        );
+    }
+    host
+}
+
+fn agent(sites: &[&str]) -> Agent {
+    let mut agent = Agent::new(config(sites), &host(sites), Instant::now());
+    agent.start().expect("it does not fail");
+    agent.log();
+    agent
+}
+
+fn change(agent: &Agent, sites: &[&str]) -> Event {
+    let new = config(sites);
+    let difference = Difference::between(&agent.world.config, &new);
+    Event::Change(Arc::new(Transition { difference, config: Some(Arc::new(new)) }))
+}
+
+fn links() -> Changes {
+    let mut changes = Changes::default();
+    changes.links = true;
+    changes
+}
+
+#[test]
+fn link_down_moves_flows_before_anything_else() {
+    let mut agent = agent(&["a", "b"]);
+    let mut host = host(&["a", "b"]);
+    host.links.get_mut(&10).expect("it is there").running = false;
+    agent.see(host, links()).expect("it does not fail");
+    let log = agent.log();
+    assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
+    assert!(!log[3..].iter().any(|line| line == "write Buckets"), "{log:?}");
+}
+
+#[test]
+fn a_new_site_is_denied_before_it_is_attached_and_before_a_route_leads_there() {
+    let mut agent = agent(&["a"]);
+    agent.see(host(&["a", "b"]), links()).expect("it does not fail");
+    agent.log();
+    agent.take(change(&agent, &["a", "b"])).expect("it does not fail");
+    agent.settle();
+    let log = agent.log();
+    let at = |what: &str| log.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what}: {log:?}"));
+    assert!(at("guard") < at("attach b0") && at("guard") < at("routes"), "{log:?}");
+    assert!(at("write Attachments") < at("attach b0"), "{log:?}");
+}
+
+#[test]
+fn a_site_that_goes_is_denied_until_no_route_leads_there() {
+    let mut agent = agent(&["a", "b"]);
+    agent.take(change(&agent, &["a"])).expect("it does not fail");
+    let log = agent.log();
+    assert!(log.contains(&"detach b0".to_owned()), "{log:?}");
+    let denied = |agent: &Agent| agent.state.borrow().guard.as_ref().is_some_and(|guard| guard.sites.contains("b0"));
+    assert!(denied(&agent), "its program is gone, and its routes may be there");
+    agent.settle();
+    assert!(!denied(&agent));
+    let log = agent.log();
+    assert_eq!(log.iter().filter(|line| *line == "leave group").count(), 1, "{log:?}");
+}
+
+#[test]
+fn without_the_nftables_table_nothing_is_attached() {
+    let mut agent = Agent::new(config(&["a"]), &host(&["a"]), Instant::now());
+    agent.state.borrow_mut().guard_fails = true;
+    let error = agent.take(Event::Start).expect_err("there is no table").to_string();
+    assert_eq!(error, "no nf_tables");
+    assert_eq!(agent.log(), ["guard"]);
+}
+
+#[test]
+fn what_could_not_be_written_is_written_later() {
+    let mut agent = agent(&["a"]);
+    agent.see(host(&["a", "b"]), links()).expect("it does not fail");
+    agent.state.borrow_mut().fails_in = Some(3);
+    assert!(agent.take(change(&agent, &["a", "b"])).is_err());
+    agent.state.borrow_mut().fails_in = None;
+    agent.log();
+    agent.now += Duration::from_secs(5);
+    agent.take(Event::Due).expect("it does not fail any more");
+    assert!(agent.log().iter().any(|line| line == "write Attachments"));
+    assert!(agent.state.borrow().routes.len() > 2);
+}
+
+#[test]
+fn the_next_look_puts_back_what_others_may_have_removed() {
+    let mut agent = agent(&["a"]);
+    agent.now = agent.world.due();
+    agent.take(Event::Due).expect("it does not fail");
+    let log = agent.log();
+    assert!(log.contains(&"audit".to_owned()) && log.contains(&"guard".to_owned()), "{log:?}");
+    assert!(agent.world.due() > agent.now);
+}
+
+#[test]
+fn listeners_are_told_what_is_new() {
+    let mut agent = agent(&["a"]);
+    let told = agent.told().expect("of the start");
+    assert_eq!((told.connection.as_str(), told.state, told.was), ("a", State::Up, None));
+    let mut host = host(&["a"]);
+    host.links.get_mut(&10).expect("it is there").admin_up = false;
+    agent.see(host, links()).expect("it does not fail");
+    let told = agent.told().expect("of the link");
+    assert_eq!((told.state, told.was), (State::Down, Some(State::Up)));
+    assert_eq!(told.reason.expect("one"), "interface a0 is down: `ip link set a0 up`");
+    assert!(agent.told().is_none());
+}

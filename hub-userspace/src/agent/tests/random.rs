@@ -1,0 +1,124 @@
+//! After any sequence of events the tables are those that an agent would make that knows no history, and in between no packet
+//! finds less than before or after.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+
+use super::{
+    canonical::{canonical, shares_must_agree},
+    draw,
+    evaluate::{Answer, Way},
+    sim::Agent,
+};
+use crate::{
+    agent::{Transition, event::Event},
+    config::{Config, difference::Difference},
+};
+
+/// Sequences of events, and events of each.
+const SEQUENCES: u64 = 150;
+const EVENTS: usize = 40;
+
+#[test]
+fn any_events_end_in_the_tables_of_a_compilation_from_scratch() {
+    let sequences = std::env::var("VPNHUB_SEQUENCES").map_or(SEQUENCES, |text| text.parse().expect("a number"));
+    let first = std::env::var("VPNHUB_SEED").map_or(0, |text| text.parse().expect("a number"));
+    for seed in first..first + sequences {
+        println!("VPNHUB_SEED={seed}");
+        sequence(seed);
+    }
+}
+
+fn sequence(seed: u64) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut host = draw::host(&mut random);
+    let mut agent = Agent::new(draw::config(&mut random), &host, Instant::now());
+    agent.start().expect("it does not fail");
+    for _ in 0..EVENTS {
+        agent.state.borrow_mut().packets = draw::packets(&mut random);
+        let before = agent.state.borrow().answers();
+        agent.state.borrow_mut().answers.clear();
+        agent.now += Duration::from_millis(random.random_range(0..2000));
+        let fails = random.random_bool(0.15);
+        if fails {
+            let mut state = agent.state.borrow_mut();
+            state.fails_in = Some(random.random_range(0..30));
+            state.guard_fails = random.random_bool(0.3);
+        }
+        let event = match random.random_range(0..10) {
+            0 | 1 => change(&agent.world.config, draw::config(&mut random)),
+            2 | 3 => Event::Tunnels(draw::tunnels(&mut random)),
+            4 => Event::Health(draw::health(&mut random)),
+            5 => Event::GraceOver,
+            _ => {
+                let changes = draw::change_host(&mut random, &mut host);
+                agent.state.borrow_mut().host = host.clone();
+                Event::Host { host: host.clone(), changes }
+            }
+        };
+        if matches!(event, Event::GraceOver) && !std::mem::take(&mut agent.state.borrow_mut().grace) {
+            continue;
+        }
+        let result = agent.take(event);
+        assert!(fails || result.is_ok(), "{result:?}");
+        {
+            let mut state = agent.state.borrow_mut();
+            (state.fails_in, state.guard_fails) = (None, false);
+        }
+        if result.is_err() {
+            agent.now += Duration::from_secs(6);
+            agent.take(Event::Due).expect("it does not fail any more");
+        }
+        agent.settle();
+        must_be_continuous(&agent, &before);
+        must_be_as_from_scratch(&agent);
+    }
+}
+
+fn change(old: &Config, new: Config) -> Event {
+    let difference = Difference::between(old, &new);
+    Event::Change(Arc::new(Transition { difference, config: Some(Arc::new(new)) }))
+}
+
+/// What a packet met between two writes is what it met before or after all of them.
+fn must_be_continuous(agent: &Agent, before: &[Answer]) {
+    let state = agent.state.borrow();
+    let after = state.answers();
+    for answers in &state.answers {
+        for (index, answer) in answers.iter().enumerate() {
+            let (old, new, packet) = (&before[index], &after[index], &state.packets[index]);
+            assert!(
+                answer.admitted == old.admitted || answer.admitted == new.admitted,
+                "{packet:?}: {answer:?} between {old:?} and {new:?}"
+            );
+            match (&old.way, &answer.way, &new.way) {
+                (Some(_), None, Some(_)) => panic!("{packet:?}: no way between {old:?} and {new:?}"),
+                (Some(Way::Hub), Some(way), Some(Way::Hub)) => assert_eq!(*way, Way::Hub),
+                (None, Some(way), None) => panic!("{packet:?}: {way:?} where there is none before nor after"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn must_be_as_from_scratch(agent: &Agent) {
+    let old = &agent.world;
+    let mut fresh = Agent::new(Config::clone(&old.config), &old.host, agent.now);
+    // What no agent could know without having been there.
+    let world = &mut fresh.world;
+    (world.tunnels, world.policies) = (Arc::clone(&old.tunnels), Arc::clone(&old.policies));
+    (world.checks, world.health) = (old.checks.clone(), old.health.clone());
+    (world.liveness, world.agreements) = (old.liveness.clone(), old.agreements.clone());
+    fresh.start().expect("it does not fail");
+    let (one, other) = (agent.state.borrow(), fresh.state.borrow());
+    let (is, should) = (format!("{:#?}", canonical(&one)), format!("{:#?}", canonical(&other)));
+    for (is, should) in is.lines().zip(should.lines()) {
+        assert_eq!(is, should);
+    }
+    assert_eq!(is, should);
+    shares_must_agree(&one, &other);
+}
