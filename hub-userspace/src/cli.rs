@@ -194,7 +194,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(outcome.exit_code));
         }
         Command::Status { instance } => {
-            let answer = Client::new(&cli.socket)?.status().await;
+            let answer = Client::new(&cli.socket).status().await;
             match (answer, running(&cli.socket, &instance)) {
                 (Ok(status), _) if cli.output == Output::Json => json(&status)?,
                 (Ok(status), _) => view::status(&status),
@@ -206,10 +206,10 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Route(command) => objects::route(command, &cli.socket, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &cli.socket, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &cli.socket, cli.output).await?,
-        Command::Config(ConfigCommand::Show) => Client::new(&cli.socket)?.config().await?,
+        Command::Config(ConfigCommand::Show) => Client::new(&cli.socket).config().await?,
         Command::Store(command) => store::run(command, &cli.socket, cli.output).await?,
         Command::PeerConfig { connection, format, config: None, with_secret } => {
-            Client::new(&cli.socket)?.peer_config(&connection, format, with_secret).await?
+            Client::new(&cli.socket).peer_config(&connection, format, with_secret).await?
         }
         Command::PeerConfig { connection, format, config: Some(file), with_secret } => {
             peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
@@ -221,7 +221,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
                 let mut out = io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("nobody reads the events any more")
             };
-            Client::new(&cli.socket)?.follow(show).await?;
+            Client::new(&cli.socket).follow(show).await?;
             String::new()
         }
         Command::Protect { config, state, instance } => {
@@ -234,8 +234,8 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             let removed = leftovers::remove(&instance).await?;
             if cli.output == Output::Json { json(&removed)? } else { format!("{removed}\n") }
         }
-        Command::Reload { confirm } => changed(&Client::new(&cli.socket)?.reload(confirm).await?, cli.output)?,
-        Command::Confirm => changed(&Client::new(&cli.socket)?.confirm().await?, cli.output)?,
+        Command::Reload { confirm } => changed(&Client::new(&cli.socket).reload(confirm).await?, cli.output)?,
+        Command::Confirm => changed(&Client::new(&cli.socket).confirm().await?, cli.output)?,
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)

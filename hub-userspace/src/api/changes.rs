@@ -25,11 +25,10 @@ use axum::{
         Path, Query, State,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::StatusCode,
+    http::{Method, StatusCode},
     response::{IntoResponse as _, Response},
     routing::post,
 };
-use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;

@@ -1,18 +1,17 @@
 //! What a site must load, of the configuration in force: `GET /v1/peer-config/{name}/{format}`, with `?secret=true` the
 //! secret as well. Text, or `{"error"}`: 403 a secret, for who is not root, 404 an unknown connection, 409 what the configuration does not allow.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use axum::{
     Extension, Json,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use reqwest::Method;
 use serde::Deserialize;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use super::{Client, Doors, Failure, PATIENCE, access::Peer, changes::segment};
+use super::{Client, Doors, Failure, access::Peer, changes::segment, client::PATIENCE};
 use crate::{
     agent::Request,
     peer_config::{Error, Format, render},
@@ -59,6 +58,6 @@ impl Client {
     pub async fn peer_config(&self, name: &str, format: Format, with_secret: bool) -> Result<String> {
         let path = format!("{PEER_CONFIG}/{}/{}?secret={with_secret}", segment(name), format.name());
         let answer = self.ask(Method::GET, &path, None, Some(PATIENCE)).await?;
-        answer.text().await.context("the agent answers something else: it may be of another version")
+        answer.text().await
     }
 }

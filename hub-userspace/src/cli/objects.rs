@@ -291,7 +291,7 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
 
 /// Runs a command about routes; what it prints.
 pub async fn route(command: RouteCommand, socket: &Path, output: Output) -> Result<String> {
-    let client = Client::new(socket)?;
+    let client = Client::new(socket);
     let change = match command {
         RouteCommand::List => {
             let routes = client.routes().await?;
@@ -319,7 +319,7 @@ pub async fn route(command: RouteCommand, socket: &Path, output: Output) -> Resu
 
 /// Runs a command about connections; what it prints.
 pub async fn connection(command: ConnectionCommand, socket: &Path, output: Output) -> Result<String> {
-    let client = Client::new(socket)?;
+    let client = Client::new(socket);
     let change = match command {
         ConnectionCommand::List => {
             let connections = client.connections().await?;
@@ -341,7 +341,7 @@ pub async fn connection(command: ConnectionCommand, socket: &Path, output: Outpu
 
 /// Runs a command about customer gateways; what it prints.
 pub async fn customer_gateway(command: CustomerGatewayCommand, socket: &Path, output: Output) -> Result<String> {
-    let client = Client::new(socket)?;
+    let client = Client::new(socket);
     let change = match command {
         CustomerGatewayCommand::List => {
             let gateways = client.customer_gateways().await?;
