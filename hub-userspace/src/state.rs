@@ -12,6 +12,7 @@ use crate::{
 
 /// State of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Its interface is there and running, and its tunnel is up and its health check passes if it has them.
