@@ -31,6 +31,8 @@ use crate::{
     agent::{Request, Snapshot},
     changer::Order,
     event::Event,
+    status::FullStatus,
+    store::WriteState,
 };
 
 /// Paths of the socket's HTTP service.
@@ -68,10 +70,12 @@ pub struct Doors {
     pub changer: mpsc::Sender<Order>,
     /// Ends with the agent.
     pub events: broadcast::WeakSender<Event>,
+    pub store: WriteState,
 }
 
 async fn status(State(doors): State<Doors>) -> Response {
-    respond(snapshot(&doors).await.map(Snapshot::status))
+    let store = Some((&doors.store).into());
+    respond(snapshot(&doors).await.map(|snapshot| FullStatus { status: snapshot.status(), store }))
 }
 
 async fn snapshot(doors: &Doors) -> Result<Snapshot> {
@@ -83,8 +87,10 @@ async fn snapshot(doors: &Doors) -> Result<Snapshot> {
 fn respond(answer: Result<impl Serialize>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, Json(Failure { error: format!("{error:#}") })).into_response()
-        }
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
     }
+}
+
+fn failure(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, Json(Failure { error: error.into() })).into_response()
 }

@@ -20,6 +20,7 @@ pub enum State {
     /// As `Up`, but not for long enough since it last failed, or not known to be healthy yet: it gets no traffic while
     /// another can take it. Shown as down.
     #[serde(rename(serialize = "down"), skip_deserializing)]
+    #[cfg_attr(test, schemars(skip))]
     Held,
     Down,
     /// Taken down by hand.

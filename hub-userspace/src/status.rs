@@ -12,6 +12,7 @@ use crate::{
     netlink::GuardCounters,
     selectors::Pair,
     state::State,
+    store::WriteState,
     vici::{selector::TrafficSelector, table::Tunnel},
 };
 
@@ -43,6 +44,32 @@ pub struct Status {
     /// Of these: packets to a site from interfaces that are no site's, by the interface's name.
     #[serde(default)]
     pub strangers: Reasons,
+}
+
+/// The answer to `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct FullStatus {
+    #[serde(flatten)]
+    pub status: Status,
+    /// An agent of an earlier version does not say.
+    #[serde(default)]
+    pub store: Option<StoreStatus>,
+}
+
+/// The store's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StoreStatus {
+    pub path: String,
+    /// Why changes are refused, and what to do: as of the last change.
+    pub problem: Option<String>,
+}
+
+impl From<&WriteState> for StoreStatus {
+    fn from(state: &WriteState) -> Self {
+        Self { path: state.file().display().to_string(), problem: state.problem() }
+    }
 }
 
 /// What a datapath does that runs without an agent.

@@ -15,7 +15,7 @@ use std::{
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
-use super::{Status, WithoutAgent};
+use super::{FullStatus, WithoutAgent};
 
 const UPDATE: &str = "UPDATE_EXPECTED=1 cargo test -p hub-userspace --lib status::";
 
@@ -40,7 +40,7 @@ fn remove_texts(schema: &mut Value) {
 }
 
 fn forms() -> [(&'static str, Value); 2] {
-    [("status", schema::<Status>()), ("without-agent", schema::<WithoutAgent>())]
+    [("status", schema::<FullStatus>()), ("without-agent", schema::<WithoutAgent>())]
 }
 
 /// Cargo runs tests in the directory of their package.

@@ -23,6 +23,7 @@ use hub_userspace::{
     },
     event::Event,
     peer_config::Format,
+    store::WriteState,
 };
 use rustix::{
     process::{Gid, Uid},
@@ -68,7 +69,8 @@ impl Served {
         let (changer, mut orders) = mpsc::channel(16);
         let (asks, asked) = std::sync::mpsc::channel();
         let events = broadcast::Sender::new(16);
-        socket.serve(Doors { agent, changer, events: events.downgrade() });
+        let store = WriteState::new(folder.path().join("store.redb"), None);
+        socket.serve(Doors { agent, changer, events: events.downgrade(), store });
         let (config, _) = config::parse("[gateway]\nname = \"hub\"\n").expect("it is right");
         let config = Arc::new(config);
         runtime.spawn(async move {

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{CONNECTIONS, Failure, ROUTES, STATUS};
-use crate::status::{Connection, Route, Status};
+use crate::status::{Connection, FullStatus, Route};
 
 /// How long a client waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ impl Client {
         Self { socket: socket.to_owned() }
     }
 
-    pub async fn status(&self) -> Result<Status> {
+    pub async fn status(&self) -> Result<FullStatus> {
         self.get(STATUS).await
     }
 

@@ -26,10 +26,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    AUDIT, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, Doors, ROUTES,
-    changes::{failure, path_of},
-    client::PATIENCE_FOR_CHANGES,
-    respond, snapshot,
+    AUDIT, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, Doors, ROUTES, changes::path_of, client::PATIENCE_FOR_CHANGES,
+    failure, respond, snapshot,
 };
 use crate::{
     agent::Request,

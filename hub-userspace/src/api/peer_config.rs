@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{Path, Query, State},
     http::{Method, StatusCode},
     response::{IntoResponse as _, Response},
@@ -11,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use super::{Client, Doors, Failure, access::Peer, changes::segment, client::PATIENCE};
+use super::{Client, Doors, access::Peer, changes::segment, client::PATIENCE, failure};
 use crate::{
     agent::Request,
     peer_config::{Error, Format, render},
@@ -32,25 +32,21 @@ pub(super) async fn peer_config(
     Query(wish): Query<Wish>,
 ) -> Response {
     if wish.secret && !peer.is_root {
-        return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root".to_owned());
+        return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root");
     }
     let (sender, answer) = oneshot::channel();
     // A request that nobody takes is dropped, and the answer with it.
     drop(doors.agent.send(Request::Config(sender)).await);
     let Ok(config) = answer.await else {
-        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping".to_owned());
+        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping");
     };
     // Reading a secret may take as long as the disk does.
     match spawn_blocking(move || render(&config, &name, format, wish.secret)).await {
         Ok(Ok(text)) => text.into_response(),
         Ok(Err(error @ Error::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
         Ok(Err(error)) => failure(StatusCode::CONFLICT, error.to_string()),
-        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written".to_owned()),
+        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written"),
     }
-}
-
-fn failure(status: StatusCode, error: String) -> Response {
-    (status, Json(Failure { error })).into_response()
 }
 
 impl Client {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
-use super::{Output, json};
+use super::{Output, printed};
 use crate::{
     api::Client,
     dataplane::Instance,
@@ -54,7 +54,7 @@ pub async fn run(command: StoreCommand, socket: &Path, output: Output) -> Result
         }
         StoreCommand::Audit { last } => {
             let entries = Client::new(socket).audit(last).await?;
-            if output == Output::Json { json(&entries) } else { Ok(view::audit(&entries)) }
+            printed(&*entries, view::audit, output)
         }
     }
 }
