@@ -238,6 +238,9 @@ fn one_more_than_can_be_answered_is_told_so() {
     let told = answer(&connect(&served.path));
     assert_eq!(code(&told), 503);
     assert!(told.contains("too many"), "{told}");
+    for _ in 0..200 {
+        assert_eq!(peer_config(&served.path), "the agent answers too many others already: try it later");
+    }
     // Whoever goes makes room.
     asking[7].shutdown(Shutdown::Both).expect("it is open");
     let answered = (0..1000).any(|_| code(&ask(&served.path, READ)) == 404);

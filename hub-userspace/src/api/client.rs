@@ -4,6 +4,8 @@ use std::{
     future::Future,
     io,
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -21,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
     time::{Instant, sleep, timeout_at},
 };
@@ -128,10 +131,56 @@ impl Client {
 }
 
 async fn exchange(stream: UnixStream, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(AskFirst { stream, is_asked: false, reader: None })).await?;
     // Ends with the body, which reports its errors.
     tokio::spawn(connection);
     sender.send_request(request).await
+}
+
+/// A connection on which nothing is read before something is written. A server that is too busy answers at once and closes:
+/// hyper takes an answer without a request for an error, and does not read it after a write that fails.
+struct AskFirst {
+    stream: UnixStream,
+    is_asked: bool,
+    /// Who waits to read.
+    reader: Option<Waker>,
+}
+
+impl AsyncRead for AskFirst {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.is_asked {
+            self.reader = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for AskFirst {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = match Pin::new(&mut self.stream).poll_write(context, bytes) {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Poll::Ready(Ok(bytes.len())),
+            written => written,
+        };
+        if written.is_ready() {
+            self.is_asked = true;
+            self.reader.take().into_iter().for_each(Waker::wake);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }
 
 async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T> {
