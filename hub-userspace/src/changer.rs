@@ -34,7 +34,7 @@ use crate::{
         in_force::{Admin, Change, InForce, ObjectChange, Proposal},
         load_texts, read_texts,
     },
-    store::{Batch, Body, ObjectId, Opened, Store, StoreError, audit},
+    store::{Batch, Body, ObjectId, Opened, Store, StoreError, WriteState, audit},
 };
 
 /// What somebody wants changed.
@@ -145,6 +145,11 @@ impl Changer {
     pub fn new(start: Start, agent: mpsc::Sender<Request>) -> Self {
         let Start { in_force, store, trial, .. } = start;
         Self { in_force, store, trial, agent }
+    }
+
+    /// Whether the store can be written, for a status.
+    pub fn write_state(&self) -> WriteState {
+        self.store.write_state()
     }
 
     /// Serves until nobody can order any more. Needs a runtime of several threads.

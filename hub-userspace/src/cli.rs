@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use sd_notify::NotifyState;
+use serde::Serialize;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -182,6 +183,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn execute(cli: Cli) -> Result<ExitCode> {
+    let client = Client::new(&cli.socket);
     let text = match cli.command {
         Command::Run { config, state, attach, instance } => {
             Box::pin(serve(&config, &state, attach, &instance, cli.socket)).await?;
@@ -193,35 +195,30 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             print!("{}", outcome.stdout);
             return Ok(ExitCode::from(outcome.exit_code));
         }
-        Command::Status { instance } => {
-            let answer = Client::new(&cli.socket)?.status().await;
-            match (answer, running(&cli.socket, &instance)) {
-                (Ok(status), _) if cli.output == Output::Json => json(&status)?,
-                (Ok(status), _) => view::status(&status),
-                (Err(_), Some(status)) if cli.output == Output::Json => json(&status)?,
-                (Err(_), Some(status)) => view::without_agent(&status),
-                (Err(error), None) => return Err(error),
-            }
-        }
-        Command::Route(command) => objects::route(command, &cli.socket, cli.output).await?,
-        Command::Connection(command) => objects::connection(command, &cli.socket, cli.output).await?,
-        Command::CustomerGateway(command) => objects::customer_gateway(command, &cli.socket, cli.output).await?,
-        Command::Config(ConfigCommand::Show) => Client::new(&cli.socket)?.config().await?,
+        Command::Status { instance } => match (client.status().await, running(&cli.socket, &instance)) {
+            (Ok(status), _) => printed(&status, view::status, cli.output)?,
+            (Err(_), Some(status)) => printed(&status, view::without_agent, cli.output)?,
+            (Err(error), None) => return Err(error),
+        },
+        Command::Route(command) => objects::route(command, &client, cli.output).await?,
+        Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
+        Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,
+        Command::Config(ConfigCommand::Show) => client.config().await?,
         Command::Store(command) => store::run(command, &cli.socket, cli.output).await?,
         Command::PeerConfig { connection, format, config: None, with_secret } => {
-            Client::new(&cli.socket)?.peer_config(&connection, format, with_secret).await?
+            client.peer_config(&connection, format, with_secret).await?
         }
         Command::PeerConfig { connection, format, config: Some(file), with_secret } => {
             peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
         }
         Command::Monitor => {
             let show = |event: &Event| {
-                let text = if cli.output == Output::Json { json(event)? } else { view::event(event) };
+                let text = printed(event, view::event, cli.output)?;
                 // At once, also into a pipe; its end is ours.
                 let mut out = io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("nobody reads the events any more")
             };
-            Client::new(&cli.socket)?.follow(show).await?;
+            client.follow(show).await?;
             String::new()
         }
         Command::Protect { config, state, instance } => {
@@ -232,10 +229,10 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         }
         Command::Cleanup { instance } => {
             let removed = leftovers::remove(&instance).await?;
-            if cli.output == Output::Json { json(&removed)? } else { format!("{removed}\n") }
+            printed(&removed, |removed| format!("{removed}\n"), cli.output)?
         }
-        Command::Reload { confirm } => changed(&Client::new(&cli.socket)?.reload(confirm).await?, cli.output)?,
-        Command::Confirm => changed(&Client::new(&cli.socket)?.confirm().await?, cli.output)?,
+        Command::Reload { confirm } => changed(&client.reload(confirm).await?, cli.output)?,
+        Command::Confirm => changed(&client.confirm().await?, cli.output)?,
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
@@ -254,8 +251,16 @@ fn in_force(config: &Path, state: &Path, instance: &Instance) -> Result<Config> 
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String> {
+fn json(value: &(impl Serialize + ?Sized)) -> Result<String> {
     Ok(serde_json::to_string(value)? + "\n")
+}
+
+/// An answer as its reader wants it.
+fn printed<T: Serialize + ?Sized>(answer: &T, table: impl FnOnce(&T) -> String, output: Output) -> Result<String> {
+    match output {
+        Output::Json => json(answer),
+        Output::Table => Ok(table(answer)),
+    }
 }
 
 /// The datapath that runs, if nobody listens on the agent's socket.
@@ -298,8 +303,10 @@ async fn serve(config: &Path, state: &Path, attach: Mode, instance: &Instance, s
     let agent = Box::pin(Agent::start(start.take_config(), attach, instance)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
-    tokio::spawn(Changer::new(start, sender.clone()).run(taken));
-    socket.serve(Doors { agent: sender, changer: orders.clone(), events: agent.events() });
+    let changer = Changer::new(start, sender.clone());
+    let store = changer.write_state();
+    tokio::spawn(changer.run(taken));
+    socket.serve(Doors { agent: sender, changer: orders.clone(), events: agent.events(), store });
     tokio::spawn(reload_on(hangup, orders));
     notify(&[NotifyState::Ready]);
     let shutdown = async {

@@ -12,6 +12,7 @@ use crate::{
 
 /// State of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Its interface is there and running, and its tunnel is up and its health check passes if it has them.
@@ -19,6 +20,7 @@ pub enum State {
     /// As `Up`, but not for long enough since it last failed, or not known to be healthy yet: it gets no traffic while
     /// another can take it. Shown as down.
     #[serde(rename(serialize = "down"), skip_deserializing)]
+    #[cfg_attr(test, schemars(skip))]
     Held,
     Down,
     /// Taken down by hand.

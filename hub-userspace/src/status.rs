@@ -12,6 +12,7 @@ use crate::{
     netlink::GuardCounters,
     selectors::Pair,
     state::State,
+    store::WriteState,
     vici::{selector::TrafficSelector, table::Tunnel},
 };
 
@@ -19,6 +20,7 @@ use crate::{
 pub type Reasons = BTreeMap<String, u64>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
     pub gateway: Gateway,
     pub vpc: Option<Vpc>,
@@ -44,8 +46,35 @@ pub struct Status {
     pub strangers: Reasons,
 }
 
+/// The answer to `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct FullStatus {
+    #[serde(flatten)]
+    pub status: Status,
+    /// An agent of an earlier version does not say.
+    #[serde(default)]
+    pub store: Option<StoreStatus>,
+}
+
+/// The store's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StoreStatus {
+    pub path: String,
+    /// Why changes are refused, and what to do: as of the last change.
+    pub problem: Option<String>,
+}
+
+impl From<&WriteState> for StoreStatus {
+    fn from(state: &WriteState) -> Self {
+        Self { path: state.file().display().to_string(), problem: state.problem() }
+    }
+}
+
 /// What a datapath does that runs without an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WithoutAgent {
     /// Always `false`.
     pub agent: bool,
@@ -58,12 +87,14 @@ pub struct WithoutAgent {
 
 /// An interface with the program on it; nameless where it is in another network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunningInterface {
     pub name: Option<String>,
     pub attach: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunningConnection {
     pub name: String,
     #[serde(flatten)]
@@ -115,12 +146,14 @@ impl From<GuardCounters> for KernelDrops {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Gateway {
     pub name: String,
 }
 
 /// The VPC side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Vpc {
     pub interface: String,
     #[serde(flatten)]
@@ -130,6 +163,7 @@ pub struct Vpc {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connection {
     pub name: String,
     #[serde(flatten)]
@@ -159,6 +193,7 @@ pub struct Connection {
 
 /// A connection's tunnel, as strongSwan tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Ipsec {
     /// State of the IKE SA, as `ESTABLISHED`; nothing where there is none.
     pub ike: Option<String>,
@@ -176,6 +211,7 @@ pub struct Ipsec {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Child {
     /// Hexadecimal.
     pub spi_in: String,
@@ -196,6 +232,7 @@ pub struct Child {
 
 /// How a health check is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Health {
     pub healthy: bool,
     /// Probes that left.
@@ -207,6 +244,7 @@ pub struct Health {
 
 /// How the program is attached to an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Attachment {
     /// `xdp-native`, `xdp-generic`, or nothing where it is not attached.
     pub attach: Option<String>,
@@ -217,6 +255,7 @@ pub struct Attachment {
 
 /// Packets and bytes, the latter of IP packets, since the agent started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Traffic {
     /// Came in from it, its selectors admitting them.
     pub rx_packets: u64,
@@ -250,7 +289,9 @@ impl From<&Tunnel> for Ipsec {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Route {
+    #[cfg_attr(test, schemars(with = "String"))]
     pub destination: IpNet,
     pub next_hop: String,
     /// 0..=100.
@@ -281,3 +322,7 @@ pub fn reasons(counters: &Counters, drops: bool) -> Reasons {
     let of_kind = Reason::ALL.into_iter().filter(|reason| reason.is_drop() == drops);
     of_kind.map(|reason| (reason.name().to_owned(), counters.reasons[reason as usize])).collect()
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -10,12 +10,15 @@ use crate::{
     config::{Confirmation, SetAside},
     event::Event,
     state::State,
-    status::{Child, Connection, Ipsec, Reasons, Route, RunningConnection, Status, Traffic, WithoutAgent},
+    status::{
+        Child, Connection, FullStatus, Ipsec, Reasons, Route, RunningConnection, Status, StoreStatus, Traffic,
+        WithoutAgent,
+    },
     store::audit::Entry,
 };
 
 /// The whole status.
-pub fn status(status: &Status) -> String {
+pub fn status(FullStatus { status, store }: &FullStatus) -> String {
     let mut connections =
         table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH", "RX PKTS", "RX BYTES", "TX PKTS", "TX BYTES", "DROPS"]);
     let mut notes = Vec::new();
@@ -41,7 +44,7 @@ pub fn status(status: &Status) -> String {
         true => String::new(),
         false => format!("  to sites, from interfaces that are no attachment: {}\n", reasons(&status.strangers)),
     };
-    let notes_of_configuration = notes_of_configuration(status);
+    let notes_of_configuration = notes_of_configuration(status, store.as_ref());
     format!(
         "gateway {}\n\n{connections}\n{notes}\n{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
         status.gateway.name,
@@ -52,8 +55,11 @@ pub fn status(status: &Status) -> String {
     )
 }
 
-/// What of the store is not in force, and what the files say that is not.
-fn notes_of_configuration(status: &Status) -> String {
+/// Why the store refuses changes, what of it is not in force, and what the files say that is not.
+fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>) -> String {
+    let store = store.and_then(|StoreStatus { path, problem }| {
+        Some(format!("store {path}: {}; changes are refused\n", problem.as_ref()?))
+    });
     let set_aside = status.set_aside.iter().map(|SetAside { kind, name, reason }| {
         let kind = kind.replace('_', " ");
         format!("set aside: {kind} {name}: {reason}\n")
@@ -68,7 +74,7 @@ fn notes_of_configuration(status: &Status) -> String {
                                    the files are edited or `vpnhub reload`\n"
             .to_owned(),
     });
-    let notes: String = set_aside.chain(confirmation).collect();
+    let notes: String = store.into_iter().chain(set_aside).chain(confirmation).collect();
     if notes.is_empty() { notes } else { notes + "\n" }
 }
 

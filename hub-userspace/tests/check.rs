@@ -19,7 +19,8 @@ use hub_userspace::config::{
 };
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    // Cargo runs tests in the directory of their package.
+    PathBuf::from("..")
 }
 
 /// Paths of the files in the folder with this extension, without it.

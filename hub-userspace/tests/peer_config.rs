@@ -18,7 +18,8 @@ use hub_userspace::{
 const SECRET: &str = "0sSecret+of/the=test\"";
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peer-config")
+    // Cargo runs tests in the directory of their package.
+    PathBuf::from("../tests/peer-config")
 }
 
 /// The hub of a folder, its secret in a file of the test's own.

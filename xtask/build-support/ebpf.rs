@@ -18,6 +18,10 @@ use record::{Record, TOOLCHAIN_VARIABLE, cache_dir};
 
 /// Builds the binary of `package`, which lies in `dir` below the workspace, and leaves it in `OUT_DIR`
 /// under the binary's name. Ends the build script when it cannot.
+///
+/// All paths are relative: cargo runs build scripts in the directory of their package, which lies in the workspace's top
+/// directory. An absolute one would be that of another checkout where `target` was copied from there: cargo would watch the
+/// program's source there, and embed what was built of it.
 pub fn build(package: &str, dir: &str) {
     if let Err(error) = try_build(package, dir) {
         // Not returned from main: anyhow's Debug would bury the sentence under a backtrace.
@@ -40,7 +44,7 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
         env::set_var("CARGO_TERM_QUIET", "true");
     }
 
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+    let workspace = Path::new("..");
     // aya-build watches the package itself. The rest that the program is made of:
     for part in ["hub-common", "hub-ebpf/src", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", workspace.join(part).display());

@@ -7,11 +7,13 @@ use std::{
     os::unix::thread::JoinHandleExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Stdio, exit},
+    sync::OnceLock,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use hub_tests::checkout;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::{
     sys::{
@@ -30,7 +32,13 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The workspace's top directory.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+    static WORKSPACE: OnceLock<PathBuf> = OnceLock::new();
+    WORKSPACE.get_or_init(|| {
+        checkout::find().unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            exit(1)
+        })
+    })
 }
 
 /// The cargo that runs this xtask.

@@ -3,16 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json,
+    Extension,
     body::{Body, to_bytes},
     extract::Request,
     http::{Method, StatusCode},
     middleware::Next,
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use tokio::time::timeout;
 
-use super::{Failure, connections::Entry};
+use super::{connections::Entry, failure};
 
 /// Bytes of a body; the longest that makes sense is a twentieth of it.
 const LARGEST_BODY: usize = 8 * 1024;
@@ -41,8 +41,4 @@ pub(super) async fn guard(Extension(peer): Extension<Peer>, request: Request, ne
         Ok(Err(_)) => failure(StatusCode::PAYLOAD_TOO_LARGE, "the request is cut off, or longer than 8 KiB"),
         Err(_) => failure(StatusCode::REQUEST_TIMEOUT, "the request did not come within 5 seconds"),
     }
-}
-
-pub(super) fn failure(status: StatusCode, error: &str) -> Response {
-    (status, Json(Failure { error: error.to_owned() })).into_response()
 }

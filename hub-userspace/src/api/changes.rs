@@ -25,16 +25,15 @@ use axum::{
         Path, Query, State,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::StatusCode,
+    http::{Method, StatusCode},
     response::{IntoResponse as _, Response},
     routing::post,
 };
-use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, Doors, Failure, RELOAD, ROUTES, access::Peer, objects};
+use super::{CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, Doors, RELOAD, ROUTES, access::Peer, failure, objects};
 use crate::{
     changer::{ChangeError, Changed, Order, Wish},
     config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, ProposeError, PutMode, PutObject, SetRoute},
@@ -139,7 +138,7 @@ async fn reload(
 ) -> Response {
     match query {
         Ok(Query(ReloadQuery { confirm: Some(0) })) => {
-            failure(StatusCode::BAD_REQUEST, "confirm: at least one second is needed".to_owned())
+            failure(StatusCode::BAD_REQUEST, "confirm: at least one second is needed")
         }
         Ok(Query(ReloadQuery { confirm })) => {
             let confirm = confirm.map(|seconds| Duration::from_secs(seconds.into()));
@@ -196,10 +195,6 @@ fn status_of(error: &ChangeError) -> StatusCode {
         | ChangeError::Full(_) => StatusCode::CONFLICT,
         ChangeError::Store(_) | ChangeError::NotApplied(_) | ChangeError::Stopping => StatusCode::INTERNAL_SERVER_ERROR,
     }
-}
-
-pub(super) fn failure(status: StatusCode, error: String) -> Response {
-    (status, Json(Failure { error })).into_response()
 }
 
 impl Client {

@@ -7,11 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use axum::{
     body::Body,
     extract::State,
-    http::header,
+    http::{Method, header},
     response::{IntoResponse as _, Response},
 };
 use futures_util::{StreamExt as _, stream};
-use reqwest::Method;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{Client, Doors, EVENTS, snapshot};

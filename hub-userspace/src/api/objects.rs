@@ -16,20 +16,18 @@ use anyhow::Context as _;
 use axum::{
     Json, Router,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use ipnet::IpNet;
-use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    AUDIT, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, Doors, PATIENCE_FOR_CHANGES, ROUTES,
-    changes::{failure, path_of},
-    respond, snapshot,
+    AUDIT, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, Doors, ROUTES, changes::path_of, client::PATIENCE_FOR_CHANGES,
+    failure, respond, snapshot,
 };
 use crate::{
     agent::Request,
@@ -188,7 +186,7 @@ impl Client {
     /// What is in force, as TOML.
     pub async fn config(&self) -> anyhow::Result<String> {
         let answer = self.ask(Method::GET, CONFIG, None, Some(PATIENCE_FOR_CHANGES)).await?;
-        answer.text().await.context("the agent's answer is cut off")
+        answer.text().await
     }
 
     /// The newest entries of the audit log, oldest first.
@@ -199,6 +197,6 @@ impl Client {
     /// The store as a file.
     pub async fn backup(&self) -> anyhow::Result<Vec<u8>> {
         let answer = self.ask(Method::GET, BACKUP, None, Some(PATIENCE_FOR_CHANGES)).await?;
-        Ok(answer.bytes().await.context("the agent's answer is cut off")?.into())
+        Ok(answer.bytes().await?.into())
     }
 }

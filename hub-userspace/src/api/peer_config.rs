@@ -1,18 +1,17 @@
 //! What a site must load, of the configuration in force: `GET /v1/peer-config/{name}/{format}`, with `?secret=true` the
 //! secret as well. Text, or `{"error"}`: 403 a secret, for who is not root, 404 an unknown connection, 409 what the configuration does not allow.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{Method, StatusCode},
     response::{IntoResponse as _, Response},
 };
-use reqwest::Method;
 use serde::Deserialize;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use super::{Client, Doors, Failure, PATIENCE, access::Peer, changes::segment};
+use super::{Client, Doors, access::Peer, changes::segment, client::PATIENCE, failure};
 use crate::{
     agent::Request,
     peer_config::{Error, Format, render},
@@ -33,25 +32,21 @@ pub(super) async fn peer_config(
     Query(wish): Query<Wish>,
 ) -> Response {
     if wish.secret && !peer.is_root {
-        return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root".to_owned());
+        return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root");
     }
     let (sender, answer) = oneshot::channel();
     // A request that nobody takes is dropped, and the answer with it.
     drop(doors.agent.send(Request::Config(sender)).await);
     let Ok(config) = answer.await else {
-        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping".to_owned());
+        return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping");
     };
     // Reading a secret may take as long as the disk does.
     match spawn_blocking(move || render(&config, &name, format, wish.secret)).await {
         Ok(Ok(text)) => text.into_response(),
         Ok(Err(error @ Error::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
         Ok(Err(error)) => failure(StatusCode::CONFLICT, error.to_string()),
-        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written".to_owned()),
+        Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written"),
     }
-}
-
-fn failure(status: StatusCode, error: String) -> Response {
-    (status, Json(Failure { error })).into_response()
 }
 
 impl Client {
@@ -59,6 +54,6 @@ impl Client {
     pub async fn peer_config(&self, name: &str, format: Format, with_secret: bool) -> Result<String> {
         let path = format!("{PEER_CONFIG}/{}/{}?secret={with_secret}", segment(name), format.name());
         let answer = self.ask(Method::GET, &path, None, Some(PATIENCE)).await?;
-        answer.text().await.context("the agent answers something else: it may be of another version")
+        answer.text().await
     }
 }

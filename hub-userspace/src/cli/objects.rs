@@ -9,12 +9,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args, Subcommand, value_parser};
 use ipnet::IpNet;
+use serde::Serialize;
 use serde_json::Value;
 
-use super::{Output, changed, json};
+use super::{Output, changed, printed};
 use crate::{
-    api::{Client, Shown},
+    api::{Client, CustomerGateway},
     config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
+    status::Connection,
     store::{Keys, ObjectId},
     view,
 };
@@ -71,41 +73,48 @@ pub enum RouteCommand {
     },
 }
 
+/// What can be done with objects that have a name and the keys `K`.
 #[derive(Debug, Subcommand)]
-pub enum ConnectionCommand {
-    /// Lists the connections with their state.
+pub enum NamedCommand<K: Args> {
+    /// Lists all, with their state or their origin.
     List,
-    /// Shows a connection's keys and its origin.
+    /// Shows the keys of one, and its origin.
     Show {
         #[arg(value_name = "NAME")]
-        connection: String,
+        name: String,
     },
-    /// Adds a connection.
+    /// Adds one.
     Add {
         #[arg(value_name = "NAME")]
-        connection: String,
+        name: String,
         #[command(flatten)]
-        keys: ConnectionKeys,
+        keys: K,
         #[command(flatten)]
         from: From,
     },
-    /// Changes keys of a connection, the others stay; adds the connection where there is none. With --from all other keys
-    /// go.
+    /// Changes keys of one, the others stay; adds it where there is none. With --from all other keys go.
     Set {
         #[arg(value_name = "NAME")]
-        connection: String,
+        name: String,
         #[command(flatten)]
-        keys: ConnectionKeys,
+        keys: K,
         #[command(flatten)]
         from: From,
         #[command(flatten)]
         unset: Unset,
     },
-    /// Removes a connection.
+    /// Removes one.
     Delete {
         #[arg(value_name = "NAME")]
-        connection: String,
+        name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
+pub enum ConnectionCommand {
+    #[command(flatten)]
+    Named(NamedCommand<ConnectionKeys>),
     /// Lets a connection carry traffic again, whatever its `enabled` is.
     Up {
         #[arg(value_name = "NAME")]
@@ -118,41 +127,7 @@ pub enum ConnectionCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub enum CustomerGatewayCommand {
-    /// Lists the customer gateways.
-    List,
-    /// Shows a customer gateway's keys and its origin.
-    Show {
-        #[arg(value_name = "NAME")]
-        name: String,
-    },
-    /// Adds a customer gateway.
-    Add {
-        #[arg(value_name = "NAME")]
-        name: String,
-        #[command(flatten)]
-        keys: CustomerGatewayKeys,
-        #[command(flatten)]
-        from: From,
-    },
-    /// Changes keys of a customer gateway; adds it where there is none. With --from all other keys go.
-    Set {
-        #[arg(value_name = "NAME")]
-        name: String,
-        #[command(flatten)]
-        keys: CustomerGatewayKeys,
-        #[command(flatten)]
-        from: From,
-        #[command(flatten)]
-        unset: Unset,
-    },
-    /// Removes a customer gateway.
-    Delete {
-        #[arg(value_name = "NAME")]
-        name: String,
-    },
-}
+pub type CustomerGatewayCommand = NamedCommand<CustomerGatewayKeys>;
 
 /// Where keys are from that have no flag.
 #[derive(Debug, Args)]
@@ -162,7 +137,7 @@ pub struct From {
     from: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Unset {
     /// Take this key away, such as peer or ipsec; may be repeated.
     #[arg(long, value_name = "KEY")]
@@ -212,7 +187,25 @@ pub struct CustomerGatewayKeys {
     address: Option<String>,
 }
 
-impl ConnectionKeys {
+/// A kind of objects that have a name, as the keys that flags can set.
+trait Kind: Args {
+    /// One in a list.
+    type Listed: Serialize;
+
+    fn id(name: String) -> ObjectId;
+    /// Those that flags set.
+    fn keys(self) -> Keys;
+    async fn list(client: &Client) -> Result<Vec<Self::Listed>>;
+    fn table(listed: &[Self::Listed]) -> String;
+}
+
+impl Kind for ConnectionKeys {
+    type Listed = Connection;
+
+    fn id(name: String) -> ObjectId {
+        ObjectId::Connection(name)
+    }
+
     fn keys(self) -> Keys {
         let Self {
             customer_gateway,
@@ -243,28 +236,39 @@ impl ConnectionKeys {
         ];
         texts.chain(others).filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
+
+    async fn list(client: &Client) -> Result<Vec<Connection>> {
+        client.connections().await
+    }
+
+    fn table(listed: &[Connection]) -> String {
+        view::connections(listed)
+    }
 }
 
-impl CustomerGatewayKeys {
+impl Kind for CustomerGatewayKeys {
+    type Listed = CustomerGateway;
+
+    fn id(name: String) -> ObjectId {
+        ObjectId::CustomerGateway(name)
+    }
+
     fn keys(self) -> Keys {
         self.address.map(|address| ("address".to_owned(), Value::from(address))).into_iter().collect()
+    }
+
+    async fn list(client: &Client) -> Result<Vec<CustomerGateway>> {
+        client.customer_gateways().await
+    }
+
+    fn table(listed: &[CustomerGateway]) -> String {
+        view::customer_gateways(listed)
     }
 }
 
 fn inline_table(text: &str) -> Result<Value, String> {
     let root = toml::from_str::<Value>(&format!("value = {text}")).map_err(|error| error.message().to_owned())?;
     Ok(root.get("value").cloned().unwrap_or_default())
-}
-
-/// Keys from a file and from flags, which win; and whether they are all of the object's.
-fn gather(id: &ObjectId, flags: Keys, from: &From, unset: Vec<String>) -> Result<(Keys, bool)> {
-    let mut keys = match &from.from {
-        None => Keys::new(),
-        Some(file) => fragment(id, file)?,
-    };
-    keys.extend(flags);
-    keys.extend(unset.into_iter().map(|key| (key, Value::Null)));
-    Ok((keys, from.from.is_some()))
 }
 
 /// The keys in a file, on their own or under the header that they have in a configuration file.
@@ -290,19 +294,15 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
 }
 
 /// Runs a command about routes; what it prints.
-pub async fn route(command: RouteCommand, socket: &Path, output: Output) -> Result<String> {
-    let client = Client::new(socket)?;
+pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Result<String> {
     let change = match command {
-        RouteCommand::List => {
-            let routes = client.routes().await?;
-            return if output == Output::Json { json(&routes) } else { Ok(view::routes(&routes)) };
-        }
+        RouteCommand::List => return printed(&*client.routes().await?, view::routes, output),
         RouteCommand::Show { destination } => {
             let routes = client.routes_to(destination).await?;
             if routes.is_empty() {
                 bail!("there is no route to {destination}: `vpnhub route list` shows those that there are");
             }
-            return if output == Output::Json { json(&routes) } else { Ok(view::routes(&routes)) };
+            return printed(&*routes, view::routes, output);
         }
         RouteCommand::Add { destination, next_hop, weight, publish } => {
             ObjectChange::AddRoute(AddRoute { destination, next_hop, weight, publish })
@@ -318,58 +318,41 @@ pub async fn route(command: RouteCommand, socket: &Path, output: Output) -> Resu
 }
 
 /// Runs a command about connections; what it prints.
-pub async fn connection(command: ConnectionCommand, socket: &Path, output: Output) -> Result<String> {
-    let client = Client::new(socket)?;
-    let change = match command {
-        ConnectionCommand::List => {
-            let connections = client.connections().await?;
-            return if output == Output::Json { json(&connections) } else { Ok(view::connections(&connections)) };
-        }
-        ConnectionCommand::Show { connection } => {
-            return shown(&client.object(&ObjectId::Connection(connection)).await?, output);
-        }
-        ConnectionCommand::Add { connection, keys, from } => add(ObjectId::Connection(connection), keys.keys(), &from)?,
-        ConnectionCommand::Set { connection, keys, from, unset } => {
-            set(ObjectId::Connection(connection), keys.keys(), &from, unset)?
-        }
-        ConnectionCommand::Delete { connection } => ObjectChange::Delete(ObjectId::Connection(connection)),
-        ConnectionCommand::Up { connection } => ObjectChange::Admin(Admin { connection, up: true }),
-        ConnectionCommand::Down { connection } => ObjectChange::Admin(Admin { connection, up: false }),
+pub async fn connection(command: ConnectionCommand, client: &Client, output: Output) -> Result<String> {
+    let admin = match command {
+        ConnectionCommand::Named(command) => return named(command, client, output).await,
+        ConnectionCommand::Up { connection } => Admin { connection, up: true },
+        ConnectionCommand::Down { connection } => Admin { connection, up: false },
     };
-    changed(&client.change(&change).await?, output)
+    changed(&client.change(&ObjectChange::Admin(admin)).await?, output)
 }
 
 /// Runs a command about customer gateways; what it prints.
-pub async fn customer_gateway(command: CustomerGatewayCommand, socket: &Path, output: Output) -> Result<String> {
-    let client = Client::new(socket)?;
+pub async fn customer_gateway(command: CustomerGatewayCommand, client: &Client, output: Output) -> Result<String> {
+    named(command, client, output).await
+}
+
+async fn named<K: Kind>(command: NamedCommand<K>, client: &Client, output: Output) -> Result<String> {
     let change = match command {
-        CustomerGatewayCommand::List => {
-            let gateways = client.customer_gateways().await?;
-            return if output == Output::Json { json(&gateways) } else { Ok(view::customer_gateways(&gateways)) };
+        NamedCommand::List => return printed(&*K::list(client).await?, K::table, output),
+        NamedCommand::Show { name } => return printed(&client.object(&K::id(name)).await?, view::object, output),
+        NamedCommand::Add { name, keys, from } => put(K::id(name), keys.keys(), &from, Unset::default(), PutMode::Add)?,
+        NamedCommand::Set { name, keys, from, unset } => {
+            let mode = if from.from.is_some() { PutMode::Replace } else { PutMode::Merge };
+            put(K::id(name), keys.keys(), &from, unset, mode)?
         }
-        CustomerGatewayCommand::Show { name } => {
-            return shown(&client.object(&ObjectId::CustomerGateway(name)).await?, output);
-        }
-        CustomerGatewayCommand::Add { name, keys, from } => add(ObjectId::CustomerGateway(name), keys.keys(), &from)?,
-        CustomerGatewayCommand::Set { name, keys, from, unset } => {
-            set(ObjectId::CustomerGateway(name), keys.keys(), &from, unset)?
-        }
-        CustomerGatewayCommand::Delete { name } => ObjectChange::Delete(ObjectId::CustomerGateway(name)),
+        NamedCommand::Delete { name } => ObjectChange::Delete(K::id(name)),
     };
     changed(&client.change(&change).await?, output)
 }
 
-fn add(id: ObjectId, flags: Keys, from: &From) -> Result<ObjectChange> {
-    let (keys, _) = gather(&id, flags, from, Vec::new())?;
-    Ok(ObjectChange::Put(PutObject { id, keys, mode: PutMode::Add }))
-}
-
-fn set(id: ObjectId, flags: Keys, from: &From, Unset { unset }: Unset) -> Result<ObjectChange> {
-    let (keys, all) = gather(&id, flags, from, unset)?;
-    let mode = if all { PutMode::Replace } else { PutMode::Merge };
+/// An object of the keys from a file and from flags, which win.
+fn put(id: ObjectId, flags: Keys, from: &From, Unset { unset }: Unset, mode: PutMode) -> Result<ObjectChange> {
+    let mut keys = match &from.from {
+        None => Keys::new(),
+        Some(file) => fragment(&id, file)?,
+    };
+    keys.extend(flags);
+    keys.extend(unset.into_iter().map(|key| (key, Value::Null)));
     Ok(ObjectChange::Put(PutObject { id, keys, mode }))
-}
-
-fn shown(object: &Shown, output: Output) -> Result<String> {
-    if output == Output::Json { json(object) } else { Ok(view::object(object)) }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
-use super::{Output, json};
+use super::{Output, printed};
 use crate::{
     api::Client,
     dataplane::Instance,
@@ -46,15 +46,15 @@ pub async fn run(command: StoreCommand, socket: &Path, output: Output) -> Result
     match command {
         StoreCommand::Backup { file, state, instance } => {
             let bytes = match UnixStream::connect(socket) {
-                Ok(_) => Client::new(socket)?.backup().await?,
+                Ok(_) => Client::new(socket).backup().await?,
                 Err(_) => Store::open_existing(&state, instance.as_str())?.backup()?,
             };
             write(&file, &bytes).with_context(|| format!("the backup {} cannot be written", file.display()))?;
             Ok(format!("{} bytes written to {}\n", bytes.len(), file.display()))
         }
         StoreCommand::Audit { last } => {
-            let entries = Client::new(socket)?.audit(last).await?;
-            if output == Output::Json { json(&entries) } else { Ok(view::audit(&entries)) }
+            let entries = Client::new(socket).audit(last).await?;
+            printed(&*entries, view::audit, output)
         }
     }
 }

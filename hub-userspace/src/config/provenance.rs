@@ -8,6 +8,7 @@ use super::{diagnostic::Report, draft::Draft};
 
 /// Where an object is defined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "origin", rename_all = "lowercase")]
 pub enum Origin {
     File {
@@ -29,6 +30,7 @@ impl fmt::Display for Origin {
 
 /// An object of the store that is not in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SetAside {
     /// As the configuration file calls it: `connection`, `customer_gateway`, `route`.
     pub kind: String,
@@ -40,6 +42,7 @@ pub struct SetAside {
 
 /// Whether a reload with `--confirm` is open.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Confirmation {
     /// It ends by itself, unless confirmed.

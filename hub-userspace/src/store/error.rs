@@ -35,6 +35,14 @@ impl StoreError {
     pub(super) fn io(file: &Path, what: &'static str, error: &io::Error) -> Self {
         Self::Io { file: file.to_owned(), what, why: explain(error) }
     }
+
+    /// The same beside the store's path.
+    pub(super) fn problem(&self) -> String {
+        match self {
+            Self::Io { what, why, .. } => format!("cannot be {what}: {why}"),
+            error => error.to_string(),
+        }
+    }
 }
 
 /// The system's words, and what to do.

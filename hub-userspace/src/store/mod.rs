@@ -13,6 +13,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod unconfirmed;
+mod write_state;
 
 use std::{
     fs::{self, File},
@@ -35,6 +36,7 @@ pub use self::{
     object::{Body, Keys, ObjectId, Objects, Op, RouteId, RouteKeys, Stored},
     schema::Batch,
     unconfirmed::{SourceText, Unconfirmed},
+    write_state::WriteState,
 };
 
 /// Where stores are, unless told otherwise.
@@ -51,6 +53,7 @@ pub struct Store {
     file: PathBuf,
     access: Access,
     revision: u64,
+    write_state: WriteState,
 }
 
 #[derive(Debug)]
@@ -89,7 +92,12 @@ impl Store {
             return Err(StoreError::Newer { file, found: contents.version, known: schema::VERSION });
         }
         let Contents { revision, objects, unconfirmed, version: _ } = contents;
-        Ok(Opened { store: Self { file, access, revision }, objects, unconfirmed })
+        let problem = match &access {
+            Access::Writable(_) => None,
+            Access::ReadOnly(_, why) => Some(format!("cannot be written: {why}; then restart the agent")),
+        };
+        let write_state = WriteState::new(file.clone(), problem);
+        Ok(Opened { store: Self { file, access, revision, write_state }, objects, unconfirmed })
     }
 
     /// As [`Self::open`], of a store that is there.
@@ -114,18 +122,27 @@ impl Store {
         }
     }
 
+    /// Whether it can be written, as of the last write.
+    pub fn write_state(&self) -> WriteState {
+        self.write_state.clone()
+    }
+
     /// Writes a batch through to the disk, all of it or nothing; `next_number` is the next object's.
     ///
     /// # Errors
     /// When nothing was written.
     pub fn commit(&mut self, batch: &Batch, next_number: u64) -> Result<(), StoreError> {
+        if let Access::ReadOnly(_, why) = &self.access {
+            return Err(StoreError::Io { file: self.file.clone(), what: "written", why: why.clone() });
+        }
+        let written = self.write(batch, next_number);
+        self.write_state.note(&written);
+        written
+    }
+
+    fn write(&mut self, batch: &Batch, next_number: u64) -> Result<(), StoreError> {
+        let Access::Writable(database) = &mut self.access else { return Ok(()) };
         let file = self.file.clone();
-        let database = match &mut self.access {
-            Access::ReadOnly(_, why) => {
-                return Err(StoreError::Io { file, what: "written", why: why.clone() });
-            }
-            Access::Writable(database) => database,
-        };
         if database.is_none() {
             *database = Some(reopen(&file).map_err(|cause| cause.at(&file, "written"))?);
         }

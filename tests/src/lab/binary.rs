@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
 
+use crate::checkout;
+
 /// Names a `vpnhub` that was built elsewhere: nothing is built then.
 const VARIABLE: &str = "VPNHUB_BINARY";
 
@@ -50,7 +52,7 @@ fn build(place: &Path) -> anyhow::Result<()> {
     cargo
         // As `cargo xtask build` does: chosen otherwise, packages have other features and are built once more.
         .args(["build", "--quiet", "--bin", "vpnhub"])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        .current_dir(checkout::find()?);
     if place.ends_with("release") {
         cargo.arg("--release");
     }

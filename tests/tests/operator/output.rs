@@ -3,9 +3,17 @@
 use std::fs;
 
 use hub_tests::lab::{HubConfig, Options, PlaceSpec, Rig, SHANGHAI, Scratch, World};
+use hub_tests::{checkout, schema};
 use serde_json::Value;
 
 use crate::{SITES, stdout, vpnhub};
+
+/// By the schema that is committed.
+fn assert_schema(form: &str, answer: &Value) {
+    let file = checkout::find().unwrap().join(format!("hub-userspace/tests/status/{form}.schema.json"));
+    let schema = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(schema::violations(&schema, answer), [""; 0]);
+}
 
 fn assert_counts(counts: &Value) {
     let counts = counts.as_object().unwrap_or_else(|| panic!("{counts} is no object"));
@@ -17,6 +25,7 @@ fn status_as_json_has_every_key_of_the_contract() {
     let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     let rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
     let status = rig.agent.status().unwrap();
+    assert_schema("status", &status);
     assert_eq!(status["gateway"]["name"], "test-hub");
     let connections = status["connections"].as_array().unwrap();
     let names: Vec<_> = connections.iter().map(|connection| connection["name"].as_str().unwrap()).collect();

@@ -1,11 +1,11 @@
 //! `Type=notify`: systemd is told when all is attached, and when the end has begun.
 
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use hub_tests::checkout;
 use hub_tests::lab::{AgentCommand, HUB, HubConfig, Options, Scratch, World, agent_binary};
 
 use crate::SITES;
@@ -75,7 +75,7 @@ fn a_notify_socket_that_is_not_there_hinders_nothing() {
 #[ignore = "needs systemd-analyze of systemd 250 or later"]
 fn units_are_sandboxed() {
     for unit in ["vpnhub.service", "vpnhub-guard.service"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(unit);
+        let path = checkout::find().unwrap().join("examples").join(unit);
         // Tenths: exit code 1 above it.
         let args = ["security", "--offline=true", "--threshold=22"];
         let output = Command::new("systemd-analyze").args(args).arg(&path).output().unwrap();

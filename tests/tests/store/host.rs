@@ -33,6 +33,19 @@ fn remount_read_only(at: &Path) {
     mount(none, at, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
 }
 
+/// What the status says of the store, to programs and to people alike.
+fn store_problem(agent: &Agent) -> Option<String> {
+    let status = agent.status().unwrap();
+    let (path, problem) = (status["store"]["path"].as_str().unwrap(), status["store"]["problem"].as_str());
+    assert!(path.ends_with("/store.redb"), "{path}");
+    let table = done(agent, "status");
+    match problem {
+        Some(problem) => assert!(table.contains(&format!("store {path}: {problem}; changes are refused")), "{table}"),
+        None => assert!(!table.contains("store.redb"), "{table}"),
+    }
+    problem.map(str::to_owned)
+}
+
 #[test]
 fn configuration_on_a_read_only_file_system_is_all_that_is_needed() {
     with_own_mounts(|| {
@@ -72,6 +85,8 @@ fn agent_starts_with_a_store_that_cannot_be_written_and_refuses_changes() {
         let sentence = refused(&agent, "route add 10.10.13.0/24 --next-hop shanghai");
         assert!(sentence.contains("Read-only file system") && sentence.contains("name another --state"), "{sentence}");
         assert_eq!(sentence.lines().count(), 1);
+        let problem = store_problem(&agent).unwrap();
+        assert!(problem.contains("Read-only file system") && problem.contains("restart the agent"), "{problem}");
         // The files are read all the same.
         fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();
         done(&agent, "reload");
@@ -95,6 +110,7 @@ fn full_disk_refuses_changes_until_there_is_room() {
         let mut file = fs::File::create(&filler).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
         drop(file);
+        assert_eq!(store_problem(&agent), None);
         // The file has some room of its own; the audit log fills it.
         let mut made = 0;
         let sentence = loop {
@@ -106,6 +122,8 @@ fn full_disk_refuses_changes_until_there_is_room() {
             assert!(made < 20_000, "it is never full");
         };
         assert!(sentence.contains("make room on its file system") && sentence.lines().count() == 1, "{sentence}");
+        let problem = store_problem(&agent).unwrap();
+        assert!(problem.starts_with("cannot be ") && problem.contains("make room on its file system"), "{problem}");
         let weight = |agent: &Agent| agent.json(&["route", "show", "10.10.12.0/24"]).unwrap()[0]["weight"].clone();
         let expected = json!((made - 1) % 100);
         assert_eq!(weight(&agent), expected);
@@ -113,6 +131,7 @@ fn full_disk_refuses_changes_until_there_is_room() {
         assert_eq!(weight(&agent), expected);
         fs::remove_file(&filler).unwrap();
         done(&agent, "route set 10.10.12.0/24 --publish true");
+        assert_eq!(store_problem(&agent), None);
         let agent = restart(&world, agent);
         assert_eq!(agent.json(&["route", "show", "10.10.12.0/24"]).unwrap()[0]["publish"], true);
         agent.stop().unwrap();
