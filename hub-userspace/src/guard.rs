@@ -9,13 +9,14 @@ use anyhow::{Context as _, Result};
 use hub_common::maps::VPC;
 use ipnet::IpNet;
 use tokio::{runtime::Handle, task::block_in_place};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     config::{
         Config,
         model::{Connection, Service},
     },
+    fd_store,
     id_allocator::IdAllocator,
     netlink::{self, Guard, GuardCounters, HostState, Ruleset, SITES_GROUP},
     selectors::Agreements,
@@ -37,9 +38,31 @@ pub struct GuardReconciler {
 
 impl GuardReconciler {
     /// # Errors
-    /// When the kernel has no nftables, or this process may not change them.
-    pub async fn open() -> Result<Self> {
-        let guard = Guard::open().await?;
+    /// When the kernel has no nftables, or this process may not change them. `plain_table`: as on a kernel before 6.9.
+    pub async fn open(plain_table: bool) -> Result<Self> {
+        let guard = match (fd_store::take(), plain_table) {
+            (stored, true) => {
+                if stored.is_some() {
+                    fd_store::forget();
+                }
+                Guard::open_plain().await?
+            }
+            (Some(stored), false) => match Guard::resume(stored).await? {
+                Some(guard) => guard,
+                None => {
+                    warn!("systemd has kept the socket of another network namespace: it is closed");
+                    fd_store::forget();
+                    open_and_keep().await?
+                }
+            },
+            (None, false) => open_and_keep().await?,
+        };
+        if !guard.is_owner() {
+            info!(
+                "the nftables table inet vpnhub has no owner, which takes Linux 6.9: others can flush it, and it is put back \
+                 then"
+            );
+        }
         let (wanted, leaving, grouped) = (Ruleset::default(), BTreeSet::new(), BTreeSet::new());
         Ok(Self { guard, wanted, leaving, grouped, to_ungroup: true, disturbances: 0 })
     }
@@ -111,7 +134,9 @@ impl GuardReconciler {
 
     /// Removes the table, which opens what it denied.
     pub async fn remove(mut self) -> Result<()> {
-        Ok(self.guard.remove().await?)
+        self.guard.remove().await?;
+        fd_store::forget();
+        Ok(())
     }
 
     /// Puts the sites' interfaces into the device group, by which the table knows them whatever they are called.
@@ -126,6 +151,15 @@ impl GuardReconciler {
         self.grouped = all;
         Ok(())
     }
+}
+
+/// Its socket owns the table also while no agent runs, under systemd.
+async fn open_and_keep() -> Result<Guard> {
+    let guard = Guard::open().await?;
+    if guard.is_owner() {
+        guard.with_socket(fd_store::keep);
+    }
+    Ok(guard)
 }
 
 fn sites(config: &Config) -> impl Iterator<Item = &str> {
