@@ -37,8 +37,11 @@ pub struct GuardReconciler {
 }
 
 impl GuardReconciler {
+    /// Goes on with the socket that systemd has kept, if there is one. With `plain_table` the table has no owner, as on a
+    /// kernel before 6.9.
+    ///
     /// # Errors
-    /// When the kernel has no nftables, or this process may not change them. `plain_table`: as on a kernel before 6.9.
+    /// When the kernel has no nftables, or this process may not change them.
     pub async fn open(plain_table: bool) -> Result<Self> {
         let guard = match (fd_store::take(), plain_table) {
             (stored, true) => {
@@ -47,10 +50,15 @@ impl GuardReconciler {
                 }
                 Guard::open_plain().await?
             }
-            (Some(stored), false) => match Guard::resume(stored).await? {
-                Some(guard) => guard,
-                None => {
-                    warn!("systemd has kept the socket of another network namespace: it is closed");
+            (Some(stored), false) => match Guard::resume(stored).await {
+                Ok(Some(guard)) => guard,
+                unusable => {
+                    match unusable {
+                        Err(error) => warn!("the socket that systemd has kept is closed: {error}"),
+                        Ok(_) => {
+                            warn!("the socket that systemd has kept is of another network namespace: it is closed")
+                        }
+                    }
                     fd_store::forget();
                     open_and_keep().await?
                 }
