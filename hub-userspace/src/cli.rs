@@ -82,6 +82,9 @@ enum Command {
         /// a-z 0-9 -. Agents in several network namespaces of a host need one each.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
+        /// Has the nftables table belong to nobody, as on kernels before 6.9.
+        #[arg(long, hide = true)]
+        plain_table: bool,
     },
     /// Says all that is wrong with a configuration file; applies nothing.
     Check {
@@ -185,8 +188,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let client = Client::new(&cli.socket);
     let text = match cli.command {
-        Command::Run { config, state, attach, instance } => {
-            Box::pin(serve(&config, &state, attach, &instance, cli.socket)).await?;
+        Command::Run { config, state, attach, instance, plain_table } => {
+            Box::pin(serve(&config, &state, attach, &instance, plain_table, cli.socket)).await?;
             String::new()
         }
         Command::Check { config } => {
@@ -283,7 +286,14 @@ fn changed(changed: &Changed, output: Output) -> Result<String> {
 }
 
 /// The agent's life: until SIGINT or SIGTERM.
-async fn serve(config: &Path, state: &Path, attach: Mode, instance: &Instance, socket: PathBuf) -> Result<()> {
+async fn serve(
+    config: &Path,
+    state: &Path,
+    attach: Mode,
+    instance: &Instance,
+    plain_table: bool,
+    socket: PathBuf,
+) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -300,7 +310,7 @@ async fn serve(config: &Path, state: &Path, attach: Mode, instance: &Instance, s
     let mut socket = Socket::open(&socket)?;
     let mut start = Start::open(config, state, instance.as_str())?;
     start.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let agent = Box::pin(Agent::start(start.take_config(), attach, instance)).await?;
+    let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
     let changer = Changer::new(start, sender.clone());

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use hub_common::maps::VPC;
 use ipnet::IpNet;
 use tokio::{runtime::Handle, task::block_in_place};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     agent::Effect,
@@ -17,6 +17,7 @@ use crate::{
         Config,
         model::{Connection, Service},
     },
+    fd_store,
     id_allocator::IdAllocator,
     netlink::{self, Guard, GuardCounters, HostState, Ruleset, SITES_GROUP},
     selectors::Agreements,
@@ -100,10 +101,41 @@ pub struct GuardTable {
 }
 
 impl GuardTable {
+    /// Goes on with the socket that systemd has kept, if there is one. With `plain_table` the table has no owner, as on a
+    /// kernel before 6.9.
+    ///
     /// # Errors
     /// When the kernel has no nftables, or this process may not change them.
-    pub async fn open() -> Result<Self> {
-        Ok(Self { guard: Guard::open().await?, disturbances: 0 })
+    pub async fn open(plain_table: bool) -> Result<Self> {
+        let guard = match (fd_store::take(), plain_table) {
+            (stored, true) => {
+                if stored.is_some() {
+                    fd_store::forget();
+                }
+                Guard::open_plain().await?
+            }
+            (Some(stored), false) => match Guard::resume(stored).await {
+                Ok(Some(guard)) => guard,
+                unusable => {
+                    match unusable {
+                        Err(error) => warn!("the socket that systemd has kept is closed: {error}"),
+                        Ok(_) => {
+                            warn!("the socket that systemd has kept is of another network namespace: it is closed")
+                        }
+                    }
+                    fd_store::forget();
+                    open_and_keep().await?
+                }
+            },
+            (None, false) => open_and_keep().await?,
+        };
+        if !guard.is_owner() {
+            info!(
+                "the nftables table inet vpnhub has no owner, which takes Linux 6.9: others can flush it, and it is put back \
+                 then"
+            );
+        }
+        Ok(Self { guard, disturbances: 0 })
     }
 
     /// Waits for the kernel, so that what follows is behind it; in a worker thread of a runtime that has several.
@@ -137,8 +169,19 @@ impl GuardTable {
 
     /// Removes the table, which opens what it denied.
     pub async fn remove(mut self) -> Result<()> {
-        Ok(self.guard.remove().await?)
+        self.guard.remove().await?;
+        fd_store::forget();
+        Ok(())
     }
+}
+
+/// Its socket owns the table also while no agent runs, under systemd.
+async fn open_and_keep() -> Result<Guard> {
+    let guard = Guard::open().await?;
+    if guard.is_owner() {
+        guard.with_socket(fd_store::keep);
+    }
+    Ok(guard)
 }
 
 fn sites(config: &Config) -> impl Iterator<Item = &str> {

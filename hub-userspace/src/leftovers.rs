@@ -29,12 +29,15 @@ pub struct Removed {
 /// When an agent runs there, or the kernel refuses.
 pub async fn remove(instance: &Instance) -> Result<Removed> {
     let _lock = InstanceLock::claim()?;
+    let mut guard = Guard::open().await?;
+    // Before anything is removed.
+    guard.must_be_free().await?;
     let report = Reconciler::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
     if let Some(failure) = report.failures.first() {
         bail!("not removed: {failure}");
     }
     let programs = dataplane::unload(instance)?;
-    Guard::open().await?.remove().await?;
+    guard.remove().await?;
     take_out_of_group(&BTreeSet::new()).await?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
     Ok(Removed { interfaces, routes: report.deleted, programs })

@@ -16,6 +16,7 @@ pub mod config;
 pub mod dataplane;
 pub mod diff;
 pub mod event;
+mod fd_store;
 mod guard;
 pub mod health;
 pub mod id_allocator;

@@ -114,7 +114,9 @@ impl Agent {
     /// Loads the programs, brings everything into step, and takes over the datapath of an earlier agent of this instance, which
     /// goes on as it is until then. On an error that datapath stays; where there was none, what has been done to the host is
     /// taken back.
-    pub async fn start(config: Config, mode: Mode, instance: &Instance) -> Result<Self> {
+    ///
+    /// With `plain_table` the nftables table has no owner, as on kernels before 6.9.
+    pub async fn start(config: Config, mode: Mode, instance: &Instance, plain_table: bool) -> Result<Self> {
         let lock = InstanceLock::claim()?;
         if old_agent_runs() {
             warn!(
@@ -134,7 +136,7 @@ impl Agent {
             interfaces,
             policies: xfrm::follow::Follower::start(),
             prober: Prober::start(sender),
-            guard: GuardTable::open().await?,
+            guard: GuardTable::open(plain_table).await?,
             sysctls: Sysctls::default(),
             reconciler: Reconciler::start()?,
             waiting: Vec::new(),

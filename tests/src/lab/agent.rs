@@ -1,13 +1,16 @@
 //! The agent under test: a `vpnhub` process in a place, from its start to its end.
 
 use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use anyhow::{Context, bail};
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,6 +20,8 @@ use super::{Monitor, Namespace, Scratch, Status, cleanup, namespace};
 /// for in full when it fails.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
+/// `SD_LISTEN_FDS_START`.
+const FIRST_DESCRIPTOR: i32 = 3;
 
 /// How the agent is to be started.
 #[derive(Debug, Clone)]
@@ -26,6 +31,8 @@ pub struct AgentCommand {
     environment: Vec<(String, String)>,
     has_instances: bool,
     ready_within: Duration,
+    /// Handed over as by systemd, and its name.
+    descriptor: Option<(String, Arc<OwnedFd>)>,
 }
 
 impl AgentCommand {
@@ -37,6 +44,7 @@ impl AgentCommand {
             environment: Vec::new(),
             has_instances: true,
             ready_within: READY_WITHIN,
+            descriptor: None,
         }
     }
 
@@ -50,6 +58,13 @@ impl AgentCommand {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// What systemd has kept for it (`sd_listen_fds(3)`).
+    #[must_use]
+    pub fn descriptor(mut self, name: &str, descriptor: &Arc<OwnedFd>) -> Self {
+        self.descriptor = Some((name.to_owned(), Arc::clone(descriptor)));
         self
     }
 
@@ -104,7 +119,10 @@ impl AgentCommand {
     pub fn spawn_in(&self, place: &Namespace, scratch: Scratch) -> anyhow::Result<Agent> {
         let log =
             File::options().create(true).append(true).open(scratch.file("agent.log")).context("opening the log")?;
-        let mut command = place.command(&self.binary);
+        let mut command = match &self.descriptor {
+            None => place.command(&self.binary),
+            Some((name, descriptor)) => handed_over(place, &self.binary, name, descriptor),
+        };
         command
             .arg("--socket")
             .arg(scratch.file("vpnhub.sock"))
@@ -130,6 +148,23 @@ impl AgentCommand {
         drop(made);
         Ok(Agent { binary: self.binary.clone(), child, scratch: Some(scratch), ended: false, pins })
     }
+}
+
+/// `binary` with this descriptor as number 3.
+fn handed_over(place: &Namespace, binary: &Path, name: &str, descriptor: &Arc<OwnedFd>) -> Command {
+    // Its process id is known to it alone.
+    let mut command = place.command("sh");
+    command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(binary);
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
+    let descriptor = Arc::clone(descriptor);
+    // SAFETY: dup2 is a bare system call.
+    unsafe {
+        command.pre_exec(move || match libc::dup2(descriptor.as_raw_fd(), FIRST_DESCRIPTOR) {
+            FIRST_DESCRIPTOR => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    command
 }
 
 /// A running agent. Dropping it kills it and shows its log: a test that succeeds ends with [`stop`](Agent::stop).
@@ -169,7 +204,7 @@ impl Agent {
     /// # Errors
     /// When the program cannot be run at all.
     pub fn cli(&self, args: &[&str]) -> anyhow::Result<Output> {
-        std::process::Command::new(&self.binary)
+        Command::new(&self.binary)
             .arg("--socket")
             .arg(self.socket())
             .args(args)
@@ -204,7 +239,7 @@ impl Agent {
     /// # Errors
     /// When it cannot be run.
     pub fn monitor(&self) -> anyhow::Result<Monitor> {
-        let mut command = std::process::Command::new(&self.binary);
+        let mut command = Command::new(&self.binary);
         Monitor::start(command.arg("--socket").arg(self.socket()).args(["--output", "json", "monitor"]))
     }
 

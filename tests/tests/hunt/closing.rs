@@ -3,7 +3,7 @@
 use std::{fs, process::Output, thread};
 
 use anyhow::Context;
-use hub_tests::lab::{Agent, Namespace, agent_binary};
+use hub_tests::lab::{Agent, FdStore, Namespace, agent_binary};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -62,21 +62,36 @@ fn an_upgrade_to_another_program_of_tc_opens_nothing() -> anyhow::Result<()> {
     upgrades(Variant::ISOLATED.attach("tc"))
 }
 
+/// Whose the table is while an agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// As on kernels before 6.9.
+    Nobody,
+    /// As elsewhere.
+    Agent,
+}
+
+/// Whether the agent says that the kernel knows tables with an owner. If not, it has a plain one.
+fn is_owner(agent: &Agent) -> bool {
+    !agent.log().contains("inet vpnhub has no owner")
+}
+
 /// Between a flush and its mending the program stands alone. Another policy says what is open then, and that nothing else
-/// is.
-fn flushes(variant: Variant) -> anyhow::Result<()> {
+/// is. A table with an owner is flushed only while no agent runs and nobody keeps its socket.
+fn flushes(variant: Variant, owner: Owner) -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(variant)?;
-    let mut agent = arena.start()?;
+    let command = match owner {
+        Owner::Nobody => arena.command().argument("--plain-table"),
+        Owner::Agent => arena.command(),
+    };
+    let mut agent = command.start_with(arena.hub(), &variant.config())?;
+    let is_owned = is_owner(&agent);
+    anyhow::ensure!(!is_owned || owner == Owner::Agent, "--plain-table has an owner");
     let mut hunt = Hunt::new(&arena, tuns)?;
     hunt.settle()?;
     let hub = arena.hub();
     let whole = table(hub)?;
-    let changed = |command: &str| {
-        let output = nft(hub, command)?;
-        anyhow::ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    };
     for flush in ["flush ruleset", "delete table inet vpnhub", "flush table inet vpnhub", "flush set inet vpnhub sites"]
     {
         let is_put_back = |agent: &Agent| {
@@ -90,7 +105,16 @@ fn flushes(variant: Variant) -> anyhow::Result<()> {
         for (agent_is, leaked) in ["running", "stopped", "killed"].into_iter().zip(&mut leaked) {
             let before = hunt.leaked;
             let pid = Pid::from_raw(agent.pid().cast_signed());
-            hunt.unguarded = true;
+            let is_closed = is_owned && agent_is != "killed";
+            hunt.unguarded = !is_closed;
+            let changed = |command: &str| {
+                let output = nft(hub, command)?;
+                let passes = !is_closed || command == "flush ruleset";
+                let error = String::from_utf8_lossy(&output.stderr);
+                anyhow::ensure!(output.status.success() == passes, "{command}: {error}");
+                anyhow::ensure!(!is_closed || table(hub)? == whole, "{command} has changed the table");
+                Ok(())
+            };
             match agent_is {
                 "running" => during(&mut hunt, seed, &format!("nft {flush}"), || {
                     changed(flush)?;
@@ -115,7 +139,7 @@ fn flushes(variant: Variant) -> anyhow::Result<()> {
                     })?;
                     *leaked = hunt.leaked - before;
                     agent = during(&mut hunt, seed, &format!("nft {flush}, an agent starts"), || {
-                        arena.command().start_in(hub, files)
+                        command.start_in(hub, files)
                     })?;
                     is_put_back(&agent)?;
                 }
@@ -132,19 +156,93 @@ fn flushes(variant: Variant) -> anyhow::Result<()> {
         println!("nft {flush}: open for {leaked:?} packets with the agent running, standing still, killed");
         // Else the hunt would not see what is open.
         let is_open = !flush.starts_with("flush set");
-        anyhow::ensure!(!is_open || (leaked[1] > 0 && leaked[2] > 0), "nothing is open after nft {flush}");
+        let [_, standing_still, killed] = leaked;
+        anyhow::ensure!(
+            !is_open || ((standing_still > 0 || is_owned) && killed > 0),
+            "nothing is open after nft {flush}"
+        );
     }
     hunt.conclude(agent)
 }
 
 #[test]
 fn a_flushed_ruleset_opens_what_is_said_and_closes_again() -> anyhow::Result<()> {
-    flushes(Variant::ISOLATED)
+    flushes(Variant::ISOLATED, Owner::Nobody)
+}
+
+#[test]
+fn a_flushed_ruleset_opens_nothing_while_the_table_has_an_owner() -> anyhow::Result<()> {
+    flushes(Variant::ISOLATED, Owner::Agent)
 }
 
 #[test]
 fn a_flushed_ruleset_beside_programs_of_tc_opens_what_is_said_and_closes_again() -> anyhow::Result<()> {
-    flushes(Variant::PLAIN.attach("tc"))
+    flushes(Variant::PLAIN.attach("tc"), Owner::Nobody)
+}
+
+/// systemd keeps the socket that owns the table: nothing opens, whatever becomes of the agent.
+fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
+    let seed = seed()?;
+    let (arena, tuns) = Arena::build(variant)?;
+    let hub = arena.hub();
+    let store = FdStore::open()?;
+    let mut agent = store.command(arena.command()).start_with(hub, &variant.config())?;
+    if !is_owner(&agent) {
+        println!("tables of this kernel have no owner: nothing to test");
+        return agent.stop();
+    }
+    let mut hunt = Hunt::new(&arena, tuns)?;
+    hunt.settle()?;
+    let whole = table(hub)?;
+    for change in [
+        "flush ruleset",
+        "delete table inet vpnhub",
+        "flush table inet vpnhub",
+        "insert rule inet vpnhub forward accept",
+    ] {
+        let tried = || {
+            let output = nft(hub, change)?;
+            let error = String::from_utf8_lossy(&output.stderr);
+            anyhow::ensure!(output.status.success() == (change == "flush ruleset"), "{change}: {error}");
+            anyhow::ensure!(table(hub)? == whole, "{change} has changed the table");
+            Ok(())
+        };
+        for agent_is in ["running", "standing still", "stopped", "killed"] {
+            let pid = Pid::from_raw(agent.pid().cast_signed());
+            let phase = format!("nft {change}, the agent is {agent_is}");
+            match agent_is {
+                "running" => during(&mut hunt, seed, &phase, tried)?,
+                "standing still" => {
+                    kill(pid, Signal::SIGSTOP)?;
+                    during(&mut hunt, seed, &phase, tried)?;
+                    kill(pid, Signal::SIGCONT)?;
+                }
+                _ => {
+                    let files = during(&mut hunt, seed, &phase, || {
+                        let files = if agent_is == "killed" { agent.kill() } else { agent.stop_with(Signal::SIGTERM) }?;
+                        tried()?;
+                        Ok(files)
+                    })?;
+                    agent = during(&mut hunt, seed, &format!("{phase}, the next one starts"), || {
+                        store.command(arena.command()).start_in(hub, files)
+                    })?;
+                    tried()?;
+                }
+            }
+            still_allowed(&mut hunt, &format!("after {phase}"));
+        }
+    }
+    hunt.conclude(agent)
+}
+
+#[test]
+fn a_table_whose_owner_is_kept_by_systemd_opens_nothing_without_an_agent() -> anyhow::Result<()> {
+    kept_for_the_next_agent(Variant::ISOLATED)
+}
+
+#[test]
+fn a_table_whose_owner_is_kept_by_systemd_opens_nothing_beside_programs_of_tc() -> anyhow::Result<()> {
+    kept_for_the_next_agent(Variant::PLAIN.attach("tc"))
 }
 
 /// What the table stood before has gone.

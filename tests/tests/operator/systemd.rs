@@ -10,10 +10,16 @@ use hub_tests::lab::{AgentCommand, HUB, HubConfig, Options, Scratch, World, agen
 
 use crate::SITES;
 
+/// The next message, but for the one that brings the nftables table's socket (tests/tests/outlive).
 fn next(socket: &UnixDatagram) -> String {
-    let mut buffer = [0; 1024];
-    let length = socket.recv(&mut buffer).expect("the agent tells systemd");
-    String::from_utf8_lossy(&buffer[..length]).into_owned()
+    loop {
+        let mut buffer = [0; 1024];
+        let length = socket.recv(&mut buffer).expect("the agent tells systemd");
+        let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if !told.starts_with("FDSTORE=1\n") {
+            return told;
+        }
+    }
 }
 
 #[test]

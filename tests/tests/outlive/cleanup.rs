@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Output;
 
 use hub_tests::lab::{
-    AgentCommand, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach,
+    AgentCommand, FdStore, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach, retry,
 };
 use hub_userspace::dataplane::{Instance, running};
 
@@ -68,6 +68,45 @@ fn a_datapath_is_read_without_its_agent() {
     assert_eq!((grown("shanghai"), grown("hangzhou"), grown("ningbo")), ((20, 0), (0, 20), (0, 0)));
     let state = found.connections["shanghai"].state.unwrap();
     assert_eq!(state.state, hub_userspace::state::State::Up);
+}
+
+#[test]
+fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_closed() {
+    let world = World::three_offices(&Options::default()).unwrap();
+    let store = FdStore::open().unwrap();
+    let config = HubConfig::offices(&SITES).to_string();
+    let command = AgentCommand::new(agent_binary());
+    let agent = store.command(command.clone()).start_with(&world[HUB], &config).unwrap();
+    if agent.log().contains("has no owner") {
+        println!("tables of this kernel have no owner: nothing to test");
+        return agent.stop().unwrap();
+    }
+    assert_eq!(store.name().as_deref(), Some("vpnhub-nftables"));
+    let files = agent.stop_with(nix::sys::signal::Signal::SIGTERM).unwrap();
+    let before = world[HUB].ip("route show").unwrap();
+    let refused = cleanup(&world);
+    let text = said(&refused);
+    assert!(!refused.status.success() && text.contains("is owned by another process, of netlink port"), "{text}");
+    assert!(text.contains("systemctl clean --what=fdstore vpnhub"), "{text}");
+    assert_eq!(world[HUB].ip("route show").unwrap(), before, "nothing is removed");
+    assert!(forwards(&world));
+    // Another agent than the unit's: by hand, say.
+    let error = command.start_in(&world[HUB], files).unwrap_err().to_string();
+    assert!(error.contains("is owned by another process, of netlink port"), "{error}");
+    assert!(forwards(&world), "the datapath goes on");
+    store.clean();
+    let done = cleanup(&world);
+    assert!(done.status.success(), "{}", said(&done));
+    assert!(!forwards(&world));
+
+    // It leaves nothing to be kept.
+    let head = if config.contains("[dataplane]") { "" } else { "[dataplane]\n" };
+    let config = format!("{head}{config}").replace("[dataplane]\n", "[dataplane]\non_stop = \"detach\"\n");
+    let agent = store.command(command).start_with(&world[HUB], &config).unwrap();
+    assert!(store.name().is_some());
+    agent.stop().unwrap();
+    retry("still kept", || Ok(store.name().is_none().then_some(()))).unwrap();
+    assert_eq!(said(&cleanup(&world)), "no agent has left anything here");
 }
 
 #[test]

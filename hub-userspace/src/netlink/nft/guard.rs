@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -17,6 +18,7 @@ use super::{
     requests::Requests,
     rules::rules,
     sets::{self, Element, Elements, SETS, STRANGERS, Set},
+    table::{Ownership, Table},
     watch::Watch,
     wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, attributes, big32, big64, text},
 };
@@ -30,14 +32,21 @@ const OBJECT_NAME: u16 = 2;
 const OBJECT_TYPE: u16 = 3;
 const OBJECT_DATA: u16 = 4;
 const COUNTER_TYPE: u32 = 1;
+/// `NFTA_COUNTER_*`.
+const COUNTER_BYTES: u16 = 1;
+const COUNTER_PACKETS: u16 = 2;
 const SET_NAME: u16 = 2;
 
-/// Owns the table `inet vpnhub` of the network namespace in which it was opened. The table stays when this is dropped.
+/// Keeps the table `inet vpnhub` of the network namespace in which it was opened. The table stays when this is dropped.
+///
+/// Where the kernel can (Linux 6.9), the table belongs to the socket of this from the first [`apply`](Self::apply) on: nobody
+/// else changes or removes it. [`Self::is_owner`] says so.
 ///
 /// All futures may be dropped. What is dropped on its way is done to its end, and what comes next waits for that.
 pub struct Guard {
     requests: Arc<Mutex<Requests>>,
     watch: Watch,
+    ownership: Ownership,
     /// What is in place; `None` if that is not certain.
     applied: Option<Arc<Contents>>,
 }
@@ -53,15 +62,54 @@ impl Guard {
     /// Opens the sockets, in the network namespace of the calling thread; changes nothing. Needs `CAP_NET_ADMIN`.
     #[expect(clippy::unused_async, reason = "part of the interface: its caller is in a runtime, as the sockets need")]
     pub async fn open() -> Result<Self> {
-        let requests = Requests::open()?;
+        let mut requests = Requests::open()?;
+        let ownership = requests.ownership()?;
+        Self::new(requests, ownership)
+    }
+
+    /// The same as on a kernel before 6.9: the table has no owner.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[expect(clippy::unused_async, reason = "as open")]
+    pub async fn open_plain() -> Result<Self> {
+        Self::new(Requests::open()?, Ownership::Plain)
+    }
+
+    /// The same with the socket of an earlier [`Guard`], which somebody has kept open ([`Self::with_socket`]), and so without a
+    /// moment in which the table has no owner. `None` if it is of another network namespace.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or when it is no such socket.
+    #[expect(clippy::unused_async, reason = "as open")]
+    pub async fn resume(socket: OwnedFd) -> Result<Option<Self>> {
+        let Some(mut requests) = Requests::resume(socket)? else {
+            return Ok(None);
+        };
+        let ownership = requests.ownership()?;
+        Self::new(requests, ownership).map(Some)
+    }
+
+    /// Shows the socket that owns the table. Waits for changes that are on their way.
+    pub fn with_socket(&self, show: impl FnOnce(BorrowedFd<'_>)) {
+        show(self.requests.lock().unwrap_or_else(PoisonError::into_inner).socket());
+    }
+
+    fn new(requests: Requests, ownership: Ownership) -> Result<Self> {
         let watch = Watch::open(requests.port()).map_err(GuardError::no_socket)?;
-        Ok(Self { requests: Arc::new(Mutex::new(requests)), watch, applied: None })
+        Ok(Self { requests: Arc::new(Mutex::new(requests)), watch, ownership, applied: None })
+    }
+
+    /// Whether the table belongs to this, once it is applied, so that nobody else can change it.
+    pub fn is_owner(&self) -> bool {
+        self.ownership == Ownership::Owned
     }
 
     /// One atomic transaction from whatever is there to this.
     ///
     /// Where the table is as it was last applied, and only sets differ, only their elements are changed. Otherwise all rules
     /// are replaced, and elements as far as they differ from those that the kernel shows; counters and what the kernel itself has put into sets stay, if they are as we make them.
+    /// A table that can have no owner is replaced, with a copy of both.
     /// No packet meets a chain without its rules, unless somebody has taken chains of ours away or moved them.
     pub async fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let contents = Arc::new(Contents::new(ruleset)?);
@@ -74,7 +122,7 @@ impl Guard {
             self.applied = applied;
             return Ok(());
         }
-        let wanted = Arc::clone(&contents);
+        let (wanted, ownership) = (Arc::clone(&contents), self.ownership);
         self.with_requests(move |requests| {
             if let Some(applied) = applied.filter(|applied| applied.frame == wanted.frame) {
                 match requests
@@ -86,7 +134,7 @@ impl Guard {
                     }
                 }
             }
-            wanted.write_all(requests)
+            wanted.write_all(requests, ownership)
         })
         .await?;
         self.applied = Some(contents);
@@ -97,13 +145,17 @@ impl Guard {
     pub async fn remove(&mut self) -> Result<()> {
         const WHAT: &str = "removing the nftables table";
         self.applied = None;
-        self.with_requests(|requests| {
-            match requests.change(WHAT, |batch| batch.message(Kind::DeleteTable, 0, |_| ()))? {
-                Err(refusal) if !refusal.is(Errno::NOENT) => Err(GuardError::refused(WHAT, refusal)),
-                _ => Ok(()),
-            }
+        self.with_requests(|requests| match requests.change_when_free(WHAT, Table::delete)? {
+            Err(refusal) if !refusal.is(Errno::NOENT) => Err(GuardError::refused(WHAT, refusal)),
+            _ => Ok(()),
         })
         .await
+    }
+
+    /// # Errors
+    /// [`GuardError::Owned`] when a socket of another process owns the table, and goes on doing so.
+    pub async fn must_be_free(&self) -> Result<()> {
+        self.with_requests(Requests::must_be_free).await
     }
 
     /// Whether there is such a table, whoever made it.
@@ -174,11 +226,14 @@ fn no_watch(source: io::Error) -> GuardError {
 
 /// What there is under our table's name.
 struct Present {
+    table: Option<Table>,
     chains: Vec<Vec<u8>>,
     sets: Vec<Vec<u8>>,
     objects: Vec<Vec<u8>>,
     /// Of sets that can stay and are not dynamic.
     elements: BTreeMap<&'static str, PresentElements>,
+    /// What the kernel has put into sets, as it shows it.
+    dynamic: BTreeMap<&'static str, Vec<Vec<u8>>>,
 }
 
 #[derive(Default)]
@@ -191,6 +246,7 @@ struct PresentElements {
 impl Present {
     fn read(requests: &mut Requests) -> Result<Self> {
         const WHAT: &str = "reading the nftables table";
+        let table = requests.table()?;
         let sets = requests.list(WHAT, Kind::GetSet, |_| ())?;
         let mut elements = BTreeMap::<_, PresentElements>::new();
         for set in SETS.iter().filter(|ours| !ours.is_dynamic() && sets.iter().any(|shown| are_alike(ours, shown))) {
@@ -202,20 +258,35 @@ impl Present {
             }
         }
         Ok(Self {
+            table,
             chains: requests.list(WHAT, Kind::GetChain, |_| ())?,
             sets,
             objects: requests.list(WHAT, Kind::GetObject, |_| ())?,
             elements,
+            dynamic: BTreeMap::new(),
         })
+    }
+
+    /// Reads what a table that replaces this one takes over.
+    fn read_dynamic(&mut self, requests: &mut Requests) -> Result<()> {
+        const WHAT: &str = "reading the sets of the nftables table";
+        for set in SETS.iter().filter(|set| set.is_dynamic() && self.sets.iter().any(|shown| are_alike(set, shown))) {
+            let answers = requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))?;
+            let elements = answers.iter().flat_map(|answer| sets::raw(answer)).map(<[u8]>::to_vec);
+            self.dynamic.insert(set.name, elements.collect());
+        }
+        Ok(())
     }
 
     fn chain(&self, chain: &Chain) -> Option<&[u8]> {
         self.chains.iter().map(Vec::as_slice).find(|shown| Chain::name_of(shown) == chain.name)
     }
 
-    /// Whether all of our chains that are there are called from where they are to be: that cannot be changed.
-    fn can_be_kept(&self) -> bool {
-        CHAINS.iter().all(|chain| self.chain(chain).is_none_or(|shown| chain.is_like(shown)))
+    /// Whether the table can have this owner, and all of our chains that are there are called from where they are to be:
+    /// that cannot be changed.
+    fn can_be_kept(&self, ownership: Ownership) -> bool {
+        self.table.is_none_or(|table| table.can_become(ownership))
+            && CHAINS.iter().all(|chain| self.chain(chain).is_none_or(|shown| chain.is_like(shown)))
     }
 
     /// Takes away all but what can stay as it is.
@@ -282,13 +353,18 @@ impl Contents {
     }
 
     /// From whatever is there.
-    fn write_all(&self, requests: &mut Requests) -> Result<()> {
+    fn write_all(&self, requests: &mut Requests, ownership: Ownership) -> Result<()> {
         const WHAT: &str = "writing the nftables table";
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let present = Present::read(requests)?;
-            let Err(refusal) = requests.change(WHAT, |batch| self.write_over(batch, &present))? else {
+            let mut present = Present::read(requests)?;
+            // What cannot be taken over must not keep the table away.
+            if attempt == 1 && !present.can_be_kept(ownership) {
+                present.read_dynamic(requests)?;
+            }
+            let write = |batch: &mut Messages| self.write_over(batch, &present, ownership);
+            let Err(refusal) = requests.change_when_free(WHAT, write)? else {
                 return Ok(());
             };
             if attempt < ATTEMPTS {
@@ -302,28 +378,29 @@ impl Contents {
         }
     }
 
-    fn write_over(&self, batch: &mut Messages, present: &Present) {
-        let keep = present.can_be_kept();
-        // Also makes one work again that is dormant.
-        let table = |batch: &mut Messages| {
-            const NFTA_TABLE_FLAGS: u16 = 2;
-            batch.message(Kind::NewTable, NLM_F_CREATE, |message| message.u32(NFTA_TABLE_FLAGS, 0));
-        };
-        table(batch);
+    fn write_over(&self, batch: &mut Messages, present: &Present, ownership: Ownership) {
+        let keep = present.can_be_kept(ownership);
         if keep {
+            Table::create(batch, ownership);
             present.clear(batch);
         } else {
-            batch.message(Kind::DeleteTable, 0, |_| ());
-            table(batch);
+            Table::delete(batch);
+            Table::create(batch, ownership);
         }
         for chain in &CHAINS {
             chain.create(batch, keep && present.chain(chain).is_some());
         }
+        let counted: BTreeMap<_, _> = present.objects.iter().filter_map(|object| read_counter(object)).collect();
         for name in counter::ALL {
             batch.message(Kind::NewObject, NLM_F_CREATE, |message| {
                 message.string(OBJECT_NAME, name);
                 message.u32(OBJECT_TYPE, COUNTER_TYPE);
-                message.nest(OBJECT_DATA, |_| ());
+                message.nest(OBJECT_DATA, |message| {
+                    if let Some(Counter { packets, bytes }) = counted.get(name).filter(|_| !keep) {
+                        message.u64(COUNTER_BYTES, *bytes);
+                        message.u64(COUNTER_PACKETS, *packets);
+                    }
+                });
             });
         }
         let stays = |set: &Set| keep && present.sets.iter().any(|shown| are_alike(set, shown));
@@ -339,14 +416,16 @@ impl Contents {
             sets::change(batch, Kind::DeleteElement, set, odd.iter().chain(plain.difference(elements)));
             sets::change(batch, Kind::NewElement, set, elements.difference(plain));
         }
+        for (set, elements) in present.dynamic.iter().filter(|_| !keep) {
+            sets::add_raw(batch, set, elements);
+        }
         rules(batch, self.frame);
     }
 }
 
-/// `NFTA_COUNTER_*`.
 fn read_numbers(data: &[u8]) -> Counter {
     let number = |kind| attribute(data, kind).and_then(big64).unwrap_or_default();
-    Counter { bytes: number(1), packets: number(2) }
+    Counter { bytes: number(COUNTER_BYTES), packets: number(COUNTER_PACKETS) }
 }
 
 fn read_counter(object: &[u8]) -> Option<(String, Counter)> {

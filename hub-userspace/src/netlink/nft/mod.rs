@@ -30,10 +30,15 @@
 //! 169.254.0.0/16, multicast of link scope (`ff02::/16`) and `fe80::/10`, and what is in the site's selectors. Packet sockets
 //! (health checks) do not come past it.
 //!
+//! Since Linux 6.9 the table belongs to the socket that writes it: while that is open, nobody else can change or remove it, and
+//! `flush ruleset` passes it over. When it closes, the table stays and is anybody's to change; the next [`Guard`] adopts it.
+//! A kernel before that has a plain table, which is put back when others have changed it.
+//!
 //! | file | holds |
 //! | --- | --- |
 //! | `wire` | nfnetlink messages and their attributes (pure) |
 //! | `expression` | the expressions of rules (pure) |
+//! | `table` | the table's owner and flags (pure) |
 //! | `chains` | chains and counters (pure) |
 //! | `rules` | the chains' rules (pure) |
 //! | `sets` | sets and their elements (pure) |
@@ -49,6 +54,7 @@ mod requests;
 mod rules;
 mod selectors;
 mod sets;
+mod table;
 mod watch;
 mod wire;
 
@@ -145,6 +151,16 @@ pub enum GuardError {
     /// No `CAP_NET_ADMIN` in the user namespace of this network namespace.
     #[error("the nftables table inet {TABLE} needs CAP_NET_ADMIN: run as root")]
     Permission,
+    /// The socket of another process owns the table.
+    #[error(
+        "the nftables table inet {TABLE} is owned by another process, of netlink port {port} (usually its process id): \
+         stop that process; a table that systemd keeps for a stopped unit is released by \
+         `systemctl clean --what=fdstore vpnhub`"
+    )]
+    Owned {
+        /// The netlink port of its socket.
+        port: u32,
+    },
     /// The mark cannot tell packets apart.
     #[error(
         "the mark {flag:#x}/{mask:#x} needs one bit as flag, and other bits of the mask for the number; correct \

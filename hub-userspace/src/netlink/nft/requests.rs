@@ -1,15 +1,24 @@
 //! The socket that lists and changes. Blocking: the kernel does all of its work within the call that asks, which with
 //! thousands of elements is too long for a task's turn.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use rustix::{io::Errno, net::sockopt};
+use rustix::{
+    io::Errno,
+    net::{netlink::NETFILTER, sockopt},
+};
 use socket2::SockRef;
 
 use super::{
     super::socket::{Refusal, enlarge_receive_buffer, kernel_words},
     GuardError, TABLE,
+    table::{self, Ownership, Table},
     wire::{
         Kind, Messages, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Received, TABLE_NAME, messages, number32,
     },
@@ -21,6 +30,11 @@ const ATTEMPTS: usize = 5;
 const LONGEST_ANSWER: usize = 32 << 10;
 /// An answer that has not come by then is lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The kernel may still close the sockets of an agent that has ended.
+const OWNER_ENDS_WITHIN: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(10);
+/// `MSG_DONTWAIT`.
+const DO_NOT_WAIT: i32 = 0x40;
 
 pub struct Requests {
     socket: Socket,
@@ -35,8 +49,40 @@ impl Requests {
     /// Opens one, in the network namespace of the calling thread, and has the kernel answer: without `nf_tables` it fails
     /// here.
     pub fn open() -> Result<Self, GuardError> {
+        let socket = Socket::new(NETLINK_NETFILTER).map_err(GuardError::no_socket)?;
+        Self::on(socket, Socket::bind_auto)
+    }
+
+    /// The same on a socket that was opened before. `None` if it is of another network namespace than the calling thread.
+    pub fn resume(socket: OwnedFd) -> Result<Option<Self>, GuardError> {
+        let resume = || -> io::Result<Option<Socket>> {
+            let here = Socket::new(NETLINK_NETFILTER)?;
+            if sockopt::socket_protocol(&socket)? != Some(NETFILTER) || namespace_of(&socket)? != namespace_of(&here)? {
+                return Ok(None);
+            }
+            // SAFETY: it is open, and nobody else's.
+            let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+            // What the earlier owner has not read any more; reading on also ends a listing.
+            let mut unread = Vec::with_capacity(LONGEST_ANSWER);
+            while socket.recv(&mut unread, DO_NOT_WAIT).is_ok() {
+                unread.clear();
+            }
+            Ok(Some(socket))
+        };
+        let Some(socket) = resume().map_err(GuardError::no_socket)? else {
+            return Ok(None);
+        };
+        let address = |socket: &mut Socket| {
+            let mut address = SocketAddr::new(0, 0);
+            socket.get_address(&mut address).map(|()| address)
+        };
+        Self::on(socket, address).map(Some)
+    }
+
+    fn on(mut socket: Socket, address: impl FnOnce(&mut Socket) -> io::Result<SocketAddr>) -> Result<Self, GuardError> {
         const WHAT: &str = "asking for nf_tables";
-        let (socket, port) = socket().map_err(GuardError::no_socket)?;
+        let port = address(&mut socket).and_then(|address| set_up(&socket).map(|()| address.port_number()));
+        let port = port.map_err(GuardError::no_socket)?;
         let mut requests = Self { socket, port, sequence: 0, received: Vec::with_capacity(LONGEST_ANSWER) };
         let request = Messages::request(requests.sequence, Kind::GetGeneration, 0, |_| ());
         match requests.ask(WHAT, &request, &mut |_| ())? {
@@ -49,6 +95,10 @@ impl Requests {
 
     pub fn port(&self) -> u32 {
         self.port
+    }
+
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// The attributes of all objects of our table that a request selects. None if there is no table.
@@ -131,6 +181,54 @@ impl Requests {
         }
     }
 
+    /// The same once an owner that is just ending has gone.
+    ///
+    /// # Errors
+    /// When another process owns the table and goes on.
+    pub fn change_when_free(
+        &mut self,
+        what: &'static str,
+        write: impl Fn(&mut Messages),
+    ) -> Result<Result<(), Refusal>, GuardError> {
+        match self.change(what, &write)? {
+            Err(refusal) if refusal.is(Errno::PERM) => {
+                self.must_be_free()?;
+                self.change(what, write)
+            }
+            result => Ok(result),
+        }
+    }
+
+    /// # Errors
+    /// [`GuardError::Owned`] when another socket owns the table, and goes on doing so.
+    pub fn must_be_free(&mut self) -> Result<(), GuardError> {
+        let start = Instant::now();
+        while let Some(port) = self.table()?.and_then(|table| table.owner).filter(|port| *port != self.port) {
+            if start.elapsed() > OWNER_ENDS_WITHIN {
+                return Err(GuardError::Owned { port });
+            }
+            sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Our table, if there is one.
+    pub fn table(&mut self) -> Result<Option<Table>, GuardError> {
+        let tables = self.list("reading the nftables table", Kind::GetTable, |_| ())?;
+        Ok(tables.first().map(|table| Table::read(table)))
+    }
+
+    /// What tables this kernel knows.
+    pub fn ownership(&mut self) -> Result<Ownership, GuardError> {
+        const WHAT: &str = "asking whether nftables tables can have an owner";
+        match self.change(WHAT, table::probe)? {
+            Err(refusal) if refusal.is(Errno::NOENT) => Ok(Ownership::Owned),
+            Err(refusal) if refusal.is(Errno::OPNOTSUPP) || refusal.is(Errno::INVAL) => Ok(Ownership::Plain),
+            Err(refusal) => Err(GuardError::refused(WHAT, refusal)),
+            Ok(()) => Ok(Ownership::Plain),
+        }
+    }
+
     /// A batch goes out in one piece, beyond `net.core.wmem_max` (`netlink_sendmsg`).
     fn make_room(&self, length: usize) -> io::Result<()> {
         const BESIDES: usize = 4096;
@@ -168,15 +266,28 @@ fn refusal(message: Received<'_>) -> Option<Refusal> {
     (errno != 0).then(|| Refusal { errno, detail: detail() })
 }
 
-fn socket() -> io::Result<(Socket, u32)> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    let port = socket.bind_auto()?.port_number();
-    enlarge_receive_buffer(&socket)?;
+fn set_up(socket: &Socket) -> io::Result<()> {
+    enlarge_receive_buffer(socket)?;
     // Errors with the kernel's sentence, and without the whole request.
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)?;
-    SockRef::from(&socket).set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    Ok((socket, port))
+    SockRef::from(socket).set_read_timeout(Some(ANSWER_TIMEOUT))
+}
+
+/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+fn namespace_of(socket: impl AsFd) -> io::Result<u64> {
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes `length` bytes at most.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Messages {

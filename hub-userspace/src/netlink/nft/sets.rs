@@ -268,6 +268,26 @@ pub fn change<'a>(messages: &mut Messages, kind: Kind, set: &str, elements: impl
     }
 }
 
+/// The elements of an answer with all their attributes, such as counters and the time that is left.
+pub fn raw(answer: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
+    listed.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, element)| element)
+}
+
+/// Adds such elements to a set.
+pub fn add_raw(messages: &mut Messages, set: &str, elements: &[Vec<u8>]) {
+    for elements in elements.chunks(ELEMENTS_OF_A_MESSAGE) {
+        messages.message(Kind::NewElement, NLM_F_CREATE, |message| {
+            message.string(SET, set);
+            message.nest(ELEMENTS, |message| {
+                for element in elements {
+                    message.nested(LIST_ELEMENT, element);
+                }
+            });
+        });
+    }
+}
+
 /// The elements of an answer, each as it would be [changed](change), and whether it is as we make them: nothing beside
 /// the keys, such as a time after which it goes.
 pub fn read(answer: &[u8]) -> impl Iterator<Item = (Element, bool)> {

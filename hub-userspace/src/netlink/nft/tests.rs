@@ -3,6 +3,7 @@
 use super::{
     expression::{Compare, Expressions, Meta, Verdict},
     sets::interface,
+    table::{Ownership, Table, probe},
     wire::{Kind, Messages, attribute, attributes, messages, text},
 };
 
@@ -22,6 +23,54 @@ fn a_batch_has_begin_and_end_and_asks_for_one_answer_before_the_end() {
     assert_eq!(bodies[1][..4], [1, 0, 0, 0]);
     assert_eq!(text(attribute(&bodies[2][4..], 1).unwrap()), "vpnhub");
     assert_eq!(attribute(&bodies[2][4..], 2), Some(&[0; 4][..]));
+}
+
+#[test]
+fn an_owned_table_has_both_flags_and_a_plain_one_none() {
+    for (ownership, flags) in [(Ownership::Owned, 6), (Ownership::Plain, 0)] {
+        let mut written = Messages::default();
+        Table::create(&mut written, ownership);
+        let message = messages(written.bytes()).next().unwrap();
+        assert_eq!((message.kind, message.flags), (0xa00, 0x401));
+        assert_eq!(text(attribute(&message.body[4..], 1).unwrap()), "vpnhub");
+        assert_eq!(attribute(&message.body[4..], 2), Some(&[0, 0, 0, flags][..]));
+    }
+}
+
+#[test]
+fn a_table_changes_its_owner_only_if_it_is_made_to_persist() {
+    let (orphan, owned, plain, dormant, mortal) = ([0, 0, 0, 4], [0, 0, 0, 6], [0; 4], [0, 0, 0, 1], [0, 0, 0, 2]);
+    for (flags, owner, can_be_owned, can_be_plain) in [
+        (orphan, None, true, false),
+        (owned, Some(0xffff_ee11), true, false),
+        (plain, None, false, true),
+        (dormant, None, false, true),
+        (mortal, Some(4242), false, false),
+    ] {
+        let mut shown = Messages::default();
+        shown.message(Kind::NewTable, 0, |message| {
+            message.put(2, &flags);
+            if let Some(owner) = owner {
+                message.u32(7, owner);
+            }
+        });
+        let table = Table::read(&messages(shown.bytes()).next().unwrap().body[4..]);
+        assert_eq!(table.owner, owner);
+        let can = [Ownership::Owned, Ownership::Plain].map(|ownership| table.can_become(ownership));
+        assert_eq!(can, [can_be_owned, can_be_plain], "{flags:?}");
+    }
+}
+
+#[test]
+fn the_question_for_owners_cannot_be_carried_out() {
+    let mut written = Messages::default();
+    probe(&mut written);
+    let shown: Vec<_> = messages(written.bytes()).map(|message| (message.kind, message.flags)).collect();
+    // NEWTABLE, CREATE and EXCL; DELCHAIN, of a chain that the new table cannot have.
+    assert_eq!(shown, [(0xa00, 0x601), (0xa05, 1)]);
+    for message in messages(written.bytes()) {
+        assert_eq!(text(attribute(&message.body[4..], 1).unwrap()), "vpnhub-probe");
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub const NLMSG_DONE: u16 = 3;
 pub const NLM_F_REQUEST: u16 = 0x1;
 pub const NLM_F_ACK: u16 = 0x4;
 pub const NLM_F_DUMP_INTR: u16 = 0x10;
+pub const NLM_F_EXCL: u16 = 0x200;
 pub const NLM_F_DUMP: u16 = 0x300;
 pub const NLM_F_CREATE: u16 = 0x400;
 pub const NLM_F_APPEND: u16 = 0x800;
@@ -40,6 +41,7 @@ pub const TABLE_NAME: u16 = 1;
 #[repr(u8)]
 pub enum Kind {
     NewTable = 0,
+    GetTable = 1,
     DeleteTable = 2,
     NewChain = 3,
     GetChain = 4,
@@ -173,6 +175,11 @@ impl Messages {
         self.bytes.extend(value.as_bytes());
         self.bytes.push(0);
         self.close(open);
+    }
+
+    /// An attribute of attributes that are written already.
+    pub fn nested(&mut self, kind: u16, attributes: &[u8]) {
+        self.put(kind | NLA_F_NESTED, attributes);
     }
 
     /// An attribute of attributes. They must stay below 64 KiB together.

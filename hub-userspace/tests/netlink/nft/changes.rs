@@ -34,25 +34,25 @@ const FIXED_SETS: [&str; 10] = [
 ];
 
 /// Says only what differs.
-fn assert_same(found: &BTreeSet<String>, wanted: &BTreeSet<String>, what: &str) {
+pub fn assert_same(found: &BTreeSet<String>, wanted: &BTreeSet<String>, what: &str) {
     let differ: Vec<_> = found.symmetric_difference(wanted).collect();
     assert!(differ.is_empty(), "{what}: {differ:#?}");
 }
 
-fn shown() -> BTreeSet<String> {
+pub fn shown() -> BTreeSet<String> {
     table(&FIXED_SETS)
 }
 
 /// What the table is when that is all that was ever applied.
 async fn alone(ruleset: &Ruleset) -> BTreeSet<String> {
-    let mut guard = Guard::open().await.unwrap();
+    let mut guard = Guard::open_plain().await.unwrap();
     guard.remove().await.unwrap();
     guard.apply(ruleset).await.unwrap();
     shown()
 }
 
 /// Whether a change of somebody else's has been heard.
-async fn is_disturbed(guard: &mut Guard) -> bool {
+pub async fn is_disturbed(guard: &mut Guard) -> bool {
     // The kernel tells of a change before the call that makes it returns; tokio may want another turn to see it.
     let wait = timeout(Duration::from_millis(50), guard.disturbed()).await;
     wait.map(Result::unwrap).is_ok()
@@ -61,8 +61,8 @@ async fn is_disturbed(guard: &mut Guard) -> bool {
 #[test]
 fn the_same_ruleset_a_second_time_changes_nothing() {
     in_namespace(async |_lab| {
-        let mut guard = Guard::open().await.unwrap();
-        let mut other = Guard::open().await.unwrap();
+        let mut guard = Guard::open_plain().await.unwrap();
+        let mut other = Guard::open_plain().await.unwrap();
         guard.apply(&ruleset()).await.unwrap();
         assert!(is_disturbed(&mut other).await, "it hears of what a stranger makes");
         let before = shown();
@@ -94,8 +94,11 @@ fn changes_of_sets_leave_counters_and_everything_else_alone() {
         // Rules that differ, and an agent that knows nothing of what is there.
         guard.apply(&Ruleset { group: GROUP, ..next.clone() }).await.unwrap();
         assert_eq!(guard.counters().await.unwrap(), counted);
-        Guard::open().await.unwrap().apply(&next).await.unwrap();
+        drop(guard);
+        let mut guard = Guard::open().await.unwrap();
+        guard.apply(&next).await.unwrap();
         assert_eq!(guard.counters().await.unwrap(), counted);
+        drop(guard);
         assert_same(&shown(), &alone(&next).await, "changed");
     });
 }
@@ -104,13 +107,13 @@ fn changes_of_sets_leave_counters_and_everything_else_alone() {
 fn what_others_do_to_the_table_is_heard_and_mended() {
     in_namespace(async |_lab| {
         let wanted = alone(&ruleset()).await;
-        let mut guard = Guard::open().await.unwrap();
+        let mut guard = Guard::open_plain().await.unwrap();
         guard.apply(&ruleset()).await.unwrap();
         guard.apply(&Ruleset { sites: names(["x"]), ..ruleset() }).await.unwrap();
         guard.apply(&ruleset()).await.unwrap();
         assert!(!is_disturbed(&mut guard).await, "own changes");
 
-        Guard::open().await.unwrap().remove().await.unwrap();
+        Guard::open_plain().await.unwrap().remove().await.unwrap();
         assert!(is_disturbed(&mut guard).await);
         assert!(!is_disturbed(&mut guard).await, "once");
         guard.apply(&ruleset()).await.unwrap();
@@ -118,7 +121,7 @@ fn what_others_do_to_the_table_is_heard_and_mended() {
 
         // Nobody listens meanwhile: the next change finds out, though its sets are what it thinks they are.
         for stranger in [Ruleset::default(), Ruleset { sites: names(["eth9"]), ..ruleset() }] {
-            Guard::open().await.unwrap().apply(&stranger).await.unwrap();
+            Guard::open_plain().await.unwrap().apply(&stranger).await.unwrap();
             guard.apply(&ruleset()).await.unwrap();
             assert_same(&shown(), &wanted, "mended");
             assert!(!is_disturbed(&mut guard).await, "it is mended already");
@@ -207,6 +210,7 @@ fn marks_that_tell_nothing_apart_are_refused_and_odd_names_left_out() {
         strange.output.extend(odd.map(|name| (name.to_owned(), net("::/0"), net("::/0"))));
         strange.output.insert(("mixed".to_owned(), net("::/0"), net("0.0.0.0/0")));
         guard.apply(&strange).await.unwrap();
+        drop(guard);
         assert_same(&shown(), &alone(&ruleset()).await, "without the odd names");
     });
 }
@@ -229,7 +233,7 @@ fn random_rulesets_one_after_the_other_end_as_the_last_one_alone() {
     const SEED: u64 = 0x9118;
     in_namespace(async |_lab| {
         let mut random = SmallRng::seed_from_u64(SEED);
-        let mut guard = Guard::open().await.unwrap();
+        let mut guard = Guard::open_plain().await.unwrap();
         for round in 0..500 {
             let next = random_ruleset(&mut random);
             guard.apply(&next).await.unwrap_or_else(|error| panic!("round {round}, seed {SEED}: {error}; {next:?}"));

@@ -4,6 +4,7 @@ mod bench;
 mod chains;
 mod changes;
 mod dump;
+mod owner;
 mod packet;
 mod scale;
 
