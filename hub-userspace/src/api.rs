@@ -29,7 +29,7 @@ pub use self::{
 };
 use crate::{
     agent::{Request, Snapshot},
-    changer::Order,
+    config_manager::ChangeRequest,
     event::Event,
     status::FullStatus,
     store::WriteState,
@@ -53,34 +53,34 @@ struct Failure {
     error: String,
 }
 
-fn router(doors: Doors) -> Router {
+fn router(state: AppState) -> Router {
     changes::router()
         .merge(objects::router())
         .route(STATUS, get(status))
         .route(EVENTS, get(events::follow))
         .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
         .layer(from_fn(access::guard))
-        .with_state(doors)
+        .with_state(state)
 }
 
 /// Where requests go.
 #[derive(Clone)]
-pub struct Doors {
+pub struct AppState {
     pub agent: mpsc::Sender<Request>,
-    pub changer: mpsc::Sender<Order>,
+    pub changes: mpsc::Sender<ChangeRequest>,
     /// Ends with the agent.
     pub events: broadcast::WeakSender<Event>,
     pub store: WriteState,
 }
 
-async fn status(State(doors): State<Doors>) -> Response {
-    let store = Some((&doors.store).into());
-    respond(snapshot(&doors).await.map(|snapshot| FullStatus { status: snapshot.status(), store }))
+async fn status(State(state): State<AppState>) -> Response {
+    let store = Some((&state.store).into());
+    respond(snapshot(&state).await.map(|snapshot| FullStatus { status: snapshot.status(), store }))
 }
 
-async fn snapshot(doors: &Doors) -> Result<Snapshot> {
+async fn snapshot(state: &AppState) -> Result<Snapshot> {
     let (sender, answer) = oneshot::channel();
-    doors.agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
+    state.agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
     answer.await.context("the agent is stopping")?
 }
 

@@ -2,6 +2,7 @@
 
 mod objects;
 mod store;
+pub mod table;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -27,19 +28,19 @@ use self::{
 };
 use crate::{
     agent::Agent,
-    api::{Client, Doors, Socket},
-    changer::{Changed, Changer, Order, Start, Wish},
+    api::{AppState, Client, Socket},
+    cleanup,
     config::{
         Config,
         check::{self, Format},
         load, parse_duration,
     },
+    config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, Start},
     dataplane::{self, Instance, Mode},
     event::Event,
-    guard, leftovers, peer_config, process,
+    guard, peer_config, process,
     status::WithoutAgent,
     store::{DEFAULT_DIRECTORY, StoreError},
-    view,
 };
 
 /// Forwards the decrypted traffic of many IPsec connections to one another, at line rate.
@@ -199,8 +200,8 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(outcome.exit_code));
         }
         Command::Status { instance } => match (client.status().await, running(&cli.socket, &instance)) {
-            (Ok(status), _) => printed(&status, view::status, cli.output)?,
-            (Err(_), Some(status)) => printed(&status, view::without_agent, cli.output)?,
+            (Ok(status), _) => printed(&status, table::status, cli.output)?,
+            (Err(_), Some(status)) => printed(&status, table::without_agent, cli.output)?,
             (Err(error), None) => return Err(error),
         },
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
@@ -216,7 +217,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         }
         Command::Monitor => {
             let show = |event: &Event| {
-                let text = printed(event, view::event, cli.output)?;
+                let text = printed(event, table::event, cli.output)?;
                 // At once, also into a pipe; its end is ours.
                 let mut out = io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("nobody reads the events any more")
@@ -231,7 +232,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             }
         }
         Command::Cleanup { instance } => {
-            let removed = leftovers::remove(&instance).await?;
+            let removed = cleanup::remove(&instance).await?;
             printed(&removed, |removed| format!("{removed}\n"), cli.output)?
         }
         Command::Reload { confirm } => changed(&client.reload(confirm).await?, cli.output)?,
@@ -313,10 +314,10 @@ async fn serve(
     let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
-    let changer = Changer::new(start, sender.clone());
-    let store = changer.write_state();
-    tokio::spawn(changer.run(taken));
-    socket.serve(Doors { agent: sender, changer: orders.clone(), events: agent.events(), store });
+    let manager = ConfigManager::new(start, sender.clone());
+    let store = manager.write_state();
+    tokio::spawn(manager.run(taken));
+    socket.serve(AppState { agent: sender, changes: orders.clone(), events: agent.events(), store });
     tokio::spawn(reload_on(hangup, orders));
     notify(&[NotifyState::Ready]);
     let shutdown = async {
@@ -330,12 +331,16 @@ async fn serve(
 }
 
 /// Reads the file again at each SIGHUP.
-async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<Order>) {
+async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
     while hangup.recv().await.is_some() {
         let reloading = NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
         notify(&reloading.unwrap_or_default());
         let (sender, answer) = oneshot::channel();
-        if orders.send(Order::Change { wish: Wish::Reload(None), uid: None, answer: sender }).await.is_err() {
+        if orders
+            .send(ChangeRequest::Change { change: ConfigChange::Reload(None), uid: None, answer: sender })
+            .await
+            .is_err()
+        {
             return;
         }
         match answer.await {

@@ -20,7 +20,7 @@ use crate::{
     fd_store,
     id_allocator::IdAllocator,
     netlink::{self, Guard, GuardCounters, HostState, Ruleset, SITES_GROUP},
-    selectors::Agreements,
+    selectors::Negotiated,
 };
 
 /// What the table is to say, and which interfaces are in the sites' device group. Pure.
@@ -44,11 +44,11 @@ impl GuardPlan {
         &mut self,
         config: &Config,
         host: &HostState,
-        agreements: &Agreements,
+        negotiated: &Negotiated,
         slots: &IdAllocator<String>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut wanted = ruleset(config, host, agreements, slots);
+        let mut wanted = ruleset(config, host, negotiated, slots);
         self.leaving.extend(self.wanted.sites.difference(&wanted.sites).cloned());
         self.is_regrouped &= self.leaving.is_empty();
         self.leaving.retain(|name| !wanted.sites.contains(name));
@@ -199,12 +199,12 @@ pub async fn protect(config: &Config) -> Result<bool> {
         return Ok(false);
     }
     let slots = IdAllocator::new("connections", 0..0);
-    guard.apply(&ruleset(config, &HostState::default(), &Agreements::new(), &slots)).await?;
+    guard.apply(&ruleset(config, &HostState::default(), &Negotiated::new(), &slots)).await?;
     Ok(true)
 }
 
 /// What the table is to say. Pure.
-pub fn ruleset(config: &Config, host: &HostState, agreements: &Agreements, slots: &IdAllocator<String>) -> Ruleset {
+pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots: &IdAllocator<String>) -> Ruleset {
     let mark = config.dataplane.mark;
     let of_connections = config
         .connections
@@ -212,9 +212,9 @@ pub fn ruleset(config: &Config, host: &HostState, agreements: &Agreements, slots
         .filter_map(|(name, connection)| Some((mark.numbered(slots.get(name)?), connection.interface.clone())));
     let of_vpc = config.vpc.iter().map(|vpc| (mark.numbered(VPC), vpc.interface.clone()));
     let output = config.connections.iter().flat_map(|(name, connection)| {
-        let agreement = agreements.get(name).filter(|agreement| !agreement.on_demand && !agreement.pairs.is_empty());
-        let pairs: Vec<(IpNet, IpNet)> = match agreement {
-            Some(agreement) => agreement.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
+        let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
+        let pairs: Vec<(IpNet, IpNet)> = match agreed {
+            Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
             None => of_file(connection).collect(),
         };
         pairs.into_iter().chain(of_link(connection, host)).map(|(hub, site)| (connection.interface.clone(), hub, site))

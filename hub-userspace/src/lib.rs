@@ -4,24 +4,24 @@
 //! [`tables`] of the kernel program, [`diff`] finds what changed, [`dataplane`] alone writes. See ARCHITECTURE.md.
 
 pub mod agent;
-pub mod agreement;
 pub mod api;
 pub mod attachments;
 pub mod buckets;
-pub mod changer;
+mod cleanup;
 pub mod cli;
 pub mod compile;
 pub mod compiled;
 pub mod config;
+pub mod config_manager;
 pub mod dataplane;
 pub mod diff;
+pub mod effective;
 pub mod event;
 mod fd_store;
 mod guard;
 pub mod health;
 pub mod id_allocator;
 pub mod id_maps;
-mod leftovers;
 pub mod limit;
 mod lock;
 pub mod memory;
@@ -37,6 +37,5 @@ pub mod store;
 mod sysctl;
 pub mod tables;
 pub mod vici;
-pub mod view;
 mod watchdog;
 pub mod xfrm;

@@ -22,7 +22,7 @@ impl Memory {
     pub fn of(record: &ConnectionRecord) -> Option<Self> {
         let state = match record.state {
             ConnectionRecord::UP => State::Up,
-            ConnectionRecord::HELD => State::Held,
+            ConnectionRecord::HELD => State::HoldDown,
             ConnectionRecord::DOWN => State::Down,
             ConnectionRecord::ADMIN_DOWN => State::AdminDown,
             _ => return None,
@@ -40,7 +40,7 @@ impl Memory {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         record.state = match self.state {
             State::Up => ConnectionRecord::UP,
-            State::Held => ConnectionRecord::HELD,
+            State::HoldDown => ConnectionRecord::HELD,
             State::Down => ConnectionRecord::DOWN,
             State::AdminDown => ConnectionRecord::ADMIN_DOWN,
         };

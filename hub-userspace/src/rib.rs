@@ -267,7 +267,7 @@ fn directed_broadcast(net: Ipv4Net) -> Option<Ipv4Addr> {
 /// The members that carry the traffic of a destination now, with their parts of it, in order of their names.
 ///
 /// Those with a weight above 0 that are up share it in proportion; if none is, those of weight 0 that are up share it
-/// evenly. If none at all is up, the same goes for those that are [`State::Held`]: they work, as far as one knows. If
+/// evenly. If none at all is up, the same goes for those that are [`State::HoldDown`]: they work, as far as one knows. If
 /// there is none either, the ones with a weight above 0 share it, because traffic must still reach the tunnel for it to
 /// negotiate. Never falls through to a shorter prefix.
 pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> {
@@ -282,7 +282,7 @@ pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> 
             .collect::<Vec<_>>()
     };
     let levels: [&[State]; 3] =
-        [&[State::Up], &[State::Held], &[State::Up, State::Held, State::Down, State::AdminDown]];
+        [&[State::Up], &[State::HoldDown], &[State::Up, State::HoldDown, State::Down, State::AdminDown]];
     levels
         .into_iter()
         .flat_map(|usable| [pick(true, usable), pick(false, usable)])
@@ -333,9 +333,9 @@ mod tests {
     fn a_member_that_is_held_carries_traffic_only_while_no_other_is_up() {
         let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 100), ("s".to_owned(), 0)]);
         let states = |b, s| States::from([("a".to_owned(), State::Down), ("b".to_owned(), b), ("s".to_owned(), s)]);
-        assert_eq!(active(&members, &states(State::Held, State::Up)), [("s", 1)]);
-        assert_eq!(active(&members, &states(State::Held, State::Down)), [("b", 100)]);
-        assert_eq!(active(&members, &states(State::Down, State::Held)), [("s", 1)]);
+        assert_eq!(active(&members, &states(State::HoldDown, State::Up)), [("s", 1)]);
+        assert_eq!(active(&members, &states(State::HoldDown, State::Down)), [("b", 100)]);
+        assert_eq!(active(&members, &states(State::Down, State::HoldDown)), [("s", 1)]);
     }
 
     #[test]

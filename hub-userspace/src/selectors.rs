@@ -35,7 +35,7 @@ impl std::fmt::Display for Pair {
 
 /// What a connection's SAs admit, as far as they are known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Agreement {
+pub struct NegotiatedSelectors {
     /// Of all SAs there are; none, where there is no SA.
     pub pairs: BTreeSet<Pair>,
     /// A packet that the file's selectors admit, and no SA, may have another SA negotiated.
@@ -43,7 +43,7 @@ pub struct Agreement {
 }
 
 /// By name: connections whose SAs are known. For others the file's selectors count.
-pub type Agreements = BTreeMap<String, Agreement>;
+pub type Negotiated = BTreeMap<String, NegotiatedSelectors>;
 
 /// A pair of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use crate::{
         model::{Route, Vpc},
     },
     netlink::HostState,
-    selectors::Agreements,
+    selectors::Negotiated,
     state::{State, States},
 };
 
@@ -70,7 +70,7 @@ fn an_action_has_the_active_members_as_the_kernel_shows_them() {
         config: &config,
         host: &host,
         states: &states,
-        agreements: &Agreements::new(),
+        negotiated: &Negotiated::new(),
         tc_only: &BTreeSet::new(),
     };
     let next_hops = |members: &[(&str, u8)], family| match action(inputs, &self::members(members), family) {
@@ -92,7 +92,7 @@ fn members_whose_interface_is_down_or_missing_have_no_part_in_an_action() {
         config: &config,
         host: &host,
         states: &states,
-        agreements: &Agreements::new(),
+        negotiated: &Negotiated::new(),
         tc_only: &BTreeSet::new(),
     };
     let action = |of: &[(&str, u8)]| action(inputs, &members(of), Family::V4);

@@ -21,7 +21,7 @@ pub enum State {
     /// another can take it. Shown as down.
     #[serde(rename(serialize = "down"), skip_deserializing)]
     #[cfg_attr(test, schemars(skip))]
-    Held,
+    HoldDown,
     Down,
     /// Taken down by hand.
     AdminDown,
@@ -107,7 +107,7 @@ impl Liveness {
 
     /// When a connection that is held will have waited for long enough.
     pub fn due(&self, config: &Config) -> Option<Instant> {
-        let held = self.connections.iter().filter(|(_, entry)| entry.state == State::Held);
+        let held = self.connections.iter().filter(|(_, entry)| entry.state == State::HoldDown);
         held.filter_map(|(name, entry)| Some(entry.well_since? + config.connections.get(name)?.up_delay)).min()
     }
 }
@@ -115,10 +115,10 @@ impl Liveness {
 /// What is known of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Evidence {
-    Well,
+    Up,
     /// Its tunnel or its health check is not known yet; nothing else speaks against it.
     Unknown,
-    Ill,
+    Down,
 }
 
 impl Entry {
@@ -134,26 +134,26 @@ impl Entry {
             None
         } else {
             let was_well_since = self.was_well_since.take();
-            (evidence == Evidence::Well).then(|| self.well_since.or(was_well_since).unwrap_or(now))
+            (evidence == Evidence::Up).then(|| self.well_since.or(was_well_since).unwrap_or(now))
         };
         let state = match (evidence, self.well_since) {
             _ if !connection.enabled => State::AdminDown,
-            (Evidence::Ill, _) => State::Down,
+            (Evidence::Down, _) => State::Down,
             // A health check that is new, or asks something else now, takes nothing down that works.
             (Evidence::Unknown, _) if self.state == State::Up => State::Up,
-            (Evidence::Unknown, _) => State::Held,
-            (Evidence::Well, Some(since))
+            (Evidence::Unknown, _) => State::HoldDown,
+            (Evidence::Up, Some(since))
                 if self.failed && now.saturating_duration_since(since) < connection.up_delay =>
             {
-                State::Held
+                State::HoldDown
             }
-            (Evidence::Well, _) => State::Up,
+            (Evidence::Up, _) => State::Up,
         };
         self.failed = match state {
             // Who takes it up by hand does not want to wait.
             State::AdminDown | State::Up => false,
             State::Down => self.failed || self.state == State::Up,
-            State::Held => self.failed,
+            State::HoldDown => self.failed,
         };
         if state != self.state {
             self.changes += u64::from(seen(state) != seen(self.state));
@@ -163,13 +163,13 @@ impl Entry {
 
     /// Whether it waits for the first verdict of its tunnel or its health check.
     pub fn is_unknown(&self) -> bool {
-        self.state == State::Held && self.well_since.is_none()
+        self.state == State::HoldDown && self.well_since.is_none()
     }
 }
 
 /// The state as it is shown.
 fn seen(state: State) -> State {
-    if state == State::Held { State::Down } else { state }
+    if state == State::HoldDown { State::Down } else { state }
 }
 
 fn evidence(
@@ -184,10 +184,10 @@ fn evidence(
 
 /// Of those that are asked, one that says no counts most, then one that does not know yet.
 fn weigh(asked: impl Iterator<Item = Option<bool>>) -> Evidence {
-    asked.fold(Evidence::Well, |so_far, answer| match (so_far, answer) {
-        (Evidence::Ill, _) | (_, Some(false)) => Evidence::Ill,
+    asked.fold(Evidence::Up, |so_far, answer| match (so_far, answer) {
+        (Evidence::Down, _) | (_, Some(false)) => Evidence::Down,
         (Evidence::Unknown, _) | (_, None) => Evidence::Unknown,
-        (Evidence::Well, Some(true)) => Evidence::Well,
+        (Evidence::Up, Some(true)) => Evidence::Up,
     })
 }
 
@@ -227,9 +227,9 @@ mod tests {
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let of = |letter| {
             let evidence = match letter {
-                '-' => Evidence::Ill,
+                '-' => Evidence::Down,
                 '?' => Evidence::Unknown,
-                _ => Evidence::Well,
+                _ => Evidence::Up,
             };
             (connection(letter != 'x'), evidence)
         };
@@ -246,30 +246,30 @@ mod tests {
 
     #[test]
     fn down_counts_at_once_and_up_after_the_delay() {
-        use State::{AdminDown, Down, Held, Up};
+        use State::{AdminDown, Down, HoldDown, Up};
         type Row<'a> = (&'a str, &'a [(u64, char)], &'a [State]);
         let table: [Row<'_>; 10] = [
             ("the first time", &[(0, '+')], &[Up]),
-            ("before the first verdict", &[(0, '?'), (10, '+')], &[Held, Up]),
-            ("the first verdict is bad", &[(0, '?'), (10, '-'), (20, '+')], &[Held, Down, Up]),
+            ("before the first verdict", &[(0, '?'), (10, '+')], &[HoldDown, Up]),
+            ("the first verdict is bad", &[(0, '?'), (10, '-'), (20, '+')], &[HoldDown, Down, Up]),
             ("another health check", &[(0, '+'), (10, '?'), (20, '+')], &[Up, Up, Up]),
             ("the first time it is well", &[(0, '-'), (10, '+')], &[Down, Up]),
             (
                 "after a failure",
                 &[(0, '+'), (10, '-'), (20, '+'), (2019, '+'), (2020, '+')],
-                &[Up, Down, Held, Held, Up],
+                &[Up, Down, HoldDown, HoldDown, Up],
             ),
             (
                 "a flap starts the delay anew",
                 &[(0, '+'), (10, '-'), (20, '+'), (1000, '-'), (1001, '+'), (2500, '+'), (3001, '+')],
-                &[Up, Down, Held, Down, Held, Held, Up],
+                &[Up, Down, HoldDown, Down, HoldDown, HoldDown, Up],
             ),
             ("by hand", &[(0, '+'), (10, 'x'), (20, '+')], &[Up, AdminDown, Up]),
             ("by hand after a failure", &[(0, '+'), (10, '-'), (20, 'x'), (30, '+')], &[Up, Down, AdminDown, Up]),
             (
                 "it failed while held",
                 &[(0, '+'), (10, '-'), (20, '+'), (30, 'x'), (40, '-')],
-                &[Up, Down, Held, AdminDown, Down],
+                &[Up, Down, HoldDown, AdminDown, Down],
             ),
         ];
         for (name, steps, expected) in table {
@@ -283,9 +283,9 @@ mod tests {
         let clock = Clock::at(start, Duration::from_secs(100));
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let evidence = |letter| match letter {
-            '-' => Evidence::Ill,
+            '-' => Evidence::Down,
             '?' => Evidence::Unknown,
-            _ => Evidence::Well,
+            _ => Evidence::Up,
         };
         let mut liveness = Liveness::default();
         let first = Entry::first(&connection(true), evidence(before[0].1), at(before[0].0));
@@ -310,29 +310,29 @@ mod tests {
 
     #[test]
     fn another_agent_continues() {
-        use State::{Down, Held, Up};
+        use State::{Down, HoldDown, Up};
         type Row<'a> = (&'a str, &'a [(u64, char)], &'a [(u64, char)], &'a [State]);
         let table: [Row<'_>; 6] = [
             ("up, until evidence says otherwise", &[(0, '+')], &[(50, '?'), (60, '+')], &[Up, Up]),
             ("up, and it is not", &[(0, '+')], &[(50, '?'), (60, '-')], &[Up, Down]),
-            ("it was down", &[(0, '+'), (10, '-')], &[(50, '?'), (60, '+'), (2060, '+')], &[Held, Held, Up]),
+            ("it was down", &[(0, '+'), (10, '-')], &[(50, '?'), (60, '+'), (2060, '+')], &[HoldDown, HoldDown, Up]),
             (
                 "the hold-down goes on",
                 &[(0, '+'), (10, '-'), (20, '+')],
                 &[(50, '+'), (2019, '+'), (2020, '+')],
-                &[Held, Held, Up],
+                &[HoldDown, HoldDown, Up],
             ),
             (
                 "and so while nothing is known",
                 &[(0, '+'), (10, '-'), (20, '+')],
                 &[(50, '?'), (60, '+'), (2020, '+')],
-                &[Held, Held, Up],
+                &[HoldDown, HoldDown, Up],
             ),
             (
                 "a failure since then starts it anew",
                 &[(0, '+'), (10, '-'), (20, '+')],
                 &[(50, '-'), (60, '+'), (2059, '+'), (2060, '+')],
-                &[Down, Held, Held, Up],
+                &[Down, HoldDown, HoldDown, Up],
             ),
         ];
         for (name, before, after, expected) in table {
@@ -344,14 +344,14 @@ mod tests {
     fn what_speaks_against_it_counts_more_than_what_is_not_known() {
         let (yes, no, unknown) = (Some(true), Some(false), None);
         for (answers, expected) in [
-            (&[yes][..], Evidence::Well),
-            (&[no], Evidence::Ill),
-            (&[yes, yes, yes], Evidence::Well),
-            (&[yes, no, yes], Evidence::Ill),
+            (&[yes][..], Evidence::Up),
+            (&[no], Evidence::Down),
+            (&[yes, yes, yes], Evidence::Up),
+            (&[yes, no, yes], Evidence::Down),
             (&[yes, unknown, yes], Evidence::Unknown),
             (&[yes, yes, unknown], Evidence::Unknown),
-            (&[yes, unknown, no], Evidence::Ill),
-            (&[no, yes, unknown], Evidence::Ill),
+            (&[yes, unknown, no], Evidence::Down),
+            (&[no, yes, unknown], Evidence::Down),
         ] {
             assert_eq!(weigh(answers.iter().copied()), expected, "{answers:?}");
         }

@@ -16,7 +16,7 @@ use std::{
 
 use hub_userspace::{
     agent::Request,
-    api::{Client, Doors, Socket},
+    api::{AppState, Client, Socket},
     config::{
         self,
         in_force::{Admin, ObjectChange},
@@ -66,11 +66,11 @@ impl Served {
         let entered = runtime.enter();
         let mut socket = Socket::open_for(&path, group).expect("it can be made");
         let (agent, mut requests) = mpsc::channel(16);
-        let (changer, mut orders) = mpsc::channel(16);
+        let (changes, mut orders) = mpsc::channel(16);
         let (asks, asked) = std::sync::mpsc::channel();
         let events = broadcast::Sender::new(16);
         let store = WriteState::new(folder.path().join("store.redb"), None);
-        socket.serve(Doors { agent, changer, events: events.downgrade(), store });
+        socket.serve(AppState { agent, changes, events: events.downgrade(), store });
         let (config, _) = config::parse("[gateway]\nname = \"hub\"\n").expect("it is right");
         let config = Arc::new(config);
         runtime.spawn(async move {

@@ -12,7 +12,7 @@
 //! | `snapshot` | what a status shows |
 //!
 //! One loop holds all state and is the only writer. What takes long is done elsewhere: files by the
-//! [`Changer`](crate::changer::Changer), kernel routes by [`netlink::Reconciler`](crate::netlink::Reconciler). So a failure is
+//! [`ConfigManager`](crate::config_manager::ConfigManager), kernel routes by [`netlink::Reconciler`](crate::netlink::Reconciler). So a failure is
 //! acted on at once, whatever else is going on.
 
 pub mod edge;
@@ -127,7 +127,7 @@ impl Agent {
         let (mut datapath, inherited) = Dataplane::start(&config.dataplane, instance)?;
         let is_running = inherited.is_running;
         datapath.follow_log();
-        let neighbour_misses = datapath.wanted_neighbours()?;
+        let neighbour_misses = datapath.neighbour_misses()?;
         let interfaces = Interfaces::start(config.xfrm_links()).await?;
         let (host, follower) = Follower::start().await?;
         let (sender, verdicts) = mpsc::unbounded_channel();

@@ -10,9 +10,9 @@ use super::{
     world::World,
 };
 use crate::{
-    agreement::{Sources, agreements, mark},
     config::model::Source,
-    selectors::{Agreement, Pair},
+    effective::{Sources, mark, negotiated},
+    selectors::{NegotiatedSelectors, Pair},
     status,
     vici::table::Tunnel,
     xfrm::wire::Sa,
@@ -22,13 +22,13 @@ impl World {
     /// Follows the SAs; whether what they admit is otherwise than before. One that takes another's place changes nothing.
     pub(super) fn refresh_selectors(&mut self) -> bool {
         let (ike, xfrm) = (&*self.tunnels, &*self.policies);
-        let agreements = agreements(&self.config, Sources { ike, xfrm, host: &self.host }, &self.agreements);
-        if agreements == self.agreements {
+        let negotiated = negotiated(&self.config, Sources { ike, xfrm, host: &self.host }, &self.negotiated);
+        if negotiated == self.negotiated {
             return false;
         }
-        let before = std::mem::replace(&mut self.agreements, agreements);
-        for (name, agreement) in &self.agreements {
-            if before.get(name) != Some(agreement) {
+        let before = std::mem::replace(&mut self.negotiated, negotiated);
+        for (name, agreed) in &self.negotiated {
+            if before.get(name) != Some(agreed) {
                 self.dirty_selectors.insert(name.clone());
             }
         }
@@ -38,8 +38,8 @@ impl World {
     /// Logs those that are new, and tells who listens.
     pub(super) fn publish_selectors(&mut self, effects: &mut Vec<Effect>) {
         for name in std::mem::take(&mut self.dirty_selectors) {
-            let (Some(agreement), Some(state)) = (self.agreements.get(&name), self.states.get(&name)) else { continue };
-            let selectors = texts(agreement);
+            let (Some(agreed), Some(state)) = (self.negotiated.get(&name), self.states.get(&name)) else { continue };
+            let selectors = texts(agreed);
             if selectors.is_empty() {
                 info!(connection = name, "no SA: nothing is admitted from it");
             } else {
@@ -57,7 +57,7 @@ impl World {
 
     /// Those in force, where SAs tell them.
     pub(super) fn selectors_of(&self, name: &str) -> Option<Vec<String>> {
-        self.agreements.get(name).map(texts)
+        self.negotiated.get(name).map(texts)
     }
 
     /// What of a connection's SAs is not admitted, and why.
@@ -105,6 +105,6 @@ impl World {
     }
 }
 
-fn texts(agreement: &Agreement) -> Vec<String> {
-    agreement.pairs.iter().map(Pair::to_string).collect()
+fn texts(agreed: &NegotiatedSelectors) -> Vec<String> {
+    agreed.pairs.iter().map(Pair::to_string).collect()
 }

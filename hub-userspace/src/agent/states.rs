@@ -9,9 +9,9 @@ use super::{
     world::World,
 };
 use crate::{
-    agreement::has_sa,
     attachments::missing,
     config::model::{Connection, Source},
+    effective::has_sa,
     health::Verdict,
     state::{Entry, State},
 };
@@ -79,10 +79,10 @@ impl World {
         match (state, self.host.link(interface)) {
             (State::Up, _) => None,
             (State::AdminDown, _) => Some("taken down by hand".to_owned()),
-            (State::Held, _) if self.liveness.get(name).is_some_and(Entry::is_unknown) => {
+            (State::HoldDown, _) if self.liveness.get(name).is_some_and(Entry::is_unknown) => {
                 Some(self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name)))
             }
-            (State::Held, _) => {
+            (State::HoldDown, _) => {
                 Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
             }
             (State::Down, None) => Some(self.problems.get(interface).cloned().unwrap_or_else(|| missing(interface))),

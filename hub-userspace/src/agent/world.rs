@@ -21,7 +21,7 @@ use crate::{
     memory::{Clock, Memory},
     netlink::{Changes, Failure, HostState, Problems},
     rib::Rib,
-    selectors::Agreements,
+    selectors::Negotiated,
     state::{Liveness, State, States},
     sysctl::Settings,
     tables::{PolicyTables, Tables},
@@ -62,7 +62,7 @@ pub struct World {
     /// When a connection that is held may be up.
     pub(super) hold_down_expires: Option<Instant>,
     /// What SAs admit.
-    pub(super) agreements: Agreements,
+    pub(super) negotiated: Negotiated,
     /// Connections for which that is otherwise than last published.
     pub(super) dirty_selectors: BTreeSet<String>,
     /// State of each connection and why it is so, as last published.
@@ -148,7 +148,7 @@ impl World {
             clock,
             remembered: BTreeMap::new(),
             hold_down_expires: None,
-            agreements: Agreements::new(),
+            negotiated: Negotiated::new(),
             dirty_selectors: BTreeSet::new(),
             last_published: BTreeMap::new(),
             tables,
@@ -205,7 +205,7 @@ impl World {
             config: &self.config,
             host: &self.host,
             states: &self.states,
-            agreements: &self.agreements,
+            negotiated: &self.negotiated,
             tc_only: &self.tc_only,
         }
     }
@@ -223,7 +223,7 @@ impl World {
             config,
             host: &self.host,
             states: &self.states,
-            agreements: &self.agreements,
+            negotiated: &self.negotiated,
             tc_only: &self.tc_only,
         };
         let ids = &mut self.ids.clone();
@@ -241,7 +241,7 @@ impl World {
 
     /// The nftables table is to be as it should be.
     pub(super) fn protect(&mut self, effects: &mut Vec<Effect>) {
-        let Self { guard, config, host, agreements, ids, .. } = self;
-        guard.follow(config, host, agreements, &ids.policy.connections, effects);
+        let Self { guard, config, host, negotiated, ids, .. } = self;
+        guard.follow(config, host, negotiated, &ids.policy.connections, effects);
     }
 }

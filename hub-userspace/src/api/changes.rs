@@ -33,16 +33,18 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, Doors, RELOAD, ROUTES, access::Peer, failure, objects};
+use super::{
+    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, RELOAD, ROUTES, access::Peer, failure, objects,
+};
 use crate::{
-    changer::{ChangeError, Changed, Order, Wish},
     config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, ProposeError, PutMode, PutObject, SetRoute},
+    config_manager::{ChangeError, ChangeRequest, Changed, ConfigChange},
     store::{Keys, ObjectId},
 };
 
 type Body<T> = Result<Json<T>, JsonRejection>;
 
-pub(super) fn router() -> Router<Doors> {
+pub(super) fn router() -> Router<AppState> {
     let connection = post(add_connection).patch(set_connection).put(put_connection).delete(delete_connection);
     let gateway = post(add_gateway).patch(set_gateway).put(put_gateway).delete(delete_gateway);
     Router::new()
@@ -57,55 +59,55 @@ pub(super) fn router() -> Router<Doors> {
         .route(CONFIRM, post(confirm))
 }
 
-async fn add_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<AddRoute>) -> Response {
-    change(&doors, &peer, body.map(|Json(add)| ObjectChange::AddRoute(add))).await
+async fn add_route(state: State<AppState>, peer: Extension<Peer>, body: Body<AddRoute>) -> Response {
+    change(&state, &peer, body.map(|Json(add)| ObjectChange::AddRoute(add))).await
 }
 
-async fn set_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
-    change(&doors, &peer, body.map(|Json(set)| ObjectChange::SetRoute(set))).await
+async fn set_route(state: State<AppState>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
+    change(&state, &peer, body.map(|Json(set)| ObjectChange::SetRoute(set))).await
 }
 
-async fn put_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
+async fn put_route(state: State<AppState>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
     let set = body.map(|Json(set)| ObjectChange::SetRoute(SetRoute { replace: true, ..set }));
-    change(&doors, &peer, set).await
+    change(&state, &peer, set).await
 }
 
-async fn delete_route(doors: State<Doors>, peer: Extension<Peer>, body: Body<DeleteRoute>) -> Response {
-    change(&doors, &peer, body.map(|Json(delete)| ObjectChange::DeleteRoute(delete))).await
+async fn delete_route(state: State<AppState>, peer: Extension<Peer>, body: Body<DeleteRoute>) -> Response {
+    change(&state, &peer, body.map(|Json(delete)| ObjectChange::DeleteRoute(delete))).await
 }
 
 /// The handlers of a kind of named objects.
 macro_rules! named {
     ($kind:path: $add:ident, $set:ident, $put:ident, $delete:ident) => {
         async fn $add(
-            doors: State<Doors>,
+            state: State<AppState>,
             peer: Extension<Peer>,
             Path(name): Path<String>,
             body: Body<Keys>,
         ) -> Response {
-            put(&doors, &peer, $kind(name), body, PutMode::Add).await
+            put(&state, &peer, $kind(name), body, PutMode::Add).await
         }
 
         async fn $set(
-            doors: State<Doors>,
+            state: State<AppState>,
             peer: Extension<Peer>,
             Path(name): Path<String>,
             body: Body<Keys>,
         ) -> Response {
-            put(&doors, &peer, $kind(name), body, PutMode::Merge).await
+            put(&state, &peer, $kind(name), body, PutMode::Merge).await
         }
 
         async fn $put(
-            doors: State<Doors>,
+            state: State<AppState>,
             peer: Extension<Peer>,
             Path(name): Path<String>,
             body: Body<Keys>,
         ) -> Response {
-            put(&doors, &peer, $kind(name), body, PutMode::Replace).await
+            put(&state, &peer, $kind(name), body, PutMode::Replace).await
         }
 
-        async fn $delete(doors: State<Doors>, peer: Extension<Peer>, Path(name): Path<String>) -> Response {
-            change(&doors, &peer, Ok(ObjectChange::Delete($kind(name)))).await
+        async fn $delete(state: State<AppState>, peer: Extension<Peer>, Path(name): Path<String>) -> Response {
+            change(&state, &peer, Ok(ObjectChange::Delete($kind(name)))).await
         }
     };
 }
@@ -113,16 +115,16 @@ macro_rules! named {
 named!(ObjectId::Connection: add_connection, set_connection, put_connection, delete_connection);
 named!(ObjectId::CustomerGateway: add_gateway, set_gateway, put_gateway, delete_gateway);
 
-async fn put(doors: &Doors, peer: &Peer, id: ObjectId, body: Body<Keys>, mode: PutMode) -> Response {
-    change(doors, peer, body.map(|Json(keys)| ObjectChange::Put(PutObject { id, keys, mode }))).await
+async fn put(state: &AppState, peer: &Peer, id: ObjectId, body: Body<Keys>, mode: PutMode) -> Response {
+    change(state, peer, body.map(|Json(keys)| ObjectChange::Put(PutObject { id, keys, mode }))).await
 }
 
-async fn up(doors: State<Doors>, peer: Extension<Peer>, Path(connection): Path<String>) -> Response {
-    change(&doors, &peer, Ok(ObjectChange::Admin(Admin { connection, up: true }))).await
+async fn up(state: State<AppState>, peer: Extension<Peer>, Path(connection): Path<String>) -> Response {
+    change(&state, &peer, Ok(ObjectChange::Admin(Admin { connection, up: true }))).await
 }
 
-async fn down(doors: State<Doors>, peer: Extension<Peer>, Path(connection): Path<String>) -> Response {
-    change(&doors, &peer, Ok(ObjectChange::Admin(Admin { connection, up: false }))).await
+async fn down(state: State<AppState>, peer: Extension<Peer>, Path(connection): Path<String>) -> Response {
+    change(&state, &peer, Ok(ObjectChange::Admin(Admin { connection, up: false }))).await
 }
 
 #[derive(Deserialize)]
@@ -132,7 +134,7 @@ struct ReloadQuery {
 }
 
 async fn reload(
-    doors: State<Doors>,
+    state: State<AppState>,
     peer: Extension<Peer>,
     query: Result<Query<ReloadQuery>, QueryRejection>,
 ) -> Response {
@@ -142,19 +144,19 @@ async fn reload(
         }
         Ok(Query(ReloadQuery { confirm })) => {
             let confirm = confirm.map(|seconds| Duration::from_secs(seconds.into()));
-            ask(&doors, &peer, Wish::Reload(confirm)).await
+            ask(&state, &peer, ConfigChange::Reload(confirm)).await
         }
         Err(rejection) => failure(StatusCode::BAD_REQUEST, rejection.body_text()),
     }
 }
 
-async fn confirm(doors: State<Doors>, peer: Extension<Peer>) -> Response {
-    ask(&doors, &peer, Wish::Confirm).await
+async fn confirm(state: State<AppState>, peer: Extension<Peer>) -> Response {
+    ask(&state, &peer, ConfigChange::Confirm).await
 }
 
-async fn change(doors: &Doors, peer: &Peer, edit: Result<ObjectChange, JsonRejection>) -> Response {
+async fn change(state: &AppState, peer: &Peer, edit: Result<ObjectChange, JsonRejection>) -> Response {
     match edit {
-        Ok(edit) => ask(doors, peer, Wish::Edit(edit)).await,
+        Ok(edit) => ask(state, peer, ConfigChange::Edit(edit)).await,
         Err(rejection) => {
             let status = match rejection.status() {
                 StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
@@ -165,10 +167,10 @@ async fn change(doors: &Doors, peer: &Peer, edit: Result<ObjectChange, JsonRejec
     }
 }
 
-async fn ask(doors: &Doors, peer: &Peer, wish: Wish) -> Response {
+async fn ask(state: &AppState, peer: &Peer, change: ConfigChange) -> Response {
     let (answer, answered) = oneshot::channel();
-    // A wish that nobody takes is dropped, and the answer with it.
-    drop(doors.changer.send(Order::Change { wish, uid: Some(peer.uid), answer }).await);
+    // A change that nobody takes is dropped, and the answer with it.
+    drop(state.changes.send(ChangeRequest::Change { change, uid: Some(peer.uid), answer }).await);
     match answered.await {
         Ok(Ok(changed)) => Json(changed).into_response(),
         Ok(Err(ChangeError::Load(error))) => {

@@ -13,16 +13,16 @@ use axum::{
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{Client, Doors, EVENTS, snapshot};
+use super::{AppState, Client, EVENTS, snapshot};
 use crate::{
     event::{Event, now},
     status::Connection,
 };
 
-pub(super) async fn follow(State(doors): State<Doors>) -> Response {
+pub(super) async fn follow(State(state): State<AppState>) -> Response {
     let lines = stream::unfold(None, move |events| {
-        let doors = doors.clone();
-        async move { next(events, &doors).await }
+        let state = state.clone();
+        async move { next(events, &state).await }
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.map(Ok::<_, Infallible>)))
         .into_response()
@@ -30,7 +30,7 @@ pub(super) async fn follow(State(doors): State<Doors>) -> Response {
 
 /// The next lines, and where those after them come from; nothing when the agent ends. To a client that is new, or was too
 /// slow to be told everything, how all connections are.
-async fn next(events: Option<Receiver<Event>>, doors: &Doors) -> Option<(String, Option<Receiver<Event>>)> {
+async fn next(events: Option<Receiver<Event>>, state: &AppState) -> Option<(String, Option<Receiver<Event>>)> {
     if let Some(mut events) = events {
         match events.recv().await {
             Ok(event) => return Some((line(&event), Some(events))),
@@ -39,8 +39,8 @@ async fn next(events: Option<Receiver<Event>>, doors: &Doors) -> Option<(String,
         }
     }
     // First: what happens from here on is not missed.
-    let events = doors.events.upgrade()?.subscribe();
-    let present = snapshot(doors).await.ok()?.connections.into_iter();
+    let events = state.events.upgrade()?.subscribe();
+    let present = snapshot(state).await.ok()?.connections.into_iter();
     let lines = present.map(|Connection { name, state, state_reason, state_seconds, ipsec, .. }| {
         let selectors = ipsec.and_then(|ipsec| ipsec.selectors);
         let time = now() - state_seconds;

@@ -26,13 +26,13 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    AUDIT, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, Doors, ROUTES, changes::path_of, client::PATIENCE_FOR_CHANGES,
+    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, ROUTES, changes::path_of, client::PATIENCE_FOR_CHANGES,
     failure, respond, snapshot,
 };
 use crate::{
     agent::Request,
-    changer::{ChangeError, Order},
     config::{self, Config, Origin, SetAside},
+    config_manager::{ChangeError, ChangeRequest},
     status,
     store::{ObjectId, audit},
 };
@@ -65,7 +65,7 @@ pub struct Shown {
     pub set_aside: Option<String>,
 }
 
-pub(super) fn router() -> Router<Doors> {
+pub(super) fn router() -> Router<AppState> {
     Router::new().route(CONFIG, get(config_text)).route(AUDIT, get(audit_log)).route(BACKUP, get(backup))
 }
 
@@ -74,21 +74,24 @@ pub(super) struct RoutesQuery {
     destination: Option<IpNet>,
 }
 
-pub(super) async fn routes(State(doors): State<Doors>, query: Result<Query<RoutesQuery>, QueryRejection>) -> Response {
+pub(super) async fn routes(
+    State(state): State<AppState>,
+    query: Result<Query<RoutesQuery>, QueryRejection>,
+) -> Response {
     let destination = match query {
         Ok(Query(RoutesQuery { destination })) => destination,
         Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
     };
     let is_asked = |route: &status::Route| destination.is_none_or(|destination| route.destination == destination);
-    let routes = snapshot(&doors).await.map(|snapshot| snapshot.routes());
+    let routes = snapshot(&state).await.map(|snapshot| snapshot.routes());
     respond(routes.map(|routes| routes.into_iter().filter(is_asked).collect::<Vec<_>>()))
 }
 
-pub(super) async fn connections(State(doors): State<Doors>) -> Response {
-    respond(snapshot(&doors).await.map(|snapshot| snapshot.connections))
+pub(super) async fn connections(State(state): State<AppState>) -> Response {
+    respond(snapshot(&state).await.map(|snapshot| snapshot.connections))
 }
 
-pub(super) async fn customer_gateways(State(doors): State<Doors>) -> Response {
+pub(super) async fn customer_gateways(State(state): State<AppState>) -> Response {
     let list = |config: Arc<Config>| {
         let gateway = |(name, gateway): (&String, &config::model::CustomerGateway)| CustomerGateway {
             name: name.clone(),
@@ -97,19 +100,19 @@ pub(super) async fn customer_gateways(State(doors): State<Doors>) -> Response {
         };
         config.customer_gateways.iter().map(gateway).collect::<Vec<_>>()
     };
-    respond(in_force(&doors).await.map(list))
+    respond(in_force(&state).await.map(list))
 }
 
-pub(super) async fn connection(State(doors): State<Doors>, Path(name): Path<String>) -> Response {
-    object(&doors, ObjectId::Connection(name)).await
+pub(super) async fn connection(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+    object(&state, ObjectId::Connection(name)).await
 }
 
-pub(super) async fn customer_gateway(State(doors): State<Doors>, Path(name): Path<String>) -> Response {
-    object(&doors, ObjectId::CustomerGateway(name)).await
+pub(super) async fn customer_gateway(State(state): State<AppState>, Path(name): Path<String>) -> Response {
+    object(&state, ObjectId::CustomerGateway(name)).await
 }
 
-async fn object(doors: &Doors, id: ObjectId) -> Response {
-    let config = match in_force(doors).await {
+async fn object(state: &AppState, id: ObjectId) -> Response {
+    let config = match in_force(state).await {
         Ok(config) => config,
         Err(error) => return respond(Err::<Value, _>(error)),
     };
@@ -123,23 +126,23 @@ async fn object(doors: &Doors, id: ObjectId) -> Response {
     let reason = config.provenance.set_aside.iter().find(is_it).map(|found| found.reason.clone());
     let missing = format!("there is no {id}: `vpnhub {} list` shows those that there are", id.kind().replace('_', "-"));
     let (sender, answer) = oneshot::channel();
-    drop(doors.changer.send(Order::Stored(id, sender)).await);
+    drop(state.changes.send(ChangeRequest::Stored(id, sender)).await);
     match answer.await.ok().flatten() {
         Some(keys) => Json(Shown { name, origin: Origin::Store, keys, toml: None, set_aside: reason }).into_response(),
         None => failure(StatusCode::NOT_FOUND, missing),
     }
 }
 
-async fn config_text(State(doors): State<Doors>) -> Response {
-    match in_force(&doors).await {
+async fn config_text(State(state): State<AppState>) -> Response {
+    match in_force(&state).await {
         Ok(config) => ([(header::CONTENT_TYPE, "application/toml")], config::show(&config)).into_response(),
         Err(error) => respond(Err::<Value, _>(error)),
     }
 }
 
-async fn in_force(doors: &Doors) -> anyhow::Result<Arc<Config>> {
+async fn in_force(state: &AppState) -> anyhow::Result<Arc<Config>> {
     let (sender, answer) = oneshot::channel();
-    doors.agent.send(Request::Config(sender)).await.context("the agent is stopping")?;
+    state.agent.send(Request::Config(sender)).await.context("the agent is stopping")?;
     answer.await.context("the agent is stopping")
 }
 
@@ -148,19 +151,19 @@ struct AuditQuery {
     last: Option<usize>,
 }
 
-async fn audit_log(State(doors): State<Doors>, query: Result<Query<AuditQuery>, QueryRejection>) -> Response {
+async fn audit_log(State(state): State<AppState>, query: Result<Query<AuditQuery>, QueryRejection>) -> Response {
     let last = match query {
         Ok(Query(AuditQuery { last })) => last.unwrap_or(LAST),
         Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
     };
     let (sender, answer) = oneshot::channel();
-    drop(doors.changer.send(Order::Audit(last, sender)).await);
+    drop(state.changes.send(ChangeRequest::Audit(last, sender)).await);
     respond(answer.await.map_err(|_| ChangeError::Stopping.into()).and_then(|found| Ok(found?)))
 }
 
-async fn backup(State(doors): State<Doors>) -> Response {
+async fn backup(State(state): State<AppState>) -> Response {
     let (sender, answer) = oneshot::channel();
-    drop(doors.changer.send(Order::Backup(sender)).await);
+    drop(state.changes.send(ChangeRequest::Backup(sender)).await);
     match answer.await {
         Ok(Ok(bytes)) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
         Ok(Err(error)) => respond(Err::<Value, _>(error.into())),

@@ -11,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use super::{Client, Doors, access::Peer, changes::segment, client::PATIENCE, failure};
+use super::{AppState, Client, access::Peer, changes::segment, client::PATIENCE, failure};
 use crate::{
     agent::Request,
     peer_config::{Error, Format, render},
@@ -20,28 +20,28 @@ use crate::{
 pub const PEER_CONFIG: &str = "/v1/peer-config";
 
 #[derive(Deserialize)]
-pub(super) struct Wish {
+pub(super) struct Parameters {
     #[serde(default)]
     secret: bool,
 }
 
 pub(super) async fn peer_config(
-    State(doors): State<Doors>,
+    State(state): State<AppState>,
     Extension(peer): Extension<Peer>,
     Path((name, format)): Path<(String, Format)>,
-    Query(wish): Query<Wish>,
+    Query(parameters): Query<Parameters>,
 ) -> Response {
-    if wish.secret && !peer.is_root {
+    if parameters.secret && !peer.is_root {
         return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root");
     }
     let (sender, answer) = oneshot::channel();
     // A request that nobody takes is dropped, and the answer with it.
-    drop(doors.agent.send(Request::Config(sender)).await);
+    drop(state.agent.send(Request::Config(sender)).await);
     let Ok(config) = answer.await else {
         return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping");
     };
     // Reading a secret may take as long as the disk does.
-    match spawn_blocking(move || render(&config, &name, format, wish.secret)).await {
+    match spawn_blocking(move || render(&config, &name, format, parameters.secret)).await {
         Ok(Ok(text)) => text.into_response(),
         Ok(Err(error @ Error::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
         Ok(Err(error)) => failure(StatusCode::CONFLICT, error.to_string()),

@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, chmodat, chownat,
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
-use super::{Doors, server};
+use super::{AppState, server};
 
 /// Its members may look, and change nothing.
 const GROUP: &str = "vpnhub";
@@ -54,9 +54,9 @@ impl Socket {
     }
 
     /// Serves requests, one task each, until the runtime ends.
-    pub fn serve(&mut self, doors: Doors) {
+    pub fn serve(&mut self, state: AppState) {
         if let Some(listener) = self.listener.take() {
-            tokio::spawn(server::serve(Arc::clone(&self.place), listener, super::router(doors)));
+            tokio::spawn(server::serve(Arc::clone(&self.place), listener, super::router(state)));
         }
     }
 }

@@ -12,13 +12,12 @@ use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Output, changed, printed};
+use super::{Output, changed, printed, table};
 use crate::{
     api::{Client, CustomerGateway},
     config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
     status::Connection,
     store::{Keys, ObjectId},
-    view,
 };
 
 #[derive(Debug, Subcommand)]
@@ -242,7 +241,7 @@ impl Kind for ConnectionKeys {
     }
 
     fn table(listed: &[Connection]) -> String {
-        view::connections(listed)
+        table::connections(listed)
     }
 }
 
@@ -262,7 +261,7 @@ impl Kind for CustomerGatewayKeys {
     }
 
     fn table(listed: &[CustomerGateway]) -> String {
-        view::customer_gateways(listed)
+        table::customer_gateways(listed)
     }
 }
 
@@ -296,13 +295,13 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
 /// Runs a command about routes; what it prints.
 pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Result<String> {
     let change = match command {
-        RouteCommand::List => return printed(&*client.routes().await?, view::routes, output),
+        RouteCommand::List => return printed(&*client.routes().await?, table::routes, output),
         RouteCommand::Show { destination } => {
             let routes = client.routes_to(destination).await?;
             if routes.is_empty() {
                 bail!("there is no route to {destination}: `vpnhub route list` shows those that there are");
             }
-            return printed(&*routes, view::routes, output);
+            return printed(&*routes, table::routes, output);
         }
         RouteCommand::Add { destination, next_hop, weight, publish } => {
             ObjectChange::AddRoute(AddRoute { destination, next_hop, weight, publish })
@@ -335,7 +334,7 @@ pub async fn customer_gateway(command: CustomerGatewayCommand, client: &Client, 
 async fn named<K: Kind>(command: NamedCommand<K>, client: &Client, output: Output) -> Result<String> {
     let change = match command {
         NamedCommand::List => return printed(&*K::list(client).await?, K::table, output),
-        NamedCommand::Show { name } => return printed(&client.object(&K::id(name)).await?, view::object, output),
+        NamedCommand::Show { name } => return printed(&client.object(&K::id(name)).await?, table::object, output),
         NamedCommand::Add { name, keys, from } => put(K::id(name), keys.keys(), &from, Unset::default(), PutMode::Add)?,
         NamedCommand::Set { name, keys, from, unset } => {
             let mode = if from.from.is_some() { PutMode::Replace } else { PutMode::Merge };

@@ -10,12 +10,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
-use super::{Output, printed};
+use super::{Output, printed, table};
 use crate::{
     api::Client,
     dataplane::Instance,
     store::{DEFAULT_DIRECTORY, Store},
-    view,
 };
 
 #[derive(Debug, Subcommand)]
@@ -54,7 +53,7 @@ pub async fn run(command: StoreCommand, socket: &Path, output: Output) -> Result
         }
         StoreCommand::Audit { last } => {
             let entries = Client::new(socket).audit(last).await?;
-            printed(&*entries, view::audit, output)
+            printed(&*entries, table::audit, output)
         }
     }
 }

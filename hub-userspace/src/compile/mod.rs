@@ -20,7 +20,7 @@ pub use self::{
     egress::{Compiled, egress_tables},
     policy::policy_tables,
 };
-use crate::{config::model::Config, netlink::HostState, selectors::Agreements, state::States};
+use crate::{config::model::Config, netlink::HostState, selectors::Negotiated, state::States};
 
 /// All that the tables follow from, but for the RIB.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ pub struct Inputs<'a> {
     pub config: &'a Config,
     pub host: &'a HostState,
     pub states: &'a States,
-    pub agreements: &'a Agreements,
+    pub negotiated: &'a Negotiated,
     /// Indices of the interfaces that TC alone reaches.
     pub tc_only: &'a BTreeSet<u32>,
 }

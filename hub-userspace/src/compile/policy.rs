@@ -18,7 +18,7 @@ use crate::{
     id_maps::{IdMaps, IngressLayout},
     limit::ProtoPorts,
     netlink::Link,
-    selectors::{self, Agreement, Owner, Pair, Selector},
+    selectors::{self, NegotiatedSelectors, Owner, Pair, Selector},
     tables::{Family, PolicyTables, Prefix},
 };
 
@@ -65,7 +65,7 @@ impl Compiler<'_> {
             }
             let scope = self.layout.scopes.take((name.clone(), connection.interface.clone()))?;
             self.scopes.insert(slot, scope);
-            self.scope(scope, &to_site(slot, connection, self.inputs.agreements.get(name)))?;
+            self.scope(scope, &to_site(slot, connection, self.inputs.negotiated.get(name)))?;
         }
         Ok(())
     }
@@ -75,7 +75,7 @@ impl Compiler<'_> {
         let mut by_interface = BTreeMap::<&str, Vec<Carried<'_>>>::new();
         for (name, connection) in &inputs.config.connections {
             let slot = self.slots[name.as_str()];
-            let carried = Carried { slot, connection, agreement: inputs.agreements.get(name) };
+            let carried = Carried { slot, connection, agreed: inputs.negotiated.get(name) };
             by_interface.entry(&connection.interface).or_default().push(carried);
         }
         let isolated = if inputs.config.gateway.spoke_to_spoke { 0 } else { Attachment::ISOLATED };
@@ -88,7 +88,7 @@ impl Compiler<'_> {
                 [only] => only.slot,
                 _ => UNATTRIBUTED,
             };
-            let scope = if let [Carried { slot, agreement: None, .. }] = connections.as_slice() {
+            let scope = if let [Carried { slot, agreed: None, .. }] = connections.as_slice() {
                 // What it may send is what may be sent to it.
                 self.scopes[slot]
             } else {
@@ -250,14 +250,14 @@ impl Compiler<'_> {
 struct Carried<'a> {
     slot: u32,
     connection: &'a Connection,
-    agreement: Option<&'a Agreement>,
+    agreed: Option<&'a NegotiatedSelectors>,
 }
 
 impl Carried<'_> {
     /// What it may send: without an SA nothing.
     fn sent(&self) -> Vec<Selector> {
-        match self.agreement {
-            Some(agreement) => with_slot(self.slot, agreement.pairs.iter().copied()),
+        match self.agreed {
+            Some(agreed) => with_slot(self.slot, agreed.pairs.iter().copied()),
             None => with_slot(self.slot, of_file(self.connection)),
         }
     }
@@ -265,10 +265,10 @@ impl Carried<'_> {
 
 /// What may be sent to a connection. Where there is no SA, what the file says: it must get to where one is negotiated for
 /// it.
-fn to_site(slot: u32, connection: &Connection, agreement: Option<&Agreement>) -> Vec<Selector> {
-    let agreed = agreement.into_iter().flat_map(|agreement| agreement.pairs.iter().copied());
-    let mut selectors = with_slot(slot, agreed);
-    if agreement.is_none_or(|agreement| agreement.on_demand || agreement.pairs.is_empty()) {
+fn to_site(slot: u32, connection: &Connection, agreed: Option<&NegotiatedSelectors>) -> Vec<Selector> {
+    let pairs = agreed.into_iter().flat_map(|agreed| agreed.pairs.iter().copied());
+    let mut selectors = with_slot(slot, pairs);
+    if agreed.is_none_or(|agreed| agreed.on_demand || agreed.pairs.is_empty()) {
         selectors.extend(with_slot(slot, of_file(connection)));
     }
     selectors

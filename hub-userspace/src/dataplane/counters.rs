@@ -13,9 +13,9 @@ use hub_common::{
 
 use super::{
     Error,
-    ledger::{Ledger, SLOTS, paths},
     maps::{Named, Writer, take},
     pins::Pins,
+    records::{Records, SLOTS, paths},
 };
 
 /// Counts of a slot: see [`Traffic`] and [`Refusals`].
@@ -65,36 +65,36 @@ impl From<Refusals> for Counters {
 pub struct BySlot {
     traffic: PerCpuArray<MapData, Traffic>,
     refusals: PerCpuArray<MapData, Refusals>,
-    pub ledger: Ledger,
+    pub records: Records,
 }
 
 impl BySlot {
-    pub fn take(ebpf: &mut Ebpf, ledger: Ledger) -> Result<Named<Self>, Error> {
+    pub fn take(ebpf: &mut Ebpf, records: Records) -> Result<Named<Self>, Error> {
         let Named { map: refusals, .. } = take(ebpf, "REFUSALS")?;
         let Named { name, capacity, map: traffic } = take(ebpf, "TRAFFIC")?;
-        Ok(Named { name, capacity, map: Self { traffic, refusals, ledger } })
+        Ok(Named { name, capacity, map: Self { traffic, refusals, records } })
     }
 
     /// Those of an instance, only to be read.
     pub fn look(pins: &Pins) -> Result<Named<Self>, Error> {
-        let ledger = Ledger::look(pins)?;
+        let records = Records::look(pins)?;
         let [(_, traffic), (_, refusals)] = paths(pins);
         let open = |path| MapData::from_pin(path).map(Map::PerCpuArray);
         let traffic =
             open(traffic).and_then(TryInto::try_into).map_err(|error| Error::map("TRAFFIC", SLOTS, &error))?;
         let refusals =
             open(refusals).and_then(TryInto::try_into).map_err(|error| Error::map("REFUSALS", SLOTS, &error))?;
-        Ok(Named { name: "TRAFFIC", capacity: SLOTS, map: Self { traffic, refusals, ledger } })
+        Ok(Named { name: "TRAFFIC", capacity: SLOTS, map: Self { traffic, refusals, records } })
     }
 }
 
 impl Named<BySlot> {
     /// Counts of a slot, summed over the CPUs, with those of earlier versions.
     pub fn read(&self, slot: u32) -> Result<Counters, Error> {
-        let Self { name, capacity, map: BySlot { traffic, refusals, ledger } } = self;
+        let Self { name, capacity, map: BySlot { traffic, refusals, records } } = self;
         let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
         let counted = read().map_err(|error| Error::map(name, *capacity, &error))?;
-        Ok(counted + ledger.earlier(slot))
+        Ok(counted + records.earlier(slot))
     }
 }
 
@@ -108,10 +108,10 @@ impl Writer<u32, String> for BySlot {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
         self.traffic.set(*slot, PerCpuValues::try_from(vec![Traffic::default(); cpus])?, 0)?;
         self.refusals.set(*slot, PerCpuValues::try_from(vec![Refusals::default(); cpus])?, 0)?;
-        self.ledger.give(*slot, owner)
+        self.records.give(*slot, owner)
     }
 
     fn delete(&mut self, slot: &u32) -> Result<(), MapError> {
-        self.ledger.take_away(*slot)
+        self.records.take_away(*slot)
     }
 }

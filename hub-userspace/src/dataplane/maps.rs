@@ -12,8 +12,8 @@ use super::{
     Error,
     counters::{BySlot, Counters},
     groups::Groups,
-    ledger::Ledger,
     lookup::Lookup,
+    records::Records,
 };
 use crate::{
     config::model::Dataplane as Settings,
@@ -93,7 +93,7 @@ pub struct Maps {
 
 impl Maps {
     /// `groups`: see [`super::groups::create`].
-    pub fn take(ebpf: &mut Ebpf, settings: &Settings, ledger: Ledger, groups: Named<Groups>) -> Result<Self, Error> {
+    pub fn take(ebpf: &mut Ebpf, settings: &Settings, records: Records, groups: Named<Groups>) -> Result<Self, Error> {
         Ok(Self {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
@@ -106,7 +106,7 @@ impl Maps {
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             ports: take(ebpf, "PORTS")?,
-            counters: BySlot::take(ebpf, ledger)?,
+            counters: BySlot::take(ebpf, records)?,
         })
     }
 

@@ -7,14 +7,14 @@ mod counters;
 mod error;
 mod groups;
 mod instance;
-mod ledger;
 mod lookup;
 mod maps;
+mod neighbour_miss;
 mod old;
 mod pins;
+mod records;
 mod run;
 mod running;
-mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,9 +43,9 @@ use crate::{
     config::model,
     dataplane::{
         attach::{Programs, detach},
-        ledger::Ledger,
         maps::Maps,
         pins::{Kind, Pins},
+        records::Records,
     },
     id_allocator::DeferredFree,
     memory::Memory,
@@ -88,7 +88,7 @@ impl Dataplane {
             .load(PROGRAM)
             .map_err(|error| Error::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
-        let maps = Maps::take(programs.object(), settings, Ledger::default(), groups::create()?)?;
+        let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
         Ok(Self { programs, maps, pins: None, attached: BTreeSet::new(), is_starting: false })
     }
 
@@ -100,13 +100,13 @@ impl Dataplane {
     pub fn start(settings: &model::Dataplane, instance: &Instance) -> Result<(Self, Inherited), Error> {
         error::check_host()?;
         let pins = Pins::claim(instance)?;
-        let ledger = Ledger::open(&pins)?;
+        let records = Records::open(&pins)?;
         let live = pins.live_links();
         let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
         let tc = live.iter().filter(|(_, kind)| matches!(kind, Kind::Tcx | Kind::Clsact));
         let inherited = Inherited {
             is_running: !live.is_empty(),
-            connections: (ledger.owners().into_iter())
+            connections: (records.owners().into_iter())
                 .map(|(slot, (name, record))| (name, (slot, Memory::of(record))))
                 .collect(),
             groups: groups::read(&pins),
@@ -114,7 +114,7 @@ impl Dataplane {
         };
         let mut with_pins = EbpfLoader::new();
         with_pins.override_global("MARK", &settings.mark, true);
-        for (map, path) in ledger::paths(&pins) {
+        for (map, path) in records::paths(&pins) {
             with_pins.map_pin_path(map, path);
         }
         let object = with_pins.load(PROGRAM).map_err(|error| Error::load(&error))?;
@@ -122,7 +122,7 @@ impl Dataplane {
         programs.tc()?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
-        let maps = Maps::take(programs.object(), settings, ledger, groups)?;
+        let maps = Maps::take(programs.object(), settings, records, groups)?;
         let dataplane = Self { programs, maps, pins: Some(pins), attached: BTreeSet::new(), is_starting: true };
         Ok((dataplane, inherited))
     }
@@ -149,10 +149,10 @@ impl Dataplane {
 
     /// Neighbours that packets needed and the program did not know, as interface index and address; each may come
     /// often. Needs a tokio runtime.
-    pub fn wanted_neighbours(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, Error> {
+    pub fn neighbour_misses(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, Error> {
         let map = self.programs.object().take_map("WANTED").expect("the embedded object has every map; taken once");
         let ring = RingBuf::try_from(map).map_err(|error| Error::map("WANTED", WANTED_BYTES, &error))?;
-        wanted::follow(ring).map_err(|error| Error::Map { map: "WANTED", cause: error.to_string() })
+        neighbour_miss::follow(ring).map_err(|error| Error::Map { map: "WANTED", cause: error.to_string() })
     }
 
     /// Makes changes of a map, one after the other; how many of them were made, and why not all.
@@ -213,14 +213,14 @@ impl Dataplane {
             detach(pins, ifindex);
         }
         groups::commit(pins)?;
-        self.maps.counters.map.ledger.commit(pins)?;
+        self.maps.counters.map.records.commit(pins)?;
         self.is_starting = false;
         Ok(())
     }
 
     /// Notes the state of a connection by its slot, for the next agent.
     pub fn remember(&mut self, slot: u32, memory: &Memory) -> Result<(), Error> {
-        self.maps.counters.map.ledger.note(slot, |record| memory.write(record))
+        self.maps.counters.map.records.note(slot, |record| memory.write(record))
     }
 
     /// Detaches the programs from all interfaces, and removes all that is pinned.

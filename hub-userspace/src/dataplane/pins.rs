@@ -7,7 +7,7 @@
 //!   xdp-generic-IFINDEX
 //!   tcx-IFINDEX
 //!   clsact-IFINDEX       symbolic link: before Linux 6.6, a filter of ours is there, which cannot be pinned
-//!   counters/            see super::ledger
+//!   counters/            see super::records
 //!   tables/              see super::groups
 //! ```
 

@@ -65,7 +65,7 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, Error> {
         modes.into_iter().map(|(ifindex, mode)| RunningInterface { ifindex, name: name(ifindex), mode }).collect();
     let counters = BySlot::look(&pins)?;
     let mut connections = BTreeMap::new();
-    for (slot, (name, record)) in counters.map.ledger.owners() {
+    for (slot, (name, record)) in counters.map.records.owners() {
         let connection = RunningConnection { counters: counters.read(slot)?, state: Memory::of(record) };
         connections.insert(name, connection);
     }

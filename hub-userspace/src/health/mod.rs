@@ -16,7 +16,7 @@ mod check_tests;
 mod echo;
 #[cfg(test)]
 mod echo_tests;
-mod line;
+mod interface_prober;
 mod prober;
 mod socket;
 

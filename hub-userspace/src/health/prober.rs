@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     Event, Report, Target,
-    line::{Command, Line, SharedReport, lock},
+    interface_prober::{Command, InterfaceProber, SharedReport, lock},
     socket::Version,
 };
 
@@ -18,7 +18,7 @@ type Key = (u32, Version);
 /// Runs the checks that it is told to. They end when it is dropped.
 pub struct Prober {
     events: UnboundedSender<Event>,
-    lines: HashMap<Key, Line>,
+    lines: HashMap<Key, InterfaceProber>,
     /// By connection.
     checks: BTreeMap<String, (Target, SharedReport)>,
 }
@@ -73,8 +73,10 @@ impl Prober {
         let report = SharedReport::default();
         self.checks.insert(connection.clone(), (target, Arc::clone(&report)));
         let (ifindex, version) = key(&target);
-        let line =
-            self.lines.entry((ifindex, version)).or_insert_with(|| Line::start(ifindex, version, self.events.clone()));
+        let line = self
+            .lines
+            .entry((ifindex, version))
+            .or_insert_with(|| InterfaceProber::start(ifindex, version, self.events.clone()));
         line.command(Command::Add { connection, target, report });
     }
 

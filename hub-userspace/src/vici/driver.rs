@@ -13,11 +13,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    desired::{DesiredState, Step, children_of, connection_of, name_of},
     event::{Change, ChildSa, EVENTS, IkeSa, listed},
     message::Message,
     session::{Session, SessionError},
     table::{Table, Tunnel},
-    wanted::{Step, Wanted, children_of, connection_of, name_of},
 };
 use crate::config::{Config, ipsec::Start};
 
@@ -135,9 +135,9 @@ struct Task {
     config: Arc<Config>,
     configs: watch::Receiver<Arc<Config>>,
     publisher: watch::Sender<Arc<View>>,
-    wanted: Wanted,
+    wanted: DesiredState,
     /// What the charon of this session was told.
-    loaded: Wanted,
+    loaded: DesiredState,
     table: Table,
     /// The process whose SAs the table has.
     process: Option<i32>,
@@ -170,11 +170,11 @@ impl Task {
     fn new(mut configs: watch::Receiver<Arc<Config>>, publisher: watch::Sender<Arc<View>>) -> Self {
         let config = Arc::clone(&configs.borrow_and_update());
         Self {
-            wanted: Wanted::of(&config),
+            wanted: DesiredState::of(&config),
             config,
             configs,
             publisher,
-            loaded: Wanted::default(),
+            loaded: DesiredState::default(),
             table: Table::default(),
             process: None,
             retries: BTreeMap::new(),
@@ -233,7 +233,7 @@ impl Task {
             return false;
         }
         self.config = Arc::clone(&self.configs.borrow_and_update());
-        self.wanted = Wanted::of(&self.config);
+        self.wanted = DesiredState::of(&self.config);
         true
     }
 
@@ -245,7 +245,7 @@ impl Task {
     }
 
     async fn serve_until_broken(&mut self, session: &mut Session, socket: &Path) -> Result<(), SessionError> {
-        self.loaded = Wanted::default();
+        self.loaded = DesiredState::default();
         self.meet(session);
         // First: what happens from here on is not missed.
         session.subscribe(&EVENTS).await?;

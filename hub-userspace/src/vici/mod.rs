@@ -6,6 +6,7 @@
 //! The protocol is written out here, in [`message`] and [`session`]: the crate `rsvici` loses its place in the stream when a
 //! command is sent while an event comes in, and does not say so when charon hangs up.
 
+pub mod desired;
 pub mod driver;
 pub mod event;
 pub mod fault;
@@ -14,4 +15,3 @@ mod names;
 pub mod selector;
 pub mod session;
 pub mod table;
-pub mod wanted;

@@ -34,7 +34,7 @@ use hub_userspace::{
     limit::{Ports, ProtoPorts},
     netlink::{HostState, Link},
     rib::Rib,
-    selectors::{Agreement, Agreements, Pair},
+    selectors::{Negotiated, NegotiatedSelectors, Pair},
     state::{State, States},
     tables::Tables,
 };
@@ -127,12 +127,12 @@ impl Program {
             world.interfaces.iter().map(|interface| interface.index).filter(|index| world.is_by_tc(*index)).collect();
         let raw = world.interfaces.iter().filter(|interface| !interface.ethernet);
         self.raw = raw.map(|interface| interface.index).collect();
-        let agreements = agreements(world);
+        let negotiated = negotiated(world);
         let Agent { layout, rib, routes } = agent;
         rib.change(&Routes::between(routes, &config.routes));
         rib.follow(config.vpc.as_ref(), &host);
         let inputs =
-            Inputs { config: &config, host: &host, states: &states, agreements: &agreements, tc_only: &tc_only };
+            Inputs { config: &config, host: &host, states: &states, negotiated: &negotiated, tc_only: &tc_only };
         let ingress = compile::policy_tables(inputs, layout)?;
         let compiled = compile::egress_tables(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
@@ -336,7 +336,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
 }
 
 /// What the agent would know of the SAs.
-fn agreements(world: &World) -> Agreements {
+fn negotiated(world: &World) -> Negotiated {
     let ports = |ports: &RangeInclusive<u16>| Ports { first: *ports.start(), last: *ports.end() };
     let pair = |pair: &reference::Pair| {
         let limit =
@@ -345,8 +345,8 @@ fn agreements(world: &World) -> Agreements {
     };
     let known = world.connections.iter().filter_map(|connection| {
         let known = connection.agreement.as_ref()?;
-        let agreement = Agreement { pairs: known.pairs.iter().map(pair).collect(), on_demand: known.on_demand };
-        Some((connection.name.clone(), agreement))
+        let agreed = NegotiatedSelectors { pairs: known.pairs.iter().map(pair).collect(), on_demand: known.on_demand };
+        Some((connection.name.clone(), agreed))
     });
     known.collect()
 }

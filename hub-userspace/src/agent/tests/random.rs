@@ -112,7 +112,7 @@ fn must_be_as_from_scratch(agent: &Agent) {
     let world = &mut fresh.world;
     (world.tunnels, world.policies) = (Arc::clone(&old.tunnels), Arc::clone(&old.policies));
     (world.checks, world.health) = (old.checks.clone(), old.health.clone());
-    (world.liveness, world.agreements) = (old.liveness.clone(), old.agreements.clone());
+    (world.liveness, world.negotiated) = (old.liveness.clone(), old.negotiated.clone());
     fresh.start().expect("it does not fail");
     let (one, other) = (agent.state.borrow(), fresh.state.borrow());
     let (is, should) = (format!("{:#?}", canonical(&one)), format!("{:#?}", canonical(&other)));

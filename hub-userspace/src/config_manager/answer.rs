@@ -36,12 +36,12 @@ pub struct Changed {
     /// What may not be meant so; one sentence each.
     pub warnings: Vec<String>,
     #[serde(default)]
-    pub took: Took,
+    pub took: Timings,
 }
 
 /// Where the time of a change went, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Took {
+pub struct Timings {
     /// The rules, and room in the tables.
     pub judging: f64,
     /// The store, through to the disk.
@@ -90,12 +90,12 @@ impl From<ProposeError> for ChangeError {
 }
 
 impl Changed {
-    pub(super) fn now(message: String, mut difference: Difference, warnings: Vec<String>, took: Took) -> Self {
+    pub(super) fn now(message: String, mut difference: Difference, warnings: Vec<String>, took: Timings) -> Self {
         let omitted_routes = difference.routes.truncate(MOST_ROUTES);
         Self { message, changed: true, difference, omitted_routes, warnings, took }
     }
 
-    pub(super) fn nothing(message: &str, warnings: Vec<String>, took: Took) -> Self {
+    pub(super) fn nothing(message: &str, warnings: Vec<String>, took: Timings) -> Self {
         let difference = Difference::default();
         Self { message: message.to_owned(), changed: false, difference, omitted_routes: 0, warnings, took }
     }

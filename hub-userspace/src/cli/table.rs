@@ -216,7 +216,7 @@ fn row(table: &mut Table, name: &str, interface: &str, state: &str, attach: &str
 const fn state(state: State) -> &'static str {
     match state {
         State::Up => "up",
-        State::Down | State::Held => "down",
+        State::Down | State::HoldDown => "down",
         State::AdminDown => "admin down",
     }
 }

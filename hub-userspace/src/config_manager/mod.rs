@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::answer::{ChangeError, Changed, Took};
+pub use self::answer::{ChangeError, Changed, Timings};
 use self::{
     answer::{SETTLING, concerning},
     confirm::Trial,
@@ -39,7 +39,7 @@ use crate::{
 
 /// What somebody wants changed.
 #[derive(Debug)]
-pub enum Wish {
+pub enum ConfigChange {
     Edit(ObjectChange),
     /// Reads the files again; with a time, for as long unless confirmed.
     Reload(Option<std::time::Duration>),
@@ -48,9 +48,9 @@ pub enum Wish {
 }
 
 /// What is asked of the one who makes changes.
-pub enum Order {
+pub enum ChangeRequest {
     Change {
-        wish: Wish,
+        change: ConfigChange,
         /// User at the other end of the socket; `None`: a signal.
         uid: Option<u32>,
         answer: oneshot::Sender<Result<Changed, ChangeError>>,
@@ -66,7 +66,7 @@ pub enum Order {
 /// A change that was made: what is different, and what the rules and the kernel say to it.
 struct Made {
     difference: Difference,
-    took: Took,
+    took: Timings,
     warnings: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ struct Cause {
 }
 
 /// Makes changes, one at a time.
-pub struct Changer {
+pub struct ConfigManager {
     in_force: InForce,
     store: Store,
     /// A reload that is to be confirmed, or was not.
@@ -140,7 +140,7 @@ impl Start {
     }
 }
 
-impl Changer {
+impl ConfigManager {
     /// Of what [`Start::open`] found, and the agent that has its configuration in force.
     pub fn new(start: Start, agent: mpsc::Sender<Request>) -> Self {
         let Start { in_force, store, trial, .. } = start;
@@ -153,7 +153,7 @@ impl Changer {
     }
 
     /// Serves until nobody can order any more. Needs a runtime of several threads.
-    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    pub async fn run(mut self, mut orders: mpsc::Receiver<ChangeRequest>) {
         loop {
             let deadline = self.trial.as_ref().and_then(Trial::deadline);
             let order = tokio::select! {
@@ -168,26 +168,26 @@ impl Changer {
         }
     }
 
-    async fn serve(&mut self, order: Order) {
+    async fn serve(&mut self, order: ChangeRequest) {
         // The client may have gone: a change is made all the same.
         match order {
-            Order::Change { wish, uid, answer } => {
-                let result = match wish {
-                    Wish::Edit(edit) => self.edit(&edit, uid).await,
-                    Wish::Reload(confirm) => self.reload(confirm, uid).await,
-                    Wish::Confirm => self.confirm(uid).await,
+            ChangeRequest::Change { change, uid, answer } => {
+                let result = match change {
+                    ConfigChange::Edit(edit) => self.edit(&edit, uid).await,
+                    ConfigChange::Reload(confirm) => self.reload(confirm, uid).await,
+                    ConfigChange::Confirm => self.confirm(uid).await,
                 };
                 drop(answer.send(result));
             }
-            Order::Stored(id, answer) => {
+            ChangeRequest::Stored(id, answer) => {
                 let found = self.in_force.objects().get(&id).map(|stored| match stored.value {
                     Body::Table(keys) => Value::Object(keys),
                     Body::Route(keys) => json!({ "weight": keys.weight, "publish": keys.publish }),
                 });
                 drop(answer.send(found));
             }
-            Order::Audit(most, answer) => drop(answer.send(block_in_place(|| self.store.audit(most)))),
-            Order::Backup(answer) => drop(answer.send(block_in_place(|| self.store.backup()))),
+            ChangeRequest::Audit(most, answer) => drop(answer.send(block_in_place(|| self.store.audit(most)))),
+            ChangeRequest::Backup(answer) => drop(answer.send(block_in_place(|| self.store.backup()))),
         }
     }
 
@@ -244,7 +244,7 @@ impl Changer {
         let is_of_files = proposal.ops.is_empty();
         let step = match std::mem::replace(&mut proposal.change, Change::Nothing) {
             Change::Nothing if proposal.ops.is_empty() => {
-                let took = Took { judging: watch.lap(), ..Took::default() };
+                let took = Timings { judging: watch.lap(), ..Timings::default() };
                 return Ok(Made { difference: Difference::default(), took, warnings });
             }
             Change::Nothing => None,
@@ -283,7 +283,7 @@ impl Changer {
         self.in_force.apply(proposal);
         let writing = watch.lap();
         let Some(step) = step else {
-            let took = Took { judging, writing, ..Took::default() };
+            let took = Timings { judging, writing, ..Timings::default() };
             return Ok(Made { difference: Difference::default(), took, warnings });
         };
         let adopted = self.ask(|answer| Request::Commit(Arc::clone(&step), answer)).await?;
@@ -295,7 +295,7 @@ impl Changer {
             Ok(Err(_)) => return Err(ChangeError::Stopping),
             Err(_) => vec!["the kernel's own routes are still being written".to_owned()],
         });
-        let took = Took { judging, writing, applying, settling: watch.lap() };
+        let took = Timings { judging, writing, applying, settling: watch.lap() };
         Ok(Made { difference: step.difference.clone(), took, warnings })
     }
 

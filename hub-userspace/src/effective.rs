@@ -13,7 +13,7 @@ use crate::{
         model::{Config, Connection, Source},
     },
     netlink::HostState,
-    selectors::{Agreement, Agreements, Pair},
+    selectors::{Negotiated, NegotiatedSelectors, Pair},
     vici::{driver::View, table::Tunnel},
     xfrm::{
         self,
@@ -40,27 +40,27 @@ pub struct Sources<'a> {
 ///
 /// What the kernel's own policies admit is known from when they have been read first; if they cannot be read any more, what
 /// was read last counts.
-pub fn agreements(config: &Config, sources: Sources<'_>, before: &Agreements) -> Agreements {
+pub fn negotiated(config: &Config, sources: Sources<'_>, before: &Negotiated) -> Negotiated {
     let Sources { ike, xfrm, host } = sources;
-    let agreement = |name: &str, connection: &Connection| match connection.selectors {
+    let agreed = |name: &str, connection: &Connection| match connection.selectors {
         Source::File => None,
         Source::Xfrm => {
             let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
             // Whoever makes the SAs may be waiting for a packet.
-            Some(Agreement { pairs, on_demand: true })
+            Some(NegotiatedSelectors { pairs, on_demand: true })
         }
         Source::Ike if !ike.heard => None,
         Source::Ike if ike.unreachable.is_some() => Some(before.get(name).cloned().unwrap_or_default()),
         Source::Ike => {
             let pairs = ike.tunnels.get(name).map(Tunnel::pairs).unwrap_or_default();
             let on_demand = connection.ipsec.as_ref().is_some_and(|ipsec| ipsec.start == Start::Trap);
-            Some(Agreement { pairs, on_demand })
+            Some(NegotiatedSelectors { pairs, on_demand })
         }
     };
     let of = |(name, connection): (&String, &Connection)| {
-        let mut agreement = agreement(name, connection)?;
-        agreement.pairs = within(&agreement.pairs, connection);
-        Some((name.clone(), agreement))
+        let mut agreed = agreed(name, connection)?;
+        agreed.pairs = within(&agreed.pairs, connection);
+        Some((name.clone(), agreed))
     };
     config.connections.iter().filter_map(of).collect()
 }
@@ -106,9 +106,9 @@ mod tests {
         xfrm::wire::tests::{example_policy, example_sa},
     };
 
-    fn agreements(config: &Config, ike: &View, before: &Agreements) -> Agreements {
+    fn negotiated(config: &Config, ike: &View, before: &Negotiated) -> Negotiated {
         let (xfrm, host) = (&xfrm::follow::View::default(), &HostState::default());
-        super::agreements(config, Sources { ike, xfrm, host }, before)
+        super::negotiated(config, Sources { ike, xfrm, host }, before)
     }
 
     /// One that has IPsec, one that has not, one that has it and wants the file's selectors.
@@ -155,39 +155,40 @@ mod tests {
         View { tunnels, heard: true, ..View::default() }
     }
 
-    fn shown(agreements: &Agreements) -> Vec<String> {
-        let pairs = |agreement: &Agreement| agreement.pairs.iter().map(Pair::to_string).collect::<Vec<_>>().join(", ");
-        agreements.iter().map(|(name, agreement)| format!("{name}: {}", pairs(agreement))).collect()
+    fn shown(negotiated: &Negotiated) -> Vec<String> {
+        let pairs =
+            |agreed: &NegotiatedSelectors| agreed.pairs.iter().map(Pair::to_string).collect::<Vec<_>>().join(", ");
+        negotiated.iter().map(|(name, agreed)| format!("{name}: {}", pairs(agreed))).collect()
     }
 
     #[test]
     fn the_sas_count_where_they_are_known() {
         let config = config("start");
-        let none = Agreements::new();
+        let none = Negotiated::new();
         let two = [("10.1.0.0/24[tcp/22]", "192.168.0.0/24"), ("10.1.1.0/24", "192.168.0.0/24")];
-        let agreed = agreements(&config, &view(&two), &none);
+        let agreed = negotiated(&config, &view(&two), &none);
         assert_eq!(shown(&agreed), ["a: 10.1.0.0/24[tcp/22] === 192.168.0.0/24[tcp], 10.1.1.0/24 === 192.168.0.0/24"]);
         // The same twice, as in a rekeying, is the same.
-        assert_eq!(agreements(&config, &view(&[two[0], two[1], two[0]]), &agreed), agreed);
-        assert_eq!(shown(&agreements(&config, &view(&[]), &agreed)), ["a: "], "no SA: nothing");
+        assert_eq!(negotiated(&config, &view(&[two[0], two[1], two[0]]), &agreed), agreed);
+        assert_eq!(shown(&negotiated(&config, &view(&[]), &agreed)), ["a: "], "no SA: nothing");
     }
 
     #[test]
     fn one_that_has_never_answered_says_nothing_and_one_that_is_lost_takes_nothing_along() {
         let config = config("start");
         let lost = View { unreachable: Some("gone".into()), ..View::default() };
-        assert!(agreements(&config, &View::default(), &Agreements::new()).is_empty());
-        assert!(agreements(&config, &lost, &Agreements::new()).is_empty());
-        let agreed = agreements(&config, &view(&[("10.1.0.0/24", "192.168.0.0/24")]), &Agreements::new());
+        assert!(negotiated(&config, &View::default(), &Negotiated::new()).is_empty());
+        assert!(negotiated(&config, &lost, &Negotiated::new()).is_empty());
+        let agreed = negotiated(&config, &view(&[("10.1.0.0/24", "192.168.0.0/24")]), &Negotiated::new());
         let lost = View { heard: true, ..lost };
-        assert_eq!(agreements(&config, &lost, &agreed), agreed);
-        assert_eq!(shown(&agreements(&config, &lost, &Agreements::new())), ["a: "], "a connection that is new");
+        assert_eq!(negotiated(&config, &lost, &agreed), agreed);
+        assert_eq!(shown(&negotiated(&config, &lost, &Negotiated::new())), ["a: "], "a connection that is new");
     }
 
     #[test]
     fn what_the_file_does_not_admit_is_not_admitted() {
         let config = config("start");
-        let agreed = |sas: &[(&str, &str)]| shown(&agreements(&config, &view(sas), &Agreements::new()));
+        let agreed = |sas: &[(&str, &str)]| shown(&negotiated(&config, &view(sas), &Negotiated::new()));
         assert_eq!(agreed(&[("10.0.0.0/8", "0.0.0.0/0")]), ["a: 10.1.0.0/16 === 192.168.0.0/16"]);
         assert_eq!(agreed(&[("10.2.0.0/16", "192.168.0.0/24")]), ["a: "]);
     }
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn a_trap_may_have_more_negotiated() {
         for (start, expected) in [("trap", true), ("start", false), ("none", false)] {
-            let agreed = agreements(&config(start), &view(&[]), &Agreements::new());
+            let agreed = negotiated(&config(start), &view(&[]), &Negotiated::new());
             assert_eq!(agreed["a"].on_demand, expected, "{start}");
         }
     }
@@ -211,7 +212,7 @@ mod tests {
         let with = |table: Option<Table>| {
             let xfrm = &xfrm::follow::View { table: table.map(Into::into), problem: None };
             let up = has_sa(&config, &config.connections["b"], host, xfrm.table.as_deref());
-            (shown(&super::agreements(&config, Sources { ike, xfrm, host }, &Agreements::new())), up)
+            (shown(&super::negotiated(&config, Sources { ike, xfrm, host }, &Negotiated::new())), up)
         };
         assert_eq!(with(None), (vec![], None));
         let policies = vec![example_policy()];

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::{Cause, ChangeError, Changed, Changer, Made, Watch};
+use super::{Cause, ChangeError, Changed, ConfigManager, Made, Watch};
 use crate::{
     agent::{Request, Transition},
     config::{Config, Confirmation, FileSet, difference::Difference, load_files, load_texts},
@@ -71,7 +71,7 @@ pub(super) fn mark(config: &mut Config, trial: Option<&Trial>) {
     }
 }
 
-impl Changer {
+impl ConfigManager {
     pub(super) async fn reload(&mut self, confirm: Option<Duration>, uid: Option<u32>) -> Result<Changed, ChangeError> {
         let watch = Watch::start();
         let path = self.in_force.path().to_owned();
@@ -79,7 +79,7 @@ impl Changer {
         let is_other = files.texts != self.in_force.files().texts;
         if !is_other && confirm.is_some() {
             // One that is open stays so, with its time.
-            let took = super::Took::default();
+            let took = super::Timings::default();
             return Ok(Changed::nothing("nothing to confirm: nothing has changed", self.file_warnings(), took));
         }
         let before = match &self.trial {
@@ -99,7 +99,7 @@ impl Changer {
             let warnings = self.file_warnings();
             // A secret may be another one all the same.
             self.agent.send(Request::ReadSecrets).await.map_err(|_| ChangeError::Stopping)?;
-            return Ok(Changed::nothing("reloaded: nothing has changed", warnings, super::Took::default()));
+            return Ok(Changed::nothing("reloaded: nothing has changed", warnings, super::Timings::default()));
         }
         let batch = Batch { unconfirmed: Some(unconfirmed), ..Batch::default() };
         let cause = Cause { uid, action: if confirm.is_some() { "reload --confirm" } else { "reload" }.to_owned() };
@@ -143,7 +143,7 @@ impl Changer {
         let step = Arc::new(Transition { difference: Difference::default(), config: Some(Arc::new(config)) });
         let adopted = self.ask(|answer| Request::Commit(step, answer)).await?;
         adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
-        let (difference, took) = (Difference::default(), super::Took::default());
+        let (difference, took) = (Difference::default(), super::Timings::default());
         Ok(Changed::now("confirmed: the configuration stays in force".to_owned(), difference, Vec::new(), took))
     }
 

@@ -84,7 +84,7 @@ impl PinnedMap {
 
 /// The records of all slots, and the counts of a version before.
 #[derive(Default)]
-pub struct Ledger {
+pub struct Records {
     map: Option<Array<MapData, ConnectionRecord>>,
     /// As the map has them.
     records: BTreeMap<u32, ConnectionRecord>,
@@ -99,7 +99,7 @@ pub fn paths(pins: &Pins) -> [(&'static str, PathBuf); 2] {
     [("TRAFFIC", directory.join("traffic")), ("REFUSALS", directory.join("refusals"))]
 }
 
-impl Ledger {
+impl Records {
     /// Opens the maps of an instance, and makes them where there are none of this version.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         let [current, new, old] = [CURRENT, NEW, OLD].map(|name| pins.place(name));

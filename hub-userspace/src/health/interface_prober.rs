@@ -46,11 +46,11 @@ pub enum Command {
 }
 
 /// The near end of a line's task, which ends with it.
-pub struct Line {
+pub struct InterfaceProber {
     commands: UnboundedSender<Command>,
 }
 
-impl Line {
+impl InterfaceProber {
     pub fn start(ifindex: u32, version: Version, events: UnboundedSender<Event>) -> Self {
         let (sender, commands) = unbounded_channel();
         let worker = Worker {

@@ -37,7 +37,7 @@ pub fn connection_of(name: &str) -> Option<&str> {
 
 /// What charon must have. `Debug` shows no secrets.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredState {
     /// By charon's name of each.
     pub connections: BTreeMap<String, Message>,
     pub secrets: BTreeMap<String, SharedSecret>,
@@ -72,7 +72,7 @@ pub enum Step {
     UnloadSecret(String),
 }
 
-impl Wanted {
+impl DesiredState {
     /// Reads the files that the configuration names.
     pub fn of(config: &Config) -> Self {
         let mut wanted = Self::default();
@@ -280,7 +280,7 @@ remote_cidrs = ["10.20.0.0/16"]
     #[test]
     fn a_connection_is_what_the_configuration_says() {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = Wanted::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
+        let wanted = DesiredState::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
         assert_eq!(wanted.connections.keys().collect::<Vec<_>>(), ["vpnhub-a"]);
         let message = &wanted.connections["vpnhub-a"];
         assert_eq!(message.list("remote_addrs"), ["198.51.100.1"]);
@@ -296,14 +296,14 @@ remote_cidrs = ["10.20.0.0/16"]
         assert_eq!((child.value("life_time"), child.value("rekey_time")), (Some("3600s"), Some("3240s")));
         assert_eq!((child.value("start_action"), child.value("close_action")), (Some("start"), Some("start")));
         assert_eq!(wanted.secrets["vpnhub-a"].owners, ["203.0.113.1", "198.51.100.1"]);
-        assert!(!format!("{wanted:?} {:?}", wanted.steps_from(&Wanted::default())).contains(SECRET));
+        assert!(!format!("{wanted:?} {:?}", wanted.steps_from(&DesiredState::default())).contains(SECRET));
     }
 
     #[test]
     fn ikev1_has_a_child_for_each_pair_of_one_family() {
         let folder = tempfile::tempdir().expect("a folder");
         let wanted =
-            Wanted::of(&config(folder.path(), "allow_weak = true\nike = { version = 1, mode = \"aggressive\" }"));
+            DesiredState::of(&config(folder.path(), "allow_weak = true\nike = { version = 1, mode = \"aggressive\" }"));
         let message = &wanted.connections["vpnhub-a"];
         assert_eq!((message.value("version"), message.value("aggressive")), (Some("1"), Some("yes")));
         assert_eq!(children_of(message), ["vpnhub-a-1", "vpnhub-a-2"]);
@@ -317,13 +317,13 @@ remote_cidrs = ["10.20.0.0/16"]
     #[test]
     fn only_what_is_different_is_told() {
         let folder = tempfile::tempdir().expect("a folder");
-        let nothing = Wanted::default();
-        let first = Wanted::of(&config(folder.path(), ""));
+        let nothing = DesiredState::default();
+        let first = DesiredState::of(&config(folder.path(), ""));
         assert_eq!(commands(&first.steps_from(&nothing)), ["load-shared", "load-conn"]);
         assert!(first.steps_from(&first).is_empty());
-        let other = Wanted::of(&config(folder.path(), "encap = true"));
+        let other = DesiredState::of(&config(folder.path(), "encap = true"));
         assert_eq!(commands(&other.steps_from(&first)), ["load-conn"]);
-        let renamed = Wanted::of(&config(folder.path(), "remote_id = \"site.example.com\""));
+        let renamed = DesiredState::of(&config(folder.path(), "remote_id = \"site.example.com\""));
         assert_eq!(commands(&renamed.steps_from(&first)), ["load-shared", "load-conn"]);
         assert_eq!(commands(&nothing.steps_from(&first)), ["unload-conn vpnhub-a", "unload-shared vpnhub-a"]);
     }
@@ -331,7 +331,7 @@ remote_cidrs = ["10.20.0.0/16"]
     #[test]
     fn what_an_agent_before_has_left_goes_and_what_others_have_stays() {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = Wanted::of(&config(folder.path(), ""));
+        let wanted = DesiredState::of(&config(folder.path(), ""));
         let names = ["vpnhub-a", "vpnhub-old", "roadwarrior"].map(str::to_owned);
         assert_eq!(
             commands(&wanted.steps_to_clean(&names, &names)),
@@ -344,7 +344,7 @@ remote_cidrs = ["10.20.0.0/16"]
         let folder = tempfile::tempdir().expect("a folder");
         let config = config(folder.path(), "");
         fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).expect("set");
-        let wanted = Wanted::of(&config);
+        let wanted = DesiredState::of(&config);
         assert!(wanted.is_empty());
         let problem = &wanted.problems["a"];
         assert!(problem.contains("chmod 600") && !problem.contains(SECRET), "{problem}");
