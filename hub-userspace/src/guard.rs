@@ -117,12 +117,10 @@ impl GuardTable {
             (Some(stored), false) => match Guard::resume(stored).await {
                 Ok(Some(guard)) => guard,
                 unusable => {
-                    match unusable {
-                        Err(error) => warn!("the socket that systemd has kept is closed: {error}"),
-                        Ok(_) => {
-                            warn!("the socket that systemd has kept is of another network namespace: it is closed")
-                        }
-                    }
+                    let why = unusable
+                        .err()
+                        .map_or("it is of another network namespace".to_owned(), |error| error.to_string());
+                    warn!("the socket that systemd has kept is closed: {why}");
                     fd_store::forget();
                     open_and_keep().await?
                 }

@@ -190,13 +190,13 @@ fn no_packet_comes_through_while_the_table_gets_and_loses_its_owner() {
         guard.apply(&ruleset()).await.unwrap();
         let tag = bench.tag();
         let flood = bench.flood("far1", packet(addr("10.1.0.5"), addr("10.2.0.5"), What::Udp(1, 2), &tag));
-        for round in 0..300 {
+        for round in 0..100 {
             // Replaced, adopted.
             guard = if round % 4 == 0 { Guard::open_plain().await } else { Guard::open().await }.unwrap();
             guard.apply(&ruleset()).await.unwrap();
         }
         let sent = flood.end();
-        assert!(sent > 300, "{sent} sent");
+        assert!(sent > 100, "{sent} sent");
         bench.settle();
         assert_eq!(bench.arrived(&tag), [""; 0]);
     });
