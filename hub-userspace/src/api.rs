@@ -30,7 +30,7 @@ pub use self::{
 use crate::{
     agent::{Request, Snapshot},
     config_manager::ChangeRequest,
-    event::Event,
+    event::ConnectionEvent,
     status::FullStatus,
     store::WriteState,
 };
@@ -69,7 +69,7 @@ pub struct AppState {
     pub agent: mpsc::Sender<Request>,
     pub changes: mpsc::Sender<ChangeRequest>,
     /// Ends with the agent.
-    pub events: broadcast::WeakSender<Event>,
+    pub events: broadcast::WeakSender<ConnectionEvent>,
     pub store: WriteState,
 }
 

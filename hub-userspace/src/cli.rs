@@ -37,7 +37,7 @@ use crate::{
     },
     config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, Start},
     dataplane::{self, Instance, Mode},
-    event::Event,
+    event::ConnectionEvent,
     guard, peer_config, process,
     status::WithoutAgent,
     store::{DEFAULT_DIRECTORY, StoreError},
@@ -216,7 +216,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             peer_config::render(&load(&file)?.config, &connection, format, with_secret)?
         }
         Command::Monitor => {
-            let show = |event: &Event| {
+            let show = |event: &ConnectionEvent| {
                 let text = printed(event, table::event, cli.output)?;
                 // At once, also into a pipe; its end is ours.
                 let mut out = io::stdout().lock();

@@ -8,7 +8,7 @@ use crate::state::State;
 
 /// A connection's state changed, or the reason for it, or what its SAs admit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Event {
+pub struct ConnectionEvent {
     /// Seconds since 1970-01-01 00:00 UTC.
     pub time: f64,
     pub connection: String,

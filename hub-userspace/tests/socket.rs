@@ -21,7 +21,7 @@ use hub_userspace::{
         self,
         in_force::{Admin, ObjectChange},
     },
-    event::Event,
+    event::ConnectionEvent,
     peer_config::Format,
     store::WriteState,
 };
@@ -51,7 +51,7 @@ struct Served {
     /// A line for each status that is asked for.
     asked: std::sync::mpsc::Receiver<()>,
     runtime: Runtime,
-    _events: broadcast::Sender<Event>,
+    _events: broadcast::Sender<ConnectionEvent>,
     _folder: TempDir,
 }
 
@@ -450,7 +450,7 @@ fn client_follows_events_as_they_come_until_the_agent_ends() {
         });
         let mut names = String::new();
         let ended = client(&path, async |client| {
-            let tell = |event: &Event| {
+            let tell = |event: &ConnectionEvent| {
                 names += &event.connection;
                 // Nobody waits for the others.
                 let _ = seen.send(());

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::Config,
     dataplane::{Attached, Mode},
-    event::{self, now},
+    event::{ConnectionEvent, now},
     health::Target,
     memory::Memory,
     netlink::{KernelNeighbour, Ruleset, XfrmLinks},
@@ -79,7 +79,7 @@ pub struct Edge<D, K, I> {
     pub kernel: K,
     pub ike: I,
     /// Who listens to what happens to the connections.
-    pub listeners: broadcast::Sender<event::Event>,
+    pub listeners: broadcast::Sender<ConnectionEvent>,
 }
 
 impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
@@ -164,7 +164,7 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
     fn notify(&self, notice: Notice) {
         let Notice { connection, state, was, reason, selectors } = notice;
         // Nobody may be listening.
-        drop(self.listeners.send(event::Event { time: now(), connection, state, was, reason, selectors }));
+        drop(self.listeners.send(ConnectionEvent { time: now(), connection, state, was, reason, selectors }));
     }
 }
 

@@ -57,7 +57,7 @@ use crate::{
         model::{OnStop, Source},
     },
     dataplane::{Dataplane, Instance, Mode},
-    event as told,
+    event::ConnectionEvent,
     guard::GuardTable,
     health::{self, Prober},
     id_allocator::Full,
@@ -105,7 +105,7 @@ pub struct Agent {
     /// When to follow the host again: it could not be followed.
     follow_after: Instant,
     neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
-    verdicts: mpsc::UnboundedReceiver<health::Event>,
+    verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
     settled: mpsc::UnboundedReceiver<Settled>,
     _lock: InstanceLock,
 }
@@ -234,7 +234,7 @@ impl Agent {
     }
 
     /// What happens to the connections from now on.
-    pub fn events(&self) -> broadcast::WeakSender<told::Event> {
+    pub fn events(&self) -> broadcast::WeakSender<ConnectionEvent> {
         self.edge.listeners.downgrade()
     }
 
@@ -286,10 +286,10 @@ impl Agent {
     }
 
     /// How the checks of this verdict and of those that have come with it are doing.
-    fn reports(&mut self, first: health::Event) -> BTreeMap<String, health::Report> {
+    fn reports(&mut self, first: health::VerdictChange) -> BTreeMap<String, health::Report> {
         let mut reports = BTreeMap::new();
         let mut next = Some(first);
-        while let Some(health::Event { connection, .. }) = next {
+        while let Some(health::VerdictChange { connection, .. }) = next {
             // It may have been overtaken: the prober has the current one.
             if let Some(report) = self.edge.kernel.prober.report(&connection) {
                 reports.insert(connection, report);

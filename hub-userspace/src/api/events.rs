@@ -15,7 +15,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{AppState, Client, EVENTS, snapshot};
 use crate::{
-    event::{Event, now},
+    event::{ConnectionEvent, now},
     status::Connection,
 };
 
@@ -30,7 +30,10 @@ pub(super) async fn follow(State(state): State<AppState>) -> Response {
 
 /// The next lines, and where those after them come from; nothing when the agent ends. To a client that is new, or was too
 /// slow to be told everything, how all connections are.
-async fn next(events: Option<Receiver<Event>>, state: &AppState) -> Option<(String, Option<Receiver<Event>>)> {
+async fn next(
+    events: Option<Receiver<ConnectionEvent>>,
+    state: &AppState,
+) -> Option<(String, Option<Receiver<ConnectionEvent>>)> {
     if let Some(mut events) = events {
         match events.recv().await {
             Ok(event) => return Some((line(&event), Some(events))),
@@ -44,19 +47,19 @@ async fn next(events: Option<Receiver<Event>>, state: &AppState) -> Option<(Stri
     let lines = present.map(|Connection { name, state, state_reason, state_seconds, ipsec, .. }| {
         let selectors = ipsec.and_then(|ipsec| ipsec.selectors);
         let time = now() - state_seconds;
-        line(&Event { time, connection: name, state, was: None, reason: state_reason, selectors })
+        line(&ConnectionEvent { time, connection: name, state, was: None, reason: state_reason, selectors })
     });
     Some((lines.collect(), Some(events)))
 }
 
-fn line(event: &Event) -> String {
+fn line(event: &ConnectionEvent) -> String {
     // Strings and numbers only: nothing in it can fail to be written.
     serde_json::to_string(event).unwrap_or_default() + "\n"
 }
 
 impl Client {
     /// Hands each event to `tell` until that fails or the agent ends, which is an error as well.
-    pub async fn follow(&self, mut tell: impl FnMut(&Event) -> Result<()>) -> Result<()> {
+    pub async fn follow(&self, mut tell: impl FnMut(&ConnectionEvent) -> Result<()>) -> Result<()> {
         let mut answer = self.ask(Method::GET, EVENTS, None, None).await?;
         let mut rest = Vec::new();
         while let Some(bytes) = answer.chunk().await.context("the agent has gone")? {

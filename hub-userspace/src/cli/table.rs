@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     api::{CustomerGateway, Shown},
     config::{Confirmation, SetAside},
-    event::Event,
+    event::ConnectionEvent,
     state::State,
     status::{
         Child, Connection, FullStatus, Ipsec, Reasons, Route, RunningConnection, Status, StoreStatus, Traffic,
@@ -113,8 +113,8 @@ pub fn connections(connections: &[Connection]) -> String {
 }
 
 /// An event on a line of its own, which a log file's reader can sort by time.
-pub fn event(event: &Event) -> String {
-    let Event { time, connection, state: now, reason, selectors, .. } = event;
+pub fn event(event: &ConnectionEvent) -> String {
+    let ConnectionEvent { time, connection, state: now, reason, selectors, .. } = event;
     let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let selectors = match selectors {
         Some(selectors) if !selectors.is_empty() => format!(", for {}", selectors.join(", ")),

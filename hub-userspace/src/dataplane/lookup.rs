@@ -19,7 +19,7 @@ use crate::{
     compiled::{self, Change, Compiled, memory::Exhausted},
     config::model,
     id_allocator::DeferredFree,
-    tables::{Changes, Prefix},
+    tables::{MapChanges, Prefix},
 };
 
 /// As the settings want it.
@@ -104,7 +104,7 @@ impl Lookup {
         }
     }
 
-    pub fn change_locals<A: Address>(&mut self, changes: &Changes<Prefix<Scoped<A>>, Local>) -> Written
+    pub fn change_locals<A: Address>(&mut self, changes: &MapChanges<Prefix<Scoped<A>>, Local>) -> Written
     where
         Scoped<A>: Pod,
     {
@@ -116,7 +116,7 @@ impl Lookup {
         }
     }
 
-    pub fn change_remotes<A: Address>(&mut self, changes: &Changes<Prefix<Scoped<A>>, Remote>) -> Written
+    pub fn change_remotes<A: Address>(&mut self, changes: &MapChanges<Prefix<Scoped<A>>, Remote>) -> Written
     where
         Scoped<A>: Pod,
     {
@@ -129,7 +129,7 @@ impl Lookup {
     }
 
     /// A route that is to be deleted may never have been written.
-    pub fn change_routes(&mut self, changes: &Changes<IpNet, Route>) -> Written {
+    pub fn change_routes(&mut self, changes: &MapChanges<IpNet, Route>) -> Written {
         match self {
             Self::Tries(tries) => {
                 for (done, (destination, route)) in changes.iter().enumerate() {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::model::Dataplane as Settings,
-    tables::{Changes, Prefix, Write},
+    tables::{MapChanges, Prefix, Write},
 };
 
 /// A map of the program under its name.
@@ -32,7 +32,7 @@ pub type Written = (usize, Result<(), Error>);
 
 impl<M> Named<M> {
     /// Makes changes one after the other.
-    pub fn change<K, V>(&mut self, changes: &Changes<K, V>) -> Written
+    pub fn change<K, V>(&mut self, changes: &MapChanges<K, V>) -> Written
     where
         M: Writer<K, V>,
     {

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Event, Link, Report, Target, Verdict,
+    Link, Report, Target, Verdict, VerdictChange,
     check::{Check, Nonce},
     echo,
     socket::{Cookie, EchoSocket, Version},
@@ -51,7 +51,7 @@ pub struct InterfaceProber {
 }
 
 impl InterfaceProber {
-    pub fn start(ifindex: u32, version: Version, events: UnboundedSender<Event>) -> Self {
+    pub fn start(ifindex: u32, version: Version, events: UnboundedSender<VerdictChange>) -> Self {
         let (sender, commands) = unbounded_channel();
         let worker = Worker {
             ifindex,
@@ -85,7 +85,7 @@ struct Running {
 struct Worker {
     ifindex: u32,
     version: Version,
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<VerdictChange>,
     /// Nothing while the kernel gives none; every probe tries again.
     socket: Option<EchoSocket>,
     cookie: Cookie,
@@ -245,10 +245,10 @@ impl Worker {
 }
 
 impl Running {
-    fn tell(&self, verdict: Verdict, events: &UnboundedSender<Event>) {
+    fn tell(&self, verdict: Verdict, events: &UnboundedSender<VerdictChange>) {
         lock(&self.report).verdict = Some(verdict);
         // The agent may be stopping.
-        drop(events.send(Event { connection: self.connection.clone(), verdict }));
+        drop(events.send(VerdictChange { connection: self.connection.clone(), verdict }));
     }
 
     fn send(

@@ -68,7 +68,7 @@ pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, Target> {
 
 /// A verdict that is new. It may have been overtaken: [`Prober::report`] has the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct VerdictChange {
     pub connection: String,
     pub verdict: Verdict,
 }

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    Event, Report, Target,
+    Report, Target, VerdictChange,
     interface_prober::{Command, InterfaceProber, SharedReport, lock},
     socket::Version,
 };
@@ -17,7 +17,7 @@ type Key = (u32, Version);
 
 /// Runs the checks that it is told to. They end when it is dropped.
 pub struct Prober {
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<VerdictChange>,
     lines: HashMap<Key, InterfaceProber>,
     /// By connection.
     checks: BTreeMap<String, (Target, SharedReport)>,
@@ -26,7 +26,7 @@ pub struct Prober {
 impl Prober {
     /// Runs nothing yet; verdicts will go to `events`, only when they change: at most one an interval and check, which
     /// is why the channel has no limit.
-    pub fn start(events: UnboundedSender<Event>) -> Self {
+    pub fn start(events: UnboundedSender<VerdictChange>) -> Self {
         Self { events, lines: HashMap::new(), checks: BTreeMap::new() }
     }
 

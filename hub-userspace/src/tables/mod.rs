@@ -10,7 +10,7 @@ use hub_common::maps::{
 };
 use ipnet::IpNet;
 
-pub use self::write::{Changes, Write};
+pub use self::write::{MapChanges, Write};
 
 /// What the program's maps hold now, but for the routes: there may be a million, and the RIB knows which of them changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

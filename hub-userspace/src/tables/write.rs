@@ -14,29 +14,29 @@ use super::{EgressTables, Family, PolicyTables, Prefix, RouteChanges, Tables};
 use crate::diff::{Difference, difference};
 
 /// Entries of one map and their new values, written in this order; without a value, the entry is deleted.
-pub type Changes<K, V> = Vec<(K, Option<V>)>;
+pub type MapChanges<K, V> = Vec<(K, Option<V>)>;
 
-/// Changes of one of the program's maps.
+/// MapChanges of one of the program's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// Whose counters a slot has.
-    Connections(Changes<u32, String>),
-    Ports(Changes<u32, u32>),
-    GroupMembers(Changes<GroupMember, u32>),
-    NextHops(Changes<u32, NextHop>),
-    Groups(Changes<u32, GroupRecord>),
+    Connections(MapChanges<u32, String>),
+    Ports(MapChanges<u32, u32>),
+    GroupMembers(MapChanges<GroupMember, u32>),
+    NextHops(MapChanges<u32, NextHop>),
+    Groups(MapChanges<u32, GroupRecord>),
     /// Never deleted: a bucket without a value is used by no route.
-    Buckets(Changes<u32, u32>),
-    Neighbours(Changes<Neighbour, LinkAddress>),
-    Links(Changes<Prefix<Scoped<[u8; 16]>>, u32>),
-    PortRules(Changes<u32, Rules>),
-    LocalsV4(Changes<Prefix<Scoped<[u8; 4]>>, Local>),
-    RemotesV4(Changes<Prefix<Scoped<[u8; 4]>>, Remote>),
-    LocalsV6(Changes<Prefix<Scoped<[u8; 16]>>, Local>),
-    RemotesV6(Changes<Prefix<Scoped<[u8; 16]>>, Remote>),
-    Routes(Changes<IpNet, Route>),
-    Vlans(Changes<Vlan, u32>),
-    Attachments(Changes<u32, Attachment>),
+    Buckets(MapChanges<u32, u32>),
+    Neighbours(MapChanges<Neighbour, LinkAddress>),
+    Links(MapChanges<Prefix<Scoped<[u8; 16]>>, u32>),
+    PortRules(MapChanges<u32, Rules>),
+    LocalsV4(MapChanges<Prefix<Scoped<[u8; 4]>>, Local>),
+    RemotesV4(MapChanges<Prefix<Scoped<[u8; 4]>>, Remote>),
+    LocalsV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Local>),
+    RemotesV6(MapChanges<Prefix<Scoped<[u8; 16]>>, Remote>),
+    Routes(MapChanges<IpNet, Route>),
+    Vlans(MapChanges<Vlan, u32>),
+    Attachments(MapChanges<u32, Attachment>),
 }
 
 impl Write {
@@ -183,15 +183,15 @@ impl<A: Ord + Copy> Selectors<A> {
     }
 }
 
-fn puts<K: Copy, V: Clone>(difference: &Difference<K, V>) -> Changes<K, V> {
+fn puts<K: Copy, V: Clone>(difference: &Difference<K, V>) -> MapChanges<K, V> {
     difference.puts.iter().map(|(key, value)| (*key, Some(value.clone()))).collect()
 }
 
-fn deletes<K: Copy, V>(difference: &Difference<K, V>) -> Changes<K, V> {
+fn deletes<K: Copy, V>(difference: &Difference<K, V>) -> MapChanges<K, V> {
     difference.deletes.iter().map(|key| (*key, None)).collect()
 }
 
-fn note<K: Ord + Copy, V: Clone>(table: &mut BTreeMap<K, V>, changes: &Changes<K, V>, count: usize) {
+fn note<K: Ord + Copy, V: Clone>(table: &mut BTreeMap<K, V>, changes: &MapChanges<K, V>, count: usize) {
     for (key, value) in changes.iter().take(count) {
         match value {
             Some(value) => table.insert(*key, value.clone()),
@@ -200,7 +200,7 @@ fn note<K: Ord + Copy, V: Clone>(table: &mut BTreeMap<K, V>, changes: &Changes<K
     }
 }
 
-fn note_buckets(buckets: &mut Vec<u32>, changes: &Changes<u32, u32>, count: usize) {
+fn note_buckets(buckets: &mut Vec<u32>, changes: &MapChanges<u32, u32>, count: usize) {
     for (bucket, value) in changes.iter().take(count) {
         let index = *bucket as usize;
         if buckets.len() <= index {

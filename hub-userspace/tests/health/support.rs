@@ -7,7 +7,7 @@ use std::{
 
 use hub_userspace::{
     config::model::HealthCheck,
-    health::{Event, Link, Prober, Report, Target, Verdict},
+    health::{Link, Prober, Report, Target, Verdict, VerdictChange},
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 pub struct Probing {
     pub prober: Prober,
-    events: UnboundedReceiver<Event>,
+    events: UnboundedReceiver<VerdictChange>,
 }
 
 pub fn target(ifindex: u32, link: Link, source: &str, destination: &str) -> Target {
@@ -47,7 +47,7 @@ impl Probing {
     }
 
     /// The next event.
-    pub async fn event(&mut self) -> Event {
+    pub async fn event(&mut self) -> VerdictChange {
         timeout(PATIENCE, self.events.recv()).await.expect("no event came").unwrap()
     }
 

@@ -236,7 +236,7 @@ pub struct Agent {
     pub edge: Edge<Sim, Sim, Sim>,
     pub state: Shared,
     pub now: Instant,
-    events: broadcast::Receiver<crate::event::Event>,
+    events: broadcast::Receiver<crate::event::ConnectionEvent>,
 }
 
 impl Agent {
@@ -287,7 +287,7 @@ impl Agent {
     }
 
     /// The next that listeners are told.
-    pub fn told(&mut self) -> Option<crate::event::Event> {
+    pub fn told(&mut self) -> Option<crate::event::ConnectionEvent> {
         self.events.try_recv().ok()
     }
 }
