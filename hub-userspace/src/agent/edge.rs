@@ -86,47 +86,46 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
     /// Does it; what came of it, where that is of interest.
     pub fn perform(&mut self, effect: Effect) -> (Result<()>, Option<Event>) {
         let Self { datapath, kernel, ike, .. } = self;
-        let mut done = None;
-        let result = match effect {
-            Effect::Ike(config) => return (Ok(ike.set(&config)), None),
-            Effect::XfrmLinks(links) => return (Ok(kernel.set_xfrm_links(links)), None),
-            Effect::FollowPolicies(follow) => return (Ok(kernel.follow_policies(follow)), None),
-            Effect::Checks(checks) => return (Ok(kernel.set_checks(checks)), None),
-            Effect::Sysctls { settings, audit } => return (Ok(kernel.set(&settings, audit)), None),
-            Effect::Routes(entries) => return (Ok(kernel.routes(entries)), None),
-            Effect::Neighbours(neighbours) => return (Ok(kernel.neighbours(neighbours)), None),
-            Effect::AuditRoutes => return (Ok(kernel.audit()), None),
-            Effect::Settle => return (Ok(kernel.settle()), None),
-            Effect::Probe(ifindex, address) => return (Ok(kernel.probe(ifindex, address)), None),
+        let (mut result, mut done) = (Ok(()), None);
+        match effect {
+            Effect::Ike(config) => ike.set(&config),
+            Effect::XfrmLinks(links) => kernel.set_xfrm_links(links),
+            Effect::FollowPolicies(follow) => kernel.follow_policies(follow),
+            Effect::Checks(checks) => kernel.set_checks(checks),
             Effect::JoinGroup(interfaces) => {
-                kernel.join_group(&interfaces).inspect_err(|_| done = Some(Done::GroupFailed))
+                result = kernel.join_group(&interfaces).inspect_err(|_| done = Some(Done::GroupFailed));
             }
-            Effect::LeaveGroup(others) => kernel.leave_group(&others),
-            Effect::Guard(ruleset) => kernel.guard(&ruleset).inspect_err(|_| done = Some(Done::GuardFailed)),
+            Effect::LeaveGroup(others) => result = kernel.leave_group(&others),
+            Effect::Guard(ruleset) => {
+                result = kernel.guard(&ruleset).inspect_err(|_| done = Some(Done::GuardFailed));
+            }
+            Effect::Sysctls { settings, audit } => kernel.set(&settings, audit),
+            Effect::Routes(entries) => kernel.routes(entries),
+            Effect::Neighbours(neighbours) => kernel.neighbours(neighbours),
+            Effect::AuditRoutes => kernel.audit(),
+            Effect::Settle => kernel.settle(),
+            Effect::Probe(ifindex, address) => kernel.probe(ifindex, address),
             Effect::Forget(ifindex) => {
                 datapath.forget(ifindex);
                 kernel.forget(ifindex);
-                Ok(())
             }
             Effect::Write(writes) => {
-                let (written, result) = self.write(writes);
+                let written;
+                (written, result) = self.write(writes);
                 done = Some(written);
-                result
             }
             Effect::Attach { name, ifindex, mode, reason } => {
                 let result = datapath.attach(&name, ifindex, mode, reason).map_err(|error| error.to_string());
                 done = Some(Done::Attached { name, ifindex, result });
-                Ok(())
             }
             Effect::Keep(interfaces) => {
+                result = datapath.keep(&interfaces);
                 done = Some(Done::Kept);
-                datapath.keep(&interfaces)
             }
             Effect::Remember { connection, slot, memory } => {
                 if let Err(error) = datapath.remember(slot, &memory) {
                     warn!("the next agent will not know how {connection} is: {error}");
                 }
-                Ok(())
             }
             Effect::AwaitGrace { ids } => {
                 if datapath.begin_release() || ids {
@@ -134,18 +133,11 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
                 } else {
                     done = Some(Done::NothingRests);
                 }
-                Ok(())
             }
-            Effect::Release => {
-                datapath.release();
-                Ok(())
-            }
-            Effect::Notify(notice) => {
-                self.notify(notice);
-                Ok(())
-            }
-            Effect::Fail(error) => Err(anyhow!(error)),
-        };
+            Effect::Release => datapath.release(),
+            Effect::Notify(notice) => self.notify(notice),
+            Effect::Fail(error) => result = Err(anyhow!(error)),
+        }
         (result, done.map(Event::Done))
     }
 

@@ -161,7 +161,7 @@ impl Agent {
             agent.hear().await;
         }
         if let Err(error) = agent.start_forwarding().await {
-            if let Err(another) = agent.stop(!is_running).await {
+            if let Err(another) = Box::pin(agent.stop(!is_running)).await {
                 warn!("{another:#}");
             }
             return Err(error);
@@ -282,7 +282,7 @@ impl Agent {
         // Nobody waits for an answer that does not come any more.
         drop(requests);
         let detach = self.world.config().dataplane.on_stop == OnStop::Detach;
-        self.stop(detach).await
+        Box::pin(self.stop(detach)).await
     }
 
     /// How the checks of this verdict and of those that have come with it are doing.

@@ -170,7 +170,7 @@ impl World {
     fn done(&mut self, done: Done, now: Instant, effects: &mut Vec<Effect>) {
         match done {
             Done::Written { writes, count, failed } => {
-                self.written(writes, count, failed, effects);
+                self.written(&writes, count, failed, effects);
                 if failed {
                     self.retry(now);
                 }

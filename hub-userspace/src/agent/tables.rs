@@ -37,7 +37,7 @@ impl World {
         let writes = self.with_ids(|world, ids| world.compile(policy, ids));
         match writes {
             Ok(writes) if writes.is_empty() => {
-                self.written(Vec::new(), 0, false, effects);
+                self.written(&[], 0, false, effects);
                 true
             }
             Ok(writes) => {
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// These writes were made, or the last but for its first `count` entries.
-    pub(super) fn written(&mut self, writes: Vec<Write>, count: usize, failed: bool, effects: &mut Vec<Effect>) {
+    pub(super) fn written(&mut self, writes: &[Write], count: usize, failed: bool, effects: &mut Vec<Effect>) {
         let last = writes.len().wrapping_sub(1);
         for (index, write) in writes.iter().enumerate() {
             self.tables.note(write, if index == last && failed { count } else { write.len() });

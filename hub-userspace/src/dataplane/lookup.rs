@@ -202,7 +202,7 @@ where
         return (0, Ok(()));
     }
     match tables.apply(A::FAMILY, &changes) {
-        Ok(_) => (changes.len(), Ok(())),
+        Ok(()) => (changes.len(), Ok(())),
         Err(error) => (0, Err(exhausted(error, mebibytes))),
     }
 }

@@ -87,7 +87,7 @@ impl PinnedMap {
 pub struct Records {
     map: Option<Array<MapData, ConnectionRecord>>,
     /// As the map has them.
-    records: BTreeMap<u32, ConnectionRecord>,
+    by_slot: BTreeMap<u32, ConnectionRecord>,
     old: Option<Old>,
     /// Slots that have lost their owners: the old programs may still count for them.
     to_clear: Option<Vec<u32>>,
@@ -144,17 +144,17 @@ impl Records {
                 records.insert(slot, record);
             }
         }
-        Ok(Self { map: Some(map), records, old: None, to_clear: None })
+        Ok(Self { map: Some(map), by_slot: records, old: None, to_clear: None })
     }
 
     /// Slots with their owners' names and records. A name is there once.
     pub fn owners(&self) -> BTreeMap<u32, (String, &ConnectionRecord)> {
-        self.records.iter().filter_map(|(slot, record)| Some((*slot, (name(record)?, record)))).collect()
+        self.by_slot.iter().filter_map(|(slot, record)| Some((*slot, (name(record)?, record)))).collect()
     }
 
     /// A slot's counts beside those of the current maps.
     pub fn earlier(&self, slot: u32) -> Counters {
-        let record = self.records.get(&slot).copied().unwrap_or(ConnectionRecord::NONE);
+        let record = self.by_slot.get(&slot).copied().unwrap_or(ConnectionRecord::NONE);
         let carried = Counters::from(record.traffic) + Counters::from(record.refusals);
         match &self.old {
             Some(old) if record.flags & ConnectionRecord::CARRIED_OVER == 0 => carried + old.counters(slot),
@@ -181,7 +181,7 @@ impl Records {
 
     /// Notes the state of a slot's owner.
     pub fn note(&mut self, slot: u32, note: impl FnOnce(&mut ConnectionRecord)) -> Result<(), Error> {
-        let Some(mut record) = self.records.get(&slot).copied() else { return Ok(()) };
+        let Some(mut record) = self.by_slot.get(&slot).copied() else { return Ok(()) };
         note(&mut record);
         self.set(slot, &record).map_err(|error| failed(&error))
     }
@@ -193,7 +193,7 @@ impl Records {
         }
         let Some(old) = &self.old else { return Ok(()) };
         for slot in old.slots() {
-            let mut record = self.records.get(&slot).copied().unwrap_or(ConnectionRecord::NONE);
+            let mut record = self.by_slot.get(&slot).copied().unwrap_or(ConnectionRecord::NONE);
             let counted = old.counters(slot);
             let has_owner = slot <= VPC || record.name_length > 0;
             if !has_owner || record.flags & ConnectionRecord::CARRIED_OVER != 0 || counted == Counters::default() {
@@ -204,14 +204,14 @@ impl Records {
             record.traffic = Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes };
             record.refusals = Refusals { reasons };
             record.flags |= ConnectionRecord::CARRIED_OVER;
-            write(&mut self.map, &mut self.records, slot, &record).map_err(|error| failed(&error))?;
+            write(&mut self.map, &mut self.by_slot, slot, &record).map_err(|error| failed(&error))?;
         }
         self.old = None;
         remove_directory(&pins.place(OLD))
     }
 
     fn set(&mut self, slot: u32, record: &ConnectionRecord) -> Result<(), MapError> {
-        write(&mut self.map, &mut self.records, slot, record)
+        write(&mut self.map, &mut self.by_slot, slot, record)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::diff::{Difference, difference};
 /// Entries of one map and their new values, written in this order; without a value, the entry is deleted.
 pub type MapChanges<K, V> = Vec<(K, Option<V>)>;
 
-/// MapChanges of one of the program's maps.
+/// Changes of one of the program's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// Whose counters a slot has.

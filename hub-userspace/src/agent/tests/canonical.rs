@@ -43,12 +43,13 @@ pub fn canonical(state: &State) -> Canonical {
         }
         let members = egress.members.keys().filter(|member| member.first_bucket == route.first_bucket);
         let members = members.map(|member| name(tables, member.connection)).collect();
-        let ways = buckets(tables, route).map(|hop| {
+        let ways = buckets(tables, *route).map(|hop| {
             format!("{} {} {} {} {:?}", name(tables, hop.connection), hop.ifindex, hop.mtu, hop.flags, hop.addresses)
         });
         (*destination, (route.flags, members, ways.collect()))
     };
-    let in_use = routes.values().filter(|route| route.flags & Route::HUB == 0).flat_map(|route| buckets(tables, route));
+    let in_use =
+        routes.values().filter(|route| route.flags & Route::HUB == 0).flat_map(|route| buckets(tables, *route));
     let selectors = in_use.map(|hop| (name(tables, hop.connection), scope(tables, hop.scope)));
     let mut guard = state.guard.clone().expect("there is a table");
     let number = |mark: u32, name: &str| (mark & 0x1000_0000, name.to_owned());
@@ -72,7 +73,7 @@ pub fn shares_must_agree(one: &State, other: &State) {
         let count = |state: &State, route: &Route| {
             let mut counts = BTreeMap::<String, usize>::new();
             if route.flags & Route::HUB == 0 {
-                for hop in buckets(&state.tables, route) {
+                for hop in buckets(&state.tables, *route) {
                     *counts.entry(name(&state.tables, hop.connection)).or_default() += 1;
                 }
             }

@@ -58,7 +58,7 @@ pub fn config(random: &mut SmallRng) -> Config {
         )
         .unwrap();
         if random.random_bool(0.3) {
-            write!(text, "health_check = {{ source = \"192.168.0.1\", destination = \"10.{site}.0.1\" }}\n").unwrap();
+            writeln!(text, "health_check = {{ source = \"192.168.0.1\", destination = \"10.{site}.0.1\" }}").unwrap();
         }
         if random.random_bool(0.4) {
             writeln!(text, "[connection.c{site}.ipsec]\npsk_file = \"/nowhere\"\nremote_id = \"c{site}\"").unwrap();

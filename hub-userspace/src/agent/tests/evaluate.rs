@@ -68,7 +68,7 @@ fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) 
     if route.flags & Route::HUB != 0 {
         return Some(Way::Hub);
     }
-    let owners: BTreeSet<u32> = buckets(tables, route).map(|next_hop| next_hop.connection).collect();
+    let owners: BTreeSet<u32> = buckets(tables, *route).map(|next_hop| next_hop.connection).collect();
     if route.flags & Route::VPC != 0 {
         assert_eq!(owners, BTreeSet::from([VPC]), "{route:?}");
         return Some(Way::Vpc);
@@ -77,7 +77,7 @@ fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) 
 }
 
 /// Where the buckets of a route lead.
-pub fn buckets<'a>(tables: &'a Tables, route: &Route) -> impl Iterator<Item = &'a hub_common::maps::NextHop> + use<'a> {
+pub fn buckets(tables: &Tables, route: Route) -> impl Iterator<Item = &hub_common::maps::NextHop> {
     let egress: &EgressTables = &tables.egress;
     (route.first_bucket..=route.first_bucket + u32::from(route.bucket_mask)).map(move |bucket| {
         let value = egress.buckets.get(bucket as usize).copied().unwrap_or(EgressTables::NOWHERE);

@@ -1,6 +1,10 @@
 //! Orders that matter.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::sim::Agent;
 use crate::{
@@ -13,12 +17,14 @@ use crate::{
 fn config(sites: &[&str]) -> Config {
     let mut text = "[gateway]\nname = \"hub\"\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n".to_owned();
     for (number, site) in sites.iter().enumerate() {
-        text += &format!(
+        write!(
+            text,
             "[connection.{site}]\ncustomer_gateway = \"site\"\ninterface = \"{site}0\"\nlocal_cidrs = [\"0.0.0.0/0\"]\n\
              remote_cidrs = [\"10.{number}.0.0/16\", \"10.200.0.0/16\"]\n[[route]]\n\
              destination = \"10.{number}.0.0/16\"\nnext_hop = \"{site}\"\n[[route]]\n\
              destination = \"10.200.0.0/16\"\nnext_hop = \"{site}\"\n"
-        );
+        )
+        .unwrap();
     }
     parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
 }

@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// Sequences of events, and events of each.
-const SEQUENCES: u64 = 150;
-const EVENTS: usize = 40;
+const SEQUENCES: u64 = 30;
+const EVENTS: usize = 30;
 
 #[test]
 fn any_events_end_in_the_tables_of_a_compilation_from_scratch() {
