@@ -321,7 +321,12 @@ impl Agent {
     fn answer(&mut self, request: Request) {
         // The client may have gone: a change is made all the same.
         match request {
-            Request::Status(answer) => drop(answer.send(self.snapshot())),
+            Request::Status(answer) => {
+                // Why a probe does not leave is known before there is a verdict.
+                let reports = self.edge.kernel.prober.reports();
+                self.follow(Event::Health(reports));
+                drop(answer.send(self.snapshot()));
+            }
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
             Request::ReadSecrets => self.follow(Event::Secrets),
             Request::CheckCapacity(transition, answer) => drop(answer.send(self.world.check_capacity(&transition))),

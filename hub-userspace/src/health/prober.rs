@@ -69,6 +69,11 @@ impl Prober {
         self.checks.get(connection).map(|(_, report)| lock(report).clone())
     }
 
+    /// How all checks are doing, by connection.
+    pub fn reports(&self) -> BTreeMap<String, Report> {
+        self.checks.iter().map(|(connection, (_, report))| (connection.clone(), lock(report).clone())).collect()
+    }
+
     fn add(&mut self, connection: String, target: Target) {
         let report = SharedReport::default();
         self.checks.insert(connection.clone(), (target, Arc::clone(&report)));
