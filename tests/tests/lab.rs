@@ -301,13 +301,13 @@ fn an_interrupt_takes_the_lab_down() {
 /// its socket, which is no sign that the next one is ready.
 fn fake_agent(code: u8, first: &str) -> anyhow::Result<(AgentCommand, Scratch)> {
     let scratch = Scratch::new()?;
-    let path = scratch.file("vpnhub");
     // --socket PATH run … | --socket PATH --output json status
     let script = format!(
         "#!/bin/sh\ncase \"$3\" in\nrun) trap 'exit {code}' TERM; echo started; {first}; echo $$ >\"$2\"; while :; do sleep 0.1; done;;\n*) test \"$5\" = status && kill -0 $(cat \"$2\") && echo '{{\"gateway\":{{\"name\":\"fake\"}}}}';;\nesac\n"
     );
-    std::fs::write(&path, script)?;
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let text = scratch.file("script");
+    std::fs::write(&text, script)?;
+    let path = scratch.executable(&text, "vpnhub")?;
     Ok((AgentCommand::new(path).ready_within(WAIT), scratch))
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
 
@@ -48,6 +49,23 @@ impl Scratch {
     /// The path of `name` in the directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+}
+
+impl Scratch {
+    /// A copy of a file, to be run.
+    ///
+    /// Another process writes it: a child that another thread is just starting may still have open what this process
+    /// wrote, and the kernel refuses to run such a file (`ETXTBSY`).
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn executable(&self, from: &Path, name: &str) -> anyhow::Result<PathBuf> {
+        let to = self.file(name);
+        let status =
+            Command::new("install").args(["-m", "755"]).arg(from).arg(&to).status().context("running install")?;
+        anyhow::ensure!(status.success(), "{} cannot be copied to {}", from.display(), to.display());
+        Ok(to)
     }
 }
 

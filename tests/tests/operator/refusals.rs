@@ -102,9 +102,7 @@ fn no_privileges() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     // Where nobody may go.
-    let binary = scratch.file("vpnhub");
-    fs::copy(agent_binary(), &binary).unwrap();
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = scratch.executable(agent_binary(), "vpnhub").unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let config = scratch.file("vpnhub.toml");
     fs::write(&config, HubConfig::offices(&SITES).to_string()).unwrap();
@@ -136,8 +134,7 @@ fn others_may_not_ask_the_agent() {
     let socket = rig.agent.socket();
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let scratch = Scratch::new().unwrap();
-    let binary = scratch.file("vpnhub");
-    fs::copy(agent_binary(), &binary).unwrap();
+    let binary = scratch.executable(agent_binary(), "vpnhub").unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let told = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), "status"]));
     assert!(told.contains("no access to") && told.contains(path(&socket)), "{told}");
