@@ -34,6 +34,8 @@ pub struct GuardPlan {
     /// Indices of the sites' interfaces that have been put into the device group, by which the table knows them whatever
     /// they are called.
     grouped: BTreeSet<u32>,
+    /// Some of them could not be.
+    group_failed: bool,
     /// The group is as the last agent has left it: interfaces that are no site's any more may be in it.
     is_regrouped: bool,
 }
@@ -54,7 +56,10 @@ impl GuardPlan {
         self.leaving.retain(|name| !wanted.sites.contains(name));
         wanted.sites.extend(self.leaving.iter().cloned());
         let sites: BTreeSet<u32> = sites(config).filter_map(|name| host.link(name)).map(|link| link.index).collect();
-        let new: BTreeSet<u32> = sites.difference(&self.grouped).copied().collect();
+        let new: BTreeSet<u32> = match std::mem::take(&mut self.group_failed) {
+            true => sites.clone(),
+            false => sites.difference(&self.grouped).copied().collect(),
+        };
         if !new.is_empty() {
             effects.push(Effect::JoinGroup(new));
         }
@@ -75,9 +80,9 @@ impl GuardPlan {
         self.failed = true;
     }
 
-    /// Interfaces could not be put into the group.
+    /// Interfaces could not be put into the group. None of the others has to leave it for that.
     pub fn group_failed(&mut self) {
-        self.grouped.clear();
+        self.group_failed = true;
     }
 
     /// No route leads to connections any more that have left the configuration.

@@ -195,7 +195,7 @@ fn group_reads_root_changes_and_others_do_neither() {
     assert_eq!(code(&ask(path, READ)), 404);
     assert_eq!(code(&ask(path, &secret)), 404);
     for change in changes() {
-        // The changer was asked, and has not answered.
+        // The configuration manager was asked, and has not answered.
         assert_eq!(code(&ask(path, &change)), 500, "{change}");
     }
 }
@@ -375,7 +375,7 @@ fn client_passes_on_what_the_server_refuses() {
     let down = || ObjectChange::Admin(Admin { connection: "a/b".to_owned(), up: false });
     let forbidden = become_user(NOBODY, GROUP, || client(&served.path, async |client| client.change(&down()).await));
     assert_eq!(forbidden, Err("changes are for root alone: run as root".to_owned()));
-    // The changer has dropped it.
+    // The configuration manager has dropped it.
     let failed = client(&served.path, async |client| client.change(&down()).await);
     assert_eq!(failed, Err("the agent is stopping".to_owned()));
 }

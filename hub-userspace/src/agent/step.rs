@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::{
     effect::{Effect, Settled},
     event::{Done, Event},
-    world::{LOOK_AGAIN, Pending, RETRY, World},
+    world::{LOOK_AGAIN, Pending, World},
 };
 use crate::{
     config::model::Source,
@@ -197,7 +197,9 @@ impl World {
                 if tc_only != self.tc_only {
                     // A driver has no native XDP: that is known once it was tried.
                     self.tc_only = tc_only;
-                    self.write_tables(true, effects);
+                    if !self.write_tables(true, effects) {
+                        self.retry(now);
+                    }
                 }
             }
             Done::NothingRests => self.is_releasing = false,
@@ -220,7 +222,7 @@ impl World {
         if self.refused.is_empty() {
             self.guard.routes_are_settled(effects);
         } else {
-            self.next_look = self.next_look.min(now + RETRY);
+            self.retry(now);
         }
     }
 

@@ -5,8 +5,8 @@
 //!
 //! | part | follows from | as large as |
 //! | --- | --- | --- |
-//! | [`ingress`] | connections, their selectors and SAs, interfaces | the connections and selectors |
-//! | [`ways`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
+//! | [`policy_tables`] | connections, their selectors and SAs, interfaces | the connections and selectors |
+//! | [`egress_tables`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
 //! | [`Compiled::routes`] | the RIB's destinations | those that changed |
 //!
 //! [`IdMaps`]: crate::id_maps::IdMaps

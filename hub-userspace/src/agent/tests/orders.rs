@@ -109,6 +109,21 @@ fn a_site_that_goes_is_denied_until_no_route_leads_there() {
 }
 
 #[test]
+fn a_group_that_cannot_be_joined_is_left_by_nobody_and_joined_later() {
+    let mut agent = agent(&["a", "b"]);
+    agent.take(change(&agent, &["a"])).expect("it does not fail");
+    agent.see(host(&["a", "b"]), links()).expect("it does not fail");
+    agent.state.borrow_mut().group_fails = true;
+    assert!(agent.take(change(&agent, &["a", "b"])).is_err());
+    agent.state.borrow_mut().group_fails = false;
+    agent.settle();
+    assert!(agent.state.borrow().group.contains(&10), "a was in it and stays there");
+    agent.now += Duration::from_secs(5);
+    agent.take(Event::Due).expect("it does not fail any more");
+    assert_eq!(agent.state.borrow().group, [10, 11].into());
+}
+
+#[test]
 fn without_the_nftables_table_nothing_is_attached() {
     let mut agent = Agent::new(config(&["a"]), &host(&["a"]), Instant::now());
     agent.state.borrow_mut().guard_fails = true;

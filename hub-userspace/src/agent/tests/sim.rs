@@ -33,6 +33,7 @@ use crate::{
 
 /// What the simulated host has.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent things that fail, or are waited for")]
 pub struct State {
     /// As the kernel has it.
     pub host: HostState,
@@ -48,6 +49,7 @@ pub struct State {
     /// The write of the entry so far from now fails.
     pub fails_in: Option<usize>,
     pub guard_fails: bool,
+    pub group_fails: bool,
     pub settles: bool,
     pub grace: bool,
     /// Packets to be looked at after each write, and what became of them.
@@ -169,7 +171,11 @@ impl Kernel for Sim {
     fn set_checks(&mut self, _checks: BTreeMap<String, Target>) {}
 
     fn join_group(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
-        self.0.borrow_mut().group.extend(interfaces);
+        let mut state = self.0.borrow_mut();
+        if state.group_fails {
+            bail!("no answer");
+        }
+        state.group.extend(interfaces);
         Ok(())
     }
 
