@@ -1,41 +1,21 @@
 //! The agent of VPN-Hub.
 //!
-//! State in, pure functions, one writer: configuration and host state go into the [`rib`]; [`compile`] turns it into the
-//! [`tables`] of the kernel program, [`diff`] finds what changed, [`dataplane`] alone writes. See ARCHITECTURE.md.
+//! State in, pure functions, one writer: configuration and host state go into the [RIB](routing::rib); [`fib`] compiles it
+//! into the tables of the kernel program and finds what changed; [`datapath`] alone writes. See ARCHITECTURE.md.
 
 pub mod agent;
 pub mod api;
-pub mod attachments;
-pub mod buckets;
-mod cleanup;
+pub mod api_types;
 pub mod cli;
-pub mod compile;
-pub mod compiled;
 pub mod config;
 pub mod config_manager;
-pub mod dataplane;
-pub mod diff;
-pub mod effective;
-pub mod event;
-mod fd_store;
-mod guard;
+pub mod connection;
+pub mod datapath;
+pub mod fib;
 pub mod health;
-pub mod id_allocator;
-pub mod id_maps;
-pub mod limit;
-mod lock;
-pub mod memory;
-pub mod netlink;
+pub mod ipsec;
+pub mod kernel;
 pub mod peer_config;
-mod process;
-pub mod rib;
-pub mod selectors;
-pub mod slowpath;
-pub mod state;
-pub mod status;
+pub mod policy;
+pub mod routing;
 pub mod store;
-mod sysctl;
-pub mod tables;
-pub mod vici;
-mod watchdog;
-pub mod xfrm;

@@ -9,7 +9,7 @@ use aya_obj::generated::bpf_map_type::{self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PE
 use hub_common::Reason;
 use hub_userspace::{
     config::model,
-    dataplane::{Counters, Dataplane, Instance},
+    datapath::{Counters, Dataplane, Instance},
 };
 use nix::sched::{CloneFlags, unshare};
 

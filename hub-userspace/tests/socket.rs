@@ -17,11 +17,11 @@ use std::{
 use hub_userspace::{
     agent::Request,
     api::{AppState, Client, Socket},
+    api_types::event::ConnectionEvent,
     config::{
         self,
         in_force::{Admin, ObjectChange},
     },
-    event::ConnectionEvent,
     peer_config::Format,
     store::WriteState,
 };

@@ -4,12 +4,12 @@
 use std::{process::Command, sync::Arc, thread, time::Duration};
 
 use hub_userspace::{
-    netlink::{Interfaces, XfrmLink, remove_interfaces},
-    xfrm::{
+    ipsec::xfrm::{
         follow::{Follower, View},
         table::Mark,
         wire::Direction,
     },
+    kernel::netlink::{Interfaces, XfrmLink, remove_interfaces},
 };
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;

@@ -17,15 +17,17 @@ use super::{
     world::World,
 };
 use crate::{
+    api_types::event::{ConnectionEvent, now},
     config::Config,
-    dataplane::{Attached, Mode},
-    event::{ConnectionEvent, now},
+    connection::memory::Memory,
+    datapath::{Attached, Mode},
+    fib::tables::Write,
     health::Target,
-    memory::Memory,
-    netlink::{KernelNeighbour, Ruleset, XfrmLinks},
-    slowpath::Entry,
-    sysctl::Settings,
-    tables::Write,
+    kernel::{
+        netlink::{KernelNeighbour, Ruleset, XfrmLinks},
+        slow_path::Entry,
+        sysctl::Settings,
+    },
 };
 
 /// The programs, and their maps and links.

@@ -8,14 +8,15 @@ use std::{
 
 use crate::{
     config::Config,
-    dataplane::Mode,
+    connection::{memory::Memory, state::State},
+    datapath::Mode,
+    fib::tables::Write,
     health::Target,
-    memory::Memory,
-    netlink::{Failure, KernelNeighbour, Ruleset, XfrmLinks},
-    slowpath::Entry,
-    state::State,
-    sysctl::Settings,
-    tables::Write,
+    kernel::{
+        netlink::{Failure, KernelNeighbour, Ruleset, XfrmLinks},
+        slow_path::Entry,
+        sysctl::Settings,
+    },
 };
 
 /// What the kernel refuses, everything having been tried; or why it cannot be asked.

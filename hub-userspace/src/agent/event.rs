@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{Transition, effect::Settled};
+use super::effect::Settled;
 use crate::{
-    dataplane::Attached,
+    config::{Config, difference::Difference},
+    datapath::Attached,
+    fib::tables::Write,
     health::Report,
-    netlink::{Changes, HostState, Problems},
-    tables::Write,
-    vici::driver::View as Tunnels,
-    xfrm::follow::View as Policies,
+    ipsec::{vici::driver::View as Tunnels, xfrm::follow::View as Policies},
+    kernel::netlink::{Changes, HostState, Problems},
 };
 
 /// Something that [`step`](super::step::step) acts on. It has all that the step needs to know of the world outside.
@@ -47,6 +47,14 @@ pub enum Event {
     GraceOver,
     /// What came of an effect.
     Done(Done),
+}
+
+/// From one configuration to the next.
+#[derive(Debug)]
+pub struct Transition {
+    pub difference: Difference,
+    /// All of it, unless it follows from the difference: see [`Config::apply`].
+    pub config: Option<Arc<Config>>,
 }
 
 /// What came of an effect that can fail, or that tells something.

@@ -21,16 +21,17 @@ use super::{
 };
 use crate::{
     config::Config,
-    dataplane::{Attached, Dataplane, Mode},
-    guard::GuardTable,
+    connection::memory::Memory,
+    datapath::{Attached, Dataplane, Mode},
+    fib::tables::Write,
     health::{Prober, Target},
-    memory::Memory,
-    netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
-    slowpath::Entry,
-    sysctl::{Settings, Sysctls},
-    tables::Write,
-    vici::driver::Driver,
-    xfrm,
+    ipsec::{vici::driver::Driver, xfrm},
+    kernel::{
+        guard::GuardTable,
+        netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
+        slow_path::Entry,
+        sysctl::{Settings, Sysctls},
+    },
 };
 
 impl Datapath for Dataplane {

@@ -1,7 +1,7 @@
 //! The kernel's own routes and neighbours, which follow the RIB: what the program leaves to the kernel must take
 //! the same way there.
 //!
-//! They are planned here, a part at a time, and written in the background by the [`Reconciler`](crate::netlink::Reconciler): a
+//! They are planned here, a part at a time, and written in the background by the [`Reconciler`](crate::kernel::netlink::Reconciler): a
 //! failure with a hundred thousand routes behind it takes the kernel a second to follow, and nobody may wait for that.
 
 use std::{
@@ -13,11 +13,13 @@ use ipnet::IpNet;
 
 use super::effect::Effect;
 use crate::{
-    compile::Inputs,
     config::Config,
-    netlink::{Family, RouteAction},
-    rib::{Members, Rib},
-    slowpath,
+    fib::Inputs,
+    kernel::{
+        netlink::{Family, RouteAction},
+        slow_path,
+    },
+    routing::rib::{Members, Rib},
 };
 
 /// Destinations planned in one go: some tenths of a millisecond.
@@ -44,11 +46,11 @@ impl RoutePlan {
         for members in rib.groups() {
             for family in [Family::V4, Family::V6] {
                 let key = (Arc::clone(members), family);
-                let new = slowpath::action(inputs, members, family);
+                let new = slow_path::action(inputs, members, family);
                 let action = match self.actions.remove(&key) {
                     Some(old) if old.as_deref() == new.as_ref() => old,
                     _ => {
-                        let of_family = |destination: &IpNet| slowpath::family(*destination) == family;
+                        let of_family = |destination: &IpNet| slow_path::family(*destination) == family;
                         self.todo.append(&mut rib.destinations(members).filter(of_family).collect());
                         new.map(Arc::new)
                     }
@@ -58,12 +60,12 @@ impl RoutePlan {
         }
         self.actions = actions;
         self.todo.append(&mut rib.changed().collect());
-        let publish_table = slowpath::publish_table(inputs.config);
+        let publish_table = slow_path::publish_table(inputs.config);
         if self.publish_table.replace(publish_table) != Some(publish_table) {
             self.publish_tables.insert(publish_table);
             self.todo.append(&mut rib.iter().collect());
         }
-        effects.push(Effect::Neighbours(slowpath::neighbours(inputs, rib)));
+        effects.push(Effect::Neighbours(slow_path::neighbours(inputs, rib)));
         self.unsettled = true;
     }
 
@@ -89,13 +91,13 @@ impl RoutePlan {
         }
     }
 
-    fn next(&mut self, rib: &Rib, config: &Config) -> Vec<slowpath::Entry> {
+    fn next(&mut self, rib: &Rib, config: &Config) -> Vec<slow_path::Entry> {
         let mut entries = Vec::new();
         for destination in std::iter::from_fn(|| self.todo.pop_first()).take(AT_ONCE) {
-            let family = slowpath::family(destination);
+            let family = slow_path::family(destination);
             let action = |members: &Arc<Members>| self.actions.get(&(Arc::clone(members), family)).cloned().flatten();
             for table in &self.publish_tables {
-                entries.extend(slowpath::entries_of(destination, rib, config, *table, action));
+                entries.extend(slow_path::entries_of(destination, rib, config, *table, action));
             }
         }
         entries

@@ -10,12 +10,14 @@ use super::{
     world::World,
 };
 use crate::{
+    api_types::status,
     config::model::Source,
-    effective::{Sources, mark, negotiated},
-    selectors::{NegotiatedSelectors, Pair},
-    status,
-    vici::table::Tunnel,
-    xfrm::wire::Sa,
+    ipsec::{
+        effective::{Sources, mark, negotiated},
+        vici::table::Tunnel,
+        xfrm::wire::Sa,
+    },
+    policy::selectors::{NegotiatedSelectors, Pair},
 };
 
 impl World {

@@ -6,13 +6,14 @@ use anyhow::Result;
 use hub_common::maps::{UNATTRIBUTED, VPC};
 use tracing::debug;
 
-use super::Agent;
+use super::{edge::Edge, host::Host, world::World};
 use crate::{
+    api_types::status::{self, Status},
     config::{Config, model},
-    dataplane::Counters,
-    rib::{self, Rib},
-    state::States,
-    status::{self, Status},
+    connection::state::States,
+    datapath::{Counters, Dataplane},
+    ipsec::vici::driver::Driver,
+    routing::rib::{self, Rib},
 };
 
 /// What a status shows.
@@ -26,11 +27,10 @@ pub struct Snapshot {
     kernel: status::KernelDrops,
 }
 
-impl Agent {
+impl Snapshot {
     /// How everything is now.
-    pub(super) fn snapshot(&mut self) -> Result<Snapshot> {
+    pub(super) fn take(world: &World, edge: &mut Edge<Dataplane, Host, Driver>) -> Result<Self> {
         // Whatever else there is to be shown does not depend on it.
-        let Self { world, edge, .. } = self;
         let kernel = edge.kernel.guard.counters().map_or_else(
             |error| {
                 debug!("{error:#}");
@@ -79,11 +79,9 @@ impl Agent {
             traffic: (&vpc_traffic).into(),
         });
         let (config, rib, states) = (Arc::clone(&world.config), Arc::clone(&world.rib), Arc::clone(&world.states));
-        Ok(Snapshot { config, rib, states, vpc, connections, total, kernel })
+        Ok(Self { config, rib, states, vpc, connections, total, kernel })
     }
-}
 
-impl Snapshot {
     pub fn status(self) -> Status {
         let routes = self.routes();
         Status {

@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use tracing::{info, warn};
 
 use super::{
+    attachments::missing,
     effect::{Effect, Notice},
     world::World,
 };
 use crate::{
-    attachments::missing,
     config::model::{Connection, Source},
-    effective::has_sa,
+    connection::state::{Entry, State},
     health::Verdict,
-    state::{Entry, State},
+    ipsec::effective::has_sa,
 };
 
 const GONE: &str = "no longer in the configuration";

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::model::Source,
     health::{self, Target},
-    netlink::Changes,
+    kernel::netlink::Changes,
 };
 
 /// Takes in an event, and says what is to be done, in this order. What comes of an effect, if it is of interest, is the next

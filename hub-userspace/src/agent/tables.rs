@@ -6,13 +6,13 @@ use super::{
     effect::Effect,
     world::{World, Writing},
 };
-use crate::{compile, id_allocator::Full, id_maps::IdMaps, tables::Write};
+use crate::fib::{self, id_allocator::Full, id_maps::IdMaps, tables::Write};
 
 impl World {
     /// Leads the groups of next hops around what went down, or back; whether there is anything to write. Touches nothing
     /// else, so that it takes as long with a hundred thousand routes as with ten.
     pub(super) fn reroute(&mut self, effects: &mut Vec<Effect>) -> bool {
-        let compiled = self.with_ids(|world, ids| compile::egress_tables(world.inputs(), &world.rib, ids));
+        let compiled = self.with_ids(|world, ids| fib::egress_tables(world.inputs(), &world.rib, ids));
         let writes = match compiled {
             // An interface is new to the tables, after an error: all must be written, in order.
             Ok(compiled) if !self.tables.has_ports_of(&compiled.egress) => return false,
@@ -54,9 +54,9 @@ impl World {
 
     fn compile(&mut self, policy: bool, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
         if policy {
-            self.policy = compile::policy_tables(self.inputs(), ids)?;
+            self.policy = fib::policy_tables(self.inputs(), ids)?;
         }
-        let compiled = compile::egress_tables(self.inputs(), &self.rib, ids)?;
+        let compiled = fib::egress_tables(self.inputs(), &self.rib, ids)?;
         let any = self.rib.changed().len() > 0;
         // Copied if a snapshot is being looked at: not for nothing.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };

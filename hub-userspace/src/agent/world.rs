@@ -8,25 +8,28 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Transition, effect::Effect, routes::RoutePlan};
+use super::{attachments::Attachments, effect::Effect, event::Transition, guard::GuardPlan, routes::RoutePlan};
 use crate::{
-    attachments::Attachments,
-    compile::{self, Inputs},
     config::Config,
-    dataplane::{Inherited, Mode},
-    guard::GuardPlan,
+    connection::{
+        memory::{Clock, Memory},
+        state::{Liveness, State, States},
+    },
+    datapath::{Inherited, Mode},
+    fib::{
+        self, Inputs,
+        id_allocator::Full,
+        id_maps::IdMaps,
+        tables::{PolicyTables, Tables},
+    },
     health::{Report, Target},
-    id_allocator::Full,
-    id_maps::IdMaps,
-    memory::{Clock, Memory},
-    netlink::{Changes, Failure, HostState, Problems},
-    rib::Rib,
-    selectors::Negotiated,
-    state::{Liveness, State, States},
-    sysctl::Settings,
-    tables::{PolicyTables, Tables},
-    vici::driver::View as Tunnels,
-    xfrm::follow::View as Policies,
+    ipsec::{vici::driver::View as Tunnels, xfrm::follow::View as Policies},
+    kernel::{
+        netlink::{Changes, Failure, HostState, Problems},
+        sysctl::Settings,
+    },
+    policy::selectors::Negotiated,
+    routing::rib::Rib,
 };
 
 /// What did not work is tried again after this long, if nothing happens before.
@@ -227,7 +230,7 @@ impl World {
             tc_only: &self.tc_only,
         };
         let ids = &mut self.ids.clone();
-        let room = compile::policy_tables(inputs, ids).and_then(|_| compile::egress_tables(inputs, rib, ids));
+        let room = fib::policy_tables(inputs, ids).and_then(|_| fib::egress_tables(inputs, rib, ids));
         rib.follow(self.config.vpc.as_ref(), &self.host);
         rib.change(&routes.inverse());
         room.map(drop)

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{CONNECTIONS, Failure, ROUTES, STATUS};
-use crate::status::{Connection, FullStatus, Route};
+use crate::api_types::status::{Connection, FullStatus, Route};
 
 /// How long a client waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

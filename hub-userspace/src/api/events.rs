@@ -14,7 +14,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{AppState, Client, EVENTS, snapshot};
-use crate::{
+use crate::api_types::{
     event::{ConnectionEvent, now},
     status::Connection,
 };

@@ -31,9 +31,9 @@ use super::{
 };
 use crate::{
     agent::Request,
+    api_types::status,
     config::{self, Config, Origin, SetAside},
     config_manager::{ChangeError, ChangeRequest},
-    status,
     store::{ObjectId, audit},
 };
 

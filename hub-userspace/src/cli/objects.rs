@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::{Output, changed, printed, table};
 use crate::{
     api::{Client, CustomerGateway},
+    api_types::status::Connection,
     config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
-    status::Connection,
     store::{Keys, ObjectId},
 };
 

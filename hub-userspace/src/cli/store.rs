@@ -13,7 +13,7 @@ use clap::Subcommand;
 use super::{Output, printed, table};
 use crate::{
     api::Client,
-    dataplane::Instance,
+    datapath::Instance,
     store::{DEFAULT_DIRECTORY, Store},
 };
 

@@ -7,13 +7,15 @@ use serde_json::Value;
 
 use crate::{
     api::{CustomerGateway, Shown},
-    config::{Confirmation, SetAside},
-    event::ConnectionEvent,
-    state::State,
-    status::{
-        Child, Connection, FullStatus, Ipsec, Reasons, Route, RunningConnection, Status, StoreStatus, Traffic,
-        WithoutAgent,
+    api_types::{
+        event::ConnectionEvent,
+        status::{
+            Child, Connection, FullStatus, Ipsec, Reasons, Route, RunningConnection, Status, StoreStatus, Traffic,
+            WithoutAgent,
+        },
     },
+    config::{Confirmation, SetAside},
+    connection::state::State,
     store::audit::Entry,
 };
 

@@ -11,8 +11,8 @@ use crate::{
         difference::{Difference, Routes},
         in_force::ProposeError,
     },
-    id_allocator::Full,
-    netlink::Failure,
+    fib::id_allocator::Full,
+    kernel::netlink::Failure,
     store::StoreError,
 };
 

@@ -11,11 +11,7 @@
 //! - `check` and `echo` are pure: the state of a check, and its packets.
 
 mod check;
-#[cfg(test)]
-mod check_tests;
 mod echo;
-#[cfg(test)]
-mod echo_tests;
 mod interface_prober;
 mod prober;
 mod socket;
@@ -30,7 +26,7 @@ pub use prober::Prober;
 
 use crate::{
     config::model::{Config, Connection, HealthCheck},
-    netlink::HostState,
+    kernel::netlink::HostState,
 };
 
 /// What to check, and where the probes leave.

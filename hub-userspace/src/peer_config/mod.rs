@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     Config,
-    ipsec::{Auth, secret::Secret, secret::SecretError},
+    ipsec::{
+        Auth,
+        secret::{Secret, SecretError},
+    },
 };
 use site::Site;
 

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Link};
+use hub_userspace::kernel::netlink::{Changes, Follower, HostState, KernelNeighbour, Link};
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
 use tokio::time::{sleep, timeout};

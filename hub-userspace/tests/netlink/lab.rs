@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use hub_userspace::netlink::{
+use hub_userspace::kernel::netlink::{
     BACKSTOP_METRIC, KernelNeighbour, KernelNextHop, METRIC, Reconciler, Report, RouteAction, RouteKey,
 };
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_userspace::netlink::{BACKSTOP_METRIC, METRIC, Reconciler, RouteAction, RouteKey};
+use hub_userspace::kernel::netlink::{BACKSTOP_METRIC, METRIC, Reconciler, RouteAction, RouteKey};
 
 use crate::{
     lab::{TABLE, hop, in_namespace, unicast},

@@ -2,7 +2,7 @@
 
 use std::{fs, net::IpAddr, time::Duration};
 
-use hub_userspace::netlink::{Changes, Follower, HostState, KernelNeighbour, Reconciler, Report};
+use hub_userspace::kernel::netlink::{Changes, Follower, HostState, KernelNeighbour, Reconciler, Report};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 

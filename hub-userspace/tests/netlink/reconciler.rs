@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
-use hub_userspace::netlink::{KernelNeighbour, METRIC, Reconciler, Report, RouteAction, RouteKey};
+use hub_userspace::kernel::netlink::{KernelNeighbour, METRIC, Reconciler, Report, RouteAction, RouteKey};
 use ipnet::IpNet;
 use rustix::{
     net::sockopt::set_socket_recv_buffer_size,

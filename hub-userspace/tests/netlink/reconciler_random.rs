@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hub_userspace::netlink::{KernelNextHop, Reconciler, RouteAction, RouteKey};
+use hub_userspace::kernel::netlink::{KernelNextHop, Reconciler, RouteAction, RouteKey};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::Value;
 use tokio::task::yield_now;

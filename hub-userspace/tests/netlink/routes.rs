@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use hub_userspace::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, Report, RouteAction};
+use hub_userspace::kernel::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, Report, RouteAction};
 use serde_json::{Value, json};
 
 use crate::{

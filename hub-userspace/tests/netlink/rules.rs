@@ -1,6 +1,6 @@
 //! Rules, of which this version makes none.
 
-use hub_userspace::netlink::Report;
+use hub_userspace::kernel::netlink::Report;
 
 use crate::lab::{Plan, Planned, in_namespace, ip};
 

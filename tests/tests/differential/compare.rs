@@ -4,7 +4,7 @@ use hub_tests::{
     model::{Judgement, Verdict, World},
     packet::hex,
 };
-use hub_userspace::dataplane::{Action, Hook, Outcome};
+use hub_userspace::datapath::{Action, Hook, Outcome};
 use rand::rngs::SmallRng;
 
 use crate::{

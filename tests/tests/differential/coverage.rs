@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use hub_common::Reason;
 use hub_tests::model::{Account, Count, Judgement, Mark, Verdict, World};
-use hub_userspace::dataplane::Hook;
+use hub_userspace::datapath::Hook;
 
 use crate::{
     agreements::is_limited as limits,

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use hub_tests::lab::{Charon, CharonOptions, End, Esp, HUB, Link, Ping, PlaceSpec, Scratch, World, retry};
 use hub_userspace::config::{self, Config};
-use hub_userspace::peer_config::{Format, render};
-use hub_userspace::vici::{
+use hub_userspace::ipsec::vici::{
     driver::{Driver, View},
     fault::Fault,
     message::Message,
     session::Session,
     table::Tunnel,
 };
+use hub_userspace::peer_config::{Format, render};
 use tokio::time::{Instant, timeout};
 
 use crate::{Case, Needs};

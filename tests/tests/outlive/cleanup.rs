@@ -6,7 +6,7 @@ use std::process::Output;
 use hub_tests::lab::{
     AgentCommand, FdStore, HANGZHOU, HUB, HubConfig, Options, Ping, Rig, SHANGHAI, World, agent_binary, reach, retry,
 };
-use hub_userspace::dataplane::{Instance, running};
+use hub_userspace::datapath::{Instance, running};
 
 use crate::{PORT, SITES, WAIT, Wire, probe, warm_hub};
 
@@ -67,7 +67,7 @@ fn a_datapath_is_read_without_its_agent() {
     };
     assert_eq!((grown("shanghai"), grown("hangzhou"), grown("ningbo")), ((20, 0), (0, 20), (0, 0)));
     let state = found.connections["shanghai"].state.unwrap();
-    assert_eq!(state.state, hub_userspace::state::State::Up);
+    assert_eq!(state.state, hub_userspace::connection::state::State::Up);
 }
 
 #[test]

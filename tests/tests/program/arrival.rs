@@ -1,7 +1,7 @@
 //! What comes in: a frame, and what the kernel knows of it.
 
 use hub_tests::model as reference;
-use hub_userspace::dataplane::Hook;
+use hub_userspace::datapath::Hook;
 
 /// Link addresses as a packet may still have before it that was decrypted: of the frame it came in. A test run of TC
 /// wants them, and takes the packet for what the `EtherType` behind them says.

@@ -21,7 +21,6 @@ use hub_tests::{
     model::{self as reference, Account, Count, Interface, Judgement, Mark, World},
 };
 use hub_userspace::{
-    compile::{self, Inputs},
     config::{
         difference::Routes,
         model::{
@@ -29,14 +28,15 @@ use hub_userspace::{
             Service, Source, Vpc,
         },
     },
-    dataplane::{Counters, Dataplane, Hook, Outcome},
-    id_maps::IdMaps,
-    limit::{Ports, ProtoPorts},
-    netlink::{HostState, Link},
-    rib::Rib,
-    selectors::{Negotiated, NegotiatedSelectors, Pair},
-    state::{State, States},
-    tables::Tables,
+    connection::state::{State, States},
+    datapath::{Counters, Dataplane, Hook, Outcome},
+    fib::{self, Inputs, id_maps::IdMaps, tables::Tables},
+    kernel::netlink::{HostState, Link},
+    policy::{
+        ports::{Ports, ProtoPorts},
+        selectors::{Negotiated, NegotiatedSelectors, Pair},
+    },
+    routing::rib::Rib,
 };
 use ipnet::IpNet;
 
@@ -133,8 +133,8 @@ impl Program {
         rib.follow(config.vpc.as_ref(), &host);
         let inputs =
             Inputs { config: &config, host: &host, states: &states, negotiated: &negotiated, tc_only: &tc_only };
-        let ingress = compile::policy_tables(inputs, layout)?;
-        let compiled = compile::egress_tables(inputs, rib, layout)?;
+        let ingress = fib::policy_tables(inputs, layout)?;
+        let compiled = fib::egress_tables(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
         // What another agent has left.

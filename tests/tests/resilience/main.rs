@@ -20,7 +20,7 @@ use hub_tests::{
 };
 use hub_userspace::{
     config::model::Lookup,
-    dataplane::{Action, Hook},
+    datapath::{Action, Hook},
 };
 use ipnet::IpNet;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};

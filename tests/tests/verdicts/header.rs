@@ -4,7 +4,7 @@ use hub_tests::packet::{
     Packet,
     number::{TCP, UDP},
 };
-use hub_userspace::dataplane::Hook;
+use hub_userspace::datapath::Hook;
 
 use crate::{
     gateway::{HZ, RAW, SH, V4, V6, gateway, into, out_of, own, peer, udp4, udp6},

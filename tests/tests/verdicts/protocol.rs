@@ -4,7 +4,7 @@ use hub_tests::packet::{
     Packet,
     number::{ARP, IPV4, IPV6, SERVICE_VLAN, VLAN},
 };
-use hub_userspace::dataplane::Hook;
+use hub_userspace::datapath::Hook;
 
 use crate::{
     gateway::{HZ, RAW, SH, TUN, V4, V6, VPC, gateway, into, out_of, own, peer, udp4, udp6},

@@ -7,7 +7,7 @@ use hub_tests::{
     model::{Account, Count, Judgement, Mark, Verdict, World},
     packet::{hex, verify_checksums, verify_ip_checksums},
 };
-use hub_userspace::dataplane::{Action, Hook, Outcome};
+use hub_userspace::datapath::{Action, Hook, Outcome};
 
 use crate::program::{Arrival, Books, Program, difference, enter};
 

@@ -7,7 +7,7 @@ use hub_tests::{
     model::{Account, World},
     packet::{Packet, number::UDP},
 };
-use hub_userspace::dataplane::{Action, Hook};
+use hub_userspace::datapath::{Action, Hook};
 
 use crate::{
     gateway::{DEVICES, HZ, SH, V4, V6, VPC, gateway, into, out_of, own, udp4, udp6},

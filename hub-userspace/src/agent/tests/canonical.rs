@@ -9,7 +9,7 @@ use super::{
     evaluate::{buckets, name},
     sim::State,
 };
-use crate::tables::{Family, Prefix, Tables};
+use crate::fib::tables::{Family, Prefix, Tables};
 
 /// Buckets by which two ways of sharing out may differ.
 const ROUNDING: usize = 2;

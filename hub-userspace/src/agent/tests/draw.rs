@@ -13,8 +13,8 @@ use super::evaluate::Packet;
 use crate::{
     config::{Config, parse},
     health::{Report, Verdict},
-    netlink::{Changes, HostState, Link},
-    vici::{driver::View, event::ChildSa, selector::TrafficSelector, table::Tunnel},
+    ipsec::vici::{driver::View, event::ChildSa, selector::TrafficSelector, table::Tunnel},
+    kernel::netlink::{Changes, HostState, Link},
 };
 
 /// Connections that there may be.

@@ -10,7 +10,7 @@ use hub_common::maps::{
 };
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::tables::{EgressTables, Prefix, Tables};
+use crate::fib::tables::{EgressTables, Prefix, Tables};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Packet {

@@ -10,8 +10,8 @@ use super::sim::Agent;
 use crate::{
     agent::{Transition, event::Event},
     config::{Config, difference::Difference, parse},
-    netlink::{Changes, HostState, Link},
-    state::State,
+    connection::state::State,
+    kernel::netlink::{Changes, HostState, Link},
 };
 
 fn config(sites: &[&str]) -> Config {

@@ -22,13 +22,15 @@ use crate::{
         world::World,
     },
     config::Config,
-    dataplane::{Attached, Inherited, Mode},
+    connection::memory::{Clock, Memory},
+    datapath::{Attached, Inherited, Mode},
+    fib::tables::{Tables, Write},
     health::Target,
-    memory::{Clock, Memory},
-    netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
-    slowpath::Entry,
-    sysctl::Settings,
-    tables::{Tables, Write},
+    kernel::{
+        netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
+        slow_path::Entry,
+        sysctl::Settings,
+    },
 };
 
 /// What the simulated host has.
@@ -242,7 +244,7 @@ pub struct Agent {
     pub edge: Edge<Sim, Sim, Sim>,
     pub state: Shared,
     pub now: Instant,
-    events: broadcast::Receiver<crate::event::ConnectionEvent>,
+    events: broadcast::Receiver<crate::api_types::event::ConnectionEvent>,
 }
 
 impl Agent {
@@ -283,7 +285,7 @@ impl Agent {
     }
 
     /// The host is like this now.
-    pub fn see(&mut self, host: HostState, changes: crate::netlink::Changes) -> Result<()> {
+    pub fn see(&mut self, host: HostState, changes: crate::kernel::netlink::Changes) -> Result<()> {
         self.state.borrow_mut().host = host.clone();
         self.take(Event::Host { host, changes })
     }
@@ -293,7 +295,7 @@ impl Agent {
     }
 
     /// The next that listeners are told.
-    pub fn told(&mut self) -> Option<crate::event::ConnectionEvent> {
+    pub fn told(&mut self) -> Option<crate::api_types::event::ConnectionEvent> {
         self.events.try_recv().ok()
     }
 }

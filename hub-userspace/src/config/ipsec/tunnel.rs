@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::netlink::{XfrmLink, XfrmLinks};
+use crate::kernel::netlink::{XfrmLink, XfrmLinks};
 
 use super::{
     super::model::{Config, Connection},

@@ -2,7 +2,7 @@
 
 use std::{io, net::UdpSocket, time::Instant};
 
-use hub_userspace::netlink::{Counter, Guard, Ruleset, Service};
+use hub_userspace::kernel::netlink::{Counter, Guard, Ruleset, Service};
 use rustix::io::Errno;
 
 use super::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use futures_util::FutureExt as _;
 use hub_common::Mark;
-use hub_userspace::netlink::{Guard, GuardCounters, GuardError, Ruleset, Service};
+use hub_userspace::kernel::netlink::{Guard, GuardCounters, GuardError, Ruleset, Service};
 use ipnet::IpNet;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};

@@ -11,7 +11,7 @@ mod scale;
 use std::collections::BTreeSet;
 
 use hub_common::Mark;
-use hub_userspace::netlink::{Ruleset, Service};
+use hub_userspace::kernel::netlink::{Ruleset, Service};
 
 use crate::lab::net;
 

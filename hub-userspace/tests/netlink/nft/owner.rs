@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use hub_userspace::netlink::{Guard, GuardCounters, GuardError, Ruleset};
+use hub_userspace::kernel::netlink::{Guard, GuardCounters, GuardError, Ruleset};
 
 use super::{
     bench::Bench,

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Instant};
 
-use hub_userspace::netlink::{Guard, Ruleset};
+use hub_userspace::kernel::netlink::{Guard, Ruleset};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{dump::table, local, ruleset, to};

@@ -1,0 +1,63 @@
+//! What agents leave on a host, and its removal.
+
+use std::{collections::BTreeSet, fmt};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::lock::InstanceLock;
+use crate::{
+    datapath::{self, Instance},
+    kernel::netlink::{Guard, Reconciler, remove_interfaces, take_out_of_group},
+};
+
+/// What has been removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// Names of xfrm interfaces.
+    pub interfaces: Vec<String>,
+    /// How many routes, rules and neighbours.
+    pub routes: usize,
+    /// How many programs were attached to interfaces.
+    pub programs: usize,
+}
+
+/// Removes all that agents of this instance have left in the network namespace of the calling thread. Routes first: without
+/// a program the kernel must have no way to a site.
+///
+/// # Errors
+/// When an agent runs there, or the kernel refuses.
+pub async fn remove(instance: &Instance) -> Result<Removed> {
+    let _lock = InstanceLock::claim()?;
+    let mut guard = Guard::open().await?;
+    // Before anything is removed.
+    guard.must_be_free().await?;
+    let report = Reconciler::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
+    if let Some(failure) = report.failures.first() {
+        bail!("not removed: {failure}");
+    }
+    let programs = datapath::unload(instance)?;
+    guard.remove().await?;
+    take_out_of_group(&BTreeSet::new()).await?;
+    let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
+    Ok(Removed { interfaces, routes: report.deleted, programs })
+}
+
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.interfaces.is_empty() {
+            parts.push(format!("xfrm interfaces {}", self.interfaces.join(", ")));
+        }
+        if self.routes > 0 {
+            parts.push(format!("{} routes, rules and neighbours", self.routes));
+        }
+        if self.programs > 0 {
+            parts.push(format!("{} programs on interfaces", self.programs));
+        }
+        match parts.is_empty() {
+            true => f.write_str("no agent has left anything here"),
+            false => write!(f, "removed: {}", parts.join("; ")),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! One agent in a network namespace: two would remove each other's routes, whatever their sockets are.
+//!
+//! The lock is `flock` on a file in a directory that root alone can enter, so nobody else can hold it. The file is named
+//! after the namespace's inode number, which is unique among the namespaces that exist. The kernel releases the lock with
+//! the process, however that ends (flock(2)).
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::{DirBuilderExt as _, MetadataExt as _},
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::{
+    fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat},
+    io::Errno,
+};
+
+/// Where agents keep their sockets and locks.
+const DIRECTORY: &str = "/run/vpnhub";
+/// The network namespace of the calling thread.
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// Of version 0.1: an abstract address.
+const OLD_NAME: &[u8] = b"vpnhub/agent";
+/// Write permission of group and others.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// The right to be the agent of this network namespace, until dropped.
+#[derive(Debug)]
+pub struct InstanceLock {
+    directory: OwnedFd,
+    name: String,
+    /// Holds the lock.
+    _file: OwnedFd,
+}
+
+impl InstanceLock {
+    /// Takes the right, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When another agent has it, or when somebody else could write where the lock is.
+    pub fn claim() -> Result<Self> {
+        Self::claim_in(Path::new(DIRECTORY))
+    }
+
+    /// The same, with the directory of locks in `parent`, which is made if it is not there. Whoever can rename `parent`
+    /// must be trusted.
+    ///
+    /// # Errors
+    /// As [`Self::claim`].
+    pub fn claim_in(parent: &Path) -> Result<Self> {
+        let inode = fs::metadata(NAMESPACE).context("cannot tell in which network namespace this is")?.ino();
+        let directory = open_directory(parent)?;
+        let name = inode.to_string();
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = openat(&directory, name.as_str(), flags, Mode::RUSR | Mode::WUSR)
+                .with_context(|| format!("cannot open the lock {}/lock/{name}", parent.display()))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => bail!(
+                    "another agent runs in this network namespace, and two would undo each other's routes: stop it first"
+                ),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot lock {}/lock/{name}", parent.display()));
+                }
+            }
+            // The agent that had it may have removed the file since it was opened here.
+            if is_file(&directory, &name, &file)? {
+                return Ok(Self { directory, name, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        // While it is locked: another agent that has it open sees that it is not the file of that name any more.
+        let _ = unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
+    }
+}
+
+/// Whether version 0.1 seems to run in the network namespace of the calling thread: it holds an abstract address there. So
+/// could anybody, so this is to be told and nothing else.
+pub fn old_agent_runs() -> bool {
+    let connect = || UnixDatagram::unbound()?.connect_addr(&SocketAddr::from_abstract_name(OLD_NAME)?);
+    connect().is_ok()
+}
+
+/// Opens `parent/lock`, which nobody but root may change.
+fn open_directory(parent: &Path) -> Result<OwnedFd> {
+    let make = |path: &Path, mode| match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("cannot make the directory of locks {}: run as root", path.display()))
+        }
+        _ => Ok(()),
+    };
+    make(parent, 0o755)?;
+    guarded(parent, OTHERS_WRITE)?;
+    let path = parent.join("lock");
+    make(&path, 0o700)?;
+    guarded(&path, OTHERS_WRITE)
+}
+
+/// Opens a directory that is root's, and of whose mode none of these bits is set.
+fn guarded(path: &Path, forbidden: u32) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty()).map(File::from).with_context(|| {
+        format!("cannot open the directory of locks {}: run as root; it must be no link", path.display())
+    })?;
+    let metadata = directory.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+    if metadata.uid() != 0 {
+        bail!("{} belongs to user {}, who could hold the agent's lock: chown root {0}", path.display(), metadata.uid());
+    }
+    if metadata.mode() & forbidden != 0 {
+        bail!(
+            "{} may be written by others (mode {:04o}), who could hold the agent's lock: chmod go-w {0}",
+            path.display(),
+            metadata.mode() & 0o7777
+        );
+    }
+    Ok(directory.into())
+}
+
+/// Whether `file` is the one of this name.
+fn is_file(directory: &OwnedFd, name: &str, file: &OwnedFd) -> Result<bool> {
+    let opened = fstat(file.as_fd()).context("cannot look at the lock")?;
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error).context("cannot look at the lock"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! The one loop: takes what happens, has [`step`](super::step::step) decide, and does what follows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::{Future, ready},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    edge::{self, Edge},
+    effect::Settled,
+    event::Event,
+    host::{self, Host},
+    lock::{InstanceLock, old_agent_runs},
+    request::Request,
+    snapshot::Snapshot,
+    watchdog::Watchdog,
+    world::{RETRY, World},
+};
+use crate::{
+    api_types::event::ConnectionEvent,
+    config::{
+        Config,
+        model::{OnStop, Source},
+    },
+    connection::memory::Clock,
+    datapath::{Dataplane, Instance, Mode},
+    health::{self, Prober},
+    ipsec::{vici::driver::Driver, xfrm},
+    kernel::{
+        guard::GuardTable,
+        netlink::{Changes, Follower, HostState, Interfaces, Reconciler, take_out_of_group},
+        sysctl::Sysctls,
+    },
+};
+
+/// Events that a listener may be behind.
+const EVENTS: usize = 1024;
+/// Most that a start waits for what is known of SAs, while an earlier agent's datapath runs.
+const HEAR_WITHIN: Duration = Duration::from_secs(3);
+
+pub struct Agent {
+    world: World,
+    edge: Edge<Dataplane, Host, Driver>,
+    /// As the follower has it.
+    host: HostState,
+    follower: Follower,
+    /// When to follow the host again: it could not be followed.
+    follow_after: Instant,
+    neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
+    verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
+    settled: mpsc::UnboundedReceiver<Settled>,
+    _lock: InstanceLock,
+}
+
+impl Agent {
+    /// Loads the programs, brings everything into step, and takes over the datapath of an earlier agent of this instance, which
+    /// goes on as it is until then. On an error that datapath stays; where there was none, what has been done to the host is
+    /// taken back.
+    ///
+    /// With `plain_table` the nftables table has no owner, as on kernels before 6.9.
+    pub async fn start(config: Config, mode: Mode, instance: &Instance, plain_table: bool) -> Result<Self> {
+        let lock = InstanceLock::claim()?;
+        if old_agent_runs() {
+            warn!(
+                "an agent of version 0.1 runs in this network namespace, and two undo each other's routes: stop it, then \
+                 start this one again"
+            );
+        }
+        let (mut datapath, inherited) = Dataplane::start(&config.dataplane, instance)?;
+        let is_running = inherited.is_running;
+        datapath.follow_log();
+        let neighbour_misses = datapath.neighbour_misses()?;
+        let interfaces = Interfaces::start(config.xfrm_links()).await?;
+        let (host, follower) = Follower::start().await?;
+        let (sender, verdicts) = mpsc::unbounded_channel();
+        let (reports, settled) = mpsc::unbounded_channel();
+        let kernel = Host {
+            interfaces,
+            policies: xfrm::follow::Follower::start(),
+            prober: Prober::start(sender),
+            guard: GuardTable::open(plain_table).await?,
+            sysctls: Sysctls::default(),
+            reconciler: Reconciler::start()?,
+            waiting: Vec::new(),
+            settled: reports,
+            grace: None,
+        };
+        let ike = Driver::start(&config);
+        let now = std::time::Instant::now();
+        let mut agent = Self {
+            world: World::new(config, host.clone(), inherited, mode, Clock::now(), now),
+            edge: Edge { datapath, kernel, ike, listeners: broadcast::Sender::new(EVENTS) },
+            host,
+            follower,
+            follow_after: Instant::now(),
+            neighbour_misses,
+            verdicts,
+            settled,
+            _lock: lock,
+        };
+        if is_running {
+            info!(%instance, "taking over the running datapath");
+            agent.hear().await;
+        }
+        if let Err(error) = agent.start_forwarding().await {
+            if let Err(another) = Box::pin(agent.stop(!is_running)).await {
+                warn!("{another:#}");
+            }
+            return Err(error);
+        }
+        let config = agent.world.config();
+        info!(
+            gateway = config.gateway.name,
+            connections = config.connections.len(),
+            routes = config.routes.len(),
+            "ready"
+        );
+        Ok(agent)
+    }
+
+    /// Waits for what the running datapath may know and this agent does not yet: what SAs admit. Not for ever.
+    async fn hear(&mut self) {
+        let connections = self.world.config().connections.values();
+        let ike = connections.clone().any(|connection| connection.ipsec.is_some());
+        let xfrm = connections.clone().any(|connection| connection.selectors == Source::Xfrm);
+        let Edge { kernel: Host { policies, .. }, ike: driver, .. } = &mut self.edge;
+        policies.want(xfrm);
+        let heard = async {
+            loop {
+                let (tunnels, policies_view) = (driver.view(), policies.view());
+                let ike = ike && !tunnels.heard && tunnels.unreachable.is_none();
+                let xfrm = xfrm && policies_view.table.is_none() && policies_view.problem.is_none();
+                if !ike && !xfrm {
+                    break;
+                }
+                tokio::select! {
+                    () = driver.changed() => {}
+                    () = policies.changed() => {}
+                }
+            }
+        };
+        if timeout(HEAR_WITHIN, heard).await.is_err() {
+            warn!("the SAs are not known yet: until they are, the selectors of the file are in force");
+        }
+    }
+
+    async fn start_forwarding(&mut self) -> Result<()> {
+        for event in [
+            Event::Tunnels(self.edge.ike.view()),
+            Event::Policies(self.edge.kernel.policies.view()),
+            Event::Interfaces(self.edge.kernel.interfaces.problems()),
+            Event::Start,
+            Event::Started,
+        ] {
+            self.handle(event)?;
+        }
+        let settled = self.edge.kernel.settlement();
+        while self.world.has_work() {
+            self.handle(Event::Idle)?;
+        }
+        if let Err(error) = settled.await? {
+            bail!("{error}");
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) -> Result<()> {
+        edge::drive(&mut self.world, &mut self.edge, event, std::time::Instant::now)
+    }
+
+    /// The same where nobody waits for what comes of it.
+    fn follow(&mut self, event: Event) {
+        if let Err(error) = self.handle(event) {
+            error!("{error:#}; what was in force stays so, next try in {} s", RETRY.as_secs());
+        }
+    }
+
+    /// What happens to the connections from now on.
+    pub fn events(&self) -> broadcast::WeakSender<ConnectionEvent> {
+        self.edge.listeners.downgrade()
+    }
+
+    /// Serves until `shutdown`. The datapath goes on then.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: impl Future) -> Result<()> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut watchdog = Watchdog::of_systemd();
+        loop {
+            let Edge { kernel, ike, datapath: _, listeners: _ } = &mut self.edge;
+            let Host { guard, interfaces, policies, grace, .. } = kernel;
+            // In this order: what a failure asks for goes before what somebody asks for, and that before what can wait.
+            tokio::select! {
+                biased;
+                () = watchdog.due() => watchdog.ping(),
+                _ = &mut shutdown => break,
+                changes = changed(self.follow_after, &mut self.follower, &mut self.host) => match changes {
+                    Ok(changes) => self.follow(Event::Host { host: self.host.clone(), changes }),
+                    Err(error) => {
+                        error!("the host's interfaces cannot be followed: {error:#}");
+                        self.follow_after = Instant::now() + RETRY;
+                    }
+                },
+                Some(verdict) = self.verdicts.recv() => {
+                    let reports = self.reports(verdict);
+                    self.follow(Event::Health(reports));
+                }
+                () = ike.changed() => self.follow(Event::Tunnels(self.edge.ike.view())),
+                () = interfaces.changed() => self.follow(Event::Interfaces(self.edge.kernel.interfaces.problems())),
+                () = policies.changed() => self.follow(Event::Policies(self.edge.kernel.policies.view())),
+                () = guard.disturbed() => self.follow(Event::GuardDisturbed),
+                () = host::finished(grace) => {
+                    self.edge.kernel.grace = None;
+                    self.follow(Event::GraceOver);
+                }
+                Some(request) = requests.recv() => self.answer(request),
+                () = sleep_until(self.world.due().into()) => self.follow(Event::Due),
+                () = ready(()), if self.world.has_work() => self.follow(Event::Idle),
+                Some(settled) = self.settled.recv() => self.follow(Event::Settled(settled)),
+                Some((ifindex, address)) = self.neighbour_misses.recv() => {
+                    self.follow(Event::NeighbourMiss(ifindex, address));
+                }
+            }
+        }
+        info!("stopping");
+        // Nobody waits for an answer that does not come any more.
+        drop(requests);
+        let detach = self.world.config().dataplane.on_stop == OnStop::Detach;
+        Box::pin(self.stop(detach)).await
+    }
+
+    /// How the checks of this verdict and of those that have come with it are doing.
+    fn reports(&mut self, first: health::VerdictChange) -> BTreeMap<String, health::Report> {
+        let mut reports = BTreeMap::new();
+        let mut next = Some(first);
+        while let Some(health::VerdictChange { connection, .. }) = next {
+            // It may have been overtaken: the prober has the current one.
+            if let Some(report) = self.edge.kernel.prober.report(&connection) {
+                reports.insert(connection, report);
+            }
+            next = self.verdicts.try_recv().ok();
+        }
+        reports
+    }
+
+    /// Leaves everything as it is for the next agent: programs, tables, routes, neighbours. With `detach` it takes them all away,
+    /// routes first: what the kernel gets by then has no way to a site, whatever `ip_forward` says. xfrm interfaces stay
+    /// in any case, as strongSwan's tunnels do.
+    pub async fn stop(self, detach: bool) -> Result<()> {
+        let Edge { datapath, kernel, .. } = self.edge;
+        if detach {
+            let report =
+                kernel.reconciler.clear().await.context("cannot remove the routes of the agent from the kernel")?;
+            for failure in report.failures {
+                warn!("not removed: {failure}");
+            }
+            datapath.unload()?;
+            kernel.guard.remove().await?;
+            take_out_of_group(&BTreeSet::new()).await?;
+        }
+        kernel.interfaces.end().await;
+        Ok(())
+    }
+
+    fn answer(&mut self, request: Request) {
+        // The client may have gone: a change is made all the same.
+        match request {
+            Request::Status(answer) => {
+                // Why a probe does not leave is known before there is a verdict.
+                let reports = self.edge.kernel.prober.reports();
+                self.follow(Event::Health(reports));
+                drop(answer.send(Snapshot::take(&self.world, &mut self.edge)));
+            }
+            Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
+            Request::ReadSecrets => self.follow(Event::Secrets),
+            Request::CheckCapacity(transition, answer) => drop(answer.send(self.world.check_capacity(&transition))),
+            Request::Commit(transition, answer) => {
+                // On an error it is wanted all the same, and tried again.
+                let committed = self.handle(Event::Change(transition)).inspect_err(|error| warn!("{error:#}"));
+                drop(answer.send(committed.map(|()| self.edge.kernel.settlement())));
+            }
+        }
+    }
+}
+
+/// What changes on the host, after a time.
+async fn changed(after: Instant, follower: &mut Follower, host: &mut HostState) -> Result<Changes> {
+    sleep_until(after).await;
+    follower.changed(host).await
+}

@@ -1,0 +1,95 @@
+//! The control socket: HTTP and JSON over a unix socket. The group `vpnhub` may read, root alone may change.
+
+mod access;
+mod changes;
+mod client;
+mod connections;
+mod events;
+mod objects;
+mod peer_config;
+mod server;
+mod socket;
+
+use anyhow::{Context as _, Result};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    middleware::from_fn,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+pub use self::{
+    client::Client,
+    objects::{CustomerGateway, Shown},
+    socket::Socket,
+};
+use crate::{
+    agent::{Request, Snapshot},
+    api_types::{event::ConnectionEvent, status::FullStatus},
+    config_manager::ChangeRequest,
+    store::WriteState,
+};
+
+/// Paths of the socket's HTTP service.
+pub const STATUS: &str = "/v1/status";
+pub const ROUTES: &str = "/v1/routes";
+pub const CONNECTIONS: &str = "/v1/connections";
+pub const CUSTOMER_GATEWAYS: &str = "/v1/customer-gateways";
+pub const RELOAD: &str = "/v1/reload";
+pub const CONFIRM: &str = "/v1/confirm";
+pub const CONFIG: &str = "/v1/config";
+pub const AUDIT: &str = "/v1/store/audit";
+pub const BACKUP: &str = "/v1/store/backup";
+pub const EVENTS: &str = "/v1/events";
+
+/// What a request that fails is answered with.
+#[derive(Debug, Serialize, Deserialize)]
+struct Failure {
+    error: String,
+}
+
+fn router(state: AppState) -> Router {
+    changes::router()
+        .merge(objects::router())
+        .route(STATUS, get(status))
+        .route(EVENTS, get(events::follow))
+        .route(&format!("{}/{{name}}/{{format}}", peer_config::PEER_CONFIG), get(peer_config::peer_config))
+        .layer(from_fn(access::guard))
+        .with_state(state)
+}
+
+/// Where requests go.
+#[derive(Clone)]
+pub struct AppState {
+    pub agent: mpsc::Sender<Request>,
+    pub changes: mpsc::Sender<ChangeRequest>,
+    /// Ends with the agent.
+    pub events: broadcast::WeakSender<ConnectionEvent>,
+    pub store: WriteState,
+}
+
+async fn status(State(state): State<AppState>) -> Response {
+    let store = Some((&state.store).into());
+    respond(snapshot(&state).await.map(|snapshot| FullStatus { status: snapshot.status(), store }))
+}
+
+async fn snapshot(state: &AppState) -> Result<Snapshot> {
+    let (sender, answer) = oneshot::channel();
+    state.agent.send(Request::Status(sender)).await.context("the agent is stopping")?;
+    answer.await.context("the agent is stopping")?
+}
+
+fn respond(answer: Result<impl Serialize>) -> Response {
+    match answer {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
+    }
+}
+
+fn failure(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, Json(Failure { error: error.into() })).into_response()
+}

@@ -1,0 +1,4 @@
+//! The JSON contract of the control socket: fields may be added, never changed.
+
+pub mod event;
+pub mod status;

@@ -1,0 +1,90 @@
+//! What an agent knows of a connection's state, for the next agent.
+
+use std::time::{Duration, Instant};
+
+use hub_common::maps::ConnectionRecord;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::connection::state::State;
+
+/// The state of a connection, for the next agent. Times are of `CLOCK_BOOTTIME`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    pub state: State,
+    pub since: Duration,
+    pub well_since: Option<Duration>,
+    pub failed: bool,
+    pub changes: u64,
+}
+
+impl Memory {
+    /// What a record says; nothing where it was never written.
+    pub fn of(record: &ConnectionRecord) -> Option<Self> {
+        let state = match record.state {
+            ConnectionRecord::UP => State::Up,
+            ConnectionRecord::HELD => State::HoldDown,
+            ConnectionRecord::DOWN => State::Down,
+            ConnectionRecord::ADMIN_DOWN => State::AdminDown,
+            _ => return None,
+        };
+        Some(Self {
+            state,
+            since: Duration::from_nanos(record.since),
+            well_since: (record.well_since != 0).then(|| Duration::from_nanos(record.well_since)),
+            failed: record.flags & ConnectionRecord::FAILED != 0,
+            changes: record.changes,
+        })
+    }
+
+    pub fn write(&self, record: &mut ConnectionRecord) {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        record.state = match self.state {
+            State::Up => ConnectionRecord::UP,
+            State::HoldDown => ConnectionRecord::HELD,
+            State::Down => ConnectionRecord::DOWN,
+            State::AdminDown => ConnectionRecord::ADMIN_DOWN,
+        };
+        record.since = nanoseconds(self.since);
+        record.well_since = self.well_since.map_or(0, nanoseconds);
+        record.flags &= !ConnectionRecord::FAILED;
+        if self.failed {
+            record.flags |= ConnectionRecord::FAILED;
+        }
+        record.changes = self.changes;
+    }
+}
+
+/// The same moment by the clock of this process and by that of the machine, which goes on while it is suspended.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    here: Instant,
+    since_boot: Duration,
+}
+
+impl Clock {
+    pub fn now() -> Self {
+        let time = clock_gettime(ClockId::Boottime);
+        let since_boot = Duration::new(
+            u64::try_from(time.tv_sec).unwrap_or_default(),
+            u32::try_from(time.tv_nsec).unwrap_or_default(),
+        );
+        Self::at(Instant::now(), since_boot)
+    }
+
+    /// A moment of both clocks.
+    pub fn at(here: Instant, since_boot: Duration) -> Self {
+        Self { here, since_boot }
+    }
+
+    pub fn since_boot(&self, time: Instant) -> Duration {
+        match time.checked_duration_since(self.here) {
+            Some(later) => self.since_boot + later,
+            None => self.since_boot.saturating_sub(self.here.saturating_duration_since(time)),
+        }
+    }
+
+    pub fn here(&self, time: Duration) -> Instant {
+        let ago = self.since_boot.saturating_sub(time);
+        self.here.checked_sub(ago).unwrap_or(self.here)
+    }
+}

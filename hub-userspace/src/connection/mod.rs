@@ -1,0 +1,4 @@
+//! A connection: its state machine with hold-down, and the record of it that outlives the agent.
+
+pub mod memory;
+pub mod state;

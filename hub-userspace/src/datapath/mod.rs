@@ -1,0 +1,233 @@
+//! The one writer: loads the program, attaches it, fills its maps and reads its counters. Nobody else knows aya.
+
+mod attach;
+mod bpf;
+mod counters;
+mod error;
+mod groups;
+mod instance;
+pub mod lookup;
+mod maps;
+mod neighbour_miss;
+mod old;
+mod pins;
+mod records;
+mod run;
+mod running;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use aya::{EbpfLoader, maps::RingBuf};
+use aya_log::EbpfLogger;
+use hub_common::maps::WANTED_BYTES;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+};
+use tracing::warn;
+
+pub use self::{
+    attach::{Attached, Mode},
+    counters::Counters,
+    error::Error,
+    groups::OldGroup,
+    instance::Instance,
+    run::{Action, Hook, Outcome},
+    running::{Running, RunningConnection, RunningInterface, running, unload},
+};
+use crate::{
+    config::model,
+    connection::memory::Memory,
+    datapath::{
+        attach::{Programs, detach},
+        maps::Maps,
+        pins::{Kind, Pins},
+        records::Records,
+    },
+    fib::{id_allocator::DeferredFree, tables::Write},
+};
+
+/// The kernel program, as built with this agent.
+static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnhub-ebpf"));
+
+/// The loaded programs and their maps. What is attached stays attached when this is dropped: see [`Dataplane::unload`].
+pub struct Dataplane {
+    programs: Programs,
+    maps: Maps,
+    /// Nothing can be attached without it.
+    pins: Option<Pins>,
+    /// Indices of the interfaces that this agent has attached.
+    attached: BTreeSet<u32>,
+    /// The earlier agent's programs may still run.
+    is_starting: bool,
+}
+
+/// What a new agent continues from.
+#[derive(Debug, Clone, Default)]
+pub struct Inherited {
+    /// Packets are being forwarded.
+    pub is_running: bool,
+    /// `COUNTERS` slots and states of connections, by name.
+    pub connections: BTreeMap<String, (u32, Option<Memory>)>,
+    pub groups: Vec<OldGroup>,
+    /// Indices of the interfaces that are attached by TC alone: XDP does not work there.
+    pub tc_only: BTreeSet<u32>,
+}
+
+impl Dataplane {
+    /// Loads the program into the kernel, to run it by [`Dataplane::test_run`] alone.
+    pub fn load(settings: &model::Dataplane) -> Result<Self, Error> {
+        error::check_host()?;
+        let object = EbpfLoader::new()
+            .override_global("MARK", &settings.mark, true)
+            .load(PROGRAM)
+            .map_err(|error| Error::load(&error))?;
+        let mut programs = Programs::load(object, settings.lookup)?;
+        let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
+        Ok(Self { programs, maps, pins: None, attached: BTreeSet::new(), is_starting: false })
+    }
+
+    /// Loads the programs into the kernel, beside those of an earlier agent of this instance, which go on as they are until
+    /// [`Dataplane::attach`]. Counters are shared with them, all other tables are empty.
+    ///
+    /// # Errors
+    /// When another agent has this instance, or its datapath is elsewhere; when the kernel refuses.
+    pub fn start(settings: &model::Dataplane, instance: &Instance) -> Result<(Self, Inherited), Error> {
+        error::check_host()?;
+        let pins = Pins::claim(instance)?;
+        let records = Records::open(&pins)?;
+        let live = pins.live_links();
+        let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
+        let tc = live.iter().filter(|(_, kind)| matches!(kind, Kind::Tcx | Kind::Clsact));
+        let inherited = Inherited {
+            is_running: !live.is_empty(),
+            connections: (records.owners().into_iter())
+                .map(|(slot, (name, record))| (name, (slot, Memory::of(record))))
+                .collect(),
+            groups: groups::read(&pins),
+            tc_only: tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !has_xdp(*ifindex)).collect(),
+        };
+        let mut with_pins = EbpfLoader::new();
+        with_pins.override_global("MARK", &settings.mark, true);
+        for (map, path) in records::paths(&pins) {
+            with_pins.map_pin_path(map, path);
+        }
+        let object = with_pins.load(PROGRAM).map_err(|error| Error::load(&error))?;
+        let mut programs = Programs::load(object, settings.lookup)?;
+        programs.tc()?;
+        let groups = groups::create()?;
+        groups::stage(&pins, programs.object(), &groups.map)?;
+        let maps = Maps::take(programs.object(), settings, records, groups)?;
+        let dataplane = Self { programs, maps, pins: Some(pins), attached: BTreeSet::new(), is_starting: true };
+        Ok((dataplane, inherited))
+    }
+
+    /// Forwards the program's own log messages, of which there are few, to this process's log. Needs a tokio runtime.
+    pub fn follow_log(&mut self) {
+        let logger = EbpfLogger::init(self.programs.object());
+        let follow = logger.map_err(anyhow::Error::from).and_then(|logger| {
+            // SAFETY: the logger owns its file descriptor, which stays open and the same until it is dropped.
+            Ok(unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?)
+        });
+        match follow {
+            Ok(mut logger) => {
+                tokio::spawn(async move {
+                    while let Ok(mut ready) = logger.readable_mut().await {
+                        ready.get_inner_mut().flush();
+                        ready.clear_ready();
+                    }
+                });
+            }
+            Err(error) => warn!("the kernel program's own log messages will be missing: {error:#}"),
+        }
+    }
+
+    /// Neighbours that packets needed and the program did not know, as interface index and address; each may come
+    /// often. Needs a tokio runtime.
+    pub fn neighbour_misses(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, Error> {
+        let map = self.programs.object().take_map("WANTED").expect("the embedded object has every map; taken once");
+        let ring = RingBuf::try_from(map).map_err(|error| Error::map("WANTED", WANTED_BYTES, &error))?;
+        neighbour_miss::follow(ring).map_err(|error| Error::Map { map: "WANTED", cause: error.to_string() })
+    }
+
+    /// Makes changes of a map, one after the other; how many of them were made, and why not all.
+    pub fn write(&mut self, write: &Write) -> (usize, Result<(), Error>) {
+        self.maps.write(write)
+    }
+
+    /// Numbers and memory that rest with the tables, beside those of the layout.
+    pub fn numbers(&mut self) -> &mut dyn DeferredFree {
+        self.maps.look_up()
+    }
+
+    /// Attaches the programs to an interface, or swaps them in where an earlier agent has attached its own. `reason` is why
+    /// `mode` is TC, where nobody asked for it.
+    ///
+    /// # Panics
+    /// Without an instance.
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: Mode,
+        reason: Option<&str>,
+    ) -> Result<Attached, Error> {
+        let pins = self.pins.as_ref().expect("an agent has an instance");
+        let attached = self.programs.attach(pins, interface, ifindex, mode, reason)?;
+        self.attached.insert(ifindex);
+        Ok(attached)
+    }
+
+    /// An interface went, and another or the same may have come back under its index: the kernel has emptied its port
+    /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.detach(ifindex);
+    }
+
+    /// Detaches the programs from an interface, which may be gone.
+    fn detach(&mut self, ifindex: u32) {
+        self.attached.remove(&ifindex);
+        if let Some(pins) = &self.pins {
+            detach(pins, ifindex);
+        }
+    }
+
+    /// Detaches from all interfaces but these. The first time, once all that can be is attached, this ends the start: nothing of an
+    /// earlier agent's programs runs any more.
+    pub fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), Error> {
+        let Some(pins) = &self.pins else { return Ok(()) };
+        if !self.is_starting {
+            let gone: Vec<u32> = self.attached.difference(interfaces).copied().collect();
+            for ifindex in gone {
+                self.detach(ifindex);
+            }
+            return Ok(());
+        }
+        let all: BTreeSet<u32> = pins.links().into_iter().map(|(ifindex, _)| ifindex).collect();
+        for ifindex in all.difference(interfaces).copied() {
+            detach(pins, ifindex);
+        }
+        groups::commit(pins)?;
+        self.maps.counters.map.records.commit(pins)?;
+        self.is_starting = false;
+        Ok(())
+    }
+
+    /// Notes the state of a connection by its slot, for the next agent.
+    pub fn remember(&mut self, slot: u32, memory: &Memory) -> Result<(), Error> {
+        self.maps.counters.map.records.note(slot, |record| memory.write(record))
+    }
+
+    /// Detaches the programs from all interfaces, and removes all that is pinned.
+    pub fn unload(self) -> Result<usize, Error> {
+        self.pins.map_or(Ok(0), Pins::unload)
+    }
+
+    /// Counts of a slot, summed over the CPUs.
+    pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
+        self.maps.counters(slot)
+    }
+}

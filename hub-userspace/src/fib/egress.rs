@@ -1,0 +1,215 @@
+//! Next hops and the buckets that lead to them, and the routes that lead to the buckets.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use hub_common::maps::{GROUP_BUCKETS, GroupMember, NextHop, Route, VPC, link_addresses, path_of};
+use ipnet::IpNet;
+
+use super::inputs::Inputs;
+use crate::{
+    fib::{
+        id_allocator::Full,
+        id_maps::{self, EgressIds, Group, IdMaps, IngressLayout, Member},
+        tables::{EgressTables, RouteChanges},
+    },
+    routing::rib::{self, Members, Rib, Target},
+};
+
+/// The ways out, and where the group of each set of members stands.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    pub egress: EgressTables,
+    groups: HashMap<Arc<Members>, Route>,
+    vpc: HashMap<Option<IpAddr>, Route>,
+}
+
+/// Compiles the groups of the RIB, after [`super::policy_tables`] has numbered the connections. What nobody uses any more
+/// rests from [`EgressIds::end`] on: once the tables are written.
+pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Result<Compiled, Full> {
+    let IdMaps { policy, egress } = layout;
+    egress.begin();
+    let slots =
+        inputs.config.connections.keys().filter_map(|name| Some((policy.connections.get(name)?, name.as_str())));
+    let mut compiler = Compiler {
+        inputs,
+        numbers: policy,
+        connections: slots.collect(),
+        layout: egress,
+        next_hops: HashMap::new(),
+        compiled: Compiled::default(),
+    };
+    // In one order, so that the same input gives the same numbers.
+    let groups: BTreeSet<&Arc<Members>> = rib.groups().collect();
+    for members in groups {
+        let route = compiler.connections(members, rib)?;
+        compiler.compiled.groups.insert(Arc::clone(members), route);
+    }
+    for gateway in rib.gateways() {
+        let group = compiler.layout.single(Member::Vpc(gateway))?;
+        let route = compiler.route(&group, &HashMap::new())?;
+        compiler.compiled.vpc.insert(gateway, Route { flags: Route::VPC, ..route });
+    }
+    Ok(compiler.compiled)
+}
+
+impl Compiled {
+    /// What the route trie must say of these destinations.
+    ///
+    /// # Panics
+    /// When the RIB has got other groups since this was compiled.
+    pub fn routes(&self, rib: &Rib, destinations: &BTreeSet<IpNet>) -> RouteChanges {
+        let change = |destination: &IpNet| {
+            let route = rib.target(*destination).map(|target| self.route(&target));
+            let flags = if destination.prefix_len() == 0 { Route::DEFAULT } else { 0 };
+            (*destination, route.map(|route| Route { flags: route.flags | flags, ..route }))
+        };
+        destinations.iter().map(change).collect()
+    }
+
+    fn route(&self, target: &Target) -> Route {
+        match target {
+            Target::Hub => Route { first_bucket: 0, bucket_mask: 0, flags: Route::HUB },
+            Target::Vpc { gateway } => self.vpc[gateway],
+            Target::Connections(members) => self.groups[members],
+        }
+    }
+}
+
+struct Compiler<'a> {
+    inputs: Inputs<'a>,
+    numbers: &'a IngressLayout,
+    /// Names by `COUNTERS` slot.
+    connections: HashMap<u32, &'a str>,
+    layout: &'a mut EgressIds,
+    /// Index into `NEXT_HOPS`, for the members met so far.
+    next_hops: HashMap<Member, u32>,
+    compiled: Compiled,
+}
+
+impl Compiler<'_> {
+    fn connections(&mut self, members: &Arc<Members>, rib: &Rib) -> Result<Route, Full> {
+        let slots = &self.numbers.connections;
+        let member = |name: &str| Member::Connection(slots.get(name).expect("every connection has been numbered"));
+        let active = rib::active(members, self.inputs.states);
+        let active: Vec<(Member, u32)> = active.into_iter().map(|(name, part)| (member(name), part)).collect();
+        let (group, paths) = if let (1, [(only, _)]) = (members.len(), active.as_slice()) {
+            // The weight of one alone means nothing.
+            (self.layout.single(*only)?, HashMap::new())
+        } else {
+            let group = self.layout.shared(members, &active, rib.predecessor(members))?;
+            let key = |name: &String| GroupMember {
+                first_bucket: group.first,
+                connection: slots.get(name).expect("every connection has been numbered"),
+            };
+            self.compiled.egress.members.extend(members.keys().map(|name| (key(name), 0)));
+            self.compiled.egress.groups.insert(group.first / GROUP_BUCKETS, id_maps::record(members));
+            (group, self.paths(&active))
+        };
+        self.route(&group, &paths)
+    }
+
+    /// The bits of a bucket by which the kernel finds each member in its own route, as [`crate::kernel::slow_path::action`] makes
+    /// it: those whose interface is up, in the order of interfaces. None where that has a single next hop.
+    fn paths(&self, active: &[(Member, u32)]) -> HashMap<Member, u32> {
+        let hop = |(member, part): &(Member, u32)| {
+            let Member::Connection(slot) = *member else { return None };
+            let connection = &self.inputs.config.connections[self.connections[&slot]];
+            let link = self.inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
+            Some((link.index, connection.peer, *member, (*part).clamp(1, u8::MAX.into())))
+        };
+        let mut hops: Vec<_> = active.iter().filter_map(hop).collect();
+        if hops.len() < 2 {
+            return HashMap::new();
+        }
+        hops.sort_unstable();
+        let total = hops.iter().map(|(_, _, _, weight)| weight).sum();
+        let mut before = 0;
+        let path = |(_, _, member, weight)| {
+            let path = path_of(before, weight, total);
+            before += weight;
+            (member, path)
+        };
+        hops.into_iter().map(path).collect()
+    }
+
+    /// Fills the buckets of a group; what leads to them.
+    fn route(&mut self, group: &Group, paths: &HashMap<Member, u32>) -> Result<Route, Full> {
+        let first = group.first as usize;
+        let buckets = &mut self.compiled.egress.buckets;
+        buckets.resize(buckets.len().max(first + group.owners.len()), EgressTables::NOWHERE);
+        for (bucket, owner) in (first..).zip(group.owners.iter()) {
+            let owner = owner.expect("a group has an active member: rib::active never gives none");
+            let path = paths.get(&owner).copied().unwrap_or(0);
+            self.compiled.egress.buckets[bucket] = self.next_hop(owner)? | path;
+        }
+        let bucket_mask = u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
+        Ok(Route { first_bucket: group.first, bucket_mask, flags: 0 })
+    }
+
+    /// Where a member's packets go now.
+    fn next_hop(&mut self, member: Member) -> Result<u32, Full> {
+        if let Some(index) = self.next_hops.get(&member) {
+            return Ok(*index);
+        }
+        let config = self.inputs.config;
+        let next_hop = match member {
+            Member::Connection(slot) => {
+                let name = self.connections[&slot];
+                let connection = &config.connections[name];
+                let scope = self.numbers.scopes.get(&(name.to_owned(), connection.interface.clone()));
+                let scope = scope.expect("every connection has been numbered");
+                self.way_out((slot, scope), &connection.interface, connection.peer)
+            }
+            Member::Vpc(gateway) => {
+                let vpc = config.vpc.as_ref().expect("only a VPC has VPC destinations");
+                self.way_out((VPC, VPC), &vpc.interface, gateway)
+            }
+        };
+        let index = self.layout.next_hops.take(next_hop)?;
+        self.compiled.egress.next_hops.insert(index, next_hop);
+        self.next_hops.insert(member, index);
+        Ok(index)
+    }
+
+    /// Of a connection's `COUNTERS` slot and scope. `neighbour` is the one on the link that everything goes to; without one,
+    /// each destination is its own.
+    fn way_out(&self, (connection, scope): (u32, u32), interface: &str, neighbour: Option<IpAddr>) -> NextHop {
+        let host = self.inputs.host;
+        let nowhere =
+            NextHop { connection, scope, ifindex: 0, port: 0, mtu: 0, flags: 0, addresses: [0; 3], padding: [0; 7] };
+        // An interface that has just come has no port before the ingress is compiled.
+        let Some((link, port)) =
+            host.link(interface).and_then(|link| Some((link, self.numbers.ports.get(&link.index)?)))
+        else {
+            return nowhere;
+        };
+        let mut flags = if link.is_up() { NextHop::UP } else { 0 };
+        if self.inputs.tc_only.contains(&link.index) {
+            flags |= NextHop::TC;
+        }
+        let mut destination_mac = [0; 6];
+        if link.ethernet {
+            flags |= NextHop::ETHERNET;
+            match neighbour.map(|address| host.neighbours.get(&(link.index, address))) {
+                None => flags |= NextHop::ON_LINK,
+                Some(None) => {}
+                Some(Some(mac)) => {
+                    flags |= NextHop::RESOLVED;
+                    destination_mac = *mac;
+                }
+            }
+        }
+        NextHop {
+            ifindex: link.index,
+            port,
+            mtu: link.mtu,
+            flags,
+            addresses: link_addresses(destination_mac, link.mac.unwrap_or_default()),
+            ..nowhere
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Where things stand in the maps: numbers that outlive a compilation, so that a change touches only what changed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    ops::Range,
+    sync::Arc,
+};
+
+use hub_common::maps::{
+    ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop,
+    Rules, SHARED_SCOPE, VPC,
+};
+
+use crate::{
+    datapath::OldGroup,
+    fib::id_allocator::{DeferredFree, Full, IdAllocator},
+    policy::selectors::Policy,
+    routing::{buckets, rib::Members},
+};
+
+/// A way out, whatever its state: a connection's slot or, on the VPC side, a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Member {
+    Connection(u32),
+    Vpc(Option<IpAddr>),
+}
+
+/// Buckets of a group: `first..first + owners.len()`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub first: u32,
+    /// The owner of each bucket, as far as there is one.
+    pub owners: Arc<[Option<Member>]>,
+}
+
+/// Buckets below this one are groups of one: first those of connections, by slot, which is how a route tells that it leads
+/// to one ([`hub_common::maps::Route`]).
+const SINGLES: u32 = MAX_BUCKETS / 4;
+const CONNECTION_SLOTS: Range<u32> = VPC + 1..VPC + 1 + MAX_CONNECTIONS;
+
+/// The numbers given away.
+#[derive(Debug, Clone, Default)]
+pub struct IdMaps {
+    pub policy: IngressLayout,
+    pub egress: EgressIds,
+}
+
+/// Numbers of what [`crate::fib::tables::PolicyTables`] holds.
+#[derive(Debug, Clone)]
+pub struct IngressLayout {
+    /// `COUNTERS` slot of a connection, by name.
+    pub connections: IdAllocator<String>,
+    /// Scope of a connection's own selectors, by its name and its interface: one that moves to another interface leaves a scope
+    /// behind that stays as it was, for what still comes in by the old one.
+    pub scopes: IdAllocator<(String, String)>,
+    /// Index into `PORTS`, by ifindex.
+    pub ports: IdAllocator<u32>,
+    pub policies: IdAllocator<Policy>,
+    /// Index into `PORT_RULES`.
+    pub limits: IdAllocator<Rules>,
+}
+
+/// Numbers of what [`crate::fib::tables::EgressTables`] holds, and who has which bucket.
+#[derive(Debug, Clone)]
+pub struct EgressIds {
+    pub next_hops: IdAllocator<NextHop>,
+    /// Buckets of routers on the VPC side.
+    routers: IdAllocator<Option<IpAddr>>,
+    shared: IdAllocator<Arc<Members>>,
+    owners: HashMap<Arc<Members>, Owners>,
+    /// Of an earlier agent's groups, by the hash of names and weights, until the first compilation is in force.
+    inherited: HashMap<u64, Owners>,
+    /// The same by the hash of the names alone.
+    inherited_names: HashMap<u64, Owners>,
+}
+
+/// Who has a group's buckets.
+#[derive(Debug, Clone)]
+struct Owners {
+    /// Whom the buckets were last shared out over.
+    active: Vec<(Member, u32)>,
+    buckets: Arc<[Option<Member>]>,
+}
+
+impl Default for IngressLayout {
+    fn default() -> Self {
+        Self {
+            connections: IdAllocator::new("connections", CONNECTION_SLOTS),
+            scopes: IdAllocator::new("connections that change their interfaces at once", VPC + 1..SHARED_SCOPE),
+            ports: IdAllocator::new("interfaces", 0..MAX_CONNECTIONS),
+            // 0 is hub_common::maps::ANY_LOCAL.
+            policies: IdAllocator::new("different sets of local selectors", 1..u32::MAX),
+            // Below: hub_common::maps::NO_LIMITS.
+            limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_LIMITS),
+        }
+    }
+}
+
+impl Default for EgressIds {
+    fn default() -> Self {
+        Self {
+            next_hops: IdAllocator::new("next hops", 0..MAX_NEXT_HOPS),
+            routers: IdAllocator::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
+            shared: IdAllocator::new(
+                "different sets of next hops",
+                SINGLES / GROUP_BUCKETS..MAX_BUCKETS / GROUP_BUCKETS,
+            ),
+            owners: HashMap::new(),
+            inherited: HashMap::new(),
+            inherited_names: HashMap::new(),
+        }
+    }
+}
+
+impl IdMaps {
+    /// Starts from what an earlier agent has left: slots of connections, owners of buckets.
+    pub fn inherit(&mut self, connections: impl IntoIterator<Item = (String, u32)>, groups: Vec<OldGroup>) {
+        self.policy.connections.inherit(connections);
+        self.egress.inherit(groups);
+    }
+
+    /// All the numbers.
+    fn all(&mut self) -> [&mut dyn DeferredFree; 8] {
+        let Self { policy, egress } = self;
+        [
+            &mut policy.connections,
+            &mut policy.scopes,
+            &mut policy.ports,
+            &mut policy.policies,
+            &mut policy.limits,
+            &mut egress.next_hops,
+            &mut egress.routers,
+            &mut egress.shared,
+        ]
+    }
+
+    /// Marks the numbers that rest now, for [`Self::release`]: some wait until no packet is on its way with them any
+    /// more. Whether there are any.
+    pub fn begin_release(&mut self) -> bool {
+        self.all().map(DeferredFree::begin_release).contains(&true)
+    }
+
+    /// No packet is on its way any more with a number that rested at [`Self::begin_release`].
+    pub fn release(&mut self) {
+        for numbers in self.all() {
+            numbers.release();
+        }
+    }
+}
+
+impl IngressLayout {
+    pub fn begin(&mut self) {
+        self.connections.begin();
+        self.scopes.begin();
+        self.ports.begin();
+        self.policies.begin();
+        self.limits.begin();
+    }
+
+    pub fn end(&mut self) {
+        self.connections.end();
+        self.scopes.end();
+        self.ports.end();
+        self.policies.end();
+        self.limits.end();
+    }
+}
+
+impl EgressIds {
+    pub fn begin(&mut self) {
+        self.next_hops.begin();
+        self.routers.begin();
+        self.shared.begin();
+    }
+
+    pub fn end(&mut self) {
+        self.next_hops.end();
+        self.routers.end();
+        self.shared.end();
+        let shared = &self.shared;
+        self.owners.retain(|key, _| shared.get(key).is_some());
+        self.inherited.clear();
+        self.inherited_names.clear();
+    }
+
+    fn inherit(&mut self, groups: Vec<OldGroup>) {
+        for OldGroup { record, owners } in groups {
+            let buckets: Arc<[Option<Member>]> = owners.iter().map(|slot| slot.map(Member::Connection)).collect();
+            // The shares that they have, as weights: nothing that has its share now need move.
+            let mut counts = BTreeMap::new();
+            for owner in buckets.iter().flatten() {
+                *counts.entry(*owner).or_default() += 1;
+            }
+            let owners = Owners { active: counts.into_iter().collect(), buckets };
+            self.inherited.insert(record.members, owners.clone());
+            self.inherited_names.insert(record.names, owners);
+        }
+    }
+
+    /// Whose buckets a group starts from.
+    fn before(&self, members: &Arc<Members>, predecessor: Option<&Arc<Members>>) -> Option<&Owners> {
+        let inherited = || {
+            if self.inherited.is_empty() {
+                return None;
+            }
+            let record = record(members);
+            self.inherited.get(&record.members).or_else(|| self.inherited_names.get(&record.names))
+        };
+        self.owners.get(members).or_else(|| self.owners.get(predecessor?)).or_else(inherited)
+    }
+
+    /// The group of a single next hop: one bucket.
+    pub fn single(&mut self, member: Member) -> Result<Group, Full> {
+        let first = match member {
+            Member::Connection(slot) => slot,
+            Member::Vpc(router) => self.routers.take(router)?,
+        };
+        Ok(Group { first, owners: Arc::new([Some(member)]) })
+    }
+
+    /// The group of several members, its buckets shared out over `active`. If there is none yet, it starts from the
+    /// buckets of its predecessor.
+    pub fn shared(
+        &mut self,
+        members: &Arc<Members>,
+        active: &[(Member, u32)],
+        predecessor: Option<&Arc<Members>>,
+    ) -> Result<Group, Full> {
+        let first = self.shared.take(Arc::clone(members))? * GROUP_BUCKETS;
+        let before = self.before(members, predecessor);
+        let owners = match before {
+            Some(same) if same.active == active => same.clone(),
+            _ => {
+                let nobody = || (vec![None; GROUP_BUCKETS as usize], [].as_slice());
+                let (mut buckets, former) =
+                    before.map_or_else(nobody, |owners| (owners.buckets.to_vec(), owners.active.as_slice()));
+                buckets::fill(&mut buckets, former, active);
+                Owners { active: active.to_vec(), buckets: buckets.into() }
+            }
+        };
+        let group = Group { first, owners: Arc::clone(&owners.buckets) };
+        self.owners.insert(Arc::clone(members), owners);
+        Ok(group)
+    }
+}
+
+/// What a group is known by to the next agent.
+pub fn record(members: &Members) -> GroupRecord {
+    let (mut all, mut names) = (Fnv::default(), Fnv::default());
+    for (name, weight) in members {
+        // Names have no zeros in them.
+        for hash in [&mut all, &mut names] {
+            hash.add(name.as_bytes());
+            hash.add(&[0]);
+        }
+        all.add(&[*weight]);
+    }
+    GroupRecord { members: all.0, names: names.0 }
+}
+
+/// FNV-1a, 64 bits: the same in every version.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{EgressIds, Member, record};
+    use crate::{datapath::OldGroup, routing::rib::Members};
+
+    fn members(weights: &[(&str, u8)]) -> Arc<Members> {
+        Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect())
+    }
+
+    /// Compiles groups, all of their members up: each with whom it follows.
+    fn round(layout: &mut EgressIds, groups: &[(&Arc<Members>, Option<&Arc<Members>>)]) -> Vec<Vec<Option<Member>>> {
+        layout.begin();
+        let owners = groups.iter().map(|(members, predecessor)| {
+            // Numbers that have nothing to do with each other's order but are the same every time.
+            let member = |name: &str| Member::Connection(u32::from(name.as_bytes()[0]));
+            let active: Vec<(Member, u32)> =
+                members.iter().map(|(name, weight)| (member(name), u32::from(*weight))).collect();
+            layout.shared(members, &active, *predecessor).unwrap().owners.to_vec()
+        });
+        let owners = owners.collect();
+        layout.end();
+        owners
+    }
+
+    fn moved(before: &[Option<Member>], after: &[Option<Member>]) -> usize {
+        before.iter().zip(after).filter(|(before, after)| before != after).count()
+    }
+
+    #[test]
+    fn a_weight_that_changes_moves_the_difference_alone() {
+        let mut layout = EgressIds::default();
+        let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
+        let before = round(&mut layout, &[(&even, None)]);
+        let after = round(&mut layout, &[(&uneven, Some(&even))]);
+        assert_eq!(moved(&before[0], &after[0]), 64);
+    }
+
+    #[test]
+    fn a_member_that_comes_takes_its_share_and_moves_nothing_else() {
+        let mut layout = EgressIds::default();
+        let (two, three) = (members(&[("a", 100), ("b", 100)]), members(&[("a", 100), ("b", 100), ("c", 100)]));
+        let before = round(&mut layout, &[(&two, None)]);
+        let after = round(&mut layout, &[(&three, Some(&two))]);
+        let came = after[0].iter().filter(|owner| **owner == Some(Member::Connection(u32::from(b'c')))).count();
+        assert_eq!((came, moved(&before[0], &after[0])), (85, 85));
+    }
+
+    #[test]
+    fn a_group_that_follows_nobody_starts_from_nothing() {
+        let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
+        let fresh = round(&mut EgressIds::default(), &[(&other, None)]);
+        let both = round(&mut EgressIds::default(), &[(&one, None), (&other, None)]);
+        assert_eq!(both[1], fresh[0]);
+    }
+
+    /// What an agent leaves behind.
+    fn left(members: &Members, owners: &[Option<Member>]) -> OldGroup {
+        let slot = |owner: &Option<Member>| match owner {
+            Some(Member::Connection(slot)) => Some(*slot),
+            _ => None,
+        };
+        OldGroup { record: record(members), owners: owners.iter().map(slot).collect() }
+    }
+
+    #[test]
+    fn a_group_that_is_inherited_moves_nothing() {
+        let (one, same_names) =
+            (members(&[("a", 30), ("b", 70), ("c", 1)]), members(&[("a", 70), ("b", 30), ("c", 1)]));
+        let mut layout = EgressIds::default();
+        // Members went and came, so that the buckets are not those of a fresh start.
+        let without = members(&[("a", 30), ("c", 1)]);
+        round(&mut layout, &[(&without, None)]);
+        let before = round(&mut layout, &[(&one, Some(&without))]).remove(0);
+        let other = round(&mut EgressIds::default(), &[(&same_names, None)]).remove(0);
+        assert_ne!(before, round(&mut EgressIds::default(), &[(&one, None)])[0]);
+
+        let mut next = EgressIds::default();
+        next.inherit(vec![left(&one, &before), left(&same_names, &other)]);
+        assert_eq!(round(&mut next, &[(&one, None), (&same_names, None)]), [before, other]);
+    }
+
+    #[test]
+    fn a_group_whose_weights_change_between_two_agents_moves_the_difference_alone() {
+        let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
+        let before = round(&mut EgressIds::default(), &[(&even, None)]).remove(0);
+        let mut next = EgressIds::default();
+        next.inherit(vec![left(&even, &before)]);
+        assert_eq!(moved(&before, &round(&mut next, &[(&uneven, None)])[0]), 64);
+    }
+
+    #[test]
+    fn a_group_that_somebody_else_has_already_is_joined_as_it_is() {
+        let mut layout = EgressIds::default();
+        let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
+        let before = round(&mut layout, &[(&one, None), (&other, None)]);
+        assert_eq!(round(&mut layout, &[(&other, Some(&one))])[0], before[1]);
+    }
+}

@@ -1,0 +1,26 @@
+//! What the program's maps must hold. State in, tables out; the [`IdMaps`] carries the numbers over from one compilation
+//! to the next.
+//!
+//! Three parts, each compiled when what it follows from has changed:
+//!
+//! | part | follows from | as large as |
+//! | --- | --- | --- |
+//! | [`policy_tables`] | connections, their selectors and SAs, interfaces | the connections and selectors |
+//! | [`egress_tables`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
+//! | [`Compiled::routes`] | the RIB's destinations | those that changed |
+//!
+//! [`IdMaps`]: crate::fib::id_maps::IdMaps
+
+pub mod diff;
+mod egress;
+pub mod id_allocator;
+pub mod id_maps;
+mod inputs;
+mod policy;
+pub mod tables;
+
+pub use self::{
+    egress::{Compiled, egress_tables},
+    inputs::Inputs,
+    policy::policy_tables,
+};

@@ -1,0 +1,313 @@
+//! Where packets come in, and whom they may be from: attachments, selectors, link addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use hub_common::maps::{
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, LIMIT_RULES, LinkAddress, Local, NO_LIMITS, NO_REVERSE_PATH, Neighbour,
+    Remote, Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan, link,
+};
+use ipnet::IpNet;
+
+use super::inputs::Inputs;
+use crate::{
+    config::model::{Connection, ReversePath},
+    fib::{
+        id_allocator::Full,
+        id_maps::{IdMaps, IngressLayout},
+        tables::{Family, PolicyTables, Prefix},
+    },
+    kernel::netlink::Link,
+    policy::{
+        ports::ProtoPorts,
+        selectors::{self, NegotiatedSelectors, Owner, Pair, Selector},
+    },
+};
+
+/// Compiles it, and numbers the connections. What nobody uses any more rests from [`IngressLayout::end`] on: once the
+/// tables are written.
+pub fn policy_tables(inputs: Inputs<'_>, layout: &mut IdMaps) -> Result<PolicyTables, Full> {
+    layout.policy.begin();
+    let mut compiler = Compiler {
+        inputs,
+        layout: &mut layout.policy,
+        slots: BTreeMap::new(),
+        scopes: BTreeMap::new(),
+        without_reverse_path: BTreeSet::from([VPC]),
+        tables: PolicyTables::default(),
+    };
+    compiler.connections()?;
+    compiler.attachments()?;
+    compiler.neighbours();
+    let tables = compiler.tables;
+    Ok(tables)
+}
+
+struct Compiler<'a> {
+    inputs: Inputs<'a>,
+    layout: &'a mut IngressLayout,
+    /// `COUNTERS` slots by connection name.
+    slots: BTreeMap<&'a str, u32>,
+    /// Scopes of connections by `COUNTERS` slot.
+    scopes: BTreeMap<u32, u32>,
+    /// `COUNTERS` slots of those whose packets need no route back.
+    without_reverse_path: BTreeSet<u32>,
+    tables: PolicyTables,
+}
+
+impl Compiler<'_> {
+    /// Numbers the connections and compiles each one's own selectors, which the egress check asks.
+    fn connections(&mut self) -> Result<(), Full> {
+        for (name, connection) in &self.inputs.config.connections {
+            let slot = self.layout.connections.take(name.clone())?;
+            self.slots.insert(name, slot);
+            self.tables.connections.insert(slot, name.clone());
+            if connection.reverse_path == ReversePath::Off {
+                self.without_reverse_path.insert(slot);
+            }
+            let scope = self.layout.scopes.take((name.clone(), connection.interface.clone()))?;
+            self.scopes.insert(slot, scope);
+            self.scope(scope, &to_site(slot, connection, self.inputs.negotiated.get(name)))?;
+        }
+        Ok(())
+    }
+
+    fn attachments(&mut self) -> Result<(), Full> {
+        let inputs = self.inputs;
+        let mut by_interface = BTreeMap::<&str, Vec<Carried<'_>>>::new();
+        for (name, connection) in &inputs.config.connections {
+            let slot = self.slots[name.as_str()];
+            let carried = Carried { slot, connection, agreed: inputs.negotiated.get(name) };
+            by_interface.entry(&connection.interface).or_default().push(carried);
+        }
+        let isolated = if inputs.config.gateway.spoke_to_spoke { 0 } else { Attachment::ISOLATED };
+        for (interface, connections) in by_interface {
+            let Some(link) = inputs.host.link(interface) else {
+                continue;
+            };
+            let port = self.port(link)?;
+            let connection = match connections.as_slice() {
+                [only] => only.slot,
+                _ => UNATTRIBUTED,
+            };
+            let scope = if let [Carried { slot, agreed: None, .. }] = connections.as_slice() {
+                // What it may send is what may be sent to it.
+                self.scopes[slot]
+            } else {
+                let scope = SHARED_SCOPE + port;
+                let all: Vec<Selector> = connections.iter().flat_map(Carried::sent).collect();
+                self.scope(scope, &all)?;
+                scope
+            };
+            self.attach(link, scope, connection, isolated);
+            self.links(link.index, &connections);
+        }
+        if let Some(vpc) = &inputs.config.vpc {
+            let any = |cidr: &IpNet| IpNet::new_assert(cidr.network(), 0).trunc();
+            let pair = |cidr: &IpNet| Pair { remote: *cidr, local: any(cidr), limit: ProtoPorts::NONE };
+            let selectors: Vec<Selector> =
+                vpc.cidrs.iter().map(|cidr| Selector { connection: VPC, pair: pair(cidr) }).collect();
+            self.scope(VPC, &selectors)?;
+            if let Some(link) = inputs.host.link(&vpc.interface) {
+                self.port(link)?;
+                self.attach(link, VPC, VPC, 0);
+                self.links(link.index, &[]);
+                self.links_to_sites(link.index);
+            }
+        }
+        Ok(())
+    }
+
+    fn port(&mut self, link: &Link) -> Result<u32, Full> {
+        let port = self.layout.ports.take(link.index)?;
+        self.tables.ports.insert(port, link.index);
+        Ok(port)
+    }
+
+    fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16) {
+        let flags = flags | Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags };
+        self.tables.attachments.insert(link.index, attachment);
+        for upper in self.inputs.host.links.values() {
+            if let Some((ifindex, id)) = upper.vlan
+                && ifindex == link.index
+            {
+                self.tables.vlans.insert(Vlan { ifindex, id: u32::from(id) }, upper.index);
+            }
+        }
+    }
+
+    /// Compiles the selectors of a scope.
+    fn scope(&mut self, scope: u32, selectors: &[Selector]) -> Result<(), Full> {
+        for compiled in selectors::compile(selectors) {
+            let policy = match compiled.admits_any_local() {
+                true => ANY_LOCAL,
+                false => self.layout.policies.take(compiled.policy.clone())?,
+            };
+            let remote = Remote { policy, connection: self.with_reverse_path(compiled.connection) };
+            self.tables.cut.extend(compiled.cut);
+            let tables = &mut self.tables;
+            match compiled.remote {
+                IpNet::V4(net) => tables.v4.remote(scope, net.network().octets(), net.prefix_len(), remote),
+                IpNet::V6(net) => tables.v6.remote(scope, net.network().octets(), net.prefix_len(), remote),
+            }
+            if policy == ANY_LOCAL {
+                continue;
+            }
+            for (local, owner) in compiled.policy {
+                let value = self.local(&owner);
+                let tables = &mut self.tables;
+                match local {
+                    IpNet::V4(net) => tables.v4.local(policy, net.network().octets(), net.prefix_len(), value),
+                    IpNet::V6(net) => tables.v6.local(policy, net.network().octets(), net.prefix_len(), value),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// By whom a local is admitted, its rules in the table of limits.
+    fn local(&mut self, owner: &Owner) -> Local {
+        let mut rules = [Rule::NONE; LIMIT_RULES];
+        for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
+            *rule = limit.rule(self.with_reverse_path(*connection));
+        }
+        let limits = if owner.limits.is_empty() {
+            NO_LIMITS
+        } else if let Ok(limits) = self.layout.limits.take(rules) {
+            self.tables.limits.insert(limits, rules);
+            limits
+        } else {
+            // Sites have a say in how many there are: what is beyond must not keep the rest from being written.
+            self.tables.cut.extend(owner.limits.iter().map(|(_, connection)| *connection));
+            ADMITS_NOTHING
+        };
+        Local { connection: self.with_reverse_path(owner.connection), limits }
+    }
+
+    /// A connection's slot as selectors have it.
+    fn with_reverse_path(&self, slot: u32) -> u32 {
+        if self.without_reverse_path.contains(&slot) { slot | NO_REVERSE_PATH } else { slot }
+    }
+
+    /// Who may not speak over the VPC's link: the sites' neighbours on their own.
+    fn links_to_sites(&mut self, vpc: u32) {
+        let Inputs { config, host, .. } = self.inputs;
+        let mut add = |prefix: IpNet| {
+            let (address, length) = mapped(prefix);
+            self.tables.links.entry(scoped(vpc, address, length)).or_insert(link::SITE);
+        };
+        for connection in config.connections.values() {
+            let link = host.link(&connection.interface).into_iter();
+            link.flat_map(|link| host.addresses_of(link.index)).for_each(|address| add(address.trunc()));
+            connection.peer.into_iter().for_each(|peer| add(peer.into()));
+        }
+    }
+
+    /// Who may speak to the hub over an interface's own link.
+    fn links(&mut self, ifindex: u32, connections: &[Carried<'_>]) {
+        // An own address that somebody gives as a `peer` stays the hub's.
+        let mut add = |prefix: IpNet, what: u32| {
+            let (address, length) = mapped(prefix);
+            self.tables.links.entry(scoped(ifindex, address, length)).or_insert(what);
+        };
+        for address in self.inputs.host.addresses_of(ifindex) {
+            if address.prefix_len() < address.max_prefix_len() {
+                add(address.trunc(), link::SOURCE);
+            }
+            add(address.addr().into(), link::HUB);
+            if let IpNet::V4(net) = address
+                && net.prefix_len() < 31
+            {
+                add(IpAddr::V4(net.broadcast()).into(), link::HUB);
+            }
+        }
+        for peer in connections.iter().filter_map(|carried| carried.connection.peer) {
+            add(peer.into(), link::SOURCE);
+        }
+    }
+
+    /// Link addresses of hosts that are reached directly: the VPC's, and those of Ethernet links without a `peer`.
+    fn neighbours(&mut self) {
+        let Inputs { config, host, .. } = self.inputs;
+        let without_peer = config.connections.values().filter(|connection| connection.peer.is_none());
+        let interfaces =
+            without_peer.map(|connection| &connection.interface).chain(config.vpc.iter().map(|vpc| &vpc.interface));
+        let indices: BTreeSet<u32> = interfaces.filter_map(|name| host.link(name)).map(|link| link.index).collect();
+        for ((ifindex, address), mac) in host.neighbours.iter().filter(|((ifindex, _), _)| indices.contains(ifindex)) {
+            let value = LinkAddress { mac: *mac, padding: [0; 2] };
+            let (address, family) = match address {
+                IpAddr::V4(address) => (address.to_ipv6_mapped(), 4),
+                IpAddr::V6(address) => (*address, 6),
+            };
+            let address = u128::from(address);
+            let address = [(address >> 64) as u64, address as u64].map(u64::to_be);
+            let key = Neighbour { address, ifindex: *ifindex, family };
+            self.tables.neighbours.insert(key, value);
+        }
+    }
+}
+
+/// A connection that an interface carries.
+struct Carried<'a> {
+    slot: u32,
+    connection: &'a Connection,
+    agreed: Option<&'a NegotiatedSelectors>,
+}
+
+impl Carried<'_> {
+    /// What it may send: without an SA nothing.
+    fn sent(&self) -> Vec<Selector> {
+        match self.agreed {
+            Some(agreed) => with_slot(self.slot, agreed.pairs.iter().copied()),
+            None => with_slot(self.slot, of_file(self.connection)),
+        }
+    }
+}
+
+/// What may be sent to a connection. Where there is no SA, what the file says: it must get to where one is negotiated for
+/// it.
+fn to_site(slot: u32, connection: &Connection, agreed: Option<&NegotiatedSelectors>) -> Vec<Selector> {
+    let pairs = agreed.into_iter().flat_map(|agreed| agreed.pairs.iter().copied());
+    let mut selectors = with_slot(slot, pairs);
+    if agreed.is_none_or(|agreed| agreed.on_demand || agreed.pairs.is_empty()) {
+        selectors.extend(with_slot(slot, of_file(connection)));
+    }
+    selectors
+}
+
+fn with_slot(connection: u32, pairs: impl Iterator<Item = Pair>) -> Vec<Selector> {
+    pairs.map(|pair| Selector { connection, pair }).collect()
+}
+
+/// The pairs that the configuration file says.
+fn of_file(connection: &Connection) -> impl Iterator<Item = Pair> {
+    connection.remote_cidrs.iter().flat_map(|remote| {
+        connection.local_cidrs.iter().map(|local| Pair { remote: *remote, local: *local, limit: ProtoPorts::NONE })
+    })
+}
+
+impl<A: Ord> Family<A> {
+    fn remote(&mut self, scope: u32, address: A, length: u8, remote: Remote) {
+        self.remotes.insert(scoped(scope, address, length), remote);
+    }
+
+    fn local(&mut self, policy: u32, address: A, length: u8, local: Local) {
+        self.locals.insert(scoped(policy, address, length), local);
+    }
+}
+
+/// A prefix as one of IPv6: of an IPv4 one, of the IPv4-mapped addresses (RFC 4291 section 2.5.5.2).
+fn mapped(prefix: IpNet) -> ([u8; 16], u8) {
+    match prefix {
+        IpNet::V4(net) => (net.network().to_ipv6_mapped().octets(), 96 + net.prefix_len()),
+        IpNet::V6(net) => (net.network().octets(), net.prefix_len()),
+    }
+}
+
+/// A prefix of an address within a scope.
+fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
+    Prefix { data: Scoped::new(scope, address), length: SCOPE_BITS as u8 + length }
+}

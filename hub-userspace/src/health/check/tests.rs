@@ -1,0 +1,228 @@
+//! Verdicts on schedules of replies and losses, by hand and at random.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::{Check, LATE, Nonce, Verdict};
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// A check on a path with a clock of its own.
+struct Path {
+    start: Instant,
+    check: Check,
+    /// Sequence numbers on their way back, by when they arrive.
+    replies: BTreeMap<Duration, Vec<u16>>,
+    last_reply: Option<Duration>,
+    verdicts: Vec<(Duration, Verdict)>,
+}
+
+const NONCE: Nonce = [7; 16];
+
+impl Path {
+    fn new(interval: Duration, retries: u32) -> Self {
+        let start = Instant::now();
+        let check = Check::new(interval, retries, start);
+        Self { start, check, replies: BTreeMap::new(), last_reply: None, verdicts: Vec::new() }
+    }
+
+    /// Lets time pass until `end`. `far_end` says for a probe's time when its reply arrives, if it does; `lateness` how
+    /// late the timer is.
+    fn run(
+        &mut self,
+        end: Duration,
+        mut far_end: impl FnMut(Duration) -> Option<Duration>,
+        mut lateness: impl FnMut() -> Duration,
+    ) {
+        loop {
+            let tick = self.check.due() - self.start + lateness();
+            // Replies are looked for before a verdict.
+            while let Some(arrived) = self.replies.first_entry().filter(|entry| *entry.key() <= tick.min(end)) {
+                let (at, sequences) = arrived.remove_entry();
+                for sequence in sequences {
+                    if let Some(answer) = self.check.reply(self.start + at, sequence, &NONCE) {
+                        self.last_reply = Some(at);
+                        self.verdicts.extend(answer.verdict.map(|verdict| (at, verdict)));
+                    }
+                }
+            }
+            if tick > end {
+                return;
+            }
+            self.verdicts.extend(self.check.judge(self.start + tick).map(|verdict| (tick, verdict)));
+            let sequence = self.check.probe(self.start + tick, NONCE);
+            if let Some(arrival) = far_end(tick) {
+                self.replies.entry(arrival).or_default().push(sequence);
+            }
+        }
+    }
+}
+
+/// The generator "xorshift64*": the same numbers every time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % limit.max(1)
+    }
+
+    fn duration(&mut self, limit: Duration) -> Duration {
+        Duration::from_micros(self.below(limit.as_micros() as u64))
+    }
+}
+
+const ON_TIME: fn() -> Duration = || Duration::ZERO;
+
+#[test]
+fn the_first_reply_makes_a_path_healthy_and_misses_unhealthy_within_the_bound() {
+    let mut path = Path::new(ms(100), 3);
+    path.run(ms(1000), |sent| (sent < ms(500)).then_some(sent + ms(5)), ON_TIME);
+    let unhealthy = Verdict::Unhealthy { misses: 3, last_reply_age: Some(ms(395)) };
+    assert_eq!(path.verdicts, [(ms(5), Verdict::Healthy), (ms(800), unhealthy)]);
+    path.run(ms(2000), |sent| (sent >= ms(1500)).then_some(sent + ms(5)), ON_TIME);
+    assert_eq!(path.verdicts[2..], [(ms(1505), Verdict::Healthy)]);
+}
+
+#[test]
+fn a_path_that_never_replied_is_told_once() {
+    let mut path = Path::new(ms(100), 3);
+    path.run(ms(5000), |_| None, ON_TIME);
+    assert_eq!(path.verdicts, [(ms(300), Verdict::Unhealthy { misses: 3, last_reply_age: None })]);
+}
+
+#[test]
+fn only_misses_in_a_row_count() {
+    let mut path = Path::new(ms(100), 3);
+    let mut probes = 0;
+    let two_of_three_lost = |sent| {
+        probes += 1;
+        (probes % 3 == 1).then_some(sent + ms(5))
+    };
+    path.run(ms(10_000), two_of_three_lost, ON_TIME);
+    assert_eq!(path.verdicts, [(ms(5), Verdict::Healthy)]);
+}
+
+#[test]
+fn a_round_trip_longer_than_the_interval_does_not_flap() {
+    for retries in [1, 2, 3] {
+        for round_trip in [ms(50), ms(99), ms(100), ms(101), ms(150), ms(250), ms(999), ms(1900)] {
+            let mut path = Path::new(ms(100), retries);
+            path.run(ms(20_000), |sent| Some(sent + round_trip), ON_TIME);
+            let first = path.verdicts.iter().position(|(_, verdict)| *verdict == Verdict::Healthy).unwrap();
+            assert_eq!(path.verdicts.len(), first + 1, "{retries} retries, {round_trip:?}: {:?}", path.verdicts);
+        }
+    }
+}
+
+#[test]
+fn a_reply_counts_once_in_time_and_with_the_right_nonce_only() {
+    let start = Instant::now();
+    let mut check = Check::new(ms(100), 3, start);
+    let first = check.probe(start, [1; 16]);
+    let second = check.probe(start + ms(100), [2; 16]);
+    assert_eq!(check.reply(start + ms(110), first, &[2; 16]), None, "another probe's nonce");
+    assert_eq!(check.reply(start + ms(110), first, &[1; 15]), None, "cut off");
+    assert_eq!(check.reply(start + ms(110), first, &[1; 17]), None, "longer");
+    assert_eq!(check.reply(start + ms(110), second.wrapping_add(1), &[2; 16]), None, "never sent");
+    assert_eq!(check.reply(start + ms(110), first, &[1; 16]).unwrap().round_trip, ms(110));
+    assert_eq!(check.reply(start + ms(111), first, &[1; 16]), None, "twice");
+    assert_eq!(check.reply(start + ms(101) + LATE, second, &[2; 16]), None, "too late");
+}
+
+#[test]
+fn lateness_of_timers_neither_adds_up_nor_shortens_an_interval_by_more_than_half() {
+    let start = Instant::now();
+    let mut check = Check::new(ms(10), 3, start);
+    check.probe(start + ms(1), NONCE);
+    assert_eq!(check.due(), start + ms(10));
+    check.probe(start + ms(14), NONCE);
+    assert_eq!(check.due(), start + ms(20));
+    // The host slept: no burst of probes afterwards.
+    check.probe(start + ms(5000), NONCE);
+    assert_eq!(check.due(), start + ms(5010));
+}
+
+#[test]
+fn a_probe_that_is_hurried_is_no_miss_more() {
+    let start = Instant::now();
+    let mut check = Check::new(ms(100), 3, start);
+    for probe in 0..10 {
+        let now = start + ms(probe);
+        check.hurry(now);
+        assert_eq!(check.due(), start.max(now));
+        assert_eq!(check.judge(now), None);
+        check.probe(now, NONCE);
+        assert_eq!(check.due(), now + ms(100));
+    }
+}
+
+#[test]
+fn sequence_numbers_wrap() {
+    let start = Instant::now();
+    let mut check = Check::new(ms(10), 3, start);
+    for probe in 0..70_000_u32 {
+        let now = start + ms(10) * probe;
+        let sequence = check.probe(now, NONCE);
+        assert_eq!(sequence, (probe % 65_536) as u16);
+        assert!(check.reply(now + ms(1), sequence, &NONCE).is_some());
+    }
+}
+
+#[test]
+fn no_random_jitter_below_the_limit_makes_a_path_flap() {
+    let mut random = Random(1);
+    for round in 0..300 {
+        let interval = ms(10 + random.below(400));
+        let retries = 1 + random.below(5) as u32;
+        let late_by_most = interval / 20;
+        let (base, jitter) = match retries {
+            1 => (Duration::ZERO, interval.saturating_sub(late_by_most)),
+            // Arrivals are further apart than an interval by no more than jitter and lateness.
+            _ => (random.duration(LATE / 2), (interval * (retries - 1)).saturating_sub(late_by_most).min(LATE / 2)),
+        };
+        let mut lateness = Random(round + 1);
+        let mut path = Path::new(interval, retries);
+        path.run(
+            interval * 500,
+            |sent| Some(sent + base + random.duration(jitter)),
+            || lateness.duration(late_by_most),
+        );
+        let healthy = path.verdicts.iter().position(|(_, verdict)| *verdict == Verdict::Healthy).unwrap();
+        assert!(healthy <= 1, "{:?}", path.verdicts);
+        assert_eq!(path.verdicts.len(), healthy + 1, "{interval:?} {retries} {jitter:?}: {:?}", path.verdicts);
+    }
+}
+
+#[test]
+fn a_path_that_dies_at_random_is_told_within_the_bound_after_the_last_reply() {
+    let mut random = Random(2);
+    for round in 0..300 {
+        let interval = ms(10 + random.below(3000));
+        let retries = 1 + random.below(5) as u32;
+        let round_trip = random.duration((interval * 3).min(LATE));
+        let death = interval * 20 + random.duration(interval * 5);
+        let late_by_most = interval / 20;
+        let mut lateness = Random(round + 1);
+        let mut path = Path::new(interval, retries);
+        path.run(
+            death + interval * (retries + 9),
+            // Replies under way may be lost too.
+            |sent| Some(sent + round_trip).filter(|arrival| *arrival <= death),
+            || lateness.duration(late_by_most),
+        );
+        let last_reply = path.last_reply.unwrap();
+        let (told, verdict) = path.verdicts.last().unwrap();
+        assert!(matches!(verdict, Verdict::Unhealthy { .. }), "{:?}", path.verdicts);
+        let after = told.saturating_sub(last_reply);
+        assert!(after <= interval * (retries + 1) + late_by_most, "{interval:?} * {retries}: {after:?}");
+        assert!(after + late_by_most > interval * retries, "{interval:?} * {retries}: {after:?}, too early");
+        assert_eq!(*verdict, Verdict::Unhealthy { misses: retries, last_reply_age: Some(after) });
+    }
+}

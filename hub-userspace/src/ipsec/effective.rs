@@ -1,0 +1,227 @@
+//! Which selectors a connection has in force: the file's, or those of the SAs that there are. Pure.
+//!
+//! What the file does not admit is never admitted, whoever has negotiated it: the file is what the sites' prefixes were
+//! held against each other by.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use crate::{
+    config::{
+        ipsec::Start,
+        model::{Config, Connection, Source},
+    },
+    ipsec::{
+        vici::{driver::View, table::Tunnel},
+        xfrm::{
+            self,
+            table::{Mark, Table},
+        },
+    },
+    kernel::netlink::HostState,
+    policy::selectors::{Negotiated, NegotiatedSelectors, Pair},
+};
+
+/// Those who know of SAs.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// The IKE daemon that the agent drives.
+    pub ike: &'a View,
+    /// The kernel, and the host's interfaces.
+    pub xfrm: &'a xfrm::follow::View,
+    pub host: &'a HostState,
+}
+
+/// What is agreed on for each connection whose SAs are known, `before` being what was so far.
+///
+/// Until the IKE daemon has answered once, nothing is known, and the file's selectors count: an agent that starts again
+/// finds tunnels that work. One that is lost later takes nothing along: the kernel goes on decrypting with the SAs it has,
+/// without anybody who could tell of their end, so what was agreed on last stays so until somebody answers again and says
+/// what there is. The connection counts as down meanwhile, and gets what no other can take.
+///
+/// What the kernel's own policies admit is known from when they have been read first; if they cannot be read any more, what
+/// was read last counts.
+pub fn negotiated(config: &Config, sources: Sources<'_>, before: &Negotiated) -> Negotiated {
+    let Sources { ike, xfrm, host } = sources;
+    let agreed = |name: &str, connection: &Connection| match connection.selectors {
+        Source::File => None,
+        Source::Xfrm => {
+            let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
+            // Whoever makes the SAs may be waiting for a packet.
+            Some(NegotiatedSelectors { pairs, on_demand: true })
+        }
+        Source::Ike if !ike.heard => None,
+        Source::Ike if ike.unreachable.is_some() => Some(before.get(name).cloned().unwrap_or_default()),
+        Source::Ike => {
+            let pairs = ike.tunnels.get(name).map(Tunnel::pairs).unwrap_or_default();
+            let on_demand = connection.ipsec.as_ref().is_some_and(|ipsec| ipsec.start == Start::Trap);
+            Some(NegotiatedSelectors { pairs, on_demand })
+        }
+    };
+    let of = |(name, connection): (&String, &Connection)| {
+        let mut agreed = agreed(name, connection)?;
+        agreed.pairs = within(&agreed.pairs, connection);
+        Some((name.clone(), agreed))
+    };
+    config.connections.iter().filter_map(of).collect()
+}
+
+/// What the kernel's policies and SAs of a connection are known by.
+pub fn mark(config: &Config, connection: &Connection, host: &HostState) -> Option<Mark> {
+    let configured = connection.ipsec.as_ref().and_then(|ipsec| ipsec.if_id);
+    let if_id = configured.or_else(|| host.link(&connection.interface)?.if_id);
+    let site = config.customer_gateways.get(&connection.customer_gateway)?.address;
+    Some(Mark { if_id, site })
+}
+
+/// Whether a connection whose SAs others make has one; `None`: not known yet.
+pub fn has_sa(config: &Config, connection: &Connection, host: &HostState, table: Option<&Table>) -> Option<bool> {
+    Some(!table?.pairs(&mark(config, connection, host)?).is_empty())
+}
+
+/// What both the pairs and the file admit.
+fn within(pairs: &BTreeSet<Pair>, connection: &Connection) -> BTreeSet<Pair> {
+    let Connection { remote_cidrs, local_cidrs, .. } = connection;
+    let common = |prefix: IpNet, others: &[IpNet]| -> Vec<IpNet> {
+        others.iter().filter_map(|other| intersection(prefix, *other)).collect()
+    };
+    let parts = pairs.iter().flat_map(|pair| {
+        let locals = common(pair.local, local_cidrs);
+        let remotes = common(pair.remote, remote_cidrs).into_iter();
+        remotes.flat_map(move |remote| {
+            locals.clone().into_iter().map(move |local| Pair { remote, local, limit: pair.limit })
+        })
+    });
+    parts.collect()
+}
+
+fn intersection(one: IpNet, other: IpNet) -> Option<IpNet> {
+    if one.contains(&other) { Some(other) } else { other.contains(&one).then_some(one) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipsec::{
+        vici::{event::ChildSa, selector::TrafficSelector},
+        xfrm::wire::tests::{example_policy, example_sa},
+    };
+
+    fn negotiated(config: &Config, ike: &View, before: &Negotiated) -> Negotiated {
+        let (xfrm, host) = (&xfrm::follow::View::default(), &HostState::default());
+        super::negotiated(config, Sources { ike, xfrm, host }, before)
+    }
+
+    /// One that has IPsec, one that has not, one that has it and wants the file's selectors.
+    fn config(start: &str) -> Config {
+        let connection = |name: &str, selectors: &str| {
+            format!(
+                "[connection.{name}]\ncustomer_gateway = \"site\"\ninterface = \"{name}0\"\n{selectors}\n\
+                 local_cidrs = [\"192.168.0.0/16\"]\nremote_cidrs = [\"10.1.0.0/16\"]\n"
+            )
+        };
+        let ipsec = |name: &str| {
+            format!(
+                "[connection.{name}.ipsec]\npsk_file = \"/nowhere/psk\"\nstart = \"{start}\"\nremote_id = \"{name}\"\n"
+            )
+        };
+        let text = format!(
+            "[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\n[customer_gateway.site]\n\
+             address = \"198.51.100.1\"\n{}{}{}{}{}",
+            connection("a", ""),
+            ipsec("a"),
+            connection("b", "").replace("10.1.", "10.2."),
+            connection("c", "selectors = \"file\"").replace("10.1.", "10.3."),
+            ipsec("c"),
+        );
+        crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
+    }
+
+    /// A view with SAs of "a" and "c" for these: remote and local.
+    fn view(sas: &[(&str, &str)]) -> View {
+        let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
+        let child = |(remote, local): &(&str, &str)| ChildSa {
+            id: 1,
+            state: "INSTALLED".into(),
+            spi_in: String::new(),
+            spi_out: String::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            age: 0,
+            local: selector(local),
+            remote: selector(remote),
+        };
+        let tunnel = Tunnel { children: sas.iter().map(child).collect(), ..Tunnel::default() };
+        let tunnels = [("a".to_owned(), tunnel.clone()), ("c".to_owned(), tunnel)].into();
+        View { tunnels, heard: true, ..View::default() }
+    }
+
+    fn shown(negotiated: &Negotiated) -> Vec<String> {
+        let pairs =
+            |agreed: &NegotiatedSelectors| agreed.pairs.iter().map(Pair::to_string).collect::<Vec<_>>().join(", ");
+        negotiated.iter().map(|(name, agreed)| format!("{name}: {}", pairs(agreed))).collect()
+    }
+
+    #[test]
+    fn the_sas_count_where_they_are_known() {
+        let config = config("start");
+        let none = Negotiated::new();
+        let two = [("10.1.0.0/24[tcp/22]", "192.168.0.0/24"), ("10.1.1.0/24", "192.168.0.0/24")];
+        let agreed = negotiated(&config, &view(&two), &none);
+        assert_eq!(shown(&agreed), ["a: 10.1.0.0/24[tcp/22] === 192.168.0.0/24[tcp], 10.1.1.0/24 === 192.168.0.0/24"]);
+        // The same twice, as in a rekeying, is the same.
+        assert_eq!(negotiated(&config, &view(&[two[0], two[1], two[0]]), &agreed), agreed);
+        assert_eq!(shown(&negotiated(&config, &view(&[]), &agreed)), ["a: "], "no SA: nothing");
+    }
+
+    #[test]
+    fn one_that_has_never_answered_says_nothing_and_one_that_is_lost_takes_nothing_along() {
+        let config = config("start");
+        let lost = View { unreachable: Some("gone".into()), ..View::default() };
+        assert!(negotiated(&config, &View::default(), &Negotiated::new()).is_empty());
+        assert!(negotiated(&config, &lost, &Negotiated::new()).is_empty());
+        let agreed = negotiated(&config, &view(&[("10.1.0.0/24", "192.168.0.0/24")]), &Negotiated::new());
+        let lost = View { heard: true, ..lost };
+        assert_eq!(negotiated(&config, &lost, &agreed), agreed);
+        assert_eq!(shown(&negotiated(&config, &lost, &Negotiated::new())), ["a: "], "a connection that is new");
+    }
+
+    #[test]
+    fn what_the_file_does_not_admit_is_not_admitted() {
+        let config = config("start");
+        let agreed = |sas: &[(&str, &str)]| shown(&negotiated(&config, &view(sas), &Negotiated::new()));
+        assert_eq!(agreed(&[("10.0.0.0/8", "0.0.0.0/0")]), ["a: 10.1.0.0/16 === 192.168.0.0/16"]);
+        assert_eq!(agreed(&[("10.2.0.0/16", "192.168.0.0/24")]), ["a: "]);
+    }
+
+    #[test]
+    fn a_trap_may_have_more_negotiated() {
+        for (start, expected) in [("trap", true), ("start", false), ("none", false)] {
+            let agreed = negotiated(&config(start), &view(&[]), &Negotiated::new());
+            assert_eq!(agreed["a"].on_demand, expected, "{start}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_has_counts_once_it_has_been_read() {
+        let mut config = config("start");
+        let connection = config.connections.get_mut("b").expect("it is there");
+        connection.selectors = Source::Xfrm;
+        connection.remote_cidrs = vec!["10.0.0.0/8".parse().expect("a prefix")];
+        config.customer_gateways.get_mut("site").expect("it is there").address = "198.51.100.10".parse().expect("one");
+        let (ike, host) = (&View::default(), &HostState::default());
+        let with = |table: Option<Table>| {
+            let xfrm = &xfrm::follow::View { table: table.map(Into::into), problem: None };
+            let up = has_sa(&config, &config.connections["b"], host, xfrm.table.as_deref());
+            (shown(&super::negotiated(&config, Sources { ike, xfrm, host }, &Negotiated::new())), up)
+        };
+        assert_eq!(with(None), (vec![], None));
+        let policies = vec![example_policy()];
+        let none = Table { policies: policies.clone(), sas: vec![] };
+        assert_eq!(with(Some(none)), (vec!["b: ".to_owned()], Some(false)));
+        let one = Table { policies, sas: vec![example_sa()] };
+        let pair = "b: 10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]";
+        assert_eq!(with(Some(one)), (vec![pair.to_owned()], Some(true)));
+    }
+}

@@ -1,0 +1,282 @@
+//! What the kernel tells of its policies and SAs (`linux/xfrm.h`, `net/xfrm/xfrm_user.c`), as far as it matters here. Pure.
+//!
+//! A codec of our own, for the few fields there are: the SAs that a privileged reader gets have their keys with them, and
+//! these are not even copied here.
+
+use std::{
+    iter,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+const ALIGNMENT: usize = 4;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+const NEW_SA: u16 = 0x10;
+const GET_SA: u16 = 0x12;
+const NEW_POLICY: u16 = 0x13;
+const GET_POLICY: u16 = 0x15;
+
+/// `struct xfrm_userpolicy_info` and `struct xfrm_usersa_info`: attributes follow.
+const POLICY: usize = 168;
+const SA: usize = 224;
+/// `struct xfrm_user_tmpl`.
+const TEMPLATE: usize = 64;
+
+const XFRMA_ALG_AUTH: u16 = 1;
+const XFRMA_ALG_CRYPT: u16 = 2;
+const XFRMA_TMPL: u16 = 5;
+const XFRMA_ALG_AEAD: u16 = 18;
+const XFRMA_ALG_AUTH_TRUNC: u16 = 20;
+const XFRMA_IF_ID: u16 = 31;
+/// Flags of an attribute's type: nested, network byte order.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// What to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dump {
+    Policies,
+    Sas,
+}
+
+impl Dump {
+    /// The request, of this sequence number.
+    pub fn request(self, sequence: u32) -> [u8; HEADER] {
+        let kind = match self {
+            Self::Policies => GET_POLICY,
+            Self::Sas => GET_SA,
+        };
+        let mut request = [0; HEADER];
+        request[..4].copy_from_slice(&(HEADER as u32).to_ne_bytes());
+        request[4..6].copy_from_slice(&kind.to_ne_bytes());
+        request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        request[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        request
+    }
+}
+
+/// A message of the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Policy(Policy),
+    Sa(Sa),
+    /// A listing is complete; if not `whole`, something changed while it was made.
+    Done,
+    /// `errno`, positive; 0: done as asked.
+    Error(i32),
+    /// Something else, or what is not understood.
+    Other,
+}
+
+/// Which way a policy is for: `XFRM_POLICY_IN` and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    In,
+    Out,
+    Forward,
+}
+
+/// A policy that demands IPsec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub direction: Direction,
+    pub source: Side,
+    pub destination: Side,
+    /// 0: any.
+    pub protocol: u8,
+    /// 0: none.
+    pub if_id: u32,
+    /// Those that a packet must have gone through; not empty.
+    pub templates: Vec<Template>,
+}
+
+/// One end of a policy's selector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Side {
+    pub prefix: IpNet,
+    pub port: u16,
+    pub port_mask: u16,
+}
+
+/// Which SAs a policy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Template {
+    /// Ends of the tunnel; unspecified: any.
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: u8,
+    /// 0: any.
+    pub reqid: u32,
+    pub mode: u8,
+}
+
+/// An SA that has keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sa {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub spi: u32,
+    pub protocol: u8,
+    pub reqid: u32,
+    pub mode: u8,
+    pub if_id: u32,
+    pub bytes: u64,
+    /// Seconds since 1970-01-01 00:00 UTC.
+    pub added: u64,
+}
+
+/// The messages of a datagram that answer the request of this number, and whether the listing is not to be relied on.
+pub fn answers(datagram: &[u8], sequence: u32) -> impl Iterator<Item = (Answer, bool)> {
+    let mut rest = datagram;
+    iter::from_fn(move || {
+        loop {
+            let length = number32(rest, 0)? as usize;
+            let message = rest.get(..length).filter(|message| message.len() >= HEADER)?;
+            rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+            if number32(message, 8)? == sequence {
+                let interrupted = number16(message, 6)? & NLM_F_DUMP_INTR != 0;
+                return Some((answer(number16(message, 4)?, &message[HEADER..]), interrupted));
+            }
+        }
+    })
+}
+
+fn answer(kind: u16, body: &[u8]) -> Answer {
+    match kind {
+        NLMSG_DONE => Answer::Done,
+        NLMSG_ERROR => Answer::Error(number32(body, 0).map_or(0, |code| (code as i32).wrapping_neg())),
+        NEW_POLICY => policy(body).map_or(Answer::Other, Answer::Policy),
+        NEW_SA => sa(body).map_or(Answer::Other, Answer::Sa),
+        _ => Answer::Other,
+    }
+}
+
+fn policy(body: &[u8]) -> Option<Policy> {
+    const XFRM_POLICY_ALLOW: u8 = 0;
+    let family = number16(body, 40)?;
+    let direction = match *body.get(160)? {
+        0 => Direction::In,
+        1 => Direction::Out,
+        2 => Direction::Forward,
+        _ => return None,
+    };
+    if *body.get(161)? != XFRM_POLICY_ALLOW {
+        return None;
+    }
+    let side = |address: usize, port: usize, length: usize| {
+        let prefix = IpNet::new(self::address(body, address, family)?, *body.get(length)?).ok()?.trunc();
+        Some(Side { prefix, port: number16_be(body, port)?, port_mask: number16_be(body, port + 2)? })
+    };
+    let (destination, source) = (side(0, 32, 42)?, side(16, 36, 43)?);
+    let (mut if_id, mut templates) = (0, Vec::new());
+    for (kind, value) in attributes(body.get(POLICY..)?) {
+        match kind {
+            XFRMA_IF_ID => if_id = number32(value, 0)?,
+            XFRMA_TMPL => templates = value.chunks_exact(TEMPLATE).filter_map(template).collect::<Vec<_>>(),
+            _ => {}
+        }
+    }
+    // A policy that lets packets pass as they are says nothing of IPsec.
+    if templates.is_empty() {
+        return None;
+    }
+    Some(Policy { direction, source, destination, protocol: *body.get(44)?, if_id, templates })
+}
+
+/// Nothing for one that is optional, as compression is.
+fn template(bytes: &[u8]) -> Option<Template> {
+    if *bytes.get(50)? != 0 {
+        return None;
+    }
+    let family = number16(bytes, 24)?;
+    Some(Template {
+        destination: address(bytes, 0, family)?,
+        protocol: *bytes.get(20)?,
+        source: address(bytes, 28, family)?,
+        reqid: number32(bytes, 44)?,
+        mode: *bytes.get(48)?,
+    })
+}
+
+/// Nothing for one that is only about to become an SA: it has a number perhaps, and no keys.
+fn sa(body: &[u8]) -> Option<Sa> {
+    let family = number16(body, 212)?;
+    let (mut if_id, mut has_keys) = (0, false);
+    for (kind, value) in attributes(body.get(SA..)?) {
+        match kind {
+            XFRMA_IF_ID => if_id = number32(value, 0)?,
+            XFRMA_ALG_AUTH | XFRMA_ALG_CRYPT | XFRMA_ALG_AEAD | XFRMA_ALG_AUTH_TRUNC => has_keys = true,
+            _ => {}
+        }
+    }
+    if !has_keys {
+        return None;
+    }
+    Some(Sa {
+        destination: address(body, 56, family)?,
+        spi: number32(body, 72)?.to_be(),
+        protocol: *body.get(76)?,
+        source: address(body, 80, family)?,
+        bytes: number64(body, 160)?,
+        added: number64(body, 176)?,
+        reqid: number32(body, 208)?,
+        mode: *body.get(214)?,
+        if_id,
+    })
+}
+
+/// Attributes by type.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const ATTRIBUTE_HEADER: usize = 4;
+    let mut rest = bytes;
+    iter::from_fn(move || {
+        let length = usize::from(number16(rest, 0)?);
+        let kind = number16(rest, 2)? & NLA_TYPE_MASK;
+        let value = rest.get(ATTRIBUTE_HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// `xfrm_address_t`.
+fn address(bytes: &[u8], at: usize, family: u16) -> Option<IpAddr> {
+    let bytes: [u8; 16] = part(bytes, at)?;
+    match family {
+        AF_INET => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+        AF_INET6 => Some(Ipv6Addr::from(bytes).into()),
+        _ => None,
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+fn number16(bytes: &[u8], at: usize) -> Option<u16> {
+    part(bytes, at).map(u16::from_ne_bytes)
+}
+
+fn number16_be(bytes: &[u8], at: usize) -> Option<u16> {
+    part(bytes, at).map(u16::from_be_bytes)
+}
+
+fn number32(bytes: &[u8], at: usize) -> Option<u32> {
+    part(bytes, at).map(u32::from_ne_bytes)
+}
+
+fn number64(bytes: &[u8], at: usize) -> Option<u64> {
+    part(bytes, at).map(u64::from_ne_bytes)
+}
+
+#[cfg(test)]
+pub mod tests;

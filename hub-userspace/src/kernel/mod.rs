@@ -1,0 +1,7 @@
+//! The kernel beside the program: links, addresses, routes, neighbours, nftables, settings.
+
+pub mod fd_store;
+pub mod guard;
+pub mod netlink;
+pub mod slow_path;
+pub mod sysctl;

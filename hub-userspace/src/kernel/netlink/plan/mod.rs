@@ -1,0 +1,187 @@
+//! What the agent wants the kernel to hold, and how that differs from what it holds. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::rule::RuleMessage;
+
+/// What the kernel tells routes apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Table number; 254 is `main`.
+    pub table: u32,
+    /// Destination, without host bits.
+    pub destination: IpNet,
+    /// The smaller one counts.
+    pub metric: u32,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteAction {
+    /// Sends flows to one of the next hops, in proportion to their weights.
+    Unicast {
+        /// At least one. Order does not matter; equal ones count with the sum of their weights.
+        next_hops: Vec<KernelNextHop>,
+    },
+    /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`), when the destination has no other route in the table: it
+    /// may stand beside one, and counts from the very moment at which the kernel drops that with its interface.
+    Unreachable,
+}
+
+/// Where a unicast route sends packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelNextHop {
+    /// Interface.
+    pub ifindex: u32,
+    /// The neighbour there; none where the link needs none. An IPv6 one may serve an IPv4
+    /// destination (`RTA_VIA`).
+    pub via: Option<IpAddr>,
+    /// Takes `via` to be a neighbour even if no address of the interface says so.
+    pub onlink: bool,
+    /// Share of the flows, 1..=100; without meaning for a single next hop.
+    pub weight: u8,
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// `AF_INET`
+    V4,
+    /// `AF_INET6`
+    V6,
+}
+
+/// An entry of the neighbour cache, on an interface with link addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KernelNeighbour {
+    /// The kernel resolves it by itself and keeps it fresh without any traffic
+    /// (`NTF_EXT_MANAGED`, `neigh_managed_work` in `net/core/neighbour.c`, Linux 5.16).
+    Managed {
+        /// Interface.
+        ifindex: u32,
+        /// Its address there.
+        address: IpAddr,
+    },
+    /// A fixed link address.
+    Permanent {
+        /// Interface.
+        ifindex: u32,
+        /// Its address there.
+        address: IpAddr,
+        /// Its link address.
+        mac: [u8; 6],
+    },
+}
+
+impl KernelNeighbour {
+    /// What the kernel tells entries apart by.
+    pub(super) fn key(&self) -> (u32, IpAddr) {
+        match *self {
+            Self::Managed { ifindex, address } | Self::Permanent { ifindex, address, .. } => (ifindex, address),
+        }
+    }
+
+    /// Whether an entry of this fixed link address does the same.
+    fn is_met_by(&self, fixed: Option<[u8; 6]>) -> bool {
+        match self {
+            Self::Managed { .. } => true,
+            Self::Permanent { mac, .. } => fixed == Some(*mac),
+        }
+    }
+}
+
+impl RouteAction {
+    /// Whether [`Self::normalised`] would change nothing.
+    pub fn is_normalised(&self) -> bool {
+        let Self::Unicast { next_hops } = self else { return true };
+        let key = |hop: &KernelNextHop| (hop.ifindex, hop.via, hop.onlink);
+        let sorted = next_hops.is_sorted_by(|a, b| key(a) < key(b));
+        let plain = |hop: &KernelNextHop| hop.weight > 0 && (hop.via.is_some() || !hop.onlink);
+        sorted && next_hops.iter().all(plain) && (next_hops.len() != 1 || next_hops[0].weight == 1)
+    }
+
+    /// The same action in the one form that the kernel shows it in: next hops sorted, equal ones
+    /// added up, no weight for a single one.
+    #[must_use]
+    pub fn normalised(&self) -> Self {
+        let Self::Unicast { next_hops } = self else {
+            return self.clone();
+        };
+        let mut weights = BTreeMap::new();
+        for hop in next_hops {
+            let weight: &mut u8 = weights.entry((hop.ifindex, hop.via, hop.onlink)).or_default();
+            *weight = weight.saturating_add(hop.weight.max(1));
+        }
+        let alone = weights.len() == 1;
+        let next_hops = weights
+            .into_iter()
+            .map(|((ifindex, via, onlink), weight)| KernelNextHop {
+                ifindex,
+                via,
+                // Only a gateway can be declared to be on the link; the kernel refuses the rest.
+                onlink: onlink && via.is_some(),
+                weight: if alone { 1 } else { weight },
+            })
+            .collect();
+        Self::Unicast { next_hops }
+    }
+}
+
+/// What of ours the kernel holds, but for routes.
+#[derive(Debug, Default)]
+pub(super) struct Existing {
+    /// Rules of our protocol, as the kernel shows them: an earlier version of the agent made them.
+    pub rules: Vec<RuleMessage>,
+    /// Neighbours of our protocol; nothing for one that is neither managed nor permanent any more.
+    pub neighbours: BTreeMap<(u32, IpAddr), Option<KernelNeighbour>>,
+    /// Permanent neighbours that others set.
+    pub foreign: BTreeMap<(u32, IpAddr), Option<[u8; 6]>>,
+}
+
+/// What must be done so that the kernel holds the neighbours that are desired.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct NeighbourDifference {
+    pub to_set: Vec<KernelNeighbour>,
+    pub to_delete: Vec<(u32, IpAddr)>,
+    /// Somebody else fixed another link address for these.
+    pub taken: Vec<KernelNeighbour>,
+}
+
+impl Existing {
+    /// How to get to these neighbours.
+    pub fn neighbours_to(&self, desired: &BTreeSet<KernelNeighbour>) -> NeighbourDifference {
+        let wanted: BTreeMap<_, _> = desired.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
+        let obsolete = self.neighbours.keys().filter(|key| !wanted.contains_key(key));
+        let mut difference = NeighbourDifference { to_delete: obsolete.copied().collect(), ..Default::default() };
+        for (key, neighbour) in wanted {
+            match (self.foreign.get(&key), self.neighbours.get(&key)) {
+                (Some(fixed), _) if neighbour.is_met_by(*fixed) => {}
+                (Some(_), _) => difference.taken.push(neighbour),
+                (None, Some(Some(there))) if *there == neighbour => {}
+                (None, _) => difference.to_set.push(neighbour),
+            }
+        }
+        difference
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} in table {}", self.destination, self.table)
+    }
+}
+
+impl fmt::Display for KernelNeighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ifindex, address) = self.key();
+        write!(f, "neighbour {address} on interface {ifindex}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,392 @@
+//! The task behind a [`Reconciler`](super::Reconciler): one small step after the other, and what was asked meanwhile in between.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
+    packet_route::{AddressFamily, RouteNetlinkMessage},
+};
+use rustix::io::Errno;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::yield_now,
+};
+use tracing::{error, warn};
+
+use super::{Command, Failure, GONE, Report};
+use crate::kernel::netlink::{
+    INTERNAL_PROTOCOL, PROTOCOL,
+    plan::{Existing, KernelNeighbour, RouteKey},
+    route_state::{RouteState, Write},
+    socket::{Refusal, Requests},
+    wire,
+};
+
+/// Most routes written in one step: some milliseconds' work.
+const STEP: usize = 512;
+
+/// How often the kernel's routes are read again that change while they are read.
+const ATTEMPTS: usize = 3;
+
+/// Families and protocols of all our routes.
+const OURS: [(AddressFamily, u8); 4] = [
+    (AddressFamily::Inet, PROTOCOL),
+    (AddressFamily::Inet, INTERNAL_PROTOCOL),
+    (AddressFamily::Inet6, PROTOCOL),
+    (AddressFamily::Inet6, INTERNAL_PROTOCOL),
+];
+
+const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
+const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+const DELETE: u16 = 0;
+
+pub struct Task {
+    requests: Requests,
+    commands: mpsc::UnboundedReceiver<Command>,
+    routes: RouteState,
+    neighbours: Neighbours,
+    rules: Leftovers,
+    /// The first [`Command::Settle`] has come: what is not wanted by now is a leftover.
+    begun: bool,
+    /// Something was asked for.
+    wants_anything: bool,
+    audit_due: bool,
+    /// Done since the last report.
+    done: Report,
+    settling: Vec<oneshot::Sender<Result<Report>>>,
+}
+
+/// Neighbours: so few that the kernel is asked for all of them at each change.
+#[derive(Default)]
+struct Neighbours {
+    wanted: BTreeSet<KernelNeighbour>,
+    /// What the kernel has is to be compared with it.
+    due: bool,
+    /// What was found to be too much then.
+    to_delete: Vec<(u32, IpAddr)>,
+    /// What did not work at the last try.
+    failures: Vec<Failure>,
+}
+
+/// Rules of earlier versions.
+#[derive(Default)]
+struct Leftovers {
+    /// They are to be looked for.
+    due: bool,
+    /// What did not work at the last try.
+    failures: Vec<Failure>,
+}
+
+impl Neighbours {
+    fn want(&mut self, wanted: BTreeSet<KernelNeighbour>) {
+        self.due |= wanted != self.wanted;
+        self.wanted = wanted;
+    }
+
+    fn is_due(&self) -> bool {
+        self.due || !self.to_delete.is_empty()
+    }
+}
+
+/// A change of a rule or neighbour on its way to the kernel: its name, the message, its `NLM_F_*` flags.
+type Change = (String, RouteNetlinkMessage, u16);
+
+impl Task {
+    pub fn new(requests: Requests, commands: mpsc::UnboundedReceiver<Command>) -> Self {
+        Self {
+            requests,
+            commands,
+            routes: RouteState::default(),
+            neighbours: Neighbours::default(),
+            rules: Leftovers::default(),
+            begun: false,
+            wants_anything: false,
+            audit_due: false,
+            done: Report::default(),
+            settling: Vec::new(),
+        }
+    }
+
+    /// Until the [`Reconciler`](super::Reconciler) is dropped.
+    pub async fn run(mut self) {
+        let mut failed_before = false;
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                self.take(command);
+            }
+            if self.is_due() {
+                let Err(error) = self.step().await else {
+                    yield_now().await;
+                    continue;
+                };
+                // What was under way may have been done or not.
+                self.routes.begin_reading();
+                let reopened = Requests::open().map(|requests| self.requests = requests);
+                if !failed_before && reopened.is_ok() {
+                    failed_before = true;
+                    warn!("{error:#}; reading all routes again");
+                    continue;
+                }
+                self.give_up(&error);
+            } else {
+                failed_before = false;
+                self.report();
+            }
+            match self.commands.recv().await {
+                Some(command) => self.take(command),
+                None => return,
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        self.wants_anything = true;
+        match command {
+            Command::Routes(changes) => {
+                for (key, action) in changes {
+                    self.routes.want(key, action);
+                }
+            }
+            Command::Neighbours(neighbours) => self.neighbours.want(neighbours),
+            Command::Clear => {
+                self.routes.want_nothing();
+                self.neighbours.want(BTreeSet::new());
+            }
+            Command::Audit => self.audit_due = true,
+            Command::Settle(answer) => {
+                self.begun = true;
+                self.settling.push(answer);
+            }
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        if !self.begun {
+            return self.wants_anything && (!self.routes.is_known() || self.neighbours.due || self.routes.has_writes());
+        }
+        let routes = !self.routes.is_known() || self.routes.is_due();
+        routes || self.rules.due || self.neighbours.is_due() || self.audit_due
+    }
+
+    /// Does a part of what is due: of several things the first in the order that [`Reconciler`](super::Reconciler) promises.
+    async fn step(&mut self) -> Result<()> {
+        if !self.routes.is_known() {
+            return self.read().await;
+        }
+        if self.neighbours.due {
+            return self.set_neighbours().await;
+        }
+        let writes = self.routes.next_writes(STEP);
+        if !writes.is_empty() {
+            return self.write_routes(writes).await;
+        }
+        if !self.begun {
+            return Ok(());
+        }
+        if self.rules.due {
+            return self.delete_rules().await;
+        }
+        let deletions = self.routes.next_deletions(STEP);
+        if !deletions.is_empty() {
+            return self.delete_routes(deletions).await;
+        }
+        if !self.neighbours.to_delete.is_empty() {
+            return self.delete_neighbours().await;
+        }
+        self.read().await
+    }
+
+    /// Reads the kernel's routes, and has its rules and neighbours read.
+    async fn read(&mut self) -> Result<()> {
+        self.audit_due = false;
+        let mut whole = false;
+        for _ in 0..ATTEMPTS {
+            self.routes.begin_reading();
+            whole = true;
+            for (family, protocol) in OURS {
+                let request = RouteNetlinkMessage::GetRoute(wire::all::routes_of(family, protocol));
+                let note = |object: RouteNetlinkMessage| {
+                    if let RouteNetlinkMessage::NewRoute(shown) = object
+                        && let Some((key, action)) = wire::our_route(&shown)
+                    {
+                        self.routes.note(key, action);
+                    }
+                };
+                whole &= self.requests.dump("reading our routes", request, note).await.context(UNREADABLE)?;
+            }
+            if whole {
+                break;
+            }
+        }
+        self.routes.conclude(whole);
+        self.rules.due = true;
+        self.neighbours.due = true;
+        Ok(())
+    }
+
+    async fn write_routes(&mut self, writes: Vec<Write>) -> Result<()> {
+        let messages = writes.iter().map(|write| {
+            let message = RouteNetlinkMessage::NewRoute(wire::route(&write.key, &write.action));
+            (message, if write.replaces { SET } else { ADD })
+        });
+        let results = self.requests.change("writing routes", messages.collect()).await?;
+        for (write, result) in writes.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    *(if write.replaces { &mut self.done.replaced } else { &mut self.done.added }) += 1;
+                    self.routes.written(write);
+                }
+                Err(refusal) => self.refuse(write.key, refusal)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_routes(&mut self, keys: Vec<RouteKey>) -> Result<()> {
+        let not_there = self.delete_of_protocol(keys, false).await?;
+        for key in self.delete_of_protocol(not_there, true).await? {
+            self.routes.deleted(key);
+        }
+        Ok(())
+    }
+
+    /// Deletes routes that have the protocol we would give them, or the other one; which are not there.
+    async fn delete_of_protocol(&mut self, keys: Vec<RouteKey>, is_odd: bool) -> Result<Vec<RouteKey>> {
+        let messages =
+            keys.iter().map(|key| (RouteNetlinkMessage::DelRoute(wire::route_deletion(key, is_odd)), DELETE));
+        let results = self.requests.change("deleting routes", messages.collect()).await?;
+        let mut not_there = Vec::new();
+        for (key, result) in keys.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    self.done.deleted += 1;
+                    self.routes.deleted(key);
+                }
+                Err(refusal) if GONE.iter().any(|errno| refusal.is(*errno)) => not_there.push(key),
+                Err(refusal) => self.refuse(key, refusal)?,
+            }
+        }
+        Ok(not_there)
+    }
+
+    fn refuse(&mut self, key: RouteKey, refusal: Refusal) -> Result<()> {
+        if refusal.is(Errno::PERM) {
+            bail!("{key}: {refusal}");
+        }
+        self.routes.refused(key, refusal);
+        Ok(())
+    }
+
+    async fn set_neighbours(&mut self) -> Result<()> {
+        let mut existing = Existing::default();
+        let request = RouteNetlinkMessage::GetNeighbour(wire::all::neighbours());
+        for object in self.requests.list("reading the neighbours", request).await.context(UNREADABLE)? {
+            if let RouteNetlinkMessage::NewNeighbour(shown) = object {
+                existing.note_neighbour(&shown);
+            }
+        }
+        let difference = existing.neighbours_to(&self.neighbours.wanted);
+        self.neighbours.due = false;
+        self.neighbours.to_delete = difference.to_delete;
+        self.neighbours.failures = difference.taken.iter().map(taken).collect();
+        let changes = difference.to_set.iter().map(|neighbour| {
+            let message = RouteNetlinkMessage::NewNeighbour(wire::neighbour(neighbour));
+            (neighbour.to_string(), message, SET)
+        });
+        let (made, failures) = self.make(changes.collect(), &[]).await?;
+        self.done.added += made;
+        self.neighbours.failures.extend(failures);
+        Ok(())
+    }
+
+    async fn delete_neighbours(&mut self) -> Result<()> {
+        let changes = std::mem::take(&mut self.neighbours.to_delete).into_iter().map(|key| {
+            let name = format!("neighbour {} on interface {}", key.1, key.0);
+            (name, RouteNetlinkMessage::DelNeighbour(wire::bare_neighbour(key)), DELETE)
+        });
+        let (made, failures) = self.make(changes.collect(), GONE).await?;
+        self.done.deleted += made;
+        self.neighbours.failures.extend(failures);
+        Ok(())
+    }
+
+    async fn delete_rules(&mut self) -> Result<()> {
+        let mut existing = Existing::default();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let request = RouteNetlinkMessage::GetRule(wire::all::rules(family));
+            for object in self.requests.list("reading the rules", request).await.context(UNREADABLE)? {
+                if let RouteNetlinkMessage::NewRule(shown) = object {
+                    existing.note_rule(&shown);
+                }
+            }
+        }
+        self.rules.due = false;
+        let changes = existing.rules.iter().map(|rule| {
+            let message = RouteNetlinkMessage::DelRule(wire::rule_deletion(rule));
+            ("rule of an earlier version".to_owned(), message, DELETE)
+        });
+        let (made, failures) = self.make(changes.collect(), GONE).await?;
+        self.done.deleted += made;
+        self.rules.failures = failures;
+        Ok(())
+    }
+
+    /// Makes changes; how many succeeded, and which did not. Errors in `harmless` count as nothing at all.
+    async fn make(&mut self, changes: Vec<Change>, harmless: &[Errno]) -> Result<(usize, Vec<Failure>)> {
+        let (names, messages): (Vec<_>, Vec<_>) =
+            changes.into_iter().map(|(name, message, flags)| (name, (message, flags))).unzip();
+        let results = self.requests.change("changing rules or neighbours", messages).await?;
+        let mut made = 0;
+        let mut failures = Vec::new();
+        for (object, result) in names.into_iter().zip(results) {
+            match result {
+                Ok(()) => made += 1,
+                Err(refusal) if harmless.iter().any(|errno| refusal.is(*errno)) => {}
+                Err(refusal) if refusal.is(Errno::PERM) => bail!("{object}: {refusal}"),
+                Err(refusal) => failures.push(Failure { object, reason: refusal.to_string() }),
+            }
+        }
+        Ok((made, failures))
+    }
+
+    /// Nothing is due: tells those who wait for it.
+    fn report(&mut self) {
+        if self.settling.is_empty() {
+            return;
+        }
+        let mut report = std::mem::take(&mut self.done);
+        report.failures.extend(self.neighbours.failures.iter().cloned());
+        let whole = self.routes.is_whole();
+        report.failures.extend(self.routes.refusals().map(|(key, refusal)| {
+            let doubtful = refusal.is(Errno::EXIST) && !whole;
+            let reason = if doubtful { DOUBTFUL.to_owned() } else { refusal.to_string() };
+            Failure { object: key.to_string(), reason }
+        }));
+        report.failures.extend(self.rules.failures.iter().cloned());
+        for answer in self.settling.drain(..) {
+            // Who asked may have gone.
+            let _ = answer.send(Ok(report.clone()));
+        }
+    }
+
+    fn give_up(&mut self, error: &anyhow::Error) {
+        if self.settling.is_empty() {
+            error!("the kernel's routes cannot be kept: {error:#}");
+        }
+        for answer in self.settling.drain(..) {
+            let _ = answer.send(Err(anyhow!("{error:#}")));
+        }
+    }
+}
+
+const UNREADABLE: &str = "cannot read what the kernel holds of ours";
+
+/// Of a route that is there though the kernel did not show it.
+const DOUBTFUL: &str = "one stands in its place that may be ours: the kernel's routes changed each time they were read; \
+                        the next audit tries again";
+
+fn taken(neighbour: &KernelNeighbour) -> Failure {
+    let reason = "somebody else fixed another link address; remove that entry".to_owned();
+    Failure { object: neighbour.to_string(), reason }
+}

@@ -1,0 +1,152 @@
+//! RIB to kernel routes: what the program passes to the kernel must take the same way there.
+//!
+//! All routes stand in the main table, for a rule that would lead to another one costs every packet that the host looks a
+//! route up for; the published ones under a protocol of their own, and in the operator's table if that is another. That the
+//! kernel forwards by them only what the program has admitted, the nftables table sees to ([`crate::kernel::guard`]). Pure.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, LazyLock},
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    config::{
+        Config,
+        model::{Connection, DEFAULT_PUBLISH_TABLE},
+    },
+    fib::Inputs,
+    kernel::netlink::{
+        BACKSTOP_METRIC, Family, INTERNAL_METRIC, KernelNeighbour, KernelNextHop, Link, MAIN_TABLE, METRIC,
+        RouteAction, RouteKey,
+    },
+    routing::rib::{self, Members, Rib, Target},
+};
+
+/// The link-local address that stands for an IPv4 `peer` when IPv6 goes to it: the kernel has no IPv6 route through an
+/// IPv4 neighbour, so the peer's link address gets this name in the IPv6 neighbour table. The same on every link; the
+/// last bytes spell "vpnhub".
+const PEER_STAND_IN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x7670, 0x6e68, 0x7562);
+
+/// Kernel routes that one destination can have: one for the kernel alone, one behind it, and the published one.
+pub const ENTRIES: usize = 3;
+
+/// A kernel route, and what it is to do; nothing: it is not to be there.
+pub type Entry = (RouteKey, Option<Arc<RouteAction>>);
+
+/// What every destination that leads to connections has besides.
+pub static BACKSTOP: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(RouteAction::Unreachable));
+
+/// The families of the configured prefixes: a host may have IPv6 switched off.
+fn families(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<Family> {
+    let vpc = inputs.config.vpc.iter().flat_map(|vpc| &vpc.cidrs);
+    vpc.map(|cidr| family(*cidr)).chain(rib.families()).collect()
+}
+
+pub fn family(prefix: IpNet) -> Family {
+    match prefix {
+        IpNet::V4(_) => Family::V4,
+        IpNet::V6(_) => Family::V6,
+    }
+}
+
+/// The kernel routes of a destination, whatever leads to it; `action` is what [`action`] says of its members. In `table`
+/// is the published one, if that is the table that the configuration says. Prefixes of the VPC have none: the kernel knows
+/// the way there.
+pub fn entries_of(
+    destination: IpNet,
+    rib: &Rib,
+    config: &Config,
+    table: u32,
+    action: impl Fn(&Arc<Members>) -> Option<Arc<RouteAction>>,
+) -> [Entry; ENTRIES] {
+    let Some(Target::Connections(members)) = rib.target(destination) else {
+        return entries(destination, table, [None; ENTRIES]);
+    };
+    let action = action(&members);
+    let published_to = rib.is_published(destination).then(|| publish_table(config));
+    // The backstop is always there: when an interface goes, the kernel drops its routes before we hear of it, and what goes
+    // to a site must not leave unprotected by a wider route or the default one.
+    entries(
+        destination,
+        table,
+        [
+            action.as_ref().filter(|_| published_to != Some(MAIN_TABLE)),
+            Some(&BACKSTOP),
+            action.as_ref().filter(|_| published_to == Some(table)),
+        ],
+    )
+}
+
+/// The table that published routes go to.
+pub fn publish_table(config: &Config) -> u32 {
+    config.vpc.as_ref().map_or(DEFAULT_PUBLISH_TABLE, |vpc| vpc.publish_table)
+}
+
+fn entries(destination: IpNet, publish_table: u32, actions: [Option<&Arc<RouteAction>>; ENTRIES]) -> [Entry; ENTRIES] {
+    let [internal, backstop, published] = actions.map(Option::<&_>::cloned);
+    let key = |table, metric| RouteKey { table, destination, metric };
+    [
+        (key(MAIN_TABLE, INTERNAL_METRIC), internal),
+        (key(MAIN_TABLE, BACKSTOP_METRIC), backstop),
+        (key(publish_table, METRIC), published),
+    ]
+}
+
+/// What the kernel does with packets for destinations of a family that have these members: to those that carry their
+/// traffic and have an interface to carry it. Nothing if there is none. In the form in which the kernel shows it.
+pub fn action(inputs: Inputs<'_>, members: &Members, family: Family) -> Option<RouteAction> {
+    let hop = |(name, part): (&str, u32)| {
+        let connection = &inputs.config.connections[name];
+        let link = inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
+        let via = via(connection, link, family);
+        let weight = u8::try_from(part).unwrap_or(u8::MAX);
+        Some(KernelNextHop { ifindex: link.index, via, onlink: via.is_some(), weight })
+    };
+    let next_hops: Vec<KernelNextHop> = rib::active(members, inputs.states).into_iter().filter_map(hop).collect();
+    (!next_hops.is_empty()).then(|| RouteAction::Unicast { next_hops }.normalised())
+}
+
+/// Whom the kernel asks for a link address; raw-IP links have none.
+fn via(connection: &Connection, link: &Link, family: Family) -> Option<IpAddr> {
+    let peer = connection.peer.filter(|_| link.ethernet)?;
+    match (peer, family) {
+        (IpAddr::V4(_), Family::V6) => Some(IpAddr::V6(PEER_STAND_IN)),
+        _ => Some(peer),
+    }
+}
+
+/// Link neighbours, whom the program needs to know before any traffic asks for them.
+pub fn neighbours(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelNeighbour> {
+    let Inputs { config, host, .. } = inputs;
+    let mut neighbours = BTreeSet::new();
+    let has_v6 = families(inputs, rib).contains(&Family::V6);
+    for connection in config.connections.values() {
+        let Some(link) = host.link(&connection.interface).filter(|link| link.ethernet && link.is_up()) else {
+            continue;
+        };
+        let Some(peer) = connection.peer else {
+            continue;
+        };
+        neighbours.insert(KernelNeighbour::Managed { ifindex: link.index, address: peer });
+        if peer.is_ipv4()
+            && has_v6
+            && let Some(mac) = host.neighbours.get(&(link.index, peer))
+        {
+            let address = IpAddr::V6(PEER_STAND_IN);
+            neighbours.insert(KernelNeighbour::Permanent { ifindex: link.index, address, mac: *mac });
+        }
+    }
+    let vpc =
+        config.vpc.as_ref().and_then(|vpc| host.link(&vpc.interface)).filter(|link| link.ethernet && link.is_up());
+    if let Some(link) = vpc {
+        let managed = |address| KernelNeighbour::Managed { ifindex: link.index, address };
+        neighbours.extend(rib.gateways().into_iter().flatten().map(managed));
+    }
+    neighbours
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! What a site must not tell the kernel through its attachment: no router advertisements, no redirects, no source routes.
+//!
+//! A router advertisement gives the hub an address and a default route (RFC 4862, `net/ipv6/ndisc.c`), a redirect
+//! another next hop, and a source route in a packet to the hub (RFC 791) another destination. All are off on every
+//! attachment of a site before the program is attached, and are set again where somebody has changed them. The VPC's interface is left alone: a host with one NIC may live by its advertisements.
+//!
+//! With `forwarding` off the kernel takes IPv4 redirects where *either* `all` or the interface has them on
+//! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use tracing::{error, info, warn};
+
+use crate::{config::Config, kernel::netlink::HostState};
+
+/// Settings of an interface: the part before its name, and the part behind.
+const OFF: [(&str, &str); 4] = [
+    ("ipv6/conf", "accept_ra"),
+    ("ipv6/conf", "accept_redirects"),
+    ("ipv4/conf", "accept_redirects"),
+    ("ipv4/conf", "accept_source_route"),
+];
+/// Shows the network namespace of whoever looks.
+const ROOT: &str = "/proc/sys/net";
+
+/// An answer of the kernel has the mark of what it answers (ip-sysctl.rst): so the nftables table knows it.
+const REFLECT: [&str; 2] = ["ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
+
+/// The kernel's choice among a route's next hops goes by the flow's ports, so by a hash that the program has set
+/// (`fib_multipath_hash`, `net/ipv4/route.c`; `rt6_multipath_hash`, net/ipv6/route.c).
+const BY_PORTS: [&str; 2] = ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"];
+
+/// What is to be set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Attachments of sites by name: the index, and the MTU, as the kernel makes the settings new where an MTU comes back
+    /// above the least (`addrconf_notify`, net/ipv6/addrconf.c).
+    links: BTreeMap<String, (u32, u32)>,
+    /// The kernel is to choose among next hops as the program does; needed where a destination has several. For all of the
+    /// network namespace, and for good: the kernel knows no other way.
+    by_ports: bool,
+}
+
+impl Settings {
+    /// Follows configuration and host; whether anything is new. `by_ports`: a destination has several next hops.
+    pub fn follow(&mut self, config: &Config, host: &HostState, by_ports: bool) -> bool {
+        let names = config.connections.values().map(|connection| &connection.interface);
+        let links = names.filter_map(|name| host.link(name)).map(|link| (link.name.clone(), (link.index, link.mtu)));
+        let new = Self { links: links.collect(), by_ports: self.by_ports || by_ports };
+        let differs = *self != new;
+        *self = new;
+        differs
+    }
+
+    /// The interface is gone; one of the same index may have come since.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.links.retain(|_, (index, _)| *index != ifindex);
+    }
+}
+
+/// Makes the settings.
+#[derive(Debug, Default)]
+pub struct Sysctls {
+    /// What an interface was when it was last set.
+    settled: BTreeMap<String, (u32, u32)>,
+    /// Settings of the network namespace that are set.
+    by_ports: bool,
+    reflect: bool,
+    /// What has failed, by the interface's name: it is logged once.
+    failed: BTreeMap<String, String>,
+}
+
+impl Sysctls {
+    /// The interface is gone; one of the same index may have come since.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.settled.retain(|_, (index, _)| *index != ifindex);
+    }
+
+    /// Sets what is new since the last time; with `audit` also what somebody else may have changed.
+    pub fn set(&mut self, settings: &Settings, audit: bool) {
+        if audit {
+            self.settled.clear();
+            (self.by_ports, self.reflect) = (false, false);
+        }
+        self.settled.retain(|name, _| settings.links.contains_key(name));
+        self.failed.retain(|name, _| settings.links.contains_key(name));
+        for (name, is) in &settings.links {
+            if self.settled.get(name) == Some(is) {
+                continue;
+            }
+            match apply(Path::new(ROOT), name) {
+                Ok(changed) => {
+                    for setting in changed {
+                        info!(interface = name, "{setting} set to 0");
+                    }
+                    self.settled.insert(name.clone(), *is);
+                    self.failed.remove(name);
+                }
+                Err(failure) => self.note(name, failure.to_string()),
+            }
+        }
+        if !std::mem::replace(&mut self.reflect, true) {
+            set_all(REFLECT, "an answer to a site may leave by another interface where the route to the site has gone");
+        }
+        if settings.by_ports && !std::mem::replace(&mut self.by_ports, true) {
+            set_all(BY_PORTS, "fragmented packets to destinations with several next hops may be dropped");
+        }
+    }
+
+    fn note(&mut self, name: &str, failure: String) {
+        if self.failed.get(name) != Some(&failure) {
+            error!(interface = name, "what a site advertises, or a source route, may be followed: {failure}");
+        }
+        self.failed.insert(name.to_owned(), failure);
+    }
+}
+
+/// Sets settings of the network namespace to 1; `otherwise` is what happens where that fails.
+fn set_all(settings: [&str; 2], otherwise: &str) {
+    for setting in settings {
+        let path = Path::new(ROOT).join(setting);
+        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+            continue;
+        }
+        match fs::write(&path, "1") {
+            Ok(()) => info!("{setting} set to 1"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!("{setting} cannot be set to 1: {error}; {otherwise}"),
+        }
+    }
+}
+
+/// A setting that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("an interface named {0} has no settings of its own: rename it")]
+    Name(String),
+    #[error("{} cannot be set to 0: {error}; let the agent write there, or set it yourself", .path.display())]
+    Write { path: PathBuf, error: io::Error },
+}
+
+/// The files of an interface's settings, below `root`.
+///
+/// # Errors
+/// When the name is that of the settings of all interfaces, or leads out of them.
+fn plan(root: &Path, interface: &str) -> Result<Vec<PathBuf>, Failure> {
+    // The kernel gives interfaces of the first two names no settings (`sysctl_dev_name_is_allowed`, net/core/dev.h).
+    if ["all", "default", ".", "..", ""].contains(&interface) || interface.contains('/') {
+        return Err(Failure::Name(interface.to_owned()));
+    }
+    Ok(OFF.iter().map(|(family, setting)| root.join(family).join(interface).join(setting)).collect())
+}
+
+/// Sets what is not so yet; which settings those were. A setting that is not there cannot do harm.
+fn apply(root: &Path, interface: &str) -> Result<Vec<String>, Failure> {
+    let mut changed = Vec::new();
+    for path in plan(root, interface)? {
+        let set = || match fs::read_to_string(&path) {
+            Ok(value) if value.trim() == "0" => Ok(false),
+            Ok(_) => fs::write(&path, "0").map(|()| true),
+            Err(error) => Err(error),
+        };
+        match set() {
+            Ok(true) => changed.push(path.strip_prefix(root).unwrap_or(&path).display().to_string()),
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::Write { path, error }),
+        }
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, thread};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Runs `ip` in the calling thread's namespace.
+    fn ip(arguments: &str) {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("there is an `ip`");
+        assert!(status.success(), "ip {arguments}");
+    }
+
+    #[test]
+    fn kernel_takes_no_advertisements_and_redirects_on_an_interface_with_a_dot() {
+        let namespace = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
+            ip("link add eth0.100 type veth peer name other");
+            let read = |setting: &str| fs::read_to_string(Path::new(ROOT).join(setting)).expect("it is there");
+            fs::write(Path::new(ROOT).join("ipv6/conf/eth0.100/accept_ra"), "2").expect("run as root");
+            let changed = apply(Path::new(ROOT), "eth0.100").expect("run as root");
+            assert!(changed.contains(&"ipv6/conf/eth0.100/accept_ra".to_owned()), "{changed:?}");
+            for (family, setting) in OFF {
+                assert_eq!(read(&format!("{family}/eth0.100/{setting}")), "0\n", "{family} {setting}");
+            }
+            assert_eq!(read("ipv6/conf/other/accept_ra"), "1\n", "another interface is left alone");
+            // A least MTU and back: the kernel makes the settings of IPv6 new.
+            ip("link set eth0.100 up");
+            ip("link set eth0.100 mtu 1000");
+            assert!(apply(Path::new(ROOT), "eth0.100").expect("nothing is there").is_empty());
+            ip("link set eth0.100 mtu 1500");
+            let changed = apply(Path::new(ROOT), "eth0.100").expect("run as root");
+            assert_eq!(changed, ["ipv6/conf/eth0.100/accept_ra", "ipv6/conf/eth0.100/accept_redirects"]);
+        };
+        thread::spawn(namespace).join().expect("it does not panic");
+    }
+
+    #[test]
+    fn names_are_paths_as_they_stand_or_refused() {
+        let root = Path::new("/proc/sys/net");
+        let paths = plan(root, "eth0.100").expect("a dot is part of the name");
+        assert_eq!(paths[0], root.join("ipv6/conf/eth0.100/accept_ra"));
+        assert_eq!(paths[2], root.join("ipv4/conf/eth0.100/accept_redirects"));
+        for name in ["all", "default", ".", "..", "", "a/b", "../all"] {
+            assert!(plan(root, name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let v4 = folder.path().join("ipv4/conf/tun0");
+        let v6 = folder.path().join("ipv6/conf/tun0");
+        fs::create_dir_all(&v4).expect("it is ours");
+        fs::create_dir_all(&v6).expect("it is ours");
+        fs::write(v4.join("accept_redirects"), "1\n").expect("it is ours");
+        fs::write(v6.join("accept_redirects"), "0\n").expect("it is ours");
+        fs::write(v6.join("accept_ra"), "2\n").expect("it is ours");
+        fs::write(v4.join("accept_source_route"), "1\n").expect("it is ours");
+        let changed = apply(folder.path(), "tun0").expect("it can be written");
+        assert_eq!(
+            changed,
+            ["ipv6/conf/tun0/accept_ra", "ipv4/conf/tun0/accept_redirects", "ipv4/conf/tun0/accept_source_route"]
+        );
+        assert_eq!(apply(folder.path(), "tun0").expect("it can be written"), Vec::<String>::new());
+        assert_eq!(apply(folder.path(), "tun1").expect("nothing is there"), Vec::<String>::new());
+    }
+}

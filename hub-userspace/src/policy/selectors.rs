@@ -1,0 +1,275 @@
+//! SA selectors, compiled: which remote prefix of a scope is paired with which local prefixes.
+//!
+//! A connection admits a packet when one of its (remote, local) pairs does. The program finds the longest remote prefix
+//! around an address and asks for the other address in that prefix's policy; so the policy of a prefix has the locals
+//! of every pair whose remote contains it, and where several connections share an interface each local says whose it is:
+//! the connection with the longest remote prefix has the first say.
+//!
+//! Pairs that are limited to a protocol or ports make a list of rules of a local: those of all pairs around both
+//! prefixes, in the same order, up to the first that is for everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hub_common::maps::LIMIT_RULES;
+use ipnet::IpNet;
+use prefix_trie::joint::JointPrefixMap;
+
+use crate::policy::ports::ProtoPorts;
+
+/// What an SA admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pair {
+    /// The site's side.
+    pub remote: IpNet,
+    /// The hub's side and all behind it.
+    pub local: IpNet,
+    pub limit: ProtoPorts,
+}
+
+impl std::fmt::Display for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { remote, local, limit } = self;
+        write!(f, "{remote}{} === {local}{}", limit.text(limit.remote), limit.text(limit.local))
+    }
+}
+
+/// What a connection's SAs admit, as far as they are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NegotiatedSelectors {
+    /// Of all SAs there are; none, where there is no SA.
+    pub pairs: BTreeSet<Pair>,
+    /// A packet that the file's selectors admit, and no SA, may have another SA negotiated.
+    pub on_demand: bool,
+}
+
+/// By name: connections whose SAs are known. For others the file's selectors count.
+pub type Negotiated = BTreeMap<String, NegotiatedSelectors>;
+
+/// A pair of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selector {
+    /// `COUNTERS` slot of the connection.
+    pub connection: u32,
+    pub pair: Pair,
+}
+
+/// By whom a local prefix is admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// `COUNTERS` slot of the connection that has the first say.
+    pub connection: u32,
+    /// Empty: every protocol and port is admitted. Else the first that suits a packet says whose it is.
+    pub limits: Vec<(ProtoPorts, u32)>,
+}
+
+/// Local prefixes and whom each belongs to.
+pub type Policy = BTreeMap<IpNet, Owner>;
+
+/// What a remote prefix of a scope is paired with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    pub remote: IpNet,
+    /// The first connection that has this prefix.
+    pub connection: u32,
+    /// Never empty; all of the remote's family.
+    pub policy: Policy,
+    /// Connections not all of whose limits the kernel program has room for: what they are for is not admitted.
+    pub cut: BTreeSet<u32>,
+}
+
+impl Compiled {
+    /// Every local address, protocol and port; it is the first connection's then, nobody having said anything longer.
+    pub fn admits_any_local(&self) -> bool {
+        self.policy.iter().all(|(local, owner)| local.prefix_len() == 0 && owner.limits.is_empty())
+    }
+}
+
+type Pairs = BTreeSet<(u32, IpNet, ProtoPorts)>;
+
+/// Compiles the selectors of one scope, of both families. Pairs of mixed families are pairs of nothing.
+pub fn compile(selectors: &[Selector]) -> Vec<Compiled> {
+    let mut remotes = JointPrefixMap::<IpNet, Pairs>::default();
+    for Selector { connection, pair } in selectors.iter().filter(|s| same_family(s.pair.remote, s.pair.local)) {
+        let paired = (*connection, pair.local, pair.limit);
+        match remotes.get_mut(&pair.remote) {
+            Some(locals) => {
+                locals.insert(paired);
+            }
+            None => {
+                remotes.insert(pair.remote, BTreeSet::from([paired]));
+            }
+        }
+    }
+    remotes.iter().map(|(remote, pairs)| compiled(remote, pairs, &remotes)).collect()
+}
+
+fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>) -> Compiled {
+    let connection = pairs.first().expect("a remote is there because a pair has it").0;
+    // The longest remote first: what it says about a local stands.
+    let mut around: Vec<_> = remotes.cover(&remote).collect();
+    around.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
+    let pairs: Vec<(u32, IpNet, ProtoPorts)> =
+        around.into_iter().flat_map(|(_, pairs)| pairs.iter().copied()).collect();
+    let mut cut = BTreeSet::new();
+    let mut policy = Policy::new();
+    for (_, local, _) in &pairs {
+        if policy.contains_key(local) {
+            continue;
+        }
+        let around = pairs.iter().filter(|(_, other, _)| other.contains(local));
+        let owner = owner(around.map(|(connection, _, limit)| (*limit, *connection)), &mut cut);
+        policy.insert(*local, owner);
+    }
+    Compiled { remote, connection, policy, cut }
+}
+
+/// Whom packets belong to of which the first of these that suits them tells the connection; not empty.
+fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, cut: &mut BTreeSet<u32>) -> Owner {
+    let mut rules: Vec<(ProtoPorts, u32)> = Vec::new();
+    for (limit, connection) in candidates {
+        if rules.iter().any(|(earlier, _)| earlier.covers(&limit)) {
+            continue;
+        }
+        // Right before it, the same connection's narrower ones say the same.
+        let others = rules.iter().rposition(|(_, other)| *other != connection).map_or(0, |last| last + 1);
+        let mut place = 0;
+        rules.retain(|(earlier, _)| {
+            place += 1;
+            place <= others || !limit.covers(earlier)
+        });
+        rules.push((limit, connection));
+        if limit.is_none() {
+            break;
+        }
+    }
+    let connection = rules.first().expect("a local is there because a pair has it").1;
+    if let [(only, _)] = rules.as_slice()
+        && only.is_none()
+    {
+        return Owner { connection, limits: Vec::new() };
+    }
+    // What does not fit is not admitted: better too little than too much.
+    cut.extend(rules.drain(LIMIT_RULES.min(rules.len())..).map(|(_, connection)| connection));
+    Owner { connection, limits: rules }
+}
+
+pub fn same_family(a: IpNet, b: IpNet) -> bool {
+    matches!((a, b), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnet::IpNet;
+
+    use super::{LIMIT_RULES, Owner, Pair, Selector, compile};
+    use crate::policy::ports::{Ports, ProtoPorts};
+
+    fn selectors(rows: &[(u32, &str, &str)]) -> Vec<Selector> {
+        let parse = |text: &str| text.parse::<IpNet>().unwrap();
+        rows.iter()
+            .map(|(connection, remote, local)| Selector {
+                connection: *connection,
+                pair: Pair { remote: parse(remote), local: parse(local), limit: ProtoPorts::NONE },
+            })
+            .collect()
+    }
+
+    /// All from 10.0.0.0/8 to 192.168.0.0/16 unless it says otherwise: connection, protocol, port of the site's side.
+    fn limited(rows: &[(u32, u8, u16)]) -> Vec<Selector> {
+        let limit = |protocol: u8, port: u16| ProtoPorts {
+            protocol: (protocol != 0).then_some(protocol),
+            remote: if port == 0 { Ports::ANY } else { Ports::one(port) },
+            local: Ports::ANY,
+        };
+        let selector = |(connection, protocol, port): &(u32, u8, u16)| {
+            let mut selector = selectors(&[(*connection, "10.0.0.0/8", "192.168.0.0/16")])[0];
+            selector.pair.limit = limit(*protocol, *port);
+            selector
+        };
+        rows.iter().map(selector).collect()
+    }
+
+    fn rows(selectors: &[Selector]) -> Vec<String> {
+        compile(selectors)
+            .into_iter()
+            .map(|c| {
+                let rule =
+                    |(limit, connection): &(ProtoPorts, u32)| format!("{}{connection}", limit.text(limit.remote));
+                let owner = |owner: &Owner| match owner.limits.as_slice() {
+                    [] => owner.connection.to_string(),
+                    rules => rules.iter().map(rule).collect::<Vec<_>>().join(","),
+                };
+                let locals: Vec<String> = c.policy.iter().map(|(local, of)| format!("{local}={}", owner(of))).collect();
+                let any = if c.admits_any_local() { " any" } else { "" };
+                format!("{} {} [{}]{any}", c.remote, c.connection, locals.join(" "))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_common_case_admits_any_local() {
+        let rows = rows(&selectors(&[(2, "10.1.0.0/16", "0.0.0.0/0"), (2, "fd00::/64", "::/0")]));
+        assert_eq!(rows, ["10.1.0.0/16 2 [0.0.0.0/0=2] any", "fd00::/64 2 [::/0=2] any"]);
+    }
+
+    #[test]
+    fn a_prefix_within_another_has_the_locals_of_both() {
+        let rows = rows(&selectors(&[(2, "10.0.0.0/8", "192.168.0.0/24"), (3, "10.1.0.0/16", "192.168.0.128/25")]));
+        assert_eq!(rows, ["10.0.0.0/8 2 [192.168.0.0/24=2]", "10.1.0.0/16 3 [192.168.0.0/24=2 192.168.0.128/25=3]",]);
+    }
+
+    #[test]
+    fn the_longer_remote_has_the_first_say() {
+        let rows = rows(&selectors(&[(2, "10.0.0.0/8", "192.168.0.128/25"), (3, "10.1.0.0/16", "192.168.0.0/24")]));
+        assert_eq!(rows[1], "10.1.0.0/16 3 [192.168.0.0/24=3 192.168.0.128/25=3]");
+    }
+
+    #[test]
+    fn mixed_families_are_pairs_of_nothing() {
+        assert!(compile(&selectors(&[(2, "10.0.0.0/8", "::/0")])).is_empty());
+    }
+
+    #[test]
+    fn a_pair_without_a_limit_makes_the_limits_of_others_pointless() {
+        for limits in [&[(2, 6, 22), (2, 0, 0)][..], &[(2, 0, 0), (2, 6, 22)], &[(2, 6, 22), (2, 6, 0), (2, 0, 0)]] {
+            assert_eq!(rows(&limited(limits)), ["10.0.0.0/8 2 [192.168.0.0/16=2]"], "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_rules_in_the_order_of_the_first_say() {
+        let rows = |limits| rows(&limited(limits));
+        assert_eq!(rows(&[(2, 17, 53), (2, 6, 22)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2,[udp/53]2]"]);
+        // What another rule of the same connection says, too, is not said twice.
+        assert_eq!(rows(&[(2, 6, 22), (2, 6, 0), (2, 6, 80)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp]2]"]);
+        // Whose packet it is counts: what the first connection does not take is the second one's.
+        assert_eq!(rows(&[(2, 6, 22), (3, 0, 0)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2,3]"]);
+        assert_eq!(rows(&[(2, 6, 22), (3, 6, 22), (3, 6, 80)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2,[tcp/80]3]"]);
+    }
+
+    #[test]
+    fn a_local_within_another_has_the_limits_of_both() {
+        let mut selectors = limited(&[(2, 6, 22), (2, 17, 53)]);
+        selectors[1].pair.local = "192.168.1.0/24".parse().unwrap();
+        assert_eq!(rows(&selectors), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2 192.168.1.0/24=[tcp/22]2,[udp/53]2]"]);
+        selectors[1].pair.limit = ProtoPorts::NONE;
+        assert_eq!(rows(&selectors), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2 192.168.1.0/24=2]"]);
+    }
+
+    #[test]
+    fn a_limited_pair_with_any_local_is_not_any_local() {
+        let mut selectors = limited(&[(2, 6, 22)]);
+        selectors[0].pair.local = "0.0.0.0/0".parse().unwrap();
+        assert_eq!(rows(&selectors), ["10.0.0.0/8 2 [0.0.0.0/0=[tcp/22]2]"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_admitted_and_told() {
+        let ports: Vec<(u32, u8, u16)> = (1..=10).map(|port| (2, 6, port)).collect();
+        let compiled = compile(&limited(&ports));
+        let owner = compiled[0].policy.values().next().unwrap();
+        assert_eq!(owner.limits.len(), LIMIT_RULES);
+        assert_eq!(compiled[0].cut.iter().copied().collect::<Vec<_>>(), [2]);
+        assert!(compile(&limited(&ports[..8]))[0].cut.is_empty());
+    }
+}

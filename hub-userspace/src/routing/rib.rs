@@ -1,0 +1,353 @@
+//! The routing information base: every destination the hub knows, and what leads to it.
+//!
+//! Built from the configuration and from what netlink tells of the host; says which members of a route are to carry
+//! its traffic now. Knows nothing of maps or kernel routes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use ipnet::{IpNet, Ipv4Net};
+use prefix_trie::joint::JointPrefixMap;
+
+use crate::{
+    config::{
+        difference::{ChangedRoute, Routes},
+        model::{Config, Route, Vpc},
+    },
+    connection::state::{State, States},
+    kernel::netlink::{Family, HostState},
+};
+
+/// The connections that lead to a destination, by name, with their weights.
+pub type Members = BTreeMap<String, u8>;
+
+/// What leads to a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The hub itself.
+    Hub,
+    /// The VPC side: through a router there, or each host a link neighbour.
+    Vpc { gateway: Option<IpAddr> },
+    /// Connections. Destinations with the same members share them.
+    Connections(Arc<Members>),
+}
+
+/// Destinations and what leads to them.
+///
+/// Of equal prefixes the hub's own addresses win over the VPC, and the VPC over routes: a site cannot take away what is
+/// ours. Keeps count of the destinations that changed, so that a change costs what it changes, not what there is.
+#[derive(Debug, Clone, Default)]
+pub struct Rib {
+    routes: JointPrefixMap<IpNet, Routed>,
+    /// The hub's own addresses and the VPC's prefixes.
+    own: BTreeMap<IpNet, Target>,
+    /// Who has which members.
+    groups: HashMap<Arc<Members>, BTreeSet<IpNet>>,
+    /// Destinations that changed, and the members they had before.
+    changed: BTreeMap<IpNet, Option<Arc<Members>>>,
+    /// Who has followed whom in doing so.
+    predecessors: HashMap<Arc<Members>, Arc<Members>>,
+}
+
+/// What the configured routes say of a destination.
+#[derive(Debug, Clone)]
+struct Routed {
+    members: Arc<Members>,
+    /// How many of its routes are to be published.
+    published: usize,
+}
+
+impl Rib {
+    pub fn build(config: &Config, host: &HostState) -> Self {
+        let mut rib = Self::default();
+        config.routes.iter().for_each(|route| rib.add(route));
+        rib.follow(config.vpc.as_ref(), host);
+        rib
+    }
+
+    /// Takes over a difference between two lists of routes.
+    pub fn change(&mut self, routes: &Routes) {
+        routes.removed.iter().for_each(|route| self.remove(route));
+        for ChangedRoute { from, to } in &routes.changed {
+            self.replace(from, to);
+        }
+        routes.added.iter().for_each(|route| self.add(route));
+    }
+
+    /// Whether [`Self::follow`] would change anything.
+    pub fn is_behind(&self, vpc: Option<&Vpc>, host: &HostState) -> bool {
+        self.own != own(vpc, host)
+    }
+
+    /// Takes over what is the hub's own: its addresses, and what the host knows of the VPC.
+    pub fn follow(&mut self, vpc: Option<&Vpc>, host: &HostState) {
+        let own = own(vpc, host);
+        let differs = |prefix: &&IpNet| own.get(*prefix) != self.own.get(*prefix);
+        let changed: Vec<IpNet> = own.keys().chain(self.own.keys()).filter(differs).copied().collect();
+        for destination in changed {
+            self.touch(destination);
+        }
+        self.own = own;
+    }
+
+    /// What leads to a destination, if it is one.
+    pub fn target(&self, destination: IpNet) -> Option<Target> {
+        let own = self.own.get(&destination).cloned();
+        own.or_else(|| self.routes.get(&destination).map(|routed| Target::Connections(Arc::clone(&routed.members))))
+    }
+
+    /// Whether a route to the destination is to be published.
+    pub fn is_published(&self, destination: IpNet) -> bool {
+        self.routes.get(&destination).is_some_and(|routed| routed.published > 0)
+    }
+
+    /// The different sets of members.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Members>> {
+        self.groups.keys()
+    }
+
+    /// The destinations that have these members.
+    pub fn destinations(&self, members: &Members) -> impl Iterator<Item = IpNet> {
+        self.groups.get(members).into_iter().flatten().copied()
+    }
+
+    /// The members that a destination with these had before [`Self::take_changed`] was last called, if they are others:
+    /// flows stay where they are as far as the new members allow.
+    pub fn predecessor(&self, members: &Members) -> Option<&Arc<Members>> {
+        self.predecessors.get(members)
+    }
+
+    /// All destinations, in no order; one that is both the hub's own and routed comes twice.
+    pub fn iter(&self) -> impl Iterator<Item = IpNet> {
+        self.own.keys().copied().chain(self.groups.values().flatten().copied())
+    }
+
+    /// The families of the routed destinations.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        let v4 = (!self.routes.t1.is_empty()).then_some(Family::V4);
+        v4.into_iter().chain((!self.routes.t2.is_empty()).then_some(Family::V6))
+    }
+
+    /// The different ways into the VPC.
+    pub fn gateways(&self) -> BTreeSet<Option<IpAddr>> {
+        let gateway = |target: &Target| match target {
+            Target::Vpc { gateway } => Some(*gateway),
+            _ => None,
+        };
+        self.own.values().filter_map(gateway).collect()
+    }
+
+    /// As [`Self::take_changed`], and they stay to be taken.
+    pub fn changed(&self) -> impl ExactSizeIterator<Item = IpNet> {
+        self.changed.keys().copied()
+    }
+
+    /// The destinations that came, went, or have something else leading to them since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<IpNet> {
+        self.predecessors.clear();
+        std::mem::take(&mut self.changed).into_keys().collect()
+    }
+
+    /// Gives back what was taken: it could not be acted on.
+    pub fn keep_changed(&mut self, changed: BTreeSet<IpNet>) {
+        for destination in changed {
+            self.touch(destination);
+        }
+    }
+
+    fn add(&mut self, route: &Route) {
+        self.alter(route.destination, |members, published| {
+            members.insert(route.next_hop.clone(), route.weight);
+            *published += usize::from(route.publish);
+        });
+    }
+
+    fn remove(&mut self, route: &Route) {
+        self.alter(route.destination, |members, published| {
+            members.remove(&route.next_hop);
+            *published = published.saturating_sub(usize::from(route.publish));
+        });
+    }
+
+    /// At once: the destination is never without a route.
+    fn replace(&mut self, from: &Route, to: &Route) {
+        self.alter(to.destination, |members, published| {
+            members.remove(&from.next_hop);
+            members.insert(to.next_hop.clone(), to.weight);
+            *published = (*published + usize::from(to.publish)).saturating_sub(usize::from(from.publish));
+        });
+    }
+
+    fn alter(&mut self, destination: IpNet, change: impl FnOnce(&mut Members, &mut usize)) {
+        let before = self.touch(destination);
+        let old = self.routes.remove(&destination);
+        let (mut members, mut published) =
+            old.as_ref().map_or_else(Default::default, |routed| (Members::clone(&routed.members), routed.published));
+        change(&mut members, &mut published);
+        if let Some(old) = old.filter(|old| *old.members != members) {
+            self.leave(&old.members, destination);
+        }
+        if !members.is_empty() {
+            let members = self.join(members, destination);
+            if let Some(before) = before.filter(|before| *before != members) {
+                self.predecessors.entry(Arc::clone(&members)).or_insert(before);
+            }
+            self.routes.insert(destination, Routed { members, published });
+        }
+    }
+
+    /// Notes a destination as changed; the members it had before it was.
+    fn touch(&mut self, destination: IpNet) -> Option<Arc<Members>> {
+        let members = || self.routes.get(&destination).map(|routed| Arc::clone(&routed.members));
+        self.changed.entry(destination).or_insert_with(members).clone()
+    }
+
+    fn join(&mut self, members: Members, destination: IpNet) -> Arc<Members> {
+        let shared = self.groups.get_key_value(&members).map(|(shared, _)| Arc::clone(shared));
+        let members = shared.unwrap_or_else(|| Arc::new(members));
+        self.groups.entry(Arc::clone(&members)).or_default().insert(destination);
+        members
+    }
+
+    fn leave(&mut self, members: &Arc<Members>, destination: IpNet) {
+        if let Some(destinations) = self.groups.get_mut(members) {
+            destinations.remove(&destination);
+            if destinations.is_empty() {
+                self.groups.remove(members);
+            }
+        }
+    }
+}
+
+fn own(vpc: Option<&Vpc>, host: &HostState) -> BTreeMap<IpNet, Target> {
+    let mut own = BTreeMap::new();
+    if let Some(vpc) = vpc {
+        add_vpc(&mut own, vpc, host);
+    }
+    add_hub(&mut own, host);
+    own
+}
+
+/// The VPC's prefixes go where the kernel's own routes of the VPC interface lead: parts of a prefix may lie behind
+/// different routers.
+fn add_vpc(own: &mut BTreeMap<IpNet, Target>, vpc: &Vpc, host: &HostState) {
+    let ifindex = host.link(&vpc.interface).map(|link| link.index);
+    let routed =
+        ifindex.into_iter().flat_map(|index| host.gateways_of(index)).map(|(prefix, gateway)| (prefix, Some(gateway)));
+    let on_link = ifindex.into_iter().flat_map(|index| host.addresses_of(index)).map(|address| (address.trunc(), None));
+    let kernel: JointPrefixMap<IpNet, Option<IpAddr>> = routed.chain(on_link).collect();
+    for cidr in &vpc.cidrs {
+        let gateway = kernel.get_lpm(cidr).and_then(|(_, gateway)| *gateway);
+        own.insert(*cidr, Target::Vpc { gateway });
+        for (prefix, gateway) in kernel.children(cidr) {
+            own.insert(prefix, Target::Vpc { gateway: *gateway });
+        }
+    }
+}
+
+fn add_hub(own: &mut BTreeMap<IpNet, Target>, host: &HostState) {
+    for address in host.addresses.values().flatten() {
+        own.insert(IpNet::from(address.addr()), Target::Hub);
+        if let IpNet::V4(net) = *address
+            && let Some(broadcast) = directed_broadcast(net)
+        {
+            own.insert(IpNet::from(IpAddr::V4(broadcast)), Target::Hub);
+        }
+    }
+}
+
+/// The address that reaches every host of a link; a link of one or two hosts has none (RFC 3021).
+fn directed_broadcast(net: Ipv4Net) -> Option<Ipv4Addr> {
+    (net.prefix_len() < 31).then(|| net.broadcast())
+}
+
+/// The members that carry the traffic of a destination now, with their parts of it, in order of their names.
+///
+/// Those with a weight above 0 that are up share it in proportion; if none is, those of weight 0 that are up share it
+/// evenly. If none at all is up, the same goes for those that are [`State::HoldDown`]: they work, as far as one knows. If
+/// there is none either, the ones with a weight above 0 share it, because traffic must still reach the tunnel for it to
+/// negotiate. Never falls through to a shorter prefix.
+pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> {
+    let pick = |weighted: bool, usable: &[State]| {
+        members
+            .iter()
+            .filter(|(name, weight)| {
+                let state = states.get(*name).copied().unwrap_or(State::Down);
+                (**weight > 0) == weighted && usable.contains(&state)
+            })
+            .map(|(name, weight)| (name.as_str(), if weighted { u32::from(*weight) } else { 1 }))
+            .collect::<Vec<_>>()
+    };
+    let levels: [&[State]; 3] =
+        [&[State::Up], &[State::HoldDown], &[State::Up, State::HoldDown, State::Down, State::AdminDown]];
+    levels
+        .into_iter()
+        .flat_map(|usable| [pick(true, usable), pick(false, usable)])
+        .find(|members| !members.is_empty())
+        .unwrap_or_default()
+}
+
+/// The part of a destination's flows that takes the route through `next_hop` now, 0..=1.
+pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> f64 {
+    let Some(Target::Connections(members)) = rib.target(destination) else {
+        return 0.0;
+    };
+    let active = active(&members, states);
+    let total: u32 = active.iter().map(|(_, part)| part).sum();
+    let own: u32 = active.iter().filter(|(name, _)| *name == next_hop).map(|(_, part)| part).sum();
+    f64::from(own) / f64::from(total.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::active;
+    use crate::connection::state::{State, States};
+
+    #[test]
+    fn standby_steps_in_when_no_active_member_is_up() {
+        let members: BTreeMap<String, u8> =
+            [("a", 100), ("b", 50), ("s", 0), ("t", 0)].map(|(n, w)| (n.into(), w)).into();
+        let table: [(&str, &[(&str, u32)]); 6] = [
+            ("a b s t", &[("a", 100), ("b", 50)]),
+            ("b s", &[("b", 50)]),
+            ("s t", &[("s", 1), ("t", 1)]),
+            ("t", &[("t", 1)]),
+            ("", &[("a", 100), ("b", 50)]),
+            ("a", &[("a", 100)]),
+        ];
+        for (up, expected) in table {
+            let states: States = members
+                .keys()
+                .map(|name| (name.clone(), if up.contains(name.as_str()) { State::Up } else { State::Down }))
+                .collect();
+            assert_eq!(active(&members, &states), expected, "up: {up:?}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_held_carries_traffic_only_while_no_other_is_up() {
+        let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 100), ("s".to_owned(), 0)]);
+        let states = |b, s| States::from([("a".to_owned(), State::Down), ("b".to_owned(), b), ("s".to_owned(), s)]);
+        assert_eq!(active(&members, &states(State::HoldDown, State::Up)), [("s", 1)]);
+        assert_eq!(active(&members, &states(State::HoldDown, State::Down)), [("b", 100)]);
+        assert_eq!(active(&members, &states(State::Down, State::HoldDown)), [("s", 1)]);
+    }
+
+    #[test]
+    fn with_standby_alone_and_down_standby_still_gets_the_traffic() {
+        let members = BTreeMap::from([("s".to_owned(), 0)]);
+        assert_eq!(active(&members, &States::from([("s".to_owned(), State::Down)])), [("s", 1)]);
+    }
+
+    #[test]
+    fn a_drained_connection_carries_nothing_while_another_is_up() {
+        let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 1)]);
+        let states = States::from([("a".to_owned(), State::AdminDown), ("b".to_owned(), State::Up)]);
+        assert_eq!(active(&members, &states), [("b", 1)]);
+    }
+}
