@@ -16,7 +16,7 @@ use std::{
 
 use hub_userspace::{
     agent::Request,
-    api::{AppState, Client, Socket},
+    api::{AppState, Client, Socket, router},
     api_types::event::ConnectionEvent,
     config::{
         self,
@@ -70,7 +70,7 @@ impl Served {
         let (asks, asked) = std::sync::mpsc::channel();
         let events = broadcast::Sender::new(16);
         let store = WriteState::new(folder.path().join("store.redb"), None);
-        socket.serve(AppState { agent, changes, events: events.downgrade(), store });
+        socket.serve(router(AppState { agent, changes, events: events.downgrade(), store }));
         let (config, _) = config::parse("[gateway]\nname = \"hub\"\n").expect("it is right");
         let config = Arc::new(config);
         runtime.spawn(async move {

@@ -34,7 +34,10 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, RELOAD, ROUTES, access::Peer, failure, objects,
+    AppState, CONFIRM, CONNECTIONS, CUSTOMER_GATEWAYS, Client, RELOAD, ROUTES,
+    access::Peer,
+    failure, objects,
+    path::{path_of, segment},
 };
 use crate::{
     config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, ProposeError, PutMode, PutObject, SetRoute},
@@ -238,16 +241,4 @@ impl Client {
     pub async fn confirm(&self) -> anyhow::Result<Changed> {
         self.send(Method::POST, CONFIRM, None).await
     }
-}
-
-/// The path of a named object.
-pub(super) fn path_of(id: &ObjectId) -> String {
-    let kind = if matches!(id, ObjectId::Connection(_)) { CONNECTIONS } else { CUSTOMER_GATEWAYS };
-    format!("{kind}/{}", segment(&id.name()))
-}
-
-/// A name as a segment of a path: whatever it is, it must not become another path.
-pub(super) fn segment(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

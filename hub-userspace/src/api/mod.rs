@@ -6,6 +6,7 @@ mod client;
 mod connections;
 mod events;
 mod objects;
+mod path;
 mod peer_config;
 mod server;
 mod socket;
@@ -52,7 +53,7 @@ struct Failure {
     error: String,
 }
 
-fn router(state: AppState) -> Router {
+pub fn router(state: AppState) -> Router {
     changes::router()
         .merge(objects::router())
         .route(STATUS, get(status))

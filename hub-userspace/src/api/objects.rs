@@ -26,8 +26,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
-    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, ROUTES, changes::path_of, client::PATIENCE_FOR_CHANGES,
-    failure, respond, snapshot,
+    AUDIT, AppState, BACKUP, CONFIG, CUSTOMER_GATEWAYS, Client, ROUTES, client::PATIENCE_FOR_CHANGES, failure,
+    path::path_of, respond, snapshot,
 };
 use crate::{
     agent::Request,

@@ -11,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use super::{AppState, Client, access::Peer, changes::segment, client::PATIENCE, failure};
+use super::{AppState, Client, access::Peer, client::PATIENCE, failure, path::segment};
 use crate::{
     agent::Request,
     peer_config::{Error, Format, render},

@@ -27,7 +27,7 @@ use tracing::warn;
 use super::{
     access::Peer,
     connections::{Connections, MOST},
-    socket::Place,
+    socket::{Socket, SocketFile},
 };
 
 /// Within which a request's head must have come.
@@ -44,8 +44,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
     content-length: 67\r\n\r\n{\"error\":\"the agent answers too many others already: try it later\"}";
 
+impl Socket {
+    /// Serves requests, one task each, until the runtime ends.
+    pub fn serve(&mut self, router: Router) {
+        if let Some(listener) = self.listener.take() {
+            tokio::spawn(serve(Arc::clone(&self.file), listener, router));
+        }
+    }
+}
+
 /// Serves until the runtime ends.
-pub(super) async fn serve(place: Arc<Place>, mut listener: UnixListener, router: Router) {
+async fn serve(file: Arc<SocketFile>, mut listener: UnixListener, router: Router) {
     let connections = Arc::new(Connections::default());
     let permits = Arc::new(Semaphore::new(MOST));
     let mut look = interval(LOOK);
@@ -66,7 +75,7 @@ pub(super) async fn serve(place: Arc<Place>, mut listener: UnixListener, router:
                     sleep(PAUSE).await;
                 }
             },
-            _ = look.tick() => if let Some(again) = place.listen_again() {
+            _ = look.tick() => if let Some(again) = file.listen_again() {
                 listener = again;
             }
         }

@@ -21,16 +21,14 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, chmodat, chownat,
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
-use super::{AppState, server};
-
 /// Its members may look, and change nothing.
 const GROUP: &str = "vpnhub";
 const NAME: &str = "socket";
 
 /// The socket; its file goes when it is dropped.
 pub struct Socket {
-    place: Arc<Place>,
-    listener: Option<UnixListener>,
+    pub(super) file: Arc<SocketFile>,
+    pub(super) listener: Option<UnixListener>,
 }
 
 impl Socket {
@@ -41,7 +39,7 @@ impl Socket {
 
     /// Opens it for this process's user and the group of this number.
     pub fn open_for(path: &Path, group: Option<u32>) -> Result<Self> {
-        let place = Place { path: path.to_owned(), group, state: Mutex::default() };
+        let file = SocketFile { path: path.to_owned(), group, state: Mutex::default() };
         match StdUnixStream::connect(path) {
             Ok(_) => bail!("another agent answers on {}: stop it first", path.display()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
@@ -49,38 +47,31 @@ impl Socket {
             }
             Err(_) => {}
         }
-        let listener = place.listen()?;
-        Ok(Self { place: Arc::new(place), listener: Some(listener) })
-    }
-
-    /// Serves requests, one task each, until the runtime ends.
-    pub fn serve(&mut self, state: AppState) {
-        if let Some(listener) = self.listener.take() {
-            tokio::spawn(server::serve(Arc::clone(&self.place), listener, super::router(state)));
-        }
+        let listener = file.listen()?;
+        Ok(Self { file: Arc::new(file), listener: Some(listener) })
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let mut state = self.place.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.made.is_some() && state.made == identity(&self.place.path) {
+        let mut state = self.file.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.made.is_some() && state.made == identity(&self.file.path) {
             // Nothing depends on it: the next agent takes the place of a socket that nobody listens on.
-            let _ = fs::remove_file(&self.place.path);
+            let _ = fs::remove_file(&self.file.path);
         }
         state.closed = true;
     }
 }
 
 /// Where the socket is.
-pub(super) struct Place {
+pub(super) struct SocketFile {
     path: PathBuf,
     group: Option<u32>,
-    state: Mutex<State>,
+    state: Mutex<FileState>,
 }
 
 #[derive(Default)]
-struct State {
+struct FileState {
     /// Device and inode of the file.
     made: Option<(u64, u64)>,
     /// It is not to be made again.
@@ -89,7 +80,7 @@ struct State {
     failure: Option<String>,
 }
 
-impl Place {
+impl SocketFile {
     /// Another listener, if the file is not there any more: whoever asks from now on finds that one.
     pub fn listen_again(&self) -> Option<UnixListener> {
         let is_gone = || fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);

@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     agent::{Agent, cleanup, process},
-    api::{AppState, Client, Socket},
+    api::{AppState, Client, Socket, router},
     api_types::{event::ConnectionEvent, status::WithoutAgent},
     config::{
         Config,
@@ -316,7 +316,7 @@ async fn serve(
     let manager = ConfigManager::new(start, sender.clone());
     let store = manager.write_state();
     tokio::spawn(manager.run(taken));
-    socket.serve(AppState { agent: sender, changes: orders.clone(), events: agent.events(), store });
+    socket.serve(router(AppState { agent: sender, changes: orders.clone(), events: agent.events(), store }));
     tokio::spawn(reload_on(hangup, orders));
     notify(&[NotifyState::Ready]);
     let shutdown = async {

@@ -45,6 +45,36 @@ pub struct ChangedRoute {
     pub to: Route,
 }
 
+impl Config {
+    /// Puts a small difference in force: of routes, and of connections' `enabled`. The routes stay in the file's order.
+    ///
+    /// The configuration must be the one that the difference is to.
+    pub fn apply(&mut self, difference: &Difference) {
+        let Routes { added, removed, changed } = &difference.routes;
+        let is =
+            |route: &Route, other: &Route| route.destination == other.destination && route.next_hop == other.next_hop;
+        for gone in removed {
+            if let Some(index) = self.routes.iter().position(|route| is(route, gone)) {
+                self.routes.remove(index);
+            }
+        }
+        for ChangedRoute { to, .. } in changed {
+            if let Some(route) = self.routes.iter_mut().find(|route| is(route, to)) {
+                route.clone_from(to);
+            }
+        }
+        self.routes.extend(added.iter().cloned());
+        for (name, keys) in &difference.connections.changed {
+            if let Some(connection) = self.connections.get_mut(name)
+                && keys.iter().any(|key| key == "enabled")
+            {
+                // There are two values, and it has another one now.
+                connection.enabled = !connection.enabled;
+            }
+        }
+    }
+}
+
 impl Difference {
     pub fn between(old: &Config, new: &Config) -> Self {
         let (was, is) = (&old.gateway, &new.gateway);

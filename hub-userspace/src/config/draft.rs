@@ -6,13 +6,13 @@ use hub_common::mark::Mark;
 use ipnet::IpNet;
 
 use super::{
-    diagnostic::Located,
+    diagnostic::{Located, Report, join},
     ipsec::IpsecDraft,
     model::{
         Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, OnStop, ReversePath, Route,
         Service, Source, Vpc,
     },
-    provenance::Provenance,
+    provenance::{FileLine, Places, Provenance},
     section::List,
 };
 
@@ -125,6 +125,21 @@ impl Draft {
             routes: self.routes.into_iter().map(RouteDraft::finish).collect::<Option<_>>()?,
         })
     }
+
+    /// Where the objects are.
+    pub fn places(&self, report: &Report<'_>) -> Places {
+        let line_of = |at| -> FileLine {
+            let (file, line) = report.origin(at).unwrap_or_default();
+            (u32::try_from(file).unwrap_or_default(), u32::try_from(line).unwrap_or_default())
+        };
+        let gateways = self.customer_gateways.iter().map(|found| (found.name.value.clone(), line_of(found.name.at)));
+        let connections = self.connections.iter().map(|found| (found.name.value.clone(), line_of(found.name.at)));
+        Places {
+            customer_gateways: gateways.collect(),
+            connections: connections.collect(),
+            routes: self.routes.iter().map(|route| line_of(route.at)).collect(),
+        }
+    }
 }
 
 impl GatewayDraft {
@@ -170,6 +185,11 @@ impl CustomerGatewayDraft {
 }
 
 impl ConnectionDraft {
+    /// As messages name it.
+    pub fn path(&self) -> String {
+        join("connection", &self.name.value)
+    }
+
     fn finish(self) -> Option<(String, Connection)> {
         let connection = Connection {
             customer_gateway: self.customer_gateway?.value,

@@ -100,7 +100,7 @@ fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic
     if report.has_errors() {
         return Err(report.finish());
     }
-    let places = provenance::Places::of(&draft, &report);
+    let places = draft.places(&report);
     Ok(Judged { draft, warnings: report.finish(), places })
 }
 

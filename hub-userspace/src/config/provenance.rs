@@ -4,8 +4,6 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{diagnostic::Report, draft::Draft};
-
 /// Where an object is defined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -55,31 +53,15 @@ pub enum Confirmation {
 }
 
 /// Index of a file, and a line of it.
-pub(super) type Place = (u32, u32);
+pub(super) type FileLine = (u32, u32);
 
 /// Where the files' objects are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {
-    pub customer_gateways: BTreeMap<String, Place>,
-    pub connections: BTreeMap<String, Place>,
+    pub customer_gateways: BTreeMap<String, FileLine>,
+    pub connections: BTreeMap<String, FileLine>,
     /// In the files' order.
-    pub routes: Vec<Place>,
-}
-
-impl Places {
-    pub fn of(draft: &Draft, report: &Report<'_>) -> Self {
-        let place = |at| {
-            let (file, line) = report.origin(at).unwrap_or_default();
-            (u32::try_from(file).unwrap_or_default(), u32::try_from(line).unwrap_or_default())
-        };
-        let gateways = draft.customer_gateways.iter().map(|found| (found.name.value.clone(), place(found.name.at)));
-        let connections = draft.connections.iter().map(|found| (found.name.value.clone(), place(found.name.at)));
-        Self {
-            customer_gateways: gateways.collect(),
-            connections: connections.collect(),
-            routes: draft.routes.iter().map(|route| place(route.at)).collect(),
-        }
-    }
+    pub routes: Vec<FileLine>,
 }
 
 /// Where the objects of a configuration are defined, and which objects of the store are not in it.
@@ -122,7 +104,7 @@ impl Provenance {
         self.places.routes.len()
     }
 
-    fn origin(&self, place: Option<&Place>) -> Origin {
+    fn origin(&self, place: Option<&FileLine>) -> Origin {
         match place {
             Some(&(file, line)) => {
                 Origin::File { file: self.files.get(file as usize).cloned().unwrap_or_default(), line: line as usize }

@@ -45,10 +45,6 @@ pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
     sites::judge(draft, report);
 }
 
-pub(super) fn connection_path(connection: &ConnectionDraft) -> String {
-    join("connection", &connection.name.value)
-}
-
 /// Within a file, TOML has each name once.
 fn check_names(draft: &Draft, report: &mut Report<'_>) {
     let gateways = draft.customer_gateways.iter().map(|gateway| ("customer_gateway", &gateway.name));
@@ -91,7 +87,7 @@ fn check_quota(draft: &Draft, report: &mut Report<'_>) {
         problem.help(format!("remove connections from here on; the quota goes up to {MAX_CONNECTIONS}"))
     };
     for connection in over {
-        report.too_many(connection.name.at, connection_path(connection), problem.clone());
+        report.too_many(connection.name.at, connection.path(), problem.clone());
     }
 }
 
@@ -112,7 +108,7 @@ fn check_numbers(draft: &Draft, report: &mut Report<'_>) {
         let problem = Problem::new(format!(
             "{count} connections, and the mask of dataplane.mark ({place}) has numbers for {most}"
         ));
-        report.too_many(connection.name.at, connection_path(connection), problem.help(help.as_str()));
+        report.too_many(connection.name.at, connection.path(), problem.help(help.as_str()));
     }
 }
 
@@ -129,7 +125,7 @@ fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
             quoted(&vpc.value),
             report.place(interface.at, vpc.at)
         ));
-        let path = join(&connection_path(connection), "interface");
+        let path = join(&connection.path(), "interface");
         report.error(interface.at, path, problem.help("name the interface that carries this connection's traffic"));
     }
 }
@@ -145,7 +141,7 @@ fn check_peers(draft: &Draft, report: &mut Report<'_>) {
         {
             let problem = Problem::new(format!("{} lies in the site's own {own}", peer.value))
                 .help("name the link's other end, such as \"169.254.10.2\", not a host behind it; remove peer if the interface has no link layer");
-            report.error(peer.at, join(&connection_path(connection), "peer"), problem);
+            report.error(peer.at, join(&connection.path(), "peer"), problem);
         }
     }
 }
@@ -176,11 +172,7 @@ fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut Report<'
     let names = draft.customer_gateways.iter().map(|gateway| gateway.name.value.as_str());
     let mut names = Names::new("customer_gateway", names, unread);
     for connection in &draft.connections {
-        names.check(
-            connection.customer_gateway.as_ref(),
-            || join(&connection_path(connection), "customer_gateway"),
-            report,
-        );
+        names.check(connection.customer_gateway.as_ref(), || join(&connection.path(), "customer_gateway"), report);
     }
     names.all_known
 }
@@ -262,7 +254,7 @@ fn warn_of_unrouted_connections(draft: &Draft, report: &mut Report<'_>) {
         draft.routes.iter().filter_map(|route| route.next_hop.as_ref()).map(|name| name.value.as_str()).collect();
     for connection in draft.connections.iter().filter(|connection| !used.contains(connection.name.value.as_str())) {
         let remote = connection.remote_cidrs.items.first().map(|item| item.value);
-        report.warning(connection.name.at, connection_path(connection), unrouted(&connection.name.value, remote));
+        report.warning(connection.name.at, connection.path(), unrouted(&connection.name.value, remote));
     }
 }
 

@@ -17,7 +17,6 @@ use super::{
     diagnostic::{Located, Problem, Report, join, quoted},
     draft::{ConnectionDraft, Draft, RouteDraft},
     overlap::{Claim, Conflict, Relation, conflicts},
-    rules::connection_path,
 };
 
 pub(super) fn judge(draft: &Draft, report: &mut Report<'_>) {
@@ -48,7 +47,7 @@ impl Origin<'_> {
     fn path(self) -> String {
         match self {
             Self::Vpc => "vpc.cidrs".to_owned(),
-            Self::Selector(connection) => join(&connection_path(connection), "remote_cidrs"),
+            Self::Selector(connection) => join(&connection.path(), "remote_cidrs"),
             Self::Route(route, _) => join(&route.path(), "destination"),
         }
     }

@@ -10,7 +10,6 @@ use super::{
     super::{
         diagnostic::{Located, Problem, Report, join, quoted},
         draft::{ConnectionDraft, Draft},
-        rules::connection_path,
     },
     Identity, IpsecDraft,
     draft::IdentityDraft,
@@ -41,7 +40,7 @@ fn with_ipsec(draft: &Draft) -> impl Iterator<Item = (&ConnectionDraft, &IpsecDr
 }
 
 fn ipsec_path(connection: &ConnectionDraft, key: &str) -> String {
-    let path = join(&connection_path(connection), "ipsec");
+    let path = join(&connection.path(), "ipsec");
     if key.is_empty() { path } else { join(&path, key) }
 }
 

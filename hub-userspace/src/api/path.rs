@@ -1,0 +1,16 @@
+//! Paths of objects in requests.
+
+use super::{CONNECTIONS, CUSTOMER_GATEWAYS};
+use crate::store::ObjectId;
+
+/// The path of a named object.
+pub(super) fn path_of(id: &ObjectId) -> String {
+    let kind = if matches!(id, ObjectId::Connection(_)) { CONNECTIONS } else { CUSTOMER_GATEWAYS };
+    format!("{kind}/{}", segment(&id.name()))
+}
+
+/// A name as a segment of a path: whatever it is, it must not become another path.
+pub(super) fn segment(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
