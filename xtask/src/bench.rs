@@ -59,7 +59,7 @@ enum Name {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     if matches!(args.name, Name::Tcp) {
-        setup::commands(&[host::IPERF3])?;
+        setup::commands(&[setup::commands::IPERF3])?;
     }
     let name = match args.name {
         Name::Forward => "forward",

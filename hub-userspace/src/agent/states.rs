@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::model::{Connection, Source},
-    connection::state::{Entry, State},
+    connection::{liveness::Entry, state::State},
     health::Verdict,
     ipsec::effective::has_sa,
 };

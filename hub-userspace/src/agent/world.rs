@@ -12,8 +12,9 @@ use super::{attachments::Attachments, effect::Effect, event::Transition, guard::
 use crate::{
     config::Config,
     connection::{
+        liveness::Liveness,
         memory::{Clock, Memory},
-        state::{Liveness, State, States},
+        state::{State, States},
     },
     datapath::{Inherited, Mode},
     fib::{

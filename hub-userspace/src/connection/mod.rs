@@ -1,4 +1,5 @@
 //! A connection: its state machine with hold-down, and the record of it that outlives the agent.
 
+pub mod liveness;
 pub mod memory;
 pub mod state;

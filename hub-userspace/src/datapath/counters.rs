@@ -13,7 +13,7 @@ use hub_common::{
 
 use super::{
     Error,
-    maps::{Named, Writer, take},
+    named_map::{Named, Writer, take},
     pins::Pins,
     records::{Records, SLOTS, paths},
 };

@@ -16,7 +16,7 @@ use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
 
 use super::{
     Error, bpf,
-    maps::{Named, Writer},
+    named_map::{Named, Writer},
     pins::{Pins, make_directory, remove_directory, rename},
 };
 

@@ -8,7 +8,7 @@ use hub_common::{
     maps::{ConnectionRecord, NAME_BYTES, Traffic},
 };
 
-use super::{Counters, bpf, records::REASON_BYTES};
+use super::{Counters, bpf, reason_names::REASON_BYTES};
 
 const WORD: usize = size_of::<u64>();
 

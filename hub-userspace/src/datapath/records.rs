@@ -27,6 +27,7 @@ use super::{
     Counters, Error,
     old::Old,
     pins::{Pins, make_directory, remove_directory, rename},
+    reason_names::{self, REASON_BYTES, ReasonName},
 };
 
 const CURRENT: &str = "counters";
@@ -35,10 +36,6 @@ const OLD: &str = "counters-old";
 
 /// `COUNTERS` slots.
 pub const SLOTS: u32 = VPC + 1 + MAX_CONNECTIONS;
-
-/// A reason's name, padded with zeros: value of `reasons`, by its number.
-pub const REASON_BYTES: usize = 32;
-type ReasonName = [u8; REASON_BYTES];
 
 /// The pinned maps, by their files' names.
 const MAPS: [PinnedMap; 4] = [
@@ -247,19 +244,9 @@ fn name(record: &ConnectionRecord) -> Option<String> {
 fn is_of_this_version(directory: &Path) -> bool {
     let same_layout =
         MAPS.iter().all(|layout| MapInfo::from_pin(directory.join(layout.name)).is_ok_and(|info| layout.is_of(&info)));
-    same_layout && reasons(directory).is_some_and(|names| names == Reason::ALL.map(|reason| padded(reason.name())))
-}
-
-fn reasons(directory: &Path) -> Option<Vec<ReasonName>> {
-    let map = MapData::from_pin(directory.join("reasons")).ok()?;
-    let map: Array<MapData, ReasonName> = Map::Array(map).try_into().ok()?;
-    map.iter().collect::<Result<_, _>>().ok()
-}
-
-fn padded(name: &str) -> ReasonName {
-    let mut padded = [0; REASON_BYTES];
-    padded[..name.len()].copy_from_slice(name.as_bytes());
-    padded
+    same_layout
+        && reason_names::read(directory)
+            .is_some_and(|names| names == Reason::ALL.map(|reason| reason_names::padded(reason.name())))
 }
 
 /// Makes the maps, with these records.
@@ -278,15 +265,7 @@ fn create(directory: &Path, records: &BTreeMap<u32, ConnectionRecord>) -> Result
     let error = |error| Error::map("reasons", Reason::COUNT as u32, &error);
     let mut names: Array<MapData, ReasonName> = Map::Array(reasons.create(directory)?).try_into().map_err(error)?;
     for reason in Reason::ALL {
-        names.set(reason as u32, padded(reason.name()), 0).map_err(error)?;
+        names.set(reason as u32, reason_names::padded(reason.name()), 0).map_err(error)?;
     }
     Ok(())
 }
-
-const _: () = {
-    let mut reason = 0;
-    while reason < Reason::COUNT {
-        assert!(Reason::ALL[reason].name().len() < REASON_BYTES);
-        reason += 1;
-    }
-};

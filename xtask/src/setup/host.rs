@@ -7,12 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, bail};
-
-use super::{apt, plan};
-
-/// Commands, and the Debian package of each.
-const COMMANDS: [(&str, &str); 1] = [("ip", "iproute2")];
+use super::plan;
 
 /// The oldest kernel that VPN-Hub supports: Debian 12's.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -33,29 +28,6 @@ pub fn command(name: &str) -> Option<PathBuf> {
 
 fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
-/// What one of the benches needs besides.
-pub const IPERF3: (&str, &str) = ("iperf3", "iperf3");
-
-/// Installs the commands that are missing.
-pub fn ensure_commands() -> Result<()> {
-    ensure(&COMMANDS)
-}
-
-/// Installs those of `commands`, each with its Debian package, that are missing.
-pub fn ensure(commands: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<_> = commands.iter().filter(|(name, _)| command(name).is_none()).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let join = |names: Vec<&str>| names.join(", ");
-    let names = join(missing.iter().map(|(name, _)| *name).collect());
-    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-    if !apt::available() {
-        bail!("missing: {names}; Debian's packages are called {}", join(packages));
-    }
-    apt::install(&format!("installing {names}"), &packages)
 }
 
 /// What keeps this host from running the forwarder, a sentence each; empty when nothing does.

@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     Error,
-    maps::{Named, Written, take},
+    named_map::{Named, Written, take},
 };
 use crate::{
     config::model,

@@ -21,6 +21,7 @@ use crate::{
 use plan::{Compiler, LINKED, Machine, Rustc, Way};
 
 pub mod apt;
+pub mod commands;
 pub mod host;
 mod linker;
 mod plan;
@@ -64,7 +65,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
 /// Makes sure that tests and demo can run here.
 pub fn runtime() -> Result<()> {
     let _lock = lock(&cache()?)?;
-    host::ensure_commands()?;
+    commands::ensure_all()?;
     let problems = host::problems();
     if !problems.is_empty() {
         bail!("this host can build VPN-Hub but not run it:\n  {}", problems.join("\n  "));
@@ -108,7 +109,7 @@ pub fn starter() -> Result<()> {
 pub fn commands(commands: &[(&str, &str)]) -> Result<PathBuf> {
     let cache = cache()?;
     let _lock = lock(&cache)?;
-    host::ensure(commands)?;
+    commands::ensure(commands)?;
     Ok(cache)
 }
 

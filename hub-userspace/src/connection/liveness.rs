@@ -1,0 +1,347 @@
+//! Whether a connection can carry traffic: the state machine, with hold-down. Pure.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use super::{
+    memory::{Clock, Memory},
+    state::{State, States},
+};
+use crate::{
+    config::model::{Config, Connection},
+    kernel::netlink::{HostState, Link},
+};
+
+/// Follows the states of all connections, and damps those that flap: down counts at once, up only after a
+/// connection has been well for its `up_delay`. Pure: the time comes in.
+#[derive(Debug, Clone, Default)]
+pub struct Liveness {
+    connections: BTreeMap<String, Entry>,
+}
+
+/// A connection, as last judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub state: State,
+    /// Since when it has been in this state.
+    pub since: Instant,
+    /// Changes of the state that can be seen: to or from up, down or taken down by hand.
+    pub changes: u64,
+    /// Since when nothing speaks against its being up.
+    well_since: Option<Instant>,
+    /// It was up and went down without being told to: the next time it has to wait.
+    failed: bool,
+    /// What `well_since` was when an earlier agent ended, until this one knows more than it did at its start.
+    was_well_since: Option<Instant>,
+}
+
+impl Liveness {
+    /// Continues from what an earlier agent knew of a connection, before it is judged for the first time.
+    pub fn resume(&mut self, name: String, memory: &Memory, clock: &Clock) {
+        let Memory { state, since, well_since, failed, changes } = *memory;
+        let since = clock.here(since);
+        let was_well_since = well_since.map(|time| clock.here(time));
+        let entry = Entry { state, since, changes, well_since: None, failed, was_well_since };
+        self.connections.insert(name, entry);
+    }
+
+    /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and finds nothing
+    /// wrong with others; `health` knows those that have a health check, once it has come to a verdict.
+    pub fn judge(
+        &mut self,
+        config: &Config,
+        host: &HostState,
+        tunnel: impl Fn(&str, &Connection) -> Option<bool>,
+        health: impl Fn(&str) -> Option<bool>,
+        now: Instant,
+    ) {
+        self.connections.retain(|name, _| config.connections.contains_key(name));
+        for (name, connection) in &config.connections {
+            let evidence = evidence(connection, host, tunnel(name, connection), || health(name));
+            match self.connections.get_mut(name) {
+                Some(entry) => entry.judge(connection, evidence, now),
+                None => {
+                    self.connections.insert(name.clone(), Entry::first(connection, evidence, now));
+                }
+            }
+        }
+    }
+
+    pub fn states(&self) -> States {
+        self.connections.iter().map(|(name, entry)| (name.clone(), entry.state)).collect()
+    }
+
+    /// What the next agent is to know.
+    pub fn memories(&self, clock: &Clock) -> impl Iterator<Item = (&str, Memory)> {
+        let memory = |entry: &Entry| Memory {
+            state: entry.state,
+            since: clock.since_boot(entry.since),
+            well_since: entry.well_since.or(entry.was_well_since).map(|time| clock.since_boot(time)),
+            failed: entry.failed,
+            changes: entry.changes,
+        };
+        self.connections.iter().map(move |(name, entry)| (name.as_str(), memory(entry)))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Entry> {
+        self.connections.get(name)
+    }
+
+    /// When a connection that is held will have waited for long enough.
+    pub fn due(&self, config: &Config) -> Option<Instant> {
+        let held = self.connections.iter().filter(|(_, entry)| entry.state == State::HoldDown);
+        held.filter_map(|(name, entry)| Some(entry.well_since? + config.connections.get(name)?.up_delay)).min()
+    }
+}
+
+/// What is known of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    Up,
+    /// Its tunnel or its health check is not known yet; nothing else speaks against it.
+    Unknown,
+    Down,
+}
+
+impl Entry {
+    fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
+        let mut entry =
+            Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false, was_well_since: None };
+        entry.judge(connection, evidence, now);
+        Self { changes: 0, ..entry }
+    }
+
+    fn judge(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
+        self.well_since = if evidence == Evidence::Unknown {
+            None
+        } else {
+            let was_well_since = self.was_well_since.take();
+            (evidence == Evidence::Up).then(|| self.well_since.or(was_well_since).unwrap_or(now))
+        };
+        let state = match (evidence, self.well_since) {
+            _ if !connection.enabled => State::AdminDown,
+            (Evidence::Down, _) => State::Down,
+            // A health check that is new, or asks something else now, takes nothing down that works.
+            (Evidence::Unknown, _) if self.state == State::Up => State::Up,
+            (Evidence::Unknown, _) => State::HoldDown,
+            (Evidence::Up, Some(since))
+                if self.failed && now.saturating_duration_since(since) < connection.up_delay =>
+            {
+                State::HoldDown
+            }
+            (Evidence::Up, _) => State::Up,
+        };
+        self.failed = match state {
+            // Who takes it up by hand does not want to wait.
+            State::AdminDown | State::Up => false,
+            State::Down => self.failed || self.state == State::Up,
+            State::HoldDown => self.failed,
+        };
+        if state != self.state {
+            self.changes += u64::from(seen(state) != seen(self.state));
+            (self.state, self.since) = (state, now);
+        }
+    }
+
+    /// Whether it waits for the first verdict of its tunnel or its health check.
+    pub fn is_unknown(&self) -> bool {
+        self.state == State::HoldDown && self.well_since.is_none()
+    }
+}
+
+/// The state as it is shown.
+fn seen(state: State) -> State {
+    if state == State::HoldDown { State::Down } else { state }
+}
+
+fn evidence(
+    connection: &Connection,
+    host: &HostState,
+    tunnel: Option<bool>,
+    health: impl Fn() -> Option<bool>,
+) -> Evidence {
+    let link = host.link(&connection.interface).is_some_and(Link::is_up);
+    weigh([Some(link), tunnel].into_iter().chain(connection.health_check.map(|_| health())))
+}
+
+/// Of those that are asked, one that says no counts most, then one that does not know yet.
+fn weigh(asked: impl Iterator<Item = Option<bool>>) -> Evidence {
+    asked.fold(Evidence::Up, |so_far, answer| match (so_far, answer) {
+        (Evidence::Down, _) | (_, Some(false)) => Evidence::Down,
+        (Evidence::Unknown, _) | (_, None) => Evidence::Unknown,
+        (Evidence::Up, Some(true)) => Evidence::Up,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use hub_common::maps::ConnectionRecord;
+
+    use super::{Entry, Evidence, Liveness, State, weigh};
+    use crate::{
+        config::model::{Connection, ReversePath, Source},
+        connection::memory::{Clock, Memory},
+    };
+
+    const DELAY: Duration = Duration::from_secs(2);
+
+    fn connection(enabled: bool) -> Connection {
+        Connection {
+            customer_gateway: "site".into(),
+            enabled,
+            interface: "tun0".into(),
+            peer: None,
+            local_cidrs: Vec::new(),
+            remote_cidrs: Vec::new(),
+            health_check: None,
+            up_delay: DELAY,
+            ipsec: None,
+            selectors: Source::File,
+            reverse_path: ReversePath::Strict,
+        }
+    }
+
+    /// Judges at these milliseconds; a letter each: `+` well, `?` not known, `-` ill, `x` taken down by hand while well.
+    fn states(steps: &[(u64, char)]) -> (Vec<State>, Entry) {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let of = |letter| {
+            let evidence = match letter {
+                '-' => Evidence::Down,
+                '?' => Evidence::Unknown,
+                _ => Evidence::Up,
+            };
+            (connection(letter != 'x'), evidence)
+        };
+        let (first, well) = of(steps[0].1);
+        let mut entry = Entry::first(&first, well, at(steps[0].0));
+        let mut states = vec![entry.state];
+        for (milliseconds, letter) in &steps[1..] {
+            let (connection, well) = of(*letter);
+            entry.judge(&connection, well, at(*milliseconds));
+            states.push(entry.state);
+        }
+        (states, entry)
+    }
+
+    #[test]
+    fn down_counts_at_once_and_up_after_the_delay() {
+        use State::{AdminDown, Down, HoldDown, Up};
+        type Row<'a> = (&'a str, &'a [(u64, char)], &'a [State]);
+        let table: [Row<'_>; 10] = [
+            ("the first time", &[(0, '+')], &[Up]),
+            ("before the first verdict", &[(0, '?'), (10, '+')], &[HoldDown, Up]),
+            ("the first verdict is bad", &[(0, '?'), (10, '-'), (20, '+')], &[HoldDown, Down, Up]),
+            ("another health check", &[(0, '+'), (10, '?'), (20, '+')], &[Up, Up, Up]),
+            ("the first time it is well", &[(0, '-'), (10, '+')], &[Down, Up]),
+            (
+                "after a failure",
+                &[(0, '+'), (10, '-'), (20, '+'), (2019, '+'), (2020, '+')],
+                &[Up, Down, HoldDown, HoldDown, Up],
+            ),
+            (
+                "a flap starts the delay anew",
+                &[(0, '+'), (10, '-'), (20, '+'), (1000, '-'), (1001, '+'), (2500, '+'), (3001, '+')],
+                &[Up, Down, HoldDown, Down, HoldDown, HoldDown, Up],
+            ),
+            ("by hand", &[(0, '+'), (10, 'x'), (20, '+')], &[Up, AdminDown, Up]),
+            ("by hand after a failure", &[(0, '+'), (10, '-'), (20, 'x'), (30, '+')], &[Up, Down, AdminDown, Up]),
+            (
+                "it failed while held",
+                &[(0, '+'), (10, '-'), (20, '+'), (30, 'x'), (40, '-')],
+                &[Up, Down, HoldDown, AdminDown, Down],
+            ),
+        ];
+        for (name, steps, expected) in table {
+            assert_eq!(states(steps).0, expected, "{name}");
+        }
+    }
+
+    /// Ends an agent with these steps, and starts another with those.
+    fn restarted(before: &[(u64, char)], after: &[(u64, char)]) -> Vec<State> {
+        let start = Instant::now();
+        let clock = Clock::at(start, Duration::from_secs(100));
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let evidence = |letter| match letter {
+            '-' => Evidence::Down,
+            '?' => Evidence::Unknown,
+            _ => Evidence::Up,
+        };
+        let mut liveness = Liveness::default();
+        let first = Entry::first(&connection(true), evidence(before[0].1), at(before[0].0));
+        liveness.connections.insert("site".into(), first);
+        let entry = liveness.connections.get_mut("site").unwrap();
+        before[1..].iter().for_each(|(time, letter)| entry.judge(&connection(true), evidence(*letter), at(*time)));
+
+        let mut record = ConnectionRecord::NONE;
+        liveness.memories(&clock).next().unwrap().1.write(&mut record);
+        let mut next = Liveness::default();
+        let clock = Clock::at(at(50), Duration::from_millis(100_050));
+        next.resume("site".into(), &Memory::of(&record).unwrap(), &clock);
+        let entry = next.connections.get_mut("site").unwrap();
+        after
+            .iter()
+            .map(|(time, letter)| {
+                entry.judge(&connection(true), evidence(*letter), at(*time));
+                entry.state
+            })
+            .collect()
+    }
+
+    #[test]
+    fn another_agent_continues() {
+        use State::{Down, HoldDown, Up};
+        type Row<'a> = (&'a str, &'a [(u64, char)], &'a [(u64, char)], &'a [State]);
+        let table: [Row<'_>; 6] = [
+            ("up, until evidence says otherwise", &[(0, '+')], &[(50, '?'), (60, '+')], &[Up, Up]),
+            ("up, and it is not", &[(0, '+')], &[(50, '?'), (60, '-')], &[Up, Down]),
+            ("it was down", &[(0, '+'), (10, '-')], &[(50, '?'), (60, '+'), (2060, '+')], &[HoldDown, HoldDown, Up]),
+            (
+                "the hold-down goes on",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '+'), (2019, '+'), (2020, '+')],
+                &[HoldDown, HoldDown, Up],
+            ),
+            (
+                "and so while nothing is known",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '?'), (60, '+'), (2020, '+')],
+                &[HoldDown, HoldDown, Up],
+            ),
+            (
+                "a failure since then starts it anew",
+                &[(0, '+'), (10, '-'), (20, '+')],
+                &[(50, '-'), (60, '+'), (2059, '+'), (2060, '+')],
+                &[Down, HoldDown, HoldDown, Up],
+            ),
+        ];
+        for (name, before, after, expected) in table {
+            assert_eq!(restarted(before, after), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_speaks_against_it_counts_more_than_what_is_not_known() {
+        let (yes, no, unknown) = (Some(true), Some(false), None);
+        for (answers, expected) in [
+            (&[yes][..], Evidence::Up),
+            (&[no], Evidence::Down),
+            (&[yes, yes, yes], Evidence::Up),
+            (&[yes, no, yes], Evidence::Down),
+            (&[yes, unknown, yes], Evidence::Unknown),
+            (&[yes, yes, unknown], Evidence::Unknown),
+            (&[yes, unknown, no], Evidence::Down),
+            (&[no, yes, unknown], Evidence::Down),
+        ] {
+            assert_eq!(weigh(answers.iter().copied()), expected, "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_flap_counts_as_the_changes_that_can_be_seen() {
+        let (_, entry) = states(&[(0, '+'), (10, '-'), (20, '+'), (30, '-'), (40, '+'), (3000, '+')]);
+        assert_eq!((entry.state, entry.changes), (State::Up, 2));
+        assert_eq!(states(&[(0, '+')]).1.changes, 0);
+    }
+}

@@ -1,0 +1,31 @@
+//! Names of the reasons, pinned beside the counters: an agent of another version numbers them otherwise.
+
+use std::path::Path;
+
+use aya::maps::{Array, Map, MapData};
+use hub_common::Reason;
+
+pub const REASON_BYTES: usize = 32;
+/// A reason's name, padded with zeros: value of the map `reasons`, by its number.
+pub type ReasonName = [u8; REASON_BYTES];
+
+/// As the map in a directory has them.
+pub fn read(directory: &Path) -> Option<Vec<ReasonName>> {
+    let map = MapData::from_pin(directory.join("reasons")).ok()?;
+    let map: Array<MapData, ReasonName> = Map::Array(map).try_into().ok()?;
+    map.iter().collect::<Result<_, _>>().ok()
+}
+
+pub fn padded(name: &str) -> ReasonName {
+    let mut padded = [0; REASON_BYTES];
+    padded[..name.len()].copy_from_slice(name.as_bytes());
+    padded
+}
+
+const _: () = {
+    let mut reason = 0;
+    while reason < Reason::COUNT {
+        assert!(Reason::ALL[reason].name().len() < REASON_BYTES);
+        reason += 1;
+    }
+};
