@@ -5,7 +5,7 @@ use std::{process::Command, sync::Arc, thread, time::Duration};
 
 use hub_userspace::{
     ipsec::xfrm::{
-        follow::{Follower, View},
+        follow::{Follower, Policies},
         table::Mark,
         wire::Direction,
     },
@@ -30,7 +30,7 @@ fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stati
     thread::spawn(body).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-async fn until(follower: &mut Follower, what: &str, is: impl Fn(&View) -> bool) -> Arc<View> {
+async fn until(follower: &mut Follower, what: &str, is: impl Fn(&Policies) -> bool) -> Arc<Policies> {
     let found = async {
         while !is(&follower.view()) {
             follower.changed().await;
@@ -40,7 +40,7 @@ async fn until(follower: &mut Follower, what: &str, is: impl Fn(&View) -> bool) 
     timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{what}: {:#?}", follower.view()))
 }
 
-fn policies(view: &View) -> usize {
+fn policies(view: &Policies) -> usize {
     view.table.as_ref().map_or(0, |table| table.policies.len())
 }
 
@@ -68,7 +68,7 @@ fn policies_and_sas_are_followed_as_they_come_and_go() {
         let state = "state add src 198.51.100.10 dst 203.0.113.1 proto esp spi 0xc1234567 reqid 1 mode tunnel \
                      aead rfc4106(gcm(aes)) 0x0123456789012345678901234567890123456789 128";
         if ip_xfrm(state) {
-            let has_pair = |view: &View| view.table.as_ref().is_some_and(|table| !table.pairs(&mark).is_empty());
+            let has_pair = |view: &Policies| view.table.as_ref().is_some_and(|table| !table.pairs(&mark).is_empty());
             let view = until(&mut follower, "an SA", has_pair).await;
             let pairs: Vec<String> =
                 view.table.as_ref().unwrap().pairs(&mark).iter().map(ToString::to_string).collect();

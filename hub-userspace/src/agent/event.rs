@@ -8,7 +8,7 @@ use crate::{
     datapath::Attached,
     fib::tables::Write,
     health::Report,
-    ipsec::{vici::driver::View as Tunnels, xfrm::follow::View as Policies},
+    ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
     kernel::netlink::{Changes, HostState, Problems},
 };
 

@@ -24,7 +24,7 @@ use crate::{
         tables::{PolicyTables, Tables},
     },
     health::{Report, Target},
-    ipsec::{vici::driver::View as Tunnels, xfrm::follow::View as Policies},
+    ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
     kernel::{
         netlink::{Changes, Failure, HostState, Problems},
         sysctl::Settings,

@@ -13,7 +13,7 @@ use crate::{
         model::{Config, Connection, Source},
     },
     ipsec::{
-        vici::{driver::View, table::Tunnel},
+        vici::{table::Tunnel, tunnels::Tunnels},
         xfrm::{
             self,
             table::{Mark, Table},
@@ -27,9 +27,9 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The IKE daemon that the agent drives.
-    pub ike: &'a View,
+    pub ike: &'a Tunnels,
     /// The kernel, and the host's interfaces.
-    pub xfrm: &'a xfrm::follow::View,
+    pub xfrm: &'a xfrm::follow::Policies,
     pub host: &'a HostState,
 }
 
@@ -108,8 +108,8 @@ mod tests {
         xfrm::wire::tests::{example_policy, example_sa},
     };
 
-    fn negotiated(config: &Config, ike: &View, before: &Negotiated) -> Negotiated {
-        let (xfrm, host) = (&xfrm::follow::View::default(), &HostState::default());
+    fn negotiated(config: &Config, ike: &Tunnels, before: &Negotiated) -> Negotiated {
+        let (xfrm, host) = (&xfrm::follow::Policies::default(), &HostState::default());
         super::negotiated(config, Sources { ike, xfrm, host }, before)
     }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     /// A view with SAs of "a" and "c" for these: remote and local.
-    fn view(sas: &[(&str, &str)]) -> View {
+    fn view(sas: &[(&str, &str)]) -> Tunnels {
         let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
         let child = |(remote, local): &(&str, &str)| ChildSa {
             id: 1,
@@ -154,7 +154,7 @@ mod tests {
         };
         let tunnel = Tunnel { children: sas.iter().map(child).collect(), ..Tunnel::default() };
         let tunnels = [("a".to_owned(), tunnel.clone()), ("c".to_owned(), tunnel)].into();
-        View { tunnels, heard: true, ..View::default() }
+        Tunnels { tunnels, heard: true, ..Tunnels::default() }
     }
 
     fn shown(negotiated: &Negotiated) -> Vec<String> {
@@ -178,11 +178,11 @@ mod tests {
     #[test]
     fn one_that_has_never_answered_says_nothing_and_one_that_is_lost_takes_nothing_along() {
         let config = config("start");
-        let lost = View { unreachable: Some("gone".into()), ..View::default() };
-        assert!(negotiated(&config, &View::default(), &Negotiated::new()).is_empty());
+        let lost = Tunnels { unreachable: Some("gone".into()), ..Tunnels::default() };
+        assert!(negotiated(&config, &Tunnels::default(), &Negotiated::new()).is_empty());
         assert!(negotiated(&config, &lost, &Negotiated::new()).is_empty());
         let agreed = negotiated(&config, &view(&[("10.1.0.0/24", "192.168.0.0/24")]), &Negotiated::new());
-        let lost = View { heard: true, ..lost };
+        let lost = Tunnels { heard: true, ..lost };
         assert_eq!(negotiated(&config, &lost, &agreed), agreed);
         assert_eq!(shown(&negotiated(&config, &lost, &Negotiated::new())), ["a: "], "a connection that is new");
     }
@@ -210,9 +210,9 @@ mod tests {
         connection.selectors = Source::Xfrm;
         connection.remote_cidrs = vec!["10.0.0.0/8".parse().expect("a prefix")];
         config.customer_gateways.get_mut("site").expect("it is there").address = "198.51.100.10".parse().expect("one");
-        let (ike, host) = (&View::default(), &HostState::default());
+        let (ike, host) = (&Tunnels::default(), &HostState::default());
         let with = |table: Option<Table>| {
-            let xfrm = &xfrm::follow::View { table: table.map(Into::into), problem: None };
+            let xfrm = &xfrm::follow::Policies { table: table.map(Into::into), problem: None };
             let up = has_sa(&config, &config.connections["b"], host, xfrm.table.as_deref());
             (shown(&super::negotiated(&config, Sources { ike, xfrm, host }, &Negotiated::new())), up)
         };

@@ -9,11 +9,7 @@ use std::time::Duration;
 use hub_tests::lab::{Charon, CharonOptions, End, Esp, HUB, Link, Ping, PlaceSpec, Scratch, World, retry};
 use hub_userspace::config::{self, Config};
 use hub_userspace::ipsec::vici::{
-    driver::{Driver, View},
-    fault::Fault,
-    message::Message,
-    session::Session,
-    table::Tunnel,
+    driver::Driver, fault::Fault, message::Message, session::Session, table::Tunnel, tunnels::Tunnels,
 };
 use hub_userspace::peer_config::{Format, render};
 use tokio::time::{Instant, timeout};
@@ -84,7 +80,7 @@ remote_cidrs = ["10.10.10.0/24"]
     config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
 }
 
-async fn until(driver: &mut Driver, what: &str, charon: &Charon, is: impl Fn(&View) -> bool) -> Arc<View> {
+async fn until(driver: &mut Driver, what: &str, charon: &Charon, is: impl Fn(&Tunnels) -> bool) -> Arc<Tunnels> {
     let found = async {
         while !is(&driver.view()) {
             driver.changed().await;
@@ -95,11 +91,11 @@ async fn until(driver: &mut Driver, what: &str, charon: &Charon, is: impl Fn(&Vi
     found.unwrap_or_else(|_| panic!("{what}: {:#?}\n{}", driver.view(), charon.log()))
 }
 
-fn office(view: &View) -> Tunnel {
+fn office(view: &Tunnels) -> Tunnel {
     view.tunnels.get("office").cloned().unwrap_or_default()
 }
 
-fn spi(view: &View) -> String {
+fn spi(view: &Tunnels) -> String {
     office(view).children.last().map(|child| child.spi_in.clone()).unwrap_or_default()
 }
 

@@ -13,7 +13,7 @@ use super::evaluate::Packet;
 use crate::{
     config::{Config, parse},
     health::{Report, Verdict},
-    ipsec::vici::{driver::View, event::ChildSa, selector::TrafficSelector, table::Tunnel},
+    ipsec::vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel, tunnels::Tunnels},
     kernel::netlink::{Changes, HostState, Link},
 };
 
@@ -165,11 +165,15 @@ pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
 }
 
 /// What charon has.
-pub fn tunnels(random: &mut SmallRng) -> Arc<View> {
+pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
     if random.random_bool(0.1) {
-        return Arc::new(View { unreachable: Some("gone".into()), heard: random.random_bool(0.5), ..View::default() });
+        return Arc::new(Tunnels {
+            unreachable: Some("gone".into()),
+            heard: random.random_bool(0.5),
+            ..Tunnels::default()
+        });
     }
-    let mut view = View { heard: true, ..View::default() };
+    let mut view = Tunnels { heard: true, ..Tunnels::default() };
     for site in 0..SITES {
         let mut tunnel = Tunnel::default();
         for id in 0..random.random_range(0..3) {

@@ -1,6 +1,6 @@
 //! strongSwan, driven and followed over VICI.
 //!
-//! [`wanted`] says what charon must have for a configuration, and what to do to get there; [`table`] knows the SAs that
+//! [`desired`] says what charon must have for a configuration, and what to do to get there; [`table`] knows the SAs that
 //! there are. Both are pure. [`driver`] is the one that talks to charon, over a [`session`].
 //!
 //! The protocol is written out here, in [`message`] and [`session`]: the crate `rsvici` loses its place in the stream when a
@@ -15,3 +15,4 @@ mod names;
 pub mod selector;
 pub mod session;
 pub mod table;
+pub mod tunnels;

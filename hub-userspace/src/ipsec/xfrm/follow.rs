@@ -33,7 +33,7 @@ const LONGEST_ANSWER: usize = 32 << 10;
 
 /// What is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct Policies {
     /// `None`: not read yet.
     pub table: Option<Arc<Table>>,
     /// Why it is not up to date.
@@ -43,7 +43,7 @@ pub struct View {
 /// The task; it ends when this is dropped.
 pub struct Follower {
     wanted: watch::Sender<bool>,
-    views: watch::Receiver<Arc<View>>,
+    views: watch::Receiver<Arc<Policies>>,
     task: JoinHandle<()>,
 }
 
@@ -66,7 +66,7 @@ impl Follower {
         self.wanted.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
     }
 
-    pub fn view(&self) -> Arc<View> {
+    pub fn view(&self) -> Arc<Policies> {
         Arc::clone(&self.views.borrow())
     }
 
@@ -78,7 +78,7 @@ impl Follower {
     }
 }
 
-async fn run(mut wants: watch::Receiver<bool>, publisher: watch::Sender<Arc<View>>) {
+async fn run(mut wants: watch::Receiver<bool>, publisher: watch::Sender<Arc<Policies>>) {
     loop {
         if wants.wait_for(|wanted| *wanted).await.is_err() {
             return;
@@ -95,7 +95,7 @@ async fn run(mut wants: watch::Receiver<bool>, publisher: watch::Sender<Arc<View
             warn!("{problem}; trying again");
         }
         let table = publisher.borrow().table.clone();
-        publish(&publisher, View { table, problem: Some(problem) });
+        publish(&publisher, Policies { table, problem: Some(problem) });
         sleep(RETRY).await;
     }
 }
@@ -111,14 +111,14 @@ fn problem(error: &io::Error) -> String {
 }
 
 /// Until something fails.
-async fn follow(publisher: &watch::Sender<Arc<View>>) -> io::Error {
+async fn follow(publisher: &watch::Sender<Arc<Policies>>) -> io::Error {
     let followed = async {
         // First: what happens from here on is not missed.
         let mut events = socket(&GROUPS)?;
         let mut requests = Requests { socket: socket(&[])?, sequence: 0 };
         loop {
             let table = requests.table().await?;
-            publish(publisher, View { table: Some(Arc::new(table)), problem: None });
+            publish(publisher, Policies { table: Some(Arc::new(table)), problem: None });
             if let Ok(came) = timeout(LOOK, event(&mut events)).await {
                 came?;
                 sleep(SETTLE).await;
@@ -134,7 +134,7 @@ async fn follow(publisher: &watch::Sender<Arc<View>>) -> io::Error {
     }
 }
 
-fn publish(publisher: &watch::Sender<Arc<View>>, view: View) {
+fn publish(publisher: &watch::Sender<Arc<Policies>>, view: Policies) {
     publisher.send_if_modified(|published| {
         let differs = **published != view;
         if differs {

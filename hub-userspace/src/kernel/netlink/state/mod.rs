@@ -1,5 +1,8 @@
 //! What the host looks like, and what one netlink event does to that picture. No input or output.
 
+mod link;
+mod read;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
@@ -11,17 +14,16 @@ use rtnetlink::{
     packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressMessage},
-        link::{
-            InfoData, InfoKind, InfoVlan, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-            State, VlanProtocol,
-        },
-        neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState},
+        address::AddressMessage,
+        link::LinkMessage,
+        neighbour::{NeighbourMessage, NeighbourState},
         route::RouteMessage,
     },
 };
 
-use super::{MAIN_TABLE, is_ours, wire};
+pub use self::link::Link;
+use self::read::{address, foreign_route, link, neighbour_key, usable_mac};
+use super::wire;
 
 /// The host's links, addresses, neighbours and gateways, as the kernel last told. A copy shares what it has in common with
 /// the original, so that it costs nothing whatever the size of the host.
@@ -41,33 +43,6 @@ pub struct HostState {
     pub gateways: OrdMap<(u32, IpNet), IpAddr>,
     /// What `gateways` is drawn from: every metric's gateway, since the best may go.
     metrics: OrdMap<(u32, IpNet), BTreeMap<u32, IpAddr>>,
-}
-
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Interface index.
-    pub index: u32,
-    /// Name, at most 15 bytes.
-    pub name: String,
-    /// `IFLA_INFO_KIND`: "veth", "xfrm", ...; nothing for hardware.
-    pub kind: Option<String>,
-    /// Whether frames have an Ethernet header (`ARPHRD_ETHER`); else packets start at the IP header.
-    pub ethernet: bool,
-    /// Link address, when it has 6 bytes.
-    pub mac: Option<[u8; 6]>,
-    /// Bytes, link header not counted.
-    pub mtu: u32,
-    /// `IFF_UP`: the administrator wants it up.
-    pub admin_up: bool,
-    /// It carries packets: `IFF_LOWER_UP`, and its operational state is up or unknown (tunnels do
-    /// not report one).
-    pub running: bool,
-    /// For an 802.1Q interface: the index of the interface below it, in this namespace, and the
-    /// VLAN id.
-    pub vlan: Option<(u32, u16)>,
-    /// For an xfrm interface: the number that its policies and SAs have (`IFLA_XFRM_IF_ID`).
-    pub if_id: Option<u32>,
 }
 
 /// Which parts of a [`HostState`] changed.
@@ -305,116 +280,6 @@ fn remove_of<K: Ord + Copy, V: Clone>(map: &mut OrdMap<(u32, K), V>, ifindex: u3
         map.remove(key);
     }
     !of.is_empty()
-}
-
-/// The link that a message describes; nothing for a message about one aspect of it (a bridge port,
-/// a wireless event), which leaves out the rest.
-fn link(message: &LinkMessage) -> Option<Link> {
-    if message.header.interface_family != AddressFamily::Unspec {
-        return None;
-    }
-    let (mut name, mut mtu, mut mac, mut parent) = (None, None, None, None);
-    let (mut kind, mut vid, mut if_id) = (None, None, None);
-    let mut state = State::Unknown;
-    let mut parent_is_here = true;
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(value) => name = Some(value.clone()),
-            LinkAttribute::Mtu(value) => mtu = Some(*value),
-            LinkAttribute::Address(value) => mac = value.as_slice().try_into().ok(),
-            LinkAttribute::OperState(value) => state = *value,
-            LinkAttribute::Link(value) => parent = Some(*value),
-            LinkAttribute::LinkNetNsId(_) => parent_is_here = false,
-            LinkAttribute::LinkInfo(infos) => {
-                kind = infos.iter().find_map(link_kind);
-                vid = infos.iter().find_map(vlan_id);
-                if_id = infos.iter().find_map(xfrm_if_id);
-            }
-            _ => {}
-        }
-    }
-    let flags = message.header.flags;
-    Some(Link {
-        index: message.header.index,
-        name: name?,
-        kind: kind.map(ToString::to_string),
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-        mac,
-        mtu: mtu?,
-        admin_up: flags.contains(LinkFlags::Up),
-        running: flags.contains(LinkFlags::LowerUp) && matches!(state, State::Up | State::Unknown),
-        vlan: parent.filter(|_| parent_is_here).zip(vid),
-        if_id,
-    })
-}
-
-fn link_kind(info: &LinkInfo) -> Option<&InfoKind> {
-    match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    }
-}
-
-fn vlan_id(info: &LinkInfo) -> Option<u16> {
-    let LinkInfo::Data(InfoData::Vlan(infos)) = info else {
-        return None;
-    };
-    let foreign =
-        |info: &InfoVlan| matches!(info, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q);
-    if infos.iter().any(foreign) {
-        return None;
-    }
-    infos.iter().find_map(|info| match info {
-        InfoVlan::Id(id) => Some(*id),
-        _ => None,
-    })
-}
-
-fn xfrm_if_id(info: &LinkInfo) -> Option<u32> {
-    let LinkInfo::Data(InfoData::Xfrm(infos)) = info else { return None };
-    infos.iter().find_map(|info| match info {
-        InfoXfrm::IfId(id) => Some(*id),
-        _ => None,
-    })
-}
-
-/// The assigned address. `IFA_LOCAL` is ours and `IFA_ADDRESS` the far end's where they differ
-/// (`include/uapi/linux/if_addr.h`); the prefix length then belongs to the far end.
-fn address(message: &AddressMessage) -> Option<IpNet> {
-    let (mut local, mut address) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(value) => local = Some(*value),
-            AddressAttribute::Address(value) => address = Some(*value),
-            _ => {}
-        }
-    }
-    match (local, address) {
-        (Some(local), Some(far)) if local != far => Some(IpNet::from(local)),
-        (local, address) => IpNet::new(local.or(address)?, message.header.prefix_len).ok(),
-    }
-}
-
-/// Interface and address of an entry of the ARP or ND cache; nothing for proxies, bridge
-/// forwarding entries and multicast (which maps to a link address by itself).
-fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
-    let (ifindex, address) = wire::read_neighbour_key(message)?;
-    let proxy = message.header.flags.contains(NeighbourFlags::Proxy);
-    (!proxy && !address.is_multicast()).then_some((ifindex, address))
-}
-
-fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
-    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
-    matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent | Noarp)
-        .then(|| wire::neighbour_mac(message))?
-}
-
-/// Destination and metric of a route of the main table that is not ours.
-fn foreign_route(message: &RouteMessage) -> Option<(IpNet, u32)> {
-    if u32::from(message.header.table) != MAIN_TABLE || is_ours(message.header.protocol.into()) {
-        return None;
-    }
-    Some((wire::destination(message)?, wire::metric(message)))
 }
 
 #[cfg(test)]

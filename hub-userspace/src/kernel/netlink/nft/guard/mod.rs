@@ -1,5 +1,8 @@
 //! Brings the kernel's table to what it is to be.
 
+mod counters;
+mod present;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -12,30 +15,25 @@ use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
+use self::{
+    counters::{COUNTER_BYTES, COUNTER_PACKETS, OBJECT_DATA, read_counter, read_strangers},
+    present::{COUNTER_TYPE, OBJECT_NAME, OBJECT_TYPE, Present, PresentElements, SET_NAME, are_alike},
+};
 use super::{
     Counter, GuardCounters, GuardError, Ruleset, TABLE,
-    chains::{CHAINS, Chain, Frame, counter},
+    chains::{CHAINS, Frame, counter},
     requests::Requests,
     rules::rules,
-    sets::{self, Element, Elements, SETS, STRANGERS, Set},
+    sets::{self, Elements, SETS, STRANGERS, Set},
     table::{Ownership, Table},
     watch::Watch,
-    wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, attributes, big32, big64, text},
+    wire::{Kind, Messages, NLM_F_CREATE},
 };
 
 type Result<T> = std::result::Result<T, GuardError>;
 
 /// How often a whole table is tried: somebody else may change it between our look and our change.
 const ATTEMPTS: usize = 4;
-
-const OBJECT_NAME: u16 = 2;
-const OBJECT_TYPE: u16 = 3;
-const OBJECT_DATA: u16 = 4;
-const COUNTER_TYPE: u32 = 1;
-/// `NFTA_COUNTER_*`.
-const COUNTER_BYTES: u16 = 1;
-const COUNTER_PACKETS: u16 = 2;
-const SET_NAME: u16 = 2;
 
 /// Keeps the table `inet vpnhub` of the network namespace in which it was opened. The table stays when this is dropped.
 ///
@@ -224,114 +222,6 @@ fn no_watch(source: io::Error) -> GuardError {
     GuardError::Socket { what: "listening for changes of the nftables table", source }
 }
 
-/// What there is under our table's name.
-struct Present {
-    table: Option<Table>,
-    chains: Vec<Vec<u8>>,
-    sets: Vec<Vec<u8>>,
-    objects: Vec<Vec<u8>>,
-    /// Of sets that can stay and are not dynamic.
-    elements: BTreeMap<&'static str, PresentElements>,
-    /// What the kernel has put into sets, as it shows it.
-    dynamic: BTreeMap<&'static str, Vec<Vec<u8>>>,
-}
-
-#[derive(Default)]
-struct PresentElements {
-    plain: BTreeSet<Element>,
-    /// Not as we make them.
-    odd: BTreeSet<Element>,
-}
-
-impl Present {
-    fn read(requests: &mut Requests) -> Result<Self> {
-        const WHAT: &str = "reading the nftables table";
-        let table = requests.table()?;
-        let sets = requests.list(WHAT, Kind::GetSet, |_| ())?;
-        let mut elements = BTreeMap::<_, PresentElements>::new();
-        for set in SETS.iter().filter(|ours| !ours.is_dynamic() && sets.iter().any(|shown| are_alike(ours, shown))) {
-            let PresentElements { plain, odd } = elements.entry(set.name).or_default();
-            for answer in requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))? {
-                for (element, is_plain) in sets::read(&answer) {
-                    if is_plain { &mut *plain } else { &mut *odd }.insert(element);
-                }
-            }
-        }
-        Ok(Self {
-            table,
-            chains: requests.list(WHAT, Kind::GetChain, |_| ())?,
-            sets,
-            objects: requests.list(WHAT, Kind::GetObject, |_| ())?,
-            elements,
-            dynamic: BTreeMap::new(),
-        })
-    }
-
-    /// Reads what a table that replaces this one takes over.
-    fn read_dynamic(&mut self, requests: &mut Requests) -> Result<()> {
-        const WHAT: &str = "reading the sets of the nftables table";
-        for set in SETS.iter().filter(|set| set.is_dynamic() && self.sets.iter().any(|shown| are_alike(set, shown))) {
-            let answers = requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))?;
-            let elements = answers.iter().flat_map(|answer| sets::raw(answer)).map(<[u8]>::to_vec);
-            self.dynamic.insert(set.name, elements.collect());
-        }
-        Ok(())
-    }
-
-    fn chain(&self, chain: &Chain) -> Option<&[u8]> {
-        self.chains.iter().map(Vec::as_slice).find(|shown| Chain::name_of(shown) == chain.name)
-    }
-
-    /// Whether the table can have this owner, and all of our chains that are there are called from where they are to be:
-    /// that cannot be changed.
-    fn can_be_kept(&self, ownership: Ownership) -> bool {
-        self.table.is_none_or(|table| table.can_become(ownership))
-            && CHAINS.iter().all(|chain| self.chain(chain).is_none_or(|shown| chain.is_like(shown)))
-    }
-
-    /// Takes away all but what can stay as it is.
-    fn clear(&self, batch: &mut Messages) {
-        batch.message(Kind::DeleteRule, 0, |_| ());
-        for set in &self.sets {
-            if !can_stay(set) {
-                Set::delete(name(set, SET_NAME), batch);
-            }
-        }
-        for object in &self.objects {
-            if !is_our_counter(object) {
-                batch.message(Kind::DeleteObject, 0, |message| {
-                    message.string(OBJECT_NAME, name(object, OBJECT_NAME));
-                    message.u32(OBJECT_TYPE, attribute(object, OBJECT_TYPE).and_then(big32).unwrap_or_default());
-                });
-            }
-        }
-        let ours: BTreeSet<_> = CHAINS.iter().map(|chain| chain.name).collect();
-        for chain in self.chains.iter().map(|chain| Chain::name_of(chain)) {
-            if !ours.contains(chain) {
-                Chain::delete(chain, batch);
-            }
-        }
-    }
-}
-
-fn name(attributes: &[u8], kind: u16) -> &str {
-    attribute(attributes, kind).map(text).unwrap_or_default()
-}
-
-/// Also what the kernel has put there is of use to the next rules.
-fn can_stay(shown: &[u8]) -> bool {
-    SETS.iter().any(|ours| are_alike(ours, shown))
-}
-
-fn are_alike(ours: &Set, shown: &[u8]) -> bool {
-    ours.name == name(shown, SET_NAME) && ours.is_like(shown)
-}
-
-fn is_our_counter(object: &[u8]) -> bool {
-    attribute(object, OBJECT_TYPE).and_then(big32) == Some(COUNTER_TYPE)
-        && counter::ALL.contains(&name(object, OBJECT_NAME))
-}
-
 impl Contents {
     fn new(ruleset: &Ruleset) -> Result<Self> {
         let Mark { flag, mask } = ruleset.mark;
@@ -421,33 +311,4 @@ impl Contents {
         }
         rules(batch, self.frame);
     }
-}
-
-fn read_numbers(data: &[u8]) -> Counter {
-    let number = |kind| attribute(data, kind).and_then(big64).unwrap_or_default();
-    Counter { bytes: number(COUNTER_BYTES), packets: number(COUNTER_PACKETS) }
-}
-
-fn read_counter(object: &[u8]) -> Option<(String, Counter)> {
-    is_our_counter(object).then(|| {
-        (name(object, OBJECT_NAME).to_owned(), read_numbers(attribute(object, OBJECT_DATA).unwrap_or_default()))
-    })
-}
-
-/// The elements of an answer: `NFTA_SET_ELEM_KEY`, and the counter in `NFTA_SET_ELEM_EXPR`.
-fn read_strangers(answer: &[u8]) -> Vec<(String, Counter)> {
-    const ELEMENTS: u16 = 3;
-    const KEY: u16 = 1;
-    const VALUE: u16 = 1;
-    const EXPRESSION: u16 = 7;
-    const EXPRESSION_DATA: u16 = 2;
-    let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
-    listed
-        .filter(|(kind, _)| *kind == LIST_ELEMENT)
-        .filter_map(|(_, element)| {
-            let interface = text(attribute(attribute(element, KEY)?, VALUE)?).to_owned();
-            let counter = attribute(attribute(element, EXPRESSION)?, EXPRESSION_DATA)?;
-            Some((interface, read_numbers(counter)))
-        })
-        .collect()
 }

@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use super::{
-    super::{
+    super::super::{
         message::{read_name, write_name},
         session::{CMD_REQUEST, CMD_RESPONSE, EVENT, EVENT_CONFIRM},
     },

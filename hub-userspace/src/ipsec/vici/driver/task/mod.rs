@@ -1,0 +1,368 @@
+//! The task behind the driver: one session after the other.
+
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{info, warn};
+
+use super::super::{
+    desired::{DesiredState, Step, children_of, connection_of, name_of},
+    event::{Change, ChildSa, EVENTS, IkeSa, listed},
+    message::Message,
+    session::{Session, SessionError},
+    table::Table,
+    tunnels::Tunnels,
+};
+use crate::config::{Config, ipsec::Start};
+
+/// Between attempts to reach charon: at first, and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// For so long a charon that does not answer is taken to carry on with what it had: a restart takes a second.
+const GRACE: Duration = Duration::from_secs(5);
+/// All SAs are looked at anew after this long: for their counters, and for what might have been missed.
+const LOOK: Duration = Duration::from_secs(10);
+/// The same after something went down: its number may have been rekeyed away.
+const LOOK_SOON: Duration = Duration::from_millis(500);
+/// How often it is looked again where the list lacks what nobody has told the end of, and how long after.
+const LOOKS: u32 = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Between attempts to begin a tunnel that does not come about: at first, and at most.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+pub struct Task {
+    config: Arc<Config>,
+    configs: watch::Receiver<Arc<Config>>,
+    publisher: watch::Sender<Arc<Tunnels>>,
+    wanted: DesiredState,
+    /// What the charon of this session was told.
+    loaded: DesiredState,
+    table: Table,
+    /// The process whose SAs the table has.
+    process: Option<i32>,
+    retries: BTreeMap<String, Retry>,
+    /// Since when charon does not answer, and why.
+    lost: Option<(Instant, String)>,
+    heard: bool,
+}
+
+/// When to begin a tunnel again.
+struct Retry {
+    at: Instant,
+    wait: Duration,
+}
+
+/// Why a session ends.
+enum End {
+    Broken(SessionError),
+    /// charon is to be asked elsewhere, or nothing more.
+    Moved,
+}
+
+impl From<SessionError> for End {
+    fn from(error: SessionError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl Task {
+    pub fn new(mut configs: watch::Receiver<Arc<Config>>, publisher: watch::Sender<Arc<Tunnels>>) -> Self {
+        let config = Arc::clone(&configs.borrow_and_update());
+        Self {
+            wanted: DesiredState::of(&config),
+            config,
+            configs,
+            publisher,
+            loaded: DesiredState::default(),
+            table: Table::default(),
+            process: None,
+            retries: BTreeMap::new(),
+            lost: None,
+            heard: false,
+        }
+    }
+
+    pub async fn run(mut self) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            if self.wanted.is_empty() {
+                self.lost = None;
+                self.table.clear();
+                self.publish();
+                if !self.reconfigured().await {
+                    return;
+                }
+                continue;
+            }
+            let socket = self.config.gateway.vici_socket.clone();
+            let error = match Session::connect(&socket).await {
+                Ok(mut session) => {
+                    let started = Instant::now();
+                    let end = self.serve(&mut session, &socket).await;
+                    if started.elapsed() > LONGEST_WAIT {
+                        wait = FIRST_WAIT;
+                    }
+                    match end {
+                        End::Moved => continue,
+                        End::Broken(error) => error.to_string(),
+                    }
+                }
+                Err(error) => unreachable(&socket, &error),
+            };
+            if self.lost.is_none() {
+                warn!("{error}; trying again");
+            }
+            let since = self.lost.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            // The latest is the one to act on: that it hung up says less than that it is not there.
+            self.lost = Some((since, error));
+            let until = Instant::now() + wait;
+            wait = (wait * 2).min(LONGEST_WAIT);
+            self.publish();
+            tokio::select! {
+                () = sleep_until(until) => {}
+                () = sleep_until(self.lost.as_ref().map_or(until, |(since, _)| *since + GRACE)), if !self.is_forgotten() => {}
+                is_there = self.reconfigured() => if !is_there { return },
+            }
+        }
+    }
+
+    /// Waits for another configuration; `false`: there will be none.
+    async fn reconfigured(&mut self) -> bool {
+        if self.configs.changed().await.is_err() {
+            return false;
+        }
+        self.config = Arc::clone(&self.configs.borrow_and_update());
+        self.wanted = DesiredState::of(&self.config);
+        true
+    }
+
+    async fn serve(&mut self, session: &mut Session, socket: &Path) -> End {
+        match self.serve_until_broken(session, socket).await {
+            Ok(()) => End::Moved,
+            Err(error) => End::Broken(error),
+        }
+    }
+
+    async fn serve_until_broken(&mut self, session: &mut Session, socket: &Path) -> Result<(), SessionError> {
+        self.loaded = DesiredState::default();
+        self.meet(session);
+        // First: what happens from here on is not missed.
+        session.subscribe(&EVENTS).await?;
+        self.clean(session).await?;
+        self.load(session).await?;
+        self.look(session).await?;
+        info!("strongSwan answers on {}", socket.display());
+        self.lost = None;
+        self.heard = true;
+        self.publish();
+        let mut next_look = Instant::now() + LOOK;
+        loop {
+            let next_retry = self.next_retry();
+            tokio::select! {
+                event = session.event() => {
+                    let changes = Change::of_event(&event?);
+                    if changes.iter().any(|change| matches!(change, Change::IkeDown(_) | Change::ChildDown(_))) {
+                        next_look = next_look.min(Instant::now() + LOOK_SOON);
+                    }
+                    for change in changes {
+                        self.table.apply(change);
+                    }
+                }
+                is_there = self.reconfigured() => {
+                    if !is_there {
+                        return Ok(());
+                    }
+                    self.load(session).await?;
+                    if self.wanted.is_empty() || self.config.gateway.vici_socket != socket {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(next_look) => {
+                    self.look(session).await?;
+                    next_look = Instant::now() + LOOK;
+                }
+                () = sleep_until(next_retry) => self.retry(session).await?,
+            }
+            self.publish();
+        }
+    }
+
+    /// Forgets the SAs of a charon that this one is not.
+    fn meet(&mut self, session: &Session) {
+        let process = session.process();
+        if process != self.process {
+            self.process = process;
+            self.table.lose_all();
+        }
+    }
+
+    /// Rids charon of what an agent before has left, and takes note of what it may keep.
+    async fn clean(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        let nothing = Message::default();
+        let connections = session.request("get-conns", &nothing).await?.list("conns").to_vec();
+        let secrets = session.request("get-shared", &nothing).await?.list("keys").to_vec();
+        for step in self.wanted.steps_to_clean(&connections, &secrets) {
+            carry_out(session, step).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells charon what is different. What it refuses is a problem of the connection, and told again with its next change.
+    async fn load(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        for step in self.wanted.steps_from(&self.loaded) {
+            carry_out(session, step).await?;
+        }
+        self.loaded = self.wanted.clone();
+        let config = &self.config;
+        self.retries.retain(|name, _| config.connections.get(name).is_some_and(|found| found.ipsec.is_some()));
+        Ok(())
+    }
+
+    /// Looks at all SAs.
+    ///
+    /// The list is no picture of one moment: charon goes from one IKE SA to the next, and one that takes another's place
+    /// meanwhile may be seen before it has the children, and the other not any more. So a tunnel of ours that is missing
+    /// without an event that told its end is looked for again, and by itself.
+    async fn look(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        let mut sas = list_sas(session, &Message::default()).await?;
+        for _ in 0..LOOKS {
+            let mut missing = self.table.lost_by(&sas);
+            missing.retain(|name| connection_of(name).is_some());
+            if missing.is_empty() {
+                break;
+            }
+            sleep(LOOK_AGAIN).await;
+            for name in missing {
+                let own = list_sas(session, &Message::default().with("ike", &name)).await?;
+                sas.retain(|(ike, _)| ike.connection != name);
+                sas.extend(own);
+            }
+        }
+        self.table.replace(sas);
+        Ok(())
+    }
+
+    /// When the next of the tunnels that should be there is begun again.
+    fn next_retry(&mut self) -> Instant {
+        let now = Instant::now();
+        for tunnel in self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == Start::Start) {
+            let state = self.table.tunnel(&name_of(tunnel.name));
+            // charon is at it, or it is done.
+            if state.is_up() || state.ike.as_deref() == Some("CONNECTING") {
+                if state.is_up() {
+                    self.retries.remove(tunnel.name);
+                }
+            } else {
+                let first = Retry { at: now + FIRST_RETRY, wait: FIRST_RETRY };
+                self.retries.entry(tunnel.name.to_owned()).or_insert(first);
+            }
+        }
+        self.retries.values().map(|retry| retry.at).min().unwrap_or(now + LONGEST_RETRY)
+    }
+
+    /// Begins those tunnels again whose time has come.
+    async fn retry(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        let now = Instant::now();
+        let due: Vec<String> =
+            self.retries.iter().filter(|(_, retry)| retry.at <= now).map(|(name, _)| name.clone()).collect();
+        self.look(session).await?;
+        for name in due {
+            if let Some(retry) = self.retries.get_mut(&name) {
+                retry.wait = (retry.wait * 2).min(LONGEST_RETRY);
+                retry.at = now + retry.wait;
+            }
+            let charon_name = name_of(&name);
+            let state = self.table.tunnel(&charon_name);
+            let Some(message) = self.loaded.connections.get(&charon_name) else { continue };
+            if state.is_up() || state.ike.as_deref() == Some("CONNECTING") {
+                continue;
+            }
+            for child in children_of(message) {
+                // It returns at once; what comes of it is told by events.
+                let initiate = Message::default().with("child", child).with("ike", &charon_name).with("timeout", "-1");
+                tolerate(session.request("initiate", &initiate).await)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.lost.as_ref().is_some_and(|(since, _)| since.elapsed() >= GRACE)
+    }
+
+    /// Tells how the tunnels are, if they are otherwise than before.
+    fn publish(&mut self) {
+        if self.is_forgotten() {
+            self.table.clear();
+        }
+        let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
+        let tunnels = self.config.tunnels();
+        let tunnels = tunnels.map(|tunnel| (tunnel.name.to_owned(), self.table.tunnel(&name_of(tunnel.name))));
+        let (problems, heard) = (self.wanted.problems.clone(), self.heard);
+        let view = Tunnels { tunnels: tunnels.collect(), problems, unreachable, heard };
+        self.publisher.send_if_modified(|published| {
+            let differs = **published != view;
+            if differs {
+                *published = Arc::new(view);
+            }
+            differs
+        });
+    }
+}
+
+fn unreachable(socket: &Path, error: &io::Error) -> String {
+    let socket = socket.display();
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("strongSwan does not answer on {socket}: start it, or set vici_socket in [gateway]")
+        }
+        io::ErrorKind::PermissionDenied => format!("no access to strongSwan's {socket}: run as root, or as its group"),
+        _ => format!("strongSwan cannot be asked on {socket}: {error}"),
+    }
+}
+
+/// The SAs of a filter, which may be empty.
+async fn list_sas(session: &mut Session, filter: &Message) -> Result<Vec<(IkeSa, Vec<ChildSa>)>, SessionError> {
+    let messages = session.list("list-sas", "list-sa", filter).await?;
+    Ok(messages.iter().flat_map(listed).collect())
+}
+
+async fn carry_out(session: &mut Session, step: Step) -> Result<(), SessionError> {
+    match step {
+        Step::Load { command, message } => tolerate(session.request(command, &message).await),
+        Step::UnloadSecret(name) => {
+            tolerate(session.request("unload-shared", &Message::default().with("id", name)).await)
+        }
+        Step::UnloadConnection(name) => {
+            // First the connection, so that nothing begins it again.
+            let unload = Message::default().with("name", &name);
+            tolerate(session.request("unload-conn", &unload).await)?;
+            let shown = connection_of(&name).unwrap_or(&name).to_owned();
+            info!(connection = shown, "its SAs are closed: it has no IPsec any more");
+            let terminate = Message::default().with("ike", name).with("timeout", "-1");
+            // There may be nothing to end.
+            match session.request("terminate", &terminate).await {
+                Err(error) if !error.is_refusal() => Err(error),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+/// A refusal is logged, and the session goes on.
+fn tolerate(result: Result<Message, SessionError>) -> Result<(), SessionError> {
+    match result {
+        Err(error) if error.is_refusal() => {
+            warn!("{error}");
+            Ok(())
+        }
+        result => result.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests;

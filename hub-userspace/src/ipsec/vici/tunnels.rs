@@ -1,0 +1,46 @@
+//! How the tunnels are, as far as charon tells.
+
+use std::collections::BTreeMap;
+
+use super::table::Tunnel;
+use crate::config::ipsec::Start;
+
+/// How the tunnels are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// By our names; those connections that have IPsec.
+    pub tunnels: BTreeMap<String, Tunnel>,
+    /// Connections that there cannot be, each with the reason.
+    pub problems: BTreeMap<String, String>,
+    /// Why nothing is known of them; `None`: charon answers.
+    pub unreachable: Option<String>,
+    /// charon has been asked for all SAs at least once.
+    pub heard: bool,
+}
+
+impl Tunnels {
+    /// Whether a connection's tunnel can carry traffic; `None`: not known yet.
+    pub fn is_up(&self, name: &str, start: Start) -> Option<bool> {
+        if self.unreachable.is_some() || self.problems.contains_key(name) {
+            return Some(false);
+        }
+        let tunnel = self.tunnels.get(name)?;
+        // With the first packet there will be one; without packets, there would never be.
+        let waits = start == Start::Trap && tunnel.fault.is_none();
+        Some(tunnel.is_up() || waits)
+    }
+
+    /// Why it cannot.
+    pub fn reason(&self, name: &str, start: Start) -> String {
+        if let Some(why) = self.problems.get(name).or(self.unreachable.as_ref()) {
+            return why.clone();
+        }
+        match (self.tunnels.get(name), start) {
+            (Some(Tunnel { fault: Some(fault), .. }), _) => format!("IPsec: {fault}"),
+            (Some(Tunnel { ike: Some(_), .. }), _) => "IPsec: negotiating".to_owned(),
+            (Some(_), Start::None) => "IPsec: the site has not begun yet (start = \"none\")".to_owned(),
+            (Some(_), _) => "IPsec: there is no tunnel; it is begun again".to_owned(),
+            (None, _) => "IPsec: strongSwan has not answered yet".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! xfrm interfaces that the agent makes, and removes: those that carry its alias, and no others.
+//!
+//! They outlast it, lest its restart cuts tunnels: the next agent knows them by the alias, keeps what is still wanted as it
+//! is, and removes the rest.
+
+mod plan;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Result, bail};
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkExtentMask, LinkMessage},
+};
+use rustix::io::Errno;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tracing::{info, warn};
+
+use self::plan::{Found, found, stays, steps};
+pub use self::plan::{XfrmLink, XfrmLinks};
+use super::socket::{Refusal, Requests};
+
+/// What is there is compared with what is wanted after this long: somebody may have removed one.
+const LOOK: Duration = Duration::from_secs(30);
+/// The same where something was refused.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Why there are some that there should be not, or the other way round; by name.
+pub type Problems = BTreeMap<String, String>;
+
+/// The task that makes them; it ends when this is dropped.
+pub struct Interfaces {
+    wanted: watch::Sender<XfrmLinks>,
+    problems: watch::Receiver<Arc<Problems>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Interfaces {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Interfaces {
+    /// Makes those that are wanted at first, in the network namespace of the calling thread, and removes what else an agent
+    /// before has left: whoever reads the host's interfaces afterwards finds none that is about to go.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    pub async fn start(wanted: XfrmLinks) -> Result<Self> {
+        let mut requests = Requests::open()?;
+        let problems = bring_about(&mut requests, &wanted, true).await;
+        tell(&problems);
+        let (wanted, wants) = watch::channel(wanted);
+        let (publisher, problems) = watch::channel(Arc::new(problems));
+        Ok(Self { wanted, problems, task: tokio::spawn(run(requests, wants, publisher)) })
+    }
+
+    /// All that are to be there from now on.
+    pub fn want(&self, wanted: XfrmLinks) {
+        self.wanted.send_replace(wanted);
+    }
+
+    pub fn problems(&self) -> Arc<Problems> {
+        Arc::clone(&self.problems.borrow())
+    }
+
+    /// Returns when the problems are others than when this was called last. May be cancelled.
+    pub async fn changed(&mut self) {
+        if self.problems.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends the task, and leaves the interfaces there. What it has begun it does: one without its alias would be nobody's.
+    pub async fn end(mut self) {
+        // Its end of this channel then says that nothing more will be wanted.
+        self.wanted = watch::Sender::default();
+        drop((&mut self.task).await);
+    }
+}
+
+/// Removes all that agents have made in the network namespace of the calling thread, where none runs any more; their names.
+///
+/// # Errors
+/// When the kernel cannot be asked, or refuses.
+pub async fn remove_interfaces() -> Result<Vec<String>> {
+    let mut requests = Requests::open()?;
+    let mut removed = Vec::new();
+    for step in steps(&XfrmLinks::new(), &read(&mut requests).await?) {
+        let name = step.name().to_owned();
+        match requests.change("removing an interface", vec![step.message()]).await?.pop() {
+            Some(Err(refusal)) => bail!("{}", problem(&name, &refusal)),
+            _ => removed.push(name),
+        }
+    }
+    Ok(removed)
+}
+
+async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publisher: watch::Sender<Arc<Problems>>) {
+    loop {
+        let again = if publisher.borrow().is_empty() { LOOK } else { RETRY };
+        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
+            return;
+        }
+        let wanted = wants.borrow_and_update().clone();
+        let problems = bring_about(&mut requests, &wanted, false).await;
+        publisher.send_if_modified(|published| {
+            let differ = **published != problems;
+            if differ {
+                tell(&problems);
+                *published = Arc::new(problems);
+            }
+            differ
+        });
+    }
+}
+
+fn tell(problems: &Problems) {
+    for problem in problems.values() {
+        warn!("{problem}");
+    }
+}
+
+/// Makes them what is wanted; what is in the way, by name. `first`: what is there is another agent's work.
+async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Problems {
+    match try_to_bring_about(requests, wanted, first).await {
+        Ok(problems) => problems,
+        Err(error) => {
+            if let Ok(another) = Requests::open() {
+                *requests = another;
+            }
+            let problem = |name: &String| (name.clone(), format!("interface {name} cannot be made: {error:#}"));
+            wanted.keys().map(problem).collect()
+        }
+    }
+}
+
+/// All interfaces that there are.
+async fn read(requests: &mut Requests) -> Result<Vec<Found>> {
+    let mut all = LinkMessage::default();
+    all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    let shown = requests.list("reading the interfaces", RouteNetlinkMessage::GetLink(all)).await?;
+    let found = shown.iter().filter_map(|object| match object {
+        RouteNetlinkMessage::NewLink(link) => found(link),
+        _ => None,
+    });
+    Ok(found.collect())
+}
+
+async fn try_to_bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Result<Problems> {
+    let found = read(requests).await?;
+    for Found { name, .. } in found.iter().filter(|found| first && found.ours && stays(wanted, found)) {
+        info!("xfrm interface {name} taken over from the agent before");
+    }
+    let mut problems = Problems::new();
+    for step in steps(wanted, &found) {
+        let name = step.name().to_owned();
+        if problems.contains_key(&name) {
+            continue;
+        }
+        let result = requests.change("making an interface", vec![step.message()]).await?.pop();
+        match result {
+            Some(Err(refusal)) => _ = problems.insert(name.clone(), problem(&name, &refusal)),
+            _ => step.tell(),
+        }
+    }
+    Ok(problems)
+}
+
+fn problem(name: &str, refusal: &Refusal) -> String {
+    if refusal.is(Errno::OPNOTSUPP) {
+        return format!(
+            "interface {name} cannot be made: this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE): load the module \
+             xfrm_interface, or give the connection an interface that is there"
+        );
+    }
+    if refusal.is(Errno::EXIST) {
+        return format!("interface {name} cannot be made: another interface has its if_id already");
+    }
+    format!("interface {name} cannot be made or removed: {refusal}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_them_is_told_of_in_one_sentence() {
+        let refusal = Refusal { errno: Errno::OPNOTSUPP.raw_os_error(), detail: Some("Unknown device type".into()) };
+        let problem = problem("xf7", &refusal);
+        assert!(problem.contains("this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE)"), "{problem}");
+    }
+}

@@ -1,0 +1,127 @@
+//! What the kernel has under our table's name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::{
+    GuardError,
+    chains::{CHAINS, Chain, counter},
+    requests::Requests,
+    sets::{self, Element, SETS, Set},
+    table::{Ownership, Table},
+    wire::{Kind, Messages, attribute, big32, text},
+};
+
+type Result<T> = std::result::Result<T, GuardError>;
+
+pub const OBJECT_NAME: u16 = 2;
+pub const OBJECT_TYPE: u16 = 3;
+pub const COUNTER_TYPE: u32 = 1;
+pub const SET_NAME: u16 = 2;
+
+/// What there is under our table's name.
+pub struct Present {
+    pub table: Option<Table>,
+    pub chains: Vec<Vec<u8>>,
+    pub sets: Vec<Vec<u8>>,
+    pub objects: Vec<Vec<u8>>,
+    /// Of sets that can stay and are not dynamic.
+    pub elements: BTreeMap<&'static str, PresentElements>,
+    /// What the kernel has put into sets, as it shows it.
+    pub dynamic: BTreeMap<&'static str, Vec<Vec<u8>>>,
+}
+
+#[derive(Default)]
+pub struct PresentElements {
+    pub plain: BTreeSet<Element>,
+    /// Not as we make them.
+    pub odd: BTreeSet<Element>,
+}
+
+impl Present {
+    pub fn read(requests: &mut Requests) -> Result<Self> {
+        const WHAT: &str = "reading the nftables table";
+        let table = requests.table()?;
+        let sets = requests.list(WHAT, Kind::GetSet, |_| ())?;
+        let mut elements = BTreeMap::<_, PresentElements>::new();
+        for set in SETS.iter().filter(|ours| !ours.is_dynamic() && sets.iter().any(|shown| are_alike(ours, shown))) {
+            let PresentElements { plain, odd } = elements.entry(set.name).or_default();
+            for answer in requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))? {
+                for (element, is_plain) in sets::read(&answer) {
+                    if is_plain { &mut *plain } else { &mut *odd }.insert(element);
+                }
+            }
+        }
+        Ok(Self {
+            table,
+            chains: requests.list(WHAT, Kind::GetChain, |_| ())?,
+            sets,
+            objects: requests.list(WHAT, Kind::GetObject, |_| ())?,
+            elements,
+            dynamic: BTreeMap::new(),
+        })
+    }
+
+    /// Reads what a table that replaces this one takes over.
+    pub fn read_dynamic(&mut self, requests: &mut Requests) -> Result<()> {
+        const WHAT: &str = "reading the sets of the nftables table";
+        for set in SETS.iter().filter(|set| set.is_dynamic() && self.sets.iter().any(|shown| are_alike(set, shown))) {
+            let answers = requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))?;
+            let elements = answers.iter().flat_map(|answer| sets::raw(answer)).map(<[u8]>::to_vec);
+            self.dynamic.insert(set.name, elements.collect());
+        }
+        Ok(())
+    }
+
+    pub fn chain(&self, chain: &Chain) -> Option<&[u8]> {
+        self.chains.iter().map(Vec::as_slice).find(|shown| Chain::name_of(shown) == chain.name)
+    }
+
+    /// Whether the table can have this owner, and all of our chains that are there are called from where they are to be:
+    /// that cannot be changed.
+    pub fn can_be_kept(&self, ownership: Ownership) -> bool {
+        self.table.is_none_or(|table| table.can_become(ownership))
+            && CHAINS.iter().all(|chain| self.chain(chain).is_none_or(|shown| chain.is_like(shown)))
+    }
+
+    /// Takes away all but what can stay as it is.
+    pub fn clear(&self, batch: &mut Messages) {
+        batch.message(Kind::DeleteRule, 0, |_| ());
+        for set in &self.sets {
+            if !can_stay(set) {
+                Set::delete(name(set, SET_NAME), batch);
+            }
+        }
+        for object in &self.objects {
+            if !is_our_counter(object) {
+                batch.message(Kind::DeleteObject, 0, |message| {
+                    message.string(OBJECT_NAME, name(object, OBJECT_NAME));
+                    message.u32(OBJECT_TYPE, attribute(object, OBJECT_TYPE).and_then(big32).unwrap_or_default());
+                });
+            }
+        }
+        let ours: BTreeSet<_> = CHAINS.iter().map(|chain| chain.name).collect();
+        for chain in self.chains.iter().map(|chain| Chain::name_of(chain)) {
+            if !ours.contains(chain) {
+                Chain::delete(chain, batch);
+            }
+        }
+    }
+}
+
+pub fn name(attributes: &[u8], kind: u16) -> &str {
+    attribute(attributes, kind).map(text).unwrap_or_default()
+}
+
+/// Also what the kernel has put there is of use to the next rules.
+fn can_stay(shown: &[u8]) -> bool {
+    SETS.iter().any(|ours| are_alike(ours, shown))
+}
+
+pub fn are_alike(ours: &Set, shown: &[u8]) -> bool {
+    ours.name == name(shown, SET_NAME) && ours.is_like(shown)
+}
+
+pub fn is_our_counter(object: &[u8]) -> bool {
+    attribute(object, OBJECT_TYPE).and_then(big32) == Some(COUNTER_TYPE)
+        && counter::ALL.contains(&name(object, OBJECT_NAME))
+}
