@@ -8,7 +8,7 @@ fn client<T, F: Future<Output = anyhow::Result<T>>>(path: &Path, ask: impl FnOnc
     runtime.block_on(ask(Client::new(path))).map_err(|error| format!("{error:#}"))
 }
 
-fn peer_config(path: &Path) -> String {
+pub fn peer_config(path: &Path) -> String {
     client(path, async |client| client.peer_config("nowhere", Format::Swanctl, false).await).expect_err("no connection")
 }
 
