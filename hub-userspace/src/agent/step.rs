@@ -151,7 +151,7 @@ impl World {
         if links || addresses || neighbours || config || egress || selectors || self.rib.changed().len() > 0 {
             self.follow_routes(effects);
             self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
-            if !self.write_tables(links || addresses || neighbours || config || selectors, effects) {
+            if !self.write_tables(links || addresses || config || selectors, effects) {
                 self.retry(now);
             }
         }

@@ -60,7 +60,9 @@ impl World {
         let any = self.rib.changed().len() > 0;
         // Copied if a snapshot is being looked at: not for nothing.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
-        let writes = self.tables.writes_to(&self.policy, &compiled.egress, compiled.routes(&self.rib, &routes));
+        let neighbours = fib::neighbour_table(self.inputs());
+        let routes_to = compiled.routes(&self.rib, &routes);
+        let writes = self.tables.writes_to(policy.then_some(&self.policy), &neighbours, &compiled.egress, routes_to);
         self.writing = Some(Writing { routes, policy, all: true });
         Ok(writes)
     }

@@ -10,9 +10,15 @@ pub struct Difference<K, V> {
     pub deletes: Vec<K>,
 }
 
+impl<K, V> Default for Difference<K, V> {
+    fn default() -> Self {
+        Self { puts: Vec::new(), deletes: Vec::new() }
+    }
+}
+
 /// Both tables are walked once, side by side.
 pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Difference<K, V> {
-    let mut difference = Difference { puts: Vec::new(), deletes: Vec::new() };
+    let mut difference = Difference::default();
     let mut old = old.iter().peekable();
     let mut new = new.iter().peekable();
     loop {

@@ -1,11 +1,12 @@
 //! What the program's maps must hold. State in, tables out; the [`IdMaps`] carries the numbers over from one compilation
 //! to the next.
 //!
-//! Three parts, each compiled when what it follows from has changed:
+//! Four parts, each compiled when what it follows from has changed:
 //!
 //! | part | follows from | as large as |
 //! | --- | --- | --- |
 //! | [`policy_tables`] | connections, their selectors and SAs, interfaces | the connections and selectors |
+//! | [`neighbour_table`] | neighbours of interfaces where each destination is one | these neighbours |
 //! | [`egress_tables`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
 //! | [`Compiled::routes`] | the RIB's destinations | those that changed |
 //!
@@ -16,11 +17,13 @@ mod egress;
 pub mod id_allocator;
 pub mod id_maps;
 mod inputs;
+mod neighbours;
 mod policy;
 pub mod tables;
 
 pub use self::{
     egress::{Compiled, egress_tables},
     inputs::Inputs,
+    neighbours::neighbour_table,
     policy::policy_tables,
 };

@@ -6,8 +6,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, ANY_LOCAL, Attachment, LIMIT_RULES, LinkAddress, Local, NO_LIMITS, NO_REVERSE_PATH, Neighbour,
-    Remote, Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan, link,
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, LIMIT_RULES, Local, NO_LIMITS, NO_REVERSE_PATH, Remote, Rule, SCOPE_BITS,
+    SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan, link,
 };
 use ipnet::IpNet;
 
@@ -40,9 +40,7 @@ pub fn policy_tables(inputs: Inputs<'_>, layout: &mut IdMaps) -> Result<PolicyTa
     };
     compiler.connections()?;
     compiler.attachments()?;
-    compiler.neighbours();
-    let tables = compiler.tables;
-    Ok(tables)
+    Ok(compiler.tables)
 }
 
 struct Compiler<'a> {
@@ -226,26 +224,6 @@ impl Compiler<'_> {
         }
         for peer in connections.iter().filter_map(|carried| carried.connection.peer) {
             add(peer.into(), link::SOURCE);
-        }
-    }
-
-    /// Link addresses of hosts that are reached directly: the VPC's, and those of Ethernet links without a `peer`.
-    fn neighbours(&mut self) {
-        let Inputs { config, host, .. } = self.inputs;
-        let without_peer = config.connections.values().filter(|connection| connection.peer.is_none());
-        let interfaces =
-            without_peer.map(|connection| &connection.interface).chain(config.vpc.iter().map(|vpc| &vpc.interface));
-        let indices: BTreeSet<u32> = interfaces.filter_map(|name| host.link(name)).map(|link| link.index).collect();
-        for ((ifindex, address), mac) in host.neighbours.iter().filter(|((ifindex, _), _)| indices.contains(ifindex)) {
-            let value = LinkAddress { mac: *mac, padding: [0; 2] };
-            let (address, family) = match address {
-                IpAddr::V4(address) => (address.to_ipv6_mapped(), 4),
-                IpAddr::V6(address) => (*address, 6),
-            };
-            let address = u128::from(address);
-            let address = [(address >> 64) as u64, address as u64].map(u64::to_be);
-            let key = Neighbour { address, ifindex: *ifindex, family };
-            self.tables.neighbours.insert(key, value);
         }
     }
 }

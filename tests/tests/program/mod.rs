@@ -139,7 +139,9 @@ impl Program {
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
         // What another agent has left.
         changed.extend(self.destinations.difference(&destinations));
-        for write in self.tables.writes_to(&ingress, &compiled.egress, compiled.routes(rib, &changed)) {
+        let neighbours = fib::neighbour_table(inputs);
+        let routes_to = compiled.routes(rib, &changed);
+        for write in self.tables.writes_to(Some(&ingress), &neighbours, &compiled.egress, routes_to) {
             let (count, result) = self.dataplane.write(&write);
             self.tables.note(&write, count);
             result?;

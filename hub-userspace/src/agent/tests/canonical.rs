@@ -32,7 +32,7 @@ pub struct Canonical {
 
 pub fn canonical(state: &State) -> Canonical {
     let State { tables, routes, attached, kernel_routes, .. } = state;
-    let Tables { policy, egress } = tables;
+    let Tables { policy, neighbours, egress } = tables;
     let attachments = policy.attachments.iter().map(|(ifindex, attachment)| {
         let plain = Attachment { scope: 0, connection: 0, ..*attachment };
         (*ifindex, (plain, name(tables, attachment.connection), scope(tables, attachment.scope)))
@@ -59,7 +59,7 @@ pub fn canonical(state: &State) -> Canonical {
         attachments: attachments.collect(),
         selectors: selectors.collect(),
         entries: [policy.v4.remotes.len(), policy.v6.remotes.len(), egress.members.len()],
-        others: format!("{:?} {:?} {:?}", policy.vlans, policy.links, policy.neighbours),
+        others: format!("{:?} {:?} {:?}", policy.vlans, policy.links, neighbours),
         attached: attached.clone(),
         guard: format!("{guard:?}"),
         kernel_routes: format!("{kernel_routes:?}"),

@@ -16,8 +16,12 @@ pub use self::write::{MapChanges, Write};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     pub policy: PolicyTables,
+    pub neighbours: NeighbourTable,
     pub egress: EgressTables,
 }
+
+/// Link addresses of hosts that are reached directly.
+pub type NeighbourTable = BTreeMap<Neighbour, LinkAddress>;
 
 /// Where packets come in and whom they are from: everything before the route is looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,7 +37,6 @@ pub struct PolicyTables {
     pub limits: BTreeMap<u32, Rules>,
     /// Bits of [`hub_common::maps::link`], by ifindex and prefix, IPv4 ones as IPv4-mapped.
     pub links: BTreeMap<Prefix<Scoped<[u8; 16]>>, u32>,
-    pub neighbours: BTreeMap<Neighbour, LinkAddress>,
     /// ifindex, by port.
     pub ports: BTreeMap<u32, u32>,
     /// In no map: slots of connections with more limits to protocols and ports than there is room for. What is beyond

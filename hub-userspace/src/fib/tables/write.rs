@@ -10,7 +10,7 @@ use hub_common::maps::{
 };
 use ipnet::IpNet;
 
-use super::{EgressTables, Family, PolicyTables, Prefix, RouteChanges, Tables};
+use super::{EgressTables, Family, NeighbourTable, PolicyTables, Prefix, RouteChanges, Tables};
 use crate::fib::diff::{Difference, difference};
 
 /// Entries of one map and their new values, written in this order; without a value, the entry is deleted.
@@ -66,56 +66,36 @@ impl Write {
 }
 
 impl Tables {
-    /// The writes that lead to these tables and change these routes.
-    pub fn writes_to(&self, policy: &PolicyTables, egress: &EgressTables, routes: RouteChanges) -> Vec<Write> {
-        let old = &self.policy;
-        let connections = difference(&old.connections, &policy.connections);
-        let ports = difference(&old.ports, &policy.ports);
+    /// The writes that lead to these tables and change these routes. Without `policy`, that stays as it is.
+    pub fn writes_to(
+        &self,
+        policy: Option<&PolicyTables>,
+        neighbours: &NeighbourTable,
+        egress: &EgressTables,
+        routes: RouteChanges,
+    ) -> Vec<Write> {
         let members = difference(&self.egress.members, &egress.members);
-        let neighbours = difference(&old.neighbours, &policy.neighbours);
-        let links = difference(&old.links, &policy.links);
-        let limits = difference(&old.limits, &policy.limits);
-        let v4 = Selectors::between(&old.v4, &policy.v4);
-        let v6 = Selectors::between(&old.v6, &policy.v6);
-        let vlans = difference(&old.vlans, &policy.vlans);
-        let attachments = difference(&old.attachments, &policy.attachments);
+        let neighbours = difference(&self.neighbours, neighbours);
         let (new_routes, old_routes) = routes.into_iter().partition(|(_, route)| route.is_some());
-
-        let mut writes = vec![
-            Write::Connections(puts(&connections)),
-            Write::Ports(puts(&ports)),
-            Write::GroupMembers(puts(&members)),
+        let policy = policy.map(|policy| PolicyDifference::between(&self.policy, policy)).unwrap_or_default();
+        let [before, after, last] = policy.puts();
+        let [first, deleted, finally] = policy.deletes();
+        let parts = [
+            before,
+            vec![Write::GroupMembers(puts(&members))],
+            self.reroutes_to(egress),
+            vec![Write::Neighbours(puts(&neighbours))],
+            after,
+            vec![Write::Routes(new_routes)],
+            last,
+            // From here on only deletes.
+            first,
+            vec![Write::Routes(old_routes)],
+            deleted,
+            vec![Write::GroupMembers(deletes(&members)), Write::Neighbours(deletes(&neighbours))],
+            finally,
         ];
-        writes.extend(self.reroutes_to(egress));
-        writes.extend([
-            Write::Neighbours(puts(&neighbours)),
-            Write::Links(puts(&links)),
-            Write::PortRules(puts(&limits)),
-            Write::LocalsV4(puts(&v4.locals)),
-            Write::RemotesV4(puts(&v4.remotes)),
-            Write::LocalsV6(puts(&v6.locals)),
-            Write::RemotesV6(puts(&v6.remotes)),
-            Write::Routes(new_routes),
-            Write::Vlans(puts(&vlans)),
-            Write::Attachments(puts(&attachments)),
-        ]);
-        writes.extend([
-            Write::Attachments(deletes(&attachments)),
-            Write::Vlans(deletes(&vlans)),
-            Write::Routes(old_routes),
-            Write::RemotesV6(deletes(&v6.remotes)),
-            Write::LocalsV6(deletes(&v6.locals)),
-            Write::RemotesV4(deletes(&v4.remotes)),
-            Write::LocalsV4(deletes(&v4.locals)),
-            Write::PortRules(deletes(&limits)),
-            Write::Links(deletes(&links)),
-            Write::GroupMembers(deletes(&members)),
-            Write::Neighbours(deletes(&neighbours)),
-            Write::Ports(deletes(&ports)),
-            Write::Connections(deletes(&connections)),
-        ]);
-        writes.retain(|write| !write.is_empty());
-        writes
+        parts.into_iter().flatten().filter(|write| !write.is_empty()).collect()
     }
 
     /// The same for the next hops and buckets alone: all that a failure changes. What no bucket leads to any more stays in
@@ -149,7 +129,7 @@ impl Tables {
 
     /// Notes that the first `count` entries of a write are in the map.
     pub fn note(&mut self, write: &Write, count: usize) {
-        let Self { policy, egress } = self;
+        let Self { policy, neighbours, egress } = self;
         match write {
             Write::Connections(changes) => note(&mut policy.connections, changes, count),
             Write::Ports(changes) => note(&mut policy.ports, changes, count),
@@ -157,7 +137,7 @@ impl Tables {
             Write::NextHops(changes) => note(&mut egress.next_hops, changes, count),
             Write::Groups(changes) => note(&mut egress.groups, changes, count),
             Write::Buckets(changes) => note_buckets(&mut egress.buckets, changes, count),
-            Write::Neighbours(changes) => note(&mut policy.neighbours, changes, count),
+            Write::Neighbours(changes) => note(neighbours, changes, count),
             Write::Links(changes) => note(&mut policy.links, changes, count),
             Write::PortRules(changes) => note(&mut policy.limits, changes, count),
             Write::LocalsV4(changes) => note(&mut policy.v4.locals, changes, count),
@@ -171,13 +151,81 @@ impl Tables {
     }
 }
 
+/// What changes of the policy.
+#[derive(Default)]
+struct PolicyDifference {
+    connections: Difference<u32, String>,
+    ports: Difference<u32, u32>,
+    links: Difference<Prefix<Scoped<[u8; 16]>>, u32>,
+    limits: Difference<u32, Rules>,
+    v4: SelectorDifference<[u8; 4]>,
+    v6: SelectorDifference<[u8; 16]>,
+    vlans: Difference<Vlan, u32>,
+    attachments: Difference<u32, Attachment>,
+}
+
+impl PolicyDifference {
+    fn between(old: &PolicyTables, new: &PolicyTables) -> Self {
+        Self {
+            connections: difference(&old.connections, &new.connections),
+            ports: difference(&old.ports, &new.ports),
+            links: difference(&old.links, &new.links),
+            limits: difference(&old.limits, &new.limits),
+            v4: SelectorDifference::between(&old.v4, &new.v4),
+            v6: SelectorDifference::between(&old.v6, &new.v6),
+            vlans: difference(&old.vlans, &new.vlans),
+            attachments: difference(&old.attachments, &new.attachments),
+        }
+    }
+
+    /// What is new: before the next hops, between these and the routes, behind the routes.
+    fn puts(&self) -> [Vec<Write>; 3] {
+        let Self { connections, ports, links, limits, v4, v6, vlans, attachments } = self;
+        [
+            vec![Write::Connections(puts(connections)), Write::Ports(puts(ports))],
+            vec![
+                Write::Links(puts(links)),
+                Write::PortRules(puts(limits)),
+                Write::LocalsV4(puts(&v4.locals)),
+                Write::RemotesV4(puts(&v4.remotes)),
+                Write::LocalsV6(puts(&v6.locals)),
+                Write::RemotesV6(puts(&v6.remotes)),
+            ],
+            vec![Write::Vlans(puts(vlans)), Write::Attachments(puts(attachments))],
+        ]
+    }
+
+    /// What goes: before the routes, between these and the next hops, behind the next hops.
+    fn deletes(&self) -> [Vec<Write>; 3] {
+        let Self { connections, ports, links, limits, v4, v6, vlans, attachments } = self;
+        [
+            vec![Write::Attachments(deletes(attachments)), Write::Vlans(deletes(vlans))],
+            vec![
+                Write::RemotesV6(deletes(&v6.remotes)),
+                Write::LocalsV6(deletes(&v6.locals)),
+                Write::RemotesV4(deletes(&v4.remotes)),
+                Write::LocalsV4(deletes(&v4.locals)),
+                Write::PortRules(deletes(limits)),
+                Write::Links(deletes(links)),
+            ],
+            vec![Write::Ports(deletes(ports)), Write::Connections(deletes(connections))],
+        ]
+    }
+}
+
 /// What changes of one family's selectors.
-struct Selectors<A> {
+struct SelectorDifference<A> {
     remotes: Difference<Prefix<Scoped<A>>, Remote>,
     locals: Difference<Prefix<Scoped<A>>, Local>,
 }
 
-impl<A: Ord + Copy> Selectors<A> {
+impl<A> Default for SelectorDifference<A> {
+    fn default() -> Self {
+        Self { remotes: Difference::default(), locals: Difference::default() }
+    }
+}
+
+impl<A: Ord + Copy> SelectorDifference<A> {
     fn between(old: &Family<A>, new: &Family<A>) -> Self {
         Self { remotes: difference(&old.remotes, &new.remotes), locals: difference(&old.locals, &new.locals) }
     }

@@ -11,8 +11,6 @@ use super::super::{
     wire::{Kind, Messages, attribute, big32, text},
 };
 
-type Result<T> = std::result::Result<T, GuardError>;
-
 pub const OBJECT_NAME: u16 = 2;
 pub const OBJECT_TYPE: u16 = 3;
 pub const COUNTER_TYPE: u32 = 1;
@@ -38,7 +36,7 @@ pub struct PresentElements {
 }
 
 impl Present {
-    pub fn read(requests: &mut Requests) -> Result<Self> {
+    pub fn read(requests: &mut Requests) -> Result<Self, GuardError> {
         const WHAT: &str = "reading the nftables table";
         let table = requests.table()?;
         let sets = requests.list(WHAT, Kind::GetSet, |_| ())?;
@@ -62,7 +60,7 @@ impl Present {
     }
 
     /// Reads what a table that replaces this one takes over.
-    pub fn read_dynamic(&mut self, requests: &mut Requests) -> Result<()> {
+    pub fn read_dynamic(&mut self, requests: &mut Requests) -> Result<(), GuardError> {
         const WHAT: &str = "reading the sets of the nftables table";
         for set in SETS.iter().filter(|set| set.is_dynamic() && self.sets.iter().any(|shown| are_alike(set, shown))) {
             let answers = requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))?;

@@ -1,0 +1,39 @@
+//! Link addresses of hosts that are reached directly: the VPC's, and those of Ethernet links without a `peer`.
+//!
+//! Apart from the policy: an ARP or NDP event recompiles no selector.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use hub_common::maps::{LinkAddress, Neighbour};
+
+use super::{inputs::Inputs, tables::NeighbourTable};
+
+/// Compiles it.
+pub fn neighbour_table(inputs: Inputs<'_>) -> NeighbourTable {
+    let Inputs { config, host, .. } = inputs;
+    let without_peer = config.connections.values().filter(|connection| connection.peer.is_none());
+    let interfaces =
+        without_peer.map(|connection| &connection.interface).chain(config.vpc.iter().map(|vpc| &vpc.interface));
+    let indices: BTreeSet<u32> = interfaces.filter_map(|name| host.link(name)).map(|link| link.index).collect();
+    let lowest = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let of_interface =
+        |ifindex| host.neighbours.range((ifindex, lowest)..).take_while(move |((other, _), _)| *other == ifindex);
+    indices
+        .into_iter()
+        .flat_map(of_interface)
+        .map(|((ifindex, address), mac)| (key(*ifindex, *address), *mac))
+        .map(|(key, mac)| (key, LinkAddress { mac, padding: [0; 2] }))
+        .collect()
+}
+
+fn key(ifindex: u32, address: IpAddr) -> Neighbour {
+    let (address, family) = match address {
+        IpAddr::V4(address) => (address.to_ipv6_mapped(), 4),
+        IpAddr::V6(address) => (address, 6),
+    };
+    let address = u128::from(address);
+    Neighbour { address: [(address >> 64) as u64, address as u64].map(u64::to_be), ifindex, family }
+}
