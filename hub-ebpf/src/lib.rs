@@ -3,6 +3,7 @@
 #![no_std]
 
 pub mod address;
+pub mod counters;
 pub mod frame;
 pub mod headers;
 pub mod limits;

@@ -17,11 +17,11 @@ use hub_common::{
 
 use hub_ebpf::{
     address::{Address, V4, V6},
+    counters::{self, Admission, Attribution},
     frame::{Frame, SkbFrame, XdpFrame},
     nexthop,
     parse::{self, Network, Start},
-    redirect::{self, Account, Admission},
-    rewrite, route, selector,
+    redirect, rewrite, route, selector,
     tables::{Compiled, ResolvedPair, Tables, Tries},
 };
 
@@ -52,39 +52,39 @@ pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        let account = Account::new::<F>(UNATTRIBUTED);
-        account.tell_kernel::<F>(Admission::Nothing);
-        return redirect::refuse(frame, &account, Reason::NotAttached);
+        let attribution = Attribution::new::<F>(UNATTRIBUTED);
+        attribution.set_admission::<F>(Admission::Nothing);
+        return counters::finish(frame, &attribution, Reason::NotAttached);
     };
-    let account = Account::new::<F>(attachment.connection);
+    let attribution = Attribution::new::<F>(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account),
-        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account),
+        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &attribution),
+        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &attribution),
         Err(reason) => Err(reason),
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) => redirect::refuse(frame, &account, reason),
+        Err(reason) => counters::finish(frame, &attribution, reason),
     }
 }
 
-/// The way of an IP packet. `account` becomes that of the connection it came from as soon as a selector has told.
+/// The way of an IP packet. `attribution` gets the connection that sent it from the selector stage.
 #[inline(always)]
 fn stages<A: Address, T: Tables<A>, F: Frame>(
     frame: &mut F,
     start: Start,
     attachment: &Attachment,
-    account: &Account,
+    attribution: &Attribution,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, start)?;
     let ends = ResolvedPair::<A, T>::of(&packet)?;
     let route = route::lookup(&ends, ends.destination);
-    selector::ingress(&packet, frame, &ends, route, attachment, account)?;
-    account.admit(&packet);
-    let route = route::judge::<F>(route, attachment, account)?;
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route, account)?;
+    selector::ingress(&packet, frame, &ends, route, attachment, attribution)?;
+    attribution.set_bytes(packet.length);
+    let route = route::check::<F>(route, attachment, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route, attribution)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
-    redirect::redirect(frame, account, next_hop)
+    redirect::redirect(frame, attribution, next_hop)
 }
 
 #[cfg(not(test))]

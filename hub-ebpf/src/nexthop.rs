@@ -9,10 +9,10 @@ use hub_common::{
 
 use crate::{
     address::Address,
+    counters::{Admission, Attribution},
     frame::Frame,
     maps,
     parse::Packet,
-    redirect::{Account, Admission},
     selector,
     tables::{ResolvedPair, Tables},
 };
@@ -23,7 +23,7 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     frame: &F,
     ends: &ResolvedPair<A, T>,
     route: &Route,
-    account: &Account,
+    attribution: &Attribution,
 ) -> Result<&'static NextHop, Reason> {
     let bucket = match route.bucket_mask {
         0 => route.first_bucket,
@@ -35,8 +35,8 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     // First the policy: what is not admitted must not reach the kernel's slow path either.
     selector::egress(packet, frame, ends, next_hop.scope)?;
     // From here on the kernel may have to go on with it, by this next hop and no other.
-    account.tell_kernel::<F>(Admission::NextHop(next_hop.connection));
-    account.choose_path::<F>(value & !BUCKET_INDEX);
+    attribution.set_admission::<F>(Admission::NextHop(next_hop.connection));
+    attribution.set_path::<F>(value & !BUCKET_INDEX);
     if next_hop.flags & NextHop::UP == 0 {
         return Err(Reason::NextHopDown);
     }

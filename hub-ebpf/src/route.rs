@@ -8,9 +8,9 @@ use hub_common::{
 };
 
 use crate::{
+    counters::{Admission, Attribution},
     frame::Frame,
     maps,
-    redirect::{Account, Admission},
     tables::{ResolvedPair, Tables},
 };
 
@@ -40,10 +40,14 @@ pub fn leads_to(route: Route, connection: u32) -> bool {
 
 /// Whether what comes in on this attachment may take the route.
 #[inline(always)]
-pub fn judge<F: Frame>(route: Route, attachment: &Attachment, account: &Account) -> Result<Route, Reason> {
+pub fn check<F: Frame>(route: Route, attachment: &Attachment, attribution: &Attribution) -> Result<Route, Reason> {
     if route.flags & Route::NONE.flags != 0 {
         // What comes from the VPC may go on by the kernel's own routes, but to no site: no mark.
-        account.tell_kernel::<F>(if attachment.connection == VPC { Admission::Nothing } else { Admission::NoRoute });
+        attribution.set_admission::<F>(if attachment.connection == VPC {
+            Admission::Nothing
+        } else {
+            Admission::NoRoute
+        });
         return Err(Reason::NoRoute);
     }
     if attachment.flags & Attachment::ISOLATED != 0 && route.flags & Route::VPC == 0 {

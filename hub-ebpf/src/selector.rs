@@ -15,17 +15,17 @@ use hub_common::{
 
 use crate::{
     address::Address,
+    counters::Attribution,
     frame::Frame,
     limits::{self, Direction},
     parse::{Packet, Reach},
-    redirect::Account,
     route,
     tables::{ResolvedPair, Tables},
 };
 
 /// Tells which connection of the attachment sent the packet, if any may send it. `route` is the destination's.
 ///
-/// The account is left as it was when no selector knows the source.
+/// The attribution is left as it was when no selector knows the source.
 #[inline(always)]
 pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
@@ -33,7 +33,7 @@ pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     ends: &ResolvedPair<A, T>,
     route: Route,
     attachment: &Attachment,
-    account: &Account,
+    attribution: &Attribution,
 ) -> Result<(), Reason> {
     let back = route::lookup(ends, ends.source);
     if packet.reach != Reach::Forwardable {
@@ -44,13 +44,13 @@ pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     }
     let remote = ends.tables.remote(ends.source, attachment.scope);
     if route.flags & Route::HUB != 0 {
-        return Err(to_hub(packet, frame, remote, back, attachment, account));
+        return Err(to_hub(packet, frame, remote, back, attachment, attribution));
     }
     let remote = remote.ok_or(Reason::SpoofedSource)?;
-    account.charge(remote.connection & !NO_REVERSE_PATH);
+    attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
     let owner = paired(packet, frame, &ends.tables, remote, ends.destination, Direction::FromSite);
     let owner = owner.ok_or(Reason::SelectorMismatch)?;
-    account.charge(owner & !NO_REVERSE_PATH);
+    attribution.set_connection(owner & !NO_REVERSE_PATH);
     reverse_path(back, owner)
 }
 
@@ -122,7 +122,7 @@ fn to_hub<A: Address, F: Frame>(
     remote: Option<Remote>,
     back: Route,
     attachment: &Attachment,
-    account: &Account,
+    attribution: &Attribution,
 ) -> Reason {
     if attachment.connection == VPC {
         let is_spoofed = is_behind_connection(back) || packet.source.on_link(frame.interface()) & link::SITE != 0;
@@ -131,7 +131,7 @@ fn to_hub<A: Address, F: Frame>(
     if let Some(remote) = remote
         && reverse_path(back, remote.connection).is_ok()
     {
-        account.charge(remote.connection & !NO_REVERSE_PATH);
+        attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
         return Reason::ToHub;
     }
     // Neighbours on the link: probes, routing protocols.

@@ -23,11 +23,11 @@ use hub_common::{
 };
 use hub_ebpf::{
     address::{Address, V4, V6},
+    counters::{self, Attribution},
     frame::{Frame, XdpFrame},
     nexthop,
     parse::{self, Network, Start},
-    redirect::{self, Account},
-    rewrite, route, selector,
+    redirect, rewrite, route, selector,
     tables::{Compiled, ResolvedPair, Tables, Tries},
 };
 
@@ -105,17 +105,17 @@ fn put_back(context: &mut XdpContext) -> Option<()> {
 #[inline(always)]
 fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        return redirect::refuse(frame, &Account::new::<F>(UNATTRIBUTED), Reason::NotAttached);
+        return counters::finish(frame, &Attribution::new::<F>(UNATTRIBUTED), Reason::NotAttached);
     };
-    let account = Account::new::<F>(attachment.connection);
+    let attribution = Attribution::new::<F>(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account, rung),
-        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account, rung),
+        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &attribution, rung),
+        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &attribution, rung),
         Err(reason) => Err(reason),
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) => redirect::refuse(frame, &account, reason),
+        Err(reason) => counters::finish(frame, &attribution, reason),
     }
 }
 
@@ -124,7 +124,7 @@ fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     frame: &mut F,
     start: Start,
     attachment: &Attachment,
-    account: &Account,
+    attribution: &Attribution,
     rung: Rung,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, start)?;
@@ -140,16 +140,16 @@ fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     if rung == Rung::ToHub {
         return Ok(reached(route.first_bucket));
     }
-    selector::ingress(&packet, frame, &ends, route, attachment, account)?;
-    account.admit(&packet);
+    selector::ingress(&packet, frame, &ends, route, attachment, attribution)?;
+    attribution.set_bytes(packet.length);
     if rung == Rung::Selector {
-        return Ok(reached(account.connection()));
+        return Ok(reached(attribution.connection()));
     }
-    let route = route::judge::<F>(route, attachment, account)?;
+    let route = route::check::<F>(route, attachment, attribution)?;
     if rung == Rung::Route {
         return Ok(reached(route.first_bucket));
     }
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route, account)?;
+    let next_hop = nexthop::choose(&packet, frame, &ends, &route, attribution)?;
     if rung == Rung::NextHop {
         return Ok(reached(next_hop.port));
     }
@@ -157,7 +157,7 @@ fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     if rung == Rung::Rewrite {
         return Ok(reached(next_hop.port));
     }
-    redirect::redirect(frame, account, next_hop)
+    redirect::redirect(frame, attribution, next_hop)
 }
 
 /// Ends a rung with what its last stage found: nobody looks at that, and the compiler would leave the work out.
