@@ -273,7 +273,7 @@ impl NextHop {
     pub const TC: u32 = 16;
 }
 
-/// Key of `NEIGHBOURS`, and record of the ring `WANTED`: a neighbour that a packet needed and that was not known.
+/// Key of `NEIGHBOURS`, and record of the ring `NEIGHBOUR_MISS`: a neighbour that a packet needed and `NEIGHBOURS` did not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Neighbour {
@@ -292,8 +292,9 @@ pub struct LinkAddress {
     pub padding: [u8; 2],
 }
 
-/// Bytes of the ring `WANTED`; a page at least. When it is full a neighbour is asked for by a later packet.
-pub const WANTED_BYTES: u32 = 1 << 16;
+/// Bytes of the ring `NEIGHBOUR_MISS`; a page at least. While the ring is full, misses are lost; a later packet reports the
+/// neighbour again.
+pub const NEIGHBOUR_MISS_BYTES: u32 = 1 << 16;
 
 /// Key of `VLANS`: a VLAN that has an interface of its own above `ifindex`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

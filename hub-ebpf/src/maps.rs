@@ -11,8 +11,8 @@ use hub_common::{
     compiled::{MAX_CHUNKS, Words},
     maps::{
         Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_LIMITS,
-        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route,
-        Rules, Scoped, Traffic, Vlan, WANTED_BYTES,
+        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop,
+        Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
     },
 };
 
@@ -80,7 +80,7 @@ pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0)
 pub static NEIGHBOURS: HashMap<Neighbour, LinkAddress> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static WANTED: RingBuf = RingBuf::with_byte_size(WANTED_BYTES, 0);
+pub static NEIGHBOUR_MISS: RingBuf = RingBuf::with_byte_size(NEIGHBOUR_MISS_BYTES, 0);
 
 #[map]
 pub static PORTS: DevMap = DevMap::with_max_entries(MAX_CONNECTIONS, 0);

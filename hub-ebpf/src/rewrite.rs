@@ -49,7 +49,7 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32;
         if let Some(LinkAddress { mac, .. }) = unsafe { maps::NEIGHBOURS.get(key) } {
             return Ok(redirected(next_hop.addresses, *mac));
         }
-        ask_for(key);
+        report_miss(key);
         return Err(Reason::NoNeighbour);
     }
     if next_hop.flags & (NextHop::RESOLVED | NextHop::ETHERNET) == NextHop::ETHERNET {
@@ -58,10 +58,11 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32;
     Ok(next_hop.addresses)
 }
 
-/// Asks the agent to have the neighbour resolved: the kernel, which gets this packet, does so only if it forwards.
+/// Reports the neighbour to the agent, which has it resolved. The kernel, which gets this packet, resolves it only if it
+/// forwards.
 #[inline(always)]
-fn ask_for(neighbour: Neighbour) {
-    if let Some(mut entry) = maps::WANTED.reserve::<Neighbour>(0) {
+fn report_miss(neighbour: Neighbour) {
+    if let Some(mut entry) = maps::NEIGHBOUR_MISS.reserve::<Neighbour>(0) {
         entry.write(neighbour);
         entry.submit(0);
     }
