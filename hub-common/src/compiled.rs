@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! class { route, row, own }
-//! own                     Pair { column, policy, connection, limits } column: a scope, or a policy
+//! own                     Pair { column, policy, connection, rules } column: a scope, or a policy
 //! row[hash(column)]       the same of all columns, where there are more than one
 //! ```
 //!
@@ -147,8 +147,8 @@ impl Class {
     pub const NO_ROUTE: u16 = 1 << 15;
 
     pub const fn words(&self) -> [u32; CLASS_WORDS as usize] {
-        let [column, policy, connection, limits] = self.own.words();
-        [self.first_bucket, self.mask_and_flags, self.row, self.hash, column, policy, connection, limits]
+        let [column, policy, connection, rules] = self.own.words();
+        [self.first_bucket, self.mask_and_flags, self.row, self.hash, column, policy, connection, rules]
     }
 
     #[inline(always)]
@@ -170,18 +170,18 @@ pub struct Pair {
     pub policy: u32,
     /// `COUNTERS` slot.
     pub connection: u32,
-    /// [`Local::limits`] where the column is a policy; 0 where it is a scope.
-    pub limits: u32,
+    /// [`Local::rules`] where the column is a policy; 0 where it is a scope.
+    pub rules: u32,
 }
 
 impl Pair {
     /// Nothing is ever asked in this column.
     pub const NO_COLUMN: u32 = u32::MAX;
-    pub const NOTHING: Self = Self { column: Self::NO_COLUMN, policy: 0, connection: 0, limits: 0 };
+    pub const NOTHING: Self = Self { column: Self::NO_COLUMN, policy: 0, connection: 0, rules: 0 };
 
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        [self.column, self.policy, self.connection, self.limits]
+        [self.column, self.policy, self.connection, self.rules]
     }
 
     #[inline(always)]
@@ -191,7 +191,7 @@ impl Pair {
 
     #[inline(always)]
     pub const fn local(&self) -> Local {
-        Local { connection: self.connection, limits: self.limits }
+        Local { connection: self.connection, rules: self.rules }
     }
 }
 
@@ -334,8 +334,8 @@ impl<'m, M: Memory> Reader<'m, M> {
             return Some(class.own);
         }
         let address = u64::from(class.row + place(column, class.hash) * PAIR_WORDS);
-        let [found, policy, connection, limits] = *self.chunk(address)?.words(address);
-        if found == column { Some(Pair { column, policy, connection, limits }) } else { None }
+        let [found, policy, connection, rules] = *self.chunk(address)?.words(address);
+        if found == column { Some(Pair { column, policy, connection, rules }) } else { None }
     }
 
     #[inline(always)]

@@ -6,8 +6,8 @@
 //! ```text
 //! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
 //! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
-//! LOCALS[policy, destination] longest prefix   -> Local { connection, limits }  (only where policy is not ANY_LOCAL)
-//! PORT_RULES[limits]                           -> Rules            (only where limits is not NO_LIMITS)
+//! LOCALS[policy, destination] longest prefix   -> Local { connection, rules }  (only where policy is not ANY_LOCAL)
+//! PORT_RULES[rules]                           -> Rules            (only where rules is not NO_PORT_RULES)
 //! ROUTES[source]              longest prefix   -> Route: must lead back to that connection (reverse path)
 //! GROUP_MEMBERS[first_bucket, connection]      (only where the route has several next hops)
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
@@ -65,14 +65,14 @@ pub const SHARED_SCOPE: u32 = 1 << 13;
 /// Policy that admits every local address: [`Remote::connection`] says whose packet it is and `LOCALS` is not asked.
 pub const ANY_LOCAL: u32 = 0;
 
-/// [`Local::limits`] of a prefix that is not limited to protocols or ports: `PORT_RULES` is not asked.
-pub const NO_LIMITS: u32 = 0;
+/// [`Local::rules`] of a prefix that is not limited to protocols or ports: `PORT_RULES` is not asked.
+pub const NO_PORT_RULES: u32 = 0;
 /// An entry of `PORT_RULES` without a rule: it admits nothing, ever.
 pub const ADMITS_NOTHING: u32 = 1;
 /// Capacity of `PORT_RULES`.
-pub const MAX_LIMITS: u32 = 1 << 13;
+pub const MAX_PORT_RULES: u32 = 1 << 13;
 /// Rules of an entry of `PORT_RULES`.
-pub const LIMIT_RULES: usize = 8;
+pub const RULES_PER_ENTRY: usize = 8;
 
 /// An interface that packets come in on. Key: ifindex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,10 +134,10 @@ pub struct Remote {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Local {
-    /// `COUNTERS` slot of the connection; where [`Local::limits`] is not [`NO_LIMITS`], the rules tell it.
+    /// `COUNTERS` slot of the connection; where [`Local::rules`] is not [`NO_PORT_RULES`], the rules tell it.
     pub connection: u32,
-    /// Index into `PORT_RULES`, or [`NO_LIMITS`].
-    pub limits: u32,
+    /// Index into `PORT_RULES`, or [`NO_PORT_RULES`].
+    pub rules: u32,
 }
 
 /// A pair of selectors that is limited to a protocol and ports (RFC 4301 section 4.4.1.1).
@@ -166,7 +166,7 @@ impl Rule {
 }
 
 /// Value of `PORT_RULES`: the first rule that suits a packet admits it, as one of that rule's connection.
-pub type Rules = [Rule; LIMIT_RULES];
+pub type Rules = [Rule; RULES_PER_ENTRY];
 
 /// What the longest matching prefix of the destination says. Eight bytes: replaced as one.
 ///
@@ -400,7 +400,7 @@ const _: () = {
     assert!(size_of::<Scoped<[u8; 16]>>() == 20);
     assert!(size_of::<Remote>() == 8);
     assert!(size_of::<Local>() == 8);
-    assert!(size_of::<Rule>() == 16 && size_of::<Rules>() == 16 * LIMIT_RULES);
+    assert!(size_of::<Rule>() == 16 && size_of::<Rules>() == 16 * RULES_PER_ENTRY);
     assert!(size_of::<Route>() == 8);
     assert!(size_of::<NextHop>() == 64);
     assert!(size_of::<Neighbour>() == 24);

@@ -16,37 +16,38 @@ use hub_common::{
 };
 
 use hub_ebpf::{
-    address::{Address, V4, V6},
     counters::{self, Admission, Attribution},
+    family::{Address, V4, V6},
     frame::{Frame, SkbFrame, XdpFrame},
+    lookup::{ClassTrie, LpmTries, ResolvedPair, Tables},
     nexthop,
     parse::{self, Network, Start},
-    redirect, rewrite, route, selector,
-    tables::{Compiled, ResolvedPair, Tables, Tries},
+    policy::selector,
+    redirect, rewrite, route,
 };
 
 /// Entry point of XDP, native and generic.
 #[xdp]
 pub fn vpnhub_xdp(context: XdpContext) -> u32 {
-    forward::<Compiled, _>(&mut XdpFrame::new(context))
+    forward::<ClassTrie, _>(&mut XdpFrame::new(context))
 }
 
 /// The same, with routes and selectors in LPM tries.
 #[xdp]
 pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
-    forward::<Tries, _>(&mut XdpFrame::new(context))
+    forward::<LpmTries, _>(&mut XdpFrame::new(context))
 }
 
 /// Entry point of TC, for interfaces that XDP cannot send to or come in on: those without Ethernet headers above all.
 #[classifier]
 pub fn vpnhub_tc(context: TcContext) -> i32 {
-    forward::<Compiled, _>(&mut SkbFrame::new(context)) as i32
+    forward::<ClassTrie, _>(&mut SkbFrame::new(context)) as i32
 }
 
 /// The same, with routes and selectors in LPM tries.
 #[classifier]
 pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
-    forward::<Tries, _>(&mut SkbFrame::new(context)) as i32
+    forward::<LpmTries, _>(&mut SkbFrame::new(context)) as i32
 }
 
 #[inline(always)]
@@ -77,12 +78,12 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
     attribution: &Attribution,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, start)?;
-    let ends = ResolvedPair::<A, T>::of(&packet)?;
-    let route = route::lookup(&ends, ends.destination);
-    selector::ingress(&packet, frame, &ends, route, attachment, attribution)?;
+    let pair = ResolvedPair::<A, T>::of(&packet)?;
+    let route = route::lookup(&pair, pair.destination);
+    selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
     let route = route::check::<F>(route, attachment, attribution)?;
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &pair, &route, attribution)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, attribution, next_hop)
 }

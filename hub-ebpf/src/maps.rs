@@ -10,8 +10,8 @@ use hub_common::{
     Mark,
     compiled::{MAX_CHUNKS, Words},
     maps::{
-        Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_LIMITS,
-        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop,
+        Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
+        MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop,
         Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
     },
 };
@@ -51,7 +51,7 @@ pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, Local> = LpmTrie::with_max_entri
 pub static LINKS: LpmTrie<Scoped<[u8; 16]>, u32> = LpmTrie::with_max_entries(MAX_NEIGHBOURS, 0);
 
 #[map]
-pub static PORT_RULES: Array<Rules> = Array::with_max_entries(MAX_LIMITS, 0);
+pub static PORT_RULES: Array<Rules> = Array::with_max_entries(MAX_PORT_RULES, 0);
 
 #[map]
 pub static ROUTES_V4: LpmTrie<[u8; 4], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);

@@ -8,20 +8,20 @@ use hub_common::{
 };
 
 use crate::{
-    address::Address,
     counters::{Admission, Attribution},
+    family::Address,
     frame::Frame,
+    lookup::{ResolvedPair, Tables},
     maps,
     parse::Packet,
-    selector,
-    tables::{ResolvedPair, Tables},
+    policy::selector,
 };
 
 #[inline(always)]
 pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &ResolvedPair<A, T>,
+    pair: &ResolvedPair<A, T>,
     route: &Route,
     attribution: &Attribution,
 ) -> Result<&'static NextHop, Reason> {
@@ -33,7 +33,7 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
     let value = *maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
     let next_hop = maps::NEXT_HOPS.get(value & BUCKET_INDEX).ok_or(Reason::NextHopDown)?;
     // First the policy: what is not admitted must not reach the kernel's slow path either.
-    selector::egress(packet, frame, ends, next_hop.scope)?;
+    selector::egress(packet, frame, pair, next_hop.scope)?;
     // From here on the kernel may have to go on with it, by this next hop and no other.
     attribution.set_admission::<F>(Admission::NextHop(next_hop.connection));
     attribution.set_path::<F>(value & !BUCKET_INDEX);

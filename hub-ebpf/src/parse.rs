@@ -10,7 +10,7 @@ use hub_common::{
 };
 
 use crate::{
-    address::{Address, V4, V6},
+    family::{Address, V4, V6},
     frame::Frame,
     headers::{Ethernet, Ipv4, Ipv6, Tag},
     maps,

@@ -8,7 +8,7 @@ use hub_common::{
 };
 
 use crate::{
-    address::{Address, V4, V6},
+    family::{Address, V4, V6},
     frame::{Frame, HelperError},
     headers::Ethernet,
     maps,

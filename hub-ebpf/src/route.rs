@@ -10,14 +10,14 @@ use hub_common::{
 use crate::{
     counters::{Admission, Attribution},
     frame::Frame,
+    lookup::{ResolvedPair, Tables},
     maps,
-    tables::{ResolvedPair, Tables},
 };
 
 /// One answer for the hub's own addresses and for the routes.
 #[inline(always)]
-pub fn lookup<A, T: Tables<A>>(ends: &ResolvedPair<A, T>, address: T::Resolved) -> Route {
-    match ends.tables.route(address) {
+pub fn lookup<A, T: Tables<A>>(pair: &ResolvedPair<A, T>, address: T::Resolved) -> Route {
+    match pair.tables.route(address) {
         Some(route) => route,
         // SAFETY: a valid, aligned static that nobody writes.
         None => unsafe { ptr::read_volatile(&raw const NONE) },

@@ -55,7 +55,7 @@ impl Seen<'_> {
         let (class, default) = (reader.find(address).unwrap(), reader.default_class::<K>().unwrap());
         let pair = |column: &u32| {
             let pair = reader.pair(class, *column).or_else(|| reader.pair(default, *column));
-            pair.map(|pair| (pair.policy, pair.connection, pair.limits))
+            pair.map(|pair| (pair.policy, pair.connection, pair.rules))
         };
         (class.route().or(default.route()), columns.iter().map(pair).collect())
     }
@@ -90,7 +90,7 @@ impl Reference {
             Change::Route(None) => drop(self.routes.remove(&prefix)),
             Change::Remote { scope, remote } => pair(scope, remote.map(|remote| (remote.policy, remote.connection, 0))),
             Change::Local { policy, local } => {
-                pair(policy + POLICY_COLUMN, local.map(|local| (0, local.connection, local.limits)));
+                pair(policy + POLICY_COLUMN, local.map(|local| (0, local.connection, local.rules)));
             }
         }
     }
@@ -166,7 +166,7 @@ fn change(random: &mut SmallRng) -> Change {
     match random.random_range(0..4) {
         0 | 1 => Change::Route((!gone).then_some(Route { first_bucket: number, bucket_mask: 255, flags: 0 })),
         _ if column >= POLICY_COLUMN => {
-            let local = Local { connection: number, limits: number % 3 };
+            let local = Local { connection: number, rules: number % 3 };
             Change::Local { policy: column - POLICY_COLUMN, local: (!gone).then_some(local) }
         }
         _ => Change::Remote { scope: column, remote: (!gone).then_some(Remote { policy: 1, connection: number }) },

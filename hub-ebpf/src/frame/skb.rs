@@ -15,7 +15,7 @@ use aya_ebpf::{
 use hub_common::maps::NextHop;
 
 use super::{Frame, HelperError};
-use crate::{headers::Ethernet, limits, maps, parse::MAX_TAGS};
+use crate::{headers::Ethernet, maps, parse::MAX_TAGS, policy::ports};
 
 /// A frame under TC, which the kernel has made an skb of: from and to interfaces of any kind, and longer than an MTU
 /// where GRO has joined packets or a sender has left it to others to cut them.
@@ -135,7 +135,7 @@ impl Frame for SkbFrame {
 
     #[inline(always)]
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-        limits_transport_tc(self.skb(), offset, length, known, ports)
+        ports_transport_tc(self.skb(), offset, length, known, ports)
     }
 
     #[inline(always)]
@@ -205,6 +205,6 @@ impl Frame for SkbFrame {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limits_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-    limits::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known, ports)
+extern "C" fn ports_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+    ports::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known, ports)
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use hub_common::maps::NextHop;
 
 use super::{Frame, HelperError};
-use crate::{limits, maps};
+use crate::{maps, policy::ports};
 
 /// A frame under XDP, native or generic.
 pub struct XdpFrame {
@@ -79,7 +79,7 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-        limits_transport_xdp(self.context.ctx, offset, length, known, ports)
+        ports_transport_xdp(self.context.ctx, offset, length, known, ports)
     }
 
     #[inline(always)]
@@ -120,6 +120,6 @@ impl Frame for XdpFrame {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limits_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-    limits::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known, ports)
+extern "C" fn ports_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+    ports::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known, ports)
 }

@@ -224,7 +224,7 @@ mod tests {
     use super::hash;
 
     fn row(columns: impl IntoIterator<Item = u32>) -> Vec<Pair> {
-        columns.into_iter().map(|column| Pair { column, policy: 0, connection: 7, limits: 0 }).collect()
+        columns.into_iter().map(|column| Pair { column, policy: 0, connection: 7, rules: 0 }).collect()
     }
 
     #[test]

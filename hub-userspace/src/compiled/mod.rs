@@ -131,12 +131,12 @@ impl Table {
         match change {
             Change::Route(route) => said.route = route,
             Change::Remote { scope, remote } => {
-                let pair = |Remote { policy, connection }| Pair { column: scope, policy, connection, limits: 0 };
+                let pair = |Remote { policy, connection }| Pair { column: scope, policy, connection, rules: 0 };
                 said.set(scope, remote.map(pair));
             }
             Change::Local { policy, local } => {
                 let column = policy + POLICY_COLUMN;
-                let pair = |Local { connection, limits }| Pair { column, policy: 0, connection, limits };
+                let pair = |Local { connection, rules }| Pair { column, policy: 0, connection, rules };
                 said.set(column, local.map(pair));
             }
         }

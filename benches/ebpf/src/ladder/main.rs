@@ -22,13 +22,14 @@ use hub_common::{
     maps::{Attachment, UNATTRIBUTED},
 };
 use hub_ebpf::{
-    address::{Address, V4, V6},
     counters::{self, Attribution},
+    family::{Address, V4, V6},
     frame::{Frame, XdpFrame},
+    lookup::{ClassTrie, LpmTries, ResolvedPair, Tables},
     nexthop,
     parse::{self, Network, Start},
-    redirect, rewrite, route, selector,
-    tables::{Compiled, ResolvedPair, Tables, Tries},
+    policy::selector,
+    redirect, rewrite, route,
 };
 
 use crate::rungs::Rung;
@@ -48,24 +49,24 @@ macro_rules! programs {
 }
 
 programs! {
-    drop: Compiled, Drop;
-    bare: Compiled, Bare;
-    hub_parse: Compiled, Parse;
-    hub_addresses: Compiled, Addresses;
-    hub_to_hub: Compiled, ToHub;
-    hub_selector: Compiled, Selector;
-    hub_route: Compiled, Route;
-    hub_nexthop: Compiled, NextHop;
-    hub_rewrite: Compiled, Rewrite;
-    hub_redirect: Compiled, Redirect;
-    lpm_parse: Tries, Parse;
-    lpm_addresses: Tries, Addresses;
-    lpm_to_hub: Tries, ToHub;
-    lpm_selector: Tries, Selector;
-    lpm_route: Tries, Route;
-    lpm_nexthop: Tries, NextHop;
-    lpm_rewrite: Tries, Rewrite;
-    lpm_redirect: Tries, Redirect;
+    drop: ClassTrie, Drop;
+    bare: ClassTrie, Bare;
+    hub_parse: ClassTrie, Parse;
+    hub_addresses: ClassTrie, Addresses;
+    hub_to_hub: ClassTrie, ToHub;
+    hub_selector: ClassTrie, Selector;
+    hub_route: ClassTrie, Route;
+    hub_nexthop: ClassTrie, NextHop;
+    hub_rewrite: ClassTrie, Rewrite;
+    hub_redirect: ClassTrie, Redirect;
+    lpm_parse: LpmTries, Parse;
+    lpm_addresses: LpmTries, Addresses;
+    lpm_to_hub: LpmTries, ToHub;
+    lpm_selector: LpmTries, Selector;
+    lpm_route: LpmTries, Route;
+    lpm_nexthop: LpmTries, NextHop;
+    lpm_rewrite: LpmTries, Rewrite;
+    lpm_redirect: LpmTries, Redirect;
 }
 
 /// Both families of a way to look up, each with a glance at what it knows of an address.
@@ -132,15 +133,15 @@ fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
         let found = packet.source.glance() ^ packet.destination.glance();
         return Ok(reached(found ^ packet.length as u32 ^ u32::from(packet.hop_limit)));
     }
-    let ends = ResolvedPair::<A, T>::of(&packet)?;
+    let pair = ResolvedPair::<A, T>::of(&packet)?;
     if rung == Rung::Addresses {
-        return Ok(reached(ends.source.glance() ^ ends.destination.glance()));
+        return Ok(reached(pair.source.glance() ^ pair.destination.glance()));
     }
-    let route = route::lookup(&ends, ends.destination);
+    let route = route::lookup(&pair, pair.destination);
     if rung == Rung::ToHub {
         return Ok(reached(route.first_bucket));
     }
-    selector::ingress(&packet, frame, &ends, route, attachment, attribution)?;
+    selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
     if rung == Rung::Selector {
         return Ok(reached(attribution.connection()));
@@ -149,7 +150,7 @@ fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     if rung == Rung::Route {
         return Ok(reached(route.first_bucket));
     }
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &pair, &route, attribution)?;
     if rung == Rung::NextHop {
         return Ok(reached(next_hop.port));
     }

@@ -7,7 +7,7 @@ use hub_common::{
     maps::{Local, Remote, Route},
 };
 
-use crate::{address::Address, maps, parse::Packet};
+use crate::{family::Address, maps, parse::Packet};
 
 /// Routes and selectors.
 pub trait Tables<A>: Sized {
@@ -15,7 +15,7 @@ pub trait Tables<A>: Sized {
     type Resolved: Copy;
 
     fn open() -> Option<Self>;
-    fn know(&self, address: A) -> Option<Self::Resolved>;
+    fn resolve(&self, address: A) -> Option<Self::Resolved>;
     /// What the longest matching destination says.
     fn route(&self, address: Self::Resolved) -> Option<Route>;
     /// What the longest matching remote prefix of a scope says.
@@ -37,16 +37,16 @@ impl<A: Address, T: Tables<A>> ResolvedPair<A, T> {
         // There are tables, and they know all addresses: the misses are for the verifier.
         let tables = T::open().ok_or(Reason::NoRoute)?;
         // In this order the verifier looks at a fifth less.
-        let destination = tables.know(packet.destination).ok_or(Reason::NoRoute)?;
-        let source = tables.know(packet.source).ok_or(Reason::NoRoute)?;
+        let destination = tables.resolve(packet.destination).ok_or(Reason::NoRoute)?;
+        let source = tables.resolve(packet.source).ok_or(Reason::NoRoute)?;
         Ok(Self { tables, source, destination })
     }
 }
 
 /// LPM tries.
-pub struct Tries;
+pub struct LpmTries;
 
-impl<A: Address> Tables<A> for Tries {
+impl<A: Address> Tables<A> for LpmTries {
     type Resolved = A;
 
     #[inline(always)]
@@ -55,7 +55,7 @@ impl<A: Address> Tables<A> for Tries {
     }
 
     #[inline(always)]
-    fn know(&self, address: A) -> Option<A> {
+    fn resolve(&self, address: A) -> Option<A> {
         Some(address)
     }
 
@@ -76,9 +76,9 @@ impl<A: Address> Tables<A> for Tries {
 }
 
 /// The compiled look-up.
-pub struct Compiled(Reader<'static, Chunks>);
+pub struct ClassTrie(Reader<'static, Chunks>);
 
-impl<A: Address> Tables<A> for Compiled {
+impl<A: Address> Tables<A> for ClassTrie {
     type Resolved = &'static Class;
 
     #[inline(always)]
@@ -87,7 +87,7 @@ impl<A: Address> Tables<A> for Compiled {
     }
 
     #[inline(always)]
-    fn know(&self, address: A) -> Option<&'static Class> {
+    fn resolve(&self, address: A) -> Option<&'static Class> {
         self.0.find(address)
     }
 
@@ -107,7 +107,7 @@ impl<A: Address> Tables<A> for Compiled {
     }
 }
 
-impl Compiled {
+impl ClassTrie {
     #[inline(always)]
     fn column<A: Address>(&self, class: &'static Class, column: u32) -> Option<Pair> {
         self.0.pair(class, column).or_else(|| self.0.pair(self.0.default_class::<A>()?, column))

@@ -3,24 +3,24 @@
 //! A selector is a pair of prefixes: `remote`, the site's side, and `local`, the hub's side and all behind it. The tables
 //! know the longest remote prefix of a scope; its policy is the set of local prefixes that any pair with a remote around
 //! that address has, so that one question about it answers for all pairs at once. A pair may be for a protocol or ports
-//! alone: [`crate::limits`].
+//! alone: [`crate::policy::ports`].
 //!
 //! Then the reverse path: the source's own route must lead back to that connection, so that a site whose selector admits any
 //! address cannot speak with another's. Only a packet that has come so far may be for the hub itself.
 
 use hub_common::{
     Reason,
-    maps::{ANY_LOCAL, Attachment, NO_LIMITS, NO_REVERSE_PATH, Remote, Route, VPC, link},
+    maps::{ANY_LOCAL, Attachment, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Route, VPC, link},
 };
 
 use crate::{
-    address::Address,
     counters::Attribution,
+    family::Address,
     frame::Frame,
-    limits::{self, Direction},
+    lookup::{ResolvedPair, Tables},
     parse::{Packet, Reach},
+    policy::ports::{self, Direction},
     route,
-    tables::{ResolvedPair, Tables},
 };
 
 /// Tells which connection of the attachment sent the packet, if any may send it. `route` is the destination's.
@@ -30,25 +30,25 @@ use crate::{
 pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &ResolvedPair<A, T>,
+    pair: &ResolvedPair<A, T>,
     route: Route,
     attachment: &Attachment,
     attribution: &Attribution,
 ) -> Result<(), Reason> {
-    let back = route::lookup(ends, ends.source);
+    let back = route::lookup(pair, pair.source);
     if packet.reach != Reach::Forwardable {
-        return Err(on_link(packet, frame, ends, route, back, attachment));
+        return Err(on_link(packet, frame, pair, route, back, attachment));
     }
     if packet.source.is_martian_source() || back.flags & Route::HUB != 0 {
         return Err(Reason::SpoofedSource);
     }
-    let remote = ends.tables.remote(ends.source, attachment.scope);
+    let remote = pair.tables.remote(pair.source, attachment.scope);
     if route.flags & Route::HUB != 0 {
         return Err(to_hub(packet, frame, remote, back, attachment, attribution));
     }
     let remote = remote.ok_or(Reason::SpoofedSource)?;
     attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
-    let owner = paired(packet, frame, &ends.tables, remote, ends.destination, Direction::FromSite);
+    let owner = paired(packet, frame, &pair.tables, remote, pair.destination, Direction::FromSite);
     let owner = owner.ok_or(Reason::SelectorMismatch)?;
     attribution.set_connection(owner & !NO_REVERSE_PATH);
     reverse_path(back, owner)
@@ -66,7 +66,7 @@ fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
 fn on_link<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &ResolvedPair<A, T>,
+    pair: &ResolvedPair<A, T>,
     route: Route,
     back: Route,
     attachment: &Attachment,
@@ -99,7 +99,7 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
     }
     // The hub's addresses on its links are often link-local ones of IPv4.
     if is_hub
-        && let Some(remote) = ends.tables.remote(ends.source, attachment.scope)
+        && let Some(remote) = pair.tables.remote(pair.source, attachment.scope)
         && reverse_path(back, remote.connection).is_ok()
     {
         return reason;
@@ -147,11 +147,11 @@ fn to_hub<A: Address, F: Frame>(
 pub fn egress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &ResolvedPair<A, T>,
+    pair: &ResolvedPair<A, T>,
     scope: u32,
 ) -> Result<(), Reason> {
-    match ends.tables.remote(ends.destination, scope) {
-        Some(remote) if paired(packet, frame, &ends.tables, remote, ends.source, Direction::ToSite).is_some() => Ok(()),
+    match pair.tables.remote(pair.destination, scope) {
+        Some(remote) if paired(packet, frame, &pair.tables, remote, pair.source, Direction::ToSite).is_some() => Ok(()),
         _ => Err(Reason::SelectorMismatch),
     }
 }
@@ -170,8 +170,8 @@ fn paired<A: Address, T: Tables<A>, F: Frame>(
         return Some(remote.connection);
     }
     let local = tables.local(local, remote.policy)?;
-    if local.limits == NO_LIMITS {
+    if local.rules == NO_PORT_RULES {
         return Some(local.connection);
     }
-    limits::admit(packet, frame, local.limits, way)
+    ports::admit(packet, frame, local.rules, way)
 }

@@ -10,7 +10,7 @@
 use hub_common::maps::{Rule, UNATTRIBUTED};
 
 use crate::{
-    address::Address,
+    family::Address,
     frame::Frame,
     headers::{Ipv4, Ipv6},
     maps,
@@ -49,7 +49,7 @@ mod transport {
 
 /// The connection of the first rule that admits the packet.
 #[inline(always)]
-pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, way: Direction) -> Option<u32> {
+pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, rules: u32, way: Direction) -> Option<u32> {
     let known = u32::from(packet.protocol) | A::VERSION << 8;
     let transport = frame.transport(packet.offset as u32, packet.length as u32, known, A::ports(packet, frame));
     let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;
@@ -59,7 +59,7 @@ pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, w
         Direction::FromSite => (source, destination),
         Direction::ToSite => (destination, source),
     };
-    match limits_first(limits, protocol, has_ports, remote, local) {
+    match ports_first_match(rules, protocol, has_ports, remote, local) {
         UNATTRIBUTED => None,
         connection => Some(connection),
     }
@@ -104,8 +104,8 @@ fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: u32) -> Op
 /// [`UNATTRIBUTED`] for none.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limits_first(limits: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {
-    let Some(rules) = maps::PORT_RULES.get(limits) else { return UNATTRIBUTED };
+extern "C" fn ports_first_match(rules: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {
+    let Some(rules) = maps::PORT_RULES.get(rules) else { return UNATTRIBUTED };
     for rule in rules {
         if rule.connection == UNATTRIBUTED || admits(rule, protocol, has_ports, remote, local) {
             return rule.connection;

@@ -56,7 +56,7 @@ pub trait Frame {
     /// Has the kernel take this for the flow's hash (`skb->hash`), by which it chooses among a route's next hops.
     fn set_hash(&mut self, hash: u32);
 
-    /// [`limits::transport`](crate::limits::transport) of this frame, by way of a function that the verifier looks at by itself.
+    /// [`ports::transport`](crate::policy::ports::transport) of this frame, by way of a function that the verifier looks at by itself.
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64;
 
     /// Whether an IP packet of this length, or each segment of it, is one that the next hop takes.
@@ -110,5 +110,5 @@ pub unsafe trait Bytes {}
 // SAFETY: an array of bytes.
 unsafe impl<const N: usize> Bytes for [u8; N] {}
 
-/// The kernel could not move the ends of the frame.
+/// The kernel could not move the pair of the frame.
 pub struct HelperError;
