@@ -7,7 +7,7 @@
 #![no_std]
 
 pub mod checksum;
-pub mod compiled;
+pub mod class_trie;
 pub mod flow;
 pub mod maps;
 pub mod mark;

@@ -1,7 +1,7 @@
 //! Keys and values of the program's maps.
 //!
 //! How they hang together, for a packet that came in on `ifindex`; `REMOTES`, `LOCALS` and `ROUTES` are tries or what
-//! [`crate::compiled`] makes of them:
+//! [`crate::class_trie`] makes of them:
 //!
 //! ```text
 //! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
@@ -20,7 +20,7 @@
 //!
 //! The egress check asks REMOTES and LOCALS again with the next hop's scope and the addresses swapped.
 
-use crate::{Reason, compiled::POLICY_COLUMN};
+use crate::{Reason, class_trie::POLICY_COLUMN};
 
 /// Capacity of `FAR_ATTACHMENTS` and `PORTS`, and with two more of `TRAFFIC` and `REFUSALS`: interfaces, and connections, of one gateway.
 pub const MAX_CONNECTIONS: u32 = 4096;

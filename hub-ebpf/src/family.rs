@@ -6,7 +6,7 @@ use core::mem::{self, MaybeUninit};
 
 use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
 use hub_common::{
-    compiled, flow,
+    class_trie, flow,
     maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 
@@ -22,7 +22,7 @@ pub type V4 = u32;
 pub type V6 = [u64; 2];
 
 /// An address with its family's tables.
-pub trait Address: compiled::Key + ParseIp + Martian + HopLimit + 'static {
+pub trait Address: class_trie::Key + ParseIp + Martian + HopLimit + 'static {
     /// IP version.
     const VERSION: u32;
     /// Bits of an address.

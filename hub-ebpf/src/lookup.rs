@@ -3,7 +3,7 @@
 
 use hub_common::{
     Reason,
-    compiled::{Chunk, Class, Memory, POLICY_COLUMN, Pair, Reader},
+    class_trie::{Chunk, Class, Memory, POLICY_COLUMN, Pair, Reader},
     maps::{Local, Remote, Route},
 };
 

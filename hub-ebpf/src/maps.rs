@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use hub_common::{
     Mark,
-    compiled::{MAX_CHUNKS, Words},
+    class_trie::{MAX_CHUNKS, Words},
     maps::{
         Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
         MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop,

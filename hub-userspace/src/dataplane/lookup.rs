@@ -1,11 +1,11 @@
-//! Routes and selectors in the kernel: LPM tries, or the compiled look-up.
+//! Routes and selectors in the kernel: LPM tries, or the class trie.
 
 use aya::{
     Ebpf, Pod,
     maps::{LpmTrie, MapData},
 };
 use hub_common::{
-    compiled::CHUNK_WORDS,
+    class_trie::CHUNK_WORDS,
     maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 use ipnet::IpNet;
@@ -16,7 +16,7 @@ use super::{
     maps::{Named, Written, take},
 };
 use crate::{
-    compiled::{self, Change, Compiled, memory::Exhausted},
+    class_trie::{self, Change, ClassTrie, memory::Exhausted},
     config::model,
     id_allocator::DeferredFree,
     tables::{MapChanges, Prefix},
@@ -25,7 +25,7 @@ use crate::{
 /// As the settings want it.
 pub enum Lookup {
     Tries(Box<Tries>),
-    Compiled { tables: Box<Compiled<Chunks>>, mebibytes: u32 },
+    Compiled { tables: Box<ClassTrie<Chunks>>, mebibytes: u32 },
 }
 
 /// LPM tries of both families.
@@ -49,7 +49,7 @@ pub trait Address: Ord + Pod
 where
     Scoped<Self>: Pod,
 {
-    const FAMILY: compiled::Family;
+    const FAMILY: class_trie::Family;
 
     fn tries(tries: &mut Tries) -> &mut FamilyTries<Self>;
     /// From the highest of 128 bits on.
@@ -57,7 +57,7 @@ where
 }
 
 impl Address for [u8; 4] {
-    const FAMILY: compiled::Family = compiled::Family::V4;
+    const FAMILY: class_trie::Family = class_trie::Family::V4;
 
     fn tries(tries: &mut Tries) -> &mut FamilyTries<Self> {
         &mut tries.v4
@@ -69,7 +69,7 @@ impl Address for [u8; 4] {
 }
 
 impl Address for [u8; 16] {
-    const FAMILY: compiled::Family = compiled::Family::V6;
+    const FAMILY: class_trie::Family = class_trie::Family::V6;
 
     fn tries(tries: &mut Tries) -> &mut FamilyTries<Self> {
         &mut tries.v6
@@ -98,7 +98,7 @@ impl Lookup {
             model::Lookup::Compiled => {
                 let mebibytes = settings.lookup_memory;
                 let chunks = (mebibytes << 10).div_ceil(CHUNK_WORDS >> 8);
-                let tables = Compiled::new(Chunks::take(ebpf, chunks)?, chunks);
+                let tables = ClassTrie::new(Chunks::take(ebpf, chunks)?, chunks);
                 Ok(Self::Compiled { tables: Box::new(tables.map_err(|error| exhausted(error, mebibytes))?), mebibytes })
             }
         }
@@ -193,7 +193,7 @@ impl DeferredFree for Lookup {
 type Changed = ((u128, u8), Change);
 
 /// All changes at once. On an error none counts as made: they are made again.
-fn apply<A: Address>(tables: &mut Compiled<Chunks>, mebibytes: u32, changes: impl Iterator<Item = Changed>) -> Written
+fn apply<A: Address>(tables: &mut ClassTrie<Chunks>, mebibytes: u32, changes: impl Iterator<Item = Changed>) -> Written
 where
     Scoped<A>: Pod,
 {
@@ -230,7 +230,7 @@ where
 
 fn exhausted(error: Exhausted<Error>, mebibytes: u32) -> Error {
     match error {
-        Exhausted::ProtoPorts => Error::LookupMemory { mebibytes },
+        Exhausted::Capacity => Error::LookupMemory { mebibytes },
         Exhausted::Backing(error) => error,
     }
 }

@@ -18,7 +18,7 @@ use benches_ebpf::{
 };
 use hub_common::{
     Reason,
-    compiled::Class,
+    class_trie::Class,
     maps::{Attachment, UNATTRIBUTED},
 };
 use hub_ebpf::{
