@@ -8,7 +8,7 @@
 use anyhow::{Context as _, Result};
 use hub_tests::lab::{Namespace, unique_prefix};
 
-use crate::{place::Place, programs::Programs};
+use crate::{netdev::Netdev, programs::Programs};
 
 /// A device that nothing is ever sent to.
 const DEVICE: &str = "idle0";
@@ -22,8 +22,8 @@ impl Idle {
         let namespace = Namespace::create(&format!("{}-idle", unique_prefix()))?;
         // Down, both ends.
         namespace.ip(&format!("link add {DEVICE} type veth peer name idle1"))?;
-        let place = Place::find(namespace.name(), DEVICE)?;
-        programs.attach("generator", &place).context("keeping the generator in the dispatcher")?;
+        let netdev = Netdev::find(namespace.name(), DEVICE)?;
+        programs.attach("generator", &netdev).context("keeping the generator in the dispatcher")?;
         Ok(Self(namespace))
     }
 }

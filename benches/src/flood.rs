@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::{
     cpu::pin,
     dispatcher::Idle,
-    place::Place,
+    netdev::Netdev,
     programs::{self, Programs},
     report::Report,
     settings::{Macs, Spread, Traffic, settings},
@@ -84,8 +84,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HOPELESS: u32 = 5;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let from = Place::find(&arguments.from, &arguments.from_device)?;
-    let to = Place::find(&arguments.to, &arguments.to_device)?;
+    let from = Netdev::find(&arguments.from, &arguments.from_device)?;
+    let to = Netdev::find(&arguments.to, &arguments.to_device)?;
     let traffic = Traffic {
         source: arguments.source,
         destination: arguments.destination,
@@ -124,7 +124,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// What sends and counts: the programs have their settings, and the sink is attached.
 pub struct Flood<'a> {
     pub programs: &'a mut Programs,
-    pub from: &'a Place,
+    pub from: &'a Netdev,
     /// What the kernel lays in a page before the generator writes the head.
     pub frame: Vec<u8>,
     /// Frames made in one go.

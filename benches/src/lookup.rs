@@ -1,9 +1,9 @@
-//! What each stage of the hub's program costs: the hub's own code, one stage more from rung to rung, in turn on one core.
+//! What each stage of the hub's program costs: the hub's own code, one stage more from stage to stage, in turn on one core.
 
 mod ladder;
 mod results;
 mod shared;
-mod stages;
+mod times;
 mod worlds;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
@@ -14,7 +14,7 @@ use clap::Args;
 use self::{
     ladder::{Counted, Ladder},
     results::{Conditions, Results},
-    stages::{Hub, Times},
+    times::{Hub, Times},
     worlds::World,
 };
 use crate::{
@@ -24,9 +24,9 @@ use crate::{
         results::Missing,
         routes::{Family, MOST},
     },
-    rungs::Rung,
     scale::MOST_CONNECTIONS,
     settings::Traffic,
+    stages::Stage,
     testbed,
 };
 
@@ -53,7 +53,7 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "N", default_values = ["64"],
         value_parser = clap::value_parser!(u32).range(60..=1514))]
     packet_bytes: Vec<u32>,
-    /// Measurements of each rung, one after the other in turn
+    /// Measurements of each stage, one after the other in turn
     #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Packets of a measurement
@@ -156,8 +156,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn finish(mut results: Results, arguments: &Arguments) -> Result<()> {
     results.notes.push(format!(
-        "Medians of {} interleaved rounds of {} packets each. Every rung includes what it takes to put the packet's header \
-         back; STAGE is what the rung adds to the one before, SHARE its part of the whole program without `drop`.",
+        "Medians of {} interleaved rounds of {} packets each. Every stage includes what it takes to put the packet's header \
+         back; STAGE is what the stage adds to the one before, SHARE its part of the whole program without `drop`.",
         arguments.rounds, arguments.frames
     ));
     if arguments.rounds < ENOUGH_ROUNDS {
@@ -168,7 +168,7 @@ fn finish(mut results: Results, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Rounds, in each of which every rung of every program has its turn. A round with a void run does not count.
+/// Rounds, in each of which every stage of every program has its turn. A round with a void run does not count.
 fn case(ladders: &mut [Ladder], traffic: &Traffic, arguments: &Arguments) -> Result<Vec<Times>> {
     pin(arguments.cpu)?;
     go_first()?;
@@ -204,21 +204,21 @@ fn case(ladders: &mut [Ladder], traffic: &Traffic, arguments: &Arguments) -> Res
     Ok(all)
 }
 
-/// All rungs of one program, one after the other.
+/// All stages of one program, one after the other.
 ///
 /// # Errors
 /// When a packet did not go its way, came out wrong, or was not counted: the round is void.
-fn round(ladder: &mut Ladder, traffic: &Traffic, frames: u32) -> Result<[f64; Rung::ALL.len()]> {
+fn round(ladder: &mut Ladder, traffic: &Traffic, frames: u32) -> Result<[f64; Stage::ALL.len()]> {
     let warm_up = if traffic.destinations > SOON_WARM { traffic.destinations.saturating_mul(4).min(frames) } else { 0 };
     let (before, mut expected) = (ladder.counted()?, Counted::default());
-    let mut times = [0.0; Rung::ALL.len()];
-    for (rung, time) in Rung::ALL.into_iter().zip(&mut times) {
+    let mut times = [0.0; Stage::ALL.len()];
+    for (stage, time) in Stage::ALL.into_iter().zip(&mut times) {
         if warm_up > 0 {
-            ladder.run(rung, warm_up)?;
+            ladder.run(stage, warm_up)?;
         }
-        *time = ladder.run(rung, frames)?;
+        *time = ladder.run(stage, frames)?;
         let packets = u64::from(frames) + u64::from(warm_up);
-        if rung.counts() {
+        if stage.counts() {
             expected.received += packets;
             expected.sent += packets;
         }

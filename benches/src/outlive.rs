@@ -10,14 +10,14 @@ use hub_tests::lab::{AgentCommand, HUB, Namespace, Status};
 use nix::sys::signal::Signal;
 
 use crate::{
+    arrivals,
     process::Datapath,
     rows::Results,
     settings::Spread,
     stats::{float, milliseconds},
     stream::{self, Kept, Pace},
     tally::{Snapshot, Tally},
-    testbed::{self, A, Common, Ends, PREFIXES, Running, TO_B, TO_C},
-    watch,
+    testbed::{self, A, Common, Endpoints, PREFIXES, Running, TO_B, TO_C},
 };
 
 #[derive(Args)]
@@ -62,9 +62,9 @@ enum Beside {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { common, routes, rate, .. } = arguments;
     ensure!(*routes < PREFIXES, "--routes {routes}: fewer than {PREFIXES} are possible");
-    let mut ends = Ends::make()?;
-    ends.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
-    let mut hub = Hub::start(arguments, &ends.world[HUB])?;
+    let mut endpoints = Endpoints::make()?;
+    endpoints.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
+    let mut hub = Hub::start(arguments, &endpoints.world[HUB])?;
     let pace = Pace::new(*rate, common.cpu);
 
     let mut results = Results::new("outlive");
@@ -72,7 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     runs.extend(arguments.other_agent.is_some().then_some(Beside::OtherAgent));
     for beside in runs {
         eprintln!("{}", beside.name());
-        let found = measure(&ends, &mut hub, pace, arguments, beside)?;
+        let found = measure(&endpoints, &mut hub, pace, arguments, beside)?;
         found.report(beside, &mut results);
         if beside == Beside::Nothing && !found.tally.is_exact() {
             results.finish(common.json.as_deref())?;
@@ -84,10 +84,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     hub.running()?.agent.stop()?;
     if let Some(old) = arguments.from.clone() {
         // Of the same name: it would be taken over.
-        drop(ends);
-        let mut ends = Ends::make()?;
-        ends.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
-        old::Upgrade { ends: &ends, old, new, config: &config, pace, pause: pause(arguments) }.run(&mut results)?;
+        drop(endpoints);
+        let mut endpoints = Endpoints::make()?;
+        endpoints.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
+        old::Upgrade { endpoints: &endpoints, old, new, config: &config, pace, pause: pause(arguments) }
+            .run(&mut results)?;
     }
     results.finish(common.json.as_deref())
 }
@@ -166,12 +167,18 @@ impl<'a> Hub<'a> {
     }
 }
 
-fn measure(ends: &Ends, hub: &mut Hub<'_>, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
-    let Ends { programs, from, .. } = ends;
+fn measure(
+    endpoints: &Endpoints,
+    hub: &mut Hub<'_>,
+    pace: Pace,
+    arguments: &Arguments,
+    beside: Beside,
+) -> Result<Found> {
+    let Endpoints { programs, from, .. } = endpoints;
     // Neighbours get resolved, caches warm.
     let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
     stream::during(programs, from, warm, || {
-        watch::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
+        arrivals::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
     })?;
     hub.now()?.rest()?;
 

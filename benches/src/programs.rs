@@ -11,7 +11,7 @@ use aya::{
 };
 
 use crate::{
-    place::Place,
+    netdev::Netdev,
     shape::{ARRIVALS, Arrival, Counts, FAN, PORTS, Settings},
 };
 
@@ -51,9 +51,9 @@ impl Programs {
     ///
     /// # Errors
     /// When the device has a program already, or no native XDP.
-    pub fn attach(&mut self, program: &str, place: &Place) -> Result<XdpLinkId> {
+    pub fn attach(&mut self, program: &str, netdev: &Netdev) -> Result<XdpLinkId> {
         let program = loaded(&mut self.0, program)?;
-        let Place { namespace, device, index } = place;
+        let Netdev { namespace, device, index } = netdev;
         let attached = namespace.enter(|| program.attach_to_if_index(*index, XdpMode::Driver))?;
         let at = format!("{device} in {}", namespace.name());
         match attached {
@@ -78,24 +78,25 @@ impl Programs {
         loaded(&mut self.0, program)?.detach(link).with_context(|| format!("detaching {program}"))
     }
 
-    /// Makes `place` the port of program `bare`, and the one that `fib` takes for its interface.
-    pub fn set_port(&mut self, place: &Place) -> Result<()> {
-        ensure!((1..PORTS).contains(&place.index), "{} has the index {}, over {PORTS}", place.device, place.index);
+    /// Makes `netdev` the port of program `bare`, and the one that `fib` takes for its interface.
+    pub fn set_port(&mut self, netdev: &Netdev) -> Result<()> {
+        ensure!((1..PORTS).contains(&netdev.index), "{} has the index {}, over {PORTS}", netdev.device, netdev.index);
         let map = self.0.map_mut("PORTS").context("no map PORTS")?;
         let mut ports: DevMap<_> = map.try_into()?;
         // A port is looked up in the namespace of the thread that names it.
-        let mut set = || ports.set(0, place.index, None, 0).and_then(|()| ports.set(place.index, place.index, None, 0));
-        place.namespace.enter(&mut set)?.context("setting the port")
+        let mut set =
+            || ports.set(0, netdev.index, None, 0).and_then(|()| ports.set(netdev.index, netdev.index, None, 0));
+        netdev.namespace.enter(&mut set)?.context("setting the port")
     }
 
     /// Has `fan` spread its flows over these places: in one namespace, 64 at most.
-    pub fn set_fan(&mut self, places: &[Place]) -> Result<()> {
-        let (Some(first), true) = (places.first(), places.len() <= FAN as usize) else {
-            bail!("{} devices: 1 to {FAN} are possible", places.len());
+    pub fn set_fan(&mut self, netdevs: &[Netdev]) -> Result<()> {
+        let (Some(first), true) = (netdevs.first(), netdevs.len() <= FAN as usize) else {
+            bail!("{} devices: 1 to {FAN} are possible", netdevs.len());
         };
         let map = self.0.map_mut("FAN").context("no map FAN")?;
         let mut fan: DevMap<_> = map.try_into()?;
-        let set = || (0..FAN).zip(places.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, to.index, None, 0));
+        let set = || (0..FAN).zip(netdevs.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, to.index, None, 0));
         first.namespace.enter(set)?.context("setting the ways out")
     }
 

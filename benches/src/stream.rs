@@ -16,7 +16,7 @@ use nix::sys::prctl;
 
 use crate::{
     cpu::{go_first, pin},
-    place::Place,
+    netdev::Netdev,
     programs::{self, Programs},
 };
 
@@ -62,7 +62,12 @@ impl Pace {
 ///
 /// # Errors
 /// Those of `body`, or why nothing can be sent.
-pub fn during<T>(programs: &Programs, from: &Place, pace: Pace, body: impl FnOnce() -> Result<T>) -> Result<(T, Kept)> {
+pub fn during<T>(
+    programs: &Programs,
+    from: &Netdev,
+    pace: Pace,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<(T, Kept)> {
     let generator = programs.loaded_generator()?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {

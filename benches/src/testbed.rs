@@ -17,7 +17,7 @@ use hub_tests::lab::{Agent, AgentCommand, HUB, HubConfig, Namespace, Options, Sc
 use crate::{
     control::Control,
     dispatcher::Idle,
-    place::Place,
+    netdev::Netdev,
     process,
     programs::{Mute, Programs},
     settings::{Macs, NO_WINDOW, Spread, Traffic, settings},
@@ -203,21 +203,21 @@ impl Running {
 }
 
 /// The world and the programs at the ends of its tunnels, without an agent yet.
-pub struct Ends {
+pub struct Endpoints {
     pub programs: Programs,
     pub mute: Mute,
-    pub from: Place,
+    pub from: Netdev,
     pub world: World,
     macs: Macs,
     _idle: Idle,
 }
 
-impl Ends {
+impl Endpoints {
     pub fn make() -> Result<Self> {
         let world = world()?;
         let (first, second) = (Site::device(0), Site::device(1));
-        let place = |site: &Site, device: &str| Place::find(world[&site.place].name(), device);
-        let (from, to) = (place(&A, &first)?, [place(&B, &first)?, place(&B, &second)?]);
+        let netdev = |site: &Site, device: &str| Netdev::find(world[&site.place].name(), device);
+        let (from, to) = (netdev(&A, &first)?, [netdev(&B, &first)?, netdev(&B, &second)?]);
         not_taken_for_stacked(&world, &to)?;
         let macs = Macs { from: from.mac()?, gateway: world[HUB].mac(&A.hub_device(0))?, to: to[0].mac()? };
         let mut programs = Programs::load()?;
@@ -255,19 +255,19 @@ impl Ends {
     }
 }
 
-/// The world, the agent, and the programs at the ends. The agent goes first.
+/// The world, the agent, and the programs at the endpoints. The agent goes first.
 pub struct Testbed {
     pub running: Running,
-    pub ends: Ends,
+    pub endpoints: Endpoints,
 }
 
 impl Testbed {
     /// Starts all; the stream will go to the first `addresses` addresses of what `b` has behind it.
     pub fn start(common: &Common, config: &str, addresses: u32) -> Result<Self> {
-        let mut ends = Ends::make()?;
-        ends.aim(Spread::Hosts, addresses)?;
-        let running = Running::start(&common.agent()?, &ends.world[HUB], config)?;
-        Ok(Self { running, ends })
+        let mut endpoints = Endpoints::make()?;
+        endpoints.aim(Spread::Hosts, addresses)?;
+        let running = Running::start(&common.agent()?, &endpoints.world[HUB], config)?;
+        Ok(Self { running, endpoints })
     }
 
     /// Stops the agent, which must exit with 0, and takes all down.
@@ -279,7 +279,7 @@ impl Testbed {
 /// The kernel takes a device whose link has the index of the device itself for one without a lower device, and tells of
 /// its carrier up to a second late (`linkwatch_urgent_event`, `net/core/link_watch.c`). A veth whose two ends happen to have
 /// the same index, in two namespaces, is such a one; a tunnel is not.
-fn not_taken_for_stacked(world: &World, to: &[Place; 2]) -> Result<()> {
+fn not_taken_for_stacked(world: &World, to: &[Netdev; 2]) -> Result<()> {
     for (link, far) in (0..).zip(to) {
         let index = world[HUB].ifindex(&B.hub_device(link))?;
         ensure!(index != far.index, "both ends of {} have the index {index}", B.hub_device(link));

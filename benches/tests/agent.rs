@@ -173,7 +173,7 @@ fn forwarders_are_compared() {
 
 #[test]
 fn every_stage_is_measured() {
-    // A rung whose packets do not go its way, or are not counted as they should be, voids its round.
+    // A stage whose packets do not go its way, or are not counted as they should be, voids its round.
     let rows = run(&["lookup", "--routes=20", "--destinations=7", "--rounds=1", "--frames=5000"]);
     let rows = rows.as_array().unwrap();
     let stages = ["parse", "addresses", "to_hub", "selector", "route", "nexthop", "rewrite", "redirect"];

@@ -58,12 +58,12 @@ fn each_program_has_its_size_stack_and_maps() {
 fn the_ladder_grows_from_rung_to_rung() {
     let rows = verify(&object("ladder-ebpf"));
     for lookup in ["hub", "lpm"] {
-        let rungs = ["parse", "to_hub", "selector", "nexthop", "rewrite", "redirect"].map(|rung| {
-            let name = format!("{lookup}_{rung}");
+        let stages = ["parse", "to_hub", "selector", "nexthop", "rewrite", "redirect"].map(|stage| {
+            let name = format!("{lookup}_{stage}");
             let row = rows.iter().find(|row| row["program"] == *name);
             row.unwrap_or_else(|| panic!("no {name}"))["instructions"].as_u64().unwrap()
         });
-        assert!(rungs.is_sorted(), "{lookup}: {rungs:?}");
+        assert!(stages.is_sorted(), "{lookup}: {stages:?}");
     }
 }
 

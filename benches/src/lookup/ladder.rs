@@ -1,4 +1,4 @@
-//! The rungs on the tables of a running agent: run, and asked what came of it.
+//! The stages on the tables of a running agent: run, and asked what came of it.
 
 use std::{path::Path, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
         hubs::{self, Hub},
     },
     programs,
-    rungs::Rung,
     settings::{Traffic, settings},
     shape::{Head, IPV4, IPV6_NETWORKS, Layout, Settings},
+    stages::Stage,
     testbed::Running,
 };
 
@@ -57,8 +57,8 @@ impl Ladder {
         let (running, hub) = hubs::with_agent(program, agent, config)?;
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ladder-ebpf"));
         let mut ebpf = shared::load(object, running.agent.pid(), &OWN)?;
-        for rung in Rung::ALL {
-            programs::loaded(&mut ebpf, &rung.entry(program))?;
+        for stage in Stage::ALL {
+            programs::loaded(&mut ebpf, &stage.entry(program))?;
         }
         let mut floor: DevMap<_> = ebpf.map_mut("FLOOR").context("no map FLOOR")?.try_into()?;
         // A port is looked up in the namespace of the thread that names it.
@@ -84,9 +84,9 @@ impl Ladder {
     ///
     /// The thread's own time: the kernel tells the time of a test run in whole nanoseconds, and of the wall clock others on
     /// the core have their part.
-    pub fn run(&mut self, rung: Rung, frames: u32) -> Result<f64> {
+    pub fn run(&mut self, stage: Stage, frames: u32) -> Result<f64> {
         self.running.agent.must_run()?;
-        let time = self.test(rung, frames, None)?;
+        let time = self.test(stage, frames, None)?;
         Ok(time.as_secs_f64() * 1e9 / f64::from(frames))
     }
 
@@ -96,7 +96,7 @@ impl Ladder {
     /// When it did not come out as it must.
     pub fn sample(&mut self) -> Result<()> {
         let mut out = vec![0; self.frame.len() + ROOM];
-        self.test(Rung::Redirect, 1, Some(&mut out))?;
+        self.test(Stage::Redirect, 1, Some(&mut out))?;
         let settings = self.settings.as_ref().context("no settings")?;
         let right = match settings.version {
             4 => is_right::<{ IPV4.words }>(&out, settings, &IPV4),
@@ -106,9 +106,9 @@ impl Ladder {
         Ok(())
     }
 
-    /// Runs a rung, and says what it took of the thread that did. A buffer for the frame becomes as long as the frame.
-    fn test(&mut self, rung: Rung, repeat: u32, out: Option<&mut Vec<u8>>) -> Result<Duration> {
-        let entry = rung.entry(self.program);
+    /// Runs a stage, and says what it took of the thread that did. A buffer for the frame becomes as long as the frame.
+    fn test(&mut self, stage: Stage, repeat: u32, out: Option<&mut Vec<u8>>) -> Result<Duration> {
+        let entry = stage.entry(self.program);
         let program = programs::loaded(&mut self.ebpf, &entry)?;
         let (frame, ingress) = (&self.frame, &self.hub.ingress);
         let (result, time, out) = ingress.namespace.enter(|| -> Result<_> {
@@ -126,7 +126,7 @@ impl Ladder {
             let end = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
             Ok((result, Duration::from(end - start), out))
         })??;
-        let expected = if matches!(rung, Rung::Bare | Rung::Redirect) { XDP_REDIRECT } else { XDP_TX };
+        let expected = if matches!(stage, Stage::Bare | Stage::Redirect) { XDP_REDIRECT } else { XDP_TX };
         if result.return_value != expected {
             bail!("the last packet of {entry} ended with {}, not {expected}", result.return_value);
         }

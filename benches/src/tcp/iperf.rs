@@ -58,19 +58,19 @@ pub fn must_be_there() -> Result<()> {
 }
 
 /// A server, until it is ended.
-pub fn server(place: &Namespace, address: IpAddr) -> Command {
-    let mut command = place.command("iperf3");
+pub fn server(namespace: &Namespace, address: IpAddr) -> Command {
+    let mut command = namespace.command("iperf3");
     command.arg("--server").arg("--bind").arg(address.to_string()).arg("--port").arg(PORT.to_string());
     command
 }
 
 /// Whether somebody listens on the server's port.
-pub fn listens(place: &Namespace, family: Family) -> Result<bool> {
+pub fn listens(namespace: &Namespace, family: Family) -> Result<bool> {
     let file = match family {
         Family::V4 => "/proc/thread-self/net/tcp",
         Family::V6 => "/proc/thread-self/net/tcp6",
     };
-    let table = place.enter(|| std::fs::read_to_string(file))?.with_context(|| format!("reading {file}"))?;
+    let table = namespace.enter(|| std::fs::read_to_string(file))?.with_context(|| format!("reading {file}"))?;
     Ok(has_listener(&table, PORT))
 }
 
@@ -85,8 +85,8 @@ fn has_listener(table: &str, port: u16) -> bool {
 }
 
 /// Sends for so many seconds, after one that is not counted: streams grow fast first.
-pub fn client(place: &Namespace, (from, to): (IpAddr, IpAddr), streams: u32, seconds: u32) -> Result<Report> {
-    let mut command = place.command("iperf3");
+pub fn client(namespace: &Namespace, (from, to): (IpAddr, IpAddr), streams: u32, seconds: u32) -> Result<Report> {
+    let mut command = namespace.command("iperf3");
     command.args(["--json", "--connect-timeout", "3000", "--omit", "1"]);
     command.args(["--client", &to.to_string(), "--bind", &from.to_string(), "--port", &PORT.to_string()]);
     command.args(["--parallel", &streams.to_string(), "--time", &seconds.to_string()]);

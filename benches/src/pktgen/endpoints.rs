@@ -14,7 +14,7 @@ use hub_tests::lab::{AtInterrupt, Namespace};
 
 use crate::{
     expect::{CLASS, CLASSES, Expect, Tally},
-    place::Place,
+    netdev::Netdev,
     programs::Programs,
     stats::float,
 };
@@ -28,10 +28,10 @@ unsafe impl aya::Pod for Tally {}
 const QUIET: Duration = Duration::from_millis(300);
 
 /// The programs of one case. Dropping it detaches them.
-pub struct Ends {
+pub struct Endpoints {
     programs: Programs,
     /// The device got a `clsact` for the stamp, which stays when programs are gone.
-    classified: Option<(Place, AtInterrupt)>,
+    classified: Option<(Netdev, AtInterrupt)>,
 }
 
 /// Microseconds that frames took.
@@ -42,9 +42,9 @@ pub struct Latency {
     pub most: f64,
 }
 
-impl Ends {
+impl Endpoints {
     /// Attaches the sink to the far device: natively where its driver can.
-    pub fn attach(to: &Place) -> Result<Self> {
+    pub fn attach(to: &Netdev) -> Result<Self> {
         let mut programs = Programs::load()?;
         let sink: &mut Xdp =
             programs.object().program_mut("pktgen_sink").context("no program pktgen_sink")?.try_into()?;
@@ -59,7 +59,7 @@ impl Ends {
     }
 
     /// Attaches the stamp to the device that the frames leave by.
-    pub fn stamp(&mut self, from: Place) -> Result<()> {
+    pub fn stamp(&mut self, from: Netdev) -> Result<()> {
         let stamp: &mut SchedClassifier =
             self.programs.object().program_mut("stamp").context("no program stamp")?.try_into()?;
         stamp.load().context("loading stamp")?;
@@ -127,10 +127,10 @@ impl Ends {
     }
 }
 
-impl Drop for Ends {
+impl Drop for Endpoints {
     fn drop(&mut self) {
-        if let Some((place, _)) = &self.classified {
-            declassify(&place.namespace, &place.device);
+        if let Some((netdev, _)) = &self.classified {
+            declassify(&netdev.namespace, &netdev.device);
         }
     }
 }

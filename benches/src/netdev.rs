@@ -3,13 +3,13 @@
 use anyhow::{Context as _, Result};
 use hub_tests::lab::{Mac, Namespace};
 
-pub struct Place {
+pub struct Netdev {
     pub namespace: Namespace,
     pub device: String,
     pub index: u32,
 }
 
-impl Place {
+impl Netdev {
     /// # Errors
     /// When there is no such namespace or device, or this process may not enter: what to do.
     pub fn find(namespace: &str, device: &str) -> Result<Self> {

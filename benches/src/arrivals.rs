@@ -91,22 +91,22 @@ pub fn follow(
     let begin = Instant::now();
     let record = programs.record()?;
     let (calm, since) = (frames(rate, calm), |time: u64| Duration::from_nanos(time.saturating_sub(event)));
-    let mut judge = Judge::default();
+    let mut tracker = Tracker::default();
     let mut next = made;
     loop {
         let settled = programs.made()?;
         thread::sleep(LATE);
         for number in next..settled {
-            judge.frame(record.arrival(number)?.map(|arrival| (arrival.time, arrival.tunnel == 1)), event);
+            tracker.frame(record.arrival(number)?.map(|arrival| (arrival.time, arrival.tunnel == 1)), event);
         }
         next = settled;
         // Where the second tunnel has carried traffic before, a first frame is no sign that anything has changed.
-        if judge.calm >= if judge.lost > 0 { calm } else { calm * 10 } {
-            let restored = judge.restored.filter(|_| judge.lost > 0).map(since).unwrap_or_default();
-            return Ok(Disturbance { first: judge.first.map(since), restored, lost: judge.lost });
+        if tracker.calm >= if tracker.lost > 0 { calm } else { calm * 10 } {
+            let restored = tracker.restored.filter(|_| tracker.lost > 0).map(since).unwrap_or_default();
+            return Ok(Disturbance { first: tracker.first.map(since), restored, lost: tracker.lost });
         }
         if begin.elapsed() > patience {
-            bail!("the traffic does not come back within {patience:?}: {} frames were lost", judge.lost);
+            bail!("the traffic does not come back within {patience:?}: {} frames were lost", tracker.lost);
         }
     }
 }
@@ -191,7 +191,7 @@ pub fn moved(
 }
 
 #[derive(Default)]
-struct Judge {
+struct Tracker {
     first: Option<u64>,
     restored: Option<u64>,
     lost: u64,
@@ -199,7 +199,7 @@ struct Judge {
     calm: u64,
 }
 
-impl Judge {
+impl Tracker {
     /// The next frame: when it came, if it did, and whether by the second tunnel.
     fn frame(&mut self, came: Option<(u64, bool)>, event: u64) {
         let Some((time, second)) = came else {
@@ -225,20 +225,20 @@ mod tests {
 
     #[test]
     fn traffic_is_restored_when_the_last_frame_has_been_missed() {
-        let mut judge = Judge::default();
+        let mut tracker = Tracker::default();
         let frames = [Some((90, false)), None, Some((110, true)), None, None, Some((140, true)), Some((150, true))];
         for came in frames {
-            judge.frame(came, 100);
+            tracker.frame(came, 100);
         }
-        assert_eq!((judge.first, judge.restored, judge.lost, judge.calm), (Some(110), Some(140), 3, 2));
+        assert_eq!((tracker.first, tracker.restored, tracker.lost, tracker.calm), (Some(110), Some(140), 3, 2));
     }
 
     #[test]
     fn a_frame_before_the_event_is_not_the_first() {
-        let mut judge = Judge::default();
+        let mut tracker = Tracker::default();
         for time in [90, 99, 100, 101] {
-            judge.frame(Some((time, true)), 100);
+            tracker.frame(Some((time, true)), 100);
         }
-        assert_eq!((judge.first, judge.lost), (Some(100), 0));
+        assert_eq!((tracker.first, tracker.lost), (Some(100), 0));
     }
 }
