@@ -1,5 +1,5 @@
-//! The class trie: routes and selectors of both families in one memory. The agent writes it; this is its format, and the
-//! reader that the kernel program uses.
+//! The class trie: routes and selectors of both families in one memory. The agent writes it; this is its format, and
+//! the reader that the kernel program uses.
 //!
 //! Addresses that are contained in the same prefixes form one *class*. The walk from an address to its class:
 //!
@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The front and the blocks are arrays of slots without a header, so most IPv4 addresses take two loads. Nodes form a
-//! path-compressed and level-compressed trie: a node may skip bits that all prefixes below it share, and has between 1 and
-//! 2^17 slots. The class holds the results of all later look-ups of the address:
+//! path-compressed and level-compressed trie: a node may skip bits that all prefixes below it share, and has between 1
+//! and 2^17 slots. The class holds the results of all later look-ups of the address:
 //!
 //! ```text
 //! class { route, row, own }
@@ -18,13 +18,14 @@
 //! row[hash(column)]       Pairs of all columns, if there are several
 //! ```
 //!
-//! A value that a class lacks is taken from the *default class* of its family, which has the values of the prefix of length
-//! 0. So a change of a default route changes one class.
+//! A value that a class lacks is taken from the *default class* of its family, which has the values of the prefix of
+//! length 0. So a change of a default route changes one class.
 //!
-//! The memory consists of chunks of [`CHUNK_WORDS`] words, allocated on demand. A word is a `u32` in the host's byte order.
-//! The upper bits of an address are the number of the chunk, the lower [`CHUNK_BITS`] bits the number of the word within it.
-//! Every object lies within one chunk, and the most used ones in chunk 0: a walk needs a map look-up only when it enters
-//! another chunk. An object is complete before a word points to it, and does not change until no packet can be reading it.
+//! The memory consists of chunks of [`CHUNK_WORDS`] words, allocated on demand. A word is a `u32` in the host's byte
+//! order. The upper bits of an address are the number of the chunk, the lower [`CHUNK_BITS`] bits the number of the
+//! word within it. Every object lies within one chunk, and the most used ones in chunk 0: a walk needs a map look-up
+//! only when it enters another chunk. An object is complete before a word points to it, and does not change until no
+//! packet can be reading it.
 
 use crate::maps::{Local, Remote, Route};
 
@@ -42,13 +43,13 @@ pub const CLASS_WORDS: u32 = 8;
 /// Words of the longest node header. This many words can be read from any word on.
 const SLACK: usize = 8;
 
-/// A chunk: the value of an array map with one element. The words after the first [`CHUNK_WORDS`] are unused. They exist
-/// because the verifier assumes that a header may start at any word.
+/// A chunk: the value of an array map with one element. The words after the first [`CHUNK_WORDS`] are unused. They
+/// exist because the verifier assumes that a header may start at any word.
 #[repr(transparent)]
 pub struct Chunk(Words);
 
-/// The chunk's type in the definition of the outer map. An array, not a structure: the kernel searches the BTF of a structure
-/// for timers, and before Linux 6.3 it then accepts only inner maps with the same BTF (`bpf_map_meta_equal`,
+/// The chunk's type in the definition of the outer map. An array, not a structure: the kernel searches the BTF of a
+/// structure for timers, and before Linux 6.3 it then accepts only inner maps with the same BTF (`bpf_map_meta_equal`,
 /// `kernel/bpf/map_in_map.c`).
 pub type Words = [u32; CHUNK_WORDS as usize + SLACK];
 
@@ -82,8 +83,8 @@ impl Chunk {
     }
 }
 
-/// Tag bits of a slot: the word is the address of a class with [`CLASS`], of a block with [`BLOCK`], or of a node without a
-/// tag. Addresses of these objects are multiples of at least 4.
+/// Tag bits of a slot: the word is the address of a class with [`CLASS`], of a block with [`BLOCK`], or of a node
+/// without a tag. Addresses of these objects are multiples of at least 4.
 pub const CLASS: u32 = 1;
 pub const BLOCK: u32 = 2;
 
@@ -196,10 +197,11 @@ impl Pair {
 /// Offset from a policy's number to its column. All scopes are below it. Columns should be dense: see [`slot_index`].
 pub const POLICY_COLUMN: u32 = 1 << 14;
 
-/// Index of a column's slot in a row. `hash`: bits 0..=4 are the shift, 8..=12 the bits of an index, 16..=31 the multiplier.
+/// Index of a column's slot in a row. `hash`: bits 0..=4 are the shift, 8..=12 the bits of an index, 16..=31 the
+/// multiplier.
 ///
-/// The agent searches a multiplier that gives each column a slot of its own. The multiplier 1 works for any columns if the
-/// index has enough bits.
+/// The agent searches a multiplier that gives each column a slot of its own. The multiplier 1 works for any columns if
+/// the index has enough bits.
 #[inline(always)]
 pub const fn slot_index(column: u32, hash: u32) -> u32 {
     let mixed = column.wrapping_mul(hash >> 16) >> (hash & 31);
@@ -223,7 +225,8 @@ pub trait Key: Copy {
     /// The word that points to the first node, or to the class.
     fn enter<M: Memory>(self, reader: &Reader<'_, M>) -> Option<u64>;
 
-    /// Index of the slot in the node with this header. Not a valid index if the node's prefix does not contain the address.
+    /// Index of the slot in the node with this header. Not a valid index if the node's prefix does not contain the
+    /// address.
     fn slot(self, header: &[u32; SLACK]) -> u64;
 }
 

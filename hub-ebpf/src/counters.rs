@@ -8,8 +8,8 @@ use crate::{frame::Frame, maps};
 
 /// The connection that a packet is counted for, and the mark that it gets if it passes to the kernel.
 ///
-/// The fields are in memory, by volatile accesses. In registers, each of the many checks would have to carry them to the
-/// exit.
+/// The fields are in memory, by volatile accesses. In registers, each of the many checks would have to carry them to
+/// the exit.
 pub struct Attribution {
     /// `COUNTERS` slot.
     connection: Cell<u64>,
@@ -178,7 +178,7 @@ fn count_received(connection: u32, bytes: u64) {
 /// An element of a per-CPU array, to write to.
 #[inline(always)]
 fn on_this_cpu<'a, T>(element: Option<*mut T>) -> Option<&'a mut T> {
-    // SAFETY: the element belongs to this CPU, programs of XDP and TC ingress do not interrupt one another on a CPU, and
-    // no reference lives while another is made.
+    // SAFETY: the element belongs to this CPU, programs of XDP and TC ingress do not interrupt one another on a CPU,
+    // and no reference lives while another is made.
     element.map(|element| unsafe { &mut *element })
 }

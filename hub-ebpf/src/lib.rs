@@ -1,5 +1,5 @@
-//! The stages of the forwarder and the modules that they share. The entry points are in `main.rs`, which calls the stages in
-//! order. The bench `lookup` links this library to measure the stages one by one.
+//! The stages of the forwarder and the modules that they share. The entry points are in `main.rs`, which calls the
+//! stages in order. The bench `lookup` links this library to measure the stages one by one.
 #![no_std]
 
 // The stages; `main.rs` has their order.

@@ -1,5 +1,5 @@
-//! The two ways to ask for routes and selectors: LPM tries, a walk for each question, and the compiled look-up, one walk
-//! for each address. The stages do not know which; an entry point of the program has the one or the other.
+//! The two look-ups of routes and selectors: LPM tries, with a walk for each look-up, and the class trie, with a walk
+//! for each address. The stages are generic over them; each entry point of the program uses one.
 
 use hub_common::{
     Reason,
@@ -11,20 +11,20 @@ use crate::{family::Address, maps, parse::Packet};
 
 /// Routes and selectors.
 pub trait Tables<A>: Sized {
-    /// What the tables know an address by.
+    /// A resolved address, the key of the look-ups below.
     type Resolved: Copy;
 
     fn open() -> Option<Self>;
     fn resolve(&self, address: A) -> Option<Self::Resolved>;
-    /// What the longest matching destination says.
+    /// The route of the longest matching destination prefix.
     fn route(&self, address: Self::Resolved) -> Option<Route>;
-    /// What the longest matching remote prefix of a scope says.
+    /// The longest matching remote prefix of a scope.
     fn remote(&self, address: Self::Resolved, scope: u32) -> Option<Remote>;
-    /// By whose pair a policy admits the address.
+    /// The longest matching local prefix of a policy.
     fn local(&self, address: Self::Resolved, policy: u32) -> Option<Local>;
 }
 
-/// The packet's addresses, as the tables know them.
+/// The resolved addresses of a packet.
 pub struct ResolvedPair<A, T: Tables<A>> {
     pub tables: T,
     pub source: T::Resolved,
@@ -34,9 +34,9 @@ pub struct ResolvedPair<A, T: Tables<A>> {
 impl<A: Address, T: Tables<A>> ResolvedPair<A, T> {
     #[inline(always)]
     pub fn of(packet: &Packet<A>) -> Result<Self, Reason> {
-        // There are tables, and they know all addresses: the misses are for the verifier.
+        // These never fail: the verifier requires the checks.
         let tables = T::open().ok_or(Reason::NoRoute)?;
-        // In this order the verifier looks at a fifth less.
+        // In this order the verifier processes a fifth fewer instructions.
         let destination = tables.resolve(packet.destination).ok_or(Reason::NoRoute)?;
         let source = tables.resolve(packet.source).ok_or(Reason::NoRoute)?;
         Ok(Self { tables, source, destination })
@@ -75,7 +75,7 @@ impl<A: Address> Tables<A> for LpmTries {
     }
 }
 
-/// The compiled look-up.
+/// The class trie, see [`hub_common::class_trie`].
 pub struct ClassTrie(Reader<'static, Chunks>);
 
 impl<A: Address> Tables<A> for ClassTrie {
@@ -114,7 +114,7 @@ impl ClassTrie {
     }
 }
 
-/// The memory of the compiled look-up.
+/// The memory of the class trie.
 struct Chunks;
 
 impl Memory for Chunks {

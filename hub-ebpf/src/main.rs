@@ -1,8 +1,8 @@
-//! The forwarder of VPN-Hub: takes the decrypted traffic of each site and sends it straight out of the right tunnel.
+//! The forwarder of VPN-Hub: sends the decrypted traffic of each site out of the right tunnel interface.
 //!
-//! A packet goes through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
-//! [`redirect`]. Any of them may end the way with a [`Reason`], which says whether the kernel gets the packet or nobody.
-//! Nothing is written to a packet before the last check has passed: what the kernel gets, it gets as it came.
+//! A packet runs through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
+//! [`redirect`]. Each stage may end the processing with a [`Reason`], which determines whether the packet is dropped or
+//! passed to the kernel. The program does not modify a packet before the last check, so the kernel gets it unmodified.
 #![no_std]
 #![no_main]
 
@@ -26,25 +26,25 @@ use hub_ebpf::{
     redirect, rewrite, route,
 };
 
-/// Entry point of XDP, native and generic.
+/// Entry point for XDP, native and generic.
 #[xdp]
 pub fn vpnhub_xdp(context: XdpContext) -> u32 {
     forward::<ClassTrie, _>(&mut XdpFrame::new(context))
 }
 
-/// The same, with routes and selectors in LPM tries.
+/// The same with LPM tries.
 #[xdp]
 pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
     forward::<LpmTries, _>(&mut XdpFrame::new(context))
 }
 
-/// Entry point of TC, for interfaces that XDP cannot send to or come in on: those without Ethernet headers above all.
+/// Entry point for TC: for interfaces that XDP cannot receive from or send to, mainly those without Ethernet headers.
 #[classifier]
 pub fn vpnhub_tc(context: TcContext) -> i32 {
     forward::<ClassTrie, _>(&mut SkbFrame::new(context)) as i32
 }
 
-/// The same, with routes and selectors in LPM tries.
+/// The same with LPM tries.
 #[classifier]
 pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
     forward::<LpmTries, _>(&mut SkbFrame::new(context)) as i32
@@ -69,7 +69,7 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     }
 }
 
-/// The way of an IP packet. `attribution` gets the connection that sent it from the selector stage.
+/// The stages of an IP packet. The selector stage sets the packet's connection in `attribution`.
 #[inline(always)]
 fn stages<A: Address, T: Tables<A>, F: Frame>(
     frame: &mut F,
@@ -91,11 +91,11 @@ fn stages<A: Address, T: Tables<A>, F: Frame>(
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
-    // The verifier refuses loops without end: a program that could panic would not load.
+    // The verifier rejects infinite loops, so a program that can panic does not load.
     loop {}
 }
 
-// The kernel lends some helpers to GPL-compatible programs only (include/linux/license.h).
+// Some helpers are available only to GPL-compatible programs (include/linux/license.h).
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

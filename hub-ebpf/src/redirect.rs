@@ -18,8 +18,8 @@ pub fn redirect<F: Frame>(frame: &F, attribution: &Attribution, next_hop: &NextH
     Ok(action)
 }
 
-/// The device was removed and the agent has not processed that yet: rare and short. Logs the first, second, fourth, eighth, ...
-/// such packet of a connection and CPU, which limits the rate.
+/// The device was removed and the agent has not processed that yet, which is rare and short. Logs the first, second,
+/// fourth, eighth, ... such packet of a connection and CPU, which limits the rate.
 #[inline(always)]
 fn log_missing_port<F: Frame>(frame: &F, connection: u32, next_hop: &NextHop) {
     let before = counters::refusals(connection, Reason::RedirectFailed);

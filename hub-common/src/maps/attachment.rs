@@ -1,7 +1,7 @@
 //! Interfaces: `ATTACHMENTS`, `FAR_ATTACHMENTS`, `VLANS`, `LINKS`.
 
-/// Capacity of `FAR_ATTACHMENTS` and `PORTS`: interfaces and connections of one gateway. `TRAFFIC` and `REFUSALS` have two
-/// entries more.
+/// Capacity of `FAR_ATTACHMENTS` and `PORTS`: interfaces and connections of one gateway. `TRAFFIC` and `REFUSALS` have
+/// two entries more.
 pub const MAX_CONNECTIONS: u32 = 4096;
 /// Interfaces with a lower index have their attachment in `ATTACHMENTS`, others in the slower `FAR_ATTACHMENTS`.
 pub const NEAR_INTERFACES: u32 = 1 << 14;
@@ -40,10 +40,11 @@ pub struct Vlan {
     pub id: u32,
 }
 
-/// Value of `LINKS`: sources that may reach the hub over the link itself, without a selector. Key: (ifindex, prefix), IPv4
-/// prefixes as IPv4-mapped ones.
+/// Value of `LINKS`: sources that may reach the hub over the link itself, without a selector. Key: (ifindex, prefix),
+/// IPv4 prefixes as IPv4-mapped ones.
 pub mod link {
-    /// A prefix of the link, or the `peer` of a connection there. Packets from it may go to the hub's addresses on the link.
+    /// A prefix of the link, or the `peer` of a connection there. Packets from it may go to the hub's addresses on the
+    /// link.
     pub const SOURCE: u32 = 1;
     /// An address of the hub on the link, or the link's broadcast address.
     pub const HUB: u32 = 2;

@@ -21,7 +21,8 @@ pub struct Traffic {
     pub tx_bytes: u64,
 }
 
-/// Value of `REFUSALS`, per CPU and `COUNTERS` slot: packets from the connection that were not forwarded, by [`Reason`].
+/// Value of `REFUSALS`, per CPU and `COUNTERS` slot: packets from the connection that were not forwarded, by
+/// [`Reason`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Refusals {
@@ -31,11 +32,11 @@ pub struct Refusals {
 /// Maximum bytes of a connection's name.
 pub const NAME_BYTES: usize = 128;
 
-/// Value of `CONNECTIONS`, by `COUNTERS` slot: the slot's owner and its state. Only agents read and write it: the next agent
-/// gives each connection the same slot, and continues from its state.
+/// Value of `CONNECTIONS`, by `COUNTERS` slot: the slot's owner and its state. Only agents read and write it: the next
+/// agent gives each connection the same slot, and continues from its state.
 ///
-/// Layout that all versions share: the fields up to `changes` are these, [`Traffic`] begins with these four counts, and the
-/// refusals come last, one for each reason of that version.
+/// Layout that all versions share: the fields up to `changes` are these, [`Traffic`] begins with these four counts, and
+/// the refusals come last, one for each reason of that version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ConnectionRecord {
@@ -83,9 +84,9 @@ impl ConnectionRecord {
     };
 }
 
-/// Value of `GROUPS`, by the group's first bucket divided by [`GROUP_BUCKETS`](super::GROUP_BUCKETS): the next-hop group that
-/// owns these buckets. Only agents read and write it: the next agent gives each bucket the same owner. The agent computes the
-/// hashes; 0: no group.
+/// Value of `GROUPS`, by the group's first bucket divided by [`GROUP_BUCKETS`](super::GROUP_BUCKETS): the next-hop
+/// group that owns these buckets. Only agents read and write it: the next agent gives each bucket the same owner. The
+/// agent computes the hashes; 0: no group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(C)]
 pub struct GroupRecord {

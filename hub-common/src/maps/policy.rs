@@ -10,10 +10,12 @@ pub const MAX_PREFIXES: u32 = 1 << 21;
 /// (`reverse_path = "off"`, and the VPC side).
 pub const NO_REVERSE_PATH: u32 = 1 << 31;
 
-/// First scope of interfaces that carry several connections; the port is added to it. Scopes of connections are below it.
+/// First scope of interfaces that carry several connections; the port is added to it. Scopes of connections are below
+/// it.
 pub const SHARED_SCOPE: u32 = 1 << 13;
 
-/// Policy that admits every local address. [`Remote::connection`] is the packet's connection, and `LOCALS` is not looked up.
+/// Policy that admits every local address. [`Remote::connection`] is the packet's connection, and `LOCALS` is not
+/// looked up.
 pub const ANY_LOCAL: u32 = 0;
 
 /// [`Local::rules`] of a prefix that is not limited to protocols or ports. `PORT_RULES` is not looked up.
@@ -27,8 +29,8 @@ pub const RULES_PER_ENTRY: usize = 8;
 
 /// An address in a scope: key data of `REMOTES_*` (scope of an attachment or a connection) and `LOCALS_*` (policy).
 ///
-/// The prefix length of `n` address bits is `32 + n`. The scope is in network byte order, because a trie compares keys from
-/// the first bit on.
+/// The prefix length of `n` address bits is `32 + n`. The scope is in network byte order, because a trie compares keys
+/// from the first bit on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Scoped<A> {
@@ -77,15 +79,16 @@ pub struct Rule {
     /// [`Rule::PORTS`], or 0.
     pub flags: u8,
     pub padding: [u8; 2],
-    /// First and last port of the site's side. For ICMP and `ICMPv6`, both sides have the same number: the type in the high
-    /// byte, the code in the low one (RFC 7296 section 3.13.1).
+    /// First and last port of the site's side. For ICMP and `ICMPv6`, both sides have the same number: the type in the
+    /// high byte, the code in the low one (RFC 7296 section 3.13.1).
     pub remote: [u16; 2],
     /// First and last port of the hub's side.
     pub local: [u16; 2],
 }
 
 impl Rule {
-    /// The rule is for some ports only, so it does not match packets without visible ports: fragments (RFC 4301 section 7).
+    /// The rule is for some ports only, so it does not match packets without visible ports: fragments (RFC 4301 section
+    /// 7).
     pub const PORTS: u8 = 1;
     pub const NONE: Self =
         Self { connection: UNATTRIBUTED, protocol: 0, flags: 0, padding: [0; 2], remote: [0; 2], local: [0; 2] };

@@ -4,18 +4,19 @@
 pub const MAX_NEXT_HOPS: u32 = 1 << 14;
 /// Capacity of `BUCKETS`.
 pub const MAX_BUCKETS: u32 = 1 << 20;
-/// Capacity of `NEIGHBOURS` and `VLANS`. The kernel allocates memory by the entry, and a mebibyte each for the hash buckets.
+/// Capacity of `NEIGHBOURS` and `VLANS`. The kernel allocates memory by the entry, and a mebibyte each for the hash
+/// buckets.
 pub const MAX_NEIGHBOURS: u32 = 1 << 16;
 
 /// Buckets of a next-hop group with several members; a power of two. Shares are exact to one in this many.
 pub const GROUP_BUCKETS: u32 = 256;
 
-/// Bits of a bucket that are the index into `NEXT_HOPS`. The bits above are the upper half of the flow hash by which the
-/// kernel chooses the same next hop in its own route ([`path_of`]); 0 where that route has only one.
+/// Bits of a bucket that are the index into `NEXT_HOPS`. The bits above are the upper half of the flow hash by which
+/// the kernel chooses the same next hop in its own route ([`path_of`]); 0 where that route has only one.
 pub const BUCKET_INDEX: u32 = 0xffff;
 
-/// The bits above [`BUCKET_INDEX`] for one next hop of a kernel route. `before`: weights of the next hops before it, `own`:
-/// its weight, `total`: all weights.
+/// The bits above [`BUCKET_INDEX`] for one next hop of a kernel route. `before`: weights of the next hops before it,
+/// `own`: its weight, `total`: all weights.
 ///
 /// The kernel gives each next hop a range of hashes in proportion to its weight, in order (`fib_rebalance`,
 /// `net/ipv4/fib_semantics.c`; `rt6_upper_bound_set`, net/ipv6/route.c). The result is the middle of that range.
@@ -26,8 +27,8 @@ pub const fn path_of(before: u32, own: u32, total: u32) -> u32 {
 
 /// Value of the longest prefix that contains the destination. Eight bytes: replaced as one.
 ///
-/// The bucket of a group with one connection has the number of the connection's slot. So the route itself shows whether it
-/// leads to a connection; for other groups `GROUP_MEMBERS` does.
+/// The bucket of a group with one connection has the number of the connection's slot. So the route itself shows whether
+/// it leads to a connection; for other groups `GROUP_MEMBERS` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Route {
@@ -79,7 +80,8 @@ pub struct NextHop {
     pub mtu: u32,
     /// [`NextHop::ETHERNET`] and the like.
     pub flags: u32,
-    /// Link addresses of the neighbour, if [`NextHop::RESOLVED`], and of the egress interface; made by [`link_addresses`].
+    /// Link addresses of the neighbour, if [`NextHop::RESOLVED`], and of the egress interface; made by
+    /// [`link_addresses`].
     pub addresses: [u32; 3],
     /// To a cache line.
     pub padding: [u32; 7],
@@ -116,7 +118,8 @@ impl NextHop {
     pub const TC: u32 = 16;
 }
 
-/// Key of `NEIGHBOURS`, and record of the ring `NEIGHBOUR_MISS`: a neighbour that `NEIGHBOURS` did not have for a packet.
+/// Key of `NEIGHBOURS`, and record of the ring `NEIGHBOUR_MISS`: a neighbour that `NEIGHBOURS` did not have for a
+/// packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Neighbour {
@@ -135,8 +138,8 @@ pub struct LinkAddress {
     pub padding: [u8; 2],
 }
 
-/// Bytes of the ring `NEIGHBOUR_MISS`; at least a page. While the ring is full, misses are lost; a later packet reports the
-/// neighbour again.
+/// Bytes of the ring `NEIGHBOUR_MISS`; at least a page. While the ring is full, misses are lost; a later packet reports
+/// the neighbour again.
 pub const NEIGHBOUR_MISS_BYTES: u32 = 1 << 16;
 
 const _: () = {

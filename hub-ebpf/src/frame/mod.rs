@@ -1,4 +1,4 @@
-//! Access to the bytes of a packet, the same for every kind of program the stages run in.
+//! Access to a packet, independent of the program type.
 
 mod skb;
 mod xdp;
@@ -10,18 +10,18 @@ use hub_common::maps::NextHop;
 
 pub use self::{skb::SkbFrame, xdp::XdpFrame};
 
-/// A frame under a program. Its bytes may move or go with any call that takes `&mut self`.
+/// A frame in a program. A call that takes `&mut self` may move or remove its bytes.
 pub trait Frame {
-    /// What the program returns to hand the packet to the kernel.
+    /// Return code that passes the packet to the kernel.
     const PASS: u32;
-    /// What the program returns to drop the packet.
+    /// Return code that drops the packet.
     const DROP: u32;
-    /// Flags of next hops that this kind of program cannot send to: another one can, to which the packet passes.
+    /// Flags of next hops that this program type cannot send to. The packet passes to the program that can.
     const UNREACHABLE: u32;
-    /// Whether what passes leaves the programs: then it is marked and counted. What XDP passes comes to the TC program
-    /// behind it, which decides again.
+    /// Whether a packet that passes leaves the programs: then it is marked and counted. A packet that XDP passes runs
+    /// through the TC program, which decides again.
     const IS_LAST: bool;
-    /// Whether packets with IP options, which a router may look at, go on.
+    /// Whether packets with IP options are forwarded.
     const FORWARDS_OPTIONS: bool;
 
     type Context: EbpfContext;
@@ -29,78 +29,79 @@ pub trait Frame {
     /// The program's context, for helpers.
     fn context(&self) -> &Self::Context;
 
-    /// Index of the interface the frame came in on.
+    /// Index of the ingress interface.
     fn interface(&self) -> u32;
 
     /// Address of the first byte.
     fn start(&self) -> usize;
 
-    /// Address behind the last byte that is there to be read. The frame may be longer: its headers are there.
+    /// Address after the last readable byte. The frame may be longer, but its headers are readable.
     fn end(&self) -> usize;
 
-    /// Bytes of the frame.
+    /// Length of the frame.
     fn length(&self) -> usize;
 
-    /// Where the IP header starts on an interface without link headers: bytes from the start of the frame.
+    /// Offset of the IP header on an interface without link headers.
     fn raw_offset(&self) -> usize;
 
-    /// Control word of a tag that is not among the bytes (IEEE 802.1Q), the outermost then.
+    /// Control word of the outermost tag (IEEE 802.1Q) if it was removed from the frame.
     fn tag(&self) -> Option<u16>;
 
-    /// What the kernel takes the packet for: its `EtherType` (`skb->protocol`). `None` where the kernel has not looked yet.
+    /// The `EtherType` that the kernel assumes (`skb->protocol`). `None` if the kernel has not set it yet.
     fn protocol(&self) -> Option<u16>;
 
-    /// Sets our bits of the packet mark, for what passes.
+    /// Sets the program's bits of the packet mark.
     fn mark(&mut self, mark: u32);
 
-    /// Has the kernel take this for the flow's hash (`skb->hash`), by which it chooses among a route's next hops.
+    /// Sets the flow hash (`skb->hash`), by which the kernel chooses among a route's next hops.
     fn set_hash(&mut self, hash: u32);
 
-    /// [`ports::transport`](crate::policy::ports::transport) of this frame, by way of a function that the verifier looks at by itself.
+    /// [`ports::transport`](crate::policy::ports::transport) of this frame, through a function that the verifier checks
+    /// separately.
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64;
 
-    /// Whether an IP packet of this length, or each segment of it, is one that the next hop takes.
+    /// Whether an IP packet of this length, or each segment of it, fits the next hop's MTU.
     fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool;
 
-    /// To be called after the hop limit in an IPv6 header has been decremented.
+    /// Call it after the hop limit in an IPv6 header was decremented.
     fn hop_limit_decremented(&mut self);
 
-    /// Takes `bytes` away from the back.
+    /// Removes `bytes` from the end.
     fn shrink_tail(&mut self, bytes: usize) -> Result<(), HelperError>;
 
-    /// Makes room for a link header of `new` bytes, 0 for none, instead of one that has `old` bytes and perhaps tags
-    /// among them. What it then holds is undefined.
+    /// Replaces a link header of `old` bytes, including tags, by one of `new` bytes; 0 for none. The new bytes are
+    /// undefined.
     fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), HelperError>;
 
-    /// Sends the frame out of the next hop's interface: what the program returns for that.
+    /// Sends the frame out of the next hop's interface. Returns the program's return code.
     fn send(&self, next_hop: &NextHop) -> Result<u32, HelperError>;
 
-    /// The `T` that starts `offset` bytes into the frame, if all of it is there.
+    /// The `T` at `offset`, if the frame has all of it.
     #[inline(always)]
     fn at<T: Bytes>(&self, offset: usize) -> Option<&T> {
-        // SAFETY: `locate` has compared with the frame's end, `T` is bytes, and nothing else runs on this frame.
-        self.locate(offset).map(|place| unsafe { place.as_ref() })
+        // SAFETY: `locate` checks the bounds, `T` is plain bytes, and nothing else accesses this frame.
+        self.locate(offset).map(|pointer| unsafe { pointer.as_ref() })
     }
 
-    /// As [`Frame::at`], to write to.
+    /// As [`Frame::at`], mutable.
     #[inline(always)]
     fn at_mut<T: Bytes>(&mut self, offset: usize) -> Option<&mut T> {
         // SAFETY: as in `at`; `&mut self` makes it the only reference.
-        self.locate(offset).map(|mut place| unsafe { place.as_mut() })
+        self.locate(offset).map(|mut pointer| unsafe { pointer.as_mut() })
     }
 
     #[inline(always)]
     fn locate<T: Bytes>(&self, offset: usize) -> Option<NonNull<T>> {
-        let place = self.start() + offset;
-        if place + size_of::<T>() > self.end() {
+        let address = self.start() + offset;
+        if address + size_of::<T>() > self.end() {
             return None;
         }
-        // SAFETY: no frame starts at address 0.
-        Some(unsafe { NonNull::new_unchecked(place as *mut T) })
+        // SAFETY: no frame is at address 0.
+        Some(unsafe { NonNull::new_unchecked(address as *mut T) })
     }
 }
 
-/// Header types of bytes alone: any alignment, any bit pattern.
+/// Header types that consist of plain bytes: any alignment, any bit pattern.
 ///
 /// # Safety
 ///
@@ -110,5 +111,5 @@ pub unsafe trait Bytes {}
 // SAFETY: an array of bytes.
 unsafe impl<const N: usize> Bytes for [u8; N] {}
 
-/// The kernel could not move the pair of the frame.
+/// A helper failed.
 pub struct HelperError;

@@ -71,7 +71,8 @@ impl Classes {
         Ok(classes)
     }
 
-    /// The class of addresses within one more prefix: `outer` is the class of the shorter prefixes, `value` overrides it.
+    /// The class of addresses within one more prefix: `outer` is the class of the shorter prefixes, `value` overrides
+    /// it.
     pub fn within<B: Backing>(
         &mut self,
         memory: &mut Memory<B>,

@@ -88,8 +88,8 @@ impl<B: Backing> ClassTrie<B> {
     /// Applies changes in order. `prefix`: bits from the highest of 128 on, and their number.
     ///
     /// # Errors
-    /// When the memory is full. Changes applied until then are in effect; applying the same changes again continues from
-    /// there.
+    /// When the memory is full. Changes applied until then are in effect; applying the same changes again continues
+    /// from there.
     pub fn apply(&mut self, family: Family, changes: &[((u128, u8), Change)]) -> Result<(), Exhausted<B::Error>> {
         let Self { memory, classes, blocks, tables } = self;
         let table = &mut tables[family as usize];
@@ -210,7 +210,8 @@ impl Table {
         Ok(())
     }
 
-    /// The class of the values of all prefixes that contain this one, itself included. Length 0 belongs to the default class.
+    /// The class of the values of all prefixes that contain this one, itself included. Length 0 belongs to the default
+    /// class.
     fn class<B: Backing>(&self, builder: &mut Builder<'_, B>, prefix: Bits) -> Result<ClassId, Exhausted<B::Error>> {
         let empty = builder.classes.empty;
         let around = self.prefixes.cover(&(prefix.bits, prefix.length)).filter(|((_, length), _)| *length > 0);

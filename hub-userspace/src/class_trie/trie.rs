@@ -70,7 +70,8 @@ const SLOTS_EACH: u64 = 4;
 /// Index bits of each remaining node when a walk would otherwise become too long.
 const BITS_IN_NEED: u32 = 9;
 
-/// Blocks, a KiB each, that are always allowed, because they shorten walks. Few in tests, so that tests cover both cases.
+/// Blocks, a KiB each, that are always allowed, because they shorten walks. Few in tests, so that tests cover both
+/// cases.
 const FREE_BLOCKS: usize = if cfg!(test) { 4 } else { 256 };
 /// Beyond that number, a block is made from this many prefixes on, and stays down to this many.
 const BLOCK_FROM: u32 = 16;
@@ -79,8 +80,8 @@ const BLOCK_UNTIL: u32 = 8;
 /// A prefix and its values, in sorted sequences.
 pub type Item<'a> = (Bits, &'a PrefixValue);
 
-/// Slots and how they are indexed: a node, whose header describes it, or slots without a header, which are a block or the
-/// family's top.
+/// Slots and how they are indexed: a node, whose header describes it, or slots without a header, which are a block or
+/// the family's top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
     pub address: u32,
@@ -150,8 +151,9 @@ pub struct Builder<'a, B> {
 }
 
 impl<B: Backing> Builder<'_, B> {
-    /// Values of the slots of a prefix of this length, indexed by the next `bits` bits. `items`: the longer prefixes within.
-    /// `outer`: the class of all other addresses. `level`: nodes on the walk to these slots, including their own.
+    /// Values of the slots of a prefix of this length, indexed by the next `bits` bits. `items`: the longer prefixes
+    /// within. `outer`: the class of all other addresses. `level`: nodes on the walk to these slots, including their
+    /// own.
     pub fn slots(
         &mut self,
         items: &[Item<'_>],
@@ -233,7 +235,8 @@ impl<B: Backing> Builder<'_, B> {
         self.memory.take(words, Use::Node).inspect_err(|_| self.release_all(slots.iter().copied()))
     }
 
-    /// Sets the class of each slot from the prefixes that contain it. In the order of the items, outer prefixes come first.
+    /// Sets the class of each slot from the prefixes that contain it. In the order of the items, outer prefixes come
+    /// first.
     fn fill(&mut self, slots: &mut [u32], items: &[Item<'_>], length: u8, bits: u8) -> Result<(), Exhausted<B::Error>> {
         let end = length + bits;
         for (prefix, value) in items.iter().filter(|(prefix, _)| prefix.length <= end) {
