@@ -35,7 +35,7 @@ pub struct Arguments {
     /// How often the stream's own route is replaced in its run
     #[arg(long, default_value_t = 20)]
     replacements: u32,
-    /// Routes besides that of the stream
+    /// Routes in addition to that of the stream
     #[arg(long, default_value_t = 100)]
     routes: u32,
     /// Routes that come and go with a reload
@@ -45,7 +45,7 @@ pub struct Arguments {
     common: Common,
 }
 
-/// What happens beside the stream.
+/// Activity while the stream runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beside {
     Nothing,

@@ -53,8 +53,8 @@ impl LinkMonitor {
         }
     }
 
-    /// Waits for the notification that the link is not running. Returns its time on the clock of [`arrivals::clock`]; `None`
-    /// if there is none within `patience`.
+    /// Waits for the notification that the link is not running. Returns its time on the clock of [`arrivals::clock`];
+    /// `None` if there is none within `patience`.
     pub fn wait(&self, patience: Duration) -> Result<Option<u64>> {
         let begin = Instant::now();
         let mut buffer = vec![0; 1 << 15];

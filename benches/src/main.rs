@@ -60,9 +60,9 @@ enum Command {
     Outlive(outlive::Arguments),
     /// Start, reload and change an agent with many routes
     Update(update::Arguments),
-    /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
+    /// Compare the cost of forwarding a frame: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
-    /// Measure what each stage of the hub's program costs: a ladder from an empty program to the whole hub
+    /// Measure the cost of each stage of the hub's program: a ladder from an empty program to the whole hub
     Lookup(lookup::Arguments),
     /// Compare a few and many next hops, connections and selectors, and native with generic XDP
     Scale(scale::Arguments),
@@ -70,7 +70,7 @@ enum Command {
     Tcp(tcp::Arguments),
     /// Find throughput (RFC 2544) and latency with the kernel's packet generator, of a gateway or of worlds made for it
     Pktgen(pktgen::Arguments),
-    /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
+    /// Load kernel programs and show their size after verifier and JIT, and the memory of their maps
     Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
     Pass(attach::PassArguments),
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// With what makes namespaces: an interrupt takes them down again.
+/// Runs a bench that makes namespaces. An interrupt removes them.
 fn in_a_lab(bench: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     lab::clean_up_on_interrupt()?;
     let result = bench();

@@ -1,4 +1,5 @@
-//! Whether agents that are killed, stopped and replaced by others cost a stream a frame, and whether all of it is counted.
+//! Whether agents that are killed, stopped and replaced by others cost a stream a frame, and whether all of it is
+//! counted.
 
 mod old;
 
@@ -34,20 +35,21 @@ pub struct Arguments {
     /// Milliseconds that an agent runs, and that none does
     #[arg(long, default_value_t = 250)]
     pause: u32,
-    /// Routes besides that of the stream
+    /// Routes in addition to that of the stream
     #[arg(long, default_value_t = 100)]
     routes: u32,
     /// Agent of another build, that takes turns with the one to measure in a run more: a version with other map layouts
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
-    /// Agent of version 0.1, whose datapath and routes end with it: how long traffic is lost on the way from there, and back
+    /// Agent of version 0.1, whose datapath and routes end with it: how long traffic is lost on the way from there, and
+    /// back
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
 
-/// What happens beside the stream.
+/// Activity while the stream runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beside {
     Nothing,
@@ -159,7 +161,7 @@ impl<'a> Hub<'a> {
         Ok(running.ready)
     }
 
-    /// What the agent says that it has received from the sender, and sent to the sinks.
+    /// The agent's counters: received from the sender, and sent to the sinks.
     fn counted(&self) -> Result<[u64; 2]> {
         let status: Status = self.now()?.agent.status()?;
         let sent = TO_B.iter().map(|name| status.counter(name, "tx_packets")).sum();

@@ -1,5 +1,5 @@
-//! Throughput and latency by RFC 2544, with the kernel's own packet generator: of a gateway between two interfaces of this
-//! machine, or of the hub and the kernel in worlds of their own.
+//! Throughput and latency by RFC 2544, with the kernel's own packet generator: of a gateway between two interfaces of
+//! this machine, or of the hub and the kernel in worlds of their own.
 
 mod control;
 mod endpoints;
@@ -34,7 +34,8 @@ use crate::{
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Device of this machine that the frames leave by, on a link with the gateway. Without it, worlds are made and measured
+    /// Device of this machine that the frames leave by, on a link with the gateway. Without it, worlds are made and
+    /// measured
     #[arg(long, value_name = "DEVICE", requires_all = ["to_device", "gateway_mac", "source", "destination"])]
     from_device: Option<String>,
     /// Network namespace of that device, if another
@@ -125,7 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     results.finish(arguments.json.as_deref())
 }
 
-/// What is measured: where frames go in and come out.
+/// The measured path: where frames enter and leave.
 struct Gateway {
     name: &'static str,
     /// Source and destination, of each family.
@@ -205,7 +206,7 @@ impl Gateway {
     }
 }
 
-/// What one search found.
+/// Result of a search.
 struct Found {
     /// Frames a second that pktgen made without a limit, and the part that was lost then.
     most: f64,
@@ -235,7 +236,7 @@ struct Case<'a> {
     frames: Frames,
 }
 
-/// What became of the frames of a trial.
+/// Result of a trial.
 struct Trial {
     rate: f64,
     lost: f64,

@@ -27,18 +27,18 @@ impl Counts {
         self.good + self.garbled
     }
 
-    /// What has been counted since `before`.
+    /// Counts since `before`.
     pub fn since(&self, before: Self) -> Self {
         Self { good: self.good - before.good, garbled: self.garbled - before.garbled }
     }
 }
 
-/// Bytes of `struct xdp_md` (linux/bpf.h) and where in it the kernel looks at what a test run is given.
+/// Size of `struct xdp_md` (linux/bpf.h), and offsets of the fields that a test run reads.
 const CONTEXT: usize = 24;
 const CONTEXT_DATA_END: usize = 4;
 const CONTEXT_INTERFACE: usize = 12;
 
-/// The programs and their maps. Dropping it detaches what it has attached.
+/// The programs and their maps. Dropping it detaches its programs.
 pub struct Programs(Ebpf);
 
 impl Programs {
@@ -89,7 +89,7 @@ impl Programs {
         netdev.namespace.enter(&mut set)?.context("setting the port")
     }
 
-    /// Has `fan` spread its flows over these places: in one namespace, 64 at most.
+    /// Sets the devices over which `fan` spreads its flows: in one namespace, 64 at most.
     pub fn set_fan(&mut self, netdevs: &[Netdev]) -> Result<()> {
         let (Some(first), true) = (netdevs.first(), netdevs.len() <= FAN as usize) else {
             bail!("{} devices: 1 to {FAN} are possible", netdevs.len());
@@ -160,7 +160,7 @@ pub struct Record<'a>(Array<&'a MapData, Arrival>);
 impl Record<'_> {
     /// When and where frame `number` came out; `None` when it has not, or too many have since.
     pub fn arrival(&self, number: u64) -> Result<Option<Arrival>> {
-        // Frames are told apart by the low 32 bits.
+        // The low 32 bits identify a frame.
         let number = number as u32;
         let arrival = self.0.get(&(number % ARRIVALS), 0).context("reading RECORD")?;
         Ok(Some(arrival).filter(|arrival| arrival.time != 0 && arrival.number == number))
@@ -194,7 +194,7 @@ pub fn send(generator: &Xdp, frame: &[u8], index: u32, frames: u32, batch: u32) 
     generator.test_run(options).map(drop)
 }
 
-/// What a test run is given besides the frame, which comes from the device `index` of this thread's namespace.
+/// Context of a test run: the ingress interface is the device `index` of this thread's namespace.
 pub fn context(frame: &[u8], index: u32) -> [u8; CONTEXT] {
     let mut context = [0; CONTEXT];
     let length = u32::try_from(frame.len()).expect("a frame is short");

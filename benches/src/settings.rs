@@ -1,4 +1,4 @@
-//! What the generator is to send and the sink to expect.
+//! Settings of the generator and the sink.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ use crate::shape::{
 /// How many flows there can be: source ports.
 pub const MAX_FLOWS: u32 = 0x1_0000 - FIRST_SOURCE_PORT as u32;
 
-/// Frames that may be between generator and sink. Each veth on the way queues 256 (`VETH_RING_SIZE`, drivers/net/veth.c)
-/// and loses what comes on top.
+/// Frames that may be between generator and sink. Each veth on the way queues 256 (`VETH_RING_SIZE`,
+/// drivers/net/veth.c) and loses what comes on top.
 const WINDOW: u32 = 192;
 /// The generator waits for nobody: for a stream with a pace, whose losses are what is measured.
 pub const NO_WINDOW: u32 = u32::MAX;

@@ -1,4 +1,4 @@
-//! TCP through the hub, and through the kernel's own forwarding in a world alike: what iperf3 makes of each, in turn.
+//! TCP throughput by iperf3 through the hub, and through the kernel's own forwarding in an equal world, in turn.
 
 mod iperf;
 
@@ -232,7 +232,7 @@ impl Side {
     }
 }
 
-/// What arrived came through the agent's program, and not some other way.
+/// Checks that the traffic went through the agent's program.
 fn must_have_forwarded(before: &Status, after: &Status, bytes: u64) -> Result<()> {
     let sent = after.since(before, &B.place, "tx_bytes");
     ensure!(sent >= bytes, "{bytes} bytes arrived, and the hub's program forwarded {sent}: the rest took another way");

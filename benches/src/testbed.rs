@@ -1,5 +1,5 @@
-//! A hub with the agent at work and three sites: traffic comes from `a`, goes to `b` by two tunnels, and `c` is there to
-//! be changed.
+//! A hub with the agent at work and three sites: traffic comes from `a`, goes to `b` by two tunnels, and `c` is there
+//! to be changed.
 
 use std::{
     fmt::Write as _,
@@ -32,16 +32,16 @@ pub const C: Site = Site::new("c", "tun-c", 30);
 pub const TO_B: [&str; 2] = ["b", "b-2"];
 pub const TO_C: &str = "c";
 
-/// What `b` and `c` have behind them, besides what all sites have. Cut into /30: a million of them.
+/// Networks behind `b` and `c`, in addition to those of all sites. Split into /30: a million prefixes each.
 const BEHIND_B: &str = "10.64.0.0/10";
 const BEHIND_C: &str = "10.128.0.0/10";
 pub const PREFIX_LENGTH: u8 = 30;
 /// Addresses of a prefix.
 pub const PREFIX_SIZE: u32 = 1 << (32 - PREFIX_LENGTH);
-/// Prefixes in what a site has behind it.
+/// Prefixes of a network behind a site.
 pub const PREFIXES: u32 = 1 << (PREFIX_LENGTH - 10);
 
-/// What a route has that says nothing of its weight.
+/// Default weight of a route.
 const DEFAULT_WEIGHT: u8 = 100;
 
 /// Where a stream goes that other changes are not to disturb, and how many addresses it has there.
@@ -56,7 +56,7 @@ const FLOWS: u32 = 64;
 /// How long an agent may take to be ready, and to come to rest.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What all benches with an agent take.
+/// Arguments of all benches with an agent.
 #[derive(Args)]
 pub struct Common {
     /// Agent to measure. Default: the one beside this program
@@ -87,12 +87,12 @@ pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Prefix `number` of what `b` has behind it.
+/// Prefix `number` of the network behind `b`.
 pub fn prefix_b(number: u32) -> String {
     prefix(Ipv4Addr::new(10, 64, 0, 0), number)
 }
 
-/// Prefix `number` of what `c` has behind it.
+/// Prefix `number` of the network behind `c`.
 pub fn prefix_c(number: u32) -> String {
     prefix(Ipv4Addr::new(10, 128, 0, 0), number)
 }
@@ -147,13 +147,13 @@ pub fn config(common: &Common, routes: impl IntoIterator<Item = Route>, health_c
     text
 }
 
-/// An agent that has said it is ready.
+/// An agent that has reported that it is ready.
 pub struct Running {
     pub agent: Agent,
     pub control: Control,
-    /// From its start until it said so.
+    /// From its start until that report.
     pub ready: Duration,
-    /// Where it says so, as it would to systemd.
+    /// Socket for the report, like systemd's.
     _notify: UnixDatagram,
 }
 
@@ -202,7 +202,7 @@ impl Running {
     }
 }
 
-/// The world and the programs at the ends of its tunnels, without an agent yet.
+/// The world and the programs at the endpoints of its tunnels, without an agent.
 pub struct Endpoints {
     pub programs: Programs,
     pub mute: Mute,
@@ -238,7 +238,7 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Lets the stream go to these addresses of what `b` has behind it. Only while there is none.
+    /// Sets the stream's destinations: addresses of the network behind `b`. Only while no stream runs.
     pub fn aim(&mut self, spread: Spread, addresses: u32) -> Result<()> {
         let traffic = Traffic {
             source: A.host4().into(),
@@ -262,7 +262,7 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// Starts all; the stream will go to the first `addresses` addresses of what `b` has behind it.
+    /// Starts everything. The stream goes to the first `addresses` addresses of the network behind `b`.
     pub fn start(common: &Common, config: &str, addresses: u32) -> Result<Self> {
         let mut endpoints = Endpoints::make()?;
         endpoints.aim(Spread::Hosts, addresses)?;
@@ -277,8 +277,8 @@ impl Testbed {
 }
 
 /// The kernel takes a device whose link has the index of the device itself for one without a lower device, and tells of
-/// its carrier up to a second late (`linkwatch_urgent_event`, `net/core/link_watch.c`). A veth whose two ends happen to have
-/// the same index, in two namespaces, is such a one; a tunnel is not.
+/// its carrier up to a second late (`linkwatch_urgent_event`, `net/core/link_watch.c`). A veth whose two ends happen to
+/// have the same index, in two namespaces, is such a one; a tunnel is not.
 fn not_taken_for_stacked(world: &World, to: &[Netdev; 2]) -> Result<()> {
     for (link, far) in (0..).zip(to) {
         let index = world[HUB].ifindex(&B.hub_device(link))?;

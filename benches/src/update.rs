@@ -106,8 +106,8 @@ impl Found {
         Ok(self)
     }
 
-    /// The stream shows when the last of the routes is in force in the program, whatever else the agent does before it says
-    /// that it is ready.
+    /// The stream shows when the last of the routes is in force in the program, whatever else the agent does before it
+    /// says that it is ready.
     fn start(&mut self, arguments: &Arguments) -> Result<Testbed> {
         let config = self.config(arguments, |_| TO_B[0]);
         let agent = arguments.common.agent()?;
@@ -283,7 +283,7 @@ fn timed(change: impl FnOnce() -> Result<Value>) -> Result<f64> {
     Ok(time)
 }
 
-/// Makes a change that shows in the stream. What it gives back, and milliseconds until the sign.
+/// Makes a change that shows in the stream. Returns its result, and the milliseconds until the sign.
 fn watch_change<T: Send>(
     programs: &Programs,
     sign: Sign,

@@ -1,4 +1,4 @@
-//! The equipment itself: what goes through a hub is all counted, and what comes out wrong is noticed. Needs root.
+//! Tests of the equipment: all frames through a hub are counted, and wrong ones are detected. Needs root.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -144,7 +144,7 @@ fn stray_packets_on_another_core_cost_no_frame() {
     let (_stop, stopped) = mpsc::channel::<()>();
     thread::spawn(move || {
         while stopped.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
-            // To the hub itself, where nobody listens.
+            // To the hub itself, where there is no listener.
             socket.send_to(b"stray", "169.254.1.1:9").ok();
         }
     });

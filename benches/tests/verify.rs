@@ -1,4 +1,4 @@
-//! What the kernel says of the kernel programs is read and told right. Needs root.
+//! The report on the kernel programs agrees with the kernel's information. Needs root.
 
 use std::{
     fs,

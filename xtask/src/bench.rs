@@ -1,4 +1,4 @@
-//! `bench`: what vpnhub-bench measures in worlds that it makes itself.
+//! `bench`: the benches of vpnhub-bench in worlds that it makes itself.
 
 use std::{
     ffi::OsString,
@@ -37,9 +37,9 @@ pub struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
-    /// What a frame costs by who forwards it (the hub, the kernel's ways), by routes and destinations
+    /// Cost of a frame by forwarder (the hub, the kernel's ways), routes and destinations
     Forward,
-    /// What each stage of the hub's program costs: a ladder from an empty program to the whole hub
+    /// Cost of each stage of the hub's program: a ladder from an empty program to the whole hub
     Lookup,
     /// Whether a frame costs more with more next hops, connections or selectors, and in generic mode
     Scale,

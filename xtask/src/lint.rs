@@ -1,4 +1,4 @@
-//! `lint`: what a change must hold besides the tests.
+//! `lint`: the checks that a change must pass in addition to the tests.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{process, setup};
 
-/// Longest source file, in lines. What grows beyond is more than one thing.
+/// Maximum lines of a source file. A longer one should be split.
 const LONGEST: usize = 600;
 
 /// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, and file lengths.

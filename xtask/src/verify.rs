@@ -1,4 +1,4 @@
-//! `verify`: what the kernel makes of the kernel program that was just built.
+//! `verify`: the kernel's information about the kernel program that was just built.
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! The floor where a hub has many ways out: what a redirect to as many devices costs by itself.
+//! The floor for a hub with many egress devices: the cost of a redirect to as many devices.
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 

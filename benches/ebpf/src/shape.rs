@@ -1,4 +1,4 @@
-//! The frame: what the kernel programs and the binary agree on. Compiled into both.
+//! The frame. Shared source: compiled into the kernel programs and the binary.
 //!
 //! A frame has an Ethernet, an IPv4 or IPv6 and a UDP header, then a magic number, its own number, and zeros. All that
 //! differs from frame to frame follows from the number: destination address, source port, checksums. So the sink can
@@ -12,7 +12,7 @@
 
 /// UDP destination port of all frames: discard (RFC 863).
 pub const DESTINATION_PORT: u16 = 9;
-/// The lowest source port; flows are told apart by it.
+/// The lowest source port, which identifies the flow.
 pub const FIRST_SOURCE_PORT: u16 = 0x8000;
 /// First in the payload.
 pub const MAGIC: [u8; 4] = *b"vpnh";
@@ -86,7 +86,7 @@ pub const IPV6: Layout = Layout { words: 9, header: None, destination: 25, udp: 
 /// The same with destinations that differ in bits 32 to 63 of their address: in their network, not their host.
 pub const IPV6_NETWORKS: Layout = Layout { destination: 21, ..IPV6 };
 
-/// What the binary tells the programs.
+/// Settings of the programs, from the binary.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Settings {
@@ -121,7 +121,7 @@ pub struct Settings {
 
 const _: () = assert!(size_of::<Settings>() == 3 * 72 + 40);
 
-/// What the sink has seen, on one CPU.
+/// Counts of the sink, on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -131,7 +131,7 @@ pub struct Counts {
     pub garbled: u64,
 }
 
-/// When and where a frame came out, kept at its number modulo [`ARRIVALS`].
+/// Time and tunnel of a frame's arrival, at index number modulo [`ARRIVALS`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
@@ -191,7 +191,8 @@ impl Layout {
         ours.then(|| u32::from(u16::from_be(number[0])) << 16 | u32::from(u16::from_be(number[1])))
     }
 
-    /// Whether the head of frame `number` is as it must come out: MAC of the far device, addresses, TTL, ports, checksums.
+    /// Whether the head of frame `number` is as it must come out: MAC of the far device, addresses, TTL, ports,
+    /// checksums.
     #[inline(always)]
     pub fn is_right<const WORDS: usize>(&self, head: &Head<WORDS>, settings: &Settings, number: u32) -> bool {
         let mut expected: Head<WORDS> = settings.arrives.first();
@@ -204,7 +205,7 @@ impl Layout {
         difference == 0 && self.header_sum_verifies(head)
     }
 
-    /// Whether the header's own checksum is right, counted anew over all of it.
+    /// Whether the header's checksum is right, computed over the whole header.
     #[inline(always)]
     pub fn header_sum_verifies<const WORDS: usize>(&self, head: &Head<WORDS>) -> bool {
         let Some((first, _)) = self.header else { return true };

@@ -1,5 +1,5 @@
-//! The hubs that are compared. Worlds alike: in some an agent runs, in another the kernel has the same routes, and `bare`,
-//! `fib`, the kernel itself and its flow table take turns.
+//! The hubs that are compared. Worlds alike: in some an agent runs, in another the kernel has the same routes, and
+//! `bare`, `fib`, the kernel itself and its flow table take turns.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -172,7 +172,8 @@ impl Hubs {
         }
     }
 
-    /// Ends the agents at once: that they leave nothing behind is for the tests to say, and takes long with many routes.
+    /// Kills the agents. That a stopping agent leaves nothing behind is covered by tests, and takes long with many
+    /// routes.
     pub fn end(self) -> Result<()> {
         self.agents.into_iter().try_for_each(|(_, running, _hub)| running.agent.kill().map(drop))
     }

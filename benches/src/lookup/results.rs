@@ -1,4 +1,4 @@
-//! What came of it: a table for people, rows as JSON.
+//! Results: a table for people, rows as JSON.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub struct Row {
     stage_share: Option<f64>,
 }
 
-/// What a ladder was measured under.
+/// Conditions of a measurement.
 #[derive(Clone, Copy)]
 pub struct Conditions {
     pub family: Family,
@@ -63,7 +63,7 @@ pub fn rows(program: Program, conditions: Conditions, times: &Times) -> Vec<Row>
 pub struct Results {
     pub rows: Vec<Row>,
     pub missing: Vec<Missing>,
-    /// What holds for all of it.
+    /// Notes on the whole table.
     pub notes: Vec<String>,
 }
 

@@ -15,7 +15,7 @@ use nix::{
 
 use crate::process;
 
-/// Loads an object whose maps are those of the process `pid`, but for the ones that are its `own`.
+/// Loads an object with the maps of the process `pid`, except for its `own` maps.
 ///
 /// Maps are handed over by pins, which want a BPF file system: one in a mount namespace of a thread, so that it is gone
 /// with the thread, however that ends.

@@ -36,7 +36,7 @@ pub struct Pace {
     pub queued: bool,
 }
 
-/// What pktgen says of one thread's part.
+/// pktgen's result of one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub sent: u64,
@@ -110,7 +110,7 @@ impl Pktgen {
         (0..self.threads).map(|thread| parse(&read(&self.namespace, &self.name(thread))?)).collect()
     }
 
-    /// What the device is called on a thread: a queue of its own for each.
+    /// Name of the device on a thread: each thread has a queue of its own.
     fn name(&self, thread: u32) -> String {
         format!("{}@{thread}", self.device)
     }

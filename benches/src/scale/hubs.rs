@@ -15,7 +15,7 @@ use crate::{
     testbed::{B, Running},
 };
 
-/// Makes a world whose site `b` has so many links, with a sink on each; and says what the hub's devices there are.
+/// Makes a world whose site `b` has this many links, with a sink on each. Returns the hub's devices.
 fn make(programs: &mut Programs, devices: u8) -> Result<(Hub, Vec<Netdev>)> {
     let mut hub = Hub::make(false)?;
     programs.attach("sink", &hub.sink)?;
@@ -105,7 +105,7 @@ impl Side {
         Ok(())
     }
 
-    /// Ends the agent at once: that it leaves nothing behind is for the tests to say.
+    /// Kills the agent. That a stopping agent leaves nothing behind is covered by tests.
     pub fn end(self) -> Result<()> {
         self.running.agent.kill().map(drop)
     }

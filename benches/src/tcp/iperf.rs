@@ -1,4 +1,4 @@
-//! iperf3: how it is run, and what it says.
+//! Runs iperf3 and reads its report.
 
 use std::{net::IpAddr, process::Command};
 
@@ -15,15 +15,15 @@ const LISTENS: &str = "0A";
 /// A measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {
-    /// Megabits a second, of what the receiver got.
+    /// Megabits a second at the receiver.
     pub received: f64,
-    /// What the receiver got.
+    /// Received by the receiver.
     pub bytes: u64,
     /// Segments that the sender sent again.
     pub retransmits: f64,
 }
 
-/// What iperf3 writes with `--json`, as far as it is of use.
+/// The used part of iperf3's output with `--json`.
 #[derive(Deserialize)]
 struct Output {
     error: Option<String>,
@@ -64,7 +64,7 @@ pub fn server(namespace: &Namespace, address: IpAddr) -> Command {
     command
 }
 
-/// Whether somebody listens on the server's port.
+/// Whether there is a listener on the server's port.
 pub fn listens(namespace: &Namespace, family: Family) -> Result<bool> {
     let file = match family {
         Family::V4 => "/proc/thread-self/net/tcp",
@@ -91,7 +91,7 @@ pub fn client(namespace: &Namespace, (from, to): (IpAddr, IpAddr), streams: u32,
     command.args(["--client", &to.to_string(), "--bind", &from.to_string(), "--port", &PORT.to_string()]);
     command.args(["--parallel", &streams.to_string(), "--time", &seconds.to_string()]);
     let output = lab::output(&mut command)?;
-    // It says what went wrong in its JSON, and ends with 1 then.
+    // On an error iperf3 exits with 1, and its JSON has the message.
     parse(&String::from_utf8_lossy(&output.stdout), streams)
         .with_context(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }

@@ -1,4 +1,4 @@
-//! What tests and demo need of the host besides the compiler: commands, kernel, root.
+//! Requirements of tests and demo, other than the compiler: commands, kernel, root.
 
 use std::{
     env,
@@ -35,7 +35,7 @@ fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// What one of the benches needs besides.
+/// Additional requirements of one of the benches.
 pub const IPERF3: (&str, &str) = ("iperf3", "iperf3");
 
 /// Installs the commands that are missing.
@@ -58,7 +58,7 @@ pub fn ensure(commands: &[(&str, &str)]) -> Result<()> {
     apt::install(&format!("installing {names}"), &packages)
 }
 
-/// What keeps this host from running the forwarder, a sentence each; empty when nothing does.
+/// The missing requirements of the forwarder on this host, a sentence each.
 pub fn problems() -> Vec<String> {
     let mut problems = Vec::new();
     let mut check = |holds: bool, sentence: String| {

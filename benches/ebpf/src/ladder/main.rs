@@ -1,7 +1,8 @@
-//! The ladder for the bench `lookup`: programs of the hub's own stages, each with one stage more. They run in repeated test
-//! runs.
+//! The ladder for the bench `lookup`: programs of the hub's own stages, each with one stage more. They run in repeated
+//! test runs.
 //!
-//! The order of the stages is that of `hub-ebpf/src/main.rs`. The bench replaces the hub's maps by those of a running agent.
+//! The order of the stages is that of `hub-ebpf/src/main.rs`. The bench replaces the hub's maps by those of a running
+//! agent.
 #![no_std]
 #![no_main]
 
@@ -86,8 +87,8 @@ fn climb<T: Both>(mut context: XdpContext, stage: Stage) -> u32 {
     }
 }
 
-/// Writes the next frame. A repeated test run passes the program the frame as the previous run has left it: its TTL would
-/// run out.
+/// Writes the next frame. A repeated test run passes the program the frame as the previous run has left it: its TTL
+/// would run out.
 #[inline(always)]
 fn put_back(context: &mut XdpContext) -> Option<()> {
     let settings = maps::SETTINGS.get(0)?;
