@@ -51,7 +51,7 @@ enum How {
 
 /// All must arrive for this long until a failover is over.
 const CALM: Duration = Duration::from_millis(100);
-/// For the kernel to tell that a link has failed.
+/// Maximum time until the kernel's notification of a failed link.
 const NOTIFICATION_PATIENCE: Duration = Duration::from_secs(2);
 /// For the traffic to come back, the first way or the other.
 const PATIENCE: Duration = Duration::from_secs(120);

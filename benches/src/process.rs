@@ -69,7 +69,7 @@ impl Memory {
 /// Kernel memory of a map of this process, by its descriptor.
 pub fn locked(descriptor: RawFd) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).context("reading fdinfo")?;
-    field(&text, "memlock").context("the kernel does not tell how much memory a map takes")
+    field(&text, "memlock").context("the kernel does not report the memory of a map")
 }
 
 /// `name: value ...` of a file of /proc.

@@ -178,7 +178,7 @@ impl Mute {
     }
 }
 
-/// Has the generator make `frames` frames of the size of `frame` and send them out of the device `index`, which lies in
+/// Makes the generator send `frames` frames of the size of `frame` out of the device `index`, which is in
 /// this thread's namespace. `batch` of them are under way before the kernel works at anything else.
 ///
 /// # Errors

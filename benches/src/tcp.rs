@@ -26,7 +26,7 @@ use crate::{
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Who forwards
+    /// Forwarders
     #[arg(long, value_delimiter = ',', default_values = ["hub", "fib", "ip_forward", "ip_forward-without-gro"])]
     programs: Vec<Way>,
     /// IP versions
@@ -53,7 +53,7 @@ pub struct Arguments {
 /// For a server to listen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who forwards.
+/// The forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Way {
     /// The agent and its program

@@ -176,7 +176,7 @@ impl Running {
         let path = scratch.file("notify");
         // The earlier one's.
         drop(fs::remove_file(&path));
-        let notify = UnixDatagram::bind(&path).context("opening the socket that the agent says it is ready on")?;
+        let notify = UnixDatagram::bind(&path).context("opening the socket for the agent's readiness report")?;
         notify.set_read_timeout(Some(Duration::from_millis(50)))?;
         let start = Instant::now();
         let command = command.environment("NOTIFY_SOCKET", &path.display().to_string());

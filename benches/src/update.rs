@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     results.finish(arguments.common.json.as_deref())
 }
 
-/// All in milliseconds, but for the memory.
+/// All in milliseconds, except the memory.
 #[derive(Default)]
 struct Found {
     routes: u32,
@@ -122,7 +122,7 @@ impl Found {
             thread::scope(|scope| {
                 let start = scope.spawn(|| Running::start(&agent, &world[HUB], &config));
                 let loaded = arrivals::all_reached(programs, event, made, samples, PATIENCE);
-                // Why an agent did not start says more than that no traffic came.
+                // If the agent did not start, its error is more useful than missing traffic.
                 let running = start.join().expect("starting an agent does not panic")?;
                 Ok((running, loaded?))
             })

@@ -23,7 +23,7 @@ struct World {
 }
 
 impl World {
-    /// `name` tells the tests of this file apart.
+    /// `name` distinguishes the tests of this file.
     fn new(name: &str) -> Self {
         let make = |place| Namespace::create(&format!("vhb-{}-{name}-{place}", std::process::id())).unwrap();
         let world = Self { a: make("a"), hub: make("h"), b: make("b") };
@@ -56,7 +56,7 @@ impl World {
         world
     }
 
-    /// Runs a flood from a to b: IPv4 unless `options` say otherwise.
+    /// Runs a flood from a to b: IPv4 by default.
     fn flood(&self, options: &[(&str, &str)]) -> Output {
         let frames = FRAMES.to_string();
         let usual = [

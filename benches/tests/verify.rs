@@ -50,7 +50,7 @@ fn each_program_has_its_size_stack_and_maps() {
     let map = &row("bare")["maps"][0];
     let found = ["name", "type", "key_bytes", "value_bytes", "max_entries"].map(|key| map[key].to_string());
     assert_eq!(found, ["\"PORTS\"", "\"DevMap\"", "4", "8", "256"]);
-    // The parameters of the helper lie on the stack: 64 bytes.
+    // The parameters of the helper are on the stack: 64 bytes.
     assert!(row("fib")["stack_bytes"][0].as_u64().unwrap() >= 64, "{:#}", row("fib"));
 }
 

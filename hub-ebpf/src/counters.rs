@@ -15,7 +15,7 @@ pub struct Attribution {
     connection: Cell<u64>,
     /// Bytes of the IP packet, after the connection's selectors have admitted it; 0 before. No IP packet is empty.
     bytes: Cell<u64>,
-    /// What the kernel may do with the packet if it passes: a number of [`hub_common::mark`], [`LOCAL`] or [`NOTHING`].
+    /// The admission if the packet passes: a number of [`hub_common::mark`], [`LOCAL`] or [`NOTHING`].
     admission: Cell<u64>,
     /// Flow hash for the kernel's own multipath route: see [`hub_common::maps::path_of`]. 0: leave the hash alone.
     path: Cell<u64>,
@@ -94,7 +94,7 @@ impl Attribution {
     }
 }
 
-/// What the kernel may do with a packet that passes: see [`hub_common::mark`].
+/// The permission of the kernel for a packet that passes: see [`hub_common::mark`].
 pub enum Admission {
     /// Forward it by its own routes, but to no site.
     Nothing,

@@ -17,7 +17,7 @@ use crate::{
 /// just built.
 ///
 /// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
-/// it, it asks for it through sudo once all is built. benches/README.md says how it is measured and what to make of it.
+/// it, it asks for it through sudo after the build. benches/README.md describes the method and how to read the results.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]

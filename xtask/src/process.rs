@@ -160,10 +160,10 @@ fn wait(mut child: Child, limit: Option<Duration>) -> Result<Option<ExitStatus>>
     Ok(None)
 }
 
-/// Where the built programs lie. That is where this one lies, whatever the target directory is.
+/// Directory of the built programs. It is the directory of this program, in any target directory.
 pub fn release_dir() -> Result<PathBuf> {
-    let exe = std::env::current_exe().context("where xtask lies")?;
-    Ok(exe.parent().context("xtask lies in a directory")?.to_owned())
+    let exe = std::env::current_exe().context("finding the xtask program")?;
+    Ok(exe.parent().context("the xtask program has no directory")?.to_owned())
 }
 
 fn log_file(name: &str) -> Result<PathBuf> {

@@ -67,7 +67,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
         let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "test";
         is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    found.with_context(|| format!("cargo does not say where the test program {name} lies"))
+    found.with_context(|| format!("cargo does not report the path of the test program {name}"))
 }
 
 /// All packages, unless the arguments choose some. The kernel programs are for another target.

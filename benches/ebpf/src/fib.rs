@@ -103,7 +103,7 @@ fn send<const N: usize>(packet: &mut [u8; N], lookup: &Lookup) -> u32 {
     maps::PORTS.redirect(lookup.ifindex, u64::from(xdp_action::XDP_ABORTED)).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
-/// Four bytes as they lie in the frame.
+/// Four bytes in the order of the frame.
 #[inline(always)]
 fn word<const N: usize>(packet: &[u8; N], at: usize) -> u32 {
     u32::from_ne_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])

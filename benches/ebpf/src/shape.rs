@@ -4,7 +4,7 @@
 //! differs from frame to frame follows from the number: destination address, source port, checksums. So the sink can
 //! tell what must have come out.
 //!
-//! The head is handled in 16-bit *halves*, which all fields begin on, as they lie in memory: in network byte order.
+//! The head is handled in 16-bit *halves*, on which all fields begin, in memory order: network byte order.
 //! One's-complement sums may be taken over halves in any byte order (RFC 1071).
 
 #![expect(clippy::inline_always, reason = "kernel programs: a call costs, and constant indices need no check")]
@@ -17,7 +17,7 @@ pub const FIRST_SOURCE_PORT: u16 = 0x8000;
 /// First in the payload.
 pub const MAGIC: [u8; 4] = *b"vpnh";
 
-/// How many tunnels have a sink that keeps a record.
+/// Number of tunnels with a sink that records arrivals.
 pub const TUNNELS: u32 = 2;
 /// How many frames back the record goes: 1.3 s at 100,000 frames a second. A power of two.
 pub const ARRIVALS: u32 = 1 << 17;
@@ -51,7 +51,7 @@ impl<const WORDS: usize> Head<WORDS> {
     #[inline(always)]
     pub fn half(&self, index: usize) -> u16 {
         debug_assert!(index < WORDS * 4);
-        // SAFETY: all callers take `index` from a `Layout`, whose fields lie within its words.
+        // SAFETY: all callers take `index` from a `Layout`, whose fields are within its words.
         unsafe { (&raw const self.0).cast::<u16>().add(index).read() }
     }
 
@@ -69,7 +69,7 @@ pub struct Layout {
     pub words: usize,
     /// The header's first half and its checksum, where the family has one.
     pub header: Option<(usize, usize)>,
-    /// The 32 bits of the destination address that the number decides: the low ones, but for [`IPV6_NETWORKS`].
+    /// The 32 bits of the destination address that the number determines: the low ones, except for [`IPV6_NETWORKS`].
     pub destination: usize,
     /// UDP: source port, destination port, length, checksum.
     pub udp: usize,
@@ -165,7 +165,7 @@ impl Layout {
         for half in [high, low, port, number_high, number_low] {
             sum += u32::from(half);
         }
-        // 0 would say that there is none (RFC 768, RFC 8200); its other representation is as good.
+        // 0 means no checksum (RFC 768, RFC 8200); 0xffff is its other representation.
         let checksum = match !fold(sum) {
             0 => 0xffff,
             checksum => checksum,
@@ -229,7 +229,7 @@ fn scatter(number: u32, odd: u32, count: u32) -> u32 {
     ((u64::from(number.wrapping_mul(odd)) * u64::from(count)) >> 32) as u32
 }
 
-/// A number as it lies in a frame.
+/// A number in the byte order of the frame.
 #[inline(always)]
 pub const fn halves(number: u32) -> [u16; 2] {
     [((number >> 16) as u16).to_be(), (number as u16).to_be()]

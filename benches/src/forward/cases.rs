@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 
 use super::routes::Family;
 
-/// Who forwards.
+/// The forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Program {
     /// A redirect that looks nothing up: the floor

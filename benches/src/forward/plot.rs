@@ -52,7 +52,7 @@ pub fn svg(rows: &[Row], dimensions: &Dimensions) -> Result<String> {
     {
         let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         root.fill(&GROUND).map_err(drawing)?;
-        // One height for all, so that they can be compared. The names stand above the lines.
+        // One height for all, so that they can be compared. The names are above the lines.
         let points = panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
         let top = points.map(|point| point.1).fold(1.0, f64::max) * 4.0;
         for (area, panel) in root.split_evenly((lines, columns)).iter().zip(&panels) {

@@ -125,7 +125,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// What one contender's times are to another's in the same rounds: the median of the rounds' ratios. A machine that is
+/// Ratio of one contender's times to another's: the median of the ratios within each round. A machine that is
 /// slower for some rounds is so for both; between two medians, it may have been so for one.
 pub fn ratio(times: &[f64], others: &[f64]) -> Option<f64> {
     median(&times.iter().zip(others).map(|(time, other)| time / other).collect::<Vec<_>>())

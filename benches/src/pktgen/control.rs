@@ -12,7 +12,7 @@ const DIRECTORY: &str = "/proc/thread-self/net/pktgen";
 /// The first source port; flows have as many.
 const FIRST_SOURCE_PORT: u32 = 0x8000;
 
-/// What is to be sent.
+/// The traffic to send.
 #[derive(Clone, Copy)]
 pub struct Frames {
     pub source: IpAddr,
@@ -202,7 +202,7 @@ fn parse(text: &str) -> Result<Outcome> {
     let errors = text.rsplit_once("errors:").and_then(|(_, errors)| number(errors));
     let outcome = number(time).zip(number(packets)).zip(errors);
     let ((microseconds, sent), errors) = outcome.with_context(|| format!("pktgen says {result:?}"))?;
-    ensure!(microseconds > 0, "pktgen says it sent for no time");
+    ensure!(microseconds > 0, "pktgen reports that it sent for no time");
     Ok(Outcome { sent, errors, microseconds })
 }
 

@@ -25,7 +25,7 @@ const LOG_BYTES: usize = 1 << 16;
 /// `BPF_F_XDP_HAS_FRAGS` (linux/bpf.h).
 const HAS_FRAGS: u32 = 1 << 5;
 
-/// The kernel keeps so much of a map's name (`BPF_OBJ_NAME_LEN`, less the final NUL).
+/// The kernel truncates a map's name to this length (`BPF_OBJ_NAME_LEN` without the final NUL).
 const MAP_NAME: usize = 15;
 
 /// From the log.

@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn as_root() -> Result<ExitCode> {
     let sudo = host::command("sudo").context("the demo makes network namespaces: run it as root, or install sudo")?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let demo = std::env::current_exe().context("where xtask lies")?;
+    let demo = std::env::current_exe().context("finding the xtask program")?;
     Err(Command::new(sudo).arg("-E").arg(demo).args(arguments).arg("--built").exec()).context("running sudo")
 }
 

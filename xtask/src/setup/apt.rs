@@ -44,7 +44,7 @@ const STRONGSWAN_UNIT: &str = "strongswan.service";
 /// Installs strongSwan without its service being started, now or at the next boot.
 ///
 /// Where systemd runs the unit is masked while packages are installed, which keeps their scripts from starting it, and
-/// disabled after. Who wants the service enables it: `systemctl enable --now strongswan`.
+/// disabled after. To enable the service: `systemctl enable --now strongswan`.
 pub fn install_strongswan() -> Result<()> {
     // If the daemon is installed, the service is already managed.
     let holds = Path::new("/run/systemd/system").exists() && !installed(&STRONGSWAN[..1]);
@@ -126,7 +126,7 @@ pub fn compiler() -> plan::Debian {
     }
 }
 
-/// The compiler that Debian keeps recent for its browsers, the library's source, and cargo.
+/// The recent compiler that Debian packages for its browsers, the library's source, and cargo.
 pub const COMPILER: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// The versions that apt would install, of those `packages` that it knows. In one call: each takes half a second.

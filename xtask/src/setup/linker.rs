@@ -90,7 +90,7 @@ fn install(llvm: u32, root: &Path, cache: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where LLVM's headers and libraries of that major version lie; installs them where there is apt.
+/// Directory of LLVM's headers and libraries of that major version. Installs them if apt is available.
 fn llvm_prefix(llvm: u32) -> Result<PathBuf> {
     if let Some(prefix) = env::var_os("LLVM_PREFIX") {
         return Ok(prefix.into());

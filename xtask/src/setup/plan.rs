@@ -47,7 +47,7 @@ pub fn version(text: &str) -> Option<(u32, u32)> {
 pub struct Compiler {
     pub toolchain: String,
     pub rustc: Rustc,
-    /// Whether the library's source lies in its sysroot.
+    /// Whether the library's source is in its sysroot.
     pub source: bool,
 }
 
