@@ -12,13 +12,13 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
+    arrivals,
     control::Control,
     rows::Results,
     stats::{float, milliseconds},
     stream::{self, Kept, Pace},
     tally::{Snapshot, Tally},
-    testbed::{self, Common, Ends, PREFIXES, TO_B, TO_C, Testbed},
-    watch,
+    testbed::{self, Common, Endpoints, PREFIXES, TO_B, TO_C, Testbed},
 };
 
 #[derive(Args)]
@@ -35,7 +35,7 @@ pub struct Arguments {
     /// How often the stream's own route is replaced in its run
     #[arg(long, default_value_t = 20)]
     replacements: u32,
-    /// Routes besides that of the stream
+    /// Routes in addition to that of the stream
     #[arg(long, default_value_t = 100)]
     routes: u32,
     /// Routes that come and go with a reload
@@ -45,7 +45,7 @@ pub struct Arguments {
     common: Common,
 }
 
-/// What happens beside the stream.
+/// Activity while the stream runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beside {
     Nothing,
@@ -79,11 +79,11 @@ fn config(arguments: &Arguments, others: u32, weight: u8) -> String {
 }
 
 fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
-    let Testbed { running, ends: Ends { programs, from, .. } } = testbed;
+    let Testbed { running, endpoints: Endpoints { programs, from, .. } } = testbed;
     // Neighbours get resolved, caches warm.
     let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
     stream::during(programs, from, warm, || {
-        watch::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
+        arrivals::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
     })?;
     running.rest()?;
 

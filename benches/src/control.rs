@@ -49,7 +49,7 @@ impl Control {
     }
 
     /// # Errors
-    /// When there is no answer, or it is not a success: what the agent says.
+    /// When there is no answer, or it is an error: the agent's message.
     pub fn request(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let mut stream = self.connect()?;
         let (code, answer) = exchange(&mut stream, method, path, body).with_context(|| format!("{method} {path}"))?;

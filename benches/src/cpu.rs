@@ -1,4 +1,4 @@
-//! Cores: which one the traffic runs on, and what goes first there.
+//! Cores: the one for the traffic, and scheduling priority there.
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -24,8 +24,8 @@ pub fn pin(cpu: Option<usize>) -> Result<()> {
         .with_context(|| format!("--cpu {cpu}: this process may not run there (`nproc`, `taskset -p $$`)"))
 }
 
-/// Lets hardly any task get before this thread, or those that it starts from now on. (Not real-time: the kernel stops such a
-/// thread for 50 ms when it has had a core for 950 ms, which at 1 Mpps it may have.)
+/// Lets hardly any task get before this thread, or those that it starts from now on. (Not real-time: the kernel stops
+/// such a thread for 50 ms when it has had a core for 950 ms, which at 1 Mpps it may have.)
 pub fn go_first() -> Result<()> {
     // SAFETY: a call without memory. 0 is this thread: on Linux each has its own priority.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };

@@ -1,14 +1,14 @@
 //! Keeps test runs from waiting.
 //!
-//! A test run that repeats enters its program in the kernel's XDP dispatcher and takes it out again at the end, and each
-//! change there waits for an RCU grace period: tens of milliseconds, in which nothing is sent (`bpf_prog_test_run_xdp`,
-//! `net/bpf/test_run.c`; `bpf_dispatcher_change_prog`, `kernel/bpf/dispatcher.c`). A program that is attached to some device is
-//! in the dispatcher already: then a run only counts up and down.
+//! A test run that repeats enters its program in the kernel's XDP dispatcher and takes it out again at the end, and
+//! each change there waits for an RCU grace period: tens of milliseconds, in which nothing is sent
+//! (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`; `bpf_dispatcher_change_prog`, `kernel/bpf/dispatcher.c`). A program
+//! that is attached to some device is in the dispatcher already: then a run only counts up and down.
 
 use anyhow::{Context as _, Result};
 use hub_tests::lab::{Namespace, unique_prefix};
 
-use crate::{place::Place, programs::Programs};
+use crate::{netdev::Netdev, programs::Programs};
 
 /// A device that nothing is ever sent to.
 const DEVICE: &str = "idle0";
@@ -22,8 +22,8 @@ impl Idle {
         let namespace = Namespace::create(&format!("{}-idle", unique_prefix()))?;
         // Down, both ends.
         namespace.ip(&format!("link add {DEVICE} type veth peer name idle1"))?;
-        let place = Place::find(namespace.name(), DEVICE)?;
-        programs.attach("generator", &place).context("keeping the generator in the dispatcher")?;
+        let netdev = Netdev::find(namespace.name(), DEVICE)?;
+        programs.attach("generator", &netdev).context("keeping the generator in the dispatcher")?;
         Ok(Self(namespace))
     }
 }

@@ -8,14 +8,14 @@ use hub_tests::lab::{HUB, Site, Switch};
 use serde_json::Value;
 
 use crate::{
+    arrivals::{self, Disturbance},
     cpu::go_first,
-    place::Place,
+    link_monitor::LinkMonitor,
+    netdev::Netdev,
     rows::Results,
     stats::{Summary, float, histogram, milliseconds},
     stream::{self, Kept, Pace},
-    testbed::{self, B, Common, Ends, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
-    told::Listener,
-    watch::{self, Disturbance},
+    testbed::{self, B, Common, Endpoints, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
 };
 
 #[derive(Args)]
@@ -51,8 +51,8 @@ enum How {
 
 /// All must arrive for this long until a failover is over.
 const CALM: Duration = Duration::from_millis(100);
-/// For the kernel to tell that a link has failed.
-const TOLD: Duration = Duration::from_secs(2);
+/// Maximum time until the kernel's notification of a failed link.
+const NOTIFICATION_PATIENCE: Duration = Duration::from_secs(2);
 /// For the traffic to come back, the first way or the other.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -107,10 +107,10 @@ struct Case {
     pace: Pace,
     /// Of the device that goes down.
     switch: Switch,
-    listener: Listener,
+    monitor: LinkMonitor,
     found: Vec<Disturbance>,
-    /// From the failure until the kernel told of it, in milliseconds.
-    told: Vec<f64>,
+    /// From the failure until the kernel's notification, in milliseconds.
+    notified: Vec<f64>,
     rates: Vec<f64>,
     pauses: Vec<f64>,
 }
@@ -125,19 +125,19 @@ impl Case {
         // From the first address behind the network's own to the last.
         let testbed = Testbed::start(common, &config, prefixes * PREFIX_SIZE - 1)?;
         let switch = match how {
-            How::Admin => testbed.ends.world[HUB].switch(&B.hub_device(0)),
-            How::Carrier | How::Path => testbed.ends.world[&B.place].switch(&Site::device(0)),
+            How::Admin => testbed.endpoints.world[HUB].switch(&B.hub_device(0)),
+            How::Carrier | How::Path => testbed.endpoints.world[&B.place].switch(&Site::device(0)),
         }?;
-        let listener = Listener::open(&Place::find(testbed.ends.world[HUB].name(), &B.hub_device(0))?)?;
+        let monitor = LinkMonitor::open(&Netdev::find(testbed.endpoints.world[HUB].name(), &B.hub_device(0))?)?;
         let pace = Pace::new(rate, common.cpu);
-        let (found, told, rates, pauses) = Default::default();
-        Ok(Self { testbed, prefixes, how, weight, pace, switch, listener, found, told, rates, pauses })
+        let (found, notified, rates, pauses) = Default::default();
+        Ok(Self { testbed, prefixes, how, weight, pace, switch, monitor, found, notified, rates, pauses })
     }
 
     /// One failover, and the way back.
     fn fail(&mut self, run: u32) -> Result<()> {
-        let Self { testbed, how, weight, pace, switch, listener, .. } = self;
-        let Testbed { running, ends: Ends { programs, mute, from, .. } } = testbed;
+        let Self { testbed, how, weight, pace, switch, monitor, .. } = self;
+        let Testbed { running, endpoints: Endpoints { programs, mute, from, .. } } = testbed;
         let (how, weight, rate) = (*how, u64::from(*weight), pace.rate);
         let mut set = |up| match how {
             How::Carrier | How::Admin => switch.set(up),
@@ -149,35 +149,37 @@ impl Case {
             weight => by_tunnel[0] * weight * 2 >= by_tunnel[1] * 100 && by_tunnel[1] * 200 >= by_tunnel[0] * weight,
         };
         let before = programs.made()?;
-        let ((found, told), kept) = stream::during(programs, from, *pace, || {
-            watch::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
+        let ((found, notified), kept) = stream::during(programs, from, *pace, || {
+            arrivals::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
             running.rest()?;
             // Health checks have a rhythm: the failures fall on every part of it.
             thread::sleep(Duration::from_millis(u64::from(run * 37 % 100)));
-            let (found, told) = thread::scope(|scope| -> Result<_> {
-                listener.forget()?;
-                let told = (how != How::Path).then(|| scope.spawn(|| go_first().and_then(|()| listener.wait(TOLD))));
+            let (found, notified) = thread::scope(|scope| -> Result<_> {
+                monitor.discard()?;
+                let notified = (how != How::Path)
+                    .then(|| scope.spawn(|| go_first().and_then(|()| monitor.wait(NOTIFICATION_PATIENCE))));
                 // Until it listens.
                 thread::sleep(Duration::from_millis(1));
                 // A thread of its own: no task gets between the clock and the failure, and the agent's priority stays.
                 let failure = scope.spawn(|| -> Result<_> {
                     go_first()?;
-                    let (made, event) = (programs.made()?, watch::clock()?);
+                    let (made, event) = (programs.made()?, arrivals::clock()?);
                     set(false).map(|()| (made, event))
                 });
                 let (made, event) = failure.join().expect("switching does not panic")?;
-                let found = watch::follow(programs, event, made, rate, CALM, PATIENCE);
-                let told = told.and_then(|told| told.join().expect("the listener does not panic").transpose());
-                Ok((found, told.transpose()?.map(|told| Duration::from_nanos(told.saturating_sub(event)))))
+                let found = arrivals::follow(programs, event, made, rate, CALM, PATIENCE);
+                let notified =
+                    notified.and_then(|notified| notified.join().expect("the monitor does not panic").transpose());
+                Ok((found, notified.transpose()?.map(|notified| Duration::from_nanos(notified.saturating_sub(event)))))
             })?;
             // The way back, even if there was none there.
             set(true)?;
             let found = found?;
-            watch::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
+            arrivals::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
             running.rest()?;
-            Ok((found, told))
+            Ok((found, notified))
         })?;
-        self.told.extend(told.map(milliseconds));
+        self.notified.extend(notified.map(milliseconds));
         let Kept { elapsed, longest_pause } = kept;
         self.rates.push(float(programs.made()? - before) / elapsed.as_secs_f64());
         self.pauses.push(milliseconds(longest_pause));
@@ -199,7 +201,7 @@ impl Case {
             let first = self.found.iter().filter_map(|found| found.first.map(milliseconds));
             results.add(&case, "first on the second", "ms", first);
         }
-        results.add(&case, "kernel tells", "ms", self.told.iter().copied());
+        results.add(&case, "kernel tells", "ms", self.notified.iter().copied());
         results.add(&case, "lost", "frames", self.found.iter().map(|found| float(found.lost)));
         results.add(&case, "rate", "frames/s", self.rates.iter().map(|rate| rate.round()));
         results.add(&case, "longest pause of sender", "ms", self.pauses.iter().copied());

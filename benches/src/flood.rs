@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::{
     cpu::pin,
     dispatcher::Idle,
-    place::Place,
+    netdev::Netdev,
     programs::{self, Programs},
     report::Report,
     settings::{Macs, Spread, Traffic, settings},
@@ -84,8 +84,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HOPELESS: u32 = 5;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let from = Place::find(&arguments.from, &arguments.from_device)?;
-    let to = Place::find(&arguments.to, &arguments.to_device)?;
+    let from = Netdev::find(&arguments.from, &arguments.from_device)?;
+    let to = Netdev::find(&arguments.to, &arguments.to_device)?;
     let traffic = Traffic {
         source: arguments.source,
         destination: arguments.destination,
@@ -121,18 +121,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What sends and counts: the programs have their settings, and the sink is attached.
+/// The equipment of a flood: programs with their settings, and the attached sink.
 pub struct Flood<'a> {
     pub programs: &'a mut Programs,
-    pub from: &'a Place,
-    /// What the kernel lays in a page before the generator writes the head.
+    pub from: &'a Netdev,
+    /// Initial frame, in which the generator writes the head.
     pub frame: Vec<u8>,
     /// Frames made in one go.
     pub batch: u32,
 }
 
 impl Flood<'_> {
-    /// Sends `frames`, waits until they have arrived or nothing more does, and counts. Sends fewer when nothing arrives.
+    /// Sends `frames`, waits until they have arrived or nothing more does, and counts. Sends fewer when nothing
+    /// arrives.
     pub fn measure(&mut self, frames: u64) -> Result<Report> {
         let before = (self.programs.made()?, self.programs.counts(0)?);
         let start = Instant::now();
@@ -173,7 +174,7 @@ impl Flood<'_> {
         }
     }
 
-    /// What the sink has counted since `before`, and when it saw the last frame.
+    /// Counts of the sink since `before`, and time of the last frame.
     fn drain(&self, sent: u64, before: Counts) -> Result<(Counts, Instant)> {
         let begin = Instant::now();
         let (mut last, mut changed) = (Counts::default(), begin);

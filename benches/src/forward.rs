@@ -1,4 +1,4 @@
-//! What forwarding a frame costs, by who forwards and by how many routes there are: contenders in turn on one core.
+//! Cost of forwarding a frame, by forwarder and number of routes: contenders in turn on one core.
 
 pub mod cases;
 mod flowtable;
@@ -28,7 +28,7 @@ use crate::{dispatcher::Idle, programs::Programs, testbed};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Who forwards, besides `bare`, which the others are compared with
+    /// Forwarders to compare with `bare`, which always runs
     #[arg(long, value_delimiter = ',', default_values = ["hub", "hub-lpm", "fib", "ip_forward", "flowtable"])]
     programs: Vec<Program>,
     /// IP versions
@@ -68,7 +68,7 @@ pub struct Arguments {
     svg: Option<PathBuf>,
 }
 
-/// With fewer rounds a median says little.
+/// With fewer rounds a median is not reliable.
 const ENOUGH_ROUNDS: u32 = 7;
 const ROUTES: [u32; 5] = [10, 1000, 10_000, 100_000, 1_000_000];
 const QUICK_ROUTES: [u32; 2] = [10, 10_000];
@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for (number, table) in (1..).zip(&tables) {
         eprintln!("table {number} of {}: IPv{}, {} routes", tables.len(), table.family.number(), table.routes);
         bench.table(table).with_context(|| format!("IPv{} with {} routes", table.family.number(), table.routes))?;
-        // What has been found is kept should the rest be interrupted.
+        // Write after each world, so that an interrupt loses no results.
         bench.save(arguments)?;
         thread::sleep(SETTLE);
     }

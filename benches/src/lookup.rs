@@ -1,9 +1,10 @@
-//! What each stage of the hub's program costs: the hub's own code, one stage more from rung to rung, in turn on one core.
+//! Cost of each stage of the hub's program: the hub's own code, in programs with one stage more each, in turn on one
+//! core.
 
 mod ladder;
 mod results;
 mod shared;
-mod stages;
+mod times;
 mod worlds;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
@@ -14,7 +15,7 @@ use clap::Args;
 use self::{
     ladder::{Counted, Ladder},
     results::{Conditions, Results},
-    stages::{Hub, Times},
+    times::{Hub, Times},
     worlds::World,
 };
 use crate::{
@@ -24,9 +25,9 @@ use crate::{
         results::Missing,
         routes::{Family, MOST},
     },
-    rungs::Rung,
     scale::MOST_CONNECTIONS,
     settings::Traffic,
+    stages::Stage,
     testbed,
 };
 
@@ -41,11 +42,12 @@ pub struct Arguments {
     /// Routes of the hub. Default: 10, 10000 and 1000000; with --quick 10000
     #[arg(long, value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     routes: Vec<u32>,
-    /// Addresses that the packets go to, each by a route of its own: no more than there are routes. Default: 1, 1000 and
-    /// 64000; with --quick 1000
+    /// Addresses that the packets go to, each by a route of its own: no more than there are routes. Default: 1, 1000
+    /// and 64000; with --quick 1000
     #[arg(long, value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     destinations: Vec<u32>,
-    /// Connections instead, in hubs as `scale` has them: each with a network of its own that packets go to. 4000 at most
+    /// Connections instead, in hubs as `scale` has them: each with a network of its own that packets go to. 4000 at
+    /// most
     #[arg(long, value_delimiter = ',', value_name = "N", conflicts_with_all = ["routes", "destinations"],
         value_parser = clap::value_parser!(u32).range(2..=MOST_CONNECTIONS))]
     connections: Vec<u32>,
@@ -53,7 +55,7 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "N", default_values = ["64"],
         value_parser = clap::value_parser!(u32).range(60..=1514))]
     packet_bytes: Vec<u32>,
-    /// Measurements of each rung, one after the other in turn
+    /// Measurements of each stage, one after the other in turn
     #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Packets of a measurement
@@ -73,17 +75,18 @@ pub struct Arguments {
     json: Option<PathBuf>,
 }
 
-/// With fewer rounds a median says little.
+/// With fewer rounds a median is not reliable.
 const ENOUGH_ROUNDS: u32 = 7;
-/// A stage is the difference of two times that are not far apart: many short measurements tell it better than few long ones.
+/// A stage's cost is a small difference of two times. Many short measurements are more precise than few long ones.
 const ROUNDS: u32 = 21;
 const ROUTES: [u32; 3] = [10, 10_000, 1_000_000];
 const QUICK_ROUTES: [u32; 1] = [10_000];
 const DESTINATIONS: [u32; 3] = [1, 1000, 64_000];
 const QUICK_DESTINATIONS: [u32; 1] = [1000];
-/// With more destinations a few packets to each come before a measurement, uncounted. Fewer are warm after a hundredth of it.
+/// With more destinations a few packets to each come before a measurement, uncounted. Fewer are warm after a hundredth
+/// of it.
 const SOON_WARM: u32 = 1000;
-/// Packets of each round that are looked at.
+/// Packets of each round whose bytes are checked.
 const SAMPLES: u32 = 16;
 /// Until packets get all the way: the agent resolves neighbours.
 const PATIENCE: u32 = 50;
@@ -144,7 +147,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         for ladder in ladders {
             ladder.end()?;
         }
-        // What has been found is kept should the rest be interrupted.
+        // Write after each world, so that an interrupt loses no results.
         if let Some(file) = &arguments.json {
             fs::write(file, serde_json::to_string_pretty(&results.rows)? + "\n")
                 .with_context(|| format!("writing {}", file.display()))?;
@@ -156,8 +159,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn finish(mut results: Results, arguments: &Arguments) -> Result<()> {
     results.notes.push(format!(
-        "Medians of {} interleaved rounds of {} packets each. Every rung includes what it takes to put the packet's header \
-         back; STAGE is what the rung adds to the one before, SHARE its part of the whole program without `drop`.",
+        "Medians of {} interleaved rounds of {} packets each. NS/PACKET includes restoring the packet's \
+         header; STAGE is the difference to the stage before, SHARE its share of the whole program without `drop`.",
         arguments.rounds, arguments.frames
     ));
     if arguments.rounds < ENOUGH_ROUNDS {
@@ -168,7 +171,7 @@ fn finish(mut results: Results, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Rounds, in each of which every rung of every program has its turn. A round with a void run does not count.
+/// Measures all stages of all programs, in rounds. A round with a void run is discarded.
 fn case(ladders: &mut [Ladder], traffic: &Traffic, arguments: &Arguments) -> Result<Vec<Times>> {
     pin(arguments.cpu)?;
     go_first()?;
@@ -204,21 +207,21 @@ fn case(ladders: &mut [Ladder], traffic: &Traffic, arguments: &Arguments) -> Res
     Ok(all)
 }
 
-/// All rungs of one program, one after the other.
+/// Measures all stages of one program.
 ///
 /// # Errors
-/// When a packet did not go its way, came out wrong, or was not counted: the round is void.
-fn round(ladder: &mut Ladder, traffic: &Traffic, frames: u32) -> Result<[f64; Rung::ALL.len()]> {
+/// When a packet was not forwarded, had wrong bytes, or was not counted: the round is void.
+fn round(ladder: &mut Ladder, traffic: &Traffic, frames: u32) -> Result<[f64; Stage::ALL.len()]> {
     let warm_up = if traffic.destinations > SOON_WARM { traffic.destinations.saturating_mul(4).min(frames) } else { 0 };
     let (before, mut expected) = (ladder.counted()?, Counted::default());
-    let mut times = [0.0; Rung::ALL.len()];
-    for (rung, time) in Rung::ALL.into_iter().zip(&mut times) {
+    let mut times = [0.0; Stage::ALL.len()];
+    for (stage, time) in Stage::ALL.into_iter().zip(&mut times) {
         if warm_up > 0 {
-            ladder.run(rung, warm_up)?;
+            ladder.run(stage, warm_up)?;
         }
-        *time = ladder.run(rung, frames)?;
+        *time = ladder.run(stage, frames)?;
         let packets = u64::from(frames) + u64::from(warm_up);
-        if rung.counts() {
+        if stage.counts() {
             expected.received += packets;
             expected.sent += packets;
         }

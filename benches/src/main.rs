@@ -1,6 +1,8 @@
 //! `vpnhub-bench`: how many packets a second a hub forwards and whether they all came out right; what failures and
 //! changes do to them; how fast changes are.
 
+mod arrivals;
+mod attach;
 mod change;
 mod control;
 mod cpu;
@@ -10,31 +12,29 @@ mod expect;
 mod failover;
 mod flood;
 mod forward;
-mod hold;
+mod link_monitor;
 mod lookup;
+mod netdev;
 mod outlive;
 mod pktgen;
-mod place;
 mod process;
 mod programs;
 mod report;
 mod rows;
-#[path = "../ebpf/src/rungs.rs"]
-mod rungs;
 mod scale;
 mod settings;
 #[path = "../ebpf/src/shape.rs"]
 #[cfg_attr(not(test), expect(dead_code, reason = "numbering a frame is the kernel programs' part; the tests check it"))]
 mod shape;
+#[path = "../ebpf/src/stages.rs"]
+mod stages;
 mod stats;
 mod stream;
 mod tally;
 mod tcp;
 mod testbed;
-mod told;
 mod update;
 mod verify;
-mod watch;
 
 use std::process::ExitCode;
 
@@ -60,9 +60,9 @@ enum Command {
     Outlive(outlive::Arguments),
     /// Start, reload and change an agent with many routes
     Update(update::Arguments),
-    /// Compare what forwarding a frame costs: a bare redirect, the hub, the kernel's ways; by routes and destinations
+    /// Compare the cost of forwarding a frame: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
-    /// Measure what each stage of the hub's program costs: a ladder from an empty program to the whole hub
+    /// Measure the cost of each stage of the hub's program: a ladder from an empty program to the whole hub
     Lookup(lookup::Arguments),
     /// Compare a few and many next hops, connections and selectors, and native with generic XDP
     Scale(scale::Arguments),
@@ -70,12 +70,12 @@ enum Command {
     Tcp(tcp::Arguments),
     /// Find throughput (RFC 2544) and latency with the kernel's packet generator, of a gateway or of worlds made for it
     Pktgen(pktgen::Arguments),
-    /// Load kernel programs and tell what the verifier and the JIT made of them, and what their maps take
+    /// Load kernel programs and show their size after verifier and JIT, and the memory of their maps
     Verify(verify::Arguments),
     /// Attach a program that leaves everything to the kernel, until interrupted: a veth device then takes redirects
-    Pass(hold::PassArguments),
+    Pass(attach::PassArguments),
     /// Attach a redirect without any lookup, until interrupted: the floor of a comparison
-    Bare(hold::BareArguments),
+    Bare(attach::BareArguments),
 }
 
 fn main() -> ExitCode {
@@ -91,8 +91,8 @@ fn main() -> ExitCode {
         Command::Tcp(arguments) => in_a_lab(|| tcp::run(&arguments)),
         Command::Pktgen(arguments) => in_a_lab(|| pktgen::run(&arguments)),
         Command::Verify(arguments) => verify::run(&arguments),
-        Command::Pass(arguments) => hold::pass(&arguments),
-        Command::Bare(arguments) => hold::bare(&arguments),
+        Command::Pass(arguments) => attach::pass(&arguments),
+        Command::Bare(arguments) => attach::bare(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// With what makes namespaces: an interrupt takes them down again.
+/// Runs a bench that makes namespaces. An interrupt removes them.
 fn in_a_lab(bench: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     lab::clean_up_on_interrupt()?;
     let result = bench();

@@ -1,4 +1,5 @@
-//! Whether agents that are killed, stopped and replaced by others cost a stream a frame, and whether all of it is counted.
+//! Whether agents that are killed, stopped and replaced by others cost a stream a frame, and whether all of it is
+//! counted.
 
 mod old;
 
@@ -10,14 +11,14 @@ use hub_tests::lab::{AgentCommand, HUB, Namespace, Status};
 use nix::sys::signal::Signal;
 
 use crate::{
+    arrivals,
     process::Datapath,
     rows::Results,
     settings::Spread,
     stats::{float, milliseconds},
     stream::{self, Kept, Pace},
     tally::{Snapshot, Tally},
-    testbed::{self, A, Common, Ends, PREFIXES, Running, TO_B, TO_C},
-    watch,
+    testbed::{self, A, Common, Endpoints, PREFIXES, Running, TO_B, TO_C},
 };
 
 #[derive(Args)]
@@ -34,20 +35,21 @@ pub struct Arguments {
     /// Milliseconds that an agent runs, and that none does
     #[arg(long, default_value_t = 250)]
     pause: u32,
-    /// Routes besides that of the stream
+    /// Routes in addition to that of the stream
     #[arg(long, default_value_t = 100)]
     routes: u32,
     /// Agent of another build, that takes turns with the one to measure in a run more: a version with other map layouts
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
-    /// Agent of version 0.1, whose datapath and routes end with it: how long traffic is lost on the way from there, and back
+    /// Agent of version 0.1, whose datapath and routes end with it: how long traffic is lost on the way from there, and
+    /// back
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
 
-/// What happens beside the stream.
+/// Activity while the stream runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beside {
     Nothing,
@@ -62,9 +64,9 @@ enum Beside {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { common, routes, rate, .. } = arguments;
     ensure!(*routes < PREFIXES, "--routes {routes}: fewer than {PREFIXES} are possible");
-    let mut ends = Ends::make()?;
-    ends.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
-    let mut hub = Hub::start(arguments, &ends.world[HUB])?;
+    let mut endpoints = Endpoints::make()?;
+    endpoints.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
+    let mut hub = Hub::start(arguments, &endpoints.world[HUB])?;
     let pace = Pace::new(*rate, common.cpu);
 
     let mut results = Results::new("outlive");
@@ -72,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     runs.extend(arguments.other_agent.is_some().then_some(Beside::OtherAgent));
     for beside in runs {
         eprintln!("{}", beside.name());
-        let found = measure(&ends, &mut hub, pace, arguments, beside)?;
+        let found = measure(&endpoints, &mut hub, pace, arguments, beside)?;
         found.report(beside, &mut results);
         if beside == Beside::Nothing && !found.tally.is_exact() {
             results.finish(common.json.as_deref())?;
@@ -84,10 +86,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     hub.running()?.agent.stop()?;
     if let Some(old) = arguments.from.clone() {
         // Of the same name: it would be taken over.
-        drop(ends);
-        let mut ends = Ends::make()?;
-        ends.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
-        old::Upgrade { ends: &ends, old, new, config: &config, pace, pause: pause(arguments) }.run(&mut results)?;
+        drop(endpoints);
+        let mut endpoints = Endpoints::make()?;
+        endpoints.aim(Spread::Hosts, testbed::STREAM_ADDRESSES)?;
+        old::Upgrade { endpoints: &endpoints, old, new, config: &config, pace, pause: pause(arguments) }
+            .run(&mut results)?;
     }
     results.finish(common.json.as_deref())
 }
@@ -158,7 +161,7 @@ impl<'a> Hub<'a> {
         Ok(running.ready)
     }
 
-    /// What the agent says that it has received from the sender, and sent to the sinks.
+    /// The agent's counters: received from the sender, and sent to the sinks.
     fn counted(&self) -> Result<[u64; 2]> {
         let status: Status = self.now()?.agent.status()?;
         let sent = TO_B.iter().map(|name| status.counter(name, "tx_packets")).sum();
@@ -166,12 +169,18 @@ impl<'a> Hub<'a> {
     }
 }
 
-fn measure(ends: &Ends, hub: &mut Hub<'_>, pace: Pace, arguments: &Arguments, beside: Beside) -> Result<Found> {
-    let Ends { programs, from, .. } = ends;
+fn measure(
+    endpoints: &Endpoints,
+    hub: &mut Hub<'_>,
+    pace: Pace,
+    arguments: &Arguments,
+    beside: Beside,
+) -> Result<Found> {
+    let Endpoints { programs, from, .. } = endpoints;
     // Neighbours get resolved, caches warm.
     let warm = Pace::new(pace.rate.min(50_000), pace.cpu);
     stream::during(programs, from, warm, || {
-        watch::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
+        arrivals::wait_for_shares(programs, warm.rate, testbed::FLOWS_WITHIN, |_| true)
     })?;
     hub.now()?.rest()?;
 

@@ -1,8 +1,8 @@
-//! Throughput and latency by RFC 2544, with the kernel's own packet generator: of a gateway between two interfaces of this
-//! machine, or of the hub and the kernel in worlds of their own.
+//! Throughput and latency by RFC 2544, with the kernel's own packet generator: of a gateway between two interfaces of
+//! this machine, or of the hub and the kernel in worlds of their own.
 
 mod control;
-mod ends;
+mod endpoints;
 mod search;
 
 use std::{
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::{
     control::{Frames, Outcome, Pace, Pktgen},
-    ends::{Ends, Latency},
+    endpoints::{Endpoints, Latency},
 };
 use crate::{
     expect::Expect,
@@ -26,7 +26,7 @@ use crate::{
         hubs::{Hub, SITES},
         routes::Family,
     },
-    place::Place,
+    netdev::Netdev,
     rows::Results,
     stats::float,
     testbed::{self, A, B, Running},
@@ -34,7 +34,8 @@ use crate::{
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Device of this machine that the frames leave by, on a link with the gateway. Without it, worlds are made and measured
+    /// Device of this machine that the frames leave by, on a link with the gateway. Without it, worlds are made and
+    /// measured
     #[arg(long, value_name = "DEVICE", requires_all = ["to_device", "gateway_mac", "source", "destination"])]
     from_device: Option<String>,
     /// Network namespace of that device, if another
@@ -125,13 +126,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     results.finish(arguments.json.as_deref())
 }
 
-/// What is measured: where frames go in and come out.
+/// The measured path: where frames enter and leave.
 struct Gateway {
     name: &'static str,
     /// Source and destination, of each family.
     addresses: Vec<(IpAddr, IpAddr)>,
-    from: Place,
-    to: Place,
+    from: Netdev,
+    to: Netdev,
     mac: Mac,
     /// Of the world that was made for it.
     running: Option<Running>,
@@ -150,8 +151,8 @@ fn gateways(arguments: &Arguments) -> Result<Vec<Gateway>> {
     let gateway = Gateway {
         name: "gateway",
         addresses: vec![addresses],
-        from: place(arguments.from.as_deref(), from)?,
-        to: place(arguments.to.as_deref(), to)?,
+        from: netdev(arguments.from.as_deref(), from)?,
+        to: netdev(arguments.to.as_deref(), to)?,
         mac,
         running: None,
         _hub: None,
@@ -160,13 +161,13 @@ fn gateways(arguments: &Arguments) -> Result<Vec<Gateway>> {
 }
 
 /// A device in a namespace, or in this one.
-fn place(namespace: Option<&str>, device: &str) -> Result<Place> {
+fn netdev(namespace: Option<&str>, device: &str) -> Result<Netdev> {
     if let Some(name) = namespace {
-        return Place::find(name, device);
+        return Netdev::find(name, device);
     }
     let namespace = Namespace::current()?;
     let index = namespace.ifindex(device)?;
-    Ok(Place { namespace, device: device.to_owned(), index })
+    Ok(Netdev { namespace, device: device.to_owned(), index })
 }
 
 impl Gateway {
@@ -185,9 +186,9 @@ impl Gateway {
     }
 
     fn of(arguments: &Arguments, program: Program, hub: Hub, running: Option<Running>) -> Result<Self> {
-        let duplicate = |place: &Place| {
-            let namespace = place.namespace.duplicate()?;
-            Ok::<_, anyhow::Error>(Place { namespace, device: place.device.clone(), index: place.index })
+        let duplicate = |netdev: &Netdev| {
+            let namespace = netdev.namespace.duplicate()?;
+            Ok::<_, anyhow::Error>(Netdev { namespace, device: netdev.device.clone(), index: netdev.index })
         };
         Ok(Self {
             name: program.name(),
@@ -205,7 +206,7 @@ impl Gateway {
     }
 }
 
-/// What one search found.
+/// Result of a search.
 struct Found {
     /// Frames a second that pktgen made without a limit, and the part that was lost then.
     most: f64,
@@ -235,7 +236,7 @@ struct Case<'a> {
     frames: Frames,
 }
 
-/// What became of the frames of a trial.
+/// Result of a trial.
 struct Trial {
     rate: f64,
     lost: f64,
@@ -255,19 +256,19 @@ impl<'a> Case<'a> {
         let &Self { arguments, gateway, .. } = self;
         let Gateway { from, to, .. } = gateway;
         let pktgen = Pktgen::take(from.namespace.duplicate()?, &from.device, arguments.threads)?;
-        let mut ends = Ends::attach(to)?;
-        ends.expect(&self.expect(false)?)?;
+        let mut endpoints = Endpoints::attach(to)?;
+        endpoints.expect(&self.expect(false)?)?;
 
         let seconds = arguments.seconds;
         let fastest = |frames| Pace { rate: None, frames, queued: false };
-        let first = self.trial(&pktgen, &mut ends, fastest(FIRST)).context("the first run")?;
-        let most = self.trial(&pktgen, &mut ends, fastest(frames_of(first.rate, seconds)))?;
+        let first = self.trial(&pktgen, &mut endpoints, fastest(FIRST)).context("the first run")?;
+        let most = self.trial(&pktgen, &mut endpoints, fastest(frames_of(first.rate, seconds)))?;
         ensure!(most.lost < 1.0, "no frame arrived: does the gateway know the route, and the neighbour?");
         let mut best = most.rate;
         if !self.passes(&most) {
             let found = search::highest(whole(most.rate), arguments.resolution / 100.0, |rate| {
                 let pace = Pace { rate: Some(rate), frames: rate * seconds, queued: false };
-                let trial = self.trial(&pktgen, &mut ends, pace)?;
+                let trial = self.trial(&pktgen, &mut endpoints, pace)?;
                 let passes = self.passes(&trial);
                 if passes {
                     best = trial.rate;
@@ -278,26 +279,26 @@ impl<'a> Case<'a> {
         }
         let latency = if best > 0.0 {
             // By another way, on which the stamp sees the frames; at the same rate.
-            ends.stamp(Place {
+            endpoints.stamp(Netdev {
                 namespace: from.namespace.duplicate()?,
                 device: from.device.clone(),
                 index: from.index,
             })?;
-            ends.expect(&self.expect(true)?)?;
+            endpoints.expect(&self.expect(true)?)?;
             let pace = Pace { rate: Some(whole(best)), frames: frames_of(best, seconds), queued: true };
-            self.trial(&pktgen, &mut ends, pace).context("timing frames")?;
-            ends.latency()?
+            self.trial(&pktgen, &mut endpoints, pace).context("timing frames")?;
+            endpoints.latency()?
         } else {
             None
         };
         Ok(Found { most: most.rate, lost: most.lost, throughput: best, latency })
     }
 
-    fn trial(&self, pktgen: &Pktgen, ends: &mut Ends, pace: Pace) -> Result<Trial> {
-        let before = ends.tally()?;
+    fn trial(&self, pktgen: &Pktgen, endpoints: &mut Endpoints, pace: Pace) -> Result<Trial> {
+        let before = endpoints.tally()?;
         let outcomes = pktgen.send(&self.frames, pace)?;
         let sent: u64 = outcomes.iter().map(|outcome| outcome.sent).sum();
-        let tally = ends.drain(before, sent)?;
+        let tally = endpoints.drain(before, sent)?;
         ensure!(tally.garbled == 0, "{} of {sent} frames came out wrong", tally.garbled);
         ensure!(
             tally.good <= sent,

@@ -1,4 +1,4 @@
-//! What a process uses, from /proc.
+//! Resource usage of a process, from /proc.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -66,10 +66,10 @@ impl Memory {
     }
 }
 
-/// What a map of this process takes in the kernel, by its descriptor.
+/// Kernel memory of a map of this process, by its descriptor.
 pub fn locked(descriptor: RawFd) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).context("reading fdinfo")?;
-    field(&text, "memlock").context("the kernel does not tell how much memory a map takes")
+    field(&text, "memlock").context("the kernel does not report the memory of a map")
 }
 
 /// `name: value ...` of a file of /proc.
@@ -84,7 +84,7 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     value.split_whitespace().next()
 }
 
-/// What a process has loaded into the kernel, by which two versions differ.
+/// The BPF objects of a process, by which two versions can be distinguished.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Datapath {
     /// Digests of the programs' instructions (`prog_tag` in fdinfo).

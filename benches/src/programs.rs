@@ -11,7 +11,7 @@ use aya::{
 };
 
 use crate::{
-    place::Place,
+    netdev::Netdev,
     shape::{ARRIVALS, Arrival, Counts, FAN, PORTS, Settings},
 };
 
@@ -27,18 +27,18 @@ impl Counts {
         self.good + self.garbled
     }
 
-    /// What has been counted since `before`.
+    /// Counts since `before`.
     pub fn since(&self, before: Self) -> Self {
         Self { good: self.good - before.good, garbled: self.garbled - before.garbled }
     }
 }
 
-/// Bytes of `struct xdp_md` (linux/bpf.h) and where in it the kernel looks at what a test run is given.
+/// Size of `struct xdp_md` (linux/bpf.h), and offsets of the fields that a test run reads.
 const CONTEXT: usize = 24;
 const CONTEXT_DATA_END: usize = 4;
 const CONTEXT_INTERFACE: usize = 12;
 
-/// The programs and their maps. Dropping it detaches what it has attached.
+/// The programs and their maps. Dropping it detaches its programs.
 pub struct Programs(Ebpf);
 
 impl Programs {
@@ -51,9 +51,9 @@ impl Programs {
     ///
     /// # Errors
     /// When the device has a program already, or no native XDP.
-    pub fn attach(&mut self, program: &str, place: &Place) -> Result<XdpLinkId> {
+    pub fn attach(&mut self, program: &str, netdev: &Netdev) -> Result<XdpLinkId> {
         let program = loaded(&mut self.0, program)?;
-        let Place { namespace, device, index } = place;
+        let Netdev { namespace, device, index } = netdev;
         let attached = namespace.enter(|| program.attach_to_if_index(*index, XdpMode::Driver))?;
         let at = format!("{device} in {}", namespace.name());
         match attached {
@@ -78,24 +78,25 @@ impl Programs {
         loaded(&mut self.0, program)?.detach(link).with_context(|| format!("detaching {program}"))
     }
 
-    /// Makes `place` the port of program `bare`, and the one that `fib` takes for its interface.
-    pub fn set_port(&mut self, place: &Place) -> Result<()> {
-        ensure!((1..PORTS).contains(&place.index), "{} has the index {}, over {PORTS}", place.device, place.index);
+    /// Makes `netdev` the port of program `bare`, and the one that `fib` takes for its interface.
+    pub fn set_port(&mut self, netdev: &Netdev) -> Result<()> {
+        ensure!((1..PORTS).contains(&netdev.index), "{} has the index {}, over {PORTS}", netdev.device, netdev.index);
         let map = self.0.map_mut("PORTS").context("no map PORTS")?;
         let mut ports: DevMap<_> = map.try_into()?;
         // A port is looked up in the namespace of the thread that names it.
-        let mut set = || ports.set(0, place.index, None, 0).and_then(|()| ports.set(place.index, place.index, None, 0));
-        place.namespace.enter(&mut set)?.context("setting the port")
+        let mut set =
+            || ports.set(0, netdev.index, None, 0).and_then(|()| ports.set(netdev.index, netdev.index, None, 0));
+        netdev.namespace.enter(&mut set)?.context("setting the port")
     }
 
-    /// Has `fan` spread its flows over these places: in one namespace, 64 at most.
-    pub fn set_fan(&mut self, places: &[Place]) -> Result<()> {
-        let (Some(first), true) = (places.first(), places.len() <= FAN as usize) else {
-            bail!("{} devices: 1 to {FAN} are possible", places.len());
+    /// Sets the devices over which `fan` spreads its flows: in one namespace, 64 at most.
+    pub fn set_fan(&mut self, netdevs: &[Netdev]) -> Result<()> {
+        let (Some(first), true) = (netdevs.first(), netdevs.len() <= FAN as usize) else {
+            bail!("{} devices: 1 to {FAN} are possible", netdevs.len());
         };
         let map = self.0.map_mut("FAN").context("no map FAN")?;
         let mut fan: DevMap<_> = map.try_into()?;
-        let set = || (0..FAN).zip(places.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, to.index, None, 0));
+        let set = || (0..FAN).zip(netdevs.iter().cycle()).try_for_each(|(slot, to)| fan.set(slot, to.index, None, 0));
         first.namespace.enter(set)?.context("setting the ways out")
     }
 
@@ -159,7 +160,7 @@ pub struct Record<'a>(Array<&'a MapData, Arrival>);
 impl Record<'_> {
     /// When and where frame `number` came out; `None` when it has not, or too many have since.
     pub fn arrival(&self, number: u64) -> Result<Option<Arrival>> {
-        // Frames are told apart by the low 32 bits.
+        // The low 32 bits identify a frame.
         let number = number as u32;
         let arrival = self.0.get(&(number % ARRIVALS), 0).context("reading RECORD")?;
         Ok(Some(arrival).filter(|arrival| arrival.time != 0 && arrival.number == number))
@@ -177,7 +178,7 @@ impl Mute {
     }
 }
 
-/// Has the generator make `frames` frames of the size of `frame` and send them out of the device `index`, which lies in
+/// Makes the generator send `frames` frames of the size of `frame` out of the device `index`, which is in
 /// this thread's namespace. `batch` of them are under way before the kernel works at anything else.
 ///
 /// # Errors
@@ -193,7 +194,7 @@ pub fn send(generator: &Xdp, frame: &[u8], index: u32, frames: u32, batch: u32) 
     generator.test_run(options).map(drop)
 }
 
-/// What a test run is given besides the frame, which comes from the device `index` of this thread's namespace.
+/// Context of a test run: the ingress interface is the device `index` of this thread's namespace.
 pub fn context(frame: &[u8], index: u32) -> [u8; CONTEXT] {
     let mut context = [0; CONTEXT];
     let length = u32::try_from(frame.len()).expect("a frame is short");

@@ -1,4 +1,4 @@
-//! What a flood found.
+//! Result of a flood.
 
 use std::{fmt, time::Duration};
 
@@ -35,7 +35,7 @@ impl Report {
         1e9 / self.packets_per_second
     }
 
-    /// What to look at, for a void run.
+    /// Hint for a void run.
     pub fn hint(&self) -> Option<&'static str> {
         if !self.void {
             None

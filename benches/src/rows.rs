@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::stats::Summary;
 
-/// What was measured, under which conditions, and what came of it.
+/// A measurement: quantity, conditions and values.
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub bench: &'static str,
@@ -21,7 +21,7 @@ pub struct Row {
     pub summary: Summary,
 }
 
-/// What should come of it.
+/// The target.
 #[derive(Debug, Serialize)]
 pub struct Target {
     pub what: String,
@@ -97,7 +97,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Three digits after the point where they say something.
+/// Three digits after the point if they are significant.
 fn number(value: f64) -> String {
     if value.fract() == 0.0 || value.abs() >= 10_000.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }

@@ -1,5 +1,5 @@
-//! Whether a frame costs more where there is more of what should not matter: next hops, connections, selectors; and what
-//! generic XDP costs against native. Two hubs of each, and the floor, in turn on one core.
+//! Whether a frame costs more where there is more of what should not matter: next hops, connections, selectors; and
+//! what generic XDP costs against native. Two hubs of each, and the floor, in turn on one core.
 
 mod hubs;
 mod results;
@@ -26,7 +26,7 @@ use crate::{
 
 #[derive(Args)]
 pub struct Arguments {
-    /// What is varied
+    /// Subjects to vary
     #[arg(long, value_delimiter = ',', value_name = "SUBJECT",
         default_values = ["next-hops", "connections", "selectors", "mode"])]
     subjects: Vec<Subject>,
@@ -65,7 +65,7 @@ pub struct Arguments {
     json: Option<PathBuf>,
 }
 
-/// With fewer rounds a median says little.
+/// With fewer rounds a median is not reliable.
 const ENOUGH_ROUNDS: u32 = 7;
 /// The most that a gateway can have.
 pub const MOST_CONNECTIONS: i64 = 4000;
@@ -94,7 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                     results.missing.push(Missing { subject, family, why });
                 }
             }
-            // What has been found is kept should the rest be interrupted.
+            // Write after each world, so that an interrupt loses no results.
             if let Some(file) = &arguments.json {
                 fs::write(file, serde_json::to_string_pretty(&results.rows)? + "\n")
                     .with_context(|| format!("writing {}", file.display()))?;

@@ -1,4 +1,4 @@
-//! What the generator is to send and the sink to expect.
+//! Settings of the generator and the sink.
 
 use std::net::IpAddr;
 
@@ -13,10 +13,10 @@ use crate::shape::{
 /// How many flows there can be: source ports.
 pub const MAX_FLOWS: u32 = 0x1_0000 - FIRST_SOURCE_PORT as u32;
 
-/// Frames that may be between generator and sink. Each veth on the way queues 256 (`VETH_RING_SIZE`, drivers/net/veth.c)
-/// and loses what comes on top.
+/// Frames that may be between generator and sink. Each veth on the way queues 256 (`VETH_RING_SIZE`,
+/// drivers/net/veth.c) and loses what comes on top.
 const WINDOW: u32 = 192;
-/// The generator waits for nobody: for a stream with a pace, whose losses are what is measured.
+/// The generator does not wait: for a stream with a pace, whose losses are measured.
 pub const NO_WINDOW: u32 = u32::MAX;
 
 /// The shortest Ethernet frame, without the frame check sequence.
@@ -51,7 +51,7 @@ pub enum Spread {
     Apart(u32),
 }
 
-/// What is to be sent.
+/// The traffic to send.
 #[derive(Clone, Copy)]
 pub struct Traffic {
     pub source: IpAddr,
@@ -207,7 +207,7 @@ fn words(bytes: [u8; size_of::<LongHead>()]) -> LongHead {
     Head(std::array::from_fn(|index| u64::from_ne_bytes(words[index])))
 }
 
-/// One's-complement sum, not folded, over halves as they lie in memory.
+/// One's-complement sum, not folded, over halves in memory order.
 fn sum(bytes: &[u8]) -> u32 {
     let (halves, _) = bytes.as_chunks::<2>();
     halves.iter().map(|half| u32::from(u16::from_ne_bytes(*half))).sum()

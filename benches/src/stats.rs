@@ -1,4 +1,4 @@
-//! Many measurements of one thing: what to say about them.
+//! Statistics of repeated measurements.
 
 use std::{fmt::Write as _, time::Duration};
 

@@ -16,7 +16,7 @@ use nix::sys::prctl;
 
 use crate::{
     cpu::{go_first, pin},
-    place::Place,
+    netdev::Netdev,
     programs::{self, Programs},
 };
 
@@ -25,7 +25,7 @@ use crate::{
 pub struct Pace {
     /// Frames a second.
     pub rate: u32,
-    /// Frames that are due until they are made. The pace is kept to within their time.
+    /// Frames of a batch. It bounds the precision of the pace.
     pub grain: u32,
     /// Frames under way before the hub gets its turn, at most.
     pub batch: u32,
@@ -34,7 +34,7 @@ pub struct Pace {
     pub cpu: Option<usize>,
 }
 
-/// How well the pace was kept.
+/// Precision of the pace.
 #[derive(Debug, Clone, Copy)]
 pub struct Kept {
     pub elapsed: Duration,
@@ -62,7 +62,12 @@ impl Pace {
 ///
 /// # Errors
 /// Those of `body`, or why nothing can be sent.
-pub fn during<T>(programs: &Programs, from: &Place, pace: Pace, body: impl FnOnce() -> Result<T>) -> Result<(T, Kept)> {
+pub fn during<T>(
+    programs: &Programs,
+    from: &Netdev,
+    pace: Pace,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<(T, Kept)> {
     let generator = programs.loaded_generator()?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -106,7 +111,7 @@ fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Ke
             thread::sleep(next.saturating_sub(start.elapsed()));
             continue;
         }
-        // What is late is made up for at once.
+        // Late frames are sent at once.
         let now = due.min(MOST);
         longest_pause = longest_pause.max(last.elapsed());
         last = Instant::now();

@@ -1,4 +1,4 @@
-//! What became of a stream as a whole: frames made, and frames that came out.
+//! Totals of a stream: frames made, and frames that arrived.
 
 use std::{
     thread,

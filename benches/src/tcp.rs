@@ -1,4 +1,4 @@
-//! TCP through the hub, and through the kernel's own forwarding in a world alike: what iperf3 makes of each, in turn.
+//! TCP throughput by iperf3 through the hub, and through the kernel's own forwarding in an equal world, in turn.
 
 mod iperf;
 
@@ -26,7 +26,7 @@ use crate::{
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Who forwards
+    /// Forwarders
     #[arg(long, value_delimiter = ',', default_values = ["hub", "fib", "ip_forward", "ip_forward-without-gro"])]
     programs: Vec<Way>,
     /// IP versions
@@ -53,7 +53,7 @@ pub struct Arguments {
 /// For a server to listen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who forwards.
+/// The forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Way {
     /// The agent and its program
@@ -154,8 +154,8 @@ impl Worlds {
         seconds: u32,
     ) -> Result<iperf::Report> {
         let kernel = &self.kernel;
-        let places = [&kernel.hub.ingress, &kernel.hub.egress];
-        let gro = |on| places.iter().try_for_each(|place| kernel.hub.world[HUB].set_gro(&place.device, on));
+        let netdevs = [&kernel.hub.ingress, &kernel.hub.egress];
+        let gro = |on| netdevs.iter().try_for_each(|netdev| kernel.hub.world[HUB].set_gro(&netdev.device, on));
         let measure = |side: &Side| side.measure(family, streams, seconds).with_context(|| way.name());
         match way {
             Way::Hub => measure(&self.hub),
@@ -168,9 +168,9 @@ impl Worlds {
             }
             Way::Fib => {
                 let mut links = Vec::new();
-                for place in places {
-                    programs.set_port(place)?;
-                    links.push(programs.attach("fib", place)?);
+                for netdev in netdevs {
+                    programs.set_port(netdev)?;
+                    links.push(programs.attach("fib", netdev)?);
                 }
                 let report = measure(kernel);
                 links.into_iter().try_for_each(|link| programs.detach("fib", link))?;
@@ -204,11 +204,11 @@ impl Side {
 
     /// One server for each family: it listens on the address that the site is known by.
     fn serve(mut self) -> Result<Self> {
-        let place = &self.hub.world[&B.place];
+        let namespace = &self.hub.world[&B.place];
         for family in [Family::V4, Family::V6] {
-            let server = Background::start(&mut iperf::server(place, family.host(&B)))?;
+            let server = Background::start(&mut iperf::server(namespace, family.host(&B)))?;
             let begin = Instant::now();
-            while !iperf::listens(place, family)? {
+            while !iperf::listens(namespace, family)? {
                 ensure!(server.runs() && begin.elapsed() < PATIENCE, "iperf3 does not listen on {}", family.host(&B));
                 thread::sleep(Duration::from_millis(20));
             }
@@ -232,7 +232,7 @@ impl Side {
     }
 }
 
-/// What arrived came through the agent's program, and not some other way.
+/// Checks that the traffic went through the agent's program.
 fn must_have_forwarded(before: &Status, after: &Status, bytes: u64) -> Result<()> {
     let sent = after.since(before, &B.place, "tx_bytes");
     ensure!(sent >= bytes, "{bytes} bytes arrived, and the hub's program forwarded {sent}: the rest took another way");

@@ -1,5 +1,5 @@
-//! A hub with the agent at work and three sites: traffic comes from `a`, goes to `b` by two tunnels, and `c` is there to
-//! be changed.
+//! A hub with the agent at work and three sites: traffic comes from `a`, goes to `b` by two tunnels, and `c` is there
+//! to be changed.
 
 use std::{
     fmt::Write as _,
@@ -17,7 +17,7 @@ use hub_tests::lab::{Agent, AgentCommand, HUB, HubConfig, Namespace, Options, Sc
 use crate::{
     control::Control,
     dispatcher::Idle,
-    place::Place,
+    netdev::Netdev,
     process,
     programs::{Mute, Programs},
     settings::{Macs, NO_WINDOW, Spread, Traffic, settings},
@@ -32,16 +32,16 @@ pub const C: Site = Site::new("c", "tun-c", 30);
 pub const TO_B: [&str; 2] = ["b", "b-2"];
 pub const TO_C: &str = "c";
 
-/// What `b` and `c` have behind them, besides what all sites have. Cut into /30: a million of them.
+/// Networks behind `b` and `c`, in addition to those of all sites. Split into /30: a million prefixes each.
 const BEHIND_B: &str = "10.64.0.0/10";
 const BEHIND_C: &str = "10.128.0.0/10";
 pub const PREFIX_LENGTH: u8 = 30;
 /// Addresses of a prefix.
 pub const PREFIX_SIZE: u32 = 1 << (32 - PREFIX_LENGTH);
-/// Prefixes in what a site has behind it.
+/// Prefixes of a network behind a site.
 pub const PREFIXES: u32 = 1 << (PREFIX_LENGTH - 10);
 
-/// What a route has that says nothing of its weight.
+/// Default weight of a route.
 const DEFAULT_WEIGHT: u8 = 100;
 
 /// Where a stream goes that other changes are not to disturb, and how many addresses it has there.
@@ -56,7 +56,7 @@ const FLOWS: u32 = 64;
 /// How long an agent may take to be ready, and to come to rest.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What all benches with an agent take.
+/// Arguments of all benches with an agent.
 #[derive(Args)]
 pub struct Common {
     /// Agent to measure. Default: the one beside this program
@@ -87,12 +87,12 @@ pub fn agent(named: Option<&Path>) -> Result<PathBuf> {
     Ok(agent)
 }
 
-/// Prefix `number` of what `b` has behind it.
+/// Prefix `number` of the network behind `b`.
 pub fn prefix_b(number: u32) -> String {
     prefix(Ipv4Addr::new(10, 64, 0, 0), number)
 }
 
-/// Prefix `number` of what `c` has behind it.
+/// Prefix `number` of the network behind `c`.
 pub fn prefix_c(number: u32) -> String {
     prefix(Ipv4Addr::new(10, 128, 0, 0), number)
 }
@@ -147,13 +147,13 @@ pub fn config(common: &Common, routes: impl IntoIterator<Item = Route>, health_c
     text
 }
 
-/// An agent that has said it is ready.
+/// An agent that has reported that it is ready.
 pub struct Running {
     pub agent: Agent,
     pub control: Control,
-    /// From its start until it said so.
+    /// From its start until that report.
     pub ready: Duration,
-    /// Where it says so, as it would to systemd.
+    /// Socket for the report, like systemd's.
     _notify: UnixDatagram,
 }
 
@@ -176,7 +176,7 @@ impl Running {
         let path = scratch.file("notify");
         // The earlier one's.
         drop(fs::remove_file(&path));
-        let notify = UnixDatagram::bind(&path).context("opening the socket that the agent says it is ready on")?;
+        let notify = UnixDatagram::bind(&path).context("opening the socket for the agent's readiness report")?;
         notify.set_read_timeout(Some(Duration::from_millis(50)))?;
         let start = Instant::now();
         let command = command.environment("NOTIFY_SOCKET", &path.display().to_string());
@@ -202,22 +202,22 @@ impl Running {
     }
 }
 
-/// The world and the programs at the ends of its tunnels, without an agent yet.
-pub struct Ends {
+/// The world and the programs at the endpoints of its tunnels, without an agent.
+pub struct Endpoints {
     pub programs: Programs,
     pub mute: Mute,
-    pub from: Place,
+    pub from: Netdev,
     pub world: World,
     macs: Macs,
     _idle: Idle,
 }
 
-impl Ends {
+impl Endpoints {
     pub fn make() -> Result<Self> {
         let world = world()?;
         let (first, second) = (Site::device(0), Site::device(1));
-        let place = |site: &Site, device: &str| Place::find(world[&site.place].name(), device);
-        let (from, to) = (place(&A, &first)?, [place(&B, &first)?, place(&B, &second)?]);
+        let netdev = |site: &Site, device: &str| Netdev::find(world[&site.place].name(), device);
+        let (from, to) = (netdev(&A, &first)?, [netdev(&B, &first)?, netdev(&B, &second)?]);
         not_taken_for_stacked(&world, &to)?;
         let macs = Macs { from: from.mac()?, gateway: world[HUB].mac(&A.hub_device(0))?, to: to[0].mac()? };
         let mut programs = Programs::load()?;
@@ -238,7 +238,7 @@ impl Ends {
         Ok(())
     }
 
-    /// Lets the stream go to these addresses of what `b` has behind it. Only while there is none.
+    /// Sets the stream's destinations: addresses of the network behind `b`. Only while no stream runs.
     pub fn aim(&mut self, spread: Spread, addresses: u32) -> Result<()> {
         let traffic = Traffic {
             source: A.host4().into(),
@@ -255,19 +255,19 @@ impl Ends {
     }
 }
 
-/// The world, the agent, and the programs at the ends. The agent goes first.
+/// The world, the agent, and the programs at the endpoints. The agent goes first.
 pub struct Testbed {
     pub running: Running,
-    pub ends: Ends,
+    pub endpoints: Endpoints,
 }
 
 impl Testbed {
-    /// Starts all; the stream will go to the first `addresses` addresses of what `b` has behind it.
+    /// Starts everything. The stream goes to the first `addresses` addresses of the network behind `b`.
     pub fn start(common: &Common, config: &str, addresses: u32) -> Result<Self> {
-        let mut ends = Ends::make()?;
-        ends.aim(Spread::Hosts, addresses)?;
-        let running = Running::start(&common.agent()?, &ends.world[HUB], config)?;
-        Ok(Self { running, ends })
+        let mut endpoints = Endpoints::make()?;
+        endpoints.aim(Spread::Hosts, addresses)?;
+        let running = Running::start(&common.agent()?, &endpoints.world[HUB], config)?;
+        Ok(Self { running, endpoints })
     }
 
     /// Stops the agent, which must exit with 0, and takes all down.
@@ -277,9 +277,9 @@ impl Testbed {
 }
 
 /// The kernel takes a device whose link has the index of the device itself for one without a lower device, and tells of
-/// its carrier up to a second late (`linkwatch_urgent_event`, `net/core/link_watch.c`). A veth whose two ends happen to have
-/// the same index, in two namespaces, is such a one; a tunnel is not.
-fn not_taken_for_stacked(world: &World, to: &[Place; 2]) -> Result<()> {
+/// its carrier up to a second late (`linkwatch_urgent_event`, `net/core/link_watch.c`). A veth whose two ends happen to
+/// have the same index, in two namespaces, is such a one; a tunnel is not.
+fn not_taken_for_stacked(world: &World, to: &[Netdev; 2]) -> Result<()> {
     for (link, far) in (0..).zip(to) {
         let index = world[HUB].ifindex(&B.hub_device(link))?;
         ensure!(index != far.index, "both ends of {} have the index {index}", B.hub_device(link));

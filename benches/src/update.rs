@@ -14,14 +14,14 @@ use hub_tests::lab::HUB;
 use serde_json::Value;
 
 use crate::{
+    arrivals::{self, Sign},
     process::Memory,
     programs::Programs,
     rows::Results,
     settings::Spread,
     stats::{Summary, float, milliseconds},
     stream::{self, Pace},
-    testbed::{self, Common, Ends, PREFIX_LENGTH, PREFIX_SIZE, PREFIXES, Running, TO_B, Testbed},
-    watch::{self, Sign},
+    testbed::{self, Common, Endpoints, PREFIX_LENGTH, PREFIX_SIZE, PREFIXES, Running, TO_B, Testbed},
 };
 
 #[derive(Args)]
@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     results.finish(arguments.common.json.as_deref())
 }
 
-/// All in milliseconds, but for the memory.
+/// All in milliseconds, except the memory.
 #[derive(Default)]
 struct Found {
     routes: u32,
@@ -106,23 +106,23 @@ impl Found {
         Ok(self)
     }
 
-    /// The stream shows when the last of the routes is in force in the program, whatever else the agent does before it says
-    /// that it is ready.
+    /// The stream shows when the last of the routes is in force in the program, whatever else the agent does before it
+    /// says that it is ready.
     fn start(&mut self, arguments: &Arguments) -> Result<Testbed> {
         let config = self.config(arguments, |_| TO_B[0]);
         let agent = arguments.common.agent()?;
-        let mut ends = Ends::make()?;
+        let mut endpoints = Endpoints::make()?;
         let samples = SAMPLES.min(self.routes);
         let stride = (self.routes - 1) / (samples - 1);
-        ends.aim(Spread::Apart(stride * PREFIX_SIZE), samples)?;
-        ends.know_neighbours()?;
-        let Ends { programs, from, world, .. } = &ends;
+        endpoints.aim(Spread::Apart(stride * PREFIX_SIZE), samples)?;
+        endpoints.know_neighbours()?;
+        let Endpoints { programs, from, world, .. } = &endpoints;
         let during = || {
-            let (made, event) = (programs.made()?, watch::clock()?);
+            let (made, event) = (programs.made()?, arrivals::clock()?);
             thread::scope(|scope| {
                 let start = scope.spawn(|| Running::start(&agent, &world[HUB], &config));
-                let loaded = watch::all_reached(programs, event, made, samples, PATIENCE);
-                // Why an agent did not start says more than that no traffic came.
+                let loaded = arrivals::all_reached(programs, event, made, samples, PATIENCE);
+                // If the agent did not start, its error is more useful than missing traffic.
                 let running = start.join().expect("starting an agent does not panic")?;
                 Ok((running, loaded?))
             })
@@ -132,7 +132,7 @@ impl Found {
         self.loaded.push(milliseconds(loaded));
         running.rest()?;
         self.after_start.push(Memory::of(running.agent.pid())?);
-        Ok(Testbed { running, ends })
+        Ok(Testbed { running, endpoints })
     }
 
     /// Every route gets another next hop; then one gets its old one back; then nothing changes; then all is as before.
@@ -144,7 +144,7 @@ impl Found {
             self.config(arguments, |number| if number == last { TO_B[0] } else { TO_B[1] }),
             self.config(arguments, |_| TO_B[0]),
         ];
-        let Testbed { running, ends: Ends { programs, from, .. } } = testbed;
+        let Testbed { running, endpoints: Endpoints { programs, from, .. } } = testbed;
         for (step, text) in texts.into_iter().enumerate() {
             let file = running.agent.config();
             fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
@@ -178,15 +178,15 @@ impl Found {
 
     /// The stream goes to a prefix by the first tunnel. A route to a part of it by the second comes, changes and goes.
     fn changes(&mut self, testbed: &mut Testbed, arguments: &Arguments) -> Result<()> {
-        let Testbed { running, ends } = testbed;
+        let Testbed { running, endpoints } = testbed;
         // All of the stream goes to the first prefix.
-        ends.aim(Spread::Hosts, PREFIX_SIZE - 1)?;
-        let Ends { programs, from, .. } = &*ends;
+        endpoints.aim(Spread::Hosts, PREFIX_SIZE - 1)?;
+        let Endpoints { programs, from, .. } = &*endpoints;
         let control = &mut running.control;
         let length = |bits: u8| format!("/{bits}");
         let part = testbed::prefix_b(0).replace(&length(PREFIX_LENGTH), &length(PREFIX_LENGTH + 1));
         let during = || {
-            watch::wait_for_shares(programs, RATE, PATIENCE, |[_, second]| second == 0)?;
+            arrivals::wait_for_shares(programs, RATE, PATIENCE, |[_, second]| second == 0)?;
             for _ in 0..arguments.changes {
                 let (answer, force) =
                     watch_change(programs, Sign::FirstBy(1), || timed(|| control.add_route(&part, TO_B[1], 100)))?;
@@ -283,17 +283,17 @@ fn timed(change: impl FnOnce() -> Result<Value>) -> Result<f64> {
     Ok(time)
 }
 
-/// Makes a change that shows in the stream. What it gives back, and milliseconds until the sign.
+/// Makes a change that shows in the stream. Returns its result, and the milliseconds until the sign.
 fn watch_change<T: Send>(
     programs: &Programs,
     sign: Sign,
     change: impl FnOnce() -> Result<T> + Send,
 ) -> Result<(T, f64)> {
-    let (made, event) = (programs.made()?, watch::clock()?);
+    let (made, event) = (programs.made()?, arrivals::clock()?);
     thread::scope(|scope| {
         // The record does not go back as far as a slow answer.
         let answer = scope.spawn(change);
-        let force = watch::moved(programs, event, made, RATE, sign, PATIENCE);
+        let force = arrivals::moved(programs, event, made, RATE, sign, PATIENCE);
         let answer = answer.join().expect("asking does not panic")?;
         Ok((answer, milliseconds(force?)))
     })

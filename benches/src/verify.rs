@@ -1,4 +1,4 @@
-//! What the kernel makes of the kernel programs: loads them, asks, and unloads them again. Nothing is attached.
+//! Loads the kernel programs, reads the kernel's information about them, and unloads them. Nothing is attached.
 
 mod log;
 
@@ -38,7 +38,7 @@ const INSTRUCTION_BYTES: u32 = 8;
 struct Row {
     object: String,
     program: String,
-    /// After verification and what the kernel does to them then, such as inlined look-ups (`xlated`).
+    /// After verification and rewriting by the kernel, such as inlined look-ups (`xlated`).
     instructions: u32,
     /// Machine code.
     jited_bytes: u32,
@@ -60,7 +60,7 @@ struct Map {
     key_bytes: u32,
     value_bytes: u32,
     max_entries: u32,
-    /// When it is empty; what allocates by the entry grows.
+    /// When the map is empty; maps that allocate by the entry grow.
     memory_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The benches that run an agent: they count right and leave nothing behind. Times are not judged. Needs root.
+//! The benches that run an agent count right and leave nothing behind. Times are not checked. Needs root.
 
 use std::{fs, process::Command};
 
@@ -173,7 +173,7 @@ fn forwarders_are_compared() {
 
 #[test]
 fn every_stage_is_measured() {
-    // A rung whose packets do not go its way, or are not counted as they should be, voids its round.
+    // Packets that are not forwarded or not counted void the round.
     let rows = run(&["lookup", "--routes=20", "--destinations=7", "--rounds=1", "--frames=5000"]);
     let rows = rows.as_array().unwrap();
     let stages = ["parse", "addresses", "to_hub", "selector", "route", "nexthop", "rewrite", "redirect"];

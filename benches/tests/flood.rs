@@ -1,4 +1,4 @@
-//! The equipment itself: what goes through a hub is all counted, and what comes out wrong is noticed. Needs root.
+//! Tests of the equipment: all frames through a hub are counted, and wrong ones are detected. Needs root.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -23,7 +23,7 @@ struct World {
 }
 
 impl World {
-    /// `name` tells the tests of this file apart.
+    /// `name` distinguishes the tests of this file.
     fn new(name: &str) -> Self {
         let make = |place| Namespace::create(&format!("vhb-{}-{name}-{place}", std::process::id())).unwrap();
         let world = Self { a: make("a"), hub: make("h"), b: make("b") };
@@ -56,7 +56,7 @@ impl World {
         world
     }
 
-    /// Runs a flood from a to b: IPv4 unless `options` say otherwise.
+    /// Runs a flood from a to b: IPv4 by default.
     fn flood(&self, options: &[(&str, &str)]) -> Output {
         let frames = FRAMES.to_string();
         let usual = [
@@ -87,20 +87,20 @@ impl World {
     }
 
     /// Attaches a program to the hub's device towards a, until the value is dropped.
-    fn hold(&self, program: &str, more: &[&str]) -> Held {
+    fn attach(&self, program: &str, more: &[&str]) -> Attached {
         let mut command = Command::new(BENCH);
         command.args([program, "--in", self.hub.name(), "--device", "site-a"]).args(more);
-        let mut held = Held(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut attached = Attached(command.stdout(Stdio::piped()).spawn().unwrap());
         let mut line = String::new();
-        BufReader::new(held.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(attached.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.contains("is attached"), "{program} says {line:?}");
-        held
+        attached
     }
 }
 
-struct Held(Child);
+struct Attached(Child);
 
-impl Drop for Held {
+impl Drop for Attached {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
@@ -131,20 +131,20 @@ fn all_frames_arrive_through_a_kernel_that_forwards() {
         all_arrive(&world.report(&[&IPV6[..], &one].concat()));
     }
     world.hub.set_gro("site-a", false).unwrap();
-    let _pass = world.hold("pass", &[]);
+    let _pass = world.attach("pass", &[]);
     all_arrive(&world.report(&[]));
 }
 
 #[test]
 fn stray_packets_on_another_core_cost_no_frame() {
     let world = World::new("stray");
-    let _pass = world.hold("pass", &[]);
+    let _pass = world.attach("pass", &[]);
     world.a.batch("address add 169.254.1.2/30 dev wan0\n").unwrap();
     let socket = world.a.enter(|| UdpSocket::bind("169.254.1.2:0")).unwrap().unwrap();
     let (_stop, stopped) = mpsc::channel::<()>();
     thread::spawn(move || {
         while stopped.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
-            // To the hub itself, where nobody listens.
+            // To the hub itself, where there is no listener.
             socket.send_to(b"stray", "169.254.1.1:9").ok();
         }
     });
@@ -154,7 +154,7 @@ fn stray_packets_on_another_core_cost_no_frame() {
 #[test]
 fn frames_that_come_out_wrong_are_noticed() {
     let world = World::new("garbled");
-    let _bare = world.hold("bare", &["--out-device", "site-b"]);
+    let _bare = world.attach("bare", &["--out-device", "site-b"]);
     for options in [vec![("--bytes", "64")], [&IPV6[..], &[("--bytes", "72")]].concat()] {
         // Neither MACs nor TTL are what they must be.
         let report = world.report(&options);
@@ -188,7 +188,7 @@ fn an_error_says_what_to_do() {
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains(say), "{option} {value}: {stderr}");
     }
-    let _pass = world.hold("pass", &[]);
+    let _pass = world.attach("pass", &[]);
     let output = Command::new(BENCH).args(["pass", "--in", world.hub.name(), "--device", "site-a"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("has an XDP program already"));
 }

@@ -1,4 +1,4 @@
-//! What the kernel says of the kernel programs is read and told right. Needs root.
+//! The report on the kernel programs agrees with the kernel's information. Needs root.
 
 use std::{
     fs,
@@ -50,7 +50,7 @@ fn each_program_has_its_size_stack_and_maps() {
     let map = &row("bare")["maps"][0];
     let found = ["name", "type", "key_bytes", "value_bytes", "max_entries"].map(|key| map[key].to_string());
     assert_eq!(found, ["\"PORTS\"", "\"DevMap\"", "4", "8", "256"]);
-    // The parameters of the helper lie on the stack: 64 bytes.
+    // The parameters of the helper are on the stack: 64 bytes.
     assert!(row("fib")["stack_bytes"][0].as_u64().unwrap() >= 64, "{:#}", row("fib"));
 }
 
@@ -58,12 +58,12 @@ fn each_program_has_its_size_stack_and_maps() {
 fn the_ladder_grows_from_rung_to_rung() {
     let rows = verify(&object("ladder-ebpf"));
     for lookup in ["hub", "lpm"] {
-        let rungs = ["parse", "to_hub", "selector", "nexthop", "rewrite", "redirect"].map(|rung| {
-            let name = format!("{lookup}_{rung}");
+        let stages = ["parse", "to_hub", "selector", "nexthop", "rewrite", "redirect"].map(|stage| {
+            let name = format!("{lookup}_{stage}");
             let row = rows.iter().find(|row| row["program"] == *name);
             row.unwrap_or_else(|| panic!("no {name}"))["instructions"].as_u64().unwrap()
         });
-        assert!(rungs.is_sorted(), "{lookup}: {rungs:?}");
+        assert!(stages.is_sorted(), "{lookup}: {stages:?}");
     }
 }
 

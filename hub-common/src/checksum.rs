@@ -1,14 +1,15 @@
-//! The Internet checksum, changed by what changed in the packet (RFC 1624).
+//! Incremental update of the Internet checksum (RFC 1624).
 
-/// The IPv4 header checksum after the TTL went down by one.
+/// The IPv4 header checksum after the TTL was decremented.
 ///
 /// `checksum` and the result are in host byte order. A TTL is the high byte of its 16-bit word, so the one's-complement
-/// sum of the header falls by 0x0100 and its complement rises by as much, the carry going round. A wrong checksum stays
-/// wrong by the same amount: the destination still finds out. Same arithmetic as `ip_decrease_ttl()`, include/net/ip.h.
+/// sum of the header decreases by 0x0100 and its complement increases by 0x0100, with end-around carry. A wrong
+/// checksum stays wrong by the same amount, so that the destination detects it. Same arithmetic as `ip_decrease_ttl()`,
+/// include/net/ip.h.
 #[inline(always)]
 pub const fn after_ttl_decrement(checksum: u16) -> u16 {
     let sum = checksum as u32 + 0x0100;
-    // 0xffff and 0 both stand for zero; a header that is not all zero is summed to 0 by everyone else.
+    // 0xffff and 0 both represent zero. For a header that is not all zeros, other implementations produce 0.
     (sum + (sum >= 0xffff) as u32) as u16
 }
 

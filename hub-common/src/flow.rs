@@ -1,14 +1,14 @@
-//! The flow hash: which bucket of a next-hop group a packet takes.
+//! The flow hash, which selects a bucket of a next-hop group.
 //!
-//! A flow is the 5-tuple; fragments and transports without ports count by addresses and protocol alone, so that all
-//! fragments of a packet go one way. The hash has no seed: the same flow falls into the same bucket after a restart and on
-//! a standby host.
+//! A flow is the 5-tuple. For fragments and protocols without ports it is the addresses and the protocol, so that all
+//! fragments of a packet take the same path. The hash has no seed: a flow keeps its bucket after a restart and on a
+//! standby host.
 
-/// What the hash starts from, and multiplies with: pi's and the golden ratio's first bits, nothing up the sleeve.
+/// Initial value and multiplier: the first bits of pi and of the golden ratio.
 const START: u64 = 0x243f_6a88_85a3_08d3;
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// One multiplication carries every bit of `word` upwards, the shift brings them back down.
+/// The multiplication propagates every bit of `word` upwards, the shift back down.
 #[inline(always)]
 const fn mix(hash: u64, word: u64) -> u64 {
     let product = (hash ^ word).wrapping_mul(FACTOR);
@@ -23,7 +23,7 @@ const fn transport(protocol: u8, ports: u32) -> u64 {
 
 /// Hash of an IPv4 flow.
 ///
-/// `ports` are the first four bytes of the transport header (source and destination port), or zero where there are none.
+/// `ports` are the first four bytes of the transport header (source and destination port), or zero if there are none.
 /// Addresses and ports are numbers, not bytes in network order. All 32 bits are usable.
 #[inline(always)]
 pub const fn hash_v4(source: u32, destination: u32, protocol: u8, ports: u32) -> u32 {
@@ -31,7 +31,8 @@ pub const fn hash_v4(source: u32, destination: u32, protocol: u8, ports: u32) ->
     finish(mix(mix(START, addresses), transport(protocol, ports)))
 }
 
-/// Hash of an IPv6 flow; as [`hash_v4`], `protocol` being the fixed header's next header, an address its two halves.
+/// Hash of an IPv6 flow, as [`hash_v4`]. `protocol`: the next header of the fixed header. Addresses: high half and low
+/// half.
 #[inline(always)]
 pub const fn hash_v6(source: [u64; 2], destination: [u64; 2], protocol: u8, ports: u32) -> u32 {
     let mut hash = mix(START, source[0]);

@@ -1,13 +1,13 @@
-//! What the kernel program and the agent agree on.
+//! Definitions that the kernel program and the agent share.
 //!
-//! Every type that stands in a map is defined here, once, without implicit padding, its size asserted. Integers are in
-//! the host's byte order unless said otherwise; addresses and MACs are bytes as they are on the wire.
+//! Every type of a map is defined here once, without implicit padding, and its size is asserted. Integers are in the
+//! host's byte order unless documented otherwise; addresses and MACs are bytes in network byte order.
 //!
-//! Feature `user` makes the map types [`aya::Pod`] for the agent's side.
+//! Feature `user` implements [`aya::Pod`] for the map types, for the agent.
 #![no_std]
 
 pub mod checksum;
-pub mod compiled;
+pub mod class_trie;
 pub mod flow;
 pub mod maps;
 pub mod mark;

@@ -1,16 +1,15 @@
-//! `skb->mark` of the packets that the program passes to the kernel: whether it has admitted them, and by which next hop
-//! they leave.
+//! `skb->mark` of packets that the program passes to the kernel: whether they are admitted, and their next hop.
 //!
-//! Within [`Mark::mask`]: the flag bit says that the program has judged this very packet, the other bits are a *number*:
+//! Within [`Mark::mask`], the flag bit means that the program has checked this packet; the other bits are a *number*:
 //!
 //! | number | meaning |
 //! | --- | --- |
 //! | [`Mark::NO_ROUTE`] | the source is admitted, there is no route: the kernel answers, and never forwards |
 //! | 1 | the VPC is the next hop |
 //! | 2 and more | the connection of this `COUNTERS` slot is the next hop |
-//! | the last one, [`Mark::local`] | for the hub itself alone |
+//! | the last one, [`Mark::local`] | only for the hub itself |
 //!
-//! All of the mask's bits are clear on a packet that the program has not seen.
+//! All bits of the mask are clear on a packet that the program has not processed.
 
 /// Bits of `skb->mark` (host byte order) that the program writes and the kernel's rules read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +17,7 @@
 pub struct Mark {
     /// One bit: admitted.
     pub flag: u32,
-    /// The flag and, below it, one run of bits for the number.
+    /// The flag and, below it, consecutive bits for the number.
     pub mask: u32,
 }
 
@@ -33,24 +32,24 @@ impl Default for Mark {
 impl Mark {
     pub const DEFAULT: Self = Self { flag: 0x1000_0000, mask: 0x1fff_0000 };
 
-    /// Number of what is admitted and has no route.
+    /// Number of admitted packets without a route.
     pub const NO_ROUTE: u32 = 0;
 
-    /// The mark with this number, which must be below [`Self::numbers`]: higher bits of it are lost.
+    /// The mark with this number. It must be below [`Self::numbers`]; higher bits are lost.
     #[inline(always)]
     pub const fn numbered(self, number: u32) -> u32 {
         let bits = self.mask & !self.flag;
-        // A mask without number bits has 32 zeros, one more than a shift may have.
+        // A mask without number bits has 32 trailing zeros, which is not a valid shift.
         self.flag | ((number << (bits.trailing_zeros() & 31)) & bits)
     }
 
-    /// The mark of what is for the hub itself alone: all number bits are set.
+    /// The mark of packets that are only for the hub itself: all number bits are set.
     #[inline(always)]
     pub const fn local(self) -> u32 {
         self.flag | self.mask
     }
 
-    /// How many numbers there are, the first and the last included.
+    /// Count of numbers, including the first and the last.
     #[inline(always)]
     pub const fn numbers(self) -> u32 {
         1 << ((self.mask & !self.flag).count_ones() & 31)

@@ -1,15 +1,15 @@
-//! Why a packet was not forwarded. The same names stand in counters, status, logs and docs.
+//! Reasons for which a packet is not forwarded. Counters, status, logs and docs use the same names.
 
-/// Why the program passed a packet to the kernel or dropped it. The number is the index of its counter.
+/// The reason for which the program passes a packet to the kernel or drops it. The number is the index of its counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Reason {
     // Passed: the kernel decides, answers or resolves.
-    /// The interface is not, or not yet, an attachment.
+    /// The interface is not an attachment, or not yet.
     NotAttached = 0,
     /// ARP, LLDP, ...
     NotIp,
-    /// The frame is for another host: the kernel drops it, a bridge or a capture may want it (`PACKET_OTHERHOST`).
+    /// The frame is for another host (`PACKET_OTHERHOST`): the kernel drops it, but a bridge or a capture may use it.
     OtherHost,
     /// The frame's VLAN has an interface of its own on this host.
     OtherVlan,
@@ -24,39 +24,39 @@ pub enum Reason {
     NoRoute,
     /// No next hop of the destination has an interface that is up: the kernel answers "unreachable".
     NextHopDown,
-    /// TTL or hop limit ends here: the kernel answers "time exceeded".
+    /// TTL or hop limit expires at the hub: the kernel answers "time exceeded".
     TtlExpired,
     /// Longer than the egress MTU: the kernel fragments, or answers "packet too big".
     TooBig,
-    /// IPv4 options or IPv6 hop-by-hop options, which a router itself must look at.
+    /// IPv4 options or IPv6 hop-by-hop options, which a router must process.
     IpOptions,
     /// The neighbour's link address is not known yet: the kernel resolves it.
     NoNeighbour,
-    /// XDP cannot send to the egress interface: the TC program behind it does. Never counted.
+    /// XDP cannot send to the egress interface; the TC program does. Never counted.
     HandedOver,
     // Dropped.
-    /// Truncated, lengths that contradict each other, wrong version or header length.
+    /// Truncated, inconsistent lengths, wrong version or header length.
     Malformed,
-    /// More 802.1Q tags than the program looks behind; the kernel would strip any number of priority tags.
+    /// More 802.1Q tags than the program parses. The kernel would strip any number of priority tags.
     TooManyTags,
-    /// The kernel takes the packet for another protocol (`skb->protocol`) than its bytes say.
+    /// The kernel's protocol of the packet (`skb->protocol`) differs from the one in its headers.
     ProtocolMismatch,
-    /// The source lies in no remote selector of the attachment, does not route back to the connection (reverse path), or is
-    /// an address that no packet can come from.
+    /// The source is in no remote selector of the attachment, does not route back to the connection (reverse path), or
+    /// is a martian.
     SpoofedSource,
     /// The source's selectors, ingress or egress, do not admit the destination.
     SelectorMismatch,
     /// Site to site, and `spoke_to_spoke = false`.
     Isolated,
-    /// The packet was ready to go but the kernel refused: no headroom, or the egress port is gone.
+    /// A helper failed to send the packet: no headroom, or the egress port no longer exists.
     RedirectFailed,
 }
 
 impl Reason {
-    /// How many there are.
+    /// Number of reasons.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// All, in the order of their numbers.
+    /// All reasons in order of their numbers.
     pub const ALL: [Self; 21] = [
         Self::NotAttached,
         Self::NotIp,
@@ -81,7 +81,7 @@ impl Reason {
         Self::RedirectFailed,
     ];
 
-    /// Dropped, rather than passed to the kernel.
+    /// Whether packets are dropped, not passed to the kernel.
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
         self as u32 >= Self::Malformed as u32

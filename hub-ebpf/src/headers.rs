@@ -1,4 +1,4 @@
-//! Headers as they stand in a packet: fields in network byte order, any alignment.
+//! Packet headers: fields in network byte order, any alignment.
 
 use crate::frame::Bytes;
 
@@ -10,7 +10,7 @@ pub struct Ethernet {
     pub ethertype: [u8; 2],
 }
 
-/// What follows the `EtherType` of a tag (IEEE 802.1Q).
+/// The bytes after the `EtherType` of a tag (IEEE 802.1Q).
 #[repr(C)]
 pub struct Tag {
     pub control: [u8; 2],
@@ -45,7 +45,7 @@ pub struct Ipv6 {
     pub destination: [[u8; 8]; 2],
 }
 
-// SAFETY: made of bytes alone, as are the next three.
+// SAFETY: made of byte arrays, as are the next three.
 unsafe impl Bytes for Ethernet {}
 // SAFETY: as above.
 unsafe impl Bytes for Tag {}

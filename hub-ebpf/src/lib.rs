@@ -1,16 +1,19 @@
-//! The stages of the forwarder, a file each, and what they share. Entry points are in `main.rs`, which has them in order;
-//! as a library they are also what the bench `lookup` measures one after the other.
+//! The stages of the forwarder and the modules that they share. The entry points are in `main.rs`, which calls the
+//! stages in order. The bench `lookup` links this library to measure the stages one by one.
 #![no_std]
 
-pub mod address;
-pub mod frame;
-pub mod headers;
-pub mod limits;
-pub mod maps;
+// The stages; `main.rs` has their order.
 pub mod nexthop;
 pub mod parse;
+pub mod policy;
 pub mod redirect;
 pub mod rewrite;
 pub mod route;
-pub mod selector;
-pub mod tables;
+
+// Shared.
+pub mod counters;
+pub mod family;
+pub mod frame;
+pub mod headers;
+pub mod lookup;
+pub mod maps;

@@ -1,8 +1,8 @@
-//! The forwarder of VPN-Hub: takes the decrypted traffic of each site and sends it straight out of the right tunnel.
+//! The forwarder of VPN-Hub: sends the decrypted traffic of each site out of the right tunnel interface.
 //!
-//! A packet goes through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
-//! [`redirect`]. Any of them may end the way with a [`Reason`], which says whether the kernel gets the packet or nobody.
-//! Nothing is written to a packet before the last check has passed: what the kernel gets, it gets as it came.
+//! A packet runs through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
+//! [`redirect`]. Each stage may end the processing with a [`Reason`], which determines whether the packet is dropped or
+//! passed to the kernel. The program does not modify a packet before the last check, so the kernel gets it unmodified.
 #![no_std]
 #![no_main]
 
@@ -16,85 +16,86 @@ use hub_common::{
 };
 
 use hub_ebpf::{
-    address::{Address, V4, V6},
+    counters::{self, Admission, Attribution},
+    family::{Address, V4, V6},
     frame::{Frame, SkbFrame, XdpFrame},
+    lookup::{ClassTrie, LpmTries, ResolvedPair, Tables},
     nexthop,
     parse::{self, Network, Start},
-    redirect::{self, Account, Admission},
-    rewrite, route, selector,
-    tables::{Compiled, ResolvedPair, Tables, Tries},
+    policy::selector,
+    redirect, rewrite, route,
 };
 
-/// Entry point of XDP, native and generic.
+/// Entry point for XDP, native and generic.
 #[xdp]
 pub fn vpnhub_xdp(context: XdpContext) -> u32 {
-    forward::<Compiled, _>(&mut XdpFrame::new(context))
+    forward::<ClassTrie, _>(&mut XdpFrame::new(context))
 }
 
-/// The same, with routes and selectors in LPM tries.
+/// The same with LPM tries.
 #[xdp]
 pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
-    forward::<Tries, _>(&mut XdpFrame::new(context))
+    forward::<LpmTries, _>(&mut XdpFrame::new(context))
 }
 
-/// Entry point of TC, for interfaces that XDP cannot send to or come in on: those without Ethernet headers above all.
+/// Entry point for TC: for interfaces that XDP cannot receive from or send to, mainly those without Ethernet headers.
 #[classifier]
 pub fn vpnhub_tc(context: TcContext) -> i32 {
-    forward::<Compiled, _>(&mut SkbFrame::new(context)) as i32
+    forward::<ClassTrie, _>(&mut SkbFrame::new(context)) as i32
 }
 
-/// The same, with routes and selectors in LPM tries.
+/// The same with LPM tries.
 #[classifier]
 pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
-    forward::<Tries, _>(&mut SkbFrame::new(context)) as i32
+    forward::<LpmTries, _>(&mut SkbFrame::new(context)) as i32
 }
 
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        let account = Account::new::<F>(UNATTRIBUTED);
-        account.tell_kernel::<F>(Admission::Nothing);
-        return redirect::refuse(frame, &account, Reason::NotAttached);
+        let attribution = Attribution::new::<F>(UNATTRIBUTED);
+        attribution.set_admission::<F>(Admission::Nothing);
+        return counters::finish(frame, &attribution, Reason::NotAttached);
     };
-    let account = Account::new::<F>(attachment.connection);
+    let attribution = Attribution::new::<F>(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account),
-        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account),
+        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &attribution),
+        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &attribution),
         Err(reason) => Err(reason),
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) => redirect::refuse(frame, &account, reason),
+        Err(reason) => counters::finish(frame, &attribution, reason),
     }
 }
 
-/// The way of an IP packet. `account` becomes that of the connection it came from as soon as a selector has told.
+/// The stages of an IP packet. The selector stage sets the packet's connection in `attribution`.
 #[inline(always)]
 fn stages<A: Address, T: Tables<A>, F: Frame>(
     frame: &mut F,
     start: Start,
     attachment: &Attachment,
-    account: &Account,
+    attribution: &Attribution,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, start)?;
-    let ends = ResolvedPair::<A, T>::of(&packet)?;
-    let route = route::lookup(&ends, ends.destination);
-    selector::ingress(&packet, frame, &ends, route, attachment, account)?;
-    account.admit(&packet);
-    let route = route::judge::<F>(route, attachment, account)?;
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route, account)?;
+    let pair = ResolvedPair::<A, T>::of(&packet)?;
+    let route = route::lookup(&pair, pair.destination);
+    selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
+    attribution.set_bytes(packet.length);
+    let route = route::check::<F>(route, attachment, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &pair, &route, attribution)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
-    redirect::redirect(frame, account, next_hop)
+    redirect::redirect(frame, attribution, next_hop)
 }
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
-    // The verifier refuses loops without end: a program that could panic would not load.
+    // The verifier rejects infinite loops, so a program that can panic does not load.
     loop {}
 }
 
-// The kernel lends some helpers to GPL-compatible programs only (include/linux/license.h).
+// Some helpers are available only to GPL-compatible programs (include/linux/license.h).
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

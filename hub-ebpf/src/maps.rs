@@ -1,4 +1,4 @@
-//! The maps, filled by the agent; see [`hub_common::maps`] for how they hang together.
+//! The maps, which the agent fills; [`hub_common::maps`] documents them.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -8,29 +8,29 @@ use aya_ebpf::{
 };
 use hub_common::{
     Mark,
-    compiled::{MAX_CHUNKS, Words},
+    class_trie::{MAX_CHUNKS, Words},
     maps::{
-        Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_LIMITS,
-        MAX_NEIGHBOURS, MAX_NEXT_HOPS, MAX_PREFIXES, NEAR_INTERFACES, Neighbour, NextHop, Refusals, Remote, Route,
-        Rules, Scoped, Traffic, Vlan, WANTED_BYTES,
+        Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
+        MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop,
+        Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
     },
 };
 
-/// Bits of the packet mark, set by the agent before it loads the program.
+/// Bits of the packet mark. The agent sets them before it loads the program.
 #[unsafe(no_mangle)]
 static MARK: Mark = Mark::DEFAULT;
 
 #[inline(always)]
 pub fn mark() -> Mark {
-    // SAFETY: a valid, aligned static that nobody writes. Volatile, so that the compiler does not take the initial value
-    // for the one that the agent puts in its place.
+    // SAFETY: a valid, aligned static without writers. Volatile, so that the compiler does not assume the initial
+    // value.
     unsafe { core::ptr::read_volatile(&raw const MARK) }
 }
 
 #[map]
 pub static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(NEAR_INTERFACES, 0);
 
-/// Those of interfaces whose index is too high for the array: hosts count on as interfaces come and go.
+/// Attachments of interfaces whose index is too high for the array. Indices grow as interfaces are added and removed.
 #[map]
 pub static FAR_ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
 
@@ -51,18 +51,18 @@ pub static LOCALS_V6: LpmTrie<Scoped<[u8; 16]>, Local> = LpmTrie::with_max_entri
 pub static LINKS: LpmTrie<Scoped<[u8; 16]>, u32> = LpmTrie::with_max_entries(MAX_NEIGHBOURS, 0);
 
 #[map]
-pub static PORT_RULES: Array<Rules> = Array::with_max_entries(MAX_LIMITS, 0);
+pub static PORT_RULES: Array<Rules> = Array::with_max_entries(MAX_PORT_RULES, 0);
 
 #[map]
 pub static ROUTES_V4: LpmTrie<[u8; 4], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 #[map]
 pub static ROUTES_V6: LpmTrie<[u8; 16], Route> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 
-/// Memory of the compiled look-up, an array of one for each chunk. These have one size, so that the kernel inlines both
-/// look-ups, and the agent maps them, so that it changes a word in one store.
+/// Memory of the class trie: an array of one element for each chunk. All have the same size, so that the kernel inlines
+/// both look-ups. The agent maps them into its memory, so that it changes a word by one store.
 ///
-/// Chunk 0, which every packet needs, in a map of its own would be found sooner, but pointers into two kinds of maps are
-/// two things to the verifier: it would look at all that follows four times as often.
+/// A separate map for chunk 0, which every packet needs, would be faster to find. But pointers into two kinds of maps
+/// are distinct to the verifier: it would check the code that follows four times as often.
 #[btf_map]
 pub static CHUNKS: btf_maps::ArrayOfMaps<ChunkMap, { MAX_CHUNKS as usize }> = btf_maps::ArrayOfMaps::new();
 type ChunkMap = btf_maps::Array<Words, 1, { BPF_F_MMAPABLE as usize }>;
@@ -80,7 +80,7 @@ pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0)
 pub static NEIGHBOURS: HashMap<Neighbour, LinkAddress> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static WANTED: RingBuf = RingBuf::with_byte_size(WANTED_BYTES, 0);
+pub static NEIGHBOUR_MISS: RingBuf = RingBuf::with_byte_size(NEIGHBOUR_MISS_BYTES, 0);
 
 #[map]
 pub static PORTS: DevMap = DevMap::with_max_entries(MAX_CONNECTIONS, 0);

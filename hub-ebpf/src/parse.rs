@@ -1,8 +1,8 @@
-//! Stage 1: what kind of packet it is, and whether it is one to forward at all.
+//! Stage 1: parses the headers, and determines whether the packet can be forwarded.
 //!
-//! Reads are bounds-checked against the frame and lengths against each other. Unknown means pass, to the hub itself alone:
-//! the kernel knows more protocols than we do. Contradictory means drop, and so does what the kernel would take for
-//! something else than we do.
+//! Reads are checked against the end of the frame, and lengths against each other. Unknown packets pass to the kernel,
+//! for the hub itself only. Inconsistent packets are dropped, and so are packets that the kernel would parse
+//! differently.
 
 use hub_common::{
     Reason,
@@ -10,34 +10,34 @@ use hub_common::{
 };
 
 use crate::{
-    address::{Address, V4, V6},
+    family::{Address, V4, V6},
     frame::Frame,
     headers::{Ethernet, Ipv4, Ipv6, Tag},
     maps,
 };
 
-/// Family of the packet, and where its IP header starts.
+/// Family of the packet, and start of its IP header.
 pub enum Network {
     Ipv4(Start),
     Ipv6(Start),
 }
 
-/// Where an IP header starts.
+/// Start of an IP header.
 #[derive(Clone, Copy)]
 pub struct Start {
     /// Bytes from the start of the frame.
     pub offset: usize,
-    /// The frame was sent to a group, or to all on the link.
+    /// The frame was sent to a multicast or broadcast address.
     pub to_group: bool,
 }
 
-/// What the later stages need to know of a packet.
+/// The parsed packet.
 pub struct Packet<A> {
-    /// Where the IP header starts: bytes from the start of the frame.
+    /// Offset of the IP header in the frame.
     pub offset: usize,
-    /// Bytes of the IP packet by its own header: what follows in the frame is padding.
+    /// Length of the IP packet by its own header; the frame may have padding after it.
     pub length: usize,
-    /// Bytes of the IP header, without extension headers.
+    /// Length of the IP header, without extension headers.
     pub header_length: usize,
     pub source: A,
     pub destination: A,
@@ -45,16 +45,16 @@ pub struct Packet<A> {
     pub hop_limit: u8,
     /// Protocol, or the fixed header's next header.
     pub protocol: u8,
-    /// It has options that a router itself must look at.
+    /// It has options that a router must process.
     pub options: bool,
     pub reach: Reach,
 }
 
-/// How far a packet may get by its addresses.
+/// How far the addresses allow a packet to go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     Forwardable,
-    /// Multicast or broadcast: for the hub and no further.
+    /// Multicast or broadcast: only to the hub.
     Multicast,
     /// Source or destination is link-local, or the destination loopback or unspecified.
     LinkLocal,
@@ -63,9 +63,9 @@ pub enum Reach {
 /// `EtherType` of a tag: IEEE 802.1Q and 802.1ad.
 const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88a8;
-/// 802.1Q tags looked behind.
+/// Maximum number of 802.1Q tags.
 pub const MAX_TAGS: usize = 2;
-/// VLAN identifier of a tag's control word; 0 is a priority without a VLAN.
+/// VLAN identifier in a tag's control word; 0: priority tag.
 const VLAN_ID: u16 = 0x0fff;
 /// The group bit of a MAC: multicast and broadcast (IEEE 802.3).
 const GROUP_BIT: u8 = 1;
@@ -75,25 +75,25 @@ const FRAGMENT: u16 = 0x3fff;
 /// IPv6 hop-by-hop options (RFC 8200 section 4.3).
 const HOP_BY_HOP: u8 = 0;
 
-/// The attachment that an interface is.
+/// The attachment of an interface.
 #[inline(always)]
 pub fn attachment(ifindex: u32) -> Option<Attachment> {
-    // Copied at once: the kernel may reuse the memory of an element that is removed for another one.
+    // Copied at once: the kernel may reuse the memory of a removed element.
     let attachment = match maps::ATTACHMENTS.get(ifindex) {
         Some(near) => *near,
-        // SAFETY: while the program runs, that memory stays an element of this map.
+        // SAFETY: while the program runs, the memory remains an element of this map.
         None => unsafe { *maps::FAR_ATTACHMENTS.get_ptr(ifindex)? },
     };
     if attachment.flags & Attachment::PRESENT != 0 { Some(attachment) } else { None }
 }
 
-/// Finds the IP header behind the link header of the attachment.
+/// Finds the IP header after the link header.
 #[inline(always)]
 pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {
     if attachment.flags & Attachment::ETHERNET == 0 { raw(frame) } else { ethernet(frame, attachment) }
 }
 
-/// A link without a header. Its driver says which protocol the packet is of, and only packets that say the same are IP.
+/// A link without a header. The driver sets the packet's protocol, which must agree with the version in the packet.
 #[inline(always)]
 fn raw<F: Frame>(frame: &F) -> Result<Network, Reason> {
     let offset = frame.raw_offset();
@@ -156,7 +156,7 @@ fn ethernet<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
     Ok(network)
 }
 
-/// Whether the kernel takes what follows this `EtherType` for a tag (`eth_type_vlan`, `include/linux/if_vlan.h`).
+/// Whether this `EtherType` is that of a tag to the kernel (`eth_type_vlan`, `include/linux/if_vlan.h`).
 #[inline(always)]
 fn is_tag(ethertype: u16) -> bool {
     ethertype == VLAN || ethertype == SERVICE_VLAN
@@ -167,8 +167,8 @@ fn is_parsed(ethertype: u16) -> bool {
     is_tag(ethertype) || matches!(ethertype, <V4 as Address>::ETHERTYPE | <V6 as Address>::ETHERTYPE)
 }
 
-/// The frame's VLAN, as far as the tags up to one with this control word tell. As in the kernel, it is that of the first
-/// tag that has one. If the host has an interface for it, its frames are not the attachment's.
+/// The frame's VLAN after one more tag. Like in the kernel, the outermost non-zero VLAN id wins. If the host has an
+/// interface for that VLAN, the frame belongs to that interface.
 #[inline(always)]
 fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Reason> {
     let id = control & VLAN_ID;
@@ -181,8 +181,7 @@ fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Reason
     }
 }
 
-/// Reads the IP header. The hub takes nothing that was sent to all on a link and to a single address (RFC 1122 section
-/// 3.3.6): whoever sends that wants an answer to go astray.
+/// Parses the IP header. A unicast packet in a multicast or broadcast frame is dropped (RFC 1122 section 3.3.6).
 #[inline(always)]
 pub fn packet<A: Address, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Reason> {
     let packet = A::parse(frame, start.offset)?;
@@ -193,8 +192,8 @@ pub fn packet<A: Address, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>
 pub trait ParseIp: Sized {
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason>;
 
-    /// Source and destination port, the first four bytes of the transport header; zero for fragments and where there are no
-    /// ports. Read when it is asked for: most packets have one way only.
+    /// Source and destination port, the first four bytes of the transport header; 0 for fragments and protocols without
+    /// ports. Read on demand: most routes have one next hop and need no flow hash.
     fn ports<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32;
 }
 
@@ -247,7 +246,7 @@ impl ParseIp for V6 {
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
         let header = frame.at::<Ipv6>(offset).ok_or(Reason::Malformed)?;
         let length = size_of::<Ipv6>() + usize::from(u16::from_be_bytes(header.payload_length));
-        // A hop-by-hop header in a payload of no bytes: a jumbogram (RFC 2675), or nonsense.
+        // A hop-by-hop header in an empty payload: a jumbogram (RFC 2675), or malformed.
         let is_empty = length == size_of::<Ipv6>() && header.next_header == HOP_BY_HOP;
         if header.version >> 4 != 6 || is_empty || frame.length() < offset + length {
             return Err(Reason::Malformed);
@@ -274,15 +273,16 @@ impl ParseIp for V6 {
         })
     }
 
-    /// Behind an extension header, the fragment header included, ports do not count: every packet of such a flow carries
-    /// that header, every fragment of a packet the same one.
+    /// Ports after an extension header, including the fragment header, are ignored. The flow hash stays consistent: all
+    /// packets of such a flow, and all fragments of a packet, have that header.
     #[inline(always)]
     fn ports<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
         ports(packet, frame)
     }
 }
 
-/// The ports of a transport that starts right behind the IP header, if it has ports and they are there.
+/// The ports of a transport header directly after the IP header, if the protocol has ports and the packet contains
+/// them.
 #[inline(always)]
 fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
     const TCP: u8 = 6;
@@ -298,12 +298,12 @@ fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
     }
 }
 
-/// Addresses that no packet on a link comes from, whatever a selector says: multicast and broadcast, loopback, unspecified
-/// (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
+/// Martian sources: multicast and broadcast, loopback, unspecified (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2,
+/// 2.5.3 and 2.7).
 pub trait Martian {
     fn is_martian_source(&self) -> bool;
     fn is_unspecified(&self) -> bool;
-    /// Belongs to the link by its prefix alone, on any link: of IPv6, where each interface has such an address.
+    /// Is a link-local IPv6 address: on-link on every interface.
     fn is_of_any_link(&self) -> bool;
 }
 
@@ -341,18 +341,18 @@ impl Martian for V6 {
     }
 }
 
-/// All that the questions below are about, and a little more: most packets are asked this one alone.
+/// A superset of the ranges below: most packets need only this check.
 #[inline(always)]
 fn is_special_v4(address: V4) -> bool {
-    // 224.0.0.0/3 and, one further round, 0.0.0.0/8.
+    // 224.0.0.0/3 and, after the wrap-around, 0.0.0.0/8.
     let first = address >> 24;
     (first as u8).wrapping_add(32) <= 32 || matches!(first, 127 | 169)
 }
 
-/// The same.
+/// The same for IPv6.
 #[inline(always)]
 fn is_special_v6([high, _]: V6) -> bool {
-    // `fe00::/7` and, one further round, `::/8`.
+    // `fe00::/7` and, after the wrap-around, `::/8`.
     ((high >> 56) as u8).wrapping_add(2) <= 2
 }
 
@@ -380,7 +380,7 @@ fn is_link_local_v6([high, _]: V6) -> bool {
     high >> 54 == 0xfe80 >> 6
 }
 
-/// What does not even leave a host: 127.0.0.0/8 and 0.0.0.0/8.
+/// Addresses that are valid only within a host: 127.0.0.0/8 and 0.0.0.0/8.
 #[inline(always)]
 fn is_local_v4(address: V4) -> bool {
     matches!(address >> 24, 127 | 0)

@@ -1,6 +1,6 @@
-//! Stage 5: what a router does to a packet, after the checks that leave it to the kernel.
+//! Stage 5: TTL, checksum and link header, after the checks that pass the packet to the kernel.
 //!
-//! Order matters: nothing is written before the last check has passed.
+//! All checks come before the first write.
 
 use hub_common::{
     Reason, checksum,
@@ -8,14 +8,14 @@ use hub_common::{
 };
 
 use crate::{
-    address::{Address, V4, V6},
+    family::{Address, V4, V6},
     frame::{Frame, HelperError},
     headers::Ethernet,
     maps,
     parse::Packet,
 };
 
-/// Shortest Ethernet payload (IEEE 802.3): a shorter packet is padded on the wire.
+/// Minimum Ethernet payload (IEEE 802.3): a shorter packet is padded on the wire.
 const ETHERNET_MIN_PAYLOAD: usize = 46;
 
 #[inline(always)]
@@ -40,16 +40,16 @@ pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop
         .map_err(|HelperError| Reason::RedirectFailed)
 }
 
-/// Both link addresses of the frame that leaves; meaningless on raw-IP links.
+/// Link addresses of the egress frame; unused on raw-IP links.
 #[inline(always)]
 fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32; 3], Reason> {
     if next_hop.flags & NextHop::ON_LINK != 0 {
         let key = Neighbour { address: packet.destination.mapped(), ifindex: next_hop.ifindex, family: A::VERSION };
-        // SAFETY: while the program runs, the memory of an element stays an element of this map, if not always the same.
+        // SAFETY: while the program runs, the memory remains an element of this map, but perhaps a different one.
         if let Some(LinkAddress { mac, .. }) = unsafe { maps::NEIGHBOURS.get(key) } {
             return Ok(redirected(next_hop.addresses, *mac));
         }
-        ask_for(key);
+        report_miss(key);
         return Err(Reason::NoNeighbour);
     }
     if next_hop.flags & (NextHop::RESOLVED | NextHop::ETHERNET) == NextHop::ETHERNET {
@@ -58,17 +58,18 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32;
     Ok(next_hop.addresses)
 }
 
-/// Asks the agent to have the neighbour resolved: the kernel, which gets this packet, does so only if it forwards.
+/// Reports the neighbour to the agent, which has it resolved. The kernel, which gets this packet, resolves it only if
+/// it forwards.
 #[inline(always)]
-fn ask_for(neighbour: Neighbour) {
-    if let Some(mut entry) = maps::WANTED.reserve::<Neighbour>(0) {
+fn report_miss(neighbour: Neighbour) {
+    if let Some(mut entry) = maps::NEIGHBOUR_MISS.reserve::<Neighbour>(0) {
         entry.write(neighbour);
         entry.submit(0);
     }
 }
 
-/// Takes away what follows the IP packet: padding, which a raw-IP link must not carry, and trailers, which may be longer
-/// than the egress device takes. Padding up to the shortest Ethernet frame stays: most small packets have it.
+/// Removes bytes after the IP packet: padding, which a raw-IP link must not carry, and trailers, which may exceed the
+/// egress MTU. Padding up to the minimum Ethernet frame stays, because most small packets have it.
 #[inline(always)]
 fn trim<A, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), HelperError> {
     let payload = frame.length() - packet.offset;
@@ -91,10 +92,10 @@ fn link_header<A: Address, F: Frame>(
     let length = if ethernet { size_of::<Ethernet>() } else { 0 };
     frame.replace_link_header(packet.offset, length)?;
     if ethernet {
-        // Word by word, as the compiler then stores it; a copy of the whole it makes byte by byte.
+        // By words: the compiler turns a copy of the whole array into byte stores.
         let header = frame.at_mut::<[u8; size_of::<Ethernet>()]>(0).ok_or(HelperError)?;
-        for (place, word) in header.chunks_exact_mut(4).zip(addresses) {
-            place.copy_from_slice(&word.to_ne_bytes());
+        for (bytes, word) in header.chunks_exact_mut(4).zip(addresses) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
         }
         header[12..].copy_from_slice(&A::ETHERTYPE.to_be_bytes());
     }
@@ -103,7 +104,7 @@ fn link_header<A: Address, F: Frame>(
 
 /// The part of rewriting that differs by family.
 pub trait HopLimit {
-    /// Takes one off the TTL or hop limit of the IP header at `offset`, the checksum kept right.
+    /// Decrements the TTL or hop limit of the IP header at `offset`, and updates the checksum.
     fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError>;
 }
 

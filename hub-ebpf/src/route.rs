@@ -8,28 +8,28 @@ use hub_common::{
 };
 
 use crate::{
+    counters::{Admission, Attribution},
     frame::Frame,
+    lookup::{ResolvedPair, Tables},
     maps,
-    redirect::{Account, Admission},
-    tables::{ResolvedPair, Tables},
 };
 
-/// One answer for the hub's own addresses and for the routes.
+/// Looks up an address. The hub's own addresses are routes, too.
 #[inline(always)]
-pub fn lookup<A, T: Tables<A>>(ends: &ResolvedPair<A, T>, address: T::Resolved) -> Route {
-    match ends.tables.route(address) {
+pub fn lookup<A, T: Tables<A>>(pair: &ResolvedPair<A, T>, address: T::Resolved) -> Route {
+    match pair.tables.route(address) {
         Some(route) => route,
-        // SAFETY: a valid, aligned static that nobody writes.
+        // SAFETY: a valid, aligned static without writers.
         None => unsafe { ptr::read_volatile(&raw const NONE) },
     }
 }
 
-/// [`Route::NONE`], where the compiler does not know it. Else it would leave undefined what nobody asks of such a route, and
-/// keep that on the stack, which the verifier refuses.
+/// [`Route::NONE`], hidden from the compiler. Otherwise it leaves unused fields undefined on the stack, which the
+/// verifier rejects.
 static NONE: Route = Route::NONE;
 
-/// Whether a connection is one of those that the route leads to, whatever its weight and state. The first bucket of other
-/// routes is no connection's slot.
+/// Whether a connection is a member of the route's group, whatever its weight and state. In a route without a group of
+/// connections, the first bucket is not the slot of a connection.
 #[inline(always)]
 pub fn leads_to(route: Route, connection: u32) -> bool {
     if route.bucket_mask == 0 {
@@ -38,12 +38,16 @@ pub fn leads_to(route: Route, connection: u32) -> bool {
     maps::GROUP_MEMBERS.get_ptr(GroupMember { first_bucket: route.first_bucket, connection }).is_some()
 }
 
-/// Whether what comes in on this attachment may take the route.
+/// Checks whether packets from this attachment may use the route.
 #[inline(always)]
-pub fn judge<F: Frame>(route: Route, attachment: &Attachment, account: &Account) -> Result<Route, Reason> {
+pub fn check<F: Frame>(route: Route, attachment: &Attachment, attribution: &Attribution) -> Result<Route, Reason> {
     if route.flags & Route::NONE.flags != 0 {
-        // What comes from the VPC may go on by the kernel's own routes, but to no site: no mark.
-        account.tell_kernel::<F>(if attachment.connection == VPC { Admission::Nothing } else { Admission::NoRoute });
+        // The kernel may forward packets from the VPC by its own routes, but to no site: no mark.
+        attribution.set_admission::<F>(if attachment.connection == VPC {
+            Admission::Nothing
+        } else {
+            Admission::NoRoute
+        });
         return Err(Reason::NoRoute);
     }
     if attachment.flags & Attachment::ISOLATED != 0 && route.flags & Route::VPC == 0 {

@@ -16,10 +16,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use record::{Record, TOOLCHAIN_VARIABLE, cache_dir};
 
-/// Builds the binary of `package`, which lies in `dir` below the workspace, and leaves it in `OUT_DIR`
+/// Builds the binary of `package`, which is in `dir` below the workspace, and copies it to `OUT_DIR`
 /// under the binary's name. Ends the build script when it cannot.
 ///
-/// All paths are relative: cargo runs build scripts in the directory of their package, which lies in the workspace's top
+/// All paths are relative: cargo runs build scripts in the directory of their package, which is in the workspace's top
 /// directory. An absolute one would be that of another checkout where `target` was copied from there: cargo would watch the
 /// program's source there, and embed what was built of it.
 pub fn build(package: &str, dir: &str) {
@@ -34,7 +34,7 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
     let record = toolchain()?;
     // SAFETY: a build script's main is the only thread of its process when it calls this, before anything else.
     // Set here, and not by xtask for the whole build: RUSTC_BOOTSTRAP takes part in the fingerprint of every
-    // crate, and would have the host's crates compiled anew.
+    // crate, and would recompile the host's crates.
     unsafe {
         if record.bootstrap {
             env::set_var("RUSTC_BOOTSTRAP", "1");
@@ -59,7 +59,7 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
     )
 }
 
-/// What `cargo xtask setup` recorded.
+/// The record of `cargo xtask setup`.
 fn toolchain() -> Result<Record> {
     for variable in [TOOLCHAIN_VARIABLE, "XDG_CACHE_HOME", "HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
@@ -90,7 +90,7 @@ fn share_target_dir(package: &str) -> Result<()> {
     let link = out.join("aya-build/target").join(package);
     fs::create_dir_all(&shared).with_context(|| shared.display().to_string())?;
     fs::create_dir_all(link.parent().expect("joined above"))?;
-    // An earlier build may have made a directory: cargo keeps what it finds in OUT_DIR.
+    // An earlier build may have made a directory: cargo does not clear OUT_DIR.
     if link.is_dir() && !link.is_symlink() {
         fs::remove_dir_all(&link).with_context(|| link.display().to_string())?;
     }

@@ -1,4 +1,4 @@
-//! `bench`: what vpnhub-bench measures in worlds that it makes itself.
+//! `bench`: the benches of vpnhub-bench in worlds that it makes itself.
 
 use std::{
     ffi::OsString,
@@ -17,7 +17,7 @@ use crate::{
 /// just built.
 ///
 /// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
-/// it, it asks for it through sudo once all is built. benches/README.md says how it is measured and what to make of it.
+/// it, it asks for it through sudo after the build. benches/README.md describes the method and how to read the results.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]
@@ -37,9 +37,9 @@ pub struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
-    /// What a frame costs by who forwards it (the hub, the kernel's ways), by routes and destinations
+    /// Cost of a frame by forwarder (the hub, the kernel's ways), routes and destinations
     Forward,
-    /// What each stage of the hub's program costs: a ladder from an empty program to the whole hub
+    /// Cost of each stage of the hub's program: a ladder from an empty program to the whole hub
     Lookup,
     /// Whether a frame costs more with more next hops, connections or selectors, and in generic mode
     Scale,

@@ -8,7 +8,7 @@ use crate::{process, setup};
 
 /// Builds the agent, with the kernel program inside, and the benches.
 ///
-/// They come to lie in target/release: vpnhub and vpnhub-bench.
+/// The programs are in target/release: vpnhub and vpnhub-bench.
 /// After `cargo xtask setup`, a plain `cargo build --release` does the same.
 #[derive(clap::Args)]
 pub struct Args {}

@@ -17,9 +17,9 @@ const SITES: [Site; 3] = [SHANGHAI, HANGZHOU, NINGBO];
 /// A hub, a VPC and three offices in network namespaces, as examples/three-offices.toml has them.
 #[derive(Debug, Subcommand)]
 pub enum LabVerb {
-    /// Makes the namespaces, anew if they exist, and says what to do with them.
+    /// Makes the namespaces, replacing existing ones, and prints how to use them.
     Up {
-        /// Let the hub's kernel forward too: what VPN-Hub passes to it.
+        /// Let the hub's kernel forward packets that VPN-Hub passes to it.
         #[arg(long)]
         slow_path: bool,
     },
@@ -40,7 +40,7 @@ pub enum LabVerb {
     },
 }
 
-/// Does what the verb says. `exec` does not come back: the command takes the place of this process, so that its exit
+/// Runs a verb. `exec` does not return: the command replaces this process, so that its exit
 /// code is this one's.
 ///
 /// # Errors
@@ -102,7 +102,7 @@ fn name(place: &str) -> String {
     format!("{PREFIX}-{place}")
 }
 
-/// A process keeps its namespace, without a name, when that is deleted or made anew: it would seem to hang.
+/// A process keeps its namespace when the name is deleted or replaced, and would seem to hang.
 fn warn_of_processes() -> anyhow::Result<()> {
     for place in places() {
         if let Some(namespace) = Namespace::open(&name(place))? {

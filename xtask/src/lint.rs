@@ -1,4 +1,4 @@
-//! `lint`: what a change must hold besides the tests.
+//! `lint`: the checks that a change must pass in addition to the tests.
 
 use std::{
     fs,
@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{process, setup};
 
-/// Longest source file, in lines. What grows beyond is more than one thing.
+/// Maximum lines of a source file. A longer one should be split.
 const LONGEST: usize = 600;
 
 /// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, and file lengths.
 ///
-/// All checks run, whichever fail. `cargo fmt` mends the first.
+/// All checks run, even if one fails. `cargo fmt` fixes the first.
 #[derive(clap::Args)]
 pub struct Args {}
 
@@ -36,7 +36,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     // For the host's target, with the clippy of the host's toolchain: these crates are no_std, and without
     // std a binary cannot unwind.
     kernel.env("CARGO_PROFILE_RELEASE_PANIC", "abort");
-    // aya's entry points are given their context by value, whether they keep it or not.
+    // aya's entry points take their context by value, even if they do not consume it.
     kernel.args(["--allow", "clippy::needless_pass_by_value"]);
 
     let mut failed = Vec::new();

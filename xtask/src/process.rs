@@ -1,4 +1,4 @@
-//! Children: progress, logs, time limits, and their end when xtask is told to end.
+//! Child processes: progress, logs, time limits, and termination on a signal.
 
 use std::{
     collections::VecDeque,
@@ -90,7 +90,7 @@ pub fn capture(command: &mut Command) -> Option<String> {
 
 /// A long command whose output goes to a log.
 pub struct Step<'a> {
-    /// What it does, as in "installing ping".
+    /// Description, as in "installing ping".
     pub title: &'a str,
     /// The log's name below `target/xtask`, without `.log`.
     pub log: &'a str,
@@ -109,7 +109,7 @@ impl Step<'_> {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
-            // Its lines would push what matters out of the ones that are shown.
+            // Its lines would displace more useful ones from the shown tail.
             .env_remove("RUST_BACKTRACE");
 
         let started = Instant::now();
@@ -160,10 +160,10 @@ fn wait(mut child: Child, limit: Option<Duration>) -> Result<Option<ExitStatus>>
     Ok(None)
 }
 
-/// Where the built programs lie. That is where this one lies, whatever the target directory is.
+/// Directory of the built programs. It is the directory of this program, in any target directory.
 pub fn release_dir() -> Result<PathBuf> {
-    let exe = std::env::current_exe().context("where xtask lies")?;
-    Ok(exe.parent().context("xtask lies in a directory")?.to_owned())
+    let exe = std::env::current_exe().context("finding the xtask program")?;
+    Ok(exe.parent().context("the xtask program has no directory")?.to_owned())
 }
 
 fn log_file(name: &str) -> Result<PathBuf> {
@@ -187,7 +187,7 @@ fn tail(log: &Path) -> io::Result<VecDeque<String>> {
 pub struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// Something that takes a while begins. Where what it writes goes is said where it can stay.
+    /// Starts the progress of a long step.
     pub fn start(title: &str, log: Option<&Path>) -> Self {
         if !io::stderr().is_terminal() {
             let log = log.map(|log| format!(" (log: {})", log.display()));
@@ -227,7 +227,7 @@ struct Forward {
 }
 
 impl Forward {
-    /// To be called when the child runs already: a child inherits what is held back, and would not end.
+    /// Call it after the start of the child: a child inherits blocked signals, and would not terminate.
     fn start() -> Result<Self> {
         // Grandchildren whose parent ended first come to us instead of to PID 1, and are found.
         prctl::set_child_subreaper(true).context("becoming the reaper of orphans")?;

@@ -1,9 +1,9 @@
-//! What `cargo xtask setup` found, on disk for the build scripts, so that a plain `cargo build` works
+//! The results of `cargo xtask setup`, on disk for the build scripts, so that a plain `cargo build` works
 //! afterwards.
 //!
 //! Shared source: xtask writes the record, `build-support/ebpf.rs` reads it inside the build scripts of
-//! hub-userspace and benches. It therefore uses nothing but std. Lines of `key=value`, values taken as they
-//! stand up to the end of the line.
+//! hub-userspace and benches. It therefore uses nothing but std. Lines of `key=value`, values verbatim up
+//! to the end of the line.
 
 use std::{
     env, fmt,

@@ -23,7 +23,7 @@ use crate::{
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test failover\n  \
                         cargo xtask test -p hub-tests --test forward -- --nocapture")]
 pub struct Args {
-    /// Passed on to `cargo test`: a filter, options, and after `--` what the test programs take
+    /// Passed on to `cargo test`: a filter, options, and after `--` arguments of the test programs
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
     args: Vec<OsString>,
 }
@@ -31,7 +31,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::runtime()?;
     if let Err(why) = setup::strongswan() {
-        // The tests that need it say so once more, each in its line.
+        // Each test that needs it also reports the reason.
         eprintln!("tests of IPsec are left out: {why:#}");
     } else if let Err(why) = setup::starter() {
         eprintln!("tests of strongSwan's older form are left out: {why:#}");
@@ -67,7 +67,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
         let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "test";
         is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    found.with_context(|| format!("cargo does not say where the test program {name} lies"))
+    found.with_context(|| format!("cargo does not report the path of the test program {name}"))
 }
 
 /// All packages, unless the arguments choose some. The kernel programs are for another target.

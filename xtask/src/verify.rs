@@ -1,4 +1,4 @@
-//! `verify`: what the kernel makes of the kernel program that was just built.
+//! `verify`: the kernel's information about the kernel program that was just built.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::bench;
 
-/// Loads the kernel programs and tells, of each: instructions, machine code, the verifier's work, stack, maps.
+/// Loads the kernel programs and shows for each: instructions, machine code, the verifier's work, stack, maps.
 ///
 /// Nothing is attached, and all is unloaded again. Needs root: without it, it asks for it through sudo once all is built.
 #[derive(clap::Args)]

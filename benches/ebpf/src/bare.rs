@@ -1,4 +1,4 @@
-//! The floor: what a redirect costs by itself.
+//! The floor: the cost of a redirect alone.
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 

@@ -1,4 +1,4 @@
-//! What must come of pktgen's frames, and what has been seen of them. Compiled into both the kernel programs and the binary.
+//! Expected form of pktgen's frames, and counts. Shared source: compiled into the kernel programs and the binary.
 
 /// UDP destination port: discard (RFC 863), as pktgen has it by default.
 pub const PORT: u16 = 9;
@@ -17,7 +17,7 @@ pub struct Expect {
     pub mac: [u8; 6],
     /// 4 or 6.
     pub version: u8,
-    /// 1 when the frames say when they were sent: see `stamp`.
+    /// 1 if the frames contain the time at which they were sent: see `stamp`.
     pub stamped: u8,
     /// Bytes of a frame, from the Ethernet header on.
     pub length: u32,
@@ -25,7 +25,7 @@ pub struct Expect {
 
 const _: () = assert!(size_of::<Expect>() == 44);
 
-/// What has been seen, on one CPU.
+/// Counts of one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Tally {

@@ -1,11 +1,11 @@
-//! The floor where a hub has many ways out: what a redirect to as many devices costs by itself.
+//! The floor for a hub with many egress devices: the cost of a redirect to as many devices.
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
 use crate::{frame, maps, shape::FAN};
 
 const ETHERNET: usize = 14;
-/// Where the UDP source port ends: all of it lies after 20 bytes of IPv4 or 40 of IPv6.
+/// End of the UDP source port, after 20 bytes of IPv4 or 40 of IPv6.
 const IPV4_PORT: usize = ETHERNET + 20 + 2;
 const IPV6_PORT: usize = ETHERNET + 40 + 2;
 

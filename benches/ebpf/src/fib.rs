@@ -1,4 +1,4 @@
-//! Forwards by the kernel's own routes and neighbours: what XDP can do without tables of its own, as a contender.
+//! Forwards by the kernel's own routes and neighbours, as a contender: XDP without tables of its own.
 //!
 //! No selectors, no weights, no counters: the helper answers the route, the MTU and both MACs.
 
@@ -66,7 +66,7 @@ fn ipv6(context: &mut XdpContext) -> Option<u32> {
         return None;
     }
     lookup.l4_protocol = header[6];
-    // The kernel wants the length of the packet; the header has that of what comes after it.
+    // The kernel expects the length of the packet; the header has the length of the payload.
     lookup.__bindgen_anon_1.tot_len = u16::from_be_bytes([header[4], header[5]]).wrapping_add(40);
     lookup.__bindgen_anon_3.ipv6_src = words(packet, ETHERNET + 8);
     lookup.__bindgen_anon_4.ipv6_dst = words(packet, ETHERNET + 24);
@@ -103,7 +103,7 @@ fn send<const N: usize>(packet: &mut [u8; N], lookup: &Lookup) -> u32 {
     maps::PORTS.redirect(lookup.ifindex, u64::from(xdp_action::XDP_ABORTED)).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
-/// Four bytes as they lie in the frame.
+/// Four bytes in the order of the frame.
 #[inline(always)]
 fn word<const N: usize>(packet: &[u8; N], at: usize) -> u32 {
     u32::from_ne_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]])

@@ -11,9 +11,10 @@ pub fn head<const WORDS: usize>(context: &mut XdpContext) -> Option<&mut Head<WO
     if start + size_of::<Head<WORDS>>() > context.data_end() {
         return None;
     }
-    // SAFETY: compared with the frame's end; any bytes are a `Head`; `&mut` makes it the only one, and nothing else runs on this
-    // frame. Alignment: a test run lays its frames 256 bytes behind an 8-aligned struct (net/bpf/test_run.c), and that
-    // is where they stay until the sink; where a driver copies one, both x86-64 and arm64 load words from any address.
+    // SAFETY: compared with the frame's end; any bytes are a `Head`; `&mut` makes it the only one, and nothing else
+    // runs on this frame. Alignment: a test run lays its frames 256 bytes behind an 8-aligned struct
+    // (net/bpf/test_run.c), and that is where they stay until the sink; where a driver copies one, both x86-64 and
+    // arm64 load words from any address.
     Some(unsafe { &mut *(start as *mut Head<WORDS>) })
 }
 

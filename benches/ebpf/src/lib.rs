@@ -1,4 +1,4 @@
-//! What the kernel programs of the benches share: the frame, and how one is written.
+//! Code that the kernel programs of the benches share: the frame and its generator.
 #![no_std]
 
 pub mod frame;

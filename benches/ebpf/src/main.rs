@@ -1,6 +1,7 @@
-//! Kernel programs of the benches, a file each: [`generator`] sends, [`sink`] counts and checks, [`tunnels`]
-//! keep a record besides, [`pass`] lets a veth end take frames, [`bare`] is the floor that every forwarder is compared with, [`fan`] that of many ways out, [`fib`] forwards by
-//! the kernel's own routes, [`pktgen`] stamps and counts the frames of the kernel's own generator.
+//! Kernel programs of the benches, a file each. [`generator`] sends. [`sink`] counts and checks; [`tunnels`] also
+//! records arrivals. [`pass`] lets a veth device accept redirected frames. [`bare`] is the floor for comparisons,
+//! [`fan`] the one for many egress devices. [`fib`] forwards by the kernel's own routes. [`pktgen`] stamps and counts
+//! the frames of the kernel's packet generator.
 #![no_std]
 #![no_main]
 

@@ -41,7 +41,7 @@ pub static PORTS: DevMap = DevMap::with_max_entries(PORTS_COUNT, 0);
 #[map]
 pub static FAN: DevMap = DevMap::with_max_entries(FAN_COUNT, 0);
 
-/// Of pktgen's frames: how they must come out, what has been seen of them, and how long they took (see [`CLASSES`]).
+/// For pktgen's frames: the expected form, the counts, and the latencies (see [`CLASSES`]).
 #[map]
 pub static EXPECT: Array<Expect> = Array::with_max_entries(1, 0);
 #[map]

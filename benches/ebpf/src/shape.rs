@@ -1,10 +1,10 @@
-//! The frame: what the kernel programs and the binary agree on. Compiled into both.
+//! The frame. Shared source: compiled into the kernel programs and the binary.
 //!
 //! A frame has an Ethernet, an IPv4 or IPv6 and a UDP header, then a magic number, its own number, and zeros. All that
 //! differs from frame to frame follows from the number: destination address, source port, checksums. So the sink can
 //! tell what must have come out.
 //!
-//! The head is handled in 16-bit *halves*, which all fields begin on, as they lie in memory: in network byte order.
+//! The head is handled in 16-bit *halves*, on which all fields begin, in memory order: network byte order.
 //! One's-complement sums may be taken over halves in any byte order (RFC 1071).
 
 #![expect(clippy::inline_always, reason = "kernel programs: a call costs, and constant indices need no check")]
@@ -12,12 +12,12 @@
 
 /// UDP destination port of all frames: discard (RFC 863).
 pub const DESTINATION_PORT: u16 = 9;
-/// The lowest source port; flows are told apart by it.
+/// The lowest source port, which identifies the flow.
 pub const FIRST_SOURCE_PORT: u16 = 0x8000;
 /// First in the payload.
 pub const MAGIC: [u8; 4] = *b"vpnh";
 
-/// How many tunnels have a sink that keeps a record.
+/// Number of tunnels with a sink that records arrivals.
 pub const TUNNELS: u32 = 2;
 /// How many frames back the record goes: 1.3 s at 100,000 frames a second. A power of two.
 pub const ARRIVALS: u32 = 1 << 17;
@@ -51,7 +51,7 @@ impl<const WORDS: usize> Head<WORDS> {
     #[inline(always)]
     pub fn half(&self, index: usize) -> u16 {
         debug_assert!(index < WORDS * 4);
-        // SAFETY: all callers take `index` from a `Layout`, whose fields lie within its words.
+        // SAFETY: all callers take `index` from a `Layout`, whose fields are within its words.
         unsafe { (&raw const self.0).cast::<u16>().add(index).read() }
     }
 
@@ -69,7 +69,7 @@ pub struct Layout {
     pub words: usize,
     /// The header's first half and its checksum, where the family has one.
     pub header: Option<(usize, usize)>,
-    /// The 32 bits of the destination address that the number decides: the low ones, but for [`IPV6_NETWORKS`].
+    /// The 32 bits of the destination address that the number determines: the low ones, except for [`IPV6_NETWORKS`].
     pub destination: usize,
     /// UDP: source port, destination port, length, checksum.
     pub udp: usize,
@@ -86,7 +86,7 @@ pub const IPV6: Layout = Layout { words: 9, header: None, destination: 25, udp: 
 /// The same with destinations that differ in bits 32 to 63 of their address: in their network, not their host.
 pub const IPV6_NETWORKS: Layout = Layout { destination: 21, ..IPV6 };
 
-/// What the binary tells the programs.
+/// Settings of the programs, from the binary.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Settings {
@@ -121,7 +121,7 @@ pub struct Settings {
 
 const _: () = assert!(size_of::<Settings>() == 3 * 72 + 40);
 
-/// What the sink has seen, on one CPU.
+/// Counts of the sink, on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -131,7 +131,7 @@ pub struct Counts {
     pub garbled: u64,
 }
 
-/// When and where a frame came out, kept at its number modulo [`ARRIVALS`].
+/// Time and tunnel of a frame's arrival, at index number modulo [`ARRIVALS`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
@@ -165,7 +165,7 @@ impl Layout {
         for half in [high, low, port, number_high, number_low] {
             sum += u32::from(half);
         }
-        // 0 would say that there is none (RFC 768, RFC 8200); its other representation is as good.
+        // 0 means no checksum (RFC 768, RFC 8200); 0xffff is its other representation.
         let checksum = match !fold(sum) {
             0 => 0xffff,
             checksum => checksum,
@@ -191,7 +191,8 @@ impl Layout {
         ours.then(|| u32::from(u16::from_be(number[0])) << 16 | u32::from(u16::from_be(number[1])))
     }
 
-    /// Whether the head of frame `number` is as it must come out: MAC of the far device, addresses, TTL, ports, checksums.
+    /// Whether the head of frame `number` is as it must come out: MAC of the far device, addresses, TTL, ports,
+    /// checksums.
     #[inline(always)]
     pub fn is_right<const WORDS: usize>(&self, head: &Head<WORDS>, settings: &Settings, number: u32) -> bool {
         let mut expected: Head<WORDS> = settings.arrives.first();
@@ -204,7 +205,7 @@ impl Layout {
         difference == 0 && self.header_sum_verifies(head)
     }
 
-    /// Whether the header's own checksum is right, counted anew over all of it.
+    /// Whether the header's checksum is right, computed over the whole header.
     #[inline(always)]
     pub fn header_sum_verifies<const WORDS: usize>(&self, head: &Head<WORDS>) -> bool {
         let Some((first, _)) = self.header else { return true };
@@ -228,7 +229,7 @@ fn scatter(number: u32, odd: u32, count: u32) -> u32 {
     ((u64::from(number.wrapping_mul(odd)) * u64::from(count)) >> 32) as u32
 }
 
-/// A number as it lies in a frame.
+/// A number in the byte order of the frame.
 #[inline(always)]
 pub const fn halves(number: u32) -> [u16; 2] {
     [((number >> 16) as u16).to_be(), (number as u16).to_be()]

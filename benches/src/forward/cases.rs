@@ -1,11 +1,11 @@
-//! What is measured: contenders, and under which conditions.
+//! Contenders and conditions.
 
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
 use super::routes::Family;
 
-/// Who forwards.
+/// The forwarder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Program {
     /// A redirect that looks nothing up: the floor
@@ -58,7 +58,7 @@ impl Serialize for Program {
     }
 }
 
-/// What was asked for.
+/// The requested dimensions.
 #[derive(Clone, Debug)]
 pub struct Dimensions {
     pub families: Vec<Family>,
@@ -102,7 +102,7 @@ impl Dimensions {
     }
 }
 
-/// The nearest to what was asked for: a route has one destination, and IPv6 frames are longer.
+/// The nearest possible case: a route has one destination, and IPv6 frames are longer.
 pub fn possible(family: Family, routes: u32, destinations: u32, bytes: u32) -> (u32, u32) {
     (destinations.min(routes), bytes.max(family.shortest()))
 }

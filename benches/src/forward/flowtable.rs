@@ -43,7 +43,7 @@ fn nft(hub: &Namespace, rules: &str) -> Result<()> {
     let mut command = hub.command("nft");
     let command = command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("running `nft`")?;
-    // Short enough for the pipe. A broken pipe means that it has ended, and its status says so.
+    // Short enough for the pipe. A broken pipe means that it has ended, which its exit status shows.
     drop(child.stdin.take().expect("stdin is piped").write_all(rules.as_bytes()));
     let output = child.wait_with_output().context("waiting for `nft`")?;
     if !output.status.success() {

@@ -1,5 +1,5 @@
-//! The hubs that are compared. Worlds alike: in some an agent runs, in another the kernel has the same routes, and `bare`,
-//! `fib`, the kernel itself and its flow table take turns.
+//! The hubs that are compared. Worlds alike: in some an agent runs, in another the kernel has the same routes, and
+//! `bare`, `fib`, the kernel itself and its flow table take turns.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     cpu::pin,
     flood::{BATCH, Flood},
-    place::Place,
+    netdev::Netdev,
     programs::Programs,
     report::Report,
     settings::{Macs, Traffic, settings},
@@ -35,13 +35,13 @@ const ATTEMPTS: u32 = 5;
 /// A hub between two sites, and where frames go in and out.
 pub struct Hub {
     pub world: World,
-    pub from: Place,
+    pub from: Netdev,
     /// The hub's own devices on the way.
-    pub ingress: Place,
-    pub egress: Place,
+    pub ingress: Netdev,
+    pub egress: Netdev,
     pub macs: Macs,
     /// Where all of it must come out.
-    pub sink: Place,
+    pub sink: Netdev,
 }
 
 impl Hub {
@@ -49,10 +49,10 @@ impl Hub {
     pub fn make(kernel_forwards: bool) -> Result<Self> {
         let options = Options::default().sites(SITES).slow_path(kernel_forwards).tunnel_mtu(MTU);
         let world = World::three_offices(&options)?;
-        let place = |place: &str, device: &str| Place::find(world[place].name(), device);
+        let netdev = |namespace: &str, device: &str| Netdev::find(world[namespace].name(), device);
         let device = Site::device(0);
-        let (from, sink) = (place(&A.place, &device)?, place(&B.place, &device)?);
-        let (ingress, egress) = (place(HUB, &A.hub_device(0))?, place(HUB, &B.hub_device(0))?);
+        let (from, sink) = (netdev(&A.place, &device)?, netdev(&B.place, &device)?);
+        let (ingress, egress) = (netdev(HUB, &A.hub_device(0))?, netdev(HUB, &B.hub_device(0))?);
         for end in [&ingress, &egress] {
             // A veth takes the generator's frames only with GRO or an XDP program; the same for all contenders.
             world[HUB].set_gro(&end.device, true)?;
@@ -80,8 +80,8 @@ impl Hub {
 impl Drop for Hub {
     fn drop(&mut self) {
         // The kernel drops their routes with the devices, now: else it would while the next is measured.
-        for place in [&self.ingress, &self.egress] {
-            drop(self.world[HUB].ip(&format!("link del {}", place.device)));
+        for netdev in [&self.ingress, &self.egress] {
+            drop(self.world[HUB].ip(&format!("link del {}", netdev.device)));
         }
     }
 }
@@ -172,7 +172,8 @@ impl Hubs {
         }
     }
 
-    /// Ends the agents at once: that they leave nothing behind is for the tests to say, and takes long with many routes.
+    /// Kills the agents. That a stopping agent leaves nothing behind is covered by tests, and takes long with many
+    /// routes.
     pub fn end(self) -> Result<()> {
         self.agents.into_iter().try_for_each(|(_, running, _hub)| running.agent.kill().map(drop))
     }

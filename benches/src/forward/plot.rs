@@ -21,7 +21,7 @@ const PANEL: (u32, u32) = (480, 400);
 const FONT: &str = "Helvetica, Arial, sans-serif";
 const GROUND: RGBColor = RGBColor(252, 252, 250);
 const INK: RGBColor = RGBColor(40, 40, 40);
-/// Colours that are told apart also by those who see few of them (Okabe and Ito).
+/// Colours that are distinguishable with colour blindness (Okabe and Ito).
 const PROGRAMS: [(Program, RGBColor); 6] = [
     (Program::Bare, RGBColor(120, 120, 120)),
     (Program::Hub, RGBColor(213, 94, 0)),
@@ -52,7 +52,7 @@ pub fn svg(rows: &[Row], dimensions: &Dimensions) -> Result<String> {
     {
         let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         root.fill(&GROUND).map_err(drawing)?;
-        // One height for all, so that they can be compared. The names stand above the lines.
+        // One height for all, so that they can be compared. The names are above the lines.
         let points = panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
         let top = points.map(|point| point.1).fold(1.0, f64::max) * 4.0;
         for (area, panel) in root.split_evenly((lines, columns)).iter().zip(&panels) {
@@ -140,7 +140,7 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, panel: &Pane
         .draw()
 }
 
-/// 1, 2, 5, 10, 20, ...: the others of a logarithmic axis stand too close.
+/// 1, 2, 5, 10, 20, ...: other ticks of a logarithmic axis are too close.
 fn round(number: f64) -> String {
     let text = format!("{number:.0}");
     if matches!(text.trim_end_matches('0'), "1" | "2" | "5") { text } else { String::new() }

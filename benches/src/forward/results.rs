@@ -1,4 +1,4 @@
-//! What came of it: a table for people, rows as JSON.
+//! Results: a table for people, rows as JSON.
 
 use std::fmt;
 
@@ -54,7 +54,7 @@ impl Row {
     }
 }
 
-/// What could not be measured, and why; in words.
+/// A case that could not be measured, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Missing {
     pub program: Program,
@@ -67,7 +67,7 @@ pub struct Missing {
 pub struct Results {
     pub rows: Vec<Row>,
     pub missing: Vec<Missing>,
-    /// What holds for all of it.
+    /// Notes on the whole table.
     pub notes: Vec<String>,
 }
 
@@ -125,8 +125,8 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// What one contender's times are to another's in the same rounds: the median of the rounds' ratios. A machine that is slower for
-/// some rounds is so for both; between two medians, it may have been so for one.
+/// Ratio of one contender's times to another's: the median of the ratios within each round. A machine that is
+/// slower for some rounds is so for both; between two medians, it may have been so for one.
 pub fn ratio(times: &[f64], others: &[f64]) -> Option<f64> {
     median(&times.iter().zip(others).map(|(time, other)| time / other).collect::<Vec<_>>())
 }

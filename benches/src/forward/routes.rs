@@ -1,6 +1,6 @@
 //! The routes of all contenders, and the addresses that the frames go to: the same for each of them.
 //!
-//! Route `i` lies in the `i`th of a row of /24 networks and contains its first address; three in four are the /24
+//! Route `i` is in the `i`th of consecutive /24 networks and contains its first address; three in four are the /24
 //! itself, the others a /28 or a /32 of it. With IPv6 it is the same 32 bits lower in the address: /56, /60 and /64.
 //! Destinations are those first addresses, spread evenly over the row.
 
@@ -155,7 +155,7 @@ mod tests {
             assert_eq!(all.len(), 1000);
             for number in [0, 1, 17, 999, MOST - 1] {
                 let route = prefix(family, number);
-                // Contains the first address of its slot, and lies within what the selectors admit.
+                // Contains the first address of its slot, and is admitted by the selectors.
                 assert!(route.contains(&network(family, FIRST + number * SLOT, 32)), "{route}");
                 assert!(family.all().contains(&route), "{route}");
             }

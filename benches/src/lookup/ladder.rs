@@ -1,4 +1,4 @@
-//! The rungs on the tables of a running agent: run, and asked what came of it.
+//! Runs the stages on the tables of a running agent.
 
 use std::{path::Path, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
         hubs::{self, Hub},
     },
     programs,
-    rungs::Rung,
     settings::{Traffic, settings},
     shape::{Head, IPV4, IPV6_NETWORKS, Layout, Settings},
+    stages::Stage,
     testbed::Running,
 };
 
@@ -29,9 +29,9 @@ const XDP_REDIRECT: u32 = 4;
 
 /// The maps that are not the hub's.
 const OWN: [&str; 3] = ["SETTINGS", "SEQUENCE", "FLOOR"];
-/// Slots of `TRAFFIC`: a connection each, the VPC, and what is nobody's.
+/// Slots of `TRAFFIC`: one for each connection, for the VPC, and for unattributed packets.
 const SLOTS: u32 = MAX_CONNECTIONS + 2;
-/// Room behind the frame for what a test run gives back.
+/// Extra bytes of the buffer for the output frame.
 const ROOM: usize = 64;
 
 /// The ladder of one agent.
@@ -52,13 +52,13 @@ pub struct Counted {
 }
 
 impl Ladder {
-    /// With an agent that is at rest.
+    /// Starts an agent and loads the programs with its maps.
     pub fn set_up(program: Program, agent: &Path, config: &str) -> Result<Self> {
         let (running, hub) = hubs::with_agent(program, agent, config)?;
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ladder-ebpf"));
         let mut ebpf = shared::load(object, running.agent.pid(), &OWN)?;
-        for rung in Rung::ALL {
-            programs::loaded(&mut ebpf, &rung.entry(program))?;
+        for stage in Stage::ALL {
+            programs::loaded(&mut ebpf, &stage.entry(program))?;
         }
         let mut floor: DevMap<_> = ebpf.map_mut("FLOOR").context("no map FLOOR")?.try_into()?;
         // A port is looked up in the namespace of the thread that names it.
@@ -70,7 +70,7 @@ impl Ladder {
         self.running.ready
     }
 
-    /// Has the packets be these from now on.
+    /// Sets the traffic of the next runs.
     pub fn set(&mut self, traffic: &Traffic) -> Result<()> {
         let settings = settings(traffic, self.hub.macs)?;
         let mut array: Array<_, Settings> = self.ebpf.map_mut("SETTINGS").context("no map SETTINGS")?.try_into()?;
@@ -80,23 +80,23 @@ impl Ladder {
         Ok(())
     }
 
-    /// Nanoseconds of this core for a packet, over so many.
+    /// Nanoseconds of CPU time for a packet, averaged over `frames`.
     ///
-    /// The thread's own time: the kernel tells the time of a test run in whole nanoseconds, and of the wall clock others on
-    /// the core have their part.
-    pub fn run(&mut self, rung: Rung, frames: u32) -> Result<f64> {
+    /// Measures the thread's CPU time: the kernel's own figure is in whole nanoseconds, and wall time includes other
+    /// tasks.
+    pub fn run(&mut self, stage: Stage, frames: u32) -> Result<f64> {
         self.running.agent.must_run()?;
-        let time = self.test(rung, frames, None)?;
+        let time = self.test(stage, frames, None)?;
         Ok(time.as_secs_f64() * 1e9 / f64::from(frames))
     }
 
-    /// Sends one packet all the way and looks at it.
+    /// Runs the whole program on one packet and checks the result.
     ///
     /// # Errors
-    /// When it did not come out as it must.
+    /// When the packet has wrong bytes.
     pub fn sample(&mut self) -> Result<()> {
         let mut out = vec![0; self.frame.len() + ROOM];
-        self.test(Rung::Redirect, 1, Some(&mut out))?;
+        self.test(Stage::Redirect, 1, Some(&mut out))?;
         let settings = self.settings.as_ref().context("no settings")?;
         let right = match settings.version {
             4 => is_right::<{ IPV4.words }>(&out, settings, &IPV4),
@@ -106,9 +106,9 @@ impl Ladder {
         Ok(())
     }
 
-    /// Runs a rung, and says what it took of the thread that did. A buffer for the frame becomes as long as the frame.
-    fn test(&mut self, rung: Rung, repeat: u32, out: Option<&mut Vec<u8>>) -> Result<Duration> {
-        let entry = rung.entry(self.program);
+    /// Runs a stage. Returns the CPU time of the thread. `out` is truncated to the length of the frame.
+    fn test(&mut self, stage: Stage, repeat: u32, out: Option<&mut Vec<u8>>) -> Result<Duration> {
+        let entry = stage.entry(self.program);
         let program = programs::loaded(&mut self.ebpf, &entry)?;
         let (frame, ingress) = (&self.frame, &self.hub.ingress);
         let (result, time, out) = ingress.namespace.enter(|| -> Result<_> {
@@ -126,7 +126,7 @@ impl Ladder {
             let end = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
             Ok((result, Duration::from(end - start), out))
         })??;
-        let expected = if matches!(rung, Rung::Bare | Rung::Redirect) { XDP_REDIRECT } else { XDP_TX };
+        let expected = if matches!(stage, Stage::Bare | Stage::Redirect) { XDP_REDIRECT } else { XDP_TX };
         if result.return_value != expected {
             bail!("the last packet of {entry} ended with {}, not {expected}", result.return_value);
         }
@@ -148,13 +148,14 @@ impl Ladder {
         Ok(counted)
     }
 
-    /// Ends the agent at once: that it leaves nothing behind is for the tests to say, and takes long with many routes.
+    /// Kills the agent. That a stopping agent leaves nothing behind is covered by tests, and takes long with many
+    /// routes.
     pub fn end(self) -> Result<()> {
         self.running.agent.kill().map(drop)
     }
 }
 
-/// Whether a frame is one of the bench's, as it must come out.
+/// Whether a frame is one of the bench's frames, correctly forwarded.
 fn is_right<const WORDS: usize>(frame: &[u8], settings: &Settings, layout: &Layout) -> bool {
     let (words, _) = frame.as_chunks::<8>();
     let Some(words) = words.first_chunk::<WORDS>() else { return false };

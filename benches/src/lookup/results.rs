@@ -1,35 +1,35 @@
-//! What came of it: a table for people, rows as JSON.
+//! Results: a table for people, rows as JSON.
 
 use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::stages::Times;
+use super::times::Times;
 use crate::{
     forward::{
         cases::Program,
         results::{self, Missing},
         routes::Family,
     },
-    rungs::Rung,
+    stages::Stage,
 };
 
-/// One rung under one set of conditions.
+/// One stage under one set of conditions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     #[serde(flatten)]
     measured: results::Row,
     connections: u32,
-    /// The rung, by its last stage.
+    /// The last stage that the program runs.
     stage: &'static str,
-    /// What that stage adds to the rung before. `None` for the lowest rung.
+    /// Difference to the stage before. `None` for the first stage.
     stage_ns: Option<f64>,
-    /// The same as a part of the whole hub, the putting back of the header taken out. `None` for what is no stage.
+    /// The same as a share of the whole hub without restoring the header. `None` for `drop` and `bare`.
     stage_share: Option<f64>,
 }
 
-/// What a ladder was measured under.
+/// Conditions of a measurement.
 #[derive(Clone, Copy)]
 pub struct Conditions {
     pub family: Family,
@@ -42,27 +42,28 @@ pub struct Conditions {
 /// The rows of one program. None when nothing was measured.
 pub fn rows(program: Program, conditions: Conditions, times: &Times) -> Vec<Row> {
     let Conditions { family, routes, connections, destinations, bytes } = conditions;
-    let bare = times.of(Rung::Bare);
-    let row = |rung: Rung| {
-        let program = if rung == Rung::Bare { Program::Bare } else { program };
-        let mut measured = results::Row::new(program, (family, routes), (destinations, bytes), &times.of(rung), &bare)?;
+    let bare = times.of(Stage::Bare);
+    let row = |stage: Stage| {
+        let program = if stage == Stage::Bare { Program::Bare } else { program };
+        let mut measured =
+            results::Row::new(program, (family, routes), (destinations, bytes), &times.of(stage), &bare)?;
         measured.bench = "lookup";
         Some(Row {
             measured,
             connections,
-            stage: rung.name(),
-            stage_ns: times.stage(rung),
-            stage_share: times.share(rung),
+            stage: stage.name(),
+            stage_ns: times.stage(stage),
+            stage_share: times.share(stage),
         })
     };
-    Rung::ALL.into_iter().filter_map(row).collect()
+    Stage::ALL.into_iter().filter_map(row).collect()
 }
 
 #[derive(Default)]
 pub struct Results {
     pub rows: Vec<Row>,
     pub missing: Vec<Missing>,
-    /// What holds for all of it.
+    /// Notes on the whole table.
     pub notes: Vec<String>,
 }
 

@@ -15,9 +15,9 @@ use nix::{
 
 use crate::process;
 
-/// Loads an object whose maps are those of the process `pid`, but for the ones that are its `own`.
+/// Loads an object with the maps of the process `pid`, except for its `own` maps.
 ///
-/// Maps are handed over by pins, which want a BPF file system: one in a mount namespace of a thread, so that it is gone
+/// Maps are passed by pins, which need a BPF file system: one in a mount namespace of a thread, so that it is gone
 /// with the thread, however that ends.
 pub fn load(object: &[u8], pid: u32, own: &[&str]) -> Result<Ebpf> {
     let held = held(pid)?;
@@ -28,7 +28,7 @@ pub fn load(object: &[u8], pid: u32, own: &[&str]) -> Result<Ebpf> {
     result.expect("loading does not panic")
 }
 
-/// The maps of a process by name, as far as the kernel keeps it.
+/// The maps of a process by name, truncated by the kernel.
 fn held(pid: u32) -> Result<HashMap<String, MapData>> {
     let mut held = HashMap::new();
     for id in process::maps(pid)?.into_keys() {

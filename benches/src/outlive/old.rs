@@ -12,12 +12,12 @@ use nix::sys::signal::Signal;
 
 use crate::testbed::FLOWS_WITHIN;
 use crate::{
+    arrivals,
     rows::Results,
     stats::float,
     stream::{self, Pace},
     tally::{Snapshot, Tally},
-    testbed::{Ends, Running},
-    watch,
+    testbed::{Endpoints, Running},
 };
 
 /// How often each way is gone.
@@ -43,7 +43,7 @@ impl Way {
 
 /// Both versions in one hub.
 pub struct Upgrade<'a> {
-    pub ends: &'a Ends,
+    pub endpoints: &'a Endpoints,
     pub old: PathBuf,
     pub new: PathBuf,
     pub config: &'a str,
@@ -74,9 +74,11 @@ impl Upgrade<'_> {
 
     /// Goes this way beside the stream: the agent that runs then, and how many frames were lost.
     fn measure(&self, way: Way, running: Running) -> Result<(Running, u64)> {
-        let Ends { programs, from, .. } = self.ends;
+        let Endpoints { programs, from, .. } = self.endpoints;
         let warm = Pace::new(self.pace.rate.min(50_000), self.pace.cpu);
-        stream::during(programs, from, warm, || watch::wait_for_shares(programs, warm.rate, FLOWS_WITHIN, |_| true))?;
+        stream::during(programs, from, warm, || {
+            arrivals::wait_for_shares(programs, warm.rate, FLOWS_WITHIN, |_| true)
+        })?;
         running.rest()?;
         let before = Snapshot::now(programs)?;
         let (next, _) = stream::during(programs, from, self.pace, || {
@@ -114,7 +116,7 @@ impl Upgrade<'_> {
     }
 
     fn hub(&self) -> &Namespace {
-        &self.ends.world[HUB]
+        &self.endpoints.world[HUB]
     }
 }
 

@@ -12,7 +12,7 @@ const DIRECTORY: &str = "/proc/thread-self/net/pktgen";
 /// The first source port; flows have as many.
 const FIRST_SOURCE_PORT: u32 = 0x8000;
 
-/// What is to be sent.
+/// The traffic to send.
 #[derive(Clone, Copy)]
 pub struct Frames {
     pub source: IpAddr,
@@ -36,7 +36,7 @@ pub struct Pace {
     pub queued: bool,
 }
 
-/// What pktgen says of one thread's part.
+/// pktgen's result of one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub sent: u64,
@@ -110,7 +110,7 @@ impl Pktgen {
         (0..self.threads).map(|thread| parse(&read(&self.namespace, &self.name(thread))?)).collect()
     }
 
-    /// What the device is called on a thread: a queue of its own for each.
+    /// Name of the device on a thread: each thread has a queue of its own.
     fn name(&self, thread: u32) -> String {
         format!("{}@{thread}", self.device)
     }
@@ -202,7 +202,7 @@ fn parse(text: &str) -> Result<Outcome> {
     let errors = text.rsplit_once("errors:").and_then(|(_, errors)| number(errors));
     let outcome = number(time).zip(number(packets)).zip(errors);
     let ((microseconds, sent), errors) = outcome.with_context(|| format!("pktgen says {result:?}"))?;
-    ensure!(microseconds > 0, "pktgen says it sent for no time");
+    ensure!(microseconds > 0, "pktgen reports that it sent for no time");
     Ok(Outcome { sent, errors, microseconds })
 }
 

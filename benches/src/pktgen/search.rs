@@ -1,7 +1,7 @@
 //! The highest rate without loss (RFC 2544 section 26.1), by halving. Pure: a trial is a question.
 
-/// Asks for rates until the highest that passes is known to `resolution`, a part of `most`, which has not passed. `None`
-/// when not even that part of it does.
+/// Asks for rates until the highest that passes is known to `resolution`, a part of `most`, which has not passed.
+/// `None` when not even that part of it does.
 ///
 /// # Errors
 /// Those of a trial.
@@ -27,7 +27,7 @@ mod tests {
 
     use super::*;
 
-    /// What is found of a hub that loses nothing up to `limit`, and by how many trials.
+    /// Result, and number of trials, for a hub without losses up to `limit`.
     fn find(limit: u64, most: u64, resolution: f64) -> (Option<u64>, u32) {
         let mut trials = 0;
         let found = highest(most, resolution, |rate| {

@@ -8,18 +8,18 @@ use hub_tests::lab::{End, HUB, Link, Site};
 use super::subjects::{Plan, way};
 use crate::{
     forward::hubs::{Hub, MTU, flood_with},
-    place::Place,
+    netdev::Netdev,
     programs::Programs,
     report::Report,
     settings::Traffic,
     testbed::{B, Running},
 };
 
-/// Makes a world whose site `b` has so many links, with a sink on each; and says what the hub's devices there are.
-fn make(programs: &mut Programs, devices: u8) -> Result<(Hub, Vec<Place>)> {
+/// Makes a world whose site `b` has this many links, with a sink on each. Returns the hub's devices.
+fn make(programs: &mut Programs, devices: u8) -> Result<(Hub, Vec<Netdev>)> {
     let mut hub = Hub::make(false)?;
     programs.attach("sink", &hub.sink)?;
-    let mut ways = vec![Place::find(hub.world[HUB].name(), &B.hub_device(0))?];
+    let mut ways = vec![Netdev::find(hub.world[HUB].name(), &B.hub_device(0))?];
     for number in 1..devices {
         let (way, device) = (way(number), Site::device(number));
         let here = End::new(HUB, &way.hub_device).address(format_args!("{}/30", way.hub4(0)));
@@ -29,8 +29,8 @@ fn make(programs: &mut Programs, devices: u8) -> Result<(Hub, Vec<Place>)> {
             .address(format_args!("{}/30", way.peer4(0)))
             .receives_redirects();
         hub.world.add_link(Link::new(here, there).mtu(MTU))?;
-        programs.attach("sink", &Place::find(hub.world[&B.place].name(), &device)?)?;
-        ways.push(Place::find(hub.world[HUB].name(), &way.hub_device)?);
+        programs.attach("sink", &Netdev::find(hub.world[&B.place].name(), &device)?)?;
+        ways.push(Netdev::find(hub.world[HUB].name(), &way.hub_device)?);
     }
     Ok((hub, ways))
 }
@@ -38,7 +38,7 @@ fn make(programs: &mut Programs, devices: u8) -> Result<(Hub, Vec<Place>)> {
 /// A redirect that looks nothing up.
 pub struct Floor {
     hub: Hub,
-    ways: Vec<Place>,
+    ways: Vec<Netdev>,
 }
 
 impl Floor {
@@ -105,7 +105,7 @@ impl Side {
         Ok(())
     }
 
-    /// Ends the agent at once: that it leaves nothing behind is for the tests to say.
+    /// Kills the agent. That a stopping agent leaves nothing behind is covered by tests.
     pub fn end(self) -> Result<()> {
         self.running.agent.kill().map(drop)
     }

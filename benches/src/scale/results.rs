@@ -1,4 +1,4 @@
-//! What came of it: a table for people, rows as JSON.
+//! Results: a table for people, rows as JSON.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::forward::{
     routes::Family,
 };
 
-/// What a hub was measured under.
+/// Conditions of a measurement.
 pub struct Conditions<'a> {
     pub subject: Subject,
     pub variant: Variant,
@@ -58,7 +58,7 @@ impl Row {
     }
 }
 
-/// What could not be measured, and why.
+/// A case that could not be measured, and why.
 pub struct Missing {
     pub subject: Subject,
     pub family: Family,
@@ -73,7 +73,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// The rows of a subject in one family, and what they say of its target.
+    /// The rows of a subject in one family, and the result for its target.
     pub fn add(&mut self, rows: Vec<Row>) {
         self.notes.extend(judge(&rows));
         self.rows.extend(rows);
@@ -91,8 +91,8 @@ impl Results {
     }
 }
 
-/// The target: how much more the last hub costs than the first. Where each has a floor of its own, what the floor grows by
-/// is the devices' cost and not the hub's.
+/// The target: how much more the last hub costs than the first. Where each has a floor of its own, what the floor grows
+/// by is the devices' cost and not the hub's.
 fn judge(rows: &[Row]) -> Option<String> {
     let hubs: Vec<&Row> = rows.iter().filter(|row| row.measured.program != Program::Bare).collect();
     let floors = rows.iter().filter(|row| row.measured.program == Program::Bare).count();

@@ -1,4 +1,4 @@
-//! What is varied: how many of it there are, the configuration with so many, and the frames that meet all of them.
+//! The varied subjects: their numbers, the configuration for each number, and the frames that use all of them.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::{
     testbed::{A, B},
 };
 
-/// What the cost of a frame should not depend on.
+/// A quantity on which the cost of a frame should not depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Subject {
     /// Members of one destination's group, each with an interface of its own; against a redirect to as many interfaces
@@ -56,7 +56,7 @@ impl Serialize for Subject {
 #[serde(untagged)]
 pub enum Variant {
     Count(u32),
-    /// What `vpnhub run --attach` takes.
+    /// Argument of `vpnhub run --attach`.
     Mode(&'static str),
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// A hub to measure, and what it is to forward.
+/// A hub to measure, and its traffic.
 pub struct Plan {
     /// Interfaces towards `b`.
     pub devices: u8,
@@ -126,8 +126,8 @@ pub fn way(number: u8) -> Site {
     if number == 0 { B } else { Site { hub_device: format!("way{number}").into(), number: 100 + number, ..B } }
 }
 
-/// One route to one network by `count` members, that many connections to one site. Each has an interface: on a shared one
-/// the source address alone tells connections apart, and these have the same network behind them.
+/// One route to one network by `count` members, that many connections to one site. Each has an interface: on a shared
+/// one the source address alone tells connections apart, and these have the same network behind them.
 fn next_hops(family: Family, count: u8) -> Plan {
     let destination = routes::network(family, FIRST, 24);
     let mut config = sender(family);

@@ -1,4 +1,4 @@
-//! iperf3: how it is run, and what it says.
+//! Runs iperf3 and reads its report.
 
 use std::{net::IpAddr, process::Command};
 
@@ -15,15 +15,15 @@ const LISTENS: &str = "0A";
 /// A measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {
-    /// Megabits a second, of what the receiver got.
+    /// Megabits a second at the receiver.
     pub received: f64,
-    /// What the receiver got.
+    /// Received by the receiver.
     pub bytes: u64,
     /// Segments that the sender sent again.
     pub retransmits: f64,
 }
 
-/// What iperf3 writes with `--json`, as far as it is of use.
+/// The used part of iperf3's output with `--json`.
 #[derive(Deserialize)]
 struct Output {
     error: Option<String>,
@@ -58,19 +58,19 @@ pub fn must_be_there() -> Result<()> {
 }
 
 /// A server, until it is ended.
-pub fn server(place: &Namespace, address: IpAddr) -> Command {
-    let mut command = place.command("iperf3");
+pub fn server(namespace: &Namespace, address: IpAddr) -> Command {
+    let mut command = namespace.command("iperf3");
     command.arg("--server").arg("--bind").arg(address.to_string()).arg("--port").arg(PORT.to_string());
     command
 }
 
-/// Whether somebody listens on the server's port.
-pub fn listens(place: &Namespace, family: Family) -> Result<bool> {
+/// Whether there is a listener on the server's port.
+pub fn listens(namespace: &Namespace, family: Family) -> Result<bool> {
     let file = match family {
         Family::V4 => "/proc/thread-self/net/tcp",
         Family::V6 => "/proc/thread-self/net/tcp6",
     };
-    let table = place.enter(|| std::fs::read_to_string(file))?.with_context(|| format!("reading {file}"))?;
+    let table = namespace.enter(|| std::fs::read_to_string(file))?.with_context(|| format!("reading {file}"))?;
     Ok(has_listener(&table, PORT))
 }
 
@@ -85,13 +85,13 @@ fn has_listener(table: &str, port: u16) -> bool {
 }
 
 /// Sends for so many seconds, after one that is not counted: streams grow fast first.
-pub fn client(place: &Namespace, (from, to): (IpAddr, IpAddr), streams: u32, seconds: u32) -> Result<Report> {
-    let mut command = place.command("iperf3");
+pub fn client(namespace: &Namespace, (from, to): (IpAddr, IpAddr), streams: u32, seconds: u32) -> Result<Report> {
+    let mut command = namespace.command("iperf3");
     command.args(["--json", "--connect-timeout", "3000", "--omit", "1"]);
     command.args(["--client", &to.to_string(), "--bind", &from.to_string(), "--port", &PORT.to_string()]);
     command.args(["--parallel", &streams.to_string(), "--time", &seconds.to_string()]);
     let output = lab::output(&mut command)?;
-    // It says what went wrong in its JSON, and ends with 1 then.
+    // On an error iperf3 exits with 1, and its JSON has the message.
     parse(&String::from_utf8_lossy(&output.stdout), streams)
         .with_context(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }

@@ -1,4 +1,4 @@
-//! The same routes in the kernel's own table, written by `ip -batch`: what the agent is compared with.
+//! The same routes in the kernel's own table, written by `ip -batch`, for comparison with the agent.
 
 use std::{
     fs,

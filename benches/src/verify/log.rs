@@ -1,7 +1,7 @@
-//! What the verifier says of a program: how deep its stack is, and how long it took.
+//! The verifier's log of a program: stack depth and time.
 //!
-//! aya reads the verifier's log only when a program is refused. So the program is loaded once more, by the system call, with
-//! a log of statistics alone.
+//! aya reads the verifier's log only when a program is refused. So the program is loaded once more, by the system call,
+//! with a log of statistics alone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,7 +25,7 @@ const LOG_BYTES: usize = 1 << 16;
 /// `BPF_F_XDP_HAS_FRAGS` (linux/bpf.h).
 const HAS_FRAGS: u32 = 1 << 5;
 
-/// The kernel keeps so much of a map's name (`BPF_OBJ_NAME_LEN`, less the final NUL).
+/// The kernel truncates a map's name to this length (`BPF_OBJ_NAME_LEN` without the final NUL).
 const MAP_NAME: usize = 15;
 
 /// From the log.
@@ -70,13 +70,13 @@ pub fn statistics(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -
     load.log_level = STATISTICS;
     load.log_buf = log.as_mut_ptr() as u64;
     load.log_size = u32::try_from(log.len())?;
-    // SAFETY: the addresses are those of the instructions, the license and the log, with their lengths; all of them outlive
-    // the call.
+    // SAFETY: the addresses are those of the instructions, the license and the log, with their lengths; all of them
+    // outlive the call.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_PROG_LOAD as libc::c_int, &raw mut attributes, size_of::<bpf_attr>())
     };
     let descriptor = Errno::result(result).map_err(io::Error::from).context("loading it with a log of the verifier")?;
-    // SAFETY: a new descriptor that nobody else has.
+    // SAFETY: a new descriptor without another owner.
     drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(descriptor)?) });
     let log = CStr::from_bytes_until_nul(&log).context("the verifier's log does not end")?.to_string_lossy();
     parse(&log).with_context(|| format!("the verifier's log is not understood: {log}"))

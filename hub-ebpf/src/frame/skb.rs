@@ -15,25 +15,25 @@ use aya_ebpf::{
 use hub_common::maps::NextHop;
 
 use super::{Frame, HelperError};
-use crate::{headers::Ethernet, limits, maps, parse::MAX_TAGS};
+use crate::{headers::Ethernet, maps, parse::MAX_TAGS, policy::ports};
 
-/// A frame under TC, which the kernel has made an skb of: from and to interfaces of any kind, and longer than an MTU
-/// where GRO has joined packets or a sender has left it to others to cut them.
+/// A frame in a TC program: an skb, on interfaces of any kind. It may be longer than the MTU, because of GRO or of a
+/// sender's segmentation offload.
 pub struct SkbFrame {
     context: TcContext,
 }
 
-/// Bytes from the start on that may be looked at: two tags, the longest IPv4 header, ports.
+/// Bytes that the program may read: two tags, the longest IPv4 header, ports.
 const HEADERS: u32 = 14 + 8 + 60 + 4;
 
 impl SkbFrame {
     #[inline(always)]
     pub fn new(context: TcContext) -> Self {
-        let wanted = context.len().min(HEADERS);
-        if context.data() + wanted as usize > context.data_end() {
-            // SAFETY: the helper takes the program's own context; nobody has a reference into the frame yet. Where it fails
-            // the headers are not there, and the packet is malformed.
-            unsafe { bpf_skb_pull_data(context.skb.skb, wanted) };
+        let length = context.len().min(HEADERS);
+        if context.data() + length as usize > context.data_end() {
+            // SAFETY: the helper takes the program's own context; there are no references into the frame yet. If it
+            // fails, the headers are not readable and the packet is malformed.
+            unsafe { bpf_skb_pull_data(context.skb.skb, length) };
         }
         Self { context }
     }
@@ -45,7 +45,7 @@ impl SkbFrame {
 }
 
 impl Frame for SkbFrame {
-    /// Other programs on the interface get their turn.
+    /// The next program on the interface runs.
     const PASS: u32 = TC_ACT_UNSPEC.cast_unsigned();
     const DROP: u32 = TC_ACT_SHOT as u32;
     const UNREACHABLE: u32 = 0;
@@ -60,7 +60,7 @@ impl Frame for SkbFrame {
 
     #[inline(always)]
     fn interface(&self) -> u32 {
-        // SAFETY: the kernel hands a valid context to the program; the field is a plain load, as are those below.
+        // SAFETY: the kernel passes a valid context to the program; the field is a plain load, as are those below.
         unsafe { (*self.skb()).ifindex }
     }
 
@@ -79,15 +79,15 @@ impl Frame for SkbFrame {
         self.context.len() as usize
     }
 
-    /// A packet that was decrypted may still have the link header it came in (`skb_mac_header_rebuild`, called in
-    /// `net/xfrm/xfrm_input.c`), and the program is shown that first. Only the network header's own place tells: its bytes
-    /// cannot be read up to the frame's last one plus those of a link header.
+    /// A decrypted packet may still have the link header of the outer packet (`skb_mac_header_rebuild`, called in
+    /// `net/xfrm/xfrm_input.c`), which the program then sees first. Only a load relative to the network header detects
+    /// that: it fails at the offset of the frame's last byte if a link header precedes the network header.
     #[inline(always)]
     fn raw_offset(&self) -> usize {
         let mut byte = 0_u8;
         let bytes = self.end() - self.start();
-        // SAFETY: a value on the stack. Read like this, it is not made one expression with what follows: the compiler would
-        // complement a pointer, which the verifier refuses.
+        // SAFETY: a value on the stack. Volatile: otherwise the compiler merges the expressions and complements a
+        // pointer, which the verifier rejects.
         let last = (unsafe { ptr::read_volatile(&raw const bytes) } as u32).wrapping_sub(1);
         // SAFETY: the program's own context, and a byte of its stack.
         let result = unsafe {
@@ -102,7 +102,7 @@ impl Frame for SkbFrame {
         if result == 0 { 0 } else { size_of::<Ethernet>() }
     }
 
-    /// The kernel has taken the outermost tag out of the frame, if the NIC has not (`skb_vlan_untag`, net/core/skbuff.c).
+    /// The NIC or the kernel has removed the outermost tag from the frame (`skb_vlan_untag`, net/core/skbuff.c).
     #[inline(always)]
     fn tag(&self) -> Option<u16> {
         // SAFETY: see `interface`.
@@ -116,14 +116,14 @@ impl Frame for SkbFrame {
         Some(u16::from_be(unsafe { (*self.skb()).protocol } as u16))
     }
 
-    /// Whatever was there: a decrypted packet may still have the mark of the packet that it came in.
+    /// Overwrites the program's bits: a decrypted packet may still have the mark of the outer packet.
     #[inline(always)]
     fn mark(&mut self, mark: u32) {
-        // SAFETY: see `interface`. Volatile: the verifier takes a store of all four bytes only, and the compiler would
-        // write the two that change.
+        // SAFETY: see `interface`. Volatile: the verifier accepts only a store of all four bytes; otherwise the
+        // compiler stores the two that change.
         unsafe {
-            let place = &raw mut (*self.skb()).mark;
-            place.write_volatile(place.read_volatile() & !maps::mark().mask | mark);
+            let field = &raw mut (*self.skb()).mark;
+            field.write_volatile(field.read_volatile() & !maps::mark().mask | mark);
         }
     }
 
@@ -135,7 +135,7 @@ impl Frame for SkbFrame {
 
     #[inline(always)]
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-        limits_transport_tc(self.skb(), offset, length, known, ports)
+        ports_transport_tc(self.skb(), offset, length, known, ports)
     }
 
     #[inline(always)]
@@ -152,11 +152,12 @@ impl Frame for SkbFrame {
         unsafe { bpf_check_mtu(self.skb().cast(), next_hop.ifindex, &raw mut mtu, 0, flags) == 0 }
     }
 
-    /// A NIC's sum over the whole packet is kept right. In IPv4 the header's checksum makes up for the TTL.
+    /// Updates the NIC's checksum over the whole packet (`CHECKSUM_COMPLETE`). In IPv4 the change of the header
+    /// checksum compensates for the TTL.
     #[inline(always)]
     fn hop_limit_decremented(&mut self) {
         let less = u32::from(u16::from_ne_bytes([0, 1]));
-        // SAFETY: the program's own context. It fails where there is no such sum.
+        // SAFETY: the program's own context. It fails if there is no such checksum.
         unsafe { bpf_csum_update(self.skb(), !less) };
     }
 
@@ -169,7 +170,8 @@ impl Frame for SkbFrame {
         }
     }
 
-    /// A header that is not wanted any more the kernel takes off (`__bpf_redirect_no_mac`, net/core/filter.c).
+    /// The kernel removes a header that the egress interface does not have (`__bpf_redirect_no_mac`,
+    /// net/core/filter.c).
     #[inline(always)]
     fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), HelperError> {
         if old == 0 {
@@ -205,6 +207,6 @@ impl Frame for SkbFrame {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limits_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-    limits::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known, ports)
+extern "C" fn ports_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+    ports::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known, ports)
 }

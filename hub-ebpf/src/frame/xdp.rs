@@ -7,9 +7,9 @@ use aya_ebpf::{
 use hub_common::maps::NextHop;
 
 use super::{Frame, HelperError};
-use crate::{limits, maps};
+use crate::{maps, policy::ports};
 
-/// A frame under XDP, native or generic.
+/// A frame in an XDP program, native or generic.
 pub struct XdpFrame {
     context: XdpContext,
 }
@@ -36,7 +36,7 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn interface(&self) -> u32 {
-        // SAFETY: the kernel hands a valid context to the program; the field is a plain load.
+        // SAFETY: the kernel passes a valid context to the program; the field is a plain load.
         unsafe { (*self.context.ctx).ingress_ifindex }
     }
 
@@ -60,7 +60,7 @@ impl Frame for XdpFrame {
         0
     }
 
-    /// What a NIC has taken out of the frame XDP never sees.
+    /// XDP has no access to tags that the NIC has removed.
     #[inline(always)]
     fn tag(&self) -> Option<u16> {
         None
@@ -79,7 +79,7 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-        limits_transport_xdp(self.context.ctx, offset, length, known, ports)
+        ports_transport_xdp(self.context.ctx, offset, length, known, ports)
     }
 
     #[inline(always)]
@@ -113,13 +113,13 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn send(&self, next_hop: &NextHop) -> Result<u32, HelperError> {
-        // The flags are what the helper returns when the port is gone.
+        // The flags are the helper's return code if the port does not exist.
         maps::PORTS.redirect(next_hop.port, u64::from(Self::DROP)).map_err(|_| HelperError)
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limits_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-    limits::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known, ports)
+extern "C" fn ports_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
+    ports::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known, ports)
 }

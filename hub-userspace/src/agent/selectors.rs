@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use hub_common::maps::LIMIT_RULES;
+use hub_common::maps::RULES_PER_ENTRY;
 use tracing::{info, warn};
 
 use super::{
@@ -70,7 +70,7 @@ impl World {
         let slot = self.ids.policy.connections.get(name);
         let cut = slot.filter(|slot| self.policy.cut.contains(slot)).map(|_| {
             format!(
-                "its SAs have more limits to protocols and ports than the kernel program has room for ({LIMIT_RULES} for \
+                "its SAs have more limits to protocols and ports than the kernel program has room for ({RULES_PER_ENTRY} for \
                  a pair of addresses): the rest is not admitted"
             )
         });

@@ -24,7 +24,7 @@ use std::{
 
 use aya::{EbpfLoader, maps::RingBuf};
 use aya_log::EbpfLogger;
-use hub_common::maps::WANTED_BYTES;
+use hub_common::maps::NEIGHBOUR_MISS_BYTES;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
@@ -150,9 +150,11 @@ impl Dataplane {
     /// Neighbours that packets needed and the program did not know, as interface index and address; each may come
     /// often. Needs a tokio runtime.
     pub fn neighbour_misses(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, Error> {
-        let map = self.programs.object().take_map("WANTED").expect("the embedded object has every map; taken once");
-        let ring = RingBuf::try_from(map).map_err(|error| Error::map("WANTED", WANTED_BYTES, &error))?;
-        neighbour_miss::follow(ring).map_err(|error| Error::Map { map: "WANTED", cause: error.to_string() })
+        let map =
+            self.programs.object().take_map("NEIGHBOUR_MISS").expect("the embedded object has every map; taken once");
+        let ring =
+            RingBuf::try_from(map).map_err(|error| Error::map("NEIGHBOUR_MISS", NEIGHBOUR_MISS_BYTES, &error))?;
+        neighbour_miss::follow(ring).map_err(|error| Error::Map { map: "NEIGHBOUR_MISS", cause: error.to_string() })
     }
 
     /// Makes changes of a map, one after the other; how many of them were made, and why not all.

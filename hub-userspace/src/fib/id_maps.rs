@@ -8,7 +8,7 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_LIMITS, MAX_NEXT_HOPS, NextHop,
+    ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEXT_HOPS, MAX_PORT_RULES, NextHop,
     Rules, SHARED_SCOPE, VPC,
 };
 
@@ -91,8 +91,8 @@ impl Default for IngressLayout {
             ports: IdAllocator::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
             policies: IdAllocator::new("different sets of local selectors", 1..u32::MAX),
-            // Below: hub_common::maps::NO_LIMITS.
-            limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_LIMITS),
+            // Below: hub_common::maps::NO_PORT_RULES.
+            limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_PORT_RULES),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, ANY_LOCAL, Attachment, LIMIT_RULES, Local, NO_LIMITS, NO_REVERSE_PATH, Remote, Rule, SCOPE_BITS,
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, RULES_PER_ENTRY, Local, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Rule, SCOPE_BITS,
     SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan, link,
 };
 use ipnet::IpNet;
@@ -168,12 +168,12 @@ impl Compiler<'_> {
 
     /// By whom a local is admitted, its rules in the table of limits.
     fn local(&mut self, owner: &Owner) -> Local {
-        let mut rules = [Rule::NONE; LIMIT_RULES];
+        let mut rules = [Rule::NONE; RULES_PER_ENTRY];
         for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
             *rule = limit.rule(self.with_reverse_path(*connection));
         }
         let limits = if owner.limits.is_empty() {
-            NO_LIMITS
+            NO_PORT_RULES
         } else if let Ok(limits) = self.layout.limits.take(rules) {
             self.tables.limits.insert(limits, rules);
             limits
@@ -182,7 +182,7 @@ impl Compiler<'_> {
             self.tables.cut.extend(owner.limits.iter().map(|(_, connection)| *connection));
             ADMITS_NOTHING
         };
-        Local { connection: self.with_reverse_path(owner.connection), limits }
+        Local { connection: self.with_reverse_path(owner.connection), rules: limits }
     }
 
     /// A connection's slot as selectors have it.

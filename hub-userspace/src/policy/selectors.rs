@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hub_common::maps::LIMIT_RULES;
+use hub_common::maps::RULES_PER_ENTRY;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
@@ -149,7 +149,7 @@ fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, cut: &mut BTreeSet
         return Owner { connection, limits: Vec::new() };
     }
     // What does not fit is not admitted: better too little than too much.
-    cut.extend(rules.drain(LIMIT_RULES.min(rules.len())..).map(|(_, connection)| connection));
+    cut.extend(rules.drain(RULES_PER_ENTRY.min(rules.len())..).map(|(_, connection)| connection));
     Owner { connection, limits: rules }
 }
 
@@ -161,7 +161,7 @@ pub fn same_family(a: IpNet, b: IpNet) -> bool {
 mod tests {
     use ipnet::IpNet;
 
-    use super::{LIMIT_RULES, Owner, Pair, Selector, compile};
+    use super::{Owner, RULES_PER_ENTRY, Pair, Selector, compile};
     use crate::policy::ports::{Ports, ProtoPorts};
 
     fn selectors(rows: &[(u32, &str, &str)]) -> Vec<Selector> {
@@ -268,7 +268,7 @@ mod tests {
         let ports: Vec<(u32, u8, u16)> = (1..=10).map(|port| (2, 6, port)).collect();
         let compiled = compile(&limited(&ports));
         let owner = compiled[0].policy.values().next().unwrap();
-        assert_eq!(owner.limits.len(), LIMIT_RULES);
+        assert_eq!(owner.limits.len(), RULES_PER_ENTRY);
         assert_eq!(compiled[0].cut.iter().copied().collect::<Vec<_>>(), [2]);
         assert!(compile(&limited(&ports[..8]))[0].cut.is_empty());
     }

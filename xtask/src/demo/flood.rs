@@ -9,14 +9,14 @@ use crate::process;
 /// From the Ethernet header on: the smallest frames are the hardest on a forwarder.
 const BYTES: u64 = 64;
 
-/// What vpnhub-bench reports; see benches/README.md.
+/// The report of vpnhub-bench; see benches/README.md.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Flood {
     pub sent: u64,
     pub received: u64,
     pub garbled: u64,
     pub packets_per_second: f64,
-    /// Frames were lost or came out wrong: the rate says nothing.
+    /// Frames were lost or wrong: the rate is meaningless.
     pub void: bool,
 }
 
@@ -26,7 +26,7 @@ impl Flood {
     /// Generator, hub and sink share one core, the last that this process may run on: the same in each run.
     ///
     /// # Errors
-    /// When there is no report: what vpnhub-bench said.
+    /// When there is no report: the message of vpnhub-bench.
     pub fn run(world: &World, frames: u64) -> Result<Self> {
         let (from, to) = (world.place(&SHANGHAI.place)?, world.place(&HANGZHOU.place)?);
         let gateway = world[HUB].mac(&SHANGHAI.hub_device(0))?;
@@ -62,7 +62,7 @@ impl Flood {
         self.packets_per_second / 1e6
     }
 
-    /// What went wrong, for a void one.
+    /// The cause, for a void one.
     pub fn flaw(&self) -> String {
         let Self { sent, received, garbled, .. } = *self;
         if garbled > 0 {

@@ -27,7 +27,7 @@ pub fn show(out: &mut impl Write) -> Result<ExitCode> {
     let lab = IpsecLab::prepare(&IpsecOptions::new(esp).fixed_name(WITH_IPSEC).agent(vpnhub), |config| config)?;
     drop(progress);
     writeln!(out, "\n{}\nIPsec: IKEv2 with a secret for each office; {esp}.\n", world::INTRODUCTION)?;
-    status(&lab, "The hub's agent has told its strongSwan of the tunnels; the offices know nothing yet", out)?;
+    status(&lab, "The hub's agent has configured its strongSwan; the offices are not configured yet", out)?;
 
     writeln!(out, "Each office loads what the hub has for it, as it is:\n")?;
     for office in &lab.offices {

@@ -1,4 +1,4 @@
-//! Who reaches whom.
+//! Reachability between all places.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// What came of the pings from one place to another.
+/// Result of the pings from one place to another.
 #[derive(Clone, Copy)]
 enum Cell {
     /// From a place to itself.
@@ -75,7 +75,7 @@ impl Matrix {
         self.rows.iter().flatten().all(|cell| !matches!(cell, Cell::Lost(_)))
     }
 
-    /// Whether every ping is lost between those places, by name, that this says, and none between others.
+    /// Whether exactly the pings between the places are lost for which the predicate is true.
     pub fn is_lost_where(&self, lost: impl Fn(&str, &str) -> bool) -> bool {
         self.places.iter().zip(&self.rows).all(|(from, row)| {
             self.places.iter().zip(row).all(|(to, cell)| match cell {

@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn as_root() -> Result<ExitCode> {
     let sudo = host::command("sudo").context("the demo makes network namespaces: run it as root, or install sudo")?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let demo = std::env::current_exe().context("where xtask lies")?;
+    let demo = std::env::current_exe().context("finding the xtask program")?;
     Err(Command::new(sudo).arg("-E").arg(demo).args(arguments).arg("--built").exec()).context("running sudo")
 }
 
@@ -107,7 +107,7 @@ fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
         all_reached &= matrix.complete();
     }
     if !all_reached {
-        writeln!(out, "Not everyone reaches everyone. What the hub says:\n\n{}", proof::status(&agent)?)?;
+        writeln!(out, "Some places do not reach each other. `vpnhub status`:\n\n{}", proof::status(&agent)?)?;
         return Ok(ExitCode::FAILURE);
     }
 
@@ -122,7 +122,7 @@ fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
     writeln!(out, "{}\n", flood.sentence())?;
     ensure!(!flood.void, "the hub did not deliver all that was sent");
 
-    writeln!(out, "What the hub says (vpnhub status):\n\n{}", proof::status(&agent)?)?;
+    writeln!(out, "`vpnhub status`:\n\n{}", proof::status(&agent)?)?;
     writeln!(out, "{}\n", proof::forwarded_in_xdp(&agent, &world[HUB], &flood)?)?;
 
     if !args.skip_comparison {

@@ -1,4 +1,4 @@
-//! What shows that XDP did the forwarding, and not the kernel.
+//! Proof that XDP forwards, and not the kernel.
 
 use anyhow::{Context as _, Result, ensure};
 use hub_tests::lab::{Agent, Namespace};
@@ -62,7 +62,7 @@ fn forwarded(status: &Value) -> Option<u64> {
     connections.iter().chain([&status["vpc"]]).map(|side| side["tx_packets"].as_u64()).sum()
 }
 
-/// What the kernel itself has forwarded in this namespace, IPv4 and IPv6.
+/// Packets that the kernel has forwarded in this namespace, IPv4 and IPv6.
 fn kernel_forwarded(hub: &Namespace) -> Result<u64> {
     let (v4, v6) = hub.enter(|| {
         let read = |name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));

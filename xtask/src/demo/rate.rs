@@ -12,10 +12,10 @@ use super::{
 };
 use crate::process::Progress;
 
-/// What the goal is, on an idle machine; below it the demo says so.
+/// The goal on an idle machine. The demo reports a lower rate.
 const GOAL: f64 = 1.5;
 
-/// Floods the hub's world and a twin where the kernel forwards, in turn, and says what the rates are to each other.
+/// Floods the hub's world and an equal one where the kernel forwards, in turn, and prints the ratio of the rates.
 ///
 /// Both have the same places, links, MTU, offloads (GRO on at the hub), neighbours that are resolved, frames,
 /// generator, core, and the same checking sink at the far end. They differ in who forwards at the hub.

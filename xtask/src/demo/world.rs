@@ -1,4 +1,4 @@
-//! The demo's two worlds, the agent in one of them, and what an earlier demo left when it was killed.
+//! The demo's two worlds, the agent in one of them, and the cleanup after an earlier demo that was killed.
 
 use std::{
     io,
@@ -51,7 +51,7 @@ pub fn alone() -> Result<net::UnixListener> {
 
 /// Ends the processes that a killed demo left in its namespaces. The namespaces themselves are replaced.
 ///
-/// The inner namespace of exactly our name is what tells: no process elsewhere is touched.
+/// The check is for an inner namespace of exactly our name, so no other process is affected.
 pub fn end_leftovers() -> Result<()> {
     for prefix in [WITH_HUB, WITH_KERNEL, WITH_IPSEC] {
         for place in places() {
@@ -98,7 +98,7 @@ fn end_processes(namespace: &Namespace) -> Result<()> {
     }
 }
 
-/// The hub's kernel does not forward: what arrives has been forwarded by VPN-Hub.
+/// The hub's kernel does not forward, so VPN-Hub has forwarded every packet that arrives.
 pub fn with_hub() -> Result<World> {
     make(WITH_HUB, false)
 }

@@ -44,9 +44,9 @@ const STRONGSWAN_UNIT: &str = "strongswan.service";
 /// Installs strongSwan without its service being started, now or at the next boot.
 ///
 /// Where systemd runs the unit is masked while packages are installed, which keeps their scripts from starting it, and
-/// disabled after. Who wants the service enables it: `systemctl enable --now strongswan`.
+/// disabled after. To enable the service: `systemctl enable --now strongswan`.
 pub fn install_strongswan() -> Result<()> {
-    // With the daemon there, the service is somebody's business already.
+    // If the daemon is installed, the service is already managed.
     let holds = Path::new("/run/systemd/system").exists() && !installed(&STRONGSWAN[..1]);
     let systemctl = |verb: &str| -> Result<()> {
         let said = as_root("systemctl")?.args(["--quiet", verb, STRONGSWAN_UNIT]).output().context("systemctl")?;
@@ -117,7 +117,7 @@ pub fn installed(packages: &[&str]) -> bool {
     said.is_some_and(|said| said.split_whitespace().all(|status| status == "installed"))
 }
 
-/// The compiler packages of the distribution, and what they are at.
+/// The compiler packages of the distribution, and their versions.
 pub fn compiler() -> plan::Debian {
     let version = installed(&COMPILER).then(|| version(COMPILER[0]));
     plan::Debian {
@@ -126,7 +126,7 @@ pub fn compiler() -> plan::Debian {
     }
 }
 
-/// The compiler that Debian keeps recent for its browsers, the library's source, and cargo.
+/// The recent compiler that Debian packages for its browsers, the library's source, and cargo.
 pub const COMPILER: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// The versions that apt would install, of those `packages` that it knows. In one call: each takes half a second.

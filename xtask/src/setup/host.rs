@@ -1,4 +1,4 @@
-//! What tests and demo need of the host besides the compiler: commands, kernel, root.
+//! Requirements of tests and demo, other than the compiler: commands, kernel, root.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Where a command lies. The system directories count even where a user's PATH lacks them.
+/// Path of a command. Searches the system directories even if the user's PATH lacks them.
 pub fn command(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -78,7 +78,7 @@ pub fn kernel_release() -> String {
 
 /// Creates a veth pair in a namespace that ends with the command: nothing stays.
 fn try_veth() -> Result<(), String> {
-    // util-linux is part of every distribution; without it, the tests themselves will tell.
+    // util-linux is part of every distribution; without it, the tests report the error.
     let Some(unshare) = command("unshare") else {
         return Ok(());
     };

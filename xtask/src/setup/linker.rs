@@ -16,7 +16,7 @@ const VERSION: &str = "0.13.0";
 const LLVMS: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// A program that the linker must be able to read. It is compiled for the host, whose `core` is there
-/// already; the linker is what knows the target.
+/// already; only the linker depends on the target.
 const PROBE: &str = r"#![no_std]
 #[no_mangle]
 pub extern fn probe(x: u64) -> u64 { x.wrapping_mul(7) }
@@ -24,7 +24,7 @@ pub extern fn probe(x: u64) -> u64 { x.wrapping_mul(7) }
 fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
 ";
 
-/// Finds a linker that reads what `compiler` writes, or builds it.
+/// Finds a linker that reads the bitcode of `compiler`, or builds one.
 pub fn ensure(compiler: &Compiler, cache: &Path) -> Result<PathBuf> {
     let llvm = compiler.rustc.llvm;
     // Both versions are in the name: one that is left over from another compiler is never taken.
@@ -42,8 +42,8 @@ pub fn ensure(compiler: &Compiler, cache: &Path) -> Result<PathBuf> {
     Ok(ours)
 }
 
-/// Whether `linker` makes an eBPF object of what `compiler` writes: the one test that counts, whatever the
-/// version numbers say (a newer LLVM often reads an older one's bitcode).
+/// Whether `linker` makes an eBPF object from the bitcode of `compiler`. This is more reliable than version
+/// numbers (a newer LLVM often reads an older one's bitcode).
 fn reads(linker: &Path, compiler: &Compiler, cache: &Path) -> bool {
     let dir = cache.join("probe");
     let file = |name| dir.join(name);
@@ -90,7 +90,7 @@ fn install(llvm: u32, root: &Path, cache: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where LLVM's headers and libraries of that major version lie; installs them where there is apt.
+/// Directory of LLVM's headers and libraries of that major version. Installs them if apt is available.
 fn llvm_prefix(llvm: u32) -> Result<PathBuf> {
     if let Some(prefix) = env::var_os("LLVM_PREFIX") {
         return Ok(prefix.into());

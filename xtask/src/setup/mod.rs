@@ -1,6 +1,6 @@
-//! `setup`: what building, testing and the demo need, found or installed.
+//! `setup`: finds or installs the requirements of building, testing and the demo.
 //!
-//! Finding comes before fetching (`plan`), and what was found is recorded for the build scripts (`record`).
+//! It prefers installed tools (`plan`), and records the results for the build scripts (`record`).
 //! The record is checked first, so that every verb can afford to ask: a second run takes a tenth of a second.
 
 use std::{
@@ -26,7 +26,7 @@ pub mod host;
 mod linker;
 mod plan;
 
-/// Finds what building, testing and the demo need, and installs what is missing.
+/// Finds the requirements of building, testing and the demo, and installs missing ones.
 ///
 /// For the kernel programs: a Rust compiler with the source of its library, and a bpf-linker for that
 /// compiler's LLVM. In this order:
@@ -73,7 +73,7 @@ pub fn runtime() -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that there is strongSwan, for what shows or tests IPsec.
+/// Makes sure that strongSwan is installed, for the IPsec demo and tests.
 pub fn strongswan() -> Result<()> {
     let Some(missing) = Charon::missing() else { return Ok(()) };
     let _lock = lock(&cache()?)?;
@@ -130,7 +130,7 @@ fn is_dynamic(program: &[u8]) -> bool {
     start.windows(8).any(|bytes| bytes == b"ld-linux")
 }
 
-/// Makes sure that the kernel programs can be built, and says with what.
+/// Makes sure that the kernel programs can be built, and prints the toolchain.
 pub fn compiler() -> Result<Record> {
     if host::command("rustup").is_none() {
         bail!("rustup is not on PATH, and the kernel programs need a toolchain of their own: see https://rustup.rs");
@@ -144,7 +144,7 @@ pub fn compiler() -> Result<Record> {
 
     let machine = survey(requested);
     let mut failures = Vec::new();
-    // What has no linker needs no source either: not tried again for another compiler of the same LLVM.
+    // Without a linker the source is useless: do not try another compiler of the same LLVM.
     let mut without_linker = Vec::new();
     for way in plan::ways(&machine) {
         if way.llvm().is_some_and(|llvm| without_linker.contains(&llvm)) {
@@ -215,7 +215,7 @@ fn survey(requested: Option<String>) -> Machine {
     Machine { requested, active, compilers, debian }
 }
 
-/// Goes a way; what comes out has the library's source.
+/// Tries a way. The resulting compiler has the source of the library.
 fn take(way: Way) -> Result<Compiler> {
     match way {
         Way::Use(compiler) => Ok(compiler),

@@ -18,7 +18,7 @@ const QEMU: &str = "qemu-system-x86_64";
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=2 panic=-1 mitigations=off net.ifnames=0 cryptomgr.notests \
                                 rcupdate.rcu_expedited=1 tsc=reliable";
 
-/// What to run in the guest, as a shell reads it.
+/// The guest's command, in shell syntax.
 pub struct Guest<'a> {
     pub kernel: &'a Kernel,
     pub script: &'a str,
@@ -29,7 +29,7 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Boots, runs, and passes the exit code on. What the command writes goes to xtask's own output.
+    /// Boots, runs the command, and returns its exit code. The command's output goes to xtask's own output.
     pub fn run(&self, busybox: &Path) -> Result<ExitCode> {
         let files = Files::create()?;
         let write = |name: &str, bytes: &[u8]| {
@@ -53,7 +53,7 @@ impl Guest<'_> {
         }
     }
 
-    /// The host's PATH, and what is asked for besides.
+    /// The host's PATH, and further variables.
     fn environment(&self) -> Result<String> {
         let path = env::var("PATH").context("PATH")?;
         let lines = [format!("cd {}", quoted(process::workspace())?), format!("export PATH={path:?} HOME=/root")];
@@ -125,7 +125,7 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // What stays is litter, not a failure.
+        // A leftover is not a failure.
         drop(fs::remove_dir_all(&self.dir));
     }
 }

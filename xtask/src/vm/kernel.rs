@@ -16,7 +16,7 @@ use crate::{
 /// The package that depends on the distribution's current kernel.
 const METAPACKAGE: &str = "linux-image-amd64";
 
-/// What the guest's first process loads to get at its root directory.
+/// Modules that the guest's first process loads for its root directory.
 const FIRST_MODULES: [&str; 4] = ["virtio_pci", "9p", "9pnet_virtio", "overlay"];
 
 /// An unpacked kernel.

@@ -1,4 +1,4 @@
-//! `vm`, `vm-test`: a Debian kernel in a virtual machine, for what this host's kernel may lack.
+//! `vm`, `vm-test`: a Debian kernel in a virtual machine, for features that this host's kernel may lack.
 
 use std::{
     ffi::OsString,
@@ -22,7 +22,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 
-/// Commands, and the Debian package of each. The guest runs the host's programs, so what its tests need is here, too.
+/// Commands, and the Debian package of each. The guest runs the host's programs, so this includes the commands that its tests need.
 const COMMANDS: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("modprobe", "kmod"),
@@ -35,7 +35,7 @@ const MEMORY: u32 = 1024;
 
 /// Runs a command in a virtual machine with Debian's kernel.
 ///
-/// The guest has this host's files, read-only: what it writes is gone with it. It has no network. Fetches the kernel and
+/// The guest has this host's files, read-only; its writes are lost when it ends. It has no network. Fetches the kernel and
 /// QEMU first if need be; nothing of the kernel is installed. Booting takes a quarter of a minute (QEMU emulates the CPU).
 ///
 /// For example: cargo xtask vm -- uname -a
@@ -55,7 +55,7 @@ pub struct Args {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask vm-test\n  cargo xtask vm-test -- kernel::rekeyings --nocapture")]
 pub struct TestArgs {
-    /// What the test programs take: instead of all, those of these names
+    /// Arguments of the test programs: filters by test name
     #[arg(last = true, value_name = "ARG")]
     args: Vec<OsString>,
     /// After so many seconds the guest is ended
@@ -63,9 +63,9 @@ pub struct TestArgs {
     limit: u64,
 }
 
-/// A test program, what of it is run where nothing is asked for, and with which look-up.
+/// A test program, its default arguments, and its look-up.
 const SUITES: [(&str, &str, &str); 6] = [
-    // What Linux 6.1 does in its own way, clsact; and of the streams those that take no hundred starts: each takes a while there.
+    // Linux 6.1 uses clsact. Of the streams, only those without a hundred starts, because a start is slow there.
     ("outlive", "interfaces:: stream::without stream::connections --test-threads 2", "compiled"),
     ("hunt", "beyond_policy_through --ignored --test-threads 1", "compiled"),
     ("ipsec", "kernel:: --test-threads 2", "compiled"),
@@ -98,7 +98,7 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     boot(&kernel, &busybox, &(script + "exit $failed\n"), args.limit)
 }
 
-/// What the machine is made of, installed and fetched where it is missing.
+/// The parts of the virtual machine, installed and downloaded if missing.
 fn prepare() -> Result<(Kernel, PathBuf)> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the virtual machine is made for x86-64 hosts only");

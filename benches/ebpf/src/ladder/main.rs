@@ -1,13 +1,14 @@
-//! The ladder: the hub's own stages, one more from program to program, for the bench `lookup`. Run by test runs that repeat.
+//! The ladder for the bench `lookup`: programs of the hub's own stages, each with one stage more. They run in repeated
+//! test runs.
 //!
-//! The order of the stages is that of `hub-ebpf/src/main.rs`; the stages themselves are the hub's. The binary has the maps
-//! of the hub be those of a running agent.
+//! The order of the stages is that of `hub-ebpf/src/main.rs`. The bench replaces the hub's maps by those of a running
+//! agent.
 #![no_std]
 #![no_main]
 
 mod maps;
-#[path = "../rungs.rs"]
-mod rungs;
+#[path = "../stages.rs"]
+mod stages;
 
 use core::hint::black_box;
 
@@ -18,75 +19,76 @@ use benches_ebpf::{
 };
 use hub_common::{
     Reason,
-    compiled::Class,
+    class_trie::Class,
     maps::{Attachment, UNATTRIBUTED},
 };
 use hub_ebpf::{
-    address::{Address, V4, V6},
+    counters::{self, Attribution},
+    family::{Address, V4, V6},
     frame::{Frame, XdpFrame},
+    lookup::{ClassTrie, LpmTries, ResolvedPair, Tables},
     nexthop,
     parse::{self, Network, Start},
-    redirect::{self, Account},
-    rewrite, route, selector,
-    tables::{Compiled, ResolvedPair, Tables, Tries},
+    policy::selector,
+    redirect, rewrite, route,
 };
 
-use crate::rungs::Rung;
+use crate::stages::Stage;
 
-/// What a program returns that has come to the end of its rung: a stage that refuses the packet says drop or pass.
+/// Return code of a program that has completed its last stage. A stage that rejects the packet returns drop or pass.
 const REACHED: u32 = xdp_action::XDP_TX;
 
 macro_rules! programs {
-    ($($name:ident: $tables:ty, $rung:ident;)+) => {
+    ($($name:ident: $tables:ty, $stage:ident;)+) => {
         $(
             #[xdp]
             pub fn $name(context: XdpContext) -> u32 {
-                climb::<$tables>(context, Rung::$rung)
+                climb::<$tables>(context, Stage::$stage)
             }
         )+
     };
 }
 
 programs! {
-    drop: Compiled, Drop;
-    bare: Compiled, Bare;
-    hub_parse: Compiled, Parse;
-    hub_addresses: Compiled, Addresses;
-    hub_to_hub: Compiled, ToHub;
-    hub_selector: Compiled, Selector;
-    hub_route: Compiled, Route;
-    hub_nexthop: Compiled, NextHop;
-    hub_rewrite: Compiled, Rewrite;
-    hub_redirect: Compiled, Redirect;
-    lpm_parse: Tries, Parse;
-    lpm_addresses: Tries, Addresses;
-    lpm_to_hub: Tries, ToHub;
-    lpm_selector: Tries, Selector;
-    lpm_route: Tries, Route;
-    lpm_nexthop: Tries, NextHop;
-    lpm_rewrite: Tries, Rewrite;
-    lpm_redirect: Tries, Redirect;
+    drop: ClassTrie, Drop;
+    bare: ClassTrie, Bare;
+    hub_parse: ClassTrie, Parse;
+    hub_addresses: ClassTrie, Addresses;
+    hub_to_hub: ClassTrie, ToHub;
+    hub_selector: ClassTrie, Selector;
+    hub_route: ClassTrie, Route;
+    hub_nexthop: ClassTrie, NextHop;
+    hub_rewrite: ClassTrie, Rewrite;
+    hub_redirect: ClassTrie, Redirect;
+    lpm_parse: LpmTries, Parse;
+    lpm_addresses: LpmTries, Addresses;
+    lpm_to_hub: LpmTries, ToHub;
+    lpm_selector: LpmTries, Selector;
+    lpm_route: LpmTries, Route;
+    lpm_nexthop: LpmTries, NextHop;
+    lpm_rewrite: LpmTries, Rewrite;
+    lpm_redirect: LpmTries, Redirect;
 }
 
-/// Both families of a way to look up, each with a glance at what it knows of an address.
+/// A look-up of both families, with [`Glance`] at their resolved addresses.
 trait Both: Tables<V4, Resolved: Glance> + Tables<V6, Resolved: Glance> {}
 impl<T: Tables<V4, Resolved: Glance> + Tables<V6, Resolved: Glance>> Both for T {}
 
-/// Every program is this, with a rung that the compiler knows.
+/// Body of every program; the last stage is a constant.
 #[inline(always)]
-fn climb<T: Both>(mut context: XdpContext, rung: Rung) -> u32 {
+fn climb<T: Both>(mut context: XdpContext, stage: Stage) -> u32 {
     if put_back(&mut context).is_none() {
         return xdp_action::XDP_ABORTED;
     }
-    match rung {
-        Rung::Drop => REACHED,
-        Rung::Bare => maps::FLOOR.redirect(0, u64::from(xdp_action::XDP_ABORTED)).unwrap_or(xdp_action::XDP_ABORTED),
-        _ => forward::<T, _>(&mut XdpFrame::new(context), rung),
+    match stage {
+        Stage::Drop => REACHED,
+        Stage::Bare => maps::FLOOR.redirect(0, u64::from(xdp_action::XDP_ABORTED)).unwrap_or(xdp_action::XDP_ABORTED),
+        _ => forward::<T, _>(&mut XdpFrame::new(context), stage),
     }
 }
 
-/// Makes the frame the next one. A test run that repeats hands the program what it left of the frame before: its TTL would
-/// run out.
+/// Writes the next frame. A repeated test run passes the program the frame as the previous run has left it: its TTL
+/// would run out.
 #[inline(always)]
 fn put_back(context: &mut XdpContext) -> Option<()> {
     let settings = maps::SETTINGS.get(0)?;
@@ -103,19 +105,19 @@ fn put_back(context: &mut XdpContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn forward<T: Both, F: Frame>(frame: &mut F, rung: Rung) -> u32 {
+fn forward<T: Both, F: Frame>(frame: &mut F, stage: Stage) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        return redirect::refuse(frame, &Account::new::<F>(UNATTRIBUTED), Reason::NotAttached);
+        return counters::finish(frame, &Attribution::new::<F>(UNATTRIBUTED), Reason::NotAttached);
     };
-    let account = Account::new::<F>(attachment.connection);
+    let attribution = Attribution::new::<F>(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
-        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &account, rung),
-        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &account, rung),
+        Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &attribution, stage),
+        Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &attribution, stage),
         Err(reason) => Err(reason),
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) => redirect::refuse(frame, &account, reason),
+        Err(reason) => counters::finish(frame, &attribution, reason),
     }
 }
 
@@ -124,43 +126,43 @@ fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     frame: &mut F,
     start: Start,
     attachment: &Attachment,
-    account: &Account,
-    rung: Rung,
+    attribution: &Attribution,
+    stage: Stage,
 ) -> Result<u32, Reason> {
     let packet = parse::packet::<A, F>(frame, start)?;
-    if rung == Rung::Parse {
+    if stage == Stage::Parse {
         let found = packet.source.glance() ^ packet.destination.glance();
         return Ok(reached(found ^ packet.length as u32 ^ u32::from(packet.hop_limit)));
     }
-    let ends = ResolvedPair::<A, T>::of(&packet)?;
-    if rung == Rung::Addresses {
-        return Ok(reached(ends.source.glance() ^ ends.destination.glance()));
+    let pair = ResolvedPair::<A, T>::of(&packet)?;
+    if stage == Stage::Addresses {
+        return Ok(reached(pair.source.glance() ^ pair.destination.glance()));
     }
-    let route = route::lookup(&ends, ends.destination);
-    if rung == Rung::ToHub {
+    let route = route::lookup(&pair, pair.destination);
+    if stage == Stage::ToHub {
         return Ok(reached(route.first_bucket));
     }
-    selector::ingress(&packet, frame, &ends, route, attachment, account)?;
-    account.admit(&packet);
-    if rung == Rung::Selector {
-        return Ok(reached(account.connection()));
+    selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
+    attribution.set_bytes(packet.length);
+    if stage == Stage::Selector {
+        return Ok(reached(attribution.connection()));
     }
-    let route = route::judge::<F>(route, attachment, account)?;
-    if rung == Rung::Route {
+    let route = route::check::<F>(route, attachment, attribution)?;
+    if stage == Stage::Route {
         return Ok(reached(route.first_bucket));
     }
-    let next_hop = nexthop::choose(&packet, frame, &ends, &route, account)?;
-    if rung == Rung::NextHop {
+    let next_hop = nexthop::choose(&packet, frame, &pair, &route, attribution)?;
+    if stage == Stage::NextHop {
         return Ok(reached(next_hop.port));
     }
     rewrite::rewrite(frame, &packet, next_hop)?;
-    if rung == Rung::Rewrite {
+    if stage == Stage::Rewrite {
         return Ok(reached(next_hop.port));
     }
-    redirect::redirect(frame, account, next_hop)
+    redirect::redirect(frame, attribution, next_hop)
 }
 
-/// Ends a rung with what its last stage found: nobody looks at that, and the compiler would leave the work out.
+/// Ends a program with the result of its last stage. Without the use of the result the compiler would remove the work.
 #[inline(always)]
 fn reached(found: u32) -> u32 {
     black_box(found);

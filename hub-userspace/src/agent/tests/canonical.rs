@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hub_common::maps::{ANY_LOCAL, Attachment, NO_LIMITS, NO_REVERSE_PATH, Route, Rule, Scoped, UNATTRIBUTED};
+use hub_common::maps::{ANY_LOCAL, Attachment, NO_PORT_RULES, NO_REVERSE_PATH, Route, Rule, Scoped, UNATTRIBUTED};
 use ipnet::IpNet;
 
 use super::{
@@ -101,10 +101,10 @@ fn of_family<A: Ord + Copy + std::fmt::Debug>(tables: &Tables, family: &Family<A
     let text = |(key, remote): (&Prefix<Scoped<A>>, &hub_common::maps::Remote)| {
         let locals = family.locals.iter().filter(|(key, _)| remote.policy != ANY_LOCAL && of(key, remote.policy));
         let local = |(key, local): (&Prefix<Scoped<A>>, &hub_common::maps::Local)| {
-            let rules = if local.limits == NO_LIMITS {
+            let rules = if local.rules == NO_PORT_RULES {
                 Vec::new()
             } else {
-                let rules = tables.policy.limits[&local.limits].iter();
+                let rules = tables.policy.limits[&local.rules].iter();
                 rules
                     .take_while(|rule| rule.connection != UNATTRIBUTED)
                     .map(|rule| (name(tables, rule.connection), Rule { connection: 0, ..*rule }))

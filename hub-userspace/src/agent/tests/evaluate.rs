@@ -6,7 +6,7 @@ use std::{
 };
 
 use hub_common::maps::{
-    ANY_LOCAL, BUCKET_INDEX, Local, NO_LIMITS, NO_REVERSE_PATH, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC,
+    ANY_LOCAL, BUCKET_INDEX, Local, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Route, Rule, Scoped, UNATTRIBUTED, VPC,
 };
 use ipnet::{IpNet, Ipv4Net};
 
@@ -53,10 +53,10 @@ fn admitted(tables: &Tables, packet: &Packet) -> Option<Admitted> {
         return Some(Admitted::By(name(tables, remote.connection)));
     }
     let local: &Local = longest(&tables.policy.v4.locals, remote.policy, packet.destination)?;
-    if local.limits == NO_LIMITS {
+    if local.rules == NO_PORT_RULES {
         return Some(Admitted::By(name(tables, local.connection)));
     }
-    let rules = tables.policy.limits.get(&local.limits).expect("a local prefix leads to rules");
+    let rules = tables.policy.limits.get(&local.rules).expect("a local prefix leads to rules");
     let rules = rules.iter().take_while(|rule| rule.connection != UNATTRIBUTED);
     let named = |rule: &Rule| (name(tables, rule.connection), Rule { connection: 0, ..*rule });
     Some(Admitted::Limited(rules.map(named).collect()))

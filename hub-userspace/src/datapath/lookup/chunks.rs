@@ -1,4 +1,4 @@
-//! The memory of the compiled look-up as the kernel has it: an array of arrays, mapped one behind the other.
+//! The memory of the class trie as the kernel has it: an array of arrays, mapped one behind the other.
 
 use std::{ffi::c_void, ptr::NonNull, slice, sync::atomic::AtomicU32};
 
@@ -7,7 +7,7 @@ use aya::{
     maps::{ArrayOfMaps, Map, MapData},
 };
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY};
-use hub_common::compiled::{CHUNK_WORDS, Chunk, MAX_CHUNKS};
+use hub_common::class_trie::{CHUNK_WORDS, Chunk, MAX_CHUNKS};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::class_trie::memory::Backing;

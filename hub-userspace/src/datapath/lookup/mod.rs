@@ -1,4 +1,4 @@
-//! Routes and selectors in the kernel: LPM tries, or the compiled look-up.
+//! Routes and selectors in the kernel: LPM tries, or the class trie.
 
 mod chunks;
 pub mod class_trie;
@@ -8,14 +8,14 @@ use aya::{
     maps::{LpmTrie, MapData},
 };
 use hub_common::{
-    compiled::CHUNK_WORDS,
+    class_trie::CHUNK_WORDS,
     maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 use ipnet::IpNet;
 
 use self::{
     chunks::Chunks,
-    class_trie::{Change, Compiled, memory::Exhausted},
+    class_trie::{Change, ClassTrie, memory::Exhausted},
 };
 use super::{
     Error,
@@ -32,7 +32,7 @@ use crate::{
 /// As the settings want it.
 pub enum Lookup {
     Tries(Box<Tries>),
-    Compiled { tables: Box<Compiled<Chunks>>, mebibytes: u32 },
+    Compiled { tables: Box<ClassTrie<Chunks>>, mebibytes: u32 },
 }
 
 /// LPM tries of both families.
@@ -105,7 +105,7 @@ impl Lookup {
             model::Lookup::Compiled => {
                 let mebibytes = settings.lookup_memory;
                 let chunks = (mebibytes << 10).div_ceil(CHUNK_WORDS >> 8);
-                let tables = Compiled::new(Chunks::take(ebpf, chunks)?, chunks);
+                let tables = ClassTrie::new(Chunks::take(ebpf, chunks)?, chunks);
                 Ok(Self::Compiled { tables: Box::new(tables.map_err(|error| exhausted(error, mebibytes))?), mebibytes })
             }
         }
@@ -200,7 +200,7 @@ impl DeferredFree for Lookup {
 type Changed = ((u128, u8), Change);
 
 /// All changes at once. On an error none counts as made: they are made again.
-fn apply<A: Address>(tables: &mut Compiled<Chunks>, mebibytes: u32, changes: impl Iterator<Item = Changed>) -> Written
+fn apply<A: Address>(tables: &mut ClassTrie<Chunks>, mebibytes: u32, changes: impl Iterator<Item = Changed>) -> Written
 where
     Scoped<A>: Pod,
 {
@@ -237,7 +237,7 @@ where
 
 fn exhausted(error: Exhausted<Error>, mebibytes: u32) -> Error {
     match error {
-        Exhausted::ProtoPorts => Error::LookupMemory { mebibytes },
+        Exhausted::Capacity => Error::LookupMemory { mebibytes },
         Exhausted::Backing(error) => error,
     }
 }

@@ -9,7 +9,7 @@ pub const OLDEST: (u32, u32) = (1, 88);
 /// The name that setup gives to the distribution's compiler within rustup.
 pub const LINKED: &str = "vpnhub-ebpf";
 
-/// What `rustc -vV` says.
+/// Output of `rustc -vV`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rustc {
     /// The first line.
@@ -47,11 +47,11 @@ pub fn version(text: &str) -> Option<(u32, u32)> {
 pub struct Compiler {
     pub toolchain: String,
     pub rustc: Rustc,
-    /// Whether the library's source lies in its sysroot.
+    /// Whether the library's source is in its sysroot.
     pub source: bool,
 }
 
-/// What apt knows of the distribution's compiler.
+/// apt's information about the distribution's compiler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Debian {
     /// Compiler, its source and its cargo are installed, in this version.
@@ -60,7 +60,7 @@ pub struct Debian {
     pub candidate: Option<(u32, u32)>,
 }
 
-/// What matters of a machine.
+/// The relevant properties of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     /// `VPNHUB_EBPF_TOOLCHAIN`.

@@ -1,69 +1,70 @@
-//! The memory of the compiled look-up: who has which part of it.
+//! The allocator of the class trie's memory.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use hub_common::compiled::{CHUNK_WORDS, FRONT, FRONT_BITS, MAX_CHUNKS, PAIR_WORDS};
+use hub_common::class_trie::{CHUNK_WORDS, FRONT, FRONT_BITS, MAX_CHUNKS, PAIR_WORDS};
 
-/// Where the words are.
+/// The storage of the words.
 pub trait Backing {
     type Error;
 
-    /// All words there are: whole chunks.
+    /// All allocated words: whole chunks.
     fn words(&self) -> &[AtomicU32];
 
-    /// Adds a chunk. Its words are 0.
+    /// Adds a chunk of zeros.
     fn grow(&mut self) -> Result<(), Self::Error>;
 }
 
-/// A part of the memory: so many words from an address on, all in one chunk.
+/// A run of words from an address on, within one chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct Extent {
     pub first: u32,
     pub words: u32,
 }
 
-/// What a part is for.
+/// The purpose of an extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Use {
-    /// Classes and rows: few, and needed by every packet, so they have a place reserved in chunk 0.
+    /// Classes and rows. They are few and every packet needs them, so half of chunk 0 is reserved for them.
     Class,
     Node,
 }
 
-/// Words of a cache line. What is as long or longer begins with one.
+/// Words of a cache line. Extents of this length or more are aligned to it.
 pub const LINE_WORDS: u32 = 16;
-/// In chunk 0, classes and rows are from here on.
+/// First word of chunk 0 that is reserved for classes and rows.
 const RESERVED: u32 = CHUNK_WORDS / 2;
 
-/// Gives parts of the memory away, and takes them back when no packet can be on its way to them.
+/// Allocates extents. Frees them when no packet can still be reading them.
 pub struct Memory<B> {
     backing: B,
-    /// What was never given away, of chunk 0's reserved half, and of all else.
+    /// First words that were never allocated: in the reserved half of chunk 0, and elsewhere.
     reserved: u32,
     next: u32,
-    /// Words there may be.
+    /// Capacity in words.
     limit: u32,
-    /// Addresses of free parts, by length; those of the reserved half apart.
+    /// Addresses of free extents, by length; those in the reserved half are separate.
     free: HashMap<Use, BTreeMap<u32, Vec<u32>>>,
-    resting: Vec<Part>,
-    releasing: Vec<Part>,
+    /// No longer referenced, but packets may still be reading them.
+    retired: Vec<Extent>,
+    releasing: Vec<Extent>,
 }
 
-/// Why there is no more memory.
+/// Why an allocation failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Exhausted<E> {
-    ProtoPorts,
+    Capacity,
     Backing(E),
 }
 
 impl<B: Backing> Memory<B> {
-    /// The first line and IPv4's front have their places.
+    /// Reserves the first cache line and the IPv4 front.
     ///
     /// # Errors
-    /// When the backing has no first chunk to give.
+    /// When the backing cannot allocate the first chunk.
     pub fn new(mut backing: B, chunks: u32) -> Result<Self, Exhausted<B::Error>> {
         backing.grow().map_err(Exhausted::Backing)?;
         Ok(Self {
@@ -72,13 +73,13 @@ impl<B: Backing> Memory<B> {
             next: FRONT + (1 << FRONT_BITS),
             limit: chunks.clamp(1, MAX_CHUNKS) * CHUNK_WORDS,
             free: HashMap::from([(Use::Class, BTreeMap::new()), (Use::Node, BTreeMap::new())]),
-            resting: Vec::new(),
+            retired: Vec::new(),
             releasing: Vec::new(),
         })
     }
 
-    /// A part of at least so many words, no more than half a chunk.
-    pub fn take(&mut self, words: u32, kind: Use) -> Result<Part, Exhausted<B::Error>> {
+    /// Allocates an extent of at least this many words, at most half a chunk.
+    pub fn take(&mut self, words: u32, kind: Use) -> Result<Extent, Exhausted<B::Error>> {
         let words = match words {
             ..=PAIR_WORDS => PAIR_WORDS,
             more if more < LINE_WORDS => more.next_power_of_two(),
@@ -87,16 +88,16 @@ impl<B: Backing> Memory<B> {
         if kind == Use::Class
             && let Some(first) = self.reuse(words, kind).or_else(|| self.fresh_reserved(words))
         {
-            return Ok(Part { first, words });
+            return Ok(Extent { first, words });
         }
         if let Some(first) = self.reuse(words, Use::Node) {
-            return Ok(Part { first, words });
+            return Ok(Extent { first, words });
         }
         let first = match self.fresh(words) {
-            Err(Exhausted::ProtoPorts) => self.split(words).ok_or(Exhausted::ProtoPorts)?,
+            Err(Exhausted::Capacity) => self.split(words).ok_or(Exhausted::Capacity)?,
             first => first?,
         };
-        Ok(Part { first, words })
+        Ok(Extent { first, words })
     }
 
     fn free(&mut self, kind: Use) -> &mut BTreeMap<u32, Vec<u32>> {
@@ -120,15 +121,15 @@ impl<B: Backing> Memory<B> {
         let mut first = self.next.next_multiple_of(words.min(LINE_WORDS));
         let end = if first < CHUNK_WORDS { RESERVED } else { first.next_multiple_of(CHUNK_WORDS) };
         if first + words > end && !first.is_multiple_of(CHUNK_WORDS) {
-            // The rest of the chunk is for somebody who needs less.
-            let rest = Part { first, words: (end - first) / LINE_WORDS * LINE_WORDS };
+            // The rest of the chunk is free for shorter extents.
+            let rest = Extent { first, words: (end - first) / LINE_WORDS * LINE_WORDS };
             first = first.next_multiple_of(CHUNK_WORDS);
             if first < self.limit && rest.words > 0 {
                 self.give_back(rest);
             }
         }
         if words > self.limit.saturating_sub(first) {
-            return Err(Exhausted::ProtoPorts);
+            return Err(Exhausted::Capacity);
         }
         while self.backing.words().len() < (first + words) as usize {
             self.backing.grow().map_err(Exhausted::Backing)?;
@@ -137,20 +138,20 @@ impl<B: Backing> Memory<B> {
         Ok(first)
     }
 
-    /// Takes so many words from the smallest free part that has as many.
+    /// Allocates from the smallest free extent that is long enough.
     fn split(&mut self, words: u32) -> Option<u32> {
         let aligned = words.next_multiple_of(LINE_WORDS);
         let (length, parts) = self.free(Use::Node).range_mut(aligned..).find(|(_, parts)| !parts.is_empty())?;
         let (length, first) = (*length, parts.pop()?);
         if length > aligned {
-            self.give_back(Part { first: first + aligned, words: length - aligned });
+            self.give_back(Extent { first: first + aligned, words: length - aligned });
         }
         Some(first)
     }
 
-    /// Nothing leads to this part any more, but a packet may be on its way to it.
-    pub fn rest(&mut self, part: Part) {
-        self.resting.push(part);
+    /// Call it when no word points to the extent any more. Packets may still be reading it.
+    pub fn retire(&mut self, extent: Extent) {
+        self.retired.push(extent);
     }
 
     #[cfg(test)]
@@ -162,14 +163,14 @@ impl<B: Backing> Memory<B> {
         self.backing.words()[address as usize].load(Ordering::Relaxed)
     }
 
-    /// Puts a word in force: packets on all CPUs that see it see all that was written before.
+    /// Publishes a word: a packet on any CPU that sees the word sees everything that was written before it.
     pub fn store(&self, address: u32, value: u32) {
         self.backing.words()[address as usize].store(value, Ordering::Release);
     }
 
-    /// Writes where no packet looks yet.
-    pub fn write(&self, part: Part, values: impl IntoIterator<Item = u32>) {
-        let words = &self.backing.words()[part.first as usize..][..part.words as usize];
+    /// Writes to an extent that no packet can reach yet.
+    pub fn write(&self, extent: Extent, values: impl IntoIterator<Item = u32>) {
+        let words = &self.backing.words()[extent.first as usize..][..extent.words as usize];
         for (word, value) in words.iter().zip(values) {
             word.store(value, Ordering::Relaxed);
         }
@@ -177,20 +178,20 @@ impl<B: Backing> Memory<B> {
 }
 
 impl<B> Memory<B> {
-    /// Marks what rests now. Whether that is anything.
+    /// Marks the retired extents for [`Self::release`]. Returns whether there are any.
     pub fn begin_release(&mut self) -> bool {
-        self.releasing.append(&mut self.resting);
+        self.releasing.append(&mut self.retired);
         !self.releasing.is_empty()
     }
 
-    /// No packet is on its way any more to what rested at [`Self::begin_release`].
+    /// Frees the extents that [`Self::begin_release`] marked. Call it when no packet can still be reading them.
     pub fn release(&mut self) {
-        for part in std::mem::take(&mut self.releasing) {
-            self.give_back(part);
+        for extent in std::mem::take(&mut self.releasing) {
+            self.give_back(extent);
         }
     }
 
-    fn give_back(&mut self, Part { first, words }: Part) {
+    fn give_back(&mut self, Extent { first, words }: Extent) {
         let kind = if (RESERVED..CHUNK_WORDS).contains(&first) { Use::Class } else { Use::Node };
         self.free.get_mut(&kind).expect("there is one for each use").entry(words).or_default().push(first);
     }

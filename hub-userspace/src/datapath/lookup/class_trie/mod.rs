@@ -1,15 +1,15 @@
-//! The compiled look-up's side of the agent: prefixes in, words in the memory out. How the memory is read stands in
-//! [`hub_common::compiled`].
+//! Writer of the class trie: turns prefixes into words of the memory. [`hub_common::class_trie`] has the format and the
+//! reader.
 //!
 //! | file | job |
 //! | --- | --- |
-//! | `memory.rs` | who has which part of the memory |
-//! | `classes.rs` | classes and rows, each once |
-//! | `trie.rs` | nodes and blocks, built from prefixes in order |
+//! | `memory.rs` | allocates the memory |
+//! | `classes.rs` | classes and rows, deduplicated |
+//! | `trie.rs` | nodes and blocks, built from sorted prefixes |
 //!
-//! A change of one prefix goes down to the last node that stays as it is, and builds anew what is below the slot, or the
-//! slots, that the prefix is in. Each slot is changed by one store, so an address has what it had before, or what it
-//! has from now on. What nobody leads to any more rests until no packet can be on its way with it.
+//! A change of one prefix descends to the last node that can stay, and rebuilds what is below the slots that the prefix
+//! covers. Each slot is replaced by one store, so a packet sees the old or the new value of an address. Memory that no
+//! word points to any more is freed when no packet can still be reading it.
 
 pub mod memory;
 
@@ -19,23 +19,23 @@ mod trie;
 use std::collections::{HashMap, HashSet};
 
 use hub_common::{
-    compiled::{CLASS, DEFAULT, POLICY_COLUMN, Pair},
+    class_trie::{CLASS, DEFAULT, POLICY_COLUMN, Pair},
     maps::{Local, Remote, Route},
 };
 use prefix_trie::PrefixMap;
 
 use self::{
-    classes::{ClassId, Classes, Said},
+    classes::{ClassId, Classes, PrefixValue},
     memory::{Backing, Exhausted, Memory},
     trie::{Bits, Builder, Item, Node, Shape, V4, V6, built},
 };
 
-/// Below a node with so few prefixes all is built anew: finding out what stays would take as long.
+/// Below a node with at most this many prefixes everything is rebuilt: finding the parts to reuse would take as long.
 const FEW: u32 = 24;
-/// If more than one in so many prefixes change at once, all is built anew.
+/// If more than one in this many prefixes change at once, the whole trie is rebuilt.
 const ONE_IN: usize = 8;
 
-/// What a prefix says from now on.
+/// A change of one prefix's values. `None` removes the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Route(Option<Route>),
@@ -51,7 +51,7 @@ pub enum Family {
 }
 
 /// Routes and selectors of both families, in one memory.
-pub struct Compiled<B> {
+pub struct ClassTrie<B> {
     memory: Memory<B>,
     classes: Classes,
     /// Prefixes below each block, by its address.
@@ -63,40 +63,40 @@ pub struct Compiled<B> {
 /// The prefixes of a family.
 struct Table {
     shape: &'static Shape,
-    prefixes: PrefixMap<(u128, u8), Said>,
-    /// The word that says where the default class is.
+    prefixes: PrefixMap<(u128, u8), PrefixValue>,
+    /// The word that points to the default class.
     default: u32,
 }
 
-impl<B: Backing> Compiled<B> {
-    /// Nothing is said of any address. `chunks`: how large the memory may become.
+impl<B: Backing> ClassTrie<B> {
+    /// An empty trie. `chunks`: capacity of the memory.
     pub fn new(backing: B, chunks: u32) -> Result<Self, Exhausted<B::Error>> {
         let mut memory = Memory::new(backing, chunks)?;
         let mut classes = Classes::new(&mut memory)?;
         let table = |shape, family: usize| Table { shape, prefixes: PrefixMap::new(), default: DEFAULT[family] };
         let tables = [table(&V4, 0), table(&V6, 1)];
-        let nothing = classes.nothing;
+        let empty = classes.empty;
         for table in &tables {
             let slots = table.shape.top.slots(Bits::NONE);
-            classes.hold(nothing, slots.len() as u64 + 1);
-            slots.for_each(|word| memory.store(word, CLASS | nothing.0));
-            memory.store(table.default, nothing.0);
+            classes.hold(empty, slots.len() as u64 + 1);
+            slots.for_each(|word| memory.store(word, CLASS | empty.0));
+            memory.store(table.default, empty.0);
         }
         Ok(Self { memory, classes, blocks: HashMap::new(), tables })
     }
 
-    /// Makes these changes, one prefix after the other. `prefix`: bits from the highest of 128 on, and their number.
+    /// Applies changes in order. `prefix`: bits from the highest of 128 on, and their number.
     ///
     /// # Errors
-    /// When there is no more memory. What has been changed until then is in force; the same changes once more go on from
-    /// there.
+    /// When the memory is full. Changes applied until then are in effect; applying the same changes again continues
+    /// from there.
     pub fn apply(&mut self, family: Family, changes: &[((u128, u8), Change)]) -> Result<(), Exhausted<B::Error>> {
         let Self { memory, classes, blocks, tables } = self;
         let table = &mut tables[family as usize];
         let mut seen = HashSet::new();
         let mut order = Vec::new();
         for (prefix, change) in changes {
-            let grown = table.say(*prefix, *change);
+            let grown = table.insert(*prefix, *change);
             if seen.insert(*prefix) {
                 order.push((*prefix, grown));
             }
@@ -111,43 +111,43 @@ impl<B: Backing> Compiled<B> {
         done
     }
 
-    /// Marks what nobody leads to any more. Whether there is anything.
+    /// Marks unreferenced memory for [`Self::release`]. Returns whether there is any.
     pub fn begin_release(&mut self) -> bool {
         self.memory.begin_release()
     }
 
-    /// No packet is on its way any more to what was marked.
+    /// Frees the marked memory. Call it when no packet can still be reading it.
     pub fn release(&mut self) {
         self.memory.release();
     }
 }
 
 impl Table {
-    /// Takes a change over; how many prefixes more there are.
-    fn say(&mut self, prefix: (u128, u8), change: Change) -> i8 {
+    /// Stores a change in the prefix map. Returns the change of the number of prefixes.
+    fn insert(&mut self, prefix: (u128, u8), change: Change) -> i8 {
         let before = self.prefixes.remove(&prefix);
         let was = before.is_some();
-        let mut said = before.unwrap_or_default();
+        let mut value = before.unwrap_or_default();
         match change {
-            Change::Route(route) => said.route = route,
+            Change::Route(route) => value.route = route,
             Change::Remote { scope, remote } => {
-                let pair = |Remote { policy, connection }| Pair { column: scope, policy, connection, limits: 0 };
-                said.set(scope, remote.map(pair));
+                let pair = |Remote { policy, connection }| Pair { column: scope, policy, connection, rules: 0 };
+                value.set(scope, remote.map(pair));
             }
             Change::Local { policy, local } => {
                 let column = policy + POLICY_COLUMN;
-                let pair = |Local { connection, limits }| Pair { column, policy: 0, connection, limits };
-                said.set(column, local.map(pair));
+                let pair = |Local { connection, rules }| Pair { column, policy: 0, connection, rules };
+                value.set(column, local.map(pair));
             }
         }
-        let is = !said.is_nothing();
+        let is = !value.is_empty();
         if is {
-            self.prefixes.insert(prefix, said);
+            self.prefixes.insert(prefix, value);
         }
         i8::from(is) - i8::from(was)
     }
 
-    /// Brings the trie into step with one prefix.
+    /// Updates the trie for one changed prefix.
     fn follow<B: Backing>(
         &self,
         builder: &mut Builder<'_, B>,
@@ -177,7 +177,7 @@ impl Table {
         }
     }
 
-    /// Builds all anew that a node's slots hold of the addresses of a prefix, which is no longer than the slots' own.
+    /// Rebuilds the slots of a node that a prefix covers. The prefix is no longer than the slots' own.
     fn range<B: Backing>(
         &self,
         builder: &mut Builder<'_, B>,
@@ -187,7 +187,7 @@ impl Table {
     ) -> Result<(), Exhausted<B::Error>> {
         let outer = self.class(builder, prefix)?;
         let within = self.prefixes.children(&(prefix.bits, prefix.length));
-        let items: Vec<Item<'_>> = within.map(|((bits, length), said)| (Bits { bits, length }, said)).collect();
+        let items: Vec<Item<'_>> = within.map(|((bits, length), value)| (Bits { bits, length }, value)).collect();
         let longer = items.partition_point(|(within, _)| within.length <= prefix.length);
         let slots = builder.slots(&items[longer..], outer, prefix.length, node.end() - prefix.length, level)?;
         for (word, value) in node.slots(prefix).zip(slots) {
@@ -196,12 +196,12 @@ impl Table {
         Ok(())
     }
 
-    /// The class of what prefixes of length 0 say.
+    /// Updates the default class: the values of the prefix of length 0.
     fn default<B: Backing>(&self, builder: &mut Builder<'_, B>) -> Result<(), Exhausted<B::Error>> {
-        let nothing = builder.classes.nothing;
+        let empty = builder.classes.empty;
         let class = match self.prefixes.get(&(0, 0)) {
-            Some(said) => builder.classes.within(builder.memory, nothing, said)?,
-            None => nothing,
+            Some(value) => builder.classes.within(builder.memory, empty, value)?,
+            None => empty,
         };
         builder.classes.hold(class, 1);
         let old = builder.memory.load(self.default);
@@ -210,18 +210,19 @@ impl Table {
         Ok(())
     }
 
-    /// What prefixes around an address, up to this one, say of it. Those of length 0 say it elsewhere.
+    /// The class of the values of all prefixes that contain this one, itself included. Length 0 belongs to the default
+    /// class.
     fn class<B: Backing>(&self, builder: &mut Builder<'_, B>, prefix: Bits) -> Result<ClassId, Exhausted<B::Error>> {
-        let nothing = builder.classes.nothing;
+        let empty = builder.classes.empty;
         let around = self.prefixes.cover(&(prefix.bits, prefix.length)).filter(|((_, length), _)| *length > 0);
         let mut around: Vec<_> = around.collect();
         around.sort_unstable_by_key(|((_, length), _)| *length);
-        around.into_iter().try_fold(nothing, |class, (_, said)| builder.classes.within(builder.memory, class, said))
+        around.into_iter().try_fold(empty, |class, (_, value)| builder.classes.within(builder.memory, class, value))
     }
 }
 
-/// The node with so many prefixes more below, unless it has to be built anew: because the prefix is none of its own, there
-/// are few, or another shape would fit them better by far.
+/// The node with `grows` more prefixes below it. `None` if it must be rebuilt: the prefix is not below it, it has few
+/// prefixes, or another shape suits their number much better.
 fn grown<B: Backing>(builder: &mut Builder<'_, B>, node: Node, prefix: Bits, grows: i8) -> Option<Node> {
     let count = node.count.saturating_add_signed(grows.into());
     let stays = match node.is_block() {
@@ -231,7 +232,7 @@ fn grown<B: Backing>(builder: &mut Builder<'_, B>, node: Node, prefix: Bits, gro
     stays.then(|| builder.set_count(&node, count)).map(|()| node)
 }
 
-impl Said {
+impl PrefixValue {
     fn set(&mut self, column: u32, pair: Option<Pair>) {
         let mut pairs = std::mem::take(&mut self.pairs).into_vec();
         match (pairs.binary_search_by_key(&column, |pair| pair.column), pair) {

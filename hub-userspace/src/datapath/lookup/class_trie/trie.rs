@@ -1,18 +1,18 @@
-//! Nodes and blocks in the memory: built from prefixes in order, read back, and taken out again.
+//! Nodes and blocks in the memory: built from sorted prefixes, read back, and freed.
 
 use std::{collections::HashMap, ops::Range};
 
-use hub_common::compiled::{
+use hub_common::class_trie::{
     BLOCK, BLOCK_BITS, CHUNK_BITS, CLASS, FRONT, FRONT_BITS, MAX_NODES_V4, MAX_NODES_V6, ROOT,
     node::{COUNT, HEADER_V4, HEADER_V6, LOW, OTHERWISE, PREFIX, SHIFT, SLOTS},
 };
 
 use super::{
-    classes::{ClassId, Classes, Said},
-    memory::{Backing, Exhausted, LINE_WORDS, Memory, Part, Use},
+    classes::{ClassId, Classes, PrefixValue},
+    memory::{Backing, Exhausted, Extent, LINE_WORDS, Memory, Use},
 };
 
-/// A prefix of either family: its bits from the highest of 128 on, those behind its length 0.
+/// A prefix of either family: its bits from the highest of 128 on; bits beyond its length are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bits {
     pub bits: u128,
@@ -32,11 +32,11 @@ pub struct Shape {
     /// Words before the first slot.
     header: u32,
     max_nodes: u32,
-    /// Where the high half ends: a node's slots are told apart by bits of one half.
+    /// Bits of the high half. A node indexes its slots by bits of one half.
     half: u8,
-    /// The slots that every walk begins with.
+    /// The slots that every walk starts from.
     pub top: Node,
-    /// What is below a slot that ends here may be a block.
+    /// Prefix lengths at which a slot may point to a block.
     blocks: &'static [u8],
 }
 
@@ -57,42 +57,43 @@ pub const V6: Shape = Shape {
     blocks: &[],
 };
 
-/// Slots are told apart by this many bits at most: a node has half a MiB then, and two of them find place in a chunk.
+/// Maximum index bits of a node: the node then has half a MiB, and a chunk has room for two of them.
 const MOST_BITS: u8 = CHUNK_BITS as u8 - 2;
-/// With so few bits a node is one cache line.
+/// With this many index bits a node is one cache line.
 const FREE_BITS: u8 = 3;
-/// Where the whole table is small, a node may have so many in any case: ways are shorter, and the memory is there.
+/// In a small table a node may always have this many index bits: walks are shorter, and memory is no concern.
 const FREE_BITS_IF_SMALL: u8 = 8;
-/// Prefixes of a small table.
+/// Maximum prefixes of a small table.
 const SMALL: usize = 2048;
-/// A node may have so many slots for each that has prefixes of its own below.
+/// Maximum slots of a node for each slot that has prefixes of its own below.
 const SLOTS_EACH: u64 = 4;
-/// Bits that each node on the rest of a way can tell apart without being too large, when the way gets long.
+/// Index bits of each remaining node when a walk would otherwise become too long.
 const BITS_IN_NEED: u32 = 9;
 
-/// A block takes a KiB. So many there may be in any case, because they make ways short; tests are to meet both.
+/// Blocks, a KiB each, that are always allowed, because they shorten walks. Few in tests, so that tests cover both
+/// cases.
 const FREE_BLOCKS: usize = if cfg!(test) { 4 } else { 256 };
-/// Beyond, it must have so many prefixes below; one that is there stays until it has so few.
+/// Beyond that number, a block is made from this many prefixes on, and stays down to this many.
 const BLOCK_FROM: u32 = 16;
 const BLOCK_UNTIL: u32 = 8;
 
-/// Prefixes in order, with what they say.
-pub type Item<'a> = (Bits, &'a Said);
+/// A prefix and its values, in sorted sequences.
+pub type Item<'a> = (Bits, &'a PrefixValue);
 
-/// Slots, and how an address finds its own: a node, as its first words describe it, or slots without such words, which
-/// are a block or the family's top.
+/// Slots and how they are indexed: a node, whose header describes it, or slots without a header, which are a block or
+/// the family's top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
     pub address: u32,
-    /// What all prefixes below share.
+    /// The bits that all prefixes below share.
     pub prefix: Bits,
-    /// Bits that tell the slots apart.
+    /// Index bits of the slots.
     pub bits: u8,
     /// Prefixes below.
     pub count: u32,
-    /// The power of two that was next to the count when the node was built.
+    /// Base-2 logarithm of the count when the node was built, rounded down.
     pub built: u8,
-    /// Words before the first slot: 0 of a block and a top.
+    /// Words before the first slot; 0 for a block or a top.
     header: u32,
 }
 
@@ -101,17 +102,17 @@ impl Node {
         Self { address, prefix, bits, count: 0, built: 0, header: 0 }
     }
 
-    /// Where the bits end that tell the slots apart.
+    /// Prefix length of a slot.
     pub const fn end(&self) -> u8 {
         self.prefix.length + self.bits
     }
 
-    /// Of what a slot leads to.
+    /// Whether this is a block. Valid for nodes that a slot points to, so not for a top.
     pub const fn is_block(&self) -> bool {
         self.header == 0
     }
 
-    /// Words of the slots of all addresses of a prefix, which is longer than the node's own.
+    /// Words of the slots that a prefix covers. The prefix is longer than the node's own.
     pub fn slots(&self, prefix: Bits) -> Range<u32> {
         let end = self.end();
         let first = bits_between(prefix.bits, self.prefix.length, end);
@@ -132,13 +133,13 @@ impl Node {
         prefix.length > self.prefix.length && shared(prefix.bits, self.prefix.bits) >= self.prefix.length
     }
 
-    /// All of it, as it was taken.
-    fn part(&self) -> Part {
-        Part { first: self.address, words: (self.header + (1 << self.bits)).next_multiple_of(LINE_WORDS) }
+    /// The memory of the node, as it was allocated.
+    fn extent(&self) -> Extent {
+        Extent { first: self.address, words: (self.header + (1 << self.bits)).next_multiple_of(LINE_WORDS) }
     }
 }
 
-/// Builds and takes apart; holds a place in the memory for a moment.
+/// Builds and frees nodes.
 pub struct Builder<'a, B> {
     pub shape: &'static Shape,
     /// Prefixes in the whole table.
@@ -150,8 +151,9 @@ pub struct Builder<'a, B> {
 }
 
 impl<B: Backing> Builder<'_, B> {
-    /// What the slots must hold of all addresses of a prefix, told apart by so many bits behind it: `items` are the longer
-    /// prefixes within, `outer` is what else holds there. `level`: nodes on the way to these slots, theirs included.
+    /// Values of the slots of a prefix of this length, indexed by the next `bits` bits. `items`: the longer prefixes
+    /// within. `outer`: the class of all other addresses. `level`: nodes on the walk to these slots, including their
+    /// own.
     pub fn slots(
         &mut self,
         items: &[Item<'_>],
@@ -161,7 +163,7 @@ impl<B: Backing> Builder<'_, B> {
         level: u32,
     ) -> Result<Vec<u32>, Exhausted<B::Error>> {
         let mut slots = vec![CLASS | outer.0; 1 << bits];
-        // All slots hold classes by now; nodes come when every class is known.
+        // All slots hold classes now. Nodes follow when every class is known.
         self.fill(&mut slots, items, length, bits)?;
         for same in slots.chunk_by(|one, other| one == other) {
             self.classes.hold(ClassId(same[0] & !CLASS), same.len() as u64);
@@ -175,7 +177,7 @@ impl<B: Backing> Builder<'_, B> {
         }
     }
 
-    /// What a slot must hold that ends at this bit and in which these prefixes are, longer ones all.
+    /// Value of a slot of prefix length `end` for these prefixes, all of them longer.
     fn below(&mut self, items: &[Item<'_>], outer: ClassId, end: u8, level: u32) -> Result<u32, Exhausted<B::Error>> {
         let count = u32::try_from(items.len()).expect("fewer than addresses of the memory");
         if self.shape.blocks.contains(&end) && self.suits_block(count, BLOCK_FROM) {
@@ -189,7 +191,7 @@ impl<B: Backing> Builder<'_, B> {
         count >= least || self.blocks.len() < FREE_BLOCKS
     }
 
-    /// Whether it is still right, with so many prefixes below, to have a block there.
+    /// Whether a block stays when it has this many prefixes below.
     pub fn keeps_block(&self, count: u32) -> bool {
         count > 0 && self.suits_block(count, BLOCK_UNTIL)
     }
@@ -202,49 +204,50 @@ impl<B: Backing> Builder<'_, B> {
         level: u32,
     ) -> Result<u32, Exhausted<B::Error>> {
         let slots = self.slots(items, outer, length, BLOCK_BITS, level)?;
-        let part = self.take(&slots, 0)?;
-        self.memory.write(part, slots);
-        self.blocks.insert(part.first, items.len() as u32);
-        Ok(BLOCK | part.first)
+        let extent = self.take(&slots, 0)?;
+        self.memory.write(extent, slots);
+        self.blocks.insert(extent.first, items.len() as u32);
+        Ok(BLOCK | extent.first)
     }
 
-    /// A node for these prefixes, of which there is one at least.
+    /// Builds a node for these prefixes, at least one.
     fn build(&mut self, items: &[Item<'_>], outer: ClassId, level: u32) -> Result<u32, Exhausted<B::Error>> {
-        let [(first, said), ..] = items else { unreachable!("there are prefixes below") };
+        let [(first, value), ..] = items else { unreachable!("there are prefixes below") };
         let (last, _) = items[items.len() - 1];
         let length = shared(first.bits, last.bits).min(first.length);
         let prefix = Bits { bits: truncated(first.bits, length), length };
         let (inner, items) = match first.length == length {
-            true => (self.classes.within(self.memory, outer, said)?, &items[1..]),
+            true => (self.classes.within(self.memory, outer, value)?, &items[1..]),
             false => (outer, items),
         };
         let bits = self.bits(items, length, level);
         let slots = self.slots(items, inner, length, bits, level + 1)?;
-        let part = self.take(&slots, self.shape.header)?;
+        let extent = self.take(&slots, self.shape.header)?;
         self.classes.hold(outer, 1);
         let header = self.header(prefix, bits, items.len(), outer);
-        self.memory.write(part, header.into_iter().chain(slots));
-        Ok(part.first)
+        self.memory.write(extent, header.into_iter().chain(slots));
+        Ok(extent.first)
     }
 
-    /// A place for these slots and a header; without one the slots are given up.
-    fn take(&mut self, slots: &[u32], header: u32) -> Result<Part, Exhausted<B::Error>> {
+    /// Allocates memory for a header and these slots. On failure the slots are released.
+    fn take(&mut self, slots: &[u32], header: u32) -> Result<Extent, Exhausted<B::Error>> {
         let words = (header + slots.len() as u32).next_multiple_of(LINE_WORDS);
         self.memory.take(words, Use::Node).inspect_err(|_| self.release_all(slots.iter().copied()))
     }
 
-    /// Gives each slot the class that the prefixes around it have. An outer prefix comes before those within it.
+    /// Sets the class of each slot from the prefixes that contain it. In the order of the items, outer prefixes come
+    /// first.
     fn fill(&mut self, slots: &mut [u32], items: &[Item<'_>], length: u8, bits: u8) -> Result<(), Exhausted<B::Error>> {
         let end = length + bits;
-        for (prefix, said) in items.iter().filter(|(prefix, _)| prefix.length <= end) {
+        for (prefix, value) in items.iter().filter(|(prefix, _)| prefix.length <= end) {
             let first = bits_between(prefix.bits, length, end) as usize;
-            let class = self.classes.within(self.memory, ClassId(slots[first] & !CLASS), said)?;
+            let class = self.classes.within(self.memory, ClassId(slots[first] & !CLASS), value)?;
             slots[first..][..1 << (end - prefix.length)].fill(CLASS | class.0);
         }
         Ok(())
     }
 
-    /// Puts nodes where there are longer prefixes than a slot's.
+    /// Builds nodes below slots that contain longer prefixes.
     fn descend(
         &mut self,
         slots: &mut [u32],
@@ -267,18 +270,18 @@ impl<B: Backing> Builder<'_, B> {
         Ok(())
     }
 
-    /// How many bits are to tell the slots apart of a node with these prefixes below, all longer than `length`.
+    /// Index bits of a node with these prefixes below, all longer than `length`.
     fn bits(&self, items: &[Item<'_>], length: u8, level: u32) -> u8 {
         let Some(longest) = items.iter().map(|(prefix, _)| prefix.length).max() else {
             return 0;
         };
         let end = if length < self.shape.half { self.shape.half } else { self.shape.bits };
         let most = (longest.min(end) - length).min(MOST_BITS);
-        // Where neighbours differ first: as many slots more are used from that bit on.
+        // First bits in which neighbours differ: from that bit on, one more slot is used.
         let mut differ = [0_u64; MOST_BITS as usize + 1];
         for (one, other) in items.iter().zip(&items[1..]) {
             let at = shared(one.0.bits, other.0.bits);
-            // A prefix and another within it are in one slot, or many, but for their bits the same.
+            // A prefix and a longer one within it differ in no bit; counting them does no harm.
             differ[usize::from((at - length).min(MOST_BITS))] += 1;
         }
         let mut used = 1;
@@ -291,7 +294,7 @@ impl<B: Backing> Builder<'_, B> {
             }
         }
         let left = u32::from(longest - length);
-        let levels = self.shape.max_nodes.checked_sub(level + 1).expect("no way is longer, by the line below");
+        let levels = self.shape.max_nodes.checked_sub(level + 1).expect("no walk is longer, by the line below");
         bits.max(u8::try_from(left.saturating_sub(levels * BITS_IN_NEED)).expect("no more than 128")).min(end - length)
     }
 
@@ -305,13 +308,13 @@ impl<B: Backing> Builder<'_, B> {
         header[OTHERWISE] = CLASS | outer.0;
         header[COUNT] = count;
         let unused = 128 - self.shape.bits;
-        for (word, place) in header[PREFIX..].iter_mut().zip((unused..).step_by(32)) {
-            *word = (prefix.bits >> place) as u32;
+        for (word, shift) in header[PREFIX..].iter_mut().zip((unused..).step_by(32)) {
+            *word = (prefix.bits >> shift) as u32;
         }
         header
     }
 
-    /// What a slot leads to, unless it is a class. `prefix`: the slot's own.
+    /// The node or block that a slot points to; `None` for a class. `prefix`: the slot's own.
     pub fn node(&self, slot: u32, prefix: Bits) -> Option<Node> {
         if slot & CLASS != 0 {
             return None;
@@ -324,12 +327,12 @@ impl<B: Backing> Builder<'_, B> {
         let [_, built, length, bits] = word(SHIFT).to_le_bytes();
         let unused = 128 - self.shape.bits;
         let words = (PREFIX..self.shape.header as usize).zip((unused..).step_by(32));
-        let prefix = words.fold(0, |bits, (number, place)| bits | u128::from(word(number)) << place);
+        let prefix = words.fold(0, |bits, (number, shift)| bits | u128::from(word(number)) << shift);
         let prefix = Bits { bits: prefix, length };
         Some(Node { address: slot, prefix, bits, count: word(COUNT), built, header: self.shape.header })
     }
 
-    /// As many prefixes are below the node from now on.
+    /// Stores the number of prefixes below a node.
     pub fn set_count(&mut self, node: &Node, count: u32) {
         match node.is_block() {
             true => drop(self.blocks.insert(node.address, count)),
@@ -337,14 +340,14 @@ impl<B: Backing> Builder<'_, B> {
         }
     }
 
-    /// Puts another word into a slot; what the old one led to rests.
+    /// Replaces a slot and releases what the old value points to.
     pub fn replace(&mut self, word: u32, value: u32) {
         let old = self.memory.load(word);
         self.memory.store(word, value);
         self.release(old);
     }
 
-    /// A slot that held this is gone.
+    /// Releases what a removed slot points to.
     fn release(&mut self, slot: u32) {
         let Some(node) = self.node(slot, Bits::NONE) else {
             return self.classes.drop(ClassId(slot & !CLASS), 1);
@@ -356,7 +359,7 @@ impl<B: Backing> Builder<'_, B> {
             true => drop(self.blocks.remove(&node.address)),
             false => self.release(self.memory.load(node.address + OTHERWISE as u32)),
         }
-        self.memory.rest(node.part());
+        self.memory.retire(node.extent());
     }
 
     fn release_all(&mut self, slots: impl IntoIterator<Item = u32>) {
@@ -366,22 +369,22 @@ impl<B: Backing> Builder<'_, B> {
     }
 }
 
-/// The power of two next to a count.
+/// Base-2 logarithm of a count, rounded down.
 pub fn built(count: u32) -> u32 {
     count.max(1).ilog2()
 }
 
-/// Bits that both begin with.
+/// Length of the common prefix.
 pub fn shared(one: u128, other: u128) -> u8 {
     u8::try_from((one ^ other).leading_zeros()).expect("no more than 128")
 }
 
-/// With the bits behind `length` 0.
+/// Clears the bits beyond `length`.
 pub fn truncated(bits: u128, length: u8) -> u128 {
     if length == 0 { 0 } else { bits & u128::MAX << (128 - length) }
 }
 
-/// The bits from one to another, as a number; fewer than 32.
+/// The bits `from..to` as a number; fewer than 32.
 fn bits_between(bits: u128, from: u8, to: u8) -> u32 {
     if from == to {
         return 0;

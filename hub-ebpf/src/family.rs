@@ -1,12 +1,12 @@
-//! What the stages ask of an address: the two families differ here and in [`crate::parse`] and [`crate::rewrite`] only.
+//! The address families. IPv4 and IPv6 differ only here, in [`crate::parse`] and in [`crate::rewrite`].
 //!
-//! Addresses are numbers: the program compares and shifts them in registers, and bytes would be taken apart one by one.
+//! Addresses are integers, so that the program compares and shifts them in registers.
 
 use core::mem::{self, MaybeUninit};
 
 use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
 use hub_common::{
-    compiled, flow,
+    class_trie, flow,
     maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 
@@ -21,31 +21,31 @@ pub type V4 = u32;
 /// High half and low half.
 pub type V6 = [u64; 2];
 
-/// An address with its family's tables.
-pub trait Address: compiled::Key + ParseIp + Martian + HopLimit + 'static {
+/// An address and the tables of its family.
+pub trait Address: class_trie::Key + ParseIp + Martian + HopLimit + 'static {
     /// IP version.
     const VERSION: u32;
     /// Bits of an address.
     const BITS: u32;
     /// `EtherType` (RFC 894, RFC 2464).
     const ETHERTYPE: u16;
-    /// As it is on the wire, and in the tries.
+    /// The address in network byte order, as in the tries.
     type Bytes: 'static;
 
     fn remotes() -> &'static LpmTrie<Scoped<Self::Bytes>, Remote>;
     fn locals() -> &'static LpmTrie<Scoped<Self::Bytes>, Local>;
-    /// What the trie of routes says.
+    /// Looks up the trie of routes.
     fn route(self) -> Option<Route>;
-    /// What a trie says of the address in a scope.
+    /// Looks up the address in a scope of a trie.
     fn scoped<V: Copy>(self, trie: &LpmTrie<Scoped<Self::Bytes>, V>, scope: u32) -> Option<V>;
     fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32;
-    /// As an IPv6 address in network byte order, an IPv4 one as the IPv4-mapped one.
+    /// The address as an IPv6 address in network byte order; IPv4-mapped for IPv4.
     fn mapped(self) -> [u64; 2];
 
-    /// What `LINKS` says of the address on an interface: bits of [`hub_common::maps::link`].
+    /// Looks up `LINKS` for an interface: bits of [`hub_common::maps::link`].
     #[inline(always)]
     fn on_link(self, ifindex: u32) -> u32 {
-        // SAFETY: two arrays of as many bytes, of which any are a value.
+        // SAFETY: both arrays have 16 bytes, and every bit pattern is valid.
         let [a, b, c, d] = unsafe { mem::transmute::<[u64; 2], [u32; 4]>(self.mapped()) };
         find(&maps::LINKS, [SCOPE_BITS + V6::BITS, ifindex.to_be(), a, b, c, d]).unwrap_or(0)
     }
@@ -133,17 +133,17 @@ fn words([high, low]: V6) -> [u32; 4] {
     [(high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32].map(u32::to_be)
 }
 
-/// Looks a key up that is given in words: the prefix length first, then what it counts bits of.
+/// Looks up a key that is given as words: the prefix length, then the data.
 #[inline(always)]
 fn find<K, V: Copy, const N: usize>(trie: &LpmTrie<K, V>, words: [u32; N]) -> Option<V> {
     const { assert!(size_of::<Key<K>>() == size_of::<[u32; N]>()) };
     let mut key = MaybeUninit::<[u32; N]>::uninit();
     let first = key.as_mut_ptr().cast::<u32>();
-    for (place, word) in words.into_iter().enumerate() {
-        // One by one: the compiler would join stores to wider ones, which the verifier wants aligned on the stack.
-        // SAFETY: a word of the key, of which nobody else has a reference.
-        unsafe { first.add(place).write_volatile(word) };
+    for (index, word) in words.into_iter().enumerate() {
+        // Volatile: otherwise the compiler merges the stores to wider ones, which the verifier requires to be aligned.
+        // SAFETY: a word of the key, to which there are no references.
+        unsafe { first.add(index).write_volatile(word) };
     }
-    // SAFETY: all words have been written; a `Key` is as large, packed, and any bytes are one.
+    // SAFETY: all words are initialised; `Key` has the same size, is packed, and every bit pattern is valid.
     trie.get(unsafe { &*key.as_ptr().cast::<Key<K>>() }).copied()
 }

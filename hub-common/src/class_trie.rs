@@ -1,32 +1,31 @@
-//! The compiled look-up: routes and selectors of both families in one memory, walked the same way by the kernel program
-//! and by the agent that writes it.
+//! The class trie: routes and selectors of both families in one memory. The agent writes it; this is its format, and
+//! the reader that the kernel program uses.
 //!
-//! All addresses that no prefix tells apart are one *class*. An address leads to its class through a few slots:
+//! Addresses that are contained in the same prefixes form one *class*. The walk from an address to its class:
 //!
 //! ```text
 //! IPv4: front[first 16 bits] -> (block[next 8 bits] -> (block[last 8 bits] ->)) (node -> ..) class
 //! IPv6: root                 ->                                                  node -> ..  class
 //! ```
 //!
-//! The front and the blocks are slots and nothing else: what an IPv4 address costs most of the time is two loads. A node is
-//! one of a trie that is path-compressed and level-compressed: it may skip bits that all prefixes below it share, and has
-//! as many slots as pay off. The class, of the source and of the destination, then answers everything that is asked of an
-//! address:
+//! The front and the blocks are arrays of slots without a header, so most IPv4 addresses take two loads. Nodes form a
+//! path-compressed and level-compressed trie: a node may skip bits that all prefixes below it share, and has between 1
+//! and 2^17 slots. The class holds the results of all later look-ups of the address:
 //!
 //! ```text
 //! class { route, row, own }
-//! own                     Pair { column, policy, connection, limits } column: a scope, or a policy
-//! row[hash(column)]       the same of all columns, where there are more than one
+//! own                     Pair { column, policy, connection, rules } column: a scope, or a policy
+//! row[hash(column)]       Pairs of all columns, if there are several
 //! ```
 //!
-//! What a class does not say, the *default class* of its family says: it has what the prefixes of length 0 say, so that
-//! these stand in one place and not in every class.
+//! A value that a class lacks is taken from the *default class* of its family, which has the values of the prefix of
+//! length 0. So a change of a default route changes one class.
 //!
-//! The memory consists of chunks of [`CHUNK_WORDS`] words, made when they are needed; a word is a `u32` in the host's byte
-//! order. An address in it has the number of the chunk above the word's number in the chunk. What belongs together lies in
-//! one chunk, and what most packets need in chunk 0: a look-up in a map is needed where a walk comes into another chunk
-//! alone, all else is loads. Whatever a word leads to is complete before the word is written, and stays as it is until no
-//! packet can be on its way to it.
+//! The memory consists of chunks of [`CHUNK_WORDS`] words, allocated on demand. A word is a `u32` in the host's byte
+//! order. The upper bits of an address are the number of the chunk, the lower [`CHUNK_BITS`] bits the number of the
+//! word within it. Every object lies within one chunk, and the most used ones in chunk 0: a walk needs a map look-up
+//! only when it enters another chunk. An object is complete before a word points to it, and does not change until no
+//! packet can be reading it.
 
 use crate::maps::{Local, Remote, Route};
 
@@ -34,39 +33,39 @@ use crate::maps::{Local, Remote, Route};
 pub const CHUNK_BITS: u32 = 19;
 /// Words of a chunk: 2 MiB. Older kernels take values of `KMALLOC_MAX_SIZE` at most, 4 MiB (kernel/bpf/arraymap.c).
 pub const CHUNK_WORDS: u32 = 1 << CHUNK_BITS;
-/// Most chunks: 4 GiB.
+/// Maximum number of chunks: 4 GiB.
 pub const MAX_CHUNKS: u32 = 1 << 11;
-/// Words of a pair, which begins at a multiple of it.
+/// Words and alignment of a pair.
 pub const PAIR_WORDS: u32 = 4;
-/// Words of a class, which begins at a multiple of it.
+/// Words and alignment of a class.
 pub const CLASS_WORDS: u32 = 8;
 
-/// Words of the longest header of a node: so many can be read from any word on.
+/// Words of the longest node header. This many words can be read from any word on.
 const SLACK: usize = 8;
 
-/// A chunk, the value of an array of one. What is behind [`CHUNK_WORDS`] is never used: for the verifier, a header may begin
-/// with any word.
+/// A chunk: the value of an array map with one element. The words after the first [`CHUNK_WORDS`] are unused. They
+/// exist because the verifier assumes that a header may start at any word.
 #[repr(transparent)]
 pub struct Chunk(Words);
 
-/// A chunk as the map of chunks describes it. Not a structure, for which the description (BTF) would be looked through for
-/// timers: before Linux 6.3 the kernel then takes only chunks that the agent has described as well
-/// (`bpf_map_meta_equal`, `kernel/bpf/map_in_map.c`).
+/// The chunk's type in the definition of the outer map. An array, not a structure: the kernel searches the BTF of a
+/// structure for timers, and before Linux 6.3 it then accepts only inner maps with the same BTF (`bpf_map_meta_equal`,
+/// `kernel/bpf/map_in_map.c`).
 pub type Words = [u32; CHUNK_WORDS as usize + SLACK];
 
 impl Chunk {
     #[inline(always)]
     pub const fn of(words: &Words) -> &Self {
-        // SAFETY: `repr(transparent)`: it is nothing else.
+        // SAFETY: `repr(transparent)` gives both types the same layout.
         unsafe { &*core::ptr::from_ref(words).cast() }
     }
 
-    /// Words from an address in this chunk on.
+    /// The first `N` words at an address in this chunk.
     #[inline(always)]
     pub fn words<const N: usize>(&self, address: u64) -> &[u32; N] {
         const { assert!(N <= SLACK) };
         let first = address as usize & (CHUNK_WORDS as usize - 1);
-        // SAFETY: no more than the last word of `CHUNK_WORDS` and `SLACK` behind it.
+        // SAFETY: `first` is below `CHUNK_WORDS`, and `SLACK` words follow those.
         unsafe { &*self.0.as_ptr().add(first).cast() }
     }
 
@@ -75,47 +74,47 @@ impl Chunk {
         self.words::<1>(address)[0]
     }
 
-    /// The class that begins at an address.
+    /// The class at an address.
     #[inline(always)]
     fn class(&self, address: u64) -> &Class {
         let words: &[u32; CLASS_WORDS as usize] = self.words(address);
-        // SAFETY: a class is as many words, and any words are one.
+        // SAFETY: a class consists of this many words, and every bit pattern is valid.
         unsafe { &*words.as_ptr().cast() }
     }
 }
 
-/// In a slot: the word is the address of a class and this, of a block and [`BLOCK`], or of a node. These begin at
-/// multiples of 4 and more.
+/// Tag bits of a slot: the word is the address of a class with [`CLASS`], of a block with [`BLOCK`], or of a node
+/// without a tag. Addresses of these objects are multiples of at least 4.
 pub const CLASS: u32 = 1;
 pub const BLOCK: u32 = 2;
 
-/// In chunk 0: slots by the first bits of an IPv4 address.
+/// In chunk 0: slots indexed by the first [`FRONT_BITS`] bits of an IPv4 address.
 pub const FRONT: u32 = 16;
 pub const FRONT_BITS: u8 = 16;
-/// The next bits, as many of them as tell the slots of a block apart.
+/// Index bits of a block.
 pub const BLOCK_BITS: u8 = 8;
-/// In chunk 0: the slot that the walk of an IPv6 address begins with.
+/// In chunk 0: the slot where the walk of an IPv6 address starts.
 pub const ROOT: u32 = 0;
-/// In chunk 0, for IPv4 and IPv6: the address of the default class.
+/// In chunk 0, for IPv4 and IPv6: the words with the address of the default class.
 pub const DEFAULT: [u32; 2] = [1, 2];
 
-/// What a node begins with; its slots follow at once.
+/// Header of a node; its slots follow.
 ///
-/// The slot of an address is `(address ^ prefix) >> shift`; if that is no slot, the address has other bits than all
-/// prefixes below the node and `otherwise` takes the slot's place.
+/// The slot of an address is `(address ^ prefix) >> shift`. If that is not below [`node::SLOTS`], the address is not
+/// contained in the node's prefix, and [`node::OTHERWISE`] is used instead of a slot.
 pub mod node {
-    /// Bits 0..=5 shift, bit 7 [`LOW`], the rest is the agent's own.
+    /// Bits 0..=5: shift. Bit 7: [`LOW`]. Only the agent uses the rest.
     pub const SHIFT: usize = 0;
     /// Number of slots.
     pub const SLOTS: usize = 1;
-    /// A word as in a slot.
+    /// A word in the format of a slot.
     pub const OTHERWISE: usize = 2;
-    /// Prefixes below the node; the agent's own.
+    /// Prefixes below the node; only the agent uses it.
     pub const COUNT: usize = 3;
-    /// The bits that all prefixes below share, the others 0: one word, or four, the least significant first.
+    /// The bits that all prefixes below share, other bits 0: one word, or four, the least significant first.
     pub const PREFIX: usize = 4;
 
-    /// In an IPv6 node: slots are told apart by bits of the address's low half. The high half must be the prefix's.
+    /// In an IPv6 node: slots are indexed by bits of the address's low half. The high half must equal the prefix's.
     pub const LOW: u32 = 1 << 7;
 
     /// Words before the first slot.
@@ -123,11 +122,11 @@ pub mod node {
     pub const HEADER_V6: usize = PREFIX + 4;
 }
 
-/// Most nodes on the way to a class; the agent builds no longer ways.
+/// Maximum nodes on a walk. The agent builds no longer walks.
 pub const MAX_NODES_V4: u32 = 4;
 pub const MAX_NODES_V6: u32 = 16;
 
-/// What is known of all addresses of a class, as it stands in the memory.
+/// A class as it is stored in the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Class {
@@ -136,19 +135,19 @@ pub struct Class {
     pub mask_and_flags: u32,
     /// Address of the row's first pair.
     pub row: u32,
-    /// How a column's place in the row is found: see [`place`].
+    /// Parameters of the row's hash: see [`slot_index`].
     pub hash: u32,
-    /// The pair of the first column: the only one of most addresses, which belong to one connection.
+    /// The pair of the first column. Most addresses belong to one connection and have no other.
     pub own: Pair,
 }
 
 impl Class {
-    /// Among the route's flags: there is none.
+    /// Flag among the route's flags: the class has no route.
     pub const NO_ROUTE: u16 = 1 << 15;
 
     pub const fn words(&self) -> [u32; CLASS_WORDS as usize] {
-        let [column, policy, connection, limits] = self.own.words();
-        [self.first_bucket, self.mask_and_flags, self.row, self.hash, column, policy, connection, limits]
+        let [column, policy, connection, rules] = self.own.words();
+        [self.first_bucket, self.mask_and_flags, self.row, self.hash, column, policy, connection, rules]
     }
 
     #[inline(always)]
@@ -161,7 +160,7 @@ impl Class {
     }
 }
 
-/// What a row says in one column.
+/// The value of a row in one column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Pair {
@@ -170,18 +169,18 @@ pub struct Pair {
     pub policy: u32,
     /// `COUNTERS` slot.
     pub connection: u32,
-    /// [`Local::limits`] where the column is a policy; 0 where it is a scope.
-    pub limits: u32,
+    /// [`Local::rules`] where the column is a policy; 0 where it is a scope.
+    pub rules: u32,
 }
 
 impl Pair {
-    /// Nothing is ever asked in this column.
+    /// A column that is never looked up.
     pub const NO_COLUMN: u32 = u32::MAX;
-    pub const NOTHING: Self = Self { column: Self::NO_COLUMN, policy: 0, connection: 0, limits: 0 };
+    pub const EMPTY: Self = Self { column: Self::NO_COLUMN, policy: 0, connection: 0, rules: 0 };
 
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        [self.column, self.policy, self.connection, self.limits]
+        [self.column, self.policy, self.connection, self.rules]
     }
 
     #[inline(always)]
@@ -191,30 +190,31 @@ impl Pair {
 
     #[inline(always)]
     pub const fn local(&self) -> Local {
-        Local { connection: self.connection, limits: self.limits }
+        Local { connection: self.connection, rules: self.rules }
     }
 }
 
-/// Added to a policy's number to get its column; all scopes are below. Columns are dense, see [`place`].
+/// Offset from a policy's number to its column. All scopes are below it. Columns should be dense: see [`slot_index`].
 pub const POLICY_COLUMN: u32 = 1 << 14;
 
-/// Place of a column in a row. `hash`: bits 0..=4 shift, 8..=12 bits of a place, 16..=31 multiplier.
+/// Index of a column's slot in a row. `hash`: bits 0..=4 are the shift, 8..=12 the bits of an index, 16..=31 the
+/// multiplier.
 ///
-/// Few columns find places of their own in a small row by a multiplier that suits them; with 1 as multiplier and enough bits
-/// any do.
+/// The agent searches a multiplier that gives each column a slot of its own. The multiplier 1 works for any columns if
+/// the index has enough bits.
 #[inline(always)]
-pub const fn place(column: u32, hash: u32) -> u32 {
+pub const fn slot_index(column: u32, hash: u32) -> u32 {
     let mixed = column.wrapping_mul(hash >> 16) >> (hash & 31);
     mixed & ((1 << (hash >> 8 & 31)) - 1)
 }
 
-/// The memory, for the walk.
+/// Access to the memory.
 pub trait Memory {
-    /// `None`, if there is no such chunk: never for one that a word leads to.
+    /// `None` if there is no such chunk. Never `None` for an address that is stored in the memory.
     fn chunk(&self, number: u32) -> Option<&Chunk>;
 }
 
-/// An address, for the walk.
+/// An address to look up.
 pub trait Key: Copy {
     /// Index into [`DEFAULT`].
     const FAMILY: usize;
@@ -222,10 +222,11 @@ pub trait Key: Copy {
     const HEADER: usize;
     const MAX_NODES: u32;
 
-    /// The word that leads to the first node, or at once to the class.
+    /// The word that points to the first node, or to the class.
     fn enter<M: Memory>(self, reader: &Reader<'_, M>) -> Option<u64>;
 
-    /// The slot of the node that begins with this header; no slot's number where the address is none of the prefix's.
+    /// Index of the slot in the node with this header. Not a valid index if the node's prefix does not contain the
+    /// address.
     fn slot(self, header: &[u32; SLACK]) -> u64;
 }
 
@@ -250,7 +251,7 @@ impl Key for u32 {
 
     #[inline(always)]
     fn slot(self, header: &[u32; SLACK]) -> u64 {
-        // In 64 bits, where a shift by 32 is one.
+        // In 64 bits, where a shift by 32 is defined.
         u64::from(self ^ header[node::PREFIX]) >> (header[node::SHIFT] & 63)
     }
 }
@@ -280,7 +281,7 @@ impl Key for [u64; 2] {
     }
 }
 
-/// A memory that is being read.
+/// Reader of a memory.
 pub struct Reader<'m, M> {
     memory: &'m M,
     first: &'m Chunk,
@@ -301,10 +302,10 @@ impl<'m, M: Memory> Reader<'m, M> {
         }
     }
 
-    /// Class of an address.
+    /// The class of an address.
     #[inline(always)]
     pub fn find<K: Key>(&self, key: K) -> Option<&'m Class> {
-        // 64 bits: registers have them, and the program need not cut anything off.
+        // 64 bits, the width of a register: the program needs no truncation.
         let mut word = key.enter(self)?;
         for _ in 0..u64::from(K::MAX_NODES) {
             if word & u64::from(CLASS) != 0 {
@@ -321,21 +322,21 @@ impl<'m, M: Memory> Reader<'m, M> {
         self.class(word & !u64::from(CLASS))
     }
 
-    /// What prefixes of length 0 say.
+    /// The class of the prefix of length 0.
     #[inline(always)]
     pub fn default_class<K: Key>(&self) -> Option<&'m Class> {
         self.class(self.first.word(DEFAULT[K::FAMILY].into()).into())
     }
 
-    /// What a class says in a column.
+    /// The pair of a class in a column, without the default class.
     #[inline(always)]
     pub fn pair(&self, class: &'m Class, column: u32) -> Option<Pair> {
         if class.own.column == column {
             return Some(class.own);
         }
-        let address = u64::from(class.row + place(column, class.hash) * PAIR_WORDS);
-        let [found, policy, connection, limits] = *self.chunk(address)?.words(address);
-        if found == column { Some(Pair { column, policy, connection, limits }) } else { None }
+        let address = u64::from(class.row + slot_index(column, class.hash) * PAIR_WORDS);
+        let [found, policy, connection, rules] = *self.chunk(address)?.words(address);
+        if found == column { Some(Pair { column, policy, connection, rules }) } else { None }
     }
 
     #[inline(always)]

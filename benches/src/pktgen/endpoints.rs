@@ -1,4 +1,5 @@
-//! Both ends of the way: frames get the time where they leave, and are checked, counted and timed where they come out.
+//! Both endpoints of the measured path: frames are stamped where they leave, and checked, counted and timed where they
+//! arrive.
 
 use std::{
     thread,
@@ -14,7 +15,7 @@ use hub_tests::lab::{AtInterrupt, Namespace};
 
 use crate::{
     expect::{CLASS, CLASSES, Expect, Tally},
-    place::Place,
+    netdev::Netdev,
     programs::Programs,
     stats::float,
 };
@@ -24,17 +25,17 @@ unsafe impl aya::Pod for Expect {}
 // SAFETY: three integers of the same size.
 unsafe impl aya::Pod for Tally {}
 
-/// All have come when none has for this long.
+/// After this time without a frame, no more are expected.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// The programs of one case. Dropping it detaches them.
-pub struct Ends {
+pub struct Endpoints {
     programs: Programs,
-    /// The device got a `clsact` for the stamp, which stays when programs are gone.
-    classified: Option<(Place, AtInterrupt)>,
+    /// The device that got a `clsact` for the stamp, which must be removed.
+    classified: Option<(Netdev, AtInterrupt)>,
 }
 
-/// Microseconds that frames took.
+/// Latency in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Latency {
     pub median: f64,
@@ -42,9 +43,9 @@ pub struct Latency {
     pub most: f64,
 }
 
-impl Ends {
-    /// Attaches the sink to the far device: natively where its driver can.
-    pub fn attach(to: &Place) -> Result<Self> {
+impl Endpoints {
+    /// Attaches the sink to the far device: natively if the driver supports it.
+    pub fn attach(to: &Netdev) -> Result<Self> {
         let mut programs = Programs::load()?;
         let sink: &mut Xdp =
             programs.object().program_mut("pktgen_sink").context("no program pktgen_sink")?.try_into()?;
@@ -58,14 +59,14 @@ impl Ends {
         Ok(Self { programs, classified: None })
     }
 
-    /// Attaches the stamp to the device that the frames leave by.
-    pub fn stamp(&mut self, from: Place) -> Result<()> {
+    /// Attaches the stamp to the sending device.
+    pub fn stamp(&mut self, from: Netdev) -> Result<()> {
         let stamp: &mut SchedClassifier =
             self.programs.object().program_mut("stamp").context("no program stamp")?.try_into()?;
         stamp.load().context("loading stamp")?;
         let mut attach = || stamp.attach(&from.device, TcAttachType::Egress).map(drop);
         let added = from.namespace.enter(|| {
-            // Linux before 6.6 wants a clsact on the device. One that is there already is fine.
+            // Linux before 6.6 requires a clsact on the device. It may already exist.
             if attach().is_ok() {
                 return Ok(false);
             }
@@ -98,7 +99,7 @@ impl Ends {
         Ok(sum)
     }
 
-    /// Waits until so many frames more than `before` have come, or none does any more.
+    /// Waits until `sent` frames more than `before` have arrived, or no more arrive.
     pub fn drain(&mut self, before: Tally, sent: u64) -> Result<Tally> {
         let (mut last, mut changed) = (Tally::default(), Instant::now());
         loop {
@@ -108,7 +109,7 @@ impl Ends {
                 changed = Instant::now();
             }
             last = since;
-            // Not at once: there may be more than there should.
+            // Wait a little longer: more frames than sent would be an error.
             if changed.elapsed() > if last.good + last.garbled >= sent { QUIET / 10 } else { QUIET } {
                 return Ok(last);
             }
@@ -116,7 +117,7 @@ impl Ends {
         }
     }
 
-    /// Of all stamped frames that have come.
+    /// Latency of all stamped frames that have arrived.
     pub fn latency(&mut self) -> Result<Option<Latency>> {
         let slowest = self.tally()?.slowest;
         let map = self.programs.object().map("LATENCY").context("no map LATENCY")?;
@@ -127,20 +128,20 @@ impl Ends {
     }
 }
 
-impl Drop for Ends {
+impl Drop for Endpoints {
     fn drop(&mut self) {
-        if let Some((place, _)) = &self.classified {
-            declassify(&place.namespace, &place.device);
+        if let Some((netdev, _)) = &self.classified {
+            declassify(&netdev.namespace, &netdev.device);
         }
     }
 }
 
 fn declassify(namespace: &Namespace, device: &str) {
-    // Nothing can be done about one that stays: it does nothing.
+    // A failure is harmless: an empty clsact does nothing.
     drop(namespace.command("tc").args(["qdisc", "del", "dev", device, "clsact"]).output());
 }
 
-/// Order statistics over classes, by their upper ends: nearest rank. What lies in the last class counts as the slowest.
+/// Order statistics over classes, by their upper bounds: nearest rank. Frames in the last class count as the slowest.
 fn latency(counts: &[u64], slowest: u64) -> Option<Latency> {
     let all: u64 = counts.iter().sum();
     if all == 0 {
@@ -148,11 +149,11 @@ fn latency(counts: &[u64], slowest: u64) -> Option<Latency> {
     }
     let microseconds = |nanoseconds: u64| float(nanoseconds) / 1e3;
     let rank = |percent: u64| {
-        let wanted = (all * percent).div_ceil(100);
+        let rank = (all * percent).div_ceil(100);
         let mut sum = 0;
         let class = counts.iter().position(|count| {
             sum += count;
-            sum >= wanted
+            sum >= rank
         });
         match class {
             Some(class) if class + 1 < counts.len() => microseconds(((class as u64 + 1) * CLASS).min(slowest)),

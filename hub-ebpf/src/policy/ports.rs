@@ -1,16 +1,15 @@
-//! Selectors that are for a protocol or ports alone (RFC 4301 section 4.4.1.1): rare, so nothing of this is on the way of
-//! other packets.
+//! Selectors that are limited to a protocol or ports (RFC 4301 section 4.4.1.1). They are rare; other packets do not
+//! run this code.
 //!
-//! What is asked of a packet here is not quite what its flow is told apart by: type and code of an ICMP message stand for
-//! ports, and the protocol behind an IPv6 fragment header counts.
+//! The fields differ from those of the flow hash: type and code of an ICMP message are its ports, and the protocol
+//! after an IPv6 fragment header is the packet's protocol.
 //!
-//! Two global functions, unlike all else: the verifier looks at such by themselves, and not with each of the many ways on
-//! which a packet may come to them.
+//! Two functions here are global: the verifier checks them once, and not for each path that leads to them.
 
 use hub_common::maps::{Rule, UNATTRIBUTED};
 
 use crate::{
-    address::Address,
+    family::Address,
     frame::Frame,
     headers::{Ipv4, Ipv6},
     maps,
@@ -24,15 +23,15 @@ const FRAGMENT_HEADER: u8 = 44;
 /// More-fragments flag and fragment offset of IPv4 (RFC 791).
 const FRAGMENT: u16 = 0x3fff;
 
-/// Which way a packet goes, and so which of its ports is the site's.
+/// Direction of a packet, which determines which of its ports is the site's.
 #[derive(Clone, Copy)]
 pub enum Direction {
     FromSite,
     ToSite,
 }
 
-/// What a rule says something about, as it fits a register: ports (source in the upper half; of an ICMP message type and
-/// code, twice), protocol, and whether the packet shows ports.
+/// The fields that a rule matches, packed into a register: ports (source in the upper half; for ICMP, type and code
+/// twice), protocol, and whether the packet has visible ports.
 mod transport {
     pub const PROTOCOL_SHIFT: u32 = 32;
     pub const HAS_PORTS_SHIFT: u32 = 40;
@@ -49,29 +48,29 @@ mod transport {
 
 /// The connection of the first rule that admits the packet.
 #[inline(always)]
-pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, limits: u32, way: Direction) -> Option<u32> {
+pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, rules: u32, direction: Direction) -> Option<u32> {
     let known = u32::from(packet.protocol) | A::VERSION << 8;
     let transport = frame.transport(packet.offset as u32, packet.length as u32, known, A::ports(packet, frame));
     let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;
     let has_ports = (transport >> transport::HAS_PORTS_SHIFT) as u32;
     let (source, destination) = (transport as u32 >> 16, transport as u32 & 0xffff);
-    let (remote, local) = match way {
+    let (remote, local) = match direction {
         Direction::FromSite => (source, destination),
         Direction::ToSite => (destination, source),
     };
-    match limits_first(limits, protocol, has_ports, remote, local) {
+    match ports_first_match(rules, protocol, has_ports, remote, local) {
         UNATTRIBUTED => None,
         connection => Some(connection),
     }
 }
 
-/// What [`Frame::transport`] is for every kind of frame. `known` is the protocol or next header, and above it the version.
+/// Implementation of [`Frame::transport`]. `known`: the protocol or next header, and above it the IP version.
 #[inline(always)]
 pub fn transport<F: Frame>(frame: &F, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
-    // As if the verifier, which looks at this by itself, did not know that no header starts further on.
+    // Bounds the offset for the verifier, which checks this function separately.
     let offset = offset as usize & 0xff;
     let (protocol, ipv4) = (known as u8, known >> 8 == 4);
-    let shown = if ports != 0 { Some(ports) } else { None };
+    let visible = if ports != 0 { Some(ports) } else { None };
     if ipv4 {
         if protocol == ICMP
             && let Some(header) = frame.at::<Ipv4>(offset)
@@ -86,12 +85,12 @@ pub fn transport<F: Frame>(frame: &F, offset: u32, length: u32, known: u32, port
         && length as usize > size_of::<Ipv6>()
         && let Some([next]) = frame.at::<[u8; 1]>(offset + size_of::<Ipv6>())
     {
-        return transport::pack(*next, shown);
+        return transport::pack(*next, visible);
     }
-    transport::pack(protocol, shown)
+    transport::pack(protocol, visible)
 }
 
-/// Type and code, twice, of the ICMP message that starts `header` bytes into the packet.
+/// Type and code, twice, of the ICMP message at offset `header` of the packet.
 #[inline(always)]
 fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: u32) -> Option<u32> {
     if (length as usize) < header + 2 {
@@ -101,11 +100,11 @@ fn message<F: Frame>(frame: &F, offset: usize, header: usize, length: u32) -> Op
     Some(number << 16 | number)
 }
 
-/// [`UNATTRIBUTED`] for none.
+/// The connection of the first rule that matches; [`UNATTRIBUTED`] for none.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limits_first(limits: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {
-    let Some(rules) = maps::PORT_RULES.get(limits) else { return UNATTRIBUTED };
+extern "C" fn ports_first_match(rules: u32, protocol: u32, has_ports: u32, remote: u32, local: u32) -> u32 {
+    let Some(rules) = maps::PORT_RULES.get(rules) else { return UNATTRIBUTED };
     for rule in rules {
         if rule.connection == UNATTRIBUTED || admits(rule, protocol, has_ports, remote, local) {
             return rule.connection;
@@ -117,8 +116,8 @@ extern "C" fn limits_first(limits: u32, protocol: u32, has_ports: u32, remote: u
 #[inline(always)]
 fn admits(rule: &Rule, protocol: u32, has_ports: u32, remote: u32, local: u32) -> bool {
     let within = |[first, last]: [u16; 2], port: u32| u32::from(first) <= port && port <= u32::from(last);
-    let of_protocol = rule.protocol == 0 || u32::from(rule.protocol) == protocol;
-    let of_ports =
+    let protocol_matches = rule.protocol == 0 || u32::from(rule.protocol) == protocol;
+    let ports_match =
         rule.flags & Rule::PORTS == 0 || (has_ports != 0 && within(rule.remote, remote) && within(rule.local, local));
-    of_protocol && of_ports
+    protocol_matches && ports_match
 }

@@ -1,4 +1,4 @@
-//! When the kernel tells those who listen that a link has failed: what the agent cannot be faster than.
+//! The time at which the kernel notifies listeners that a link has failed. The agent cannot react earlier.
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
@@ -18,31 +18,31 @@ use nix::{
     },
 };
 
-use crate::{place::Place, watch};
+use crate::{arrivals, netdev::Netdev};
 
 /// `struct nlmsghdr` (linux/netlink.h), and behind it `struct ifinfomsg` (linux/rtnetlink.h).
 const TYPE: usize = 4;
 const INDEX: usize = 16 + 4;
 const FLAGS: usize = 16 + 8;
-/// Messages begin at multiples of this.
+/// Alignment of messages.
 const ALIGNED: usize = 4;
 
-/// A listener for the links of a namespace.
-pub struct Listener {
+/// Listens for notifications about one link.
+pub struct LinkMonitor {
     socket: OwnedFd,
     index: u32,
 }
 
-impl Listener {
-    pub fn open(place: &Place) -> Result<Self> {
-        let Place { namespace, index, .. } = place;
+impl LinkMonitor {
+    pub fn open(netdev: &Netdev) -> Result<Self> {
+        let Netdev { namespace, index, .. } = netdev;
         let socket =
             namespace.enter(listen)?.with_context(|| format!("following the links of {}", namespace.name()))?;
         Ok(Self { socket, index: *index })
     }
 
-    /// What has been told until now is of no interest.
-    pub fn forget(&self) -> Result<()> {
+    /// Discards the notifications until now.
+    pub fn discard(&self) -> Result<()> {
         let mut buffer = vec![0; 1 << 15];
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
@@ -53,15 +53,15 @@ impl Listener {
         }
     }
 
-    /// When, on the clock of [`watch::clock`], the kernel tells that the link does not carry; `None` when it does not
-    /// tell within `patience`.
+    /// Waits for the notification that the link is not running. Returns its time on the clock of [`arrivals::clock`];
+    /// `None` if there is none within `patience`.
     pub fn wait(&self, patience: Duration) -> Result<Option<u64>> {
         let begin = Instant::now();
         let mut buffer = vec![0; 1 << 15];
         while begin.elapsed() < patience {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) if failed(&buffer[..length], self.index) => return watch::clock().map(Some),
-                // Overrun: something of what was told is lost, and what comes next counts.
+                Ok(length) if failed(&buffer[..length], self.index) => return arrivals::clock().map(Some),
+                // Overrun: notifications are lost; wait for the next one.
                 Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => {}
                 Err(error) => return Err(error).context("following the links"),
             }
@@ -78,7 +78,7 @@ fn listen() -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether any of the messages says that the device `index` does not run.
+/// Whether any of the messages reports that the device `index` is not running.
 fn failed(mut messages: &[u8], index: u32) -> bool {
     let number = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     while let Some(length) = number(messages, 0).and_then(|length| usize::try_from(length).ok()) {

@@ -1,72 +1,73 @@
-//! Stage 2: the policy check. XDP runs before the kernel's xfrm policies, so nobody else asks.
+//! Stage 2: the policy check. XDP and TC run before the kernel's xfrm policies, so this is the only check.
 //!
-//! A selector is a pair of prefixes: `remote`, the site's side, and `local`, the hub's side and all behind it. The tables
-//! know the longest remote prefix of a scope; its policy is the set of local prefixes that any pair with a remote around
-//! that address has, so that one question about it answers for all pairs at once. A pair may be for a protocol or ports
-//! alone: [`crate::limits`].
+//! A selector is a pair of prefixes: `remote`, the site's side, and `local`, the hub's side and everything behind it.
+//! The tables have the longest remote prefix of a scope. Its policy is the set of local prefixes of all pairs whose
+//! remote contains that prefix, so one look-up covers all pairs. A pair may be limited to a protocol or ports:
+//! [`crate::policy::ports`].
 //!
-//! Then the reverse path: the source's own route must lead back to that connection, so that a site whose selector admits any
-//! address cannot speak with another's. Only a packet that has come so far may be for the hub itself.
+//! The reverse path check follows: the route of the source must lead back to that connection, so that a site with a
+//! broad selector cannot use another site's addresses. Only packets that pass these checks may go to the hub itself.
 
 use hub_common::{
     Reason,
-    maps::{ANY_LOCAL, Attachment, NO_LIMITS, NO_REVERSE_PATH, Remote, Route, VPC, link},
+    maps::{ANY_LOCAL, Attachment, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Route, VPC, link},
 };
 
 use crate::{
-    address::Address,
+    counters::Attribution,
+    family::Address,
     frame::Frame,
-    limits::{self, Direction},
+    lookup::{ResolvedPair, Tables},
     parse::{Packet, Reach},
-    redirect::Account,
+    policy::ports::{self, Direction},
     route,
-    tables::{ResolvedPair, Tables},
 };
 
-/// Tells which connection of the attachment sent the packet, if any may send it. `route` is the destination's.
+/// Checks the packet against the selectors of the attachment, and sets its connection in `attribution`. `route`: the
+/// destination's.
 ///
-/// The account is left as it was when no selector knows the source.
+/// `attribution` is unchanged if the source is in no selector.
 #[inline(always)]
 pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &ResolvedPair<A, T>,
+    pair: &ResolvedPair<A, T>,
     route: Route,
     attachment: &Attachment,
-    account: &Account,
+    attribution: &Attribution,
 ) -> Result<(), Reason> {
-    let back = route::lookup(ends, ends.source);
+    let back = route::lookup(pair, pair.source);
     if packet.reach != Reach::Forwardable {
-        return Err(on_link(packet, frame, ends, route, back, attachment));
+        return Err(on_link(packet, frame, pair, route, back, attachment));
     }
     if packet.source.is_martian_source() || back.flags & Route::HUB != 0 {
         return Err(Reason::SpoofedSource);
     }
-    let remote = ends.tables.remote(ends.source, attachment.scope);
+    let remote = pair.tables.remote(pair.source, attachment.scope);
     if route.flags & Route::HUB != 0 {
-        return Err(to_hub(packet, frame, remote, back, attachment, account));
+        return Err(to_hub(packet, frame, remote, back, attachment, attribution));
     }
     let remote = remote.ok_or(Reason::SpoofedSource)?;
-    account.charge(remote.connection & !NO_REVERSE_PATH);
-    let owner = paired(packet, frame, &ends.tables, remote, ends.destination, Direction::FromSite);
+    attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
+    let owner = paired(packet, frame, &pair.tables, remote, pair.destination, Direction::FromSite);
     let owner = owner.ok_or(Reason::SelectorMismatch)?;
-    account.charge(owner & !NO_REVERSE_PATH);
+    attribution.set_connection(owner & !NO_REVERSE_PATH);
     reverse_path(back, owner)
 }
 
-/// Whether the source's route leads back to the connection that the packet is from.
+/// Checks that the source's route leads back to the packet's connection.
 #[inline(always)]
 fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
     if owner & NO_REVERSE_PATH != 0 || route::leads_to(back, owner) { Ok(()) } else { Err(Reason::SpoofedSource) }
 }
 
-/// What becomes of a packet that does not go further than its link: the hub answers it, and the answer must not go to
-/// somebody else. `route` is the destination's, `back` the source's.
+/// The result for a packet that must not leave its link: multicast or link-local. The source is checked because the hub
+/// may answer. `route`: the destination's, `back`: the source's.
 #[inline(always)]
 fn on_link<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &ResolvedPair<A, T>,
+    pair: &ResolvedPair<A, T>,
     route: Route,
     back: Route,
     attachment: &Attachment,
@@ -75,7 +76,7 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
     let is_hub = route.flags & Route::HUB != 0;
     let reason = match is_multicast {
         true => Reason::Multicast,
-        // The kernel forwards what is link-local, against RFC 3927 section 7, in IPv6 back to the same link.
+        // The kernel forwards link-local packets, against RFC 3927 section 7; in IPv6 back to the same link.
         false if is_hub => Reason::LinkLocal,
         false => Reason::SelectorMismatch,
     };
@@ -99,7 +100,7 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
     }
     // The hub's addresses on its links are often link-local ones of IPv4.
     if is_hub
-        && let Some(remote) = ends.tables.remote(ends.source, attachment.scope)
+        && let Some(remote) = pair.tables.remote(pair.source, attachment.scope)
         && reverse_path(back, remote.connection).is_ok()
     {
         return reason;
@@ -107,14 +108,14 @@ fn on_link<A: Address, T: Tables<A>, F: Frame>(
     Reason::SpoofedSource
 }
 
-/// On the VPC side, management, IKE and ESP come in, too: from anywhere that is not behind a connection. The default route
-/// says nothing about where an address is.
+/// Whether an address is behind a connection. The VPC side also receives management, IKE and ESP, from any address that
+/// is not. The default route does not locate an address.
 #[inline(always)]
 fn is_behind_connection(back: Route) -> bool {
     back.flags & (Route::NONE.flags | Route::VPC | Route::DEFAULT) == 0
 }
 
-/// Whether the packet may be for the hub itself. `back` is the route of its source.
+/// The result for a packet to the hub itself. `back`: the route of its source.
 #[inline(always)]
 fn to_hub<A: Address, F: Frame>(
     packet: &Packet<A>,
@@ -122,7 +123,7 @@ fn to_hub<A: Address, F: Frame>(
     remote: Option<Remote>,
     back: Route,
     attachment: &Attachment,
-    account: &Account,
+    attribution: &Attribution,
 ) -> Reason {
     if attachment.connection == VPC {
         let is_spoofed = is_behind_connection(back) || packet.source.on_link(frame.interface()) & link::SITE != 0;
@@ -131,7 +132,7 @@ fn to_hub<A: Address, F: Frame>(
     if let Some(remote) = remote
         && reverse_path(back, remote.connection).is_ok()
     {
-        account.charge(remote.connection & !NO_REVERSE_PATH);
+        attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
         return Reason::ToHub;
     }
     // Neighbours on the link: probes, routing protocols.
@@ -142,21 +143,22 @@ fn to_hub<A: Address, F: Frame>(
     Reason::SpoofedSource
 }
 
-/// The egress connection's own selectors, in whose scope the addresses stand the other way round.
+/// Checks the packet against the egress connection's selectors, with the addresses swapped.
 #[inline(always)]
 pub fn egress<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
-    ends: &ResolvedPair<A, T>,
+    pair: &ResolvedPair<A, T>,
     scope: u32,
 ) -> Result<(), Reason> {
-    match ends.tables.remote(ends.destination, scope) {
-        Some(remote) if paired(packet, frame, &ends.tables, remote, ends.source, Direction::ToSite).is_some() => Ok(()),
+    match pair.tables.remote(pair.destination, scope) {
+        Some(remote) if paired(packet, frame, &pair.tables, remote, pair.source, Direction::ToSite).is_some() => Ok(()),
         _ => Err(Reason::SelectorMismatch),
     }
 }
 
-/// The connection, perhaps with [`NO_REVERSE_PATH`], of the pair that admits the packet, `local` being its end on the hub's side.
+/// The connection of the pair that admits the packet, perhaps with [`NO_REVERSE_PATH`]. `local`: the address on the
+/// hub's side.
 #[inline(always)]
 fn paired<A: Address, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
@@ -164,14 +166,14 @@ fn paired<A: Address, T: Tables<A>, F: Frame>(
     tables: &T,
     remote: Remote,
     local: T::Resolved,
-    way: Direction,
+    direction: Direction,
 ) -> Option<u32> {
     if remote.policy == ANY_LOCAL {
         return Some(remote.connection);
     }
     let local = tables.local(local, remote.policy)?;
-    if local.limits == NO_LIMITS {
+    if local.rules == NO_PORT_RULES {
         return Some(local.connection);
     }
-    limits::admit(packet, frame, local.limits, way)
+    ports::admit(packet, frame, local.rules, direction)
 }

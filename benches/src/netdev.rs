@@ -1,17 +1,17 @@
-//! Where a program runs: a device in a network namespace.
+//! A network device in a network namespace.
 
 use anyhow::{Context as _, Result};
 use hub_tests::lab::{Mac, Namespace};
 
-pub struct Place {
+pub struct Netdev {
     pub namespace: Namespace,
     pub device: String,
     pub index: u32,
 }
 
-impl Place {
+impl Netdev {
     /// # Errors
-    /// When there is no such namespace or device, or this process may not enter: what to do.
+    /// When there is no such namespace or device, or this process may not enter it.
     pub fn find(namespace: &str, device: &str) -> Result<Self> {
         let found = Namespace::open(namespace)?
             .with_context(|| format!("no network namespace {namespace}: `ip netns list` shows what there is"))?;

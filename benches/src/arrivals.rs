@@ -1,4 +1,4 @@
-//! What became of the stream's frames: which came, where, when, and which did not.
+//! Arrivals of the stream's frames: time and tunnel of each, and losses.
 
 use std::{
     thread,
@@ -13,9 +13,9 @@ use crate::{
     shape::{self, Arrival, TUNNELS},
 };
 
-/// A frame that has not come after this long does not come any more: on a quiet machine it takes microseconds.
+/// A frame that has not arrived after this time is lost. On an idle machine a frame takes microseconds.
 const LATE: Duration = Duration::from_millis(20);
-/// Frames of this long are looked at to tell where the traffic goes.
+/// Period over which shares are measured.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The clock that the kernel programs read, in nanoseconds.
@@ -24,14 +24,14 @@ pub fn clock() -> Result<u64> {
     Ok(u64::try_from(Duration::from(now).as_nanos())?)
 }
 
-/// Frames of a while, by where they came out.
+/// Frames of a period, by tunnel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shares {
     pub by_tunnel: [u64; TUNNELS as usize],
     pub missing: u64,
 }
 
-/// Where the traffic goes now. Takes a moment.
+/// Measures the current shares.
 pub fn shares(programs: &Programs, rate: u32) -> Result<Shares> {
     let frames = frames(rate, LOOK);
     let end = programs.made()?;
@@ -47,7 +47,7 @@ pub fn shares(programs: &Programs, rate: u32) -> Result<Shares> {
     Ok(shares)
 }
 
-/// Waits until the traffic goes as it should and all of it arrives.
+/// Waits until the shares are accepted and no frame is lost.
 pub fn wait_for_shares(
     programs: &Programs,
     rate: u32,
@@ -55,7 +55,7 @@ pub fn wait_for_shares(
     accept: impl Fn([u64; TUNNELS as usize]) -> bool,
 ) -> Result<()> {
     let begin = Instant::now();
-    // What was sent before belongs to the past.
+    // Skip the frames that were sent before.
     thread::sleep(LOOK);
     loop {
         let found = shares(programs, rate)?;
@@ -63,17 +63,17 @@ pub fn wait_for_shares(
             return Ok(());
         }
         if begin.elapsed() > patience {
-            bail!("the traffic does not go as it should, for {patience:?}: {found:?}");
+            bail!("the traffic does not take the expected tunnels within {patience:?}: {found:?}");
         }
     }
 }
 
-/// What an event did to the stream.
+/// Effect of an event on the stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Disturbance {
     /// From the event until the first frame came out of the second tunnel.
     pub first: Option<Duration>,
-    /// From the event until the first frame after which none was missing any more.
+    /// From the event until the first frame after which none was lost.
     pub restored: Duration,
     pub lost: u64,
 }
@@ -91,28 +91,28 @@ pub fn follow(
     let begin = Instant::now();
     let record = programs.record()?;
     let (calm, since) = (frames(rate, calm), |time: u64| Duration::from_nanos(time.saturating_sub(event)));
-    let mut judge = Judge::default();
+    let mut tracker = Tracker::default();
     let mut next = made;
     loop {
         let settled = programs.made()?;
         thread::sleep(LATE);
         for number in next..settled {
-            judge.frame(record.arrival(number)?.map(|arrival| (arrival.time, arrival.tunnel == 1)), event);
+            tracker.frame(record.arrival(number)?.map(|arrival| (arrival.time, arrival.tunnel == 1)), event);
         }
         next = settled;
-        // Where the second tunnel has carried traffic before, a first frame is no sign that anything has changed.
-        if judge.calm >= if judge.lost > 0 { calm } else { calm * 10 } {
-            let restored = judge.restored.filter(|_| judge.lost > 0).map(since).unwrap_or_default();
-            return Ok(Disturbance { first: judge.first.map(since), restored, lost: judge.lost });
+        // If the second tunnel carried traffic before, its first frame does not show a change.
+        if tracker.calm >= if tracker.lost > 0 { calm } else { calm * 10 } {
+            let restored = tracker.restored.filter(|_| tracker.lost > 0).map(since).unwrap_or_default();
+            return Ok(Disturbance { first: tracker.first.map(since), restored, lost: tracker.lost });
         }
         if begin.elapsed() > patience {
-            bail!("the traffic does not come back within {patience:?}: {} frames were lost", judge.lost);
+            bail!("the traffic does not come back within {patience:?}: {} frames were lost", tracker.lost);
         }
     }
 }
 
-/// From an event at `event` on the [`clock`], when `made` frames had been made, until each of so many destinations has
-/// got a first frame: by then there is a way to all of them. A frame that is lost on the way only delays it.
+/// From an event at `event` on the [`clock`], when `made` frames had been made, until the first frame to each
+/// destination has arrived. A lost frame only delays the result.
 pub fn all_reached(
     programs: &Programs,
     event: u64,
@@ -129,7 +129,7 @@ pub fn all_reached(
         thread::sleep(LATE);
         for number in next..settled {
             if let Some(arrival) = record.arrival(number)? {
-                // Frames are told apart by the low 32 bits.
+                // The low 32 bits identify a frame.
                 first[shape::destination(number as u32, destinations) as usize].get_or_insert(arrival.time);
             }
         }
@@ -142,16 +142,16 @@ pub fn all_reached(
     Ok(Duration::from_nanos(last.saturating_sub(event)))
 }
 
-/// What shows that the traffic has changed its way.
+/// The sign that the traffic has moved to another tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
-    /// The first frame that comes by this tunnel.
+    /// The first frame from this tunnel.
     FirstBy(u32),
-    /// The first frame by this tunnel after which none comes by another for a while.
+    /// The first frame from this tunnel after which no other tunnel delivers frames for a period.
     AllBy(u32),
 }
 
-/// From an event at `event` on the [`clock`], when `made` frames had been made, until the traffic has changed its way.
+/// From an event at `event` on the [`clock`], when `made` frames had been made, until the traffic has moved.
 pub fn moved(
     programs: &Programs,
     event: u64,
@@ -178,29 +178,29 @@ pub fn moved(
                     first.get_or_insert(time);
                     calm += 1;
                 }
-                // What has not come says nothing of the way.
+                // A lost frame shows no tunnel.
                 (_, Sign::FirstBy(_)) | (None, Sign::AllBy(_)) => {}
             }
         }
         next = settled;
         if begin.elapsed() > patience {
-            bail!("the traffic does not change its way within {patience:?}");
+            bail!("the traffic does not move within {patience:?}");
         }
     }
     Ok(Duration::from_nanos(first.map_or(0, |first| first - event)))
 }
 
 #[derive(Default)]
-struct Judge {
+struct Tracker {
     first: Option<u64>,
     restored: Option<u64>,
     lost: u64,
-    /// Frames in a row that came.
+    /// Consecutive frames without a loss.
     calm: u64,
 }
 
-impl Judge {
-    /// The next frame: when it came, if it did, and whether by the second tunnel.
+impl Tracker {
+    /// Adds the next frame: time and whether from the second tunnel; `None` if lost.
     fn frame(&mut self, came: Option<(u64, bool)>, event: u64) {
         let Some((time, second)) = came else {
             (self.lost, self.calm, self.restored) = (self.lost + 1, 0, None);
@@ -214,7 +214,7 @@ impl Judge {
     }
 }
 
-/// Frames of a while.
+/// Frames of a period.
 fn frames(rate: u32, time: Duration) -> u64 {
     u64::try_from(u128::from(rate) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX).max(1)
 }
@@ -225,20 +225,20 @@ mod tests {
 
     #[test]
     fn traffic_is_restored_when_the_last_frame_has_been_missed() {
-        let mut judge = Judge::default();
+        let mut tracker = Tracker::default();
         let frames = [Some((90, false)), None, Some((110, true)), None, None, Some((140, true)), Some((150, true))];
         for came in frames {
-            judge.frame(came, 100);
+            tracker.frame(came, 100);
         }
-        assert_eq!((judge.first, judge.restored, judge.lost, judge.calm), (Some(110), Some(140), 3, 2));
+        assert_eq!((tracker.first, tracker.restored, tracker.lost, tracker.calm), (Some(110), Some(140), 3, 2));
     }
 
     #[test]
     fn a_frame_before_the_event_is_not_the_first() {
-        let mut judge = Judge::default();
+        let mut tracker = Tracker::default();
         for time in [90, 99, 100, 101] {
-            judge.frame(Some((time, true)), 100);
+            tracker.frame(Some((time, true)), 100);
         }
-        assert_eq!((judge.first, judge.lost), (Some(100), 0));
+        assert_eq!((tracker.first, tracker.lost), (Some(100), 0));
     }
 }

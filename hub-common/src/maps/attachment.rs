@@ -1,0 +1,55 @@
+//! Interfaces: `ATTACHMENTS`, `FAR_ATTACHMENTS`, `VLANS`, `LINKS`.
+
+/// Capacity of `FAR_ATTACHMENTS` and `PORTS`: interfaces and connections of one gateway. `TRAFFIC` and `REFUSALS` have
+/// two entries more.
+pub const MAX_CONNECTIONS: u32 = 4096;
+/// Interfaces with a lower index have their attachment in `ATTACHMENTS`, others in the slower `FAR_ATTACHMENTS`.
+pub const NEAR_INTERFACES: u32 = 1 << 14;
+
+/// An ingress interface. Key: ifindex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Attachment {
+    /// Scope of the look-up of the source.
+    pub scope: u32,
+    /// `COUNTERS` slot of packets that end before the selector stage has found their connection.
+    pub connection: u32,
+    /// The interface's own link address. Frames to another one are not for this host. Zero on raw-IP links.
+    pub mac: [u8; 6],
+    /// [`Attachment::ETHERNET`] and the like.
+    pub flags: u16,
+}
+
+impl Attachment {
+    /// Frames start with an Ethernet header; without the flag, with the IP header.
+    pub const ETHERNET: u16 = 1;
+    /// Packets from this interface may go only to the VPC.
+    pub const ISOLATED: u16 = 2;
+    /// The entry is in use. Unused elements of the array do not have it.
+    pub const PRESENT: u16 = 4;
+    /// Value of an unused element.
+    pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0 };
+}
+
+/// Key of `VLANS`: a VLAN that has an interface of its own above `ifindex`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Vlan {
+    pub ifindex: u32,
+    /// 1..=4094.
+    pub id: u32,
+}
+
+/// Value of `LINKS`: sources that may reach the hub over the link itself, without a selector. Key: (ifindex, prefix),
+/// IPv4 prefixes as IPv4-mapped ones.
+pub mod link {
+    /// A prefix of the link, or the `peer` of a connection there. Packets from it may go to the hub's addresses on the
+    /// link.
+    pub const SOURCE: u32 = 1;
+    /// An address of the hub on the link, or the link's broadcast address.
+    pub const HUB: u32 = 2;
+    /// On the VPC's interface: a prefix of a link to a site.
+    pub const SITE: u32 = 4;
+}
+
+const _: () = assert!(size_of::<Attachment>() == 16 && size_of::<Vlan>() == 8);

@@ -1,0 +1,41 @@
+//! Keys and values of the program's maps.
+//!
+//! The look-ups for a packet that came in on `ifindex`. `REMOTES`, `LOCALS` and `ROUTES` are LPM tries or the
+//! [`crate::class_trie`]:
+//!
+//! ```text
+//! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
+//! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
+//! LOCALS[policy, destination] longest prefix   -> Local { connection, rules }  (only where policy is not ANY_LOCAL)
+//! PORT_RULES[rules]                            -> Rules            (only where rules is not NO_PORT_RULES)
+//! ROUTES[source]              longest prefix   -> Route: must lead back to that connection (reverse path)
+//! GROUP_MEMBERS[first_bucket, connection]      (only where the route has several next hops)
+//! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
+//! BUCKETS[first_bucket + (flow hash & mask)]   -> index into NEXT_HOPS
+//! NEXT_HOPS[index]                             -> NextHop { port, MACs, MTU, scope, .. }
+//! PORTS[port]                                  -> the egress device (devmap)
+//! ```
+//!
+//! For a packet to the hub itself whose source is in no selector: `LINKS[ifindex, address]`.
+//!
+//! The egress check looks up `REMOTES` and `LOCALS` again, with the next hop's scope and the addresses swapped.
+
+mod attachment;
+mod counters;
+#[cfg(feature = "user")]
+mod pod;
+mod policy;
+mod routing;
+
+pub use self::{
+    attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, Vlan, link},
+    counters::{ConnectionRecord, GroupRecord, NAME_BYTES, Refusals, Traffic, UNATTRIBUTED, VPC},
+    policy::{
+        ADMITS_NOTHING, ANY_LOCAL, Local, MAX_PORT_RULES, MAX_PREFIXES, NO_PORT_RULES, NO_REVERSE_PATH,
+        RULES_PER_ENTRY, Remote, Rule, Rules, SCOPE_BITS, SHARED_SCOPE, Scoped,
+    },
+    routing::{
+        BUCKET_INDEX, GROUP_BUCKETS, GroupMember, LinkAddress, MAX_BUCKETS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
+        MAX_NEXT_HOPS, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, Route, link_addresses, path_of, redirected,
+    },
+};

@@ -1,0 +1,18 @@
+//! [`aya::Pod`] for the agent's side.
+
+use super::{
+    Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Refusals, Remote,
+    Route, Rule, Scoped, Traffic, Vlan,
+};
+use crate::Mark;
+
+macro_rules! pod {
+    ($($type:ty),+ $(,)?) => {
+        // SAFETY: `repr(C)`, made of integers and byte arrays only, no padding (sizes are asserted): every byte is
+        // initialised and every bit pattern is a value.
+        $(unsafe impl aya::Pod for $type {})+
+    };
+}
+
+pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
+pod!(Mark, Vlan, GroupMember, Traffic, Refusals, ConnectionRecord, GroupRecord);

@@ -1,0 +1,154 @@
+//! Routes and next hops: `ROUTES_*`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `NEIGHBOURS`, `NEIGHBOUR_MISS`.
+
+/// Capacity of `NEXT_HOPS`.
+pub const MAX_NEXT_HOPS: u32 = 1 << 14;
+/// Capacity of `BUCKETS`.
+pub const MAX_BUCKETS: u32 = 1 << 20;
+/// Capacity of `NEIGHBOURS` and `VLANS`. The kernel allocates memory by the entry, and a mebibyte each for the hash
+/// buckets.
+pub const MAX_NEIGHBOURS: u32 = 1 << 16;
+
+/// Buckets of a next-hop group with several members; a power of two. Shares are exact to one in this many.
+pub const GROUP_BUCKETS: u32 = 256;
+
+/// Bits of a bucket that are the index into `NEXT_HOPS`. The bits above are the upper half of the flow hash by which
+/// the kernel chooses the same next hop in its own route ([`path_of`]); 0 where that route has only one.
+pub const BUCKET_INDEX: u32 = 0xffff;
+
+/// The bits above [`BUCKET_INDEX`] for one next hop of a kernel route. `before`: weights of the next hops before it,
+/// `own`: its weight, `total`: all weights.
+///
+/// The kernel gives each next hop a range of hashes in proportion to its weight, in order (`fib_rebalance`,
+/// `net/ipv4/fib_semantics.c`; `rt6_upper_bound_set`, net/ipv6/route.c). The result is the middle of that range.
+pub const fn path_of(before: u32, own: u32, total: u32) -> u32 {
+    let middle = ((2 * before as u64 + own as u64) << 15) / total as u64;
+    (middle as u32) << 16
+}
+
+/// Value of the longest prefix that contains the destination. Eight bytes: replaced as one.
+///
+/// The bucket of a group with one connection has the number of the connection's slot. So the route itself shows whether
+/// it leads to a connection; for other groups `GROUP_MEMBERS` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Route {
+    /// Index of the group's first bucket.
+    pub first_bucket: u32,
+    /// Number of the group's buckets minus one; the number is a power of two. 0 for a single next hop.
+    pub bucket_mask: u16,
+    /// [`Route::HUB`] and the like.
+    pub flags: u16,
+}
+
+impl Route {
+    /// An address of the hub itself, or a broadcast address of one of its links. The bucket fields are unused.
+    pub const HUB: u16 = 1;
+    /// Leads to the VPC side.
+    pub const VPC: u16 = 2;
+    /// The prefix has length 0.
+    pub const DEFAULT: u16 = 4;
+    /// The result for destinations without a route.
+    pub const NONE: Self = Self { first_bucket: 0, bucket_mask: 0, flags: 1 << 15 };
+}
+
+/// Key of `GROUP_MEMBERS`: a connection in a group with several members, whatever its weight and state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct GroupMember {
+    pub first_bucket: u32,
+    /// `COUNTERS` slot.
+    pub connection: u32,
+}
+
+/// Capacity of `GROUP_MEMBERS`; the kernel allocates memory by the entry.
+pub const MAX_GROUP_MEMBERS: u32 = 1 << 17;
+
+/// The egress of a packet. An entry that a bucket points to never changes: the agent writes a new entry and changes the
+/// bucket, so that no packet sees half a MAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct NextHop {
+    /// `COUNTERS` slot.
+    pub connection: u32,
+    /// Scope of the connection's own selectors.
+    pub scope: u32,
+    /// Egress interface, key of `NEIGHBOURS`.
+    pub ifindex: u32,
+    /// Index into `PORTS`.
+    pub port: u32,
+    /// Maximum length of an IP packet on the egress interface, bytes.
+    pub mtu: u32,
+    /// [`NextHop::ETHERNET`] and the like.
+    pub flags: u32,
+    /// Link addresses of the neighbour, if [`NextHop::RESOLVED`], and of the egress interface; made by
+    /// [`link_addresses`].
+    pub addresses: [u32; 3],
+    /// To a cache line.
+    pub padding: [u32; 7],
+}
+
+/// Destination and source of an Ethernet header, in the byte order of the wire, as words that the program copies.
+#[inline(always)]
+pub const fn link_addresses(destination: [u8; 6], source: [u8; 6]) -> [u32; 3] {
+    let (d, s) = (destination, source);
+    [
+        u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+        u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+        u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+    ]
+}
+
+/// Replaces the destination.
+#[inline(always)]
+pub const fn redirected(addresses: [u32; 3], destination: [u8; 6]) -> [u32; 3] {
+    let (d, middle) = (destination, addresses[1].to_ne_bytes());
+    [u32::from_ne_bytes([d[0], d[1], d[2], d[3]]), u32::from_ne_bytes([d[4], d[5], middle[2], middle[3]]), addresses[2]]
+}
+
+impl NextHop {
+    /// The egress interface exists and is up.
+    pub const UP: u32 = 1;
+    /// Frames need an Ethernet header.
+    pub const ETHERNET: u32 = 2;
+    /// The neighbour's address is known.
+    pub const RESOLVED: u32 = 4;
+    /// Each destination is a neighbour of its own: look up `NEIGHBOURS`.
+    pub const ON_LINK: u32 = 8;
+    /// XDP cannot send to the interface; TC can.
+    pub const TC: u32 = 16;
+}
+
+/// Key of `NEIGHBOURS`, and record of the ring `NEIGHBOUR_MISS`: a neighbour that `NEIGHBOURS` did not have for a
+/// packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Neighbour {
+    /// In network byte order; an IPv4 address as an IPv4-mapped one (RFC 4291 section 2.5.5.2).
+    pub address: [u64; 2],
+    pub ifindex: u32,
+    /// 4 or 6: a mapped address may also be in an IPv6 packet.
+    pub family: u32,
+}
+
+/// Value of `NEIGHBOURS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LinkAddress {
+    pub mac: [u8; 6],
+    pub padding: [u8; 2],
+}
+
+/// Bytes of the ring `NEIGHBOUR_MISS`; at least a page. While the ring is full, misses are lost; a later packet reports
+/// the neighbour again.
+pub const NEIGHBOUR_MISS_BYTES: u32 = 1 << 16;
+
+const _: () = {
+    assert!(size_of::<Route>() == 8);
+    assert!(size_of::<GroupMember>() == 8);
+    assert!(size_of::<NextHop>() == 64);
+    assert!(size_of::<Neighbour>() == 24);
+    assert!(size_of::<LinkAddress>() == 8);
+    assert!(MAX_NEXT_HOPS <= BUCKET_INDEX);
+    assert!(path_of(0, 1, 2) == 0x4000_0000 && path_of(1, 1, 2) == 0xc000_0000);
+    assert!(GROUP_BUCKETS.is_power_of_two() && GROUP_BUCKETS - 1 <= u16::MAX as u32);
+};

@@ -1,0 +1,115 @@
+//! Access to a packet, independent of the program type.
+
+mod skb;
+mod xdp;
+
+use core::ptr::NonNull;
+
+use aya_ebpf::EbpfContext;
+use hub_common::maps::NextHop;
+
+pub use self::{skb::SkbFrame, xdp::XdpFrame};
+
+/// A frame in a program. A call that takes `&mut self` may move or remove its bytes.
+pub trait Frame {
+    /// Return code that passes the packet to the kernel.
+    const PASS: u32;
+    /// Return code that drops the packet.
+    const DROP: u32;
+    /// Flags of next hops that this program type cannot send to. The packet passes to the program that can.
+    const UNREACHABLE: u32;
+    /// Whether a packet that passes leaves the programs: then it is marked and counted. A packet that XDP passes runs
+    /// through the TC program, which decides again.
+    const IS_LAST: bool;
+    /// Whether packets with IP options are forwarded.
+    const FORWARDS_OPTIONS: bool;
+
+    type Context: EbpfContext;
+
+    /// The program's context, for helpers.
+    fn context(&self) -> &Self::Context;
+
+    /// Index of the ingress interface.
+    fn interface(&self) -> u32;
+
+    /// Address of the first byte.
+    fn start(&self) -> usize;
+
+    /// Address after the last readable byte. The frame may be longer, but its headers are readable.
+    fn end(&self) -> usize;
+
+    /// Length of the frame.
+    fn length(&self) -> usize;
+
+    /// Offset of the IP header on an interface without link headers.
+    fn raw_offset(&self) -> usize;
+
+    /// Control word of the outermost tag (IEEE 802.1Q) if it was removed from the frame.
+    fn tag(&self) -> Option<u16>;
+
+    /// The `EtherType` that the kernel assumes (`skb->protocol`). `None` if the kernel has not set it yet.
+    fn protocol(&self) -> Option<u16>;
+
+    /// Sets the program's bits of the packet mark.
+    fn mark(&mut self, mark: u32);
+
+    /// Sets the flow hash (`skb->hash`), by which the kernel chooses among a route's next hops.
+    fn set_hash(&mut self, hash: u32);
+
+    /// [`ports::transport`](crate::policy::ports::transport) of this frame, through a function that the verifier checks
+    /// separately.
+    fn transport(&self, offset: u32, length: u32, known: u32, ports: u32) -> u64;
+
+    /// Whether an IP packet of this length, or each segment of it, fits the next hop's MTU.
+    fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool;
+
+    /// Call it after the hop limit in an IPv6 header was decremented.
+    fn hop_limit_decremented(&mut self);
+
+    /// Removes `bytes` from the end.
+    fn shrink_tail(&mut self, bytes: usize) -> Result<(), HelperError>;
+
+    /// Replaces a link header of `old` bytes, including tags, by one of `new` bytes; 0 for none. The new bytes are
+    /// undefined.
+    fn replace_link_header(&mut self, old: usize, new: usize) -> Result<(), HelperError>;
+
+    /// Sends the frame out of the next hop's interface. Returns the program's return code.
+    fn send(&self, next_hop: &NextHop) -> Result<u32, HelperError>;
+
+    /// The `T` at `offset`, if the frame has all of it.
+    #[inline(always)]
+    fn at<T: Bytes>(&self, offset: usize) -> Option<&T> {
+        // SAFETY: `locate` checks the bounds, `T` is plain bytes, and nothing else accesses this frame.
+        self.locate(offset).map(|pointer| unsafe { pointer.as_ref() })
+    }
+
+    /// As [`Frame::at`], mutable.
+    #[inline(always)]
+    fn at_mut<T: Bytes>(&mut self, offset: usize) -> Option<&mut T> {
+        // SAFETY: as in `at`; `&mut self` makes it the only reference.
+        self.locate(offset).map(|mut pointer| unsafe { pointer.as_mut() })
+    }
+
+    #[inline(always)]
+    fn locate<T: Bytes>(&self, offset: usize) -> Option<NonNull<T>> {
+        let address = self.start() + offset;
+        if address + size_of::<T>() > self.end() {
+            return None;
+        }
+        // SAFETY: no frame is at address 0.
+        Some(unsafe { NonNull::new_unchecked(address as *mut T) })
+    }
+}
+
+/// Header types that consist of plain bytes: any alignment, any bit pattern.
+///
+/// # Safety
+///
+/// `align_of` is 1, there is no padding, and every bit pattern is a value.
+pub unsafe trait Bytes {}
+
+// SAFETY: an array of bytes.
+unsafe impl<const N: usize> Bytes for [u8; N] {}
+
+/// A helper failed.
+pub struct HelperError;
