@@ -1,4 +1,4 @@
-//! The address families. IPv4 and IPv6 differ only here, in [`crate::parse`] and in [`crate::rewrite`].
+//! The address families. IPv4 and IPv6 differ only here, in [`crate::parse`], [`crate::nexthop`] and [`crate::rewrite`].
 //!
 //! Addresses are integers, so that the program compares and shifts them in registers.
 
@@ -6,23 +6,18 @@ use core::mem::{self, MaybeUninit};
 
 use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
 use hub_common::{
-    class_trie, flow,
+    class_trie,
     maps::{Local, Remote, Route, SCOPE_BITS, Scoped},
 };
 
-use crate::{
-    frame::Frame,
-    maps,
-    parse::{Martian, Packet, ParseIp},
-    rewrite::HopLimit,
-};
+use crate::maps;
 
 pub type V4 = u32;
 /// High half and low half.
 pub type V6 = [u64; 2];
 
 /// An address and the tables of its family.
-pub trait Address: class_trie::Key + ParseIp + Martian + HopLimit + 'static {
+pub trait Address: class_trie::Key + 'static {
     /// IP version.
     const VERSION: u32;
     /// Bits of an address.
@@ -38,7 +33,6 @@ pub trait Address: class_trie::Key + ParseIp + Martian + HopLimit + 'static {
     fn route(self) -> Option<Route>;
     /// Looks up the address in a scope of a trie.
     fn scoped<V: Copy>(self, trie: &LpmTrie<Scoped<Self::Bytes>, V>, scope: u32) -> Option<V>;
-    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32;
     /// The address as an IPv6 address in network byte order; IPv4-mapped for IPv4.
     fn mapped(self) -> [u64; 2];
 
@@ -78,11 +72,6 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
-        flow::hash_v4(packet.source, packet.destination, packet.protocol, Self::ports(packet, frame))
-    }
-
-    #[inline(always)]
     fn mapped(self) -> [u64; 2] {
         [0, (0xffff << 32 | u64::from(self)).to_be()]
     }
@@ -114,11 +103,6 @@ impl Address for V6 {
     fn scoped<V: Copy>(self, trie: &LpmTrie<Scoped<[u8; 16]>, V>, scope: u32) -> Option<V> {
         let [a, b, c, d] = words(self);
         find(trie, [SCOPE_BITS + Self::BITS, scope.to_be(), a, b, c, d])
-    }
-
-    #[inline(always)]
-    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
-        flow::hash_v6(packet.source, packet.destination, packet.protocol, Self::ports(packet, frame))
     }
 
     #[inline(always)]

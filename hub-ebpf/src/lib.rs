@@ -17,3 +17,9 @@ pub mod frame;
 pub mod headers;
 pub mod lookup;
 pub mod maps;
+
+/// Everything that the stages need of an address family.
+pub trait Family: family::Address + parse::ParseIp + parse::Martian + nexthop::FlowHash + rewrite::HopLimit {}
+
+impl Family for family::V4 {}
+impl Family for family::V6 {}

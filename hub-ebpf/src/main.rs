@@ -16,8 +16,9 @@ use hub_common::{
 };
 
 use hub_ebpf::{
+    Family,
     counters::{self, Admission, Attribution},
-    family::{Address, V4, V6},
+    family::{V4, V6},
     frame::{Frame, SkbFrame, XdpFrame},
     lookup::{ClassTrie, LpmTries, ResolvedPair, Tables},
     nexthop,
@@ -71,7 +72,7 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
 
 /// The stages of an IP packet. The selector stage sets the packet's connection in `attribution`.
 #[inline(always)]
-fn stages<A: Address, T: Tables<A>, F: Frame>(
+fn stages<A: Family, T: Tables<A>, F: Frame>(
     frame: &mut F,
     start: Start,
     attachment: &Attachment,

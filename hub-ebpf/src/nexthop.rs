@@ -3,22 +3,22 @@
 //! The agent assigns the buckets of a group to its members by weight and state.
 
 use hub_common::{
-    Reason,
+    Reason, flow,
     maps::{BUCKET_INDEX, NextHop, Route},
 };
 
 use crate::{
     counters::{Admission, Attribution},
-    family::Address,
+    family::{Address, V4, V6},
     frame::Frame,
     lookup::{ResolvedPair, Tables},
     maps,
-    parse::Packet,
+    parse::{Martian, Packet, ParseIp},
     policy::selector,
 };
 
 #[inline(always)]
-pub fn choose<A: Address, T: Tables<A>, F: Frame>(
+pub fn choose<A: Address + ParseIp + Martian + FlowHash, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
@@ -41,4 +41,23 @@ pub fn choose<A: Address, T: Tables<A>, F: Frame>(
         return Err(Reason::NextHopDown);
     }
     Ok(next_hop)
+}
+
+/// The part of the choice that differs by family.
+pub trait FlowHash: Sized {
+    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32;
+}
+
+impl FlowHash for V4 {
+    #[inline(always)]
+    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
+        flow::hash_v4(packet.source, packet.destination, packet.protocol, Self::ports(packet, frame))
+    }
+}
+
+impl FlowHash for V6 {
+    #[inline(always)]
+    fn flow_hash<F: Frame>(packet: &Packet<Self>, frame: &F) -> u32 {
+        flow::hash_v6(packet.source, packet.destination, packet.protocol, Self::ports(packet, frame))
+    }
 }

@@ -183,7 +183,7 @@ fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Reason
 
 /// Parses the IP header. A unicast packet in a multicast or broadcast frame is dropped (RFC 1122 section 3.3.6).
 #[inline(always)]
-pub fn packet<A: Address, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Reason> {
+pub fn packet<A: Address + ParseIp, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Reason> {
     let packet = A::parse(frame, start.offset)?;
     if start.to_group && packet.reach != Reach::Multicast { Err(Reason::Malformed) } else { Ok(packet) }
 }

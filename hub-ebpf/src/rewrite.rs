@@ -19,7 +19,11 @@ use crate::{
 const ETHERNET_MIN_PAYLOAD: usize = 46;
 
 #[inline(always)]
-pub fn rewrite<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<(), Reason> {
+pub fn rewrite<A: Address + HopLimit, F: Frame>(
+    frame: &mut F,
+    packet: &Packet<A>,
+    next_hop: &NextHop,
+) -> Result<(), Reason> {
     if next_hop.flags & F::UNREACHABLE != 0 {
         return Err(Reason::HandedOver);
     }

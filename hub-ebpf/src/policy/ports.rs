@@ -13,7 +13,7 @@ use crate::{
     frame::Frame,
     headers::{Ipv4, Ipv6},
     maps,
-    parse::Packet,
+    parse::{Packet, ParseIp},
 };
 
 const ICMP: u8 = 1;
@@ -48,7 +48,12 @@ mod transport {
 
 /// The connection of the first rule that admits the packet.
 #[inline(always)]
-pub fn admit<A: Address, F: Frame>(packet: &Packet<A>, frame: &F, rules: u32, direction: Direction) -> Option<u32> {
+pub fn admit<A: Address + ParseIp, F: Frame>(
+    packet: &Packet<A>,
+    frame: &F,
+    rules: u32,
+    direction: Direction,
+) -> Option<u32> {
     let known = u32::from(packet.protocol) | A::VERSION << 8;
     let transport = frame.transport(packet.offset as u32, packet.length as u32, known, A::ports(packet, frame));
     let protocol = (transport >> transport::PROTOCOL_SHIFT) as u32 & 0xff;

@@ -18,7 +18,7 @@ use crate::{
     family::Address,
     frame::Frame,
     lookup::{ResolvedPair, Tables},
-    parse::{Packet, Reach},
+    parse::{Martian, Packet, ParseIp, Reach},
     policy::ports::{self, Direction},
     route,
 };
@@ -28,7 +28,7 @@ use crate::{
 ///
 /// `attribution` is unchanged if the source is in no selector.
 #[inline(always)]
-pub fn ingress<A: Address, T: Tables<A>, F: Frame>(
+pub fn ingress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
@@ -64,7 +64,7 @@ fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
 /// The result for a packet that must not leave its link: multicast or link-local. The source is checked because the hub
 /// may answer. `route`: the destination's, `back`: the source's.
 #[inline(always)]
-fn on_link<A: Address, T: Tables<A>, F: Frame>(
+fn on_link<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
@@ -117,7 +117,7 @@ fn is_behind_connection(back: Route) -> bool {
 
 /// The result for a packet to the hub itself. `back`: the route of its source.
 #[inline(always)]
-fn to_hub<A: Address, F: Frame>(
+fn to_hub<A: Address + ParseIp + Martian, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     remote: Option<Remote>,
@@ -145,7 +145,7 @@ fn to_hub<A: Address, F: Frame>(
 
 /// Checks the packet against the egress connection's selectors, with the addresses swapped.
 #[inline(always)]
-pub fn egress<A: Address, T: Tables<A>, F: Frame>(
+pub fn egress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
@@ -160,7 +160,7 @@ pub fn egress<A: Address, T: Tables<A>, F: Frame>(
 /// The connection of the pair that admits the packet, perhaps with [`NO_REVERSE_PATH`]. `local`: the address on the
 /// hub's side.
 #[inline(always)]
-fn paired<A: Address, T: Tables<A>, F: Frame>(
+fn paired<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     tables: &T,

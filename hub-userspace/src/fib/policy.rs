@@ -6,8 +6,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, ANY_LOCAL, Attachment, RULES_PER_ENTRY, Local, NO_PORT_RULES, NO_REVERSE_PATH, Remote, Rule, SCOPE_BITS,
-    SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan, link,
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, Local, NO_PORT_RULES, NO_REVERSE_PATH, RULES_PER_ENTRY, Remote, Rule,
+    SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan, link,
 };
 use ipnet::IpNet;
 

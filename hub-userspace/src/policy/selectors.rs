@@ -161,7 +161,7 @@ pub fn same_family(a: IpNet, b: IpNet) -> bool {
 mod tests {
     use ipnet::IpNet;
 
-    use super::{Owner, RULES_PER_ENTRY, Pair, Selector, compile};
+    use super::{Owner, Pair, RULES_PER_ENTRY, Selector, compile};
     use crate::policy::ports::{Ports, ProtoPorts};
 
     fn selectors(rows: &[(u32, &str, &str)]) -> Vec<Selector> {

@@ -23,8 +23,9 @@ use hub_common::{
     maps::{Attachment, UNATTRIBUTED},
 };
 use hub_ebpf::{
+    Family,
     counters::{self, Attribution},
-    family::{Address, V4, V6},
+    family::{V4, V6},
     frame::{Frame, XdpFrame},
     lookup::{ClassTrie, LpmTries, ResolvedPair, Tables},
     nexthop,
@@ -122,7 +123,7 @@ fn forward<T: Both, F: Frame>(frame: &mut F, stage: Stage) -> u32 {
 }
 
 #[inline(always)]
-fn stages<A: Address + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
+fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     frame: &mut F,
     start: Start,
     attachment: &Attachment,
