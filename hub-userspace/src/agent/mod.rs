@@ -10,6 +10,7 @@
 //! | [`edge`] | does it, through the traits [`Datapath`](edge::Datapath), [`Kernel`](edge::Kernel) and [`Ike`](edge::Ike) |
 //! | `host` | these, for real |
 //! | `snapshot` | what a status shows |
+//! | `record` | writes down what happens: `run --record` |
 //!
 //! One loop holds all state and is the only writer. What takes long is done elsewhere: files by the
 //! [`ConfigManager`](crate::config_manager::ConfigManager), kernel routes by [`netlink::Reconciler`](crate::netlink::Reconciler). So a failure is
@@ -19,6 +20,7 @@ pub mod edge;
 pub mod effect;
 pub mod event;
 mod host;
+pub(crate) mod record;
 mod routes;
 mod selectors;
 mod snapshot;
@@ -44,9 +46,16 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{edge::Edge, event::Event, host::Host, world::World};
+use self::{
+    edge::Edge,
+    event::Event,
+    host::Host,
+    record::{Recorder, format::Header},
+    world::World,
+};
 pub use self::{
     effect::{Effect, Settled},
+    record::Recording,
     snapshot::Snapshot,
     world::RETRY,
 };
@@ -107,6 +116,7 @@ pub struct Agent {
     neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
     verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
     settled: mpsc::UnboundedReceiver<Settled>,
+    recorder: Option<Recorder>,
     _lock: InstanceLock,
 }
 
@@ -116,7 +126,13 @@ impl Agent {
     /// taken back.
     ///
     /// With `plain_table` the nftables table has no owner, as on kernels before 6.9.
-    pub async fn start(config: Config, mode: Mode, instance: &Instance, plain_table: bool) -> Result<Self> {
+    pub async fn start(
+        config: Config,
+        mode: Mode,
+        instance: &Instance,
+        plain_table: bool,
+        recording: Option<Recording>,
+    ) -> Result<Self> {
         let lock = InstanceLock::claim()?;
         if old_agent_runs() {
             warn!(
@@ -144,9 +160,12 @@ impl Agent {
             grace: None,
         };
         let ike = Driver::start(&config);
-        let now = std::time::Instant::now();
+        let (clock, now) = (Clock::now(), std::time::Instant::now());
+        let begin =
+            |recording: Recording| recording.begin(&Header::new(&config, &host, &inherited, mode, clock, now), now);
+        let recorder = recording.map(begin).transpose()?;
         let mut agent = Self {
-            world: World::new(config, host.clone(), inherited, mode, Clock::now(), now),
+            world: World::new(config, host.clone(), inherited, mode, clock, now),
             edge: Edge { datapath, kernel, ike, listeners: broadcast::Sender::new(EVENTS) },
             host,
             follower,
@@ -154,6 +173,7 @@ impl Agent {
             neighbour_misses,
             verdicts,
             settled,
+            recorder,
             _lock: lock,
         };
         if is_running {
@@ -223,6 +243,9 @@ impl Agent {
     }
 
     fn handle(&mut self, event: Event) -> Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&event, std::time::Instant::now());
+        }
         edge::drive(&mut self.world, &mut self.edge, event, std::time::Instant::now)
     }
 
@@ -303,6 +326,7 @@ impl Agent {
     /// routes first: what the kernel gets by then has no way to a site, whatever `ip_forward` says. xfrm interfaces stay
     /// in any case, as strongSwan's tunnels do.
     pub async fn stop(self, detach: bool) -> Result<()> {
+        drop(self.recorder);
         let Edge { datapath, kernel, .. } = self.edge;
         if detach {
             let report =

@@ -13,12 +13,14 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Error, bpf,
     maps::{Named, Writer},
     pins::{Pins, make_directory, remove_directory, rename},
 };
+use crate::agent::record::remote;
 
 const CURRENT: &str = "tables";
 const NEW: &str = "tables-new";
@@ -28,8 +30,9 @@ const NAME: &str = "GROUPS";
 const GROUPS: u32 = MAX_BUCKETS / GROUP_BUCKETS;
 
 /// A group's buckets as an earlier agent has left them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldGroup {
+    #[serde(with = "remote::GroupRecord")]
     pub record: GroupRecord,
     /// `COUNTERS` slot of each bucket's owner, as far as there is one.
     pub owners: Vec<Option<u32>>,

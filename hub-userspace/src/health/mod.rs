@@ -27,6 +27,7 @@ use std::{
 };
 
 pub use prober::Prober;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::model::{Config, Connection, HealthCheck},
@@ -73,7 +74,7 @@ pub struct VerdictChange {
     pub verdict: Verdict,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     Healthy,
     Unhealthy {
@@ -97,7 +98,7 @@ impl fmt::Display for Verdict {
 }
 
 /// How a check is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Nothing before the first reply or the first `retries` misses: the path is not known to be healthy.
     pub verdict: Option<Verdict>,
@@ -107,6 +108,7 @@ pub struct Report {
     pub received: u64,
     /// Round trip of the last reply.
     pub round_trip: Option<Duration>,
+    #[serde(skip)]
     pub last_reply: Option<Instant>,
     /// Why the last probe did not leave, in a sentence.
     pub problem: Option<String>,

@@ -20,6 +20,7 @@ use rtnetlink::{
         route::RouteMessage,
     },
 };
+use serde::{Deserialize, Serialize};
 
 use super::{MAIN_TABLE, is_ours, wire};
 
@@ -44,7 +45,7 @@ pub struct HostState {
 }
 
 /// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
@@ -71,7 +72,7 @@ pub struct Link {
 }
 
 /// Which parts of a [`HostState`] changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 pub struct Changes {
     /// [`HostState::links`].

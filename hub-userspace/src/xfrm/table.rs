@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::wire::{Direction, Policy, Sa, Side, Template};
 use crate::{
     limit::{Ports, ProtoPorts},
@@ -9,7 +11,7 @@ use crate::{
 };
 
 /// All that there is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub policies: Vec<Policy>,
     pub sas: Vec<Sa>,
