@@ -21,6 +21,7 @@ use super::{
     event::Event,
     host::{self, Host},
     lock::{InstanceLock, old_agent_runs},
+    record::{Recorder, Recording, format::Header},
     request::Request,
     snapshot::Snapshot,
     watchdog::Watchdog,
@@ -59,6 +60,7 @@ pub struct Agent {
     neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
     verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
     settled: mpsc::UnboundedReceiver<Settled>,
+    recorder: Option<Recorder>,
     _lock: InstanceLock,
 }
 
@@ -68,7 +70,13 @@ impl Agent {
     /// taken back.
     ///
     /// With `plain_table` the nftables table has no owner, as on kernels before 6.9.
-    pub async fn start(config: Config, mode: Mode, instance: &Instance, plain_table: bool) -> Result<Self> {
+    pub async fn start(
+        config: Config,
+        mode: Mode,
+        instance: &Instance,
+        plain_table: bool,
+        recording: Option<Recording>,
+    ) -> Result<Self> {
         let lock = InstanceLock::claim()?;
         if old_agent_runs() {
             warn!(
@@ -96,9 +104,12 @@ impl Agent {
             grace: None,
         };
         let ike = Driver::start(&config);
-        let now = std::time::Instant::now();
+        let (clock, now) = (Clock::now(), std::time::Instant::now());
+        let begin =
+            |recording: Recording| recording.begin(&Header::new(&config, &host, &inherited, mode, clock, now), now);
+        let recorder = recording.map(begin).transpose()?;
         let mut agent = Self {
-            world: World::new(config, host.clone(), inherited, mode, Clock::now(), now),
+            world: World::new(config, host.clone(), inherited, mode, clock, now),
             edge: Edge { datapath, kernel, ike, listeners: broadcast::Sender::new(EVENTS) },
             host,
             follower,
@@ -106,6 +117,7 @@ impl Agent {
             neighbour_misses,
             verdicts,
             settled,
+            recorder,
             _lock: lock,
         };
         if is_running {
@@ -175,6 +187,9 @@ impl Agent {
     }
 
     fn handle(&mut self, event: Event) -> Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&event, std::time::Instant::now());
+        }
         edge::drive(&mut self.world, &mut self.edge, event, std::time::Instant::now)
     }
 
@@ -255,6 +270,7 @@ impl Agent {
     /// routes first: what the kernel gets by then has no way to a site, whatever `ip_forward` says. xfrm interfaces stay
     /// in any case, as strongSwan's tunnels do.
     pub async fn stop(self, detach: bool) -> Result<()> {
+        drop(self.recorder);
         let Edge { datapath, kernel, .. } = self.edge;
         if detach {
             let report =

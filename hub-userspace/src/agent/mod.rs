@@ -11,6 +11,7 @@
 //! | `host` | these, for real |
 //! | `main_loop` | the loop |
 //! | `snapshot` | what a status shows |
+//! | `record` | writes down what happens: `run --record` |
 //!
 //! One loop ([`Agent`]) holds all state and is the only writer. What takes long is done elsewhere: files by the
 //! [`ConfigManager`](crate::config_manager::ConfigManager), kernel routes by [`netlink::Reconciler`](crate::kernel::netlink::Reconciler). So a failure is
@@ -26,6 +27,7 @@ mod host;
 mod lock;
 mod main_loop;
 pub mod process;
+mod record;
 mod request;
 mod routes;
 mod selectors;
@@ -38,4 +40,6 @@ mod tests;
 mod watchdog;
 pub mod world;
 
-pub use self::{event::Transition, main_loop::Agent, request::Request, snapshot::Snapshot, world::RETRY};
+pub use self::{
+    event::Transition, main_loop::Agent, record::Recording, request::Request, snapshot::Snapshot, world::RETRY,
+};

@@ -27,7 +27,7 @@ use self::{
     store::StoreCommand,
 };
 use crate::{
-    agent::{Agent, cleanup, process},
+    agent::{Agent, Recording, cleanup, process},
     api::{AppState, Client, Socket, router},
     api_types::{event::ConnectionEvent, status::WithoutAgent},
     config::{
@@ -82,6 +82,10 @@ enum Command {
         /// a-z 0-9 -. Agents in several network namespaces of a host need one each.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
+        /// Records all that happens to the agent into a new file, for a report of a bug: names, addresses and the
+        /// configuration, no secrets. Where there is one already, into FILE.1 to FILE.9.
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
         /// Has the nftables table belong to nobody, as on kernels before 6.9.
         #[arg(long, hide = true)]
         plain_table: bool,
@@ -188,8 +192,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let client = Client::new(&cli.socket);
     let text = match cli.command {
-        Command::Run { config, state, attach, instance, plain_table } => {
-            Box::pin(serve(&config, &state, attach, &instance, plain_table, cli.socket)).await?;
+        Command::Run { config, state, attach, instance, record, plain_table } => {
+            Box::pin(serve(&config, &state, attach, &instance, record.as_deref(), plain_table, cli.socket)).await?;
             String::new()
         }
         Command::Check { config } => {
@@ -291,6 +295,7 @@ async fn serve(
     state: &Path,
     attach: Mode,
     instance: &Instance,
+    record: Option<&Path>,
     plain_table: bool,
     socket: PathBuf,
 ) -> Result<()> {
@@ -310,7 +315,8 @@ async fn serve(
     let mut socket = Socket::open(&socket)?;
     let mut start = Start::open(config, state, instance.as_str())?;
     start.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table)).await?;
+    let recording = record.map(Recording::create).transpose()?;
+    let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, recording)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
     let manager = ConfigManager::new(start, sender.clone());

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use hub_common::maps::ConnectionRecord;
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
-use crate::connection::state::State;
+use super::state::{RecordedState, State};
 
 /// The state of a connection, for the next agent. Times are of `CLOCK_BOOTTIME`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
+    #[serde(with = "RecordedState")]
     pub state: State,
     pub since: Duration,
     pub well_since: Option<Duration>,

@@ -23,3 +23,13 @@ pub enum State {
 
 /// States by connection name.
 pub type States = BTreeMap<String, State>;
+
+/// How a [`State`] is recorded: with the hold-down, which a status does not show.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "State", rename_all = "snake_case")]
+pub enum RecordedState {
+    Up,
+    HoldDown,
+    Down,
+    AdminDown,
+}

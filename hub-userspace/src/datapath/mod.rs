@@ -25,6 +25,7 @@ use std::{
 use aya::{EbpfLoader, maps::RingBuf};
 use aya_log::EbpfLogger;
 use hub_common::maps::NEIGHBOUR_MISS_BYTES;
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
@@ -68,7 +69,7 @@ pub struct Dataplane {
 }
 
 /// What a new agent continues from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Inherited {
     /// Packets are being forwarded.
     pub is_running: bool,

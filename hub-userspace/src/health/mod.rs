@@ -23,6 +23,7 @@ use std::{
 };
 
 pub use prober::Prober;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::model::{Config, Connection, HealthCheck},
@@ -69,7 +70,7 @@ pub struct VerdictChange {
     pub verdict: Verdict,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     Healthy,
     Unhealthy {
@@ -93,7 +94,7 @@ impl fmt::Display for Verdict {
 }
 
 /// How a check is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Nothing before the first reply or the first `retries` misses: the path is not known to be healthy.
     pub verdict: Option<Verdict>,
@@ -103,6 +104,7 @@ pub struct Report {
     pub received: u64,
     /// Round trip of the last reply.
     pub round_trip: Option<Duration>,
+    #[serde(skip)]
     pub last_reply: Option<Instant>,
     /// Why the last probe did not leave, in a sentence.
     pub problem: Option<String>,

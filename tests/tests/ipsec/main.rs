@@ -13,6 +13,7 @@ mod failover;
 mod harness;
 mod kernel;
 mod others;
+mod record;
 mod restart;
 mod starter;
 mod trap;
@@ -30,6 +31,8 @@ enum Needs {
     KernelEsp,
     /// Without strongSwan.
     KernelEspAlone,
+    /// strongSwan, and to be asked for.
+    Recording,
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Needs::StrongSwan => lacks_strongswan.clone(),
         Needs::Starter => lacks_starter.clone(),
         Needs::KernelEspAlone => lacks_esp.clone(),
+        Needs::Recording => lacks_strongswan.clone().or_else(record::lacks),
         Needs::KernelEsp => lacks_strongswan.clone().or_else(|| lacks_esp.clone()),
     };
     let cases = [
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         kernel::CASES,
         trap::CASES,
         others::CASES,
+        record::CASES,
     ];
     harness::run(cases.into_iter().flatten().map(|(needs, name, run)| (lacking(*needs), *name, *run)))
 }

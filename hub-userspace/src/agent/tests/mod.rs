@@ -5,4 +5,6 @@ mod draw;
 mod evaluate;
 mod orders;
 mod random;
+mod recordings;
+mod round_trip;
 mod sim;

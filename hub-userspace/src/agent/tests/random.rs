@@ -17,6 +17,7 @@ use super::{
 use crate::{
     agent::{Transition, event::Event},
     config::{Config, difference::Difference},
+    datapath::Inherited,
 };
 
 /// Sequences of events, and events of each.
@@ -77,13 +78,13 @@ fn sequence(seed: u64) {
     }
 }
 
-fn change(old: &Config, new: Config) -> Event {
+pub fn change(old: &Config, new: Config) -> Event {
     let difference = Difference::between(old, &new);
     Event::Change(Arc::new(Transition { difference, config: Some(Arc::new(new)) }))
 }
 
 /// What a packet met between two writes is what it met before or after all of them.
-fn must_be_continuous(agent: &Agent, before: &[Answer]) {
+pub fn must_be_continuous(agent: &Agent, before: &[Answer]) {
     let state = agent.state.borrow();
     let after = state.answers();
     for answers in &state.answers {
@@ -103,9 +104,10 @@ fn must_be_continuous(agent: &Agent, before: &[Answer]) {
     }
 }
 
-fn must_be_as_from_scratch(agent: &Agent) {
+pub fn must_be_as_from_scratch(agent: &Agent) {
     let old = &agent.world;
-    let mut fresh = Agent::new(Config::clone(&old.config), &old.host, agent.now);
+    let (config, time) = (Config::clone(&old.config), Duration::from_secs(1000));
+    let mut fresh = Agent::inheriting(config, &old.host, Inherited::default(), agent.mode, time, agent.now);
     // What no agent could know without having been there.
     let world = &mut fresh.world;
     (world.tunnels, world.policies) = (Arc::clone(&old.tunnels), Arc::clone(&old.policies));

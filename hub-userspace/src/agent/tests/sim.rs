@@ -244,18 +244,30 @@ pub struct Agent {
     pub edge: Edge<Sim, Sim, Sim>,
     pub state: Shared,
     pub now: Instant,
+    pub mode: Mode,
     events: broadcast::Receiver<crate::api_types::event::ConnectionEvent>,
 }
 
 impl Agent {
     pub fn new(config: Config, host: &HostState, now: Instant) -> Self {
-        let clock = Clock::at(now, Duration::from_secs(1000));
-        let world = World::new(config, host.clone(), Inherited::default(), Mode::Auto, clock, now);
+        Self::inheriting(config, host, Inherited::default(), Mode::Auto, Duration::from_secs(1000), now)
+    }
+
+    /// One that takes over from another, so long after the machine's start.
+    pub fn inheriting(
+        config: Config,
+        host: &HostState,
+        inherited: Inherited,
+        mode: Mode,
+        since_boot: Duration,
+        now: Instant,
+    ) -> Self {
+        let world = World::new(config, host.clone(), inherited, mode, Clock::at(now, since_boot), now);
         let state = Shared::default();
         state.borrow_mut().host = host.clone();
         let [datapath, kernel, ike] = [(); 3].map(|()| Sim(Rc::clone(&state)));
         let (listeners, events) = broadcast::channel(1024);
-        Self { world, edge: Edge { datapath, kernel, ike, listeners }, state, now, events }
+        Self { world, edge: Edge { datapath, kernel, ike, listeners }, state, now, mode, events }
     }
 
     pub fn start(&mut self) -> Result<()> {
@@ -270,12 +282,20 @@ impl Agent {
         drive(&mut self.world, &mut self.edge, event, || now)
     }
 
-    /// Does all that can wait.
+    /// Does all that is due, and all that can wait.
     pub fn settle(&mut self) {
+        self.plan();
+        while self.world.due() <= self.now {
+            self.take(Event::Due).expect("it does not fail");
+            self.plan();
+        }
+    }
+
+    /// Does all that can wait.
+    pub fn plan(&mut self) {
         loop {
             let settles = std::mem::take(&mut self.state.borrow_mut().settles);
             let event = match () {
-                () if self.world.due() <= self.now => Event::Due,
                 () if settles => Event::Settled(Ok(Vec::new())),
                 () if self.world.has_work() => Event::Idle,
                 () => return,

@@ -1,5 +1,7 @@
 //! What charon tells of its SAs, read out of its messages.
 
+use serde::{Deserialize, Serialize};
+
 use super::{fault::Fault, message::Message, selector::TrafficSelector, session::Event};
 
 /// Events that the table lives by.
@@ -17,7 +19,7 @@ pub struct IkeSa {
 }
 
 /// A pair of ESP SAs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildSa {
     /// charon's number; each is given once in its life.
     pub id: u64,

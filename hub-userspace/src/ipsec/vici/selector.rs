@@ -4,12 +4,13 @@
 use std::{fmt, net::IpAddr};
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+use serde::{Deserialize, Serialize};
 
 use super::names::Names;
 use crate::policy::ports::Ports;
 
 /// What one traffic selector says.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TrafficSelector {
     /// A range is several.
     pub prefixes: Vec<IpNet>,

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::wire::{Direction, Policy, Sa, Side, Template};
 use crate::policy::{
     ports::{Ports, ProtoPorts},
@@ -9,7 +11,7 @@ use crate::policy::{
 };
 
 /// All that there is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub policies: Vec<Policy>,
     pub sas: Vec<Sa>,

@@ -40,6 +40,7 @@ pub struct IpsecOptions {
     start: &'static str,
     dpd_delay: &'static str,
     agent: Option<PathBuf>,
+    record: Option<PathBuf>,
 }
 
 impl IpsecOptions {
@@ -47,13 +48,20 @@ impl IpsecOptions {
     pub fn new(esp: Esp) -> Self {
         let shape = Shape { sites: vec![SHANGHAI, HANGZHOU, NINGBO], behind_nat: None, leased_line: None };
         let charon = CharonOptions::new(esp);
-        Self { shape, charon, fixed_name: None, start: "none", dpd_delay: "30s", agent: None }
+        Self { shape, charon, fixed_name: None, start: "none", dpd_delay: "30s", agent: None, record: None }
     }
 
     /// Another agent than [`agent_binary`](super::agent_binary).
     #[must_use]
     pub fn agent(mut self, binary: PathBuf) -> Self {
         self.agent = Some(binary);
+        self
+    }
+
+    /// Has the agent record into this file: `run --record`.
+    #[must_use]
+    pub fn record(mut self, file: PathBuf) -> Self {
+        self.record = Some(file);
         self
     }
 
@@ -219,7 +227,10 @@ impl IpsecLab {
             });
         }
         let binary = options.agent.as_deref().unwrap_or_else(|| super::agent_binary());
-        let command = AgentCommand::new(binary);
+        let mut command = AgentCommand::new(binary);
+        if let Some(file) = &options.record {
+            command = command.argument("--record").argument(&file.display().to_string());
+        }
         let files = files("agent")?;
         fs::write(files.file("vpnhub.toml"), change(config).to_string()).context("writing the configuration")?;
         let agent = command.start_in(&world[HUB], files)?;

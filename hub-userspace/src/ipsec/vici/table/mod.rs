@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Change, ChildSa, IkeSa},
@@ -47,7 +48,7 @@ struct Gone {
 }
 
 /// What a connection has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     /// State of its IKE SA, the best of several; `None`: it has none.
     pub ike: Option<String>,

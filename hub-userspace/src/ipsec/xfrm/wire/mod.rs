@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -79,7 +80,7 @@ pub enum Answer {
 }
 
 /// Which way a policy is for: `XFRM_POLICY_IN` and so on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Direction {
     In,
     Out,
@@ -87,7 +88,7 @@ pub enum Direction {
 }
 
 /// A policy that demands IPsec.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     pub direction: Direction,
     pub source: Side,
@@ -101,7 +102,7 @@ pub struct Policy {
 }
 
 /// One end of a policy's selector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     pub prefix: IpNet,
     pub port: u16,
@@ -109,7 +110,7 @@ pub struct Side {
 }
 
 /// Which SAs a policy is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {
     /// Ends of the tunnel; unspecified: any.
     pub source: IpAddr,
@@ -121,7 +122,7 @@ pub struct Template {
 }
 
 /// An SA that has keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sa {
     pub source: IpAddr,
     pub destination: IpAddr,

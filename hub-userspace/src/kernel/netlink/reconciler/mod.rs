@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fmt, future::Future, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -63,7 +64,7 @@ pub struct Report {
 }
 
 /// Something that could not be done.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Failure {
     /// The route, rule or neighbour.
     pub object: String,

@@ -1,7 +1,9 @@
 //! A link of the host.
 
+use serde::{Deserialize, Serialize};
+
 /// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Interface index.
     pub index: u32,

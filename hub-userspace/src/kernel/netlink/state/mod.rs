@@ -20,6 +20,7 @@ use rtnetlink::{
         route::RouteMessage,
     },
 };
+use serde::{Deserialize, Serialize};
 
 pub use self::link::Link;
 use self::read::{address, foreign_route, link, neighbour_key, usable_mac};
@@ -46,7 +47,7 @@ pub struct HostState {
 }
 
 /// Which parts of a [`HostState`] changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 pub struct Changes {
     /// [`HostState::links`].

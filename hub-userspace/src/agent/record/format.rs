@@ -1,0 +1,278 @@
+//! The lines of a recording: a header, then an event a line.
+//!
+//! Host and tunnels are written as what is different from the line before: the picture of a large host has megabytes, and
+//! most events change one entry of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use imbl::{OrdMap, ordmap::DiffItem};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::{Transition, effect::Settled, event::Event},
+    config::{Config, difference::Difference, show},
+    connection::memory::Clock,
+    datapath::{Inherited, Mode},
+    health::Report,
+    ipsec::{
+        vici::{table::Tunnel, tunnels::Tunnels},
+        xfrm,
+    },
+    kernel::netlink::{Changes, HostState, Link, Problems},
+};
+
+/// A recording of another version cannot be read: this counts up with each change of a line's form.
+pub const VERSION: u32 = 1;
+
+/// What the agent starts from: all that [`World::new`](crate::agent::world::World::new) gets.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    pub format: u32,
+    /// The agent's version.
+    pub agent: String,
+    pub attach: Mode,
+    /// `CLOCK_BOOTTIME`, by which inherited times are told.
+    pub since_boot: Duration,
+    /// As `vpnhub config show` prints it: secrets are in files of their own, and not in here.
+    pub config: String,
+    pub inherited: Inherited,
+    pub host: HostChange,
+}
+
+impl Header {
+    pub fn new(
+        config: &Config,
+        host: &HostState,
+        inherited: &Inherited,
+        attach: Mode,
+        clock: Clock,
+        now: Instant,
+    ) -> Self {
+        Self {
+            format: VERSION,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            attach,
+            since_boot: clock.since_boot(now),
+            config: show(config),
+            inherited: inherited.clone(),
+            host: HostChange::between(&HostState::default(), host),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// Microseconds since the start.
+    pub at: u64,
+    pub event: Entry,
+}
+
+/// An [`Event`] as it is written; [`Event::Done`] never is: it follows from what the agent does.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    Start,
+    Started,
+    Host {
+        host: HostChange,
+        changes: Changes,
+    },
+    Health(BTreeMap<String, Report>),
+    Tunnels(TunnelsChange),
+    Policies {
+        table: Option<xfrm::table::Table>,
+        problem: Option<String>,
+    },
+    Interfaces(Problems),
+    Change {
+        difference: Difference,
+        /// As [`Header::config`]; none where it follows from the difference.
+        config: Option<String>,
+    },
+    Secrets,
+    Due,
+    GuardDisturbed,
+    NeighbourMiss(u32, IpAddr),
+    Idle,
+    Settled(Settled),
+    GraceOver,
+}
+
+/// Makes lines of events.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    /// As last written.
+    host: HostState,
+    tunnels: Arc<Tunnels>,
+}
+
+impl Encoder {
+    /// The first line.
+    pub fn header(&mut self, header: &Header) -> serde_json::Result<String> {
+        header.host.apply(&mut self.host);
+        Ok(serde_json::to_string(header)? + "\n")
+    }
+
+    /// The line of an event that comes so long after the start; nothing for one that is not recorded.
+    pub fn line(&mut self, event: &Event, at: Duration) -> serde_json::Result<Option<String>> {
+        let Some(event) = self.entry(event) else { return Ok(None) };
+        let at = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        Ok(Some(serde_json::to_string(&Line { at, event })? + "\n"))
+    }
+
+    fn entry(&mut self, event: &Event) -> Option<Entry> {
+        Some(match event {
+            Event::Start => Entry::Start,
+            Event::Started => Entry::Started,
+            Event::Host { host, changes } => {
+                let change = HostChange::between(&self.host, host);
+                self.host = host.clone();
+                Entry::Host { host: change, changes: changes.clone() }
+            }
+            Event::Health(reports) => Entry::Health(reports.clone()),
+            Event::Tunnels(tunnels) => {
+                let change = TunnelsChange::between(&self.tunnels, tunnels);
+                self.tunnels = Arc::clone(tunnels);
+                Entry::Tunnels(change)
+            }
+            Event::Policies(policies) => {
+                let xfrm::follow::Policies { table, problem } = &**policies;
+                Entry::Policies { table: table.as_deref().cloned(), problem: problem.clone() }
+            }
+            Event::Interfaces(problems) => Entry::Interfaces(Problems::clone(problems)),
+            Event::Change(transition) => {
+                let Transition { difference, config } = &**transition;
+                Entry::Change { difference: difference.clone(), config: config.as_deref().map(show) }
+            }
+            Event::Secrets => Entry::Secrets,
+            Event::Due => Entry::Due,
+            Event::GuardDisturbed => Entry::GuardDisturbed,
+            Event::NeighbourMiss(ifindex, address) => Entry::NeighbourMiss(*ifindex, *address),
+            Event::Idle => Entry::Idle,
+            Event::Settled(settled) => Entry::Settled(settled.clone()),
+            Event::GraceOver => Entry::GraceOver,
+            Event::Done(_) => return None,
+        })
+    }
+}
+
+/// What makes one map another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapChange<K, V> {
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    set: Vec<(K, V)>,
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    gone: Vec<K>,
+}
+
+impl<K, V> Default for MapChange<K, V> {
+    fn default() -> Self {
+        Self { set: Vec::new(), gone: Vec::new() }
+    }
+}
+
+impl<K: Ord + Clone + Hash, V: PartialEq + Clone> MapChange<K, V> {
+    fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.gone.is_empty()
+    }
+
+    /// Takes time for what is different, not for what there is.
+    fn between(old: &OrdMap<K, V>, new: &OrdMap<K, V>) -> Self {
+        let mut change = Self::default();
+        for item in old.diff(new) {
+            match item {
+                DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
+                    change.set.push((key.clone(), value.clone()));
+                }
+                DiffItem::Remove(key, _) => change.gone.push(key.clone()),
+            }
+        }
+        change
+    }
+
+    fn apply(&self, map: &mut OrdMap<K, V>) {
+        for key in &self.gone {
+            map.remove(key);
+        }
+        map.extend(self.set.iter().cloned());
+    }
+}
+
+/// What makes one host another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostChange {
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    links: MapChange<u32, Link>,
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    addresses: MapChange<u32, BTreeSet<IpNet>>,
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    neighbours: MapChange<(u32, IpAddr), [u8; 6]>,
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    gateways: MapChange<(u32, IpNet), IpAddr>,
+}
+
+impl HostChange {
+    fn between(old: &HostState, new: &HostState) -> Self {
+        Self {
+            links: MapChange::between(&old.links, &new.links),
+            addresses: MapChange::between(&old.addresses, &new.addresses),
+            neighbours: MapChange::between(&old.neighbours, &new.neighbours),
+            gateways: MapChange::between(&old.gateways, &new.gateways),
+        }
+    }
+
+    pub fn apply(&self, host: &mut HostState) {
+        let Self { links, addresses, neighbours, gateways } = self;
+        links.apply(&mut host.links);
+        addresses.apply(&mut host.addresses);
+        neighbours.apply(&mut host.neighbours);
+        gateways.apply(&mut host.gateways);
+    }
+}
+
+/// What makes one [`Tunnels`] another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelsChange {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    set: BTreeMap<String, Tunnel>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gone: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    problems: BTreeMap<String, String>,
+    unreachable: Option<String>,
+    heard: bool,
+}
+
+impl TunnelsChange {
+    fn between(old: &Tunnels, new: &Tunnels) -> Self {
+        let Tunnels { tunnels, problems, unreachable, heard } = new;
+        let set = tunnels.iter().filter(|(name, tunnel)| old.tunnels.get(*name) != Some(*tunnel));
+        Self {
+            set: set.map(|(name, tunnel)| (name.clone(), tunnel.clone())).collect(),
+            gone: old.tunnels.keys().filter(|name| !tunnels.contains_key(*name)).cloned().collect(),
+            problems: problems.clone(),
+            unreachable: unreachable.clone(),
+            heard: *heard,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn apply(self, tunnels: &mut Tunnels) {
+        let Self { set, gone, problems, unreachable, heard } = self;
+        tunnels.tunnels.retain(|name, _| !gone.contains(name));
+        tunnels.tunnels.extend(set);
+        (tunnels.problems, tunnels.unreachable, tunnels.heard) = (problems, unreachable, heard);
+    }
+}

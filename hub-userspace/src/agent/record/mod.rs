@@ -1,0 +1,185 @@
+//! `run --record FILE`: every event from outside, as it goes into [`step`](super::step::step), as a line of JSON.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `format` | the header and the lines |
+//! | `read` | a recording as events again, for the tests that replay it |
+//!
+//! A thread of its own compares, formats and writes. The agent only puts a copy of the event into a queue, which costs a few
+//! reference counts, and never waits: if the queue is full or the file cannot be written, the recording ends.
+
+pub(super) mod format;
+#[cfg(test)]
+pub(super) mod read;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    iter,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use tracing::{info, warn};
+
+use self::format::{Encoder, Header};
+use super::event::Event;
+
+/// Most bytes of a recording.
+const MOST_BYTES: usize = 256 << 20;
+/// Most recordings of earlier agents that are kept beside one.
+const MOST_EARLIER: usize = 9;
+/// Events that the writer may be behind.
+const QUEUE: usize = 8192;
+/// Bytes that are written at once, at least while there is more to come.
+const BATCH: usize = 64 << 10;
+/// Most that a stop waits for the writer.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
+/// A file to record into.
+#[derive(Debug)]
+pub struct Recording {
+    file: File,
+    path: PathBuf,
+}
+
+impl Recording {
+    /// Makes the file, for its owner alone. Follows no link and overwrites nothing: where there is something of this name,
+    /// the file is `PATH.1`, up to `PATH.9`. So an agent that systemd starts again after a crash keeps what led to it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(path: &Path) -> Result<Self> {
+        let numbered = (1..=MOST_EARLIER).map(|number| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        });
+        for path in iter::once(path.to_owned()).chain(numbered) {
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => return Ok(Self { file, path }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => bail!("cannot record to {}: {error}", path.display()),
+            }
+        }
+        let path = path.display();
+        bail!("cannot record to {path}: it exists, and so do {path}.1 to {path}.{MOST_EARLIER}: move them away")
+    }
+
+    /// Writes the header, then what is recorded. `began` is when the header was true.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub(super) fn begin(self, header: &Header, began: Instant) -> Result<Recorder> {
+        let Self { file, path } = self;
+        let (events, queue) = sync_channel(QUEUE);
+        let (end, ended) = sync_channel(0);
+        let mut writer = Writer { out: file, buffer: Vec::new(), left: MOST_BYTES, began, encoder: Encoder::default() };
+        let first = writer.encoder.header(header)?;
+        info!("recording events to {}", path.display());
+        thread::Builder::new().name("record".to_owned()).spawn(move || {
+            writer.buffer.extend(first.into_bytes());
+            match writer.run(&queue) {
+                Ok(()) => {}
+                Err(Stop::Full) => {
+                    warn!("the recording {} has {} MiB and ends here", path.display(), MOST_BYTES >> 20);
+                }
+                Err(Stop::Failed(error)) => warn!("the recording {} ends here: {error}", path.display()),
+            }
+            // Who records learns of the end before who waits for it.
+            drop(queue);
+            drop(end);
+        })?;
+        Ok(Recorder { events: Some(events), ended })
+    }
+}
+
+/// Records for as long as it is there.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    /// Nothing once the recording has ended.
+    events: Option<SyncSender<(Instant, Event)>>,
+    /// Disconnected when all is written.
+    ended: Receiver<()>,
+}
+
+impl Recorder {
+    pub fn record(&mut self, event: &Event, now: Instant) {
+        let Some(events) = &self.events else { return };
+        match events.try_send((now, event.clone())) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                warn!("the recording ends here: its file is written too slowly");
+                self.events = None;
+            }
+            // The writer has said why.
+            Err(TrySendError::Disconnected(_)) => self.events = None,
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.events = None;
+        if self.ended.recv_timeout(END_WITHIN) == Err(RecvTimeoutError::Timeout) {
+            warn!("the end of the recording is not written: its file is written too slowly");
+        }
+    }
+}
+
+/// Why a recording ends before the agent.
+enum Stop {
+    Full,
+    Failed(io::Error),
+}
+
+struct Writer<W> {
+    out: W,
+    /// Whole lines.
+    buffer: Vec<u8>,
+    /// Bytes that may still come.
+    left: usize,
+    began: Instant,
+    encoder: Encoder,
+}
+
+impl<W: Write> Writer<W> {
+    /// Until nobody records any more.
+    fn run(&mut self, queue: &Receiver<(Instant, Event)>) -> Result<(), Stop> {
+        loop {
+            let next = match queue.try_recv() {
+                Ok(next) => next,
+                Err(TryRecvError::Disconnected) => return self.flush(),
+                Err(TryRecvError::Empty) => {
+                    // Someone may read it now, or the agent be killed.
+                    self.flush()?;
+                    let Ok(next) = queue.recv() else { return Ok(()) };
+                    next
+                }
+            };
+            let (now, event) = next;
+            let line = self.encoder.line(&event, now.saturating_duration_since(self.began));
+            if let Some(line) = line.map_err(|error| Stop::Failed(error.into()))? {
+                self.buffer.extend(line.into_bytes());
+            }
+            if self.buffer.len() >= BATCH {
+                self.flush()?;
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        let left = self.left.checked_sub(self.buffer.len()).ok_or(Stop::Full)?;
+        self.left = left;
+        self.out.write_all(&self.buffer).map_err(Stop::Failed)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

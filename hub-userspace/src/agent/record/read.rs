@@ -1,0 +1,94 @@
+//! A recording as events again.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::de::DeserializeOwned;
+
+use super::format::{Entry, Header, Line, VERSION};
+use crate::{
+    agent::{Transition, event::Event},
+    config::{Config, parse},
+    ipsec::{vici::tunnels::Tunnels, xfrm},
+    kernel::netlink::HostState,
+};
+
+/// What a recording says.
+#[derive(Debug)]
+pub struct Recorded {
+    pub header: Header,
+    pub config: Config,
+    pub host: HostState,
+    /// With the time since the start.
+    pub events: Vec<(Duration, Event)>,
+}
+
+/// # Errors
+/// A sentence about the first line that is not understood.
+pub fn read(text: &str) -> Result<Recorded, String> {
+    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    let (number, first) = lines.next().ok_or("a recording begins with a header: there is none")?;
+    let anything: serde_json::Value = line(number, first)?;
+    match anything["format"].as_u64() {
+        Some(format) if format == u64::from(VERSION) => {}
+        Some(format) => return Err(format!("the recording has format {format}: this version reads {VERSION}")),
+        None => return Err("a recording begins with a header: line 1 is none".to_owned()),
+    }
+    let header: Header = line(number, first)?;
+    let mut host = HostState::default();
+    header.host.apply(&mut host);
+    let config = config(number, &header.config)?;
+    let mut decoder = Decoder { host: host.clone(), tunnels: Tunnels::default() };
+    let mut events = Vec::new();
+    for (number, text) in lines {
+        let Line { at, event } = line(number, text)?;
+        events.push((Duration::from_micros(at), decoder.event(number, event)?));
+    }
+    Ok(Recorded { header, config, host, events })
+}
+
+fn line<T: DeserializeOwned>(number: usize, text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| format!("line {number} of the recording is broken: {error}"))
+}
+
+fn config(number: usize, text: &str) -> Result<Config, String> {
+    let parsed = parse(text).map(|(config, _)| config);
+    parsed.map_err(|errors| format!("line {number} of the recording has a configuration with errors: {errors:?}"))
+}
+
+struct Decoder {
+    host: HostState,
+    tunnels: Tunnels,
+}
+
+impl Decoder {
+    fn event(&mut self, number: usize, entry: Entry) -> Result<Event, String> {
+        Ok(match entry {
+            Entry::Start => Event::Start,
+            Entry::Started => Event::Started,
+            Entry::Host { host, changes } => {
+                host.apply(&mut self.host);
+                Event::Host { host: self.host.clone(), changes }
+            }
+            Entry::Health(reports) => Event::Health(reports),
+            Entry::Tunnels(change) => {
+                change.apply(&mut self.tunnels);
+                Event::Tunnels(Arc::new(self.tunnels.clone()))
+            }
+            Entry::Policies { table, problem } => {
+                Event::Policies(Arc::new(xfrm::follow::Policies { table: table.map(Arc::new), problem }))
+            }
+            Entry::Interfaces(problems) => Event::Interfaces(Arc::new(problems)),
+            Entry::Change { difference, config: text } => {
+                let config = text.map(|text| config(number, &text)).transpose()?.map(Arc::new);
+                Event::Change(Arc::new(Transition { difference, config }))
+            }
+            Entry::Secrets => Event::Secrets,
+            Entry::Due => Event::Due,
+            Entry::GuardDisturbed => Event::GuardDisturbed,
+            Entry::NeighbourMiss(ifindex, address) => Event::NeighbourMiss(ifindex, address),
+            Entry::Idle => Event::Idle,
+            Entry::Settled(settled) => Event::Settled(settled),
+            Entry::GraceOver => Event::GraceOver,
+        })
+    }
+}
