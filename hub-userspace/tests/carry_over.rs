@@ -51,7 +51,7 @@ fn counters_of_another_version_are_carried_over_by_name() {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let instance: Instance = format!("test-carry-over-{}", std::process::id()).parse().unwrap();
     // Mounts bpffs, too.
-    let (dataplane, _) = Dataplane::start(&model::Dataplane::default(), &instance).unwrap();
+    let (dataplane, _) = Dataplane::start(&model::DataplaneSettings::default(), &instance).unwrap();
     let directory = Directory(PathBuf::from("/sys/fs/bpf/vpnhub").join(instance.as_str()));
     drop(dataplane);
     let old = directory.0.join("counters");
@@ -84,7 +84,7 @@ fn counters_of_another_version_are_carried_over_by_name() {
     traffic.set(9, values([10, 100, 0, 0, 999]), 0).unwrap();
     refusals.set(9, values([2, 77]), 0).unwrap();
 
-    let settings = model::Dataplane::default();
+    let settings = model::DataplaneSettings::default();
     let expected = |more: u64| {
         let mut counters =
             Counters { rx_packets: 1000 + 10 * cpus + more, rx_bytes: 2000 + 100 * cpus, ..Counters::default() };

@@ -15,7 +15,7 @@ use std::{
 
 use hub_userspace::config::{
     self, Config, Diagnostic, Severity,
-    check::{Format, run},
+    check::{CheckFormat, run},
 };
 
 fn repository() -> PathBuf {
@@ -33,7 +33,7 @@ fn stems(folder: &Path, extension: &str) -> BTreeSet<PathBuf> {
 /// What the command prints, with the file's name for its path.
 fn output(file: &Path) -> String {
     let name = file.file_name().expect("a file").to_string_lossy();
-    run(file, Format::Table).stdout.replace(&file.display().to_string(), &name)
+    run(file, CheckFormat::Table).stdout.replace(&file.display().to_string(), &name)
 }
 
 /// The lines that differ, `-` for those expected.
@@ -89,7 +89,7 @@ fn diagnostics_are_one_line_each_with_a_place_and_a_way_out() {
 #[test]
 fn the_example_is_clean() {
     let example = repository().join("examples/three-offices.toml");
-    let outcome = run(&example, Format::Table);
+    let outcome = run(&example, CheckFormat::Table);
     assert_eq!(outcome.stdout, format!("{}: ok: 3 connections, 6 routes\n", example.display()));
     assert_eq!(outcome.exit_code, 0);
 }
@@ -114,7 +114,7 @@ fn what_is_shown_of_a_good_file_is_the_same_configuration() {
 #[test]
 fn json_has_the_same_findings() {
     let file = repository().join("tests/check/dozen-mistakes.toml");
-    let outcome = run(&file, Format::Json);
+    let outcome = run(&file, CheckFormat::Json);
     assert_eq!(outcome.exit_code, 1);
     let json: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
     let found = config::load(&file).expect_err("mistakes").diagnostics;
@@ -142,7 +142,7 @@ fn files_that_cannot_be_read_say_why() {
         (PathBuf::from("/dev/zero"), "larger than 64 MiB"),
     ];
     for (path, expected) in cases {
-        let outcome = run(&path, Format::Table);
+        let outcome = run(&path, CheckFormat::Table);
         assert_eq!(outcome.exit_code, 1);
         assert!(outcome.stdout.starts_with(&format!("{}: error: ", path.display())), "{}", outcome.stdout);
         assert!(outcome.stdout.contains(expected), "{}", outcome.stdout);
@@ -171,7 +171,7 @@ fn secrets_that_others_may_read_are_refused_and_never_shown() {
         drop(fs::remove_file(&psk));
         fs::write(&psk, content).expect("the folder can be written");
         fs::set_permissions(&psk, fs::Permissions::from_mode(mode)).expect("the file is ours");
-        let outcome = run(&file, Format::Table);
+        let outcome = run(&file, CheckFormat::Table);
         assert!(outcome.stdout.contains(expected), "{mode:o}: {}", outcome.stdout);
         assert!(!outcome.stdout.contains("never"), "{}", outcome.stdout);
         assert_eq!(outcome.exit_code, u8::from(outcome.stdout.contains(": error: ")), "{}", outcome.stdout);

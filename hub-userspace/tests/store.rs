@@ -94,7 +94,7 @@ fn batch(in_force: &mut InForce, n: u32) -> Option<(Batch, u64)> {
         3 => Some(None),
         _ => None,
     };
-    let entry = audit::Entry {
+    let entry = audit::AuditEntry {
         time: n.into(),
         uid: Some(0),
         action: "change".into(),

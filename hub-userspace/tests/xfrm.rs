@@ -5,8 +5,8 @@ use std::{process::Command, sync::Arc, thread, time::Duration};
 
 use hub_userspace::{
     ipsec::xfrm::{
-        follow::{Follower, Policies},
-        table::Mark,
+        follow::{Policies, PolicyFollower},
+        table::SaMatch,
         wire::Direction,
     },
     kernel::netlink::{Interfaces, XfrmLink, remove_interfaces},
@@ -30,7 +30,7 @@ fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'stati
     thread::spawn(body).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-async fn until(follower: &mut Follower, what: &str, is: impl Fn(&Policies) -> bool) -> Arc<Policies> {
+async fn until(follower: &mut PolicyFollower, what: &str, is: impl Fn(&Policies) -> bool) -> Arc<Policies> {
     let found = async {
         while !is(&follower.view()) {
             follower.changed().await;
@@ -47,7 +47,7 @@ fn policies(view: &Policies) -> usize {
 #[test]
 fn policies_and_sas_are_followed_as_they_come_and_go() {
     in_namespace(|| async {
-        let mut follower = Follower::start();
+        let mut follower = PolicyFollower::start();
         follower.want(true);
         let view = until(&mut follower, "read", |view| view.table.is_some()).await;
         assert_eq!((policies(&view), &view.problem), (0, &None));
@@ -62,7 +62,7 @@ fn policies_and_sas_are_followed_as_they_come_and_go() {
         let [policy] = table.policies.as_slice() else { panic!("{table:#?}") };
         assert_eq!((policy.direction, policy.protocol, policy.source.port), (Direction::Forward, 6, 22));
         assert_eq!(policy.source.prefix.to_string(), "10.10.10.0/24");
-        let mark = Mark { if_id: None, site: "198.51.100.10".parse().unwrap() };
+        let mark = SaMatch { if_id: None, site: "198.51.100.10".parse().unwrap() };
         assert!(table.pairs(&mark).is_empty(), "there is no SA");
 
         let state = "state add src 198.51.100.10 dst 203.0.113.1 proto esp spi 0xc1234567 reqid 1 mode tunnel \

@@ -11,7 +11,7 @@ use tracing::{error, info};
 use super::effect::Effect;
 use crate::{
     api_types::status,
-    datapath::{Attached, Mode},
+    datapath::{AttachMode, Attached},
     kernel::netlink::{HostState, Link},
 };
 
@@ -21,7 +21,7 @@ const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
 #[derive(Debug)]
 pub struct Attachments {
-    mode: Mode,
+    mode: AttachMode,
     /// How interfaces are attached, by ifindex.
     attached: BTreeMap<u32, Attached>,
     /// Interfaces that an earlier agent has attached by TC alone: it has found that XDP does not work there.
@@ -31,7 +31,7 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    pub fn new(mode: Mode, were_tc_only: BTreeSet<u32>) -> Self {
+    pub fn new(mode: AttachMode, were_tc_only: BTreeSet<u32>) -> Self {
         Self { mode, attached: BTreeMap::new(), were_tc_only, errors: BTreeMap::new() }
     }
 
@@ -44,7 +44,7 @@ impl Attachments {
                 return attached.is_tc();
             }
             let mode = self.mode_of(link).0;
-            mode == Mode::Tc || (mode == Mode::Auto && self.were_tc_only.contains(&link.index))
+            mode == AttachMode::Tc || (mode == AttachMode::Auto && self.were_tc_only.contains(&link.index))
         };
         links.filter(is_tc).map(|link| link.index).collect()
     }
@@ -111,11 +111,11 @@ impl Attachments {
     }
 
     /// How an interface is to be attached, and why it is not to be tried natively.
-    fn mode_of(&self, link: &Link) -> (Mode, Option<&'static str>) {
+    fn mode_of(&self, link: &Link) -> (AttachMode, Option<&'static str>) {
         let above_others = link.kind.as_deref().is_some_and(|kind| ABOVE_OTHERS.contains(&kind));
         match self.mode {
-            Mode::Auto if !link.ethernet => (Mode::Tc, Some("a layer-3 interface: XDP cannot send to it")),
-            Mode::Auto if above_others => (Mode::Tc, Some("its packets come in on the devices below it")),
+            AttachMode::Auto if !link.ethernet => (AttachMode::Tc, Some("a layer-3 interface: XDP cannot send to it")),
+            AttachMode::Auto if above_others => (AttachMode::Tc, Some("its packets come in on the devices below it")),
             mode => (mode, None),
         }
     }

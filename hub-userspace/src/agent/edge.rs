@@ -19,13 +19,13 @@ use super::{
 use crate::{
     api_types::event::{ConnectionEvent, now},
     config::Config,
-    connection::memory::Memory,
-    datapath::{Attached, Mode},
+    connection::memory::ConnectionMemory,
+    datapath::{AttachMode, Attached},
     fib::tables::Write,
-    health::Target,
+    health::CheckTarget,
     kernel::{
         netlink::{KernelNeighbour, Ruleset, XfrmLinks},
-        slow_path::Entry,
+        slow_path::KernelRoute,
         sysctl::Settings,
     },
 };
@@ -34,13 +34,13 @@ use crate::{
 pub trait Datapath {
     /// How many changes of a write were made, and why not all.
     fn write(&mut self, write: &Write) -> (usize, Result<()>);
-    fn attach(&mut self, name: &str, ifindex: u32, mode: Mode, reason: Option<&'static str>) -> Result<Attached>;
+    fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached>;
     /// Detaches from all other interfaces.
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
     /// An interface went.
     fn forget(&mut self, ifindex: u32);
     /// Notes the state of a connection by its slot, for the next agent.
-    fn remember(&mut self, slot: u32, memory: &Memory) -> Result<()>;
+    fn remember(&mut self, slot: u32, memory: &ConnectionMemory) -> Result<()>;
     /// Marks the memory that rests; whether there is any.
     fn begin_release(&mut self) -> bool;
     /// That memory can be used again.
@@ -51,7 +51,7 @@ pub trait Datapath {
 pub trait Kernel {
     fn set_xfrm_links(&mut self, links: XfrmLinks);
     fn follow_policies(&mut self, follow: bool);
-    fn set_checks(&mut self, checks: BTreeMap<String, Target>);
+    fn set_checks(&mut self, checks: BTreeMap<String, CheckTarget>);
     fn join_group(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
     /// All but these leave.
     fn leave_group(&mut self, others: &BTreeSet<u32>) -> Result<()>;
@@ -59,7 +59,7 @@ pub trait Kernel {
     fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
     fn set(&mut self, settings: &Settings, audit: bool);
     fn forget(&mut self, ifindex: u32);
-    fn routes(&mut self, entries: Vec<Entry>);
+    fn routes(&mut self, entries: Vec<KernelRoute>);
     fn neighbours(&mut self, neighbours: BTreeSet<KernelNeighbour>);
     fn audit(&mut self);
     /// [`Event::Settled`] is to follow.

@@ -8,19 +8,19 @@ use std::{
 
 use crate::{
     config::Config,
-    connection::{memory::Memory, state::State},
-    datapath::Mode,
+    connection::{memory::ConnectionMemory, state::State},
+    datapath::AttachMode,
     fib::tables::Write,
-    health::Target,
+    health::CheckTarget,
     kernel::{
-        netlink::{Failure, KernelNeighbour, Ruleset, XfrmLinks},
-        slow_path::Entry,
+        netlink::{KernelNeighbour, ReconcileFailure, Ruleset, XfrmLinks},
+        slow_path::KernelRoute,
         sysctl::Settings,
     },
 };
 
 /// What the kernel refuses, everything having been tried; or why it cannot be asked.
-pub type Settled = Result<Vec<Failure>, String>;
+pub type Settled = Result<Vec<ReconcileFailure>, String>;
 
 /// Something to do in the world outside, in the order in which [`step`](super::step::step) gives it.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub enum Effect {
     /// Whether the kernel's IPsec policies are of interest.
     FollowPolicies(bool),
     /// Health checks to run, by connection.
-    Checks(BTreeMap<String, Target>),
+    Checks(BTreeMap<String, CheckTarget>),
     /// Interfaces to be put into the sites' device group.
     JoinGroup(BTreeSet<u32>),
     /// All interfaces but these are to leave it.
@@ -45,7 +45,7 @@ pub enum Effect {
         audit: bool,
     },
     /// Kernel routes that are to be there or to go.
-    Routes(Vec<Entry>),
+    Routes(Vec<KernelRoute>),
     /// All neighbours that are to be there.
     Neighbours(BTreeSet<KernelNeighbour>),
     /// The kernel's routes and neighbours are to be compared with what they should be.
@@ -61,7 +61,7 @@ pub enum Effect {
     Attach {
         name: String,
         ifindex: u32,
-        mode: Mode,
+        mode: AttachMode,
         reason: Option<&'static str>,
     },
     /// The programs are to be detached from all other interfaces.
@@ -70,7 +70,7 @@ pub enum Effect {
     Remember {
         connection: String,
         slot: u32,
-        memory: Memory,
+        memory: ConnectionMemory,
     },
     /// When no packet is on its way any more with what has been replaced, [`Event::GraceOver`](super::event::Event::GraceOver)
     /// is to follow; `ids`: the world has numbers that wait for it.

@@ -7,7 +7,7 @@ use crate::{
     config::{Config, difference::Difference},
     datapath::Attached,
     fib::tables::Write,
-    health::Report,
+    health::HealthReport,
     ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
     kernel::netlink::{Changes, HostState, Problems},
 };
@@ -22,7 +22,7 @@ pub enum Event {
     /// The host is like this, and these parts of it are new.
     Host { host: HostState, changes: Changes },
     /// How health checks are doing, by connection: those that may have changed.
-    Health(BTreeMap<String, Report>),
+    Health(BTreeMap<String, HealthReport>),
     /// What charon has.
     Tunnels(Arc<Tunnels>),
     /// What the kernel has of IPsec.

@@ -21,15 +21,15 @@ use super::{
 };
 use crate::{
     config::Config,
-    connection::memory::Memory,
-    datapath::{Attached, Dataplane, Mode},
+    connection::memory::ConnectionMemory,
+    datapath::{AttachMode, Attached, Dataplane},
     fib::tables::Write,
-    health::{Prober, Target},
+    health::{CheckTarget, Prober},
     ipsec::{vici::driver::Driver, xfrm},
     kernel::{
         guard::GuardTable,
         netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
-        slow_path::Entry,
+        slow_path::KernelRoute,
         sysctl::{Settings, Sysctls},
     },
 };
@@ -40,7 +40,7 @@ impl Datapath for Dataplane {
         (count, result.map_err(Into::into))
     }
 
-    fn attach(&mut self, name: &str, ifindex: u32, mode: Mode, reason: Option<&'static str>) -> Result<Attached> {
+    fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached> {
         Ok(Dataplane::attach(self, name, ifindex, mode, reason)?)
     }
 
@@ -52,7 +52,7 @@ impl Datapath for Dataplane {
         Dataplane::forget(self, ifindex);
     }
 
-    fn remember(&mut self, slot: u32, memory: &Memory) -> Result<()> {
+    fn remember(&mut self, slot: u32, memory: &ConnectionMemory) -> Result<()> {
         Ok(Dataplane::remember(self, slot, memory)?)
     }
 
@@ -76,7 +76,7 @@ pub struct Host {
     /// Makes xfrm interfaces.
     pub interfaces: Interfaces,
     /// Knows the SAs that others make.
-    pub policies: xfrm::follow::Follower,
+    pub policies: xfrm::follow::PolicyFollower,
     pub prober: Prober,
     /// Keeps the kernel to what the program decides.
     pub guard: GuardTable,
@@ -116,7 +116,7 @@ impl Kernel for Host {
         self.policies.want(follow);
     }
 
-    fn set_checks(&mut self, checks: BTreeMap<String, Target>) {
+    fn set_checks(&mut self, checks: BTreeMap<String, CheckTarget>) {
         self.prober.set(checks);
     }
 
@@ -141,7 +141,7 @@ impl Kernel for Host {
         self.sysctls.forget(ifindex);
     }
 
-    fn routes(&mut self, entries: Vec<Entry>) {
+    fn routes(&mut self, entries: Vec<KernelRoute>) {
         self.reconciler.routes(entries);
     }
 

@@ -31,15 +31,15 @@ use crate::{
     api_types::event::ConnectionEvent,
     config::{
         Config,
-        model::{OnStop, Source},
+        model::{OnStop, SelectorSource},
     },
     connection::memory::Clock,
-    datapath::{Dataplane, Instance, Mode},
+    datapath::{AttachMode, Dataplane, Instance},
     health::{self, Prober},
     ipsec::{vici::driver::Driver, xfrm},
     kernel::{
         guard::GuardTable,
-        netlink::{Changes, Follower, HostState, Interfaces, Reconciler, take_out_of_group},
+        netlink::{Changes, HostFollower, HostState, Interfaces, Reconciler, take_out_of_group},
         sysctl::Sysctls,
     },
 };
@@ -54,7 +54,7 @@ pub struct Agent {
     edge: Edge<Dataplane, Host, Driver>,
     /// As the follower has it.
     host: HostState,
-    follower: Follower,
+    follower: HostFollower,
     /// When to follow the host again: it could not be followed.
     follow_after: Instant,
     neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
@@ -72,7 +72,7 @@ impl Agent {
     /// With `plain_table` the nftables table has no owner, as on kernels before 6.9.
     pub async fn start(
         config: Config,
-        mode: Mode,
+        mode: AttachMode,
         instance: &Instance,
         plain_table: bool,
         recording: Option<Recording>,
@@ -89,12 +89,12 @@ impl Agent {
         datapath.follow_log();
         let neighbour_misses = datapath.neighbour_misses()?;
         let interfaces = Interfaces::start(config.xfrm_links()).await?;
-        let (host, follower) = Follower::start().await?;
+        let (host, follower) = HostFollower::start().await?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
         let kernel = Host {
             interfaces,
-            policies: xfrm::follow::Follower::start(),
+            policies: xfrm::follow::PolicyFollower::start(),
             prober: Prober::start(sender),
             guard: GuardTable::open(plain_table).await?,
             sysctls: Sysctls::default(),
@@ -144,7 +144,7 @@ impl Agent {
     async fn hear(&mut self) {
         let connections = self.world.config().connections.values();
         let ike = connections.clone().any(|connection| connection.ipsec.is_some());
-        let xfrm = connections.clone().any(|connection| connection.selectors == Source::Xfrm);
+        let xfrm = connections.clone().any(|connection| connection.selectors == SelectorSource::Xfrm);
         let Edge { kernel: Host { policies, .. }, ike: driver, .. } = &mut self.edge;
         policies.want(xfrm);
         let heard = async {
@@ -253,7 +253,7 @@ impl Agent {
     }
 
     /// How the checks of this verdict and of those that have come with it are doing.
-    fn reports(&mut self, first: health::VerdictChange) -> BTreeMap<String, health::Report> {
+    fn reports(&mut self, first: health::VerdictChange) -> BTreeMap<String, health::HealthReport> {
         let mut reports = BTreeMap::new();
         let mut next = Some(first);
         while let Some(health::VerdictChange { connection, .. }) = next {
@@ -308,7 +308,7 @@ impl Agent {
 }
 
 /// What changes on the host, after a time.
-async fn changed(after: Instant, follower: &mut Follower, host: &mut HostState) -> Result<Changes> {
+async fn changed(after: Instant, follower: &mut HostFollower, host: &mut HostState) -> Result<Changes> {
     sleep_until(after).await;
     follower.changed(host).await
 }

@@ -91,7 +91,7 @@ impl RoutePlan {
         }
     }
 
-    fn next(&mut self, rib: &Rib, config: &Config) -> Vec<slow_path::Entry> {
+    fn next(&mut self, rib: &Rib, config: &Config) -> Vec<slow_path::KernelRoute> {
         let mut entries = Vec::new();
         for destination in std::iter::from_fn(|| self.todo.pop_first()).take(AT_ONCE) {
             let family = slow_path::family(destination);

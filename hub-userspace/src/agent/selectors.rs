@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api_types::status,
-    config::model::Source,
+    config::model::SelectorSource,
     ipsec::{
         effective::{Sources, mark, negotiated},
         vici::table::Tunnel,
@@ -74,15 +74,16 @@ impl World {
                  a pair of addresses): the rest is not admitted"
             )
         });
-        let follows = self.config.connections.get(name).is_some_and(|connection| connection.selectors == Source::Xfrm);
+        let follows =
+            self.config.connections.get(name).is_some_and(|connection| connection.selectors == SelectorSource::Xfrm);
         let unread = self.policies.problem.clone().filter(|_| follows);
         unreadable.chain(cut).chain(unread).collect()
     }
 
     /// What the kernel has of a connection whose SAs others make.
-    pub(super) fn kernel_sas(&self, name: &str) -> Option<status::Ipsec> {
+    pub(super) fn kernel_sas(&self, name: &str) -> Option<status::IpsecStatus> {
         let connection = self.config.connections.get(name)?;
-        if connection.selectors != Source::Xfrm || connection.ipsec.is_some() {
+        if connection.selectors != SelectorSource::Xfrm || connection.ipsec.is_some() {
             return None;
         }
         let view = &self.policies;
@@ -91,7 +92,7 @@ impl World {
         let selectors: Vec<String> = table.pairs(&mark).iter().map(Pair::to_string).collect();
         let child = |sa: &Sa| {
             let out = table.outbound(sa);
-            status::Child {
+            status::ChildStatus {
                 spi_in: format!("{:08x}", sa.spi),
                 spi_out: out.map(|out| format!("{:08x}", out.spi)).unwrap_or_default(),
                 bytes_in: sa.bytes,
@@ -103,7 +104,7 @@ impl World {
             }
         };
         let children = table.inbound(&mark).into_iter().map(child).collect();
-        Some(status::Ipsec { ike: None, children, selectors: None, problems: Vec::new(), fault: None })
+        Some(status::IpsecStatus { ike: None, children, selectors: None, problems: Vec::new(), fault: None })
     }
 }
 

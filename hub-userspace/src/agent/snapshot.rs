@@ -21,8 +21,8 @@ pub struct Snapshot {
     config: Arc<Config>,
     rib: Arc<Rib>,
     states: Arc<States>,
-    vpc: Option<status::Vpc>,
-    pub connections: Vec<status::Connection>,
+    vpc: Option<status::VpcStatus>,
+    pub connections: Vec<status::ConnectionStatus>,
     total: Counters,
     kernel: status::KernelDrops,
 }
@@ -48,7 +48,7 @@ impl Snapshot {
         for (name, connection) in &world.config.connections {
             let state = world.states[name];
             let entry = world.liveness.get(name);
-            connections.push(status::Connection {
+            connections.push(status::ConnectionStatus {
                 name: name.clone(),
                 origin: world.config.provenance.connection(name),
                 interface: connection.interface.clone(),
@@ -65,7 +65,7 @@ impl Snapshot {
                 ipsec: world.tunnels.tunnels.get(name).map(Into::into).or_else(|| world.kernel_sas(name)).map(
                     |ipsec| {
                         let (selectors, problems) = (world.selectors_of(name), world.selector_problems(name));
-                        status::Ipsec { selectors, problems, ..ipsec }
+                        status::IpsecStatus { selectors, problems, ..ipsec }
                     },
                 ),
                 attachment: world.attachments.status(&world.host, &connection.interface),
@@ -73,7 +73,7 @@ impl Snapshot {
             });
         }
         let vpc_traffic = counters(Some(VPC))?;
-        let vpc = world.config.vpc.as_ref().map(|vpc| status::Vpc {
+        let vpc = world.config.vpc.as_ref().map(|vpc| status::VpcStatus {
             interface: vpc.interface.clone(),
             attachment: world.attachments.status(&world.host, &vpc.interface),
             traffic: (&vpc_traffic).into(),
@@ -85,7 +85,7 @@ impl Snapshot {
     pub fn status(self) -> Status {
         let routes = self.routes();
         Status {
-            gateway: status::Gateway { name: self.config.gateway.name.clone() },
+            gateway: status::GatewayStatus { name: self.config.gateway.name.clone() },
             vpc: self.vpc,
             connections: self.connections,
             routes,
@@ -99,8 +99,8 @@ impl Snapshot {
     }
 
     /// All routes with their shares and origins, in the configuration's order.
-    pub fn routes(&self) -> Vec<status::Route> {
-        let routes = self.config.routes.iter().enumerate().map(|(index, route)| status::Route {
+    pub fn routes(&self) -> Vec<status::RouteStatus> {
+        let routes = self.config.routes.iter().enumerate().map(|(index, route)| status::RouteStatus {
             origin: self.config.provenance.route(index),
             destination: route.destination,
             next_hop: route.next_hop.clone(),

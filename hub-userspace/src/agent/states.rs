@@ -10,8 +10,8 @@ use super::{
     world::World,
 };
 use crate::{
-    config::model::{Connection, Source},
-    connection::{liveness::Entry, state::State},
+    config::model::{Connection, SelectorSource},
+    connection::{liveness::ConnectionLiveness, state::State},
     health::Verdict,
     ipsec::effective::has_sa,
 };
@@ -25,7 +25,7 @@ impl World {
         let healthy = |name: &str| Some(health.get(name)?.verdict? == Verdict::Healthy);
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
             (Some(ipsec), _) => tunnels.is_up(name, ipsec.start),
-            (None, Source::Xfrm) => has_sa(config, connection, host, policies.table.as_deref()),
+            (None, SelectorSource::Xfrm) => has_sa(config, connection, host, policies.table.as_deref()),
             (None, _) => Some(true),
         };
         liveness.judge(config, host, tunnel, healthy, now);
@@ -79,7 +79,7 @@ impl World {
         match (state, self.host.link(interface)) {
             (State::Up, _) => None,
             (State::AdminDown, _) => Some("taken down by hand".to_owned()),
-            (State::HoldDown, _) if self.liveness.get(name).is_some_and(Entry::is_unknown) => {
+            (State::HoldDown, _) if self.liveness.get(name).is_some_and(ConnectionLiveness::is_unknown) => {
                 Some(self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name)))
             }
             (State::HoldDown, _) => {
@@ -97,7 +97,7 @@ impl World {
     /// Why its tunnel is not up, or not known to be.
     fn ipsec_reason(&self, name: &str) -> Option<String> {
         let connection = &self.config.connections[name];
-        if connection.ipsec.is_none() && connection.selectors == Source::Xfrm {
+        if connection.ipsec.is_none() && connection.selectors == SelectorSource::Xfrm {
             let view = &self.policies;
             let has_sa = has_sa(&self.config, connection, &self.host, view.table.as_deref());
             return match (has_sa, &view.problem) {

@@ -10,8 +10,8 @@ use super::{
     world::{LOOK_AGAIN, Pending, World},
 };
 use crate::{
-    config::model::Source,
-    health::{self, Target},
+    config::model::SelectorSource,
+    health::{self, CheckTarget},
     kernel::netlink::Changes,
 };
 
@@ -228,7 +228,7 @@ impl World {
 
     /// Whether the selectors of any connection are those of the kernel's policies.
     fn follows_policies(&self) -> bool {
-        self.config.connections.values().any(|connection| connection.selectors == Source::Xfrm)
+        self.config.connections.values().any(|connection| connection.selectors == SelectorSource::Xfrm)
     }
 
     /// Has the health checks run that should. What is known of one that asks something else now is forgotten.
@@ -238,7 +238,7 @@ impl World {
             return;
         }
         let goes_on = |name: &String| match (self.checks.get(name), checks.get(name)) {
-            (Some(old), Some(new)) => (Target { link: new.link, ..*old }) == *new,
+            (Some(old), Some(new)) => (CheckTarget { link: new.link, ..*old }) == *new,
             _ => false,
         };
         self.health.retain(|name, _| goes_on(name));

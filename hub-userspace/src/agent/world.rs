@@ -13,20 +13,20 @@ use crate::{
     config::Config,
     connection::{
         liveness::Liveness,
-        memory::{Clock, Memory},
+        memory::{Clock, ConnectionMemory},
         state::{State, States},
     },
-    datapath::{Inherited, Mode},
+    datapath::{AttachMode, Inherited},
     fib::{
         self, Inputs,
         id_allocator::Full,
         id_maps::IdMaps,
         tables::{PolicyTables, Tables},
     },
-    health::{Report, Target},
+    health::{CheckTarget, HealthReport},
     ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
     kernel::{
-        netlink::{Changes, Failure, HostState, Problems},
+        netlink::{Changes, HostState, Problems, ReconcileFailure},
         sysctl::Settings,
     },
     policy::selectors::Negotiated,
@@ -50,8 +50,8 @@ pub struct World {
     /// What the kernel has of IPsec.
     pub(super) policies: Arc<Policies>,
     /// Health checks that run, by connection, and how they are doing.
-    pub(super) checks: BTreeMap<String, Target>,
-    pub(super) health: BTreeMap<String, Report>,
+    pub(super) checks: BTreeMap<String, CheckTarget>,
+    pub(super) health: BTreeMap<String, HealthReport>,
     /// Why xfrm interfaces cannot be made.
     pub(super) problems: Arc<Problems>,
 
@@ -62,7 +62,7 @@ pub struct World {
     /// By which the next agent is told of times.
     pub(super) clock: Clock,
     /// What it was told, by slot.
-    pub(super) remembered: BTreeMap<u32, Memory>,
+    pub(super) remembered: BTreeMap<u32, ConnectionMemory>,
     /// When a connection that is held may be up.
     pub(super) hold_down_expires: Option<Instant>,
     /// What SAs admit.
@@ -87,7 +87,7 @@ pub struct World {
     pub(super) settings: Settings,
     pub(super) routes: RoutePlan,
     /// What the kernel refused last time: it is logged once.
-    pub(super) refused: Vec<Failure>,
+    pub(super) refused: Vec<ReconcileFailure>,
 
     /// What has changed and is not all in the tables and in the kernel yet.
     pub(super) pending: Pending,
@@ -127,7 +127,14 @@ pub(super) struct Writing {
 
 impl World {
     /// What an agent knows before it has heard of anything but the host.
-    pub fn new(config: Config, host: HostState, inherited: Inherited, mode: Mode, clock: Clock, now: Instant) -> Self {
+    pub fn new(
+        config: Config,
+        host: HostState,
+        inherited: Inherited,
+        mode: AttachMode,
+        clock: Clock,
+        now: Instant,
+    ) -> Self {
         let Inherited { is_running: _, connections, groups, tc_only } = inherited;
         let (mut ids, mut liveness, mut tables) = (IdMaps::default(), Liveness::default(), Tables::default());
         ids.inherit(connections.iter().map(|(name, (slot, _))| (name.clone(), *slot)), groups);

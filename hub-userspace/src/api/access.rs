@@ -12,7 +12,7 @@ use axum::{
 };
 use tokio::time::timeout;
 
-use super::{connections::Entry, failure};
+use super::{connections::ClientConnection, failure};
 
 /// Bytes of a body; the longest that makes sense is a twentieth of it.
 const LARGEST_BODY: usize = 8 * 1024;
@@ -25,7 +25,7 @@ pub(super) struct Peer {
     pub is_root: bool,
     /// Its user.
     pub uid: u32,
-    pub entry: Arc<Entry>,
+    pub entry: Arc<ClientConnection>,
 }
 
 /// Lets through what the peer may ask for, when all of it is there.

@@ -45,7 +45,7 @@ use crate::{
     store::{Keys, ObjectId},
 };
 
-type Body<T> = Result<Json<T>, JsonRejection>;
+type JsonBody<T> = Result<Json<T>, JsonRejection>;
 
 pub(super) fn router() -> Router<AppState> {
     let connection = post(add_connection).patch(set_connection).put(put_connection).delete(delete_connection);
@@ -62,20 +62,20 @@ pub(super) fn router() -> Router<AppState> {
         .route(CONFIRM, post(confirm))
 }
 
-async fn add_route(state: State<AppState>, peer: Extension<Peer>, body: Body<AddRoute>) -> Response {
+async fn add_route(state: State<AppState>, peer: Extension<Peer>, body: JsonBody<AddRoute>) -> Response {
     change(&state, &peer, body.map(|Json(add)| ObjectChange::AddRoute(add))).await
 }
 
-async fn set_route(state: State<AppState>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
+async fn set_route(state: State<AppState>, peer: Extension<Peer>, body: JsonBody<SetRoute>) -> Response {
     change(&state, &peer, body.map(|Json(set)| ObjectChange::SetRoute(set))).await
 }
 
-async fn put_route(state: State<AppState>, peer: Extension<Peer>, body: Body<SetRoute>) -> Response {
+async fn put_route(state: State<AppState>, peer: Extension<Peer>, body: JsonBody<SetRoute>) -> Response {
     let set = body.map(|Json(set)| ObjectChange::SetRoute(SetRoute { replace: true, ..set }));
     change(&state, &peer, set).await
 }
 
-async fn delete_route(state: State<AppState>, peer: Extension<Peer>, body: Body<DeleteRoute>) -> Response {
+async fn delete_route(state: State<AppState>, peer: Extension<Peer>, body: JsonBody<DeleteRoute>) -> Response {
     change(&state, &peer, body.map(|Json(delete)| ObjectChange::DeleteRoute(delete))).await
 }
 
@@ -86,7 +86,7 @@ macro_rules! named {
             state: State<AppState>,
             peer: Extension<Peer>,
             Path(name): Path<String>,
-            body: Body<Keys>,
+            body: JsonBody<Keys>,
         ) -> Response {
             put(&state, &peer, $kind(name), body, PutMode::Add).await
         }
@@ -95,7 +95,7 @@ macro_rules! named {
             state: State<AppState>,
             peer: Extension<Peer>,
             Path(name): Path<String>,
-            body: Body<Keys>,
+            body: JsonBody<Keys>,
         ) -> Response {
             put(&state, &peer, $kind(name), body, PutMode::Merge).await
         }
@@ -104,7 +104,7 @@ macro_rules! named {
             state: State<AppState>,
             peer: Extension<Peer>,
             Path(name): Path<String>,
-            body: Body<Keys>,
+            body: JsonBody<Keys>,
         ) -> Response {
             put(&state, &peer, $kind(name), body, PutMode::Replace).await
         }
@@ -118,7 +118,7 @@ macro_rules! named {
 named!(ObjectId::Connection: add_connection, set_connection, put_connection, delete_connection);
 named!(ObjectId::CustomerGateway: add_gateway, set_gateway, put_gateway, delete_gateway);
 
-async fn put(state: &AppState, peer: &Peer, id: ObjectId, body: Body<Keys>, mode: PutMode) -> Response {
+async fn put(state: &AppState, peer: &Peer, id: ObjectId, body: JsonBody<Keys>, mode: PutMode) -> Response {
     change(state, peer, body.map(|Json(keys)| ObjectChange::Put(PutObject { id, keys, mode }))).await
 }
 

@@ -28,8 +28,8 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{CONNECTIONS, Failure, ROUTES, STATUS};
-use crate::api_types::status::{Connection, FullStatus, Route};
+use super::{CONNECTIONS, ROUTES, RequestFailure, STATUS};
+use crate::api_types::status::{ConnectionStatus, FullStatus, RouteStatus};
 
 /// How long a client waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ pub struct Client {
 }
 
 /// A successful answer, of which the body is still to come.
-pub(super) struct Answer {
+pub(super) struct PendingAnswer {
     body: Incoming,
     /// When the client gives up; `None`: never.
     deadline: Option<Instant>,
@@ -60,11 +60,11 @@ impl Client {
         self.get(STATUS).await
     }
 
-    pub async fn routes(&self) -> Result<Vec<Route>> {
+    pub async fn routes(&self) -> Result<Vec<RouteStatus>> {
         self.get(ROUTES).await
     }
 
-    pub async fn connections(&self) -> Result<Vec<Connection>> {
+    pub async fn connections(&self) -> Result<Vec<ConnectionStatus>> {
         self.get(CONNECTIONS).await
     }
 
@@ -84,7 +84,7 @@ impl Client {
         path: &str,
         body: Option<Value>,
         patience: Option<Duration>,
-    ) -> Result<Answer> {
+    ) -> Result<PendingAnswer> {
         let socket = self.socket.display();
         let deadline = patience.map(|patience| Instant::now() + patience);
         let no_answer = || format!("the agent on {socket} does not answer");
@@ -109,11 +109,11 @@ impl Client {
         let response = within(deadline, exchange(stream, request)).await.and_then(|done| Ok(done?));
         let response = response.with_context(no_answer)?;
         let status = response.status();
-        let answer = Answer { body: response.into_body(), deadline };
+        let answer = PendingAnswer { body: response.into_body(), deadline };
         if status.is_success() {
             return Ok(answer);
         }
-        match answer.json::<Failure>().await {
+        match answer.json::<RequestFailure>().await {
             Ok(failure) => bail!("{}", failure.error),
             Err(_) => bail!("the agent on {socket} does not know {path}: it may be of another version"),
         }
@@ -190,7 +190,7 @@ async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
     }
 }
 
-impl Answer {
+impl PendingAnswer {
     pub async fn bytes(self) -> Result<Bytes> {
         let Self { body, deadline } = self;
         let collected = within(deadline, body.collect()).await.and_then(|done| Ok(done?.to_bytes()));

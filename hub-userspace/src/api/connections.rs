@@ -18,16 +18,16 @@ const FOR_ROOT: usize = 16;
 
 /// Those that are open, the oldest first.
 #[derive(Default)]
-pub(super) struct Connections(Mutex<Open>);
+pub(super) struct Connections(Mutex<OpenConnection>);
 
 #[derive(Default)]
-struct Open {
+struct OpenConnection {
     next: u64,
-    entries: BTreeMap<u64, Arc<Entry>>,
+    entries: BTreeMap<u64, Arc<ClientConnection>>,
 }
 
 /// One connection.
-pub(super) struct Entry {
+pub(super) struct ClientConnection {
     number: u64,
     is_root: bool,
     /// Its request has come; there is one a connection.
@@ -37,9 +37,9 @@ pub(super) struct Entry {
 
 /// Every connection has a request that is not answered yet.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) struct TooManyConnections;
 
-impl Entry {
+impl ClientConnection {
     /// From now on it is not ended to make room.
     pub fn asks(&self) {
         self.asks.store(true, Ordering::Relaxed);
@@ -59,24 +59,26 @@ impl Entry {
 impl Connections {
     /// Takes a connection in. Where there are too many, the oldest that has not asked for anything ends; root's do so
     /// for root alone.
-    pub fn admit(&self, is_root: bool) -> Result<Arc<Entry>, Full> {
+    pub fn admit(&self, is_root: bool) -> Result<Arc<ClientConnection>, TooManyConnections> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let others = open.entries.values().filter(|entry| !entry.is_root).count();
         if open.entries.len() >= MOST || (!is_root && others >= MOST - FOR_ROOT) {
-            let idle = |entry: &&Arc<Entry>| !entry.asks.load(Ordering::Relaxed) && (is_root || !entry.is_root);
-            let oldest = open.entries.values().find(idle).map(Arc::clone).ok_or(Full)?;
+            let idle =
+                |entry: &&Arc<ClientConnection>| !entry.asks.load(Ordering::Relaxed) && (is_root || !entry.is_root);
+            let oldest = open.entries.values().find(idle).map(Arc::clone).ok_or(TooManyConnections)?;
             oldest.end();
             open.entries.remove(&oldest.number);
         }
         let number = open.next;
         open.next += 1;
-        let entry = Arc::new(Entry { number, is_root, asks: AtomicBool::new(false), task: Mutex::default() });
+        let entry =
+            Arc::new(ClientConnection { number, is_root, asks: AtomicBool::new(false), task: Mutex::default() });
         open.entries.insert(number, Arc::clone(&entry));
         Ok(entry)
     }
 
     /// The connection has ended.
-    pub fn remove(&self, entry: &Entry) {
+    pub fn remove(&self, entry: &ClientConnection) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entries.remove(&entry.number);
     }
 }
@@ -85,7 +87,7 @@ impl Connections {
 mod tests {
     use super::*;
 
-    fn has(connections: &Connections, entry: &Entry) -> bool {
+    fn has(connections: &Connections, entry: &ClientConnection) -> bool {
         connections.0.lock().expect("nobody panics").entries.contains_key(&entry.number)
     }
 
@@ -108,7 +110,7 @@ mod tests {
         for entry in &all {
             entry.asks();
         }
-        assert_eq!(connections.admit(true).err(), Some(Full));
+        assert_eq!(connections.admit(true).err(), Some(TooManyConnections));
         connections.remove(&all[5]);
         connections.admit(true).expect("there is room again");
     }
@@ -123,7 +125,7 @@ mod tests {
         for entry in connections.0.lock().expect("nobody panics").entries.values().filter(|entry| !entry.is_root) {
             entry.asks();
         }
-        assert_eq!(connections.admit(false).err(), Some(Full));
+        assert_eq!(connections.admit(false).err(), Some(TooManyConnections));
         assert!(has(&connections, &root));
         for _ in 1..FOR_ROOT {
             connections.admit(true).expect("there is room for root");

@@ -16,7 +16,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use super::{AppState, Client, EVENTS, snapshot};
 use crate::api_types::{
     event::{ConnectionEvent, now},
-    status::Connection,
+    status::ConnectionStatus,
 };
 
 pub(super) async fn follow(State(state): State<AppState>) -> Response {
@@ -44,7 +44,7 @@ async fn next(
     // First: what happens from here on is not missed.
     let events = state.events.upgrade()?.subscribe();
     let present = snapshot(state).await.ok()?.connections.into_iter();
-    let lines = present.map(|Connection { name, state, state_reason, state_seconds, ipsec, .. }| {
+    let lines = present.map(|ConnectionStatus { name, state, state_reason, state_seconds, ipsec, .. }| {
         let selectors = ipsec.and_then(|ipsec| ipsec.selectors);
         let time = now() - state_seconds;
         line(&ConnectionEvent { time, connection: name, state, was: None, reason: state_reason, selectors })

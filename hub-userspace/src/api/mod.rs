@@ -25,7 +25,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use self::{
     client::Client,
-    objects::{CustomerGateway, Shown},
+    objects::{CustomerGatewayEntry, Shown},
     socket::Socket,
 };
 use crate::{
@@ -49,7 +49,7 @@ pub const EVENTS: &str = "/v1/events";
 
 /// What a request that fails is answered with.
 #[derive(Debug, Serialize, Deserialize)]
-struct Failure {
+struct RequestFailure {
     error: String,
 }
 
@@ -92,5 +92,5 @@ fn respond(answer: Result<impl Serialize>) -> Response {
 }
 
 fn failure(status: StatusCode, error: impl Into<String>) -> Response {
-    (status, Json(Failure { error: error.into() })).into_response()
+    (status, Json(RequestFailure { error: error.into() })).into_response()
 }

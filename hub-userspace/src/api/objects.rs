@@ -42,7 +42,7 @@ const LAST: usize = 50;
 
 /// A customer gateway, as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CustomerGateway {
+pub struct CustomerGatewayEntry {
     pub name: String,
     pub address: IpAddr,
     #[serde(flatten)]
@@ -82,7 +82,7 @@ pub(super) async fn routes(
         Ok(Query(RoutesQuery { destination })) => destination,
         Err(rejection) => return failure(StatusCode::BAD_REQUEST, rejection.body_text()),
     };
-    let is_asked = |route: &status::Route| destination.is_none_or(|destination| route.destination == destination);
+    let is_asked = |route: &status::RouteStatus| destination.is_none_or(|destination| route.destination == destination);
     let routes = snapshot(&state).await.map(|snapshot| snapshot.routes());
     respond(routes.map(|routes| routes.into_iter().filter(is_asked).collect::<Vec<_>>()))
 }
@@ -93,7 +93,7 @@ pub(super) async fn connections(State(state): State<AppState>) -> Response {
 
 pub(super) async fn customer_gateways(State(state): State<AppState>) -> Response {
     let list = |config: Arc<Config>| {
-        let gateway = |(name, gateway): (&String, &config::model::CustomerGateway)| CustomerGateway {
+        let gateway = |(name, gateway): (&String, &config::model::CustomerGateway)| CustomerGatewayEntry {
             name: name.clone(),
             address: gateway.address,
             origin: config.provenance.customer_gateway(name),
@@ -173,11 +173,11 @@ async fn backup(State(state): State<AppState>) -> Response {
 
 impl Client {
     /// The routes to one destination.
-    pub async fn routes_to(&self, destination: IpNet) -> anyhow::Result<Vec<status::Route>> {
+    pub async fn routes_to(&self, destination: IpNet) -> anyhow::Result<Vec<status::RouteStatus>> {
         self.get(&format!("{ROUTES}?destination={destination}")).await
     }
 
-    pub async fn customer_gateways(&self) -> anyhow::Result<Vec<CustomerGateway>> {
+    pub async fn customer_gateways(&self) -> anyhow::Result<Vec<CustomerGatewayEntry>> {
         self.get(CUSTOMER_GATEWAYS).await
     }
 
@@ -193,7 +193,7 @@ impl Client {
     }
 
     /// The newest entries of the audit log, oldest first.
-    pub async fn audit(&self, last: usize) -> anyhow::Result<Vec<audit::Entry>> {
+    pub async fn audit(&self, last: usize) -> anyhow::Result<Vec<audit::AuditEntry>> {
         self.get(&format!("{AUDIT}?last={last}")).await
     }
 

@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, task::spawn_blocking};
 use super::{AppState, Client, access::Peer, client::PATIENCE, failure, path::segment};
 use crate::{
     agent::Request,
-    peer_config::{Error, Format, render},
+    peer_config::{Format, PeerConfigError, render},
 };
 
 pub const PEER_CONFIG: &str = "/v1/peer-config";
@@ -43,7 +43,7 @@ pub(super) async fn peer_config(
     // Reading a secret may take as long as the disk does.
     match spawn_blocking(move || render(&config, &name, format, parameters.secret)).await {
         Ok(Ok(text)) => text.into_response(),
-        Ok(Err(error @ Error::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
+        Ok(Err(error @ PeerConfigError::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
         Ok(Err(error)) => failure(StatusCode::CONFLICT, error.to_string()),
         Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written"),
     }

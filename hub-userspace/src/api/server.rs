@@ -116,19 +116,19 @@ async fn talk(stream: UnixStream, peer: Peer, router: Router) {
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(LARGEST_HEAD)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(Reader::new(stream)), service);
+        .serve_connection(TokioIo::new(TimedReader::new(stream)), service);
     // What goes wrong is the client's: it has gone, or was too slow.
     let _ = connection.await;
 }
 
 /// A connection whose other end must read.
-struct Reader {
+struct TimedReader {
     stream: UnixStream,
     /// When the other end has not read for too long; nothing while it reads.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Reader {
+impl TimedReader {
     fn new(stream: UnixStream) -> Self {
         Self { stream, stalled: None }
     }
@@ -144,7 +144,7 @@ impl Reader {
     }
 }
 
-impl AsyncRead for Reader {
+impl AsyncRead for TimedReader {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -154,7 +154,7 @@ impl AsyncRead for Reader {
     }
 }
 
-impl AsyncWrite for Reader {
+impl AsyncWrite for TimedReader {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.within(polled, context)

@@ -32,11 +32,11 @@ use crate::{
     api_types::{event::ConnectionEvent, status::WithoutAgent},
     config::{
         Config,
-        check::{self, Format},
+        check::{self, CheckFormat},
         load, parse_duration,
     },
-    config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, Start},
-    datapath::{self, Instance, Mode},
+    config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, InitialConfig},
+    datapath::{self, AttachMode, Instance},
     kernel::guard,
     peer_config,
     store::{DEFAULT_DIRECTORY, StoreError},
@@ -76,8 +76,8 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
         state: PathBuf,
         /// How to attach to interfaces.
-        #[arg(long, alias = "xdp", value_enum, default_value_t = Mode::Auto)]
-        attach: Mode,
+        #[arg(long, alias = "xdp", value_enum, default_value_t = AttachMode::Auto)]
+        attach: AttachMode,
         /// Name of this agent's datapath, which goes on without it and which the next agent of this name takes over: 1 to 64 of
         /// a-z 0-9 -. Agents in several network namespaces of a host need one each.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
@@ -197,7 +197,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             String::new()
         }
         Command::Check { config } => {
-            let format = if cli.output == Output::Json { Format::Json } else { Format::Table };
+            let format = if cli.output == Output::Json { CheckFormat::Json } else { CheckFormat::Table };
             let outcome = check::run(&config, format);
             print!("{}", outcome.stdout);
             return Ok(ExitCode::from(outcome.exit_code));
@@ -248,7 +248,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
 /// What an agent would start with; of the files alone where the store cannot be read: an agent that runs has closed the
 /// others already.
 fn in_force(config: &Path, state: &Path, instance: &Instance) -> Result<Config> {
-    match Start::open(config, state, instance.as_str()) {
+    match InitialConfig::open(config, state, instance.as_str()) {
         Ok(mut start) => Ok(start.take_config()),
         Err(error) if error.is::<StoreError>() => {
             eprintln!("vpnhub: without the objects of the store: {error}");
@@ -293,7 +293,7 @@ fn changed(changed: &Changed, output: Output) -> Result<String> {
 async fn serve(
     config: &Path,
     state: &Path,
-    attach: Mode,
+    attach: AttachMode,
     instance: &Instance,
     record: Option<&Path>,
     plain_table: bool,
@@ -313,7 +313,7 @@ async fn serve(
 
     process::prepare();
     let mut socket = Socket::open(&socket)?;
-    let mut start = Start::open(config, state, instance.as_str())?;
+    let mut start = InitialConfig::open(config, state, instance.as_str())?;
     start.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let recording = record.map(Recording::create).transpose()?;
     let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, recording)).await?;

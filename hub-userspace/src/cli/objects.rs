@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::{Output, changed, printed, table};
 use crate::{
-    api::{Client, CustomerGateway},
-    api_types::status::Connection,
+    api::{Client, CustomerGatewayEntry},
+    api_types::status::ConnectionStatus,
     config::in_force::{AddRoute, Admin, DeleteRoute, ObjectChange, PutMode, PutObject, SetRoute, parse_destination},
     store::{Keys, ObjectId},
 };
@@ -187,7 +187,7 @@ pub struct CustomerGatewayKeys {
 }
 
 /// A kind of objects that have a name, as the keys that flags can set.
-trait Kind: Args {
+trait NamedObject: Args {
     /// One in a list.
     type Listed: Serialize;
 
@@ -198,8 +198,8 @@ trait Kind: Args {
     fn table(listed: &[Self::Listed]) -> String;
 }
 
-impl Kind for ConnectionKeys {
-    type Listed = Connection;
+impl NamedObject for ConnectionKeys {
+    type Listed = ConnectionStatus;
 
     fn id(name: String) -> ObjectId {
         ObjectId::Connection(name)
@@ -236,17 +236,17 @@ impl Kind for ConnectionKeys {
         texts.chain(others).filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
 
-    async fn list(client: &Client) -> Result<Vec<Connection>> {
+    async fn list(client: &Client) -> Result<Vec<ConnectionStatus>> {
         client.connections().await
     }
 
-    fn table(listed: &[Connection]) -> String {
+    fn table(listed: &[ConnectionStatus]) -> String {
         table::connections(listed)
     }
 }
 
-impl Kind for CustomerGatewayKeys {
-    type Listed = CustomerGateway;
+impl NamedObject for CustomerGatewayKeys {
+    type Listed = CustomerGatewayEntry;
 
     fn id(name: String) -> ObjectId {
         ObjectId::CustomerGateway(name)
@@ -256,11 +256,11 @@ impl Kind for CustomerGatewayKeys {
         self.address.map(|address| ("address".to_owned(), Value::from(address))).into_iter().collect()
     }
 
-    async fn list(client: &Client) -> Result<Vec<CustomerGateway>> {
+    async fn list(client: &Client) -> Result<Vec<CustomerGatewayEntry>> {
         client.customer_gateways().await
     }
 
-    fn table(listed: &[CustomerGateway]) -> String {
+    fn table(listed: &[CustomerGatewayEntry]) -> String {
         table::customer_gateways(listed)
     }
 }
@@ -331,7 +331,7 @@ pub async fn customer_gateway(command: CustomerGatewayCommand, client: &Client, 
     named(command, client, output).await
 }
 
-async fn named<K: Kind>(command: NamedCommand<K>, client: &Client, output: Output) -> Result<String> {
+async fn named<K: NamedObject>(command: NamedCommand<K>, client: &Client, output: Output) -> Result<String> {
     let change = match command {
         NamedCommand::List => return printed(&*K::list(client).await?, K::table, output),
         NamedCommand::Show { name } => return printed(&client.object(&K::id(name)).await?, table::object, output),

@@ -6,17 +6,17 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 use crate::{
-    api::{CustomerGateway, Shown},
+    api::{CustomerGatewayEntry, Shown},
     api_types::{
         event::ConnectionEvent,
         status::{
-            Child, Connection, FullStatus, Ipsec, Reasons, Route, RunningConnection, Status, StoreStatus, Traffic,
-            WithoutAgent,
+            ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, Reasons, RouteStatus, RunningConnectionStatus,
+            Status, StoreStatus, Traffic, WithoutAgent,
         },
     },
     config::{Confirmation, SetAside},
     connection::state::State,
-    store::audit::Entry,
+    store::audit::AuditEntry,
 };
 
 /// The whole status.
@@ -87,7 +87,7 @@ pub fn without_agent(status: &WithoutAgent) -> String {
         interfaces.add_row([interface.name.as_deref().unwrap_or("(elsewhere)"), interface.attach]);
     }
     let mut connections = table(&["CONNECTION", "RX PKTS", "RX BYTES", "TX PKTS", "TX BYTES", "DROPS"]);
-    for RunningConnection { name, traffic } in &status.connections {
+    for RunningConnectionStatus { name, traffic } in &status.connections {
         let drops = traffic.drops.values().sum();
         let counts = [traffic.rx_packets, traffic.rx_bytes, traffic.tx_packets, traffic.tx_bytes, drops];
         connections.add_row([name.clone()].into_iter().chain(counts.map(|count: u64| count.to_string())));
@@ -102,11 +102,11 @@ pub fn without_agent(status: &WithoutAgent) -> String {
 }
 
 /// Connections with their states, without their traffic.
-pub fn connections(connections: &[Connection]) -> String {
+pub fn connections(connections: &[ConnectionStatus]) -> String {
     let mut rows = table(&["CONNECTION", "INTERFACE", "STATE", "ATTACH"]);
     let mut notes = String::new();
     for connection in connections {
-        let Connection { name, interface, attachment, .. } = connection;
+        let ConnectionStatus { name, interface, attachment, .. } = connection;
         let attach = attachment.attach.as_deref().unwrap_or("-");
         rows.add_row([name, interface, state(connection.state), attach]);
         notes += &notes_of(connection);
@@ -126,7 +126,7 @@ pub fn event(event: &ConnectionEvent) -> String {
 }
 
 /// Why it is not up, or not attached as it should be; a line each.
-fn notes_of(connection: &Connection) -> String {
+fn notes_of(connection: &ConnectionStatus) -> String {
     let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
     let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
     told.dedup();
@@ -136,9 +136,9 @@ fn notes_of(connection: &Connection) -> String {
 }
 
 /// The tunnel in a line each: the SAs, and what of them is not admitted.
-fn notes_of_ipsec(ipsec: &Ipsec) -> Vec<String> {
-    let child = |child: &Child| {
-        let Child { spi_in, spi_out, bytes_in, bytes_out, seconds, selectors, .. } = child;
+fn notes_of_ipsec(ipsec: &IpsecStatus) -> Vec<String> {
+    let child = |child: &ChildStatus| {
+        let ChildStatus { spi_in, spi_out, bytes_in, bytes_out, seconds, selectors, .. } = child;
         let selectors = selectors.join(", ");
         format!("SA {spi_in} in ({bytes_in} bytes), {spi_out} out ({bytes_out} bytes), {seconds} s old: {selectors}")
     };
@@ -146,7 +146,7 @@ fn notes_of_ipsec(ipsec: &Ipsec) -> Vec<String> {
 }
 
 /// Routes with their shares and origins.
-pub fn routes(routes: &[Route]) -> String {
+pub fn routes(routes: &[RouteStatus]) -> String {
     let mut rows = table(&["DESTINATION", "NEXT HOP", "WEIGHT", "PUBLISHED", "SHARE", "ORIGIN"]);
     for route in routes {
         rows.add_row([
@@ -163,9 +163,9 @@ pub fn routes(routes: &[Route]) -> String {
 }
 
 /// Customer gateways with their origins.
-pub fn customer_gateways(gateways: &[CustomerGateway]) -> String {
+pub fn customer_gateways(gateways: &[CustomerGatewayEntry]) -> String {
     let mut rows = table(&["CUSTOMER GATEWAY", "ADDRESS", "ORIGIN"]);
-    for CustomerGateway { name, address, origin } in gateways {
+    for CustomerGatewayEntry { name, address, origin } in gateways {
         rows.add_row([name.clone(), address.to_string(), origin.to_string()]);
     }
     format!("{rows}\n")
@@ -184,8 +184,8 @@ pub fn object(shown: &Shown) -> String {
 }
 
 /// Who changed what, a line each.
-pub fn audit(entries: &[Entry]) -> String {
-    let line = |Entry { time, uid, action, object, before, after }: &Entry| {
+pub fn audit(entries: &[AuditEntry]) -> String {
+    let line = |AuditEntry { time, uid, action, object, before, after }: &AuditEntry| {
         let uid = uid.map_or_else(|| "-".to_owned(), |uid| format!("uid {uid}"));
         let value = |value: &Value| if value.is_null() { "-".to_owned() } else { value.to_string() };
         format!("{time:.3} {uid} {action}: {object}: {} -> {}\n", value(before), value(after))

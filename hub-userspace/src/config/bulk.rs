@@ -14,12 +14,12 @@ use toml::{
 };
 
 use super::{
-    diagnostic::{Located, Report},
+    diagnostic::{DiagnosticReport, Located},
     draft::{Draft, RouteDraft},
     entries,
     model::DEFAULT_WEIGHT,
     prefix::{self, Purpose},
-    read::{self, INCLUDE, Part, SECTIONS, Unread},
+    read::{self, INCLUDE, SECTIONS, TextPart, Unread},
 };
 
 /// Bytes of a piece, and a few more to the next cut: its tree stays within the processor's cache.
@@ -29,7 +29,12 @@ const ROUTE_LINE: &str = "\n[[route]]";
 const MARK: &str = "here-are-routes";
 
 /// The draft of `text`; `None` if it has to be read as a whole. Pieces are at least `piece` bytes long.
-pub(super) fn read(text: &str, piece: usize, part: Part, report: &mut Report<'_>) -> Option<(Draft, Unread)> {
+pub(super) fn read(
+    text: &str,
+    piece: usize,
+    part: TextPart,
+    report: &mut DiagnosticReport<'_>,
+) -> Option<(Draft, Unread)> {
     let start = if text.starts_with(&ROUTE_LINE[1..]) { 0 } else { text.find(ROUTE_LINE)? + 1 };
     let last = text.rfind(ROUTE_LINE).map_or(start, |at| at + 1);
     let end = text[last..].find("\n[").map_or(text.len(), |at| last + at + 1);
@@ -122,7 +127,7 @@ mod tests {
     const ROUTE: &str = "[[route]]\ndestination = \"10.0.0.0/8\"\nnext_hop = \"a\"\n";
 
     fn is_read(text: &str) -> bool {
-        read(text, 1, Part::Main, &mut Report::new(text)).is_some()
+        read(text, 1, TextPart::Main, &mut DiagnosticReport::new(text)).is_some()
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum CheckFormat {
     /// A line a diagnostic and a closing one, for people.
     Table,
     /// `{"ok":bool,"errors":[..],"warnings":[..]}`.
@@ -20,7 +20,7 @@ pub enum Format {
 
 /// What the command prints and exits with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct CheckOutcome {
     /// Ends with a newline.
     pub stdout: String,
     /// 0 when the file can be applied, 1 when not.
@@ -28,14 +28,14 @@ pub struct Outcome {
 }
 
 #[derive(Serialize)]
-struct Verdict<'a> {
+struct CheckVerdict<'a> {
     ok: bool,
     errors: Vec<&'a Diagnostic>,
     warnings: Vec<&'a Diagnostic>,
 }
 
 /// Checks the file at `path`; changes nothing.
-pub fn run(path: &Path, format: Format) -> Outcome {
+pub fn run(path: &Path, format: CheckFormat) -> CheckOutcome {
     let (diagnostics, ok_line) = match load(path) {
         Ok(Loaded { config, warnings, .. }) => {
             let connections = counted(config.connections.len(), "connection");
@@ -44,15 +44,15 @@ pub fn run(path: &Path, format: Format) -> Outcome {
         Err(error) => (error.diagnostics, None),
     };
     let of = |severity| diagnostics.iter().filter(move |found| found.severity == severity).collect::<Vec<_>>();
-    let verdict = Verdict { ok: ok_line.is_some(), errors: of(Severity::Error), warnings: of(Severity::Warning) };
+    let verdict = CheckVerdict { ok: ok_line.is_some(), errors: of(Severity::Error), warnings: of(Severity::Warning) };
     let stdout = match format {
-        Format::Table => table(&path.display().to_string(), &diagnostics, &verdict, ok_line.as_deref()),
-        Format::Json => json(&verdict),
+        CheckFormat::Table => table(&path.display().to_string(), &diagnostics, &verdict, ok_line.as_deref()),
+        CheckFormat::Json => json(&verdict),
     };
-    Outcome { stdout, exit_code: u8::from(!verdict.ok) }
+    CheckOutcome { stdout, exit_code: u8::from(!verdict.ok) }
 }
 
-fn table(file: &str, diagnostics: &[Diagnostic], verdict: &Verdict<'_>, ok_line: Option<&str>) -> String {
+fn table(file: &str, diagnostics: &[Diagnostic], verdict: &CheckVerdict<'_>, ok_line: Option<&str>) -> String {
     let mut lines: Vec<String> = diagnostics.iter().map(|found| found.in_file(file)).collect();
     let warnings = match verdict.warnings.len() {
         0 => String::new(),
@@ -65,7 +65,7 @@ fn table(file: &str, diagnostics: &[Diagnostic], verdict: &Verdict<'_>, ok_line:
     lines.join("\n") + "\n"
 }
 
-fn json(verdict: &Verdict<'_>) -> String {
+fn json(verdict: &CheckVerdict<'_>) -> String {
     // Strings, numbers and booleans only: nothing in it can fail to be written.
     serde_json::to_string(verdict).unwrap_or_default() + "\n"
 }

@@ -125,7 +125,7 @@ pub(super) struct Located<T> {
 }
 
 /// A text that places are in.
-pub(super) struct Source<'t> {
+pub(super) struct PlacedText<'t> {
     file: &'t Path,
     text: &'t str,
     /// Place of its first byte among all sources.
@@ -134,7 +134,7 @@ pub(super) struct Source<'t> {
     line_starts: OnceCell<Vec<usize>>,
 }
 
-impl<'t> Source<'t> {
+impl<'t> PlacedText<'t> {
     fn new(file: &'t Path, text: &'t str, base: usize) -> Self {
         Self { file, text, base, line_starts: OnceCell::new() }
     }
@@ -157,7 +157,7 @@ impl<'t> Source<'t> {
 pub(super) const ALL_BEFORE: usize = usize::MAX;
 
 /// A diagnostic with its place, for sorting, and the place of what it conflicts with.
-pub(super) struct Found {
+pub(super) struct PlacedDiagnostic {
     pub at: usize,
     pub against: Option<usize>,
     pub diagnostic: Diagnostic,
@@ -167,9 +167,9 @@ pub(super) struct Found {
 ///
 /// Places count through all sources, in their order: the main file, the files that it includes, and after
 /// [`Report::end`] the objects of the store, a place each.
-pub(super) struct Report<'t> {
-    sources: Vec<Source<'t>>,
-    found: Vec<Found>,
+pub(super) struct DiagnosticReport<'t> {
+    sources: Vec<PlacedText<'t>>,
+    found: Vec<PlacedDiagnostic>,
     /// How many there are of each severity.
     errors: usize,
     warnings: usize,
@@ -178,7 +178,7 @@ pub(super) struct Report<'t> {
 /// Diagnostics of a severity that are kept: a text with more is no configuration.
 const MOST_FOUND: usize = 100_000;
 
-impl<'t> Report<'t> {
+impl<'t> DiagnosticReport<'t> {
     /// Of one text.
     pub fn new(text: &'t str) -> Self {
         Self::of([(Path::new(""), text)])
@@ -186,11 +186,11 @@ impl<'t> Report<'t> {
 
     /// Of several, the main file first.
     pub fn of(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Self {
-        let mut sources: Vec<Source<'t>> = Vec::new();
+        let mut sources: Vec<PlacedText<'t>> = Vec::new();
         for (file, text) in texts {
             // One more than its bytes: a place at its end is still its own.
             let base = sources.last().map_or(0, |last| last.base + last.text.len() + 1);
-            sources.push(Source::new(file, text, base));
+            sources.push(PlacedText::new(file, text, base));
         }
         Self { sources, found: Vec::new(), errors: 0, warnings: 0 }
     }
@@ -224,8 +224,8 @@ impl<'t> Report<'t> {
     }
 
     /// Takes over what was found in one source by itself.
-    pub fn absorb(&mut self, report: Report<'_>, source: usize) {
-        let Source { base, file, .. } = self.sources[source];
+    pub fn absorb(&mut self, report: DiagnosticReport<'_>, source: usize) {
+        let PlacedText { base, file, .. } = self.sources[source];
         let included = (source > 0).then(|| file.to_owned());
         self.errors += report.errors;
         self.warnings += report.warnings;
@@ -259,7 +259,7 @@ impl<'t> Report<'t> {
     }
 
     /// Those about objects of the store, taken out.
-    pub fn take_stored(&mut self) -> Vec<Found> {
+    pub fn take_stored(&mut self) -> Vec<PlacedDiagnostic> {
         let end = self.end();
         let (stored, others) = std::mem::take(&mut self.found).into_iter().partition(|found| found.at >= end);
         self.found = others;
@@ -299,7 +299,7 @@ impl<'t> Report<'t> {
             }
         };
         let diagnostic = Diagnostic { severity, file, line, column, path, message, help };
-        self.found.push(Found { at, against, diagnostic });
+        self.found.push(PlacedDiagnostic { at, against, diagnostic });
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Config, Connection, Route, Source, Vpc};
+use super::model::{Config, Connection, Route, SelectorSource, Vpc};
 
 /// More of a kind are counted, not listed.
 const MOST_LISTED: usize = 3;
@@ -17,14 +17,14 @@ const ON_STOP: &str = "dataplane.on_stop";
 pub struct Difference {
     /// Keys of `[gateway]`, `[dataplane]` and `[vpc]` with another value, as `gateway.name`; `vpc` when the section came or went.
     pub settings: Vec<String>,
-    pub customer_gateways: Names,
-    pub connections: Names,
+    pub customer_gateways: NamedDifference,
+    pub connections: NamedDifference,
     pub routes: Routes,
 }
 
 /// Differences between named things.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Names {
+pub struct NamedDifference {
     pub added: Vec<String>,
     pub removed: Vec<String>,
     /// With the keys that have another value.
@@ -98,10 +98,10 @@ impl Difference {
             differing(&gateway).chain(differing(&dataplane)).chain(vpc(old.vpc.as_ref(), new.vpc.as_ref())).collect();
         Self {
             settings,
-            customer_gateways: Names::between(&old.customer_gateways, &new.customer_gateways, |old, new| {
+            customer_gateways: NamedDifference::between(&old.customer_gateways, &new.customer_gateways, |old, new| {
                 differing(&[("address", old.address != new.address)]).collect()
             }),
-            connections: Names::between(&old.connections, &new.connections, connection),
+            connections: NamedDifference::between(&old.connections, &new.connections, connection),
             routes: Routes::between(&old.routes, &new.routes),
         }
     }
@@ -117,7 +117,7 @@ impl Difference {
 
     /// Something else than routes differs.
     pub fn is_beyond_routes(&self) -> bool {
-        let nothing = Names::default();
+        let nothing = NamedDifference::default();
         !self.settings.is_empty() || self.customer_gateways != nothing || self.connections != nothing
     }
 }
@@ -172,10 +172,10 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
 
 /// Where its selectors come from follows from whether it has IPsec.
 fn has_default_source(connection: &Connection) -> bool {
-    connection.selectors == if connection.ipsec.is_some() { Source::Ike } else { Source::File }
+    connection.selectors == if connection.ipsec.is_some() { SelectorSource::Ike } else { SelectorSource::File }
 }
 
-impl Names {
+impl NamedDifference {
     fn between<T: PartialEq>(
         old: &BTreeMap<String, T>,
         new: &BTreeMap<String, T>,

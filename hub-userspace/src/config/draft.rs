@@ -6,11 +6,11 @@ use hub_common::mark::Mark;
 use ipnet::IpNet;
 
 use super::{
-    diagnostic::{Located, Report, join},
+    diagnostic::{DiagnosticReport, Located, join},
     ipsec::IpsecDraft,
     model::{
-        Config, Connection, CustomerGateway, Dataplane, Gateway, HealthCheck, Lookup, OnStop, ReversePath, Route,
-        Service, Source, Vpc,
+        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, OnStop, ReversePath,
+        Route, SelectorSource, Service, Vpc,
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
@@ -44,7 +44,7 @@ pub(super) struct GatewayDraft {
 
 #[derive(Debug, Clone)]
 pub(super) struct DataplaneDraft {
-    pub lookup: Option<Located<Lookup>>,
+    pub lookup: Option<Located<LookupKind>>,
     pub lookup_memory: Option<Located<u32>>,
     pub on_stop: Option<Located<OnStop>>,
     pub mark: Option<Located<Mark>>,
@@ -77,7 +77,7 @@ pub(super) struct ConnectionDraft {
     pub health_check: Option<HealthCheckDraft>,
     pub up_delay: Option<Located<Duration>>,
     pub ipsec: Option<IpsecDraft>,
-    pub selectors: Option<Located<Source>>,
+    pub selectors: Option<Located<SelectorSource>>,
     pub reverse_path: Option<Located<ReversePath>>,
 }
 
@@ -110,7 +110,7 @@ impl Draft {
             gateway: self.gateway?.finish()?,
             dataplane: match self.dataplane {
                 Some(dataplane) => dataplane.finish()?,
-                None => Dataplane::default(),
+                None => DataplaneSettings::default(),
             },
             vpc: match self.vpc {
                 Some(vpc) => Some(vpc.finish()?),
@@ -127,7 +127,7 @@ impl Draft {
     }
 
     /// Where the objects are.
-    pub fn places(&self, report: &Report<'_>) -> Places {
+    pub fn places(&self, report: &DiagnosticReport<'_>) -> Places {
         let line_of = |at| -> FileLine {
             let (file, line) = report.origin(at).unwrap_or_default();
             (u32::try_from(file).unwrap_or_default(), u32::try_from(line).unwrap_or_default())
@@ -157,8 +157,8 @@ impl GatewayDraft {
 }
 
 impl DataplaneDraft {
-    fn finish(self) -> Option<Dataplane> {
-        Some(Dataplane {
+    fn finish(self) -> Option<DataplaneSettings> {
+        Some(DataplaneSettings {
             lookup: self.lookup?.value,
             lookup_memory: self.lookup_memory?.value,
             on_stop: self.on_stop?.value,
@@ -205,8 +205,8 @@ impl ConnectionDraft {
             up_delay: self.up_delay?.value,
             selectors: match (self.selectors, &self.ipsec) {
                 (Some(source), _) => source.value,
-                (None, Some(_)) => Source::Ike,
-                (None, None) => Source::File,
+                (None, Some(_)) => SelectorSource::Ike,
+                (None, None) => SelectorSource::File,
             },
             ipsec: match self.ipsec {
                 Some(ipsec) => Some(ipsec.finish()?),

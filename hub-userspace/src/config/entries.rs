@@ -13,10 +13,10 @@ use super::{
     marks,
     model::{
         DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
-        DEFAULT_WEIGHT, Lookup, OnStop, ReversePath, Service, Source,
+        DEFAULT_WEIGHT, LookupKind, OnStop, ReversePath, SelectorSource, Service,
     },
     prefix::{self, Purpose},
-    read::Reader,
+    read::SectionReader,
     section::Section,
     value,
 };
@@ -27,13 +27,14 @@ pub(super) const MAX_CONNECTIONS: u32 = 4000;
 const TABLE_LOCAL: u32 = 255;
 /// MiB of all the chunks that the kernel program can have.
 const MAX_LOOKUP_MEMORY: u32 = 4096;
-const SOURCES: [(&str, Source); 3] = [("file", Source::File), ("ike", Source::Ike), ("xfrm", Source::Xfrm)];
+const SOURCES: [(&str, SelectorSource); 3] =
+    [("file", SelectorSource::File), ("ike", SelectorSource::Ike), ("xfrm", SelectorSource::Xfrm)];
 const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
 const REVERSE_PATHS: [(&str, ReversePath); 2] = [("strict", ReversePath::Strict), ("off", ReversePath::Off)];
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 const DEFAULT_RETRIES: u32 = 3;
 
-impl Reader<'_, '_> {
+impl SectionReader<'_, '_> {
     pub fn gateway<'a>(&mut self, table: &'a Spanned<DeValue<'a>>) -> Option<GatewayDraft> {
         const KEYS: &[&str] =
             &["name", "max_connections", "spoke_to_spoke", "allow_default_route", "address", "vici_socket", "services"];
@@ -59,7 +60,7 @@ impl Reader<'_, '_> {
         let section = self.open(table, "dataplane".to_owned(), KEYS, "[dataplane]")?;
         let report = &mut *self.report;
         Some(DataplaneDraft {
-            lookup: section.or_default("lookup", Lookup::Compiled, report, value::lookup),
+            lookup: section.or_default("lookup", LookupKind::Compiled, report, value::lookup),
             lookup_memory: section.or_default("lookup_memory", DEFAULT_LOOKUP_MEMORY, report, |value| {
                 value::integer(value, 1..=MAX_LOOKUP_MEMORY)
             }),
@@ -109,7 +110,7 @@ impl Reader<'_, '_> {
             reverse_path: section
                 .or_default("reverse_path", ReversePath::Strict, report, |value| value::choice(value, &REVERSE_PATHS)),
         };
-        if let Some(Located { value: Source::Ike, at }) = connection.selectors
+        if let Some(Located { value: SelectorSource::Ike, at }) = connection.selectors
             && section.lacks("ipsec")
         {
             let problem = Problem::new("nothing is negotiated for this connection");

@@ -41,11 +41,11 @@ pub use provenance::{Confirmation, Origin, Provenance, SetAside};
 pub use show::{show, show_object};
 pub use value::parse_duration;
 
-use diagnostic::{Problem, Report};
+use diagnostic::{DiagnosticReport, Problem};
 use draft::Draft;
 use ipsec::Files;
 use places::Relocate as _;
-use read::{Part, Unread};
+use read::{TextPart, Unread};
 
 /// Makes a [`Config`] of a file's text.
 ///
@@ -72,15 +72,15 @@ struct Judged {
 
 /// Validates the main file and those that it includes, as one; with an eye on the files that they name.
 fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic>> {
-    let mut report = Report::of(texts.iter().copied());
+    let mut report = DiagnosticReport::of(texts.iter().copied());
     check_size(texts, &mut report);
     if report.has_errors() {
         return Err(report.finish());
     }
     let (mut draft, mut unread, mut is_toml) = (Draft::default(), Unread::default(), true);
     for (index, (_, text)) in texts.iter().enumerate() {
-        let part = if index == 0 { Part::Main } else { Part::Included };
-        let mut own = Report::new(text);
+        let part = if index == 0 { TextPart::Main } else { TextPart::Included };
+        let mut own = DiagnosticReport::new(text);
         let found = bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| read_whole(text, part, &mut own));
         report.absorb(own, index);
         is_toml &= found.is_some();
@@ -105,7 +105,7 @@ fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic
 }
 
 /// Bounds the time and memory of all that follows.
-fn check_size(texts: &[(&Path, &str)], report: &mut Report<'_>) {
+fn check_size(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) {
     const MOST_LINES: usize = 16_000_000;
     const MOST_ROUTES: usize = 1_000_000;
     let lines: usize = texts.iter().map(|(_, text)| text.bytes().filter(|byte| *byte == b'\n').count()).sum();
@@ -119,7 +119,7 @@ fn check_size(texts: &[(&Path, &str)], report: &mut Report<'_>) {
 }
 
 /// Adds what an included file has.
-fn merge(draft: &mut Draft, mut more: Draft, report: &mut Report<'_>) {
+fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) {
     if let (Some(first), Some(second)) = (&draft.vpc, &more.vpc) {
         let place = report.place(second.at, first.at);
         let problem = Problem::new(format!("there is a [vpc] already ({place})")).help("remove one of the two");
@@ -136,7 +136,7 @@ fn merge(draft: &mut Draft, mut more: Draft, report: &mut Report<'_>) {
 }
 
 /// The draft of a text with whatever mistakes but those of TOML.
-fn read_whole(text: &str, part: Part, report: &mut Report<'_>) -> Option<(Draft, Unread)> {
+fn read_whole(text: &str, part: TextPart, report: &mut DiagnosticReport<'_>) -> Option<(Draft, Unread)> {
     let tree = syntax::parse(text, report)?;
     Some(read::read(tree.get_ref(), part, report))
 }

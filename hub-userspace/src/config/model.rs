@@ -36,7 +36,7 @@ pub const DEFAULT_PUBLISH_TABLE: u32 = 254;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub gateway: Gateway,
-    pub dataplane: Dataplane,
+    pub dataplane: DataplaneSettings,
     pub vpc: Option<Vpc>,
     /// By name.
     pub customer_gateways: BTreeMap<String, CustomerGateway>,
@@ -131,8 +131,8 @@ impl FromStr for Service {
 
 /// How the kernel program works; all but `on_stop` is fixed while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dataplane {
-    pub lookup: Lookup,
+pub struct DataplaneSettings {
+    pub lookup: LookupKind,
     /// MiB that the compiled look-up may take.
     pub lookup_memory: u32,
     /// What an agent that is stopped does with it.
@@ -141,10 +141,10 @@ pub struct Dataplane {
     pub mark: Mark,
 }
 
-impl Default for Dataplane {
+impl Default for DataplaneSettings {
     fn default() -> Self {
         Self {
-            lookup: Lookup::Compiled,
+            lookup: LookupKind::Compiled,
             lookup_memory: DEFAULT_LOOKUP_MEMORY,
             on_stop: OnStop::Keep,
             mark: Mark::default(),
@@ -163,7 +163,7 @@ pub enum OnStop {
 
 /// How routes and selectors are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lookup {
+pub enum LookupKind {
     /// In tables compiled from them: takes about the same time however many there are.
     Compiled,
     /// In LPM tries of the kernel: less memory, more time.
@@ -206,7 +206,7 @@ pub struct Connection {
     /// Its SAs, if the agent makes them.
     pub ipsec: Option<Ipsec>,
     /// What says whom packets may be from and to.
-    pub selectors: Source,
+    pub selectors: SelectorSource,
     /// Whether the route back to a packet's source must be by this connection.
     pub reverse_path: ReversePath,
 }
@@ -222,7 +222,7 @@ pub enum ReversePath {
 
 /// Where a connection's selectors come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum SelectorSource {
     /// `local_cidrs` and `remote_cidrs`.
     File,
     /// What the IKE daemon has negotiated.

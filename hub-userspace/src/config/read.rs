@@ -8,7 +8,7 @@ use toml::{
 };
 
 use super::{
-    diagnostic::{Located, Problem, Report, join, quoted},
+    diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     draft::Draft,
     section::Section,
     suggest::nearest,
@@ -35,7 +35,7 @@ const CONNECTION_KEYS: &[&str] = &[
 
 /// What a text is a part of a configuration as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum TextPart {
     /// The operator's main file.
     Main,
     /// A file that it includes.
@@ -73,20 +73,20 @@ impl Unread {
 }
 
 /// Makes a draft of the tree and reports what is wrong with its parts.
-pub(super) fn read(root: &DeTable<'_>, part: Part, report: &mut Report<'_>) -> (Draft, Unread) {
-    let mut reader = Reader { report, part, unread: Unread::default() };
+pub(super) fn read(root: &DeTable<'_>, part: TextPart, report: &mut DiagnosticReport<'_>) -> (Draft, Unread) {
+    let mut reader = SectionReader { report, part, unread: Unread::default() };
     let draft = reader.read(root);
     (draft, reader.unread)
 }
 
 /// What reads the sections, and remembers what it could not.
-pub(super) struct Reader<'r, 'l> {
-    pub report: &'r mut Report<'l>,
-    part: Part,
+pub(super) struct SectionReader<'r, 'l> {
+    pub report: &'r mut DiagnosticReport<'l>,
+    part: TextPart,
     unread: Unread,
 }
 
-impl Reader<'_, '_> {
+impl SectionReader<'_, '_> {
     fn read<'a>(&mut self, root: &'a DeTable<'a>) -> Draft {
         self.check_sections(root);
         let mut draft = Draft {
@@ -110,7 +110,7 @@ impl Reader<'_, '_> {
 
     /// The patterns of `include`; none where it is wrong, or not allowed.
     fn include(&mut self, root: &DeTable<'_>) -> Vec<Located<String>> {
-        let Some(found) = root.get(INCLUDE).filter(|_| self.part == Part::Main) else { return Vec::new() };
+        let Some(found) = root.get(INCLUDE).filter(|_| self.part == TextPart::Main) else { return Vec::new() };
         let patterns = || {
             let elements = found.get_ref().as_array()?.iter();
             let pattern = |element: &Spanned<DeValue<'_>>| {
@@ -131,7 +131,7 @@ impl Reader<'_, '_> {
         let mut misspelt = HashSet::new();
         for (key, content) in root {
             let name = key.get_ref();
-            if self.part == Part::Included && ["gateway", "dataplane", INCLUDE].contains(&name.as_ref()) {
+            if self.part == TextPart::Included && ["gateway", "dataplane", INCLUDE].contains(&name.as_ref()) {
                 let problem = Problem::new(format!("{} may not be in a file that is included", quoted(name)));
                 self.report.error(key.span().start, "", problem.help("move it to the main file"));
             }
@@ -154,7 +154,7 @@ impl Reader<'_, '_> {
             }
         }
         let may_be_there = misspelt.contains("gateway") || self.unread.may_define("gateway");
-        if self.part == Part::Main && !root.contains_key("gateway") && !may_be_there {
+        if self.part == TextPart::Main && !root.contains_key("gateway") && !may_be_there {
             let problem = Problem::new("the section [gateway] is missing");
             self.report.error(0, "", problem.help("add [gateway] with name = \"my-hub\""));
         }

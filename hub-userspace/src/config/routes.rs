@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::{
-    diagnostic::{Problem, Report, join, quoted},
+    diagnostic::{DiagnosticReport, Problem, join, quoted},
     draft::{ConnectionDraft, Draft, RouteDraft},
     read::Unread,
 };
 
-pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
+pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
     if !default_routes_may_be(draft, unread) {
         draft.routes.iter().for_each(|route| refuse_default(route, report));
     }
@@ -29,7 +29,7 @@ fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
     }
 }
 
-fn refuse_default(route: &RouteDraft, report: &mut Report<'_>) {
+fn refuse_default(route: &RouteDraft, report: &mut DiagnosticReport<'_>) {
     let Some(destination) = route.destination.filter(|destination| destination.value.prefix_len() == 0) else {
         return;
     };
@@ -39,7 +39,7 @@ fn refuse_default(route: &RouteDraft, report: &mut Report<'_>) {
 }
 
 /// The same destination to the same next hop is one route.
-fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
+fn check_duplicates(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut first = HashMap::new();
     for route in &draft.routes {
         let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
@@ -63,7 +63,7 @@ fn check_duplicates(draft: &Draft, report: &mut Report<'_>) {
 }
 
 /// Packets to a destination outside the next hop's remote selectors are routed there, and dropped there.
-fn check_selectors(draft: &Draft, report: &mut Report<'_>) {
+fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
     let remotes =
         |connection: &ConnectionDraft| Coverage::of(connection.remote_cidrs.items.iter().map(|item| item.value));

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use super::{
-    diagnostic::{Located, Problem, Report, join, quoted},
+    diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     draft::{ConnectionDraft, Draft},
     entries::MAX_CONNECTIONS,
     marks,
@@ -25,7 +25,7 @@ pub(super) const UNUSED: &str = "no connection leads to this customer gateway";
 pub(super) const UNROUTED: &str = "no route has this connection as its next hop: nothing is sent to the site";
 
 /// Judges the draft as a whole. What `unread` may define is not missed.
-pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
+pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
     check_names(draft, report);
     check_quota(draft, report);
     check_numbers(draft, report);
@@ -46,7 +46,7 @@ pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut Report<'_>) {
 }
 
 /// Within a file, TOML has each name once.
-fn check_names(draft: &Draft, report: &mut Report<'_>) {
+fn check_names(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let gateways = draft.customer_gateways.iter().map(|gateway| ("customer_gateway", &gateway.name));
     let connections = draft.connections.iter().map(|connection| ("connection", &connection.name));
     let mut first = HashMap::new();
@@ -68,13 +68,13 @@ fn check_names(draft: &Draft, report: &mut Report<'_>) {
 }
 
 /// The first connection of those that are too many, and each of the store's.
-fn too_many<'d>(draft: &'d Draft, most: usize, report: &Report<'_>) -> Vec<&'d ConnectionDraft> {
+fn too_many<'d>(draft: &'d Draft, most: usize, report: &DiagnosticReport<'_>) -> Vec<&'d ConnectionDraft> {
     let over = draft.connections.iter().skip(most).enumerate();
     let reported = over.filter(|(index, connection)| *index == 0 || report.origin(connection.name.at).is_none());
     reported.map(|(_, connection)| connection).collect()
 }
 
-fn check_quota(draft: &Draft, report: &mut Report<'_>) {
+fn check_quota(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(quota) = draft.gateway.as_ref().and_then(|gateway| gateway.max_connections) else {
         return;
     };
@@ -92,7 +92,7 @@ fn check_quota(draft: &Draft, report: &mut Report<'_>) {
 }
 
 /// Each connection has a number of its own in the marks.
-fn check_numbers(draft: &Draft, report: &mut Report<'_>) {
+fn check_numbers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(mark) = draft.dataplane.as_ref().and_then(|dataplane| dataplane.mark) else {
         return;
     };
@@ -112,7 +112,7 @@ fn check_numbers(draft: &Draft, report: &mut Report<'_>) {
     }
 }
 
-fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
+fn check_interfaces(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(vpc) = draft.vpc.as_ref().and_then(|vpc| vpc.interface.as_ref()) else {
         return;
     };
@@ -131,7 +131,7 @@ fn check_interfaces(draft: &Draft, report: &mut Report<'_>) {
 }
 
 /// A peer is a neighbour on the link. Connections that share an interface may have different ones.
-fn check_peers(draft: &Draft, report: &mut Report<'_>) {
+fn check_peers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     for connection in &draft.connections {
         let Some(peer) = connection.peer else {
             continue;
@@ -146,7 +146,7 @@ fn check_peers(draft: &Draft, report: &mut Report<'_>) {
     }
 }
 
-fn check_same_addresses(draft: &Draft, report: &mut Report<'_>) {
+fn check_same_addresses(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut first: HashMap<_, (&str, usize)> = HashMap::new();
     for gateway in &draft.customer_gateways {
         let Some(address) = gateway.address else {
@@ -168,17 +168,18 @@ fn check_same_addresses(draft: &Draft, report: &mut Report<'_>) {
     }
 }
 
-fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> bool {
+fn check_customer_gateways(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) -> bool {
     let names = draft.customer_gateways.iter().map(|gateway| gateway.name.value.as_str());
-    let mut names = Names::new("customer_gateway", names, unread);
+    let mut names = KnownNames::new("customer_gateway", names, unread);
     for connection in &draft.connections {
         names.check(connection.customer_gateway.as_ref(), || join(&connection.path(), "customer_gateway"), report);
     }
     names.all_known
 }
 
-fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> bool {
-    let mut names = Names::new("connection", draft.connections.iter().map(|found| found.name.value.as_str()), unread);
+fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) -> bool {
+    let mut names =
+        KnownNames::new("connection", draft.connections.iter().map(|found| found.name.value.as_str()), unread);
     for route in &draft.routes {
         names.check(route.next_hop.as_ref(), || join(&route.path(), "next_hop"), report);
     }
@@ -186,7 +187,7 @@ fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut Report<'_>) -> b
 }
 
 /// The names of one kind that may be referred to.
-struct Names<'d> {
+struct KnownNames<'d> {
     kind: &'static str,
     /// In the file's order.
     listed: Vec<&'d str>,
@@ -197,7 +198,7 @@ struct Names<'d> {
     all_known: bool,
 }
 
-impl<'d> Names<'d> {
+impl<'d> KnownNames<'d> {
     fn new(kind: &'static str, names: impl Iterator<Item = &'d str>, unread: &'d Unread) -> Self {
         let names: Vec<_> = names.collect();
         Self {
@@ -210,7 +211,7 @@ impl<'d> Names<'d> {
         }
     }
 
-    fn check(&mut self, name: Option<&Located<String>>, path: impl Fn() -> String, report: &mut Report<'_>) {
+    fn check(&mut self, name: Option<&Located<String>>, path: impl Fn() -> String, report: &mut DiagnosticReport<'_>) {
         let Some(Located { value: name, at }) = name else {
             self.all_known = false;
             return;
@@ -239,7 +240,7 @@ impl<'d> Names<'d> {
     }
 }
 
-fn warn_of_unused_gateways(draft: &Draft, report: &mut Report<'_>) {
+fn warn_of_unused_gateways(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let references = draft.connections.iter().filter_map(|connection| connection.customer_gateway.as_ref());
     let used: HashSet<_> = references.map(|name| name.value.as_str()).collect();
     for gateway in draft.customer_gateways.iter().filter(|gateway| !used.contains(gateway.name.value.as_str())) {
@@ -249,7 +250,7 @@ fn warn_of_unused_gateways(draft: &Draft, report: &mut Report<'_>) {
     }
 }
 
-fn warn_of_unrouted_connections(draft: &Draft, report: &mut Report<'_>) {
+fn warn_of_unrouted_connections(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let used: HashSet<_> =
         draft.routes.iter().filter_map(|route| route.next_hop.as_ref()).map(|name| name.value.as_str()).collect();
     for connection in draft.connections.iter().filter(|connection| !used.contains(connection.name.value.as_str())) {

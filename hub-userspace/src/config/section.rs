@@ -6,7 +6,7 @@ use toml::{
 };
 
 use super::{
-    diagnostic::{Located, Problem, Report, join, quoted},
+    diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     suggest::nearest,
     value::describe,
 };
@@ -37,7 +37,7 @@ impl<'a> Section<'a> {
         path: String,
         at: usize,
         keys: &'static [&'static str],
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
     ) -> Self {
         let absent = || keys.iter().copied().filter(|&key| !table.contains_key(key));
         let unknown: Vec<_> = table
@@ -55,7 +55,7 @@ impl<'a> Section<'a> {
     pub fn optional<T>(
         &self,
         key: &'static str,
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
         read: impl FnOnce(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> Option<Located<T>> {
         let value = self.get(key)?;
@@ -74,7 +74,7 @@ impl<'a> Section<'a> {
         &self,
         key: &'static str,
         default: T,
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
         read: impl FnOnce(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> Option<Located<T>> {
         match self.get(key) {
@@ -88,7 +88,7 @@ impl<'a> Section<'a> {
         &self,
         key: &'static str,
         example: &str,
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
         read: impl FnOnce(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> Option<Located<T>> {
         self.demand(key, example, report);
@@ -100,7 +100,7 @@ impl<'a> Section<'a> {
         &self,
         key: &'static str,
         example: &str,
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
         read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> List<T> {
         self.demand(key, example, report);
@@ -113,7 +113,7 @@ impl<'a> Section<'a> {
         key: &'static str,
         default: Vec<T>,
         example: &str,
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
         read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> List<T> {
         if self.get(key).is_some() {
@@ -129,7 +129,7 @@ impl<'a> Section<'a> {
         key: &'static str,
         default: impl IntoIterator<Item = T>,
         example: &str,
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
         read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> List<T> {
         if matches!(self.get(key).map(Spanned::get_ref), Some(DeValue::Array(elements)) if elements.is_empty()) {
@@ -142,7 +142,7 @@ impl<'a> Section<'a> {
         &self,
         key: &'static str,
         example: &str,
-        report: &mut Report<'_>,
+        report: &mut DiagnosticReport<'_>,
         read: impl Fn(&'a DeValue<'a>) -> Result<T, Problem>,
     ) -> List<T> {
         let mut list = List { items: Vec::new(), sound: false };
@@ -198,7 +198,7 @@ impl<'a> Section<'a> {
         !self.table.contains_key(key) && !misspelt
     }
 
-    fn demand(&self, key: &'static str, example: &str, report: &mut Report<'_>) {
+    fn demand(&self, key: &'static str, example: &str, report: &mut DiagnosticReport<'_>) {
         if self.lacks(key) {
             let problem = Problem::new(format!("the key {} is missing", quoted(key)));
             report.error(self.at, self.path.as_str(), problem.help(format!("add {key} = {example}")));

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::{
     diagnostic::join,
-    ipsec::{Auth, Ipsec, Mode, Version},
-    model::{Config, Connection, CustomerGateway, HealthCheck, Lookup, OnStop, ReversePath, Route, Source},
+    ipsec::{Auth, IkeV1Mode, IkeVersion, Ipsec},
+    model::{Config, Connection, CustomerGateway, HealthCheck, LookupKind, OnStop, ReversePath, Route, SelectorSource},
     provenance::Origin,
 };
 use crate::store::ObjectId;
@@ -100,8 +100,8 @@ fn settings(config: &Config) -> String {
         &mut text,
         "lookup",
         string(match dataplane.lookup {
-            Lookup::Compiled => "compiled",
-            Lookup::Lpm => "lpm",
+            LookupKind::Compiled => "compiled",
+            LookupKind::Lpm => "lpm",
         }),
     );
     key(&mut text, "lookup_memory", dataplane.lookup_memory);
@@ -165,9 +165,9 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
         text,
         "selectors",
         string(match selectors {
-            Source::File => "file",
-            Source::Ike => "ike",
-            Source::Xfrm => "xfrm",
+            SelectorSource::File => "file",
+            SelectorSource::Ike => "ike",
+            SelectorSource::Xfrm => "xfrm",
         }),
     );
     key(
@@ -216,9 +216,9 @@ fn ipsec_keys(text: &mut String, ipsec: &Ipsec) {
         key(text, "allow_weak", true);
     }
     let (version, mode) = match ike.version {
-        Version::V2 => ("2", ""),
-        Version::V1(Mode::Main) => ("1", ", mode = \"main\""),
-        Version::V1(Mode::Aggressive) => ("1", ", mode = \"aggressive\""),
+        IkeVersion::V2 => ("2", ""),
+        IkeVersion::V1(IkeV1Mode::Main) => ("1", ", mode = \"main\""),
+        IkeVersion::V1(IkeV1Mode::Aggressive) => ("1", ", mode = \"aggressive\""),
     };
     let (proposals, lifetime) = (strings(&ike.proposals), time(ike.lifetime));
     key(text, "ike", format!("{{ version = {version}{mode}, proposals = {proposals}, lifetime = {lifetime} }}"));

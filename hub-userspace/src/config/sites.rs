@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ipnet::IpNet;
 
 use super::{
-    diagnostic::{Located, Problem, Report, join, quoted},
+    diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     draft::{ConnectionDraft, Draft, RouteDraft},
     overlap::{Claim, Conflict, Relation, conflicts},
 };
 
-pub(super) fn judge(draft: &Draft, report: &mut Report<'_>) {
+pub(super) fn judge(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut judge = Judge { draft, report, sites: Sites::of_draft(draft), reported: HashSet::new() };
     judge.shared_interfaces();
     judge.selectors();
@@ -28,13 +28,13 @@ pub(super) fn judge(draft: &Draft, report: &mut Report<'_>) {
 
 /// Who says so.
 #[derive(Clone, Copy)]
-enum Origin<'d> {
+enum ClaimOrigin<'d> {
     Vpc,
     Selector(&'d ConnectionDraft),
     Route(&'d RouteDraft, &'d str),
 }
 
-impl Origin<'_> {
+impl ClaimOrigin<'_> {
     /// As in "10.0.0.0/8 of ...".
     fn owner(self) -> String {
         match self {
@@ -66,11 +66,11 @@ impl Origin<'_> {
 #[derive(Default)]
 struct Claims<'d> {
     claims: Vec<Claim>,
-    origins: Vec<Origin<'d>>,
+    origins: Vec<ClaimOrigin<'d>>,
 }
 
 impl<'d> Claims<'d> {
-    fn add(&mut self, prefix: Located<IpNet>, owner: usize, origin: Origin<'d>) {
+    fn add(&mut self, prefix: Located<IpNet>, owner: usize, origin: ClaimOrigin<'d>) {
         let Located { value: prefix, at } = prefix;
         self.claims.push(Claim { prefix, owner, at });
         self.origins.push(origin);
@@ -79,7 +79,7 @@ impl<'d> Claims<'d> {
 
 struct Judge<'d, 'r, 'l> {
     draft: &'d Draft,
-    report: &'r mut Report<'l>,
+    report: &'r mut DiagnosticReport<'l>,
     sites: Sites<'d>,
     /// A prefix that a connection should not have is said once, not for its selector and its route.
     reported: HashSet<(String, IpNet)>,
@@ -101,7 +101,7 @@ impl<'d> Judge<'d, '_, '_> {
                     .remote_cidrs
                     .items
                     .iter()
-                    .for_each(|item| all.add(*item, index, Origin::Selector(connection)));
+                    .for_each(|item| all.add(*item, index, ClaimOrigin::Selector(connection)));
             }
             for conflict in conflicts(&all.claims) {
                 let problem =
@@ -117,7 +117,7 @@ impl<'d> Judge<'d, '_, '_> {
         let mut all = self.vpc();
         for (index, connection) in self.draft.connections.iter().enumerate() {
             for item in connection.remote_cidrs.items.iter().filter(|item| item.value.prefix_len() != 0) {
-                all.add(*item, self.sites.site(index), Origin::Selector(connection));
+                all.add(*item, self.sites.site(index), ClaimOrigin::Selector(connection));
             }
         }
         self.between_sites(&all);
@@ -133,7 +133,7 @@ impl<'d> Judge<'d, '_, '_> {
                 continue;
             };
             if destination.value.prefix_len() != 0 {
-                all.add(destination, self.sites.site(index), Origin::Route(route, &next_hop.value));
+                all.add(destination, self.sites.site(index), ClaimOrigin::Route(route, &next_hop.value));
             }
         }
         self.between_sites(&all);
@@ -142,7 +142,9 @@ impl<'d> Judge<'d, '_, '_> {
     fn vpc(&self) -> Claims<'d> {
         let mut all = Claims::default();
         let prefixes = self.draft.vpc.iter().flat_map(|vpc| &vpc.cidrs.items);
-        prefixes.filter(|item| item.value.prefix_len() != 0).for_each(|item| all.add(*item, usize::MAX, Origin::Vpc));
+        prefixes
+            .filter(|item| item.value.prefix_len() != 0)
+            .for_each(|item| all.add(*item, usize::MAX, ClaimOrigin::Vpc));
         all
     }
 
@@ -151,7 +153,7 @@ impl<'d> Judge<'d, '_, '_> {
             let problem = self.describe(all, &conflict, "");
             let (here, there) = (all.origins[conflict.claim], all.origins[conflict.earlier]);
             match conflict.relation {
-                Relation::EqualOrInside if matches!((here, there), (Origin::Vpc, _) | (_, Origin::Vpc)) => {
+                Relation::EqualOrInside if matches!((here, there), (ClaimOrigin::Vpc, _) | (_, ClaimOrigin::Vpc)) => {
                     self.error(
                         all,
                         &conflict,

@@ -2,10 +2,10 @@
 
 use toml::{Spanned, de::DeTable};
 
-use super::diagnostic::{Problem, Report};
+use super::diagnostic::{DiagnosticReport, Problem};
 
 /// The tree of `text`, or a report of the first thing in it that is not TOML.
-pub(super) fn parse<'t>(text: &'t str, report: &mut Report<'_>) -> Option<Spanned<DeTable<'t>>> {
+pub(super) fn parse<'t>(text: &'t str, report: &mut DiagnosticReport<'_>) -> Option<Spanned<DeTable<'t>>> {
     match DeTable::parse(text) {
         Ok(tree) => Some(tree),
         Err(error) => {

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     diagnostic::{Problem, counted, quoted},
-    model::{Lookup, Service},
+    model::{LookupKind, Service},
     suggest::nearest,
 };
 
@@ -63,10 +63,10 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
 }
 
 /// How routes and selectors are found.
-pub(super) fn lookup(value: &DeValue<'_>) -> Read<Lookup> {
+pub(super) fn lookup(value: &DeValue<'_>) -> Read<LookupKind> {
     match string(value)? {
-        "compiled" => Ok(Lookup::Compiled),
-        "lpm" => Ok(Lookup::Lpm),
+        "compiled" => Ok(LookupKind::Compiled),
+        "lpm" => Ok(LookupKind::Lpm),
         other => {
             let problem = Problem::new(format!("must be \"compiled\" or \"lpm\", is {}", quoted(other)));
             Err(problem.help("write \"compiled\" for speed, \"lpm\" where memory is scarce"))

@@ -12,7 +12,7 @@ use crate::{
         in_force::ProposeError,
     },
     fib::id_allocator::Full,
-    kernel::netlink::Failure,
+    kernel::netlink::ReconcileFailure,
     store::StoreError,
 };
 
@@ -102,10 +102,10 @@ impl Changed {
 }
 
 /// What the kernel refuses of the routes that came or changed. The agent tries again.
-pub(super) fn concerning(refused: &[Failure], difference: &Difference) -> Vec<String> {
+pub(super) fn concerning(refused: &[ReconcileFailure], difference: &Difference) -> Vec<String> {
     let Routes { added, changed, .. } = &difference.routes;
     let routes = added.iter().chain(changed.iter().map(|changed| &changed.to));
     let names: Vec<String> = routes.take(MOST_ROUTES).map(|route| format!("route {} ", route.destination)).collect();
-    let concerns = |failure: &&Failure| names.iter().any(|name| failure.object.starts_with(name));
+    let concerns = |failure: &&ReconcileFailure| names.iter().any(|name| failure.object.starts_with(name));
     refused.iter().filter(concerns).map(|failure| format!("{failure}; the agent tries again")).collect()
 }

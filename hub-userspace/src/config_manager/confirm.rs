@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::{Cause, ChangeError, Changed, ConfigManager, Made, Watch};
+use super::{ChangeCause, ChangeError, Changed, ConfigManager, Made, Stopwatch};
 use crate::{
     agent::{Request, Transition},
     config::{Config, Confirmation, FileSet, difference::Difference, load_files, load_texts},
@@ -73,7 +73,7 @@ pub(super) fn mark(config: &mut Config, trial: Option<&Trial>) {
 
 impl ConfigManager {
     pub(super) async fn reload(&mut self, confirm: Option<Duration>, uid: Option<u32>) -> Result<Changed, ChangeError> {
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         let path = self.in_force.path().to_owned();
         let files = block_in_place(|| load_files(&path))?;
         let is_other = files.texts != self.in_force.files().texts;
@@ -102,7 +102,8 @@ impl ConfigManager {
             return Ok(Changed::nothing("reloaded: nothing has changed", warnings, super::Timings::default()));
         }
         let batch = Batch { unconfirmed: Some(unconfirmed), ..Batch::default() };
-        let cause = Cause { uid, action: if confirm.is_some() { "reload --confirm" } else { "reload" }.to_owned() };
+        let cause =
+            ChangeCause { uid, action: if confirm.is_some() { "reload --confirm" } else { "reload" }.to_owned() };
         let made = self.take_files(files, batch, cause, watch).await;
         if made.is_err() && !matches!(made, Err(ChangeError::NotApplied(_))) {
             self.trial = old;
@@ -133,7 +134,7 @@ impl ConfigManager {
         if self.trial.as_ref().and_then(Trial::deadline).is_none() {
             return Err(ChangeError::NothingToConfirm);
         }
-        let cause = Cause { uid, action: "confirm".to_owned() };
+        let cause = ChangeCause { uid, action: "confirm".to_owned() };
         let batch = Batch { unconfirmed: Some(None), audit: Some(self.entry(cause)), ..Batch::default() };
         let next_number = self.in_force.objects().next_number;
         block_in_place(|| self.store.commit(&batch, next_number))?;
@@ -161,9 +162,9 @@ impl ConfigManager {
                 );
             }
         };
-        let cause = Cause { uid: None, action: "reload not confirmed".to_owned() };
+        let cause = ChangeCause { uid: None, action: "reload not confirmed".to_owned() };
         // The store remembers both already, so that a full disk is not in the way.
-        match self.take_files(files, Batch::default(), cause, Watch::start()).await {
+        match self.take_files(files, Batch::default(), cause, Stopwatch::start()).await {
             Ok(Made { difference, .. }) => {
                 warn!("the reload was not confirmed, back to what was in force before: {difference}");
             }

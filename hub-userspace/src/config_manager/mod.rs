@@ -31,7 +31,7 @@ use crate::{
     config::{
         Config, Diagnostic, FileSet, LoadError,
         difference::Difference,
-        in_force::{Admin, Change, InForce, ObjectChange, Proposal},
+        in_force::{Admin, InForce, ObjectChange, ProposedChange, ValidatedChange},
         load_texts, read_texts,
     },
     store::{Batch, Body, ObjectId, Opened, Store, StoreError, WriteState, audit},
@@ -58,7 +58,7 @@ pub enum ChangeRequest {
     /// A stored object's keys, in force or not.
     Stored(ObjectId, oneshot::Sender<Option<Value>>),
     /// The newest entries of the audit log, so many.
-    Audit(usize, oneshot::Sender<Result<Vec<audit::Entry>, StoreError>>),
+    Audit(usize, oneshot::Sender<Result<Vec<audit::AuditEntry>, StoreError>>),
     /// A copy of the store.
     Backup(oneshot::Sender<Result<Vec<u8>, StoreError>>),
 }
@@ -71,7 +71,7 @@ struct Made {
 }
 
 /// Who wants a change, and what for.
-struct Cause {
+struct ChangeCause {
     uid: Option<u32>,
     action: String,
 }
@@ -86,7 +86,7 @@ pub struct ConfigManager {
 }
 
 /// Files and store as an agent starts with them.
-pub struct Start {
+pub struct InitialConfig {
     config: Option<Config>,
     /// What may not be meant so, one line each.
     pub warnings: Vec<String>,
@@ -95,7 +95,7 @@ pub struct Start {
     trial: Option<Trial>,
 }
 
-impl Start {
+impl InitialConfig {
     /// Reads the files, opens the store and unites them.
     ///
     /// # Errors
@@ -142,8 +142,8 @@ impl Start {
 
 impl ConfigManager {
     /// Of what [`Start::open`] found, and the agent that has its configuration in force.
-    pub fn new(start: Start, agent: mpsc::Sender<Request>) -> Self {
-        let Start { in_force, store, trial, .. } = start;
+    pub fn new(start: InitialConfig, agent: mpsc::Sender<Request>) -> Self {
+        let InitialConfig { in_force, store, trial, .. } = start;
         Self { in_force, store, trial, agent }
     }
 
@@ -192,11 +192,11 @@ impl ConfigManager {
     }
 
     async fn edit(&mut self, edit: &ObjectChange, uid: Option<u32>) -> Result<Changed, ChangeError> {
-        let watch = Watch::start();
+        let watch = Stopwatch::start();
         let proposal = block_in_place(|| self.in_force.propose(edit))?;
         let (object, is_nothing) = (proposal.object.clone(), proposal.is_nothing());
-        let is_stored_only = matches!(proposal.change, Change::Nothing);
-        let cause = Cause { uid, action: edit.action() };
+        let is_stored_only = matches!(proposal.change, ProposedChange::Nothing);
+        let cause = ChangeCause { uid, action: edit.action() };
         let Made { difference, took, mut warnings } = self.make(proposal, Batch::default(), cause, watch).await?;
         if is_nothing {
             return Ok(Changed::nothing("nothing to change: already in effect", warnings, took));
@@ -221,8 +221,8 @@ impl ConfigManager {
         &mut self,
         files: FileSet,
         batch: Batch,
-        cause: Cause,
-        watch: Watch,
+        cause: ChangeCause,
+        watch: Stopwatch,
     ) -> Result<Made, ChangeError> {
         let proposal = block_in_place(|| self.in_force.propose_files(files));
         let proposal = proposal.ok_or_else(|| {
@@ -235,21 +235,21 @@ impl ConfigManager {
     /// Writes what was proposed and puts it in force.
     async fn make(
         &mut self,
-        mut proposal: Proposal,
+        mut proposal: ValidatedChange,
         mut batch: Batch,
-        cause: Cause,
-        mut watch: Watch,
+        cause: ChangeCause,
+        mut watch: Stopwatch,
     ) -> Result<Made, ChangeError> {
         let mut warnings = std::mem::take(&mut proposal.warnings);
         let is_of_files = proposal.ops.is_empty();
-        let step = match std::mem::replace(&mut proposal.change, Change::Nothing) {
-            Change::Nothing if proposal.ops.is_empty() => {
+        let step = match std::mem::replace(&mut proposal.change, ProposedChange::Nothing) {
+            ProposedChange::Nothing if proposal.ops.is_empty() => {
                 let took = Timings { judging: watch.lap(), ..Timings::default() };
                 return Ok(Made { difference: Difference::default(), took, warnings });
             }
-            Change::Nothing => None,
-            Change::Small(difference) => Some(Transition { difference, config: None }),
-            Change::Whole(mut config) => {
+            ProposedChange::Nothing => None,
+            ProposedChange::Small(difference) => Some(Transition { difference, config: None }),
+            ProposedChange::Whole(mut config) => {
                 confirm::mark(&mut config, self.trial.as_ref());
                 let old = self.ask(Request::Config).await?;
                 let difference = block_in_place(|| Difference::between(&old, &config));
@@ -270,7 +270,7 @@ impl ConfigManager {
         };
         batch.ops.clone_from(&proposal.ops);
         let (object, before) = (proposal.object.clone(), proposal.before.clone());
-        batch.audit = Some(audit::Entry { object, before, after, ..self.entry(cause) });
+        batch.audit = Some(audit::AuditEntry { object, before, after, ..self.entry(cause) });
         let next_number = self.in_force.objects().next_number_after(&batch.ops);
         let must_be_written = !is_of_files || matches!(batch.unconfirmed, Some(Some(_)));
         if let Err(error) = block_in_place(|| self.store.commit(&batch, next_number)) {
@@ -300,11 +300,11 @@ impl ConfigManager {
     }
 
     /// What the audit log says of a change, but for the keys.
-    fn entry(&self, cause: Cause) -> audit::Entry {
+    fn entry(&self, cause: ChangeCause) -> audit::AuditEntry {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         let object = self.in_force.path().display().to_string();
-        let Cause { uid, action } = cause;
-        audit::Entry { time, uid, action, object, before: Value::Null, after: Value::Null }
+        let ChangeCause { uid, action } = cause;
+        audit::AuditEntry { time, uid, action, object, before: Value::Null, after: Value::Null }
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ChangeError> {
@@ -327,9 +327,9 @@ impl ConfigManager {
 }
 
 /// Measures one thing after the other.
-struct Watch(Instant);
+struct Stopwatch(Instant);
 
-impl Watch {
+impl Stopwatch {
     fn start() -> Self {
         Self(Instant::now())
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use super::{
-    memory::{Clock, Memory},
+    memory::{Clock, ConnectionMemory},
     state::{State, States},
 };
 use crate::{
@@ -15,12 +15,12 @@ use crate::{
 /// connection has been well for its `up_delay`. Pure: the time comes in.
 #[derive(Debug, Clone, Default)]
 pub struct Liveness {
-    connections: BTreeMap<String, Entry>,
+    connections: BTreeMap<String, ConnectionLiveness>,
 }
 
 /// A connection, as last judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct ConnectionLiveness {
     pub state: State,
     /// Since when it has been in this state.
     pub since: Instant,
@@ -36,11 +36,11 @@ pub struct Entry {
 
 impl Liveness {
     /// Continues from what an earlier agent knew of a connection, before it is judged for the first time.
-    pub fn resume(&mut self, name: String, memory: &Memory, clock: &Clock) {
-        let Memory { state, since, well_since, failed, changes } = *memory;
+    pub fn resume(&mut self, name: String, memory: &ConnectionMemory, clock: &Clock) {
+        let ConnectionMemory { state, since, well_since, failed, changes } = *memory;
         let since = clock.here(since);
         let was_well_since = well_since.map(|time| clock.here(time));
-        let entry = Entry { state, since, changes, well_since: None, failed, was_well_since };
+        let entry = ConnectionLiveness { state, since, changes, well_since: None, failed, was_well_since };
         self.connections.insert(name, entry);
     }
 
@@ -60,7 +60,7 @@ impl Liveness {
             match self.connections.get_mut(name) {
                 Some(entry) => entry.judge(connection, evidence, now),
                 None => {
-                    self.connections.insert(name.clone(), Entry::first(connection, evidence, now));
+                    self.connections.insert(name.clone(), ConnectionLiveness::first(connection, evidence, now));
                 }
             }
         }
@@ -71,8 +71,8 @@ impl Liveness {
     }
 
     /// What the next agent is to know.
-    pub fn memories(&self, clock: &Clock) -> impl Iterator<Item = (&str, Memory)> {
-        let memory = |entry: &Entry| Memory {
+    pub fn memories(&self, clock: &Clock) -> impl Iterator<Item = (&str, ConnectionMemory)> {
+        let memory = |entry: &ConnectionLiveness| ConnectionMemory {
             state: entry.state,
             since: clock.since_boot(entry.since),
             well_since: entry.well_since.or(entry.was_well_since).map(|time| clock.since_boot(time)),
@@ -82,7 +82,7 @@ impl Liveness {
         self.connections.iter().map(move |(name, entry)| (name.as_str(), memory(entry)))
     }
 
-    pub fn get(&self, name: &str) -> Option<&Entry> {
+    pub fn get(&self, name: &str) -> Option<&ConnectionLiveness> {
         self.connections.get(name)
     }
 
@@ -102,7 +102,7 @@ enum Evidence {
     Down,
 }
 
-impl Entry {
+impl ConnectionLiveness {
     fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
         let mut entry =
             Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false, was_well_since: None };
@@ -178,10 +178,10 @@ mod tests {
 
     use hub_common::maps::ConnectionRecord;
 
-    use super::{Entry, Evidence, Liveness, State, weigh};
+    use super::{ConnectionLiveness, Evidence, Liveness, State, weigh};
     use crate::{
-        config::model::{Connection, ReversePath, Source},
-        connection::memory::{Clock, Memory},
+        config::model::{Connection, ReversePath, SelectorSource},
+        connection::memory::{Clock, ConnectionMemory},
     };
 
     const DELAY: Duration = Duration::from_secs(2);
@@ -197,13 +197,13 @@ mod tests {
             health_check: None,
             up_delay: DELAY,
             ipsec: None,
-            selectors: Source::File,
+            selectors: SelectorSource::File,
             reverse_path: ReversePath::Strict,
         }
     }
 
     /// Judges at these milliseconds; a letter each: `+` well, `?` not known, `-` ill, `x` taken down by hand while well.
-    fn states(steps: &[(u64, char)]) -> (Vec<State>, Entry) {
+    fn states(steps: &[(u64, char)]) -> (Vec<State>, ConnectionLiveness) {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let of = |letter| {
@@ -215,7 +215,7 @@ mod tests {
             (connection(letter != 'x'), evidence)
         };
         let (first, well) = of(steps[0].1);
-        let mut entry = Entry::first(&first, well, at(steps[0].0));
+        let mut entry = ConnectionLiveness::first(&first, well, at(steps[0].0));
         let mut states = vec![entry.state];
         for (milliseconds, letter) in &steps[1..] {
             let (connection, well) = of(*letter);
@@ -269,7 +269,7 @@ mod tests {
             _ => Evidence::Up,
         };
         let mut liveness = Liveness::default();
-        let first = Entry::first(&connection(true), evidence(before[0].1), at(before[0].0));
+        let first = ConnectionLiveness::first(&connection(true), evidence(before[0].1), at(before[0].0));
         liveness.connections.insert("site".into(), first);
         let entry = liveness.connections.get_mut("site").unwrap();
         before[1..].iter().for_each(|(time, letter)| entry.judge(&connection(true), evidence(*letter), at(*time)));
@@ -278,7 +278,7 @@ mod tests {
         liveness.memories(&clock).next().unwrap().1.write(&mut record);
         let mut next = Liveness::default();
         let clock = Clock::at(at(50), Duration::from_millis(100_050));
-        next.resume("site".into(), &Memory::of(&record).unwrap(), &clock);
+        next.resume("site".into(), &ConnectionMemory::of(&record).unwrap(), &clock);
         let entry = next.connections.get_mut("site").unwrap();
         after
             .iter()

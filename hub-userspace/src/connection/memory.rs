@@ -10,7 +10,7 @@ use super::state::{RecordedState, State};
 
 /// The state of a connection, for the next agent. Times are of `CLOCK_BOOTTIME`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct ConnectionMemory {
     #[serde(with = "RecordedState")]
     pub state: State,
     pub since: Duration,
@@ -19,7 +19,7 @@ pub struct Memory {
     pub changes: u64,
 }
 
-impl Memory {
+impl ConnectionMemory {
     /// What a record says; nothing where it was never written.
     pub fn of(record: &ConnectionRecord) -> Option<Self> {
         let state = match record.state {

@@ -19,15 +19,15 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::{
-    Error, bpf,
-    pins::{FILTER_HANDLE, FILTER_PRIORITY, Kind, Pins},
+    DatapathError, bpf,
+    pins::{AttachmentKind, FILTER_HANDLE, FILTER_PRIORITY, Pins},
 };
-use crate::config::model::Lookup;
+use crate::config::model::LookupKind;
 
 /// How to attach to interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub enum AttachMode {
     /// Native XDP where the driver can, with TC behind it; else TC alone.
     #[default]
     Auto,
@@ -71,7 +71,7 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the XDP program of an object.
-    pub fn load(mut ebpf: Ebpf, lookup: Lookup) -> Result<Self, Error> {
+    pub fn load(mut ebpf: Ebpf, lookup: LookupKind) -> Result<Self, DatapathError> {
         let (xdp, tc) = names(lookup);
         load(|| program::<Xdp>(&mut ebpf, xdp).load())?;
         Ok(Self { ebpf, xdp, tc, tc_loaded: false })
@@ -85,7 +85,7 @@ impl Programs {
         program(&mut self.ebpf, self.xdp)
     }
 
-    pub fn tc(&mut self) -> Result<&mut SchedClassifier, Error> {
+    pub fn tc(&mut self) -> Result<&mut SchedClassifier, DatapathError> {
         let program = program::<SchedClassifier>(&mut self.ebpf, self.tc);
         if !self.tc_loaded {
             load(|| program.load())?;
@@ -103,16 +103,18 @@ impl Programs {
         pins: &Pins,
         interface: &str,
         ifindex: u32,
-        mode: Mode,
+        mode: AttachMode,
         reason: Option<&str>,
-    ) -> Result<Attached, Error> {
-        let had_tc = pins.has(Kind::Tcx, ifindex) || pins.has(Kind::Clsact, ifindex);
+    ) -> Result<Attached, DatapathError> {
+        let had_tc = pins.has(AttachmentKind::Tcx, ifindex) || pins.has(AttachmentKind::Clsact, ifindex);
         self.attach_tc(pins, interface, ifindex)?;
         let told = || Some(reason.unwrap_or("asked for").to_owned());
         let (kind, other, flags) = match mode {
-            Mode::Auto | Mode::Native => (Kind::Native, Kind::Generic, XDP_FLAGS_DRV_MODE),
-            Mode::Generic => (Kind::Generic, Kind::Native, XDP_FLAGS_SKB_MODE),
-            Mode::Tc => {
+            AttachMode::Auto | AttachMode::Native => {
+                (AttachmentKind::Native, AttachmentKind::Generic, XDP_FLAGS_DRV_MODE)
+            }
+            AttachMode::Generic => (AttachmentKind::Generic, AttachmentKind::Native, XDP_FLAGS_SKB_MODE),
+            AttachMode::Tc => {
                 detach_xdp(pins, ifindex);
                 return Ok(Attached { mode: TC, reason: told() });
             }
@@ -122,9 +124,9 @@ impl Programs {
             pins.detach(other, ifindex);
         }
         match self.attach_xdp(pins, kind, ifindex, flags) {
-            Ok(()) if kind == Kind::Native => Ok(Attached { mode: NATIVE, reason: None }),
+            Ok(()) if kind == AttachmentKind::Native => Ok(Attached { mode: NATIVE, reason: None }),
             Ok(()) => Ok(Attached { mode: GENERIC, reason: told() }),
-            Err(error) if mode == Mode::Auto => {
+            Err(error) if mode == AttachMode::Auto => {
                 detach_xdp(pins, ifindex);
                 Ok(Attached { mode: TC, reason: Some(why_not_native(&error)) })
             }
@@ -132,32 +134,32 @@ impl Programs {
                 if !had_tc {
                     detach(pins, ifindex);
                 }
-                Err(Error::attach(&error))
+                Err(DatapathError::attach(&error))
             }
         }
     }
 
-    fn attach_xdp(&mut self, pins: &Pins, kind: Kind, ifindex: u32, flags: u32) -> io::Result<()> {
+    fn attach_xdp(&mut self, pins: &Pins, kind: AttachmentKind, ifindex: u32, flags: u32) -> io::Result<()> {
         let program = self.xdp().fd().map_err(io::Error::other)?.try_clone()?;
         attach_link(pins, kind, ifindex, program.as_fd(), bpf_attach_type::BPF_XDP, flags)
     }
 
     /// By TCX, and where the kernel does not know that (before 6.6) as a filter of the queueing discipline `clsact`.
-    fn attach_tc(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), Error> {
-        let program = self.tc()?.fd().map_err(|error| Error::attach(&error))?;
-        let program = program.try_clone().map_err(|error| Error::attach(&error))?;
+    fn attach_tc(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let program = self.tc()?.fd().map_err(|error| DatapathError::attach(&error))?;
+        let program = program.try_clone().map_err(|error| DatapathError::attach(&error))?;
         let (attach_type, flags) = (bpf_attach_type::BPF_TCX_INGRESS, BPF_F_BEFORE);
-        match attach_link(pins, Kind::Tcx, ifindex, program.as_fd(), attach_type, flags) {
+        match attach_link(pins, AttachmentKind::Tcx, ifindex, program.as_fd(), attach_type, flags) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
                 self.attach_filter(pins, interface, ifindex)
             }
-            result => result.map_err(|error| Error::attach(&error)),
+            result => result.map_err(|error| DatapathError::attach(&error)),
         }
     }
 
     /// The filter stays when its link object is forgotten; dropping it would detach it.
-    fn attach_filter(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), Error> {
-        if pins.has(Kind::Clsact, ifindex) && self.replace_filter(interface).is_ok() {
+    fn attach_filter(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
+        if pins.has(AttachmentKind::Clsact, ifindex) && self.replace_filter(interface).is_ok() {
             return Ok(());
         }
         // Before the filter: one that is there and not known of could not be replaced, nor removed.
@@ -167,14 +169,14 @@ impl Programs {
         let mut result = self.add_filter(interface);
         if result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
             // Versions that pinned nothing left theirs when they were killed.
-            for lookup in [Lookup::Compiled, Lookup::Lpm] {
+            for lookup in [LookupKind::Compiled, LookupKind::Lpm] {
                 drop(qdisc_detach_program(interface, TcAttachType::Ingress, names(lookup).1));
             }
             result = self.add_filter(interface);
         }
         result.map_err(|error| {
-            pins.forget_link(Kind::Clsact, ifindex);
-            Error::attach(&error)
+            pins.forget_link(AttachmentKind::Clsact, ifindex);
+            DatapathError::attach(&error)
         })
     }
 
@@ -200,7 +202,7 @@ impl Programs {
 /// Detaches from an interface, which may be gone. XDP first: TC then still has what comes in.
 pub fn detach(pins: &Pins, ifindex: u32) {
     detach_xdp(pins, ifindex);
-    for kind in [Kind::Tcx, Kind::Clsact] {
+    for kind in [AttachmentKind::Tcx, AttachmentKind::Clsact] {
         if pins.has(kind, ifindex) {
             pins.detach(kind, ifindex);
         }
@@ -208,7 +210,7 @@ pub fn detach(pins: &Pins, ifindex: u32) {
 }
 
 fn detach_xdp(pins: &Pins, ifindex: u32) {
-    for kind in [Kind::Native, Kind::Generic] {
+    for kind in [AttachmentKind::Native, AttachmentKind::Generic] {
         if pins.has(kind, ifindex) {
             pins.detach(kind, ifindex);
         }
@@ -218,7 +220,7 @@ fn detach_xdp(pins: &Pins, ifindex: u32) {
 /// Swaps the program behind a pinned link, or makes and pins one.
 fn attach_link(
     pins: &Pins,
-    kind: Kind,
+    kind: AttachmentKind,
     ifindex: u32,
     program: BorrowedFd<'_>,
     attach_type: bpf_attach_type,
@@ -239,22 +241,22 @@ fn attach_link(
 }
 
 /// Names of the XDP and the TC program.
-fn names(lookup: Lookup) -> (&'static str, &'static str) {
+fn names(lookup: LookupKind) -> (&'static str, &'static str) {
     match lookup {
-        Lookup::Compiled => ("vpnhub_xdp", "vpnhub_tc"),
-        Lookup::Lpm => ("vpnhub_xdp_lpm", "vpnhub_tc_lpm"),
+        LookupKind::Compiled => ("vpnhub_xdp", "vpnhub_tc"),
+        LookupKind::Lpm => ("vpnhub_xdp_lpm", "vpnhub_tc_lpm"),
     }
 }
 
 /// The verifier gives up when a signal is pending, and is to be asked again then (`do_check`, `kernel/bpf/verifier.c`).
-fn load(mut attempt: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Error> {
+fn load(mut attempt: impl FnMut() -> Result<(), ProgramError>) -> Result<(), DatapathError> {
     for _ in 1..LOAD_ATTEMPTS {
         match attempt() {
             Err(error) if errno(&error) == Some(Errno::AGAIN) => {}
-            result => return result.map_err(Error::program),
+            result => return result.map_err(DatapathError::program),
         }
     }
-    attempt().map_err(Error::program)
+    attempt().map_err(DatapathError::program)
 }
 
 fn program<'a, P: 'a>(ebpf: &'a mut Ebpf, entry: &str) -> &'a mut P

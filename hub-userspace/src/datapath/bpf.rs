@@ -49,7 +49,7 @@ struct Info {
 }
 
 #[repr(C)]
-struct Element {
+struct MapElement {
     map: u32,
     padding: u32,
     key: u64,
@@ -133,7 +133,7 @@ pub fn look_up(map: &Array, index: u32, value: &mut [u8]) -> io::Result<()> {
     if value.len() != map.bytes {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut attributes = Element {
+    let mut attributes = MapElement {
         map: number(map.fd),
         padding: 0,
         key: (&raw const index) as u64,

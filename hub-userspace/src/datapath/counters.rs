@@ -12,7 +12,7 @@ use hub_common::{
 };
 
 use super::{
-    Error,
+    DatapathError,
     named_map::{Named, Writer, take},
     pins::Pins,
     records::{Records, SLOTS, paths},
@@ -69,31 +69,32 @@ pub struct BySlot {
 }
 
 impl BySlot {
-    pub fn take(ebpf: &mut Ebpf, records: Records) -> Result<Named<Self>, Error> {
+    pub fn take(ebpf: &mut Ebpf, records: Records) -> Result<Named<Self>, DatapathError> {
         let Named { map: refusals, .. } = take(ebpf, "REFUSALS")?;
         let Named { name, capacity, map: traffic } = take(ebpf, "TRAFFIC")?;
         Ok(Named { name, capacity, map: Self { traffic, refusals, records } })
     }
 
     /// Those of an instance, only to be read.
-    pub fn look(pins: &Pins) -> Result<Named<Self>, Error> {
+    pub fn look(pins: &Pins) -> Result<Named<Self>, DatapathError> {
         let records = Records::look(pins)?;
         let [(_, traffic), (_, refusals)] = paths(pins);
         let open = |path| MapData::from_pin(path).map(Map::PerCpuArray);
         let traffic =
-            open(traffic).and_then(TryInto::try_into).map_err(|error| Error::map("TRAFFIC", SLOTS, &error))?;
-        let refusals =
-            open(refusals).and_then(TryInto::try_into).map_err(|error| Error::map("REFUSALS", SLOTS, &error))?;
+            open(traffic).and_then(TryInto::try_into).map_err(|error| DatapathError::map("TRAFFIC", SLOTS, &error))?;
+        let refusals = open(refusals)
+            .and_then(TryInto::try_into)
+            .map_err(|error| DatapathError::map("REFUSALS", SLOTS, &error))?;
         Ok(Named { name: "TRAFFIC", capacity: SLOTS, map: Self { traffic, refusals, records } })
     }
 }
 
 impl Named<BySlot> {
     /// Counts of a slot, summed over the CPUs, with those of earlier versions.
-    pub fn read(&self, slot: u32) -> Result<Counters, Error> {
+    pub fn read(&self, slot: u32) -> Result<Counters, DatapathError> {
         let Self { name, capacity, map: BySlot { traffic, refusals, records } } = self;
         let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);
-        let counted = read().map_err(|error| Error::map(name, *capacity, &error))?;
+        let counted = read().map_err(|error| DatapathError::map(name, *capacity, &error))?;
         Ok(counted + records.earlier(slot))
     }
 }

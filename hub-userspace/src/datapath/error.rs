@@ -14,7 +14,7 @@ use super::{
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum DatapathError {
     #[error(
         "loading a BPF program needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: \
          run as root, or through `cargo xtask run`"
@@ -71,7 +71,7 @@ pub enum Error {
     OtherVersion,
 }
 
-impl Error {
+impl DatapathError {
     pub(super) fn load(error: &EbpfError) -> Self {
         match errno(error) {
             Some(Errno::PERM | Errno::ACCESS) => Self::Privileges,
@@ -113,17 +113,17 @@ impl Error {
 }
 
 /// Errors that the kernel itself would tell less well.
-pub(super) fn check_host() -> Result<(), Error> {
+pub(super) fn check_host() -> Result<(), DatapathError> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     if version(&release).is_some_and(|version| version < OLDEST_KERNEL) {
-        return Err(Error::Kernel { release: release.into_owned() });
+        return Err(DatapathError::Kernel { release: release.into_owned() });
     }
     let needed = CapabilitySet::NET_ADMIN | CapabilitySet::BPF | CapabilitySet::PERFMON;
     match rustix::thread::capabilities(None) {
         // CAP_SYS_ADMIN stands in for the two younger ones (capabilities(7)).
         Ok(sets) if !sets.effective.contains(needed) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) => {
-            Err(Error::Privileges)
+            Err(DatapathError::Privileges)
         }
         _ => Ok(()),
     }

@@ -16,7 +16,7 @@ use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error, bpf,
+    DatapathError, bpf,
     named_map::{Named, Writer},
     pins::{Pins, make_directory, remove_directory, rename},
 };
@@ -59,19 +59,19 @@ impl Writer<u32, GroupRecord> for Groups {
 }
 
 /// An empty map of groups.
-pub fn create() -> Result<Named<Groups>, Error> {
+pub fn create() -> Result<Named<Groups>, DatapathError> {
     let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, size_of::<GroupRecord>() as u32, GROUPS, 0);
     let map = MapData::create(map, NAME, None).and_then(|map| Array::try_from(Map::Array(map)));
     map.map(|map| Named { name: NAME, capacity: GROUPS, map: Groups(map) })
-        .map_err(|error| Error::map(NAME, GROUPS, &error))
+        .map_err(|error| DatapathError::map(NAME, GROUPS, &error))
 }
 
 /// Pins a new agent's tables beside the running ones.
-pub fn stage(pins: &Pins, ebpf: &Ebpf, groups: &Groups) -> Result<(), Error> {
+pub fn stage(pins: &Pins, ebpf: &Ebpf, groups: &Groups) -> Result<(), DatapathError> {
     let new = pins.place(NEW);
     remove_directory(&new)?;
     make_directory(&new)?;
-    let error = |map: &'static str, cause: &dyn std::error::Error| Error::Map { map, cause: cause.to_string() };
+    let error = |map: &'static str, cause: &dyn std::error::Error| DatapathError::Map { map, cause: cause.to_string() };
     for (map, file) in [("BUCKETS", "buckets"), ("NEXT_HOPS", "next_hops")] {
         let object = ebpf.map(map).expect("the embedded object has every map");
         object.pin(new.join(file)).map_err(|cause| error(map, &cause))?;
@@ -80,7 +80,7 @@ pub fn stage(pins: &Pins, ebpf: &Ebpf, groups: &Groups) -> Result<(), Error> {
 }
 
 /// The new agent's programs run.
-pub fn commit(pins: &Pins) -> Result<(), Error> {
+pub fn commit(pins: &Pins) -> Result<(), DatapathError> {
     let [current, new, old] = [CURRENT, NEW, OLD].map(|name| pins.place(name));
     if current.exists() {
         remove_directory(&old)?;

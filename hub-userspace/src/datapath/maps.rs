@@ -7,14 +7,14 @@ use aya::{
 use hub_common::maps::{GroupMember, LinkAddress, Neighbour, NextHop, Rules, Scoped, Vlan};
 
 use super::{
-    Error,
+    DatapathError,
     counters::{BySlot, Counters},
     groups::Groups,
     lookup::Lookup,
     named_map::{ByInterface, Named, Written, take},
     records::Records,
 };
-use crate::{config::model::Dataplane as Settings, fib::tables::Write};
+use crate::{config::model::DataplaneSettings as Settings, fib::tables::Write};
 
 /// Every map the agent writes.
 pub struct Maps {
@@ -34,7 +34,12 @@ pub struct Maps {
 
 impl Maps {
     /// `groups`: see [`super::groups::create`].
-    pub fn take(ebpf: &mut Ebpf, settings: &Settings, records: Records, groups: Named<Groups>) -> Result<Self, Error> {
+    pub fn take(
+        ebpf: &mut Ebpf,
+        settings: &Settings,
+        records: Records,
+        groups: Named<Groups>,
+    ) -> Result<Self, DatapathError> {
         Ok(Self {
             attachments: ByInterface::take(ebpf)?,
             vlans: take(ebpf, "VLANS")?,
@@ -52,7 +57,7 @@ impl Maps {
     }
 
     /// Counts of a slot, summed over the CPUs.
-    pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
+    pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
         self.counters.read(slot)
     }
 

@@ -33,9 +33,9 @@ use tokio::{
 use tracing::warn;
 
 pub use self::{
-    attach::{Attached, Mode},
+    attach::{AttachMode, Attached},
     counters::Counters,
-    error::Error,
+    error::DatapathError,
     groups::OldGroup,
     instance::Instance,
     run::{Action, Hook, Outcome},
@@ -43,11 +43,11 @@ pub use self::{
 };
 use crate::{
     config::model,
-    connection::memory::Memory,
+    connection::memory::ConnectionMemory,
     datapath::{
         attach::{Programs, detach},
         maps::Maps,
-        pins::{Kind, Pins},
+        pins::{AttachmentKind, Pins},
         records::Records,
     },
     fib::{id_allocator::DeferredFree, tables::Write},
@@ -74,7 +74,7 @@ pub struct Inherited {
     /// Packets are being forwarded.
     pub is_running: bool,
     /// `COUNTERS` slots and states of connections, by name.
-    pub connections: BTreeMap<String, (u32, Option<Memory>)>,
+    pub connections: BTreeMap<String, (u32, Option<ConnectionMemory>)>,
     pub groups: Vec<OldGroup>,
     /// Indices of the interfaces that are attached by TC alone: XDP does not work there.
     pub tc_only: BTreeSet<u32>,
@@ -82,12 +82,12 @@ pub struct Inherited {
 
 impl Dataplane {
     /// Loads the program into the kernel, to run it by [`Dataplane::test_run`] alone.
-    pub fn load(settings: &model::Dataplane) -> Result<Self, Error> {
+    pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         error::check_host()?;
         let object = EbpfLoader::new()
             .override_global("MARK", &settings.mark, true)
             .load(PROGRAM)
-            .map_err(|error| Error::load(&error))?;
+            .map_err(|error| DatapathError::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
         Ok(Self { programs, maps, pins: None, attached: BTreeSet::new(), is_starting: false })
@@ -98,17 +98,17 @@ impl Dataplane {
     ///
     /// # Errors
     /// When another agent has this instance, or its datapath is elsewhere; when the kernel refuses.
-    pub fn start(settings: &model::Dataplane, instance: &Instance) -> Result<(Self, Inherited), Error> {
+    pub fn start(settings: &model::DataplaneSettings, instance: &Instance) -> Result<(Self, Inherited), DatapathError> {
         error::check_host()?;
         let pins = Pins::claim(instance)?;
         let records = Records::open(&pins)?;
         let live = pins.live_links();
         let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
-        let tc = live.iter().filter(|(_, kind)| matches!(kind, Kind::Tcx | Kind::Clsact));
+        let tc = live.iter().filter(|(_, kind)| matches!(kind, AttachmentKind::Tcx | AttachmentKind::Clsact));
         let inherited = Inherited {
             is_running: !live.is_empty(),
             connections: (records.owners().into_iter())
-                .map(|(slot, (name, record))| (name, (slot, Memory::of(record))))
+                .map(|(slot, (name, record))| (name, (slot, ConnectionMemory::of(record))))
                 .collect(),
             groups: groups::read(&pins),
             tc_only: tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !has_xdp(*ifindex)).collect(),
@@ -118,7 +118,7 @@ impl Dataplane {
         for (map, path) in records::paths(&pins) {
             with_pins.map_pin_path(map, path);
         }
-        let object = with_pins.load(PROGRAM).map_err(|error| Error::load(&error))?;
+        let object = with_pins.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
         programs.tc()?;
         let groups = groups::create()?;
@@ -150,16 +150,17 @@ impl Dataplane {
 
     /// Neighbours that packets needed and the program did not know, as interface index and address; each may come
     /// often. Needs a tokio runtime.
-    pub fn neighbour_misses(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, Error> {
+    pub fn neighbour_misses(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, DatapathError> {
         let map =
             self.programs.object().take_map("NEIGHBOUR_MISS").expect("the embedded object has every map; taken once");
-        let ring =
-            RingBuf::try_from(map).map_err(|error| Error::map("NEIGHBOUR_MISS", NEIGHBOUR_MISS_BYTES, &error))?;
-        neighbour_miss::follow(ring).map_err(|error| Error::Map { map: "NEIGHBOUR_MISS", cause: error.to_string() })
+        let ring = RingBuf::try_from(map)
+            .map_err(|error| DatapathError::map("NEIGHBOUR_MISS", NEIGHBOUR_MISS_BYTES, &error))?;
+        neighbour_miss::follow(ring)
+            .map_err(|error| DatapathError::Map { map: "NEIGHBOUR_MISS", cause: error.to_string() })
     }
 
     /// Makes changes of a map, one after the other; how many of them were made, and why not all.
-    pub fn write(&mut self, write: &Write) -> (usize, Result<(), Error>) {
+    pub fn write(&mut self, write: &Write) -> (usize, Result<(), DatapathError>) {
         self.maps.write(write)
     }
 
@@ -177,9 +178,9 @@ impl Dataplane {
         &mut self,
         interface: &str,
         ifindex: u32,
-        mode: Mode,
+        mode: AttachMode,
         reason: Option<&str>,
-    ) -> Result<Attached, Error> {
+    ) -> Result<Attached, DatapathError> {
         let pins = self.pins.as_ref().expect("an agent has an instance");
         let attached = self.programs.attach(pins, interface, ifindex, mode, reason)?;
         self.attached.insert(ifindex);
@@ -202,7 +203,7 @@ impl Dataplane {
 
     /// Detaches from all interfaces but these. The first time, once all that can be is attached, this ends the start: nothing of an
     /// earlier agent's programs runs any more.
-    pub fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), Error> {
+    pub fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), DatapathError> {
         let Some(pins) = &self.pins else { return Ok(()) };
         if !self.is_starting {
             let gone: Vec<u32> = self.attached.difference(interfaces).copied().collect();
@@ -222,17 +223,17 @@ impl Dataplane {
     }
 
     /// Notes the state of a connection by its slot, for the next agent.
-    pub fn remember(&mut self, slot: u32, memory: &Memory) -> Result<(), Error> {
+    pub fn remember(&mut self, slot: u32, memory: &ConnectionMemory) -> Result<(), DatapathError> {
         self.maps.counters.map.records.note(slot, |record| memory.write(record))
     }
 
     /// Detaches the programs from all interfaces, and removes all that is pinned.
-    pub fn unload(self) -> Result<usize, Error> {
+    pub fn unload(self) -> Result<usize, DatapathError> {
         self.pins.map_or(Ok(0), Pins::unload)
     }
 
     /// Counts of a slot, summed over the CPUs.
-    pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
+    pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
         self.maps.counters(slot)
     }
 }

@@ -6,7 +6,7 @@ use aya::{
 };
 use hub_common::maps::{Attachment, NEAR_INTERFACES};
 
-use super::Error;
+use super::DatapathError;
 use crate::fib::tables::{MapChanges, Prefix};
 
 /// A map of the program under its name.
@@ -17,7 +17,7 @@ pub struct Named<M> {
 }
 
 /// How many changes were made, and why not all of them.
-pub type Written = (usize, Result<(), Error>);
+pub type Written = (usize, Result<(), DatapathError>);
 
 impl<M> Named<M> {
     /// Makes changes one after the other.
@@ -37,20 +37,20 @@ impl<M> Named<M> {
         (changes.len(), Ok(()))
     }
 
-    pub fn put<K, V>(&mut self, key: &K, value: &V) -> Result<(), Error>
+    pub fn put<K, V>(&mut self, key: &K, value: &V) -> Result<(), DatapathError>
     where
         M: Writer<K, V>,
     {
-        self.map.put(key, value).map_err(|error| Error::map(self.name, self.capacity, &error))
+        self.map.put(key, value).map_err(|error| DatapathError::map(self.name, self.capacity, &error))
     }
 
     /// That there is no such entry is no error.
-    pub fn delete<K, V>(&mut self, key: &K) -> Result<(), Error>
+    pub fn delete<K, V>(&mut self, key: &K) -> Result<(), DatapathError>
     where
         M: Writer<K, V>,
     {
         match self.map.delete(key) {
-            Err(error) if !is_missing(&error) => Err(Error::map(self.name, self.capacity, &error)),
+            Err(error) if !is_missing(&error) => Err(DatapathError::map(self.name, self.capacity, &error)),
             _ => Ok(()),
         }
     }
@@ -108,7 +108,7 @@ pub struct ByInterface {
 }
 
 impl ByInterface {
-    pub fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, Error> {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, DatapathError> {
         let near = take(ebpf, "ATTACHMENTS")?;
         let Named { name, capacity, map: far } = take(ebpf, "FAR_ATTACHMENTS")?;
         Ok(Named { name, capacity, map: Self { near: near.map, far } })
@@ -145,10 +145,10 @@ impl Writer<u32, u32> for DevMap<MapData> {
     }
 }
 
-pub fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<Named<M>, Error> {
+pub fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<Named<M>, DatapathError> {
     let map = ebpf.take_map(name).expect("the embedded object has every map");
     let capacity = capacity(&map);
-    let map = M::try_from(map).map_err(|error| Error::map(name, capacity, &error))?;
+    let map = M::try_from(map).map_err(|error| DatapathError::map(name, capacity, &error))?;
     Ok(Named { name, capacity, map })
 }
 

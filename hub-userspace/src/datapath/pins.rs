@@ -33,7 +33,7 @@ use rustix::{
 };
 use tracing::{debug, info};
 
-use super::{Error, Instance, bpf};
+use super::{DatapathError, Instance, bpf};
 
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` (linux/magic.h).
@@ -47,14 +47,14 @@ pub const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How a program is attached to an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum AttachmentKind {
     Native,
     Generic,
     Tcx,
     Clsact,
 }
 
-impl Kind {
+impl AttachmentKind {
     const ALL: [Self; 4] = [Self::Native, Self::Generic, Self::Tcx, Self::Clsact];
 
     pub fn is_xdp(self) -> bool {
@@ -84,13 +84,13 @@ impl Pins {
     /// # Errors
     /// When another process holds it, or a datapath is attached that is not this agent's to take over: this instance's in another
     /// network namespace, or another instance's in this one.
-    pub fn claim(instance: &Instance) -> Result<Self, Error> {
+    pub fn claim(instance: &Instance) -> Result<Self, DatapathError> {
         mount_bpffs()?;
         let netns = this_namespace()?;
         for other in instances() {
             let pins = Self::at(&other);
             if other != *instance && pins.is_in(&netns) && pins.has_live_links() {
-                return Err(Error::OtherInstance { instance: other });
+                return Err(DatapathError::OtherInstance { instance: other });
             }
         }
         let pins = Self::at(instance);
@@ -99,7 +99,7 @@ impl Pins {
         let pins = pins.locked(instance)?;
         match fs::read_link(pins.directory.join(NETNS)) {
             Ok(other) if other == netns => {}
-            Ok(_) if pins.has_live_links() => return Err(Error::OtherNamespace { instance: instance.clone() }),
+            Ok(_) if pins.has_live_links() => return Err(DatapathError::OtherNamespace { instance: instance.clone() }),
             Ok(_) => {
                 pins.clear_links();
                 pins.forget(NETNS);
@@ -114,7 +114,7 @@ impl Pins {
     ///
     /// # Errors
     /// When an agent holds it.
-    pub fn take(instance: &Instance) -> Result<Option<Self>, Error> {
+    pub fn take(instance: &Instance) -> Result<Option<Self>, DatapathError> {
         let pins = Self::at(instance);
         if pins.directory.exists() { pins.locked(instance).map(Some) } else { Ok(None) }
     }
@@ -128,7 +128,7 @@ impl Pins {
         Self { directory: Path::new(ROOT).join(instance.as_str()), _lock: None }
     }
 
-    fn locked(self, instance: &Instance) -> Result<Self, Error> {
+    fn locked(self, instance: &Instance) -> Result<Self, DatapathError> {
         let open = || {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = rustix::fs::open(&self.directory, flags, Mode::empty())?;
@@ -137,8 +137,8 @@ impl Pins {
         };
         match open() {
             Ok(lock) => Ok(Self { _lock: Some(lock), ..self }),
-            Err(Errno::WOULDBLOCK) => Err(Error::InstanceRuns { instance: instance.clone() }),
-            Err(error) => Err(Error::pins(&self.directory, &error.into())),
+            Err(Errno::WOULDBLOCK) => Err(DatapathError::InstanceRuns { instance: instance.clone() }),
+            Err(error) => Err(DatapathError::pins(&self.directory, &error.into())),
         }
     }
 
@@ -147,15 +147,15 @@ impl Pins {
         self.directory.join(name)
     }
 
-    pub fn path(&self, kind: Kind, ifindex: u32) -> PathBuf {
+    pub fn path(&self, kind: AttachmentKind, ifindex: u32) -> PathBuf {
         self.place(&format!("{}-{ifindex}", kind.name()))
     }
 
     /// Links and filters by what their files are called; their interfaces may have gone.
-    pub fn links(&self) -> BTreeSet<(u32, Kind)> {
+    pub fn links(&self) -> BTreeSet<(u32, AttachmentKind)> {
         let names = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let parse = |name: &str| {
-            Kind::ALL.into_iter().find_map(|kind| {
+            AttachmentKind::ALL.into_iter().find_map(|kind| {
                 let ifindex = name.strip_prefix(kind.name())?.strip_prefix('-')?.parse().ok()?;
                 Some((ifindex, kind))
             })
@@ -164,14 +164,14 @@ impl Pins {
     }
 
     /// Those whose interfaces are still there.
-    pub fn live_links(&self) -> BTreeSet<(u32, Kind)> {
+    pub fn live_links(&self) -> BTreeSet<(u32, AttachmentKind)> {
         self.links().into_iter().filter(|(ifindex, kind)| self.is_live(*kind, *ifindex)).collect()
     }
 
-    fn is_live(&self, kind: Kind, ifindex: u32) -> bool {
+    fn is_live(&self, kind: AttachmentKind, ifindex: u32) -> bool {
         match kind {
             // Such a filter goes with its interface; nothing tells that its index was given to another one.
-            Kind::Clsact => self.is_here() && interface_name(ifindex).is_some(),
+            AttachmentKind::Clsact => self.is_here() && interface_name(ifindex).is_some(),
             _ => bpf::open(&self.path(kind, ifindex))
                 .and_then(|link| bpf::interface(link.as_fd()))
                 .is_ok_and(|found| found != 0),
@@ -192,22 +192,22 @@ impl Pins {
     }
 
     /// Notes that there is a filter of ours.
-    pub fn mark_filter(&self, interface: &str, ifindex: u32) -> Result<(), Error> {
-        let path = self.path(Kind::Clsact, ifindex);
+    pub fn mark_filter(&self, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let path = self.path(AttachmentKind::Clsact, ifindex);
         match symlink(interface, &path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::pins(&path, &error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(DatapathError::pins(&path, &error)),
             _ => Ok(()),
         }
     }
 
-    pub fn has(&self, kind: Kind, ifindex: u32) -> bool {
+    pub fn has(&self, kind: AttachmentKind, ifindex: u32) -> bool {
         fs::symlink_metadata(self.path(kind, ifindex)).is_ok()
     }
 
     /// Detaches a program at once, and removes its file.
-    pub fn detach(&self, kind: Kind, ifindex: u32) {
+    pub fn detach(&self, kind: AttachmentKind, ifindex: u32) {
         let path = self.path(kind, ifindex);
-        if kind == Kind::Clsact {
+        if kind == AttachmentKind::Clsact {
             if self.is_here() {
                 remove_filter(ifindex);
             }
@@ -220,7 +220,7 @@ impl Pins {
     }
 
     /// Removes the file of a link whose interface has gone.
-    pub fn forget_link(&self, kind: Kind, ifindex: u32) {
+    pub fn forget_link(&self, kind: AttachmentKind, ifindex: u32) {
         remove(&self.path(kind, ifindex));
     }
 
@@ -228,9 +228,9 @@ impl Pins {
         remove(&self.place(name));
     }
 
-    fn symlink(&self, name: &str, target: &Path) -> Result<(), Error> {
+    fn symlink(&self, name: &str, target: &Path) -> Result<(), DatapathError> {
         let path = self.place(name);
-        symlink(target, &path).map_err(|error| Error::pins(&path, &error))
+        symlink(target, &path).map_err(|error| DatapathError::pins(&path, &error))
     }
 
     fn clear_links(&self) {
@@ -242,14 +242,14 @@ impl Pins {
     /// Detaches everything and removes the directory; how many programs were attached.
     ///
     /// XDP first: what comes in then is still TC's.
-    pub fn unload(self) -> Result<usize, Error> {
+    pub fn unload(self) -> Result<usize, DatapathError> {
         let live = self.live_links().len();
         let links = self.links();
         let (xdp, tc): (Vec<_>, Vec<_>) = links.into_iter().partition(|(_, kind)| kind.is_xdp());
         for (ifindex, kind) in xdp.into_iter().chain(tc) {
             self.detach(kind, ifindex);
         }
-        fs::remove_dir_all(&self.directory).map_err(|error| Error::pins(&self.directory, &error))?;
+        fs::remove_dir_all(&self.directory).map_err(|error| DatapathError::pins(&self.directory, &error))?;
         // Other instances may have theirs there.
         drop(fs::remove_dir(ROOT));
         Ok(live)
@@ -269,23 +269,23 @@ pub fn interface_name(ifindex: u32) -> Option<String> {
 }
 
 /// Makes a directory that only root may look into; one that is there stays as it is.
-pub fn make_directory(path: &Path) -> Result<(), Error> {
+pub fn make_directory(path: &Path) -> Result<(), DatapathError> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::pins(path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(DatapathError::pins(path, &error)),
         _ => Ok(()),
     }
 }
 
 /// As far as there is one.
-pub fn remove_directory(path: &Path) -> Result<(), Error> {
+pub fn remove_directory(path: &Path) -> Result<(), DatapathError> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pins(path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::pins(path, &error)),
         _ => Ok(()),
     }
 }
 
-pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(|error| Error::pins(from, &error))
+pub fn rename(from: &Path, to: &Path) -> Result<(), DatapathError> {
+    fs::rename(from, to).map_err(|error| DatapathError::pins(from, &error))
 }
 
 fn remove(path: &Path) {
@@ -306,13 +306,13 @@ fn remove_filter(ifindex: u32) {
     }
 }
 
-fn this_namespace() -> Result<PathBuf, Error> {
+fn this_namespace() -> Result<PathBuf, DatapathError> {
     const PATH: &str = "/proc/thread-self/ns/net";
-    fs::read_link(PATH).map_err(|error| Error::pins(Path::new(PATH), &error))
+    fs::read_link(PATH).map_err(|error| DatapathError::pins(Path::new(PATH), &error))
 }
 
 /// Mounts bpffs where it should be and is not.
-fn mount_bpffs() -> Result<(), Error> {
+fn mount_bpffs() -> Result<(), DatapathError> {
     let is_mounted = || statfs(BPFFS).map(|statfs| statfs.f_type == BPFFS_MAGIC);
     if matches!(is_mounted(), Ok(true)) {
         return Ok(());
@@ -323,6 +323,6 @@ fn mount_bpffs() -> Result<(), Error> {
             info!("bpffs mounted at {BPFFS}");
             Ok(())
         }
-        Err(error) => Err(Error::Bpffs { cause: error.to_string() }),
+        Err(error) => Err(DatapathError::Bpffs { cause: error.to_string() }),
     }
 }

@@ -24,7 +24,7 @@ use hub_common::{
 use tracing::{info, warn};
 
 use super::{
-    Counters, Error,
+    Counters, DatapathError,
     old::Old,
     pins::{Pins, make_directory, remove_directory, rename},
     reason_names::{self, REASON_BYTES, ReasonName},
@@ -66,13 +66,13 @@ impl PinnedMap {
             && info.max_entries() == self.entries
     }
 
-    fn create(&self, directory: &Path) -> Result<MapData, Error> {
+    fn create(&self, directory: &Path) -> Result<MapData, DatapathError> {
         let kind = match self.kind {
             MapType::PerCpuArray => bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY,
             _ => bpf_map_type::BPF_MAP_TYPE_ARRAY,
         };
         let map = aya_obj::Map::new_from_params(kind as u32, 4, self.value_bytes, self.entries, 0);
-        let error = |cause: String| Error::Map { map: self.name, cause };
+        let error = |cause: String| DatapathError::Map { map: self.name, cause };
         let map = MapData::create(map, self.name, None).map_err(|cause| error(cause.to_string()))?;
         map.pin(directory.join(self.name)).map_err(|cause| error(cause.to_string()))?;
         Ok(map)
@@ -98,7 +98,7 @@ pub fn paths(pins: &Pins) -> [(&'static str, PathBuf); 2] {
 
 impl Records {
     /// Opens the maps of an instance, and makes them where there are none of this version.
-    pub fn open(pins: &Pins) -> Result<Self, Error> {
+    pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
         let [current, new, old] = [CURRENT, NEW, OLD].map(|name| pins.place(name));
         remove_directory(&new)?;
         if !current.exists() && old.exists() {
@@ -122,16 +122,16 @@ impl Records {
     }
 
     /// Opens the maps of an instance only to read them.
-    pub fn look(pins: &Pins) -> Result<Self, Error> {
+    pub fn look(pins: &Pins) -> Result<Self, DatapathError> {
         let current = pins.place(CURRENT);
         if !is_of_this_version(&current) {
-            return Err(Error::OtherVersion);
+            return Err(DatapathError::OtherVersion);
         }
         Ok(Self { old: Old::open(&pins.place(OLD)), ..Self::read(&current)? })
     }
 
-    fn read(directory: &Path) -> Result<Self, Error> {
-        let error = |cause: String| Error::Map { map: "connections", cause };
+    fn read(directory: &Path) -> Result<Self, DatapathError> {
+        let error = |cause: String| DatapathError::Map { map: "connections", cause };
         let map = MapData::from_pin(directory.join("connections")).map_err(|cause| error(cause.to_string()))?;
         let map = Array::try_from(Map::Array(map)).map_err(|cause| error(cause.to_string()))?;
         let mut records = BTreeMap::new();
@@ -177,14 +177,14 @@ impl Records {
     }
 
     /// Notes the state of a slot's owner.
-    pub fn note(&mut self, slot: u32, note: impl FnOnce(&mut ConnectionRecord)) -> Result<(), Error> {
+    pub fn note(&mut self, slot: u32, note: impl FnOnce(&mut ConnectionRecord)) -> Result<(), DatapathError> {
         let Some(mut record) = self.by_slot.get(&slot).copied() else { return Ok(()) };
         note(&mut record);
         self.set(slot, &record).map_err(|error| failed(&error))
     }
 
     /// The old programs are replaced: nothing counts any more in the maps of the version before, nor for owners that are gone.
-    pub fn commit(&mut self, pins: &Pins) -> Result<(), Error> {
+    pub fn commit(&mut self, pins: &Pins) -> Result<(), DatapathError> {
         for slot in self.to_clear.take().unwrap_or_default() {
             self.set(slot, &ConnectionRecord::NONE).map_err(|error| failed(&error))?;
         }
@@ -232,8 +232,8 @@ fn write(
     Ok(())
 }
 
-fn failed(error: &MapError) -> Error {
-    Error::map("connections", SLOTS, error)
+fn failed(error: &MapError) -> DatapathError {
+    DatapathError::map("connections", SLOTS, error)
 }
 
 fn name(record: &ConnectionRecord) -> Option<String> {
@@ -250,7 +250,7 @@ fn is_of_this_version(directory: &Path) -> bool {
 }
 
 /// Makes the maps, with these records.
-fn create(directory: &Path, records: &BTreeMap<u32, ConnectionRecord>) -> Result<(), Error> {
+fn create(directory: &Path, records: &BTreeMap<u32, ConnectionRecord>) -> Result<(), DatapathError> {
     make_directory(directory)?;
     let [traffic, refusals, connections, reasons] = MAPS;
     traffic.create(directory)?;
@@ -262,7 +262,7 @@ fn create(directory: &Path, records: &BTreeMap<u32, ConnectionRecord>) -> Result
     for (slot, record) in records.iter().filter(|(slot, _)| **slot < SLOTS) {
         write(&mut map, &mut written, *slot, record).map_err(|error| failed(&error))?;
     }
-    let error = |error| Error::map("reasons", Reason::COUNT as u32, &error);
+    let error = |error| DatapathError::map("reasons", Reason::COUNT as u32, &error);
     let mut names: Array<MapData, ReasonName> = Map::Array(reasons.create(directory)?).try_into().map_err(error)?;
     for reason in Reason::ALL {
         names.set(reason as u32, reason_names::padded(reason.name()), 0).map_err(error)?;

@@ -2,7 +2,7 @@
 
 use aya::{TestRun as _, TestRunOptions};
 
-use super::{Dataplane, Error};
+use super::{DatapathError, Dataplane};
 
 /// Where a program is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +63,8 @@ impl Dataplane {
     /// # Errors
     /// When the kernel has no such interface or refuses the frame; with TC it takes none that is no longer than an
     /// Ethernet header (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`).
-    pub fn test_run(&mut self, hook: Hook, ifindex: u32, frame: &[u8], mark: u32) -> Result<Outcome, Error> {
-        let length = u32::try_from(frame.len()).map_err(|_| Error::FrameTooLong)?;
+    pub fn test_run(&mut self, hook: Hook, ifindex: u32, frame: &[u8], mark: u32) -> Result<Outcome, DatapathError> {
+        let length = u32::try_from(frame.len()).map_err(|_| DatapathError::FrameTooLong)?;
         let mut output = vec![0; frame.len() + 256];
         let context = match hook {
             // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
@@ -88,7 +88,7 @@ impl Dataplane {
             Hook::Xdp => self.programs.xdp().test_run(options),
             Hook::Tc => self.programs.tc()?.test_run(options),
         };
-        let result = result.map_err(Error::program)?;
+        let result = result.map_err(DatapathError::program)?;
         output.truncate(result.data_size_out as usize);
         let mark = match hook {
             Hook::Xdp => mark,

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use hub_common::maps::{UNATTRIBUTED, VPC};
 
 use super::{
-    Counters, Error, Instance,
+    Counters, DatapathError, Instance,
     counters::BySlot,
-    pins::{Kind, Pins, interface_name},
+    pins::{AttachmentKind, Pins, interface_name},
 };
-use crate::connection::memory::Memory;
+use crate::connection::memory::ConnectionMemory;
 
 /// What runs in the kernel by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,22 +37,22 @@ pub struct RunningInterface {
 pub struct RunningConnection {
     pub counters: Counters,
     /// As the last agent has left it.
-    pub state: Option<Memory>,
+    pub state: Option<ConnectionMemory>,
 }
 
 /// Reads the datapath of an instance, whether or not its agent runs; nothing where there is none.
 ///
 /// # Errors
 /// When it is another version's.
-pub fn running(instance: &Instance) -> Result<Option<Running>, Error> {
+pub fn running(instance: &Instance) -> Result<Option<Running>, DatapathError> {
     let Some(pins) = Pins::look(instance) else { return Ok(None) };
     let mut modes = BTreeMap::new();
     // In an order in which XDP comes before the TC program behind it.
     for (ifindex, kind) in pins.live_links() {
         let mode = match kind {
-            Kind::Native => "xdp-native",
-            Kind::Generic => "xdp-generic",
-            Kind::Tcx | Kind::Clsact => "tc",
+            AttachmentKind::Native => "xdp-native",
+            AttachmentKind::Generic => "xdp-generic",
+            AttachmentKind::Tcx | AttachmentKind::Clsact => "tc",
         };
         modes.entry(ifindex).or_insert(mode);
     }
@@ -66,7 +66,7 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, Error> {
     let counters = BySlot::look(&pins)?;
     let mut connections = BTreeMap::new();
     for (slot, (name, record)) in counters.map.records.owners() {
-        let connection = RunningConnection { counters: counters.read(slot)?, state: Memory::of(record) };
+        let connection = RunningConnection { counters: counters.read(slot)?, state: ConnectionMemory::of(record) };
         connections.insert(name, connection);
     }
     Ok(Some(Running { interfaces, connections, vpc: counters.read(VPC)?, unattributed: counters.read(UNATTRIBUTED)? }))
@@ -76,6 +76,6 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, Error> {
 ///
 /// # Errors
 /// When its agent runs, or the directory cannot be removed.
-pub fn unload(instance: &Instance) -> Result<usize, Error> {
+pub fn unload(instance: &Instance) -> Result<usize, DatapathError> {
     Pins::take(instance)?.map_or(Ok(0), Pins::unload)
 }

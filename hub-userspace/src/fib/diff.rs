@@ -4,21 +4,21 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 /// What turns one table into another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference<K, V> {
+pub struct MapDifference<K, V> {
     /// New, or with a new value.
     pub puts: Vec<(K, V)>,
     pub deletes: Vec<K>,
 }
 
-impl<K, V> Default for Difference<K, V> {
+impl<K, V> Default for MapDifference<K, V> {
     fn default() -> Self {
         Self { puts: Vec::new(), deletes: Vec::new() }
     }
 }
 
 /// Both tables are walked once, side by side.
-pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Difference<K, V> {
-    let mut difference = Difference::default();
+pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> MapDifference<K, V> {
+    let mut difference = MapDifference::default();
     let mut old = old.iter().peekable();
     let mut new = new.iter().peekable();
     loop {

@@ -21,7 +21,7 @@ use crate::{
 
 /// The ways out, and where the group of each set of members stands.
 #[derive(Debug, Default)]
-pub struct Compiled {
+pub struct CompiledEgress {
     pub egress: EgressTables,
     groups: HashMap<Arc<Members>, Route>,
     vpc: HashMap<Option<IpAddr>, Route>,
@@ -29,18 +29,18 @@ pub struct Compiled {
 
 /// Compiles the groups of the RIB, after [`super::policy_tables`] has numbered the connections. What nobody uses any more
 /// rests from [`EgressIds::end`] on: once the tables are written.
-pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Result<Compiled, Full> {
+pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Result<CompiledEgress, Full> {
     let IdMaps { policy, egress } = layout;
     egress.begin();
     let slots =
         inputs.config.connections.keys().filter_map(|name| Some((policy.connections.get(name)?, name.as_str())));
-    let mut compiler = Compiler {
+    let mut compiler = EgressCompiler {
         inputs,
         numbers: policy,
         connections: slots.collect(),
         layout: egress,
         next_hops: HashMap::new(),
-        compiled: Compiled::default(),
+        compiled: CompiledEgress::default(),
     };
     // In one order, so that the same input gives the same numbers.
     let groups: BTreeSet<&Arc<Members>> = rib.groups().collect();
@@ -56,7 +56,7 @@ pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Resu
     Ok(compiler.compiled)
 }
 
-impl Compiled {
+impl CompiledEgress {
     /// What the route trie must say of these destinations.
     ///
     /// # Panics
@@ -79,7 +79,7 @@ impl Compiled {
     }
 }
 
-struct Compiler<'a> {
+struct EgressCompiler<'a> {
     inputs: Inputs<'a>,
     numbers: &'a IngressLayout,
     /// Names by `COUNTERS` slot.
@@ -87,10 +87,10 @@ struct Compiler<'a> {
     layout: &'a mut EgressIds,
     /// Index into `NEXT_HOPS`, for the members met so far.
     next_hops: HashMap<Member, u32>,
-    compiled: Compiled,
+    compiled: CompiledEgress,
 }
 
-impl Compiler<'_> {
+impl EgressCompiler<'_> {
     fn connections(&mut self, members: &Arc<Members>, rib: &Rib) -> Result<Route, Full> {
         let slots = &self.numbers.connections;
         let member = |name: &str| Member::Connection(slots.get(name).expect("every connection has been numbered"));

@@ -22,7 +22,7 @@ mod policy;
 pub mod tables;
 
 pub use self::{
-    egress::{Compiled, egress_tables},
+    egress::{CompiledEgress, egress_tables},
     inputs::Inputs,
     neighbours::neighbour_table,
     policy::policy_tables,

@@ -17,7 +17,7 @@ use crate::{
     fib::{
         id_allocator::Full,
         id_maps::{IdMaps, IngressLayout},
-        tables::{Family, PolicyTables, Prefix},
+        tables::{FamilyMaps, PolicyTables, Prefix},
     },
     kernel::netlink::Link,
     policy::{
@@ -30,7 +30,7 @@ use crate::{
 /// tables are written.
 pub fn policy_tables(inputs: Inputs<'_>, layout: &mut IdMaps) -> Result<PolicyTables, Full> {
     layout.policy.begin();
-    let mut compiler = Compiler {
+    let mut compiler = PolicyCompiler {
         inputs,
         layout: &mut layout.policy,
         slots: BTreeMap::new(),
@@ -43,7 +43,7 @@ pub fn policy_tables(inputs: Inputs<'_>, layout: &mut IdMaps) -> Result<PolicyTa
     Ok(compiler.tables)
 }
 
-struct Compiler<'a> {
+struct PolicyCompiler<'a> {
     inputs: Inputs<'a>,
     layout: &'a mut IngressLayout,
     /// `COUNTERS` slots by connection name.
@@ -55,7 +55,7 @@ struct Compiler<'a> {
     tables: PolicyTables,
 }
 
-impl Compiler<'_> {
+impl PolicyCompiler<'_> {
     /// Numbers the connections and compiles each one's own selectors, which the egress check asks.
     fn connections(&mut self) -> Result<(), Full> {
         for (name, connection) in &self.inputs.config.connections {
@@ -267,7 +267,7 @@ fn of_file(connection: &Connection) -> impl Iterator<Item = Pair> {
     })
 }
 
-impl<A: Ord> Family<A> {
+impl<A: Ord> FamilyMaps<A> {
     fn remote(&mut self, scope: u32, address: A, length: u8, remote: Remote) {
         self.remotes.insert(scoped(scope, address, length), remote);
     }

@@ -18,10 +18,10 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Link, Report, Target, Verdict, VerdictChange,
+    CheckTarget, HealthReport, LinkLayer, Verdict, VerdictChange,
     check::{Check, Nonce},
     echo,
-    socket::{Cookie, EchoSocket, Version},
+    socket::{Cookie, EchoSocket, IpVersion},
 };
 
 /// New checks start this far from each other: a tunnel's queue holds a few hundred packets, and thousands of checks may
@@ -32,26 +32,26 @@ const BATCH: usize = 32;
 /// Our replies are far shorter, IPv4 options included; longer packets are cut off and fail to parse.
 const BUFFER: usize = 256;
 
-pub type SharedReport = Arc<Mutex<Report>>;
+pub type SharedReport = Arc<Mutex<HealthReport>>;
 
-pub fn lock(report: &SharedReport) -> MutexGuard<'_, Report> {
+pub fn lock(report: &SharedReport) -> MutexGuard<'_, HealthReport> {
     // Whoever panicked has left numbers that are at worst one off.
     report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub enum Command {
-    Add { connection: String, target: Target, report: SharedReport },
-    Link { connection: String, link: Link },
+pub enum ProberCommand {
+    Add { connection: String, target: CheckTarget, report: SharedReport },
+    Link { connection: String, link: LinkLayer },
     Remove { connection: String },
 }
 
 /// The near end of a line's task, which ends with it.
 pub struct InterfaceProber {
-    commands: UnboundedSender<Command>,
+    commands: UnboundedSender<ProberCommand>,
 }
 
 impl InterfaceProber {
-    pub fn start(ifindex: u32, version: Version, events: UnboundedSender<VerdictChange>) -> Self {
+    pub fn start(ifindex: u32, version: IpVersion, events: UnboundedSender<VerdictChange>) -> Self {
         let (sender, commands) = unbounded_channel();
         let worker = Worker {
             ifindex,
@@ -69,28 +69,28 @@ impl InterfaceProber {
         Self { commands: sender }
     }
 
-    pub fn command(&self, command: Command) {
+    pub fn command(&self, command: ProberCommand) {
         // The task ends only with the runtime.
         drop(self.commands.send(command));
     }
 }
 
-struct Running {
+struct RunningCheck {
     connection: String,
-    target: Target,
+    target: CheckTarget,
     check: Check,
     report: SharedReport,
 }
 
 struct Worker {
     ifindex: u32,
-    version: Version,
+    version: IpVersion,
     events: UnboundedSender<VerdictChange>,
     /// Nothing while the kernel gives none; every probe tries again.
     socket: Option<EchoSocket>,
     cookie: Cookie,
     /// By ICMP identifier.
-    checks: HashMap<u16, Running>,
+    checks: HashMap<u16, RunningCheck>,
     /// Of each connection.
     identifiers: HashMap<String, u16>,
     /// When each check's next probe is due.
@@ -100,7 +100,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
+    async fn run(mut self, mut commands: UnboundedReceiver<ProberCommand>) {
         let mut buffer = [0; BUFFER];
         loop {
             let due = self.due.first().map(|(due, _)| *due);
@@ -120,11 +120,11 @@ impl Worker {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: ProberCommand) {
         match command {
-            Command::Add { connection, target, report } => self.add(connection, target, report),
-            Command::Link { connection, link } => self.set_link(&connection, link),
-            Command::Remove { connection } => {
+            ProberCommand::Add { connection, target, report } => self.add(connection, target, report),
+            ProberCommand::Link { connection, link } => self.set_link(&connection, link),
+            ProberCommand::Remove { connection } => {
                 if let Some(identifier) = self.identifiers.remove(&connection)
                     && let Some(running) = self.checks.remove(&identifier)
                 {
@@ -134,7 +134,7 @@ impl Worker {
         }
     }
 
-    fn add(&mut self, connection: String, target: Target, report: SharedReport) {
+    fn add(&mut self, connection: String, target: CheckTarget, report: SharedReport) {
         let first = self.next_identifier;
         let mut identifiers = (0..=u16::MAX).map(|step| first.wrapping_add(step));
         let Some(identifier) = identifiers.find(|identifier| !self.checks.contains_key(identifier)) else {
@@ -147,13 +147,13 @@ impl Worker {
         let check = Check::new(target.check.interval, target.check.retries, start);
         self.due.insert((check.due(), identifier));
         self.identifiers.insert(connection.clone(), identifier);
-        self.checks.insert(identifier, Running { connection, target, check, report });
+        self.checks.insert(identifier, RunningCheck { connection, target, check, report });
     }
 
-    fn set_link(&mut self, connection: &str, link: Link) {
+    fn set_link(&mut self, connection: &str, link: LinkLayer) {
         let Some(&identifier) = self.identifiers.get(connection) else { return };
         let Some(running) = self.checks.get_mut(&identifier) else { return };
-        if running.target.link == (Link::Ethernet { peer: None }) {
+        if running.target.link == (LinkLayer::Ethernet { peer: None }) {
             // The last probe could not leave.
             self.due.remove(&(running.check.due(), identifier));
             running.check.hurry(Instant::now());
@@ -244,7 +244,7 @@ impl Worker {
     }
 }
 
-impl Running {
+impl RunningCheck {
     fn tell(&self, verdict: Verdict, events: &UnboundedSender<VerdictChange>) {
         lock(&self.report).verdict = Some(verdict);
         // The agent may be stopping.
@@ -260,9 +260,9 @@ impl Running {
         nonce: &Nonce,
     ) -> io::Result<()> {
         let neighbour = match self.target.link {
-            Link::RawIp => None,
-            Link::Ethernet { peer: Some(peer) } => Some(peer),
-            Link::Ethernet { peer: None } => {
+            LinkLayer::RawIp => None,
+            LinkLayer::Ethernet { peer: Some(peer) } => Some(peer),
+            LinkLayer::Ethernet { peer: None } => {
                 return Err(io::Error::other("the link address of its peer is not known yet"));
             }
         };

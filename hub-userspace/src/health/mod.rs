@@ -32,16 +32,16 @@ use crate::{
 
 /// What to check, and where the probes leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub struct CheckTarget {
     /// The connection's interface.
     pub ifindex: u32,
-    pub link: Link,
+    pub link: LinkLayer,
     pub check: HealthCheck,
 }
 
 /// How packets get on the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub enum LinkLayer {
     /// Packets start at the IP header: tunnels.
     RawIp,
     /// Frames go to the connection's `peer`.
@@ -52,13 +52,13 @@ pub enum Link {
 }
 
 /// What to check: the connections that have a check, are wanted and have an interface.
-pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, Target> {
+pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, CheckTarget> {
     let target = |(name, connection): (&String, &Connection)| {
         let check = connection.health_check.filter(|_| connection.enabled)?;
         let link = host.link(&connection.interface)?;
         let peer = connection.peer.and_then(|peer| host.neighbours.get(&(link.index, peer)).copied());
-        let on = if link.ethernet { Link::Ethernet { peer } } else { Link::RawIp };
-        Some((name.clone(), Target { ifindex: link.index, link: on, check }))
+        let on = if link.ethernet { LinkLayer::Ethernet { peer } } else { LinkLayer::RawIp };
+        Some((name.clone(), CheckTarget { ifindex: link.index, link: on, check }))
     };
     config.connections.iter().filter_map(target).collect()
 }
@@ -95,7 +95,7 @@ impl fmt::Display for Verdict {
 
 /// How a check is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct HealthReport {
     /// Nothing before the first reply or the first `retries` misses: the path is not known to be healthy.
     pub verdict: Option<Verdict>,
     /// Probes that left.
@@ -110,7 +110,7 @@ pub struct Report {
     pub problem: Option<String>,
 }
 
-impl Report {
+impl HealthReport {
     pub fn is_healthy(&self) -> bool {
         self.verdict == Some(Verdict::Healthy)
     }

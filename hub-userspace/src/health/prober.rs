@@ -8,19 +8,19 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    Report, Target, VerdictChange,
-    interface_prober::{Command, InterfaceProber, SharedReport, lock},
-    socket::Version,
+    CheckTarget, HealthReport, VerdictChange,
+    interface_prober::{InterfaceProber, ProberCommand, SharedReport, lock},
+    socket::IpVersion,
 };
 
-type Key = (u32, Version);
+type Key = (u32, IpVersion);
 
 /// Runs the checks that it is told to. They end when it is dropped.
 pub struct Prober {
     events: UnboundedSender<VerdictChange>,
     lines: HashMap<Key, InterfaceProber>,
     /// By connection.
-    checks: BTreeMap<String, (Target, SharedReport)>,
+    checks: BTreeMap<String, (CheckTarget, SharedReport)>,
 }
 
 impl Prober {
@@ -37,7 +37,7 @@ impl Prober {
     /// predecessor may still be in the channel.
     ///
     /// To be called in a tokio runtime; checks run in the network namespace of the threads of that runtime.
-    pub fn set(&mut self, wanted: BTreeMap<String, Target>) {
+    pub fn set(&mut self, wanted: BTreeMap<String, CheckTarget>) {
         let gone: Vec<String> =
             self.checks.keys().filter(|connection| !wanted.contains_key(*connection)).cloned().collect();
         for connection in gone {
@@ -46,10 +46,10 @@ impl Prober {
         for (connection, target) in wanted {
             match self.checks.get_mut(&connection) {
                 Some((old, _)) if *old == target => {}
-                Some((old, _)) if (Target { link: target.link, ..*old }) == target => {
+                Some((old, _)) if (CheckTarget { link: target.link, ..*old }) == target => {
                     *old = target;
                     if let Some(line) = self.lines.get(&key(&target)) {
-                        line.command(Command::Link { connection, link: target.link });
+                        line.command(ProberCommand::Link { connection, link: target.link });
                     }
                 }
                 Some(_) => {
@@ -65,16 +65,16 @@ impl Prober {
     }
 
     /// How a connection's check is doing; nothing if it has none.
-    pub fn report(&self, connection: &str) -> Option<Report> {
+    pub fn report(&self, connection: &str) -> Option<HealthReport> {
         self.checks.get(connection).map(|(_, report)| lock(report).clone())
     }
 
     /// How all checks are doing, by connection.
-    pub fn reports(&self) -> BTreeMap<String, Report> {
+    pub fn reports(&self) -> BTreeMap<String, HealthReport> {
         self.checks.iter().map(|(connection, (_, report))| (connection.clone(), lock(report).clone())).collect()
     }
 
-    fn add(&mut self, connection: String, target: Target) {
+    fn add(&mut self, connection: String, target: CheckTarget) {
         let report = SharedReport::default();
         self.checks.insert(connection.clone(), (target, Arc::clone(&report)));
         let (ifindex, version) = key(&target);
@@ -82,19 +82,19 @@ impl Prober {
             .lines
             .entry((ifindex, version))
             .or_insert_with(|| InterfaceProber::start(ifindex, version, self.events.clone()));
-        line.command(Command::Add { connection, target, report });
+        line.command(ProberCommand::Add { connection, target, report });
     }
 
     fn remove(&mut self, connection: String) {
         if let Some((target, _)) = self.checks.remove(&connection)
             && let Some(line) = self.lines.get(&key(&target))
         {
-            line.command(Command::Remove { connection });
+            line.command(ProberCommand::Remove { connection });
         }
     }
 }
 
 /// The line that a check goes through.
-fn key(target: &Target) -> Key {
-    (target.ifindex, Version::of(target.check.destination))
+fn key(target: &CheckTarget) -> Key {
+    (target.ifindex, IpVersion::of(target.check.destination))
 }

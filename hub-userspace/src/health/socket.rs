@@ -14,12 +14,12 @@ use super::echo::{ICMP, ICMP_REPLY, ICMPV6, ICMPV6_REPLY, IPV6_HEADER};
 pub type Cookie = [u8; 4];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Version {
+pub enum IpVersion {
     V4,
     V6,
 }
 
-impl Version {
+impl IpVersion {
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -38,12 +38,12 @@ impl Version {
 pub struct EchoSocket {
     socket: AsyncFd<Socket>,
     ifindex: u32,
-    version: Version,
+    version: IpVersion,
 }
 
 impl EchoSocket {
     /// Needs `CAP_NET_RAW`.
-    pub fn open(ifindex: u32, version: Version, cookie: Cookie) -> io::Result<Self> {
+    pub fn open(ifindex: u32, version: IpVersion, cookie: Cookie) -> io::Result<Self> {
         // With protocol 0 it receives nothing until it is bound, by when the filter is there.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
@@ -74,7 +74,7 @@ impl EchoSocket {
 /// Lets only echo replies through that were sent to this host and start with the cookie.
 ///
 /// A classic BPF program on the packet from its IP header on; loads beyond its end reject it.
-fn filter(version: Version, cookie: Cookie) -> Vec<SockFilter> {
+fn filter(version: IpVersion, cookie: Cookie) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_BYTE: u16 = 0x30;
     const LOAD_WORD_BEHIND: u16 = 0x40;
@@ -92,8 +92,8 @@ fn filter(version: Version, cookie: Cookie) -> Vec<SockFilter> {
     const PAYLOAD: u32 = 8;
 
     let (protocol_at, protocol, reply, load_index, operand) = match version {
-        Version::V4 => (IPV4_PROTOCOL, ICMP, ICMP_REPLY, LOAD_LENGTH_OF_IPV4_HEADER, 0),
-        Version::V6 => (IPV6_NEXT_HEADER, ICMPV6, ICMPV6_REPLY, LOAD_IMMEDIATE_INDEX, IPV6_HEADER as u32),
+        IpVersion::V4 => (IPV4_PROTOCOL, ICMP, ICMP_REPLY, LOAD_LENGTH_OF_IPV4_HEADER, 0),
+        IpVersion::V6 => (IPV6_NEXT_HEADER, ICMPV6, ICMPV6_REPLY, LOAD_IMMEDIATE_INDEX, IPV6_HEADER as u32),
     };
     // (operation, jump if equal, jump if not, operand); jumps count from the next instruction.
     vec![
@@ -125,7 +125,7 @@ struct LinkAddress {
     address: [u8; 32],
 }
 
-fn address(ifindex: u32, version: Version, neighbour: Option<[u8; 6]>) -> SockAddr {
+fn address(ifindex: u32, version: IpVersion, neighbour: Option<[u8; 6]>) -> SockAddr {
     let mut address = [0; 32];
     address[..6].copy_from_slice(&neighbour.unwrap_or_default());
     let link_address = LinkAddress {

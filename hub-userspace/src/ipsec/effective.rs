@@ -9,14 +9,14 @@ use ipnet::IpNet;
 
 use crate::{
     config::{
-        ipsec::Start,
-        model::{Config, Connection, Source},
+        ipsec::StartAction,
+        model::{Config, Connection, SelectorSource},
     },
     ipsec::{
         vici::{table::Tunnel, tunnels::Tunnels},
         xfrm::{
             self,
-            table::{Mark, Table},
+            table::{SaMatch, XfrmTable},
         },
     },
     kernel::netlink::HostState,
@@ -45,17 +45,17 @@ pub struct Sources<'a> {
 pub fn negotiated(config: &Config, sources: Sources<'_>, before: &Negotiated) -> Negotiated {
     let Sources { ike, xfrm, host } = sources;
     let agreed = |name: &str, connection: &Connection| match connection.selectors {
-        Source::File => None,
-        Source::Xfrm => {
+        SelectorSource::File => None,
+        SelectorSource::Xfrm => {
             let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
             // Whoever makes the SAs may be waiting for a packet.
             Some(NegotiatedSelectors { pairs, on_demand: true })
         }
-        Source::Ike if !ike.heard => None,
-        Source::Ike if ike.unreachable.is_some() => Some(before.get(name).cloned().unwrap_or_default()),
-        Source::Ike => {
+        SelectorSource::Ike if !ike.heard => None,
+        SelectorSource::Ike if ike.unreachable.is_some() => Some(before.get(name).cloned().unwrap_or_default()),
+        SelectorSource::Ike => {
             let pairs = ike.tunnels.get(name).map(Tunnel::pairs).unwrap_or_default();
-            let on_demand = connection.ipsec.as_ref().is_some_and(|ipsec| ipsec.start == Start::Trap);
+            let on_demand = connection.ipsec.as_ref().is_some_and(|ipsec| ipsec.start == StartAction::Trap);
             Some(NegotiatedSelectors { pairs, on_demand })
         }
     };
@@ -68,15 +68,15 @@ pub fn negotiated(config: &Config, sources: Sources<'_>, before: &Negotiated) ->
 }
 
 /// What the kernel's policies and SAs of a connection are known by.
-pub fn mark(config: &Config, connection: &Connection, host: &HostState) -> Option<Mark> {
+pub fn mark(config: &Config, connection: &Connection, host: &HostState) -> Option<SaMatch> {
     let configured = connection.ipsec.as_ref().and_then(|ipsec| ipsec.if_id);
     let if_id = configured.or_else(|| host.link(&connection.interface)?.if_id);
     let site = config.customer_gateways.get(&connection.customer_gateway)?.address;
-    Some(Mark { if_id, site })
+    Some(SaMatch { if_id, site })
 }
 
 /// Whether a connection whose SAs others make has one; `None`: not known yet.
-pub fn has_sa(config: &Config, connection: &Connection, host: &HostState, table: Option<&Table>) -> Option<bool> {
+pub fn has_sa(config: &Config, connection: &Connection, host: &HostState, table: Option<&XfrmTable>) -> Option<bool> {
     Some(!table?.pairs(&mark(config, connection, host)?).is_empty())
 }
 
@@ -207,20 +207,20 @@ mod tests {
     fn what_the_kernel_has_counts_once_it_has_been_read() {
         let mut config = config("start");
         let connection = config.connections.get_mut("b").expect("it is there");
-        connection.selectors = Source::Xfrm;
+        connection.selectors = SelectorSource::Xfrm;
         connection.remote_cidrs = vec!["10.0.0.0/8".parse().expect("a prefix")];
         config.customer_gateways.get_mut("site").expect("it is there").address = "198.51.100.10".parse().expect("one");
         let (ike, host) = (&Tunnels::default(), &HostState::default());
-        let with = |table: Option<Table>| {
+        let with = |table: Option<XfrmTable>| {
             let xfrm = &xfrm::follow::Policies { table: table.map(Into::into), problem: None };
             let up = has_sa(&config, &config.connections["b"], host, xfrm.table.as_deref());
             (shown(&super::negotiated(&config, Sources { ike, xfrm, host }, &Negotiated::new())), up)
         };
         assert_eq!(with(None), (vec![], None));
         let policies = vec![example_policy()];
-        let none = Table { policies: policies.clone(), sas: vec![] };
+        let none = XfrmTable { policies: policies.clone(), sas: vec![] };
         assert_eq!(with(Some(none)), (vec!["b: ".to_owned()], Some(false)));
-        let one = Table { policies, sas: vec![example_sa()] };
+        let one = XfrmTable { policies, sas: vec![example_sa()] };
         let pair = "b: 10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]";
         assert_eq!(with(Some(one)), (vec![pair.to_owned()], Some(true)));
     }

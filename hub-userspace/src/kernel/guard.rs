@@ -178,10 +178,10 @@ fn is_v4(prefix: IpNet) -> bool {
     matches!(prefix, IpNet::V4(_))
 }
 
-fn service_of(service: Service) -> netlink::Service {
+fn service_of(service: Service) -> netlink::GuardService {
     match service {
-        Service::Icmp => netlink::Service::Icmp,
-        Service::Tcp(port) => netlink::Service::Tcp(port),
-        Service::Udp(port) => netlink::Service::Udp(port),
+        Service::Icmp => netlink::GuardService::Icmp,
+        Service::Tcp(port) => netlink::GuardService::Tcp(port),
+        Service::Udp(port) => netlink::GuardService::Udp(port),
     }
 }

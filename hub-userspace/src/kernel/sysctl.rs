@@ -136,7 +136,7 @@ fn set_all(settings: [&str; 2], otherwise: &str) {
 
 /// A setting that could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum SysctlFailure {
     #[error("an interface named {0} has no settings of its own: rename it")]
     Name(String),
     #[error("{} cannot be set to 0: {error}; let the agent write there, or set it yourself", .path.display())]
@@ -147,16 +147,16 @@ pub enum Failure {
 ///
 /// # Errors
 /// When the name is that of the settings of all interfaces, or leads out of them.
-fn plan(root: &Path, interface: &str) -> Result<Vec<PathBuf>, Failure> {
+fn plan(root: &Path, interface: &str) -> Result<Vec<PathBuf>, SysctlFailure> {
     // The kernel gives interfaces of the first two names no settings (`sysctl_dev_name_is_allowed`, net/core/dev.h).
     if ["all", "default", ".", "..", ""].contains(&interface) || interface.contains('/') {
-        return Err(Failure::Name(interface.to_owned()));
+        return Err(SysctlFailure::Name(interface.to_owned()));
     }
     Ok(OFF.iter().map(|(family, setting)| root.join(family).join(interface).join(setting)).collect())
 }
 
 /// Sets what is not so yet; which settings those were. A setting that is not there cannot do harm.
-fn apply(root: &Path, interface: &str) -> Result<Vec<String>, Failure> {
+fn apply(root: &Path, interface: &str) -> Result<Vec<String>, SysctlFailure> {
     let mut changed = Vec::new();
     for path in plan(root, interface)? {
         let set = || match fs::read_to_string(&path) {
@@ -168,7 +168,7 @@ fn apply(root: &Path, interface: &str) -> Result<Vec<String>, Failure> {
             Ok(true) => changed.push(path.strip_prefix(root).unwrap_or(&path).display().to_string()),
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Failure::Write { path, error }),
+            Err(error) => return Err(SysctlFailure::Write { path, error }),
         }
     }
     Ok(changed)

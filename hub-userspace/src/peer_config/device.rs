@@ -16,7 +16,7 @@ fn refused(why: String) -> Error {
 
 /// A proposal as templates see it.
 #[derive(Deserialize)]
-pub struct Algorithms {
+pub struct DeviceAlgorithms {
     text: String,
     encryption: String,
     integrity: String,
@@ -42,7 +42,7 @@ struct Known {
 /// `choose(proposals, "IKE", encryption={..}, hash={..}, groups=[..])`: those that the device knows, in its words. `hash`
 /// is for integrity and pseudo-random functions alike, by the hash's name. An error if there are none.
 #[expect(clippy::needless_pass_by_value, reason = "the engine hands the words over")]
-pub fn choose(Serde(proposals): Serde<Vec<Algorithms>>, what: &str, words: Kwargs) -> Result<Value, Error> {
+pub fn choose(Serde(proposals): Serde<Vec<DeviceAlgorithms>>, what: &str, words: Kwargs) -> Result<Value, Error> {
     let Serde(ciphers): Serde<BTreeMap<String, String>> = words.get("encryption")?;
     let Serde(hashes): Serde<BTreeMap<String, String>> = words.get("hash")?;
     let Serde(groups): Serde<BTreeSet<u16>> = words.get("groups")?;

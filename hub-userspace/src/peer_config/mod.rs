@@ -83,7 +83,7 @@ impl Format {
 
 /// Why there is no configuration for a site.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum PeerConfigError {
     #[error("there is no connection \"{name}\"; help: the connections are {}", .known.join(", "))]
     NoConnection { name: String, known: Vec<String> },
     #[error("connection {0} has no IPsec; help: add [connection.{0}.ipsec] with psk_file = \"/etc/vpnhub/{0}.psk\"")]
@@ -111,27 +111,30 @@ pub enum Error {
 }
 
 /// The site's configuration; the secret is in it only `with_secret`, and read from its file only then.
-pub fn render(config: &Config, name: &str, format: Format, with_secret: bool) -> Result<String, Error> {
+pub fn render(config: &Config, name: &str, format: Format, with_secret: bool) -> Result<String, PeerConfigError> {
     let Some(connection) = config.connections.get(name) else {
-        return Err(Error::NoConnection { name: name.to_owned(), known: config.connections.keys().cloned().collect() });
+        return Err(PeerConfigError::NoConnection {
+            name: name.to_owned(),
+            known: config.connections.keys().cloned().collect(),
+        });
     };
-    let Some(ipsec) = &connection.ipsec else { return Err(Error::NoIpsec(name.to_owned())) };
+    let Some(ipsec) = &connection.ipsec else { return Err(PeerConfigError::NoIpsec(name.to_owned())) };
     let secret = match &ipsec.auth {
         Auth::Psk { file } if with_secret => Some(Secret::read(file)?),
-        Auth::Certificate { .. } if with_secret => return Err(Error::NoSecret(name.to_owned())),
+        Auth::Certificate { .. } if with_secret => return Err(PeerConfigError::NoSecret(name.to_owned())),
         _ => None,
     };
     let site = Site::of(config, name, secret.as_ref())?;
     write(&site, format)
 }
 
-fn write(site: &Site, format: Format) -> Result<String, Error> {
+fn write(site: &Site, format: Format) -> Result<String, PeerConfigError> {
     let device = format.name();
     if site.auth == site::AUTH_CERTIFICATE && !format.has_certificates() {
-        return Err(Error::Certificates { format: device });
+        return Err(PeerConfigError::Certificates { format: device });
     }
     if !format.has_ipv6() {
-        let no = |what: String| Err(Error::Ipv6 { format: device, what });
+        let no = |what: String| Err(PeerConfigError::Ipv6 { format: device, what });
         if site.local.address.is_ipv6() {
             return no(format!("the site's address {}", site.local.address));
         }

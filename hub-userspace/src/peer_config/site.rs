@@ -5,10 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Error, PLACEHOLDER};
+use super::{PLACEHOLDER, PeerConfigError};
 use crate::config::{
     Config,
-    ipsec::{Algorithm, Auth, Form, Identity, Mode, Proposal, Start, Tunnel, Version, group_number, secret::Secret},
+    ipsec::{
+        Algorithm, Auth, Form, Identity, IkeV1Mode, IkeVersion, Proposal, StartAction, TunnelParameters, group_number,
+        secret::Secret,
+    },
 };
 
 pub const AUTH_PSK: &str = "psk";
@@ -27,11 +30,11 @@ pub struct Site {
     /// The connection's name as devices take it: letters, digits and `-`, at most 12 of them.
     pub object: String,
     /// The site.
-    pub local: End,
+    pub local: TunnelEnd,
     /// The hub.
-    pub remote: End,
+    pub remote: TunnelEnd,
     /// What may go through the tunnel: each of the site's prefixes with each of the hub's, of the same family.
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<PeerPair>,
     /// All that the hub admits, separated by commas.
     pub admitted: String,
     /// The hub admits more than `pairs` say: it has a default prefix, and these are what is known to be behind it.
@@ -54,16 +57,16 @@ pub struct Site {
 }
 
 #[derive(Serialize)]
-pub struct End {
+pub struct TunnelEnd {
     pub address: IpAddr,
     pub id: String,
     /// `ipv4`, `ipv6`, `fqdn`, `mail` or `dn`.
     pub form: &'static str,
-    pub prefixes: Vec<Prefix>,
+    pub prefixes: Vec<PeerPrefix>,
 }
 
 #[derive(Clone, Serialize)]
-pub struct Prefix {
+pub struct PeerPrefix {
     pub cidr: String,
     pub address: IpAddr,
     pub length: u8,
@@ -75,9 +78,9 @@ pub struct Prefix {
 }
 
 #[derive(Serialize)]
-pub struct Pair {
-    pub local: Prefix,
-    pub remote: Prefix,
+pub struct PeerPair {
+    pub local: PeerPrefix,
+    pub remote: PeerPrefix,
 }
 
 #[derive(Serialize)]
@@ -102,11 +105,11 @@ pub struct Algorithms {
 }
 
 impl Site {
-    pub fn of(config: &Config, name: &str, secret: Option<&Secret>) -> Result<Self, Error> {
-        let tunnel = config.tunnel(name).ok_or_else(|| Error::NoIpsec(name.to_owned()))?;
-        let hub = tunnel.hub.ok_or(Error::NoAddress)?;
+    pub fn of(config: &Config, name: &str, secret: Option<&Secret>) -> Result<Self, PeerConfigError> {
+        let tunnel = config.tunnel(name).ok_or_else(|| PeerConfigError::NoIpsec(name.to_owned()))?;
+        let hub = tunnel.hub.ok_or(PeerConfigError::NoAddress)?;
         if hub.is_ipv4() != tunnel.site.is_ipv4() {
-            return Err(Error::MixedVersions { hub: hub.to_string(), site: tunnel.site.to_string() });
+            return Err(PeerConfigError::MixedVersions { hub: hub.to_string(), site: tunnel.site.to_string() });
         }
         let ipsec = tunnel.ipsec;
         let (remote, narrowed) = hub_prefixes(config, &tunnel);
@@ -125,9 +128,9 @@ impl Site {
             auth: if is_psk { AUTH_PSK } else { AUTH_CERTIFICATE },
             secret: secret.map_or(PLACEHOLDER, Secret::expose).to_owned(),
             version: ipsec.ike.version.number(),
-            aggressive: ipsec.ike.version == Version::V1(Mode::Aggressive),
+            aggressive: ipsec.ike.version == IkeVersion::V1(IkeV1Mode::Aggressive),
             // One of the two begins at once; the other one does when there is traffic and no tunnel.
-            start: if ipsec.start == Start::None { "start" } else { "trap" },
+            start: if ipsec.start == StartAction::None { "start" } else { "trap" },
             encap: ipsec.encap,
             dpd: ipsec.dpd_delay.as_secs(),
             ike: phase(&ipsec.ike.proposals, ipsec.ike.lifetime),
@@ -141,11 +144,11 @@ impl Site {
 ///
 /// A hub that admits any destination would have the site send everything: its traffic to the Internet as well. So the
 /// site is given what is known to be behind the hub, and the ends agree on that; `IKEv1` cannot agree on less.
-fn hub_prefixes(config: &Config, tunnel: &Tunnel<'_>) -> (Vec<IpNet>, bool) {
+fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, bool) {
     let all = &tunnel.connection.local_cidrs;
     let is_default = |prefix: &IpNet| prefix.prefix_len() == 0;
     let is_of = |one: &IpNet, other: &IpNet| one.addr().is_ipv4() == other.addr().is_ipv4();
-    if !all.iter().any(is_default) || tunnel.ipsec.ike.version != Version::V2 {
+    if !all.iter().any(is_default) || tunnel.ipsec.ike.version != IkeVersion::V2 {
         return (all.clone(), false);
     }
     let behind = config.vpc.iter().flat_map(|vpc| &vpc.cidrs).copied();
@@ -175,7 +178,7 @@ fn hub_prefixes(config: &Config, tunnel: &Tunnel<'_>) -> (Vec<IpNet>, bool) {
     (IpNet::aggregate(&prefixes), narrowed)
 }
 
-fn end(address: IpAddr, id: &Identity, prefixes: &[IpNet]) -> End {
+fn end(address: IpAddr, id: &Identity, prefixes: &[IpNet]) -> TunnelEnd {
     let form = match id.form() {
         Form::Address if id.to_string().contains(':') => "ipv6",
         Form::Address => "ipv4",
@@ -183,15 +186,15 @@ fn end(address: IpAddr, id: &Identity, prefixes: &[IpNet]) -> End {
         Form::Mail => "mail",
         Form::Dn => "dn",
     };
-    End { address, id: id.to_string(), form, prefixes: prefixes.iter().map(prefix).collect() }
+    TunnelEnd { address, id: id.to_string(), form, prefixes: prefixes.iter().map(prefix).collect() }
 }
 
-fn prefix(prefix: &IpNet) -> Prefix {
+fn prefix(prefix: &IpNet) -> PeerPrefix {
     let (mask, wildcard) = match prefix {
         IpNet::V4(prefix) => (prefix.netmask().to_string(), Ipv4Addr::from(!u32::from(prefix.netmask())).to_string()),
         IpNet::V6(_) => Default::default(),
     };
-    Prefix {
+    PeerPrefix {
         cidr: prefix.to_string(),
         address: prefix.network(),
         length: prefix.prefix_len(),
@@ -201,9 +204,9 @@ fn prefix(prefix: &IpNet) -> Prefix {
     }
 }
 
-fn pairs(local: &[Prefix], remote: &[Prefix]) -> Vec<Pair> {
-    let pair = |local: &Prefix, remote: &Prefix| {
-        (local.ipv6 == remote.ipv6).then(|| Pair { local: local.clone(), remote: remote.clone() })
+fn pairs(local: &[PeerPrefix], remote: &[PeerPrefix]) -> Vec<PeerPair> {
+    let pair = |local: &PeerPrefix, remote: &PeerPrefix| {
+        (local.ipv6 == remote.ipv6).then(|| PeerPair { local: local.clone(), remote: remote.clone() })
     };
     local.iter().flat_map(|local| remote.iter().filter_map(move |remote| pair(local, remote))).collect()
 }

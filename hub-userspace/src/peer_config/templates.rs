@@ -6,7 +6,7 @@ use minijinja::{
     value::{Serde, Value},
 };
 
-use super::{Error, Format, device, site::Site};
+use super::{Format, PeerConfigError, device, site::Site};
 
 /// The template of a format; `json` has none.
 const fn source(format: Format) -> &'static str {
@@ -22,8 +22,8 @@ const fn source(format: Format) -> &'static str {
     }
 }
 
-pub fn render(format: Format, site: &Site) -> Result<String, Error> {
-    let refused = |error: &minijinja::Error| Error::Device {
+pub fn render(format: Format, site: &Site) -> Result<String, PeerConfigError> {
+    let refused = |error: &minijinja::Error| PeerConfigError::Device {
         format: format.name(),
         // The detail alone: where in the template it happened is of no use to an operator.
         why: error.detail().map_or_else(|| error.to_string(), str::to_owned),

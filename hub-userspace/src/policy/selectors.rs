@@ -67,7 +67,7 @@ pub type Policy = BTreeMap<IpNet, Owner>;
 
 /// What a remote prefix of a scope is paired with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compiled {
+pub struct CompiledRemote {
     pub remote: IpNet,
     /// The first connection that has this prefix.
     pub connection: u32,
@@ -77,7 +77,7 @@ pub struct Compiled {
     pub cut: BTreeSet<u32>,
 }
 
-impl Compiled {
+impl CompiledRemote {
     /// Every local address, protocol and port; it is the first connection's then, nobody having said anything longer.
     pub fn admits_any_local(&self) -> bool {
         self.policy.iter().all(|(local, owner)| local.prefix_len() == 0 && owner.limits.is_empty())
@@ -87,7 +87,7 @@ impl Compiled {
 type Pairs = BTreeSet<(u32, IpNet, ProtoPorts)>;
 
 /// Compiles the selectors of one scope, of both families. Pairs of mixed families are pairs of nothing.
-pub fn compile(selectors: &[Selector]) -> Vec<Compiled> {
+pub fn compile(selectors: &[Selector]) -> Vec<CompiledRemote> {
     let mut remotes = JointPrefixMap::<IpNet, Pairs>::default();
     for Selector { connection, pair } in selectors.iter().filter(|s| same_family(s.pair.remote, s.pair.local)) {
         let paired = (*connection, pair.local, pair.limit);
@@ -103,7 +103,7 @@ pub fn compile(selectors: &[Selector]) -> Vec<Compiled> {
     remotes.iter().map(|(remote, pairs)| compiled(remote, pairs, &remotes)).collect()
 }
 
-fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>) -> Compiled {
+fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>) -> CompiledRemote {
     let connection = pairs.first().expect("a remote is there because a pair has it").0;
     // The longest remote first: what it says about a local stands.
     let mut around: Vec<_> = remotes.cover(&remote).collect();
@@ -120,7 +120,7 @@ fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>
         let owner = owner(around.map(|(connection, _, limit)| (*limit, *connection)), &mut cut);
         policy.insert(*local, owner);
     }
-    Compiled { remote, connection, policy, cut }
+    CompiledRemote { remote, connection, policy, cut }
 }
 
 /// Whom packets belong to of which the first of these that suits them tells the connection; not empty.

@@ -9,7 +9,7 @@
 //! paradox), and methods without such paradoxes miss shares by more than one (Balinski and Young).
 
 /// Members that share buckets, with weights above 0.
-pub type Members<M> = [(M, u32)];
+pub type WeightedMembers<M> = [(M, u32)];
 
 /// Shares `buckets` out over `members`.
 ///
@@ -20,7 +20,7 @@ pub type Members<M> = [(M, u32)];
 /// A member whose part of the weights has not become smaller never loses a bucket. In a corner that costs exactness:
 /// where somebody goes who had fewer buckets than the others would have to be rounded up by, one of these stays below
 /// its share by a fraction more than one bucket.
-pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], before: &Members<M>, members: &Members<M>) {
+pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], before: &WeightedMembers<M>, members: &WeightedMembers<M>) {
     let mut missing = targets(buckets, before, members);
     for bucket in buckets.iter_mut() {
         // A bucket stays where it is while its owner has not had its share yet.
@@ -35,16 +35,20 @@ pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], before: &Members<M>, member
     }
 }
 
-fn position<M: Copy + Eq>(members: &Members<M>, wanted: M) -> Option<usize> {
+fn position<M: Copy + Eq>(members: &WeightedMembers<M>, wanted: M) -> Option<usize> {
     members.iter().position(|(member, _)| *member == wanted)
 }
 
-fn total<M>(members: &Members<M>) -> u64 {
+fn total<M>(members: &WeightedMembers<M>) -> u64 {
     members.iter().map(|(_, weight)| u64::from(*weight)).sum()
 }
 
 /// Buckets each member is to have.
-fn targets<M: Copy + Eq>(buckets: &[Option<M>], before: &Members<M>, members: &Members<M>) -> Vec<usize> {
+fn targets<M: Copy + Eq>(
+    buckets: &[Option<M>],
+    before: &WeightedMembers<M>,
+    members: &WeightedMembers<M>,
+) -> Vec<usize> {
     let (total_before, total) = (total(before), total(members));
     if total == 0 {
         return vec![0; members.len()];
@@ -119,7 +123,7 @@ fn first_largest(shares: &[Share], value: impl Fn(&Share) -> Option<i64>) -> Opt
 }
 
 /// Deals members out in turn, each as often as it is still missing buckets.
-fn deal<M: Copy>(members: &Members<M>, mut missing: Vec<usize>) -> impl Iterator<Item = M> {
+fn deal<M: Copy>(members: &WeightedMembers<M>, mut missing: Vec<usize>) -> impl Iterator<Item = M> {
     let mut turn = 0;
     std::iter::from_fn(move || {
         let index =

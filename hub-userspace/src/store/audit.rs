@@ -8,7 +8,7 @@ pub const MOST_ENTRIES: u64 = 10_000;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct AuditEntry {
     /// Seconds since 1970, UTC.
     pub time: f64,
     /// User at the other end of the socket; `None`: a signal.

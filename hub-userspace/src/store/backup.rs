@@ -8,18 +8,18 @@ use redb::{BackendError, StorageBackend, backends::InMemoryBackend};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Image(Arc<InMemoryBackend>);
 
-type Answer<T> = Result<T, io::Error>;
+type BackupAnswer<T> = Result<T, io::Error>;
 
 impl Image {
     /// A file with these bytes.
-    pub fn of(bytes: &[u8]) -> Answer<Self> {
+    pub fn of(bytes: &[u8]) -> BackupAnswer<Self> {
         let image = Self::default();
         image.set_len(bytes.len() as u64)?;
         image.write(0, bytes)?;
         Ok(image)
     }
 
-    pub fn bytes(&self) -> Answer<Vec<u8>> {
+    pub fn bytes(&self) -> BackupAnswer<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.len()?).unwrap_or_default()];
         self.read(0, &mut bytes)?;
         Ok(bytes)
@@ -27,23 +27,23 @@ impl Image {
 }
 
 impl StorageBackend for Image {
-    fn len(&self) -> Answer<u64> {
+    fn len(&self) -> BackupAnswer<u64> {
         self.0.len()
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> Answer<()> {
+    fn read(&self, offset: u64, out: &mut [u8]) -> BackupAnswer<()> {
         self.0.read(offset, out)
     }
 
-    fn set_len(&self, len: u64) -> Answer<()> {
+    fn set_len(&self, len: u64) -> BackupAnswer<()> {
         self.0.set_len(len)
     }
 
-    fn sync_data(&self) -> Answer<()> {
+    fn sync_data(&self) -> BackupAnswer<()> {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Answer<()> {
+    fn write(&self, offset: u64, data: &[u8]) -> BackupAnswer<()> {
         self.0.write(offset, data)
     }
 

@@ -82,11 +82,11 @@ impl Store {
         let file = folder.join(FILE);
         let (access, contents) = match open_writable(directory, &folder, &file) {
             Ok((database, contents)) => (Access::Writable(Some(database)), contents),
-            Err(Failure::Unwritable(error)) => {
+            Err(StoreFailure::Unwritable(error)) => {
                 let (database, contents) = open_copy(&file)?;
                 (Access::ReadOnly(database, explain(&error)), contents)
             }
-            Err(Failure::Other(error)) => return Err(error),
+            Err(StoreFailure::Other(error)) => return Err(error),
         };
         if contents.version > schema::VERSION {
             return Err(StoreError::Newer { file, found: contents.version, known: schema::VERSION });
@@ -169,7 +169,7 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn audit(&self, most: usize) -> Result<Vec<audit::Entry>, StoreError> {
+    pub fn audit(&self, most: usize) -> Result<Vec<audit::AuditEntry>, StoreError> {
         let cause = |cause: Cause| cause.at(&self.file, "read");
         guarded(|| self.with(|database| schema::audit(database, most))).map_err(cause)
     }
@@ -200,13 +200,13 @@ impl Store {
 }
 
 /// Why a store was not opened for writing.
-enum Failure {
+enum StoreFailure {
     /// The file system or its permissions: it may be readable all the same.
     Unwritable(io::Error),
     Other(StoreError),
 }
 
-impl Failure {
+impl StoreFailure {
     fn of(file: &Path, what: &'static str, error: io::Error) -> Self {
         use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         match error.kind() {
@@ -223,28 +223,28 @@ impl Failure {
     }
 }
 
-fn open_writable(directory: &Path, folder: &Path, file: &Path) -> Result<(redb::Database, Contents), Failure> {
+fn open_writable(directory: &Path, folder: &Path, file: &Path) -> Result<(redb::Database, Contents), StoreFailure> {
     for path in [directory, folder] {
         match fs::DirBuilder::new().mode(0o700).recursive(path == directory).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Failure::of(file, "made", error));
+                return Err(StoreFailure::of(file, "made", error));
             }
-            _ => check_owner(path).map_err(Failure::Other)?,
+            _ => check_owner(path).map_err(StoreFailure::Other)?,
         }
     }
     match fs::symlink_metadata(file) {
-        Ok(_) => check_owner(file).map_err(Failure::Other)?,
+        Ok(_) => check_owner(file).map_err(StoreFailure::Other)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(folder, file).map_err(|error| Failure::of(file, "made", error))?;
+            make(folder, file).map_err(|error| StoreFailure::of(file, "made", error))?;
         }
-        Err(error) => return Err(Failure::of(file, "opened", error)),
+        Err(error) => return Err(StoreFailure::of(file, "opened", error)),
     }
     let opened = guarded(|| {
         let database = reopen(file)?;
         let contents = schema::read(&database)?;
         Ok((database, contents))
     });
-    opened.map_err(|cause| Failure::because(file, cause))
+    opened.map_err(|cause| StoreFailure::because(file, cause))
 }
 
 /// Makes an empty store. A crash leaves a whole file or none.

@@ -29,7 +29,7 @@ const UNCONFIRMED: TableDefinition<'static, &str, &[u8]> = TableDefinition::new(
 const RELOAD: &str = "reload";
 
 #[derive(Serialize, Deserialize)]
-struct Row {
+struct StoreRow {
     number: u64,
     keys: Body,
 }
@@ -82,7 +82,7 @@ pub(super) fn read(database: &redb::Database) -> Result<Contents, Cause> {
         let (key, value) = entry.map_err(redb::Error::from)?;
         let (kind, name) = key.value();
         let id = ObjectId::of(kind, name).ok_or_else(|| damaged(format!("unknown object {kind} {name}")))?;
-        let Row { number, keys } =
+        let StoreRow { number, keys } =
             serde_json::from_slice(value.value()).map_err(|error| damaged(format!("{id}: {error}")))?;
         if matches!(id, ObjectId::Route(_)) != matches!(keys, Body::Route(_)) {
             return Err(damaged(format!("{id} has the keys of something else")));
@@ -103,7 +103,7 @@ pub(super) fn read(database: &redb::Database) -> Result<Contents, Cause> {
 }
 
 /// The newest `most` entries of the audit log, oldest first.
-pub(super) fn audit(database: &redb::Database, most: usize) -> Result<Vec<audit::Entry>, Cause> {
+pub(super) fn audit(database: &redb::Database, most: usize) -> Result<Vec<audit::AuditEntry>, Cause> {
     let transaction = database.begin_read().map_err(redb::Error::from)?;
     let table = transaction.open_table(AUDIT).map_err(redb::Error::from)?;
     let mut entries = Vec::new();
@@ -127,7 +127,7 @@ pub(super) fn revision(database: &redb::Database) -> Result<u64, Cause> {
 #[derive(Debug, Default)]
 pub struct Batch {
     pub ops: Vec<Op>,
-    pub audit: Option<audit::Entry>,
+    pub audit: Option<audit::AuditEntry>,
     /// `Some(None)` forgets it.
     pub unconfirmed: Option<Option<Unconfirmed>>,
 }
@@ -154,7 +154,7 @@ pub(super) fn fill(
     for op in &batch.ops {
         match op {
             Op::Put(id, Stored { number, value }) => {
-                let row = serde_json::to_vec(&Row { number: *number, keys: value.clone() }).map_err(damaged)?;
+                let row = serde_json::to_vec(&StoreRow { number: *number, keys: value.clone() }).map_err(damaged)?;
                 objects.insert((id.kind(), id.name().as_str()), row.as_slice()).map_err(redb::Error::from)?;
             }
             Op::Delete(id) => drop(objects.remove((id.kind(), id.name().as_str())).map_err(redb::Error::from)?),

@@ -12,9 +12,16 @@ fn connection(number: u64, name: &str) -> Op {
     Op::Put(ObjectId::Connection(name.to_owned()), Stored { number, value: Body::Table(keys) })
 }
 
-fn entry(object: &str) -> audit::Entry {
+fn entry(object: &str) -> audit::AuditEntry {
     let object = object.to_owned();
-    audit::Entry { time: 1.5, uid: Some(0), action: "route add".into(), object, before: Value::Null, after: json!({}) }
+    audit::AuditEntry {
+        time: 1.5,
+        uid: Some(0),
+        action: "route add".into(),
+        object,
+        before: Value::Null,
+        after: json!({}),
+    }
 }
 
 fn batch(ops: Vec<Op>) -> Batch {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hub_userspace::health::Link;
+use hub_userspace::health::LinkLayer;
 
 use crate::{
     far_end::{FarEnd, layout, reply, resum},
@@ -16,7 +16,7 @@ const VERSIONS: [(&str, &str); 2] = [("192.0.2.1", "10.1.0.2"), ("2001:db8:1::1"
 const COOKIE: usize = 4;
 
 fn probing(far_end: &FarEnd, (source, destination): (&str, &str)) -> Probing {
-    Probing::start(&[("one", target(far_end.ifindex, Link::RawIp, source, destination))])
+    Probing::start(&[("one", target(far_end.ifindex, LinkLayer::RawIp, source, destination))])
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_reply_through_another_interface_does_not_count() {
         let mut right = FarEnd::new(&lab, "tun0").await;
         let mut wrong = FarEnd::new(&lab, "tun1").await;
         for version in VERSIONS {
-            let through = |far_end: &FarEnd| target(far_end.ifindex, Link::RawIp, version.0, version.1);
+            let through = |far_end: &FarEnd| target(far_end.ifindex, LinkLayer::RawIp, version.0, version.1);
             let mut probing = Probing::start(&[("right", through(&right)), ("wrong", through(&wrong))]);
             let start = Instant::now();
             for _ in 0..4 {

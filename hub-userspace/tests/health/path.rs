@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_userspace::health::{Link, Report, Target, Verdict};
+use hub_userspace::health::{CheckTarget, HealthReport, LinkLayer, Verdict};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio::time::sleep;
 
@@ -16,7 +16,7 @@ use crate::{
 
 const FAR: &str = "02:00:00:00:00:02";
 const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const ETHERNET: Link = Link::Ethernet { peer: Some(FAR_MAC) };
+const ETHERNET: LinkLayer = LinkLayer::Ethernet { peer: Some(FAR_MAC) };
 
 /// An interface whose far end, in another namespace, has 10.1.0.2 and `2001:db8::2` and a way back to 192.0.2.1 and
 /// `2001:db8:1::1`, the hub's addresses.
@@ -80,7 +80,7 @@ fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
 }
 
 /// As many probes since `start` as there should be, with leave for a busy machine.
-fn assert_pace(report: &Report, start: Instant, interval: Duration) {
+fn assert_pace(report: &HealthReport, start: Instant, interval: Duration) {
     let expected = (start.elapsed().as_micros() / interval.as_micros()) as u64;
     assert!((expected * 4 / 5..=expected + 1).contains(&report.sent), "{expected}: {report:?}");
 }
@@ -155,7 +155,7 @@ fn only_what_changed_restarts() {
         // Another link address is no other check.
         let moved = |peer| wanted(&[("kept", kept), ("other", target(near, peer, "192.0.2.1", "10.1.0.77"))]);
         let sent = probing.report("other").sent;
-        probing.prober.set(moved(Link::Ethernet { peer: Some([2, 0, 0, 0, 0, 9]) }));
+        probing.prober.set(moved(LinkLayer::Ethernet { peer: Some([2, 0, 0, 0, 0, 9]) }));
         assert!(probing.report("other").sent >= sent);
         probing.quiet(INTERVAL * 5).await;
 
@@ -178,7 +178,7 @@ fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
         let mut probing = Probing::start(&[("one", known)]);
         probing.healthy("one").await;
 
-        let unknown = Target { link: Link::Ethernet { peer: None }, ..known };
+        let unknown = CheckTarget { link: LinkLayer::Ethernet { peer: None }, ..known };
         let mut probing = Probing::start(&[("one", unknown)]);
         probing.until("one", "the problem", |report| report.problem.is_some()).await;
         let report = probing.report("one");

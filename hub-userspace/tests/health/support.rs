@@ -7,7 +7,7 @@ use std::{
 
 use hub_userspace::{
     config::model::HealthCheck,
-    health::{Link, Prober, Report, Target, Verdict, VerdictChange},
+    health::{CheckTarget, HealthReport, LinkLayer, Prober, Verdict, VerdictChange},
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -28,18 +28,18 @@ pub struct Probing {
     events: UnboundedReceiver<VerdictChange>,
 }
 
-pub fn target(ifindex: u32, link: Link, source: &str, destination: &str) -> Target {
+pub fn target(ifindex: u32, link: LinkLayer, source: &str, destination: &str) -> CheckTarget {
     let check =
         HealthCheck { source: addr(source), destination: addr(destination), interval: INTERVAL, retries: RETRIES };
-    Target { ifindex, link, check }
+    CheckTarget { ifindex, link, check }
 }
 
-pub fn wanted(targets: &[(&str, Target)]) -> BTreeMap<String, Target> {
+pub fn wanted(targets: &[(&str, CheckTarget)]) -> BTreeMap<String, CheckTarget> {
     targets.iter().map(|(connection, target)| ((*connection).to_owned(), *target)).collect()
 }
 
 impl Probing {
-    pub fn start(targets: &[(&str, Target)]) -> Self {
+    pub fn start(targets: &[(&str, CheckTarget)]) -> Self {
         let (sender, events) = unbounded_channel();
         let mut prober = Prober::start(sender);
         prober.set(wanted(targets));
@@ -79,11 +79,11 @@ impl Probing {
         }
     }
 
-    pub fn report(&self, connection: &str) -> Report {
+    pub fn report(&self, connection: &str) -> HealthReport {
         self.prober.report(connection).unwrap()
     }
 
-    pub async fn until(&self, connection: &str, what: &str, done: impl Fn(&Report) -> bool) {
+    pub async fn until(&self, connection: &str, what: &str, done: impl Fn(&HealthReport) -> bool) {
         let arrives = async {
             while !done(&self.report(connection)) {
                 sleep(Duration::from_millis(5)).await;

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use hub_userspace::kernel::netlink::{Changes, Follower, HostState, KernelNeighbour, Link};
+use hub_userspace::kernel::netlink::{Changes, HostFollower, HostState, KernelNeighbour, Link};
 use ipnet::IpNet;
 use rtnetlink::{LinkUnspec, LinkVlan};
 use tokio::time::{sleep, timeout};
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Follows until the picture is as wanted; all that was told to have changed.
 async fn until(
-    follower: &mut Follower,
+    follower: &mut HostFollower,
     state: &mut HostState,
     what: &str,
     done: impl Fn(&HostState) -> bool,
@@ -36,11 +36,11 @@ async fn until(
 }
 
 /// Follows until nothing has changed for a while, then compares with a picture made anew.
-async fn settles_on_the_truth(follower: &mut Follower, state: &mut HostState) {
+async fn settles_on_the_truth(follower: &mut HostFollower, state: &mut HostState) {
     while let Ok(changes) = timeout(Duration::from_millis(700), follower.changed(state)).await {
         changes.unwrap();
     }
-    let (fresh, _) = Follower::start().await.unwrap();
+    let (fresh, _) = HostFollower::start().await.unwrap();
     assert_eq!(*state, fresh);
 }
 
@@ -51,7 +51,7 @@ fn by_name<'a>(state: &'a HostState, name: &str) -> Option<&'a Link> {
 #[test]
 fn links_are_followed_from_birth_through_a_new_name_to_their_end() {
     in_namespace(async |lab| {
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         assert_eq!(state.links.len(), 1, "only lo");
         let near = lab.veth("near", "far").await;
         let running = |state: &HostState| by_name(state, "near").is_some_and(|link| link.running);
@@ -90,7 +90,7 @@ fn a_vlan_knows_its_parent_and_a_raw_ip_link_has_no_ethernet() {
         let near = lab.veth("near", "far").await;
         let vlan = LinkVlan::new("near.7", near, 7).build();
         let made = lab.handle.link().add(vlan).execute().await;
-        let (state, _) = Follower::start().await.unwrap();
+        let (state, _) = HostFollower::start().await.unwrap();
         // Not every kernel has 802.1Q; one that has none says so.
         match made {
             Ok(()) => assert_eq!(by_name(&state, "near.7").unwrap().vlan, Some((near, 7))),
@@ -107,7 +107,7 @@ fn a_vlan_knows_its_parent_and_a_raw_ip_link_has_no_ethernet() {
 fn addresses_are_followed_and_go_with_their_link() {
     in_namespace(async |lab| {
         let near = lab.veth("near", "far").await;
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         let has = |text: &'static str| {
             move |state: &HostState| state.addresses.get(&near).is_some_and(|of| of.contains(&net(text)))
         };
@@ -129,7 +129,7 @@ fn addresses_are_followed_and_go_with_their_link() {
 fn neighbours_are_followed_and_go_with_their_link() {
     in_namespace(async |lab| {
         let near = lab.veth("near", "far").await;
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         let key = (near, addr("10.1.0.2"));
         ip("neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 nud reachable dev near");
         let known = |state: &HostState| state.neighbours.contains_key(&key);
@@ -152,7 +152,7 @@ fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
         let (near, other) = (lab.veth("near", "far").await, lab.veth("other", "far2").await);
         lab.address(near, "10.1.0.1/24").await;
         lab.address(other, "10.2.0.1/24").await;
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         let gateway = |ifindex, to: &'static str, via: &'static str| {
             move |state: &HostState| state.gateways.get(&(ifindex, net(to))) == Some(&addr(via))
         };
@@ -205,7 +205,7 @@ fn lost_events_are_made_up_for() {
     in_namespace(async |lab: Lab| {
         let near = lab.veth("near", "far").await;
         ip("neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 nud permanent dev near");
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         let first = u32::from(std::net::Ipv4Addr::new(11, 0, 0, 0));
         let flood = move || {
             let neighbours = (0..MANY).map(|i| KernelNeighbour::Permanent {
@@ -238,7 +238,7 @@ fn lost_events_are_made_up_for() {
 fn a_wait_that_is_given_up_loses_nothing() {
     in_namespace(async |lab| {
         let near = lab.veth("near", "far").await;
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         for i in 0..50 {
             let net: IpNet = format!("10.1.{i}.1/24").parse().unwrap();
             lab.address(near, &net.to_string()).await;
@@ -263,7 +263,7 @@ fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
         let many: Vec<String> = (0..MANY).map(|n| format!("route add {} via 10.1.0.2", destination(n))).collect();
         ip_batch(&many);
         ip("route add 10.10.0.0/16 via 10.2.0.2");
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         assert_eq!(state.gateways.len(), MANY as usize + 1);
 
         // Its route goes with it, which only a reading shows.

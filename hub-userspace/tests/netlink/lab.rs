@@ -14,7 +14,7 @@ use std::{
 };
 
 use hub_userspace::kernel::netlink::{
-    BACKSTOP_METRIC, KernelNeighbour, KernelNextHop, METRIC, Reconciler, Report, RouteAction, RouteKey,
+    BACKSTOP_METRIC, KernelNeighbour, KernelNextHop, METRIC, ReconcileReport, Reconciler, RouteAction, RouteKey,
 };
 
 /// Any table that nobody else uses.
@@ -232,13 +232,13 @@ impl Planned {
     }
 
     /// The same; all that the kernel holds is read and compared.
-    pub async fn keep(&self, plan: &Plan) -> Report {
+    pub async fn keep(&self, plan: &Plan) -> ReconcileReport {
         self.replace(plan);
         self.reconciler.audit();
         self.reconciler.settled().await.unwrap()
     }
 
-    pub async fn clear(self) -> anyhow::Result<Report> {
+    pub async fn clear(self) -> anyhow::Result<ReconcileReport> {
         self.reconciler.clear().await
     }
 }

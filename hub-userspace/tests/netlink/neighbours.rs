@@ -2,7 +2,7 @@
 
 use std::{fs, net::IpAddr, time::Duration};
 
-use hub_userspace::kernel::netlink::{Changes, Follower, HostState, KernelNeighbour, Reconciler, Report};
+use hub_userspace::kernel::netlink::{Changes, HostFollower, HostState, KernelNeighbour, ReconcileReport, Reconciler};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -53,7 +53,7 @@ fn far_mac(peer: &Peer) -> String {
 }
 
 async fn until(
-    follower: &mut Follower,
+    follower: &mut HostFollower,
     state: &mut HostState,
     what: &str,
     done: impl Fn(&HostState, &Changes) -> bool,
@@ -71,13 +71,13 @@ async fn until(
 fn a_managed_neighbour_is_resolved_without_traffic() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         let reconciler = Planned::start();
         let managed = |address| KernelNeighbour::Managed { ifindex: near, address };
         let far = [addr("10.1.0.2"), addr("2001:db8::2")];
         let plan = plan(far.map(managed));
         let report = reconciler.keep(&plan).await;
-        assert_eq!(report, Report { added: 2, ..Report::default() });
+        assert_eq!(report, ReconcileReport { added: 2, ..ReconcileReport::default() });
         until(&mut follower, &mut state, "resolved", |state, _| {
             far.iter().all(|address| state.neighbours.contains_key(&(near, *address)))
         })
@@ -92,7 +92,7 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
         assert!(reconciler.keep(&plan).await.is_empty(), "a second time changes nothing");
 
         let report = reconciler.clear().await.unwrap();
-        assert_eq!(report, Report { deleted: 2, ..Report::default() });
+        assert_eq!(report, ReconcileReport { deleted: 2, ..ReconcileReport::default() });
         until(&mut follower, &mut state, "gone", |state, _| {
             far.iter().all(|address| !state.neighbours.contains_key(&(near, *address)))
         })
@@ -104,7 +104,7 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
 fn a_managed_neighbour_comes_back_after_its_link() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         let reconciler = Planned::start();
         let far = addr("10.1.0.2");
         let plan = plan([KernelNeighbour::Managed { ifindex: near, address: far }]);
@@ -169,7 +169,7 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         let (near, peer) = near_and_far(&lab).await;
         fs::write("/proc/sys/net/ipv4/neigh/near/delay_first_probe_time", "1").unwrap();
         let far: IpAddr = addr("10.1.0.2");
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         ip(&format!("neigh add 10.1.0.2 lladdr {} nud stale dev near", far_mac(&peer)));
         until(&mut follower, &mut state, "told", |_, changes| changes.stale == [(near, far)]).await;
         assert!(state.neighbours.contains_key(&(near, far)), "stale is usable");
@@ -201,7 +201,7 @@ fn a_neighbour_that_nobody_asked_for_is_resolved_when_probed() {
     in_namespace(async |lab| {
         let (near, peer) = near_and_far(&lab).await;
         let far: IpAddr = addr("10.1.0.2");
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         assert!(!state.neighbours.contains_key(&(near, far)));
         let reconciler = Reconciler::start().unwrap();
         reconciler.probe(near, far);
@@ -221,7 +221,7 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
         reconciler.keep(&plan).await;
         ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:07 nud stale managed dev near");
         ip("neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 nud stale dev near");
-        let (mut state, mut follower) = Follower::start().await.unwrap();
+        let (mut state, mut follower) = HostFollower::start().await.unwrap();
         until(&mut follower, &mut state, "told", |_, changes| changes.stale.contains(&(near, addr("10.1.0.3")))).await;
         reconciler.probe(near, address);
         // Asked for after the other.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
-use hub_userspace::kernel::netlink::{KernelNeighbour, METRIC, Reconciler, Report, RouteAction, RouteKey};
+use hub_userspace::kernel::netlink::{KernelNeighbour, METRIC, ReconcileReport, Reconciler, RouteAction, RouteKey};
 use ipnet::IpNet;
 use rustix::{
     net::sockopt::set_socket_recv_buffer_size,
@@ -43,8 +43,8 @@ fn through(ifindex: u32) -> RouteAction {
     unicast(&[hop(ifindex, None)])
 }
 
-fn done(added: usize, replaced: usize, deleted: usize) -> Report {
-    Report { added, replaced, deleted, failures: Vec::new() }
+fn done(added: usize, replaced: usize, deleted: usize) -> ReconcileReport {
+    ReconcileReport { added, replaced, deleted, failures: Vec::new() }
 }
 
 async fn two_links(lab: &Lab) -> (u32, u32) {

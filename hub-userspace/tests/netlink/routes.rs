@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use hub_userspace::kernel::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, Report, RouteAction};
+use hub_userspace::kernel::netlink::{BACKSTOP_METRIC, KernelNextHop, METRIC, ReconcileReport, RouteAction};
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
 
 const MAIN: u32 = 254;
 
-fn done(added: usize, replaced: usize, deleted: usize) -> Report {
-    Report { added, replaced, deleted, failures: Vec::new() }
+fn done(added: usize, replaced: usize, deleted: usize) -> ReconcileReport {
+    ReconcileReport { added, replaced, deleted, failures: Vec::new() }
 }
 
 /// Two interfaces with IPv4 and IPv6 addresses.

@@ -1,6 +1,6 @@
 //! Rules, of which this version makes none.
 
-use hub_userspace::kernel::netlink::Report;
+use hub_userspace::kernel::netlink::ReconcileReport;
 
 use crate::lab::{Plan, Planned, in_namespace, ip};
 
@@ -19,10 +19,13 @@ fn rules_of_an_earlier_version_go_and_those_of_others_stay() {
             ip(leftover);
         }
         let reconciler = Planned::start();
-        assert_eq!(reconciler.keep(&Plan::default()).await, Report { deleted: 4, ..Report::default() });
+        assert_eq!(
+            reconciler.keep(&Plan::default()).await,
+            ReconcileReport { deleted: 4, ..ReconcileReport::default() }
+        );
         assert_eq!([ip("-details rule show"), ip("-6 -details rule show")], before);
         assert!(reconciler.keep(&Plan::default()).await.is_empty(), "a second time changes nothing");
-        assert_eq!(reconciler.clear().await.unwrap(), Report::default());
+        assert_eq!(reconciler.clear().await.unwrap(), ReconcileReport::default());
         assert_eq!([ip("-details rule show"), ip("-6 -details rule show")], before);
     });
 }

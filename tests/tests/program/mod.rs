@@ -24,8 +24,8 @@ use hub_userspace::{
     config::{
         difference::Routes,
         model::{
-            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, Lookup, ReversePath, Route,
-            Service, Source, Vpc,
+            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, ReversePath, Route,
+            SelectorSource, Service, Vpc,
         },
     },
     connection::state::{State, States},
@@ -43,10 +43,14 @@ use ipnet::IpNet;
 pub use self::arrival::Arrival;
 
 /// An entry point of the program.
-pub type Entry = (Hook, Lookup);
+pub type Entry = (Hook, LookupKind);
 
-pub const ENTRIES: [Entry; 4] =
-    [(Hook::Xdp, Lookup::Compiled), (Hook::Xdp, Lookup::Lpm), (Hook::Tc, Lookup::Compiled), (Hook::Tc, Lookup::Lpm)];
+pub const ENTRIES: [Entry; 4] = [
+    (Hook::Xdp, LookupKind::Compiled),
+    (Hook::Xdp, LookupKind::Lpm),
+    (Hook::Tc, LookupKind::Compiled),
+    (Hook::Tc, LookupKind::Lpm),
+];
 
 /// Bits of `skb->mark` that are the program's, and of these the one of all it has admitted.
 const MARK_MASK: u32 = 0x1fff_0000;
@@ -104,7 +108,7 @@ pub fn with_program(
 
 impl Program {
     pub fn load(entry: Entry) -> anyhow::Result<Self> {
-        let settings = model::Dataplane { lookup: entry.1, ..model::Dataplane::default() };
+        let settings = model::DataplaneSettings { lookup: entry.1, ..model::DataplaneSettings::default() };
         Ok(Self {
             entry,
             dataplane: Dataplane::load(&settings).context("loading the kernel program")?,
@@ -294,7 +298,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             health_check: None,
             up_delay: Duration::ZERO,
             ipsec: None,
-            selectors: Source::File,
+            selectors: SelectorSource::File,
             reverse_path: match connection.reverse_path {
                 reference::ReversePath::Strict => ReversePath::Strict,
                 reference::ReversePath::Off => ReversePath::Off,
@@ -325,7 +329,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)) };
     let config = Config {
         gateway,
-        dataplane: model::Dataplane::default(),
+        dataplane: model::DataplaneSettings::default(),
         vpc,
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
         connections: connections.collect(),

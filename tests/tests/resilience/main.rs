@@ -19,7 +19,7 @@ use hub_tests::{
     packet::Packet,
 };
 use hub_userspace::{
-    config::model::Lookup,
+    config::model::LookupKind,
     datapath::{Action, Hook},
 };
 use ipnet::IpNet;
@@ -63,7 +63,7 @@ fn no_bucket_moves_that_need_not() -> anyhow::Result<()> {
 }
 
 fn run(rng: &mut SmallRng, members: usize) -> anyhow::Result<()> {
-    let mut program = Program::load((Hook::Xdp, Lookup::Compiled))?;
+    let mut program = Program::load((Hook::Xdp, LookupKind::Compiled))?;
     let mut agent = Agent::default();
     let mut world = world(members);
     let flows = flows(&world);

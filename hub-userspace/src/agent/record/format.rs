@@ -19,8 +19,8 @@ use crate::{
     agent::{Transition, effect::Settled, event::Event},
     config::{Config, difference::Difference, show},
     connection::memory::Clock,
-    datapath::{Inherited, Mode},
-    health::Report,
+    datapath::{AttachMode, Inherited},
+    health::HealthReport,
     ipsec::{
         vici::{table::Tunnel, tunnels::Tunnels},
         xfrm,
@@ -38,7 +38,7 @@ pub struct Header {
     pub format: u32,
     /// The agent's version.
     pub agent: String,
-    pub attach: Mode,
+    pub attach: AttachMode,
     /// `CLOCK_BOOTTIME`, by which inherited times are told.
     pub since_boot: Duration,
     /// As `vpnhub config show` prints it: secrets are in files of their own, and not in here.
@@ -52,7 +52,7 @@ impl Header {
         config: &Config,
         host: &HostState,
         inherited: &Inherited,
-        attach: Mode,
+        attach: AttachMode,
         clock: Clock,
         now: Instant,
     ) -> Self {
@@ -86,10 +86,10 @@ pub enum Entry {
         host: HostChange,
         changes: Changes,
     },
-    Health(BTreeMap<String, Report>),
+    Health(BTreeMap<String, HealthReport>),
     Tunnels(TunnelsChange),
     Policies {
-        table: Option<xfrm::table::Table>,
+        table: Option<xfrm::table::XfrmTable>,
         problem: Option<String>,
     },
     Interfaces(Problems),

@@ -8,7 +8,7 @@ use crate::{
     agent::{Transition, record::read::read},
     config::{Config, difference::Difference, load},
     connection::memory::Clock,
-    datapath::{Inherited, Mode},
+    datapath::{AttachMode, Inherited},
     kernel::netlink::HostState,
 };
 
@@ -32,7 +32,14 @@ fn config(folder: &Path) -> Config {
 }
 
 fn header(config: &Config, now: Instant) -> Header {
-    Header::new(config, &HostState::default(), &Inherited::default(), Mode::Auto, Clock::at(now, Duration::ZERO), now)
+    Header::new(
+        config,
+        &HostState::default(),
+        &Inherited::default(),
+        AttachMode::Auto,
+        Clock::at(now, Duration::ZERO),
+        now,
+    )
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     evaluate::{buckets, name},
     sim::State,
 };
-use crate::fib::tables::{Family, Prefix, Tables};
+use crate::fib::tables::{FamilyMaps, Prefix, Tables};
 
 /// Buckets by which two ways of sharing out may differ.
 const ROUNDING: usize = 2;
@@ -95,7 +95,7 @@ fn scope(tables: &Tables, number: u32) -> Vec<String> {
     all
 }
 
-fn of_family<A: Ord + Copy + std::fmt::Debug>(tables: &Tables, family: &Family<A>, scope: u32) -> Vec<String> {
+fn of_family<A: Ord + Copy + std::fmt::Debug>(tables: &Tables, family: &FamilyMaps<A>, scope: u32) -> Vec<String> {
     let of = |key: &Prefix<Scoped<A>>, scope: u32| key.data.scope == scope.to_be_bytes();
     let remotes = family.remotes.iter().filter(|(key, _)| of(key, scope));
     let text = |(key, remote): (&Prefix<Scoped<A>>, &hub_common::maps::Remote)| {

@@ -12,7 +12,7 @@ use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use super::evaluate::Packet;
 use crate::{
     config::{Config, parse},
-    health::{Report, Verdict},
+    health::{HealthReport, Verdict},
     ipsec::vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel, tunnels::Tunnels},
     kernel::netlink::{Changes, HostState, Link},
 };
@@ -198,14 +198,14 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
     Arc::new(view)
 }
 
-pub fn health(random: &mut SmallRng) -> BTreeMap<String, Report> {
+pub fn health(random: &mut SmallRng) -> BTreeMap<String, HealthReport> {
     let verdict = match random.random_range(0..3) {
         0 => None,
         1 => Some(Verdict::Healthy),
         _ => Some(Verdict::Unhealthy { misses: 3, last_reply_age: None }),
     };
     let name = format!("c{}", random.random_range(0..SITES));
-    BTreeMap::from([(name, Report { verdict, ..Report::default() })])
+    BTreeMap::from([(name, HealthReport { verdict, ..HealthReport::default() })])
 }
 
 pub fn packets(random: &mut SmallRng) -> Vec<Packet> {

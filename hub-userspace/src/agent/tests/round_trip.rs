@@ -22,20 +22,20 @@ use crate::{
     api_types::event::ConnectionEvent,
     config::{Config, difference::Difference},
     connection::{
-        memory::{Clock, Memory},
+        memory::{Clock, ConnectionMemory},
         state::State,
     },
-    datapath::{Inherited, Mode, OldGroup},
-    health::{Report, Verdict},
+    datapath::{AttachMode, Inherited, OldGroup},
+    health::{HealthReport, Verdict},
     ipsec::{
         vici::{fault::Fault, tunnels::Tunnels},
         xfrm::{
             follow,
-            table::Table,
+            table::XfrmTable,
             wire::tests::{example_policy, example_sa},
         },
     },
-    kernel::netlink::{Failure, HostState},
+    kernel::netlink::{HostState, ReconcileFailure},
 };
 
 const SEQUENCES: u64 = 20;
@@ -78,7 +78,7 @@ fn random_events_written_and_read_again_are_the_same() {
 
 #[test]
 fn what_an_agent_inherits_is_read_as_it_was_written() {
-    let memory = |state| Memory {
+    let memory = |state| ConnectionMemory {
         state,
         since: Duration::from_nanos(12_345_678_901),
         well_since: Some(Duration::from_secs(7)),
@@ -98,7 +98,7 @@ fn what_an_agent_inherits_is_read_as_it_was_written() {
     let text = write(&draw::config(random), &draw::host(random), &inherited, &[]);
     let header = read(&text).expect("it can be read").header;
     assert_eq!(format!("{:?}", header.inherited), format!("{inherited:?}"));
-    assert_eq!((header.attach, header.since_boot), (Mode::Tc, Duration::from_secs(5)));
+    assert_eq!((header.attach, header.since_boot), (AttachMode::Tc, Duration::from_secs(5)));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_recording_that_cannot_be_read_says_why_in_a_sentence() {
 fn write(config: &Config, host: &HostState, inherited: &Inherited, events: &[(Duration, Event)]) -> String {
     let (now, mut encoder) = (Instant::now(), Encoder::default());
     let clock = Clock::at(now, Duration::from_secs(5));
-    let header = Header::new(config, host, inherited, Mode::Tc, clock, now);
+    let header = Header::new(config, host, inherited, AttachMode::Tc, clock, now);
     let mut text = encoder.header(&header).expect("it can be written");
     for (at, event) in events {
         text += &encoder.line(event, *at).expect("it can be written").expect("it is recorded");
@@ -152,7 +152,7 @@ fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec
             6 => Event::Interfaces(Arc::new(BTreeMap::from([("tun0".to_owned(), "no \"xfrm\"\n".to_owned())]))),
             7 => Event::Settled(match random.random_range(0..3) {
                 0 => Ok(Vec::new()),
-                1 => Ok(vec![Failure { object: "10.0.0.0/8".to_owned(), reason: "is full".to_owned() }]),
+                1 => Ok(vec![ReconcileFailure { object: "10.0.0.0/8".to_owned(), reason: "is full".to_owned() }]),
                 _ => Err("no answer".to_owned()),
             }),
             8 => Event::NeighbourMiss(7, IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
@@ -178,7 +178,7 @@ fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
     Arc::new(view)
 }
 
-fn health(random: &mut SmallRng) -> BTreeMap<String, Report> {
+fn health(random: &mut SmallRng) -> BTreeMap<String, HealthReport> {
     let mut reports = draw::health(random);
     for report in reports.values_mut() {
         let last_reply_age = Some(Duration::from_nanos(1_500_000_001));
@@ -190,7 +190,7 @@ fn health(random: &mut SmallRng) -> BTreeMap<String, Report> {
 }
 
 fn policies(random: &mut SmallRng) -> Arc<follow::Policies> {
-    let table = Table { policies: vec![example_policy(); random.random_range(0..3)], sas: vec![example_sa()] };
+    let table = XfrmTable { policies: vec![example_policy(); random.random_range(0..3)], sas: vec![example_sa()] };
     let problem = random.random_bool(0.5).then(|| "no answer".to_owned());
     Arc::new(follow::Policies { table: random.random_bool(0.8).then(|| Arc::new(table)), problem })
 }

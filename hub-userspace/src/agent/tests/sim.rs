@@ -22,13 +22,13 @@ use crate::{
         world::World,
     },
     config::Config,
-    connection::memory::{Clock, Memory},
-    datapath::{Attached, Inherited, Mode},
+    connection::memory::{Clock, ConnectionMemory},
+    datapath::{AttachMode, Attached, Inherited},
     fib::tables::{Tables, Write},
-    health::Target,
+    health::CheckTarget,
     kernel::{
         netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
-        slow_path::Entry,
+        slow_path::KernelRoute,
         sysctl::Settings,
     },
 };
@@ -118,7 +118,7 @@ impl Datapath for Sim {
         (write.len(), Ok(()))
     }
 
-    fn attach(&mut self, name: &str, ifindex: u32, mode: Mode, reason: Option<&'static str>) -> Result<Attached> {
+    fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached> {
         let mut state = self.0.borrow_mut();
         state.log.push(format!("attach {name}"));
         if state.name_of(ifindex) != Some(name) {
@@ -133,7 +133,7 @@ impl Datapath for Sim {
         assert!(state.tables.policy.attachments.contains_key(&ifindex), "{name} is attached without tables");
         state.attached.insert(ifindex, name.to_owned());
         // Of the drivers here, some have no native XDP.
-        let is_tc = mode == Mode::Tc || name.starts_with("nic");
+        let is_tc = mode == AttachMode::Tc || name.starts_with("nic");
         Ok(Attached { mode: if is_tc { "tc" } else { "xdp-native" }, reason: reason.map(str::to_owned) })
     }
 
@@ -154,7 +154,7 @@ impl Datapath for Sim {
         self.0.borrow_mut().attached.remove(&ifindex);
     }
 
-    fn remember(&mut self, _slot: u32, _memory: &Memory) -> Result<()> {
+    fn remember(&mut self, _slot: u32, _memory: &ConnectionMemory) -> Result<()> {
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Kernel for Sim {
 
     fn follow_policies(&mut self, _follow: bool) {}
 
-    fn set_checks(&mut self, _checks: BTreeMap<String, Target>) {}
+    fn set_checks(&mut self, _checks: BTreeMap<String, CheckTarget>) {}
 
     fn join_group(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {
         let mut state = self.0.borrow_mut();
@@ -205,7 +205,7 @@ impl Kernel for Sim {
         self.0.borrow_mut().group.remove(&ifindex);
     }
 
-    fn routes(&mut self, entries: Vec<Entry>) {
+    fn routes(&mut self, entries: Vec<KernelRoute>) {
         let mut state = self.0.borrow_mut();
         state.log.push("routes".to_owned());
         for (key, action) in entries {
@@ -244,13 +244,13 @@ pub struct Agent {
     pub edge: Edge<Sim, Sim, Sim>,
     pub state: Shared,
     pub now: Instant,
-    pub mode: Mode,
+    pub mode: AttachMode,
     events: broadcast::Receiver<crate::api_types::event::ConnectionEvent>,
 }
 
 impl Agent {
     pub fn new(config: Config, host: &HostState, now: Instant) -> Self {
-        Self::inheriting(config, host, Inherited::default(), Mode::Auto, Duration::from_secs(1000), now)
+        Self::inheriting(config, host, Inherited::default(), AttachMode::Auto, Duration::from_secs(1000), now)
     }
 
     /// One that takes over from another, so long after the machine's start.
@@ -258,7 +258,7 @@ impl Agent {
         config: Config,
         host: &HostState,
         inherited: Inherited,
-        mode: Mode,
+        mode: AttachMode,
         since_boot: Duration,
         now: Instant,
     ) -> Self {

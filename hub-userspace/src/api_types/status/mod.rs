@@ -22,12 +22,12 @@ pub type Reasons = BTreeMap<String, u64>;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
-    pub gateway: Gateway,
-    pub vpc: Option<Vpc>,
+    pub gateway: GatewayStatus,
+    pub vpc: Option<VpcStatus>,
     /// In order of their names.
-    pub connections: Vec<Connection>,
+    pub connections: Vec<ConnectionStatus>,
     /// Those of the files in their order, then those of the store, oldest first.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteStatus>,
     /// Objects of the store that are not in force, because they conflict with a file or an older one.
     #[serde(default)]
     pub set_aside: Vec<SetAside>,
@@ -78,9 +78,9 @@ impl From<&WriteState> for StoreStatus {
 pub struct WithoutAgent {
     /// Always `false`.
     pub agent: bool,
-    pub interfaces: Vec<RunningInterface>,
+    pub interfaces: Vec<RunningInterfaceStatus>,
     /// In order of their names, with the counters that the next agent goes on with.
-    pub connections: Vec<RunningConnection>,
+    pub connections: Vec<RunningConnectionStatus>,
     pub drops: Reasons,
     pub passes: Reasons,
 }
@@ -88,14 +88,14 @@ pub struct WithoutAgent {
 /// An interface with the program on it; nameless where it is in another network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct RunningInterface {
+pub struct RunningInterfaceStatus {
     pub name: Option<String>,
     pub attach: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct RunningConnection {
+pub struct RunningConnectionStatus {
     pub name: String,
     #[serde(flatten)]
     pub traffic: Traffic,
@@ -105,14 +105,14 @@ impl From<Running> for WithoutAgent {
     fn from(running: Running) -> Self {
         let Running { interfaces, connections, vpc, unattributed } = running;
         let total = connections.values().map(|connection| connection.counters).sum::<Counters>() + vpc + unattributed;
-        let of = |(name, connection): (String, datapath::RunningConnection)| RunningConnection {
+        let of = |(name, connection): (String, datapath::RunningConnection)| RunningConnectionStatus {
             name,
             traffic: (&connection.counters).into(),
         };
         Self {
             agent: false,
             interfaces: (interfaces.into_iter())
-                .map(|interface| RunningInterface { name: interface.name, attach: interface.mode })
+                .map(|interface| RunningInterfaceStatus { name: interface.name, attach: interface.mode })
                 .collect(),
             connections: connections.into_iter().map(of).collect(),
             drops: reasons(&total, true),
@@ -147,14 +147,14 @@ impl From<GuardCounters> for KernelDrops {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Gateway {
+pub struct GatewayStatus {
     pub name: String,
 }
 
 /// The VPC side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Vpc {
+pub struct VpcStatus {
     pub interface: String,
     #[serde(flatten)]
     pub attachment: Attachment,
@@ -164,7 +164,7 @@ pub struct Vpc {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Connection {
+pub struct ConnectionStatus {
     pub name: String,
     #[serde(flatten)]
     pub origin: Origin,
@@ -184,7 +184,7 @@ pub struct Connection {
     pub health: Option<Health>,
     /// Of a connection with IPsec.
     #[serde(default)]
-    pub ipsec: Option<Ipsec>,
+    pub ipsec: Option<IpsecStatus>,
     #[serde(flatten)]
     pub attachment: Attachment,
     #[serde(flatten)]
@@ -194,11 +194,11 @@ pub struct Connection {
 /// A connection's tunnel, as strongSwan tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Ipsec {
+pub struct IpsecStatus {
     /// State of the IKE SA, as `ESTABLISHED`; nothing where there is none.
     pub ike: Option<String>,
     /// Child SAs that carry traffic.
-    pub children: Vec<Child>,
+    pub children: Vec<ChildStatus>,
     /// What the kernel program admits by them, as `10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]`: the site's side, and
     /// the hub's. Nothing where the file's selectors are in force.
     #[serde(default)]
@@ -212,7 +212,7 @@ pub struct Ipsec {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Child {
+pub struct ChildStatus {
     /// Hexadecimal.
     pub spi_in: String,
     pub spi_out: String,
@@ -269,10 +269,10 @@ pub struct Traffic {
     pub passes: Reasons,
 }
 
-impl From<&Tunnel> for Ipsec {
+impl From<&Tunnel> for IpsecStatus {
     fn from(tunnel: &Tunnel) -> Self {
         let texts = |selectors: &[TrafficSelector]| selectors.iter().map(ToString::to_string).collect();
-        let children = tunnel.children.iter().map(|child| Child {
+        let children = tunnel.children.iter().map(|child| ChildStatus {
             spi_in: child.spi_in.clone(),
             spi_out: child.spi_out.clone(),
             bytes_in: child.bytes_in,
@@ -290,7 +290,7 @@ impl From<&Tunnel> for Ipsec {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Route {
+pub struct RouteStatus {
     #[cfg_attr(test, schemars(with = "String"))]
     pub destination: IpNet,
     pub next_hop: String,

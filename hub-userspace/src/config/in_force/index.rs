@@ -18,10 +18,10 @@ pub(super) struct Index {
     allow_default_route: bool,
     vpc: Vec<IpNet>,
     /// By name.
-    connections: Vec<Connection>,
+    connections: Vec<IndexedConnection>,
     by_name: HashMap<String, ConnectionId>,
     /// Containers come before what they contain.
-    routes: BTreeMap<RouteKey, Entry>,
+    routes: BTreeMap<ConfigRouteKey, IndexedRoute>,
     /// How many destinations have these two among their next hops, one of them the first of all by number: that is what
     /// makes one site of connections to several customer gateways.
     links: HashMap<(ConnectionId, ConnectionId), usize>,
@@ -29,10 +29,10 @@ pub(super) struct Index {
 
 /// Index into the connections.
 type ConnectionId = u32;
-type RouteKey = (IpNet, ConnectionId);
+type ConfigRouteKey = (IpNet, ConnectionId);
 
 #[derive(Debug)]
-struct Connection {
+struct IndexedConnection {
     name: String,
     customer_gateway: String,
     /// The same for all of a site.
@@ -45,7 +45,7 @@ struct Connection {
 
 /// A route in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct IndexedRoute {
     pub keys: RouteKeys,
     /// Index among the files' routes; `None` where it is the store's.
     pub of_file: Option<usize>,
@@ -60,7 +60,7 @@ impl Index {
                 .map(|(name, connection)| (name.as_str(), Some(connection.customer_gateway.as_str()))),
             config.routes.iter().map(|route| (route.destination, route.next_hop.as_str())),
         );
-        let connections = config.connections.iter().enumerate().map(|(index, (name, connection))| Connection {
+        let connections = config.connections.iter().enumerate().map(|(index, (name, connection))| IndexedConnection {
             name: name.clone(),
             customer_gateway: connection.customer_gateway.clone(),
             site: sites.site(index),
@@ -81,10 +81,10 @@ impl Index {
             let connection = *index.by_name.get(&route.next_hop)?;
             let of_file = (config.provenance.route(number) != Origin::Store).then_some(number);
             let keys = RouteKeys { weight: route.weight, publish: route.publish };
-            Some(((route.destination, connection), Entry { keys, of_file }))
+            Some(((route.destination, connection), IndexedRoute { keys, of_file }))
         });
         index.routes = routes.collect();
-        let keys: Vec<RouteKey> = index.routes.keys().copied().collect();
+        let keys: Vec<ConfigRouteKey> = index.routes.keys().copied().collect();
         for same in keys.chunk_by(|a, b| a.0 == b.0) {
             let hops: Vec<ConnectionId> = same.iter().map(|&(_, connection)| connection).collect();
             for &hop in &hops {
@@ -115,7 +115,7 @@ impl Index {
         self.to(destination).map(|(connection, _)| self.connections[connection as usize].name.as_str())
     }
 
-    pub fn route(&self, (destination, next_hop): &RouteId) -> Option<Entry> {
+    pub fn route(&self, (destination, next_hop): &RouteId) -> Option<IndexedRoute> {
         self.routes.get(&(*destination, *self.by_name.get(next_hop)?)).copied()
     }
 
@@ -150,11 +150,11 @@ impl Index {
         let key = (*destination, id);
         let was = self.routes.contains_key(&key);
         if was && let Some(keys) = keys {
-            self.routes.insert(key, Entry { keys, of_file: None });
+            self.routes.insert(key, IndexedRoute { keys, of_file: None });
             return;
         }
         self.relink(*destination, |index| match keys {
-            Some(keys) => drop(index.routes.insert(key, Entry { keys, of_file: None })),
+            Some(keys) => drop(index.routes.insert(key, IndexedRoute { keys, of_file: None })),
             None => drop(index.routes.remove(&key)),
         });
         let routes = &mut self.connections[id as usize].routes;
@@ -165,7 +165,7 @@ impl Index {
         }
     }
 
-    fn to(&self, destination: IpNet) -> impl Iterator<Item = (ConnectionId, Entry)> {
+    fn to(&self, destination: IpNet) -> impl Iterator<Item = (ConnectionId, IndexedRoute)> {
         let routes = self.routes.range((destination, 0)..=(destination, ConnectionId::MAX));
         routes.map(|(&(_, connection), &entry)| (connection, entry))
     }

@@ -43,7 +43,7 @@ pub struct InForce {
 /// What a proposal does to the configuration.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time: a box would save nothing")]
-pub enum Change {
+pub enum ProposedChange {
     /// Nothing that is in force.
     Nothing,
     /// Only routes or one connection's `enabled` differ: see [`Config::apply`].
@@ -53,8 +53,8 @@ pub enum Change {
 
 /// A change that was validated. It is to be committed, and handed back to [`InForce::apply`].
 #[derive(Debug)]
-pub struct Proposal {
-    pub change: Change,
+pub struct ValidatedChange {
+    pub change: ProposedChange,
     /// For the store.
     pub ops: Vec<Op>,
     /// What may not be meant so; one sentence each.
@@ -74,10 +74,10 @@ enum Next {
     Whole { index: Box<Index>, set_aside: Vec<(ObjectId, String)>, files: Option<Box<FileSet>> },
 }
 
-impl Proposal {
+impl ValidatedChange {
     /// Nothing is to be written either.
     pub fn is_nothing(&self) -> bool {
-        self.ops.is_empty() && matches!(self.change, Change::Nothing)
+        self.ops.is_empty() && matches!(self.change, ProposedChange::Nothing)
     }
 }
 
@@ -123,13 +123,13 @@ impl InForce {
     }
 
     /// Validates other files with the same store.
-    pub fn propose_files(&self, files: FileSet) -> Option<Proposal> {
+    pub fn propose_files(&self, files: FileSet) -> Option<ValidatedChange> {
         let united = unite(&files, &self.objects)?;
         let index = Box::new(Index::of(&united.config));
         let object = files.texts.first().map(|source| source.path.display().to_string()).unwrap_or_default();
-        Some(Proposal {
+        Some(ValidatedChange {
             next: Next::Whole { index, set_aside: united.set_aside, files: Some(Box::new(files)) },
-            change: Change::Whole(Box::new(united.config)),
+            change: ProposedChange::Whole(Box::new(united.config)),
             ops: Vec::new(),
             warnings: Vec::new(),
             object,
@@ -139,7 +139,7 @@ impl InForce {
     }
 
     /// Takes over what was committed.
-    pub fn apply(&mut self, proposal: Proposal) {
+    pub fn apply(&mut self, proposal: ValidatedChange) {
         for op in &proposal.ops {
             self.objects.apply(op);
         }

@@ -11,8 +11,8 @@ use super::{
         model::{DEFAULT_WEIGHT, Route},
         provenance::Origin,
     },
-    AddRoute, Admin, Change, DeleteRoute, InForce, Next, ObjectChange, Proposal, ProposeError, PutMode, PutObject,
-    SetRoute,
+    AddRoute, Admin, DeleteRoute, InForce, Next, ObjectChange, ProposeError, ProposedChange, PutMode, PutObject,
+    SetRoute, ValidatedChange,
     index::Index,
     stored,
     unite::unite,
@@ -24,7 +24,7 @@ impl InForce {
     ///
     /// # Errors
     /// When it does not fit what is there, breaks a rule, or is about what a file defines.
-    pub fn propose(&self, change: &ObjectChange) -> Result<Proposal, ProposeError> {
+    pub fn propose(&self, change: &ObjectChange) -> Result<ValidatedChange, ProposeError> {
         match change {
             ObjectChange::AddRoute(add) => self.add_route(add),
             ObjectChange::SetRoute(set) => self.set_route(set),
@@ -35,7 +35,7 @@ impl InForce {
         }
     }
 
-    fn add_route(&self, add: &AddRoute) -> Result<Proposal, ProposeError> {
+    fn add_route(&self, add: &AddRoute) -> Result<ValidatedChange, ProposeError> {
         let id = (add.destination, add.next_hop.clone());
         let keys = RouteKeys { weight: add.weight.unwrap_or(DEFAULT_WEIGHT), publish: add.publish };
         self.require_connection(&add.next_hop)?;
@@ -50,7 +50,7 @@ impl InForce {
         }
     }
 
-    fn set_route(&self, set: &SetRoute) -> Result<Proposal, ProposeError> {
+    fn set_route(&self, set: &SetRoute) -> Result<ValidatedChange, ProposeError> {
         if set.weight.is_none() && set.publish.is_none() && !set.replace {
             return Err(ProposeError::NothingAsked);
         }
@@ -69,7 +69,7 @@ impl InForce {
     }
 
     /// Adds a stored route, or gives it other keys.
-    fn put_route(&self, id: RouteId, keys: RouteKeys) -> Result<Proposal, ProposeError> {
+    fn put_route(&self, id: RouteId, keys: RouteKeys) -> Result<ValidatedChange, ProposeError> {
         let in_force = self.index.route(&id);
         let stored = self.objects.routes.get(&id);
         if let Some(of_file) = in_force.and_then(|entry| entry.of_file) {
@@ -101,7 +101,7 @@ impl InForce {
         Ok(self.small(difference, vec![op], warnings, &ObjectId::Route(id.clone()), Next::Route(id, Some(keys))))
     }
 
-    fn delete_route(&self, delete: &DeleteRoute) -> Result<Proposal, ProposeError> {
+    fn delete_route(&self, delete: &DeleteRoute) -> Result<ValidatedChange, ProposeError> {
         let id = self.pick(delete.destination, delete.next_hop.as_deref())?;
         let in_force = self.index.route(&id);
         if let Some(of_file) = in_force.and_then(|entry| entry.of_file)
@@ -133,7 +133,7 @@ impl InForce {
         })
     }
 
-    fn put(&self, put: &PutObject) -> Result<Proposal, ProposeError> {
+    fn put(&self, put: &PutObject) -> Result<ValidatedChange, ProposeError> {
         let PutObject { id, keys, mode } = put;
         self.require_not_of_file(id)?;
         let stored = self.objects.get(id);
@@ -156,7 +156,7 @@ impl InForce {
         self.whole(vec![Op::Put(id.clone(), Stored { number, value: Body::Table(after) })], id)
     }
 
-    fn delete(&self, id: &ObjectId) -> Result<Proposal, ProposeError> {
+    fn delete(&self, id: &ObjectId) -> Result<ValidatedChange, ProposeError> {
         if self.objects.get(id).is_none() {
             self.require_not_of_file(id)?;
             let names: Vec<String> = match id {
@@ -175,7 +175,7 @@ impl InForce {
         self.whole(ops, id)
     }
 
-    fn admin(&self, admin: &Admin) -> Result<Proposal, ProposeError> {
+    fn admin(&self, admin: &Admin) -> Result<ValidatedChange, ProposeError> {
         let Admin { connection, up } = admin;
         let id = ObjectId::Connection(connection.clone());
         let stored = self.objects.admin.get(connection).copied();
@@ -193,7 +193,7 @@ impl InForce {
                 difference.connections.changed.insert(connection.clone(), vec!["enabled".to_owned()]);
                 self.small(difference, vec![op], Vec::new(), &id, Next::Enabled(connection.clone(), *up))
             }
-            None => Proposal { ops: vec![op], ..nothing(&id) },
+            None => ValidatedChange { ops: vec![op], ..nothing(&id) },
         };
         (proposal.before, proposal.after) = (state(!up), state(*up));
         Ok(proposal)
@@ -210,7 +210,7 @@ impl InForce {
     }
 
     /// Unites the files with the store as it would be.
-    fn whole(&self, ops: Vec<Op>, id: &ObjectId) -> Result<Proposal, ProposeError> {
+    fn whole(&self, ops: Vec<Op>, id: &ObjectId) -> Result<ValidatedChange, ProposeError> {
         let mut objects = self.objects.clone();
         for op in &ops {
             objects.apply(op);
@@ -234,8 +234,8 @@ impl InForce {
         let index = Box::new(Index::of(&united.config));
         let next = Next::Whole { index, set_aside: united.set_aside, files: None };
         let (before, after) = self.audited(id, &ops);
-        let change = Change::Whole(Box::new(united.config));
-        Ok(Proposal { change, ops, warnings, object: id.to_string(), before, after, next })
+        let change = ProposedChange::Whole(Box::new(united.config));
+        Ok(ValidatedChange { change, ops, warnings, object: id.to_string(), before, after, next })
     }
 
     fn small(
@@ -245,9 +245,17 @@ impl InForce {
         warnings: Vec<String>,
         id: &ObjectId,
         next: Next,
-    ) -> Proposal {
+    ) -> ValidatedChange {
         let (before, after) = self.audited(id, &ops);
-        Proposal { change: Change::Small(difference), ops, warnings, object: id.to_string(), before, after, next }
+        ValidatedChange {
+            change: ProposedChange::Small(difference),
+            ops,
+            warnings,
+            object: id.to_string(),
+            before,
+            after,
+            next,
+        }
     }
 
     /// An object's keys as they are and as they will be.
@@ -314,9 +322,9 @@ fn route((destination, next_hop): &RouteId, RouteKeys { weight, publish }: Route
     Route { destination: *destination, next_hop: next_hop.clone(), weight, publish }
 }
 
-fn nothing(id: &ObjectId) -> Proposal {
-    Proposal {
-        change: Change::Nothing,
+fn nothing(id: &ObjectId) -> ValidatedChange {
+    ValidatedChange {
+        change: ProposedChange::Nothing,
         ops: Vec::new(),
         warnings: Vec::new(),
         object: id.to_string(),

@@ -157,11 +157,11 @@ struct Model {
 }
 
 impl Model {
-    fn take(&mut self, mut proposal: Proposal) {
-        match std::mem::replace(&mut proposal.change, Change::Nothing) {
-            Change::Nothing => {}
-            Change::Small(difference) => self.config.apply(&difference),
-            Change::Whole(config) => self.config = *config,
+    fn take(&mut self, mut proposal: ValidatedChange) {
+        match std::mem::replace(&mut proposal.change, ProposedChange::Nothing) {
+            ProposedChange::Nothing => {}
+            ProposedChange::Small(difference) => self.config.apply(&difference),
+            ProposedChange::Whole(config) => self.config = *config,
         }
         self.in_force.apply(proposal);
     }

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::super::{
-    diagnostic::{Diagnostic, Located, Report, Severity},
+    diagnostic::{Diagnostic, DiagnosticReport, Located, Severity},
     draft::{ConnectionDraft, CustomerGatewayDraft, Draft, RouteDraft},
     places::Relocate as _,
-    read::{self, Part},
+    read::{self, TextPart},
     syntax,
 };
 use crate::store::{Keys, ObjectId, Objects, RouteId, RouteKeys, Stored};
@@ -15,11 +15,11 @@ use crate::store::{Keys, ObjectId, Objects, RouteId, RouteKeys, Stored};
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub id: ObjectId,
-    draft: Body,
+    draft: StoredBody,
 }
 
 #[derive(Debug, Clone)]
-enum Body {
+enum StoredBody {
     CustomerGateway(Box<CustomerGatewayDraft>),
     Connection(Box<ConnectionDraft>),
     Route(RouteKeys),
@@ -29,17 +29,17 @@ impl Candidate {
     /// Adds it to a draft, at this place.
     pub fn add_to(&self, draft: &mut Draft, at: usize) {
         match &self.draft {
-            Body::CustomerGateway(found) => {
+            StoredBody::CustomerGateway(found) => {
                 let mut found = CustomerGatewayDraft::clone(found);
                 found.relocate(&|_| at);
                 draft.customer_gateways.push(found);
             }
-            Body::Connection(found) => {
+            StoredBody::Connection(found) => {
                 let mut found = ConnectionDraft::clone(found);
                 found.relocate(&|_| at);
                 draft.connections.push(found);
             }
-            Body::Route(RouteKeys { weight, publish }) => {
+            StoredBody::Route(RouteKeys { weight, publish }) => {
                 let ObjectId::Route((destination, next_hop)) = &self.id else { return };
                 draft.routes.push(RouteDraft {
                     number: draft.routes.len() + 1,
@@ -74,7 +74,7 @@ pub(super) fn named(objects: &Objects) -> (Vec<Candidate>, Vec<(ObjectId, String
 pub(super) fn routes(objects: &Objects) -> impl Iterator<Item = Candidate> {
     by_age(objects.routes.iter()).map(|(id, keys): (&RouteId, &RouteKeys)| Candidate {
         id: ObjectId::Route(id.clone()),
-        draft: Body::Route(*keys),
+        draft: StoredBody::Route(*keys),
     })
 }
 
@@ -96,18 +96,18 @@ pub(super) fn candidate(id: &ObjectId, keys: &Keys) -> Result<Candidate, Vec<Str
     let of_name = toml::Table::from_iter([(name, table)]);
     let root = toml::Table::from_iter([(id.kind().to_owned(), toml::Value::Table(of_name))]);
     let text = toml::to_string(&root).map_err(|error| vec![format!("{id}: {error}")])?;
-    let mut report = Report::new(&text);
+    let mut report = DiagnosticReport::new(&text);
     let found = syntax::parse(&text, &mut report);
-    let mut draft = found.map(|tree| read::read(tree.get_ref(), Part::Stored, &mut report).0).unwrap_or_default();
+    let mut draft = found.map(|tree| read::read(tree.get_ref(), TextPart::Stored, &mut report).0).unwrap_or_default();
     if report.has_errors() {
         let errors = report.finish().into_iter().filter(|found| found.severity == Severity::Error);
         return Err(errors.map(|error| with_path(&error)).collect());
     }
     let draft = match id {
         ObjectId::CustomerGateway(_) => {
-            draft.customer_gateways.pop().map(|found| Body::CustomerGateway(Box::new(found)))
+            draft.customer_gateways.pop().map(|found| StoredBody::CustomerGateway(Box::new(found)))
         }
-        _ => draft.connections.pop().map(|found| Body::Connection(Box::new(found))),
+        _ => draft.connections.pop().map(|found| StoredBody::Connection(Box::new(found))),
     };
     draft.map(|draft| Candidate { id: id.clone(), draft }).ok_or_else(|| vec![format!("{id} is empty")])
 }

@@ -45,11 +45,11 @@ impl World {
         Self { in_force, config }
     }
 
-    fn take(&mut self, mut proposal: Proposal) -> Vec<String> {
-        match std::mem::replace(&mut proposal.change, Change::Nothing) {
-            Change::Nothing => {}
-            Change::Small(difference) => self.config.apply(&difference),
-            Change::Whole(config) => self.config = *config,
+    fn take(&mut self, mut proposal: ValidatedChange) -> Vec<String> {
+        match std::mem::replace(&mut proposal.change, ProposedChange::Nothing) {
+            ProposedChange::Nothing => {}
+            ProposedChange::Small(difference) => self.config.apply(&difference),
+            ProposedChange::Whole(config) => self.config = *config,
         }
         let warnings = std::mem::take(&mut proposal.warnings);
         self.in_force.apply(proposal);

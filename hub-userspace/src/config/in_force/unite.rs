@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::{
     super::{
-        diagnostic::{ALL_BEFORE, Report, Severity},
+        diagnostic::{ALL_BEFORE, DiagnosticReport, Severity},
         draft::Draft,
         ipsec::{self, Files},
         load::FileSet,
@@ -106,7 +106,7 @@ fn settle(
 ) -> Vec<(ObjectId, String)> {
     let counts = (draft.customer_gateways.len(), draft.connections.len(), draft.routes.len());
     loop {
-        let mut report = Report::of(files.sources());
+        let mut report = DiagnosticReport::of(files.sources());
         let end = report.end();
         for (index, candidate) in candidates.iter().enumerate() {
             candidate.add_to(draft, end + index);

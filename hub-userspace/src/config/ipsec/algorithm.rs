@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What an algorithm is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum AlgorithmKind {
     /// Encryption that needs an integrity algorithm beside it.
     Cipher,
     /// Encryption that protects integrity as well.
@@ -21,7 +21,7 @@ pub enum Kind {
 pub struct Algorithm {
     /// The keyword.
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: AlgorithmKind,
     /// Why it should not be used any more.
     pub weakness: Option<&'static str>,
 }
@@ -32,11 +32,11 @@ impl fmt::Display for Algorithm {
     }
 }
 
-const fn good(name: &'static str, kind: Kind) -> Algorithm {
+const fn good(name: &'static str, kind: AlgorithmKind) -> Algorithm {
     Algorithm { name, kind, weakness: None }
 }
 
-const fn weak(name: &'static str, kind: Kind, why: &'static str) -> Algorithm {
+const fn weak(name: &'static str, kind: AlgorithmKind, why: &'static str) -> Algorithm {
     Algorithm { name, kind, weakness: Some(why) }
 }
 
@@ -46,53 +46,53 @@ const SMALL_GROUP: &str = "is a group small enough to be broken";
 
 /// All that there are.
 pub static ALGORITHMS: &[Algorithm] = &[
-    good("aes128", Kind::Cipher),
-    good("aes192", Kind::Cipher),
-    good("aes256", Kind::Cipher),
-    good("aes128ctr", Kind::Cipher),
-    good("aes192ctr", Kind::Cipher),
-    good("aes256ctr", Kind::Cipher),
-    good("camellia128", Kind::Cipher),
-    good("camellia192", Kind::Cipher),
-    good("camellia256", Kind::Cipher),
-    weak("3des", Kind::Cipher, "has blocks of 64 bits, which leak after some gigabytes"),
-    weak("des", Kind::Cipher, "has a key of 56 bits, which is found within a day"),
-    good("aes128gcm16", Kind::Aead),
-    good("aes192gcm16", Kind::Aead),
-    good("aes256gcm16", Kind::Aead),
-    good("aes128ccm16", Kind::Aead),
-    good("aes192ccm16", Kind::Aead),
-    good("aes256ccm16", Kind::Aead),
-    good("chacha20poly1305", Kind::Aead),
-    good("sha256", Kind::Integrity),
-    good("sha384", Kind::Integrity),
-    good("sha512", Kind::Integrity),
-    good("aesxcbc", Kind::Integrity),
-    good("aescmac", Kind::Integrity),
-    weak("sha1", Kind::Integrity, BROKEN_HASH),
-    weak("md5", Kind::Integrity, BROKEN_HASH),
-    good("prfsha256", Kind::Prf),
-    good("prfsha384", Kind::Prf),
-    good("prfsha512", Kind::Prf),
-    good("prfaesxcbc", Kind::Prf),
-    good("prfaescmac", Kind::Prf),
-    weak("prfsha1", Kind::Prf, BROKEN_HASH),
-    weak("prfmd5", Kind::Prf, BROKEN_HASH),
-    good("curve25519", Kind::Group),
-    good("curve448", Kind::Group),
-    good("ecp256", Kind::Group),
-    good("ecp384", Kind::Group),
-    good("ecp521", Kind::Group),
-    good("modp2048", Kind::Group),
-    good("modp3072", Kind::Group),
-    good("modp4096", Kind::Group),
-    good("modp6144", Kind::Group),
-    good("modp8192", Kind::Group),
-    weak("modp768", Kind::Group, SMALL_GROUP),
-    weak("modp1024", Kind::Group, SMALL_GROUP),
-    weak("modp1536", Kind::Group, SMALL_GROUP),
-    weak("modp1024s160", Kind::Group, SMALL_GROUP),
-    weak("ecp192", Kind::Group, SMALL_GROUP),
+    good("aes128", AlgorithmKind::Cipher),
+    good("aes192", AlgorithmKind::Cipher),
+    good("aes256", AlgorithmKind::Cipher),
+    good("aes128ctr", AlgorithmKind::Cipher),
+    good("aes192ctr", AlgorithmKind::Cipher),
+    good("aes256ctr", AlgorithmKind::Cipher),
+    good("camellia128", AlgorithmKind::Cipher),
+    good("camellia192", AlgorithmKind::Cipher),
+    good("camellia256", AlgorithmKind::Cipher),
+    weak("3des", AlgorithmKind::Cipher, "has blocks of 64 bits, which leak after some gigabytes"),
+    weak("des", AlgorithmKind::Cipher, "has a key of 56 bits, which is found within a day"),
+    good("aes128gcm16", AlgorithmKind::Aead),
+    good("aes192gcm16", AlgorithmKind::Aead),
+    good("aes256gcm16", AlgorithmKind::Aead),
+    good("aes128ccm16", AlgorithmKind::Aead),
+    good("aes192ccm16", AlgorithmKind::Aead),
+    good("aes256ccm16", AlgorithmKind::Aead),
+    good("chacha20poly1305", AlgorithmKind::Aead),
+    good("sha256", AlgorithmKind::Integrity),
+    good("sha384", AlgorithmKind::Integrity),
+    good("sha512", AlgorithmKind::Integrity),
+    good("aesxcbc", AlgorithmKind::Integrity),
+    good("aescmac", AlgorithmKind::Integrity),
+    weak("sha1", AlgorithmKind::Integrity, BROKEN_HASH),
+    weak("md5", AlgorithmKind::Integrity, BROKEN_HASH),
+    good("prfsha256", AlgorithmKind::Prf),
+    good("prfsha384", AlgorithmKind::Prf),
+    good("prfsha512", AlgorithmKind::Prf),
+    good("prfaesxcbc", AlgorithmKind::Prf),
+    good("prfaescmac", AlgorithmKind::Prf),
+    weak("prfsha1", AlgorithmKind::Prf, BROKEN_HASH),
+    weak("prfmd5", AlgorithmKind::Prf, BROKEN_HASH),
+    good("curve25519", AlgorithmKind::Group),
+    good("curve448", AlgorithmKind::Group),
+    good("ecp256", AlgorithmKind::Group),
+    good("ecp384", AlgorithmKind::Group),
+    good("ecp521", AlgorithmKind::Group),
+    good("modp2048", AlgorithmKind::Group),
+    good("modp3072", AlgorithmKind::Group),
+    good("modp4096", AlgorithmKind::Group),
+    good("modp6144", AlgorithmKind::Group),
+    good("modp8192", AlgorithmKind::Group),
+    weak("modp768", AlgorithmKind::Group, SMALL_GROUP),
+    weak("modp1024", AlgorithmKind::Group, SMALL_GROUP),
+    weak("modp1536", AlgorithmKind::Group, SMALL_GROUP),
+    weak("modp1024s160", AlgorithmKind::Group, SMALL_GROUP),
+    weak("ecp192", AlgorithmKind::Group, SMALL_GROUP),
 ];
 
 /// Numbers of the groups (IANA, `IKEv2` Transform Type 4).
@@ -155,7 +155,7 @@ mod tests {
     fn every_name_is_there_once_and_every_group_has_a_number() {
         for (index, algorithm) in ALGORITHMS.iter().enumerate() {
             assert!(ALGORITHMS[..index].iter().all(|other| other.name != algorithm.name), "{algorithm}");
-            assert_eq!(group_number(algorithm).is_some(), algorithm.kind == Kind::Group, "{algorithm}");
+            assert_eq!(group_number(algorithm).is_some(), algorithm.kind == AlgorithmKind::Group, "{algorithm}");
         }
         for (alias, name) in ALIASES {
             assert_eq!(find(alias).map(|found| found.name), Some(*name));

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use super::{
     super::{diagnostic::Located, section::List},
-    Auth, Esp, Identity, Ike, Ipsec, Mode, Proposal, Start, Version, XfrmInterface,
+    Auth, Esp, Identity, IkeSettings, IkeV1Mode, IkeVersion, Ipsec, Proposal, StartAction, XfrmInterface,
 };
 
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct IpsecDraft {
     pub auth_sound: bool,
     pub local_id: IdentityDraft,
     pub remote_id: IdentityDraft,
-    pub start: Option<Located<Start>>,
+    pub start: Option<Located<StartAction>>,
     pub encap: Option<Located<bool>>,
     pub if_id: Option<Located<u32>>,
     pub create_interface: Option<Located<bool>>,
@@ -41,7 +41,7 @@ pub enum IdentityDraft {
 #[derive(Debug, Clone)]
 pub struct IkeDraft {
     pub version: Option<Located<u32>>,
-    pub mode: Option<Located<Mode>>,
+    pub mode: Option<Located<IkeV1Mode>>,
     pub proposals: List<Proposal>,
     pub lifetime: Option<Located<Duration>>,
 }
@@ -109,12 +109,12 @@ impl IdentityDraft {
 }
 
 impl IkeDraft {
-    fn finish(self) -> Option<Ike> {
+    fn finish(self) -> Option<IkeSettings> {
         let version = match self.version?.value {
-            1 => Version::V1(self.mode.map_or(Mode::Main, |mode| mode.value)),
-            _ => Version::V2,
+            1 => IkeVersion::V1(self.mode.map_or(IkeV1Mode::Main, |mode| mode.value)),
+            _ => IkeVersion::V2,
         };
-        Some(Ike { version, proposals: self.proposals.finish()?, lifetime: self.lifetime?.value })
+        Some(IkeSettings { version, proposals: self.proposals.finish()?, lifetime: self.lifetime?.value })
     }
 }
 

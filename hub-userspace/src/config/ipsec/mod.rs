@@ -15,10 +15,10 @@ mod tunnel;
 use std::{path::PathBuf, time::Duration};
 
 pub use self::{
-    algorithm::{Algorithm, Kind, group_number},
+    algorithm::{Algorithm, AlgorithmKind, group_number},
     identity::{Form, Identity},
     proposal::{Proposal, Protocol},
-    tunnel::Tunnel,
+    tunnel::TunnelParameters,
 };
 pub(super) use self::{
     draft::{EspDraft, IkeDraft, IpsecDraft},
@@ -44,7 +44,7 @@ pub struct Ipsec {
     pub local_id: Option<Identity>,
     /// Of the site; `None`: the customer gateway's address.
     pub remote_id: Option<Identity>,
-    pub start: Start,
+    pub start: StartAction,
     /// UDP around ESP even where no NAT is found.
     pub encap: bool,
     /// Of the xfrm interface that the SAs belong to; not 0.
@@ -53,7 +53,7 @@ pub struct Ipsec {
     pub create_interface: Option<XfrmInterface>,
     /// Silence after which the peer is asked whether it lives; zero: it is not asked. Whole seconds.
     pub dpd_delay: Duration,
-    pub ike: Ike,
+    pub ike: IkeSettings,
     pub esp: Esp,
 }
 
@@ -80,7 +80,7 @@ pub enum Auth {
 
 /// Who begins to negotiate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum StartAction {
     /// The hub, with the first packet to the site.
     Trap,
     /// The hub, at once, and again whenever the SA goes.
@@ -91,8 +91,8 @@ pub enum Start {
 
 /// The IKE SA, "phase 1".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ike {
-    pub version: Version,
+pub struct IkeSettings {
+    pub version: IkeVersion,
     /// In order of preference; not empty.
     pub proposals: Vec<Proposal>,
     /// Whole seconds.
@@ -100,14 +100,14 @@ pub struct Ike {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    V1(Mode),
+pub enum IkeVersion {
+    V1(IkeV1Mode),
     V2,
 }
 
 /// How `IKEv1` negotiates phase 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum IkeV1Mode {
     Main,
     Aggressive,
 }
@@ -131,12 +131,12 @@ impl Ipsec {
     pub fn is_weak(&self) -> bool {
         let mut proposals = self.ike.proposals.iter().chain(&self.esp.proposals);
         !self.has_pfs()
-            || matches!(self.ike.version, Version::V1(_))
+            || matches!(self.ike.version, IkeVersion::V1(_))
             || proposals.any(|proposal| proposal.weaknesses().next().is_some())
     }
 }
 
-impl Start {
+impl StartAction {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Trap => "trap",
@@ -146,7 +146,7 @@ impl Start {
     }
 }
 
-impl Version {
+impl IkeVersion {
     /// 1 or 2.
     pub const fn number(self) -> u8 {
         match self {

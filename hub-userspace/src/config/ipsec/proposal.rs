@@ -7,7 +7,7 @@ use super::{
         diagnostic::{Problem, quoted},
         suggest::nearest,
     },
-    algorithm::{ALGORITHMS, Algorithm, Kind, find},
+    algorithm::{ALGORITHMS, Algorithm, AlgorithmKind, find},
 };
 
 /// What a proposal is for.
@@ -43,10 +43,10 @@ impl Proposal {
         for word in text.split('-') {
             let algorithm = find(word).ok_or_else(|| unknown(text, word))?;
             let slot = match algorithm.kind {
-                Kind::Cipher | Kind::Aead => 0,
-                Kind::Integrity => 1,
-                Kind::Prf => 2,
-                Kind::Group => 3,
+                AlgorithmKind::Cipher | AlgorithmKind::Aead => 0,
+                AlgorithmKind::Integrity => 1,
+                AlgorithmKind::Prf => 2,
+                AlgorithmKind::Group => 3,
             };
             if let Some(other) = found[slot].replace(algorithm) {
                 let problem = Problem::new(format!("{} has both {other} and {algorithm}", quoted(text)));
@@ -64,7 +64,7 @@ impl Proposal {
 
     fn check(&self, text: &str, protocol: Protocol) -> Result<(), Problem> {
         let Self { encryption, integrity, prf, group } = self;
-        let is_aead = encryption.kind == Kind::Aead;
+        let is_aead = encryption.kind == AlgorithmKind::Aead;
         let shown = quoted(text);
         let help = |text: String| Some(text);
         let (message, help) = match (integrity, prf, group) {

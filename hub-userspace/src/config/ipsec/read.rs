@@ -9,14 +9,14 @@ use toml::{
 
 use super::{
     super::{
-        diagnostic::{Located, Problem, Report, quoted},
-        read::Reader,
+        diagnostic::{DiagnosticReport, Located, Problem, quoted},
+        read::SectionReader,
         section::{List, Section},
         value,
     },
-    DEFAULT_DPD_DELAY, DEFAULT_ESP_LIFETIME, DEFAULT_ESP_PROPOSALS, DEFAULT_ESP_PROPOSALS_WITHOUT_PFS,
-    DEFAULT_IKE_LIFETIME, DEFAULT_IKE_PROPOSALS, DEFAULT_INTERFACE_MTU, Identity, Kind, Mode, Proposal, Protocol,
-    Start,
+    AlgorithmKind, DEFAULT_DPD_DELAY, DEFAULT_ESP_LIFETIME, DEFAULT_ESP_PROPOSALS, DEFAULT_ESP_PROPOSALS_WITHOUT_PFS,
+    DEFAULT_IKE_LIFETIME, DEFAULT_IKE_PROPOSALS, DEFAULT_INTERFACE_MTU, Identity, IkeV1Mode, Proposal, Protocol,
+    StartAction,
     draft::{EspDraft, IdentityDraft, IkeDraft, IpsecDraft},
 };
 
@@ -41,13 +41,14 @@ const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
 const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs"];
 /// From IPv6's least to the most that fits an IP packet.
 const INTERFACE_MTUS: RangeInclusive<u32> = 1280..=65535;
-const STARTS: [(&str, Start); 3] = [("trap", Start::Trap), ("start", Start::Start), ("none", Start::None)];
-const MODES: [(&str, Mode); 2] = [("main", Mode::Main), ("aggressive", Mode::Aggressive)];
+const STARTS: [(&str, StartAction); 3] =
+    [("trap", StartAction::Trap), ("start", StartAction::Start), ("none", StartAction::None)];
+const MODES: [(&str, IkeV1Mode); 2] = [("main", IkeV1Mode::Main), ("aggressive", IkeV1Mode::Aggressive)];
 /// `IKEv1` protects itself with no AEAD.
 const DEFAULT_IKEV1_PROPOSALS: [&str; 2] = ["aes256-sha384-ecp384", "aes256-sha256-modp2048"];
 const PSK_FILE: &str = "\"/etc/vpnhub/NAME.psk\"";
 
-impl Reader<'_, '_> {
+impl SectionReader<'_, '_> {
     pub(in crate::config) fn ipsec<'a>(&mut self, table: &'a Spanned<DeValue<'a>>, path: String) -> Option<IpsecDraft> {
         let shape = format!("[{path}] with psk_file = {PSK_FILE}");
         let section = self.open(table, path, KEYS, &shape)?;
@@ -62,7 +63,7 @@ impl Reader<'_, '_> {
             auth_sound,
             local_id: identity(&section, "local_id", report),
             remote_id: identity(&section, "remote_id", report),
-            start: section.or_default("start", Start::Start, report, |value| value::choice(value, &STARTS)),
+            start: section.or_default("start", StartAction::Start, report, |value| value::choice(value, &STARTS)),
             encap: section.or_default("encap", false, report, value::boolean),
             if_id: section.optional("if_id", report, |value| value::integer(value, 1..=u32::MAX)),
             create_interface: section.or_default("create_interface", false, report, value::boolean),
@@ -170,7 +171,7 @@ impl Reader<'_, '_> {
         let is_old = version.is_some_and(|version| version.value == 1);
         let default = if is_old { DEFAULT_IKEV1_PROPOSALS } else { DEFAULT_IKE_PROPOSALS };
         let proposals = proposals(&section, &default, Protocol::Ike, report, |proposal| match proposal {
-            Proposal { encryption, .. } if is_old && encryption.kind == Kind::Aead => {
+            Proposal { encryption, .. } if is_old && encryption.kind == AlgorithmKind::Aead => {
                 Err(Problem::new(format!("IKEv1 cannot use {encryption}"))
                     .help(format!("write {}", quoted(DEFAULT_IKEV1_PROPOSALS[0]))))
             }
@@ -240,7 +241,7 @@ impl Reader<'_, '_> {
         {
             let path = section.path_of("ike");
             weak(at, format!("{path}.version"), "IKEv1 is obsolete (RFC 9395)".to_owned(), "use version = 2");
-            if let Some(Located { value: Mode::Aggressive, at }) = ike.mode
+            if let Some(Located { value: IkeV1Mode::Aggressive, at }) = ike.mode
                 && draft.psk_file.is_some()
             {
                 let what = "aggressive mode shows everybody a hash of the secret, to be guessed at leisure".to_owned();
@@ -258,7 +259,7 @@ impl Reader<'_, '_> {
     }
 }
 
-fn identity(section: &Section<'_>, key: &'static str, report: &mut Report<'_>) -> IdentityDraft {
+fn identity(section: &Section<'_>, key: &'static str, report: &mut DiagnosticReport<'_>) -> IdentityDraft {
     match section.optional(key, report, |value| value::string(value).and_then(Identity::of)) {
         Some(identity) => IdentityDraft::Read(identity.value),
         None if section.get(key).is_some() => IdentityDraft::Wrong,
@@ -266,7 +267,7 @@ fn identity(section: &Section<'_>, key: &'static str, report: &mut Report<'_>) -
     }
 }
 
-fn lifetime(section: &Section<'_>, default: Duration, report: &mut Report<'_>) -> Option<Located<Duration>> {
+fn lifetime(section: &Section<'_>, default: Duration, report: &mut DiagnosticReport<'_>) -> Option<Located<Duration>> {
     let range = Duration::from_secs(10)..=Duration::from_secs(24 * 3600);
     section.or_default("lifetime", default, report, |value| value::seconds(value, &range, "\"10s\" to \"24h\""))
 }
@@ -275,7 +276,7 @@ fn proposals<'a>(
     section: &Section<'a>,
     default: &[&str],
     protocol: Protocol,
-    report: &mut Report<'_>,
+    report: &mut DiagnosticReport<'_>,
     check: impl Fn(&Proposal) -> Result<(), Problem>,
 ) -> List<Proposal> {
     let default = default.iter().filter_map(|text| Proposal::of(text, protocol).ok()).collect();

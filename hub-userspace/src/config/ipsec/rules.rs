@@ -8,13 +8,13 @@ use std::{
 
 use super::{
     super::{
-        diagnostic::{Located, Problem, Report, join, quoted},
+        diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
         draft::{ConnectionDraft, Draft},
     },
     Identity, IpsecDraft,
     draft::IdentityDraft,
     read::files,
-    secret::{Fault, Secret, SecretError, check_key},
+    secret::{Secret, SecretError, SecretFault, check_key},
 };
 
 /// Whether the files that a configuration names are looked at.
@@ -26,7 +26,7 @@ pub enum Files {
     Here,
 }
 
-pub fn judge(draft: &Draft, files: Files, report: &mut Report<'_>) {
+pub fn judge(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) {
     check_local_ids(draft, report);
     check_identities(draft, report);
     check_if_ids(draft, report);
@@ -45,7 +45,7 @@ fn ipsec_path(connection: &ConnectionDraft, key: &str) -> String {
 }
 
 /// The hub shows its address unless told otherwise: then it must be known.
-fn check_local_ids(draft: &Draft, report: &mut Report<'_>) {
+fn check_local_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(gateway) = draft.gateway.as_ref().filter(|gateway| !gateway.may_have_address) else { return };
     debug_assert!(gateway.address.is_none(), "it may have none");
     for (connection, ipsec) in with_ipsec(draft).filter(|(_, ipsec)| matches!(ipsec.local_id, IdentityDraft::Absent)) {
@@ -67,7 +67,7 @@ fn identities(draft: &Draft, connection: &ConnectionDraft, ipsec: &IpsecDraft) -
 }
 
 /// A secret belongs to two identities: there can be one only.
-fn check_identities(draft: &Draft, report: &mut Report<'_>) {
+fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut first: HashMap<_, &Located<PathBuf>> = HashMap::new();
     for (connection, ipsec) in with_ipsec(draft) {
         let (Some(file), Some(pair)) = (&ipsec.psk_file, identities(draft, connection, ipsec)) else { continue };
@@ -92,7 +92,7 @@ fn check_identities(draft: &Draft, report: &mut Report<'_>) {
 }
 
 /// An xfrm interface has one `if_id`, and an `if_id` one interface.
-fn check_if_ids(draft: &Draft, report: &mut Report<'_>) {
+fn check_if_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut interfaces: HashMap<&str, Located<u32>> = HashMap::new();
     let mut ids: HashMap<u32, (&str, usize)> = HashMap::new();
     for (connection, ipsec) in with_ipsec(draft) {
@@ -120,7 +120,7 @@ fn check_if_ids(draft: &Draft, report: &mut Report<'_>) {
     }
 }
 
-fn check_files(draft: &Draft, report: &mut Report<'_>) {
+fn check_files(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     for (connection, ipsec) in with_ipsec(draft) {
         for (key, file) in files(ipsec) {
             let result = match key {
@@ -139,13 +139,13 @@ fn check_files(draft: &Draft, report: &mut Report<'_>) {
                 Err(error) => {
                     let help = match (key, &error.fault) {
                         // A key pair is not made by the way.
-                        ("psk_file", _) | (_, Fault::Exposed(_) | Fault::Denied) => error.help(),
+                        ("psk_file", _) | (_, SecretFault::Exposed(_) | SecretFault::Denied) => error.help(),
                         _ => "put the file there, in PEM form".to_owned(),
                     };
                     let problem = Problem::new(format!("{} {}", quoted(&shown), error.fault.message())).help(help);
                     // The file may be for another host, or another user.
                     match error.fault {
-                        Fault::Missing | Fault::Denied => report.warning(file.at, path, problem),
+                        SecretFault::Missing | SecretFault::Denied => report.warning(file.at, path, problem),
                         _ => report.error(file.at, path, problem),
                     }
                 }
@@ -158,7 +158,7 @@ fn check_readable(file: &Path) -> Result<(), SecretError> {
     let error = |fault| Err(SecretError { file: file.to_owned(), fault });
     match fs::metadata(file) {
         Ok(metadata) if metadata.is_file() => Ok(()),
-        Ok(_) => error(Fault::NoFile),
-        Err(found) => error(Fault::of(&found)),
+        Ok(_) => error(SecretFault::NoFile),
+        Err(found) => error(SecretFault::of(&found)),
     }
 }

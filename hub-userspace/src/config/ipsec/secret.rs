@@ -41,24 +41,24 @@ impl Secret {
         let mut options = fs::OpenOptions::new();
         // A FIFO would wait for its other end.
         let opened = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(file);
-        let opened = opened.map_err(|found| error(Fault::of(&found)))?;
+        let opened = opened.map_err(|found| error(SecretFault::of(&found)))?;
         // Of what was opened: the path may lead elsewhere a moment later.
-        let metadata = opened.metadata().map_err(|found| error(Fault::of(&found)))?;
+        let metadata = opened.metadata().map_err(|found| error(SecretFault::of(&found)))?;
         guard(&metadata).map_err(error)?;
-        let bytes = read(opened, LONGEST + 3).map_err(|found| error(Fault::of(&found)))?;
+        let bytes = read(opened, LONGEST + 3).map_err(|found| error(SecretFault::of(&found)))?;
         Self::of(&bytes).map_err(error)
     }
 
-    fn of(bytes: &[u8]) -> Result<Self, Fault> {
+    fn of(bytes: &[u8]) -> Result<Self, SecretFault> {
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match line.len() {
-            0 => return Err(Fault::Empty),
-            length if length > LONGEST => return Err(Fault::Long),
+            0 => return Err(SecretFault::Empty),
+            length if length > LONGEST => return Err(SecretFault::Long),
             _ => {}
         }
         if !line.iter().all(u8::is_ascii_graphic) {
-            return Err(Fault::Odd);
+            return Err(SecretFault::Odd);
         }
         // Printable ASCII is UTF-8.
         let mut secret = Zeroizing::new(String::with_capacity(line.len()));
@@ -98,7 +98,7 @@ pub fn read_text(file: &Path, most: usize) -> io::Result<Option<Zeroizing<String
 /// Whether a file may hold a private key, as far as can be told from outside.
 pub fn check_key(file: &Path) -> Result<(), SecretError> {
     let error = |fault| SecretError { file: file.to_owned(), fault };
-    let metadata = fs::metadata(file).map_err(|found| error(Fault::of(&found)))?;
+    let metadata = fs::metadata(file).map_err(|found| error(SecretFault::of(&found)))?;
     guard(&metadata).map_err(error)
 }
 
@@ -107,11 +107,11 @@ pub fn check_key(file: &Path) -> Result<(), SecretError> {
 #[error("{} {}; help: {}", .file.display(), .fault.message(), self.help())]
 pub struct SecretError {
     pub file: PathBuf,
-    pub fault: Fault,
+    pub fault: SecretFault,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum SecretFault {
     Missing,
     Denied,
     Unreadable(String),
@@ -128,18 +128,18 @@ impl SecretError {
     pub fn help(&self) -> String {
         let file = self.file.display();
         match &self.fault {
-            Fault::Missing => format!("make one: (umask 077; openssl rand -base64 32 > {file})"),
-            Fault::Denied => "run as root, or give this user the right to read it".to_owned(),
-            Fault::Unreadable(_) | Fault::NoFile => "name a plain file".to_owned(),
-            Fault::Exposed(_) => format!("chmod 600 {file}; if others may have read it, make a new secret"),
-            Fault::Empty | Fault::Long | Fault::Odd => {
+            SecretFault::Missing => format!("make one: (umask 077; openssl rand -base64 32 > {file})"),
+            SecretFault::Denied => "run as root, or give this user the right to read it".to_owned(),
+            SecretFault::Unreadable(_) | SecretFault::NoFile => "name a plain file".to_owned(),
+            SecretFault::Exposed(_) => format!("chmod 600 {file}; if others may have read it, make a new secret"),
+            SecretFault::Empty | SecretFault::Long | SecretFault::Odd => {
                 format!("write one line of at most {LONGEST} printable ASCII characters without blanks")
             }
         }
     }
 }
 
-impl Fault {
+impl SecretFault {
     pub(super) fn of(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing,
@@ -163,13 +163,13 @@ impl Fault {
     }
 }
 
-fn guard(metadata: &fs::Metadata) -> Result<(), Fault> {
+fn guard(metadata: &fs::Metadata) -> Result<(), SecretFault> {
     let kind = metadata.file_type();
     if kind.is_dir() || kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
-        return Err(Fault::NoFile);
+        return Err(SecretFault::NoFile);
     }
     match metadata.mode() & 0o7777 {
-        mode if mode & 0o077 != 0 => Err(Fault::Exposed(mode)),
+        mode if mode & 0o077 != 0 => Err(SecretFault::Exposed(mode)),
         _ => Ok(()),
     }
 }
@@ -178,11 +178,11 @@ fn guard(metadata: &fs::Metadata) -> Result<(), Fault> {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-    use super::{Fault, Secret};
+    use super::{Secret, SecretFault};
 
     const SECRET: &str = "kept-to-itself-0123456789";
 
-    fn read(content: &[u8], mode: u32) -> Result<Secret, Fault> {
+    fn read(content: &[u8], mode: u32) -> Result<Secret, SecretFault> {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("psk");
         fs::write(&file, content).expect("written");
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn what_others_may_read_is_refused_whatever_is_in_it() {
         for mode in [0o640, 0o604, 0o644, 0o620, 0o602, 0o610] {
-            assert_eq!(read(SECRET.as_bytes(), mode), Err(Fault::Exposed(mode)));
+            assert_eq!(read(SECRET.as_bytes(), mode), Err(SecretFault::Exposed(mode)));
         }
     }
 
@@ -214,20 +214,20 @@ mod tests {
     fn what_is_no_secret_says_so() {
         let long = "x".repeat(257);
         for (content, fault) in [
-            (&b""[..], Fault::Empty),
-            (b"\n", Fault::Empty),
-            (long.as_bytes(), Fault::Long),
-            (b"two words", Fault::Odd),
-            (b"two\nlines\n", Fault::Odd),
-            ("\u{e4}".as_bytes(), Fault::Odd),
-            (b"\xff", Fault::Odd),
+            (&b""[..], SecretFault::Empty),
+            (b"\n", SecretFault::Empty),
+            (long.as_bytes(), SecretFault::Long),
+            (b"two words", SecretFault::Odd),
+            (b"two\nlines\n", SecretFault::Odd),
+            ("\u{e4}".as_bytes(), SecretFault::Odd),
+            (b"\xff", SecretFault::Odd),
         ] {
             assert_eq!(read(content, 0o600), Err(fault));
         }
         let fault = |path: &str| Secret::read(Path::new(path)).expect_err("no secret").fault;
-        assert_eq!(fault("/nowhere/psk"), Fault::Missing);
-        assert_eq!(fault("/dev/zero"), Fault::NoFile);
-        assert_eq!(fault("/tmp"), Fault::NoFile);
+        assert_eq!(fault("/nowhere/psk"), SecretFault::Missing);
+        assert_eq!(fault("/dev/zero"), SecretFault::NoFile);
+        assert_eq!(fault("/tmp"), SecretFault::NoFile);
     }
 
     #[test]

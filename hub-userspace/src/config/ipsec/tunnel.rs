@@ -11,7 +11,7 @@ use super::{
 
 /// All that hub and site have to agree on.
 #[derive(Debug, Clone)]
-pub struct Tunnel<'c> {
+pub struct TunnelParameters<'c> {
     pub name: &'c str,
     pub connection: &'c Connection,
     pub ipsec: &'c Ipsec,
@@ -25,12 +25,12 @@ pub struct Tunnel<'c> {
 
 impl Config {
     /// The tunnel of a connection that has IPsec.
-    pub fn tunnel<'c>(&'c self, name: &str) -> Option<Tunnel<'c>> {
+    pub fn tunnel<'c>(&'c self, name: &str) -> Option<TunnelParameters<'c>> {
         let (name, connection) = self.connections.get_key_value(name)?;
         let ipsec = connection.ipsec.as_ref()?;
         let site = self.customer_gateways.get(&connection.customer_gateway)?.address;
         let hub = self.gateway.address;
-        Some(Tunnel {
+        Some(TunnelParameters {
             name,
             connection,
             ipsec,
@@ -56,7 +56,7 @@ impl Config {
     }
 
     /// The tunnels of all connections that have IPsec, by name.
-    pub fn tunnels(&self) -> impl Iterator<Item = Tunnel<'_>> {
+    pub fn tunnels(&self) -> impl Iterator<Item = TunnelParameters<'_>> {
         self.connections.keys().filter_map(|name| self.tunnel(name))
     }
 }

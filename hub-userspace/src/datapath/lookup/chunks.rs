@@ -11,7 +11,7 @@ use hub_common::class_trie::{CHUNK_WORDS, Chunk, MAX_CHUNKS};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::class_trie::memory::Backing;
-use crate::datapath::Error;
+use crate::datapath::DatapathError;
 
 const NAME: &str = "CHUNKS";
 /// What is used of a chunk: a multiple of the page size, as mappings must be.
@@ -28,22 +28,22 @@ pub struct Chunks {
 
 impl Chunks {
     /// `most`: chunks there may be.
-    pub fn take(ebpf: &mut Ebpf, most: u32) -> Result<Self, Error> {
+    pub fn take(ebpf: &mut Ebpf, most: u32) -> Result<Self, DatapathError> {
         let map: Map = ebpf.take_map(NAME).expect("the embedded object has every map");
-        let outer = ArrayOfMaps::try_from(map).map_err(|error| Error::map(NAME, MAX_CHUNKS, &error))?;
+        let outer = ArrayOfMaps::try_from(map).map_err(|error| DatapathError::map(NAME, MAX_CHUNKS, &error))?;
         let bytes = most as usize * CHUNK_BYTES;
         // SAFETY: a new mapping at an address of the kernel's choice, which nobody can have a reference to.
         let base = unsafe {
             mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)
         };
-        let base = base.map_err(|error| Error::Map { map: NAME, cause: error.to_string() })?;
+        let base = base.map_err(|error| DatapathError::Map { map: NAME, cause: error.to_string() })?;
         let base = NonNull::new(base.cast()).expect("the kernel maps nothing at address 0 unless asked to");
         Ok(Self { outer, base, bytes, count: 0 })
     }
 }
 
 impl Backing for Chunks {
-    type Error = Error;
+    type Error = DatapathError;
 
     fn words(&self) -> &[AtomicU32] {
         // SAFETY: `count` chunks are mapped from `base` on, readable and writable, until `self` is dropped; the kernel side
@@ -51,10 +51,11 @@ impl Backing for Chunks {
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.count as usize * CHUNK_WORDS as usize) }
     }
 
-    fn grow(&mut self) -> Result<(), Error> {
+    fn grow(&mut self) -> Result<(), DatapathError> {
         let (key, value) = (size_of::<u32>() as u32, size_of::<Chunk>() as u32);
         let array = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, value, 1, BPF_F_MMAPABLE);
-        let chunk = MapData::create(array, "CHUNK", None).map_err(|error| Error::map(NAME, MAX_CHUNKS, &error))?;
+        let chunk =
+            MapData::create(array, "CHUNK", None).map_err(|error| DatapathError::map(NAME, MAX_CHUNKS, &error))?;
         let place: *mut c_void = self.base.as_ptr().wrapping_add(self.count as usize * CHUNK_WORDS as usize).cast();
         assert!((self.count as usize + 1) * CHUNK_BYTES <= self.bytes, "the memory keeps to its limit");
         // SAFETY: replaces a part of our own reservation, to which there is no reference yet.
@@ -68,8 +69,8 @@ impl Backing for Chunks {
                 0,
             )
         };
-        mapped.map_err(|error| Error::Map { map: NAME, cause: format!("mapping a chunk: {error}") })?;
-        self.outer.set(self.count, &chunk, 0).map_err(|error| Error::map(NAME, MAX_CHUNKS, &error))?;
+        mapped.map_err(|error| DatapathError::Map { map: NAME, cause: format!("mapping a chunk: {error}") })?;
+        self.outer.set(self.count, &chunk, 0).map_err(|error| DatapathError::map(NAME, MAX_CHUNKS, &error))?;
         self.count += 1;
         Ok(())
     }

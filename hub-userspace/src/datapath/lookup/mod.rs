@@ -18,7 +18,7 @@ use self::{
     class_trie::{Change, ClassTrie, memory::Exhausted},
 };
 use super::{
-    Error,
+    DatapathError,
     named_map::{Named, Written, take},
 };
 use crate::{
@@ -56,7 +56,7 @@ pub trait Address: Ord + Pod
 where
     Scoped<Self>: Pod,
 {
-    const FAMILY: class_trie::Family;
+    const FAMILY: class_trie::TrieFamily;
 
     fn tries(tries: &mut Tries) -> &mut FamilyTries<Self>;
     /// From the highest of 128 bits on.
@@ -64,7 +64,7 @@ where
 }
 
 impl Address for [u8; 4] {
-    const FAMILY: class_trie::Family = class_trie::Family::V4;
+    const FAMILY: class_trie::TrieFamily = class_trie::TrieFamily::V4;
 
     fn tries(tries: &mut Tries) -> &mut FamilyTries<Self> {
         &mut tries.v4
@@ -76,7 +76,7 @@ impl Address for [u8; 4] {
 }
 
 impl Address for [u8; 16] {
-    const FAMILY: class_trie::Family = class_trie::Family::V6;
+    const FAMILY: class_trie::TrieFamily = class_trie::TrieFamily::V6;
 
     fn tries(tries: &mut Tries) -> &mut FamilyTries<Self> {
         &mut tries.v6
@@ -88,9 +88,9 @@ impl Address for [u8; 16] {
 }
 
 impl Lookup {
-    pub fn take(ebpf: &mut Ebpf, settings: &model::Dataplane) -> Result<Self, Error> {
+    pub fn take(ebpf: &mut Ebpf, settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         match settings.lookup {
-            model::Lookup::Lpm => Ok(Self::Tries(Box::new(Tries {
+            model::LookupKind::Lpm => Ok(Self::Tries(Box::new(Tries {
                 v4: FamilyTries {
                     remotes: take(ebpf, "REMOTES_V4")?,
                     locals: take(ebpf, "LOCALS_V4")?,
@@ -102,7 +102,7 @@ impl Lookup {
                     routes: take(ebpf, "ROUTES_V6")?,
                 },
             }))),
-            model::Lookup::Compiled => {
+            model::LookupKind::Compiled => {
                 let mebibytes = settings.lookup_memory;
                 let chunks = (mebibytes << 10).div_ceil(CHUNK_WORDS >> 8);
                 let tables = ClassTrie::new(Chunks::take(ebpf, chunks)?, chunks);
@@ -174,7 +174,7 @@ impl<A: Ord + Pod> FamilyTries<A>
 where
     Scoped<A>: Pod,
 {
-    fn route(&mut self, data: A, length: u8, route: Option<Route>) -> Result<(), Error> {
+    fn route(&mut self, data: A, length: u8, route: Option<Route>) -> Result<(), DatapathError> {
         match route {
             Some(route) => self.routes.put(&Prefix { data, length }, &route),
             None => self.routes.delete(&Prefix { data, length }),
@@ -197,14 +197,18 @@ impl DeferredFree for Lookup {
     }
 }
 
-type Changed = ((u128, u8), Change);
+type TrieChange = ((u128, u8), Change);
 
 /// All changes at once. On an error none counts as made: they are made again.
-fn apply<A: Address>(tables: &mut ClassTrie<Chunks>, mebibytes: u32, changes: impl Iterator<Item = Changed>) -> Written
+fn apply<A: Address>(
+    tables: &mut ClassTrie<Chunks>,
+    mebibytes: u32,
+    changes: impl Iterator<Item = TrieChange>,
+) -> Written
 where
     Scoped<A>: Pod,
 {
-    let changes: Vec<Changed> = changes.collect();
+    let changes: Vec<TrieChange> = changes.collect();
     if changes.is_empty() {
         return (0, Ok(()));
     }
@@ -214,14 +218,14 @@ where
     }
 }
 
-fn remote<A: Address>(key: &Prefix<Scoped<A>>, remote: Option<Remote>) -> Changed
+fn remote<A: Address>(key: &Prefix<Scoped<A>>, remote: Option<Remote>) -> TrieChange
 where
     Scoped<A>: Pod,
 {
     (prefix(key), Change::Remote { scope: u32::from_be_bytes(key.data.scope), remote })
 }
 
-fn local<A: Address>(key: &Prefix<Scoped<A>>, local: Option<Local>) -> Changed
+fn local<A: Address>(key: &Prefix<Scoped<A>>, local: Option<Local>) -> TrieChange
 where
     Scoped<A>: Pod,
 {
@@ -235,9 +239,9 @@ where
     (key.data.address.bits(), key.length - SCOPE_BITS as u8)
 }
 
-fn exhausted(error: Exhausted<Error>, mebibytes: u32) -> Error {
+fn exhausted(error: Exhausted<DatapathError>, mebibytes: u32) -> DatapathError {
     match error {
-        Exhausted::Capacity => Error::LookupMemory { mebibytes },
+        Exhausted::Capacity => DatapathError::LookupMemory { mebibytes },
         Exhausted::Backing(error) => error,
     }
 }

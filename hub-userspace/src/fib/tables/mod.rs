@@ -32,8 +32,8 @@ pub struct PolicyTables {
     pub attachments: BTreeMap<u32, Attachment>,
     /// The VLAN's own ifindex.
     pub vlans: BTreeMap<Vlan, u32>,
-    pub v4: Family<[u8; 4]>,
-    pub v6: Family<[u8; 16]>,
+    pub v4: FamilyMaps<[u8; 4]>,
+    pub v6: FamilyMaps<[u8; 16]>,
     pub limits: BTreeMap<u32, Rules>,
     /// Bits of [`hub_common::maps::link`], by ifindex and prefix, IPv4 ones as IPv4-mapped.
     pub links: BTreeMap<Prefix<Scoped<[u8; 16]>>, u32>,
@@ -46,12 +46,12 @@ pub struct PolicyTables {
 
 /// The maps that there are for each address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Family<A> {
+pub struct FamilyMaps<A> {
     pub remotes: BTreeMap<Prefix<Scoped<A>>, Remote>,
     pub locals: BTreeMap<Prefix<Scoped<A>>, Local>,
 }
 
-impl<A> Default for Family<A> {
+impl<A> Default for FamilyMaps<A> {
     fn default() -> Self {
         Self { remotes: BTreeMap::new(), locals: BTreeMap::new() }
     }

@@ -10,8 +10,8 @@ use hub_common::maps::{
 };
 use ipnet::IpNet;
 
-use super::{EgressTables, Family, NeighbourTable, PolicyTables, Prefix, RouteChanges, Tables};
-use crate::fib::diff::{Difference, difference};
+use super::{EgressTables, FamilyMaps, NeighbourTable, PolicyTables, Prefix, RouteChanges, Tables};
+use crate::fib::diff::{MapDifference, difference};
 
 /// Entries of one map and their new values, written in this order; without a value, the entry is deleted.
 pub type MapChanges<K, V> = Vec<(K, Option<V>)>;
@@ -154,14 +154,14 @@ impl Tables {
 /// What changes of the policy.
 #[derive(Default)]
 struct PolicyDifference {
-    connections: Difference<u32, String>,
-    ports: Difference<u32, u32>,
-    links: Difference<Prefix<Scoped<[u8; 16]>>, u32>,
-    limits: Difference<u32, Rules>,
+    connections: MapDifference<u32, String>,
+    ports: MapDifference<u32, u32>,
+    links: MapDifference<Prefix<Scoped<[u8; 16]>>, u32>,
+    limits: MapDifference<u32, Rules>,
     v4: SelectorDifference<[u8; 4]>,
     v6: SelectorDifference<[u8; 16]>,
-    vlans: Difference<Vlan, u32>,
-    attachments: Difference<u32, Attachment>,
+    vlans: MapDifference<Vlan, u32>,
+    attachments: MapDifference<u32, Attachment>,
 }
 
 impl PolicyDifference {
@@ -215,27 +215,27 @@ impl PolicyDifference {
 
 /// What changes of one family's selectors.
 struct SelectorDifference<A> {
-    remotes: Difference<Prefix<Scoped<A>>, Remote>,
-    locals: Difference<Prefix<Scoped<A>>, Local>,
+    remotes: MapDifference<Prefix<Scoped<A>>, Remote>,
+    locals: MapDifference<Prefix<Scoped<A>>, Local>,
 }
 
 impl<A> Default for SelectorDifference<A> {
     fn default() -> Self {
-        Self { remotes: Difference::default(), locals: Difference::default() }
+        Self { remotes: MapDifference::default(), locals: MapDifference::default() }
     }
 }
 
 impl<A: Ord + Copy> SelectorDifference<A> {
-    fn between(old: &Family<A>, new: &Family<A>) -> Self {
+    fn between(old: &FamilyMaps<A>, new: &FamilyMaps<A>) -> Self {
         Self { remotes: difference(&old.remotes, &new.remotes), locals: difference(&old.locals, &new.locals) }
     }
 }
 
-fn puts<K: Copy, V: Clone>(difference: &Difference<K, V>) -> MapChanges<K, V> {
+fn puts<K: Copy, V: Clone>(difference: &MapDifference<K, V>) -> MapChanges<K, V> {
     difference.puts.iter().map(|(key, value)| (*key, Some(value.clone()))).collect()
 }
 
-fn deletes<K: Copy, V>(difference: &Difference<K, V>) -> MapChanges<K, V> {
+fn deletes<K: Copy, V>(difference: &MapDifference<K, V>) -> MapChanges<K, V> {
     difference.deletes.iter().map(|key| (*key, None)).collect()
 }
 

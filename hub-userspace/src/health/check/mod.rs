@@ -50,7 +50,7 @@ struct Probe {
 
 /// A genuine reply.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProbeReply {
     pub round_trip: Duration,
     /// The verdict, if it changed.
     pub verdict: Option<Verdict>,
@@ -117,7 +117,7 @@ impl Check {
     }
 
     /// Takes a reply that came at `now`; nothing if it answers no probe of ours, is too old or came before.
-    pub fn reply(&mut self, now: Instant, sequence: u16, nonce: &[u8]) -> Option<Answer> {
+    pub fn reply(&mut self, now: Instant, sequence: u16, nonce: &[u8]) -> Option<ProbeReply> {
         let at = self.probes.iter().position(|probe| probe.sequence == sequence && probe.nonce == nonce)?;
         let round_trip = now.saturating_duration_since(self.probes.remove(at)?.sent);
         if round_trip > LATE.max(self.interval) {
@@ -127,7 +127,7 @@ impl Check {
         self.last_reply = Some(now);
         let verdict = (self.healthy != Some(true)).then_some(Verdict::Healthy);
         self.healthy = Some(true);
-        Some(Answer { round_trip, verdict })
+        Some(ProbeReply { round_trip, verdict })
     }
 }
 

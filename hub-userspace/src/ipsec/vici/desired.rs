@@ -13,7 +13,7 @@ use super::message::Message;
 use crate::config::{
     Config,
     ipsec::{
-        Auth, Mode, Start, Tunnel, Version,
+        Auth, IkeV1Mode, IkeVersion, StartAction, TunnelParameters,
         secret::{Secret, check_key, read_text},
     },
 };
@@ -66,7 +66,7 @@ impl fmt::Debug for Pem {
 
 /// Something to tell charon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum CharonStep {
     Load { command: &'static str, message: Message },
     UnloadConnection(String),
     UnloadSecret(String),
@@ -84,7 +84,7 @@ impl DesiredState {
         wanted
     }
 
-    fn add(&mut self, tunnel: &Tunnel<'_>) -> Result<(), String> {
+    fn add(&mut self, tunnel: &TunnelParameters<'_>) -> Result<(), String> {
         let name = name_of(tunnel.name);
         let message = match &tunnel.ipsec.auth {
             Auth::Psk { file } => {
@@ -112,9 +112,9 @@ impl DesiredState {
     }
 
     /// The steps to this from what charon was told before. Secrets come before the connections that need them, and go after.
-    pub fn steps_from(&self, loaded: &Self) -> Vec<Step> {
+    pub fn steps_from(&self, loaded: &Self) -> Vec<CharonStep> {
         let mut steps = Vec::new();
-        let load = |command, message| Step::Load { command, message };
+        let load = |command, message| CharonStep::Load { command, message };
         for (path, pem) in self.authorities.iter().filter(|(path, pem)| loaded.authorities.get(*path) != Some(*pem)) {
             let message = Message::default().with("type", "X509").with("flag", "CA").with("data", pem.0.as_str());
             debug_assert!(path.is_absolute(), "a rule says so");
@@ -133,20 +133,24 @@ impl DesiredState {
             }
         }
         let gone = loaded.connections.keys().filter(|name| !self.connections.contains_key(*name));
-        steps.extend(gone.cloned().map(Step::UnloadConnection));
+        steps.extend(gone.cloned().map(CharonStep::UnloadConnection));
         let gone = loaded.secrets.keys().filter(|name| !self.secrets.contains_key(*name));
-        steps.extend(gone.cloned().map(Step::UnloadSecret));
+        steps.extend(gone.cloned().map(CharonStep::UnloadSecret));
         steps
     }
 
     /// The steps that rid charon of what an agent before this one has left and nobody wants.
-    pub fn steps_to_clean(&self, connections: &[String], secrets: &[String]) -> Vec<Step> {
+    pub fn steps_to_clean(&self, connections: &[String], secrets: &[String]) -> Vec<CharonStep> {
         let ours = |names: &[String], wanted: &BTreeSet<&String>| -> Vec<String> {
             names.iter().filter(|name| connection_of(name).is_some() && !wanted.contains(*name)).cloned().collect()
         };
         let connections = ours(connections, &self.connections.keys().collect());
         let secrets = ours(secrets, &self.secrets.keys().collect());
-        connections.into_iter().map(Step::UnloadConnection).chain(secrets.into_iter().map(Step::UnloadSecret)).collect()
+        connections
+            .into_iter()
+            .map(CharonStep::UnloadConnection)
+            .chain(secrets.into_iter().map(CharonStep::UnloadSecret))
+            .collect()
     }
 }
 
@@ -159,7 +163,7 @@ fn pem(file: &Path) -> Result<Pem, String> {
 }
 
 /// The message for `load-conn`, as swanctl.conf(5) has the keys.
-fn connection(tunnel: &Tunnel<'_>, certificates: Option<(&Pem, Option<&Pem>)>) -> Message {
+fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<&Pem>)>) -> Message {
     let ipsec = tunnel.ipsec;
     let seconds = |seconds: u64| format!("{seconds}s");
     let texts =
@@ -187,7 +191,7 @@ fn connection(tunnel: &Tunnel<'_>, certificates: Option<(&Pem, Option<&Pem>)>) -
         .with("encap", if ipsec.encap { "yes" } else { "no" })
         // A site that begins anew has forgotten what it had.
         .with("unique", "replace");
-    if ipsec.ike.version == Version::V1(Mode::Aggressive) {
+    if ipsec.ike.version == IkeVersion::V1(IkeV1Mode::Aggressive) {
         message = message.with("aggressive", "yes");
     }
     let mut children = Message::default();
@@ -201,7 +205,7 @@ fn connection(tunnel: &Tunnel<'_>, certificates: Option<(&Pem, Option<&Pem>)>) -
             .with("life_time", seconds(lifetime))
             .with("rekey_packets", REKEY_PACKETS)
             .with("start_action", ipsec.start.name());
-        if ipsec.start == Start::Start {
+        if ipsec.start == StartAction::Start {
             child = child.with("dpd_action", "start").with("close_action", "start");
         }
         if let Some(id) = ipsec.if_id {
@@ -213,10 +217,10 @@ fn connection(tunnel: &Tunnel<'_>, certificates: Option<(&Pem, Option<&Pem>)>) -
 }
 
 /// The children of a connection, by name: one, or with `IKEv1`, which has one prefix a side, one for each pair.
-fn child_selectors(tunnel: &Tunnel<'_>) -> Vec<(String, Vec<IpNet>, Vec<IpNet>)> {
+fn child_selectors(tunnel: &TunnelParameters<'_>) -> Vec<(String, Vec<IpNet>, Vec<IpNet>)> {
     let name = name_of(tunnel.name);
     let (local, remote) = (&tunnel.connection.local_cidrs, &tunnel.connection.remote_cidrs);
-    if tunnel.ipsec.ike.version == Version::V2 {
+    if tunnel.ipsec.ike.version == IkeVersion::V2 {
         return vec![(name, local.clone(), remote.clone())];
     }
     let pairs = local.iter().flat_map(|local| remote.iter().map(move |remote| (*local, *remote)));
@@ -268,11 +272,11 @@ remote_cidrs = ["10.20.0.0/16"]
         crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
     }
 
-    fn commands(steps: &[Step]) -> Vec<String> {
-        let command = |step: &Step| match step {
-            Step::Load { command, .. } => (*command).to_owned(),
-            Step::UnloadConnection(name) => format!("unload-conn {name}"),
-            Step::UnloadSecret(name) => format!("unload-shared {name}"),
+    fn commands(steps: &[CharonStep]) -> Vec<String> {
+        let command = |step: &CharonStep| match step {
+            CharonStep::Load { command, .. } => (*command).to_owned(),
+            CharonStep::UnloadConnection(name) => format!("unload-conn {name}"),
+            CharonStep::UnloadSecret(name) => format!("unload-shared {name}"),
         };
         steps.iter().map(command).collect()
     }

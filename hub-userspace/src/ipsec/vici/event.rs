@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{fault::Fault, message::Message, selector::TrafficSelector, session::Event};
+use super::{fault::Fault, message::Message, selector::TrafficSelector, session::ViciEvent};
 
 /// Events that the table lives by.
 pub const EVENTS: [&str; 5] = ["ike-updown", "ike-rekey", "child-updown", "child-rekey", "log"];
@@ -40,7 +40,7 @@ pub struct ChildSa {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum SaChange {
     IkeUp(IkeSa),
     IkeDown(IkeSa),
     IkeRekeyed {
@@ -61,10 +61,10 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl SaChange {
     /// All that an event says; nothing of one that is not understood: the next look at all SAs makes up for it.
-    pub fn of_event(event: &Event) -> Vec<Self> {
-        let Event { name, message } = event;
+    pub fn of_event(event: &ViciEvent) -> Vec<Self> {
+        let ViciEvent { name, message } = event;
         let is_up = message.value("up") == Some("yes");
         let ikes = || message.sections();
         match name.as_str() {
@@ -98,10 +98,10 @@ impl Change {
     }
 }
 
-fn failed(message: &Message) -> Option<Change> {
+fn failed(message: &Message) -> Option<SaChange> {
     let connection = message.value("ikesa-name")?.to_owned();
     let fault = Fault::of_line(message.value("msg")?)?;
-    Some(Change::Failed { connection, fault })
+    Some(SaChange::Failed { connection, fault })
 }
 
 /// The sections of children, each with its IKE SA.

@@ -22,10 +22,10 @@ const DATA: &str = "data";
 
 /// A message, or a section of one: what it has, in its order. What `data` holds is overwritten when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Message(Vec<(String, Node)>);
+pub struct Message(Vec<(String, MessageNode)>);
 
 #[derive(Clone, PartialEq, Eq)]
-pub enum Node {
+pub enum MessageNode {
     Value(String),
     List(Vec<String>),
     Section(Message),
@@ -45,7 +45,7 @@ pub enum Malformed {
 impl Drop for Message {
     fn drop(&mut self) {
         for (key, node) in &mut self.0 {
-            if let Node::Value(value) = node
+            if let MessageNode::Value(value) = node
                 && key == DATA
             {
                 value.zeroize();
@@ -60,10 +60,10 @@ impl fmt::Debug for Message {
         let mut map = f.debug_map();
         for (key, node) in &self.0 {
             match node {
-                Node::Value(_) if key == DATA => map.entry(key, &".."),
-                Node::Value(value) => map.entry(key, value),
-                Node::List(items) => map.entry(key, items),
-                Node::Section(section) => map.entry(key, section),
+                MessageNode::Value(_) if key == DATA => map.entry(key, &".."),
+                MessageNode::Value(value) => map.entry(key, value),
+                MessageNode::List(items) => map.entry(key, items),
+                MessageNode::Section(section) => map.entry(key, section),
             };
         }
         map.finish()
@@ -74,29 +74,29 @@ impl Message {
     /// With a value more; of the same key the last counts.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {
-        self.0.push((key.to_owned(), Node::Value(value.into())));
+        self.0.push((key.to_owned(), MessageNode::Value(value.into())));
         self
     }
 
     #[must_use]
     pub fn with_list(mut self, key: &str, items: impl IntoIterator<Item = String>) -> Self {
-        self.0.push((key.to_owned(), Node::List(items.into_iter().collect())));
+        self.0.push((key.to_owned(), MessageNode::List(items.into_iter().collect())));
         self
     }
 
     #[must_use]
     pub fn with_section(mut self, key: &str, section: Self) -> Self {
-        self.0.push((key.to_owned(), Node::Section(section)));
+        self.0.push((key.to_owned(), MessageNode::Section(section)));
         self
     }
 
-    fn node(&self, key: &str) -> Option<&Node> {
+    fn node(&self, key: &str) -> Option<&MessageNode> {
         self.0.iter().rev().find(|(name, _)| name == key).map(|(_, node)| node)
     }
 
     pub fn value(&self, key: &str) -> Option<&str> {
         match self.node(key)? {
-            Node::Value(value) => Some(value),
+            MessageNode::Value(value) => Some(value),
             _ => None,
         }
     }
@@ -104,21 +104,21 @@ impl Message {
     /// The items; none where there is no such list.
     pub fn list(&self, key: &str) -> &[String] {
         match self.node(key) {
-            Some(Node::List(items)) => items,
+            Some(MessageNode::List(items)) => items,
             _ => &[],
         }
     }
 
     pub fn section(&self, key: &str) -> Option<&Self> {
         match self.node(key)? {
-            Node::Section(section) => Some(section),
+            MessageNode::Section(section) => Some(section),
             _ => None,
         }
     }
 
     pub fn sections(&self) -> impl Iterator<Item = (&str, &Self)> {
         self.0.iter().filter_map(|(key, node)| match node {
-            Node::Section(section) => Some((key.as_str(), section)),
+            MessageNode::Section(section) => Some((key.as_str(), section)),
             _ => None,
         })
     }
@@ -131,10 +131,10 @@ impl Message {
 
     /// Bytes that it takes when it is written: with room for them no copy is left behind while they are.
     pub(super) fn size(&self) -> usize {
-        let node = |node: &Node| match node {
-            Node::Value(value) => 2 + value.len(),
-            Node::List(items) => 1 + items.iter().map(|item| 3 + item.len()).sum::<usize>(),
-            Node::Section(section) => 1 + section.size(),
+        let node = |node: &MessageNode| match node {
+            MessageNode::Value(value) => 2 + value.len(),
+            MessageNode::List(items) => 1 + items.iter().map(|item| 3 + item.len()).sum::<usize>(),
+            MessageNode::Section(section) => 1 + section.size(),
         };
         self.0.iter().map(|(key, value)| 2 + key.len() + node(value)).sum()
     }
@@ -143,12 +143,12 @@ impl Message {
     pub(super) fn write(&self, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
         for (key, node) in &self.0 {
             match node {
-                Node::Value(value) => {
+                MessageNode::Value(value) => {
                     bytes.push(KEY_VALUE);
                     write_name(key, bytes)?;
                     write_value(value, bytes)?;
                 }
-                Node::List(items) => {
+                MessageNode::List(items) => {
                     bytes.push(LIST_START);
                     write_name(key, bytes)?;
                     for item in items {
@@ -157,7 +157,7 @@ impl Message {
                     }
                     bytes.push(LIST_END);
                 }
-                Node::Section(section) => {
+                MessageNode::Section(section) => {
                     bytes.push(SECTION_START);
                     write_name(key, bytes)?;
                     section.write(bytes)?;
@@ -183,15 +183,15 @@ impl Message {
                 SECTION_END if depth > 0 => return Ok(message),
                 KEY_VALUE => {
                     let name = read_name(rest)?;
-                    (name, Node::Value(read_value(rest)?))
+                    (name, MessageNode::Value(read_value(rest)?))
                 }
                 LIST_START => {
                     let name = read_name(rest)?;
-                    (name, Node::List(read_items(rest)?))
+                    (name, MessageNode::List(read_items(rest)?))
                 }
                 SECTION_START if depth < DEEPEST => {
                     let name = read_name(rest)?;
-                    (name, Node::Section(Self::read(rest, depth + 1)?))
+                    (name, MessageNode::Section(Self::read(rest, depth + 1)?))
                 }
                 _ => return Err(Malformed::Unexpected),
             };

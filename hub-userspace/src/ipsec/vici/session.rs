@@ -52,7 +52,7 @@ impl SessionError {
 
 /// A named event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct ViciEvent {
     pub name: String,
     pub message: Message,
 }
@@ -62,7 +62,7 @@ pub struct Session {
     /// What has come and is not a whole packet yet.
     buffer: Vec<u8>,
     /// Events that came while something else was waited for.
-    events: VecDeque<Event>,
+    events: VecDeque<ViciEvent>,
 }
 
 enum Packet {
@@ -70,7 +70,7 @@ enum Packet {
     UnknownCommand,
     Confirm,
     UnknownEvent,
-    Event(Event),
+    Event(ViciEvent),
 }
 
 impl Session {
@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// The next event. May be cancelled: nothing is lost.
-    pub async fn event(&mut self) -> Result<Event, SessionError> {
+    pub async fn event(&mut self) -> Result<ViciEvent, SessionError> {
         if let Some(event) = self.events.pop_front() {
             return Ok(event);
         }
@@ -212,7 +212,7 @@ impl Packet {
             EVENT_UNKNOWN => Self::UnknownEvent,
             EVENT => {
                 let name = read_name(&mut rest)?;
-                Self::Event(Event { name, message: Message::decode(rest)? })
+                Self::Event(ViciEvent { name, message: Message::decode(rest)? })
             }
             _ => return Err(Malformed::Unexpected),
         })

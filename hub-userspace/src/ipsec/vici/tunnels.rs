@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::table::Tunnel;
-use crate::config::ipsec::Start;
+use crate::config::ipsec::StartAction;
 
 /// How the tunnels are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,25 +20,25 @@ pub struct Tunnels {
 
 impl Tunnels {
     /// Whether a connection's tunnel can carry traffic; `None`: not known yet.
-    pub fn is_up(&self, name: &str, start: Start) -> Option<bool> {
+    pub fn is_up(&self, name: &str, start: StartAction) -> Option<bool> {
         if self.unreachable.is_some() || self.problems.contains_key(name) {
             return Some(false);
         }
         let tunnel = self.tunnels.get(name)?;
         // With the first packet there will be one; without packets, there would never be.
-        let waits = start == Start::Trap && tunnel.fault.is_none();
+        let waits = start == StartAction::Trap && tunnel.fault.is_none();
         Some(tunnel.is_up() || waits)
     }
 
     /// Why it cannot.
-    pub fn reason(&self, name: &str, start: Start) -> String {
+    pub fn reason(&self, name: &str, start: StartAction) -> String {
         if let Some(why) = self.problems.get(name).or(self.unreachable.as_ref()) {
             return why.clone();
         }
         match (self.tunnels.get(name), start) {
             (Some(Tunnel { fault: Some(fault), .. }), _) => format!("IPsec: {fault}"),
             (Some(Tunnel { ike: Some(_), .. }), _) => "IPsec: negotiating".to_owned(),
-            (Some(_), Start::None) => "IPsec: the site has not begun yet (start = \"none\")".to_owned(),
+            (Some(_), StartAction::None) => "IPsec: the site has not begun yet (start = \"none\")".to_owned(),
             (Some(_), _) => "IPsec: there is no tunnel; it is begun again".to_owned(),
             (None, _) => "IPsec: strongSwan has not answered yet".to_owned(),
         }

@@ -13,8 +13,8 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    table::Table,
-    wire::{Answer, Dump, answers},
+    table::XfrmTable,
+    wire::{Dump, XfrmMessage, answers},
 };
 
 /// `XFRMNLGRP_EXPIRE`, `XFRMNLGRP_SA`, `XFRMNLGRP_POLICY` (linux/xfrm.h).
@@ -35,25 +35,25 @@ const LONGEST_ANSWER: usize = 32 << 10;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policies {
     /// `None`: not read yet.
-    pub table: Option<Arc<Table>>,
+    pub table: Option<Arc<XfrmTable>>,
     /// Why it is not up to date.
     pub problem: Option<String>,
 }
 
 /// The task; it ends when this is dropped.
-pub struct Follower {
+pub struct PolicyFollower {
     wanted: watch::Sender<bool>,
     views: watch::Receiver<Arc<Policies>>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Follower {
+impl Drop for PolicyFollower {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Follower {
+impl PolicyFollower {
     /// In the network namespace of the calling thread. Asks nothing before somebody [wants](Self::want) to know.
     pub fn start() -> Self {
         let (wanted, wants) = watch::channel(false);
@@ -115,7 +115,7 @@ async fn follow(publisher: &watch::Sender<Arc<Policies>>) -> io::Error {
     let followed = async {
         // First: what happens from here on is not missed.
         let mut events = socket(&GROUPS)?;
-        let mut requests = Requests { socket: socket(&[])?, sequence: 0 };
+        let mut requests = XfrmRequests { socket: socket(&[])?, sequence: 0 };
         loop {
             let table = requests.table().await?;
             publish(publisher, Policies { table: Some(Arc::new(table)), problem: None });
@@ -171,16 +171,16 @@ async fn receive(socket: &mut TokioSocket) -> io::Result<Vec<u8>> {
     }
 }
 
-struct Requests {
+struct XfrmRequests {
     socket: TokioSocket,
     sequence: u32,
 }
 
-impl Requests {
-    async fn table(&mut self) -> io::Result<Table> {
-        let mut table = Table::default();
+impl XfrmRequests {
+    async fn table(&mut self) -> io::Result<XfrmTable> {
+        let mut table = XfrmTable::default();
         for _ in 0..ATTEMPTS {
-            table = Table::default();
+            table = XfrmTable::default();
             // SAs last: one that a policy read before is for is not missed.
             let policies = self.list(Dump::Policies, &mut table).await?;
             if self.list(Dump::Sas, &mut table).await? && policies {
@@ -191,7 +191,7 @@ impl Requests {
     }
 
     /// Whether the listing is whole.
-    async fn list(&mut self, dump: Dump, table: &mut Table) -> io::Result<bool> {
+    async fn list(&mut self, dump: Dump, table: &mut XfrmTable) -> io::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         let (request, kernel) = (dump.request(self.sequence), SocketAddr::new(0, 0));
         poll_fn(|context| self.socket.poll_send_to(context, &request, &kernel)).await?;
@@ -202,14 +202,14 @@ impl Requests {
             for (answer, interrupted) in answers(&datagram, self.sequence) {
                 whole &= !interrupted;
                 match answer {
-                    Answer::Policy(policy) => table.policies.push(policy),
-                    Answer::Sa(sa) => table.sas.push(sa),
+                    XfrmMessage::Policy(policy) => table.policies.push(policy),
+                    XfrmMessage::Sa(sa) => table.sas.push(sa),
                     // No policies at all, of this kernel's (net/xfrm/xfrm_user.c).
-                    Answer::Error(errno) if errno != Errno::NOENT.raw_os_error() => {
+                    XfrmMessage::Error(errno) if errno != Errno::NOENT.raw_os_error() => {
                         return Err(io::Error::from_raw_os_error(errno));
                     }
-                    Answer::Done | Answer::Error(_) => return Ok(whole),
-                    Answer::Other => {}
+                    XfrmMessage::Done | XfrmMessage::Error(_) => return Ok(whole),
+                    XfrmMessage::Other => {}
                 }
             }
         }

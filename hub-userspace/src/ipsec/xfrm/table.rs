@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Direction, Policy, Sa, Side, Template};
+use super::wire::{Direction, Sa, SelectorSide, Template, XfrmPolicy};
 use crate::policy::{
     ports::{Ports, ProtoPorts},
     selectors::{Pair, same_family},
@@ -12,22 +12,22 @@ use crate::policy::{
 
 /// All that there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Table {
-    pub policies: Vec<Policy>,
+pub struct XfrmTable {
+    pub policies: Vec<XfrmPolicy>,
     pub sas: Vec<Sa>,
 }
 
 /// What a connection's policies and SAs are known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub struct SaMatch {
     /// Of its xfrm interface, if it has one.
     pub if_id: Option<u32>,
     /// The customer gateway's address: the other end of the tunnel, where there is no xfrm interface.
     pub site: IpAddr,
 }
 
-impl Mark {
-    fn is_of(&self, policy: &Policy) -> bool {
+impl SaMatch {
+    fn is_of(&self, policy: &XfrmPolicy) -> bool {
         match self.if_id {
             Some(if_id) => policy.if_id == if_id,
             None => policy.if_id == 0 && policy.templates.iter().any(|template| template.source == self.site),
@@ -35,16 +35,16 @@ impl Mark {
     }
 }
 
-impl Table {
+impl XfrmTable {
     /// What comes in from the connection by policies that have an SA.
-    pub fn pairs(&self, mark: &Mark) -> BTreeSet<Pair> {
+    pub fn pairs(&self, mark: &SaMatch) -> BTreeSet<Pair> {
         let policies = self.policies.iter().filter(|policy| policy.direction != Direction::Out && mark.is_of(policy));
         policies.filter(|policy| self.is_live(policy)).filter_map(pair).collect()
     }
 
     /// Its SAs that come in from the site.
-    pub fn inbound(&self, mark: &Mark) -> Vec<&Sa> {
-        let policies: Vec<&Policy> =
+    pub fn inbound(&self, mark: &SaMatch) -> Vec<&Sa> {
+        let policies: Vec<&XfrmPolicy> =
             self.policies.iter().filter(|policy| policy.direction != Direction::Out && mark.is_of(policy)).collect();
         let is_one =
             |sa: &&Sa| policies.iter().any(|policy| policy.templates.iter().any(|t| suits(t, policy.if_id, sa)));
@@ -61,7 +61,7 @@ impl Table {
     }
 
     /// There is an SA for each of its templates.
-    fn is_live(&self, policy: &Policy) -> bool {
+    fn is_live(&self, policy: &XfrmPolicy) -> bool {
         policy.templates.iter().all(|template| self.sas.iter().any(|sa| suits(template, policy.if_id, sa)))
     }
 }
@@ -78,7 +78,7 @@ fn suits(template: &Template, if_id: u32, sa: &Sa) -> bool {
 }
 
 /// Nothing where ports are no range: what cannot be said is not admitted.
-fn pair(policy: &Policy) -> Option<Pair> {
+fn pair(policy: &XfrmPolicy) -> Option<Pair> {
     let (remote, local) = (policy.source, policy.destination);
     if !same_family(remote.prefix, local.prefix) {
         return None;
@@ -93,14 +93,14 @@ fn pair(policy: &Policy) -> Option<Pair> {
 }
 
 /// Ports that agree with one in the bits of a mask, if they are a range.
-fn ports(side: &Side) -> Option<Ports> {
-    let Side { port, port_mask: mask, .. } = *side;
+fn ports(side: &SelectorSide) -> Option<Ports> {
+    let SelectorSide { port, port_mask: mask, .. } = *side;
     let is_range = mask.leading_ones() + mask.trailing_zeros() >= 16;
     is_range.then_some(Ports { first: port & mask, last: port & mask | !mask })
 }
 
-fn message(kind: &Side, code: &Side) -> Option<Ports> {
-    let number = |side: &Side| u8::try_from(side.port).ok();
+fn message(kind: &SelectorSide, code: &SelectorSide) -> Option<Ports> {
+    let number = |side: &SelectorSide| u8::try_from(side.port).ok();
     match (kind.port_mask, code.port_mask) {
         (0, 0) => Some(Ports::ANY),
         (0xffff, 0) => {
@@ -119,14 +119,14 @@ mod tests {
 
     const SITE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 10));
 
-    fn shown(table: &Table, if_id: Option<u32>) -> Vec<String> {
-        table.pairs(&Mark { if_id, site: SITE }).iter().map(Pair::to_string).collect()
+    fn shown(table: &XfrmTable, if_id: Option<u32>) -> Vec<String> {
+        table.pairs(&SaMatch { if_id, site: SITE }).iter().map(Pair::to_string).collect()
     }
 
     #[test]
     fn a_policy_with_an_sa_gives_a_pair_and_without_one_none() {
         let (policy, sa) = (example_policy(), example_sa());
-        let mut table = Table { policies: vec![policy.clone()], sas: vec![sa.clone()] };
+        let mut table = XfrmTable { policies: vec![policy.clone()], sas: vec![sa.clone()] };
         assert_eq!(shown(&table, None), ["10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]"]);
         for (what, other) in [
             ("another site", Sa { source: "198.51.100.11".parse().unwrap(), ..sa.clone() }),
@@ -139,7 +139,7 @@ mod tests {
             assert!(shown(&table, None).is_empty(), "{what}");
         }
         table.sas = vec![sa];
-        table.policies = vec![Policy { direction: Direction::Out, ..policy }];
+        table.policies = vec![XfrmPolicy { direction: Direction::Out, ..policy }];
         assert!(shown(&table, None).is_empty(), "a policy of the other direction");
     }
 
@@ -147,12 +147,12 @@ mod tests {
     fn the_interface_counts_where_there_is_one_and_else_the_sites_address() {
         let (mut policy, mut sa) = (example_policy(), example_sa());
         (policy.if_id, sa.if_id) = (7, 7);
-        let table = Table { policies: vec![policy], sas: vec![sa] };
+        let table = XfrmTable { policies: vec![policy], sas: vec![sa] };
         assert_eq!([Some(7), Some(8), None].map(|if_id| shown(&table, if_id).len()), [1, 0, 0]);
-        let table = Table { policies: vec![example_policy()], sas: vec![example_sa()] };
-        let elsewhere = Mark { if_id: None, site: "198.51.100.11".parse().unwrap() };
+        let table = XfrmTable { policies: vec![example_policy()], sas: vec![example_sa()] };
+        let elsewhere = SaMatch { if_id: None, site: "198.51.100.11".parse().unwrap() };
         assert!(table.pairs(&elsewhere).is_empty() && shown(&table, Some(7)).is_empty());
-        assert_eq!(table.inbound(&Mark { if_id: None, site: SITE }).len(), 1);
+        assert_eq!(table.inbound(&SaMatch { if_id: None, site: SITE }).len(), 1);
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(with(22, 0xfff0), Some((16, 31)));
         assert_eq!(with(22, 0x00ff), None);
         let icmp = |kind: (u16, u16), code: (u16, u16)| {
-            let mut policy = Policy { protocol: 1, ..example_policy() };
+            let mut policy = XfrmPolicy { protocol: 1, ..example_policy() };
             (policy.source.port, policy.source.port_mask) = kind;
             (policy.destination.port, policy.destination.port_mask) = code;
             pair(&policy).map(|pair| pair.limit.to_string())

@@ -44,13 +44,13 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
-type Event = NetlinkMessage<RouteNetlinkMessage>;
+type NetlinkEvent = NetlinkMessage<RouteNetlinkMessage>;
 
 /// Follows the host's links, addresses, neighbours and gateways.
 ///
 /// Events and dumps have a socket each. Events that are older than a dump are applied after it;
 /// since each says how its object is from then on, the last one leaves the picture right.
-pub struct Follower {
+pub struct HostFollower {
     events: Events,
     /// When everything must be read again.
     reread: Option<Instant>,
@@ -59,13 +59,13 @@ pub struct Follower {
     /// it would begin anew each time, and never end where there are many routes.
     reading: JoinSet<Result<Reading>>,
     /// Events since it began: applied at once, and again to what it finds.
-    since: Vec<Event>,
+    since: Vec<NetlinkEvent>,
     /// What changed and has not been told yet. Kept here so that a call of [`Follower::changed`]
     /// that is dropped half way loses nothing.
     untold: Changes,
 }
 
-impl Follower {
+impl HostFollower {
     /// Subscribes, then reads how everything is, in the network namespace of the calling thread.
     /// Neighbours that are stale already are told by the first [`Self::changed`].
     ///
@@ -121,9 +121,9 @@ impl Follower {
     }
 
     /// Applies an event; `None` is the end of the events.
-    fn take(&mut self, event: Option<Event>, state: &mut HostState) -> Result<()> {
+    fn take(&mut self, event: Option<NetlinkEvent>, state: &mut HostState) -> Result<()> {
         match event {
-            Some(Event { payload: NetlinkPayload::Overrun(_), .. }) => {
+            Some(NetlinkEvent { payload: NetlinkPayload::Overrun(_), .. }) => {
                 tracing::warn!("netlink events were lost; reading everything again");
                 self.reread = Some(Instant::now());
             }
@@ -172,7 +172,7 @@ type Reading = (HostState, Changes);
 
 /// A socket that is subscribed to [`GROUPS`] and asks nothing.
 struct Events {
-    incoming: Pin<Box<dyn Stream<Item = Event> + Send>>,
+    incoming: Pin<Box<dyn Stream<Item = NetlinkEvent> + Send>>,
     task: JoinHandle<()>,
 }
 
@@ -193,12 +193,12 @@ impl Events {
     }
 
     /// The next event; nothing when the socket has ended.
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<NetlinkEvent> {
         self.incoming.next().await
     }
 
     /// The same, if it has been received already.
-    fn next_now(&mut self) -> Poll<Option<Event>> {
+    fn next_now(&mut self) -> Poll<Option<NetlinkEvent>> {
         self.incoming.next().now_or_never().map_or(Poll::Pending, Poll::Ready)
     }
 }

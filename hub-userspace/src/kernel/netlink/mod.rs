@@ -33,13 +33,13 @@ mod socket;
 mod state;
 mod wire;
 
-pub use follow::Follower;
+pub use follow::HostFollower;
 pub use group::{SITES_GROUP, put_into_group, take_out_of_group};
 pub use interfaces::{Interfaces, Problems, XfrmLink, XfrmLinks, remove_interfaces};
-pub use nft::{Counter, Guard, GuardCounters, GuardError, Ruleset, Service};
+pub use nft::{Counter, Guard, GuardCounters, GuardError, GuardService, Ruleset};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
-pub use reconciler::{Failure, Reconciler, Report};
-pub use socket::{Error, Refusal};
+pub use reconciler::{ReconcileFailure, ReconcileReport, Reconciler};
+pub use socket::{NetlinkError, Refusal};
 pub use state::{Changes, HostState, Link};
 
 /// The routing protocol number that marks what is ours: `RTA_PROTOCOL`, `FRA_PROTOCOL`,

@@ -35,7 +35,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What can go wrong with a netlink socket, apart from single changes that are [refused](Refusal).
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum NetlinkError {
     /// No socket, or not with the options needed.
     #[error("cannot open a netlink socket: {0}")]
     Open(#[source] io::Error),
@@ -143,9 +143,9 @@ pub(super) struct Requests {
 
 impl Requests {
     /// Opens one, in the network namespace of the calling thread.
-    pub fn open() -> Result<Self, Error> {
-        let socket = TokioSocket::new(NETLINK_ROUTE).map_err(Error::Open)?;
-        configure(socket.socket_ref()).map_err(Error::Open)?;
+    pub fn open() -> Result<Self, NetlinkError> {
+        let socket = TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
+        configure(socket.socket_ref()).map_err(NetlinkError::Open)?;
         let received = Vec::with_capacity(LONGEST_ANSWER);
         Ok(Self { socket, sequence: 0, sending: Vec::new(), received, unfinished: None })
     }
@@ -157,7 +157,7 @@ impl Requests {
         &mut self,
         what: &'static str,
         request: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let mut objects = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             objects.clear();
@@ -176,7 +176,7 @@ impl Requests {
         what: &'static str,
         request: RouteNetlinkMessage,
         mut take: impl FnMut(RouteNetlinkMessage),
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, NetlinkError> {
         if let Some(sequence) = self.unfinished {
             self.read_dump(what, sequence, &mut |_| ()).await?;
         }
@@ -192,7 +192,7 @@ impl Requests {
         what: &'static str,
         sequence: u32,
         take: &mut impl FnMut(RouteNetlinkMessage),
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, NetlinkError> {
         let mut whole = true;
         loop {
             self.receive(what).await?;
@@ -211,7 +211,7 @@ impl Requests {
                 // No such table, or a family that the host does without ("ipv6.disable=1"): there are no objects.
                 let empty = [Errno::NOENT, Errno::AFNOSUPPORT].iter().any(|errno| refusal.is(*errno));
                 let end = refusal.errno == 0 || empty;
-                return if end { Ok(whole) } else { Err(Error::Refused { what, refusal }) };
+                return if end { Ok(whole) } else { Err(NetlinkError::Refused { what, refusal }) };
             }
             yield_now().await;
         }
@@ -222,7 +222,7 @@ impl Requests {
         &mut self,
         what: &'static str,
         request: RouteNetlinkMessage,
-    ) -> Result<Result<RouteNetlinkMessage, Refusal>, Error> {
+    ) -> Result<Result<RouteNetlinkMessage, Refusal>, NetlinkError> {
         self.sending.clear();
         self.put(request, 0);
         self.send(what).await?;
@@ -247,7 +247,7 @@ impl Requests {
         &mut self,
         what: &'static str,
         changes: Vec<(RouteNetlinkMessage, u16)>,
-    ) -> Result<Vec<Result<(), Refusal>>, Error> {
+    ) -> Result<Vec<Result<(), Refusal>>, NetlinkError> {
         let mut results = Vec::new();
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
@@ -269,7 +269,11 @@ impl Requests {
     }
 
     /// Notes the refusals among the answers to the last changes, until the last one is acknowledged.
-    async fn read_results(&mut self, what: &'static str, results: &mut [Result<(), Refusal>]) -> Result<(), Error> {
+    async fn read_results(
+        &mut self,
+        what: &'static str,
+        results: &mut [Result<(), Refusal>],
+    ) -> Result<(), NetlinkError> {
         let count = u32::try_from(results.len()).unwrap_or(u32::MAX);
         let first = self.sequence.wrapping_sub(count).wrapping_add(1);
         loop {
@@ -309,14 +313,14 @@ impl Requests {
         self.sending[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
     }
 
-    async fn send(&self, what: &'static str) -> Result<(), Error> {
+    async fn send(&self, what: &'static str) -> Result<(), NetlinkError> {
         let kernel = SocketAddr::new(0, 0);
         let send = poll_fn(|context| self.socket.poll_send_to(context, &self.sending, &kernel));
         within(what, send).await.map(drop)
     }
 
     /// Receives one datagram of answers.
-    async fn receive(&mut self, what: &'static str) -> Result<(), Error> {
+    async fn receive(&mut self, what: &'static str) -> Result<(), NetlinkError> {
         loop {
             self.received.clear();
             let receive = poll_fn(|context| self.socket.poll_recv_from(context, &mut self.received));
@@ -328,10 +332,10 @@ impl Requests {
     }
 }
 
-async fn within<T>(what: &'static str, answer: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
+async fn within<T>(what: &'static str, answer: impl Future<Output = io::Result<T>>) -> Result<T, NetlinkError> {
     match timeout(ANSWER_TIMEOUT, answer).await {
-        Ok(answer) => answer.map_err(|source| Error::Socket { what, source }),
-        Err(_) => Err(Error::Lost(what)),
+        Ok(answer) => answer.map_err(|source| NetlinkError::Socket { what, source }),
+        Err(_) => Err(NetlinkError::Lost(what)),
     }
 }
 

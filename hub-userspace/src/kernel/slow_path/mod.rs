@@ -34,7 +34,7 @@ const PEER_STAND_IN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x7670, 0x6e68
 pub const ENTRIES: usize = 3;
 
 /// A kernel route, and what it is to do; nothing: it is not to be there.
-pub type Entry = (RouteKey, Option<Arc<RouteAction>>);
+pub type KernelRoute = (RouteKey, Option<Arc<RouteAction>>);
 
 /// What every destination that leads to connections has besides.
 pub static BACKSTOP: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(RouteAction::Unreachable));
@@ -61,7 +61,7 @@ pub fn entries_of(
     config: &Config,
     table: u32,
     action: impl Fn(&Arc<Members>) -> Option<Arc<RouteAction>>,
-) -> [Entry; ENTRIES] {
+) -> [KernelRoute; ENTRIES] {
     let Some(Target::Connections(members)) = rib.target(destination) else {
         return entries(destination, table, [None; ENTRIES]);
     };
@@ -85,7 +85,11 @@ pub fn publish_table(config: &Config) -> u32 {
     config.vpc.as_ref().map_or(DEFAULT_PUBLISH_TABLE, |vpc| vpc.publish_table)
 }
 
-fn entries(destination: IpNet, publish_table: u32, actions: [Option<&Arc<RouteAction>>; ENTRIES]) -> [Entry; ENTRIES] {
+fn entries(
+    destination: IpNet,
+    publish_table: u32,
+    actions: [Option<&Arc<RouteAction>>; ENTRIES],
+) -> [KernelRoute; ENTRIES] {
     let [internal, backstop, published] = actions.map(Option::<&_>::cloned);
     let key = |table, metric| RouteKey { table, destination, metric };
     [

@@ -2,7 +2,7 @@
 
 use std::{io, net::UdpSocket, time::Instant};
 
-use hub_userspace::kernel::netlink::{Counter, Guard, Ruleset, Service};
+use hub_userspace::kernel::netlink::{Counter, Guard, GuardService, Ruleset};
 use rustix::io::Errno;
 
 use super::{
@@ -193,7 +193,7 @@ fn a_site_reaches_services_of_the_hub_alone() {
         let counters = guard.counters().await.unwrap();
         assert_eq!((counters.input_not_local.packets, counters.input_no_service.packets), (16, 15));
 
-        guard.apply(&Ruleset { services: [Service::Tcp(22)].into(), ..ruleset() }).await.unwrap();
+        guard.apply(&Ruleset { services: [GuardService::Tcp(22)].into(), ..ruleset() }).await.unwrap();
         for v in 0..2 {
             let ping = [8, 128][v];
             assert_eq!(bench.send("far1", local(), AT1[v], HUB[v], What::Icmp(ping)), [""; 0]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use futures_util::FutureExt as _;
 use hub_common::Mark;
-use hub_userspace::kernel::netlink::{Guard, GuardCounters, GuardError, Ruleset, Service};
+use hub_userspace::kernel::netlink::{Guard, GuardCounters, GuardError, GuardService, Ruleset};
 use ipnet::IpNet;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -252,9 +252,9 @@ fn random_ruleset(random: &mut SmallRng) -> Ruleset {
     let marks = [Mark::default(), Mark { flag: 0x8000_0000, mask: 0x8000_0fff }];
     let mark = marks[usize::from(random.random_ratio(1, 20))];
     let services = (0..random.random_range(0..5)).map(|_| match random.random_range(0..3) {
-        0 => Service::Icmp,
-        1 => Service::Tcp(random.random_range(0..4)),
-        _ => Service::Udp(random.random()),
+        0 => GuardService::Icmp,
+        1 => GuardService::Tcp(random.random_range(0..4)),
+        _ => GuardService::Udp(random.random()),
     });
     Ruleset {
         vpc: BTreeSet::new(),

@@ -11,7 +11,7 @@ mod scale;
 use std::collections::BTreeSet;
 
 use hub_common::Mark;
-use hub_userspace::kernel::netlink::{Ruleset, Service};
+use hub_userspace::kernel::netlink::{GuardService, Ruleset};
 
 use crate::lab::net;
 
@@ -46,7 +46,7 @@ fn ruleset() -> Ruleset {
         mark: Mark::default(),
         next_hops: next_hops.map(|(number, name)| (to(number), name.to_owned())).into(),
         output: output.map(|(name, hub, site)| (name.to_owned(), net(hub), net(site))).into(),
-        services: [Service::Icmp, Service::Tcp(179), Service::Udp(53)].into(),
+        services: [GuardService::Icmp, GuardService::Tcp(179), GuardService::Udp(53)].into(),
     }
 }
 

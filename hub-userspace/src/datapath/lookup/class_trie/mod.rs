@@ -45,7 +45,7 @@ pub enum Change {
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub enum TrieFamily {
     V4,
     V6,
 }
@@ -90,7 +90,7 @@ impl<B: Backing> ClassTrie<B> {
     /// # Errors
     /// When the memory is full. Changes applied until then are in effect; applying the same changes again continues
     /// from there.
-    pub fn apply(&mut self, family: Family, changes: &[((u128, u8), Change)]) -> Result<(), Exhausted<B::Error>> {
+    pub fn apply(&mut self, family: TrieFamily, changes: &[((u128, u8), Change)]) -> Result<(), Exhausted<B::Error>> {
         let Self { memory, classes, blocks, tables } = self;
         let table = &mut tables[family as usize];
         let mut seen = HashSet::new();

@@ -8,7 +8,7 @@ use hub_common::{
 };
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
-use super::{Change, ClassTrie, Family, memory::Backing};
+use super::{Change, ClassTrie, TrieFamily, memory::Backing};
 
 #[derive(Default)]
 pub struct Heap(Vec<AtomicU32>);
@@ -60,10 +60,10 @@ impl Seen<'_> {
         (class.route().or(default.route()), columns.iter().map(pair).collect())
     }
 
-    fn answer(&self, family: Family, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<Value>>) {
+    fn answer(&self, family: TrieFamily, address: u128, columns: &[u32]) -> (Option<Route>, Vec<Option<Value>>) {
         match family {
-            Family::V4 => self.ask((address >> 96) as u32, columns),
-            Family::V6 => self.ask([(address >> 64) as u64, address as u64], columns),
+            TrieFamily::V4 => self.ask((address >> 96) as u32, columns),
+            TrieFamily::V6 => self.ask([(address >> 64) as u64, address as u64], columns),
         }
     }
 }
@@ -108,7 +108,7 @@ impl Reference {
 
 /// The distribution of random prefixes.
 struct Shape {
-    family: Family,
+    family: TrieFamily,
     /// Bits that random prefixes begin with.
     base: (u128, u8),
     /// Number of random bits behind the base. Few bits make prefixes overlap.
@@ -116,19 +116,19 @@ struct Shape {
 }
 
 const SHAPES: [Shape; 6] = [
-    Shape { family: Family::V4, base: (0, 0), loose: 32 },
-    Shape { family: Family::V4, base: (10 << 120, 8), loose: 12 },
+    Shape { family: TrieFamily::V4, base: (0, 0), loose: 32 },
+    Shape { family: TrieFamily::V4, base: (10 << 120, 8), loose: 12 },
     // A few networks with very many prefixes each: blocks are made and removed.
-    Shape { family: Family::V4, base: (0x0a50 << 112, 13), loose: 15 },
-    Shape { family: Family::V6, base: (0, 0), loose: 20 },
-    Shape { family: Family::V6, base: (0xfd64 << 112, 48), loose: 40 },
+    Shape { family: TrieFamily::V4, base: (0x0a50 << 112, 13), loose: 15 },
+    Shape { family: TrieFamily::V6, base: (0, 0), loose: 20 },
+    Shape { family: TrieFamily::V6, base: (0xfd64 << 112, 48), loose: 40 },
     // Long walks.
-    Shape { family: Family::V6, base: (0x2001_0db8 << 96, 32), loose: 4 },
+    Shape { family: TrieFamily::V6, base: (0x2001_0db8 << 96, 32), loose: 4 },
 ];
 
 impl Shape {
     fn bits(&self) -> u8 {
-        if self.family == Family::V4 { 32 } else { 128 }
+        if self.family == TrieFamily::V4 { 32 } else { 128 }
     }
 
     fn address(&self, random: &mut SmallRng) -> u128 {
@@ -232,7 +232,7 @@ fn bytes(routes: u32, address: impl Fn(u32) -> u32) -> usize {
     let mut trie = ClassTrie::new(Heap::default(), 64).unwrap_or_else(|_| panic!("there is memory"));
     let route = Change::Route(Some(Route { first_bucket: 1, bucket_mask: 0, flags: 0 }));
     let changes: Vec<_> = (0..routes).map(|number| ((u128::from(address(number)) << 96, 32), route)).collect();
-    trie.apply(Family::V4, &changes).unwrap_or_else(|_| panic!("there is memory"));
+    trie.apply(TrieFamily::V4, &changes).unwrap_or_else(|_| panic!("there is memory"));
     trie.memory.backing().words().len() * size_of::<u32>()
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::{sync::watch, task::JoinHandle};
 
-use self::task::Task;
+use self::task::DriverTask;
 use super::tunnels::Tunnels;
 use crate::config::Config;
 
@@ -30,7 +30,7 @@ impl Driver {
     pub fn start(config: &Config) -> Self {
         let (config, configs) = watch::channel(without_routes(config));
         let (publisher, views) = watch::channel(Arc::default());
-        let task = tokio::spawn(async move { Task::new(configs, publisher).run().await });
+        let task = tokio::spawn(async move { DriverTask::new(configs, publisher).run().await });
         Self { config, views, task }
     }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Change, ChildSa, IkeSa},
+    event::{ChildSa, IkeSa, SaChange},
     fault::Fault,
     names::Names,
     selector::TrafficSelector,
@@ -24,7 +24,7 @@ const REMEMBERED: usize = 4096;
 
 /// SAs of all connections, ours and others'.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct SaTable {
     ikes: BTreeMap<u64, IkeSa>,
     children: BTreeMap<u64, Child>,
     /// Numbers of child SAs that are gone; charon gives none twice.
@@ -94,7 +94,7 @@ impl ChildSa {
     }
 }
 
-impl Table {
+impl SaTable {
     /// Takes the place of all that was known: charon may be another one since.
     pub fn replace(&mut self, listed: Vec<(IkeSa, Vec<ChildSa>)>) {
         self.ikes.clear();
@@ -121,10 +121,10 @@ impl Table {
         connections.filter(|connection| !stay.contains(connection.as_str())).cloned().collect()
     }
 
-    pub fn apply(&mut self, change: Change) {
+    pub fn apply(&mut self, change: SaChange) {
         match change {
-            Change::IkeUp(ike) => self.ike_up(ike),
-            Change::IkeDown(ike) => {
+            SaChange::IkeUp(ike) => self.ike_up(ike),
+            SaChange::IkeDown(ike) => {
                 self.ikes.remove(&ike.id);
                 let orphans: Vec<u64> =
                     self.children.iter().filter(|(_, child)| child.ike == ike.id).map(|(id, _)| *id).collect();
@@ -132,24 +132,24 @@ impl Table {
                     self.child_down(id);
                 }
             }
-            Change::IkeRekeyed { old, new } => {
+            SaChange::IkeRekeyed { old, new } => {
                 // Its children are the new one's, with no word about it.
                 self.ikes.remove(&old);
                 self.children.values_mut().filter(|child| child.ike == old).for_each(|child| child.ike = new.id);
                 self.ike_up(new);
             }
-            Change::ChildUp(ike, child) => {
+            SaChange::ChildUp(ike, child) => {
                 self.child_up(&ike, child);
                 self.ike_up(ike);
             }
-            Change::ChildDown(child) => self.child_down(child.id),
-            Change::ChildRekeyed { ike, old, new } => {
+            SaChange::ChildDown(child) => self.child_down(child.id),
+            SaChange::ChildRekeyed { ike, old, new } => {
                 // The new one first: there is no moment without either.
                 self.child_up(&ike, new);
                 self.child_down(old);
                 self.ike_up(ike);
             }
-            Change::Failed { connection, fault } => {
+            SaChange::Failed { connection, fault } => {
                 if fault.is_news_after(self.faults.get(&connection).copied()) {
                     self.faults.insert(connection, fault);
                 }

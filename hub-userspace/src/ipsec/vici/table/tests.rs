@@ -1,7 +1,7 @@
 //! Sequences of events: as they come, and as they should not.
 
 use super::{
-    super::{message::Message, selector::TrafficSelector, session::Event},
+    super::{message::Message, selector::TrafficSelector, session::ViciEvent},
     *,
 };
 
@@ -24,29 +24,29 @@ fn child(id: u64) -> ChildSa {
     }
 }
 
-fn up(ike_id: u64, id: u64) -> Change {
-    Change::ChildUp(ike(ike_id), child(id))
+fn up(ike_id: u64, id: u64) -> SaChange {
+    SaChange::ChildUp(ike(ike_id), child(id))
 }
 
-fn down(id: u64) -> Change {
-    Change::ChildDown(child(id))
+fn down(id: u64) -> SaChange {
+    SaChange::ChildDown(child(id))
 }
 
-fn rekeyed(ike_id: u64, old: u64, new: u64) -> Change {
-    Change::ChildRekeyed { ike: ike(ike_id), old, new: child(new) }
+fn rekeyed(ike_id: u64, old: u64, new: u64) -> SaChange {
+    SaChange::ChildRekeyed { ike: ike(ike_id), old, new: child(new) }
 }
 
-fn ids(table: &Table) -> Vec<u64> {
+fn ids(table: &SaTable) -> Vec<u64> {
     table.tunnel("a").children.iter().map(|child| child.id).collect()
 }
 
 #[test]
 fn sequences_end_with_the_sas_that_there_are() {
-    let ike_down = |id| Change::IkeDown(ike(id));
-    let ike_rekeyed = |old, new| Change::IkeRekeyed { old, new: ike(new) };
-    let table: Vec<(&str, Vec<Change>, &[u64])> = vec![
-        ("up", vec![Change::IkeUp(ike(1)), up(1, 1)], &[1]),
-        ("up, the IKE SA told later", vec![up(1, 1), Change::IkeUp(ike(1))], &[1]),
+    let ike_down = |id| SaChange::IkeDown(ike(id));
+    let ike_rekeyed = |old, new| SaChange::IkeRekeyed { old, new: ike(new) };
+    let table: Vec<(&str, Vec<SaChange>, &[u64])> = vec![
+        ("up", vec![SaChange::IkeUp(ike(1)), up(1, 1)], &[1]),
+        ("up, the IKE SA told later", vec![up(1, 1), SaChange::IkeUp(ike(1))], &[1]),
         ("up and down", vec![up(1, 1), down(1)], &[]),
         ("twice each", vec![up(1, 1), up(1, 1), down(1), down(1)], &[]),
         ("up told after down", vec![down(1), up(1, 1)], &[]),
@@ -78,7 +78,7 @@ fn sequences_end_with_the_sas_that_there_are() {
         ("down of one that nobody knows", vec![up(1, 1), down(7), ike_down(7)], &[1]),
     ];
     for (name, changes, expected) in table {
-        let mut table = Table::default();
+        let mut table = SaTable::default();
         for change in changes {
             table.apply(change);
         }
@@ -88,7 +88,7 @@ fn sequences_end_with_the_sas_that_there_are() {
 
 #[test]
 fn a_rekeying_is_never_seen_as_down() {
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     table.apply(up(1, 1));
     for id in 1..100 {
         for change in [rekeyed(1, id, id + 1), down(id), rekeyed(1, id, id + 1)] {
@@ -101,7 +101,7 @@ fn a_rekeying_is_never_seen_as_down() {
 
 #[test]
 fn a_look_at_all_sas_counts_more_than_what_was_known() {
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     table.apply(up(5, 9));
     table.apply(down(3));
     // charon has started again: its numbers as well.
@@ -125,7 +125,7 @@ fn sas_that_are_on_their_way_in_or_out_carry_nothing() {
         ("REKEYED", false),
         ("DELETING", false),
     ] {
-        let mut table = Table::default();
+        let mut table = SaTable::default();
         table.replace(vec![(ike(1), vec![ChildSa { state: state.to_owned(), ..child(1) }])]);
         assert_eq!(table.tunnel("a").is_up(), is_live, "{state}");
     }
@@ -135,13 +135,13 @@ fn sas_that_are_on_their_way_in_or_out_carry_nothing() {
 fn selectors_are_those_of_all_sas_and_go_with_the_last() {
     let of = |id, local: &str, remote: &str| {
         let selector = |text| vec![TrafficSelector::parse(text).expect("a selector")];
-        Change::ChildUp(ike(1), ChildSa { local: selector(local), remote: selector(remote), ..child(id) })
+        SaChange::ChildUp(ike(1), ChildSa { local: selector(local), remote: selector(remote), ..child(id) })
     };
-    let shown = |table: &Table| -> Vec<String> {
+    let shown = |table: &SaTable| -> Vec<String> {
         let pairs = table.tunnel("a").pairs();
         pairs.iter().map(Pair::to_string).collect()
     };
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     table.apply(of(1, "192.168.0.0/24", "10.10.10.0/24"));
     table.apply(of(2, "192.168.0.0/24", "10.10.10.0/24"));
     table.apply(of(3, "192.168.1.0/24[tcp/443]", "10.10.10.0/24"));
@@ -156,8 +156,8 @@ fn selectors_are_those_of_all_sas_and_go_with_the_last() {
 
 #[test]
 fn a_fault_is_told_until_the_tunnel_is_up() {
-    let failed = |fault| Change::Failed { connection: "a".to_owned(), fault };
-    let mut table = Table::default();
+    let failed = |fault| SaChange::Failed { connection: "a".to_owned(), fault };
+    let mut table = SaTable::default();
     table.apply(failed(Fault::Silent));
     table.apply(failed(Fault::WrongSecret));
     // What the site says follows from it.
@@ -184,7 +184,7 @@ fn recorded_events_are_understood() {
             .with_list("local-ts", ["192.168.0.0/24".to_owned()])
             .with_list("remote-ts", ["10.10.10.0/24".to_owned()])
     };
-    let event = |name: &str, message| Event { name: name.to_owned(), message };
+    let event = |name: &str, message| ViciEvent { name: name.to_owned(), message };
     let of = |ike: Message, name: &str, child: Message| {
         let children = Message::default().with_section(name, child);
         Message::default().with_section("a", ike.with_section("child-sas", children))
@@ -200,9 +200,9 @@ fn recorded_events_are_understood() {
         .with("group", "IKE")
         .with("ikesa-name", "a")
         .with("msg", "received TS_UNACCEPTABLE notify, no CHILD_SA built");
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     let mut apply = |event| {
-        for change in Change::of_event(&event) {
+        for change in SaChange::of_event(&event) {
             table.apply(change);
         }
         let Tunnel { ike, children, fault } = table.tunnel("a");
@@ -227,10 +227,10 @@ fn recorded_events_are_understood() {
 }
 
 /// What a connection of ours has, after events as bytes, each as charon sends them behind the event's name.
-fn after(table: &mut Table, events: &[(&str, &[u8])]) -> Vec<u64> {
+fn after(table: &mut SaTable, events: &[(&str, &[u8])]) -> Vec<u64> {
     for (name, bytes) in events {
         let message = Message::decode(bytes).expect("a message");
-        for change in Change::of_event(&Event { name: (*name).to_owned(), message }) {
+        for change in SaChange::of_event(&ViciEvent { name: (*name).to_owned(), message }) {
             table.apply(change);
         }
     }
@@ -281,7 +281,7 @@ fn a_child_that_comes_and_goes_in_the_very_bytes() {
     let up: &[u8] = b"\x03\x02up\x00\x03yes\x01\x01a\x03\x08uniqueid\x00\x011\x03\x05state\x00\x0bESTABLISHED\
         \x01\x09child-sas\x01\x03a-7\x03\x08uniqueid\x00\x017\x03\x05state\x00\x09INSTALLED\
         \x04\x08local-ts\x05\x00\x0e192.168.0.0/24\x06\x04\x09remote-ts\x05\x00\x0d10.10.10.0/24\x06\x02\x02\x02";
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     assert_eq!(after(&mut table, &[("child-updown", up)]), [7]);
     let pairs: Vec<String> = table.tunnel("a").pairs().iter().map(Pair::to_string).collect();
     assert_eq!(pairs, ["10.10.10.0/24 === 192.168.0.0/24"]);
@@ -293,7 +293,7 @@ fn a_child_that_comes_and_goes_in_the_very_bytes() {
 #[test]
 fn events_of_other_connections_are_no_business_of_ours() {
     let (ours, theirs) = (child_bytes("a-1", "1", "10.10.10.0/24"), child_bytes("rw-2", "2", "10.66.0.0/16"));
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     let events = [
         ("child-updown", up_bytes("a", "1", std::slice::from_ref(&ours))),
         ("child-updown", up_bytes("roadwarrior", "2", std::slice::from_ref(&theirs))),
@@ -326,7 +326,7 @@ fn selectors_stay_through_every_rekeying_whatever_the_order() {
         ("the loser's end is told first", vec![rekeyed(&to_2), updown(&down("3")), rekeyed(&to_3)], 2),
         ("each twice", vec![rekeyed(&to_2), rekeyed(&to_2), updown(&down("1")), updown(&down("1"))], 2),
     ] {
-        let mut table = Table::default();
+        let mut table = SaTable::default();
         after(&mut table, &[("child-updown", &first)]);
         let pairs = table.tunnel("a").pairs();
         for (name, bytes) in &events {
@@ -341,7 +341,7 @@ fn selectors_stay_through_every_rekeying_whatever_the_order() {
 fn a_charon_that_starts_again_counts_anew() {
     let up = up_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
     let down = event_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     assert!(after(&mut table, &[("child-updown", &up), ("child-updown", &down)]).is_empty());
     assert!(after(&mut table, &[("child-updown", &up)]).is_empty(), "told too late by the same one");
     // The new one's first SA has the number of one that is gone.
@@ -355,10 +355,10 @@ fn a_charon_that_starts_again_counts_anew() {
 /// A list that was made while an IKE SA took another's place: the new one had no children yet, the old one was gone.
 #[test]
 fn a_list_that_lacks_what_has_not_ended_is_known_as_such() {
-    let mut table = Table::default();
+    let mut table = SaTable::default();
     table.apply(up(1, 1));
     let of_b = IkeSa { connection: "b".to_owned(), ..ike(7) };
-    table.apply(Change::ChildUp(of_b.clone(), child(7)));
+    table.apply(SaChange::ChildUp(of_b.clone(), child(7)));
     let connecting = IkeSa { state: "CONNECTING".to_owned(), ..ike(2) };
     let rekeying = ChildSa { state: "REKEYED".to_owned(), ..child(1) };
     let b = (of_b, vec![child(7)]);

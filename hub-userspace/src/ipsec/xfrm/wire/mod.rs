@@ -68,8 +68,8 @@ impl Dump {
 
 /// A message of the kernel's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    Policy(Policy),
+pub enum XfrmMessage {
+    Policy(XfrmPolicy),
     Sa(Sa),
     /// A listing is complete; if not `whole`, something changed while it was made.
     Done,
@@ -89,10 +89,10 @@ pub enum Direction {
 
 /// A policy that demands IPsec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
+pub struct XfrmPolicy {
     pub direction: Direction,
-    pub source: Side,
-    pub destination: Side,
+    pub source: SelectorSide,
+    pub destination: SelectorSide,
     /// 0: any.
     pub protocol: u8,
     /// 0: none.
@@ -103,7 +103,7 @@ pub struct Policy {
 
 /// One end of a policy's selector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Side {
+pub struct SelectorSide {
     pub prefix: IpNet,
     pub port: u16,
     pub port_mask: u16,
@@ -137,7 +137,7 @@ pub struct Sa {
 }
 
 /// The messages of a datagram that answer the request of this number, and whether the listing is not to be relied on.
-pub fn answers(datagram: &[u8], sequence: u32) -> impl Iterator<Item = (Answer, bool)> {
+pub fn answers(datagram: &[u8], sequence: u32) -> impl Iterator<Item = (XfrmMessage, bool)> {
     let mut rest = datagram;
     iter::from_fn(move || {
         loop {
@@ -152,17 +152,17 @@ pub fn answers(datagram: &[u8], sequence: u32) -> impl Iterator<Item = (Answer, 
     })
 }
 
-fn answer(kind: u16, body: &[u8]) -> Answer {
+fn answer(kind: u16, body: &[u8]) -> XfrmMessage {
     match kind {
-        NLMSG_DONE => Answer::Done,
-        NLMSG_ERROR => Answer::Error(number32(body, 0).map_or(0, |code| (code as i32).wrapping_neg())),
-        NEW_POLICY => policy(body).map_or(Answer::Other, Answer::Policy),
-        NEW_SA => sa(body).map_or(Answer::Other, Answer::Sa),
-        _ => Answer::Other,
+        NLMSG_DONE => XfrmMessage::Done,
+        NLMSG_ERROR => XfrmMessage::Error(number32(body, 0).map_or(0, |code| (code as i32).wrapping_neg())),
+        NEW_POLICY => policy(body).map_or(XfrmMessage::Other, XfrmMessage::Policy),
+        NEW_SA => sa(body).map_or(XfrmMessage::Other, XfrmMessage::Sa),
+        _ => XfrmMessage::Other,
     }
 }
 
-fn policy(body: &[u8]) -> Option<Policy> {
+fn policy(body: &[u8]) -> Option<XfrmPolicy> {
     const XFRM_POLICY_ALLOW: u8 = 0;
     let family = number16(body, 40)?;
     let direction = match *body.get(160)? {
@@ -176,7 +176,7 @@ fn policy(body: &[u8]) -> Option<Policy> {
     }
     let side = |address: usize, port: usize, length: usize| {
         let prefix = IpNet::new(self::address(body, address, family)?, *body.get(length)?).ok()?.trunc();
-        Some(Side { prefix, port: number16_be(body, port)?, port_mask: number16_be(body, port + 2)? })
+        Some(SelectorSide { prefix, port: number16_be(body, port)?, port_mask: number16_be(body, port + 2)? })
     };
     let (destination, source) = (side(0, 32, 42)?, side(16, 36, 43)?);
     let (mut if_id, mut templates) = (0, Vec::new());
@@ -191,7 +191,7 @@ fn policy(body: &[u8]) -> Option<Policy> {
     if templates.is_empty() {
         return None;
     }
-    Some(Policy { direction, source, destination, protocol: *body.get(44)?, if_id, templates })
+    Some(XfrmPolicy { direction, source, destination, protocol: *body.get(44)?, if_id, templates })
 }
 
 /// Nothing for one that is optional, as compression is.

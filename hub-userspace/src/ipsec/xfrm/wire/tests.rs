@@ -59,7 +59,7 @@ fn sa_bytes(keys: bool) -> Vec<u8> {
     body
 }
 
-pub fn example_policy() -> Policy {
+pub fn example_policy() -> XfrmPolicy {
     policy(&policy_bytes()).expect("a policy")
 }
 
@@ -105,13 +105,17 @@ fn a_listing_is_told_from_other_messages() {
         message(NLMSG_DONE, 2, 5, &[0; 4]),
     ]
     .concat();
-    let found: Vec<(Answer, bool)> = answers(&datagram, 5).collect();
+    let found: Vec<(XfrmMessage, bool)> = answers(&datagram, 5).collect();
     assert_eq!(
         found,
-        [(Answer::Policy(example_policy()), false), (Answer::Sa(example_sa()), true), (Answer::Done, false)]
+        [
+            (XfrmMessage::Policy(example_policy()), false),
+            (XfrmMessage::Sa(example_sa()), true),
+            (XfrmMessage::Done, false)
+        ]
     );
     let refused = message(NLMSG_ERROR, 0, 5, &(-1_i32).to_ne_bytes());
-    assert_eq!(answers(&refused, 5).next(), Some((Answer::Error(1), false)));
+    assert_eq!(answers(&refused, 5).next(), Some((XfrmMessage::Error(1), false)));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tracing::{info, warn};
 
-use self::plan::{Found, found, stays, steps};
+use self::plan::{FoundInterface, found, stays, steps};
 pub use self::plan::{XfrmLink, XfrmLinks};
 use super::socket::{Refusal, Requests};
 
@@ -137,7 +137,7 @@ async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -
 }
 
 /// All interfaces that there are.
-async fn read(requests: &mut Requests) -> Result<Vec<Found>> {
+async fn read(requests: &mut Requests) -> Result<Vec<FoundInterface>> {
     let mut all = LinkMessage::default();
     all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
     let shown = requests.list("reading the interfaces", RouteNetlinkMessage::GetLink(all)).await?;
@@ -150,7 +150,7 @@ async fn read(requests: &mut Requests) -> Result<Vec<Found>> {
 
 async fn try_to_bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Result<Problems> {
     let found = read(requests).await?;
-    for Found { name, .. } in found.iter().filter(|found| first && found.ours && stays(wanted, found)) {
+    for FoundInterface { name, .. } in found.iter().filter(|found| first && found.ours && stays(wanted, found)) {
         info!("xfrm interface {name} taken over from the agent before");
     }
     let mut problems = Problems::new();

@@ -28,7 +28,7 @@ pub type XfrmLinks = BTreeMap<String, XfrmLink>;
 
 /// One that is ours, or in the way of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundInterface {
     pub index: u32,
     pub name: String,
     pub ours: bool,
@@ -39,7 +39,7 @@ pub struct Found {
 
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum InterfaceStep {
     Delete {
         index: u32,
         name: String,
@@ -55,7 +55,7 @@ pub enum Step {
     },
 }
 
-pub fn found(message: &LinkMessage) -> Option<Found> {
+pub fn found(message: &LinkMessage) -> Option<FoundInterface> {
     let (mut name, mut mtu, mut ours, mut if_id) = (None, 0, false, None);
     for attribute in &message.attributes {
         match attribute {
@@ -77,19 +77,19 @@ pub fn found(message: &LinkMessage) -> Option<Found> {
     }
     let up = message.header.flags.contains(LinkFlags::Up);
     // Our alias on something else is somebody's own doing.
-    Some(Found { index: message.header.index, name: name?, ours: ours && if_id.is_some(), up, mtu, if_id })
+    Some(FoundInterface { index: message.header.index, name: name?, ours: ours && if_id.is_some(), up, mtu, if_id })
 }
 
 /// Whether one of ours is wanted; its `if_id` cannot be changed.
-pub fn stays(wanted: &XfrmLinks, found: &Found) -> bool {
+pub fn stays(wanted: &XfrmLinks, found: &FoundInterface) -> bool {
     wanted.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id))
 }
 
 /// What leads from what is there to what is wanted.
-pub fn steps(wanted: &XfrmLinks, found: &[Found]) -> Vec<Step> {
+pub fn steps(wanted: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep> {
     let (mut steps, mut creations) = (Vec::new(), Vec::new());
     for gone in found.iter().filter(|found| found.ours && !stays(wanted, found)) {
-        steps.push(Step::Delete { index: gone.index, name: gone.name.clone() });
+        steps.push(InterfaceStep::Delete { index: gone.index, name: gone.name.clone() });
     }
     for (name, link) in wanted {
         match found.iter().find(|found| found.name == *name) {
@@ -97,12 +97,12 @@ pub fn steps(wanted: &XfrmLinks, found: &[Found]) -> Vec<Step> {
             Some(found) if !found.ours => {}
             Some(found) if stays(wanted, found) => {
                 if !found.up || found.mtu != link.mtu {
-                    creations.push(Step::Set { name: name.clone(), mtu: link.mtu });
+                    creations.push(InterfaceStep::Set { name: name.clone(), mtu: link.mtu });
                 }
             }
             _ => {
-                creations.push(Step::Create { name: name.clone(), link: *link });
-                creations.push(Step::Set { name: name.clone(), mtu: link.mtu });
+                creations.push(InterfaceStep::Create { name: name.clone(), link: *link });
+                creations.push(InterfaceStep::Set { name: name.clone(), mtu: link.mtu });
             }
         }
     }
@@ -110,7 +110,7 @@ pub fn steps(wanted: &XfrmLinks, found: &[Found]) -> Vec<Step> {
     steps
 }
 
-impl Step {
+impl InterfaceStep {
     pub fn name(&self) -> &str {
         let (Self::Delete { name, .. } | Self::Create { name, .. } | Self::Set { name, .. }) = self;
         name
@@ -164,8 +164,8 @@ mod tests {
 
     use super::*;
 
-    fn xfrm(name: &str, index: u32, if_id: u32, ours: bool) -> Found {
-        Found { index, name: name.into(), ours, up: true, mtu: 1400, if_id: Some(if_id) }
+    fn xfrm(name: &str, index: u32, if_id: u32, ours: bool) -> FoundInterface {
+        FoundInterface { index, name: name.into(), ours, up: true, mtu: 1400, if_id: Some(if_id) }
     }
 
     fn wanted(links: &[(&str, u32)]) -> XfrmLinks {
@@ -174,12 +174,13 @@ mod tests {
 
     #[test]
     fn only_what_differs_is_done_and_only_to_ours() {
-        let set = |name: &str| Step::Set { name: name.into(), mtu: 1400 };
-        let create = |name: &str, if_id| Step::Create { name: name.into(), link: XfrmLink { if_id, mtu: 1400 } };
-        let delete = |name: &str, index| Step::Delete { index, name: name.into() };
-        let down = Found { up: false, ..xfrm("a", 5, 7, true) };
-        let narrow = Found { mtu: 1280, ..xfrm("a", 5, 7, true) };
-        let veth = Found { if_id: None, ..xfrm("a", 5, 0, false) };
+        let set = |name: &str| InterfaceStep::Set { name: name.into(), mtu: 1400 };
+        let create =
+            |name: &str, if_id| InterfaceStep::Create { name: name.into(), link: XfrmLink { if_id, mtu: 1400 } };
+        let delete = |name: &str, index| InterfaceStep::Delete { index, name: name.into() };
+        let down = FoundInterface { up: false, ..xfrm("a", 5, 7, true) };
+        let narrow = FoundInterface { mtu: 1280, ..xfrm("a", 5, 7, true) };
+        let veth = FoundInterface { if_id: None, ..xfrm("a", 5, 0, false) };
         for (what, links, found, expected) in [
             ("new", &[("a", 7)][..], vec![], vec![create("a", 7), set("a")]),
             ("there", &[("a", 7)], vec![xfrm("a", 5, 7, true)], vec![]),
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn messages_are_the_bytes_that_the_kernel_reads() {
-        let bytes = |step: &Step| {
+        let bytes = |step: &InterfaceStep| {
             let mut message = NetlinkMessage::from(step.message().0);
             message.finalize();
             let mut bytes = vec![0; message.buffer_len()];
@@ -222,7 +223,7 @@ mod tests {
         }
         // struct nlmsghdr, struct ifinfomsg, then IFLA_IFNAME (3), IFLA_LINKINFO (18) with IFLA_INFO_KIND (1) and
         // IFLA_INFO_DATA (2), in which IFLA_XFRM_IF_ID (2).
-        let create = bytes(&Step::Create { name: "xf7".into(), link: XfrmLink { if_id: 7, mtu: 1400 } });
+        let create = bytes(&InterfaceStep::Create { name: "xf7".into(), link: XfrmLink { if_id: 7, mtu: 1400 } });
         assert_eq!(create[4], 16, "RTM_NEWLINK");
         let mut expected = b"\x08\0\x03\0xf7\0".to_vec();
         expected.extend(b"\x1c\0\x12\0\x09\0\x01\0xfrm\0\0\0\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0");
@@ -230,10 +231,10 @@ mod tests {
         // The length of the kind may count its end or not.
         let without_end = b"\x18\0\x12\0\x08\0\x01\0xfrm\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0";
         assert!(body == expected || body[8..] == without_end[..], "{body:02x?}");
-        let set = bytes(&Step::Set { name: "xf7".into(), mtu: 1400 });
+        let set = bytes(&InterfaceStep::Set { name: "xf7".into(), mtu: 1400 });
         assert_eq!((set[4], &set[24..32]), (19, &[1, 0, 0, 0, 1, 0, 0, 0][..]), "RTM_SETLINK, IFF_UP");
         assert!(set[32..].starts_with(b"\x08\0\x03\0xf7\0") && set.ends_with(&[0x78, 5, 0, 0]), "{set:02x?}");
-        let delete = bytes(&Step::Delete { index: 9, name: "xf7".into() });
+        let delete = bytes(&InterfaceStep::Delete { index: 9, name: "xf7".into() });
         assert_eq!((delete.len(), delete[4], delete[20]), (32, 17, 9), "RTM_DELLINK");
     }
 }

@@ -2,7 +2,7 @@
 
 use hub_common::Mark;
 
-use super::wire::{Kind, Messages, NLM_F_CREATE, attribute, big32, text};
+use super::wire::{Messages, NLM_F_CREATE, NftMessage, attribute, big32, text};
 
 /// What the rules themselves depend on; all else is in sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Chain {
     /// Makes it, or has one that `exists` accept what reaches its end.
     pub fn create(&self, messages: &mut Messages, exists: bool) {
         const NF_ACCEPT: u32 = 1;
-        messages.message(Kind::NewChain, NLM_F_CREATE, |message| {
+        messages.message(NftMessage::NewChain, NLM_F_CREATE, |message| {
             message.string(CHAIN_NAME, self.name);
             let Some((number, priority)) = self.hook else {
                 return;
@@ -121,6 +121,6 @@ impl Chain {
     }
 
     pub fn delete(name: &str, messages: &mut Messages) {
-        messages.message(Kind::DeleteChain, 0, |message| message.string(CHAIN_NAME, name));
+        messages.message(NftMessage::DeleteChain, 0, |message| message.string(CHAIN_NAME, name));
     }
 }

@@ -41,7 +41,7 @@ pub enum Compare {
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy)]
-pub enum Verdict {
+pub enum NftVerdict {
     Drop,
     Accept,
     /// Goes on in that chain and does not come back.
@@ -166,7 +166,7 @@ impl Expressions<'_> {
         })
     }
 
-    pub fn verdict(&mut self, verdict: Verdict) {
+    pub fn verdict(&mut self, verdict: NftVerdict) {
         const NFTA_DATA_VERDICT: u16 = 2;
         const NF_DROP: u32 = 0;
         const NF_ACCEPT: u32 = 1;
@@ -175,9 +175,9 @@ impl Expressions<'_> {
             message.u32(1, VERDICT_REGISTER);
             message.nest(2, |message| {
                 message.nest(NFTA_DATA_VERDICT, |message| match verdict {
-                    Verdict::Drop => message.u32(1, NF_DROP),
-                    Verdict::Accept => message.u32(1, NF_ACCEPT),
-                    Verdict::Goto(chain) => {
+                    NftVerdict::Drop => message.u32(1, NF_DROP),
+                    NftVerdict::Accept => message.u32(1, NF_ACCEPT),
+                    NftVerdict::Goto(chain) => {
                         message.u32(1, NFT_GOTO);
                         message.string(2, chain);
                     }

@@ -93,12 +93,12 @@ pub struct Ruleset {
     /// What the hub itself may send: interface, the hub's side, the site's side, both of one family. They may overlap.
     pub output: BTreeSet<(String, IpNet, IpNet)>,
     /// What sites may reach on the hub.
-    pub services: BTreeSet<Service>,
+    pub services: BTreeSet<GuardService>,
 }
 
 /// Something on the hub that sites may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Service {
+pub enum GuardService {
     /// Echo requests, of both families.
     Icmp,
     /// The port.

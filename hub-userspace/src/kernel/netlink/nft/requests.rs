@@ -18,9 +18,10 @@ use socket2::SockRef;
 use super::{
     super::socket::{Refusal, enlarge_receive_buffer, kernel_words},
     GuardError, TABLE,
-    table::{self, Ownership, Table},
+    table::{self, NftTable, Ownership},
     wire::{
-        Kind, Messages, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Received, TABLE_NAME, messages, number32,
+        Messages, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NftMessage, Received, TABLE_NAME, messages,
+        number32,
     },
 };
 
@@ -36,7 +37,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// `MSG_DONTWAIT`.
 const DO_NOT_WAIT: i32 = 0x40;
 
-pub struct Requests {
+pub struct NftRequests {
     socket: Socket,
     /// By which the kernel names us as the author of a change.
     port: u32,
@@ -45,7 +46,7 @@ pub struct Requests {
     received: Vec<u8>,
 }
 
-impl Requests {
+impl NftRequests {
     /// Opens one, in the network namespace of the calling thread, and has the kernel answer: without `nf_tables` it fails
     /// here.
     pub fn open() -> Result<Self, GuardError> {
@@ -84,7 +85,7 @@ impl Requests {
         let port = address(&mut socket).and_then(|address| set_up(&socket).map(|()| address.port_number()));
         let port = port.map_err(GuardError::no_socket)?;
         let mut requests = Self { socket, port, sequence: 0, received: Vec::with_capacity(LONGEST_ANSWER) };
-        let request = Messages::request(requests.sequence, Kind::GetGeneration, 0, |_| ());
+        let request = Messages::request(requests.sequence, NftMessage::GetGeneration, 0, |_| ());
         match requests.ask(WHAT, &request, &mut |_| ())? {
             // nfnetlink without nf_tables (`nfnetlink_rcv_msg`).
             Some(refusal) if refusal.is(Errno::INVAL) => Err(GuardError::Missing(Errno::OPNOTSUPP.into())),
@@ -105,7 +106,7 @@ impl Requests {
     pub fn list(
         &mut self,
         what: &'static str,
-        kind: Kind,
+        kind: NftMessage,
         select: impl Fn(&mut Messages),
     ) -> Result<Vec<Vec<u8>>, GuardError> {
         let mut attempt = 0;
@@ -213,9 +214,9 @@ impl Requests {
     }
 
     /// Our table, if there is one.
-    pub fn table(&mut self) -> Result<Option<Table>, GuardError> {
-        let tables = self.list("reading the nftables table", Kind::GetTable, |_| ())?;
-        Ok(tables.first().map(|table| Table::read(table)))
+    pub fn table(&mut self) -> Result<Option<NftTable>, GuardError> {
+        let tables = self.list("reading the nftables table", NftMessage::GetTable, |_| ())?;
+        Ok(tables.first().map(|table| NftTable::read(table)))
     }
 
     /// What tables this kernel knows.
@@ -292,7 +293,7 @@ fn namespace_of(socket: impl AsFd) -> io::Result<u64> {
 
 impl Messages {
     /// A single request.
-    fn request(sequence: u32, kind: Kind, flags: u16, write: impl FnOnce(&mut Self)) -> Self {
+    fn request(sequence: u32, kind: NftMessage, flags: u16, write: impl FnOnce(&mut Self)) -> Self {
         let mut messages = Self::after(sequence);
         messages.bare(kind, flags, write);
         messages

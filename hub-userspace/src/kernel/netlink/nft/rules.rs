@@ -9,12 +9,12 @@ use super::{
         FORWARD_FROM_SITE, FORWARD_TO_SITE, Frame, INPUT_NOT_LOCAL, INPUT_SITE, INPUT_SITE6, NO_ROUTE, OUTPUT_ACCEPT,
         OUTPUT_ACCEPT6, OUTPUT_ANSWER, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
     },
-    expression::{Compare, Expressions, Header, Meta, Verdict},
+    expression::{Compare, Expressions, Header, Meta, NftVerdict},
     sets::{
         ICMP_INPUT, ICMP_OUTPUT, ICMP6_INPUT, ICMP6_OUTPUT, NEXT_HOPS, OUTPUT4, OUTPUT6, SITES, STRANGERS, Set,
         TCP_SERVICES, UDP_REPLIES4, UDP_REPLIES6, UDP_SERVICES, VPC,
     },
-    wire::{Kind, Messages, NLM_F_APPEND, NLM_F_CREATE},
+    wire::{Messages, NLM_F_APPEND, NLM_F_CREATE, NftMessage},
 };
 
 const ICMP: u8 = 1;
@@ -46,7 +46,7 @@ impl Rules<'_> {
     fn rule(&mut self, chain: &str, write: impl FnOnce(&mut Expressions<'_>)) {
         const CHAIN: u16 = 2;
         const EXPRESSIONS: u16 = 4;
-        self.messages.message(Kind::NewRule, NLM_F_CREATE | NLM_F_APPEND, |message| {
+        self.messages.message(NftMessage::NewRule, NLM_F_CREATE | NLM_F_APPEND, |message| {
             message.string(CHAIN, chain);
             message.nest(EXPRESSIONS, |message| write(&mut Expressions(message)));
         });
@@ -54,17 +54,17 @@ impl Rules<'_> {
 
     /// What comes from or goes to a site goes on in another chain.
     fn of_sites(&mut self, chain: &str, name: Meta, group: Meta, then: &'static str) {
-        self.rule(chain, |rule| rule.meta(name, 0).lookup(0, SITES.name).verdict(Verdict::Goto(then)));
+        self.rule(chain, |rule| rule.meta(name, 0).lookup(0, SITES.name).verdict(NftVerdict::Goto(then)));
         let number = self.frame.group;
         if number != 0 {
             self.rule(chain, |rule| {
-                rule.meta(group, 0).compare(0, Compare::Equal, &number.to_ne_bytes()).verdict(Verdict::Goto(then));
+                rule.meta(group, 0).compare(0, Compare::Equal, &number.to_ne_bytes()).verdict(NftVerdict::Goto(then));
             });
         }
     }
 
     fn count_and_drop(&mut self, chain: &str, counter: &str) {
-        self.rule(chain, |rule| rule.count(counter).verdict(Verdict::Drop));
+        self.rule(chain, |rule| rule.count(counter).verdict(NftVerdict::Drop));
     }
 
     fn prerouting(&mut self) {
@@ -73,17 +73,17 @@ impl Rules<'_> {
         self.rule(CHAIN, |rule| {
             rule.mark(mark.mask)
                 .compare(0, Compare::Equal, &mark.numbered(Mark::NO_ROUTE).to_ne_bytes())
-                .verdict(Verdict::Goto(NO_ROUTE));
+                .verdict(NftVerdict::Goto(NO_ROUTE));
         });
         self.rule(CHAIN, |rule| {
-            rule.mark(mark.flag).compare(0, Compare::Equal, &mark.flag.to_ne_bytes()).verdict(Verdict::Accept);
+            rule.mark(mark.flag).compare(0, Compare::Equal, &mark.flag.to_ne_bytes()).verdict(NftVerdict::Accept);
         });
         self.of_sites(CHAIN, Meta::IngressName, Meta::IngressGroup, UNMARKED);
         self.count_and_drop(UNMARKED, counter::UNMARKED);
 
         self.rule(NO_ROUTE, |rule| _ = rule.count(counter::NO_ROUTE));
         self.rule(NO_ROUTE, |rule| _ = rule.limit(100, 100).reject());
-        self.rule(NO_ROUTE, |rule| rule.verdict(Verdict::Drop));
+        self.rule(NO_ROUTE, |rule| rule.verdict(NftVerdict::Drop));
     }
 
     fn input(&mut self) {
@@ -92,7 +92,7 @@ impl Rules<'_> {
         self.rule(INPUT_SITE, |rule| {
             rule.mark(mark.mask)
                 .compare(0, Compare::Differs, &mark.local().to_ne_bytes())
-                .verdict(Verdict::Goto(INPUT_NOT_LOCAL));
+                .verdict(NftVerdict::Goto(INPUT_NOT_LOCAL));
         });
         self.count_and_drop(INPUT_NOT_LOCAL, counter::INPUT_NOT_LOCAL);
         self.rule(INPUT_SITE, |rule| {
@@ -100,25 +100,25 @@ impl Rules<'_> {
                 .payload(Header::Transport, 13, 1, 0)
                 .mask(0, &[SYN | ACK])
                 .compare(0, Compare::Differs, &[SYN])
-                .verdict(Verdict::Accept);
+                .verdict(NftVerdict::Accept);
         });
         for (protocol, services) in [(TCP, &TCP_SERVICES), (UDP, &UDP_SERVICES)] {
             self.rule(INPUT_SITE, |rule| {
                 rule.protocol(protocol)
                     .payload(Header::Transport, 2, 2, 0)
                     .lookup(0, services.name)
-                    .verdict(Verdict::Accept);
+                    .verdict(NftVerdict::Accept);
             });
         }
-        self.rule(INPUT_SITE, |rule| rule.family(&FAMILY6).verdict(Verdict::Goto(INPUT_SITE6)));
+        self.rule(INPUT_SITE, |rule| rule.family(&FAMILY6).verdict(NftVerdict::Goto(INPUT_SITE6)));
         for (chain, family, protocol, types) in
             [(INPUT_SITE, &FAMILY4, ICMP, &ICMP_INPUT), (INPUT_SITE6, &FAMILY6, ICMP6, &ICMP6_INPUT)]
         {
             self.rule(chain, |rule| {
                 rule.protocol(UDP)
-                    .flow(family, Side::Reply)
+                    .flow(family, PairSide::Reply)
                     .lookup(0, family.udp_replies.name)
-                    .verdict(Verdict::Accept);
+                    .verdict(NftVerdict::Accept);
             });
             self.icmp(chain, protocol, types);
         }
@@ -127,7 +127,7 @@ impl Rules<'_> {
             rule.extension(FRAGMENT, 2, 2, 0)
                 .mask(0, &0xfff8_u16.to_be_bytes())
                 .compare(0, Compare::Differs, &[0; 2])
-                .verdict(Verdict::Accept);
+                .verdict(NftVerdict::Accept);
         });
         self.count_and_drop(INPUT_SITE, counter::INPUT_NO_SERVICE);
         self.count_and_drop(INPUT_SITE6, counter::INPUT_NO_SERVICE);
@@ -135,7 +135,10 @@ impl Rules<'_> {
 
     fn icmp(&mut self, chain: &str, protocol: u8, types: &Set) {
         self.rule(chain, |rule| {
-            rule.protocol(protocol).payload(Header::Transport, 0, 1, 0).lookup(0, types.name).verdict(Verdict::Accept);
+            rule.protocol(protocol)
+                .payload(Header::Transport, 0, 1, 0)
+                .lookup(0, types.name)
+                .verdict(NftVerdict::Accept);
         });
     }
 
@@ -143,7 +146,7 @@ impl Rules<'_> {
         const CHAIN: &str = "forward";
         let Frame { mark, .. } = self.frame;
         self.rule(CHAIN, |rule| {
-            rule.mark(mark.mask).meta(Meta::EgressName, 1).lookup(0, NEXT_HOPS.name).verdict(Verdict::Accept);
+            rule.mark(mark.mask).meta(Meta::EgressName, 1).lookup(0, NEXT_HOPS.name).verdict(NftVerdict::Accept);
         });
         self.of_sites(CHAIN, Meta::IngressName, Meta::IngressGroup, FORWARD_FROM_SITE);
         self.of_sites(CHAIN, Meta::EgressName, Meta::EgressGroup, FORWARD_TO_SITE);
@@ -166,19 +169,19 @@ impl Rules<'_> {
                 .payload(Header::Transport, 8 + 6, 1, 0)
                 .compare(0, Compare::Equal, &[0])
                 .count(counter::OUTPUT)
-                .verdict(Verdict::Drop);
+                .verdict(NftVerdict::Drop);
         });
         self.rule("output", |rule| {
             rule.mark(mark.flag)
                 .compare(0, Compare::Equal, &mark.flag.to_ne_bytes())
-                .verdict(Verdict::Goto(OUTPUT_ANSWER));
+                .verdict(NftVerdict::Goto(OUTPUT_ANSWER));
         });
         self.of_sites(OUTPUT_ANSWER, Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
-        self.rule(OUTPUT_ANSWER, |rule| rule.meta(Meta::EgressName, 0).lookup(0, VPC.name).verdict(Verdict::Accept));
+        self.rule(OUTPUT_ANSWER, |rule| rule.meta(Meta::EgressName, 0).lookup(0, VPC.name).verdict(NftVerdict::Accept));
         self.count_and_drop(OUTPUT_ANSWER, counter::OUTPUT);
 
         self.of_sites("output", Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
-        self.rule(OUTPUT_SITE, |rule| rule.family(&FAMILY6).verdict(Verdict::Goto(OUTPUT_SITE6)));
+        self.rule(OUTPUT_SITE, |rule| rule.family(&FAMILY6).verdict(NftVerdict::Goto(OUTPUT_SITE6)));
 
         self.icmp(OUTPUT_SITE, ICMP, &ICMP_OUTPUT);
         self.towards(OUTPUT_SITE, &FAMILY4, &[255, 255, 255], &[224, 0, 0]);
@@ -193,41 +196,41 @@ impl Rules<'_> {
             self.rule(chain, |rule| {
                 rule.family(family)
                     .meta(Meta::EgressName, 0)
-                    .address(family, End::Source, 4)
-                    .address(family, End::Destination, 4 + family.registers())
+                    .address(family, PairEnd::Source, 4)
+                    .address(family, PairEnd::Destination, 4 + family.registers())
                     .lookup(0, family.output.name)
-                    .verdict(Verdict::Goto(family.accept));
+                    .verdict(NftVerdict::Goto(family.accept));
             });
             self.count_and_drop(chain, counter::OUTPUT);
 
             self.rule(family.accept, |rule| {
-                rule.meta(Meta::Protocol, 0).compare(0, Compare::Differs, &[UDP]).verdict(Verdict::Accept);
+                rule.meta(Meta::Protocol, 0).compare(0, Compare::Differs, &[UDP]).verdict(NftVerdict::Accept);
             });
             // Answers of a service are not answered: sites could fill the set with them.
             self.rule(family.accept, |rule| {
-                rule.payload(Header::Transport, 0, 2, 0).lookup(0, UDP_SERVICES.name).verdict(Verdict::Accept);
+                rule.payload(Header::Transport, 0, 2, 0).lookup(0, UDP_SERVICES.name).verdict(NftVerdict::Accept);
             });
             // It ends when the set is full; the chain's end accepts.
             self.rule(family.accept, |rule| {
-                _ = rule.flow(family, Side::Request).remember(0, family.udp_replies.name, false);
+                _ = rule.flow(family, PairSide::Request).remember(0, family.udp_replies.name, false);
             });
         }
     }
 
     /// Accepts what goes to addresses that begin like this.
-    fn towards(&mut self, chain: &str, family: &'static Family, mask: &[u8], begin: &[u8]) {
+    fn towards(&mut self, chain: &str, family: &'static FamilyFields, mask: &[u8], begin: &[u8]) {
         self.rule(chain, |rule| {
             rule.family(family)
                 .payload(Header::Network, family.destination, mask.len() as u32, 0)
                 .mask(0, mask)
                 .compare(0, Compare::Equal, begin)
-                .verdict(Verdict::Goto(family.accept));
+                .verdict(NftVerdict::Goto(family.accept));
         });
     }
 }
 
 /// Where an IP version has its addresses, and what else differs.
-struct Family {
+struct FamilyFields {
     number: u8,
     /// Bytes from the begin of the header.
     source: u32,
@@ -239,7 +242,7 @@ struct Family {
     accept: &'static str,
 }
 
-static FAMILY4: Family = Family {
+static FAMILY4: FamilyFields = FamilyFields {
     number: NFPROTO_IPV4,
     source: 12,
     destination: 16,
@@ -249,7 +252,7 @@ static FAMILY4: Family = Family {
     accept: OUTPUT_ACCEPT,
 };
 
-static FAMILY6: Family = Family {
+static FAMILY6: FamilyFields = FamilyFields {
     number: NFPROTO_IPV6,
     source: 8,
     destination: 24,
@@ -259,7 +262,7 @@ static FAMILY6: Family = Family {
     accept: OUTPUT_ACCEPT6,
 };
 
-impl Family {
+impl FamilyFields {
     /// Of an address.
     const fn registers(&self) -> u32 {
         self.address / 4
@@ -267,13 +270,13 @@ impl Family {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum PairEnd {
     Source,
     Destination,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Side {
+enum PairSide {
     /// The hub sends.
     Request,
     /// The hub receives.
@@ -292,23 +295,23 @@ impl Expressions<'_> {
     }
 
     /// Also has `nft list` show addresses as such behind it.
-    fn family(&mut self, family: &Family) -> &mut Self {
+    fn family(&mut self, family: &FamilyFields) -> &mut Self {
         self.meta(Meta::Family, 0).compare(0, Compare::Equal, &[family.number])
     }
 
-    fn address(&mut self, family: &Family, end: End, register: u32) -> &mut Self {
+    fn address(&mut self, family: &FamilyFields, end: PairEnd, register: u32) -> &mut Self {
         let offset = match end {
-            End::Source => family.source,
-            End::Destination => family.destination,
+            PairEnd::Source => family.source,
+            PairEnd::Destination => family.destination,
         };
         self.payload(Header::Network, offset, family.address, register)
     }
 
     /// The hub's address, the peer's, the hub's port, the peer's.
-    fn flow(&mut self, family: &Family, side: Side) -> &mut Self {
+    fn flow(&mut self, family: &FamilyFields, side: PairSide) -> &mut Self {
         let (hub, peer, hub_port, peer_port) = match side {
-            Side::Request => (End::Source, End::Destination, 0, 2),
-            Side::Reply => (End::Destination, End::Source, 2, 0),
+            PairSide::Request => (PairEnd::Source, PairEnd::Destination, 0, 2),
+            PairSide::Reply => (PairEnd::Destination, PairEnd::Source, 2, 0),
         };
         let registers = family.registers();
         self.family(family)

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    Ruleset, Service,
+    GuardService, Ruleset,
     selectors::{Rectangle, disjoint, range},
-    wire::{Kind, LIST_ELEMENT, Messages, NLM_F_CREATE, attribute, attributes, big32, big64},
+    wire::{LIST_ELEMENT, Messages, NLM_F_CREATE, NftMessage, attribute, attributes, big32, big64},
 };
 
 /// `NFT_SET_*`.
@@ -198,7 +198,7 @@ impl Set {
 
     /// Makes it. `id` is any number that no other set of the batch has.
     pub fn create(&self, messages: &mut Messages, id: u32) {
-        messages.message(Kind::NewSet, NLM_F_CREATE, |message| {
+        messages.message(NftMessage::NewSet, NLM_F_CREATE, |message| {
             message.string(NAME, self.name);
             message.u32(FLAGS, self.all_flags());
             let shown_as = self.key.iter().fold(0, |before, field| before << 6 | field.shown_as());
@@ -227,7 +227,7 @@ impl Set {
     }
 
     pub fn delete(name: &str, messages: &mut Messages) {
-        messages.message(Kind::DeleteSet, 0, |message| message.string(NAME, name));
+        messages.message(NftMessage::DeleteSet, 0, |message| message.string(NAME, name));
     }
 }
 
@@ -254,10 +254,15 @@ pub struct Element {
 pub type Elements = BTreeMap<&'static str, BTreeSet<Element>>;
 
 /// Adds elements to a set, or removes them.
-pub fn change<'a>(messages: &mut Messages, kind: Kind, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
+pub fn change<'a>(
+    messages: &mut Messages,
+    kind: NftMessage,
+    set: &str,
+    elements: impl IntoIterator<Item = &'a Element>,
+) {
     let mut elements = elements.into_iter().peekable();
     while elements.peek().is_some() {
-        messages.message(kind, NLM_F_CREATE * u16::from(kind == Kind::NewElement), |message| {
+        messages.message(kind, NLM_F_CREATE * u16::from(kind == NftMessage::NewElement), |message| {
             message.string(SET, set);
             message.nest(ELEMENTS, |message| {
                 for element in elements.by_ref().take(ELEMENTS_OF_A_MESSAGE) {
@@ -277,7 +282,7 @@ pub fn raw(answer: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Adds such elements to a set.
 pub fn add_raw(messages: &mut Messages, set: &str, elements: &[Vec<u8>]) {
     for elements in elements.chunks(ELEMENTS_OF_A_MESSAGE) {
-        messages.message(Kind::NewElement, NLM_F_CREATE, |message| {
+        messages.message(NftMessage::NewElement, NLM_F_CREATE, |message| {
             message.string(SET, set);
             message.nest(ELEMENTS, |message| {
                 for element in elements {
@@ -316,12 +321,12 @@ impl Element {
 
 /// Names that no interface can have are left out.
 pub fn elements(ruleset: &Ruleset) -> Elements {
-    let ports = |select: fn(&Service) -> Option<u16>| {
+    let ports = |select: fn(&GuardService) -> Option<u16>| {
         let ports = ruleset.services.iter().filter_map(select);
         ports.map(|port| Element::one(port.to_be_bytes().into())).collect()
     };
     let types = |types: &[u8], ping: u8| {
-        let ping = ruleset.services.contains(&Service::Icmp).then_some(&ping);
+        let ping = ruleset.services.contains(&GuardService::Icmp).then_some(&ping);
         types.iter().chain(ping).map(|kind| Element::one(vec![*kind])).collect()
     };
     let fixed = |types: &[u8]| types.iter().map(|kind| Element::one(vec![*kind])).collect();
@@ -339,8 +344,8 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
         (NEXT_HOPS.name, next_hops.collect()),
         (OUTPUT4.name, output4),
         (OUTPUT6.name, output6),
-        (TCP_SERVICES.name, ports(|service| if let Service::Tcp(port) = service { Some(*port) } else { None })),
-        (UDP_SERVICES.name, ports(|service| if let Service::Udp(port) = service { Some(*port) } else { None })),
+        (TCP_SERVICES.name, ports(|service| if let GuardService::Tcp(port) = service { Some(*port) } else { None })),
+        (UDP_SERVICES.name, ports(|service| if let GuardService::Udp(port) = service { Some(*port) } else { None })),
         // Echo reply, destination unreachable, time exceeded, parameter problem; echo.
         (ICMP_INPUT.name, types(&[0, 3, 11, 12], 8)),
         // The errors, echo reply, router solicitation, neighbour solicitation and advertisement; echo.

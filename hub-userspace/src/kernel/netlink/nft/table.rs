@@ -7,7 +7,7 @@
 
 use super::{
     TABLE,
-    wire::{Kind, Messages, NLM_F_CREATE, NLM_F_EXCL, TABLE_NAME, attribute, big32},
+    wire::{Messages, NLM_F_CREATE, NLM_F_EXCL, NftMessage, TABLE_NAME, attribute, big32},
 };
 
 /// `NFTA_TABLE_*`.
@@ -30,7 +30,7 @@ pub enum Ownership {
 
 /// What the kernel shows of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
+pub struct NftTable {
     flags: u32,
     /// The netlink port of the socket that owns it.
     pub owner: Option<u32>,
@@ -45,7 +45,7 @@ impl Ownership {
     }
 }
 
-impl Table {
+impl NftTable {
     pub fn read(shown: &[u8]) -> Self {
         let number = |kind| attribute(shown, kind).and_then(big32);
         Self { flags: number(FLAGS).unwrap_or(0), owner: number(OWNER) }
@@ -61,11 +61,11 @@ impl Table {
 
     /// Makes it, or adopts it. Also makes one work again that is dormant.
     pub fn create(messages: &mut Messages, ownership: Ownership) {
-        messages.message(Kind::NewTable, NLM_F_CREATE, |message| message.u32(FLAGS, ownership.flags()));
+        messages.message(NftMessage::NewTable, NLM_F_CREATE, |message| message.u32(FLAGS, ownership.flags()));
     }
 
     pub fn delete(messages: &mut Messages) {
-        messages.message(Kind::DeleteTable, 0, |_| ());
+        messages.message(NftMessage::DeleteTable, 0, |_| ());
     }
 }
 
@@ -73,11 +73,11 @@ impl Table {
 /// is carried out. The first refusal is `EOPNOTSUPP` or `EINVAL` if it does not.
 pub fn probe(messages: &mut Messages) {
     let name = format!("{TABLE}-probe");
-    messages.bare(Kind::NewTable, NLM_F_CREATE | NLM_F_EXCL, |message| {
+    messages.bare(NftMessage::NewTable, NLM_F_CREATE | NLM_F_EXCL, |message| {
         message.string(TABLE_NAME, &name);
         message.u32(FLAGS, Ownership::Owned.flags());
     });
-    messages.bare(Kind::DeleteChain, 0, |message| {
+    messages.bare(NftMessage::DeleteChain, 0, |message| {
         message.string(TABLE_NAME, &name);
         message.string(CHAIN_NAME, "none");
     });

@@ -1,17 +1,17 @@
 //! Bytes against those of `nft --debug=mnl`, where the packets of the tests in namespaces do not tell them apart.
 
 use super::{
-    expression::{Compare, Expressions, Meta, Verdict},
+    expression::{Compare, Expressions, Meta, NftVerdict},
     sets::interface,
-    table::{Ownership, Table, probe},
-    wire::{Kind, Messages, attribute, attributes, messages, text},
+    table::{NftTable, Ownership, probe},
+    wire::{Messages, NftMessage, attribute, attributes, messages, text},
 };
 
 #[test]
 fn a_batch_has_begin_and_end_and_asks_for_one_answer_before_the_end() {
     let batch = Messages::batch(6, |batch| {
-        batch.message(Kind::DeleteTable, 0, |_| ());
-        batch.message(Kind::NewTable, 0x400, |message| message.u32(2, 0));
+        batch.message(NftMessage::DeleteTable, 0, |_| ());
+        batch.message(NftMessage::NewTable, 0x400, |message| message.u32(2, 0));
     });
     let shown: Vec<_> =
         messages(batch.bytes()).map(|message| (message.kind, message.flags, message.sequence)).collect();
@@ -29,7 +29,7 @@ fn a_batch_has_begin_and_end_and_asks_for_one_answer_before_the_end() {
 fn an_owned_table_has_both_flags_and_a_plain_one_none() {
     for (ownership, flags) in [(Ownership::Owned, 6), (Ownership::Plain, 0)] {
         let mut written = Messages::default();
-        Table::create(&mut written, ownership);
+        NftTable::create(&mut written, ownership);
         let message = messages(written.bytes()).next().unwrap();
         assert_eq!((message.kind, message.flags), (0xa00, 0x401));
         assert_eq!(text(attribute(&message.body[4..], 1).unwrap()), "vpnhub");
@@ -48,13 +48,13 @@ fn a_table_changes_its_owner_only_if_it_is_made_to_persist() {
         (mortal, Some(4242), false, false),
     ] {
         let mut shown = Messages::default();
-        shown.message(Kind::NewTable, 0, |message| {
+        shown.message(NftMessage::NewTable, 0, |message| {
             message.put(2, &flags);
             if let Some(owner) = owner {
                 message.u32(7, owner);
             }
         });
-        let table = Table::read(&messages(shown.bytes()).next().unwrap().body[4..]);
+        let table = NftTable::read(&messages(shown.bytes()).next().unwrap().body[4..]);
         assert_eq!(table.owner, owner);
         let can = [Ownership::Owned, Ownership::Plain].map(|ownership| table.can_become(ownership));
         assert_eq!(can, [can_be_owned, can_be_plain], "{flags:?}");
@@ -76,11 +76,11 @@ fn the_question_for_owners_cannot_be_carried_out() {
 #[test]
 fn a_rule_s_expressions_are_nested_and_in_network_byte_order() {
     let mut written = Messages::default();
-    written.bare(Kind::NewRule, 0, |message| {
+    written.bare(NftMessage::NewRule, 0, |message| {
         Expressions(message)
             .meta(Meta::IngressGroup, 0)
             .compare(0, Compare::Equal, &118_u32.to_ne_bytes())
-            .verdict(Verdict::Goto("unmarked"));
+            .verdict(NftVerdict::Goto("unmarked"));
     });
     let body = messages(written.bytes()).next().unwrap().body;
     let expressions: Vec<_> = attributes(&body[4..]).map(|(_, expression)| expression).collect();
@@ -97,7 +97,7 @@ fn a_rule_s_expressions_are_nested_and_in_network_byte_order() {
 #[test]
 fn what_is_cut_off_is_passed_over() {
     let mut written = Messages::default();
-    written.message(Kind::NewTable, 0, |message| message.u32(2, 0));
+    written.message(NftMessage::NewTable, 0, |message| message.u32(2, 0));
     let whole = written.bytes();
     for length in 0..whole.len() {
         assert_eq!(messages(&whole[..length]).count(), 0, "{length}");

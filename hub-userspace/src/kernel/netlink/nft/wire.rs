@@ -39,7 +39,7 @@ pub const TABLE_NAME: u16 = 1;
 /// `NFT_MSG_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum NftMessage {
     NewTable = 0,
     GetTable = 1,
     DeleteTable = 2,
@@ -60,7 +60,7 @@ pub enum Kind {
     DeleteObject = 20,
 }
 
-impl Kind {
+impl NftMessage {
     /// `nlmsg_type`.
     pub const fn number(self) -> u16 {
         SUBSYSTEM << 8 | self as u16
@@ -80,7 +80,7 @@ pub struct Messages {
 /// Where an attribute begins that is not closed yet.
 #[must_use]
 #[derive(Debug, Clone, Copy)]
-struct Open(usize);
+struct OpenAttribute(usize);
 
 impl Messages {
     /// The first message has the sequence number after this one.
@@ -114,7 +114,7 @@ impl Messages {
     }
 
     /// A message about our table, its name included. `write` adds the other attributes.
-    pub fn message(&mut self, kind: Kind, flags: u16, write: impl FnOnce(&mut Self)) {
+    pub fn message(&mut self, kind: NftMessage, flags: u16, write: impl FnOnce(&mut Self)) {
         self.bare(kind, flags, |message| {
             message.string(TABLE_NAME, TABLE);
             write(message);
@@ -122,7 +122,7 @@ impl Messages {
     }
 
     /// A message without attributes but those that `write` adds.
-    pub fn bare(&mut self, kind: Kind, flags: u16, write: impl FnOnce(&mut Self)) {
+    pub fn bare(&mut self, kind: NftMessage, flags: u16, write: impl FnOnce(&mut Self)) {
         self.begin(kind.number(), flags, NFPROTO_INET, 0);
         write(self);
         let length = (self.bytes.len() - self.last) as u32;
@@ -195,14 +195,14 @@ impl Messages {
         self.nest(kind, |message| message.put(NFTA_DATA_VALUE, value));
     }
 
-    fn open(&mut self, kind: u16) -> Open {
-        let open = Open(self.bytes.len());
+    fn open(&mut self, kind: u16) -> OpenAttribute {
+        let open = OpenAttribute(self.bytes.len());
         self.bytes.extend([0; 2]);
         self.bytes.extend(kind.to_ne_bytes());
         open
     }
 
-    fn close(&mut self, open: Open) {
+    fn close(&mut self, open: OpenAttribute) {
         let length = self.bytes.len() - open.0;
         let length = u16::try_from(length).expect("an attribute is below 64 KiB: long lists go in several messages");
         self.bytes[open.0..][..2].copy_from_slice(&length.to_ne_bytes());

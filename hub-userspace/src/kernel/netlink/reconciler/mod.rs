@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::task::Task;
+use self::task::ReconcilerTask;
 use super::{
     plan::{KernelNeighbour, RouteAction, RouteKey},
     socket::Requests,
@@ -34,25 +34,25 @@ const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
 /// Dropping it ends the task and leaves the kernel as it is; [`Self::clear`] takes everything back.
 #[derive(Debug)]
 pub struct Reconciler {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<ReconcilerCommand>,
     to_probe: mpsc::UnboundedSender<(u32, IpAddr)>,
     tasks: [JoinHandle<()>; 2],
 }
 
 /// What the task is told. It takes them in order.
 #[derive(Debug)]
-enum Command {
+enum ReconcilerCommand {
     Routes(Vec<(RouteKey, Option<Arc<RouteAction>>)>),
     Neighbours(BTreeSet<KernelNeighbour>),
     /// Nothing is wanted any more.
     Clear,
     Audit,
-    Settle(oneshot::Sender<Result<Report>>),
+    Settle(oneshot::Sender<Result<ReconcileReport>>),
 }
 
 /// What was done since the report before, and what could not be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ReconcileReport {
     /// Routes, rules and neighbours that were not there before.
     pub added: usize,
     /// Routes that were there and did something else.
@@ -60,25 +60,25 @@ pub struct Report {
     /// What was ours and is no longer wanted.
     pub deleted: usize,
     /// All that the kernel refuses at present. The next audit tries again.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<ReconcileFailure>,
 }
 
 /// Something that could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Failure {
+pub struct ReconcileFailure {
     /// The route, rule or neighbour.
     pub object: String,
     /// Why, and what can be done, in one sentence.
     pub reason: String,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ReconcileFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.object, self.reason)
     }
 }
 
-impl Report {
+impl ReconcileReport {
     /// Whether there was nothing to do and nothing fails.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -100,25 +100,25 @@ impl Reconciler {
         let (commands, told) = mpsc::unbounded_channel();
         let (to_probe, asked) = mpsc::unbounded_channel();
         let probes = tokio::spawn(probes::run(Requests::open()?, asked));
-        let task = tokio::spawn(Task::new(Requests::open()?, told).run());
+        let task = tokio::spawn(ReconcilerTask::new(Requests::open()?, told).run());
         Ok(Self { commands, to_probe, tasks: [task, probes] })
     }
 
     /// What these routes are to do from now on; nothing: they are to go. Actions are best
     /// [normalised](RouteAction::normalised), and shared by the routes of a group: they are kept.
     pub fn routes(&self, changes: Vec<(RouteKey, Option<Arc<RouteAction>>)>) {
-        self.tell(Command::Routes(changes));
+        self.tell(ReconcilerCommand::Routes(changes));
     }
 
     /// All neighbours that are to be there.
     pub fn neighbours(&self, neighbours: BTreeSet<KernelNeighbour>) {
-        self.tell(Command::Neighbours(neighbours));
+        self.tell(ReconcilerCommand::Neighbours(neighbours));
     }
 
     /// Reads all of ours again and mends what differs, when what was asked so far has been done: the kernel drops routes
     /// by itself, and others may remove them. What was refused is tried again.
     pub fn audit(&self) {
-        self.tell(Command::Audit);
+        self.tell(ReconcilerCommand::Audit);
     }
 
     /// Resolves when all that was asked until now, and what was asked besides meanwhile, has been tried.
@@ -126,9 +126,9 @@ impl Reconciler {
     /// # Errors
     /// When the kernel cannot be asked, or forbids all changes. It is tried again as soon as anything is asked. A single
     /// refused change is in the report.
-    pub fn settled(&self) -> impl Future<Output = Result<Report>> + Send + use<> {
+    pub fn settled(&self) -> impl Future<Output = Result<ReconcileReport>> + Send + use<> {
         let (sender, answer) = oneshot::channel();
-        self.tell(Command::Settle(sender));
+        self.tell(ReconcilerCommand::Settle(sender));
         async { answer.await.context("the task that keeps the kernel's routes has ended; restart the agent")? }
     }
 
@@ -136,12 +136,12 @@ impl Reconciler {
     ///
     /// # Errors
     /// As [`Self::settled`].
-    pub async fn clear(mut self) -> Result<Report> {
+    pub async fn clear(mut self) -> Result<ReconcileReport> {
         // A neighbour that is asked for is one more.
         let [_, probes] = &mut self.tasks;
         probes.abort();
         drop(probes.await);
-        self.tell(Command::Clear);
+        self.tell(ReconcilerCommand::Clear);
         // What was wanted may not have been written, and others may have got in between.
         self.audit();
         self.settled().await
@@ -156,7 +156,7 @@ impl Reconciler {
     }
 
     /// If the task has ended, [`Self::settled`] says so.
-    fn tell(&self, command: Command) {
+    fn tell(&self, command: ReconcilerCommand) {
         let _ = self.commands.send(command);
     }
 }

@@ -14,11 +14,11 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::{Command, Failure, GONE, Report};
+use super::{GONE, ReconcileFailure, ReconcileReport, ReconcilerCommand};
 use crate::kernel::netlink::{
     INTERNAL_PROTOCOL, PROTOCOL,
     plan::{Existing, KernelNeighbour, RouteKey},
-    route_state::{RouteState, Write},
+    route_state::{RouteState, RouteWrite},
     socket::{Refusal, Requests},
     wire,
 };
@@ -41,9 +41,9 @@ const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 const DELETE: u16 = 0;
 
-pub struct Task {
+pub struct ReconcilerTask {
     requests: Requests,
-    commands: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedReceiver<ReconcilerCommand>,
     routes: RouteState,
     neighbours: Neighbours,
     rules: Leftovers,
@@ -53,8 +53,8 @@ pub struct Task {
     wants_anything: bool,
     audit_due: bool,
     /// Done since the last report.
-    done: Report,
-    settling: Vec<oneshot::Sender<Result<Report>>>,
+    done: ReconcileReport,
+    settling: Vec<oneshot::Sender<Result<ReconcileReport>>>,
 }
 
 /// Neighbours: so few that the kernel is asked for all of them at each change.
@@ -66,7 +66,7 @@ struct Neighbours {
     /// What was found to be too much then.
     to_delete: Vec<(u32, IpAddr)>,
     /// What did not work at the last try.
-    failures: Vec<Failure>,
+    failures: Vec<ReconcileFailure>,
 }
 
 /// Rules of earlier versions.
@@ -75,7 +75,7 @@ struct Leftovers {
     /// They are to be looked for.
     due: bool,
     /// What did not work at the last try.
-    failures: Vec<Failure>,
+    failures: Vec<ReconcileFailure>,
 }
 
 impl Neighbours {
@@ -90,10 +90,10 @@ impl Neighbours {
 }
 
 /// A change of a rule or neighbour on its way to the kernel: its name, the message, its `NLM_F_*` flags.
-type Change = (String, RouteNetlinkMessage, u16);
+type KernelChange = (String, RouteNetlinkMessage, u16);
 
-impl Task {
-    pub fn new(requests: Requests, commands: mpsc::UnboundedReceiver<Command>) -> Self {
+impl ReconcilerTask {
+    pub fn new(requests: Requests, commands: mpsc::UnboundedReceiver<ReconcilerCommand>) -> Self {
         Self {
             requests,
             commands,
@@ -103,7 +103,7 @@ impl Task {
             begun: false,
             wants_anything: false,
             audit_due: false,
-            done: Report::default(),
+            done: ReconcileReport::default(),
             settling: Vec::new(),
         }
     }
@@ -140,21 +140,21 @@ impl Task {
         }
     }
 
-    fn take(&mut self, command: Command) {
+    fn take(&mut self, command: ReconcilerCommand) {
         self.wants_anything = true;
         match command {
-            Command::Routes(changes) => {
+            ReconcilerCommand::Routes(changes) => {
                 for (key, action) in changes {
                     self.routes.want(key, action);
                 }
             }
-            Command::Neighbours(neighbours) => self.neighbours.want(neighbours),
-            Command::Clear => {
+            ReconcilerCommand::Neighbours(neighbours) => self.neighbours.want(neighbours),
+            ReconcilerCommand::Clear => {
                 self.routes.want_nothing();
                 self.neighbours.want(BTreeSet::new());
             }
-            Command::Audit => self.audit_due = true,
-            Command::Settle(answer) => {
+            ReconcilerCommand::Audit => self.audit_due = true,
+            ReconcilerCommand::Settle(answer) => {
                 self.begun = true;
                 self.settling.push(answer);
             }
@@ -225,7 +225,7 @@ impl Task {
         Ok(())
     }
 
-    async fn write_routes(&mut self, writes: Vec<Write>) -> Result<()> {
+    async fn write_routes(&mut self, writes: Vec<RouteWrite>) -> Result<()> {
         let messages = writes.iter().map(|write| {
             let message = RouteNetlinkMessage::NewRoute(wire::route(&write.key, &write.action));
             (message, if write.replaces { SET } else { ADD })
@@ -333,7 +333,7 @@ impl Task {
     }
 
     /// Makes changes; how many succeeded, and which did not. Errors in `harmless` count as nothing at all.
-    async fn make(&mut self, changes: Vec<Change>, harmless: &[Errno]) -> Result<(usize, Vec<Failure>)> {
+    async fn make(&mut self, changes: Vec<KernelChange>, harmless: &[Errno]) -> Result<(usize, Vec<ReconcileFailure>)> {
         let (names, messages): (Vec<_>, Vec<_>) =
             changes.into_iter().map(|(name, message, flags)| (name, (message, flags))).unzip();
         let results = self.requests.change("changing rules or neighbours", messages).await?;
@@ -344,7 +344,7 @@ impl Task {
                 Ok(()) => made += 1,
                 Err(refusal) if harmless.iter().any(|errno| refusal.is(*errno)) => {}
                 Err(refusal) if refusal.is(Errno::PERM) => bail!("{object}: {refusal}"),
-                Err(refusal) => failures.push(Failure { object, reason: refusal.to_string() }),
+                Err(refusal) => failures.push(ReconcileFailure { object, reason: refusal.to_string() }),
             }
         }
         Ok((made, failures))
@@ -361,7 +361,7 @@ impl Task {
         report.failures.extend(self.routes.refusals().map(|(key, refusal)| {
             let doubtful = refusal.is(Errno::EXIST) && !whole;
             let reason = if doubtful { DOUBTFUL.to_owned() } else { refusal.to_string() };
-            Failure { object: key.to_string(), reason }
+            ReconcileFailure { object: key.to_string(), reason }
         }));
         report.failures.extend(self.rules.failures.iter().cloned());
         for answer in self.settling.drain(..) {
@@ -386,7 +386,7 @@ const UNREADABLE: &str = "cannot read what the kernel holds of ours";
 const DOUBTFUL: &str = "one stands in its place that may be ours: the kernel's routes changed each time they were read; \
                         the next audit tries again";
 
-fn taken(neighbour: &KernelNeighbour) -> Failure {
+fn taken(neighbour: &KernelNeighbour) -> ReconcileFailure {
     let reason = "somebody else fixed another link address; remove that entry".to_owned();
-    Failure { object: neighbour.to_string(), reason }
+    ReconcileFailure { object: neighbour.to_string(), reason }
 }

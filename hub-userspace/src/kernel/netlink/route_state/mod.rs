@@ -16,7 +16,7 @@ use super::{
 /// after a reading and up to 90 where it has grown since; actions are shared. During a reading it needs some 30 more.
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
-    routes: BTreeMap<RouteKey, Entry>,
+    routes: BTreeMap<RouteKey, RouteEntry>,
     /// The kernel was asked what it holds. Before that nothing is to be written.
     known: bool,
     /// The last reading showed all that is there.
@@ -31,7 +31,7 @@ pub(super) struct RouteState {
 
 /// One route; there is none that is neither wanted nor held. Actions are [normalised](RouteAction::normalised).
 #[derive(Debug, Default)]
-struct Entry {
+struct RouteEntry {
     wanted: Option<Arc<RouteAction>>,
     /// As read last, or written since.
     held: Option<Arc<RouteAction>>,
@@ -39,7 +39,7 @@ struct Entry {
 
 /// A route to be added or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Write {
+pub(super) struct RouteWrite {
     pub key: RouteKey,
     pub action: Arc<RouteAction>,
     /// There is one already.
@@ -105,8 +105,8 @@ impl RouteState {
         // Made anew rather than thinned out: a tree that grew in order is only half filled.
         let routes = std::mem::take(&mut self.routes).into_iter();
         self.routes = routes.filter(|(_, entry)| entry.wanted.is_some() || entry.held.is_some()).collect();
-        let due = |entry: &&Entry| entry.wanted != entry.held;
-        let keys_of = |routes: &BTreeMap<RouteKey, Entry>, wanted: bool| {
+        let due = |entry: &&RouteEntry| entry.wanted != entry.held;
+        let keys_of = |routes: &BTreeMap<RouteKey, RouteEntry>, wanted: bool| {
             let due = routes.iter().filter(|(_, entry)| entry.wanted.is_some() == wanted && due(entry));
             due.map(|(key, _)| *key).collect()
         };
@@ -136,12 +136,12 @@ impl RouteState {
 
     /// Up to so many routes that are to be written now. Each is not due any more, and must be told to
     /// [`Self::written`] or [`Self::refused`].
-    pub fn next_writes(&mut self, limit: usize) -> Vec<Write> {
+    pub fn next_writes(&mut self, limit: usize) -> Vec<RouteWrite> {
         let Self { routes, to_write, .. } = self;
         let keys = std::iter::from_fn(|| to_write.pop_first()).take(limit);
         keys.filter_map(|key| {
             let entry = routes.get(&key)?;
-            Some(Write { key, action: entry.wanted.clone()?, replaces: entry.held.is_some() })
+            Some(RouteWrite { key, action: entry.wanted.clone()?, replaces: entry.held.is_some() })
         })
         .collect()
     }
@@ -152,7 +152,7 @@ impl RouteState {
     }
 
     /// The kernel took it.
-    pub fn written(&mut self, write: Write) {
+    pub fn written(&mut self, write: RouteWrite) {
         if let Some(entry) = self.routes.get_mut(&write.key) {
             entry.held = Some(write.action);
         }

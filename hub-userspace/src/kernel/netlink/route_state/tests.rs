@@ -57,7 +57,7 @@ const NOTHING: [Vec<RouteKey>; 3] = [Vec::new(), Vec::new(), Vec::new()];
 
 #[test]
 fn an_entry_is_small() {
-    assert_eq!(size_of::<RouteKey>() + size_of::<Entry>(), 44);
+    assert_eq!(size_of::<RouteKey>() + size_of::<RouteEntry>(), 44);
 }
 
 #[test]
@@ -175,9 +175,9 @@ fn of_several_wishes_the_last_one_counts() {
     want(&mut route_state, other, through(1));
     want(&mut route_state, other, through(2));
     let writes = route_state.next_writes(1);
-    assert_eq!(writes, [Write { key: one, action: Arc::new(through(3)), replaces: true }]);
+    assert_eq!(writes, [RouteWrite { key: one, action: Arc::new(through(3)), replaces: true }]);
     let writes = route_state.next_writes(5);
-    assert_eq!(writes, [Write { key: other, action: Arc::new(through(2)), replaces: false }]);
+    assert_eq!(writes, [RouteWrite { key: other, action: Arc::new(through(2)), replaces: false }]);
 }
 
 #[test]

@@ -9,14 +9,14 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::super::{
-    desired::{DesiredState, Step, children_of, connection_of, name_of},
-    event::{Change, ChildSa, EVENTS, IkeSa, listed},
+    desired::{CharonStep, DesiredState, children_of, connection_of, name_of},
+    event::{ChildSa, EVENTS, IkeSa, SaChange, listed},
     message::Message,
     session::{Session, SessionError},
-    table::Table,
+    table::SaTable,
     tunnels::Tunnels,
 };
-use crate::config::{Config, ipsec::Start};
+use crate::config::{Config, ipsec::StartAction};
 
 /// Between attempts to reach charon: at first, and at most.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -34,14 +34,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-pub struct Task {
+pub struct DriverTask {
     config: Arc<Config>,
     configs: watch::Receiver<Arc<Config>>,
     publisher: watch::Sender<Arc<Tunnels>>,
     wanted: DesiredState,
     /// What the charon of this session was told.
     loaded: DesiredState,
-    table: Table,
+    table: SaTable,
     /// The process whose SAs the table has.
     process: Option<i32>,
     retries: BTreeMap<String, Retry>,
@@ -57,19 +57,19 @@ struct Retry {
 }
 
 /// Why a session ends.
-enum End {
+enum SessionEnd {
     Broken(SessionError),
     /// charon is to be asked elsewhere, or nothing more.
     Moved,
 }
 
-impl From<SessionError> for End {
+impl From<SessionError> for SessionEnd {
     fn from(error: SessionError) -> Self {
         Self::Broken(error)
     }
 }
 
-impl Task {
+impl DriverTask {
     pub fn new(mut configs: watch::Receiver<Arc<Config>>, publisher: watch::Sender<Arc<Tunnels>>) -> Self {
         let config = Arc::clone(&configs.borrow_and_update());
         Self {
@@ -78,7 +78,7 @@ impl Task {
             configs,
             publisher,
             loaded: DesiredState::default(),
-            table: Table::default(),
+            table: SaTable::default(),
             process: None,
             retries: BTreeMap::new(),
             lost: None,
@@ -107,8 +107,8 @@ impl Task {
                         wait = FIRST_WAIT;
                     }
                     match end {
-                        End::Moved => continue,
-                        End::Broken(error) => error.to_string(),
+                        SessionEnd::Moved => continue,
+                        SessionEnd::Broken(error) => error.to_string(),
                     }
                 }
                 Err(error) => unreachable(&socket, &error),
@@ -140,10 +140,10 @@ impl Task {
         true
     }
 
-    async fn serve(&mut self, session: &mut Session, socket: &Path) -> End {
+    async fn serve(&mut self, session: &mut Session, socket: &Path) -> SessionEnd {
         match self.serve_until_broken(session, socket).await {
-            Ok(()) => End::Moved,
-            Err(error) => End::Broken(error),
+            Ok(()) => SessionEnd::Moved,
+            Err(error) => SessionEnd::Broken(error),
         }
     }
 
@@ -164,8 +164,8 @@ impl Task {
             let next_retry = self.next_retry();
             tokio::select! {
                 event = session.event() => {
-                    let changes = Change::of_event(&event?);
-                    if changes.iter().any(|change| matches!(change, Change::IkeDown(_) | Change::ChildDown(_))) {
+                    let changes = SaChange::of_event(&event?);
+                    if changes.iter().any(|change| matches!(change, SaChange::IkeDown(_) | SaChange::ChildDown(_))) {
                         next_look = next_look.min(Instant::now() + LOOK_SOON);
                     }
                     for change in changes {
@@ -249,7 +249,7 @@ impl Task {
     /// When the next of the tunnels that should be there is begun again.
     fn next_retry(&mut self) -> Instant {
         let now = Instant::now();
-        for tunnel in self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == Start::Start) {
+        for tunnel in self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == StartAction::Start) {
             let state = self.table.tunnel(&name_of(tunnel.name));
             // charon is at it, or it is done.
             if state.is_up() || state.ike.as_deref() == Some("CONNECTING") {
@@ -331,13 +331,13 @@ async fn list_sas(session: &mut Session, filter: &Message) -> Result<Vec<(IkeSa,
     Ok(messages.iter().flat_map(listed).collect())
 }
 
-async fn carry_out(session: &mut Session, step: Step) -> Result<(), SessionError> {
+async fn carry_out(session: &mut Session, step: CharonStep) -> Result<(), SessionError> {
     match step {
-        Step::Load { command, message } => tolerate(session.request(command, &message).await),
-        Step::UnloadSecret(name) => {
+        CharonStep::Load { command, message } => tolerate(session.request(command, &message).await),
+        CharonStep::UnloadSecret(name) => {
             tolerate(session.request("unload-shared", &Message::default().with("id", name)).await)
         }
-        Step::UnloadConnection(name) => {
+        CharonStep::UnloadConnection(name) => {
             // First the connection, so that nothing begins it again.
             let unload = Message::default().with("name", &name);
             tolerate(session.request("unload-conn", &unload).await)?;

@@ -68,7 +68,7 @@ async fn look(process: i32, lists: Vec<Vec<&'static str>>) -> (Vec<String>, Vec<
     let config = crate::config::parse("[gateway]\nname = \"hub\"\n").expect("a configuration").0;
     let (_config, configs) = watch::channel(Arc::new(config));
     let (publisher, _views) = watch::channel(Arc::default());
-    let mut task = Task::new(configs, publisher);
+    let mut task = DriverTask::new(configs, publisher);
     task.process = Some(process);
     task.table.replace(OURS.iter().chain([&THEIRS]).flat_map(|connection| listed(&sa(connection))).collect());
     task.meet(&session);

@@ -22,12 +22,12 @@ use self::{
 use super::{
     Counter, GuardCounters, GuardError, Ruleset, TABLE,
     chains::{CHAINS, Frame, counter},
-    requests::Requests,
+    requests::NftRequests,
     rules::rules,
     sets::{self, Elements, SETS, STRANGERS, Set},
-    table::{Ownership, Table},
+    table::{NftTable, Ownership},
     watch::Watch,
-    wire::{Kind, Messages, NLM_F_CREATE},
+    wire::{Messages, NLM_F_CREATE, NftMessage},
 };
 
 type Result<T> = std::result::Result<T, GuardError>;
@@ -42,16 +42,16 @@ const ATTEMPTS: usize = 4;
 ///
 /// All futures may be dropped. What is dropped on its way is done to its end, and what comes next waits for that.
 pub struct Guard {
-    requests: Arc<Mutex<Requests>>,
+    requests: Arc<Mutex<NftRequests>>,
     watch: Watch,
     ownership: Ownership,
     /// What is in place; `None` if that is not certain.
-    applied: Option<Arc<Contents>>,
+    applied: Option<Arc<TableContents>>,
 }
 
 /// What a ruleset comes to in the kernel.
 #[derive(Debug, PartialEq, Eq)]
-struct Contents {
+struct TableContents {
     frame: Frame,
     elements: Elements,
 }
@@ -60,7 +60,7 @@ impl Guard {
     /// Opens the sockets, in the network namespace of the calling thread; changes nothing. Needs `CAP_NET_ADMIN`.
     #[expect(clippy::unused_async, reason = "part of the interface: its caller is in a runtime, as the sockets need")]
     pub async fn open() -> Result<Self> {
-        let mut requests = Requests::open()?;
+        let mut requests = NftRequests::open()?;
         let ownership = requests.ownership()?;
         Self::new(requests, ownership)
     }
@@ -71,7 +71,7 @@ impl Guard {
     /// As [`Self::open`].
     #[expect(clippy::unused_async, reason = "as open")]
     pub async fn open_plain() -> Result<Self> {
-        Self::new(Requests::open()?, Ownership::Plain)
+        Self::new(NftRequests::open()?, Ownership::Plain)
     }
 
     /// The same with the socket of an earlier [`Guard`], which somebody has kept open ([`Self::with_socket`]), and so without a
@@ -81,7 +81,7 @@ impl Guard {
     /// As [`Self::open`], or when it is no such socket.
     #[expect(clippy::unused_async, reason = "as open")]
     pub async fn resume(socket: OwnedFd) -> Result<Option<Self>> {
-        let Some(mut requests) = Requests::resume(socket)? else {
+        let Some(mut requests) = NftRequests::resume(socket)? else {
             return Ok(None);
         };
         let ownership = requests.ownership()?;
@@ -93,7 +93,7 @@ impl Guard {
         show(self.requests.lock().unwrap_or_else(PoisonError::into_inner).socket());
     }
 
-    fn new(requests: Requests, ownership: Ownership) -> Result<Self> {
+    fn new(requests: NftRequests, ownership: Ownership) -> Result<Self> {
         let watch = Watch::open(requests.port()).map_err(GuardError::no_socket)?;
         Ok(Self { requests: Arc::new(Mutex::new(requests)), watch, ownership, applied: None })
     }
@@ -110,7 +110,7 @@ impl Guard {
     /// A table that can have no owner is replaced, with a copy of both.
     /// No packet meets a chain without its rules, unless somebody has taken chains of ours away or moved them.
     pub async fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
-        let contents = Arc::new(Contents::new(ruleset)?);
+        let contents = Arc::new(TableContents::new(ruleset)?);
         if self.disturbed_so_far()? {
             debug!("the table inet {TABLE} was changed by somebody else; all of it is written");
             self.applied = None;
@@ -143,7 +143,7 @@ impl Guard {
     pub async fn remove(&mut self) -> Result<()> {
         const WHAT: &str = "removing the nftables table";
         self.applied = None;
-        self.with_requests(|requests| match requests.change_when_free(WHAT, Table::delete)? {
+        self.with_requests(|requests| match requests.change_when_free(WHAT, NftTable::delete)? {
             Err(refusal) if !refusal.is(Errno::NOENT) => Err(GuardError::refused(WHAT, refusal)),
             _ => Ok(()),
         })
@@ -153,12 +153,13 @@ impl Guard {
     /// # Errors
     /// [`GuardError::Owned`] when a socket of another process owns the table, and goes on doing so.
     pub async fn must_be_free(&self) -> Result<()> {
-        self.with_requests(Requests::must_be_free).await
+        self.with_requests(NftRequests::must_be_free).await
     }
 
     /// Whether there is such a table, whoever made it.
     pub async fn is_there(&self) -> Result<bool> {
-        let read = |requests: &mut Requests| requests.list("reading the nftables table", Kind::GetObject, |_| ());
+        let read =
+            |requests: &mut NftRequests| requests.list("reading the nftables table", NftMessage::GetObject, |_| ());
         Ok(!self.with_requests(read).await?.is_empty())
     }
 
@@ -166,11 +167,11 @@ impl Guard {
     pub async fn counters(&mut self) -> Result<GuardCounters> {
         const WHAT: &str = "reading the counters of the nftables table";
         self.with_requests(|requests| {
-            let objects = requests.list(WHAT, Kind::GetObject, |_| ())?;
+            let objects = requests.list(WHAT, NftMessage::GetObject, |_| ())?;
             let counters: BTreeMap<_, _> = objects.iter().filter_map(|object| read_counter(object)).collect();
             let counted = |name: &str| counters.get(name).copied().unwrap_or_default();
             let strangers =
-                requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, STRANGERS.name))?;
+                requests.list(WHAT, NftMessage::GetElement, |request| request.string(SET_NAME, STRANGERS.name))?;
             Ok(GuardCounters {
                 unmarked: counted(counter::UNMARKED),
                 no_route: counted(counter::NO_ROUTE),
@@ -204,7 +205,7 @@ impl Guard {
     /// On a thread that may block.
     async fn with_requests<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Requests) -> Result<T> + Send + 'static,
+        job: impl FnOnce(&mut NftRequests) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let requests = Arc::clone(&self.requests);
         let job = move || job(&mut requests.lock().unwrap_or_else(PoisonError::into_inner));
@@ -222,7 +223,7 @@ fn no_watch(source: io::Error) -> GuardError {
     GuardError::Socket { what: "listening for changes of the nftables table", source }
 }
 
-impl Contents {
+impl TableContents {
     fn new(ruleset: &Ruleset) -> Result<Self> {
         let Mark { flag, mask } = ruleset.mark;
         if flag.count_ones() != 1 || flag & mask == 0 || mask & !flag == 0 {
@@ -237,13 +238,13 @@ impl Contents {
         for (set, elements) in &self.elements {
             let before = applied.elements.get(set).unwrap_or(&none);
             // First: an interval may take the place of others.
-            sets::change(batch, Kind::DeleteElement, set, before.difference(elements));
-            sets::change(batch, Kind::NewElement, set, elements.difference(before));
+            sets::change(batch, NftMessage::DeleteElement, set, before.difference(elements));
+            sets::change(batch, NftMessage::NewElement, set, elements.difference(before));
         }
     }
 
     /// From whatever is there.
-    fn write_all(&self, requests: &mut Requests, ownership: Ownership) -> Result<()> {
+    fn write_all(&self, requests: &mut NftRequests, ownership: Ownership) -> Result<()> {
         const WHAT: &str = "writing the nftables table";
         let mut attempt = 0;
         loop {
@@ -271,18 +272,18 @@ impl Contents {
     fn write_over(&self, batch: &mut Messages, present: &Present, ownership: Ownership) {
         let keep = present.can_be_kept(ownership);
         if keep {
-            Table::create(batch, ownership);
+            NftTable::create(batch, ownership);
             present.clear(batch);
         } else {
-            Table::delete(batch);
-            Table::create(batch, ownership);
+            NftTable::delete(batch);
+            NftTable::create(batch, ownership);
         }
         for chain in &CHAINS {
             chain.create(batch, keep && present.chain(chain).is_some());
         }
         let counted: BTreeMap<_, _> = present.objects.iter().filter_map(|object| read_counter(object)).collect();
         for name in counter::ALL {
-            batch.message(Kind::NewObject, NLM_F_CREATE, |message| {
+            batch.message(NftMessage::NewObject, NLM_F_CREATE, |message| {
                 message.string(OBJECT_NAME, name);
                 message.u32(OBJECT_TYPE, COUNTER_TYPE);
                 message.nest(OBJECT_DATA, |message| {
@@ -303,8 +304,8 @@ impl Contents {
         for (set, elements) in &self.elements {
             // Far cheaper than to write thousands of intervals again.
             let PresentElements { plain, odd } = present.elements.get(set).filter(|_| keep).unwrap_or(&none);
-            sets::change(batch, Kind::DeleteElement, set, odd.iter().chain(plain.difference(elements)));
-            sets::change(batch, Kind::NewElement, set, elements.difference(plain));
+            sets::change(batch, NftMessage::DeleteElement, set, odd.iter().chain(plain.difference(elements)));
+            sets::change(batch, NftMessage::NewElement, set, elements.difference(plain));
         }
         for (set, elements) in present.dynamic.iter().filter(|_| !keep) {
             sets::add_raw(batch, set, elements);

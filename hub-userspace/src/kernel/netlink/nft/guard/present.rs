@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{
     GuardError,
     chains::{CHAINS, Chain, counter},
-    requests::Requests,
+    requests::NftRequests,
     sets::{self, Element, SETS, Set},
-    table::{Ownership, Table},
-    wire::{Kind, Messages, attribute, big32, text},
+    table::{NftTable, Ownership},
+    wire::{Messages, NftMessage, attribute, big32, text},
 };
 
 pub const OBJECT_NAME: u16 = 2;
@@ -18,7 +18,7 @@ pub const SET_NAME: u16 = 2;
 
 /// What there is under our table's name.
 pub struct Present {
-    pub table: Option<Table>,
+    pub table: Option<NftTable>,
     pub chains: Vec<Vec<u8>>,
     pub sets: Vec<Vec<u8>>,
     pub objects: Vec<Vec<u8>>,
@@ -36,14 +36,14 @@ pub struct PresentElements {
 }
 
 impl Present {
-    pub fn read(requests: &mut Requests) -> Result<Self, GuardError> {
+    pub fn read(requests: &mut NftRequests) -> Result<Self, GuardError> {
         const WHAT: &str = "reading the nftables table";
         let table = requests.table()?;
-        let sets = requests.list(WHAT, Kind::GetSet, |_| ())?;
+        let sets = requests.list(WHAT, NftMessage::GetSet, |_| ())?;
         let mut elements = BTreeMap::<_, PresentElements>::new();
         for set in SETS.iter().filter(|ours| !ours.is_dynamic() && sets.iter().any(|shown| are_alike(ours, shown))) {
             let PresentElements { plain, odd } = elements.entry(set.name).or_default();
-            for answer in requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))? {
+            for answer in requests.list(WHAT, NftMessage::GetElement, |request| request.string(SET_NAME, set.name))? {
                 for (element, is_plain) in sets::read(&answer) {
                     if is_plain { &mut *plain } else { &mut *odd }.insert(element);
                 }
@@ -51,19 +51,19 @@ impl Present {
         }
         Ok(Self {
             table,
-            chains: requests.list(WHAT, Kind::GetChain, |_| ())?,
+            chains: requests.list(WHAT, NftMessage::GetChain, |_| ())?,
             sets,
-            objects: requests.list(WHAT, Kind::GetObject, |_| ())?,
+            objects: requests.list(WHAT, NftMessage::GetObject, |_| ())?,
             elements,
             dynamic: BTreeMap::new(),
         })
     }
 
     /// Reads what a table that replaces this one takes over.
-    pub fn read_dynamic(&mut self, requests: &mut Requests) -> Result<(), GuardError> {
+    pub fn read_dynamic(&mut self, requests: &mut NftRequests) -> Result<(), GuardError> {
         const WHAT: &str = "reading the sets of the nftables table";
         for set in SETS.iter().filter(|set| set.is_dynamic() && self.sets.iter().any(|shown| are_alike(set, shown))) {
-            let answers = requests.list(WHAT, Kind::GetElement, |request| request.string(SET_NAME, set.name))?;
+            let answers = requests.list(WHAT, NftMessage::GetElement, |request| request.string(SET_NAME, set.name))?;
             let elements = answers.iter().flat_map(|answer| sets::raw(answer)).map(<[u8]>::to_vec);
             self.dynamic.insert(set.name, elements.collect());
         }
@@ -83,7 +83,7 @@ impl Present {
 
     /// Takes away all but what can stay as it is.
     pub fn clear(&self, batch: &mut Messages) {
-        batch.message(Kind::DeleteRule, 0, |_| ());
+        batch.message(NftMessage::DeleteRule, 0, |_| ());
         for set in &self.sets {
             if !can_stay(set) {
                 Set::delete(name(set, SET_NAME), batch);
@@ -91,7 +91,7 @@ impl Present {
         }
         for object in &self.objects {
             if !is_our_counter(object) {
-                batch.message(Kind::DeleteObject, 0, |message| {
+                batch.message(NftMessage::DeleteObject, 0, |message| {
                     message.string(OBJECT_NAME, name(object, OBJECT_NAME));
                     message.u32(OBJECT_TYPE, attribute(object, OBJECT_TYPE).and_then(big32).unwrap_or_default());
                 });
