@@ -21,11 +21,10 @@ use crate::{
     config::Config,
     connection::memory::ConnectionMemory,
     datapath::{AttachMode, Attached},
-    fib::tables::Write,
+    fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
     kernel::{
         netlink::{KernelNeighbour, Ruleset, XfrmLinks},
-        slow_path::KernelRoute,
         sysctl::Settings,
     },
 };

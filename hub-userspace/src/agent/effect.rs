@@ -10,11 +10,10 @@ use crate::{
     config::Config,
     connection::{memory::ConnectionMemory, state::State},
     datapath::AttachMode,
-    fib::tables::Write,
+    fib::{slow_path::KernelRoute, tables::Write},
     health::CheckTarget,
     kernel::{
         netlink::{KernelNeighbour, ReconcileFailure, Ruleset, XfrmLinks},
-        slow_path::KernelRoute,
         sysctl::Settings,
     },
 };

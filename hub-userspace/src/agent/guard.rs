@@ -1,18 +1,20 @@
-//! The plan of the nftables table that keeps the kernel to what the program has decided: what it is to say. Pure.
+//! The plan of the nftables table that keeps the kernel to what the program has decided.
 //!
 //! A site's interface is in the table before the program is attached and before any route leads there, and stays in it
 //! until the last route has gone.
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use anyhow::Result;
+
 use super::effect::Effect;
 use crate::{
     config::Config,
-    fib::id_allocator::IdAllocator,
-    kernel::{
-        guard::{ruleset, sites},
-        netlink::{HostState, Ruleset},
+    fib::{
+        id_allocator::IdAllocator,
+        ruleset::{ruleset, sites},
     },
+    kernel::netlink::{Guard, HostState, Ruleset},
     policy::selectors::Negotiated,
 };
 
@@ -89,4 +91,19 @@ impl GuardPlan {
             self.repeat(effects);
         }
     }
+}
+
+/// Before any agent runs, at boot: closes the sites' interfaces, whether they are there yet or not. A table that is there
+/// already stays as it is: a datapath may be running behind it. Whether there was none.
+///
+/// # Errors
+/// When the kernel has no nftables, or this process may not change them.
+pub async fn protect(config: &Config) -> Result<bool> {
+    let mut guard = Guard::open().await?;
+    if guard.is_there().await? {
+        return Ok(false);
+    }
+    let slots = IdAllocator::new("connections", 0..0);
+    guard.apply(&ruleset(config, &HostState::default(), &Negotiated::new(), &slots)).await?;
+    Ok(true)
 }

@@ -23,13 +23,12 @@ use crate::{
     config::Config,
     connection::memory::ConnectionMemory,
     datapath::{AttachMode, Attached, Dataplane},
-    fib::tables::Write,
+    fib::{slow_path::KernelRoute, tables::Write},
     health::{CheckTarget, Prober},
     ipsec::{vici::driver::Driver, xfrm},
     kernel::{
         guard::GuardTable,
         netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
-        slow_path::KernelRoute,
         sysctl::{Settings, Sysctls},
     },
 };

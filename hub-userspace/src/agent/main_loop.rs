@@ -36,6 +36,7 @@ use crate::{
     connection::memory::Clock,
     datapath::{AttachMode, Dataplane, Instance},
     health::{self, Prober},
+    ipsec::links::xfrm_links,
     ipsec::{vici::driver::Driver, xfrm},
     kernel::{
         guard::GuardTable,
@@ -88,7 +89,7 @@ impl Agent {
         let is_running = inherited.is_running;
         datapath.follow_log();
         let neighbour_misses = datapath.neighbour_misses()?;
-        let interfaces = Interfaces::start(config.xfrm_links()).await?;
+        let interfaces = Interfaces::start(xfrm_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();

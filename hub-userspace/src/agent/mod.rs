@@ -22,7 +22,7 @@ pub mod cleanup;
 pub mod edge;
 pub mod effect;
 pub mod event;
-mod guard;
+pub mod guard;
 mod host;
 mod lock;
 mod main_loop;

@@ -14,11 +14,8 @@ use ipnet::IpNet;
 use super::effect::Effect;
 use crate::{
     config::Config,
-    fib::Inputs,
-    kernel::{
-        netlink::{Family, RouteAction},
-        slow_path,
-    },
+    fib::{Inputs, slow_path},
+    kernel::netlink::{Family, RouteAction},
     routing::rib::{Members, Rib},
 };
 

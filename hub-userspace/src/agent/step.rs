@@ -12,6 +12,7 @@ use super::{
 use crate::{
     config::model::SelectorSource,
     health::{self, CheckTarget},
+    ipsec::links::xfrm_links,
     kernel::netlink::Changes,
 };
 
@@ -135,7 +136,7 @@ impl World {
             effects.push(Effect::Forget(ifindex));
         }
         if config {
-            effects.push(Effect::XfrmLinks(self.config.xfrm_links()));
+            effects.push(Effect::XfrmLinks(xfrm_links(&self.config)));
             effects.push(Effect::FollowPolicies(self.follows_policies()));
         }
         if links || addresses || config || selectors || guard {

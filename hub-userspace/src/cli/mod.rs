@@ -27,7 +27,7 @@ use self::{
     store::StoreCommand,
 };
 use crate::{
-    agent::{Agent, Recording, cleanup, process},
+    agent::{Agent, Recording, cleanup, guard, process},
     api::{AppState, Client, Socket, router},
     api_types::{event::ConnectionEvent, status::WithoutAgent},
     config::{
@@ -37,7 +37,6 @@ use crate::{
     },
     config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, InitialConfig},
     datapath::{self, AttachMode, Instance},
-    kernel::guard,
     peer_config,
     store::{DEFAULT_DIRECTORY, StoreError},
 };

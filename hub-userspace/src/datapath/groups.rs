@@ -13,7 +13,8 @@ use aya::{
 };
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
-use serde::{Deserialize, Serialize};
+
+use crate::fib::old_group::OldGroup;
 
 use super::{
     DatapathError, bpf,
@@ -27,23 +28,6 @@ const OLD: &str = "tables-old";
 
 const NAME: &str = "GROUPS";
 const GROUPS: u32 = MAX_BUCKETS / GROUP_BUCKETS;
-
-/// How a [`GroupRecord`] is recorded.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "GroupRecord")]
-pub struct RecordedGroup {
-    members: u64,
-    names: u64,
-}
-
-/// A group's buckets as an earlier agent has left them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OldGroup {
-    #[serde(with = "RecordedGroup")]
-    pub record: GroupRecord,
-    /// `COUNTERS` slot of each bucket's owner, as far as there is one.
-    pub owners: Vec<Option<u32>>,
-}
 
 /// The agent's own map beside the program's.
 pub struct Groups(Array<MapData, GroupRecord>);

@@ -36,7 +36,6 @@ pub use self::{
     attach::{AttachMode, Attached},
     counters::Counters,
     error::DatapathError,
-    groups::OldGroup,
     instance::Instance,
     run::{Action, Hook, Outcome},
     running::{Running, RunningConnection, RunningInterface, running, unload},
@@ -50,7 +49,7 @@ use crate::{
         pins::{AttachmentKind, Pins},
         records::Records,
     },
-    fib::{id_allocator::DeferredFree, tables::Write},
+    fib::{id_allocator::DeferredFree, old_group::OldGroup, tables::Write},
 };
 
 /// The kernel program, as built with this agent.

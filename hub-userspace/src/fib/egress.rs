@@ -112,7 +112,7 @@ impl EgressCompiler<'_> {
         self.route(&group, &paths)
     }
 
-    /// The bits of a bucket by which the kernel finds each member in its own route, as [`crate::kernel::slow_path::action`] makes
+    /// The bits of a bucket by which the kernel finds each member in its own route, as [`crate::fib::slow_path::action`] makes
     /// it: those whose interface is up, in the order of interfaces. None where that has a single next hop.
     fn paths(&self, active: &[(Member, u32)]) -> HashMap<Member, u32> {
         let hop = |(member, part): &(Member, u32)| {

@@ -13,8 +13,8 @@ use hub_common::maps::{
 };
 
 use crate::{
-    datapath::OldGroup,
     fib::id_allocator::{DeferredFree, Full, IdAllocator},
+    fib::old_group::OldGroup,
     policy::selectors::Policy,
     routing::{buckets, rib::Members},
 };
@@ -281,7 +281,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::{EgressIds, Member, record};
-    use crate::{datapath::OldGroup, routing::rib::Members};
+    use crate::{fib::old_group::OldGroup, routing::rib::Members};
 
     fn members(weights: &[(&str, u8)]) -> Arc<Members> {
         Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect())

@@ -8,7 +8,9 @@
 //! | [`policy_tables`] | connections, their selectors and SAs, interfaces | the connections and selectors |
 //! | [`neighbour_table`] | neighbours of interfaces where each destination is one | these neighbours |
 //! | [`egress_tables`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
-//! | [`Compiled::routes`] | the RIB's destinations | those that changed |
+//! | [`CompiledEgress::routes`] | the RIB's destinations | those that changed |
+//!
+//! The kernel's own routes follow in [`slow_path`], and what the nftables table says in [`ruleset`].
 //!
 //! [`IdMaps`]: crate::fib::id_maps::IdMaps
 
@@ -18,7 +20,10 @@ pub mod id_allocator;
 pub mod id_maps;
 mod inputs;
 mod neighbours;
+pub mod old_group;
 mod policy;
+pub mod ruleset;
+pub mod slow_path;
 pub mod tables;
 
 pub use self::{

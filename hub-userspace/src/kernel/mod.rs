@@ -3,5 +3,4 @@
 pub mod fd_store;
 pub mod guard;
 pub mod netlink;
-pub mod slow_path;
 pub mod sysctl;

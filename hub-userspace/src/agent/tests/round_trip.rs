@@ -25,7 +25,8 @@ use crate::{
         memory::{Clock, ConnectionMemory},
         state::State,
     },
-    datapath::{AttachMode, Inherited, OldGroup},
+    datapath::{AttachMode, Inherited},
+    fib::old_group::OldGroup,
     health::{HealthReport, Verdict},
     ipsec::{
         vici::{fault::Fault, tunnels::Tunnels},

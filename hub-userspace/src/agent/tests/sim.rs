@@ -24,11 +24,13 @@ use crate::{
     config::Config,
     connection::memory::{Clock, ConnectionMemory},
     datapath::{AttachMode, Attached, Inherited},
-    fib::tables::{Tables, Write},
+    fib::{
+        slow_path::KernelRoute,
+        tables::{Tables, Write},
+    },
     health::CheckTarget,
     kernel::{
         netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
-        slow_path::KernelRoute,
         sysctl::Settings,
     },
 };

@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use crate::kernel::netlink::{XfrmLink, XfrmLinks};
-
 use super::{
     super::model::{Config, Connection},
     Identity, Ipsec,
@@ -40,19 +38,6 @@ impl Config {
             local_id: ipsec.local_id.clone().or(hub.map(Identity::from))?,
             remote_id: ipsec.remote_id.clone().unwrap_or_else(|| site.into()),
         })
-    }
-
-    /// xfrm interfaces that the agent is to make. Of several connections on one, the smallest MTU counts.
-    pub fn xfrm_links(&self) -> XfrmLinks {
-        let mut links = XfrmLinks::new();
-        for connection in self.connections.values() {
-            let Some(ipsec) = &connection.ipsec else { continue };
-            if let (Some(made), Some(if_id)) = (ipsec.create_interface, ipsec.if_id) {
-                let link = links.entry(connection.interface.clone()).or_insert(XfrmLink { if_id, mtu: made.mtu });
-                link.mtu = link.mtu.min(made.mtu);
-            }
-        }
-        links
     }
 
     /// The tunnels of all connections that have IPsec, by name.

@@ -1,0 +1,77 @@
+//! What the nftables table is to say for a configuration. Pure.
+
+use hub_common::maps::VPC;
+use ipnet::IpNet;
+
+use super::id_allocator::IdAllocator;
+use crate::{
+    config::{
+        Config,
+        model::{Connection, Service},
+    },
+    kernel::netlink::{self, HostState, Ruleset, SITES_GROUP},
+    policy::selectors::Negotiated,
+};
+
+/// Interfaces of all connections.
+pub fn sites(config: &Config) -> impl Iterator<Item = &str> {
+    config.connections.values().map(|connection| connection.interface.as_str())
+}
+
+/// What the table is to say. Pure.
+pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots: &IdAllocator<String>) -> Ruleset {
+    let mark = config.dataplane.mark;
+    let of_connections = config
+        .connections
+        .iter()
+        .filter_map(|(name, connection)| Some((mark.numbered(slots.get(name)?), connection.interface.clone())));
+    let of_vpc = config.vpc.iter().map(|vpc| (mark.numbered(VPC), vpc.interface.clone()));
+    let output = config.connections.iter().flat_map(|(name, connection)| {
+        let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
+        let pairs: Vec<(IpNet, IpNet)> = match agreed {
+            Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
+            None => of_file(connection).collect(),
+        };
+        pairs.into_iter().chain(of_link(connection, host)).map(|(hub, site)| (connection.interface.clone(), hub, site))
+    });
+    Ruleset {
+        sites: sites(config).map(str::to_owned).collect(),
+        // The hub answers itself, too.
+        vpc: config.vpc.iter().map(|vpc| vpc.interface.clone()).chain(["lo".to_owned()]).collect(),
+        group: SITES_GROUP,
+        mark,
+        next_hops: of_connections.chain(of_vpc).collect(),
+        output: output.filter(|(_, hub, site)| is_v4(*hub) == is_v4(*site)).collect(),
+        services: config.gateway.services.iter().map(|service| service_of(*service)).collect(),
+    }
+}
+
+/// Pairs of the hub's side and the site's.
+fn of_file(connection: &Connection) -> impl Iterator<Item = (IpNet, IpNet)> {
+    let remotes = &connection.remote_cidrs;
+    connection.local_cidrs.iter().flat_map(move |local| remotes.iter().map(move |remote| (*local, *remote)))
+}
+
+/// The hub's addresses on the link, and who else is there.
+fn of_link(connection: &Connection, host: &HostState) -> Vec<(IpNet, IpNet)> {
+    let Some(link) = host.link(&connection.interface) else { return Vec::new() };
+    let addresses: Vec<IpNet> = host.addresses_of(link.index).collect();
+    let links = addresses.iter().map(|own| (IpNet::from(own.addr()), own.trunc()));
+    let peers = connection
+        .peer
+        .into_iter()
+        .flat_map(|peer| addresses.iter().map(move |own| (IpNet::from(own.addr()), IpNet::from(peer))));
+    links.chain(peers).collect()
+}
+
+fn is_v4(prefix: IpNet) -> bool {
+    matches!(prefix, IpNet::V4(_))
+}
+
+fn service_of(service: Service) -> netlink::GuardService {
+    match service {
+        Service::Icmp => netlink::GuardService::Icmp,
+        Service::Tcp(port) => netlink::GuardService::Tcp(port),
+        Service::Udp(port) => netlink::GuardService::Udp(port),
+    }
+}
