@@ -5,7 +5,10 @@ use std::{
 
 use super::*;
 use crate::{
-    agent::{Transition, record::read::read},
+    agent::{
+        Transition,
+        record::read::{Recorded, read},
+    },
     config::{Config, difference::Difference, load},
     dataplane::{Inherited, Mode},
     memory::Clock,
@@ -51,10 +54,10 @@ fn a_recording_has_the_configuration_and_each_event_and_no_secret() {
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("site.psk"), "{text}");
     assert!(!text.contains(SECRET), "{text}");
-    let recorded = read(&text).unwrap();
-    let times: Vec<u64> = recorded.events.iter().map(|(at, _)| at.as_secs()).collect();
+    let Recorded { events: read, .. } = read(&text).unwrap();
+    let times: Vec<u64> = read.iter().map(|(at, _)| at.as_secs()).collect();
     assert_eq!(times, [0, 1, 2, 3]);
-    assert!(matches!(&recorded.events[2].1, Event::Change(change)
+    assert!(matches!(&read[2].1, Event::Change(change)
         if change.config.as_ref().is_some_and(|config| config.gateway.name == "other")));
 }
 

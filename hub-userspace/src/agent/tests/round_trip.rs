@@ -19,7 +19,7 @@ use crate::{
             read::read,
         },
     },
-    config::{Config, difference::Difference},
+    config::{Config, difference::Difference, show},
     dataplane::{Inherited, Mode, OldGroup},
     event::ConnectionEvent,
     health::{Report, Verdict},
@@ -50,7 +50,9 @@ fn random_events_written_and_read_again_are_the_same() {
         assert_eq!(read.events.len(), events.len());
         let now = Instant::now();
         let mut agents = [Agent::new(config, &host, now), Agent::new(read.config, &host, now)];
-        agents.iter_mut().for_each(|agent| agent.start().expect("it does not fail"));
+        for agent in &mut agents {
+            agent.start().expect("it does not fail");
+        }
         for ((at, event), (read_at, read_event)) in events.into_iter().zip(read.events) {
             assert_eq!(at, read_at);
             assert_eq!(comparable(&event), comparable(&read_event));
@@ -196,13 +198,13 @@ fn comparable(event: &Event) -> String {
     match event {
         Event::Change(transition) => {
             let Transition { difference, config } = &**transition;
-            format!("{difference:?} {:?}", config.as_deref().map(crate::config::show).map(without_comments))
+            format!("{difference:?} {:?}", config.as_deref().map(|config| without_comments(&show(config))))
         }
         event => format!("{event:?}"),
     }
 }
 
-fn without_comments(text: String) -> Vec<String> {
+fn without_comments(text: &str) -> Vec<String> {
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
 }
 
