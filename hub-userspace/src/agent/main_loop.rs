@@ -21,7 +21,7 @@ use super::{
     event::Event,
     host::{self, Host},
     lock::{InstanceLock, old_agent_runs},
-    record::{Recorder, Recording, format::Header},
+    record::{Recorder, Recording, format::RecordingHeader},
     request::Request,
     snapshot::Snapshot,
     watchdog::Watchdog,
@@ -106,8 +106,9 @@ impl Agent {
         };
         let ike = Driver::start(&config);
         let (clock, now) = (Clock::now(), std::time::Instant::now());
-        let begin =
-            |recording: Recording| recording.begin(&Header::new(&config, &host, &inherited, mode, clock, now), now);
+        let begin = |recording: Recording| {
+            recording.begin(&RecordingHeader::new(&config, &host, &inherited, mode, clock, now), now)
+        };
         let recorder = recording.map(begin).transpose()?;
         let mut agent = Self {
             world: World::new(config, host.clone(), inherited, mode, clock, now),

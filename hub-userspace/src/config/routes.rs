@@ -84,7 +84,7 @@ fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 
 /// How much of a destination a connection's remote selectors admit.
 #[derive(Debug, PartialEq, Eq)]
-enum Extent {
+enum RouteSpan {
     Whole,
     Part,
     None,
@@ -104,9 +104,9 @@ impl Coverage {
     /// What is wrong with a route to `destination` by the connection `next_hop`.
     pub fn check(&self, destination: &IpNet, next_hop: &str) -> Option<Problem> {
         let extent = match self.extent(destination) {
-            Extent::Whole => return None,
-            Extent::Part => "is only in part",
-            Extent::None => "is not",
+            RouteSpan::Whole => return None,
+            RouteSpan::Part => "is only in part",
+            RouteSpan::None => "is not",
         };
         let list = join(&join("connection", next_hop), "remote_cidrs");
         let message = format!("{destination} {extent} in {list}: packets outside are dropped as selector_mismatch");
@@ -114,16 +114,16 @@ impl Coverage {
         Some(Problem::new(message).help(help))
     }
 
-    fn extent(&self, destination: &IpNet) -> Extent {
+    fn extent(&self, destination: &IpNet) -> RouteSpan {
         let after = self.0.partition_point(|prefix| prefix <= destination);
         // A container sorts before what it contains, and nothing disjoint from both is in between.
         let container = after.checked_sub(1).map(|before| self.0[before]);
         if container.is_some_and(|container| container.contains(destination)) {
-            Extent::Whole
+            RouteSpan::Whole
         } else if self.0.get(after).is_some_and(|prefix| destination.contains(prefix)) {
-            Extent::Part
+            RouteSpan::Part
         } else {
-            Extent::None
+            RouteSpan::None
         }
     }
 }
@@ -140,15 +140,15 @@ mod tests {
         joined.sort_unstable();
         let coverage = Coverage(joined);
         let cases = [
-            ("10.0.0.0/8", Extent::Whole),
-            ("10.200.0.0/16", Extent::Whole),
-            ("192.168.0.0/16", Extent::Part),
-            ("192.168.2.0/24", Extent::None),
-            ("0.0.0.0/0", Extent::Part),
-            ("fd00:1::/32", Extent::Whole),
-            ("::/0", Extent::Part),
-            ("fe00::/16", Extent::None),
-            ("11.0.0.0/8", Extent::None),
+            ("10.0.0.0/8", RouteSpan::Whole),
+            ("10.200.0.0/16", RouteSpan::Whole),
+            ("192.168.0.0/16", RouteSpan::Part),
+            ("192.168.2.0/24", RouteSpan::None),
+            ("0.0.0.0/0", RouteSpan::Part),
+            ("fd00:1::/32", RouteSpan::Whole),
+            ("::/0", RouteSpan::Part),
+            ("fe00::/16", RouteSpan::None),
+            ("11.0.0.0/8", RouteSpan::None),
         ];
         for (text, expected) in cases {
             assert_eq!(coverage.extent(&prefix(text)), expected, "{text}");

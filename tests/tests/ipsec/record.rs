@@ -23,6 +23,8 @@ const VARIABLE: &str = "VPNHUB_RECORD";
 const PLACE: &str = "/run/lab";
 /// More says no more.
 const MOST_BYTES: usize = 300_000;
+/// Whose child SA stays is chance, and the agent sees both only where its own does: about one try in ten.
+const TRIES: usize = 40;
 /// For what nobody waits for: asking for the status would be recorded, too.
 const MOMENT: Duration = Duration::from_millis(1500);
 
@@ -38,24 +40,19 @@ fn rekey_collision() {
         IpsecOptions::new(Esp::of_this_host()).impatient(),
         |config| config,
         |lab, file| {
-            for (place, kind, task) in [
-                ("shanghai", "--child", "CHILD_REKEY"),
-                ("shanghai", "--ike", "IKE_REKEY"),
-                ("ningbo", "--child", "CHILD_REKEY"),
-            ] {
-                let site = &lab.office(place).charon;
+            let site = &lab.office("shanghai").charon;
+            for (kind, task) in [("--child", "CHILD_REKEY"), ("--ike", "IKE_REKEY")] {
                 let crossed = || collisions(&lab.hub, task) + collisions(site, task);
-                // Which of the new child SAs the agent hears of, and when, depends on whose stays.
-                let is_shown = || kind != "--child" || has_several(file, place);
+                let is_shown = || kind != "--child" || has_several(file, "shanghai");
                 let (before, mut tries) = (crossed(), 0);
                 while crossed() == before || !is_shown() {
                     tries += 1;
                     assert!(
-                        tries <= 10,
+                        tries <= TRIES,
                         "no requests to rekey have crossed, or the agent has not seen it:\n{}",
                         lab.hub.log()
                     );
-                    rekey_both(lab, site, place, kind);
+                    rekey_both(lab, site, kind);
                     thread::sleep(MOMENT);
                 }
             }
@@ -66,14 +63,13 @@ fn rekey_collision() {
 }
 
 /// Either end's first request is lost, so that each has one under way when it gets the other's, repeated.
-fn rekey_both(lab: &IpsecLab, site: &Charon, place: &str, kind: &str) {
+fn rekey_both(lab: &IpsecLab, site: &Charon, kind: &str) {
     let forwards = |forwards: &str| {
         lab.world[INTERNET].enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", forwards)).unwrap().unwrap();
     };
-    let at_hub = format!("vpnhub-{place}");
     forwards("0");
     thread::scope(|scope| {
-        for (charon, name) in [(&lab.hub, &*at_hub), (site, place)] {
+        for (charon, name) in [(&lab.hub, "vpnhub-shanghai"), (site, "shanghai")] {
             scope.spawn(move || charon.swanctl(&["--rekey", kind, name]).unwrap());
         }
     });

@@ -34,7 +34,7 @@ pub const VERSION: u32 = 1;
 /// What the agent starts from: all that [`World::new`](crate::agent::world::World::new) gets.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Header {
+pub struct RecordingHeader {
     pub format: u32,
     /// The agent's version.
     pub agent: String,
@@ -47,7 +47,7 @@ pub struct Header {
     pub host: HostChange,
 }
 
-impl Header {
+impl RecordingHeader {
     pub fn new(
         config: &Config,
         host: &HostState,
@@ -73,13 +73,13 @@ impl Header {
 pub struct Line {
     /// Microseconds since the start.
     pub at: u64,
-    pub event: Entry,
+    pub event: RecordedEvent,
 }
 
 /// An [`Event`] as it is written; [`Event::Done`] never is: it follows from what the agent does.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Entry {
+pub enum RecordedEvent {
     Start,
     Started,
     Host {
@@ -117,7 +117,7 @@ pub struct Encoder {
 
 impl Encoder {
     /// The first line.
-    pub fn header(&mut self, header: &Header) -> serde_json::Result<String> {
+    pub fn header(&mut self, header: &RecordingHeader) -> serde_json::Result<String> {
         header.host.apply(&mut self.host);
         Ok(serde_json::to_string(header)? + "\n")
     }
@@ -129,37 +129,37 @@ impl Encoder {
         Ok(Some(serde_json::to_string(&Line { at, event })? + "\n"))
     }
 
-    fn entry(&mut self, event: &Event) -> Option<Entry> {
+    fn entry(&mut self, event: &Event) -> Option<RecordedEvent> {
         Some(match event {
-            Event::Start => Entry::Start,
-            Event::Started => Entry::Started,
+            Event::Start => RecordedEvent::Start,
+            Event::Started => RecordedEvent::Started,
             Event::Host { host, changes } => {
                 let change = HostChange::between(&self.host, host);
                 self.host = host.clone();
-                Entry::Host { host: change, changes: changes.clone() }
+                RecordedEvent::Host { host: change, changes: changes.clone() }
             }
-            Event::Health(reports) => Entry::Health(reports.clone()),
+            Event::Health(reports) => RecordedEvent::Health(reports.clone()),
             Event::Tunnels(tunnels) => {
                 let change = TunnelsChange::between(&self.tunnels, tunnels);
                 self.tunnels = Arc::clone(tunnels);
-                Entry::Tunnels(change)
+                RecordedEvent::Tunnels(change)
             }
             Event::Policies(policies) => {
                 let xfrm::follow::Policies { table, problem } = &**policies;
-                Entry::Policies { table: table.as_deref().cloned(), problem: problem.clone() }
+                RecordedEvent::Policies { table: table.as_deref().cloned(), problem: problem.clone() }
             }
-            Event::Interfaces(problems) => Entry::Interfaces(Problems::clone(problems)),
+            Event::Interfaces(problems) => RecordedEvent::Interfaces(Problems::clone(problems)),
             Event::Change(transition) => {
                 let Transition { difference, config } = &**transition;
-                Entry::Change { difference: difference.clone(), config: config.as_deref().map(show) }
+                RecordedEvent::Change { difference: difference.clone(), config: config.as_deref().map(show) }
             }
-            Event::Secrets => Entry::Secrets,
-            Event::Due => Entry::Due,
-            Event::GuardDisturbed => Entry::GuardDisturbed,
-            Event::NeighbourMiss(ifindex, address) => Entry::NeighbourMiss(*ifindex, *address),
-            Event::Idle => Entry::Idle,
-            Event::Settled(settled) => Entry::Settled(settled.clone()),
-            Event::GraceOver => Entry::GraceOver,
+            Event::Secrets => RecordedEvent::Secrets,
+            Event::Due => RecordedEvent::Due,
+            Event::GuardDisturbed => RecordedEvent::GuardDisturbed,
+            Event::NeighbourMiss(ifindex, address) => RecordedEvent::NeighbourMiss(*ifindex, *address),
+            Event::Idle => RecordedEvent::Idle,
+            Event::Settled(settled) => RecordedEvent::Settled(settled.clone()),
+            Event::GraceOver => RecordedEvent::GraceOver,
             Event::Done(_) => return None,
         })
     }

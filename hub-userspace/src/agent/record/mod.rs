@@ -26,7 +26,7 @@ use std::{
 use anyhow::{Result, bail};
 use tracing::{info, warn};
 
-use self::format::{Encoder, Header};
+use self::format::{Encoder, RecordingHeader};
 use super::event::Event;
 
 /// Most bytes of a recording.
@@ -74,11 +74,12 @@ impl Recording {
     ///
     /// # Errors
     /// When there is no thread for it.
-    pub(super) fn begin(self, header: &Header, began: Instant) -> Result<Recorder> {
+    pub(super) fn begin(self, header: &RecordingHeader, began: Instant) -> Result<Recorder> {
         let Self { file, path } = self;
         let (events, queue) = sync_channel(QUEUE);
         let (end, ended) = sync_channel(0);
-        let mut writer = Writer { out: file, buffer: Vec::new(), left: MOST_BYTES, began, encoder: Encoder::default() };
+        let mut writer =
+            RecordWriter { out: file, buffer: Vec::new(), left: MOST_BYTES, began, encoder: Encoder::default() };
         let first = writer.encoder.header(header)?;
         info!("recording events to {}", path.display());
         thread::Builder::new().name("record".to_owned()).spawn(move || {
@@ -137,7 +138,7 @@ enum Stop {
     Failed(io::Error),
 }
 
-struct Writer<W> {
+struct RecordWriter<W> {
     out: W,
     /// Whole lines.
     buffer: Vec<u8>,
@@ -147,7 +148,7 @@ struct Writer<W> {
     encoder: Encoder,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> RecordWriter<W> {
     /// Until nobody records any more.
     fn run(&mut self, queue: &Receiver<(Instant, Event)>) -> Result<(), Stop> {
         loop {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 
-use super::format::{Entry, Header, Line, VERSION};
+use super::format::{Line, RecordedEvent, RecordingHeader, VERSION};
 use crate::{
     agent::{Transition, event::Event},
     config::{Config, parse},
@@ -15,7 +15,7 @@ use crate::{
 /// What a recording says.
 #[derive(Debug)]
 pub struct Recorded {
-    pub header: Header,
+    pub header: RecordingHeader,
     pub config: Config,
     pub host: HostState,
     /// With the time since the start.
@@ -33,7 +33,7 @@ pub fn read(text: &str) -> Result<Recorded, String> {
         Some(format) => return Err(format!("the recording has format {format}: this version reads {VERSION}")),
         None => return Err("a recording begins with a header: line 1 is none".to_owned()),
     }
-    let header: Header = line(number, first)?;
+    let header: RecordingHeader = line(number, first)?;
     let mut host = HostState::default();
     header.host.apply(&mut host);
     let config = config(number, &header.config)?;
@@ -61,34 +61,34 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn event(&mut self, number: usize, entry: Entry) -> Result<Event, String> {
+    fn event(&mut self, number: usize, entry: RecordedEvent) -> Result<Event, String> {
         Ok(match entry {
-            Entry::Start => Event::Start,
-            Entry::Started => Event::Started,
-            Entry::Host { host, changes } => {
+            RecordedEvent::Start => Event::Start,
+            RecordedEvent::Started => Event::Started,
+            RecordedEvent::Host { host, changes } => {
                 host.apply(&mut self.host);
                 Event::Host { host: self.host.clone(), changes }
             }
-            Entry::Health(reports) => Event::Health(reports),
-            Entry::Tunnels(change) => {
+            RecordedEvent::Health(reports) => Event::Health(reports),
+            RecordedEvent::Tunnels(change) => {
                 change.apply(&mut self.tunnels);
                 Event::Tunnels(Arc::new(self.tunnels.clone()))
             }
-            Entry::Policies { table, problem } => {
+            RecordedEvent::Policies { table, problem } => {
                 Event::Policies(Arc::new(xfrm::follow::Policies { table: table.map(Arc::new), problem }))
             }
-            Entry::Interfaces(problems) => Event::Interfaces(Arc::new(problems)),
-            Entry::Change { difference, config: text } => {
+            RecordedEvent::Interfaces(problems) => Event::Interfaces(Arc::new(problems)),
+            RecordedEvent::Change { difference, config: text } => {
                 let config = text.map(|text| config(number, &text)).transpose()?.map(Arc::new);
                 Event::Change(Arc::new(Transition { difference, config }))
             }
-            Entry::Secrets => Event::Secrets,
-            Entry::Due => Event::Due,
-            Entry::GuardDisturbed => Event::GuardDisturbed,
-            Entry::NeighbourMiss(ifindex, address) => Event::NeighbourMiss(ifindex, address),
-            Entry::Idle => Event::Idle,
-            Entry::Settled(settled) => Event::Settled(settled),
-            Entry::GraceOver => Event::GraceOver,
+            RecordedEvent::Secrets => Event::Secrets,
+            RecordedEvent::Due => Event::Due,
+            RecordedEvent::GuardDisturbed => Event::GuardDisturbed,
+            RecordedEvent::NeighbourMiss(ifindex, address) => Event::NeighbourMiss(ifindex, address),
+            RecordedEvent::Idle => Event::Idle,
+            RecordedEvent::Settled(settled) => Event::Settled(settled),
+            RecordedEvent::GraceOver => Event::GraceOver,
         })
     }
 }

@@ -5,7 +5,10 @@ use std::{
 
 use super::*;
 use crate::{
-    agent::{Transition, record::read::read},
+    agent::{
+        Transition,
+        record::read::{Recorded, read},
+    },
     config::{Config, difference::Difference, load},
     connection::memory::Clock,
     datapath::{AttachMode, Inherited},
@@ -31,8 +34,8 @@ fn config(folder: &Path) -> Config {
     load(&folder.join("vpnhub.toml")).unwrap().config
 }
 
-fn header(config: &Config, now: Instant) -> Header {
-    Header::new(
+fn header(config: &Config, now: Instant) -> RecordingHeader {
+    RecordingHeader::new(
         config,
         &HostState::default(),
         &Inherited::default(),
@@ -58,10 +61,10 @@ fn a_recording_has_the_configuration_and_each_event_and_no_secret() {
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("site.psk"), "{text}");
     assert!(!text.contains(SECRET), "{text}");
-    let recorded = read(&text).unwrap();
-    let times: Vec<u64> = recorded.events.iter().map(|(at, _)| at.as_secs()).collect();
+    let Recorded { events: read, .. } = read(&text).unwrap();
+    let times: Vec<u64> = read.iter().map(|(at, _)| at.as_secs()).collect();
     assert_eq!(times, [0, 1, 2, 3]);
-    assert!(matches!(&recorded.events[2].1, Event::Change(change)
+    assert!(matches!(&read[2].1, Event::Change(change)
         if change.config.as_ref().is_some_and(|config| config.gateway.name == "other")));
 }
 
@@ -122,7 +125,7 @@ fn write_many(disk: usize, left: usize) -> (Result<(), Stop>, usize) {
     (0..10_000).for_each(|_| events.send((now, Event::Idle)).unwrap());
     drop(events);
     let out = Disk { left: disk, has: Vec::new() };
-    let mut writer = Writer { out, buffer: Vec::new(), left, began: now, encoder: Encoder::default() };
+    let mut writer = RecordWriter { out, buffer: Vec::new(), left, began: now, encoder: Encoder::default() };
     let result = writer.run(&queue);
     (result, writer.out.has.len())
 }

@@ -63,7 +63,8 @@ fn recordings_played_end_in_tables_from_scratch_and_the_expected_notices() {
 }
 
 fn must_be_as_expected(path: &Path, notices: &[String]) {
-    let text: String = notices.iter().map(|notice| format!("{notice}\n")).collect();
+    let mut text = notices.join("\n");
+    text.push('\n');
     if std::env::var_os("UPDATE_EXPECTED").is_some() {
         fs::write(path, &text).expect("it can be written");
     }

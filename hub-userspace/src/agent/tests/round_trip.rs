@@ -15,12 +15,12 @@ use crate::{
         Transition,
         event::Event,
         record::{
-            format::{Encoder, Header},
+            format::{Encoder, RecordingHeader},
             read::read,
         },
     },
     api_types::event::ConnectionEvent,
-    config::{Config, difference::Difference},
+    config::{Config, difference::Difference, show},
     connection::{
         memory::{Clock, ConnectionMemory},
         state::State,
@@ -55,7 +55,9 @@ fn random_events_written_and_read_again_are_the_same() {
         assert_eq!(read.events.len(), events.len());
         let now = Instant::now();
         let mut agents = [Agent::new(config, &host, now), Agent::new(read.config, &host, now)];
-        agents.iter_mut().for_each(|agent| agent.start().expect("it does not fail"));
+        for agent in &mut agents {
+            agent.start().expect("it does not fail");
+        }
         for ((at, event), (read_at, read_event)) in events.into_iter().zip(read.events) {
             assert_eq!(at, read_at);
             assert_eq!(comparable(&event), comparable(&read_event));
@@ -124,7 +126,7 @@ fn a_recording_that_cannot_be_read_says_why_in_a_sentence() {
 fn write(config: &Config, host: &HostState, inherited: &Inherited, events: &[(Duration, Event)]) -> String {
     let (now, mut encoder) = (Instant::now(), Encoder::default());
     let clock = Clock::at(now, Duration::from_secs(5));
-    let header = Header::new(config, host, inherited, AttachMode::Tc, clock, now);
+    let header = RecordingHeader::new(config, host, inherited, AttachMode::Tc, clock, now);
     let mut text = encoder.header(&header).expect("it can be written");
     for (at, event) in events {
         text += &encoder.line(event, *at).expect("it can be written").expect("it is recorded");
@@ -201,13 +203,13 @@ fn comparable(event: &Event) -> String {
     match event {
         Event::Change(transition) => {
             let Transition { difference, config } = &**transition;
-            format!("{difference:?} {:?}", config.as_deref().map(crate::config::show).map(without_comments))
+            format!("{difference:?} {:?}", config.as_deref().map(|config| without_comments(&show(config))))
         }
         event => format!("{event:?}"),
     }
 }
 
-fn without_comments(text: String) -> Vec<String> {
+fn without_comments(text: &str) -> Vec<String> {
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
 }
 
