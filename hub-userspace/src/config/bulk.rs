@@ -6,7 +6,7 @@
 //!
 //! That is the same as parsing the whole, because every cut is known to be between two statements: a piece that ends
 //! in an open list or text is a mistake, and the frame is known to be whole at the first cut by a header of our own
-//! that is found there. Where anything is unusual, [`read`] gives up and reports nothing: the whole text is read then.
+//! that is found there. Where anything is unusual, [`read()`] gives up and reports nothing: the whole text is read then.
 
 use toml::{
     Spanned,

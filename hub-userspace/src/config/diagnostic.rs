@@ -166,7 +166,7 @@ pub(super) struct PlacedDiagnostic {
 /// Collects diagnostics and gives them their lines.
 ///
 /// Places count through all sources, in their order: the main file, the files that it includes, and after
-/// [`Report::end`] the objects of the store, a place each.
+/// [`DiagnosticReport::end`] the objects of the store, a place each.
 pub(super) struct DiagnosticReport<'t> {
     sources: Vec<PlacedText<'t>>,
     found: Vec<PlacedDiagnostic>,

@@ -141,7 +141,7 @@ impl InitialConfig {
 }
 
 impl ConfigManager {
-    /// Of what [`Start::open`] found, and the agent that has its configuration in force.
+    /// Of what [`InitialConfig::open`] found, and the agent that has its configuration in force.
     pub fn new(start: InitialConfig, agent: mpsc::Sender<Request>) -> Self {
         let InitialConfig { in_force, store, trial, .. } = start;
         Self { in_force, store, trial, agent }

@@ -33,7 +33,7 @@ impl Prober {
     /// Makes the checks that run those that are `wanted`, by connection.
     ///
     /// A check that is unchanged, or whose peer only got another link address, goes on with its state. One that is new
-    /// or changed starts from nothing, with a probe at once; its [`Report`] is empty from here on, and an event of its
+    /// or changed starts from nothing, with a probe at once; its [`HealthReport`] is empty from here on, and an event of its
     /// predecessor may still be in the channel.
     ///
     /// To be called in a tokio runtime; checks run in the network namespace of the threads of that runtime.

@@ -18,11 +18,11 @@ pub(super) const VERSION: u64 = 1;
 
 /// `version`, `revision` (counts the commits), `next_number`.
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
-/// By kind and name: JSON of a [`Row`].
+/// By kind and name: JSON of a [`StoreRow`].
 const OBJECTS: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("objects");
 /// By connection: `true` is up.
 const ADMIN: TableDefinition<'static, &str, bool> = TableDefinition::new("admin");
-/// By number, which grows: JSON of an [`audit::Entry`].
+/// By number, which grows: JSON of an [`audit::AuditEntry`].
 const AUDIT: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("audit");
 /// `reload` or nothing: JSON of an [`Unconfirmed`].
 const UNCONFIRMED: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("unconfirmed");
@@ -123,7 +123,7 @@ pub(super) fn revision(database: &redb::Database) -> Result<u64, Cause> {
     Ok(found.map_or(0, |found| found.value()))
 }
 
-/// What [`write`] does at once.
+/// What [`fn@write`] does at once.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub ops: Vec<Op>,

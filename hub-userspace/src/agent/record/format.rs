@@ -95,7 +95,7 @@ pub enum RecordedEvent {
     Interfaces(Problems),
     Change {
         difference: Difference,
-        /// As [`Header::config`]; none where it follows from the difference.
+        /// As [`RecordingHeader::config`]; none where it follows from the difference.
         config: Option<String>,
     },
     Secrets,

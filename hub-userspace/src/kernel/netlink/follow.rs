@@ -55,12 +55,12 @@ pub struct HostFollower {
     /// When everything must be read again.
     reread: Option<Instant>,
     /// The reading under way, if there is one; a set because that ends its task when it is dropped. A task because a
-    /// caller that often has something else to do drops the future of [`Follower::changed`] as often: a reading within
+    /// caller that often has something else to do drops the future of [`HostFollower::changed`] as often: a reading within
     /// it would begin anew each time, and never end where there are many routes.
     reading: JoinSet<Result<Reading>>,
     /// Events since it began: applied at once, and again to what it finds.
     since: Vec<NetlinkEvent>,
-    /// What changed and has not been told yet. Kept here so that a call of [`Follower::changed`]
+    /// What changed and has not been told yet. Kept here so that a call of [`HostFollower::changed`]
     /// that is dropped half way loses nothing.
     untold: Changes,
 }

@@ -2,7 +2,7 @@
 //!
 //! Jobs that share nothing but the socket code:
 //!
-//! * [`Follower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
+//! * [`HostFollower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
 //! * [`Reconciler`] has the kernel hold what is wanted, and nothing else of ours: routes and
 //!   neighbours. All of it carries [`PROTOCOL`] or [`INTERNAL_PROTOCOL`], so that what a killed agent left behind is found
 //!   again, and what others own is never touched.
@@ -12,7 +12,7 @@
 //! | `socket` | sockets, dumps, batches of changes and their acknowledgements |
 //! | `state` | [`HostState`] and what an event does to it (pure) |
 //! | `query` | questions to a [`HostState`] |
-//! | `follow` | [`Follower`] |
+//! | `follow` | [`HostFollower`] |
 //! | `plan` | what can be wanted, and how neighbours differ from those there (pure) |
 //! | `route_state` | routes wanted and held, and so what is to be written (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |

@@ -15,7 +15,7 @@
 //!
 //! * TCP to a service, and TCP that does not open a connection (any but SYN without ACK);
 //! * UDP to a service, and from where the hub has sent UDP in the last 60 seconds, to the port that sent it;
-//! * ICMP errors (3, 11, 12; of `ICMPv6` 1-4) and echo replies; echo requests if [`Service::Icmp`] is there. No redirects;
+//! * ICMP errors (3, 11, 12; of `ICMPv6` 1-4) and echo replies; echo requests if [`GuardService::Icmp`] is there. No redirects;
 //! * IPv6 router solicitations, neighbour solicitations and advertisements. Neither router advertisements nor redirects:
 //!   a hub takes its routes from nobody at a link;
 //! * IPv6 fragments but the first: the kernel puts them together behind the hook, and not without the first.

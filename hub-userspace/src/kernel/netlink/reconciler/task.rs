@@ -47,7 +47,7 @@ pub struct ReconcilerTask {
     routes: RouteState,
     neighbours: Neighbours,
     rules: Leftovers,
-    /// The first [`Command::Settle`] has come: what is not wanted by now is a leftover.
+    /// The first [`ReconcilerCommand::Settle`] has come: what is not wanted by now is a leftover.
     begun: bool,
     /// Something was asked for.
     wants_anything: bool,
