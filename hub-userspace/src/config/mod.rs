@@ -1,6 +1,6 @@
 //! The configuration: the operator's files, their rules, and what is in force of them together with the store.
 //!
-//! A file's way: [`mod@load`] reads the main file and those that it includes, `syntax` makes a tree of each, `read` a draft of
+//! A file's way: `load` reads the main file and those that it includes, `syntax` makes a tree of each, `read` a draft of
 //! the tree (each value with its place), `rules`, `sites` and `overlap` validate the draft as a whole, and a draft without
 //! errors becomes a [`Config`]. Mistakes of meaning are all reported at once, as a list of [`Diagnostic`]s. Where there is
 //! no mistake in the routes, `bulk` makes their draft with less time and memory. Nothing here writes a file.

@@ -2,7 +2,7 @@
 //!
 //! [`InForce`] knows both, validates changes of either, and takes them over once they are committed. A change of one route
 //! or of an administrative state is validated by itself, with an `index::Index`; where that cannot tell, and for
-//! everything else, file and store are united anew ([`mod@unite`]). Both ways end in the same.
+//! everything else, file and store are united anew (`unite`). Both ways end in the same.
 
 mod change;
 mod error;

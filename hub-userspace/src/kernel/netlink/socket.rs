@@ -39,25 +39,15 @@ pub enum NetlinkError {
     /// No socket, or not with the options needed.
     #[error("cannot open a netlink socket: {0}")]
     Open(#[source] io::Error),
-    /// The socket failed, or answers were lost (`ENOBUFS`).
+    /// The socket failed, or answers were lost (`ENOBUFS`), while `what` was asked for.
     #[error("the netlink socket failed while {what}: {source}")]
-    Socket {
-        /// What was asked for.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    Socket { what: &'static str, source: io::Error },
     /// An answer was lost.
     #[error("the kernel did not answer within {ANSWER_TIMEOUT:?} while {0}; try again")]
     Lost(&'static str),
     /// The kernel refused to list something.
     #[error("{what}: {refusal}")]
-    Refused {
-        /// What was asked for.
-        what: &'static str,
-        /// Its answer.
-        refusal: Refusal,
-    },
+    Refused { what: &'static str, refusal: Refusal },
 }
 
 /// A request that the kernel refused: its error number and, when it gave one, its own sentence
