@@ -52,7 +52,7 @@ pub struct ConnectionRecord {
     /// Start of the current state: nanoseconds of `CLOCK_BOOTTIME`.
     pub since: u64,
     /// Time since when all conditions for "up" are met, as `since`; 0: one is not met.
-    pub well_since: u64,
+    pub healthy_since: u64,
     /// Visible changes of the state.
     pub changes: u64,
     /// Counts of earlier versions, to add to those of `TRAFFIC` and `REFUSALS`.
@@ -62,7 +62,7 @@ pub struct ConnectionRecord {
 
 impl ConnectionRecord {
     pub const UP: u32 = 1;
-    pub const HELD: u32 = 2;
+    pub const HOLD_DOWN: u32 = 2;
     pub const DOWN: u32 = 3;
     pub const ADMIN_DOWN: u32 = 4;
     /// It failed, so the hold-down applies before it is up again.
@@ -77,7 +77,7 @@ impl ConnectionRecord {
         flags: 0,
         padding: 0,
         since: 0,
-        well_since: 0,
+        healthy_since: 0,
         changes: 0,
         traffic: Traffic { rx_packets: 0, rx_bytes: 0, tx_packets: 0, tx_bytes: 0 },
         refusals: Refusals { reasons: [0; Reason::COUNT] },

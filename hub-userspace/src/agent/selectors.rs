@@ -68,7 +68,7 @@ impl World {
         let unreadable =
             unreadable.into_iter().map(|text| format!("the traffic selector {text} is not understood: not admitted"));
         let slot = self.ids.policy.connections.get(name);
-        let cut = slot.filter(|slot| self.policy.cut.contains(slot)).map(|_| {
+        let truncated = slot.filter(|slot| self.policy.truncated.contains(slot)).map(|_| {
             format!(
                 "its SAs have more limits to protocols and ports than the kernel program has room for ({RULES_PER_ENTRY} for \
                  a pair of addresses): the rest is not admitted"
@@ -77,7 +77,7 @@ impl World {
         let follows =
             self.config.connections.get(name).is_some_and(|connection| connection.selectors == SelectorSource::Xfrm);
         let unread = self.policies.problem.clone().filter(|_| follows);
-        unreadable.chain(cut).chain(unread).collect()
+        unreadable.chain(truncated).chain(unread).collect()
     }
 
     /// What the kernel has of a connection whose SAs others make.

@@ -27,20 +27,20 @@ pub struct ConnectionLiveness {
     /// Changes of the state that can be seen: to or from up, down or taken down by hand.
     pub changes: u64,
     /// Since when nothing speaks against its being up.
-    well_since: Option<Instant>,
+    healthy_since: Option<Instant>,
     /// It was up and went down without being told to: the next time it has to wait.
     failed: bool,
-    /// What `well_since` was when an earlier agent ended, until this one knows more than it did at its start.
-    was_well_since: Option<Instant>,
+    /// What `healthy_since` was when an earlier agent ended, until this one knows more than it did at its start.
+    was_healthy_since: Option<Instant>,
 }
 
 impl Liveness {
     /// Continues from what an earlier agent knew of a connection, before it is judged for the first time.
     pub fn resume(&mut self, name: String, memory: &ConnectionMemory, clock: &Clock) {
-        let ConnectionMemory { state, since, well_since, failed, changes } = *memory;
+        let ConnectionMemory { state, since, healthy_since, failed, changes } = *memory;
         let since = clock.here(since);
-        let was_well_since = well_since.map(|time| clock.here(time));
-        let entry = ConnectionLiveness { state, since, changes, well_since: None, failed, was_well_since };
+        let was_healthy_since = healthy_since.map(|time| clock.here(time));
+        let entry = ConnectionLiveness { state, since, changes, healthy_since: None, failed, was_healthy_since };
         self.connections.insert(name, entry);
     }
 
@@ -75,7 +75,7 @@ impl Liveness {
         let memory = |entry: &ConnectionLiveness| ConnectionMemory {
             state: entry.state,
             since: clock.since_boot(entry.since),
-            well_since: entry.well_since.or(entry.was_well_since).map(|time| clock.since_boot(time)),
+            healthy_since: entry.healthy_since.or(entry.was_healthy_since).map(|time| clock.since_boot(time)),
             failed: entry.failed,
             changes: entry.changes,
         };
@@ -89,7 +89,7 @@ impl Liveness {
     /// When a connection that is held will have waited for long enough.
     pub fn due(&self, config: &Config) -> Option<Instant> {
         let held = self.connections.iter().filter(|(_, entry)| entry.state == State::HoldDown);
-        held.filter_map(|(name, entry)| Some(entry.well_since? + config.connections.get(name)?.up_delay)).min()
+        held.filter_map(|(name, entry)| Some(entry.healthy_since? + config.connections.get(name)?.up_delay)).min()
     }
 }
 
@@ -105,19 +105,19 @@ enum Evidence {
 impl ConnectionLiveness {
     fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
         let mut entry =
-            Self { state: State::Down, since: now, changes: 0, well_since: None, failed: false, was_well_since: None };
+            Self { state: State::Down, since: now, changes: 0, healthy_since: None, failed: false, was_healthy_since: None };
         entry.judge(connection, evidence, now);
         Self { changes: 0, ..entry }
     }
 
     fn judge(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
-        self.well_since = if evidence == Evidence::Unknown {
+        self.healthy_since = if evidence == Evidence::Unknown {
             None
         } else {
-            let was_well_since = self.was_well_since.take();
-            (evidence == Evidence::Up).then(|| self.well_since.or(was_well_since).unwrap_or(now))
+            let was_healthy_since = self.was_healthy_since.take();
+            (evidence == Evidence::Up).then(|| self.healthy_since.or(was_healthy_since).unwrap_or(now))
         };
-        let state = match (evidence, self.well_since) {
+        let state = match (evidence, self.healthy_since) {
             _ if !connection.enabled => State::AdminDown,
             (Evidence::Down, _) => State::Down,
             // A health check that is new, or asks something else now, takes nothing down that works.
@@ -144,7 +144,7 @@ impl ConnectionLiveness {
 
     /// Whether it waits for the first verdict of its tunnel or its health check.
     pub fn is_unknown(&self) -> bool {
-        self.state == State::HoldDown && self.well_since.is_none()
+        self.state == State::HoldDown && self.healthy_since.is_none()
     }
 }
 

@@ -14,7 +14,7 @@ pub struct ConnectionMemory {
     #[serde(with = "RecordedState")]
     pub state: State,
     pub since: Duration,
-    pub well_since: Option<Duration>,
+    pub healthy_since: Option<Duration>,
     pub failed: bool,
     pub changes: u64,
 }
@@ -24,7 +24,7 @@ impl ConnectionMemory {
     pub fn of(record: &ConnectionRecord) -> Option<Self> {
         let state = match record.state {
             ConnectionRecord::UP => State::Up,
-            ConnectionRecord::HELD => State::HoldDown,
+            ConnectionRecord::HOLD_DOWN => State::HoldDown,
             ConnectionRecord::DOWN => State::Down,
             ConnectionRecord::ADMIN_DOWN => State::AdminDown,
             _ => return None,
@@ -32,7 +32,7 @@ impl ConnectionMemory {
         Some(Self {
             state,
             since: Duration::from_nanos(record.since),
-            well_since: (record.well_since != 0).then(|| Duration::from_nanos(record.well_since)),
+            healthy_since: (record.healthy_since != 0).then(|| Duration::from_nanos(record.healthy_since)),
             failed: record.flags & ConnectionRecord::FAILED != 0,
             changes: record.changes,
         })
@@ -42,12 +42,12 @@ impl ConnectionMemory {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         record.state = match self.state {
             State::Up => ConnectionRecord::UP,
-            State::HoldDown => ConnectionRecord::HELD,
+            State::HoldDown => ConnectionRecord::HOLD_DOWN,
             State::Down => ConnectionRecord::DOWN,
             State::AdminDown => ConnectionRecord::ADMIN_DOWN,
         };
         record.since = nanoseconds(self.since);
-        record.well_since = self.well_since.map_or(0, nanoseconds);
+        record.healthy_since = self.healthy_since.map_or(0, nanoseconds);
         record.flags &= !ConnectionRecord::FAILED;
         if self.failed {
             record.flags |= ConnectionRecord::FAILED;

@@ -111,7 +111,7 @@ impl Old {
             let value = connections.get(slot).pop()?;
             let rest = words(value.get(NAME_BYTES..)?).collect::<Vec<_>>();
             let (fixed, refusals) = rest.split_at_checked(rest.len().checked_sub(self.reasons.len())?)?;
-            let [_, _, since, well_since, changes, ref traffic @ ..] = *fixed else { return None };
+            let [_, _, since, healthy_since, changes, ref traffic @ ..] = *fixed else { return None };
             let half = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
             let counters = self.named(traffic, refusals);
             let Counters { rx_packets, rx_bytes, tx_packets, tx_bytes, reasons } = counters;
@@ -122,7 +122,7 @@ impl Old {
                 flags: half(NAME_BYTES + 8)? & ConnectionRecord::FAILED,
                 padding: 0,
                 since,
-                well_since,
+                healthy_since,
                 changes,
                 traffic: Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes },
                 refusals: hub_common::maps::Refusals { reasons },

@@ -145,7 +145,7 @@ impl PolicyCompiler<'_> {
                 false => self.layout.policies.take(compiled.policy.clone())?,
             };
             let remote = Remote { policy, connection: self.with_reverse_path(compiled.connection) };
-            self.tables.cut.extend(compiled.cut);
+            self.tables.truncated.extend(compiled.truncated);
             let tables = &mut self.tables;
             match compiled.remote {
                 IpNet::V4(net) => tables.v4.remote(scope, net.network().octets(), net.prefix_len(), remote),
@@ -179,7 +179,7 @@ impl PolicyCompiler<'_> {
             limits
         } else {
             // Sites have a say in how many there are: what is beyond must not keep the rest from being written.
-            self.tables.cut.extend(owner.limits.iter().map(|(_, connection)| *connection));
+            self.tables.truncated.extend(owner.limits.iter().map(|(_, connection)| *connection));
             ADMITS_NOTHING
         };
         Local { connection: self.with_reverse_path(owner.connection), rules: limits }

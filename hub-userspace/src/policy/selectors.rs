@@ -74,7 +74,7 @@ pub struct CompiledRemote {
     /// Never empty; all of the remote's family.
     pub policy: Policy,
     /// Connections not all of whose limits the kernel program has room for: what they are for is not admitted.
-    pub cut: BTreeSet<u32>,
+    pub truncated: BTreeSet<u32>,
 }
 
 impl CompiledRemote {
@@ -110,21 +110,21 @@ fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>
     around.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
     let pairs: Vec<(u32, IpNet, ProtoPorts)> =
         around.into_iter().flat_map(|(_, pairs)| pairs.iter().copied()).collect();
-    let mut cut = BTreeSet::new();
+    let mut truncated = BTreeSet::new();
     let mut policy = Policy::new();
     for (_, local, _) in &pairs {
         if policy.contains_key(local) {
             continue;
         }
         let around = pairs.iter().filter(|(_, other, _)| other.contains(local));
-        let owner = owner(around.map(|(connection, _, limit)| (*limit, *connection)), &mut cut);
+        let owner = owner(around.map(|(connection, _, limit)| (*limit, *connection)), &mut truncated);
         policy.insert(*local, owner);
     }
-    CompiledRemote { remote, connection, policy, cut }
+    CompiledRemote { remote, connection, policy, truncated }
 }
 
 /// Whom packets belong to of which the first of these that suits them tells the connection; not empty.
-fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, cut: &mut BTreeSet<u32>) -> Owner {
+fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, truncated: &mut BTreeSet<u32>) -> Owner {
     let mut rules: Vec<(ProtoPorts, u32)> = Vec::new();
     for (limit, connection) in candidates {
         if rules.iter().any(|(earlier, _)| earlier.covers(&limit)) {
@@ -149,7 +149,7 @@ fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, cut: &mut BTreeSet
         return Owner { connection, limits: Vec::new() };
     }
     // What does not fit is not admitted: better too little than too much.
-    cut.extend(rules.drain(RULES_PER_ENTRY.min(rules.len())..).map(|(_, connection)| connection));
+    truncated.extend(rules.drain(RULES_PER_ENTRY.min(rules.len())..).map(|(_, connection)| connection));
     Owner { connection, limits: rules }
 }
 
@@ -269,7 +269,7 @@ mod tests {
         let compiled = compile(&limited(&ports));
         let owner = compiled[0].policy.values().next().unwrap();
         assert_eq!(owner.limits.len(), RULES_PER_ENTRY);
-        assert_eq!(compiled[0].cut.iter().copied().collect::<Vec<_>>(), [2]);
-        assert!(compile(&limited(&ports[..8]))[0].cut.is_empty());
+        assert_eq!(compiled[0].truncated.iter().copied().collect::<Vec<_>>(), [2]);
+        assert!(compile(&limited(&ports[..8]))[0].truncated.is_empty());
     }
 }

@@ -84,7 +84,7 @@ fn what_an_agent_inherits_is_read_as_it_was_written() {
     let memory = |state| ConnectionMemory {
         state,
         since: Duration::from_nanos(12_345_678_901),
-        well_since: Some(Duration::from_secs(7)),
+        healthy_since: Some(Duration::from_secs(7)),
         failed: true,
         changes: u64::MAX,
     };

@@ -41,7 +41,7 @@ pub struct PolicyTables {
     pub ports: BTreeMap<u32, u32>,
     /// In no map: slots of connections with more limits to protocols and ports than there is room for. What is beyond
     /// is not admitted.
-    pub cut: BTreeSet<u32>,
+    pub truncated: BTreeSet<u32>,
 }
 
 /// The maps that there are for each address family.
