@@ -1,4 +1,4 @@
-//! The table's sets and what is in them. Pure.
+//! The table's sets and their elements. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,12 +43,12 @@ const KEY_END: u16 = 10;
 const SIZE: u16 = 1;
 const FIELDS: u16 = 2;
 
-/// How long a reply over UDP may take.
+/// Lifetime of a UDP reply pinhole.
 const REPLY_TIME: Duration = Duration::from_secs(60);
-/// An interface that has sent nothing for so long is forgotten.
+/// Time after which a silent interface is removed.
 const STRANGER_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Elements of a message: they must stay below 64 KiB together.
+/// Elements per message: together they must stay below 64 KiB.
 const ELEMENTS_OF_A_MESSAGE: usize = 256;
 
 /// A field of a key.
@@ -74,7 +74,7 @@ impl Field {
         }
     }
 
-    /// How `nft list` shows it (`enum datatypes` of nftables); the kernel does not care.
+    /// The type for `nft list` (`enum datatypes` of nftables); the kernel ignores it.
     const fn shown_as(self) -> u32 {
         match self {
             Self::V4 => 7,
@@ -98,7 +98,7 @@ pub struct Set {
     pub name: &'static str,
     key: &'static [Field],
     flags: u32,
-    /// 0: no bound.
+    /// 0: unlimited.
     size: u32,
     timeout: Duration,
 }
@@ -122,18 +122,18 @@ pub const OUTPUT4: Set = intervals("output4", &[Field::Interface, Field::V4, Fie
 pub const OUTPUT6: Set = intervals("output6", &[Field::Interface, Field::V6, Field::V6]);
 pub const TCP_SERVICES: Set = fixed("tcp_services", &[Field::Port]);
 pub const UDP_SERVICES: Set = fixed("udp_services", &[Field::Port]);
-/// What sites may send to the hub.
+/// ICMP that sites may send to the hub.
 pub const ICMP_INPUT: Set = fixed("icmp_input", &[Field::Icmp]);
 pub const ICMP6_INPUT: Set = fixed("icmp6_input", &[Field::Icmp6]);
-/// What the hub may send whatever the selectors are.
+/// ICMP that the hub may send regardless of selectors.
 pub const ICMP_OUTPUT: Set = fixed("icmp_output", &[Field::Icmp]);
 pub const ICMP6_OUTPUT: Set = fixed("icmp6_output", &[Field::Icmp6]);
-/// The hub's address and port, and the peer's, of UDP packets that the hub sent.
+/// The hub's address and port, and the peer's, for each UDP flow that the hub started.
 pub const UDP_REPLIES4: Set =
     dynamic("udp_replies4", &[Field::V4, Field::V4, Field::Port, Field::Port], 65536, REPLY_TIME);
 pub const UDP_REPLIES6: Set =
     dynamic("udp_replies6", &[Field::V6, Field::V6, Field::Port, Field::Port], 65536, REPLY_TIME);
-/// Interfaces that are no attachment and tried to reach a site, with counters.
+/// Interfaces that are no attachment and sent packets to a site, with counters.
 pub const STRANGERS: Set = dynamic("strangers", &[Field::Interface], 256, STRANGER_TIME);
 
 pub const SETS: [&Set; 14] = [
@@ -154,7 +154,7 @@ pub const SETS: [&Set; 14] = [
 ];
 
 impl Set {
-    /// The kernel fills it.
+    /// Whether the kernel fills it.
     pub fn is_dynamic(&self) -> bool {
         self.flags & EVAL != 0
     }
@@ -171,7 +171,7 @@ impl Set {
         self.timeout.as_millis() as u64
     }
 
-    /// Whether a set that the kernel shows is made like this one.
+    /// Whether the kernel's set has the same definition.
     pub fn is_like(&self, shown: &[u8]) -> bool {
         const COMPARED: u32 = ANONYMOUS | CONSTANT | INTERVAL | MAP | TIMEOUT | EVAL | OBJECT;
         let number = |kind| attribute(shown, kind).and_then(big32);
@@ -180,7 +180,7 @@ impl Set {
         let fields = attribute(shown, DESCRIPTION).and_then(|description| attribute(description, FIELDS));
         let fields = attributes(fields.unwrap_or_default()).filter_map(|(_, field)| big32(attribute(field, 1)?));
         number(FLAGS).unwrap_or(0) & COMPARED == self.flags
-            // Of a set with one field there are none.
+            // A set with one field has none.
             && (self.key.len() == 1 || fields.eq(self.key.iter().map(|field| field.length() as u32)))
             && attribute(shown, EXPRESSION).is_none()
             && attribute(shown, EXPRESSIONS).is_none()
@@ -196,7 +196,7 @@ impl Set {
         }
     }
 
-    /// Makes it. `id` is any number that no other set of the batch has.
+    /// Creates the set. `id` must be unique within the batch.
     pub fn create(&self, messages: &mut Messages, id: u32) {
         messages.message(NftMessage::NewSet, NLM_F_CREATE, |message| {
             message.string(NAME, self.name);
@@ -319,7 +319,7 @@ impl Element {
     }
 }
 
-/// Names that no interface can have are left out.
+/// Names that are invalid for an interface are left out.
 pub fn elements(ruleset: &Ruleset) -> Elements {
     let ports = |select: fn(&GuardService) -> Option<u16>| {
         let ports = ruleset.services.iter().filter_map(select);
@@ -333,7 +333,7 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
     let names = |names: &BTreeSet<String>| {
         names.iter().filter_map(|name| interface(name)).map(|name| Element::one(name.into())).collect()
     };
-    // A mark without the flag is nobody's who was admitted.
+    // The program sets no mark without the flag.
     let admitted = ruleset.next_hops.iter().filter(|(mark, _)| mark & ruleset.mark.flag != 0);
     let next_hops =
         admitted.filter_map(|(mark, name)| Some(Element::one([&mark.to_ne_bytes()[..], &interface(name)?].concat())));
@@ -356,7 +356,7 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
     ])
 }
 
-/// The pairs by family; those of mixed families say nothing.
+/// The pairs by family. Pairs of mixed families are ignored.
 fn output(ruleset: &Ruleset) -> (BTreeSet<Element>, BTreeSet<Element>) {
     let (mut elements4, mut elements6) = (BTreeSet::new(), BTreeSet::new());
     let pairs: Vec<_> = ruleset.output.iter().collect();
@@ -390,7 +390,7 @@ fn v6(address: u128) -> Vec<u8> {
     Ipv6Addr::from(address).octets().into()
 }
 
-/// As the kernel compares it: zeros behind. `None` if it is longer than a name can be.
+/// Zero-padded, as the kernel compares it. `None` if it is too long.
 pub fn interface(name: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     let room = bytes.get_mut(..name.len()).filter(|room| room.len() < 16 && !room.is_empty())?;
