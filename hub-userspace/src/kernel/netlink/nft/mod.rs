@@ -6,10 +6,10 @@
 //!
 //! | chain | hook, priority | drops |
 //! | --- | --- | --- |
-//! | `prerouting` | prerouting, -300 | from a site without the mark's flag; `NO_ROUTE`, partly answered "host unreachable" |
+//! | `prerouting` | prerouting, -300 | from a site without the mark's flag; `NO_ROUTE`, partly with "host unreachable" |
 //! | `input` | input, 0 | from a site without `LOCAL`; to no service |
 //! | `forward` | forward, 0 | from or to a site, unless the mark's next hop is at this interface |
-//! | `output` | output, 0 | to a site outside its selectors; elsewhere, replies to packets that the program has admitted |
+//! | `output` | output, 0 | to a site outside its selectors; elsewhere, replies to admitted packets |
 //!
 //! From a site, `input` accepts only:
 //!
@@ -166,7 +166,12 @@ pub enum GuardError {
         "the mark {flag:#x}/{mask:#x} needs one bit as flag, and other bits of the mask for the number; correct \
          [dataplane] mark"
     )]
-    Mark { flag: u32, mask: u32 },
+    Mark {
+        /// The ruleset's.
+        flag: u32,
+        /// The ruleset's.
+        mask: u32,
+    },
     /// The socket failed, or answers were lost.
     #[error("the netlink socket failed while {what}: {source}")]
     Socket {
@@ -178,9 +183,9 @@ pub enum GuardError {
     /// Any other refusal by the kernel.
     #[error("the kernel refused while {what}: {refusal}")]
     Refused {
-        /// What was asked for.
+        /// The operation.
         what: &'static str,
-        /// Its answer.
+        /// The kernel's answer.
         refusal: Refusal,
     },
 }

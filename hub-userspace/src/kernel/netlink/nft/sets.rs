@@ -231,7 +231,8 @@ impl Set {
     }
 }
 
-/// Tells `nft list` how to show it: `NFTNL_UDATA_SET_KEYBYTEORDER` of libnftnl, a type, a length, a number of the host's.
+/// Makes `nft list` format the field: `NFTNL_UDATA_SET_KEYBYTEORDER` of libnftnl: type, length, number in host byte
+/// order.
 fn byte_order(field: Field) -> [u8; 6] {
     let order: u32 = if field.is_host_order() { 1 } else { 2 };
     let [a, b, c, d] = order.to_ne_bytes();
@@ -242,18 +243,18 @@ const fn padded(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
-/// A key, or all keys between two.
+/// A key, or an interval of keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     key: Vec<u8>,
-    /// The last key; empty if there is one only.
+    /// The last key of an interval; empty for a single key.
     end: Vec<u8>,
 }
 
-/// What is in each set that is not dynamic, by its name.
+/// The elements of each set that is not dynamic, by the set's name.
 pub type Elements = BTreeMap<&'static str, BTreeSet<Element>>;
 
-/// Adds elements to a set, or removes them.
+/// Adds elements to a set, or deletes them.
 pub fn change<'a>(
     messages: &mut Messages,
     kind: NftMessage,
@@ -273,7 +274,7 @@ pub fn change<'a>(
     }
 }
 
-/// The elements of an answer with all their attributes, such as counters and the time that is left.
+/// The elements of an answer with all attributes, such as counters and remaining lifetime.
 pub fn raw(answer: &[u8]) -> impl Iterator<Item = &[u8]> {
     let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
     listed.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, element)| element)
@@ -293,8 +294,8 @@ pub fn add_raw(messages: &mut Messages, set: &str, elements: &[Vec<u8>]) {
     }
 }
 
-/// The elements of an answer, each as it would be [changed](change), and whether it is as we make them: nothing beside
-/// the keys, such as a time after which it goes.
+/// The elements of an answer in the form for [`change`], and whether each has only the attributes that we write: keys,
+/// without a timeout, for example.
 pub fn read(answer: &[u8]) -> impl Iterator<Item = (Element, bool)> {
     const VALUE: u16 = 1;
     let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
