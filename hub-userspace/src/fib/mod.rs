@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | [`policy_tables`] | connections, their selectors and SAs, interfaces | connections and selectors |
 //! | [`neighbour_table`] | neighbours on interfaces where each destination is its own neighbour | these neighbours |
-//! | [`egress_tables`] | groups of next hops, states, neighbours | distinct groups, regardless of the number of routes |
+//! | [`egress_tables`] | groups of next hops, states, neighbours | distinct groups, not routes |
 //! | [`CompiledEgress::routes`] | the RIB's destinations | changed destinations |
 //!
 //! [`slow_path`] compiles the kernel's routes, and [`ruleset`] the nftables table.

@@ -203,7 +203,7 @@ impl PolicyCompiler<'_> {
         }
     }
 
-    /// Prefixes that are allowed to reach the hub on an interface's own link.
+    /// Source prefixes and hub addresses that are allowed on an interface's own link.
     fn links(&mut self, ifindex: u32, connections: &[Carried<'_>]) {
         // An own address that is configured as a `peer` remains the hub's.
         let mut add = |prefix: IpNet, what: u32| {

@@ -51,7 +51,7 @@ fn of_file(connection: &Connection) -> impl Iterator<Item = (IpNet, IpNet)> {
     connection.local_cidrs.iter().flat_map(move |local| remotes.iter().map(move |remote| (*local, *remote)))
 }
 
-/// Pairs of the hub's addresses on the link and the link's subnets.
+/// Pairs of the hub's addresses on the link with the link's subnets and peers.
 fn of_link(connection: &Connection, host: &HostState) -> Vec<(IpNet, IpNet)> {
     let Some(link) = host.link(&connection.interface) else { return Vec::new() };
     let addresses: Vec<IpNet> = host.addresses_of(link.index).collect();

@@ -43,7 +43,7 @@ pub struct PolicyTables {
     pub cut: BTreeSet<u32>,
 }
 
-/// The maps that there are for each address family.
+/// The maps that exist once per address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FamilyMaps<A> {
     pub remotes: BTreeMap<Prefix<Scoped<A>>, Remote>,

@@ -6,7 +6,7 @@
 //!
 //! | chain | hook, priority | drops |
 //! | --- | --- | --- |
-//! | `prerouting` | prerouting, -300 | from a site without the mark's flag; `NO_ROUTE`, partly with "host unreachable" |
+//! | `prerouting` | prerouting, -300 | from a site without the mark's flag; `NO_ROUTE`, partly rejected |
 //! | `input` | input, 0 | from a site without `LOCAL`; to no service |
 //! | `forward` | forward, 0 | from or to a site, unless the mark's next hop is at this interface |
 //! | `output` | output, 0 | to a site outside its selectors; elsewhere, replies to admitted packets |
