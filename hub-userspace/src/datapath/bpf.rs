@@ -163,8 +163,8 @@ fn c_string(path: &Path) -> io::Result<CString> {
 }
 
 /// # Safety
-/// `attributes` must be what the kernel expects for `command`, with valid pointers. The kernel treats missing fields at
-/// its end as zeros.
+/// `attributes` must have the layout that the kernel expects for `command`, with valid pointers. The kernel treats
+/// missing fields at its end as zeros.
 unsafe fn call<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<RawFd> {
     // SAFETY: guaranteed by the caller; the kernel reads no more than the given size.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attributes, size_of::<T>()) };

@@ -50,8 +50,8 @@ pub const PROTOCOL: u8 = 118;
 /// with [`METRIC`].
 pub const INTERNAL_PROTOCOL: u8 = 119;
 
-/// The metric (`RTA_PRIORITY`) of published routes. A table holds one route per destination and metric, so our own
-/// metrics prevent that we displace a route of others in a shared table.
+/// The metric (`RTA_PRIORITY`) of published routes. A table holds one route per destination and metric, so with metrics
+/// of our own we never displace a route of others in a shared table.
 pub const METRIC: u32 = 1180;
 
 /// The metric of routes in the main table for the kernel's own use only.

@@ -87,7 +87,7 @@ pub mod counter {
 }
 
 impl Chain {
-    /// Whether a chain of the kernel has the same hook and priority as this one, or also none.
+    /// Whether a chain of the kernel has the same hook and priority as this one, or like this one no hook.
     pub fn is_like(&self, shown: &[u8]) -> bool {
         let hook = attribute(shown, HOOK).map(|hook| {
             let number = |kind| attribute(hook, kind).and_then(big32);
