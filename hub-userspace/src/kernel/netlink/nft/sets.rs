@@ -128,7 +128,7 @@ pub const ICMP6_INPUT: Set = fixed("icmp6_input", &[Field::Icmp6]);
 /// ICMP that the hub may send regardless of selectors.
 pub const ICMP_OUTPUT: Set = fixed("icmp_output", &[Field::Icmp]);
 pub const ICMP6_OUTPUT: Set = fixed("icmp6_output", &[Field::Icmp6]);
-/// The hub's address and port, and the peer's, for each UDP flow that the hub started.
+/// The hub's address and port, and the peer's, of UDP packets that the hub sent.
 pub const UDP_REPLIES4: Set =
     dynamic("udp_replies4", &[Field::V4, Field::V4, Field::Port, Field::Port], 65536, REPLY_TIME);
 pub const UDP_REPLIES6: Set =
