@@ -104,8 +104,14 @@ enum Evidence {
 
 impl ConnectionLiveness {
     fn first(connection: &Connection, evidence: Evidence, now: Instant) -> Self {
-        let mut entry =
-            Self { state: State::Down, since: now, changes: 0, healthy_since: None, failed: false, was_healthy_since: None };
+        let mut entry = Self {
+            state: State::Down,
+            since: now,
+            changes: 0,
+            healthy_since: None,
+            failed: false,
+            was_healthy_since: None,
+        };
         entry.judge(connection, evidence, now);
         Self { changes: 0, ..entry }
     }

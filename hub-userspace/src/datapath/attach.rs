@@ -1,5 +1,5 @@
-//! Attaching to interfaces, by XDP and TC, in a way that outlives the agent: links are pinned, and the next agent swaps the
-//! programs behind them.
+//! Attaches programs to interfaces by XDP and TC. Attachments outlive the agent: links are pinned, and the next agent
+//! replaces the programs of these links.
 
 use std::{
     io, mem,
@@ -28,14 +28,14 @@ use crate::config::model::LookupKind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
-    /// Native XDP where the driver can, with TC behind it; else TC alone.
+    /// Native XDP where the driver supports it, with TC as backup; otherwise TC only.
     #[default]
     Auto,
-    /// XDP in the driver, before the kernel has made an skb of the frame, with TC behind it; an error where the driver cannot.
+    /// XDP in the driver, before the kernel allocates an skb, with TC as backup; an error without driver support.
     Native,
-    /// XDP in the kernel's receive path, with TC behind it. Cannot send into every tunnel.
+    /// XDP in the kernel's receive path, with TC as backup. Cannot send into every type of tunnel.
     Generic,
-    /// TC alone: on every interface, super-packets whole.
+    /// TC only: works on every interface, and forwards GRO packets whole.
     Tc,
 }
 
@@ -60,12 +60,12 @@ const TC: &str = "tc";
 
 const LOAD_ATTEMPTS: u32 = 5;
 
-/// The kernel programs, one for each kind of hook.
+/// The kernel programs, one for each type of hook.
 pub struct Programs {
     ebpf: Ebpf,
     xdp: &'static str,
     tc: &'static str,
-    /// The TC program is in the kernel.
+    /// The TC program is loaded.
     tc_loaded: bool,
 }
 
@@ -94,10 +94,10 @@ impl Programs {
         Ok(program)
     }
 
-    /// Attaches to an interface, or takes over what an earlier agent has attached: at no moment is the interface without a
-    /// program then. `reason` is why it is to be TC alone, where that is not what the operator asked for.
+    /// Attaches to an interface, or replaces the programs of an earlier agent. The interface is never without a program
+    /// meanwhile. `reason` explains TC-only mode if the operator did not request it.
     ///
-    /// TC first: XDP leaves to it what it passes.
+    /// TC first: it processes the packets that XDP passes.
     pub fn attach(
         &mut self,
         pins: &Pins,
@@ -119,7 +119,7 @@ impl Programs {
                 return Ok(Attached { mode: TC, reason: told() });
             }
         };
-        // An interface has either (`dev_xdp_attach()`, net/core/dev.c).
+        // An interface supports only one of both modes (`dev_xdp_attach()`, net/core/dev.c).
         if pins.has(other, ifindex) {
             pins.detach(other, ifindex);
         }
@@ -144,7 +144,7 @@ impl Programs {
         attach_link(pins, kind, ifindex, program.as_fd(), bpf_attach_type::BPF_XDP, flags)
     }
 
-    /// By TCX, and where the kernel does not know that (before 6.6) as a filter of the queueing discipline `clsact`.
+    /// Attaches by TCX; on kernels without it (before 6.6), as a filter of the `clsact` qdisc.
     fn attach_tc(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
         let program = self.tc()?.fd().map_err(|error| DatapathError::attach(&error))?;
         let program = program.try_clone().map_err(|error| DatapathError::attach(&error))?;
@@ -157,18 +157,18 @@ impl Programs {
         }
     }
 
-    /// The filter stays when its link object is forgotten; dropping it would detach it.
+    /// Forgets the filter's link object, because dropping it would detach the filter.
     fn attach_filter(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
         if pins.has(AttachmentKind::Clsact, ifindex) && self.replace_filter(interface).is_ok() {
             return Ok(());
         }
-        // Before the filter: one that is there and not known of could not be replaced, nor removed.
+        // Marked before it is added: an unmarked filter could be neither replaced nor removed.
         pins.mark_filter(interface, ifindex)?;
-        // It may be there already.
+        // The qdisc may exist already.
         drop(qdisc_add_clsact(interface));
         let mut result = self.add_filter(interface);
         if result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
-            // Versions that pinned nothing left theirs when they were killed.
+            // Versions without pinning left their filters behind when they were killed.
             for lookup in [LookupKind::Compiled, LookupKind::Lpm] {
                 drop(qdisc_detach_program(interface, TcAttachType::Ingress, names(lookup).1));
             }
@@ -199,7 +199,7 @@ impl Programs {
     }
 }
 
-/// Detaches from an interface, which may be gone. XDP first: TC then still has what comes in.
+/// Detaches from an interface, which may be gone. XDP first: TC still processes the packets meanwhile.
 pub fn detach(pins: &Pins, ifindex: u32) {
     detach_xdp(pins, ifindex);
     for kind in [AttachmentKind::Tcx, AttachmentKind::Clsact] {
@@ -217,7 +217,7 @@ fn detach_xdp(pins: &Pins, ifindex: u32) {
     }
 }
 
-/// Swaps the program behind a pinned link, or makes and pins one.
+/// Replaces the program of a pinned link, or creates and pins a link.
 fn attach_link(
     pins: &Pins,
     kind: AttachmentKind,
@@ -229,7 +229,7 @@ fn attach_link(
     let path = pins.path(kind, ifindex);
     if let Ok(link) = bpf::open(&path) {
         match bpf::swap(link.as_fd(), program) {
-            // Its interface has gone; this is another one, which was given the same index.
+            // The link's interface is gone, and its index is in use by another one.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOLINK) => {}
             result => return result,
         }
@@ -248,7 +248,8 @@ fn names(lookup: LookupKind) -> (&'static str, &'static str) {
     }
 }
 
-/// The verifier gives up when a signal is pending, and is to be asked again then (`do_check`, `kernel/bpf/verifier.c`).
+/// The verifier aborts with `EAGAIN` when a signal is pending; the load must be retried (`do_check`,
+/// `kernel/bpf/verifier.c`).
 fn load(mut attempt: impl FnMut() -> Result<(), ProgramError>) -> Result<(), DatapathError> {
     for _ in 1..LOAD_ATTEMPTS {
         match attempt() {
@@ -282,13 +283,13 @@ fn why_not_native(error: &io::Error) -> String {
     }
 }
 
-/// The kernel's answer, somewhere among the causes.
+/// The first error number in the chain of causes.
 pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
     let io = error.downcast_ref::<io::Error>().and_then(Errno::from_io_error);
     io.or_else(|| error.source().and_then(errno))
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes on one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))

@@ -1,4 +1,4 @@
-//! bpf(2), as far as aya does not have it: links as file descriptors, and maps whose layout is known at run time only.
+//! bpf(2) operations that aya lacks: links as file descriptors, and maps whose layout is known only at run time.
 
 use std::{
     ffi::CString,
@@ -12,7 +12,7 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 
-/// `struct` of `BPF_OBJ_PIN` and `BPF_OBJ_GET` in `union bpf_attr` (linux/bpf.h), as all below.
+/// The variant of `union bpf_attr` (linux/bpf.h) for `BPF_OBJ_PIN` and `BPF_OBJ_GET`; likewise for the structs below.
 #[repr(C)]
 struct Object {
     path: u64,
@@ -57,7 +57,7 @@ struct MapElement {
     flags: u64,
 }
 
-/// Start of `struct bpf_link_info`: what comes before `xdp` and `tcx`, which both begin with the interface's index.
+/// Start of `struct bpf_link_info`: the fields before `xdp` and `tcx`, which both begin with the interface's index.
 #[repr(C, align(8))]
 struct LinkInfo {
     kind: u32,
@@ -71,17 +71,17 @@ struct LinkInfo {
 /// Opens a pinned object.
 ///
 /// # Errors
-/// When there is none, or it is not this process's to open.
+/// When it does not exist, or this process may not open it.
 pub fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = c_string(path)?;
     let mut attributes = Object { path: path.as_ptr() as u64, fd: 0, flags: 0 };
     // SAFETY: `path` is a NUL-terminated string that outlives the call.
     let fd = unsafe { call(bpf_cmd::BPF_OBJ_GET, &mut attributes) }?;
-    // SAFETY: the kernel has just opened it for nobody else.
+    // SAFETY: the kernel has just opened it for this call only.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Pins a link: it holds its program, and the program its maps, until the file is removed.
+/// Pins a link. The link holds its program, and the program its maps, until the file is removed.
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_string(path)?;
     let mut attributes = Object { path: path.as_ptr() as u64, fd: number(object), flags: 0 };
@@ -89,33 +89,33 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { call(bpf_cmd::BPF_OBJ_PIN, &mut attributes) }.map(drop)
 }
 
-/// Attaches a program to an interface. Closing the descriptor detaches it, unless it is pinned.
+/// Attaches a program to an interface. Closing the descriptor detaches it, unless the link is pinned.
 pub fn attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: bpf_attach_type, flags: u32) -> io::Result<OwnedFd> {
     let mut attributes = LinkCreate { program: number(program), ifindex, attach_type: attach_type as u32, flags };
     // SAFETY: no pointers.
     let fd = unsafe { call(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }?;
-    // SAFETY: the kernel has just opened it for nobody else.
+    // SAFETY: the kernel has just opened it for this call only.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Swaps the program behind a link: each packet sees the old one or the new one.
+/// Replaces the program of a link atomically: each packet runs the old or the new one.
 ///
 /// # Errors
-/// `ENOLINK` when the link's interface has gone: it never comes back to this link.
+/// `ENOLINK` when the link's interface is gone: the link cannot be attached again.
 pub fn swap(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = LinkUpdate { link: number(link), program: number(program), flags: 0, old_program: 0 };
     // SAFETY: no pointers.
     unsafe { call(bpf_cmd::BPF_LINK_UPDATE, &mut attributes) }.map(drop)
 }
 
-/// Detaches a link at once. Closing the last descriptor would do so some time later.
+/// Detaches a link at once. Closing the last descriptor would detach it with a delay.
 pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = LinkDetach { link: number(link) };
     // SAFETY: no pointers.
     unsafe { call(bpf_cmd::BPF_LINK_DETACH, &mut attributes) }.map(drop)
 }
 
-/// The interface of an XDP or TCX link; 0 when it has gone.
+/// The interface of an XDP or TCX link; 0 if it is gone.
 pub fn interface(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = LinkInfo { kind: 0, id: 0, program: 0, padding: 0, ifindex: 0, more: 0 };
     let bytes = size_of::<LinkInfo>() as u32;
@@ -125,10 +125,10 @@ pub fn interface(link: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info.ifindex)
 }
 
-/// Reads an array's value: of a per-CPU array one for each possible CPU, each padded to 8 bytes.
+/// Reads an array's value; for a per-CPU array one value per possible CPU, each padded to 8 bytes.
 ///
 /// # Errors
-/// When `value` has another length than the array's values have in all, or there is no such index.
+/// When the length of `value` is not the total length of the array's value, or the index does not exist.
 pub fn look_up(map: &Array, index: u32, value: &mut [u8]) -> io::Result<()> {
     if value.len() != map.bytes {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -140,8 +140,8 @@ pub fn look_up(map: &Array, index: u32, value: &mut [u8]) -> io::Result<()> {
         value: value.as_mut_ptr() as u64,
         flags: 0,
     };
-    // SAFETY: the key is the four bytes of an array's key; the kernel writes as many bytes as the value has, by whoever
-    // made the `Array`. Both outlive the call.
+    // SAFETY: the key has the four bytes of an array's key. The kernel writes the value's length, which the creator of
+    // the `Array` has set. Both outlive the call.
     unsafe { call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes) }.map(drop)
 }
 
@@ -149,7 +149,7 @@ pub fn look_up(map: &Array, index: u32, value: &mut [u8]) -> io::Result<()> {
 #[derive(Clone, Copy)]
 pub struct Array<'a> {
     pub fd: BorrowedFd<'a>,
-    /// Bytes of a value as the kernel copies it.
+    /// Bytes of a value as copied by the kernel.
     pub bytes: usize,
 }
 
@@ -163,10 +163,10 @@ fn c_string(path: &Path) -> io::Result<CString> {
 }
 
 /// # Safety
-/// `attributes` must be what the kernel expects of `command`, its pointers valid for it. The kernel takes missing fields at
-/// its end for zeros.
+/// `attributes` must have the layout that the kernel expects for `command`, with valid pointers. The kernel treats
+/// missing fields at its end as zeros.
 unsafe fn call<T>(command: bpf_cmd, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: by the caller's promise; the kernel reads no more than the size that it is given.
+    // SAFETY: guaranteed by the caller; the kernel reads no more than the given size.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attributes, size_of::<T>()) };
     RawFd::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }

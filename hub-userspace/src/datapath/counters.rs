@@ -1,4 +1,5 @@
-//! What the program counts, by slot: two maps, since traffic is counted with every packet and refusals are not.
+//! The program's counters by slot. There are two maps, because every packet updates the traffic counters, and only
+//! dropped ones the others.
 
 use std::{iter::Sum, ops::Add};
 
@@ -18,7 +19,7 @@ use super::{
     records::{Records, SLOTS, paths},
 };
 
-/// Counts of a slot: see [`Traffic`] and [`Refusals`].
+/// Counters of a slot: see [`Traffic`] and [`Refusals`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     pub rx_packets: u64,
@@ -61,7 +62,7 @@ impl From<Refusals> for Counters {
     }
 }
 
-/// Both maps, and what they do not have.
+/// Both maps, and the counts from earlier versions.
 pub struct BySlot {
     traffic: PerCpuArray<MapData, Traffic>,
     refusals: PerCpuArray<MapData, Refusals>,
@@ -75,7 +76,7 @@ impl BySlot {
         Ok(Named { name, capacity, map: Self { traffic, refusals, records } })
     }
 
-    /// Those of an instance, only to be read.
+    /// Opens the counters of an instance read-only.
     pub fn look(pins: &Pins) -> Result<Named<Self>, DatapathError> {
         let records = Records::look(pins)?;
         let [(_, traffic), (_, refusals)] = paths(pins);
@@ -90,7 +91,7 @@ impl BySlot {
 }
 
 impl Named<BySlot> {
-    /// Counts of a slot, summed over the CPUs, with those of earlier versions.
+    /// Counters of a slot, summed over the CPUs, including those of earlier versions.
     pub fn read(&self, slot: u32) -> Result<Counters, DatapathError> {
         let Self { name, capacity, map: BySlot { traffic, refusals, records } } = self;
         let read = || Ok(sum(traffic, slot)? + sum(refusals, slot)?);

@@ -1,4 +1,4 @@
-//! What can go wrong between agent and kernel, in sentences that say what to do.
+//! Errors between agent and kernel, with advice for the operator.
 
 use std::{io, path::Path};
 
@@ -10,7 +10,7 @@ use super::{
     attach::{chain, errno},
 };
 
-/// The oldest kernel that is supported and tested, Debian 12's.
+/// The oldest supported and tested kernel, from Debian 12.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +112,7 @@ impl DatapathError {
     }
 }
 
-/// Errors that the kernel itself would tell less well.
+/// Checks for problems that the kernel would report less clearly.
 pub(super) fn check_host() -> Result<(), DatapathError> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
@@ -121,7 +121,7 @@ pub(super) fn check_host() -> Result<(), DatapathError> {
     }
     let needed = CapabilitySet::NET_ADMIN | CapabilitySet::BPF | CapabilitySet::PERFMON;
     match rustix::thread::capabilities(None) {
-        // CAP_SYS_ADMIN stands in for the two younger ones (capabilities(7)).
+        // CAP_SYS_ADMIN includes the two newer ones (capabilities(7)).
         Ok(sets) if !sets.effective.contains(needed) && !sets.effective.contains(CapabilitySet::SYS_ADMIN) => {
             Err(DatapathError::Privileges)
         }

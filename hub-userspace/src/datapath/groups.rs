@@ -1,6 +1,6 @@
-//! Which group owns which buckets, for the next agent: the running programs' tables, pinned in `tables/`.
+//! The owners of buckets, for the next agent: the running programs' tables, pinned in `tables/`.
 //!
-//! A new agent pins its own in `tables-new/` and moves them there once its programs run.
+//! A new agent pins its tables in `tables-new/`, and renames that once its programs run.
 
 use std::{
     os::fd::AsFd as _,
@@ -29,7 +29,7 @@ const OLD: &str = "tables-old";
 const NAME: &str = "GROUPS";
 const GROUPS: u32 = MAX_BUCKETS / GROUP_BUCKETS;
 
-/// The agent's own map beside the program's.
+/// The agent's own map, in addition to the program's.
 pub struct Groups(Array<MapData, GroupRecord>);
 
 impl Writer<u32, GroupRecord> for Groups {
@@ -42,7 +42,7 @@ impl Writer<u32, GroupRecord> for Groups {
     }
 }
 
-/// An empty map of groups.
+/// Creates an empty map of groups.
 pub fn create() -> Result<Named<Groups>, DatapathError> {
     let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, size_of::<GroupRecord>() as u32, GROUPS, 0);
     let map = MapData::create(map, NAME, None).and_then(|map| Array::try_from(Map::Array(map)));
@@ -50,7 +50,7 @@ pub fn create() -> Result<Named<Groups>, DatapathError> {
         .map_err(|error| DatapathError::map(NAME, GROUPS, &error))
 }
 
-/// Pins a new agent's tables beside the running ones.
+/// Pins a new agent's tables in addition to the running ones.
 pub fn stage(pins: &Pins, ebpf: &Ebpf, groups: &Groups) -> Result<(), DatapathError> {
     let new = pins.place(NEW);
     remove_directory(&new)?;
@@ -63,7 +63,7 @@ pub fn stage(pins: &Pins, ebpf: &Ebpf, groups: &Groups) -> Result<(), DatapathEr
     groups.0.map().pin(new.join("groups")).map_err(|cause| error(NAME, &cause))
 }
 
-/// The new agent's programs run.
+/// Makes the new tables current; call it when the new agent's programs run.
 pub fn commit(pins: &Pins) -> Result<(), DatapathError> {
     let [current, new, old] = [CURRENT, NEW, OLD].map(|name| pins.place(name));
     if current.exists() {
@@ -74,9 +74,9 @@ pub fn commit(pins: &Pins) -> Result<(), DatapathError> {
     remove_directory(&old)
 }
 
-/// The running programs' groups; none where they are of a version with other tables.
+/// The running programs' groups; empty if they are of a version with other tables.
 pub fn read(pins: &Pins) -> Vec<OldGroup> {
-    // An agent may have been killed between both renames.
+    // An agent may have been killed between the two renames.
     let found: Vec<PathBuf> =
         [CURRENT, OLD].map(|name| pins.place(name)).into_iter().filter(|path| path.exists()).collect();
     found.first().and_then(|directory| read_from(directory)).unwrap_or_default()
@@ -91,7 +91,7 @@ fn read_from(directory: &Path) -> Option<Vec<OldGroup>> {
     }
     let next_hops = open("next_hops")?;
     let bytes = next_hops.info().ok()?.value_size() as usize;
-    // Its first field in every version.
+    // The first field in every version.
     let slot = |next_hop: u32| {
         let mut value = vec![0; bytes];
         bpf::look_up(&bpf::Array { fd: next_hops.fd().as_fd(), bytes }, next_hop, &mut value).ok()?;

@@ -1,4 +1,4 @@
-//! The name of an instance: several agents of a host, in network namespaces of their own.
+//! The name of an instance: a host can run several agents in separate network namespaces.
 
 use std::{fmt, str::FromStr};
 

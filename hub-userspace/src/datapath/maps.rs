@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{config::model::DataplaneSettings as Settings, fib::tables::Write};
 
-/// Every map the agent writes.
+/// Every map that the agent writes.
 pub struct Maps {
     attachments: Named<ByInterface>,
     vlans: Named<HashMap<MapData, Vlan, u32>>,
@@ -56,12 +56,12 @@ impl Maps {
         })
     }
 
-    /// Counts of a slot, summed over the CPUs.
+    /// Counters of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
         self.counters.read(slot)
     }
 
-    /// Makes changes of a map, one after the other; how many of them, and why not all.
+    /// Applies changes of a map in order; returns the number applied, and the error that stopped them.
     pub fn write(&mut self, write: &Write) -> Written {
         match write {
             Write::Connections(changes) => self.counters.change(changes),
@@ -83,7 +83,7 @@ impl Maps {
         }
     }
 
-    /// What the look-up has to give away, see [`crate::fib::id_allocator::DeferredFree`].
+    /// The look-up, which releases memory, see [`crate::fib::id_allocator::DeferredFree`].
     pub fn look_up(&mut self) -> &mut Lookup {
         &mut self.lookup
     }

@@ -1,4 +1,5 @@
-//! The one writer: loads the program, attaches it, fills its maps and reads its counters. Nobody else knows aya.
+//! The only writer of the datapath: loads the program, attaches it, fills its maps and reads its counters. Only this
+//! module uses aya.
 
 mod attach;
 mod bpf;
@@ -52,35 +53,35 @@ use crate::{
     fib::{id_allocator::DeferredFree, old_group::OldGroup, tables::Write},
 };
 
-/// The kernel program, as built with this agent.
+/// The kernel program, built with this agent.
 static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vpnhub-ebpf"));
 
-/// The loaded programs and their maps. What is attached stays attached when this is dropped: see [`Dataplane::unload`].
+/// The loaded programs and their maps. Attached programs stay attached when this is dropped: see [`Dataplane::unload`].
 pub struct Dataplane {
     programs: Programs,
     maps: Maps,
-    /// Nothing can be attached without it.
+    /// Required for attaching.
     pins: Option<Pins>,
     /// Indices of the interfaces that this agent has attached.
     attached: BTreeSet<u32>,
-    /// The earlier agent's programs may still run.
+    /// The earlier agent's programs may still be running.
     is_starting: bool,
 }
 
-/// What a new agent continues from.
+/// State that a new agent inherits.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Inherited {
-    /// Packets are being forwarded.
+    /// The datapath is forwarding packets.
     pub is_running: bool,
     /// `COUNTERS` slots and states of connections, by name.
     pub connections: BTreeMap<String, (u32, Option<ConnectionMemory>)>,
     pub groups: Vec<OldGroup>,
-    /// Indices of the interfaces that are attached by TC alone: XDP does not work there.
+    /// Indices of the interfaces attached by TC only, because XDP does not work there.
     pub tc_only: BTreeSet<u32>,
 }
 
 impl Dataplane {
-    /// Loads the program into the kernel, to run it by [`Dataplane::test_run`] alone.
+    /// Loads the program into the kernel, only for [`Dataplane::test_run`].
     pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         error::check_host()?;
         let object = EbpfLoader::new()
@@ -92,11 +93,12 @@ impl Dataplane {
         Ok(Self { programs, maps, pins: None, attached: BTreeSet::new(), is_starting: false })
     }
 
-    /// Loads the programs into the kernel, beside those of an earlier agent of this instance, which go on as they are until
-    /// [`Dataplane::attach`]. Counters are shared with them, all other tables are empty.
+    /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until
+    /// [`Dataplane::attach`]. Both share the counters; all other tables start empty.
     ///
     /// # Errors
-    /// When another agent has this instance, or its datapath is elsewhere; when the kernel refuses.
+    /// When another agent runs this instance, when its datapath is in another network namespace, or when the kernel
+    /// refuses.
     pub fn start(settings: &model::DataplaneSettings, instance: &Instance) -> Result<(Self, Inherited), DatapathError> {
         error::check_host()?;
         let pins = Pins::claim(instance)?;
@@ -127,11 +129,11 @@ impl Dataplane {
         Ok((dataplane, inherited))
     }
 
-    /// Forwards the program's own log messages, of which there are few, to this process's log. Needs a tokio runtime.
+    /// Forwards the program's few log messages to this process's log. Needs a tokio runtime.
     pub fn follow_log(&mut self) {
         let logger = EbpfLogger::init(self.programs.object());
         let follow = logger.map_err(anyhow::Error::from).and_then(|logger| {
-            // SAFETY: the logger owns its file descriptor, which stays open and the same until it is dropped.
+            // SAFETY: the logger owns its file descriptor, which stays open and unchanged until the logger is dropped.
             Ok(unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?)
         });
         match follow {
@@ -147,8 +149,8 @@ impl Dataplane {
         }
     }
 
-    /// Neighbours that packets needed and the program did not know, as interface index and address; each may come
-    /// often. Needs a tokio runtime.
+    /// Neighbours that packets needed and the program did not know, as interface index and address, with repetitions.
+    /// Needs a tokio runtime.
     pub fn neighbour_misses(&mut self) -> Result<mpsc::Receiver<(u32, IpAddr)>, DatapathError> {
         let map =
             self.programs.object().take_map("NEIGHBOUR_MISS").expect("the embedded object has every map; taken once");
@@ -158,18 +160,18 @@ impl Dataplane {
             .map_err(|error| DatapathError::Map { map: "NEIGHBOUR_MISS", cause: error.to_string() })
     }
 
-    /// Makes changes of a map, one after the other; how many of them were made, and why not all.
+    /// Applies changes of a map in order; returns the number applied, and the error that stopped them.
     pub fn write(&mut self, write: &Write) -> (usize, Result<(), DatapathError>) {
         self.maps.write(write)
     }
 
-    /// Numbers and memory that rest with the tables, beside those of the layout.
+    /// Ids and memory quarantined with the tables, in addition to those of the id maps.
     pub fn numbers(&mut self) -> &mut dyn DeferredFree {
         self.maps.look_up()
     }
 
-    /// Attaches the programs to an interface, or swaps them in where an earlier agent has attached its own. `reason` is why
-    /// `mode` is TC, where nobody asked for it.
+    /// Attaches the programs to an interface, or replaces those of an earlier agent. `reason` explains a `mode` of TC
+    /// that the operator did not request.
     ///
     /// # Panics
     /// Without an instance.
@@ -186,7 +188,7 @@ impl Dataplane {
         Ok(attached)
     }
 
-    /// An interface went, and another or the same may have come back under its index: the kernel has emptied its port
+    /// Call it when an interface was removed; its index may be in use again. The kernel has cleared its port
     /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
     pub fn forget(&mut self, ifindex: u32) {
         self.detach(ifindex);
@@ -200,8 +202,8 @@ impl Dataplane {
         }
     }
 
-    /// Detaches from all interfaces but these. The first time, once all that can be is attached, this ends the start: nothing of an
-    /// earlier agent's programs runs any more.
+    /// Detaches from all other interfaces. The first call ends the start; make it once everything possible is attached.
+    /// After it no program of an earlier agent runs.
     pub fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), DatapathError> {
         let Some(pins) = &self.pins else { return Ok(()) };
         if !self.is_starting {
@@ -221,17 +223,17 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Notes the state of a connection by its slot, for the next agent.
+    /// Records the state of a connection by its slot, for the next agent.
     pub fn remember(&mut self, slot: u32, memory: &ConnectionMemory) -> Result<(), DatapathError> {
         self.maps.counters.map.records.note(slot, |record| memory.write(record))
     }
 
-    /// Detaches the programs from all interfaces, and removes all that is pinned.
+    /// Detaches the programs from all interfaces, and removes all pins.
     pub fn unload(self) -> Result<usize, DatapathError> {
         self.pins.map_or(Ok(0), Pins::unload)
     }
 
-    /// Counts of a slot, summed over the CPUs.
+    /// Counters of a slot, summed over the CPUs.
     pub fn counters(&self, slot: u32) -> Result<Counters, DatapathError> {
         self.maps.counters(slot)
     }

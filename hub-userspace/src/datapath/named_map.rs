@@ -1,4 +1,4 @@
-//! A map of the program under its name, to which changes are written one after the other.
+//! A named map of the program; applies changes in order.
 
 use aya::{
     Ebpf, Pod,
@@ -9,18 +9,18 @@ use hub_common::maps::{Attachment, NEAR_INTERFACES};
 use super::DatapathError;
 use crate::fib::tables::{MapChanges, Prefix};
 
-/// A map of the program under its name.
+/// A map of the program with its name.
 pub struct Named<M> {
     pub name: &'static str,
     pub capacity: u32,
     pub map: M,
 }
 
-/// How many changes were made, and why not all of them.
+/// The number of changes applied, and the error that stopped them.
 pub type Written = (usize, Result<(), DatapathError>);
 
 impl<M> Named<M> {
-    /// Makes changes one after the other.
+    /// Applies changes in order.
     pub fn change<K, V>(&mut self, changes: &MapChanges<K, V>) -> Written
     where
         M: Writer<K, V>,
@@ -44,7 +44,7 @@ impl<M> Named<M> {
         self.map.put(key, value).map_err(|error| DatapathError::map(self.name, self.capacity, &error))
     }
 
-    /// That there is no such entry is no error.
+    /// A missing entry is no error.
     pub fn delete<K, V>(&mut self, key: &K) -> Result<(), DatapathError>
     where
         M: Writer<K, V>,
@@ -64,7 +64,7 @@ fn is_missing(error: &MapError) -> bool {
     }
 }
 
-/// One entry at a time; the kernel replaces a trie's or hash's entry as one.
+/// Writes single entries; the kernel replaces an entry of a trie or hash atomically.
 pub trait Writer<K, V> {
     fn put(&mut self, key: &K, value: &V) -> Result<(), MapError>;
     fn delete(&mut self, key: &K) -> Result<(), MapError>;
@@ -90,7 +90,7 @@ impl<K: Pod, V: Pod> Writer<K, V> for HashMap<MapData, K, V> {
     }
 }
 
-/// Nothing refers to an array's entry that is no longer wanted: it stays until its index is used again.
+/// Deletion leaves an array's entry unchanged: nothing refers to it until its index is reused.
 impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
     fn put(&mut self, key: &u32, value: &V) -> Result<(), MapError> {
         self.set(*key, value, 0)
@@ -101,7 +101,7 @@ impl<V: Pod> Writer<u32, V> for Array<MapData, V> {
     }
 }
 
-/// Attachments: those of most interfaces in an array, the others in a hash.
+/// Attachments: those of most interfaces in an array, the others in a hash map.
 pub struct ByInterface {
     near: Array<MapData, Attachment>,
     far: HashMap<MapData, u32, Attachment>,
@@ -131,7 +131,7 @@ impl Writer<u32, Attachment> for ByInterface {
     }
 }
 
-/// As for an array; the kernel itself empties the port of a device that goes (kernel/bpf/devmap.c).
+/// As for an array. The kernel itself clears the port of a removed device (kernel/bpf/devmap.c).
 impl Writer<u32, u32> for DevMap<MapData> {
     fn put(&mut self, port: &u32, ifindex: &u32) -> Result<(), MapError> {
         self.set(*port, *ifindex, None, 0).map_err(|error| match error {

@@ -1,4 +1,4 @@
-//! The ring on which the program asks for neighbours.
+//! The ring buffer in which the program reports neighbour misses.
 
 use std::{
     collections::BTreeSet,
@@ -15,14 +15,14 @@ use tokio::{
     time::sleep,
 };
 
-/// Most different neighbours told at a time, and the least time between two times: a scan of a large network must not
-/// become a storm of ARP requests.
+/// Rate limit: maximum of distinct neighbours per batch, and minimum time between batches. A scan of a large network
+/// must not cause a storm of ARP requests.
 const BATCH: usize = 256;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells what comes on the ring, without repetitions within a batch.
+/// Forwards the ring's reports, without duplicates within a batch.
 pub fn follow(ring: RingBuf<MapData>) -> io::Result<mpsc::Receiver<(u32, IpAddr)>> {
-    // SAFETY: the ring owns its file descriptor, which stays open and the same until it is dropped.
+    // SAFETY: the ring owns its file descriptor, which stays open and unchanged until the ring is dropped.
     let mut ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
     let (sender, receiver) = mpsc::channel(BATCH);
     tokio::spawn(async move {
@@ -40,7 +40,7 @@ pub fn follow(ring: RingBuf<MapData>) -> io::Result<mpsc::Receiver<(u32, IpAddr)
     Ok(receiver)
 }
 
-/// Empties the ring; what is over a batch is asked for again by a later packet.
+/// Empties the ring. A miss beyond the batch is dropped; a later packet reports it again.
 fn drain(ring: &mut RingBuf<MapData>) -> BTreeSet<(u32, IpAddr)> {
     let mut wanted = BTreeSet::new();
     while let Some(record) = ring.next() {
@@ -53,7 +53,7 @@ fn drain(ring: &mut RingBuf<MapData>) -> BTreeSet<(u32, IpAddr)> {
     wanted
 }
 
-/// [`Neighbour`], field by field.
+/// Parses a [`Neighbour`] by field.
 fn read(record: &[u8]) -> Option<(u32, IpAddr)> {
     let (address, rest) = record.get(..size_of::<Neighbour>())?.split_first_chunk::<16>()?;
     let (ifindex, family) = rest.split_first_chunk::<4>()?;

@@ -1,4 +1,4 @@
-//! Counters of another version: maps whose layout is known at run time only.
+//! Counters of another version: maps whose layout is known only at run time.
 
 use std::{collections::BTreeMap, ops::Range, os::fd::AsFd as _, path::Path};
 
@@ -12,12 +12,12 @@ use super::{Counters, bpf, reason_names::REASON_BYTES};
 
 const WORD: usize = size_of::<u64>();
 
-/// Maps of another version, or what of them can be read.
+/// The readable maps of another version.
 pub struct Old {
     traffic: Option<Values>,
     refusals: Option<Values>,
     connections: Option<Values>,
-    /// This version's reasons, by the other's numbers.
+    /// This version's reasons, indexed by the other version's numbers.
     reasons: Vec<Option<Reason>>,
 }
 
@@ -25,7 +25,7 @@ pub struct Old {
 struct Values {
     map: MapData,
     value_bytes: usize,
-    /// From one CPU's value to the next.
+    /// Bytes between the values of consecutive CPUs.
     stride: usize,
     entries: u32,
     cpus: usize,
@@ -44,7 +44,7 @@ impl Values {
         Some(Self { map, value_bytes, stride, entries, cpus })
     }
 
-    /// The value for each CPU.
+    /// The value of each CPU.
     fn get(&self, index: u32) -> Vec<Vec<u8>> {
         let mut values = vec![0; self.stride * self.cpus];
         let array = bpf::Array { fd: self.map.fd().as_fd(), bytes: values.len() };
@@ -54,7 +54,7 @@ impl Values {
         }
     }
 
-    /// Sums of the value's words over all CPUs.
+    /// The value's words, summed over all CPUs.
     fn sums(&self, index: u32) -> Vec<u64> {
         let mut sums = vec![0; self.value_bytes / WORD];
         for value in self.get(index) {
@@ -67,7 +67,7 @@ impl Values {
 }
 
 impl Old {
-    /// What there is in a directory; nothing without one.
+    /// Opens the maps in a directory; `None` without one.
     pub fn open(directory: &Path) -> Option<Self> {
         let open = |name: &str| Values::open(&directory.join(name));
         let names = open("reasons").filter(|names| names.value_bytes == REASON_BYTES)?;
@@ -84,7 +84,7 @@ impl Old {
         0..self.traffic.iter().chain(&self.refusals).map(|values| values.entries).max().unwrap_or(0)
     }
 
-    /// What the old programs have counted for a slot.
+    /// The old programs' counters of a slot.
     pub fn counters(&self, slot: u32) -> Counters {
         let traffic = self.traffic.as_ref().map(|values| values.sums(slot)).unwrap_or_default();
         let refusals = self.refusals.as_ref().map(|values| values.sums(slot)).unwrap_or_default();
@@ -104,7 +104,7 @@ impl Old {
         counters
     }
 
-    /// The records, as this version has them: see [`ConnectionRecord`] for what is where in every version.
+    /// The records, converted to this version's format: see [`ConnectionRecord`] for the fields common to all versions.
     pub fn records(&self) -> BTreeMap<u32, ConnectionRecord> {
         let Some(connections) = &self.connections else { return BTreeMap::new() };
         let record = |slot: u32| {

@@ -1,4 +1,4 @@
-//! The directory in bpffs that holds an instance's datapath while no agent runs.
+//! The bpffs directory that holds an instance's datapath while no agent runs.
 //!
 //! ```text
 //! /sys/fs/bpf/vpnhub/INSTANCE/
@@ -41,11 +41,12 @@ const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 const ROOT: &str = "/sys/fs/bpf/vpnhub";
 const NETNS: &str = "netns";
 
-/// Of our `clsact` filters: before filters that name none, and always the same, so that they can be replaced.
+/// Priority and handle of our `clsact` filters: they run before filters without a priority, and are constant so that
+/// they can be replaced.
 pub const FILTER_PRIORITY: u16 = 1;
 pub const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
-/// How a program is attached to an interface.
+/// How a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AttachmentKind {
     Native,
@@ -74,16 +75,16 @@ impl AttachmentKind {
 /// An instance's directory.
 pub struct Pins {
     directory: PathBuf,
-    /// Released by the kernel with the process, however it ends.
+    /// The kernel releases the lock when the process ends in any way.
     _lock: Option<OwnedFd>,
 }
 
 impl Pins {
-    /// Makes the directory, and holds it for an agent in the network namespace of the calling thread.
+    /// Creates the directory and locks it for an agent in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When another process holds it, or a datapath is attached that is not this agent's to take over: this instance's in another
-    /// network namespace, or another instance's in this one.
+    /// When another process holds the lock, or when a datapath exists that this agent cannot adopt: this instance's in
+    /// another network namespace, or another instance's in this one.
     pub fn claim(instance: &Instance) -> Result<Self, DatapathError> {
         mount_bpffs()?;
         let netns = this_namespace()?;
@@ -110,16 +111,16 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Holds a directory that is there.
+    /// Locks an existing directory.
     ///
     /// # Errors
-    /// When an agent holds it.
+    /// When an agent holds the lock.
     pub fn take(instance: &Instance) -> Result<Option<Self>, DatapathError> {
         let pins = Self::at(instance);
         if pins.directory.exists() { pins.locked(instance).map(Some) } else { Ok(None) }
     }
 
-    /// Looks at a directory that is there, an agent's or nobody's.
+    /// Opens an existing directory without the lock, whether or not an agent runs.
     pub fn look(instance: &Instance) -> Option<Self> {
         Some(Self::at(instance)).filter(|pins| pins.directory.exists())
     }
@@ -142,7 +143,7 @@ impl Pins {
         }
     }
 
-    /// A file's or directory's place.
+    /// The path of a file or directory.
     pub fn place(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -151,7 +152,7 @@ impl Pins {
         self.place(&format!("{}-{ifindex}", kind.name()))
     }
 
-    /// Links and filters by what their files are called; their interfaces may have gone.
+    /// Links and filters, by file name; their interfaces may be gone.
     pub fn links(&self) -> BTreeSet<(u32, AttachmentKind)> {
         let names = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let parse = |name: &str| {
@@ -163,14 +164,14 @@ impl Pins {
         names.filter_map(|entry| parse(entry.file_name().to_str()?)).collect()
     }
 
-    /// Those whose interfaces are still there.
+    /// Links and filters whose interfaces still exist.
     pub fn live_links(&self) -> BTreeSet<(u32, AttachmentKind)> {
         self.links().into_iter().filter(|(ifindex, kind)| self.is_live(*kind, *ifindex)).collect()
     }
 
     fn is_live(&self, kind: AttachmentKind, ifindex: u32) -> bool {
         match kind {
-            // Such a filter goes with its interface; nothing tells that its index was given to another one.
+            // The kernel removes such a filter with its interface; a reuse of the index cannot be detected.
             AttachmentKind::Clsact => self.is_here() && interface_name(ifindex).is_some(),
             _ => bpf::open(&self.path(kind, ifindex))
                 .and_then(|link| bpf::interface(link.as_fd()))
@@ -191,7 +192,7 @@ impl Pins {
         this_namespace().is_ok_and(|netns| self.is_in(&netns))
     }
 
-    /// Notes that there is a filter of ours.
+    /// Records that our filter exists.
     pub fn mark_filter(&self, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
         let path = self.path(AttachmentKind::Clsact, ifindex);
         match symlink(interface, &path) {
@@ -219,7 +220,7 @@ impl Pins {
         remove(&path);
     }
 
-    /// Removes the file of a link whose interface has gone.
+    /// Removes the file of a link whose interface is gone.
     pub fn forget_link(&self, kind: AttachmentKind, ifindex: u32) {
         remove(&self.path(kind, ifindex));
     }
@@ -239,9 +240,9 @@ impl Pins {
         }
     }
 
-    /// Detaches everything and removes the directory; how many programs were attached.
+    /// Detaches everything and removes the directory; returns the number of attached programs.
     ///
-    /// XDP first: what comes in then is still TC's.
+    /// XDP first: TC still processes the packets meanwhile.
     pub fn unload(self) -> Result<usize, DatapathError> {
         let live = self.live_links().len();
         let links = self.links();
@@ -250,13 +251,13 @@ impl Pins {
             self.detach(kind, ifindex);
         }
         fs::remove_dir_all(&self.directory).map_err(|error| DatapathError::pins(&self.directory, &error))?;
-        // Other instances may have theirs there.
+        // Fails if other instances have directories there.
         drop(fs::remove_dir(ROOT));
         Ok(live)
     }
 }
 
-/// Instances that have a directory.
+/// Instances with a directory.
 pub fn instances() -> Vec<Instance> {
     let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
@@ -268,7 +269,7 @@ pub fn interface_name(ifindex: u32) -> Option<String> {
     index_to_name(socket, ifindex).ok()
 }
 
-/// Makes a directory that only root may look into; one that is there stays as it is.
+/// Creates a directory that only root can access; an existing one is left unchanged.
 pub fn make_directory(path: &Path) -> Result<(), DatapathError> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(DatapathError::pins(path, &error)),
@@ -276,7 +277,7 @@ pub fn make_directory(path: &Path) -> Result<(), DatapathError> {
     }
 }
 
-/// As far as there is one.
+/// A missing directory is no error.
 pub fn remove_directory(path: &Path) -> Result<(), DatapathError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatapathError::pins(path, &error)),
@@ -296,7 +297,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// The queueing discipline `clsact` stays: others may use it by now.
+/// Leaves the `clsact` qdisc in place: others may use it now.
 fn remove_filter(ifindex: u32) {
     let Some(interface) = interface_name(ifindex) else { return };
     let link = SchedClassifierLink::attached(&interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None);
@@ -311,7 +312,7 @@ fn this_namespace() -> Result<PathBuf, DatapathError> {
     fs::read_link(PATH).map_err(|error| DatapathError::pins(Path::new(PATH), &error))
 }
 
-/// Mounts bpffs where it should be and is not.
+/// Mounts bpffs at its usual path, if it is not mounted yet.
 fn mount_bpffs() -> Result<(), DatapathError> {
     let is_mounted = || statfs(BPFFS).map(|statfs| statfs.f_type == BPFFS_MAGIC);
     if matches!(is_mounted(), Ok(true)) {

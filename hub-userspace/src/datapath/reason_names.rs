@@ -1,4 +1,4 @@
-//! Names of the reasons, pinned beside the counters: an agent of another version numbers them otherwise.
+//! Names of the reasons, pinned next to the counters: another version of the agent may number them differently.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use aya::maps::{Array, Map, MapData};
 use hub_common::Reason;
 
 pub const REASON_BYTES: usize = 32;
-/// A reason's name, padded with zeros: value of the map `reasons`, by its number.
+/// A reason's name, padded with zeros: the value in the map `reasons`, by number.
 pub type ReasonName = [u8; REASON_BYTES];
 
-/// As the map in a directory has them.
+/// Reads the map in a directory.
 pub fn read(directory: &Path) -> Option<Vec<ReasonName>> {
     let map = MapData::from_pin(directory.join("reasons")).ok()?;
     let map: Array<MapData, ReasonName> = Map::Array(map).try_into().ok()?;

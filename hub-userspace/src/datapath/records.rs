@@ -1,14 +1,15 @@
-//! What connections have done so far, for the next agent: counters, and which slot and state each connection has.
+//! The history of connections for the next agent: counters, slot and state of each connection.
 //!
-//! Four pinned maps: `traffic` and `refusals`, which the programs count in, and `connections` and `reasons`, which only agents read.
-//! The next agent's programs count on in the same maps, so no packet is missed. A version with another layout makes new maps;
-//! the old program counts on in the old ones until it is replaced, and then their sums go into `connections`:
+//! Four maps are pinned. The programs count in `traffic` and `refusals`; only agents use `connections` and `reasons`.
+//! The next agent's programs continue to count in the same maps, so no packet is missed. A version with another layout
+//! creates new maps. The old program counts in the old maps until it is replaced. Then their sums are added to
+//! `connections`:
 //!
 //! 1. `counters-new/` is filled; `counters/` becomes `counters-old/`; `counters-new/` becomes `counters/`;
-//! 2. the programs are swapped; until then the counters are the sum of both;
-//! 3. each slot's old sums are added to its record, which is marked so; `counters-old/` is removed.
+//! 2. the programs are replaced; until then the counters are the sum of both;
+//! 3. the old sums of each slot are added to its record, which is marked as done; `counters-old/` is removed.
 //!
-//! An agent killed between any two of these steps leaves what the next one continues from.
+//! If an agent is killed between any two steps, the next one continues from there.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +38,7 @@ const OLD: &str = "counters-old";
 /// `COUNTERS` slots.
 pub const SLOTS: u32 = VPC + 1 + MAX_CONNECTIONS;
 
-/// The pinned maps, by their files' names.
+/// The pinned maps, by file name.
 const MAPS: [PinnedMap; 4] = [
     PinnedMap::new("traffic", MapType::PerCpuArray, size_of::<Traffic>(), SLOTS),
     PinnedMap::new("refusals", MapType::PerCpuArray, size_of::<Refusals>(), SLOTS),
@@ -58,7 +59,7 @@ impl PinnedMap {
         Self { name, kind, value_bytes: value_bytes as u32, entries }
     }
 
-    /// aya itself would take a map of any layout.
+    /// Checks the layout, because aya accepts any.
     fn is_of(&self, info: &MapInfo) -> bool {
         info.map_type().is_ok_and(|kind| kind == self.kind)
             && info.key_size() == size_of::<u32>() as u32
@@ -79,25 +80,25 @@ impl PinnedMap {
     }
 }
 
-/// The records of all slots, and the counts of a version before.
+/// The records of all slots, and the counters of a previous version.
 #[derive(Default)]
 pub struct Records {
     map: Option<Array<MapData, ConnectionRecord>>,
-    /// As the map has them.
+    /// The map's contents.
     by_slot: BTreeMap<u32, ConnectionRecord>,
     old: Option<Old>,
-    /// Slots that have lost their owners: the old programs may still count for them.
+    /// Slots without owner: the old programs may still count in them.
     to_clear: Option<Vec<u32>>,
 }
 
-/// Where the maps of an instance are, for the loader.
+/// Paths of an instance's maps, for the loader.
 pub fn paths(pins: &Pins) -> [(&'static str, PathBuf); 2] {
     let directory = pins.place(CURRENT);
     [("TRAFFIC", directory.join("traffic")), ("REFUSALS", directory.join("refusals"))]
 }
 
 impl Records {
-    /// Opens the maps of an instance, and makes them where there are none of this version.
+    /// Opens the maps of an instance, and creates them if this version has none.
     pub fn open(pins: &Pins) -> Result<Self, DatapathError> {
         let [current, new, old] = [CURRENT, NEW, OLD].map(|name| pins.place(name));
         remove_directory(&new)?;
@@ -121,7 +122,7 @@ impl Records {
         Ok(Self { old, to_clear: Some(Vec::new()), ..Self::read(&current)? })
     }
 
-    /// Opens the maps of an instance only to read them.
+    /// Opens the maps of an instance read-only.
     pub fn look(pins: &Pins) -> Result<Self, DatapathError> {
         let current = pins.place(CURRENT);
         if !is_of_this_version(&current) {
@@ -144,12 +145,12 @@ impl Records {
         Ok(Self { map: Some(map), by_slot: records, old: None, to_clear: None })
     }
 
-    /// Slots with their owners' names and records. A name is there once.
+    /// Slots with their owners' names and records. Names are unique.
     pub fn owners(&self) -> BTreeMap<u32, (String, &ConnectionRecord)> {
         self.by_slot.iter().filter_map(|(slot, record)| Some((*slot, (name(record)?, record)))).collect()
     }
 
-    /// A slot's counts beside those of the current maps.
+    /// A slot's counters from earlier versions, in addition to those in the current maps.
     pub fn earlier(&self, slot: u32) -> Counters {
         let record = self.by_slot.get(&slot).copied().unwrap_or(ConnectionRecord::NONE);
         let carried = Counters::from(record.traffic) + Counters::from(record.refusals);
@@ -159,7 +160,7 @@ impl Records {
         }
     }
 
-    /// A slot gets a new owner, without a history.
+    /// Assigns a slot to a new owner, without history.
     pub fn give(&mut self, slot: u32, owner: &str) -> Result<(), MapError> {
         let flags = if self.old.is_some() { ConnectionRecord::CARRIED_OVER } else { 0 };
         let mut record = ConnectionRecord { flags, name_length: owner.len() as u32, ..ConnectionRecord::NONE };
@@ -167,7 +168,7 @@ impl Records {
         self.set(slot, &record)
     }
 
-    /// A slot has no owner any more.
+    /// Removes the owner of a slot.
     pub fn take_away(&mut self, slot: u32) -> Result<(), MapError> {
         match &mut self.to_clear {
             Some(to_clear) => to_clear.push(slot),
@@ -176,14 +177,15 @@ impl Records {
         Ok(())
     }
 
-    /// Notes the state of a slot's owner.
+    /// Records the state of a slot's owner.
     pub fn note(&mut self, slot: u32, note: impl FnOnce(&mut ConnectionRecord)) -> Result<(), DatapathError> {
         let Some(mut record) = self.by_slot.get(&slot).copied() else { return Ok(()) };
         note(&mut record);
         self.set(slot, &record).map_err(|error| failed(&error))
     }
 
-    /// The old programs are replaced: nothing counts any more in the maps of the version before, nor for owners that are gone.
+    /// Call it when the old programs are replaced: nothing counts any more in the previous version's maps, or for
+    /// removed owners.
     pub fn commit(&mut self, pins: &Pins) -> Result<(), DatapathError> {
         for slot in self.to_clear.take().unwrap_or_default() {
             self.set(slot, &ConnectionRecord::NONE).map_err(|error| failed(&error))?;
@@ -212,7 +214,7 @@ impl Records {
     }
 }
 
-/// Only what is different.
+/// Writes only changed records.
 fn write(
     map: &mut Option<Array<MapData, ConnectionRecord>>,
     records: &mut BTreeMap<u32, ConnectionRecord>,
@@ -249,7 +251,7 @@ fn is_of_this_version(directory: &Path) -> bool {
             .is_some_and(|names| names == Reason::ALL.map(|reason| reason_names::padded(reason.name())))
 }
 
-/// Makes the maps, with these records.
+/// Creates the maps with these records.
 fn create(directory: &Path, records: &BTreeMap<u32, ConnectionRecord>) -> Result<(), DatapathError> {
     make_directory(directory)?;
     let [traffic, refusals, connections, reasons] = MAPS;

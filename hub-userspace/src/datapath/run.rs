@@ -1,34 +1,33 @@
-//! Packets run through the loaded programs, without a wire (`BPF_PROG_TEST_RUN`).
+//! Runs packets through the loaded programs (`BPF_PROG_TEST_RUN`).
 
 use aya::{TestRun as _, TestRunOptions};
 
 use super::{DatapathError, Dataplane};
 
-/// Where a program is run.
+/// The hook of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     Xdp,
     Tc,
 }
 
-/// A packet's fate under [`Dataplane::test_run`].
+/// The result of [`Dataplane::test_run`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     pub action: Action,
     /// The frame afterwards.
     pub frame: Vec<u8>,
-    /// `skb->mark` afterwards, host byte order. XDP knows none: there it is the one given.
+    /// `skb->mark` afterwards, host byte order. With XDP, which has no mark, the given value.
     pub mark: u32,
 }
 
-/// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// The kernel gets it.
+    /// Passed to the kernel.
     Pass,
     Drop,
     Redirect,
-    /// What the program never returns: enum `xdp_action`, or `TC_ACT_*`.
+    /// A code that the program never returns: enum `xdp_action`, or `TC_ACT_*`.
     Other(u32),
 }
 
@@ -48,20 +47,20 @@ impl Action {
     }
 }
 
-/// Bytes of `struct __sk_buff` (linux/bpf.h), and the places of `mark` and `ifindex` in it.
+/// Bytes of `struct __sk_buff` (linux/bpf.h), and the offsets of `mark` and `ifindex`.
 const SKB_BYTES: usize = 192;
 const SKB_MARK: usize = 8;
 const SKB_IFINDEX: usize = 40;
 
 impl Dataplane {
-    /// Runs a loaded program on a frame, as if it came in on `ifindex`, an interface of this network namespace, with
-    /// this `skb->mark`, host byte order; XDP does not see it.
+    /// Runs a loaded program on a frame, as if received on `ifindex`, an interface of this network namespace, with this
+    /// `skb->mark` in host byte order. XDP does not see the mark.
     ///
-    /// Counts as any other packet; the redirect is decided but not carried out. With TC, a link header that the kernel
-    /// would take off is still there, and `skb->protocol` is that header's `EtherType` (`eth_type_trans`).
+    /// Counters are updated as usual; a redirect is decided but not performed. With TC, a link header that the kernel
+    /// would remove is still present, and `skb->protocol` is that header's `EtherType` (`eth_type_trans`).
     ///
     /// # Errors
-    /// When the kernel has no such interface or refuses the frame; with TC it takes none that is no longer than an
+    /// When the interface does not exist or the kernel refuses the frame. With TC the frame must be longer than an
     /// Ethernet header (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`).
     pub fn test_run(&mut self, hook: Hook, ifindex: u32, frame: &[u8], mark: u32) -> Result<Outcome, DatapathError> {
         let length = u32::try_from(frame.len()).map_err(|_| DatapathError::FrameTooLong)?;

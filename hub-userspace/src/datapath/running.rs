@@ -1,4 +1,4 @@
-//! A datapath without its agent: read, and removed.
+//! Reads and removes a datapath without its agent.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::connection::memory::ConnectionMemory;
 
-/// What runs in the kernel by itself.
+/// The datapath in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     pub interfaces: Vec<RunningInterface>,
@@ -19,7 +19,7 @@ pub struct Running {
     pub connections: BTreeMap<String, RunningConnection>,
     /// Counters of the VPC side.
     pub vpc: Counters,
-    /// Of packets that cannot be told from which connection they came.
+    /// Counters of packets without an attributable connection.
     pub unattributed: Counters,
 }
 
@@ -27,7 +27,7 @@ pub struct Running {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningInterface {
     pub ifindex: u32,
-    /// In the network namespace of the calling thread, where that is the datapath's.
+    /// The name, if the calling thread is in the datapath's network namespace.
     pub name: Option<String>,
     /// `xdp-native`, `xdp-generic` or `tc`, as in status.
     pub mode: &'static str,
@@ -36,18 +36,18 @@ pub struct RunningInterface {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningConnection {
     pub counters: Counters,
-    /// As the last agent has left it.
+    /// As left by the last agent.
     pub state: Option<ConnectionMemory>,
 }
 
-/// Reads the datapath of an instance, whether or not its agent runs; nothing where there is none.
+/// Reads the datapath of an instance, whether or not its agent runs; `None` without a datapath.
 ///
 /// # Errors
-/// When it is another version's.
+/// When it belongs to another version.
 pub fn running(instance: &Instance) -> Result<Option<Running>, DatapathError> {
     let Some(pins) = Pins::look(instance) else { return Ok(None) };
     let mut modes = BTreeMap::new();
-    // In an order in which XDP comes before the TC program behind it.
+    // The order of attachment kinds puts XDP before TC.
     for (ifindex, kind) in pins.live_links() {
         let mode = match kind {
             AttachmentKind::Native => "xdp-native",
@@ -72,7 +72,7 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, DatapathError> {
     Ok(Some(Running { interfaces, connections, vpc: counters.read(VPC)?, unattributed: counters.read(UNATTRIBUTED)? }))
 }
 
-/// Detaches the datapath of an instance and removes all that is pinned; how many programs were attached.
+/// Detaches the datapath of an instance and removes all pins; returns the number of attached programs.
 ///
 /// # Errors
 /// When its agent runs, or the directory cannot be removed.

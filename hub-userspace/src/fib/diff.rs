@@ -1,8 +1,8 @@
-//! The difference between two states of a table: what to write and what to delete. Pure.
+//! The difference between two states of a table: entries to write and to delete. Pure.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
-/// What turns one table into another.
+/// The changes from one table to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapDifference<K, V> {
     /// New, or with a new value.
@@ -16,7 +16,7 @@ impl<K, V> Default for MapDifference<K, V> {
     }
 }
 
-/// Both tables are walked once, side by side.
+/// Walks both tables once, in parallel.
 pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> MapDifference<K, V> {
     let mut difference = MapDifference::default();
     let mut old = old.iter().peekable();

@@ -1,4 +1,4 @@
-//! Next hops and the buckets that lead to them, and the routes that lead to the buckets.
+//! Next hops, the buckets that refer to them, and the routes that refer to the buckets.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,7 +19,7 @@ use crate::{
     routing::rib::{self, Members, Rib, Target},
 };
 
-/// The ways out, and where the group of each set of members stands.
+/// The egress tables, and the route to the group of each set of members.
 #[derive(Debug, Default)]
 pub struct CompiledEgress {
     pub egress: EgressTables,
@@ -27,8 +27,8 @@ pub struct CompiledEgress {
     vpc: HashMap<Option<IpAddr>, Route>,
 }
 
-/// Compiles the groups of the RIB, after [`super::policy_tables`] has numbered the connections. What nobody uses any more
-/// rests from [`EgressIds::end`] on: once the tables are written.
+/// Compiles the groups of the RIB, after [`super::policy_tables`] has numbered the connections. Unused ids are
+/// quarantined by [`EgressIds::end`]; call it once the tables are written.
 pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Result<CompiledEgress, Full> {
     let IdMaps { policy, egress } = layout;
     egress.begin();
@@ -42,7 +42,7 @@ pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Resu
         next_hops: HashMap::new(),
         compiled: CompiledEgress::default(),
     };
-    // In one order, so that the same input gives the same numbers.
+    // In a fixed order, so that equal input gives equal ids.
     let groups: BTreeSet<&Arc<Members>> = rib.groups().collect();
     for members in groups {
         let route = compiler.connections(members, rib)?;
@@ -57,10 +57,10 @@ pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Resu
 }
 
 impl CompiledEgress {
-    /// What the route trie must say of these destinations.
+    /// The changes of the route trie for these destinations.
     ///
     /// # Panics
-    /// When the RIB has got other groups since this was compiled.
+    /// When the RIB's groups have changed since this was compiled.
     pub fn routes(&self, rib: &Rib, destinations: &BTreeSet<IpNet>) -> RouteChanges {
         let change = |destination: &IpNet| {
             let route = rib.target(*destination).map(|target| self.route(&target));
@@ -85,7 +85,7 @@ struct EgressCompiler<'a> {
     /// Names by `COUNTERS` slot.
     connections: HashMap<u32, &'a str>,
     layout: &'a mut EgressIds,
-    /// Index into `NEXT_HOPS`, for the members met so far.
+    /// Index into `NEXT_HOPS`, for the members so far.
     next_hops: HashMap<Member, u32>,
     compiled: CompiledEgress,
 }
@@ -97,7 +97,7 @@ impl EgressCompiler<'_> {
         let active = rib::active(members, self.inputs.states);
         let active: Vec<(Member, u32)> = active.into_iter().map(|(name, part)| (member(name), part)).collect();
         let (group, paths) = if let (1, [(only, _)]) = (members.len(), active.as_slice()) {
-            // The weight of one alone means nothing.
+            // The weight of a single member has no effect.
             (self.layout.single(*only)?, HashMap::new())
         } else {
             let group = self.layout.shared(members, &active, rib.predecessor(members))?;
@@ -112,8 +112,9 @@ impl EgressCompiler<'_> {
         self.route(&group, &paths)
     }
 
-    /// The bits of a bucket by which the kernel finds each member in its own route, as [`crate::fib::slow_path::action`] makes
-    /// it: those whose interface is up, in the order of interfaces. None where that has a single next hop.
+    /// The path bits of a bucket, which select each member in the kernel's route from
+    /// [`crate::fib::slow_path::action`]: members whose interface is up, in order of interfaces. Empty if the kernel's
+    /// route has a single next hop.
     fn paths(&self, active: &[(Member, u32)]) -> HashMap<Member, u32> {
         let hop = |(member, part): &(Member, u32)| {
             let Member::Connection(slot) = *member else { return None };
@@ -136,7 +137,7 @@ impl EgressCompiler<'_> {
         hops.into_iter().map(path).collect()
     }
 
-    /// Fills the buckets of a group; what leads to them.
+    /// Fills the buckets of a group; returns the route to it.
     fn route(&mut self, group: &Group, paths: &HashMap<Member, u32>) -> Result<Route, Full> {
         let first = group.first as usize;
         let buckets = &mut self.compiled.egress.buckets;
@@ -150,7 +151,7 @@ impl EgressCompiler<'_> {
         Ok(Route { first_bucket: group.first, bucket_mask, flags: 0 })
     }
 
-    /// Where a member's packets go now.
+    /// The next hop of a member.
     fn next_hop(&mut self, member: Member) -> Result<u32, Full> {
         if let Some(index) = self.next_hops.get(&member) {
             return Ok(*index);
@@ -175,13 +176,13 @@ impl EgressCompiler<'_> {
         Ok(index)
     }
 
-    /// Of a connection's `COUNTERS` slot and scope. `neighbour` is the one on the link that everything goes to; without one,
-    /// each destination is its own.
+    /// The next hop for a connection's `COUNTERS` slot and scope. `neighbour` is the gateway on the link; without one,
+    /// each destination is its own neighbour.
     fn way_out(&self, (connection, scope): (u32, u32), interface: &str, neighbour: Option<IpAddr>) -> NextHop {
         let host = self.inputs.host;
         let nowhere =
             NextHop { connection, scope, ifindex: 0, port: 0, mtu: 0, flags: 0, addresses: [0; 3], padding: [0; 7] };
-        // An interface that has just come has no port before the ingress is compiled.
+        // A new interface has no port until the policy tables are compiled.
         let Some((link, port)) =
             host.link(interface).and_then(|link| Some((link, self.numbers.ports.get(&link.index)?)))
         else {

@@ -1,4 +1,4 @@
-//! Numbers for things: a thing keeps its number for as long as it is used.
+//! Allocates ids. A key keeps its id as long as it is used.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -6,18 +6,18 @@ use std::{
     ops::Range,
 };
 
-/// A range of numbers, given to keys.
+/// Allocates ids from a range to keys.
 ///
-/// A round is one compilation: [`IdAllocator::begin`], a [`IdAllocator::take`] for each key in use, [`IdAllocator::end`]. A number whose
-/// key was not taken in a round rests. Its user calls [`DeferredFree::begin_release`] and, once no packet can still be on its way
-/// with that number, [`DeferredFree::release`].
+/// A round is one compilation: [`IdAllocator::begin`], [`IdAllocator::take`] for each key in use, [`IdAllocator::end`].
+/// An id whose key was not taken in a round is quarantined. The caller calls [`DeferredFree::begin_release`] and, once
+/// no packet in flight can use the id, [`DeferredFree::release`].
 #[derive(Debug, Clone)]
 pub struct IdAllocator<K> {
     what: &'static str,
     given: HashMap<K, Given>,
     free: BTreeSet<u32>,
     resting: Vec<u32>,
-    /// Those that rested when [`DeferredFree::begin_release`] was called.
+    /// Ids that were quarantined at the call of [`DeferredFree::begin_release`].
     releasing: Vec<u32>,
     next: u32,
     numbers: Range<u32>,
@@ -29,7 +29,7 @@ struct Given {
     used: bool,
 }
 
-/// All numbers are given away.
+/// All ids are in use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the kernel program has room for {room} {what}, the configuration needs more: use fewer of them")]
 pub struct Full {
@@ -38,7 +38,7 @@ pub struct Full {
 }
 
 impl<K: Eq + Hash> IdAllocator<K> {
-    /// `what` names the keys in the error, in the plural.
+    /// `what` names the keys in the error message, in the plural.
     pub fn new(what: &'static str, numbers: Range<u32>) -> Self {
         Self {
             what,
@@ -51,8 +51,8 @@ impl<K: Eq + Hash> IdAllocator<K> {
         }
     }
 
-    /// Gives numbers to keys as they were given before, when nothing has been given yet. Keys that the next round does not
-    /// take lose theirs, as any.
+    /// Restores earlier assignments before any allocation. Keys that the next round does not take lose their ids as
+    /// usual.
     pub fn inherit(&mut self, keys: impl IntoIterator<Item = (K, u32)>) {
         for (key, number) in keys {
             if self.numbers.contains(&number) {
@@ -70,7 +70,7 @@ impl<K: Eq + Hash> IdAllocator<K> {
         }
     }
 
-    /// The key's number; the lowest free one if it has none yet.
+    /// The key's id; a new key gets the lowest free one.
     pub fn take(&mut self, key: K) -> Result<u32, Full> {
         if let Some(given) = self.given.get_mut(&key) {
             given.used = true;
@@ -100,7 +100,7 @@ impl<K: Eq + Hash> IdAllocator<K> {
         });
     }
 
-    /// The number of a key that has one.
+    /// The id of a key, if it has one.
     pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<u32>
     where
         K: std::borrow::Borrow<Q>,
@@ -109,13 +109,13 @@ impl<K: Eq + Hash> IdAllocator<K> {
     }
 }
 
-/// What all ranges of numbers have, whatever their keys.
+/// Release of ids, independent of the key type.
 pub trait DeferredFree {
-    /// Marks the numbers that rest now: from here on it must be found out that no packet is on its way with them.
-    /// Whether there are any.
+    /// Marks the ids quarantined now. The caller must then wait until no packet in flight uses them. Returns whether
+    /// there are any.
     fn begin_release(&mut self) -> bool;
 
-    /// Frees the numbers that were marked; what has come to rest since goes on resting.
+    /// Frees the marked ids. Ids quarantined later stay quarantined.
     fn release(&mut self);
 }
 
@@ -157,7 +157,7 @@ mod tests {
         assert!(slots.begin_release());
         assert_eq!(round(&mut slots, &["b"]), [1]);
         slots.release();
-        // Not 2: that one came to rest in the meantime.
+        // Not 2, which was quarantined in the meantime.
         assert_eq!(round(&mut slots, &["b", "d", "e"]), [1, 0, 3]);
     }
 

@@ -1,4 +1,4 @@
-//! Where things stand in the maps: numbers that outlive a compilation, so that a change touches only what changed.
+//! Indices into the maps. They persist across compilations, so that a change touches only the affected entries.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +19,7 @@ use crate::{
     routing::{buckets, rib::Members},
 };
 
-/// A way out, whatever its state: a connection's slot or, on the VPC side, a router.
+/// An egress member, regardless of its state: a connection's slot or, on the VPC side, a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Member {
     Connection(u32),
@@ -30,29 +30,29 @@ pub enum Member {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub first: u32,
-    /// The owner of each bucket, as far as there is one.
+    /// The owner of each bucket; `None` for an unassigned one.
     pub owners: Arc<[Option<Member>]>,
 }
 
-/// Buckets below this one are groups of one: first those of connections, by slot, which is how a route tells that it leads
-/// to one ([`hub_common::maps::Route`]).
+/// Lower buckets are groups of one. Those of connections come first, by slot: so a route shows that it leads to a
+/// connection ([`hub_common::maps::Route`]).
 const SINGLES: u32 = MAX_BUCKETS / 4;
 const CONNECTION_SLOTS: Range<u32> = VPC + 1..VPC + 1 + MAX_CONNECTIONS;
 
-/// The numbers given away.
+/// The assigned ids.
 #[derive(Debug, Clone, Default)]
 pub struct IdMaps {
     pub policy: IngressLayout,
     pub egress: EgressIds,
 }
 
-/// Numbers of what [`crate::fib::tables::PolicyTables`] holds.
+/// Ids of the entries of [`crate::fib::tables::PolicyTables`].
 #[derive(Debug, Clone)]
 pub struct IngressLayout {
     /// `COUNTERS` slot of a connection, by name.
     pub connections: IdAllocator<String>,
-    /// Scope of a connection's own selectors, by its name and its interface: one that moves to another interface leaves a scope
-    /// behind that stays as it was, for what still comes in by the old one.
+    /// Scope of a connection's own selectors, by its name and its interface. After a move to another interface, the old
+    /// scope remains unchanged for packets that still arrive by the old interface.
     pub scopes: IdAllocator<(String, String)>,
     /// Index into `PORTS`, by ifindex.
     pub ports: IdAllocator<u32>,
@@ -61,7 +61,7 @@ pub struct IngressLayout {
     pub limits: IdAllocator<Rules>,
 }
 
-/// Numbers of what [`crate::fib::tables::EgressTables`] holds, and who has which bucket.
+/// Ids of the entries of [`crate::fib::tables::EgressTables`], and the owners of buckets.
 #[derive(Debug, Clone)]
 pub struct EgressIds {
     pub next_hops: IdAllocator<NextHop>,
@@ -69,16 +69,17 @@ pub struct EgressIds {
     routers: IdAllocator<Option<IpAddr>>,
     shared: IdAllocator<Arc<Members>>,
     owners: HashMap<Arc<Members>, Owners>,
-    /// Of an earlier agent's groups, by the hash of names and weights, until the first compilation is in force.
+    /// Owners from an earlier agent's groups, by the hash of names and weights, until the first compilation is
+    /// committed.
     inherited: HashMap<u64, Owners>,
-    /// The same by the hash of the names alone.
+    /// The same by the hash of names only.
     inherited_names: HashMap<u64, Owners>,
 }
 
-/// Who has a group's buckets.
+/// The owners of a group's buckets.
 #[derive(Debug, Clone)]
 struct Owners {
-    /// Whom the buckets were last shared out over.
+    /// The members among which the buckets were last distributed.
     active: Vec<(Member, u32)>,
     buckets: Arc<[Option<Member>]>,
 }
@@ -91,7 +92,7 @@ impl Default for IngressLayout {
             ports: IdAllocator::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
             policies: IdAllocator::new("different sets of local selectors", 1..u32::MAX),
-            // Below: hub_common::maps::NO_PORT_RULES.
+            // Lower indices: hub_common::maps::NO_PORT_RULES.
             limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_PORT_RULES),
         }
     }
@@ -114,13 +115,13 @@ impl Default for EgressIds {
 }
 
 impl IdMaps {
-    /// Starts from what an earlier agent has left: slots of connections, owners of buckets.
+    /// Starts from the state of an earlier agent: slots of connections, owners of buckets.
     pub fn inherit(&mut self, connections: impl IntoIterator<Item = (String, u32)>, groups: Vec<OldGroup>) {
         self.policy.connections.inherit(connections);
         self.egress.inherit(groups);
     }
 
-    /// All the numbers.
+    /// All allocators.
     fn all(&mut self) -> [&mut dyn DeferredFree; 8] {
         let Self { policy, egress } = self;
         [
@@ -135,13 +136,13 @@ impl IdMaps {
         ]
     }
 
-    /// Marks the numbers that rest now, for [`Self::release`]: some wait until no packet is on its way with them any
-    /// more. Whether there are any.
+    /// Marks the ids quarantined now, for [`Self::release`] once no packet in flight uses them. Returns whether there
+    /// are any.
     pub fn begin_release(&mut self) -> bool {
         self.all().map(DeferredFree::begin_release).contains(&true)
     }
 
-    /// No packet is on its way any more with a number that rested at [`Self::begin_release`].
+    /// Frees the ids marked by [`Self::begin_release`]: no packet in flight uses them any more.
     pub fn release(&mut self) {
         for numbers in self.all() {
             numbers.release();
@@ -187,7 +188,7 @@ impl EgressIds {
     fn inherit(&mut self, groups: Vec<OldGroup>) {
         for OldGroup { record, owners } in groups {
             let buckets: Arc<[Option<Member>]> = owners.iter().map(|slot| slot.map(Member::Connection)).collect();
-            // The shares that they have, as weights: nothing that has its share now need move.
+            // Use the current shares as weights, so that no bucket with the right share moves.
             let mut counts = BTreeMap::new();
             for owner in buckets.iter().flatten() {
                 *counts.entry(*owner).or_default() += 1;
@@ -198,7 +199,7 @@ impl EgressIds {
         }
     }
 
-    /// Whose buckets a group starts from.
+    /// The previous owners of a group's buckets.
     fn before(&self, members: &Arc<Members>, predecessor: Option<&Arc<Members>>) -> Option<&Owners> {
         let inherited = || {
             if self.inherited.is_empty() {
@@ -219,8 +220,8 @@ impl EgressIds {
         Ok(Group { first, owners: Arc::new([Some(member)]) })
     }
 
-    /// The group of several members, its buckets shared out over `active`. If there is none yet, it starts from the
-    /// buckets of its predecessor.
+    /// The group of several members, with its buckets distributed among `active`. A new group starts from the buckets
+    /// of its predecessor.
     pub fn shared(
         &mut self,
         members: &Arc<Members>,
@@ -245,11 +246,11 @@ impl EgressIds {
     }
 }
 
-/// What a group is known by to the next agent.
+/// The record by which the next agent identifies a group.
 pub fn record(members: &Members) -> GroupRecord {
     let (mut all, mut names) = (Fnv::default(), Fnv::default());
     for (name, weight) in members {
-        // Names have no zeros in them.
+        // Names contain no zero bytes.
         for hash in [&mut all, &mut names] {
             hash.add(name.as_bytes());
             hash.add(&[0]);
@@ -259,7 +260,7 @@ pub fn record(members: &Members) -> GroupRecord {
     GroupRecord { members: all.0, names: names.0 }
 }
 
-/// FNV-1a, 64 bits: the same in every version.
+/// FNV-1a, 64 bits: identical in every version.
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -287,11 +288,11 @@ mod tests {
         Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect())
     }
 
-    /// Compiles groups, all of their members up: each with whom it follows.
+    /// Compiles groups with all members up, each with its predecessor.
     fn round(layout: &mut EgressIds, groups: &[(&Arc<Members>, Option<&Arc<Members>>)]) -> Vec<Vec<Option<Member>>> {
         layout.begin();
         let owners = groups.iter().map(|(members, predecessor)| {
-            // Numbers that have nothing to do with each other's order but are the same every time.
+            // Stable numbers, unrelated to the order of members.
             let member = |name: &str| Member::Connection(u32::from(name.as_bytes()[0]));
             let active: Vec<(Member, u32)> =
                 members.iter().map(|(name, weight)| (member(name), u32::from(*weight))).collect();
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!(both[1], fresh[0]);
     }
 
-    /// What an agent leaves behind.
+    /// The state that an agent leaves behind.
     fn left(members: &Members, owners: &[Option<Member>]) -> OldGroup {
         let slot = |owner: &Option<Member>| match owner {
             Some(Member::Connection(slot)) => Some(*slot),
@@ -347,7 +348,7 @@ mod tests {
         let (one, same_names) =
             (members(&[("a", 30), ("b", 70), ("c", 1)]), members(&[("a", 70), ("b", 30), ("c", 1)]));
         let mut layout = EgressIds::default();
-        // Members went and came, so that the buckets are not those of a fresh start.
+        // Members left and returned, so that the buckets differ from those of a fresh start.
         let without = members(&[("a", 30), ("c", 1)]);
         round(&mut layout, &[(&without, None)]);
         let before = round(&mut layout, &[(&one, Some(&without))]).remove(0);

@@ -1,16 +1,15 @@
-//! What the program's maps must hold. State in, tables out; the [`IdMaps`] carries the numbers over from one compilation
-//! to the next.
+//! Compiles the contents of the program's maps from state. The [`IdMaps`] carries ids from one compilation to the next.
 //!
-//! Four parts, each compiled when what it follows from has changed:
+//! There are four parts. Each is compiled when its inputs have changed:
 //!
-//! | part | follows from | as large as |
+//! | part | inputs | size |
 //! | --- | --- | --- |
-//! | [`policy_tables`] | connections, their selectors and SAs, interfaces | the connections and selectors |
-//! | [`neighbour_table`] | neighbours of interfaces where each destination is one | these neighbours |
-//! | [`egress_tables`] | groups of next hops, states, neighbours | the different groups, however many routes share them |
-//! | [`CompiledEgress::routes`] | the RIB's destinations | those that changed |
+//! | [`policy_tables`] | connections, their selectors and SAs, interfaces | connections and selectors |
+//! | [`neighbour_table`] | neighbours on interfaces where each destination is its own neighbour | these neighbours |
+//! | [`egress_tables`] | groups of next hops, states, neighbours | distinct groups, not routes |
+//! | [`CompiledEgress::routes`] | the RIB's destinations | changed destinations |
 //!
-//! The kernel's own routes follow in [`slow_path`], and what the nftables table says in [`ruleset`].
+//! [`slow_path`] compiles the kernel's routes, and [`ruleset`] the nftables table.
 //!
 //! [`IdMaps`]: crate::fib::id_maps::IdMaps
 

@@ -1,6 +1,6 @@
-//! Link addresses of hosts that are reached directly: the VPC's, and those of Ethernet links without a `peer`.
+//! Link addresses of directly reached hosts: the VPC's, and those of Ethernet links without a `peer`.
 //!
-//! Apart from the policy: an ARP or NDP event recompiles no selector.
+//! Separate from the policy, so that an ARP or NDP event recompiles no selector.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use hub_common::maps::{LinkAddress, Neighbour};
 
 use super::{inputs::Inputs, tables::NeighbourTable};
 
-/// Compiles it.
+/// Compiles the neighbour table.
 pub fn neighbour_table(inputs: Inputs<'_>) -> NeighbourTable {
     let Inputs { config, host, .. } = inputs;
     let without_peer = config.connections.values().filter(|connection| connection.peer.is_none());

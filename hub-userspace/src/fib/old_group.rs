@@ -3,7 +3,7 @@
 use hub_common::maps::GroupRecord;
 use serde::{Deserialize, Serialize};
 
-/// How a [`GroupRecord`] is recorded.
+/// Serialized form of a [`GroupRecord`].
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "GroupRecord")]
 pub struct RecordedGroup {
@@ -11,11 +11,11 @@ pub struct RecordedGroup {
     names: u64,
 }
 
-/// A group's buckets as an earlier agent has left them.
+/// A group's buckets, left by an earlier agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldGroup {
     #[serde(with = "RecordedGroup")]
     pub record: GroupRecord,
-    /// `COUNTERS` slot of each bucket's owner, as far as there is one.
+    /// `COUNTERS` slot of each bucket's owner; `None` for an unassigned bucket.
     pub owners: Vec<Option<u32>>,
 }

@@ -1,4 +1,4 @@
-//! Where packets come in, and whom they may be from: attachments, selectors, link addresses.
+//! Ingress policy: attachments, selectors, link prefixes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// Compiles it, and numbers the connections. What nobody uses any more rests from [`IngressLayout::end`] on: once the
-/// tables are written.
+/// Compiles the policy tables and numbers the connections. Unused ids are quarantined by [`IngressLayout::end`]; call
+/// it once the tables are written.
 pub fn policy_tables(inputs: Inputs<'_>, layout: &mut IdMaps) -> Result<PolicyTables, Full> {
     layout.policy.begin();
     let mut compiler = PolicyCompiler {
@@ -50,13 +50,13 @@ struct PolicyCompiler<'a> {
     slots: BTreeMap<&'a str, u32>,
     /// Scopes of connections by `COUNTERS` slot.
     scopes: BTreeMap<u32, u32>,
-    /// `COUNTERS` slots of those whose packets need no route back.
+    /// `COUNTERS` slots of connections without reverse-path check.
     without_reverse_path: BTreeSet<u32>,
     tables: PolicyTables,
 }
 
 impl PolicyCompiler<'_> {
-    /// Numbers the connections and compiles each one's own selectors, which the egress check asks.
+    /// Numbers the connections, and compiles each one's own selectors for the egress check.
     fn connections(&mut self) -> Result<(), Full> {
         for (name, connection) in &self.inputs.config.connections {
             let slot = self.layout.connections.take(name.clone())?;
@@ -91,7 +91,7 @@ impl PolicyCompiler<'_> {
                 _ => UNATTRIBUTED,
             };
             let scope = if let [Carried { slot, agreed: None, .. }] = connections.as_slice() {
-                // What it may send is what may be sent to it.
+                // Its ingress selectors equal its egress selectors.
                 self.scopes[slot]
             } else {
                 let scope = SHARED_SCOPE + port;
@@ -137,7 +137,6 @@ impl PolicyCompiler<'_> {
         }
     }
 
-    /// Compiles the selectors of a scope.
     fn scope(&mut self, scope: u32, selectors: &[Selector]) -> Result<(), Full> {
         for compiled in selectors::compile(selectors) {
             let policy = match compiled.admits_any_local() {
@@ -166,7 +165,7 @@ impl PolicyCompiler<'_> {
         Ok(())
     }
 
-    /// By whom a local is admitted, its rules in the table of limits.
+    /// The owner of a local prefix, with its rules in the table of port rules.
     fn local(&mut self, owner: &Owner) -> Local {
         let mut rules = [Rule::NONE; RULES_PER_ENTRY];
         for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
@@ -178,19 +177,19 @@ impl PolicyCompiler<'_> {
             self.tables.limits.insert(limits, rules);
             limits
         } else {
-            // Sites have a say in how many there are: what is beyond must not keep the rest from being written.
+            // Sites influence the number of rules: an excess must not prevent writing the other entries.
             self.tables.truncated.extend(owner.limits.iter().map(|(_, connection)| *connection));
             ADMITS_NOTHING
         };
         Local { connection: self.with_reverse_path(owner.connection), rules: limits }
     }
 
-    /// A connection's slot as selectors have it.
+    /// A connection's slot as encoded in selectors.
     fn with_reverse_path(&self, slot: u32) -> u32 {
         if self.without_reverse_path.contains(&slot) { slot | NO_REVERSE_PATH } else { slot }
     }
 
-    /// Who may not speak over the VPC's link: the sites' neighbours on their own.
+    /// Prefixes that are not allowed on the VPC's link: the neighbours on the sites' links.
     fn links_to_sites(&mut self, vpc: u32) {
         let Inputs { config, host, .. } = self.inputs;
         let mut add = |prefix: IpNet| {
@@ -204,9 +203,9 @@ impl PolicyCompiler<'_> {
         }
     }
 
-    /// Who may speak to the hub over an interface's own link.
+    /// Source prefixes and hub addresses that are allowed on an interface's own link.
     fn links(&mut self, ifindex: u32, connections: &[Carried<'_>]) {
-        // An own address that somebody gives as a `peer` stays the hub's.
+        // An own address that is configured as a `peer` remains the hub's.
         let mut add = |prefix: IpNet, what: u32| {
             let (address, length) = mapped(prefix);
             self.tables.links.entry(scoped(ifindex, address, length)).or_insert(what);
@@ -228,7 +227,7 @@ impl PolicyCompiler<'_> {
     }
 }
 
-/// A connection that an interface carries.
+/// A connection on an interface.
 struct Carried<'a> {
     slot: u32,
     connection: &'a Connection,
@@ -236,7 +235,7 @@ struct Carried<'a> {
 }
 
 impl Carried<'_> {
-    /// What it may send: without an SA nothing.
+    /// Its ingress selectors; none without an SA.
     fn sent(&self) -> Vec<Selector> {
         match self.agreed {
             Some(agreed) => with_slot(self.slot, agreed.pairs.iter().copied()),
@@ -245,8 +244,8 @@ impl Carried<'_> {
     }
 }
 
-/// What may be sent to a connection. Where there is no SA, what the file says: it must get to where one is negotiated for
-/// it.
+/// Egress selectors of a connection. Without an SA, the file's apply, so that packets reach the IKE daemon and can
+/// trigger negotiation.
 fn to_site(slot: u32, connection: &Connection, agreed: Option<&NegotiatedSelectors>) -> Vec<Selector> {
     let pairs = agreed.into_iter().flat_map(|agreed| agreed.pairs.iter().copied());
     let mut selectors = with_slot(slot, pairs);
@@ -260,7 +259,7 @@ fn with_slot(connection: u32, pairs: impl Iterator<Item = Pair>) -> Vec<Selector
     pairs.map(|pair| Selector { connection, pair }).collect()
 }
 
-/// The pairs that the configuration file says.
+/// The pairs from the configuration file.
 fn of_file(connection: &Connection) -> impl Iterator<Item = Pair> {
     connection.remote_cidrs.iter().flat_map(|remote| {
         connection.local_cidrs.iter().map(|local| Pair { remote: *remote, local: *local, limit: ProtoPorts::NONE })
@@ -277,7 +276,7 @@ impl<A: Ord> FamilyMaps<A> {
     }
 }
 
-/// A prefix as one of IPv6: of an IPv4 one, of the IPv4-mapped addresses (RFC 4291 section 2.5.5.2).
+/// A prefix in IPv6 form: IPv4 as IPv4-mapped (RFC 4291 section 2.5.5.2).
 fn mapped(prefix: IpNet) -> ([u8; 16], u8) {
     match prefix {
         IpNet::V4(net) => (net.network().to_ipv6_mapped().octets(), 96 + net.prefix_len()),
@@ -285,7 +284,7 @@ fn mapped(prefix: IpNet) -> ([u8; 16], u8) {
     }
 }
 
-/// A prefix of an address within a scope.
+/// A prefix within a scope.
 fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
     Prefix { data: Scoped::new(scope, address), length: SCOPE_BITS as u8 + length }
 }

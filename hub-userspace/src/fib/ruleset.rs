@@ -1,4 +1,4 @@
-//! What the nftables table is to say for a configuration. Pure.
+//! Compiles the nftables ruleset for a configuration. Pure.
 
 use hub_common::maps::VPC;
 use ipnet::IpNet;
@@ -18,7 +18,6 @@ pub fn sites(config: &Config) -> impl Iterator<Item = &str> {
     config.connections.values().map(|connection| connection.interface.as_str())
 }
 
-/// What the table is to say. Pure.
 pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots: &IdAllocator<String>) -> Ruleset {
     let mark = config.dataplane.mark;
     let of_connections = config
@@ -36,7 +35,7 @@ pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots
     });
     Ruleset {
         sites: sites(config).map(str::to_owned).collect(),
-        // The hub answers itself, too.
+        // The hub also replies to itself.
         vpc: config.vpc.iter().map(|vpc| vpc.interface.clone()).chain(["lo".to_owned()]).collect(),
         group: SITES_GROUP,
         mark,
@@ -52,7 +51,7 @@ fn of_file(connection: &Connection) -> impl Iterator<Item = (IpNet, IpNet)> {
     connection.local_cidrs.iter().flat_map(move |local| remotes.iter().map(move |remote| (*local, *remote)))
 }
 
-/// The hub's addresses on the link, and who else is there.
+/// Pairs of the hub's addresses on the link with the link's subnets and peers.
 fn of_link(connection: &Connection, host: &HostState) -> Vec<(IpNet, IpNet)> {
     let Some(link) = host.link(&connection.interface) else { return Vec::new() };
     let addresses: Vec<IpNet> = host.addresses_of(link.index).collect();

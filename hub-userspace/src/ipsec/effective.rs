@@ -1,7 +1,7 @@
-//! Which selectors a connection has in force: the file's, or those of the SAs that there are. Pure.
+//! The effective selectors of a connection: the file's, or those of its SAs. Pure.
 //!
-//! What the file does not admit is never admitted, whoever has negotiated it: the file is what the sites' prefixes were
-//! held against each other by.
+//! Negotiation can narrow the file's selectors, never widen them: the check that the sites' prefixes do not conflict
+//! uses the file.
 
 use std::collections::BTreeSet;
 
@@ -23,32 +23,31 @@ use crate::{
     policy::selectors::{Negotiated, NegotiatedSelectors, Pair},
 };
 
-/// Those who know of SAs.
+/// Sources of SA state.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
-    /// The IKE daemon that the agent drives.
+    /// The IKE daemon controlled by the agent.
     pub ike: &'a Tunnels,
-    /// The kernel, and the host's interfaces.
+    /// The kernel's policies and SAs, and the host's interfaces.
     pub xfrm: &'a xfrm::follow::Policies,
     pub host: &'a HostState,
 }
 
-/// What is agreed on for each connection whose SAs are known, `before` being what was so far.
+/// The negotiated selectors of each connection whose SAs are known. `before` is the previous result.
 ///
-/// Until the IKE daemon has answered once, nothing is known, and the file's selectors count: an agent that starts again
-/// finds tunnels that work. One that is lost later takes nothing along: the kernel goes on decrypting with the SAs it has,
-/// without anybody who could tell of their end, so what was agreed on last stays so until somebody answers again and says
-/// what there is. The connection counts as down meanwhile, and gets what no other can take.
+/// Until the IKE daemon has answered once, nothing is known and the file's selectors apply: a restarted agent finds
+/// working tunnels. A daemon that is lost later does not change the negotiated selectors. The kernel continues to
+/// decrypt with its SAs, and no one can report their end. So the last result remains until a daemon answers with its
+/// SAs. Meanwhile the connection counts as down, and gets traffic only where no other connection can take it.
 ///
-/// What the kernel's own policies admit is known from when they have been read first; if they cannot be read any more, what
-/// was read last counts.
+/// The kernel's policies count once they have been read. If a later read fails, the last result remains.
 pub fn negotiated(config: &Config, sources: Sources<'_>, before: &Negotiated) -> Negotiated {
     let Sources { ike, xfrm, host } = sources;
     let agreed = |name: &str, connection: &Connection| match connection.selectors {
         SelectorSource::File => None,
         SelectorSource::Xfrm => {
             let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
-            // Whoever makes the SAs may be waiting for a packet.
+            // The IKE daemon may wait for a packet to start negotiation.
             Some(NegotiatedSelectors { pairs, on_demand: true })
         }
         SelectorSource::Ike if !ike.heard => None,
@@ -67,7 +66,7 @@ pub fn negotiated(config: &Config, sources: Sources<'_>, before: &Negotiated) ->
     config.connections.iter().filter_map(of).collect()
 }
 
-/// What the kernel's policies and SAs of a connection are known by.
+/// The match for the kernel's policies and SAs of a connection.
 pub fn mark(config: &Config, connection: &Connection, host: &HostState) -> Option<SaMatch> {
     let configured = connection.ipsec.as_ref().and_then(|ipsec| ipsec.if_id);
     let if_id = configured.or_else(|| host.link(&connection.interface)?.if_id);
@@ -75,12 +74,12 @@ pub fn mark(config: &Config, connection: &Connection, host: &HostState) -> Optio
     Some(SaMatch { if_id, site })
 }
 
-/// Whether a connection whose SAs others make has one; `None`: not known yet.
+/// Whether a connection whose SAs are managed externally has one; `None`: not known yet.
 pub fn has_sa(config: &Config, connection: &Connection, host: &HostState, table: Option<&XfrmTable>) -> Option<bool> {
     Some(!table?.pairs(&mark(config, connection, host)?).is_empty())
 }
 
-/// What both the pairs and the file admit.
+/// The intersection of the pairs with the file's selectors.
 fn within(pairs: &BTreeSet<Pair>, connection: &Connection) -> BTreeSet<Pair> {
     let Connection { remote_cidrs, local_cidrs, .. } = connection;
     let common = |prefix: IpNet, others: &[IpNet]| -> Vec<IpNet> {
@@ -113,7 +112,7 @@ mod tests {
         super::negotiated(config, Sources { ike, xfrm, host }, before)
     }
 
-    /// One that has IPsec, one that has not, one that has it and wants the file's selectors.
+    /// Three connections: with IPsec, without, and with IPsec but the file's selectors.
     fn config(start: &str) -> Config {
         let connection = |name: &str, selectors: &str| {
             format!(
@@ -138,7 +137,7 @@ mod tests {
         crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
     }
 
-    /// A view with SAs of "a" and "c" for these: remote and local.
+    /// Tunnel state with SAs of "a" and "c" for these selectors: remote and local.
     fn view(sas: &[(&str, &str)]) -> Tunnels {
         let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
         let child = |(remote, local): &(&str, &str)| ChildSa {
@@ -170,7 +169,7 @@ mod tests {
         let two = [("10.1.0.0/24[tcp/22]", "192.168.0.0/24"), ("10.1.1.0/24", "192.168.0.0/24")];
         let agreed = negotiated(&config, &view(&two), &none);
         assert_eq!(shown(&agreed), ["a: 10.1.0.0/24[tcp/22] === 192.168.0.0/24[tcp], 10.1.1.0/24 === 192.168.0.0/24"]);
-        // The same twice, as in a rekeying, is the same.
+        // A duplicate, as during rekeying, changes nothing.
         assert_eq!(negotiated(&config, &view(&[two[0], two[1], two[0]]), &agreed), agreed);
         assert_eq!(shown(&negotiated(&config, &view(&[]), &agreed)), ["a: "], "no SA: nothing");
     }

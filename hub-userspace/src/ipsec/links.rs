@@ -1,11 +1,11 @@
-//! xfrm interfaces of a configuration.
+//! The xfrm interfaces of a configuration.
 
 use crate::{
     config::Config,
     kernel::netlink::{XfrmLink, XfrmLinks},
 };
 
-/// xfrm interfaces that the agent is to make. Of several connections on one, the smallest MTU counts.
+/// The xfrm interfaces that the agent must create. If several connections share one, the smallest MTU applies.
 pub fn xfrm_links(config: &Config) -> XfrmLinks {
     let mut links = XfrmLinks::new();
     for connection in config.connections.values() {

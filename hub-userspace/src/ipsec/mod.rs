@@ -1,4 +1,4 @@
-//! IPsec: strongSwan by vici, the kernel's policies by xfrm, and which selectors follow from both.
+//! IPsec: strongSwan over VICI, the kernel's policies over xfrm, and the effective selectors from both.
 
 pub mod effective;
 pub mod links;

@@ -1,5 +1,5 @@
-//! systemd's file descriptor store (`sd_pid_notify_with_fds(3)`): holds the socket that owns the nftables table while no agent
-//! runs, so that the table has an owner then, too. The next agent of the unit gets it back.
+//! systemd's file descriptor store (`sd_pid_notify_with_fds(3)`). It holds the socket that owns the nftables table
+//! while no agent runs, so that the table always has an owner. systemd passes it to the next agent of the unit.
 
 use std::{
     env,
@@ -17,10 +17,10 @@ use rustix::{
 };
 use tracing::warn;
 
-/// Of the socket in the store (`FDNAME=`).
+/// The socket's name in the store (`FDNAME=`).
 const NAME: &str = "vpnhub-nftables";
 
-/// The socket that an earlier agent has left there. To be called once.
+/// Takes the socket that an earlier agent stored. Call it only once.
 pub fn take() -> Option<OwnedFd> {
     let sockets = match sd_notify::listen_fds_with_names() {
         Ok(sockets) => sockets,
@@ -30,17 +30,17 @@ pub fn take() -> Option<OwnedFd> {
         }
     };
     let (number, _) = { sockets }.find(|(_, name)| name == NAME)?;
-    // SAFETY: systemd has opened it for this process (LISTEN_PID), and this is the only place that takes it.
+    // SAFETY: systemd has opened it for this process (LISTEN_PID). No other code takes it.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Puts it there, if this runs under systemd. The unit needs `FileDescriptorStoreMax=1`.
+/// Stores the socket, if this runs under systemd. The unit needs `FileDescriptorStoreMax=1`.
 pub fn keep(socket: BorrowedFd<'_>) {
-    // Not polled: an error on the socket must not remove it.
+    // No polling: systemd would remove the socket on an error.
     send(&format!("FDSTORE=1\nFDNAME={NAME}\nFDPOLL=0\n"), &[socket]);
 }
 
-/// Removes it.
+/// Removes the socket from the store.
 pub fn forget() {
     send(&format!("FDSTOREREMOVE=1\nFDNAME={NAME}\n"), &[]);
 }

@@ -1,4 +1,5 @@
-//! The nftables table that keeps the kernel to what the program has decided: its content, and that it stays so.
+//! Writes the nftables table that makes the kernel obey the program's decisions, and restores it after changes by
+//! others.
 
 use anyhow::{Context as _, Result};
 use tokio::{runtime::Handle, task::block_in_place};
@@ -9,7 +10,6 @@ use super::{
     netlink::{Guard, GuardCounters, Ruleset},
 };
 
-/// The table itself.
 pub struct GuardTable {
     guard: Guard,
     /// How often others have changed it.
@@ -17,8 +17,8 @@ pub struct GuardTable {
 }
 
 impl GuardTable {
-    /// Goes on with the socket that systemd has kept, if there is one. With `plain_table` the table has no owner, as on a
-    /// kernel before 6.9.
+    /// Resumes with the socket in systemd's file descriptor store, if there is one. With `plain_table` the table has no
+    /// owner, as on a kernel before 6.9.
     ///
     /// # Errors
     /// When the kernel has no nftables, or this process may not change them.
@@ -52,21 +52,21 @@ impl GuardTable {
         Ok(Self { guard, disturbances: 0 })
     }
 
-    /// Waits for the kernel, so that what follows is behind it; in a worker thread of a runtime that has several.
+    /// Blocks until the kernel has applied it, so that later steps can rely on it. Needs a multi-threaded runtime.
     pub fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let guard = &mut self.guard;
         block_in_place(|| Handle::current().block_on(guard.apply(ruleset)))
             .context("the nftables table inet vpnhub, which keeps the kernel from forwarding past the selectors")
     }
 
-    /// Returns when somebody else has changed the table; [`Self::apply`] is to follow. May be cancelled.
+    /// Returns when another process has changed the table. The caller then calls [`Self::apply`]. Cancel-safe.
     pub async fn disturbed(&mut self) {
         if let Err(error) = self.guard.disturbed().await {
             warn!("changes of the nftables table inet vpnhub cannot be followed: {error}");
             std::future::pending::<()>().await;
         }
         self.disturbances += 1;
-        // Whoever does it all the time must not fill the log.
+        // A process that changes it continuously must not fill the log.
         if self.disturbances.is_power_of_two() {
             warn!(
                 times = self.disturbances,
@@ -75,13 +75,13 @@ impl GuardTable {
         }
     }
 
-    /// What the table has dropped.
+    /// Packets and bytes that the table dropped.
     pub fn counters(&mut self) -> Result<GuardCounters> {
         let guard = &mut self.guard;
         Ok(block_in_place(|| Handle::current().block_on(guard.counters()))?)
     }
 
-    /// Removes the table, which opens what it denied.
+    /// Removes the table: traffic that it dropped passes again.
     pub async fn remove(mut self) -> Result<()> {
         self.guard.remove().await?;
         fd_store::forget();
@@ -89,7 +89,7 @@ impl GuardTable {
     }
 }
 
-/// Its socket owns the table also while no agent runs, under systemd.
+/// Under systemd, the stored socket owns the table even while no agent runs.
 async fn open_and_keep() -> Result<Guard> {
     let guard = Guard::open().await?;
     if guard.is_owner() {

@@ -1,4 +1,4 @@
-//! The kernel beside the program: links, addresses, routes, neighbours, nftables, settings.
+//! The kernel's state: links, addresses, routes, neighbours, nftables, sysctls.
 
 pub mod fd_store;
 pub mod guard;

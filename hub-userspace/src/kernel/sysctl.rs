@@ -1,8 +1,9 @@
-//! What a site must not tell the kernel through its attachment: no router advertisements, no redirects, no source routes.
+//! Disables router advertisements, redirects and source routes on the attachments of sites.
 //!
-//! A router advertisement gives the hub an address and a default route (RFC 4862, `net/ipv6/ndisc.c`), a redirect
-//! another next hop, and a source route in a packet to the hub (RFC 791) another destination. All are off on every
-//! attachment of a site before the program is attached, and are set again where somebody has changed them. The VPC's interface is left alone: a host with one NIC may live by its advertisements.
+//! A router advertisement gives the hub an address and a default route (RFC 4862, `net/ipv6/ndisc.c`). A redirect
+//! changes the next hop. A source route in a packet to the hub (RFC 791) changes the destination. All are off on every
+//! attachment of a site before the program is attached, and are restored if another process changes them. The VPC's
+//! interface is left alone: a host with one NIC may depend on its advertisements.
 //!
 //! With `forwarding` off the kernel takes IPv4 redirects where *either* `all` or the interface has them on
 //! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
@@ -17,36 +18,38 @@ use tracing::{error, info, warn};
 
 use crate::{config::Config, kernel::netlink::HostState};
 
-/// Settings of an interface: the part before its name, and the part behind.
+/// Sysctls of an interface: the path before its name, and the file name.
 const OFF: [(&str, &str); 4] = [
     ("ipv6/conf", "accept_ra"),
     ("ipv6/conf", "accept_redirects"),
     ("ipv4/conf", "accept_redirects"),
     ("ipv4/conf", "accept_source_route"),
 ];
-/// Shows the network namespace of whoever looks.
+/// Shows the network namespace of the reading process.
 const ROOT: &str = "/proc/sys/net";
 
-/// An answer of the kernel has the mark of what it answers (ip-sysctl.rst): so the nftables table knows it.
+/// The kernel's replies carry the mark of the packet they answer (ip-sysctl.rst), so that the nftables table recognizes
+/// them.
 const REFLECT: [&str; 2] = ["ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
 
-/// The kernel's choice among a route's next hops goes by the flow's ports, so by a hash that the program has set
+/// Makes the kernel choose among a route's next hops by a hash that includes ports. The program has set that hash
 /// (`fib_multipath_hash`, `net/ipv4/route.c`; `rt6_multipath_hash`, net/ipv6/route.c).
 const BY_PORTS: [&str; 2] = ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"];
 
-/// What is to be set.
+/// The desired sysctls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Attachments of sites by name: the index, and the MTU, as the kernel makes the settings new where an MTU comes back
-    /// above the least (`addrconf_notify`, net/ipv6/addrconf.c).
+    /// Attachments of sites by name: index and MTU. The MTU is included because the kernel recreates the IPv6 settings
+    /// when the MTU rises above the minimum again (`addrconf_notify`, net/ipv6/addrconf.c).
     links: BTreeMap<String, (u32, u32)>,
-    /// The kernel is to choose among next hops as the program does; needed where a destination has several. For all of the
-    /// network namespace, and for good: the kernel knows no other way.
+    /// The kernel must choose among next hops as the program does: needed once a destination has several. It applies to
+    /// the whole network namespace and is never reset: the kernel has no narrower setting.
     by_ports: bool,
 }
 
 impl Settings {
-    /// Follows configuration and host; whether anything is new. `by_ports`: a destination has several next hops.
+    /// Updates from configuration and host state; returns whether anything changed. `by_ports`: a destination has
+    /// several next hops.
     pub fn follow(&mut self, config: &Config, host: &HostState, by_ports: bool) -> bool {
         let names = config.connections.values().map(|connection| &connection.interface);
         let links = names.filter_map(|name| host.link(name)).map(|link| (link.name.clone(), (link.index, link.mtu)));
@@ -56,31 +59,32 @@ impl Settings {
         differs
     }
 
-    /// The interface is gone; one of the same index may have come since.
+    /// The interface was removed. Its index may be reused.
     pub fn forget(&mut self, ifindex: u32) {
         self.links.retain(|_, (index, _)| *index != ifindex);
     }
 }
 
-/// Makes the settings.
+/// Writes the sysctls.
 #[derive(Debug, Default)]
 pub struct Sysctls {
-    /// What an interface was when it was last set.
+    /// Index and MTU of an interface when its settings were last written.
     settled: BTreeMap<String, (u32, u32)>,
-    /// Settings of the network namespace that are set.
+    /// Whether the settings of the network namespace are written.
     by_ports: bool,
     reflect: bool,
-    /// What has failed, by the interface's name: it is logged once.
+    /// Failures by the interface's name, so that each is logged once.
     failed: BTreeMap<String, String>,
 }
 
 impl Sysctls {
-    /// The interface is gone; one of the same index may have come since.
+    /// The interface was removed. Its index may be reused.
     pub fn forget(&mut self, ifindex: u32) {
         self.settled.retain(|_, (index, _)| *index != ifindex);
     }
 
-    /// Sets what is new since the last time; with `audit` also what somebody else may have changed.
+    /// Writes everything that changed since the last call; with `audit`, also restores values that another process
+    /// changed.
     pub fn set(&mut self, settings: &Settings, audit: bool) {
         if audit {
             self.settled.clear();
@@ -119,7 +123,7 @@ impl Sysctls {
     }
 }
 
-/// Sets settings of the network namespace to 1; `otherwise` is what happens where that fails.
+/// Sets sysctls of the network namespace to 1. `otherwise` describes the consequence of a failure.
 fn set_all(settings: [&str; 2], otherwise: &str) {
     for setting in settings {
         let path = Path::new(ROOT).join(setting);
@@ -134,7 +138,6 @@ fn set_all(settings: [&str; 2], otherwise: &str) {
     }
 }
 
-/// A setting that could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlFailure {
     #[error("an interface named {0} has no settings of its own: rename it")]
@@ -143,10 +146,10 @@ pub enum SysctlFailure {
     Write { path: PathBuf, error: io::Error },
 }
 
-/// The files of an interface's settings, below `root`.
+/// The sysctl files of an interface, below `root`.
 ///
 /// # Errors
-/// When the name is that of the settings of all interfaces, or leads out of them.
+/// When the name is reserved for the settings of all interfaces, or is a path that leaves `root`.
 fn plan(root: &Path, interface: &str) -> Result<Vec<PathBuf>, SysctlFailure> {
     // The kernel gives interfaces of the first two names no settings (`sysctl_dev_name_is_allowed`, net/core/dev.h).
     if ["all", "default", ".", "..", ""].contains(&interface) || interface.contains('/') {
@@ -155,7 +158,7 @@ fn plan(root: &Path, interface: &str) -> Result<Vec<PathBuf>, SysctlFailure> {
     Ok(OFF.iter().map(|(family, setting)| root.join(family).join(interface).join(setting)).collect())
 }
 
-/// Sets what is not so yet; which settings those were. A setting that is not there cannot do harm.
+/// Writes the settings that differ; returns which ones. A missing setting is harmless.
 fn apply(root: &Path, interface: &str) -> Result<Vec<String>, SysctlFailure> {
     let mut changed = Vec::new();
     for path in plan(root, interface)? {
@@ -201,7 +204,7 @@ mod tests {
                 assert_eq!(read(&format!("{family}/eth0.100/{setting}")), "0\n", "{family} {setting}");
             }
             assert_eq!(read("ipv6/conf/other/accept_ra"), "1\n", "another interface is left alone");
-            // A least MTU and back: the kernel makes the settings of IPv6 new.
+            // Below the minimum MTU and back: the kernel recreates the IPv6 settings.
             ip("link set eth0.100 up");
             ip("link set eth0.100 mtu 1000");
             assert!(apply(Path::new(ROOT), "eth0.100").expect("nothing is there").is_empty());

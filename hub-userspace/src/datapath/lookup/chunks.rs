@@ -1,4 +1,4 @@
-//! The memory of the class trie as the kernel has it: an array of arrays, mapped one behind the other.
+//! The memory of the class trie in the kernel: an array of arrays, mapped contiguously.
 
 use std::{ffi::c_void, ptr::NonNull, slice, sync::atomic::AtomicU32};
 
@@ -14,25 +14,25 @@ use super::class_trie::memory::Backing;
 use crate::datapath::DatapathError;
 
 const NAME: &str = "CHUNKS";
-/// What is used of a chunk: a multiple of the page size, as mappings must be.
+/// The used bytes of a chunk: a multiple of the page size, as mmap requires.
 const CHUNK_BYTES: usize = CHUNK_WORDS as usize * size_of::<u32>();
 
-/// The chunks there are.
+/// The existing chunks.
 pub struct Chunks {
     outer: ArrayOfMaps<MapData>,
-    /// Of addresses for the most chunks there may be; those there are are mapped from the start on.
+    /// Start of an address range for the maximum number of chunks; existing chunks are mapped from its start.
     base: NonNull<AtomicU32>,
     bytes: usize,
     count: u32,
 }
 
 impl Chunks {
-    /// `most`: chunks there may be.
+    /// `most`: maximum number of chunks.
     pub fn take(ebpf: &mut Ebpf, most: u32) -> Result<Self, DatapathError> {
         let map: Map = ebpf.take_map(NAME).expect("the embedded object has every map");
         let outer = ArrayOfMaps::try_from(map).map_err(|error| DatapathError::map(NAME, MAX_CHUNKS, &error))?;
         let bytes = most as usize * CHUNK_BYTES;
-        // SAFETY: a new mapping at an address of the kernel's choice, which nobody can have a reference to.
+        // SAFETY: a new mapping at an address chosen by the kernel; no references to it exist.
         let base = unsafe {
             mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)
         };
@@ -46,8 +46,8 @@ impl Backing for Chunks {
     type Error = DatapathError;
 
     fn words(&self) -> &[AtomicU32] {
-        // SAFETY: `count` chunks are mapped from `base` on, readable and writable, until `self` is dropped; the kernel side
-        // only reads them, and every access here is atomic.
+        // SAFETY: `count` chunks are mapped from `base` on, readable and writable, until `self` is dropped. The kernel
+        // side only reads them, and every access here is atomic.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.count as usize * CHUNK_WORDS as usize) }
     }
 
@@ -58,7 +58,7 @@ impl Backing for Chunks {
             MapData::create(array, "CHUNK", None).map_err(|error| DatapathError::map(NAME, MAX_CHUNKS, &error))?;
         let place: *mut c_void = self.base.as_ptr().wrapping_add(self.count as usize * CHUNK_WORDS as usize).cast();
         assert!((self.count as usize + 1) * CHUNK_BYTES <= self.bytes, "the memory keeps to its limit");
-        // SAFETY: replaces a part of our own reservation, to which there is no reference yet.
+        // SAFETY: replaces a part of our own reservation, to which no reference exists yet.
         let mapped = unsafe {
             mmap(
                 place,
@@ -78,12 +78,12 @@ impl Backing for Chunks {
 
 impl Drop for Chunks {
     fn drop(&mut self) {
-        // SAFETY: the whole reservation, and nothing else; references to it live no longer than `self`.
+        // SAFETY: unmaps exactly the whole reservation; references to it live no longer than `self`.
         if let Err(error) = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) } {
             tracing::warn!("the memory of the look-up is not unmapped: {error}");
         }
     }
 }
 
-// SAFETY: the mapping belongs to this value alone, and its words are atomic.
+// SAFETY: this value owns the mapping exclusively, and its words are atomic.
 unsafe impl Send for Chunks {}

@@ -1,4 +1,4 @@
-//! Routes and selectors in the kernel: LPM tries, or the class trie.
+//! Route and selector look-up in the kernel: LPM tries, or the class trie.
 
 mod chunks;
 pub mod class_trie;
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// As the settings want it.
+/// The look-up selected by the settings.
 pub enum Lookup {
     Tries(Box<Tries>),
     Compiled { tables: Box<ClassTrie<Chunks>>, mebibytes: u32 },
@@ -51,7 +51,7 @@ where
     routes: Named<LpmTrie<MapData, A, Route>>,
 }
 
-/// What differs by family.
+/// The differences between the families.
 pub trait Address: Ord + Pod
 where
     Scoped<Self>: Pod,
@@ -59,7 +59,7 @@ where
     const FAMILY: class_trie::TrieFamily;
 
     fn tries(tries: &mut Tries) -> &mut FamilyTries<Self>;
-    /// From the highest of 128 bits on.
+    /// Left-aligned in 128 bits.
     fn bits(self) -> u128;
 }
 
@@ -135,7 +135,7 @@ impl Lookup {
         }
     }
 
-    /// A route that is to be deleted may never have been written.
+    /// A route to delete may never have been written.
     pub fn change_routes(&mut self, changes: &MapChanges<IpNet, Route>) -> Written {
         match self {
             Self::Tries(tries) => {
@@ -199,7 +199,7 @@ impl DeferredFree for Lookup {
 
 type TrieChange = ((u128, u8), Change);
 
-/// All changes at once. On an error none counts as made: they are made again.
+/// Applies all changes at once. On an error none counts as made: the caller repeats them all.
 fn apply<A: Address>(
     tables: &mut ClassTrie<Chunks>,
     mebibytes: u32,

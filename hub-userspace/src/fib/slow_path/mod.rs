@@ -1,8 +1,8 @@
-//! RIB to kernel routes: what the program passes to the kernel must take the same way there.
+//! Kernel routes from the RIB: packets that the program passes to the kernel must take the same path there.
 //!
-//! All routes stand in the main table, for a rule that would lead to another one costs every packet that the host looks a
-//! route up for; the published ones under a protocol of their own, and in the operator's table if that is another. That the
-//! kernel forwards by them only what the program has admitted, the nftables table sees to ([`crate::kernel::guard`]). Pure.
+//! All routes are in the main table, because a rule for another table would slow down every route look-up of the host.
+//! Published routes have a protocol of their own, and are also in the operator's table if that is another. The nftables
+//! table ensures that the kernel forwards by them only admitted packets ([`crate::kernel::guard`]). Pure.
 
 use std::{
     collections::BTreeSet,
@@ -25,21 +25,21 @@ use crate::{
     routing::rib::{self, Members, Rib, Target},
 };
 
-/// The link-local address that stands for an IPv4 `peer` when IPv6 goes to it: the kernel has no IPv6 route through an
-/// IPv4 neighbour, so the peer's link address gets this name in the IPv6 neighbour table. The same on every link; the
-/// last bytes spell "vpnhub".
+/// The link-local address that represents an IPv4 `peer` for IPv6: the kernel has no IPv6 route via an IPv4 neighbour,
+/// so the IPv6 neighbour table maps this address to the peer's link address. The same on every link; the last bytes
+/// spell "vpnhub".
 const PEER_STAND_IN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x7670, 0x6e68, 0x7562);
 
-/// Kernel routes that one destination can have: one for the kernel alone, one behind it, and the published one.
+/// Maximum of kernel routes per destination: the internal one, the backstop, and the published one.
 pub const ENTRIES: usize = 3;
 
-/// A kernel route, and what it is to do; nothing: it is not to be there.
+/// A kernel route and its desired action; `None` deletes it.
 pub type KernelRoute = (RouteKey, Option<Arc<RouteAction>>);
 
-/// What every destination that leads to connections has besides.
+/// An additional route for every destination with connections.
 pub static BACKSTOP: LazyLock<Arc<RouteAction>> = LazyLock::new(|| Arc::new(RouteAction::Unreachable));
 
-/// The families of the configured prefixes: a host may have IPv6 switched off.
+/// The address families of the configured prefixes: a host may have IPv6 disabled.
 fn families(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<Family> {
     let vpc = inputs.config.vpc.iter().flat_map(|vpc| &vpc.cidrs);
     vpc.map(|cidr| family(*cidr)).chain(rib.families()).collect()
@@ -52,9 +52,8 @@ pub fn family(prefix: IpNet) -> Family {
     }
 }
 
-/// The kernel routes of a destination, whatever leads to it; `action` is what [`action`] says of its members. In `table`
-/// is the published one, if that is the table that the configuration says. Prefixes of the VPC have none: the kernel knows
-/// the way there.
+/// The kernel routes of a destination; `action` is the result of [`action`] for its members. `table` holds the
+/// published route if it is the configured table. Prefixes of the VPC have no routes: the kernel already has them.
 pub fn entries_of(
     destination: IpNet,
     rib: &Rib,
@@ -67,8 +66,8 @@ pub fn entries_of(
     };
     let action = action(&members);
     let published_to = rib.is_published(destination).then(|| publish_table(config));
-    // The backstop is always there: when an interface goes, the kernel drops its routes before we hear of it, and what goes
-    // to a site must not leave unprotected by a wider route or the default one.
+    // The backstop always exists: when an interface is removed, the kernel drops its routes before we get the event.
+    // Traffic to a site must not leave unprotected by a less specific route or the default route.
     entries(
         destination,
         table,
@@ -80,7 +79,7 @@ pub fn entries_of(
     )
 }
 
-/// The table that published routes go to.
+/// The table for published routes.
 pub fn publish_table(config: &Config) -> u32 {
     config.vpc.as_ref().map_or(DEFAULT_PUBLISH_TABLE, |vpc| vpc.publish_table)
 }
@@ -99,8 +98,8 @@ fn entries(
     ]
 }
 
-/// What the kernel does with packets for destinations of a family that have these members: to those that carry their
-/// traffic and have an interface to carry it. Nothing if there is none. In the form in which the kernel shows it.
+/// The kernel's action for destinations of a family with these members: next hops are the members that carry their
+/// traffic and have an interface that is up. `None` without any. In the kernel's canonical form.
 pub fn action(inputs: Inputs<'_>, members: &Members, family: Family) -> Option<RouteAction> {
     let hop = |(name, part): (&str, u32)| {
         let connection = &inputs.config.connections[name];
@@ -113,7 +112,7 @@ pub fn action(inputs: Inputs<'_>, members: &Members, family: Family) -> Option<R
     (!next_hops.is_empty()).then(|| RouteAction::Unicast { next_hops }.normalised())
 }
 
-/// Whom the kernel asks for a link address; raw-IP links have none.
+/// The neighbour that the kernel resolves; raw-IP links have none.
 fn via(connection: &Connection, link: &Link, family: Family) -> Option<IpAddr> {
     let peer = connection.peer.filter(|_| link.ethernet)?;
     match (peer, family) {
@@ -122,7 +121,7 @@ fn via(connection: &Connection, link: &Link, family: Family) -> Option<IpAddr> {
     }
 }
 
-/// Link neighbours, whom the program needs to know before any traffic asks for them.
+/// Link neighbours, which the program needs before any traffic triggers their resolution.
 pub fn neighbours(inputs: Inputs<'_>, rib: &Rib) -> BTreeSet<KernelNeighbour> {
     let Inputs { config, host, .. } = inputs;
     let mut neighbours = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! What the program's maps hold: plain data, compared by [`crate::fib::diff`], and the writes that lead from one state of them
-//! to the next.
+//! The contents of the program's maps as plain data, compared by [`crate::fib::diff`], and the writes from one state to
+//! the next.
 
 mod write;
 
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 pub use self::write::{MapChanges, Write};
 
-/// What the program's maps hold now, but for the routes: there may be a million, and the RIB knows which of them changed.
+/// The current contents of the program's maps, except routes: there may be a million, and the RIB tracks their changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     pub policy: PolicyTables,
@@ -20,13 +20,13 @@ pub struct Tables {
     pub egress: EgressTables,
 }
 
-/// Link addresses of hosts that are reached directly.
+/// Link addresses of directly reached hosts.
 pub type NeighbourTable = BTreeMap<Neighbour, LinkAddress>;
 
-/// Where packets come in and whom they are from: everything before the route is looked up.
+/// The maps of the stages before the route look-up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyTables {
-    /// Names of the connections that the counters belong to, by slot.
+    /// Names of the connections by counter slot.
     pub connections: BTreeMap<u32, String>,
     /// By ifindex.
     pub attachments: BTreeMap<u32, Attachment>,
@@ -39,12 +39,11 @@ pub struct PolicyTables {
     pub links: BTreeMap<Prefix<Scoped<[u8; 16]>>, u32>,
     /// ifindex, by port.
     pub ports: BTreeMap<u32, u32>,
-    /// In no map: slots of connections with more limits to protocols and ports than there is room for. What is beyond
-    /// is not admitted.
+    /// Not in a map: slots of connections with more port rules than fit. The excess is dropped.
     pub truncated: BTreeSet<u32>,
 }
 
-/// The maps that there are for each address family.
+/// The maps that exist once per address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FamilyMaps<A> {
     pub remotes: BTreeMap<Prefix<Scoped<A>>, Remote>,
@@ -57,15 +56,16 @@ impl<A> Default for FamilyMaps<A> {
     }
 }
 
-/// Where packets leave: few, however many routes lead there. All that a failure changes is here.
+/// The egress maps, small regardless of the number of routes. A failure changes only these.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressTables {
     pub next_hops: BTreeMap<u32, NextHop>,
-    /// Members of groups with several; the value means nothing.
+    /// Members of groups with several members; the value is unused.
     pub members: BTreeMap<GroupMember, u32>,
-    /// Index into `next_hops` and above it the bits of [`hub_common::maps::path_of`], by bucket; [`EgressTables::NOWHERE`] for one that no route uses.
+    /// Index into `next_hops` with the bits of [`hub_common::maps::path_of`] above it, by bucket;
+    /// [`EgressTables::NOWHERE`] for one that no route uses.
     pub buckets: Vec<u32>,
-    /// Whose buckets these are, by first bucket divided by [`hub_common::maps::GROUP_BUCKETS`]; groups of one are not here.
+    /// The group of the buckets, by first bucket divided by [`hub_common::maps::GROUP_BUCKETS`]; without groups of one.
     pub groups: BTreeMap<u32, GroupRecord>,
 }
 
@@ -73,15 +73,15 @@ impl EgressTables {
     pub const NOWHERE: u32 = u32::MAX;
 }
 
-/// Destinations whose routes change, and what they say from now on; nothing for one that is gone.
+/// Destinations with changed routes, and the new routes; `None` for a removed one.
 ///
-/// Not a whole table: there may be a million, and the RIB knows which of them changed.
+/// Not a whole table: there may be a million routes, and the RIB tracks their changes.
 pub type RouteChanges = Vec<(IpNet, Option<Route>)>;
 
 /// Key of a longest-prefix-match trie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix<K> {
     pub data: K,
-    /// Bits of `data` that count, from the first; the others are 0.
+    /// Number of significant bits of `data`, from the first; the others are 0.
     pub length: u8,
 }

@@ -1,7 +1,7 @@
 //! The order in which the program's maps are written. Pure.
 //!
-//! A packet may come between any two writes. So what it finds leads only to what is there already: new entries are written
-//! from the last stage of the program to the first, and what is gone is deleted from the first to the last.
+//! A packet may arrive between any two writes, and each entry must refer only to existing entries. So new entries are
+//! written from the last stage of the program to the first, and obsolete ones are deleted from the first to the last.
 
 use std::{collections::BTreeMap, iter::repeat};
 
@@ -13,19 +13,19 @@ use ipnet::IpNet;
 use super::{EgressTables, FamilyMaps, NeighbourTable, PolicyTables, Prefix, RouteChanges, Tables};
 use crate::fib::diff::{MapDifference, difference};
 
-/// Entries of one map and their new values, written in this order; without a value, the entry is deleted.
+/// Entries of one map and their new values, written in this order; `None` deletes the entry.
 pub type MapChanges<K, V> = Vec<(K, Option<V>)>;
 
 /// Changes of one of the program's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// Whose counters a slot has.
+    /// The owner of a counter slot.
     Connections(MapChanges<u32, String>),
     Ports(MapChanges<u32, u32>),
     GroupMembers(MapChanges<GroupMember, u32>),
     NextHops(MapChanges<u32, NextHop>),
     Groups(MapChanges<u32, GroupRecord>),
-    /// Never deleted: a bucket without a value is used by no route.
+    /// Never deleted: no route uses a bucket without a value.
     Buckets(MapChanges<u32, u32>),
     Neighbours(MapChanges<Neighbour, LinkAddress>),
     Links(MapChanges<Prefix<Scoped<[u8; 16]>>, u32>),
@@ -66,7 +66,7 @@ impl Write {
 }
 
 impl Tables {
-    /// The writes that lead to these tables and change these routes. Without `policy`, that stays as it is.
+    /// The writes that produce these tables and change these routes. Without `policy`, the policy stays unchanged.
     pub fn writes_to(
         &self,
         policy: Option<&PolicyTables>,
@@ -88,7 +88,7 @@ impl Tables {
             after,
             vec![Write::Routes(new_routes)],
             last,
-            // From here on only deletes.
+            // From here on only deletions.
             first,
             vec![Write::Routes(old_routes)],
             deleted,
@@ -98,8 +98,8 @@ impl Tables {
         parts.into_iter().flatten().filter(|write| !write.is_empty()).collect()
     }
 
-    /// The same for the next hops and buckets alone: all that a failure changes. What no bucket leads to any more stays in
-    /// the map until its index is used again.
+    /// The same for next hops and buckets only: all that a failure changes. A next hop without buckets stays in the map
+    /// until its index is reused.
     pub fn reroutes_to(&self, egress: &EgressTables) -> Vec<Write> {
         let next_hops = difference(&self.egress.next_hops, &egress.next_hops);
         let groups = difference(&self.egress.groups, &egress.groups);
@@ -111,7 +111,7 @@ impl Tables {
         let buckets = differ.map(|(bucket, (_, new))| (bucket, value(*new))).collect();
         let mut writes = vec![
             Write::NextHops(puts(&next_hops)),
-            // Before those that come: a record names the group that has the buckets.
+            // Before the new ones: a record names the group that owns the buckets.
             Write::Groups(deletes(&groups)),
             Write::Groups(puts(&groups)),
             Write::Buckets(buckets),
@@ -121,13 +121,13 @@ impl Tables {
         writes
     }
 
-    /// Whether every interface that the next hops lead to has its port.
+    /// Whether every interface of the next hops has its port.
     pub fn has_ports_of(&self, egress: &EgressTables) -> bool {
         let mut hops = egress.next_hops.values().filter(|next_hop| next_hop.ifindex != 0);
         hops.all(|next_hop| self.policy.ports.get(&next_hop.port) == Some(&next_hop.ifindex))
     }
 
-    /// Notes that the first `count` entries of a write are in the map.
+    /// Records that the first `count` entries of a write are in the map.
     pub fn note(&mut self, write: &Write, count: usize) {
         let Self { policy, neighbours, egress } = self;
         match write {
@@ -151,7 +151,7 @@ impl Tables {
     }
 }
 
-/// What changes of the policy.
+/// The changes of the policy.
 #[derive(Default)]
 struct PolicyDifference {
     connections: MapDifference<u32, String>,
@@ -178,7 +178,7 @@ impl PolicyDifference {
         }
     }
 
-    /// What is new: before the next hops, between these and the routes, behind the routes.
+    /// New entries: before the next hops, between these and the routes, after the routes.
     fn puts(&self) -> [Vec<Write>; 3] {
         let Self { connections, ports, links, limits, v4, v6, vlans, attachments } = self;
         [
@@ -195,7 +195,7 @@ impl PolicyDifference {
         ]
     }
 
-    /// What goes: before the routes, between these and the next hops, behind the next hops.
+    /// Deletions: before the routes, between these and the next hops, after the next hops.
     fn deletes(&self) -> [Vec<Write>; 3] {
         let Self { connections, ports, links, limits, v4, v6, vlans, attachments } = self;
         [
@@ -213,7 +213,7 @@ impl PolicyDifference {
     }
 }
 
-/// What changes of one family's selectors.
+/// The changes of one family's selectors.
 struct SelectorDifference<A> {
     remotes: MapDifference<Prefix<Scoped<A>>, Remote>,
     locals: MapDifference<Prefix<Scoped<A>>, Local>,

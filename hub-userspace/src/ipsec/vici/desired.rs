@@ -1,4 +1,4 @@
-//! What charon must have for a configuration, and the steps from what it has to that. Pure, but for the reading of files.
+//! The desired state of charon for a configuration, and the steps to reach it. Pure, except for reading files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,11 +18,11 @@ use crate::config::{
     },
 };
 
-/// Names of ours begin so: what else charon has is left alone.
+/// Prefix of our names. Other objects of charon are left alone.
 const PREFIX: &str = "vpnhub-";
-/// ESP's sequence numbers have 32 bits: at some million packets a second they are used up within the hour.
+/// Rekey before ESP's 32-bit sequence numbers run out: at a million packets per second that takes about an hour.
 const REKEY_PACKETS: &str = "3600000000";
-/// Bytes of a PEM file: a value of a message is a little longer at most.
+/// Maximum size of a PEM file in bytes: slightly below the maximum length of a message's value.
 const LONGEST_PEM: usize = 60_000;
 
 /// charon's name for a connection.
@@ -30,31 +30,31 @@ pub fn name_of(connection: &str) -> String {
     format!("{PREFIX}{connection}")
 }
 
-/// The connection that charon calls so, if it is one of ours.
+/// The connection with this name in charon, if it is ours.
 pub fn connection_of(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
 }
 
-/// What charon must have. `Debug` shows no secrets.
+/// The desired state of charon. `Debug` shows no secrets.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct DesiredState {
-    /// By charon's name of each.
+    /// By charon's name.
     pub connections: BTreeMap<String, Message>,
     pub secrets: BTreeMap<String, SharedSecret>,
     pub keys: BTreeMap<PathBuf, Pem>,
     pub authorities: BTreeMap<PathBuf, Pem>,
-    /// Connections that there cannot be, by our name, each with the reason.
+    /// Connections that cannot be configured, by our name, with the reason.
     pub problems: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedSecret {
     pub secret: Secret,
-    /// Whose it is: hub and site.
+    /// Identities that use it: hub and site.
     pub owners: [String; 2],
 }
 
-/// A certificate or a key as a file has it. Its memory is overwritten when it is dropped.
+/// The PEM text of a certificate or a key. Its memory is overwritten on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pem(Zeroizing<String>);
 
@@ -64,7 +64,7 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// Something to tell charon.
+/// A change of charon's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CharonStep {
     Load { command: &'static str, message: Message },
@@ -73,7 +73,7 @@ pub enum CharonStep {
 }
 
 impl DesiredState {
-    /// Reads the files that the configuration names.
+    /// Reads the files referenced by the configuration.
     pub fn of(config: &Config) -> Self {
         let mut wanted = Self::default();
         for tunnel in config.tunnels() {
@@ -111,7 +111,8 @@ impl DesiredState {
         self.connections.is_empty() && self.secrets.is_empty()
     }
 
-    /// The steps to this from what charon was told before. Secrets come before the connections that need them, and go after.
+    /// The steps from the state loaded before to this one. Secrets are loaded before the connections that need them,
+    /// and removed after.
     pub fn steps_from(&self, loaded: &Self) -> Vec<CharonStep> {
         let mut steps = Vec::new();
         let load = |command, message| CharonStep::Load { command, message };
@@ -139,7 +140,7 @@ impl DesiredState {
         steps
     }
 
-    /// The steps that rid charon of what an agent before this one has left and nobody wants.
+    /// The steps that remove undesired leftovers of an earlier agent from charon.
     pub fn steps_to_clean(&self, connections: &[String], secrets: &[String]) -> Vec<CharonStep> {
         let ours = |names: &[String], wanted: &BTreeSet<&String>| -> Vec<String> {
             names.iter().filter(|name| connection_of(name).is_some() && !wanted.contains(*name)).cloned().collect()
@@ -162,7 +163,7 @@ fn pem(file: &Path) -> Result<Pem, String> {
     }
 }
 
-/// The message for `load-conn`, as swanctl.conf(5) has the keys.
+/// The message for `load-conn`, with the keys of swanctl.conf(5).
 fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<&Pem>)>) -> Message {
     let ipsec = tunnel.ipsec;
     let seconds = |seconds: u64| format!("{seconds}s");
@@ -189,7 +190,7 @@ fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<
         .with("dpd_delay", seconds(ipsec.dpd_delay.as_secs()))
         .with("keyingtries", "0")
         .with("encap", if ipsec.encap { "yes" } else { "no" })
-        // A site that begins anew has forgotten what it had.
+        // A site that connects again has lost its old SAs.
         .with("unique", "replace");
     if ipsec.ike.version == IkeVersion::V1(IkeV1Mode::Aggressive) {
         message = message.with("aggressive", "yes");
@@ -216,7 +217,8 @@ fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<
     message.with_section("local-1", local).with_section("remote-1", remote).with_section("children", children)
 }
 
-/// The children of a connection, by name: one, or with `IKEv1`, which has one prefix a side, one for each pair.
+/// The children of a connection, by name: one for `IKEv2`. `IKEv1` allows one prefix per side, so it needs one child
+/// per pair.
 fn child_selectors(tunnel: &TunnelParameters<'_>) -> Vec<(String, Vec<IpNet>, Vec<IpNet>)> {
     let name = name_of(tunnel.name);
     let (local, remote) = (&tunnel.connection.local_cidrs, &tunnel.connection.remote_cidrs);

@@ -1,29 +1,29 @@
-//! What charon tells of its SAs, read out of its messages.
+//! Parses charon's messages about SAs.
 
 use serde::{Deserialize, Serialize};
 
 use super::{fault::Fault, message::Message, selector::TrafficSelector, session::ViciEvent};
 
-/// Events that the table lives by.
+/// Events that update the table.
 pub const EVENTS: [&str; 5] = ["ike-updown", "ike-rekey", "child-updown", "child-rekey", "log"];
 
 /// An IKE SA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IkeSa {
-    /// charon's number; each is given once in its life.
+    /// charon's unique id, never reused by the process.
     pub id: u64,
     /// charon's name of the connection.
     pub connection: String,
-    /// As `ESTABLISHED` or `CONNECTING`.
+    /// Such as `ESTABLISHED` or `CONNECTING`.
     pub state: String,
 }
 
 /// A pair of ESP SAs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildSa {
-    /// charon's number; each is given once in its life.
+    /// charon's unique id, never reused by the process.
     pub id: u64,
-    /// As `INSTALLED` or `REKEYING`.
+    /// Such as `INSTALLED` or `REKEYING`.
     pub state: String,
     /// Hexadecimal.
     pub spi_in: String,
@@ -38,7 +38,7 @@ pub struct ChildSa {
     pub remote: Vec<TrafficSelector>,
 }
 
-/// What happened.
+/// A change of SAs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SaChange {
     IkeUp(IkeSa),
@@ -54,7 +54,7 @@ pub enum SaChange {
         old: u64,
         new: ChildSa,
     },
-    /// Of charon's connection of this name.
+    /// `connection` is charon's name.
     Failed {
         connection: String,
         fault: Fault,
@@ -62,7 +62,7 @@ pub enum SaChange {
 }
 
 impl SaChange {
-    /// All that an event says; nothing of one that is not understood: the next look at all SAs makes up for it.
+    /// All changes in an event; empty for an event that cannot be parsed: the next listing of all SAs corrects that.
     pub fn of_event(event: &ViciEvent) -> Vec<Self> {
         let ViciEvent { name, message } = event;
         let is_up = message.value("up") == Some("yes");
@@ -104,7 +104,7 @@ fn failed(message: &Message) -> Option<SaChange> {
     Some(SaChange::Failed { connection, fault })
 }
 
-/// The sections of children, each with its IKE SA.
+/// The `child-sas` sections, each with its IKE SA.
 fn children(message: &Message) -> impl Iterator<Item = (IkeSa, &Message)> {
     message
         .sections()

@@ -1,15 +1,15 @@
-//! Why a tunnel does not come about, of what charon logs: its own words, in plain ones.
+//! Causes of failed tunnels, parsed from charon's log, with an explanation for the operator.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What is in the way.
+/// A cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
-    /// The site says that the hub is not who it says; as a rule, that the secrets differ.
+    /// The site rejects the hub's authentication, usually because the secrets differ.
     Refused,
-    /// The hub finds that the secrets differ.
+    /// The hub detects that the secrets differ.
     WrongSecret,
     NoSecret,
     Identity,
@@ -44,7 +44,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Beginnings of charon's lines (libcharon 5.9 to 6.0), each with what it means.
+/// Prefixes of charon's log lines (libcharon 5.9 to 6.0), with their cause.
 const LINES: &[(&str, Fault)] = &[
     ("received AUTHENTICATION_FAILED", Fault::Refused),
     ("received NO_PROPOSAL_CHOSEN notify, no CHILD_SA built", Fault::EspProposal),
@@ -67,7 +67,7 @@ const LINES: &[(&str, Fault)] = &[
 ];
 
 impl Fault {
-    /// What a line of charon's log about an IKE SA says, if it is one of these.
+    /// The cause in a line of charon's log about an IKE SA, if any.
     pub fn of_line(line: &str) -> Option<Self> {
         if line.starts_with("tried ") && line.ends_with("MAC mismatched") {
             return Some(Self::WrongSecret);
@@ -78,7 +78,7 @@ impl Fault {
         LINES.iter().find(|(start, _)| line.starts_with(start)).map(|(_, fault)| *fault)
     }
 
-    /// Whether `self` says more than what is known already: the site's refusal follows from the hub's own finding.
+    /// Whether `self` adds information: the site's refusal follows from the hub's own result.
     pub fn is_news_after(self, known: Option<Self>) -> bool {
         match (known, self) {
             (Some(Self::WrongSecret), Self::Refused) => false,
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_charon_logs_is_said_in_plain_words() {
-        // As recorded from strongSwan 5.9.8.
+        // Recorded from strongSwan 5.9.8.
         for (line, start) in [
             ("received AUTHENTICATION_FAILED notify error", "the site refuses the hub's secret"),
             ("tried 1 shared key for '203.0.113.1' - '203.0.113.10', but MAC mismatched", "wrong secret"),

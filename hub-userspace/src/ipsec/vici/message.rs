@@ -1,13 +1,13 @@
-//! Messages of VICI (strongSwan, src/libcharon/plugins/vici/README.md): keys with values, lists and sections.
+//! VICI messages (strongSwan, src/libcharon/plugins/vici/README.md): keys with values, lists and sections.
 
 use std::fmt;
 
 use thiserror::Error;
 use zeroize::Zeroize as _;
 
-/// Longest value (its length has 16 bits).
+/// Maximum length of a value (16-bit length).
 const LONGEST: usize = u16::MAX as usize;
-/// Deepest nesting that makes sense: charon's own is a handful.
+/// Maximum nesting depth: charon needs only a few levels.
 const DEEPEST: usize = 16;
 
 const SECTION_START: u8 = 1;
@@ -17,10 +17,10 @@ const LIST_START: u8 = 4;
 const LIST_ITEM: u8 = 5;
 const LIST_END: u8 = 6;
 
-/// Name of the values that hold secrets and keys.
+/// Key of the values that hold secrets and private keys.
 const DATA: &str = "data";
 
-/// A message, or a section of one: what it has, in its order. What `data` holds is overwritten when it is dropped.
+/// A message or a section, in order. The values of `data` are overwritten on drop.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Message(Vec<(String, MessageNode)>);
 
@@ -31,7 +31,7 @@ pub enum MessageNode {
     Section(Message),
 }
 
-/// Bytes that are no message, or values that fit none.
+/// Malformed bytes, or values that do not fit a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Malformed {
     #[error("the message ends early")]
@@ -54,7 +54,7 @@ impl Drop for Message {
     }
 }
 
-/// Without what `data` holds: secrets and keys.
+/// Omits the values of `data`: secrets and keys.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut map = f.debug_map();
@@ -71,7 +71,7 @@ impl fmt::Debug for Message {
 }
 
 impl Message {
-    /// With a value more; of the same key the last counts.
+    /// Adds a value; of duplicate keys the last one applies.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {
         self.0.push((key.to_owned(), MessageNode::Value(value.into())));
@@ -101,7 +101,7 @@ impl Message {
         }
     }
 
-    /// The items; none where there is no such list.
+    /// The items; empty without such a list.
     pub fn list(&self, key: &str) -> &[String] {
         match self.node(key) {
             Some(MessageNode::List(items)) => items,
@@ -129,7 +129,8 @@ impl Message {
         Ok(bytes)
     }
 
-    /// Bytes that it takes when it is written: with room for them no copy is left behind while they are.
+    /// Encoded size in bytes. A buffer of this capacity does not reallocate, which would leave copies of secrets in
+    /// memory.
     pub(super) fn size(&self) -> usize {
         let node = |node: &MessageNode| match node {
             MessageNode::Value(value) => 2 + value.len(),
@@ -139,7 +140,7 @@ impl Message {
         self.0.iter().map(|(key, value)| 2 + key.len() + node(value)).sum()
     }
 
-    /// Appends it.
+    /// Appends the encoded message.
     pub(super) fn write(&self, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
         for (key, node) in &self.0 {
             match node {
@@ -174,7 +175,7 @@ impl Message {
         if rest.is_empty() { Ok(message) } else { Err(Malformed::Unexpected) }
     }
 
-    /// Up to the section's end, which is taken, or that of the message.
+    /// Reads up to and including the section's end, or up to the message's end.
     fn read(rest: &mut &[u8], depth: usize) -> Result<Self, Malformed> {
         let mut message = Self::default();
         while let Some((&element, after)) = rest.split_first() {
@@ -212,7 +213,7 @@ fn read_items(rest: &mut &[u8]) -> Result<Vec<String>, Malformed> {
     }
 }
 
-/// A name after its length, which has 8 bits.
+/// A name with an 8-bit length prefix.
 pub(super) fn write_name(name: &str, bytes: &mut Vec<u8>) -> Result<(), Malformed> {
     bytes.push(u8::try_from(name.len()).map_err(|_| Malformed::TooLong)?);
     bytes.extend_from_slice(name.as_bytes());
@@ -240,7 +241,7 @@ fn read_value(rest: &mut &[u8]) -> Result<String, Malformed> {
 }
 
 fn text(bytes: &[u8]) -> String {
-    // Identities may be anything; they are only shown.
+    // Identities may contain any bytes; they are only displayed.
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -262,7 +263,7 @@ mod tests {
 
     #[test]
     fn messages_are_the_bytes_of_the_protocol() {
-        // The protocol's own example, in short: key 3, section 1, list 4.
+        // The protocol's own example, shortened: key 3, section 1, list 4.
         let bytes = Message::default().with("key1", "value1").encode().expect("it fits");
         assert_eq!(bytes, b"\x03\x04key1\x00\x06value1");
         let bytes = Message::default().with_section("s", Message::default().with_list("l", ["x".to_owned()]));
@@ -284,7 +285,7 @@ mod tests {
     #[test]
     fn every_truncation_is_noticed_and_nothing_panics() {
         let bytes = example().encode().expect("it fits");
-        // Between the elements of the outermost level a shorter message ends.
+        // A prefix that ends between top-level elements is a valid message.
         let ends: Vec<usize> = (0..bytes.len()).filter(|length| Message::decode(&bytes[..*length]).is_ok()).collect();
         assert_eq!(ends, [0, 14, 59]);
         for bytes in [&b"\x02"[..], b"\x05\x00\x00", b"\x06", b"\x07", b"\x01\x01s\x03", b"\x04\x01l\x03", b"\x01\x01s"]

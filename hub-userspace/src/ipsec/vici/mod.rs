@@ -1,10 +1,10 @@
-//! strongSwan, driven and followed over VICI.
+//! Controls and monitors strongSwan over VICI.
 //!
-//! [`desired`] says what charon must have for a configuration, and what to do to get there; [`table`] knows the SAs that
-//! there are. Both are pure. [`driver`] is the one that talks to charon, over a [`session`].
+//! [`desired`] computes charon's desired state and the steps to it; [`table`] holds the existing SAs. Both are pure.
+//! [`driver`] communicates with charon over a [`session`].
 //!
-//! The protocol is written out here, in [`message`] and [`session`]: the crate `rsvici` loses its place in the stream when a
-//! command is sent while an event comes in, and does not say so when charon hangs up.
+//! The protocol is implemented here, in [`message`] and [`session`]: the crate `rsvici` loses its position in the
+//! stream when a command is sent while an event arrives, and does not report that charon closed the connection.
 
 pub mod desired;
 pub mod driver;

@@ -1,17 +1,17 @@
-//! Names of protocols and services: charon writes them where its host knows them, and agent and charon share a host.
+//! Names of protocols and services. charon prints the names known on its host, and agent and charon share a host.
 
 use std::{collections::HashMap, fs, sync::LazyLock};
 
 use crate::policy::ports;
 
-/// Of protocols, and of services by their protocol.
+/// Protocols by name, and ports by service and protocol.
 #[derive(Debug, Default)]
 pub struct Names {
     protocols: HashMap<String, u8>,
     services: HashMap<(String, String), u16>,
 }
 
-/// Those of this host, as they were when one was needed first.
+/// The names of this host, read at first use.
 static HOST: LazyLock<Names> = LazyLock::new(|| {
     let read = |file| fs::read_to_string(file).unwrap_or_default();
     Names::of(&read("/etc/protocols"), &read("/etc/services"))
@@ -22,7 +22,7 @@ impl Names {
         &HOST
     }
 
-    /// Reads protocols(5) and services(5). What is not understood is passed over.
+    /// Parses protocols(5) and services(5). Invalid lines are ignored.
     pub fn of(protocols: &str, services: &str) -> Self {
         let mut names = Self::default();
         names.protocols.extend(ports::NAMES.map(|(name, number)| (name.to_owned(), number)));
@@ -48,7 +48,8 @@ impl Names {
         text.parse().ok().or_else(|| self.protocols.get(text).copied())
     }
 
-    /// A port by its number, or the name that it has with this protocol, or where that has no services, with any.
+    /// A port by number, or by its service name with this protocol. If the protocol has no ports, the service of any
+    /// protocol applies.
     pub fn port(&self, text: &str, protocol: Option<u8>) -> Option<u16> {
         if let Ok(port) = text.parse() {
             return Some(port);
@@ -62,7 +63,7 @@ impl Names {
     }
 }
 
-/// The first word of each line, its second, and the others.
+/// The first word of each line, the second, and the rest.
 fn entries(file: &str) -> impl Iterator<Item = (&str, &str, impl Iterator<Item = &str>)> {
     file.lines().filter_map(|line| {
         let mut words = line.split('#').next()?.split_whitespace();

@@ -1,5 +1,5 @@
-//! Traffic selectors as charon writes them: `10.0.0.0/24`, `10.0.0.1..10.0.0.9`, with `[tcp/443]` behind where they are for
-//! a protocol or ports alone.
+//! Traffic selectors in charon's notation: `10.0.0.0/24`, `10.0.0.1..10.0.0.9`, with a suffix such as `[tcp/443]` if
+//! limited to a protocol or ports.
 
 use std::{fmt, net::IpAddr};
 
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::names::Names;
 use crate::policy::ports::Ports;
 
-/// What one traffic selector says.
+/// One traffic selector.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TrafficSelector {
-    /// A range is several.
+    /// A range is several prefixes.
     pub prefixes: Vec<IpNet>,
-    /// Protocol and ports, as charon writes them; `None`: all.
+    /// Protocol and ports in charon's notation; `None`: all.
     pub limit: Option<String>,
 }
 
@@ -26,11 +26,11 @@ impl fmt::Display for TrafficSelector {
     }
 }
 
-/// Most prefixes that a range of addresses can need.
+/// Maximum number of prefixes for an address range.
 const MOST_PREFIXES: usize = 256;
 
 impl TrafficSelector {
-    /// `None` for what is no addresses: `dynamic`, before the peer has said its own.
+    /// `None` if there are no addresses: `dynamic`, before the peer has sent its own.
     pub fn parse(text: &str) -> Option<Self> {
         let (addresses, limit) = match text.split_once('[') {
             Some((addresses, rest)) => (addresses, Some(rest.strip_suffix(']')?.to_owned())),
@@ -45,7 +45,7 @@ impl TrafficSelector {
 }
 
 impl TrafficSelector {
-    /// Protocol and ports, as numbers; `None` for what is not understood, as `OPAQUE`: for packets that show no ports.
+    /// Protocol and ports as numbers; `None` if not supported, such as `OPAQUE`: packets without visible ports.
     pub fn scope(&self, names: &Names) -> Option<(Option<u8>, Ports)> {
         let Some(limit) = &self.limit else { return Some((None, Ports::ANY)) };
         let (protocol, ports) = match limit.split_once('/') {
@@ -61,7 +61,7 @@ impl TrafficSelector {
             Some(1 | 58) => message(text),
             protocol => names.port(text, protocol),
         };
-        // Names of services may have hyphens in them.
+        // Service names may contain hyphens.
         let range = match (one(ports), ports.split_once('-')) {
             (Some(port), _) => Ports::one(port),
             (None, Some((first, last))) => Ports { first: one(first)?, last: one(last)? },

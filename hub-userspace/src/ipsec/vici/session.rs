@@ -1,7 +1,7 @@
-//! A session with charon over its unix socket: commands one at a time, events in between.
+//! A session with charon over its Unix socket: one command at a time, with events in between.
 //!
-//! Packets are kept together whatever is cancelled: bytes are read into a buffer of the session's, and taken out of it as
-//! whole packets. So waiting for an event may be one of several things waited for.
+//! Cancellation never splits a packet: bytes are read into the session's buffer and taken from it as whole packets. So
+//! waiting for an event is cancel-safe, as in `select!`.
 
 use std::{collections::VecDeque, io, path::Path, time::Duration};
 
@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 
 use super::message::{Malformed, Message, read_name, write_name};
 
-/// charon answers at once: what takes long is asked for without waiting for its end.
+/// charon answers at once: long operations are requested without waiting for their end.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest packet (charon's own limit).
+/// Maximum packet length (charon's own limit).
 const LONGEST: usize = 512 * 1024;
 
 pub(super) const CMD_REQUEST: u8 = 0;
@@ -29,7 +29,7 @@ pub(super) const EVENT_CONFIRM: u8 = 5;
 const EVENT_UNKNOWN: u8 = 6;
 pub(super) const EVENT: u8 = 7;
 
-/// Why a command came to nothing.
+/// Why a command failed.
 #[derive(Debug, Error)]
 pub enum SessionError {
     #[error("the connection to strongSwan is lost: {0}")]
@@ -38,7 +38,7 @@ pub enum SessionError {
     Malformed(#[from] Malformed),
     #[error("strongSwan does not answer `{0}`")]
     Silent(String),
-    /// The session goes on.
+    /// The session remains usable.
     #[error("strongSwan refuses `{command}`: {why}")]
     Refused { command: String, why: String },
 }
@@ -59,9 +59,9 @@ pub struct ViciEvent {
 
 pub struct Session {
     stream: UnixStream,
-    /// What has come and is not a whole packet yet.
+    /// Received bytes of an incomplete packet.
     buffer: Vec<u8>,
-    /// Events that came while something else was waited for.
+    /// Events received while waiting for an answer.
     events: VecDeque<ViciEvent>,
 }
 
@@ -79,13 +79,13 @@ impl Session {
         Ok(Self { stream, buffer: Vec::new(), events: VecDeque::new() })
     }
 
-    /// The process that listens, if the kernel tells: the same number is the same charon, or may be one in another PID
-    /// namespace.
+    /// The process id of the listener, if the kernel reports it. The same id means the same charon, or one in another
+    /// PID namespace.
     pub fn process(&self) -> Option<i32> {
         self.stream.peer_cred().ok()?.pid()
     }
 
-    /// Has charon do something; its answer, if it did.
+    /// Sends a command; returns charon's answer if the command succeeded.
     pub async fn request(&mut self, command: &str, message: &Message) -> Result<Message, SessionError> {
         self.send(CMD_REQUEST, command, Some(message)).await?;
         let refused = |why: &str| SessionError::Refused { command: command.to_owned(), why: why.to_owned() };
@@ -99,7 +99,7 @@ impl Session {
         }
     }
 
-    /// As [`Self::request`], of a command whose answer comes as events of this name.
+    /// As [`Self::request`], for a command that answers with events of this name.
     pub async fn list(&mut self, command: &str, event: &str, message: &Message) -> Result<Vec<Message>, SessionError> {
         self.register(EVENT_REGISTER, event).await?;
         let result = self.request(command, message).await;
@@ -113,7 +113,7 @@ impl Session {
         result.map(|_| listed.into_iter().map(|event| event.message).collect())
     }
 
-    /// Has charon tell these from now on.
+    /// Subscribes to events.
     pub async fn subscribe(&mut self, events: &[&str]) -> Result<(), SessionError> {
         for event in events {
             self.register(EVENT_REGISTER, event).await?;
@@ -121,7 +121,7 @@ impl Session {
         Ok(())
     }
 
-    /// The next event. May be cancelled: nothing is lost.
+    /// The next event. Cancel-safe: nothing is lost.
     pub async fn event(&mut self) -> Result<ViciEvent, SessionError> {
         if let Some(event) = self.events.pop_front() {
             return Ok(event);
@@ -144,7 +144,7 @@ impl Session {
     }
 
     async fn send(&mut self, kind: u8, name: &str, message: Option<&Message>) -> Result<(), SessionError> {
-        // Secrets are among what is sent.
+        // The message may contain secrets.
         let size = 6 + name.len() + message.map_or(0, Message::size);
         let mut packet = Zeroizing::new(Vec::with_capacity(size));
         packet.extend([0; 4]);
@@ -162,7 +162,7 @@ impl Session {
         Ok(())
     }
 
-    /// The answer to what was sent last; events that come before it are kept.
+    /// The answer to the last request. Events that arrive before it are queued.
     async fn answer(&mut self, to: &str) -> Result<Packet, SessionError> {
         let answer = async {
             loop {
@@ -186,7 +186,7 @@ impl Session {
         }
     }
 
-    /// A whole packet, without its length, if there is one in the buffer.
+    /// Takes a whole packet, without its length, if the buffer has one.
     fn take_packet(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
         let Some((length, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
@@ -234,7 +234,7 @@ mod tests {
         [(body.len() as u32).to_be_bytes().to_vec(), body].concat()
     }
 
-    /// A session with a daemon that says `script`, a byte at a time, and then hangs up.
+    /// A session with a daemon that sends `script` byte by byte, and then closes the connection.
     async fn session_with(script: Vec<u8>) -> Session {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("vici");
@@ -247,7 +247,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             drop(stream.shutdown().await);
-            // What the client sends is of no interest, but must not be refused.
+            // Read and ignore the client's data, so that its writes succeed.
             drop(stream.read_to_end(&mut Vec::new()).await);
         });
         session

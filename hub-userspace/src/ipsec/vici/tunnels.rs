@@ -1,20 +1,20 @@
-//! How the tunnels are, as far as charon tells.
+//! The state of the tunnels, as reported by charon.
 
 use std::collections::BTreeMap;
 
 use super::table::Tunnel;
 use crate::config::ipsec::StartAction;
 
-/// How the tunnels are.
+/// The state of the tunnels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tunnels {
-    /// By our names; those connections that have IPsec.
+    /// By our names; only connections with IPsec.
     pub tunnels: BTreeMap<String, Tunnel>,
-    /// Connections that there cannot be, each with the reason.
+    /// Connections that cannot be configured, with the reason.
     pub problems: BTreeMap<String, String>,
-    /// Why nothing is known of them; `None`: charon answers.
+    /// Why their state is unknown; `None`: charon answers.
     pub unreachable: Option<String>,
-    /// charon has been asked for all SAs at least once.
+    /// All SAs have been listed at least once.
     pub heard: bool,
 }
 
@@ -25,12 +25,12 @@ impl Tunnels {
             return Some(false);
         }
         let tunnel = self.tunnels.get(name)?;
-        // With the first packet there will be one; without packets, there would never be.
+        // The first packet triggers negotiation; reporting "down" would keep packets away forever.
         let waits = start == StartAction::Trap && tunnel.fault.is_none();
         Some(tunnel.is_up() || waits)
     }
 
-    /// Why it cannot.
+    /// Why it cannot carry traffic.
     pub fn reason(&self, name: &str, start: StartAction) -> String {
         if let Some(why) = self.problems.get(name).or(self.unreachable.as_ref()) {
             return why.clone();

@@ -1,5 +1,5 @@
-//! Follows the kernel's policies and SAs. Events say that something has changed; what there is, is read anew: nothing can be
-//! out of step for longer than that takes, whatever was lost.
+//! Follows the kernel's policies and SAs. Events only signal a change, after which everything is read again. So lost
+//! events cannot cause a lasting difference.
 
 use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
@@ -19,24 +19,24 @@ use super::{
 
 /// `XFRMNLGRP_EXPIRE`, `XFRMNLGRP_SA`, `XFRMNLGRP_POLICY` (linux/xfrm.h).
 const GROUPS: [u32; 3] = [2, 3, 4];
-/// All is read anew after this long, for the counters.
+/// Interval of reading everything, for the counters.
 const LOOK: Duration = Duration::from_secs(10);
-/// After an event others follow: a child SA is two SAs and three policies.
+/// More events follow the first: a child SA is two SAs and three policies.
 const SETTLE: Duration = Duration::from_millis(5);
-/// After a failure.
+/// Delay after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a listing is repeated that changed while it was read.
+/// Attempts for a listing that changed while it was read.
 const ATTEMPTS: usize = 5;
-/// The kernel fills its answers up to this.
+/// The kernel fills its answers up to this size.
 const LONGEST_ANSWER: usize = 32 << 10;
 
-/// What is known.
+/// The last result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policies {
     /// `None`: not read yet.
     pub table: Option<Arc<XfrmTable>>,
-    /// Why it is not up to date.
+    /// Why the table is outdated.
     pub problem: Option<String>,
 }
 
@@ -54,14 +54,14 @@ impl Drop for PolicyFollower {
 }
 
 impl PolicyFollower {
-    /// In the network namespace of the calling thread. Asks nothing before somebody [wants](Self::want) to know.
+    /// Starts in the network namespace of the calling thread. Reads nothing before [`want`](Self::want) enables it.
     pub fn start() -> Self {
         let (wanted, wants) = watch::channel(false);
         let (publisher, views) = watch::channel(Arc::default());
         Self { wanted, views, task: tokio::spawn(run(wants, publisher)) }
     }
 
-    /// Whether anybody wants to know.
+    /// Enables or disables reading.
     pub fn want(&self, wanted: bool) {
         self.wanted.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
     }
@@ -70,7 +70,7 @@ impl PolicyFollower {
         Arc::clone(&self.views.borrow())
     }
 
-    /// Returns when there is something else than when this was called last. May be cancelled.
+    /// Returns when the result has changed since the last call. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.views.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -110,10 +110,10 @@ fn problem(error: &io::Error) -> String {
     }
 }
 
-/// Until something fails.
+/// Runs until an error.
 async fn follow(publisher: &watch::Sender<Arc<Policies>>) -> io::Error {
     let followed = async {
-        // First: what happens from here on is not missed.
+        // First, so that no later event is missed.
         let mut events = socket(&GROUPS)?;
         let mut requests = XfrmRequests { socket: socket(&[])?, sequence: 0 };
         loop {
@@ -151,7 +151,7 @@ fn socket(groups: &[u32]) -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// Waits for an event, whatever it says. That some were lost (`ENOBUFS`) is one, too.
+/// Waits for any event. Lost events (`ENOBUFS`) count as one, too.
 async fn event(socket: &mut TokioSocket) -> io::Result<()> {
     match receive(socket).await {
         Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => Ok(()),
@@ -164,7 +164,7 @@ async fn receive(socket: &mut TokioSocket) -> io::Result<Vec<u8>> {
     loop {
         bytes.clear();
         let from = poll_fn(|context| socket.poll_recv_from(context, &mut bytes)).await?;
-        // Other processes may send as well.
+        // Other processes may send to this port.
         if from.port_number() == 0 {
             return Ok(bytes);
         }
@@ -181,7 +181,7 @@ impl XfrmRequests {
         let mut table = XfrmTable::default();
         for _ in 0..ATTEMPTS {
             table = XfrmTable::default();
-            // SAs last: one that a policy read before is for is not missed.
+            // SAs last, so that the SA of each policy already read is included.
             let policies = self.list(Dump::Policies, &mut table).await?;
             if self.list(Dump::Sas, &mut table).await? && policies {
                 break;
@@ -190,7 +190,7 @@ impl XfrmRequests {
         Ok(table)
     }
 
-    /// Whether the listing is whole.
+    /// Returns whether the listing is complete.
     async fn list(&mut self, dump: Dump, table: &mut XfrmTable) -> io::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         let (request, kernel) = (dump.request(self.sequence), SocketAddr::new(0, 0));
@@ -204,7 +204,7 @@ impl XfrmRequests {
                 match answer {
                     XfrmMessage::Policy(policy) => table.policies.push(policy),
                     XfrmMessage::Sa(sa) => table.sas.push(sa),
-                    // No policies at all, of this kernel's (net/xfrm/xfrm_user.c).
+                    // The kernel has no policies at all (net/xfrm/xfrm_user.c).
                     XfrmMessage::Error(errno) if errno != Errno::NOENT.raw_os_error() => {
                         return Err(io::Error::from_raw_os_error(errno));
                     }

@@ -1,7 +1,7 @@
-//! The kernel's own IPsec policies and SAs, whoever made them: for connections with `selectors = "xfrm"`.
+//! The kernel's IPsec policies and SAs, whoever installed them: for connections with `selectors = "xfrm"`.
 //!
-//! [`wire`] reads the kernel's messages, [`table`] finds what belongs to a connection; both are pure. [`follow`] asks the
-//! kernel.
+//! [`wire`] parses the kernel's messages, [`table`] finds the entries of a connection; both are pure. [`follow`] reads
+//! them from the kernel.
 
 pub mod follow;
 pub mod table;

@@ -1,4 +1,4 @@
-//! Which of the kernel's policies and SAs are a connection's, and what they admit. Pure.
+//! Matches the kernel's policies and SAs to connections, and derives selectors from them. Pure.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -10,19 +10,19 @@ use crate::policy::{
     selectors::{Pair, same_family},
 };
 
-/// All that there is.
+/// All policies and SAs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XfrmTable {
     pub policies: Vec<XfrmPolicy>,
     pub sas: Vec<Sa>,
 }
 
-/// What a connection's policies and SAs are known by.
+/// Identifies a connection's policies and SAs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaMatch {
-    /// Of its xfrm interface, if it has one.
+    /// Interface id of its xfrm interface, if it has one.
     pub if_id: Option<u32>,
-    /// The customer gateway's address: the other end of the tunnel, where there is no xfrm interface.
+    /// The customer gateway's address: the remote tunnel end, used if there is no xfrm interface.
     pub site: IpAddr,
 }
 
@@ -36,13 +36,13 @@ impl SaMatch {
 }
 
 impl XfrmTable {
-    /// What comes in from the connection by policies that have an SA.
+    /// Inbound selectors of the connection, from policies that have an SA.
     pub fn pairs(&self, mark: &SaMatch) -> BTreeSet<Pair> {
         let policies = self.policies.iter().filter(|policy| policy.direction != Direction::Out && mark.is_of(policy));
         policies.filter(|policy| self.is_live(policy)).filter_map(pair).collect()
     }
 
-    /// Its SAs that come in from the site.
+    /// Its inbound SAs from the site.
     pub fn inbound(&self, mark: &SaMatch) -> Vec<&Sa> {
         let policies: Vec<&XfrmPolicy> =
             self.policies.iter().filter(|policy| policy.direction != Direction::Out && mark.is_of(policy)).collect();
@@ -51,7 +51,7 @@ impl XfrmTable {
         self.sas.iter().filter(is_one).collect()
     }
 
-    /// The newest SA the other way.
+    /// The newest SA in the opposite direction.
     pub fn outbound(&self, inbound: &Sa) -> Option<&Sa> {
         let back = |sa: &&Sa| {
             (sa.source, sa.destination) == (inbound.destination, inbound.source)
@@ -60,13 +60,13 @@ impl XfrmTable {
         self.sas.iter().filter(back).max_by_key(|sa| sa.added)
     }
 
-    /// There is an SA for each of its templates.
+    /// Whether each of its templates has an SA.
     fn is_live(&self, policy: &XfrmPolicy) -> bool {
         policy.templates.iter().all(|template| self.sas.iter().any(|sa| suits(template, policy.if_id, sa)))
     }
 }
 
-/// As the kernel finds the SA of a template (`xfrm_state_ok`, `net/xfrm/xfrm_policy.c`).
+/// Follows the kernel's match of an SA to a template (`xfrm_state_ok`, `net/xfrm/xfrm_policy.c`).
 fn suits(template: &Template, if_id: u32, sa: &Sa) -> bool {
     let end = |wanted: IpAddr, is: IpAddr| wanted.is_unspecified() || wanted == is;
     template.protocol == sa.protocol
@@ -77,7 +77,7 @@ fn suits(template: &Template, if_id: u32, sa: &Sa) -> bool {
         && end(template.destination, sa.destination)
 }
 
-/// Nothing where ports are no range: what cannot be said is not admitted.
+/// `None` if the ports are not a range: such a policy admits nothing.
 fn pair(policy: &XfrmPolicy) -> Option<Pair> {
     let (remote, local) = (policy.source, policy.destination);
     if !same_family(remote.prefix, local.prefix) {
@@ -85,14 +85,14 @@ fn pair(policy: &XfrmPolicy) -> Option<Pair> {
     }
     let protocol = (policy.protocol != 0).then_some(policy.protocol);
     let limit = match policy.protocol {
-        // The kernel has type and code where ports are (`xfrm_flowi_sport`, include/net/xfrm.h).
+        // For ICMP, the kernel stores type and code in the port fields (`xfrm_flowi_sport`, include/net/xfrm.h).
         1 | 58 => ProtoPorts { protocol, remote: message(&remote, &local)?, local: Ports::ANY },
         _ => ProtoPorts { protocol, remote: ports(&remote)?, local: ports(&local)? },
     };
     Some(Pair { remote: remote.prefix, local: local.prefix, limit })
 }
 
-/// Ports that agree with one in the bits of a mask, if they are a range.
+/// The ports that match under the mask, if they form a range.
 fn ports(side: &SelectorSide) -> Option<Ports> {
     let SelectorSide { port, port_mask: mask, .. } = *side;
     let is_range = mask.leading_ones() + mask.trailing_zeros() >= 16;

@@ -1,4 +1,4 @@
-//! Keeps a picture of the host current from netlink's events.
+//! Updates the host state from netlink events.
 
 use std::{io, pin::Pin, task::Poll, time::Duration};
 
@@ -28,11 +28,11 @@ use super::{
     state::{Changes, HostState},
 };
 
-/// Most events taken at once: a flood of them must not keep the agent from acting.
+/// Maximum of events processed at once, so that a flood of them does not block the agent.
 const BURST: usize = 8192;
 
-/// How long after an event that may hide others everything is read again. The kernel announces the
-/// end of a link or address first and drops its routes after; bursts cost one reading.
+/// Delay of a resync after an event that may hide others. The kernel announces the removal of a link or address first
+/// and drops its routes afterwards. A burst causes one resync.
 const SETTLE: Duration = Duration::from_millis(100);
 
 const GROUPS: [MulticastGroup; 6] = [
@@ -48,29 +48,28 @@ type NetlinkEvent = NetlinkMessage<RouteNetlinkMessage>;
 
 /// Follows the host's links, addresses, neighbours and gateways.
 ///
-/// Events and dumps have a socket each. Events that are older than a dump are applied after it;
-/// since each says how its object is from then on, the last one leaves the picture right.
+/// Events and dumps use separate sockets. Events that precede a dump may be applied after it. Each carries the full new
+/// state of its object, so the last event leaves the host state correct.
 pub struct HostFollower {
     events: Events,
-    /// When everything must be read again.
+    /// When the next resync is due.
     reread: Option<Instant>,
-    /// The reading under way, if there is one; a set because that ends its task when it is dropped. A task because a
-    /// caller that often has something else to do drops the future of [`HostFollower::changed`] as often: a reading within
-    /// it would begin anew each time, and never end where there are many routes.
+    /// The running resync, if any. It is a task because callers often drop the future of [`HostFollower::changed`]: a
+    /// dump within that future would restart each time, and never end with many routes. A `JoinSet` aborts its task
+    /// when dropped.
     reading: JoinSet<Result<Reading>>,
-    /// Events since it began: applied at once, and again to what it finds.
+    /// Events since the resync started: applied at once, and again to its result.
     since: Vec<NetlinkEvent>,
-    /// What changed and has not been told yet. Kept here so that a call of [`HostFollower::changed`]
-    /// that is dropped half way loses nothing.
+    /// Changes not reported yet. Stored here so that dropping a call of [`HostFollower::changed`] loses nothing.
     untold: Changes,
 }
 
 impl HostFollower {
-    /// Subscribes, then reads how everything is, in the network namespace of the calling thread.
-    /// Neighbours that are stale already are told by the first [`Self::changed`].
+    /// Subscribes, then reads the complete state, in the network namespace of the calling thread. The first
+    /// [`Self::changed`] reports neighbours that are already stale.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket or does not answer. Needs no privileges.
+    /// When no netlink socket can be opened or the kernel does not answer. Needs no privileges.
     pub async fn start() -> Result<(HostState, Self)> {
         let events = Events::subscribe().context("cannot follow the host's interfaces")?;
         let (state, changes) = read_host(Requests::open()?).await?;
@@ -78,15 +77,14 @@ impl HostFollower {
         Ok((state, Self { events, reread: None, reading: JoinSet::new(), since: Vec::new(), untold }))
     }
 
-    /// Waits until something changes, takes whatever else has arrived by then, and brings `state`
-    /// up to date; says which parts changed. Events that change nothing are passed over.
+    /// Waits for a change, processes all pending events, and updates `state`; returns which parts changed. Ignores
+    /// events without effect.
     ///
-    /// When events were lost (`ENOBUFS`) or their socket ended, everything is read again, and
-    /// `changed` tells the difference; events are told meanwhile, too. May be dropped while it waits, as in `select!`: a
-    /// reading that is under way goes on.
+    /// After lost events (`ENOBUFS`) or the end of their socket, everything is read again and `changed` reports the
+    /// difference. Events are still reported meanwhile. Cancel-safe: a running resync continues.
     ///
     /// # Errors
-    /// When the kernel does not answer; the next call tries again.
+    /// When the kernel does not answer; the next call retries.
     pub async fn changed(&mut self, state: &mut HostState) -> Result<Changes> {
         loop {
             if self.reading.is_empty() && self.reread.is_some_and(|due| due <= Instant::now()) {
@@ -99,7 +97,7 @@ impl HostFollower {
         }
     }
 
-    /// Waits for an event, the end of a reading or the time to begin one, and applies what is there.
+    /// Waits for an event, the end of a resync or the time to start one, and applies pending events.
     async fn wait(&mut self, state: &mut HostState) -> Result<()> {
         let due = self.reread.filter(|_| self.reading.is_empty());
         let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
@@ -109,7 +107,7 @@ impl HostFollower {
             () = sleep_until(due) => return Ok(()),
         };
         self.take(first, state)?;
-        // Lets the socket's task fetch what has arrived.
+        // Lets the socket's task read pending events.
         yield_now().await;
         for _ in 0..BURST {
             let Poll::Ready(event) = self.events.next_now() else {
@@ -120,7 +118,7 @@ impl HostFollower {
         Ok(())
     }
 
-    /// Applies an event; `None` is the end of the events.
+    /// Applies an event; `None` is the end of the stream.
     fn take(&mut self, event: Option<NetlinkEvent>, state: &mut HostState) -> Result<()> {
         match event {
             Some(NetlinkEvent { payload: NetlinkPayload::Overrun(_), .. }) => {
@@ -145,7 +143,7 @@ impl HostFollower {
         Ok(())
     }
 
-    /// On a socket of its own: there are no answers to an earlier reading on it.
+    /// Uses a new socket, which has no answers to an earlier resync.
     fn begin_reading(&mut self) -> Result<()> {
         let requests = Requests::open()?;
         self.reread = None;
@@ -167,10 +165,10 @@ impl HostFollower {
     }
 }
 
-/// How everything is, and what is to be told of it.
+/// The complete state, and the changes to report.
 type Reading = (HostState, Changes);
 
-/// A socket that is subscribed to [`GROUPS`] and asks nothing.
+/// A socket subscribed to [`GROUPS`] that sends no requests.
 struct Events {
     incoming: Pin<Box<dyn Stream<Item = NetlinkEvent> + Send>>,
     task: JoinHandle<()>,
@@ -192,22 +190,22 @@ impl Events {
         Ok(Self { incoming, task: tokio::spawn(connection) })
     }
 
-    /// The next event; nothing when the socket has ended.
+    /// The next event; `None` when the socket has ended.
     async fn next(&mut self) -> Option<NetlinkEvent> {
         self.incoming.next().await
     }
 
-    /// The same, if it has been received already.
+    /// The next event, if already received.
     fn next_now(&mut self) -> Poll<Option<NetlinkEvent>> {
         self.incoming.next().now_or_never().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-/// Has the kernel withhold events of routes that are our own or not in the main table: we publish
-/// 100,000 at a time, and each would come back as an event.
+/// Makes the kernel filter out events of our own routes and of routes outside the main table. We publish 100,000 routes
+/// at a time, and each would return as an event.
 ///
-/// A classic BPF program, which reads in network byte order, on `struct nlmsghdr` (16 bytes) and
-/// `struct rtmsg` behind it; `sk_filter` in `do_one_broadcast`, `net/netlink/af_netlink.c`.
+/// A classic BPF program on `struct nlmsghdr` (16 bytes) and the following `struct rtmsg`; loads convert from network
+/// byte order. The kernel runs it as `sk_filter` in `do_one_broadcast`, `net/netlink/af_netlink.c`.
 fn skip_uninteresting_routes(socket: &Socket) -> io::Result<()> {
     const LOAD_HALF: u16 = 0x28;
     const LOAD_BYTE: u16 = 0x30;
@@ -234,7 +232,6 @@ fn skip_uninteresting_routes(socket: &Socket) -> io::Result<()> {
     SockRef::from(socket).attach_filter(&program)
 }
 
-/// Reads everything.
 async fn read_host(mut requests: Requests) -> Result<Reading> {
     let (mut state, mut changes) = Reading::default();
     for (what, request) in everything() {

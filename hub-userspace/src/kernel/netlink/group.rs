@@ -11,19 +11,19 @@ use rustix::io::Errno;
 
 use super::socket::Requests;
 
-/// The group that interfaces of sites are put into. The routing protocol's number, as good as any.
+/// The device group of sites' interfaces. The same number as the routing protocol, chosen arbitrarily.
 pub const SITES_GROUP: u32 = 118;
 
-/// Puts interfaces that are in no group (0) into [`SITES_GROUP`], in the network namespace of the calling thread. One that
-/// is in another group stays there: it is somebody's.
+/// Moves interfaces without a group (0) into [`SITES_GROUP`], in the network namespace of the calling thread. An
+/// interface in another group stays there: others rely on that group.
 ///
 /// # Errors
-/// When the kernel cannot be asked, or refuses; not for an interface that has gone.
+/// When the kernel does not answer, or refuses. A removed interface is no error.
 pub async fn put_into_group(ifindices: &BTreeSet<u32>) -> Result<()> {
     move_between_groups(0, SITES_GROUP, |ifindex| ifindices.contains(&ifindex)).await
 }
 
-/// Takes all interfaces but these out of [`SITES_GROUP`].
+/// Moves all other interfaces out of [`SITES_GROUP`].
 ///
 /// # Errors
 /// As [`put_into_group`].

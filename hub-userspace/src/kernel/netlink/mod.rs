@@ -1,24 +1,24 @@
-//! The agent's only door to the kernel's networking: rtnetlink (`net/core/rtnetlink.c`).
+//! The agent's only interface to the kernel's networking: rtnetlink (`net/core/rtnetlink.c`).
 //!
-//! Jobs that share nothing but the socket code:
+//! Components that share only the socket code:
 //!
 //! * [`HostFollower`] keeps a [`HostState`] current: links, addresses, neighbours, gateways.
-//! * [`Reconciler`] has the kernel hold what is wanted, and nothing else of ours: routes and
-//!   neighbours. All of it carries [`PROTOCOL`] or [`INTERNAL_PROTOCOL`], so that what a killed agent left behind is found
-//!   again, and what others own is never touched.
+//! * [`Reconciler`] makes the kernel's routes and neighbours match the desired state. All of ours carry [`PROTOCOL`] or
+//!   [`INTERNAL_PROTOCOL`], so that a later agent finds the leftovers of a killed one, and objects of others are never
+//!   touched.
 //!
-//! | file | holds |
+//! | file | content |
 //! | --- | --- |
 //! | `socket` | sockets, dumps, batches of changes and their acknowledgements |
-//! | `state` | [`HostState`] and what an event does to it (pure) |
-//! | `query` | questions to a [`HostState`] |
+//! | `state` | [`HostState`] and its update by events (pure) |
+//! | `query` | queries of a [`HostState`] |
 //! | `follow` | [`HostFollower`] |
-//! | `plan` | what can be wanted, and how neighbours differ from those there (pure) |
-//! | `route_state` | routes wanted and held, and so what is to be written (pure) |
+//! | `plan` | desired objects, and the difference between desired and existing neighbours (pure) |
+//! | `route_state` | desired and existing routes, and the resulting writes (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |
 //! | `reconciler` | [`Reconciler`], its task, and the probing of neighbours |
 //! | `group` | the device group of the sites' interfaces |
-//! | `interfaces` | [`Interfaces`], which makes xfrm interfaces |
+//! | `interfaces` | [`Interfaces`], which creates xfrm interfaces |
 //! | `nft` | [`Guard`], the nftables table: another netlink family, on sockets of its own |
 
 mod follow;
@@ -42,29 +42,28 @@ pub use reconciler::{ReconcileFailure, ReconcileReport, Reconciler};
 pub use socket::{NetlinkError, Refusal};
 pub use state::{Changes, HostState, Link};
 
-/// The routing protocol number that marks what is ours: `RTA_PROTOCOL`, `FRA_PROTOCOL`,
-/// `NDA_PROTOCOL`. Not assigned in `include/uapi/linux/rtnetlink.h`; BIRD and FRR can select our
-/// routes by it.
+/// The routing protocol number of our objects: `RTA_PROTOCOL`, `FRA_PROTOCOL`, `NDA_PROTOCOL`. Not assigned in
+/// `include/uapi/linux/rtnetlink.h`. BIRD and FRR can filter our routes by it.
 pub const PROTOCOL: u8 = 118;
 
-/// The protocol of our routes that are not published: routing daemons are not to export them. All of ours but those of
-/// [`METRIC`] have it.
+/// The protocol of our unpublished routes, which routing daemons must not export. All our routes have it except those
+/// with [`METRIC`].
 pub const INTERNAL_PROTOCOL: u8 = 119;
 
-/// The metric (`RTA_PRIORITY`) of published routes. A table holds one route per destination and
-/// metric, so with metrics of our own a route in a shared table never displaces another's.
+/// The metric (`RTA_PRIORITY`) of published routes. A table holds one route per destination and metric, so with metrics
+/// of our own we never displace a route of others in a shared table.
 pub const METRIC: u32 = 1180;
 
-/// The metric of routes that are in the main table for the kernel alone.
+/// The metric of routes in the main table for the kernel's own use only.
 pub const INTERNAL_METRIC: u32 = METRIC + 1;
 
-/// The metric of [`RouteAction::Unreachable`]: it counts when nothing of a better one is there.
+/// The metric of [`RouteAction::Unreachable`], used when no route has a better one.
 pub const BACKSTOP_METRIC: u32 = METRIC + 2;
 
 /// The kernel's main table, `RT_TABLE_MAIN`.
 pub const MAIN_TABLE: u32 = 254;
 
-/// Whether a route's protocol says that it is ours.
+/// Whether a route with this protocol is ours.
 fn is_ours(protocol: u8) -> bool {
     protocol == PROTOCOL || protocol == INTERNAL_PROTOCOL
 }

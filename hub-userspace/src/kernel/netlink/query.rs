@@ -1,4 +1,4 @@
-//! Questions to a [`HostState`].
+//! Queries of a [`HostState`].
 
 use std::net::IpAddr;
 
@@ -7,24 +7,23 @@ use ipnet::IpNet;
 use super::{HostState, Link};
 
 impl HostState {
-    /// The interface of this name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.values().find(|link| link.name == name)
     }
 
-    /// Addresses of an interface, with their prefix lengths, host bits kept.
+    /// Addresses of an interface, with prefix length and host bits.
     pub fn addresses_of(&self, ifindex: u32) -> impl Iterator<Item = IpNet> {
         self.addresses.get(&ifindex).into_iter().flatten().copied()
     }
 
-    /// The kernel's routes through routers on an interface.
+    /// The kernel's routes via gateways on an interface.
     pub fn gateways_of(&self, ifindex: u32) -> impl Iterator<Item = (IpNet, IpAddr)> {
         self.gateways.iter().filter(move |((index, _), _)| *index == ifindex).map(|((_, prefix), via)| (*prefix, *via))
     }
 }
 
 impl Link {
-    /// Carries packets now.
+    /// Whether it carries packets now.
     pub fn is_up(&self) -> bool {
         self.admin_up && self.running
     }

@@ -1,4 +1,4 @@
-//! Netlink sockets: dumps, changes in batches, and a strict reading of what the kernel answers.
+//! Netlink sockets: dumps, batches of changes, and strict parsing of the kernel's answers.
 
 use std::{fmt, future::poll_fn, io, iter, time::Duration};
 
@@ -13,33 +13,33 @@ use rtnetlink::{
 use rustix::{io::Errno, net::sockopt};
 use tokio::{task::yield_now, time::timeout};
 
-/// Bytes of receive buffer asked for. Answers and events that do not fit are lost, which `ENOBUFS`
-/// tells; the default of 208 KiB holds a few hundred.
+/// Requested receive buffer in bytes. Answers and events that do not fit are lost and reported as `ENOBUFS`; the
+/// default of 208 KiB holds a few hundred.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// When to send what is in a batch: well below the default send buffer, and few enough messages that their refusals
-/// fit the receive buffer.
+/// Size in bytes at which a batch is sent: well below the default send buffer, and with so few messages that all
+/// refusals fit the receive buffer.
 const BATCH_BYTES: usize = 32 << 10;
 
-/// The kernel fills its answers to dumps up to this, if the reader has so much room (`netlink_recvmsg`).
+/// The kernel fills its answers to dumps up to this size, if the reader has the room (`netlink_recvmsg`).
 const LONGEST_ANSWER: usize = 32 << 10;
 
-/// Messages begin at multiples of this (`NLMSG_ALIGN`).
+/// Alignment of messages (`NLMSG_ALIGN`).
 const ALIGNMENT: usize = 4;
 
-/// How often a dump is repeated that changed while it was read (`NLM_F_DUMP_INTR`).
+/// Attempts for a dump that changed while it was read (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS: usize = 5;
 
-/// The kernel answers within the call that asks; an answer that has not come by then is lost.
+/// The kernel answers within the system call. A later answer counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What can go wrong with a netlink socket, apart from single changes that are [refused](Refusal).
+/// Errors of a netlink socket, except single changes that are [refused](Refusal).
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// No socket, or not with the options needed.
+    /// No socket, or not with the required options.
     #[error("cannot open a netlink socket: {0}")]
     Open(#[source] io::Error),
-    /// The socket failed, or answers were lost (`ENOBUFS`), while `what` was asked for.
+    /// The socket failed, or answers were lost (`ENOBUFS`), during `what`.
     #[error("the netlink socket failed while {what}: {source}")]
     Socket { what: &'static str, source: io::Error },
     /// An answer was lost.
@@ -50,13 +50,12 @@ pub enum NetlinkError {
     Refused { what: &'static str, refusal: Refusal },
 }
 
-/// A request that the kernel refused: its error number and, when it gave one, its own sentence
-/// (`NLMSGERR_ATTR_MSG`).
+/// A request that the kernel refused: its error number and, if present, its message (`NLMSGERR_ATTR_MSG`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// `errno`, positive.
     pub errno: i32,
-    /// The kernel's own words, "Nexthop has invalid gateway" for one.
+    /// The kernel's message, such as "Nexthop has invalid gateway".
     pub detail: Option<String>,
 }
 
@@ -65,12 +64,12 @@ impl Refusal {
         Self { errno: message.raw_code().abs(), detail: kernel_words(&message.header) }
     }
 
-    /// Whether the answer is this error.
+    /// Whether the error number is this one.
     pub(super) fn is(&self, errno: Errno) -> bool {
         self.errno == errno.raw_os_error()
     }
 
-    /// What the operator can do about it, if that is known.
+    /// Advice for the operator, if known.
     fn way_out(&self) -> Option<&'static str> {
         Some(match Errno::from_raw_os_error(self.errno) {
             Errno::PERM => "needs CAP_NET_ADMIN: run as root or through `cargo xtask run`",
@@ -97,8 +96,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The sentence in an error's extended acknowledgement: attributes after the header of the request
-/// that is repeated there (`netlink_ack_tlv_fill` in `net/netlink/af_netlink.c`).
+/// The message in an error's extended acknowledgement: attributes after the repeated header of the request
+/// (`netlink_ack_tlv_fill` in `net/netlink/af_netlink.c`).
 pub(super) fn kernel_words(payload: &[u8]) -> Option<String> {
     const NLMSG_HEADER: usize = 16;
     const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -108,31 +107,31 @@ pub(super) fn kernel_words(payload: &[u8]) -> Option<String> {
         .map(|attribute| String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned())
 }
 
-/// Asks for [`RECEIVE_BUFFER`], beyond `net.core.rmem_max` when we may (`CAP_NET_ADMIN`).
+/// Sets [`RECEIVE_BUFFER`], beyond `net.core.rmem_max` if permitted (`CAP_NET_ADMIN`).
 pub(super) fn enlarge_receive_buffer(socket: &Socket) -> io::Result<()> {
     sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER)
         .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER))
         .map_err(io::Error::from)
 }
 
-/// A socket that asks and gets answers. It is subscribed to nothing: an event that carries the
-/// sequence number of somebody else's request could else pass for the answer to one of ours.
+/// A socket for requests and answers. It has no subscriptions: an event with the sequence number of another process'
+/// request could be mistaken for an answer to one of ours.
 ///
-/// Any of its futures may be dropped: what they leave unread is passed over by the next one.
+/// All futures may be dropped: the next request skips their unread answers.
 pub(super) struct Requests {
     socket: TokioSocket,
-    /// Of the last request.
+    /// Sequence number of the last request.
     sequence: u32,
-    /// The requests on their way out.
+    /// The requests to send.
     sending: Vec<u8>,
-    /// What was received last.
+    /// The datagram received last.
     received: Vec<u8>,
-    /// A dump whose end was not read yet; the kernel begins no other before.
+    /// A dump not read to its end; the kernel starts no other before.
     unfinished: Option<u32>,
 }
 
 impl Requests {
-    /// Opens one, in the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> Result<Self, NetlinkError> {
         let socket = TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
         configure(socket.socket_ref()).map_err(NetlinkError::Open)?;
@@ -142,7 +141,7 @@ impl Requests {
 
     /// All objects that `request` (an `RTM_GET*`) selects. `what` completes "while ...".
     ///
-    /// A table that does not exist is an empty one.
+    /// A table that does not exist is empty.
     pub async fn list(
         &mut self,
         what: &'static str,
@@ -151,7 +150,7 @@ impl Requests {
         let mut objects = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             objects.clear();
-            // Under constant change no dump is ever whole; events, or the next reading, mend it.
+            // Under constant change no dump is ever complete. Events or the next resync correct it.
             if self.dump(what, request.clone(), |object| objects.push(object)).await? {
                 break;
             }
@@ -159,8 +158,9 @@ impl Requests {
         Ok(objects)
     }
 
-    /// The same, one object at a time, so that 200,000 of them need no room, and other tasks have their turn in
-    /// between. Says whether the listing is whole: else something changed meanwhile, and may be missing or twice there.
+    /// As [`Self::list`], one object at a time, so that 200,000 of them need no memory and other tasks can run in
+    /// between. Returns whether the dump is complete; otherwise objects changed meanwhile and may be missing or
+    /// duplicated.
     pub async fn dump(
         &mut self,
         what: &'static str,
@@ -198,7 +198,7 @@ impl Requests {
                     _ => continue,
                 };
                 self.unfinished = None;
-                // No such table, or a family that the host does without ("ipv6.disable=1"): there are no objects.
+                // No such table, or a family that is disabled on the host ("ipv6.disable=1"): no objects.
                 let empty = [Errno::NOENT, Errno::AFNOSUPPORT].iter().any(|errno| refusal.is(*errno));
                 let end = refusal.errno == 0 || empty;
                 return if end { Ok(whole) } else { Err(NetlinkError::Refused { what, refusal }) };
@@ -207,7 +207,7 @@ impl Requests {
         }
     }
 
-    /// One object, or the kernel's refusal to show it.
+    /// Reads one object, or returns the kernel's refusal.
     pub async fn get(
         &mut self,
         what: &'static str,
@@ -228,11 +228,11 @@ impl Requests {
         }
     }
 
-    /// Makes the changes, each with its `NLM_F_*` flags, and returns the kernel's answer to each,
-    /// in the same order. A refused change does not stop those after it.
+    /// Makes the changes, each with its `NLM_F_*` flags, and returns the kernel's answers in the same order. A refused
+    /// change does not stop later ones.
     ///
-    /// Many changes travel in one `sendmsg`, and only the last of them asks to be acknowledged: the kernel takes them
-    /// one after the other and tells what it refuses in any case (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
+    /// One `sendmsg` carries many changes, and only the last one requests an acknowledgement: the kernel processes them
+    /// in order and always reports refusals (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
     pub async fn change(
         &mut self,
         what: &'static str,
@@ -258,7 +258,7 @@ impl Requests {
         Ok(results)
     }
 
-    /// Notes the refusals among the answers to the last changes, until the last one is acknowledged.
+    /// Records the refusals among the answers to the last changes, until the last one is acknowledged.
     async fn read_results(
         &mut self,
         what: &'static str,
@@ -283,7 +283,6 @@ impl Requests {
         }
     }
 
-    /// Adds a request to those to be sent.
     fn put(&mut self, request: RouteNetlinkMessage, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(request);
@@ -295,7 +294,7 @@ impl Requests {
         message.serialize(&mut self.sending[start..start + length]);
     }
 
-    /// Has the request that starts there acknowledged.
+    /// Requests an acknowledgement for the message at this offset.
     fn acknowledge(&mut self, start: usize) {
         const FLAGS: usize = 6;
         let at = start + FLAGS;
@@ -314,7 +313,7 @@ impl Requests {
         loop {
             self.received.clear();
             let receive = poll_fn(|context| self.socket.poll_recv_from(context, &mut self.received));
-            // Other processes may send as well.
+            // Other processes may send to this port.
             if within(what, receive).await?.port_number() == 0 {
                 return Ok(());
             }
@@ -329,8 +328,8 @@ async fn within<T>(what: &'static str, answer: impl Future<Output = io::Result<T
     }
 }
 
-/// The messages of a datagram that answer one of `count` requests, the first of which had the sequence number `first`.
-/// Others answer requests whose future was dropped.
+/// The messages of a datagram that answer one of `count` requests, starting at sequence number `first`. Others answer
+/// requests whose future was dropped.
 fn answers(datagram: &[u8], first: u32, count: u32) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
     const HEADER: usize = 16;
     const SEQUENCE: usize = 8;
@@ -354,9 +353,9 @@ fn answers(datagram: &[u8], first: u32, count: u32) -> impl Iterator<Item = Netl
 
 fn configure(socket: &Socket) -> io::Result<()> {
     enlarge_receive_buffer(socket)?;
-    // Dumps filtered by the kernel: of a full BGP table we read our own routes only.
+    // The kernel filters dumps: on a host with a full BGP table we read only our own routes.
     socket.set_netlink_get_strict_chk(true)?;
-    // Errors with the kernel's sentence, and without the whole request.
+    // Errors include the kernel's message, and omit the request.
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)
 }

@@ -7,9 +7,9 @@
 //! | `classes.rs` | classes and rows, deduplicated |
 //! | `trie.rs` | nodes and blocks, built from sorted prefixes |
 //!
-//! A change of one prefix descends to the last node that can stay, and rebuilds what is below the slots that the prefix
-//! covers. Each slot is replaced by one store, so a packet sees the old or the new value of an address. Memory that no
-//! word points to any more is freed when no packet can still be reading it.
+//! A change of one prefix descends to the last node that can stay, and rebuilds everything below the slots that the
+//! prefix covers. Each slot is replaced by one store, so a packet sees the old or the new value of an address. Memory
+//! that no word points to any more is freed when no packet can still be reading it.
 
 pub mod memory;
 

@@ -340,14 +340,14 @@ impl<B: Backing> Builder<'_, B> {
         }
     }
 
-    /// Replaces a slot and releases what the old value points to.
+    /// Replaces a slot and releases the target of the old value.
     pub fn replace(&mut self, word: u32, value: u32) {
         let old = self.memory.load(word);
         self.memory.store(word, value);
         self.release(old);
     }
 
-    /// Releases what a removed slot points to.
+    /// Releases the target of a removed slot.
     fn release(&mut self, slot: u32) {
         let Some(node) = self.node(slot, Bits::NONE) else {
             return self.classes.drop(ClassId(slot & !CLASS), 1);

@@ -1,7 +1,7 @@
-//! The task that keeps charon in step with the configuration, and tells what becomes of the tunnels.
+//! The task that reconciles charon with the configuration and reports the state of the tunnels.
 //!
-//! It alone talks to charon. Whatever breaks the session, charon's restart included, it connects again, tells charon all
-//! that is wanted, and looks at all SAs anew; what happened in between is in that look.
+//! Only this task talks to charon. After any loss of the session, including a restart of charon, it reconnects, loads
+//! the complete desired state, and lists all SAs. The listing includes the changes missed meanwhile.
 
 mod task;
 
@@ -34,26 +34,27 @@ impl Driver {
         Self { config, views, task }
     }
 
-    /// What is wanted from now on.
+    /// Sets the desired configuration.
     pub fn set(&self, config: &Config) {
         self.config.send_replace(without_routes(config));
     }
 
-    /// How the tunnels are now.
+    /// The current state of the tunnels.
     pub fn view(&self) -> Arc<Tunnels> {
         Arc::clone(&self.views.borrow())
     }
 
-    /// Returns when they are otherwise than when this was called last. May be cancelled.
+    /// Returns when the state has changed since the last call. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.views.changed().await.is_err() {
-            // The task goes on as long as this is there.
+            // The task runs as long as `self` exists.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// All that matters here. The agent's own would be copied at each of its changes, were it held here as well.
+/// The relevant part of the configuration. Holding the agent's own `Arc` here would force a copy at each of its
+/// changes.
 fn without_routes(config: &Config) -> Arc<Config> {
     let Config { gateway, dataplane, vpc, customer_gateways, connections, routes: _, provenance } = config;
     Arc::new(Config {

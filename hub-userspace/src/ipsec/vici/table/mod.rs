@@ -1,7 +1,7 @@
-//! The SAs that there are, of all that charon tells: in whatever order, twice, or too late. Pure.
+//! The existing SAs, from charon's events in any order, duplicated or late. Pure.
 //!
-//! A connection is up while it has a child SA that carries traffic, whichever of several came first: one that closes after
-//! another has taken its place changes nothing.
+//! A connection is up while any of its child SAs carries traffic, regardless of their order. A replaced SA that closes
+//! changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,7 +19,7 @@ use crate::policy::{
     selectors::{Pair, same_family},
 };
 
-/// Numbers of SAs gone that are remembered, lest what is told too late brings them back.
+/// Maximum of remembered numbers of closed SAs, so that late events do not restore them.
 const REMEMBERED: usize = 4096;
 
 /// SAs of all connections, ours and others'.
@@ -27,9 +27,9 @@ const REMEMBERED: usize = 4096;
 pub struct SaTable {
     ikes: BTreeMap<u64, IkeSa>,
     children: BTreeMap<u64, Child>,
-    /// Numbers of child SAs that are gone; charon gives none twice.
+    /// Numbers of closed child SAs; charon never reuses a number.
     gone: Gone,
-    /// What was last in the way of a connection, by charon's name.
+    /// The last fault of a connection, by charon's name.
     faults: BTreeMap<String, Fault>,
 }
 
@@ -43,18 +43,18 @@ struct Child {
 #[derive(Debug, Default)]
 struct Gone {
     known: BTreeSet<u64>,
-    /// The same, the oldest first.
+    /// The same numbers, oldest first.
     order: VecDeque<u64>,
 }
 
-/// What a connection has.
+/// The SAs of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// State of its IKE SA, the best of several; `None`: it has none.
+    /// State of its IKE SA, the best of several; `None` without one.
     pub ike: Option<String>,
-    /// Child SAs that carry traffic, the oldest first.
+    /// Child SAs that carry traffic, oldest first.
     pub children: Vec<ChildSa>,
-    /// Why it did not come about, when that was tried last.
+    /// Why the last attempt failed.
     pub fault: Option<Fault>,
 }
 
@@ -63,12 +63,12 @@ impl Tunnel {
         !self.children.is_empty()
     }
 
-    /// Every pair that one of its SAs admits.
+    /// All pairs of its SAs.
     pub fn pairs(&self) -> BTreeSet<Pair> {
         self.children.iter().flat_map(ChildSa::pairs).collect()
     }
 
-    /// Traffic selectors that are not understood: what is for them is not admitted.
+    /// Traffic selectors that cannot be parsed; their traffic is dropped.
     pub fn unreadable(&self) -> BTreeSet<String> {
         let selectors = self.children.iter().flat_map(|child| child.remote.iter().chain(&child.local));
         selectors.filter(|selector| selector.scope(Names::host()).is_none()).map(TrafficSelector::to_string).collect()
@@ -76,7 +76,7 @@ impl Tunnel {
 }
 
 impl ChildSa {
-    /// Every pair that it admits.
+    /// All pairs of this SA.
     pub fn pairs(&self) -> BTreeSet<Pair> {
         let names = Names::host();
         let mut pairs = BTreeSet::new();
@@ -95,7 +95,7 @@ impl ChildSa {
 }
 
 impl SaTable {
-    /// Takes the place of all that was known: charon may be another one since.
+    /// Replaces the whole content: charon may have restarted.
     pub fn replace(&mut self, listed: Vec<(IkeSa, Vec<ChildSa>)>) {
         self.ikes.clear();
         self.children.clear();
@@ -108,12 +108,12 @@ impl SaTable {
         }
     }
 
-    /// charon is another one: with the old one all its SAs have ended.
+    /// charon has restarted: all SAs of the old process have ended.
     pub fn lose_all(&mut self) {
         self.replace(Vec::new());
     }
 
-    /// Connections that are up now and would not be by this list, by charon's names.
+    /// Connections that are up now, but not in this list, by charon's names.
     pub fn lost_by(&self, listed: &[(IkeSa, Vec<ChildSa>)]) -> BTreeSet<String> {
         let is_live = |(_, children): &&(IkeSa, Vec<ChildSa>)| children.iter().any(ChildSa::is_live);
         let stay: BTreeSet<&str> = listed.iter().filter(is_live).map(|(ike, _)| ike.connection.as_str()).collect();
@@ -133,7 +133,7 @@ impl SaTable {
                 }
             }
             SaChange::IkeRekeyed { old, new } => {
-                // Its children are the new one's, with no word about it.
+                // The new one inherits its children without an event.
                 self.ikes.remove(&old);
                 self.children.values_mut().filter(|child| child.ike == old).for_each(|child| child.ike = new.id);
                 self.ike_up(new);
@@ -144,7 +144,7 @@ impl SaTable {
             }
             SaChange::ChildDown(child) => self.child_down(child.id),
             SaChange::ChildRekeyed { ike, old, new } => {
-                // The new one first: there is no moment without either.
+                // Adds the new one first, so that the connection never appears down.
                 self.child_up(&ike, new);
                 self.child_down(old);
                 self.ike_up(ike);
@@ -157,12 +157,12 @@ impl SaTable {
         }
     }
 
-    /// Nothing is known any more, and nothing there.
+    /// Forgets everything.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// What the connection of this name of charon's has.
+    /// The SAs of the connection with this name in charon.
     pub fn tunnel(&self, connection: &str) -> Tunnel {
         let children = self.children.values().filter(|child| child.connection == connection);
         let states = self.ikes.values().filter(|ike| ike.connection == connection).map(|ike| ike.state.as_str());

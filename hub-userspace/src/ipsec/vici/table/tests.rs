@@ -1,4 +1,4 @@
-//! Sequences of events: as they come, and as they should not.
+//! Sequences of events, regular and irregular.
 
 use super::{
     super::{message::Message, selector::TrafficSelector, session::ViciEvent},
@@ -104,10 +104,10 @@ fn a_look_at_all_sas_counts_more_than_what_was_known() {
     let mut table = SaTable::default();
     table.apply(up(5, 9));
     table.apply(down(3));
-    // charon has started again: its numbers as well.
+    // charon has restarted, and its numbers start again.
     table.replace(vec![(ike(1), vec![child(3)])]);
     assert_eq!(ids(&table), [3]);
-    // What happened while it was looked at is told afterwards, some of it for the second time.
+    // Events during the listing arrive afterwards, some for the second time.
     table.apply(up(1, 3));
     table.apply(rekeyed(1, 3, 4));
     assert_eq!(ids(&table), [4]);
@@ -160,14 +160,14 @@ fn a_fault_is_told_until_the_tunnel_is_up() {
     let mut table = SaTable::default();
     table.apply(failed(Fault::Silent));
     table.apply(failed(Fault::WrongSecret));
-    // What the site says follows from it.
+    // The site's refusal follows from the wrong secret.
     table.apply(failed(Fault::Refused));
     assert_eq!(table.tunnel("a").fault, Some(Fault::WrongSecret));
     table.apply(up(1, 1));
     assert_eq!(table.tunnel("a").fault, None);
 }
 
-/// As strongSwan 5.9.8 told it: a child that the site deletes, one that comes, and the end of the IKE SA.
+/// As recorded from strongSwan 5.9.8: the site deletes a child, another one is created, and the IKE SA ends.
 #[test]
 fn recorded_events_are_understood() {
     let ike = |state: &str| Message::default().with("uniqueid", "2").with("version", "2").with("state", state);
@@ -226,7 +226,7 @@ fn recorded_events_are_understood() {
     assert_eq!(apply(event("child-updown", Message::default().with("nonsense", "yes"))), (false, none(), None));
 }
 
-/// What a connection of ours has, after events as bytes, each as charon sends them behind the event's name.
+/// The children of a connection after events, each given as the bytes that charon sends after the event's name.
 fn after(table: &mut SaTable, events: &[(&str, &[u8])]) -> Vec<u64> {
     for (name, bytes) in events {
         let message = Message::decode(bytes).expect("a message");
@@ -237,7 +237,7 @@ fn after(table: &mut SaTable, events: &[(&str, &[u8])]) -> Vec<u64> {
     ids(table)
 }
 
-/// A key with a value, a list of one, and a section, as they stand in a message.
+/// Encodes a key with a value.
 fn key(name: &str, value: &str) -> Vec<u8> {
     [&[3, name.len() as u8][..], name.as_bytes(), &[0, value.len() as u8], value.as_bytes()].concat()
 }
@@ -262,7 +262,7 @@ fn child_bytes(name: &str, id: &str, remote: &str) -> Vec<u8> {
     section(name, &keys)
 }
 
-/// Of a connection, with what its section for the children has.
+/// An event of a connection, with the content of its section of children.
 fn event_bytes(connection: &str, ike: &str, children: &[Vec<u8>]) -> Vec<u8> {
     section(connection, &[key("uniqueid", ike), key("state", "ESTABLISHED"), section("child-sas", children)])
 }
@@ -285,7 +285,7 @@ fn a_child_that_comes_and_goes_in_the_very_bytes() {
     assert_eq!(after(&mut table, &[("child-updown", up)]), [7]);
     let pairs: Vec<String> = table.tunnel("a").pairs().iter().map(Pair::to_string).collect();
     assert_eq!(pairs, ["10.10.10.0/24 === 192.168.0.0/24"]);
-    // A child that goes is told without `up`: the same message from there on.
+    // The event of a deleted child has no `up`: the same message from there on.
     assert!(after(&mut table, &[("child-updown", &up[9..])]).is_empty());
     assert!(table.tunnel("a").pairs().is_empty());
 }
@@ -318,7 +318,7 @@ fn selectors_stay_through_every_rekeying_whatever_the_order() {
     let (to_2, to_3) = (rekey_bytes("1", "1", "2"), rekey_bytes("1", "1", "3"));
     let rekeyed = |bytes: &[u8]| ("child-rekey", bytes.to_vec());
     let updown = |bytes: &[u8]| ("child-updown", bytes.to_vec());
-    // Both ends rekey at once, and one of the new SAs is closed again; in every order in which that can be told.
+    // Both ends rekey at once, and one of the new SAs is closed again; events in every possible order.
     for (what, events, last) in [
         ("ours wins", vec![rekeyed(&to_2), rekeyed(&to_3), updown(&down("3")), updown(&down("1"))], 2),
         ("theirs wins", vec![rekeyed(&to_2), rekeyed(&to_3), updown(&down("2")), updown(&down("1"))], 3),
@@ -344,15 +344,15 @@ fn a_charon_that_starts_again_counts_anew() {
     let mut table = SaTable::default();
     assert!(after(&mut table, &[("child-updown", &up), ("child-updown", &down)]).is_empty());
     assert!(after(&mut table, &[("child-updown", &up)]).is_empty(), "told too late by the same one");
-    // The new one's first SA has the number of one that is gone.
+    // The new process reuses the number of a closed SA for its first one.
     table.lose_all();
     assert_eq!(after(&mut table, &[("child-updown", &up)]), [1]);
-    // And the next one has none: nobody needs to tell the end of what the one before had.
+    // The next process has none: the SAs of the previous one need no event of their end.
     table.lose_all();
     assert!(table.lost_by(&[]).is_empty() && !table.tunnel("a").is_up() && table.tunnel("a").ike.is_none());
 }
 
-/// A list that was made while an IKE SA took another's place: the new one had no children yet, the old one was gone.
+/// A list made during the replacement of an IKE SA: the new one had no children yet, the old one was gone.
 #[test]
 fn a_list_that_lacks_what_has_not_ended_is_known_as_such() {
     let mut table = SaTable::default();

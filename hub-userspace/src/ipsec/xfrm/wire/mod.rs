@@ -1,7 +1,8 @@
-//! What the kernel tells of its policies and SAs (`linux/xfrm.h`, `net/xfrm/xfrm_user.c`), as far as it matters here. Pure.
+//! Parses the kernel's messages about policies and SAs (`linux/xfrm.h`, `net/xfrm/xfrm_user.c`), only the fields
+//! needed. Pure.
 //!
-//! A codec of our own, for the few fields there are: the SAs that a privileged reader gets have their keys with them, and
-//! these are not even copied here.
+//! This codec is our own because few fields are needed, and because a privileged reader receives SAs with their keys,
+//! which must not be copied.
 
 use std::{
     iter,
@@ -25,7 +26,7 @@ const GET_SA: u16 = 0x12;
 const NEW_POLICY: u16 = 0x13;
 const GET_POLICY: u16 = 0x15;
 
-/// `struct xfrm_userpolicy_info` and `struct xfrm_usersa_info`: attributes follow.
+/// `struct xfrm_userpolicy_info` and `struct xfrm_usersa_info`; attributes follow.
 const POLICY: usize = 168;
 const SA: usize = 224;
 /// `struct xfrm_user_tmpl`.
@@ -43,7 +44,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// What to list.
+/// The objects to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dump {
     Policies,
@@ -51,7 +52,7 @@ pub enum Dump {
 }
 
 impl Dump {
-    /// The request, of this sequence number.
+    /// The request with this sequence number.
     pub fn request(self, sequence: u32) -> [u8; HEADER] {
         let kind = match self {
             Self::Policies => GET_POLICY,
@@ -66,20 +67,20 @@ impl Dump {
     }
 }
 
-/// A message of the kernel's.
+/// A message from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum XfrmMessage {
     Policy(XfrmPolicy),
     Sa(Sa),
-    /// A listing is complete; if not `whole`, something changed while it was made.
+    /// The end of a listing.
     Done,
-    /// `errno`, positive; 0: done as asked.
+    /// `errno`, positive; 0: success.
     Error(i32),
-    /// Something else, or what is not understood.
+    /// Another or unsupported message.
     Other,
 }
 
-/// Which way a policy is for: `XFRM_POLICY_IN` and so on.
+/// Direction of a policy: `XFRM_POLICY_IN` etc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Direction {
     In,
@@ -87,7 +88,7 @@ pub enum Direction {
     Forward,
 }
 
-/// A policy that demands IPsec.
+/// A policy that requires IPsec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XfrmPolicy {
     pub direction: Direction,
@@ -97,7 +98,7 @@ pub struct XfrmPolicy {
     pub protocol: u8,
     /// 0: none.
     pub if_id: u32,
-    /// Those that a packet must have gone through; not empty.
+    /// Transformations that a packet must have passed; not empty.
     pub templates: Vec<Template>,
 }
 
@@ -109,10 +110,10 @@ pub struct SelectorSide {
     pub port_mask: u16,
 }
 
-/// Which SAs a policy is for.
+/// Matches the SAs of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {
-    /// Ends of the tunnel; unspecified: any.
+    /// Tunnel ends; unspecified: any.
     pub source: IpAddr,
     pub destination: IpAddr,
     pub protocol: u8,
@@ -121,7 +122,7 @@ pub struct Template {
     pub mode: u8,
 }
 
-/// An SA that has keys.
+/// An SA with keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sa {
     pub source: IpAddr,
@@ -136,7 +137,7 @@ pub struct Sa {
     pub added: u64,
 }
 
-/// The messages of a datagram that answer the request of this number, and whether the listing is not to be relied on.
+/// The messages of a datagram that answer the request with this number, and whether the listing is inconsistent.
 pub fn answers(datagram: &[u8], sequence: u32) -> impl Iterator<Item = (XfrmMessage, bool)> {
     let mut rest = datagram;
     iter::from_fn(move || {
@@ -187,14 +188,14 @@ fn policy(body: &[u8]) -> Option<XfrmPolicy> {
             _ => {}
         }
     }
-    // A policy that lets packets pass as they are says nothing of IPsec.
+    // A policy without templates passes packets without IPsec.
     if templates.is_empty() {
         return None;
     }
     Some(XfrmPolicy { direction, source, destination, protocol: *body.get(44)?, if_id, templates })
 }
 
-/// Nothing for one that is optional, as compression is.
+/// `None` for an optional one, such as compression.
 fn template(bytes: &[u8]) -> Option<Template> {
     if *bytes.get(50)? != 0 {
         return None;
@@ -209,7 +210,7 @@ fn template(bytes: &[u8]) -> Option<Template> {
     })
 }
 
-/// Nothing for one that is only about to become an SA: it has a number perhaps, and no keys.
+/// `None` for a larval SA: it may have an SPI, but no keys.
 fn sa(body: &[u8]) -> Option<Sa> {
     let family = number16(body, 212)?;
     let (mut if_id, mut has_keys) = (0, false);

@@ -1,7 +1,7 @@
-//! xfrm interfaces that the agent makes, and removes: those that carry its alias, and no others.
+//! Creates and deletes xfrm interfaces. It touches only interfaces with the agent's alias.
 //!
-//! They outlast it, lest its restart cuts tunnels: the next agent knows them by the alias, keeps what is still wanted as it
-//! is, and removes the rest.
+//! They outlive the agent, so that a restart does not interrupt tunnels. The next agent recognizes them by the alias,
+//! keeps those still desired unchanged, and deletes the rest.
 
 mod plan;
 
@@ -20,15 +20,15 @@ use self::plan::{FoundInterface, found, stays, steps};
 pub use self::plan::{XfrmLink, XfrmLinks};
 use super::socket::{Refusal, Requests};
 
-/// What is there is compared with what is wanted after this long: somebody may have removed one.
+/// Interval of audits: another process may have deleted an interface.
 const LOOK: Duration = Duration::from_secs(30);
-/// The same where something was refused.
+/// The interval after a refusal.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Why there are some that there should be not, or the other way round; by name.
+/// Why interfaces are missing or could not be deleted, by name.
 pub type Problems = BTreeMap<String, String>;
 
-/// The task that makes them; it ends when this is dropped.
+/// The task that manages them; it ends when this is dropped.
 pub struct Interfaces {
     wanted: watch::Sender<XfrmLinks>,
     problems: watch::Receiver<Arc<Problems>>,
@@ -42,11 +42,12 @@ impl Drop for Interfaces {
 }
 
 impl Interfaces {
-    /// Makes those that are wanted at first, in the network namespace of the calling thread, and removes what else an agent
-    /// before has left: whoever reads the host's interfaces afterwards finds none that is about to go.
+    /// Creates the interfaces desired initially, in the network namespace of the calling thread, and deletes other
+    /// leftovers of earlier agents. A later dump of the host's interfaces then contains none that is about to be
+    /// deleted.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket.
+    /// When no netlink socket can be opened.
     pub async fn start(wanted: XfrmLinks) -> Result<Self> {
         let mut requests = Requests::open()?;
         let problems = bring_about(&mut requests, &wanted, true).await;
@@ -56,7 +57,7 @@ impl Interfaces {
         Ok(Self { wanted, problems, task: tokio::spawn(run(requests, wants, publisher)) })
     }
 
-    /// All that are to be there from now on.
+    /// Sets the complete desired state.
     pub fn want(&self, wanted: XfrmLinks) {
         self.wanted.send_replace(wanted);
     }
@@ -65,25 +66,27 @@ impl Interfaces {
         Arc::clone(&self.problems.borrow())
     }
 
-    /// Returns when the problems are others than when this was called last. May be cancelled.
+    /// Returns when the problems have changed since the last call. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.problems.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Ends the task, and leaves the interfaces there. What it has begun it does: one without its alias would be nobody's.
+    /// Ends the task without deleting interfaces. It completes a started operation: nothing would ever delete an
+    /// interface without the alias.
     pub async fn end(mut self) {
-        // Its end of this channel then says that nothing more will be wanted.
+        // Closes the channel, which ends the task.
         self.wanted = watch::Sender::default();
         drop((&mut self.task).await);
     }
 }
 
-/// Removes all that agents have made in the network namespace of the calling thread, where none runs any more; their names.
+/// Deletes all interfaces of agents in the network namespace of the calling thread; returns their names. No agent may
+/// run there.
 ///
 /// # Errors
-/// When the kernel cannot be asked, or refuses.
+/// When the kernel does not answer, or refuses.
 pub async fn remove_interfaces() -> Result<Vec<String>> {
     let mut requests = Requests::open()?;
     let mut removed = Vec::new();
@@ -122,7 +125,8 @@ fn tell(problems: &Problems) {
     }
 }
 
-/// Makes them what is wanted; what is in the way, by name. `first`: what is there is another agent's work.
+/// Reconciles the interfaces with the desired state; returns the problems by name. `first`: existing ones are from
+/// another agent.
 async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Problems {
     match try_to_bring_about(requests, wanted, first).await {
         Ok(problems) => problems,
@@ -136,7 +140,6 @@ async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -
     }
 }
 
-/// All interfaces that there are.
 async fn read(requests: &mut Requests) -> Result<Vec<FoundInterface>> {
     let mut all = LinkMessage::default();
     all.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];

@@ -1,4 +1,4 @@
-//! Which xfrm interfaces are to be made and removed. Pure.
+//! Computes which xfrm interfaces to create and delete. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use rtnetlink::{
 };
 use tracing::info;
 
-/// `IFLA_IFALIAS` of ours: an agent that starts again knows them by it.
+/// `IFLA_IFALIAS` of our interfaces: a restarted agent recognizes them by it.
 const ALIAS: &str = "vpnhub";
 
 /// An xfrm interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct XfrmLink {
-    /// Of its policies and SAs; not 0.
+    /// Interface id of its policies and SAs; not 0.
     pub if_id: u32,
     /// Bytes.
     pub mtu: u32,
@@ -26,7 +26,7 @@ pub struct XfrmLink {
 /// By name.
 pub type XfrmLinks = BTreeMap<String, XfrmLink>;
 
-/// One that is ours, or in the way of one.
+/// An existing interface: ours, or with a name that we need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundInterface {
     pub index: u32,
@@ -37,7 +37,7 @@ pub struct FoundInterface {
     pub if_id: Option<u32>,
 }
 
-/// What is to be done, in this order.
+/// One operation; they run in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InterfaceStep {
     Delete {
@@ -48,7 +48,7 @@ pub enum InterfaceStep {
         name: String,
         link: XfrmLink,
     },
-    /// Alias, MTU, up.
+    /// Sets alias and MTU, and sets the interface up.
     Set {
         name: String,
         mtu: u32,
@@ -76,16 +76,16 @@ pub fn found(message: &LinkMessage) -> Option<FoundInterface> {
         }
     }
     let up = message.header.flags.contains(LinkFlags::Up);
-    // Our alias on something else is somebody's own doing.
+    // Ignore our alias on anything but an xfrm interface: another process set it.
     Some(FoundInterface { index: message.header.index, name: name?, ours: ours && if_id.is_some(), up, mtu, if_id })
 }
 
-/// Whether one of ours is wanted; its `if_id` cannot be changed.
+/// Whether one of ours is still desired. Its `if_id` cannot be changed.
 pub fn stays(wanted: &XfrmLinks, found: &FoundInterface) -> bool {
     wanted.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id))
 }
 
-/// What leads from what is there to what is wanted.
+/// The operations from the existing to the desired state.
 pub fn steps(wanted: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep> {
     let (mut steps, mut creations) = (Vec::new(), Vec::new());
     for gone in found.iter().filter(|found| found.ours && !stays(wanted, found)) {
@@ -93,7 +93,7 @@ pub fn steps(wanted: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep>
     }
     for (name, link) in wanted {
         match found.iter().find(|found| found.name == *name) {
-            // Somebody else's is used as it is.
+            // Others' interfaces are used unchanged.
             Some(found) if !found.ours => {}
             Some(found) if stays(wanted, found) => {
                 if !found.up || found.mtu != link.mtu {
@@ -124,7 +124,7 @@ impl InterfaceStep {
         }
     }
 
-    /// The message, and its `NLM_F_*` flags.
+    /// The message and its `NLM_F_*` flags.
     pub fn message(&self) -> (RouteNetlinkMessage, u16) {
         let mut message = LinkMessage::default();
         match self {
@@ -142,7 +142,7 @@ impl InterfaceStep {
                 ];
                 (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
             }
-            // The kernel takes an alias for an interface that is there, not for one that is being made (`do_setlink`,
+            // The kernel accepts an alias only for an existing interface, not on creation (`do_setlink`,
             // net/core/rtnetlink.c).
             Self::Set { name, mtu } => {
                 message.header.flags = LinkFlags::Up;
@@ -228,7 +228,7 @@ mod tests {
         let mut expected = b"\x08\0\x03\0xf7\0".to_vec();
         expected.extend(b"\x1c\0\x12\0\x09\0\x01\0xfrm\0\0\0\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0");
         let body = &create[32..];
-        // The length of the kind may count its end or not.
+        // The length of the kind may include its terminating zero or not.
         let without_end = b"\x18\0\x12\0\x08\0\x01\0xfrm\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0";
         assert!(body == expected || body[8..] == without_end[..], "{body:02x?}");
         let set = bytes(&InterfaceStep::Set { name: "xf7".into(), mtu: 1400 });

@@ -4,11 +4,11 @@ use hub_common::Mark;
 
 use super::wire::{Messages, NLM_F_CREATE, NftMessage, attribute, big32, text};
 
-/// What the rules themselves depend on; all else is in sets.
+/// The parameters of the rules themselves; everything else is in sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     pub mark: Mark,
-    /// 0, the group of all interfaces that are in no other: not asked for.
+    /// 0 is the default group of all interfaces: the rules then ignore groups.
     pub group: u32,
 }
 
@@ -20,7 +20,7 @@ const TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 
-/// A chain; one of those that a hook calls if it has a `hook`.
+/// A chain; a base chain if it has a `hook`.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain {
     pub name: &'static str,
@@ -72,7 +72,7 @@ pub const CHAINS: [Chain; 16] = [
     regular(OUTPUT_ACCEPT6),
 ];
 
-/// The counters, each of what is dropped at one place.
+/// The counters: one for each place that drops.
 pub mod counter {
     pub const UNMARKED: &str = "unmarked";
     pub const NO_ROUTE: &str = "no_route";
@@ -87,7 +87,7 @@ pub mod counter {
 }
 
 impl Chain {
-    /// Whether a chain that the kernel shows is called at the same place, or by rules only, as this one.
+    /// Whether a chain of the kernel has the same hook and priority as this one, or like this one no hook.
     pub fn is_like(&self, shown: &[u8]) -> bool {
         let hook = attribute(shown, HOOK).map(|hook| {
             let number = |kind| attribute(hook, kind).and_then(big32);
@@ -101,7 +101,7 @@ impl Chain {
         attribute(shown, CHAIN_NAME).map(text).unwrap_or_default()
     }
 
-    /// Makes it, or has one that `exists` accept what reaches its end.
+    /// Creates the chain. If it `exists`, sets its policy to accept.
     pub fn create(&self, messages: &mut Messages, exists: bool) {
         const NF_ACCEPT: u32 = 1;
         messages.message(NftMessage::NewChain, NLM_F_CREATE, |message| {

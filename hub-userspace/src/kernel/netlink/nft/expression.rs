@@ -1,7 +1,7 @@
-//! Expressions, of which rules are made (`enum nft_*_attributes` in `linux/netfilter/nf_tables.h`). Pure.
+//! Rule expressions (`enum nft_*_attributes` in `linux/netfilter/nf_tables.h`). Pure.
 //!
-//! Registers are numbered in units of four bytes here (`NFT_REG32_00` + n): an interface's name takes four of them, an
-//! IPv6 address four, anything else one. What is loaded into neighbouring registers is one key.
+//! Registers are numbered in units of four bytes here (`NFT_REG32_00` + n). An interface name takes four registers, an
+//! IPv6 address four, anything else one. Values in adjacent registers form one key.
 
 use super::wire::{LIST_ELEMENT, Messages};
 
@@ -39,12 +39,11 @@ pub enum Compare {
     Differs = 1,
 }
 
-/// What becomes of a packet.
 #[derive(Debug, Clone, Copy)]
 pub enum NftVerdict {
     Drop,
     Accept,
-    /// Goes on in that chain and does not come back.
+    /// Continues in that chain, without return.
     Goto(&'static str),
 }
 
@@ -69,7 +68,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// That many bytes from there on, network byte order. A rule ends where the packet has none.
+    /// Loads `length` bytes from `offset`, network byte order. The rule does not match if the packet is too short.
     pub fn payload(&mut self, base: Header, offset: u32, length: u32, register: u32) -> &mut Self {
         self.add("payload", |message| {
             message.u32(1, FIRST_REGISTER + register);
@@ -79,7 +78,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// Of an IPv6 extension header. A rule ends where the packet has none.
+    /// The same for an IPv6 extension header. The rule does not match if the packet has none.
     pub fn extension(&mut self, header: u8, offset: u32, length: u32, register: u32) -> &mut Self {
         self.add("exthdr", |message| {
             message.u32(1, FIRST_REGISTER + register);
@@ -89,7 +88,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// Keeps those bits of a register.
+    /// Clears all other bits of a register.
     pub fn mask(&mut self, register: u32, mask: &[u8]) -> &mut Self {
         self.add("bitwise", |message| {
             message.u32(1, FIRST_REGISTER + register);
@@ -100,7 +99,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// The rule ends unless that holds.
+    /// The rule matches only if the comparison holds.
     pub fn compare(&mut self, register: u32, compare: Compare, value: &[u8]) -> &mut Self {
         self.add("cmp", |message| {
             message.u32(1, FIRST_REGISTER + register);
@@ -109,7 +108,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// The rule ends unless the key is in the set.
+    /// The rule matches only if the key is in the set.
     pub fn lookup(&mut self, register: u32, set: &str) -> &mut Self {
         self.add("lookup", |message| {
             message.string(1, set);
@@ -117,7 +116,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// Adds the key to the set, or begins its time anew. The rule ends if the set is full.
+    /// Adds the key to the set, or restarts its timeout. The rule does not match if the set is full.
     pub fn remember(&mut self, register: u32, set: &str, counted: bool) -> &mut Self {
         const NFT_DYNSET_OP_UPDATE: u32 = 1;
         const NFTA_DYNSET_EXPR: u16 = 7;
@@ -134,7 +133,6 @@ impl Expressions<'_> {
         })
     }
 
-    /// Counts the packet.
     pub fn count(&mut self, counter: &str) -> &mut Self {
         const NFT_OBJECT_COUNTER: u32 = 1;
         self.add("objref", |message| {
@@ -143,7 +141,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// The rule ends for what is beyond this.
+    /// The rule matches only packets below this rate.
     pub fn limit(&mut self, packets_per_second: u64, burst: u32) -> &mut Self {
         const SECOND: u64 = 1;
         const PACKETS: u32 = 0;
@@ -156,7 +154,7 @@ impl Expressions<'_> {
         })
     }
 
-    /// Answers "host unreachable" or "address unreachable", and drops.
+    /// Replies "host unreachable" or "address unreachable", and drops the packet.
     pub fn reject(&mut self) -> &mut Self {
         const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
         const NFT_REJECT_ICMPX_HOST_UNREACH: u8 = 2;

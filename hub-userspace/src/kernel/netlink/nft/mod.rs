@@ -1,38 +1,39 @@
-//! The nftables table `inet vpnhub`: what the kernel may forward, deliver and send from and to the sites.
+//! The nftables table `inet vpnhub`: limits what the kernel forwards, delivers and sends from and to the sites.
 //!
-//! It stays when the agent ends, and it is closed by default: it lets pass what the program has marked, and knows the
-//! attachments of sites by name and by device group. Chains accept by policy, so that other tables' verdicts hold for all
-//! that does not concern a site.
+//! It outlives the agent and is closed by default: it passes packets that the program has marked. It matches the
+//! attachments of sites by name and by device group. Chains have policy accept: traffic of no site is left to other
+//! tables.
 //!
 //! | chain | hook, priority | drops |
 //! | --- | --- | --- |
-//! | `prerouting` | prerouting, -300 | from a site without the mark's flag; `NO_ROUTE`, some of it answered "host unreachable" |
-//! | `input` | input, 0 | from a site without `LOCAL`; what is no service |
+//! | `prerouting` | prerouting, -300 | from a site without the mark's flag; `NO_ROUTE`, partly rejected |
+//! | `input` | input, 0 | from a site without `LOCAL`; to no service |
 //! | `forward` | forward, 0 | from or to a site, unless the mark's next hop is at this interface |
-//! | `output` | output, 0 | to a site what is not in its selectors; to elsewhere an answer to what the program has admitted |
+//! | `output` | output, 0 | to a site outside its selectors; elsewhere, replies to admitted packets |
 //!
-//! From a site, `input` accepts, and nothing else:
+//! From a site, `input` accepts only:
 //!
-//! * TCP to a service, and TCP that does not open a connection (any but SYN without ACK);
-//! * UDP to a service, and from where the hub has sent UDP in the last 60 seconds, to the port that sent it;
-//! * ICMP errors (3, 11, 12; of `ICMPv6` 1-4) and echo replies; echo requests if [`GuardService::Icmp`] is there. No redirects;
-//! * IPv6 router solicitations, neighbour solicitations and advertisements. Neither router advertisements nor redirects:
-//!   a hub takes its routes from nobody at a link;
-//! * IPv6 fragments but the first: the kernel puts them together behind the hook, and not without the first.
+//! - TCP to a service, and TCP that does not open a connection (anything except SYN without ACK);
+//! - UDP to a service, and UDP from a peer to which the hub has sent UDP in the last 60 seconds, to the sending port;
+//! - ICMP errors (3, 11, 12; of `ICMPv6` 1-4) and echo replies; echo requests with [`GuardService::Icmp`]. No
+//!   redirects;
+//! - IPv6 router solicitations, neighbour solicitations and advertisements. Neither router advertisements nor
+//!   redirects: a hub learns no routes from a link;
+//! - IPv6 fragments except the first: the kernel reassembles them after the hook, and only with the first.
 //!
-//! Other protocols, as OSPF (89), VRRP (112), IGMP (2) or ESP (50), and multicast listener reports are dropped, to
-//! multicast and link-local destinations, too. UDP to those needs a service like any other.
+//! Other protocols, such as OSPF (89), VRRP (112), IGMP (2) or ESP (50), and multicast listener reports are dropped,
+//! also to multicast and link-local destinations. UDP to those destinations needs a service, too.
 //!
-//! Answers have the mark of what they answer (`fwmark_reflect`, ip-sysctl.rst), which the agent switches on: so an ICMP
-//! error about a site's packet does not leave by the host's default route where the route to the site has gone.
+//! Replies carry the mark of the packet they answer (`fwmark_reflect`, ip-sysctl.rst), which the agent enables. So an
+//! ICMP error about a site's packet does not leave by the host's default route when the route to the site is missing.
 //!
-//! To a site, `output` accepts ICMP errors, neighbour discovery and multicast listener reports, what goes to 224.0.0.0/24,
-//! 169.254.0.0/16, multicast of link scope (`ff02::/16`) and `fe80::/10`, and what is in the site's selectors. Packet sockets
-//! (health checks) do not come past it.
+//! To a site, `output` accepts ICMP errors, neighbour discovery and multicast listener reports, packets to
+//! 224.0.0.0/24, 169.254.0.0/16, link-scope multicast (`ff02::/16`) and `fe80::/10`, and packets within the site's
+//! selectors. Packet sockets (health checks) bypass it.
 //!
-//! Since Linux 6.9 the table belongs to the socket that writes it: while that is open, nobody else can change or remove it, and
-//! `flush ruleset` passes it over. When it closes, the table stays and is anybody's to change; the next [`Guard`] adopts it.
-//! A kernel before that has a plain table, which is put back when others have changed it.
+//! Since Linux 6.9 the socket that writes the table owns it. While it is open, no other socket can change or remove the
+//! table, and `flush ruleset` skips it. When it closes, the table stays without owner; the next [`Guard`] adopts it. On
+//! an older kernel the table is plain, and is restored after changes by others.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -43,9 +44,9 @@
 //! | `rules` | the chains' rules (pure) |
 //! | `sets` | sets and their elements (pure) |
 //! | `selectors` | selector pairs without overlaps (pure) |
-//! | `requests` | the socket that asks and changes |
-//! | `watch` | the socket that hears of others' changes |
-//! | `guard` | [`Guard`], which brings the kernel from what is there to what is to be |
+//! | `requests` | the socket for listings and changes |
+//! | `watch` | the socket for events of others' changes |
+//! | `guard` | [`Guard`], which reconciles the kernel's table with the ruleset |
 
 mod chains;
 mod expression;
@@ -70,69 +71,68 @@ use rustix::io::Errno;
 pub use self::guard::Guard;
 use super::Refusal;
 
-/// Of family `inet`.
+/// The table's name, in family `inet`.
 pub const TABLE: &str = "vpnhub";
 
-/// What the table is to say. Equal values mean no change.
+/// The table's desired contents. Equal values mean no change.
 ///
-/// Names that no interface can have (empty, or longer than 15 bytes) are left out.
+/// Names that are invalid for an interface (empty, or longer than 15 bytes) are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Names of the sites' interfaces, which need not exist.
+    /// Names of the sites' interfaces, which may be missing.
     pub sites: BTreeSet<String>,
-    /// Names of the other interfaces by which the hub may answer what the program has admitted: the VPC's.
+    /// Names of the other interfaces through which the hub may reply to admitted packets: the VPC's.
     pub vpc: BTreeSet<String>,
-    /// Device group of the sites' interfaces (`IFLA_GROUP`), which survives a rename. 0, the group that interfaces are in
-    /// by default: none.
+    /// Device group of the sites' interfaces (`IFLA_GROUP`), which survives a rename. 0, the kernel's default group,
+    /// means none.
     pub group: u32,
-    /// How the program marks packets.
+    /// The mark that the program sets.
     pub mark: Mark,
-    /// What the kernel may forward: the mark under its mask, and the name of the interface that the packet leaves by.
-    /// Marks without the flag are left out.
+    /// Traffic that the kernel may forward: the mark under its mask, and the name of the outgoing interface. Marks
+    /// without the flag are left out.
     pub next_hops: BTreeSet<(u32, String)>,
-    /// What the hub itself may send: interface, the hub's side, the site's side, both of one family. They may overlap.
+    /// Traffic that the hub itself may send: interface, the hub's side, the site's side, both of one family. They may
+    /// overlap.
     pub output: BTreeSet<(String, IpNet, IpNet)>,
-    /// What sites may reach on the hub.
+    /// Services on the hub that sites may reach.
     pub services: BTreeSet<GuardService>,
 }
 
-/// Something on the hub that sites may reach.
+/// A service on the hub that sites may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GuardService {
     /// Echo requests, of both families.
     Icmp,
-    /// The port.
     Tcp(u16),
-    /// The port.
     Udp(u16),
 }
 
-/// What a counter shows.
+/// A counter's value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counter {
     pub packets: u64,
-    /// From the IP header on.
+    /// Including the IP header.
     pub bytes: u64,
 }
 
-/// What was dropped since the table was made; zero where there is no table.
+/// Drops since the table was created; zero without a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuardCounters {
-    /// Came from a site without the program's mark.
+    /// From a site, without the program's mark.
     pub unmarked: Counter,
-    /// Had no route; some of it was answered.
+    /// Without a route; partly answered.
     pub no_route: Counter,
-    /// Came from a site to the hub, though not marked as local.
+    /// From a site to the hub, not marked as local.
     pub input_not_local: Counter,
-    /// Came from a site to the hub, and is none of its services.
+    /// From a site to the hub, to none of its services.
     pub input_no_service: Counter,
-    /// Came from a site, and its mark does not admit it to the interface that the kernel chose.
+    /// From a site, to an interface that the mark does not allow.
     pub forward_from_site: Counter,
-    /// Came from elsewhere to a site, likewise.
+    /// From elsewhere to a site, likewise.
     pub forward_to_site: Counter,
-    /// The hub's own, to a site, beyond its selectors.
+    /// From the hub to a site, outside its selectors.
     pub output: Counter,
-    /// `forward_to_site` by the interface's name, 256 of them at most; without those that sent nothing for a day.
+    /// `forward_to_site` by the interface's name, at most 256. Interfaces that sent nothing for a day are removed.
     pub strangers: BTreeMap<String, Counter>,
 }
 
@@ -142,7 +142,7 @@ pub enum GuardError {
     /// The kernel has no `nf_tables`, or not all of it.
     #[error("this kernel has no nf_tables: load the module nf_tables, or build with CONFIG_NF_TABLES_INET ({0})")]
     Missing(#[source] io::Error),
-    /// A part is missing, as an expression of a rule.
+    /// A part is missing, such as an expression.
     #[error(
         "this kernel's nf_tables lacks a part that the table inet {TABLE} needs: load the modules nft_reject_inet and \
          nft_limit, or build with CONFIG_NFT_REJECT_INET and CONFIG_NFT_LIMIT ({0})"
@@ -161,37 +161,37 @@ pub enum GuardError {
         /// The netlink port of its socket.
         port: u32,
     },
-    /// The mark cannot tell packets apart.
+    /// The mark has no single flag bit, or no bits for the number.
     #[error(
         "the mark {flag:#x}/{mask:#x} needs one bit as flag, and other bits of the mask for the number; correct \
          [dataplane] mark"
     )]
     Mark {
-        /// Of the ruleset.
+        /// The ruleset's.
         flag: u32,
-        /// Of the ruleset.
+        /// The ruleset's.
         mask: u32,
     },
     /// The socket failed, or answers were lost.
     #[error("the netlink socket failed while {what}: {source}")]
     Socket {
-        /// What was asked for.
+        /// The operation.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Another answer of the kernel's.
+    /// Any other refusal by the kernel.
     #[error("the kernel refused while {what}: {refusal}")]
     Refused {
-        /// What was asked for.
+        /// The operation.
         what: &'static str,
-        /// Its answer.
+        /// The kernel's answer.
         refusal: Refusal,
     },
 }
 
 impl GuardError {
-    /// What the kernel's answer to a request means.
+    /// Maps the kernel's refusal of a request.
     fn refused(what: &'static str, refusal: Refusal) -> Self {
         match Errno::from_raw_os_error(refusal.errno) {
             Errno::PERM | Errno::ACCESS => Self::Permission,
@@ -202,7 +202,7 @@ impl GuardError {
         }
     }
 
-    /// The same where no socket could be had.
+    /// Maps a failure to open a socket.
     fn no_socket(source: io::Error) -> Self {
         match source.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => Self::Missing(source),

@@ -1,5 +1,5 @@
-//! The socket that lists and changes. Blocking: the kernel does all of its work within the call that asks, which with
-//! thousands of elements is too long for a task's turn.
+//! The socket for listings and changes. Blocking: the kernel does all work within the call, which takes too long for an
+//! async task with thousands of elements.
 
 use std::{
     io,
@@ -25,13 +25,13 @@ use super::{
     },
 };
 
-/// How often a listing is repeated that changed while it was made.
+/// Attempts for a listing that changed while it was read.
 const ATTEMPTS: usize = 5;
-/// The kernel fills its answers up to this.
+/// The kernel fills its answers up to this size.
 const LONGEST_ANSWER: usize = 32 << 10;
-/// An answer that has not come by then is lost.
+/// An answer that is later than this counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The kernel may still close the sockets of an agent that has ended.
+/// The kernel may take this long to close the sockets of an agent that has ended.
 const OWNER_ENDS_WITHIN: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(10);
 /// `MSG_DONTWAIT`.
@@ -39,31 +39,31 @@ const DO_NOT_WAIT: i32 = 0x40;
 
 pub struct NftRequests {
     socket: Socket,
-    /// By which the kernel names us as the author of a change.
+    /// Netlink port, which identifies us as the author of a change.
     port: u32,
-    /// Of the last request.
+    /// Sequence number of the last request.
     sequence: u32,
     received: Vec<u8>,
 }
 
 impl NftRequests {
-    /// Opens one, in the network namespace of the calling thread, and has the kernel answer: without `nf_tables` it fails
-    /// here.
+    /// Opens a socket in the network namespace of the calling thread, and sends a first request: without `nf_tables` it
+    /// fails here.
     pub fn open() -> Result<Self, GuardError> {
         let socket = Socket::new(NETLINK_NETFILTER).map_err(GuardError::no_socket)?;
         Self::on(socket, Socket::bind_auto)
     }
 
-    /// The same on a socket that was opened before. `None` if it is of another network namespace than the calling thread.
+    /// The same on a socket opened earlier. `None` if it belongs to another network namespace than the calling thread.
     pub fn resume(socket: OwnedFd) -> Result<Option<Self>, GuardError> {
         let resume = || -> io::Result<Option<Socket>> {
             let here = Socket::new(NETLINK_NETFILTER)?;
             if sockopt::socket_protocol(&socket)? != Some(NETFILTER) || namespace_of(&socket)? != namespace_of(&here)? {
                 return Ok(None);
             }
-            // SAFETY: it is open, and nobody else's.
+            // SAFETY: it is open, and we own it.
             let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
-            // What the earlier owner has not read any more; reading on also ends a listing.
+            // Drain the earlier owner's unread messages; reading also ends an unfinished listing.
             let mut unread = Vec::with_capacity(LONGEST_ANSWER);
             while socket.recv(&mut unread, DO_NOT_WAIT).is_ok() {
                 unread.clear();
@@ -102,7 +102,7 @@ impl NftRequests {
         self.socket.as_fd()
     }
 
-    /// The attributes of all objects of our table that a request selects. None if there is no table.
+    /// The attributes of all objects of our table that a request selects. Empty without a table.
     pub fn list(
         &mut self,
         what: &'static str,
@@ -124,14 +124,14 @@ impl NftRequests {
             match refusal {
                 Some(refusal) if refusal.is(Errno::NOENT) => return Ok(Vec::new()),
                 Some(refusal) => return Err(GuardError::refused(what, refusal)),
-                // Under constant change no listing is ever whole.
+                // Under constant change no listing is ever complete.
                 None if whole || attempt == ATTEMPTS => return Ok(objects),
                 None => {}
             }
         }
     }
 
-    /// Sends a request that is answered by objects, and returns the kernel's refusal, if it refuses.
+    /// Sends a request that is answered by objects; returns the kernel's refusal, if any.
     fn ask(
         &mut self,
         what: &'static str,
@@ -154,7 +154,7 @@ impl NftRequests {
         }
     }
 
-    /// Has the kernel do all that `write` adds to a batch, or nothing of it.
+    /// Sends a batch, which the kernel applies completely or not at all.
     pub fn change(
         &mut self,
         what: &'static str,
@@ -174,7 +174,7 @@ impl NftRequests {
                     continue;
                 }
                 refused = refused.or_else(|| refusal(message));
-                // An answer to the begin of the batch is one to all of it (`nfnetlink_rcv_batch`).
+                // An answer to the batch's begin covers the whole batch (`nfnetlink_rcv_batch`).
                 if place == 0 || message.sequence == last {
                     return Ok(refused.map_or(Ok(()), Err));
                 }
@@ -182,10 +182,10 @@ impl NftRequests {
         }
     }
 
-    /// The same once an owner that is just ending has gone.
+    /// The same, after waiting for an owner that is just ending.
     ///
     /// # Errors
-    /// When another process owns the table and goes on.
+    /// When another process owns the table and does not close it.
     pub fn change_when_free(
         &mut self,
         what: &'static str,
@@ -201,7 +201,7 @@ impl NftRequests {
     }
 
     /// # Errors
-    /// [`GuardError::Owned`] when another socket owns the table, and goes on doing so.
+    /// [`GuardError::Owned`] when another socket owns the table and does not close.
     pub fn must_be_free(&mut self) -> Result<(), GuardError> {
         let start = Instant::now();
         while let Some(port) = self.table()?.and_then(|table| table.owner).filter(|port| *port != self.port) {
@@ -219,7 +219,7 @@ impl NftRequests {
         Ok(tables.first().map(|table| NftTable::read(table)))
     }
 
-    /// What tables this kernel knows.
+    /// Probes which kinds of tables this kernel supports.
     pub fn ownership(&mut self) -> Result<Ownership, GuardError> {
         const WHAT: &str = "asking whether nftables tables can have an owner";
         match self.change(WHAT, table::probe)? {
@@ -230,7 +230,7 @@ impl NftRequests {
         }
     }
 
-    /// A batch goes out in one piece, beyond `net.core.wmem_max` (`netlink_sendmsg`).
+    /// A batch is sent in one piece, which may exceed `net.core.wmem_max` (`netlink_sendmsg`).
     fn make_room(&self, length: usize) -> io::Result<()> {
         const BESIDES: usize = 4096;
         if sockopt::socket_send_buffer_size(&self.socket)? < length + BESIDES {
@@ -250,7 +250,7 @@ impl NftRequests {
         loop {
             self.received.clear();
             match self.socket.recv_from(&mut self.received, 0) {
-                // Other processes may send as well.
+                // Other processes may send to this port.
                 Ok((_, sender)) if sender.port_number() == 0 => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -260,7 +260,7 @@ impl NftRequests {
     }
 }
 
-/// The refusal in an answer, or none if it is an acknowledgement, or the end of a listing.
+/// The refusal in an answer; none in an acknowledgement or at the end of a listing.
 fn refusal(message: Received<'_>) -> Option<Refusal> {
     let errno = (number32(message.body, 0)? as i32).wrapping_neg();
     let detail = || if message.kind == NLMSG_ERROR { kernel_words(message.body.get(4..)?) } else { None };
@@ -269,7 +269,7 @@ fn refusal(message: Received<'_>) -> Option<Refusal> {
 
 fn set_up(socket: &Socket) -> io::Result<()> {
     enlarge_receive_buffer(socket)?;
-    // Errors with the kernel's sentence, and without the whole request.
+    // Errors include the kernel's message, and omit the request.
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)?;
     SockRef::from(socket).set_read_timeout(Some(ANSWER_TIMEOUT))
@@ -292,7 +292,6 @@ fn namespace_of(socket: impl AsFd) -> io::Result<u64> {
 }
 
 impl Messages {
-    /// A single request.
     fn request(sequence: u32, kind: NftMessage, flags: u16, write: impl FnOnce(&mut Self)) -> Self {
         let mut messages = Self::after(sequence);
         messages.bare(kind, flags, write);

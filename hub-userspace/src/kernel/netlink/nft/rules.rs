@@ -1,6 +1,6 @@
-//! The rules of the chains, in the order in which packets meet them. Pure.
+//! The rules of the chains, in evaluation order. Pure.
 //!
-//! What the program has marked comes first, then names of interfaces, then their group.
+//! Marked packets are matched first, then interface names, then the device group.
 
 use hub_common::Mark;
 
@@ -52,7 +52,7 @@ impl Rules<'_> {
         });
     }
 
-    /// What comes from or goes to a site goes on in another chain.
+    /// Sends the packets from or to a site to another chain.
     fn of_sites(&mut self, chain: &str, name: Meta, group: Meta, then: &'static str) {
         self.rule(chain, |rule| rule.meta(name, 0).lookup(0, SITES.name).verdict(NftVerdict::Goto(then)));
         let number = self.frame.group;
@@ -122,7 +122,7 @@ impl Rules<'_> {
             });
             self.icmp(chain, protocol, types);
         }
-        // The kernel puts these together behind this hook, and only with a first fragment that came past it.
+        // The kernel reassembles these after this hook, and only with a first fragment that has passed it.
         self.rule(INPUT_SITE6, |rule| {
             rule.extension(FRAGMENT, 2, 2, 0)
                 .mask(0, &0xfff8_u16.to_be_bytes())
@@ -151,7 +151,7 @@ impl Rules<'_> {
         self.of_sites(CHAIN, Meta::IngressName, Meta::IngressGroup, FORWARD_FROM_SITE);
         self.of_sites(CHAIN, Meta::EgressName, Meta::EgressGroup, FORWARD_TO_SITE);
         self.count_and_drop(FORWARD_FROM_SITE, counter::FORWARD_FROM_SITE);
-        // A rule of its own: it ends when the set is full.
+        // A rule of its own, because it does not match when the set is full.
         self.rule(FORWARD_TO_SITE, |rule| {
             _ = rule.meta(Meta::IngressName, 0).remember(0, STRANGERS.name, true);
         });
@@ -160,8 +160,8 @@ impl Rules<'_> {
 
     fn output(&mut self) {
         let Frame { mark, .. } = self.frame;
-        // The kernel answers hop-by-hop options that it does not know before any hook (`ip6_rcv_core`, net/ipv6/ip6_input.c):
-        // whoever sends them could have it answer a victim. Parameter problem (4), quoting next header 0.
+        // The kernel answers unknown hop-by-hop options before any hook (`ip6_rcv_core`, net/ipv6/ip6_input.c): a site
+        // could direct its answers at a victim. Matches parameter problem (4) quoting next header 0.
         self.rule("output", |rule| {
             rule.protocol(ICMP6)
                 .payload(Header::Transport, 0, 1, 0)
@@ -188,7 +188,7 @@ impl Rules<'_> {
         self.towards(OUTPUT_SITE, &FAMILY4, &[255, 255], &[169, 254]);
 
         self.icmp(OUTPUT_SITE6, ICMP6, &ICMP6_OUTPUT);
-        // Multicast of link scope, whatever its flags (RFC 4291, 2.7), and link-local addresses.
+        // Link-scope multicast with any flags (RFC 4291, 2.7), and link-local addresses.
         self.towards(OUTPUT_SITE6, &FAMILY6, &[0xff, 0x0f], &[0xff, 0x02]);
         self.towards(OUTPUT_SITE6, &FAMILY6, &[0xff, 0xc0], &[0xfe, 0x80]);
 
@@ -206,18 +206,18 @@ impl Rules<'_> {
             self.rule(family.accept, |rule| {
                 rule.meta(Meta::Protocol, 0).compare(0, Compare::Differs, &[UDP]).verdict(NftVerdict::Accept);
             });
-            // Answers of a service are not answered: sites could fill the set with them.
+            // A service's replies open no pinhole: sites could fill the set with them.
             self.rule(family.accept, |rule| {
                 rule.payload(Header::Transport, 0, 2, 0).lookup(0, UDP_SERVICES.name).verdict(NftVerdict::Accept);
             });
-            // It ends when the set is full; the chain's end accepts.
+            // The rule does not match when the set is full; the end of the chain accepts.
             self.rule(family.accept, |rule| {
                 _ = rule.flow(family, PairSide::Request).remember(0, family.udp_replies.name, false);
             });
         }
     }
 
-    /// Accepts what goes to addresses that begin like this.
+    /// Accepts packets to this prefix.
     fn towards(&mut self, chain: &str, family: &'static FamilyFields, mask: &[u8], begin: &[u8]) {
         self.rule(chain, |rule| {
             rule.family(family)
@@ -229,13 +229,13 @@ impl Rules<'_> {
     }
 }
 
-/// Where an IP version has its addresses, and what else differs.
+/// Header offsets and other differences of an IP version.
 struct FamilyFields {
     number: u8,
-    /// Bytes from the begin of the header.
+    /// Bytes from the start of the header.
     source: u32,
     destination: u32,
-    /// Bytes.
+    /// Length in bytes.
     address: u32,
     output: &'static Set,
     udp_replies: &'static Set,
@@ -263,7 +263,7 @@ static FAMILY6: FamilyFields = FamilyFields {
 };
 
 impl FamilyFields {
-    /// Of an address.
+    /// Registers of an address.
     const fn registers(&self) -> u32 {
         self.address / 4
     }
@@ -277,24 +277,24 @@ enum PairEnd {
 
 #[derive(Debug, Clone, Copy)]
 enum PairSide {
-    /// The hub sends.
+    /// Sent by the hub.
     Request,
-    /// The hub receives.
+    /// Received by the hub.
     Reply,
 }
 
 impl Expressions<'_> {
-    /// The mark, of which these bits are kept.
+    /// Loads the mark and masks it.
     fn mark(&mut self, bits: u32) -> &mut Self {
         self.meta(Meta::Mark, 0).mask(0, &bits.to_ne_bytes())
     }
 
-    /// Behind the extension headers of IPv6.
+    /// Matches the protocol after IPv6 extension headers.
     fn protocol(&mut self, protocol: u8) -> &mut Self {
         self.meta(Meta::Protocol, 0).compare(0, Compare::Equal, &[protocol])
     }
 
-    /// Also has `nft list` show addresses as such behind it.
+    /// Also makes `nft list` format the following addresses.
     fn family(&mut self, family: &FamilyFields) -> &mut Self {
         self.meta(Meta::Family, 0).compare(0, Compare::Equal, &[family.number])
     }

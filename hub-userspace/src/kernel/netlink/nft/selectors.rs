@@ -1,7 +1,7 @@
-//! Selector pairs as the kernel's sets of intervals take them. Pure.
+//! Selector pairs in the form that the kernel's interval sets accept. Pure.
 //!
-//! A set of concatenated intervals refuses an element whose first or last key lies in another one (`nft_pipapo_insert` in
-//! `net/netfilter/nft_set_pipapo.c`). So pairs that overlap are cut into rectangles that do not. Equal unions of pairs
+//! A set of concatenated intervals refuses an element whose first or last key lies in another one (`nft_pipapo_insert`
+//! in `net/netfilter/nft_set_pipapo.c`). So overlapping pairs are split into disjoint rectangles. Equal unions of pairs
 //! give equal rectangles.
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 /// First and last address; IPv4 addresses are numbers below 2^32.
 pub type Range = (u128, u128);
 
-/// All addresses of the hub's side with all of the site's side.
+/// All addresses of the hub's range with all of the site's range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rectangle {
     pub hub: Range,
@@ -29,12 +29,11 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// Rectangles that cover the same and do not overlap.
+/// Covers the same pairs with rectangles that do not overlap.
 ///
-/// Addresses of the hub's side that have the same ranges at the site's side stand together; these ranges are as long as
-/// can be.
+/// Hub addresses with the same site ranges are grouped. Ranges are as long as possible.
 pub fn disjoint(pairs: &[Rectangle]) -> Vec<Rectangle> {
-    // Where one begins, or the one before has ended.
+    // Where a range begins, or the address after its end.
     let borders: BTreeSet<u128> =
         pairs.iter().flat_map(|pair| [Some(pair.hub.0), pair.hub.1.checked_add(1)]).flatten().collect();
     let mut strips: Vec<(Range, Vec<Range>)> = Vec::new();
@@ -52,7 +51,7 @@ pub fn disjoint(pairs: &[Rectangle]) -> Vec<Rectangle> {
     strips.into_iter().flat_map(|(hub, sites)| sites.into_iter().map(move |site| Rectangle { hub, site })).collect()
 }
 
-/// The site's side of these, in as few ranges as can be.
+/// The union of the site's ranges, in as few ranges as possible.
 fn merged<'a>(pairs: impl Iterator<Item = &'a Rectangle>) -> Vec<Range> {
     let mut ranges: Vec<Range> = pairs.map(|pair| pair.site).collect();
     ranges.sort_unstable();

@@ -1,4 +1,4 @@
-//! The table's sets and what is in them. Pure.
+//! The table's sets and their elements. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,12 +43,12 @@ const KEY_END: u16 = 10;
 const SIZE: u16 = 1;
 const FIELDS: u16 = 2;
 
-/// How long a reply over UDP may take.
+/// Lifetime of a UDP reply pinhole.
 const REPLY_TIME: Duration = Duration::from_secs(60);
-/// An interface that has sent nothing for so long is forgotten.
+/// Time after which a silent interface is removed.
 const STRANGER_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Elements of a message: they must stay below 64 KiB together.
+/// Elements per message: together they must stay below 64 KiB.
 const ELEMENTS_OF_A_MESSAGE: usize = 256;
 
 /// A field of a key.
@@ -74,7 +74,7 @@ impl Field {
         }
     }
 
-    /// How `nft list` shows it (`enum datatypes` of nftables); the kernel does not care.
+    /// The type for `nft list` (`enum datatypes` of nftables); the kernel ignores it.
     const fn shown_as(self) -> u32 {
         match self {
             Self::V4 => 7,
@@ -98,7 +98,7 @@ pub struct Set {
     pub name: &'static str,
     key: &'static [Field],
     flags: u32,
-    /// 0: no bound.
+    /// 0: unlimited.
     size: u32,
     timeout: Duration,
 }
@@ -122,10 +122,10 @@ pub const OUTPUT4: Set = intervals("output4", &[Field::Interface, Field::V4, Fie
 pub const OUTPUT6: Set = intervals("output6", &[Field::Interface, Field::V6, Field::V6]);
 pub const TCP_SERVICES: Set = fixed("tcp_services", &[Field::Port]);
 pub const UDP_SERVICES: Set = fixed("udp_services", &[Field::Port]);
-/// What sites may send to the hub.
+/// ICMP that sites may send to the hub.
 pub const ICMP_INPUT: Set = fixed("icmp_input", &[Field::Icmp]);
 pub const ICMP6_INPUT: Set = fixed("icmp6_input", &[Field::Icmp6]);
-/// What the hub may send whatever the selectors are.
+/// ICMP that the hub may send regardless of selectors.
 pub const ICMP_OUTPUT: Set = fixed("icmp_output", &[Field::Icmp]);
 pub const ICMP6_OUTPUT: Set = fixed("icmp6_output", &[Field::Icmp6]);
 /// The hub's address and port, and the peer's, of UDP packets that the hub sent.
@@ -133,7 +133,7 @@ pub const UDP_REPLIES4: Set =
     dynamic("udp_replies4", &[Field::V4, Field::V4, Field::Port, Field::Port], 65536, REPLY_TIME);
 pub const UDP_REPLIES6: Set =
     dynamic("udp_replies6", &[Field::V6, Field::V6, Field::Port, Field::Port], 65536, REPLY_TIME);
-/// Interfaces that are no attachment and tried to reach a site, with counters.
+/// Interfaces that are no attachment and sent packets to a site, with counters.
 pub const STRANGERS: Set = dynamic("strangers", &[Field::Interface], 256, STRANGER_TIME);
 
 pub const SETS: [&Set; 14] = [
@@ -154,7 +154,7 @@ pub const SETS: [&Set; 14] = [
 ];
 
 impl Set {
-    /// The kernel fills it.
+    /// Whether the kernel fills it.
     pub fn is_dynamic(&self) -> bool {
         self.flags & EVAL != 0
     }
@@ -171,7 +171,7 @@ impl Set {
         self.timeout.as_millis() as u64
     }
 
-    /// Whether a set that the kernel shows is made like this one.
+    /// Whether the kernel's set has the same definition.
     pub fn is_like(&self, shown: &[u8]) -> bool {
         const COMPARED: u32 = ANONYMOUS | CONSTANT | INTERVAL | MAP | TIMEOUT | EVAL | OBJECT;
         let number = |kind| attribute(shown, kind).and_then(big32);
@@ -180,7 +180,7 @@ impl Set {
         let fields = attribute(shown, DESCRIPTION).and_then(|description| attribute(description, FIELDS));
         let fields = attributes(fields.unwrap_or_default()).filter_map(|(_, field)| big32(attribute(field, 1)?));
         number(FLAGS).unwrap_or(0) & COMPARED == self.flags
-            // Of a set with one field there are none.
+            // A set with one field has none.
             && (self.key.len() == 1 || fields.eq(self.key.iter().map(|field| field.length() as u32)))
             && attribute(shown, EXPRESSION).is_none()
             && attribute(shown, EXPRESSIONS).is_none()
@@ -196,7 +196,7 @@ impl Set {
         }
     }
 
-    /// Makes it. `id` is any number that no other set of the batch has.
+    /// Creates the set. `id` must be unique within the batch.
     pub fn create(&self, messages: &mut Messages, id: u32) {
         messages.message(NftMessage::NewSet, NLM_F_CREATE, |message| {
             message.string(NAME, self.name);
@@ -231,7 +231,8 @@ impl Set {
     }
 }
 
-/// Tells `nft list` how to show it: `NFTNL_UDATA_SET_KEYBYTEORDER` of libnftnl, a type, a length, a number of the host's.
+/// Makes `nft list` format the field: `NFTNL_UDATA_SET_KEYBYTEORDER` of libnftnl: type, length, number in host byte
+/// order.
 fn byte_order(field: Field) -> [u8; 6] {
     let order: u32 = if field.is_host_order() { 1 } else { 2 };
     let [a, b, c, d] = order.to_ne_bytes();
@@ -242,18 +243,18 @@ const fn padded(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
-/// A key, or all keys between two.
+/// A key, or an interval of keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     key: Vec<u8>,
-    /// The last key; empty if there is one only.
+    /// The last key of an interval; empty for a single key.
     end: Vec<u8>,
 }
 
-/// What is in each set that is not dynamic, by its name.
+/// The elements of each set that is not dynamic, by the set's name.
 pub type Elements = BTreeMap<&'static str, BTreeSet<Element>>;
 
-/// Adds elements to a set, or removes them.
+/// Adds elements to a set, or deletes them.
 pub fn change<'a>(
     messages: &mut Messages,
     kind: NftMessage,
@@ -273,7 +274,7 @@ pub fn change<'a>(
     }
 }
 
-/// The elements of an answer with all their attributes, such as counters and the time that is left.
+/// The elements of an answer with all attributes, such as counters and remaining lifetime.
 pub fn raw(answer: &[u8]) -> impl Iterator<Item = &[u8]> {
     let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
     listed.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, element)| element)
@@ -293,8 +294,8 @@ pub fn add_raw(messages: &mut Messages, set: &str, elements: &[Vec<u8>]) {
     }
 }
 
-/// The elements of an answer, each as it would be [changed](change), and whether it is as we make them: nothing beside
-/// the keys, such as a time after which it goes.
+/// The elements of an answer in the form for [`change`], and whether each has only the attributes that we write: keys,
+/// without a timeout, for example.
 pub fn read(answer: &[u8]) -> impl Iterator<Item = (Element, bool)> {
     const VALUE: u16 = 1;
     let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
@@ -319,7 +320,7 @@ impl Element {
     }
 }
 
-/// Names that no interface can have are left out.
+/// Names that are invalid for an interface are left out.
 pub fn elements(ruleset: &Ruleset) -> Elements {
     let ports = |select: fn(&GuardService) -> Option<u16>| {
         let ports = ruleset.services.iter().filter_map(select);
@@ -333,7 +334,7 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
     let names = |names: &BTreeSet<String>| {
         names.iter().filter_map(|name| interface(name)).map(|name| Element::one(name.into())).collect()
     };
-    // A mark without the flag is nobody's who was admitted.
+    // The program sets no mark without the flag.
     let admitted = ruleset.next_hops.iter().filter(|(mark, _)| mark & ruleset.mark.flag != 0);
     let next_hops =
         admitted.filter_map(|(mark, name)| Some(Element::one([&mark.to_ne_bytes()[..], &interface(name)?].concat())));
@@ -356,7 +357,7 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
     ])
 }
 
-/// The pairs by family; those of mixed families say nothing.
+/// The pairs by family. Pairs of mixed families are ignored.
 fn output(ruleset: &Ruleset) -> (BTreeSet<Element>, BTreeSet<Element>) {
     let (mut elements4, mut elements6) = (BTreeSet::new(), BTreeSet::new());
     let pairs: Vec<_> = ruleset.output.iter().collect();
@@ -390,7 +391,7 @@ fn v6(address: u128) -> Vec<u8> {
     Ipv6Addr::from(address).octets().into()
 }
 
-/// As the kernel compares it: zeros behind. `None` if it is longer than a name can be.
+/// Zero-padded, as the kernel compares it. `None` if it is too long.
 pub fn interface(name: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     let room = bytes.get_mut(..name.len()).filter(|room| room.len() < 16 && !room.is_empty())?;

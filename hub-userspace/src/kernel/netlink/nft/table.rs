@@ -1,9 +1,9 @@
-//! The table itself, and who owns it. Pure.
+//! The table itself and its owner. Pure.
 //!
-//! A table with the flags `owner` and `persist` belongs to the netlink socket that made it (Linux 6.9): others get `EPERM`,
-//! and `flush ruleset` passes it over. When that socket closes, the table stays, and is anybody's to change or remove, until
-//! another socket adopts it by the same flags (`nf_tables_updtable`). No other change of these flags is possible, so a
-//! table without them has to be replaced.
+//! A table with the flags `owner` and `persist` belongs to the netlink socket that created it (Linux 6.9). Other
+//! sockets get `EPERM`, and `flush ruleset` skips it. When that socket closes, the table stays and any socket can
+//! change or remove it, until another socket adopts it with the same flags (`nf_tables_updtable`). These flags cannot
+//! change otherwise, so a table without them must be replaced.
 
 use super::{
     TABLE,
@@ -19,16 +19,16 @@ const CHAIN_NAME: u16 = 3;
 const F_OWNER: u32 = 2;
 const F_PERSIST: u32 = 4;
 
-/// Whether the table belongs to the socket that writes it.
+/// Whether the socket that writes the table owns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// It does, and outlives that socket.
+    /// Owned; the table outlives the socket.
     Owned,
-    /// It belongs to nobody: the kernel is older than 6.9.
+    /// Without owner: the kernel is older than 6.9.
     Plain,
 }
 
-/// What the kernel shows of the table.
+/// The table's attributes in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NftTable {
     flags: u32,
@@ -51,7 +51,7 @@ impl NftTable {
         Self { flags: number(FLAGS).unwrap_or(0), owner: number(OWNER) }
     }
 
-    /// Whether it can be had with this ownership without being replaced.
+    /// Whether it can get this ownership without being replaced.
     pub fn can_become(self, ownership: Ownership) -> bool {
         match ownership {
             Ownership::Owned => self.flags & F_PERSIST != 0,
@@ -59,7 +59,7 @@ impl NftTable {
         }
     }
 
-    /// Makes it, or adopts it. Also makes one work again that is dormant.
+    /// Creates or adopts the table. Also reactivates a dormant one.
     pub fn create(messages: &mut Messages, ownership: Ownership) {
         messages.message(NftMessage::NewTable, NLM_F_CREATE, |message| message.u32(FLAGS, ownership.flags()));
     }
@@ -69,8 +69,8 @@ impl NftTable {
     }
 }
 
-/// Finds out whether the kernel knows such tables, and changes nothing: the second message fails, with `ENOENT`, so neither
-/// is carried out. The first refusal is `EOPNOTSUPP` or `EINVAL` if it does not.
+/// Probes whether the kernel supports such tables, without any change: the second message fails with `ENOENT`, so
+/// neither is applied. Without support, the first refusal is `EOPNOTSUPP` or `EINVAL`.
 pub fn probe(messages: &mut Messages) {
     let name = format!("{TABLE}-probe");
     messages.bare(NftMessage::NewTable, NLM_F_CREATE | NLM_F_EXCL, |message| {

@@ -1,4 +1,4 @@
-//! Bytes against those of `nft --debug=mnl`, where the packets of the tests in namespaces do not tell them apart.
+//! Compares bytes with those of `nft --debug=mnl`, where the packet tests in namespaces cannot detect a difference.
 
 use super::{
     expression::{Compare, Expressions, Meta, NftVerdict},
@@ -18,7 +18,7 @@ fn a_batch_has_begin_and_end_and_asks_for_one_answer_before_the_end() {
     assert_eq!(shown, [(0x10, 1, 7), (0xa02, 1, 8), (0xa00, 0x405, 9), (0x11, 1, 10)]);
     assert_eq!((batch.sequence(), batch.count()), (10, 4));
     let bodies: Vec<_> = messages(batch.bytes()).map(|message| message.body).collect();
-    // No family, and the subsystem as the resource, in network byte order.
+    // No family; the subsystem as resource id, in network byte order.
     assert_eq!(bodies[0], [0, 0, 0, 10]);
     assert_eq!(bodies[1][..4], [1, 0, 0, 0]);
     assert_eq!(text(attribute(&bodies[2][4..], 1).unwrap()), "vpnhub");
@@ -66,7 +66,7 @@ fn the_question_for_owners_cannot_be_carried_out() {
     let mut written = Messages::default();
     probe(&mut written);
     let shown: Vec<_> = messages(written.bytes()).map(|message| (message.kind, message.flags)).collect();
-    // NEWTABLE, CREATE and EXCL; DELCHAIN, of a chain that the new table cannot have.
+    // NEWTABLE, CREATE and EXCL; DELCHAIN of a chain that the new table cannot have.
     assert_eq!(shown, [(0xa00, 0x601), (0xa05, 1)]);
     for message in messages(written.bytes()) {
         assert_eq!(text(attribute(&message.body[4..], 1).unwrap()), "vpnhub-probe");
@@ -103,7 +103,7 @@ fn what_is_cut_off_is_passed_over() {
         assert_eq!(messages(&whole[..length]).count(), 0, "{length}");
         assert!(attributes(&whole[20..length.max(20)]).count() <= 2);
     }
-    // Lengths below that of the header.
+    // Lengths shorter than the header.
     assert_eq!(messages(&[0; 32]).count(), 0);
     assert_eq!(attributes(&[0; 8]).count(), 0);
 }

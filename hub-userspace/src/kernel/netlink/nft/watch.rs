@@ -1,4 +1,4 @@
-//! The socket that hears what others change in our table.
+//! The socket for events of others' changes to our table.
 
 use std::{future::poll_fn, io};
 
@@ -13,7 +13,7 @@ use super::{
 
 /// `NFNLGRP_NFTABLES`.
 const GROUP: u32 = 7;
-/// The kernel's events come in pieces of this, `NLMSG_GOODSIZE`, unless one alone is longer.
+/// The kernel splits its events into pieces of this size, `NLMSG_GOODSIZE`, except for a longer single event.
 const LONGEST_EVENT: usize = 64 << 10;
 /// `MSG_DONTWAIT`.
 const DO_NOT_WAIT: i32 = 0x40;
@@ -24,7 +24,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Hears all but what the socket of this port number causes.
+    /// Receives all events except those caused by the socket with this port number.
     pub fn open(own_port: u32) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         enlarge_receive_buffer(socket.socket_ref())?;
@@ -34,7 +34,7 @@ impl Watch {
         Ok(Self { socket, received: Vec::with_capacity(LONGEST_EVENT) })
     }
 
-    /// Reads all that has come, and says whether something was changed, or may have been: events were lost.
+    /// Reads all pending events; returns whether something changed, or may have changed because events were lost.
     pub fn changed_so_far(&mut self) -> io::Result<bool> {
         let mut changed = false;
         loop {
@@ -47,7 +47,7 @@ impl Watch {
         }
     }
 
-    /// Returns when something is changed, or may have been. May be cancelled.
+    /// Returns when something has changed, or may have. Cancel-safe.
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             self.received.clear();
@@ -68,10 +68,10 @@ impl Watch {
     }
 }
 
-/// Has the kernel withhold the events that we cause: a whole table of them would not fit the receive buffer. All messages
+/// Makes the kernel filter out our own events: those of a whole table would overflow the receive buffer. All messages
 /// of a datagram have one author (`nf_tables_commit_notify`), whose port number is in `struct nlmsghdr`.
 ///
-/// A classic BPF program, which reads in network byte order.
+/// A classic BPF program. Loads convert from network byte order.
 fn skip_own(socket: &Socket, own_port: u32) -> io::Result<()> {
     const LOAD_WORD: u16 = 0x20;
     const JUMP_EQUAL: u16 = 0x15;

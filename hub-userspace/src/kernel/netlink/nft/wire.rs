@@ -1,7 +1,7 @@
 //! nfnetlink messages: header, attributes, batches (`linux/netfilter/nfnetlink.h`, `nf_tables.h`). Pure.
 //!
-//! Numbers of attributes are in network byte order, those of headers in the host's. Attributes and messages begin at
-//! multiples of four bytes.
+//! Attribute values are in network byte order, headers in host byte order. Attributes and messages are aligned to four
+//! bytes.
 
 use std::iter;
 
@@ -33,7 +33,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// `NFTA_LIST_ELEM`.
 pub const LIST_ELEMENT: u16 = 1;
-/// The table's name, in messages of every kind: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, ...
+/// The table's name, in messages of every type: `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, ...
 pub const TABLE_NAME: u16 = 1;
 
 /// `NFT_MSG_*`.
@@ -67,23 +67,23 @@ impl NftMessage {
     }
 }
 
-/// Messages one after the other, being written.
+/// A buffer of consecutive messages.
 #[derive(Debug, Default)]
 pub struct Messages {
     bytes: Vec<u8>,
-    /// Where the last message begins.
+    /// Offset of the last message.
     last: usize,
     sequence: u32,
     count: u32,
 }
 
-/// Where an attribute begins that is not closed yet.
+/// Offset of an attribute that is not closed yet.
 #[must_use]
 #[derive(Debug, Clone, Copy)]
 struct OpenAttribute(usize);
 
 impl Messages {
-    /// The first message has the sequence number after this one.
+    /// Starts after this sequence number.
     pub fn after(sequence: u32) -> Self {
         Self { sequence, ..Self::default() }
     }
@@ -92,28 +92,28 @@ impl Messages {
         &self.bytes
     }
 
-    /// Of the last message.
+    /// Sequence number of the last message.
     pub fn sequence(&self) -> u32 {
         self.sequence
     }
 
-    /// How many there are.
+    /// Number of messages.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// The kernel carries out all that is between begin and end, or nothing of it.
+    /// A batch: the kernel applies the messages between begin and end completely or not at all.
     pub fn batch(sequence: u32, write: impl FnOnce(&mut Self)) -> Self {
         let mut messages = Self::after(sequence);
         messages.begin(BATCH_BEGIN, 0, 0, SUBSYSTEM);
         write(&mut messages);
-        // Not the end: it is answered since 6.10 only.
+        // Not on the end: the kernel acknowledges that only since 6.10.
         messages.acknowledge_last();
         messages.begin(BATCH_END, 0, 0, SUBSYSTEM);
         messages
     }
 
-    /// A message about our table, its name included. `write` adds the other attributes.
+    /// A message about our table, including its name. `write` adds the other attributes.
     pub fn message(&mut self, kind: NftMessage, flags: u16, write: impl FnOnce(&mut Self)) {
         self.bare(kind, flags, |message| {
             message.string(TABLE_NAME, TABLE);
@@ -121,7 +121,7 @@ impl Messages {
         });
     }
 
-    /// A message without attributes but those that `write` adds.
+    /// A message with only the attributes that `write` adds.
     pub fn bare(&mut self, kind: NftMessage, flags: u16, write: impl FnOnce(&mut Self)) {
         self.begin(kind.number(), flags, NFPROTO_INET, 0);
         write(self);
@@ -143,14 +143,13 @@ impl Messages {
         self.bytes.extend(resource.to_be_bytes());
     }
 
-    /// Has the last message acknowledged, and so everything before it.
+    /// Requests an acknowledgement of the last message, which covers all before it.
     fn acknowledge_last(&mut self) {
         let at = self.last + 6;
         let flags = number16(&self.bytes, at).unwrap_or(NLM_F_REQUEST) | NLM_F_ACK;
         self.bytes[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
     }
 
-    /// An attribute of these bytes.
     pub fn put(&mut self, kind: u16, value: &[u8]) {
         let open = self.open(kind);
         self.bytes.extend(value);
@@ -169,7 +168,7 @@ impl Messages {
         self.put(kind, &value.to_be_bytes());
     }
 
-    /// With a zero behind it.
+    /// With a terminating zero.
     pub fn string(&mut self, kind: u16, value: &str) {
         let open = self.open(kind);
         self.bytes.extend(value.as_bytes());
@@ -177,12 +176,12 @@ impl Messages {
         self.close(open);
     }
 
-    /// An attribute of attributes that are written already.
+    /// A nested attribute of encoded attributes.
     pub fn nested(&mut self, kind: u16, attributes: &[u8]) {
         self.put(kind | NLA_F_NESTED, attributes);
     }
 
-    /// An attribute of attributes. They must stay below 64 KiB together.
+    /// A nested attribute. Its contents must stay below 64 KiB.
     pub fn nest(&mut self, kind: u16, write: impl FnOnce(&mut Self)) {
         let open = self.open(kind | NLA_F_NESTED);
         write(self);
@@ -210,13 +209,13 @@ impl Messages {
     }
 }
 
-/// A message of the kernel's.
+/// A message from the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Received<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
-    /// What follows `struct nlmsghdr`.
+    /// The bytes after `struct nlmsghdr`.
     pub body: &'a [u8],
 }
 
@@ -237,7 +236,7 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
 }
 
 impl<'a> Received<'a> {
-    /// The attributes of a message of `nf_tables` about our table; `None` if it is about something else.
+    /// The attributes of an `nf_tables` message about our table; `None` for any other message.
     pub fn of_our_table(self) -> Option<&'a [u8]> {
         let attributes = self.body.get(HEADER - NETLINK_HEADER..)?;
         let ours = self.kind >> 8 == SUBSYSTEM
@@ -264,7 +263,7 @@ pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
-/// Up to the first zero; nothing if that is no text.
+/// Up to the first zero; empty if that is not UTF-8.
 pub fn text(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     std::str::from_utf8(&bytes[..end]).unwrap_or_default()
@@ -278,12 +277,12 @@ pub fn number32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().map(u32::from_ne_bytes).ok()
 }
 
-/// An attribute's value.
+/// A big-endian attribute value.
 pub fn big32(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().map(u32::from_be_bytes).ok()
 }
 
-/// An attribute's value.
+/// A big-endian attribute value.
 pub fn big64(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().map(u64::from_be_bytes).ok()
 }

@@ -1,4 +1,4 @@
-//! What the agent wants the kernel to hold, and how that differs from what it holds. Pure.
+//! The desired kernel objects, and their difference from the existing ones. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,41 +9,39 @@ use std::{
 use ipnet::IpNet;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-/// What the kernel tells routes apart by.
+/// The kernel's key of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// Table number; 254 is `main`.
     pub table: u32,
     /// Destination, without host bits.
     pub destination: IpNet,
-    /// The smaller one counts.
+    /// The lowest one wins.
     pub metric: u32,
 }
 
-/// What a route does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteAction {
-    /// Sends flows to one of the next hops, in proportion to their weights.
+    /// Distributes flows among the next hops, in proportion to their weights.
     Unicast {
-        /// At least one. Order does not matter; equal ones count with the sum of their weights.
+        /// At least one, in any order. The weights of equal ones add up.
         next_hops: Vec<KernelNextHop>,
     },
-    /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`), when the destination has no other route in the table: it
-    /// may stand beside one, and counts from the very moment at which the kernel drops that with its interface.
+    /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`) when the destination has no other route in the table. It
+    /// may exist in addition to one, and takes effect as soon as the kernel drops that one with its interface.
     Unreachable,
 }
 
-/// Where a unicast route sends packets.
+/// A next hop of a unicast route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelNextHop {
     /// Interface.
     pub ifindex: u32,
-    /// The neighbour there; none where the link needs none. An IPv6 one may serve an IPv4
-    /// destination (`RTA_VIA`).
+    /// The gateway; `None` if the link needs none. An IPv6 gateway may serve an IPv4 destination (`RTA_VIA`).
     pub via: Option<IpAddr>,
-    /// Takes `via` to be a neighbour even if no address of the interface says so.
+    /// Treats `via` as on-link even without a matching address of the interface.
     pub onlink: bool,
-    /// Share of the flows, 1..=100; without meaning for a single next hop.
+    /// Share of the flows, 1..=100; ignored for a single next hop.
     pub weight: u8,
 }
 
@@ -59,34 +57,34 @@ pub enum Family {
 /// An entry of the neighbour cache, on an interface with link addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KernelNeighbour {
-    /// The kernel resolves it by itself and keeps it fresh without any traffic
-    /// (`NTF_EXT_MANAGED`, `neigh_managed_work` in `net/core/neighbour.c`, Linux 5.16).
+    /// The kernel resolves it and keeps it reachable even without traffic (`NTF_EXT_MANAGED`, `neigh_managed_work` in
+    /// `net/core/neighbour.c`, Linux 5.16).
     Managed {
         /// Interface.
         ifindex: u32,
-        /// Its address there.
+        /// IP address.
         address: IpAddr,
     },
     /// A fixed link address.
     Permanent {
         /// Interface.
         ifindex: u32,
-        /// Its address there.
+        /// IP address.
         address: IpAddr,
-        /// Its link address.
+        /// Link address.
         mac: [u8; 6],
     },
 }
 
 impl KernelNeighbour {
-    /// What the kernel tells entries apart by.
+    /// The kernel's key of an entry.
     pub(super) fn key(&self) -> (u32, IpAddr) {
         match *self {
             Self::Managed { ifindex, address } | Self::Permanent { ifindex, address, .. } => (ifindex, address),
         }
     }
 
-    /// Whether an entry of this fixed link address does the same.
+    /// Whether an entry with this fixed link address satisfies it.
     fn is_met_by(&self, fixed: Option<[u8; 6]>) -> bool {
         match self {
             Self::Managed { .. } => true,
@@ -105,8 +103,8 @@ impl RouteAction {
         sorted && next_hops.iter().all(plain) && (next_hops.len() != 1 || next_hops[0].weight == 1)
     }
 
-    /// The same action in the one form that the kernel shows it in: next hops sorted, equal ones
-    /// added up, no weight for a single one.
+    /// The same action in the kernel's canonical form: next hops sorted, weights of equal ones added up, no weight for
+    /// a single one.
     #[must_use]
     pub fn normalised(&self) -> Self {
         let Self::Unicast { next_hops } = self else {
@@ -123,7 +121,7 @@ impl RouteAction {
             .map(|((ifindex, via, onlink), weight)| KernelNextHop {
                 ifindex,
                 via,
-                // Only a gateway can be declared to be on the link; the kernel refuses the rest.
+                // The kernel accepts the flag only with a gateway.
                 onlink: onlink && via.is_some(),
                 weight: if alone { 1 } else { weight },
             })
@@ -132,28 +130,27 @@ impl RouteAction {
     }
 }
 
-/// What of ours the kernel holds, but for routes.
+/// Our existing objects in the kernel, except routes.
 #[derive(Debug, Default)]
 pub(super) struct Existing {
-    /// Rules of our protocol, as the kernel shows them: an earlier version of the agent made them.
+    /// Rules with our protocol, as dumped: an earlier version of the agent created them.
     pub rules: Vec<RuleMessage>,
-    /// Neighbours of our protocol; nothing for one that is neither managed nor permanent any more.
+    /// Neighbours with our protocol; `None` for one that is no longer managed or permanent.
     pub neighbours: BTreeMap<(u32, IpAddr), Option<KernelNeighbour>>,
-    /// Permanent neighbours that others set.
+    /// Permanent neighbours of others.
     pub foreign: BTreeMap<(u32, IpAddr), Option<[u8; 6]>>,
 }
 
-/// What must be done so that the kernel holds the neighbours that are desired.
+/// The changes from the existing to the desired neighbours.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct NeighbourDifference {
     pub to_set: Vec<KernelNeighbour>,
     pub to_delete: Vec<(u32, IpAddr)>,
-    /// Somebody else fixed another link address for these.
+    /// Others have set a different link address for these.
     pub taken: Vec<KernelNeighbour>,
 }
 
 impl Existing {
-    /// How to get to these neighbours.
     pub fn neighbours_to(&self, desired: &BTreeSet<KernelNeighbour>) -> NeighbourDifference {
         let wanted: BTreeMap<_, _> = desired.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
         let obsolete = self.neighbours.keys().filter(|key| !wanted.contains_key(key));

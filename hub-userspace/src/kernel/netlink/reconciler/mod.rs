@@ -1,4 +1,4 @@
-//! Has the kernel hold routes and neighbours, in the background.
+//! Reconciles the kernel's routes and neighbours with the desired state, in the background.
 
 mod probes;
 mod task;
@@ -19,19 +19,21 @@ use super::{
     socket::Requests,
 };
 
-/// On a delete: it is gone already, by itself or with its interface.
+/// Accepted on deletion: the object has already gone, alone or with its interface.
 const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
 
-/// Has the kernel hold what is wanted, and nothing else of ours. There must be one at a time in a network namespace.
+/// Makes the kernel's objects of ours match the desired state. Only one may run in a network namespace.
 ///
-/// A task does the work; none of these functions waits for it, and each replaces what it has not come to yet. Nothing is
-/// deleted before the first [`Self::settled`]: by then everything wanted must have been told, because all else of ours is
-/// then taken for the leftovers of an earlier agent. Rules are always leftovers: this version makes none.
+/// A task does the work. No function here waits for it, and each call replaces pending work on the same objects.
+/// Nothing is deleted before the first [`Self::settled`]. By then the complete desired state must have been passed,
+/// because all other objects of ours are treated as leftovers of an earlier agent. Rules are always leftovers: this
+/// version creates none.
 ///
-/// Whatever is asked and whenever, neighbours are set first, because a route in use needs its own; then routes are added
-/// or replaced. Rules, routes and neighbours are deleted last, in this order. A route that is there before and after is there at all times in between.
+/// The order is independent of the order of calls. Neighbours are set first, because a route in use needs its
+/// neighbour. Then routes are added or replaced. Rules, routes and neighbours are deleted last, in this order. A route
+/// that exists before and after a change also exists throughout it.
 ///
-/// Dropping it ends the task and leaves the kernel as it is; [`Self::clear`] takes everything back.
+/// Dropping it ends the task and leaves the kernel unchanged; [`Self::clear`] removes everything.
 #[derive(Debug)]
 pub struct Reconciler {
     commands: mpsc::UnboundedSender<ReconcilerCommand>,
@@ -39,36 +41,36 @@ pub struct Reconciler {
     tasks: [JoinHandle<()>; 2],
 }
 
-/// What the task is told. It takes them in order.
+/// A command to the task, processed in order.
 #[derive(Debug)]
 enum ReconcilerCommand {
     Routes(Vec<(RouteKey, Option<Arc<RouteAction>>)>),
     Neighbours(BTreeSet<KernelNeighbour>),
-    /// Nothing is wanted any more.
+    /// Clears the desired state.
     Clear,
     Audit,
     Settle(oneshot::Sender<Result<ReconcileReport>>),
 }
 
-/// What was done since the report before, and what could not be done.
+/// The changes since the last report, and the current failures.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReconcileReport {
-    /// Routes, rules and neighbours that were not there before.
+    /// Routes and neighbours that did not exist before.
     pub added: usize,
-    /// Routes that were there and did something else.
+    /// Existing routes whose action differed.
     pub replaced: usize,
-    /// What was ours and is no longer wanted.
+    /// Our objects that are no longer desired.
     pub deleted: usize,
-    /// All that the kernel refuses at present. The next audit tries again.
+    /// Everything that the kernel currently refuses. The next audit retries.
     pub failures: Vec<ReconcileFailure>,
 }
 
-/// Something that could not be done.
+/// A failed change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReconcileFailure {
     /// The route, rule or neighbour.
     pub object: String,
-    /// Why, and what can be done, in one sentence.
+    /// The cause and a remedy, in one sentence.
     pub reason: String,
 }
 
@@ -79,7 +81,7 @@ impl fmt::Display for ReconcileFailure {
 }
 
 impl ReconcileReport {
-    /// Whether there was nothing to do and nothing fails.
+    /// Whether nothing changed and nothing fails.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -95,7 +97,7 @@ impl Reconciler {
     /// Starts the task, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket. Missing rights show at the first change only.
+    /// When no netlink socket can be opened. Missing privileges show only at the first change.
     pub fn start() -> Result<Self> {
         let (commands, told) = mpsc::unbounded_channel();
         let (to_probe, asked) = mpsc::unbounded_channel();
@@ -104,58 +106,57 @@ impl Reconciler {
         Ok(Self { commands, to_probe, tasks: [task, probes] })
     }
 
-    /// What these routes are to do from now on; nothing: they are to go. Actions are best
-    /// [normalised](RouteAction::normalised), and shared by the routes of a group: they are kept.
+    /// Sets the desired action of these routes; `None` deletes. Actions should be [normalised](RouteAction::normalised)
+    /// and shared by the routes of a group, because they are stored.
     pub fn routes(&self, changes: Vec<(RouteKey, Option<Arc<RouteAction>>)>) {
         self.tell(ReconcilerCommand::Routes(changes));
     }
 
-    /// All neighbours that are to be there.
+    /// Sets the complete set of desired neighbours.
     pub fn neighbours(&self, neighbours: BTreeSet<KernelNeighbour>) {
         self.tell(ReconcilerCommand::Neighbours(neighbours));
     }
 
-    /// Reads all of ours again and mends what differs, when what was asked so far has been done: the kernel drops routes
-    /// by itself, and others may remove them. What was refused is tried again.
+    /// Once pending work is done, reads all our objects again and repairs differences: the kernel drops routes on its
+    /// own, and others may delete them. Refused changes are retried.
     pub fn audit(&self) {
         self.tell(ReconcilerCommand::Audit);
     }
 
-    /// Resolves when all that was asked until now, and what was asked besides meanwhile, has been tried.
+    /// Resolves once all commands so far, and any that arrive meanwhile, have been tried.
     ///
     /// # Errors
-    /// When the kernel cannot be asked, or forbids all changes. It is tried again as soon as anything is asked. A single
-    /// refused change is in the report.
+    /// When the kernel does not answer, or forbids all changes. The next command retries. Single refused changes are in
+    /// the report.
     pub fn settled(&self) -> impl Future<Output = Result<ReconcileReport>> + Send + use<> {
         let (sender, answer) = oneshot::channel();
         self.tell(ReconcilerCommand::Settle(sender));
         async { answer.await.context("the task that keeps the kernel's routes has ended; restart the agent")? }
     }
 
-    /// Removes everything of ours: rules first, then routes, then neighbours.
+    /// Removes all our objects: rules first, then routes, then neighbours.
     ///
     /// # Errors
     /// As [`Self::settled`].
     pub async fn clear(mut self) -> Result<ReconcileReport> {
-        // A neighbour that is asked for is one more.
+        // Probing could create another neighbour.
         let [_, probes] = &mut self.tasks;
         probes.abort();
         drop(probes.await);
         self.tell(ReconcilerCommand::Clear);
-        // What was wanted may not have been written, and others may have got in between.
+        // The audit finds objects that were not written yet or that others have changed.
         self.audit();
         self.settled().await
     }
 
-    /// Has the kernel confirm a neighbour that went stale, or resolve one that it does not know: it
-    /// does so by itself only for what its own packets need, and the fast path's do not count.
-    /// Any other state is left alone. Does not wait for routes that are under way.
+    /// Makes the kernel confirm a stale neighbour, or resolve an unknown one. The kernel does so on its own only for
+    /// its own packets, not for those of the fast path. Other states are left alone. Does not wait for pending routes.
     pub fn probe(&self, ifindex: u32, address: IpAddr) {
-        // That its task has ended is told by the other one.
+        // The other task reports that this one has ended.
         let _ = self.to_probe.send((ifindex, address));
     }
 
-    /// If the task has ended, [`Self::settled`] says so.
+    /// If the task has ended, [`Self::settled`] reports it.
     fn tell(&self, command: ReconcilerCommand) {
         let _ = self.commands.send(command);
     }

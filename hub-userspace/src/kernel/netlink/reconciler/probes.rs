@@ -1,4 +1,4 @@
-//! Neighbours that the kernel is to ask for. A socket of their own, so that they wait for no routes.
+//! Neighbours that the kernel must probe. They use a separate socket, so that they do not wait for routes.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::GONE;
 use crate::kernel::netlink::{socket::Requests, wire};
 
-/// Most that are taken at once. The same neighbour is often asked for several times.
+/// Maximum processed at once. The same neighbour is often requested several times.
 const BURST: usize = 1024;
 
 pub async fn run(mut requests: Requests, mut asked: mpsc::UnboundedReceiver<(u32, IpAddr)>) {

@@ -1,4 +1,4 @@
-//! The task behind a [`Reconciler`](super::Reconciler): one small step after the other, and what was asked meanwhile in between.
+//! The task of a [`Reconciler`](super::Reconciler). It works in small steps and processes commands between them.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -23,10 +23,10 @@ use crate::kernel::netlink::{
     wire,
 };
 
-/// Most routes written in one step: some milliseconds' work.
+/// Maximum of routes written in one step: a few milliseconds of work.
 const STEP: usize = 512;
 
-/// How often the kernel's routes are read again that change while they are read.
+/// Attempts to read the kernel's routes if they change meanwhile.
 const ATTEMPTS: usize = 3;
 
 /// Families and protocols of all our routes.
@@ -47,34 +47,34 @@ pub struct ReconcilerTask {
     routes: RouteState,
     neighbours: Neighbours,
     rules: Leftovers,
-    /// The first [`ReconcilerCommand::Settle`] has come: what is not wanted by now is a leftover.
+    /// The first [`ReconcilerCommand::Settle`] has arrived: any undesired object is a leftover from now on.
     begun: bool,
-    /// Something was asked for.
+    /// A command has set a desired state.
     wants_anything: bool,
     audit_due: bool,
-    /// Done since the last report.
+    /// Changes since the last report.
     done: ReconcileReport,
     settling: Vec<oneshot::Sender<Result<ReconcileReport>>>,
 }
 
-/// Neighbours: so few that the kernel is asked for all of them at each change.
+/// Neighbours. They are few, so all of them are read from the kernel at each change.
 #[derive(Default)]
 struct Neighbours {
     wanted: BTreeSet<KernelNeighbour>,
-    /// What the kernel has is to be compared with it.
+    /// The kernel's neighbours must be compared with the desired ones.
     due: bool,
-    /// What was found to be too much then.
+    /// Obsolete neighbours found by that comparison.
     to_delete: Vec<(u32, IpAddr)>,
-    /// What did not work at the last try.
+    /// Failures of the last attempt.
     failures: Vec<ReconcileFailure>,
 }
 
 /// Rules of earlier versions.
 #[derive(Default)]
 struct Leftovers {
-    /// They are to be looked for.
+    /// A dump of them is due.
     due: bool,
-    /// What did not work at the last try.
+    /// Failures of the last attempt.
     failures: Vec<ReconcileFailure>,
 }
 
@@ -89,7 +89,7 @@ impl Neighbours {
     }
 }
 
-/// A change of a rule or neighbour on its way to the kernel: its name, the message, its `NLM_F_*` flags.
+/// A pending change of a rule or neighbour: its name, the message, its `NLM_F_*` flags.
 type KernelChange = (String, RouteNetlinkMessage, u16);
 
 impl ReconcilerTask {
@@ -108,7 +108,7 @@ impl ReconcilerTask {
         }
     }
 
-    /// Until the [`Reconciler`](super::Reconciler) is dropped.
+    /// Runs until the [`Reconciler`](super::Reconciler) is dropped.
     pub async fn run(mut self) {
         let mut failed_before = false;
         loop {
@@ -120,7 +120,7 @@ impl ReconcilerTask {
                     yield_now().await;
                     continue;
                 };
-                // What was under way may have been done or not.
+                // It is unknown which pending changes were made.
                 self.routes.begin_reading();
                 let reopened = Requests::open().map(|requests| self.requests = requests);
                 if !failed_before && reopened.is_ok() {
@@ -169,7 +169,7 @@ impl ReconcilerTask {
         routes || self.rules.due || self.neighbours.is_due() || self.audit_due
     }
 
-    /// Does a part of what is due: of several things the first in the order that [`Reconciler`](super::Reconciler) promises.
+    /// Does one step of the pending work, in the order that [`Reconciler`](super::Reconciler) guarantees.
     async fn step(&mut self) -> Result<()> {
         if !self.routes.is_known() {
             return self.read().await;
@@ -197,7 +197,7 @@ impl ReconcilerTask {
         self.read().await
     }
 
-    /// Reads the kernel's routes, and has its rules and neighbours read.
+    /// Reads the kernel's routes, and schedules reading its rules and neighbours.
     async fn read(&mut self) -> Result<()> {
         self.audit_due = false;
         let mut whole = false;
@@ -251,7 +251,7 @@ impl ReconcilerTask {
         Ok(())
     }
 
-    /// Deletes routes that have the protocol we would give them, or the other one; which are not there.
+    /// Deletes routes with the protocol that we would set, or with the other one; returns the missing ones.
     async fn delete_of_protocol(&mut self, keys: Vec<RouteKey>, is_odd: bool) -> Result<Vec<RouteKey>> {
         let messages =
             keys.iter().map(|key| (RouteNetlinkMessage::DelRoute(wire::route_deletion(key, is_odd)), DELETE));
@@ -332,7 +332,7 @@ impl ReconcilerTask {
         Ok(())
     }
 
-    /// Makes changes; how many succeeded, and which did not. Errors in `harmless` count as nothing at all.
+    /// Makes changes; returns the number of successes, and the failures. Errors in `harmless` count as neither.
     async fn make(&mut self, changes: Vec<KernelChange>, harmless: &[Errno]) -> Result<(usize, Vec<ReconcileFailure>)> {
         let (names, messages): (Vec<_>, Vec<_>) =
             changes.into_iter().map(|(name, message, flags)| (name, (message, flags))).unzip();
@@ -350,7 +350,7 @@ impl ReconcilerTask {
         Ok((made, failures))
     }
 
-    /// Nothing is due: tells those who wait for it.
+    /// Nothing is due: answers the waiting callers.
     fn report(&mut self) {
         if self.settling.is_empty() {
             return;
@@ -365,7 +365,7 @@ impl ReconcilerTask {
         }));
         report.failures.extend(self.rules.failures.iter().cloned());
         for answer in self.settling.drain(..) {
-            // Who asked may have gone.
+            // The caller may have gone.
             let _ = answer.send(Ok(report.clone()));
         }
     }
@@ -382,7 +382,7 @@ impl ReconcilerTask {
 
 const UNREADABLE: &str = "cannot read what the kernel holds of ours";
 
-/// Of a route that is there though the kernel did not show it.
+/// Reason for a route that exists although the dump did not contain it.
 const DOUBTFUL: &str = "one stands in its place that may be ours: the kernel's routes changed each time they were read; \
                         the next audit tries again";
 

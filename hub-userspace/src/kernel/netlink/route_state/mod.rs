@@ -1,4 +1,4 @@
-//! Which routes are wanted, which ones the kernel holds, and so what is to be written. Pure.
+//! Desired routes, existing routes in the kernel, and the resulting writes. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,30 +10,31 @@ use super::{
     socket::Refusal,
 };
 
-/// Routes, wanted and held.
+/// Desired and existing routes.
 ///
-/// A change of one costs a few look-ups, however many there are. An entry needs 44 bytes, with its part of the tree 50
-/// after a reading and up to 90 where it has grown since; actions are shared. During a reading it needs some 30 more.
+/// A change of one route costs a few look-ups, regardless of their number. An entry needs 44 bytes. Including its share
+/// of the tree it needs 50 after a resync and up to 90 after later growth. Actions are shared. During a resync an entry
+/// needs some 30 bytes more.
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     routes: BTreeMap<RouteKey, RouteEntry>,
-    /// The kernel was asked what it holds. Before that nothing is to be written.
+    /// The kernel's routes have been read. Nothing is written before.
     known: bool,
-    /// The last reading showed all that is there.
+    /// The last dump was complete.
     whole: bool,
-    /// While the kernel is read: what it held by then, and what readings that were not whole have shown.
+    /// During a resync: the existing routes at its start, and those found by incomplete dumps.
     before: BTreeSet<RouteKey>,
     to_write: BTreeSet<RouteKey>,
     to_delete: BTreeSet<RouteKey>,
-    /// What the kernel did not take. It is not tried again before the next reading or another wish.
+    /// Changes that the kernel refused. They are retried after the next resync or change of the desired action.
     refused: BTreeMap<RouteKey, Refusal>,
 }
 
-/// One route; there is none that is neither wanted nor held. Actions are [normalised](RouteAction::normalised).
+/// One route, desired or existing or both. Actions are [normalised](RouteAction::normalised).
 #[derive(Debug, Default)]
 struct RouteEntry {
     wanted: Option<Arc<RouteAction>>,
-    /// As read last, or written since.
+    /// As last read or written.
     held: Option<Arc<RouteAction>>,
 }
 
@@ -42,12 +43,12 @@ struct RouteEntry {
 pub(super) struct RouteWrite {
     pub key: RouteKey,
     pub action: Arc<RouteAction>,
-    /// There is one already.
+    /// The route exists already.
     pub replaces: bool,
 }
 
 impl RouteState {
-    /// What a route is to do from now on; nothing: it is to go.
+    /// Sets the desired action of a route; `None` deletes it.
     pub fn want(&mut self, key: RouteKey, action: Option<Arc<RouteAction>>) {
         let action = action.map(normalised);
         if action.is_none() && !self.routes.contains_key(&key) {
@@ -62,7 +63,7 @@ impl RouteState {
         self.judge(key);
     }
 
-    /// All routes are to go.
+    /// Clears the desired state.
     pub fn want_nothing(&mut self) {
         let wanted = self.routes.iter().filter(|(_, entry)| entry.wanted.is_some());
         for key in wanted.map(|(key, _)| *key).collect::<Vec<_>>() {
@@ -70,7 +71,7 @@ impl RouteState {
         }
     }
 
-    /// The kernel is read now: [`Self::note`] is called for each route that it shows, then [`Self::conclude`].
+    /// Starts a resync: the caller passes each route of the dump to [`Self::note`], then calls [`Self::conclude`].
     pub fn begin_reading(&mut self) {
         self.known = false;
         self.to_write.clear();
@@ -79,18 +80,18 @@ impl RouteState {
         self.before.append(&mut held.collect());
     }
 
-    /// The kernel shows this; no action if nobody could have wanted it.
+    /// Records a route of the dump; `None` if the action cannot be one of ours.
     pub fn note(&mut self, key: RouteKey, action: Option<RouteAction>) {
         let entry = self.routes.entry(key).or_default();
-        // Two of one key (appended by hand): replaced by one.
+        // Two routes with one key (appended manually) are replaced by one.
         let action = action.filter(|_| entry.held.is_none()).unwrap_or(NOT_OURS);
         let as_wanted = entry.wanted.as_ref().filter(|wanted| ***wanted == action);
         entry.held = Some(as_wanted.cloned().unwrap_or_else(|| Arc::new(action)));
     }
 
-    /// The kernel has shown everything, or, if that is not `whole`, has passed over some because others changed
-    /// meanwhile. Then those that were there before and were not shown are replaced: that adds one that has gone, while
-    /// to add one that is there would fail. What the kernel refused before is due again.
+    /// Ends a resync. A dump that is not `whole` may lack routes because others changed routes meanwhile. Routes that
+    /// existed before but were missing in such a dump are replaced: that also adds a missing one, while adding an
+    /// existing one would fail. Refused changes become due again.
     pub fn conclude(&mut self, whole: bool) {
         self.known = true;
         self.whole = whole;
@@ -102,7 +103,7 @@ impl RouteState {
                 self.routes.entry(key).or_default().held.get_or_insert_with(|| Arc::clone(&unsure));
             }
         }
-        // Made anew rather than thinned out: a tree that grew in order is only half filled.
+        // Rebuilt rather than pruned: a tree that grew in key order is only half filled.
         let routes = std::mem::take(&mut self.routes).into_iter();
         self.routes = routes.filter(|(_, entry)| entry.wanted.is_some() || entry.held.is_some()).collect();
         let due = |entry: &&RouteEntry| entry.wanted != entry.held;
@@ -114,28 +115,28 @@ impl RouteState {
         self.to_delete = keys_of(&self.routes, false);
     }
 
-    /// Whether the kernel was read, to the end.
+    /// Whether the kernel's routes have been read completely.
     pub fn is_known(&self) -> bool {
         self.known
     }
 
-    /// Whether the last reading passed nothing over.
+    /// Whether the last dump was complete.
     pub fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// Whether anything is to be written or deleted.
+    /// Whether any write or deletion is due.
     pub fn is_due(&self) -> bool {
         !self.to_write.is_empty() || !self.to_delete.is_empty()
     }
 
-    /// Whether anything is to be written.
+    /// Whether any write is due.
     pub fn has_writes(&self) -> bool {
         !self.to_write.is_empty()
     }
 
-    /// Up to so many routes that are to be written now. Each is not due any more, and must be told to
-    /// [`Self::written`] or [`Self::refused`].
+    /// Returns up to `limit` due writes and marks them as not due. The caller must report each to [`Self::written`] or
+    /// [`Self::refused`].
     pub fn next_writes(&mut self, limit: usize) -> Vec<RouteWrite> {
         let Self { routes, to_write, .. } = self;
         let keys = std::iter::from_fn(|| to_write.pop_first()).take(limit);
@@ -146,19 +147,19 @@ impl RouteState {
         .collect()
     }
 
-    /// The same for routes that are to be deleted: [`Self::deleted`] or [`Self::refused`].
+    /// The same for deletions: report to [`Self::deleted`] or [`Self::refused`].
     pub fn next_deletions(&mut self, limit: usize) -> Vec<RouteKey> {
         std::iter::from_fn(|| self.to_delete.pop_first()).take(limit).collect()
     }
 
-    /// The kernel took it.
+    /// The kernel accepted the write.
     pub fn written(&mut self, write: RouteWrite) {
         if let Some(entry) = self.routes.get_mut(&write.key) {
             entry.held = Some(write.action);
         }
     }
 
-    /// The kernel holds it no more.
+    /// The route no longer exists in the kernel.
     pub fn deleted(&mut self, key: RouteKey) {
         if let Some(entry) = self.routes.get_mut(&key) {
             entry.held = None;
@@ -166,17 +167,17 @@ impl RouteState {
         self.judge(key);
     }
 
-    /// The kernel did not take a change of it.
+    /// The kernel refused a change of the route.
     pub fn refused(&mut self, key: RouteKey, refusal: Refusal) {
         self.refused.insert(key, refusal);
     }
 
-    /// What the kernel did not take at the last try, in order.
+    /// Changes that the kernel refused at the last attempt, in order.
     pub fn refusals(&self) -> impl Iterator<Item = (&RouteKey, &Refusal)> {
         self.refused.iter()
     }
 
-    /// Finds out what is to be done about a route.
+    /// Determines whether a write or deletion is due for a route.
     fn judge(&mut self, key: RouteKey) {
         if !self.known {
             return;
@@ -195,10 +196,10 @@ impl RouteState {
     }
 }
 
-/// Stands for what no plan could have asked for: no wish equals it.
+/// An action outside any plan: no desired action equals it.
 const NOT_OURS: RouteAction = RouteAction::Unicast { next_hops: Vec::new() };
 
-/// The form in which actions are compared. One that has it already stays shared.
+/// The canonical form for comparison. An action already in this form stays shared.
 fn normalised(action: Arc<RouteAction>) -> Arc<RouteAction> {
     if action.is_normalised() { action } else { Arc::new(action.normalised()) }
 }

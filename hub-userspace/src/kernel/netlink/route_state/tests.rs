@@ -15,7 +15,7 @@ fn refusal() -> Refusal {
     Refusal { errno: 100, detail: None }
 }
 
-/// The route state of a kernel that shows these.
+/// The route state after a dump of these routes.
 fn read(routes: &[(RouteKey, RouteAction)]) -> RouteState {
     let mut route_state = RouteState::default();
     read_again(&mut route_state, routes);
@@ -34,7 +34,7 @@ fn want(route_state: &mut RouteState, key: RouteKey, action: RouteAction) {
     route_state.want(key, Some(Arc::new(action)));
 }
 
-/// Writes all that is due, as a kernel that takes everything; tells the keys added, replaced and deleted.
+/// Makes all due changes, as a kernel that accepts everything; returns the keys added, replaced and deleted.
 fn write_all(route_state: &mut RouteState) -> [Vec<RouteKey>; 3] {
     let [mut added, mut replaced] = [Vec::new(), Vec::new()];
     for write in route_state.next_writes(usize::MAX) {

@@ -9,22 +9,20 @@ pub struct Link {
     pub index: u32,
     /// Name, at most 15 bytes.
     pub name: String,
-    /// `IFLA_INFO_KIND`: "veth", "xfrm", ...; nothing for hardware.
+    /// `IFLA_INFO_KIND`: "veth", "xfrm", ...; `None` for hardware.
     pub kind: Option<String>,
-    /// Whether frames have an Ethernet header (`ARPHRD_ETHER`); else packets start at the IP header.
+    /// Whether frames have an Ethernet header (`ARPHRD_ETHER`); otherwise packets start at the IP header.
     pub ethernet: bool,
     /// Link address, when it has 6 bytes.
     pub mac: Option<[u8; 6]>,
-    /// Bytes, link header not counted.
+    /// In bytes, without link header.
     pub mtu: u32,
-    /// `IFF_UP`: the administrator wants it up.
+    /// `IFF_UP`: administratively up.
     pub admin_up: bool,
-    /// It carries packets: `IFF_LOWER_UP`, and its operational state is up or unknown (tunnels do
-    /// not report one).
+    /// Carries packets: `IFF_LOWER_UP`, and the operational state is up or unknown (tunnels report none).
     pub running: bool,
-    /// For an 802.1Q interface: the index of the interface below it, in this namespace, and the
-    /// VLAN id.
+    /// For an 802.1Q interface: the index of its lower interface in this namespace, and the VLAN id.
     pub vlan: Option<(u32, u16)>,
-    /// For an xfrm interface: the number that its policies and SAs have (`IFLA_XFRM_IF_ID`).
+    /// For an xfrm interface: the interface id of its policies and SAs (`IFLA_XFRM_IF_ID`).
     pub if_id: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! What the host looks like, and what one netlink event does to that picture. No input or output.
+//! The state of the host, and its update by netlink events. Pure.
 
 mod link;
 mod read;
@@ -26,23 +26,22 @@ pub use self::link::Link;
 use self::read::{address, foreign_route, link, neighbour_key, usable_mac};
 use super::wire;
 
-/// The host's links, addresses, neighbours and gateways, as the kernel last told. A copy shares what it has in common with
-/// the original, so that it costs nothing whatever the size of the host.
+/// The host's links, addresses, neighbours and gateways, as last reported by the kernel. Copies share their data, so
+/// that a copy is cheap on a host of any size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostState {
     /// By interface index.
     pub links: OrdMap<u32, Link>,
-    /// By interface index: each address with its prefix length, as assigned, host bits kept; the
-    /// broadcast address follows from it. The near end of a point-to-point pair has its full
-    /// length.
+    /// By interface index: each address with its prefix length, as assigned, including host bits. The broadcast address
+    /// follows from it. The local address of a point-to-point pair has its full length.
     pub addresses: OrdMap<u32, BTreeSet<IpNet>>,
-    /// Unicast neighbours that frames can be sent to now: state `REACHABLE`, `STALE`, `DELAY`,
-    /// `PROBE`, `PERMANENT` or `NOARP`, with a link address of 6 bytes.
+    /// Unicast neighbours that frames can be sent to now: state `REACHABLE`, `STALE`, `DELAY`, `PROBE`, `PERMANENT` or
+    /// `NOARP`, with a link address of 6 bytes.
     pub neighbours: OrdMap<(u32, IpAddr), [u8; 6]>,
-    /// Gateways of the main table's unicast routes that have a single one, by its interface and the
-    /// destination; not our own. Of several metrics, the lowest counts.
+    /// Gateways of others' unicast routes in the main table that have exactly one, by interface and destination. The
+    /// lowest metric wins.
     pub gateways: OrdMap<(u32, IpNet), IpAddr>,
-    /// What `gateways` is drawn from: every metric's gateway, since the best may go.
+    /// The source of `gateways`: the gateways of all metrics, since the best route may be removed.
     metrics: OrdMap<(u32, IpNet), BTreeMap<u32, IpAddr>>,
 }
 
@@ -58,31 +57,30 @@ pub struct Changes {
     pub neighbours: bool,
     /// [`HostState::gateways`].
     pub gateways: bool,
-    /// Neighbours that went stale: still usable, but unconfirmed. The kernel confirms those that
-    /// its own traffic uses; for the fast path's, see [`Reconciler::probe`].
+    /// Neighbours that became stale: still usable, but unconfirmed. The kernel confirms those that its own traffic
+    /// uses. For the fast path, see [`Reconciler::probe`].
     ///
     /// [`Reconciler::probe`]: super::Reconciler::probe
     pub stale: Vec<(u32, IpAddr)>,
-    /// Interfaces that went; one of the same index may be there again.
+    /// Removed interfaces. An index may be in use again.
     pub gone: BTreeSet<u32>,
-    /// The kernel may have removed more than it announced: IPv4 routes of an interface that went
-    /// down or of an address that went are dropped without a word (`fib_flush` in
-    /// `net/ipv4/fib_frontend.c`).
+    /// The kernel may have removed more than it announced. It silently drops IPv4 routes of an interface that went down
+    /// or of a removed address (`fib_flush` in `net/ipv4/fib_frontend.c`).
     pub(super) unannounced: bool,
 }
 
 impl Changes {
-    /// As if all had just been learnt.
+    /// All parts marked as changed.
     pub fn everything() -> Self {
         Self { links: true, addresses: true, neighbours: true, gateways: true, ..Self::default() }
     }
 
-    /// Nothing to act on.
+    /// Whether there is nothing to act on.
     pub fn is_empty(&self) -> bool {
         !(self.links || self.addresses || self.neighbours || self.gateways) && self.stale.is_empty()
     }
 
-    /// Both, `other` being the later.
+    /// Merges `other`, which is later.
     pub fn add(&mut self, other: Self) {
         self.links |= other.links;
         self.addresses |= other.addresses;
@@ -93,7 +91,7 @@ impl Changes {
         self.unannounced |= other.unannounced;
     }
 
-    /// Notes how `new` differs from `old`.
+    /// Adds the differences between `old` and `new`.
     pub(super) fn compare(&mut self, old: &HostState, new: &HostState) {
         self.gone.extend(old.links.keys().filter(|index| !new.links.contains_key(*index)).copied());
         self.links |= old.links != new.links;
@@ -104,8 +102,8 @@ impl Changes {
 }
 
 impl HostState {
-    /// Applies one event, or one object of a dump, and notes in `changes` what it changed.
-    /// Messages that say nothing new, or nothing of interest, change nothing.
+    /// Applies one event, or one object of a dump, and records its effect in `changes`. Messages without new or
+    /// relevant content change nothing.
     pub fn apply(&mut self, event: &NetlinkMessage<RouteNetlinkMessage>, changes: &mut Changes) {
         let NetlinkPayload::InnerMessage(message) = &event.payload else {
             return;
@@ -114,8 +112,8 @@ impl HostState {
         self.apply_object(message, replaces, changes);
     }
 
-    /// As [`Self::apply`], for a message without its header; `replaces` is the header's
-    /// `NLM_F_REPLACE`, only looked at for routes.
+    /// As [`Self::apply`], for a message without header. `replaces` is the header's `NLM_F_REPLACE`, used only for
+    /// routes.
     pub(super) fn apply_object(&mut self, message: &RouteNetlinkMessage, replaces: bool, changes: &mut Changes) {
         match message {
             RouteNetlinkMessage::NewLink(link) => self.new_link(link, changes),
@@ -145,7 +143,7 @@ impl HostState {
     }
 
     fn del_link(&mut self, message: &LinkMessage, changes: &mut Changes) {
-        // A bridge says "deleted" of a port that leaves it; the link itself stays.
+        // A bridge announces a port that leaves it as "deleted"; the link itself stays.
         if message.header.interface_family != AddressFamily::Unspec {
             return;
         }
@@ -210,8 +208,8 @@ impl HostState {
             return;
         };
         let hop = wire::single_gateway(message);
-        // A route that takes another's place may have had another interface, or no single gateway
-        // any more; the kernel announces only what came, not what went.
+        // A replacing route may have replaced one on another interface, or one with several gateways. The kernel
+        // announces only the new route, not the old one.
         if replaces || hop.is_none() {
             let interfaces: Vec<u32> = self.links.keys().copied().collect();
             for ifindex in interfaces {
@@ -235,7 +233,7 @@ impl HostState {
         }
     }
 
-    /// Sets or removes the gateway of one metric, and keeps `gateways` the best of them.
+    /// Sets or removes the gateway of one metric, and updates the best one in `gateways`.
     fn set_gateway(&mut self, key: (u32, IpNet), metric: u32, gateway: Option<IpAddr>, changes: &mut Changes) {
         match gateway {
             Some(gateway) => {
@@ -261,8 +259,8 @@ impl HostState {
         changes.gateways |= remove_of(&mut self.gateways, ifindex, IpNet::default());
     }
 
-    /// Forgets the gateways on interfaces that are down or gone: a dump that is read right after
-    /// the announcement can still show them, since the kernel announces first and flushes then.
+    /// Removes gateways on interfaces that are down or gone: a dump right after the announcement can still contain
+    /// them, since the kernel announces first and flushes afterwards.
     pub(super) fn forget_dead_gateways(&mut self) {
         let interfaces: BTreeSet<u32> = self.metrics.keys().map(|(ifindex, _)| *ifindex).collect();
         for ifindex in interfaces {
@@ -273,7 +271,7 @@ impl HostState {
     }
 }
 
-/// Removes all of an interface; whether there was any. `least` is the least of all keys.
+/// Removes all entries of an interface; returns whether there were any. `least` is the lowest possible key.
 fn remove_of<K: Ord + Copy, V: Clone>(map: &mut OrdMap<(u32, K), V>, ifindex: u32, least: K) -> bool {
     let of = map.range((ifindex, least)..).map(|(key, _)| *key).take_while(|(index, _)| *index == ifindex);
     let of: Vec<(u32, K)> = of.collect();

@@ -1,4 +1,4 @@
-//! What netlink messages say of links, addresses, neighbours and routes.
+//! Parses netlink messages about links, addresses, neighbours and routes.
 
 use std::net::IpAddr;
 
@@ -19,8 +19,8 @@ use super::{
     Link,
 };
 
-/// The link that a message describes; nothing for a message about one aspect of it (a bridge port,
-/// a wireless event), which leaves out the rest.
+/// The link in a message; `None` for a message about one aspect of it (a bridge port, a wireless event), which lacks
+/// the rest.
 pub fn link(message: &LinkMessage) -> Option<Link> {
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
@@ -90,7 +90,7 @@ fn xfrm_if_id(info: &LinkInfo) -> Option<u32> {
     })
 }
 
-/// The assigned address. `IFA_LOCAL` is ours and `IFA_ADDRESS` the far end's where they differ
+/// The assigned address. Where they differ, `IFA_LOCAL` is ours and `IFA_ADDRESS` the far end's
 /// (`include/uapi/linux/if_addr.h`); the prefix length then belongs to the far end.
 pub fn address(message: &AddressMessage) -> Option<IpNet> {
     let (mut local, mut address) = (None, None);
@@ -107,8 +107,8 @@ pub fn address(message: &AddressMessage) -> Option<IpNet> {
     }
 }
 
-/// Interface and address of an entry of the ARP or ND cache; nothing for proxies, bridge
-/// forwarding entries and multicast (which maps to a link address by itself).
+/// Interface and address of an ARP or ND cache entry; `None` for proxies, bridge forwarding entries and multicast
+/// (which needs no resolution).
 pub fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     let (ifindex, address) = wire::read_neighbour_key(message)?;
     let proxy = message.header.flags.contains(NeighbourFlags::Proxy);
@@ -121,7 +121,7 @@ pub fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
         .then(|| wire::neighbour_mac(message))?
 }
 
-/// Destination and metric of a route of the main table that is not ours.
+/// Destination and metric of a route in the main table that is not ours.
 pub fn foreign_route(message: &RouteMessage) -> Option<(IpNet, u32)> {
     if u32::from(message.header.table) != MAIN_TABLE || is_ours(message.header.protocol.into()) {
         return None;

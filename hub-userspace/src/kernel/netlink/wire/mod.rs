@@ -52,20 +52,20 @@ pub(super) mod all {
         message
     }
 
-    /// Rules; the kernel does not select by protocol.
+    /// Rules; the kernel cannot filter by protocol.
     pub fn rules(family: AddressFamily) -> RuleMessage {
         let mut message = RuleMessage::default();
         message.header.family = family;
         message
     }
 
-    /// Neighbours of both families; the kernel does not select by protocol.
+    /// Neighbours of both families; the kernel cannot filter by protocol.
     pub fn neighbours() -> NeighbourMessage {
         NeighbourMessage::default()
     }
 }
 
-/// A route that the kernel shows, if it is ours; without an action if no plan could have asked for it.
+/// A dumped route, if it is ours; without an action if it cannot come from a plan.
 pub(super) fn our_route(message: &RouteMessage) -> Option<(RouteKey, Option<RouteAction>)> {
     if !is_ours(message.header.protocol.into()) {
         return None;
@@ -75,7 +75,7 @@ pub(super) fn our_route(message: &RouteMessage) -> Option<(RouteKey, Option<Rout
 }
 
 impl Existing {
-    /// Takes note of a rule that the kernel shows, if it is ours.
+    /// Records a dumped rule, if it is ours.
     pub(super) fn note_rule(&mut self, message: &RuleMessage) {
         let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
         if message.attributes.contains(&ours) {
@@ -83,7 +83,7 @@ impl Existing {
         }
     }
 
-    /// Takes note of a neighbour that the kernel shows, if it is ours or in our way.
+    /// Records a dumped neighbour, if it is ours or conflicts with ours.
     pub(super) fn note_neighbour(&mut self, message: &NeighbourMessage) {
         let Some(key) = read_neighbour_key(message) else {
             return;

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::neighbour::{
 use super::family_of;
 use crate::kernel::netlink::{PROTOCOL, plan::KernelNeighbour};
 
-/// The message that makes or replaces a neighbour.
+/// The message that creates or replaces a neighbour.
 pub fn neighbour(neighbour: &KernelNeighbour) -> NeighbourMessage {
     let mut message = bare_neighbour(neighbour.key());
     message.attributes.push(NeighbourAttribute::Protocol(PROTOCOL.into()));
@@ -25,7 +25,7 @@ pub fn neighbour(neighbour: &KernelNeighbour) -> NeighbourMessage {
     message
 }
 
-/// The message that asks for one neighbour, or deletes it.
+/// The message that queries or deletes one neighbour.
 pub fn bare_neighbour((ifindex, address): (u32, IpAddr)) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family_of(address);
@@ -34,8 +34,8 @@ pub fn bare_neighbour((ifindex, address): (u32, IpAddr)) -> NeighbourMessage {
     message
 }
 
-/// The message that makes the kernel use, and so probe, the neighbour that it shows like this;
-/// nothing where it knows it, or is asking already.
+/// The message that makes the kernel use, and so probe, a dumped neighbour; `None` if the kernel has confirmed it or is
+/// already probing.
 pub fn neighbour_use(shown: &NeighbourMessage) -> Option<NeighbourMessage> {
     let mut message = bare_neighbour(read_neighbour_key(shown)?);
     message.header.state = match shown.header.state {

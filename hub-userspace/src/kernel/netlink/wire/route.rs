@@ -17,9 +17,8 @@ use crate::kernel::netlink::{
     plan::{KernelNextHop, RouteAction, RouteKey},
 };
 
-/// Stands for "no gateway" among several IPv6 next hops, where the kernel insists on one ("Device
-/// only routes can not be added for IPv6 using the multipath API"). Links that need no gateway do
-/// not resolve it either.
+/// A placeholder gateway among several IPv6 next hops, where the kernel requires one ("Device only routes can not be
+/// added for IPv6 using the multipath API"). Links that need no gateway do not resolve it.
 const NO_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x1180);
 
 /// The message that adds or replaces a route whose action is [normalised](RouteAction::normalised).
@@ -42,13 +41,13 @@ pub fn route(key: &RouteKey, action: &RouteAction) -> RouteMessage {
     message
 }
 
-/// The message that deletes a route of ours, whatever it does. `is_odd`: it has not the protocol that we would give it; an
-/// earlier version or somebody else made it.
+/// The message that deletes a route of ours, regardless of its action. `is_odd`: its protocol is not the one that we
+/// would set; an earlier version or another process created it.
 pub fn route_deletion(key: &RouteKey, is_odd: bool) -> RouteMessage {
     let mut message = bare_route(key);
     let other = PROTOCOL + INTERNAL_PROTOCOL - protocol(key);
     message.header.protocol = if is_odd { other } else { protocol(key) }.into();
-    // Of any scope (`fib_table_delete`).
+    // Matches any scope (`fib_table_delete`).
     message.header.scope = RouteScope::NoWhere;
     message
 }
@@ -77,7 +76,7 @@ fn put_single_hop(message: &mut RouteMessage, hop: &KernelNextHop) {
     }
     match hop.via {
         Some(via) => message.attributes.push(gateway(via, message.header.address_family)),
-        // As iproute2 does: the destination is on the link, so others' gateways may lie in it.
+        // Like iproute2: the destination is on-link, so others' gateways may lie in it.
         None => message.header.scope = RouteScope::Link,
     }
 }
@@ -102,7 +101,7 @@ fn gateway(via: IpAddr, family: AddressFamily) -> RouteAttribute {
     if family_of(via) == family { RouteAttribute::Gateway(via.into()) } else { RouteAttribute::Via(via.into()) }
 }
 
-/// Destination of a route; a default route says none.
+/// Destination of a route; the message of a default route has none.
 pub fn destination(message: &RouteMessage) -> Option<IpNet> {
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(address) => ip(address),
@@ -116,7 +115,7 @@ pub fn destination(message: &RouteMessage) -> Option<IpNet> {
     IpNet::new(address.unwrap_or(unspecified), message.header.destination_prefix_length).ok()
 }
 
-/// Metric of a route, 0 when it says none.
+/// Metric of a route; 0 if absent.
 pub fn metric(message: &RouteMessage) -> u32 {
     message
         .attributes
@@ -128,7 +127,7 @@ pub fn metric(message: &RouteMessage) -> u32 {
         .unwrap_or_default()
 }
 
-/// Interface and gateway of a unicast route that has a single one.
+/// Interface and gateway of a unicast route with exactly one gateway.
 pub fn single_gateway(message: &RouteMessage) -> Option<(u32, IpAddr)> {
     match action(message)? {
         RouteAction::Unicast { next_hops } => match next_hops.as_slice() {

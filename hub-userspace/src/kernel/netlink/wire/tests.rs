@@ -32,7 +32,7 @@ fn message_of((key, action): &(RouteKey, RouteAction)) -> RouteMessage {
     route(key, action)
 }
 
-/// The message as bytes and back: what the kernel would read, and show.
+/// Encodes and decodes the message, as the kernel would read and dump it.
 fn over_the_wire(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
     let mut message = NetlinkMessage::from(message);
     message.finalize();

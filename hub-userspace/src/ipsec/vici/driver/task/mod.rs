@@ -1,4 +1,4 @@
-//! The task behind the driver: one session after the other.
+//! The driver's task: runs one session after another.
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
@@ -18,19 +18,19 @@ use super::super::{
 };
 use crate::config::{Config, ipsec::StartAction};
 
-/// Between attempts to reach charon: at first, and at most.
+/// Delay between attempts to reach charon: initial and maximum.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// For so long a charon that does not answer is taken to carry on with what it had: a restart takes a second.
+/// While charon does not answer for less than this, its SAs count as unchanged: a restart takes a second.
 const GRACE: Duration = Duration::from_secs(5);
-/// All SAs are looked at anew after this long: for their counters, and for what might have been missed.
+/// Interval of listing all SAs, for counters and missed events.
 const LOOK: Duration = Duration::from_secs(10);
-/// The same after something went down: its number may have been rekeyed away.
+/// Delay of that listing after something went down: rekeying may have changed its number.
 const LOOK_SOON: Duration = Duration::from_millis(500);
-/// How often it is looked again where the list lacks what nobody has told the end of, and how long after.
+/// Number of repeated listings while one lacks an SA whose end was not reported, and the delay between them.
 const LOOKS: u32 = 5;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Between attempts to begin a tunnel that does not come about: at first, and at most.
+/// Delay between attempts to initiate a tunnel: initial and maximum.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -39,10 +39,10 @@ pub struct DriverTask {
     configs: watch::Receiver<Arc<Config>>,
     publisher: watch::Sender<Arc<Tunnels>>,
     wanted: DesiredState,
-    /// What the charon of this session was told.
+    /// The state loaded into the charon of this session.
     loaded: DesiredState,
     table: SaTable,
-    /// The process whose SAs the table has.
+    /// The charon process whose SAs are in the table.
     process: Option<i32>,
     retries: BTreeMap<String, Retry>,
     /// Since when charon does not answer, and why.
@@ -50,16 +50,15 @@ pub struct DriverTask {
     heard: bool,
 }
 
-/// When to begin a tunnel again.
+/// The next attempt to initiate a tunnel.
 struct Retry {
     at: Instant,
     wait: Duration,
 }
 
-/// Why a session ends.
 enum SessionEnd {
     Broken(SessionError),
-    /// charon is to be asked elsewhere, or nothing more.
+    /// The configuration changed charon's socket, or no longer needs charon.
     Moved,
 }
 
@@ -117,7 +116,7 @@ impl DriverTask {
                 warn!("{error}; trying again");
             }
             let since = self.lost.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-            // The latest is the one to act on: that it hung up says less than that it is not there.
+            // Report the latest error: "not running" is more useful than "connection closed".
             self.lost = Some((since, error));
             let until = Instant::now() + wait;
             wait = (wait * 2).min(LONGEST_WAIT);
@@ -130,7 +129,7 @@ impl DriverTask {
         }
     }
 
-    /// Waits for another configuration; `false`: there will be none.
+    /// Waits for a new configuration; `false`: there will be none.
     async fn reconfigured(&mut self) -> bool {
         if self.configs.changed().await.is_err() {
             return false;
@@ -150,7 +149,7 @@ impl DriverTask {
     async fn serve_until_broken(&mut self, session: &mut Session, socket: &Path) -> Result<(), SessionError> {
         self.loaded = DesiredState::default();
         self.meet(session);
-        // First: what happens from here on is not missed.
+        // First, so that no later event is missed.
         session.subscribe(&EVENTS).await?;
         self.clean(session).await?;
         self.load(session).await?;
@@ -191,7 +190,7 @@ impl DriverTask {
         }
     }
 
-    /// Forgets the SAs of a charon that this one is not.
+    /// Removes the SAs from the table if charon is a new process.
     fn meet(&mut self, session: &Session) {
         let process = session.process();
         if process != self.process {
@@ -200,7 +199,7 @@ impl DriverTask {
         }
     }
 
-    /// Rids charon of what an agent before has left, and takes note of what it may keep.
+    /// Removes leftovers of an earlier agent from charon, and records the objects that may stay.
     async fn clean(&mut self, session: &mut Session) -> Result<(), SessionError> {
         let nothing = Message::default();
         let connections = session.request("get-conns", &nothing).await?.list("conns").to_vec();
@@ -211,7 +210,8 @@ impl DriverTask {
         Ok(())
     }
 
-    /// Tells charon what is different. What it refuses is a problem of the connection, and told again with its next change.
+    /// Loads the differences into charon. A refusal is a problem of the connection; the next change of that connection
+    /// is loaded again.
     async fn load(&mut self, session: &mut Session) -> Result<(), SessionError> {
         for step in self.wanted.steps_from(&self.loaded) {
             carry_out(session, step).await?;
@@ -222,11 +222,11 @@ impl DriverTask {
         Ok(())
     }
 
-    /// Looks at all SAs.
+    /// Lists all SAs.
     ///
-    /// The list is no picture of one moment: charon goes from one IKE SA to the next, and one that takes another's place
-    /// meanwhile may be seen before it has the children, and the other not any more. So a tunnel of ours that is missing
-    /// without an event that told its end is looked for again, and by itself.
+    /// The list is not a snapshot: charon iterates over the IKE SAs. During a replacement, the list can contain the new
+    /// one before it has the children, and miss the old one. So a missing tunnel of ours without a reported end is
+    /// listed again, on its own.
     async fn look(&mut self, session: &mut Session) -> Result<(), SessionError> {
         let mut sas = list_sas(session, &Message::default()).await?;
         for _ in 0..LOOKS {
@@ -246,12 +246,12 @@ impl DriverTask {
         Ok(())
     }
 
-    /// When the next of the tunnels that should be there is begun again.
+    /// When the next tunnel that should be up is initiated again.
     fn next_retry(&mut self) -> Instant {
         let now = Instant::now();
         for tunnel in self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == StartAction::Start) {
             let state = self.table.tunnel(&name_of(tunnel.name));
-            // charon is at it, or it is done.
+            // charon is already initiating it, or it is up.
             if state.is_up() || state.ike.as_deref() == Some("CONNECTING") {
                 if state.is_up() {
                     self.retries.remove(tunnel.name);
@@ -264,7 +264,7 @@ impl DriverTask {
         self.retries.values().map(|retry| retry.at).min().unwrap_or(now + LONGEST_RETRY)
     }
 
-    /// Begins those tunnels again whose time has come.
+    /// Initiates the tunnels whose retry is due.
     async fn retry(&mut self, session: &mut Session) -> Result<(), SessionError> {
         let now = Instant::now();
         let due: Vec<String> =
@@ -282,7 +282,7 @@ impl DriverTask {
                 continue;
             }
             for child in children_of(message) {
-                // It returns at once; what comes of it is told by events.
+                // Returns at once; events report the result.
                 let initiate = Message::default().with("child", child).with("ike", &charon_name).with("timeout", "-1");
                 tolerate(session.request("initiate", &initiate).await)?;
             }
@@ -294,7 +294,7 @@ impl DriverTask {
         self.lost.as_ref().is_some_and(|(since, _)| since.elapsed() >= GRACE)
     }
 
-    /// Tells how the tunnels are, if they are otherwise than before.
+    /// Publishes the state of the tunnels if it has changed.
     fn publish(&mut self) {
         if self.is_forgotten() {
             self.table.clear();
@@ -325,7 +325,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> String {
     }
 }
 
-/// The SAs of a filter, which may be empty.
+/// The SAs that match a filter; an empty filter matches all.
 async fn list_sas(session: &mut Session, filter: &Message) -> Result<Vec<(IkeSa, Vec<ChildSa>)>, SessionError> {
     let messages = session.list("list-sas", "list-sa", filter).await?;
     Ok(messages.iter().flat_map(listed).collect())
@@ -338,13 +338,13 @@ async fn carry_out(session: &mut Session, step: CharonStep) -> Result<(), Sessio
             tolerate(session.request("unload-shared", &Message::default().with("id", name)).await)
         }
         CharonStep::UnloadConnection(name) => {
-            // First the connection, so that nothing begins it again.
+            // Unload the connection first, so that nothing initiates it again.
             let unload = Message::default().with("name", &name);
             tolerate(session.request("unload-conn", &unload).await)?;
             let shown = connection_of(&name).unwrap_or(&name).to_owned();
             info!(connection = shown, "its SAs are closed: it has no IPsec any more");
             let terminate = Message::default().with("ike", name).with("timeout", "-1");
-            // There may be nothing to end.
+            // There may be no SA to terminate.
             match session.request("terminate", &terminate).await {
                 Err(error) if !error.is_refusal() => Err(error),
                 _ => Ok(()),
@@ -353,7 +353,7 @@ async fn carry_out(session: &mut Session, step: CharonStep) -> Result<(), Sessio
     }
 }
 
-/// A refusal is logged, and the session goes on.
+/// Logs a refusal without ending the session.
 fn tolerate(result: Result<Message, SessionError>) -> Result<(), SessionError> {
     match result {
         Err(error) if error.is_refusal() => {

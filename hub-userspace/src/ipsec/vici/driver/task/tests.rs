@@ -1,4 +1,4 @@
-//! Looks at SAs, at a charon that answers as it is told to.
+//! Lists SAs from a scripted charon.
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,7 +16,7 @@ use super::{
 const OURS: [&str; 2] = ["vpnhub-a", "vpnhub-b"];
 const THEIRS: &str = "roadwarrior";
 
-/// An IKE SA with a child that carries traffic, as `list-sa` tells it.
+/// An IKE SA with a child that carries traffic, as in `list-sa`.
 fn sa(connection: &str) -> Message {
     let id = connection.len() as u64 * 1000 + u64::from(*connection.as_bytes().last().expect("a name"));
     let child = Message::default().with("uniqueid", id.to_string()).with("state", "INSTALLED");
@@ -25,7 +25,7 @@ fn sa(connection: &str) -> Message {
     Message::default().with_section(connection, ike.with_section("child-sas", children))
 }
 
-/// Answers each `list-sas` with the next of these lists; what it was asked for, each time.
+/// Answers each `list-sas` with the next of these lists; returns the requests.
 async fn answer(mut stream: UnixStream, lists: Vec<Vec<&'static str>>) -> Vec<String> {
     let (mut lists, mut asked) = (lists.into_iter(), Vec::new());
     while let Ok(length) = stream.read_u32().await {
@@ -55,8 +55,8 @@ async fn answer(mut stream: UnixStream, lists: Vec<Vec<&'static str>>) -> Vec<St
     asked
 }
 
-/// A task that knows of all connections from a charon of that process looks at the SAs of one in this process: what it
-/// asked for, and which of ours are up then.
+/// A task whose table has all connections from a charon process `process` lists the SAs of a charon in this process.
+/// Returns the requests, and our connections that are up afterwards.
 async fn look(process: i32, lists: Vec<Vec<&'static str>>) -> (Vec<String>, Vec<&'static str>) {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("vici");

@@ -1,4 +1,4 @@
-//! Counters as the kernel shows them.
+//! Parses counters of the kernel.
 
 use super::{
     super::{
@@ -24,7 +24,7 @@ pub fn read_counter(object: &[u8]) -> Option<(String, Counter)> {
     })
 }
 
-/// The elements of an answer: `NFTA_SET_ELEM_KEY`, and the counter in `NFTA_SET_ELEM_EXPR`.
+/// Parses the elements of an answer: `NFTA_SET_ELEM_KEY`, and the counter in `NFTA_SET_ELEM_EXPR`.
 pub fn read_strangers(answer: &[u8]) -> Vec<(String, Counter)> {
     const ELEMENTS: u16 = 3;
     const KEY: u16 = 1;

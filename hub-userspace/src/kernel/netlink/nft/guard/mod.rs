@@ -1,4 +1,4 @@
-//! Brings the kernel's table to what it is to be.
+//! Reconciles the kernel's table with the ruleset.
 
 mod counters;
 mod present;
@@ -32,24 +32,25 @@ use super::{
 
 type Result<T> = std::result::Result<T, GuardError>;
 
-/// How often a whole table is tried: somebody else may change it between our look and our change.
+/// Attempts to write a whole table: another process may change it between our read and our write.
 const ATTEMPTS: usize = 4;
 
-/// Keeps the table `inet vpnhub` of the network namespace in which it was opened. The table stays when this is dropped.
+/// Maintains the table `inet vpnhub` of the network namespace in which it was opened. Dropping the guard leaves the
+/// table.
 ///
-/// Where the kernel can (Linux 6.9), the table belongs to the socket of this from the first [`apply`](Self::apply) on: nobody
-/// else changes or removes it. [`Self::is_owner`] says so.
+/// On Linux 6.9 and later, the guard's socket owns the table from the first [`apply`](Self::apply) on: no other socket
+/// can change or remove it. [`Self::is_owner`] reports this.
 ///
-/// All futures may be dropped. What is dropped on its way is done to its end, and what comes next waits for that.
+/// All futures may be dropped. An operation already started still runs to its end, and the next one waits for it.
 pub struct Guard {
     requests: Arc<Mutex<NftRequests>>,
     watch: Watch,
     ownership: Ownership,
-    /// What is in place; `None` if that is not certain.
+    /// The contents last applied; `None` if uncertain.
     applied: Option<Arc<TableContents>>,
 }
 
-/// What a ruleset comes to in the kernel.
+/// A ruleset as the kernel's rules and set elements.
 #[derive(Debug, PartialEq, Eq)]
 struct TableContents {
     frame: Frame,
@@ -65,7 +66,7 @@ impl Guard {
         Self::new(requests, ownership)
     }
 
-    /// The same as on a kernel before 6.9: the table has no owner.
+    /// As on a kernel before 6.9: the table has no owner.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -74,11 +75,11 @@ impl Guard {
         Self::new(NftRequests::open()?, Ownership::Plain)
     }
 
-    /// The same with the socket of an earlier [`Guard`], which somebody has kept open ([`Self::with_socket`]), and so without a
-    /// moment in which the table has no owner. `None` if it is of another network namespace.
+    /// Opens with the socket of an earlier [`Guard`] that was kept open ([`Self::with_socket`]), so that the table
+    /// always has an owner. `None` if the socket belongs to another network namespace.
     ///
     /// # Errors
-    /// As [`Self::open`], or when it is no such socket.
+    /// As [`Self::open`], or when the descriptor is no nfnetlink socket.
     #[expect(clippy::unused_async, reason = "as open")]
     pub async fn resume(socket: OwnedFd) -> Result<Option<Self>> {
         let Some(mut requests) = NftRequests::resume(socket)? else {
@@ -88,7 +89,7 @@ impl Guard {
         Self::new(requests, ownership).map(Some)
     }
 
-    /// Shows the socket that owns the table. Waits for changes that are on their way.
+    /// Lends the socket that owns the table. Waits for running operations.
     pub fn with_socket(&self, show: impl FnOnce(BorrowedFd<'_>)) {
         show(self.requests.lock().unwrap_or_else(PoisonError::into_inner).socket());
     }
@@ -98,17 +99,17 @@ impl Guard {
         Ok(Self { requests: Arc::new(Mutex::new(requests)), watch, ownership, applied: None })
     }
 
-    /// Whether the table belongs to this, once it is applied, so that nobody else can change it.
+    /// Whether this guard owns the table once it is applied, so that no other socket can change it.
     pub fn is_owner(&self) -> bool {
         self.ownership == Ownership::Owned
     }
 
-    /// One atomic transaction from whatever is there to this.
+    /// Replaces the current table by this ruleset in one atomic transaction.
     ///
-    /// Where the table is as it was last applied, and only sets differ, only their elements are changed. Otherwise all rules
-    /// are replaced, and elements as far as they differ from those that the kernel shows; counters and what the kernel itself has put into sets stay, if they are as we make them.
-    /// A table that can have no owner is replaced, with a copy of both.
-    /// No packet meets a chain without its rules, unless somebody has taken chains of ours away or moved them.
+    /// If the table is as last applied and only sets differ, only their elements are changed. Otherwise all rules are
+    /// replaced, and set elements are updated to match. Counters and dynamic elements survive, if their definitions are
+    /// unchanged. A table that cannot get the right owner is replaced, with a copy of both. No packet meets a chain
+    /// without its rules, unless another process has removed or moved our chains.
     pub async fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let contents = Arc::new(TableContents::new(ruleset)?);
         if self.disturbed_so_far()? {
@@ -139,7 +140,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Removes the table. That there is none is no error.
+    /// Removes the table. A missing table is no error.
     pub async fn remove(&mut self) -> Result<()> {
         const WHAT: &str = "removing the nftables table";
         self.applied = None;
@@ -151,19 +152,19 @@ impl Guard {
     }
 
     /// # Errors
-    /// [`GuardError::Owned`] when a socket of another process owns the table, and goes on doing so.
+    /// [`GuardError::Owned`] when a socket of another process owns the table and does not close.
     pub async fn must_be_free(&self) -> Result<()> {
         self.with_requests(NftRequests::must_be_free).await
     }
 
-    /// Whether there is such a table, whoever made it.
+    /// Whether the table exists, whoever created it.
     pub async fn is_there(&self) -> Result<bool> {
         let read =
             |requests: &mut NftRequests| requests.list("reading the nftables table", NftMessage::GetObject, |_| ());
         Ok(!self.with_requests(read).await?.is_empty())
     }
 
-    /// What was dropped.
+    /// Reads the drop counters.
     pub async fn counters(&mut self) -> Result<GuardCounters> {
         const WHAT: &str = "reading the counters of the nftables table";
         self.with_requests(|requests| {
@@ -186,15 +187,15 @@ impl Guard {
         .await
     }
 
-    /// Returns when somebody else has changed or removed the table, or may have done so: events were lost. The next
-    /// [`apply`](Self::apply) writes all of it. May be cancelled.
+    /// Returns when another process has changed or removed the table, or may have done so because events were lost. The
+    /// next [`apply`](Self::apply) then writes everything. Cancel-safe.
     ///
-    /// A change that `apply` comes upon by itself, and so has mended, is not reported.
+    /// A change that `apply` has already detected and repaired is not reported.
     pub async fn disturbed(&mut self) -> Result<()> {
         let heard = self.watch.changed().await;
         self.applied = None;
         heard.map_err(no_watch)?;
-        // A change comes as many events.
+        // One change causes many events.
         self.disturbed_so_far().map(|_| ())
     }
 
@@ -202,7 +203,7 @@ impl Guard {
         self.watch.changed_so_far().map_err(no_watch)
     }
 
-    /// On a thread that may block.
+    /// Runs the job on a blocking thread.
     async fn with_requests<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut NftRequests) -> Result<T> + Send + 'static,
@@ -232,25 +233,25 @@ impl TableContents {
         Ok(Self { frame: Frame { mark: ruleset.mark, group: ruleset.group }, elements: sets::elements(ruleset) })
     }
 
-    /// From what was applied to this, whose rules are the same.
+    /// Writes the difference from `applied`, which has the same rules.
     fn write_changes(&self, batch: &mut Messages, applied: &Self) {
         let none = BTreeSet::new();
         for (set, elements) in &self.elements {
             let before = applied.elements.get(set).unwrap_or(&none);
-            // First: an interval may take the place of others.
+            // Deletions first: a new interval may overlap old ones.
             sets::change(batch, NftMessage::DeleteElement, set, before.difference(elements));
             sets::change(batch, NftMessage::NewElement, set, elements.difference(before));
         }
     }
 
-    /// From whatever is there.
+    /// Writes the whole table over any existing state.
     fn write_all(&self, requests: &mut NftRequests, ownership: Ownership) -> Result<()> {
         const WHAT: &str = "writing the nftables table";
         let mut attempt = 0;
         loop {
             attempt += 1;
             let mut present = Present::read(requests)?;
-            // What cannot be taken over must not keep the table away.
+            // Dynamic elements that cannot be copied must not prevent the table.
             if attempt == 1 && !present.can_be_kept(ownership) {
                 present.read_dynamic(requests)?;
             }
@@ -302,7 +303,7 @@ impl TableContents {
         }
         let none = PresentElements::default();
         for (set, elements) in &self.elements {
-            // Far cheaper than to write thousands of intervals again.
+            // Far cheaper than rewriting thousands of intervals.
             let PresentElements { plain, odd } = present.elements.get(set).filter(|_| keep).unwrap_or(&none);
             sets::change(batch, NftMessage::DeleteElement, set, odd.iter().chain(plain.difference(elements)));
             sets::change(batch, NftMessage::NewElement, set, elements.difference(plain));

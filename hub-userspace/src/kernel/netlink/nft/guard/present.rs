@@ -1,4 +1,4 @@
-//! What the kernel has under our table's name.
+//! Reads the existing table from the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,22 +16,22 @@ pub const OBJECT_TYPE: u16 = 3;
 pub const COUNTER_TYPE: u32 = 1;
 pub const SET_NAME: u16 = 2;
 
-/// What there is under our table's name.
+/// The existing objects under our table's name.
 pub struct Present {
     pub table: Option<NftTable>,
     pub chains: Vec<Vec<u8>>,
     pub sets: Vec<Vec<u8>>,
     pub objects: Vec<Vec<u8>>,
-    /// Of sets that can stay and are not dynamic.
+    /// Elements of static sets that can stay.
     pub elements: BTreeMap<&'static str, PresentElements>,
-    /// What the kernel has put into sets, as it shows it.
+    /// Dynamic elements, as the kernel lists them.
     pub dynamic: BTreeMap<&'static str, Vec<Vec<u8>>>,
 }
 
 #[derive(Default)]
 pub struct PresentElements {
     pub plain: BTreeSet<Element>,
-    /// Not as we make them.
+    /// Elements with attributes that we never write.
     pub odd: BTreeSet<Element>,
 }
 
@@ -59,7 +59,7 @@ impl Present {
         })
     }
 
-    /// Reads what a table that replaces this one takes over.
+    /// Reads the dynamic elements for a table that replaces this one.
     pub fn read_dynamic(&mut self, requests: &mut NftRequests) -> Result<(), GuardError> {
         const WHAT: &str = "reading the sets of the nftables table";
         for set in SETS.iter().filter(|set| set.is_dynamic() && self.sets.iter().any(|shown| are_alike(set, shown))) {
@@ -74,14 +74,14 @@ impl Present {
         self.chains.iter().map(Vec::as_slice).find(|shown| Chain::name_of(shown) == chain.name)
     }
 
-    /// Whether the table can have this owner, and all of our chains that are there are called from where they are to be:
-    /// that cannot be changed.
+    /// Whether the table can get this owner, and all of our existing chains have the right hook: neither can be changed
+    /// later.
     pub fn can_be_kept(&self, ownership: Ownership) -> bool {
         self.table.is_none_or(|table| table.can_become(ownership))
             && CHAINS.iter().all(|chain| self.chain(chain).is_none_or(|shown| chain.is_like(shown)))
     }
 
-    /// Takes away all but what can stay as it is.
+    /// Removes everything except the objects that can stay.
     pub fn clear(&self, batch: &mut Messages) {
         batch.message(NftMessage::DeleteRule, 0, |_| ());
         for set in &self.sets {
@@ -110,7 +110,7 @@ pub fn name(attributes: &[u8], kind: u16) -> &str {
     attribute(attributes, kind).map(text).unwrap_or_default()
 }
 
-/// Also what the kernel has put there is of use to the next rules.
+/// The next rules can reuse the set with its dynamic elements.
 fn can_stay(shown: &[u8]) -> bool {
     SETS.iter().any(|ours| are_alike(ours, shown))
 }

@@ -1,4 +1,4 @@
-//! Gateways of other routes, as the host's state keeps them.
+//! Gateways of others' routes in the host state.
 
 use super::*;
 

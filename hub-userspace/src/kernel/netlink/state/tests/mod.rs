@@ -117,7 +117,7 @@ fn replace(state: &mut HostState, message: RouteNetlinkMessage) -> Changes {
     changes
 }
 
-/// Interface 5 with everything on it, and a bystander 6.
+/// Interface 5 with objects of every type, and an unrelated interface 6.
 fn busy_host() -> HostState {
     state_after([
         new_link(5, "tun-sh"),
