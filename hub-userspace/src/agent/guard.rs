@@ -21,7 +21,7 @@ use crate::{
 /// What the table is to say, and which interfaces are in the sites' device group. Pure.
 #[derive(Debug, Default)]
 pub struct GuardPlan {
-    wanted: Arc<Ruleset>,
+    desired: Arc<Ruleset>,
     /// It could not be written.
     failed: bool,
     /// Interfaces of connections that have left the configuration, to which routes may still lead.
@@ -45,11 +45,11 @@ impl GuardPlan {
         slots: &IdAllocator<String>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut wanted = ruleset(config, host, negotiated, slots);
-        self.leaving.extend(self.wanted.sites.difference(&wanted.sites).cloned());
+        let mut desired = ruleset(config, host, negotiated, slots);
+        self.leaving.extend(self.desired.sites.difference(&desired.sites).cloned());
         self.is_regrouped &= self.leaving.is_empty();
-        self.leaving.retain(|name| !wanted.sites.contains(name));
-        wanted.sites.extend(self.leaving.iter().cloned());
+        self.leaving.retain(|name| !desired.sites.contains(name));
+        desired.sites.extend(self.leaving.iter().cloned());
         let sites: BTreeSet<u32> = sites(config).filter_map(|name| host.link(name)).map(|link| link.index).collect();
         let new: BTreeSet<u32> = match std::mem::take(&mut self.group_failed) {
             true => sites.clone(),
@@ -59,15 +59,15 @@ impl GuardPlan {
             effects.push(Effect::JoinGroup(new));
         }
         self.grouped = sites;
-        if wanted != *self.wanted || std::mem::take(&mut self.failed) {
-            self.wanted = Arc::new(wanted);
+        if desired != *self.desired || std::mem::take(&mut self.failed) {
+            self.desired = Arc::new(desired);
             self.repeat(effects);
         }
     }
 
     /// Writes what others have changed, or may have.
     pub fn repeat(&self, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Guard(Arc::clone(&self.wanted)));
+        effects.push(Effect::Guard(Arc::clone(&self.desired)));
     }
 
     /// The table could not be written.
@@ -87,7 +87,7 @@ impl GuardPlan {
         }
         let leaving = std::mem::take(&mut self.leaving);
         if !leaving.is_empty() {
-            Arc::make_mut(&mut self.wanted).sites.retain(|name| !leaving.contains(name));
+            Arc::make_mut(&mut self.desired).sites.retain(|name| !leaving.contains(name));
             self.repeat(effects);
         }
     }

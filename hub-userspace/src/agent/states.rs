@@ -20,7 +20,7 @@ const GONE: &str = "no longer in the configuration";
 
 impl World {
     /// Judges the states anew; whether any is another one.
-    pub(super) fn judge(&mut self, now: Instant) -> bool {
+    pub(super) fn evaluate(&mut self, now: Instant) -> bool {
         let Self { liveness, config, host, tunnels, policies, health, .. } = self;
         let healthy = |name: &str| Some(health.get(name)?.verdict? == Verdict::Healthy);
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
@@ -28,7 +28,7 @@ impl World {
             (None, SelectorSource::Xfrm) => has_sa(config, connection, host, policies.table.as_deref()),
             (None, _) => Some(true),
         };
-        liveness.judge(config, host, tunnel, healthy, now);
+        liveness.evaluate(config, host, tunnel, healthy, now);
         self.hold_down_expires = liveness.due(config);
         let states = liveness.states();
         let differ = *self.states != states;

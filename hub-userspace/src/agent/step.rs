@@ -111,7 +111,7 @@ impl World {
             }
             if links || states || config {
                 self.pending.selectors |= self.refresh_selectors();
-                changed |= self.judge(now);
+                changed |= self.evaluate(now);
                 self.pending.egress = changed;
             }
             if (links || changed) && !config && self.reroute(effects) {

@@ -59,7 +59,7 @@ fn line(event: &ConnectionEvent) -> String {
 
 impl Client {
     /// Hands each event to `tell` until that fails or the agent ends, which is an error as well.
-    pub async fn follow(&self, mut tell: impl FnMut(&ConnectionEvent) -> Result<()>) -> Result<()> {
+    pub async fn follow(&self, mut handle: impl FnMut(&ConnectionEvent) -> Result<()>) -> Result<()> {
         let mut answer = self.ask(Method::GET, EVENTS, None, None).await?;
         let mut rest = Vec::new();
         while let Some(bytes) = answer.chunk().await.context("the agent has gone")? {
@@ -67,7 +67,7 @@ impl Client {
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
                 let event = serde_json::from_slice(&line);
-                tell(&event.context("the agent tells something else: it may be of another version")?)?;
+                handle(&event.context("the agent tells something else: it may be of another version")?)?;
             }
         }
         bail!("the agent has gone")

@@ -128,9 +128,9 @@ pub fn event(event: &ConnectionEvent) -> String {
 /// Why it is not up, or not attached as it should be; a line each.
 fn notes_of(connection: &ConnectionStatus) -> String {
     let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
-    let mut told: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
-    told.dedup();
-    let mut notes: Vec<String> = told.into_iter().map(str::to_owned).collect();
+    let mut reported: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
+    reported.dedup();
+    let mut notes: Vec<String> = reported.into_iter().map(str::to_owned).collect();
     notes.extend(connection.ipsec.iter().flat_map(notes_of_ipsec));
     notes.into_iter().map(|note| format!("{}: {note}\n", connection.name)).collect::<Vec<_>>().concat()
 }

@@ -11,14 +11,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use toml::de::DeTable;
 
 use super::{
-    Judged,
+    Validated,
     diagnostic::{Diagnostic, Problem, quoted},
     draft::Draft,
     ipsec::Files,
-    judge,
     model::Config,
     provenance::{Places, Provenance},
     read::INCLUDE,
+    validate,
 };
 use crate::store::SourceText;
 
@@ -100,7 +100,7 @@ pub fn load_files(path: &Path) -> Result<FileSet, LoadError> {
 pub fn load_texts(texts: Vec<SourceText>) -> Result<FileSet, Vec<Diagnostic>> {
     let sources: Vec<(&Path, &str)> =
         texts.iter().map(|source| (source.path.as_path(), source.text.as_str())).collect();
-    let Judged { draft, warnings, places } = judge(&sources, Files::Here)?;
+    let Validated { draft, warnings, places } = validate(&sources, Files::Here)?;
     Ok(FileSet { draft, places, texts, warnings })
 }
 

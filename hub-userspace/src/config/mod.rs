@@ -52,18 +52,18 @@ use read::{TextPart, Unread};
 /// Validated by itself: files that it names are not looked at. `Ok` carries the warnings; `Err` carries every error and
 /// warning. Both are sorted by place.
 pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let judged = judge(&[(Path::new(""), text)], Files::Unseen)?;
+    let validated = validate(&[(Path::new(""), text)], Files::Unseen)?;
     let files = vec![PathBuf::new()];
-    judged
+    validated
         .draft
-        .into_config(Provenance::of(files, judged.places))
-        .map(|config| (config, judged.warnings))
+        .into_config(Provenance::of(files, validated.places))
+        .map(|config| (config, validated.warnings))
         .ok_or_else(Vec::new)
 }
 
 /// Files that break no rule.
 #[derive(Debug)]
-struct Judged {
+struct Validated {
     draft: Draft,
     /// By place.
     warnings: Vec<Diagnostic>,
@@ -71,7 +71,7 @@ struct Judged {
 }
 
 /// Validates the main file and those that it includes, as one; with an eye on the files that they name.
-fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic>> {
+fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diagnostic>> {
     let mut report = DiagnosticReport::of(texts.iter().copied());
     check_size(texts, &mut report);
     if report.has_errors() {
@@ -94,14 +94,14 @@ fn judge(texts: &[(&Path, &str)], files: Files) -> Result<Judged, Vec<Diagnostic
         }
     }
     if is_toml {
-        rules::judge(&draft, &unread, &mut report);
-        ipsec::judge(&draft, files, &mut report);
+        rules::validate(&draft, &unread, &mut report);
+        ipsec::validate(&draft, files, &mut report);
     }
     if report.has_errors() {
         return Err(report.finish());
     }
     let places = draft.places(&report);
-    Ok(Judged { draft, warnings: report.finish(), places })
+    Ok(Validated { draft, warnings: report.finish(), places })
 }
 
 /// Bounds the time and memory of all that follows.

@@ -10,7 +10,7 @@ use super::{
     read::Unread,
 };
 
-pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
+pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
     if !default_routes_may_be(draft, unread) {
         draft.routes.iter().for_each(|route| refuse_default(route, report));
     }

@@ -25,7 +25,7 @@ pub(super) const UNUSED: &str = "no connection leads to this customer gateway";
 pub(super) const UNROUTED: &str = "no route has this connection as its next hop: nothing is sent to the site";
 
 /// Judges the draft as a whole. What `unread` may define is not missed.
-pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
+pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
     check_names(draft, report);
     check_quota(draft, report);
     check_numbers(draft, report);
@@ -41,8 +41,8 @@ pub(super) fn judge(draft: &Draft, unread: &Unread, report: &mut DiagnosticRepor
     if unread.is_empty() && all_hops_known {
         warn_of_unrouted_connections(draft, report);
     }
-    routes::judge(draft, unread, report);
-    sites::judge(draft, report);
+    routes::validate(draft, unread, report);
+    sites::validate(draft, report);
 }
 
 /// Within a file, TOML has each name once.

@@ -19,11 +19,11 @@ use super::{
     overlap::{Claim, Conflict, Relation, conflicts},
 };
 
-pub(super) fn judge(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let mut judge = Judge { draft, report, sites: Sites::of_draft(draft), reported: HashSet::new() };
-    judge.shared_interfaces();
-    judge.selectors();
-    judge.routes();
+pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    let mut validate = Validator { draft, report, sites: Sites::of_draft(draft), reported: HashSet::new() };
+    validate.shared_interfaces();
+    validate.selectors();
+    validate.routes();
 }
 
 /// Who says so.
@@ -77,7 +77,7 @@ impl<'d> Claims<'d> {
     }
 }
 
-struct Judge<'d, 'r, 'l> {
+struct Validator<'d, 'r, 'l> {
     draft: &'d Draft,
     report: &'r mut DiagnosticReport<'l>,
     sites: Sites<'d>,
@@ -85,7 +85,7 @@ struct Judge<'d, 'r, 'l> {
     reported: HashSet<(String, IpNet)>,
 }
 
-impl<'d> Judge<'d, '_, '_> {
+impl<'d> Validator<'d, '_, '_> {
     fn shared_interfaces(&mut self) {
         let mut sharing: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (index, connection) in self.draft.connections.iter().enumerate() {

@@ -46,7 +46,7 @@ impl Liveness {
 
     /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and finds nothing
     /// wrong with others; `health` knows those that have a health check, once it has come to a verdict.
-    pub fn judge(
+    pub fn evaluate(
         &mut self,
         config: &Config,
         host: &HostState,
@@ -58,7 +58,7 @@ impl Liveness {
         for (name, connection) in &config.connections {
             let evidence = evidence(connection, host, tunnel(name, connection), || health(name));
             match self.connections.get_mut(name) {
-                Some(entry) => entry.judge(connection, evidence, now),
+                Some(entry) => entry.evaluate(connection, evidence, now),
                 None => {
                     self.connections.insert(name.clone(), ConnectionLiveness::first(connection, evidence, now));
                 }
@@ -112,11 +112,11 @@ impl ConnectionLiveness {
             failed: false,
             was_healthy_since: None,
         };
-        entry.judge(connection, evidence, now);
+        entry.evaluate(connection, evidence, now);
         Self { changes: 0, ..entry }
     }
 
-    fn judge(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
+    fn evaluate(&mut self, connection: &Connection, evidence: Evidence, now: Instant) {
         self.healthy_since = if evidence == Evidence::Unknown {
             None
         } else {
@@ -225,7 +225,7 @@ mod tests {
         let mut states = vec![entry.state];
         for (milliseconds, letter) in &steps[1..] {
             let (connection, well) = of(*letter);
-            entry.judge(&connection, well, at(*milliseconds));
+            entry.evaluate(&connection, well, at(*milliseconds));
             states.push(entry.state);
         }
         (states, entry)
@@ -278,7 +278,7 @@ mod tests {
         let first = ConnectionLiveness::first(&connection(true), evidence(before[0].1), at(before[0].0));
         liveness.connections.insert("site".into(), first);
         let entry = liveness.connections.get_mut("site").unwrap();
-        before[1..].iter().for_each(|(time, letter)| entry.judge(&connection(true), evidence(*letter), at(*time)));
+        before[1..].iter().for_each(|(time, letter)| entry.evaluate(&connection(true), evidence(*letter), at(*time)));
 
         let mut record = ConnectionRecord::NONE;
         liveness.memories(&clock).next().unwrap().1.write(&mut record);
@@ -289,7 +289,7 @@ mod tests {
         after
             .iter()
             .map(|(time, letter)| {
-                entry.judge(&connection(true), evidence(*letter), at(*time));
+                entry.evaluate(&connection(true), evidence(*letter), at(*time));
                 entry.state
             })
             .collect()

@@ -108,7 +108,7 @@ impl Programs {
     ) -> Result<Attached, DatapathError> {
         let had_tc = pins.has(AttachmentKind::Tcx, ifindex) || pins.has(AttachmentKind::Clsact, ifindex);
         self.attach_tc(pins, interface, ifindex)?;
-        let told = || Some(reason.unwrap_or("asked for").to_owned());
+        let why = || Some(reason.unwrap_or("asked for").to_owned());
         let (kind, other, flags) = match mode {
             AttachMode::Auto | AttachMode::Native => {
                 (AttachmentKind::Native, AttachmentKind::Generic, XDP_FLAGS_DRV_MODE)
@@ -116,7 +116,7 @@ impl Programs {
             AttachMode::Generic => (AttachmentKind::Generic, AttachmentKind::Native, XDP_FLAGS_SKB_MODE),
             AttachMode::Tc => {
                 detach_xdp(pins, ifindex);
-                return Ok(Attached { mode: TC, reason: told() });
+                return Ok(Attached { mode: TC, reason: why() });
             }
         };
         // An interface supports only one of both modes (`dev_xdp_attach()`, net/core/dev.c).
@@ -125,7 +125,7 @@ impl Programs {
         }
         match self.attach_xdp(pins, kind, ifindex, flags) {
             Ok(()) if kind == AttachmentKind::Native => Ok(Attached { mode: NATIVE, reason: None }),
-            Ok(()) => Ok(Attached { mode: GENERIC, reason: told() }),
+            Ok(()) => Ok(Attached { mode: GENERIC, reason: why() }),
             Err(error) if mode == AttachMode::Auto => {
                 detach_xdp(pins, ifindex);
                 Ok(Attached { mode: TC, reason: Some(why_not_native(&error)) })

@@ -27,9 +27,9 @@ pub fn follow(ring: RingBuf<MapData>) -> io::Result<mpsc::Receiver<(u32, IpAddr)
     let (sender, receiver) = mpsc::channel(BATCH);
     tokio::spawn(async move {
         while let Ok(mut ready) = ring.readable_mut().await {
-            let wanted = drain(ready.get_inner_mut());
+            let desired = drain(ready.get_inner_mut());
             ready.clear_ready();
-            for neighbour in wanted {
+            for neighbour in desired {
                 if sender.send(neighbour).await.is_err() {
                     return;
                 }
@@ -42,15 +42,15 @@ pub fn follow(ring: RingBuf<MapData>) -> io::Result<mpsc::Receiver<(u32, IpAddr)
 
 /// Empties the ring. A miss beyond the batch is dropped; a later packet reports it again.
 fn drain(ring: &mut RingBuf<MapData>) -> BTreeSet<(u32, IpAddr)> {
-    let mut wanted = BTreeSet::new();
+    let mut desired = BTreeSet::new();
     while let Some(record) = ring.next() {
         if let Some(neighbour) = read(&record)
-            && wanted.len() < BATCH
+            && desired.len() < BATCH
         {
-            wanted.insert(neighbour);
+            desired.insert(neighbour);
         }
     }
-    wanted
+    desired
 }
 
 /// Parses a [`Neighbour`] by field.

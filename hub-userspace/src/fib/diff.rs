@@ -29,8 +29,8 @@ pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTre
             (Some((old, _)), Some((new, _))) => old.cmp(new),
         };
         let gone = if order.is_le() { old.next() } else { None };
-        let wanted = if order.is_ge() { new.next() } else { None };
-        match (gone, wanted) {
+        let desired = if order.is_ge() { new.next() } else { None };
+        match (gone, desired) {
             (gone, Some((key, value))) if gone.is_none_or(|(_, old)| old != value) => {
                 difference.puts.push((*key, value.clone()));
             }

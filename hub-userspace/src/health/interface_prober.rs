@@ -180,8 +180,8 @@ impl Worker {
         let now = Instant::now();
         let Some(running) = self.checks.get_mut(&identifier) else { return };
         self.due.remove(&(running.check.due(), identifier));
-        if let Some(verdict) = running.check.judge(now) {
-            running.tell(verdict, &self.events);
+        if let Some(verdict) = running.check.evaluate(now) {
+            running.notify(verdict, &self.events);
         }
         // One that does not leave is missed like one that is lost.
         let sequence = running.check.probe(now, *ready.as_ref().unwrap_or(&Nonce::default()));
@@ -231,7 +231,7 @@ impl Worker {
         report.last_reply = Some(now);
         drop(report);
         if let Some(verdict) = answer.verdict {
-            running.tell(verdict, &self.events);
+            running.notify(verdict, &self.events);
         }
     }
 
@@ -245,7 +245,7 @@ impl Worker {
 }
 
 impl RunningCheck {
-    fn tell(&self, verdict: Verdict, events: &UnboundedSender<VerdictChange>) {
+    fn notify(&self, verdict: Verdict, events: &UnboundedSender<VerdictChange>) {
         lock(&self.report).verdict = Some(verdict);
         // The agent may be stopping.
         drop(events.send(VerdictChange { connection: self.connection.clone(), verdict }));

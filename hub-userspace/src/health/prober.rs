@@ -37,13 +37,13 @@ impl Prober {
     /// predecessor may still be in the channel.
     ///
     /// To be called in a tokio runtime; checks run in the network namespace of the threads of that runtime.
-    pub fn set(&mut self, wanted: BTreeMap<String, CheckTarget>) {
+    pub fn set(&mut self, desired: BTreeMap<String, CheckTarget>) {
         let gone: Vec<String> =
-            self.checks.keys().filter(|connection| !wanted.contains_key(*connection)).cloned().collect();
+            self.checks.keys().filter(|connection| !desired.contains_key(*connection)).cloned().collect();
         for connection in gone {
             self.remove(connection);
         }
-        for (connection, target) in wanted {
+        for (connection, target) in desired {
             match self.checks.get_mut(&connection) {
                 Some((old, _)) if *old == target => {}
                 Some((old, _)) if (CheckTarget { link: target.link, ..*old }) == target => {

@@ -35,8 +35,8 @@ pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], before: &WeightedMembers<M>
     }
 }
 
-fn position<M: Copy + Eq>(members: &WeightedMembers<M>, wanted: M) -> Option<usize> {
-    members.iter().position(|(member, _)| *member == wanted)
+fn position<M: Copy + Eq>(members: &WeightedMembers<M>, desired: M) -> Option<usize> {
+    members.iter().position(|(member, _)| *member == desired)
 }
 
 fn total<M>(members: &WeightedMembers<M>) -> u64 {

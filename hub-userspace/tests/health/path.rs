@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::{
     lab::{Lab, Peer, in_namespace, index, ip},
-    support::{BOUND, INTERVAL, Probing, target, wanted},
+    support::{BOUND, INTERVAL, Probing, desired, target},
 };
 
 const FAR: &str = "02:00:00:00:00:02";
@@ -147,24 +147,24 @@ fn only_what_changed_restarts() {
 
         let mut nowhere = kept;
         nowhere.check.destination = "10.1.0.77".parse().unwrap();
-        probing.prober.set(wanted(&[("kept", kept), ("other", nowhere)]));
+        probing.prober.set(desired(&[("kept", kept), ("other", nowhere)]));
         assert_eq!(probing.report("other").verdict, None);
         assert!(probing.report("kept").received >= 3);
         probing.unhealthy("other", Instant::now()).await;
 
         // Another link address is no other check.
-        let moved = |peer| wanted(&[("kept", kept), ("other", target(near, peer, "192.0.2.1", "10.1.0.77"))]);
+        let moved = |peer| desired(&[("kept", kept), ("other", target(near, peer, "192.0.2.1", "10.1.0.77"))]);
         let sent = probing.report("other").sent;
         probing.prober.set(moved(LinkLayer::Ethernet { peer: Some([2, 0, 0, 0, 0, 9]) }));
         assert!(probing.report("other").sent >= sent);
         probing.quiet(INTERVAL * 5).await;
 
-        probing.prober.set(wanted(&[("kept", kept)]));
+        probing.prober.set(desired(&[("kept", kept)]));
         assert_eq!(probing.prober.report("other"), None);
-        probing.prober.set(wanted(&[]));
+        probing.prober.set(desired(&[]));
         assert_eq!(probing.prober.report("kept"), None);
         probing.quiet(INTERVAL * 5).await;
-        probing.prober.set(wanted(&[("kept", kept)]));
+        probing.prober.set(desired(&[("kept", kept)]));
         probing.healthy("kept").await;
     });
 }
@@ -184,7 +184,7 @@ fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
         let report = probing.report("one");
         assert_eq!(report.problem.as_deref(), Some("the link address of its peer is not known yet"));
         assert_eq!((report.sent, report.verdict), (0, None));
-        probing.prober.set(wanted(&[("one", known)]));
+        probing.prober.set(desired(&[("one", known)]));
         probing.healthy("one").await;
         assert_eq!(probing.report("one").problem, None);
     });
@@ -264,7 +264,7 @@ fn short_intervals_are_kept_and_thousands_of_checks_share_an_interface() {
         let names: Vec<String> = (0..CHECKS).map(|number| number.to_string()).collect();
         let targets: Vec<_> = names.iter().map(|name| (name.as_str(), slow)).collect();
         let busy = cpu_time();
-        probing.prober.set(wanted(&targets));
+        probing.prober.set(desired(&targets));
         for _ in 0..CHECKS {
             assert_eq!(probing.event().await.verdict, Verdict::Healthy);
         }

@@ -34,7 +34,7 @@ pub fn target(ifindex: u32, link: LinkLayer, source: &str, destination: &str) ->
     CheckTarget { ifindex, link, check }
 }
 
-pub fn wanted(targets: &[(&str, CheckTarget)]) -> BTreeMap<String, CheckTarget> {
+pub fn desired(targets: &[(&str, CheckTarget)]) -> BTreeMap<String, CheckTarget> {
     targets.iter().map(|(connection, target)| ((*connection).to_owned(), *target)).collect()
 }
 
@@ -42,7 +42,7 @@ impl Probing {
     pub fn start(targets: &[(&str, CheckTarget)]) -> Self {
         let (sender, events) = unbounded_channel();
         let mut prober = Prober::start(sender);
-        prober.set(wanted(targets));
+        prober.set(desired(targets));
         Self { prober, events }
     }
 

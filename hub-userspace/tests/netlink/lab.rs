@@ -226,8 +226,8 @@ impl Planned {
     pub fn replace(&self, plan: &Plan) {
         let before = self.routes.replace(plan.routes.keys().copied().collect());
         let obsolete = before.into_iter().filter(|key| !plan.routes.contains_key(key)).map(|key| (key, None));
-        let wanted = plan.routes.iter().map(|(key, action)| (*key, Some(Arc::clone(action))));
-        self.reconciler.routes(obsolete.chain(wanted).collect());
+        let desired = plan.routes.iter().map(|(key, action)| (*key, Some(Arc::clone(action))));
+        self.reconciler.routes(obsolete.chain(desired).collect());
         self.reconciler.neighbours(plan.neighbours.clone());
     }
 

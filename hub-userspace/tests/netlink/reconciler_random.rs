@@ -84,11 +84,12 @@ fn random_action(random: &mut SmallRng, links: [u32; 2]) -> RouteAction {
 }
 
 /// Tells the reconciler something, and the map.
-fn wish(random: &mut SmallRng, reconciler: &Reconciler, wanted: &mut Wanted, links: [u32; 2]) {
+fn wish(random: &mut SmallRng, reconciler: &Reconciler, desired: &mut Wanted, links: [u32; 2]) {
     if random.random_bool(0.05) {
         // Many fewer at once.
-        let (fewer, gone): (Wanted, Wanted) = std::mem::take(wanted).into_iter().partition(|_| random.random_bool(0.7));
-        *wanted = fewer;
+        let (fewer, gone): (Wanted, Wanted) =
+            std::mem::take(desired).into_iter().partition(|_| random.random_bool(0.7));
+        *desired = fewer;
         reconciler.routes(gone.into_keys().map(|key| (key, None)).collect());
         return;
     }
@@ -98,8 +99,8 @@ fn wish(random: &mut SmallRng, reconciler: &Reconciler, wanted: &mut Wanted, lin
         let key = random_key(random, &action);
         let action = random.random_bool(0.7).then(|| Arc::new(action));
         match &action {
-            Some(action) => drop(wanted.insert(key, Arc::clone(action))),
-            None => drop(wanted.remove(&key)),
+            Some(action) => drop(desired.insert(key, Arc::clone(action))),
+            None => drop(desired.remove(&key)),
         }
         changes.push((key, action));
     }
@@ -126,15 +127,15 @@ fn after_any_wishes_the_kernel_holds_what_was_wanted_last() {
         let names = BTreeMap::from([(links[0], "a0"), (links[1], "b0")]);
         let mut random = SmallRng::seed_from_u64(seed);
         let mut reconciler = Reconciler::start().unwrap();
-        let mut wanted = Wanted::new();
+        let mut desired = Wanted::new();
         for sequence in 0..SEQUENCES {
             if random.random_bool(0.02) {
                 // Killed and started again.
                 reconciler = Reconciler::start().unwrap();
-                reconciler.routes(wanted.iter().map(|(key, action)| (*key, Some(Arc::clone(action)))).collect());
+                reconciler.routes(desired.iter().map(|(key, action)| (*key, Some(Arc::clone(action)))).collect());
             }
             for _ in 0..random.random_range(1..6) {
-                wish(&mut random, &reconciler, &mut wanted, links);
+                wish(&mut random, &reconciler, &mut desired, links);
                 for _ in 0..random.random_range(0..3) {
                     yield_now().await;
                 }
@@ -146,7 +147,7 @@ fn after_any_wishes_the_kernel_holds_what_was_wanted_last() {
             }
             let report = reconciler.settled().await.unwrap();
             assert_eq!(report.failures, [], "seed {seed}, sequence {sequence}");
-            let expected: BTreeSet<Words> = wanted.iter().map(|(key, action)| words_of(key, action, &names)).collect();
+            let expected: BTreeSet<Words> = desired.iter().map(|(key, action)| words_of(key, action, &names)).collect();
             assert_eq!(held(), expected, "seed {seed}, sequence {sequence}");
         }
         reconciler.clear().await.unwrap();

@@ -79,13 +79,13 @@ fn directories_that_others_can_change_are_refused() {
         let before = mode(path);
         for open in [0o777, 0o775, 0o757, 0o1777] {
             fs::set_permissions(path, fs::Permissions::from_mode(open)).expect("it is ours");
-            let told = refusal(folder.path());
-            assert!(told.contains(&format!("{} may be written by others", path.display())), "{told}");
+            let reported = refusal(folder.path());
+            assert!(reported.contains(&format!("{} may be written by others", path.display())), "{reported}");
         }
         fs::set_permissions(path, fs::Permissions::from_mode(before)).expect("it is ours");
         chown(path, Some(NOBODY), None).expect("run as root");
-        let told = refusal(folder.path());
-        assert!(told.contains("belongs to user 65534"), "{told}");
+        let reported = refusal(folder.path());
+        assert!(reported.contains("belongs to user 65534"), "{reported}");
         chown(path, Some(0), None).expect("run as root");
     }
     drop(InstanceLock::claim_in(folder.path()).expect("all is as it was"));
@@ -95,8 +95,8 @@ fn directories_that_others_can_change_are_refused() {
 fn links_are_not_followed() {
     let (folder, other) = (folder(), folder());
     symlink(other.path(), folder.path().join("lock")).expect("it is ours");
-    let told = refusal(folder.path());
-    assert!(told.contains("cannot open the directory of locks"), "{told}");
+    let reported = refusal(folder.path());
+    assert!(reported.contains("cannot open the directory of locks"), "{reported}");
     assert_eq!(fs::read_dir(other.path()).expect("a folder").count(), 0);
 }
 

@@ -159,13 +159,13 @@ fn the_next_look_puts_back_what_others_may_have_removed() {
 #[test]
 fn listeners_are_told_what_is_new() {
     let mut agent = agent(&["a"]);
-    let told = agent.told().expect("of the start");
-    assert_eq!((told.connection.as_str(), told.state, told.was), ("a", State::Up, None));
+    let reported = agent.reported().expect("of the start");
+    assert_eq!((reported.connection.as_str(), reported.state, reported.was), ("a", State::Up, None));
     let mut host = host(&["a"]);
     host.links.get_mut(&10).expect("it is there").admin_up = false;
     agent.see(host, links()).expect("it does not fail");
-    let told = agent.told().expect("of the link");
-    assert_eq!((told.state, told.was), (State::Down, Some(State::Up)));
-    assert_eq!(told.reason.expect("one"), "interface a0 is down: `ip link set a0 up`");
-    assert!(agent.told().is_none());
+    let reported = agent.reported().expect("of the link");
+    assert_eq!((reported.state, reported.was), (State::Down, Some(State::Up)));
+    assert_eq!(reported.reason.expect("one"), "interface a0 is down: `ip link set a0 up`");
+    assert!(agent.reported().is_none());
 }

@@ -96,7 +96,7 @@ fn play(recorded: Recorded, pace: Pace) -> (Vec<String>, usize) {
         if pace == Pace::AtOnce && !agent.world.is_starting() {
             agent.plan();
         }
-        while let Some(event) = agent.told() {
+        while let Some(event) = agent.reported() {
             notices.push(notice(at, &event));
         }
         must_be_continuous(&agent, &before);

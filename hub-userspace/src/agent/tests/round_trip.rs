@@ -69,8 +69,8 @@ fn random_events_written_and_read_again_are_the_same() {
                 }
                 let result = agent.take(event).map_err(|error| error.to_string());
                 agent.settle();
-                let told: Vec<_> = std::iter::from_fn(|| agent.told()).collect();
-                results.push((result, agent.log(), told.into_iter().map(untimed).collect::<Vec<_>>()));
+                let reported: Vec<_> = std::iter::from_fn(|| agent.reported()).collect();
+                results.push((result, agent.log(), reported.into_iter().map(untimed).collect::<Vec<_>>()));
             }
             assert_eq!(results[0], results[1]);
             let [one, other] = &agents;

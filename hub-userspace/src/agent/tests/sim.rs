@@ -317,7 +317,7 @@ impl Agent {
     }
 
     /// The next that listeners are told.
-    pub fn told(&mut self) -> Option<crate::api_types::event::ConnectionEvent> {
+    pub fn reported(&mut self) -> Option<crate::api_types::event::ConnectionEvent> {
         self.events.try_recv().ok()
     }
 }

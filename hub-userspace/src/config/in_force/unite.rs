@@ -112,8 +112,8 @@ fn settle(
             candidate.add_to(draft, end + index);
         }
         // `config show` prints what is in force as a file: numbers of routes matter to nobody else.
-        rules::judge(draft, &Unread::default(), &mut report);
-        ipsec::judge(draft, Files::Unseen, &mut report);
+        rules::validate(draft, &Unread::default(), &mut report);
+        ipsec::validate(draft, Files::Unseen, &mut report);
         let found = report.take_stored();
         let is_error = |severity| severity == Severity::Error;
         let mut mistakes: Vec<Vec<(String, Option<usize>)>> = vec![Vec::new(); candidates.len()];

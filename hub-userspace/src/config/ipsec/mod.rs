@@ -22,7 +22,7 @@ pub use self::{
 };
 pub(super) use self::{
     draft::{EspDraft, IkeDraft, IpsecDraft},
-    rules::{Files, judge},
+    rules::{Files, validate},
 };
 
 /// Proposals of a connection that names none: the first is what is wanted, the second for devices without AES-GCM.

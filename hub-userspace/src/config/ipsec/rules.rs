@@ -26,7 +26,7 @@ pub enum Files {
     Here,
 }
 
-pub fn judge(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) {
+pub fn validate(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) {
     check_local_ids(draft, report);
     check_identities(draft, report);
     check_if_ids(draft, report);

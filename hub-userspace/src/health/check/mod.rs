@@ -89,7 +89,7 @@ impl Check {
     }
 
     /// To be asked when a probe is due, before it is sent: the verdict, if the path turned out unhealthy.
-    pub fn judge(&mut self, now: Instant) -> Option<Verdict> {
+    pub fn evaluate(&mut self, now: Instant) -> Option<Verdict> {
         if !self.is_overdue() || self.healthy == Some(false) {
             return None;
         }

@@ -53,7 +53,7 @@ impl Path {
             if tick > end {
                 return;
             }
-            self.verdicts.extend(self.check.judge(self.start + tick).map(|verdict| (tick, verdict)));
+            self.verdicts.extend(self.check.evaluate(self.start + tick).map(|verdict| (tick, verdict)));
             let sequence = self.check.probe(self.start + tick, NONCE);
             if let Some(arrival) = far_end(tick) {
                 self.replies.entry(arrival).or_default().push(sequence);
@@ -157,7 +157,7 @@ fn a_probe_that_is_hurried_is_no_miss_more() {
         let now = start + ms(probe);
         check.hurry(now);
         assert_eq!(check.due(), start.max(now));
-        assert_eq!(check.judge(now), None);
+        assert_eq!(check.evaluate(now), None);
         check.probe(now, NONCE);
         assert_eq!(check.due(), now + ms(100));
     }
@@ -218,9 +218,9 @@ fn a_path_that_dies_at_random_is_told_within_the_bound_after_the_last_reply() {
             || lateness.duration(late_by_most),
         );
         let last_reply = path.last_reply.unwrap();
-        let (told, verdict) = path.verdicts.last().unwrap();
+        let (reported, verdict) = path.verdicts.last().unwrap();
         assert!(matches!(verdict, Verdict::Unhealthy { .. }), "{:?}", path.verdicts);
-        let after = told.saturating_sub(last_reply);
+        let after = reported.saturating_sub(last_reply);
         assert!(after <= interval * (retries + 1) + late_by_most, "{interval:?} * {retries}: {after:?}");
         assert!(after + late_by_most > interval * retries, "{interval:?} * {retries}: {after:?}, too early");
         assert_eq!(*verdict, Verdict::Unhealthy { misses: retries, last_reply_age: Some(after) });

@@ -75,13 +75,13 @@ pub enum CharonStep {
 impl DesiredState {
     /// Reads the files referenced by the configuration.
     pub fn of(config: &Config) -> Self {
-        let mut wanted = Self::default();
+        let mut desired = Self::default();
         for tunnel in config.tunnels() {
-            if let Err(problem) = wanted.add(&tunnel) {
-                wanted.problems.insert(tunnel.name.to_owned(), problem);
+            if let Err(problem) = desired.add(&tunnel) {
+                desired.problems.insert(tunnel.name.to_owned(), problem);
             }
         }
-        wanted
+        desired
     }
 
     fn add(&mut self, tunnel: &TunnelParameters<'_>) -> Result<(), String> {
@@ -142,8 +142,8 @@ impl DesiredState {
 
     /// The steps that remove undesired leftovers of an earlier agent from charon.
     pub fn steps_to_clean(&self, connections: &[String], secrets: &[String]) -> Vec<CharonStep> {
-        let ours = |names: &[String], wanted: &BTreeSet<&String>| -> Vec<String> {
-            names.iter().filter(|name| connection_of(name).is_some() && !wanted.contains(*name)).cloned().collect()
+        let ours = |names: &[String], desired: &BTreeSet<&String>| -> Vec<String> {
+            names.iter().filter(|name| connection_of(name).is_some() && !desired.contains(*name)).cloned().collect()
         };
         let connections = ours(connections, &self.connections.keys().collect());
         let secrets = ours(secrets, &self.secrets.keys().collect());
@@ -286,9 +286,9 @@ remote_cidrs = ["10.20.0.0/16"]
     #[test]
     fn a_connection_is_what_the_configuration_says() {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = DesiredState::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
-        assert_eq!(wanted.connections.keys().collect::<Vec<_>>(), ["vpnhub-a"]);
-        let message = &wanted.connections["vpnhub-a"];
+        let desired = DesiredState::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
+        assert_eq!(desired.connections.keys().collect::<Vec<_>>(), ["vpnhub-a"]);
+        let message = &desired.connections["vpnhub-a"];
         assert_eq!(message.list("remote_addrs"), ["198.51.100.1"]);
         assert_eq!((message.value("version"), message.value("encap")), (Some("2"), Some("yes")));
         assert_eq!((message.value("rekey_time"), message.value("over_time")), (Some("77760s"), Some("8640s")));
@@ -301,16 +301,16 @@ remote_cidrs = ["10.20.0.0/16"]
         assert_eq!((child.value("if_id_in"), child.value("if_id_out")), (Some("7"), Some("7")));
         assert_eq!((child.value("life_time"), child.value("rekey_time")), (Some("3600s"), Some("3240s")));
         assert_eq!((child.value("start_action"), child.value("close_action")), (Some("start"), Some("start")));
-        assert_eq!(wanted.secrets["vpnhub-a"].owners, ["203.0.113.1", "198.51.100.1"]);
-        assert!(!format!("{wanted:?} {:?}", wanted.steps_from(&DesiredState::default())).contains(SECRET));
+        assert_eq!(desired.secrets["vpnhub-a"].owners, ["203.0.113.1", "198.51.100.1"]);
+        assert!(!format!("{desired:?} {:?}", desired.steps_from(&DesiredState::default())).contains(SECRET));
     }
 
     #[test]
     fn ikev1_has_a_child_for_each_pair_of_one_family() {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted =
+        let desired =
             DesiredState::of(&config(folder.path(), "allow_weak = true\nike = { version = 1, mode = \"aggressive\" }"));
-        let message = &wanted.connections["vpnhub-a"];
+        let message = &desired.connections["vpnhub-a"];
         assert_eq!((message.value("version"), message.value("aggressive")), (Some("1"), Some("yes")));
         assert_eq!(children_of(message), ["vpnhub-a-1", "vpnhub-a-2"]);
         let child = message.section("children").and_then(|all| all.section("vpnhub-a-2")).expect("a child");
@@ -337,10 +337,10 @@ remote_cidrs = ["10.20.0.0/16"]
     #[test]
     fn what_an_agent_before_has_left_goes_and_what_others_have_stays() {
         let folder = tempfile::tempdir().expect("a folder");
-        let wanted = DesiredState::of(&config(folder.path(), ""));
+        let desired = DesiredState::of(&config(folder.path(), ""));
         let names = ["vpnhub-a", "vpnhub-old", "roadwarrior"].map(str::to_owned);
         assert_eq!(
-            commands(&wanted.steps_to_clean(&names, &names)),
+            commands(&desired.steps_to_clean(&names, &names)),
             ["unload-conn vpnhub-old", "unload-shared vpnhub-old"]
         );
     }
@@ -350,9 +350,9 @@ remote_cidrs = ["10.20.0.0/16"]
         let folder = tempfile::tempdir().expect("a folder");
         let config = config(folder.path(), "");
         fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).expect("set");
-        let wanted = DesiredState::of(&config);
-        assert!(wanted.is_empty());
-        let problem = &wanted.problems["a"];
+        let desired = DesiredState::of(&config);
+        assert!(desired.is_empty());
+        let problem = &desired.problems["a"];
         assert!(problem.contains("chmod 600") && !problem.contains(SECRET), "{problem}");
     }
 }

@@ -42,7 +42,7 @@ pub struct Policies {
 
 /// The task; it ends when this is dropped.
 pub struct PolicyFollower {
-    wanted: watch::Sender<bool>,
+    desired: watch::Sender<bool>,
     views: watch::Receiver<Arc<Policies>>,
     task: JoinHandle<()>,
 }
@@ -56,14 +56,14 @@ impl Drop for PolicyFollower {
 impl PolicyFollower {
     /// Starts in the network namespace of the calling thread. Reads nothing before [`want`](Self::want) enables it.
     pub fn start() -> Self {
-        let (wanted, wants) = watch::channel(false);
+        let (desired, wants) = watch::channel(false);
         let (publisher, views) = watch::channel(Arc::default());
-        Self { wanted, views, task: tokio::spawn(run(wants, publisher)) }
+        Self { desired, views, task: tokio::spawn(run(wants, publisher)) }
     }
 
     /// Enables or disables reading.
-    pub fn want(&self, wanted: bool) {
-        self.wanted.send_if_modified(|known| std::mem::replace(known, wanted) != wanted);
+    pub fn want(&self, desired: bool) {
+        self.desired.send_if_modified(|known| std::mem::replace(known, desired) != desired);
     }
 
     pub fn view(&self) -> Arc<Policies> {
@@ -80,12 +80,12 @@ impl PolicyFollower {
 
 async fn run(mut wants: watch::Receiver<bool>, publisher: watch::Sender<Arc<Policies>>) {
     loop {
-        if wants.wait_for(|wanted| *wanted).await.is_err() {
+        if wants.wait_for(|desired| *desired).await.is_err() {
             return;
         }
         let error = tokio::select! {
             error = follow(&publisher) => error,
-            _ = wants.wait_for(|wanted| !*wanted) => {
+            _ = wants.wait_for(|desired| !*desired) => {
                 publisher.send_replace(Arc::default());
                 continue;
             }

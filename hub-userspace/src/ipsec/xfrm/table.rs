@@ -68,7 +68,7 @@ impl XfrmTable {
 
 /// Follows the kernel's match of an SA to a template (`xfrm_state_ok`, `net/xfrm/xfrm_policy.c`).
 fn suits(template: &Template, if_id: u32, sa: &Sa) -> bool {
-    let end = |wanted: IpAddr, is: IpAddr| wanted.is_unspecified() || wanted == is;
+    let end = |desired: IpAddr, is: IpAddr| desired.is_unspecified() || desired == is;
     template.protocol == sa.protocol
         && template.mode == sa.mode
         && (template.reqid == 0 || template.reqid == sa.reqid)

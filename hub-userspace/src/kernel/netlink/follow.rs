@@ -61,7 +61,7 @@ pub struct HostFollower {
     /// Events since the resync started: applied at once, and again to its result.
     since: Vec<NetlinkEvent>,
     /// Changes not reported yet. Stored here so that dropping a call of [`HostFollower::changed`] loses nothing.
-    untold: Changes,
+    unreported: Changes,
 }
 
 impl HostFollower {
@@ -73,8 +73,8 @@ impl HostFollower {
     pub async fn start() -> Result<(HostState, Self)> {
         let events = Events::subscribe().context("cannot follow the host's interfaces")?;
         let (state, changes) = read_host(Requests::open()?).await?;
-        let untold = Changes { stale: changes.stale, ..Changes::default() };
-        Ok((state, Self { events, reread: None, reading: JoinSet::new(), since: Vec::new(), untold }))
+        let unreported = Changes { stale: changes.stale, ..Changes::default() };
+        Ok((state, Self { events, reread: None, reading: JoinSet::new(), since: Vec::new(), unreported }))
     }
 
     /// Waits for a change, processes all pending events, and updates `state`; returns which parts changed. Ignores
@@ -90,8 +90,8 @@ impl HostFollower {
             if self.reading.is_empty() && self.reread.is_some_and(|due| due <= Instant::now()) {
                 self.begin_reading()?;
             }
-            if !self.untold.is_empty() {
-                return Ok(std::mem::take(&mut self.untold));
+            if !self.unreported.is_empty() {
+                return Ok(std::mem::take(&mut self.unreported));
             }
             self.wait(state).await?;
         }
@@ -126,11 +126,11 @@ impl HostFollower {
                 self.reread = Some(Instant::now());
             }
             Some(event) => {
-                state.apply(&event, &mut self.untold);
+                state.apply(&event, &mut self.unreported);
                 if !self.reading.is_empty() {
                     self.since.push(event);
                 }
-                if std::mem::take(&mut self.untold.unannounced) {
+                if std::mem::take(&mut self.unreported.unannounced) {
                     self.reread.get_or_insert_with(|| Instant::now() + SETTLE);
                 }
             }
@@ -158,8 +158,8 @@ impl HostFollower {
         for event in std::mem::take(&mut self.since) {
             fresh.apply(&event, &mut changes);
         }
-        self.untold.compare(state, &fresh);
-        self.untold.stale = changes.stale;
+        self.unreported.compare(state, &fresh);
+        self.unreported.stale = changes.stale;
         *state = fresh;
         Ok(())
     }

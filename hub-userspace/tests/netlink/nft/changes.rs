@@ -34,8 +34,8 @@ const FIXED_SETS: [&str; 10] = [
 ];
 
 /// Says only what differs.
-pub fn assert_same(found: &BTreeSet<String>, wanted: &BTreeSet<String>, what: &str) {
-    let differ: Vec<_> = found.symmetric_difference(wanted).collect();
+pub fn assert_same(found: &BTreeSet<String>, desired: &BTreeSet<String>, what: &str) {
+    let differ: Vec<_> = found.symmetric_difference(desired).collect();
     assert!(differ.is_empty(), "{what}: {differ:#?}");
 }
 
@@ -106,7 +106,7 @@ fn changes_of_sets_leave_counters_and_everything_else_alone() {
 #[test]
 fn what_others_do_to_the_table_is_heard_and_mended() {
     in_namespace(async |_lab| {
-        let wanted = alone(&ruleset()).await;
+        let desired = alone(&ruleset()).await;
         let mut guard = Guard::open_plain().await.unwrap();
         guard.apply(&ruleset()).await.unwrap();
         guard.apply(&Ruleset { sites: names(["x"]), ..ruleset() }).await.unwrap();
@@ -117,13 +117,13 @@ fn what_others_do_to_the_table_is_heard_and_mended() {
         assert!(is_disturbed(&mut guard).await);
         assert!(!is_disturbed(&mut guard).await, "once");
         guard.apply(&ruleset()).await.unwrap();
-        assert_same(&shown(), &wanted, "mended");
+        assert_same(&shown(), &desired, "mended");
 
         // Nobody listens meanwhile: the next change finds out, though its sets are what it thinks they are.
         for stranger in [Ruleset::default(), Ruleset { sites: names(["eth9"]), ..ruleset() }] {
             Guard::open_plain().await.unwrap().apply(&stranger).await.unwrap();
             guard.apply(&ruleset()).await.unwrap();
-            assert_same(&shown(), &wanted, "mended");
+            assert_same(&shown(), &desired, "mended");
             assert!(!is_disturbed(&mut guard).await, "it is mended already");
         }
     });
@@ -182,13 +182,13 @@ fn a_removed_table_is_gone_and_none_is_no_error() {
 #[test]
 fn an_apply_that_is_dropped_half_way_is_made_good_by_the_next() {
     in_namespace(async |_lab| {
-        let wanted = alone(&ruleset()).await;
+        let desired = alone(&ruleset()).await;
         let mut guard = Guard::open().await.unwrap();
         for sites in [names(["one"]), names(["two", "three"]), names([])] {
             // Polled once: whether that was the whole of it or not, the next one holds.
             _ = guard.apply(&Ruleset { sites, ..ruleset() }).now_or_never();
             guard.apply(&ruleset()).await.unwrap();
-            assert_same(&shown(), &wanted, "mended");
+            assert_same(&shown(), &desired, "mended");
         }
     });
 }

@@ -30,7 +30,7 @@ pub type Problems = BTreeMap<String, String>;
 
 /// The task that manages them; it ends when this is dropped.
 pub struct Interfaces {
-    wanted: watch::Sender<XfrmLinks>,
+    desired: watch::Sender<XfrmLinks>,
     problems: watch::Receiver<Arc<Problems>>,
     task: JoinHandle<()>,
 }
@@ -48,18 +48,18 @@ impl Interfaces {
     ///
     /// # Errors
     /// When no netlink socket can be opened.
-    pub async fn start(wanted: XfrmLinks) -> Result<Self> {
+    pub async fn start(desired: XfrmLinks) -> Result<Self> {
         let mut requests = Requests::open()?;
-        let problems = bring_about(&mut requests, &wanted, true).await;
-        tell(&problems);
-        let (wanted, wants) = watch::channel(wanted);
+        let problems = bring_about(&mut requests, &desired, true).await;
+        log(&problems);
+        let (desired, wants) = watch::channel(desired);
         let (publisher, problems) = watch::channel(Arc::new(problems));
-        Ok(Self { wanted, problems, task: tokio::spawn(run(requests, wants, publisher)) })
+        Ok(Self { desired, problems, task: tokio::spawn(run(requests, wants, publisher)) })
     }
 
     /// Sets the complete desired state.
-    pub fn want(&self, wanted: XfrmLinks) {
-        self.wanted.send_replace(wanted);
+    pub fn want(&self, desired: XfrmLinks) {
+        self.desired.send_replace(desired);
     }
 
     pub fn problems(&self) -> Arc<Problems> {
@@ -77,7 +77,7 @@ impl Interfaces {
     /// interface without the alias.
     pub async fn end(mut self) {
         // Closes the channel, which ends the task.
-        self.wanted = watch::Sender::default();
+        self.desired = watch::Sender::default();
         drop((&mut self.task).await);
     }
 }
@@ -106,12 +106,12 @@ async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publ
         if let Ok(Err(_)) = timeout(again, wants.changed()).await {
             return;
         }
-        let wanted = wants.borrow_and_update().clone();
-        let problems = bring_about(&mut requests, &wanted, false).await;
+        let desired = wants.borrow_and_update().clone();
+        let problems = bring_about(&mut requests, &desired, false).await;
         publisher.send_if_modified(|published| {
             let differ = **published != problems;
             if differ {
-                tell(&problems);
+                log(&problems);
                 *published = Arc::new(problems);
             }
             differ
@@ -119,7 +119,7 @@ async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publ
     }
 }
 
-fn tell(problems: &Problems) {
+fn log(problems: &Problems) {
     for problem in problems.values() {
         warn!("{problem}");
     }
@@ -127,15 +127,15 @@ fn tell(problems: &Problems) {
 
 /// Reconciles the interfaces with the desired state; returns the problems by name. `first`: existing ones are from
 /// another agent.
-async fn bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Problems {
-    match try_to_bring_about(requests, wanted, first).await {
+async fn bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) -> Problems {
+    match try_to_bring_about(requests, desired, first).await {
         Ok(problems) => problems,
         Err(error) => {
             if let Ok(another) = Requests::open() {
                 *requests = another;
             }
             let problem = |name: &String| (name.clone(), format!("interface {name} cannot be made: {error:#}"));
-            wanted.keys().map(problem).collect()
+            desired.keys().map(problem).collect()
         }
     }
 }
@@ -151,13 +151,13 @@ async fn read(requests: &mut Requests) -> Result<Vec<FoundInterface>> {
     Ok(found.collect())
 }
 
-async fn try_to_bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: bool) -> Result<Problems> {
+async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) -> Result<Problems> {
     let found = read(requests).await?;
-    for FoundInterface { name, .. } in found.iter().filter(|found| first && found.ours && stays(wanted, found)) {
+    for FoundInterface { name, .. } in found.iter().filter(|found| first && found.ours && stays(desired, found)) {
         info!("xfrm interface {name} taken over from the agent before");
     }
     let mut problems = Problems::new();
-    for step in steps(wanted, &found) {
+    for step in steps(desired, &found) {
         let name = step.name().to_owned();
         if problems.contains_key(&name) {
             continue;
@@ -165,7 +165,7 @@ async fn try_to_bring_about(requests: &mut Requests, wanted: &XfrmLinks, first: 
         let result = requests.change("making an interface", vec![step.message()]).await?.pop();
         match result {
             Some(Err(refusal)) => _ = problems.insert(name.clone(), problem(&name, &refusal)),
-            _ => step.tell(),
+            _ => step.log(),
         }
     }
     Ok(problems)

@@ -81,21 +81,21 @@ pub fn found(message: &LinkMessage) -> Option<FoundInterface> {
 }
 
 /// Whether one of ours is still desired. Its `if_id` cannot be changed.
-pub fn stays(wanted: &XfrmLinks, found: &FoundInterface) -> bool {
-    wanted.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id))
+pub fn stays(desired: &XfrmLinks, found: &FoundInterface) -> bool {
+    desired.get(&found.name).is_some_and(|link| found.if_id == Some(link.if_id))
 }
 
 /// The operations from the existing to the desired state.
-pub fn steps(wanted: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep> {
+pub fn steps(desired: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep> {
     let (mut steps, mut creations) = (Vec::new(), Vec::new());
-    for gone in found.iter().filter(|found| found.ours && !stays(wanted, found)) {
+    for gone in found.iter().filter(|found| found.ours && !stays(desired, found)) {
         steps.push(InterfaceStep::Delete { index: gone.index, name: gone.name.clone() });
     }
-    for (name, link) in wanted {
+    for (name, link) in desired {
         match found.iter().find(|found| found.name == *name) {
             // Others' interfaces are used unchanged.
             Some(found) if !found.ours => {}
-            Some(found) if stays(wanted, found) => {
+            Some(found) if stays(desired, found) => {
                 if !found.up || found.mtu != link.mtu {
                     creations.push(InterfaceStep::Set { name: name.clone(), mtu: link.mtu });
                 }
@@ -116,7 +116,7 @@ impl InterfaceStep {
         name
     }
 
-    pub fn tell(&self) {
+    pub fn log(&self) {
         match self {
             Self::Delete { name, .. } => info!("interface {name} removed"),
             Self::Create { name, link } => info!("xfrm interface {name} made, if_id {}", link.if_id),
@@ -168,7 +168,7 @@ mod tests {
         FoundInterface { index, name: name.into(), ours, up: true, mtu: 1400, if_id: Some(if_id) }
     }
 
-    fn wanted(links: &[(&str, u32)]) -> XfrmLinks {
+    fn desired(links: &[(&str, u32)]) -> XfrmLinks {
         links.iter().map(|(name, if_id)| ((*name).to_owned(), XfrmLink { if_id: *if_id, mtu: 1400 })).collect()
     }
 
@@ -205,7 +205,7 @@ mod tests {
             ("another if_id", &[("a", 8)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("a", 8), set("a")]),
             ("another name", &[("b", 7)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("b", 7), set("b")]),
         ] {
-            assert_eq!(steps(&wanted(links), &found), expected, "{what}");
+            assert_eq!(steps(&desired(links), &found), expected, "{what}");
         }
     }
 

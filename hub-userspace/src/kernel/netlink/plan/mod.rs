@@ -152,10 +152,10 @@ pub(super) struct NeighbourDifference {
 
 impl Existing {
     pub fn neighbours_to(&self, desired: &BTreeSet<KernelNeighbour>) -> NeighbourDifference {
-        let wanted: BTreeMap<_, _> = desired.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
-        let obsolete = self.neighbours.keys().filter(|key| !wanted.contains_key(key));
+        let by_key: BTreeMap<_, _> = desired.iter().map(|neighbour| (neighbour.key(), *neighbour)).collect();
+        let obsolete = self.neighbours.keys().filter(|key| !by_key.contains_key(key));
         let mut difference = NeighbourDifference { to_delete: obsolete.copied().collect(), ..Default::default() };
-        for (key, neighbour) in wanted {
+        for (key, neighbour) in by_key {
             match (self.foreign.get(&key), self.neighbours.get(&key)) {
                 (Some(fixed), _) if neighbour.is_met_by(*fixed) => {}
                 (Some(_), _) => difference.taken.push(neighbour),

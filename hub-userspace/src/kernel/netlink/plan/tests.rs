@@ -67,8 +67,8 @@ fn neighbours_are_set_deleted_and_left_to_others() {
         foreign: [(key(5), Some([5; 6])), (key(6), Some([6; 6])), (key(7), Some([7; 6]))].into(),
         rules: Vec::new(),
     };
-    let wanted = [managed(1), managed(2), managed(3), managed(4), managed(5), fixed(6, 6), fixed(7, 8)];
-    let difference = existing.neighbours_to(&wanted.into());
+    let desired = [managed(1), managed(2), managed(3), managed(4), managed(5), fixed(6, 6), fixed(7, 8)];
+    let difference = existing.neighbours_to(&desired.into());
     assert_eq!(difference.to_set, [managed(2), managed(3), managed(4)]);
     assert_eq!(difference.to_delete, [key(9)]);
     assert_eq!(difference.taken, [fixed(7, 8)]);

@@ -99,28 +99,28 @@ impl Reconciler {
     /// # Errors
     /// When no netlink socket can be opened. Missing privileges show only at the first change.
     pub fn start() -> Result<Self> {
-        let (commands, told) = mpsc::unbounded_channel();
+        let (commands, reported) = mpsc::unbounded_channel();
         let (to_probe, asked) = mpsc::unbounded_channel();
         let probes = tokio::spawn(probes::run(Requests::open()?, asked));
-        let task = tokio::spawn(ReconcilerTask::new(Requests::open()?, told).run());
+        let task = tokio::spawn(ReconcilerTask::new(Requests::open()?, reported).run());
         Ok(Self { commands, to_probe, tasks: [task, probes] })
     }
 
     /// Sets the desired action of these routes; `None` deletes. Actions should be [normalised](RouteAction::normalised)
     /// and shared by the routes of a group, because they are stored.
     pub fn routes(&self, changes: Vec<(RouteKey, Option<Arc<RouteAction>>)>) {
-        self.tell(ReconcilerCommand::Routes(changes));
+        self.send(ReconcilerCommand::Routes(changes));
     }
 
     /// Sets the complete set of desired neighbours.
     pub fn neighbours(&self, neighbours: BTreeSet<KernelNeighbour>) {
-        self.tell(ReconcilerCommand::Neighbours(neighbours));
+        self.send(ReconcilerCommand::Neighbours(neighbours));
     }
 
     /// Once pending work is done, reads all our objects again and repairs differences: the kernel drops routes on its
     /// own, and others may delete them. Refused changes are retried.
     pub fn audit(&self) {
-        self.tell(ReconcilerCommand::Audit);
+        self.send(ReconcilerCommand::Audit);
     }
 
     /// Resolves once all commands so far, and any that arrive meanwhile, have been tried.
@@ -130,7 +130,7 @@ impl Reconciler {
     /// the report.
     pub fn settled(&self) -> impl Future<Output = Result<ReconcileReport>> + Send + use<> {
         let (sender, answer) = oneshot::channel();
-        self.tell(ReconcilerCommand::Settle(sender));
+        self.send(ReconcilerCommand::Settle(sender));
         async { answer.await.context("the task that keeps the kernel's routes has ended; restart the agent")? }
     }
 
@@ -143,7 +143,7 @@ impl Reconciler {
         let [_, probes] = &mut self.tasks;
         probes.abort();
         drop(probes.await);
-        self.tell(ReconcilerCommand::Clear);
+        self.send(ReconcilerCommand::Clear);
         // The audit finds objects that were not written yet or that others have changed.
         self.audit();
         self.settled().await
@@ -157,7 +157,7 @@ impl Reconciler {
     }
 
     /// If the task has ended, [`Self::settled`] reports it.
-    fn tell(&self, command: ReconcilerCommand) {
+    fn send(&self, command: ReconcilerCommand) {
         let _ = self.commands.send(command);
     }
 }

@@ -60,7 +60,7 @@ pub struct ReconcilerTask {
 /// Neighbours. They are few, so all of them are read from the kernel at each change.
 #[derive(Default)]
 struct Neighbours {
-    wanted: BTreeSet<KernelNeighbour>,
+    desired: BTreeSet<KernelNeighbour>,
     /// The kernel's neighbours must be compared with the desired ones.
     due: bool,
     /// Obsolete neighbours found by that comparison.
@@ -79,9 +79,9 @@ struct Leftovers {
 }
 
 impl Neighbours {
-    fn want(&mut self, wanted: BTreeSet<KernelNeighbour>) {
-        self.due |= wanted != self.wanted;
-        self.wanted = wanted;
+    fn want(&mut self, desired: BTreeSet<KernelNeighbour>) {
+        self.due |= desired != self.desired;
+        self.desired = desired;
     }
 
     fn is_due(&self) -> bool {
@@ -286,7 +286,7 @@ impl ReconcilerTask {
                 existing.note_neighbour(&shown);
             }
         }
-        let difference = existing.neighbours_to(&self.neighbours.wanted);
+        let difference = existing.neighbours_to(&self.neighbours.desired);
         self.neighbours.due = false;
         self.neighbours.to_delete = difference.to_delete;
         self.neighbours.failures = difference.taken.iter().map(taken).collect();

@@ -33,7 +33,7 @@ pub(super) struct RouteState {
 /// One route, desired or existing or both. Actions are [normalised](RouteAction::normalised).
 #[derive(Debug, Default)]
 struct RouteEntry {
-    wanted: Option<Arc<RouteAction>>,
+    desired: Option<Arc<RouteAction>>,
     /// As last read or written.
     held: Option<Arc<RouteAction>>,
 }
@@ -55,18 +55,18 @@ impl RouteState {
             return;
         }
         let entry = self.routes.entry(key).or_default();
-        if entry.wanted == action {
+        if entry.desired == action {
             return;
         }
-        entry.wanted = action;
+        entry.desired = action;
         self.refused.remove(&key);
-        self.judge(key);
+        self.classify(key);
     }
 
     /// Clears the desired state.
     pub fn want_nothing(&mut self) {
-        let wanted = self.routes.iter().filter(|(_, entry)| entry.wanted.is_some());
-        for key in wanted.map(|(key, _)| *key).collect::<Vec<_>>() {
+        let desired = self.routes.iter().filter(|(_, entry)| entry.desired.is_some());
+        for key in desired.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.want(key, None);
         }
     }
@@ -85,8 +85,8 @@ impl RouteState {
         let entry = self.routes.entry(key).or_default();
         // Two routes with one key (appended manually) are replaced by one.
         let action = action.filter(|_| entry.held.is_none()).unwrap_or(NOT_OURS);
-        let as_wanted = entry.wanted.as_ref().filter(|wanted| ***wanted == action);
-        entry.held = Some(as_wanted.cloned().unwrap_or_else(|| Arc::new(action)));
+        let as_desired = entry.desired.as_ref().filter(|desired| ***desired == action);
+        entry.held = Some(as_desired.cloned().unwrap_or_else(|| Arc::new(action)));
     }
 
     /// Ends a resync. A dump that is not `whole` may lack routes because others changed routes meanwhile. Routes that
@@ -105,10 +105,10 @@ impl RouteState {
         }
         // Rebuilt rather than pruned: a tree that grew in key order is only half filled.
         let routes = std::mem::take(&mut self.routes).into_iter();
-        self.routes = routes.filter(|(_, entry)| entry.wanted.is_some() || entry.held.is_some()).collect();
-        let due = |entry: &&RouteEntry| entry.wanted != entry.held;
-        let keys_of = |routes: &BTreeMap<RouteKey, RouteEntry>, wanted: bool| {
-            let due = routes.iter().filter(|(_, entry)| entry.wanted.is_some() == wanted && due(entry));
+        self.routes = routes.filter(|(_, entry)| entry.desired.is_some() || entry.held.is_some()).collect();
+        let due = |entry: &&RouteEntry| entry.desired != entry.held;
+        let keys_of = |routes: &BTreeMap<RouteKey, RouteEntry>, desired: bool| {
+            let due = routes.iter().filter(|(_, entry)| entry.desired.is_some() == desired && due(entry));
             due.map(|(key, _)| *key).collect()
         };
         self.to_write = keys_of(&self.routes, true);
@@ -142,7 +142,7 @@ impl RouteState {
         let keys = std::iter::from_fn(|| to_write.pop_first()).take(limit);
         keys.filter_map(|key| {
             let entry = routes.get(&key)?;
-            Some(RouteWrite { key, action: entry.wanted.clone()?, replaces: entry.held.is_some() })
+            Some(RouteWrite { key, action: entry.desired.clone()?, replaces: entry.held.is_some() })
         })
         .collect()
     }
@@ -164,7 +164,7 @@ impl RouteState {
         if let Some(entry) = self.routes.get_mut(&key) {
             entry.held = None;
         }
-        self.judge(key);
+        self.classify(key);
     }
 
     /// The kernel refused a change of the route.
@@ -178,7 +178,7 @@ impl RouteState {
     }
 
     /// Determines whether a write or deletion is due for a route.
-    fn judge(&mut self, key: RouteKey) {
+    fn classify(&mut self, key: RouteKey) {
         if !self.known {
             return;
         }
@@ -187,9 +187,9 @@ impl RouteState {
         let Some(entry) = self.routes.get(&key) else {
             return;
         };
-        match (&entry.wanted, &entry.held) {
+        match (&entry.desired, &entry.held) {
             (None, None) => drop(self.routes.remove(&key)),
-            (wanted, held) if wanted == held => {}
+            (desired, held) if desired == held => {}
             (Some(_), _) => drop(self.to_write.insert(key)),
             (None, Some(_)) => drop(self.to_delete.insert(key)),
         }

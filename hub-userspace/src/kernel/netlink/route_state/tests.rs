@@ -90,13 +90,13 @@ fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
         (gone, through(1)),
         (other_metric, RouteAction::Unreachable),
     ]);
-    let wanted = [
+    let desired = [
         (kept, RouteAction::Unreachable),
         (replaced, through(2)),
         (fresh, RouteAction::Unreachable),
         (elsewhere, RouteAction::Unreachable),
     ];
-    for (key, action) in wanted {
+    for (key, action) in desired {
         want(&mut route_state, key, action);
     }
     assert_eq!(write_all(&mut route_state), [vec![elsewhere, fresh], vec![replaced], vec![other_metric, gone]]);

@@ -38,7 +38,7 @@ pub struct DriverTask {
     config: Arc<Config>,
     configs: watch::Receiver<Arc<Config>>,
     publisher: watch::Sender<Arc<Tunnels>>,
-    wanted: DesiredState,
+    desired: DesiredState,
     /// The state loaded into the charon of this session.
     loaded: DesiredState,
     table: SaTable,
@@ -72,7 +72,7 @@ impl DriverTask {
     pub fn new(mut configs: watch::Receiver<Arc<Config>>, publisher: watch::Sender<Arc<Tunnels>>) -> Self {
         let config = Arc::clone(&configs.borrow_and_update());
         Self {
-            wanted: DesiredState::of(&config),
+            desired: DesiredState::of(&config),
             config,
             configs,
             publisher,
@@ -88,7 +88,7 @@ impl DriverTask {
     pub async fn run(mut self) {
         let mut wait = FIRST_WAIT;
         loop {
-            if self.wanted.is_empty() {
+            if self.desired.is_empty() {
                 self.lost = None;
                 self.table.clear();
                 self.publish();
@@ -135,7 +135,7 @@ impl DriverTask {
             return false;
         }
         self.config = Arc::clone(&self.configs.borrow_and_update());
-        self.wanted = DesiredState::of(&self.config);
+        self.desired = DesiredState::of(&self.config);
         true
     }
 
@@ -176,7 +176,7 @@ impl DriverTask {
                         return Ok(());
                     }
                     self.load(session).await?;
-                    if self.wanted.is_empty() || self.config.gateway.vici_socket != socket {
+                    if self.desired.is_empty() || self.config.gateway.vici_socket != socket {
                         return Ok(());
                     }
                 }
@@ -204,7 +204,7 @@ impl DriverTask {
         let nothing = Message::default();
         let connections = session.request("get-conns", &nothing).await?.list("conns").to_vec();
         let secrets = session.request("get-shared", &nothing).await?.list("keys").to_vec();
-        for step in self.wanted.steps_to_clean(&connections, &secrets) {
+        for step in self.desired.steps_to_clean(&connections, &secrets) {
             carry_out(session, step).await?;
         }
         Ok(())
@@ -213,10 +213,10 @@ impl DriverTask {
     /// Loads the differences into charon. A refusal is a problem of the connection; the next change of that connection
     /// is loaded again.
     async fn load(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        for step in self.wanted.steps_from(&self.loaded) {
+        for step in self.desired.steps_from(&self.loaded) {
             carry_out(session, step).await?;
         }
-        self.loaded = self.wanted.clone();
+        self.loaded = self.desired.clone();
         let config = &self.config;
         self.retries.retain(|name, _| config.connections.get(name).is_some_and(|found| found.ipsec.is_some()));
         Ok(())
@@ -302,7 +302,7 @@ impl DriverTask {
         let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
         let tunnels = self.config.tunnels();
         let tunnels = tunnels.map(|tunnel| (tunnel.name.to_owned(), self.table.tunnel(&name_of(tunnel.name))));
-        let (problems, heard) = (self.wanted.problems.clone(), self.heard);
+        let (problems, heard) = (self.desired.problems.clone(), self.heard);
         let view = Tunnels { tunnels: tunnels.collect(), problems, unreachable, heard };
         self.publisher.send_if_modified(|published| {
             let differs = **published != view;

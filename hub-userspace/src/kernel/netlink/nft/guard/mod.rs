@@ -121,11 +121,11 @@ impl Guard {
             self.applied = applied;
             return Ok(());
         }
-        let (wanted, ownership) = (Arc::clone(&contents), self.ownership);
+        let (desired, ownership) = (Arc::clone(&contents), self.ownership);
         self.with_requests(move |requests| {
-            if let Some(applied) = applied.filter(|applied| applied.frame == wanted.frame) {
+            if let Some(applied) = applied.filter(|applied| applied.frame == desired.frame) {
                 match requests
-                    .change("changing the sets of the nftables table", |batch| wanted.write_changes(batch, &applied))?
+                    .change("changing the sets of the nftables table", |batch| desired.write_changes(batch, &applied))?
                 {
                     Ok(()) => return Ok(()),
                     Err(refusal) => {
@@ -133,7 +133,7 @@ impl Guard {
                     }
                 }
             }
-            wanted.write_all(requests, ownership)
+            desired.write_all(requests, ownership)
         })
         .await?;
         self.applied = Some(contents);
