@@ -23,7 +23,7 @@ use site::Site;
 /// Replaces the secret in the output.
 pub const PLACEHOLDER: &str = "<PRE-SHARED-KEY>";
 
-/// What the site's device reads.
+/// Configuration syntax of the site's device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {

@@ -16,7 +16,7 @@ use crate::config::{
 
 pub const AUTH_PSK: &str = "psk";
 pub const AUTH_CERTIFICATE: &str = "certificate";
-/// Longest name: Huawei takes 15 characters, and a number may follow.
+/// Longest name: Huawei accepts 15 characters, and a number may follow.
 const LONGEST_OBJECT: usize = 12;
 
 /// The template's variables. They include the secret: never log them. `Debug` is not implemented for this reason.

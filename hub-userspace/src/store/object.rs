@@ -26,7 +26,6 @@ const ROUTE: &str = "route";
 
 impl ObjectId {
     /// The name of the section in the configuration file.
-    /// Unique within the kind. A route's name is its destination, a space and its next hop; neither contains a space.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::CustomerGateway(_) => CUSTOMER_GATEWAY,
@@ -35,7 +34,7 @@ impl ObjectId {
         }
     }
 
-    /// Unique among the objects of its kind. A route's is its destination, a blank and its next hop: neither has a blank.
+    /// Unique within the kind. A route's name is its destination, a space and its next hop; neither contains a space.
     pub fn name(&self) -> String {
         match self {
             Self::CustomerGateway(name) | Self::Connection(name) => name.clone(),

@@ -25,7 +25,6 @@ const ADMIN: TableDefinition<'static, &str, bool> = TableDefinition::new("admin"
 /// By number, ascending: JSON of an [`audit::AuditEntry`].
 const AUDIT: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("audit");
 /// At most one row, `reload`: JSON of an [`Unconfirmed`].
-/// Contents of a store, without the audit log.
 const UNCONFIRMED: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("unconfirmed");
 const RELOAD: &str = "reload";
 
@@ -35,7 +34,7 @@ struct StoreRow {
     keys: Body,
 }
 
-/// Everything that a store says, but the audit log.
+/// Contents of a store, without the audit log.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub version: u64,
