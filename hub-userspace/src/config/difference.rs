@@ -69,7 +69,7 @@ impl Config {
             if let Some(connection) = self.connections.get_mut(name)
                 && keys.iter().any(|key| key == "enabled")
             {
-                // A boolean that differs is the opposite.
+                // A boolean that differs must be negated.
                 connection.enabled = !connection.enabled;
             }
         }

@@ -157,7 +157,7 @@ impl Default for DataplaneSettings {
 pub enum OnStop {
     /// Forwarding and all checks continue.
     Keep,
-    /// The programs are detached.
+    /// The datapath is removed.
     Detach,
 }
 
