@@ -1,12 +1,12 @@
-//! Reading of the routes in pieces: the quick way for a text without a mistake in them.
+//! Reads the routes piecewise: the fast path for a text without errors in them.
 //!
-//! A tree of a hundred thousand routes takes a few hundred megabytes and most of the time of reading them. So the text
-//! is cut before `[[route]]` lines, each piece is parsed alone, and its tree is gone before the next one is made. What
-//! is not routes (the *frame*) is parsed as one text, with blanks for the pieces, so that its places stay the same.
+//! The tree of a hundred thousand routes takes a few hundred megabytes and most of the reading time. Therefore the text
+//! is cut before `[[route]]` lines and each piece is parsed alone; its tree is dropped before the next one is parsed.
+//! The rest of the text (the *frame*) is parsed at once, padded with spaces, so that its positions stay the same.
 //!
-//! That is the same as parsing the whole, because every cut is known to be between two statements: a piece that ends
-//! in an open list or text is a mistake, and the frame is known to be whole at the first cut by a header of our own
-//! that is found there. Where anything is unusual, [`read()`] gives up and reports nothing: the whole text is read then.
+//! The result equals that of parsing the whole text, because every cut is between two statements. A piece that ends in
+//! an open list or string is an error. At the first cut, a marker header must appear in the parsed frame. In any
+//! unusual case, [`read()`] gives up without a report, and the whole text is parsed instead.
 
 use toml::{
     Spanned,
@@ -22,13 +22,13 @@ use super::{
     read::{self, INCLUDE, SECTIONS, TextPart, Unread},
 };
 
-/// Bytes of a piece, and a few more to the next cut: its tree stays within the processor's cache.
+/// Minimum bytes of a piece, which ends at the next cut: its tree fits the processor's cache.
 pub(super) const PIECE: usize = 32 * 1024;
 const ROUTE_LINE: &str = "\n[[route]]";
-/// Stands in the frame where the routes were: if the parser sees it, it is between two statements there.
+/// Replaces the routes in the frame. If the parser finds this header, the position is between two statements.
 const MARK: &str = "here-are-routes";
 
-/// The draft of `text`; `None` if it has to be read as a whole. Pieces are at least `piece` bytes long.
+/// The draft of `text`; `None` if it must be read as a whole. Pieces have at least `piece` bytes.
 pub(super) fn read(
     text: &str,
     piece: usize,
@@ -73,7 +73,7 @@ fn frame(text: &str, start: usize, end: usize) -> Option<String> {
     frame.push_str(MARK);
     frame.push(']');
     if end < text.len() {
-        // What follows stays where it is.
+        // The rest of the text keeps its positions.
         frame.extend(std::iter::repeat_n(' ', end.checked_sub(frame.len() + 1)?));
         frame.push('\n');
         frame.push_str(&text[end..]);
@@ -94,7 +94,7 @@ fn read_piece(piece: &str, offset: usize, routes: &mut Vec<RouteDraft>) -> Optio
     Some(())
 }
 
-/// A route without a mistake in it, as [`read::read`] would make it.
+/// A route without errors, as [`read::read`] would read it; `None` if it has any.
 fn route(table: &Spanned<DeValue<'_>>, offset: usize, number: usize) -> Option<RouteDraft> {
     let at = offset + table.span().start;
     let mut route = RouteDraft {
@@ -145,17 +145,17 @@ mod tests {
     #[test]
     fn what_only_looks_like_a_cut_is_none() {
         for text in [
-            // Within a text, within a list; with a mark that is not ours.
+            // In a string, in a list; with the marker in the text.
             format!("gateway.name = '''\n{ROUTE}[vpc]\n'''\n"),
             format!("gateway.name = '''\n{ROUTE}[vpc]\n'''\n[{MARK}]\n"),
             format!("vpc.cidrs = [\n{ROUTE}[vpc]\n]\n"),
             format!("{ROUTE}x = '''\n{ROUTE}'''\n"),
             format!("{ROUTE}weight = [\n[1]]\n"),
-            // With something else between the routes, or of them elsewhere.
+            // With another section between the routes, or routes elsewhere.
             format!("{ROUTE}[vpc]\n{ROUTE}"),
             format!("route = []\n{ROUTE}"),
             format!("{ROUTE}[vpc]\n[route.x]\n"),
-            // With a mistake.
+            // With an error.
             format!("{ROUTE}weight = 101\n"),
             format!("{ROUTE}[vpc]\n[vpc]\n"),
             format!("{ROUTE}[vpn]\n"),

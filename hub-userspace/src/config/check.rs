@@ -1,4 +1,4 @@
-//! `vpnhub check`: says all that is wrong with a file.
+//! `vpnhub check`: reports all errors in a file.
 
 use std::path::Path;
 
@@ -9,21 +9,21 @@ use super::{
     load::{Loaded, load},
 };
 
-/// How the result is written.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckFormat {
-    /// A line a diagnostic and a closing one, for people.
+    /// One line per diagnostic and a summary line, for people.
     Table,
     /// `{"ok":bool,"errors":[..],"warnings":[..]}`.
     Json,
 }
 
-/// What the command prints and exits with.
+/// Output and exit code of the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckOutcome {
     /// Ends with a newline.
     pub stdout: String,
-    /// 0 when the file can be applied, 1 when not.
+    /// 0 if the file can be applied, else 1.
     pub exit_code: u8,
 }
 
@@ -34,7 +34,7 @@ struct CheckVerdict<'a> {
     warnings: Vec<&'a Diagnostic>,
 }
 
-/// Checks the file at `path`; changes nothing.
+/// Checks the file at `path`; modifies nothing.
 pub fn run(path: &Path, format: CheckFormat) -> CheckOutcome {
     let (diagnostics, ok_line) = match load(path) {
         Ok(Loaded { config, warnings, .. }) => {
@@ -66,6 +66,6 @@ fn table(file: &str, diagnostics: &[Diagnostic], verdict: &CheckVerdict<'_>, ok_
 }
 
 fn json(verdict: &CheckVerdict<'_>) -> String {
-    // Strings, numbers and booleans only: nothing in it can fail to be written.
+    // Only strings, numbers and booleans: serialization cannot fail.
     serde_json::to_string(verdict).unwrap_or_default() + "\n"
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a file, where, and what to do about it.
+//! Diagnostics of a configuration file: problem, location and remedy.
 
 use std::{
     cell::OnceCell,
@@ -8,13 +8,13 @@ use std::{
 
 use serde::Serialize;
 
-/// What a diagnostic means for the file.
+/// Effect of a diagnostic on the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The file is refused.
+    /// The file is rejected.
     Error,
-    /// The file is taken, but may not do what its author thinks.
+    /// The file is accepted, but may not do what its author intended.
     Warning,
 }
 
@@ -27,23 +27,23 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One mistake, or one doubt.
+/// One error or warning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     pub severity: Severity,
-    /// The included file that it is about; absent when it is about the main file.
+    /// The included file with the problem; absent for the main file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// Counted from 1; 0 when it is about the file as a whole.
+    /// Counted from 1; 0 if the diagnostic concerns the file as a whole.
     pub line: usize,
-    /// In characters, counted from 1; 0 when it is about the file as a whole.
+    /// In characters, counted from 1; 0 if the diagnostic concerns the file as a whole.
     pub column: usize,
-    /// The thing's place in the configuration, as `connection.shanghai.remote_cidrs`; routes are counted from 1, as
-    /// `route[3].weight`. Empty when there is none.
+    /// Path of the key or table, as `connection.shanghai.remote_cidrs`. Routes are counted from 1, as
+    /// `route[3].weight`. May be empty.
     pub path: String,
-    /// What is wrong, in one line.
+    /// The problem, in one line.
     pub message: String,
-    /// What to do, in one line.
+    /// The remedy, in one line.
     pub help: Option<String>,
 }
 
@@ -54,12 +54,12 @@ impl Diagnostic {
         Self { severity: Severity::Error, file: None, line: 0, column: 0, path: String::new(), message, help }
     }
 
-    /// As an answer to a command says it: the file's lines are of no use there.
+    /// The text in a command's response, without a line number: the file is not part of the command.
     pub fn sentence(&self) -> String {
         sentence(&self.message, self.help.as_deref())
     }
 
-    /// The line an operator reads, with the file's name before it: `hub.toml:12:5: error: ...`. `file` is the main file.
+    /// The line for the operator, with the file name: `hub.toml:12:5: error: ...`. `file` is the main file.
     pub fn in_file(&self, file: &str) -> String {
         let included = self.file.as_ref().map(|included| included.display().to_string());
         let file = included.as_deref().unwrap_or(file);
@@ -68,7 +68,7 @@ impl Diagnostic {
     }
 }
 
-/// One line, without the file's name: `12:5: error: path: message; help: ...`.
+/// One line, without the file name: `12:5: error: path: message; help: ...`.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line != 0 {
@@ -86,7 +86,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// A diagnostic without its place: what the functions that judge one value return.
+/// A diagnostic without its location, as returned by the functions that validate one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     pub message: String,
@@ -116,7 +116,7 @@ fn sentence(message: &str, help: Option<&str>) -> String {
     }
 }
 
-/// A value and where it stands in the text.
+/// A value and its position in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Located<T> {
     pub value: T,
@@ -124,11 +124,11 @@ pub(super) struct Located<T> {
     pub at: usize,
 }
 
-/// A text that places are in.
+/// A source text with its line index.
 pub(super) struct PlacedText<'t> {
     file: &'t Path,
     text: &'t str,
-    /// Place of its first byte among all sources.
+    /// Position of its first byte among all sources.
     base: usize,
     /// Byte offset of each line's first byte.
     line_starts: OnceCell<Vec<usize>>,
@@ -139,12 +139,12 @@ impl<'t> PlacedText<'t> {
         Self { file, text, base, line_starts: OnceCell::new() }
     }
 
-    /// The line that a place is on, counted from 1.
+    /// The line of a position, counted from 1.
     fn line(&self, at: usize) -> usize {
         self.line_starts().partition_point(|&start| start <= at - self.base)
     }
 
-    /// Made when the first one is asked for: a text without mistakes needs none.
+    /// Computed on first use: a text without errors needs none.
     fn line_starts(&self) -> &[usize] {
         self.line_starts.get_or_init(|| {
             let after_newlines = self.text.match_indices('\n').map(|(at, _)| at + 1);
@@ -153,54 +153,54 @@ impl<'t> PlacedText<'t> {
     }
 }
 
-/// Stands for everything that comes before a place.
+/// Conflicts with everything before the position.
 pub(super) const ALL_BEFORE: usize = usize::MAX;
 
-/// A diagnostic with its place, for sorting, and the place of what it conflicts with.
+/// A diagnostic with its position, for sorting, and the position that it conflicts with.
 pub(super) struct PlacedDiagnostic {
     pub at: usize,
     pub against: Option<usize>,
     pub diagnostic: Diagnostic,
 }
 
-/// Collects diagnostics and gives them their lines.
+/// Collects diagnostics and resolves their lines.
 ///
-/// Places count through all sources, in their order: the main file, the files that it includes, and after
-/// [`DiagnosticReport::end`] the objects of the store, a place each.
+/// Positions count through all sources in order: the main file, the included files and, from
+/// [`DiagnosticReport::end`] on, one position for each object of the store.
 pub(super) struct DiagnosticReport<'t> {
     sources: Vec<PlacedText<'t>>,
     found: Vec<PlacedDiagnostic>,
-    /// How many there are of each severity.
+    /// Diagnostics by severity, including those not listed.
     errors: usize,
     warnings: usize,
 }
 
-/// Diagnostics of a severity that are kept: a text with more is no configuration.
+/// Listed diagnostics of each severity; a text with more is not a configuration.
 const MOST_FOUND: usize = 100_000;
 
 impl<'t> DiagnosticReport<'t> {
-    /// Of one text.
+    /// For one text.
     pub fn new(text: &'t str) -> Self {
         Self::of([(Path::new(""), text)])
     }
 
-    /// Of several, the main file first.
+    /// For several texts, the main file first.
     pub fn of(texts: impl IntoIterator<Item = (&'t Path, &'t str)>) -> Self {
         let mut sources: Vec<PlacedText<'t>> = Vec::new();
         for (file, text) in texts {
-            // One more than its bytes: a place at its end is still its own.
+            // One more than its length: the position at the end of a text belongs to that text.
             let base = sources.last().map_or(0, |last| last.base + last.text.len() + 1);
             sources.push(PlacedText::new(file, text, base));
         }
         Self { sources, found: Vec::new(), errors: 0, warnings: 0 }
     }
 
-    /// Place of a source's first byte.
+    /// Position of a source's first byte.
     pub fn base(&self, source: usize) -> usize {
         self.sources[source].base
     }
 
-    /// The first place behind all sources.
+    /// The first position after all sources.
     pub fn end(&self) -> usize {
         self.sources.last().map_or(0, |last| last.base + last.text.len() + 1)
     }
@@ -209,12 +209,12 @@ impl<'t> DiagnosticReport<'t> {
         self.push(Severity::Error, at, None, path.into(), problem);
     }
 
-    /// An error at `at`, because of something that comes before it.
+    /// An error at `at` that conflicts with an earlier position.
     pub fn conflict(&mut self, at: usize, path: impl Into<String>, problem: Problem, against: usize) {
         self.push(Severity::Error, at, Some(against), path.into(), problem);
     }
 
-    /// An error at `at`, because there are too many up to there.
+    /// An error at `at`: there are too many entries up to this position.
     pub fn too_many(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
         self.push(Severity::Error, at, Some(ALL_BEFORE), path.into(), problem);
     }
@@ -223,7 +223,7 @@ impl<'t> DiagnosticReport<'t> {
         self.push(Severity::Warning, at, None, path.into(), problem);
     }
 
-    /// Takes over what was found in one source by itself.
+    /// Merges the diagnostics of one source.
     pub fn absorb(&mut self, report: DiagnosticReport<'_>, source: usize) {
         let PlacedText { base, file, .. } = self.sources[source];
         let included = (source > 0).then(|| file.to_owned());
@@ -236,7 +236,7 @@ impl<'t> DiagnosticReport<'t> {
         }));
     }
 
-    /// The source's index and the line, counted from 1; `None` for an object of the store.
+    /// The index of the source and the line, counted from 1; `None` for an object of the store.
     pub fn origin(&self, at: usize) -> Option<(usize, usize)> {
         if at >= self.end() {
             return None;
@@ -245,7 +245,7 @@ impl<'t> DiagnosticReport<'t> {
         Some((index, self.sources[index].line(at)))
     }
 
-    /// Where `other` is, as a message about `at` says it: `line 12`, with the file where that is another one.
+    /// The position `other` in a message about `at`: `line 12`, preceded by the file name if the files differ.
     pub fn place(&self, at: usize, other: usize) -> String {
         match (self.origin(at), self.origin(other)) {
             (_, None) => "in the store".to_owned(),
@@ -258,7 +258,7 @@ impl<'t> DiagnosticReport<'t> {
         self.errors > 0
     }
 
-    /// Those about objects of the store, taken out.
+    /// Removes and returns the diagnostics about objects of the store.
     pub fn take_stored(&mut self) -> Vec<PlacedDiagnostic> {
         let end = self.end();
         let (stored, others) = std::mem::take(&mut self.found).into_iter().partition(|found| found.at >= end);
@@ -268,7 +268,7 @@ impl<'t> DiagnosticReport<'t> {
         stored
     }
 
-    /// All of them, by place.
+    /// All diagnostics, by position.
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|found| found.at);
         let mut found: Vec<Diagnostic> = self.found.into_iter().map(|found| found.diagnostic).collect();
@@ -292,7 +292,7 @@ impl<'t> DiagnosticReport<'t> {
             Some((index, line)) => {
                 let source = &self.sources[index];
                 let start = source.line_starts()[line - 1];
-                // The parser's places are character boundaries; a wrong one must not take the agent down.
+                // The parser's positions are character boundaries; a wrong one must not crash the agent.
                 let before = source.text.get(start..at - source.base);
                 let column = before.map_or(0, |before| before.chars().count()) + 1;
                 (line, column, (index > 0).then(|| source.file.to_owned()))
@@ -303,12 +303,12 @@ impl<'t> DiagnosticReport<'t> {
     }
 }
 
-/// Text of the file as a message shows it: quoted, on one line, of bearable length.
+/// Text of the file for a message: quoted, on one line, limited in length.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 64;
     let shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
     let dots = if text.chars().nth(LONGEST).is_some() { "..." } else { "" };
-    // A text with quotes in it stands in the other kind, so that it reads as it is in the file.
+    // Text that contains double quotes is put in single quotes, so that it needs no escapes.
     let quote = if text.contains('"') { '\'' } else { '"' };
     let shown = shown.replace("\\'", "'").replace("\\\"", "\"");
     format!("{quote}{shown}{dots}{quote}")
@@ -320,7 +320,7 @@ pub(super) fn counted(count: usize, thing: &str) -> String {
     format!("{count} {thing}{plural}")
 }
 
-/// `path.key`, the key quoted where TOML would have it quoted.
+/// `path.key`, with the key quoted where TOML requires it.
 pub(super) fn join(path: &str, key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     let key = if bare && key.len() <= 64 { key.to_owned() } else { quoted(key) };

@@ -1,4 +1,4 @@
-//! What is different between two configurations: the answer to a change.
+//! The difference between two configurations, as reported for a change.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,31 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{Config, Connection, Route, SelectorSource, Vpc};
 
-/// More of a kind are counted, not listed.
+/// Above this number, changes of one kind are counted instead of listed.
 const MOST_LISTED: usize = 3;
-/// The one key of `[dataplane]` that counts at once.
+/// The one key of `[dataplane]` that takes effect without a restart.
 const ON_STOP: &str = "dataplane.on_stop";
 
-/// All differences. Displays as one sentence without its end.
+/// All differences. Displays as one sentence without a full stop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Keys of `[gateway]`, `[dataplane]` and `[vpc]` with another value, as `gateway.name`; `vpc` when the section came or went.
+    /// Changed keys of `[gateway]`, `[dataplane]` and `[vpc]`, as `gateway.name`; `vpc` if the section was added or
+    /// removed.
     pub settings: Vec<String>,
     pub customer_gateways: NamedDifference,
     pub connections: NamedDifference,
     pub routes: Routes,
 }
 
-/// Differences between named things.
+/// Differences between named objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedDifference {
     pub added: Vec<String>,
     pub removed: Vec<String>,
-    /// With the keys that have another value.
+    /// With their changed keys.
     pub changed: BTreeMap<String, Vec<String>>,
 }
 
-/// Differences between routes, known by destination and next hop; their order says nothing.
+/// Differences between routes, identified by destination and next hop; their order is ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Routes {
     pub added: Vec<Route>,
@@ -46,9 +47,9 @@ pub struct ChangedRoute {
 }
 
 impl Config {
-    /// Puts a small difference in force: of routes, and of connections' `enabled`. The routes stay in the file's order.
+    /// Applies a small difference: routes, and `enabled` of connections. Preserves the order of the routes.
     ///
-    /// The configuration must be the one that the difference is to.
+    /// The difference must be relative to this configuration.
     pub fn apply(&mut self, difference: &Difference) {
         let Routes { added, removed, changed } = &difference.routes;
         let is =
@@ -68,7 +69,7 @@ impl Config {
             if let Some(connection) = self.connections.get_mut(name)
                 && keys.iter().any(|key| key == "enabled")
             {
-                // There are two values, and it has another one now.
+                // A boolean that differs must be negated.
                 connection.enabled = !connection.enabled;
             }
         }
@@ -110,12 +111,12 @@ impl Difference {
         *self == Self::default()
     }
 
-    /// The first key that counts from the agent's start on and has another value.
+    /// The first changed key that takes effect only after a restart.
     pub fn needs_restart(&self) -> Option<&str> {
         self.settings.iter().map(String::as_str).find(|&key| key.starts_with("dataplane.") && key != ON_STOP)
     }
 
-    /// Something else than routes differs.
+    /// Whether anything other than routes differs.
     pub fn is_beyond_routes(&self) -> bool {
         let nothing = NamedDifference::default();
         !self.settings.is_empty() || self.customer_gateways != nothing || self.connections != nothing
@@ -170,7 +171,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
     differing(&keys).collect()
 }
 
-/// Where its selectors come from follows from whether it has IPsec.
+/// Whether `selectors` has its default, which depends on whether the connection has IPsec.
 fn has_default_source(connection: &Connection) -> bool {
     connection.selectors == if connection.ipsec.is_some() { SelectorSource::Ike } else { SelectorSource::File }
 }
@@ -207,7 +208,7 @@ impl Routes {
         *self == Self::default()
     }
 
-    /// Keeps the first `most` of each kind; how many others there were.
+    /// Truncates each kind to `most` routes; returns the number of routes removed.
     pub fn truncate(&mut self, most: usize) -> usize {
         let count = |routes: &Self| routes.added.len() + routes.removed.len() + routes.changed.len();
         let before = count(self);
@@ -217,7 +218,7 @@ impl Routes {
         before - count(self)
     }
 
-    /// The way back.
+    /// The reverse difference.
     #[must_use]
     pub fn inverse(&self) -> Self {
         let back = |ChangedRoute { from, to }: &ChangedRoute| ChangedRoute { from: to.clone(), to: from.clone() };

@@ -1,4 +1,4 @@
-//! A configuration as far as it could be read: every value with its place, the wrong ones absent.
+//! A configuration as far as it could be read: every value has its position, invalid values are absent.
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{
     section::List,
 };
 
-/// All of a file; lists are in the file's order.
+/// Contents of a file; lists are in the file's order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Draft {
     /// Patterns of the files to include.
@@ -36,7 +36,7 @@ pub(super) struct GatewayDraft {
     pub spoke_to_spoke: Option<Located<bool>>,
     pub allow_default_route: Option<Located<bool>>,
     pub address: Option<Located<IpAddr>>,
-    /// The file has it, or may have it where it cannot be read.
+    /// The file has an address, or may have one in an unreadable part.
     pub may_have_address: bool,
     pub vici_socket: Option<Located<PathBuf>>,
     pub services: List<Service>,
@@ -91,7 +91,7 @@ pub(super) struct HealthCheckDraft {
 
 #[derive(Debug, Clone)]
 pub(super) struct RouteDraft {
-    /// Its place among the routes, counted from 1.
+    /// Its number among the routes, counted from 1.
     pub number: usize,
     pub at: usize,
     pub destination: Option<Located<IpNet>>,
@@ -101,8 +101,8 @@ pub(super) struct RouteDraft {
 }
 
 impl Draft {
-    /// The configuration, if nothing is absent that must be there. It is right only if no error was reported: an
-    /// optional value that is wrong is absent, as one that the file does not have.
+    /// The configuration; `None` if a required value is absent. Valid only if no error was reported: an invalid
+    /// optional value is absent, too.
     pub fn into_config(self, mut provenance: Provenance) -> Option<Config> {
         provenance.connections = self.connections.iter().map(|found| found.name.value.clone()).collect();
         Some(Config {
@@ -126,7 +126,7 @@ impl Draft {
         })
     }
 
-    /// Where the objects are.
+    /// Positions of the objects.
     pub fn places(&self, report: &DiagnosticReport<'_>) -> Places {
         let line_of = |at| -> FileLine {
             let (file, line) = report.origin(at).unwrap_or_default();
@@ -185,7 +185,7 @@ impl CustomerGatewayDraft {
 }
 
 impl ConnectionDraft {
-    /// As messages name it.
+    /// The path in messages.
     pub fn path(&self) -> String {
         join("connection", &self.name.value)
     }
@@ -230,7 +230,7 @@ impl HealthCheckDraft {
 }
 
 impl RouteDraft {
-    /// As diagnostics name it.
+    /// The path in diagnostics.
     pub fn path(&self) -> String {
         format!("route[{}]", self.number)
     }

@@ -1,4 +1,4 @@
-//! The keys of each section: what they are called, which must be there, what they are when absent.
+//! The keys of each section: their names, which are required, and their defaults.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ use super::{
     value,
 };
 
-/// Most connections that the quota may be set to.
+/// Maximum quota of connections.
 pub(super) const MAX_CONNECTIONS: u32 = 4000;
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h): the kernel's own addresses.
 const TABLE_LOCAL: u32 = 255;
-/// MiB of all the chunks that the kernel program can have.
+/// MiB of all chunks that the kernel program supports.
 const MAX_LOOKUP_MEMORY: u32 = 4096;
 const SOURCES: [(&str, SelectorSource); 3] =
     [("file", SelectorSource::File), ("ike", SelectorSource::Ike), ("xfrm", SelectorSource::Xfrm)];
@@ -171,7 +171,7 @@ impl SectionReader<'_, '_> {
 }
 
 pub(super) fn weight(value: &DeValue<'_>) -> Result<u8, Problem> {
-    // The range fits: 100 is below 256.
+    // 100 fits in a u8.
     value::integer(value, 0..=100).map(|weight| u8::try_from(weight).unwrap_or(DEFAULT_WEIGHT))
 }
 

@@ -1,4 +1,4 @@
-//! The files on disk: the main one, and those that it includes.
+//! Loads the configuration files: the main file and those that it includes.
 
 use std::{
     fmt, fs,
@@ -22,12 +22,12 @@ use super::{
 };
 use crate::store::SourceText;
 
-/// More, all files together, is refused: a hundred thousand routes take about ten megabytes.
+/// Maximum total size of all files: a hundred thousand routes take about ten megabytes.
 pub const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
-/// Files that one may include.
+/// Maximum number of included files.
 const MOST_FILES: usize = 1000;
 
-/// Files that were read and taken.
+/// A valid set of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub config: Config,
@@ -35,7 +35,7 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Files that break no rule, as they are kept to be united with the store.
+/// A valid set of files, to be merged with the store.
 #[derive(Debug)]
 pub struct FileSet {
     pub(super) draft: Draft,
@@ -56,11 +56,11 @@ impl FileSet {
     }
 }
 
-/// A file that could not be read, or was read and is wrong. Displays as one line a diagnostic.
+/// A file is unreadable or invalid. Displays one line per diagnostic.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct LoadError {
     pub file: PathBuf,
-    /// At least one error, and all the warnings, in the files' order.
+    /// At least one error, and all warnings, in the files' order.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -75,8 +75,7 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// Reads and validates the file at `path` and those that it includes, and whether the secrets that they name are kept
-/// from others.
+/// Reads and validates the file at `path` and its includes. Also checks the permissions of the secrets that they name.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let files = load_files(path)?;
     let provenance = files.provenance();
@@ -86,17 +85,17 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     config.map(|config| Loaded { config, warnings }).ok_or_else(error)
 }
 
-/// As [`load`], to be united with the store.
+/// As [`load`], for merging with the store.
 pub fn load_files(path: &Path) -> Result<FileSet, LoadError> {
     let error = |diagnostics| LoadError { file: path.to_owned(), diagnostics };
     let texts = read_texts(path).map_err(|diagnostic| error(vec![*diagnostic]))?;
     load_texts(texts).map_err(error)
 }
 
-/// As [`load_files`], of texts that were read before, the main one first.
+/// As [`load_files`], for texts that were read before, the main file first.
 ///
 /// # Errors
-/// All that is wrong with them, by place.
+/// All errors and warnings, by position.
 pub fn load_texts(texts: Vec<SourceText>) -> Result<FileSet, Vec<Diagnostic>> {
     let sources: Vec<(&Path, &str)> =
         texts.iter().map(|source| (source.path.as_path(), source.text.as_str())).collect();
@@ -104,10 +103,10 @@ pub fn load_texts(texts: Vec<SourceText>) -> Result<FileSet, Vec<Diagnostic>> {
     Ok(FileSet { draft, places, texts, warnings })
 }
 
-/// The texts of the main file and of those that it includes, in the order of their names.
+/// The texts of the main file and its includes, in the order of their names.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// If one of them cannot be read.
 pub fn read_texts(path: &Path) -> Result<Vec<SourceText>, Box<Diagnostic>> {
     let whole = |problem| Box::new(Diagnostic::whole_file(problem));
     let mut left = MAX_FILE_SIZE;
@@ -134,7 +133,7 @@ pub fn read_texts(path: &Path) -> Result<Vec<SourceText>, Box<Diagnostic>> {
     Ok(texts)
 }
 
-/// The patterns of `include`, which stands before all sections; what is wrong with it is reported when all is read.
+/// The patterns of `include`, a key before all sections. Errors in it are reported later, with those of the whole file.
 fn includes(text: &str) -> Vec<String> {
     let head = match text.starts_with('[') {
         true => "",
@@ -148,7 +147,7 @@ fn includes(text: &str) -> Vec<String> {
     patterns.filter_map(|pattern| pattern.get_ref().as_str().map(str::to_owned)).collect()
 }
 
-/// The files that a pattern names, in the order of their names. `*` and `?` stand for parts of a file's name.
+/// The files that match a pattern, in the order of their names. `*` and `?` are wildcards in the file name only.
 fn matching(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, Problem> {
     let path = main.parent().unwrap_or(Path::new("")).join(pattern);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -162,7 +161,7 @@ fn matching(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, Problem> {
         return Ok(vec![path]);
     }
     let entries = match fs::read_dir(folder) {
-        // As no file that matches.
+        // A missing directory has no matching files.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         found => found.map_err(|error| {
             let problem =
@@ -177,13 +176,13 @@ fn matching(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, Problem> {
     Ok(files)
 }
 
-/// Whether a name fits a pattern; one with a dot in front is hidden.
+/// Whether a name matches a pattern; a wildcard does not match a leading dot.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     if name.first() == Some(&'.') && pattern.first() != Some(&'.') {
         return false;
     }
-    // Back to the last star whenever the rest does not fit.
+    // On a mismatch, backtrack to the last star.
     let (mut at, mut in_name, mut star) = (0, 0, None);
     while in_name < name.len() {
         match pattern.get(at) {
@@ -206,13 +205,13 @@ fn matches(pattern: &str, name: &str) -> bool {
     pattern[at..].iter().all(|&c| c == '*')
 }
 
-/// A file's text; takes its bytes from what is `left`.
+/// A file's text; subtracts its length from the bytes that are `left`.
 fn read_text(path: &Path, left: &mut u64) -> Result<String, Problem> {
-    // A FIFO would wait for its other end.
+    // Opening a FIFO would block.
     let mut options = fs::OpenOptions::new();
     let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     let file = file.map_err(|error| unreadable(&error))?;
-    // Bounded by what is read, not by what the file claims: it may be a device, or grow.
+    // Limit the bytes read, not the reported size: the file may be a device, or grow.
     let mut bytes = Vec::new();
     file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {

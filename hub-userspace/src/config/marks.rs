@@ -1,4 +1,4 @@
-//! `[dataplane] mark`: which bits of `skb->mark` are the program's.
+//! `[dataplane] mark`: the bits of `skb->mark` that the program uses.
 
 use std::ops::RangeInclusive;
 
@@ -10,17 +10,17 @@ use super::{
     value::string,
 };
 
-/// Bits of the number in a mark.
+/// Width of a mark's number, in bits.
 const NUMBER_BITS: RangeInclusive<u32> = 8..=15;
-/// Numbers that are no connection's: no route, the VPC, the hub itself.
+/// Numbers not available to connections: no route, the VPC, the hub itself.
 const RESERVED: usize = 3;
 
-/// How many connections the mark's numbers are enough for.
+/// Maximum number of connections with this mark.
 pub(super) fn most_connections(mark: Mark) -> usize {
     (mark.numbers() as usize).saturating_sub(RESERVED)
 }
 
-/// Bits that the numbers of so many connections take.
+/// Bits required for this many connections.
 pub(super) fn bits_for(connections: usize) -> u32 {
     (connections + RESERVED).next_power_of_two().ilog2().max(*NUMBER_BITS.start())
 }
@@ -57,7 +57,7 @@ pub(super) fn mark(value: &DeValue<'_>) -> Result<Mark, Problem> {
     Err(problem)
 }
 
-/// Whether the bits are one run, or none.
+/// Whether the set bits are contiguous; also true for none.
 fn is_one_run(bits: u32) -> bool {
     let run = bits.checked_shr(bits.trailing_zeros()).unwrap_or_default();
     run & run.wrapping_add(1) == 0
@@ -66,7 +66,7 @@ fn is_one_run(bits: u32) -> bool {
 /// Hexadecimal with `0x`, or decimal.
 fn number(text: &str) -> Option<u32> {
     let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
-    // `from_str_radix` takes a sign, too.
+    // `from_str_radix` also accepts a sign.
     let plain = digits.chars().all(|digit| digit.is_digit(radix));
     u32::from_str_radix(digits, radix).ok().filter(|_| plain)
 }

@@ -1,9 +1,9 @@
-//! The configuration: the operator's files, their rules, and what is in force of them together with the store.
+//! The configuration: the operator's files, their rules, and the union of files and store that is in force.
 //!
-//! A file's way: `load` reads the main file and those that it includes, `syntax` makes a tree of each, `read` a draft of
-//! the tree (each value with its place), `rules`, `sites` and `overlap` validate the draft as a whole, and a draft without
-//! errors becomes a [`Config`]. Mistakes of meaning are all reported at once, as a list of [`Diagnostic`]s. Where there is
-//! no mistake in the routes, `bulk` makes their draft with less time and memory. Nothing here writes a file.
+//! Stages of a file: `load` reads the main file and its includes, `syntax` parses each to a tree, `read` converts the
+//! tree to a draft (each value with its position), and `rules`, `sites` and `overlap` validate the draft as a whole. A
+//! draft without errors becomes a [`Config`]. All semantic errors are reported together, as a list of [`Diagnostic`]s.
+//! If the routes have no errors, `bulk` reads them with less time and memory. Nothing here writes a file.
 //!
 //! [`in_force`] adds the objects of the store to the draft, under the same rules, and validates changes by command.
 
@@ -47,10 +47,10 @@ use ipsec::Files;
 use places::Relocate as _;
 use read::{TextPart, Unread};
 
-/// Makes a [`Config`] of a file's text.
+/// Parses and validates a file's text.
 ///
-/// Validated by itself: files that it names are not looked at. `Ok` carries the warnings; `Err` carries every error and
-/// warning. Both are sorted by place.
+/// Does not access the files that it names. `Ok` carries the warnings; `Err` carries all errors and warnings. Both are
+/// sorted by position.
 pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     let validated = validate(&[(Path::new(""), text)], Files::Unseen)?;
     let files = vec![PathBuf::new()];
@@ -61,16 +61,16 @@ pub fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
         .ok_or_else(Vec::new)
 }
 
-/// Files that break no rule.
+/// A valid set of files.
 #[derive(Debug)]
 struct Validated {
     draft: Draft,
-    /// By place.
+    /// By position.
     warnings: Vec<Diagnostic>,
     places: provenance::Places,
 }
 
-/// Validates the main file and those that it includes, as one; with an eye on the files that they name.
+/// Validates the main file and its includes as one configuration; `files` selects whether to check the files they name.
 fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diagnostic>> {
     let mut report = DiagnosticReport::of(texts.iter().copied());
     check_size(texts, &mut report);
@@ -104,7 +104,7 @@ fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diag
     Ok(Validated { draft, warnings: report.finish(), places })
 }
 
-/// Bounds the time and memory of all that follows.
+/// Limits time and memory of all later stages.
 fn check_size(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) {
     const MOST_LINES: usize = 16_000_000;
     const MOST_ROUTES: usize = 1_000_000;
@@ -118,14 +118,14 @@ fn check_size(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// Adds what an included file has.
+/// Adds the contents of an included file.
 fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) {
     if let (Some(first), Some(second)) = (&draft.vpc, &more.vpc) {
         let place = report.place(second.at, first.at);
         let problem = Problem::new(format!("there is a [vpc] already ({place})")).help("remove one of the two");
         report.error(second.at, "vpc", problem);
     }
-    // Of the main file alone: the others may not have them.
+    // Only the main file may have these sections.
     draft.gateway = draft.gateway.take().or(more.gateway);
     draft.dataplane = draft.dataplane.take().or(more.dataplane);
     draft.include.append(&mut more.include);
@@ -135,7 +135,7 @@ fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) 
     draft.routes.append(&mut more.routes);
 }
 
-/// The draft of a text with whatever mistakes but those of TOML.
+/// The draft of a text, even with errors, as long as it is valid TOML.
 fn read_whole(text: &str, part: TextPart, report: &mut DiagnosticReport<'_>) -> Option<(Draft, Unread)> {
     let tree = syntax::parse(text, report)?;
     Some(read::read(tree.get_ref(), part, report))

@@ -1,7 +1,7 @@
-//! What a valid configuration file says, in Rust types.
+//! The validated configuration as Rust types.
 //!
-//! Values of these types hold every rule of `config/read.rs`: prefixes have no host bits, names refer to something,
-//! interface names fit the kernel. Code that receives a [`Config`] does not check again.
+//! Values of these types satisfy every rule of `config/read.rs`: prefixes have no host bits, references resolve,
+//! interface names are valid for the kernel. Code that receives a [`Config`] does not check again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,20 +19,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{ipsec::Ipsec, provenance::Provenance};
 
-/// `up_delay` of a connection that has none in the file.
+/// Default `up_delay` of a connection.
 pub const DEFAULT_UP_DELAY: Duration = Duration::from_secs(1);
-/// Weight of a route that has none in the file.
+/// Default weight of a route.
 pub const DEFAULT_WEIGHT: u8 = 100;
-/// Where strongSwan listens when the file does not say.
+/// Default socket of strongSwan's charon.
 pub const DEFAULT_VICI_SOCKET: &str = "/run/charon.vici";
-/// Connections a gateway may have when the file does not say.
+/// Default quota of connections.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10;
-/// `lookup_memory` when the file does not say, in MiB.
+/// Default `lookup_memory`, in MiB.
 pub const DEFAULT_LOOKUP_MEMORY: u32 = 1024;
-/// `main`, the kernel table that published routes go to when the file does not say (`RT_TABLE_MAIN`, rtnetlink(7)).
+/// Default kernel table for published routes: `main` (`RT_TABLE_MAIN`, rtnetlink(7)).
 pub const DEFAULT_PUBLISH_TABLE: u32 = 254;
 
-/// One gateway, all of it. Two are equal if they say the same, wherever that is defined.
+/// The configuration of one gateway. Equality ignores the provenance.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub gateway: Gateway,
@@ -42,9 +42,9 @@ pub struct Config {
     pub customer_gateways: BTreeMap<String, CustomerGateway>,
     /// By name.
     pub connections: BTreeMap<String, Connection>,
-    /// Those of the files in their order, then those of the store, oldest first; (destination, next hop) is unique.
+    /// Routes of the files in file order, then those of the store, oldest first; (destination, next hop) is unique.
     pub routes: Vec<Route>,
-    /// Where all of it is defined.
+    /// Where each object is defined.
     pub provenance: Arc<Provenance>,
 }
 
@@ -69,27 +69,27 @@ pub struct Gateway {
     /// `false` isolates the sites from each other.
     pub spoke_to_spoke: bool,
     pub allow_default_route: bool,
-    /// Public address, that the sites know.
+    /// Public address, as configured on the sites' devices.
     pub address: Option<IpAddr>,
-    /// Where the IKE daemon (strongSwan's charon) is asked.
+    /// Control socket of the IKE daemon (strongSwan's charon).
     pub vici_socket: PathBuf,
-    /// What sites may reach on the hub itself; replies to what the hub sends are always admitted.
+    /// Services on the hub itself that sites may reach. Replies to the hub's own traffic are always allowed.
     pub services: BTreeSet<Service>,
 }
 
-/// Something on the hub that sites may reach. Written as `icmp`, `tcp/179`, `udp/53`.
+/// A service on the hub that sites may reach. Written as `icmp`, `tcp/179`, `udp/53`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {
     /// ICMP and `ICMPv6`.
     Icmp,
-    /// A port, from 1 on.
+    /// A port, at least 1.
     Tcp(u16),
-    /// A port, from 1 on.
+    /// A port, at least 1.
     Udp(u16),
 }
 
 impl Service {
-    /// The list of a gateway that has none in the file.
+    /// The default services.
     pub fn defaults() -> BTreeSet<Self> {
         BTreeSet::from([Self::Icmp])
     }
@@ -105,7 +105,7 @@ impl fmt::Display for Service {
     }
 }
 
-/// The text names no service.
+/// The text is not a valid service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("neither icmp, tcp/PORT nor udp/PORT")]
 pub struct NoService;
@@ -118,7 +118,7 @@ impl FromStr for Service {
             return Ok(Self::Icmp);
         }
         let (protocol, port) = text.split_once('/').ok_or(NoService)?;
-        // `u16::from_str` takes a sign, too.
+        // `u16::from_str` also accepts a sign.
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|&port| digits && port != 0).ok_or(NoService)?;
         match protocol {
@@ -129,15 +129,15 @@ impl FromStr for Service {
     }
 }
 
-/// How the kernel program works; all but `on_stop` is fixed while the agent runs.
+/// Settings of the kernel program. Only `on_stop` can change while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataplaneSettings {
     pub lookup: LookupKind,
-    /// MiB that the compiled look-up may take.
+    /// MiB limit of the compiled look-up.
     pub lookup_memory: u32,
-    /// What an agent that is stopped does with it.
+    /// What happens to the datapath when the agent stops.
     pub on_stop: OnStop,
-    /// Bits of `skb->mark` that tell the kernel's rules what the program has admitted.
+    /// Bits of `skb->mark` that show the kernel's rules which packets the program admitted.
     pub mark: Mark,
 }
 
@@ -152,21 +152,21 @@ impl Default for DataplaneSettings {
     }
 }
 
-/// What becomes of the datapath when the agent is stopped.
+/// What happens to the datapath when the agent stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStop {
-    /// Forwarding and every check go on.
+    /// Forwarding and all checks continue.
     Keep,
-    /// It is taken away.
+    /// The datapath is removed.
     Detach,
 }
 
-/// How routes and selectors are found.
+/// Data structure for the look-up of routes and selectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupKind {
-    /// In tables compiled from them: takes about the same time however many there are.
+    /// Compiled tables: the look-up time is nearly independent of the number of entries.
     Compiled,
-    /// In LPM tries of the kernel: less memory, more time.
+    /// LPM tries of the kernel: less memory, more time.
     Lpm,
 }
 
@@ -175,7 +175,7 @@ pub enum LookupKind {
 pub struct Vpc {
     pub interface: String,
     pub cidrs: Vec<IpNet>,
-    /// Kernel table that published routes go to.
+    /// Kernel table for published routes.
     pub publish_table: u32,
 }
 
@@ -190,33 +190,34 @@ pub struct CustomerGateway {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     pub customer_gateway: String,
-    /// `false` takes it down by hand: its traffic goes by the other next hops of its routes.
+    /// `false` takes it down administratively: its traffic uses the other next hops of its routes.
     pub enabled: bool,
     /// Interface that carries the decrypted traffic; several connections may share one.
     pub interface: String,
     /// Link neighbour, for Ethernet-type interfaces.
     pub peer: Option<IpAddr>,
-    /// Prefixes of the hub's side and all behind it, of the SA selectors.
+    /// Local prefixes of the SA selectors: the hub's side and the networks behind it.
     pub local_cidrs: Vec<IpNet>,
-    /// Prefixes of the site, of the SA selectors.
+    /// Remote prefixes of the SA selectors: the site.
     pub remote_cidrs: Vec<IpNet>,
     pub health_check: Option<HealthCheck>,
-    /// For how long it must be well after a failure before it carries traffic again.
+    /// How long the connection must be healthy after a failure before it carries traffic again.
     pub up_delay: Duration,
-    /// Its SAs, if the agent makes them.
+    /// Its SAs, if the agent manages them.
     pub ipsec: Option<Ipsec>,
-    /// What says whom packets may be from and to.
+    /// Source of the selectors that packets are checked against.
     pub selectors: SelectorSource,
-    /// Whether the route back to a packet's source must be by this connection.
+    /// Whether the reverse route to a packet's source must use this connection.
     pub reverse_path: ReversePath,
 }
 
-/// How a connection's packets are held against the routes to their sources.
+/// Reverse-path check of a connection's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReversePath {
-    /// The connection must be among the next hops of the longest route to the source, whatever its weight or state.
+    /// The connection must be a next hop of the longest matching route to the source, regardless of its weight or
+    /// state.
     Strict,
-    /// Not at all: for sites whose traffic takes different ways there and back.
+    /// No check: for sites with asymmetric routing.
     Off,
 }
 
@@ -225,9 +226,9 @@ pub enum ReversePath {
 pub enum SelectorSource {
     /// `local_cidrs` and `remote_cidrs`.
     File,
-    /// What the IKE daemon has negotiated.
+    /// The selectors that the IKE daemon has negotiated.
     Ike,
-    /// The kernel's own policies and SAs, whoever made them.
+    /// The kernel's own policies and SAs, regardless of their creator.
     Xfrm,
 }
 
@@ -238,7 +239,7 @@ pub struct HealthCheck {
     /// Of the same family as `source`.
     pub destination: IpAddr,
     pub interval: Duration,
-    /// Misses in a row that take the connection down.
+    /// Consecutive misses after which the connection is down.
     pub retries: u32,
 }
 
@@ -250,6 +251,6 @@ pub struct Route {
     pub next_hop: String,
     /// 0..=100; 0 is standby.
     pub weight: u8,
-    /// Also in `publish_table`.
+    /// Whether it is also published to `publish_table`.
     pub publish: bool,
 }

@@ -1,7 +1,7 @@
-//! Prefixes that lie in one another, among any number of them.
+//! Detects overlapping prefixes in large sets.
 //!
-//! One sort and one pass. Of each prefix's containers and contents only the earliest in the file and the earliest of
-//! another owner are kept, so a hundred thousand prefixes cost as little nested as they do apart.
+//! One sort and one pass. For each prefix, only the earliest container and the earliest of another owner are tracked,
+//! likewise for contents. The cost therefore does not depend on how deeply prefixes are nested.
 
 use ipnet::IpNet;
 
@@ -11,7 +11,7 @@ pub(super) struct Claim {
     pub prefix: IpNet,
     /// Claims of one owner do not conflict.
     pub owner: usize,
-    /// Byte offset in the file: the later one is judged against the earlier.
+    /// Byte offset in the file: the later claim conflicts with the earlier one.
     pub at: usize,
 }
 
@@ -30,11 +30,11 @@ pub(super) struct Conflict {
     pub relation: Relation,
 }
 
-/// For each claim at most one conflict, with the earliest claim that it has one with: that it lies in another counts
-/// before that it contains another. In the file's order.
+/// For each claim at most one conflict, with the earliest claim that it overlaps. A containing claim takes precedence
+/// over a contained one. In the file's order.
 pub(super) fn conflicts(claims: &[Claim]) -> Vec<Conflict> {
     let mut sorted: Vec<usize> = (0..claims.len()).collect();
-    // Containers come before what they contain, equal prefixes together.
+    // Containers sort before their contents, equal prefixes together.
     sorted.sort_by_key(|&index| (claims[index].prefix, claims[index].at));
     let mut found = Vec::new();
     let mut open: Vec<Level> = Vec::new();
@@ -65,20 +65,20 @@ pub(super) fn conflicts(claims: &[Claim]) -> Vec<Conflict> {
     found
 }
 
-/// A prefix on the way from the widest container to the prefix at hand.
+/// A prefix on the path from the widest container to the current prefix.
 struct Level {
     prefix: IpNet,
-    /// Of the claims for this prefix and for those that contain it.
+    /// Claims for this prefix and its containers.
     containers: Earliest,
-    /// Of the claims for prefixes within this one, of those that are done.
+    /// Claims for prefixes within this one, as far as processed.
     contents: Earliest,
-    /// Of the claims for this prefix.
+    /// Claims for this prefix.
     all: Earliest,
-    /// Claims for this prefix that lie in no earlier one.
+    /// Claims for this prefix that no earlier claim contains.
     undecided: Vec<usize>,
 }
 
-/// Judges the innermost level by its contents and hands them to the level around it.
+/// Checks the innermost level against its contents, and passes them to the enclosing level.
 fn close(open: &mut Vec<Level>, claims: &[Claim], found: &mut Vec<Conflict>) {
     let Some(level) = open.pop() else { return };
     for index in level.undecided {
@@ -93,8 +93,8 @@ fn close(open: &mut Vec<Level>, claims: &[Claim], found: &mut Vec<Conflict>) {
     }
 }
 
-/// Of a set of claims the earliest, and the earliest that has another owner than that one: enough to answer for any
-/// claim whether another owner's is before it.
+/// The earliest of a set of claims, and the earliest with a different owner. That is enough to decide for any claim
+/// whether an earlier one has another owner.
 #[derive(Debug, Clone, Copy, Default)]
 struct Earliest {
     first: Option<usize>,
@@ -120,7 +120,7 @@ impl Earliest {
         }
     }
 
-    /// The earliest claim of another owner than `index`'s, if it is before that.
+    /// The earliest claim with another owner than that of `index`, if it precedes `index`.
     fn before(&self, claims: &[Claim], index: usize) -> Option<usize> {
         let earliest = self.indices().find(|&other| claims[other].owner != claims[index].owner)?;
         (claims[earliest].at < claims[index].at).then_some(earliest)
@@ -141,7 +141,7 @@ mod tests {
         texts.iter().enumerate().map(claim).collect()
     }
 
-    /// The definition, by comparing all with all.
+    /// The definition, by pairwise comparison.
     fn by_definition(claims: &[Claim]) -> Vec<(usize, Relation)> {
         let mut found = Vec::new();
         for (index, claim) in claims.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Moving a draft's places: what was read of one text becomes a part of several.
+//! Relocates a draft's positions, when one text becomes a part of several.
 
 use super::{
     diagnostic::Located,
@@ -10,9 +10,9 @@ use super::{
     section::List,
 };
 
-/// Something with places in it.
+/// A value that contains positions.
 pub(super) trait Relocate {
-    /// Replaces each place by what `to` makes of it.
+    /// Maps each position with `to`.
     fn relocate(&mut self, to: &impl Fn(usize) -> usize);
 }
 
@@ -50,12 +50,12 @@ impl<T> Relocate for List<T> {
     }
 }
 
-/// Every field but those that have no place.
+/// Relocates the first list of fields; those of the second have no position.
 macro_rules! relocate {
     ($($draft:ident { $($field:ident),* } but { $($other:ident),* })*) => {$(
         impl Relocate for $draft {
             fn relocate(&mut self, to: &impl Fn(usize) -> usize) {
-                // Without `..`: a new field must be thought of here.
+                // No `..`: a new field must be added to one of the lists.
                 let Self { $($field,)* $($other: _,)* } = self;
                 $($field.relocate(to);)*
             }

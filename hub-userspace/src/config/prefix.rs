@@ -1,4 +1,4 @@
-//! A prefix of the file: its form, its host bits, and whether packets to it can be forwarded.
+//! Validates a prefix of the file: its syntax, its host bits, and whether packets to it can be forwarded.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -13,21 +13,21 @@ use super::{
     value::{Read, ipv4_mapped, string},
 };
 
-/// What a prefix is for decides which ones make sense.
+/// Use of a prefix; determines which prefixes are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Destination of a route, or the VPC's: packets to it are forwarded.
+    /// Destination of a route, or a VPC prefix: packets to it are forwarded.
     Forwarding,
-    /// A side of an SA. Link addresses of the tunnel (169.254.0.0/16 as a rule) may be among them.
+    /// A side of an SA. It may include the link addresses of the tunnel (usually from 169.254.0.0/16).
     Selector,
 }
 
-/// A prefix without host bits that makes sense for `purpose`.
+/// A prefix without host bits that is valid for `purpose`.
 pub(super) fn prefix(value: &DeValue<'_>, purpose: Purpose) -> Read<IpNet> {
     of_text(string(value)?, purpose)
 }
 
-/// As [`prefix`], of a text that stands elsewhere than in the file.
+/// As [`prefix`], for a text from outside the file.
 pub(super) fn of_text(text: &str, purpose: Purpose) -> Read<IpNet> {
     let prefix = parse_prefix(text)?;
     match unusable(&prefix, purpose) {
@@ -87,7 +87,7 @@ fn prefix_length(text: &str, address: IpAddr, length: &str) -> Read<u8> {
     }
 }
 
-/// What no gateway forwards (RFC 6890): the parse stage passes or drops it all.
+/// Ranges that are never forwarded (RFC 6890): the parse stage passes them to the host or drops them.
 const NEVER_FORWARDED: [(IpNet, &str); 7] = [
     (v4([224, 0, 0, 0], 4), "multicast"),
     (v4([127, 0, 0, 0], 8), "loopback"),
@@ -109,7 +109,7 @@ const fn v6(first: u16, last: u16, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last), length))
 }
 
-/// What makes `prefix` useless for `purpose`. A prefix that merely contains such ones is not.
+/// Why `prefix` is invalid for `purpose`. A prefix that merely contains invalid ranges is valid.
 fn unusable(prefix: &IpNet, purpose: Purpose) -> Option<&'static str> {
     let also: &[_] = if purpose == Purpose::Forwarding { &LINK_LOCAL } else { &[] };
     let mut kinds = NEVER_FORWARDED.iter().chain(also);

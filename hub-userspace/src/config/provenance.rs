@@ -1,4 +1,4 @@
-//! Where objects are defined: in which file and line, or in the store.
+//! Origin of each object: a file and line, or the store.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -52,10 +52,10 @@ pub enum Confirmation {
     Reverted,
 }
 
-/// Index of a file, and a line of it.
+/// Index of a file, and a line in it.
 pub(super) type FileLine = (u32, u32);
 
-/// Where the files' objects are.
+/// Positions of the files' objects.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {
     pub customer_gateways: BTreeMap<String, FileLine>,
@@ -64,13 +64,13 @@ pub(super) struct Places {
     pub routes: Vec<FileLine>,
 }
 
-/// Where the objects of a configuration are defined, and which objects of the store are not in it.
+/// Origins of a configuration's objects, and the objects of the store that are set aside.
 #[derive(Debug, Clone, Default)]
 pub struct Provenance {
     files: Vec<PathBuf>,
     places: Places,
-    /// Names of the connections in the order in which they are validated: the files' in their order, then the store's,
-    /// oldest first. A later prefix within an earlier one is an error, around it a warning.
+    /// Names of the connections in the order of validation: those of the files in file order, then those of the store,
+    /// oldest first. A later prefix within an earlier one is an error; one that contains an earlier one is a warning.
     pub(super) connections: Vec<String>,
     pub set_aside: Vec<SetAside>,
     pub confirmation: Option<Confirmation>,
@@ -94,12 +94,13 @@ impl Provenance {
         self.origin(self.places.connections.get(name))
     }
 
-    /// Of the route with this index in [`Config::routes`](super::Config::routes): the files' come first.
+    /// Origin of the route with this index in [`Config::routes`](super::Config::routes); routes of the files come
+    /// first.
     pub fn route(&self, index: usize) -> Origin {
         self.origin(self.places.routes.get(index))
     }
 
-    /// How many of the routes are the files'.
+    /// Number of routes defined in files.
     pub fn routes_of_files(&self) -> usize {
         self.places.routes.len()
     }

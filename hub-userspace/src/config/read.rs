@@ -1,4 +1,4 @@
-//! Tree to draft: the sections, their keys, and each value by itself.
+//! Tree to draft: reads the sections, their keys, and each value by itself.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ use super::{
 };
 
 pub(super) const SECTIONS: [&str; 6] = ["gateway", "dataplane", "vpc", "customer_gateway", "connection", "route"];
-/// The one key that stands before all sections.
+/// The one key before all sections.
 pub(super) const INCLUDE: &str = "include";
 const CUSTOMER_GATEWAY_KEYS: &[&str] = &["address"];
 const CONNECTION_KEYS: &[&str] = &[
@@ -33,36 +33,36 @@ const CONNECTION_KEYS: &[&str] = &[
     "reverse_path",
 ];
 
-/// What a text is a part of a configuration as.
+/// Role of a text in a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextPart {
     /// The operator's main file.
     Main,
-    /// A file that it includes.
+    /// An included file.
     Included,
     /// An object of the store.
     Stored,
 }
 
-/// What a draft lacks although the file may have it.
+/// Parts of the file that are missing from the draft because they could not be read.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    /// Names that something unreadable may define.
+    /// Names that an unreadable part may define.
     names: HashSet<String>,
 }
 
 impl Unread {
-    /// Whether an absent name is no surprise: what should define it has been reported already.
+    /// Whether an unreadable part may define the name. That part has been reported already, so the missing name is not.
     pub fn may_define(&self, name: &str) -> bool {
         self.names.contains(name)
     }
 
-    /// Whether entries of this kind (`connection`) could not be read at all.
+    /// Whether all entries of this kind (`connection`) are unreadable.
     pub fn lacks_all(&self, kind: &str) -> bool {
         self.names.contains(&any(kind))
     }
 
-    /// Whether the draft has everything that the file has.
+    /// Whether the draft is complete.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
@@ -72,14 +72,14 @@ impl Unread {
     }
 }
 
-/// Makes a draft of the tree and reports what is wrong with its parts.
+/// Converts the tree to a draft and reports errors in its parts.
 pub(super) fn read(root: &DeTable<'_>, part: TextPart, report: &mut DiagnosticReport<'_>) -> (Draft, Unread) {
     let mut reader = SectionReader { report, part, unread: Unread::default() };
     let draft = reader.read(root);
     (draft, reader.unread)
 }
 
-/// What reads the sections, and remembers what it could not.
+/// Reads the sections and records the unreadable parts.
 pub(super) struct SectionReader<'r, 'l> {
     pub report: &'r mut DiagnosticReport<'l>,
     part: TextPart,
@@ -108,7 +108,7 @@ impl SectionReader<'_, '_> {
         draft
     }
 
-    /// The patterns of `include`; none where it is wrong, or not allowed.
+    /// The patterns of `include`; empty if the key is invalid or not allowed.
     fn include(&mut self, root: &DeTable<'_>) -> Vec<Located<String>> {
         let Some(found) = root.get(INCLUDE).filter(|_| self.part == TextPart::Main) else { return Vec::new() };
         let patterns = || {
@@ -125,7 +125,7 @@ impl SectionReader<'_, '_> {
         })
     }
 
-    /// Reports sections that there are not, or not here, and the absence of `[gateway]`.
+    /// Reports unknown or misplaced sections, and a missing `[gateway]`.
     fn check_sections(&mut self, root: &DeTable<'_>) {
         let absent = || SECTIONS.into_iter().filter(|&name| !root.contains_key(name));
         let mut misspelt = HashSet::new();
@@ -160,7 +160,7 @@ impl SectionReader<'_, '_> {
         }
     }
 
-    /// The table as a section with `keys`; `shape` says how it is written, should it be something else.
+    /// The table as a section with `keys`; `shape` is the expected form, for the error message.
     pub fn open<'a>(
         &mut self,
         table: &'a Spanned<DeValue<'a>>,
@@ -186,7 +186,7 @@ impl SectionReader<'_, '_> {
         read(self, root.get(name)?)
     }
 
-    /// The tables below `[kind.NAME]`, in the file's order.
+    /// The tables `[kind.NAME]`, in the file's order.
     fn named<'a>(&mut self, root: &'a DeTable<'a>, kind: &str) -> Vec<(Located<String>, Section<'a>)> {
         let Some(entries) = root.get(kind) else {
             return Vec::new();
@@ -196,7 +196,7 @@ impl SectionReader<'_, '_> {
         let DeValue::Table(entries) = entries.get_ref() else {
             let problem = Problem::new(format!("must be named tables, is {}", describe(entries.get_ref())));
             self.report.error(entries.span().start, kind, problem.help(format!("write {shape}")));
-            // Without them nothing that refers to one can be judged.
+            // References to these entries cannot be validated.
             self.unread.names.insert(any(kind));
             return Vec::new();
         };
@@ -217,7 +217,7 @@ impl SectionReader<'_, '_> {
         found
     }
 
-    /// The `[[route]]` tables, each with its number.
+    /// The `[[route]]` tables with their numbers.
     fn routes<'a>(&mut self, root: &'a DeTable<'a>) -> Vec<(usize, Section<'a>)> {
         const KEYS: &[&str] = &["destination", "next_hop", "weight", "publish"];
         let shape = "[[route]] before each route";
@@ -242,7 +242,7 @@ impl SectionReader<'_, '_> {
     }
 }
 
-/// Stands for every name of a kind: no name has brackets.
+/// A placeholder for all names of a kind; valid names contain no brackets.
 fn any(kind: &str) -> String {
     format!("[{kind}]")
 }

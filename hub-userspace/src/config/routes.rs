@@ -1,4 +1,4 @@
-//! Rules of the destination routes: default routes, duplicates, and selectors that would drop what is routed.
+//! Rules for destination routes: default routes, duplicates, and destinations outside the selectors.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_selectors(draft, report);
 }
 
-/// Whether default routes are allowed, or the file is too broken to say.
+/// Whether default routes are allowed, or may be in an unreadable part of the file.
 fn default_routes_may_be(draft: &Draft, unread: &Unread) -> bool {
     let said = draft.gateway.as_ref().map(|gateway| gateway.allow_default_route);
     let unsaid = unread.may_define("gateway") || unread.may_define("allow_default_route");
@@ -38,7 +38,7 @@ fn refuse_default(route: &RouteDraft, report: &mut DiagnosticReport<'_>) {
     report.error(destination.at, join(&route.path(), "destination"), problem.help(help));
 }
 
-/// The same destination to the same next hop is one route.
+/// Routes with the same destination and next hop are duplicates.
 fn check_duplicates(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut first = HashMap::new();
     for route in &draft.routes {
@@ -62,7 +62,7 @@ fn check_duplicates(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// Packets to a destination outside the next hop's remote selectors are routed there, and dropped there.
+/// Warns of destinations outside the next hop's remote selectors: packets to them are routed, then dropped.
 fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
     let remotes =
@@ -82,7 +82,7 @@ fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// How much of a destination a connection's remote selectors admit.
+/// How much of a destination a connection's remote selectors cover.
 #[derive(Debug, PartialEq, Eq)]
 enum RouteSpan {
     Whole,
@@ -90,7 +90,7 @@ enum RouteSpan {
     None,
 }
 
-/// A connection's remote selectors joined to the fewest prefixes: disjoint and sorted.
+/// A connection's remote selectors aggregated to the fewest prefixes: disjoint and sorted.
 #[derive(Debug)]
 pub(super) struct Coverage(Vec<IpNet>);
 
@@ -101,7 +101,7 @@ impl Coverage {
         Self(joined)
     }
 
-    /// What is wrong with a route to `destination` by the connection `next_hop`.
+    /// The problem of a route to `destination` by the connection `next_hop`, if any.
     pub fn check(&self, destination: &IpNet, next_hop: &str) -> Option<Problem> {
         let extent = match self.extent(destination) {
             RouteSpan::Whole => return None,
@@ -116,7 +116,7 @@ impl Coverage {
 
     fn extent(&self, destination: &IpNet) -> RouteSpan {
         let after = self.0.partition_point(|prefix| prefix <= destination);
-        // A container sorts before what it contains, and nothing disjoint from both is in between.
+        // A container sorts before its contents, and no prefix disjoint from both sorts in between.
         let container = after.checked_sub(1).map(|before| self.0[before]);
         if container.is_some_and(|container| container.contains(destination)) {
             RouteSpan::Whole

@@ -1,4 +1,4 @@
-//! What entries must be to one another: references, quota, interfaces. Prefixes are for [`super::sites`].
+//! Rules across entries: references, quota, interfaces. Rules for prefixes are in [`super::sites`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,17 +14,17 @@ use super::{
     suggest::nearest,
 };
 
-/// Dangling references that get a suggestion: each costs a comparison with every name.
+/// Unresolved references that get a suggestion: each is compared with every name.
 const MAX_SUGGESTIONS: usize = 100;
-/// More names than the quota can ever allow are not compared with.
+/// Candidates for suggestions; more names than the maximum quota are not compared.
 const MAX_CANDIDATES: usize = MAX_CONNECTIONS as usize;
 
-/// Of a customer gateway.
+/// Warning for a customer gateway.
 pub(super) const UNUSED: &str = "no connection leads to this customer gateway";
-/// Of a connection.
+/// Warning for a connection.
 pub(super) const UNROUTED: &str = "no route has this connection as its next hop: nothing is sent to the site";
 
-/// Judges the draft as a whole. What `unread` may define is not missed.
+/// Validates the draft as a whole. Names that `unread` may define are not reported as missing.
 pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
     check_names(draft, report);
     check_quota(draft, report);
@@ -34,7 +34,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_same_addresses(draft, report);
     let all_gateways_known = check_customer_gateways(draft, unread, report);
     let all_hops_known = check_next_hops(draft, unread, report);
-    // An entry that nothing refers to is worth a word only if no reference is broken: the broken one may be its.
+    // Warn of unused entries only if all references resolve: a broken reference may mean the unused entry.
     if unread.is_empty() && all_gateways_known {
         warn_of_unused_gateways(draft, report);
     }
@@ -45,7 +45,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     sites::validate(draft, report);
 }
 
-/// Within a file, TOML has each name once.
+/// Names are unique across files; within a file TOML ensures it.
 fn check_names(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let gateways = draft.customer_gateways.iter().map(|gateway| ("customer_gateway", &gateway.name));
     let connections = draft.connections.iter().map(|connection| ("connection", &connection.name));
@@ -67,7 +67,7 @@ fn check_names(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// The first connection of those that are too many, and each of the store's.
+/// The first connection above the limit, and all of the store's above it.
 fn too_many<'d>(draft: &'d Draft, most: usize, report: &DiagnosticReport<'_>) -> Vec<&'d ConnectionDraft> {
     let over = draft.connections.iter().skip(most).enumerate();
     let reported = over.filter(|(index, connection)| *index == 0 || report.origin(connection.name.at).is_none());
@@ -91,7 +91,7 @@ fn check_quota(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// Each connection has a number of its own in the marks.
+/// Each connection needs its own number in the marks.
 fn check_numbers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(mark) = draft.dataplane.as_ref().and_then(|dataplane| dataplane.mark) else {
         return;
@@ -186,7 +186,7 @@ fn check_next_hops(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport
     names.all_known
 }
 
-/// The names of one kind that may be referred to.
+/// The names of one kind that references may use.
 struct KnownNames<'d> {
     kind: &'static str,
     /// In the file's order.
@@ -194,7 +194,7 @@ struct KnownNames<'d> {
     known: HashSet<&'d str>,
     unread: &'d Unread,
     suggestions_left: usize,
-    /// Every reference so far was there and not dangling.
+    /// Every reference so far was readable and resolved.
     all_known: bool,
 }
 
@@ -259,7 +259,7 @@ fn warn_of_unrouted_connections(draft: &Draft, report: &mut DiagnosticReport<'_>
     }
 }
 
-/// What is wrong with a connection that has no routes; `remote` is the first of its prefixes.
+/// The problem of a connection without routes; `remote` is the first of its prefixes.
 pub(super) fn unrouted(name: &str, remote: Option<IpNet>) -> Problem {
     let help = match remote {
         Some(prefix) => format!("add [[route]] with destination = \"{prefix}\" and next_hop = {}", quoted(name)),

@@ -1,4 +1,4 @@
-//! Reading of one section's keys: each is asked for by name, and what nobody asked for is an unknown key.
+//! Reads the keys of one section by name; all other keys are reported as unknown.
 
 use toml::{
     Spanned,
@@ -11,27 +11,27 @@ use super::{
     value::describe,
 };
 
-/// A list with what could be read of it.
+/// The readable elements of a list.
 #[derive(Debug, Clone, Default)]
 pub(super) struct List<T> {
     pub items: Vec<Located<T>>,
-    /// Every element could be read.
+    /// Every element was readable.
     pub sound: bool,
 }
 
-/// A table of the file whose keys are known.
+/// A table of the file with a fixed set of keys.
 pub(super) struct Section<'a> {
     table: &'a DeTable<'a>,
     pub path: String,
     /// Offset of the header.
     pub at: usize,
     keys: &'static [&'static str],
-    /// The unknown keys, each with the known one it is probably meant to be.
+    /// The unknown keys, each with the known key that was probably meant.
     unknown: Vec<(&'a Spanned<std::borrow::Cow<'a, str>>, Option<&'static str>)>,
 }
 
 impl<'a> Section<'a> {
-    /// Reports the keys of `table` that are not among `keys`.
+    /// Reports unknown keys of `table`.
     pub fn open(
         table: &'a DeTable<'a>,
         path: String,
@@ -51,7 +51,7 @@ impl<'a> Section<'a> {
         Self { table, path, at, keys, unknown }
     }
 
-    /// The value of `key`, if it is there and right.
+    /// The value of `key`, if present and valid.
     pub fn optional<T>(
         &self,
         key: &'static str,
@@ -69,7 +69,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// As [`Self::optional`]; `default` when the key is absent.
+    /// As [`Self::optional`]; `default` if the key is absent.
     pub fn or_default<T>(
         &self,
         key: &'static str,
@@ -83,7 +83,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// As [`Self::optional`], and reports the key's absence; `example` is a value it could have.
+    /// As [`Self::optional`], but reports an absent key; `example` is a possible value.
     pub fn required<T>(
         &self,
         key: &'static str,
@@ -95,7 +95,7 @@ impl<'a> Section<'a> {
         self.optional(key, report, read)
     }
 
-    /// The elements of the list `key`, which must be there and not be empty. Elements that stand twice are reported.
+    /// The elements of the required, non-empty list `key`. Reports duplicate elements.
     pub fn list<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
         &self,
         key: &'static str,
@@ -107,7 +107,7 @@ impl<'a> Section<'a> {
         self.elements(key, example, report, read)
     }
 
-    /// As [`Self::list`]; `default` when the key is absent.
+    /// As [`Self::list`]; `default` if the key is absent.
     pub fn list_or_default<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
         &self,
         key: &'static str,
@@ -123,7 +123,7 @@ impl<'a> Section<'a> {
         List { items, sound: true }
     }
 
-    /// As [`Self::list_or_default`], of a list that may be empty.
+    /// As [`Self::list_or_default`], for a list that may be empty.
     pub fn set_or_default<T: PartialEq + Eq + std::hash::Hash + Copy + std::fmt::Display>(
         &self,
         key: &'static str,
@@ -191,7 +191,7 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
-    /// Whether the key is absent, also under a slip of its name.
+    /// Whether the key is absent, and not merely misspelt.
     pub fn lacks(&self, key: &str) -> bool {
         debug_assert!(self.keys.contains(&key), "{key} is asked for but not known");
         let misspelt = self.unknown.iter().any(|&(_, meant)| meant == Some(key));

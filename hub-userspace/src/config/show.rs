@@ -1,4 +1,4 @@
-//! What is in force, as the text of a configuration file: with every key, and each object's origin as a comment.
+//! The configuration in force as the text of a configuration file: all keys, with each object's origin as a comment.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::store::ObjectId;
 
-/// All of a configuration; it loads as a file again.
+/// The whole configuration; the text loads as a file again.
 pub fn show(config: &Config) -> String {
     let mut text = settings(config);
     for (name, gateway) in &config.customer_gateways {
@@ -28,7 +28,7 @@ pub fn show(config: &Config) -> String {
     text
 }
 
-/// One object of a configuration, where it is in force: its origin, and the text of its section.
+/// The origin of one object in force, and the text of its section.
 pub fn show_object(config: &Config, id: &ObjectId) -> Option<(Origin, String)> {
     let mut text = String::new();
     let origin = match id {
@@ -55,7 +55,7 @@ fn section(text: &mut String, origin: &Origin, write: impl FnOnce(&mut String)) 
     write(text);
 }
 
-/// A comment ends with its line: so must what stands in it.
+/// Replaces control characters: a line break would end the comment.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -65,7 +65,7 @@ fn key(text: &mut String, name: &str, value: impl std::fmt::Display) {
     let _ = writeln!(text, "{name} = {value}");
 }
 
-/// Quoted as TOML has it.
+/// A quoted TOML string.
 fn string<T: ToString + ?Sized>(value: &T) -> String {
     toml::Value::String(value.to_string()).to_string()
 }
@@ -74,7 +74,7 @@ fn strings<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> Str
     format!("[{}]", values.into_iter().map(string).collect::<Vec<_>>().join(", "))
 }
 
-/// In seconds, to the nanosecond where need be.
+/// In seconds, with nanoseconds if necessary.
 fn time(duration: Duration) -> String {
     let fraction = format!("{:09}", duration.subsec_nanos());
     let fraction = fraction.trim_end_matches('0');

@@ -1,13 +1,14 @@
-//! No two sites have the same addresses.
+//! Sites must have disjoint addresses.
 //!
 //! A *site* is a set of connections: those to one customer gateway, and those that are next hops of one destination
-//! (redundant ways to the same place). Within a site prefixes may overlap as they like, and longest prefix match
-//! decides. Between sites, and between a site and the VPC, the later in the file is judged against the earlier:
-//! equal to it or inside it is an error, around it a warning. So a pair is reported once. A default prefix
-//! (`0.0.0.0/0`, `::/0`) contains everything and conflicts with nothing.
+//! (redundant paths to the same place). Within a site prefixes may overlap, and longest prefix match decides. Between
+//! sites, and between a site and the VPC, the later prefix in the file is checked against the earlier one: equal or
+//! inside is an error, containing is a warning. So each pair is reported once. A default prefix (`0.0.0.0/0`, `::/0`)
+//! contains everything and conflicts with nothing.
 //!
-//! Connections on one interface are told apart by source alone, so there any overlap of their `remote_cidrs` is an
-//! error, the same site or not, default or not. Their peers may differ or be the same: a peer names the way out.
+//! Connections on one interface are distinguished by source address alone. There, any overlap of their `remote_cidrs`
+//! is an error, even within a site or with a default prefix. Their peers may be equal or not: a peer is for sending
+//! only.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -26,7 +27,7 @@ pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     validate.routes();
 }
 
-/// Who says so.
+/// Origin of a claim.
 #[derive(Clone, Copy)]
 enum ClaimOrigin<'d> {
     Vpc,
@@ -35,7 +36,7 @@ enum ClaimOrigin<'d> {
 }
 
 impl ClaimOrigin<'_> {
-    /// As in "10.0.0.0/8 of ...".
+    /// The owner in messages, as in "10.0.0.0/8 of ...".
     fn owner(self) -> String {
         match self {
             Self::Vpc => "the VPC".to_owned(),
@@ -52,7 +53,7 @@ impl ClaimOrigin<'_> {
         }
     }
 
-    /// The connection that the prefix is behind, or "" for the VPC (no connection has that name).
+    /// The connection that the prefix is behind, or "" for the VPC (not a valid connection name).
     fn name(&self) -> &str {
         match self {
             Self::Vpc => "",
@@ -62,7 +63,7 @@ impl ClaimOrigin<'_> {
     }
 }
 
-/// Prefixes to compare, each with its origin at the same index.
+/// Prefixes to compare; each has its origin at the same index.
 #[derive(Default)]
 struct Claims<'d> {
     claims: Vec<Claim>,
@@ -81,7 +82,7 @@ struct Validator<'d, 'r, 'l> {
     draft: &'d Draft,
     report: &'r mut DiagnosticReport<'l>,
     sites: Sites<'d>,
-    /// A prefix that a connection should not have is said once, not for its selector and its route.
+    /// Prefixes already reported for a connection, so that its selector and its route do not both report one.
     reported: HashSet<(String, IpNet)>,
 }
 
@@ -212,10 +213,10 @@ impl<'d> Validator<'d, '_, '_> {
     }
 }
 
-/// Which connections lead to one site: sets that are joined, each named by one of its members.
+/// Maps connections to sites: disjoint sets, each represented by one of its members.
 pub(super) struct Sites<'d> {
     by_name: HashMap<&'d str, usize>,
-    /// A connection of the same site, nearer to the one that names it.
+    /// The parent of each connection in its set; a representative is its own parent.
     towards: Vec<usize>,
 }
 
@@ -231,7 +232,7 @@ impl<'d> Sites<'d> {
         )
     }
 
-    /// Of connections (name, customer gateway) and routes (destination, next hop).
+    /// From connections (name, customer gateway) and routes (destination, next hop).
     pub fn of(
         connections: impl Iterator<Item = (&'d str, Option<&'d str>)>,
         routes: impl Iterator<Item = (IpNet, &'d str)>,
@@ -265,7 +266,7 @@ impl<'d> Sites<'d> {
         index
     }
 
-    /// Joins the sites of two connections.
+    /// Merges the sites of two connections.
     fn join(&mut self, one: usize, other: usize) {
         let (one, other) = (self.site(one), self.site(other));
         self.towards[one.max(other)] = one.min(other);

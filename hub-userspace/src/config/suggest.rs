@@ -1,15 +1,15 @@
-//! "Did you mean".
+//! Spelling suggestions: "did you mean".
 
-/// Longer names are not compared: the comparison's cost is the product of the lengths, and the file may be hostile.
+/// Longer names are not compared: the cost is the product of the lengths, and the file may be hostile.
 const LONGEST: usize = 64;
 
-/// The candidate that `name` is most likely a slip of, if one is near.
+/// The candidate most similar to `name`, if any is close enough.
 pub(super) fn nearest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let length = name.chars().count();
     if length > LONGEST {
         return None;
     }
-    // One slip in three characters: `weigth` and `conn-sh` find their way, `a` does not become `b`.
+    // One edit per three characters: `weigth` and `conn-sh` are matched, `a` is not changed to `b`.
     let tolerance = (length / 3).max(1);
     candidates
         .into_iter()

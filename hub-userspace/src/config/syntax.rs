@@ -1,10 +1,10 @@
-//! Text to tree. What is not TOML is reported in the parser's words.
+//! Text to tree. TOML errors are reported with the parser's message.
 
 use toml::{Spanned, de::DeTable};
 
 use super::diagnostic::{DiagnosticReport, Problem};
 
-/// The tree of `text`, or a report of the first thing in it that is not TOML.
+/// The tree of `text`; on a TOML error, reports the first one.
 pub(super) fn parse<'t>(text: &'t str, report: &mut DiagnosticReport<'_>) -> Option<Spanned<DeTable<'t>>> {
     match DeTable::parse(text) {
         Ok(tree) => Some(tree),

@@ -1,4 +1,4 @@
-//! One value of the file: its type, its form, its range. What it means beside others is for [`super::rules`].
+//! Validates one value of the file: type, syntax and range. Rules across values are in [`super::rules`].
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -21,7 +21,7 @@ const DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(36
 
 pub(super) type Read<T> = Result<T, Problem>;
 
-/// A value's type as the messages call it.
+/// A value's type, for messages.
 pub(super) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the string {}", quoted(text)),
@@ -62,7 +62,7 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
     })
 }
 
-/// How routes and selectors are found.
+/// Data structure for the look-up of routes and selectors.
 pub(super) fn lookup(value: &DeValue<'_>) -> Read<LookupKind> {
     match string(value)? {
         "compiled" => Ok(LookupKind::Compiled),
@@ -94,7 +94,7 @@ pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Read<u
         })
 }
 
-/// Name of the gateway: for people, so any writing will do.
+/// Name of the gateway. For display only, so any script is allowed.
 pub(super) fn gateway_name(value: &DeValue<'_>) -> Read<String> {
     let name = string(value)?;
     let length = name.chars().count();
@@ -109,7 +109,7 @@ pub(super) fn gateway_name(value: &DeValue<'_>) -> Read<String> {
     Ok(name.to_owned())
 }
 
-/// Name of a connection or customer gateway: it stands in commands, socket paths and metrics.
+/// Name of a connection or customer gateway: used in commands, socket paths and metrics.
 pub(super) fn check_name(name: &str) -> Read<()> {
     let advice = "use 1 to 63 of A-Z a-z 0-9 . _ -";
     if name.is_empty() {
@@ -125,12 +125,12 @@ pub(super) fn check_name(name: &str) -> Read<()> {
     Ok(())
 }
 
-/// A name that another section defines; whether it does is for the rules.
+/// A name that another section defines; the rules check that it exists.
 pub(super) fn reference(value: &DeValue<'_>) -> Read<String> {
     string(value).map(str::to_owned)
 }
 
-/// A network interface's name, as the kernel takes it (`dev_valid_name`, net/core/dev.c).
+/// A network interface name that is valid for the kernel (`dev_valid_name`, net/core/dev.c).
 pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
     let name = string(value)?;
     let shown = quoted(name);
@@ -158,7 +158,7 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
     Ok(name.to_owned())
 }
 
-/// An address of one host: of a device, a link neighbour, an end of a health check.
+/// Address of one host: a device, a link neighbour, an end of a health check.
 pub(super) fn host_address(value: &DeValue<'_>) -> Read<IpAddr> {
     let text = string(value)?;
     let advice = "write an address such as \"198.51.100.10\" or \"2001:db8::10\"";
@@ -180,7 +180,7 @@ pub(super) fn host_address(value: &DeValue<'_>) -> Read<IpAddr> {
     }
 }
 
-/// The IPv4 address in `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2): it stands in no packet.
+/// The IPv4 address in `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2); such addresses do not occur in packets.
 pub(super) fn ipv4_mapped(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(_) => None,
@@ -201,7 +201,7 @@ fn kind_of_no_host(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// What sites may reach on the hub.
+/// A service on the hub that sites may reach.
 pub(super) fn service(value: &DeValue<'_>) -> Read<Service> {
     let text = string(value)?;
     text.parse().map_err(|_| {
@@ -215,7 +215,7 @@ pub(super) fn service(value: &DeValue<'_>) -> Read<Service> {
     })
 }
 
-/// One of a few words.
+/// One of a fixed set of words.
 pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Read<T> {
     let word = string(value)?;
     if let Some((_, found)) = choices.iter().find(|(name, _)| *name == word) {
@@ -229,7 +229,7 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Rea
     })
 }
 
-/// A file, whatever folder the agent is started in.
+/// An absolute path, independent of the agent's working directory.
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     let text = string(value)?;
     if text.is_empty() || text.chars().any(char::is_control) {
@@ -259,7 +259,7 @@ pub(super) fn socket(value: &DeValue<'_>) -> Read<PathBuf> {
     }
 }
 
-/// A time of whole seconds; `shown` is the range.
+/// A duration in whole seconds; `shown` is the range for messages.
 pub(super) fn seconds(value: &DeValue<'_>, range: &RangeInclusive<Duration>, shown: &str) -> Read<Duration> {
     let duration = time(value, range, &format!("choose a time from {shown}"))?;
     if duration.subsec_nanos() == 0 {
@@ -270,12 +270,12 @@ pub(super) fn seconds(value: &DeValue<'_>, range: &RangeInclusive<Duration>, sho
     }
 }
 
-/// A time such as `"3s"`, `"100ms"`, `"1.5s"` or `"1m"`, from 10 ms to 1 h.
+/// A duration such as `"3s"`, `"100ms"`, `"1.5s"` or `"1m"`, from 10 ms to 1 h.
 pub(super) fn interval(value: &DeValue<'_>) -> Read<Duration> {
     time(value, &INTERVALS, "choose a time from \"10ms\" to \"1h\"")
 }
 
-/// As an interval; may be none at all.
+/// As [`interval`], but may be zero.
 pub(super) fn delay(value: &DeValue<'_>) -> Read<Duration> {
     time(value, &DELAYS, "choose a time from \"0s\" to \"1h\"")
 }
@@ -315,7 +315,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     if !digits(whole) || !digits(fraction) || fraction.len() > 9 {
         return None;
     }
-    // Whole numbers all the way: 1.1 s is 1.1 s. At most nine digits of fraction, so the product fits 128 bits.
+    // Integer arithmetic, so that 1.1 s is exact. At most nine digits of fraction, so the product fits 128 bits.
     let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(nanoseconds) / scale;
     let total = whole.parse::<u64>().ok()?.checked_mul(nanoseconds)?.checked_add(u64::try_from(part).ok()?)?;

@@ -24,18 +24,18 @@ use super::{
     socket::{Cookie, EchoSocket, IpVersion},
 };
 
-/// New checks start this far from each other: a tunnel's queue holds a few hundred packets, and thousands of checks may
-/// come at once.
+/// Delay between the starts of new checks: a tunnel's queue holds a few hundred packets, and thousands of checks may
+/// be added at once.
 const SPACING: Duration = Duration::from_micros(100);
-/// Most probes sent between two looks at the socket.
+/// Most probes sent between two reads of the socket.
 const BATCH: usize = 32;
-/// Our replies are far shorter, IPv4 options included; longer packets are cut off and fail to parse.
+/// Replies to our probes are far shorter, IPv4 options included. Longer packets are truncated and fail to parse.
 const BUFFER: usize = 256;
 
 pub type SharedReport = Arc<Mutex<HealthReport>>;
 
 pub fn lock(report: &SharedReport) -> MutexGuard<'_, HealthReport> {
-    // Whoever panicked has left numbers that are at worst one off.
+    // A panic leaves counters that are at worst off by one.
     report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -45,7 +45,7 @@ pub enum ProberCommand {
     Remove { connection: String },
 }
 
-/// The near end of a line's task, which ends with it.
+/// Handle of a line's task; dropping it ends the task.
 pub struct InterfaceProber {
     commands: UnboundedSender<ProberCommand>,
 }
@@ -86,12 +86,12 @@ struct Worker {
     ifindex: u32,
     version: IpVersion,
     events: UnboundedSender<VerdictChange>,
-    /// Nothing while the kernel gives none; every probe tries again.
+    /// `None` if opening failed; every probe tries again.
     socket: Option<EchoSocket>,
     cookie: Cookie,
     /// By ICMP identifier.
     checks: HashMap<u16, RunningCheck>,
-    /// Of each connection.
+    /// The ICMP identifier of each connection.
     identifiers: HashMap<String, u16>,
     /// When each check's next probe is due.
     due: BTreeSet<(Instant, u16)>,
@@ -115,7 +115,7 @@ impl Worker {
                 },
                 () = until(due) => {}
             }
-            // Not only when the timer wins: packets that keep coming must not hold up probes.
+            // Not only after the timer: a stream of packets must not delay probes.
             self.probe_due();
         }
     }
@@ -154,7 +154,7 @@ impl Worker {
         let Some(&identifier) = self.identifiers.get(connection) else { return };
         let Some(running) = self.checks.get_mut(&identifier) else { return };
         if running.target.link == (LinkLayer::Ethernet { peer: None }) {
-            // The last probe could not leave.
+            // The last probe could not be sent.
             self.due.remove(&(running.check.due(), identifier));
             running.check.hurry(Instant::now());
             self.due.insert((running.check.due(), identifier));
@@ -173,7 +173,7 @@ impl Worker {
 
     fn probe(&mut self, identifier: u16) {
         if self.checks.get(&identifier).is_some_and(|running| running.check.is_overdue()) {
-            // The reply may be there, if it is us who are late.
+            // If this task is late, the reply may already be in the socket.
             self.take_all();
         }
         let ready = self.open().and_then(|()| random());
@@ -183,7 +183,7 @@ impl Worker {
         if let Some(verdict) = running.check.evaluate(now) {
             running.notify(verdict, &self.events);
         }
-        // One that does not leave is missed like one that is lost.
+        // A probe that cannot be sent counts as missed, like a lost one.
         let sequence = running.check.probe(now, *ready.as_ref().unwrap_or(&Nonce::default()));
         self.due.insert((running.check.due(), identifier));
         let sent = match (ready, &self.socket) {
@@ -191,7 +191,7 @@ impl Worker {
             (ready, _) => ready.map(drop),
         };
         if let Err(error) = &sent {
-            // Bound to an interface that is gone; one with its index may come back.
+            // The interface was deleted; a new one may get the same index.
             if matches!(Errno::from_io_error(error), Some(Errno::NXIO | Errno::NODEV)) {
                 self.socket = None;
             }
@@ -207,7 +207,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes what has been received already.
+    /// Processes all packets that are already in the socket.
     fn take_all(&mut self) {
         let mut buffer = [0; BUFFER];
         while let Some(Ok(length)) = self.socket.as_ref().map(|socket| socket.receive_now(&mut buffer)) {
@@ -236,8 +236,8 @@ impl Worker {
     }
 
     fn note_socket_error(&mut self, error: &io::Error) {
-        // Told once when the interface goes down; the kernel takes the socket up again with the interface. After anything
-        // else the next probe opens another.
+        // NETDOWN is reported once when the interface goes down, and the kernel re-attaches the socket when it comes
+        // up. After any other error the next probe opens a new socket.
         if Errno::from_io_error(error) != Some(Errno::NETDOWN) {
             self.socket = None;
         }
@@ -247,7 +247,7 @@ impl Worker {
 impl RunningCheck {
     fn notify(&self, verdict: Verdict, events: &UnboundedSender<VerdictChange>) {
         lock(&self.report).verdict = Some(verdict);
-        // The agent may be stopping.
+        // Fails only if the agent is stopping.
         drop(events.send(VerdictChange { connection: self.connection.clone(), verdict }));
     }
 
@@ -273,7 +273,7 @@ impl RunningCheck {
         socket.send(&packet, neighbour)
     }
 
-    /// Notes that a probe was sent, or why not; says so once.
+    /// Records that a probe was sent, or why not; logs each new problem once.
     fn note_sent(&self, problem: Option<String>) {
         let mut report = lock(&self.report);
         if let Some(problem) = &problem
@@ -302,12 +302,12 @@ async fn until(due: Option<Instant>) {
 
 fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    // So few bytes come whole (getrandom(2)).
+    // Up to 256 bytes are never returned short (getrandom(2)).
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(bytes)
 }
 
-/// What is wrong, and what to do about it.
+/// The problem and its remedy.
 fn sentence(error: &io::Error) -> String {
     let sentence = match Errno::from_io_error(error) {
         Some(Errno::PERM | Errno::ACCESS) => {

@@ -1,11 +1,11 @@
 //! Health checks: ICMP echo through a connection's own interface.
 //!
-//! Probes leave, and replies are taken, through a packet socket that is bound to the interface. So no route, rule,
-//! reverse-path filter or connection tracking of the host is asked: a standby tunnel is checked although all routes lead
-//! to the active one, and a reply through another interface does not count. What a reply must be is in `echo` and
-//! `check`, where also stands when a path is healthy.
+//! Probes are sent and replies received through a packet socket bound to the interface. This bypasses the host's
+//! routes, rules, reverse-path filters and connection tracking. A standby tunnel is checked although all routes lead to
+//! the active one, and a reply through another interface does not count. `echo` and `check` define a valid reply, and
+//! `check` when a path is healthy.
 //!
-//! - [`Prober`] follows what is wanted, and starts and stops lines.
+//! - [`Prober`] follows the desired state; it starts and stops lines.
 //! - A `line` is an interface and IP version: one socket and one task for all checks through it, so that thousands of
 //!   connections may share an interface.
 //! - `check` and `echo` are pure: the state of a check, and its packets.
@@ -30,7 +30,7 @@ use crate::{
     kernel::netlink::HostState,
 };
 
-/// What to check, and where the probes leave.
+/// A check, and the interface for its probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckTarget {
     /// The connection's interface.
@@ -39,19 +39,19 @@ pub struct CheckTarget {
     pub check: HealthCheck,
 }
 
-/// How packets get on the link.
+/// Link layer of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkLayer {
     /// Packets start at the IP header: tunnels.
     RawIp,
     /// Frames go to the connection's `peer`.
     Ethernet {
-        /// Its link address, when known: without it no probe can leave.
+        /// Its link address, if known; required for sending.
         peer: Option<[u8; 6]>,
     },
 }
 
-/// What to check: the connections that have a check, are wanted and have an interface.
+/// The checks to run: one for each enabled connection with a health check and an existing interface.
 pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, CheckTarget> {
     let target = |(name, connection): (&String, &Connection)| {
         let check = connection.health_check.filter(|_| connection.enabled)?;
@@ -63,7 +63,7 @@ pub fn targets(config: &Config, host: &HostState) -> BTreeMap<String, CheckTarge
     config.connections.iter().filter_map(target).collect()
 }
 
-/// A verdict that is new. It may have been overtaken: [`Prober::report`] has the current one.
+/// A changed verdict. It may be outdated: [`Prober::report`] has the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerdictChange {
     pub connection: String,
@@ -76,7 +76,7 @@ pub enum Verdict {
     Unhealthy {
         /// Probes in a row without a reply.
         misses: u32,
-        /// Since the last reply, if there ever was one.
+        /// Time since the last reply; `None` if there never was one.
         last_reply_age: Option<Duration>,
     },
 }
@@ -93,12 +93,12 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// How a check is doing.
+/// The state of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthReport {
-    /// Nothing before the first reply or the first `retries` misses: the path is not known to be healthy.
+    /// `None` before the first reply or the first `retries` misses: the path is not known to be healthy.
     pub verdict: Option<Verdict>,
-    /// Probes that left.
+    /// Probes sent.
     pub sent: u64,
     /// Genuine replies.
     pub received: u64,
@@ -106,7 +106,7 @@ pub struct HealthReport {
     pub round_trip: Option<Duration>,
     #[serde(skip)]
     pub last_reply: Option<Instant>,
-    /// Why the last probe did not leave, in a sentence.
+    /// Why the last probe could not be sent, in a sentence.
     pub problem: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Which checks run.
+//! The set of running checks.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,7 +15,7 @@ use super::{
 
 type Key = (u32, IpVersion);
 
-/// Runs the checks that it is told to. They end when it is dropped.
+/// Runs health checks. They end when it is dropped.
 pub struct Prober {
     events: UnboundedSender<VerdictChange>,
     lines: HashMap<Key, InterfaceProber>,
@@ -24,19 +24,19 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Runs nothing yet; verdicts will go to `events`, only when they change: at most one an interval and check, which
-    /// is why the channel has no limit.
+    /// Starts without checks. Verdicts go to `events` only when they change: at most one per interval and check, so the
+    /// channel is unbounded.
     pub fn start(events: UnboundedSender<VerdictChange>) -> Self {
         Self { events, lines: HashMap::new(), checks: BTreeMap::new() }
     }
 
-    /// Makes the checks that run those that are `wanted`, by connection.
+    /// Starts and stops checks so that exactly those in `wanted` run, by connection.
     ///
-    /// A check that is unchanged, or whose peer only got another link address, goes on with its state. One that is new
-    /// or changed starts from nothing, with a probe at once; its [`HealthReport`] is empty from here on, and an event of its
-    /// predecessor may still be in the channel.
+    /// A check continues with its state if it is unchanged, or if only the link address of its peer changed. A new or
+    /// changed check starts from scratch, with a probe at once. Its [`HealthReport`] is empty from here on, and an
+    /// event of its predecessor may still be in the channel.
     ///
-    /// To be called in a tokio runtime; checks run in the network namespace of the threads of that runtime.
+    /// Must be called in a tokio runtime. Checks run in the network namespace of that runtime's threads.
     pub fn set(&mut self, desired: BTreeMap<String, CheckTarget>) {
         let gone: Vec<String> =
             self.checks.keys().filter(|connection| !desired.contains_key(*connection)).cloned().collect();
@@ -59,17 +59,17 @@ impl Prober {
                 None => self.add(connection, target),
             }
         }
-        // The last check on a line takes it along.
+        // A line without checks ends.
         let used: HashSet<Key> = self.checks.values().map(|(target, _)| key(target)).collect();
         self.lines.retain(|line, _| used.contains(line));
     }
 
-    /// How a connection's check is doing; nothing if it has none.
+    /// The state of a connection's check; `None` if it has none.
     pub fn report(&self, connection: &str) -> Option<HealthReport> {
         self.checks.get(connection).map(|(_, report)| lock(report).clone())
     }
 
-    /// How all checks are doing, by connection.
+    /// The state of all checks, by connection.
     pub fn reports(&self) -> BTreeMap<String, HealthReport> {
         self.checks.iter().map(|(connection, (_, report))| (connection.clone(), lock(report).clone())).collect()
     }
@@ -94,7 +94,7 @@ impl Prober {
     }
 }
 
-/// The line that a check goes through.
+/// The line of a check.
 fn key(target: &CheckTarget) -> Key {
     (target.ifindex, IpVersion::of(target.check.destination))
 }

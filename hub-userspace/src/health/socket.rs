@@ -10,7 +10,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::echo::{ICMP, ICMP_REPLY, ICMPV6, ICMPV6_REPLY, IPV6_HEADER};
 
-/// The first bytes of each payload, known to the socket's filter: foreign replies do not even wake the agent.
+/// The first bytes of each payload. The socket's filter matches them, so that foreign replies do not wake the agent.
 pub type Cookie = [u8; 4];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,7 +24,7 @@ impl IpVersion {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// `EtherType`, which packet sockets also use where there is no Ethernet.
+    /// `EtherType`; packet sockets use it on interfaces without Ethernet, too.
     fn ethertype(self) -> u16 {
         match self {
             Self::V4 => 0x0800,
@@ -33,8 +33,8 @@ impl IpVersion {
     }
 }
 
-/// Its packets start at the IP header (`SOCK_DGRAM`): the kernel puts the link header in front, with the interface's
-/// own address as the source, and takes it off.
+/// A socket whose packets start at the IP header (`SOCK_DGRAM`): the kernel adds and removes the link header, with the
+/// interface's own address as the source.
 pub struct EchoSocket {
     socket: AsyncFd<Socket>,
     ifindex: u32,
@@ -44,7 +44,7 @@ pub struct EchoSocket {
 impl EchoSocket {
     /// Needs `CAP_NET_RAW`.
     pub fn open(ifindex: u32, version: IpVersion, cookie: Cookie) -> io::Result<Self> {
-        // With protocol 0 it receives nothing until it is bound, by when the filter is there.
+        // With protocol 0 the socket receives nothing until bind, when the filter is already attached.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
         socket.attach_filter(&filter(version, cookie))?;
@@ -54,26 +54,26 @@ impl EchoSocket {
         Ok(Self { socket, ifindex, version })
     }
 
-    /// Sends an IP packet, on Ethernet to the neighbour with this link address.
+    /// Sends an IP packet; on Ethernet, to the neighbour with this link address.
     pub fn send(&self, packet: &[u8], neighbour: Option<[u8; 6]>) -> io::Result<()> {
         let address = address(self.ifindex, self.version, neighbour);
         self.socket.get_ref().send_to(packet, &address).map(drop)
     }
 
-    /// Waits for a packet; what does not fit is cut off. May be dropped while it waits.
+    /// Waits for a packet; truncates it to the buffer. Cancel-safe.
     pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.async_io(Interest::READABLE, |mut socket| socket.read(buffer)).await
     }
 
-    /// Receives a packet that is there already; else `WouldBlock`.
+    /// Receives a packet without waiting; `WouldBlock` if there is none.
     pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.get_ref().read(buffer)
     }
 }
 
-/// Lets only echo replies through that were sent to this host and start with the cookie.
+/// Accepts only echo replies that were sent to this host and start with the cookie.
 ///
-/// A classic BPF program on the packet from its IP header on; loads beyond its end reject it.
+/// A classic BPF program. Offsets count from the IP header; loads beyond the packet's end reject it.
 fn filter(version: IpVersion, cookie: Cookie) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_BYTE: u16 = 0x30;
@@ -83,7 +83,7 @@ fn filter(version: IpVersion, cookie: Cookie) -> Vec<SockFilter> {
     const LOAD_IMMEDIATE_INDEX: u16 = 0x01;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    /// `SKF_AD_OFF + SKF_AD_PKTTYPE` (linux/filter.h): for whom the frame was, by its link header and VLAN.
+    /// `SKF_AD_OFF + SKF_AD_PKTTYPE` (linux/filter.h): the receiver class, from the frame's link header and VLAN.
     const PACKET_TYPE: u32 = (-0x1000_i32 + 4).cast_unsigned();
     const PACKET_HOST: u32 = 0;
     const IPV4_PROTOCOL: u32 = 9;
@@ -111,8 +111,8 @@ fn filter(version: IpVersion, cookie: Cookie) -> Vec<SockFilter> {
     ]
 }
 
-/// `struct sockaddr_ll`, with room for the longest link address: the kernel wants as many bytes as the interface's own
-/// address has, which are 16 on some tunnels (`packet_snd` in `net/packet/af_packet.c`).
+/// `struct sockaddr_ll`, with room for the longest link address: the kernel requires as many bytes as the interface's
+/// own address has, 16 on some tunnels (`packet_snd` in `net/packet/af_packet.c`).
 #[repr(C)]
 struct LinkAddress {
     family: u16,

@@ -1,4 +1,4 @@
-//! The cloud product's own form: fields and words of `DownloadVpnConnectionConfig`, which is for the site as well.
+//! The cloud product's own format: keys and values of `DownloadVpnConnectionConfig`, which also describes the site.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::site::{Algorithms, Site};
 /// One object, indented.
 pub fn json(site: &Site) -> String {
     let local: Vec<&str> = site.local.prefixes.iter().map(|prefix| prefix.cidr.as_str()).collect();
-    // The cloud has one proposal: the one that is wanted most.
+    // The cloud supports one proposal: use the most preferred one.
     let (ike, esp) = (&site.ike.proposals[0], &site.esp.proposals[0]);
     let config = json!({
         "Local": site.local.address,
@@ -32,11 +32,11 @@ pub fn json(site: &Site) -> String {
             "IpsecLifetime": site.esp.lifetime,
         },
     });
-    // Texts and numbers only: nothing in it can fail to be written.
+    // Only strings, booleans and numbers: serialization cannot fail.
     serde_json::to_string_pretty(&config).unwrap_or_default() + "\n"
 }
 
-/// `aes` is the cloud's word for AES-128; what it does not know keeps strongSwan's.
+/// The cloud calls AES-128 `aes`; other algorithms keep strongSwan's keyword.
 fn encryption(proposal: &Algorithms) -> &'static str {
     if proposal.encryption == "aes128" { "aes" } else { proposal.encryption }
 }

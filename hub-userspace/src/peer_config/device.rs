@@ -1,4 +1,4 @@
-//! What templates say about a device: which algorithms it knows, and how it calls them.
+//! Template functions for a device: its supported algorithms, and its names for them.
 
 use minijinja::{
     Error, ErrorKind,
@@ -7,14 +7,14 @@ use minijinja::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Longest secret that all devices take.
+/// Longest secret that all devices accept.
 const LONGEST_SECRET: usize = 128;
 
 fn refused(why: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, why)
 }
 
-/// A proposal as templates see it.
+/// A proposal as passed from a template.
 #[derive(Deserialize)]
 pub struct DeviceAlgorithms {
     text: String,
@@ -26,7 +26,7 @@ pub struct DeviceAlgorithms {
     aead: bool,
 }
 
-/// A proposal in the device's words; what it has not is the empty text, or 0.
+/// A proposal in the device's terms; an absent part is the empty string, or 0.
 #[derive(Serialize)]
 struct Known {
     /// Counted from 1.
@@ -39,15 +39,15 @@ struct Known {
     aead: bool,
 }
 
-/// `choose(proposals, "IKE", encryption={..}, hash={..}, groups=[..])`: those that the device knows, in its words. `hash`
-/// is for integrity and pseudo-random functions alike, by the hash's name. An error if there are none.
+/// `choose(proposals, "IKE", encryption={..}, hash={..}, groups=[..])`: the proposals that the device supports, in its
+/// terms. `hash` maps hash names, for integrity and pseudo-random functions alike. An error if none is supported.
 #[expect(clippy::needless_pass_by_value, reason = "the engine hands the words over")]
 pub fn choose(Serde(proposals): Serde<Vec<DeviceAlgorithms>>, what: &str, words: Kwargs) -> Result<Value, Error> {
     let Serde(ciphers): Serde<BTreeMap<String, String>> = words.get("encryption")?;
     let Serde(hashes): Serde<BTreeMap<String, String>> = words.get("hash")?;
     let Serde(groups): Serde<BTreeSet<u16>> = words.get("groups")?;
     words.assert_all_used()?;
-    // The empty text is what a proposal has not.
+    // The empty string is an absent part.
     let hash = |name: &str| if name.is_empty() { Some(String::new()) } else { hashes.get(name).cloned() };
     let known = proposals.iter().filter_map(|proposal| {
         Some(Known {
@@ -55,7 +55,7 @@ pub fn choose(Serde(proposals): Serde<Vec<DeviceAlgorithms>>, what: &str, words:
             text: proposal.text.clone(),
             encryption: ciphers.get(&proposal.encryption)?.clone(),
             integrity: hash(&proposal.integrity)?,
-            // Without one of its own, IKE uses the integrity algorithm's.
+            // Without an explicit one, IKE uses the hash of the integrity algorithm.
             prf: match proposal.prf.strip_prefix("prf") {
                 Some(prf) => hash(prf)?,
                 None => hash(&proposal.integrity)?,
@@ -80,7 +80,7 @@ pub fn choose(Serde(proposals): Serde<Vec<DeviceAlgorithms>>, what: &str, words:
     Ok(Value::from(Serde(known)))
 }
 
-/// `{..}|word(key, "the identity")`: the device's word, or an error that says what it has none for.
+/// `{..}|word(key, "the identity")`: the device's term, or an error that names the unsupported key.
 pub fn word(Serde(words): Serde<BTreeMap<String, String>>, key: &str, what: &str) -> Result<String, Error> {
     words.get(key).cloned().ok_or_else(|| {
         let known: Vec<_> = words.keys().map(String::as_str).collect();
@@ -88,9 +88,9 @@ pub fn word(Serde(words): Serde<BTreeMap<String, String>>, key: &str, what: &str
     })
 }
 
-/// A secret as it is typed at a device's command line.
+/// A secret for a device's command line.
 pub fn typed(secret: &str) -> Result<String, Error> {
-    // `?` asks for help, quotes and backslashes mean something else on each device.
+    // `?` opens the help; quotes and backslashes differ in meaning from device to device.
     if let Some(odd) = secret.chars().find(|c| "?\"'\\`$;".contains(*c)) {
         return Err(refused(format!(
             "the secret has {odd} in it, which the device's command line takes for something else; \
@@ -106,9 +106,9 @@ pub fn typed(secret: &str) -> Result<String, Error> {
     Ok(secret.to_owned())
 }
 
-/// A secret as strongSwan's files have it.
+/// A secret in the syntax of strongSwan's files.
 pub fn quoted(secret: &str) -> String {
-    // These beginnings stand for hexadecimal and base64.
+    // The prefixes 0x and 0s mark hexadecimal and base64.
     let is_plain = !secret.starts_with("0x") && !secret.starts_with("0s") && !secret.contains(['"', '\\']);
     if is_plain {
         return format!("\"{secret}\"");

@@ -1,7 +1,7 @@
-//! What a site loads into its device, so that it and the hub agree: `vpnhub peer-config`.
+//! Generates the configuration of the site's device that matches the hub's: `vpnhub peer-config`.
 //!
-//! [`site::Site`] is the tunnel as the site sees it, local and remote swapped. A template a format, in `templates/`, makes
-//! text of it; `json` has no template. A new device is a template and a line in [`Format`].
+//! [`site::Site`] is the tunnel from the site's point of view, with local and remote swapped. Each format has a
+//! template in `templates/`, except `json`. To support a new device, add a template and a variant of [`Format`].
 
 mod cloud;
 mod device;
@@ -20,10 +20,10 @@ use crate::config::{
 };
 use site::Site;
 
-/// Stands where the secret belongs.
+/// Replaces the secret in the output.
 pub const PLACEHOLDER: &str = "<PRE-SHARED-KEY>";
 
-/// What the site's device reads.
+/// Configuration syntax of the site's device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -57,7 +57,7 @@ impl Format {
         Self::Json,
     ];
 
-    /// As the command line has it.
+    /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Strongswan => "strongswan",
@@ -71,7 +71,7 @@ impl Format {
         }
     }
 
-    /// Whether it can say that hub and site know each other by certificates: a device's come by its own commands.
+    /// Whether templates support certificates; other devices import theirs with commands of their own.
     const fn has_certificates(self) -> bool {
         matches!(self, Self::Strongswan | Self::Swanctl)
     }
@@ -81,7 +81,7 @@ impl Format {
     }
 }
 
-/// Why there is no configuration for a site.
+/// Why no configuration can be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerConfigError {
     #[error("there is no connection \"{name}\"; help: the connections are {}", .known.join(", "))]
@@ -110,7 +110,7 @@ pub enum PeerConfigError {
     Secret(#[from] SecretError),
 }
 
-/// The site's configuration; the secret is in it only `with_secret`, and read from its file only then.
+/// The site's configuration. Only `with_secret` reads the secret from its file and includes it.
 pub fn render(config: &Config, name: &str, format: Format, with_secret: bool) -> Result<String, PeerConfigError> {
     let Some(connection) = config.connections.get(name) else {
         return Err(PeerConfigError::NoConnection {

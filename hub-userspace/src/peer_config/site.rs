@@ -1,4 +1,4 @@
-//! A tunnel as the site sees it: what is the hub's remote end is its local one.
+//! A tunnel from the site's point of view: the hub's remote end is the site's local end.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -16,40 +16,40 @@ use crate::config::{
 
 pub const AUTH_PSK: &str = "psk";
 pub const AUTH_CERTIFICATE: &str = "certificate";
-/// Longest name: Huawei takes 15 characters, and a number may follow.
+/// Longest name: Huawei accepts 15 characters, and a number may follow.
 const LONGEST_OBJECT: usize = 12;
 
-/// All that a template may ask for. It has the secret in it: it is never logged, and has no `Debug`.
+/// The template's variables. They include the secret: never log them. `Debug` is not implemented for this reason.
 #[derive(Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "templates ask for them one by one")]
 pub struct Site {
-    /// Of the connection.
+    /// The connection's name.
     pub name: String,
-    /// Of the gateway.
+    /// The gateway's name.
     pub hub: String,
-    /// The connection's name as devices take it: letters, digits and `-`, at most 12 of them.
+    /// The connection's name in a form that all devices accept: letters, digits and `-`, at most 12 characters.
     pub object: String,
     /// The site.
     pub local: TunnelEnd,
     /// The hub.
     pub remote: TunnelEnd,
-    /// What may go through the tunnel: each of the site's prefixes with each of the hub's, of the same family.
+    /// Selectors of the tunnel: each of the site's prefixes with each of the hub's, of the same family.
     pub pairs: Vec<PeerPair>,
-    /// All that the hub admits, separated by commas.
+    /// All local prefixes that the hub admits, separated by commas.
     pub admitted: String,
-    /// The hub admits more than `pairs` say: it has a default prefix, and these are what is known to be behind it.
+    /// The hub admits more than `pairs`: it has a default prefix, and `pairs` has the known prefixes behind the hub.
     pub narrowed: bool,
     /// `psk` or `certificate`.
     pub auth: &'static str,
-    /// Or its placeholder.
+    /// The secret or its placeholder.
     pub secret: String,
     /// 1 or 2.
     pub version: u8,
     pub aggressive: bool,
-    /// Who begins: `start` or `trap`.
+    /// Which side initiates: `start` or `trap`.
     pub start: &'static str,
     pub encap: bool,
-    /// Seconds; 0: the hub is not asked.
+    /// Seconds; 0 turns dead peer detection off.
     pub dpd: u64,
     pub ike: Phase,
     pub esp: Phase,
@@ -71,7 +71,7 @@ pub struct PeerPrefix {
     pub address: IpAddr,
     pub length: u8,
     pub ipv6: bool,
-    /// As `255.255.255.0`; of IPv6 the empty text.
+    /// As `255.255.255.0`; empty for IPv6.
     pub mask: String,
     /// As `0.0.0.255`.
     pub wildcard: String,
@@ -91,7 +91,7 @@ pub struct Phase {
     pub lifetime: u64,
 }
 
-/// A proposal by strongSwan's keywords; what it has not is the empty text.
+/// A proposal in strongSwan's keywords; an absent part is the empty string.
 #[derive(Clone, Serialize)]
 pub struct Algorithms {
     pub text: String,
@@ -129,7 +129,7 @@ impl Site {
             secret: secret.map_or(PLACEHOLDER, Secret::expose).to_owned(),
             version: ipsec.ike.version.number(),
             aggressive: ipsec.ike.version == IkeVersion::V1(IkeV1Mode::Aggressive),
-            // One of the two begins at once; the other one does when there is traffic and no tunnel.
+            // One side initiates at once. The other side does so when there is traffic and no tunnel.
             start: if ipsec.start == StartAction::None { "start" } else { "trap" },
             encap: ipsec.encap,
             dpd: ipsec.dpd_delay.as_secs(),
@@ -140,10 +140,11 @@ impl Site {
     }
 }
 
-/// What the site sends into the tunnel, and whether the hub admits more.
+/// The destinations that the site sends into the tunnel, and whether the hub admits more.
 ///
-/// A hub that admits any destination would have the site send everything: its traffic to the Internet as well. So the
-/// site is given what is known to be behind the hub, and the ends agree on that; `IKEv1` cannot agree on less.
+/// If the hub admits any destination, the site would send all its traffic into the tunnel, including that to the
+/// Internet. The site's configuration therefore has the known prefixes behind the hub, and negotiation narrows the
+/// selectors to these; `IKEv1` does not support narrowing.
 fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, bool) {
     let all = &tunnel.connection.local_cidrs;
     let is_default = |prefix: &IpNet| prefix.prefix_len() == 0;
@@ -229,14 +230,14 @@ fn algorithms(proposal: &Proposal) -> Algorithms {
     }
 }
 
-/// A name that every device takes; a long one is cut, and told apart by a checksum.
+/// A name that every device accepts; a long name is truncated and made unique by a checksum.
 fn object(name: &str) -> String {
     let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let plain = plain.trim_matches('-');
     if plain == name && name.len() <= LONGEST_OBJECT && name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return name.to_owned();
     }
-    // FNV-1a: the same on every machine and in every version.
+    // FNV-1a: stable across machines and versions.
     let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let start: String = plain.chars().take(LONGEST_OBJECT - 7).collect();
     format!("v-{start}-{:04x}", hash & 0xffff)

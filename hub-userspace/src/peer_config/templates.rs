@@ -1,4 +1,4 @@
-//! The templates, and the engine they run in.
+//! The templates and their engine.
 
 use minijinja::{
     Environment, UndefinedBehavior,
@@ -25,10 +25,10 @@ const fn source(format: Format) -> &'static str {
 pub fn render(format: Format, site: &Site) -> Result<String, PeerConfigError> {
     let refused = |error: &minijinja::Error| PeerConfigError::Device {
         format: format.name(),
-        // The detail alone: where in the template it happened is of no use to an operator.
+        // The detail only: an operator has no use for the position in the template.
         why: error.detail().map_or_else(|| error.to_string(), str::to_owned),
     };
-    // A line with nothing but a statement leaves nothing.
+    // A line with nothing but a statement produces no output.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build();
     let mut engine = Environment::new();
     engine.set_undefined_behavior(UndefinedBehavior::Strict);

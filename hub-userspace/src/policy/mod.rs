@@ -1,4 +1,4 @@
-//! What a connection may send and be sent: selectors, protocols and ports.
+//! Which packets a connection may send and receive: selectors, protocols and ports.
 
 pub mod ports;
 pub mod selectors;

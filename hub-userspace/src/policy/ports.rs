@@ -1,4 +1,4 @@
-//! What a pair of selectors is limited to besides its addresses: a protocol, ports (RFC 4301 section 4.4.1.1).
+//! Protocol and port limits of a selector pair (RFC 4301 section 4.4.1.1).
 
 use std::fmt;
 
@@ -7,35 +7,35 @@ use hub_common::maps::Rule;
 /// ICMP and `ICMPv6` have no ports, but a type and a code.
 const ICMP: [u8; 2] = [1, 58];
 
-/// A protocol and ports that a pair of selectors is for.
+/// Protocol and ports of a selector pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProtoPorts {
     /// IP protocol number; `None`: any.
     pub protocol: Option<u8>,
-    /// Of the site's side.
+    /// On the site's side.
     pub remote: Ports,
-    /// Of the hub's side.
+    /// On the hub's side.
     pub local: Ports,
 }
 
-/// A range of ports, both ends in it. Of ICMP: type in the high byte, code in the low one, for both sides the same
-/// number (RFC 7296 section 3.13.1).
+/// An inclusive port range. For ICMP: type in the high byte, code in the low one, and both sides have the same number
+/// (RFC 7296 section 3.13.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ports {
     pub first: u16,
-    /// Not below `first`.
+    /// At least `first`.
     pub last: u16,
 }
 
 impl ProtoPorts {
-    /// All protocols and ports: there is no limit.
+    /// No limit: all protocols and ports.
     pub const NONE: Self = Self { protocol: None, remote: Ports::ANY, local: Ports::ANY };
 
     pub fn is_none(&self) -> bool {
         *self == Self::NONE
     }
 
-    /// Of a site's side with one limit and a hub's side with another; nothing, if no packet could have both.
+    /// Combines the limit of the site's side with that of the hub's side; `None` if no packet can match both.
     pub fn between(remote: (Option<u8>, Ports), local: (Option<u8>, Ports)) -> Option<Self> {
         let protocol = match (remote.0, local.0) {
             (Some(one), Some(other)) if one != other => return None,
@@ -44,13 +44,13 @@ impl ProtoPorts {
         Some(Self { protocol, remote: remote.1, local: local.1 })
     }
 
-    /// Every packet of `other` is one of this.
+    /// Whether every packet that matches `other` matches this one.
     pub fn covers(&self, other: &Self) -> bool {
         let same_protocol = self.protocol.is_none() || self.protocol == other.protocol;
         same_protocol && self.remote.covers(other.remote) && self.local.covers(other.local)
     }
 
-    /// As the kernel program has it, for a connection's `COUNTERS` slot.
+    /// The kernel program's rule, for a connection's `COUNTERS` slot.
     pub fn rule(&self, connection: u32) -> Rule {
         let flags = if self.remote.is_any() && self.local.is_any() { 0 } else { Rule::PORTS };
         let range = |ports: Ports| [ports.first, ports.last];
@@ -64,7 +64,7 @@ impl ProtoPorts {
         }
     }
 
-    /// `[tcp/22]`, for one side; nothing where it is not limited.
+    /// One side in strongSwan's notation, as `[tcp/22]`; empty without a limit.
     pub fn text(&self, ports: Ports) -> String {
         let protocol = match self.protocol {
             None if ports.is_any() => return String::new(),
@@ -100,7 +100,7 @@ impl Ports {
     }
 }
 
-/// Protocols by the names that /etc/protocols and everybody has for them.
+/// Protocol names as in /etc/protocols.
 pub const NAMES: [(&str, u8); 11] = [
     ("icmp", 1),
     ("tcp", 6),

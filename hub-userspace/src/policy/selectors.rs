@@ -1,12 +1,12 @@
-//! SA selectors, compiled: which remote prefix of a scope is paired with which local prefixes.
+//! Compiles SA selectors: for each remote prefix of a scope, the local prefixes that it is paired with.
 //!
-//! A connection admits a packet when one of its (remote, local) pairs does. The program finds the longest remote prefix
-//! around an address and asks for the other address in that prefix's policy; so the policy of a prefix has the locals
-//! of every pair whose remote contains it, and where several connections share an interface each local says whose it is:
-//! the connection with the longest remote prefix has the first say.
+//! A connection admits a packet if one of its (remote, local) pairs matches. The program looks up the longest remote
+//! prefix of one address, then the other address in that prefix's policy. The policy of a prefix therefore holds the
+//! locals of every pair whose remote contains it. Each local names its owner, as connections may share an interface:
+//! the connection with the longest remote prefix takes precedence.
 //!
-//! Pairs that are limited to a protocol or ports make a list of rules of a local: those of all pairs around both
-//! prefixes, in the same order, up to the first that is for everything.
+//! Pairs with a protocol or port limit become a list of rules of a local. It holds the limits of all pairs whose
+//! prefixes contain both, in order of precedence, up to the first pair without a limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,12 +16,12 @@ use prefix_trie::joint::JointPrefixMap;
 
 use crate::policy::ports::ProtoPorts;
 
-/// What an SA admits.
+/// One traffic selector pair of an SA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair {
     /// The site's side.
     pub remote: IpNet,
-    /// The hub's side and all behind it.
+    /// The hub's side, and the networks behind it.
     pub local: IpNet,
     pub limit: ProtoPorts,
 }
@@ -33,16 +33,16 @@ impl std::fmt::Display for Pair {
     }
 }
 
-/// What a connection's SAs admit, as far as they are known.
+/// Negotiated selectors of a connection's SAs, as far as they are known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NegotiatedSelectors {
-    /// Of all SAs there are; none, where there is no SA.
+    /// Of all SAs; empty without an SA.
     pub pairs: BTreeSet<Pair>,
-    /// A packet that the file's selectors admit, and no SA, may have another SA negotiated.
+    /// A packet that matches the file's selectors, but no SA, may trigger the negotiation of another SA.
     pub on_demand: bool,
 }
 
-/// By name: connections whose SAs are known. For others the file's selectors count.
+/// By name: connections whose SAs are known. For all others the file's selectors apply.
 pub type Negotiated = BTreeMap<String, NegotiatedSelectors>;
 
 /// A pair of a connection.
@@ -53,19 +53,19 @@ pub struct Selector {
     pub pair: Pair,
 }
 
-/// By whom a local prefix is admitted.
+/// The connections that admit a local prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// `COUNTERS` slot of the connection that has the first say.
+    /// `COUNTERS` slot of the connection that takes precedence.
     pub connection: u32,
-    /// Empty: every protocol and port is admitted. Else the first that suits a packet says whose it is.
+    /// Empty: every protocol and port is admitted. Otherwise the first match determines the connection.
     pub limits: Vec<(ProtoPorts, u32)>,
 }
 
-/// Local prefixes and whom each belongs to.
+/// Local prefixes and their owners.
 pub type Policy = BTreeMap<IpNet, Owner>;
 
-/// What a remote prefix of a scope is paired with.
+/// A remote prefix of a scope and its policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompiledRemote {
     pub remote: IpNet,
@@ -73,12 +73,12 @@ pub struct CompiledRemote {
     pub connection: u32,
     /// Never empty; all of the remote's family.
     pub policy: Policy,
-    /// Connections not all of whose limits the kernel program has room for: what they are for is not admitted.
+    /// Connections with more limits than the kernel program has room for. Packets that match only the rest are dropped.
     pub truncated: BTreeSet<u32>,
 }
 
 impl CompiledRemote {
-    /// Every local address, protocol and port; it is the first connection's then, nobody having said anything longer.
+    /// Whether every local address, protocol and port is admitted. The first connection then owns them all.
     pub fn admits_any_local(&self) -> bool {
         self.policy.iter().all(|(local, owner)| local.prefix_len() == 0 && owner.limits.is_empty())
     }
@@ -86,7 +86,7 @@ impl CompiledRemote {
 
 type Pairs = BTreeSet<(u32, IpNet, ProtoPorts)>;
 
-/// Compiles the selectors of one scope, of both families. Pairs of mixed families are pairs of nothing.
+/// Compiles the selectors of one scope, of both families. Pairs of mixed families are ignored.
 pub fn compile(selectors: &[Selector]) -> Vec<CompiledRemote> {
     let mut remotes = JointPrefixMap::<IpNet, Pairs>::default();
     for Selector { connection, pair } in selectors.iter().filter(|s| same_family(s.pair.remote, s.pair.local)) {
@@ -105,7 +105,7 @@ pub fn compile(selectors: &[Selector]) -> Vec<CompiledRemote> {
 
 fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>) -> CompiledRemote {
     let connection = pairs.first().expect("a remote is there because a pair has it").0;
-    // The longest remote first: what it says about a local stands.
+    // The longest remote first: it takes precedence.
     let mut around: Vec<_> = remotes.cover(&remote).collect();
     around.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
     let pairs: Vec<(u32, IpNet, ProtoPorts)> =
@@ -123,14 +123,14 @@ fn compiled(remote: IpNet, pairs: &Pairs, remotes: &JointPrefixMap<IpNet, Pairs>
     CompiledRemote { remote, connection, policy, truncated }
 }
 
-/// Whom packets belong to of which the first of these that suits them tells the connection; not empty.
+/// The owner of packets by the first match among the candidates; at least one is required.
 fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, truncated: &mut BTreeSet<u32>) -> Owner {
     let mut rules: Vec<(ProtoPorts, u32)> = Vec::new();
     for (limit, connection) in candidates {
         if rules.iter().any(|(earlier, _)| earlier.covers(&limit)) {
             continue;
         }
-        // Right before it, the same connection's narrower ones say the same.
+        // Narrower limits of the same connection directly before this one are redundant.
         let others = rules.iter().rposition(|(_, other)| *other != connection).map_or(0, |last| last + 1);
         let mut place = 0;
         rules.retain(|(earlier, _)| {
@@ -148,7 +148,7 @@ fn owner(candidates: impl Iterator<Item = (ProtoPorts, u32)>, truncated: &mut BT
     {
         return Owner { connection, limits: Vec::new() };
     }
-    // What does not fit is not admitted: better too little than too much.
+    // Fail closed: packets that match only the rules without room are dropped.
     truncated.extend(rules.drain(RULES_PER_ENTRY.min(rules.len())..).map(|(_, connection)| connection));
     Owner { connection, limits: rules }
 }
@@ -174,7 +174,7 @@ mod tests {
             .collect()
     }
 
-    /// All from 10.0.0.0/8 to 192.168.0.0/16 unless it says otherwise: connection, protocol, port of the site's side.
+    /// Pairs from 10.0.0.0/8 to 192.168.0.0/16: connection, protocol, port on the site's side.
     fn limited(rows: &[(u32, u8, u16)]) -> Vec<Selector> {
         let limit = |protocol: u8, port: u16| ProtoPorts {
             protocol: (protocol != 0).then_some(protocol),
@@ -240,9 +240,9 @@ mod tests {
     fn limits_are_rules_in_the_order_of_the_first_say() {
         let rows = |limits| rows(&limited(limits));
         assert_eq!(rows(&[(2, 17, 53), (2, 6, 22)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2,[udp/53]2]"]);
-        // What another rule of the same connection says, too, is not said twice.
+        // Limits that a wider rule of the same connection covers are left out.
         assert_eq!(rows(&[(2, 6, 22), (2, 6, 0), (2, 6, 80)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp]2]"]);
-        // Whose packet it is counts: what the first connection does not take is the second one's.
+        // A packet that the first connection does not admit belongs to the second one.
         assert_eq!(rows(&[(2, 6, 22), (3, 0, 0)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2,3]"]);
         assert_eq!(rows(&[(2, 6, 22), (3, 6, 22), (3, 6, 80)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2,[tcp/80]3]"]);
     }

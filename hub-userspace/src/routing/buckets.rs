@@ -1,29 +1,28 @@
-//! How the buckets of a next-hop group are shared out.
+//! How the buckets of a next-hop group are distributed over its members.
 //!
-//! A group is an array of buckets; the program picks one by flow hash, so a flow moves exactly when its bucket does.
-//! [`fill`] gives every member its share, exact to one bucket, and moves no bucket that it need not move: when a
-//! member goes, only its buckets do; when one comes, it takes its share and nobody else's buckets change hands.
+//! A group is an array of buckets. The program picks one by flow hash, so a flow moves exactly when its bucket does.
+//! [`fill`] gives every member its share, exact to one bucket, with the fewest moves. If a member leaves, only its
+//! buckets move. If one joins, it takes its share, and no bucket moves between other members.
 //!
-//! A share is rarely a whole number, and which members are rounded up depends on what they have. A fixed rule cannot do:
-//! by the method of largest remainders, a member may have to give up a bucket because another one *went* (the Alabama
-//! paradox), and methods without such paradoxes miss shares by more than one (Balinski and Young).
+//! A share is rarely a whole number, and which members are rounded up depends on the buckets they have. No fixed rule
+//! works. With the method of largest remainders, a member may lose a bucket because another one *left* (the Alabama
+//! paradox). Methods without such paradoxes miss shares by more than one (Balinski and Young).
 
 /// Members that share buckets, with weights above 0.
 pub type WeightedMembers<M> = [(M, u32)];
 
-/// Shares `buckets` out over `members`.
+/// Distributes `buckets` over `members`.
 ///
-/// `buckets` holds the array as it was shared out over `before`, `None` where nobody had the bucket; afterwards every
-/// bucket has a member of `members`, unless there are none: then every bucket is `None`. The result depends on the
-/// arguments alone.
+/// `buckets` holds the previous distribution over `before`, with `None` for a bucket without a member. Afterwards every
+/// bucket belongs to one of `members`, or is `None` if there are none. The result depends on the arguments alone.
 ///
-/// A member whose part of the weights has not become smaller never loses a bucket. In a corner that costs exactness:
-/// where somebody goes who had fewer buckets than the others would have to be rounded up by, one of these stays below
-/// its share by a fraction more than one bucket.
+/// A member whose fraction of the weights has not decreased never loses a bucket. In one case that costs exactness: if
+/// a member leaves that had fewer buckets than the others need to be rounded up, one of these stays below its share by
+/// a fraction more than one bucket.
 pub fn fill<M: Copy + Eq>(buckets: &mut [Option<M>], before: &WeightedMembers<M>, members: &WeightedMembers<M>) {
     let mut missing = targets(buckets, before, members);
     for bucket in buckets.iter_mut() {
-        // A bucket stays where it is while its owner has not had its share yet.
+        // A bucket stays with its owner until the owner has its share.
         let owner = bucket.and_then(|owner| position(members, owner));
         match owner {
             Some(owner) if missing[owner] > 0 => missing[owner] -= 1,
@@ -43,7 +42,7 @@ fn total<M>(members: &WeightedMembers<M>) -> u64 {
     members.iter().map(|(_, weight)| u64::from(*weight)).sum()
 }
 
-/// Buckets each member is to have.
+/// The target number of buckets of each member.
 fn targets<M: Copy + Eq>(
     buckets: &[Option<M>],
     before: &WeightedMembers<M>,
@@ -67,7 +66,7 @@ fn targets<M: Copy + Eq>(
         share.target = (share.target + 1).min(share.most());
     }
     let mut free = buckets.len() - shares.iter().map(|share| share.target).sum::<usize>();
-    // First everybody has its share rounded down, at the cost of those who have to give.
+    // First round every share down; members with a decreased weight give up buckets if needed.
     while let Some(poor) = (0..shares.len()).find(|index| shares[*index].target < shares[*index].least()) {
         if free > 0 {
             free -= 1;
@@ -78,7 +77,7 @@ fn targets<M: Copy + Eq>(
         }
         shares[poor].target += 1;
     }
-    // Then the largest fractions are rounded up.
+    // Then round up the largest fractions.
     for _ in 0..free {
         let room = |share: &Share| (share.target < share.most()).then_some(-share.excess());
         let next = first_largest(&shares, room).expect("the shares rounded up are as many as the buckets, or more");
@@ -87,11 +86,11 @@ fn targets<M: Copy + Eq>(
     shares.into_iter().map(|share| share.target).collect()
 }
 
-/// What a member is to have, in units of 1/`total` of a bucket where it is not whole.
+/// A member's target share. `exact` is in units of 1/`total` of a bucket.
 struct Share {
     exact: u64,
     total: u64,
-    /// Its part of the weights has become smaller.
+    /// Its fraction of the weights has decreased.
     shrinks: bool,
     /// In buckets.
     target: usize,
@@ -110,19 +109,19 @@ impl Share {
         self.shrinks && self.target > self.least()
     }
 
-    /// How much more it has than its share.
+    /// Buckets above its share, in units of 1/`total`.
     fn excess(&self) -> i64 {
         (self.target as u64 * self.total) as i64 - self.exact as i64
     }
 }
 
-/// The share for which this is largest, the first of equal ones.
+/// The index of the share with the largest value; the first of equal ones.
 fn first_largest(shares: &[Share], value: impl Fn(&Share) -> Option<i64>) -> Option<usize> {
     let values = shares.iter().enumerate().filter_map(|(index, share)| Some((value(share)?, index)));
     values.max_by_key(|(value, index)| (*value, std::cmp::Reverse(*index))).map(|(_, index)| index)
 }
 
-/// Deals members out in turn, each as often as it is still missing buckets.
+/// Deals members out round-robin, each as often as it is missing buckets.
 fn deal<M: Copy>(members: &WeightedMembers<M>, mut missing: Vec<usize>) -> impl Iterator<Item = M> {
     let mut turn = 0;
     std::iter::from_fn(move || {
@@ -145,7 +144,7 @@ mod tests {
 
     const BUCKETS: usize = 256;
 
-    /// 1 to 64 members in any order, with weights as a configuration may have them.
+    /// 1 to 64 members in any order, with weights in the valid range.
     fn members(rng: &mut SmallRng) -> Members {
         let mut all: Vec<u32> = (0..64).collect();
         all.shuffle(rng);
@@ -159,7 +158,7 @@ mod tests {
         buckets.iter().filter(|bucket| **bucket == Some(member)).count()
     }
 
-    /// What must hold when `before` has become `after`.
+    /// Checks the invariants of a redistribution from `before` to `after`.
     fn check(before: &[Option<u32>], after: &[Option<u32>], members: &Members) {
         let total: usize = members.iter().map(|(_, weight)| *weight as usize).sum();
         let has = |member: u32| held(after, member);
@@ -168,7 +167,7 @@ mod tests {
             let (has, exact) = (has(*member) * total, BUCKETS * *weight as usize);
             assert!(has.abs_diff(exact) < total, "{member} has {has}/{total} buckets, not {exact}/{total}");
         }
-        // A bucket moves only from whom has too many, or is no member any more.
+        // A bucket moves only from a member with a surplus, or from one that left.
         let surplus: usize = (0..64).map(|member| held(before, member).saturating_sub(has(member))).sum();
         let nobodys = before.iter().filter(|bucket| bucket.is_none()).count();
         let moved = before.iter().zip(after).filter(|(before, after)| before != after).count();

@@ -1,4 +1,4 @@
-//! Routes: the RIB, and how the flows of a route are shared out over its next hops.
+//! Routes: the RIB, and the distribution of a route's flows over its next hops.
 
 pub mod buckets;
 pub mod rib;

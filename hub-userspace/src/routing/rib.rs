@@ -1,7 +1,7 @@
-//! The routing information base: every destination the hub knows, and what leads to it.
+//! The routing information base: all destinations and their targets.
 //!
-//! Built from the configuration and from what netlink tells of the host; says which members of a route are to carry
-//! its traffic now. Knows nothing of maps or kernel routes.
+//! Built from the configuration and the host's state from netlink. Determines which members of a route carry its
+//! traffic now. Independent of maps and kernel routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,42 +21,42 @@ use crate::{
     kernel::netlink::{Family, HostState},
 };
 
-/// The connections that lead to a destination, by name, with their weights.
+/// The next hops of a destination: connections by name, with their weights.
 pub type Members = BTreeMap<String, u8>;
 
-/// What leads to a destination.
+/// Where a destination's packets go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The hub itself.
     Hub,
-    /// The VPC side: through a router there, or each host a link neighbour.
+    /// The VPC side: through a router there, or directly on the link.
     Vpc { gateway: Option<IpAddr> },
-    /// Connections. Destinations with the same members share them.
+    /// Connections. Destinations with the same members share the set.
     Connections(Arc<Members>),
 }
 
-/// Destinations and what leads to them.
+/// Destinations and their targets.
 ///
-/// Of equal prefixes the hub's own addresses win over the VPC, and the VPC over routes: a site cannot take away what is
-/// ours. Keeps count of the destinations that changed, so that a change costs what it changes, not what there is.
+/// Of equal prefixes the hub's own addresses win over the VPC, and the VPC over routes: a site cannot take them over.
+/// Tracks changed destinations, so that the cost of a change depends on its size, not on that of the table.
 #[derive(Debug, Clone, Default)]
 pub struct Rib {
     routes: JointPrefixMap<IpNet, Routed>,
     /// The hub's own addresses and the VPC's prefixes.
     own: BTreeMap<IpNet, Target>,
-    /// Who has which members.
+    /// Destinations by their members.
     groups: HashMap<Arc<Members>, BTreeSet<IpNet>>,
     /// Destinations that changed, and the members they had before.
     changed: BTreeMap<IpNet, Option<Arc<Members>>>,
-    /// Who has followed whom in doing so.
+    /// New member sets, and the set that each replaced.
     predecessors: HashMap<Arc<Members>, Arc<Members>>,
 }
 
-/// What the configured routes say of a destination.
+/// The configured routes of a destination.
 #[derive(Debug, Clone)]
 struct Routed {
     members: Arc<Members>,
-    /// How many of its routes are to be published.
+    /// How many of its routes are published.
     published: usize,
 }
 
@@ -68,7 +68,7 @@ impl Rib {
         rib
     }
 
-    /// Takes over a difference between two lists of routes.
+    /// Applies a difference between two lists of routes.
     pub fn change(&mut self, routes: &Routes) {
         routes.removed.iter().for_each(|route| self.remove(route));
         for ChangedRoute { from, to } in &routes.changed {
@@ -82,7 +82,7 @@ impl Rib {
         self.own != own(vpc, host)
     }
 
-    /// Takes over what is the hub's own: its addresses, and what the host knows of the VPC.
+    /// Updates the hub's own destinations: its addresses, and the VPC's prefixes with the host's gateways to them.
     pub fn follow(&mut self, vpc: Option<&Vpc>, host: &HostState) {
         let own = own(vpc, host);
         let differs = |prefix: &&IpNet| own.get(*prefix) != self.own.get(*prefix);
@@ -93,18 +93,18 @@ impl Rib {
         self.own = own;
     }
 
-    /// What leads to a destination, if it is one.
+    /// The target of a destination; `None` if there is no route to exactly this prefix.
     pub fn target(&self, destination: IpNet) -> Option<Target> {
         let own = self.own.get(&destination).cloned();
         own.or_else(|| self.routes.get(&destination).map(|routed| Target::Connections(Arc::clone(&routed.members))))
     }
 
-    /// Whether a route to the destination is to be published.
+    /// Whether a route to the destination is published.
     pub fn is_published(&self, destination: IpNet) -> bool {
         self.routes.get(&destination).is_some_and(|routed| routed.published > 0)
     }
 
-    /// The different sets of members.
+    /// The distinct sets of members.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Members>> {
         self.groups.keys()
     }
@@ -114,13 +114,13 @@ impl Rib {
         self.groups.get(members).into_iter().flatten().copied()
     }
 
-    /// The members that a destination with these had before [`Self::take_changed`] was last called, if they are others:
-    /// flows stay where they are as far as the new members allow.
+    /// The members that a destination with these had before the last call of [`Self::take_changed`], if they differ.
+    /// Flows stay on their next hop as far as the new members allow.
     pub fn predecessor(&self, members: &Members) -> Option<&Arc<Members>> {
         self.predecessors.get(members)
     }
 
-    /// All destinations, in no order; one that is both the hub's own and routed comes twice.
+    /// All destinations, unordered. A destination that is both the hub's own and routed appears twice.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
         self.own.keys().copied().chain(self.groups.values().flatten().copied())
     }
@@ -131,7 +131,7 @@ impl Rib {
         v4.into_iter().chain((!self.routes.t2.is_empty()).then_some(Family::V6))
     }
 
-    /// The different ways into the VPC.
+    /// The distinct gateways to the VPC; `None` is the link itself.
     pub fn gateways(&self) -> BTreeSet<Option<IpAddr>> {
         let gateway = |target: &Target| match target {
             Target::Vpc { gateway } => Some(*gateway),
@@ -140,18 +140,18 @@ impl Rib {
         self.own.values().filter_map(gateway).collect()
     }
 
-    /// As [`Self::take_changed`], and they stay to be taken.
+    /// As [`Self::take_changed`], without clearing them.
     pub fn changed(&self) -> impl ExactSizeIterator<Item = IpNet> {
         self.changed.keys().copied()
     }
 
-    /// The destinations that came, went, or have something else leading to them since the last call.
+    /// The destinations that were added, removed, or changed their target since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<IpNet> {
         self.predecessors.clear();
         std::mem::take(&mut self.changed).into_keys().collect()
     }
 
-    /// Gives back what was taken: it could not be acted on.
+    /// Marks destinations as changed again, after the change could not be applied.
     pub fn keep_changed(&mut self, changed: BTreeSet<IpNet>) {
         for destination in changed {
             self.touch(destination);
@@ -172,7 +172,7 @@ impl Rib {
         });
     }
 
-    /// At once: the destination is never without a route.
+    /// In one step: the destination is never without a route.
     fn replace(&mut self, from: &Route, to: &Route) {
         self.alter(to.destination, |members, published| {
             members.remove(&from.next_hop);
@@ -199,7 +199,7 @@ impl Rib {
         }
     }
 
-    /// Notes a destination as changed; the members it had before it was.
+    /// Marks a destination as changed. Returns the members it had before its first change.
     fn touch(&mut self, destination: IpNet) -> Option<Arc<Members>> {
         let members = || self.routes.get(&destination).map(|routed| Arc::clone(&routed.members));
         self.changed.entry(destination).or_insert_with(members).clone()
@@ -231,8 +231,8 @@ fn own(vpc: Option<&Vpc>, host: &HostState) -> BTreeMap<IpNet, Target> {
     own
 }
 
-/// The VPC's prefixes go where the kernel's own routes of the VPC interface lead: parts of a prefix may lie behind
-/// different routers.
+/// The VPC's prefixes follow the kernel's own routes of the VPC interface: parts of a prefix may lie behind different
+/// routers.
 fn add_vpc(own: &mut BTreeMap<IpNet, Target>, vpc: &Vpc, host: &HostState) {
     let ifindex = host.link(&vpc.interface).map(|link| link.index);
     let routed =
@@ -259,17 +259,17 @@ fn add_hub(own: &mut BTreeMap<IpNet, Target>, host: &HostState) {
     }
 }
 
-/// The address that reaches every host of a link; a link of one or two hosts has none (RFC 3021).
+/// The directed broadcast address of a link; /31 and /32 links have none (RFC 3021).
 fn directed_broadcast(net: Ipv4Net) -> Option<Ipv4Addr> {
     (net.prefix_len() < 31).then(|| net.broadcast())
 }
 
-/// The members that carry the traffic of a destination now, with their parts of it, in order of their names.
+/// The members that carry a destination's traffic now, with their shares of it, in order of their names.
 ///
-/// Those with a weight above 0 that are up share it in proportion; if none is, those of weight 0 that are up share it
-/// evenly. If none at all is up, the same goes for those that are [`State::HoldDown`]: they work, as far as one knows. If
-/// there is none either, the ones with a weight above 0 share it, because traffic must still reach the tunnel for it to
-/// negotiate. Never falls through to a shorter prefix.
+/// Members with a weight above 0 that are up share the traffic in proportion to their weights. If none is up, the
+/// members of weight 0 that are up share it evenly. If none at all is up, the same applies to [`State::HoldDown`]:
+/// those probably work. Otherwise all members with a weight above 0 share it, because traffic must reach the tunnel to
+/// trigger negotiation. Never falls through to a shorter prefix.
 pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> {
     let pick = |weighted: bool, usable: &[State]| {
         members
@@ -290,7 +290,7 @@ pub fn active<'a>(members: &'a Members, states: &States) -> Vec<(&'a str, u32)> 
         .unwrap_or_default()
 }
 
-/// The part of a destination's flows that takes the route through `next_hop` now, 0..=1.
+/// The fraction of a destination's flows that the route through `next_hop` carries now, 0..=1.
 pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> f64 {
     let Some(Target::Connections(members)) = rib.target(destination) else {
         return 0.0;

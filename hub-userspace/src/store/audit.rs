@@ -1,9 +1,9 @@
-//! The audit log: who changed what, and when.
+//! The audit log: each change with its user and time.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Entries that are kept: the oldest go first.
+/// Capacity of the log; the oldest entries are removed first.
 pub const MOST_ENTRIES: u64 = 10_000;
 
 /// One change.
@@ -11,14 +11,14 @@ pub const MOST_ENTRIES: u64 = 10_000;
 pub struct AuditEntry {
     /// Seconds since 1970, UTC.
     pub time: f64,
-    /// User at the other end of the socket; `None`: a signal.
+    /// User at the other end of the socket; `None` for a signal.
     pub uid: Option<u32>,
-    /// As the command is called: `route add`, `reload`.
+    /// The command: `route add`, `reload`.
     pub action: String,
-    /// What was changed, as a sentence names it.
+    /// The changed object, in the words of a message.
     pub object: String,
-    /// The keys before the change; `null` where there was no object.
+    /// The keys before the change; `null` if the object did not exist.
     pub before: Value,
-    /// The keys after it; `null` where there is no object any more.
+    /// The keys after the change; `null` if the object was deleted.
     pub after: Value,
 }

@@ -1,10 +1,10 @@
-//! A copy of a store in memory: for backups, and where the file cannot be written.
+//! A copy of a store in memory: for backups, and if the file cannot be written.
 
 use std::{io, ops::Bound, sync::Arc};
 
 use redb::{BackendError, StorageBackend, backends::InMemoryBackend};
 
-/// A file in memory, whose bytes can be had while a database uses it.
+/// A file in memory. Its bytes can be read while a database uses it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Image(Arc<InMemoryBackend>);
 
@@ -47,7 +47,7 @@ impl StorageBackend for Image {
         self.0.write(offset, data)
     }
 
-    /// Nobody else has it.
+    /// A no-op: no other process can access the memory.
     fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
         Ok(true)
     }

@@ -1,4 +1,4 @@
-//! What keeps a store from being opened or written: one sentence each, with the way out.
+//! Errors of opening or writing a store: one sentence each, with the remedy.
 
 use std::{
     io,
@@ -36,7 +36,7 @@ impl StoreError {
         Self::Io { file: file.to_owned(), what, why: explain(error) }
     }
 
-    /// The same beside the store's path.
+    /// The same without the store's path.
     pub(super) fn problem(&self) -> String {
         match self {
             Self::Io { what, why, .. } => format!("cannot be {what}: {why}"),
@@ -45,7 +45,7 @@ impl StoreError {
     }
 }
 
-/// The system's words, and what to do.
+/// The system's error message and the remedy.
 pub(super) fn explain(error: &io::Error) -> String {
     let way_out = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => {
@@ -61,7 +61,7 @@ pub(super) fn explain(error: &io::Error) -> String {
     format!("{error}: {way_out}")
 }
 
-/// What redb reports, as far as it tells a kind of cause from another.
+/// redb's errors, by cause.
 #[derive(Debug)]
 pub(super) enum Cause {
     InUse,

@@ -1,9 +1,9 @@
-//! The agent's own database: objects that commands made, administrative states, the audit log.
+//! The agent's own database: objects created by commands, administrative states, the audit log.
 //!
-//! One file an instance, `DIR/INSTANCE/store.redb`, for root alone and locked while it is open. What [`Store::commit`] has
-//! answered is on the disk, whatever happens next. Where the file can be read and not written, the store works on a copy
-//! in memory, and refuses changes. Every page's checksum is verified when it is opened: a damaged store is an error, never
-//! an empty one.
+//! Each instance has one file, `DIR/INSTANCE/store.redb`, accessible to root only and locked while it is open. Once
+//! [`Store::commit`] has returned success, the change is on disk and survives a crash. If the file is readable but not
+//! writable, the store works on a copy in memory and rejects changes. Opening verifies the checksum of every page: a
+//! damaged store is an error, never an empty store.
 
 pub mod audit;
 mod backup;
@@ -39,10 +39,10 @@ pub use self::{
     write_state::WriteState,
 };
 
-/// Where stores are, unless told otherwise.
+/// Default directory of the stores.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/vpnhub";
 const FILE: &str = "store.redb";
-/// Bytes of memory for pages: the whole of a usual store.
+/// Bytes of page cache: enough for a whole store of usual size.
 const CACHE: usize = 16 << 20;
 /// Write permission of group and others.
 const OTHERS_WRITE: u32 = 0o022;
@@ -58,13 +58,13 @@ pub struct Store {
 
 #[derive(Debug)]
 enum Access {
-    /// Nothing for a moment, after a write that failed: the file is opened again.
+    /// `None` only after a failed write, until the file is opened again.
     Writable(Option<redb::Database>),
-    /// A copy in memory, and why the file cannot be written.
+    /// A copy in memory, and the reason why the file cannot be written.
     ReadOnly(redb::Database, String),
 }
 
-/// What a store says when it is opened.
+/// Result of opening a store.
 #[derive(Debug)]
 pub struct Opened {
     pub store: Store,
@@ -73,10 +73,10 @@ pub struct Opened {
 }
 
 impl Store {
-    /// Opens the store of an instance, or makes one.
+    /// Opens the store of an instance; creates it if there is none.
     ///
     /// # Errors
-    /// When it is in use, damaged, of a newer version, not safe from others, or cannot be read.
+    /// If the store is in use, damaged, of a newer version, writable by other users, or unreadable.
     pub fn open(directory: &Path, instance: &str) -> Result<Opened, StoreError> {
         let folder = directory.join(instance);
         let file = folder.join(FILE);
@@ -100,10 +100,10 @@ impl Store {
         Ok(Opened { store: Self { file, access, revision, write_state }, objects, unconfirmed })
     }
 
-    /// As [`Self::open`], of a store that is there.
+    /// As [`Self::open`], but never creates a store.
     ///
     /// # Errors
-    /// As [`Self::open`], and when there is none.
+    /// As [`Self::open`], and if there is no store.
     pub fn open_existing(directory: &Path, instance: &str) -> Result<Self, StoreError> {
         let file = directory.join(instance).join(FILE);
         fs::symlink_metadata(&file).map_err(|error| StoreError::io(&file, "opened", &error))?;
@@ -114,7 +114,7 @@ impl Store {
         &self.file
     }
 
-    /// Why nothing can be written, if so.
+    /// The reason why the store is read-only; `None` if it is writable.
     pub fn read_only(&self) -> Option<&str> {
         match &self.access {
             Access::Writable(_) => None,
@@ -122,15 +122,15 @@ impl Store {
         }
     }
 
-    /// Whether it can be written, as of the last write.
+    /// Whether the store is writable, as of the last write.
     pub fn write_state(&self) -> WriteState {
         self.write_state.clone()
     }
 
-    /// Writes a batch through to the disk, all of it or nothing; `next_number` is the next object's.
+    /// Writes a batch to disk atomically; `next_number` is the number of the next object.
     ///
     /// # Errors
-    /// When nothing was written.
+    /// If nothing was written.
     pub fn commit(&mut self, batch: &Batch, next_number: u64) -> Result<(), StoreError> {
         if let Access::ReadOnly(_, why) = &self.access {
             return Err(StoreError::Io { file: self.file.clone(), what: "written", why: why.clone() });
@@ -149,7 +149,7 @@ impl Store {
         let Some(open) = database.as_ref() else { return Ok(()) };
         let revision = self.revision + 1;
         if let Err(cause) = guarded(|| schema::write(open, batch, next_number, revision)) {
-            // Whether it got through to the disk before it failed, only the disk can tell.
+            // The transaction may have reached the disk before the failure: compare the revision on disk.
             *database = None;
             match reopen(&file).and_then(|database| Ok((schema::revision(&database)?, database))) {
                 Ok((found, again)) => {
@@ -168,16 +168,16 @@ impl Store {
     /// The newest `most` entries of the audit log, oldest first.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn audit(&self, most: usize) -> Result<Vec<audit::AuditEntry>, StoreError> {
         let cause = |cause: Cause| cause.at(&self.file, "read");
         guarded(|| self.with(|database| schema::audit(database, most))).map_err(cause)
     }
 
-    /// A copy of the store as of now: the bytes of a file that can be put in its place.
+    /// A snapshot of the store, as the bytes of a file that can replace it.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn backup(&self) -> Result<Vec<u8>, StoreError> {
         let copy = || {
             self.with(|database| {
@@ -201,7 +201,7 @@ impl Store {
 
 /// Why a store was not opened for writing.
 enum StoreFailure {
-    /// The file system or its permissions: it may be readable all the same.
+    /// An error of the file system or its permissions; the file may still be readable.
     Unwritable(io::Error),
     Other(StoreError),
 }
@@ -247,7 +247,7 @@ fn open_writable(directory: &Path, folder: &Path, file: &Path) -> Result<(redb::
     opened.map_err(|cause| StoreFailure::because(file, cause))
 }
 
-/// Makes an empty store. A crash leaves a whole file or none.
+/// Creates an empty store. A crash leaves a complete file or none.
 fn make(folder: &Path, file: &Path) -> io::Result<()> {
     let image = Image::default();
     let made = database_of(image.clone()).and_then(|database| schema::initialize(&database));
@@ -257,7 +257,7 @@ fn make(folder: &Path, file: &Path) -> io::Result<()> {
     replace(folder, file, &image.bytes()?)
 }
 
-/// Writes a file of these bytes, through to the disk, in the place of another or of none.
+/// Writes a file with these bytes to disk and atomically replaces any previous one.
 fn replace(folder: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = file.with_extension("new");
     match fs::remove_file(&temporary) {
@@ -271,15 +271,15 @@ fn replace(folder: &Path, file: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::rename(&temporary, file)?;
         File::open(folder)?.sync_all()
     };
-    // What is left of it would only take room.
+    // A partial file would only waste space.
     write().inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
-/// The file as it is, in memory, or an empty store where there is none.
+/// A copy of the file in memory, or an empty store if there is no file.
 fn open_copy(file: &Path) -> Result<(redb::Database, Contents), StoreError> {
     let open = || {
         let (image, is_new) = match fs::read(file) {
-            // An empty file is no store: redb would make one of it.
+            // redb would silently initialize an empty file.
             Ok(bytes) if bytes.is_empty() => return Err(Cause::Damaged("it is empty".to_owned())),
             Ok(bytes) => (Image::of(&bytes).map_err(Cause::Io)?, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Image::default(), true),
@@ -311,13 +311,13 @@ fn database_of(backend: impl StorageBackend) -> Result<redb::Database, Cause> {
     builder.create_with_backend(backend).map_err(|error| Cause::from(redb::Error::from(error)))
 }
 
-/// A damaged file may break more than the database checks: that is an error as well, and takes nobody down.
+/// A damaged file may panic the database code in spite of its checks: turn the panic into an error.
 fn guarded<T>(work: impl FnOnce() -> Result<T, Cause>) -> Result<T, Cause> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(Cause::Damaged("its contents contradict each other".to_owned())))
 }
 
-/// Whether nobody but this user may replace what is there.
+/// Checks that only this user can replace the file or directory.
 fn check_owner(path: &Path) -> Result<(), StoreError> {
     let metadata = fs::symlink_metadata(path).map_err(|error| StoreError::io(path, "opened", &error))?;
     if metadata.uid() != geteuid().as_raw() {

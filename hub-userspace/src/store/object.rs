@@ -1,4 +1,4 @@
-//! Objects of the store: what identifies one, and the keys that it has.
+//! Objects of the store: their identity and their keys.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,13 +6,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The keys of a named object, as its table in the configuration file has them.
+/// The keys of a named object, as in its table of the configuration file.
 pub type Keys = Map<String, Value>;
 
 /// Destination and next hop.
 pub type RouteId = (IpNet, String);
 
-/// What an object is and which one. Displays as a sentence names it.
+/// Kind and identity of an object. Displays in the words of a message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectId {
     CustomerGateway(String),
@@ -25,7 +25,7 @@ const CONNECTION: &str = "connection";
 const ROUTE: &str = "route";
 
 impl ObjectId {
-    /// As the configuration file calls it.
+    /// The name of the section in the configuration file.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::CustomerGateway(_) => CUSTOMER_GATEWAY,
@@ -34,7 +34,7 @@ impl ObjectId {
         }
     }
 
-    /// Unique among the objects of its kind. A route's is its destination, a blank and its next hop: neither has a blank.
+    /// Unique within the kind. A route's name is its destination, a space and its next hop; neither contains a space.
     pub fn name(&self) -> String {
         match self {
             Self::CustomerGateway(name) | Self::Connection(name) => name.clone(),
@@ -66,7 +66,7 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// The keys of a destination route, but those that identify it.
+/// The keys of a destination route, without those that identify it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteKeys {
@@ -75,7 +75,7 @@ pub struct RouteKeys {
     pub publish: bool,
 }
 
-/// What an object says.
+/// The keys of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Body {
@@ -83,7 +83,8 @@ pub enum Body {
     Table(Keys),
 }
 
-/// An object with its age: where two conflict, the one with the larger number is set aside. A change keeps the number.
+/// An object with its age. Of two objects in conflict, the one with the larger number is set aside. A change preserves
+/// the number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored<T> {
     pub number: u64,
@@ -98,7 +99,7 @@ pub struct Objects {
     /// By name.
     pub connections: BTreeMap<String, Stored<Keys>>,
     pub routes: BTreeMap<RouteId, Stored<RouteKeys>>,
-    /// Administrative states by connection, of the file's connections too: `true` is up.
+    /// Administrative states by connection, including connections of the files: `true` is up.
     pub admin: BTreeMap<String, bool>,
     /// The next object's number.
     pub next_number: u64,
@@ -109,7 +110,7 @@ pub struct Objects {
 pub enum Op {
     Put(ObjectId, Stored<Body>),
     Delete(ObjectId),
-    /// `None` forgets it.
+    /// `None` removes the administrative state.
     Admin(String, Option<bool>),
 }
 
@@ -119,7 +120,7 @@ impl Objects {
         customer_gateways.is_empty() && connections.is_empty() && routes.is_empty() && admin.is_empty()
     }
 
-    /// The next object's number after these writes.
+    /// The number of the next object after these writes.
     pub fn next_number_after(&self, ops: &[Op]) -> u64 {
         let used = ops.iter().filter_map(|op| match op {
             Op::Put(_, stored) => Some(stored.number + 1),
@@ -154,7 +155,7 @@ impl Objects {
         }
     }
 
-    /// The object, if it is there.
+    /// The object, if it exists.
     pub fn get(&self, id: &ObjectId) -> Option<Stored<Body>> {
         let table = |found: &Stored<Keys>| Stored { number: found.number, value: Body::Table(found.value.clone()) };
         match id {

@@ -1,7 +1,7 @@
-//! Tables of the database, and how objects are written in them.
+//! Tables of the database, and the encoding of objects in them.
 //!
-//! An object is a row of one table, whatever its kind: (kind, name) and JSON. So a new kind of object needs no new table;
-//! but a store with one is not for older versions, which would drop it: the schema version counts up.
+//! Objects of all kinds share one table: (kind, name) and JSON. A new kind of object therefore needs no new table. It
+//! needs a new schema version, though, because older versions would drop such objects.
 
 use redb::{ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::{
     unconfirmed::Unconfirmed,
 };
 
-/// Of this program. A store of a larger one is refused.
+/// Version of this program. A store with a higher version is rejected.
 pub(super) const VERSION: u64 = 1;
 
 /// `version`, `revision` (counts the commits), `next_number`.
@@ -22,9 +22,9 @@ const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<'static, (&str, &str), &[u8]> = TableDefinition::new("objects");
 /// By connection: `true` is up.
 const ADMIN: TableDefinition<'static, &str, bool> = TableDefinition::new("admin");
-/// By number, which grows: JSON of an [`audit::AuditEntry`].
+/// By number, ascending: JSON of an [`audit::AuditEntry`].
 const AUDIT: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("audit");
-/// `reload` or nothing: JSON of an [`Unconfirmed`].
+/// At most one row, `reload`: JSON of an [`Unconfirmed`].
 const UNCONFIRMED: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("unconfirmed");
 const RELOAD: &str = "reload";
 
@@ -34,7 +34,7 @@ struct StoreRow {
     keys: Body,
 }
 
-/// Everything that a store says, but the audit log.
+/// Contents of a store, without the audit log.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub version: u64,
@@ -64,7 +64,7 @@ pub(super) fn initialize(database: &redb::Database) -> Result<(), Cause> {
     Ok(())
 }
 
-/// Reads everything but the audit log. Of a newer schema only the version.
+/// Reads everything except the audit log. For a newer schema reads only the version.
 pub(super) fn read(database: &redb::Database) -> Result<Contents, Cause> {
     let transaction = database.begin_read().map_err(redb::Error::from)?;
     let meta = transaction.open_table(META).map_err(redb::Error::from)?;
@@ -115,7 +115,7 @@ pub(super) fn audit(database: &redb::Database, most: usize) -> Result<Vec<audit:
     Ok(entries)
 }
 
-/// The revision that was committed last.
+/// The last committed revision.
 pub(super) fn revision(database: &redb::Database) -> Result<u64, Cause> {
     let transaction = database.begin_read().map_err(redb::Error::from)?;
     let meta = transaction.open_table(META).map_err(redb::Error::from)?;
@@ -123,16 +123,16 @@ pub(super) fn revision(database: &redb::Database) -> Result<u64, Cause> {
     Ok(found.map_or(0, |found| found.value()))
 }
 
-/// What [`fn@write`] does at once.
+/// A transaction of [`fn@write`].
 #[derive(Debug, Default)]
 pub struct Batch {
     pub ops: Vec<Op>,
     pub audit: Option<audit::AuditEntry>,
-    /// `Some(None)` forgets it.
+    /// `Some(None)` removes it.
     pub unconfirmed: Option<Option<Unconfirmed>>,
 }
 
-/// Writes a batch through to the disk, all of it or nothing.
+/// Writes a batch to disk atomically.
 pub(super) fn write(database: &redb::Database, batch: &Batch, next_number: u64, revision: u64) -> Result<(), Cause> {
     let transaction = database.begin_write().map_err(redb::Error::from)?;
     fill(&transaction, batch, next_number, revision)?;

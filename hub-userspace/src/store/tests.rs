@@ -76,7 +76,7 @@ fn audit_log_keeps_the_newest_entries() {
         other => panic!("{other:?}"),
     };
     for number in 0..audit::MOST_ENTRIES + 20 {
-        // Nobody waits for the disk here: only the last commit counts.
+        // No sync to disk here: only the last commit matters.
         let mut write = database.begin_write().expect("begun");
         write.set_durability(redb::Durability::None).expect("allowed");
         schema::fill(&write, &Batch { audit: Some(entry(&number.to_string())), ..Batch::default() }, 0, 0)
@@ -157,7 +157,7 @@ fn next(state: &mut u64) -> usize {
     usize::try_from(*state >> 16).expect("64 bits")
 }
 
-/// Whatever byte is another one, the store is the same or an error: never an empty or another one.
+/// With any byte changed, the store is unchanged or an error: never empty or different.
 #[test]
 fn damaged_store_is_an_error_or_intact() {
     let folder = tempfile::tempdir().expect("a folder");

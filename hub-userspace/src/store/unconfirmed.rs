@@ -1,10 +1,10 @@
-//! A reload that was not confirmed: what it took, and what was in force before.
+//! An unconfirmed reload: its files, and those that were in force before.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Text of a configuration file, as it was read.
+/// Text of a configuration file, as read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceText {
     pub path: PathBuf,
@@ -14,8 +14,8 @@ pub struct SourceText {
 /// The files of two configurations, the main one first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unconfirmed {
-    /// Confirmed, and in force unless the other is confirmed in time.
+    /// Confirmed. These come into force again unless the reload is confirmed in time.
     pub before: Vec<SourceText>,
-    /// Not to be taken by an agent that starts, as long as the files have these texts.
+    /// Not loaded at startup, as long as the files still have these texts.
     pub after: Vec<SourceText>,
 }

@@ -1,4 +1,4 @@
-//! Whether the store can be written, for a status: to be asked beside whoever writes it.
+//! Whether the store is writable, for status queries; readable without access to the store itself.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +7,7 @@ use std::{
 
 use super::StoreError;
 
-/// Shared by its clones.
+/// Clones share one state.
 #[derive(Debug, Clone)]
 pub struct WriteState {
     file: PathBuf,
@@ -23,12 +23,12 @@ impl WriteState {
         &self.file
     }
 
-    /// Why the last write failed, or why none can succeed, with the way out.
+    /// Why the last write failed, or why none can succeed, with the remedy.
     pub fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes how a write ended.
+    /// Records the result of a write.
     pub(super) fn note(&self, written: &Result<(), StoreError>) {
         let problem = written.as_ref().err().map(StoreError::problem);
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;

@@ -1,4 +1,4 @@
-//! Changes that an operator asks for.
+//! Changes requested by an operator.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use super::super::prefix::{self, Purpose};
 use crate::store::{Keys, ObjectId};
 
-/// A change of the store.
+/// A change to the store.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ObjectChange {
     AddRoute(AddRoute),
@@ -20,7 +20,7 @@ pub enum ObjectChange {
 }
 
 impl ObjectChange {
-    /// As the command is called.
+    /// The command's name.
     pub fn action(&self) -> String {
         let (kind, verb) = match self {
             Self::AddRoute(_) => ("route", "add"),
@@ -34,7 +34,7 @@ impl ObjectChange {
     }
 }
 
-/// A new route. One that is there already with the same keys is nothing to change; with others it is an error.
+/// A new route. If the route exists with the same keys, this is a no-op; with different keys, it is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddRoute {
@@ -42,7 +42,7 @@ pub struct AddRoute {
     pub destination: IpNet,
     /// Name of a connection.
     pub next_hop: String,
-    /// 0..=100; without one, the default.
+    /// 0..=100; `None` is the default.
     #[serde(default, deserialize_with = "weight")]
     pub weight: Option<u8>,
     #[serde(default)]
@@ -55,40 +55,40 @@ pub struct AddRoute {
 pub struct DeleteRoute {
     #[serde(deserialize_with = "destination")]
     pub destination: IpNet,
-    /// Needed only where the destination has several routes.
+    /// Required only if the destination has several routes.
     pub next_hop: Option<String>,
 }
 
-/// A route as it is to be. Where there is none, it is added.
+/// The desired keys of a route. Adds the route if it does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetRoute {
     #[serde(deserialize_with = "destination")]
     pub destination: IpNet,
-    /// Needed where the destination has several routes, or none.
+    /// Required if the destination has several routes, or none.
     pub next_hop: Option<String>,
-    /// 0..=100; `None` leaves it as it is, or is the default.
+    /// 0..=100; `None` leaves it unchanged; for a new route it is the default.
     #[serde(default, deserialize_with = "weight")]
     pub weight: Option<u8>,
-    /// `None` leaves it as it is, or is the default.
+    /// `None` leaves it unchanged; for a new route it is the default.
     pub publish: Option<bool>,
-    /// What is `None` becomes the default instead.
+    /// Sets keys that are `None` to their defaults instead.
     #[serde(skip)]
     pub replace: bool,
 }
 
-/// How an object's keys are put.
+/// How to write an object's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutMode {
-    /// There must be none, or one with the same keys.
+    /// The object must not exist, unless it has the same keys.
     Add,
-    /// Other keys stay as they are. Where there is none, it is added.
+    /// Leaves other keys unchanged. Adds the object if it does not exist.
     Merge,
-    /// Other keys go. Where there is none, it is added.
+    /// Removes other keys. Adds the object if it does not exist.
     Replace,
 }
 
-/// Keys of a connection or a customer gateway, as the configuration file has them.
+/// Keys of a connection or a customer gateway, as in the configuration file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PutObject {
     pub id: ObjectId,
@@ -103,10 +103,10 @@ pub struct Admin {
     pub up: bool,
 }
 
-/// A route's destination as a command names it.
+/// Parses a route's destination from a command.
 ///
 /// # Errors
-/// One sentence with advice: the rules are those of the file.
+/// One sentence with the remedy; the rules are those of the file.
 pub fn parse_destination(text: &str) -> Result<IpNet, String> {
     prefix::of_text(text, Purpose::Forwarding).map_err(|problem| match problem.help {
         Some(help) => format!("{}: {help}", problem.message),

@@ -1,11 +1,11 @@
-//! Why a change cannot be made.
+//! Why a change is rejected.
 
 use ipnet::IpNet;
 
 use super::super::{diagnostic::quoted, provenance::Origin, suggest::nearest};
 use crate::store::ObjectId;
 
-/// Each is one sentence with the way out, but for the last.
+/// Each message is one sentence with the remedy, except for the last variant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     #[error("there is no {} {}{}", .kind.replace('_', " "), quoted(.name), advice(.kind, .name, .known))]
@@ -26,10 +26,10 @@ pub enum ProposeError {
     Exists { id: ObjectId },
     #[error("nothing is asked for: give a new weight, or whether to publish")]
     NothingAsked,
-    /// What the file defines, commands do not change.
+    /// Commands cannot change objects of the files.
     #[error("{id} is defined in {origin}: change it there and reload")]
     DefinedInFile { id: ObjectId, origin: Origin },
-    /// The change would break rules: a line for each.
+    /// The change would break rules; one line for each.
     #[error("{}", .0.join("\n"))]
     Refused(Vec<String>),
 }

@@ -1,7 +1,7 @@
-//! What the rules ask about a route: so that one more or one less is validated by itself.
+//! Answers the rules' questions about a route, so that one added or removed route is validated incrementally.
 //!
-//! The answers are for what is in force, which breaks no rule, and careful: where the change could concern another object,
-//! they are "cannot tell", and everything is validated together, by [`super::unite()`].
+//! The index describes the valid configuration in force. Its answers are conservative: if a change may affect another
+//! object, the answer is "cannot tell", and [`super::unite()`] validates everything together.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ use super::super::{
 };
 use crate::store::{RouteId, RouteKeys};
 
-/// Routes by destination and connection, and what is needed of connections and the VPC.
+/// Routes by destination and connection, and the data of connections and VPC that validation needs.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     allow_default_route: bool,
@@ -22,8 +22,8 @@ pub(super) struct Index {
     by_name: HashMap<String, ConnectionId>,
     /// Containers come before what they contain.
     routes: BTreeMap<ConfigRouteKey, IndexedRoute>,
-    /// How many destinations have these two among their next hops, one of them the first of all by number: that is what
-    /// makes one site of connections to several customer gateways.
+    /// How many destinations have both connections among their next hops, with the first one being the lowest-numbered
+    /// of all. These links join connections to several customer gateways into one site.
     links: HashMap<(ConnectionId, ConnectionId), usize>,
 }
 
@@ -35,7 +35,7 @@ type ConfigRouteKey = (IpNet, ConnectionId);
 struct IndexedConnection {
     name: String,
     customer_gateway: String,
-    /// The same for all of a site.
+    /// Equal for all connections of a site.
     site: usize,
     first_remote: Option<IpNet>,
     coverage: Coverage,
@@ -47,7 +47,7 @@ struct IndexedConnection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct IndexedRoute {
     pub keys: RouteKeys,
-    /// Index among the files' routes; `None` where it is the store's.
+    /// Index among the files' routes; `None` for a route of the store.
     pub of_file: Option<usize>,
 }
 
@@ -95,7 +95,7 @@ impl Index {
         index
     }
 
-    /// Whether a connection is enabled; `None` where there is none of that name in force.
+    /// Whether a connection is enabled; `None` if no connection of that name is in force.
     pub fn is_enabled(&self, name: &str) -> Option<bool> {
         self.by_name.get(name).map(|&id| self.connections[id as usize].enabled)
     }
@@ -119,7 +119,7 @@ impl Index {
         self.routes.get(&(*destination, *self.by_name.get(next_hop)?)).copied()
     }
 
-    /// What may not be meant so of a new route that breaks no rule and concerns no other object; `None`: cannot tell.
+    /// Warnings about a new route that breaks no rule and affects no other object; `None`: cannot tell.
     pub fn add(&self, (destination, next_hop): &RouteId) -> Option<Vec<String>> {
         let destination = *destination;
         let id = *self.by_name.get(next_hop)?;
@@ -133,7 +133,7 @@ impl Index {
         Some(warning.iter().map(Problem::sentence).collect())
     }
 
-    /// As [`Self::add`], of a route that goes.
+    /// As [`Self::add`], for the removal of a route.
     pub fn delete(&self, (destination, next_hop): &RouteId) -> Option<Vec<String>> {
         let id = *self.by_name.get(next_hop)?;
         if self.splits_a_site(*destination, id) {
@@ -144,7 +144,7 @@ impl Index {
         Some(warning.iter().map(Problem::sentence).collect())
     }
 
-    /// The route is in force with these keys from now on, or not any more.
+    /// Records that the route is in force with these keys, or no longer in force.
     pub fn put(&mut self, (destination, next_hop): &RouteId, keys: Option<RouteKeys>) {
         let Some(&id) = self.by_name.get(next_hop) else { return };
         let key = (*destination, id);
@@ -174,8 +174,8 @@ impl Index {
         self.to(destination).map(|(connection, _)| connection).collect()
     }
 
-    /// Whether another site's route, or a prefix of the VPC, is equal to the destination, around it or within it. A
-    /// default prefix conflicts with nothing.
+    /// Whether a route of another site, or a prefix of the VPC, is equal to the destination, contains it or lies within
+    /// it. A default prefix conflicts with nothing.
     fn meets_others(&self, destination: IpNet, id: ConnectionId) -> bool {
         if destination.prefix_len() == 0 {
             return false;
@@ -191,7 +191,7 @@ impl Index {
             || within.any(|(&(_, connection), _)| is_other(connection))
     }
 
-    /// Whether a site may fall into two without this route.
+    /// Whether a site may split in two without this route.
     fn splits_a_site(&self, destination: IpNet, id: ConnectionId) -> bool {
         let hops = self.hops(destination);
         let left: Vec<ConnectionId> = hops.iter().copied().filter(|&hop| hop != id).collect();
@@ -203,7 +203,7 @@ impl Index {
         })
     }
 
-    /// Does something about the routes to a destination, and counts the links anew.
+    /// Changes the routes to a destination and recounts its links.
     fn relink(&mut self, destination: IpNet, change: impl FnOnce(&mut Self)) {
         for link in links(destination, &self.hops(destination)) {
             if let Some(count) = self.links.get_mut(&link) {
@@ -220,7 +220,7 @@ impl Index {
     }
 }
 
-/// The first of a destination's next hops with each of the others. A default route says nothing about a site.
+/// Pairs the first of a destination's next hops with each of the others. A default route does not define a site.
 fn links(destination: IpNet, hops: &[ConnectionId]) -> impl Iterator<Item = (ConnectionId, ConnectionId)> {
     let hops = if destination.prefix_len() == 0 { &[] } else { hops };
     hops.iter().skip(1).map(|&other| (hops[0], other))

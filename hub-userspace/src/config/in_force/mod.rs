@@ -1,8 +1,8 @@
-//! What is in force: the union of the operator's files and the store.
+//! The configuration in force: the union of the operator's files and the store.
 //!
-//! [`InForce`] knows both, validates changes of either, and takes them over once they are committed. A change of one route
-//! or of an administrative state is validated by itself, with an `index::Index`; where that cannot tell, and for
-//! everything else, file and store are united anew (`unite`). Both ways end in the same.
+//! [`InForce`] holds both, validates changes to either, and applies them once they are committed. A change to one route
+//! or administrative state is validated incrementally, with an `index::Index`. If that is inconclusive, and for all
+//! other changes, file and store are merged again (`unite`). Both paths give the same result.
 
 mod change;
 mod error;
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::store::{ObjectId, Objects, Op, RouteId, RouteKeys};
 
-/// Files and store, and what is in force of them.
+/// Files, store, and the state derived from them.
 #[derive(Debug)]
 pub struct InForce {
     files: FileSet,
@@ -40,26 +40,26 @@ pub struct InForce {
     index: Index,
 }
 
-/// What a proposal does to the configuration.
+/// Effect of a proposal on the configuration.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time: a box would save nothing")]
 pub enum ProposedChange {
-    /// Nothing that is in force.
+    /// No effect on the configuration in force.
     Nothing,
     /// Only routes or one connection's `enabled` differ: see [`Config::apply`].
     Small(Difference),
     Whole(Box<Config>),
 }
 
-/// A change that was validated. It is to be committed, and handed back to [`InForce::apply`].
+/// A validated change. The caller commits it, then passes it to [`InForce::apply`].
 #[derive(Debug)]
 pub struct ValidatedChange {
     pub change: ProposedChange,
     /// For the store.
     pub ops: Vec<Op>,
-    /// What may not be meant so; one sentence each.
+    /// Possible mistakes; one sentence each.
     pub warnings: Vec<String>,
-    /// For the audit log: what is changed, its keys before and after.
+    /// For the audit log: the changed object, its keys before and after.
     pub object: String,
     pub before: Value,
     pub after: Value,
@@ -75,14 +75,14 @@ enum Next {
 }
 
 impl ValidatedChange {
-    /// Nothing is to be written either.
+    /// Whether the change is a no-op and the store needs no write either.
     pub fn is_nothing(&self) -> bool {
         self.ops.is_empty() && matches!(self.change, ProposedChange::Nothing)
     }
 }
 
 impl InForce {
-    /// Unites files and store; the configuration that is in force.
+    /// Merges files and store. Also returns the configuration in force.
     pub fn new(files: FileSet, objects: Objects) -> Option<(Self, Config)> {
         let united = unite(&files, &objects)?;
         let index = Index::of(&united.config);
@@ -107,7 +107,7 @@ impl InForce {
         self.set_aside.iter().map(unite::shown).collect()
     }
 
-    /// What may not be meant so in the files, but for what the store makes good.
+    /// Warnings about the files, without those that objects of the store resolve.
     pub fn file_warnings(&self) -> Vec<&Diagnostic> {
         let routed: HashSet<String> =
             self.objects.routes.keys().map(|(_, next_hop)| format!("connection.{next_hop}")).collect();
@@ -122,7 +122,7 @@ impl InForce {
         self.files.warnings.iter().filter(|found| !is_good(found)).collect()
     }
 
-    /// Validates other files with the same store.
+    /// Validates new files against the same store.
     pub fn propose_files(&self, files: FileSet) -> Option<ValidatedChange> {
         let united = unite(&files, &self.objects)?;
         let index = Box::new(Index::of(&united.config));
@@ -138,7 +138,7 @@ impl InForce {
         })
     }
 
-    /// Takes over what was committed.
+    /// Applies a committed change.
     pub fn apply(&mut self, proposal: ValidatedChange) {
         for op in &proposal.ops {
             self.objects.apply(op);

@@ -1,4 +1,4 @@
-//! Changes of the store, validated: by themselves where that is possible, else together with everything else.
+//! Validates changes of the store: incrementally if possible, else together with everything else.
 
 use std::collections::HashSet;
 
@@ -20,10 +20,10 @@ use super::{
 use crate::store::{Body, ObjectId, Op, RouteId, RouteKeys, Stored};
 
 impl InForce {
-    /// Validates a change; nothing has changed yet.
+    /// Validates a change without applying it.
     ///
     /// # Errors
-    /// When it does not fit what is there, breaks a rule, or is about what a file defines.
+    /// If the change conflicts with existing objects, breaks a rule, or concerns an object of a file.
     pub fn propose(&self, change: &ObjectChange) -> Result<ValidatedChange, ProposeError> {
         match change {
             ObjectChange::AddRoute(add) => self.add_route(add),
@@ -68,7 +68,7 @@ impl InForce {
         self.put_route(id, keys)
     }
 
-    /// Adds a stored route, or gives it other keys.
+    /// Adds a stored route, or changes its keys.
     fn put_route(&self, id: RouteId, keys: RouteKeys) -> Result<ValidatedChange, ProposeError> {
         let in_force = self.index.route(&id);
         let stored = self.objects.routes.get(&id);
@@ -84,7 +84,7 @@ impl InForce {
         let new = route(&id, keys);
         let mut difference = Difference::default();
         let warnings = match (stored, in_force) {
-            // No rule asks for a route's weight, or whether it is published.
+            // No rule depends on a route's weight, or on whether it is published.
             (Some(_), Some(entry)) => {
                 difference.routes.changed.push(ChangedRoute { from: route(&id, entry.keys), to: new });
                 Vec::new()
@@ -120,12 +120,12 @@ impl InForce {
         Ok(self.small(difference, vec![op], warnings, &ObjectId::Route(id.clone()), Next::Route(id, None)))
     }
 
-    /// Whether a route to this destination is set aside: together with another one it may make one site of two.
+    /// Whether a route to this destination is set aside. Together with a new route it may join two sites into one.
     fn is_set_aside(&self, destination: IpNet) -> bool {
         self.set_aside.iter().any(|(id, _)| matches!(id, ObjectId::Route((other, _)) if *other == destination))
     }
 
-    /// Whether a route that is set aside may come into force when one to this destination goes.
+    /// Whether the removal of a route to this destination may bring a set-aside route into force.
     fn may_free(&self, destination: IpNet) -> bool {
         self.set_aside.iter().any(|(id, _)| match id {
             ObjectId::Route((other, _)) => other.contains(&destination) || destination.contains(other),
@@ -143,7 +143,7 @@ impl InForce {
         };
         let mut after = before.filter(|_| *mode == PutMode::Merge).cloned().unwrap_or_default();
         after.extend(keys.clone());
-        // `null` takes a key away.
+        // `null` removes a key.
         after.retain(|_, value| !value.is_null());
         if before == Some(&after) {
             return Ok(nothing(id));
@@ -184,7 +184,7 @@ impl InForce {
         if stored.unwrap_or(own) == *up {
             return Ok(nothing(&id));
         }
-        // Where the definition says the same there is nothing to remember.
+        // No override is stored if the definition has the same state.
         let op = Op::Admin(connection.clone(), (own != *up).then_some(*up));
         let state = |up: bool| json!(if up { "up" } else { "down" });
         let mut proposal = match enabled {
@@ -199,7 +199,7 @@ impl InForce {
         Ok(proposal)
     }
 
-    /// What the definition of a connection says, set aside or not.
+    /// The administrative state in a connection's definition, even if the connection is set aside.
     fn own_enabled(&self, name: &str) -> Option<bool> {
         let mut of_files = self.files.draft.connections.iter();
         if let Some(found) = of_files.find(|connection| connection.name.value == name) {
@@ -209,7 +209,7 @@ impl InForce {
         Some(stored.value.get("enabled").and_then(Value::as_bool).unwrap_or(true))
     }
 
-    /// Unites the files with the store as it would be.
+    /// Merges the files with the store as changed by `ops`.
     fn whole(&self, ops: Vec<Op>, id: &ObjectId) -> Result<ValidatedChange, ProposeError> {
         let mut objects = self.objects.clone();
         for op in &ops {
@@ -258,7 +258,7 @@ impl InForce {
         }
     }
 
-    /// An object's keys as they are and as they will be.
+    /// An object's keys before and after the change.
     fn audited(&self, id: &ObjectId, ops: &[Op]) -> (Value, Value) {
         let value = |body: Body| serde_json::to_value(body).unwrap_or_default();
         let before = self.objects.get(id).map(|stored| value(stored.value)).unwrap_or_default();
@@ -275,7 +275,7 @@ impl InForce {
         in_force.or_else(|| self.objects.routes.get(id).map(|stored| stored.value))
     }
 
-    /// The route that is meant, in force or set aside.
+    /// The route that the command refers to, in force or set aside.
     fn pick(&self, destination: IpNet, next_hop: Option<&str>) -> Result<RouteId, ProposeError> {
         let mut next_hops: Vec<String> = self.index.next_hops(destination).map(str::to_owned).collect();
         let stored = self.objects.routes.range((destination, String::new())..);
@@ -334,7 +334,7 @@ fn nothing(id: &ObjectId) -> ValidatedChange {
     }
 }
 
-/// The first few, and how many more there are.
+/// The first few, and the number of the rest.
 fn capped(mut sentences: Vec<String>) -> Vec<String> {
     const MOST: usize = 10;
     if sentences.len() > MOST {

@@ -1,4 +1,4 @@
-//! Random sequences of file edits and commands, against the definition of what is in force.
+//! Random sequences of file edits and commands, checked against the definition of the configuration in force.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::store::{Body, SourceText};
 
-/// A file of a few objects out of few, so that conflicts are frequent; valid or not.
+/// A file with a few objects from a small pool, so that conflicts are frequent; valid or invalid.
 fn draw_file(random: &mut SmallRng) -> String {
     let mut text = format!("[gateway]\nname = \"hub\"\nmax_connections = {}\n", random.random_range(2..6));
     if random.random_ratio(1, 3) {
@@ -105,11 +105,11 @@ fn load(text: &str) -> Option<FileSet> {
 /// An object of the store with its age.
 type Aged = (u64, ObjectId);
 
-/// The file with these objects of the store in it, as one file: whether that breaks no rule. A definition of its own: the
-/// text is validated, and nothing of the union's code is used.
+/// Whether the file with these objects of the store is valid as one file. An independent definition: it validates the
+/// text and uses no code of the union.
 fn is_valid(file: &str, objects: &Objects, some: &[&Aged]) -> bool {
     let mut text = file.to_owned();
-    // In the order of kinds, then age: rules blame the later one.
+    // In the order of kinds, then age: rules report the later object.
     for pass in 0..3 {
         for (_, id) in some {
             match (id, objects.get(id).map(|stored| stored.value)) {
@@ -168,15 +168,15 @@ impl Model {
 
     fn check(&self, what: &str) {
         let objects = &self.in_force.objects;
-        // The same as an agent that starts.
+        // A restarted agent gives the same result.
         let (fresh, config) = InForce::new(load(&self.file).expect("good"), objects.clone()).expect("a configuration");
         assert_eq!(self.config, config, "{what}");
         assert_eq!(self.in_force.set_aside, fresh.set_aside, "{what}");
-        // As a file it is the same.
+        // The output of `config show` gives the same result.
         let text = show(&self.config);
         let (loaded, _) = parse(&text).unwrap_or_else(|found| panic!("{what}: {found:#?}\n{text}"));
         assert_eq!(loaded, self.config, "{what}");
-        // Each object is in force or set aside with a reason, and all of the file is in force.
+        // Each object is in force or set aside with a reason, and everything in the file is in force.
         let all = aged(objects);
         let out: HashSet<&ObjectId> = self.in_force.set_aside.iter().map(|(id, _)| id).collect();
         assert!(self.in_force.set_aside.iter().all(|(_, reason)| !reason.is_empty()), "{what}");
@@ -190,7 +190,7 @@ impl Model {
         });
         assert_eq!(count(&self.config), expected, "{what}\n{text}");
         assert!(is_valid(&self.file, objects, &inside), "{what}");
-        // The file wins, and the older object: what is set aside breaks a rule together with those two alone.
+        // File and older objects take precedence: each set-aside object breaks a rule together with those alone.
         for (index, candidate) in all.iter().enumerate().filter(|(_, (_, id))| out.contains(id)) {
             let mut older: Vec<&Aged> = all[..index].iter().filter(|(_, id)| !out.contains(id)).collect();
             older.push(candidate);
@@ -230,9 +230,9 @@ fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
             let before = (model.config.clone(), model.in_force.objects.clone());
             match model.in_force.propose(&change) {
                 Ok(proposal) => {
-                    // Nothing has happened until it is taken.
+                    // A proposal changes nothing before it is applied.
                     assert_eq!((&model.config, &model.in_force.objects), (&before.0, &before.1));
-                    // A command sets nothing aside.
+                    // A command sets no object aside.
                     let was: HashSet<ObjectId> = model.in_force.set_aside.iter().map(|(id, _)| id.clone()).collect();
                     model.take(proposal);
                     let new = model.in_force.set_aside.iter().find(|(id, _)| !was.contains(id));
@@ -250,7 +250,7 @@ fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
 
 #[test]
 fn random_edits_and_commands_end_in_what_a_start_has() {
-    // Another seed, or a longer run: VPNHUB_SEED, VPNHUB_ROUNDS.
+    // For another seed or a longer run: VPNHUB_SEED, VPNHUB_ROUNDS.
     let of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (seed, rounds) = (of("VPNHUB_SEED").unwrap_or(1), of("VPNHUB_ROUNDS").unwrap_or(60));
     let found: Vec<_> = (seed..seed + rounds).map(|seed| run(seed, 60)).collect();

@@ -26,7 +26,7 @@ fn administrative_state_wins_over_the_definition_until_it_says_the_same() {
     world.change(&admin("a", true)).expect("there");
     assert_eq!((enabled(&world), &world.in_force.objects.admin), (true, &BTreeMap::from([("a".to_owned(), true)])));
     world.check();
-    // A stored connection takes its state along.
+    // Deleting a stored connection deletes its state.
     world.change(&connection("b", "tun-b", "10.2.0.0/16")).expect("fits");
     world.change(&admin("b", false)).expect("there");
     world.change(&ObjectChange::Delete(ObjectId::Connection("b".into()))).expect("not used");
@@ -35,7 +35,7 @@ fn administrative_state_wins_over_the_definition_until_it_says_the_same() {
 
 #[test]
 fn a_pile_of_conflicts_is_settled_from_the_oldest_on() {
-    // b and c fit as long as they are one site's with a; then each conflicts with the one before it.
+    // b and c are valid as long as they belong to a's site; then each conflicts with the one before it.
     let mut world = World::new(FILE);
     for (name, remote) in [("b", "10.1.0.0/17"), ("c", "10.1.0.0/18"), ("d", "10.4.0.0/16")] {
         world.change(&connection(name, &format!("tun-{name}"), remote)).expect("one site's");
@@ -45,7 +45,7 @@ fn a_pile_of_conflicts_is_settled_from_the_oldest_on() {
         .replace("[\"10.1.0.0/16\"]", "[\"10.1.0.0/18\"]")
         .replace("interface = \"tun-a\"", "interface = \"tun-b\"");
     let edited = edited.replace("\"10.1.0.0/16\"", "\"10.1.0.0/18\"");
-    // On one interface with b, which therefore goes; c and d stay.
+    // a now shares an interface with b, which is set aside; c and d stay in force.
     world.edit(&edited);
     let found = world.set_aside();
     assert_eq!(found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["connection b"], "{found:?}");

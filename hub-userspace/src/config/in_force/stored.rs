@@ -1,4 +1,4 @@
-//! Objects of the store as parts of a draft.
+//! Converts objects of the store to parts of a draft.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use super::super::{
 };
 use crate::store::{Keys, ObjectId, Objects, RouteId, RouteKeys, Stored};
 
-/// An object of the store that may be in force.
+/// An object of the store that may come into force.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub id: ObjectId,
@@ -26,7 +26,7 @@ enum StoredBody {
 }
 
 impl Candidate {
-    /// Adds it to a draft, at this place.
+    /// Adds it to a draft, at this position.
     pub fn add_to(&self, draft: &mut Draft, at: usize) {
         match &self.draft {
             StoredBody::CustomerGateway(found) => {
@@ -54,7 +54,8 @@ impl Candidate {
     }
 }
 
-/// The customer gateways and connections, oldest first in each kind; and those that have a mistake by themselves, with it.
+/// The customer gateways and connections, oldest first in each kind. Those invalid by themselves are returned apart,
+/// with the reason.
 pub(super) fn named(objects: &Objects) -> (Vec<Candidate>, Vec<(ObjectId, String)>) {
     let (mut good, mut wrong) = (Vec::new(), Vec::new());
     let gateways = objects.customer_gateways.iter();
@@ -89,7 +90,7 @@ fn by_age<'a, K: 'a, V: 'a>(
 /// A customer gateway or a connection, validated by itself.
 ///
 /// # Errors
-/// Everything that is wrong with it, each in a line.
+/// All its errors, one per line.
 pub(super) fn candidate(id: &ObjectId, keys: &Keys) -> Result<Candidate, Vec<String>> {
     let name = id.name();
     let table = to_toml(&Value::Object(keys.clone())).map_err(|why| vec![format!("{id}: {why}")])?;
@@ -112,7 +113,7 @@ pub(super) fn candidate(id: &ObjectId, keys: &Keys) -> Result<Candidate, Vec<Str
     draft.map(|draft| Candidate { id: id.clone(), draft }).ok_or_else(|| vec![format!("{id} is empty")])
 }
 
-/// As a sentence says it where there is no line.
+/// The message with its path, for objects without a line.
 pub(super) fn with_path(found: &Diagnostic) -> String {
     match found.path.as_str() {
         "" => found.sentence(),
@@ -120,7 +121,7 @@ pub(super) fn with_path(found: &Diagnostic) -> String {
     }
 }
 
-/// The same value in the file's language.
+/// Converts a value to TOML.
 fn to_toml(value: &Value) -> Result<toml::Value, String> {
     Ok(match value {
         Value::Null => return Err("a key is null: leave it out".to_owned()),

@@ -33,7 +33,7 @@ pub(super) fn files(text: &str) -> FileSet {
     files_of(&[("/etc/vpnhub.toml", text)])
 }
 
-/// Files and store as an agent has them, with the configuration that its agent has in force.
+/// Files and store of an agent, with its configuration in force.
 pub(super) struct World {
     pub(super) in_force: InForce,
     pub(super) config: Config,
@@ -71,7 +71,7 @@ impl World {
         found.map(|found| (format!("{} {}", found.kind, found.name), found.reason)).collect()
     }
 
-    /// An agent that starts has the same in force.
+    /// Checks that a restarted agent has the same configuration in force.
     pub(super) fn check(&self) {
         let files = load_texts(self.in_force.files.texts.clone()).expect("good files");
         let (fresh, config) = InForce::new(files, self.in_force.objects.clone()).expect("a configuration");
@@ -167,7 +167,7 @@ fn what_does_not_fit_is_refused_with_the_way_out() {
         ObjectChange::Put(PutObject { id, keys, mode: PutMode::Add })
     };
     let error = world.change(&nothing(keys(json!({ "interfase": "x", "peer": 7 })))).expect_err("wrong");
-    // All at once.
+    // All errors at once.
     for expected in ["unknown key \"interfase\"", "connection.b.peer", "the key \"customer_gateway\" is missing"] {
         assert!(error.contains(expected), "{error}");
     }
@@ -236,7 +236,7 @@ fn used_objects_are_not_deleted() {
     world.check();
 }
 
-/// Each edit of the file, what is set aside by it with its reason, and that it comes back.
+/// Each edit of the file with the objects that it sets aside and the reasons; undoing it brings them back.
 #[test]
 fn conflicts_with_edited_files_are_set_aside_and_come_back() {
     let second = "\n[customer_gateway.h]\naddress = \"198.51.100.2\"\n[connection.z]\ncustomer_gateway = \"h\"\n\
@@ -335,7 +335,7 @@ fn objects_that_are_set_aside_can_be_changed_and_deleted() {
     });
     let warnings = world.change(&change).expect("may be changed");
     assert!(warnings[0].contains("connection c stays set aside"), "{warnings:?}");
-    // What it has conflicted with goes.
+    // Delete the object that it conflicted with.
     world.change(&ObjectChange::Delete(ObjectId::Connection("b".into()))).expect("not used");
     assert_eq!(world.set_aside(), []);
     assert_eq!(world.config.connections["c"].interface, "tun-d");

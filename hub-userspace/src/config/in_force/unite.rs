@@ -1,9 +1,9 @@
-//! The union of files and store. The files win; of two stored objects that conflict, the older one.
+//! The union of files and store. The files take precedence; of two stored objects in conflict, the older one does.
 //!
-//! Customer gateways and connections come first, then the routes by those that are in force. In each step all candidates
-//! are validated together with the files, by the files' own rules. One that breaks a rule against the files, or against
-//! one that breaks none, is set aside; then those that are left are validated again. So each round decides about all but
-//! chains of conflicts, and the oldest of a chain is always decided.
+//! Customer gateways and connections come first, then the routes through those in force. Each step validates all
+//! candidates together with the files, by the files' own rules. A candidate is set aside if it breaks a rule against
+//! the files, or against a candidate that breaks none. The rest is validated again. So each round settles everything
+//! except chains of conflicts, and always the oldest of a chain.
 
 use std::collections::HashMap;
 
@@ -22,16 +22,16 @@ use super::{
 };
 use crate::store::{ObjectId, Objects};
 
-/// What is in force, and what of the store is not.
+/// The configuration in force, and the objects of the store that are not part of it.
 #[derive(Debug)]
 pub(super) struct United {
     pub config: Config,
     pub set_aside: Vec<(ObjectId, String)>,
-    /// About objects of the store that are in force.
+    /// Warnings about objects of the store that are in force.
     pub warnings: Vec<(ObjectId, String)>,
 }
 
-/// The sentence about what the file defines, too.
+/// The message about an object that the file also defines.
 pub(super) fn same_as(origin: &Origin) -> String {
     format!("{origin} defines it, too: remove it there, or here")
 }
@@ -59,7 +59,7 @@ pub(super) fn unite(files: &FileSet, objects: &Objects) -> Option<United> {
         if objects.routes.is_empty() {
             warnings = found;
         } else {
-            // That a connection has no route is not known yet.
+            // Whether a connection has a route is not known before the routes are added.
             warnings.extend(found.into_iter().filter(|(_, warning)| !warning.contains(rules::UNROUTED)));
         }
     }
@@ -96,8 +96,8 @@ pub(super) fn shown((id, reason): &(ObjectId, String)) -> SetAside {
     SetAside { kind: id.kind().to_owned(), name: id.name(), reason: reason.clone() }
 }
 
-/// Adds those of the candidates to the draft that break no rule, and the others to those that are set aside. What may not
-/// be meant so of those that were added.
+/// Adds the candidates that break no rule to the draft, and the others to `set_aside`. Returns warnings about the added
+/// ones.
 fn settle(
     files: &FileSet,
     draft: &mut Draft,
@@ -111,13 +111,13 @@ fn settle(
         for (index, candidate) in candidates.iter().enumerate() {
             candidate.add_to(draft, end + index);
         }
-        // `config show` prints what is in force as a file: numbers of routes matter to nobody else.
+        // Nothing refers to the numbers of stored routes, except the output of `config show`.
         rules::validate(draft, &Unread::default(), &mut report);
         ipsec::validate(draft, Files::Unseen, &mut report);
         let found = report.take_stored();
         let is_error = |severity| severity == Severity::Error;
         let mut mistakes: Vec<Vec<(String, Option<usize>)>> = vec![Vec::new(); candidates.len()];
-        // Rules blame the later one. Should one blame a file all the same, the newest candidate goes.
+        // Rules report the later object. If one reports a file nevertheless, the newest candidate is set aside.
         let blamed = (report.has_errors() && !found.iter().any(|found| is_error(found.diagnostic.severity)))
             .then(|| report.finish().into_iter().find(|found| is_error(found.severity)))
             .flatten();
@@ -139,7 +139,7 @@ fn settle(
         draft.customer_gateways.truncate(counts.0);
         draft.connections.truncate(counts.1);
         draft.routes.truncate(counts.2);
-        // Where there are too many, one that goes for another reason makes room.
+        // If there are too many, a candidate that is set aside for another reason makes room.
         let is_full = |found: &(String, Option<usize>)| found.1 == Some(ALL_BEFORE);
         let makes_room = mistakes.iter().position(|found| found.iter().any(|found| !is_full(found)));
         let is_decided = |index: usize| {

@@ -1,13 +1,13 @@
-//! Algorithms by strongSwan's keywords (`proposal_keywords_static.txt` of libstrongswan), and which of them are weak.
+//! Algorithms by strongSwan's keywords (`proposal_keywords_static.txt` of libstrongswan), with their weaknesses.
 
 use std::fmt;
 
-/// What an algorithm is for.
+/// Kind of an algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AlgorithmKind {
-    /// Encryption that needs an integrity algorithm beside it.
+    /// Encryption that needs a separate integrity algorithm.
     Cipher,
-    /// Encryption that protects integrity as well.
+    /// Encryption with built-in integrity protection.
     Aead,
     Integrity,
     /// Pseudo-random function of IKE.
@@ -16,13 +16,13 @@ pub enum AlgorithmKind {
     Group,
 }
 
-/// One algorithm, with the size of its key where it has several.
+/// One algorithm, including its key size if there are several.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Algorithm {
     /// The keyword.
     pub name: &'static str,
     pub kind: AlgorithmKind,
-    /// Why it should not be used any more.
+    /// Why it is deprecated.
     pub weakness: Option<&'static str>,
 }
 
@@ -40,11 +40,11 @@ const fn weak(name: &'static str, kind: AlgorithmKind, why: &'static str) -> Alg
     Algorithm { name, kind, weakness: Some(why) }
 }
 
-// RFC 8247 (IKEv2) and RFC 8221 (ESP) say what should not be used any more, and why.
+// RFC 8247 (IKEv2) and RFC 8221 (ESP) list deprecated algorithms and the reasons.
 const BROKEN_HASH: &str = "is built on a broken hash";
 const SMALL_GROUP: &str = "is a group small enough to be broken";
 
-/// All that there are.
+/// All supported algorithms.
 pub static ALGORITHMS: &[Algorithm] = &[
     good("aes128", AlgorithmKind::Cipher),
     good("aes192", AlgorithmKind::Cipher),
@@ -95,7 +95,7 @@ pub static ALGORITHMS: &[Algorithm] = &[
     weak("ecp192", AlgorithmKind::Group, SMALL_GROUP),
 ];
 
-/// Numbers of the groups (IANA, `IKEv2` Transform Type 4).
+/// Group numbers (IANA, `IKEv2` Transform Type 4).
 const GROUPS: &[(&str, u16)] = &[
     ("modp768", 1),
     ("modp1024", 2),
@@ -114,7 +114,7 @@ const GROUPS: &[(&str, u16)] = &[
     ("curve448", 32),
 ];
 
-/// Other names of the same.
+/// Alternative names.
 const ALIASES: &[(&str, &str)] = &[
     ("aes", "aes128"),
     ("aes128gcm", "aes128gcm16"),
@@ -135,12 +135,12 @@ const ALIASES: &[(&str, &str)] = &[
     ("x448", "curve448"),
 ];
 
-/// The number of a group: what devices call it by.
+/// The number of a group, as used by devices.
 pub fn group_number(group: &Algorithm) -> Option<u16> {
     GROUPS.iter().find(|(name, _)| *name == group.name).map(|(_, number)| *number)
 }
 
-/// The algorithm of that name, in whatever case.
+/// The algorithm of that name, case-insensitive.
 pub fn find(name: &str) -> Option<&'static Algorithm> {
     let lower = name.to_ascii_lowercase();
     let name = ALIASES.iter().find(|(alias, _)| *alias == lower).map_or(lower.as_str(), |(_, name)| name);

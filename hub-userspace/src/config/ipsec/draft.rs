@@ -1,4 +1,4 @@
-//! IPsec of a connection as far as it could be read.
+//! IPsec of a connection, as far as it could be read.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ pub struct IpsecDraft {
     pub certificate: Option<Located<PathBuf>>,
     pub private_key: Option<Located<PathBuf>>,
     pub ca: Option<Located<PathBuf>>,
-    /// Exactly one way to prove who one is could be read, and completely.
+    /// Exactly one authentication method was read, completely.
     pub auth_sound: bool,
     pub local_id: IdentityDraft,
     pub remote_id: IdentityDraft,
@@ -30,7 +30,7 @@ pub struct IpsecDraft {
     pub esp: Option<EspDraft>,
 }
 
-/// An identity as the file has it.
+/// An identity in the file.
 #[derive(Debug, Clone)]
 pub enum IdentityDraft {
     Absent,
@@ -85,7 +85,7 @@ impl IpsecDraft {
     }
 }
 
-/// An identity is there, and cannot be read.
+/// The identity is present but invalid.
 #[derive(Debug, Clone)]
 pub struct WrongIdentity;
 
@@ -98,7 +98,7 @@ impl IdentityDraft {
         }
     }
 
-    /// The identity, or where there is none that of an address.
+    /// The identity; if absent, that of the address.
     pub fn or(&self, address: impl FnOnce() -> Option<IpAddr>) -> Option<Identity> {
         match self {
             Self::Absent => address().map(Identity::from),

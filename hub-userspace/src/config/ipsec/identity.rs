@@ -1,13 +1,13 @@
-//! Identities that the ends of a tunnel show each other.
+//! Identities that the ends of a tunnel present to each other.
 
 use std::{fmt, net::IpAddr};
 
 use super::super::diagnostic::{Problem, quoted};
 
-/// Longest identity: devices take 255 or so.
+/// Longest identity; devices accept about 255 characters.
 const LONGEST: usize = 255;
 
-/// An identity in one of the forms that every device knows. Displays as strongSwan reads it.
+/// An identity in one of the forms that every device supports. Displays in strongSwan's syntax.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity(String);
 

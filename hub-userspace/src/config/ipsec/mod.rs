@@ -1,7 +1,7 @@
-//! IPsec of a connection: what the hub and the site's device agree on. [`Ipsec`] is what a valid file says.
+//! IPsec of a connection: the parameters that hub and site agree on. [`Ipsec`] is the validated configuration.
 //!
-//! Names and forms are those of swanctl.conf where it has them; `ike` and `esp` are the two parts that every device and
-//! the cloud's `IkeConfig` and `IpsecConfig` know.
+//! Names and syntax follow swanctl.conf where possible. `ike` and `esp` are the two parts that every device has, as do
+//! the cloud's `IkeConfig` and `IpsecConfig`.
 
 mod algorithm;
 mod draft;
@@ -25,46 +25,46 @@ pub(super) use self::{
     rules::{Files, validate},
 };
 
-/// Proposals of a connection that names none: the first is what is wanted, the second for devices without AES-GCM.
+/// Default proposals of a connection: the first is preferred, the second is for devices without AES-GCM.
 pub const DEFAULT_IKE_PROPOSALS: [&str; 2] = ["aes256gcm16-prfsha384-ecp384", "aes256-sha384-ecp384"];
 pub const DEFAULT_ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-ecp384", "aes256-sha384-ecp384"];
-/// As above, where perfect forward secrecy is switched off.
+/// Default ESP proposals without perfect forward secrecy.
 const DEFAULT_ESP_PROPOSALS_WITHOUT_PFS: [&str; 2] = ["aes256gcm16", "aes256-sha384"];
 pub const DEFAULT_IKE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const DEFAULT_ESP_LIFETIME: Duration = Duration::from_secs(3600);
-/// Of an xfrm interface: leaves room for ESP in UDP, in IPv6, on a link of 1500.
+/// MTU of an xfrm interface: leaves room for ESP in UDP over IPv6 on a link with an MTU of 1500.
 pub const DEFAULT_INTERFACE_MTU: u32 = 1400;
 pub const DEFAULT_DPD_DELAY: Duration = Duration::from_secs(30);
 
-/// How a connection's SAs come about.
+/// Negotiation parameters of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipsec {
     pub auth: Auth,
-    /// Of the hub; `None`: its public address.
+    /// The hub's identity; `None`: its public address.
     pub local_id: Option<Identity>,
-    /// Of the site; `None`: the customer gateway's address.
+    /// The site's identity; `None`: the customer gateway's address.
     pub remote_id: Option<Identity>,
     pub start: StartAction,
-    /// UDP around ESP even where no NAT is found.
+    /// Forces UDP encapsulation of ESP even without NAT.
     pub encap: bool,
-    /// Of the xfrm interface that the SAs belong to; not 0.
+    /// `if_id` of the xfrm interface that the SAs are bound to; not 0.
     pub if_id: Option<u32>,
-    /// The agent makes that interface, and removes it.
+    /// The agent creates and removes that interface.
     pub create_interface: Option<XfrmInterface>,
-    /// Silence after which the peer is asked whether it lives; zero: it is not asked. Whole seconds.
+    /// Idle time before dead peer detection probes the peer; zero turns it off. Whole seconds.
     pub dpd_delay: Duration,
     pub ike: IkeSettings,
     pub esp: Esp,
 }
 
-/// An xfrm interface that the agent makes.
+/// An xfrm interface that the agent creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct XfrmInterface {
     /// Bytes.
     pub mtu: u32,
 }
 
-/// How the two ends prove who they are. Files only: what is in them is read where it is used.
+/// Authentication of the two ends. Holds file names only; each file is read on use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
     Psk {
@@ -73,17 +73,17 @@ pub enum Auth {
     Certificate {
         certificate: PathBuf,
         private_key: PathBuf,
-        /// Whom the site's certificate must be from; `None`: any CA that the IKE daemon knows.
+        /// CA that must have issued the site's certificate; `None`: any CA that the IKE daemon trusts.
         ca: Option<PathBuf>,
     },
 }
 
-/// Who begins to negotiate.
+/// Which side initiates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAction {
-    /// The hub, with the first packet to the site.
+    /// The hub, on the first packet to the site.
     Trap,
-    /// The hub, at once, and again whenever the SA goes.
+    /// The hub, at once, and again whenever the SA is lost.
     Start,
     /// The site.
     None,
@@ -115,19 +115,19 @@ pub enum IkeV1Mode {
 /// The ESP SAs, "phase 2".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Esp {
-    /// In order of preference; not empty. All with a group, or without perfect forward secrecy none.
+    /// In order of preference; not empty. With perfect forward secrecy all have a group, without it none.
     pub proposals: Vec<Proposal>,
     /// Whole seconds.
     pub lifetime: Duration,
 }
 
 impl Ipsec {
-    /// Whether each rekeying agrees on new key material.
+    /// Perfect forward secrecy: whether each rekeying negotiates new key material.
     pub fn has_pfs(&self) -> bool {
         self.esp.proposals.iter().all(|proposal| proposal.group.is_some())
     }
 
-    /// Whether something in it needs `allow_weak`.
+    /// Whether any setting needs `allow_weak`.
     pub fn is_weak(&self) -> bool {
         let mut proposals = self.ike.proposals.iter().chain(&self.esp.proposals);
         !self.has_pfs()

@@ -10,20 +10,20 @@ use super::{
     algorithm::{ALGORITHMS, Algorithm, AlgorithmKind, find},
 };
 
-/// What a proposal is for.
+/// Protocol of a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     Ike,
     Esp,
 }
 
-/// Algorithms to use together. Displays as strongSwan reads it.
+/// Algorithms to use together. Displays in strongSwan's syntax.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Proposal {
     pub encryption: &'static Algorithm,
-    /// Nothing beside an AEAD.
+    /// `None` with an AEAD.
     pub integrity: Option<&'static Algorithm>,
-    /// Of IKE, beside an AEAD or where it is not the integrity algorithm's.
+    /// For IKE only: with an AEAD, or if it differs from the integrity algorithm's.
     pub prf: Option<&'static Algorithm>,
     /// Always with IKE; with ESP for perfect forward secrecy.
     pub group: Option<&'static Algorithm>,
@@ -37,7 +37,7 @@ impl fmt::Display for Proposal {
 }
 
 impl Proposal {
-    /// Reads `text`.
+    /// Parses and validates `text`.
     pub(in crate::config) fn of(text: &str, protocol: Protocol) -> Result<Self, Problem> {
         let mut found: [Option<&'static Algorithm>; 4] = [None; 4];
         for word in text.split('-') {
@@ -100,7 +100,7 @@ impl Proposal {
         [self.integrity, self.prf, self.group].into_iter().flatten()
     }
 
-    /// The weak ones of its algorithms, each with the reason.
+    /// Its weak algorithms, each with the reason.
     pub fn weaknesses(&self) -> impl Iterator<Item = String> {
         let all = std::iter::once(self.encryption).chain(self.others());
         all.filter_map(|algorithm| Some(format!("{algorithm} {}", algorithm.weakness?)))
@@ -108,7 +108,7 @@ impl Proposal {
 }
 
 impl Protocol {
-    /// A proposal as it could be.
+    /// A valid proposal, for messages.
     pub const fn example(self) -> &'static str {
         match self {
             Self::Ike => super::DEFAULT_IKE_PROPOSALS[0],

@@ -1,4 +1,4 @@
-//! The keys of `[connection.NAME.ipsec]`, and what they must be to one another within it.
+//! The keys of `[connection.NAME.ipsec]`, and the rules within that section.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -39,12 +39,12 @@ const KEYS: &[&str] = &[
 ];
 const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
 const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs"];
-/// From IPv6's least to the most that fits an IP packet.
+/// From IPv6's minimum MTU to the largest IP packet.
 const INTERFACE_MTUS: RangeInclusive<u32> = 1280..=65535;
 const STARTS: [(&str, StartAction); 3] =
     [("trap", StartAction::Trap), ("start", StartAction::Start), ("none", StartAction::None)];
 const MODES: [(&str, IkeV1Mode); 2] = [("main", IkeV1Mode::Main), ("aggressive", IkeV1Mode::Aggressive)];
-/// `IKEv1` protects itself with no AEAD.
+/// `IKEv1` does not use AEAD algorithms to protect its own messages.
 const DEFAULT_IKEV1_PROPOSALS: [&str; 2] = ["aes256-sha384-ecp384", "aes256-sha256-modp2048"];
 const PSK_FILE: &str = "\"/etc/vpnhub/NAME.psk\"";
 
@@ -84,7 +84,7 @@ impl SectionReader<'_, '_> {
         Some(draft)
     }
 
-    /// An interface that is to be made is an xfrm one.
+    /// Only xfrm interfaces are created.
     fn check_interface(&mut self, section: &Section<'_>, draft: &IpsecDraft) {
         let Some(create) = draft.create_interface else { return };
         if create.value && section.lacks("if_id") {
@@ -100,7 +100,7 @@ impl SectionReader<'_, '_> {
         }
     }
 
-    /// Whether there is one way to prove who one is, and all of it.
+    /// Whether there is exactly one authentication method, and it is complete.
     fn check_auth(&mut self, section: &Section<'_>) -> bool {
         let report = &mut *self.report;
         let has = |key: &str| section.get(key).is_some();
@@ -209,7 +209,7 @@ impl SectionReader<'_, '_> {
         Some(EspDraft { proposals, lifetime, pfs })
     }
 
-    /// What is weak is an error, or where it is allowed a warning.
+    /// Weak settings are an error, or a warning if they are allowed.
     fn check_weak(&mut self, section: &Section<'_>, draft: &IpsecDraft) {
         let Some(allowed) = draft.allow_weak else { return };
         let mut found = false;
@@ -287,7 +287,7 @@ fn proposals<'a>(
     })
 }
 
-/// The files that a draft names, each with its key: those that nobody else may read first.
+/// The files that a draft names, each with its key; files that must be private come first.
 pub(super) fn files(draft: &IpsecDraft) -> impl Iterator<Item = (&'static str, &Located<PathBuf>)> {
     let IpsecDraft { psk_file, private_key, certificate, ca, .. } = draft;
     let all = [("psk_file", psk_file), ("private_key", private_key), ("certificate", certificate), ("ca", ca)];

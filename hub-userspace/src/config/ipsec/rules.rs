@@ -1,4 +1,4 @@
-//! What the IPsec parts of several connections must be to one another, and to the files they name.
+//! Rules across the IPsec sections of several connections, and for the files they name.
 
 use std::{
     collections::HashMap,
@@ -17,12 +17,12 @@ use super::{
     secret::{Secret, SecretError, SecretFault, check_key},
 };
 
-/// Whether the files that a configuration names are looked at.
+/// Whether to check the files that a configuration names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
-    /// It is judged by its text alone.
+    /// Validate the text only.
     Unseen,
-    /// It is for this host.
+    /// The configuration is for this host: check them.
     Here,
 }
 
@@ -44,7 +44,7 @@ fn ipsec_path(connection: &ConnectionDraft, key: &str) -> String {
     if key.is_empty() { path } else { join(&path, key) }
 }
 
-/// The hub shows its address unless told otherwise: then it must be known.
+/// The hub identifies itself by its address unless `local_id` is set, so one of the two is required.
 fn check_local_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(gateway) = draft.gateway.as_ref().filter(|gateway| !gateway.may_have_address) else { return };
     debug_assert!(gateway.address.is_none(), "it may have none");
@@ -66,7 +66,7 @@ fn identities(draft: &Draft, connection: &ConnectionDraft, ipsec: &IpsecDraft) -
     Some((ipsec.local_id.or(hub)?, ipsec.remote_id.or(site)?))
 }
 
-/// A secret belongs to two identities: there can be one only.
+/// The IKE daemon selects a secret by the two identities, so each pair has only one.
 fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut first: HashMap<_, &Located<PathBuf>> = HashMap::new();
     for (connection, ipsec) in with_ipsec(draft) {
@@ -91,7 +91,7 @@ fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// An xfrm interface has one `if_id`, and an `if_id` one interface.
+/// One `if_id` per xfrm interface, and one interface per `if_id`.
 fn check_if_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut interfaces: HashMap<&str, Located<u32>> = HashMap::new();
     let mut ids: HashMap<u32, (&str, usize)> = HashMap::new();
@@ -138,7 +138,7 @@ fn check_files(draft: &Draft, report: &mut DiagnosticReport<'_>) {
                 }
                 Err(error) => {
                     let help = match (key, &error.fault) {
-                        // A key pair is not made by the way.
+                        // The help for a secret does not apply to a key pair.
                         ("psk_file", _) | (_, SecretFault::Exposed(_) | SecretFault::Denied) => error.help(),
                         _ => "put the file there, in PEM form".to_owned(),
                     };

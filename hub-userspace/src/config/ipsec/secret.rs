@@ -1,4 +1,4 @@
-//! Secrets in files of their own: who may read them, and what is in them. Nothing of it is ever shown.
+//! Secrets in files of their own: checks of permissions and contents. The contents are never displayed.
 
 use std::{
     fmt, fs,
@@ -10,12 +10,12 @@ use std::{
 use rustix::fs::OFlags;
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// Longest secret; most devices take less.
+/// Longest secret; most devices accept less.
 const LONGEST: usize = 256;
-/// Shorter secrets can be guessed: aggressive mode and active attackers give the material to try at leisure.
+/// Shorter secrets can be guessed: aggressive mode and active attacks allow offline brute force.
 const SHORTEST: usize = 16;
 
-/// A pre-shared key. It has no `Display`, its `Debug` shows nothing, and its memory is overwritten when it is dropped.
+/// A pre-shared key. It has no `Display`, its `Debug` shows nothing, and its memory is zeroed on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -26,7 +26,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// What it is: for the IKE daemon, and for a site's configuration when it is asked for.
+    /// The plain text, for the IKE daemon and for a site's configuration on request.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -35,14 +35,14 @@ impl Secret {
         self.0.len() < SHORTEST
     }
 
-    /// Reads a secret; a line end at its end does not belong to it.
+    /// Reads a secret; a trailing line end is not part of it.
     pub fn read(file: &Path) -> Result<Self, SecretError> {
         let error = |fault| SecretError { file: file.to_owned(), fault };
         let mut options = fs::OpenOptions::new();
-        // A FIFO would wait for its other end.
+        // Opening a FIFO would block.
         let opened = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(file);
         let opened = opened.map_err(|found| error(SecretFault::of(&found)))?;
-        // Of what was opened: the path may lead elsewhere a moment later.
+        // From the open file: the path may point elsewhere a moment later.
         let metadata = opened.metadata().map_err(|found| error(SecretFault::of(&found)))?;
         guard(&metadata).map_err(error)?;
         let bytes = read(opened, LONGEST + 3).map_err(|found| error(SecretFault::of(&found)))?;
@@ -67,7 +67,7 @@ impl Secret {
     }
 }
 
-/// The first bytes of a file, of which no copy stays in memory: the buffer never grows.
+/// The first bytes of a file. The buffer never grows, so that no copy stays in memory.
 fn read(mut file: fs::File, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; most]);
     let mut length = 0;
@@ -84,25 +84,25 @@ fn read(mut file: fs::File, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(bytes)
 }
 
-/// The text of a file that may hold a private key; `None` when it is longer than `most` bytes or no UTF-8.
+/// The text of a file that may hold a private key; `None` if it is longer than `most` bytes or not UTF-8.
 pub fn read_text(file: &Path, most: usize) -> io::Result<Option<Zeroizing<String>>> {
     let mut bytes = read(fs::File::open(file)?, most + 1)?;
     if bytes.len() > most {
         return Ok(None);
     }
-    // The same memory: nothing is copied, and nothing is left where it is no UTF-8.
+    // Reuses the buffer, and zeroes it if the text is not UTF-8: no copy stays in memory.
     let text = String::from_utf8(std::mem::take(&mut *bytes)).map_err(|error| error.into_bytes().zeroize());
     Ok(text.ok().map(Zeroizing::new))
 }
 
-/// Whether a file may hold a private key, as far as can be told from outside.
+/// Checks type and permissions of a private key's file, not its contents.
 pub fn check_key(file: &Path) -> Result<(), SecretError> {
     let error = |fault| SecretError { file: file.to_owned(), fault };
     let metadata = fs::metadata(file).map_err(|found| error(SecretFault::of(&found)))?;
     guard(&metadata).map_err(error)
 }
 
-/// Why a secret cannot be used. Displays without what is in the file.
+/// Why a secret cannot be used. The message never includes the file's contents.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} {}; help: {}", .file.display(), .fault.message(), self.help())]
 pub struct SecretError {
@@ -116,7 +116,7 @@ pub enum SecretFault {
     Denied,
     Unreadable(String),
     NoFile,
-    /// Bits of the mode that group and others have.
+    /// Mode with permissions for group or others.
     Exposed(u32),
     Empty,
     Long,
@@ -124,7 +124,7 @@ pub enum SecretFault {
 }
 
 impl SecretError {
-    /// What to do.
+    /// The remedy.
     pub fn help(&self) -> String {
         let file = self.file.display();
         match &self.fault {
@@ -148,7 +148,7 @@ impl SecretFault {
         }
     }
 
-    /// What is wrong, after the file's name.
+    /// The problem; follows the file name.
     pub fn message(&self) -> String {
         match self {
             Self::Missing => "is not there".to_owned(),

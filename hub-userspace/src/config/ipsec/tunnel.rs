@@ -1,4 +1,4 @@
-//! A connection's IPsec with what the rest of the configuration says about it.
+//! A connection's IPsec settings combined with the rest of the configuration.
 
 use std::net::IpAddr;
 
@@ -7,13 +7,13 @@ use super::{
     Identity, Ipsec,
 };
 
-/// All that hub and site have to agree on.
+/// All parameters that hub and site must agree on.
 #[derive(Debug, Clone)]
 pub struct TunnelParameters<'c> {
     pub name: &'c str,
     pub connection: &'c Connection,
     pub ipsec: &'c Ipsec,
-    /// Public address of the hub, if the configuration says it.
+    /// Public address of the hub, if configured.
     pub hub: Option<IpAddr>,
     /// Public address of the site.
     pub site: IpAddr,
@@ -22,7 +22,7 @@ pub struct TunnelParameters<'c> {
 }
 
 impl Config {
-    /// The tunnel of a connection that has IPsec.
+    /// The tunnel of a connection; `None` without IPsec.
     pub fn tunnel<'c>(&'c self, name: &str) -> Option<TunnelParameters<'c>> {
         let (name, connection) = self.connections.get_key_value(name)?;
         let ipsec = connection.ipsec.as_ref()?;
@@ -34,7 +34,7 @@ impl Config {
             ipsec,
             hub,
             site,
-            // One of the two is there: a rule says so.
+            // Validation ensures one of the two.
             local_id: ipsec.local_id.clone().or(hub.map(Identity::from))?,
             remote_id: ipsec.remote_id.clone().unwrap_or_else(|| site.into()),
         })

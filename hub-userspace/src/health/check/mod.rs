@@ -1,14 +1,15 @@
-//! When a path counts as healthy. Pure: time comes in, verdicts come out.
+//! When a path is healthy. Pure: time in, verdicts out.
 //!
-//! A probe goes out every `interval`, the first at once. Any genuine reply makes the path healthy; it is unhealthy when
-//! `retries` probes that were all sent since the last reply came have each had `interval` and nothing came. Hence:
+//! One probe is sent every `interval`, the first at once. Any genuine reply makes the path healthy. The path is
+//! unhealthy when `retries` probes, all sent after the last reply arrived, have each waited `interval` without a reply.
+//! Hence:
 //!
 //! - the verdict falls later than `retries * interval`, and not later than `(retries + 1) * interval`, after the last
 //!   reply (plus the lateness of timers);
-//! - the round trip may be longer than `interval`: what counts is that replies come in, not which probe they belong to,
-//!   as long as they are not older than [`LATE`]. A path flaps only if no reply comes for `retries * interval`. (With
-//!   one retry that leaves no room for jitter, unless the round trip stays below the interval);
-//! - nothing is said before the first reply or the first `retries` misses. Until then a path is not healthy.
+//! - the round trip may exceed `interval`: it does not matter which probe a reply belongs to, as long as it is not
+//!   older than [`LATE`]. A path flaps only if no reply arrives for `retries * interval`. (With one retry that leaves
+//!   no room for jitter, unless the round trip stays below the interval);
+//! - there is no verdict before the first reply or the first `retries` misses. Until then a path is not healthy.
 
 use std::{
     collections::VecDeque,
@@ -17,11 +18,11 @@ use std::{
 
 use super::Verdict;
 
-/// Random bytes that the far end must send back. Nobody who has not seen the probe can guess them.
+/// Random bytes that the far end must echo, so that an off-path attacker cannot forge a reply.
 pub type Nonce = [u8; 16];
 
-/// A reply counts this long after its probe was sent, or an interval if that is longer: more than the round trip of any
-/// path that one would use, and short enough that the reply still says something about now.
+/// Maximum age of a reply since its probe was sent, or an interval if that is longer. It exceeds the round trip of any
+/// usable path, and is short enough for the reply to reflect the current state.
 pub const LATE: Duration = Duration::from_secs(2);
 
 /// The state of one check.
@@ -33,9 +34,9 @@ pub struct Check {
     due: Instant,
     /// Sequence number of the next probe.
     sequence: u16,
-    /// Probes that a reply may still come for, the oldest first.
+    /// Probes that may still be answered, the oldest first.
     probes: VecDeque<Probe>,
-    /// Probes sent since the last reply came.
+    /// Probes sent since the last reply.
     unanswered: u32,
     last_reply: Option<Instant>,
     healthy: Option<bool>,
@@ -76,19 +77,19 @@ impl Check {
         self.due
     }
 
-    /// Has the next probe sent at `now`, in place of the last one.
+    /// Reschedules the next probe to `now`, in place of the last one.
     pub fn hurry(&mut self, now: Instant) {
         self.due = self.due.min(now);
-        // That one has not had its interval.
+        // The last probe has not had its interval.
         self.unanswered = self.unanswered.saturating_sub(1);
     }
 
-    /// Whether [`Self::judge`] would find the path unhealthy now: the last moment to look for replies.
+    /// Whether [`Self::judge`] would find the path unhealthy now. If so, process pending replies first.
     pub fn is_overdue(&self) -> bool {
         self.unanswered >= self.retries
     }
 
-    /// To be asked when a probe is due, before it is sent: the verdict, if the path turned out unhealthy.
+    /// Call when a probe is due, before sending it. Returns the verdict if the path has become unhealthy.
     pub fn evaluate(&mut self, now: Instant) -> Option<Verdict> {
         if !self.is_overdue() || self.healthy == Some(false) {
             return None;
@@ -98,7 +99,7 @@ impl Check {
         Some(Verdict::Unhealthy { misses: self.unanswered, last_reply_age })
     }
 
-    /// Notes a probe as sent at `now`, whether or not it could be; its sequence number.
+    /// Records a probe as sent at `now`, even if sending failed; returns its sequence number.
     pub fn probe(&mut self, now: Instant, nonce: Nonce) -> u16 {
         let late = LATE.max(self.interval);
         while self.probes.front().is_some_and(|probe| now.saturating_duration_since(probe.sent) > late) {
@@ -108,7 +109,8 @@ impl Check {
         self.sequence = sequence.wrapping_add(1);
         self.probes.push_back(Probe { sequence, nonce, sent: now });
         self.unanswered = self.unanswered.saturating_add(1);
-        // From when it was due, so that lateness does not add up; but the far end must have most of the interval.
+        // Counted from the due time, so that lateness does not accumulate; but the far end must have most of the
+        // interval.
         self.due += self.interval;
         if self.due < now + self.interval / 2 {
             self.due = now + self.interval;
@@ -116,7 +118,7 @@ impl Check {
         sequence
     }
 
-    /// Takes a reply that came at `now`; nothing if it answers no probe of ours, is too old or came before.
+    /// Processes a reply received at `now`; `None` if it matches no probe, is too old or is a duplicate.
     pub fn reply(&mut self, now: Instant, sequence: u16, nonce: &[u8]) -> Option<ProbeReply> {
         let at = self.probes.iter().position(|probe| probe.sequence == sequence && probe.nonce == nonce)?;
         let round_trip = now.saturating_duration_since(self.probes.remove(at)?.sent);

@@ -1,4 +1,4 @@
-//! Verdicts on schedules of replies and losses, by hand and at random.
+//! Verdicts on fixed and random schedules of replies and losses.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,11 @@ const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// A check on a path with a clock of its own.
+/// A check on a simulated path.
 struct Path {
     start: Instant,
     check: Check,
-    /// Sequence numbers on their way back, by when they arrive.
+    /// Sequence numbers of replies under way, by arrival time.
     replies: BTreeMap<Duration, Vec<u16>>,
     last_reply: Option<Duration>,
     verdicts: Vec<(Duration, Verdict)>,
@@ -30,8 +30,8 @@ impl Path {
         Self { start, check, replies: BTreeMap::new(), last_reply: None, verdicts: Vec::new() }
     }
 
-    /// Lets time pass until `end`. `far_end` says for a probe's time when its reply arrives, if it does; `lateness` how
-    /// late the timer is.
+    /// Advances time to `end`. `far_end` maps a probe's time to the arrival of its reply, if any; `lateness` is the
+    /// delay of the timer.
     fn run(
         &mut self,
         end: Duration,
@@ -40,7 +40,7 @@ impl Path {
     ) {
         loop {
             let tick = self.check.due() - self.start + lateness();
-            // Replies are looked for before a verdict.
+            // Process replies before the verdict.
             while let Some(arrived) = self.replies.first_entry().filter(|entry| *entry.key() <= tick.min(end)) {
                 let (at, sequences) = arrived.remove_entry();
                 for sequence in sequences {
@@ -62,7 +62,7 @@ impl Path {
     }
 }
 
-/// The generator "xorshift64*": the same numbers every time.
+/// The generator "xorshift64*": reproducible numbers.
 struct Random(u64);
 
 impl Random {
@@ -144,7 +144,7 @@ fn lateness_of_timers_neither_adds_up_nor_shortens_an_interval_by_more_than_half
     assert_eq!(check.due(), start + ms(10));
     check.probe(start + ms(14), NONCE);
     assert_eq!(check.due(), start + ms(20));
-    // The host slept: no burst of probes afterwards.
+    // After a suspend of the host there is no burst of probes.
     check.probe(start + ms(5000), NONCE);
     assert_eq!(check.due(), start + ms(5010));
 }

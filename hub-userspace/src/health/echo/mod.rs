@@ -1,4 +1,4 @@
-//! ICMP echo packets, from the IP header on: built, and read with distrust. Pure.
+//! ICMP echo packets, from the IP header on: encoding, and strict decoding. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,11 +16,11 @@ pub const IPV6_HEADER: usize = 40;
 const ECHO_HEADER: usize = 8;
 
 const HOP_LIMIT: u8 = 64;
-/// Flags and fragment offset (RFC 791): don't fragment, and what must be zero in a packet that is whole.
+/// Flags and fragment offset (RFC 791): don't fragment; the bits that must be zero in an unfragmented packet.
 const DONT_FRAGMENT: u16 = 0x4000;
 const FRAGMENT: u16 = 0x3fff;
 
-/// What an echo reply says.
+/// A decoded echo reply.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reply<'a> {
     pub source: IpAddr,
@@ -30,7 +30,7 @@ pub struct Reply<'a> {
     pub payload: &'a [u8],
 }
 
-/// An echo request as a whole IP packet; nothing if the addresses are of two IP versions.
+/// An echo request as a complete IP packet; `None` if the addresses differ in IP version.
 pub fn request(source: IpAddr, destination: IpAddr, identifier: u16, sequence: u16, payload: &[u8]) -> Option<Vec<u8>> {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -49,9 +49,9 @@ pub fn request(source: IpAddr, destination: IpAddr, identifier: u16, sequence: u
     }
 }
 
-/// Reads a packet from the wire; nothing unless it is an echo reply, whole, with right lengths and checksums.
+/// Decodes a packet from the wire; `None` unless it is a complete echo reply with valid lengths and checksums.
 ///
-/// IPv6 extension headers are not looked behind: nobody has a reason to send an echo reply with one.
+/// IPv6 extension headers are not supported: an echo reply has no reason to carry one.
 pub fn reply(packet: &[u8]) -> Option<Reply<'_>> {
     match packet.first()? >> 4 {
         4 => reply_v4(packet),
@@ -63,7 +63,7 @@ pub fn reply(packet: &[u8]) -> Option<Reply<'_>> {
 fn reply_v4(packet: &[u8]) -> Option<Reply<'_>> {
     let header_length = usize::from(packet.first()? & 0x0f) * 4;
     let length = usize::from(u16_at(packet, 2)?);
-    // What is behind the packet is padding of the frame.
+    // Bytes after the packet are padding of the frame.
     let packet = packet.get(..length)?;
     let (header, message) = packet.split_at_checked(header_length)?;
     if header_length < IPV4_HEADER
@@ -130,7 +130,7 @@ fn ipv6_header(source: Ipv6Addr, destination: Ipv6Addr, payload: usize) -> [u8; 
     header
 }
 
-/// What an `ICMPv6` checksum covers besides the message (RFC 8200 section 8.1).
+/// The part of an `ICMPv6` checksum outside the message (RFC 8200 section 8.1).
 fn pseudo_header(source: Ipv6Addr, destination: Ipv6Addr, length: usize) -> [u8; IPV6_HEADER] {
     let mut header = [0; IPV6_HEADER];
     header[..16].copy_from_slice(&source.octets());
@@ -140,8 +140,8 @@ fn pseudo_header(source: Ipv6Addr, destination: Ipv6Addr, length: usize) -> [u8;
     header
 }
 
-/// The Internet checksum (RFC 1071) of the parts in a row, all but the last of even length; zero for data that contains
-/// its right checksum.
+/// The Internet checksum (RFC 1071) of the concatenated parts, all but the last of even length; zero for data that
+/// contains its valid checksum.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let mut sum: u32 =

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{Reply, reply, request};
 
-/// A request and its reply, checksums computed by other code than ours: identifier 0x1234, sequence 1, payload "abcdefg".
+/// A request and its reply, checksums computed independently: identifier 0x1234, sequence 1, payload "abcdefg".
 const V4_REQUEST: [u8; 35] = [
     0x45, 0x00, 0x00, 0x23, 0x00, 0x00, 0x40, 0x00, 0x40, 0x01, 0x26, 0xd8, 10, 0, 0, 1, 10, 0, 0, 2, //
     0x08, 0x00, 0x54, 0x9d, 0x12, 0x34, 0x00, 0x01, b'a', b'b', b'c', b'd', b'e', b'f', b'g',
@@ -109,7 +109,7 @@ fn no_truncation_and_no_flipped_bit_is_accepted_or_panics() {
         for length in 0..packet.len() {
             assert_eq!(reply(&packet[..length]), None, "{length} bytes");
         }
-        // Traffic class, flow label and hop limit are nobody's business, and no checksum covers them.
+        // No checksum covers traffic class, flow label and hop limit, and the decoder ignores them.
         let uncovered = |bit: usize| packet[0] >> 4 == 6 && (bit / 8 == 7 || (4..32).contains(&bit) && bit / 8 < 4);
         for bit in (0..packet.len() * 8).filter(|bit| !uncovered(*bit)) {
             let mut flipped = packet.to_vec();
