@@ -1,4 +1,4 @@
-//! Where a packet goes: the longest prefix, and of the members that lead there the one its flow belongs to.
+//! Routing: the longest prefix, and among its members the next hop of the packet's flow.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -6,21 +6,21 @@ use ipnet::IpNet;
 
 use super::{Account, Interface, Route, World, flow, parse::Packet, prefix::contains};
 
-/// What leads to a destination.
+/// The target of a destination.
 pub enum Target<'a> {
     Vpc {
         gateway: Option<IpAddr>,
     },
-    /// All routes of one destination, by name of the next hop; at least one.
+    /// All routes of one destination, by next-hop name; at least one.
     Routes(Vec<&'a Route>),
 }
 
-/// How a packet leaves.
+/// The egress of a packet.
 pub struct Way<'a> {
     pub account: Account,
-    /// `None` where the host has no such interface.
+    /// `None` if the host has no such interface.
     pub interface: Option<&'a Interface>,
-    /// Address whose link address the frame goes to.
+    /// The address whose link address becomes the frame's destination.
     pub neighbour: IpAddr,
 }
 

@@ -35,12 +35,12 @@ pub(super) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, l
     header
 }
 
-/// Recomputes the IPv4 header checksum and the TCP, UDP, ICMP or `ICMPv6` checksum of an Ethernet frame, VLAN tags or not.
-/// A fragment's transport checksum covers bytes that are not there, and other protocols have none known here: these
-/// count as right.
+/// Recomputes the IPv4 header checksum and the TCP, UDP, ICMP or `ICMPv6` checksum of an Ethernet frame, tagged or not.
+/// A fragment's transport checksum covers missing bytes, and the checksums of other protocols are not known here: these
+/// count as correct.
 ///
 /// # Errors
-/// What is wrong, with what it should be; or why the frame cannot be read.
+/// The wrong checksum with its correct value, or why the frame cannot be read.
 pub fn verify_checksums(frame: &[u8]) -> Result<(), String> {
     verify(&View::ethernet(frame)?)
 }
@@ -84,7 +84,7 @@ fn verify(view: &View<'_>) -> Result<(), String> {
     if view.protocol == UDP && right == 0 {
         right = 0xffff;
     }
-    // Not merely a sum of zero: 0x0000 and 0xffff sum up alike, and only one of them is right.
+    // Not merely a sum of zero: 0x0000 and 0xffff sum up alike, and only one of them is correct.
     if field == right.to_be_bytes() { Ok(()) } else { Err(wrong(name, field, right)) }
 }
 
