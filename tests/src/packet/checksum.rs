@@ -66,7 +66,7 @@ fn verify(view: &View<'_>) -> Result<(), String> {
     }
     let (name, at, pseudo) = match (view.protocol, view.source) {
         (TCP, _) => ("TCP", 16, true),
-        // RFC 768: zero means that there is none. Not over IPv6 (RFC 8200 section 8.1).
+        // RFC 768: zero means no checksum. Not over IPv6 (RFC 8200 section 8.1).
         (UDP, IpAddr::V4(_)) if view.transport.get(6..8) == Some(&[0, 0]) => return Ok(()),
         (UDP, _) => ("UDP", 6, true),
         (ICMP, IpAddr::V4(_)) => ("ICMP", 2, false),
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(internet_checksum(&[]), 0xffff);
     }
 
-    /// The IPv4 header with which Wikipedia explains the checksum (b861), with a UDP datagram of no checksum.
+    /// The IPv4 header with which Wikipedia explains the checksum (b861), with a UDP datagram without checksum.
     const HEADER: [u8; 20] = [
         0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00, 0x01, 0xc0, 0xa8,
         0x00, 0xc7,
