@@ -266,7 +266,7 @@ fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
         assert_eq!(state.gateways.len(), MANY as usize + 1);
 
-        // Its route goes with it, which only a reading shows.
+        // Its route is deleted with it, which only a full dump shows.
         ip("addr del 10.2.0.1/24 dev other");
         let told = async {
             let mut told = Changes::default();
@@ -278,7 +278,7 @@ fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
                     return told;
                 }
                 if n % 10 == 0 {
-                    // Others go on meanwhile.
+                    // Other changes continue meanwhile.
                     ip(&format!("route replace {} via 10.1.0.3", destination(n)));
                 }
                 sleep(Duration::from_micros(100)).await;

@@ -48,7 +48,7 @@ fn a_hub_that_forwards_no_ipv6_takes_nothing_from_a_sites_router_advertisement()
             });
         }
     }
-    // Markers sent later are processed later.
+    // An arrived marker proves that the kernel has processed the advertisements before it.
     hunt.settle_ways(&[Place::Alpha, Place::Gamma, Place::Delta, Place::Epsilon].map(|site| (site, Place::Vpc)))?;
     let addresses = hub.ip("-6 -o addr show")?;
     let routes = hub.ip("-6 route show proto ra")?;

@@ -134,7 +134,7 @@ fn flapping_link_under_reload() {
     });
 }
 
-/// charon is killed at the hub and restarted: first at once, then after the agent's timeout.
+/// charon is killed at the hub and restarted: first at once, then after a pause longer than the timeout.
 fn charon_restart() {
     let options = IpsecOptions::new(Esp::of_this_host()).hub_begins().impatient();
     record(

@@ -70,7 +70,7 @@ fn a_site_reaches_every_address_of_the_hub() -> anyhow::Result<()> {
             to_hub(NARROW, "10.10.90.1", "203.0.113.1", "xian"),
             to_hub(TUN, "10.10.40.1", "203.0.113.1", "beijing"),
             to_hub(TUN, "10.10.41.1", "203.0.113.1", "chengdu"),
-            // The longest remote prefix wins, even if only the other allows the packet.
+            // The longest remote prefix wins, regardless of the other connection's selectors.
             to_hub(TUN, "10.10.40.200", "10.255.0.0", "chengdu"),
             to_hub(TUN, "fd00:40::1", "fd00:c::1", "beijing"),
             // Its sources need not be routed to it.

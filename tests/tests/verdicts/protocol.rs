@@ -12,7 +12,7 @@ use crate::{
     table,
 };
 
-/// A vendors' tag from before IEEE 802.1ad, which the kernel does not support.
+/// A vendor-specific tag from before IEEE 802.1ad, which the kernel does not support.
 const OLD_SERVICE_VLAN: u16 = 0x9100;
 /// The largest control word without a VLAN: only a priority.
 const PRIORITY: u16 = 7 << 13;

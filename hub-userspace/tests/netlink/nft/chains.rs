@@ -180,7 +180,7 @@ fn a_site_reaches_services_of_the_hub_alone() {
             ] {
                 assert_eq!(bench.send("far1", local(), AT1[v], HUB[v], what), [""; 0], "{what:?} to {}", HUB[v]);
             }
-            // The kernel trusts neighbour requests.
+            // Neighbour discovery passes, except router advertisements.
             let kinds: &[(u8, bool)] =
                 if v == 0 { &[] } else { &[(134, false), (135, true), (136, true), (133, true)] };
             for (kind, passes) in kinds {
