@@ -1,4 +1,4 @@
-//! Counters of another version's datapath: maps of another layout, whose sums a new agent carries over by name.
+//! Counters of another version's datapath: maps with another layout, whose sums a new agent carries over by name.
 //!
 //! Needs root and bpffs, in a network namespace of the test's own.
 
@@ -13,8 +13,8 @@ use hub_userspace::{
 };
 use nix::sched::{CloneFlags, unshare};
 
-/// The other version knows fewer slots, counts something more beside the traffic, and knows two reasons: one of ours under
-/// another number, and one that is gone.
+/// The other version has fewer slots, an additional counter after the traffic, and two reasons: one of ours with
+/// another number, and one that no longer exists.
 const SLOTS: u32 = 100;
 const REASONS: [&str; 2] = ["spoofed_source", "of_another_time"];
 
@@ -50,7 +50,7 @@ fn counters_of_another_version_are_carried_over_by_name() {
     assert!(rustix::process::geteuid().is_root(), "this test makes BPF maps: run it as root");
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let instance: Instance = format!("test-carry-over-{}", std::process::id()).parse().unwrap();
-    // Mounts bpffs, too.
+    // This mounts bpffs, too.
     let (dataplane, _) = Dataplane::start(&model::DataplaneSettings::default(), &instance).unwrap();
     let directory = Directory(PathBuf::from("/sys/fs/bpf/vpnhub").join(instance.as_str()));
     drop(dataplane);
@@ -74,7 +74,7 @@ fn counters_of_another_version_are_carried_over_by_name() {
     let mut record = Vec::new();
     record.extend(*b"shanghai");
     record.resize(128, 0);
-    // Its name has eight bytes; down, by itself.
+    // Its name has eight bytes; it is down, on its own.
     record.extend([8_u32, 3, 1, 0].into_iter().flat_map(u32::to_ne_bytes));
     record.extend([5_000_000_000_u64, 0, 7].into_iter().flat_map(u64::to_ne_bytes));
     // Carried over once before.
@@ -91,7 +91,7 @@ fn counters_of_another_version_are_carried_over_by_name() {
         counters.reasons[Reason::SpoofedSource as usize] = 50 + 2 * cpus;
         counters
     };
-    // The first is killed before the old programs are replaced.
+    // The first is killed before it replaces the old programs.
     for _ in 0..2 {
         let (dataplane, inherited) = Dataplane::start(&settings, &instance).unwrap();
         let (slot, memory) = &inherited.connections["shanghai"];
@@ -101,7 +101,7 @@ fn counters_of_another_version_are_carried_over_by_name() {
         assert!(directory.0.join("counters-old").exists());
     }
     let (mut dataplane, _) = Dataplane::start(&settings, &instance).unwrap();
-    // What the old programs count until they are replaced counts, too.
+    // Counts of the old programs until their replacement are included.
     traffic.set(9, values([11, 100, 0, 0, 999]), 0).unwrap();
     dataplane.keep(&BTreeSet::new()).unwrap();
     assert_eq!(dataplane.counters(9).unwrap(), expected(cpus));

@@ -1,4 +1,4 @@
-//! `vpnhub check` over the files of tests/check: each beside what is said about it, to the letter.
+//! `vpnhub check` for the files of tests/check: the output must equal the stored text exactly.
 //!
 //! `UPDATE_EXPECTED=1 cargo test -p hub-userspace --test check` rewrites the expectations; read the difference.
 
@@ -30,7 +30,7 @@ fn stems(folder: &Path, extension: &str) -> BTreeSet<PathBuf> {
     with_it.map(|path| path.with_extension("")).collect()
 }
 
-/// What the command prints, with the file's name for its path.
+/// The command's output, with the path replaced by the file's name.
 fn output(file: &Path) -> String {
     let name = file.file_name().expect("a file").to_string_lossy();
     run(file, CheckFormat::Table).stdout.replace(&file.display().to_string(), &name)
@@ -178,11 +178,12 @@ fn secrets_that_others_may_read_are_refused_and_never_shown() {
     }
 }
 
-/// Parses, and fails when that takes longer than an operator waits.
+/// Parses, and fails if that takes longer than an operator would wait.
 fn parse_quickly(what: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
     let start = Instant::now();
     let result = config::parse(text).map(|(config, _)| config);
-    // Release takes a fraction of a second; a quadratic step would take minutes. The rest is for a busy machine.
+    // A release build takes a fraction of a second; a quadratic step would take minutes. The rest allows for a busy
+    // machine.
     let limit = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 10 });
     println!("{what}: {:?}", start.elapsed());
     assert!(start.elapsed() < limit, "{what}: {:?}", start.elapsed());
@@ -277,7 +278,7 @@ impl Random {
         usize::try_from(self.0 % limit as u64).expect("below a usize")
     }
 
-    /// Changes, adds or removes a byte, or copies a piece to somewhere else.
+    /// Changes, adds or removes a byte, or copies a piece elsewhere.
     fn damage(&mut self, bytes: &mut Vec<u8>) {
         const SIGNS: &[u8] = b"[]{}=\"'.,#\n\r\t \\_-:/0129azAZ\0\x7f\xc3\xa9";
         let at = self.below(bytes.len());

@@ -1,4 +1,4 @@
-//! `vpnhub peer-config` over the hubs of tests/peer-config: each beside what its site must load, to the letter.
+//! `vpnhub peer-config` for the hubs of tests/peer-config: the output must equal the stored site configuration exactly.
 //!
 //! `UPDATE_EXPECTED=1 cargo test -p hub-userspace --test peer_config` rewrites the expectations; read the difference.
 
@@ -22,7 +22,7 @@ fn folder() -> PathBuf {
     PathBuf::from("../tests/peer-config")
 }
 
-/// The hub of a folder, its secret in a file of the test's own.
+/// The hub of a folder, with its secret in a temporary file.
 fn hub(folder: &Path, secret: &Path) -> Config {
     let text = fs::read_to_string(folder.join("hub.toml")).expect("a hub");
     let text = text.replace("@SECRET@", &secret.display().to_string());
@@ -37,7 +37,7 @@ fn secret_file(name: &str, secret: &str) -> PathBuf {
     file
 }
 
-/// The one connection with IPsec.
+/// The only connection with IPsec.
 fn connection(hub: &Config) -> &str {
     hub.tunnels().next().expect("a tunnel").name
 }
@@ -93,7 +93,7 @@ fn a_secret_that_a_device_would_misread_is_refused_without_being_shown() {
         let error = render(&hub, "shanghai", format, true).expect_err("it has a quote in it").to_string();
         assert!(error.starts_with(format.name()) && error.contains("help: ") && !error.contains(SECRET), "{error}");
     }
-    // strongSwan's files have a way to write it.
+    // strongSwan's files can express it.
     for format in [Format::Swanctl, Format::Strongswan] {
         let text = render(&hub, "shanghai", format, true).expect("a configuration");
         let digits = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();

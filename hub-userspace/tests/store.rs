@@ -1,4 +1,4 @@
-//! A store that is killed at any moment has everything that it has answered, and nothing by half.
+//! A store that is killed at any moment contains every acknowledged change, and no partial one.
 
 use std::{
     env, fs,
@@ -38,7 +38,7 @@ fn united(objects: Objects) -> InForce {
     InForce::new(files.expect("a good file"), objects).expect("a configuration").0
 }
 
-/// The n-th change, the same every time. Some are refused.
+/// The n-th change, deterministic. Some are refused.
 fn change(n: u32) -> ObjectChange {
     let mut random = SmallRng::seed_from_u64(n.into());
     let destination: IpNet = Ipv4Net::new([10, 0, random.random_range(0..20), 0].into(), 24).expect("a length").into();
@@ -78,14 +78,14 @@ fn change(n: u32) -> ObjectChange {
     }
 }
 
-/// What a store says.
+/// The contents of a store.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Said {
     objects: Objects,
     unconfirmed: Option<Unconfirmed>,
 }
 
-/// The n-th change to what is in force: what the store is to write, if it is not refused.
+/// The store's batch for the n-th change to the active configuration, unless it is refused.
 fn batch(in_force: &mut InForce, n: u32) -> Option<(Batch, u64)> {
     let proposal = in_force.propose(&change(n)).ok().filter(|proposal| !proposal.is_nothing())?;
     let text = |n| vec![SourceText { path: "/etc/vpnhub.toml".into(), text: format!("{TEXT}# {n}\n") }];
@@ -108,8 +108,8 @@ fn batch(in_force: &mut InForce, n: u32) -> Option<(Batch, u64)> {
     Some((batch, next_number))
 }
 
-/// Run by the test below in a process of its own: changes the store named by the environment until it is killed, and says
-/// the number of each change that is done.
+/// Run by the test below in a process of its own: changes the store named by the environment until it is killed, and
+/// prints the number of each completed change.
 #[test]
 #[ignore = "only of use to kill_at_any_moment_loses_nothing"]
 fn helper_change_until_killed() {
@@ -126,7 +126,7 @@ fn helper_change_until_killed() {
     }
 }
 
-/// What the store must say.
+/// The expected contents of the store.
 struct Model {
     in_force: InForce,
     said: Said,
@@ -162,7 +162,7 @@ fn kill_at_any_moment_loses_nothing() {
             .expect("this program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         lines.find(|line| line.as_ref().is_ok_and(|line| line == "READY")).expect("it starts").expect("text");
-        // After some changes, in the middle of one: the moment is random, and whatever it is, the outcome must be right.
+        // After some changes, in the middle of one: the moment is random, and the outcome must always be correct.
         let first: Vec<_> = lines.by_ref().take(random.random_range(0..12)).collect();
         thread::sleep(Duration::from_micros(random.random_range(0..1_000)));
         child.kill().expect("it runs");
@@ -177,7 +177,7 @@ fn kill_at_any_moment_loses_nothing() {
         (done..said).for_each(|n| model.step(n));
         done = said;
         if model.said != found {
-            // One more may be done, and the kill came before it could be said.
+            // One more may be complete: the kill came before its number was printed.
             model.step(said);
             done += 1;
             unsaid += 1;
@@ -190,7 +190,7 @@ fn kill_at_any_moment_loses_nothing() {
     assert!(model.made > 500 && unsaid > 0, "{} changes, {unsaid} kills within one", model.made);
 }
 
-/// Fills the store of `STORE_FOLDER` with `STORE_ROUTES` routes by a connection `a`: /31 prefixes of 10.0.0.0/8.
+/// Fills the store of `STORE_FOLDER` with `STORE_ROUTES` routes through a connection `a`: /31 prefixes of 10.0.0.0/8.
 #[test]
 #[ignore = "prepares measurements"]
 fn helper_fill() {

@@ -1,5 +1,5 @@
-//! The kernel's own IPsec policies followed, and xfrm interfaces made, in a namespace. This kernel may know no ESP: then there are no SAs, and what is
-//! read of one is tested with bytes, beside the codec.
+//! Follows the kernel's own IPsec policies, and creates xfrm interfaces, in a namespace. This kernel may not have ESP:
+//! then there are no SAs, and parsing them is tested with bytes, next to the codec.
 
 use std::{process::Command, sync::Arc, thread, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs `ip xfrm` here; whether it could.
+/// Runs `ip xfrm` here. Returns whether it succeeded.
 fn ip_xfrm(arguments: &str) -> bool {
     let output = Command::new("ip").arg("xfrm").args(arguments.split(' ')).output().expect("iproute2 is installed");
     output.status.success()
@@ -80,7 +80,7 @@ fn policies_and_sas_are_followed_as_they_come_and_go() {
             eprintln!("this kernel has no ESP: no SA was made");
         }
 
-        // Many at once: whatever of the events is lost, what there is, is known.
+        // Many at once: even if events are lost, the existing policies are known.
         for network in 0..200 {
             assert!(ip_xfrm(&format!("policy add src 10.11.{network}.0/24 dst 192.168.0.0/24 dir in {template}")));
         }
@@ -93,7 +93,7 @@ fn policies_and_sas_are_followed_as_they_come_and_go() {
     });
 }
 
-/// Whether there is an interface of this name here.
+/// Whether an interface with this name exists here.
 fn is_there(name: &str) -> bool {
     Command::new("ip").args(["link", "show", name]).output().expect("iproute2 is installed").status.success()
 }
@@ -108,7 +108,7 @@ fn interfaces_are_made_and_removed_or_their_lack_is_told() {
             None => assert!(is_there("xf7")),
         }
         let made = is_there("xf7");
-        // The agent ends, and the interface stays; another agent does not want it.
+        // The agent exits, and the interface stays; another agent does not need it.
         interfaces.end().await;
         assert_eq!(is_there("xf7"), made);
         assert_eq!(remove_interfaces().await.unwrap(), if made { vec!["xf7"] } else { vec![] });

@@ -1,7 +1,7 @@
-//! The checkout that a program is called in.
+//! Finds the checkout in which a program runs.
 //!
-//! Found at run time. A path compiled into a program is that of the checkout that built it, and cargo takes a `target`
-//! directory that was copied to another checkout for up to date.
+//! It is found at run time. A path compiled into a program belongs to the checkout that built it, and cargo considers a
+//! `target` directory copied to another checkout up to date.
 
 use std::{
     env, fs,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The top directory of the workspace: that of the package that cargo runs, else that above the current directory.
+/// The workspace's top directory: of the package that cargo runs, or else above the current directory.
 pub fn find() -> Result<PathBuf> {
     let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let current = env::current_dir().context("asking for the current directory")?;

@@ -1,12 +1,13 @@
-//! What the tests, the demo and `cargo xtask lab` share.
+//! Code shared by the tests, the demo and `cargo xtask lab`.
 //!
-//! - [`checkout`]: where the workspace is.
-//! - [`lab`]: worlds of network namespaces, and what measures them: pings, transfers, probes, raw frames, the agent.
-//! - [`model`]: what must happen to a packet, worked out slowly.
-//! - [`packet`]: a packet builder and reader that shares no code with the hub, so that both cannot be wrong alike.
-//! - [`schema`]: whether JSON is as its schema says.
+//! - [`checkout`]: finds the workspace.
+//! - [`lab`]: worlds of network namespaces and tools that measure them: pings, transfers, probes, raw frames, the
+//!   agent.
+//! - [`model`]: the reference model, which computes a packet's correct verdict slowly.
+//! - [`packet`]: a packet builder and reader that shares no code with the hub, so that both cannot have the same bug.
+//! - [`schema`]: validates JSON against its schema.
 //!
-//! None needs the agent or the kernel program to have been built.
+//! None of them needs a built agent or kernel program.
 
 pub mod checkout;
 pub mod lab;

@@ -1,15 +1,15 @@
-//! Holds JSON against a JSON schema, as far as the schemas of this project go: a validator from crates.io would be thirty
-//! crates more.
+//! Validates JSON against a JSON schema, for the keywords that this project's schemas use. A validator from crates.io
+//! would add thirty crates.
 
 use serde_json::Value;
 
-/// Keywords that say nothing that could be violated here.
+/// Keywords that no value can violate here.
 const NOTES: [&str; 4] = ["$schema", "$defs", "default", "format"];
 
-/// All that a value violates of a schema, with its place.
+/// Every violation of the schema in a value, with its place.
 ///
 /// # Panics
-/// When the schema has a keyword that is not known here: it must not count as held.
+/// When the schema has an unsupported keyword: it must not pass unchecked.
 pub fn violations(schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     Check { root: schema }.run(schema, value, "", &mut found);

@@ -1,4 +1,4 @@
-//! Changes while the agent runs: they take effect, outlast it, and never get lost or half made.
+//! Changes while the agent runs: they take effect, survive a restart, and are never lost or half applied.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -72,7 +72,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 
-/// Exit code and what it said, on stdout or stderr.
+/// Exit code, and stdout or stderr.
 fn said(output: &Output) -> (Option<i32>, String) {
     let said = if output.status.success() { &output.stdout } else { &output.stderr };
     (output.status.code(), text(said))
@@ -90,7 +90,7 @@ fn file(agent: &Agent) -> String {
     fs::read_to_string(agent.config()).unwrap()
 }
 
-/// Whether a ping from one site is answered by another within the time that a link address needs to be asked for.
+/// Whether a ping between two sites is answered within the time of a neighbour resolution.
 fn reaches(world: &World, from: &str, to: std::net::Ipv4Addr) -> bool {
     let deadline = Instant::now() + Duration::from_secs(3);
     let ping = Ping::new(to.into()).timeout(Duration::from_millis(200));
@@ -118,7 +118,7 @@ fn a_route_added_carries_traffic_and_outlasts_the_agent() {
     assert_eq!(added, done("route to 10.10.30.0/24 by ningbo added (weight 90, published)"));
     assert_eq!(file(&agent), CONFIG);
     assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
-    // Neither way through the hub's kernel, which does not forward.
+    // Nor through the hub's kernel, which does not forward.
     let status = agent.status().unwrap();
     for name in ["ningbo", "shanghai"] {
         assert!(status.counter(name, "tx_packets") > 0, "{status:?}");
@@ -215,7 +215,7 @@ fn a_reload_takes_all_of_a_good_file_and_nothing_of_a_bad_one() {
     assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
     assert_eq!(agent.status().unwrap()["routes"].as_array().map(Vec::len), Some(2));
 
-    // Ningbo comes by another connection, the spare one goes.
+    // Ningbo moves to another connection, and the spare one is deleted.
     let good = CONFIG.replace("[connection.ningbo]", "[connection.harbour]");
     let spare = good.find("[connection.spare]").unwrap()..good.find("[connection.harbour]").unwrap();
     let route = good.rfind("[[route]]").unwrap()..good.find("# The end.").unwrap();
@@ -293,7 +293,7 @@ fn a_connection_taken_down_is_drained_and_stays_down() {
     let (_, listed) = cli(&agent, "connection list");
     assert!(listed.contains("admin down") && listed.contains("shanghai: taken down by hand"), "{listed}");
 
-    // The only way there is: it carries on, and that is said.
+    // It carries the only path, so it keeps forwarding, and the command reports that.
     let output = agent.cli(&["connection", "down", "ningbo"]).unwrap();
     assert!(text(&output.stderr).contains("ningbo still carries 10.10.30.0/24"), "{output:?}");
     assert!(reaches(&world, "shanghai", NINGBO.host4()));
@@ -366,7 +366,7 @@ fn the_socket_answers_with_the_right_status_and_one_sentence() {
     fs::write(agent.config(), "[").unwrap();
     let (status, answer) = request(&agent.socket(), "POST", "/v1/reload", "");
     assert_eq!((status, &answer["diagnostics"][0]["line"]), (409, &json!(1)));
-    // What is in force goes on being changed.
+    // The active configuration can still be changed.
     assert_eq!(request(&agent.socket(), "POST", "/v1/connections/spare/down", "").0, 200);
     agent.stop().unwrap();
 }

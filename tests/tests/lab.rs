@@ -1,4 +1,4 @@
-//! The lab itself: its worlds carry traffic, its helpers see what is there, and nothing of it is left behind.
+//! The lab itself: its worlds carry traffic, its helpers measure correctly, and nothing of it is left behind.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +16,7 @@ use hub_tests::packet::{Packet, View, number, verify_checksums};
 const WAIT: Duration = Duration::from_secs(2);
 const SITES: [Site; 3] = [SHANGHAI, HANGZHOU, NINGBO];
 
-/// A world whose hub forwards with its kernel alone.
+/// A world in which only the hub's kernel forwards.
 fn kernel_world() -> World {
     let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
     let mut routes = String::new();
@@ -66,7 +66,7 @@ fn a_transfer_arrives_intact() {
     for to in HANGZHOU.hosts() {
         let transfer = lab::tcp_transfer(&world["shanghai"], &world["hangzhou"], to, 10 << 20, 42).unwrap();
         assert_eq!(transfer.bytes, 10 << 20);
-        // 1400 less the headers, and less 12 of timestamps.
+        // 1400 less the headers, and less 12 bytes of timestamps.
         assert_eq!(transfer.mss, if to.is_ipv4() { 1348 } else { 1328 });
     }
 }
@@ -92,7 +92,7 @@ fn a_datagram_arrives_with_one_hop_less() {
         let probe = UdpProbe::new(from, to).hops(7).dont_fragment().size(1300);
         let datagram = lab::udp_probe(&world["shanghai"], &world["ningbo"], &probe, WAIT).unwrap().unwrap();
         assert_eq!((datagram.from, datagram.hops, datagram.payload.len()), (from, 6, 1300));
-        // Out of hops at the hub.
+        // The TTL expires at the hub.
         assert_eq!(
             lab::udp_probe(&world["shanghai"], &world["ningbo"], &probe.hops(1), Duration::from_millis(300)).unwrap(),
             None
@@ -124,7 +124,7 @@ fn what_the_kernels_send_has_complete_checksums() {
     let office = FrameSocket::open(&world["hangzhou"], "wan0").unwrap();
     lab::tcp_transfer(&world["shanghai"], &world["hangzhou"], HANGZHOU.host4().into(), 100_000, 1).unwrap();
     lab::tcp_transfer(&world["shanghai"], &world["hangzhou"], HANGZHOU.host6().into(), 100_000, 1).unwrap();
-    // The office's GRO merges segments and leaves their checksum open; single ones come as they were sent.
+    // The office's GRO merges segments and leaves their checksum open; single segments arrive unchanged.
     for (socket, merges) in [(hub, false), (office, true)] {
         let frames = socket.collect(Duration::from_millis(50)).unwrap();
         let segments: Vec<_> = frames
@@ -254,7 +254,7 @@ fn nothing_is_left_of_a_world_whose_test_panics() {
     assert!(!exists(&receive.recv().unwrap()));
 }
 
-/// Run by the test below in a process of its own: makes a world and an agent of sorts, and waits to be interrupted.
+/// Run by the test below in a process of its own: makes a world and a fake agent, and waits for an interrupt.
 #[test]
 #[ignore = "only of use to an_interrupt_takes_the_lab_down"]
 fn helper_wait_to_be_interrupted() {
@@ -296,9 +296,9 @@ fn an_interrupt_takes_the_lab_down() {
     }
 }
 
-/// A script in the agent's place, and the directory it is in: told to run, it does `first` and waits for SIGTERM, at
-/// which it exits with `code`; asked for `status`, it answers as long as the one that runs is alive. A killed one leaves
-/// its socket, which is no sign that the next one is ready.
+/// A script in place of the agent, and its directory. For `run` it does `first` and waits for SIGTERM, at which it
+/// exits with `code`. For `status` it answers as long as the running one is alive. A killed one leaves its socket,
+/// which does not prove that the next one is ready.
 fn fake_agent(code: u8, first: &str) -> anyhow::Result<(AgentCommand, Scratch)> {
     let scratch = Scratch::new()?;
     // --socket PATH run … | --socket PATH --output json status
@@ -321,7 +321,7 @@ fn an_agent_is_started_asked_and_stopped() {
     assert_eq!(world["host"].processes().unwrap()[0].0, agent.pid());
     agent.stop().unwrap();
 
-    // A crash keeps its files for the next one.
+    // A crash leaves its files for the next one.
     let agent = command.start_with(&world["host"], "kept").unwrap();
     let pid = agent.pid();
     let agent = command.start_in(&world["host"], agent.kill().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The packet builder against bytes known from elsewhere, and its reader against the builder.
+//! The packet builder against bytes from other sources, and its reader against the builder.
 
 use hub_tests::lab::Mac;
 use hub_tests::packet::number::{ACK, FRAGMENT, ICMPV6, IPV6, NO_NEXT_HEADER, SYN, TCP, UDP};
@@ -15,7 +15,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 #[test]
 fn builds_what_is_on_the_wire() {
-    // An ARP request as RFC 826 lays it out.
+    // An ARP request as in RFC 826.
     assert_eq!(
         Packet::arp_request(A, "10.0.0.1", "10.0.0.2").build(),
         bytes("ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 0a000001 000000000000 0a000002")
@@ -59,7 +59,7 @@ fn all_kinds_have_right_lengths_and_checksums() {
                 assert_eq!(frame.len(), 14 + 8 + raw.len() + 3);
                 verify_checksums(&frame).unwrap();
                 assert_eq!(View::ethernet(&frame).unwrap().packet, raw);
-                // One flipped bit in any byte that a checksum covers is seen.
+                // One flipped bit in any byte that a checksum covers is detected.
                 for at in [0, view.transport.len() - 1] {
                     let mut flipped = raw.clone();
                     let at = raw.len() - view.transport.len() + at;
@@ -174,7 +174,7 @@ fn what_is_cut_off_is_an_error_and_never_a_panic() {
         for length in 0..whole.len() {
             assert!(View::ethernet(&whole[..length]).is_err(), "{length}");
         }
-        // Nor do any bytes: each changed in turn.
+        // Nor may arbitrary bytes panic: each is changed in turn.
         for at in 0..whole.len() {
             for value in [0, 0x7f, 0xff] {
                 let mut changed = whole.clone();

@@ -1,4 +1,4 @@
-//! A TUN device with the test at its far end: raw IP, and any answer one likes.
+//! A TUN device with the test at its far end: raw IP, and arbitrary answers.
 
 use std::{
     fs::{File, OpenOptions},
@@ -39,7 +39,7 @@ impl FarEnd {
         Self { ifindex, file }
     }
 
-    /// The next echo request; other packets, such as router solicitations, are passed over.
+    /// The next echo request; skips other packets, such as router solicitations.
     pub async fn request(&mut self) -> Vec<u8> {
         let arrives = async {
             loop {
@@ -62,7 +62,7 @@ impl FarEnd {
     }
 }
 
-/// Where things are in an echo packet without options.
+/// Offsets in an echo packet without options.
 pub struct IdMaps {
     pub addresses: usize,
     pub address: usize,
@@ -76,7 +76,7 @@ pub fn layout(packet: &[u8]) -> IdMaps {
     }
 }
 
-/// The right reply to a request.
+/// The correct reply to a request.
 pub fn reply(request: &[u8]) -> Vec<u8> {
     let IdMaps { addresses, address, message } = layout(request);
     let mut packet = request.to_vec();
@@ -87,7 +87,7 @@ pub fn reply(request: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Puts right checksums in.
+/// Fills in correct checksums.
 pub fn resum(packet: &mut [u8]) {
     let IdMaps { addresses, message, .. } = layout(packet);
     let length = (packet.len() - message) as u32;

@@ -1,5 +1,4 @@
-//! Health checks against the running kernel, as root, in network namespaces that each test makes for itself and that end
-//! with it.
+//! Health checks against the running kernel, as root, each test in its own network namespaces, which end with it.
 
 mod far_end;
 #[path = "../netlink/lab.rs"]

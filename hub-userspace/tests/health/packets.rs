@@ -12,7 +12,7 @@ use crate::{
 
 const VERSIONS: [(&str, &str); 2] = [("192.0.2.1", "10.1.0.2"), ("2001:db8:1::1", "2001:db8::2")];
 
-/// Bytes of the payload that are the same in all probes through an interface.
+/// Number of payload bytes that all probes through an interface share.
 const COOKIE: usize = 4;
 
 fn probing(far_end: &FarEnd, (source, destination): (&str, &str)) -> Probing {
@@ -140,7 +140,7 @@ fn a_round_trip_longer_than_the_interval_stays_healthy() {
     in_namespace(async |lab| {
         let mut far_end = FarEnd::new(&lab, "tun0").await;
         let mut probing = probing(&far_end, VERSIONS[0]);
-        // Two probes are always under way.
+        // Two probes are always in flight.
         let mut under_way = [far_end.request().await, far_end.request().await];
         for _ in 0..20 {
             under_way.rotate_left(1);

@@ -1,4 +1,4 @@
-//! Paths that live and die: veth pairs whose far ends the kernel answers for.
+//! Paths that come and go: veth pairs whose far ends the kernel answers for.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ const FAR: &str = "02:00:00:00:00:02";
 const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const ETHERNET: LinkLayer = LinkLayer::Ethernet { peer: Some(FAR_MAC) };
 
-/// An interface whose far end, in another namespace, has 10.1.0.2 and `2001:db8::2` and a way back to 192.0.2.1 and
+/// An interface whose far end, in another namespace, has 10.1.0.2 and `2001:db8::2` and a return route to 192.0.2.1 and
 /// `2001:db8:1::1`, the hub's addresses.
 async fn path(lab: &Lab, name: &str) -> (u32, Peer) {
     let near = lab.veth(name, "far").await;
@@ -42,7 +42,7 @@ async fn path(lab: &Lab, name: &str) -> (u32, Peer) {
     (near, peer)
 }
 
-/// Has the far end's kernel ignore echo requests, or answer them.
+/// Makes the far end's kernel ignore echo requests, or answer them.
 fn ignore(peer: &Peer, ignored: bool) {
     peer.inside(async move |_| {
         for sysctl in ["ipv4/icmp_echo_ignore_all", "ipv6/icmp/echo_ignore_all"] {
@@ -54,7 +54,7 @@ fn ignore(peer: &Peer, ignored: bool) {
 #[test]
 fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
     in_namespace(async |lab| {
-        // The near namespace has no route to the far end at all.
+        // The near namespace has no route to the far end.
         let (near, peer) = path(&lab, "near").await;
         let versions = [("192.0.2.1", "10.1.0.2"), ("2001:db8:1::1", "2001:db8::2")];
         for (source, destination) in versions {
@@ -79,7 +79,7 @@ fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
     });
 }
 
-/// As many probes since `start` as there should be, with leave for a busy machine.
+/// Checks the number of probes since `start`, with tolerance for a busy machine.
 fn assert_pace(report: &HealthReport, start: Instant, interval: Duration) {
     let expected = (start.elapsed().as_micros() / interval.as_micros()) as u64;
     assert!((expected * 4 / 5..=expected + 1).contains(&report.sent), "{expected}: {report:?}");
@@ -116,7 +116,7 @@ fn two_ways_to_one_destination_are_independent() {
     in_namespace(async |lab| {
         let (first, _first_peer) = path(&lab, "first").await;
         let (second, second_peer) = path(&lab, "second").await;
-        // All routes lead to the first; strict reverse-path filters take nothing from the second.
+        // All routes lead to the first; strict reverse-path filters drop nothing from the second.
         ip("route add 10.1.0.2 dev first");
         for interface in ["all", "first", "second"] {
             fs::write(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"), "1").unwrap();
@@ -152,7 +152,7 @@ fn only_what_changed_restarts() {
         assert!(probing.report("kept").received >= 3);
         probing.unhealthy("other", Instant::now()).await;
 
-        // Another link address is no other check.
+        // A changed link address does not restart the check.
         let moved = |peer| desired(&[("kept", kept), ("other", target(near, peer, "192.0.2.1", "10.1.0.77"))]);
         let sent = probing.report("other").sent;
         probing.prober.set(moved(LinkLayer::Ethernet { peer: Some([2, 0, 0, 0, 0, 9]) }));
@@ -194,7 +194,7 @@ fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
 fn without_the_capability_the_sentence_says_so() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
-        // Of this thread alone, which ends with the test.
+        // For this thread only, which ends with the test.
         let mut sets = capabilities(None).unwrap();
         sets.effective.remove(CapabilitySet::NET_RAW);
         set_capabilities(None, sets).unwrap();
@@ -231,7 +231,7 @@ fn an_interface_that_goes_down_or_away_is_unhealthy_and_costs_nothing() {
     });
 }
 
-/// Little work is done in the next second.
+/// Checks that the next second uses little CPU time.
 async fn assert_idle() {
     let before = cpu_time();
     sleep(Duration::from_secs(1)).await;
@@ -239,7 +239,7 @@ async fn assert_idle() {
     assert!(work < Duration::from_millis(200), "{work:?} of work in a second");
 }
 
-/// What this thread has computed; the runtime's tasks run on it.
+/// CPU time of this thread, which runs the runtime's tasks.
 fn cpu_time() -> Duration {
     let statistics = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(statistics.split(' ').next().unwrap().parse().unwrap())

@@ -1,4 +1,4 @@
-//! A prober, what it tells, and how long that takes.
+//! A prober, its events, and their latency.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +18,9 @@ use crate::lab::addr;
 
 pub const INTERVAL: Duration = Duration::from_millis(100);
 pub const RETRIES: u32 = 3;
-/// Longest from the last reply to the verdict; the lateness of a busy machine not included.
+/// Maximum time from the last reply to the verdict, without the latency of a busy machine.
 pub const BOUND: Duration = Duration::from_millis(400);
-/// Longest that a test waits for anything.
+/// Time limit for any wait.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 pub struct Probing {
@@ -63,7 +63,7 @@ impl Probing {
         assert!(self.report(connection).is_healthy());
     }
 
-    /// The next event is that `connection` became unhealthy; how long after `death`.
+    /// Expects that the next event marks `connection` unhealthy. Returns the time since `death`.
     pub async fn unhealthy(&mut self, connection: &str, death: Instant) -> Duration {
         let verdict = self.verdict(connection).await;
         assert!(matches!(verdict, Verdict::Unhealthy { misses: RETRIES, .. }), "{verdict:?}");

@@ -1,4 +1,4 @@
-//! What the kernel tells of its routes, rules and neighbours, in the order in which they changed.
+//! The kernel's events about routes, rules and neighbours, in their order.
 
 use std::{net::IpAddr, pin::Pin};
 
@@ -20,7 +20,7 @@ use crate::lab::ip;
 /// A change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Added or replaced, with the interface where there is a single one.
+    /// Added or replaced, with the interface if there is only one.
     Route(IpNet, Option<u32>),
     RouteGone(IpNet),
     Rule,
@@ -29,7 +29,7 @@ pub enum Event {
     NeighbourGone(IpAddr),
 }
 
-/// Changes since it was made. Only those of IPv4.
+/// Changes since its creation, for IPv4 only.
 pub struct Events(Pin<Box<dyn Stream<Item = Event>>>);
 
 impl Events {
@@ -53,7 +53,7 @@ impl Events {
         self.0.next().await.unwrap()
     }
 
-    /// All until now.
+    /// All events so far.
     pub async fn until_now(&mut self) -> Vec<Event> {
         let marker: IpNet = "203.0.113.0/24".parse().unwrap();
         ip(&format!("route add unreachable {marker} table 99"));

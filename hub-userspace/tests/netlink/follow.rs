@@ -1,4 +1,4 @@
-//! The picture of the host follows what happens to it.
+//! The agent's view of the host follows all changes.
 
 use std::{fs, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Follows until the picture is as wanted; all that was told to have changed.
+/// Follows until the view satisfies `wanted`. Returns all reported changes.
 async fn until(
     follower: &mut HostFollower,
     state: &mut HostState,
@@ -35,7 +35,7 @@ async fn until(
     told
 }
 
-/// Follows until nothing has changed for a while, then compares with a picture made anew.
+/// Follows until nothing has changed for a while, then compares with a fresh view.
 async fn settles_on_the_truth(follower: &mut HostFollower, state: &mut HostState) {
     while let Ok(changes) = timeout(Duration::from_millis(700), follower.changed(state)).await {
         changes.unwrap();
@@ -91,7 +91,7 @@ fn a_vlan_knows_its_parent_and_a_raw_ip_link_has_no_ethernet() {
         let vlan = LinkVlan::new("near.7", near, 7).build();
         let made = lab.handle.link().add(vlan).execute().await;
         let (state, _) = HostFollower::start().await.unwrap();
-        // Not every kernel has 802.1Q; one that has none says so.
+        // Not every kernel has 802.1Q; one without it returns an error.
         match made {
             Ok(()) => assert_eq!(by_name(&state, "near.7").unwrap().vlan, Some((near, 7))),
             Err(error) => assert!(error.to_string().contains("not supported"), "{error}"),
@@ -176,11 +176,11 @@ fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
         let to: Vec<_> = state.gateways.keys().copied().collect();
         assert_eq!(to, [(near, net("2001:db8:10::/48")), (other, net("10.10.0.0/16"))]);
 
-        // The kernel drops IPv4 routes of an interface that goes down without announcing it.
+        // The kernel drops IPv4 routes of an interface that goes down without an event.
         lab.down(other).await;
         lab.up(other).await;
         until(&mut follower, &mut state, "dropped", |state| state.gateways.len() == 1).await;
-        // Nor those that lean on an address that goes.
+        // The same for routes that depend on a deleted address.
         ip("route add 10.10.0.0/16 via 10.1.0.2");
         until(&mut follower, &mut state, "back", gateway(near, "10.10.0.0/16", "10.1.0.2")).await;
         ip("addr del 10.1.0.1/24 dev near");
@@ -218,11 +218,11 @@ fn lost_events_are_made_up_for() {
                 let report = Planned::start().keep(&plan).await;
                 assert_eq!((report.added, report.failures.len()), (MANY as usize, 0));
             });
-            // After the flood: an end, and a beginning.
+            // After the flood: a deletion, and an addition.
             ip("neigh del 10.1.0.2 dev near");
             ip("link add late type veth peer name late2");
         };
-        // While this thread waits, nobody reads the follower's socket.
+        // While this thread waits, nothing reads the follower's socket.
         std::thread::spawn(flood).join().unwrap();
         assert!(lost_events() > 0, "the flood was too small to lose anything");
 
@@ -266,7 +266,7 @@ fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
         assert_eq!(state.gateways.len(), MANY as usize + 1);
 
-        // Its route goes with it, which only a reading shows.
+        // Its route is deleted with it, which only a full dump shows.
         ip("addr del 10.2.0.1/24 dev other");
         let told = async {
             let mut told = Changes::default();
@@ -278,7 +278,7 @@ fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
                     return told;
                 }
                 if n % 10 == 0 {
-                    // Others go on meanwhile.
+                    // Other changes continue meanwhile.
                     ip(&format!("route replace {} via 10.1.0.3", destination(n)));
                 }
                 sleep(Duration::from_micros(100)).await;

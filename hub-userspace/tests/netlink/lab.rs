@@ -1,4 +1,4 @@
-//! A network namespace per test, on a thread of its own, and the little that tests build in it.
+//! A network namespace per test, on a thread of its own, with helpers to build in it.
 
 use std::{
     cell::RefCell,
@@ -17,22 +17,22 @@ use hub_userspace::kernel::netlink::{
     BACKSTOP_METRIC, KernelNeighbour, KernelNextHop, METRIC, ReconcileReport, Reconciler, RouteAction, RouteKey,
 };
 
-/// Any table that nobody else uses.
+/// Any table that nothing else uses.
 pub const TABLE: u32 = 1180;
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, packet_route::link::LinkMessage};
 use serde_json::Value;
 
-/// A namespace, seen from a thread that is in it.
+/// A namespace, seen from a thread inside it.
 pub struct Lab {
     pub handle: Handle,
 }
 
-/// A second namespace. It lives as long as the file.
+/// A second namespace, which lives as long as the file.
 pub struct Peer(File);
 
-/// Runs a test in a new network namespace, and fails if it does.
+/// Runs a test in a new network namespace, and propagates its failure.
 pub fn in_namespace<F>(test: impl FnOnce(Lab) -> F + Send + 'static)
 where
     F: Future<Output = ()>,
@@ -59,7 +59,7 @@ fn new_namespace() {
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs CAP_SYS_ADMIN: run the test as root");
 }
 
-/// Runs a future on this very thread: others are in other namespaces.
+/// Runs a future on this thread: others are in other namespaces.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
@@ -72,7 +72,7 @@ impl Peer {
         }))
     }
 
-    /// Runs a job in there.
+    /// Runs a job inside it.
     pub fn inside<F>(&self, job: impl FnOnce(Lab) -> F + Send + 'static)
     where
         F: Future<Output = ()>,
@@ -92,7 +92,7 @@ impl Lab {
         Self { handle }
     }
 
-    /// A veth pair, both ends up; the index of the first end.
+    /// Creates a veth pair, both ends up, and returns the index of the first end.
     pub async fn veth(&self, name: &str, peer: &str) -> u32 {
         self.handle.link().add(LinkVeth::new(name, peer).build()).execute().await.unwrap();
         self.up(index(peer)).await;
@@ -135,7 +135,7 @@ pub fn index(name: &str) -> u32 {
     u32::try_from(shown[0]["ifindex"].as_u64().unwrap()).unwrap()
 }
 
-/// What `ip -j ARGUMENTS` shows in this thread's namespace.
+/// The output of `ip -j ARGUMENTS` in this thread's namespace.
 pub fn ip(arguments: &str) -> Value {
     let output = Command::new("ip").arg("-j").args(arguments.split(' ')).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -146,14 +146,14 @@ pub fn ip(arguments: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Has one `ip` process do all of that, a line each.
+/// Runs all commands in one `ip` process.
 pub fn ip_batch(commands: &[String]) {
     let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     io::Write::write_all(&mut ip.stdin.take().unwrap(), commands.join("\n").as_bytes()).unwrap();
     assert!(ip.wait().unwrap().success());
 }
 
-/// The entry of a listing whose `key` is `value`; panics unless there is exactly one.
+/// The entry of a listing with `key` equal to `value`; panics unless there is exactly one.
 pub fn only<'a>(shown: &'a Value, key: &str, value: &str) -> &'a Value {
     let found: Vec<_> = shown.as_array().unwrap().iter().filter(|entry| entry[key] == value).collect();
     assert_eq!(found.len(), 1, "{key} {value} in {shown:#}");
@@ -185,12 +185,12 @@ pub fn route(table: u32, destination: &str, action: RouteAction) -> (RouteKey, R
     (RouteKey { table, destination: net(destination), metric: metric_of(&action) }, action)
 }
 
-/// The metric at which a route that does this stands.
+/// The metric of a route with this action.
 pub fn metric_of(action: &RouteAction) -> u32 {
     if *action == RouteAction::Unreachable { BACKSTOP_METRIC } else { METRIC }
 }
 
-/// All that a reconciler is to keep.
+/// The desired state of a reconciler.
 #[derive(Clone, Default)]
 pub struct Plan {
     pub routes: BTreeMap<RouteKey, Arc<RouteAction>>,
@@ -202,7 +202,7 @@ pub fn routes(routes: impl IntoIterator<Item = (RouteKey, RouteAction)>) -> Plan
     Plan { routes: routes.collect(), ..Plan::default() }
 }
 
-/// A reconciler that is told a plan after the other, each of which takes the place of the one before.
+/// A reconciler that gets successive plans, each replacing the one before.
 pub struct Planned {
     reconciler: Reconciler,
     /// The routes of the last plan.
@@ -222,7 +222,7 @@ impl Planned {
         Self { reconciler: Reconciler::start().unwrap(), routes: RefCell::default() }
     }
 
-    /// Has the kernel hold this and nothing else of ours.
+    /// Makes the kernel hold this and nothing else of ours.
     pub fn replace(&self, plan: &Plan) {
         let before = self.routes.replace(plan.routes.keys().copied().collect());
         let obsolete = before.into_iter().filter(|key| !plan.routes.contains_key(key)).map(|key| (key, None));
@@ -231,7 +231,7 @@ impl Planned {
         self.reconciler.neighbours(plan.neighbours.clone());
     }
 
-    /// The same; all that the kernel holds is read and compared.
+    /// Like [`replace`](Self::replace), with a full comparison with the kernel's state.
     pub async fn keep(&self, plan: &Plan) -> ReconcileReport {
         self.replace(plan);
         self.reconciler.audit();
@@ -243,7 +243,7 @@ impl Planned {
     }
 }
 
-/// What is logged on this thread, and by the tasks that run on it.
+/// The log of this thread, and of the tasks that run on it.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -263,7 +263,7 @@ impl io::Write for Log {
     }
 }
 
-/// Until the guard is dropped.
+/// Captures the log until the guard is dropped.
 pub fn log_here() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let writer = log.clone();

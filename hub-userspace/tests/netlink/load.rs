@@ -1,4 +1,4 @@
-//! How long it takes to keep many routes: not a test, `--ignored --nocapture` prints it.
+//! The time to reconcile many routes: not a test; `--ignored --nocapture` prints it.
 
 use std::{
     sync::Arc,
@@ -65,7 +65,7 @@ fn figures_of_100_000_destinations() {
     });
 }
 
-/// Bytes of memory that this process has.
+/// Resident memory of this process, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

@@ -1,5 +1,5 @@
-//! Netlink against the running kernel, as root, in network namespaces that each test makes for
-//! itself and that end with it. `ip` (iproute2) is asked what the kernel holds, as a second opinion.
+//! Netlink against the running kernel, as root, each test in its own network namespaces, which end with it. `ip`
+//! (iproute2) reads the kernel's state, as a second opinion.
 
 mod events;
 mod follow;

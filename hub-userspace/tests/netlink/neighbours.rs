@@ -1,4 +1,4 @@
-//! Neighbours that the kernel resolves by itself, and fixed ones.
+//! Managed neighbours, which the kernel resolves, and permanent ones.
 
 use std::{fs, net::IpAddr, time::Duration};
 
@@ -18,8 +18,8 @@ fn shown(address: &str) -> Value {
     only(&ip("-N -details neigh show nud all"), "dst", address).clone()
 }
 
-/// An interface `near`, `10.1.0.1` and `2001:db8::1`, whose other end is in another namespace and
-/// answers for `10.1.0.2` and `2001:db8::2`. Its index, and that namespace.
+/// An interface `near`, `10.1.0.1` and `2001:db8::1`, whose other end is in another namespace and answers for
+/// `10.1.0.2` and `2001:db8::2`. Returns its index, and that namespace.
 pub async fn near_and_far(lab: &Lab) -> (u32, Peer) {
     let near = lab.veth("near", "far").await;
     lab.address(near, "10.1.0.1/24").await;
@@ -35,7 +35,7 @@ pub async fn near_and_far(lab: &Lab) -> (u32, Peer) {
     (near, peer)
 }
 
-/// Waits for an entry of the neighbour table, whatever its state.
+/// Waits for an entry of the neighbour table in any state.
 async fn until_known(address: &str) {
     let known = async {
         while !ip("-N neigh show nud all").as_array().unwrap().iter().any(|entry| entry["dst"] == address) {
@@ -184,7 +184,7 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
         };
         timeout(PATIENCE, confirmed).await.expect("the neighbour was not confirmed");
 
-        // Nothing to confirm, nobody there, no such interface: none is an error.
+        // Nothing to confirm, no such host, no such interface: none is an error.
         let (log, _guard) = log_here();
         reconciler.probe(near, far);
         reconciler.probe(near, addr("10.1.0.77"));
@@ -224,7 +224,7 @@ fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
         until(&mut follower, &mut state, "told", |_, changes| changes.stale.contains(&(near, addr("10.1.0.3")))).await;
         reconciler.probe(near, address);
-        // Asked for after the other.
+        // Requested after the other.
         reconciler.probe(near, addr("10.1.0.78"));
         until_known("10.1.0.78").await;
         assert!(reconciler.keep(&plan).await.is_empty(), "still managed, still ours");

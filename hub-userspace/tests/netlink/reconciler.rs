@@ -1,4 +1,4 @@
-//! What is asked meanwhile, in which order things happen, and what others did to ours.
+//! Concurrent requests, the order of operations, and foreign changes to our objects.
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
@@ -30,7 +30,7 @@ fn changes(of: impl IntoIterator<Item = u32>, action: RouteAction) -> Changes {
     of.into_iter().map(|n| (key(n), action.clone())).collect()
 }
 
-/// None to any of them.
+/// Removes the route to each of them.
 fn removals(of: impl IntoIterator<Item = u32>) -> Changes {
     of.into_iter().map(|n| (key(n), None)).collect()
 }
@@ -53,10 +53,10 @@ async fn two_links(lab: &Lab) -> (u32, u32) {
     (a, b)
 }
 
-/// Several steps' worth.
+/// Enough for several steps.
 const MANY: u32 = 20_000;
 
-/// Asks for many routes through an interface, and returns when some of them are written.
+/// Requests many routes through an interface, and returns when some of them are written.
 async fn begin_many(reconciler: &Reconciler, events: &mut Events, ifindex: u32) {
     reconciler.routes(changes(0..MANY, through(ifindex)));
     drop(reconciler.settled());
@@ -78,7 +78,7 @@ fn neighbours_come_before_routes_and_go_after_them() {
         let mut events = Events::listen();
         let reconciler = Reconciler::start().unwrap();
         let address = addr("10.1.0.9");
-        // The other way round.
+        // In the other order.
         reconciler.routes(changes(0..2000, through(a)));
         reconciler.neighbours([KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into());
         assert_eq!(reconciler.settled().await.unwrap(), done(2001, 0, 0));
@@ -86,7 +86,7 @@ fn neighbours_come_before_routes_and_go_after_them() {
         let first = position(&seen, |of| matches!(of, Event::Route(..)));
         assert!(position(&seen, |of| *of == Event::Neighbour(address)) < first);
 
-        // Added before deleted, replaced without being gone.
+        // Added before deleted, replaced without a gap.
         reconciler.routes([removals(0..1000), changes(1000..1500, through(b))].concat());
         reconciler.routes(changes(3000..3100, through(a)));
         reconciler.neighbours(BTreeSet::new());
@@ -198,7 +198,7 @@ fn a_refused_route_is_told_until_it_works_and_tried_again_at_an_audit() {
         reconciler.audit();
         assert_eq!(reconciler.settled().await.unwrap(), done(1, 0, 0));
 
-        // Another wish is tried at once, and one given up is told no more.
+        // Another request is tried at once, and an abandoned one is no longer reported.
         reconciler.routes(vec![(key, Some(Arc::new(unicast(&[hop(b, Some("10.3.0.2"))]))))]);
         let report = reconciler.settled().await.unwrap();
         assert_eq!((report.replaced, report.failures.len()), (0, 1));
@@ -237,7 +237,7 @@ fn what_a_killed_agent_left_stays_until_all_wishes_are_known_and_those_kept_are_
     });
 }
 
-/// Has all netlink sockets of this namespace hold next to no answers.
+/// Shrinks the receive buffers of all netlink sockets of this namespace.
 fn starve_sockets() {
     let shown = fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
     let inodes: BTreeSet<&str> = shown.lines().filter_map(|line| line.split_whitespace().last()).collect();

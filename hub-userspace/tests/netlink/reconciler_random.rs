@@ -1,4 +1,4 @@
-//! Random wishes, in bursts, against a plain map of what was wanted last.
+//! Random requests, in bursts, against a plain map of the latest desired state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ const SEQUENCES: usize = 1000;
 
 type Wanted = BTreeMap<RouteKey, Arc<RouteAction>>;
 
-/// A route in words: table, destination, metric, and what it does.
+/// A route as text: table, destination, metric, and its action.
 type Words = (u64, String, u64, BTreeSet<String>);
 
 fn words_of(key: &RouteKey, action: &RouteAction, names: &BTreeMap<u32, &str>) -> Words {
@@ -83,10 +83,10 @@ fn random_action(random: &mut SmallRng, links: [u32; 2]) -> RouteAction {
     }
 }
 
-/// Tells the reconciler something, and the map.
+/// Applies a random request to the reconciler, and to the map.
 fn wish(random: &mut SmallRng, reconciler: &Reconciler, desired: &mut Wanted, links: [u32; 2]) {
     if random.random_bool(0.05) {
-        // Many fewer at once.
+        // Removes many at once.
         let (fewer, gone): (Wanted, Wanted) =
             std::mem::take(desired).into_iter().partition(|_| random.random_bool(0.7));
         *desired = fewer;
@@ -107,7 +107,7 @@ fn wish(random: &mut SmallRng, reconciler: &Reconciler, desired: &mut Wanted, li
     reconciler.routes(changes);
 }
 
-/// Somebody else removes one of ours.
+/// A third party removes one of our routes.
 fn interfere(random: &mut SmallRng) {
     let family = if random.random() { "-4" } else { "-6" };
     let shown = ip(&format!("{family} route show table 1180 proto 118"));
@@ -130,7 +130,7 @@ fn after_any_wishes_the_kernel_holds_what_was_wanted_last() {
         let mut desired = Wanted::new();
         for sequence in 0..SEQUENCES {
             if random.random_bool(0.02) {
-                // Killed and started again.
+                // Killed and restarted.
                 reconciler = Reconciler::start().unwrap();
                 reconciler.routes(desired.iter().map(|(key, action)| (*key, Some(Arc::clone(action)))).collect());
             }

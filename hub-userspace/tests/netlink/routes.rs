@@ -1,4 +1,4 @@
-//! Routes: every shape, replaced without a gap, left alone when they are others'.
+//! Routes: every shape, replaced without a gap, left alone if they are foreign.
 
 use std::{
     net::UdpSocket,
@@ -213,7 +213,7 @@ fn a_route_that_is_replaced_is_never_missing() {
         assert_eq!(replaced, 2 * 399);
         assert!(looked_up.load(Ordering::Relaxed) > 2000, "too few lookups to tell");
 
-        // The watchers do see a gap when there is one.
+        // The watchers do detect a gap.
         reconciler.clear().await.unwrap();
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         assert!(socket.connect("10.10.1.1:9").is_err());
@@ -262,7 +262,7 @@ fn what_a_killed_agent_left_is_taken_over_or_removed() {
         let report = Planned::start().keep(&routes([kept.clone()])).await;
         assert_eq!(report, done(1, 0, 0));
 
-        // A second one, as after a restart, that finds what another version left, too.
+        // A second one, as after a restart, which also finds routes of another version.
         let plan = routes([kept, route(TABLE, "10.10.4.0/24", unicast(&[hop(b, None)]))]);
         ip("route add 10.10.1.0/24 dev a0 proto 118 table 77 metric 5");
         ip("route add blackhole 10.10.2.0/24 proto 118 table 1180 metric 1180");
@@ -347,7 +347,7 @@ fn without_rights_the_error_says_what_to_do() {
         let (a, _) = two_links(&lab).await;
         let mut sets = rustix::thread::capabilities(None).unwrap();
         sets.effective.remove(rustix::thread::CapabilitySet::NET_ADMIN);
-        // Of this thread alone.
+        // For this thread only.
         rustix::thread::set_capabilities(None, sets).unwrap();
         let plan = routes([route(TABLE, "10.10.10.0/24", unicast(&[hop(a, None)]))]);
         let error = {

@@ -1,4 +1,4 @@
-//! Rules, of which this version makes none.
+//! Rules, which this version does not create.
 
 use hub_userspace::kernel::netlink::ReconcileReport;
 

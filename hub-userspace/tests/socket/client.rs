@@ -1,8 +1,8 @@
-//! The client of the control socket, and what it says when something is wrong.
+//! The client of the control socket, and its errors.
 
 use super::*;
 
-/// What `ask` comes to, asked in a runtime of this thread.
+/// The result of `ask`, run in a runtime of this thread.
 fn client<T, F: Future<Output = anyhow::Result<T>>>(path: &Path, ask: impl FnOnce(Client) -> F) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(ask(Client::new(path))).map_err(|error| format!("{error:#}"))
@@ -40,7 +40,7 @@ fn client_passes_on_what_the_server_refuses() {
     assert_eq!(failed, Err("the agent is stopping".to_owned()));
 }
 
-/// Answers one connection with these bytes, and keeps it open where there is more to come.
+/// Answers one connection with these bytes, and keeps it open if more follow.
 fn answers_with(listener: &UnixListener, bytes: &[u8]) -> UnixStream {
     let (mut stream, _) = listener.accept().expect("it asks");
     let mut head = [0; 4096];
@@ -102,9 +102,9 @@ fn client_follows_events_as_they_come_until_the_agent_ends() {
             let (begin, rest) = second.split_at(20);
             let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
             let mut stream = answers_with(listener, (head + &chunk(&first)).as_bytes());
-            // The first is handed over before there is any other.
+            // The first is delivered before the next exists.
             is_seen.recv().expect("it is seen");
-            // Lines are cut anywhere.
+            // Chunks may split lines anywhere.
             stream.write_all(chunk(begin).as_bytes()).expect("it reads");
             stream.write_all((chunk(rest) + "0\r\n\r\n").as_bytes()).expect("it reads");
         });
@@ -112,7 +112,7 @@ fn client_follows_events_as_they_come_until_the_agent_ends() {
         let ended = client(&path, async |client| {
             let tell = |event: &ConnectionEvent| {
                 names += &event.connection;
-                // Nobody waits for the others.
+                // Nothing waits for the others.
                 let _ = seen.send(());
                 Ok(())
             };

@@ -1,4 +1,4 @@
-//! The control socket against whoever may open it. Needs root: it takes other users' places.
+//! The control socket against any client that may open it. Needs root, to become other users.
 
 mod client;
 
@@ -39,18 +39,18 @@ use tokio::{
 };
 
 const NOBODY: u32 = 65_534;
-/// A group that nobody is in.
+/// A group without members.
 const GROUP: u32 = 61_001;
 const READ: &str = "GET /v1/peer-config/nowhere/swanctl HTTP/1.1\r\nhost: vpnhub\r\n\r\n";
 const STATUS: &str = "GET /v1/status HTTP/1.1\r\nhost: vpnhub\r\n\r\n";
-/// Only waited for in full when a test fails.
+/// The full time passes only on failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A socket with an agent behind it that knows its configuration, and never answers what its status is.
+/// A socket with an agent that knows its configuration, and never answers a status request.
 struct Served {
     socket: Option<Socket>,
     path: PathBuf,
-    /// A line for each status that is asked for.
+    /// A message for each status request.
     asked: std::sync::mpsc::Receiver<()>,
     runtime: Runtime,
     _events: broadcast::Sender<ConnectionEvent>,
@@ -61,7 +61,7 @@ impl Served {
     fn start(group: Option<u32>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
-        // As long as a socket's path may be.
+        // The maximum length of a socket's path.
         let name = "s".repeat(107 - folder.path().as_os_str().len() - 1);
         let path = folder.path().join(name);
         let runtime = Runtime::new().expect("a runtime");
@@ -89,7 +89,7 @@ impl Served {
                 }
             }
         });
-        // An order that is dropped is answered with 500.
+        // A dropped request is answered with 500.
         runtime.spawn(async move { while orders.recv().await.is_some() {} });
         drop(entered);
         Self { socket: Some(socket), path, asked, runtime, _events: events, _folder: folder }
@@ -107,11 +107,11 @@ fn connect(path: &Path) -> UnixStream {
     stream
 }
 
-/// All that is answered until the end of the connection.
+/// The complete answer until the end of the connection.
 fn answer(mut stream: &UnixStream) -> String {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
-        // The rest of a request that was not read any more.
+        // The rest of the request was not read any more.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         result => _ = result.expect("an answer, or the end"),
     }
@@ -129,11 +129,11 @@ fn code(answer: &str) -> u32 {
     code.unwrap_or_else(|| panic!("no answer: {answer:?}"))
 }
 
-/// Runs `closure` as a user of this number, in this group and no other.
+/// Runs `closure` as the user with this number, in this group only.
 fn become_user<T: Send>(user: u32, group: u32, closure: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // Of this thread alone: these are the bare system calls.
+            // For this thread only: these are the bare system calls.
             set_thread_groups(&[]).expect("run as root");
             let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
             set_thread_res_gid(group, group, group).expect("run as root");
@@ -185,7 +185,7 @@ fn group_reads_root_changes_and_others_do_neither() {
     assert_eq!(denied.map(drop), Err(ErrorKind::PermissionDenied));
     let secret = READ.replace("swanctl", "swanctl?secret=true");
     become_user(NOBODY, GROUP, || {
-        // It has been looked for.
+        // It was looked up.
         assert_eq!(code(&ask(path, READ)), 404);
         assert_eq!(code(&ask(path, &secret)), 403);
         for change in changes() {
@@ -222,7 +222,7 @@ fn a_thousand_idle_connections_take_few_descriptors_and_keep_nobody_out() {
     // The other tests have some, too.
     let of_server = open() - before - IDLE;
     assert!(of_server < 300, "{of_server}");
-    // The oldest were ended.
+    // The oldest were closed.
     assert_eq!(answer(&idle[0]), "");
 }
 
@@ -243,7 +243,7 @@ fn one_more_than_can_be_answered_is_told_so() {
     for _ in 0..200 {
         assert_eq!(client::peer_config(&served.path), "the agent answers too many others already: try it later");
     }
-    // Whoever goes makes room.
+    // A closed connection makes room.
     asking[7].shutdown(Shutdown::Both).expect("it is open");
     let answered = (0..1000).any(|_| code(&ask(&served.path, READ)) == 404);
     assert!(answered);
@@ -280,7 +280,7 @@ fn requests_that_are_too_long_are_refused() {
     assert_eq!(code(&ask(&served.path, &long)), 413);
     let mut stream = connect(&served.path);
     let head = format!("GET /v1/status HTTP/1.1\r\nhost: vpnhub\r\nx: {}\r\n\r\n", "1".repeat(100_000));
-    // It may be ended before all is written.
+    // The connection may be closed before everything is written.
     drop(stream.write_all(head.as_bytes()));
     let told = answer(&stream);
     assert!(told.is_empty() || code(&told) == 431, "{told}");
@@ -294,7 +294,7 @@ fn connection_ends_with_its_answer() {
     assert_eq!(told.matches("HTTP/1.1").count(), 1, "{told}");
 }
 
-/// Until the file is there.
+/// Waits for the file.
 fn wait_for(path: &Path) {
     let folder = path.parent().expect("a folder");
     for _ in 0..6000 {
@@ -328,17 +328,17 @@ fn drop_removes_its_own_file_and_no_other() {
     drop(served.socket.take());
     assert!(served.names().is_empty());
     let mut served = Served::start(None);
-    // In one step: a file that is missing is made again at any moment.
+    // Atomically: a missing file may be recreated at any moment.
     let beside = served.path.with_file_name("others");
     let others = UnixListener::bind(&beside).expect("there is room");
     fs::rename(&beside, &served.path).expect("it is ours");
     drop(served.socket.take());
     assert_eq!(served.names().len(), 1);
     drop(others);
-    // Nobody listens on it any more: the next agent takes its place.
+    // Nothing listens on it any more: the next agent takes its place.
     let _entered = served.runtime.enter();
     drop(Socket::open_for(&served.path, None).expect("nobody listens"));
-    // A file that is no socket stays.
+    // A file that is not a socket stays.
     fs::write(&served.path, "kept").expect("it is ours");
     assert!(Socket::open_for(&served.path, None).is_err());
     assert_eq!(fs::read_to_string(&served.path).expect("it is there"), "kept");

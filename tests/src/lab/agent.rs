@@ -1,4 +1,4 @@
-//! The agent under test: a `vpnhub` process in a place, from its start to its end.
+//! The agent under test: a `vpnhub` process in a place, from start to end.
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -16,14 +16,14 @@ use nix::unistd::Pid;
 
 use super::{Monitor, Namespace, Scratch, Status, cleanup, namespace};
 
-/// Until an agent answers: a second, but for virtual machines without KVM on hosts that do other things besides. Only waited
-/// for in full when it fails.
+/// Time limit for an agent to answer. It takes a second, except on busy virtual machines without KVM. The full time
+/// passes only on failure.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 /// `SD_LISTEN_FDS_START`.
 const FIRST_DESCRIPTOR: i32 = 3;
 
-/// How the agent is to be started.
+/// How to start the agent.
 #[derive(Debug, Clone)]
 pub struct AgentCommand {
     binary: PathBuf,
@@ -31,7 +31,7 @@ pub struct AgentCommand {
     environment: Vec<(String, String)>,
     has_instances: bool,
     ready_within: Duration,
-    /// Handed over as by systemd, and its name.
+    /// A descriptor passed as systemd does, and its name.
     descriptor: Option<(String, Arc<OwnedFd>)>,
 }
 
@@ -48,7 +48,7 @@ impl AgentCommand {
         }
     }
 
-    /// One more argument of `run`.
+    /// Adds an argument of `run`.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
@@ -61,21 +61,21 @@ impl AgentCommand {
         self
     }
 
-    /// What systemd has kept for it (`sd_listen_fds(3)`).
+    /// A descriptor from systemd's store (`sd_listen_fds(3)`).
     #[must_use]
     pub fn descriptor(mut self, name: &str, descriptor: &Arc<OwnedFd>) -> Self {
         self.descriptor = Some((name.to_owned(), Arc::clone(descriptor)));
         self
     }
 
-    /// Of version 0.1, whose datapath ends with it: it knows no `--instance`.
+    /// An agent of version 0.1, which has no `--instance` and whose datapath ends with it.
     #[must_use]
     pub fn without_instance(mut self) -> Self {
         self.has_instances = false;
         self
     }
 
-    /// Another time within which it must answer.
+    /// Sets the time limit for its first answer.
     #[must_use]
     pub fn ready_within(mut self, time: Duration) -> Self {
         self.ready_within = time;
@@ -85,13 +85,13 @@ impl AgentCommand {
     /// Starts it in a place with a copy of a configuration file, and waits until it answers.
     ///
     /// # Errors
-    /// When it ends or does not answer in time: with its log.
+    /// When it exits or does not answer in time: with its log.
     pub fn start(&self, place: &Namespace, config: &Path) -> anyhow::Result<Agent> {
         let text = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
         self.start_with(place, &text)
     }
 
-    /// The same with a configuration's text.
+    /// Like [`start`](Self::start), with the text of a configuration.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -102,7 +102,7 @@ impl AgentCommand {
         self.start_in(place, scratch)
     }
 
-    /// The same with the files that an earlier agent left: see [`Agent::kill`].
+    /// Like [`start`](Self::start), with the files of an earlier agent: see [`Agent::kill`].
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -112,7 +112,7 @@ impl AgentCommand {
         Ok(agent)
     }
 
-    /// The same without waiting until it answers.
+    /// Like [`start_in`](Self::start_in), without waiting for an answer.
     ///
     /// # Errors
     /// When it cannot be started at all.
@@ -152,7 +152,7 @@ impl AgentCommand {
 
 /// `binary` with this descriptor as number 3.
 fn handed_over(place: &Namespace, binary: &Path, name: &str, descriptor: &Arc<OwnedFd>) -> Command {
-    // Its process id is known to it alone.
+    // Only the process itself knows its id.
     let mut command = place.command("sh");
     command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(binary);
     command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
@@ -172,10 +172,10 @@ fn handed_over(place: &Namespace, binary: &Path, name: &str, descriptor: &Arc<Ow
 pub struct Agent {
     binary: PathBuf,
     child: Arc<Mutex<Child>>,
-    /// Only taken when the agent has ended.
+    /// Taken only after the agent has ended.
     scratch: Option<Scratch>,
     ended: bool,
-    /// To be removed with it; those of a namespace of the lab's own go with the namespace.
+    /// The pins to remove with it; those of a lab's own namespace go with the namespace.
     pins: Option<PathBuf>,
 }
 
@@ -184,22 +184,22 @@ impl Agent {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
-    /// The socket that its command line talks to.
+    /// The socket for its command line.
     pub fn socket(&self) -> PathBuf {
         self.scratch().file("vpnhub.sock")
     }
 
-    /// The configuration file that it was started with, and may rewrite.
+    /// Its configuration file, which it may rewrite.
     pub fn config(&self) -> PathBuf {
         self.scratch().file("vpnhub.toml")
     }
 
-    /// What it has written to stdout and stderr.
+    /// Its output on stdout and stderr.
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch().file("agent.log")).unwrap_or_default()
     }
 
-    /// Runs `vpnhub --socket … ARGS` against it, whatever comes of it.
+    /// Runs `vpnhub --socket … ARGS` against it, whether that succeeds or fails.
     ///
     /// # Errors
     /// When the program cannot be run at all.
@@ -216,7 +216,7 @@ impl Agent {
     /// Runs `vpnhub --socket … --output json ARGS`, which must exit with 0 and print JSON.
     ///
     /// # Errors
-    /// When it does not: what it wrote to stderr.
+    /// When it does not: its stderr.
     pub fn json(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
         let output = self.cli(&[&["--output", "json"], args].concat())?;
         if !output.status.success() {
@@ -243,10 +243,10 @@ impl Agent {
         Monitor::start(command.arg("--socket").arg(self.socket()).args(["--output", "json", "monitor"]))
     }
 
-    /// Asks for the status every 20 ms until `accept` does.
+    /// Polls the status every 20 ms until `accept` returns true.
     ///
     /// # Errors
-    /// When it has not after `timeout`: with the last status.
+    /// When `timeout` passes first: with the last status.
     pub fn wait_for_status(
         &self,
         timeout: Duration,
@@ -278,12 +278,12 @@ impl Agent {
     /// Ends it with SIGTERM. It must exit with 0 within 10 s.
     ///
     /// # Errors
-    /// When it does not: with its log. It has ended all the same.
+    /// When it does not: with its log. It is killed in any case.
     pub fn stop(self) -> anyhow::Result<()> {
         self.stop_with(Signal::SIGTERM).map(drop)
     }
 
-    /// The same with another signal; gives back its files.
+    /// Like [`stop`](Self::stop), with another signal; returns its files.
     ///
     /// # Errors
     /// As [`stop`](Self::stop).
@@ -291,7 +291,7 @@ impl Agent {
         self.end_within(signal, Duration::from_secs(10))
     }
 
-    /// As [`stop`](Self::stop), for one that has very many routes to take back.
+    /// Like [`stop`](Self::stop), for an agent that has very many routes to withdraw.
     ///
     /// # Errors
     /// As [`stop`](Self::stop).
@@ -309,10 +309,10 @@ impl Agent {
         }
     }
 
-    /// Kills it as a crash would, and gives back its files, to start another with: [`AgentCommand::start_in`].
+    /// Kills it as a crash would. Returns its files, for [`AgentCommand::start_in`].
     ///
     /// # Errors
-    /// When it had ended by itself.
+    /// When it had already exited.
     pub fn kill(mut self) -> anyhow::Result<Scratch> {
         let before = end(&self.child, Duration::ZERO);
         self.ended = true;
@@ -362,8 +362,8 @@ impl Drop for Agent {
     }
 }
 
-/// Ends a process: SIGTERM and `grace` to go by itself, then SIGKILL; at once with a grace of zero. The status with
-/// which it went by itself, `None` when it had to be killed.
+/// Ends a process: SIGTERM, then SIGKILL after `grace`; SIGKILL at once if `grace` is zero. Returns its exit status,
+/// `None` if it was killed.
 pub(super) fn end(process: &Mutex<Child>, grace: Duration) -> Option<ExitStatus> {
     end_with(process, Signal::SIGTERM, grace)
 }
@@ -374,7 +374,7 @@ fn end_with(process: &Mutex<Child>, signal: Signal, grace: Duration) -> Option<E
         return Some(status);
     }
     if !grace.is_zero() {
-        // It has not been waited for, so its id is still its own.
+        // It has not been waited for, so its process id cannot have been reused.
         let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         let deadline = Instant::now() + grace;
         while Instant::now() < deadline {

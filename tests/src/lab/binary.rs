@@ -1,4 +1,4 @@
-//! The `vpnhub` to test.
+//! The `vpnhub` under test.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,15 @@ use anyhow::{Context, bail};
 
 use crate::checkout;
 
-/// Names a `vpnhub` that was built elsewhere: nothing is built then.
+/// Path of a `vpnhub` built elsewhere; nothing is built if it is set.
 const VARIABLE: &str = "VPNHUB_BINARY";
 
-/// The agent, as built from the sources of now: `cargo test` builds no binaries of other packages, so this does, once
-/// in a process and with the test's own profile. Under sudo, where a build would leave root's files, it takes the one
-/// that is there.
+/// The agent, built from the current sources. `cargo test` builds no binaries of other packages, so this function
+/// builds it, once per process, with the test's own profile. Under sudo a build would leave root's files, so the
+/// existing binary is used.
 ///
 /// # Panics
-/// When it cannot be built or is not there: with what to do.
+/// When it cannot be built or is missing: with instructions.
 pub fn agent_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| find().unwrap_or_else(|error| panic!("no agent to test: {error:#}")))
@@ -50,7 +50,7 @@ fn find() -> anyhow::Result<PathBuf> {
 fn build(place: &Path) -> anyhow::Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        // As `cargo xtask build` does: chosen otherwise, packages have other features and are built once more.
+        // The same selection as `cargo xtask build`: another would change the packages' features and build them again.
         .args(["build", "--quiet", "--bin", "vpnhub"])
         .current_dir(checkout::find()?);
     if place.ends_with("release") {

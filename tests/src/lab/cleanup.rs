@@ -1,7 +1,7 @@
-//! What this process has made and must not leave behind when it is interrupted.
+//! Tracks resources that this process must not leave behind when it is interrupted.
 //!
-//! `Drop` covers returns and panics; a signal ends a process without either. So what is made is also noted here, and
-//! [`clean_up_on_interrupt`] installs a handler that removes what is noted.
+//! `Drop` covers returns and panics; a signal ends a process without either. So each resource is also recorded here,
+//! and [`clean_up_on_interrupt`] installs a handler that removes everything recorded.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::{agent, namespace};
 
-/// Exit code after an interrupt: 128 + SIGINT, as shells have it.
+/// Exit code after an interrupt: 128 + SIGINT, as in shells.
 const INTERRUPTED: i32 = 130;
 
 /// How long an interrupted agent may take to detach its programs before it is killed.
@@ -35,8 +35,8 @@ pub(super) struct Made {
 static MADE: Mutex<Made> =
     Mutex::new(Made { actions: Vec::new(), namespaces: Vec::new(), directories: Vec::new(), processes: Vec::new() });
 
-/// What is made is made, and noted, while this lock is held: so an interrupt never finds a thing half made, and never
-/// removes one that is not ours.
+/// Resources are created and recorded under this lock. So an interrupt never sees a half-made resource, and never
+/// removes another process's.
 pub(super) fn made() -> MutexGuard<'static, Made> {
     MADE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -44,9 +44,9 @@ pub(super) fn made() -> MutexGuard<'static, Made> {
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 static SIGNALLED: AtomicBool = AtomicBool::new(false);
 
-/// Does not come back once this process has been interrupted: [`clean_up_on_interrupt`]'s thread is about to end it.
-/// For before an error is reported that may be an interrupt's doing: Ctrl-C reaches children too, and their end looks
-/// like a failure.
+/// Never returns once this process has been interrupted: [`clean_up_on_interrupt`]'s thread is about to end it. Call it
+/// before reporting an error that an interrupt may have caused: Ctrl-C reaches children too, and their end looks like a
+/// failure.
 pub fn park_if_interrupted() {
     while SIGNALLED.load(Ordering::Relaxed) {
         std::thread::park();
@@ -61,12 +61,12 @@ extern "C" fn note_signal(_: libc::c_int) {
     unsafe { libc::write(pipe, [1_u8].as_ptr().cast(), 1) };
 }
 
-/// Something to be done at an interrupt, before all that was made is removed. Dropping it forgets it.
+/// An action at an interrupt, before all resources are removed. Dropping it cancels the action.
 #[derive(Debug)]
 pub struct AtInterrupt(u64);
 
 impl AtInterrupt {
-    /// For what ends with no process and no namespace. `action` must not make or remove anything of the lab's.
+    /// For resources that end with no process and no namespace. `action` must not create or remove lab resources.
     #[must_use]
     pub fn run(action: impl FnOnce() + Send + 'static) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -82,8 +82,8 @@ impl Drop for AtInterrupt {
     }
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP stop the agents, delete the namespaces and directories that this process
-/// made, and end it with exit code 130. Calling it again does nothing.
+/// Makes SIGINT, SIGTERM and SIGHUP stop the agents, delete this process's namespaces and directories, and exit with
+/// code 130. Calling it again is a no-op.
 ///
 /// # Errors
 /// When the pipe or the handler cannot be made.
@@ -113,7 +113,7 @@ fn wait_then_clean_up(mut pipe: File) {
     if pipe.read_exact(&mut [0_u8]).is_err() {
         return;
     }
-    // Held until the end: nothing more can be made.
+    // Held until exit, so that nothing more can be created.
     let mut made = made();
     for (_, action) in made.actions.drain(..) {
         action();
@@ -127,11 +127,11 @@ fn wait_then_clean_up(mut pipe: File) {
         }
     }
     for directory in made.directories.drain(..) {
-        // Nothing can be done about one that stays.
+        // A failure here cannot be handled.
         drop(std::fs::remove_dir_all(directory));
     }
-    // On a line of its own, after ^C or a spinner. Not eprintln: with the terminal gone it would panic, and the process
-    // live on.
+    // On a line of its own, after ^C or a spinner. eprintln would panic without a terminal, and the process would live
+    // on.
     drop(writeln!(std::io::stderr(), "\ninterrupted: all that was made is taken down again"));
     std::process::exit(INTERRUPTED);
 }

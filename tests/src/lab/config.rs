@@ -1,4 +1,4 @@
-//! Configurations of the hub, to be changed before they are written: `to_string` gives the file.
+//! Hub configurations, to modify before writing: `to_string` gives the file.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,24 +7,24 @@ use std::{env, fmt};
 
 use super::{Site, VPC};
 
-/// The look-up that hubs are configured for, where this is set.
+/// If set, the look-up that hubs are configured for.
 const LOOKUP: &str = "VPNHUB_TEST_LOOKUP";
 
-/// The hub of a world of offices: by default all it does is on.
+/// The hub of a world of offices, by default with every feature enabled.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
     pub spoke_to_spoke: bool,
-    /// What `[gateway]` says besides where connections have IPsec.
+    /// Further contents of `[gateway]`, where connections have IPsec.
     pub public: Option<PublicSide>,
     pub connections: Vec<ConnectionConfig>,
     pub routes: Vec<RouteConfig>,
 }
 
-/// The hub as its sites reach it.
+/// The hub's public side, as its sites reach it.
 #[derive(Debug, Clone)]
 pub struct PublicSide {
     pub address: IpAddr,
-    /// Where its charon is asked.
+    /// The VICI socket of its charon.
     pub vici_socket: PathBuf,
 }
 
@@ -33,19 +33,19 @@ pub struct PublicSide {
 pub struct IpsecConfig {
     pub site: IpAddr,
     pub auth: AuthConfig,
-    /// What the hub and the site call themselves; without, their addresses.
+    /// IKE identities of the hub and the site; the default is their addresses.
     pub local_id: Option<String>,
     pub remote_id: Option<String>,
-    /// Who begins: `start` (the hub), `trap` or `none` (the site).
+    /// The initiator: `start` (the hub), `trap` or `none` (the site).
     pub start: &'static str,
-    /// Of an xfrm interface, which the agent makes.
+    /// `if_id` of an xfrm interface that the agent creates.
     pub if_id: Option<u32>,
     pub encap: bool,
-    /// As in the file.
+    /// In the file's syntax.
     pub dpd_delay: &'static str,
 }
 
-/// How hub and site prove who they are: the hub's files.
+/// Authentication of hub and site: the hub's files.
 #[derive(Debug, Clone)]
 pub enum AuthConfig {
     Psk(PathBuf),
@@ -56,7 +56,7 @@ pub enum AuthConfig {
 #[derive(Debug, Clone)]
 pub struct ConnectionConfig {
     pub name: String,
-    /// Connections to one site name the same.
+    /// Connections to one site use the same name.
     pub customer_gateway: String,
     pub interface: String,
     pub peer: Option<IpAddr>,
@@ -64,10 +64,10 @@ pub struct ConnectionConfig {
     pub remote_cidrs: Vec<String>,
     /// From the hub's end of the link to the site's, every 100 ms, down after 3 misses.
     pub health_check: bool,
-    /// As in the file; without one, the default.
+    /// In the file's syntax; `None` uses the default.
     pub up_delay: Option<String>,
     pub ipsec: Option<IpsecConfig>,
-    /// As in the file; without, the default.
+    /// In the file's syntax; `None` uses the default.
     pub selectors: Option<&'static str>,
 }
 
@@ -81,7 +81,8 @@ pub struct RouteConfig {
 }
 
 impl HubConfig {
-    /// A connection a site, named as its place, that admits all of the site's networks, and a published route to each.
+    /// One connection per site, named after its place, that allows all of the site's networks, and a published route to
+    /// each.
     pub fn offices(sites: &[Site]) -> Self {
         let connections = sites.iter().map(|site| ConnectionConfig::to_site(site, 0)).collect();
         let mut config = Self { spoke_to_spoke: true, public: None, connections, routes: Vec::new() };
@@ -91,8 +92,8 @@ impl HubConfig {
         config
     }
 
-    /// A connection over the second link of a site, named as its place with `-2` appended, that shares the site's
-    /// routes by these weights: the first link's, the second's.
+    /// Adds a connection over the second link of a site, named after its place with `-2` appended. The two links share
+    /// the site's routes by these weights: first link, second link.
     #[must_use]
     pub fn second_link(mut self, site: &Site, [first, second]: [u8; 2]) -> Self {
         for route in self.routes.iter_mut().filter(|route| route.next_hop == site.place) {
@@ -103,7 +104,7 @@ impl HubConfig {
         self
     }
 
-    /// Several connections in place of a site's own, each of a name, and of a part of the site's networks that is routed to it.
+    /// Replaces a site's connection with several, each with a name and the part of the site's networks routed to it.
     #[must_use]
     pub fn split(mut self, site: &Site, parts: &[(&str, [&str; 2])]) -> Self {
         self.connections.retain(|connection| connection.name != site.place);
@@ -125,7 +126,7 @@ impl HubConfig {
         self
     }
 
-    /// The same with none of the routes published.
+    /// Unpublishes all routes.
     #[must_use]
     pub fn unpublished(mut self) -> Self {
         for route in &mut self.routes {
@@ -156,7 +157,7 @@ fn connection_name(site: &Site, link: u8) -> String {
 }
 
 impl ConnectionConfig {
-    /// The connection over a link of a site, the second with `link` 1.
+    /// The connection over a link of a site; `link` 1 is the second.
     pub fn to_site(site: &Site, link: u8) -> Self {
         Self {
             name: connection_name(site, link),
@@ -191,7 +192,7 @@ impl fmt::Display for HubConfig {
             *known = known.or(address);
         }
         for ((gateway, address), last) in gateways.into_iter().zip(1..) {
-            // Without IPsec nobody goes there.
+            // Without IPsec this address is unused.
             let address = address.unwrap_or(Ipv4Addr::new(198, 51, 100, last).into());
             writeln!(f, "[customer_gateway.{gateway}]\naddress = \"{address}\"\n")?;
         }
@@ -225,7 +226,7 @@ impl fmt::Display for ConnectionConfig {
         if let Some(selectors) = self.selectors {
             writeln!(f, "selectors = \"{selectors}\"")?;
         }
-        // A list of strings reads the same in TOML and here.
+        // TOML and Rust debug output write a list of strings alike.
         writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)?;
         let Some(IpsecConfig { site: _, auth, local_id, remote_id, start, if_id, encap, dpd_delay }) = &self.ipsec
         else {

@@ -1,4 +1,4 @@
-//! Programs of others on an interface: ones that take every place for TC, and an XDP program that takes its one.
+//! Foreign programs on an interface: some that fill every TC slot, and one XDP program, which fills the only XDP slot.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -14,10 +14,10 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
-// linux/if_link.h: in the driver.
+// linux/if_link.h: native XDP.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const BPF_TCX_INGRESS: u32 = 46;
-/// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes the rest for zeros.
+/// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel assumes zeros for the rest.
 #[repr(C)]
 struct ProgLoad {
     prog_type: u32,
@@ -35,21 +35,21 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Takes all places until it is told to leave, or the namespace goes.
+/// Fills all slots until `leave` or the end of the namespace.
 #[derive(Debug)]
 pub struct Crowd {
-    /// By TCX: programs stay with their links, and links with these.
+    /// With TCX: programs live as long as their links, and links as long as these descriptors.
     links: Vec<OwnedFd>,
     device: String,
 }
 
 impl Namespace {
     /// # Errors
-    /// When the namespace has no such device, or somebody is there already.
+    /// When the namespace has no such device, or a foreign program is attached already.
     pub fn crowd(&self, device: &str) -> anyhow::Result<Crowd> {
         let ifindex = self.ifindex(device)?;
         let links = match self.enter(|| take_places(ifindex))? {
-            // Before Linux 6.6: a filter of another kind at the first priority is in the way of any at that.
+            // Before Linux 6.6: a filter of another kind at the first priority blocks all others at that priority.
             Err(Errno::EINVAL) => {
                 self.tc(&format!("qdisc add dev {device} clsact"))?;
                 self.tc(&format!("filter add dev {device} ingress prio 1 protocol ip u32 match u32 0 0"))?;
@@ -60,11 +60,11 @@ impl Namespace {
         Ok(Crowd { links, device: device.to_owned() })
     }
 
-    /// Puts an XDP program on a device that passes every frame, as somebody else's would. It stays with the value, or with
+    /// Attaches a foreign XDP program to a device, which passes every frame. It lives as long as the returned value or
     /// the device.
     ///
     /// # Errors
-    /// When the namespace has no such device, or there is a program already.
+    /// When the namespace has no such device, or an XDP program is attached already.
     pub fn foreign_xdp(&self, device: &str) -> anyhow::Result<OwnedFd> {
         let ifindex = self.ifindex(device)?;
         // r0 = XDP_PASS; exit.
@@ -85,7 +85,7 @@ impl Namespace {
 
 impl Crowd {
     /// # Errors
-    /// When the kernel does not let it.
+    /// When the kernel refuses.
     pub fn leave(self, place: &Namespace) -> anyhow::Result<()> {
         match self.links.is_empty() {
             true => place.tc(&format!("qdisc del dev {} clsact", self.device)),
@@ -94,7 +94,7 @@ impl Crowd {
     }
 }
 
-/// As many as there are (`BPF_MPROG_MAX`, `linux/bpf_mprog.h`).
+/// Fills all `BPF_MPROG_MAX` slots (`linux/bpf_mprog.h`).
 fn take_places(ifindex: u32) -> nix::Result<Vec<OwnedFd>> {
     let mut links = Vec::new();
     loop {
@@ -123,12 +123,12 @@ fn attach(program: &OwnedFd, target_ifindex: u32, attach_type: u32, flags: u32) 
     bpf(BPF_LINK_CREATE, &LinkCreate { prog_fd, target_ifindex, attach_type, flags })
 }
 
-/// A command whose answer is a file descriptor.
+/// A command that returns a file descriptor.
 fn bpf<T>(command: libc::c_long, attributes: &T) -> nix::Result<OwnedFd> {
-    // SAFETY: `attributes` is the beginning of the command's part of `union bpf_attr`, of the length that is told; it and
-    // what its pointers lead to outlive the call, which writes to none of it.
+    // SAFETY: `attributes` is the beginning of the command's part of `union bpf_attr`, with its length. It and its
+    // pointers' targets outlive the call, which writes to none of them.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made it, and nobody else has it.
+    // SAFETY: the kernel has just made it, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

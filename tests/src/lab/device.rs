@@ -66,7 +66,7 @@ impl std::str::FromStr for Mac {
     }
 }
 
-/// What a device has counted since it was made.
+/// A device's counters since its creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
     pub rx_packets: u64,
@@ -91,8 +91,8 @@ impl Namespace {
         words.nth(1).with_context(|| format!("{device} in {} has no Ethernet address", self.name()))?.parse()
     }
 
-    /// Sets a device's state to up or down. The far end of a veth loses or gains its carrier; its kernel may take a
-    /// second to take note, unless told with [`notice_carrier`](Self::notice_carrier).
+    /// Sets a device up or down. The far end of a veth loses or gains its carrier. Its kernel may notice up to a second
+    /// later, unless [`notice_carrier`](Self::notice_carrier) is called.
     ///
     /// # Errors
     /// When the namespace has no such device.
@@ -100,8 +100,8 @@ impl Namespace {
         self.ip(&format!("link set dev {device} {}", if up { "up" } else { "down" })).map(drop)
     }
 
-    /// Lets the kernel take note at once of a carrier that a device has lost or gained: routes, events, state. Kernels
-    /// before 6.9 still do so in their own time, within a second.
+    /// Makes the kernel process a changed carrier at once: routes, events, state. Kernels before 6.9 still take up to a
+    /// second.
     ///
     /// # Errors
     /// When the namespace has no such device.
@@ -110,11 +110,11 @@ impl Namespace {
             .with_context(|| format!("asking for the link of {device} in {}", self.name()))
     }
 
-    /// Waits until a device that is up can send and its routes count. The kernel sees to that a moment after both ends
-    /// of a veth are up, and until then drops what is sent.
+    /// Waits until a device that is up can send and its routes are in effect. The kernel gets there shortly after both
+    /// ends of a veth are up, and until then drops packets.
     ///
     /// # Errors
-    /// When it does not become so within `timeout`: its far end may be down.
+    /// When it cannot within `timeout`: its far end may be down.
     pub fn wait_until_running(&self, device: &str, timeout: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + timeout;
         self.enter(|| {
@@ -128,7 +128,7 @@ impl Namespace {
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // The flag is set first and the device activated next, under a lock that this waits for.
+            // The kernel sets the flag before it activates the device. This call waits for the lock that covers both.
             ethtool(device, ETHTOOL_GFLAGS, 0).map(drop)
         })?
         .with_context(|| format!("waiting for {device} in {}", self.name()))
@@ -137,7 +137,7 @@ impl Namespace {
     /// # Errors
     /// When the namespace has no such device.
     pub fn counters(&self, device: &str) -> anyhow::Result<Counters> {
-        // Not /sys/class/net: sysfs shows the namespace that it was mounted in.
+        // Not /sys/class/net: sysfs shows the namespace in which it was mounted.
         let table = self.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
         table
             .lines()
@@ -145,8 +145,8 @@ impl Namespace {
             .with_context(|| format!("{} has no device {device}", self.name()))
     }
 
-    /// Makes what `device` sends be real bytes, as from a wire: checksums filled in, segments cut, VLAN tags in the
-    /// frame. A redirect by XDP forwards bytes only, and loses the notes on a packet that offloads leave to the driver.
+    /// Makes `device` send complete frames, as on a wire: checksums filled in, segments split, VLAN tags in the frame.
+    /// An XDP redirect forwards bytes only, and loses the metadata that offloads leave to the driver.
     ///
     /// # Errors
     /// When the device does not exist or refuses.
@@ -154,7 +154,7 @@ impl Namespace {
         self.features(device, &[(ETHTOOL_STSO, 0), (ETHTOOL_SGSO, 0), (ETHTOOL_STXCSUM, 0)], ETH_FLAG_TXVLAN)
     }
 
-    /// Lets `device` be given what a NIC with offloads takes: checksums still to be filled in, and super-packets.
+    /// Makes `device` accept offloads like a NIC: checksums still to be filled in, and super-packets.
     ///
     /// # Errors
     /// When the device does not exist or refuses.
@@ -162,8 +162,8 @@ impl Namespace {
         self.features(device, &[(ETHTOOL_STXCSUM, 1), (ETHTOOL_SGSO, 1), (ETHTOOL_STSO, 1)], 0)
     }
 
-    /// Turns GRO on or off. On a veth this turns NAPI on or off: without it (or an XDP program) frames that XDP
-    /// redirects to the device's peer vanish.
+    /// Turns GRO on or off. On a veth this turns NAPI on or off: without NAPI (or an XDP program) frames that XDP
+    /// redirects to the device's peer are lost.
     ///
     /// # Errors
     /// When the device does not exist or refuses.
@@ -175,7 +175,7 @@ impl Namespace {
         self.enter(|| {
             for &(command, value) in values {
                 match ethtool(device, command, value) {
-                    // What cannot be on is off: native XDP at the far end takes GSO away from a veth.
+                    // An unsupported feature is off already: native XDP at the far end removes GSO from a veth.
                     Err(error) if value == 0 && error.downcast_ref() == Some(&Errno::EOPNOTSUPP) => {}
                     result => drop(result?),
                 }
@@ -201,12 +201,12 @@ pub(super) fn control_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
 }
 
-/// Asking for the link makes the kernel deal with what it has put off.
+/// A link query makes the kernel process its deferred link events.
 fn notice_carrier(device: &str) -> anyhow::Result<()> {
     ethtool(device, ETHTOOL_GLINK, 0).map(drop)
 }
 
-/// Whether a device of this thread's namespace is up and has a carrier, and the kernel has taken note.
+/// Whether a device of this thread's namespace is up, has a carrier, and the kernel has noticed.
 fn is_running(device: &str) -> anyhow::Result<bool> {
     let control = control_socket()?;
     let mut request = interface_request(device)?;
@@ -231,11 +231,11 @@ fn ethtool(device: &str, command: u32, data: u32) -> anyhow::Result<u32> {
     Ok(value.data)
 }
 
-/// An `ifreq` with its name filled in and all else zero.
+/// An `ifreq` with its name filled in and all other bytes zero.
 pub(super) fn interface_request(device: &str) -> anyhow::Result<libc::ifreq> {
     // SAFETY: ifreq is plain old data, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte stays zero: the kernel wants a terminated name.
+    // The last byte stays zero: the kernel requires a terminated name.
     if device.is_empty() || device.len() >= request.ifr_name.len() {
         bail!("{device:?} is not a device name: 1 to 15 bytes");
     }

@@ -1,5 +1,5 @@
-//! systemd's file descriptor store: takes the socket that an agent sends (`FDSTORE=1`, `sd_pid_notify_with_fds(3)`), and hands
-//! it to the next one.
+//! systemd's file descriptor store: receives the socket that an agent sends (`FDSTORE=1`, `sd_pid_notify_with_fds(3)`)
+//! and passes it to the next agent.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -40,7 +40,7 @@ impl FdStore {
         Ok(Self { _scratch: scratch, path, kept, reader: Some(reader) })
     }
 
-    /// The same agent as a unit with this store: it gets what is in it now.
+    /// The same agent as a unit with this store: it gets the stored descriptor.
     #[must_use]
     pub fn command(&self, command: AgentCommand) -> AgentCommand {
         let command = command.environment("NOTIFY_SOCKET", &self.path.display().to_string());
@@ -50,7 +50,7 @@ impl FdStore {
         }
     }
 
-    /// The name of what is in it.
+    /// The name of the stored descriptor.
     #[must_use]
     pub fn name(&self) -> Option<String> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(name, _)| name.clone())
@@ -71,7 +71,7 @@ impl Drop for FdStore {
     }
 }
 
-/// Takes one message; whether more are to come.
+/// Receives one message. Returns whether to expect more.
 fn receive(socket: &UnixDatagram, kept: &Kept) -> bool {
     let mut bytes = [0; 1024];
     let mut control = nix::cmsg_space!([RawFd; 4]);

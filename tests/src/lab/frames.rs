@@ -1,4 +1,4 @@
-//! Raw frames on a device: sent as they are given, captured as they were on the wire.
+//! Raw frames on a device: sent unchanged, captured as they were on the wire.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use super::Namespace;
 use super::socket::{Received, length_of, readable, receive, set_option};
 use crate::packet::hex;
 
-/// As `sockaddr_ll` has it: 16 bits.
+/// 16 bits, as in `sockaddr_ll`.
 const AF_PACKET: libc::sa_family_t = 17;
 const ETH_P_ALL: u16 = 3;
 const PACKET_AUXDATA: libc::c_int = 8;
@@ -21,10 +21,10 @@ const TP_STATUS_CSUM_NOT_READY: u32 = 1 << 3;
 const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
 const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
 
-/// How long a queue may stay full: that of a slow virtual machine is emptied within milliseconds.
+/// Time limit for a full queue. A slow virtual machine empties it within milliseconds.
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
 
-/// The fields of struct `tpacket_auxdata` (`linux/if_packet.h`) that are of use.
+/// The used fields of struct `tpacket_auxdata` (`linux/if_packet.h`).
 struct AuxData {
     status: u32,
     vlan_tci: u16,
@@ -49,15 +49,15 @@ pub struct Frame {
     /// From the link header on, VLAN tags included. Raw IP from devices without link headers.
     pub bytes: Vec<u8>,
     /// The checksum is not filled in: the sender left it to an offload, or this device's GRO (see
-    /// [`End::receives_redirects`](super::End::receives_redirects)) merged segments of a TCP stream. Single TCP
-    /// segments and all else are not merged.
+    /// [`End::receives_redirects`](super::End::receives_redirects)) merged segments of a TCP stream. GRO merges neither
+    /// single TCP segments nor other packets.
     pub checksum_pending: bool,
 }
 
-/// A packet socket on one device. It receives what arrives there (not what is sent), from when it was opened on.
+/// A packet socket on one device. It receives frames that arrive there (not those sent), starting when it was opened.
 ///
-/// On a device with an XDP program it sees only what that passes to the kernel; it does see what XDP elsewhere
-/// redirects to this device's far end.
+/// On a device with an XDP program it sees only the frames that XDP passes to the kernel. It sees frames that XDP on
+/// another device redirects to this device's far end.
 #[derive(Debug)]
 pub struct FrameSocket {
     socket: OwnedFd,
@@ -71,19 +71,19 @@ impl FrameSocket {
         let name = format!("{device} in {}", place.name());
         let index = place.ifindex(device)?;
         let socket = place
-            // Without a protocol it receives nothing yet, so nothing of other devices either.
+            // Without a protocol it receives nothing yet, not even from other devices.
             .enter(|| socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None))?
             .with_context(|| format!("opening a packet socket on {name}"))?;
         set_option(&socket, libc::SOL_PACKET, PACKET_AUXDATA, 1).context("PACKET_AUXDATA")?;
         set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1).context("PACKET_IGNORE_OUTGOING")?;
-        // Room for bursts; the default holds some hundred frames.
+        // Room for bursts; the default holds a few hundred frames.
         setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).context("enlarging the receive buffer")?;
         bind(&socket, index).with_context(|| format!("binding to {name}"))?;
         Ok(Self { socket, name })
     }
 
-    /// Sends a frame as it is: link header first, no checksums or padding added. It goes past the device's own XDP. Waits
-    /// for room where the far end takes frames more slowly than they are sent.
+    /// Sends a frame unchanged: link header first, no checksums or padding added. It bypasses the device's own XDP.
+    /// Waits for room if the far end is slower than the sender.
     ///
     /// # Errors
     /// When the device is down, or the frame is longer than its MTU and link header.
@@ -112,7 +112,7 @@ impl FrameSocket {
         self.receive_until(Instant::now() + timeout)
     }
 
-    /// The first frame that `wanted` accepts, or `None` when there is none within `timeout`. Others are thrown away.
+    /// The first frame that `wanted` accepts, or `None` after `timeout`. Discards the others.
     ///
     /// # Errors
     /// When the device has gone or gone down.
@@ -126,15 +126,15 @@ impl FrameSocket {
         Ok(None)
     }
 
-    /// As [`find`](Self::find), for a frame that must come.
+    /// Like [`find`](Self::find), for a frame that must arrive.
     ///
     /// # Errors
-    /// When it does not: with a hex dump of what came instead.
+    /// When it does not: with a hex dump of the other frames.
     pub fn expect(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> anyhow::Result<Frame> {
         let mut others = String::new();
         let found = self.find(timeout, |frame| {
             let found = wanted(frame);
-            // Enough to see what went wrong.
+            // Enough to diagnose the failure.
             if !found && others.len() < 4000 {
                 others += &hex(frame);
                 others.push('\n');
@@ -165,7 +165,7 @@ impl FrameSocket {
         Ok(frames)
     }
 
-    /// Throws away what has arrived until now.
+    /// Discards all frames received so far.
     ///
     /// # Errors
     /// When the device has gone or gone down.
@@ -195,7 +195,7 @@ fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Puts a frame together from what the kernel gives: its bytes, and what it has taken out of them.
+/// Reassembles a frame from the kernel's data: its bytes, and the tag removed from them.
 fn frame(received: Received) -> Frame {
     let mut bytes = received.bytes;
     let aux = received.control.iter().find_map(|(level, kind, data)| {
@@ -205,7 +205,7 @@ fn frame(received: Received) -> Frame {
         return Frame { bytes, checksum_pending: false };
     };
     if aux.status & TP_STATUS_VLAN_VALID != 0 && bytes.len() >= 12 {
-        // The kernel takes the outer tag out of the frame before any socket sees it: put it back.
+        // The kernel removes the outer tag before any socket sees the frame: restore it.
         let tpid = if aux.status & TP_STATUS_VLAN_TPID_VALID != 0 { aux.vlan_tpid } else { 0x8100 };
         bytes.splice(12..12, [tpid.to_be_bytes(), aux.vlan_tci.to_be_bytes()].concat());
     }

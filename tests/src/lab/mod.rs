@@ -1,8 +1,8 @@
 //! Network-namespace worlds: a hub, its VPC and its sites on one machine, and helpers that measure them.
 //!
-//! Everything happens inside namespaces that this process made, and goes away with the values that stand for it:
-//! a [`Namespace`] deletes itself when dropped, an [`Agent`] is stopped. [`clean_up_on_interrupt`] does the same on
-//! Ctrl-C. Needs root (or `CAP_SYS_ADMIN`, `CAP_NET_ADMIN`, `CAP_NET_RAW`) and `ip` of iproute2.
+//! Everything happens inside namespaces that this process made, and ends with the values that own it: a [`Namespace`]
+//! is deleted when dropped, an [`Agent`] is stopped. [`clean_up_on_interrupt`] does the same on Ctrl-C. Needs root (or
+//! `CAP_SYS_ADMIN`, `CAP_NET_ADMIN`, `CAP_NET_RAW`) and `ip` of iproute2.
 //!
 //! ```no_run
 //! use hub_tests::lab::{self, Options, World};

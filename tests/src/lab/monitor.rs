@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-/// Events of an agent, from the moment it was made. Dropping it ends the program.
+/// Events of an agent since this value was created. Dropping it ends the program.
 #[derive(Debug)]
 pub struct Monitor {
     child: Child,
@@ -26,7 +26,7 @@ impl Monitor {
             command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("running vpnhub monitor")?;
         let stdout = BufReader::new(child.stdout.take().context("its stdout is piped")?);
         let (sender, lines) = channel();
-        // Ends with the program, or when nobody listens.
+        // Ends with the program, or when the receiver is dropped.
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Ok(Self { child, lines })
     }
@@ -34,7 +34,7 @@ impl Monitor {
     /// The next event.
     ///
     /// # Errors
-    /// When none comes within `timeout`, or something that is none.
+    /// When none arrives within `timeout`, or the line is not an event.
     pub fn next(&self, timeout: Duration) -> anyhow::Result<Value> {
         let Ok(line) = self.lines.recv_timeout(timeout) else {
             bail!("no event within {timeout:?}");
@@ -45,7 +45,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         drop(self.child.kill());
         drop(self.child.wait());
     }

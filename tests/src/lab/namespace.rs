@@ -1,7 +1,7 @@
-//! One named network namespace: made, entered, run in, deleted.
+//! One named network namespace: create, enter, run commands, delete.
 //!
-//! Made as `ip netns add` makes them (a bind mount under `/run/netns`), so `ip -n NAME` works on them by hand; but here
-//! rather than by `ip`, so that it is certain which of them this process made and may delete.
+//! Namespaces are created as `ip netns add` does (a bind mount under `/run/netns`), so `ip -n NAME` works on them by
+//! hand. They are not created by `ip`, so that this process knows for certain which it made and may delete.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -24,7 +24,7 @@ const DIRECTORY: &str = "/run/netns";
 
 const CURRENT: &str = "this network namespace";
 
-/// Where agents pin their datapaths, a directory for each instance.
+/// Agents pin their datapaths here, one directory per instance.
 const PINS: &str = "/sys/fs/bpf/vpnhub";
 const LONGEST_INSTANCE: usize = 64;
 
@@ -32,7 +32,7 @@ const NEEDS_ROOT: &str = "the lab makes network namespaces: run it as root (sudo
     CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW";
 
 /// # Errors
-/// One sentence that says what the lab needs, when this process may not make namespaces or `ip` is not installed.
+/// When this process may not make namespaces or `ip` is not installed: one sentence with the lab's requirements.
 pub fn require_root() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("{NEEDS_ROOT}");
@@ -56,10 +56,10 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace, with its loopback device down.
+    /// Creates a namespace, with its loopback device down.
     ///
     /// # Errors
-    /// When one of that name exists (it is left as it is), or this process may not make one.
+    /// When one with that name exists (it is left unchanged), or this process may not create one.
     pub fn create(name: &str) -> anyhow::Result<Self> {
         let path = path_of(name)?;
         if !nix::unistd::geteuid().is_root() {
@@ -95,16 +95,16 @@ impl Namespace {
         }
     }
 
-    /// Makes a namespace; one that has this name already is deleted first.
+    /// Creates a namespace, after deleting any existing one with this name.
     ///
     /// # Errors
-    /// As [`create`](Self::create), but for the existing one.
+    /// Those of [`create`](Self::create), except for an existing name.
     pub fn recreate(name: &str) -> anyhow::Result<Self> {
         delete(name)?;
         Self::create(name)
     }
 
-    /// An existing namespace, which this value then does not own; `None` when there is none of that name.
+    /// An existing namespace, not owned by this value; `None` if there is none.
     ///
     /// # Errors
     /// When it exists and cannot be opened.
@@ -117,7 +117,7 @@ impl Namespace {
         }
     }
 
-    /// The one that this process runs in, whatever its name; this value does not own it.
+    /// The namespace in which this process runs, not owned by this value.
     ///
     /// # Errors
     /// When the kernel has no namespaces.
@@ -134,7 +134,7 @@ impl Namespace {
         Ok(Self { name: self.name.clone(), handle: self.handle.try_clone()?, owned: false })
     }
 
-    /// Deletes the namespace of exactly this name, whoever made it; `false` when there is none.
+    /// Deletes the namespace with exactly this name, regardless of its creator; `false` if there is none.
     ///
     /// # Errors
     /// When this process may not.
@@ -152,28 +152,28 @@ impl Namespace {
         &self.name
     }
 
-    /// The instance of agents that run inside: `vpnhub run --instance`. What they pin goes with the namespace.
+    /// The instance of agents that run inside: `vpnhub run --instance`. Its pins are removed with the namespace.
     pub fn instance(&self) -> String {
         instance_of(&self.name)
     }
 
-    /// Where these agents pin their datapath.
+    /// The pin directory of these agents.
     pub fn pins(&self) -> PathBuf {
         Path::new(PINS).join(self.instance())
     }
 
-    /// Nobody will delete it.
+    /// The current namespace is never deleted.
     pub(super) fn is_current(&self) -> bool {
         self.name == CURRENT
     }
 
-    /// Runs `closure` on a thread of its own inside the namespace and gives back what it returned. Sockets that it
-    /// opens stay in the namespace, and can be used from any thread afterwards. `/proc/sys/net` is the namespace's.
+    /// Runs `closure` on a new thread inside the namespace and returns its result. Sockets that it opens stay in the
+    /// namespace, and any thread can use them afterwards. `/proc/sys/net` is the namespace's.
     ///
     /// # Errors
-    /// When the thread cannot be started or cannot enter. A panic of `closure` goes on in the caller.
+    /// When the thread cannot be started or cannot enter. A panic of `closure` continues in the caller.
     pub fn enter<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        // The thread ends inside, so no way back is needed: /proc/1/ns/net may well not be readable.
+        // The thread ends inside, so it needs no way back: /proc/1/ns/net may not be readable.
         let result = thread::scope(|scope| {
             thread::Builder::new()
                 .name(self.name.clone())
@@ -187,8 +187,8 @@ impl Namespace {
         }
     }
 
-    /// A command that will run inside the namespace. Mounts stay as they are, unlike with `ip netns exec`, which
-    /// remounts /sys and so hides a bpffs.
+    /// A command to run inside the namespace. Mounts do not change, unlike with `ip netns exec`, which remounts /sys
+    /// and so hides a bpffs.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         // A descriptor of its own, opened before the fork: the command may outlive this value.
@@ -203,10 +203,10 @@ impl Namespace {
         command
     }
 
-    /// Runs `ip ARGS` inside and gives back its output. `args` are separated by blanks.
+    /// Runs `ip ARGS` inside and returns its output. `args` are separated by blanks.
     ///
     /// # Errors
-    /// When it fails: the command and what it wrote to stderr.
+    /// When it fails: the command and its stderr.
     pub fn ip(&self, args: &str) -> anyhow::Result<String> {
         let output = self.command("ip").args(args.split_whitespace()).output().context("running `ip`")?;
         if !output.status.success() {
@@ -220,7 +220,7 @@ impl Namespace {
     /// It stops at the first that fails.
     ///
     /// # Errors
-    /// When one fails: that line and what `ip` wrote to stderr.
+    /// When one fails: that line and the stderr of `ip`.
     pub fn batch(&self, lines: &str) -> anyhow::Result<()> {
         if lines.trim().is_empty() {
             return Ok(());
@@ -233,8 +233,8 @@ impl Namespace {
             .stderr(Stdio::piped())
             .spawn()
             .context("running `ip -batch`")?;
-        // A pipe holds 64 KiB and `ip` writes to stderr only when it stops: writing all before reading cannot hang.
-        // A broken pipe means that it has stopped, and its status says so.
+        // This cannot deadlock: a pipe holds 64 KiB, and `ip` writes to stderr only when it stops. A broken pipe means
+        // that `ip` has stopped; its status reports that.
         drop(child.stdin.take().expect("stdin is piped").write_all(lines.as_bytes()));
         let output = child.wait_with_output().context("waiting for `ip -batch`")?;
         if output.status.success() {
@@ -255,7 +255,7 @@ impl Namespace {
     /// # Errors
     /// When one does not exist or refuses the value.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
-        // /proc/sys/net shows the namespace of the task that looks.
+        // /proc/sys/net shows the namespace of the reading task.
         self.enter(|| {
             settings.iter().try_for_each(|(name, value)| {
                 fs::write(Path::new("/proc/sys/net").join(name), value)
@@ -274,7 +274,7 @@ impl Namespace {
             .with_context(|| format!("reading net/{name} in {}", self.name))
     }
 
-    /// The processes that run inside: id and name. Those that this process may not look at are left out.
+    /// The processes that run inside: id and name, without those that this process may not inspect.
     ///
     /// # Errors
     /// When /proc cannot be read.
@@ -307,7 +307,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Detaches what agents of an instance have left attached: links go with the files that hold them.
+/// Detaches programs that agents of an instance have left attached: links go with the files that pin them.
 pub(super) fn remove_pins(pins: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(pins) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -315,7 +315,7 @@ pub(super) fn remove_pins(pins: &Path) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    // The last one's.
+    // Fails while other instances remain.
     drop(fs::remove_dir(PINS));
     Ok(())
 }
@@ -326,7 +326,7 @@ fn instance_of(name: &str) -> String {
     name.chars().map(|c| if valid(c) { c } else { '-' }).take(LONGEST_INSTANCE).collect()
 }
 
-/// Deletes the namespace of exactly this name, and what agents have pinned there. `false` when there is none.
+/// Deletes the namespace with exactly this name, and the pins of its agents. `false` if there is none.
 pub(super) fn delete(name: &str) -> anyhow::Result<bool> {
     let path = path_of(name)?;
     remove_pins(&Path::new(PINS).join(instance_of(name)))?;
@@ -365,8 +365,8 @@ fn new_namespace_at(path: &Path) -> io::Result<()> {
     mount(c"/proc/thread-self/ns/net", &target, libc::MS_BIND)
 }
 
-/// As `ip netns add` does: the directory is a shared mount, so that names appear in, and vanish from, every mount
-/// namespace. Under a lock on the directory, which `ip` takes too.
+/// Like `ip netns add`: the directory is a shared mount, so that names appear and vanish in every mount namespace. A
+/// lock on the directory, which `ip` takes too, protects this.
 fn prepare_directory() -> anyhow::Result<()> {
     fs::create_dir_all(DIRECTORY)?;
     let lock = Flock::lock(File::open(DIRECTORY)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;

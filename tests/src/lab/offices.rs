@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::world::{Builder, End, Link, PlaceSpec, World};
 
-/// The name of the hub's place.
+/// The hub's place.
 pub const HUB: &str = "hub";
 
 /// The VPC: its place, its network, the host in it and the hub's side of it.
@@ -38,9 +38,9 @@ pub struct Vpc {
     pub hub6: Ipv6Addr,
 }
 
-/// A site: an office behind a tunnel link. Everything follows from its number N: the networks are 10.10.N.0/24 and
-/// `fd00:10:10:N::/64` (N as decimal digits), the tunnel link is 169.254.N.0/30 and `fe80::/64`, with the hub at 1 and
-/// the site at 2 in each. All addresses of its networks are local to the site: each of them answers.
+/// A site: an office behind a tunnel link. Everything follows from its number N. The networks are 10.10.N.0/24 and
+/// `fd00:10:10:N::/64` (N as decimal digits). The tunnel link is 169.254.N.0/30 and `fe80::/64`; in each the hub is 1
+/// and the site is 2. All addresses of its networks are local to the site, so each of them answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     pub place: Cow<'static, str>,
@@ -60,7 +60,7 @@ impl Site {
     }
 
     pub fn network6(&self) -> Ipv6Net {
-        // 10 reads as "10" in the address, as in the IPv4 one: decimal digits written as hexadecimal ones.
+        // N reads the same in both addresses: its decimal digits are written as hexadecimal ones.
         let n = u16::from(self.number);
         let digits = n / 100 * 0x100 + n / 10 % 10 * 0x10 + n % 10;
         Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x10, digits, 0, 0, 0, 0), 64)
@@ -117,7 +117,7 @@ impl Site {
     }
 }
 
-/// How the world of offices is to be.
+/// Options for the world of offices.
 #[derive(Debug, Clone)]
 pub struct Options {
     prefix: Option<String>,
@@ -153,7 +153,7 @@ impl Options {
         self
     }
 
-    /// Whether the hub's kernel forwards (`ip_forward`, IPv6 `forwarding`). It has no routes to the offices by itself.
+    /// Whether the hub's kernel forwards (`ip_forward`, IPv6 `forwarding`). It has no routes to the offices of its own.
     #[must_use]
     pub fn slow_path(mut self, yes: bool) -> Self {
         self.slow_path = yes;
@@ -174,15 +174,15 @@ impl Options {
         self
     }
 
-    /// Other sites than the three offices.
+    /// Replaces the three offices with other sites.
     #[must_use]
     pub fn sites(mut self, sites: impl IntoIterator<Item = Site>) -> Self {
         self.sites = sites.into_iter().collect();
         self
     }
 
-    /// A second tunnel link to this site: the hub's device with a 2 appended, wan1 at the site, 169.254.(N+1).0/30.
-    /// The site itself prefers wan0 while that has a carrier.
+    /// Adds a second tunnel link to this site: the hub's device with a 2 appended, wan1 at the site,
+    /// 169.254.(N+1).0/30. The site prefers wan0 while it has a carrier.
     #[must_use]
     pub fn second_link(mut self, place: &str) -> Self {
         self.second_links.push(place.to_owned());
@@ -191,8 +191,8 @@ impl Options {
 }
 
 impl World {
-    /// The hub with `vpc0` and a tunnel device per site, the VPC with one host, the sites. Sites and VPC send all that
-    /// is not theirs to the hub, over IPv4 and IPv6, from their host addresses.
+    /// The hub with `vpc0` and a tunnel device per site, the VPC with one host, and the sites. Sites and VPC send all
+    /// other traffic to the hub, over IPv4 and IPv6, from their host addresses.
     ///
     /// # Errors
     /// As [`Builder::build`].
@@ -200,7 +200,7 @@ impl World {
         Self::offices(options).build()
     }
 
-    /// The same, still to be added to.
+    /// Like [`three_offices`](Self::three_offices), as a builder for additions.
     pub fn offices(options: &Options) -> Builder {
         let mut world =
             Self::builder().recreate(options.recreate).place(PlaceSpec::new(HUB).forwards(options.slow_path));
@@ -247,10 +247,10 @@ pub(super) fn tunnel(site: &Site, link: u8) -> Link {
     Link::new(hub, peer)
 }
 
-/// A site's networks: all their addresses are its own.
+/// A site's networks: all their addresses are local to the site.
 pub(super) fn add_site_networks(mut world: Builder, site: &Site) -> Builder {
     let (host4, host6) = (site.host4(), site.host6());
-    // IPv6 alone asks for more than a local route to bind to any address of the site.
+    // Only IPv6 needs more than a local route to bind to any address of the site.
     world = world.place(PlaceSpec::new(&site.place).sysctl("ipv6/ip_nonlocal_bind", "1"));
     for line in [
         format!("addr add {host4}/32 dev lo"),

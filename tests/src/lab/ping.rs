@@ -11,10 +11,10 @@ use super::Namespace;
 use super::socket::{raw_icmp, readable, set_option};
 use crate::packet::internet_checksum;
 
-/// The kernel gives every raw socket all ICMP: the identifier tells whose an answer is.
+/// The kernel gives every raw socket all ICMP: the identifier matches answers to their pinger.
 static NEXT_ID: AtomicU16 = AtomicU16::new(1);
 
-/// Pings `to` from a place, `count` times, each answered within a second or lost.
+/// Pings `to` from a place, `count` times. A ping without an answer within a second is lost.
 ///
 /// # Errors
 /// When a ping cannot be sent at all: no route, no permission. A lost one is not an error.
@@ -22,7 +22,7 @@ pub fn ping(from: &Namespace, to: IpAddr, count: u16) -> anyhow::Result<PingRepo
     Ping::new(to).count(count).run(from)
 }
 
-/// What came back of a [`Ping`].
+/// The result of a [`Ping`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PingReport {
     pub sent: u16,
@@ -31,7 +31,7 @@ pub struct PingReport {
     pub rtt_min: Option<Duration>,
     pub rtt_avg: Option<Duration>,
     pub rtt_max: Option<Duration>,
-    /// Which were not answered, from 0.
+    /// Indexes of the lost pings, from 0.
     pub lost: Vec<u16>,
 }
 
@@ -42,7 +42,7 @@ impl PingReport {
     }
 }
 
-/// Pings to send, one after the other: the next when the last was answered or is lost, and not before `interval`.
+/// Pings to send one after the other: the next after the last is answered or lost, and not before `interval`.
 #[derive(Debug, Clone)]
 pub struct Ping {
     to: IpAddr,
@@ -82,14 +82,14 @@ impl Ping {
         self
     }
 
-    /// The least time between two pings.
+    /// The minimum time between two pings.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// How long to wait for each answer.
+    /// The time limit for each answer.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -110,7 +110,7 @@ impl Ping {
         self
     }
 
-    /// Sets DF (v4) or forbids fragments (v6), and ignores what the kernel has learned of the path's MTU.
+    /// Sets DF (v4) or forbids fragments (v6), and ignores the kernel's learned path MTU.
     #[must_use]
     pub fn dont_fragment(mut self) -> Self {
         self.dont_fragment = true;

@@ -1,4 +1,4 @@
-//! A world of offices with the agent at work in its hub: what most tests start from.
+//! A world of offices with the agent running in its hub: the start of most tests.
 
 use std::net::IpAddr;
 use std::thread;
@@ -8,10 +8,10 @@ use anyhow::{Context, bail};
 
 use super::{Agent, AgentCommand, HUB, HubConfig, Namespace, Options, Ping, Site, VPC, World, agent_binary};
 
-/// For what takes the agent or the kernel a moment: far above what it takes, and only waited for in full when it fails.
+/// Time limit for actions of the agent or the kernel. It is far above the usual, and passes in full only on failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A world and the agent in its hub. The agent goes first.
+/// A world and the agent in its hub. The agent is dropped first.
 #[derive(Debug)]
 pub struct Rig {
     pub agent: Agent,
@@ -38,11 +38,11 @@ impl Rig {
         Ok(Self { agent, world })
     }
 
-    /// Waits until the hub knows the link addresses of these sites' first links and of the VPC's host: each is pinged,
-    /// and pings, until it is answered, over IPv4 and IPv6.
+    /// Waits until the hub knows the link addresses of these sites' first links and of the VPC's host. Each is pinged,
+    /// and pings, until it gets an answer, over IPv4 and IPv6.
     ///
     /// # Errors
-    /// When one is not within 20 s.
+    /// When one gets no answer within 20 s.
     pub fn warm_up(&self, sites: &[Site]) -> anyhow::Result<()> {
         for site in sites {
             for vpc in [VPC.host4.into(), VPC.host6.into()] {
@@ -72,15 +72,15 @@ pub fn reach(from: &Namespace, to: IpAddr) -> anyhow::Result<()> {
     })
 }
 
-/// Tries something every 10 ms until it gives a value.
+/// Retries `attempt` every 10 ms until it returns a value.
 ///
 /// # Errors
-/// `complaint` when it gives none within 20 s; its own error at once.
+/// `complaint` when it returns none within 20 s; its own error at once.
 pub fn retry<T>(complaint: &str, attempt: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
     retry_within(PATIENCE, complaint, attempt)
 }
 
-/// As [`retry`], within another time.
+/// Like [`retry`], with another time limit.
 ///
 /// # Errors
 /// As [`retry`].

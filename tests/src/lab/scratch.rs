@@ -1,4 +1,4 @@
-//! A directory for configuration, sockets and logs, gone when dropped.
+//! A directory for configuration, sockets and logs, removed on drop.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,22 +17,22 @@ pub struct Scratch {
 
 impl Scratch {
     /// # Errors
-    /// When the directory cannot be made; one that exists already is not taken over.
+    /// When the directory cannot be created, or exists already.
     pub fn new() -> anyhow::Result<Self> {
         Self::create(std::env::temp_dir().join(unique_prefix()), false)
     }
 
-    /// One of a fixed name, so that what a killed process left is found, and replaced.
+    /// One with a fixed name, so that the leftovers of a killed process are found and replaced.
     ///
     /// # Errors
-    /// When the directory cannot be made, or there is something of this name that is not a directory of this user.
+    /// When the directory cannot be made, or the name belongs to anything but a directory of this user.
     pub fn named(name: &str) -> anyhow::Result<Self> {
         Self::create(std::env::temp_dir().join(name), true)
     }
 
     fn create(path: PathBuf, replace: bool) -> anyhow::Result<Self> {
         let mut made = cleanup::made();
-        // Anyone may write to the temporary directory: a link, or what is another's, is not to be followed or removed.
+        // Anyone may write to the temporary directory: never follow or remove a link or another user's directory.
         let ours = |found: fs::Metadata| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw();
         if replace && fs::symlink_metadata(&path).is_ok_and(ours) {
             fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
@@ -53,10 +53,10 @@ impl Scratch {
 }
 
 impl Scratch {
-    /// A copy of a file, to be run.
+    /// An executable copy of a file.
     ///
-    /// Another process writes it: a child that another thread is just starting may still have open what this process
-    /// wrote, and the kernel refuses to run such a file (`ETXTBSY`).
+    /// Another process writes it. If this process wrote it, a child that another thread is starting may still have it
+    /// open, and the kernel refuses to run such a file (`ETXTBSY`).
     ///
     /// # Errors
     /// When it cannot be copied.

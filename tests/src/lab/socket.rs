@@ -1,4 +1,4 @@
-//! Sockets that std cannot make: raw ones, and ones bound before they connect; and waiting with a deadline.
+//! Sockets that std cannot make: raw sockets, and sockets bound before they connect. Also waits with a deadline.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
@@ -15,8 +15,8 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-/// A raw ICMP or `ICMPv6` socket, in this thread's namespace. std's UDP socket type serves as its handle: its calls are
-/// the plain ones of any datagram socket, with ports of 0. IPv4 packets are received with their IP header.
+/// A raw ICMP or `ICMPv6` socket, in this thread's namespace. std's UDP socket type serves as its handle: its calls
+/// work on any datagram socket, with ports of 0. IPv4 packets include their IP header.
 pub(super) fn raw_icmp(to: IpAddr) -> anyhow::Result<UdpSocket> {
     let protocol = if to.is_ipv4() { SockProtocol::Icmp } else { SockProtocol::IcmpV6 };
     let fd =
@@ -51,16 +51,16 @@ pub(super) fn set_option(fd: impl AsFd, level: libc::c_int, name: libc::c_int, v
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The size of a value that is handed to the kernel.
+/// The size of a value for the kernel.
 pub(super) fn length_of<T>(value: &T) -> libc::socklen_t {
     size_of_val(value).try_into().expect("options and addresses are small")
 }
 
-/// Waits until something can be read, or the deadline has passed: `false` then.
+/// Waits until something can be read; `false` if the deadline passes first.
 pub(super) fn readable(fd: impl AsFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Up to the next millisecond, so as not to spin during the last one.
+        // Rounded up, so as not to spin during the last millisecond.
         let milliseconds = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
         let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, which outlives the call.
@@ -77,8 +77,7 @@ pub(super) fn readable(fd: impl AsFd, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// Sets DF on IPv4, forbids fragments on IPv6, and lets packets be longer than what is known of the path's MTU: only
-/// the device's own MTU counts.
+/// Sets DF on IPv4, forbids fragments on IPv6, and ignores the known path MTU: only the device's own MTU counts.
 pub(super) fn dont_fragment(fd: impl AsFd, v4: bool) -> io::Result<()> {
     if v4 {
         set_option(&fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
@@ -88,16 +87,16 @@ pub(super) fn dont_fragment(fd: impl AsFd, v4: bool) -> io::Result<()> {
     }
 }
 
-/// What one receive call brought.
+/// The result of one receive call.
 pub(super) struct Received {
     pub bytes: Vec<u8>,
-    /// The sender, of IP sockets.
+    /// The sender, for IP sockets.
     pub from: Option<SocketAddr>,
     /// Control messages: level, type, data.
     pub control: Vec<(libc::c_int, libc::c_int, Vec<u8>)>,
 }
 
-/// Receives what is there, with its control messages; does not wait.
+/// Receives a message with its control messages; does not wait.
 pub(super) fn receive(fd: impl AsFd) -> io::Result<Received> {
     let mut bytes = vec![0_u8; 65_536 + 64];
     // Aligned as cmsghdr must be.
@@ -127,7 +126,7 @@ fn internet_address(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 fn control_messages(message: &libc::msghdr) -> Vec<(libc::c_int, libc::c_int, Vec<u8>)> {
     let mut messages = Vec::new();
-    // SAFETY: the kernel filled in the message and its control buffer is alive. The macros keep within it, and each
+    // SAFETY: the kernel filled in the message, and its control buffer is alive. The macros stay within it, and each
     // header's length covers itself and its data.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(message);

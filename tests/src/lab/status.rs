@@ -1,13 +1,13 @@
-//! What `vpnhub status --output json` says, by the names that the contract gives.
+//! The output of `vpnhub status --output json`, by the names in its API.
 
 use std::ops::Deref;
 
 use serde_json::Value;
 
-/// The name that stands for the VPC side among the connections.
+/// The name of the VPC side among the connections.
 pub const VPC_SIDE: &str = "(vpc)";
 
-/// A status: the JSON itself, and questions to it.
+/// A status: the JSON itself, with accessors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status(pub Value);
 
@@ -42,7 +42,7 @@ impl Status {
         value.unwrap_or_else(|| panic!("{connection} has no number {path:?} in {:#}", self.0))
     }
 
-    /// By how much a counter of a connection has grown since an earlier status.
+    /// The growth of a connection's counter since an earlier status.
     ///
     /// # Panics
     /// When there is no such number.

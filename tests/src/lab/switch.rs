@@ -1,4 +1,4 @@
-//! Takes a device up and down at a moment that is known: no process, no thread, one system call.
+//! Sets a device up and down at a precise moment: no process, no thread, one system call.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -14,7 +14,7 @@ use super::{
 /// A device of a namespace, ready to be switched.
 #[derive(Debug)]
 pub struct Switch {
-    /// A socket of the device's namespace: its ioctls act there, from whatever thread.
+    /// A socket of the device's namespace: its ioctls act there, from any thread.
     control: OwnedFd,
     device: String,
 }
@@ -30,8 +30,8 @@ impl Namespace {
 }
 
 impl Switch {
-    /// Sets the device's state to up or down, as [`Namespace::set_link`] does. On the way down it returns when the
-    /// kernel is done with that, some time after the link has gone.
+    /// Sets the device up or down, as [`Namespace::set_link`] does. For down it returns when the kernel has finished,
+    /// some time after the link is gone.
     ///
     /// # Errors
     /// When the device has gone.

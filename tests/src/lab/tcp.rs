@@ -11,7 +11,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::Namespace;
 use super::socket::{readable, tcp_connect};
 
-/// For each step of opening, and for each read and write: a stall of this length fails, a slow machine does not.
+/// Time limit for each step of opening, and for each read and write: long enough for a slow machine.
 const STALL: Duration = Duration::from_secs(10);
 const CHUNK: usize = 64 * 1024;
 
@@ -22,20 +22,20 @@ pub struct TcpPair {
     pub server: TcpStream,
 }
 
-/// What a [`tcp_transfer`] took.
+/// The result of a [`tcp_transfer`].
 #[derive(Debug, Clone, Copy)]
 pub struct Transfer {
     pub bytes: u64,
     pub elapsed: Duration,
-    /// The sender's maximum segment size, in bytes: what the SYNs agreed on, less options.
+    /// The sender's maximum segment size, in bytes: as negotiated by the SYNs, less options.
     pub mss: u32,
 }
 
-/// Opens a connection to `to` at a place and streams `bytes` pseudo-random bytes, which follow from `seed`; the far
-/// end compares each with what it must be.
+/// Opens a connection to `to` at a place and streams `bytes` pseudo-random bytes, generated from `seed`. The far end
+/// checks each byte.
 ///
 /// # Errors
-/// When the connection cannot be opened, stalls, ends early, or a byte differs: which one.
+/// When the connection cannot be opened, stalls, ends early, or a byte differs: with its position.
 pub fn tcp_transfer(
     from: &Namespace,
     to_place: &Namespace,
@@ -50,7 +50,7 @@ impl TcpPair {
     /// Listens on `to` at a place, at a port of the kernel's choice, and connects to it, from `source` if given.
     ///
     /// # Errors
-    /// When that takes more than 10 s, or an address is not the place's.
+    /// When that takes more than 10 s, or an address does not belong to its place.
     pub fn open(from: &Namespace, source: Option<IpAddr>, to_place: &Namespace, to: IpAddr) -> anyhow::Result<Self> {
         let listener = to_place
             .enter(|| TcpListener::bind(SocketAddr::new(to, 0)))?

@@ -1,4 +1,4 @@
-//! Programs that run in a world, to their end or beside something else, and end with it.
+//! Programs in a world, run to their end or in the background.
 
 use std::io::Read as _;
 use std::process::{Child, Command, Output, Stdio};
@@ -9,11 +9,11 @@ use anyhow::Context;
 
 use super::{agent, cleanup};
 
-/// Runs a command to its end, as [`Command::output`] does; but an interrupt of this process ends it too. What it writes
-/// to stderr must fit a pipe (64 KiB).
+/// Runs a command to its end, like [`Command::output`]; but an interrupt of this process ends it too. Its stderr must
+/// fit a pipe (64 KiB).
 ///
 /// # Errors
-/// When it cannot be run or read. That it fails is not an error.
+/// When it cannot be run or read. Its failure is not an error.
 pub fn output(command: &mut Command) -> anyhow::Result<Output> {
     let program = command.get_program().display().to_string();
     let mut made = cleanup::made();
@@ -28,7 +28,7 @@ pub fn output(command: &mut Command) -> anyhow::Result<Output> {
     made.processes.push(Arc::clone(&child));
     drop(made);
 
-    // Without the lock on the child, which whoever ends it must get.
+    // Without the lock on the child, which the interrupt handler needs to end it.
     let mut read = || -> std::io::Result<[Vec<u8>; 2]> {
         let mut said = [Vec::new(), Vec::new()];
         stdout.as_mut().map(|pipe| pipe.read_to_end(&mut said[0])).transpose()?;
@@ -46,15 +46,15 @@ pub fn output(command: &mut Command) -> anyhow::Result<Output> {
     Ok(Output { status: status.with_context(|| format!("waiting for {program}"))?, stdout, stderr })
 }
 
-/// How long a program may take to end when it is asked to.
+/// Time limit for a program to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A program that runs beside something else, such as a server. Dropping it ends it, and so does an interrupt.
+/// A background program, such as a server. Dropping it ends it, and so does an interrupt.
 #[derive(Debug)]
 pub struct Background(Arc<Mutex<Child>>);
 
 impl Background {
-    /// Starts a command that reads nothing, and whose output nobody reads.
+    /// Starts a command with no input, and discards its output.
     ///
     /// # Errors
     /// When it cannot be run.
@@ -75,7 +75,7 @@ impl Background {
     /// Kills it as a crash would.
     ///
     /// # Errors
-    /// When it had ended by itself.
+    /// When it had already exited.
     pub fn kill(self) -> anyhow::Result<()> {
         let ended = agent::end(&self.0, Duration::ZERO);
         anyhow::ensure!(ended.is_none(), "it had ended by itself");
@@ -87,7 +87,7 @@ impl Background {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
-    /// Whether it has not ended by itself.
+    /// Whether it is still running.
     pub fn runs(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).try_wait().is_ok_and(|status| status.is_none())
     }

@@ -18,8 +18,8 @@ const DEVICE_NODE: &str = "/dev/net/tun";
 const IFF_TUN: libc::c_short = 0x0001;
 const IFF_NO_PI: libc::c_short = 0x1000;
 
-/// A TUN device, which exists as long as this value. What the kernel routes into it is read here, what is written here
-/// arrives from it: raw IP packets. It has no addresses and is down at first.
+/// A TUN device, which exists as long as this value. Packets that the kernel routes into it are read here; packets
+/// written here arrive from it. They are raw IP. Initially it has no addresses and is down.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
@@ -54,10 +54,10 @@ impl Tun {
         })?
     }
 
-    /// The far end that another process has, besides: what is written here arrives as if that process had written it.
+    /// Opens another process's TUN device as well: packets written here arrive as if that process had written them.
     ///
     /// # Errors
-    /// When the process has none, or may not be looked into.
+    /// When the process has none, or may not be inspected.
     pub fn of_process(pid: u32) -> anyhow::Result<Self> {
         let descriptors = format!("/proc/{pid}/fd");
         for entry in fs::read_dir(&descriptors).with_context(|| format!("reading {descriptors}"))? {
@@ -71,7 +71,7 @@ impl Tun {
         bail!("process {pid} has no TUN device")
     }
 
-    /// Lets a raw IP packet arrive from the device.
+    /// Makes a raw IP packet arrive from the device.
     ///
     /// # Errors
     /// When the device is down.
@@ -98,10 +98,10 @@ impl Tun {
 fn descriptor_of(pid: u32, number: libc::c_int) -> anyhow::Result<OwnedFd> {
     let opened = |result: libc::c_long, what: &str| {
         let number = nix::errno::Errno::result(result).with_context(|| format!("{what} of process {pid}"))?;
-        // SAFETY: the call has just made this descriptor, and nobody else knows of it.
+        // SAFETY: the call has just made this descriptor, and it has no other owner.
         anyhow::Ok(unsafe { OwnedFd::from_raw_fd(libc::c_int::try_from(number)?) })
     };
-    // SAFETY: calls with numbers alone.
+    // SAFETY: these calls take only numbers.
     let process = opened(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }, "a descriptor")?;
     // SAFETY: as above.
     opened(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) }, "the TUN device")

@@ -1,4 +1,4 @@
-//! UDP datagrams with given properties, and what of them arrives.
+//! UDP datagrams with given properties, and their reception.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -31,10 +31,11 @@ pub struct Datagram {
     pub payload: Vec<u8>,
 }
 
-/// Sends a probe from one place and receives it at another: `None` when it has not arrived within `timeout`.
+/// Sends a probe from one place and receives it at another: `None` if it has not arrived within `timeout`.
 ///
 /// # Errors
-/// When it cannot be sent (no route, longer than the device's MTU with DF set) or an address is not the place's.
+/// When it cannot be sent (no route, longer than the device's MTU with DF set) or an address does not belong to its
+/// place.
 pub fn udp_probe(
     from: &Namespace,
     to: &Namespace,
@@ -53,7 +54,7 @@ pub fn udp_probe(
 }
 
 impl UdpProbe {
-    /// An empty datagram. A source port of 0 is the kernel's choice.
+    /// An empty datagram. For source port 0 the kernel selects one.
     pub fn new(from: SocketAddr, to: SocketAddr) -> Self {
         Self { from, to, hops: None, dont_fragment: false, payload: Vec::new() }
     }
@@ -65,14 +66,14 @@ impl UdpProbe {
         self
     }
 
-    /// Sets DF (v4) or forbids fragments (v6), and ignores what the kernel has learned of the path's MTU.
+    /// Sets DF (v4) or forbids fragments (v6), and ignores the kernel's learned path MTU.
     #[must_use]
     pub fn dont_fragment(mut self) -> Self {
         self.dont_fragment = true;
         self
     }
 
-    /// So many bytes of payload, each its index modulo 256.
+    /// Sets the payload's size in bytes; each byte is its index modulo 256.
     #[must_use]
     pub fn size(mut self, size: usize) -> Self {
         self.payload = (0..size).map(|i| i.to_le_bytes()[0]).collect();
@@ -85,7 +86,7 @@ impl UdpProbe {
         self
     }
 
-    /// Sends it and gives back the socket, on which an answer would arrive, or an error that ICMP has brought.
+    /// Sends it and returns the socket, which receives any answer, or an ICMP error.
     ///
     /// # Errors
     /// As [`udp_probe`].
@@ -107,8 +108,8 @@ impl UdpProbe {
     }
 }
 
-/// Binds, with patience: a child that another thread is just starting has a copy of every socket until it executes its
-/// program, so an address may stay in use for a moment after its socket was closed.
+/// Binds, with retries: a child that another thread is starting has a copy of every socket until it executes its
+/// program. So an address may stay in use for a moment after its socket was closed.
 fn bind(place: &Namespace, address: SocketAddr) -> anyhow::Result<UdpSocket> {
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
@@ -129,7 +130,7 @@ pub struct UdpReceiver {
 
 impl UdpReceiver {
     /// # Errors
-    /// When the address is not the place's or is in use.
+    /// When the address does not belong to the place or is in use.
     pub fn bind(place: &Namespace, address: SocketAddr) -> anyhow::Result<Self> {
         let socket = bind(place, address)?;
         if address.is_ipv4() {

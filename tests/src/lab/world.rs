@@ -9,17 +9,17 @@ use anyhow::{Context, bail};
 
 use super::{Mac, Namespace, require_root};
 
-/// Until a new link carries: milliseconds, but for slow virtual machines.
+/// Time limit for a new link's carrier. It takes milliseconds, except in slow virtual machines.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
-/// `vh-<process>-<n>`: a name that no other process and no other call has.
+/// `vh-<process>-<n>`: unique among all processes and calls.
 pub fn unique_prefix() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("vh-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A place to make: a namespace that is quiet (no router solicitations, no duplicate address detection, only the
-/// addresses that it is given) and answers at once.
+/// A place to create: a namespace that is quiet (no router solicitations, no duplicate address detection, only the
+/// given addresses) and answers at once.
 #[derive(Debug, Clone)]
 pub struct PlaceSpec {
     name: String,
@@ -39,7 +39,7 @@ impl PlaceSpec {
         self
     }
 
-    /// One more sysctl below `net`, with slashes. `…/default/…` holds for all devices made later.
+    /// Adds a sysctl below `net`, with slashes. `…/default/…` applies to all devices created later.
     #[must_use]
     pub fn sysctl(mut self, name: &str, value: &str) -> Self {
         self.sysctls.push((name.to_owned(), value.to_owned()));
@@ -49,7 +49,7 @@ impl PlaceSpec {
     fn settings(&self) -> Vec<(&str, &str)> {
         let forwards = if self.forwards { "1" } else { "0" };
         let mut settings = vec![
-            // A new namespace takes over the machine's IPv4 settings: say all that matters.
+            // A new namespace inherits the machine's IPv4 settings: set every relevant one.
             ("ipv4/ip_forward", forwards),
             ("ipv6/conf/all/forwarding", forwards),
             ("ipv6/conf/default/forwarding", forwards),
@@ -66,12 +66,12 @@ impl PlaceSpec {
             ("ipv6/conf/default/accept_ra", "0"),
             ("ipv6/conf/default/autoconf", "0"),
             ("ipv6/conf/default/router_solicitations", "0"),
-            // No link-local addresses but those that are given.
+            // Only the given link-local addresses.
             ("ipv6/conf/default/addr_gen_mode", "1"),
-            // Every error is answered: tests count the answers.
+            // No rate limit for ICMP errors: tests count them.
             ("ipv4/icmp_ratelimit", "0"),
             ("ipv6/icmp/ratelimit", "0"),
-            // A link without carrier carries no route: a place with two links falls over to the other.
+            // A link without carrier carries no route: a place with two links fails over to the other.
             ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
             ("ipv6/conf/all/ignore_routes_with_linkdown", "1"),
@@ -110,16 +110,16 @@ impl End {
         self
     }
 
-    /// Its Ethernet address. Without this, `02:00:00:00:LL:01` at the first end and `…:02` at the second, where LL
-    /// is the link's number in the world, from 1.
+    /// Sets its Ethernet address. The default is `02:00:00:00:LL:01` at the first end and `…:02` at the second, where
+    /// LL is the link's number in the world, from 1.
     #[must_use]
     pub fn mac(mut self, mac: Mac) -> Self {
         self.mac = Some(mac);
         self
     }
 
-    /// XDP at the other end's place will redirect frames to this end: it needs NAPI, which a veth has with GRO (or
-    /// with an XDP program of its own).
+    /// XDP in the other end's place will redirect frames to this end. For this it needs NAPI, which a veth has with GRO
+    /// (or with an XDP program of its own).
     #[must_use]
     pub fn receives_redirects(mut self) -> Self {
         self.receives_redirects = true;
@@ -140,7 +140,7 @@ impl Link {
         Self { ends: [one, other], mtu: 1500 }
     }
 
-    /// Bytes of an IP packet, the same at both ends.
+    /// Sets the maximum size of an IP packet in bytes, the same at both ends.
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
@@ -148,7 +148,7 @@ impl Link {
     }
 }
 
-/// What a world will consist of; made by [`build`](Self::build).
+/// The plan of a world, created by [`build`](Self::build).
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
     prefix: Option<String>,
@@ -159,14 +159,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Namespaces are named `PREFIX-PLACE`. Without this, by a [`unique_prefix`].
+    /// Names namespaces `PREFIX-PLACE`. The default prefix is a [`unique_prefix`].
     #[must_use]
     pub fn prefix(mut self, prefix: &str) -> Self {
         self.prefix = Some(prefix.to_owned());
         self
     }
 
-    /// Deletes namespaces that have a wanted name already, instead of refusing.
+    /// Deletes existing namespaces of the same names, instead of refusing.
     #[must_use]
     pub fn recreate(mut self, yes: bool) -> Self {
         self.recreate = yes;
@@ -185,7 +185,7 @@ impl Builder {
         self
     }
 
-    /// An `ip` command (without the word `ip`) to run in a place when all links are up.
+    /// An `ip` command (without the word `ip`) to run in a place after all links are up.
     #[must_use]
     pub fn ip(mut self, place: &str, command: impl Into<String>) -> Self {
         self.commands.push((place.to_owned(), command.into()));
@@ -193,7 +193,7 @@ impl Builder {
     }
 
     /// # Errors
-    /// When this process may not, a namespace exists, or `ip` refuses. What was made until then is deleted.
+    /// When this process lacks permission, a namespace exists, or `ip` refuses. Everything created so far is deleted.
     pub fn build(self) -> anyhow::Result<World> {
         require_root()?;
         let prefix = self.prefix.unwrap_or_else(unique_prefix);
@@ -232,12 +232,12 @@ impl World {
         }
     }
 
-    /// Names and namespaces, in the order they were made in.
+    /// Names and namespaces, in order of creation.
     pub fn places(&self) -> impl Iterator<Item = (&str, &Namespace)> {
         self.places.iter().map(|(place, namespace)| (place.as_str(), namespace))
     }
 
-    /// One more place.
+    /// Adds a place.
     ///
     /// # Errors
     /// As [`Builder::build`].
@@ -247,7 +247,7 @@ impl World {
         self.place(&place.name)
     }
 
-    /// One more link.
+    /// Adds a link.
     ///
     /// # Errors
     /// When a place or a device name is wrong.
@@ -270,7 +270,7 @@ impl World {
         Ok(())
     }
 
-    /// Makes links and runs commands, in as few processes as can be.
+    /// Creates links and runs commands, in as few processes as possible.
     fn connect(&mut self, links: &[Link], commands: &[(String, String)], new_places: bool) -> anyhow::Result<()> {
         let mut creations = Batches::default();
         let mut settings = Batches::default();
@@ -302,7 +302,7 @@ impl World {
                 settings.line(&end.place, &format!("link set dev {} up", end.device));
             }
         }
-        // After the links of its own place: routes need them up. Routes need no carrier.
+        // After the links of its own place: routes need them up, but need no carrier.
         for (place, command) in commands {
             settings.line(place, command);
         }

@@ -1,4 +1,4 @@
-//! Which of several next hops a flow takes.
+//! Selects the next hop of a flow.
 
 use std::net::IpAddr;
 
@@ -7,16 +7,16 @@ use super::parse::Packet;
 /// Buckets of a group of several next hops.
 pub const BUCKETS: usize = 256;
 
-/// Buckets, each the index of the member that has it, for a group that was not there before.
+/// Buckets of a new group, each the index of the member that owns it.
 ///
-/// Each member gets its part of the weights, rounded down; what is left over goes, one each, to the largest fractions
-/// (Hamilton's method), of equal ones to the first. Then they are dealt out in turn.
+/// Each member gets its share by weight, rounded down. Leftover buckets go, one each, to the largest remainders
+/// (Hamilton's method), ties to the first. Then the buckets are dealt out in turn.
 pub fn share_out(weights: &[u32]) -> Vec<usize> {
     let total: usize = weights.iter().map(|weight| *weight as usize).sum();
     let exact: Vec<usize> = weights.iter().map(|weight| *weight as usize * BUCKETS).collect();
     let mut hands: Vec<usize> = exact.iter().map(|part| part / total).collect();
     while hands.iter().sum::<usize>() < BUCKETS {
-        // Who has a bucket more than rounded down has had the leftover already.
+        // A member with more buckets than its rounded-down share already has its leftover.
         let waiting = (0..weights.len()).filter(|member| hands[*member] == exact[*member] / total);
         let largest = waiting.clone().map(|member| exact[member] % total).max().expect("fewer left over than members");
         let first = waiting.clone().find(|member| exact[*member] % total == largest).expect("one has the largest");
@@ -34,8 +34,8 @@ pub fn share_out(weights: &[u32]) -> Vec<usize> {
     buckets
 }
 
-/// The documented flow hash: 64-bit words are mixed in one after the other, from a start value of pi's bits, by a
-/// multiplication with the golden ratio's; the upper half of a last product is the hash.
+/// The documented flow hash. It mixes in 64-bit words one after the other, starting from bits of pi, by multiplication
+/// with the golden ratio's bits. The upper half of a last product is the hash.
 pub fn hash(packet: &Packet) -> u32 {
     let mut words = Vec::new();
     match (packet.source, packet.destination) {

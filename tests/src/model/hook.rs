@@ -1,19 +1,19 @@
-//! The hooks that the program stands at: XDP does not reach every interface, and TC is behind it, always.
+//! The program's hooks: XDP does not reach every interface; TC always runs behind it.
 
 use super::{Judgement, Verdict, World};
 
-/// Where the program gets a frame.
+/// The hook at which the program receives a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     Xdp,
     Tc {
-        /// What the kernel takes the frame for: `skb->protocol`, an `EtherType`.
+        /// The kernel's protocol of the frame: `skb->protocol`, an `EtherType`.
         protocol: u16,
     },
 }
 
 impl World {
-    /// Whether TC alone reaches the interface of this index, which is an attachment.
+    /// Whether only TC reaches the attachment with this interface index.
     pub fn is_by_tc(&self, interface: u32) -> bool {
         let tc_only = self.interfaces.iter().any(|other| other.index == interface && other.tc_only);
         tc_only && self.attachment(interface).is_some()
@@ -21,7 +21,7 @@ impl World {
 }
 
 impl Judgement {
-    /// What XDP does of it. What it passes goes to TC, which decides again and counts.
+    /// The verdict at XDP. TC receives, decides and counts again whatever XDP passes.
     #[must_use]
     pub fn by_xdp(self, world: &World) -> Self {
         match self.verdict {
@@ -33,7 +33,7 @@ impl Judgement {
         }
     }
 
-    /// What TC makes of the frame. From Ethernet to raw IP it leaves the link header, which the kernel takes off.
+    /// The verdict at TC. From Ethernet to raw IP it leaves the link header, which the kernel removes.
     #[must_use]
     pub fn by_tc(mut self, world: &World, interface: u32, received: &[u8]) -> Self {
         let ethernet = |index| world.interfaces.iter().any(|other| other.index == index && other.ethernet);

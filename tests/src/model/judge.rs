@@ -1,22 +1,22 @@
-//! The way of a packet through the hub, and what is written in the books.
+//! The path of a packet through the hub, and the counters it changes.
 
 use super::{Hook, World, flow, parse, rewrite, route::Target};
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Leaves by the interface of this index, as this frame.
+    /// Leaves by the interface with this index, as this frame.
     Forward { interface: u32, frame: Vec<u8> },
-    /// Goes to the kernel, bit by bit as it came, for this reason.
+    /// Goes to the kernel unchanged, for this reason.
     Pass(&'static str),
-    /// Goes nowhere, for this reason.
+    /// Is dropped, for this reason.
     Drop(&'static str),
 }
 
-/// Whose counters a packet changes.
+/// The owner of the counters that a packet changes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Account {
-    /// Nobody's that can be told.
+    /// No identifiable owner.
     Unattributed,
     Vpc,
     /// A connection, by name.
@@ -31,36 +31,36 @@ pub enum Count {
     Reason(&'static str),
 }
 
-/// What TC writes on a packet that it passes: the only thing that tells the kernel what has been decided.
+/// The mark that TC writes on a packet it passes: the only way in which the kernel learns of the decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mark {
-    /// Nothing is decided: all bits of the mask are 0.
+    /// No decision: all bits of the mask are 0.
     Cleared,
-    /// The source is admitted and there is no route: to be answered, never to be forwarded.
+    /// The source is allowed and there is no route: the kernel may answer, and must not forward.
     NoRoute,
-    /// For the hub itself alone.
+    /// Only for the hub itself.
     Local,
-    /// Admitted, to leave by this next hop and no other.
+    /// Allowed, to leave by this next hop only.
     NextHop(Account),
 }
 
-/// A verdict with all it changes in the books.
+/// A verdict with all changes to the counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
     pub counts: Vec<(Account, Count)>,
-    /// Of what is passed; XDP writes none.
+    /// Of a passed packet; XDP writes none.
     pub mark: Option<Mark>,
 }
 
-/// What has been found out about a packet on its way.
+/// Facts found about a packet on its path.
 pub(super) struct Trail {
-    /// Who pays for it.
+    /// The owner of the packet's counters.
     pub account: Account,
     counts: Vec<(Account, Count)>,
-    /// Where it is to leave.
+    /// The next hop by which it leaves.
     next_hop: Option<Account>,
-    /// The rules that decided something, in few words.
+    /// The rules that decided something, abbreviated.
     pub rules: Vec<&'static str>,
 }
 
@@ -74,13 +74,13 @@ impl Trail {
     fn mark(&self, reason: &str) -> Mark {
         match reason {
             "not_attached" => Mark::Cleared,
-            // What the VPC sends elsewhere is the kernel's business.
+            // Traffic from the VPC to other destinations is the kernel's business.
             "no_route" if self.account == Account::Vpc => Mark::Cleared,
             "no_route" => Mark::NoRoute,
             "ttl_expired" | "too_big" | "ip_options" | "no_neighbour" | "next_hop_down" => {
                 Mark::NextHop(self.next_hop.clone().expect("these come after the next hop"))
             }
-            // ESP may come in from the VPC, and what is in it keeps the mark.
+            // ESP may arrive from the VPC, and the decrypted packet keeps the mark.
             "to_hub" | "multicast" | "link_local" | "not_ip" | "other_host" | "other_vlan" => {
                 if self.account == Account::Vpc { Mark::Cleared } else { Mark::Local }
             }
@@ -90,7 +90,7 @@ impl Trail {
 }
 
 impl World {
-    /// The fate of a frame that comes to a hook of the interface of this index.
+    /// The verdict on a frame that arrives at a hook of the interface with this index.
     pub fn judge(&self, hook: Hook, interface: u32, frame: &[u8]) -> Judgement {
         let (verdict, mut trail) = self.verdict(hook, interface, frame);
         if let Verdict::Pass(reason) | Verdict::Drop(reason) = &verdict {
@@ -100,15 +100,15 @@ impl World {
         Judgement { verdict, counts: trail.counts, mark }
     }
 
-    /// The rules about sources that decided a frame's fate, in few words: several have one reason.
+    /// The rules about sources that decided a frame's verdict, abbreviated: several share one reason.
     pub fn rules(&self, hook: Hook, interface: u32, frame: &[u8]) -> Vec<&'static str> {
         self.verdict(hook, interface, frame).1.rules
     }
 
-    /// The bucket, of 256, that the flow of a frame is in.
+    /// The bucket, of 256, of a frame's flow.
     ///
     /// # Panics
-    /// When the frame is none that could be forwarded.
+    /// When the frame could not be forwarded.
     pub fn bucket(&self, interface: u32, frame: &[u8]) -> usize {
         let attachment = self.attachment(interface).expect("an attachment");
         let packet = parse::packet(self, Hook::Xdp, attachment.interface, frame).expect("a packet to forward");

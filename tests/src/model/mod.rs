@@ -1,11 +1,11 @@
-//! The reference model: what must happen to a packet, from the specification and the RFCs.
+//! The reference model: the correct verdict on a packet, from the specification and the RFCs.
 //!
-//! Slow and obvious on purpose, and no code shared with the hub: every look-up is a linear scan, every IPv4 checksum is
-//! summed up in full, buckets are shared out anew for each packet. What the kernel program does differently is a
-//! mistake in one of the two.
+//! It is slow and obvious on purpose, and shares no code with the hub. Every look-up is a linear scan, every IPv4
+//! checksum is summed in full, and buckets are recomputed for each packet. Any difference from the kernel program is a
+//! bug in one of the two.
 //!
-//! [`World::judge`] reads like the six stages of the program, a file each here too: [`parse`](self), selectors with the
-//! checks of sources, routes, next hops, rewriting; counting is what a [`Judgement`] brings along.
+//! [`World::judge`] reads like the six stages of the program, one file each: [`parse`](self), selectors with source
+//! checks, routes, next hops, rewriting. A [`Judgement`] holds the counts.
 
 mod flow;
 mod hook;

@@ -1,4 +1,4 @@
-//! What a frame consists of: Ethernet (IEEE 802.3, 802.1Q), IPv4 (RFC 791), IPv6 (RFC 8200).
+//! The parts of a frame: Ethernet (IEEE 802.3, 802.1Q), IPv4 (RFC 791), IPv6 (RFC 8200).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use super::{Hook, Interface, Verdict, World};
 pub struct Packet {
     /// Where it starts in the frame.
     pub offset: usize,
-    /// Bytes by its own header.
+    /// Length in bytes, from its own header.
     pub length: usize,
     pub source: IpAddr,
     pub destination: IpAddr,
@@ -17,15 +17,15 @@ pub struct Packet {
     pub hops: u8,
     /// Protocol, or the first next header.
     pub protocol: u8,
-    /// Source and destination port as one number; 0 where there are none.
+    /// Source and destination port as one number; 0 if there are none.
     pub ports: u32,
-    /// As a selector asks for it: that behind an IPv6 fragment header.
+    /// The protocol that selectors match: for IPv6, the one behind a fragment header.
     pub selector_protocol: u8,
-    /// Source and destination, or twice the type and code of an ICMP message; nothing for a packet that shows none.
+    /// Source and destination port, or twice the type and code of an ICMP message; `None` if the packet shows none.
     pub selector_ports: [Option<u16>; 2],
     /// IPv4 options or IPv6 hop-by-hop options.
     pub options: bool,
-    /// For a packet that does not go beyond its link: the reason why the kernel gets it.
+    /// For a packet that does not leave its link: the reason for passing it to the kernel.
     pub link_scope: Option<&'static str>,
 }
 
@@ -38,7 +38,7 @@ const IPV6: u16 = 0x86dd;
 const TAG: u16 = 0x8100;
 const SERVICE_TAG: u16 = 0x88a8;
 
-/// Reads a frame down to the ports; ends with what is not to be forwarded whatever the configuration.
+/// Parses a frame down to the ports. Fails with a verdict if no configuration would forward the frame.
 pub fn packet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> Result<Packet, Verdict> {
     let (version, offset, to_group) = match interface.ethernet {
         true => ethernet(world, hook, interface, frame)?,
@@ -51,7 +51,7 @@ pub fn packet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) ->
     if is_group(packet.destination) {
         packet.link_scope = Some("multicast");
     } else if to_group {
-        // To all on the link and to a single address: RFC 1122 section 3.3.6.
+        // Link-layer broadcast or multicast to a unicast address: RFC 1122 section 3.3.6.
         return Err(MALFORMED);
     } else if is_link_local(packet.source) || stays_on_link(packet.destination) {
         packet.link_scope = Some("link_local");
@@ -59,9 +59,9 @@ pub fn packet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) ->
     Ok(packet)
 }
 
-/// IP version of a packet without a link header. The kernel does not look at it, but at what it has been told.
+/// IP version of a packet without a link header. The kernel uses `skb->protocol`, not the packet's version field.
 fn raw(hook: Hook, frame: &[u8]) -> Result<u8, Verdict> {
-    // Not even the shortest IP header.
+    // Shorter than the shortest IP header.
     if frame.len() < 20 {
         return Err(MALFORMED);
     }
@@ -76,7 +76,7 @@ fn raw(hook: Hook, frame: &[u8]) -> Result<u8, Verdict> {
     }
 }
 
-/// IP version by the link header, where the IP header starts, and whether the frame is for a group.
+/// IP version by the link header, the offset of the IP header, and whether the frame is for a group.
 fn ethernet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> Result<(u8, usize, bool), Verdict> {
     let mut ether_type = number16(frame, 12)?;
     if let Hook::Tc { protocol } = hook
@@ -94,7 +94,7 @@ fn ethernet(world: &World, hook: Hook, interface: &Interface, frame: &[u8]) -> R
         let control = number16(frame, offset)?;
         ether_type = number16(frame, offset + 2)?;
         offset += 4;
-        // A tag of VLAN 0 carries a priority only: the VLAN is that of the next one.
+        // A tag with VLAN 0 carries only a priority: the next tag gives the VLAN.
         let vlan = control & 0xfff;
         if outermost_vlan == 0 && vlan != 0 {
             outermost_vlan = vlan;
@@ -148,7 +148,7 @@ fn ipv6(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
         return Err(MALFORMED);
     }
     let length = 40 + usize::from(number16(bytes, 4)?);
-    // Hop-by-hop options in a payload of no bytes.
+    // Hop-by-hop options in an empty payload.
     if length > bytes.len() || (length == 40 && bytes[6] == 0) {
         return Err(MALFORMED);
     }
@@ -161,7 +161,7 @@ fn ipv6(offset: usize, bytes: &[u8]) -> Result<Packet, Verdict> {
         hops: bytes[7],
         protocol: bytes[6],
         ports: ports(bytes[6], &bytes[40..length]),
-        // The fragment header begins with what is behind it (RFC 8200 section 4.5).
+        // The first byte of the fragment header is its next header (RFC 8200 section 4.5).
         selector_protocol: if bytes[6] == 44 && length > 40 { bytes[40] } else { bytes[6] },
         selector_ports: selector_ports(bytes[6], 58, &bytes[40..length]),
         options: bytes[6] == 0,
@@ -177,7 +177,7 @@ fn ports(protocol: u8, transport: &[u8]) -> u32 {
     }
 }
 
-/// What a selector for ports asks for; `icmp` is the family's ICMP. Ports that are 0 both are none.
+/// The values that port selectors match; `icmp` is the family's ICMP. If both ports are 0, there are none.
 fn selector_ports(protocol: u8, icmp: u8, transport: &[u8]) -> [Option<u16>; 2] {
     let number = |at: usize| transport.get(at..at + 2).map(|pair| u16::from(pair[0]) * 256 + u16::from(pair[1]));
     match protocol {
@@ -187,7 +187,7 @@ fn selector_ports(protocol: u8, icmp: u8, transport: &[u8]) -> [Option<u16>; 2] 
     }
 }
 
-/// Addresses that no packet on a link comes from (RFC 1122 section 3.2.1.3, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
+/// Martian sources (RFC 1122 section 3.2.1.3, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
 pub fn is_nobody(address: IpAddr) -> bool {
     is_group(address) || (stays_on_link(address) && !is_link_local(address))
 }
@@ -200,9 +200,9 @@ fn is_group(address: IpAddr) -> bool {
     }
 }
 
-/// Addresses that a router must not forward to: link-local (RFC 3927 section 7, RFC 4291 section 2.5.6), and what
-/// does not even leave a host, loopback and "this network" or unspecified (RFC 1812 section 5.3.7, RFC 4291 sections
-/// 2.5.2 and 2.5.3).
+/// Addresses that a router must not forward to: link-local (RFC 3927 section 7, RFC 4291 section 2.5.6), and loopback,
+/// "this network" and unspecified, which do not leave a host (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2 and
+/// 2.5.3).
 fn stays_on_link(address: IpAddr) -> bool {
     is_link_local(address)
         || address.is_loopback()

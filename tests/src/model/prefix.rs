@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Whether the first bits of the address are the prefix's. Never across families.
+/// Whether the address is in the prefix. Never across families.
 pub fn contains(prefix: IpNet, address: IpAddr) -> bool {
     let (differing, width) = match (prefix.addr(), address) {
         (IpAddr::V4(network), IpAddr::V4(address)) => (u128::from(u32::from(network) ^ u32::from(address)), 32),
         (IpAddr::V6(network), IpAddr::V6(address)) => (u128::from(network) ^ u128::from(address), 128),
         _ => return false,
     };
-    // A shift by the whole width is none for u128: the prefix of length 0.
+    // u128 cannot be shifted by its full width, which the prefix of length 0 would need.
     differing.checked_shr(width - u32::from(prefix.prefix_len())).unwrap_or(0) == 0
 }
 

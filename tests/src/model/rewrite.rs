@@ -1,4 +1,4 @@
-//! What a router does to a packet that it forwards (RFC 1812, RFC 8200).
+//! A router's changes to a packet that it forwards (RFC 1812, RFC 8200).
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use super::{Hook, Interface, Verdict, parse::Packet};
 /// Shortest payload of an Ethernet frame (IEEE 802.3): shorter packets are padded to it.
 const MINIMAL_PAYLOAD: usize = 46;
 
-/// The frame that leaves, if it may.
+/// The frame to send, if it may be sent.
 pub fn rewrite(
     hook: Hook,
     frame: &[u8],
@@ -21,7 +21,7 @@ pub fn rewrite(
     if packet.length > egress.mtu as usize {
         return Err(Verdict::Pass("too_big"));
     }
-    // TC forwards them as they are.
+    // TC forwards options unchanged.
     if packet.options && hook == Hook::Xdp {
         return Err(Verdict::Pass("ip_options"));
     }
@@ -34,7 +34,7 @@ pub fn rewrite(
     let carried = &frame[packet.offset..];
     let (ip, padding) = carried.split_at(packet.length);
     bytes.extend(one_hop_later(ip));
-    // Padding of a minimal frame stays, as the next minimal frame wants it again.
+    // A minimal frame keeps its padding, as the next minimal frame needs it again.
     if egress.ethernet && carried.len() <= MINIMAL_PAYLOAD {
         bytes.extend(padding);
     }
@@ -54,7 +54,7 @@ fn one_hop_later(ip: &[u8]) -> Vec<u8> {
         ip[10..12].fill(0);
         !sum(&ip[..header])
     } else {
-        // Wrong before: stays wrong by as much, for the destination to find out. RFC 1624, equation 3.
+        // A wrong checksum stays wrong by the same amount, so that the destination detects it. RFC 1624, equation 3.
         let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         !folded(u64::from(!word(&before, 10)) + u64::from(!word(&before, 8)) + u64::from(word(&ip, 8)))
     };

@@ -1,4 +1,4 @@
-//! Where a packet goes: the longest prefix, and of the members that lead there the one its flow belongs to.
+//! Routing: the longest prefix, and among its members the next hop of the packet's flow.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -6,21 +6,21 @@ use ipnet::IpNet;
 
 use super::{Account, Interface, Route, World, flow, parse::Packet, prefix::contains};
 
-/// What leads to a destination.
+/// The target of a destination.
 pub enum Target<'a> {
     Vpc {
         gateway: Option<IpAddr>,
     },
-    /// All routes of one destination, by name of the next hop; at least one.
+    /// All routes of one destination, by next-hop name; at least one.
     Routes(Vec<&'a Route>),
 }
 
-/// How a packet leaves.
+/// The egress of a packet.
 pub struct Way<'a> {
     pub account: Account,
-    /// `None` where the host has no such interface.
+    /// `None` if the host has no such interface.
     pub interface: Option<&'a Interface>,
-    /// Address whose link address the frame goes to.
+    /// The address whose link address becomes the frame's destination.
     pub neighbour: IpAddr,
 }
 
@@ -47,7 +47,8 @@ impl World {
         self.interfaces.iter().any(|interface| interface.is_own(destination))
     }
 
-    /// The longest prefix around the destination has it; of equal ones the VPC's, which no site can take away.
+    /// The target with the longest prefix that contains the destination. The VPC wins ties, so that no site can take
+    /// its traffic.
     pub(super) fn target(&self, destination: IpAddr) -> Option<Target<'_>> {
         let routed = self.routes.iter().filter(|route| contains(route.destination, destination));
         let routed = routed.map(|route| route.destination).max_by_key(IpNet::prefix_len);
@@ -65,8 +66,8 @@ impl World {
         }
     }
 
-    /// Length of the longest VPC prefix around an address: of the VPC itself, or of a part of it that the kernel knows a
-    /// way to on the VPC interface.
+    /// Length of the longest VPC prefix that contains an address: the VPC's own, or a part of it that the kernel routes
+    /// to the VPC interface.
     fn vpc_prefix_length(&self, destination: IpAddr) -> Option<u8> {
         let vpc = self.vpc.as_ref()?;
         let around = vpc.cidrs.iter().filter(|cidr| contains(**cidr, destination));
@@ -76,13 +77,14 @@ impl World {
         parts.filter(|length| *length >= shortest).chain([longest]).max()
     }
 
-    /// Router of the kernel's longest prefix around an address, on the VPC interface.
+    /// Router of the kernel's longest prefix that contains an address, on the VPC interface.
     fn vpc_gateway(&self, destination: IpAddr) -> Option<IpAddr> {
         let routes = self.vpc_kernel_routes(destination);
         routes.into_iter().max_by_key(|(length, gateway)| (*length, gateway.is_none()))?.1
     }
 
-    /// Prefix length and router of every kernel route around an address on the VPC interface, its links included.
+    /// Prefix length and router of every kernel route on the VPC interface that contains an address, its links
+    /// included.
     fn vpc_kernel_routes(&self, destination: IpAddr) -> Vec<(u8, Option<IpAddr>)> {
         let Some(interface) = self.vpc.as_ref().and_then(|vpc| self.interface(&vpc.interface)) else {
             return Vec::new();
@@ -111,7 +113,7 @@ impl World {
         }
     }
 
-    /// Names of the members that carry the traffic of a destination now, with their parts of it; these sum up to 1.
+    /// Names of the members that carry a destination's traffic now, with their shares; these sum up to 1.
     pub fn shares(&self, destination: IpNet) -> BTreeMap<String, f64> {
         let routes: Vec<_> = self.routes.iter().filter(|route| route.destination == destination).collect();
         let active = self.active(&routes);
@@ -129,8 +131,8 @@ impl World {
         active[buckets[bucket]].0
     }
 
-    /// Weights above 0 that are up; else weight 0 that is up; else, all being down, weights above 0 so that traffic can
-    /// bring the tunnel up; else weight 0.
+    /// Members with weights above 0 that are up. If there are none, those of weight 0 that are up. If all are down,
+    /// those with weights above 0, so that traffic can bring the tunnel up; otherwise those of weight 0.
     fn active<'a>(&self, routes: &[&'a Route]) -> Vec<(&'a str, u32)> {
         let pick = |weighted: bool, only_up: bool| -> Vec<(&'a str, u32)> {
             let part = |route: &Route| if weighted { u32::from(route.weight) } else { 1 };

@@ -1,4 +1,4 @@
-//! Who may send what: (remote, local) pairs of prefixes, some for a protocol and ports alone (RFC 4301 section 4.4.1.1).
+//! Selectors: (remote, local) pairs of prefixes, some limited to a protocol and ports (RFC 4301 section 4.4.1.1).
 
 use std::{cmp::Reverse, net::IpAddr, ops::RangeInclusive};
 
@@ -11,7 +11,7 @@ use super::{
     prefix::{contains, same_family},
 };
 
-/// An interface whose packets are the hub's business, and whose they can be.
+/// An interface whose packets the hub handles, and their possible owners.
 pub struct Attachment<'a> {
     pub interface: &'a Interface,
     pub(super) side: Side<'a>,
@@ -33,7 +33,7 @@ impl World {
         (!carried.is_empty()).then_some(Attachment { interface, side: Side::Sites(carried) })
     }
 
-    /// Whether the way out may carry the packet: its site's side is then the destination.
+    /// Whether the egress may carry the packet; its site's side is then the destination.
     pub(super) fn admits_egress(&self, account: &Account, packet: &Packet) -> bool {
         match account {
             Account::Connection(name) => {
@@ -50,7 +50,7 @@ impl World {
 }
 
 impl Attachment<'_> {
-    /// Who pays for a packet before its source has told more.
+    /// The owner of a packet's counters until its source identifies another.
     pub fn account(&self) -> Account {
         match &self.side {
             Side::Vpc(_) => Account::Vpc,
@@ -61,8 +61,8 @@ impl Attachment<'_> {
         }
     }
 
-    /// Tells whose packet it is. Where several connections could have sent it, the longest remote prefix has the first
-    /// say, then the first name.
+    /// Attributes a packet. If several connections could have sent it, the longest remote prefix wins, then the first
+    /// name.
     pub(super) fn admit(&self, packet: &Packet, trail: &mut Trail) -> Result<(), Verdict> {
         let sites = match &self.side {
             Side::Vpc(vpc) if in_any(&vpc.cidrs, packet.source) => return Ok(()),
@@ -91,7 +91,7 @@ impl Attachment<'_> {
     }
 }
 
-/// Pairs by which a site may send: without an SA there are none.
+/// Selectors for packets from a site: none without an SA.
 pub(super) fn from_site(connection: &Connection) -> Vec<Pair> {
     match &connection.agreement {
         Some(agreement) => {
@@ -101,7 +101,7 @@ pub(super) fn from_site(connection: &Connection) -> Vec<Pair> {
     }
 }
 
-/// Pairs by which it may be sent to: what has one negotiated must get there.
+/// Selectors for packets to a site: a packet that may trigger negotiation must get there.
 fn to_site(connection: &Connection) -> Vec<Pair> {
     match &connection.agreement {
         None => of_prefixes(connection),
@@ -111,7 +111,7 @@ fn to_site(connection: &Connection) -> Vec<Pair> {
     }
 }
 
-/// Every remote prefix with every local one of its family.
+/// Every remote prefix paired with every local one of its family.
 fn of_prefixes(connection: &Connection) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for remote in &connection.remotes {
@@ -125,7 +125,8 @@ fn of_prefixes(connection: &Connection) -> Vec<Pair> {
     pairs
 }
 
-/// Whether the pair is for the packet's protocol and ports. A packet that shows no ports suits if all of them do.
+/// Whether the pair matches the packet's protocol and ports. A packet that shows no ports matches only a pair of all
+/// ports.
 fn suits(pair: &Pair, packet: &Packet, site: Option<u16>, hub: Option<u16>) -> bool {
     let for_all = |ports: &RangeInclusive<u16>| *ports == (0..=65535);
     let port = |ports: &RangeInclusive<u16>, port: Option<u16>| {

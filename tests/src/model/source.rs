@@ -1,5 +1,4 @@
-//! Whether a source can be true: addresses that nobody has, the hub's own, the way back to it, and who may speak to the
-//! hub itself.
+//! Source validation: martians, the hub's own addresses, the reverse path, and senders allowed to reach the hub itself.
 
 use std::{cmp::Reverse, net::IpAddr};
 
@@ -15,8 +14,8 @@ use super::{
 };
 
 impl World {
-    /// Nobody's address, the broadcast of a link (RFC 1122 section 3.2.1.3), and the hub's own, which comes in from
-    /// nowhere.
+    /// Refuses martians, the broadcast address of a link (RFC 1122 section 3.2.1.3), and the hub's own addresses, which
+    /// arrive from no interface.
     pub(super) fn refuse_impossible(&self, packet: &Packet, trail: &mut Trail) -> Result<(), Verdict> {
         if is_nobody(packet.source) {
             return Err(trail.spoofed("martian source"));
@@ -27,7 +26,7 @@ impl World {
         Ok(())
     }
 
-    /// For a packet that does not go beyond its link: whether its source may speak there.
+    /// For a packet that does not leave its link: whether its source is allowed there.
     pub(super) fn admit_on_link(
         &self,
         attachment: &Attachment<'_>,
@@ -67,7 +66,7 @@ impl World {
         Ok(())
     }
 
-    /// Length of the longest link prefix of a site, or a `peer`, around an address.
+    /// Length of the longest link prefix of a site, or a `peer`, that contains an address.
     fn site_link(&self, address: IpAddr) -> Option<u8> {
         let full = if address.is_ipv4() { 32 } else { 128 };
         let of = |connection: &Connection| {
@@ -77,8 +76,8 @@ impl World {
         self.connections.iter().filter_map(of).max()
     }
 
-    /// For a packet to the hub itself: tells whose it is, or that it may not come in. What no selector with a way back
-    /// admits is attributed as what no selector admits.
+    /// For a packet to the hub itself: attributes or refuses it. A packet that no selector with a reverse path allows
+    /// is attributed like one that no selector allows.
     pub(super) fn admit_to_hub(
         &self,
         attachment: &Attachment<'_>,
@@ -128,7 +127,7 @@ impl World {
         Err(trail.spoofed(refusal))
     }
 
-    /// For a packet that the selectors have attributed: a site's source must be one that is routed to the site.
+    /// For a packet attributed by selectors: a site's source must be routed to the site.
     pub(super) fn check_reverse_path(&self, source: IpAddr, trail: &mut Trail) -> Result<(), Verdict> {
         let Account::Connection(name) = &trail.account else { return Ok(()) };
         let connection = self.connection(name);
@@ -148,7 +147,8 @@ impl World {
         }
     }
 
-    /// Whether the connection is a next hop of the longest destination around an address; else what that leads to.
+    /// Whether the connection is a next hop of the longest destination that contains an address; if not, the error
+    /// names the route's target.
     fn is_member(&self, connection: &Connection, source: IpAddr) -> Result<(), &'static str> {
         match self.target(source) {
             None => Err("no way back"),
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// Whether the longest prefix around an address is a site's. The default route says nothing about whose it is.
+    /// Whether the longest prefix that contains an address is a site's. The default route does not identify an owner.
     fn leads_to_a_site(&self, address: IpAddr) -> bool {
         match self.target(address) {
             Some(Target::Routes(routes)) => routes[0].destination.prefix_len() > 0,
@@ -169,7 +169,7 @@ impl World {
     }
 }
 
-/// The connection of the longest remote prefix around a source, wherever the packet goes; of equal ones the first by
+/// The connection with the longest remote prefix that contains a source, for any destination; ties go to the first
 /// name.
 fn likeliest_sender<'a>(sites: &[&'a Connection], source: IpAddr) -> Option<&'a Connection> {
     let lengths = sites.iter().filter_map(|site| {
@@ -179,18 +179,18 @@ fn likeliest_sender<'a>(sites: &[&'a Connection], source: IpAddr) -> Option<&'a 
     lengths.min_by_key(|(length, site)| (Reverse(*length), &site.name)).map(|(_, site)| site)
 }
 
-/// Length of the longest of an interface's own prefixes around an address; an address alone is no link.
+/// Length of the longest of an interface's own prefixes that contains an address; a single address is no link.
 fn link_prefix(interface: &Interface, address: IpAddr) -> Option<u8> {
     let links = interface.addresses.iter().filter(|own| own.prefix_len() < own.max_prefix_len());
     links.filter(|own| contains(own.trunc(), address)).map(IpNet::prefix_len).max()
 }
 
-/// The same of a site's interface, as the VPC's side is held against it: addresses alone are the hub's.
+/// Like [`link_prefix`], for a site's interface, in the check of the VPC's side: single addresses are the hub's.
 fn site_prefix(interface: &Interface, address: IpAddr) -> Option<u8> {
     interface.addresses.iter().filter(|own| contains(own.trunc(), address)).map(IpNet::prefix_len).max()
 }
 
-/// Between the two ends of a link: probes, routing daemons.
+/// Traffic between the two ends of a link: probes, routing daemons.
 fn is_link_traffic(interface: &Interface, sites: &[&Connection], source: IpAddr, destination: IpAddr) -> bool {
     let on_link = interface.addresses.iter().any(|own| contains(own.trunc(), source));
     let peer = sites.iter().any(|site| site.peer == Some(source));

@@ -1,17 +1,17 @@
-//! What there is: the hub's interfaces, its connections, its VPC side, its routes.
+//! The model's inputs: the hub's interfaces, its connections, its VPC side, its routes.
 
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
-/// All that a packet's fate depends on.
+/// Everything that a verdict depends on.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     pub interfaces: Vec<Interface>,
     pub connections: Vec<Connection>,
     pub vpc: Option<Vpc>,
     pub routes: Vec<Route>,
-    /// Sites may reach each other.
+    /// Whether sites may reach each other.
     pub spoke_to_spoke: bool,
 }
 
@@ -20,19 +20,19 @@ pub struct World {
 pub struct Interface {
     pub index: u32,
     pub name: String,
-    /// Frames have an Ethernet header; else they start with the IP header.
+    /// Whether frames have an Ethernet header; otherwise they start with the IP header.
     pub ethernet: bool,
     /// XDP cannot send to it.
     pub tc_only: bool,
     pub mac: [u8; 6],
-    /// Longest IP packet, bytes.
+    /// Maximum size of an IP packet, in bytes.
     pub mtu: u32,
     pub up: bool,
-    /// For an 802.1Q interface: index of the one below, and the VLAN.
+    /// For an 802.1Q interface: index of its parent, and the VLAN.
     pub vlan: Option<(u32, u16)>,
-    /// Own addresses with their prefix lengths, host bits kept.
+    /// Own addresses with their prefix lengths, including host bits.
     pub addresses: Vec<IpNet>,
-    /// Link addresses that are known.
+    /// Known link addresses.
     pub neighbours: BTreeMap<IpAddr, [u8; 6]>,
     /// Routers behind this interface, by the prefix that the kernel routes to them.
     pub gateways: Vec<(IpNet, IpAddr)>,
@@ -44,14 +44,14 @@ pub struct Connection {
     pub name: String,
     /// Name of the attachment, which may not exist.
     pub interface: String,
-    /// The neighbour that takes everything; without one, on Ethernet, each destination is a neighbour.
+    /// The neighbour for all packets. Without one, on Ethernet, each destination is a neighbour.
     pub peer: Option<IpAddr>,
-    /// Negotiated, healthy, and not taken down by hand.
+    /// Negotiated, healthy, and not disabled by an operator.
     pub up: bool,
     /// Prefixes of the site; each paired with each of `locals`.
     pub remotes: Vec<IpNet>,
     pub locals: Vec<IpNet>,
-    /// What its SAs are for, where they are known; else these prefixes count.
+    /// The selectors of its SAs, if known; otherwise the prefixes above apply.
     pub agreement: Option<Agreement>,
     pub reverse_path: ReversePath,
 }
@@ -64,23 +64,23 @@ pub enum ReversePath {
     Off,
 }
 
-/// What the SAs of a connection are for.
+/// The selectors of a connection's SAs.
 #[derive(Debug, Clone, Default)]
 pub struct Agreement {
-    /// None: there is no SA.
+    /// Empty: there is no SA.
     pub pairs: Vec<Pair>,
-    /// A packet to the site may have one more negotiated.
+    /// Whether a packet to the site may trigger another negotiation.
     pub on_demand: bool,
 }
 
-/// Packets that an SA is for.
+/// The selectors of one SA.
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub remote: IpNet,
     pub local: IpNet,
-    /// Any, where there is none.
+    /// `None`: any protocol.
     pub protocol: Option<u8>,
-    /// Of the site's side and of the hub's; of ICMP the type and the code, as one number.
+    /// Ports of the site's side and of the hub's. For ICMP: type and code, as one number.
     pub remote_ports: RangeInclusive<u16>,
     pub local_ports: RangeInclusive<u16>,
 }
@@ -111,7 +111,7 @@ impl World {
         self.connections.iter().find(|connection| connection.name == name).expect("routes lead to connections")
     }
 
-    /// Connections whose traffic comes in on an interface, by name.
+    /// Connections whose traffic arrives on an interface, by name.
     pub(super) fn carried_by(&self, interface: &Interface) -> Vec<&Connection> {
         let mut carried: Vec<_> =
             self.connections.iter().filter(|connection| connection.interface == interface.name).collect();

@@ -1,4 +1,4 @@
-//! The builder: what a packet consists of, put together from the inside out.
+//! The builder, which assembles a packet from the inside out.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -17,8 +17,8 @@ pub(super) enum Network {
     Other(u16),
 }
 
-/// A packet to be [built](Self::build). Methods may be called in any order, but that a transport comes before what
-/// belongs to it, and that VLAN tags and IPv6 extension headers are in the order of their calls.
+/// A packet to be [built](Self::build). Methods may be called in any order, with two exceptions: call a transport
+/// before its options, and VLAN tags and IPv6 extension headers in their order in the packet.
 #[derive(Debug, Clone)]
 pub struct Packet {
     pub(super) link: LinkHeader,
@@ -53,7 +53,7 @@ impl Packet {
         }))
     }
 
-    /// A frame that is neither: its payload follows the link header.
+    /// A frame with neither: its payload follows the link header.
     pub fn other(ether_type: u16) -> Self {
         Self::new(Network::Other(ether_type))
     }
@@ -86,27 +86,27 @@ impl Packet {
         }
     }
 
-    /// So many bytes of payload, each its index modulo 256.
+    /// Sets the payload's length in bytes; each byte is its index modulo 256.
     #[must_use]
     pub fn payload(self, length: usize) -> Self {
         self.bytes((0..length).map(|i| i.to_le_bytes()[0]).collect::<Vec<_>>())
     }
 
-    /// These bytes as payload.
+    /// Sets the payload's bytes.
     #[must_use]
     pub fn bytes(mut self, payload: impl Into<Vec<u8>>) -> Self {
         self.payload = payload.into();
         self
     }
 
-    /// So many zero bytes after the packet, which its lengths do not count: as Ethernet pads short frames.
+    /// Adds zero bytes after the packet, not counted in its lengths: like Ethernet's padding of short frames.
     #[must_use]
     pub fn padding(mut self, bytes: usize) -> Self {
         self.padding = bytes;
         self
     }
 
-    /// Cuts the result off after so many bytes, link header included.
+    /// Truncates the result to this length in bytes, link header included.
     #[must_use]
     pub fn cut(mut self, length: usize) -> Self {
         self.cut = Some(length);

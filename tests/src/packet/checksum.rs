@@ -35,12 +35,12 @@ pub(super) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, l
     header
 }
 
-/// Recomputes the IPv4 header checksum and the TCP, UDP, ICMP or `ICMPv6` checksum of an Ethernet frame, VLAN tags or not.
-/// A fragment's transport checksum covers bytes that are not there, and other protocols have none known here: these
-/// count as right.
+/// Recomputes the IPv4 header checksum and the TCP, UDP, ICMP or `ICMPv6` checksum of an Ethernet frame, tagged or not.
+/// A fragment's transport checksum covers missing bytes, and the checksums of other protocols are not known here: these
+/// count as correct.
 ///
 /// # Errors
-/// What is wrong, with what it should be; or why the frame cannot be read.
+/// The wrong checksum with its correct value, or why the frame cannot be read.
 pub fn verify_checksums(frame: &[u8]) -> Result<(), String> {
     verify(&View::ethernet(frame)?)
 }
@@ -66,7 +66,7 @@ fn verify(view: &View<'_>) -> Result<(), String> {
     }
     let (name, at, pseudo) = match (view.protocol, view.source) {
         (TCP, _) => ("TCP", 16, true),
-        // RFC 768: zero means that there is none. Not over IPv6 (RFC 8200 section 8.1).
+        // RFC 768: zero means no checksum. Not over IPv6 (RFC 8200 section 8.1).
         (UDP, IpAddr::V4(_)) if view.transport.get(6..8) == Some(&[0, 0]) => return Ok(()),
         (UDP, _) => ("UDP", 6, true),
         (ICMP, IpAddr::V4(_)) => ("ICMP", 2, false),
@@ -84,7 +84,7 @@ fn verify(view: &View<'_>) -> Result<(), String> {
     if view.protocol == UDP && right == 0 {
         right = 0xffff;
     }
-    // Not merely a sum of zero: 0x0000 and 0xffff sum up alike, and only one of them is right.
+    // Not merely a sum of zero: 0x0000 and 0xffff sum up alike, and only one of them is correct.
     if field == right.to_be_bytes() { Ok(()) } else { Err(wrong(name, field, right)) }
 }
 
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(internet_checksum(&[]), 0xffff);
     }
 
-    /// The IPv4 header with which Wikipedia explains the checksum (b861), with a UDP datagram of no checksum.
+    /// The IPv4 header with which Wikipedia explains the checksum (b861), with a UDP datagram without checksum.
     const HEADER: [u8; 20] = [
         0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00, 0x01, 0xc0, 0xa8,
         0x00, 0xc7,

@@ -51,7 +51,7 @@ impl Packet {
 }
 
 impl LinkHeader {
-    /// The header's bytes; none for raw IP. `carried` is what it carries, if not overridden.
+    /// The header's bytes; none for raw IP. `carried` is the default `EtherType`.
     pub fn bytes(&self, carried: u16) -> Vec<u8> {
         let Some((source, destination)) = self.macs else {
             assert!(self.tags.is_empty(), "VLAN tags need an Ethernet header: call ethernet()");

@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::lab::Mac;
 
-/// A `T`, or text that reads as one.
+/// A `T`, or its text form.
 pub trait Literal<T> {
     /// # Panics
-    /// When the text does not read as a `T`: it stands in the test's source.
+    /// When the text is not a valid `T`: tests use literals.
     fn value(self) -> T;
 }
 

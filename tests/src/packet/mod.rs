@@ -1,7 +1,7 @@
 //! Packets for tests: built byte by byte, and read back.
 //!
-//! Shares no code with the hub, so that a mistake in one is not a mistake in both. Lengths and checksums are right
-//! unless overridden, which is how malformed packets are made.
+//! Shares no code with the hub, so that both cannot have the same bug. Lengths and checksums are correct unless
+//! overridden; overriding makes malformed packets.
 //!
 //! ```
 //! use hub_tests::packet::{Packet, View, verify_checksums};
@@ -33,7 +33,7 @@ pub use hex::hex;
 pub use literal::Literal;
 pub use view::View;
 
-/// Numbers that the headers carry.
+/// Protocol numbers in headers.
 pub mod number {
     // EtherTypes, IEEE 802.
     pub const IPV4: u16 = 0x0800;

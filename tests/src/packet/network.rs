@@ -24,12 +24,12 @@ pub(super) struct Ipv6 {
     pub extensions: Vec<(u8, Vec<u8>)>,
 }
 
-/// What both versions have, and what may be falsified.
+/// Fields that both versions have, and overrides for malformed packets.
 #[derive(Debug, Clone)]
 pub(super) struct Common {
     pub hops: u8,
     pub traffic_class: u8,
-    /// Offset in units of 8 bytes, more to come, identification.
+    /// Offset in units of 8 bytes, more fragments, identification.
     pub fragment: Option<(u16, bool, u32)>,
     pub version: Option<u8>,
     pub header_words: Option<u8>,
@@ -92,10 +92,10 @@ impl Packet {
         self
     }
 
-    /// Makes it a fragment: its offset in units of 8 bytes, whether more follow, and an identification. Of IPv6, a
-    /// fragment header goes after the extension headers that are there by now.
+    /// Makes it a fragment: offset in units of 8 bytes, whether more fragments follow, and identification. For IPv6,
+    /// the fragment header goes after the extension headers added so far.
     ///
-    /// The transport header is there and complete if there is one: fragments other than the first are made with
+    /// A transport header is complete, if present. Make fragments other than the first with
     /// [`protocol`](Self::protocol) and a payload instead.
     #[must_use]
     pub fn fragment(mut self, offset: u16, more: bool, identification: u32) -> Self {
@@ -184,7 +184,7 @@ impl Packet {
         self
     }
 
-    /// The protocol, or the last next-header number; what the transport says by default, else 59 (nothing).
+    /// The protocol, or the last next-header number. Default: the transport's, or 59 (no next header).
     #[must_use]
     pub fn protocol(mut self, protocol: u8) -> Self {
         self.common.protocol = Some(protocol);

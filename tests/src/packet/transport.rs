@@ -153,7 +153,7 @@ impl Transport {
         let Some(at) = checksum_at else { return bytes };
         let checksum = checksum.unwrap_or_else(|| {
             let protocol = self.protocol().expect("what has a checksum has a protocol");
-            // ICMP alone covers no addresses.
+            // Only ICMP covers no addresses.
             let pseudo = match addresses {
                 Some((source, destination)) if protocol != ICMP => {
                     pseudo_header(source, destination, protocol, bytes.len())
@@ -161,7 +161,7 @@ impl Transport {
                 _ => Vec::new(),
             };
             match internet_checksum(&[&pseudo, &bytes]) {
-                // RFC 768: zero would mean that there is none.
+                // RFC 768: zero would mean no checksum.
                 0 if protocol == UDP => 0xffff,
                 sum => sum,
             }
@@ -170,7 +170,7 @@ impl Transport {
         bytes
     }
 
-    /// The header with a checksum of zero, and where that is.
+    /// The header with a checksum of zero, and the checksum's offset.
     fn header(&self, payload: usize) -> (Vec<u8>, Option<usize>) {
         let mut bytes = Vec::new();
         match self {

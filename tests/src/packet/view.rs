@@ -1,4 +1,4 @@
-//! A packet that came out, read back.
+//! Reads back a packet that was sent.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,19 +27,19 @@ pub struct View<'a> {
     pub dont_fragment: bool,
     /// A fragment: the first or another.
     pub fragment: bool,
-    /// The first fragment, or not a fragment: it begins with a transport header.
+    /// An unfragmented packet or the first fragment: it begins with a transport header.
     pub first: bool,
     /// The protocol behind all extension headers.
     pub protocol: u8,
-    /// The IP packet by its own length, without padding.
+    /// The IP packet, cut to its own length without padding.
     pub packet: &'a [u8],
-    /// What follows the IP headers.
+    /// The bytes after the IP headers.
     pub transport: &'a [u8],
 }
 
 impl<'a> View<'a> {
     /// # Errors
-    /// Why the frame is no IP packet that is complete.
+    /// Why the frame is not a complete IP packet.
     pub fn ethernet(frame: &'a [u8]) -> Result<Self, String> {
         let header: &[u8; 12] = frame.first_chunk().ok_or("shorter than an Ethernet header")?;
         let (destination, source) = header.split_at(6);
@@ -65,10 +65,10 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A raw IP packet, with padding behind it or not.
+    /// A raw IP packet, with or without padding behind it.
     ///
     /// # Errors
-    /// Why it is not one that is complete.
+    /// Why it is not a complete IP packet.
     pub fn ip(bytes: &'a [u8]) -> Result<Self, String> {
         match bytes.first().map(|byte| byte >> 4) {
             Some(4) => Self::ipv4(bytes),
@@ -101,7 +101,7 @@ impl<'a> View<'a> {
         None
     }
 
-    /// What follows the transport header of TCP, UDP, ICMP and `ICMPv6`; what follows the IP headers of others.
+    /// The bytes after the transport header of TCP, UDP, ICMP and `ICMPv6`; for other protocols, after the IP headers.
     pub fn payload(&self) -> &'a [u8] {
         let header = match self.protocol {
             _ if !self.first => 0,

@@ -1,4 +1,4 @@
-//! What the SAs of a random world's connections are for.
+//! The negotiated selectors of a random world's connections.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -7,15 +7,15 @@ use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::draw::{one_of, percent, prefix_within};
 
-/// Limited pairs that an interface may have: the kernel program has room for one more.
+/// Maximum number of limited pairs per interface: the kernel program has room for one more.
 const MOST_LIMITED: usize = 7;
-/// Beginnings and ends of ranges.
+/// Limits of port ranges.
 pub const PORTS: [u16; 6] = [0, 22, 1023, 1024, 40_000, 65_535];
 /// Types and codes of ICMP messages: echo, unreachable, echo of IPv6.
 pub const MESSAGES: [u16; 5] = [0x0000, 0x0800, 0x0301, 0x8000, 0x8100];
 const PROTOCOLS: [u8; 7] = [6, 6, 17, 17, 1, 58, 132];
 
-/// Some connections have SAs that are known.
+/// Gives some connections known SAs.
 pub fn draw(rng: &mut SmallRng, world: &mut World) {
     let mut limited: BTreeMap<String, usize> = BTreeMap::new();
     for connection in &mut world.connections {
@@ -30,12 +30,12 @@ pub fn draw(rng: &mut SmallRng, world: &mut World) {
     }
 }
 
-/// Within the connection's prefixes, with so many limited pairs at most.
+/// Pairs within the connection's prefixes, with at most this many limited ones.
 fn agreement(rng: &mut SmallRng, connection: &Connection, most_limited: usize) -> Agreement {
     let mut pairs = Vec::new();
     let count = one_of(rng, &[0, 2, 3, 4, 6, 6]);
     let mut left = most_limited;
-    // How many pairs in a hundred have a limit.
+    // Percentage of pairs with a limit.
     let share = one_of(rng, &[0, 50, 100]);
     for _ in 0..count {
         let within = |rng: &mut SmallRng, prefixes: &[ipnet::IpNet]| {
@@ -65,12 +65,12 @@ fn limit(rng: &mut SmallRng, pair: &mut Pair) {
     pair.local_ports = range(rng);
 }
 
-/// For some protocols or ports alone.
+/// Whether the pair is limited to a protocol or ports.
 pub fn is_limited(pair: &Pair) -> bool {
     pair.protocol.is_some() || pair.remote_ports != (0..=65535) || pair.local_ports != (0..=65535)
 }
 
-/// A port at an end of a range, or any.
+/// A port at the limit of a range, or any port.
 pub fn port(rng: &mut SmallRng) -> u16 {
     if percent(rng, 60) { one_of(rng, &PORTS) } else { rng.random() }
 }

@@ -1,4 +1,4 @@
-//! One world: what the program does to each packet, what the model says, and the books of both.
+//! One world: the program's verdict on each packet against the model's, and the counters of both.
 
 use hub_tests::{
     model::{Judgement, Verdict, World},
@@ -21,7 +21,7 @@ pub struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Each packet goes through all programs.
+    /// Runs each packet through all programs.
     pub fn run(self, programs: &mut [Program], coverage: &mut Coverage) -> anyhow::Result<()> {
         let Self { world, rng, packets } = self;
         let mut before = Vec::new();
@@ -58,29 +58,29 @@ impl Comparison<'_> {
     }
 }
 
-/// What the program at its hook is to do.
+/// The program's expected part at its hook.
 fn part(program: &Program, world: &World, arrival: &Arrival) -> Judgement {
     program.part(judge(world, program.entry.0, arrival), world, arrival)
 }
 
-/// What the model says of a frame at a hook.
+/// The model's verdict on a frame at a hook.
 pub fn judge(world: &World, hook: Hook, arrival: &Arrival) -> Judgement {
     world.judge(arrival.hook(hook, is_raw(world, arrival)), arrival.interface, &arrival.frame)
 }
 
-/// The frame has no link header.
+/// Whether the frame has no link header.
 pub fn is_raw(world: &World, arrival: &Arrival) -> bool {
     world.interfaces.iter().any(|link| link.index == arrival.interface && !link.ethernet)
 }
 
-/// `mark` is that of a packet that is passed.
+/// `mark` is the expected mark of a passed packet.
 fn agree(world: &World, arrival: &Arrival, judgement: &Judgement, mark: u32, outcome: &Outcome) -> bool {
     let untouched = outcome.frame == arrival.frame;
     match &judgement.verdict {
         Verdict::Pass(_) => outcome.action == Action::Pass && untouched && outcome.mark == mark,
         Verdict::Drop(_) => outcome.action == Action::Drop && untouched,
         Verdict::Forward { interface, frame } => {
-            // A test run does not tell the egress interface: its link address does, as each has its own.
+            // A test run does not report the egress interface, but each interface has its own link address.
             let egress = world.interfaces.iter().find(|other| other.index == *interface);
             let egress = egress.expect("the model forwards to an interface of the world");
             let leaves_there = !egress.ethernet || outcome.frame.get(6..12) == Some(&egress.mac[..]);
@@ -89,7 +89,7 @@ fn agree(world: &World, arrival: &Arrival, judgement: &Judgement, mark: u32, out
     }
 }
 
-/// The books differ in sum: finds the packet.
+/// The sums of the counters differ: finds the packet.
 fn find_miscounted(program: &mut Program, world: &World, sent: &[Arrival]) -> anyhow::Result<()> {
     for arrival in sent {
         if !program.gets(world, arrival) {

@@ -1,4 +1,4 @@
-//! What the packets of a run have met: a comparison that never forwards shows nothing.
+//! Coverage of a run: a comparison that never forwards proves nothing.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,20 +12,20 @@ use crate::{
     program::Arrival,
 };
 
-/// How often each thing happened.
+/// Occurrences of each event.
 #[derive(Default)]
 pub struct Coverage {
     packets: u64,
     times: BTreeMap<String, u64>,
 }
 
-/// Each thing happens at least once in so many packets.
+/// Each event must occur at least once in this many packets.
 const RAREST: u64 = 2_000;
 
-/// Reasons that XDP alone has: TC forwards these packets.
+/// Reasons that only XDP has: TC forwards these packets.
 const OF_XDP: [&str; 2] = ["handed_over", "ip_options"];
 
-/// Rules about sources, as the model names them, and what is admitted by each way to the hub itself.
+/// The model's names of the rules about sources, and of every way to allow a packet to the hub itself.
 const RULES: [&str; 22] = [
     "martian source",
     "source of the hub",
@@ -51,7 +51,7 @@ const RULES: [&str; 22] = [
     "on the link, beyond the hub",
 ];
 
-/// What becomes of a frame whose link address is a group's.
+/// Verdicts on frames to a group's link address.
 const GROUP_FRAMES: [&str; 3] =
     ["to a group's MAC, multicast", "to a group's MAC, malformed", "to a group's MAC, spoofed_source"];
 
@@ -141,9 +141,9 @@ impl Coverage {
     }
 
     /// # Errors
-    /// What happened too seldom.
+    /// The events that occurred too rarely.
     pub fn check(&self) -> anyhow::Result<()> {
-        // Devices do not go in these worlds: see the verdicts test.
+        // Devices are not deleted in these worlds: see the verdicts test.
         let reasons = Reason::ALL.into_iter().filter(|reason| *reason != Reason::RedirectFailed);
         let reasons = reasons.map(|reason| reason.name().to_owned());
         let ways = ["Ethernet to Ethernet", "Ethernet to raw IP", "raw IP to Ethernet", "raw IP to raw IP"];
@@ -174,7 +174,7 @@ impl Coverage {
     }
 }
 
-/// Some of what the connection's SAs are for is limited to protocols or ports.
+/// Whether some of the connection's negotiated selectors are limited to protocols or ports.
 fn is_limited(world: &World, account: &Account) -> bool {
     let Account::Connection(name) = account else { return false };
     let agreement = world.connections.iter().find(|connection| connection.name == *name);

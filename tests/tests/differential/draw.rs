@@ -1,11 +1,11 @@
-//! Random choices, and addresses that are near one another.
+//! Random choices, and addresses close to one another.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
-/// True so many times in a hundred.
+/// True with this percentage.
 pub fn percent(rng: &mut SmallRng, times: u32) -> bool {
     rng.random_range(0..100) < times
 }
@@ -14,7 +14,7 @@ pub fn one_of<T: Copy>(rng: &mut SmallRng, choices: &[T]) -> T {
     *choices.choose(rng).expect("something to choose from")
 }
 
-/// A prefix of a small space, so that they nest and collide; `spread` is how many subnets that space has.
+/// A prefix in a small space, so that prefixes nest and collide; `spread` is the number of subnets in that space.
 pub fn prefix(rng: &mut SmallRng, v6: bool, spread: u8) -> IpNet {
     let low = one_of(rng, &[0, 1, 64, 127, 128, 255]);
     let (address, length) = if v6 {
@@ -37,7 +37,7 @@ pub fn prefix_within(rng: &mut SmallRng, outer: IpNet) -> IpNet {
     IpNet::new_assert(address_within(rng, outer), length).trunc()
 }
 
-/// An address in a prefix: any, or near its ends.
+/// An address in a prefix, often near its ends.
 pub fn address_within(rng: &mut SmallRng, prefix: IpNet) -> IpAddr {
     let hosts = u32::from(prefix.max_prefix_len() - prefix.prefix_len());
     let mask = if hosts == 128 { u128::MAX } else { (1 << hosts) - 1 };
@@ -61,7 +61,7 @@ pub fn address_around(rng: &mut SmallRng, prefix: IpNet) -> IpAddr {
 fn plus(address: IpAddr, offset: u128) -> IpAddr {
     match address {
         IpAddr::V4(address) => {
-            // The low bits are the same whatever the width.
+            // The low bits are the same for both widths.
             let low = u32::try_from(offset & u128::from(u32::MAX)).expect("32 bits");
             IpAddr::V4(u32::from(address).wrapping_add(low).into())
         }

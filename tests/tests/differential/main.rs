@@ -1,9 +1,9 @@
-//! The kernel program, at each hook and with each way to look up, against the reference model: random worlds, random packets, the same
-//! fate.
+//! The kernel program, at each hook and with each look-up, against the reference model: random worlds, random packets,
+//! the same verdicts.
 //!
-//! - `VPNHUB_SEED=N` runs the worlds of that seed again; without it the clock decides.
-//! - `VPNHUB_PACKETS=N` runs so many packets, 250,000 by default.
-//! - `VPNHUB_WORLD=N` runs that world of the seed alone.
+//! - `VPNHUB_SEED=N` replays the worlds of that seed; the default is from the clock.
+//! - `VPNHUB_PACKETS=N` sets the number of packets, 250,000 by default.
+//! - `VPNHUB_WORLD=N` runs only that world of the seed.
 
 mod agreements;
 mod compare;
@@ -56,7 +56,7 @@ fn the_program_does_what_the_model_says() -> anyhow::Result<()> {
         let mut coverage = Coverage::default();
         let worlds = only.map_or(0..packets.div_ceil(PACKETS_PER_WORLD), |only| only..only + 1);
         for number in worlds {
-            // Each world has a generator of its own, so that it can be run alone.
+            // Each world has its own generator, so that it can run alone.
             let mut rng = SmallRng::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             let world = worlds::draw(&mut rng);
             let comparison = Comparison { world: &world, rng: &mut rng, packets: PACKETS_PER_WORLD };

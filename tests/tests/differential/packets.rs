@@ -1,4 +1,4 @@
-//! Random packets, most of them what the world's prefixes, addresses and interfaces suggest.
+//! Random packets, mostly derived from the world's prefixes, addresses and interfaces.
 
 use std::net::IpAddr;
 
@@ -22,16 +22,16 @@ use crate::{
     program::Arrival,
 };
 
-/// What a test run takes at least.
+/// The shortest frame that a test run accepts.
 const SHORTEST: usize = 14;
 
 /// `EtherTypes` that a tunnel's sender may have chosen.
 const TAKEN_FOR: [u16; 8] = [0x0800, 0x0800, 0x86dd, 0x86dd, 0x8100, 0x88a8, 0x0806, 0x88b5];
 
-/// MAC addresses of groups: broadcast, and what IPv4 and IPv6 multicast is sent to (RFC 1112, RFC 2464).
+/// Group MAC addresses: broadcast, and those of IPv4 and IPv6 multicast (RFC 1112, RFC 2464).
 const GROUPS: [[u8; 6]; 4] = [[0xff; 6], [1, 0, 0x5e, 0, 0, 5], [0x33, 0x33, 0, 0, 0, 1], [1, 0x80, 0xc2, 0, 0, 0xe]];
 
-/// A frame that comes in.
+/// A random arriving frame.
 pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
     let interface = ingress(rng, world);
     let source = source(rng, world, interface);
@@ -45,7 +45,7 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
     packet = network(rng, packet, v6);
     packet = transport(rng, packet);
     let length = match rng.random_range(0..10) {
-        // The builder's headers are not longer than this.
+        // The builder's headers are at most this long.
         0 => (one_of(rng, &[576_usize, 1280, 1400, 1500]) + 3).saturating_sub(rng.random_range(0..120)),
         1..4 => 0,
         _ => rng.random_range(0..120),
@@ -99,7 +99,7 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
         1 | 2 => {
             let peers = sites().filter_map(|site| site.peer).map(IpNet::from);
             let own = interface.addresses.iter().copied().chain(peers);
-            // The VPC's side may not speak with what is on a site's link.
+            // The VPC's side may not use sources on a site's link.
             let is_vpc = world.vpc.as_ref().is_some_and(|vpc| vpc.interface == interface.name);
             let on_link = if is_vpc && percent(rng, 80) { links_of_sites(world).choose(rng) } else { own.choose(rng) };
             if let Some(on_link) = on_link {
@@ -111,7 +111,7 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
                 return address_around(rng, route.destination);
             }
         }
-        // What is routed to a site is mostly from there.
+        // Sources routed to a site mostly arrive from there.
         4..25 => {
             if let Some(route) = world.routes.iter().filter(to_them).choose(rng) {
                 return address_around(rng, route.destination);
@@ -135,7 +135,7 @@ fn destination(rng: &mut SmallRng, world: &World, interface: &Interface, source:
     }
     let peer = world.connections.iter().any(|site| site.interface == interface.name && site.peer == Some(source));
     let on_link = peer || interface.addresses.iter().any(|own| own.trunc().contains(&source));
-    // What may not be said over the VPC is said to the hub itself.
+    // Sources refused for transit are mostly sent to the hub itself.
     let of_site = links_of_sites(world).any(|net| net.trunc().contains(&source));
     if (on_link || of_site) && percent(rng, 60) {
         let near_end = interface.addresses.iter().filter(|own| own.addr().is_ipv6() == v6).choose(rng);
@@ -156,7 +156,7 @@ fn destination(rng: &mut SmallRng, world: &World, interface: &Interface, source:
         _ => None,
     };
     match prefix {
-        // The address itself, or one of its link.
+        // The address itself, or another on its link.
         Some(prefix) if prefix.addr() != prefix.network() && percent(rng, 50) => prefix.addr(),
         Some(prefix) => address_around(rng, *prefix),
         None => any(rng, world, v6),
@@ -171,7 +171,7 @@ fn links_of_sites(world: &World) -> impl Iterator<Item = IpNet> {
     })
 }
 
-/// An address that no router forwards to: of a group, or of the link alone.
+/// An address that no router forwards to: multicast or link-local.
 fn link_scope(rng: &mut SmallRng, interface: &Interface, v6: bool) -> IpAddr {
     let own = interface.addresses.iter().map(IpNet::addr);
     let own = own.filter(|own| match own {
@@ -185,7 +185,7 @@ fn link_scope(rng: &mut SmallRng, interface: &Interface, v6: bool) -> IpAddr {
     }
 }
 
-/// Any address, most likely one that is treated in its own way.
+/// Any address, most likely a special one.
 fn any(rng: &mut SmallRng, world: &World, v6: bool) -> IpAddr {
     let text = if v6 {
         one_of(
@@ -268,7 +268,7 @@ fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {
             packet.icmp(kind, code, [0; 4])
         }
         7 => packet.echo(rng.random(), 1),
-        // Ports are in the payload, or are not.
+        // The payload may contain ports or not.
         _ => packet.protocol(one_of(rng, &[0, 6, 17, 33, 44, 47, 50, 59, 132, 136, 255])),
     }
 }

@@ -1,4 +1,4 @@
-//! A world in few words.
+//! Formats a world briefly.
 
 use std::fmt::Write as _;
 

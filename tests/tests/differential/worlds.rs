@@ -11,22 +11,22 @@ use crate::{
     draw::{address_within, one_of, percent, prefix, prefix_within},
 };
 
-/// Interfaces that a world may have; the first is the VPC's, if there is one.
+/// Interfaces available to a world; the first is the VPC's, if there is one.
 pub const DEVICES: RangeInclusive<u32> = 31..=46;
-/// Interfaces above others, which are in the tables but are no devices.
+/// Stacked interfaces, which are in the tables but are not devices.
 const VLAN_DEVICES: u32 = 900;
 
-/// How large a world is.
+/// The size of a world.
 struct Size {
     interfaces: u32,
     connections: usize,
-    /// Routes beside those that lead to the sites.
+    /// Number of routes in addition to those to the sites.
     routes: usize,
-    /// Next hops that a destination may have.
+    /// Maximum number of next hops of a destination.
     next_hops: usize,
-    /// How many destinations in a hundred have more than one; each costs 256 entries of a map.
+    /// Percentage of destinations with several next hops; each costs 256 entries of a map.
     shared: u32,
-    /// Subnets that prefixes come from.
+    /// Number of subnets for prefixes.
     spread: u8,
 }
 
@@ -106,7 +106,7 @@ fn own_net(rng: &mut SmallRng, index: u32) -> IpNet {
     IpNet::new_assert(text.parse().expect("an address"), one_of(rng, lengths))
 }
 
-/// A link address that tells what it belongs to: 0 for the hub's own.
+/// A link address that identifies its owner: 0 for the hub's own.
 fn mac(kind: u8, interface: u32, number: usize) -> [u8; 6] {
     let [high, low] = u16::try_from(number).expect("a small number").to_be_bytes();
     [2, kind, high, low, 0, u8::try_from(interface).expect("a small index")]
@@ -156,7 +156,7 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
         })
         .collect();
     if percent(rng, 8) {
-        // The VPC's, or around it.
+        // The VPC's prefixes, or larger ones.
         let theirs = one_of(rng, &["192.168.0.0/16", "192.168.4.0/23", "fd00:0:c::/48", "fd00:0:c::/47"]);
         remotes.push(theirs.parse().expect(theirs));
     }
@@ -177,15 +177,15 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
             });
         }
     }
-    // Names in no order: it is by name that ties are broken.
+    // Names in random order: ties are broken by name.
     let name = format!("{}{number}", one_of(rng, &['a', 'm', 'z']));
-    // Link-local, or an address that may speak to the hub.
+    // Link-local, or an address allowed to reach the hub.
     let link = one_of(rng, &[[169, 254, 0], [172, 17, 0], [10, 0, 1]]);
     let peer = percent(rng, 60).then(|| {
         let [a, b, c] = link;
         IpAddr::from([a, b, c, 100 + u8::try_from(number).expect("a small number")])
     });
-    // Somebody may have written an address of the hub's for the site's.
+    // An operator's mistake: an address of the hub as the site's peer.
     let own = world
         .interfaces
         .iter()
@@ -213,7 +213,7 @@ fn add_routes(rng: &mut SmallRng, size: &Size, world: &mut World) {
     let mut taken = BTreeSet::new();
     for index in 0..world.connections.len() {
         for remote in world.connections[index].remotes.clone() {
-            // Mostly a site's sources are routed to it.
+            // A site's sources are mostly routed to it.
             if percent(rng, 90) {
                 let destination = if percent(rng, 75) { remote } else { prefix_within(rng, remote) };
                 let others = if percent(rng, size.shared) { rng.random_range(1..=size.next_hops) } else { 0 };
@@ -233,7 +233,7 @@ fn add_routes(rng: &mut SmallRng, size: &Size, world: &mut World) {
     }
 }
 
-/// A destination with a next hop, and `others` more.
+/// A destination with a next hop and `others` additional ones.
 fn add_route(
     rng: &mut SmallRng,
     world: &mut World,
@@ -254,7 +254,7 @@ fn add_route(
         };
         let connection = &mut world.connections[index];
         let next_hop = connection.name.clone();
-        // Mostly the other next hops lead to the same site.
+        // The other next hops mostly lead to the same site.
         if percent(rng, 80) {
             connection.remotes.push(destination);
         }
@@ -262,7 +262,7 @@ fn add_route(
     }
 }
 
-/// Link addresses of peers, and of hosts where there is no peer.
+/// Link addresses of peers, and of hosts on links without a peer.
 fn add_neighbours(rng: &mut SmallRng, world: &mut World) {
     let World { interfaces, connections, vpc, .. } = world;
     for (number, connection) in connections.iter().enumerate() {

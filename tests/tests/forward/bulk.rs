@@ -1,4 +1,4 @@
-//! Much at a time, every byte compared.
+//! Bulk transfers, with every byte compared.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ fn tcp_streams_arrive_intact_through_tc() {
     transfers(&["--attach", "tc"], &[(HANGZHOU.host4().into(), 20), (HANGZHOU.host6().into(), 10)]);
 }
 
-/// With all offloads on, as hosts have them: what a sender leaves to be cut later goes through whole.
+/// With all offloads on, the default on hosts: super-packets pass without segmentation.
 #[test]
 fn super_packets_pass_through_tc_whole() {
     let world = World::three_offices(&Options::default()).unwrap();
@@ -39,14 +39,14 @@ fn super_packets_pass_through_tc_whole() {
         let after = rig.agent.status().unwrap();
         let [packets, carried] = ["tx_packets", "tx_bytes"].map(|path| after.since(&before, "hangzhou", path));
         assert!(carried > bytes, "{carried} of {bytes} bytes went through the program");
-        // On the wire of a tunnel it would be one a segment.
+        // On a tunnel's wire there would be one packet per segment.
         let segments = bytes / u64::from(transfer.mss);
         assert!(packets < segments / 4, "{segments} segments in {packets} packets");
     }
     rig.stop().unwrap();
 }
 
-/// Transfers from Shanghai to Hangzhou: addresses there, megabytes.
+/// Transfers from Shanghai to Hangzhou, to these addresses, in megabytes.
 fn transfers(arguments: &[&str], streams: &[(IpAddr, u64)]) {
     let world = World::three_offices(&Options::default()).unwrap();
     let rig = Rig::start_in(world, &HubConfig::offices(&SITES), arguments).unwrap();

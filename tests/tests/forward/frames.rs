@@ -1,4 +1,4 @@
-//! The very bytes that leave.
+//! The exact bytes of forwarded frames.
 
 use std::net::IpAddr;
 
@@ -43,7 +43,7 @@ fn rewritten(arguments: &[&str]) {
     let v4 = || udp(SHANGHAI.host4().into(), HANGZHOU.host4().into(), PORTS).tos(0xb8).identification(0x1234);
     let v6 = || udp(SHANGHAI.host6().into(), HANGZHOU.host6().into(), PORTS).tos(0xb8).flow_label(0xabcde);
     let packets = [v4().dont_fragment(), v4(), v6()];
-    // The smallest that needs no padding, and the largest that leaves room for two tags.
+    // The smallest that needs no padding, and the largest with room for two tags.
     for (packet, headers) in packets.into_iter().zip([28, 28, 48]) {
         for payload in [64 - headers, 1392 - headers] {
             for hops in [64, 2, 255] {
@@ -102,7 +102,7 @@ fn a_tag_whose_vlan_has_an_interface_on_the_hub_goes_there() {
     let (source, destination): (IpAddr, IpAddr) = (SHANGHAI.host4().into(), VPC.host4.into());
     shanghai.send(udp(source, destination, PORTS).vlan(100));
     upper.expect(WAIT, is_probe).unwrap();
-    // Another VLAN's frames are the attachment's own.
+    // Frames of another VLAN belong to the attachment itself.
     shanghai.send(udp(source, destination, (1, 2)).vlan(200));
     assert_eq!(vpc.ports_until((1, 2)), []);
     let after = rig.agent.status().unwrap();

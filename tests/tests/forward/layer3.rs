@@ -1,4 +1,4 @@
-//! Interfaces without Ethernet headers, which TC serves, beside others that XDP does.
+//! Interfaces without Ethernet headers, which TC serves, next to others that XDP serves.
 
 use std::net::IpAddr;
 
@@ -8,9 +8,9 @@ use hub_tests::packet::{Packet, hex};
 use crate::{SITES, WAIT, Wire, probe, vpc_hosts};
 
 const DEVICE: &str = "l3";
-/// Less than the other tunnels'.
+/// Smaller than the other tunnels'.
 const MTU: usize = 1300;
-/// The two connections on the device, and of each an address in IPv4 and IPv6.
+/// The two connections on the device, each with an address in IPv4 and IPv6.
 const HALVES: [(&str, [&str; 2], [&str; 2]); 2] = [
     ("ningbo", ["10.10.30.0/25", "fd00:10:10:30::/65"], ["10.10.30.1", "fd00:10:10:30::1"]),
     ("ningbo-upper", ["10.10.30.128/25", "fd00:10:10:30:8000::/65"], ["10.10.30.200", "fd00:10:10:30:8000::1"]),
@@ -46,7 +46,7 @@ fn addresses(half: usize) -> [IpAddr; 2] {
     HALVES[half].2.map(|address| address.parse().unwrap())
 }
 
-/// What comes out of the device, but for what the kernel itself has to say.
+/// Expects a packet from the device, and ignores the kernel's own.
 fn expect(tun: &mut Tun, wanted: &Packet, what: &str) {
     let wanted = wanted.build();
     let mut others = Vec::new();
@@ -77,7 +77,7 @@ fn sites_on_a_layer_3_interface_reach_all_others_and_every_packet_is_counted_onc
         for family in [0, 1] {
             let here = addresses(half)[family];
             for (number, (wire, hosts)) in others.iter().enumerate() {
-                // To the device: from native XDP, which hands over; untagged, tagged, and with padding.
+                // To the device: native XDP leaves it to TC; untagged, tagged, and with padding.
                 let to = |port| probe(hosts[family], here, (port, 7)).ttl(64);
                 wire.send(to(1));
                 expect(&mut tun, &to(1).ttl(63), "from Ethernet to the device");
@@ -101,7 +101,7 @@ fn sites_on_a_layer_3_interface_reach_all_others_and_every_packet_is_counted_onc
     }
     let after = rig.agent.status().unwrap();
     let grown = |name: &str, path: &str| after.since(&before, name, path);
-    // Two families; the others are two, each sends three and gets one, and each half is the other's once.
+    // Two families; there are two others, each sends three and gets one, and each half is once the other's peer.
     for (name, ..) in HALVES {
         assert_eq!((grown(name, "rx_packets"), grown(name, "tx_packets")), (2 * (2 + 1), 2 * (2 * 3 + 1)), "{name}");
     }
@@ -116,7 +116,7 @@ fn what_is_refused_beside_or_on_a_layer_3_interface_is_counted_once() {
     let before = rig.agent.status().unwrap();
     let [ningbo, _] = addresses(0);
     let from_shanghai = |ports| probe(SHANGHAI.host4().into(), ningbo, ports);
-    // XDP would pass these, as it does what TC is to have.
+    // XDP would pass these, like other packets for TC.
     shanghai.send(from_shanghai((1, 1)).ttl(1));
     shanghai.send(from_shanghai((1, 2)).payload(MTU));
     shanghai.send(probe(SHANGHAI.host4().into(), VPC.hub4.into(), (1, 3)));
@@ -151,7 +151,7 @@ fn what_is_refused_beside_or_on_a_layer_3_interface_is_counted_once() {
     rig.stop().unwrap();
 }
 
-/// XDP leaves to TC what it passes: without TC behind it, nothing would check that.
+/// XDP leaves the packets that it passes to TC: without TC, nothing would check them.
 #[test]
 fn an_interface_where_tc_cannot_be_attached_is_not_attached_at_all() {
     let (world, _tun) = world();

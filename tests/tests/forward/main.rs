@@ -1,5 +1,5 @@
-//! What the hub forwards, and what not. Its kernel does not (`ip_forward` is off): only the program can have done it.
-//! Delivery is seen at the far end, counters must agree with it exactly.
+//! What the hub forwards and drops. Its kernel does not forward (`ip_forward` is off), so only the program can have
+//! done it. Delivery is observed at the far end, and counters must match it exactly.
 
 mod bulk;
 mod frames;
@@ -72,7 +72,7 @@ fn udp(source: IpAddr, destination: IpAddr, ports: (u16, u16)) -> Packet {
     packet.udp(ports.0, ports.1).payload(32)
 }
 
-/// A packet that no kernel answers: a TCP reset. For where packets are counted.
+/// A packet that no kernel answers: a TCP reset. For tests that count packets.
 fn probe(source: IpAddr, destination: IpAddr, ports: (u16, u16)) -> Packet {
     udp(source, destination, ports).tcp(ports.0, ports.1).flags(number::RST)
 }

@@ -1,4 +1,4 @@
-//! Link addresses: those of the VPC's hosts are looked for when a packet needs one.
+//! Link addresses: those of the VPC's hosts are resolved when a packet needs one.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -32,13 +32,13 @@ fn an_unknown_host_of_the_vpc_is_looked_for_and_only_the_packets_until_then_are_
         let first = u32::from_be_bytes(first.unwrap().payload.try_into().unwrap());
         assert!(first > 0, "the kernel does not forward, so somebody else did");
 
-        // Those before the first that arrived are the ones that were left to the kernel; all after it arrive.
+        // Packets before the first arrival were left to the kernel; all later ones arrive.
         let after = rig.agent.status().unwrap();
         let lost = after.since(&before, "shanghai", "passes/no_neighbour");
         assert_eq!(lost, u64::from(first));
         assert_eq!(after.since(&before, "shanghai", "rx_packets"), u64::from(sent));
         assert_eq!(after.since(&before, VPC_SIDE, "tx_packets"), u64::from(sent - first));
-        // The host has said nothing of its own accord: its answers to the kernel's question are not IP, or to the hub.
+        // The host has sent nothing unsolicited: its answers to neighbour requests are not IP, or are to the hub.
         assert_eq!(after.counter(VPC_SIDE, "rx_packets"), 0);
     }
     let others = heard.find(Duration::ZERO, |frame| match View::ethernet(frame) {

@@ -8,7 +8,7 @@ use hub_tests::lab::{HubConfig, Options, Ping, Rig, Status, VPC, VPC_SIDE, World
 use crate::{SITES, vpc_hosts};
 
 const PINGS: u16 = 5;
-/// Of each ping's ICMP message; its packet is 28 bytes longer with IPv4 and 48 with IPv6.
+/// Size of each ping's ICMP message; its packet is 28 bytes longer with IPv4 and 48 with IPv6.
 const PAYLOAD: u16 = 100;
 
 #[test]
@@ -54,7 +54,7 @@ fn all_pairs(arguments: &[&str], attach: &str) {
         }
     });
     let after = rig.agent.status().unwrap();
-    // Each place sends to the three others, and answers them: as much in as out, of each family.
+    // Each place sends to the three others, and answers them: as much in as out, for each family.
     let packets = u64::from(PINGS) * 3 * 2;
     let bytes = packets * u64::from(PAYLOAD + 28 + PAYLOAD + 48);
     for (name, ..) in &places {

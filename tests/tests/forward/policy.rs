@@ -1,4 +1,4 @@
-//! What must not pass: sources that are not the sender's, destinations that are not in its selectors, isolated sites.
+//! Packets that must not pass: foreign sources, destinations outside the sender's selectors, isolated sites.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use hub_tests::lab::{self, HANGZHOU, HubConfig, NINGBO, Options, Ping, Rig, SHAN
 
 use crate::{SITES, WAIT, Wire, probe, vpc_hosts};
 
-/// A packet that must not pass, and how often it is sent.
+/// Number of copies of each packet that must not pass.
 const COPIES: u16 = 10;
 const BAD: u16 = 4000;
 const GOOD: (u16, u16) = (4999, 4999);
 
-/// Sends packets that must be dropped, then one that must pass, all from one wire to another. What is sent later
-/// arrives later, so when the last is there, none of the others comes any more.
+/// Sends packets that must be dropped, then one that must pass, all from one wire to another. Later packets arrive
+/// later, so none of the others can follow the last one.
 fn only_the_last_arrives(from: &Wire, to: &Wire, bad: &[(IpAddr, IpAddr)], good: (IpAddr, IpAddr)) {
     for (source, destination) in bad {
         for copy in 0..COPIES {
@@ -41,7 +41,7 @@ fn a_source_that_is_not_the_senders_is_dropped_and_counted() {
     let (shanghai, vpc) = (Wire::of_site(&rig.world, &SHANGHAI), Wire::of_vpc(&rig.world));
     let before = rig.agent.status().unwrap();
     let [vpc4, vpc6] = vpc_hosts();
-    // Another site's address, one of the VPC, one in no selector.
+    // Another site's address, the VPC's, and one in no selector.
     let spoofed = [
         (HANGZHOU.host4().into(), vpc4),
         (address("192.168.0.77"), vpc4),
@@ -51,7 +51,7 @@ fn a_source_that_is_not_the_senders_is_dropped_and_counted() {
         (address("2001:db8::1"), vpc6),
     ];
     only_the_last_arrives(&shanghai, &vpc, &spoofed, (SHANGHAI.host4().into(), vpc4));
-    // The VPC may not speak for a site either.
+    // The VPC may not use a site's source either.
     let spoofed =
         [(HANGZHOU.host4().into(), SHANGHAI.host4().into()), (HANGZHOU.host6().into(), SHANGHAI.host6().into())];
     only_the_last_arrives(&vpc, &shanghai, &spoofed, (vpc4, SHANGHAI.host4().into()));
@@ -59,7 +59,7 @@ fn a_source_that_is_not_the_senders_is_dropped_and_counted() {
     let after = rig.agent.status().unwrap();
     assert_eq!(drops(&before, &after, "shanghai"), [("spoofed_source".to_owned(), 6 * u64::from(COPIES))]);
     assert_eq!(drops(&before, &after, VPC_SIDE), [("spoofed_source".to_owned(), 2 * u64::from(COPIES))]);
-    // What was dropped was not received.
+    // Dropped packets do not count as received.
     assert_eq!(after.since(&before, "shanghai", "rx_packets"), 1);
     assert_eq!(after.since(&before, VPC_SIDE, "rx_packets"), 1);
     rig.stop().unwrap();
@@ -74,7 +74,7 @@ fn a_destination_outside_the_senders_selectors_is_dropped_and_counted() {
     let shanghai = Wire::of_site(&rig.world, &SHANGHAI);
     let (hangzhou, vpc) = (Wire::of_site(&rig.world, &HANGZHOU), Wire::of_vpc(&rig.world));
     let before = rig.agent.status().unwrap();
-    // To another site, to nowhere.
+    // To another site, and without a route.
     let foreign = [
         (SHANGHAI.host4().into(), HANGZHOU.host4().into()),
         (SHANGHAI.host4().into(), address("172.16.0.1")),
@@ -86,7 +86,7 @@ fn a_destination_outside_the_senders_selectors_is_dropped_and_counted() {
     assert_eq!(drops(&before, &after, "shanghai"), [("selector_mismatch".to_owned(), 4 * u64::from(COPIES))]);
     assert_eq!(after.since(&before, "hangzhou", "tx_packets"), 0);
 
-    // The other way round it is the connection the packet would leave by that does not admit it.
+    // In the other direction the egress connection does not allow it.
     let to_shanghai = Wire::of_site(&rig.world, &SHANGHAI);
     let foreign =
         [(HANGZHOU.host4().into(), SHANGHAI.host4().into()), (HANGZHOU.host6().into(), SHANGHAI.host6().into())];
@@ -127,7 +127,7 @@ fn isolated_sites_reach_the_vpc_and_not_one_another() {
     for site in &SITES {
         let isolated = 2 * 2 * u64::from(COPIES);
         assert_eq!(drops(&before, &after, &site.place), [("isolated".to_owned(), isolated)]);
-        // Requests and answers of the VPC, and nothing of the other sites.
+        // Requests and answers of the VPC, and no packets of the other sites.
         assert_eq!(after.since(&before, &site.place, "tx_packets"), 12);
     }
     let ping = Ping::new(NINGBO.host4().into()).timeout(Duration::from_millis(100)).run(&rig.world["shanghai"]);

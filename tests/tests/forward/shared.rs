@@ -1,4 +1,4 @@
-//! Several connections on one interface: the source selector tells them apart.
+//! Several connections on one interface: the source selector distinguishes them.
 
 use hub_tests::lab::{HubConfig, NINGBO, Options, Rig, SHANGHAI, VPC};
 
@@ -23,7 +23,7 @@ fn connections_on_one_interface_are_told_apart_by_source() {
     let before = rig.agent.status().unwrap();
     let last = (1, 1);
     for (index, (_, _, host)) in HALVES.iter().enumerate() {
-        // So many out of the half, twice as many into it.
+        // This many from the half, twice as many to it.
         let count = 10 * (u16::try_from(index).unwrap() + 1);
         for port in 0..count {
             shanghai.send(probe(SHANGHAI.nth4(*host).into(), NINGBO.host4().into(), (port, 5)));
@@ -55,7 +55,7 @@ fn connections_on_one_interface_reach_one_another_through_the_hub() {
         shanghai.send(probe(upper.into(), lower.into(), (port, 7)));
     }
     shanghai.send(probe(upper.into(), lower.into(), (1, 1)));
-    // Out of the interface they came in on.
+    // They leave by their ingress interface.
     assert_eq!(shanghai.ports_until((1, 1)).len(), 10);
     let after = rig.agent.status().unwrap();
     assert_eq!(after.since(&before, "shanghai-upper", "rx_packets"), 11);

@@ -13,7 +13,7 @@ const FIRST_PORT: u16 = 10_000;
 const PORT: u16 = 9;
 const LINKS: [&str; 2] = ["shanghai", "shanghai-2"];
 
-/// The world with two links to Shanghai, all of it warm.
+/// The world with two links to Shanghai, with all neighbours resolved.
 fn two_links(weights: [u8; 2]) -> Rig {
     start(&HubConfig::offices(&SITES).second_link(&SHANGHAI, weights))
 }
@@ -21,7 +21,7 @@ fn two_links(weights: [u8; 2]) -> Rig {
 fn start(config: &HubConfig) -> Rig {
     let rig = Rig::start(&Options::default().second_link("shanghai"), config).unwrap();
     rig.warm_up(&SITES).unwrap();
-    // No ping chooses its link: see that the second's neighbour is known, too.
+    // A ping cannot select its link: make sure that the second's neighbour is known, too.
     let second = SHANGHAI.peer4(1);
     hub_tests::lab::retry("the second link's neighbour stays unknown", || {
         Ok(rig.world[HUB].ip(&format!("neigh show {second}"))?.contains("REACHABLE").then_some(()))
@@ -40,7 +40,7 @@ fn spread(rig: &Rig, [source, destination]: [IpAddr; 2]) -> BTreeMap<u16, usize>
         sender.send(probe(source, destination, (FIRST_PORT + flow, PORT)));
     }
     let sent = u64::from(FLOWS);
-    // Each went one of the two ways; then the sockets have them.
+    // Each took one of the two links; then the sockets have them.
     let after = rig
         .agent
         .wait_for_status(WAIT, |status| {
@@ -153,7 +153,7 @@ fn standby_carries_nothing_until_the_active_link_goes() {
     for ends in ends() {
         assert_eq!(on_link(&spread(&rig, ends), 0), usize::from(FLOWS));
     }
-    // The far end goes: no carrier.
+    // The far end goes down: no carrier.
     rig.world["shanghai"].set_link("wan0", false).unwrap();
     rig.world[HUB].notice_carrier("tun-sh").unwrap();
     let down = rig.agent.wait_for_status(WAIT, |status| shares_are(status, [0.0, 1.0])).unwrap();
@@ -208,7 +208,7 @@ fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_
     let status = wait("who takes it up by hand does not wait", [1.0, 0.0]);
     assert_eq!(status.connection(LINKS[0])["state_changes"], 3, "down, taken down, up");
 
-    // Every change was told, in order and with its reason.
+    // Every change was reported, in order and with its reason.
     let mut told = Vec::new();
     while told.last().is_none_or(|last| *last != (LINKS[0].to_owned(), "up".to_owned())) {
         let event = events.next(WAIT).unwrap();
@@ -219,7 +219,7 @@ fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_
     let of = |name: &str| -> Vec<&str> {
         let mut told_of: Vec<_> =
             told.iter().filter(|(connection, _)| connection == name).map(|(_, state)| state.as_str()).collect();
-        // Down for one reason after the other: taken down, no carrier yet, held.
+        // Down for successive reasons: disabled, no carrier yet, hold-down.
         told_of.dedup();
         told_of
     };
@@ -228,7 +228,7 @@ fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_
     rig.stop().unwrap();
 }
 
-/// As [`spread`], when the first link's far end is down and no socket can listen there.
+/// Like [`spread`], with the first link's far end down, where no socket can listen.
 fn spread_on_second(rig: &Rig) -> usize {
     let sender = Wire::of_site(&rig.world, &HANGZHOU);
     let receiver = Wire::of_link(&rig.world, &SHANGHAI, 1);

@@ -1,10 +1,10 @@
-//! Runs cases of which some cannot run everywhere: those are ignored, and their lines say what they need.
+//! Runs cases, some of which cannot run everywhere: those are ignored, and their lines give the missing requirement.
 
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// A case: what is lacking here to run it, its name, itself.
+/// A case: its missing requirement here, its name, its function.
 pub type Case = (Option<String>, &'static str, fn());
 
 pub fn run(cases: impl Iterator<Item = Case>) -> ExitCode {
@@ -16,7 +16,7 @@ pub fn run(cases: impl Iterator<Item = Case>) -> ExitCode {
         };
         let trial = Trial::test(name, body);
         match lacking {
-            // `--ignored` runs it all the same.
+            // `--ignored` runs it nevertheless.
             Some(why) => trial.with_kind(why).with_ignored_flag(true),
             None => trial,
         }

@@ -11,10 +11,10 @@ use crate::places::{ALL, FAR_DEVICE, Place, SHARED, SHARED4, SHARED6, SITES};
 use crate::policy::Policy;
 use crate::raw::{Raw, RawLink};
 
-/// What differs between hunts.
+/// Differences between hunts.
 #[derive(Debug, Clone, Copy)]
 pub struct Variant {
-    /// As `--attach` takes it.
+    /// The value of `--attach`.
     pub attach: &'static str,
     pub rp_filter: &'static str,
     pub spoke_to_spoke: bool,
@@ -39,7 +39,7 @@ impl Variant {
         self.config_with(env::var("VPNHUB_TEST_LOOKUP").ok().as_deref())
     }
 
-    /// The same without the routes to these destinations.
+    /// The configuration without the routes to these destinations.
     pub fn config_without(self, destinations: &[&str]) -> String {
         const ROUTE: &str = "\n[[route]]\n";
         let text = self.config();
@@ -49,7 +49,7 @@ impl Variant {
         parts.filter(is_left).collect::<Vec<_>>().join(ROUTE)
     }
 
-    /// The same with this `lookup`.
+    /// The configuration with this `lookup`.
     pub fn config_with(self, lookup: Option<&str>) -> String {
         let mut parts = vec![format!("[gateway]\nname = \"hunted\"\nspoke_to_spoke = {}\n", self.spoke_to_spoke)];
         if let Some(lookup) = lookup {
@@ -94,7 +94,7 @@ impl Variant {
     }
 }
 
-/// The world with the hub as its operator has set it up. The links without Ethernet headers are apart.
+/// The world with the hub as its operator has set it up. The links without Ethernet headers are separate.
 pub struct Arena {
     pub variant: Variant,
     pub world: World,
@@ -107,7 +107,7 @@ impl Arena {
             .forwards(true)
             .sysctl("ipv4/conf/all/rp_filter", variant.rp_filter)
             .sysctl("ipv4/conf/default/rp_filter", variant.rp_filter)
-            // The kernel follows source routes where it may: one more way to a destination that the header does not name.
+            // The kernel follows source routes where it may: a path to a destination that the header does not name.
             .sysctl("ipv4/conf/all/accept_source_route", "1")
             .sysctl("ipv4/conf/default/accept_source_route", "1");
         let mut world = World::builder().place(hub);
@@ -139,12 +139,12 @@ impl Arena {
         &self.world[HUB]
     }
 
-    /// How the agent is started.
+    /// The command that starts the agent.
     pub fn command(&self) -> AgentCommand {
         AgentCommand::new(agent_binary()).argument("--attach").argument(self.variant.attach)
     }
 
-    /// Has the agent take another configuration.
+    /// Makes the agent load another configuration.
     pub fn reload(agent: &Agent, config: &str) -> anyhow::Result<()> {
         fs::write(agent.config(), config)?;
         let output = agent.cli(&["reload"])?;
@@ -158,8 +158,7 @@ impl Arena {
     }
 }
 
-/// The veth pair to a place. Nothing there answers for any other address than that of the link: without routes it
-/// could not.
+/// The veth pair to a place. Only the link's address answers there: other addresses have no routes to answer by.
 pub fn link(place: Place) -> Link {
     let (net, [hub4, far4]) = place.link4();
     let length = net.prefix_len();

@@ -1,4 +1,4 @@
-//! Ways around the selectors that were found once, one test a way. Those of an agent's life are in `lifecycle`.
+//! Bypasses of the selectors that were found once, one test each. Those of an agent's life are in `lifecycle`.
 
 use std::net::IpAddr;
 
@@ -10,10 +10,11 @@ use crate::hunt::{Hunt, ip, udp};
 use crate::places::{ALL, Place, SITES, is_hub};
 use crate::wires::{framed, informed, payload};
 
-/// Packets of a kind: one that gets through now and then is seen.
+/// Packets of a kind: enough to detect one that gets through now and then.
 pub const COPIES: u32 = 10;
 
-/// Runs a test in a hub that is at work; in the end nothing may have arrived beyond policy, and all that had to.
+/// Runs a test with an active hub. At the end nothing may have arrived beyond policy, and every allowed packet must
+/// have arrived.
 pub fn hunted(
     variant: Variant,
     prepare: impl FnOnce(&Arena) -> anyhow::Result<()>,
@@ -100,7 +101,8 @@ fn a_packet_of_a_raw_link_is_judged_as_what_the_kernel_takes_it_for() -> anyhow:
                         hunt.fire(Place::Epsilon, |id| {
                             let packet =
                                 udp(from.host(false), Place::Vpc.host(false)).ttl(255).bytes(payload(id, 32)).build();
-                            // The second tag's priority reads as the version of an IPv6 header, the destination as multicast.
+                            // The second tag's priority looks like the version of an IPv6 header, and the destination
+                            // like multicast.
                             let mut tags: Vec<u8> = Vec::new();
                             for tag in 0..count {
                                 let control: u16 = if tag == 1 { 0x6000 } else { 0 };
@@ -133,7 +135,7 @@ fn what_is_left_to_the_kernel_takes_the_same_next_hop() -> anyhow::Result<()> {
                 let flow = |body| ip(from, to).udp(1000 + port, 2000).bytes(body);
                 let plain = hunt.send(Place::Alpha, flow);
                 let with_option = hunt.send(Place::Alpha, |body| flow(body).ip_options(&[1, 1, 1, 1]));
-                // Longer than the tunnels take, so the kernel cuts it up.
+                // Longer than the tunnels' MTU, so the kernel fragments it.
                 let too_big = hunt.send(Place::Alpha, |body| flow(body.repeat(45)));
                 flows.push((plain, with_option, too_big));
                 let to = address(&format!("fd64::{port}"));
@@ -181,7 +183,7 @@ fn nothing_of_a_site_leaves_in_clear_text() -> anyhow::Result<()> {
             "after a route is deleted".clone_into(&mut hunt.phase);
             Arena::reload(agent, &Variant::PLAIN.config_without(&["10.62.0.0/16", "fd62::/48"]))?;
             everywhere(hunt);
-            // What went to beta has no route now.
+            // Packets to beta have no route now.
             hunt.waive_debts();
             let ways = [Place::Alpha, Place::Gamma, Place::Delta, Place::Epsilon].map(|site| (site, Place::Vpc));
             hunt.settle_ways(&ways)?;

@@ -1,4 +1,4 @@
-//! The hunt goes on while programs are replaced, the nftables table is flushed, and everything is taken away.
+//! Hunts while programs are replaced, the nftables table is flushed, and everything is uninstalled.
 
 use std::{fs, process::Output, thread};
 
@@ -22,7 +22,7 @@ fn is_guarded(hub: &Namespace) -> anyhow::Result<bool> {
     Ok(nft(hub, "list chain inet vpnhub prerouting")?.status.success())
 }
 
-/// The rules, and the interfaces that they are about. Without counters.
+/// The rules and their interfaces, without counters.
 fn table(hub: &Namespace) -> anyhow::Result<String> {
     let parts = [
         "chain inet vpnhub prerouting",
@@ -34,7 +34,7 @@ fn table(hub: &Namespace) -> anyhow::Result<String> {
     text.into_iter().collect()
 }
 
-/// Another program and other maps in the place of those that run, again and again.
+/// Repeatedly replaces the running program and maps.
 fn upgrades(variant: Variant) -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(variant)?;
@@ -62,7 +62,7 @@ fn an_upgrade_to_another_program_of_tc_opens_nothing() -> anyhow::Result<()> {
     upgrades(Variant::ISOLATED.attach("tc"))
 }
 
-/// Whose the table is while an agent runs.
+/// The owner of the table while an agent runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     /// As on kernels before 6.9.
@@ -71,13 +71,13 @@ enum Owner {
     Agent,
 }
 
-/// Whether the agent says that the kernel knows tables with an owner. If not, it has a plain one.
+/// Whether the agent reports that the kernel supports tables with an owner. If not, it has a plain one.
 fn is_owner(agent: &Agent) -> bool {
     !agent.log().contains("inet vpnhub has no owner")
 }
 
-/// Between a flush and its mending the program stands alone. Another policy says what is open then, and that nothing else
-/// is. A table with an owner is flushed only while no agent runs and nobody keeps its socket.
+/// Between a flush and its repair only the program protects the hub. Another policy then describes what is open, and
+/// nothing else may be. A table with an owner can be flushed only while no agent runs and its socket is not stored.
 fn flushes(variant: Variant, owner: Owner) -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(variant)?;
@@ -147,14 +147,14 @@ fn flushes(variant: Variant, owner: Owner) -> anyhow::Result<()> {
             if agent_is == "running" {
                 *leaked = hunt.leaked - before;
             }
-            // What was sent until now has been dealt with.
+            // Everything sent so far has been processed.
             still_allowed(&mut hunt, &format!("after nft {flush}, the table is back"));
             hunt.unguarded = false;
             during(&mut hunt, seed, &format!("after nft {flush}"), || Ok(()))?;
             still_allowed(&mut hunt, &format!("after nft {flush}"));
         }
         println!("nft {flush}: open for {leaked:?} packets with the agent running, standing still, killed");
-        // Else the hunt would not see what is open.
+        // Otherwise the hunt would not see the open path.
         let is_open = !flush.starts_with("flush set");
         let [_, standing_still, killed] = leaked;
         anyhow::ensure!(
@@ -180,7 +180,7 @@ fn a_flushed_ruleset_beside_programs_of_tc_opens_what_is_said_and_closes_again()
     flushes(Variant::PLAIN.attach("tc"), Owner::Nobody)
 }
 
-/// systemd keeps the socket that owns the table: nothing opens, whatever becomes of the agent.
+/// systemd stores the socket that owns the table: nothing opens, whatever happens to the agent.
 fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(variant)?;
@@ -245,7 +245,7 @@ fn a_table_whose_owner_is_kept_by_systemd_opens_nothing_beside_programs_of_tc() 
     kept_for_the_next_agent(Variant::PLAIN.attach("tc"))
 }
 
-/// What the table stood before has gone.
+/// Everything that the table protected is gone.
 fn nothing_is_left(hub: &Namespace) -> anyhow::Result<()> {
     for command in
         ["route show proto 118", "route show proto 119", "-6 route show proto 118", "-6 route show proto 119"]
@@ -258,8 +258,8 @@ fn nothing_is_left(hub: &Namespace) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Routes go first, then the programs, then the table: until that goes, nothing is open. Afterwards the host is its
-/// operator's again. `pid` is the process that takes everything away; `more` is sent besides the random packets.
+/// Routes go first, then the programs, then the table; until the table goes, nothing is open. Afterwards the host is
+/// its operator's again. `pid` is the process that removes everything; `more` sends additional packets.
 pub fn hunt_while_taken_away(
     hunt: &mut Hunt<'_>,
     hub: &Namespace,
@@ -274,9 +274,9 @@ pub fn hunt_while_taken_away(
         hunt.burst(seed, BURST);
         more(hunt);
         if !is_guarded(hub)? {
-            // Some of this burst came when the host was its operator's.
+            // Some of this burst arrived after the host was its operator's again.
             hunt.set_findings(before);
-            // Or has ended, but nobody has waited for it.
+            // Or it has exited, but has not been waited for.
             kill(pid, Signal::SIGSTOP)?;
             nothing_is_left(hub)?;
             kill(pid, Signal::SIGCONT)?;
@@ -288,7 +288,7 @@ pub fn hunt_while_taken_away(
     }
 }
 
-/// Unloads what an agent has left that was killed.
+/// Unloads what a killed agent has left behind.
 pub fn unload(hunt: &mut Hunt<'_>, hub: &Namespace, seed: u64, more: impl FnMut(&mut Hunt<'_>)) -> anyhow::Result<()> {
     "while everything is unloaded".clone_into(&mut hunt.phase);
     hunt.vpc_is_let_go = true;

@@ -1,4 +1,4 @@
-//! Random packets, each from the seed and its id alone.
+//! Random packets, each determined by the seed and its id.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ use crate::places::{ALL, Place, SHARED4, SHARED6, SITES};
 use crate::reading::WCCP;
 use crate::wires::{Macs, informed, payload, raw, tcp_mark};
 
-/// How often packets enter at each place, of 100.
+/// The share of packets that enter at each place, in percent.
 const ENTRIES: [(Place, u32); 8] = [
     (Place::Alpha, 25),
     (Place::Beta, 10),
@@ -26,10 +26,10 @@ const ENTRIES: [(Place, u32); 8] = [
 const OLD_VLAN: u16 = 0x9100;
 /// An Ethernet frame in GRE (RFC 7637 section 3.2).
 const BRIDGED: u16 = 0x6558;
-/// `EtherType`s that say nothing of IP, and some that do where the bytes do not.
+/// `EtherType`s other than IP, and some of IP where the bytes are not.
 const ODD: [u16; 11] = [0x0806, 0x8847, 0x8864, 0x88e5, 0x88f7, IPV4, IPV6, 0x0600, 3, WCCP, BRIDGED];
 
-/// The packet of this id: where it enters, and as what bytes.
+/// The packet with this id: its place of entry and its bytes.
 pub fn draw(seed: u64, id: u64, macs: &[Option<Macs>]) -> (Place, Vec<u8>) {
     let mut rng = SmallRng::seed_from_u64(seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut at = rng.random_range(0..100);
@@ -98,7 +98,7 @@ fn transport(rng: &mut SmallRng, packet: Packet, id: u64, length: usize) -> Pack
         0..8 => packet.udp(ports.0, ports.1).bytes(payload(id, length)),
         8..10 => packet.tcp(ports.0, ports.1).flags(RST).bytes(payload(id, length)),
         10..13 => {
-            // The answer to a segment repeats these numbers, whatever they are.
+            // A reset in answer to a segment repeats these numbers, whatever they are.
             let (flags, carried) = one_of(rng, &[(SYN, true), (SYN, false), (ACK, true), (ACK, false)]);
             let used = if carried { u32::try_from(length.max(16)).expect("a packet's length") } else { 0 };
             let first = tcp_mark(id).wrapping_sub(used + u32::from(flags == SYN));
@@ -133,7 +133,7 @@ fn unusual4(rng: &mut SmallRng, packet: Packet) -> Packet {
         3 => packet.header_words(rng.random_range(0..16)),
         4 => packet.ip_checksum(rng.random()),
         5 => {
-            // A source route (loose 131, strict 137) by way of any address.
+            // A source route (loose 131, strict 137) through any address.
             let entry = one_of(rng, &ALL);
             let IpAddr::V4(hop) = destination(rng, entry, false) else { unreachable!("of IPv4") };
             let mut option = vec![one_of(rng, &[131, 137]), 7, 4];
@@ -246,7 +246,7 @@ fn hub(rng: &mut SmallRng, v6: bool) -> IpAddr {
     }
 }
 
-/// The far end of a link, by its address there.
+/// The address of a link's far end.
 fn far_end(place: Place, v6: bool) -> IpAddr {
     match v6 {
         false => place.link4().1[1].into(),
@@ -262,7 +262,7 @@ fn stranger(rng: &mut SmallRng, v6: bool) -> IpAddr {
     one_of(rng, &texts).parse().expect("an address")
 }
 
-/// Addresses of no single host, or of none behind a router.
+/// Addresses that belong to no single host, or to no host behind a router.
 fn nobody(rng: &mut SmallRng, v6: bool) -> IpAddr {
     let texts = match v6 {
         false => [
@@ -293,7 +293,7 @@ fn nobody(rng: &mut SmallRng, v6: bool) -> IpAddr {
     one_of(rng, &texts).parse().expect("an address")
 }
 
-/// The link header, or what a raw link has instead.
+/// The link header, or its substitute on a raw link.
 fn link(rng: &mut SmallRng, entry: Place, drawn: Drawn, macs: &[Option<Macs>]) -> Vec<u8> {
     let Drawn { mut packet, v6 } = drawn;
     let ether_type = if v6 { IPV6 } else { IPV4 };
@@ -355,7 +355,7 @@ fn tags(rng: &mut SmallRng) -> Vec<(u16, u16)> {
     let mut tag = || {
         let protocol =
             one_of(rng, &[VLAN, VLAN, VLAN, VLAN, VLAN, VLAN, SERVICE_VLAN, SERVICE_VLAN, SERVICE_VLAN, OLD_VLAN]);
-        // Priorities that read as the version of an IP header.
+        // Priorities that look like the version of an IP header.
         let control = one_of(rng, &[0, 0, 0, 0x6000, 0x4000, 0xe000]);
         (protocol, if with_id { control | one_of(rng, &[0, 1, 0x500, 0xfff]) } else { control })
     };

@@ -1,4 +1,4 @@
-//! The hunt itself, over all ways to attach.
+//! The hunt itself, in all attach modes.
 
 use std::env;
 use std::time::{Instant, SystemTime};
@@ -33,7 +33,7 @@ pub fn number(variable: &str) -> anyhow::Result<Option<u64>> {
     }
 }
 
-/// The seed to replay, or one of the clock; it is shown.
+/// The seed to replay, or one from the clock; it is printed.
 pub fn seed() -> anyhow::Result<u64> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let seed = number("VPNHUB_SEED")?.unwrap_or(now);
@@ -58,7 +58,7 @@ fn nothing_arrives_beyond_policy() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The number of packets that arrived where they might.
+/// Returns the number of packets that arrived at allowed places.
 fn hunt(variant: Variant, seed: u64, packets: u64) -> anyhow::Result<u64> {
     let (arena, tuns) = Arena::build(variant)?;
     let agent = arena.start()?;
@@ -72,7 +72,7 @@ fn hunt(variant: Variant, seed: u64, packets: u64) -> anyhow::Result<u64> {
     verdict.map(|()| arrived)
 }
 
-/// Few: the emulated machine that these run in is slow.
+/// Few, as the emulated machine for these is slow.
 const PACKETS_OF_A_KIND: u64 = 6_000;
 
 fn hunt_through(kind: Kind) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! What a site, or the operator, does to the hub's own interfaces: router advertisements, other names, other programs.
+//! Changes by a site, or the operator, to the hub's own interfaces: router advertisements, other names, other programs.
 
 use std::net::IpAddr;
 
@@ -10,11 +10,11 @@ use crate::hunt::{Hunt, udp};
 use crate::places::{Place, SITES};
 use crate::wires::{framed, raw};
 
-/// All nodes, as a group of Ethernet.
+/// All nodes, as an Ethernet group.
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// A router advertisement (RFC 4861 section 4.2) of a router that lives half an hour, and of a prefix (section 4.6.2)
-/// to take an address of.
+/// A router advertisement (RFC 4861 section 4.2) with a router lifetime of half an hour and a prefix (section 4.6.2)
+/// for address autoconfiguration.
 fn advertisement(prefix: [u8; 16]) -> Packet {
     let mut body = vec![0; 8];
     // Type, length in 8 bytes, prefix length, on-link and autonomous, valid and preferred for an hour.
@@ -28,7 +28,7 @@ fn advertisement(prefix: [u8; 16]) -> Packet {
 fn a_hub_that_forwards_no_ipv6_takes_nothing_from_a_sites_router_advertisement() -> anyhow::Result<()> {
     let (arena, tuns) = Arena::build(Variant::PLAIN)?;
     let hub = arena.hub();
-    // As hosts are by default.
+    // The default for hosts.
     let mut settings = vec![("ipv6/conf/all/forwarding".to_owned(), "0")];
     for site in SITES {
         for (name, value) in [("forwarding", "0"), ("accept_ra", "1"), ("autoconf", "1"), ("addr_gen_mode", "0")] {
@@ -48,7 +48,7 @@ fn a_hub_that_forwards_no_ipv6_takes_nothing_from_a_sites_router_advertisement()
             });
         }
     }
-    // What comes later has been dealt with later.
+    // An arrived marker proves that the kernel has processed the advertisements before it.
     hunt.settle_ways(&[Place::Alpha, Place::Gamma, Place::Delta, Place::Epsilon].map(|site| (site, Place::Vpc)))?;
     let addresses = hub.ip("-6 -o addr show")?;
     let routes = hub.ip("-6 route show proto ra")?;
@@ -64,7 +64,7 @@ fn hunt_macs(arena: &Arena, site: Place) -> Option<[u8; 6]> {
     site.is_ethernet().then(|| arena.world[site.name()].mac(crate::places::FAR_DEVICE).expect("the far device").0)
 }
 
-/// From beta as others, and from alpha to beta.
+/// From beta with others' sources, and from alpha to beta.
 fn probe(hunt: &mut Hunt<'_>) {
     let macs = hunt.macs.clone();
     for v6 in [false, true] {
@@ -82,7 +82,7 @@ fn probe(hunt: &mut Hunt<'_>) {
             hunt.send(from, |body| udp(Place::Alpha.host(v6), Place::Beta.host(v6)).bytes(body));
         }
     }
-    // Whether what is beta's own still gets through is not the question.
+    // Whether beta's own traffic still gets through does not matter here.
     hunt.waive_debts();
 }
 

@@ -18,27 +18,27 @@ use crate::raw::RawLink;
 use crate::reading::Reading;
 use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
 
-/// Frames kept to be shown; older ones are drawn again from the seed.
+/// Limit of frames in memory for display; older ones are drawn again from the seed.
 const KEPT: usize = 100_000;
-/// Sent between two looks at the far ends, whose buffers hold some thousand frames.
+/// Packets sent between two checks of the far ends, whose buffers hold some thousand frames.
 const BURST: usize = 250;
-/// Bursts until everything is waited for.
+/// Packets sent before a wait for everything.
 const VOLLEY: usize = 2000;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// After which markers are sent anew. Only waited for where a neighbour is not known yet, or a frame was lost.
+/// The interval for resending markers. It matters only if a neighbour is not known yet, or a frame was lost.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// A packet that was let in, and what may become of it.
+/// A packet that entered, and its allowed outcomes.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     entry: Place,
     source: Option<IpAddr>,
     judgement: Judgement,
-    /// Where it may arrive as long as the nftables table is in place.
+    /// Its allowed places while the nftables table is installed.
     guarded: Places,
 }
 
-/// Something that was not to be: what, how often, and the first of its kind in full.
+/// Policy violations: the kind, its count, and the first in full.
 pub type Findings = BTreeMap<String, (u64, String)>;
 
 pub struct Hunt<'a> {
@@ -47,23 +47,24 @@ pub struct Hunt<'a> {
     pub macs: Vec<Option<Macs>>,
     sent: Vec<Sent>,
     kept: VecDeque<Vec<u8>>,
-    /// Ids that have to arrive, where, and how often they have.
+    /// Ids of packets that must arrive, the place, and the number of arrivals.
     due: HashMap<u64, (Place, u64)>,
-    /// Places where each marker has arrived.
+    /// Places at which each marker has arrived.
     marked: HashSet<(u64, Place)>,
     rounds: u64,
-    /// What is happening meanwhile.
+    /// The current phase, for messages.
     pub phase: String,
-    /// The VPC's interface is no attachment any more: as on any other, nobody says what the hub itself may answer there.
+    /// The VPC's interface is no longer an attachment. As on any other, the policy does not restrict the hub's own
+    /// answers there.
     pub vpc_is_let_go: bool,
-    /// The nftables table is away, or may be.
+    /// The nftables table is, or may be, missing.
     pub unguarded: bool,
-    /// Packets that arrived meanwhile, and would not have with the table.
+    /// Packets that arrived meanwhile, and that the table would have dropped.
     pub leaked: u64,
     findings: Findings,
-    /// Packets that arrived where they might.
+    /// Packets that arrived at allowed places.
     pub arrived: u64,
-    /// Of packets that were made one by one; those of random ones are not kept.
+    /// Of crafted packets; those of random ones are not stored.
     arrivals: Vec<Arrival>,
     crafted: bool,
 }
@@ -94,7 +95,7 @@ impl<'a> Hunt<'a> {
         self.sent.len() as u64
     }
 
-    /// Sends one packet, made for its id.
+    /// Sends one packet, built for its id.
     pub fn fire(&mut self, entry: Place, make: impl FnOnce(u64) -> Vec<u8>) -> u64 {
         self.crafted = true;
         let id = self.sent() + 1;
@@ -103,7 +104,7 @@ impl<'a> Hunt<'a> {
         id
     }
 
-    /// Sends one packet by other ways than the wires, which may arrive nowhere and draw no answer.
+    /// Sends one packet outside the wires. It may arrive nowhere and draw no answer.
     pub fn fire_unadmitted(&mut self, entry: Place, send: impl FnOnce(u64) -> bool) {
         let id = self.sent() + 1;
         self.sent.push(Sent { entry, source: None, judgement: NOWHERE, guarded: Places::NONE });
@@ -137,7 +138,7 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// Sends random packets, and looks at what arrives meanwhile.
+    /// Sends random packets, and checks arrivals meanwhile.
     pub fn burst(&mut self, seed: u64, packets: usize) {
         for _ in 0..packets {
             let (entry, bytes) = draw(seed, self.sent() + 1, &self.macs);
@@ -146,7 +147,7 @@ impl<'a> Hunt<'a> {
         self.look();
     }
 
-    /// Sends random packets; all that was to arrive has to.
+    /// Sends random packets; every packet that must arrive has to.
     pub fn run(&mut self, seed: u64, packets: u64) -> anyhow::Result<()> {
         let end = self.sent() + packets;
         while self.sent() < end {
@@ -160,7 +161,7 @@ impl<'a> Hunt<'a> {
         Ok(())
     }
 
-    /// What has not arrived, or more than once, is a finding.
+    /// A packet that has not arrived, or more than once, is a finding.
     pub fn collect_debts(&mut self) {
         for (id, (place, times)) in std::mem::take(&mut self.due) {
             if times != 1 {
@@ -171,12 +172,12 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// Forgets what has to arrive: where nobody could promise it.
+    /// Forgets which packets must arrive, where delivery is not guaranteed.
     pub fn waive_debts(&mut self) {
         self.due.clear();
     }
 
-    /// Looks at all that has arrived until now.
+    /// Checks all arrivals so far.
     pub fn look(&mut self) {
         let mut arrivals = Vec::new();
         self.wires.drain(&self.arena.world, |arrival| arrivals.push(arrival));
@@ -234,13 +235,13 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// All arrivals of an id until now, in order.
+    /// All arrivals of an id so far, in order.
     pub fn arrivals_of(&self, id: u64) -> Vec<&Arrival> {
         self.arrivals.iter().filter(|arrival| arrival.id == id).collect()
     }
 
-    /// Waits until everything that has been sent has been dealt with: until a marker, sent after it, has arrived on
-    /// every way that is open for certain.
+    /// Waits until everything sent has been processed: until a marker, sent afterwards, has arrived on every path that
+    /// is certain to be open.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         let mut ways: Vec<(Place, Place)> = Vec::new();
         for site in SITES {
@@ -250,7 +251,7 @@ impl<'a> Hunt<'a> {
         self.settle_ways(&ways)
     }
 
-    /// The same on these ways only.
+    /// Like [`settle`](Self::settle), on these paths only.
     pub fn settle_ways(&mut self, ways: &[(Place, Place)]) -> anyhow::Result<()> {
         let mut missing: Vec<(u64, Place, Place, bool)> = Vec::new();
         for (from, to) in ways {
@@ -282,7 +283,7 @@ impl<'a> Hunt<'a> {
         Ok(())
     }
 
-    /// Nothing but what the policy allows has arrived.
+    /// Fails if anything beyond the policy has arrived.
     pub fn verdict(&mut self) -> anyhow::Result<()> {
         self.arrivals.clear();
         if self.findings.is_empty() {
@@ -298,7 +299,7 @@ impl<'a> Hunt<'a> {
         bail!("of {} packets:\n{text}", self.sent())
     }
 
-    /// Ends a hunt: the verdict, once the agent has ended as it should.
+    /// Ends a hunt: checks the verdict, after the agent has exited properly.
     pub fn conclude(&mut self, agent: Agent) -> anyhow::Result<()> {
         println!("{:?}: {} packets, {} arrived", self.arena.variant, self.sent(), self.arrived);
         let verdict = self.verdict();
@@ -306,17 +307,17 @@ impl<'a> Hunt<'a> {
         verdict
     }
 
-    /// What was not to be until now.
+    /// The violations so far.
     pub fn findings(&self) -> Findings {
         self.findings.clone()
     }
 
-    /// Forgets what was found since.
+    /// Restores earlier findings.
     pub fn set_findings(&mut self, findings: Findings) {
         self.findings = findings;
     }
 
-    /// Something else that was not to be.
+    /// Adds another violation.
     pub fn note(&mut self, what: impl std::fmt::Display) {
         self.findings.entry(format!("{}: {what:#}", self.phase)).or_default().0 += 1;
     }
@@ -327,7 +328,7 @@ pub fn udp(from: IpAddr, to: IpAddr) -> Packet {
     ip(from, to).udp(5000, 6000)
 }
 
-/// A packet without content yet, between two addresses of one family.
+/// An empty packet between two addresses of one family.
 pub fn ip(from: IpAddr, to: IpAddr) -> Packet {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => Packet::ipv4(from, to),

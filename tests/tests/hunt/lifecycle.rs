@@ -1,7 +1,7 @@
-//! The hunt goes on while the agent starts, stops, dies and stands still.
+//! Hunts while the agent starts, stops, crashes and hangs.
 //!
-//! Before an agent has been ready for the first time the host is its operator's. From then on nothing arrives beyond
-//! policy, and what was allowed stays allowed.
+//! Before an agent has been ready for the first time, the host is its operator's. From then on nothing arrives beyond
+//! policy, and allowed traffic stays allowed.
 
 use std::thread;
 
@@ -13,11 +13,11 @@ use crate::arena::{Arena, Variant};
 use crate::everywhere::seed;
 use crate::hunt::Hunt;
 
-/// Random packets a phase, at least.
+/// Minimum number of random packets per phase.
 const PACKETS: usize = 3000;
 const BURST: usize = 100;
 
-/// Does something while the hunt goes on, and lets it go on for some time afterwards.
+/// Runs an action during the hunt, and continues the hunt for some time afterwards.
 pub fn during<T: Send>(
     hunt: &mut Hunt<'_>,
     seed: u64,
@@ -37,12 +37,12 @@ pub fn during<T: Send>(
     for _ in 0..PACKETS / BURST {
         hunt.burst(seed, BURST);
     }
-    // Nobody promises delivery in the moment of a change.
+    // Delivery is not guaranteed at the moment of a change.
     hunt.waive_debts();
     result
 }
 
-/// Everything that the policy allows gets through.
+/// Checks that everything the policy allows gets through.
 pub fn still_allowed(hunt: &mut Hunt<'_>, phase: &str) {
     phase.clone_into(&mut hunt.phase);
     if let Err(error) = hunt.settle() {
@@ -68,7 +68,7 @@ fn agents_come_and_go(variant: Variant) -> anyhow::Result<()> {
     let mut agent = during(&mut hunt, seed, "while it starts after a kill", || start(files))?;
     still_allowed(&mut hunt, "after it has started after a kill");
     for moment in 0..5 {
-        // Killed somewhere on its way up: so many packets after it was started.
+        // Killed at some point during its start: this many packets after the start.
         let starting = during(&mut hunt, seed, "when it is killed before another start", || {
             arena.command().spawn_in(arena.hub(), agent.kill()?)
         })?;

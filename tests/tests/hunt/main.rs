@@ -1,19 +1,19 @@
-//! The bypass hunt: random and crafted frames against a running agent, judged by the policy alone.
+//! The bypass hunt: random and crafted frames against a running agent, checked against the policy only.
 //!
 //! The suite is independent of the code under test. Every packet carries a 64-bit id, every far end of the hub is
-//! captured, and a model of the policy says where a packet may arrive. The model knows nothing of programs, marks,
+//! captured, and a model of the policy computes where a packet may arrive. The model knows nothing of programs, marks,
 //! rules or tables: a packet that arrives anywhere else is a hole, whichever component opened it.
 //!
 //! - `places`: the far ends, their networks and addresses.
 //! - `arena`: the world, the configuration, the agent.
-//! - `wires`: frames into the hub, and everything that comes out of it.
+//! - `wires`: frames into the hub, and everything that leaves it.
 //! - `raw`: links without Ethernet headers: TUN, GRE, WireGuard, xfrm.
-//! - `reading`: what the kernel takes a frame for.
+//! - `reading`: the kernel's interpretation of a frame.
 //! - `policy`: where a packet may arrive, and where it must.
 //! - `draw`: random packets from a seed.
 //! - `hunt`: sends, captures, compares.
 //!
-//! `cases` has a test for each way around that was known, the others hunt while something happens.
+//! `cases` has a test for each known bypass; the others hunt while something happens.
 //!
 //! `VPNHUB_HUNT=N` sends N packets instead of 100,000, `VPNHUB_SEED=N` replays a seed.
 

@@ -1,5 +1,5 @@
-//! The hunt goes on while an agent with very many tunnels starts, dies, starts again and takes everything away: that
-//! takes its time, and every moment of it is as closed as any other.
+//! Hunts while an agent with very many tunnels starts, crashes, starts again and uninstalls. That takes time, and no
+//! moment of it may open anything.
 
 use std::fmt::Write as _;
 use std::io;
@@ -18,15 +18,15 @@ use crate::lifecycle::{during, still_allowed};
 use crate::places::Place;
 use crate::wires::payload;
 
-/// `VPNHUB_TUNS=N` makes N: a thousand take a minute.
+/// `VPNHUB_TUNS=N` sets the number; a thousand take a minute.
 const TUNS: u64 = 50;
-/// Of an agent that attaches to a thousand interfaces one by one.
+/// For an agent that attaches to a thousand interfaces one by one.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// As many as the hard limit says.
+/// Raises the limit of open files to the hard limit.
 fn open_many_files() -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a structure of the caller's, which lives during both calls.
+    // SAFETY: a structure of the caller's, which outlives both calls.
     let result = unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
         limit.rlim_cur = limit.rlim_max;
@@ -39,7 +39,7 @@ fn device(number: u64) -> String {
     format!("many{number}")
 }
 
-/// Each site has a prefix of its own, nobody is behind any of them.
+/// Each site has its own prefix, with no hosts behind it.
 fn config(variant: Variant, tuns: u64) -> String {
     let mut text = variant.config().replace("[gateway]\n", &format!("[gateway]\nmax_connections = {}\n", tuns + 10));
     for number in 0..tuns {
@@ -59,7 +59,7 @@ fn config(variant: Variant, tuns: u64) -> String {
     text
 }
 
-/// Each of the many speaks with everybody's source: nothing of it may arrive anywhere.
+/// Each of the many sends with all others' sources: none of it may arrive anywhere.
 fn lie(hunt: &mut Hunt<'_>, tuns: &mut [Tun]) {
     let places = [Place::Alpha, Place::Beta, Place::Vpc, Place::Mgmt, Place::Wan];
     for (number, tun) in tuns.iter_mut().enumerate() {

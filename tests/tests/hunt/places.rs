@@ -10,14 +10,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub enum Place {
     Alpha,
     Beta,
-    /// Its selectors admit the VPC alone.
+    /// Its selectors allow only the VPC.
     Gamma,
-    /// Behind a TUN device of raw IP. Route-based: its remote prefix is everything.
+    /// Behind a raw-IP TUN device. Route-based: its remote prefix is everything.
     Delta,
     /// Behind a TUN device with packet information, so that it can send any `EtherType`.
     Epsilon,
     Vpc,
-    /// A network of the host that the configuration does not name.
+    /// A host network that is not in the configuration.
     Mgmt,
     /// The host's default route.
     Wan,
@@ -28,7 +28,7 @@ use Place::{Alpha, Beta, Delta, Epsilon, Gamma, Mgmt, Vpc, Wan};
 pub const ALL: [Place; 8] = [Alpha, Beta, Gamma, Delta, Epsilon, Vpc, Mgmt, Wan];
 pub const SITES: [Place; 5] = [Alpha, Beta, Gamma, Delta, Epsilon];
 
-/// Both are next hops of this destination, with equal weights.
+/// The two next hops of this destination, with equal weights.
 pub const SHARED: [Place; 2] = [Beta, Gamma];
 pub const SHARED4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 16);
 pub const SHARED6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 0), 48);
@@ -73,7 +73,7 @@ impl Place {
         !matches!(self, Delta | Epsilon)
     }
 
-    /// Bytes of an IP packet on its link.
+    /// Maximum size of an IP packet on its link, in bytes.
     pub fn mtu(self) -> u32 {
         match self {
             Alpha | Epsilon => 1700,
@@ -83,7 +83,7 @@ impl Place {
         }
     }
 
-    /// Its own networks: a site's, or that of its link.
+    /// Its own networks: a site's, or its link's.
     pub fn networks(self) -> (Ipv4Net, Ipv6Net) {
         let (v4, v6) = match self {
             Alpha => ("10.61.0.0/16", "fd61::/48"),
@@ -98,7 +98,7 @@ impl Place {
         (v4.parse().expect("a prefix"), v6.parse().expect("a prefix"))
     }
 
-    /// The network of its link, and the hub's and its own host number there.
+    /// The network of its link, with the hub's address and its own.
     pub fn link4(self) -> (Ipv4Net, [Ipv4Addr; 2]) {
         let third = match self {
             Alpha => 61,
@@ -116,13 +116,13 @@ impl Place {
         (net, [Ipv4Addr::new(169, 254, third, 1), Ipv4Addr::new(169, 254, third, 2)])
     }
 
-    /// The hub's and its own global addresses on the link; sites have link-local ones alone.
+    /// The hub's and its own global addresses on the link; sites have only link-local ones.
     pub fn link6(self) -> Option<[Ipv6Addr; 2]> {
         let first = u128::from(self.networks().1.network());
         (!self.is_site()).then(|| [(first + 1).into(), (first + 10).into()])
     }
 
-    /// A host that is there, and that nothing answers for in a site.
+    /// An existing host; in a site nothing answers for it.
     pub fn host(self, v6: bool) -> IpAddr {
         let (net4, net6) = self.networks();
         match v6 {

@@ -1,22 +1,22 @@
-//! The policy alone: where a packet may arrive, and where it must.
+//! Only the policy: where a packet may arrive, and where it must.
 
 use std::net::IpAddr;
 
 use crate::places::{ALL, Place, Places, SHARED, SHARED4, SHARED6, SITES, is_hub, within};
 use crate::reading::Reading;
 
-/// Tags in front of an IP header that the hub accepts.
+/// The maximum number of tags before an IP header.
 const MOST_TAGS: usize = 2;
 
-/// What the configuration says, as far as it differs between hunts.
+/// The settings that differ between hunts.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     pub spoke_to_spoke: bool,
-    /// Generic XDP promises no delivery into links without Ethernet headers: the kernel takes the protocol from the
-    /// frame's bytes after the header has gone. Nor does it know the protocol of what such a link brings.
+    /// Generic XDP does not guarantee delivery into links without Ethernet headers: the kernel takes the protocol from
+    /// the frame's bytes after the header was removed. Nor does it know the protocol of packets from such a link.
     pub promises_raw_links: bool,
-    /// Whether the nftables table is in place. Without it the program alone decides about what sites send, and nobody
-    /// about the rest: see docs/security.md.
+    /// Whether the nftables table is installed. Without it the program alone filters packets from sites, and nothing
+    /// filters the rest: see docs/security.md.
     pub guarded: bool,
 }
 
@@ -25,20 +25,20 @@ pub struct Policy {
 pub struct Judgement {
     /// The packet itself, or a fragment of it.
     pub packet: Places,
-    /// What the hub itself says about it, such as an ICMP error that quotes it or an echo reply.
+    /// The hub's own answers, such as an ICMP error that quotes the packet, or an echo reply.
     pub answers: Places,
-    /// Exactly one copy of the packet has to arrive there.
+    /// Exactly one copy of the packet must arrive there.
     pub must: Option<Place>,
 }
 
 pub const NOWHERE: Judgement = Judgement { packet: Places::NONE, answers: Places::NONE, must: None };
 
 impl Policy {
-    /// Judges bytes that entered the hub from a place. `hub_mac` is the hub's address on that link.
+    /// Computes the verdict on bytes that entered the hub from a place. `hub_mac` is the hub's address on that link.
     pub fn judge(self, entry: Place, bytes: &[u8], hub_mac: Option<[u8; 6]>) -> Judgement {
         let mut packet = Reading::of(entry, bytes);
         if packet.is_none() && entry == Place::Epsilon && !self.promises_raw_links {
-            // There generic XDP sees the bytes alone, and forwards what the bytes are admitted as.
+            // There generic XDP sees only the bytes, and forwards whatever they are allowed as.
             packet = bytes.get(4..).and_then(|bytes| Reading::of(Place::Delta, bytes));
             if let Some(packet) = &mut packet {
                 packet.plain = false;
@@ -50,12 +50,12 @@ impl Policy {
                 Judgement { packet: Places::of(&ALL), answers: Places::of(&ALL), must: None }
             }
             Place::Mgmt | Place::Wan => {
-                // The host's own networks reach no site. What the hub itself answers there is its own traffic.
+                // The host's own networks reach no site. The hub's own answers there are its own traffic.
                 let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
                 Judgement { packet: host, answers: Places::of(&ALL), must: None }
             }
             Place::Vpc => {
-                // Outside the sites the host is an ordinary router for its VPC.
+                // Beyond the sites the host is an ordinary router for its VPC.
                 let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
                 let mut judgement = self.through(entry, &packet, hub_mac);
                 judgement.packet = judgement.packet.and(host);
@@ -102,7 +102,7 @@ impl Policy {
         Judgement { packet: all, answers, must: self.must(entry, packet, &next_hops) }
     }
 
-    /// Where the kernel alone may take a site's packet that the program leaves to it, without the table.
+    /// Where the kernel alone, without the table, may forward a site's packet that the program passes to it.
     fn by_the_kernel(self, entry: Place, packet: &Reading) -> Option<Places> {
         if self.guarded || !leads_to(packet.source, entry) || is_hub(packet.destination) {
             return None;
@@ -112,16 +112,17 @@ impl Policy {
         is_left_to_the_kernel.then(|| Places::of(&[Place::Mgmt, Place::Wan]))
     }
 
-    /// Where a packet that is admitted has to arrive, if nothing excuses the hub.
+    /// Where an allowed packet must arrive, unless something excuses the hub.
     fn must(self, entry: Place, packet: &Reading, next_hops: &[Place]) -> Option<Place> {
         let [only] = next_hops else { return None };
         let shared = within(SHARED4, packet.destination) || within(SHARED6, packet.destination);
         let fits = u32::try_from(packet.length).is_ok_and(|length| length <= only.mtu());
         let neighbour = *only != Place::Vpc || packet.destination == only.host(packet.destination.is_ipv6());
-        // A hub's own address comes from nowhere else, and a link's broadcast address from nobody: these may be refused.
+        // These may be refused: a hub's own address arrives from nowhere else, and a link's broadcast address has no
+        // sender.
         let broadcast = |address| IpAddr::V4(entry.link4().0.broadcast()) == address;
         let honest = !is_hub(packet.source) && !broadcast(packet.source);
-        // With tags on a raw link it may be taken for something else.
+        // With tags on a raw link the kernel may misread the packet.
         let framed = packet.to_mac.is_some() || packet.tags == 0;
         let promised = only.is_ethernet() || self.promises_raw_links;
         (packet.plain
@@ -137,8 +138,8 @@ impl Policy {
     }
 }
 
-/// Whether a place's connection is a next hop of an address's longest route, or the VPC has the address. By the reverse
-/// path, the same says who may send from it.
+/// Whether a place's connection is a next hop of an address's longest route, or the VPC has the address. The
+/// reverse-path check applies the same rule to sources.
 fn leads_to(address: IpAddr, place: Place) -> bool {
     if within(SHARED4, address) || within(SHARED6, address) {
         return SHARED.contains(&place);
@@ -152,8 +153,8 @@ fn members(address: IpAddr) -> Places {
     Places::of(&SITES.iter().copied().filter(|site| leads_to(address, *site)).collect::<Vec<_>>())
 }
 
-/// Whether a connection's selectors admit a packet between its site and another address. Those of the sites admit
-/// everything on the hub's side, but for gamma, which admits the VPC.
+/// Whether a connection's selectors allow a packet between its site and another address. The sites' selectors allow
+/// everything on the hub's side, except gamma's, which allow only the VPC.
 fn admits(place: Place, other: IpAddr) -> bool {
     place != Place::Gamma || leads_to(other, Place::Vpc)
 }
@@ -196,13 +197,13 @@ mod tests {
         for (entry, from, to, packet, answers, must) in [
             (Alpha, "10.61.0.1", "10.62.0.1", Places::of(&[Beta]), Places::of(&[Alpha]), Some(Beta)),
             (Alpha, "10.61.0.1", "172.30.0.10", Places::of(&[Vpc]), Places::of(&[Alpha]), Some(Vpc)),
-            // No neighbour is promised there.
+            // Nothing guarantees a neighbour there.
             (Alpha, "10.61.0.1", "172.30.0.11", Places::of(&[Vpc]), Places::of(&[Alpha]), None),
-            // Gamma admits the VPC alone, so a shared destination is beta's.
+            // Gamma allows only the VPC, so a shared destination is beta's.
             (Alpha, "10.61.0.1", "10.63.0.1", none, Places::of(&[Alpha]), None),
             (Alpha, "10.61.0.1", "10.64.0.1", Places::of(&[Beta]), Places::of(&[Alpha]), None),
             (Beta, "10.64.0.1", "10.61.0.1", Places::of(&[Alpha]), Places::of(&[Beta, Gamma]), Some(Alpha)),
-            // Not its own source, no route, the hub itself, the hub's other networks.
+            // A foreign source, no route, the hub itself, the hub's other networks.
             (Alpha, "10.62.0.1", "172.30.0.10", none, none, None),
             (Alpha, "10.61.0.1", "8.8.8.8", none, Places::of(&[Alpha]), None),
             (Alpha, "10.61.0.1", "172.30.0.1", none, Places::of(&[Alpha]), None),

@@ -1,5 +1,4 @@
-//! Links without Ethernet headers: TUN devices, and tunnels of the kernel, over an underlay that the configuration does not
-//! know.
+//! Links without Ethernet headers: TUN devices, and kernel tunnels over an underlay that is not in the configuration.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -13,16 +12,16 @@ use hub_tests::packet::{Packet, number::IPV4};
 use crate::places::{FAR_DEVICE, Place};
 use crate::wires::informed;
 
-/// What delta's and epsilon's links are.
+/// The type of delta's and epsilon's links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Raw {
     /// TUN devices.
     Tun,
-    /// Delta's is this kind of tunnel, epsilon's GRE whose headers the test writes.
+    /// Delta's is this kind of tunnel; epsilon's is GRE with headers that the test writes.
     Tunnel(Kind),
 }
 
-/// A tunnel of the kernel.
+/// A kernel tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     WireGuard,
@@ -30,11 +29,11 @@ pub enum Kind {
     Xfrm,
 }
 
-/// In the far ends' places.
+/// The underlay's device in the far ends' places.
 const UNDERLAY: &str = "und0";
 /// Room for every tunnel's headers.
 const UNDERLAY_MTU: u32 = 2000;
-/// WireGuard repeats what is not answered after 5 s.
+/// WireGuard retries a handshake after 5 s without an answer.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(20);
 /// IP protocol number.
 const GRE: u8 = 47;
@@ -42,7 +41,7 @@ const IPV4_HEADER: usize = 20;
 const ETHERNET_HEADER: usize = 14;
 const GRE_HEADER: usize = 4;
 
-/// What enters and leaves there.
+/// The test's end of a raw link.
 pub enum RawLink {
     /// Packets, with packet information or without.
     Tun(Tun),
@@ -51,7 +50,7 @@ pub enum RawLink {
     Gre(GreLink),
 }
 
-/// The far end of a GRE tunnel without a device: packets with packet information in front, whose `EtherType` is GRE's
+/// The far end of a GRE tunnel without a device. Packets have packet information in front, whose `EtherType` is GRE's
 /// protocol.
 pub struct GreLink {
     socket: FrameSocket,
@@ -71,7 +70,7 @@ impl RawLink {
         }
     }
 
-    /// What has arrived, if anything has.
+    /// The next packet, if one has arrived.
     pub fn receive(&mut self) -> Option<Vec<u8>> {
         match self {
             Self::Tun(tun) => tun.receive(Duration::ZERO).ok()?,
@@ -132,7 +131,7 @@ impl Raw {
         [Place::Delta, Place::Epsilon].map(place).into()
     }
 
-    /// Makes the hub's devices, which are not up yet.
+    /// Creates the hub's devices, still down.
     pub fn create(self, world: &World) -> anyhow::Result<[RawLink; 2]> {
         let hub = &world[HUB];
         match self {
@@ -145,7 +144,7 @@ impl Raw {
     }
 }
 
-/// Epsilon's. The far end has no address and no GRE, and so nothing to say about what comes.
+/// Epsilon's link. The far end has no address and no GRE, and so answers nothing.
 fn gre(world: &World) -> anyhow::Result<GreLink> {
     let place = Place::Epsilon;
     let (hub, far) = (&world[HUB], &world[place.name()]);
@@ -162,7 +161,7 @@ fn gre(world: &World) -> anyhow::Result<GreLink> {
 }
 
 impl Kind {
-    /// Delta's.
+    /// Delta's link.
     fn create(self, world: &World) -> anyhow::Result<RawLink> {
         let place = Place::Delta;
         let (hub, far) = (&world[HUB], &world[place.name()]);
@@ -175,7 +174,7 @@ impl Kind {
                 far.batch(&esp(FAR_DEVICE, UNDERLAY, [other, own]))?;
             }
         }
-        // An xfrm interface asks for a route to what it is to send.
+        // An xfrm interface needs a route to its destinations.
         far.batch(&format!(
             "link set dev {FAR_DEVICE} mtu {} txqueuelen 20000 up\nroute add default dev {FAR_DEVICE}\nroute add ::/0 dev \
              {FAR_DEVICE}",
@@ -190,7 +189,7 @@ fn esp(device: &str, under: &str, [own, other]: [&str; 2]) -> String {
     const IF_ID: u32 = 65;
     let key = "0x".to_owned() + &"5a".repeat(20);
     let mut lines = format!("link add {device} type xfrm dev {under} if_id {IF_ID}\n");
-    // Each end tells the two SAs apart by who sends.
+    // Each end distinguishes the two SAs by their source.
     for (from, to) in [(own, other), (other, own)] {
         writeln!(
             lines,
@@ -231,7 +230,7 @@ fn wireguard(world: &World, place: Place) -> anyhow::Result<()> {
         wg(at, &format!("set {device} listen-port 51820 private-key {} {peer}", key.display()))?;
         at.ip(&format!("link set dev {device} up"))?;
     }
-    // Two handshakes at once, one begun by each end, may both fail, again and again.
+    // Two simultaneous handshakes, one from each end, may both fail repeatedly.
     let far = &world[place.name()];
     wg(far, &format!("set {FAR_DEVICE} peer {} persistent-keepalive 25", public[0]))?;
     let deadline = Instant::now() + HANDSHAKE_WITHIN;

@@ -1,4 +1,4 @@
-//! What the kernel takes a frame for: all VLAN tags off, however many, then the IP header.
+//! The kernel's interpretation of a frame: any number of VLAN tags, then the IP header.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,17 +22,17 @@ pub struct Reading {
     pub destination: IpAddr,
     pub hops: u8,
     pub protocol: u8,
-    /// Bytes of the packet by its own header.
+    /// Length of the packet in bytes, from its own header.
     pub length: usize,
-    /// Bytes of its IP header, with IPv4 options, without extension headers.
+    /// Length of its IP header in bytes, with IPv4 options, without extension headers.
     pub header: usize,
-    /// No options, no extension headers, no fragment, lengths and checksums right.
+    /// No options, no extension headers, not a fragment, lengths and checksums correct.
     pub plain: bool,
 }
 
 impl Reading {
-    /// Reads what entered the hub from a place, or came out there. A TUN device with packet information has four bytes
-    /// of it in front, whose last two are the `EtherType`. `None`: not IP, or cut off within its header.
+    /// Parses a packet that entered the hub from a place, or arrived there. A TUN device with packet information has
+    /// four bytes of it in front, whose last two are the `EtherType`. `None`: not IP, or truncated within its header.
     pub fn of(place: Place, bytes: &[u8]) -> Option<Self> {
         let (to_mac, mut ether_type, mut at) = match place {
             Place::Delta => match bytes.first()? >> 4 {
@@ -40,7 +40,8 @@ impl Reading {
                 6 => (None, IPV6, 0),
                 _ => return None,
             },
-            // A GRE tunnel takes the bytes behind that number for IPv4, perhaps after four others (`gre_parse_header`).
+            // A GRE tunnel treats the bytes behind that number as IPv4, possibly after four others
+            // (`gre_parse_header`).
             Place::Epsilon if number16(bytes, 2)? == WCCP => (None, IPV4, if bytes.get(4)? >> 4 == 4 { 4 } else { 8 }),
             Place::Epsilon => (None, number16(bytes, 2)?, 4),
             _ => (Some(*bytes.first_chunk()?), number16(bytes, 12)?, 14),
@@ -59,7 +60,7 @@ impl Reading {
         };
         reading.tags = tags;
         reading.to_mac = to_mac;
-        // What is no GRE tunnel leaves it alone.
+        // Only a GRE tunnel handles this number.
         reading.plain &= place != Place::Epsilon || number16(bytes, 2) != Some(WCCP);
         Some(reading)
     }
@@ -90,7 +91,7 @@ impl Reading {
     }
 }
 
-/// Whether a packet without options carries what it claims to.
+/// Whether the checksums and lengths of a packet without options are correct.
 fn is_sound(bytes: &[u8], length: usize, protocol: u8, header: usize) -> bool {
     let icmp = if header == 20 { ICMP } else { ICMPV6 };
     let transport = match protocol {

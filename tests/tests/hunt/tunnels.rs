@@ -1,4 +1,4 @@
-//! The hunt goes on while tunnels, programs and routes change under the agent.
+//! Hunts while tunnels, programs and routes change under the agent.
 
 use hub_tests::lab::HUB;
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +11,7 @@ use crate::lifecycle::{during, still_allowed};
 use crate::places::{FAR_DEVICE, Place};
 
 impl Arena {
-    /// Gives a tunnel's device its addresses, and turns it on.
+    /// Assigns a tunnel device's addresses, and sets it up.
     fn set_up(&self, place: Place) -> anyhow::Result<()> {
         let (net, [own, _]) = place.link4();
         let (device, length) = (place.device(), net.prefix_len());
@@ -20,7 +20,7 @@ impl Arena {
         ))
     }
 
-    /// Takes a tunnel's device away, and makes another in its place, as it was.
+    /// Deletes a tunnel's device, and creates an identical one.
     fn recreate(&self, place: Place, meanwhile: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         let (hub, far) = (self.hub(), &self.world[place.name()]);
         let (device, mtu) = (place.device(), place.mtu());
@@ -123,7 +123,7 @@ fn routes_that_go_open_nothing() -> anyhow::Result<()> {
         hub.ip("-6 route flush proto 118")
     })?;
     during(&mut hunt, seed, "somebody flushes all that stands in the agent's tables", || {
-        // One that is not there has nothing to flush.
+        // A missing table has nothing to flush.
         for command in
             ["route flush table 1180", "-6 route flush table 1180", "route flush proto 119", "-6 route flush proto 119"]
         {

@@ -1,4 +1,4 @@
-//! Frames into the hub, and everything that comes out of it, with the ids that are in it.
+//! Frames into the hub, and everything that leaves it, with the ids that it contains.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::places::{ALL, FAR_DEVICE, Place};
 use crate::raw::RawLink;
 use crate::reading::Reading;
 
-/// In front of every id.
+/// Prefix of every id.
 const MAGIC: [u8; 8] = *b"vPnHuNt\xa5";
-/// The first byte of numbers that a TCP reset gives back; the rest is the id's end.
+/// The first byte of numbers that a TCP reset returns; the rest is the end of the id.
 const TCP_MARK: u32 = 0xa5 << 24;
-/// Ids of packets that say "all before me has been dealt with".
+/// Ids of markers, which prove that everything sent before them has been processed.
 pub const MARKER: u64 = 1 << 63;
 
-/// A payload of at least `length` bytes, full of the id: so that each fragment and each quotation has it.
+/// A payload of at least `length` bytes, filled with the id, so that each fragment and each quotation contains it.
 pub fn payload(id: u64, length: usize) -> Vec<u8> {
     let mut one = MAGIC.to_vec();
     one.extend(id.to_be_bytes());
     one.iter().copied().cycle().take(length.max(one.len())).collect()
 }
 
-/// A number for TCP's sequence and acknowledgement fields, which the answer to it repeats.
+/// A number for TCP's sequence and acknowledgement fields, which an answer repeats.
 pub fn tcp_mark(id: u64) -> u32 {
     TCP_MARK | u32::try_from(id & 0x00ff_ffff).expect("24 bits")
 }
@@ -37,13 +37,13 @@ pub fn id_in(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(*found.last_chunk().expect("16 bytes")))
 }
 
-/// Something that came out of the hub.
+/// A packet that left the hub.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     pub place: Place,
     pub id: u64,
     pub bytes: Vec<u8>,
-    /// Of its IP header; `None` where it has none.
+    /// From its IP header; `None` without one.
     pub source: Option<IpAddr>,
 }
 
@@ -55,19 +55,19 @@ impl Arrival {
     }
 }
 
-/// Of a TCP packet without payload.
+/// The id of a TCP packet without payload.
 fn id_of_reset(reading: &Reading, bytes: &[u8]) -> Option<u64> {
     let header = reading.header;
     if reading.protocol != 6 || reading.length < header + 20 {
         return None;
     }
-    // The frame is no longer than the packet, but for the padding of a short one.
+    // The frame is no longer than the packet, except for padding of a short one.
     let at = match reading.to_mac {
         Some(_) => 14 + 4 * reading.tags + header,
         None => bytes.len().checked_sub(reading.length)? + header,
     };
     let number = |at: usize| bytes.get(at..)?.first_chunk().map(|chunk| u32::from_be_bytes(*chunk));
-    // Acknowledgement first: a sequence number may be that of another id, less what it counts.
+    // Acknowledgement first: a sequence number may collide with another id, less its length.
     let marks = [number(at + 8)?, number(at + 4)?];
     let mark = marks.into_iter().find(|mark| mark & 0xff00_0000 == TCP_MARK)?;
     Some(u64::from(mark & 0x00ff_ffff))
@@ -82,7 +82,7 @@ enum Wire {
 pub struct Wires(Vec<(Place, Wire)>);
 
 impl Wires {
-    /// Listens everywhere from now on.
+    /// Starts capturing everywhere.
     pub fn open(world: &World, raw: [RawLink; 2]) -> anyhow::Result<Self> {
         let mut raw = raw.into_iter();
         let open = |place: Place| {
@@ -95,8 +95,8 @@ impl Wires {
         ALL.into_iter().map(open).collect::<anyhow::Result<_>>().map(Self)
     }
 
-    /// Lets bytes enter the hub from a place. Whether they did: what is too long or no packet at all does not, nor does
-    /// anything while the link is down.
+    /// Makes bytes enter the hub from a place. Returns whether they did: not if they are too long or no packet at all,
+    /// or while the link is down.
     pub fn send(&mut self, place: Place, bytes: &[u8]) -> bool {
         match &mut self.0[place as usize].1 {
             Wire::Ethernet(socket) => socket.as_ref().is_some_and(|socket| socket.send(bytes).is_ok()),
@@ -104,7 +104,7 @@ impl Wires {
         }
     }
 
-    /// What has arrived until now, with ids. A socket whose device has gone is opened again when there is another.
+    /// All arrivals with ids so far. If a device is gone, its socket is opened again on the next one.
     pub fn drain(&mut self, world: &World, mut sink: impl FnMut(Arrival)) {
         for (place, wire) in &mut self.0 {
             match wire {
@@ -130,10 +130,10 @@ impl Wires {
     }
 }
 
-/// Addresses of a link's ends: the hub's and the far one's.
+/// Link addresses of both ends: the hub's and the far one's.
 pub type Macs = [[u8; 6]; 2];
 
-/// Of every Ethernet link, by place.
+/// Those of every Ethernet link, by place.
 pub fn macs(world: &World) -> anyhow::Result<Vec<Option<Macs>>> {
     let of = |place: Place| {
         let ends = || Ok([world[HUB].mac(place.device())?.0, world[place.name()].mac(FAR_DEVICE)?.0]);
@@ -142,7 +142,7 @@ pub fn macs(world: &World) -> anyhow::Result<Vec<Option<Macs>>> {
     ALL.into_iter().map(of).collect()
 }
 
-/// A packet as it enters the hub from a place: with the right Ethernet header, or with packet information.
+/// A packet as it enters the hub from a place: with the correct Ethernet header, or with packet information.
 pub fn framed(place: Place, packet: &Packet, macs: &[Option<Macs>]) -> Vec<u8> {
     match macs[place as usize] {
         Some([hub, far]) => packet.clone().ethernet(far, hub).build(),
@@ -150,7 +150,7 @@ pub fn framed(place: Place, packet: &Packet, macs: &[Option<Macs>]) -> Vec<u8> {
     }
 }
 
-/// A raw IP packet as a TUN device takes it.
+/// A raw IP packet in the form that the place's TUN device expects.
 pub fn raw(place: Place, packet: Vec<u8>) -> Vec<u8> {
     let ether_type = if packet.first().is_some_and(|first| first >> 4 == 6) { IPV6 } else { IPV4 };
     match place {

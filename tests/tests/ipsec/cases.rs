@@ -1,4 +1,4 @@
-//! What must hold whoever does ESP: given as functions of that, so that both are held to the same.
+//! Requirements for every ESP implementation: functions of it, so that both pass the same tests.
 
 use std::net::IpAddr;
 use std::thread;
@@ -19,7 +19,7 @@ pub const USERSPACE: &[Case] = &[
     (Needs::StrongSwan, "userspace::tunnels_come_about_when_the_hub_begins", || hub_begins(Esp::Userspace)),
 ];
 
-/// Between pings while tunnels are rekeyed.
+/// Interval between pings while tunnels are rekeyed.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 fn unchanged(config: HubConfig) -> HubConfig {
@@ -40,7 +40,7 @@ pub fn all_pairs(esp: Esp) {
     }
     let status = lab.agent.status().unwrap();
     for office in &lab.offices {
-        // It has pinged the others and answered them, over both families.
+        // It has pinged the others and answered them, for both families.
         for counter in ["rx_packets", "tx_packets"] {
             assert!(status.counter(&office.site.place, counter) >= 4 * 3 * 2, "{status:#?}");
         }
@@ -80,7 +80,7 @@ pub fn rekeyed(esp: Esp) {
             scope.spawn(move || Ping::new(to).interval(INTERVAL).count(400).run(from).unwrap())
         };
         let traffic = hangzhou.site.hosts().map(pings);
-        // From either end, the child and the IKE SA.
+        // From both ends, the child and the IKE SA.
         for (charon, arguments) in [
             (&shanghai.charon, ["--rekey", "--child", "shanghai"]),
             (&lab.hub, ["--rekey", "--child", "vpnhub-shanghai"]),
@@ -130,7 +130,7 @@ pub fn ended_by_the_site(esp: Esp) {
     assert_eq!(spis(&status, "ningbo"), [""; 0]);
     let selectors = |status: &Status| status.connection("ningbo")["ipsec"]["selectors"].as_array().map(Vec::len);
     assert_eq!(selectors(&status), Some(0), "what its SAs were for is not admitted any more: {:#}", *status);
-    // Nothing gets there, and the others are as they were.
+    // Nothing arrives there, and the others are unchanged.
     let lost = Ping::new(ningbo.site.host4().into()).count(3).timeout(Duration::from_millis(300));
     let report = lost.run(lab.office("shanghai").place()).unwrap();
     assert_eq!(report.received, 0, "{report:?}");

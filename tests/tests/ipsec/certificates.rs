@@ -1,4 +1,4 @@
-//! Hub and sites know each other by certificates.
+//! Hub and sites authenticate with certificates.
 
 use std::fs;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
     (Needs::StrongSwan, "userspace::certificates::a_site_of_another_authority_is_refused_and_told", unknown),
 ];
 
-/// What a site with this number in the list calls itself, if not by its address.
+/// IKE identities of the sites by index, if not their addresses.
 const NAMES: [Option<&str>; 3] = [None, Some("hangzhou.example.com"), Some("O=Example, CN=Ningbo")];
 const HUB_NAME: &str = "hub.example.com";
 const REFUSED: &str = "IPsec: the site's certificate is not from a CA that the hub trusts, or not for what the site \
@@ -37,7 +37,7 @@ struct Pair {
 
 fn params(common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::new([]).unwrap();
-    // There is a name in it that would come first.
+    // Otherwise a default name would come first.
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Example");
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -88,7 +88,7 @@ impl Files {
         AuthConfig::Certificate { certificate: file("hub.crt"), private_key: file("hub.key"), ca: file(authority) }
     }
 
-    /// Every connection has certificates, all sites those of this authority, and calls itself as [`NAMES`] say.
+    /// Gives every connection certificates: all sites one authority, and the identities of [`NAMES`].
     fn configure(&self, mut config: HubConfig, authority: &str) -> HubConfig {
         for (connection, name) in config.connections.iter_mut().zip(NAMES) {
             let ipsec = connection.ipsec.as_mut().unwrap();
@@ -100,7 +100,7 @@ impl Files {
     }
 }
 
-/// Puts a site's files where `peer-config` says, and loads that.
+/// Puts a site's files where `peer-config` expects them, and loads its output.
 fn configure(lab: &IpsecLab, place: &str, pair: &Pair, trusted: &Authority) {
     let office = lab.office(place);
     let text = office.peer_config(&lab.agent, "swanctl", &[]).unwrap();
@@ -130,7 +130,7 @@ fn known() {
     }
     lab.wait_until_up().unwrap();
     assert_all_reach(&lab);
-    // Keys are nowhere to be seen.
+    // No log contains keys.
     for log in [lab.agent.log(), lab.hub.log()] {
         assert!(!log.contains("PRIVATE KEY"));
     }
@@ -141,7 +141,8 @@ fn common_name(place: &str) -> &'static str {
     if place == "ningbo" { "Ningbo" } else { "Site" }
 }
 
-/// Hangzhou's certificate is of an authority that the hub knows for nobody, Ningbo's of one that it knows for Shanghai alone.
+/// Hangzhou's certificate is from an authority that the hub does not trust, Ningbo's from one that it trusts only for
+/// Shanghai.
 fn unknown() {
     let [ours, shanghais, strange] = ["Authority", "Shanghai's", "Strange"].map(Authority::new);
     let files = Files::new(&hub_pair(&ours), &[("ca.crt", &ours), ("shanghai.crt", &shanghais)]);
@@ -169,12 +170,12 @@ fn unknown() {
     let vpc = hub_tests::lab::VPC;
     reach(lab.office("shanghai").place(), vpc.host4.into()).unwrap();
 
-    // As an operator sees it.
+    // In the operator's view.
     let said = lab.agent.cli(&["status"]).unwrap();
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(text.contains(&format!("ningbo: {REFUSED}")), "{text}");
 
-    // With one of the right authority Hangzhou gets in.
+    // With a certificate from the right authority Hangzhou connects.
     let pair = ours.issue("Site", HANGZHOU.public4().into(), NAMES[1]);
     configure(&lab, "hangzhou", &pair, &ours);
     let up = |status: &Status| status.connection("hangzhou")["state"] == "up";

@@ -37,7 +37,7 @@ fn world() -> World {
         .unwrap()
 }
 
-/// Loads the site's configuration and begins what it says to begin.
+/// Loads the site's configuration and initiates its connections.
 fn load(site: &Charon, config: &Config, change: impl FnOnce(String) -> String) {
     let text = render(config, "office", Format::Swanctl, true).expect("a configuration");
     site.load("office", &change(text)).unwrap();
@@ -113,7 +113,7 @@ async fn follow() {
     hub.wait_until_ready().unwrap();
     site.wait_until_ready().unwrap();
 
-    // The site begins, with what the hub has written for it.
+    // The site initiates, with the configuration written by the hub.
     let config = hub_config(folder, SECRET, "PSKstart = \"none\"");
     let mut driver = Driver::start(&config);
     until(&mut driver, "answers", &hub, |view| view.unreachable.is_none() && view.tunnels.contains_key("office")).await;
@@ -124,7 +124,7 @@ async fn follow() {
     assert_eq!(pairs, ["10.10.10.0/24 192.168.0.0/24"], "what was agreed on, not what the hub admits");
     ping(&world);
 
-    // Rekeyed, from either end, and the IKE SA too: never seen as down.
+    // Rekeyed, from both ends, and the IKE SA too: never reported as down.
     let mut last = spi(&view);
     for (charon, kind, name) in
         [(&hub, "--child", "vpnhub-office"), (&site, "--child", "office"), (&hub, "--ike", "vpnhub-office")]
@@ -144,7 +144,7 @@ async fn follow() {
     }
     ping(&world);
 
-    // Taken down at the site: known at once, and up again, as the site begins anew.
+    // Terminated at the site: detected at once, and up again, as the site initiates again.
     let start = Instant::now();
     site.swanctl(&["--terminate", "--ike", "office"]).unwrap();
     until(&mut driver, "down", &hub, |view| !office(view).is_up() || spi(view) != last).await;
@@ -152,7 +152,7 @@ async fn follow() {
     site.swanctl(&["--initiate", "--child", "office"]).unwrap();
     until(&mut driver, "up again", &hub, |view| office(view).is_up()).await;
 
-    // charon dies, and another one takes its place.
+    // charon crashes, and another one replaces it.
     hub.kill().unwrap();
     let view = until(&mut driver, "unreachable", &hub, |view| view.unreachable.is_some()).await;
     assert!(
@@ -160,12 +160,12 @@ async fn follow() {
     );
     hub.start_again().unwrap();
     until(&mut driver, "answers again", &hub, |view| view.unreachable.is_none()).await;
-    // Which may have noticed by itself.
+    // It may have noticed already.
     drop(site.swanctl(&["--terminate", "--ike", "office", "--force"]));
     site.swanctl(&["--initiate", "--child", "office"]).unwrap();
     until(&mut driver, "up after the restart", &hub, |view| office(view).is_up()).await;
 
-    // Another secret, and the hub begins: the reason is told in plain words.
+    // With a wrong secret the hub initiates: the reported reason is in plain words.
     driver.set(&hub_config(folder, "another-secret-0123456789", ""));
     until(&mut driver, "gone", &hub, |view| view.tunnels.is_empty()).await;
     let names = async |command: &str, key: &str| {
@@ -175,14 +175,14 @@ async fn follow() {
     };
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!((names("get-conns", "conns").await, names("get-shared", "keys").await), (vec![], vec![]));
-    // The site keeps the secret that it had, and waits.
+    // The site keeps its old secret, and waits.
     load(&site, &config, |text| {
         text.replace("_action = start", "_action = none").replace("another-secret-0123456789", SECRET)
     });
     driver.set(&hub_config(folder, "another-secret-0123456789", "PSK"));
     let view = until(&mut driver, "refused", &hub, |view| office(view).fault.is_some()).await;
     assert!(matches!(office(&view).fault, Some(Fault::Refused | Fault::WrongSecret)), "{view:#?}");
-    // The right one again: the hub begins by itself.
+    // With the right secret the hub initiates by itself.
     driver.set(&hub_config(folder, SECRET, "PSK"));
     until(&mut driver, "up by the hub", &hub, |view| office(view).is_up() && office(view).fault.is_none()).await;
     assert!(!hub.log().contains(SECRET) && !format!("{:?}", driver.view()).contains(SECRET));

@@ -1,7 +1,9 @@
-//! What an SA was for is admitted no longer than there is the SA: the loaded program itself refuses, as packets show.
+//! Packets that match an SA's selectors are allowed only while the SA exists: afterwards the loaded program itself
+//! drops them.
 //!
-//! They take the same way to the hub whether the tunnel is there or not: strongSwan's own ESP is bypassed by writing to its
-//! end of the TUN device; the kernel's has an SA of the same xfrm interface that neither strongSwan nor the agent knows of.
+//! The packets take the same path to the hub whether the tunnel exists or not. strongSwan's own ESP is bypassed by
+//! writing to its end of the TUN device. In the kernel's case, an SA on the same xfrm interface is used that neither
+//! strongSwan nor the agent knows.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -20,10 +22,10 @@ pub const CASES: &[Case] = &[
 
 const WAIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 7000;
-/// Of each family.
+/// Packets of each family.
 const COUNT: u64 = 5;
 
-/// Of Ningbo's networks; no traffic of strongSwan's tunnels has them.
+/// Sources in Ningbo's networks that no traffic of strongSwan's tunnels uses.
 fn sources() -> [IpAddr; 2] {
     [NINGBO.nth4(9).into(), NINGBO.nth6(9).into()]
 }
@@ -36,7 +38,7 @@ fn userspace() {
     let lab = IpsecLab::start(&options(Esp::Userspace), |config| config).unwrap();
     let mut tun = lab.hub.tun().unwrap();
     let send = |source: IpAddr, to: SocketAddr, text: &str| inject(&mut tun, source, to, text);
-    // The device is several connections': nobody's name is on what none of them may send.
+    // Several connections share the device: a packet that none of them may send is unattributed.
     refused_while_ended(&lab, send, |status| status["drops"]["spoofed_source"].as_u64().unwrap());
     lab.stop().unwrap();
 }
@@ -64,7 +66,7 @@ fn kernel() {
         (format!("{from4}/32"), SHANGHAI.network4().to_string()),
         (format!("{from6}/128"), SHANGHAI.network6().to_string()),
     ] {
-        // Before strongSwan's, whose priority is a number above 0.
+        // Precedes strongSwan's policies, whose priorities are above 0.
         let template = format!("tmpl {ends} proto esp reqid 7777 mode tunnel");
         ningbo.ip(&format!("xfrm policy add src {from} dst {to} dir out priority 0 {template}")).unwrap();
     }
@@ -75,7 +77,7 @@ fn kernel() {
     lab.stop().unwrap();
 }
 
-/// Sends from Ningbo to Shanghai before, while and after the tunnel of Ningbo has ended, whole or its child SA alone.
+/// Sends from Ningbo to Shanghai before, while and after Ningbo's tunnel has ended, completely or only its child SA.
 fn refused_while_ended(
     lab: &IpsecLab,
     mut send: impl FnMut(IpAddr, SocketAddr, &str),
@@ -88,7 +90,7 @@ fn refused_while_ended(
             send(source, to, text);
             let datagram = receiver.receive(WAIT).unwrap();
             let datagram = datagram.unwrap_or_else(|| panic!("{text}: nothing from {source}\n{}", lab.diagnosis()));
-            // The first that comes: none of those before has.
+            // The first arrival: none of the earlier packets arrived.
             assert_eq!((datagram.from, datagram.payload), (SocketAddr::new(source, PORT), text.as_bytes().to_vec()));
         }
     };

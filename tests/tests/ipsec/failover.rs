@@ -1,6 +1,6 @@
-//! A destination behind two connections, one of them IPsec: what becomes of its traffic when the tunnel ends.
+//! A destination behind two connections, one of them IPsec: its traffic when the tunnel ends.
 //!
-//! The other is a leased line, so that what arrives tells which way it came.
+//! The other is a leased line, so the link of arrival identifies the path.
 
 use hub_tests::lab::{Esp, HubConfig, IpsecLab, IpsecOptions, Ping, SHANGHAI, Site, Status, VPC, reach};
 
@@ -29,7 +29,7 @@ fn start(esp: Esp, weights: [u8; 2]) -> IpsecLab {
     lab
 }
 
-/// How many of these pings, one flow each, come to Shanghai by its leased line.
+/// How many of these pings, one flow each, reach Shanghai by its leased line.
 fn by_leased_line(lab: &IpsecLab) -> u64 {
     let shanghai = &lab.world["shanghai"];
     let before = shanghai.counters(&Site::device(1)).unwrap().rx_packets;
@@ -41,13 +41,14 @@ fn by_leased_line(lab: &IpsecLab) -> u64 {
 }
 
 fn assert_on_standby(lab: &IpsecLab, status: &Status) {
-    // A site's daemon says that a tunnel has ended before it takes the tunnel's routes out: until then, its answers are lost.
+    // A site's daemon reports the end of a tunnel before it removes the tunnel's routes: until then, its answers are
+    // lost.
     for to in [VPC.host4.into(), VPC.host6.into()] {
         reach(lab.office("shanghai").place(), to).unwrap();
     }
     assert_eq!(status.connection(STANDBY)["state"], "up");
     assert!((status.share("10.10.10.0/24", STANDBY) - 1.0).abs() < 1e-9, "{status:#?}");
-    // Every one of them: answers come back by the same way.
+    // Every one of them: answers return by the same path.
     assert!(by_leased_line(lab) >= 50);
     for to in SHANGHAI.hosts() {
         reach(lab.office("hangzhou").place(), to).unwrap();
@@ -57,7 +58,7 @@ fn assert_on_standby(lab: &IpsecLab, status: &Status) {
 fn assert_shared(lab: &IpsecLab, weights: [u8; 2]) {
     let by_line = by_leased_line(lab);
     match weights {
-        // But for the kernel's upkeep of the link.
+        // Apart from the kernel's own traffic on the link.
         [_, 0] => assert!(by_line < 10, "{by_line} of 50 came by the leased line"),
         _ => assert!((10..45).contains(&by_line), "{by_line} of 50 came by the leased line"),
     }

@@ -1,4 +1,4 @@
-//! ESP in the kernel, an xfrm interface for each connection.
+//! ESP in the kernel, one xfrm interface per connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -37,7 +37,7 @@ fn two_sites() -> IpsecOptions {
     IpsecOptions::new(Esp::Kernel).sites([SHANGHAI, NINGBO])
 }
 
-/// The request id of a place's SA towards the hub, by which policies find it.
+/// The request id of a place's SA towards the hub, which links policies to it.
 fn request_id(place: &Namespace) -> String {
     let states = place.ip(&format!("xfrm state list src {} dst 203.0.113.1", SHANGHAI.public4())).unwrap();
     let mut words = states.split_whitespace().skip_while(|word| *word != "reqid");
@@ -48,7 +48,7 @@ fn spoofed() {
     let lab = IpsecLab::start(&two_sites(), |config: HubConfig| config).unwrap();
     assert_all_reach(&lab);
     let (shanghai, ningbo) = (lab.office("shanghai").place(), lab.office("ningbo").place());
-    // The site's own kernel is made to encrypt what is not the site's.
+    // The site's own kernel is made to encrypt a foreign source.
     let (own, foreign) = (SHANGHAI.nth4(1), HANGZHOU.nth4(9));
     shanghai.ip(&format!("addr add {foreign}/32 dev lo")).unwrap();
     let template = format!("tmpl src {} dst 203.0.113.1 proto esp mode tunnel reqid", SHANGHAI.public4());
@@ -66,7 +66,7 @@ fn spoofed() {
         let arrived = send(foreign.into(), Duration::from_millis(200));
         assert!(arrived.is_none(), "{arrived:?}");
     }
-    // Another one gets there, so it is the source that counts.
+    // Another packet arrives, so it was dropped for its source.
     assert!(send(own.into(), Duration::from_secs(10)).is_some());
     let after = lab.agent.status().unwrap();
     let dropped = after.since(&before, "shanghai", "drops/spoofed_source");

@@ -1,8 +1,8 @@
-//! Real IPsec: strongSwan at the hub and at its sites, which load what `peer-config` prints.
+//! Real IPsec: strongSwan at the hub and at its sites, which load the output of `peer-config`.
 //!
-//! `userspace` has strongSwan's own ESP, which any kernel will do for; `kernel` has the kernel's, with an xfrm interface
-//! for each connection, for which `cargo xtask vm-test` boots a kernel where this one cannot. What cannot run here is
-//! ignored, and its line says what it needs.
+//! `userspace` uses strongSwan's own ESP, which works on any kernel. `kernel` uses the kernel's, with an xfrm interface
+//! per connection; `cargo xtask vm-test` boots a kernel for it if this one cannot. Cases that cannot run here are
+//! ignored, and their lines give the missing requirement.
 
 mod cases;
 mod certificates;
@@ -22,16 +22,16 @@ use std::process::ExitCode;
 
 use hub_tests::lab::{Charon, Esp, Starter};
 
-/// What a case needs.
+/// The requirements of a case.
 #[derive(Clone, Copy)]
 enum Needs {
     StrongSwan,
-    /// Its older form, too.
+    /// Also strongSwan's older form.
     Starter,
     KernelEsp,
     /// Without strongSwan.
     KernelEspAlone,
-    /// strongSwan, and to be asked for.
+    /// strongSwan, and only on request.
     Recording,
 }
 

@@ -1,4 +1,5 @@
-//! `selectors = "xfrm"`: SAs and policies that somebody else has put into the kernel, here `ip xfrm`; no IKE daemon at all.
+//! `selectors = "xfrm"`: SAs and policies installed in the kernel by a third party, here `ip xfrm`, without an IKE
+//! daemon.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -19,9 +20,10 @@ const DEVICE: &str = "xfrm-sh";
 const IF_ID: u32 = 10;
 const WAIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 7000;
-/// Of what is refused, of each family and way.
+/// Number of refused packets, per family and kind.
 const COUNT: u64 = 3;
-/// What the hub's policies admit of Shanghai's networks, and of what is behind the hub: the VPC and Hangzhou, not Ningbo.
+/// The hub's policies: for a part of Shanghai's networks, and of the networks behind the hub for the VPC and Hangzhou,
+/// not Ningbo.
 const REMOTE: [&str; 2] = ["10.10.10.0/25", "fd00:10:10:10::/65"];
 const LOCAL: [[&str; 2]; 2] = [["192.168.0.0/24", "fd00:192:168::/64"], ["10.10.20.0/24", "fd00:10:10:20::/64"]];
 
@@ -30,7 +32,7 @@ fn networks() -> [(&'static str, String); 2] {
     [("0.0.0.0/0", SHANGHAI.network4().to_string()), ("::/0", SHANGHAI.network6().to_string())]
 }
 
-/// `ip xfrm` in the hub and at the site; its tunnel link is what goes between.
+/// `ip xfrm` in the hub and at the site, with their tunnel link as the underlay.
 struct Tunnel<'a> {
     world: &'a World,
     hub: IpAddr,
@@ -42,7 +44,7 @@ impl Tunnel<'_> {
         Tunnel { world, hub: SHANGHAI.hub4(0).into(), site: SHANGHAI.peer4(0).into() }
     }
 
-    /// An SA of the direction that comes in at the hub, or goes out of it.
+    /// An SA, inbound or outbound from the hub's view.
     fn sa(&self, inbound: bool, number: u32) -> String {
         let (from, to) = if inbound { (self.site, self.hub) } else { (self.hub, self.site) };
         let key = "0x0102030405060708090a0b0c0d0e0f1011121314";
@@ -57,7 +59,7 @@ impl Tunnel<'_> {
         format!("tmpl src {from} dst {to} proto esp reqid {number} mode tunnel")
     }
 
-    /// Both directions, both ends, of this request id.
+    /// Adds both directions at both ends, with this request id.
     fn add_sas(&self, number: u32) {
         let lines = |more: &str| {
             [true, false].map(|inbound| format!("xfrm state add {}{more}\n", self.sa(inbound, number))).concat()
@@ -66,7 +68,7 @@ impl Tunnel<'_> {
         self.world["shanghai"].batch(&lines("")).unwrap();
     }
 
-    /// The hub's inbound SA of this request id, and only that.
+    /// Deletes only the hub's inbound SA with this request id.
     fn hub_loses_sa(&self, number: u32) {
         let spi = 0x1100 + number;
         let sa = format!("src {} dst {} proto esp spi {spi}", self.site, self.hub);
@@ -77,7 +79,7 @@ impl Tunnel<'_> {
         self.world[HUB].ip(&format!("xfrm state add {} if_id {IF_ID}", self.sa(true, number))).unwrap();
     }
 
-    /// The hub's policies for what comes in.
+    /// The hub's inbound policies.
     fn hub_policies(&self, verb: &str) {
         let template = if verb == "add" { self.template(true, 1) } else { String::new() };
         let pairs = LOCAL.into_iter().flat_map(|local| REMOTE.into_iter().zip(local));
@@ -88,7 +90,7 @@ impl Tunnel<'_> {
         self.world[HUB].batch(&lines).unwrap();
     }
 
-    /// The hub's policies for what goes out, and all of the site's, which encrypts whatever it sends.
+    /// The hub's outbound policies, and all of the site's, which encrypts everything it sends.
     fn other_policies(&self) {
         let (inbound, outbound) = (self.template(true, 1), self.template(false, 1));
         let hub = networks()
@@ -102,7 +104,7 @@ impl Tunnel<'_> {
         self.world["shanghai"].batch(&site.concat()).unwrap();
     }
 
-    /// Has the site send by its SA of this request id.
+    /// Makes the site send by its SA with this request id.
     fn site_sends_by(&self, number: u32) {
         let template = self.template(true, number);
         let line = |(any, own): (&str, String)| format!("xfrm policy update src {own} dst {any} dir out {template}\n");
@@ -110,7 +112,7 @@ impl Tunnel<'_> {
     }
 }
 
-/// Hosts that receive: the VPC's, and Ningbo's, for both families.
+/// Receiving hosts: the VPC's, and Ningbo's, for both families.
 struct Far {
     receivers: Vec<(SocketAddr, UdpReceiver)>,
 }
@@ -131,7 +133,7 @@ impl Far {
         }
     }
 
-    /// What comes next is this.
+    /// Expects this as the next arrival.
     fn expect(&self, sources: [IpAddr; 2], text: &str) {
         for (source, (to, receiver)) in sources.into_iter().zip(&self.receivers) {
             let datagram = receiver.receive(WAIT).unwrap().unwrap_or_else(|| panic!("{text}: nothing came to {to}"));
@@ -144,7 +146,7 @@ fn admitted() -> [IpAddr; 2] {
     [SHANGHAI.nth4(9).into(), SHANGHAI.nth6(9).into()]
 }
 
-/// Of Shanghai, and of no policy.
+/// Sources of Shanghai outside every policy.
 fn beyond() -> [IpAddr; 2] {
     [SHANGHAI.nth4(200).into(), SHANGHAI.nth6(1 << 63 | 9).into()]
 }
@@ -189,7 +191,7 @@ fn others() {
     vpc.send(world, admitted(), "within");
     vpc.expect(admitted(), "within");
 
-    // Each outside in one way, and none arrives before what comes next.
+    // Each violates the policies in one way, and none arrives before the next allowed packet.
     let before = agent.status().unwrap();
     for _ in 0..COUNT {
         vpc.send(world, beyond(), "from outside");
@@ -203,7 +205,7 @@ fn others() {
     let status = agent.wait_for_status(WAIT, |status| spoofed(status) + mismatched(status) >= 4 * COUNT).unwrap();
     assert_eq!((spoofed(&status), mismatched(&status)), (2 * COUNT, 2 * COUNT), "{:#}", *status);
 
-    // Without the policies, without the SA that they ask for, and with all of it again.
+    // Without the policies, without their SA, and with everything restored.
     let refused = |what: &str| {
         let before = agent.wait_for_status(WAIT, is("down")).unwrap();
         let spoofed = dropped(&before, "spoofed_source");
@@ -222,7 +224,7 @@ fn others() {
     refused("without policies");
     tunnel.hub_policies("add");
     delivered("with policies again");
-    // What the site sends is decrypted all the same, by another SA.
+    // The kernel still decrypts the site's traffic, by another SA.
     tunnel.site_sends_by(2);
     delivered("by another SA");
     tunnel.hub_loses_sa(1);

@@ -1,4 +1,5 @@
-//! Makes the recordings that `hub-userspace/src/agent/tests/recordings.rs` plays: agents with real strongSwan, in trouble.
+//! Makes the recordings that `hub-userspace/src/agent/tests/recordings.rs` replays: agents with real strongSwan in
+//! failure scenarios.
 
 use std::cell::Cell;
 use std::env;
@@ -17,23 +18,23 @@ pub const CASES: &[Case] = &[(Needs::Recording, "recordings_of_agents_in_trouble
     charon_restart();
 })];
 
-/// Where recordings are to be put.
+/// Variable with the directory for recordings.
 const VARIABLE: &str = "VPNHUB_RECORD";
-/// What the places of files are replaced with.
+/// Replacement for the paths of files.
 const PLACE: &str = "/run/lab";
-/// More says no more.
+/// Longer recordings add no information.
 const MOST_BYTES: usize = 300_000;
-/// Whose child SA stays is chance, and the agent sees both only where its own does: about one try in ten.
+/// Which child SA survives is random, and the agent sees both only if its own does: about one try in ten.
 const TRIES: usize = 40;
-/// For what nobody waits for: asking for the status would be recorded, too.
+/// A fixed delay: polling the status would be recorded, too.
 const MOMENT: Duration = Duration::from_millis(1500);
 
-/// Why recordings are not made.
+/// The reason for not making recordings.
 pub fn lacks() -> Option<String> {
     env::var_os(VARIABLE).is_none().then(|| format!("records what agent/tests/recordings has: {VARIABLE}=DIR"))
 }
 
-/// Hub and site rekey the same SA at once, until their requests have crossed.
+/// Hub and site rekey the same SA simultaneously, until their requests have crossed.
 fn rekey_collision() {
     record(
         "rekey_collision",
@@ -56,13 +57,13 @@ fn rekey_collision() {
                     thread::sleep(MOMENT);
                 }
             }
-            // Until what was one SA too many has gone (strongSwan's delete_rekeyed_delay).
+            // Until the redundant SA is deleted (strongSwan's delete_rekeyed_delay).
             thread::sleep(4 * MOMENT);
         },
     );
 }
 
-/// Either end's first request is lost, so that each has one under way when it gets the other's, repeated.
+/// Both ends' first requests are lost, so that each has one outstanding when it receives the other's retransmission.
 fn rekey_both(lab: &IpsecLab, site: &Charon, kind: &str) {
     let forwards = |forwards: &str| {
         lab.world[INTERNET].enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", forwards)).unwrap().unwrap();
@@ -77,12 +78,12 @@ fn rekey_both(lab: &IpsecLab, site: &Charon, kind: &str) {
     forwards("1");
 }
 
-/// How often a charon has found that the other end does the same.
+/// The number of collisions that a charon has detected.
 fn collisions(charon: &Charon, task: &str) -> usize {
     charon.log().lines().filter(|line| line.contains("collision") && line.contains(task)).count()
 }
 
-/// Whether a connection has had several child SAs at once, as recorded so far.
+/// Whether a connection has had several child SAs at once, in the recording so far.
 fn has_several(file: &Path, connection: &str) -> bool {
     let text = fs::read_to_string(file).unwrap();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -92,7 +93,7 @@ fn has_several(file: &Path, connection: &str) -> bool {
     lines.map(|line| children(&line)).any(|count| count > 1)
 }
 
-/// The leased line beside a tunnel goes down and comes back, at either end in turn, while routes are changed.
+/// The leased line next to a tunnel goes down and comes back, at alternating ends, while routes are changed.
 fn flapping_link_under_reload() {
     let written = Cell::new(None);
     let change = |config: HubConfig| {
@@ -126,14 +127,14 @@ fn flapping_link_under_reload() {
                 reload.join().unwrap()
             });
             assert!(reloads.status.success(), "{reloads:?}");
-            // Now and then long enough to be up again.
+            // Sometimes long enough to be up again.
             thread::sleep(Duration::from_millis(if turn % 4 == 3 { 400 } else { 30 }));
         }
         thread::sleep(MOMENT);
     });
 }
 
-/// charon is killed at the hub and started again: first at once, then after longer than it is waited for.
+/// charon is killed at the hub and restarted: first at once, then after a pause longer than the timeout.
 fn charon_restart() {
     let options = IpsecOptions::new(Esp::of_this_host()).hub_begins().impatient();
     record(

@@ -1,4 +1,4 @@
-//! An agent that ends and another that starts: the interfaces that it made, and with them the tunnels, stay.
+//! An agent that exits and its successor: the interfaces that it created, and with them the tunnels, remain.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::cases::{assert_all_reach, spis};
 const PATIENCE: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The same agent again, `between` it and the one before, which ends as it is asked to.
+/// Starts the same agent again, with `between` after the first one's graceful exit.
 fn again(agent: Agent, hub: &Namespace, between: impl FnOnce(&Path)) -> Agent {
     let files = agent.stop_with(Signal::SIGTERM).unwrap();
     between(&files.file("vpnhub.toml"));
@@ -44,7 +44,7 @@ pub fn tunnels_live_through_it() {
     let devices = [SHANGHAI.hub_device(0), NINGBO.hub_device(0)];
     let address = "169.254.99.1/32";
     lab.world[HUB].ip(&format!("addr add {address} dev {}", devices[0])).unwrap();
-    // Somebody else's, with and without what ours have.
+    // Foreign interfaces, with and without the properties of ours.
     lab.world[HUB]
         .batch("link add other type xfrm if_id 77\nlink add named type veth\nlink set named alias vpnhub")
         .unwrap();
@@ -57,7 +57,7 @@ pub fn tunnels_live_through_it() {
     let (refused, said) = vpnhub(hub, &["cleanup", "--instance", &hub.instance()]);
     assert!(!refused && said.contains("another agent runs"), "{said}");
 
-    // Pings all the while: only while there is no agent may some be lost.
+    // Pings continuously: only while there is no agent may some be lost.
     let done = AtomicBool::new(false);
     let (agent, ready, pings) = thread::scope(|scope| {
         let pings = scope.spawn(|| {
@@ -102,7 +102,7 @@ pub fn tunnels_live_through_it() {
             fs::write(config, text.replace(&from, to)).unwrap();
         }
     };
-    // Another MTU, another if_id, and one that is in the file no more.
+    // Another MTU, another if_id, and one that is no longer in the file.
     let agent =
         again(agent, hub, edit("create_interface = true".into(), "create_interface = true\ninterface_mtu = 1300"));
     let shown = |device: &str| hub.ip(&format!("-d link show dev {device}")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A site that runs strongSwan's older form loads what `peer-config --format strongswan` prints.
+//! A site with strongSwan's older form loads the output of `peer-config --format strongswan`.
 
 use hub_tests::lab::{CharonOptions, Esp, IpsecLab, IpsecOptions, NINGBO, SHANGHAI, Starter};
 

@@ -1,4 +1,4 @@
-//! `start = "trap"`: the hub negotiates with the first packet, which it is told of by the kernel's trap policy.
+//! `start = "trap"`: the hub negotiates on the first packet, reported by the kernel's trap policy.
 
 use std::net::IpAddr;
 
@@ -16,11 +16,11 @@ fn begins() {
     let (shanghai, ningbo) = (lab.office("shanghai"), lab.office("ningbo"));
     let begun = || lab.hub.log().matches("initiating IKE_SA vpnhub-shanghai").count();
     let reached = |from, to: IpAddr| reach(from, to).unwrap_or_else(|error| panic!("{error:#}\n{}", lab.diagnosis()));
-    // Up without an SA: what is for it must get to where it begins one.
+    // Up without an SA: packets must reach the policy that triggers negotiation.
     let status = lab.wait_until_up().unwrap();
     assert_eq!((spis(&status, "shanghai"), spis(&status, "ningbo"), begun()), (vec![], vec![], 0));
 
-    // From Ethernet: native XDP hands over to TC, and that sends into the xfrm interface.
+    // From Ethernet: native XDP leaves the packet to TC, which sends into the xfrm interface.
     reached(&lab.world[VPC.place], SHANGHAI.host4().into());
     let status = lab.wait_for_status(|status| spis(status, "shanghai").len() == 1).unwrap();
     assert_eq!((spis(&status, "ningbo"), begun()), (vec![], 1));

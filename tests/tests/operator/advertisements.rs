@@ -5,7 +5,7 @@ use hub_tests::lab::{HUB, HubConfig, Options, Rig, World, retry};
 use crate::SITES;
 use crate::interfaces::restore_ningbo;
 
-/// As a host that routes nothing by itself has them.
+/// The settings of a host that is not a router.
 const ON: [(&str, &str); 4] = [
     ("ipv6/conf/tun-nb/accept_ra", "2"),
     ("ipv6/conf/tun-nb/accept_redirects", "1"),
@@ -27,7 +27,7 @@ fn attachments_of_sites_take_no_advertisements_redirects_and_source_routes_and_t
     let mut rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
     assert_off(&rig);
     assert_eq!(rig.world[HUB].read_sysctl("ipv6/conf/vpc0/accept_ra").unwrap(), "2");
-    // One of the same name that comes later has the kernel's own settings again.
+    // A new interface with the same name has the kernel's own settings again.
     rig.world[HUB].ip("link del tun-nb").unwrap();
     restore_ningbo(&mut rig.world);
     for (setting, _) in ON {

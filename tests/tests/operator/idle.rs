@@ -1,4 +1,4 @@
-//! Clients that connect to the control socket and ask for nothing.
+//! Clients that connect to the control socket and send no request.
 
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::interfaces::restore_ningbo;
 const WAIT: Duration = Duration::from_secs(10);
 /// Below the usual limit of this process, and far above the agent's.
 const IDLE: usize = 900;
-/// Open files that the agent may have.
+/// The agent's limit of open files.
 const LIMIT: usize = 300;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Interfaces that are not there, or not yet.
+//! Interfaces that are missing, or created later.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::SITES;
 
 const WAIT: Duration = Duration::from_secs(10);
 
-/// The link to Ningbo as the world made it, made again.
+/// Recreates the link to Ningbo as the world made it.
 pub fn restore_ningbo(world: &mut World) {
     let hub = End::new(HUB, "tun-nb").address(format_args!("{}/30", NINGBO.hub4(0))).address("fe80::1/64");
     let site = End::new("ningbo", &Site::device(0))
@@ -32,7 +32,7 @@ fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there
         let status = rig
             .agent
             .wait_for_status(WAIT, |status| {
-                // An interface that is deleted goes down first.
+                // A deleted interface goes down first.
                 let told = status.connection("ningbo")["attach_reason"].as_str();
                 told.is_some_and(|told| told.contains("does not exist"))
             })
@@ -47,7 +47,7 @@ fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there
         let log = rig.agent.log();
         let told = log.lines().filter(|line| line.contains("interface tun-nb does not exist")).count();
         assert_eq!(told, round, "once each time it is missing:\n{log}");
-        // The others work all the while.
+        // The others work throughout.
         reach(&rig.world["shanghai"], SITES[1].host4().into()).unwrap();
         reach(&rig.world["shanghai"], SITES[1].host6().into()).unwrap();
 

@@ -1,4 +1,4 @@
-//! A connection that gets IPsec while the agent runs, on a host without strongSwan; and what its site is told.
+//! A connection that gets IPsec while the agent runs, on a host without strongSwan, and its site's configuration.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
@@ -22,7 +22,7 @@ fn ipsec_comes_with_a_reload_and_the_site_is_told_of_it_without_the_secret() {
     let reloaded = rig.agent.cli(&["reload"]).unwrap();
     assert!(stdout(&reloaded).contains("connection shanghai (ipsec) changed"), "{reloaded:?}");
 
-    // Nobody answers: that is the reason, and the other connections are as they were.
+    // No daemon answers: that is the reason, and the other connections are unchanged.
     let why = "strongSwan does not answer on /nowhere/charon.vici: start it";
     let is_told = |connection: &serde_json::Value| match connection["name"].as_str() {
         Some("shanghai") => {
@@ -35,7 +35,7 @@ fn ipsec_comes_with_a_reload_and_the_site_is_told_of_it_without_the_secret() {
     let status = rig.agent.wait_for_status(patience, |status| all_told(status)).unwrap();
     assert_eq!(status["connections"].as_array().unwrap().len(), 3);
 
-    // What the site is told: the same from the agent as from the file.
+    // The site's configuration: the agent and the file give the same.
     let path = file.to_str().unwrap();
     let told = |args: &[&str]| {
         let output = rig.agent.cli(&[&["peer-config", "shanghai", "--format", "swanctl"], args].concat()).unwrap();
@@ -52,13 +52,13 @@ fn ipsec_comes_with_a_reload_and_the_site_is_told_of_it_without_the_secret() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).starts_with("vpnhub: there is no connection \"beijing\"; help: "), "{refused:?}");
 
-    // A secret that others may read is not taken, and what is in force stays so.
+    // A secret that others may read is rejected, and the active configuration is unchanged.
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
     let refused = rig.agent.cli(&["reload"]).unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("chmod 600"), "{refused:?}");
 
-    // Without IPsec it is up as before.
+    // Without IPsec it is up again.
     fs::write(&file, config.to_string()).unwrap();
     assert!(rig.agent.cli(&["reload"]).unwrap().status.success());
     rig.agent

@@ -1,4 +1,4 @@
-//! What an operator meets: mistakes, missing things, the command line's contract, systemd.
+//! The operator's view: mistakes, missing things, the command line's contract, systemd.
 
 mod advertisements;
 mod idle;
@@ -27,8 +27,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// The sentence with which a command fails: exit code 1, nothing on stdout, and on stderr one line of its own besides
-/// the log's.
+/// The sentence with which a command fails: exit code 1, nothing on stdout, and one line on stderr in addition to the
+/// log's.
 fn failure(output: &Output) -> String {
     let text = stderr(output);
     assert_eq!(output.status.code(), Some(1), "{text}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{SITES, stdout, vpnhub};
 
-/// By the schema that is committed.
+/// Validates an answer against the committed schema.
 fn assert_schema(form: &str, answer: &Value) {
     let file = checkout::find().unwrap().join(format!("hub-userspace/tests/status/{form}.schema.json"));
     let schema = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
@@ -52,7 +52,7 @@ fn status_as_json_has_every_key_of_the_contract() {
     rig.stop().unwrap();
 }
 
-/// Those of the configuration, in its order.
+/// The shown routes are the configuration's, in its order.
 fn assert_routes(shown: &Value, config: &HubConfig) {
     let shown = shown.as_array().unwrap();
     assert_eq!(shown.len(), config.routes.len());
@@ -67,7 +67,7 @@ fn assert_routes(shown: &Value, config: &HubConfig) {
     }
 }
 
-/// The words of a table's line that begins with these words.
+/// The words of a table's line that begins with `start`.
 fn row<'a>(table: &'a str, start: &[&str]) -> Vec<&'a str> {
     let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let mut matching = rows.filter(|words| words.starts_with(start));

@@ -1,4 +1,4 @@
-//! What the agent refuses to start with: one sentence, exit code 1, and nothing done to the host.
+//! Reasons for which the agent refuses to start: one sentence, exit code 1, and no change to the host.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -13,14 +13,14 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 use crate::{SITES, failure, stderr, vpnhub};
 
-/// The user and group "nobody" of every distribution.
+/// The user and group "nobody", the same in every distribution.
 const NOBODY: u32 = 65_534;
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Runs `vpnhub --socket … run --config …` with files of a directory: it must end by itself.
+/// Runs `vpnhub --socket … run --config …` with files of a directory: it must exit by itself.
 fn run(place: &Namespace, scratch: &Scratch) -> Output {
     let (socket, config) = (scratch.file("other.sock"), scratch.file("vpnhub.toml"));
     let state = scratch.file("other-state");
@@ -44,7 +44,7 @@ fn a_second_agent_on_the_same_socket() {
     );
     let told = failure(&second);
     assert!(told.contains(&format!("another agent answers on {}", socket.display())), "{told}");
-    // The first is none the worse for it.
+    // The first agent is unaffected.
     assert!(socket.exists());
     reach(&rig.world["shanghai"], SITES[1].host4().into()).unwrap();
     rig.stop().unwrap();
@@ -67,7 +67,7 @@ fn a_second_agent_in_the_same_namespace() {
 #[test]
 fn users_without_privileges_can_neither_hold_the_lock_nor_look_into_the_agent() {
     let world = World::three_offices(&Options::default()).unwrap();
-    // The name that was the lock once: any user could take it.
+    // The lock's former name, which any user could take.
     let taken = world[HUB].enter(|| {
         let address = SocketAddr::from_abstract_name("vpnhub/agent").unwrap();
         UnixDatagram::bind_addr(&address).unwrap()
@@ -84,7 +84,7 @@ fn users_without_privileges_can_neither_hold_the_lock_nor_look_into_the_agent() 
     rig.stop().unwrap();
 }
 
-/// Becomes nobody after the place has been entered.
+/// Switches to the user nobody after entering the place.
 fn as_nobody(place: &Namespace, binary: &Path, args: &[&str]) -> Output {
     let mut command = place.command(binary);
     let become_nobody = || {
@@ -101,7 +101,7 @@ fn as_nobody(place: &Namespace, binary: &Path, args: &[&str]) -> Output {
 fn no_privileges() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
-    // Where nobody may go.
+    // In a directory to which nobody has access.
     let binary = scratch.executable(agent_binary(), "vpnhub").unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let config = scratch.file("vpnhub.toml");
@@ -116,11 +116,11 @@ fn no_privileges() {
     assert!(!socket.exists());
     assert_untouched(&world[HUB]);
 
-    // Nor may it make its socket just anywhere.
+    // Nor may it create its socket in any directory.
     let told = failure(&as_nobody(&world[HUB], &binary, &["run", "--config", path(&config)]));
     assert!(told.contains("/run/vpnhub"), "{told}");
 
-    // To look at a file takes no rights; one that may not be read is told as such.
+    // Checking a file needs no rights; an unreadable file is reported as such.
     let checked = as_nobody(&world[HUB], &binary, &["check", "--config", path(&config)]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
@@ -184,7 +184,7 @@ fn commands_without_an_agent() {
         let told = failure(&vpnhub(&world["host"], &args));
         assert!(told.contains(&format!("no agent answers on {}", socket.display())), "{told}");
     }
-    // One that crashed left its file.
+    // A crashed agent left its file.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let told = failure(&vpnhub(&world["host"], &["--socket", path(&socket), "status"]));
     assert!(told.contains("no agent answers on"), "{told}");

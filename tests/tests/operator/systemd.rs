@@ -1,4 +1,4 @@
-//! `Type=notify`: systemd is told when all is attached, and when the end has begun.
+//! `Type=notify`: systemd is notified when everything is attached, and when the shutdown begins.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -10,7 +10,7 @@ use hub_tests::lab::{AgentCommand, HUB, HubConfig, Options, Scratch, World, agen
 
 use crate::SITES;
 
-/// The next message, but for the one that brings the nftables table's socket (tests/tests/outlive).
+/// The next message, except the one with the nftables table's socket (tests/tests/outlive).
 fn next(socket: &UnixDatagram) -> String {
     loop {
         let mut buffer = [0; 1024];
@@ -33,7 +33,7 @@ fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
     let agent = thread::scope(|scope| {
         let agent = scope.spawn(|| command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()));
         let told = next(&systemd);
-        // At this very moment.
+        // At the moment of the notification.
         let links = world[HUB].ip("-o link show").unwrap();
         let routes = world[HUB].ip("route show proto 118").unwrap();
         assert!(told.lines().any(|line| line == "READY=1"), "{told}");
@@ -82,7 +82,7 @@ fn a_notify_socket_that_is_not_there_hinders_nothing() {
 fn units_are_sandboxed() {
     for unit in ["vpnhub.service", "vpnhub-guard.service"] {
         let path = checkout::find().unwrap().join("examples").join(unit);
-        // Tenths: exit code 1 above it.
+        // In tenths: exit code 1 above it.
         let args = ["security", "--offline=true", "--threshold=22"];
         let output = Command::new("systemd-analyze").args(args).arg(&path).output().unwrap();
         assert!(output.status.success(), "{unit}: {}", String::from_utf8_lossy(&output.stdout));

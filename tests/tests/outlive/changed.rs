@@ -1,4 +1,4 @@
-//! What the configuration says while no agent runs is in force when the next one has started.
+//! Configuration changes made while no agent runs take effect when the next one has started.
 
 use std::fs;
 
@@ -9,11 +9,11 @@ use hub_tests::lab::{
 
 use crate::{ENDS, End, PORT, SITES, WAIT, Wire, probe, start_again, stream::Stream};
 
-/// Addresses of Hangzhou's site, routed apart from its network.
+/// Addresses of Hangzhou's site, routed separately from its network.
 const MOVED: &str = "10.10.20.128/25";
-/// Of Shanghai's.
+/// The same for Shanghai.
 const REMOVED: &str = "10.10.10.64/26";
-/// Of Ningbo's.
+/// The same for Ningbo.
 const ADDED: &str = "10.10.30.32/27";
 
 /// The three offices, and Hangzhou's second link.
@@ -28,7 +28,7 @@ fn config(routes: &[(&str, &str)]) -> String {
     config.to_string()
 }
 
-/// Interfaces of the kernel's own routes to a prefix: of the published ones, and of all others of the agent.
+/// The kernel's routes to a prefix: interfaces of the published ones, and the number of the agent's others.
 fn kernel_routes(hub: &Namespace, prefix: &str) -> (Vec<String>, usize) {
     let published = hub.ip(&format!("route show table all exact {prefix} proto 118")).unwrap();
     let device = |line: &str| Some(line.split_once(" dev ")?.1.split_whitespace().next()?.to_owned());
@@ -36,7 +36,7 @@ fn kernel_routes(hub: &Namespace, prefix: &str) -> (Vec<String>, usize) {
     (published.lines().filter_map(device).collect(), internal.lines().count())
 }
 
-/// By which of a site's links a packet arrives.
+/// The link of a site on which a packet arrives.
 fn arrives(rig: &Rig, site: &Site, links: &[u8], host: u8, ports: (u16, u16)) -> u8 {
     let sender = Wire::open(&rig.world, &SHANGHAI, 0);
     let receivers: Vec<(u8, Wire)> = links.iter().map(|link| (*link, Wire::open(&rig.world, site, *link))).collect();
@@ -72,7 +72,7 @@ fn routes_changed_while_no_agent_ran_are_right_after_the_start() {
         assert_eq!(kernel_routes(&rig.world[HUB], REMOVED), (vec!["tun-sh".to_owned()], 1));
         assert_eq!(kernel_routes(&rig.world[HUB], ADDED), (vec![], 0));
 
-        // Hangzhou's network itself is routed as before: none of its packets is lost.
+        // Hangzhou's network itself keeps its route: none of its packets is lost.
         let Rig { agent, world } = rig;
         let (agent, sent, arrived) = Stream::during(&world, |stream| {
             stream.wait_for(100);

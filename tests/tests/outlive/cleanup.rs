@@ -1,4 +1,4 @@
-//! A datapath without an agent is read, and taken away; two of them do not meet.
+//! A datapath without an agent can be read and removed; two datapaths do not interfere.
 
 use std::fs;
 use std::process::Output;
@@ -82,7 +82,8 @@ fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_clos
         return agent.stop().unwrap();
     }
     assert_eq!(store.name().as_deref(), Some("vpnhub-nftables"));
-    // An agent that stops before it has met the neighbours leaves them unknown, and the lab's hub has `ip_forward = 0`.
+    // An agent that stops before it has resolved the neighbours leaves them unknown, and the lab's hub has `ip_forward
+    // = 0`.
     retry("not forwarded yet", || Ok(forwards(&world).then_some(()))).unwrap();
     let files = agent.stop_with(nix::sys::signal::Signal::SIGTERM).unwrap();
     let before = world[HUB].ip("route show").unwrap();
@@ -92,7 +93,7 @@ fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_clos
     assert!(text.contains("systemctl clean --what=fdstore vpnhub"), "{text}");
     assert_eq!(world[HUB].ip("route show").unwrap(), before, "nothing is removed");
     assert!(forwards(&world));
-    // Another agent than the unit's: by hand, say.
+    // An agent other than the unit's, for example one started by hand.
     let error = command.start_in(&world[HUB], files).unwrap_err().to_string();
     assert!(error.contains("is owned by another process, of netlink port"), "{error}");
     assert!(forwards(&world), "the datapath goes on");
@@ -101,7 +102,7 @@ fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_clos
     assert!(done.status.success(), "{}", said(&done));
     assert!(!forwards(&world));
 
-    // It leaves nothing to be kept.
+    // It leaves nothing in the store.
     let head = if config.contains("[dataplane]") { "" } else { "[dataplane]\n" };
     let config = format!("{head}{config}").replace("[dataplane]\n", "[dataplane]\non_stop = \"detach\"\n");
     let agent = store.command(command).start_with(&world[HUB], &config).unwrap();
@@ -120,7 +121,7 @@ fn two_instances_of_a_host_do_not_meet() {
     other.agent.status().unwrap();
     let Rig { agent, world } = other;
     agent.kill().unwrap();
-    // The same name in another network namespace, while the datapath of that name runs.
+    // The same name in another network namespace, while the first datapath runs.
     let refused = one.world[HUB]
         .command(agent_binary())
         .args(["--socket", "/nonexistent/vpnhub.sock", "cleanup", "--instance", "Not valid"])
@@ -130,7 +131,7 @@ fn two_instances_of_a_host_do_not_meet() {
     let taken = start_as(&one.world, &world[HUB].instance());
     assert!(taken.contains("is in another network namespace"), "{taken}");
     assert!(forwards(&world));
-    // And another name in the same one.
+    // And another name in the same namespace.
     let taken = start_as(&world, &format!("{}-2", world[HUB].instance()));
     assert!(taken.contains("is in this network namespace"), "{taken}");
     assert!(!world[HUB].pins().with_file_name(format!("{}-2", world[HUB].instance())).exists());
@@ -138,7 +139,7 @@ fn two_instances_of_a_host_do_not_meet() {
     assert!(cleanup(&world).status.success());
 }
 
-/// Why an agent of this instance does not start.
+/// The reason why an agent of this instance does not start.
 fn start_as(world: &World, instance: &str) -> String {
     let scratch = hub_tests::lab::Scratch::new().unwrap();
     fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&SITES).to_string()).unwrap();

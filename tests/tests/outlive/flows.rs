@@ -1,4 +1,4 @@
-//! Flows stay on their links when agents come and go.
+//! Flows stay on their links across restarts of the agent.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::{ENDS, PORT, SITES, WAIT, Wire, probe, start_again};
 
 const FLOWS: u16 = 500;
 
-/// By source port, the link that a flow's packet arrives on. All must arrive.
+/// By source port, the link on which a flow's packet arrives. All must arrive.
 fn spread(world: &World) -> BTreeMap<u16, usize> {
     let sender = Wire::open(world, &HANGZHOU, 0);
     let receivers = [0, 1].map(|link| Wire::open(world, &SHANGHAI, link));
@@ -35,7 +35,7 @@ fn shares_are(status: &Status, wanted: [f64; 2]) -> bool {
         .all(|(name, wanted)| (status.share("10.10.10.0/24", name) - wanted).abs() < 1e-9)
 }
 
-/// A link goes and comes back: the buckets are not those of a fresh start any more.
+/// A link goes down and comes back: the buckets then differ from those of a fresh start.
 fn fail_over(rig: &Rig, link: u8, shares: [f64; 2]) {
     let device = SHANGHAI.hub_device(link);
     rig.world[HUB].set_link(&device, false).unwrap();
@@ -76,7 +76,7 @@ fn flows_stay_on_their_links_over_restarts_that_follow_failovers() {
             assert_eq!(spread(&rig.world), before, "with another agent, {end:?}");
         }
     }
-    // Another weight moves no more than it must.
+    // Another weight moves no more flows than necessary.
     let before = spread(&rig.world);
     let scratch = ENDS[0].end(rig.agent);
     let text = HubConfig::offices(&SITES).second_link(&SHANGHAI, [25, 75]).to_string();

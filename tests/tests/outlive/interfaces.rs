@@ -4,7 +4,7 @@ use hub_tests::lab::{HANGZHOU, HUB, HubConfig, NINGBO, Rig, SHANGHAI, Site, Worl
 
 use crate::{ENDS, SITES, start_again, warm_hub};
 
-/// The link to Ningbo, made again under the index that it had.
+/// Recreates the link to Ningbo under its old index.
 fn recreate(world: &World) {
     let hub = &world[HUB];
     let index = hub.ifindex("tun-nb").unwrap();
@@ -65,7 +65,7 @@ fn an_interface_that_is_no_attachment_any_more_is_let_go_of() {
     agent.stop().unwrap();
 }
 
-/// One that an agent attaches in another way than the one before.
+/// An interface that one agent attaches in another way than the one before.
 #[test]
 fn another_way_to_attach_takes_the_place_of_the_one_before() {
     let Rig { mut agent, world } = warm_hub();
@@ -82,7 +82,7 @@ fn another_way_to_attach_takes_the_place_of_the_one_before() {
         let links = world[HUB].ip("-o link show").unwrap();
         assert_eq!(links.contains("xdpgeneric"), asked == "generic", "{links}");
         if asked != "generic" {
-            // Into a veth pair, generic XDP needs more than the lab's links have.
+            // Into a veth pair, generic XDP needs more than the lab's links provide.
             reach(&world["shanghai"], HANGZHOU.host4().into()).unwrap();
         }
     }

@@ -1,5 +1,5 @@
-//! The datapath goes on when its agent is killed, stopped or replaced. The hub's kernel does not forward (`ip_forward` is off): only
-//! the programs can have done it.
+//! The datapath keeps forwarding when its agent is killed, stopped or replaced. The hub's kernel does not forward
+//! (`ip_forward` is off), so only the programs can have done it.
 
 mod changed;
 mod cleanup;

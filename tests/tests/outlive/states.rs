@@ -1,4 +1,4 @@
-//! What an agent knows of its connections, the next one knows.
+//! The next agent takes over the states of connections.
 
 use hub_tests::lab::{HUB, HubConfig, Options, Rig, SHANGHAI, Status, retry};
 

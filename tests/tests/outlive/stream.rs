@@ -1,4 +1,4 @@
-//! A stream of packets while agents come and go: all arrive, and all are counted.
+//! A stream of packets across restarts of the agent: all arrive, and all are counted.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ const RESTARTS: usize = 20;
 /// drivers/net/veth.c): with more in flight, a busy CPU would lose packets in the lab.
 const WINDOW: u64 = 200;
 
-/// Packets by number, from Shanghai to Hangzhou: which arrived.
+/// Numbered packets from Shanghai to Hangzhou, and which arrived.
 pub struct Stream {
     sent: AtomicU64,
     received: AtomicU64,
@@ -26,7 +26,7 @@ impl Stream {
         Self { sent: AtomicU64::new(0), received: AtomicU64::new(0), done: AtomicBool::new(false) }
     }
 
-    /// Sends for as long as `work` takes; how many were sent, and the numbers of those that arrived.
+    /// Sends for the duration of `work`. Returns the number sent, and the numbers of those that arrived.
     pub fn during<T: Send>(world: &World, work: impl FnOnce(&Self) -> T + Send) -> (T, u64, HashSet<u64>) {
         let stream = Self::new();
         let sender = Wire::open(world, &SHANGHAI, 0);
@@ -60,7 +60,7 @@ impl Stream {
         }
     }
 
-    /// Until all that was sent has come, or nothing comes any more.
+    /// Receives until every sent packet has arrived, or none arrives any more.
     fn receive(&self, wire: &Wire) -> HashSet<u64> {
         let mut arrived = HashSet::new();
         loop {
@@ -75,7 +75,7 @@ impl Stream {
         }
     }
 
-    /// Waits until so many more have arrived: the datapath works.
+    /// Waits for this many more arrivals, which prove that the datapath works.
     pub fn wait_for(&self, more: u64) {
         let (start, deadline) = (self.received.load(Ordering::SeqCst), Instant::now() + WAIT);
         while self.received.load(Ordering::SeqCst) < start + more {
@@ -135,7 +135,7 @@ fn agents_are_stopped_and_every_packet_arrives_and_is_counted_once() {
     goes_on(End::Stopped);
 }
 
-/// Killed while it starts, at one moment after the other: from before it has done anything until it is ready.
+/// Killed at successive moments of its start, from before its first action until it is ready.
 #[test]
 fn an_agent_that_is_killed_at_any_moment_of_its_start_is_in_nobodys_way() {
     const MOMENTS: u32 = 25;
@@ -166,7 +166,7 @@ fn an_agent_that_is_killed_at_any_moment_of_its_start_is_in_nobodys_way() {
     agent.stop().unwrap();
 }
 
-/// Its checks go on, too.
+/// The source checks continue, too.
 #[test]
 fn without_an_agent_what_is_spoofed_is_dropped_and_counted() {
     for end in ENDS {
@@ -187,7 +187,7 @@ fn without_an_agent_what_is_spoofed_is_dropped_and_counted() {
     }
 }
 
-/// A slot has the counters of its connection alone, whatever is configured between two agents.
+/// A slot has the counters of its connection only, whatever is configured between two agents.
 #[test]
 fn connections_that_come_and_go_between_two_agents_keep_their_own_counters() {
     let Rig { agent, world } = warm_hub();
@@ -199,7 +199,7 @@ fn connections_that_come_and_go_between_two_agents_keep_their_own_counters() {
         std::fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(sites).to_string()).unwrap();
         start_again(&world, scratch)
     };
-    // Without the first by name, whose slot becomes free.
+    // Without the first by name, which frees its slot.
     let agent = with(agent, &[SHANGHAI, SITES[2].clone()]);
     assert_eq!(agent.status().unwrap().counter("ningbo", "rx_packets"), ningbo);
     let agent = with(agent, &SITES);

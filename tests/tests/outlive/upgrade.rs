@@ -1,4 +1,4 @@
-//! From version 0.1, whose programs and routes end with its agent, and back, as docs/upgrade.md says.
+//! From version 0.1, whose programs and routes end with its agent, and back, as in docs/upgrade.md.
 //!
 //! `VPNHUB_FROM=FILE` names an agent of that version.
 
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 use crate::{PORT, SITES, Wire, ports_of, probe, start_again};
 
-/// Has the kernel forward nothing; what programs redirect does not come past it.
+/// Makes the kernel forward nothing; packets redirected by programs bypass this rule.
 const HOLD: &str = "table inet hold { chain forward { type filter hook forward priority -1; policy drop; }; }";
 const SPOOFED: u16 = 100;
 
@@ -25,12 +25,12 @@ fn old() -> AgentCommand {
     AgentCommand::new(env::var_os("VPNHUB_FROM").expect("VPNHUB_FROM names an agent of version 0.1")).without_instance()
 }
 
-/// The hub's kernel forwards: what no program stops it may.
+/// The hub's kernel forwards every packet that no program stops.
 fn world() -> World {
     World::three_offices(&Options::default().slow_path(true)).unwrap()
 }
 
-/// Packets of Shanghai's with others' sources that arrive at the VPC, and at Hangzhou.
+/// The number of Shanghai's packets with foreign sources that arrive at the VPC, and at Hangzhou.
 fn spoofed_arrive(world: &World) -> [usize; 2] {
     let sender = Wire::open(world, &SHANGHAI, 0);
     let vpc = FrameSocket::open(&world[VPC.place], VPC.device).unwrap();
@@ -51,7 +51,7 @@ fn all_reach_each_other(world: &World) {
     }
 }
 
-/// Rules of any agent, and routes in the table that version 0.1 had of its own.
+/// Rules of any agent, and routes in version 0.1's own table.
 fn left_of_old(hub: &Namespace) -> Vec<String> {
     ["-4 rule show", "-6 rule show", "-4 route show table 1180", "-6 route show table 1180"]
         .into_iter()
@@ -63,14 +63,14 @@ fn left_of_old(hub: &Namespace) -> Vec<String> {
         .collect()
 }
 
-/// What a command says that succeeds.
+/// The output of a command, which must succeed.
 fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = output(command).unwrap();
     assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
 }
 
-/// Of this version.
+/// The `vpnhub` of this version.
 fn vpnhub(world: &World, arguments: &[&str]) -> String {
     run(world[HUB].command(agent_binary()).args(arguments))
 }
@@ -129,7 +129,7 @@ fn from_0_1_and_back_nothing_is_open_and_nothing_is_left() {
     agent.stop().unwrap();
 }
 
-/// What it leaves then are rules, its table and the published routes, and no program.
+/// Version 0.1 then leaves rules, its table and the published routes, but no program.
 #[test]
 #[ignore = "needs an agent of version 0.1: VPNHUB_FROM=FILE"]
 fn what_is_left_of_0_1_when_it_was_killed_is_removed() {
@@ -143,7 +143,7 @@ fn what_is_left_of_0_1_when_it_was_killed_is_removed() {
     starts_and_removes_what_is_left(&world, files);
 }
 
-/// It holds a name that this version does not ask for: anybody could.
+/// It holds a lock name that this version ignores, because any user could take it.
 #[test]
 fn an_agent_of_0_1_that_runs_is_warned_of() {
     let world = world();

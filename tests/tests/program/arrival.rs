@@ -1,35 +1,35 @@
-//! What comes in: a frame, and what the kernel knows of it.
+//! An arriving frame, with the kernel's metadata.
 
 use hub_tests::model as reference;
 use hub_userspace::datapath::Hook;
 
-/// Link addresses as a packet may still have before it that was decrypted: of the frame it came in. A test run of TC
-/// wants them, and takes the packet for what the `EtherType` behind them says.
+/// Link addresses that a decrypted packet may still have in front of it, from its outer frame. A TC test run requires
+/// them, and takes the packet's protocol from the `EtherType` behind them.
 const LEFT_OVER: [u8; 12] = [2, 9, 9, 9, 9, 9, 2, 9, 9, 9, 9, 9];
 
-/// A frame on its way in, and what the kernel knows of it.
+/// An arriving frame, with the kernel's metadata.
 #[derive(Debug, Clone)]
 pub struct Arrival {
     pub interface: u32,
     pub frame: Vec<u8>,
-    /// What the kernel takes raw IP for, an `EtherType`; by its version unless told. On Ethernet the frame says it.
+    /// The kernel's protocol of raw IP, an `EtherType`; the default is by IP version. On Ethernet the frame has it.
     pub taken_for: Option<u16>,
-    /// `skb->mark`, of which nothing is to be believed.
+    /// `skb->mark`, which must not be trusted.
     pub mark: u32,
 }
 
 impl Arrival {
-    /// With a mark that claims everything.
+    /// With every bit of the mark set.
     pub fn new(interface: u32, frame: Vec<u8>) -> Self {
         Self { interface, frame, taken_for: None, mark: u32::MAX }
     }
 
-    /// What a test run of TC wants before raw IP.
+    /// The bytes that a TC test run requires before raw IP.
     pub fn left_over(&self) -> Vec<u8> {
         [&LEFT_OVER[..], &self.protocol(true).to_be_bytes()].concat()
     }
 
-    /// Where it gets to a program at this hook; `raw`: without a link header.
+    /// The hook at which the program receives it; `raw`: without a link header.
     pub fn hook(&self, hook: Hook, raw: bool) -> reference::Hook {
         match hook {
             Hook::Xdp => reference::Hook::Xdp,
@@ -50,7 +50,7 @@ impl Arrival {
     }
 }
 
-/// What raw IP of this version is to be taken for; of no version that there is, for an experiment's (RFC 5342).
+/// The protocol of raw IP by its version; for an unknown version an experimental one (RFC 5342).
 fn by_version(packet: &[u8]) -> u16 {
     match packet.first().map(|byte| byte >> 4) {
         Some(4) => 0x0800,

@@ -1,6 +1,6 @@
 //! The kernel program under test: loaded, filled from a [`World`], run on single frames, its counters read.
 //!
-//! Needs devices that exist, so everything runs in a network namespace of the test's own.
+//! It needs existing devices, so everything runs in a network namespace of the test's own.
 
 mod arrival;
 
@@ -52,28 +52,28 @@ pub const ENTRIES: [Entry; 4] = [
     (Hook::Tc, LookupKind::Lpm),
 ];
 
-/// Bits of `skb->mark` that are the program's, and of these the one of all it has admitted.
+/// The program's bits of `skb->mark`, and the one that marks every allowed packet.
 const MARK_MASK: u32 = 0x1fff_0000;
 const MARK_FLAG: u32 = 0x1000_0000;
 
-/// Counters by account and name, those that are not 0.
+/// Non-zero counters by account and name.
 pub type Books = BTreeMap<(Account, &'static str), u64>;
 
 /// The loaded program.
 pub struct Program {
     pub entry: Entry,
     dataplane: Dataplane,
-    /// What its maps hold.
+    /// The contents of its maps.
     tables: Tables,
     /// Indices of the interfaces that carry raw IP.
     raw: BTreeSet<u32>,
     /// Destinations in its maps.
     destinations: BTreeSet<IpNet>,
-    /// Whose counters are where.
+    /// The owner of each counter slot.
     slots: Vec<(u32, Account)>,
 }
 
-/// What an agent remembers from one world to the next.
+/// The agent's state from one world to the next.
 #[derive(Default)]
 pub struct Agent {
     layout: IdMaps,
@@ -85,7 +85,7 @@ pub struct Agent {
 pub fn in_namespace(devices: &[u32], test: impl FnOnce(&Namespace) -> anyhow::Result<()> + Send) -> anyhow::Result<()> {
     require_root()?;
     let namespace = Namespace::create(&unique_prefix())?;
-    // The far ends have no part in the test; without an index of their own they would take one of the others'.
+    // The far ends have no part in the test, but need their own indices: they would take one of the others'.
     let pair = |index: &u32| {
         format!("link add near{index} index {index} type veth peer name far{index} index {}\n", 1000 + index)
     };
@@ -94,7 +94,7 @@ pub fn in_namespace(devices: &[u32], test: impl FnOnce(&Namespace) -> anyhow::Re
     namespace.enter(|| test(&namespace))?
 }
 
-/// The same with the loaded program, for each entry point.
+/// Like [`in_namespace`], with the loaded program, for each entry point.
 pub fn with_program(
     devices: &[u32],
     test: impl Fn(&Namespace, &mut Program) -> anyhow::Result<()> + Sync,
@@ -119,12 +119,12 @@ impl Program {
         })
     }
 
-    /// Fills the program's maps by way of the agent's own functions, with nothing carried over from the world before.
+    /// Fills the program's maps with the agent's own functions, with no state from an earlier world.
     pub fn install(&mut self, world: &World) -> anyhow::Result<()> {
         self.follow(world, &mut Agent::default())
     }
 
-    /// The same, by what is different from the world that the agent knew before.
+    /// Applies the differences from the agent's previous world.
     pub fn follow(&mut self, world: &World, agent: &mut Agent) -> anyhow::Result<()> {
         let (config, host, states) = inputs(world);
         let tc_only: BTreeSet<u32> =
@@ -141,7 +141,7 @@ impl Program {
         let compiled = fib::egress_tables(inputs, rib, layout)?;
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
-        // What another agent has left.
+        // Entries of another agent.
         changed.extend(self.destinations.difference(&destinations));
         let neighbours = fib::neighbour_table(inputs);
         let routes_to = compiled.routes(rib, &changed);
@@ -154,7 +154,7 @@ impl Program {
         *routes = config.routes;
         layout.policy.end();
         layout.egress.end();
-        // No packet is on its way.
+        // No packet is in flight.
         layout.begin_release();
         layout.release();
         let numbers = self.dataplane.numbers();
@@ -165,7 +165,7 @@ impl Program {
         Ok(())
     }
 
-    /// Runs it on a frame of which nothing else is known.
+    /// Runs it on a frame without metadata.
     pub fn run(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Outcome> {
         self.take(&Arrival::new(interface, frame.to_vec()))
     }
@@ -185,14 +185,14 @@ impl Program {
         Ok(outcome)
     }
 
-    /// Whether a frame can come to this program.
+    /// Whether a frame can reach this program.
     pub fn gets(&self, world: &World, arrival: &Arrival) -> bool {
         let raw = self.raw.contains(&arrival.interface);
         let link_header = if raw { 0 } else { 14 };
         match self.entry.0 {
-            // It does not know what the kernel will take a frame for.
+            // It does not know which protocol the kernel will assign.
             Hook::Xdp => !world.is_by_tc(arrival.interface) && arrival.taken_for.is_none(),
-            // A test run wants the headers that the EtherType promises (bpf_prog_test_run_skb(), net/bpf/test_run.c).
+            // A test run requires the headers that the EtherType implies (bpf_prog_test_run_skb(), net/bpf/test_run.c).
             Hook::Tc => match arrival.protocol(raw) {
                 0x0800 => arrival.frame.len() >= link_header + 20,
                 0x86dd => arrival.frame.len() >= link_header + 40,
@@ -201,7 +201,7 @@ impl Program {
         }
     }
 
-    /// What it is to do of a judgement.
+    /// This hook's part of a verdict.
     pub fn part(&self, judgement: Judgement, world: &World, arrival: &Arrival) -> Judgement {
         match self.entry.0 {
             Hook::Xdp => judgement.by_xdp(world),
@@ -209,10 +209,10 @@ impl Program {
         }
     }
 
-    /// `skb->mark` of an arrival that is passed with this mark: bits that are not the program's stay as they came.
+    /// The expected `skb->mark` of an arrival passed with this mark: bits that are not the program's do not change.
     pub fn marked(&self, arrival: &Arrival, mark: Option<&Mark>) -> anyhow::Result<u32> {
         let number = match mark {
-            // XDP's part: it has no marks.
+            // XDP sets no mark.
             None => return Ok(arrival.mark),
             Some(Mark::Cleared) => return Ok(arrival.mark & !MARK_MASK),
             Some(Mark::NoRoute) => 0,
@@ -228,7 +228,7 @@ impl Program {
         Ok(arrival.mark & !MARK_MASK | MARK_FLAG | number << 16)
     }
 
-    /// All counters, since the program was loaded.
+    /// All counters since the program was loaded.
     pub fn books(&self) -> anyhow::Result<Books> {
         let mut books = Books::new();
         for (slot, account) in &self.slots {
@@ -248,7 +248,7 @@ impl Program {
     }
 }
 
-/// What changed from one reading to the next.
+/// The changes between two readings.
 pub fn difference(before: &Books, after: &Books) -> Books {
     let change = |(key, value): (&(Account, &'static str), &u64)| {
         let change = value - before.get(key).copied().unwrap_or(0);
@@ -257,7 +257,7 @@ pub fn difference(before: &Books, after: &Books) -> Books {
     after.iter().filter_map(change).collect()
 }
 
-/// Enters what the model counts.
+/// Adds the model's counts.
 pub fn enter(books: &mut Books, judgement: &Judgement) {
     for (account, count) in &judgement.counts {
         let mut add = |name, value| {
@@ -341,7 +341,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     (config, host, states)
 }
 
-/// What the agent would know of the SAs.
+/// The agent's knowledge of the SAs.
 fn negotiated(world: &World) -> Negotiated {
     let ports = |ports: &RangeInclusive<u16>| Ports { first: *ports.start(), last: *ports.end() };
     let pair = |pair: &reference::Pair| {

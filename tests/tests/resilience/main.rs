@@ -1,10 +1,10 @@
-//! Next-hop groups that change while flows are under way: what the loaded program does with each bucket, step by step.
+//! Next-hop groups that change under traffic: the loaded program's choice for each bucket, step by step.
 //!
-//! A destination's members go down, come back, change their weights, come and go at random. After each step the program
-//! is asked about every bucket, with packets of flows that the reference model says are in it. The shares must be those
-//! of the model, and no more buckets may have moved than these shares need.
+//! A destination's members go down, come back, change their weights, and are added and removed at random. After each
+//! step the program is tested on every bucket, with packets of flows that the reference model assigns to it. The shares
+//! must equal the model's, and no more buckets may have moved than these shares need.
 //!
-//! `VPNHUB_SEED=N` runs the steps of that seed again; without it the clock decides.
+//! `VPNHUB_SEED=N` replays the steps of that seed; the default is from the clock.
 
 #[path = "../program/mod.rs"]
 #[expect(dead_code, reason = "other tests count as well")]
@@ -28,18 +28,18 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use crate::program::{Agent, Program, in_namespace};
 
 const BUCKETS: u16 = 256;
-/// A share is exact to one bucket; to two where the only other way would have been to take one from somebody whose share
+/// A share is exact to one bucket. It is exact to two if the only alternative was to take one from a member whose share
 /// has not shrunk.
 const ROUNDING: f64 = 2.0;
-/// Packets come in on the first, and leave by the others.
+/// Packets arrive on the first, and leave by the others.
 const DEVICES: [u32; 9] = [51, 52, 53, 54, 55, 56, 57, 58, 59];
-/// The most next hops that a destination has here.
+/// Maximum number of next hops of a destination here.
 const MEMBERS: usize = 64;
 const STEPS: usize = 60;
-/// Of the site that sends.
+/// Prefix of the sending site.
 const SOURCE: &str = "10.1.0.0/16";
 const DESTINATION: &str = "10.9.0.0/16";
-/// Another destination, whose groups come and go beside the first's and must not matter to it.
+/// Another destination, whose changing groups must not affect the first's.
 const OTHER: &str = "10.8.0.0/16";
 
 /// Names of the members by bucket.
@@ -91,7 +91,7 @@ fn run(rng: &mut SmallRng, members: usize) -> anyhow::Result<()> {
             let moved = before.iter().zip(&owners).filter(|(before, now)| before != now).count();
             let moved = u32::try_from(moved)?;
             changes += moved;
-            // Whose members are the same shares their buckets, and has to take them as they are.
+            // A destination with the same members shares their buckets, and must take them unchanged.
             let members = members_of(&world, DESTINATION);
             if members != members_of(&world, OTHER) && members != others_before {
                 ensure!(moved == surplus(&count(before), &counts), "step {step}: {moved} buckets moved");
@@ -104,7 +104,7 @@ fn run(rng: &mut SmallRng, members: usize) -> anyhow::Result<()> {
                 }
             }
         }
-        // The same again moves nothing.
+        // Applying the same world again moves nothing.
         program.follow(&world, &mut agent)?;
         ensure!(
             crate::owners(&mut program, &world, &flows)? == owners,
@@ -122,7 +122,7 @@ fn members_of(world: &World, destination: &str) -> BTreeMap<String, u8> {
     routes.map(|route| (route.next_hop.clone(), route.weight)).collect()
 }
 
-/// Buckets that must move to get from these counts to those: what each member has too much.
+/// The number of buckets that must move from these counts to those: each member's surplus.
 fn surplus(before: &BTreeMap<String, u32>, after: &BTreeMap<String, u32>) -> u32 {
     before.iter().map(|(member, had)| had.saturating_sub(after.get(member).copied().unwrap_or(0))).sum()
 }
@@ -135,7 +135,7 @@ fn count(owners: &Owners) -> BTreeMap<String, u32> {
     counts
 }
 
-/// A hub with one site that sends, and many connections that lead to the same two destinations.
+/// A hub with one sending site, and many connections to the same two destinations.
 fn world(members: usize) -> World {
     let interfaces = DEVICES.map(|index| {
         let neighbours = (0..members).map(|number| (peer(number).into(), mac(number))).collect();
@@ -183,7 +183,7 @@ fn route(destination: &str, number: usize, weight: u8) -> Route {
     Route { destination: destination.parse().expect("a prefix"), next_hop: name(number), weight }
 }
 
-/// In an order that is not that of the numbers.
+/// Names in another order than the numbers.
 fn name(number: usize) -> String {
     format!("{}{number}", ['m', 'a', 'z'][number % 3])
 }
@@ -192,7 +192,7 @@ fn peer(number: usize) -> [u8; 4] {
     [169, 254, 1, low(number)]
 }
 
-/// Link address of a connection's far end: by it one sees which way a packet went.
+/// Link address of a connection's far end, which identifies the next hop of a packet.
 fn mac(number: usize) -> [u8; 6] {
     [2, 0, 0, 0, 2, low(number)]
 }
@@ -201,14 +201,14 @@ fn low<T: TryInto<u8>>(number: T) -> u8 {
     number.try_into().ok().expect("a small number")
 }
 
-/// Something happens to a destination's members; one always remains.
+/// A random change to a destination's members; one always remains.
 fn change(rng: &mut SmallRng, world: &mut World, destination: &str) {
     let destination: IpNet = destination.parse().expect("a prefix");
     let here = |route: &Route| route.destination == destination;
     let members: Vec<usize> = (0..world.routes.len()).filter(|index| here(&world.routes[*index])).collect();
     let index = *members.choose(rng).expect("one always remains");
     match rng.random_range(0..8) {
-        // States belong to connections, and so to both destinations.
+        // States belong to connections, so they affect both destinations.
         0..3 => {
             let name = world.routes[index].next_hop.clone();
             let connection = world.connections.iter_mut().find(|connection| connection.name == name);
@@ -249,7 +249,7 @@ fn flows(world: &World) -> Vec<[Vec<u8>; 2]> {
     flows.into_iter().map(|flows| flows.try_into().expect("two flows in each of 256 buckets")).collect()
 }
 
-/// Which member each bucket's packets leave by.
+/// The member by which each bucket's packets leave.
 fn owners(program: &mut Program, world: &World, flows: &[[Vec<u8>; 2]]) -> anyhow::Result<Owners> {
     let names: BTreeMap<[u8; 6], String> =
         (0..world.connections.len() - 1).map(|number| (mac(number), name(number))).collect();

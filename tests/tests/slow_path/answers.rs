@@ -1,4 +1,4 @@
-//! ICMP errors that the kernel answers with in the program's stead.
+//! ICMP errors that the kernel sends in place of the program.
 
 use hub_tests::lab::{FrameSocket, HANGZHOU, HUB, HubConfig, Options, Rig, SHANGHAI, UdpReceiver, VPC, World};
 use hub_tests::packet::{Packet, View};
@@ -56,7 +56,7 @@ fn what_is_longer_than_the_egress_mtu_and_may_not_be_fragmented_brings_that_mtu(
         let error = icmp_error(&answers, TOO_BIG, to);
         assert_eq!(View::ethernet(&error).unwrap().reported_mtu(), Some(1300));
     }
-    // An MTU that changes under way counts at once.
+    // A changed MTU takes effect at once.
     rig.world[HUB].ip("link set dev tun-hz mtu 1290").unwrap();
     for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
         datagram(from, to).dont_fragment().size(1340).send(&rig.world["shanghai"]).unwrap();
@@ -84,7 +84,7 @@ fn what_is_longer_than_the_egress_mtu_and_may_be_fragmented_arrives_in_parts() {
     let receiver = UdpReceiver::bind(&rig.world["hangzhou"], SocketAddr::new(HANGZHOU.host4().into(), 6000)).unwrap();
     let packet = Packet::ipv4(SHANGHAI.host4(), HANGZHOU.host4()).identification(7).udp(5000, 6000).payload(1340);
     shanghai.send(&packet.ethernet(macs[0], macs[1]).build()).unwrap();
-    // Put together again, it is what was sent.
+    // Reassembled, it equals the sent datagram.
     let whole = receiver.receive(WAIT).unwrap().expect("the parts arrive");
     let sent: Vec<u8> = (0..1340_usize).map(|at| at.to_le_bytes()[0]).collect();
     assert!(whole.payload == sent);

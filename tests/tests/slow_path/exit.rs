@@ -1,4 +1,4 @@
-//! The end of the agent, and its next start.
+//! The exit of the agent, and its next start.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn the_end_by_sigint_leaves_the_datapath() {
     goes_on(Signal::SIGINT);
 }
 
-/// Without an agent: what is said on standard output, and on standard error.
+/// Runs `cleanup` without an agent. Returns the exit code, stdout, and stderr.
 fn cleanup(world: &World, output: &str) -> (Option<i32>, String, String) {
     let mut command = world[HUB].command(agent_binary());
     command.args(["--output", output, "cleanup", "--instance", &world[HUB].instance()]);
@@ -28,7 +28,7 @@ fn cleanup(world: &World, output: &str) -> (Option<i32>, String, String) {
     (output.status.code(), said.trim().to_owned(), complained.trim().to_owned())
 }
 
-/// Removes all that agents have left.
+/// Removes everything that agents have left.
 fn clean_up(world: &World) {
     let (code, _, complaint) = cleanup(world, "table");
     assert_eq!((code, complaint.as_str()), (Some(0), ""));
@@ -53,7 +53,7 @@ fn goes_on(signal: Signal) {
         reach(&world["shanghai"], to).unwrap();
     }
     clean_up(&world);
-    // Nobody forwards any more.
+    // Nothing forwards any more.
     let report = Ping::new(HANGZHOU.host4().into()).timeout(Duration::from_millis(100)).run(&world["shanghai"]);
     assert_eq!(report.unwrap().received, 0);
 }
@@ -70,7 +70,7 @@ fn what_others_have_set_stays() {
         ["route show table all", "-6 route show table all", "rule show", "-6 rule show", "neigh show nud permanent"]
             .map(|command| world[HUB].ip(command).unwrap())
     };
-    // Addresses bring their routes when they are found to be nobody else's.
+    // Addresses bring their routes after duplicate address detection.
     retry("an address stays tentative", || Ok(world[HUB].ip("-6 addr show tentative")?.is_empty().then_some(())))
         .unwrap();
     let before = show(&world);
@@ -85,7 +85,7 @@ fn what_others_have_set_stays() {
 #[test]
 fn after_a_crash_all_carries_on_and_the_next_start_takes_over() {
     let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES).unpublished());
-    // The agent does not wait for the kernel to have everything.
+    // The agent does not wait until the kernel has everything.
     let before = retry("not every peer has its stand-in", || {
         let traces = traces(&world[HUB]);
         Ok((traces.matches("fe80::7670:6e68:7562").count() >= SITES.len()).then_some(traces))

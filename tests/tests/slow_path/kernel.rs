@@ -1,4 +1,4 @@
-//! Packets that the kernel forwards because the program does not, and those that are for the hub itself.
+//! Packets that the kernel forwards because the program does not, and packets to the hub itself.
 
 use std::net::IpAddr;
 
@@ -36,7 +36,7 @@ fn packets_with_options_that_a_router_must_look_at_arrive() {
                     arrivals.expect(WAIT, |frame| View::ethernet(frame).is_ok_and(|view| view.ports() == Some((3, 4))));
                 let arrived = arrived.unwrap().bytes;
                 verify_checksums(&arrived).unwrap();
-                // The options are still there.
+                // The options are unchanged.
                 let wanted = packet.ttl(63).build();
                 assert_eq!(View::ethernet(&arrived).unwrap().packet, wanted);
             }
@@ -69,7 +69,7 @@ fn the_first_packet_to_an_unknown_host_of_the_vpc_arrives() {
 
 #[test]
 fn the_first_packet_to_a_site_arrives() {
-    // At once after the start, when the agent may not know its link neighbours yet.
+    // Right after the start, when the agent may not know its link neighbours yet.
     let rig = Rig::start(&Options::default().slow_path(true), &HubConfig::offices(&SITES)).unwrap();
     for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
         let probe = datagram(from, to).size(10);
@@ -84,7 +84,7 @@ fn the_hub_answers_pings_to_every_address_of_its_own() {
     for config in [HubConfig::offices(&SITES), HubConfig::offices(&SITES).unpublished()] {
         let rig = warm_hub(&config);
         let addresses = hub_addresses(&rig.world);
-        // The VPC's two and one a tunnel.
+        // The VPC's two and one per tunnel.
         assert_eq!(addresses.len(), 5, "{addresses:?}");
         for place in ["shanghai", "hangzhou", "ningbo", VPC.place] {
             for address in &addresses {
@@ -125,7 +125,7 @@ fn the_hub_answers_arp_and_neighbour_solicitations_for_its_addresses() {
         View::ethernet(frame).is_ok_and(|view| view.icmp() == Some((136, 0)) && view.source == IpAddr::from(target))
     });
     assert_eq!(View::ethernet(&advertisement.unwrap().bytes).unwrap().macs.unwrap().0, hub);
-    // And a ping to that very address.
+    // And a ping to that address.
     let echo = Packet::ipv6("fe80::2", "fe80::1").echo(77, 1).payload(8).ethernet(own, hub).build();
     shanghai.send(&echo).unwrap();
     let is_reply = |frame: &[u8]| View::ethernet(frame).is_ok_and(|view| view.icmp() == Some((129, 0)));

@@ -1,5 +1,5 @@
-//! What the program leaves to the kernel gets there, takes the same way on, and nothing of it stays when the agent goes.
-//! The hub's kernel forwards (`ip_forward` is on).
+//! Packets that the program leaves to the kernel get there and take the same next hop, and nothing remains after the
+//! agent is removed. The hub's kernel forwards (`ip_forward` is on).
 
 mod answers;
 mod exit;
@@ -19,7 +19,7 @@ use hub_tests::packet::{View, verify_checksums};
 static SITES: [Site; 3] = [SHANGHAI, HANGZHOU, NINGBO];
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The three offices and the agent, all of it warm.
+/// The three offices and the agent, with all neighbours resolved.
 fn warm_hub(config: &HubConfig) -> Rig {
     let rig = Rig::start(&Options::default().slow_path(true), config).unwrap();
     rig.warm_up(&SITES).unwrap();
@@ -48,7 +48,7 @@ fn icmp_error(place: &FrameSocket, kinds: [(u8, u8); 2], about: IpAddr) -> Vec<u
     error
 }
 
-/// Where the packet that an ICMP error quotes was going.
+/// The destination of the packet that an ICMP error quotes.
 fn quoted_destination(error: &View<'_>) -> Option<IpAddr> {
     let quoted = error.payload();
     let at = |from: usize, length: usize| quoted.get(from..from + length);
@@ -59,7 +59,7 @@ fn quoted_destination(error: &View<'_>) -> Option<IpAddr> {
     }
 }
 
-/// All addresses that the hub has, link-local IPv6 ones left out.
+/// All addresses of the hub, except link-local IPv6 ones.
 fn hub_addresses(world: &World) -> Vec<IpAddr> {
     let shown: serde_json::Value = serde_json::from_str(&world[HUB].ip("-j addr show").unwrap()).unwrap();
     let devices = shown.as_array().unwrap().iter().filter(|device| device["ifname"] != "lo");
@@ -68,8 +68,8 @@ fn hub_addresses(world: &World) -> Vec<IpAddr> {
     global.map(|text| text.parse().unwrap()).collect()
 }
 
-/// Everything that carries the agent's protocol numbers or leads to the table of earlier versions, every XDP program, and
-/// every interface in the sites' device group: what it must take away. Empty when there is none.
+/// Everything that the agent must remove: entries with its protocol numbers or to the table of earlier versions, every
+/// XDP program, and every interface in the sites' device group. Empty if there is nothing.
 fn traces(hub: &Namespace) -> String {
     let mut found = String::new();
     for command in ["rule show", "-6 rule show"] {
@@ -85,7 +85,7 @@ fn traces(hub: &Namespace) -> String {
     ] {
         found.extend(hub.ip(command).unwrap().lines().map(|line| format!("{command}: {line}\n")));
     }
-    // Which protocol set them is not shown of all.
+    // `ip` does not show the protocol of every neighbour.
     let neighbours = hub.ip("neigh show").unwrap();
     found.extend(neighbours.lines().filter(|line| line.contains("managed")).map(|line| format!("neigh: {line}\n")));
     let links = hub.ip("-o link show").unwrap();

@@ -18,7 +18,7 @@ fn assert_reached_at_the_new_address(rig: &Rig) {
             arrivals.expect(WAIT, |frame| View::ethernet(frame).is_ok_and(|view| view.ports() == Some((5000, 6000))));
         let frame = frame.unwrap();
         assert_eq!(View::ethernet(&frame.bytes).unwrap().macs.unwrap().1, NEW);
-        // By the program, not by the kernel: it knows.
+        // Forwarded by the program, not the kernel: it knows the new address.
         let after = rig.agent.status().unwrap();
         assert!(after.since(&before, "hangzhou", "tx_packets") >= 1);
     }
@@ -38,7 +38,7 @@ fn a_peer_that_announces_its_new_link_address_is_followed() {
 #[test]
 fn a_peer_whose_new_link_address_nobody_announces_is_asked_for_it() {
     let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
-    // Times in which entries are confirmed: a minute by default.
+    // Confirmation intervals of neighbour entries; the default is a minute.
     let quick = [
         ("base_reachable_time_ms", "1000"),
         ("delay_first_probe_time", "0"),
@@ -50,7 +50,7 @@ fn a_peer_whose_new_link_address_nobody_announces_is_asked_for_it() {
     }
     let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
     rig.warm_up(&SITES).unwrap();
-    // And nobody there speaks of its own accord.
+    // And the far end sends nothing unsolicited.
     rig.world["hangzhou"].ip("link set dev wan0 arp off").unwrap();
     rig.world["hangzhou"].ip(&format!("link set dev wan0 address {NEW}")).unwrap();
     rig.world["hangzhou"].ip("link set dev wan0 arp on").unwrap();

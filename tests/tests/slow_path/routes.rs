@@ -1,4 +1,4 @@
-//! The kernel's routes: which stand where, and in a form that routing daemons can take.
+//! The kernel's routes: in which tables, and in a form that routing daemons can import.
 
 use hub_tests::lab::{HANGZHOU, HUB, HubConfig, NINGBO, Namespace, Rig, SHANGHAI, Site};
 use serde_json::Value;
@@ -40,7 +40,7 @@ fn all_routes_stand_in_main_and_the_published_ones_under_their_own_protocol() {
     assert_eq!(destinations(&routes(hub, "table main proto 118")), networks([&SHANGHAI, &NINGBO]));
     let internal = routes(hub, "type unicast table main proto 119");
     assert_eq!(destinations(&internal), networks([&HANGZHOU]), "for the kernel alone");
-    // Behind each is an answer for when it is gone.
+    // Behind each is an unreachable route, for when it is gone.
     let backstops = routes(hub, "type unreachable table main proto 119");
     assert_eq!(destinations(&backstops), networks(&SITES));
     for family in ["-4", "-6"] {
@@ -64,7 +64,7 @@ fn a_routing_daemon_finds_them_by_protocol_with_gateway_and_device() {
         if network.contains('.') {
             assert_eq!(route["gateway"], site.peer4(0).to_string(), "{route}");
         } else {
-            // An IPv6 route cannot have an IPv4 gateway: a link-local address stands for the peer.
+            // An IPv6 route cannot have an IPv4 gateway: a link-local address represents the peer.
             assert!(route["gateway"].as_str().unwrap().starts_with("fe80:"), "{route}");
         }
         assert!(!route["flags"].as_array().unwrap().iter().any(|flag| flag == "linkdown" || flag == "dead"), "{route}");
@@ -75,7 +75,7 @@ fn a_routing_daemon_finds_them_by_protocol_with_gateway_and_device() {
 #[test]
 fn the_kernel_takes_the_same_way_as_the_program() {
     let rig = partly_published();
-    // What comes in from a site, and from the VPC, goes where the program would send it, published or not.
+    // Packets from a site, and from the VPC, take the program's next hop, published or not.
     for site in &SITES {
         for (input, source) in [("tun-sh", SHANGHAI.host4().to_string()), ("vpc0", "192.168.0.10".to_owned())] {
             if input == site.hub_device(0) {
@@ -89,7 +89,7 @@ fn the_kernel_takes_the_same_way_as_the_program() {
     rig.stop().unwrap();
 }
 
-/// Changes the configuration file by hand and has it read again.
+/// Edits the configuration file and reloads it.
 fn reload(rig: &Rig, from: &str, to: &str) {
     let file = rig.agent.config();
     let text = std::fs::read_to_string(&file).unwrap();

@@ -1,4 +1,4 @@
-//! What is for a site never leaves by another way: not when its link goes, not while the agent takes note.
+//! Traffic for a site never leaves by another path: not when its link goes down, and not while the agent reacts.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::{SITES, WAIT, datagram, hosts, quoted_destination, warm_hub};
 
 const UNREACHABLE: [(u8, u8); 2] = [(3, 1), (1, 0)];
 
-/// The hub with a default route into the VPC, as a gateway has one to the Internet.
+/// The hub with a default route into the VPC, like a gateway's to the Internet.
 fn hub_with_default_route() -> Rig {
     let rig = warm_hub(&HubConfig::offices(&SITES));
     let defaults = format!("route add default via {} dev vpc0\nroute add ::/0 via {} dev vpc0", VPC.host4, VPC.host6);
@@ -25,8 +25,8 @@ fn is_for_hangzhou(frame: &[u8]) -> bool {
     View::ethernet(frame).is_ok_and(|view| destinations.contains(&view.destination))
 }
 
-/// Sends to Hangzhou all the while `change` happens, what the program forwards and what it leaves to the kernel: the
-/// VPC must see nothing of it, and afterwards the sender is told.
+/// Sends to Hangzhou throughout `change`, both packets that the program forwards and packets that it leaves to the
+/// kernel. The VPC must see none of them, and afterwards the sender must get an ICMP error.
 fn nothing_leaks(change: impl FnOnce(&Rig)) {
     let rig = hub_with_default_route();
     let vpc = FrameSocket::open(&rig.world[VPC.place], VPC.device).unwrap();
@@ -56,7 +56,7 @@ fn nothing_leaks(change: impl FnOnce(&Rig)) {
         told.unwrap();
     });
     for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
-        // The kernel's errors have a rate (`ip_error` in net/ipv4/route.c), which the flood has used up.
+        // The kernel rate-limits its errors (`ip_error` in net/ipv4/route.c), and the flood has exhausted the limit.
         let told = retry("nobody says that Hangzhou is unreachable", || {
             datagram(from, to).size(20).send(&rig.world["shanghai"])?;
             let kind = UNREACHABLE[usize::from(to.is_ipv6())];
@@ -72,7 +72,7 @@ fn nothing_leaks(change: impl FnOnce(&Rig)) {
     let leaked: Vec<_> = leaked.iter().filter(|frame| is_for_hangzhou(&frame.bytes)).collect();
     let first = leaked.first().map(|frame| hub_tests::packet::hex(&frame.bytes)).unwrap_or_default();
     assert!(leaked.is_empty(), "{} packets for Hangzhou went to the VPC; the first:\n{first}", leaked.len());
-    // Nothing of a site takes the default route, not even what has no route of its own.
+    // No traffic of a site takes the default route, even without a route of its own.
     let elsewhere: IpAddr = "203.0.113.9".parse().unwrap();
     let told = retry("nobody says that there is no route", || {
         datagram(SHANGHAI.host4().into(), elsewhere).size(20).send(&rig.world["shanghai"])?;

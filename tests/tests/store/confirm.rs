@@ -1,4 +1,4 @@
-//! Reloads that end by themselves unless confirmed.
+//! Reloads that are reverted unless confirmed.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn reload_that_nobody_confirms_ends_by_itself() {
     assert!(refused(&agent, "confirm").contains("nothing to confirm"));
     assert_eq!(fs::read_to_string(agent.config()).unwrap(), edited);
 
-    // Nor does another agent take it, until it is edited or reloaded.
+    // Nor does another agent load it, until it is edited or reloaded.
     let agent = restart(&world, agent);
     assert_eq!(routes(&agent), before);
     assert!(agent.log().contains("the last reload was not confirmed"), "{}", agent.log());
@@ -50,7 +50,7 @@ fn confirmed_reload_stays() {
     agent.stop().unwrap();
 }
 
-/// What it was restarted for may be the new configuration.
+/// The new configuration may be the reason for the restart.
 #[test]
 fn agent_that_restarts_before_a_confirmation_goes_back() {
     let world = world();
@@ -61,7 +61,7 @@ fn agent_that_restarts_before_a_confirmation_goes_back() {
     let agent = restart(&world, agent);
     assert_eq!(routes(&agent).len(), 1);
     assert_eq!(agent.status().unwrap()["confirmation"]["state"], "reverted");
-    // An edit is the operator's word.
+    // An edit counts as the operator's decision.
     fs::write(agent.config(), CONFIG.to_owned() + MORE + "# Edited.\n").unwrap();
     let agent = restart(&world, agent);
     assert_eq!(routes(&agent).len(), 2);

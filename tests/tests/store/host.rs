@@ -1,4 +1,4 @@
-//! Hosts that cannot be written to, and stores that are damaged.
+//! Hosts with read-only storage, and damaged stores.
 
 use std::{fs, io::Write as _, path::Path, thread};
 
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{CONFIG, MORE, cli, done, refused, restart, routes, start, world};
 
-/// Has a thread with mounts of its own do it.
+/// Runs `work` on a thread with its own mounts.
 fn with_own_mounts(work: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -33,7 +33,7 @@ fn remount_read_only(at: &Path) {
     mount(none, at, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
 }
 
-/// What the status says of the store, to programs and to people alike.
+/// The store's problem in the status, the same in JSON and in the table.
 fn store_problem(agent: &Agent) -> Option<String> {
     let status = agent.status().unwrap();
     let (path, problem) = (status["store"]["path"].as_str().unwrap(), status["store"]["problem"].as_str());
@@ -87,7 +87,7 @@ fn agent_starts_with_a_store_that_cannot_be_written_and_refuses_changes() {
         assert_eq!(sentence.lines().count(), 1);
         let problem = store_problem(&agent).unwrap();
         assert!(problem.contains("Read-only file system") && problem.contains("restart the agent"), "{problem}");
-        // The files are read all the same.
+        // The files are still read.
         fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();
         done(&agent, "reload");
         assert_eq!(routes(&agent).len(), 3);
@@ -111,7 +111,7 @@ fn full_disk_refuses_changes_until_there_is_room() {
         while file.write_all(&[0; 4096]).is_ok() {}
         drop(file);
         assert_eq!(store_problem(&agent), None);
-        // The file has some room of its own; the audit log fills it.
+        // The file has some room of its own, which the audit log fills.
         let mut made = 0;
         let sentence = loop {
             let (code, sentence) = cli(&agent, &format!("route set 10.10.12.0/24 --weight {}", made % 100));

@@ -1,4 +1,4 @@
-//! The store beside a running agent. Needs root: it makes network namespaces and mounts.
+//! The store with a running agent. Needs root: it creates network namespaces and mounts.
 
 mod confirm;
 mod host;
@@ -56,7 +56,7 @@ fn restart(world: &World, agent: Agent) -> Agent {
     AgentCommand::new(agent_binary()).start_in(&world[HUB], agent.kill().unwrap()).unwrap()
 }
 
-/// Exit code and what it said, on stdout or stderr.
+/// Exit code, and stdout or stderr.
 fn said(output: &Output) -> (Option<i32>, String) {
     let said = if output.status.success() { &output.stdout } else { &output.stderr };
     (output.status.code(), String::from_utf8_lossy(said).trim_end().to_owned())
@@ -66,21 +66,21 @@ fn cli(agent: &Agent, args: &str) -> (Option<i32>, String) {
     said(&agent.cli(&args.split(' ').collect::<Vec<_>>()).unwrap())
 }
 
-/// A command that must succeed: what it said.
+/// The output of a command, which must succeed.
 fn done(agent: &Agent, args: &str) -> String {
     let (code, sentence) = cli(agent, args);
     assert_eq!(code, Some(0), "{args}: {sentence}");
     sentence
 }
 
-/// A command that must be refused: what it said.
+/// The error of a command, which must be refused.
 fn refused(agent: &Agent, args: &str) -> String {
     let (code, sentence) = cli(agent, args);
     assert_eq!(code, Some(1), "{args}: {sentence}");
     sentence
 }
 
-/// A command with something on its standard input.
+/// Runs a command with this standard input.
 fn with_input(agent: &Agent, args: &[&str], input: &str) -> (Option<i32>, String) {
     let mut command = Command::new(agent_binary());
     command.arg("--socket").arg(agent.socket()).args(args);
@@ -89,7 +89,7 @@ fn with_input(agent: &Agent, args: &[&str], input: &str) -> (Option<i32>, String
     said(&child.wait_with_output().unwrap())
 }
 
-/// What is in force, as a file: it must load, and say the same again.
+/// The active configuration as a file: it must load, and give the same output again.
 fn shown(agent: &Agent) -> String {
     let text = done(agent, "config show") + "\n";
     let file = agent.config().with_file_name("shown.toml");
@@ -105,5 +105,5 @@ fn routes(agent: &Agent) -> Vec<String> {
     routes.map(|route| format!("{} {}", route["destination"], route["next_hop"]).replace('"', "")).collect()
 }
 
-/// One more route of the file.
+/// An additional route in the file.
 const MORE: &str = "\n[[route]]\ndestination = \"10.10.11.0/24\"\nnext_hop = \"shanghai\"\n";

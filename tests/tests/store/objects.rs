@@ -1,4 +1,4 @@
-//! Objects made by command: changed, set aside, shown, logged and brought back.
+//! Objects made by command: changed, disabled, shown, logged and restored.
 
 use std::{fs, process::Command};
 
@@ -71,7 +71,7 @@ fn stored_objects_that_an_edited_file_conflicts_with_are_set_aside_and_come_back
         shown(agent);
     };
     check(&agent);
-    // It keeps no agent from starting.
+    // It does not prevent an agent from starting.
     let agent = restart(&world, agent);
     check(&agent);
     fs::write(agent.config(), CONFIG).unwrap();
@@ -113,7 +113,7 @@ fn changes_are_in_the_audit_log_and_backups_bring_them_back() {
     assert_eq!(log[3]["object"], "route to 10.10.12.0/24 by shanghai");
     let scratch = agent.stop_with(Signal::SIGTERM).unwrap();
 
-    // Without an agent, and back in place.
+    // Restored without an agent.
     let instance = world[HUB].instance();
     let (state, other) = (scratch.file("state"), scratch.file("other-backup"));
     let offline = Command::new(agent_binary())

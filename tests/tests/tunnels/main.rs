@@ -1,5 +1,5 @@
-//! WireGuard and GRE as attachments: sites and VPC reach one another from any kind of interface to any other, through TC. The
-//! hub's kernel does not forward. Needs a kernel that has them: `cargo xtask vm-test` boots one.
+//! WireGuard and GRE as attachments: sites and VPC reach one another between any kinds of interface, through TC. The
+//! hub's kernel does not forward. Needs a kernel with these tunnels: `cargo xtask vm-test` boots one.
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -13,11 +13,11 @@ use hub_tests::lab::{
 };
 
 static SITES: [Site; 3] = [SHANGHAI, HANGZHOU, NINGBO];
-/// Of the sites' tunnels, which have these names at both ends; each goes over the site's link to the hub.
+/// The sites' tunnels, with these names at both ends; each runs over the site's link to the hub.
 const DEVICES: [&str; 3] = ["wg-sh", "gre-hz", "gre6-nb"];
 const MTU: u16 = 1300;
 const PINGS: u16 = 3;
-/// Of each ping's ICMP message; its packet is 28 bytes longer with IPv4 and 48 with IPv6.
+/// Size of each ping's ICMP message; its packet is 28 bytes longer with IPv4 and 48 with IPv6.
 const PAYLOAD: u16 = 1000;
 const STREAM: u64 = 256 << 10;
 
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     harness::run(cases.into_iter().map(|(name, run)| (lacking.clone(), name, run)))
 }
 
-/// What is lacking here, in a few words.
+/// The missing requirement here, in a few words.
 fn lacking() -> Option<String> {
     let Ok(place) = Namespace::create(&unique_prefix()) else { return Some("needs root".to_owned()) };
     let kinds = [
@@ -46,7 +46,7 @@ fn lacking() -> Option<String> {
     output(Command::new("wg").arg("--version")).is_err().then(|| "needs wg (Debian: wireguard-tools)".to_owned())
 }
 
-/// The offices, each behind a tunnel of another kind, with the agent in the hub. `gre` is what GRE over IPv4 is to have.
+/// The offices, each behind another kind of tunnel, with the agent in the hub. `gre` has the options of GRE over IPv4.
 fn start(gre: &str) -> Rig {
     let world = World::three_offices(&Options::default()).unwrap();
     wireguard(&world, &SHANGHAI, DEVICES[0]);
@@ -75,11 +75,11 @@ fn start(gre: &str) -> Rig {
     rig
 }
 
-/// Makes a device of these kinds at the hub and at the site, which sends all through it.
+/// Creates devices of these kinds at the hub and at the site, which sends everything through it.
 fn tunnel(world: &World, site: &Site, device: &str, [hub, at_site]: [&str; 2]) {
     let up = format!("link set dev {device} mtu {MTU} up\n");
     world[HUB].batch(&format!("link add {device} {hub}\n{up}")).unwrap();
-    // Before those by the link itself.
+    // Preferred to the routes by the link itself.
     let routes =
         [format!("default dev {device} src {}", site.host4()), format!("::/0 dev {device} src {}", site.host6())];
     let routes = routes.map(|route| format!("route add {route} metric 50\n")).concat();
@@ -111,7 +111,7 @@ fn places() -> Vec<(String, String, [IpAddr; 2])> {
     sites.chain([(VPC_SIDE.to_owned(), VPC.place.to_owned(), [VPC.host4.into(), VPC.host6.into()])]).collect()
 }
 
-/// GRE with all that its header may have.
+/// GRE with every optional header field.
 fn all_pairs() {
     let rig = start("key 7 csum seq");
     let places = places();
@@ -134,7 +134,7 @@ fn all_pairs() {
         }
     }
     let after = rig.agent.status().unwrap();
-    // Each place sends to the three others, and answers them: as much in as out, of each family.
+    // Each place sends to the three others, and answers them: as much in as out, for each family.
     let packets = u64::from(PINGS) * 3 * 2;
     let bytes = packets * u64::from(PAYLOAD + 28 + PAYLOAD + 48);
     for (name, ..) in &places {
@@ -153,14 +153,14 @@ fn assert_none_dropped(status: &Status) {
     assert!(drops.values().all(|count| *count == 0), "{drops:#?}");
 }
 
-/// TCP, whose packets are several segments long where interfaces can cut them: far longer than an MTU.
+/// TCP with packets of several segments, far longer than an MTU, between interfaces with segmentation offload.
 fn streams() {
     let rig = start("");
     let places = places();
     let mut seed = 1;
     for (_, from, _) in &places {
         for (_, to, addresses) in places.iter().filter(|(_, to, _)| to != from) {
-            // One family each way.
+            // One family in each direction.
             let family = usize::from(from < to);
             let (from, to) = (&rig.world[from], &rig.world[to]);
             let transfer = tcp_transfer(from, to, addresses[family], STREAM, seed);

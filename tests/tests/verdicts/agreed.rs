@@ -1,4 +1,4 @@
-//! Selectors that SAs have agreed on: known or not, for a protocol and ports alone, and what shows none.
+//! Negotiated selectors: known or not, limited to a protocol and ports, and packets that show no ports.
 
 use std::ops::RangeInclusive;
 
@@ -21,7 +21,7 @@ fn pair(remote: &str, local: &str, protocol: Option<u8>, ports: [RangeInclusive<
     Pair { remote, local, protocol, remote_ports, local_ports }
 }
 
-/// The gateway, "shanghai" having these SAs.
+/// The gateway; "shanghai" has these SAs.
 fn with_sas(pairs: &[Pair], on_demand: bool) -> World {
     let mut world = gateway();
     shanghai(&mut world).agreement = Some(Agreement { pairs: pairs.to_vec(), on_demand });
@@ -40,17 +40,17 @@ fn mismatch(row: Row) -> Expected {
     row.dropped("selector_mismatch", "shanghai")
 }
 
-/// Comes in from Shanghai.
+/// An arrival from Shanghai.
 fn from(name: &str, packet: &Packet) -> Row {
     row(name, SH, into(SH, packet))
 }
 
-/// Goes from Shanghai to Hangzhou.
+/// A packet from Shanghai to Hangzhou.
 fn through(name: &str, packet: &Packet, bytes: u64) -> Expected {
     from(name, packet).forwarded("shanghai", ("hangzhou", HZ), out_of(HZ, packet, 63), bytes)
 }
 
-/// Goes from the VPC to Shanghai.
+/// A packet from the VPC to Shanghai.
 fn to(name: &str, packet: &Packet, bytes: u64) -> Expected {
     row(name, VPC, into(VPC, packet)).forwarded("vpc", ("shanghai", SH), out_of(SH, packet, 63), bytes)
 }
@@ -87,7 +87,7 @@ fn what_the_sas_are_for_counts_and_not_the_file() -> anyhow::Result<()> {
             row("out, where the file alone leads", VPC, into(VPC, &beyond))
                 .dropped("selector_mismatch", "vpc")
                 .admitted(V4),
-            // Outside of the SA's local prefix: to the hub the source alone counts.
+            // Outside the SA's local prefix: for the hub itself only the source matters.
             from("to the hub, within the SA", &hub("10.10.10.1")).passed("to_hub", "shanghai"),
             spoofed(from("to the hub, a source that the file alone has", &hub("10.10.10.200"))),
         ],
@@ -200,7 +200,7 @@ fn types_and_codes_of_icmp_stand_for_ports() -> anyhow::Result<()> {
     table(&with_sas(&reply, false), &[through("an echo reply is type 0, which is a number, too", &message(0, 0), 28)])
 }
 
-/// "beijing" and "chengdu" have one interface: see the gateway.
+/// "beijing" and "chengdu" share one interface: see the gateway.
 #[test]
 fn on_a_shared_interface_a_limit_tells_connections_apart() -> anyhow::Result<()> {
     use crate::gateway::TUN;

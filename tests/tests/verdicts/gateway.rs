@@ -1,4 +1,4 @@
-//! The gateway of the tables: one attachment of every kind.
+//! The gateway for the tables, with one attachment of every kind.
 
 use std::net::IpAddr;
 
@@ -8,34 +8,35 @@ use hub_tests::{
 };
 use ipnet::IpNet;
 
-/// Interfaces, by index; all MTUs are 1500 but that of [`SH`].
+/// Interfaces, by index; all MTUs are 1500 except that of [`SH`].
 pub const SH: u32 = 11;
 /// MTU of [`SH`].
 pub const SH_MTU: usize = 1400;
 pub const HZ: u32 = 12;
-/// Ethernet without a `peer`: each host is a neighbour. Its index is as high as on a host where interfaces come and go.
+/// Ethernet without a `peer`: each host is a neighbour. Its index is high, as on a host with frequently changing
+/// interfaces.
 pub const NB: u32 = 20_013;
 /// Raw IP, shared by "beijing" and "chengdu".
 pub const TUN: u32 = 20_014;
 pub const VPC: u32 = 15;
-/// Raw IP, of "kunming" alone.
+/// Raw IP, used only by "kunming".
 pub const RAW: u32 = 16;
 /// Not an attachment.
 pub const ETH: u32 = 17;
 /// An interface that is down.
 pub const DOWN: u32 = 18;
-/// Its peer's link address is not known.
+/// Its peer's link address is unknown.
 pub const SILENT: u32 = 19;
-/// Its connection admits the VPC alone.
+/// Its connection allows only the VPC.
 pub const NARROW: u32 = 20;
-/// Its connection's site is the whole world.
+/// The remote prefix of its connection is everything.
 pub const WIDE: u32 = 21;
 /// VLAN 100 of [`SH`].
 pub const SH_100: u32 = 22;
-/// All of them: devices for the namespace.
+/// All of them, as devices for the namespace.
 pub const DEVICES: [u32; 12] = [SH, HZ, NB, TUN, VPC, RAW, ETH, DOWN, SILENT, NARROW, WIDE, SH_100];
 
-/// Bytes of the IP packets that [`udp4`] and [`udp6`] begin.
+/// Bytes of the IP packets that [`udp4`] and [`udp6`] build.
 pub const V4: u64 = 20 + 8 + 100;
 pub const V6: u64 = 40 + 8 + 100;
 
@@ -54,7 +55,7 @@ pub fn host(interface: u32, number: u8) -> [u8; 6] {
     [2, 0, 0, 2, number, low(interface)]
 }
 
-/// Another one for each of them.
+/// A low byte that is unique per interface.
 fn low(interface: u32) -> u8 {
     interface.to_le_bytes()[0]
 }
@@ -69,7 +70,7 @@ pub fn udp6(source: &str, destination: &str) -> Packet {
     Packet::ipv6(source, destination).udp(1000, 2000).payload(100)
 }
 
-/// The frame in which a packet comes in on an Ethernet interface.
+/// The frame in which a packet arrives on an Ethernet interface.
 pub fn into(interface: u32, packet: &Packet) -> Vec<u8> {
     packet.clone().ethernet(peer(interface), own(interface)).build()
 }
@@ -91,12 +92,12 @@ fn interface(index: u32, name: &str) -> Interface {
     Interface { index, name: name.into(), ethernet: true, mac: own(index), mtu: 1500, up: true, ..Interface::default() }
 }
 
-/// With a peer whose link address is known.
+/// An interface with a resolved peer.
 fn with_peer(index: u32, name: &str) -> Interface {
     Interface { neighbours: [(address(PEER), peer(index))].into(), ..interface(index, name) }
 }
 
-/// The far end of every link that has one.
+/// The far end of every link with a peer.
 const PEER: &str = "169.254.0.2";
 
 fn connection(name: &str, interface: &str, remotes: &str, locals: &str) -> Connection {
@@ -141,9 +142,9 @@ fn interfaces() -> Vec<Interface> {
 
 const ANY: &str = "0.0.0.0/0 ::/0";
 
-/// Every site has a /24 and a /64 of its number and a route for each; "shanghai" and "hangzhou" both lead to
-/// `10.10.100.0/24` and `fd00:100::/64` besides, "beijing" and "chengdu" to `10.10.40.128/25`. "macau" alone may send
-/// what is routed elsewhere.
+/// Every site has a /24 and a /64 of its number and a route for each. "shanghai" and "hangzhou" both also lead to
+/// `10.10.100.0/24` and `fd00:100::/64`, "beijing" and "chengdu" to `10.10.40.128/25`. Only "macau" may send from
+/// sources that are routed elsewhere.
 pub fn gateway() -> World {
     let connections = vec![
         connection("shanghai", "sh", "10.10.10.0/24 10.10.100.0/24 fd00:10::/64 fd00:100::/64", ANY),
@@ -164,14 +165,14 @@ pub fn gateway() -> World {
         ("10.10.30.0/24 fd00:30::/64", "ningbo"),
         ("10.10.40.0/24 fd00:40::/64", "beijing"),
         ("10.10.41.0/24 10.10.40.128/25", "chengdu"),
-        // The way back to those that "beijing" alone admits.
+        // The reverse path for sources that only "beijing" allows.
         ("10.10.40.128/25", "beijing"),
         ("10.10.50.0/24 fd00:50::/64", "kunming"),
         ("10.10.60.0/24 fd00:60::/64", "dalian"),
         ("10.10.70.0/24", "guilin"),
         ("10.10.80.0/24 fd00:80::/64", "lhasa"),
         ("10.10.90.0/24 fd00:90::/64", "xian"),
-        // Addresses that no router forwards to, routed all the same.
+        // Addresses that no router forwards to, with routes nevertheless.
         ("127.0.0.0/8 0.0.0.0/8 ::/64 fe80::/10 ff00::/8 169.254.0.0/16 224.0.0.0/3", "macau"),
     ];
     let routes = routes.iter().flat_map(|(destinations, next_hop)| {

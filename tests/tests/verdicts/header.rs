@@ -1,4 +1,4 @@
-//! IP headers: cut off, contradictory, unusual.
+//! IP headers: truncated, contradictory, unusual.
 
 use hub_tests::packet::{
     Packet,
@@ -20,7 +20,7 @@ fn v6() -> Packet {
     udp6("fd00:10::1", "fd00:20::1")
 }
 
-/// A packet that goes from "shanghai" to "hangzhou" unchanged but for its TTL.
+/// A packet from "shanghai" to "hangzhou", unchanged except for its TTL.
 fn forwarded(name: &str, packet: &Packet, bytes: u64) -> Expected {
     row(name, SH, into(SH, packet)).forwarded("shanghai", ("hangzhou", HZ), out_of(HZ, packet, 63), bytes)
 }
@@ -43,7 +43,7 @@ fn drops_packets_cut_off_anywhere() -> anyhow::Result<()> {
     ];
     for (name, packet) in packets {
         for (tags, packet) in [packet.clone(), packet.clone().vlan(5), packet.clone().qinq(5, 6)].iter().enumerate() {
-            // A test run takes no less than an Ethernet header.
+            // A test run requires at least an Ethernet header.
             for length in 14..into(SH, packet).len() {
                 let name = format!("{name}, {tags} tags, cut off after {length} bytes");
                 rows.push(row(name, SH, into(SH, &packet.clone().cut(length))).dropped("malformed", "shanghai"));
@@ -85,7 +85,7 @@ fn drops_contradictions() -> anyhow::Result<()> {
             dropped("version 4 under IPv6's EtherType", &v6().version(4)),
             dropped("payload length one above the frame's", &v6().ip_length(109)),
             dropped("payload length 65535", &v6().ip_length(65_535)),
-            // What TC makes of them depends on what the kernel takes them for.
+            // TC's verdict on them depends on the kernel's protocol.
             row("version 5, raw", RAW, raw(udp4("10.10.50.1", "10.10.20.1").version(5)))
                 .dropped("malformed", "kunming")
                 .only_at(Hook::Xdp),
@@ -110,7 +110,7 @@ fn takes_the_packet_s_own_length() -> anyhow::Result<()> {
     let out4 = Packet::ipv4("10.10.10.1", "10.10.20.1").protocol(UDP);
     let out6 = Packet::ipv6("fd00:10::1", "fd00:20::1").protocol(UDP);
     let out = |packet: &Packet| packet.clone().ttl(63).ethernet(own(HZ), peer(HZ)).build();
-    // Headers alone are not what the checksums of a transport are about.
+    // Transport checksums do not cover bare headers.
     let mut rows = vec![
         row("total length 20: a header alone", SH, into(SH, &header_alone))
             .forwarded("shanghai", ("hangzhou", HZ), out(&out4), 20)
@@ -141,7 +141,7 @@ fn takes_the_packet_s_own_length() -> anyhow::Result<()> {
     table(&gateway(), &rows)
 }
 
-/// XDP leaves them to TC, which forwards them as it forwards others.
+/// XDP leaves them to TC, which forwards them like others.
 #[test]
 fn tc_forwards_what_has_options() -> anyhow::Result<()> {
     let options = |name: &str, packet: Packet, bytes| {

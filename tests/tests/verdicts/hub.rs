@@ -1,4 +1,4 @@
-//! What is for the hub itself: from whom it may come.
+//! Packets to the hub itself, and their allowed sources.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ pub fn packet(source: &str, destination: &str) -> Packet {
     if source.contains(':') { udp6(source, destination) } else { udp4(source, destination) }
 }
 
-/// Comes in on an interface, whatever its kind.
+/// A frame for an interface of any kind.
 pub fn frame(interface: u32, packet: &Packet) -> Vec<u8> {
     if matches!(interface, TUN | RAW) { packet.build() } else { into(interface, packet) }
 }
@@ -56,7 +56,7 @@ fn a_site_reaches_every_address_of_the_hub() -> anyhow::Result<()> {
         &gateway(),
         &[
             from_sh("192.168.0.1"),
-            // Of an interface that is no attachment.
+            // An address of an interface that is no attachment.
             from_sh("203.0.113.1"),
             // Directed broadcasts.
             from_sh("192.168.0.255"),
@@ -66,11 +66,11 @@ fn a_site_reaches_every_address_of_the_hub() -> anyhow::Result<()> {
             to_hub(SH, "fd00:10::1", "fd00:c::1", "shanghai"),
             to_hub(RAW, "10.10.50.1", "192.168.0.1", "kunming"),
             to_hub(RAW, "fd00:50::1", "fd00:c::1", "kunming"),
-            // The local selector is not asked.
+            // The local selector does not apply.
             to_hub(NARROW, "10.10.90.1", "203.0.113.1", "xian"),
             to_hub(TUN, "10.10.40.1", "203.0.113.1", "beijing"),
             to_hub(TUN, "10.10.41.1", "203.0.113.1", "chengdu"),
-            // The longest remote prefix has it, whatever the other admits.
+            // The longest remote prefix wins, regardless of the other connection's selectors.
             to_hub(TUN, "10.10.40.200", "10.255.0.0", "chengdu"),
             to_hub(TUN, "fd00:40::1", "fd00:c::1", "beijing"),
             // Its sources need not be routed to it.
@@ -133,13 +133,13 @@ fn martians_come_from_nowhere() -> anyhow::Result<()> {
     table(&gateway(), &rows)
 }
 
-/// Even where the selectors admit every source and no way back is asked for, and in the VPC's own prefix.
+/// Even if the selectors allow every source and the reverse path is not checked, and in the VPC's own prefix.
 #[test]
 fn nothing_comes_in_from_the_hub_s_own_addresses() -> anyhow::Result<()> {
     let attachments = [(SH, "shanghai"), (WIDE, "macau"), (TUN, "nobody"), (RAW, "kunming"), (VPC, "vpc")];
     let mut rows = Vec::new();
     for (interface, account) in attachments {
-        // The last ones are broadcast addresses of its links.
+        // The last ones are broadcast addresses of the hub's links.
         for source in ["192.168.0.1", "203.0.113.1", "10.255.0.0", "192.168.0.255", "203.0.113.255"] {
             for destination in ["192.168.0.1", "203.0.113.1", "192.168.0.10", "10.10.20.1", "10.99.0.1"] {
                 rows.push(spoofed(interface, source, destination, account));
@@ -154,7 +154,7 @@ fn nothing_comes_in_from_the_hub_s_own_addresses() -> anyhow::Result<()> {
     table(&gateway(), &rows)
 }
 
-/// The gateway with addresses on its links: of a /30 and a /126, and of links without a prefix.
+/// The gateway with addresses on its links: a /30 and a /126, and links without a prefix.
 pub fn with_links() -> World {
     let address = |text: &str| -> IpAddr { text.parse().expect(text) };
     let mut world = gateway();
@@ -179,21 +179,21 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
         to_hub(SH, "10.255.1.2", "10.255.1.7", "shanghai"),
         to_hub(SH, "fd00:255:1::2", "fd00:255:1::1", "shanghai"),
         to_hub(TUN, "10.255.3.2", "10.255.3.1", "nobody"),
-        // A selector is asked first.
+        // A selector takes precedence.
         to_hub(SH, "10.10.10.1", "10.255.1.1", "shanghai"),
         to_hub(TUN, "10.10.41.1", "10.255.3.1", "chengdu"),
-        // A peer outside of any prefix of the link.
+        // A peer outside any prefix of the link.
         to_hub(HZ, "10.77.2.2", "10.255.2.1", "hangzhou"),
         to_hub(TUN, "10.77.3.2", "10.255.3.1", "nobody"),
         to_hub(TUN, "10.77.3.2", "10.255.3.3", "nobody"),
         to_hub(TUN, "fd00:77:3::2", "fd00:255:3::1", "nobody"),
-        // To other addresses of the hub they have no more right than others.
+        // To other addresses of the hub they have no special rights.
         spoofed(SH, "10.255.1.2", "192.168.0.1", "shanghai"),
         spoofed(SH, "10.255.1.2", "10.255.2.1", "shanghai"),
         spoofed(SH, "fd00:255:1::2", "fd00:c::1", "shanghai"),
         spoofed(HZ, "10.77.2.2", "10.255.1.1", "hangzhou"),
         spoofed(TUN, "10.77.3.2", "203.0.113.1", "nobody"),
-        // Beside the prefix; another link; another link's peer.
+        // Just outside the prefix; another link; another link's peer.
         spoofed(SH, "10.255.1.8", "10.255.1.1", "shanghai"),
         spoofed(SH, "fd00:255:1::4", "fd00:255:1::1", "shanghai"),
         spoofed(HZ, "10.255.1.2", "10.255.1.1", "hangzhou"),
@@ -205,14 +205,14 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
         spoofed(SH, "10.255.1.1", "10.255.1.1", "shanghai"),
         spoofed(HZ, "10.255.2.1", "10.255.2.1", "hangzhou"),
     ];
-    // Elsewhere it gets nowhere at all.
+    // To other destinations nothing is forwarded.
     for destination in ["10.10.20.1", "192.168.0.10", "10.99.0.1"] {
         rows.push(spoofed(SH, "10.255.1.2", destination, "shanghai"));
         rows.push(spoofed(HZ, "10.77.2.2", destination, "hangzhou"));
     }
     table(&with_links(), &rows)?;
 
-    // Its selectors admit the link's prefix, and its way back is another's: the link is enough.
+    // Its selectors allow the link's prefix, and the reverse path is another connection's: the link suffices.
     let mut world = with_links();
     connection(&mut world, "shanghai").remotes.extend(nets("10.255.1.0/29 fd00:255:1::/64"));
     add_routes(&mut world, "10.255.1.0/29 fd00:255:1::/64", "hangzhou", 100);
@@ -225,7 +225,7 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
             spoofed(SH, "fd00:255:1::2", "fd00:c::1", "shanghai"),
         ],
     )?;
-    // The same where it makes a difference to the books.
+    // The same where it changes the counters.
     let mut world = with_links();
     connection(&mut world, "beijing").remotes.extend(nets("10.255.3.0/30"));
     add_routes(&mut world, "10.255.3.0/30", "hangzhou", 100);
@@ -235,7 +235,7 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
     )
 }
 
-/// Prefixes within one another, one address with two lengths, and a link whose prefix the site has, too.
+/// Nested prefixes, one address with two lengths, and a link whose prefix is also the site's.
 #[test]
 fn a_link_may_have_several_prefixes() -> anyhow::Result<()> {
     let with = |addresses: &str| {
@@ -270,7 +270,7 @@ fn a_link_may_have_several_prefixes() -> anyhow::Result<()> {
             to_hub(SH, "fd00:255::9", "fd00:255::2", "shanghai"),
         ],
     )?;
-    // RFC 3021: the other end of a link of two has its last address.
+    // RFC 3021: on a link of two, the other end has its last address.
     table(
         &with("10.255.1.2/31 fd00:255::2/127"),
         &[
@@ -292,7 +292,7 @@ fn a_link_may_have_several_prefixes() -> anyhow::Result<()> {
     )
 }
 
-/// Management and IKE may come in there, from anywhere: not with a site's source.
+/// Management and IKE may arrive there, from anywhere except a site's source.
 #[test]
 fn the_vpc_side_lets_in_whom_no_site_has() -> anyhow::Result<()> {
     let mut rows = Vec::new();
@@ -313,7 +313,7 @@ fn the_vpc_side_lets_in_whom_no_site_has() -> anyhow::Result<()> {
     for source in ["fd00:10::1", "fd00:100::1", "fd00:60::1"] {
         rows.push(spoofed(VPC, source, "fd00:c::1", "vpc"));
     }
-    // To others than the hub, as ever.
+    // To destinations other than the hub, as before.
     rows.push(spoofed(VPC, "8.8.8.8", "10.10.20.1", "vpc"));
     rows.push(spoofed(VPC, "2001:db8::1", "fd00:20::1", "vpc"));
     table(&gateway(), &rows)?;
@@ -321,19 +321,19 @@ fn the_vpc_side_lets_in_whom_no_site_has() -> anyhow::Result<()> {
     let mut world = gateway();
     add_routes(&mut world, "0.0.0.0/0 ::/0 192.168.0.0/16 192.168.77.0/24 fd00:c::/48 fd00:c:0:7::/64", "macau", 100);
     let rows = [
-        // A default route says nothing about a source.
+        // A default route does not identify a source's owner.
         to_hub(VPC, "8.8.8.8", "192.168.0.1", "vpc"),
         to_hub(VPC, "2001:db8::1", "fd00:c::1", "vpc"),
         spoofed(VPC, "10.10.10.1", "192.168.0.1", "vpc"),
         spoofed(VPC, "fd00:10::1", "fd00:c::1", "vpc"),
-        // Of equal prefixes the VPC's counts, a longer one is the site's.
+        // Of equal prefixes the VPC's wins; a longer one is the site's.
         to_hub(VPC, "192.168.5.5", "192.168.0.1", "vpc"),
         to_hub(VPC, "fd00:c:0:5::1", "fd00:c::1", "vpc"),
         spoofed(VPC, "192.168.77.1", "192.168.0.1", "vpc"),
         spoofed(VPC, "fd00:c:0:7::1", "fd00:c::1", "vpc"),
     ];
     table(&world, &rows)?;
-    // Half of everything is no default route.
+    // Half of all addresses is no default route.
     add_routes(&mut world, "8.0.0.0/5 2000::/3", "macau", 0);
     table(
         &world,

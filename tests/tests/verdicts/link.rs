@@ -1,4 +1,4 @@
-//! Link headers: Ethernet and raw IP, tags, and frames that are not the hub's.
+//! Link headers: Ethernet and raw IP, tags, and frames for other hosts.
 
 use hub_tests::packet::{
     Packet,
@@ -124,7 +124,7 @@ fn takes_up_to_two_tags_off() -> anyhow::Result<()> {
         ("a VLAN with an interface of its own", &[(VLAN, 100)]),
         ("the same, with priority", &[(VLAN, priority | 0x064)]),
         ("the same, around another tag", &[(VLAN, 100), (VLAN, 6)]),
-        // As the kernel does: a tag of VLAN 0 is taken off and the next one looked at (__netif_receive_skb_core()).
+        // Like the kernel: a tag of VLAN 0 is removed and the next one decides (__netif_receive_skb_core()).
         ("the same, behind a priority tag", &[(VLAN, priority), (VLAN, 100)]),
         ("the same, around three more", &[(VLAN, 100), (VLAN, 6), (VLAN, 7), (VLAN, 8)]),
     ];
@@ -198,7 +198,7 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
     let good4 = "10.10.20.1";
     let good6 = "fd00:20::1";
     let mut rows = Vec::new();
-    // A link-local source of IPv6 is a neighbour's, any other of these is nobody's, as the link has no address.
+    // A link-local IPv6 source is a neighbour's; the others are martians, as the link has no address.
     let from = |address: &str, device, frame: Vec<u8>| {
         let row = row(format!("from {address}"), device, frame);
         let link_local = address.starts_with("fe80:") || address.starts_with("febf:");
@@ -232,7 +232,7 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
     ];
     for (reason, address) in cases6 {
         let from_neighbour = row(format!("to {address}"), WIDE, into(WIDE, &udp6("fe80::77", address)));
-        // None of the others is an address of this hub.
+        // The hub has none of the others as its address.
         rows.push(match reason {
             "multicast" => from_neighbour.passed(reason, "macau"),
             _ => from_neighbour.dropped("selector_mismatch", "macau"),
@@ -241,7 +241,7 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
         rows.push(row(name, WIDE, into(WIDE, &udp6(good6, address))).dropped("spoofed_source", "macau"));
         rows.push(from(address, WIDE, into(WIDE, &udp6(address, good6))));
     }
-    // Just beside them.
+    // Just outside these ranges.
     for address in
         ["1.0.0.0", "126.255.255.255", "128.0.0.0", "169.253.255.255", "169.255.0.0", "223.255.255.255", "240.0.0.1"]
     {
@@ -264,7 +264,7 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
             V6,
         ));
     }
-    // The link header says nothing about whom the packet is for.
+    // A missing link header does not limit the packet's destination.
     rows.push(row("multicast, raw IP", RAW, udp4("0.0.0.0", "224.0.0.5").build()).passed("multicast", "kunming"));
     rows.push(
         row("limited broadcast from nobody", TUN, udp4("0.0.0.0", "255.255.255.255").build())
@@ -273,7 +273,8 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
     table(&gateway(), &rows)
 }
 
-/// XDP cannot send to Kunming's interface: its packets pass uncounted, for TC to decide again, as all that pass.
+/// XDP cannot send to Kunming's interface: it passes the packets uncounted, like all that it passes, and TC decides
+/// again.
 #[test]
 fn leaves_to_tc_what_xdp_cannot_send() -> anyhow::Result<()> {
     let mut world = gateway();

@@ -1,7 +1,7 @@
 //! Packet in, verdict, bytes and counters out: every verdict and reason of the kernel program, by test runs.
 //!
-//! What is expected is written down in each row, made by the packet builder and never by the model, which is checked
-//! against the rows as the program is.
+//! Each row contains its expectation, made by the packet builder and never by the model. The rows check the model as
+//! well as the program.
 
 mod agreed;
 mod gateway;
@@ -27,7 +27,7 @@ use crate::{
     row::{Expected, agree, check},
 };
 
-/// Checks a table, each way to look up in a namespace of its own.
+/// Checks a table, with each look-up in a namespace of its own.
 fn table(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
     agree(world, rows)?;
     with_program(&DEVICES, |_, program| check(program, world, rows))

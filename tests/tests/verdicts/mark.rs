@@ -1,4 +1,4 @@
-//! What TC writes into `skb->mark` of what it passes, whatever was in it before.
+//! The `skb->mark` that TC writes on passed packets, regardless of its former value.
 
 use hub_tests::packet::{Packet, number::ARP};
 
@@ -8,7 +8,7 @@ use crate::{
     table,
 };
 
-/// No mark, all bits, one that claims "admitted" for each kind of number, and the bits of others.
+/// No mark, all bits, one that claims "admitted" for each kind of number, and foreign bits.
 const MARKS: [u32; 8] = [0, u32::MAX, 0x1000_0000, 0x1001_0000, 0x1002_0000, 0x1fff_0000, 0xe000_ffff, 0x0fff_0000];
 
 /// The same row with each mark.
@@ -93,7 +93,7 @@ fn tells_the_kernel_what_not_to_forward() -> anyhow::Result<()> {
             .with_mark(mark)
             .passed("multicast", "nobody")
     }));
-    // Admitted, to be answered.
+    // Allowed, for an answer by the kernel.
     let no_route = |packet: Packet, bytes| {
         with_each(&move |mark| {
             row("no route", SH, into(SH, &packet)).with_mark(mark).passed("no_route", "shanghai").admitted(bytes)
@@ -101,7 +101,7 @@ fn tells_the_kernel_what_not_to_forward() -> anyhow::Result<()> {
     };
     rows.extend(no_route(udp4("10.10.10.1", "10.99.0.1"), V4));
     rows.extend(no_route(udp6("fd00:10::1", "fd00:99::1"), V6));
-    // Nothing is known.
+    // No decision.
     let no_route = |packet: Packet, bytes| {
         with_each(&move |mark| {
             row("no route from the VPC", VPC, into(VPC, &packet))

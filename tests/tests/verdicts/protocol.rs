@@ -1,4 +1,4 @@
-//! What the kernel will take a frame for: tags nested too deep, numbers that contradict each other, numbers of nothing.
+//! The kernel's protocol of a frame: too many nested tags, contradictory numbers, unknown numbers.
 
 use hub_tests::packet::{
     Packet,
@@ -12,16 +12,16 @@ use crate::{
     table,
 };
 
-/// The tag of other makers, IEEE 802.1ad's before it was one: the kernel has no such tag.
+/// A vendor-specific tag from before IEEE 802.1ad, which the kernel does not support.
 const OLD_SERVICE_VLAN: u16 = 0x9100;
-/// The largest control word that names no VLAN: a priority.
+/// The largest control word without a VLAN: only a priority.
 const PRIORITY: u16 = 7 << 13;
 
 fn tagged(packet: &Packet, tags: &[(u16, u16)]) -> Packet {
     tags.iter().fold(packet.clone(), |packet, (protocol, control)| packet.tag(*protocol, *control))
 }
 
-/// The kernel takes any number of tags of VLAN 0 off, and so would see another packet than the program.
+/// The kernel removes any number of tags of VLAN 0, and so would see another packet than the program.
 #[test]
 fn drops_more_than_two_tags() -> anyhow::Result<()> {
     let many: [(&str, &[(u16, u16)]); 8] = [
@@ -32,7 +32,7 @@ fn drops_more_than_two_tags() -> anyhow::Result<()> {
         ("802.1Q around 802.1ad around 802.1Q", &[(VLAN, 0), (SERVICE_VLAN, 0), (VLAN, 0)]),
         ("four tags", &[(VLAN, 0); 4]),
         ("ten tags", &[(VLAN, 0); 10]),
-        // That of the third tag is not looked for.
+        // The third tag's VLAN is ignored.
         ("three tags, the third of a VLAN with an interface", &[(VLAN, 0), (VLAN, 0), (VLAN, 100)]),
     ];
     let pairs = [
@@ -72,7 +72,7 @@ fn drops_more_than_two_tags() -> anyhow::Result<()> {
             row(format!("{tags_name}, to the broadcast MAC"), SH, to([0xff; 6])).dropped("too_many_tags", "shanghai"),
         );
     }
-    // The number of the third tag is enough.
+    // The protocol number of the third tag is enough.
     for length in 14 + 8..14 + 12 {
         let cut = tagged(&udp4("10.10.10.1", "10.10.20.1"), &[(VLAN, 0); 3]).cut(length);
         let name = format!("three tags, cut off after {length} bytes");
@@ -99,7 +99,7 @@ fn what_is_no_tag_for_the_kernel_is_none() -> anyhow::Result<()> {
     table(&gateway(), &rows)
 }
 
-/// Whatever is in the packet, the kernel goes by `skb->protocol`: a tunnel's sender chooses it.
+/// The kernel uses `skb->protocol`, which a tunnel's sender chooses, whatever is in the packet.
 #[test]
 fn raw_ip_is_what_the_kernel_takes_it_for() -> anyhow::Result<()> {
     let v4 = udp4("10.10.50.1", "10.10.20.1");

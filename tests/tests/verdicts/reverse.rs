@@ -1,4 +1,4 @@
-//! Reverse path: a site's source must be one that is routed to the site (`reverse_path = "strict"`).
+//! Reverse path: a site's source must be routed to the site (`reverse_path = "strict"`).
 
 use hub_tests::model::{Agreement, Pair, ReversePath, World};
 
@@ -9,7 +9,7 @@ use crate::{
     table,
 };
 
-/// The gateway, "shanghai" admitting these prefixes, too.
+/// The gateway; "shanghai" also allows these prefixes.
 fn admitting(prefixes: &str) -> World {
     let mut world = gateway();
     connection(&mut world, "shanghai").remotes.extend(nets(prefixes));
@@ -21,7 +21,8 @@ fn spoofed(interface: u32, source: &str, destination: &str, account: &str) -> Ex
     row(format!("{source} to {destination}"), interface, frame).dropped("spoofed_source", account)
 }
 
-/// From "shanghai": to a site, to the VPC, to nowhere, to a site that would have been refused, and to the hub itself.
+/// From "shanghai": to a site, to the VPC, without a route, to a site that would have refused it, and to the hub
+/// itself.
 fn all_spoofed(source: &str) -> Vec<Expected> {
     let destinations = if source.contains(':') {
         ["fd00:20::1", "fd00:c::10", "fd00:99::1", "fd00:90::1", "fd00:c::1"]
@@ -60,10 +61,10 @@ fn the_route_leads_to_another_site() -> anyhow::Result<()> {
     let mut world = admitting(MORE);
     add_routes(&mut world, MORE, "hangzhou", 100);
     add_routes(&mut world, MORE, "ningbo", 0);
-    // A shorter one of its own does not help.
+    // A shorter prefix of its own does not help.
     add_routes(&mut world, "10.64.0.0/10 fd00::/16 0.0.0.0/0 ::/0", "shanghai", 100);
     table(&world, &[all_spoofed("10.77.1.1"), all_spoofed("fd00:77::1")].concat_rows())?;
-    // A site's own prefix, as another's selectors of everything admit it.
+    // A site's own prefix, which another's selectors of everything also allow.
     let mut world = gateway();
     connection(&mut world, "macau").reverse_path = ReversePath::Strict;
     table(
@@ -91,13 +92,13 @@ fn the_route_leads_back() -> anyhow::Result<()> {
         admitted("fd00:77:0:2::1").into(),
     ];
     table(&world, &rows.concat_rows())?;
-    // The default route is a route.
+    // The default route counts as a route.
     let mut world = admitting(MORE);
     add_routes(&mut world, "0.0.0.0/0 ::/0", "shanghai", 100);
     table(&world, &[admitted("10.77.1.1"), admitted("fd00:77::1")].concat_rows())
 }
 
-/// Which next hop has the traffic now does not matter: some of it may be on its way yet.
+/// The active next hop does not matter: packets sent before a change may still arrive.
 #[test]
 fn any_member_of_the_route_will_do() -> anyhow::Result<()> {
     for (weight, other, up) in [(0, 100, true), (0, 100, false), (100, 100, false), (1, 100, true), (0, 0, false)] {
@@ -120,13 +121,13 @@ fn the_vpc_and_the_hub_have_what_is_theirs() -> anyhow::Result<()> {
         // Of equal length, the VPC's.
         all_spoofed("192.168.5.5"),
         all_spoofed("fd00:c:0:5::1"),
-        // A broadcast address of a link of the hub.
+        // A broadcast address of one of the hub's links.
         all_spoofed("203.0.113.255"),
-        // The link's other addresses are nobody's but its own.
+        // Other addresses of the link have no owner but the link.
         admitted("203.0.113.9").into(),
         admitted("192.168.77.1").into(),
         admitted("fd00:c:0:7::1").into(),
-        // A part of the VPC's that the kernel knows a way to is as long.
+        // A part of the VPC that the kernel has a route to is as long.
         all_spoofed("192.168.8.8"),
     ];
     add_routes(&mut world, "192.168.8.0/24", "shanghai", 100);
@@ -149,7 +150,7 @@ fn is_asked_after_the_selectors() -> anyhow::Result<()> {
             mismatch("fd00:77::1", "fd00:20::1"),
             spoofed(NARROW, "10.77.1.1", "192.168.0.10", "xian"),
             spoofed(NARROW, "fd00:77::1", "fd00:c::10", "xian"),
-            // To the hub the local selector is not asked.
+            // For the hub itself the local selector does not apply.
             spoofed(NARROW, "10.77.1.1", "203.0.113.1", "xian"),
         ],
     )?;
@@ -164,11 +165,11 @@ fn is_asked_after_the_selectors() -> anyhow::Result<()> {
 fn is_not_asked_where_it_is_off() -> anyhow::Result<()> {
     let mut world = admitting(MORE);
     connection(&mut world, "shanghai").reverse_path = ReversePath::Off;
-    // No route at all, and then one to another site.
+    // Without a route, and then with one to another site.
     table(&world, &[admitted("10.77.1.1"), admitted("fd00:77::1")].concat_rows())?;
     add_routes(&mut world, MORE, "hangzhou", 100);
     table(&world, &[admitted("10.77.1.1"), admitted("fd00:77::1")].concat_rows())?;
-    // The selectors are.
+    // The selectors still apply.
     let still = [
         spoofed(SH, "10.78.0.1", "10.10.20.1", "shanghai"),
         spoofed(SH, "fd00:78::1", "fd00:20::1", "shanghai"),
@@ -177,7 +178,7 @@ fn is_not_asked_where_it_is_off() -> anyhow::Result<()> {
     table(&world, &still)
 }
 
-/// The VPC's sources are its prefixes: a site's route within them takes nothing from it.
+/// The VPC's sources are its prefixes: a site's route within them does not exclude any.
 #[test]
 fn is_not_asked_of_the_vpc() -> anyhow::Result<()> {
     let mut world = gateway();
@@ -190,7 +191,7 @@ fn is_not_asked_of_the_vpc() -> anyhow::Result<()> {
     table(&world, &[forwarded("192.168.77.1", "10.10.20.1", V4), forwarded("fd00:c:0:7::1", "fd00:20::1", V6)])
 }
 
-/// "beijing" and "chengdu" have one interface: see the gateway.
+/// "beijing" and "chengdu" share one interface: see the gateway.
 #[test]
 fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> anyhow::Result<()> {
     let without = |next_hops: &[&str]| {
@@ -215,7 +216,7 @@ fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> a
         &without(&["beijing"]),
         &[by_chengdu(), spoofed(TUN, "10.10.40.200", "10.10.50.1", "beijing"), to_hub("10.10.40.200", "chengdu")],
     )?;
-    // "beijing" would be admitted with the way back, and is not asked: the longer prefix has the packet.
+    // "beijing" would pass the reverse-path check, but the longer prefix attributes the packet to "chengdu".
     let beijing_alone = [
         spoofed(TUN, "10.10.40.200", "10.10.20.1", "chengdu"),
         by_beijing(),
@@ -228,7 +229,7 @@ fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> a
     let mut world = without(&["beijing", "chengdu"]);
     connection(&mut world, "chengdu").reverse_path = ReversePath::Off;
     table(&world, &[by_chengdu(), by_beijing(), to_hub("10.10.40.200", "chengdu")])?;
-    // Of equal prefixes the first by name.
+    // Ties go to the first name.
     let mut world = gateway();
     connection(&mut world, "chengdu").remotes = nets("10.10.40.0/24 10.10.41.0/24");
     table(&world, &[to_hub("10.10.40.1", "beijing"), to_hub("10.10.41.1", "chengdu")])?;
@@ -239,7 +240,7 @@ fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> a
     table(&world, &[spoofed(TUN, "10.10.40.1", "203.0.113.1", "nobody"), to_hub("10.10.41.1", "chengdu")])
 }
 
-/// With SAs known it is the same question.
+/// The check is the same with known SAs.
 #[test]
 fn holds_for_what_an_sa_admits() -> anyhow::Result<()> {
     let mut world = gateway();

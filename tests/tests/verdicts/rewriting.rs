@@ -1,4 +1,4 @@
-//! TTL, MTU, checksum, and what follows the packet in its frame.
+//! TTL, MTU, checksum, and bytes behind the packet in its frame.
 
 use hub_tests::packet::{Packet, internet_checksum};
 
@@ -65,7 +65,7 @@ fn a_packet_of_exactly_the_mtu_is_forwarded() -> anyhow::Result<()> {
             |row: crate::row::Row, bytes| row.passed("too_big", "hangzhou").admitted(bytes).toward("shanghai");
         rows.push(too_big(row("one above the MTU", HZ, into(HZ, &above)), bytes + 1));
         rows.push(too_big(row("one above the MTU, tagged", HZ, into(HZ, &above.clone().vlan(5))), bytes + 1));
-        // As a router does: an expired packet is not fragmented.
+        // Like a router: an expired packet is not fragmented.
         let expired = into(HZ, &above.ttl(1));
         rows.push(
             row("too big and expired", HZ, expired)
@@ -89,7 +89,7 @@ fn the_checksum_is_right_at_its_edges_and_wrong_where_it_was() -> anyhow::Result
     };
     for wanted in [0x0000, 0x0001, 0x00ff, 0x0100, 0xfdff, 0xfe00, 0xfeff, 0xff00, 0xfffe_u16] {
         for ttl in [2, 64, 255] {
-            // One identification in 65536 makes the header's sum what is wanted.
+            // One identification in 65536 gives the header the required sum.
             let packet = (0..=u16::MAX)
                 .map(|id| v4().ttl(ttl).identification(id))
                 .find(|packet| {
@@ -140,7 +140,7 @@ fn takes_off_what_follows_the_packet_but_a_minimal_frame_s_padding() -> anyhow::
     rows.push(loses("a long trailer", &v4(), 1400, V4));
     rows.push(loses("a trailer after IPv6", &v6(), 3, V6));
 
-    // Tags do not count: 60 bytes with a tag carry 42, and what leaves is padded anew by the device.
+    // Tags do not count: 60 bytes with a tag carry 42, and the device pads the sent frame again.
     let tagged = into(SH, &small.clone().padding(14).vlan(5));
     assert_eq!(tagged.len(), 60);
     let out = out_of(HZ, &small.clone().padding(14), 63);

@@ -1,4 +1,4 @@
-//! A row of a table: a packet, and what must become of it.
+//! A row of a table: a packet with its expected verdict.
 
 use std::fmt::Write as _;
 
@@ -22,13 +22,13 @@ pub struct Row {
 pub struct Expected {
     row: Row,
     judgement: Judgement,
-    /// Its checksums are not to be right.
+    /// Its checksums are wrong on purpose.
     broken: bool,
-    /// The other hook does something else.
+    /// The other hook has another verdict.
     only_at: Option<Hook>,
 }
 
-/// A frame that comes in on an interface. `name` says what the row shows.
+/// A frame that arrives on an interface. `name` describes the row's purpose.
 pub fn row(name: impl Into<String>, interface: u32, frame: Vec<u8>) -> Row {
     Row { name: name.into(), arrival: Arrival::new(interface, frame) }
 }
@@ -43,14 +43,15 @@ fn account(name: &str) -> Account {
 }
 
 impl Row {
-    /// Goes from one connection to another and leaves as this frame; its IP packet has so many bytes.
+    /// Expects forwarding from one connection to another as this frame; `bytes` is the size of its IP packet.
     pub fn forwarded(self, from: &str, to: (&str, u32), frame: Vec<u8>, bytes: u64) -> Expected {
         let (to, interface) = to;
         let counts = vec![(account(from), Count::Received(bytes)), (account(to), Count::Sent(bytes))];
         self.judged(Verdict::Forward { interface, frame }, counts)
     }
 
-    /// Goes to the kernel, charged to this account. What is to leave yet says by which next hop: [`Expected::toward`].
+    /// Expects a pass to the kernel, counted for this account. If the packet still has to leave, [`Expected::toward`]
+    /// sets its next hop.
     pub fn passed(self, reason: &'static str, to: &str) -> Expected {
         let mark = match reason {
             "not_attached" => Some(Mark::Cleared),
@@ -65,18 +66,18 @@ impl Row {
         expected
     }
 
-    /// Goes nowhere, charged to this account.
+    /// Expects a drop, counted for this account.
     pub fn dropped(self, reason: &'static str, to: &str) -> Expected {
         self.judged(Verdict::Drop(reason), vec![(account(to), Count::Reason(reason))])
     }
 
-    /// It is raw IP, and the kernel takes it for this, an `EtherType`: XDP does not come to know.
+    /// Sets the kernel's protocol of raw IP, an `EtherType`, which XDP does not see.
     pub fn taken_for(mut self, ether_type: u16) -> Self {
         self.arrival.taken_for = Some(ether_type);
         self
     }
 
-    /// It comes with this `skb->mark`.
+    /// Sets its `skb->mark` on arrival.
     pub fn with_mark(mut self, mark: u32) -> Self {
         self.arrival.mark = mark;
         self
@@ -89,26 +90,26 @@ impl Row {
 }
 
 impl Expected {
-    /// The connection's selectors have admitted it before: so many bytes of IP packet count as received.
+    /// The connection's selectors allowed it first: this many bytes of IP packet count as received.
     pub fn admitted(mut self, bytes: u64) -> Self {
         let account = self.judgement.counts[0].0.clone();
         self.judgement.counts.insert(0, (account, Count::Received(bytes)));
         self
     }
 
-    /// The kernel is to send it, or to answer for, this next hop: a connection, or `vpc`.
+    /// The kernel must send it by, or answer for, this next hop: a connection, or `vpc`.
     pub fn toward(mut self, next_hop: &str) -> Self {
         self.judgement.mark = Some(Mark::NextHop(account(next_hop)));
         self
     }
 
-    /// What happens at this hook alone.
+    /// Expects this at one hook only.
     pub fn only_at(mut self, hook: Hook) -> Self {
         self.only_at = Some(hook);
         self
     }
 
-    /// What leaves has a wrong checksum, as what came in had.
+    /// Expects the same wrong checksum in the sent frame as on arrival.
     pub fn broken(mut self) -> Self {
         self.broken = true;
         self
@@ -163,12 +164,12 @@ pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow:
 }
 
 impl Expected {
-    /// Whether it says what happens at this hook.
+    /// Whether it applies to this hook.
     fn is_at(&self, hook: Hook) -> bool {
         self.only_at.is_none_or(|only| only == hook)
     }
 
-    /// Where the row contradicts itself, or the model.
+    /// Contradictions within the row, or with the model.
     fn mismatches(&self, world: &World, model: &Judgement) -> Vec<String> {
         let mut mismatches = Vec::new();
         if let Verdict::Forward { interface, frame } = &self.judgement.verdict {
@@ -187,7 +188,7 @@ impl Expected {
     }
 }
 
-/// Where the program has not done its part of a judgement, which leaves a packet that it passes with this mark.
+/// Differences between the program and its part of a verdict; `mark` is the expected mark of a packet it passes.
 fn differences(part: &Judgement, arrival: &Arrival, mark: u32, outcome: &Outcome, books: &Books) -> Vec<String> {
     let mut differences = Vec::new();
     let Outcome { action, frame, mark: left } = outcome;

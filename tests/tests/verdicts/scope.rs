@@ -1,6 +1,6 @@
-//! What goes no further than its link: multicast and link-local addresses, frames to groups. Who may send it is written
-//! down here from the specification: a neighbour on that link, or what the selectors admit for the hub itself; never
-//! what is behind somebody else's link.
+//! Packets that do not leave their link: multicast and link-local addresses, frames to groups. Their allowed senders,
+//! from the specification: a neighbour on that link, or a source that the selectors allow for the hub itself; never a
+//! source behind another link.
 
 use hub_tests::packet::Packet;
 
@@ -30,14 +30,14 @@ fn a_neighbour_speaks_on_its_own_link() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for group in ["224.0.0.5", "239.1.1.1", "255.255.255.255"] {
         rows.extend([
-            // The link's prefix, the peer, and who has no address yet.
+            // The link's prefix, the peer, and a host without an address yet.
             passed(SH, "10.255.1.2", group, "multicast", "shanghai"),
             passed(SH, "169.254.0.2", group, "multicast", "shanghai"),
             passed(HZ, "10.77.2.2", group, "multicast", "hangzhou"),
             passed(TUN, "10.255.3.2", group, "multicast", "nobody"),
             passed(TUN, "10.77.3.2", group, "multicast", "nobody"),
             passed(SH, "0.0.0.0", group, "multicast", "shanghai"),
-            // Others' links and peers, the hub itself, and the site, which is behind the link.
+            // Other links and peers, the hub itself, and the site, which is behind the link.
             spoofed(SH, "10.77.2.2", group, "shanghai"),
             spoofed(HZ, "10.255.1.2", group, "hangzhou"),
             spoofed(SH, "10.255.1.1", group, "shanghai"),
@@ -87,7 +87,7 @@ fn what_is_link_local_is_for_the_hub_alone() -> anyhow::Result<()> {
         row(format!("{source} to {destination}"), interface, frame).dropped("selector_mismatch", account)
     };
     let mut rows = Vec::new();
-    // A neighbour, to the world, the VPC, a site, another site's neighbour, and who is not there.
+    // A neighbour, to the Internet, the VPC, a site, another site's neighbour, and a missing host.
     for destination in ["8.8.8.8", "192.168.0.10", "10.10.20.1", "10.10.10.1", "10.255.2.2", "169.254.9.9", "127.0.0.1"]
     {
         rows.push(unpaired(SH, "169.254.0.2", destination, "shanghai"));
@@ -107,13 +107,13 @@ fn what_is_link_local_is_for_the_hub_alone() -> anyhow::Result<()> {
     ]);
     table(&with_links(), &rows)?;
 
-    // A cloud's own services have such addresses. In this world one of the sites has them.
+    // A cloud's own services use such addresses. In this world one of the sites has them.
     let mut world = with_links();
     world.routes.retain(|route| route.next_hop != "macau");
     table(&world, &[passed(VPC, "169.254.169.254", "192.168.0.1", "link_local", "vpc")])
 }
 
-/// Hubs often have 169.254 addresses on their tunnels, and sites look whether those answer.
+/// Hubs often have 169.254 addresses on their tunnels, and sites probe them.
 #[test]
 fn a_link_local_address_of_the_hub_answers_whom_the_selectors_admit() -> anyhow::Result<()> {
     let mut world = with_links();
@@ -161,7 +161,7 @@ fn the_vpc_side_does_not_speak_for_a_site_or_its_link() -> anyhow::Result<()> {
     }
     table(&with_links(), &rows)?;
 
-    // A link to a site within the VPC's own prefix, and around it: the longer one says whose an address is.
+    // Links to a site within the VPC's own prefix, and around it: the longer prefix decides an address's owner.
     let mut world = with_links();
     interface(&mut world, SH).addresses = vec!["192.168.0.129/29".parse()?];
     interface(&mut world, HZ).addresses = vec!["192.168.0.200/16".parse()?];
@@ -177,7 +177,7 @@ fn the_vpc_side_does_not_speak_for_a_site_or_its_link() -> anyhow::Result<()> {
     table(&world, rows.as_flattened())
 }
 
-/// A mistake of the operator's that must not let anybody speak as the hub.
+/// An operator's mistake, which must not let anybody impersonate the hub.
 #[test]
 fn a_peer_that_is_an_address_of_the_hub_is_no_neighbour() -> anyhow::Result<()> {
     for own in ["10.255.1.1", "10.255.1.7", "192.168.0.1", "203.0.113.255"] {
@@ -196,7 +196,7 @@ fn a_peer_that_is_an_address_of_the_hub_is_no_neighbour() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// RFC 1122 section 3.3.6: a frame to all on the link has no packet to a single address in it.
+/// RFC 1122 section 3.3.6: a link-layer broadcast or multicast must not contain a packet to a unicast address.
 #[test]
 fn a_frame_to_a_group_has_a_packet_to_a_group() -> anyhow::Result<()> {
     let mut rows = Vec::new();
@@ -225,9 +225,9 @@ fn a_frame_to_a_group_has_a_packet_to_a_group() -> anyhow::Result<()> {
             }
         }
     }
-    // A packet to a group may well come in a frame to the hub alone.
+    // A multicast packet may arrive in a frame to the hub only.
     rows.push(row("to the hub's MAC", SH, into(SH, &udp4("10.255.1.2", "224.0.0.5"))).passed("multicast", "shanghai"));
-    // The group bit of the sender's address says nothing.
+    // The group bit of the sender's address does not matter.
     let frame = udp4("10.255.1.2", "224.0.0.5").ethernet(ALL, own(SH)).build();
     rows.push(row("from a group's MAC", SH, frame).passed("multicast", "shanghai"));
     table(&with_links(), &rows)

@@ -81,7 +81,7 @@ fn weighted(shanghai: (u8, bool), hangzhou: (u8, bool)) -> World {
 
 const FLOWS: u16 = 4096;
 
-/// Packets to the prefix that both lead to, from as many ports: how many leave by "shanghai". The rest leaves by
+/// Sends packets to the prefix of both, from as many ports. Returns how many leave by "shanghai". The others leave by
 /// "hangzhou", and a flow always by the same.
 fn share_of_shanghai(program: &mut Program, world: &World, flow: &dyn Fn(u16) -> Packet) -> anyhow::Result<usize> {
     program.install(world)?;
@@ -104,7 +104,7 @@ fn share_of_shanghai(program: &mut Program, world: &World, flow: &dyn Fn(u16) ->
 
 #[test]
 fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
-    // Percent of the flows that "shanghai" gets.
+    // Percentage of flows for "shanghai".
     let rows = [
         ("both active", (100, true), (100, true), 50),
         ("a small weight is a small share", (10, true), (90, true), 10),
@@ -127,7 +127,7 @@ fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
             for flow in flows {
                 let share = share_of_shanghai(program, &weighted(shanghai, hangzhou), flow)?;
                 let expected = usize::from(FLOWS) * percent / 100;
-                // Five standard deviations of a fair draw of 4096 are 160; nothing and all are exact.
+                // Five standard deviations of a fair draw of 4096 are 160; 0 and 100 percent are exact.
                 let tolerance = if matches!(percent, 0 | 100) { 0 } else { 160 };
                 anyhow::ensure!(
                     share.abs_diff(expected) <= tolerance,
@@ -139,7 +139,7 @@ fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
     })
 }
 
-/// Otherwise the receiver gets a datagram's parts over two tunnels, at two speeds.
+/// Otherwise the receiver gets a datagram's fragments over two tunnels, at two speeds.
 #[test]
 fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
     with_program(&DEVICES, |_, program| {
@@ -178,7 +178,7 @@ fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
     })
 }
 
-/// A transport header that is not all there has no ports, whatever follows the packet in its frame.
+/// An incomplete transport header has no ports, whatever follows the packet in its frame.
 #[test]
 fn what_follows_a_packet_does_not_choose_its_way() -> anyhow::Result<()> {
     with_program(&DEVICES, |_, program| {
@@ -196,7 +196,7 @@ fn what_follows_a_packet_does_not_choose_its_way() -> anyhow::Result<()> {
     })
 }
 
-/// The share is exact: 256 buckets, each of them one's or the other's.
+/// The share is exact: each of the 256 buckets belongs to one or the other.
 #[test]
 fn a_share_smaller_than_a_bucket_is_still_one_s_own() -> anyhow::Result<()> {
     with_program(&DEVICES, |_, program| {
@@ -209,7 +209,7 @@ fn a_share_smaller_than_a_bucket_is_still_one_s_own() -> anyhow::Result<()> {
     })
 }
 
-/// The device goes, and the agent has not heard of it yet.
+/// The device is deleted, and the agent has not noticed yet.
 #[test]
 fn drops_what_would_leave_by_a_device_that_is_gone() -> anyhow::Result<()> {
     with_program(&DEVICES, |namespace, program| {
@@ -220,7 +220,8 @@ fn drops_what_would_leave_by_a_device_that_is_gone() -> anyhow::Result<()> {
         let before = program.books()?;
         let action = program.run(SH, &frame)?.action;
         if program.entry.0 == Hook::Tc {
-            // The kernel looks for the device when the program has ended, and drops the packet then (skb_do_redirect()).
+            // The kernel looks for the device after the program has ended, and then drops the packet
+            // (skb_do_redirect()).
             anyhow::ensure!(action == Action::Redirect, "the kernel's business, not {action:?}");
             return Ok(());
         }

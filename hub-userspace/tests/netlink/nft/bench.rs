@@ -1,7 +1,7 @@
-//! A hub with two sites, a VPC and a strange interface, and all their far ends, in one namespace: so a packet sent at a
-//! far end comes in with the mark that its sender gives it (`SO_MARK`), as from the program.
+//! A hub with two sites, a VPC and a foreign interface, and all their far ends, in one namespace. So a packet sent at a
+//! far end arrives with its sender's mark (`SO_MARK`), as from the program.
 //!
-//! Each far end has a network of its own behind it, `10.N.0.0/16` and `2001:db8:N::/48`; the hub has `.1` and `::1` of the
+//! Each far end has its own network behind it, `10.N.0.0/16` and `2001:db8:N::/48`; the hub has `.1` and `::1` of the
 //! link's `10.0.N.0/24` and `2001:db8:0:N::/64`.
 
 use std::{
@@ -22,10 +22,10 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, T
 use super::packet::{What, packet};
 use crate::lab::{Lab, addr, index, ip, ip_batch};
 
-/// Number, name at the hub and at the far end.
+/// Number, name at the hub and name at the far end.
 const WIRES: [(u8, &str, &str); 4] =
     [(1, "site1", "far1"), (2, "site2", "far2"), (3, "vpc0", "far3"), (4, "strange", "far4")];
-/// No interface has it: the far ends' own stack takes nothing for itself.
+/// No interface has it, so the far ends' own stack accepts nothing.
 const FAR_MAC: &str = "02:00:00:00:00:99";
 
 /// Protocols of packets that arrive at the hub itself.
@@ -56,13 +56,13 @@ pub struct Bench {
     far_ends: Vec<FarEnd>,
     taps: Vec<Socket>,
     fence: [FarEnd; 2],
-    /// Of the last packet.
+    /// Number of the last packet.
     number: u32,
 }
 
 impl Bench {
     pub async fn new(lab: &Lab) -> Self {
-        // One queue on one CPU: what is sent first is through first.
+        // One queue on one CPU preserves the order of packets.
         let mut cpus = rustix::thread::CpuSet::new();
         cpus.set(rustix::thread::sched_getcpu());
         rustix::thread::sched_setaffinity(None, &cpus).unwrap();
@@ -70,7 +70,7 @@ impl Bench {
             ("ipv4/ip_forward", 1),
             ("ipv4/conf/all/rp_filter", 0),
             ("ipv4/conf/default/rp_filter", 0),
-            // Neither the limits by destination nor the one that all namespaces share.
+            // Disables the per-destination limits and the one that all namespaces share.
             ("ipv4/icmp_ratemask", 0),
             ("ipv6/icmp/ratemask", 255),
             ("ipv6/conf/all/forwarding", 1),
@@ -102,7 +102,7 @@ impl Bench {
         Self { far_ends, taps: taps.into(), fence, number: 0 }
     }
 
-    /// Makes more strange interfaces, `s0` and so on, whose far ends are `p0` and so on.
+    /// Adds foreign interfaces, `s0` and so on, whose far ends are `p0` and so on.
     pub fn add_strangers(&mut self, count: usize) {
         let make = |number| {
             [
@@ -122,13 +122,13 @@ impl Bench {
         }));
     }
 
-    /// Sends a packet at a far end, and says where it arrives: at `far2` and so on, at the `hub`, or an ICMP error about it,
-    /// as `far1 icmp 3/1`.
+    /// Sends a packet at a far end, and returns where it arrives: at `far2` and so on, at the `hub`, or an ICMP error
+    /// about it, as `far1 icmp 3/1`.
     pub fn send(&mut self, from: &str, mark: u32, source: &str, destination: &str, what: What) -> Vec<String> {
         self.send_all(from, mark, source, destination, &[what])
     }
 
-    /// The same of several packets, one after the other.
+    /// Like [`send`](Self::send), for several packets one after the other.
     pub fn send_all(
         &mut self,
         from: &str,
@@ -146,7 +146,7 @@ impl Bench {
         self.arrived(&tag)
     }
 
-    /// Sends a packet over and over, on any CPU, until it is ended.
+    /// Sends a packet repeatedly, on any CPU, until it is ended.
     pub fn flood(&self, from: &str, packet: Vec<u8>) -> Flood {
         let far_end = self.far_ends.iter().find(|far_end| far_end.name == from).unwrap();
         let (socket, to) = (far_end.socket.try_clone().unwrap(), address(far_end.ifindex, libc::ETH_P_IP, far_end.hub));
@@ -159,9 +159,9 @@ impl Bench {
             rustix::thread::sched_setaffinity(None, &cpus).unwrap();
             let mut sent = 0;
             while !end.load(Ordering::Relaxed) {
-                // No room: not sent.
+                // A full queue: not sent.
                 sent += u64::from(socket.send_to(&packet, &to).is_ok());
-                // Others' packets wait in the same queues.
+                // Packets of other senders wait in the same queues.
                 thread::yield_now();
             }
             sent
@@ -169,13 +169,13 @@ impl Bench {
         Flood { ended, thread }
     }
 
-    /// As many bytes as a tag is to have.
+    /// A new tag, of the length of a tag.
     pub fn tag(&mut self) -> String {
         self.number += 1;
         format!("tag-{:08}", self.number)
     }
 
-    /// What is under way has arrived after this.
+    /// Waits until all packets in flight have arrived.
     pub fn settle(&mut self) {
         for _ in 0..FENCES {
             let tag = self.tag();
@@ -186,7 +186,7 @@ impl Bench {
         }
     }
 
-    /// Where there is a packet with that tag, or an ICMP error about it.
+    /// The places with a packet with that tag, or an ICMP error about it.
     pub fn arrived(&mut self, tag: &str) -> Vec<String> {
         let mut places = Vec::new();
         for tap in &self.taps {
@@ -205,14 +205,14 @@ impl Bench {
     }
 }
 
-/// A thread that sends.
+/// A sending thread.
 pub struct Flood {
     ended: Arc<AtomicBool>,
     thread: JoinHandle<u64>,
 }
 
 impl Flood {
-    /// How many packets it has sent.
+    /// Ends it and returns the number of packets sent.
     pub fn end(self) -> u64 {
         self.ended.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
@@ -262,7 +262,7 @@ fn contains(packet: &[u8], tag: &str) -> bool {
     packet.windows(tag.len()).any(|bytes| bytes == tag.as_bytes())
 }
 
-/// Withholds what was sent at the interface itself (`SKF_AD_PKTTYPE`, `PACKET_OUTGOING`).
+/// Filters out packets sent by the interface itself (`SKF_AD_PKTTYPE`, `PACKET_OUTGOING`).
 fn not_outgoing() -> [SockFilter; 4] {
     const PACKET_TYPE: u32 = (-0x1000_i32 + 4).cast_unsigned();
     [

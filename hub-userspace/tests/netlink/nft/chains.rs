@@ -1,4 +1,4 @@
-//! Packets through each chain, of both IP versions.
+//! Packets through each chain, for both IP versions.
 
 use std::{io, net::UdpSocket, time::Instant};
 
@@ -15,7 +15,7 @@ use super::{
 use crate::lab::{Lab, addr, in_namespace, ip};
 
 const UDP: What = What::Udp(5000, 7);
-/// Addresses behind the far ends, and of the hub at them.
+/// Addresses behind the far ends, and the hub's addresses towards them.
 const AT1: [&str; 2] = ["10.1.0.5", "2001:db8:1::5"];
 const AT2: [&str; 2] = ["10.2.0.5", "2001:db8:2::5"];
 const AT_VPC: [&str; 2] = ["10.3.0.5", "2001:db8:3::5"];
@@ -64,7 +64,7 @@ fn a_marked_packet_is_forwarded_to_its_next_hop_s_interface_and_to_no_other() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
         for v in 0..2 {
-            // Other bits of the mark are somebody else's.
+            // Other bits of the mark are foreign.
             for others in [0, 0xe000_ffff] {
                 assert_eq!(bench.send("far1", others | to(3), AT1[v], AT2[v], UDP), ["far2"]);
                 assert_eq!(bench.send("far1", others | to(1), AT1[v], AT_VPC[v], UDP), ["far3"]);
@@ -73,7 +73,7 @@ fn a_marked_packet_is_forwarded_to_its_next_hop_s_interface_and_to_no_other() {
             for mark in [to(1), to(2), to(4), local()] {
                 assert_eq!(bench.send("far1", mark, AT1[v], AT2[v], UDP), [""; 0], "{mark:#x}");
             }
-            // From a site to what is no attachment.
+            // From a site to an interface that is no attachment.
             assert_eq!(bench.send("far1", to(3), AT1[v], STRANGER[v], UDP), [""; 0]);
         }
         let counters = guard.counters().await.unwrap();
@@ -85,7 +85,7 @@ fn a_marked_packet_is_forwarded_to_its_next_hop_s_interface_and_to_no_other() {
 fn a_packet_without_a_route_is_answered_and_an_icmp_error_is_not() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
-        // There is a route: that the kernel would forward it, does not matter.
+        // The kernel has a route and would forward it, which does not matter.
         for (v, answer) in [(0, "far1 icmp 3/1"), (1, "far1 icmp6 1/3")] {
             assert_eq!(bench.send("far1", no_route(), AT1[v], AT2[v], UDP), [answer]);
             let error = What::Icmp(if v == 0 { 3 } else { 1 });
@@ -118,7 +118,7 @@ fn strange_interfaces_reach_no_site_and_are_counted_by_name() {
         let counted = [("strange", Counter { packets: 2, bytes }), ("vpc0", Counter { packets: 2, bytes })];
         assert_eq!(counters.strangers, counted.map(|(name, counter)| (name.to_owned(), counter)).into());
 
-        // The set has room for 256; beyond that packets are dropped all the same.
+        // The set has room for 256; packets beyond that are dropped as well.
         bench.add_strangers(MORE);
         for number in 0..MORE {
             assert_eq!(bench.send(&format!("p{number}"), 0, STRANGER[0], AT1[0], UDP), [""; 0]);
@@ -180,7 +180,7 @@ fn a_site_reaches_services_of_the_hub_alone() {
             ] {
                 assert_eq!(bench.send("far1", local(), AT1[v], HUB[v], what), [""; 0], "{what:?} to {}", HUB[v]);
             }
-            // The kernel takes requests of neighbours at its word.
+            // Neighbour discovery passes, except router advertisements.
             let kinds: &[(u8, bool)] =
                 if v == 0 { &[] } else { &[(134, false), (135, true), (136, true), (133, true)] };
             for (kind, passes) in kinds {
@@ -231,7 +231,7 @@ fn replies_over_udp_come_back_to_the_port_that_asked() {
             ] {
                 assert_eq!(bench.send("far1", local(), source, HUB[v], what), [""; 0], "{what:?} from {source}");
             }
-            // Another change of sets, and the agent's restart, do not forget it.
+            // It survives another change of sets, and the agent's restart.
             guard.apply(&Ruleset { sites: names(["site1"]), ..ruleset() }).await.unwrap();
             assert_eq!(bench.send("far1", local(), AT1[v], HUB[v], answer), ["hub"]);
             guard = Guard::open().await.unwrap();
@@ -301,10 +301,10 @@ fn icmp_errors_of_the_kernel_about_admitted_packets_come_out() {
     in_namespace(async |lab| {
         let (mut bench, _guard) = guarded(&lab, &Ruleset { output: [].into(), ..ruleset() }).await;
         for (v, answer) in [(0, "far1 icmp 3/3"), (1, "far1 icmp6 1/4")] {
-            // A service that nobody serves.
+            // A port without a service.
             let arrived = bench.send("far1", local(), AT1[v], HUB[v], What::Udp(5000, 53));
             assert_eq!(arrived.last().map(String::as_str), Some(answer), "{arrived:?}");
-            // And an answer that the selectors do not admit.
+            // And an answer that the selectors do not allow.
             let ping = What::Icmp([8, 128][v]);
             assert_eq!(bench.send("far1", local(), AT1[v], HUB[v], ping), ["hub"], "asked, and not answered");
         }

@@ -1,4 +1,4 @@
-//! How the table comes, changes, stays and goes.
+//! The table is created, changed, kept and deleted.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -33,7 +33,7 @@ const FIXED_SETS: [&str; 10] = [
     "icmp6_output",
 ];
 
-/// Says only what differs.
+/// Reports only the differences.
 pub fn assert_same(found: &BTreeSet<String>, desired: &BTreeSet<String>, what: &str) {
     let differ: Vec<_> = found.symmetric_difference(desired).collect();
     assert!(differ.is_empty(), "{what}: {differ:#?}");
@@ -43,7 +43,7 @@ pub fn shown() -> BTreeSet<String> {
     table(&FIXED_SETS)
 }
 
-/// What the table is when that is all that was ever applied.
+/// The table's contents if only this ruleset was ever applied.
 async fn alone(ruleset: &Ruleset) -> BTreeSet<String> {
     let mut guard = Guard::open_plain().await.unwrap();
     guard.remove().await.unwrap();
@@ -51,9 +51,9 @@ async fn alone(ruleset: &Ruleset) -> BTreeSet<String> {
     shown()
 }
 
-/// Whether a change of somebody else's has been heard.
+/// Whether the guard has noticed a foreign change.
 pub async fn is_disturbed(guard: &mut Guard) -> bool {
-    // The kernel tells of a change before the call that makes it returns; tokio may want another turn to see it.
+    // The kernel reports a change before the call that makes it returns; tokio may need another poll to see it.
     let wait = timeout(Duration::from_millis(50), guard.disturbed()).await;
     wait.map(Result::unwrap).is_ok()
 }
@@ -91,7 +91,7 @@ fn changes_of_sets_leave_counters_and_everything_else_alone() {
         guard.apply(&next).await.unwrap();
         assert_eq!(bench.send("far1", to(9), "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), ["far2"]);
         assert_eq!(guard.counters().await.unwrap(), counted);
-        // Rules that differ, and an agent that knows nothing of what is there.
+        // Different rules, by an agent without knowledge of the existing table.
         guard.apply(&Ruleset { group: GROUP, ..next.clone() }).await.unwrap();
         assert_eq!(guard.counters().await.unwrap(), counted);
         drop(guard);
@@ -119,7 +119,7 @@ fn what_others_do_to_the_table_is_heard_and_mended() {
         guard.apply(&ruleset()).await.unwrap();
         assert_same(&shown(), &desired, "mended");
 
-        // Nobody listens meanwhile: the next change finds out, though its sets are what it thinks they are.
+        // Nothing listens meanwhile: the next change detects it, though its sets equal the cached ones.
         for stranger in [Ruleset::default(), Ruleset { sites: names(["eth9"]), ..ruleset() }] {
             Guard::open_plain().await.unwrap().apply(&stranger).await.unwrap();
             guard.apply(&ruleset()).await.unwrap();
@@ -138,7 +138,7 @@ fn no_packet_comes_through_while_all_is_written_again() {
         let tag = bench.tag();
         let flood = bench.flood("far1", packet(addr("10.1.0.5"), addr("10.2.0.5"), What::Udp(1, 2), &tag));
         for group in 1..=300 {
-            // Other rules each time, and every second time by one that knows nothing of what is there.
+            // Different rules each time, every second time by an agent without knowledge of the existing table.
             guard.apply(&Ruleset { group, ..ruleset() }).await.unwrap();
             if group % 2 == 0 {
                 guard = Guard::open().await.unwrap();
@@ -146,7 +146,7 @@ fn no_packet_comes_through_while_all_is_written_again() {
         }
         let sent = flood.end();
         assert!(sent > 300, "{sent} sent");
-        // None twice, and hardly any lost, as there is no room in a queue. Some may still wait on another CPU.
+        // None arrives twice, and hardly any is lost to a full queue. Some may still wait on another CPU.
         let mut counted = 0;
         loop {
             bench.settle();
@@ -185,7 +185,7 @@ fn an_apply_that_is_dropped_half_way_is_made_good_by_the_next() {
         let desired = alone(&ruleset()).await;
         let mut guard = Guard::open().await.unwrap();
         for sites in [names(["one"]), names(["two", "three"]), names([])] {
-            // Polled once: whether that was the whole of it or not, the next one holds.
+            // Polled once: whether it completed or not, the next one takes effect.
             _ = guard.apply(&Ruleset { sites, ..ruleset() }).now_or_never();
             guard.apply(&ruleset()).await.unwrap();
             assert_same(&shown(), &desired, "mended");
@@ -274,7 +274,7 @@ fn random_ruleset(random: &mut SmallRng) -> Ruleset {
     }
 }
 
-/// Of few addresses, so that many overlap, and all lengths; not always cut to its length.
+/// From few addresses, so that many overlap, and of all lengths; host bits may remain.
 fn random_net(random: &mut SmallRng, v6: bool) -> IpNet {
     let bits = if v6 { 128 } else { 32 };
     let length = *[0, 1, 2, 3, bits / 2, bits - 1, bits, random.random_range(0..=bits)].choose(random).unwrap();

@@ -1,18 +1,18 @@
-//! All that the kernel shows of the table, as bytes: without handles and the like, and sorted. A reader of its own, so that
-//! it does not share mistakes with the writer.
+//! The kernel's complete dump of the table, as bytes: sorted, and without handles and similar attributes. It has its
+//! own reader, so that it does not share bugs with the writer.
 
 use std::collections::BTreeSet;
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-/// `NFT_MSG_GET*`, and the attributes that depend on how the table came to be: handles, positions, numbers of users
-/// and elements, and where the kernel keeps a set's functions.
+/// `NFT_MSG_GET*`, and the attributes that depend on the table's history: handles, positions, numbers of users and
+/// elements, and the kernel's location of a set's functions.
 const CHAINS: (u8, &[u16]) = (4, &[2, 6]);
 const RULES: (u8, &[u16]) = (7, &[3, 6]);
 const SETS: (u8, &[u16]) = (10, &[16, 19, 20]);
 const ELEMENTS: (u8, &[u16]) = (13, &[]);
 
-/// Each line an object: its kind, and its attributes.
+/// One line per object: its kind, and its attributes.
 pub fn table(sets: &[&str]) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for (kind, passed_over) in [CHAINS, RULES, SETS] {

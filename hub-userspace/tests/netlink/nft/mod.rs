@@ -1,4 +1,4 @@
-//! The nftables table: what comes through it, and how it is kept.
+//! The nftables table: the packets it passes, and its lifecycle.
 
 mod bench;
 mod chains;
@@ -15,7 +15,7 @@ use hub_userspace::kernel::netlink::{GuardService, Ruleset};
 
 use crate::lab::net;
 
-/// Of the sites' interfaces, where a test has one.
+/// Device group of the sites' interfaces, if a test has one.
 const GROUP: u32 = 118;
 
 /// Marks of packets for the two sites and the VPC.

@@ -1,4 +1,4 @@
-//! Who may change the table: its owner alone where the kernel can (Linux 6.9), anybody elsewhere.
+//! Permission to change the table: only its owner if the kernel supports owners (Linux 6.9), otherwise anybody.
 
 use std::{
     net::UdpSocket,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::lab::{Peer, addr, in_namespace};
 
-/// What others may do to the table, and whether that is no error on an owned one: it is passed over.
+/// Changes to the table by others, and whether they succeed on an owned table by skipping it.
 const CHANGES: [(&str, bool); 8] = [
     ("flush ruleset", true),
     ("flush ruleset inet", true),
@@ -34,13 +34,13 @@ fn nft(command: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-/// A guard whose table has an owner, with that table; `None` where the kernel knows no owners: `Guard::open` has a plain
-/// table there, which all other tests are about.
+/// A guard whose table has an owner. `None` if the kernel has no owners: `Guard::open` then makes a plain table, which
+/// all other tests cover.
 async fn owner() -> Option<Guard> {
     let mut guard = Guard::open().await.unwrap();
     guard.apply(&ruleset()).await.unwrap();
     let says_so = guard.is_owner();
-    // By the kernel itself.
+    // Checked with the kernel itself.
     assert_eq!(nft("add table inet vpnhub").is_err(), says_so);
     if !says_so {
         println!("tables of this kernel have no owner: nothing to test");
@@ -71,7 +71,7 @@ fn an_owned_table_is_changed_by_nobody_else() {
     in_namespace(async |_lab| {
         let Some(mut guard) = owner().await else { return };
         assert_unchangeable(Some(&mut guard)).await;
-        // The owner itself goes on.
+        // The owner itself can continue.
         guard.apply(&Ruleset { sites: names(["x"]), ..ruleset() }).await.unwrap();
         assert_unchangeable(Some(&mut guard)).await;
     });
@@ -112,7 +112,7 @@ fn the_table_of_an_owner_that_has_gone_is_adopted_with_all_that_is_in_it() {
             assert_unchangeable(Some(&mut guard)).await;
             assert_full(&mut bench, &mut guard, &counted).await;
         }
-        // Nobody protects a table without an owner: what the store of systemd is for.
+        // A table without an owner is unprotected: hence the use of systemd's store.
         drop(guard);
         nft("flush ruleset").unwrap();
         assert_same(&shown(), &[].into(), "flushed");
@@ -133,7 +133,7 @@ fn a_socket_that_is_kept_open_goes_on_owning_the_table() {
         let (counted, _socket) = fill(&mut bench, &mut guard).await;
         for _ in 0..3 {
             let kept = copy(&guard);
-            // On its way when the process ends.
+            // In flight when the process ends.
             drop(guard);
             assert_unchangeable(None).await;
             guard = Guard::resume(kept).await.unwrap().expect("it is of this namespace");
@@ -202,7 +202,7 @@ fn no_packet_comes_through_while_the_table_gets_and_loses_its_owner() {
     });
 }
 
-/// Packets that are counted, by interface, too, and a question of the hub's, to be answered at the socket.
+/// Packets that are counted, also per interface, and a query of the hub's, to be answered at the socket.
 async fn fill(bench: &mut Bench, guard: &mut Guard) -> (GuardCounters, UdpSocket) {
     assert_eq!(bench.send("far1", 0, "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), [""; 0]);
     assert_eq!(bench.send("far4", 0, "10.4.0.5", "10.2.0.5", What::Udp(1, 2)), [""; 0]);

@@ -1,8 +1,8 @@
-//! Packets with a tag by which they are known again, also inside an ICMP error.
+//! Packets with a tag that identifies them, also inside an ICMP error.
 
 use std::net::IpAddr;
 
-/// Bytes of a tag.
+/// Length of a tag in bytes.
 pub const TAG: usize = 12;
 
 pub const SYN: u8 = 0x02;
@@ -14,11 +14,11 @@ pub enum What {
     Udp(u16, u16),
     /// Destination port and flags.
     Tcp(u16, u8),
-    /// Type of ICMP, or of that of IPv6.
+    /// Type of ICMP or `ICMPv6`.
     Icmp(u8),
     /// Protocol number.
     Other(u8),
-    /// The first eight bytes of UDP to that port, in IPv6, and more to follow; or what follows.
+    /// The first eight bytes of UDP to that port, in IPv6, with more fragments; or the last fragment.
     FirstFragment(u16),
     LastFragment,
 }
@@ -67,7 +67,7 @@ fn header6(protocol: u8, source: &[u8], destination: &[u8], message: &[u8]) -> V
     [&[0x60, 0, 0, 0, high, low, protocol, 64][..], source, destination, message].concat()
 }
 
-/// Without the tag and checksums; nobody here asks for TCP's.
+/// Without the tag and checksums; no test here needs TCP's.
 fn message(what: What, v6: bool) -> (u8, Vec<u8>) {
     match what {
         What::Udp(source, destination) => {

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{dump::table, local, ruleset, to};
 use crate::lab::{in_namespace, net};
 
-/// Sites, each with that many prefixes of IPv4 and half as many of IPv6.
+/// Sites, each with `pairs` IPv4 prefixes and half as many IPv6 ones.
 fn many(sites: u32, pairs: u32) -> Ruleset {
     let mut many = ruleset();
     for site in 0..sites {
@@ -16,7 +16,7 @@ fn many(sites: u32, pairs: u32) -> Ruleset {
         many.sites.insert(name.clone());
         many.next_hops.insert((to(2 + site), name.clone()));
         for pair in 0..pairs {
-            // Every second one: neighbours would become one range.
+            // Every second one: adjacent ones would become one range.
             let address = Ipv4Addr::from(0x0a00_0000 + ((site * pairs + pair) << 9));
             let prefix = IpNet::V4(Ipv4Net::new(address, 24).unwrap());
             many.output.insert((name.clone(), net("192.168.0.0/16"), prefix));
@@ -46,7 +46,7 @@ fn thousands_of_sites_go_in_one_batch_and_one_element_by_itself() {
                 guard.apply(next).await.unwrap();
                 times.push(start.elapsed());
             }
-            // All of it over what is there.
+            // Everything again over the existing table.
             let start = Instant::now();
             guard = Guard::open().await.unwrap();
             guard.apply(&all).await.unwrap();

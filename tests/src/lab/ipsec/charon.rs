@@ -1,4 +1,4 @@
-//! strongSwan's daemon in a place, from its start to its end; several on one machine, without systemd.
+//! strongSwan's daemon in a place, from start to end; several on one machine, without systemd.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,15 +15,15 @@ const DAEMON: &str = "charon-systemd";
 const SWANCTL: &str = "swanctl";
 pub(super) const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 
-/// All that is needed, but for the way to ask it: each of the others takes time to load, and some want a network of their own.
+/// All required plugins except the one for control. The others take time to load, and some need a network of their own.
 pub(super) const PLUGINS: &str =
     "openssl random nonce kdf gcm aes sha2 hmac pem pkcs1 pkcs8 x509 pubkey kernel-netlink socket-default";
 
-/// How a charon is to be.
+/// Options of a charon.
 #[derive(Debug, Clone, Copy)]
 pub struct CharonOptions {
     pub esp: Esp,
-    /// How often a message is repeated before the peer counts as gone, and for how long each is waited for, in seconds.
+    /// The number of retransmissions before the peer counts as dead, and the timeout of each, in seconds.
     pub retransmits: (u8, f32),
 }
 
@@ -33,14 +33,15 @@ impl CharonOptions {
         Self { esp, retransmits: (5, 4.0) }
     }
 
-    /// Gives a silent peer up within a second or two.
+    /// Gives up on a silent peer within a second or two.
     #[must_use]
     pub const fn impatient(self) -> Self {
         Self { retransmits: (2, 0.5), ..self }
     }
 }
 
-/// A charon with files, socket and log of its own. Dropping it ends it, and it takes leave of its peers; the files stay.
+/// A charon with files, socket and log of its own. Dropping it ends it, and it deletes its SAs with its peers; the
+/// files stay.
 #[derive(Debug)]
 pub struct Charon {
     place: Namespace,
@@ -49,7 +50,7 @@ pub struct Charon {
 }
 
 impl Charon {
-    /// What is missing to run one, in a sentence; `None`: nothing.
+    /// A sentence with what is missing to run one; `None` if nothing is.
     pub fn missing() -> Option<String> {
         let there =
             |name: &str| ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(name).is_file());
@@ -64,7 +65,8 @@ impl Charon {
         }
     }
 
-    /// Starts one whose files are in `folder`, and does not wait for it: see [`wait_until_ready`](Self::wait_until_ready).
+    /// Starts one whose files are in `folder`, without waiting for it: see
+    /// [`wait_until_ready`](Self::wait_until_ready).
     ///
     /// # Errors
     /// When its files cannot be written or it is not installed.
@@ -82,16 +84,16 @@ impl Charon {
     /// # Errors
     /// When it cannot be started.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
-        // A socket that a killed one left would be taken for the new one's.
+        // The socket of a killed charon would be mistaken for the new one's.
         drop(fs::remove_file(self.socket()));
         self.process = Some(Background::start(&mut self.command(DAEMON))?);
         Ok(())
     }
 
-    /// Kills it as a crash would: its peers hear nothing.
+    /// Kills it as a crash would, without notice to its peers.
     ///
     /// # Errors
-    /// When it had ended by itself: with its log.
+    /// When it had already exited: with its log.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         let killed = self.process.take().map_or(Ok(()), Background::kill);
         killed.with_context(|| format!("killing charon in {}; its log:\n{}", self.place.name(), self.log()))
@@ -109,7 +111,7 @@ impl Charon {
         .with_context(|| self.log())
     }
 
-    /// Its own end of the TUN device that its ESP has, to send what it would have decrypted.
+    /// Its own end of the TUN device of its ESP, to send packets as if it had decrypted them.
     ///
     /// # Errors
     /// When it has none: the kernel does its ESP.
@@ -122,7 +124,7 @@ impl Charon {
         self.folder.join("vici")
     }
 
-    /// What it has logged: never a secret, as its log levels are below that.
+    /// Its log, which never contains a secret at its log levels.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -131,7 +133,7 @@ impl Charon {
         &self.place
     }
 
-    /// Loads a file for swanctl, and all that were loaded before.
+    /// Loads a file for swanctl, and all loaded before.
     ///
     /// # Errors
     /// When swanctl or charon refuses it.
@@ -140,7 +142,7 @@ impl Charon {
         self.swanctl(&["--load-all"]).map(drop)
     }
 
-    /// Puts a file into swanctl's directory.
+    /// Writes a file into swanctl's directory.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -148,10 +150,10 @@ impl Charon {
         private_file(&self.folder.join("swanctl").join(path), text)
     }
 
-    /// `swanctl ARGS`, and what it says.
+    /// Runs `swanctl ARGS` and returns its output.
     ///
     /// # Errors
-    /// When it fails: what it says, and the end of charon's log.
+    /// When it fails: its output, and the end of charon's log.
     pub fn swanctl(&self, args: &[&str]) -> anyhow::Result<String> {
         let uri = format!("unix://{}", self.socket().display());
         let said = output(self.command(SWANCTL).args(args).args(["--uri", &uri]))?;
@@ -182,7 +184,7 @@ impl Charon {
     }
 
     fn settings(&self, CharonOptions { esp, retransmits: (tries, timeout) }: CharonOptions) -> String {
-        // The first that can do ESP does it.
+        // The first plugin capable of ESP does it.
         let libipsec = if esp == Esp::Userspace { "kernel-libipsec " } else { "" };
         format!(
             "charon-systemd {{\n  load = {libipsec}{PLUGINS} vici\n  retransmit_tries = {tries}\n  \
@@ -195,7 +197,7 @@ impl Charon {
     }
 }
 
-/// Writes a file that nobody else may read, with all directories above it.
+/// Writes a file that only its owner may read, with all directories above it.
 pub(super) fn private_file(path: &Path, text: &str) -> anyhow::Result<()> {
     path.parent()
         .map_or(Ok(()), fs::create_dir_all)

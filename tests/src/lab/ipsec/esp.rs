@@ -1,27 +1,27 @@
-//! Who does ESP.
+//! The implementation of ESP.
 
 use std::fmt;
 
 use super::super::{Namespace, unique_prefix};
 
-/// Who encrypts and decrypts.
+/// Which component encrypts and decrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Esp {
-    /// The kernel; the hub has an xfrm interface for each connection.
+    /// The kernel; the hub has one xfrm interface per connection.
     Kernel,
-    /// charon itself (its plugin kernel-libipsec), in UDP: any kernel will do. All connections share one TUN device.
+    /// charon itself (its plugin kernel-libipsec), in UDP: works on any kernel. All connections share one TUN device.
     Userspace,
 }
 
 impl Esp {
-    /// The kernel, where it can.
+    /// The kernel, if it can.
     pub fn of_this_host() -> Self {
         if Self::kernel_lacks().is_none() { Self::Kernel } else { Self::Userspace }
     }
 
-    /// What this kernel lacks for [`Esp::Kernel`], in a few words; `None`: nothing.
+    /// A few words on what this kernel lacks for [`Esp::Kernel`]; `None` if nothing.
     pub fn kernel_lacks() -> Option<&'static str> {
-        // A namespace of its own: nothing of it stays.
+        // In a namespace of its own, so that nothing remains.
         let Ok(place) = Namespace::create(&format!("{}-esp", unique_prefix())) else {
             return Some("root");
         };

@@ -1,4 +1,4 @@
-//! Real IPsec: a hub whose agent drives a charon, sites with a charon each that load what `peer-config` prints.
+//! Real IPsec: a hub whose agent drives a charon, and sites with a charon each that load the output of `peer-config`.
 
 mod charon;
 mod esp;
@@ -23,19 +23,19 @@ pub use starter::Starter;
 use world::Shape;
 pub use world::{HUB_PUBLIC, INTERNET};
 
-/// For what takes daemons a moment, in a slow virtual machine too; only waited for in full when it fails.
+/// Time limit for daemons, even in a slow virtual machine. It passes in full only on failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LIBIPSEC_DEVICE: &str = "ipsec0";
-/// kernel-libipsec wants an address of its host in each local selector, for the route that it makes: so these are few, and
-/// the hub has one in each.
+/// For the route that it creates, kernel-libipsec needs an address of its host in each local selector. So these are
+/// few, and the hub has one in each.
 const LIBIPSEC_LOCAL: [&str; 3] = ["10.10.0.0/16", "192.168.0.0/24", "fd00::/8"];
 
-/// How a lab with IPsec is to be.
+/// Options of a lab with IPsec.
 #[derive(Debug, Clone)]
 pub struct IpsecOptions {
     shape: Shape,
     charon: CharonOptions,
-    /// Of namespaces and folder, both of which are replaced then.
+    /// Fixed name of namespaces and folder, both replaced if they exist.
     fixed_name: Option<String>,
     start: &'static str,
     dpd_delay: &'static str,
@@ -44,21 +44,21 @@ pub struct IpsecOptions {
 }
 
 impl IpsecOptions {
-    /// The three offices, which begin the tunnels. The agent does not.
+    /// The three offices, which initiate the tunnels. The agent does not.
     pub fn new(esp: Esp) -> Self {
         let shape = Shape { sites: vec![SHANGHAI, HANGZHOU, NINGBO], behind_nat: None, leased_line: None };
         let charon = CharonOptions::new(esp);
         Self { shape, charon, fixed_name: None, start: "none", dpd_delay: "30s", agent: None, record: None }
     }
 
-    /// Another agent than [`agent_binary`](super::agent_binary).
+    /// Uses another agent than [`agent_binary`](super::agent_binary).
     #[must_use]
     pub fn agent(mut self, binary: PathBuf) -> Self {
         self.agent = Some(binary);
         self
     }
 
-    /// Has the agent record into this file: `run --record`.
+    /// Makes the agent record into this file: `run --record`.
     #[must_use]
     pub fn record(mut self, file: PathBuf) -> Self {
         self.record = Some(file);
@@ -71,21 +71,21 @@ impl IpsecOptions {
         self
     }
 
-    /// Namespaces are named `NAME-PLACE`, and replaced.
+    /// Names namespaces `NAME-PLACE`, and replaces existing ones.
     #[must_use]
     pub fn fixed_name(mut self, name: &str) -> Self {
         self.fixed_name = Some(name.to_owned());
         self
     }
 
-    /// Has the agent begin the tunnels, and the sites wait.
+    /// Makes the agent initiate the tunnels, and the sites wait.
     #[must_use]
     pub fn hub_begins(mut self) -> Self {
         self.start = "start";
         self
     }
 
-    /// Has the agent begin a tunnel with the first packet that is for it; the sites, too. Needs the kernel's ESP.
+    /// Makes the agent, and the sites, initiate a tunnel on its first packet. Needs the kernel's ESP.
     #[must_use]
     pub fn hub_waits_for_a_packet(mut self) -> Self {
         self.start = "trap";
@@ -99,7 +99,7 @@ impl IpsecOptions {
         self
     }
 
-    /// A second link to this site, without IPsec, as [`HubConfig::second_link`] has it: the site uses it while its
+    /// Adds a second link to this site, without IPsec, like [`HubConfig::second_link`]: the site uses it while its
     /// tunnel is down.
     #[must_use]
     pub fn leased_line(mut self, site: &Site) -> Self {
@@ -107,7 +107,7 @@ impl IpsecOptions {
         self
     }
 
-    /// A silent peer is asked after a second and given up within two more.
+    /// Probes a silent peer after a second and gives it up within two more.
     #[must_use]
     pub fn impatient(mut self) -> Self {
         self.charon = self.charon.impatient();
@@ -128,7 +128,7 @@ impl Office {
         self.charon.place()
     }
 
-    /// Loads what the hub has for it: the output of `vpnhub peer-config`.
+    /// Loads the hub's configuration for it: the output of `vpnhub peer-config`.
     ///
     /// # Errors
     /// When the agent has none or strongSwan refuses it.
@@ -136,7 +136,7 @@ impl Office {
         self.charon.load(&self.site.place, &self.peer_config(agent, "swanctl", &["--with-secret"])?)
     }
 
-    /// What the hub has for it.
+    /// The hub's configuration for it.
     ///
     /// # Errors
     /// When the agent has none.
@@ -149,15 +149,15 @@ impl Office {
         Ok(lossy(&output.stdout))
     }
 
-    /// Begins its tunnel, and waits until it is there.
+    /// Initiates its tunnel, and waits until it is established.
     ///
     /// # Errors
-    /// When it does not come about.
+    /// When it is not established.
     pub fn initiate(&self) -> anyhow::Result<()> {
         self.charon.swanctl(&["--initiate", "--child", &self.site.place]).map(drop)
     }
 
-    /// Ends its tunnel, and tells the hub.
+    /// Ends its tunnel, with notice to the hub.
     ///
     /// # Errors
     /// When there is none.
@@ -166,7 +166,7 @@ impl Office {
     }
 }
 
-/// A world of charons with the agent in its hub. The agent goes first, then the charons.
+/// A world of charons with the agent in its hub. The agent is dropped first, then the charons.
 #[derive(Debug)]
 pub struct IpsecLab {
     pub agent: Agent,
@@ -179,10 +179,11 @@ pub struct IpsecLab {
 }
 
 impl IpsecLab {
-    /// Builds the world and starts charons and agent, whose configuration `change` may change. No tunnel is up yet.
+    /// Builds the world and starts charons and agent, after `change` has modified the agent's configuration. No tunnel
+    /// is up yet.
     ///
     /// # Errors
-    /// When something is missing or refuses: with what it said.
+    /// When something is missing or refuses: with its output.
     pub fn prepare(options: &IpsecOptions, change: impl FnOnce(HubConfig) -> HubConfig) -> anyhow::Result<Self> {
         let esp = options.charon.esp;
         let mut world = world::world(&options.shape);
@@ -198,7 +199,7 @@ impl IpsecLab {
             None => Scratch::new(),
         };
         let scratch = files("charon")?;
-        // All at once, as each takes a moment.
+        // Started together, as each takes a moment.
         let hub = Charon::start(&world[HUB], &scratch.file("hub"), options.charon)?;
         let offices = options.shape.sites.iter().map(|site| {
             let charon = Charon::start(&world[&site.place], &scratch.file(&site.place), options.charon)?;
@@ -237,7 +238,7 @@ impl IpsecLab {
         Ok(Self { agent, hub, offices, world, esp, scratch })
     }
 
-    /// The same, and all tunnels are up.
+    /// Like [`prepare`](Self::prepare), and waits until all tunnels are up.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare), or when one does not come up within a minute: with the status.
@@ -260,10 +261,10 @@ impl IpsecLab {
         self.wait_for_status(up)
     }
 
-    /// Waits until the status is so.
+    /// Waits until `accept` returns true for the status.
     ///
     /// # Errors
-    /// When it is not within a minute: with the status, and the end of the hub's charon's log.
+    /// When it does not within a minute: with the status, and the end of the hub's charon's log.
     pub fn wait_for_status(&self, accept: impl FnMut(&Status) -> bool) -> anyhow::Result<Status> {
         self.agent.wait_for_status(PATIENCE, accept).with_context(|| {
             let log = self.hub.log();
@@ -272,7 +273,7 @@ impl IpsecLab {
         })
     }
 
-    /// What may tell why something does not arrive: the status, devices' counters, the kernel's counts of what IPsec dropped.
+    /// Diagnostics for lost packets: the status, devices' counters, the kernel's counts of IPsec drops.
     pub fn diagnosis(&self) -> String {
         let mut text =
             self.agent.cli(&["status"]).map_or_else(|error| format!("{error:#}"), |said| lossy(&said.stdout));
@@ -303,7 +304,7 @@ impl IpsecLab {
         self.scratch.path()
     }
 
-    /// Stops the agent, which must exit with 0, and takes all down.
+    /// Stops the agent, which must exit with 0, and takes the world down.
     ///
     /// # Errors
     /// As [`Agent::stop`].
@@ -316,14 +317,14 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Lines of `ip -s xfrm state` that say which SA it is, and what went through it; no keys.
+/// Selects lines of `ip -s xfrm state` that identify an SA and count its traffic; no keys.
 fn shows_use(line: &str) -> bool {
     let line = line.trim_start();
     ["src ", "if_id", "proto", "replay-window", "replay ", "encap"].iter().any(|start| line.starts_with(start))
         || line.contains("(packets)")
 }
 
-/// A new secret in a file that nobody else may read.
+/// Creates a secret in a file that only its owner may read.
 fn secret(scratch: &Scratch, name: &str) -> anyhow::Result<PathBuf> {
     let path = scratch.file(&format!("{name}.psk"));
     let mut random = [0; size_of::<u128>()];

@@ -1,7 +1,9 @@
-//! strongSwan's older form at a site: `ipsec`, its `starter` and the charon of that, which read ipsec.conf and ipsec.secrets.
+//! strongSwan's older form at a site: `ipsec`, its `starter` and that starter's charon, which read ipsec.conf and
+//! ipsec.secrets.
 //!
-//! Its places are compiled in (/usr/lib/ipsec, /run). So it runs in a mount namespace of its own, where it finds its programs
-//! beside the installed ones and has /run for itself: nothing of it is installed, and any number run beside others.
+//! Its paths are compiled in (/usr/lib/ipsec, /run). So it runs in a mount namespace of its own, which overlays its
+//! programs on the installed ones and has a private /run. Nothing of it is installed, and any number can run side by
+//! side.
 
 use std::env;
 use std::fs::{self, File};
@@ -24,13 +26,13 @@ use super::super::{Background, Namespace, output, retry_within};
 use super::charon::{PLUGINS, private_file};
 use super::{Charon, CharonOptions, PATIENCE};
 
-/// Of Debian's packages strongswan-starter and strongswan-charon, where those of strongSwan that are installed lie.
+/// Paths of Debian's packages strongswan-starter and strongswan-charon, the same as of installed strongSwan programs.
 const PROGRAMS: &str = "usr/lib/ipsec";
 const SCRIPT: &str = "usr/sbin/ipsec";
-/// What lies between two commands of a person's: far more than a negotiation takes.
+/// Pause between two commands, as if a person typed them: far longer than a negotiation.
 const TYPING: Duration = Duration::from_secs(1);
 
-/// One with files, log and /run of its own. Dropping it ends it, and it takes leave of its peers.
+/// One with files, log and /run of its own. Dropping it ends it, and it deletes its SAs with its peers.
 #[derive(Debug)]
 pub struct Starter {
     place: Namespace,
@@ -40,23 +42,23 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// Where `cargo xtask setup` unpacks it.
+    /// The directory into which `cargo xtask setup` unpacks it.
     pub fn unpacked() -> Option<PathBuf> {
         let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
         Some(cache.join("vpnhub/tools/strongswan-starter"))
     }
 
-    /// What is missing to run one, in a sentence; `None`: nothing.
+    /// A sentence with what is missing to run one; `None` if nothing is.
     pub fn missing() -> Option<String> {
         let is_there = Self::unpacked().is_some_and(|unpacked| unpacked.join(SCRIPT).is_file());
         Charon::missing().or_else(|| (!is_there).then(|| "needs strongSwan's starter: cargo xtask setup".to_owned()))
     }
 
-    /// Starts one with nothing to do, its ESP strongSwan's own, and waits until it listens.
+    /// Starts one without connections and with strongSwan's own ESP, and waits until it listens.
     ///
     /// # Errors
-    /// When something of it is missing, or it does not listen within a minute: with its log.
+    /// When a part is missing, or it does not listen within a minute: with its log.
     pub fn start(place: &Namespace, folder: &Path, options: CharonOptions) -> anyhow::Result<Self> {
         let unpacked = Self::unpacked().context("neither HOME nor XDG_CACHE_HOME is set")?;
         fs::create_dir_all(folder.join("run")).with_context(|| format!("making {}", folder.display()))?;
@@ -72,11 +74,12 @@ impl Starter {
         Ok(starter)
     }
 
-    /// Loads what `vpnhub peer-config --format strongswan` prints, as that says: the part above its second line of dashes
-    /// is ipsec.conf, the part below it ipsec.secrets, and the commands at its beginning are run in their order.
+    /// Loads the output of `vpnhub peer-config --format strongswan`, following its instructions. The part above its
+    /// second line of dashes is ipsec.conf, the part below it ipsec.secrets. The commands at its beginning are run in
+    /// their order.
     ///
     /// # Errors
-    /// When it has not these parts, or `ipsec` fails.
+    /// When these parts are missing, or `ipsec` fails.
     pub fn load(&self, text: &str) -> anyhow::Result<()> {
         let mut dashes = text.match_indices("\n# -----");
         let Some((second, _)) = dashes.nth(1) else { bail!("there are no two lines of dashes in\n{text}") };
@@ -93,10 +96,10 @@ impl Starter {
         Ok(())
     }
 
-    /// `ipsec ARGS`, and what it says.
+    /// Runs `ipsec ARGS` and returns its output.
     ///
     /// # Errors
-    /// When it fails: what it says, and charon's log.
+    /// When it fails: its output, and charon's log.
     pub fn ipsec(&self, args: &[&str]) -> anyhow::Result<String> {
         let said = output(&mut self.command(args)?)?;
         let text = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
@@ -106,7 +109,7 @@ impl Starter {
         Ok(text)
     }
 
-    /// What its charon has logged.
+    /// The log of its charon.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -145,20 +148,20 @@ impl Starter {
 
 impl Drop for Starter {
     fn drop(&mut self) {
-        // It ends its charon and waits for that; one that it has left is ended by the number in its own /run.
+        // It ends its charon and waits for that. A charon left over is ended by the process id in its own /run.
         drop(self.process.take());
         let number = fs::read_to_string(self.folder.join("run/charon.pid")).unwrap_or_default();
         let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let ours = self.mounts.metadata().map(id).ok();
         let of_ours = |pid: i32| ours.is_some() && fs::metadata(format!("/proc/{pid}/ns/mnt")).map(id).ok() == ours;
         if let Some(pid) = number.trim().parse().ok().filter(|pid| of_ours(*pid)) {
-            // It may just have ended.
+            // It may just have exited.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
 
-/// A mount namespace with this directory as /run, and these programs beside strongSwan's installed ones.
+/// A mount namespace with this directory as /run, and these programs next to strongSwan's installed ones.
 fn mounts(run: &Path, programs: &Path) -> anyhow::Result<File> {
     let none = None::<&str>;
     let make = || -> anyhow::Result<File> {

@@ -14,7 +14,7 @@ pub const INTERNET: &str = "internet";
 /// The place in front of a site that is behind NAT.
 const NAT: &str = "nat";
 
-/// What of the world is not always the same.
+/// The variable parts of the world.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
     pub sites: Vec<Site>,
@@ -24,8 +24,8 @@ pub(super) struct Shape {
     pub leased_line: Option<String>,
 }
 
-/// The hub (wan0, vpc0), the VPC, the Internet, and the sites (pub0). No kernel forwards but the Internet's; that knows
-/// public addresses only.
+/// The hub (wan0, vpc0), the VPC, the Internet, and the sites (pub0). Only the Internet's kernel forwards, and it knows
+/// only public addresses.
 pub(super) fn world(shape: &Shape) -> Builder {
     let hub_link = public_link(End::new(HUB, "wan0"), "hub", HUB_PUBLIC, above(HUB_PUBLIC));
     let mut world = World::builder().place(PlaceSpec::new(HUB)).place(PlaceSpec::new(INTERNET).forwards(true));
@@ -45,7 +45,7 @@ pub(super) fn world(shape: &Shape) -> Builder {
                 .ip(&site.place, format!("route add {HUB_PUBLIC} via {other}"))
         };
         let (host4, host6) = (site.host4(), site.host6());
-        // What charon's routes do not take, or not yet.
+        // For traffic that charon's routes do not cover (yet).
         let (way4, way6) = if shape.leased_line.as_deref() == Some(&site.place) {
             world = world.link(tunnel(site, 1).mtu(1400));
             let device = Site::device(1);
@@ -70,7 +70,7 @@ fn above(address: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address) ^ 1)
 }
 
-/// The site has a private address, and the public one is its router's, which masquerades: see [`masquerade`].
+/// The site has a private address; its router has the public one and masquerades: see [`masquerade`].
 fn behind_nat(world: Builder, site: &Site) -> Builder {
     let (own, other) = (site.public4(), above(site.public4()));
     let inside = Link::new(
@@ -85,7 +85,7 @@ fn behind_nat(world: Builder, site: &Site) -> Builder {
         .ip(&site.place, format!("route add {HUB_PUBLIC} via 172.31.0.1"))
 }
 
-/// Has the router in front of the site translate addresses and ports.
+/// Makes the router in front of the site translate addresses and ports.
 pub(super) fn masquerade(world: &World) -> anyhow::Result<()> {
     let rules = "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100 ; }; \
                  add rule ip nat out oifname outside masquerade random";
