@@ -162,8 +162,8 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
 
 /// Handles an event and all effects that follow from it. Returns the first error; further errors are logged.
 ///
-/// At the start, the first error ends it. An earlier agent's programs then continue with their own tables instead of
-/// half-written new ones. Without the nftables table the kernel would forward past the selectors.
+/// At the start, no effect is performed after an error. An earlier agent's programs then continue with their own
+/// tables instead of half-written new ones. Without the nftables table the kernel would forward past the selectors.
 pub fn drive<D: Datapath, K: Kernel, I: Ike>(
     world: &mut World,
     edge: &mut Edge<D, K, I>,

@@ -203,7 +203,7 @@ impl Agent {
         }
     }
 
-    /// Stream of connection events from now on.
+    /// Sender of connection events, for subscribers.
     pub fn events(&self) -> broadcast::WeakSender<ConnectionEvent> {
         self.edge.listeners.downgrade()
     }

@@ -7,7 +7,7 @@
 //! | [`step`] | computes effects from state and event; the only place that makes decisions (pure) |
 //! | `states`, `selectors`, `tables`, `routes`, `guard`, `attachments` | its parts (pure) |
 //! | [`effect`] | output: actions to perform |
-//! | [`edge`] | performs effects through [`Datapath`](edge::Datapath), [`Kernel`](edge::Kernel) and [`Ike`](edge::Ike) |
+//! | [`edge`] | performs effects: traits [`Datapath`](edge::Datapath), [`Kernel`](edge::Kernel), [`Ike`](edge::Ike) |
 //! | `host` | the production implementations of these traits |
 //! | `main_loop` | the loop |
 //! | `snapshot` | the data of a status |

@@ -19,8 +19,8 @@ use crate::{
 /// Handles an event and returns the effects to perform, in order. Some effects return a result as [`Event::Done`].
 /// The effects of that event are performed before the remaining ones.
 ///
-/// The order of effects is safe at every point: between two effects a packet matches no fewer entries than before the
-/// first or after the last one, and nothing bypasses the selectors. Reactions to a failure come first.
+/// After each single effect, a packet finds at least the entries that it finds before the first or after the last
+/// one, and no unfiltered path is open. Rerouting around a failure comes first.
 pub fn step(world: &mut World, event: Event, now: Instant) -> Vec<Effect> {
     let mut effects = Vec::new();
     world.take(event, now, &mut effects);
