@@ -39,7 +39,7 @@ pub enum Event {
     GuardDisturbed,
     /// The program has no entry for a neighbour that a packet needed: interface index and address.
     NeighbourMiss(u32, IpAddr),
-    /// No other event is pending: kernel routes can be planned.
+    /// Nothing more urgent is pending: kernel routes can be planned.
     Idle,
     /// The reconciler has tried every requested kernel change.
     Settled(Settled),

@@ -6,7 +6,7 @@
 //! | `GET /v1/connections` | connections as in the status |
 //! | `GET /v1/customer-gateways` | `[{"name", "address", "origin", ...}]` |
 //! | `GET /v1/connections/{name}`, `/v1/customer-gateways/{name}` | a [`Shown`] |
-//! | `GET /v1/config` | what is in force, as TOML |
+//! | `GET /v1/config` | the configuration in force, as TOML |
 //! | `GET /v1/store/audit`, with `?last=N` | `[{"time", "uid", "action", "object", "before", "after"}]`, oldest first |
 //! | `GET /v1/store/backup` | the store as a file |
 

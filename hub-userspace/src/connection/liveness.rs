@@ -45,7 +45,7 @@ impl Liveness {
     }
 
     /// Evaluates every connection of the configuration. `tunnel` returns the state of a connection's tunnel, `None`
-    /// while unknown, and `Some(true)` for connections without IPsec. `health` returns the verdict of a connection's
+    /// while unknown, and `Some(true)` for connections without one. `health` returns the verdict of a connection's
     /// health check, `None` before the first one.
     pub fn judge(
         &mut self,
