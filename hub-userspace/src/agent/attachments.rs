@@ -1,8 +1,8 @@
-//! Which interfaces the program is attached to, and how. Pure.
+//! The interfaces that the program is attached to, and how. Pure.
 //!
-//! A TC program is behind every XDP program: it decides about what XDP passes, and sends what XDP cannot. Native XDP sends only to
-//! devices that have native XDP themselves (`ndo_xdp_xmit`, net/core/filter.c), and a redirect to another one fails without
-//! a word.
+//! A TC program follows every XDP program: it handles packets that XDP passes, and sends to devices that XDP cannot
+//! reach. Native XDP redirects only to devices with native XDP (`ndo_xdp_xmit`, net/core/filter.c). A redirect to any
+//! other device fails silently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,18 +15,18 @@ use crate::{
     kernel::netlink::{HostState, Link},
 };
 
-/// Devices whose native program runs on the devices below them, where packets come in under another index
+/// Device kinds whose native program runs on the lower devices, where packets arrive with another ifindex
 /// (`bond_xdp_set`, `drivers/net/bonding/bond_main.c`).
 const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
 #[derive(Debug)]
 pub struct Attachments {
     mode: AttachMode,
-    /// How interfaces are attached, by ifindex.
+    /// Attached interfaces, by ifindex.
     attached: BTreeMap<u32, Attached>,
-    /// Interfaces that an earlier agent has attached by TC alone: it has found that XDP does not work there.
+    /// Interfaces that an earlier agent attached by TC only, because XDP does not work there.
     were_tc_only: BTreeSet<u32>,
-    /// Why the program is not attached, or not as it should be, by the interface's name.
+    /// Why the program is not attached, or not as desired, by interface name.
     errors: BTreeMap<String, String>,
 }
 
@@ -35,8 +35,7 @@ impl Attachments {
         Self { mode, attached: BTreeMap::new(), were_tc_only, errors: BTreeMap::new() }
     }
 
-    /// Indices of the interfaces, of these names, that are reached by TC alone, as far as is known before all are
-    /// attached.
+    /// Of these interfaces, the indices of those attached by TC only. Before attaching, this is a prediction.
     pub fn tc_only(&self, host: &HostState, interfaces: &BTreeSet<String>) -> BTreeSet<u32> {
         let links = interfaces.iter().filter_map(|name| host.link(name));
         let is_tc = |link: &&Link| {
@@ -49,7 +48,7 @@ impl Attachments {
         links.filter(is_tc).map(|link| link.index).collect()
     }
 
-    /// Attaches to the interfaces of these names as far as they are there, and then lets go of all others.
+    /// Attaches to those of these interfaces that exist, then detaches from all others.
     pub fn update(&mut self, host: &HostState, interfaces: &BTreeSet<String>, effects: &mut Vec<Effect>) {
         let links: BTreeMap<u32, &Link> =
             interfaces.iter().filter_map(|name| host.link(name)).map(|link| (link.index, link)).collect();
@@ -65,7 +64,7 @@ impl Attachments {
         }
     }
 
-    /// What came of attaching.
+    /// Records the result of attaching.
     pub fn attached(&mut self, name: String, ifindex: u32, result: Result<Attached, String>) {
         match result {
             Ok(attached) => {
@@ -89,18 +88,18 @@ impl Attachments {
         self.attached.contains_key(&ifindex)
     }
 
-    /// An interface went, and another or the same may have come back under its index.
+    /// An interface was removed. Its index may be reused.
     pub fn forget(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
         self.were_tc_only.remove(&ifindex);
     }
 
-    /// Every interface that is there has its programs.
+    /// Every existing interface has its programs.
     pub fn is_complete(&self, host: &HostState) -> bool {
         self.errors.keys().all(|name| host.link(name).is_none())
     }
 
-    /// What status shows for an interface.
+    /// The status of an interface.
     pub fn status(&self, host: &HostState, interface: &str) -> status::Attachment {
         match host.link(interface).and_then(|link| self.attached.get(&link.index)) {
             Some(attached) => {
@@ -110,7 +109,7 @@ impl Attachments {
         }
     }
 
-    /// How an interface is to be attached, and why it is not to be tried natively.
+    /// How to attach to an interface, and the reason if not natively.
     fn mode_of(&self, link: &Link) -> (AttachMode, Option<&'static str>) {
         let above_others = link.kind.as_deref().is_some_and(|kind| ABOVE_OTHERS.contains(&kind));
         match self.mode {
@@ -121,7 +120,7 @@ impl Attachments {
     }
 }
 
-/// What to say of an interface that is not there.
+/// Error text for a missing interface.
 pub fn missing(interface: &str) -> String {
     format!("interface {interface} does not exist: create it, the agent attaches as soon as it is there")
 }

@@ -1,4 +1,4 @@
-//! What agents leave on a host, and its removal.
+//! Removes leftovers of agents from a host.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,22 +11,22 @@ use crate::{
     kernel::netlink::{Guard, Reconciler, remove_interfaces, take_out_of_group},
 };
 
-/// What has been removed.
+/// The removed objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// Names of xfrm interfaces.
     pub interfaces: Vec<String>,
-    /// How many routes, rules and neighbours.
+    /// Number of routes, rules and neighbours.
     pub routes: usize,
-    /// How many programs were attached to interfaces.
+    /// Number of programs attached to interfaces.
     pub programs: usize,
 }
 
-/// Removes all that agents of this instance have left in the network namespace of the calling thread. Routes first: without
-/// a program the kernel must have no way to a site.
+/// Removes all objects of this instance's agents from the network namespace of the calling thread. Routes first:
+/// without a program the kernel must have no route to a site.
 ///
 /// # Errors
-/// When an agent runs there, or the kernel refuses.
+/// When an agent runs there, or the kernel rejects a change.
 pub async fn remove(instance: &Instance) -> Result<Removed> {
     let _lock = InstanceLock::claim()?;
     let mut guard = Guard::open().await?;

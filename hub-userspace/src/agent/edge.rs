@@ -1,4 +1,4 @@
-//! Where the agent meets the world outside: the only code that does what [`Effect`]s say.
+//! Interface to the outside world: the only code that performs [`Effect`]s.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,30 +29,30 @@ use crate::{
     },
 };
 
-/// The programs, and their maps and links.
+/// The programs, their maps and links.
 pub trait Datapath {
-    /// How many changes of a write were made, and why not all.
+    /// Returns the number of entries written, and the error that stopped the write.
     fn write(&mut self, write: &Write) -> (usize, Result<()>);
     fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached>;
     /// Detaches from all other interfaces.
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
-    /// An interface went.
+    /// An interface was removed.
     fn forget(&mut self, ifindex: u32);
-    /// Notes the state of a connection by its slot, for the next agent.
+    /// Stores a connection's state by slot, for the next agent.
     fn remember(&mut self, slot: u32, memory: &ConnectionMemory) -> Result<()>;
-    /// Marks the memory that rests; whether there is any.
+    /// Marks unused memory for release; returns whether there is any.
     fn begin_release(&mut self) -> bool;
-    /// That memory can be used again.
+    /// Makes the marked memory reusable.
     fn release(&mut self);
 }
 
-/// The kernel's own forwarding and its settings, and what is asked of the links.
+/// The kernel's own forwarding, its settings, and the state of the links.
 pub trait Kernel {
     fn set_xfrm_links(&mut self, links: XfrmLinks);
     fn follow_policies(&mut self, follow: bool);
     fn set_checks(&mut self, checks: BTreeMap<String, CheckTarget>);
     fn join_group(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
-    /// All but these leave.
+    /// Removes all interfaces except these.
     fn leave_group(&mut self, others: &BTreeSet<u32>) -> Result<()>;
     /// The nftables table.
     fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
@@ -61,30 +61,30 @@ pub trait Kernel {
     fn routes(&mut self, entries: Vec<KernelRoute>);
     fn neighbours(&mut self, neighbours: BTreeSet<KernelNeighbour>);
     fn audit(&mut self);
-    /// [`Event::Settled`] is to follow.
+    /// [`Event::Settled`] follows.
     fn settle(&mut self);
     fn probe(&mut self, ifindex: u32, address: IpAddr);
-    /// [`Event::GraceOver`] is to follow, when no packet is on its way that was before.
+    /// [`Event::GraceOver`] follows once all packets now in flight have left.
     fn await_grace(&mut self);
 }
 
 /// strongSwan.
 pub trait Ike {
-    /// Charon is to have the connections of this configuration.
+    /// Loads the connections of this configuration into charon.
     fn set(&mut self, config: &Config);
 }
 
-/// Everything outside.
+/// The outside world.
 pub struct Edge<D, K, I> {
     pub datapath: D,
     pub kernel: K,
     pub ike: I,
-    /// Who listens to what happens to the connections.
+    /// Listeners to connection events.
     pub listeners: broadcast::Sender<ConnectionEvent>,
 }
 
 impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
-    /// Does it; what came of it, where that is of interest.
+    /// Performs an effect. Returns its result, and an event where the step needs one.
     pub fn perform(&mut self, effect: Effect) -> (Result<()>, Option<Event>) {
         let Self { datapath, kernel, ike, .. } = self;
         let (mut result, mut done) = (Ok(()), None);
@@ -153,19 +153,17 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
         (Done::Written { writes, count: 0, failed: false }, Ok(()))
     }
 
-    /// Tells who listens.
     fn notify(&self, notice: Notice) {
         let Notice { connection, state, was, reason, selectors } = notice;
-        // Nobody may be listening.
+        // Fails when there are no listeners.
         drop(self.listeners.send(ConnectionEvent { time: now(), connection, state, was, reason, selectors }));
     }
 }
 
-/// Takes in an event and does what follows from it, to its end. The first of the errors, if there are any; the others are
-/// logged.
+/// Handles an event and all effects that follow from it. Returns the first error; further errors are logged.
 ///
-/// At the start nothing is done after an error: an earlier agent's programs go on with their tables, rather than to be
-/// replaced with half of these, and without the nftables table the kernel would forward past the selectors.
+/// At the start, no effect is performed after an error. An earlier agent's programs then continue with their own
+/// tables instead of half-written new ones. Without the nftables table the kernel would forward past the selectors.
 pub fn drive<D: Datapath, K: Kernel, I: Ike>(
     world: &mut World,
     edge: &mut Edge<D, K, I>,

@@ -1,4 +1,4 @@
-//! What the agent does.
+//! The agent's output.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,44 +18,45 @@ use crate::{
     },
 };
 
-/// What the kernel refuses, everything having been tried; or why it cannot be asked.
+/// Changes that the kernel rejected after all have been tried, or why the kernel cannot be reached.
 pub type Settled = Result<Vec<ReconcileFailure>, String>;
 
-/// Something to do in the world outside, in the order in which [`step`](super::step::step) gives it.
+/// An action on the outside world. Effects are performed in the order in which [`step`](super::step::step) returns
+/// them.
 #[derive(Debug, Clone)]
 pub enum Effect {
-    /// Charon is to have the connections of this configuration.
+    /// Load the connections of this configuration into charon.
     Ike(Arc<Config>),
-    /// These xfrm interfaces are to be there.
+    /// Create these xfrm interfaces.
     XfrmLinks(XfrmLinks),
-    /// Whether the kernel's IPsec policies are of interest.
+    /// Start or stop following the kernel's IPsec policies.
     FollowPolicies(bool),
-    /// Health checks to run, by connection.
+    /// The health checks to run, by connection.
     Checks(BTreeMap<String, CheckTarget>),
-    /// Interfaces to be put into the sites' device group.
+    /// Add interfaces to the sites' device group.
     JoinGroup(BTreeSet<u32>),
-    /// All interfaces but these are to leave it.
+    /// Remove all other interfaces from the sites' device group.
     LeaveGroup(BTreeSet<u32>),
-    /// The nftables table is to say this.
+    /// Write the nftables table.
     Guard(Arc<Ruleset>),
-    /// Settings of the kernel; with `audit` also where they were made before.
+    /// Apply kernel settings. `audit` also rewrites settings that were applied before.
     Sysctls {
         settings: Settings,
         audit: bool,
     },
-    /// Kernel routes that are to be there or to go.
+    /// Add or remove kernel routes.
     Routes(Vec<KernelRoute>),
-    /// All neighbours that are to be there.
+    /// The complete set of kernel neighbours.
     Neighbours(BTreeSet<KernelNeighbour>),
-    /// The kernel's routes and neighbours are to be compared with what they should be.
+    /// Compare the kernel's routes and neighbours with the desired state.
     AuditRoutes,
-    /// [`Event::Settled`](super::event::Event::Settled) is to follow when the kernel has all of it.
+    /// Send [`Event::Settled`](super::event::Event::Settled) once all changes have been tried.
     Settle,
-    /// The kernel is to ask the link for a neighbour, by interface index and address.
+    /// Have the kernel resolve a neighbour: interface index and address.
     Probe(u32, IpAddr),
-    /// An interface went.
+    /// An interface was removed.
     Forget(u32),
-    /// The program's maps are to be written; after an error none of the rest.
+    /// Write the program's maps. Stops at the first error.
     Write(Vec<Write>),
     Attach {
         name: String,
@@ -63,28 +64,28 @@ pub enum Effect {
         mode: AttachMode,
         reason: Option<&'static str>,
     },
-    /// The programs are to be detached from all other interfaces.
+    /// Detach the programs from all other interfaces.
     Keep(BTreeSet<u32>),
-    /// The next agent is to know of a connection, by slot.
+    /// Store a connection's state by slot, for the next agent.
     Remember {
         connection: String,
         slot: u32,
         memory: ConnectionMemory,
     },
-    /// When no packet is on its way any more with what has been replaced, [`Event::GraceOver`](super::event::Event::GraceOver)
-    /// is to follow; `ids`: the world has numbers that wait for it.
+    /// Start a grace period and send [`Event::GraceOver`](super::event::Event::GraceOver) when no packet in flight
+    /// uses replaced data. `ids`: the world has IDs that wait for it.
     AwaitGrace {
         ids: bool,
     },
-    /// What waited for the grace period can be used again.
+    /// Free the memory that waited for the grace period.
     Release,
-    /// Who listens is to know of a connection.
+    /// Notify listeners about a connection.
     Notify(Notice),
-    /// It cannot be done as it is: for the log, and for who asked for it.
+    /// Report an error: it is logged and returned to the requester.
     Fail(String),
 }
 
-/// What is told of a connection.
+/// A notification about a connection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Notice {
     pub connection: String,

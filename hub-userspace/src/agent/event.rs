@@ -1,4 +1,4 @@
-//! What happens to the agent.
+//! The agent's input.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -12,55 +12,55 @@ use crate::{
     kernel::netlink::{Changes, HostState, Problems},
 };
 
-/// Something that [`step`](super::step::step) acts on. It has all that the step needs to know of the world outside.
+/// An input of [`step`](super::step::step). It carries all external data that the step needs.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// What is known is enough to begin with: everything is to be brought into step.
+    /// Enough is known to begin: reconcile everything.
     Start,
     /// The effects of [`Event::Start`] are in force.
     Started,
-    /// The host is like this, and these parts of it are new.
+    /// The host's current state, and the parts of it that have changed.
     Host { host: HostState, changes: Changes },
-    /// How health checks are doing, by connection: those that may have changed.
+    /// Reports of health checks that may have changed, by connection.
     Health(BTreeMap<String, HealthReport>),
-    /// What charon has.
+    /// SAs as reported by charon.
     Tunnels(Arc<Tunnels>),
-    /// What the kernel has of IPsec.
+    /// The kernel's XFRM policies and SAs.
     Policies(Arc<Policies>),
-    /// Why xfrm interfaces cannot be made, by name.
+    /// Why xfrm interfaces cannot be created, by name.
     Interfaces(Arc<Problems>),
-    /// Another configuration.
+    /// The configuration changes.
     Change(Arc<Transition>),
-    /// The files of secrets and certificates are to be read anew.
+    /// Secrets and certificates must be read again.
     Secrets,
     /// The time of [`World::due`](super::world::World::due) has come.
     Due,
-    /// Somebody else has changed the nftables table.
+    /// Another process has modified the nftables table.
     GuardDisturbed,
-    /// A packet needed a neighbour, by interface index and address, that the program does not know.
+    /// The program has no entry for a neighbour that a packet needed: interface index and address.
     NeighbourMiss(u32, IpAddr),
-    /// Nothing else is to be done: there is time for the kernel's routes.
+    /// Nothing more urgent is pending: kernel routes can be planned.
     Idle,
-    /// All that the kernel was asked for has been tried.
+    /// The reconciler has tried every requested kernel change.
     Settled(Settled),
-    /// No packet is on its way any more with what it read before the grace period began.
+    /// The grace period is over: no packet in flight uses data read before it began.
     GraceOver,
-    /// What came of an effect.
+    /// Result of an effect.
     Done(Done),
 }
 
-/// From one configuration to the next.
+/// Change from one configuration to the next.
 #[derive(Debug)]
 pub struct Transition {
     pub difference: Difference,
-    /// All of it, unless it follows from the difference: see [`Config::apply`].
+    /// The complete new configuration, unless it follows from the difference: see [`Config::apply`].
     pub config: Option<Arc<Config>>,
 }
 
-/// What came of an effect that can fail, or that tells something.
+/// Result of an effect that can fail or that returns data.
 #[derive(Debug, Clone)]
 pub enum Done {
-    /// All of these writes were made, or the last but for its first `count` entries.
+    /// All of these writes were made; if `failed`, only the first `count` entries of the last one.
     Written {
         writes: Vec<Write>,
         count: usize,
@@ -75,7 +75,7 @@ pub enum Done {
         ifindex: u32,
         result: Result<Attached, String>,
     },
-    /// All interfaces have been tried.
+    /// Attaching has been tried on all interfaces.
     Kept,
     /// Nothing waits for a grace period.
     NothingRests,

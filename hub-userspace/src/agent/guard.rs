@@ -1,7 +1,7 @@
-//! The plan of the nftables table that keeps the kernel to what the program has decided.
+//! Desired state of the nftables table that restricts the kernel to the program's decisions.
 //!
-//! A site's interface is in the table before the program is attached and before any route leads there, and stays in it
-//! until the last route has gone.
+//! A site's interface is added before the program is attached and before any route to it exists. It is removed after
+//! the last route.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,25 +18,25 @@ use crate::{
     policy::selectors::Negotiated,
 };
 
-/// What the table is to say, and which interfaces are in the sites' device group. Pure.
+/// Desired contents of the table and of the sites' device group. Pure.
 #[derive(Debug, Default)]
 pub struct GuardPlan {
     desired: Arc<Ruleset>,
-    /// It could not be written.
+    /// The last write of the table failed.
     failed: bool,
-    /// Interfaces of connections that have left the configuration, to which routes may still lead.
+    /// Interfaces of removed connections that may still have routes.
     leaving: BTreeSet<String>,
-    /// Indices of the sites' interfaces that have been put into the device group, by which the table knows them whatever
-    /// they are called.
+    /// Indices of the sites' interfaces in the device group. The table matches the group, so that a renamed interface
+    /// still matches.
     grouped: BTreeSet<u32>,
-    /// Some of them could not be.
+    /// Adding some of them to the group failed.
     group_failed: bool,
-    /// The group is as the last agent has left it: interfaces that are no site's any more may be in it.
+    /// The group may still contain interfaces that the last agent added and that no longer belong to a site.
     is_regrouped: bool,
 }
 
 impl GuardPlan {
-    /// Has the kernel hold the table for this state. `slots` are the numbers of the connections, as far as they have some.
+    /// Plans the table for this state. `slots` are the connections' slots, where assigned.
     pub fn follow(
         &mut self,
         config: &Config,
@@ -65,22 +65,22 @@ impl GuardPlan {
         }
     }
 
-    /// Writes what others have changed, or may have.
+    /// Rewrites the table after a possible change by another process.
     pub fn repeat(&self, effects: &mut Vec<Effect>) {
         effects.push(Effect::Guard(Arc::clone(&self.desired)));
     }
 
-    /// The table could not be written.
+    /// Notes that the table could not be written.
     pub fn failed(&mut self) {
         self.failed = true;
     }
 
-    /// Interfaces could not be put into the group. None of the others has to leave it for that.
+    /// Notes that adding interfaces to the group failed. The other interfaces stay in the group.
     pub fn group_failed(&mut self) {
         self.group_failed = true;
     }
 
-    /// No route leads to connections any more that have left the configuration.
+    /// The routes of removed connections are gone: removes their interfaces.
     pub fn routes_are_settled(&mut self, effects: &mut Vec<Effect>) {
         if !std::mem::replace(&mut self.is_regrouped, true) {
             effects.push(Effect::LeaveGroup(self.grouped.clone()));
@@ -93,11 +93,11 @@ impl GuardPlan {
     }
 }
 
-/// Before any agent runs, at boot: closes the sites' interfaces, whether they are there yet or not. A table that is there
-/// already stays as it is: a datapath may be running behind it. Whether there was none.
+/// For the boot, before any agent runs: blocks the sites' interfaces, even if they do not exist yet. An existing
+/// table is left unchanged, because a datapath may depend on it. Returns whether the table was created.
 ///
 /// # Errors
-/// When the kernel has no nftables, or this process may not change them.
+/// When the kernel has no nftables, or the process lacks the permission to change it.
 pub async fn protect(config: &Config) -> Result<bool> {
     let mut guard = Guard::open().await?;
     if guard.is_there().await? {

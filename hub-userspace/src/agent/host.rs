@@ -1,4 +1,4 @@
-//! The real datapath, kernel and strongSwan.
+//! The production datapath, kernel and strongSwan.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,25 +72,25 @@ impl Ike for Driver {
 
 /// The kernel of this network namespace.
 pub struct Host {
-    /// Makes xfrm interfaces.
+    /// Creates xfrm interfaces.
     pub interfaces: Interfaces,
-    /// Knows the SAs that others make.
+    /// Follows externally managed SAs.
     pub policies: xfrm::follow::PolicyFollower,
     pub prober: Prober,
-    /// Keeps the kernel to what the program decides.
+    /// Restricts the kernel to the program's decisions.
     pub guard: GuardTable,
     pub sysctls: Sysctls,
     pub reconciler: Reconciler,
-    /// Who waits for the kernel to have all that it was asked for.
+    /// Requesters that wait until every requested kernel change has been tried.
     pub waiting: Vec<oneshot::Sender<Settled>>,
-    /// Where everybody learns of it.
+    /// Reports the same to the main loop.
     pub settled: mpsc::UnboundedSender<Settled>,
-    /// Ends when no packet is on its way any more that was when it began.
+    /// Ends when all packets in flight at its start have left.
     pub grace: Option<JoinHandle<()>>,
 }
 
 impl Host {
-    /// Ends when the kernel has all that is wanted now, or has refused it.
+    /// Completes when the kernel has the current desired state, or has rejected it.
     pub fn settlement(&mut self) -> oneshot::Receiver<Settled> {
         let (sender, settled) = oneshot::channel();
         self.waiting.push(sender);
@@ -98,7 +98,7 @@ impl Host {
     }
 }
 
-/// The end of a task; never, without one.
+/// Waits for the end of a task; forever if there is none.
 pub async fn finished(task: &mut Option<JoinHandle<()>>) {
     match task {
         Some(task) => drop(task.await),
@@ -157,7 +157,7 @@ impl Kernel for Host {
         let (waiting, reports) = (mem::take(&mut self.waiting), self.settled.clone());
         tokio::spawn(async move {
             let settled = settled.await.map(|report| report.failures).map_err(|error| format!("{error:#}"));
-            // Who waited may have gone, and so may the agent.
+            // The receivers may be gone, including the agent.
             for waiting in waiting {
                 drop(waiting.send(settled.clone()));
             }
@@ -171,8 +171,7 @@ impl Kernel for Host {
 
     fn await_grace(&mut self) {
         self.grace = Some(spawn_blocking(|| {
-            // An RCU grace period. A kernel with nohz_full does not offer it; then a time in which every packet has
-            // long gone.
+            // An RCU grace period. Kernels with nohz_full do not offer it: wait longer than any packet takes.
             if membarrier(MembarrierCommand::Global).is_err() {
                 std::thread::sleep(Duration::from_millis(20));
             }

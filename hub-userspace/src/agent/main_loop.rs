@@ -1,4 +1,4 @@
-//! The one loop: takes what happens, has [`step`](super::step::step) decide, and does what follows.
+//! The event loop: receives events, passes them to [`step`](super::step::step) and performs the resulting effects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,18 +45,18 @@ use crate::{
     },
 };
 
-/// Events that a listener may be behind.
+/// Events that a listener may lag behind.
 const EVENTS: usize = 1024;
-/// Most that a start waits for what is known of SAs, while an earlier agent's datapath runs.
+/// Longest wait at the start for the SAs while an earlier agent's datapath runs.
 const HEAR_WITHIN: Duration = Duration::from_secs(3);
 
 pub struct Agent {
     world: World,
     edge: Edge<Dataplane, Host, Driver>,
-    /// As the follower has it.
+    /// The follower's current view.
     host: HostState,
     follower: HostFollower,
-    /// When to follow the host again: it could not be followed.
+    /// Time of the next attempt after following the host has failed.
     follow_after: Instant,
     neighbour_misses: mpsc::Receiver<(u32, IpAddr)>,
     verdicts: mpsc::UnboundedReceiver<health::VerdictChange>,
@@ -66,9 +66,9 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Loads the programs, brings everything into step, and takes over the datapath of an earlier agent of this instance, which
-    /// goes on as it is until then. On an error that datapath stays; where there was none, what has been done to the host is
-    /// taken back.
+    /// Loads the programs, reconciles everything, and takes over the datapath of an earlier agent of this instance.
+    /// That datapath forwards unchanged until then. On an error it stays in place; without one, all changes to the
+    /// host are reverted.
     ///
     /// With `plain_table` the nftables table has no owner, as on kernels before 6.9.
     pub async fn start(
@@ -142,7 +142,8 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Waits for what the running datapath may know and this agent does not yet: what SAs admit. Not for ever.
+    /// Waits up to [`HEAR_WITHIN`] for the SAs' selectors, which the running datapath may have but this agent does
+    /// not know yet.
     async fn hear(&mut self) {
         let connections = self.world.config().connections.values();
         let ike = connections.clone().any(|connection| connection.ipsec.is_some());
@@ -195,26 +196,26 @@ impl Agent {
         edge::drive(&mut self.world, &mut self.edge, event, std::time::Instant::now)
     }
 
-    /// The same where nobody waits for what comes of it.
+    /// As [`Self::handle`], for events whose result nobody waits for: an error is logged.
     fn follow(&mut self, event: Event) {
         if let Err(error) = self.handle(event) {
             error!("{error:#}; what was in force stays so, next try in {} s", RETRY.as_secs());
         }
     }
 
-    /// What happens to the connections from now on.
+    /// Sender of connection events, for subscribers.
     pub fn events(&self) -> broadcast::WeakSender<ConnectionEvent> {
         self.edge.listeners.downgrade()
     }
 
-    /// Serves until `shutdown`. The datapath goes on then.
+    /// Serves until `shutdown`. Afterwards the datapath keeps running, unless configured to be detached.
     pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: impl Future) -> Result<()> {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut watchdog = Watchdog::of_systemd();
         loop {
             let Edge { kernel, ike, datapath: _, listeners: _ } = &mut self.edge;
             let Host { guard, interfaces, policies, grace, .. } = kernel;
-            // In this order: what a failure asks for goes before what somebody asks for, and that before what can wait.
+            // Priority order: failures before requests, requests before deferrable work.
             tokio::select! {
                 biased;
                 () = watchdog.due() => watchdog.ping(),
@@ -248,18 +249,18 @@ impl Agent {
             }
         }
         info!("stopping");
-        // Nobody waits for an answer that does not come any more.
+        // Requests in the queue fail now instead of waiting for an answer.
         drop(requests);
         let detach = self.world.config().dataplane.on_stop == OnStop::Detach;
         Box::pin(self.stop(detach)).await
     }
 
-    /// How the checks of this verdict and of those that have come with it are doing.
+    /// Reports for this verdict and for all others in the queue.
     fn reports(&mut self, first: health::VerdictChange) -> BTreeMap<String, health::HealthReport> {
         let mut reports = BTreeMap::new();
         let mut next = Some(first);
         while let Some(health::VerdictChange { connection, .. }) = next {
-            // It may have been overtaken: the prober has the current one.
+            // The queued verdict may be outdated: the prober has the current one.
             if let Some(report) = self.edge.kernel.prober.report(&connection) {
                 reports.insert(connection, report);
             }
@@ -268,9 +269,9 @@ impl Agent {
         reports
     }
 
-    /// Leaves everything as it is for the next agent: programs, tables, routes, neighbours. With `detach` it takes them all away,
-    /// routes first: what the kernel gets by then has no way to a site, whatever `ip_forward` says. xfrm interfaces stay
-    /// in any case, as strongSwan's tunnels do.
+    /// Leaves programs, tables, routes and neighbours in place for the next agent. With `detach` all are removed,
+    /// routes first, so that packets passed to the kernel meanwhile have no route to a site, whatever `ip_forward` is
+    /// set to. xfrm interfaces always stay, like strongSwan's tunnels.
     pub async fn stop(self, detach: bool) -> Result<()> {
         drop(self.recorder);
         let Edge { datapath, kernel, .. } = self.edge;
@@ -289,10 +290,10 @@ impl Agent {
     }
 
     fn answer(&mut self, request: Request) {
-        // The client may have gone: a change is made all the same.
+        // The client may have disconnected: the change is made anyway.
         match request {
             Request::Status(answer) => {
-                // Why a probe does not leave is known before there is a verdict.
+                // A probe that cannot be sent has a reason before it has a verdict.
                 let reports = self.edge.kernel.prober.reports();
                 self.follow(Event::Health(reports));
                 drop(answer.send(Snapshot::take(&self.world, &mut self.edge)));
@@ -301,7 +302,7 @@ impl Agent {
             Request::ReadSecrets => self.follow(Event::Secrets),
             Request::CheckCapacity(transition, answer) => drop(answer.send(self.world.check_capacity(&transition))),
             Request::Commit(transition, answer) => {
-                // On an error it is wanted all the same, and tried again.
+                // The change stays in the desired state on an error and is retried.
                 let committed = self.handle(Event::Change(transition)).inspect_err(|error| warn!("{error:#}"));
                 drop(answer.send(committed.map(|()| self.edge.kernel.settlement())));
             }
@@ -309,7 +310,7 @@ impl Agent {
     }
 }
 
-/// What changes on the host, after a time.
+/// Next changes on the host, not before `after`.
 async fn changed(after: Instant, follower: &mut HostFollower, host: &mut HostState) -> Result<Changes> {
     sleep_until(after).await;
     follower.changed(host).await

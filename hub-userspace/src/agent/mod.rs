@@ -1,21 +1,22 @@
-//! The agent: follows configuration and host, and keeps program and kernel in step with them.
+//! The agent: follows the configuration and the host, and reconciles the eBPF program and the kernel with them.
 //!
-//! | file | holds |
+//! | file | contents |
 //! | --- | --- |
-//! | [`event`] | what happens |
-//! | [`world`] | what is known |
-//! | [`step`] | what follows from the one for the other: the only place that decides (pure) |
+//! | [`event`] | input: everything that can happen |
+//! | [`world`] | state |
+//! | [`step`] | computes effects from state and event; the only place that makes decisions (pure) |
 //! | `states`, `selectors`, `tables`, `routes`, `guard`, `attachments` | its parts (pure) |
-//! | [`effect`] | what is to be done |
-//! | [`edge`] | does it, through the traits [`Datapath`](edge::Datapath), [`Kernel`](edge::Kernel) and [`Ike`](edge::Ike) |
-//! | `host` | these, for real |
+//! | [`effect`] | output: actions to perform |
+//! | [`edge`] | performs effects: traits [`Datapath`](edge::Datapath), [`Kernel`](edge::Kernel), [`Ike`](edge::Ike) |
+//! | `host` | the production implementations of these traits |
 //! | `main_loop` | the loop |
-//! | `snapshot` | what a status shows |
-//! | `record` | writes down what happens: `run --record` |
+//! | `snapshot` | the data of a status |
+//! | `record` | records events: `run --record` |
 //!
-//! One loop ([`Agent`]) holds all state and is the only writer. What takes long is done elsewhere: files by the
-//! [`ConfigManager`](crate::config_manager::ConfigManager), kernel routes by [`netlink::Reconciler`](crate::kernel::netlink::Reconciler). So a failure is
-//! acted on at once, whatever else is going on.
+//! One loop ([`Agent`]) owns all state and is the only writer. Slow work runs elsewhere: the
+//! [`ConfigManager`](crate::config_manager::ConfigManager) reads files, and the
+//! [`netlink::Reconciler`](crate::kernel::netlink::Reconciler) writes kernel routes. The loop can therefore react to
+//! a failure immediately.
 
 pub mod attachments;
 pub mod cleanup;

@@ -1,14 +1,14 @@
-//! What the agent sets for its own process.
+//! Settings of the agent's own process.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tracing::warn;
 
-/// Keeps secrets in memory from core dumps and debuggers, and makes room for as many open files as the host allows: an
-/// attachment, a tunnel and a client take one each.
+/// Protects secrets in memory from core dumps and debuggers, and raises the limit of open files to the host's
+/// maximum: each attachment, tunnel and client takes one.
 ///
-/// A host that refuses any of it is warned of: the agent works all the same.
+/// A failure is logged as a warning: the agent works without these settings.
 pub fn prepare() {
-    // Nobody but root may look into the process (prctl(2), ptrace(2)); a crash leaves no image of it.
+    // Only root may inspect the process (prctl(2), ptrace(2)), and a crash writes no core dump.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         warn!("a crash may leave secrets in a core dump: {error}");
     }

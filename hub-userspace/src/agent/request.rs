@@ -1,4 +1,4 @@
-//! What the control socket and the configuration's manager ask of the agent.
+//! Requests to the agent from the control socket and the configuration manager.
 
 use std::sync::Arc;
 
@@ -8,15 +8,16 @@ use tokio::sync::oneshot;
 use super::{effect::Settled, event::Transition, snapshot::Snapshot};
 use crate::{config::Config, fib::id_allocator::Full};
 
-/// What is asked of the agent.
+/// A request to the agent.
 pub enum Request {
     Status(oneshot::Sender<Result<Snapshot>>),
     /// The configuration in force.
     Config(oneshot::Sender<Arc<Config>>),
-    /// Whether the kernel program's tables have room for a change.
+    /// Checks whether the kernel program's tables have room for a change.
     CheckCapacity(Arc<Transition>, oneshot::Sender<Result<(), Full>>),
-    /// Reads the files anew that the configuration in force names: secrets, certificates.
+    /// Reads secrets and certificates named by the configuration in force again.
     ReadSecrets,
-    /// Puts a change in force. Answered when the program has it, with what tells that the kernel has it, too.
+    /// Puts a change in force. The answer is sent when the program has it. The receiver in the answer reports when
+    /// the kernel has it, too.
     Commit(Arc<Transition>, oneshot::Sender<Result<oneshot::Receiver<Settled>>>),
 }

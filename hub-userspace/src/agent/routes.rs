@@ -1,8 +1,9 @@
-//! The kernel's own routes and neighbours, which follow the RIB: what the program leaves to the kernel must take
-//! the same way there.
+//! The kernel's own routes and neighbours, which follow the RIB: packets that the program passes to the kernel must
+//! take the same path there.
 //!
-//! They are planned here, a part at a time, and written in the background by the [`Reconciler`](crate::kernel::netlink::Reconciler): a
-//! failure with a hundred thousand routes behind it takes the kernel a second to follow, and nobody may wait for that.
+//! They are planned here in parts and written in the background by the
+//! [`Reconciler`](crate::kernel::netlink::Reconciler). After a failure that affects a hundred thousand routes, the
+//! kernel takes a second to update them; the loop must not block on that.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,25 +20,25 @@ use crate::{
     routing::rib::{Members, Rib},
 };
 
-/// Destinations planned in one go: some tenths of a millisecond.
+/// Destinations planned in one batch: takes some tenths of a millisecond.
 const AT_ONCE: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct RoutePlan {
-    /// What the routes of these members do now.
+    /// Current action of the routes of these members.
     actions: HashMap<(Arc<Members>, Family), Option<Arc<RouteAction>>>,
-    /// Destinations to plan.
+    /// Destinations still to plan.
     todo: BTreeSet<IpNet>,
-    /// The table that routes are published to, as last planned.
+    /// The kernel table that routes are published to, as last planned.
     publish_table: Option<u32>,
-    /// All that they were ever published to.
+    /// All tables that they were ever published to.
     publish_tables: BTreeSet<u32>,
-    /// Something was wanted since the last [`Effect::Settle`].
+    /// The desired state has changed since the last [`Effect::Settle`].
     unsettled: bool,
 }
 
 impl RoutePlan {
-    /// Takes over which destinations changed, and what follows from states, links and neighbours.
+    /// Takes over changed destinations, and changes caused by states, links and neighbours.
     pub fn follow(&mut self, inputs: Inputs<'_>, rib: &Rib, effects: &mut Vec<Effect>) {
         let mut actions = HashMap::new();
         for members in rib.groups() {
@@ -66,19 +67,19 @@ impl RoutePlan {
         self.unsettled = true;
     }
 
-    /// There is something to plan, or somebody to tell that there is not.
+    /// There are destinations to plan, or an [`Effect::Settle`] is due.
     pub fn has_work(&self) -> bool {
         !self.todo.is_empty() || self.unsettled
     }
 
-    /// Plans all, so that the reconciler can begin.
+    /// Plans everything, so that the reconciler can begin.
     pub fn plan(&mut self, rib: &Rib, config: &Config, effects: &mut Vec<Effect>) {
         while !self.todo.is_empty() {
             effects.push(Effect::Routes(self.next(rib, config)));
         }
     }
 
-    /// Plans some of what is to be planned.
+    /// Plans one batch.
     pub fn plan_some(&mut self, rib: &Rib, config: &Config, effects: &mut Vec<Effect>) {
         if !self.todo.is_empty() {
             effects.push(Effect::Routes(self.next(rib, config)));
@@ -100,12 +101,12 @@ impl RoutePlan {
         entries
     }
 
-    /// Somebody waits for the kernel to have all that is wanted now.
+    /// A requester waits until the kernel has the current desired state.
     pub fn unsettle(&mut self) {
         self.unsettled = true;
     }
 
-    /// Has the kernel's routes and neighbours read again, and mended.
+    /// Re-reads the kernel's routes and neighbours and repairs them.
     pub fn audit(&mut self, effects: &mut Vec<Effect>) {
         effects.push(Effect::AuditRoutes);
         self.unsettled = true;

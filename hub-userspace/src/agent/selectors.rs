@@ -1,4 +1,4 @@
-//! Selectors in force, as the SAs have them: followed, logged, told to whoever listens.
+//! Selectors negotiated by the SAs: updated, logged and published.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,8 @@ use crate::{
 };
 
 impl World {
-    /// Follows the SAs; whether what they admit is otherwise than before. One that takes another's place changes nothing.
+    /// Updates the negotiated selectors from the SAs. Returns whether any has changed. An SA that replaces another
+    /// one, as in a rekey, changes nothing.
     pub(super) fn refresh_selectors(&mut self) -> bool {
         let (ike, xfrm) = (&*self.tunnels, &*self.policies);
         let negotiated = negotiated(&self.config, Sources { ike, xfrm, host: &self.host }, &self.negotiated);
@@ -37,7 +38,7 @@ impl World {
         true
     }
 
-    /// Logs those that are new, and tells who listens.
+    /// Logs and publishes changed selectors.
     pub(super) fn publish_selectors(&mut self, effects: &mut Vec<Effect>) {
         for name in std::mem::take(&mut self.dirty_selectors) {
             let (Some(agreed), Some(state)) = (self.negotiated.get(&name), self.states.get(&name)) else { continue };
@@ -57,12 +58,12 @@ impl World {
         }
     }
 
-    /// Those in force, where SAs tell them.
+    /// Selectors in force, if SAs determine them.
     pub(super) fn selectors_of(&self, name: &str) -> Option<Vec<String>> {
         self.negotiated.get(name).map(texts)
     }
 
-    /// What of a connection's SAs is not admitted, and why.
+    /// Parts of a connection's SAs that are not admitted, with the reason.
     pub(super) fn selector_problems(&self, name: &str) -> Vec<String> {
         let unreadable = self.tunnels.tunnels.get(name).map(Tunnel::unreadable).unwrap_or_default();
         let unreadable =
@@ -80,7 +81,7 @@ impl World {
         unreadable.chain(truncated).chain(unread).collect()
     }
 
-    /// What the kernel has of a connection whose SAs others make.
+    /// The kernel's SAs of a connection whose SAs are managed externally.
     pub(super) fn kernel_sas(&self, name: &str) -> Option<status::IpsecStatus> {
         let connection = self.config.connections.get(name)?;
         if connection.selectors != SelectorSource::Xfrm || connection.ipsec.is_some() {

@@ -1,4 +1,4 @@
-//! How everything is at a moment, taken in the agent's loop and made into a [`Status`] outside.
+//! The agent's state at one moment, taken in the agent's loop and converted to a [`Status`] outside it.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     routing::rib::{self, Rib},
 };
 
-/// What a status shows.
+/// The data of a status.
 pub struct Snapshot {
     config: Arc<Config>,
     rib: Arc<Rib>,
@@ -28,9 +28,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// How everything is now.
+    /// Takes the current state.
     pub(super) fn take(world: &World, edge: &mut Edge<Dataplane, Host, Driver>) -> Result<Self> {
-        // Whatever else there is to be shown does not depend on it.
+        // The rest of the status does not depend on these counters.
         let kernel = edge.kernel.guard.counters().map_or_else(
             |error| {
                 debug!("{error:#}");
@@ -111,7 +111,7 @@ impl Snapshot {
         routes.collect()
     }
 
-    /// The routes by this connection that carry traffic now.
+    /// The routes through this connection that carry traffic now.
     pub fn carrying(&self, connection: &str) -> impl Iterator<Item = &model::Route> {
         let routes = self.config.routes.iter().filter(move |route| route.next_hop == connection);
         routes.filter(|route| self.share(route) > 0.0)

@@ -1,4 +1,4 @@
-//! States of the connections, and the reasons for them.
+//! Connection states and the reasons for them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -19,7 +19,7 @@ use crate::{
 const GONE: &str = "no longer in the configuration";
 
 impl World {
-    /// Judges the states anew; whether any is another one.
+    /// Re-evaluates the states. Returns whether any has changed.
     pub(super) fn evaluate(&mut self, now: Instant) -> bool {
         let Self { liveness, config, host, tunnels, policies, health, .. } = self;
         let healthy = |name: &str| Some(health.get(name)?.verdict? == Verdict::Healthy);
@@ -36,7 +36,7 @@ impl World {
         differ
     }
 
-    /// Notes the states for the next agent.
+    /// Stores the states for the next agent.
     pub(super) fn remember_states(&mut self, effects: &mut Vec<Effect>) {
         let slots = &self.ids.policy.connections;
         self.remembered.retain(|slot, _| self.policy.connections.contains_key(slot));
@@ -49,12 +49,12 @@ impl World {
         }
     }
 
-    /// Logs what is new of the connections, and tells who listens: their state, or why it is so.
+    /// Logs and publishes changed states and reasons.
     pub(super) fn publish_states(&mut self, effects: &mut Vec<Effect>) {
         let reasons: BTreeMap<String, (State, Option<String>)> =
             self.states.iter().map(|(name, state)| (name.clone(), (*state, self.state_reason(name, *state)))).collect();
         let was = |name: &str| self.last_published.get(name).map(|(state, _)| *state);
-        // The reason, not the state alone: an interface that is deleted goes down first.
+        // A changed reason counts as well: an interface goes down before it is deleted.
         for (name, now) in reasons.iter().filter(|(name, now)| self.last_published.get(*name) != Some(*now)) {
             let (connection, (state, reason)) = (name.clone(), now.clone());
             match &reason {
@@ -72,7 +72,7 @@ impl World {
         self.last_published = reasons;
     }
 
-    /// Why a connection is not up.
+    /// Reason why a connection is not up.
     pub(super) fn state_reason(&self, name: &str, state: State) -> Option<String> {
         let connection = &self.config.connections[name];
         let interface = &connection.interface;
@@ -94,7 +94,7 @@ impl World {
         }
     }
 
-    /// Why its tunnel is not up, or not known to be.
+    /// Reason why its tunnel is not up, or not known to be up.
     fn ipsec_reason(&self, name: &str) -> Option<String> {
         let connection = &self.config.connections[name];
         if connection.ipsec.is_none() && connection.selectors == SelectorSource::Xfrm {
@@ -112,7 +112,7 @@ impl World {
         (view.is_up(name, start) != Some(true)).then(|| view.reason(name, start))
     }
 
-    /// Why a health check does not pass.
+    /// Reason why its health check does not pass.
     fn health_reason(&self, name: &str) -> String {
         let check = self.config.connections[name].health_check;
         let destination = check.map(|check| check.destination.to_string()).unwrap_or_default();

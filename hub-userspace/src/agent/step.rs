@@ -1,4 +1,4 @@
-//! What follows from what happens. Pure: no input, no output, and the time comes in.
+//! The agent's decisions. Pure: no I/O, and the time is an argument.
 
 use std::{mem, sync::Arc, time::Instant};
 
@@ -16,11 +16,11 @@ use crate::{
     kernel::netlink::Changes,
 };
 
-/// Takes in an event, and says what is to be done, in this order. What comes of an effect, if it is of interest, is the next
-/// event: [`Event::Done`]. The effects that follow from that go before the rest of these.
+/// Handles an event and returns the effects to perform, in order. Some effects return a result as [`Event::Done`].
+/// The effects of that event are performed before the remaining ones.
 ///
-/// After each of the effects alone a packet finds no less than before all of them or after all of them, and nothing is
-/// open. A failure is acted on before anything else that the event asks for.
+/// After each single effect, a packet finds at least the entries that it finds before the first or after the last
+/// one, and no unfiltered path is open. Rerouting around a failure comes first.
 pub fn step(world: &mut World, event: Event, now: Instant) -> Vec<Effect> {
     let mut effects = Vec::new();
     world.take(event, now, &mut effects);
@@ -29,7 +29,7 @@ pub fn step(world: &mut World, event: Event, now: Instant) -> Vec<Effect> {
 
 impl World {
     fn take(&mut self, event: Event, now: Instant, effects: &mut Vec<Effect>) {
-        // Until then everything is only noted.
+        // Events before `Start` are only recorded.
         let begins = matches!(event, Event::Start);
         match event {
             Event::Start => {}
@@ -73,7 +73,7 @@ impl World {
                     Arc::make_mut(&mut self.rib).change(&difference.routes);
                 }
                 self.pending.config |= difference.is_beyond_routes();
-                // Who asked for it waits for the kernel, too.
+                // The requester also waits for the kernel.
                 self.routes.unsettle();
             }
             Event::Secrets => return effects.push(Effect::Ike(Arc::clone(&self.config))),
@@ -99,9 +99,10 @@ impl World {
         }
     }
 
-    /// Brings the program into step with configuration and host, as far as something is pending, and has the kernel follow.
+    /// Reconciles the program with configuration and host where something is pending, and updates the kernel.
     ///
-    /// If next hops are to be led around a failure, that is all at first: the rest follows when it is done.
+    /// If next hops must be rerouted around a failure, only that is done at first. The rest follows when it is
+    /// written.
     fn reconcile(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Pending { ref host, config, states, egress, .. } = self.pending;
         let (links, neighbours, mut changed) = (host.links, host.neighbours, egress);
@@ -125,7 +126,7 @@ impl World {
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Pending { host, config, states, egress, selectors, guard, rerouted: _ } = mem::take(&mut self.pending);
         let Changes { links, addresses, neighbours, gateways, stale, gone, .. } = host;
-        // The kernel would never notice that a link address has changed which only the program uses.
+        // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
         effects.extend(stale.map(|(ifindex, address)| Effect::Probe(ifindex, address)));
         for ifindex in gone {
@@ -159,7 +160,7 @@ impl World {
         self.remember_states(effects);
         self.publish_selectors(effects);
         if (links || addresses) && !self.is_starting {
-            // The kernel drops routes of its own accord when a link or an address goes.
+            // The kernel removes routes by itself when a link or an address is removed.
             self.routes.audit(effects);
         }
         if !self.refused.is_empty() {
@@ -167,7 +168,7 @@ impl World {
         }
     }
 
-    /// What came of an effect.
+    /// Handles the result of an effect.
     fn done(&mut self, done: Done, now: Instant, effects: &mut Vec<Effect>) {
         match done {
             Done::Written { writes, count, failed } => {
@@ -196,7 +197,7 @@ impl World {
                 }
                 let tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
                 if tc_only != self.tc_only {
-                    // A driver has no native XDP: that is known once it was tried.
+                    // Whether a driver supports native XDP is known only after an attempt.
                     self.tc_only = tc_only;
                     if !self.write_tables(true, effects) {
                         self.retry(now);
@@ -207,7 +208,7 @@ impl World {
         }
     }
 
-    /// All that the kernel was asked for has been tried: logs what it newly refuses; all of it is tried again.
+    /// The reconciler has tried everything: logs new failures. All failures are retried.
     fn settled(&mut self, settled: Settled, now: Instant, effects: &mut Vec<Effect>) {
         let refused = match settled {
             Ok(refused) => refused,
@@ -227,12 +228,12 @@ impl World {
         }
     }
 
-    /// Whether the selectors of any connection are those of the kernel's policies.
+    /// Whether any connection takes its selectors from the kernel's policies.
     fn follows_policies(&self) -> bool {
         self.config.connections.values().any(|connection| connection.selectors == SelectorSource::Xfrm)
     }
 
-    /// Has the health checks run that should. What is known of one that asks something else now is forgotten.
+    /// Updates the running health checks. Reports of a check whose target has changed are discarded.
     fn check_health(&mut self, effects: &mut Vec<Effect>) {
         let checks = health::targets(&self.config, &self.host);
         if checks == self.checks {
@@ -247,20 +248,20 @@ impl World {
         effects.push(Effect::Checks(checks));
     }
 
-    /// Has the kernel's routes and neighbours follow.
+    /// Updates the kernel's routes and neighbours.
     fn follow_routes(&mut self, effects: &mut Vec<Effect>) {
         let mut routes = mem::take(&mut self.routes);
         routes.follow(self.inputs(), &self.rib, effects);
         if self.is_starting {
-            // The kernel takes its time for many routes: meanwhile there is more to do.
+            // The kernel needs time for many routes: start early, in parallel with other work.
             routes.plan(&self.rib, &self.config, effects);
         }
         self.routes = routes;
     }
 
-    /// The tables are written: the programs may run, once nothing goes past them.
+    /// The tables are written: attaches the programs once the guard and the settings are in place.
     pub(super) fn attach(&mut self, effects: &mut Vec<Effect>) {
-        // Connections have their numbers now.
+        // Connections have their slots now.
         self.protect(effects);
         let by_ports = self.rib.groups().any(|members| members.len() > 1);
         if self.settings.follow(&self.config, &self.host, by_ports) {

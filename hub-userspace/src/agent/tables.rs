@@ -9,12 +9,12 @@ use super::{
 use crate::fib::{self, id_allocator::Full, id_maps::IdMaps, tables::Write};
 
 impl World {
-    /// Leads the groups of next hops around what went down, or back; whether there is anything to write. Touches nothing
-    /// else, so that it takes as long with a hundred thousand routes as with ten.
+    /// Reroutes next-hop groups around a failed next hop, or back. Returns whether there is anything to write.
+    /// Modifies nothing else, so that it takes as long with a hundred thousand routes as with ten.
     pub(super) fn reroute(&mut self, effects: &mut Vec<Effect>) -> bool {
         let compiled = self.with_ids(|world, ids| fib::egress_tables(world.inputs(), &world.rib, ids));
         let writes = match compiled {
-            // An interface is new to the tables, after an error: all must be written, in order.
+            // After an error an interface may be missing from the tables: all tables must be written, in order.
             Ok(compiled) if !self.tables.has_ports_of(&compiled.egress) => return false,
             Ok(compiled) => self.tables.reroutes_to(&compiled.egress),
             Err(full) => {
@@ -25,14 +25,14 @@ impl World {
         if writes.is_empty() {
             return false;
         }
-        // Routes that are still to be changed lead to groups that nobody else uses any more.
+        // Routes with a pending change still use groups that are otherwise unused.
         let all = self.rib.changed().len() == 0;
         self.writing = Some(Writing { routes: BTreeSet::new(), policy: false, all });
         effects.push(Effect::Write(writes));
         true
     }
 
-    /// Makes the tables what they should be; `policy`: more than next hops and routes may differ. Whether they can be.
+    /// Writes the tables; `policy`: more than next hops and routes may differ. Returns whether they have room.
     pub(super) fn write_tables(&mut self, policy: bool, effects: &mut Vec<Effect>) -> bool {
         let writes = self.with_ids(|world, ids| world.compile(policy, ids));
         match writes {
@@ -58,7 +58,7 @@ impl World {
         }
         let compiled = fib::egress_tables(self.inputs(), &self.rib, ids)?;
         let any = self.rib.changed().len() > 0;
-        // Copied if a snapshot is being looked at: not for nothing.
+        // `make_mut` copies the RIB while a snapshot uses it: avoided when nothing has changed.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
         let neighbours = fib::neighbour_table(self.inputs());
         let routes_to = compiled.routes(&self.rib, &routes);
@@ -67,7 +67,7 @@ impl World {
         Ok(writes)
     }
 
-    /// These writes were made, or the last but for its first `count` entries.
+    /// These writes were made; if `failed`, only the first `count` entries of the last one.
     pub(super) fn written(&mut self, writes: &[Write], count: usize, failed: bool, effects: &mut Vec<Effect>) {
         let last = writes.len().wrapping_sub(1);
         for (index, write) in writes.iter().enumerate() {
@@ -90,17 +90,17 @@ impl World {
                 self.ids.egress.end();
             }
         }
-        // After a failure the memory of what has been replaced until then may be what is needed.
+        // After a failure, a retry may need the memory of the entries replaced so far.
         self.begin_release(effects);
     }
 
-    /// The tables are to be tried again.
+    /// Schedules another write of the tables.
     fn pend_tables(&mut self, policy: bool) {
         self.pending.selectors |= policy;
         self.pending.egress = true;
     }
 
-    /// Has it found out when no packet is on its way any more with what it read from the old tables.
+    /// Starts a grace period, unless one is running: ends when no packet in flight uses the old tables.
     fn begin_release(&mut self, effects: &mut Vec<Effect>) {
         if !mem::replace(&mut self.is_releasing, true) {
             effects.push(Effect::AwaitGrace { ids: self.ids.begin_release() });

@@ -1,4 +1,4 @@
-//! systemd's watchdog: it restarts an agent whose loop does not go round any more (`WatchdogSec=`, `sd_watchdog_enabled(3)`).
+//! systemd's watchdog: it restarts an agent whose loop hangs (`WatchdogSec=`, `sd_watchdog_enabled(3)`).
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-/// Pings twice within the time that systemd waits.
+/// Pings twice per watchdog period.
 pub struct Watchdog {
-    /// Nothing where systemd does not watch.
+    /// `None` if the watchdog is disabled.
     every: Option<Duration>,
     next: Instant,
 }
 
 impl Watchdog {
-    /// As systemd has set it in the environment.
+    /// Reads the period that systemd sets in the environment.
     pub fn of_systemd() -> Self {
         Self { every: sd_notify::watchdog_enabled().map(|time| time / 2), next: Instant::now() }
     }
 
-    /// When the next ping is due; never, where systemd does not watch. May be cancelled.
+    /// Waits until the next ping is due; forever if the watchdog is disabled. Cancel-safe.
     pub async fn due(&self) {
         match self.every {
             Some(_) => sleep_until(self.next).await,
@@ -27,7 +27,7 @@ impl Watchdog {
         }
     }
 
-    /// Says that the loop goes round.
+    /// Reports that the loop runs.
     pub fn ping(&mut self) {
         self.next = Instant::now() + self.every.unwrap_or_default();
         if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {

@@ -1,4 +1,4 @@
-//! All that the agent knows.
+//! The agent's state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,100 +33,100 @@ use crate::{
     routing::rib::Rib,
 };
 
-/// What did not work is tried again after this long, if nothing happens before.
+/// Delay before a failed operation is retried, unless an event triggers it earlier.
 pub const RETRY: Duration = Duration::from_secs(5);
-/// When all is well, the kernel's routes and rules are compared with what they should be after this long: other network
-/// managers remove what they do not know.
+/// Interval of the audit of kernel routes and rules when nothing fails: other network managers remove entries that
+/// they do not know.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// The configuration in force, what is known of the host, of strongSwan and of the sites, and what follows from that.
+/// The configuration in force, the state of the host, strongSwan and the sites, and everything derived from these.
 ///
-/// [`step`](super::step::step) alone changes it.
+/// Only [`step`](super::step::step) modifies it.
 pub struct World {
     pub(super) config: Arc<Config>,
     pub(super) host: HostState,
-    /// What charon has.
+    /// SAs as reported by charon.
     pub(super) tunnels: Arc<Tunnels>,
-    /// What the kernel has of IPsec.
+    /// The kernel's XFRM policies and SAs.
     pub(super) policies: Arc<Policies>,
-    /// Health checks that run, by connection, and how they are doing.
+    /// Running health checks, and their last reports, by connection.
     pub(super) checks: BTreeMap<String, CheckTarget>,
     pub(super) health: BTreeMap<String, HealthReport>,
-    /// Why xfrm interfaces cannot be made.
+    /// Why xfrm interfaces cannot be created, by name.
     pub(super) problems: Arc<Problems>,
 
     pub(super) rib: Arc<Rib>,
     pub(super) ids: IdMaps,
     pub(super) liveness: Liveness,
     pub(super) states: Arc<States>,
-    /// By which the next agent is told of times.
+    /// Reference for the times passed on to the next agent.
     pub(super) clock: Clock,
-    /// What it was told, by slot.
+    /// State last passed on to the next agent, by slot.
     pub(super) remembered: BTreeMap<u32, ConnectionMemory>,
-    /// When a connection that is held may be up.
+    /// Earliest time at which a connection in hold-down may come up.
     pub(super) hold_down_expires: Option<Instant>,
-    /// What SAs admit.
+    /// Selectors negotiated by the SAs.
     pub(super) negotiated: Negotiated,
-    /// Connections for which that is otherwise than last published.
+    /// Connections whose negotiated selectors have changed since they were last published.
     pub(super) dirty_selectors: BTreeSet<String>,
-    /// State of each connection and why it is so, as last published.
+    /// State of each connection and the reason for it, as last published.
     pub(super) last_published: BTreeMap<String, (State, Option<String>)>,
 
-    /// What the program's maps hold.
+    /// Contents of the program's maps.
     pub(super) tables: Tables,
     /// As last compiled.
     pub(super) policy: PolicyTables,
-    /// What is being written.
+    /// The map write in progress.
     pub(super) writing: Option<Writing>,
-    /// A grace period runs.
+    /// A grace period is running.
     pub(super) is_releasing: bool,
     pub(super) attachments: Attachments,
-    /// Indices of the interfaces that TC alone reaches.
+    /// Indices of interfaces attached by TC only.
     pub(super) tc_only: BTreeSet<u32>,
     pub(super) guard: GuardPlan,
     pub(super) settings: Settings,
     pub(super) routes: RoutePlan,
-    /// What the kernel refused last time: it is logged once.
+    /// Failures of the last reconciliation, so that each is logged only once.
     pub(super) refused: Vec<ReconcileFailure>,
 
-    /// What has changed and is not all in the tables and in the kernel yet.
+    /// Changes not yet applied to the tables and the kernel.
     pub(super) pending: Pending,
     pub(super) is_starting: bool,
-    /// When to look again at what did not work, and at what others may have removed.
+    /// Time of the next retry or audit.
     pub(super) next_look: Instant,
 }
 
-/// What has changed.
+/// Changes not yet applied.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 pub(super) struct Pending {
     pub host: Changes,
-    /// Connections, the VPC or settings; routes are the RIB's business.
+    /// Connections, the VPC or settings. Changed routes are tracked by the RIB.
     pub config: bool,
-    /// A connection may have another state.
+    /// Connection states must be re-evaluated.
     pub states: bool,
-    /// One has.
+    /// The state of a connection has changed.
     pub egress: bool,
-    /// SAs admit something else.
+    /// The negotiated selectors have changed.
     pub selectors: bool,
-    /// The nftables table is not as it should be.
+    /// The nftables table must be rewritten.
     pub guard: bool,
-    /// The failure has been acted on, what else follows from it has not.
+    /// Next hops have been rerouted around a failure. The rest of the reconciliation is outstanding.
     pub rerouted: bool,
 }
 
-/// What a write is about.
+/// Scope of a map write.
 pub(super) struct Writing {
     /// Destinations whose routes change.
     pub routes: BTreeSet<IpNet>,
-    /// More than next hops and routes.
+    /// The write covers more than next hops and routes.
     pub policy: bool,
-    /// All destinations have the groups that they should have; no other group is in use.
+    /// The write is complete: every destination uses its current group, and no other group is in use.
     pub all: bool,
 }
 
 impl World {
-    /// What an agent knows before it has heard of anything but the host.
+    /// Initial state: only the host and the inherited datapath are known.
     pub fn new(
         config: Config,
         host: HostState,
@@ -190,7 +190,7 @@ impl World {
         &self.config
     }
 
-    /// The first effects are not in force yet.
+    /// The effects of the start are not in force yet.
     pub fn is_starting(&self) -> bool {
         self.is_starting
     }
@@ -205,12 +205,12 @@ impl World {
         self.routes.has_work()
     }
 
-    /// Looks again soon: something did not work.
+    /// Schedules a retry after a failure.
     pub(super) fn retry(&mut self, now: Instant) {
         self.next_look = self.next_look.min(now + RETRY);
     }
 
-    /// What the tables follow from, but for the RIB.
+    /// Inputs of the tables other than the RIB.
     pub(super) fn inputs(&self) -> Inputs<'_> {
         Inputs {
             config: &self.config,
@@ -221,10 +221,10 @@ impl World {
         }
     }
 
-    /// Whether the tables have room for a change. Leaves everything as it was.
+    /// Checks whether the tables have room for a change. Leaves the state unmodified.
     ///
     /// # Errors
-    /// When they have not.
+    /// When a table would be full.
     pub fn check_capacity(&mut self, transition: &Transition) -> Result<(), Full> {
         let (config, routes) = (transition.config.as_ref().unwrap_or(&self.config), &transition.difference.routes);
         let rib = Arc::make_mut(&mut self.rib);
@@ -244,13 +244,13 @@ impl World {
         room.map(drop)
     }
 
-    /// Names of all interfaces that are to be attached to.
+    /// Names of all interfaces to attach to.
     pub(super) fn interfaces(&self) -> BTreeSet<String> {
         let connections = self.config.connections.values().map(|connection| connection.interface.clone());
         connections.chain(self.config.vpc.iter().map(|vpc| vpc.interface.clone())).collect()
     }
 
-    /// The nftables table is to be as it should be.
+    /// Updates the nftables table.
     pub(super) fn protect(&mut self, effects: &mut Vec<Effect>) {
         let Self { guard, config, host, negotiated, ids, .. } = self;
         guard.follow(config, host, negotiated, &ids.policy.connections, effects);

@@ -1,4 +1,4 @@
-//! Who may ask for what: the kernel says who is at the other end of a connection (`SO_PEERCRED`, unix(7)).
+//! Access control: the kernel reports the peer's credentials (`SO_PEERCRED`, unix(7)).
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,21 +14,21 @@ use tokio::time::timeout;
 
 use super::{connections::ClientConnection, failure};
 
-/// Bytes of a body; the longest that makes sense is a twentieth of it.
+/// Maximum size of a body in bytes: 20 times the longest useful one.
 const LARGEST_BODY: usize = 8 * 1024;
-/// Within which a body must have come.
+/// Time limit for receiving a body.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
-/// The other end of a connection.
+/// The peer of a connection.
 #[derive(Clone)]
 pub(super) struct Peer {
     pub is_root: bool,
-    /// Its user.
+    /// Its user ID.
     pub uid: u32,
     pub entry: Arc<ClientConnection>,
 }
 
-/// Lets through what the peer may ask for, when all of it is there.
+/// Admits a permitted request once its body is complete.
 pub(super) async fn guard(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Response {
     peer.entry.asks();
     let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);

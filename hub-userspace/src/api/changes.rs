@@ -11,11 +11,11 @@
 //! | `POST /v1/connections/{name}/up`, `.../down` | none |
 //! | `POST /v1/reload`, with `?confirm=SECONDS`, `POST /v1/confirm` | none |
 //!
-//! `POST` adds what is not there; `PUT` makes the object what the body says; `PATCH` makes it so in the keys of the body,
-//! where `null` takes a key away. Both add what is not there.
+//! `POST` adds a new object; `PUT` replaces all keys of an object; `PATCH` sets the keys in the body, where `null`
+//! removes a key. `PUT` and `PATCH` add a missing object.
 //!
-//! 200 and a [`Changed`], or `{"error"}`, after a reload with `"diagnostics"` besides: 400 what makes no sense by itself,
-//! 403 who is not root, 404 what is not there, 409 what does not go with what is in force, 500 what the host refuses.
+//! The answer is 200 with a [`Changed`], or `{"error"}`, after a reload also with `"diagnostics"`: 400 invalid by
+//! itself, 403 not root, 404 not found, 409 conflict with the configuration in force, 500 rejected by the host.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ async fn down(state: State<AppState>, peer: Extension<Peer>, Path(connection): P
 
 #[derive(Deserialize)]
 struct ReloadQuery {
-    /// Seconds until it ends by itself.
+    /// Seconds until the revert.
     confirm: Option<u32>,
 }
 
@@ -172,7 +172,7 @@ async fn change(state: &AppState, peer: &Peer, edit: Result<ObjectChange, JsonRe
 
 async fn ask(state: &AppState, peer: &Peer, change: ConfigChange) -> Response {
     let (answer, answered) = oneshot::channel();
-    // A change that nobody takes is dropped, and the answer with it.
+    // If the receiver is gone, the change is dropped together with its answer channel.
     drop(state.changes.send(ChangeRequest::Change { change, uid: Some(peer.uid), answer }).await);
     match answered.await {
         Ok(Ok(changed)) => Json(changed).into_response(),
@@ -203,7 +203,7 @@ fn status_of(error: &ChangeError) -> StatusCode {
 }
 
 impl Client {
-    /// Has the agent make a change.
+    /// Requests a change from the agent.
     pub async fn change(&self, change: &ObjectChange) -> anyhow::Result<Changed> {
         let (method, path, body) = match change {
             ObjectChange::AddRoute(add) => (Method::POST, ROUTES.to_owned(), Some(serde_json::to_value(add)?)),
@@ -231,13 +231,13 @@ impl Client {
         self.send(method, &path, body).await
     }
 
-    /// Has the agent read its files again; with a time, for as long unless confirmed.
+    /// Requests a reload; with a time, reverted after it unless confirmed.
     pub async fn reload(&self, confirm: Option<Duration>) -> anyhow::Result<Changed> {
         let query = confirm.map(|time| format!("?confirm={}", time.as_secs())).unwrap_or_default();
         self.send(Method::POST, &format!("{RELOAD}{query}"), None).await
     }
 
-    /// Has the agent keep what a reload has put in force for a time.
+    /// Confirms a temporary reload.
     pub async fn confirm(&self) -> anyhow::Result<Changed> {
         self.send(Method::POST, CONFIRM, None).await
     }

@@ -1,4 +1,4 @@
-//! The client side of the control socket: one request a connection, as the server wants it.
+//! The client side of the control socket: one request per connection, as the server requires.
 
 use std::{
     future::Future,
@@ -31,23 +31,23 @@ use tokio::{
 use super::{CONNECTIONS, ROUTES, RequestFailure, STATUS};
 use crate::api_types::status::{ConnectionStatus, FullStatus, RouteStatus};
 
-/// How long a client waits for an answer.
+/// Time limit for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// The same for changes, which write the store and the tables of up to a hundred thousand routes.
+/// Time limit for changes, which write the store and the tables of up to a hundred thousand routes.
 pub(super) const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
-/// Between attempts while the socket's queue of connections is full.
+/// Pause between attempts while the socket's backlog is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(10);
 const ANOTHER_VERSION: &str = "the agent answers something else: it may be of another version";
 
-/// The agent, as reached by its socket.
+/// The agent, reached through its socket.
 pub struct Client {
     socket: PathBuf,
 }
 
-/// A successful answer, of which the body is still to come.
+/// A successful answer whose body has not been read yet.
 pub(super) struct PendingAnswer {
     body: Incoming,
-    /// When the client gives up; `None`: never.
+    /// Time limit; `None`: no limit.
     deadline: Option<Instant>,
 }
 
@@ -77,7 +77,7 @@ impl Client {
         self.ask(method, path, body, Some(patience)).await?.json().await
     }
 
-    /// The agent's answer, unless it is an error. The time limit is for the whole answer, its body included.
+    /// The agent's answer, unless it is an error. The time limit covers the whole answer, including its body.
     pub(super) async fn ask(
         &self,
         method: Method,
@@ -119,7 +119,7 @@ impl Client {
         }
     }
 
-    /// Waits while the server's queue is full: such a socket refuses at once whoever does not block.
+    /// Waits while the server's backlog is full: a Unix socket then rejects a non-blocking connect immediately.
     async fn connect(&self) -> io::Result<UnixStream> {
         loop {
             match UnixStream::connect(&self.socket).await {
@@ -138,12 +138,12 @@ async fn exchange(stream: UnixStream, request: Request<Full<Bytes>>) -> hyper::R
     sender.send_request(request).await
 }
 
-/// A connection on which nothing is read before something is written. A server that is too busy answers at once and closes:
-/// hyper takes an answer without a request for an error, and does not read it after a write that fails.
+/// Reads nothing before the first write. A busy server answers immediately and closes. hyper treats an answer before
+/// the request as an error, and does not read it after a failed write.
 struct AskFirst {
     stream: UnixStream,
     is_asked: bool,
-    /// Who waits to read.
+    /// The waiting reader.
     reader: Option<Waker>,
 }
 
@@ -205,7 +205,7 @@ impl PendingAnswer {
         serde_json::from_slice(&self.bytes().await?).context(ANOTHER_VERSION)
     }
 
-    /// The next piece of the body as it comes, however it was cut on its way; `None` at its end.
+    /// The next chunk of the body, independent of the fragmentation in transit; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         while let Some(frame) = within(self.deadline, self.body.frame()).await? {
             if let Ok(bytes) = frame?.into_data() {

@@ -1,5 +1,5 @@
-//! Which connections the control socket has. There are never more than it can bear, and one that asks for nothing makes
-//! room for one that may.
+//! The control socket's connections. Their number is limited. An idle connection is closed to make room for a new
+//! one.
 
 use std::{
     collections::BTreeMap,
@@ -11,12 +11,12 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-/// Connections at once.
+/// Maximum number of concurrent connections.
 pub(super) const MOST: usize = 64;
-/// Of these, for root alone: others cannot keep root out.
+/// Connections reserved for root, so that other users cannot lock root out.
 const FOR_ROOT: usize = 16;
 
-/// Those that are open, the oldest first.
+/// Open connections, oldest first.
 #[derive(Default)]
 pub(super) struct Connections(Mutex<OpenConnection>);
 
@@ -30,17 +30,17 @@ struct OpenConnection {
 pub(super) struct ClientConnection {
     number: u64,
     is_root: bool,
-    /// Its request has come; there is one a connection.
+    /// Its request has arrived; there is one per connection.
     asks: AtomicBool,
     task: Mutex<Option<AbortHandle>>,
 }
 
-/// Every connection has a request that is not answered yet.
+/// Every connection has a pending request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooManyConnections;
 
 impl ClientConnection {
-    /// From now on it is not ended to make room.
+    /// Marks the connection as busy: it is no longer closed to make room.
     pub fn asks(&self) {
         self.asks.store(true, Ordering::Relaxed);
     }
@@ -57,8 +57,8 @@ impl ClientConnection {
 }
 
 impl Connections {
-    /// Takes a connection in. Where there are too many, the oldest that has not asked for anything ends; root's do so
-    /// for root alone.
+    /// Admits a connection. At the limit, the oldest idle connection is closed; root's idle connections only for
+    /// root.
     pub fn admit(&self, is_root: bool) -> Result<Arc<ClientConnection>, TooManyConnections> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let others = open.entries.values().filter(|entry| !entry.is_root).count();
@@ -77,7 +77,7 @@ impl Connections {
         Ok(entry)
     }
 
-    /// The connection has ended.
+    /// Removes a connection that has ended.
     pub fn remove(&self, entry: &ClientConnection) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entries.remove(&entry.number);
     }

@@ -1,5 +1,5 @@
-//! Events over the control socket: `GET /v1/events`, a JSON object a line for as long as the client listens. First how
-//! every connection is, then what changes.
+//! Events over the control socket: `GET /v1/events`, one JSON object per line for as long as the client listens.
+//! First the state of every connection, then changes.
 
 use std::convert::Infallible;
 
@@ -28,8 +28,8 @@ pub(super) async fn follow(State(state): State<AppState>) -> Response {
         .into_response()
 }
 
-/// The next lines, and where those after them come from; nothing when the agent ends. To a client that is new, or was too
-/// slow to be told everything, how all connections are.
+/// The next lines, and the source of the following ones; `None` when the agent ends. A client that is new or too slow
+/// gets the state of all connections.
 async fn next(
     events: Option<Receiver<ConnectionEvent>>,
     state: &AppState,
@@ -41,7 +41,7 @@ async fn next(
             Err(RecvError::Lagged(_)) => {}
         }
     }
-    // First: what happens from here on is not missed.
+    // Subscribe before the snapshot, so that no event is missed.
     let events = state.events.upgrade()?.subscribe();
     let present = snapshot(state).await.ok()?.connections.into_iter();
     let lines = present.map(|ConnectionStatus { name, state, state_reason, state_seconds, ipsec, .. }| {
@@ -53,12 +53,12 @@ async fn next(
 }
 
 fn line(event: &ConnectionEvent) -> String {
-    // Strings and numbers only: nothing in it can fail to be written.
+    // Only strings and numbers: serialization cannot fail.
     serde_json::to_string(event).unwrap_or_default() + "\n"
 }
 
 impl Client {
-    /// Hands each event to `tell` until that fails or the agent ends, which is an error as well.
+    /// Passes each event to `tell` until that fails or the agent ends, which is also an error.
     pub async fn follow(&self, mut handle: impl FnMut(&ConnectionEvent) -> Result<()>) -> Result<()> {
         let mut answer = self.ask(Method::GET, EVENTS, None, None).await?;
         let mut rest = Vec::new();

@@ -1,4 +1,4 @@
-//! The control socket: HTTP and JSON over a unix socket. The group `vpnhub` may read, root alone may change.
+//! The control socket: HTTP and JSON over a Unix socket. The group `vpnhub` may read, only root may make changes.
 
 mod access;
 mod changes;
@@ -47,7 +47,7 @@ pub const AUDIT: &str = "/v1/store/audit";
 pub const BACKUP: &str = "/v1/store/backup";
 pub const EVENTS: &str = "/v1/events";
 
-/// What a request that fails is answered with.
+/// The answer to a request that fails.
 #[derive(Debug, Serialize, Deserialize)]
 struct RequestFailure {
     error: String,
@@ -63,12 +63,12 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Where requests go.
+/// The receivers of requests.
 #[derive(Clone)]
 pub struct AppState {
     pub agent: mpsc::Sender<Request>,
     pub changes: mpsc::Sender<ChangeRequest>,
-    /// Ends with the agent.
+    /// Closed when the agent ends.
     pub events: broadcast::WeakSender<ConnectionEvent>,
     pub store: WriteState,
 }

@@ -1,4 +1,4 @@
-//! What is in force and in the store, over the control socket: for reading.
+//! Read access to the configuration in force and the store over the control socket.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -6,7 +6,7 @@
 //! | `GET /v1/connections` | connections as in the status |
 //! | `GET /v1/customer-gateways` | `[{"name", "address", "origin", ...}]` |
 //! | `GET /v1/connections/{name}`, `/v1/customer-gateways/{name}` | a [`Shown`] |
-//! | `GET /v1/config` | what is in force, as TOML |
+//! | `GET /v1/config` | the configuration in force, as TOML |
 //! | `GET /v1/store/audit`, with `?last=N` | `[{"time", "uid", "action", "object", "before", "after"}]`, oldest first |
 //! | `GET /v1/store/backup` | the store as a file |
 
@@ -37,10 +37,10 @@ use crate::{
     store::{ObjectId, audit},
 };
 
-/// Entries of the audit log that are shown unless asked for more.
+/// Default number of entries of the audit log.
 const LAST: usize = 50;
 
-/// A customer gateway, as a list shows it.
+/// A customer gateway in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomerGatewayEntry {
     pub name: String,
@@ -55,9 +55,9 @@ pub struct Shown {
     pub name: String,
     #[serde(flatten)]
     pub origin: Origin,
-    /// In force as they are in a file, defaults included; of an object that is set aside as they are in the store.
+    /// As in a file, including defaults. For an object that is set aside, as in the store.
     pub keys: Value,
-    /// Its section of a file; absent where it is set aside.
+    /// Its section in a file; absent if it is set aside.
     #[serde(default)]
     pub toml: Option<String>,
     /// Why it is not in force.
@@ -186,7 +186,7 @@ impl Client {
         self.get(&path_of(id)).await
     }
 
-    /// What is in force, as TOML.
+    /// The configuration in force, as TOML.
     pub async fn config(&self) -> anyhow::Result<String> {
         let answer = self.ask(Method::GET, CONFIG, None, Some(PATIENCE_FOR_CHANGES)).await?;
         answer.text().await

@@ -9,7 +9,7 @@ pub(super) fn path_of(id: &ObjectId) -> String {
     format!("{kind}/{}", segment(&id.name()))
 }
 
-/// A name as a segment of a path: whatever it is, it must not become another path.
+/// Encodes a name as a path segment, so that it cannot change the path.
 pub(super) fn segment(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

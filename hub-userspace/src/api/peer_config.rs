@@ -1,5 +1,6 @@
-//! What a site must load, of the configuration in force: `GET /v1/peer-config/{name}/{format}`, with `?secret=true` the
-//! secret as well. Text, or `{"error"}`: 403 a secret, for who is not root, 404 an unknown connection, 409 what the configuration does not allow.
+//! The configuration of a site's device, from the configuration in force: `GET /v1/peer-config/{name}/{format}`, with
+//! `?secret=true` including the secret. The answer is text, or `{"error"}`: 403 secret requested without root, 404
+//! unknown connection, 409 not possible with the configuration.
 
 use anyhow::Result;
 use axum::{
@@ -35,12 +36,12 @@ pub(super) async fn peer_config(
         return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root");
     }
     let (sender, answer) = oneshot::channel();
-    // A request that nobody takes is dropped, and the answer with it.
+    // If the receiver is gone, the request is dropped together with its answer channel.
     drop(state.agent.send(Request::Config(sender)).await);
     let Ok(config) = answer.await else {
         return failure(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping");
     };
-    // Reading a secret may take as long as the disk does.
+    // Reading a secret may block on the disk.
     match spawn_blocking(move || render(&config, &name, format, parameters.secret)).await {
         Ok(Ok(text)) => text.into_response(),
         Ok(Err(error @ PeerConfigError::NoConnection { .. })) => failure(StatusCode::NOT_FOUND, error.to_string()),
@@ -50,7 +51,7 @@ pub(super) async fn peer_config(
 }
 
 impl Client {
-    /// What the site of a connection must load.
+    /// The configuration of a connection's site.
     pub async fn peer_config(&self, name: &str, format: Format, with_secret: bool) -> Result<String> {
         let path = format!("{PEER_CONFIG}/{}/{}?secret={with_secret}", segment(name), format.name());
         let answer = self.ask(Method::GET, &path, None, Some(PATIENCE)).await?;

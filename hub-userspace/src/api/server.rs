@@ -1,5 +1,5 @@
-//! The control socket's connections: a request each, in good time, and not too many at once. So whoever may open the
-//! socket can neither take the agent's file descriptors nor keep others from being answered.
+//! The control socket's server: one request per connection, with time limits and a limited number of connections. A
+//! client can therefore neither exhaust the agent's file descriptors nor block other clients.
 
 use std::{
     convert::Infallible,
@@ -30,17 +30,17 @@ use super::{
     socket::{Socket, SocketFile},
 };
 
-/// Within which a request's head must have come.
+/// Time limit for receiving a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
-/// For how long a client may leave an answer unread.
+/// Time limit for a client to read an answer.
 const UNREAD: Duration = Duration::from_secs(30);
-/// Bytes of a request's head.
+/// Maximum size of a request's head in bytes.
 const LARGEST_HEAD: usize = 16 * 1024;
-/// How often the file is looked for.
+/// Interval of the check that the socket file exists.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between connections that the host refuses to hand out.
+/// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Answer to a connection too many.
+/// Answer when there are too many connections.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
     content-length: 67\r\n\r\n{\"error\":\"the agent answers too many others already: try it later\"}";
 
@@ -86,11 +86,11 @@ async fn admit(stream: UnixStream, connections: &Arc<Connections>, permits: &Arc
     let Ok(uid) = stream.peer_cred().map(|peer| peer.uid()) else { return };
     let is_root = uid == 0;
     let Ok(entry) = connections.admit(is_root) else {
-        // A new socket has room for it; who does not read it is not waited for.
+        // A new socket has buffer space for it. Do not wait for a client that does not read.
         let _ = stream.try_write(BUSY);
         return;
     };
-    // One that was ended has its descriptor until its task is gone.
+    // A closed connection keeps its descriptor until its task ends.
     let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
     let peer = Peer { is_root, uid, entry: Arc::clone(&entry) };
     let (connections, router) = (Arc::clone(connections), router.clone());
@@ -117,14 +117,14 @@ async fn talk(stream: UnixStream, peer: Peer, router: Router) {
         .max_buf_size(LARGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(TimedReader::new(stream)), service);
-    // What goes wrong is the client's: it has gone, or was too slow.
+    // Errors are the client's: it has disconnected, or was too slow.
     let _ = connection.await;
 }
 
-/// A connection whose other end must read.
+/// A connection with a time limit on the peer's reads.
 struct TimedReader {
     stream: UnixStream,
-    /// When the other end has not read for too long; nothing while it reads.
+    /// Expires when the peer has not read for too long; `None` while it reads.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -133,7 +133,7 @@ impl TimedReader {
         Self { stream, stalled: None }
     }
 
-    /// `polled`, or an error when that has been pending for too long.
+    /// Returns `polled`, or an error if it has been pending for too long.
     fn within<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stalled = None;

@@ -1,7 +1,7 @@
-//! The control socket's file: who may open it, and that it is there.
+//! The control socket's file: its permissions, and its re-creation after removal.
 //!
-//! It belongs to root and the group `vpnhub`, where there is one: requests that only read are the group's as well,
-//! changes are root's alone (see [`super::access`]).
+//! It belongs to root and the group `vpnhub`, if that exists. The group may send read-only requests; only root may
+//! make changes (see [`super::access`]).
 
 use std::{
     fs, io,
@@ -21,23 +21,23 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, chmodat, chownat,
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
-/// Its members may look, and change nothing.
+/// Its members have read-only access.
 const GROUP: &str = "vpnhub";
 const NAME: &str = "socket";
 
-/// The socket; its file goes when it is dropped.
+/// The socket. Its file is removed on drop.
 pub struct Socket {
     pub(super) file: Arc<SocketFile>,
     pub(super) listener: Option<UnixListener>,
 }
 
 impl Socket {
-    /// Opens the socket for root and the group `vpnhub`, in the place of one that nobody listens on.
+    /// Opens the socket for root and the group `vpnhub`. Replaces a socket that nobody listens on.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_for(path, group_id(&fs::read_to_string("/etc/group").unwrap_or_default(), GROUP))
     }
 
-    /// Opens it for this process's user and the group of this number.
+    /// Opens it for this process's user and the group with this ID.
     pub fn open_for(path: &Path, group: Option<u32>) -> Result<Self> {
         let file = SocketFile { path: path.to_owned(), group, state: Mutex::default() };
         match StdUnixStream::connect(path) {
@@ -56,14 +56,14 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let mut state = self.file.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.made.is_some() && state.made == identity(&self.file.path) {
-            // Nothing depends on it: the next agent takes the place of a socket that nobody listens on.
+            // Errors are harmless: the next agent replaces a socket that nobody listens on.
             let _ = fs::remove_file(&self.file.path);
         }
         state.closed = true;
     }
 }
 
-/// Where the socket is.
+/// The socket's file.
 pub(super) struct SocketFile {
     path: PathBuf,
     group: Option<u32>,
@@ -74,14 +74,14 @@ pub(super) struct SocketFile {
 struct FileState {
     /// Device and inode of the file.
     made: Option<(u64, u64)>,
-    /// It is not to be made again.
+    /// The socket is closed: do not create the file again.
     closed: bool,
-    /// Why it could not be made again: that is logged once.
+    /// Why it could not be re-created, so that this is logged only once.
     failure: Option<String>,
 }
 
 impl SocketFile {
-    /// Another listener, if the file is not there any more: whoever asks from now on finds that one.
+    /// Creates a new listener if the file has been removed: later clients connect to that one.
     pub fn listen_again(&self) -> Option<UnixListener> {
         let is_gone = || fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         if self.state.lock().unwrap_or_else(PoisonError::into_inner).closed || !is_gone() {
@@ -108,7 +108,7 @@ impl SocketFile {
 
     fn listen(&self) -> Result<UnixListener> {
         if let Some(parent) = self.path.parent() {
-            // Others must be able to get to the socket, and never to replace it, whatever the umask.
+            // Other users must be able to reach the socket but not to replace it, regardless of the umask.
             let make = fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
             make.with_context(|| format!("cannot create {}", parent.display()))?;
         }
@@ -120,8 +120,8 @@ impl SocketFile {
         Ok(listener)
     }
 
-    /// Makes the file where nobody else can open it, and moves it to its place when its permissions are right: so they
-    /// never are wider, and the umask, which belongs to all threads, stays as it is.
+    /// Creates the file in a private directory, and moves it to its place once its permissions are set. The
+    /// permissions are thus never too wide, and the umask, which all threads share, is not changed.
     fn bind(&self) -> Result<UnixListener> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -136,7 +136,7 @@ impl SocketFile {
     fn bind_in(&self, hidden: &Path) -> Result<UnixListener> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::open(hidden, flags, Mode::empty())?;
-        // The hidden directory's own path may be too long for a socket's address.
+        // The hidden directory's path may be too long for a socket address.
         let listener = StdUnixListener::bind(format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()))?;
         let owned = |group| chownat(&directory, NAME, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW);
         let mode = match self.group.map(owned) {
@@ -162,7 +162,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// The number of a group, by /etc/group's text (group(5)).
+/// The ID of a group in the text of /etc/group (group(5)).
 fn group_id(groups: &str, name: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,4 +1,4 @@
-//! What happens, as it is told to those who listen on the control socket.
+//! Events for listeners on the control socket.
 
 use std::time::SystemTime;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::state::State;
 
-/// A connection's state changed, or the reason for it, or what its SAs admit.
+/// A change of a connection's state, its reason or its negotiated selectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionEvent {
     /// Seconds since 1970-01-01 00:00 UTC.
     pub time: f64,
     pub connection: String,
     pub state: State,
-    /// Nothing for a connection that is new.
+    /// `None` for a new connection.
     pub was: Option<State>,
-    /// Why it is not up.
+    /// Reason why it is not up.
     pub reason: Option<String>,
-    /// Selectors in force, where SAs tell them, as in the status.
+    /// Selectors in force, if SAs determine them, as in the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selectors: Option<Vec<String>>,
 }

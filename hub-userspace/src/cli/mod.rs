@@ -177,7 +177,7 @@ fn confirm_time(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "write whole seconds, from 1s to 1h".to_owned())
 }
 
-/// Runs the command; an error is one sentence on standard error and exit status 1.
+/// Runs the command. An error is printed as one sentence on standard error, with exit status 1.
 pub async fn run(cli: Cli) -> ExitCode {
     match execute(cli).await {
         Ok(code) => code,
@@ -220,7 +220,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Monitor => {
             let show = |event: &ConnectionEvent| {
                 let text = printed(event, table::event, cli.output)?;
-                // At once, also into a pipe; its end is ours.
+                // Flush immediately, also into a pipe. Handle its end as an error instead of panicking.
                 let mut out = io::stdout().lock();
                 out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("nobody reads the events any more")
             };
@@ -244,8 +244,8 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What an agent would start with; of the files alone where the store cannot be read: an agent that runs has closed the
-/// others already.
+/// The configuration that an agent would start with. If the store cannot be read, that of the files only: a running
+/// agent has already closed the other sites.
 fn in_force(config: &Path, state: &Path, instance: &Instance) -> Result<Config> {
     match InitialConfig::open(config, state, instance.as_str()) {
         Ok(mut start) => Ok(start.take_config()),
@@ -261,7 +261,7 @@ fn json(value: &(impl Serialize + ?Sized)) -> Result<String> {
     Ok(serde_json::to_string(value)? + "\n")
 }
 
-/// An answer as its reader wants it.
+/// An answer in the requested format.
 fn printed<T: Serialize + ?Sized>(answer: &T, table: impl FnOnce(&T) -> String, output: Output) -> Result<String> {
     match output {
         Output::Json => json(answer),
@@ -269,7 +269,7 @@ fn printed<T: Serialize + ?Sized>(answer: &T, table: impl FnOnce(&T) -> String, 
     }
 }
 
-/// The datapath that runs, if nobody listens on the agent's socket.
+/// The running datapath, if nobody listens on the agent's socket.
 fn running(socket: &Path, instance: &Instance) -> Option<WithoutAgent> {
     if UnixStream::connect(socket).is_ok() {
         return None;
@@ -277,7 +277,7 @@ fn running(socket: &Path, instance: &Instance) -> Option<WithoutAgent> {
     datapath::running(instance).ok().flatten().map(Into::into)
 }
 
-/// The answer to a change; warnings go to standard error, past what reads the answer.
+/// The answer to a change. Warnings go to standard error, to keep standard output parsable.
 fn changed(changed: &Changed, output: Output) -> Result<String> {
     if output == Output::Json {
         return json(changed);
@@ -288,7 +288,7 @@ fn changed(changed: &Changed, output: Output) -> Result<String> {
     Ok(changed.message.clone() + "\n")
 }
 
-/// The agent's life: until SIGINT or SIGTERM.
+/// Runs the agent until SIGINT or SIGTERM.
 async fn serve(
     config: &Path,
     state: &Path,
@@ -305,7 +305,7 @@ async fn serve(
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();
-    // From here on a signal ends the agent, but not half-way through its start.
+    // From here on a signal ends the agent, but not in the middle of its start.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
@@ -334,7 +334,7 @@ async fn serve(
     Box::pin(agent.run(requests, shutdown)).await
 }
 
-/// Reads the file again at each SIGHUP.
+/// Reloads the files at each SIGHUP.
 async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
     while hangup.recv().await.is_some() {
         let reloading = NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
@@ -359,7 +359,7 @@ async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
     }
 }
 
-/// Tells systemd, if it is listening.
+/// Notifies systemd, if it listens.
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!("systemd not notified: {error}");

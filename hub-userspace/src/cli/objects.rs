@@ -186,13 +186,13 @@ pub struct CustomerGatewayKeys {
     address: Option<String>,
 }
 
-/// A kind of objects that have a name, as the keys that flags can set.
+/// A kind of named objects, with the keys that flags can set.
 trait NamedObject: Args {
-    /// One in a list.
+    /// An entry in a list.
     type Listed: Serialize;
 
     fn id(name: String) -> ObjectId;
-    /// Those that flags set.
+    /// The keys set by flags.
     fn keys(self) -> Keys;
     async fn list(client: &Client) -> Result<Vec<Self::Listed>>;
     fn table(listed: &[Self::Listed]) -> String;
@@ -270,7 +270,7 @@ fn inline_table(text: &str) -> Result<Value, String> {
     Ok(root.get("value").cloned().unwrap_or_default())
 }
 
-/// The keys in a file, on their own or under the header that they have in a configuration file.
+/// Reads keys from a file, with or without their configuration file header.
 fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
     let shown = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
     let mut text = String::new();
@@ -292,7 +292,7 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
     Ok(root)
 }
 
-/// Runs a command about routes; what it prints.
+/// Runs a route command and returns its output.
 pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Result<String> {
     let change = match command {
         RouteCommand::List => return printed(&*client.routes().await?, table::routes, output),
@@ -316,7 +316,7 @@ pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Re
     changed(&client.change(&change).await?, output)
 }
 
-/// Runs a command about connections; what it prints.
+/// Runs a connection command and returns its output.
 pub async fn connection(command: ConnectionCommand, client: &Client, output: Output) -> Result<String> {
     let admin = match command {
         ConnectionCommand::Named(command) => return named(command, client, output).await,
@@ -326,7 +326,7 @@ pub async fn connection(command: ConnectionCommand, client: &Client, output: Out
     changed(&client.change(&ObjectChange::Admin(admin)).await?, output)
 }
 
-/// Runs a command about customer gateways; what it prints.
+/// Runs a customer gateway command and returns its output.
 pub async fn customer_gateway(command: CustomerGatewayCommand, client: &Client, output: Output) -> Result<String> {
     named(command, client, output).await
 }
@@ -345,7 +345,7 @@ async fn named<K: NamedObject>(command: NamedCommand<K>, client: &Client, output
     changed(&client.change(&change).await?, output)
 }
 
-/// An object of the keys from a file and from flags, which win.
+/// Builds an object from the keys in a file and the flags. Flags take precedence.
 fn put(id: ObjectId, flags: Keys, from: &From, Unset { unset }: Unset, mode: PutMode) -> Result<ObjectChange> {
     let mut keys = match &from.from {
         None => Keys::new(),

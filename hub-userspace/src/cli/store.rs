@@ -40,7 +40,7 @@ pub enum StoreCommand {
     },
 }
 
-/// Runs a command about the store; what it prints.
+/// Runs a store command and returns its output.
 pub async fn run(command: StoreCommand, socket: &Path, output: Output) -> Result<String> {
     match command {
         StoreCommand::Backup { file, state, instance } => {
@@ -58,7 +58,8 @@ pub async fn run(command: StoreCommand, socket: &Path, output: Output) -> Result
     }
 }
 
-/// Writes a new file for this user alone, through to the disk. What is left of a failure would look like a backup.
+/// Writes a new file with mode 0600 and syncs it. Removes the file after a failure: a partial file would look like a
+/// backup.
 fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut opened = File::options().write(true).create_new(true).mode(0o600).open(file)?;
     let written = opened.write_all(bytes).and_then(|()| opened.sync_all());

@@ -1,4 +1,4 @@
-//! Status and routes as tables for people.
+//! Status and routes as text tables.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -57,7 +57,8 @@ pub fn status(FullStatus { status, store }: &FullStatus) -> String {
     )
 }
 
-/// Why the store refuses changes, what of it is not in force, and what the files say that is not.
+/// Notes on why the store rejects changes, on objects set aside, and on differences between the files and the
+/// configuration in force.
 fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>) -> String {
     let store = store.and_then(|StoreStatus { path, problem }| {
         Some(format!("store {path}: {}; changes are refused\n", problem.as_ref()?))
@@ -80,7 +81,7 @@ fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>) -> Strin
     if notes.is_empty() { notes } else { notes + "\n" }
 }
 
-/// What runs without an agent.
+/// The datapath that runs without an agent.
 pub fn without_agent(status: &WithoutAgent) -> String {
     let mut interfaces = table(&["INTERFACE", "ATTACH"]);
     for interface in &status.interfaces {
@@ -114,7 +115,7 @@ pub fn connections(connections: &[ConnectionStatus]) -> String {
     format!("{rows}\n{notes}")
 }
 
-/// An event on a line of its own, which a log file's reader can sort by time.
+/// An event on one line, sortable by time in a log file.
 pub fn event(event: &ConnectionEvent) -> String {
     let ConnectionEvent { time, connection, state: now, reason, selectors, .. } = event;
     let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -125,7 +126,7 @@ pub fn event(event: &ConnectionEvent) -> String {
     format!("{time:.3} {connection} {}{reason}{selectors}\n", state(*now))
 }
 
-/// Why it is not up, or not attached as it should be; a line each.
+/// Reasons why it is not up, or not attached as desired; one per line.
 fn notes_of(connection: &ConnectionStatus) -> String {
     let reasons = [&connection.state_reason, &connection.attachment.attach_reason];
     let mut reported: Vec<&str> = reasons.into_iter().flatten().map(String::as_str).collect();
@@ -135,7 +136,7 @@ fn notes_of(connection: &ConnectionStatus) -> String {
     notes.into_iter().map(|note| format!("{}: {note}\n", connection.name)).collect::<Vec<_>>().concat()
 }
 
-/// The tunnel in a line each: the SAs, and what of them is not admitted.
+/// The tunnel's SAs, and the parts of them that are not admitted; one per line.
 fn notes_of_ipsec(ipsec: &IpsecStatus) -> Vec<String> {
     let child = |child: &ChildStatus| {
         let ChildStatus { spi_in, spi_out, bytes_in, bytes_out, seconds, selectors, .. } = child;
@@ -183,7 +184,7 @@ pub fn object(shown: &Shown) -> String {
     }
 }
 
-/// Who changed what, a line each.
+/// The audit log, one entry per line.
 pub fn audit(entries: &[AuditEntry]) -> String {
     let line = |AuditEntry { time, uid, action, object, before, after }: &AuditEntry| {
         let uid = uid.map_or_else(|| "-".to_owned(), |uid| format!("uid {uid}"));
@@ -223,7 +224,7 @@ const fn state(state: State) -> &'static str {
     }
 }
 
-/// Those that are not zero, largest first.
+/// Non-zero counts, largest first.
 fn reasons(reasons: &Reasons) -> String {
     let mut counts: Vec<_> = reasons.iter().filter(|(_, count)| **count > 0).collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

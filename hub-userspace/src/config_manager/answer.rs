@@ -16,35 +16,35 @@ use crate::{
     store::StoreError,
 };
 
-/// How long an answer waits for the kernel's own routes.
+/// Longest wait of an answer for the kernel's own routes.
 pub(super) const SETTLING: Duration = Duration::from_secs(5);
-/// Routes of a kind that an answer lists.
+/// Maximum number of routes of a kind in an answer.
 const MOST_ROUTES: usize = 1000;
 
-/// What came of a change.
+/// Result of a change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Changed {
-    /// One sentence for people, without its end.
+    /// One sentence for the user, without a full stop.
     pub message: String,
     pub changed: bool,
-    /// Of routes the first thousand that came, went or changed.
+    /// Includes at most the first thousand routes that were added, removed or changed.
     #[serde(flatten)]
     pub difference: Difference,
-    /// Routes that the difference does not list.
+    /// Number of routes that the difference omits.
     #[serde(default)]
     pub omitted_routes: usize,
-    /// What may not be meant so; one sentence each.
+    /// Possible mistakes; one sentence each.
     pub warnings: Vec<String>,
     #[serde(default)]
     pub took: Timings,
 }
 
-/// Where the time of a change went, in milliseconds.
+/// Duration of each phase of a change, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
-    /// The rules, and room in the tables.
+    /// Validation and the capacity check.
     pub judging: f64,
-    /// The store, through to the disk.
+    /// The store, including the sync to disk.
     pub writing: f64,
     /// The program's tables.
     pub applying: f64,
@@ -52,13 +52,13 @@ pub struct Timings {
     pub settling: f64,
 }
 
-/// Why nothing was changed, but for the last two.
+/// Why nothing was changed, except in the last two cases.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// It does not fit what is there.
+    /// The change does not match the existing objects.
     #[error(transparent)]
     Edit(ProposeError),
-    /// What would be in force breaks rules.
+    /// The resulting configuration violates a rule.
     #[error("nothing was changed: {0}")]
     Refused(ProposeError),
     #[error("not reloaded, the old configuration stays in force:\n{0}")]
@@ -101,7 +101,7 @@ impl Changed {
     }
 }
 
-/// What the kernel refuses of the routes that came or changed. The agent tries again.
+/// Failures of added or changed routes in the kernel. The agent retries.
 pub(super) fn concerning(refused: &[ReconcileFailure], difference: &Difference) -> Vec<String> {
     let Routes { added, changed, .. } = &difference.routes;
     let routes = added.iter().chain(changed.iter().map(|changed| &changed.to));

@@ -1,9 +1,10 @@
-//! Reloads, and those that end by themselves unless confirmed.
+//! Reloads, and reloads that are reverted unless confirmed.
 //!
-//! `reload --confirm` remembers in the store what was in force before and what it takes. Without a confirmation in time
-//! the agent goes back. It does not write the files, so they say something else than what is in force then: an agent that
-//! starts takes what was in force before, too, until the files are edited or reloaded. The same goes for an agent that is
-//! restarted while the confirmation is open: what it was restarted for may be the new configuration.
+//! `reload --confirm` saves the previous and the new files in the store. Without a confirmation in time the agent
+//! reverts to the previous ones. It does not write the files, so they differ from the configuration in force. An
+//! agent that starts therefore also uses the previous files, until the files are edited or reloaded. The same applies
+//! to an agent that restarts while the confirmation is pending: the new configuration may be the reason for the
+//! restart.
 
 use std::{
     sync::Arc,
@@ -23,20 +24,20 @@ use crate::{
     store::{Batch, SourceText, Unconfirmed},
 };
 
-/// What a start says that does not take the files.
+/// Warning of a start that does not use the files.
 pub(super) const RESUMED: &str = "the last reload was not confirmed: what was in force before it is in force, until the \
     files are edited or `vpnhub reload`";
 
-/// A reload that is to be confirmed, or was not.
+/// A reload that awaits confirmation, or was not confirmed.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
     unconfirmed: Unconfirmed,
-    /// When it ends; nothing where it has ended.
+    /// Time of the revert; `None` after it.
     deadline: Option<(Instant, f64)>,
 }
 
 impl Trial {
-    /// What an agent starts with whose files are those of a reload that was not confirmed.
+    /// The files to start with if the current ones are those of an unconfirmed reload.
     pub fn resume(texts: &[SourceText], unconfirmed: Unconfirmed) -> Option<(FileSet, Self)> {
         if texts != unconfirmed.after {
             return None;
@@ -52,7 +53,7 @@ impl Trial {
     }
 }
 
-/// Never, without a time.
+/// Waits until the deadline; forever if there is none.
 pub(super) async fn reached(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
@@ -60,7 +61,7 @@ pub(super) async fn reached(deadline: Option<Instant>) {
     }
 }
 
-/// Notes in a configuration what a status shows of it.
+/// Stores in a configuration the confirmation that a status shows.
 pub(super) fn mark(config: &mut Config, trial: Option<&Trial>) {
     let confirmation = trial.map(|trial| match trial.deadline {
         Some((_, until)) => Confirmation::Pending { until },
@@ -78,12 +79,12 @@ impl ConfigManager {
         let files = block_in_place(|| load_files(&path))?;
         let is_other = files.texts != self.in_force.files().texts;
         if !is_other && confirm.is_some() {
-            // One that is open stays so, with its time.
+            // A pending confirmation keeps its deadline.
             let took = super::Timings::default();
             return Ok(Changed::nothing("nothing to confirm: nothing has changed", self.file_warnings(), took));
         }
         let before = match &self.trial {
-            // Confirmed last, whatever has been tried since.
+            // The last confirmed files, regardless of later attempts.
             Some(trial) => trial.unconfirmed.before.clone(),
             None => self.in_force.files().texts.clone(),
         };
@@ -97,7 +98,7 @@ impl ConfigManager {
         let is_settled = old.is_some() && self.trial.is_none();
         if !is_other && !is_settled {
             let warnings = self.file_warnings();
-            // A secret may be another one all the same.
+            // A secret may have changed even so.
             self.agent.send(Request::ReadSecrets).await.map_err(|_| ChangeError::Stopping)?;
             return Ok(Changed::nothing("reloaded: nothing has changed", warnings, super::Timings::default()));
         }
@@ -129,7 +130,7 @@ impl ConfigManager {
         self.in_force.file_warnings().into_iter().map(|found| found.in_file(&file)).chain(set_aside).collect()
     }
 
-    /// Keeps what a reload has put in force for a time.
+    /// Confirms a temporary reload.
     pub(super) async fn confirm(&mut self, uid: Option<u32>) -> Result<Changed, ChangeError> {
         if self.trial.as_ref().and_then(Trial::deadline).is_none() {
             return Err(ChangeError::NothingToConfirm);
@@ -148,7 +149,7 @@ impl ConfigManager {
         Ok(Changed::now("confirmed: the configuration stays in force".to_owned(), difference, Vec::new(), took))
     }
 
-    /// Goes back to what was in force before a reload that nobody has confirmed.
+    /// Reverts a reload that was not confirmed.
     pub(super) async fn revert(&mut self) {
         let Some(trial) = &mut self.trial else { return };
         trial.deadline = None;
@@ -163,7 +164,7 @@ impl ConfigManager {
             }
         };
         let cause = ChangeCause { uid: None, action: "reload not confirmed".to_owned() };
-        // The store remembers both already, so that a full disk is not in the way.
+        // The store already has both versions, so that a full disk cannot prevent the revert.
         match self.take_files(files, Batch::default(), cause, Stopwatch::start()).await {
             Ok(Made { difference, .. }) => {
                 warn!("the reload was not confirmed, back to what was in force before: {difference}");

@@ -1,9 +1,9 @@
-//! Changes of the configuration while the agent runs: by command, or by reading the files again.
+//! Changes of the configuration at run time: by command, or by reading the files again.
 //!
-//! Every change is validated first, by all rules and for room in the kernel program's tables; then it is written to the
-//! store; then it is put in force. If the kernel refuses something after that, the agent tries again, as with any other
-//! refusal: the store has the desired state, and going back could be refused as well. There is one change at a time, so
-//! they cannot get into each other's way; and they run beside the agent's loop, because reading a large file takes time.
+//! Every change is validated first: against all rules and the capacity of the kernel program's tables. It is then
+//! written to the store and put in force. If the kernel rejects something after that, the agent retries, as with any
+//! other failure: the store has the desired state, and a rollback could be rejected as well. Changes are serialized,
+//! so that they cannot interfere. They run outside the agent's loop, because reading a large file takes time.
 
 mod answer;
 mod confirm;
@@ -37,40 +37,40 @@ use crate::{
     store::{Batch, Body, ObjectId, Opened, Store, StoreError, WriteState, audit},
 };
 
-/// What somebody wants changed.
+/// A requested change.
 #[derive(Debug)]
 pub enum ConfigChange {
     Edit(ObjectChange),
-    /// Reads the files again; with a time, for as long unless confirmed.
+    /// Reads the files again; with a time, reverts after it unless confirmed.
     Reload(Option<std::time::Duration>),
-    /// Keeps what a reload has put in force for a time.
+    /// Confirms a temporary reload.
     Confirm,
 }
 
-/// What is asked of the one who makes changes.
+/// A request to the [`ConfigManager`].
 pub enum ChangeRequest {
     Change {
         change: ConfigChange,
-        /// User at the other end of the socket; `None`: a signal.
+        /// User of the client; `None`: a signal.
         uid: Option<u32>,
         answer: oneshot::Sender<Result<Changed, ChangeError>>,
     },
-    /// A stored object's keys, in force or not.
+    /// The keys of a stored object, in force or not.
     Stored(ObjectId, oneshot::Sender<Option<Value>>),
-    /// The newest entries of the audit log, so many.
+    /// This many of the newest entries of the audit log.
     Audit(usize, oneshot::Sender<Result<Vec<audit::AuditEntry>, StoreError>>),
     /// A copy of the store.
     Backup(oneshot::Sender<Result<Vec<u8>, StoreError>>),
 }
 
-/// A change that was made: what is different, and what the rules and the kernel say to it.
+/// A change that was made: the difference, and warnings of the rules and the kernel.
 struct Made {
     difference: Difference,
     took: Timings,
     warnings: Vec<String>,
 }
 
-/// Who wants a change, and what for.
+/// Origin of a change, for the audit log.
 struct ChangeCause {
     uid: Option<u32>,
     action: String,
@@ -80,15 +80,15 @@ struct ChangeCause {
 pub struct ConfigManager {
     in_force: InForce,
     store: Store,
-    /// A reload that is to be confirmed, or was not.
+    /// A reload that awaits confirmation, or was not confirmed.
     trial: Option<Trial>,
     agent: mpsc::Sender<Request>,
 }
 
-/// Files and store as an agent starts with them.
+/// Files and store at the start of an agent.
 pub struct InitialConfig {
     config: Option<Config>,
-    /// What may not be meant so, one line each.
+    /// Possible mistakes, one line each.
     pub warnings: Vec<String>,
     in_force: InForce,
     store: Store,
@@ -96,10 +96,10 @@ pub struct InitialConfig {
 }
 
 impl InitialConfig {
-    /// Reads the files, opens the store and unites them.
+    /// Reads the files, opens the store and merges them.
     ///
     /// # Errors
-    /// When a file is wrong, or the store cannot be read.
+    /// When a file is invalid, or the store cannot be read.
     pub fn open(file: &Path, state: &Path, instance: &str) -> anyhow::Result<Self> {
         let whole = |diagnostic: Box<Diagnostic>| LoadError { file: file.to_owned(), diagnostics: vec![*diagnostic] };
         let texts = read_texts(file).map_err(whole)?;
@@ -116,7 +116,7 @@ impl InitialConfig {
         } else {
             let error = |diagnostics| LoadError { file: file.to_owned(), diagnostics };
             let files = load_texts(texts).map_err(error)?;
-            // Of no use any more; where it cannot be written it is compared with the files again at the next start.
+            // Obsolete. If this write fails, the next start compares it with the files again.
             if is_remembered {
                 drop(store.commit(&Batch { unconfirmed: Some(None), ..Batch::default() }, objects.next_number));
             }
@@ -141,18 +141,18 @@ impl InitialConfig {
 }
 
 impl ConfigManager {
-    /// Of what [`InitialConfig::open`] found, and the agent that has its configuration in force.
+    /// Creates the manager from the result of [`InitialConfig::open`] and the agent that runs its configuration.
     pub fn new(start: InitialConfig, agent: mpsc::Sender<Request>) -> Self {
         let InitialConfig { in_force, store, trial, .. } = start;
         Self { in_force, store, trial, agent }
     }
 
-    /// Whether the store can be written, for a status.
+    /// Whether the store is writable, for a status.
     pub fn write_state(&self) -> WriteState {
         self.store.write_state()
     }
 
-    /// Serves until nobody can order any more. Needs a runtime of several threads.
+    /// Serves until all senders are dropped. Needs a multi-threaded runtime.
     pub async fn run(mut self, mut orders: mpsc::Receiver<ChangeRequest>) {
         loop {
             let deadline = self.trial.as_ref().and_then(Trial::deadline);
@@ -169,7 +169,7 @@ impl ConfigManager {
     }
 
     async fn serve(&mut self, order: ChangeRequest) {
-        // The client may have gone: a change is made all the same.
+        // The client may have disconnected: the change is made anyway.
         match order {
             ChangeRequest::Change { change, uid, answer } => {
                 let result = match change {
@@ -207,7 +207,7 @@ impl ConfigManager {
                 warnings.extend(self.still_carrying(connection).await);
                 format!("connection {connection} taken down")
             }
-            // Of an object that is set aside.
+            // The object is set aside.
             _ if is_stored_only || difference.is_empty() => {
                 format!("{object} changed in the store: nothing else is in force")
             }
@@ -216,7 +216,7 @@ impl ConfigManager {
         Ok(Changed::now(message, difference, warnings, took))
     }
 
-    /// Has the agent take over other files. What was in force before stays in force where that fails.
+    /// Puts other files in force. On a failure the previous configuration stays in force.
     async fn take_files(
         &mut self,
         files: FileSet,
@@ -232,7 +232,7 @@ impl ConfigManager {
         self.make(proposal, batch, cause, watch).await
     }
 
-    /// Writes what was proposed and puts it in force.
+    /// Stores a proposal and puts it in force.
     async fn make(
         &mut self,
         mut proposal: ValidatedChange,
@@ -277,7 +277,7 @@ impl ConfigManager {
             if must_be_written {
                 return Err(error.into());
             }
-            // The files are read, not written: a full disk must not keep them from being taken.
+            // The files are only read: a full disk must not prevent a reload.
             warnings.push(format!("not in the audit log: {error}"));
         }
         self.in_force.apply(proposal);
@@ -299,7 +299,7 @@ impl ConfigManager {
         Ok(Made { difference: step.difference.clone(), took, warnings })
     }
 
-    /// What the audit log says of a change, but for the keys.
+    /// An audit log entry of a change, without the keys.
     fn entry(&self, cause: ChangeCause) -> audit::AuditEntry {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         let object = self.in_force.path().display().to_string();
@@ -313,7 +313,7 @@ impl ConfigManager {
         answer.await.map_err(|_| ChangeError::Stopping)
     }
 
-    /// A connection that was taken down keeps what no other next hop can take over.
+    /// A connection that was taken down still carries routes without another next hop.
     async fn still_carrying(&self, name: &str) -> Option<String> {
         let snapshot: Snapshot = self.ask(Request::Status).await.ok()?.ok()?;
         let mut carried = snapshot.carrying(name).map(|route| route.destination);
@@ -326,7 +326,7 @@ impl ConfigManager {
     }
 }
 
-/// Measures one thing after the other.
+/// Measures consecutive phases.
 struct Stopwatch(Instant);
 
 impl Stopwatch {

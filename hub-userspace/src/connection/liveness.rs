@@ -1,4 +1,4 @@
-//! Whether a connection can carry traffic: the state machine, with hold-down. Pure.
+//! Liveness of connections: a state machine with hold-down. Pure.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -11,31 +11,31 @@ use crate::{
     kernel::netlink::{HostState, Link},
 };
 
-/// Follows the states of all connections, and damps those that flap: down counts at once, up only after a
-/// connection has been well for its `up_delay`. Pure: the time comes in.
+/// Tracks the states of all connections and damps flapping: a connection goes down immediately, but comes up after a
+/// failure only when it has been healthy for its `up_delay`. Pure: the time is an argument.
 #[derive(Debug, Clone, Default)]
 pub struct Liveness {
     connections: BTreeMap<String, ConnectionLiveness>,
 }
 
-/// A connection, as last judged.
+/// State of a connection as of the last evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLiveness {
     pub state: State,
-    /// Since when it has been in this state.
+    /// Time of the last change of the state.
     pub since: Instant,
-    /// Changes of the state that can be seen: to or from up, down or taken down by hand.
+    /// Number of visible changes: to or from up, down or administratively down.
     pub changes: u64,
-    /// Since when nothing speaks against its being up.
-    healthy_since: Option<Instant>,
-    /// It was up and went down without being told to: the next time it has to wait.
+    /// Time since when all evidence is positive.
+    well_since: Option<Instant>,
+    /// It was up and went down, not administratively: before it comes up again, it must wait.
     failed: bool,
-    /// What `healthy_since` was when an earlier agent ended, until this one knows more than it did at its start.
-    was_healthy_since: Option<Instant>,
+    /// `well_since` of an earlier agent, until this agent has evidence of its own.
+    was_well_since: Option<Instant>,
 }
 
 impl Liveness {
-    /// Continues from what an earlier agent knew of a connection, before it is judged for the first time.
+    /// Restores an earlier agent's state of a connection. Called before its first evaluation.
     pub fn resume(&mut self, name: String, memory: &ConnectionMemory, clock: &Clock) {
         let ConnectionMemory { state, since, healthy_since, failed, changes } = *memory;
         let since = clock.here(since);
@@ -44,8 +44,9 @@ impl Liveness {
         self.connections.insert(name, entry);
     }
 
-    /// Judges every connection of the configuration; `tunnel` knows those that have IPsec, once it does, and finds nothing
-    /// wrong with others; `health` knows those that have a health check, once it has come to a verdict.
+    /// Evaluates every connection of the configuration. `tunnel` returns the state of a connection's tunnel, `None`
+    /// while unknown, and `Some(true)` for connections without one. `health` returns the verdict of a connection's
+    /// health check, `None` before the first one.
     pub fn evaluate(
         &mut self,
         config: &Config,
@@ -70,7 +71,7 @@ impl Liveness {
         self.connections.iter().map(|(name, entry)| (name.clone(), entry.state)).collect()
     }
 
-    /// What the next agent is to know.
+    /// The states to pass on to the next agent.
     pub fn memories(&self, clock: &Clock) -> impl Iterator<Item = (&str, ConnectionMemory)> {
         let memory = |entry: &ConnectionLiveness| ConnectionMemory {
             state: entry.state,
@@ -86,18 +87,18 @@ impl Liveness {
         self.connections.get(name)
     }
 
-    /// When a connection that is held will have waited for long enough.
+    /// Earliest end of a connection's hold-down.
     pub fn due(&self, config: &Config) -> Option<Instant> {
         let held = self.connections.iter().filter(|(_, entry)| entry.state == State::HoldDown);
         held.filter_map(|(name, entry)| Some(entry.healthy_since? + config.connections.get(name)?.up_delay)).min()
     }
 }
 
-/// What is known of a connection.
+/// Evidence about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Evidence {
     Up,
-    /// Its tunnel or its health check is not known yet; nothing else speaks against it.
+    /// The state of its tunnel or its health check is unknown; all other evidence is positive.
     Unknown,
     Down,
 }
@@ -126,7 +127,7 @@ impl ConnectionLiveness {
         let state = match (evidence, self.healthy_since) {
             _ if !connection.enabled => State::AdminDown,
             (Evidence::Down, _) => State::Down,
-            // A health check that is new, or asks something else now, takes nothing down that works.
+            // A new or changed health check does not take down a working connection.
             (Evidence::Unknown, _) if self.state == State::Up => State::Up,
             (Evidence::Unknown, _) => State::HoldDown,
             (Evidence::Up, Some(since))
@@ -137,7 +138,7 @@ impl ConnectionLiveness {
             (Evidence::Up, _) => State::Up,
         };
         self.failed = match state {
-            // Who takes it up by hand does not want to wait.
+            // An administrator who takes it up does not want to wait for the hold-down.
             State::AdminDown | State::Up => false,
             State::Down => self.failed || self.state == State::Up,
             State::HoldDown => self.failed,
@@ -154,7 +155,7 @@ impl ConnectionLiveness {
     }
 }
 
-/// The state as it is shown.
+/// The state as displayed.
 fn seen(state: State) -> State {
     if state == State::HoldDown { State::Down } else { state }
 }
@@ -169,7 +170,7 @@ fn evidence(
     weigh([Some(link), tunnel].into_iter().chain(connection.health_check.map(|_| health())))
 }
 
-/// Of those that are asked, one that says no counts most, then one that does not know yet.
+/// Combines answers: `Some(false)` takes precedence over `None`, and `None` over `Some(true)`.
 fn weigh(asked: impl Iterator<Item = Option<bool>>) -> Evidence {
     asked.fold(Evidence::Up, |so_far, answer| match (so_far, answer) {
         (Evidence::Down, _) | (_, Some(false)) => Evidence::Down,
@@ -208,7 +209,8 @@ mod tests {
         }
     }
 
-    /// Judges at these milliseconds; a letter each: `+` well, `?` not known, `-` ill, `x` taken down by hand while well.
+    /// Evaluates at these milliseconds; one letter each: `+` healthy, `?` unknown, `-` failed, `x` administratively
+    /// down while healthy.
     fn states(steps: &[(u64, char)]) -> (Vec<State>, ConnectionLiveness) {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
@@ -264,7 +266,7 @@ mod tests {
         }
     }
 
-    /// Ends an agent with these steps, and starts another with those.
+    /// Runs an agent with the steps `before`, then its successor with the steps `after`.
     fn restarted(before: &[(u64, char)], after: &[(u64, char)]) -> Vec<State> {
         let start = Instant::now();
         let clock = Clock::at(start, Duration::from_secs(100));

@@ -1,4 +1,4 @@
-//! What an agent knows of a connection's state, for the next agent.
+//! Connection state that an agent passes on to the next one.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub struct ConnectionMemory {
 }
 
 impl ConnectionMemory {
-    /// What a record says; nothing where it was never written.
+    /// Decodes a record; `None` if it was never written.
     pub fn of(record: &ConnectionRecord) -> Option<Self> {
         let state = match record.state {
             ConnectionRecord::UP => State::Up,
@@ -56,7 +56,7 @@ impl ConnectionMemory {
     }
 }
 
-/// The same moment by the clock of this process and by that of the machine, which goes on while it is suspended.
+/// A moment by this process's clock and by `CLOCK_BOOTTIME`, which also advances while the machine is suspended.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     here: Instant,
@@ -73,7 +73,7 @@ impl Clock {
         Self::at(Instant::now(), since_boot)
     }
 
-    /// A moment of both clocks.
+    /// The same moment by both clocks.
     pub fn at(here: Instant, since_boot: Duration) -> Self {
         Self { here, since_boot }
     }

@@ -9,22 +9,22 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Its interface is there and running, and its tunnel is up and its health check passes if it has them.
+    /// Its interface exists and is running. Its tunnel is up and its health check passes, if configured.
     Up,
-    /// As `Up`, but not for long enough since it last failed, or not known to be healthy yet: it gets no traffic while
-    /// another can take it. Shown as down.
+    /// As `Up`, but in hold-down after a failure, or its health is not known yet. It gets no traffic while another
+    /// next hop can take it. Displayed as down.
     #[serde(rename(serialize = "down"), skip_deserializing)]
     #[cfg_attr(test, schemars(skip))]
     HoldDown,
     Down,
-    /// Taken down by hand.
+    /// Administratively down.
     AdminDown,
 }
 
 /// States by connection name.
 pub type States = BTreeMap<String, State>;
 
-/// How a [`State`] is recorded: with the hold-down, which a status does not show.
+/// A [`State`] as recorded: with the hold-down, which a status does not show.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "State", rename_all = "snake_case")]
 pub enum RecordedState {

@@ -1,8 +1,8 @@
-//! One agent in a network namespace: two would remove each other's routes, whatever their sockets are.
+//! One agent per network namespace: two agents would remove each other's routes, even with different sockets.
 //!
-//! The lock is `flock` on a file in a directory that root alone can enter, so nobody else can hold it. The file is named
-//! after the namespace's inode number, which is unique among the namespaces that exist. The kernel releases the lock with
-//! the process, however that ends (flock(2)).
+//! The lock is `flock` on a file in a directory that only root can enter, so that no other user can hold it. The file
+//! is named after the namespace's inode number, which is unique among existing namespaces. The kernel releases the
+//! lock when the process ends for any reason (flock(2)).
 
 use std::{
     fs::{self, File},
@@ -24,16 +24,16 @@ use rustix::{
     io::Errno,
 };
 
-/// Where agents keep their sockets and locks.
+/// Directory of the agents' sockets and locks.
 const DIRECTORY: &str = "/run/vpnhub";
 /// The network namespace of the calling thread.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
-/// Of version 0.1: an abstract address.
+/// Abstract socket address of version 0.1.
 const OLD_NAME: &[u8] = b"vpnhub/agent";
 /// Write permission of group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// The right to be the agent of this network namespace, until dropped.
+/// The instance lock of this network namespace, held until dropped.
 #[derive(Debug)]
 pub struct InstanceLock {
     directory: OwnedFd,
@@ -43,16 +43,16 @@ pub struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Takes the right, in the network namespace of the calling thread.
+    /// Takes the lock for the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When another agent has it, or when somebody else could write where the lock is.
+    /// When another agent holds it, or when another user could write to its directory.
     pub fn claim() -> Result<Self> {
         Self::claim_in(Path::new(DIRECTORY))
     }
 
-    /// The same, with the directory of locks in `parent`, which is made if it is not there. Whoever can rename `parent`
-    /// must be trusted.
+    /// As [`Self::claim`], with the lock directory in `parent`, which is created if missing. Users who can rename
+    /// `parent` must be trusted.
     ///
     /// # Errors
     /// As [`Self::claim`].
@@ -73,7 +73,7 @@ impl InstanceLock {
                     return Err(error).with_context(|| format!("cannot lock {}/lock/{name}", parent.display()));
                 }
             }
-            // The agent that had it may have removed the file since it was opened here.
+            // The previous holder may have removed the file since it was opened here.
             if is_file(&directory, &name, &file)? {
                 return Ok(Self { directory, name, _file: file });
             }
@@ -83,19 +83,20 @@ impl InstanceLock {
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
-        // While it is locked: another agent that has it open sees that it is not the file of that name any more.
+        // Unlink while locked: another agent that has the file open then detects that the name no longer refers to
+        // it.
         let _ = unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
     }
 }
 
-/// Whether version 0.1 seems to run in the network namespace of the calling thread: it holds an abstract address there. So
-/// could anybody, so this is to be told and nothing else.
+/// Whether version 0.1 seems to run in the network namespace of the calling thread: it binds an abstract address
+/// there. Any process could bind it, so use this only for a warning.
 pub fn old_agent_runs() -> bool {
     let connect = || UnixDatagram::unbound()?.connect_addr(&SocketAddr::from_abstract_name(OLD_NAME)?);
     connect().is_ok()
 }
 
-/// Opens `parent/lock`, which nobody but root may change.
+/// Opens `parent/lock`, which only root may modify.
 fn open_directory(parent: &Path) -> Result<OwnedFd> {
     let make = |path: &Path, mode| match fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -110,7 +111,7 @@ fn open_directory(parent: &Path) -> Result<OwnedFd> {
     guarded(&path, OTHERS_WRITE)
 }
 
-/// Opens a directory that is root's, and of whose mode none of these bits is set.
+/// Opens a directory that root owns and whose mode has none of the `forbidden` bits.
 fn guarded(path: &Path, forbidden: u32) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty()).map(File::from).with_context(|| {
@@ -130,7 +131,7 @@ fn guarded(path: &Path, forbidden: u32) -> Result<OwnedFd> {
     Ok(directory.into())
 }
 
-/// Whether `file` is the one of this name.
+/// Whether `file` is the file of this name.
 fn is_file(directory: &OwnedFd, name: &str, file: &OwnedFd) -> Result<bool> {
     let opened = fstat(file.as_fd()).context("cannot look at the lock")?;
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -1,4 +1,4 @@
-//! Whoever is not root can neither hold the lock nor keep root from it. Needs root.
+//! Users other than root can neither hold the lock nor prevent root from taking it. Needs root.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ fn folder() -> TempDir {
     folder
 }
 
-/// In a network namespace of its own.
+/// Runs in a new network namespace.
 fn elsewhere<T: Send>(closure: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -63,7 +63,7 @@ fn another_namespace_has_a_lock_of_its_own() {
 #[test]
 fn files_are_roots_alone_whatever_the_umask() {
     let folder = folder();
-    // The umask belongs to the process, and others make files meanwhile: what is asked for counts here.
+    // The umask is per process and other tests create files concurrently: assert the requested modes.
     let lock = InstanceLock::claim_in(folder.path()).expect("nobody has it");
     let directory = folder.path().join("lock");
     assert_eq!(mode(&directory), 0o700);

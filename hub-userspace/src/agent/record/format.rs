@@ -1,7 +1,7 @@
-//! The lines of a recording: a header, then an event a line.
+//! The lines of a recording: a header, then one event per line.
 //!
-//! Host and tunnels are written as what is different from the line before: the picture of a large host has megabytes, and
-//! most events change one entry of it.
+//! Host and tunnels are written as differences from the previous line: the state of a large host takes megabytes, and
+//! most events change one entry.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,10 +28,10 @@ use crate::{
     kernel::netlink::{Changes, HostState, Link, Problems},
 };
 
-/// A recording of another version cannot be read: this counts up with each change of a line's form.
+/// Format version, increased with each change of the format. Other versions cannot be read.
 pub const VERSION: u32 = 1;
 
-/// What the agent starts from: all that [`World::new`](crate::agent::world::World::new) gets.
+/// The agent's initial state: all arguments of [`World::new`](crate::agent::world::World::new).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecordingHeader {
@@ -39,9 +39,9 @@ pub struct RecordingHeader {
     /// The agent's version.
     pub agent: String,
     pub attach: AttachMode,
-    /// `CLOCK_BOOTTIME`, by which inherited times are told.
+    /// `CLOCK_BOOTTIME`, the clock of inherited times.
     pub since_boot: Duration,
-    /// As `vpnhub config show` prints it: secrets are in files of their own, and not in here.
+    /// As printed by `vpnhub config show`: secrets are in separate files and not included.
     pub config: String,
     pub inherited: Inherited,
     pub host: HostChange,
@@ -76,7 +76,7 @@ pub struct Line {
     pub event: RecordedEvent,
 }
 
-/// An [`Event`] as it is written; [`Event::Done`] never is: it follows from what the agent does.
+/// An [`Event`] as written. [`Event::Done`] is never written: it follows from the agent's effects.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordedEvent {
@@ -95,7 +95,7 @@ pub enum RecordedEvent {
     Interfaces(Problems),
     Change {
         difference: Difference,
-        /// As [`RecordingHeader::config`]; none where it follows from the difference.
+        /// As [`RecordingHeader::config`]; `None` if it follows from the difference.
         config: Option<String>,
     },
     Secrets,
@@ -107,7 +107,7 @@ pub enum RecordedEvent {
     GraceOver,
 }
 
-/// Makes lines of events.
+/// Encodes events as lines.
 #[derive(Debug, Default)]
 pub struct Encoder {
     /// As last written.
@@ -122,7 +122,7 @@ impl Encoder {
         Ok(serde_json::to_string(header)? + "\n")
     }
 
-    /// The line of an event that comes so long after the start; nothing for one that is not recorded.
+    /// Encodes an event that happened `at` after the start; `None` for an event that is not recorded.
     pub fn line(&mut self, event: &Event, at: Duration) -> serde_json::Result<Option<String>> {
         let Some(event) = self.entry(event) else { return Ok(None) };
         let at = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
@@ -165,7 +165,7 @@ impl Encoder {
     }
 }
 
-/// What makes one map another.
+/// Difference between two maps.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MapChange<K, V> {
@@ -186,7 +186,7 @@ impl<K: Ord + Clone + Hash, V: PartialEq + Clone> MapChange<K, V> {
         self.set.is_empty() && self.gone.is_empty()
     }
 
-    /// Takes time for what is different, not for what there is.
+    /// Runs in time proportional to the difference, not to the size of the maps.
     fn between(old: &OrdMap<K, V>, new: &OrdMap<K, V>) -> Self {
         let mut change = Self::default();
         for item in old.diff(new) {
@@ -208,7 +208,7 @@ impl<K: Ord + Clone + Hash, V: PartialEq + Clone> MapChange<K, V> {
     }
 }
 
-/// What makes one host another.
+/// Difference between two hosts.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostChange {
@@ -241,7 +241,7 @@ impl HostChange {
     }
 }
 
-/// What makes one [`Tunnels`] another.
+/// Difference between two [`Tunnels`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunnelsChange {

@@ -1,12 +1,12 @@
-//! `run --record FILE`: every event from outside, as it goes into [`step`](super::step::step), as a line of JSON.
+//! `run --record FILE`: every input event of [`step`](super::step::step), as a line of JSON.
 //!
-//! | file | holds |
+//! | file | contents |
 //! | --- | --- |
 //! | `format` | the header and the lines |
-//! | `read` | a recording as events again, for the tests that replay it |
+//! | `read` | parses a recording into events, for tests that replay it |
 //!
-//! A thread of its own compares, formats and writes. The agent only puts a copy of the event into a queue, which costs a few
-//! reference counts, and never waits: if the queue is full or the file cannot be written, the recording ends.
+//! A separate thread compares, formats and writes. The agent only queues a copy of the event, which costs a few
+//! reference counts, and never waits. If the queue is full or the file cannot be written, the recording ends.
 
 pub(super) mod format;
 #[cfg(test)]
@@ -29,15 +29,15 @@ use tracing::{info, warn};
 use self::format::{Encoder, RecordingHeader};
 use super::event::Event;
 
-/// Most bytes of a recording.
+/// Maximum size of a recording in bytes.
 const MOST_BYTES: usize = 256 << 20;
-/// Most recordings of earlier agents that are kept beside one.
+/// Maximum number of recordings of earlier agents beside one.
 const MOST_EARLIER: usize = 9;
-/// Events that the writer may be behind.
+/// Events that the writer may lag behind.
 const QUEUE: usize = 8192;
-/// Bytes that are written at once, at least while there is more to come.
+/// Bytes per write while the queue is not empty.
 const BATCH: usize = 64 << 10;
-/// Most that a stop waits for the writer.
+/// Longest wait for the writer at a stop.
 const END_WITHIN: Duration = Duration::from_secs(2);
 
 /// A file to record into.
@@ -48,11 +48,12 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Makes the file, for its owner alone. Follows no link and overwrites nothing: where there is something of this name,
-    /// the file is `PATH.1`, up to `PATH.9`. So an agent that systemd starts again after a crash keeps what led to it.
+    /// Creates the file with mode 0600. Follows no symbolic link and overwrites nothing: if the name exists, the file
+    /// is `PATH.1`, up to `PATH.9`. An agent that systemd restarts after a crash therefore preserves the recording of
+    /// that crash.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the file cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
         let numbered = (1..=MOST_EARLIER).map(|number| {
             let mut name = path.as_os_str().to_owned();
@@ -70,10 +71,10 @@ impl Recording {
         bail!("cannot record to {path}: it exists, and so do {path}.1 to {path}.{MOST_EARLIER}: move them away")
     }
 
-    /// Writes the header, then what is recorded. `began` is when the header was true.
+    /// Writes the header, then the recorded events. `began` is the time at which the header was taken.
     ///
     /// # Errors
-    /// When there is no thread for it.
+    /// When the header cannot be serialized or the thread cannot be started.
     pub(super) fn begin(self, header: &RecordingHeader, began: Instant) -> Result<Recorder> {
         let Self { file, path } = self;
         let (events, queue) = sync_channel(QUEUE);
@@ -91,7 +92,7 @@ impl Recording {
                 }
                 Err(Stop::Failed(error)) => warn!("the recording {} ends here: {error}", path.display()),
             }
-            // Who records learns of the end before who waits for it.
+            // The recorder must see the end before its drop does.
             drop(queue);
             drop(end);
         })?;
@@ -99,12 +100,12 @@ impl Recording {
     }
 }
 
-/// Records for as long as it is there.
+/// Records until dropped.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    /// Nothing once the recording has ended.
+    /// `None` after the recording has ended.
     events: Option<SyncSender<(Instant, Event)>>,
-    /// Disconnected when all is written.
+    /// Disconnected when everything is written.
     ended: Receiver<()>,
 }
 
@@ -117,7 +118,7 @@ impl Recorder {
                 warn!("the recording ends here: its file is written too slowly");
                 self.events = None;
             }
-            // The writer has said why.
+            // The writer has logged the reason.
             Err(TrySendError::Disconnected(_)) => self.events = None,
         }
     }
@@ -140,23 +141,23 @@ enum Stop {
 
 struct RecordWriter<W> {
     out: W,
-    /// Whole lines.
+    /// Complete lines.
     buffer: Vec<u8>,
-    /// Bytes that may still come.
+    /// Bytes left until [`MOST_BYTES`].
     left: usize,
     began: Instant,
     encoder: Encoder,
 }
 
 impl<W: Write> RecordWriter<W> {
-    /// Until nobody records any more.
+    /// Runs until the recorder is dropped.
     fn run(&mut self, queue: &Receiver<(Instant, Event)>) -> Result<(), Stop> {
         loop {
             let next = match queue.try_recv() {
                 Ok(next) => next,
                 Err(TryRecvError::Disconnected) => return self.flush(),
                 Err(TryRecvError::Empty) => {
-                    // Someone may read it now, or the agent be killed.
+                    // A reader may look at the file now, or the agent may be killed.
                     self.flush()?;
                     let Ok(next) = queue.recv() else { return Ok(()) };
                     next

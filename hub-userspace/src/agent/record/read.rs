@@ -1,4 +1,4 @@
-//! A recording as events again.
+//! Parses a recording into events.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     kernel::netlink::HostState,
 };
 
-/// What a recording says.
+/// A parsed recording.
 #[derive(Debug)]
 pub struct Recorded {
     pub header: RecordingHeader,
@@ -23,7 +23,7 @@ pub struct Recorded {
 }
 
 /// # Errors
-/// A sentence about the first line that is not understood.
+/// A message about the first invalid line.
 pub fn read(text: &str) -> Result<Recorded, String> {
     let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     let (number, first) = lines.next().ok_or("a recording begins with a header: there is none")?;

@@ -17,7 +17,7 @@ use crate::{
 
 const SECRET: &str = "correct-horse-battery-staple";
 
-/// A configuration with a secret in a file beside it.
+/// A configuration with a secret in a separate file.
 fn config(folder: &Path) -> Config {
     let secret = folder.join("site.psk");
     let text = format!(
@@ -96,7 +96,7 @@ fn a_file_is_made_for_its_owner_alone_and_nothing_is_overwritten_or_followed() {
     assert!(error.contains("No such file or directory"), "{error}");
 }
 
-/// Fails after some bytes.
+/// Fails after `left` bytes.
 struct Disk {
     left: usize,
     has: Vec<u8>,
@@ -118,7 +118,7 @@ impl Write for Disk {
     }
 }
 
-/// How a recording of very many events ends, and how much it has.
+/// Result and size of a recording with very many events.
 fn write_many(disk: usize, left: usize) -> (Result<(), Stop>, usize) {
     let (events, queue) = sync_channel(10_000);
     let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Tables without their numbers: what two agents that got there by other ways must have alike.
+//! Tables without their IDs, to compare agents with different histories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,22 +11,22 @@ use super::{
 };
 use crate::fib::tables::{FamilyMaps, Prefix, Tables};
 
-/// Buckets by which two ways of sharing out may differ.
+/// Largest difference in buckets between two distributions.
 const ROUNDING: usize = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Canonical {
     connections: BTreeSet<String>,
     attachments: BTreeMap<u32, (Attachment, String, Vec<String>)>,
-    /// Selectors of connections, for what goes to them.
+    /// Selectors of connections, for packets to them.
     selectors: BTreeMap<String, Vec<String>>,
-    /// Entries, of which there must be no more than are in use.
+    /// Numbers of entries: no unused entry may remain.
     entries: [usize; 3],
     others: String,
     attached: BTreeMap<u32, String>,
     guard: String,
     kernel_routes: String,
-    /// Flags, members and the kinds of next hops.
+    /// Flags, members and kinds of next hops.
     routes: BTreeMap<IpNet, (u16, BTreeSet<String>, BTreeSet<String>)>,
 }
 
@@ -67,7 +67,7 @@ pub fn canonical(state: &State) -> Canonical {
     }
 }
 
-/// Every destination's flows are shared out alike.
+/// Asserts that every destination's flows are distributed alike.
 pub fn shares_must_agree(one: &State, other: &State) {
     for (destination, route) in &one.routes {
         let count = |state: &State, route: &Route| {
@@ -87,7 +87,7 @@ pub fn shares_must_agree(one: &State, other: &State) {
     }
 }
 
-/// The selectors of a scope, in words.
+/// The selectors of a scope as text.
 fn scope(tables: &Tables, number: u32) -> Vec<String> {
     let Tables { policy, .. } = tables;
     let mut all = of_family(tables, &policy.v4, number);

@@ -17,12 +17,12 @@ use crate::{
     kernel::netlink::{Changes, HostState, Link},
 };
 
-/// Connections that there may be.
+/// Maximum number of connections.
 pub const SITES: usize = 5;
-/// Interface index of the VPC side.
+/// Interface index of the VPC.
 const VPC: u32 = 90;
 
-/// Names of interfaces that connections may have: tunnels, Ethernet links, one of which has no native XDP.
+/// Interface names of connections: tunnels and Ethernet links, one without native XDP.
 const INTERFACES: [&str; 6] = ["tun0", "tun1", "veth0", "veth1", "nic0", "tun2"];
 
 fn is_ethernet(name: &str) -> bool {
@@ -36,7 +36,7 @@ pub fn config(random: &mut SmallRng) -> Config {
         let table = [254, 100].choose(random).expect("there are some");
         write!(text, "[vpc]\ninterface = \"vpc0\"\ncidrs = [\"192.168.0.0/16\"]\npublish_table = {table}\n").unwrap();
     }
-    // One site, for its connections share prefixes.
+    // One site, because its connections share prefixes.
     text += "[customer_gateway.site]\naddress = \"198.51.100.1\"\n";
     let (mut names, mut used) = (Vec::new(), BTreeSet::new());
     for site in 0..SITES {
@@ -45,7 +45,7 @@ pub fn config(random: &mut SmallRng) -> Config {
         }
         let interface = INTERFACES.choose(random).expect("there are some");
         let peer = if is_ethernet(interface) { format!("peer = \"169.254.1.{}\"\n", 10 + site) } else { String::new() };
-        // Connections of one interface have no prefix in common.
+        // Connections on the same interface share no prefix.
         let shared = if used.insert(interface) { ", \"10.200.0.0/16\"" } else { "" };
         let locals =
             ["[\"0.0.0.0/0\"]", "[\"192.168.0.0/16\", \"10.0.0.0/8\"]"].choose(random).expect("there are some");
@@ -92,7 +92,7 @@ pub fn config(random: &mut SmallRng) -> Config {
     parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0
 }
 
-/// A link of that name, up or not.
+/// A link of that name, up or down.
 fn link(random: &mut SmallRng, name: &str, index: u32) -> Link {
     let ethernet = is_ethernet(name);
     Link {
@@ -117,7 +117,7 @@ pub fn host(random: &mut SmallRng) -> HostState {
     host
 }
 
-/// Changes something of a host; what.
+/// Makes a random change to a host and returns it.
 pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
     let mut changes = Changes::default();
     let slot = random.random_range(0..=INTERFACES.len());
@@ -136,7 +136,7 @@ pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
             changes.gone.insert(index);
         }
         (1..=5, _) | (0, None) => {
-            // The same index, or a new one, of an interface that is made again.
+            // A recreated interface has the same index or a new one.
             let index = old.unwrap_or_else(|| match name {
                 "vpc0" => VPC,
                 _ => 10 + u32::try_from(slot).expect("few") + 10 * random.random_range(0..3),
@@ -164,7 +164,7 @@ pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
     changes
 }
 
-/// What charon has.
+/// Random SAs of charon.
 pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
     if random.random_bool(0.1) {
         return Arc::new(Tunnels {

@@ -1,4 +1,4 @@
-//! What tables say of a packet, read off them as plainly as can be.
+//! The tables' decision about a packet: a reference implementation, as simple as possible.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,16 +21,16 @@ pub struct Packet {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// By whom the source's selectors admit it.
+    /// Connection whose selectors admit the source.
     pub admitted: Option<Admitted>,
-    /// Where it goes.
+    /// Destination of the packet.
     pub way: Option<Way>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admitted {
     By(String),
-    /// By protocols and ports: the rules, with names for slots.
+    /// Restricted to protocols and ports: the rules, with names for slots.
     Limited(Vec<(String, Rule)>),
 }
 
@@ -76,7 +76,7 @@ fn way(tables: &Tables, routes: &BTreeMap<IpNet, Route>, destination: Ipv4Addr) 
     Some(Way::Connections(owners.into_iter().map(|owner| name(tables, owner)).collect()))
 }
 
-/// Where the buckets of a route lead.
+/// Next hops of a route's buckets.
 pub fn buckets(tables: &Tables, route: Route) -> impl Iterator<Item = &hub_common::maps::NextHop> {
     let egress: &EgressTables = &tables.egress;
     (route.first_bucket..=route.first_bucket + u32::from(route.bucket_mask)).map(move |bucket| {

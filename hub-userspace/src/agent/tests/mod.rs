@@ -1,4 +1,4 @@
-//! Steps of the agent, on a host that is simulated: no root, no kernel.
+//! Tests of the agent's steps on a simulated host: need neither root nor a kernel.
 
 mod canonical;
 mod draw;

@@ -1,4 +1,4 @@
-//! Orders that matter.
+//! Tests of the order of effects.
 
 use std::{
     fmt::Write as _,

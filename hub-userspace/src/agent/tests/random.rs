@@ -1,5 +1,5 @@
-//! After any sequence of events the tables are those that an agent would make that knows no history, and in between no packet
-//! finds less than before or after.
+//! After any sequence of events, the tables equal those of a new agent without history. In between, no packet finds
+//! less than before or after.
 
 use std::{
     sync::Arc,
@@ -20,7 +20,7 @@ use crate::{
     datapath::Inherited,
 };
 
-/// Sequences of events, and events of each.
+/// Number of sequences, and events in each.
 const SEQUENCES: u64 = 30;
 const EVENTS: usize = 30;
 
@@ -83,7 +83,7 @@ pub fn change(old: &Config, new: Config) -> Event {
     Event::Change(Arc::new(Transition { difference, config: Some(Arc::new(new)) }))
 }
 
-/// What a packet met between two writes is what it met before or after all of them.
+/// Asserts that between two writes, every packet gets the result from before or after all writes.
 pub fn must_be_continuous(agent: &Agent, before: &[Answer]) {
     let state = agent.state.borrow();
     let after = state.answers();
@@ -108,7 +108,7 @@ pub fn must_be_as_from_scratch(agent: &Agent) {
     let old = &agent.world;
     let (config, time) = (Config::clone(&old.config), Duration::from_secs(1000));
     let mut fresh = Agent::inheriting(config, &old.host, Inherited::default(), agent.mode, time, agent.now);
-    // What no agent could know without having been there.
+    // Copy the state that a new agent cannot derive.
     let world = &mut fresh.world;
     (world.tunnels, world.policies) = (Arc::clone(&old.tunnels), Arc::clone(&old.policies));
     (world.checks, world.health) = (old.checks.clone(), old.health.clone());

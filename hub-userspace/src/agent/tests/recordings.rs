@@ -1,5 +1,5 @@
-//! Recordings of real agents (`vpnhub run --record`), played on a simulated host: the tables end as those of an agent without
-//! history, no packet finds less in between, and listeners are told what they were told.
+//! Replays recordings of real agents (`vpnhub run --record`) on a simulated host. The final tables equal those of an
+//! agent without history, no packet finds less in between, and listeners receive the same notices.
 //!
 //! `recordings/NAME.jsonl` is a recording, `NAME.expected` the notices: `UPDATE_EXPECTED=1` writes them.
 
@@ -27,13 +27,13 @@ use crate::{
     api_types::event::ConnectionEvent,
 };
 
-/// Packets that are looked at between writes: each write looks at all of them.
+/// Maximum number of test packets: each write evaluates all of them.
 const MOST_PACKETS: usize = 400;
 
-/// When the agent does what can wait.
+/// When the agent performs deferrable work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
-    /// When it was recorded.
+    /// As recorded.
     Recorded,
     /// After each event, so that each can be checked.
     AtOnce,
@@ -72,7 +72,7 @@ fn must_be_as_expected(path: &Path, notices: &[String]) {
     assert!(text == expected, "{} does not say this (UPDATE_EXPECTED=1 makes it):\n{text}", path.display());
 }
 
-/// What listeners were told, and how often the tables were compared.
+/// Returns the notices, and how often the tables were compared.
 fn play(recorded: Recorded, pace: Pace) -> (Vec<String>, usize) {
     let Recorded { header, config, host, events } = recorded;
     let start = Instant::now();
@@ -110,7 +110,7 @@ fn play(recorded: Recorded, pace: Pace) -> (Vec<String>, usize) {
     (notices, checks)
 }
 
-/// All that follows from the events so far is done.
+/// Whether the agent has handled all events so far.
 fn is_quiet(agent: &Agent) -> bool {
     let world = &agent.world;
     let is_due = world.due() <= agent.now;
@@ -125,7 +125,7 @@ fn notice(at: Duration, event: &ConnectionEvent) -> String {
     format!("{:9.3} {connection}: {was} -> {state:?}; {reason}; selectors {selectors}", at.as_secs_f64())
 }
 
-/// From each interface: from and to each site, the VPC and the hub.
+/// Packets from each interface: from and to each site, the VPC and the hub.
 fn packets(world: &World) -> Vec<Packet> {
     let config = world.config();
     let sites = config.connections.values().flat_map(|connection| &connection.remote_cidrs);

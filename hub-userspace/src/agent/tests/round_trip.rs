@@ -1,4 +1,4 @@
-//! Events that are written and read again are the same events, and do the same.
+//! Events survive a write and a read unchanged and have the same effects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -134,7 +134,7 @@ fn write(config: &Config, host: &HostState, inherited: &Inherited, events: &[(Du
     text
 }
 
-/// Every kind of event in turn; what is in them is random where it can be.
+/// Every kind of event in turn, with random contents where possible.
 fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec<(Duration, Event)> {
     let event = |index| {
         let event = match index % 14 {
@@ -198,7 +198,7 @@ fn policies(random: &mut SmallRng) -> Arc<follow::Policies> {
     Arc::new(follow::Policies { table: random.random_bool(0.8).then(|| Arc::new(table)), problem })
 }
 
-/// Of a configuration, where its objects come from is another thing.
+/// Text for comparisons: ignores the origin of a configuration's objects.
 fn comparable(event: &Event) -> String {
     match event {
         Event::Change(transition) => {

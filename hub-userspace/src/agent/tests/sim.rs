@@ -1,4 +1,4 @@
-//! A datapath and a kernel that only remember, and watch that nothing is open in between.
+//! A simulated datapath and kernel that store their state, and check at each step that no unfiltered path is open.
 
 use std::{
     cell::RefCell,
@@ -35,34 +35,34 @@ use crate::{
     },
 };
 
-/// What the simulated host has.
+/// State of the simulated host.
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent things that fail, or are waited for")]
 pub struct State {
-    /// As the kernel has it.
+    /// The kernel's view.
     pub host: HostState,
     pub tables: Tables,
     pub routes: BTreeMap<IpNet, Route>,
-    /// Names of the attached interfaces by index.
+    /// Names of the attached interfaces, by index.
     pub attached: BTreeMap<u32, String>,
     pub group: BTreeSet<u32>,
     pub guard: Option<Ruleset>,
     pub kernel_routes: BTreeMap<RouteKey, Arc<RouteAction>>,
-    /// What was done, in order.
+    /// Performed operations, in order.
     pub log: Vec<String>,
-    /// The write of the entry so far from now fails.
+    /// The write of the entry this many entries ahead fails.
     pub fails_in: Option<usize>,
     pub guard_fails: bool,
     pub group_fails: bool,
     pub settles: bool,
     pub grace: bool,
-    /// Packets to be looked at after each write, and what became of them.
+    /// Packets evaluated after each write, and the results.
     pub packets: Vec<Packet>,
     pub answers: Vec<Vec<Answer>>,
 }
 
 impl State {
-    /// What becomes of the packets now. Panics where something leads nowhere.
+    /// Evaluates the packets now. Panics on a dangling reference.
     pub fn answers(&self) -> Vec<Answer> {
         self.packets.iter().map(|packet| evaluate(&self.tables, &self.routes, packet)).collect()
     }
@@ -71,7 +71,7 @@ impl State {
         self.host.links.get(&ifindex).map(|link| link.name.as_str())
     }
 
-    /// Nothing that the kernel could forward to a site goes past the nftables table.
+    /// Asserts that no kernel route to a site bypasses the nftables table.
     fn must_be_closed(&self) {
         for (key, action) in &self.kernel_routes {
             let RouteAction::Unicast { next_hops } = &**action else { continue };
@@ -107,7 +107,7 @@ impl Datapath for Sim {
                     };
                 }
             }
-            // What is deleted from an array stays until its index is used again.
+            // A deleted array element stays until its index is reused.
             let stays = matches!(&one, Write::Buckets(changes) | Write::Ports(changes) if changes[0].1.is_none())
                 || matches!(&one, Write::NextHops(changes) if changes[0].1.is_none())
                 || matches!(&one, Write::PortRules(changes) if changes[0].1.is_none());
@@ -134,7 +134,7 @@ impl Datapath for Sim {
         }
         assert!(state.tables.policy.attachments.contains_key(&ifindex), "{name} is attached without tables");
         state.attached.insert(ifindex, name.to_owned());
-        // Of the drivers here, some have no native XDP.
+        // Some drivers of the simulation have no native XDP.
         let is_tc = mode == AttachMode::Tc || name.starts_with("nic");
         Ok(Attached { mode: if is_tc { "tc" } else { "xdp-native" }, reason: reason.map(str::to_owned) })
     }
@@ -255,7 +255,7 @@ impl Agent {
         Self::inheriting(config, host, Inherited::default(), AttachMode::Auto, Duration::from_secs(1000), now)
     }
 
-    /// One that takes over from another, so long after the machine's start.
+    /// An agent that takes over from another one, `since_boot` after the boot.
     pub fn inheriting(
         config: Config,
         host: &HostState,
@@ -284,7 +284,7 @@ impl Agent {
         drive(&mut self.world, &mut self.edge, event, || now)
     }
 
-    /// Does all that is due, and all that can wait.
+    /// Handles everything that is due, and all deferrable work.
     pub fn settle(&mut self) {
         self.plan();
         while self.world.due() <= self.now {
@@ -293,7 +293,7 @@ impl Agent {
         }
     }
 
-    /// Does all that can wait.
+    /// Handles all deferrable work.
     pub fn plan(&mut self) {
         loop {
             let settles = std::mem::take(&mut self.state.borrow_mut().settles);
@@ -306,7 +306,7 @@ impl Agent {
         }
     }
 
-    /// The host is like this now.
+    /// Reports the host's new state to the agent.
     pub fn see(&mut self, host: HostState, changes: crate::kernel::netlink::Changes) -> Result<()> {
         self.state.borrow_mut().host = host.clone();
         self.take(Event::Host { host, changes })
@@ -316,13 +316,13 @@ impl Agent {
         std::mem::take(&mut self.state.borrow_mut().log)
     }
 
-    /// The next that listeners are told.
+    /// The next event that a listener receives.
     pub fn reported(&mut self) -> Option<crate::api_types::event::ConnectionEvent> {
         self.events.try_recv().ok()
     }
 }
 
-/// The same changes, one at a time.
+/// The same changes, one per write.
 fn singles(write: &Write) -> Vec<Write> {
     macro_rules! split {
         ($($kind:ident),+) => {

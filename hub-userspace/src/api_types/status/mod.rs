@@ -1,4 +1,4 @@
-//! What `vpnhub status` and the control socket show. The JSON is a contract: fields may be added, never changed.
+//! Output of `vpnhub status` and the control socket. The JSON is a contract: fields may be added, never changed.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::{
     store::WriteState,
 };
 
-/// Counts by name of the [`Reason`], zeros included.
+/// Counts by name of the [`Reason`], including zeros.
 pub type Reasons = BTreeMap<String, u64>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,24 +24,24 @@ pub type Reasons = BTreeMap<String, u64>;
 pub struct Status {
     pub gateway: GatewayStatus,
     pub vpc: Option<VpcStatus>,
-    /// In order of their names.
+    /// Ordered by name.
     pub connections: Vec<ConnectionStatus>,
-    /// Those of the files in their order, then those of the store, oldest first.
+    /// Routes of the files in file order, then those of the store, oldest first.
     pub routes: Vec<RouteStatus>,
-    /// Objects of the store that are not in force, because they conflict with a file or an older one.
+    /// Objects of the store that are not in force, because they conflict with a file or an older object.
     #[serde(default)]
     pub set_aside: Vec<SetAside>,
-    /// Of a reload that is to be confirmed, or was not.
+    /// State of a reload that awaits confirmation, or was not confirmed.
     #[serde(default)]
     pub confirmation: Option<Confirmation>,
-    /// Of all connections, the VPC and what cannot be attributed.
+    /// Of all connections, the VPC and unattributed packets.
     pub drops: Reasons,
-    /// As `drops`: what was left to the kernel.
+    /// As `drops`: packets passed to the kernel.
     pub passes: Reasons,
-    /// What the nftables table has kept the kernel from forwarding, delivering or sending, by its counters.
+    /// Packets that the nftables table has prevented the kernel from forwarding, delivering or sending, by counter.
     #[serde(default)]
     pub kernel_drops: Reasons,
-    /// Of these: packets to a site from interfaces that are no site's, by the interface's name.
+    /// Of these, packets to a site from interfaces that belong to no site, by interface name.
     #[serde(default)]
     pub strangers: Reasons,
 }
@@ -52,7 +52,7 @@ pub struct Status {
 pub struct FullStatus {
     #[serde(flatten)]
     pub status: Status,
-    /// An agent of an earlier version does not say.
+    /// `None` from agents of earlier versions.
     #[serde(default)]
     pub store: Option<StoreStatus>,
 }
@@ -62,7 +62,7 @@ pub struct FullStatus {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StoreStatus {
     pub path: String,
-    /// Why changes are refused, and what to do: as of the last change.
+    /// Why changes are rejected, and how to fix it, as of the last change.
     pub problem: Option<String>,
 }
 
@@ -72,20 +72,20 @@ impl From<&WriteState> for StoreStatus {
     }
 }
 
-/// What a datapath does that runs without an agent.
+/// Status of a datapath that runs without an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WithoutAgent {
     /// Always `false`.
     pub agent: bool,
     pub interfaces: Vec<RunningInterfaceStatus>,
-    /// In order of their names, with the counters that the next agent goes on with.
+    /// Ordered by name, with the counters that the next agent continues.
     pub connections: Vec<RunningConnectionStatus>,
     pub drops: Reasons,
     pub passes: Reasons,
 }
 
-/// An interface with the program on it; nameless where it is in another network namespace.
+/// An interface with the program attached; has no name if it is in another network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunningInterfaceStatus {
@@ -121,7 +121,7 @@ impl From<Running> for WithoutAgent {
     }
 }
 
-/// What the nftables table has dropped.
+/// Packets that the nftables table has dropped.
 #[derive(Debug, Clone, Default)]
 pub struct KernelDrops {
     pub drops: Reasons,
@@ -170,19 +170,19 @@ pub struct ConnectionStatus {
     pub origin: Origin,
     pub interface: String,
     pub state: State,
-    /// Why it is not up.
+    /// Reason why it is not up.
     #[serde(default)]
     pub state_reason: Option<String>,
-    /// For how long it has been so.
+    /// Time in this state.
     #[serde(default)]
     pub state_seconds: f64,
-    /// How often its state changed since the agent started.
+    /// Number of state changes since the agent started.
     #[serde(default)]
     pub state_changes: u64,
-    /// Of a connection with a health check.
+    /// `None` without a health check.
     #[serde(default)]
     pub health: Option<Health>,
-    /// Of a connection with IPsec.
+    /// `None` without IPsec.
     #[serde(default)]
     pub ipsec: Option<IpsecStatus>,
     #[serde(flatten)]
@@ -191,22 +191,22 @@ pub struct ConnectionStatus {
     pub traffic: Traffic,
 }
 
-/// A connection's tunnel, as strongSwan tells it.
+/// A connection's tunnel, as reported by strongSwan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct IpsecStatus {
-    /// State of the IKE SA, as `ESTABLISHED`; nothing where there is none.
+    /// State of the IKE SA, such as `ESTABLISHED`; `None` if there is none.
     pub ike: Option<String>,
     /// Child SAs that carry traffic.
     pub children: Vec<ChildStatus>,
-    /// What the kernel program admits by them, as `10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]`: the site's side, and
-    /// the hub's. Nothing where the file's selectors are in force.
+    /// Selectors that the kernel program admits by them, such as `10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]`: the
+    /// site's side, then the hub's. `None` if the file's selectors are in force.
     #[serde(default)]
     pub selectors: Option<Vec<String>>,
-    /// What of that the program does not admit, and why.
+    /// Parts of the SAs that the program does not admit, with the reason.
     #[serde(default)]
     pub problems: Vec<String>,
-    /// What was in the way when it was tried last.
+    /// Error of the last attempt.
     pub fault: Option<String>,
 }
 
@@ -216,29 +216,29 @@ pub struct ChildStatus {
     /// Hexadecimal.
     pub spi_in: String,
     pub spi_out: String,
-    /// As of some seconds ago.
+    /// Some seconds old.
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// Age, as of some seconds ago.
+    /// Age in seconds, some seconds old.
     pub seconds: u64,
-    /// What was agreed on: the hub's side, and the site's. A protocol and ports, where it is for these alone, follow in
+    /// Negotiated traffic selectors: the hub's side, and the site's. Restrictions to a protocol and ports follow in
     /// brackets.
     pub local: Vec<String>,
     pub remote: Vec<String>,
-    /// The same as pairs: the site's side, and the hub's.
+    /// The same as pairs: the site's side, then the hub's.
     #[serde(default)]
     pub selectors: Vec<String>,
 }
 
-/// How a health check is doing.
+/// State of a health check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Health {
     pub healthy: bool,
-    /// Probes that left.
+    /// Probes sent successfully.
     pub sent: u64,
     pub received: u64,
-    /// Round trip of the last reply, seconds.
+    /// Round-trip time of the last reply, in seconds.
     pub round_trip: Option<f64>,
 }
 
@@ -246,26 +246,26 @@ pub struct Health {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Attachment {
-    /// `xdp-native`, `xdp-generic`, or nothing where it is not attached.
+    /// `xdp-native`, `xdp-generic`, or `None` if it is not attached.
     pub attach: Option<String>,
-    /// Why it is not native, or not at all.
+    /// Why it is not attached natively, or not at all.
     #[serde(default)]
     pub attach_reason: Option<String>,
 }
 
-/// Packets and bytes, the latter of IP packets, since the agent started.
+/// Packets and bytes (IP packet lengths) since the agent started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Traffic {
-    /// Came in from it, its selectors admitting them.
+    /// Received from it and admitted by its selectors.
     pub rx_packets: u64,
     pub rx_bytes: u64,
     /// Forwarded to it by the kernel program.
     pub tx_packets: u64,
     pub tx_bytes: u64,
-    /// Came in from it and were dropped.
+    /// Received from it and dropped.
     pub drops: Reasons,
-    /// Came in from it and were left to the kernel.
+    /// Received from it and passed to the kernel.
     pub passes: Reasons,
 }
 
@@ -297,7 +297,7 @@ pub struct RouteStatus {
     /// 0..=100.
     pub weight: u8,
     pub publish: bool,
-    /// The part of the destination's flows that takes this route now, 0..=1.
+    /// Current share of the destination's flows on this route, 0..=1.
     pub share: f64,
     /// `"origin"`: `"file"`, with `"file"` and `"line"`, or `"store"`.
     #[serde(flatten)]

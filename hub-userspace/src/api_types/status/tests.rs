@@ -1,8 +1,8 @@
-//! The JSON of `vpnhub status` is a contract. Two files for each of its two forms, in tests/status:
+//! The JSON of `vpnhub status` is a contract. tests/status has two files for each of its two forms:
 //!
-//! - `FORM.schema.json`: its JSON schema as of now;
-//! - `FORM.contract.txt`: its fields with their types, and the values of enumerations, a line each. Lines are added, never
-//!   changed or removed.
+//! - `FORM.schema.json`: its current JSON schema;
+//! - `FORM.contract.txt`: its fields with their types, and the values of enumerations, one per line. Lines are added,
+//!   never changed or removed.
 //!
 //! `UPDATE_EXPECTED=1 cargo test -p hub-userspace --lib status::` writes the schemas, and adds to the contracts.
 
@@ -19,7 +19,7 @@ use super::{FullStatus, WithoutAgent};
 
 const UPDATE: &str = "UPDATE_EXPECTED=1 cargo test -p hub-userspace --lib status::";
 
-/// The schema of what is written; texts from the source are no part of it.
+/// The schema of the output, without texts from the source.
 fn schema<T: JsonSchema>() -> Value {
     let schema = SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>();
     let mut schema = Value::from(schema);
@@ -30,7 +30,7 @@ fn schema<T: JsonSchema>() -> Value {
 fn remove_texts(schema: &mut Value) {
     match schema {
         Value::Object(keys) => {
-            // A field of this name has a schema, which is no text.
+            // A field with this name has a schema as its value, not a string.
             keys.retain(|key, value| !(["description", "title"].contains(&key.as_str()) && value.is_string()));
             keys.values_mut().for_each(remove_texts);
         }
@@ -56,7 +56,7 @@ fn is_update() -> bool {
 struct Shape {
     /// By path, such as `connections[].name`.
     types: BTreeMap<String, BTreeSet<String>>,
-    /// Values of enumerations, and which fields are always there.
+    /// Values of enumerations, and fields that are always present.
     others: BTreeSet<String>,
 }
 
@@ -71,7 +71,7 @@ impl Shape {
         types.chain(shape.others).collect()
     }
 
-    /// `is_certain`: whatever has this schema has all of it, not one of several alternatives.
+    /// `is_certain`: the schema applies unconditionally, not as one of several alternatives.
     fn read(&mut self, root: &Value, schema: &Value, path: &str, is_certain: bool) {
         if let Some(reference) = schema["$ref"].as_str() {
             let place = reference.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
@@ -105,7 +105,7 @@ impl Shape {
             self.read(root, all, path, is_certain);
         }
         let either = ["anyOf", "oneOf"].map(|key| schema[key].as_array()).into_iter().flatten().flatten();
-        // With nothing as the other one, all of the object where it is there.
+        // If the other alternative is null, the object's fields are certain whenever it is present.
         let either: Vec<_> = either.filter(|schema| schema["type"] != "null" || !path.is_empty()).collect();
         let objects = either.iter().filter(|schema| schema["type"] != "null").count();
         for one in either {
@@ -164,7 +164,7 @@ fn schema_is_the_committed_one() {
     }
 }
 
-/// What the comparison itself would miss.
+/// Tests the comparison itself.
 #[test]
 fn contract_is_broken_by_what_goes_or_changes_and_not_by_what_comes() {
     #[derive(JsonSchema)]
