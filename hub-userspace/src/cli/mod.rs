@@ -41,14 +41,14 @@ use crate::{
     store::{DEFAULT_DIRECTORY, StoreError},
 };
 
-/// Forwards the decrypted traffic of many IPsec connections to one another, at line rate.
+/// Forwarding agent for a VPN hub.
 #[derive(Debug, Parser)]
 #[command(name = "vpnhub", version, max_term_width = 100)]
 pub struct Cli {
     /// Control socket of the agent.
     #[arg(long, global = true, value_name = "PATH", default_value = "/run/vpnhub/vpnhub.sock")]
     socket: PathBuf,
-    /// How results are written.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(subcommand)]
@@ -71,34 +71,34 @@ enum Command {
         /// Configuration file. It is read, never written.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Directory of stores: what commands change is kept in DIR/INSTANCE.
+        /// Directory of stores: commands write to DIR/INSTANCE.
         #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
         state: PathBuf,
         /// How to attach to interfaces.
         #[arg(long, alias = "xdp", value_enum, default_value_t = AttachMode::Auto)]
         attach: AttachMode,
-        /// Name of this agent's datapath, which goes on without it and which the next agent of this name takes over: 1 to 64 of
-        /// a-z 0-9 -. Agents in several network namespaces of a host need one each.
+        /// Name of this agent's datapath, 1 to 64 of a-z 0-9 -. The datapath outlives the agent, and the next agent
+        /// with this name takes it over. Agents in several network namespaces of a host need different names.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
-        /// Records all that happens to the agent into a new file, for a report of a bug: names, addresses and the
-        /// configuration, no secrets. Where there is one already, into FILE.1 to FILE.9.
+        /// Records all events into a new file, for a bug report: names, addresses and the configuration, no secrets.
+        /// If FILE exists, into FILE.1 to FILE.9.
         #[arg(long, value_name = "FILE")]
         record: Option<PathBuf>,
-        /// Has the nftables table belong to nobody, as on kernels before 6.9.
+        /// Creates the nftables table without an owner, as on kernels before 6.9.
         #[arg(long, hide = true)]
         plain_table: bool,
     },
-    /// Says all that is wrong with a configuration file; applies nothing.
+    /// Reports all errors in a configuration file; applies nothing.
     Check {
         /// Configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Shows gateway, connections with their counters, and routes with their effective share; without an agent, what the
-    /// datapath in the kernel does by itself.
+    /// Shows gateway, connections with their counters, and routes with their effective share. Without an agent, shows
+    /// the running datapath.
     Status {
-        /// Whose datapath, where no agent runs.
+        /// Instance of the datapath, if no agent runs.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
     },
@@ -114,51 +114,49 @@ enum Command {
     /// The configuration in force.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// The store, which has what commands change.
+    /// The store, which holds the objects made by command.
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Has the agent read its configuration files again and apply what is different.
+    /// Reloads the configuration files and applies the differences.
     Reload {
-        /// Go back to what was in force before after this time, such as 60s, unless `vpnhub confirm` comes first.
+        /// Revert after this time, such as 60s, unless `vpnhub confirm` comes first.
         #[arg(long, value_name = "TIME", value_parser = confirm_time)]
         confirm: Option<Duration>,
     },
-    /// Keeps what `reload --confirm` has put in force.
+    /// Confirms a `reload --confirm`.
     Confirm,
-    /// Prints what the site of a connection loads into its device.
+    /// Prints the configuration for the device at a connection's site.
     PeerConfig {
         #[arg(value_name = "NAME")]
         connection: String,
-        /// What the device reads.
+        /// Format of the device.
         #[arg(long, value_enum)]
         format: peer_config::Format,
-        /// Of this file, instead of what the agent has in force.
+        /// Use this file instead of the configuration in force.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// With the secret in it, instead of a placeholder.
+        /// Include the secret instead of a placeholder.
         #[arg(long)]
         with_secret: bool,
     },
-    /// Shows how the connections are, then each change of a state as it happens, with the reason, until interrupted.
+    /// Shows the state of every connection, then each change with its reason, until interrupted.
     Monitor,
-    /// Before an agent runs, at boot: has the kernel forward nothing from or to the sites of a configuration. The agent goes
-    /// on from there.
+    /// Blocks forwarding from and to the sites of a configuration, at boot, until an agent runs.
     Protect {
         /// Configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Directory of stores: the sites of connections made by command are closed, too.
+        /// Directory of stores: also blocks the sites of connections made by command.
         #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
         state: PathBuf,
-        /// Whose store.
+        /// Instance of the store.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
     },
-    /// Where no agent runs any more: removes the datapath that goes on without it, the xfrm interfaces that agents have made, and
-    /// their routes, rules and neighbours.
+    /// Uninstalls: removes the datapath, xfrm interfaces, routes, rules and neighbours left by agents.
     #[command(visible_alias = "unload")]
     Cleanup {
-        /// Whose datapath.
+        /// Instance of the datapath.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
     },
@@ -166,7 +164,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Prints what is in force as a configuration file, with the origin of each object as a comment.
+    /// Prints the configuration in force as a configuration file, with each object's origin as a comment.
     Show,
 }
 

@@ -38,7 +38,7 @@ pub enum RouteCommand {
         /// Connection that leads there.
         #[arg(long, value_name = "NAME")]
         next_hop: String,
-        /// Part of the destination's flows, beside other routes to it; 0 is standby. 100 if not given.
+        /// Relative share of the destination's flows; 0 is standby. Default 100.
         #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
         weight: Option<u8>,
         /// Also install it in the host's routing table.
@@ -114,12 +114,12 @@ pub enum NamedCommand<K: Args> {
 pub enum ConnectionCommand {
     #[command(flatten)]
     Named(NamedCommand<ConnectionKeys>),
-    /// Lets a connection carry traffic again, whatever its `enabled` is.
+    /// Lets a connection carry traffic again, regardless of its `enabled` key.
     Up {
         #[arg(value_name = "NAME")]
         connection: String,
     },
-    /// Drains a connection: its traffic goes by the other next hops of its routes, also after a restart.
+    /// Drains a connection: its traffic uses the other next hops of its routes, also after a restart.
     Down {
         #[arg(value_name = "NAME")]
         connection: String,
@@ -131,14 +131,14 @@ pub type CustomerGatewayCommand = NamedCommand<CustomerGatewayKeys>;
 /// Where keys are from that have no flag.
 #[derive(Debug, Args)]
 pub struct From {
-    /// TOML with the keys, its `[ipsec]` included; - is standard input. Flags win over it.
+    /// TOML file with the keys, including `[ipsec]`; - is standard input. Flags take precedence.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Args)]
 pub struct Unset {
-    /// Take this key away, such as peer or ipsec; may be repeated.
+    /// Remove this key, such as peer or ipsec; may be repeated.
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
 }
@@ -149,7 +149,7 @@ pub struct ConnectionKeys {
     /// Customer gateway at the other end.
     #[arg(long, value_name = "NAME")]
     customer_gateway: Option<String>,
-    /// Whether it carries traffic, unless `up` or `down` decide.
+    /// Whether it carries traffic, unless overridden by `up` or `down`.
     #[arg(long, value_name = "BOOL")]
     enabled: Option<bool>,
     /// Interface that carries the decrypted traffic.
@@ -164,13 +164,13 @@ pub struct ConnectionKeys {
     /// Prefixes of the site, separated by commas.
     #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
     remote_cidrs: Option<Vec<String>>,
-    /// What decides which packets are admitted: file, ike or xfrm.
+    /// Source of the selectors: file, ike or xfrm.
     #[arg(long, value_name = "SOURCE")]
     selectors: Option<String>,
     /// strict or off.
     #[arg(long, value_name = "MODE")]
     reverse_path: Option<String>,
-    /// For how long it must be well after a failure before it carries traffic again, such as 1s.
+    /// Hold-down: healthy time after a failure before it carries traffic again, such as 1s.
     #[arg(long, value_name = "TIME")]
     up_delay: Option<String>,
     /// An inline table, such as '{ source = "192.168.0.1", destination = "10.10.10.1" }'.

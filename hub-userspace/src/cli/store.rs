@@ -22,19 +22,19 @@ pub enum StoreCommand {
     /// Copies the store into a file, as of one moment, whether an agent runs or not. To restore it: stop the agent, and copy
     /// the file to DIR/INSTANCE/store.redb.
     Backup {
-        /// File to make; there must be none of this name.
+        /// File to create; must not exist.
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Directory of stores, where no agent runs.
+        /// Directory of stores, if no agent runs.
         #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
         state: PathBuf,
-        /// Whose store, where no agent runs.
+        /// Instance of the store, if no agent runs.
         #[arg(long, value_name = "NAME", default_value_t = Instance::default())]
         instance: Instance,
     },
-    /// Lists who changed what, oldest first.
+    /// Lists the audit log, oldest first.
     Audit {
-        /// How many of the newest entries.
+        /// Number of entries.
         #[arg(long, value_name = "NUMBER", default_value_t = 50)]
         last: usize,
     },

@@ -27,11 +27,11 @@ pub struct ConnectionLiveness {
     /// Number of visible changes: to or from up, down or administratively down.
     pub changes: u64,
     /// Time since when all evidence is positive.
-    well_since: Option<Instant>,
+    healthy_since: Option<Instant>,
     /// It was up and went down, not administratively: before it comes up again, it must wait.
     failed: bool,
-    /// `well_since` of an earlier agent, until this agent has evidence of its own.
-    was_well_since: Option<Instant>,
+    /// `healthy_since` of an earlier agent, until this agent has evidence of its own.
+    was_healthy_since: Option<Instant>,
 }
 
 impl Liveness {
