@@ -123,7 +123,7 @@ pub(super) fn revision(database: &redb::Database) -> Result<u64, Cause> {
     Ok(found.map_or(0, |found| found.value()))
 }
 
-/// A transaction of [`fn@write`].
+/// A transaction of `write`.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub ops: Vec<Op>,

@@ -84,7 +84,7 @@ impl Check {
         self.unanswered = self.unanswered.saturating_sub(1);
     }
 
-    /// Whether [`Self::judge`] would find the path unhealthy now. If so, process pending replies first.
+    /// Whether [`Self::evaluate`] would find the path unhealthy now. If so, process pending replies first.
     pub fn is_overdue(&self) -> bool {
         self.unanswered >= self.retries
     }
