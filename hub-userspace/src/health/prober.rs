@@ -30,7 +30,7 @@ impl Prober {
         Self { events, lines: HashMap::new(), checks: BTreeMap::new() }
     }
 
-    /// Starts and stops checks so that exactly those in `wanted` run, by connection.
+    /// Starts and stops checks so that exactly those in `desired` run, by connection.
     ///
     /// A check continues with its state if it is unchanged, or if only the link address of its peer changed. A new or
     /// changed check starts from scratch, with a probe at once. Its [`HealthReport`] is empty from here on, and an

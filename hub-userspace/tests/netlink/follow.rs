@@ -14,7 +14,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Follows until the view satisfies `wanted`. Returns all reported changes.
+/// Follows until the view satisfies `desired`. Returns all reported changes.
 async fn until(
     follower: &mut HostFollower,
     state: &mut HostState,
