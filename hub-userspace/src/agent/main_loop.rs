@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::{Future, ready},
     net::IpAddr,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -76,9 +77,11 @@ impl Agent {
         mode: AttachMode,
         instance: &Instance,
         plain_table: bool,
-        recording: Option<Recording>,
+        record: Option<&Path>,
     ) -> Result<Self> {
         let lock = InstanceLock::claim()?;
+        // Behind the lock: a refused start leaves no empty recording.
+        let recording = record.map(Recording::create).transpose()?.flatten();
         if old_agent_runs() {
             warn!(
                 "an agent of version 0.1 runs in this network namespace, and two undo each other's routes: stop it, then \

@@ -41,6 +41,4 @@ mod tests;
 mod watchdog;
 pub mod world;
 
-pub use self::{
-    event::Transition, main_loop::Agent, record::Recording, request::Request, snapshot::Snapshot, world::RETRY,
-};
+pub use self::{event::Transition, main_loop::Agent, request::Request, snapshot::Snapshot, world::RETRY};

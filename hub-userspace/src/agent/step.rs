@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::{
     effect::{Effect, Settled},
     event::{Done, Event},
-    world::{LOOK_AGAIN, Pending, World},
+    world::{LOOK_AGAIN, Pending, Recompiled, World},
 };
 use crate::{
     config::model::SelectorSource,
@@ -153,7 +153,11 @@ impl World {
         if links || addresses || neighbours || config || egress || selectors || self.rib.changed().len() > 0 {
             self.follow_routes(effects);
             self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
-            if !self.write_tables(links || addresses || config || selectors, effects) {
+            let recompiled = Recompiled {
+                policy: links || addresses || config || selectors,
+                neighbours: links || neighbours || config,
+            };
+            if !self.write_tables(recompiled, effects) {
                 self.retry(now);
             }
         }
@@ -199,7 +203,7 @@ impl World {
                 if tc_only != self.tc_only {
                     // Whether a driver supports native XDP is known only after an attempt.
                     self.tc_only = tc_only;
-                    if !self.write_tables(true, effects) {
+                    if !self.write_tables(Recompiled { policy: true, neighbours: false }, effects) {
                         self.retry(now);
                     }
                 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, mem, sync::Arc};
 
 use super::{
     effect::Effect,
-    world::{World, Writing},
+    world::{Recompiled, World, Writing},
 };
 use crate::fib::{self, id_allocator::Full, id_maps::IdMaps, tables::Write};
 
@@ -27,14 +27,14 @@ impl World {
         }
         // Routes with a pending change still use groups that are otherwise unused.
         let all = self.rib.changed().len() == 0;
-        self.writing = Some(Writing { routes: BTreeSet::new(), policy: false, all });
+        self.writing = Some(Writing { routes: BTreeSet::new(), recompiled: Recompiled::default(), all });
         effects.push(Effect::Write(writes));
         true
     }
 
-    /// Writes the tables; `policy`: more than next hops and routes may differ. Returns whether they have room.
-    pub(super) fn write_tables(&mut self, policy: bool, effects: &mut Vec<Effect>) -> bool {
-        let writes = self.with_ids(|world, ids| world.compile(policy, ids));
+    /// Writes the tables: next hops, routes and those of `recompiled`. Returns whether they have room.
+    pub(super) fn write_tables(&mut self, recompiled: Recompiled, effects: &mut Vec<Effect>) -> bool {
+        let writes = self.with_ids(|world, ids| world.compile(recompiled, ids));
         match writes {
             Ok(writes) if writes.is_empty() => {
                 self.written(&[], 0, false, effects);
@@ -46,24 +46,28 @@ impl World {
             }
             Err(full) => {
                 effects.push(Effect::Fail(full.to_string()));
-                self.pend_tables(policy);
+                self.pend_tables(recompiled);
                 false
             }
         }
     }
 
-    fn compile(&mut self, policy: bool, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
+    fn compile(&mut self, recompiled: Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
+        let Recompiled { policy, neighbours } = recompiled;
         if policy {
             self.policy = fib::policy_tables(self.inputs(), ids)?;
+        }
+        if neighbours {
+            self.neighbours = fib::neighbour_table(self.inputs());
         }
         let compiled = fib::egress_tables(self.inputs(), &self.rib, ids)?;
         let any = self.rib.changed().len() > 0;
         // `make_mut` copies the RIB while a snapshot uses it: avoided when nothing has changed.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
-        let neighbours = fib::neighbour_table(self.inputs());
+        let (policy, neighbours) = (policy.then_some(&self.policy), neighbours.then_some(&self.neighbours));
         let routes_to = compiled.routes(&self.rib, &routes);
-        let writes = self.tables.writes_to(policy.then_some(&self.policy), &neighbours, &compiled.egress, routes_to);
-        self.writing = Some(Writing { routes, policy, all: true });
+        let writes = self.tables.writes_to(policy, neighbours, &compiled.egress, routes_to);
+        self.writing = Some(Writing { routes, recompiled, all: true });
         Ok(writes)
     }
 
@@ -73,14 +77,14 @@ impl World {
         for (index, write) in writes.iter().enumerate() {
             self.tables.note(write, if index == last && failed { count } else { write.len() });
         }
-        let Some(Writing { routes, policy, all }) = self.writing.take() else { return };
+        let Some(Writing { routes, recompiled, all }) = self.writing.take() else { return };
         if failed {
             if !routes.is_empty() {
                 Arc::make_mut(&mut self.rib).keep_changed(routes);
             }
-            self.pend_tables(policy);
+            self.pend_tables(recompiled);
         } else {
-            if policy {
+            if recompiled.policy {
                 self.ids.policy.end();
             }
             if !self.pending.rerouted {
@@ -95,8 +99,9 @@ impl World {
     }
 
     /// Schedules another write of the tables.
-    fn pend_tables(&mut self, policy: bool) {
-        self.pending.selectors |= policy;
+    fn pend_tables(&mut self, recompiled: Recompiled) {
+        self.pending.selectors |= recompiled.policy;
+        self.pending.host.neighbours |= recompiled.neighbours;
         self.pending.egress = true;
     }
 

@@ -21,7 +21,7 @@ use crate::{
         self, Inputs,
         id_allocator::Full,
         id_maps::IdMaps,
-        tables::{PolicyTables, Tables},
+        tables::{NeighbourTable, PolicyTables, Tables},
     },
     health::{CheckTarget, HealthReport},
     ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
@@ -76,6 +76,7 @@ pub struct World {
     pub(super) tables: Tables,
     /// As last compiled.
     pub(super) policy: PolicyTables,
+    pub(super) neighbours: NeighbourTable,
     /// The map write in progress.
     pub(super) writing: Option<Writing>,
     /// A grace period is running.
@@ -115,12 +116,18 @@ pub(super) struct Pending {
     pub rerouted: bool,
 }
 
+/// Tables that a map write compiles and compares, in addition to next hops and routes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Recompiled {
+    pub policy: bool,
+    pub neighbours: bool,
+}
+
 /// Scope of a map write.
 pub(super) struct Writing {
     /// Destinations whose routes change.
     pub routes: BTreeSet<IpNet>,
-    /// The write covers more than next hops and routes.
-    pub policy: bool,
+    pub recompiled: Recompiled,
     /// The write is complete: every destination uses its current group, and no other group is in use.
     pub all: bool,
 }
@@ -164,6 +171,7 @@ impl World {
             last_published: BTreeMap::new(),
             tables,
             policy: PolicyTables::default(),
+            neighbours: NeighbourTable::new(),
             writing: None,
             is_releasing: false,
             attachments: Attachments::new(mode, tc_only),

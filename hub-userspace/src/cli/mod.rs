@@ -27,7 +27,7 @@ use self::{
     store::StoreCommand,
 };
 use crate::{
-    agent::{Agent, Recording, cleanup, guard, process},
+    agent::{Agent, cleanup, guard, process},
     api::{AppState, Client, Socket, router},
     api_types::{event::ConnectionEvent, status::WithoutAgent},
     config::{
@@ -312,8 +312,7 @@ async fn serve(
     let mut socket = Socket::open(&socket)?;
     let mut start = InitialConfig::open(config, state, instance.as_str())?;
     start.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let recording = record.map(Recording::create).transpose()?;
-    let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, recording)).await?;
+    let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, record)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
     let manager = ConfigManager::new(start, sender.clone());

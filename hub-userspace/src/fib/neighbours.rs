@@ -15,14 +15,16 @@ use super::{inputs::Inputs, tables::NeighbourTable};
 pub fn neighbour_table(inputs: Inputs<'_>) -> NeighbourTable {
     let Inputs { config, host, .. } = inputs;
     let without_peer = config.connections.values().filter(|connection| connection.peer.is_none());
-    let interfaces =
-        without_peer.map(|connection| &connection.interface).chain(config.vpc.iter().map(|vpc| &vpc.interface));
-    let indices: BTreeSet<u32> = interfaces.filter_map(|name| host.link(name)).map(|link| link.index).collect();
+    let names: BTreeSet<&str> = without_peer
+        .map(|connection| connection.interface.as_str())
+        .chain(config.vpc.iter().map(|vpc| vpc.interface.as_str()))
+        .collect();
+    // One pass over the links: a look-up of each name would be quadratic.
+    let indices = host.links.values().filter(|link| names.contains(link.name.as_str())).map(|link| link.index);
     let lowest = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let of_interface =
         |ifindex| host.neighbours.range((ifindex, lowest)..).take_while(move |((other, _), _)| *other == ifindex);
     indices
-        .into_iter()
         .flat_map(of_interface)
         .map(|((ifindex, address), mac)| (key(*ifindex, *address), *mac))
         .map(|(key, mac)| (key, LinkAddress { mac, padding: [0; 2] }))

@@ -145,7 +145,7 @@ impl Program {
         changed.extend(self.destinations.difference(&destinations));
         let neighbours = fib::neighbour_table(inputs);
         let routes_to = compiled.routes(rib, &changed);
-        for write in self.tables.writes_to(Some(&ingress), &neighbours, &compiled.egress, routes_to) {
+        for write in self.tables.writes_to(Some(&ingress), Some(&neighbours), &compiled.egress, routes_to) {
             let (count, result) = self.dataplane.write(&write);
             self.tables.note(&write, count);
             result?;

@@ -50,11 +50,12 @@ pub struct Recording {
 impl Recording {
     /// Creates the file with mode 0600. Follows no symbolic link and overwrites nothing: if the name exists, the file
     /// is `PATH.1`, up to `PATH.9`. An agent that systemd restarts after a crash therefore preserves the recording of
-    /// that crash.
+    /// that crash. If all names exist, there is no recording: a unit that restarts again and again must not end with an
+    /// agent that does not start.
     ///
     /// # Errors
-    /// When the file cannot be created.
-    pub fn create(path: &Path) -> Result<Self> {
+    /// When the file cannot be created for another reason.
+    pub fn create(path: &Path) -> Result<Option<Self>> {
         let numbered = (1..=MOST_EARLIER).map(|number| {
             let mut name = path.as_os_str().to_owned();
             name.push(format!(".{number}"));
@@ -62,13 +63,14 @@ impl Recording {
         });
         for path in iter::once(path.to_owned()).chain(numbered) {
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(file) => return Ok(Self { file, path }),
+                Ok(file) => return Ok(Some(Self { file, path })),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => bail!("cannot record to {}: {error}", path.display()),
             }
         }
         let path = path.display();
-        bail!("cannot record to {path}: it exists, and so do {path}.1 to {path}.{MOST_EARLIER}: move them away")
+        warn!("nothing is recorded: {path} exists, and so do {path}.1 to {path}.{MOST_EARLIER}: move them away");
+        Ok(None)
     }
 
     /// Writes the header, then the recorded events. `began` is the time at which the header was taken.

@@ -66,16 +66,16 @@ impl Write {
 }
 
 impl Tables {
-    /// The writes that produce these tables and change these routes. Without `policy`, the policy stays unchanged.
+    /// The writes that produce these tables and change these routes. `None` leaves a table unchanged.
     pub fn writes_to(
         &self,
         policy: Option<&PolicyTables>,
-        neighbours: &NeighbourTable,
+        neighbours: Option<&NeighbourTable>,
         egress: &EgressTables,
         routes: RouteChanges,
     ) -> Vec<Write> {
         let members = difference(&self.egress.members, &egress.members);
-        let neighbours = difference(&self.neighbours, neighbours);
+        let neighbours = neighbours.map(|new| difference(&self.neighbours, new)).unwrap_or_default();
         let (new_routes, old_routes) = routes.into_iter().partition(|(_, route)| route.is_some());
         let policy = policy.map(|policy| PolicyDifference::between(&self.policy, policy)).unwrap_or_default();
         let [before, after, last] = policy.puts();

@@ -15,12 +15,14 @@
 //! | `follow` | [`HostFollower`] |
 //! | `plan` | desired objects, and the difference between desired and existing neighbours (pure) |
 //! | `route_state` | desired and existing routes, and the resulting writes (pure) |
+//! | `attributes` | attributes of messages that this project parses itself (pure) |
 //! | `wire` | plan to netlink messages and back (pure) |
 //! | `reconciler` | [`Reconciler`], its task, and the probing of neighbours |
 //! | `group` | the device group of the sites' interfaces |
 //! | `interfaces` | [`Interfaces`], which creates xfrm interfaces |
 //! | `nft` | [`Guard`], the nftables table: another netlink family, on sockets of its own |
 
+pub mod attributes;
 mod follow;
 mod group;
 mod interfaces;

@@ -12,6 +12,8 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::netlink::attributes::{attributes, number16};
+
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
 const ALIGNMENT: usize = 4;
@@ -38,8 +40,6 @@ const XFRMA_TMPL: u16 = 5;
 const XFRMA_ALG_AEAD: u16 = 18;
 const XFRMA_ALG_AUTH_TRUNC: u16 = 20;
 const XFRMA_IF_ID: u16 = 31;
-/// Flags of an attribute's type: nested, network byte order.
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -237,19 +237,6 @@ fn sa(body: &[u8]) -> Option<Sa> {
     })
 }
 
-/// Attributes by type.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    const ATTRIBUTE_HEADER: usize = 4;
-    let mut rest = bytes;
-    iter::from_fn(move || {
-        let length = usize::from(number16(rest, 0)?);
-        let kind = number16(rest, 2)? & NLA_TYPE_MASK;
-        let value = rest.get(ATTRIBUTE_HEADER..length)?;
-        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 /// `xfrm_address_t`.
 fn address(bytes: &[u8], at: usize, family: u16) -> Option<IpAddr> {
     let bytes: [u8; 16] = part(bytes, at)?;
@@ -262,10 +249,6 @@ fn address(bytes: &[u8], at: usize, family: u16) -> Option<IpAddr> {
 
 fn part<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
-}
-
-fn number16(bytes: &[u8], at: usize) -> Option<u16> {
-    part(bytes, at).map(u16::from_ne_bytes)
 }
 
 fn number16_be(bytes: &[u8], at: usize) -> Option<u16> {

@@ -6,11 +6,12 @@
 use std::iter;
 
 use super::TABLE;
+pub use crate::kernel::netlink::attributes::attributes;
+use crate::kernel::netlink::attributes::number16;
 
 /// `struct nlmsghdr` and `struct nfgenmsg`.
 pub const NETLINK_HEADER: usize = 16;
 pub const HEADER: usize = NETLINK_HEADER + 4;
-const ATTRIBUTE_HEADER: usize = 4;
 const ALIGNMENT: usize = 4;
 
 pub const NFPROTO_INET: u8 = 1;
@@ -29,7 +30,6 @@ pub const NLM_F_DUMP: u16 = 0x300;
 pub const NLM_F_CREATE: u16 = 0x400;
 pub const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// `NFTA_LIST_ELEM`.
 pub const LIST_ELEMENT: u16 = 1;
@@ -246,18 +246,6 @@ impl<'a> Received<'a> {
     }
 }
 
-/// Attributes by type.
-pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = bytes;
-    iter::from_fn(move || {
-        let length = usize::from(number16(rest, 0)?);
-        let kind = number16(rest, 2)? & NLA_TYPE_MASK;
-        let value = rest.get(ATTRIBUTE_HEADER..length)?;
-        rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 /// The first attribute of a type.
 pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
@@ -267,10 +255,6 @@ pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
 pub fn text(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     std::str::from_utf8(&bytes[..end]).unwrap_or_default()
-}
-
-fn number16(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().map(u16::from_ne_bytes).ok()
 }
 
 pub fn number32(bytes: &[u8], at: usize) -> Option<u32> {
