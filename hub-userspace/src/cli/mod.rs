@@ -20,7 +20,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use self::{
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
@@ -38,6 +38,7 @@ use crate::{
     config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, InitialConfig},
     datapath::{self, AttachMode, Instance},
     peer_config,
+    rate_limit::{LogLimit, UNLIMITED},
     store::{DEFAULT_DIRECTORY, StoreError},
 };
 
@@ -297,12 +298,10 @@ async fn serve(
     socket: PathBuf,
 ) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let log = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false);
+    let limit = LogLimit::default();
+    tracing_subscriber::registry().with(filter).with(limit.clone()).with(log).init();
+    tokio::spawn(report_suppressed(limit));
     // From here on a signal ends the agent, but not in the middle of its start.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -311,7 +310,7 @@ async fn serve(
     process::prepare();
     let mut socket = Socket::open(&socket)?;
     let mut start = InitialConfig::open(config, state, instance.as_str())?;
-    start.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    start.warnings.iter().for_each(|warning| tracing::warn!(target: UNLIMITED, "{warning}"));
     let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, record)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
@@ -331,6 +330,15 @@ async fn serve(
     Box::pin(agent.run(requests, shutdown)).await
 }
 
+/// Logs once a minute how many lines the rate limit has suppressed.
+async fn report_suppressed(limit: LogLimit) {
+    let mut interval = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        interval.tick().await;
+        limit.report();
+    }
+}
+
 /// Reloads the files at each SIGHUP.
 async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
     while hangup.recv().await.is_some() {
@@ -346,10 +354,12 @@ async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
         }
         match answer.await {
             Ok(Ok(changed)) => {
-                changed.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                tracing::info!("SIGHUP: {}", changed.message);
+                changed.warnings.iter().for_each(|warning| tracing::warn!(target: UNLIMITED, "{warning}"));
+                tracing::info!(target: UNLIMITED, "SIGHUP: {}", changed.message);
             }
-            Ok(Err(error)) => error.to_string().lines().for_each(|line| tracing::error!("SIGHUP: {line}")),
+            Ok(Err(error)) => {
+                error.to_string().lines().for_each(|line| tracing::error!(target: UNLIMITED, "SIGHUP: {line}"));
+            }
             Err(_) => return,
         }
         notify(&[NotifyState::Ready]);

@@ -4,6 +4,7 @@
 mod answers;
 mod exit;
 mod kernel;
+mod others;
 mod peers;
 mod routes;
 mod unreachable;

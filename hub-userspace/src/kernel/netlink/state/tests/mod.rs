@@ -152,6 +152,7 @@ fn a_link_is_read_in_full() {
         running: true,
         vlan: Some((2, 7)),
         if_id: None,
+        port_kind: None,
     };
     assert_eq!(link(&message), Some(expected.clone()));
     message.attributes.push(LinkAttribute::LinkNetNsId(0));
