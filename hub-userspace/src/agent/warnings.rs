@@ -46,7 +46,7 @@ impl<'a> Warnings<'a> {
         let shared = self.shared.get(name).map(|(destination, other)| {
             format!(
                 "flows to {destination} are shared with customer gateway {other:?}: if they are different sites with the \
-                 same addresses, give each its own; if both lead to one site, set the weights of the routes"
+                 same addresses, give each its own; if both lead to one site, give each route a weight other than 100"
             )
         });
         sources.chain(bridge).chain(offload).chain(shared).collect()

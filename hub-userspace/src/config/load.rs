@@ -215,7 +215,10 @@ fn read_text(path: &Path, left: &mut u64) -> Result<String, Problem> {
     let mut options = fs::OpenOptions::new();
     let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     let file = file.map_err(|error| unreadable(&error))?;
-    // Limit the bytes read, not the reported size: the file may be a device, or grow.
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file() || metadata.is_dir()) {
+        return Err(Problem::new("this is not a plain file").help("name one with --config FILE"));
+    }
+    // Limit the bytes read, not the reported size: the file may grow.
     let mut bytes = Vec::new();
     file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {

@@ -26,18 +26,18 @@ pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
             continue;
         };
         let Some(gateway) = gateways.get(&*next_hop.value).filter(|_| weight.value == DEFAULT_WEIGHT) else { continue };
-        let (first, at) = *by_destination.entry(destination.value).or_insert((*gateway, route.at));
+        let (first, at) = *by_destination.entry(destination.value).or_insert((*gateway, destination.at));
         if first != *gateway && reported.insert((first, *gateway)) {
-            let place = report.place(route.at, at);
+            let place = report.place(destination.at, at);
             let problem = Problem::new(format!(
                 "{} leads to two customer gateways, {} ({place}) and {}, which share its flows",
                 destination.value,
                 quoted(first),
                 quoted(gateway)
             ));
-            let help =
-                "if both lead to one site, write the weight of each route; otherwise give each site its own addresses";
-            report.warning(route.at, join(&route.path(), "destination"), problem.help(help));
+            let help = "if both lead to one site, give each route a weight other than 100, such as 50; \
+                        otherwise give each site its own addresses";
+            report.warning(destination.at, join(&route.path(), "destination"), problem.help(help));
         }
     }
 }

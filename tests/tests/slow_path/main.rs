@@ -7,6 +7,7 @@ mod kernel;
 mod others;
 mod peers;
 mod routes;
+mod sources;
 mod unreachable;
 
 use std::net::{IpAddr, SocketAddr};

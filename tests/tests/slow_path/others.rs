@@ -16,6 +16,7 @@ fn routes_deleted_by_another_process_are_restored() {
     let hub = &rig.world[HUB];
     let kinds = ["route show proto 118", "route show proto 119", "-6 route show proto 118", "-6 route show proto 119"];
     let before = kinds.map(|kind| hub.ip(kind).unwrap());
+    assert!(!rig.agent.log().contains("another process"), "{}", rig.agent.log());
     for command in
         ["route flush proto 118", "route flush proto 119", "-6 route flush proto 118", "-6 route flush proto 119"]
     {

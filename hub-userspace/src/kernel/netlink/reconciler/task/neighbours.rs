@@ -11,6 +11,7 @@ use super::{DELETE, ReconcilerTask, SET, UNREADABLE};
 use crate::kernel::netlink::{
     plan::{Existing, KernelNeighbour},
     reconciler::{GONE, NEIGHBOUR_TABLE_FULL, ReconcileFailure},
+    socket::Refusal,
     wire,
 };
 
@@ -115,15 +116,18 @@ impl ReconcilerTask {
                 Err(refusal) if harmless.iter().any(|errno| refusal.is(*errno)) => {}
                 Err(refusal) if refusal.is(Errno::PERM) => bail!("{object}: {refusal}"),
                 Err(refusal) => {
-                    let reason = match refusal.is(Errno::NOBUFS) {
-                        true => NEIGHBOUR_TABLE_FULL.to_owned(),
-                        false => refusal.to_string(),
-                    };
-                    failures.push(ReconcileFailure { object, reason, destination: None });
+                    failures.push(ReconcileFailure { object, reason: reason(&refusal), destination: None });
                 }
             }
         }
         Ok((made, failures))
+    }
+}
+
+fn reason(refusal: &Refusal) -> String {
+    match refusal.is(Errno::NOBUFS) {
+        true => NEIGHBOUR_TABLE_FULL.to_owned(),
+        false => refusal.to_string(),
     }
 }
 
@@ -135,6 +139,15 @@ fn taken(neighbour: &KernelNeighbour) -> ReconcileFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn full_neighbour_table_is_reported_with_the_sysctl_to_raise() {
+        let full = reason(&Refusal { errno: Errno::NOBUFS.raw_os_error(), detail: None });
+        assert!(
+            full.contains("neighbour table is full") && full.contains("net.ipv4.neigh.default.gc_thresh3"),
+            "{full}"
+        );
+    }
 
     #[test]
     fn neighbour_of_a_key_is_found_whatever_its_kind() {

@@ -1,4 +1,5 @@
 mod gateways;
+mod pending;
 
 use std::net::Ipv4Addr;
 
