@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_this_process() {
+    fn memory_and_ticks_of_own_process_are_read() {
         let pid = std::process::id();
         let memory = Memory::of(pid).unwrap();
         assert!(memory.peak >= memory.resident && memory.resident > 1 << 16, "{memory:?}");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_fields_of_proc() {
+    fn proc_field_is_matched_by_whole_name() {
         let text = "pos:\t0\nmap_type:\t11\nmemlock:\t4096\nmap_id:\t7\n";
         assert_eq!((field(text, "map_id"), field(text, "memlock"), field(text, "map")), (Some(7), Some(4096), None));
     }

@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_lie_behind_their_sites() {
+    fn site_prefixes_fill_network_behind_site() {
         for (prefix, behind) in [(prefix_b as fn(u32) -> String, BEHIND_B), (prefix_c, BEHIND_C)] {
             let behind: Ipv4Net = behind.parse().unwrap();
             let first: Ipv4Net = prefix(0).parse().unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_go_to_the_connections_with_two_tunnels() {
+    fn extra_keys_apply_to_two_tunnel_connections_only() {
         let common = Common { agent: None, keys: vec!["up_delay = \"0s\"".to_owned()], cpu: None, json: None };
         let routes = vec![route(prefix_b(1), TO_B[1], 100), route(prefix_b(2), TO_B[0], 0)];
         let text = config(&common, routes, true);

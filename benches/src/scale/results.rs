@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_say_what_varies() {
+    fn row_names_varied_dimension_and_value() {
         let row = row(Subject::NextHops, 64, Program::Hub, [&[220.0], &[100.0], &[200.0]]);
         let expected = serde_json::json!({
             "bench": "scale", "program": "hub", "family": 4, "routes": 1, "destinations": 1, "packet_bytes": 64,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_judged_without_that_of_the_devices() {
+    fn growth_verdict_excludes_growth_of_devices() {
         let (bare, few, wide, many) = ([100.0], [200.0], [150.0], [310.0]);
         let subject = Subject::Selectors;
         let hubs = |many: &[f64]| {
