@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parent_is_found_behind_any_name() {
+    fn stat_with_any_process_name_yields_parent() {
         for (stat, expected) in [
             ("12 (cargo) S 7 12 12 0", Some((7, true))),
             ("12 (a ) S 3 (b) R 8 12", Some((8, true))),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forwarded_signal_is_not_held_back_in_the_child() {
+    fn child_of_signal_forwarder_blocks_no_signal() {
         let child = spawn(Command::new("cat").arg("/proc/self/status").stdout(Stdio::piped())).unwrap();
         let forward = Forward::start().unwrap();
         let said = child.wait_with_output().unwrap().stdout;
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_ends_the_child() {
+    fn child_over_time_limit_is_ended() {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(wait(child, Some(Duration::from_millis(50))).unwrap().is_none());
     }

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chosen_packages_replace_the_workspace() {
+    fn package_arguments_replace_workspace() {
         for (args, whole) in [
             (&[][..], true),
             (&["failover"], true),

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_benchs_report() {
+    fn bench_report_is_parsed() {
         let report = br#"{"sent":10,"received":9,"garbled":0,"seconds":0.5,"packets_per_second":18.0,"void":true}"#;
         let flood = Flood { sent: 10, received: 9, garbled: 0, packets_per_second: 18.0, void: true };
         assert_eq!(Flood::parse(report).unwrap(), flood);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_void_flood_says_what_went_wrong() {
+    fn void_flood_reports_loss_excess_or_garbling() {
         let flood =
             |received, garbled| Flood { sent: 2000, received, garbled, packets_per_second: 1e6, void: true }.sentence();
         assert!(flood(1999, 0).ends_with(": 1 of 2,000 frames were lost."), "{}", flood(1999, 0));

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_a_row_for_each_sender() {
+    fn matrix_has_one_row_per_sender() {
         let times = [Cell::Reached(Duration::from_micros(41)), Cell::Reached(Duration::from_micros(12_345))];
         let shown = matrix(times).to_string();
         let lines: Vec<_> = shown.lines().collect();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_ping_is_shown_and_counts() {
+    fn lost_ping_is_shown_and_makes_matrix_incomplete() {
         for (lost, shown) in [(Cell::Lost(10), "      LOST\n"), (Cell::Lost(1), "  LOST 1/10\n")] {
             let matrix = matrix([lost, Cell::Reached(Duration::from_micros(41))]);
             assert!(matrix.to_string().contains(shown), "{matrix}");
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn everyone_is_in_it() {
+    fn matrix_covers_all_sites_and_vpc() {
         let places: Vec<_> = hosts(Family::V4).into_iter().map(|(place, _)| place).collect();
         assert_eq!(places, ["shanghai", "hangzhou", "ningbo", "vpc"]);
         assert!(hosts(Family::V6).iter().all(|(_, address)| address.is_ipv6()));

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_what_went_out_everywhere() {
+    fn forwarded_packets_are_summed_over_status() {
         let status =
             serde_json::json!({"connections": [{"tx_packets": 3}, {"tx_packets": 40}], "vpc": {"tx_packets": 500}});
         assert_eq!(forwarded(&status), Some(543));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_kernels_counters() {
+    fn kernel_forward_counters_are_parsed() {
         let snmp = "Ip: Forwarding DefaultTTL ForwDatagrams InDelivers\nIp: 2 64 17 30\nIcmp: InMsgs\nIcmp: 3\n";
         assert_eq!(forwarded_v4(snmp), Some(17));
         assert_eq!(forwarded_v4("Icmp: InMsgs\n"), None);

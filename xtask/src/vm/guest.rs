@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_gets_a_path_as_it_is() {
+    fn quoted_path_survives_shell() {
         assert_eq!(quoted(Path::new("/a b/it's")).unwrap(), r"'/a b/it'\''s'");
     }
 }
