@@ -175,7 +175,7 @@ mod tests {
     use super::BUSY;
 
     #[test]
-    fn answer_to_one_too_many_is_as_long_as_it_says() {
+    fn busy_response_has_correct_content_length() {
         let text = std::str::from_utf8(BUSY).expect("a text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());

@@ -175,7 +175,7 @@ mod tests {
     use super::group_id;
 
     #[test]
-    fn group_is_found_by_its_whole_name() {
+    fn group_id_is_found_by_exact_name() {
         let groups = "root:x:0:\nvpnhub-old:x:7:\nbroken\nvpnhub:x:998:anna,ben\nvpnhub:x:999:\n";
         assert_eq!(group_id(groups, "vpnhub"), Some(998));
         assert_eq!(group_id(groups, "vpn"), None);

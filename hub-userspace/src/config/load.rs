@@ -245,7 +245,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn stars_and_question_marks_stand_for_parts_of_names() {
+    fn wildcards_match_parts_of_file_names() {
         for (pattern, name, expected) in [
             ("*.toml", "a.toml", true),
             ("*.toml", ".a.toml", false),

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flag_over_one_run_of_bits_is_a_mark() {
+    fn mark_with_flag_above_contiguous_bits_is_accepted() {
         for (text, flag, mask) in [
             ("0x10000000/0x1fff0000", 0x1000_0000, 0x1fff_0000),
             ("0x80000000/0x807fff00", 0x8000_0000, 0x807f_ff00),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bits_are_not_a_mark() {
+    fn mark_with_other_bits_is_rejected() {
         for text in [
             "",
             "0x10000000",
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_are_enough_for_so_many_connections_and_no_more() {
+    fn mark_bits_are_minimal_for_connection_count() {
         for connections in [1, 253, 254, 509, 510, 4000] {
             let bits = bits_for(connections);
             let mark = |bits: u32| Mark { flag: 1 << bits, mask: (2 << bits) - 1 };

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_cover_together() {
+    fn route_coverage_joins_adjacent_selectors() {
         let prefix = |text: &str| text.parse::<IpNet>().expect(text);
         let parts = ["10.0.0.0/9", "10.128.0.0/9", "192.168.1.0/24", "fd00::/16"].map(prefix);
         let mut joined = IpNet::aggregate(&parts.to_vec());

@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed_or_rejected() {
         let milliseconds = |text| parse_duration(text).map(|time| time.as_millis());
         let good = [("3s", 3000), ("100ms", 100), ("1.5s", 1500), ("1m", 60_000), ("1h", 3_600_000), ("0.25m", 15_000)];
         for (text, expected) in good {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_names_are_what_the_kernel_takes() {
+    fn interface_names_follow_kernel_rules() {
         let read = |name: &str| interface(&DeValue::String(name.into()));
         for name in ["eth0", "tun-sh", "a", "123456789012345", "上海隧道", "wg@0", "eth0.100"] {
             assert!(read(name).is_ok(), "{name}");
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn names_fit_commands_and_metrics() {
+    fn names_with_other_characters_are_rejected() {
         for name in ["a", "shanghai-1", "DC_2.east", &"x".repeat(63)] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_of_hosts() {
+    fn host_addresses_exclude_special_ranges() {
         let read = |address: &str| host_address(&DeValue::String(address.into()));
         for address in ["198.51.100.10", "169.254.10.2", "fe80::1", "2001:db8::1", "10.0.0.1"] {
             assert!(read(address).is_ok(), "{address}");

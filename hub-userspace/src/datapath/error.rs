@@ -140,7 +140,7 @@ mod tests {
     use super::version;
 
     #[test]
-    fn reads_kernel_releases() {
+    fn kernel_release_is_parsed() {
         assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
         assert_eq!(version("5.15.167.4-microsoft-standard-WSL2"), Some((5, 15)));
         assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));

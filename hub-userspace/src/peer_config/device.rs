@@ -122,7 +122,7 @@ mod tests {
     use super::{quoted, typed};
 
     #[test]
-    fn secrets_are_written_so_that_they_are_read_back() {
+    fn secrets_are_quoted_losslessly_or_rejected() {
         assert_eq!(quoted("a+b/c="), "\"a+b/c=\"");
         assert_eq!(quoted("0xab"), "0x30786162");
         assert_eq!(quoted("0sYQ=="), "0x307359513d3d");

@@ -123,7 +123,7 @@ pub(super) fn admin(connection: &str, up: bool) -> ObjectChange {
 }
 
 #[test]
-fn objects_of_files_are_not_changed_and_the_answer_names_file_and_line() {
+fn file_object_change_is_rejected_with_file_and_line() {
     let mut world = World::new(FILE);
     let delete_connection = ObjectChange::Delete(ObjectId::Connection("a".into()));
     for (change, expected) in [
@@ -143,7 +143,7 @@ fn objects_of_files_are_not_changed_and_the_answer_names_file_and_line() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_the_way_out() {
+fn invalid_change_is_rejected_with_remedy() {
     let mut world = World::new(FILE);
     world.change(&add("10.1.1.0/24", "a")).expect("fits");
     for (change, expected) in [
@@ -175,7 +175,7 @@ fn what_does_not_fit_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn set_is_idempotent_and_keeps_what_it_does_not_name() {
+fn set_is_idempotent_and_keeps_unnamed_keys() {
     let mut world = World::new(FILE);
     assert_eq!(world.change(&set("10.1.1.0/24", Some("a"), 5)), Ok(vec![]));
     let route = |world: &World| world.config.routes[1].clone();
@@ -210,7 +210,7 @@ fn set_is_idempotent_and_keeps_what_it_does_not_name() {
 }
 
 #[test]
-fn used_objects_are_not_deleted() {
+fn delete_of_object_in_use_is_rejected() {
     let mut world = World::new(FILE);
     world.change(&gateway("h", "198.51.100.2", PutMode::Add)).expect("fits");
     let mut of_h = connection("b", "tun-b", "10.2.0.0/16");
@@ -238,7 +238,7 @@ fn used_objects_are_not_deleted() {
 
 /// Each edit of the file with the objects that it sets aside and the reasons; undoing it brings them back.
 #[test]
-fn conflicts_with_edited_files_are_set_aside_and_come_back() {
+fn conflicting_objects_are_set_aside_and_restored() {
     let second = "\n[customer_gateway.h]\naddress = \"198.51.100.2\"\n[connection.z]\ncustomer_gateway = \"h\"\n\
                   interface = \"tun-z\"\nlocal_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"10.2.0.0/15\"]\n";
     let cases: [(String, &[(&str, &str)]); 6] = [
@@ -313,7 +313,7 @@ fn conflicts_with_edited_files_are_set_aside_and_come_back() {
 }
 
 #[test]
-fn objects_that_are_set_aside_can_be_changed_and_deleted() {
+fn set_aside_objects_can_be_changed_and_deleted() {
     let mut world = World::new(FILE);
     world.change(&add("10.1.7.0/24", "a")).expect("fits");
     world.edit(&format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"));

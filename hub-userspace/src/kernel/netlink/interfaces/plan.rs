@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_done_and_only_to_ours() {
+    fn interface_plan_changes_own_differing_links_only() {
         let set = |name: &str| InterfaceStep::Set { name: name.into(), mtu: 1400 };
         let create =
             |name: &str, if_id| InterfaceStep::Create { name: name.into(), link: XfrmLink { if_id, mtu: 1400 } };
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_the_bytes_that_the_kernel_reads() {
+    fn interface_messages_have_exact_bytes() {
         let bytes = |step: &InterfaceStep| {
             let mut message = NetlinkMessage::from(step.message().0);
             message.finalize();
