@@ -43,7 +43,7 @@ fn connection(hub: &Config) -> &str {
 }
 
 #[test]
-fn every_site_is_told_what_is_expected() {
+fn peer_config_of_every_hub_and_format_equals_expected() {
     let update = env::var_os("UPDATE_EXPECTED").is_some();
     let mut wrong = String::new();
     let mut count = 0;
@@ -73,7 +73,7 @@ fn every_site_is_told_what_is_expected() {
 }
 
 #[test]
-fn the_secret_is_there_only_when_asked_for() {
+fn secret_appears_only_on_request() {
     let plain = "a-secret-that-every-device-takes";
     let file = secret_file("plain.psk", plain);
     let hub = hub(&folder().join("plain"), &file);
@@ -86,7 +86,7 @@ fn the_secret_is_there_only_when_asked_for() {
 }
 
 #[test]
-fn a_secret_that_a_device_would_misread_is_refused_without_being_shown() {
+fn secret_unfit_for_device_is_rejected_and_not_shown() {
     let file = secret_file("odd.psk", SECRET);
     let hub = hub(&folder().join("plain"), &file);
     for format in [Format::CiscoIos, Format::CiscoAsa, Format::Huawei, Format::H3c, Format::Juniper] {
@@ -102,7 +102,7 @@ fn a_secret_that_a_device_would_misread_is_refused_without_being_shown() {
 }
 
 #[test]
-fn what_cannot_be_says_why_and_what_to_do() {
+fn unsupported_peer_config_reports_cause_and_remedy() {
     let file = secret_file("why.psk", "x");
     let text = fs::read_to_string(folder().join("plain/hub.toml")).expect("a hub");
     let of = |from: &str, to: &str, name: &str, format, with_secret| {

@@ -13,7 +13,7 @@ pub fn peer_config(path: &Path) -> String {
 }
 
 #[test]
-fn client_without_a_socket_or_without_access_to_it_says_what_to_do() {
+fn client_without_socket_or_access_reports_remedy() {
     let mut served = Served::start(Some(GROUP));
     let denied = become_user(NOBODY, NOBODY, || peer_config(&served.path));
     assert_eq!(denied, format!("no access to {}: run as root, or as a member of its group", served.path.display()));
@@ -28,7 +28,7 @@ fn client_without_a_socket_or_without_access_to_it_says_what_to_do() {
 }
 
 #[test]
-fn client_passes_on_what_the_server_refuses() {
+fn client_reports_server_rejection() {
     let served = Served::start(Some(GROUP));
     let unknown = peer_config(&served.path);
     assert!(unknown.contains("nowhere") && unknown.lines().count() == 1, "{unknown}");
@@ -50,7 +50,7 @@ fn answers_with(listener: &UnixListener, bytes: &[u8]) -> UnixStream {
 }
 
 #[test]
-fn client_says_so_when_answers_are_cut_off_of_another_version_or_do_not_come() {
+fn client_reports_truncated_unknown_or_missing_answer() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).expect("there is room");
@@ -86,7 +86,7 @@ fn client_says_so_when_answers_are_cut_off_of_another_version_or_do_not_come() {
 }
 
 #[test]
-fn client_follows_events_as_they_come_until_the_agent_ends() {
+fn client_receives_events_until_agent_exits() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).expect("there is room");
