@@ -109,7 +109,7 @@ fn route(status: &Value, destination: &str, next_hop: &str) -> Option<Value> {
 }
 
 #[test]
-fn a_route_added_carries_traffic_and_outlasts_the_agent() {
+fn added_route_carries_traffic_and_survives_restart() {
     let world = world();
     let agent = start(&world);
     assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
@@ -150,7 +150,7 @@ fn a_route_added_carries_traffic_and_outlasts_the_agent() {
 }
 
 #[test]
-fn what_does_not_fit_is_said_in_a_sentence_and_changes_nothing() {
+fn invalid_command_reports_cause_and_changes_nothing() {
     let world = world();
     let agent = start(&world);
     let before = agent.json(&["route", "list"]).unwrap();
@@ -181,7 +181,7 @@ fn what_does_not_fit_is_said_in_a_sentence_and_changes_nothing() {
 }
 
 #[test]
-fn a_file_edited_by_hand_is_taken_by_a_reload_and_never_written() {
+fn edited_file_is_applied_by_reload_and_never_written() {
     let world = world();
     let agent = start(&world);
     let by_hand = CONFIG.replace("max_connections = 3", "max_connections = 7 # grown");
@@ -196,7 +196,7 @@ fn a_file_edited_by_hand_is_taken_by_a_reload_and_never_written() {
 }
 
 #[test]
-fn a_reload_takes_all_of_a_good_file_and_nothing_of_a_bad_one() {
+fn reload_applies_valid_file_whole_and_invalid_not_at_all() {
     let world = world();
     let agent = start(&world);
     assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
@@ -238,7 +238,7 @@ fn a_reload_takes_all_of_a_good_file_and_nothing_of_a_bad_one() {
 }
 
 #[test]
-fn two_clients_at_once_lose_nothing() {
+fn concurrent_clients_lose_no_change() {
     let world = world();
     let agent = start(&world);
     thread::scope(|scope| {
@@ -264,7 +264,7 @@ fn two_clients_at_once_lose_nothing() {
 }
 
 #[test]
-fn a_connection_taken_down_is_drained_and_stays_down() {
+fn connection_down_drains_it_across_restart() {
     let world = world();
     let agent = start(&world);
     cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo");
@@ -320,7 +320,7 @@ fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value) 
 }
 
 #[test]
-fn the_socket_answers_with_the_right_status_and_one_sentence() {
+fn socket_error_has_http_status_and_one_sentence() {
     let world = world();
     let agent = start(&world);
     let large = format!(r#"{{"destination":"{}"}}"#, "1".repeat(10_000));

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_byte_is_named() {
+    fn wrong_byte_in_stream_is_reported_by_offset() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();

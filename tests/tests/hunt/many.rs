@@ -73,7 +73,7 @@ fn lie(hunt: &mut Hunt<'_>, tuns: &mut [Tun]) {
 }
 
 #[test]
-fn an_agent_with_very_many_tunnels_opens_nothing() -> anyhow::Result<()> {
+fn agent_with_many_tunnels_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let tuns = number("VPNHUB_TUNS")?.unwrap_or(TUNS);
     open_many_files().context("raising the limit of open files")?;

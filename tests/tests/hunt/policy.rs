@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_lets_pass_what_it_says_and_no_more() {
+    fn policy_model_allows_expected_places_only() {
         use Place::{Alpha, Beta, Gamma, Mgmt, Vpc, Wan};
         let none = Places::NONE;
         for (entry, from, to, packet, answers, must) in [
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_table_the_program_holds_what_sites_send_alone() {
+    fn policy_model_without_table_limits_site_sources_only() {
         use Place::{Alpha, Beta, Gamma, Mgmt, Vpc, Wan};
         let unguarded = Policy { guarded: false, ..ISOLATED };
         let none = Places::NONE;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_what_is_behind_all_its_tags() {
+    fn policy_model_reads_frame_behind_two_tags_at_most() {
         let tagged = |count| {
             judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| {
                 (0..count).fold(packet, |packet, _| packet.vlan(0))

@@ -46,7 +46,7 @@ impl Arena {
 }
 
 #[test]
-fn a_tunnel_that_is_renamed_made_anew_or_moved_opens_nothing() -> anyhow::Result<()> {
+fn tunnel_rename_recreation_or_move_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(Variant::ISOLATED)?;
     let agent = arena.start()?;
@@ -80,7 +80,7 @@ fn a_tunnel_that_is_renamed_made_anew_or_moved_opens_nothing() -> anyhow::Result
 }
 
 #[test]
-fn anothers_program_on_a_tunnel_opens_nothing() -> anyhow::Result<()> {
+fn foreign_program_on_tunnel_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(Variant::ISOLATED)?;
     let foreign = arena.hub().foreign_xdp(Place::Gamma.device())?;
@@ -111,7 +111,7 @@ fn anothers_program_on_a_tunnel_opens_nothing() -> anyhow::Result<()> {
 }
 
 #[test]
-fn routes_that_go_open_nothing() -> anyhow::Result<()> {
+fn route_flush_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(Variant::PLAIN)?;
     let agent = arena.start()?;

@@ -14,8 +14,8 @@ use crate::cases::assert_all_reach;
 use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    (Needs::StrongSwan, "userspace::certificates::tunnels_come_up_by_address_name_and_subject", known),
-    (Needs::StrongSwan, "userspace::certificates::a_site_of_another_authority_is_refused_and_told", unknown),
+    (Needs::StrongSwan, "userspace::certificates::tunnels_with_address_name_or_subject_id_come_up", known),
+    (Needs::StrongSwan, "userspace::certificates::site_of_other_ca_is_rejected_and_reported", unknown),
 ];
 
 /// IKE identities of the sites by index, if not their addresses.

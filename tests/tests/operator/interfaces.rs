@@ -24,7 +24,7 @@ pub fn restore_ningbo(world: &mut World) {
 }
 
 #[test]
-fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there() {
+fn missing_interface_is_logged_once_and_attached_on_creation() {
     let world = World::three_offices(&Options::default()).unwrap();
     world[HUB].ip("link del tun-nb").unwrap();
     let mut rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
@@ -72,7 +72,7 @@ fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there
 }
 
 #[test]
-fn an_interface_that_takes_another_name_is_let_go_of() {
+fn renamed_interface_is_detached() {
     let mut rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     rig.world[HUB].batch("link set dev tun-nb down\nlink set dev tun-nb name other").unwrap();
     retry("the program stays on the interface", || {

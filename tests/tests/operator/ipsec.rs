@@ -9,7 +9,7 @@ use crate::{SITES, stderr, stdout};
 const SECRET: &str = "a-secret-for-the-test-0123456789";
 
 #[test]
-fn ipsec_comes_with_a_reload_and_the_site_is_told_of_it_without_the_secret() {
+fn reload_adds_ipsec_and_peer_config_hides_secret() {
     let config = HubConfig::offices(&SITES);
     let rig = Rig::start(&Options::default(), &config).unwrap();
     let file = rig.agent.config();

@@ -21,7 +21,7 @@ fn assert_counts(counts: &Value) {
 }
 
 #[test]
-fn status_as_json_has_every_key_of_the_contract() {
+fn status_json_has_every_key_of_contract() {
     let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     let rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
     let status = rig.agent.status().unwrap();
@@ -77,7 +77,7 @@ fn row<'a>(table: &'a str, start: &[&str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn tables_say_the_same_to_people() {
+fn tables_show_same_values_as_json() {
     let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [25, 75]);
     config.routes[2].publish = false;
     let rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
@@ -103,7 +103,7 @@ fn tables_say_the_same_to_people() {
 }
 
 #[test]
-fn check_exits_with_0_for_a_good_file_and_1_for_any_other() {
+fn check_exits_with_0_for_valid_file_and_1_otherwise() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let scratch = Scratch::new().unwrap();
     let file = scratch.file("vpnhub.toml");

@@ -34,7 +34,7 @@ fn assert_untouched(hub: &Namespace) {
 }
 
 #[test]
-fn a_second_agent_on_the_same_socket() {
+fn second_agent_on_same_socket_is_rejected() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let (socket, config) = (rig.agent.socket(), rig.agent.config());
     let state = socket.with_file_name("other-state");
@@ -51,7 +51,7 @@ fn a_second_agent_on_the_same_socket() {
 }
 
 #[test]
-fn a_second_agent_in_the_same_namespace() {
+fn second_agent_in_same_namespace_is_rejected() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let scratch = Scratch::new().unwrap();
     fs::copy(rig.agent.config(), scratch.file("vpnhub.toml")).unwrap();
@@ -65,7 +65,7 @@ fn a_second_agent_in_the_same_namespace() {
 }
 
 #[test]
-fn users_without_privileges_can_neither_hold_the_lock_nor_look_into_the_agent() {
+fn unprivileged_user_cannot_hold_lock_or_read_agent() {
     let world = World::three_offices(&Options::default()).unwrap();
     // The lock's former name, which any user could take.
     let taken = world[HUB].enter(|| {
@@ -98,7 +98,7 @@ fn as_nobody(place: &Namespace, binary: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn no_privileges() {
+fn run_without_privileges_reports_remedy() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     // In a directory to which nobody has access.
@@ -129,7 +129,7 @@ fn no_privileges() {
 }
 
 #[test]
-fn others_may_not_ask_the_agent() {
+fn unprivileged_status_query_is_rejected() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let socket = rig.agent.socket();
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
@@ -142,7 +142,7 @@ fn others_may_not_ask_the_agent() {
 }
 
 #[test]
-fn a_configuration_that_is_not_there() {
+fn missing_configuration_is_reported() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let scratch = Scratch::new().unwrap();
     let told = failure(&run(&world["host"], &scratch));
@@ -154,7 +154,7 @@ fn a_configuration_that_is_not_there() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong_with_all_its_mistakes() {
+fn invalid_configuration_reports_all_mistakes() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     let mut config = HubConfig::offices(&SITES);
@@ -175,7 +175,7 @@ fn a_configuration_that_is_wrong_with_all_its_mistakes() {
 }
 
 #[test]
-fn commands_without_an_agent() {
+fn commands_without_agent_report_missing_agent() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let scratch = Scratch::new().unwrap();
     let socket = scratch.file("vpnhub.sock");

@@ -23,7 +23,7 @@ fn next(socket: &UnixDatagram) -> String {
 }
 
 #[test]
-fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
+fn systemd_is_notified_when_ready_and_stopping() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     let path = scratch.file("notify.sock");
@@ -51,7 +51,7 @@ fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
 }
 
 #[test]
-fn watchdog_is_pinged_for_as_long_as_the_agents_loop_goes_round() {
+fn watchdog_is_pinged_while_agent_loop_runs() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     let path = scratch.file("notify.sock");
@@ -69,7 +69,7 @@ fn watchdog_is_pinged_for_as_long_as_the_agents_loop_goes_round() {
 }
 
 #[test]
-fn a_notify_socket_that_is_not_there_hinders_nothing() {
+fn missing_notify_socket_does_not_stop_agent() {
     let world = World::three_offices(&Options::default()).unwrap();
     let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", "/nonexistent/notify.sock");
     let agent = command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
@@ -79,7 +79,7 @@ fn a_notify_socket_that_is_not_there_hinders_nothing() {
 
 #[test]
 #[ignore = "needs systemd-analyze of systemd 250 or later"]
-fn units_are_sandboxed() {
+fn units_score_below_exposure_threshold() {
     for unit in ["vpnhub.service", "vpnhub-guard.service"] {
         let path = checkout::find().unwrap().join("examples").join(unit);
         // In tenths: exit code 1 above it.

@@ -25,7 +25,7 @@ fn forwards(world: &World) -> bool {
 }
 
 #[test]
-fn a_datapath_without_an_agent_is_taken_away_whole() {
+fn cleanup_without_agent_removes_whole_datapath() {
     let Rig { agent, world } = warm_hub();
     let pins = world[HUB].pins();
     assert!(pins.join("counters").exists(), "{}", pins.display());
@@ -45,7 +45,7 @@ fn a_datapath_without_an_agent_is_taken_away_whole() {
 }
 
 #[test]
-fn a_datapath_is_read_without_its_agent() {
+fn datapath_without_agent_is_readable() {
     let Rig { agent, world } = warm_hub();
     let (sender, receiver) = (Wire::open(&world, &SHANGHAI, 0), Wire::open(&world, &HANGZHOU, 0));
     let before = agent.status().unwrap();
@@ -71,7 +71,7 @@ fn a_datapath_is_read_without_its_agent() {
 }
 
 #[test]
-fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_closed() {
+fn cleanup_removes_table_once_systemd_closes_its_socket() {
     let world = World::three_offices(&Options::default()).unwrap();
     let store = FdStore::open().unwrap();
     let config = HubConfig::offices(&SITES).to_string();
@@ -113,7 +113,7 @@ fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_clos
 }
 
 #[test]
-fn two_instances_of_a_host_do_not_meet() {
+fn instances_on_one_host_are_independent() {
     let [one, other] = [(); 2].map(|()| warm_hub());
     one.agent.kill().unwrap();
     assert!(cleanup(&one.world).status.success());
@@ -153,7 +153,7 @@ fn start_as(world: &World, instance: &str) -> String {
 }
 
 #[test]
-fn nothing_stays_in_bpffs_when_a_world_goes() {
+fn dropped_world_leaves_no_pins() {
     let Rig { agent, world } = warm_hub();
     let pins = world[HUB].pins();
     agent.stop().unwrap();

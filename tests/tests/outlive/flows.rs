@@ -60,7 +60,7 @@ fn warm_up(rig: &Rig) {
 }
 
 #[test]
-fn flows_stay_on_their_links_over_restarts_that_follow_failovers() {
+fn flows_stay_on_links_across_restart_after_failover() {
     let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [50, 50]);
     let mut rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
     warm_up(&rig);

@@ -89,12 +89,12 @@ fn nothing_leaks(change: impl FnOnce(&Rig)) {
 }
 
 #[test]
-fn a_site_whose_only_link_is_taken_down_is_unreachable_and_nothing_leaks() {
+fn site_with_only_link_down_is_unreachable_without_leak() {
     nothing_leaks(|rig| rig.world[HUB].set_link("tun-hz", false).unwrap());
 }
 
 #[test]
-fn a_site_whose_only_link_loses_its_carrier_is_unreachable_and_nothing_leaks() {
+fn site_with_only_carrier_lost_is_unreachable_without_leak() {
     nothing_leaks(|rig| {
         rig.world["hangzhou"].set_link("wan0", false).unwrap();
         rig.world[HUB].notice_carrier("tun-hz").unwrap();
@@ -102,6 +102,6 @@ fn a_site_whose_only_link_loses_its_carrier_is_unreachable_and_nothing_leaks() {
 }
 
 #[test]
-fn a_site_whose_only_link_is_deleted_is_unreachable_and_nothing_leaks() {
+fn site_with_only_link_deleted_is_unreachable_without_leak() {
     nothing_leaks(|rig| rig.world[HUB].ip("link del tun-hz").map(drop).unwrap());
 }

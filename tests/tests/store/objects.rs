@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{CONFIG, NINGBO, done, refused, restart, routes, shown, start, with_input, world};
 #[test]
-fn connections_and_customer_gateways_are_made_changed_and_deleted_by_command() {
+fn objects_are_created_changed_and_deleted_by_command() {
     let world = world();
     let agent = start(&world);
     done(&agent, "customer-gateway add nb --address 198.51.100.30");
@@ -48,7 +48,7 @@ fn connections_and_customer_gateways_are_made_changed_and_deleted_by_command() {
 }
 
 #[test]
-fn stored_objects_that_an_edited_file_conflicts_with_are_set_aside_and_come_back() {
+fn stored_objects_in_conflict_are_set_aside_and_restored() {
     let world = world();
     let agent = start(&world);
     done(&agent, "customer-gateway add nb --address 198.51.100.30");
@@ -82,7 +82,7 @@ fn stored_objects_that_an_edited_file_conflicts_with_are_set_aside_and_come_back
 }
 
 #[test]
-fn changes_are_in_the_audit_log_and_backups_bring_them_back() {
+fn changes_are_audited_and_restored_from_backup() {
     let world = world();
     let agent = start(&world);
     done(&agent, "route add 10.10.12.0/24 --next-hop shanghai --weight 7");
@@ -133,7 +133,7 @@ fn changes_are_in_the_audit_log_and_backups_bring_them_back() {
 }
 
 #[test]
-fn included_files_are_read_in_the_order_of_their_names() {
+fn included_files_are_read_in_name_order() {
     let world = world();
     let scratch = Scratch::new().unwrap();
     fs::create_dir(scratch.file("routes.d")).unwrap();
