@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arena::{Arena, Variant};
-use crate::everywhere::seed;
 use crate::hunt::Hunt;
+use crate::random::seed;
 
 /// Minimum number of random packets per phase.
 const PACKETS: usize = 3000;

@@ -11,11 +11,11 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::arena::{Arena, Variant};
-use crate::closing::unload;
-use crate::everywhere::{number, seed};
 use crate::hunt::{Hunt, ip};
 use crate::lifecycle::{during, still_allowed};
 use crate::places::Place;
+use crate::random::{number, seed};
+use crate::transitions::unload;
 use crate::wires::payload;
 
 /// `VPNHUB_TUNS=N` sets the number; a thousand take a minute.

@@ -5,10 +5,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arena::{Arena, Variant};
-use crate::everywhere::seed;
 use crate::hunt::Hunt;
 use crate::lifecycle::{during, still_allowed};
 use crate::places::{FAR_DEVICE, Place};
+use crate::random::seed;
 
 impl Arena {
     /// Assigns a tunnel device's addresses, and sets it up.

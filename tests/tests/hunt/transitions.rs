@@ -8,9 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arena::{Arena, Variant};
-use crate::everywhere::seed;
 use crate::hunt::Hunt;
 use crate::lifecycle::{during, still_allowed};
+use crate::random::seed;
 
 const BURST: usize = 100;
 
