@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_there_once_and_every_group_has_a_number() {
+    fn algorithm_names_are_unique_and_groups_numbered() {
         for (index, algorithm) in ALGORITHMS.iter().enumerate() {
             assert!(ALGORITHMS[..index].iter().all(|other| other.name != algorithm.name), "{algorithm}");
             assert_eq!(group_number(algorithm).is_some(), algorithm.kind == AlgorithmKind::Group, "{algorithm}");

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_of_the_owner_alone_is_a_secret() {
+    fn secret_file_of_one_owner_only_line_is_read() {
         for content in [SECRET.to_owned(), format!("{SECRET}\n"), format!("{SECRET}\r\n")] {
             for mode in [0o600, 0o400] {
                 assert_eq!(read(content.as_bytes(), mode).expect("a secret").expose(), SECRET);
@@ -204,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_read_is_refused_whatever_is_in_it() {
+    fn secret_file_accessible_to_others_is_rejected() {
         for mode in [0o640, 0o604, 0o644, 0o620, 0o602, 0o610] {
             assert_eq!(read(SECRET.as_bytes(), mode), Err(SecretFault::Exposed(mode)));
         }
     }
 
     #[test]
-    fn what_is_no_secret_says_so() {
+    fn malformed_secret_reports_fault() {
         let long = "x".repeat(257);
         for (content, fault) in [
             (&b""[..], SecretFault::Empty),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_shows_nothing() {
+    fn secret_debug_output_hides_content() {
         let secret = read(SECRET.as_bytes(), 0o600).expect("a secret");
         assert_eq!(format!("{secret:?} {:#?}", Some(&secret)), "Secret Some(\n    Secret,\n)");
     }

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_charon_logs_is_said_in_plain_words() {
+    fn charon_log_line_becomes_operator_message() {
         // Recorded from strongSwan 5.9.8.
         for (line, start) in [
             ("received AUTHENTICATION_FAILED notify error", "the site refuses the hub's secret"),
