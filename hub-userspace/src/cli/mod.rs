@@ -175,9 +175,13 @@ fn confirm_time(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "write whole seconds, from 1s to 1h".to_owned())
 }
 
-/// Runs the command. An error is printed as one sentence on standard error, with exit status 1.
-pub async fn run(cli: Cli) -> ExitCode {
-    match execute(cli).await {
+/// Runs the command of the process's arguments. An error is printed as one sentence on standard error, with exit status
+/// 1.
+///
+/// Here, not in the binary: a caller of an async function compiles that function and all that it awaits once more.
+#[tokio::main(worker_threads = 2)]
+pub async fn main() -> ExitCode {
+    match execute(Cli::parse()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("vpnhub: {error:#}");
