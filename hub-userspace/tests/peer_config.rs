@@ -130,7 +130,7 @@ fn what_cannot_be_says_why_and_what_to_do() {
     let mixed = of("203.0.113.1", "2001:db8::1", "shanghai", Format::Swanctl, false);
     assert!(mixed.contains("not of one IP version"), "{mixed}");
     let asa = of(&psk, &fqdn, "shanghai", Format::CiscoAsa, false);
-    assert!(asa.starts_with("cisco-asa: the device takes no fqdn as the site's identity; help: "), "{asa}");
+    assert!(asa.starts_with("cisco-asa: the device does not support fqdn as the site's identity; help: "), "{asa}");
     let ios = of(&psk, &dn, "shanghai", Format::CiscoIos, false);
     assert!(ios.contains("takes no dn as the site's identity"), "{ios}");
     let h3c = of(&psk, &odd, "shanghai", Format::H3c, false);

@@ -287,7 +287,7 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
     match below.map(|below| below.remove(&name)) {
         None => {}
         Some(Some(Value::Object(keys))) => root = keys,
-        Some(_) => bail!("{shown} has a {} of another name than {name}", id.kind().replace('_', " ")),
+        Some(_) => bail!("{shown} has a {} with another name than {name}", id.kind().replace('_', " ")),
     }
     Ok(root)
 }
@@ -299,7 +299,7 @@ pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Re
         RouteCommand::Show { destination } => {
             let routes = client.routes_to(destination).await?;
             if routes.is_empty() {
-                bail!("there is no route to {destination}: `vpnhub route list` shows those that there are");
+                bail!("there is no route to {destination}: see `vpnhub route list`");
             }
             return printed(&*routes, table::routes, output);
         }

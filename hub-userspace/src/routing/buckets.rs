@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_goes_and_comes_back_has_its_share_again_and_the_others_never_lost_theirs() {
+    fn returning_member_regains_its_share_and_others_never_lose_theirs() {
         for seed in 0..300 {
             let mut rng = SmallRng::seed_from_u64(seed);
             let members = members(&mut rng);

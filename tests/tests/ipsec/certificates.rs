@@ -21,8 +21,8 @@ pub const CASES: &[Case] = &[
 /// IKE identities of the sites by index, if not their addresses.
 const NAMES: [Option<&str>; 3] = [None, Some("hangzhou.example.com"), Some("O=Example, CN=Ningbo")];
 const HUB_NAME: &str = "hub.example.com";
-const REFUSED: &str = "IPsec: the site's certificate is not from a CA that the hub trusts, or not for what the site \
-                       calls itself: compare ca and remote_id with it";
+const REFUSED: &str = "IPsec: the site's certificate is not from a CA that the hub trusts, or not for the site's \
+    identity: compare ca and remote_id with it";
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,

@@ -41,7 +41,7 @@ fn a_datapath_without_an_agent_is_taken_away_whole() {
     let links = world[HUB].ip("-d link show").unwrap();
     assert!(!links.contains("xdp"), "{links}");
     assert!(!forwards(&world), "no TC program is left either");
-    assert_eq!(said(&cleanup(&world)), "no agent has left anything here");
+    assert_eq!(said(&cleanup(&world)), "nothing to remove");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_clos
     assert!(store.name().is_some());
     agent.stop().unwrap();
     retry("still kept", || Ok(store.name().is_none().then_some(()))).unwrap();
-    assert_eq!(said(&cleanup(&world)), "no agent has left anything here");
+    assert_eq!(said(&cleanup(&world)), "nothing to remove");
 }
 
 #[test]

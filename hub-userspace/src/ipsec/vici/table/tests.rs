@@ -338,7 +338,7 @@ fn selectors_stay_through_every_rekeying_whatever_the_order() {
 }
 
 #[test]
-fn a_charon_that_starts_again_counts_anew() {
+fn restarted_charon_counts_from_zero() {
     let up = up_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
     let down = event_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
     let mut table = SaTable::default();
