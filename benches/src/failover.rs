@@ -1,4 +1,4 @@
-//! How long traffic is lost when a tunnel fails that another can take over from.
+//! How long traffic is lost when a tunnel with a standby fails.
 
 use std::{thread, time::Duration};
 
