@@ -331,7 +331,7 @@ fn an_agent_is_started_asked_and_stopped() {
 }
 
 #[test]
-fn an_agent_that_fails_is_told_with_its_log() {
+fn agent_that_fails_is_reported_with_its_log() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let (command, _script) = fake_agent(0, "echo no such interface; exit 1").unwrap();
     let failed = command.start_with(&world["host"], "");

@@ -90,7 +90,7 @@ fn frames_with_many_priority_tags_reach_nobody_by_tc() -> anyhow::Result<()> {
 
 /// 1.2
 #[test]
-fn a_packet_of_a_raw_link_is_judged_as_what_the_kernel_takes_it_for() -> anyhow::Result<()> {
+fn packet_of_a_raw_link_is_classified_like_in_the_kernel() -> anyhow::Result<()> {
     hunted(
         Variant::PLAIN,
         |_| Ok(()),

@@ -181,7 +181,7 @@ fn a_flushed_ruleset_beside_programs_of_tc_opens_what_is_said_and_closes_again()
 }
 
 /// systemd stores the socket that owns the table: nothing opens, whatever happens to the agent.
-fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
+fn held_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(variant)?;
     let hub = arena.hub();
@@ -236,13 +236,13 @@ fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_table_whose_owner_is_kept_by_systemd_opens_nothing_without_an_agent() -> anyhow::Result<()> {
-    kept_for_the_next_agent(Variant::ISOLATED)
+fn table_whose_owner_systemd_holds_opens_nothing_without_an_agent() -> anyhow::Result<()> {
+    held_for_the_next_agent(Variant::ISOLATED)
 }
 
 #[test]
-fn a_table_whose_owner_is_kept_by_systemd_opens_nothing_beside_programs_of_tc() -> anyhow::Result<()> {
-    kept_for_the_next_agent(Variant::PLAIN.attach("tc"))
+fn table_whose_owner_systemd_holds_opens_nothing_beside_programs_of_tc() -> anyhow::Result<()> {
+    held_for_the_next_agent(Variant::PLAIN.attach("tc"))
 }
 
 /// Everything that the table protected is gone.

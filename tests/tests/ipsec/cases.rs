@@ -13,7 +13,7 @@ pub const USERSPACE: &[Case] = &[
         all_pairs(Esp::Userspace);
     }),
     (Needs::StrongSwan, "userspace::rekeyings_lose_nothing_and_never_show_as_down", || rekeyed(Esp::Userspace)),
-    (Needs::StrongSwan, "userspace::a_tunnel_that_the_site_ends_is_told_at_once_and_comes_back", || {
+    (Needs::StrongSwan, "userspace::tunnel_ended_by_the_site_is_reported_at_once_and_comes_back", || {
         ended_by_the_site(Esp::Userspace);
     }),
     (Needs::StrongSwan, "userspace::tunnels_come_about_when_the_hub_begins", || hub_begins(Esp::Userspace)),

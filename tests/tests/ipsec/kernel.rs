@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
         all_pairs(Esp::Kernel);
     }),
     (Needs::KernelEsp, "kernel::rekeyings_lose_nothing_and_never_show_as_down", || rekeyed(Esp::Kernel)),
-    (Needs::KernelEsp, "kernel::a_tunnel_that_the_site_ends_is_told_at_once_and_comes_back", || {
+    (Needs::KernelEsp, "kernel::tunnel_ended_by_the_site_is_reported_at_once_and_comes_back", || {
         ended_by_the_site(Esp::Kernel);
     }),
     (Needs::KernelEsp, "kernel::a_source_that_is_not_the_sites_is_dropped_and_counted", spoofed),

@@ -118,7 +118,7 @@ fn after_a_crash_all_carries_on_and_the_next_start_takes_over() {
 }
 
 #[test]
-fn what_a_crash_left_and_nobody_wants_any_more_goes_with_the_next_start() {
+fn start_after_a_crash_removes_leftovers_that_are_not_configured() {
     let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES));
     let scratch = agent.kill().unwrap();
     std::fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&[SHANGHAI, HANGZHOU]).to_string()).unwrap();

@@ -102,7 +102,7 @@ fn what_the_sas_are_for_counts_and_not_the_file() -> anyhow::Result<()> {
 }
 
 #[test]
-fn limits_to_protocols_and_ports_are_kept_both_ways() -> anyhow::Result<()> {
+fn protocol_and_port_limits_apply_in_both_directions() -> anyhow::Result<()> {
     let any = "0.0.0.0/0";
     let world = with_sas(
         &[
