@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_later_is_judged_against_the_earlier() {
+    fn later_prefix_conflicts_with_the_earlier() {
         let inside = claims(&[("10.0.0.0/8", 1), ("10.1.0.0/16", 2)]);
         let contains = claims(&[("10.1.0.0/16", 2), ("10.0.0.0/8", 1)]);
         let expected = |relation| vec![Conflict { claim: 1, earlier: 0, relation }];

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_not_admitted_and_told() {
+    fn rules_beyond_the_capacity_are_dropped_and_reported() {
         let ports: Vec<(u32, u8, u16)> = (1..=10).map(|port| (2, 6, port)).collect();
         let compiled = compile(&limited(&ports));
         let owner = compiled[0].policy.values().next().unwrap();

@@ -108,7 +108,7 @@ fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_clos
     let agent = store.command(command).start_with(&world[HUB], &config).unwrap();
     assert!(store.name().is_some());
     agent.stop().unwrap();
-    retry("still kept", || Ok(store.name().is_none().then_some(()))).unwrap();
+    retry("still held", || Ok(store.name().is_none().then_some(()))).unwrap();
     assert_eq!(said(&cleanup(&world)), "nothing to remove");
 }
 

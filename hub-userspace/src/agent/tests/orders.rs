@@ -157,7 +157,7 @@ fn the_next_look_puts_back_what_others_may_have_removed() {
 }
 
 #[test]
-fn listeners_are_told_what_is_new() {
+fn listeners_receive_only_changes() {
     let mut agent = agent(&["a"]);
     let reported = agent.reported().expect("of the start");
     assert_eq!((reported.connection.as_str(), reported.state, reported.was), ("a", State::Up, None));

@@ -252,13 +252,13 @@ fn conflicts_with_edited_files_are_set_aside_and_come_back() {
         (
             FILE.replace("[connection.a]", "[connection.b]").replace("\"a\"", "\"b\""),
             &[
-                ("connection b", "/etc/vpnhub.toml line 8 defines it, too"),
+                ("connection b", "/etc/vpnhub.toml line 8 also defines it"),
                 ("route 10.1.7.0/24 a", "there is no connection \"a\""),
             ],
         ),
         (
             format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"),
-            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 defines it, too")],
+            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 also defines it")],
         ),
         (
             FILE.replace("[customer_gateway.g]", "[customer_gateway.x]").replace("= \"g\"", "= \"x\""),
@@ -284,7 +284,7 @@ fn conflicts_with_edited_files_are_set_aside_and_come_back() {
                 .replace("\"10.1.0.0/16\"", "\"10.9.0.0/16\""),
             &[
                 ("connection c", "\"tun-c\" is the VPC's interface"),
-                ("route 10.1.7.0/24 a", "belongs to the VPC as well"),
+                ("route 10.1.7.0/24 a", "also belongs to the VPC"),
                 ("route 10.3.0.0/16 c", "there is no connection \"c\""),
             ],
         ),

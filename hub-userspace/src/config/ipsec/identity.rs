@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_told_apart() {
+    fn identity_forms_are_distinguished() {
         for (text, form) in [
             ("198.51.100.10", Form::Address),
             ("2001:db8::1", Form::Address),

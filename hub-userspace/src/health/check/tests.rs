@@ -91,7 +91,7 @@ fn the_first_reply_makes_a_path_healthy_and_misses_unhealthy_within_the_bound() 
 }
 
 #[test]
-fn a_path_that_never_replied_is_told_once() {
+fn path_that_never_replied_is_reported_once() {
     let mut path = Path::new(ms(100), 3);
     path.run(ms(5000), |_| None, ON_TIME);
     assert_eq!(path.verdicts, [(ms(300), Verdict::Unhealthy { misses: 3, last_reply_age: None })]);
@@ -201,7 +201,7 @@ fn no_random_jitter_below_the_limit_makes_a_path_flap() {
 }
 
 #[test]
-fn a_path_that_dies_at_random_is_told_within_the_bound_after_the_last_reply() {
+fn path_that_dies_at_random_is_reported_within_the_bound_after_the_last_reply() {
     let mut random = Random(2);
     for round in 0..300 {
         let interval = ms(10 + random.below(3000));

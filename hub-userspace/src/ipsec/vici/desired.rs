@@ -321,7 +321,7 @@ remote_cidrs = ["10.20.0.0/16"]
     }
 
     #[test]
-    fn only_what_is_different_is_told() {
+    fn only_differences_are_sent() {
         let folder = tempfile::tempdir().expect("a folder");
         let nothing = DesiredState::default();
         let first = DesiredState::of(&config(folder.path(), ""));

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_without_them_is_told_of_in_one_sentence() {
+    fn kernel_without_xfrm_interfaces_is_reported_in_one_sentence() {
         let refusal = Refusal { errno: Errno::OPNOTSUPP.raw_os_error(), detail: Some("Unknown device type".into()) };
         let problem = problem("xf7", &refusal);
         assert!(problem.contains("this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE)"), "{problem}");

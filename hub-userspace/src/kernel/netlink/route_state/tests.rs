@@ -104,7 +104,7 @@ fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
 }
 
 #[test]
-fn when_nothing_is_wanted_all_that_is_held_goes() {
+fn empty_desired_state_removes_all_routes() {
     let [held, unwritten, surplus] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
     let mut route_state = read(&[(held, through(1)), (surplus, through(1))]);
     want(&mut route_state, held, through(2));

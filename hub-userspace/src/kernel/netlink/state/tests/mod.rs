@@ -361,7 +361,7 @@ fn link_addresses_of_other_lengths_multicast_and_proxies_are_no_neighbours() {
 }
 
 #[test]
-fn stale_is_told_unless_it_passed_within_the_burst() {
+fn stale_is_reported_unless_it_passed_within_the_burst() {
     let key = (5, "10.5.0.2".parse().unwrap());
     let mut state = busy_host();
     let mut changes = Changes::default();
