@@ -33,6 +33,11 @@ pub fn wait_for_rest(pid: u32, patience: Duration) -> Result<()> {
     }
 }
 
+/// Processor time that a process has used, to a clock tick (10 ms).
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    Ok(Duration::from_millis(ticks(pid)? * 10))
+}
+
 /// Processor time that a process has used, in ticks.
 fn ticks(pid: u32) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the agent has ended")?;

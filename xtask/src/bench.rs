@@ -55,11 +55,15 @@ enum Name {
     Outlive,
     /// How fast an agent with many routes starts, reloads and changes one
     Update,
+    /// Load, answers and failover of an agent with very many tunnels (installs strongSwan)
+    Tunnels,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if matches!(args.name, Name::Tcp) {
-        setup::commands(&[setup::commands::IPERF3])?;
+    match args.name {
+        Name::Tcp => drop(setup::commands(&[setup::commands::IPERF3])?),
+        Name::Tunnels => setup::strongswan()?,
+        _ => {}
     }
     let name = match args.name {
         Name::Forward => "forward",
@@ -71,6 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Change => "change",
         Name::Outlive => "outlive",
         Name::Update => "update",
+        Name::Tunnels => "tunnels",
     };
     vpnhub_bench(name, &args.args)
 }
