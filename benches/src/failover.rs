@@ -1,4 +1,4 @@
-//! How long traffic is lost when a tunnel fails that another can take over from.
+//! How long traffic is lost when a tunnel with a standby fails.
 
 use std::{thread, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     netdev::Netdev,
     rows::Results,
     stats::{Summary, float, histogram, milliseconds},
-    stream::{self, Kept, Pace},
+    stream::{self, Pace, StreamSummary},
     testbed::{self, B, Common, Endpoints, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
 };
 
@@ -155,7 +155,7 @@ impl Case {
             weight => by_tunnel[0] * weight * 2 >= by_tunnel[1] * 100 && by_tunnel[1] * 200 >= by_tunnel[0] * weight,
         };
         let before = programs.made()?;
-        let ((found, notified), kept) = stream::during(programs, from, *pace, || {
+        let ((found, notified), summary) = stream::during(programs, from, *pace, || {
             arrivals::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
             rest()?;
             // Health checks have a rhythm: the failures fall on every part of it.
@@ -186,7 +186,7 @@ impl Case {
             Ok((found, notified))
         })?;
         self.notified.extend(notified.map(milliseconds));
-        let Kept { elapsed, longest_pause } = kept;
+        let StreamSummary { elapsed, longest_pause } = summary;
         self.rates.push(float(programs.made()? - before) / elapsed.as_secs_f64());
         self.pauses.push(milliseconds(longest_pause));
         self.found.push(found);
@@ -205,9 +205,9 @@ impl Case {
         // A tunnel that shares the traffic gets its next frame anyway.
         if self.weight == 0 {
             let first = self.found.iter().filter_map(|found| found.first.map(milliseconds));
-            results.add(&case, "first on the second", "ms", first);
+            results.add(&case, "first over the second", "ms", first);
         }
-        results.add(&case, "kernel tells", "ms", self.notified.iter().copied());
+        results.add(&case, "kernel notified", "ms", self.notified.iter().copied());
         results.add(&case, "lost", "frames", self.found.iter().map(|found| float(found.lost)));
         results.add(&case, "rate", "frames/s", self.rates.iter().map(|rate| rate.round()));
         results.add(&case, "longest pause of sender", "ms", self.pauses.iter().copied());

@@ -65,7 +65,8 @@ enum Command {
     Tunnels(tunnels::Arguments),
     /// Compare the cost of forwarding a frame: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
-    /// Measure the cost of each stage of the hub's program: a ladder from an empty program to the whole hub
+    /// Measure the cost of each stage of the hub's program: programs of increasing length, from an empty one to the
+    /// whole hub
     Lookup(lookup::Arguments),
     /// Compare a few and many next hops, connections and selectors, and native with generic XDP
     Scale(scale::Arguments),

@@ -46,7 +46,7 @@ impl Report {
                  fit the MTU?",
             )
         } else if self.garbled > 0 {
-            Some("frames came out wrong: MAC, TTL, checksum, address, port or length")
+            Some("frames arrived corrupted: MAC, TTL, checksum, address, port or length")
         } else if self.received > self.sent {
             Some("more frames arrived than were sent: is another flood running to this device?")
         } else {

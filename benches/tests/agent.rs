@@ -45,7 +45,7 @@ fn failover_bench_restores_traffic_each_run() {
     for how in ["carrier", "admin", "path"] {
         let all = row(&results, "how", &how.into(), "all arrives");
         assert_eq!(all["count"], 2);
-        let first = row(&results, "how", &how.into(), "first on the second");
+        let first = row(&results, "how", &how.into(), "first over the second");
         assert!(first["min"].as_f64().unwrap() > 0.0, "{first}");
         // A dead path is noticed after three intervals of 100 ms at the earliest, less the one that had begun: 4000 frames.
         let lost = row(&results, "how", &how.into(), "lost")["min"].as_f64().unwrap();

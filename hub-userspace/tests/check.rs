@@ -162,11 +162,11 @@ fn secret_readable_by_others_is_rejected_and_not_shown() {
     for (content, mode, expected) in [
         (SECRET, 0o600, ": ok: 2 connections, 2 routes\n"),
         (SECRET, 0o400, ": ok: 2 connections, 2 routes\n"),
-        (SECRET, 0o640, "can be read or written by others than its owner (mode 0640); help: chmod 600 "),
-        (SECRET, 0o604, "can be read or written by others than its owner (mode 0604); help: chmod 600 "),
+        (SECRET, 0o640, "can be read or written by users other than its owner (mode 0640); help: chmod 600 "),
+        (SECRET, 0o604, "can be read or written by users other than its owner (mode 0604); help: chmod 600 "),
         ("short", 0o600, "psk\" is short; help: make a new one with `openssl rand -base64 32`"),
         ("", 0o600, "psk\" is empty; help: write one line"),
-        ("never to be seen", 0o600, "psk\" has blanks, several lines or"),
+        ("never to be seen", 0o600, "psk\" contains blanks, several lines, or"),
     ] {
         drop(fs::remove_file(&psk));
         fs::write(&psk, content).expect("the folder can be written");

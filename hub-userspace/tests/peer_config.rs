@@ -130,9 +130,9 @@ fn unsupported_peer_config_reports_cause_and_remedy() {
     let mixed = of("203.0.113.1", "2001:db8::1", "shanghai", Format::Swanctl, false);
     assert!(mixed.contains("not of one IP version"), "{mixed}");
     let asa = of(&psk, &fqdn, "shanghai", Format::CiscoAsa, false);
-    assert!(asa.starts_with("cisco-asa: the device takes no fqdn as the site's identity; help: "), "{asa}");
+    assert!(asa.starts_with("cisco-asa: the device does not support fqdn as the site's identity; help: "), "{asa}");
     let ios = of(&psk, &dn, "shanghai", Format::CiscoIos, false);
-    assert!(ios.contains("takes no dn as the site's identity"), "{ios}");
+    assert!(ios.contains("does not support dn as the site's identity"), "{ios}");
     let h3c = of(&psk, &odd, "shanghai", Format::H3c, false);
     assert!(h3c.contains("none of the IKE proposals (chacha20poly1305-prfsha384-curve25519); help: add one"), "{h3c}");
     let missing = of(&psk, absent, "shanghai", Format::Swanctl, true);

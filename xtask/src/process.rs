@@ -132,7 +132,7 @@ impl Step<'_> {
         }
         match status {
             None => bail!("{} took over {} s", self.title, started.elapsed().as_secs()),
-            Some(status) => bail!("{} failed ({status}); all of it: {}", self.title, log.display()),
+            Some(status) => bail!("{} failed ({status}); complete log: {}", self.title, log.display()),
         }
     }
 }
@@ -230,10 +230,10 @@ impl Forward {
     /// Call it after the start of the child: a child inherits blocked signals, and would not terminate.
     fn start() -> Result<Self> {
         // Grandchildren whose parent ended first come to us instead of to PID 1, and are found.
-        prctl::set_child_subreaper(true).context("becoming the reaper of orphans")?;
+        prctl::set_child_subreaper(true).context("becoming the subreaper of descendants")?;
         let signals: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2].into_iter().collect();
         let before = SigSet::thread_get_mask().context("reading the signal mask")?;
-        signals.thread_block().context("holding signals back")?;
+        signals.thread_block().context("blocking signals")?;
         let thread = thread::spawn(move || match signals.wait() {
             // Signals are taken lowest number first: the end of the child's time (SIGUSR2) does not overtake
             // the SIGINT that ended the child.
@@ -262,7 +262,7 @@ fn end_with(signal: Signal) -> ! {
     for pid in descendants() {
         let _ = kill(pid, Signal::SIGKILL);
     }
-    eprintln!("\nended by {signal}; run it again to go on where it stopped");
+    eprintln!("\nended by {signal}; run it again to continue");
     exit(128 + signal as i32)
 }
 

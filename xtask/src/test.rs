@@ -15,7 +15,7 @@ use crate::{
     setup::{self, host},
 };
 
-/// Runs the tests, in namespaces of their own: nothing on this host is touched.
+/// Runs the tests, in namespaces of their own: nothing on this host is changed.
 ///
 /// Sets up and builds what is missing, then runs `cargo test --release` for the workspace with the arguments
 /// given here. The name of a suite (a file or folder in a package's `tests`) runs that suite. Needs root; without it, the test programs (and nothing else) run through sudo.
@@ -23,7 +23,7 @@ use crate::{
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test hunt\n  cargo xtask test failover\n  \
                         cargo xtask test -p hub-tests --test forward -- --nocapture")]
 pub struct Args {
-    /// Passed on to `cargo test`: a filter, options, and after `--` arguments of the test programs
+    /// Arguments of `cargo test`: a filter, options, and after `--` arguments of the test programs
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
     args: Vec<OsString>,
 }
@@ -32,9 +32,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     setup::runtime()?;
     if let Err(why) = setup::strongswan() {
         // Each test that needs it also reports the reason.
-        eprintln!("tests of IPsec are left out: {why:#}");
+        eprintln!("tests of IPsec are skipped: {why:#}");
     } else if let Err(why) = setup::starter() {
-        eprintln!("tests of strongSwan's older form are left out: {why:#}");
+        eprintln!("tests of strongSwan's older form are skipped: {why:#}");
     }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;

@@ -36,17 +36,16 @@ pub(super) fn mark(value: &DeValue<'_>) -> Result<Mark, Problem> {
     };
     let bits = mask & !flag;
     let problem = if !flag.is_power_of_two() {
-        Problem::new(format!("the value of {shown} is not one bit"))
-            .help("set one bit, which says that a packet is admitted, such as 0x10000000")
+        Problem::new(format!("the value of {shown} is not one bit")).help("set one bit, such as 0x10000000")
     } else if mask & flag == 0 {
         Problem::new(format!("the mask of {shown} does not have the bit of the value"))
-            .help(format!("write \"{flag:#x}/{:#x}\" if the rest is meant", mask | flag))
+            .help(format!("write \"{flag:#x}/{:#x}\" if the other bits are right", mask | flag))
     } else if bits > flag {
         Problem::new(format!("the mask of {shown} has bits above the value's"))
             .help("choose a value bit above all others of the mask")
     } else if !is_one_run(bits) {
         Problem::new(format!("the mask of {shown} has gaps below the value's bit"))
-            .help("let the mask's other bits follow one another: they are a number")
+            .help("make the mask's other bits contiguous: they hold a number")
     } else if !NUMBER_BITS.contains(&bits.count_ones()) {
         let (least, most) = NUMBER_BITS.into_inner();
         Problem::new(format!("the mask of {shown} has {} bits below the value's", bits.count_ones()))

@@ -80,7 +80,7 @@ fn prefix_length(text: &str, address: IpAddr, length: &str) -> Read<u8> {
     match length.parse::<u8>() {
         Ok(length) if digits_only && length <= longest => Ok(length),
         Err(error) if !digits_only && *error.kind() != IntErrorKind::PosOverflow => {
-            Err(Problem::new(format!("{} has no number for its length", quoted(text))).help(range))
+            Err(Problem::new(format!("{} has a prefix length that is not a number", quoted(text))).help(range))
         }
         _ => Err(Problem::new(format!("{} has a prefix length of {}", quoted(text), quoted(length).trim_matches('"')))
             .help(range)),

@@ -47,7 +47,7 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Read<&'v str> {
         match value {
             DeValue::Integer(number) => problem.help(format!("put it in quotes: \"{number}\"")),
             DeValue::Array(items) if items.len() == 1 => problem.help("write the one value without the brackets"),
-            _ => problem.help("write a text in quotes"),
+            _ => problem.help("write text in quotes"),
         }
     })
 }
@@ -140,7 +140,7 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
     if name.len() > MAX_INTERFACE_BYTES {
         let why = if name.is_ascii() { "" } else { " (a character outside ASCII takes several)" };
         return Err(Problem::new(format!(
-            "{shown} is {} bytes long{why}, the kernel takes at most {MAX_INTERFACE_BYTES}",
+            "{shown} is {} bytes long{why}, the kernel allows at most {MAX_INTERFACE_BYTES}",
             name.len()
         ))
         .help("give the interface a shorter name, here and where it is created"));
@@ -221,7 +221,7 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Rea
     if let Some((_, found)) = choices.iter().find(|(name, _)| *name == word) {
         return Ok(*found);
     }
-    let problem = Problem::new(format!("{} is none of the choices", quoted(word)));
+    let problem = Problem::new(format!("{} is not one of the choices", quoted(word)));
     let all = choices.iter().map(|(name, _)| quoted(name)).collect::<Vec<_>>();
     Err(match nearest(word, choices.iter().map(|(name, _)| *name)) {
         Some(meant) => problem.help(format!("did you mean {}?", quoted(meant))),
@@ -233,11 +233,11 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Rea
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     let text = string(value)?;
     if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Problem::new(format!("{} is not a path", quoted(text))).help("name a file, from / on"));
+        return Err(Problem::new(format!("{} is not a path", quoted(text))).help("name a file by its absolute path"));
     }
     if !text.starts_with('/') {
         return Err(Problem::new(format!("the path {} does not begin with /", quoted(text))).help(format!(
-            "write the whole path, such as {}",
+            "write the absolute path, such as {}",
             quoted(&format!("/etc/vpnhub/{}", text.trim_start_matches("./")))
         )));
     }
@@ -252,7 +252,7 @@ pub(super) fn socket(value: &DeValue<'_>) -> Read<PathBuf> {
     let path = path(value)?;
     match path.as_os_str().len() {
         length if length > MAX_SOCKET_BYTES => {
-            Err(Problem::new(format!("the path is {length} bytes long, a socket's at most {MAX_SOCKET_BYTES}"))
+            Err(Problem::new(format!("the path is {length} bytes long, a socket's path at most {MAX_SOCKET_BYTES}"))
                 .help("move the socket to a shorter path, here and where it is created"))
         }
         _ => Ok(path),

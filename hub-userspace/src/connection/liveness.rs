@@ -249,7 +249,7 @@ mod tests {
                 &[Up, Down, HoldDown, HoldDown, Up],
             ),
             (
-                "a flap starts the delay anew",
+                "a flap restarts the delay",
                 &[(0, '+'), (10, '-'), (20, '+'), (1000, '-'), (1001, '+'), (2500, '+'), (3001, '+')],
                 &[Up, Down, HoldDown, Down, HoldDown, HoldDown, Up],
             ),
@@ -318,7 +318,7 @@ mod tests {
                 &[HoldDown, HoldDown, Up],
             ),
             (
-                "a failure since then starts it anew",
+                "a failure since then restarts it",
                 &[(0, '+'), (10, '-'), (20, '+')],
                 &[(50, '-'), (60, '+'), (2059, '+'), (2060, '+')],
                 &[Down, HoldDown, HoldDown, Up],

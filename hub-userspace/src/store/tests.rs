@@ -128,7 +128,9 @@ fn store_with_newer_schema_is_rejected() {
     write.commit().expect("committed");
     drop(store);
     let error = Store::open(folder.path(), "default").expect_err("newer").to_string();
-    for part in ["version 2", "a downgrade loses", "`vpnhub store backup`", "copy the older version's backup"] {
+    for part in
+        ["version 2", "to downgrade", "`vpnhub store backup`", "loses the objects", "copy the older version's backup"]
+    {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(error.lines().count(), 1);

@@ -217,7 +217,7 @@ fn check_on_dead_interface_is_unhealthy_and_idle() {
         probing.unhealthy("one", Instant::now()).await;
         probing.until("one", "the problem", |report| report.problem.is_some()).await;
         let problem = probing.report("one").problem.unwrap();
-        assert_eq!(problem, "its interface is down; it is tried again with every probe");
+        assert_eq!(problem, "its interface is down; retried with every probe");
 
         assert_idle().await;
 

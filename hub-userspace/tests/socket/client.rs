@@ -34,7 +34,7 @@ fn client_reports_server_rejection() {
     assert!(unknown.contains("nowhere") && unknown.lines().count() == 1, "{unknown}");
     let down = || ObjectChange::Admin(Admin { connection: "a/b".to_owned(), up: false });
     let forbidden = become_user(NOBODY, GROUP, || client(&served.path, async |client| client.change(&down()).await));
-    assert_eq!(forbidden, Err("changes are for root alone: run as root".to_owned()));
+    assert_eq!(forbidden, Err("only root can make changes: run as root".to_owned()));
     // The configuration manager has dropped it.
     let failed = client(&served.path, async |client| client.change(&down()).await);
     assert_eq!(failed, Err("the agent is stopping".to_owned()));
@@ -56,8 +56,8 @@ fn client_reports_truncated_unknown_or_missing_answer() {
     let listener = UnixListener::bind(&path).expect("there is room");
     let socket = path.display();
     for (answer, expected) in [
-        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"gat", "the agent's answer is cut off: ".to_owned()),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "the agent answers something else: ".to_owned()),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"gat", "the agent's answer is truncated: ".to_owned()),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "unexpected answer from the agent: ".to_owned()),
         (
             "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
             format!("the agent on {socket} does not know /v1/status: it may be of another version"),
@@ -82,7 +82,7 @@ fn client_reports_truncated_unknown_or_missing_answer() {
         drop(told);
         late
     });
-    assert_eq!(late, format!("the agent on {socket} does not answer: it takes too long"));
+    assert_eq!(late, format!("the agent on {socket} does not answer: timed out"));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn client_receives_events_until_agent_exits() {
             };
             client.follow(tell).await
         });
-        assert_eq!(ended, Err("the agent has gone".to_owned()));
+        assert_eq!(ended, Err("the agent has stopped".to_owned()));
         names
     });
     assert_eq!(names, "abc");

@@ -241,7 +241,7 @@ fn request_over_limit_is_answered_with_503() {
     assert_eq!(code(&told), 503);
     assert!(told.contains("too many"), "{told}");
     for _ in 0..200 {
-        assert_eq!(client::peer_config(&served.path), "the agent answers too many others already: try it later");
+        assert_eq!(client::peer_config(&served.path), "too many open connections to the agent: try again later");
     }
     // A closed connection makes room.
     asking[7].shutdown(Shutdown::Both).expect("it is open");

@@ -53,11 +53,11 @@ fn rewritten(arguments: &[&str]) {
                     let arrived = hangzhou.socket.expect(WAIT, is_probe).unwrap().bytes;
                     verify_checksums(&arrived).unwrap();
                     // From the hub's device to the peer's.
-                    let wanted = packet.ttl(hops - 1).ethernet(hangzhou.macs[1], hangzhou.macs[0]).build();
+                    let expected = packet.ttl(hops - 1).ethernet(hangzhou.macs[1], hangzhou.macs[0]).build();
                     assert!(
-                        arrived == wanted,
-                        "{name}, {payload} bytes, {hops} hops: wanted\n{}but there came\n{}",
-                        hex(&wanted),
+                        arrived == expected,
+                        "{name}, {payload} bytes, {hops} hops: expected\n{}but received\n{}",
+                        hex(&expected),
                         hex(&arrived)
                     );
                 }

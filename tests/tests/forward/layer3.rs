@@ -47,16 +47,16 @@ fn addresses(half: usize) -> [IpAddr; 2] {
 }
 
 /// Expects a packet from the device, and ignores the kernel's own.
-fn expect(tun: &mut Tun, wanted: &Packet, what: &str) {
-    let wanted = wanted.build();
+fn expect(tun: &mut Tun, expected: &Packet, what: &str) {
+    let expected = expected.build();
     let mut others = Vec::new();
     while let Some(packet) = tun.receive(WAIT).unwrap() {
-        if packet == wanted {
+        if packet == expected {
             return;
         }
         others.push(hex(&packet));
     }
-    panic!("{what}: there did not come\n{}but\n{}", hex(&wanted), others.join("\n"));
+    panic!("{what}: expected\n{}but received\n{}", hex(&expected), others.join("\n"));
 }
 
 #[test]

@@ -75,10 +75,10 @@ fn on_link(flows: &BTreeMap<u16, usize>, link: usize) -> usize {
 }
 
 /// Whether the two links have these shares of Shanghai's routes.
-fn shares_are(status: &Status, wanted: [f64; 2]) -> bool {
+fn shares_are(status: &Status, expected: [f64; 2]) -> bool {
     ["10.10.10.0/24", "fd00:10:10:10::/64"].iter().all(|destination| {
         let shares = LINKS.map(|name| status.share(destination, name));
-        shares.iter().zip(wanted).all(|(share, wanted)| (share - wanted).abs() < 1e-9)
+        shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 1e-9)
     })
 }
 
@@ -209,19 +209,19 @@ fn returned_link_waits_for_up_delay_unless_alone_or_forced() {
     assert_eq!(status.connection(LINKS[0])["state_changes"], 3, "down, taken down, up");
 
     // Every change was reported, in order and with its reason.
-    let mut told = Vec::new();
-    while told.last().is_none_or(|last| *last != (LINKS[0].to_owned(), "up".to_owned())) {
+    let mut received = Vec::new();
+    while received.last().is_none_or(|last| *last != (LINKS[0].to_owned(), "up".to_owned())) {
         let event = events.next(WAIT).unwrap();
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
         assert_eq!(text("state") == "up", event["reason"].is_null(), "{event}");
-        told.push((text("connection"), text("state")));
+        received.push((text("connection"), text("state")));
     }
     let of = |name: &str| -> Vec<&str> {
-        let mut told_of: Vec<_> =
-            told.iter().filter(|(connection, _)| connection == name).map(|(_, state)| state.as_str()).collect();
+        let mut sequence: Vec<_> =
+            received.iter().filter(|(connection, _)| connection == name).map(|(_, state)| state.as_str()).collect();
         // Down for successive reasons: disabled, no carrier yet, hold-down.
-        told_of.dedup();
-        told_of
+        sequence.dedup();
+        sequence
     };
     assert_eq!(of(LINKS[0]), ["down", "admin_down", "up"]);
     assert_eq!(of(LINKS[1]), ["down", "up"]);

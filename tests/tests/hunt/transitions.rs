@@ -181,7 +181,7 @@ fn ruleset_flush_with_tc_opens_documented_hole_until_repair() -> anyhow::Result<
 }
 
 /// systemd stores the socket that owns the table: nothing opens, whatever happens to the agent.
-fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
+fn held_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(variant)?;
     let hub = arena.hub();
@@ -237,12 +237,12 @@ fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
 
 #[test]
 fn table_held_by_systemd_without_agent_opens_no_hole() -> anyhow::Result<()> {
-    kept_for_the_next_agent(Variant::ISOLATED)
+    held_for_the_next_agent(Variant::ISOLATED)
 }
 
 #[test]
 fn table_held_by_systemd_with_tc_opens_no_hole() -> anyhow::Result<()> {
-    kept_for_the_next_agent(Variant::PLAIN.attach("tc"))
+    held_for_the_next_agent(Variant::PLAIN.attach("tc"))
 }
 
 /// Everything that the table protected is gone.

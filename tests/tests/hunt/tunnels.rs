@@ -64,8 +64,8 @@ fn tunnel_rename_recreation_or_move_opens_no_hole() -> anyhow::Result<()> {
             arena.set_up(place)
         })?;
         still_allowed(&mut hunt, "after it has its name again");
-        during(&mut hunt, seed, "a tunnel is made anew", || arena.recreate(place, || Ok(())))?;
-        still_allowed(&mut hunt, "after it has been made anew");
+        during(&mut hunt, seed, "a tunnel is re-created", || arena.recreate(place, || Ok(())))?;
+        still_allowed(&mut hunt, "after it has been re-created");
         let (here, there) = (hub.name(), &arena.world[Place::Mgmt.name()]);
         during(&mut hunt, seed, "a tunnel is moved away", || {
             hub.ip(&format!("link set dev {device} netns {}", there.name()))
@@ -122,7 +122,7 @@ fn route_flush_opens_no_hole() -> anyhow::Result<()> {
         hub.ip("route flush proto 118")?;
         hub.ip("-6 route flush proto 118")
     })?;
-    during(&mut hunt, seed, "somebody flushes all that stands in the agent's tables", || {
+    during(&mut hunt, seed, "another process flushes the agent's tables", || {
         // A missing table has nothing to flush.
         for command in
             ["route flush table 1180", "-6 route flush table 1180", "route flush proto 119", "-6 route flush proto 119"]

@@ -126,7 +126,7 @@ pub fn ended_by_the_site(esp: Esp) {
     assert_eq!(event["connection"], "ningbo");
     let status = lab.wait_for_status(|status| status.connection("ningbo")["state"] == "down").unwrap();
     let reason = status.connection("ningbo")["state_reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains("the site has not begun yet"), "{reason}");
+    assert!(reason.contains("the site has not initiated yet"), "{reason}");
     assert_eq!(spis(&status, "ningbo"), [""; 0]);
     let selectors = |status: &Status| status.connection("ningbo")["ipsec"]["selectors"].as_array().map(Vec::len);
     assert_eq!(selectors(&status), Some(0), "what its SAs were for is not admitted any more: {:#}", *status);

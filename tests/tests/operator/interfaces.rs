@@ -33,20 +33,20 @@ fn missing_interface_is_logged_once_and_attached_on_creation() {
             .agent
             .wait_for_status(WAIT, |status| {
                 // A deleted interface goes down first.
-                let told = status.connection("ningbo")["attach_reason"].as_str();
-                told.is_some_and(|told| told.contains("does not exist"))
+                let text = status.connection("ningbo")["attach_reason"].as_str();
+                text.is_some_and(|text| text.contains("does not exist"))
             })
             .unwrap();
         assert_eq!(status.connection("ningbo")["state"], "down");
         let ningbo = status.connection("ningbo");
         assert!(ningbo["attach"].is_null(), "{ningbo}");
         for reason in ["state_reason", "attach_reason"] {
-            let told = ningbo[reason].as_str().unwrap();
-            assert!(told.starts_with("interface tun-nb does not exist: create it"), "{reason}: {told}");
+            let text = ningbo[reason].as_str().unwrap();
+            assert!(text.starts_with("interface tun-nb does not exist: create it"), "{reason}: {text}");
         }
         let log = rig.agent.log();
-        let told = log.lines().filter(|line| line.contains("interface tun-nb does not exist")).count();
-        assert_eq!(told, round, "once each time it is missing:\n{log}");
+        let count = log.lines().filter(|line| line.contains("interface tun-nb does not exist")).count();
+        assert_eq!(count, round, "once each time it is missing:\n{log}");
         // The others work throughout.
         reach(&rig.world["shanghai"], SITES[1].host4().into()).unwrap();
         reach(&rig.world["shanghai"], SITES[1].host6().into()).unwrap();

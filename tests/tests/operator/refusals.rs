@@ -42,8 +42,8 @@ fn second_agent_on_same_socket_is_rejected() {
         &rig.world[HUB],
         &["--socket", path(&socket), "run", "--config", path(&config), "--state", path(&state)],
     );
-    let told = failure(&second);
-    assert!(told.contains(&format!("another agent answers on {}", socket.display())), "{told}");
+    let message = failure(&second);
+    assert!(message.contains(&format!("another agent answers on {}", socket.display())), "{message}");
     // The first agent is unaffected.
     assert!(socket.exists());
     reach(&rig.world["shanghai"], SITES[1].host4().into()).unwrap();
@@ -55,8 +55,8 @@ fn second_agent_in_same_namespace_is_rejected() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let scratch = Scratch::new().unwrap();
     fs::copy(rig.agent.config(), scratch.file("vpnhub.toml")).unwrap();
-    let told = failure(&run(&rig.world[HUB], &scratch));
-    assert!(told.contains("another agent runs in this network namespace"), "{told}");
+    let message = failure(&run(&rig.world[HUB], &scratch));
+    assert!(message.contains("another agent runs in this network namespace"), "{message}");
     assert!(!scratch.file("other.sock").exists(), "its socket stays behind");
     rig.warm_up(&SITES).unwrap();
     let routes = rig.world[HUB].ip("route show table all proto 118").unwrap();
@@ -74,8 +74,8 @@ fn unprivileged_user_cannot_hold_lock_or_read_agent() {
     });
     let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
     for path in ["/run/vpnhub/lock".to_owned(), format!("/proc/{}/maps", rig.agent.pid())] {
-        let told = as_nobody(&rig.world[HUB], Path::new("head"), &["-c", "1", &path]);
-        assert!(stderr(&told).contains("Permission denied"), "{path}: {}", stderr(&told));
+        let output = as_nobody(&rig.world[HUB], Path::new("head"), &["-c", "1", &path]);
+        assert!(stderr(&output).contains("Permission denied"), "{path}: {}", stderr(&output));
     }
     let limits = fs::read_to_string(format!("/proc/{}/limits", rig.agent.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -111,21 +111,21 @@ fn run_without_privileges_reports_remedy() {
     let state = scratch.file("state");
     let run = ["--socket", path(&socket), "run", "--config", path(&config), "--state", path(&state)];
 
-    let told = failure(&as_nobody(&world[HUB], &binary, &run));
-    assert!(told.contains("run as root"), "{told}");
+    let message = failure(&as_nobody(&world[HUB], &binary, &run));
+    assert!(message.contains("run as root"), "{message}");
     assert!(!socket.exists());
     assert_untouched(&world[HUB]);
 
     // Nor may it create its socket in any directory.
-    let told = failure(&as_nobody(&world[HUB], &binary, &["run", "--config", path(&config)]));
-    assert!(told.contains("/run/vpnhub"), "{told}");
+    let message = failure(&as_nobody(&world[HUB], &binary, &["run", "--config", path(&config)]));
+    assert!(message.contains("/run/vpnhub"), "{message}");
 
     // Checking a file needs no rights; an unreadable file is reported as such.
     let checked = as_nobody(&world[HUB], &binary, &["check", "--config", path(&config)]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
-    let told = failure(&as_nobody(&world[HUB], &binary, &run));
-    assert!(told.contains("no permission to read the file"), "{told}");
+    let message = failure(&as_nobody(&world[HUB], &binary, &run));
+    assert!(message.contains("no permission to read the file"), "{message}");
 }
 
 #[test]
@@ -136,8 +136,8 @@ fn unprivileged_status_query_is_rejected() {
     let scratch = Scratch::new().unwrap();
     let binary = scratch.executable(agent_binary(), "vpnhub").unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let told = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), "status"]));
-    assert!(told.contains("no access to") && told.contains(path(&socket)), "{told}");
+    let message = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), "status"]));
+    assert!(message.contains("no access to") && message.contains(path(&socket)), "{message}");
     rig.stop().unwrap();
 }
 
@@ -145,11 +145,11 @@ fn unprivileged_status_query_is_rejected() {
 fn missing_configuration_is_reported() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let scratch = Scratch::new().unwrap();
-    let told = failure(&run(&world["host"], &scratch));
-    assert!(told.contains("vpnhub.toml: error: there is no such file"), "{told}");
+    let message = failure(&run(&world["host"], &scratch));
+    assert!(message.contains("vpnhub.toml: error: there is no such file"), "{message}");
     fs::create_dir(scratch.file("vpnhub.toml")).unwrap();
-    let told = failure(&run(&world["host"], &scratch));
-    assert!(told.contains("vpnhub.toml: error: this is a directory"), "{told}");
+    let message = failure(&run(&world["host"], &scratch));
+    assert!(message.contains("vpnhub.toml: error: this is a directory"), "{message}");
     assert!(!scratch.file("other.sock").exists());
 }
 
@@ -163,13 +163,13 @@ fn invalid_configuration_reports_all_mistakes() {
     config.connection("ningbo").interface = "a-name-that-is-too-long".into();
     fs::write(scratch.file("vpnhub.toml"), config.to_string()).unwrap();
     let output = run(&world[HUB], &scratch);
-    let told = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
     for mistake in ["200", "shangai", "a-name-that-is-too-long"] {
-        let lines = told.lines().filter(|line| line.contains(mistake) && line.contains("vpnhub.toml:"));
-        assert_eq!(lines.count(), 1, "{mistake}:\n{told}");
+        let lines = message.lines().filter(|line| line.contains(mistake) && line.contains("vpnhub.toml:"));
+        assert_eq!(lines.count(), 1, "{mistake}:\n{message}");
     }
-    assert!(!told.contains("backtrace") && !told.contains("panicked"), "{told}");
+    assert!(!message.contains("backtrace") && !message.contains("panicked"), "{message}");
     assert_untouched(&world[HUB]);
     assert!(!scratch.file("other.sock").exists());
 }
@@ -181,13 +181,13 @@ fn commands_without_agent_report_missing_agent() {
     let socket = scratch.file("vpnhub.sock");
     for command in [&["status"][..], &["route", "list"], &["--output", "json", "status"]] {
         let args = [&["--socket", path(&socket)], command].concat();
-        let told = failure(&vpnhub(&world["host"], &args));
-        assert!(told.contains(&format!("no agent answers on {}", socket.display())), "{told}");
+        let message = failure(&vpnhub(&world["host"], &args));
+        assert!(message.contains(&format!("no agent answers on {}", socket.display())), "{message}");
     }
     // A crashed agent left its file.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-    let told = failure(&vpnhub(&world["host"], &["--socket", path(&socket), "status"]));
-    assert!(told.contains("no agent answers on"), "{told}");
+    let message = failure(&vpnhub(&world["host"], &["--socket", path(&socket), "status"]));
+    assert!(message.contains("no agent answers on"), "{message}");
 }
 
 #[test]

@@ -15,9 +15,9 @@ fn next(socket: &UnixDatagram) -> String {
     loop {
         let mut buffer = [0; 1024];
         let length = socket.recv(&mut buffer).expect("the agent tells systemd");
-        let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        if !told.starts_with("FDSTORE=1\n") {
-            return told;
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if !message.starts_with("FDSTORE=1\n") {
+            return message;
         }
     }
 }
@@ -32,11 +32,11 @@ fn systemd_is_notified_when_ready_and_stopping() {
     let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", path.to_str().unwrap());
     let agent = thread::scope(|scope| {
         let agent = scope.spawn(|| command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()));
-        let told = next(&systemd);
+        let message = next(&systemd);
         // At the moment of the notification.
         let links = world[HUB].ip("-o link show").unwrap();
         let routes = world[HUB].ip("route show proto 118").unwrap();
-        assert!(told.lines().any(|line| line == "READY=1"), "{told}");
+        assert!(message.lines().any(|line| line == "READY=1"), "{message}");
         for device in ["vpc0", "tun-sh", "tun-hz", "tun-nb"] {
             let link = links.lines().find(|line| line.contains(&format!(" {device}@"))).unwrap();
             assert!(link.contains("xdp"), "{link}");
@@ -45,9 +45,9 @@ fn systemd_is_notified_when_ready_and_stopping() {
         agent.join().unwrap()
     });
     agent.unwrap().stop().unwrap();
-    let told = next(&systemd);
-    assert!(told.lines().any(|line| line == "STOPPING=1"), "{told}");
-    assert!(!told.contains("READY=1"), "{told}");
+    let message = next(&systemd);
+    assert!(message.lines().any(|line| line == "STOPPING=1"), "{message}");
+    assert!(!message.contains("READY=1"), "{message}");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn cleanup_without_agent_removes_whole_datapath() {
     let links = world[HUB].ip("-d link show").unwrap();
     assert!(!links.contains("xdp"), "{links}");
     assert!(!forwards(&world), "no TC program is left either");
-    assert_eq!(said(&cleanup(&world)), "no agent has left anything here");
+    assert_eq!(said(&cleanup(&world)), "nothing to remove");
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn cleanup_removes_table_once_systemd_closes_its_socket() {
     let agent = store.command(command).start_with(&world[HUB], &config).unwrap();
     assert!(store.name().is_some());
     agent.stop().unwrap();
-    retry("still kept", || Ok(store.name().is_none().then_some(()))).unwrap();
-    assert_eq!(said(&cleanup(&world)), "no agent has left anything here");
+    retry("still held", || Ok(store.name().is_none().then_some(()))).unwrap();
+    assert_eq!(said(&cleanup(&world)), "nothing to remove");
 }
 
 #[test]

@@ -47,9 +47,9 @@ fn checked_connection_holds_state_until_first_verdict() {
         rig = Rig { agent: start_again(&rig.world, scratch), world: rig.world };
         let log = rig.agent.log();
         let starts: Vec<&str> = log.split("taking over the running datapath").collect();
-        let told: Vec<&str> = starts.last().unwrap().lines().filter(|line| line.contains("\"shanghai\"")).collect();
-        assert!(told.iter().any(|line| line.ends_with("up connection=\"shanghai\"")), "{end:?}: {log}");
-        assert!(!told.iter().any(|line| line.contains("down: ")), "{end:?}: {log}");
+        let lines: Vec<&str> = starts.last().unwrap().lines().filter(|line| line.contains("\"shanghai\"")).collect();
+        assert!(lines.iter().any(|line| line.ends_with("up connection=\"shanghai\"")), "{end:?}: {log}");
+        assert!(!lines.iter().any(|line| line.contains("down: ")), "{end:?}: {log}");
     }
     retry("it does not stay up", || {
         let status = rig.agent.status()?;

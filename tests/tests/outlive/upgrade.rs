@@ -77,7 +77,7 @@ fn vpnhub(world: &World, arguments: &[&str]) -> String {
 
 fn protect(world: &World, config: &Path) {
     let said = vpnhub(world, &["protect", "--config", &config.display().to_string()]);
-    assert!(said.contains("closed until the agent runs"), "{said}");
+    assert!(said.contains("blocked until the agent runs"), "{said}");
 }
 
 fn starts_and_removes_what_is_left(world: &World, files: Scratch) -> Scratch {

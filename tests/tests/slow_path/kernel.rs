@@ -37,8 +37,8 @@ fn packets_with_router_options_arrive() {
                 let arrived = arrived.unwrap().bytes;
                 verify_checksums(&arrived).unwrap();
                 // The options are unchanged.
-                let wanted = packet.ttl(63).build();
-                assert_eq!(View::ethernet(&arrived).unwrap().packet, wanted);
+                let expected = packet.ttl(63).build();
+                assert_eq!(View::ethernet(&arrived).unwrap().packet, expected);
             }
         }
         let after = rig.agent.status().unwrap();

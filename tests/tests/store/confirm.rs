@@ -14,7 +14,7 @@ fn unconfirmed_reload_reverts_at_timeout() {
     let before = routes(&agent);
     let edited = CONFIG.to_owned() + MORE;
     fs::write(agent.config(), &edited).unwrap();
-    assert!(done(&agent, "reload --confirm 1s").ends_with("for 1 s, unless `vpnhub confirm` keeps it"));
+    assert!(done(&agent, "reload --confirm 1s").ends_with("reverted in 1 s, unless `vpnhub confirm` confirms it"));
     let status = agent.wait_for_status(WAIT, |status| status["confirmation"]["state"] == "reverted").unwrap();
     assert_eq!(status["routes"].as_array().map(Vec::len), Some(2));
     assert_eq!(routes(&agent), before);

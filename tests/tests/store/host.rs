@@ -152,10 +152,10 @@ fn damaged_store_prevents_start_with_remedy() {
     command.arg("--socket").arg(scratch.file("other.sock")).arg("run").arg("--config").arg(scratch.file("vpnhub.toml"));
     command.arg("--state").arg(scratch.file("state")).args(["--instance", &world[HUB].instance()]);
     let output = command.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = told.lines().last().unwrap_or_default();
-    assert!(output.status.code() == Some(1) && last.contains("is damaged"), "{told}");
-    assert!(last.contains("copy a backup over it, or move it away"), "{told}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last = text.lines().last().unwrap_or_default();
+    assert!(output.status.code() == Some(1) && last.contains("is damaged"), "{text}");
+    assert!(last.contains("copy a backup over it, or move it away"), "{text}");
     fs::write(&file, good).unwrap();
     let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
     assert_eq!(routes(&agent).len(), 2);

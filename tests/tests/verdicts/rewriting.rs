@@ -87,18 +87,18 @@ fn checksum_edge_values_are_updated_and_wrong_ones_stay_wrong() -> anyhow::Resul
     let forwarded = |name: String, packet: &Packet, out: Vec<u8>| {
         row(name, SH, into(SH, packet)).forwarded("shanghai", ("hangzhou", HZ), out, V4)
     };
-    for wanted in [0x0000, 0x0001, 0x00ff, 0x0100, 0xfdff, 0xfe00, 0xfeff, 0xff00, 0xfffe_u16] {
+    for target in [0x0000, 0x0001, 0x00ff, 0x0100, 0xfdff, 0xfe00, 0xfeff, 0xff00, 0xfffe_u16] {
         for ttl in [2, 64, 255] {
             // One identification in 65536 gives the header the required sum.
             let packet = (0..=u16::MAX)
                 .map(|id| v4().ttl(ttl).identification(id))
                 .find(|packet| {
                     let header = &packet.build()[..20];
-                    header[10..12] == wanted.to_be_bytes() && internet_checksum(&[header]) == 0
+                    header[10..12] == target.to_be_bytes() && internet_checksum(&[header]) == 0
                 })
                 .expect("identifications reach every checksum");
             let out = out_of(HZ, &packet, ttl - 1);
-            rows.push(forwarded(format!("checksum {wanted:#06x}, TTL {ttl}"), &packet, out));
+            rows.push(forwarded(format!("checksum {target:#06x}, TTL {ttl}"), &packet, out));
         }
     }
     // Every increment is 0x0100 in one's complement, RFC 1624.
@@ -152,8 +152,8 @@ fn trailer_is_removed_except_padding_of_minimal_frame() -> anyhow::Result<()> {
         let expected = row(format!("{padding} bytes of padding, to raw IP"), SH, frame);
         rows.push(expected.forwarded("shanghai", ("kunming", RAW), raw.clone(), 28));
         let frame = from_raw.clone().padding(padding).build();
-        let kept = from_raw.clone().padding(if padding <= 18 { padding } else { 0 });
-        let out = kept.ttl(63).ethernet(own(HZ), peer(HZ)).build();
+        let padded = from_raw.clone().padding(if padding <= 18 { padding } else { 0 });
+        let out = padded.ttl(63).ethernet(own(HZ), peer(HZ)).build();
         let expected = row(format!("{padding} bytes of padding, from raw IP"), RAW, frame);
         rows.push(expected.forwarded("kunming", ("hangzhou", HZ), out, 28));
     }

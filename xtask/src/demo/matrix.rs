@@ -114,7 +114,7 @@ fn measure(from: &Namespace, to: IpAddr, settled: Instant) -> Result<Cell> {
 impl fmt::Display for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (family, places) = (self.family, &self.places);
-        writeln!(f, "Who reaches whom over {family}: round trip in ms, the average of {PINGS} pings\n")?;
+        writeln!(f, "Reachability over {family}: round-trip time in ms, average of {PINGS} pings\n")?;
         write!(f, "  {:<13}", "from \\ to")?;
         places.iter().try_for_each(|place| write!(f, "{place:>11}"))?;
         writeln!(f)?;
@@ -153,7 +153,7 @@ mod tests {
         let times = [Cell::Reached(Duration::from_micros(41)), Cell::Reached(Duration::from_micros(12_345))];
         let shown = matrix(times).to_string();
         let lines: Vec<_> = shown.lines().collect();
-        assert_eq!(lines[0], "Who reaches whom over IPv6: round trip in ms, the average of 10 pings");
+        assert_eq!(lines[0], "Reachability over IPv6: round-trip time in ms, average of 10 pings");
         assert_eq!(lines[2], "  from \\ to           here      there");
         assert_eq!(lines[3], "  here                   -      0.041");
         assert_eq!(lines[4], "  there             12.345          -");

@@ -28,7 +28,7 @@ pub fn compare(hub: &World, frames: u64, rounds: u32, out: &mut impl Write) -> R
     // Resolves the twin's neighbours, and makes sure that it is a fair opponent.
     ensure!(
         Matrix::measure(&kernel, Family::V4)?.complete(),
-        "the twin world, where the kernel forwards, loses packets"
+        "packets are lost in the comparison network, where the kernel forwards"
     );
     progress.suspend(|| {
         writeln!(out, "The same hosts with Linux ip_forward=1 and static routes instead, in turn:\n")?;
@@ -95,7 +95,7 @@ impl std::fmt::Display for Comparison {
         }
         writeln!(
             f,
-            "Generator and checking sink take their part of the core in both, which brings the ratio nearer to 1.\n\
+            "Generator and checking sink take a part of the core in both cases, which brings the ratio closer to 1.\n\
              On a shared or virtual machine the absolute numbers mean little, and the ratio more."
         )
     }

@@ -80,7 +80,7 @@ fn lock_directory_writable_by_others_is_rejected() {
         for open in [0o777, 0o775, 0o757, 0o1777] {
             fs::set_permissions(path, fs::Permissions::from_mode(open)).expect("it is ours");
             let reported = refusal(folder.path());
-            assert!(reported.contains(&format!("{} may be written by others", path.display())), "{reported}");
+            assert!(reported.contains(&format!("{} can be written by other users", path.display())), "{reported}");
         }
         fs::set_permissions(path, fs::Permissions::from_mode(before)).expect("it is ours");
         chown(path, Some(NOBODY), None).expect("run as root");
@@ -96,7 +96,7 @@ fn symlinked_lock_directory_is_rejected() {
     let (folder, other) = (folder(), folder());
     symlink(other.path(), folder.path().join("lock")).expect("it is ours");
     let reported = refusal(folder.path());
-    assert!(reported.contains("cannot open the directory of locks"), "{reported}");
+    assert!(reported.contains("cannot open the lock directory"), "{reported}");
     assert_eq!(fs::read_dir(other.path()).expect("a folder").count(), 0);
 }
 

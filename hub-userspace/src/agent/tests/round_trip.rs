@@ -110,12 +110,12 @@ fn unreadable_recording_reports_line_and_cause() {
     let text =
         write(&draw::config(random), &draw::host(random), &Inherited::default(), &[(Duration::ZERO, Event::Due)]);
     for (what, text, says) in [
-        ("nothing", String::new(), "a recording begins with a header"),
-        ("no header", "{}\n".to_owned(), "line 1 is none"),
+        ("nothing", String::new(), "the recording is empty"),
+        ("no header", "{}\n".to_owned(), "line 1 of the recording is not a header"),
         ("version", text.replacen("\"format\":1", "\"format\":99", 1), "the recording has format 99"),
-        ("unknown event", text.replace("\"due\"", "\"dew\""), "line 2 of the recording is broken: unknown variant"),
-        ("end of a line", text[..text.len() - 4].to_owned(), "line 2 of the recording is broken: EOF"),
-        ("unknown key", text.replace("\"attach\"", "\"at_tach\""), "line 1 of the recording is broken: unknown field"),
+        ("unknown event", text.replace("\"due\"", "\"dew\""), "line 2 of the recording is invalid: unknown variant"),
+        ("end of a line", text[..text.len() - 4].to_owned(), "line 2 of the recording is invalid: EOF"),
+        ("unknown key", text.replace("\"attach\"", "\"at_tach\""), "line 1 of the recording is invalid: unknown field"),
         ("configuration", text.replace("[gateway]", "[getaway]"), "line 1 of the recording has a configuration"),
     ] {
         let error = read(&text).expect_err(what);

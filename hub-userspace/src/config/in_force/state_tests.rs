@@ -63,14 +63,17 @@ fn included_files_merge_with_main_file() {
     let error = in_force.propose(&gateway("h", "198.51.100.8", PutMode::Merge)).expect_err("the file's").to_string();
     assert!(error.contains("customer gateway h is defined in /etc/x.toml line 4"), "{error}");
     for (more, expected) in [
-        ("[gateway]\nname = \"x\"\n", "/etc/x.toml:1:2: error: \"gateway\" may not be in a file that is included"),
+        ("[gateway]\nname = \"x\"\n", "/etc/x.toml:1:2: error: \"gateway\" is not allowed in an included file"),
         (
             "[customer_gateway.g]\naddress = \"198.51.100.9\"\n",
-            "there is a customer gateway \"g\" already (/etc/vpnhub.toml line 6)",
+            "customer gateway \"g\" is already defined (/etc/vpnhub.toml line 6)",
         ),
-        ("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "is already on /etc/vpnhub.toml line 16"),
+        (
+            "[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n",
+            "is already defined on /etc/vpnhub.toml line 16",
+        ),
         ("x = [\n", "/etc/x.toml:"),
-        ("include = [\"y\"]\n", "\"include\" may not be in a file that is included"),
+        ("include = [\"y\"]\n", "\"include\" is not allowed in an included file"),
     ] {
         let texts = [("/etc/vpnhub.toml", main.as_str()), ("/etc/x.toml", more)];
         let texts = texts.map(|(path, text)| SourceText { path: path.into(), text: text.to_owned() });

@@ -129,7 +129,7 @@ fn file_object_change_is_rejected_with_file_and_line() {
     for (change, expected) in [
         (
             delete("10.1.0.0/16", None),
-            "route to 10.1.0.0/16 by a is defined in /etc/vpnhub.toml line 14: change it there and reload",
+            "route to 10.1.0.0/16 via a is defined in /etc/vpnhub.toml line 14: change it there and reload",
         ),
         (set("10.1.0.0/16", None, 5), "is defined in /etc/vpnhub.toml line 14"),
         (delete_connection, "connection a is defined in /etc/vpnhub.toml line 8: change it there and reload"),
@@ -150,7 +150,7 @@ fn invalid_change_is_rejected_with_remedy() {
         (add("10.2.0.0/16", "b"), "there is no connection \"b\": there are a"),
         (set("10.1.1.0/24", Some("b"), 5), "there is no connection \"b\""),
         (delete("10.9.0.0/16", None), "there is no route to 10.9.0.0/16"),
-        (delete("10.1.1.0/24", Some("b")), "there is no route to 10.1.1.0/24 by \"b\": it has a"),
+        (delete("10.1.1.0/24", Some("b")), "there is no route to 10.1.1.0/24 via \"b\": its next hops are a"),
         (ObjectChange::Delete(ObjectId::Connection("b".into())), "there is no connection \"b\""),
         (admin("b", false), "there is no connection \"b\": there are a"),
         (add("0.0.0.0/0", "a"), "set allow_default_route = true"),
@@ -223,11 +223,11 @@ fn delete_of_object_in_use_is_rejected() {
     let delete_gateway = ObjectChange::Delete(ObjectId::CustomerGateway("h".into()));
     let error = world.change(&delete_connection).expect_err("used");
     assert!(
-        error.contains("route to 10.2.0.0/16 by b could not stay in force: there is no connection \"b\""),
+        error.contains("route to 10.2.0.0/16 via b would no longer be in force: there is no connection \"b\""),
         "{error}"
     );
     let error = world.change(&delete_gateway).expect_err("used");
-    assert!(error.contains("connection b could not stay in force"), "{error}");
+    assert!(error.contains("connection b would no longer be in force"), "{error}");
     world.check();
     for change in [&delete("10.2.0.0/16", None), &delete_connection, &delete_gateway] {
         world.change(change).expect("not used any more");
@@ -252,13 +252,13 @@ fn conflicting_objects_are_set_aside_and_restored() {
         (
             FILE.replace("[connection.a]", "[connection.b]").replace("\"a\"", "\"b\""),
             &[
-                ("connection b", "/etc/vpnhub.toml line 8 defines it, too"),
+                ("connection b", "/etc/vpnhub.toml line 8 also defines it"),
                 ("route 10.1.7.0/24 a", "there is no connection \"a\""),
             ],
         ),
         (
             format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"),
-            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 defines it, too")],
+            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 also defines it")],
         ),
         (
             FILE.replace("[customer_gateway.g]", "[customer_gateway.x]").replace("= \"g\"", "= \"x\""),
@@ -284,7 +284,7 @@ fn conflicting_objects_are_set_aside_and_restored() {
                 .replace("\"10.1.0.0/16\"", "\"10.9.0.0/16\""),
             &[
                 ("connection c", "\"tun-c\" is the VPC's interface"),
-                ("route 10.1.7.0/24 a", "belongs to the VPC as well"),
+                ("route 10.1.7.0/24 a", "also belongs to the VPC"),
                 ("route 10.3.0.0/16 c", "there is no connection \"c\""),
             ],
         ),

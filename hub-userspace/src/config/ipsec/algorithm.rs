@@ -56,7 +56,7 @@ pub static ALGORITHMS: &[Algorithm] = &[
     good("camellia192", AlgorithmKind::Cipher),
     good("camellia256", AlgorithmKind::Cipher),
     weak("3des", AlgorithmKind::Cipher, "has blocks of 64 bits, which leak after some gigabytes"),
-    weak("des", AlgorithmKind::Cipher, "has a key of 56 bits, which is found within a day"),
+    weak("des", AlgorithmKind::Cipher, "has a key of 56 bits, which can be found within a day"),
     good("aes128gcm16", AlgorithmKind::Aead),
     good("aes192gcm16", AlgorithmKind::Aead),
     good("aes256gcm16", AlgorithmKind::Aead),

@@ -129,8 +129,8 @@ impl SecretError {
         let file = self.file.display();
         match &self.fault {
             SecretFault::Missing => format!("make one: (umask 077; openssl rand -base64 32 > {file})"),
-            SecretFault::Denied => "run as root, or give this user the right to read it".to_owned(),
-            SecretFault::Unreadable(_) | SecretFault::NoFile => "name a plain file".to_owned(),
+            SecretFault::Denied => "run as root, or let this user read it".to_owned(),
+            SecretFault::Unreadable(_) | SecretFault::NoFile => "name a regular file".to_owned(),
             SecretFault::Exposed(_) => format!("chmod 600 {file}; if others may have read it, make a new secret"),
             SecretFault::Empty | SecretFault::Long | SecretFault::Odd => {
                 format!("write one line of at most {LONGEST} printable ASCII characters without blanks")
@@ -154,11 +154,11 @@ impl SecretFault {
             Self::Missing => "is not there".to_owned(),
             Self::Denied => "cannot be read by this user".to_owned(),
             Self::Unreadable(why) => format!("cannot be read: {why}"),
-            Self::NoFile => "is not a plain file".to_owned(),
-            Self::Exposed(mode) => format!("can be read or written by others than its owner (mode {mode:04o})"),
+            Self::NoFile => "is not a regular file".to_owned(),
+            Self::Exposed(mode) => format!("can be read or written by users other than its owner (mode {mode:04o})"),
             Self::Empty => "is empty".to_owned(),
-            Self::Long => "has more than one secret in it".to_owned(),
-            Self::Odd => "has blanks, several lines or other than printable ASCII characters in it".to_owned(),
+            Self::Long => "contains more than one secret".to_owned(),
+            Self::Odd => "contains blanks, several lines, or characters other than printable ASCII".to_owned(),
         }
     }
 }

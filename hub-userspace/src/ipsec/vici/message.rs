@@ -36,7 +36,7 @@ pub enum MessageNode {
 pub enum Malformed {
     #[error("the message ends early")]
     Truncated,
-    #[error("the message has an element that is not expected there")]
+    #[error("the message has an unexpected element")]
     Unexpected,
     #[error("a name or value is too long for a message")]
     TooLong,
