@@ -28,7 +28,7 @@ pub(super) fn check(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) 
     ];
     for (count, most, what) in limits {
         if count > most {
-            let problem = Problem::new(format!("more than {most} {what}, all files together"));
+            let problem = Problem::new(format!("more than {most} {what} in all files together"));
             report.error(0, "", problem.help("is this the right file?"));
         }
     }

@@ -116,7 +116,7 @@ fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diag
 fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) {
     if let (Some(first), Some(second)) = (&draft.vpc, &more.vpc) {
         let place = report.place(second.at, first.at);
-        let problem = Problem::new(format!("there is a [vpc] already ({place})")).help("remove one of the two");
+        let problem = Problem::new(format!("[vpc] is already defined ({place})")).help("remove one of the two");
         report.error(second.at, "vpc", problem);
     }
     // Only the main file may have these sections.

@@ -42,7 +42,7 @@ impl GuardTable {
                     let why = unusable
                         .err()
                         .map_or("it is of another network namespace".to_owned(), |error| error.to_string());
-                    warn!("the socket that systemd has kept is closed: {why}");
+                    warn!("the socket that systemd stores is closed: {why}");
                     fd_store::forget();
                     open_and_keep().await?
                 }
@@ -51,8 +51,8 @@ impl GuardTable {
         };
         if !guard.is_owner() {
             info!(
-                "the nftables table inet vpnhub has no owner, which takes Linux 6.9: others can flush it, and it is put back \
-                 then"
+                "the nftables table inet vpnhub has no owner, which needs Linux 6.9: others can flush it, and the \
+                 agent then restores it"
             );
         }
         Ok(Self { guard, schedule: RestoreSchedule::new(Duration::ZERO, INTERVAL) })
@@ -61,8 +61,9 @@ impl GuardTable {
     /// Blocks until the kernel has applied it, so that later steps can rely on it. Needs a multi-threaded runtime.
     pub fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let guard = &mut self.guard;
-        block_in_place(|| Handle::current().block_on(guard.apply(ruleset)))
-            .context("the nftables table inet vpnhub, which keeps the kernel from forwarding past the selectors")
+        block_in_place(|| Handle::current().block_on(guard.apply(ruleset))).context(
+            "cannot write the nftables table inet vpnhub, which enforces the selectors in the kernel's own forwarding",
+        )
     }
 
     /// Returns when another process has changed the table. The caller then calls [`Self::apply`]. Rate-limited.
@@ -82,7 +83,7 @@ impl GuardTable {
                 }
             }
         }
-        warn!("somebody else has changed or removed the nftables table inet vpnhub: it is put back");
+        warn!("another process changed or removed the nftables table inet vpnhub: the agent restores it");
     }
 
     /// Packets and bytes that the table dropped.

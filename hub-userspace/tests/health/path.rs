@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hub_userspace::health::{CheckTarget, HealthReport, LinkLayer, Verdict};
+use hub_userspace::health::{CheckTarget, LinkLayer, Verdict};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tokio::time::sleep;
 
@@ -52,7 +52,7 @@ fn ignore(peer: &Peer, ignored: bool) {
 }
 
 #[test]
-fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
+fn silent_far_end_is_unhealthy_within_bound_until_reply() {
     in_namespace(async |lab| {
         // The near namespace has no route to the far end.
         let (near, peer) = path(&lab, "near").await;
@@ -62,8 +62,8 @@ fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
             let mut probing = Probing::start(&[("one", target(near, ETHERNET, source, destination))]);
             probing.healthy("one").await;
             probing.quiet(INTERVAL * 10).await;
+            assert_pace(&mut probing, "one", 10, start, INTERVAL).await;
             let report = probing.report("one");
-            assert_pace(&report, start, INTERVAL);
             assert!(report.received >= report.sent - 1, "{report:?}");
 
             ignore(&peer, true);
@@ -93,7 +93,7 @@ async fn assert_pace(probing: &mut Probing, name: &str, count: u64, start: Insta
 }
 
 #[test]
-fn a_far_end_without_the_address_is_unhealthy_from_the_start() {
+fn far_end_without_address_is_unhealthy_from_start() {
     in_namespace(async |lab| {
         let (near, peer) = path(&lab, "near").await;
         let start = Instant::now();
@@ -106,7 +106,7 @@ fn a_far_end_without_the_address_is_unhealthy_from_the_start() {
 }
 
 #[test]
-fn a_frame_for_another_host_does_not_count() {
+fn reply_frame_for_other_host_is_ignored() {
     in_namespace(async |lab| {
         let (near, peer) = path(&lab, "near").await;
         let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
@@ -119,7 +119,7 @@ fn a_frame_for_another_host_does_not_count() {
 }
 
 #[test]
-fn two_ways_to_one_destination_are_independent() {
+fn checks_of_one_destination_over_two_links_are_independent() {
     in_namespace(async |lab| {
         let (first, _first_peer) = path(&lab, "first").await;
         let (second, second_peer) = path(&lab, "second").await;
@@ -143,7 +143,7 @@ fn two_ways_to_one_destination_are_independent() {
 }
 
 #[test]
-fn only_what_changed_restarts() {
+fn changed_check_restarts_and_others_continue() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
         let kept = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
@@ -177,7 +177,7 @@ fn only_what_changed_restarts() {
 }
 
 #[test]
-fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
+fn first_probe_is_sent_as_soon_as_peer_is_known() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
         let mut known = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
@@ -198,7 +198,7 @@ fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
 }
 
 #[test]
-fn without_the_capability_the_sentence_says_so() {
+fn check_without_cap_net_raw_reports_remedy() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
         // For this thread only, which ends with the test.
@@ -215,7 +215,7 @@ fn without_the_capability_the_sentence_says_so() {
 }
 
 #[test]
-fn an_interface_that_goes_down_or_away_is_unhealthy_and_costs_nothing() {
+fn check_on_dead_interface_is_unhealthy_and_idle() {
     in_namespace(async |lab| {
         let (near, peer) = path(&lab, "near").await;
         let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
@@ -224,7 +224,7 @@ fn an_interface_that_goes_down_or_away_is_unhealthy_and_costs_nothing() {
         probing.unhealthy("one", Instant::now()).await;
         probing.until("one", "the problem", |report| report.problem.is_some()).await;
         let problem = probing.report("one").problem.unwrap();
-        assert_eq!(problem, "its interface is down; it is tried again with every probe");
+        assert_eq!(problem, "its interface is down; retried with every probe");
 
         assert_idle().await;
 
@@ -253,7 +253,7 @@ fn cpu_time() -> Duration {
 }
 
 #[test]
-fn short_intervals_are_kept_and_thousands_of_checks_share_an_interface() {
+fn thousands_of_checks_on_interface_hold_their_intervals() {
     const CHECKS: u64 = 4000;
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;

@@ -19,8 +19,8 @@ fn reload_of_a_file_that_cannot_be_read_fails_and_other_changes_go_on() {
     let large = folder.join("large");
     fs::write(&large, "#".repeat((64 << 20) + 1)).unwrap();
     let cases = [
-        (fifo.as_path(), "this is not a plain file"),
-        ("/dev/zero".as_ref(), "this is not a plain file"),
+        (fifo.as_path(), "this is not a regular file"),
+        ("/dev/zero".as_ref(), "this is not a regular file"),
         ("/".as_ref(), "this is a directory"),
         (large.as_path(), "larger than 64 MiB"),
     ];

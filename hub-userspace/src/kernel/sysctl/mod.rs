@@ -183,7 +183,7 @@ impl Sysctls {
             }
         }
         if !std::mem::replace(&mut self.reflect, true) {
-            set_all(REFLECT, "an answer to a site may leave by another interface where the route to the site has gone");
+            set_all(REFLECT, "replies to a site may leave by another interface if the route to the site is gone");
         }
         if settings.by_ports && !std::mem::replace(&mut self.by_ports, true) {
             set_all(BY_PORTS, "fragmented packets to destinations with several next hops may be dropped");
@@ -192,7 +192,10 @@ impl Sysctls {
 
     fn note(&mut self, name: &str, failure: String) {
         if self.failed.get(name) != Some(&failure) {
-            error!(interface = name, "what a site advertises, or a source route, may be followed: {failure}");
+            error!(
+                interface = name,
+                "router advertisements, redirects or source routes from a site may be accepted: {failure}"
+            );
         }
         self.failed.insert(name.to_owned(), failure);
     }

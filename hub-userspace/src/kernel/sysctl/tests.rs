@@ -11,7 +11,7 @@ fn ip(arguments: &str) {
 }
 
 #[test]
-fn kernel_takes_no_advertisements_and_redirects_on_an_interface_with_a_dot() {
+fn interface_with_dot_accepts_no_ra_and_redirects() {
     let namespace = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
         ip("link add eth0.100 type veth peer name other");
@@ -35,7 +35,7 @@ fn kernel_takes_no_advertisements_and_redirects_on_an_interface_with_a_dot() {
 }
 
 #[test]
-fn names_are_paths_as_they_stand_or_refused() {
+fn unsafe_interface_name_is_rejected_as_path() {
     let root = Path::new("/proc/sys/net");
     let paths = plan(root, "eth0.100").expect("a dot is part of the name");
     assert_eq!(paths[0], root.join("ipv6/conf/eth0.100/accept_ra"));
@@ -46,7 +46,7 @@ fn names_are_paths_as_they_stand_or_refused() {
 }
 
 #[test]
-fn only_what_differs_is_written_and_named() {
+fn differing_settings_are_written_and_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let v4 = folder.path().join("ipv4/conf/tun0");
     let v6 = folder.path().join("ipv6/conf/tun0");

@@ -72,15 +72,15 @@ impl Refusal {
     /// Advice for the operator, if known.
     fn way_out(&self) -> Option<&'static str> {
         Some(match Errno::from_raw_os_error(self.errno) {
-            Errno::PERM => "needs CAP_NET_ADMIN: run as root or through `cargo xtask run`",
-            Errno::NETDOWN => "the interface is down; it is tried again when that changes",
-            Errno::NODEV => "the interface is gone; it is tried again when it is back",
+            Errno::PERM => "needs CAP_NET_ADMIN: run as root",
+            Errno::NETDOWN => "the interface is down; retried when that changes",
+            Errno::NODEV => "the interface is gone; retried when it is back",
             Errno::NETUNREACH | Errno::HOSTUNREACH => {
                 "the gateway is not reachable through that interface; bring it up, or give it an \
                  address in the gateway's network"
             }
-            Errno::EXIST => "somebody else's stands in its place; remove that one",
-            Errno::OPNOTSUPP | Errno::AFNOSUPPORT => "the kernel was built without it",
+            Errno::EXIST => "another process has an entry in its place; remove that entry",
+            Errno::OPNOTSUPP | Errno::AFNOSUPPORT => "the kernel was built without support for it",
             _ => return None,
         })
     }
@@ -90,7 +90,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;
         if let Some(detail) = &self.detail {
-            write!(f, ", the kernel says \"{detail}\"")?;
+            write!(f, ", the kernel's message is \"{detail}\"")?;
         }
         self.way_out().map_or(Ok(()), |way_out| write!(f, " ({way_out})"))
     }
@@ -360,7 +360,7 @@ pub(super) fn messages_of(
             }
             match NetlinkMessage::deserialize(message) {
                 Ok(message) => return Some(message),
-                Err(error) => tracing::debug!("the kernel's answer is not understood: {error}"),
+                Err(error) => tracing::debug!("cannot parse the kernel's answer: {error}"),
             }
         }
     })

@@ -263,7 +263,7 @@ impl ReconcilerTask {
                         self.routes.note(key, action);
                     }
                 };
-                whole &= self.requests.dump("reading our routes", request, note).await.context(UNREADABLE)?;
+                whole &= self.requests.dump("reading the agent's routes", request, note).await.context(UNREADABLE)?;
             }
             if whole {
                 break;
@@ -273,10 +273,8 @@ impl ReconcilerTask {
         self.rules.due = true;
         self.neighbours.due = true;
         if self.others.is_restoring && self.routes.is_due() {
-            warn!(
-                "another process has changed or removed {} routes of the agent: they are restored",
-                self.routes.due()
-            );
+            let routes = self.routes.due();
+            warn!(routes, "another process changed or removed routes of the agent: the agent restores them");
         }
         Ok(())
     }
@@ -377,7 +375,7 @@ impl ReconcilerTask {
 
     fn give_up(&mut self, error: &anyhow::Error) {
         if self.settling.is_empty() {
-            error!("the kernel's routes cannot be kept: {error:#}");
+            error!("the kernel's routes cannot be reconciled: {error:#}");
         }
         for answer in self.settling.drain(..) {
             let _ = answer.send(Err(anyhow!("{error:#}")));
@@ -385,11 +383,11 @@ impl ReconcilerTask {
     }
 }
 
-const UNREADABLE: &str = "cannot read what the kernel holds of ours";
+const UNREADABLE: &str = "cannot read the agent's objects in the kernel";
 
 /// Reason for a route that exists although the dump did not contain it.
-const DOUBTFUL: &str = "one stands in its place that may be ours: the kernel's routes changed each time they were read; \
-                        the next audit tries again";
+const DOUBTFUL: &str = "there is another route in its place, perhaps the agent's own: the kernel's routes changed each \
+    time they were read; the next audit tries again";
 
 /// The next changes by other processes; never without a watch.
 async fn next_changes(watch: &mut Option<Watch>) -> io::Result<Vec<ForeignChange>> {

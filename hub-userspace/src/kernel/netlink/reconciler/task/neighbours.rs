@@ -72,8 +72,8 @@ impl ReconcilerTask {
         }
         let difference = existing.neighbours_to(&self.neighbours.desired);
         if std::mem::take(&mut self.others.is_restoring) && !difference.to_set.is_empty() {
-            let number = difference.to_set.len();
-            warn!("another process has changed or removed {number} neighbours of the agent: they are restored");
+            let neighbours = difference.to_set.len();
+            warn!(neighbours, "another process changed or removed neighbours of the agent: the agent restores them");
         }
         self.neighbours.due = false;
         self.neighbours.to_delete = difference.to_delete;
@@ -132,7 +132,7 @@ fn reason(refusal: &Refusal) -> String {
 }
 
 fn taken(neighbour: &KernelNeighbour) -> ReconcileFailure {
-    let reason = "somebody else fixed another link address; remove that entry".to_owned();
+    let reason = "another process set a permanent entry with another link address; remove that entry".to_owned();
     ReconcileFailure { object: neighbour.to_string(), reason, destination: None }
 }
 
