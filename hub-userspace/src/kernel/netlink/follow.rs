@@ -44,6 +44,8 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
+const NOT_FOLLOWED: &str = "cannot follow the host's interfaces";
+
 type NetlinkEvent = NetlinkMessage<RouteNetlinkMessage>;
 
 /// Follows the host's links, addresses, neighbours and gateways.
@@ -71,7 +73,7 @@ impl HostFollower {
     /// # Errors
     /// When no netlink socket can be opened or the kernel does not answer. Needs no privileges.
     pub async fn start() -> Result<(HostState, Self)> {
-        let events = Events::subscribe().context("cannot follow the host's interfaces")?;
+        let events = Events::subscribe().context(NOT_FOLLOWED)?;
         let (state, changes) = read_host(Requests::open()?).await?;
         let unreported = Changes { stale: changes.stale, ..Changes::default() };
         Ok((state, Self { events, reread: None, reading: JoinSet::new(), since: Vec::new(), unreported }))
@@ -124,6 +126,9 @@ impl HostFollower {
             Some(NetlinkEvent { payload: NetlinkPayload::Overrun(_), .. }) => {
                 tracing::warn!("netlink events were lost; reading everything again");
                 self.reread = Some(Instant::now());
+                // The old socket still holds events from before the loss. A dump may be newer than they are, and the
+                // events that would correct them are lost.
+                self.events = Events::subscribe().context(NOT_FOLLOWED)?;
             }
             Some(event) => {
                 state.apply(&event, &mut self.unreported);
@@ -137,7 +142,7 @@ impl HostFollower {
             None => {
                 tracing::warn!("the netlink event socket ended; opening another");
                 self.reread = Some(Instant::now());
-                self.events = Events::subscribe().context("cannot follow the host's interfaces")?;
+                self.events = Events::subscribe().context(NOT_FOLLOWED)?;
             }
         }
         Ok(())
