@@ -129,7 +129,10 @@ fn added_route_carries_traffic_and_survives_restart() {
     let agent = restart(&world, agent);
     assert_eq!(
         route(&agent.status().unwrap(), "10.10.30.0/24", "ningbo").unwrap(),
-        json!({"destination": "10.10.30.0/24", "next_hop": "ningbo", "weight": 90, "publish": true, "share": 1.0, "origin": "store"})
+        json!({
+            "destination": "10.10.30.0/24", "next_hop": "ningbo", "weight": 90, "publish": true, "share": 1.0,
+            "problem": null, "origin": "store"
+        })
     );
     assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
 
