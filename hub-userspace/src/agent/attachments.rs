@@ -88,10 +88,12 @@ impl Attachments {
         self.attached.contains_key(&ifindex)
     }
 
-    /// An interface was removed. Its index may be reused.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.attached.remove(&ifindex);
-        self.were_tc_only.remove(&ifindex);
+    /// Interfaces were removed. Their indices may be reused.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        for ifindex in interfaces {
+            self.attached.remove(ifindex);
+            self.were_tc_only.remove(ifindex);
+        }
     }
 
     /// Every existing interface has its programs.

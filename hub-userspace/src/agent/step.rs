@@ -129,12 +129,12 @@ impl World {
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
         effects.extend(stale.map(|(ifindex, address)| Effect::Probe(ifindex, address)));
-        for ifindex in gone {
-            self.attachments.forget(ifindex);
-            self.settings.forget(ifindex);
-            // The kernel has emptied its port.
-            self.tables.policy.ports.retain(|_, port| *port != ifindex);
-            effects.push(Effect::Forget(ifindex));
+        if !gone.is_empty() {
+            self.attachments.forget(&gone);
+            self.settings.forget(&gone);
+            // The kernel has emptied their ports.
+            self.tables.policy.ports.retain(|_, ifindex| !gone.contains(ifindex));
+            effects.push(Effect::Forget(gone));
         }
         if config {
             effects.push(Effect::XfrmLinks(xfrm_links(&self.config)));

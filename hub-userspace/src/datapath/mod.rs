@@ -188,10 +188,12 @@ impl Dataplane {
         Ok(attached)
     }
 
-    /// Call it when an interface was removed; its index may be in use again. The kernel has cleared its port
-    /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.detach(ifindex);
+    /// Call it when interfaces were removed; their indices may be in use again. The kernel has cleared their ports
+    /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the programs.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        for ifindex in interfaces {
+            self.detach(*ifindex);
+        }
     }
 
     /// Detaches the programs from an interface, which may be gone.

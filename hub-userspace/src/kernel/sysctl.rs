@@ -9,7 +9,7 @@
 //! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -59,9 +59,9 @@ impl Settings {
         differs
     }
 
-    /// The interface was removed. Its index may be reused.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.links.retain(|_, (index, _)| *index != ifindex);
+    /// The interfaces were removed. Their indices may be reused.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        self.links.retain(|_, (index, _)| !interfaces.contains(index));
     }
 }
 
@@ -78,9 +78,9 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
-    /// The interface was removed. Its index may be reused.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.settled.retain(|_, (index, _)| *index != ifindex);
+    /// The interfaces were removed. Their indices may be reused.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        self.settled.retain(|_, (index, _)| !interfaces.contains(index));
     }
 
     /// Writes everything that changed since the last call; with `audit`, also restores values that another process

@@ -188,8 +188,16 @@ impl<K: Ord + Clone + Hash, V: PartialEq + Clone> MapChange<K, V> {
 
     /// Runs in time proportional to the difference, not to the size of the maps.
     fn between(old: &OrdMap<K, V>, new: &OrdMap<K, V>) -> Self {
+        Self::of(old.diff(new))
+    }
+
+    fn of<'a>(difference: impl Iterator<Item = DiffItem<'a, 'a, K, V>>) -> Self
+    where
+        K: 'a,
+        V: 'a,
+    {
         let mut change = Self::default();
-        for item in old.diff(new) {
+        for item in difference {
             match item {
                 DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
                     change.set.push((key.clone(), value.clone()));
@@ -225,7 +233,7 @@ pub struct HostChange {
 impl HostChange {
     fn between(old: &HostState, new: &HostState) -> Self {
         Self {
-            links: MapChange::between(&old.links, &new.links),
+            links: MapChange::of(old.links.diff(&new.links)),
             addresses: MapChange::between(&old.addresses, &new.addresses),
             neighbours: MapChange::between(&old.neighbours, &new.neighbours),
             gateways: MapChange::between(&old.gateways, &new.gateways),
@@ -234,7 +242,8 @@ impl HostChange {
 
     pub fn apply(&self, host: &mut HostState) {
         let Self { links, addresses, neighbours, gateways } = self;
-        links.apply(&mut host.links);
+        links.gone.iter().for_each(|index| drop(host.links.remove(index)));
+        links.set.iter().for_each(|(_, link)| host.links.insert(link.clone()));
         addresses.apply(&mut host.addresses);
         neighbours.apply(&mut host.neighbours);
         gateways.apply(&mut host.gateways);

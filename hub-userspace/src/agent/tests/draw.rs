@@ -141,7 +141,7 @@ pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
                 "vpc0" => VPC,
                 _ => 10 + u32::try_from(slot).expect("few") + 10 * random.random_range(0..3),
             });
-            host.links.insert(index, link(random, name, index));
+            host.links.insert(link(random, name, index));
             changes.links = true;
         }
         (6 | 7, Some(index)) => {

@@ -32,21 +32,18 @@ fn config(sites: &[&str]) -> Config {
 fn host(sites: &[&str]) -> HostState {
     let mut host = HostState::default();
     for (index, site) in (10..).zip(sites) {
-        host.links.insert(
+        host.links.insert(Link {
             index,
-            Link {
-                index,
-                name: format!("{site}0"),
-                kind: None,
-                ethernet: false,
-                mac: None,
-                mtu: 1400,
-                admin_up: true,
-                running: true,
-                vlan: None,
-                if_id: None,
-            },
-        );
+            name: format!("{site}0"),
+            kind: None,
+            ethernet: false,
+            mac: None,
+            mtu: 1400,
+            admin_up: true,
+            running: true,
+            vlan: None,
+            if_id: None,
+        });
     }
     host
 }
@@ -74,7 +71,7 @@ fn links() -> Changes {
 fn link_down_moves_flows_before_anything_else() {
     let mut agent = agent(&["a", "b"]);
     let mut host = host(&["a", "b"]);
-    host.links.get_mut(&10).expect("it is there").running = false;
+    host.links.change(10, |link| link.running = false);
     agent.see(host, links()).expect("it does not fail");
     let log = agent.log();
     assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
@@ -162,7 +159,7 @@ fn listeners_are_told_what_is_new() {
     let reported = agent.reported().expect("of the start");
     assert_eq!((reported.connection.as_str(), reported.state, reported.was), ("a", State::Up, None));
     let mut host = host(&["a"]);
-    host.links.get_mut(&10).expect("it is there").admin_up = false;
+    host.links.change(10, |link| link.admin_up = false);
     agent.see(host, links()).expect("it does not fail");
     let reported = agent.reported().expect("of the link");
     assert_eq!((reported.state, reported.was), (State::Down, Some(State::Up)));

@@ -162,7 +162,7 @@ fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec
             9 => [Event::Due, Event::Idle, Event::Secrets, Event::GuardDisturbed][random.random_range(0..4)].clone(),
             _ => {
                 let mut changes = draw::change_host(random, &mut host);
-                changes.stale.push((11, IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10))));
+                changes.stale.insert((11, IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10))));
                 Event::Host { host: host.clone(), changes }
             }
         };

@@ -43,7 +43,7 @@ fn host() -> HostState {
     };
     let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
     let mut host = HostState::default();
-    host.links = links.into_iter().map(|link| (link.index, link)).collect();
+    host.links = links.into_iter().collect();
     host
 }
 
@@ -87,7 +87,7 @@ fn an_action_has_the_active_members_as_the_kernel_shows_them() {
 fn members_whose_interface_is_down_or_missing_have_no_part_in_an_action() {
     let (config, mut host, states) = (configuration(), host(), all_up());
     host.links.remove(&3);
-    host.links.get_mut(&7).unwrap().running = false;
+    host.links.change(7, |link| link.running = false);
     let inputs = Inputs {
         config: &config,
         host: &host,

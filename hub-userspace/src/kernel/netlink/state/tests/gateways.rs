@@ -68,7 +68,7 @@ fn a_deletion_of_another_gateway_is_not_this_ones() {
 #[test]
 fn gateways_on_links_that_are_down_or_unknown_are_dead() {
     let mut state = busy_host();
-    state.links.get_mut(&5).unwrap().admin_up = false;
+    state.links.change(5, |link| link.admin_up = false);
     state.links.remove(&6);
     state.forget_dead_gateways();
     assert!(state.gateways.is_empty() && state.metrics.is_empty());

@@ -215,6 +215,22 @@ fn a_rename_changes_the_link_and_nothing_else() {
 }
 
 #[test]
+fn links_that_exchange_their_names_are_found_by_the_new_ones() {
+    let mut state = state_after([new_link(5, "tun0"), new_link(6, "tun1")]);
+    let index = |state: &HostState, name: &str| state.link(name).map(|link| link.index);
+    for (ifindex, name) in [(5, "spare"), (6, "tun0"), (5, "tun1")] {
+        apply(&mut state, new_link(ifindex, name));
+    }
+    assert_eq!(["tun0", "tun1", "spare"].map(|name| index(&state, name)), [Some(6), Some(5), None]);
+    apply(&mut state, del_link(6));
+    assert_eq!(["tun0", "tun1"].map(|name| index(&state, name)), [None, Some(5)]);
+    // The reports of a rename may overlap with those of a new link of the same name.
+    apply(&mut state, new_link(7, "tun1"));
+    apply(&mut state, del_link(5));
+    assert_eq!(index(&state, "tun1"), Some(7));
+}
+
+#[test]
 fn a_deleted_link_takes_what_is_on_it_along() {
     let mut state = busy_host();
     let changes = apply(&mut state, del_link(5));
@@ -368,7 +384,7 @@ fn stale_is_told_unless_it_passed_within_the_burst() {
     let went_stale = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Stale));
     state.apply(&went_stale, &mut changes);
     state.apply(&went_stale, &mut changes);
-    assert_eq!(changes, Changes { stale: vec![key], ..Changes::default() });
+    assert_eq!(changes, Changes { stale: BTreeSet::from([key]), ..Changes::default() });
     let probe = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Probe));
     state.apply(&probe, &mut changes);
     assert!(changes.is_empty());
