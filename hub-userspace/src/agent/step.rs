@@ -89,6 +89,7 @@ impl World {
             }
             Event::GuardDisturbed => return self.guard.repeat(effects),
             Event::NeighbourMiss(ifindex, address) => return effects.push(Effect::Probe(ifindex, address)),
+            Event::Idle if self.attachments.has_work() => return self.attachments.attach_some(&self.host, effects),
             Event::Idle => return self.routes.plan_some(&self.rib, &self.config, effects),
             Event::Settled(settled) => return self.settled(settled, now, effects),
             Event::GraceOver => return self.release(effects),
@@ -272,6 +273,6 @@ impl World {
             effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
         }
         let interfaces = self.interfaces();
-        self.attachments.update(&self.host, &interfaces, effects);
+        self.attachments.update(&self.host, &interfaces, self.is_starting, effects);
     }
 }

@@ -210,7 +210,7 @@ impl World {
 
     /// [`Event::Idle`](super::event::Event::Idle) would do something.
     pub fn has_work(&self) -> bool {
-        self.routes.has_work()
+        self.attachments.has_work() || self.routes.has_work()
     }
 
     /// Schedules a retry after a failure.
