@@ -1,6 +1,6 @@
 //! The agent's decisions. Pure: no I/O, and the time is an argument.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, mem, sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 
@@ -13,7 +13,7 @@ use crate::{
     config::model::SelectorSource,
     health::{self, CheckTarget},
     ipsec::links::xfrm_links,
-    kernel::netlink::Changes,
+    kernel::netlink::{Changes, ReconcileFailure},
 };
 
 /// Handles an event and returns the effects to perform, in order. Some effects return a result as [`Event::Done`].
@@ -222,7 +222,8 @@ impl World {
                 return self.retry(now);
             }
         };
-        for failure in refused.iter().filter(|failure| !self.refused.contains(failure)) {
+        let known: BTreeSet<&ReconcileFailure> = self.refused.iter().collect();
+        for failure in refused.iter().filter(|failure| !known.contains(failure)) {
             warn!("{failure}");
         }
         self.refused = refused;

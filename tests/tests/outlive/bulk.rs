@@ -1,6 +1,7 @@
 //! Very many interfaces: a first start attaches filters to them, and TCX links replace these one by one. Each packet is
 //! checked and counted exactly once meanwhile, and `unload` denies before it detaches.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::{Child, Stdio};
@@ -16,6 +17,9 @@ const TUNS: usize = 100;
 const TUNS_TO_UNLOAD: usize = 200;
 /// Replacing a filter takes 50 ms on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(100);
+const LINK: &str = "tcx-";
+const FILTER: &str = "clsact-";
+const BURST: u64 = 50;
 const MARKER: &[u8] = b"admitted";
 const LIE: &[u8] = b"spoofed!";
 
@@ -23,8 +27,11 @@ const LIE: &[u8] = b"spoofed!";
 struct Crowd {
     hub: Namespace,
     tuns: Vec<Tun>,
+    ifindices: Vec<u32>,
     /// Packets sent of each kind, on each device.
     rounds: u64,
+    /// Further packets whose TTL ends here, by device.
+    expired: Vec<u64>,
     arrived: Vec<u64>,
 }
 
@@ -46,7 +53,8 @@ impl Crowd {
         let tuns = (0..count).map(|number| Tun::create(&hub, &device(number)).unwrap()).collect();
         let up: Vec<String> = (0..count).map(|number| format!("link set dev {} up", device(number))).collect();
         hub.batch(&up.join("\n")).unwrap();
-        Self { hub, tuns, rounds: 0, arrived: vec![0; count] }
+        let ifindices = (0..count).map(|number| hub.ifindex(&device(number)).unwrap()).collect();
+        Self { hub, tuns, ifindices, rounds: 0, expired: vec![0; count], arrived: vec![0; count] }
     }
 
     fn start(&self) -> Agent {
@@ -94,26 +102,42 @@ impl Crowd {
         }
     }
 
-    /// Interfaces with a pinned TCX link, and those with a filter.
-    fn attached(&self) -> (usize, usize) {
+    /// Indices of the interfaces with such a program.
+    fn with(&self, kind: &str) -> BTreeSet<u32> {
         let names = fs::read_dir(self.hub.pins()).unwrap().map(|entry| entry.unwrap().file_name());
-        let names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
-        let of = |kind: &str| names.iter().filter(|name| name.starts_with(kind)).count();
-        (of("tcx-"), of("clsact-"))
+        names.filter_map(|name| name.to_str()?.strip_prefix(kind)?.parse().ok()).collect()
+    }
+
+    fn links(&self) -> usize {
+        self.with(LINK).len()
     }
 
     /// Sends until the number of TCX links is reached.
     fn send_until(&mut self, links: usize) {
         retry_within(PATIENCE, "too few TCX links", || {
             self.round();
-            let (tcx, filters) = self.attached();
-            Ok((tcx >= links && (links < self.tuns.len() || filters == 0)).then_some(()))
+            // Filters are replaced in order: at some of these packets the next interface has both.
+            while let Some(number) = self.with(FILTER).first().and_then(|first| self.number_of(*first)) {
+                let packet = packet(number, (number + 1) % self.tuns.len(), LIE).ttl(1).build();
+                (0..BURST).for_each(|_| self.tuns[number].send(&packet).unwrap());
+                self.expired[number] += BURST;
+                if self.links() >= links {
+                    break;
+                }
+            }
+            Ok((self.links() >= links).then_some(()))
         })
         .unwrap();
     }
 
+    fn number_of(&self, ifindex: u32) -> Option<usize> {
+        self.ifindices.iter().position(|other| *other == ifindex)
+    }
+
     fn must_have_counted_all(&mut self, agent: &Agent) {
-        let expected: Vec<[u64; 4]> = vec![[2 * self.rounds, self.rounds, self.rounds, self.rounds]; self.tuns.len()];
+        let rounds = self.rounds;
+        let expected: Vec<[u64; 4]> =
+            self.expired.iter().map(|more| [2 * rounds + more, rounds, rounds, rounds + more]).collect();
         let counted = |status: &Status, number: usize| {
             let connection = status.connection(&format!("c{number}"));
             ["rx_packets", "tx_packets", "drops/spoofed_source", "passes/ttl_expired"]
@@ -160,8 +184,7 @@ fn filters_that_become_tcx_links_check_and_count_each_packet_once() {
     let mut crowd = Crowd::new(TUNS);
     let agent = crowd.start();
     crowd.round();
-    let (tcx, filters) = crowd.attached();
-    assert!(filters > 0, "{tcx} links at once: nothing is handed over");
+    assert!(!crowd.with(FILTER).is_empty(), "{} links at once: nothing is handed over", crowd.links());
     if has_tcx() {
         crowd.send_until(TUNS);
     }
@@ -207,7 +230,7 @@ fn unload_of_many_interfaces_denies_before_it_detaches_and_can_be_interrupted() 
     let mut unloading = crowd.unload();
     retry("still forwarded", || Ok((!crowd.forwards()).then_some(()))).unwrap();
     if has_tcx() {
-        let (links, _) = crowd.attached();
+        let links = crowd.links();
         assert!(links > TUNS_TO_UNLOAD / 2, "only {links} links are left: detached before denied");
         kill(Pid::from_raw(unloading.id().cast_signed()), Signal::SIGINT).unwrap();
     }

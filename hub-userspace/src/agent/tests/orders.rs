@@ -56,7 +56,10 @@ fn agent(sites: &[&str]) -> Agent {
 }
 
 fn change(agent: &Agent, sites: &[&str]) -> Event {
-    let new = config(sites);
+    change_to(agent, config(sites))
+}
+
+fn change_to(agent: &Agent, new: Config) -> Event {
     let difference = Difference::between(&agent.world.config, &new);
     Event::Change(Arc::new(Transition { difference, config: Some(Arc::new(new)) }))
 }
@@ -76,6 +79,41 @@ fn link_down_moves_flows_before_anything_else() {
     let log = agent.log();
     assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
     assert!(!log[3..].iter().any(|line| line == "write Buckets"), "{log:?}");
+}
+
+#[test]
+fn link_down_moves_flows_while_many_interfaces_wait_to_be_attached() {
+    let mut agent = agent(&["a", "b"]);
+    let new: Vec<String> = (0..100).map(|number| format!("new{number}x")).collect();
+    let names: Vec<&str> = ["a", "b"].into_iter().chain(new.iter().map(String::as_str)).collect();
+    let mut text = String::new();
+    for (number, name) in names.iter().enumerate() {
+        write!(
+            text,
+            "[connection.{name}]\ncustomer_gateway = \"site\"\ninterface = \"{name}0\"\nlocal_cidrs = [\"0.0.0.0/0\"]\n\
+             remote_cidrs = [\"10.{number}.0.0/16\", \"10.200.0.0/16\"]\n[[route]]\n\
+             destination = \"10.{number}.0.0/16\"\nnext_hop = \"{name}\"\n"
+        )
+        .unwrap();
+    }
+    let routes = "[[route]]\ndestination = \"10.200.0.0/16\"\nnext_hop = \"a\"\n\
+                  [[route]]\ndestination = \"10.200.0.0/16\"\nnext_hop = \"b\"\n";
+    let gateway =
+        "[gateway]\nname = \"hub\"\nmax_connections = 200\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n";
+    let config = parse(&format!("{gateway}{text}{routes}")).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+    let mut host = host(&names);
+    agent.see(host.clone(), links()).expect("it does not fail");
+    agent.take(change_to(&agent, config)).expect("it does not fail");
+    let attached = |log: &[String]| log.iter().filter(|line| line.starts_with("attach new")).count();
+    let before = attached(&agent.log());
+    assert!(0 < before && before < new.len(), "{before}");
+    host.links.change(10, |link| link.running = false);
+    agent.see(host, links()).expect("it does not fail");
+    let log = agent.log();
+    assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
+    agent.settle();
+    assert_eq!(before + attached(&log) + attached(&agent.log()), new.len());
+    assert_eq!(agent.state.borrow().attached.len(), names.len());
 }
 
 #[test]
