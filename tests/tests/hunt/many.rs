@@ -11,11 +11,11 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::arena::{Arena, Variant};
-use crate::closing::unload;
-use crate::everywhere::{number, seed};
 use crate::hunt::{Hunt, ip};
 use crate::lifecycle::{during, still_allowed};
 use crate::places::Place;
+use crate::random::{number, seed};
+use crate::transitions::unload;
 use crate::wires::payload;
 
 /// `VPNHUB_TUNS=N` sets another number.
@@ -73,17 +73,17 @@ fn lie(hunt: &mut Hunt<'_>, tuns: &mut [Tun]) {
 }
 
 #[test]
-fn an_agent_with_very_many_tunnels_opens_nothing() -> anyhow::Result<()> {
-    opens_nothing(number("VPNHUB_TUNS")?.unwrap_or(TUNS))
+fn agent_with_many_tunnels_opens_no_hole() -> anyhow::Result<()> {
+    opens_no_hole(number("VPNHUB_TUNS")?.unwrap_or(TUNS))
 }
 
 #[test]
 #[ignore = "a minute: the kernel attaches and detaches a thousand TCX links one by one"]
-fn an_agent_with_a_thousand_tunnels_opens_nothing() -> anyhow::Result<()> {
-    opens_nothing(1000)
+fn agent_with_thousand_tunnels_opens_no_hole() -> anyhow::Result<()> {
+    opens_no_hole(1000)
 }
 
-fn opens_nothing(tuns: u64) -> anyhow::Result<()> {
+fn opens_no_hole(tuns: u64) -> anyhow::Result<()> {
     let seed = seed()?;
     open_many_files().context("raising the limit of open files")?;
     let variant = Variant::ISOLATED;

@@ -180,7 +180,7 @@ fn has_tcx() -> bool {
 }
 
 #[test]
-fn filters_that_become_tcx_links_check_and_count_each_packet_once() {
+fn tcx_links_that_replace_filters_count_each_packet_once() {
     let mut crowd = Crowd::new(TUNS);
     let agent = crowd.start();
     crowd.round();
@@ -194,7 +194,7 @@ fn filters_that_become_tcx_links_check_and_count_each_packet_once() {
 }
 
 #[test]
-fn agents_killed_while_filters_become_tcx_links_lose_and_repeat_nothing() {
+fn agent_killed_during_handover_loses_and_repeats_no_packet() {
     let mut crowd = Crowd::new(TUNS);
     let mut agent = crowd.start();
     for part in 1..4 {
@@ -219,7 +219,7 @@ fn agents_killed_while_filters_become_tcx_links_lose_and_repeat_nothing() {
 }
 
 #[test]
-fn unload_of_many_interfaces_denies_before_it_detaches_and_can_be_interrupted() {
+fn interrupted_unload_of_many_interfaces_leaves_all_denied() {
     let mut crowd = Crowd::new(TUNS_TO_UNLOAD);
     let agent = crowd.start();
     if has_tcx() {

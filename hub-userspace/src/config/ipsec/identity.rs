@@ -47,14 +47,14 @@ impl Identity {
                 .help(format!("{advice}, of at most {LONGEST} bytes")));
         }
         if text.starts_with('%') || text.contains('*') {
-            return odd("stands for several identities: which site it is must be known");
+            return odd("matches several identities: write the identity of one site");
         }
         if let Some(bare) = text.strip_prefix('@') {
             let bare = quoted(bare.trim_start_matches('@'));
             return Err(Problem::new(format!("{} begins with @", quoted(text))).help(format!("write {bare}")));
         }
         if text.trim() != text || text.chars().any(char::is_control) {
-            return odd("has blanks or control characters around or in it");
+            return odd("contains blanks or control characters");
         }
         let identity = Self(text.parse::<IpAddr>().map_or_else(|_| text.to_owned(), |address| address.to_string()));
         let is_host =
@@ -67,7 +67,7 @@ impl Identity {
             }),
             Form::Dn => !text.contains('"'),
         };
-        if is_right { Ok(identity) } else { odd("is no identity") }
+        if is_right { Ok(identity) } else { odd("is not an identity") }
     }
 
     pub fn form(&self) -> Form {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_told_apart() {
+    fn identity_form_is_detected_from_text() {
         for (text, form) in [
             ("198.51.100.10", Form::Address),
             ("2001:db8::1", Form::Address),

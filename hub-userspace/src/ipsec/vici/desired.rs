@@ -159,7 +159,7 @@ fn pem(file: &Path) -> Result<Pem, String> {
     let text = read_text(file, LONGEST_PEM).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     match text {
         Some(text) if text.contains("-----BEGIN ") => Ok(Pem(text)),
-        _ => Err(format!("{} is no certificate or key in PEM form", file.display())),
+        _ => Err(format!("{} is not a certificate or key in PEM format", file.display())),
     }
 }
 
@@ -284,7 +284,7 @@ remote_cidrs = ["10.20.0.0/16"]
     }
 
     #[test]
-    fn a_connection_is_what_the_configuration_says() {
+    fn connection_message_matches_configuration() {
         let folder = tempfile::tempdir().expect("a folder");
         let desired = DesiredState::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
         assert_eq!(desired.connections.keys().collect::<Vec<_>>(), ["vpnhub-a"]);
@@ -306,7 +306,7 @@ remote_cidrs = ["10.20.0.0/16"]
     }
 
     #[test]
-    fn ikev1_has_a_child_for_each_pair_of_one_family() {
+    fn ikev1_connection_has_one_child_per_pair_of_one_family() {
         let folder = tempfile::tempdir().expect("a folder");
         let desired =
             DesiredState::of(&config(folder.path(), "allow_weak = true\nike = { version = 1, mode = \"aggressive\" }"));
@@ -321,7 +321,7 @@ remote_cidrs = ["10.20.0.0/16"]
     }
 
     #[test]
-    fn only_what_is_different_is_told() {
+    fn changed_connections_and_secrets_are_reloaded_only() {
         let folder = tempfile::tempdir().expect("a folder");
         let nothing = DesiredState::default();
         let first = DesiredState::of(&config(folder.path(), ""));
@@ -335,7 +335,7 @@ remote_cidrs = ["10.20.0.0/16"]
     }
 
     #[test]
-    fn what_an_agent_before_has_left_goes_and_what_others_have_stays() {
+    fn leftovers_are_unloaded_and_foreign_objects_stay() {
         let folder = tempfile::tempdir().expect("a folder");
         let desired = DesiredState::of(&config(folder.path(), ""));
         let names = ["vpnhub-a", "vpnhub-old", "roadwarrior"].map(str::to_owned);
@@ -346,7 +346,7 @@ remote_cidrs = ["10.20.0.0/16"]
     }
 
     #[test]
-    fn a_secret_that_cannot_be_used_is_a_problem_of_its_connection() {
+    fn unusable_secret_is_problem_of_its_connection() {
         let folder = tempfile::tempdir().expect("a folder");
         let config = config(folder.path(), "");
         fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).expect("set");

@@ -34,7 +34,7 @@ pub(super) const EVENT: u8 = 7;
 pub enum SessionError {
     #[error("the connection to strongSwan is lost: {0}")]
     Io(#[from] io::Error),
-    #[error("strongSwan answers something that is not understood: {0}")]
+    #[error("strongSwan sent an invalid answer: {0}")]
     Malformed(#[from] Malformed),
     #[error("strongSwan does not answer `{0}`")]
     Silent(String),
@@ -91,10 +91,10 @@ impl Session {
         let refused = |why: &str| SessionError::Refused { command: command.to_owned(), why: why.to_owned() };
         match self.answer(command).await? {
             Packet::Response(answer) if answer.value("success") == Some("no") => {
-                Err(refused(answer.value("errmsg").unwrap_or("it does not say why")))
+                Err(refused(answer.value("errmsg").unwrap_or("no reason given")))
             }
             Packet::Response(answer) => Ok(answer),
-            Packet::UnknownCommand => Err(refused("it does not know this command")),
+            Packet::UnknownCommand => Err(refused("unknown command")),
             _ => Err(Malformed::Unexpected.into()),
         }
     }
@@ -137,7 +137,7 @@ impl Session {
         match self.answer(event).await? {
             Packet::Confirm => Ok(()),
             Packet::UnknownEvent => {
-                Err(SessionError::Refused { command: event.to_owned(), why: "it does not know this event".to_owned() })
+                Err(SessionError::Refused { command: event.to_owned(), why: "unknown event".to_owned() })
             }
             _ => Err(Malformed::Unexpected.into()),
         }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_between_commands_are_kept_in_their_order() {
+    async fn events_between_commands_are_queued_in_order() {
         let note = |number: &str| Message::default().with("number", number);
         let script = [
             packet(EVENT, Some("log"), &note("1")),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_listed_is_told_apart_from_events() {
+    async fn list_answer_excludes_other_events() {
         let empty = Message::default();
         let sa = Message::default().with("name", "a");
         let script = [
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_for_an_event_may_be_cancelled_at_any_byte() {
+    async fn cancelled_event_wait_loses_no_byte() {
         let message = Message::default().with("long", "x".repeat(3000));
         let events = packet(EVENT, Some("a"), &message).repeat(20);
         let mut session = session_with(events).await;
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nonsense_ends_the_session() {
+    async fn malformed_packet_ends_session() {
         for script in [b"\xff\xff\xff\xff".to_vec(), b"\x00\x00\x00\x01\x09".to_vec(), b"\x00\x00\x00\x00".to_vec()] {
             let mut session = session_with(script).await;
             assert!(!session.event().await.expect_err("nonsense").is_refusal());

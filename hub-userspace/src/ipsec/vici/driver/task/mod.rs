@@ -321,7 +321,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> String {
             format!("strongSwan does not answer on {socket}: start it, or set vici_socket in [gateway]")
         }
         io::ErrorKind::PermissionDenied => format!("no access to strongSwan's {socket}: run as root, or as its group"),
-        _ => format!("strongSwan cannot be asked on {socket}: {error}"),
+        _ => format!("strongSwan cannot be queried on {socket}: {error}"),
     }
 }
 
@@ -342,7 +342,7 @@ async fn carry_out(session: &mut Session, step: CharonStep) -> Result<(), Sessio
             let unload = Message::default().with("name", &name);
             tolerate(session.request("unload-conn", &unload).await)?;
             let shown = connection_of(&name).unwrap_or(&name).to_owned();
-            info!(connection = shown, "its SAs are closed: it has no IPsec any more");
+            info!(connection = shown, "its SAs are closed: its [ipsec] section was removed");
             let terminate = Message::default().with("ike", name).with("timeout", "-1");
             // There may be no SA to terminate.
             match session.request("terminate", &terminate).await {
