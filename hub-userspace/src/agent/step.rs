@@ -106,17 +106,17 @@ impl World {
     /// written.
     fn reconcile(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Pending { ref host, config, states, egress, .. } = self.pending;
-        let (links, neighbours, mut changed) = (host.links, host.neighbours, egress);
+        let (links, carrier, neighbours, mut changed) = (host.links, host.carrier, host.neighbours, egress);
         if !mem::take(&mut self.pending.rerouted) {
             if links || neighbours || config {
                 self.check_health(effects);
             }
-            if links || states || config {
+            if links || carrier || states || config {
                 self.pending.selectors |= self.refresh_selectors();
                 changed |= self.evaluate(now);
                 self.pending.egress = changed;
             }
-            if (links || changed) && !config && self.reroute(effects) {
+            if (links || carrier || changed) && !config && self.reroute(effects) {
                 self.pending.rerouted = true;
                 return;
             }
@@ -126,7 +126,7 @@ impl World {
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Pending { host, config, states, egress, selectors, guard, rerouted: _ } = mem::take(&mut self.pending);
-        let Changes { links, addresses, neighbours, gateways, stale, gone, .. } = host;
+        let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
         effects.extend(stale.map(|(ifindex, address)| Effect::Probe(ifindex, address)));
@@ -144,14 +144,15 @@ impl World {
         if links || addresses || config || selectors || guard {
             self.protect(effects);
         }
-        if links || states || config {
+        if links || carrier || states || config {
             self.publish_states(effects);
         }
         let own = links || addresses || gateways || config;
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        if links || addresses || neighbours || config || egress || selectors || self.rib.changed().len() > 0 {
+        let host = links || carrier || addresses || neighbours;
+        if host || config || egress || selectors || self.rib.changed().len() > 0 {
             self.follow_routes(effects);
             self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
             let recompiled = Recompiled {
@@ -164,7 +165,7 @@ impl World {
         }
         self.remember_states(effects);
         self.publish_selectors(effects);
-        if (links || addresses) && !self.is_starting {
+        if (links || carrier || addresses) && !self.is_starting {
             // The kernel removes routes by itself when a link or an address is removed.
             self.routes.audit(effects);
         }

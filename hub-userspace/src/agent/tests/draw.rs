@@ -141,8 +141,12 @@ pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
                 "vpc0" => VPC,
                 _ => 10 + u32::try_from(slot).expect("few") + 10 * random.random_range(0..3),
             });
-            host.links.insert(link(random, name, index));
-            changes.links = true;
+            let new = link(random, name, index);
+            match host.links.get(&index).is_some_and(|old| old.is_alike(&new)) {
+                true => changes.carrier = true,
+                false => changes.links = true,
+            }
+            host.links.insert(new);
         }
         (6 | 7, Some(index)) => {
             let address = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10 + random.random_range(0..5)));

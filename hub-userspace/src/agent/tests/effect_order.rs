@@ -82,6 +82,21 @@ fn link_down_moves_flows_first() {
 }
 
 #[test]
+fn link_down_compiles_no_policy() {
+    let mut agent = agent(&["a", "b"]);
+    agent.settle();
+    agent.log();
+    let mut host = host(&["a", "b"]);
+    host.links.change(10, |link| link.running = false);
+    let mut changes = Changes::default();
+    changes.carrier = true;
+    agent.see(host, changes).expect("it does not fail");
+    let log = agent.log();
+    assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
+    assert!(!log.iter().any(|line| line == "guard" || line.starts_with("attach")), "{log:?}");
+}
+
+#[test]
 fn link_down_while_interfaces_wait_for_attachment_moves_flows_first() {
     let mut agent = agent(&["a", "b"]);
     let new: Vec<String> = (0..100).map(|number| format!("new{number}x")).collect();

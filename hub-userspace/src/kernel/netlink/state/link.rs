@@ -30,6 +30,13 @@ pub struct Link {
     pub if_id: Option<u32>,
 }
 
+impl Link {
+    /// Whether both differ at most in being up.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        *self == Self { admin_up: self.admin_up, running: self.running, ..other.clone() }
+    }
+}
+
 /// The links by interface index, with an index of their names. Copies share their data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {

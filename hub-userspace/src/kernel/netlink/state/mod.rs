@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use rtnetlink::{
     packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
@@ -49,8 +49,11 @@ pub struct HostState {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 pub struct Changes {
-    /// [`HostState::links`].
+    /// [`HostState::links`], more than [`Self::carrier`].
     pub links: bool,
+    /// Links that went up or down, and nothing else about them. Separate because it changes no policy.
+    #[serde(default)]
+    pub carrier: bool,
     /// [`HostState::addresses`].
     pub addresses: bool,
     /// [`HostState::neighbours`].
@@ -77,12 +80,13 @@ impl Changes {
 
     /// Whether there is nothing to act on.
     pub fn is_empty(&self) -> bool {
-        !(self.links || self.addresses || self.neighbours || self.gateways) && self.stale.is_empty()
+        !(self.links || self.carrier || self.addresses || self.neighbours || self.gateways) && self.stale.is_empty()
     }
 
     /// Merges `other`, which is later.
     pub fn add(&mut self, other: Self) {
         self.links |= other.links;
+        self.carrier |= other.carrier;
         self.addresses |= other.addresses;
         self.neighbours |= other.neighbours;
         self.gateways |= other.gateways;
@@ -94,10 +98,23 @@ impl Changes {
     /// Adds the differences between `old` and `new`.
     pub(super) fn compare(&mut self, old: &HostState, new: &HostState) {
         self.gone.extend(old.links.keys().filter(|index| !new.links.contains_key(index)).copied());
-        self.links |= old.links != new.links;
+        for difference in old.links.diff(&new.links) {
+            match difference {
+                DiffItem::Update { old: (_, old), new: (_, new) } => self.note_link(Some(old), new),
+                DiffItem::Add(..) | DiffItem::Remove(..) => self.links = true,
+            }
+        }
         self.addresses |= old.addresses != new.addresses;
         self.neighbours |= old.neighbours != new.neighbours;
         self.gateways |= old.gateways != new.gateways;
+    }
+
+    fn note_link(&mut self, old: Option<&Link>, new: &Link) {
+        match old {
+            Some(old) if old == new => {}
+            Some(old) if old.is_alike(new) => self.carrier = true,
+            _ => self.links = true,
+        }
     }
 }
 
@@ -132,10 +149,8 @@ impl HostState {
         let Some(link) = link(message) else { return };
         let index = link.index;
         let went_down = !link.admin_up && self.links.get(&index).is_some_and(|old| old.admin_up);
-        if self.links.get(&index) != Some(&link) {
-            self.links.insert(link);
-            changes.links = true;
-        }
+        changes.note_link(self.links.get(&index), &link);
+        self.links.insert(link);
         if went_down {
             self.forget_gateways(index, changes);
             changes.unannounced = true;

@@ -292,7 +292,7 @@ fn link_down_removes_its_gateways() {
     let mut state = busy_host();
     let down = RouteNetlinkMessage::NewLink(link_message(5, "tun-sh", false));
     let changes = apply(&mut state, down);
-    assert!(changes.links && changes.gateways && changes.unannounced);
+    assert!(changes.carrier && !changes.links && changes.gateways && changes.unannounced);
     assert_eq!(state.gateways.len(), 1);
     assert!(state.addresses.contains_key(&5), "addresses stay");
 }
