@@ -43,7 +43,7 @@ pub struct Changed {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
     /// Validation and the capacity check.
-    pub judging: f64,
+    pub validating: f64,
     /// The store, including the sync to disk.
     pub writing: f64,
     /// The program's tables.
