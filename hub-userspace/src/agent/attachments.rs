@@ -88,6 +88,11 @@ impl Attachments {
         self.attached.contains_key(&ifindex)
     }
 
+    /// Whether packets are received by native XDP.
+    pub fn is_native(&self, ifindex: u32) -> bool {
+        self.attached.get(&ifindex).is_some_and(Attached::is_native)
+    }
+
     /// An interface was removed. Its index may be reused.
     pub fn forget(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);

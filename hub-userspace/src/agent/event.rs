@@ -37,6 +37,10 @@ pub enum Event {
     Due,
     /// Another process has modified the nftables table.
     GuardDisturbed,
+    /// Another process may have modified routes or neighbours of the agent.
+    RoutesDisturbed,
+    /// Another process has modified a sysctl.
+    SysctlsDisturbed,
     /// The program has no entry for a neighbour that a packet needed: interface index and address.
     NeighbourMiss(u32, IpAddr),
     /// Nothing more urgent is pending: kernel routes can be planned.

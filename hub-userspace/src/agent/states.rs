@@ -1,6 +1,6 @@
 //! Connection states and the reasons for them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 
@@ -15,6 +15,18 @@ use crate::{
     health::Verdict,
     ipsec::effective::has_sa,
 };
+
+/// Reason for a peer whose link address cannot be resolved.
+fn no_answer(peer: IpAddr, interface: &str, bridge_port: bool) -> String {
+    let protocol = if peer.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+    let remedy = match bridge_port {
+        true => {
+            format!("the interface is a port of a bridge, which takes the answers: `ip link set {interface} nomaster`")
+        }
+        false => "check the peer's address and the link".to_owned(),
+    };
+    format!("peer {peer} does not answer {protocol} on interface {interface}; {remedy}")
+}
 
 const GONE: &str = "no longer in the configuration";
 
@@ -91,7 +103,13 @@ impl World {
                 Some(format!("interface {interface} is down: `ip link set {interface} up`"))
             }
             (State::Down, Some(link)) if !link.is_up() => Some(format!("interface {interface} has no carrier")),
-            (State::Down, Some(_)) => Some(self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name))),
+            (State::Down, Some(link)) => {
+                let failed = connection.peer.filter(|peer| self.host.has_failed(link.index, *peer));
+                Some(match failed {
+                    Some(peer) => no_answer(peer, interface, link.is_bridge_port()),
+                    None => self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name)),
+                })
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The agent's decisions. Pure: no I/O, and the time is an argument.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, mem, sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 
@@ -39,6 +39,7 @@ impl World {
             }
             Event::Host { host, changes } => {
                 self.host = host;
+                self.pending.states |= changes.failed;
                 self.pending.host.add(changes);
             }
             Event::Health(reports) => {
@@ -88,6 +89,10 @@ impl World {
                 }
             }
             Event::GuardDisturbed => return self.guard.repeat(effects),
+            Event::RoutesDisturbed => return self.routes.audit(effects),
+            Event::SysctlsDisturbed => {
+                return effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
+            }
             Event::NeighbourMiss(ifindex, address) => return effects.push(Effect::Probe(ifindex, address)),
             Event::Idle => return self.routes.plan_some(&self.rib, &self.config, effects),
             Event::Settled(settled) => return self.settled(settled, now, effects),
@@ -221,7 +226,8 @@ impl World {
                 return self.retry(now);
             }
         };
-        for failure in refused.iter().filter(|failure| !self.refused.contains(failure)) {
+        let refused = BTreeSet::from_iter(refused);
+        for failure in refused.difference(&self.refused) {
             warn!("{failure}");
         }
         self.refused = refused;

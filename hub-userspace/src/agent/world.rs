@@ -88,7 +88,7 @@ pub struct World {
     pub(super) settings: Settings,
     pub(super) routes: RoutePlan,
     /// Failures of the last reconciliation, so that each is logged only once.
-    pub(super) refused: Vec<ReconcileFailure>,
+    pub(super) refused: BTreeSet<ReconcileFailure>,
 
     /// Changes not yet applied to the tables and the kernel.
     pub(super) pending: Pending,
@@ -179,7 +179,7 @@ impl World {
             guard: GuardPlan::default(),
             settings: Settings::default(),
             routes: RoutePlan::default(),
-            refused: Vec::new(),
+            refused: BTreeSet::new(),
             pending: Pending {
                 host: Changes::everything(),
                 config: true,

@@ -166,8 +166,10 @@ fn evidence(
     tunnel: Option<bool>,
     health: impl Fn() -> Option<bool>,
 ) -> Evidence {
-    let link = host.link(&connection.interface).is_some_and(Link::is_up);
-    weigh([Some(link), tunnel].into_iter().chain(connection.health_check.map(|_| health())))
+    let link = host.link(&connection.interface);
+    let is_up = link.is_some_and(Link::is_up);
+    let answers = link.zip(connection.peer).is_none_or(|(link, peer)| !host.has_failed(link.index, peer));
+    weigh([Some(is_up && answers), tunnel].into_iter().chain(connection.health_check.map(|_| health())))
 }
 
 /// Combines answers: `Some(false)` takes precedence over `None`, and `None` over `Some(true)`.

@@ -28,7 +28,8 @@ use crate::{
     kernel::netlink::{Changes, HostState, Link, Problems},
 };
 
-/// Format version, increased with each change of the format. Other versions cannot be read.
+/// Format version, increased with each change of the format. Other versions cannot be read. A new kind of event or an
+/// optional field is no change.
 pub const VERSION: u32 = 1;
 
 /// The agent's initial state: all arguments of [`World::new`](crate::agent::world::World::new).
@@ -101,6 +102,8 @@ pub enum RecordedEvent {
     Secrets,
     Due,
     GuardDisturbed,
+    RoutesDisturbed,
+    SysctlsDisturbed,
     NeighbourMiss(u32, IpAddr),
     Idle,
     Settled(Settled),
@@ -156,6 +159,8 @@ impl Encoder {
             Event::Secrets => RecordedEvent::Secrets,
             Event::Due => RecordedEvent::Due,
             Event::GuardDisturbed => RecordedEvent::GuardDisturbed,
+            Event::RoutesDisturbed => RecordedEvent::RoutesDisturbed,
+            Event::SysctlsDisturbed => RecordedEvent::SysctlsDisturbed,
             Event::NeighbourMiss(ifindex, address) => RecordedEvent::NeighbourMiss(*ifindex, *address),
             Event::Idle => RecordedEvent::Idle,
             Event::Settled(settled) => RecordedEvent::Settled(settled.clone()),
@@ -220,6 +225,10 @@ pub struct HostChange {
     neighbours: MapChange<(u32, IpAddr), [u8; 6]>,
     #[serde(default, skip_serializing_if = "MapChange::is_empty")]
     gateways: MapChange<(u32, IpNet), IpAddr>,
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    tentative: MapChange<(u32, IpNet), ()>,
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    failed: MapChange<(u32, IpAddr), ()>,
 }
 
 impl HostChange {
@@ -229,15 +238,19 @@ impl HostChange {
             addresses: MapChange::between(&old.addresses, &new.addresses),
             neighbours: MapChange::between(&old.neighbours, &new.neighbours),
             gateways: MapChange::between(&old.gateways, &new.gateways),
+            tentative: MapChange::between(&old.tentative, &new.tentative),
+            failed: MapChange::between(&old.failed, &new.failed),
         }
     }
 
     pub fn apply(&self, host: &mut HostState) {
-        let Self { links, addresses, neighbours, gateways } = self;
+        let Self { links, addresses, neighbours, gateways, tentative, failed } = self;
         links.apply(&mut host.links);
         addresses.apply(&mut host.addresses);
         neighbours.apply(&mut host.neighbours);
         gateways.apply(&mut host.gateways);
+        tentative.apply(&mut host.tentative);
+        failed.apply(&mut host.failed);
     }
 }
 

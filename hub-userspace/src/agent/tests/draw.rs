@@ -106,6 +106,7 @@ fn link(random: &mut SmallRng, name: &str, index: u32) -> Link {
         running: random.random_bool(0.8),
         vlan: None,
         if_id: None,
+        port_kind: None,
     }
 }
 

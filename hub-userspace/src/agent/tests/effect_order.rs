@@ -45,6 +45,7 @@ fn host(sites: &[&str]) -> HostState {
                 running: true,
                 vlan: None,
                 if_id: None,
+                port_kind: None,
             },
         );
     }
