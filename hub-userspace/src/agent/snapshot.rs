@@ -62,12 +62,16 @@ impl Snapshot {
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
-                ipsec: world.tunnels.tunnels.get(name).map(Into::into).or_else(|| world.kernel_sas(name)).map(
-                    |ipsec| {
+                ipsec: world
+                    .tunnels
+                    .tunnels
+                    .get(name)
+                    .map(|tunnel| (&**tunnel).into())
+                    .or_else(|| world.kernel_sas(name))
+                    .map(|ipsec| {
                         let (selectors, problems) = (world.selectors_of(name), world.selector_problems(name));
                         status::IpsecStatus { selectors, problems, ..ipsec }
-                    },
-                ),
+                    }),
                 attachment: world.attachments.status(&world.host, &connection.interface),
                 traffic: (&counters(world.ids.policy.connections.get(name))?).into(),
             });

@@ -1,10 +1,14 @@
 //! Liveness of connections: a state machine with hold-down. Pure.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use super::{
+    affected::Affected,
     memory::{Clock, ConnectionMemory},
-    state::{State, States},
+    state::State,
 };
 use crate::{
     config::model::{Config, Connection},
@@ -16,6 +20,8 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct Liveness {
     connections: BTreeMap<String, ConnectionLiveness>,
+    /// Ends of hold-downs, in order.
+    expiries: BTreeSet<(Instant, String)>,
 }
 
 /// State of a connection as of the last evaluation.
@@ -32,6 +38,8 @@ pub struct ConnectionLiveness {
     failed: bool,
     /// `healthy_since` of an earlier agent, until this agent has evidence of its own.
     was_healthy_since: Option<Instant>,
+    /// End of its hold-down.
+    expires: Option<Instant>,
 }
 
 impl Liveness {
@@ -40,47 +48,60 @@ impl Liveness {
         let ConnectionMemory { state, since, healthy_since, failed, changes } = *memory;
         let since = clock.here(since);
         let was_healthy_since = healthy_since.map(|time| clock.here(time));
-        let entry = ConnectionLiveness { state, since, changes, healthy_since: None, failed, was_healthy_since };
+        let entry =
+            ConnectionLiveness { state, since, changes, healthy_since: None, failed, was_healthy_since, expires: None };
         self.connections.insert(name, entry);
     }
 
-    /// Evaluates every connection of the configuration. `tunnel` returns the state of a connection's tunnel, `None`
-    /// while unknown, and `Some(true)` for connections without one. `health` returns the verdict of a connection's
-    /// health check, `None` before the first one.
+    /// Evaluates connections of the configuration. `tunnel` returns the state of a connection's tunnel, `None` while
+    /// unknown, and `Some(true)` for connections without one. `health` returns the verdict of a connection's health
+    /// check, `None` before the first one.
     pub fn evaluate(
         &mut self,
         config: &Config,
         host: &HostState,
+        affected: &Affected,
         tunnel: impl Fn(&str, &Connection) -> Option<bool>,
         health: impl Fn(&str) -> Option<bool>,
         now: Instant,
     ) {
-        self.connections.retain(|name, _| config.connections.contains_key(name));
-        for (name, connection) in &config.connections {
+        if affected.is_all() {
+            self.connections.retain(|name, _| config.connections.contains_key(name));
+            self.expiries.retain(|(_, name)| config.connections.contains_key(name));
+        }
+        for name in affected.names(config) {
+            let connection = &config.connections[name];
             let evidence = evidence(connection, host, tunnel(name, connection), || health(name));
-            match self.connections.get_mut(name) {
-                Some(entry) => entry.evaluate(connection, evidence, now),
-                None => {
-                    self.connections.insert(name.clone(), ConnectionLiveness::first(connection, evidence, now));
+            let entry = if let Some(entry) = self.connections.get_mut(name) {
+                if let Some(expires) = entry.expires.take() {
+                    self.expiries.remove(&(expires, name.clone()));
                 }
+                entry.evaluate(connection, evidence, now);
+                entry
+            } else {
+                let first = ConnectionLiveness::first(connection, evidence, now);
+                self.connections.entry(name.clone()).or_insert(first)
+            };
+            if entry.state == State::HoldDown
+                && let Some(since) = entry.healthy_since
+            {
+                let expires = since + connection.up_delay;
+                entry.expires = Some(expires);
+                self.expiries.insert((expires, name.clone()));
             }
         }
     }
 
-    pub fn states(&self) -> States {
-        self.connections.iter().map(|(name, entry)| (name.clone(), entry.state)).collect()
-    }
-
-    /// The states to pass on to the next agent.
-    pub fn memories(&self, clock: &Clock) -> impl Iterator<Item = (&str, ConnectionMemory)> {
-        let memory = |entry: &ConnectionLiveness| ConnectionMemory {
+    /// The state to pass on to the next agent.
+    pub fn memory(&self, name: &str, clock: &Clock) -> Option<ConnectionMemory> {
+        let entry = self.connections.get(name)?;
+        Some(ConnectionMemory {
             state: entry.state,
             since: clock.since_boot(entry.since),
             healthy_since: entry.healthy_since.or(entry.was_healthy_since).map(|time| clock.since_boot(time)),
             failed: entry.failed,
             changes: entry.changes,
-        };
-        self.connections.iter().map(move |(name, entry)| (name.as_str(), memory(entry)))
+        })
     }
 
     pub fn get(&self, name: &str) -> Option<&ConnectionLiveness> {
@@ -88,9 +109,13 @@ impl Liveness {
     }
 
     /// Earliest end of a connection's hold-down.
-    pub fn due(&self, config: &Config) -> Option<Instant> {
-        let held = self.connections.iter().filter(|(_, entry)| entry.state == State::HoldDown);
-        held.filter_map(|(name, entry)| Some(entry.healthy_since? + config.connections.get(name)?.up_delay)).min()
+    pub fn due(&self) -> Option<Instant> {
+        self.expiries.first().map(|(expires, _)| *expires)
+    }
+
+    /// Connections whose hold-down has ended.
+    pub fn expired(&self, now: Instant) -> impl Iterator<Item = &String> {
+        self.expiries.iter().take_while(move |(expires, _)| *expires <= now).map(|(_, name)| name)
     }
 }
 
@@ -112,6 +137,7 @@ impl ConnectionLiveness {
             healthy_since: None,
             failed: false,
             was_healthy_since: None,
+            expires: None,
         };
         entry.evaluate(connection, evidence, now);
         Self { changes: 0, ..entry }
@@ -185,10 +211,11 @@ mod tests {
 
     use hub_common::maps::ConnectionRecord;
 
-    use super::{ConnectionLiveness, Evidence, Liveness, State, weigh};
+    use super::{Affected, ConnectionLiveness, Evidence, Liveness, State, weigh};
     use crate::{
         config::model::{Connection, ReversePath, SelectorSource},
         connection::memory::{Clock, ConnectionMemory},
+        kernel::netlink::{HostState, Link},
     };
 
     const DELAY: Duration = Duration::from_secs(2);
@@ -283,7 +310,7 @@ mod tests {
         before[1..].iter().for_each(|(time, letter)| entry.evaluate(&connection(true), evidence(*letter), at(*time)));
 
         let mut record = ConnectionRecord::NONE;
-        liveness.memories(&clock).next().unwrap().1.write(&mut record);
+        liveness.memory("site", &clock).unwrap().write(&mut record);
         let mut next = Liveness::default();
         let clock = Clock::at(at(50), Duration::from_millis(100_050));
         next.resume("site".into(), &ConnectionMemory::of(&record).unwrap(), &clock);
@@ -295,6 +322,69 @@ mod tests {
                 entry.state
             })
             .collect()
+    }
+
+    #[test]
+    fn hold_down_of_one_connection_expires_alone() {
+        let text = |number: u8| {
+            format!(
+                "[connection.c{number}]\ncustomer_gateway = \"site\"\ninterface = \"tun{number}\"\nup_delay = \"2s\"\n\
+                 local_cidrs = [\"192.168.0.0/16\"]\nremote_cidrs = [\"10.{number}.0.0/16\"]\n"
+            )
+        };
+        let text = format!(
+            "[gateway]\nname = \"hub\"\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n{}{}",
+            text(0),
+            text(1)
+        );
+        let config = crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+        let mut host = HostState::default();
+        for index in 0..2 {
+            let link = Link { name: format!("tun{index}"), ..up_link(index) };
+            host.links.insert(index, link);
+        }
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut liveness = Liveness::default();
+        let one = |name: &str| Affected::Some([name.to_owned()].into());
+        // Each row: the time, the affected connections, and the tunnels that are up.
+        for (time, affected, up) in [
+            (0, Affected::All, vec!["c0", "c1"]),
+            (10, Affected::All, vec![]),
+            (20, one("c0"), vec!["c0"]),
+            (30, one("c1"), vec!["c0", "c1"]),
+        ] {
+            let tunnel = |name: &str, _: &Connection| Some(up.contains(&name));
+            liveness.evaluate(&config, &host, &affected, tunnel, |_| None, at(time));
+        }
+        let expired = |liveness: &Liveness, time| liveness.expired(at(time)).cloned().collect::<Vec<_>>();
+        assert_eq!((liveness.due(), expired(&liveness, 2019)), (Some(at(2020)), vec![]));
+        assert_eq!(
+            (expired(&liveness, 2020), expired(&liveness, 2030)),
+            (vec!["c0".into()], vec!["c0".into(), "c1".into()])
+        );
+        liveness.evaluate(&config, &host, &one("c0"), |_, _| Some(true), |_| None, at(2020));
+        assert_eq!((liveness.due(), expired(&liveness, 2030)), (Some(at(2030)), vec!["c1".into()]));
+        // One that is no longer configured expires no more.
+        let mut fewer = config.clone();
+        fewer.connections.remove("c1");
+        liveness.evaluate(&fewer, &host, &Affected::All, |_, _| Some(true), |_| None, at(2021));
+        assert_eq!(liveness.due(), None);
+    }
+
+    fn up_link(index: u32) -> Link {
+        Link {
+            index,
+            name: String::new(),
+            kind: None,
+            ethernet: false,
+            mac: None,
+            mtu: 1400,
+            admin_up: true,
+            running: true,
+            vlan: None,
+            if_id: None,
+        }
     }
 
     #[test]

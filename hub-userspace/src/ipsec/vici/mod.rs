@@ -11,6 +11,7 @@ pub mod driver;
 pub mod event;
 pub mod fault;
 pub mod message;
+pub mod missing;
 mod names;
 pub mod selector;
 pub mod session;

@@ -3,21 +3,59 @@
 //! Only this task talks to charon. After any loss of the session, including a restart of charon, it reconnects, loads
 //! the complete desired state, and lists all SAs. The listing includes the changes missed meanwhile.
 
+mod retries;
 mod task;
 
 use std::sync::Arc;
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 use self::task::DriverTask;
-use super::tunnels::Tunnels;
+use super::{session::SessionError, tunnels::Tunnels};
 use crate::config::Config;
+
+/// Requests that the task may lag behind.
+const REQUESTS: usize = 64;
 
 /// The task; it ends when this is dropped.
 pub struct Driver {
     config: watch::Sender<Arc<Config>>,
     views: watch::Receiver<Arc<Tunnels>>,
+    renegotiations: mpsc::Sender<Renegotiation>,
     task: JoinHandle<()>,
+}
+
+/// A request to negotiate what a connection lacks now.
+#[derive(Debug)]
+pub struct Renegotiation {
+    name: String,
+    /// Rekey its child SAs, too.
+    children: bool,
+    answer: oneshot::Sender<Renegotiated>,
+}
+
+/// What charon has been asked to do, or why it cannot be.
+pub type Renegotiated = Result<Vec<String>, String>;
+
+impl Renegotiation {
+    fn refuse(self, why: String) {
+        drop(self.answer.send(Err(why)));
+    }
+
+    /// Passes on the result. Returns the error that ends the session.
+    fn answer(self, result: Result<Renegotiated, SessionError>) -> Result<(), SessionError> {
+        match result {
+            Ok(result) => drop(self.answer.send(result)),
+            Err(error) => {
+                self.refuse(error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Driver {
@@ -30,13 +68,23 @@ impl Driver {
     pub fn start(config: &Config) -> Self {
         let (config, configs) = watch::channel(without_routes(config));
         let (publisher, views) = watch::channel(Arc::default());
-        let task = tokio::spawn(async move { DriverTask::new(configs, publisher).run().await });
-        Self { config, views, task }
+        let (renegotiations, requests) = mpsc::channel(REQUESTS);
+        let task = tokio::spawn(async move { DriverTask::new(configs, requests, publisher).run().await });
+        Self { config, views, renegotiations, task }
     }
 
     /// Sets the desired configuration.
     pub fn set(&self, config: &Config) {
         self.config.send_replace(without_routes(config));
+    }
+
+    /// Has charon negotiate what a connection lacks; with `children`, also rekey its child SAs. The answer is sent to
+    /// `answer` when charon has begun.
+    pub fn renegotiate(&self, name: String, children: bool, answer: oneshot::Sender<Renegotiated>) {
+        if let Err(error) = self.renegotiations.try_send(Renegotiation { name, children, answer }) {
+            let (mpsc::error::TrySendError::Full(request) | mpsc::error::TrySendError::Closed(request)) = error;
+            request.refuse("strongSwan is busy with earlier requests: try again later".to_owned());
+        }
     }
 
     /// The current state of the tunnels.
