@@ -11,10 +11,14 @@ use super::{
 };
 use crate::{
     api_types::status,
-    config::model::SelectorSource,
+    config::{ipsec::StartAction, model::SelectorSource},
     connection::affected::Affected,
     ipsec::{
         effective::{self, Sources, mark},
+        vici::{
+            fault::Fault,
+            missing::{MissingSelectors, missing},
+        },
         xfrm::wire::Sa,
     },
     policy::selectors::{NegotiatedSelectors, Pair},
@@ -94,6 +98,45 @@ impl World {
         unreadable.chain(truncated).chain(unread).chain(refused).collect()
     }
 
+    /// An address that may be the site's, if the site has never been heard from at its configured one.
+    pub(super) fn stranger_hint(&self, name: &str) -> Option<String> {
+        let (tunnel, state) = (self.config.tunnel(name)?, self.tunnels.tunnels.get(name)?);
+        let is_silent = !state.is_up() && matches!(state.fault, None | Some(Fault::Silent));
+        let stranger = self.tunnels.stranger.filter(|_| is_silent && state.ike.as_deref() != Some("ESTABLISHED"))?;
+        let site = tunnel.site;
+        Some(format!(
+            "{stranger}, which no customer gateway has, has tried to connect: if it is this site, replace {site} by it"
+        ))
+    }
+
+    /// Selectors of a connection that no SA of charon admits, with the reason.
+    pub(super) fn missing_selectors(&self, name: &str) -> Vec<status::MissingStatus> {
+        let (Some(tunnel), Some(state)) = (self.config.tunnel(name), self.tunnels.tunnels.get(name)) else {
+            return Vec::new();
+        };
+        if !self.tunnels.heard || self.tunnels.unreachable.is_some() {
+            return Vec::new();
+        }
+        let next = match tunnel.ipsec.start {
+            StartAction::Start => "the hub tries again by itself",
+            StartAction::Trap => "the next packet to it begins it",
+            StartAction::None => "the site has to begin it (start = \"none\")",
+        };
+        let status = |missing: MissingSelectors| {
+            let why = match state.fault {
+                _ if missing.is_narrowed => {
+                    "the site admits less: compare local_cidrs and remote_cidrs with the site's remote and local ones"
+                        .to_owned()
+                }
+                Some(fault) => fault.to_string(),
+                None => "not negotiated yet".to_owned(),
+            };
+            let selectors = format!("{} === {}", missing.remote, missing.local);
+            status::MissingStatus { selectors, reason: format!("{why}; {next}") }
+        };
+        missing(&tunnel, state).into_iter().map(status).collect()
+    }
+
     /// The kernel's SAs of a connection whose SAs are managed externally.
     pub(super) fn kernel_sas(&self, name: &str) -> Option<status::IpsecStatus> {
         let connection = self.config.connections.get(name)?;
@@ -118,7 +161,8 @@ impl World {
             }
         };
         let children = table.inbound(&mark).into_iter().map(child).collect();
-        Some(status::IpsecStatus { ike: None, children, selectors: None, problems: Vec::new(), fault: None })
+        let (problems, missing) = (Vec::new(), Vec::new());
+        Some(status::IpsecStatus { ike: None, children, selectors: None, problems, fault: None, missing })
     }
 }
 

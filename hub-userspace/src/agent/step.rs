@@ -83,7 +83,7 @@ impl World {
                 // The requester also waits for the kernel.
                 self.routes.unsettle();
             }
-            Event::Secrets => return effects.push(Effect::Ike(Arc::clone(&self.config))),
+            Event::Secrets => return,
             Event::Due => {
                 self.pending.affected.add(self.liveness.expired(now).cloned());
                 if self.next_look <= now {

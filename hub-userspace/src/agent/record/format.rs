@@ -258,7 +258,8 @@ pub struct TunnelsChange {
 impl TunnelsChange {
     /// Runs in time proportional to the difference.
     fn between(old: &Tunnels, new: &Tunnels) -> Self {
-        let Tunnels { tunnels, problems, unreachable, heard } = new;
+        // The stranger is no input of any decision.
+        let Tunnels { tunnels, problems, unreachable, heard, stranger: _ } = new;
         let MapChange { set, gone } = MapChange::between(&old.tunnels, tunnels);
         Self {
             set: set.into_iter().map(|(name, tunnel)| (name, Tunnel::clone(&tunnel))).collect(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{fault::Fault, message::Message, selector::TrafficSelector};
+use super::{fault::Fault, hint::Hint, message::Message, selector::TrafficSelector};
 
 /// Events that update the table.
 pub const EVENTS: [&str; 5] = ["ike-updown", "ike-rekey", "child-updown", "child-rekey", "log"];
@@ -17,7 +17,7 @@ pub struct ViciEvent {
 impl ViciEvent {
     /// Whether the event may change the table. charon sends each line of its log; almost none reports a fault.
     pub fn is_relevant(&self) -> bool {
-        self.name != "log" || self.message.value("msg").and_then(Fault::of_line).is_some()
+        self.name != "log" || failed(&self.message).is_some() || Hint::of(self).is_some()
     }
 }
 

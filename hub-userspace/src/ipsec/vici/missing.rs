@@ -44,14 +44,21 @@ pub fn missing(tunnel: &TunnelParameters<'_>, state: &Tunnel) -> Vec<MissingSele
     missing
 }
 
+/// A prefix of length 0 allows any address: the site decides which part it needs, so that any part is enough.
 fn is_admitted(pairs: &BTreeSet<Pair>, remote: IpNet, local: IpNet) -> bool {
+    let admits = |admitted: IpNet, prefix: IpNet| {
+        same_family(admitted, prefix) && (prefix.prefix_len() == 0 || admitted.contains(&prefix))
+    };
     if pairs.contains(&Pair { remote, local, limit: ProtoPorts::NONE }) {
         return true;
     }
     let unlimited = || pairs.iter().filter(|pair| pair.limit.is_none());
     let is_covered = |parts: Vec<IpNet>, whole: IpNet| IpNet::aggregate(&parts).iter().any(|all| all.contains(&whole));
-    let remotes = unlimited().filter(|pair| pair.local.contains(&local)).map(|pair| pair.remote).collect();
-    let locals = unlimited().filter(|pair| pair.remote.contains(&remote)).map(|pair| pair.local).collect();
+    if unlimited().any(|pair| admits(pair.remote, remote) && admits(pair.local, local)) {
+        return true;
+    }
+    let remotes = unlimited().filter(|pair| admits(pair.local, local)).map(|pair| pair.remote).collect();
+    let locals = unlimited().filter(|pair| admits(pair.remote, remote)).map(|pair| pair.local).collect();
     is_covered(remotes, remote) || is_covered(locals, local)
 }
 
@@ -126,6 +133,19 @@ ike = {{ version = {version} }}
             let remotes: Vec<String> = found.iter().map(|missing| missing.remote.to_string()).collect();
             assert_eq!(remotes, expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_default_prefix_is_admitted_by_any_part_of_it() {
+        let mut config = config(2);
+        let connection = config.connections.get_mut("a").expect("it is there");
+        connection.local_cidrs = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("a prefix")).into();
+        let tunnel = config.tunnel("a").expect("it has one");
+        let children = vec![sa("vpnhub-a", "192.168.0.0/24 192.168.9.0/24", "10.1.0.0/24 10.1.1.0/24")];
+        let found = missing(&tunnel, &Tunnel { children, ..Tunnel::default() });
+        let shown: Vec<_> =
+            found.iter().map(|missing| (missing.remote.to_string(), missing.local.to_string())).collect();
+        assert_eq!(shown, [("fd61::/64".to_owned(), "::/0".to_owned())], "the other family");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod desired;
 pub mod driver;
 pub mod event;
 pub mod fault;
+pub mod hint;
 pub mod message;
 pub mod missing;
 mod names;

@@ -1,6 +1,6 @@
 //! The state of the tunnels, as reported by charon.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
@@ -18,6 +18,8 @@ pub struct Tunnels {
     pub unreachable: Option<String>,
     /// All SAs have been listed at least once.
     pub heard: bool,
+    /// An address that no connection has, and that has tried to connect. Not evidence of any connection's state.
+    pub stranger: Option<IpAddr>,
 }
 
 impl Tunnels {

@@ -47,6 +47,8 @@ pub struct DesiredState {
     pub secrets: BTreeMap<String, SharedSecret>,
     pub keys: BTreeMap<PathBuf, Pem>,
     pub authorities: BTreeMap<PathBuf, Pem>,
+    /// The hub's own; they are part of the connections.
+    certificates: BTreeMap<PathBuf, Pem>,
     /// Connections that cannot be configured, by our name, with the reason.
     pub problems: OrdMap<String, String>,
     /// Connections that use a file, by our names.
@@ -56,8 +58,16 @@ pub struct DesiredState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedSecret {
     pub secret: Secret,
+    pub file: PathBuf,
     /// Identities that use it: hub and site.
     pub owners: [String; 2],
+}
+
+impl SharedSecret {
+    /// Whether both are the same for charon.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.secret, &self.owners) == (&other.secret, &other.owners)
+    }
 }
 
 /// The PEM text of a certificate or a key. Its memory is overwritten on drop.
@@ -96,20 +106,21 @@ impl DesiredState {
             Auth::Psk { file } => {
                 let secret = Secret::read(file).map_err(|error| error.to_string())?;
                 let owners = [tunnel.local_id.to_string(), tunnel.remote_id.to_string()];
-                self.secrets.insert(name.clone(), SharedSecret { secret, owners });
+                self.secrets.insert(name.clone(), SharedSecret { secret, file: file.clone(), owners });
                 connection(tunnel, None)
             }
             Auth::Certificate { certificate, private_key, ca } => {
                 check_key(private_key).map_err(|error| error.to_string())?;
-                let (certificate, key) = (pem(certificate)?, pem(private_key)?);
+                let (certificate_text, key) = (pem(certificate)?, pem(private_key)?);
                 if let Some(ca) = ca {
                     self.authorities.insert(ca.clone(), pem(ca)?);
                 }
                 self.keys.insert(private_key.clone(), without_parameters(key));
-                for file in [Some(private_key), ca.as_ref()].into_iter().flatten() {
+                self.certificates.insert(certificate.clone(), certificate_text.clone());
+                for file in [Some(private_key), Some(certificate), ca.as_ref()].into_iter().flatten() {
                     self.users.entry(file.clone()).or_default().insert(tunnel.name.to_owned());
                 }
-                connection(tunnel, Some((&certificate, ca.as_deref().map(pem).transpose()?.as_ref())))
+                connection(tunnel, Some((&certificate_text, ca.as_deref().map(pem).transpose()?.as_ref())))
             }
         };
         self.connections.insert(name, message);
@@ -118,6 +129,26 @@ impl DesiredState {
 
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty() && self.secrets.is_empty()
+    }
+
+    /// Connections for which the contents of a file have changed, by our names.
+    pub fn renewed_since(&self, old: &Self) -> BTreeSet<String> {
+        let is_other = |new: &BTreeMap<PathBuf, Pem>, old: &BTreeMap<PathBuf, Pem>, file: &PathBuf| match old.get(file)
+        {
+            Some(pem) => new.get(file).is_some_and(|other| other != pem),
+            None => false,
+        };
+        let files = self.users.iter().filter(|(file, _)| {
+            is_other(&self.keys, &old.keys, file)
+                || is_other(&self.authorities, &old.authorities, file)
+                || is_other(&self.certificates, &old.certificates, file)
+        });
+        let secrets = self.secrets.iter().filter(|(name, new)| match old.secrets.get(*name) {
+            Some(old) => old.file == new.file && old.secret != new.secret,
+            None => false,
+        });
+        let secrets = secrets.filter_map(|(name, _)| connection_of(name).map(str::to_owned));
+        files.flat_map(|(_, users)| users.iter().cloned()).chain(secrets).collect()
     }
 
     /// The connections that use an object, by our names.
@@ -155,7 +186,11 @@ impl DesiredState {
             let message = Message::default().with("type", "any").with("data", pem.0.as_str());
             load("load-key", message, Loaded::Key(path.clone()));
         }
-        for (name, shared) in self.secrets.iter().filter(|(name, shared)| loaded.secrets.get(*name) != Some(*shared)) {
+        for (name, shared) in self
+            .secrets
+            .iter()
+            .filter(|(name, shared)| !loaded.secrets.get(*name).is_some_and(|loaded| loaded.is_same(shared)))
+        {
             let message = Message::default().with("id", name).with("type", "IKE").with("data", shared.secret.expose());
             let message = message.with_list("owners", shared.owners.clone());
             load("load-shared", message, Loaded::Secret(name.clone()));

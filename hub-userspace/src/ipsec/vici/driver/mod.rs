@@ -4,6 +4,7 @@
 //! the complete desired state, and lists all SAs. The listing includes the changes missed meanwhile.
 
 mod retries;
+mod strangers;
 mod task;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use self::task::DriverTask;
-use super::{session::SessionError, tunnels::Tunnels};
+use super::tunnels::Tunnels;
 use crate::config::Config;
 
 /// Requests that the task may lag behind.
@@ -24,39 +25,21 @@ const REQUESTS: usize = 64;
 pub struct Driver {
     config: watch::Sender<Arc<Config>>,
     views: watch::Receiver<Arc<Tunnels>>,
-    renegotiations: mpsc::Sender<Renegotiation>,
+    requests: mpsc::Sender<DriverRequest>,
     task: JoinHandle<()>,
 }
 
-/// A request to negotiate what a connection lacks now.
+/// A request to the task.
 #[derive(Debug)]
-pub struct Renegotiation {
-    name: String,
-    /// Rekey its child SAs, too.
-    children: bool,
-    answer: oneshot::Sender<Renegotiated>,
+enum DriverRequest {
+    /// Negotiate what a connection lacks; with `children`, also rekey its child SAs.
+    Renegotiate { name: String, children: bool, answer: oneshot::Sender<Renegotiated> },
+    /// Read all files again. The answer names the connections whose secrets or certificates have other contents.
+    ReadFiles(oneshot::Sender<Vec<String>>),
 }
 
 /// What charon has been asked to do, or why it cannot be.
 pub type Renegotiated = Result<Vec<String>, String>;
-
-impl Renegotiation {
-    fn refuse(self, why: String) {
-        drop(self.answer.send(Err(why)));
-    }
-
-    /// Passes on the result. Returns the error that ends the session.
-    fn answer(self, result: Result<Renegotiated, SessionError>) -> Result<(), SessionError> {
-        match result {
-            Ok(result) => drop(self.answer.send(result)),
-            Err(error) => {
-                self.refuse(error.to_string());
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-}
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -68,9 +51,9 @@ impl Driver {
     pub fn start(config: &Config) -> Self {
         let (config, configs) = watch::channel(without_routes(config));
         let (publisher, views) = watch::channel(Arc::default());
-        let (renegotiations, requests) = mpsc::channel(REQUESTS);
-        let task = tokio::spawn(async move { DriverTask::new(configs, requests, publisher).run().await });
-        Self { config, views, renegotiations, task }
+        let (requests, queue) = mpsc::channel(REQUESTS);
+        let task = tokio::spawn(async move { DriverTask::new(configs, queue, publisher).run().await });
+        Self { config, views, requests, task }
     }
 
     /// Sets the desired configuration.
@@ -81,10 +64,20 @@ impl Driver {
     /// Has charon negotiate what a connection lacks; with `children`, also rekey its child SAs. The answer is sent to
     /// `answer` when charon has begun.
     pub fn renegotiate(&self, name: String, children: bool, answer: oneshot::Sender<Renegotiated>) {
-        if let Err(error) = self.renegotiations.try_send(Renegotiation { name, children, answer }) {
-            let (mpsc::error::TrySendError::Full(request) | mpsc::error::TrySendError::Closed(request)) = error;
-            request.refuse("strongSwan is busy with earlier requests: try again later".to_owned());
+        let request = DriverRequest::Renegotiate { name, children, answer };
+        if let Err(error) = self.requests.try_send(request)
+            && let DriverRequest::Renegotiate { answer, .. } = error.into_inner()
+        {
+            let why = "earlier requests to strongSwan are not finished: try again later";
+            drop(answer.send(Err(why.to_owned())));
         }
+    }
+
+    /// Reads secrets, keys and certificates again. The answer names the connections for which they have changed since
+    /// the last answer.
+    pub fn read_files(&self, answer: oneshot::Sender<Vec<String>>) {
+        // If the queue is full, the dropped sender is the answer.
+        drop(self.requests.try_send(DriverRequest::ReadFiles(answer)));
     }
 
     /// The current state of the tunnels.

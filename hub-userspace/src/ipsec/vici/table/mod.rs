@@ -181,7 +181,7 @@ impl SaTable {
             SaChange::ChildDown(child) => self.child_down(child.id),
             SaChange::ChildRekeyed { ike, old, new } => {
                 // Adds the new one first, so that the connection never appears down.
-                let is_new = !self.children.contains_key(&old);
+                let is_new = !self.children.contains_key(&new.id);
                 self.child_up(&ike, new, is_new);
                 self.child_down(old);
                 self.ike_up(ike);
@@ -220,6 +220,10 @@ impl SaTable {
         }
     }
 
+    pub fn is_up(&self, connection: &str) -> bool {
+        self.connections.get(connection).is_some_and(|sas| !sas.children.is_empty())
+    }
+
     /// Whether charon is negotiating for this connection.
     pub fn is_busy(&self, connection: &str) -> bool {
         let ikes = self.connections.get(connection).into_iter().flat_map(|sas| &sas.ikes);
@@ -240,7 +244,7 @@ impl SaTable {
         }
     }
 
-    /// `is_new`: it replaces no other child SA, so the last attempt has succeeded.
+    /// `is_new`: it has not been known, so the last attempt has succeeded.
     fn child_up(&mut self, ike: &IkeSa, sa: ChildSa, is_new: bool) {
         if self.gone.contains(sa.id) {
             return;

@@ -82,7 +82,7 @@ impl Naive {
             }
             SaChange::ChildDown(child) => self.child_down(child.id),
             SaChange::ChildRekeyed { ike, old, new } => {
-                let is_new = !self.has(old);
+                let is_new = !self.has(new.id);
                 self.child_up(&ike, new, is_new);
                 self.child_down(old);
                 self.ike_up(ike);

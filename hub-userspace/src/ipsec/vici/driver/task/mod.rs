@@ -4,7 +4,14 @@ mod load;
 mod look;
 mod retry;
 
-use std::{io, mem, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io, mem,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -18,12 +25,14 @@ use super::{
     super::{
         desired::{DesiredState, connection_of, name_of},
         event::{EVENTS, SaChange, ViciEvent},
+        hint::Hint,
         session::{Session, SessionError},
         table::SaTable,
         tunnels::Tunnels,
     },
-    Renegotiation,
+    DriverRequest,
     retries::Retries,
+    strangers::Strangers,
 };
 use crate::config::Config;
 
@@ -38,17 +47,22 @@ const TURN: usize = 256;
 pub struct DriverTask {
     config: Arc<Config>,
     configs: watch::Receiver<Arc<Config>>,
-    renegotiations: mpsc::Receiver<Renegotiation>,
+    requests: mpsc::Receiver<DriverRequest>,
     publisher: watch::Sender<Arc<Tunnels>>,
     desired: DesiredState,
     /// The state loaded into the charon of this session.
     loaded: DesiredState,
     refusals: Refusals,
+    /// Connections whose files have changed, and nobody has been told yet.
+    renewed: BTreeSet<String>,
     table: SaTable,
     /// The charon process whose SAs are in the table.
     process: Option<i32>,
     looks: Looks,
     retries: Retries,
+    strangers: Strangers,
+    /// charon's names of the connections of a site's address.
+    sites: BTreeMap<IpAddr, Vec<String>>,
     /// Since when charon does not answer, and why.
     lost: Option<(Instant, String)>,
     heard: bool,
@@ -71,22 +85,25 @@ impl From<SessionError> for SessionEnd {
 impl DriverTask {
     pub fn new(
         mut configs: watch::Receiver<Arc<Config>>,
-        renegotiations: mpsc::Receiver<Renegotiation>,
+        requests: mpsc::Receiver<DriverRequest>,
         publisher: watch::Sender<Arc<Tunnels>>,
     ) -> Self {
         let config = Arc::clone(&configs.borrow_and_update());
         Self {
             desired: DesiredState::of(&config),
+            sites: sites(&config),
             config,
             configs,
-            renegotiations,
+            requests,
             publisher,
             loaded: DesiredState::default(),
             refusals: Refusals::default(),
+            renewed: BTreeSet::new(),
             table: SaTable::default(),
             process: None,
             looks: Looks::new(Instant::now()),
             retries: Retries::default(),
+            strangers: Strangers::default(),
             lost: None,
             heard: false,
             all_changed: true,
@@ -105,7 +122,7 @@ impl DriverTask {
                         Ok(()) => self.reconfigure(),
                         Err(_) => return,
                     },
-                    Some(renegotiation) = self.renegotiations.recv() => renegotiation.refuse(self.why_lost()),
+                    Some(request) = self.requests.recv() => self.answer_without_session(request),
                 }
                 continue;
             }
@@ -136,7 +153,7 @@ impl DriverTask {
             tokio::select! {
                 () = sleep_until(until) => {}
                 () = sleep_until(self.lost.as_ref().map_or(until, |(since, _)| *since + GRACE)), if !self.is_forgotten() => {}
-                Some(renegotiation) = self.renegotiations.recv() => renegotiation.refuse(self.why_lost()),
+                Some(request) = self.requests.recv() => self.answer_without_session(request),
                 changed = self.configs.changed() => match changed {
                         Ok(()) => self.reconfigure(),
                         Err(_) => return,
@@ -148,8 +165,57 @@ impl DriverTask {
     /// Takes the new configuration.
     fn reconfigure(&mut self) {
         self.config = Arc::clone(&self.configs.borrow_and_update());
-        self.desired = DesiredState::of(&self.config);
+        self.sites = sites(&self.config);
+        self.strangers.forget();
+        self.read_files();
+    }
+
+    /// Takes a new configuration, if there is one, and reads its files again. Returns the connections for which they
+    /// have changed since the last call.
+    fn renew(&mut self) -> Vec<String> {
+        if self.configs.has_changed().unwrap_or(false) {
+            self.reconfigure();
+        } else {
+            self.read_files();
+        }
+        mem::take(&mut self.renewed).into_iter().collect()
+    }
+
+    /// Reads the files that the configuration names.
+    fn read_files(&mut self) {
+        let desired = DesiredState::of(&self.config);
+        self.renewed.extend(desired.renewed_since(&self.desired));
+        self.desired = desired;
         self.all_changed = true;
+    }
+
+    async fn answer(&mut self, session: &mut Session, request: DriverRequest) -> Result<(), SessionError> {
+        match request {
+            DriverRequest::Renegotiate { name, children, answer } => {
+                // An SA that has ended since the last listing is missing, too.
+                self.look(session).await?;
+                let result = self.renegotiate(session, &name, children).await;
+                let (answered, result) = match result {
+                    Ok(answered) => (answered, Ok(())),
+                    Err(error) => (Err(error.to_string()), Err(error)),
+                };
+                drop(answer.send(answered));
+                result
+            }
+            DriverRequest::ReadFiles(answer) => {
+                let renewed = self.renew();
+                let result = self.load(session).await;
+                drop(answer.send(renewed));
+                result
+            }
+        }
+    }
+
+    fn answer_without_session(&mut self, request: DriverRequest) {
+        match request {
+            DriverRequest::Renegotiate { answer, .. } => drop(answer.send(Err(self.why_lost()))),
+            DriverRequest::ReadFiles(answer) => drop(answer.send(self.renew())),
+        }
     }
 
     async fn serve(&mut self, session: &mut Session, socket: &Path) -> SessionEnd {
@@ -184,19 +250,16 @@ impl DriverTask {
                     }
                     self.reconfigure();
                     self.load(session).await?;
-                    if self.desired.is_empty() || self.config.gateway.vici_socket != socket {
-                        return Ok(());
-                    }
                 }
-                Some(renegotiation) = self.renegotiations.recv() => {
-                    let result = self.renegotiate(session, &renegotiation.name, renegotiation.children).await;
-                    renegotiation.answer(result)?;
-                }
+                Some(request) = self.requests.recv() => self.answer(session, request).await?,
                 () = sleep_until(next_look) => {
                     self.look(session).await?;
                     self.publish();
                     self.retry(session).await?;
                 }
+            }
+            if self.desired.is_empty() || self.config.gateway.vici_socket != socket {
+                return Ok(());
             }
             self.publish();
             yield_now().await;
@@ -205,6 +268,15 @@ impl DriverTask {
 
     /// Updates the table.
     fn follow(&mut self, event: &ViciEvent) {
+        if let Some(hint) = Hint::of(event)
+            && let Some((site, fault)) = self.strangers.follow(hint, Instant::now())
+        {
+            for connection in self.sites.get(&site).into_iter().flatten() {
+                if !self.table.is_up(connection) {
+                    self.table.apply(SaChange::Failed { connection: connection.clone(), fault });
+                }
+            }
+        }
         for change in SaChange::of_event(event) {
             if matches!(change, SaChange::IkeDown(_) | SaChange::ChildDown(_)) {
                 // Rekeying may have changed its number.
@@ -269,8 +341,10 @@ impl DriverTask {
             }
         }
         let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
-        if is_modified || unreachable != view.unreachable || self.heard != view.heard {
-            (view.unreachable, view.heard) = (unreachable, self.heard);
+        let stranger = self.strangers.address();
+        is_modified |= (&unreachable, self.heard, stranger) != (&view.unreachable, view.heard, view.stranger);
+        if is_modified {
+            (view.unreachable, view.heard, view.stranger) = (unreachable, self.heard, stranger);
             self.publisher.send_replace(Arc::new(view));
         }
     }
@@ -288,6 +362,14 @@ impl DriverTask {
         view.tunnels.insert(name.to_owned(), Arc::new(tunnel));
         true
     }
+}
+
+fn sites(config: &Config) -> BTreeMap<IpAddr, Vec<String>> {
+    let mut sites = BTreeMap::<_, Vec<_>>::new();
+    for tunnel in config.tunnels() {
+        sites.entry(tunnel.site).or_default().push(name_of(tunnel.name));
+    }
+    sites
 }
 
 fn unreachable(socket: &Path, error: &io::Error) -> String {
