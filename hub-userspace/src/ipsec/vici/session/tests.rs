@@ -77,7 +77,10 @@ async fn what_is_listed_is_told_apart_from_events() {
 #[tokio::test]
 async fn events_while_waiting_for_an_answer_are_bounded_and_their_loss_is_reported() {
     let empty = Message::default();
-    let line = |text: &str| packet(EVENT, Some("log"), &Message::default().with("msg", text));
+    let line = |text: &str| {
+        let message = Message::default().with("ikesa-name", "vpnhub-a").with("msg", text);
+        packet(EVENT, Some("log"), &message)
+    };
     let answer = packet(CMD_RESPONSE, None, &empty);
     let events = packet(EVENT, Some("child-updown"), &empty).repeat(MOST_EVENTS + 1);
     for (script, queued, lost) in [
