@@ -124,7 +124,7 @@ pub enum ConnectionCommand {
         #[arg(value_name = "NAME")]
         connection: String,
     },
-    /// Negotiates SAs for the selectors that lack one, without ending any SA.
+    /// Negotiates SAs for the selectors that lack one, without an interruption.
     Renegotiate {
         #[arg(value_name = "NAME")]
         connection: String,

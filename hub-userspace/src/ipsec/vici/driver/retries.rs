@@ -11,7 +11,7 @@ use tokio::time::Instant;
 const FIRST: Duration = Duration::from_secs(5);
 /// Maximum delay while a child has no SA.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Maximum delay if all children have SAs: each rekeying asks the site for the rest, too.
+/// Maximum delay if all children have SAs.
 const LONGEST_NARROWED: Duration = Duration::from_secs(3600);
 
 /// What a connection lacks.
