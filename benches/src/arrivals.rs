@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn traffic_is_restored_when_the_last_frame_has_been_missed() {
+    fn tracker_restores_after_last_lost_frame() {
         let mut tracker = Tracker::default();
         let frames = [Some((90, false)), None, Some((110, true)), None, None, Some((140, true)), Some((150, true))];
         for came in frames {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_before_the_event_is_not_the_first() {
+    fn tracker_frame_before_event_is_ignored() {
         let mut tracker = Tracker::default();
         for time in [90, 99, 100, 101] {
             tracker.frame(Some((time, true)), 100);

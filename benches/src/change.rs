@@ -16,7 +16,7 @@ use crate::{
     control::Control,
     rows::Results,
     stats::{float, milliseconds},
-    stream::{self, Kept, Pace},
+    stream::{self, Pace, StreamSummary},
     tally::{Snapshot, Tally},
     testbed::{self, Common, Endpoints, PREFIXES, TO_B, TO_C, Testbed},
 };
@@ -90,7 +90,7 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
     let before = Snapshot::now(programs)?;
     let file = running.agent.config();
     let control = &mut running.control;
-    let (latencies, kept) = stream::during(programs, from, pace, || {
+    let (latencies, summary) = stream::during(programs, from, pace, || {
         let end = Instant::now() + Duration::from_secs(arguments.seconds.into());
         let latencies = match beside {
             Beside::Nothing => Vec::new(),
@@ -100,7 +100,7 @@ fn measure(testbed: &mut Testbed, pace: Pace, arguments: &Arguments, beside: Bes
         thread::sleep(end.saturating_duration_since(Instant::now()));
         Ok(latencies)
     })?;
-    Ok(Found { tally: Tally::since(before, programs)?, latencies, kept })
+    Ok(Found { tally: Tally::since(before, programs)?, latencies, summary })
 }
 
 /// Has routes by the thousand come, change and go until `end`: how long each reload took, in milliseconds.
@@ -216,7 +216,7 @@ impl<'a> Changes<'a> {
 struct Found {
     tally: Tally,
     latencies: Vec<f64>,
-    kept: Kept,
+    summary: StreamSummary,
 }
 
 impl Beside {
@@ -232,11 +232,11 @@ impl Beside {
 
 impl Found {
     fn report(&self, beside: Beside, results: &mut Results) {
-        let Self { tally, latencies, kept } = self;
+        let Self { tally, latencies, summary } = self;
         let case = [("run", beside.name().into())];
         tally.report(&case, results);
-        results.add(&case, "rate", "frames/s", [(float(tally.sent) / kept.elapsed.as_secs_f64()).round()]);
-        results.add(&case, "longest pause of sender", "ms", [milliseconds(kept.longest_pause)]);
+        results.add(&case, "rate", "frames/s", [(float(tally.sent) / summary.elapsed.as_secs_f64()).round()]);
+        results.add(&case, "longest pause of sender", "ms", [milliseconds(summary.longest_pause)]);
         results.add(&case, "changes", "in all", [float(latencies.len() as u64)]);
         results.add(&case, "change", "ms", latencies.iter().copied());
         let (arrived, sent, garbled) = (tally.arrived(), tally.sent, tally.garbled());

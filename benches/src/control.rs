@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asks_and_reads_answers() {
+    fn control_request_returns_answer_or_error() {
         let path = std::env::temp_dir().join(format!("vhb-control-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let served = thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! How long traffic is lost when a tunnel fails that another can take over from.
+//! How long traffic is lost when a tunnel with a standby fails.
 
 use std::{thread, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     netdev::Netdev,
     rows::Results,
     stats::{Summary, float, histogram, milliseconds},
-    stream::{self, Kept, Pace},
+    stream::{self, Pace, StreamSummary},
     testbed::{self, B, Common, Endpoints, PREFIX_SIZE, PREFIXES, TO_B, Testbed},
 };
 
@@ -99,16 +99,18 @@ fn series(arguments: &Arguments, how: How, weight: u8, results: &mut Results) ->
 }
 
 /// A hub with so many prefixes, and what was found.
-struct Case {
-    testbed: Testbed,
+pub struct Case {
+    pub testbed: Testbed,
     prefixes: u32,
     how: How,
     weight: u8,
     pace: Pace,
+    /// The agent never rests.
+    busy: bool,
     /// Of the device that goes down.
     switch: Switch,
     monitor: LinkMonitor,
-    found: Vec<Disturbance>,
+    pub found: Vec<Disturbance>,
     /// From the failure until the kernel's notification, in milliseconds.
     notified: Vec<f64>,
     rates: Vec<f64>,
@@ -117,28 +119,32 @@ struct Case {
 
 impl Case {
     fn start(common: &Common, prefixes: u32, how: How, weight: u8, rate: u32) -> Result<Self> {
-        let routes = (0..prefixes).flat_map(|number| {
-            [(TO_B[0], 100), (TO_B[1], weight)]
-                .map(|(next_hop, weight)| testbed::route(testbed::prefix_b(number), next_hop, weight))
-        });
-        let config = testbed::config(common, routes, how == How::Path);
-        // From the first address behind the network's own to the last.
-        let testbed = Testbed::start(common, &config, prefixes * PREFIX_SIZE - 1)?;
+        let config = config(common, prefixes, how, weight);
+        let testbed = Testbed::start(common, &config, addresses(prefixes))?;
+        Self::of(testbed, prefixes, how, weight, Pace::new(rate, common.cpu))
+    }
+
+    /// A hub whose agent never rests.
+    pub fn busy(testbed: Testbed, prefixes: u32, pace: Pace) -> Result<Self> {
+        Ok(Self { busy: true, ..Self::of(testbed, prefixes, How::Carrier, 0, pace)? })
+    }
+
+    fn of(testbed: Testbed, prefixes: u32, how: How, weight: u8, pace: Pace) -> Result<Self> {
         let switch = match how {
             How::Admin => testbed.endpoints.world[HUB].switch(&B.hub_device(0)),
             How::Carrier | How::Path => testbed.endpoints.world[&B.place].switch(&Site::device(0)),
         }?;
         let monitor = LinkMonitor::open(&Netdev::find(testbed.endpoints.world[HUB].name(), &B.hub_device(0))?)?;
-        let pace = Pace::new(rate, common.cpu);
         let (found, notified, rates, pauses) = Default::default();
-        Ok(Self { testbed, prefixes, how, weight, pace, switch, monitor, found, notified, rates, pauses })
+        Ok(Self { testbed, prefixes, how, weight, pace, busy: false, switch, monitor, found, notified, rates, pauses })
     }
 
     /// One failover, and the way back.
-    fn fail(&mut self, run: u32) -> Result<()> {
-        let Self { testbed, how, weight, pace, switch, monitor, .. } = self;
+    pub fn fail(&mut self, run: u32) -> Result<()> {
+        let Self { testbed, how, weight, pace, busy, switch, monitor, .. } = self;
         let Testbed { running, endpoints: Endpoints { programs, mute, from, .. } } = testbed;
         let (how, weight, rate) = (*how, u64::from(*weight), pace.rate);
+        let rest = || if *busy { Ok(()) } else { running.rest() };
         let mut set = |up| match how {
             How::Carrier | How::Admin => switch.set(up),
             How::Path => mute.set(0, !up),
@@ -149,9 +155,9 @@ impl Case {
             weight => by_tunnel[0] * weight * 2 >= by_tunnel[1] * 100 && by_tunnel[1] * 200 >= by_tunnel[0] * weight,
         };
         let before = programs.made()?;
-        let ((found, notified), kept) = stream::during(programs, from, *pace, || {
+        let ((found, notified), summary) = stream::during(programs, from, *pace, || {
             arrivals::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
-            running.rest()?;
+            rest()?;
             // Health checks have a rhythm: the failures fall on every part of it.
             thread::sleep(Duration::from_millis(u64::from(run * 37 % 100)));
             let (found, notified) = thread::scope(|scope| -> Result<_> {
@@ -176,11 +182,11 @@ impl Case {
             set(true)?;
             let found = found?;
             arrivals::wait_for_shares(programs, rate, PATIENCE, as_weighed)?;
-            running.rest()?;
+            rest()?;
             Ok((found, notified))
         })?;
         self.notified.extend(notified.map(milliseconds));
-        let Kept { elapsed, longest_pause } = kept;
+        let StreamSummary { elapsed, longest_pause } = summary;
         self.rates.push(float(programs.made()? - before) / elapsed.as_secs_f64());
         self.pauses.push(milliseconds(longest_pause));
         self.found.push(found);
@@ -199,14 +205,34 @@ impl Case {
         // A tunnel that shares the traffic gets its next frame anyway.
         if self.weight == 0 {
             let first = self.found.iter().filter_map(|found| found.first.map(milliseconds));
-            results.add(&case, "first on the second", "ms", first);
+            results.add(&case, "first over the second", "ms", first);
         }
-        results.add(&case, "kernel tells", "ms", self.notified.iter().copied());
+        results.add(&case, "kernel notified", "ms", self.notified.iter().copied());
         results.add(&case, "lost", "frames", self.found.iter().map(|found| float(found.lost)));
         results.add(&case, "rate", "frames/s", self.rates.iter().map(|rate| rate.round()));
         results.add(&case, "longest pause of sender", "ms", self.pauses.iter().copied());
         summary
     }
+}
+
+/// The offices, with so many prefixes routed to the site with two tunnels: weight 100 for the first, `weight` for the
+/// second.
+fn config(common: &Common, prefixes: u32, how: How, weight: u8) -> String {
+    let routes = (0..prefixes).flat_map(|number| {
+        [(TO_B[0], 100), (TO_B[1], weight)]
+            .map(|(next_hop, weight)| testbed::route(testbed::prefix_b(number), next_hop, weight))
+    });
+    testbed::config(common, routes, how == How::Path)
+}
+
+/// The same for a tunnel that fails by its carrier, and a standby.
+pub fn standby(common: &Common, prefixes: u32) -> String {
+    config(common, prefixes, How::Carrier, 0)
+}
+
+/// From the first address behind the network's own to the last.
+pub fn addresses(prefixes: u32) -> u32 {
+    prefixes * PREFIX_SIZE - 1
 }
 
 fn targets(how: How, weight: u8, cases: &[Case], summaries: &[Summary], results: &mut Results) {

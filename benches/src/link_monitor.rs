@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_message_that_a_link_has_failed() {
+    fn link_failure_message_is_found_among_others() {
         let fine = message(libc::RTM_NEWLINK, 7, libc::IFF_UP | libc::IFF_RUNNING);
         let other = message(libc::RTM_NEWLINK, 8, libc::IFF_UP);
         let gone = message(libc::RTM_DELLINK, 7, 0);

@@ -33,6 +33,7 @@ mod stream;
 mod tally;
 mod tcp;
 mod testbed;
+mod tunnels;
 mod update;
 mod verify;
 
@@ -60,9 +61,12 @@ enum Command {
     Outlive(outlive::Arguments),
     /// Start, reload and change an agent with many routes
     Update(update::Arguments),
+    /// Run an agent with very many tunnels: idle, dead, coming up; or interfaces
+    Tunnels(tunnels::Arguments),
     /// Compare the cost of forwarding a frame: a bare redirect, the hub, the kernel's ways; by routes and destinations
     Forward(forward::Arguments),
-    /// Measure the cost of each stage of the hub's program: a ladder from an empty program to the whole hub
+    /// Measure the cost of each stage of the hub's program: programs of increasing length, from an empty one to the
+    /// whole hub
     Lookup(lookup::Arguments),
     /// Compare a few and many next hops, connections and selectors, and native with generic XDP
     Scale(scale::Arguments),
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Command::Change(arguments) => in_a_lab(|| change::run(&arguments)),
         Command::Outlive(arguments) => in_a_lab(|| outlive::run(&arguments)),
         Command::Update(arguments) => in_a_lab(|| update::run(&arguments)),
+        Command::Tunnels(arguments) => in_a_lab(|| tunnels::run(&arguments)),
         Command::Forward(arguments) => in_a_lab(|| forward::run(&arguments)),
         Command::Lookup(arguments) => in_a_lab(|| lookup::run(&arguments)),
         Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),

@@ -16,7 +16,7 @@ use crate::{
     rows::Results,
     settings::Spread,
     stats::{float, milliseconds},
-    stream::{self, Kept, Pace},
+    stream::{self, Pace, StreamSummary},
     tally::{Snapshot, Tally},
     testbed::{self, A, Common, Endpoints, PREFIXES, Running, TO_B, TO_C},
 };
@@ -187,7 +187,7 @@ fn measure(
     let counted_before = hub.counted()?;
     let before = Snapshot::now(programs)?;
     let pause = pause(arguments);
-    let (starts, kept) = stream::during(programs, from, pace, || {
+    let (starts, summary) = stream::during(programs, from, pace, || {
         if beside == Beside::Nothing {
             thread::sleep(Duration::from_secs(arguments.seconds.into()));
             return Ok(Vec::new());
@@ -203,7 +203,7 @@ fn measure(
     let tally = Tally::since(before, programs)?;
     let counted = hub.counted()?;
     let counted = [0, 1].map(|side| counted[side] - counted_before[side]);
-    Ok(Found { tally, counted, starts, kept })
+    Ok(Found { tally, counted, starts, summary })
 }
 
 struct Found {
@@ -212,7 +212,7 @@ struct Found {
     counted: [u64; 2],
     /// From each start until the agent was ready, milliseconds.
     starts: Vec<f64>,
-    kept: Kept,
+    summary: StreamSummary,
 }
 
 impl Beside {
@@ -229,13 +229,13 @@ impl Beside {
 
 impl Found {
     fn report(&self, beside: Beside, results: &mut Results) {
-        let Self { tally, counted, starts, kept } = self;
+        let Self { tally, counted, starts, summary } = self;
         let case = [("run", beside.name().into())];
         tally.report(&case, results);
         results.add(&case, "counted as received", "frames", [float(counted[0])]);
         results.add(&case, "counted as sent", "frames", [float(counted[1])]);
-        results.add(&case, "rate", "frames/s", [(float(tally.sent) / kept.elapsed.as_secs_f64()).round()]);
-        results.add(&case, "longest pause of sender", "ms", [milliseconds(kept.longest_pause)]);
+        results.add(&case, "rate", "frames/s", [(float(tally.sent) / summary.elapsed.as_secs_f64()).round()]);
+        results.add(&case, "longest pause of sender", "ms", [milliseconds(summary.longest_pause)]);
         results.add(&case, "start until ready", "ms", starts.iter().copied());
         let (arrived, sent, garbled) = (tally.arrived(), tally.sent, tally.garbled());
         let what = format!("{}: every frame arrives as it must; {arrived} of {sent}, {garbled} wrong", beside.name());

@@ -299,7 +299,7 @@ impl<'a> Case<'a> {
         let outcomes = pktgen.send(&self.frames, pace)?;
         let sent: u64 = outcomes.iter().map(|outcome| outcome.sent).sum();
         let tally = endpoints.drain(before, sent)?;
-        ensure!(tally.garbled == 0, "{} of {sent} frames came out wrong", tally.garbled);
+        ensure!(tally.garbled == 0, "{} of {sent} frames arrived corrupted", tally.garbled);
         ensure!(
             tally.good <= sent,
             "{} frames came of {sent} that were sent: does something else send such frames?",

@@ -33,6 +33,11 @@ pub fn wait_for_rest(pid: u32, patience: Duration) -> Result<()> {
     }
 }
 
+/// Processor time that a process has used, to a clock tick (10 ms).
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    Ok(Duration::from_millis(ticks(pid)? * 10))
+}
+
 /// Processor time that a process has used, in ticks.
 fn ticks(pid: u32) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the agent has ended")?;
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_this_process() {
+    fn memory_and_ticks_of_own_process_are_read() {
         let pid = std::process::id();
         let memory = Memory::of(pid).unwrap();
         assert!(memory.peak >= memory.resident && memory.resident > 1 << 16, "{memory:?}");
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_fields_of_proc() {
+    fn proc_field_is_matched_by_whole_name() {
         let text = "pos:\t0\nmap_type:\t11\nmemlock:\t4096\nmap_id:\t7\n";
         assert_eq!((field(text, "map_id"), field(text, "memlock"), field(text, "map")), (Some(7), Some(4096), None));
     }

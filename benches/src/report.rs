@@ -46,7 +46,7 @@ impl Report {
                  fit the MTU?",
             )
         } else if self.garbled > 0 {
-            Some("frames came out wrong: MAC, TTL, checksum, address, port or length")
+            Some("frames arrived corrupted: MAC, TTL, checksum, address, port or length")
         } else if self.received > self.sent {
             Some("more frames arrived than were sent: is another flood running to this device?")
         } else {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_run_without_loss_and_garbling_counts() {
+    fn report_with_loss_or_garbling_is_void() {
         let void = |sent, received, garbled| Report::new(sent, received, garbled, Duration::from_secs(2)).void;
         assert!(!void(10, 10, 0));
         for (sent, received, garbled) in [(10, 9, 0), (10, 11, 0), (10, 10, 1), (10, 0, 0), (0, 0, 0)] {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_void_run_says_what_to_look_at() {
+    fn void_report_has_hint() {
         for (sent, received, garbled) in [(10, 9, 0), (10, 11, 0), (10, 10, 1), (10, 0, 0)] {
             assert!(Report::new(sent, received, garbled, Duration::from_secs(1)).hint().is_some());
         }

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_shown_and_written() {
+    fn results_appear_in_table_and_json() {
         let mut results = Results::new("failover");
         let case = [("prefixes", Value::from(10)), ("how", "carrier".into())];
         assert!(results.add(&case, "restored", "ms", [1.25, 3.0]).is_some());

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_frames_are_right_to_the_last_checksum() {
+    fn ipv4_frames_have_valid_lengths_and_checksums() {
         for bytes in [60, 64, 65, 1414] {
             let settings = settings(&traffic("10.10.10.1", "10.10.20.0/24", bytes), MACS).unwrap();
             for number in (0..200_000).step_by(37).chain([u32::MAX]) {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_frames_are_right_to_the_last_checksum() {
+    fn ipv6_frames_have_valid_lengths_and_checksums() {
         for bytes in [72, 73, 1414] {
             let settings = settings(&traffic("fd00:10::1", "fd00:20::/64", bytes), MACS).unwrap();
             for number in (0..200_000).step_by(37).chain([u32::MAX]) {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_can_lie_apart() {
+    fn spread_destinations_lie_on_stride() {
         let four = Traffic { spread: Spread::Apart(512), ..traffic("10.10.10.1", "16.0.0.0/4", 64) };
         let settings4 = settings(&four, MACS).unwrap();
         let six = Traffic { spread: Spread::Apart(512), ..traffic("fd00:10::1", "fd64:1:1000::/36", 72) };
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_and_flows_are_all_used_and_scattered() {
+    fn frames_use_all_destinations_and_flows_scattered() {
         let settings = settings(&traffic("10.10.10.1", "10.10.20.0/24", 64), MACS).unwrap();
         let frames: Vec<_> = (0..5000).map(|number| frame::<{ IPV4.words }>(&settings, &IPV4, number)).collect();
         let destinations: HashSet<_> = frames.iter().map(|frame| frame[33]).collect();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_hosts_of_a_prefix() {
+    fn prefix_yields_first_host_and_count() {
         for (prefix, first, count) in [
             ("10.0.0.0/24", "10.0.0.1", 254),
             ("10.0.0.4/30", "10.0.0.5", 2),
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_frames_that_cannot_be() {
+    fn impossible_traffic_is_rejected() {
         let good = traffic("10.10.10.1", "10.10.20.0/24", 64);
         for wrong in [
             Traffic { bytes: 59, ..good },

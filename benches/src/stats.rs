@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_values_that_were_measured() {
+    fn percentiles_are_measured_values() {
         let values = (1..=100).rev().map(f64::from);
         let expected = Summary { count: 100, min: 1.0, median: 50.0, p90: 90.0, p99: 99.0, max: 100.0 };
         assert_eq!(Summary::of(values), Some(expected));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_counts_every_value_once() {
+    fn histogram_counts_every_value_once() {
         let shown = histogram(&[0.4, 0.5, 0.51, 1.5, 30.0, 30.0], "ms");
         let counts: Vec<_> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
         let read: Vec<_> = counts.iter().map(|words| (words[2], words[4])).collect();

@@ -36,7 +36,7 @@ pub struct Pace {
 
 /// Precision of the pace.
 #[derive(Debug, Clone, Copy)]
-pub struct Kept {
+pub struct StreamSummary {
     pub elapsed: Duration,
     /// Between two calls that make frames: longer than planned when something else had the core.
     pub longest_pause: Duration,
@@ -67,7 +67,7 @@ pub fn during<T>(
     from: &Netdev,
     pace: Pace,
     body: impl FnOnce() -> Result<T>,
-) -> Result<(T, Kept)> {
+) -> Result<(T, StreamSummary)> {
     let generator = programs.loaded_generator()?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -77,10 +77,10 @@ pub fn during<T>(
             let _stop = Stop(&stop);
             body()
         };
-        let kept = pump.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let summary = pump.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // A stream that failed is likely why the body did.
-        let kept = kept?;
-        Ok((result?, kept))
+        let summary = summary?;
+        Ok((result?, summary))
     })
 }
 
@@ -92,7 +92,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Kept> {
+fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<StreamSummary> {
     let Pace { rate, grain, batch, bytes, cpu } = pace;
     if rate == 0 {
         bail!("--rate 0: at least 1 frame a second is needed");
@@ -123,5 +123,5 @@ fn pump(generator: &Xdp, index: u32, pace: Pace, stop: &AtomicBool) -> Result<Ke
         }
         asked += now;
     }
-    Ok(Kept { elapsed: start.elapsed(), longest_pause })
+    Ok(StreamSummary { elapsed: start.elapsed(), longest_pause })
 }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use hub_tests::lab::{Agent, AgentCommand, HUB, HubConfig, Namespace, Options, Scratch, Site, World};
+use hub_tests::lab::{Agent, AgentCommand, Builder, HUB, HubConfig, Namespace, Options, Scratch, Site, World};
 
 use crate::{
     control::Control,
@@ -114,12 +114,20 @@ pub fn route(destination: String, next_hop: &'static str, weight: u8) -> Route {
 
 /// The namespaces, without an agent.
 pub fn world() -> Result<World> {
-    let options = Options::default().sites([A, B, C]).second_link(&B.place);
-    let world = World::three_offices(&options)?;
-    // The sinks compare with one Ethernet address.
-    let b = &world[&B.place];
-    b.ip(&format!("link set dev {} address {}", Site::device(1), b.mac(&Site::device(0))?))?;
+    let world = offices().build()?;
+    same_address_at_both_tunnels(&world)?;
     Ok(world)
+}
+
+/// The plan of [`world`], for additions.
+pub fn offices() -> Builder {
+    World::offices(&Options::default().sites([A, B, C]).second_link(&B.place))
+}
+
+/// The sinks compare with one Ethernet address.
+pub fn same_address_at_both_tunnels(world: &World) -> Result<()> {
+    let b = &world[&B.place];
+    b.ip(&format!("link set dev {} address {}", Site::device(1), b.mac(&Site::device(0))?)).map(drop)
 }
 
 /// A configuration with these routes.
@@ -214,7 +222,11 @@ pub struct Endpoints {
 
 impl Endpoints {
     pub fn make() -> Result<Self> {
-        let world = world()?;
+        Self::make_in(world()?)
+    }
+
+    /// In a world with these offices.
+    pub fn make_in(world: World) -> Result<Self> {
         let (first, second) = (Site::device(0), Site::device(1));
         let netdev = |site: &Site, device: &str| Netdev::find(world[&site.place].name(), device);
         let (from, to) = (netdev(&A, &first)?, [netdev(&B, &first)?, netdev(&B, &second)?]);
@@ -264,7 +276,12 @@ pub struct Testbed {
 impl Testbed {
     /// Starts everything. The stream goes to the first `addresses` addresses of the network behind `b`.
     pub fn start(common: &Common, config: &str, addresses: u32) -> Result<Self> {
-        let mut endpoints = Endpoints::make()?;
+        Self::start_in(world()?, common, config, addresses)
+    }
+
+    /// In a world with these offices.
+    pub fn start_in(world: World, common: &Common, config: &str, addresses: u32) -> Result<Self> {
+        let mut endpoints = Endpoints::make_in(world)?;
         endpoints.aim(Spread::Hosts, addresses)?;
         let running = Running::start(&common.agent()?, &endpoints.world[HUB], config)?;
         Ok(Self { running, endpoints })
@@ -294,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_lie_behind_their_sites() {
+    fn site_prefixes_fill_network_behind_site() {
         for (prefix, behind) in [(prefix_b as fn(u32) -> String, BEHIND_B), (prefix_c, BEHIND_C)] {
             let behind: Ipv4Net = behind.parse().unwrap();
             let first: Ipv4Net = prefix(0).parse().unwrap();
@@ -304,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_go_to_the_connections_with_two_tunnels() {
+    fn extra_keys_apply_to_two_tunnel_connections_only() {
         let common = Common { agent: None, keys: vec!["up_delay = \"0s\"".to_owned()], cpu: None, json: None };
         let routes = vec![route(prefix_b(1), TO_B[1], 100), route(prefix_b(2), TO_B[0], 0)];
         let text = config(&common, routes, true);

@@ -119,7 +119,7 @@ fn all_arrive(report: &Value) {
 }
 
 #[test]
-fn all_frames_arrive_through_a_kernel_that_forwards() {
+fn flood_through_kernel_forwarding_loses_no_frame() {
     let world = World::new("kernel");
     // A veth takes redirected frames with GRO, or with a program.
     world.hub.set_gro("site-a", true).unwrap();
@@ -136,7 +136,7 @@ fn all_frames_arrive_through_a_kernel_that_forwards() {
 }
 
 #[test]
-fn stray_packets_on_another_core_cost_no_frame() {
+fn flood_with_stray_packets_loses_no_frame() {
     let world = World::new("stray");
     let _pass = world.attach("pass", &[]);
     world.a.batch("address add 169.254.1.2/30 dev wan0\n").unwrap();
@@ -152,7 +152,7 @@ fn stray_packets_on_another_core_cost_no_frame() {
 }
 
 #[test]
-fn frames_that_come_out_wrong_are_noticed() {
+fn flood_with_unrewritten_frames_is_void() {
     let world = World::new("garbled");
     let _bare = world.attach("bare", &["--out-device", "site-b"]);
     for options in [vec![("--bytes", "64")], [&IPV6[..], &[("--bytes", "72")]].concat()] {
@@ -166,7 +166,7 @@ fn frames_that_come_out_wrong_are_noticed() {
 }
 
 #[test]
-fn a_hub_that_loses_everything_ends_the_flood() {
+fn flood_without_route_ends_as_void() {
     let world = World::new("lost");
     world.hub.set_gro("site-a", true).unwrap();
     world.hub.batch("route del 10.10.20.0/24\n").unwrap();
@@ -175,7 +175,7 @@ fn a_hub_that_loses_everything_ends_the_flood() {
 }
 
 #[test]
-fn an_error_says_what_to_do() {
+fn flood_argument_error_names_remedy() {
     let world = World::new("error");
     for (option, value, say) in [
         ("--from", "vhb-none", "no network namespace vhb-none"),

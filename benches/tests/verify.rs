@@ -30,7 +30,7 @@ fn object(name: &str) -> PathBuf {
 }
 
 #[test]
-fn each_program_has_its_size_stack_and_maps() {
+fn verify_reports_size_stack_and_maps_of_every_program() {
     let rows = verify(&object("bench-ebpf"));
     let names: Vec<_> = rows.iter().map(|row| row["program"].as_str().unwrap()).collect();
     let expected =
@@ -55,7 +55,7 @@ fn each_program_has_its_size_stack_and_maps() {
 }
 
 #[test]
-fn the_ladder_grows_from_rung_to_rung() {
+fn ladder_programs_grow_with_every_stage() {
     let rows = verify(&object("ladder-ebpf"));
     for lookup in ["hub", "lpm"] {
         let stages = ["parse", "to_hub", "selector", "nexthop", "rewrite", "redirect"].map(|stage| {
@@ -68,7 +68,7 @@ fn the_ladder_grows_from_rung_to_rung() {
 }
 
 #[test]
-fn the_agents_program_is_found_by_itself() {
+fn verify_without_argument_finds_agent_program() {
     // Building the agent builds its program.
     agent_binary();
     let output = Command::new(BENCH).arg("verify").output().unwrap();
@@ -80,7 +80,7 @@ fn the_agents_program_is_found_by_itself() {
 }
 
 #[test]
-fn an_error_says_what_to_do() {
+fn verify_of_missing_object_names_remedy() {
     let output = Command::new(BENCH).args(["verify", "/nonexistent/object"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);

@@ -27,7 +27,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_the_full_sum_for_every_checksum_and_ttl() {
+    fn checksum_after_ttl_decrement_equals_full_sum() {
         for ttl in [2_u16, 3, 64, 128, 255] {
             for id in 0..=u16::MAX {
                 let before = [0x4500, 84, id, 0x4000, ttl << 8 | 1, 0, 0x0a0a, 0x0a01, 0x0a0a, 0x1401];
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_a_wrong_checksum_wrong() {
+    fn wrong_checksum_after_ttl_decrement_stays_wrong() {
         let header = [0x4500, 84, 1, 0x4000, 0x4001, 0, 0x0a0a, 0x0a01, 0x0a0a, 0x1401];
         let mut after = header;
         after[4] -= 0x0100;

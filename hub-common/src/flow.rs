@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn spreads_flows_that_differ_in_one_field_only() {
+    fn hash_of_flows_differing_in_one_field_is_even() {
         let (a, b) = (0x0a0a_0a01, 0x0a0a_1401);
         let ports = |source: u16, destination: u16| u32::from(source) << 16 | u32::from(destination);
         assert_even("source port", (0..60_000).map(|p| hash_v4(a, b, 6, ports(p, 443))));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_counts() {
+    fn hash_depends_on_every_field() {
         let base = hash_v4(0x0a00_0001, 0x0a00_0002, 6, 0x1_0002);
         assert_ne!(base, hash_v4(0x0a00_0002, 0x0a00_0001, 6, 0x1_0002));
         assert_ne!(base, hash_v4(0x0a00_0001, 0x0a00_0002, 17, 0x1_0002));

@@ -68,7 +68,7 @@ mod tests {
     ];
 
     #[test]
-    fn default_is_bit_28_and_the_twelve_below() {
+    fn default_mark_is_bit_28_and_next_twelve() {
         let mark = Mark::default();
         assert_eq!(mark.numbers(), 4096);
         assert_eq!(mark.numbered(Mark::NO_ROUTE), 0x1000_0000);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_distinct_marks_within_the_mask() {
+    fn numbered_marks_are_distinct_within_mask() {
         for mark in MARKS {
             let mut last = None;
             for number in 0..mark.numbers() {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_does_not_fit_leaves_other_bits_alone() {
+    fn oversized_number_sets_no_bit_outside_mask() {
         for mark in MARKS {
             assert_eq!(mark.numbered(u32::MAX) & !mark.mask, 0, "{mark:?}");
             assert_eq!(mark.numbered(mark.numbers()), mark.flag, "{mark:?}");

@@ -120,14 +120,14 @@ mod tests {
     use super::Reason;
 
     #[test]
-    fn the_number_is_the_place_in_the_list() {
+    fn reason_number_equals_list_position() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index, "{}", reason.name());
         }
     }
 
     #[test]
-    fn drops_are_those_of_the_specification() {
+    fn drop_reasons_match_specification() {
         let drops = Reason::ALL.into_iter().filter(|reason| reason.is_drop());
         let names: [&str; 7] = [
             "malformed",

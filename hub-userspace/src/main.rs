@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use hub_userspace::cli;
-
-#[tokio::main(worker_threads = 2)]
-async fn main() -> ExitCode {
-    cli::run(cli::Cli::parse()).await
+fn main() -> ExitCode {
+    hub_userspace::cli::main()
 }

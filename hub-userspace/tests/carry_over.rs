@@ -46,7 +46,7 @@ fn cpus() -> usize {
 }
 
 #[test]
-fn counters_of_another_version_are_carried_over_by_name() {
+fn counters_of_other_version_carry_over_by_name() {
     assert!(rustix::process::geteuid().is_root(), "this test makes BPF maps: run it as root");
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let instance: Instance = format!("test-carry-over-{}", std::process::id()).parse().unwrap();

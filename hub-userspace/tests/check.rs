@@ -49,7 +49,7 @@ fn errors(found: &[Diagnostic]) -> usize {
 }
 
 #[test]
-fn every_file_is_judged_as_expected() {
+fn check_output_of_every_file_equals_expected() {
     let folder = repository().join("tests/check");
     let (files, expectations) = (stems(&folder, "toml"), stems(&folder, "expected"));
     let update = env::var_os("UPDATE_EXPECTED").is_some();
@@ -73,7 +73,7 @@ fn every_file_is_judged_as_expected() {
 }
 
 #[test]
-fn diagnostics_are_one_line_each_with_a_place_and_a_way_out() {
+fn diagnostics_are_one_line_with_place_and_help() {
     for stem in stems(&repository().join("tests/check"), "toml") {
         let text = fs::read_to_string(stem.with_extension("toml")).expect("a text");
         for found in config::parse(&text).map_or_else(|all| all, |(_, warnings)| warnings) {
@@ -87,7 +87,7 @@ fn diagnostics_are_one_line_each_with_a_place_and_a_way_out() {
 }
 
 #[test]
-fn the_example_is_clean() {
+fn example_passes_check_without_warnings() {
     let example = repository().join("examples/three-offices.toml");
     let outcome = run(&example, CheckFormat::Table);
     assert_eq!(outcome.stdout, format!("{}: ok: 3 connections, 6 routes\n", example.display()));
@@ -95,7 +95,7 @@ fn the_example_is_clean() {
 }
 
 #[test]
-fn what_is_shown_of_a_good_file_is_the_same_configuration() {
+fn shown_configuration_parses_to_same_configuration() {
     let good = stems(&repository().join("tests/check"), "toml").into_iter().map(|stem| stem.with_extension("toml"));
     let example = repository().join("examples/three-offices.toml");
     let mut count = 0;
@@ -112,7 +112,7 @@ fn what_is_shown_of_a_good_file_is_the_same_configuration() {
 }
 
 #[test]
-fn json_has_the_same_findings() {
+fn check_json_has_same_findings_as_text() {
     let file = repository().join("tests/check/dozen-mistakes.toml");
     let outcome = run(&file, CheckFormat::Json);
     assert_eq!(outcome.exit_code, 1);
@@ -126,7 +126,7 @@ fn json_has_the_same_findings() {
 }
 
 #[test]
-fn files_that_cannot_be_read_say_why() {
+fn unreadable_file_error_names_cause() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("check");
     fs::create_dir_all(&folder).expect("a folder for the test");
     let write = |name: &str, bytes: &[u8]| {
@@ -151,7 +151,7 @@ fn files_that_cannot_be_read_say_why() {
 }
 
 #[test]
-fn secrets_that_others_may_read_are_refused_and_never_shown() {
+fn secret_readable_by_others_is_rejected_and_not_shown() {
     const SECRET: &str = "never-to-be-seen-in-any-message";
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("secrets");
     fs::create_dir_all(&folder).expect("a folder for the test");
@@ -162,11 +162,11 @@ fn secrets_that_others_may_read_are_refused_and_never_shown() {
     for (content, mode, expected) in [
         (SECRET, 0o600, ": ok: 2 connections, 2 routes\n"),
         (SECRET, 0o400, ": ok: 2 connections, 2 routes\n"),
-        (SECRET, 0o640, "can be read or written by others than its owner (mode 0640); help: chmod 600 "),
-        (SECRET, 0o604, "can be read or written by others than its owner (mode 0604); help: chmod 600 "),
+        (SECRET, 0o640, "can be read or written by users other than its owner (mode 0640); help: chmod 600 "),
+        (SECRET, 0o604, "can be read or written by users other than its owner (mode 0604); help: chmod 600 "),
         ("short", 0o600, "psk\" is short; help: make a new one with `openssl rand -base64 32`"),
         ("", 0o600, "psk\" is empty; help: write one line"),
-        ("never to be seen", 0o600, "psk\" has blanks, several lines or"),
+        ("never to be seen", 0o600, "psk\" contains blanks, several lines, or"),
     ] {
         drop(fs::remove_file(&psk));
         fs::write(&psk, content).expect("the folder can be written");
@@ -224,7 +224,7 @@ fn pair(index: u32) -> String {
 }
 
 #[test]
-fn a_hundred_thousand_routes_are_judged_quickly() {
+fn hundred_thousand_routes_are_checked_in_time() {
     const COUNT: u32 = 100_000;
     let apart = TWO_SITES.to_owned() + &pieces(COUNT, |index| route(&pair(index), "a"));
     assert_eq!(parse_quickly("apart", &apart).expect("no mistakes").routes.len(), COUNT as usize);
@@ -239,7 +239,7 @@ fn a_hundred_thousand_routes_are_judged_quickly() {
 }
 
 #[test]
-fn hostile_text_ends_in_errors() {
+fn hostile_file_ends_in_errors() {
     let quota = "[gateway]\nname = \"hub\"\nmax_connections = ".to_owned();
     let cases = [
         ("brackets", "a = ".to_owned() + &"[".repeat(1 << 20)),
@@ -298,7 +298,7 @@ impl Random {
 }
 
 #[test]
-fn damaged_files_never_panic() {
+fn damaged_file_never_panics() {
     let example = fs::read(repository().join("examples/three-offices.toml")).expect("the example");
     let mut random = Random(0x5eed);
     for _ in 0..20_000 {

@@ -43,7 +43,7 @@ fn connection(hub: &Config) -> &str {
 }
 
 #[test]
-fn every_site_is_told_what_is_expected() {
+fn peer_config_of_every_hub_and_format_equals_expected() {
     let update = env::var_os("UPDATE_EXPECTED").is_some();
     let mut wrong = String::new();
     let mut count = 0;
@@ -73,7 +73,7 @@ fn every_site_is_told_what_is_expected() {
 }
 
 #[test]
-fn the_secret_is_there_only_when_asked_for() {
+fn secret_appears_only_on_request() {
     let plain = "a-secret-that-every-device-takes";
     let file = secret_file("plain.psk", plain);
     let hub = hub(&folder().join("plain"), &file);
@@ -86,7 +86,7 @@ fn the_secret_is_there_only_when_asked_for() {
 }
 
 #[test]
-fn a_secret_that_a_device_would_misread_is_refused_without_being_shown() {
+fn secret_unfit_for_device_is_rejected_and_not_shown() {
     let file = secret_file("odd.psk", SECRET);
     let hub = hub(&folder().join("plain"), &file);
     for format in [Format::CiscoIos, Format::CiscoAsa, Format::Huawei, Format::H3c, Format::Juniper] {
@@ -102,7 +102,7 @@ fn a_secret_that_a_device_would_misread_is_refused_without_being_shown() {
 }
 
 #[test]
-fn what_cannot_be_says_why_and_what_to_do() {
+fn unsupported_peer_config_reports_cause_and_remedy() {
     let file = secret_file("why.psk", "x");
     let text = fs::read_to_string(folder().join("plain/hub.toml")).expect("a hub");
     let of = |from: &str, to: &str, name: &str, format, with_secret| {
@@ -130,9 +130,9 @@ fn what_cannot_be_says_why_and_what_to_do() {
     let mixed = of("203.0.113.1", "2001:db8::1", "shanghai", Format::Swanctl, false);
     assert!(mixed.contains("not of one IP version"), "{mixed}");
     let asa = of(&psk, &fqdn, "shanghai", Format::CiscoAsa, false);
-    assert!(asa.starts_with("cisco-asa: the device takes no fqdn as the site's identity; help: "), "{asa}");
+    assert!(asa.starts_with("cisco-asa: the device does not support fqdn as the site's identity; help: "), "{asa}");
     let ios = of(&psk, &dn, "shanghai", Format::CiscoIos, false);
-    assert!(ios.contains("takes no dn as the site's identity"), "{ios}");
+    assert!(ios.contains("does not support dn as the site's identity"), "{ios}");
     let h3c = of(&psk, &odd, "shanghai", Format::H3c, false);
     assert!(h3c.contains("none of the IKE proposals (chacha20poly1305-prfsha384-curve25519); help: add one"), "{h3c}");
     let missing = of(&psk, absent, "shanghai", Format::Swanctl, true);

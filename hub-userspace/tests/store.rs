@@ -111,7 +111,7 @@ fn batch(in_force: &mut InForce, n: u32) -> Option<(Batch, u64)> {
 /// Run by the test below in a process of its own: changes the store named by the environment until it is killed, and
 /// prints the number of each completed change.
 #[test]
-#[ignore = "only of use to kill_at_any_moment_loses_nothing"]
+#[ignore = "only of use to kill_at_random_moment_loses_no_acknowledged_change"]
 fn helper_change_until_killed() {
     let folder = env::var_os("STORE_FOLDER").expect("the test says it");
     let Opened { mut store, objects, .. } = Store::open(Path::new(&folder), "default").expect("a good store");
@@ -147,7 +147,7 @@ impl Model {
 }
 
 #[test]
-fn kill_at_any_moment_loses_nothing() {
+fn kill_at_random_moment_loses_no_acknowledged_change() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut random = SmallRng::seed_from_u64(1);
     let mut model = Model { in_force: united(Objects::default()), said: Said::default(), made: 0 };
@@ -193,7 +193,7 @@ fn kill_at_any_moment_loses_nothing() {
 /// Fills the store of `STORE_FOLDER` with `STORE_ROUTES` routes through a connection `a`: /31 prefixes of 10.0.0.0/8.
 #[test]
 #[ignore = "prepares measurements"]
-fn helper_fill() {
+fn helper_fill_store() {
     let folder = env::var_os("STORE_FOLDER").expect("the folder to fill");
     let count: u32 = env::var("STORE_ROUTES").expect("how many").parse().expect("a number");
     let Opened { mut store, .. } = Store::open(Path::new(&folder), "default").expect("a good store");

@@ -45,7 +45,7 @@ fn policies(view: &Policies) -> usize {
 }
 
 #[test]
-fn policies_and_sas_are_followed_as_they_come_and_go() {
+fn policies_and_sas_are_followed() {
     in_namespace(|| async {
         let mut follower = PolicyFollower::start();
         follower.want(true);
@@ -99,7 +99,7 @@ fn is_there(name: &str) -> bool {
 }
 
 #[test]
-fn interfaces_are_made_and_removed_or_their_lack_is_told() {
+fn xfrm_interfaces_are_created_and_removed_or_reported() {
     in_namespace(|| async {
         let interfaces =
             Interfaces::start([("xf7".to_owned(), XfrmLink { if_id: 7, mtu: 1400 })].into()).await.unwrap();

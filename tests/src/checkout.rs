@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn checkout_is_that_of_the_package_then_that_of_the_current_directory() {
+    fn checkout_of_package_precedes_current_directory() {
         let scratch = Scratch::new().unwrap();
         let (one, other) = (checkout(&scratch, "one"), checkout(&scratch, "other"));
         let (package, below, outside) = (one.join("xtask"), other.join("xtask/src"), scratch.path());
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn checkout_is_the_one_that_this_test_belongs_to() {
+    fn checkout_contains_this_test() {
         assert!(find().unwrap().join("tests/src/checkout.rs").is_file());
     }
 }

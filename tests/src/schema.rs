@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_violation_is_found() {
+    fn schema_violations_are_all_found() {
         let schema = json!({
             "$defs": { "Kind": { "type": "string", "enum": ["a", "b"] } },
             "type": "object",

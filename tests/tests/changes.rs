@@ -109,13 +109,13 @@ fn route(status: &Value, destination: &str, next_hop: &str) -> Option<Value> {
 }
 
 #[test]
-fn a_route_added_carries_traffic_and_outlasts_the_agent() {
+fn added_route_carries_traffic_and_survives_restart() {
     let world = world();
     let agent = start(&world);
     assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
 
     let added = cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo --weight 90 --publish");
-    assert_eq!(added, done("route to 10.10.30.0/24 by ningbo added (weight 90, published)"));
+    assert_eq!(added, done("route to 10.10.30.0/24 via ningbo added (weight 90, published)"));
     assert_eq!(file(&agent), CONFIG);
     assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
     // Nor through the hub's kernel, which does not forward.
@@ -134,14 +134,14 @@ fn a_route_added_carries_traffic_and_outlasts_the_agent() {
     assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
 
     let set = cli(&agent, "route set 10.10.30.0/24 --publish false --weight 80");
-    assert_eq!(set, done("route to 10.10.30.0/24 by ningbo changed (weight 80 instead of 90, no longer published)"));
+    assert_eq!(set, done("route to 10.10.30.0/24 via ningbo changed (weight 80 instead of 90, no longer published)"));
     assert_eq!(published(), "");
     let set = cli(&agent, "route set 10.10.30.0/24 --next-hop ningbo --weight 80");
     assert_eq!(set, done("nothing to change: already in effect"));
 
     let deleted = agent.json(&["route", "delete", "10.10.30.0/24"]).unwrap();
     assert_eq!(deleted["changed"], true);
-    assert_eq!(deleted["message"], "route to 10.10.30.0/24 by ningbo removed");
+    assert_eq!(deleted["message"], "route to 10.10.30.0/24 via ningbo removed");
     assert_eq!(deleted["routes"]["removed"][0]["weight"], 80);
     assert_eq!(file(&agent), CONFIG);
     assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
@@ -150,7 +150,7 @@ fn a_route_added_carries_traffic_and_outlasts_the_agent() {
 }
 
 #[test]
-fn what_does_not_fit_is_said_in_a_sentence_and_changes_nothing() {
+fn invalid_command_reports_cause_and_changes_nothing() {
     let world = world();
     let agent = start(&world);
     let before = agent.json(&["route", "list"]).unwrap();
@@ -161,12 +161,16 @@ fn what_does_not_fit_is_said_in_a_sentence_and_changes_nothing() {
         ("route add 10.10.30.0/24 --next-hop ningpo", 1, "did you mean \"ningbo\"?"),
         ("route add 10.10.10.0/24 --next-hop spare", 1, "vpnhub.toml line 35: change it there and reload"),
         ("route delete 10.10.10.0/24 --next-hop spare", 1, "vpnhub.toml line 35: change it there and reload"),
-        ("route set 10.10.10.0/24 --next-hop spare --weight 7", 1, "route to 10.10.10.0/24 by spare is defined in"),
+        ("route set 10.10.10.0/24 --next-hop spare --weight 7", 1, "route to 10.10.10.0/24 via spare is defined in"),
         ("connection set spare --interface tun-x", 1, "connection spare is defined in"),
         ("customer-gateway delete office", 1, "vpnhub.toml line 6: change it there and reload"),
         ("route add 0.0.0.0/0 --next-hop ningbo", 1, "allow_default_route = true"),
-        ("route set 10.10.10.0/24 --weight 5", 1, "several routes: name one with --next-hop, of shanghai, spare"),
-        ("route delete 10.10.10.0/24 --next-hop ningbo", 1, "it has shanghai, spare"),
+        (
+            "route set 10.10.10.0/24 --weight 5",
+            1,
+            "several routes to 10.10.10.0/24: choose one with --next-hop: shanghai, spare",
+        ),
+        ("route delete 10.10.10.0/24 --next-hop ningbo", 1, "its next hops are shanghai, spare"),
         ("route delete 10.10.30.0/24", 1, "`vpnhub route list`"),
         ("connection down sharehai", 1, "did you mean"),
         ("connection up ../../status", 1, "there is no connection \"../../status\""),
@@ -181,7 +185,7 @@ fn what_does_not_fit_is_said_in_a_sentence_and_changes_nothing() {
 }
 
 #[test]
-fn a_file_edited_by_hand_is_taken_by_a_reload_and_never_written() {
+fn edited_file_is_applied_by_reload_and_never_written() {
     let world = world();
     let agent = start(&world);
     let by_hand = CONFIG.replace("max_connections = 3", "max_connections = 7 # grown");
@@ -196,7 +200,7 @@ fn a_file_edited_by_hand_is_taken_by_a_reload_and_never_written() {
 }
 
 #[test]
-fn a_reload_takes_all_of_a_good_file_and_nothing_of_a_bad_one() {
+fn reload_applies_valid_file_whole_and_invalid_not_at_all() {
     let world = world();
     let agent = start(&world);
     assert!(is_cut(&world, "ningbo", SHANGHAI.host4()));
@@ -231,14 +235,14 @@ fn a_reload_takes_all_of_a_good_file_and_nothing_of_a_bad_one() {
     assert!(attached("tun-nb") && attached("tun-sh") && !attached("tun-sh2"));
     assert!(reaches(&world, "ningbo", SHANGHAI.host4()));
     let expected = "SIGHUP: reloaded: connection harbour added; connections ningbo, spare removed; route to \
-                    10.10.30.0/24 by harbour added (weight 100); route to 10.10.10.0/24 by spare removed";
+        10.10.30.0/24 via harbour added (weight 100); route to 10.10.10.0/24 via spare removed";
     assert!(agent.log().contains(expected), "{}", agent.log());
     assert_eq!(file(&agent), good);
     agent.stop().unwrap();
 }
 
 #[test]
-fn two_clients_at_once_lose_nothing() {
+fn concurrent_clients_lose_no_change() {
     let world = world();
     let agent = start(&world);
     thread::scope(|scope| {
@@ -264,7 +268,7 @@ fn two_clients_at_once_lose_nothing() {
 }
 
 #[test]
-fn a_connection_taken_down_is_drained_and_stays_down() {
+fn connection_down_drains_it_across_restart() {
     let world = world();
     let agent = start(&world);
     cli(&agent, "route add 10.10.30.0/24 --next-hop ningbo");
@@ -273,7 +277,7 @@ fn a_connection_taken_down_is_drained_and_stays_down() {
     let sent = |agent: &Agent, name: &str| agent.status().unwrap().counter(name, "tx_packets");
     assert_eq!(sent(&agent, "spare"), 0);
 
-    assert_eq!(cli(&agent, "connection down shanghai"), done("connection shanghai taken down"));
+    assert_eq!(cli(&agent, "connection down shanghai"), done("connection shanghai: administratively down"));
     let check = |agent: &Agent| {
         let status = agent.status().unwrap();
         assert_eq!(status.connection("shanghai")["state"], "admin_down");
@@ -291,15 +295,15 @@ fn a_connection_taken_down_is_drained_and_stays_down() {
     let listed = agent.json(&["connection", "list"]).unwrap();
     assert_eq!((&listed[1]["name"], &listed[1]["state"]), (&json!("shanghai"), &json!("admin_down")));
     let (_, listed) = cli(&agent, "connection list");
-    assert!(listed.contains("admin down") && listed.contains("shanghai: taken down by hand"), "{listed}");
+    assert!(listed.contains("admin down") && listed.contains("shanghai: administratively down"), "{listed}");
 
     // It carries the only path, so it keeps forwarding, and the command reports that.
     let output = agent.cli(&["connection", "down", "ningbo"]).unwrap();
     assert!(text(&output.stderr).contains("ningbo still carries 10.10.30.0/24"), "{output:?}");
     assert!(reaches(&world, "shanghai", NINGBO.host4()));
 
-    assert_eq!(cli(&agent, "connection up ningbo"), done("connection ningbo taken up again"));
-    assert_eq!(cli(&agent, "connection up shanghai"), done("connection shanghai taken up again"));
+    assert_eq!(cli(&agent, "connection up ningbo"), done("connection ningbo: administratively up"));
+    assert_eq!(cli(&agent, "connection up shanghai"), done("connection shanghai: administratively up"));
     assert!(agent.status().unwrap().share("10.10.10.0/24", "shanghai") > 0.99);
     assert_eq!(file(&agent), before);
     agent.stop().unwrap();
@@ -320,7 +324,7 @@ fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Value) 
 }
 
 #[test]
-fn the_socket_answers_with_the_right_status_and_one_sentence() {
+fn socket_error_has_http_status_and_one_sentence() {
     let world = world();
     let agent = start(&world);
     let large = format!(r#"{{"destination":"{}"}}"#, "1".repeat(10_000));
@@ -335,7 +339,13 @@ fn the_socket_answers_with_the_right_status_and_one_sentence() {
         ("POST", "/v1/routes", r#"{"destination":"::/0","next_hop":"ningbo"}"#, 409, "allow_default_route"),
         ("POST", "/v1/routes", large.as_str(), 413, "longer than 8 KiB"),
         ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","weight":1}"#, 400, "several routes"),
-        ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare"}"#, 400, "nothing is asked for"),
+        (
+            "PATCH",
+            "/v1/routes",
+            r#"{"destination":"10.10.10.0/24","next_hop":"spare"}"#,
+            400,
+            "nothing to change: give",
+        ),
         ("PATCH", "/v1/routes", r#"{"destination":"10.10.10.0/24","next_hop":"spare","weight":-1}"#, 400, "-1"),
         ("DELETE", "/v1/routes", r#"{"destination":"10.10.30.0/24"}"#, 404, "no route"),
         ("POST", "/v1/connections/x/down", "", 404, "no connection"),

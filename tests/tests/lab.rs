@@ -30,7 +30,7 @@ fn kernel_world() -> World {
 }
 
 #[test]
-fn all_pairs_reach_one_another_through_the_hubs_kernel() {
+fn all_pairs_through_hub_kernel_reach_each_other() {
     let world = kernel_world();
     let mut hosts: Vec<(&str, [IpAddr; 2])> = vec![(VPC.place, [VPC.host4.into(), VPC.host6.into()])];
     let names = SITES.map(|site| site.place.into_owned());
@@ -50,7 +50,7 @@ fn all_pairs_reach_one_another_through_the_hubs_kernel() {
 }
 
 #[test]
-fn without_the_slow_path_the_hub_forwards_nothing() {
+fn hub_without_slow_path_forwards_nothing() {
     let world = World::three_offices(&Options::default()).unwrap();
     let ping = |to: IpAddr| Ping::new(to).timeout(Duration::from_millis(300)).run(&world["shanghai"]).unwrap();
     for to in HANGZHOU.hosts() {
@@ -61,7 +61,7 @@ fn without_the_slow_path_the_hub_forwards_nothing() {
 }
 
 #[test]
-fn a_transfer_arrives_intact() {
+fn tcp_transfer_arrives_intact() {
     let world = kernel_world();
     for to in HANGZHOU.hosts() {
         let transfer = lab::tcp_transfer(&world["shanghai"], &world["hangzhou"], to, 10 << 20, 42).unwrap();
@@ -72,7 +72,7 @@ fn a_transfer_arrives_intact() {
 }
 
 #[test]
-fn a_connection_can_be_used_again_and_its_source_chosen() {
+fn tcp_pair_is_reusable_with_chosen_source() {
     let world = kernel_world();
     let source = SHANGHAI.nth4(77).into();
     let mut pair = TcpPair::open(&world["shanghai"], Some(source), &world[VPC.place], VPC.host4.into()).unwrap();
@@ -83,7 +83,7 @@ fn a_connection_can_be_used_again_and_its_source_chosen() {
 }
 
 #[test]
-fn a_datagram_arrives_with_one_hop_less() {
+fn udp_probe_arrives_with_one_hop_less() {
     let world = kernel_world();
     let cases: [(IpAddr, IpAddr); 2] =
         [(SHANGHAI.nth4(9).into(), NINGBO.nth4(200).into()), (SHANGHAI.nth6(9).into(), NINGBO.nth6(200).into())];
@@ -101,7 +101,7 @@ fn a_datagram_arrives_with_one_hop_less() {
 }
 
 #[test]
-fn frames_are_sent_and_captured_byte_by_byte() {
+fn frame_is_captured_as_sent() {
     let world = World::three_offices(&Options::default()).unwrap();
     let sender = FrameSocket::open(&world["shanghai"], "wan0").unwrap();
     let receiver = FrameSocket::open(&world[HUB], "tun-sh").unwrap();
@@ -118,7 +118,7 @@ fn frames_are_sent_and_captured_byte_by_byte() {
 }
 
 #[test]
-fn what_the_kernels_send_has_complete_checksums() {
+fn kernel_segments_have_complete_checksums() {
     let world = kernel_world();
     let hub = FrameSocket::open(&world[HUB], "tun-sh").unwrap();
     let office = FrameSocket::open(&world["hangzhou"], "wan0").unwrap();
@@ -143,7 +143,7 @@ fn what_the_kernels_send_has_complete_checksums() {
 }
 
 #[test]
-fn a_kernels_refusals_are_seen() {
+fn kernel_packet_too_big_error_is_captured() {
     let world = kernel_world();
     world[HUB].ip("link set dev tun-hz mtu 1300").unwrap();
     let answers = FrameSocket::open(&world["shanghai"], "wan0").unwrap();
@@ -161,7 +161,7 @@ fn a_kernels_refusals_are_seen() {
 }
 
 #[test]
-fn a_site_with_two_links_falls_over_to_the_second() {
+fn site_with_two_links_fails_over_to_second() {
     let world = World::three_offices(&Options::default().slow_path(true).second_link("shanghai")).unwrap();
     world[HUB].batch("route add 10.10.10.0/24 via 169.254.11.2 dev tun-sh2").unwrap();
     let ping = || lab::ping(&world[VPC.place], SHANGHAI.host4().into(), 2).unwrap();
@@ -175,7 +175,7 @@ fn a_site_with_two_links_falls_over_to_the_second() {
 }
 
 #[test]
-fn a_world_can_be_added_to() {
+fn world_accepts_new_places_and_links() {
     let mut world = World::three_offices(&Options::default()).unwrap();
     world.add_place(&PlaceSpec::new("branch").sysctl("ipv4/ip_default_ttl", "33")).unwrap();
     let ends = [(HUB, "tun-br", "10.99.0.1/30"), ("branch", "wan0", "10.99.0.2/30")]
@@ -189,7 +189,7 @@ fn a_world_can_be_added_to() {
 }
 
 #[test]
-fn a_tun_device_carries_raw_packets_both_ways() {
+fn tun_device_carries_raw_packets_both_ways() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let mut tun = Tun::create(&world["host"], "ipsec0").unwrap();
     world["host"].batch("addr add 10.8.0.1/24 dev ipsec0\nlink set dev ipsec0 up").unwrap();
@@ -202,7 +202,7 @@ fn a_tun_device_carries_raw_packets_both_ways() {
 }
 
 #[test]
-fn commands_and_closures_run_inside_and_mounts_stay() {
+fn commands_in_namespace_keep_host_mounts() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let here = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     let inside = world["host"].enter(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap();
@@ -216,7 +216,7 @@ fn commands_and_closures_run_inside_and_mounts_stay() {
 }
 
 #[test]
-fn an_existing_namespace_is_not_taken_over() {
+fn existing_namespace_is_not_taken_over() {
     let name = lab::unique_prefix();
     let first = Namespace::create(&name).unwrap();
     let error = Namespace::create(&name).unwrap_err().to_string();
@@ -233,7 +233,7 @@ fn an_existing_namespace_is_not_taken_over() {
 }
 
 #[test]
-fn nothing_is_left_of_a_world() {
+fn dropped_world_leaves_no_namespace() {
     let world = World::three_offices(&Options::default()).unwrap();
     let names: Vec<_> = world.places().map(|(_, namespace)| namespace.name().to_owned()).collect();
     assert_eq!(names.len(), 5);
@@ -243,7 +243,7 @@ fn nothing_is_left_of_a_world() {
 }
 
 #[test]
-fn nothing_is_left_of_a_world_whose_test_panics() {
+fn panicking_test_leaves_no_namespace() {
     let (send, receive) = std::sync::mpsc::channel();
     let panicked = thread::spawn(move || {
         let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
@@ -256,7 +256,7 @@ fn nothing_is_left_of_a_world_whose_test_panics() {
 
 /// Run by the test below in a process of its own: makes a world and a fake agent, and waits for an interrupt.
 #[test]
-#[ignore = "only of use to an_interrupt_takes_the_lab_down"]
+#[ignore = "only of use to interrupt_removes_lab_and_agent"]
 fn helper_wait_to_be_interrupted() {
     lab::clean_up_on_interrupt().unwrap();
     let world = World::three_offices(&Options::default()).unwrap();
@@ -271,7 +271,7 @@ fn helper_wait_to_be_interrupted() {
 }
 
 #[test]
-fn an_interrupt_takes_the_lab_down() {
+fn interrupt_removes_lab_and_agent() {
     for signal in ["INT", "TERM"] {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "--nocapture", "helper_wait_to_be_interrupted"])
@@ -312,7 +312,7 @@ fn fake_agent(code: u8, first: &str) -> anyhow::Result<(AgentCommand, Scratch)> 
 }
 
 #[test]
-fn an_agent_is_started_asked_and_stopped() {
+fn agent_is_started_queried_and_stopped() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let (command, _script) = fake_agent(0, ":").unwrap();
     let agent = command.start_with(&world["host"], "text").unwrap();
@@ -331,7 +331,7 @@ fn an_agent_is_started_asked_and_stopped() {
 }
 
 #[test]
-fn an_agent_that_fails_is_told_with_its_log() {
+fn agent_failure_is_reported_with_its_log() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let (command, _script) = fake_agent(0, "echo no such interface; exit 1").unwrap();
     let failed = command.start_with(&world["host"], "");

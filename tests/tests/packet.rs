@@ -14,7 +14,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 #[test]
-fn builds_what_is_on_the_wire() {
+fn packet_builder_matches_published_examples() {
     // An ARP request as in RFC 826.
     assert_eq!(
         Packet::arp_request(A, "10.0.0.1", "10.0.0.2").build(),
@@ -33,7 +33,7 @@ fn builds_what_is_on_the_wire() {
 }
 
 #[test]
-fn all_kinds_have_right_lengths_and_checksums() {
+fn packets_of_every_kind_have_valid_lengths_and_checksums() {
     let bases = [
         Packet::ipv4("10.10.10.1", "10.10.20.1"),
         Packet::ipv4("10.10.10.1", "10.10.20.1").ip_options(&[7, 7, 4, 0, 0, 0, 0]),
@@ -72,7 +72,7 @@ fn all_kinds_have_right_lengths_and_checksums() {
 }
 
 #[test]
-fn reads_every_field_back() {
+fn view_reads_back_every_field() {
     let frame = Packet::ipv4("10.10.10.1", "10.10.20.1")
         .ttl(17)
         .tos(0x2e)
@@ -101,7 +101,7 @@ fn reads_every_field_back() {
 }
 
 #[test]
-fn fragments_have_ports_only_in_the_first() {
+fn fragments_have_ports_in_first_only() {
     let first = Packet::ipv4("10.0.0.1", "10.0.0.2").fragment(0, true, 9).udp(1, 2).payload(16);
     let view_of = |packet: &Packet| {
         let raw = packet.build();
@@ -134,7 +134,7 @@ fn extension_headers_are_chained_and_padded() {
 }
 
 #[test]
-fn each_field_can_be_falsified() {
+fn field_override_changes_that_field_only() {
     let base = || Packet::ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).payload(8);
     let right = base().build();
     // Packet, offset of the field, its bytes.
@@ -163,7 +163,7 @@ fn each_field_can_be_falsified() {
 }
 
 #[test]
-fn what_is_cut_off_is_an_error_and_never_a_panic() {
+fn truncated_frame_is_error_and_never_panics() {
     let packets = [
         Packet::ipv4("10.0.0.1", "10.0.0.2").ip_options(&[1; 8]).tcp(1, 2).mss(1460).payload(3),
         Packet::ipv6("::1", "::2").hop_by_hop(&[]).fragment(0, true, 1).udp(1, 2).payload(3),

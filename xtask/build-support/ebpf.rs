@@ -72,8 +72,8 @@ fn toolchain() -> Result<Record> {
         .filter(|record| record.linker.exists())
         .ok_or_else(|| anyhow!("no eBPF toolchain: run `cargo xtask setup`"))?;
     match env::var(TOOLCHAIN_VARIABLE) {
-        Ok(wanted) if !wanted.is_empty() && wanted != record.toolchain => {
-            bail!("{TOOLCHAIN_VARIABLE} is {wanted}, but {} is set up: run `cargo xtask setup`", record.toolchain)
+        Ok(requested) if !requested.is_empty() && requested != record.toolchain => {
+            bail!("{TOOLCHAIN_VARIABLE} is {requested}, but {} is set up: run `cargo xtask setup`", record.toolchain)
         }
         _ => Ok(record),
     }

@@ -16,8 +16,8 @@ use crate::{
 /// Measures forwarding, stage by stage too, how it scales, failover, changes and restarts under load, or updates of what was
 /// just built.
 ///
-/// All of it is in network namespaces of this host, which are taken down at the end, also on Ctrl-C. Needs root: without
-/// it, it asks for it through sudo after the build. benches/README.md describes the method and how to read the results.
+/// All of it is in network namespaces of this host, which are removed at the end, also on Ctrl-C. Needs root,
+/// otherwise uses sudo after the build. benches/README.md describes the method and how to read the results.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ use crate::{
                         cargo xtask bench update --json update.json\n  \
                         cargo xtask bench failover -- --help")]
 pub struct Args {
-    /// Which one
+    /// Name of the benchmark
     #[arg(value_enum)]
     name: Name,
     /// Its options: see `cargo xtask bench NAME -- --help`
@@ -37,29 +37,33 @@ pub struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
-    /// Cost of a frame by forwarder (the hub, the kernel's ways), routes and destinations
+    /// Cost of a frame by forwarder (the hub, the kernel's own ones), routes and destinations
     Forward,
-    /// Cost of each stage of the hub's program: a ladder from an empty program to the whole hub
+    /// Cost of each stage of the hub's program: programs of increasing length, from an empty one to the whole hub
     Lookup,
     /// Whether a frame costs more with more next hops, connections or selectors, and in generic mode
     Scale,
-    /// How many bytes a second TCP gets through the hub, and through the kernel's own forwarding (installs iperf3)
+    /// TCP throughput through the hub, and through the kernel's own forwarding (installs iperf3)
     Tcp,
-    /// Throughput and latency (RFC 2544) by the kernel's packet generator, where the kernel has it
+    /// Throughput and latency (RFC 2544) by the kernel's packet generator, if the kernel has it
     Pktgen,
-    /// How long traffic is lost when a tunnel fails that another can take over from
+    /// How long traffic is lost when a tunnel with a standby fails
     Failover,
-    /// Whether many changes under load cost a frame
+    /// Whether many changes under load lose a frame
     Change,
-    /// Whether an agent that is killed, stopped or replaced under load costs a frame
+    /// Whether killing, stopping or replacing the agent under load loses a frame
     Outlive,
     /// How fast an agent with many routes starts, reloads and changes one
     Update,
+    /// Load, answers and failover of an agent with very many tunnels (installs strongSwan)
+    Tunnels,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if matches!(args.name, Name::Tcp) {
-        setup::commands(&[setup::commands::IPERF3])?;
+    match args.name {
+        Name::Tcp => drop(setup::commands(&[setup::commands::IPERF3])?),
+        Name::Tunnels => setup::strongswan()?,
+        _ => {}
     }
     let name = match args.name {
         Name::Forward => "forward",
@@ -71,6 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Change => "change",
         Name::Outlive => "outlive",
         Name::Update => "update",
+        Name::Tunnels => "tunnels",
     };
     vpnhub_bench(name, &args.args)
 }

@@ -17,7 +17,7 @@ const SITES: [Site; 3] = [SHANGHAI, HANGZHOU, NINGBO];
 /// A hub, a VPC and three offices in network namespaces, as examples/three-offices.toml has them.
 #[derive(Debug, Subcommand)]
 pub enum LabVerb {
-    /// Makes the namespaces, replacing existing ones, and prints how to use them.
+    /// Creates the namespaces, replacing existing ones, and prints how to use them.
     Up {
         /// Let the hub's kernel forward packets that VPN-Hub passes to it.
         #[arg(long)]
@@ -25,7 +25,7 @@ pub enum LabVerb {
     },
     /// Deletes the namespaces.
     Down,
-    /// Pings from a place, without the need for a `ping` to be installed; fails unless all are answered.
+    /// Pings from a place, without the host's `ping` command; fails unless all are answered.
     Ping {
         from: String,
         to: IpAddr,
@@ -107,7 +107,10 @@ fn warn_of_processes() -> anyhow::Result<()> {
     for place in places() {
         if let Some(namespace) = Namespace::open(&name(place))? {
             for (id, process) in namespace.processes()? {
-                eprintln!("warning: {process} (process {id}) runs in {} and stays in what was there", namespace.name());
+                eprintln!(
+                    "warning: {process} (process {id}) runs in {}, and stays in the old namespace",
+                    namespace.name()
+                );
             }
         }
     }
@@ -129,7 +132,7 @@ fn description() -> String {
     }
     text + &format!(
         "
-Start the agent in the hub (cargo xtask build makes it):
+Start the agent in the hub (built by cargo xtask build):
   cargo xtask lab exec hub target/release/vpnhub run --config examples/three-offices.toml
 Then, in another terminal, from Shanghai to Hangzhou and to the VPC:
   cargo xtask lab ping shanghai {}

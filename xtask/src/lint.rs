@@ -56,7 +56,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     if !failed.is_empty() {
         bail!("failed: {}", failed.join("; "));
     }
-    eprintln!("-- all is well");
+    eprintln!("-- all checks passed");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -132,7 +132,7 @@ impl Step<'_> {
         }
         match status {
             None => bail!("{} took over {} s", self.title, started.elapsed().as_secs()),
-            Some(status) => bail!("{} failed ({status}); all of it: {}", self.title, log.display()),
+            Some(status) => bail!("{} failed ({status}); complete log: {}", self.title, log.display()),
         }
     }
 }
@@ -230,10 +230,10 @@ impl Forward {
     /// Call it after the start of the child: a child inherits blocked signals, and would not terminate.
     fn start() -> Result<Self> {
         // Grandchildren whose parent ended first come to us instead of to PID 1, and are found.
-        prctl::set_child_subreaper(true).context("becoming the reaper of orphans")?;
+        prctl::set_child_subreaper(true).context("becoming the subreaper of descendants")?;
         let signals: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2].into_iter().collect();
         let before = SigSet::thread_get_mask().context("reading the signal mask")?;
-        signals.thread_block().context("holding signals back")?;
+        signals.thread_block().context("blocking signals")?;
         let thread = thread::spawn(move || match signals.wait() {
             // Signals are taken lowest number first: the end of the child's time (SIGUSR2) does not overtake
             // the SIGINT that ended the child.
@@ -262,7 +262,7 @@ fn end_with(signal: Signal) -> ! {
     for pid in descendants() {
         let _ = kill(pid, Signal::SIGKILL);
     }
-    eprintln!("\nended by {signal}; run it again to go on where it stopped");
+    eprintln!("\nended by {signal}; run it again to continue");
     exit(128 + signal as i32)
 }
 
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parent_is_found_behind_any_name() {
+    fn stat_with_any_process_name_yields_parent() {
         for (stat, expected) in [
             ("12 (cargo) S 7 12 12 0", Some((7, true))),
             ("12 (a ) S 3 (b) R 8 12", Some((8, true))),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forwarded_signal_is_not_held_back_in_the_child() {
+    fn child_of_signal_forwarder_blocks_no_signal() {
         let child = spawn(Command::new("cat").arg("/proc/self/status").stdout(Stdio::piped())).unwrap();
         let forward = Forward::start().unwrap();
         let said = child.wait_with_output().unwrap().stdout;
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_ends_the_child() {
+    fn child_over_time_limit_is_ended() {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(wait(child, Some(Duration::from_millis(50))).unwrap().is_none());
     }

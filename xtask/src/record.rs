@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn record_round_trips() {
         let record = Record {
             toolchain: "vpnhub-ebpf".into(),
             bootstrap: true,
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_or_foreign_record_is_none() {
+    fn incomplete_or_foreign_record_is_none() {
         for text in ["", "toolchain=nightly\n", "toolchain\n", "color=red\n", "bootstrap=perhaps\n"] {
             assert_eq!(Record::parse(text), None, "{text:?}");
         }

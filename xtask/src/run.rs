@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_verbs_that_touch_the_kernel_or_the_agent_need_root() {
+    fn verb_touching_kernel_or_agent_needs_root() {
         for (args, expected) in [
             (&[][..], false),
             (&["--version"], false),

@@ -15,15 +15,15 @@ use crate::{
     setup::{self, host},
 };
 
-/// Runs the tests, in namespaces of their own: nothing on this host is touched.
+/// Runs the tests, in namespaces of their own: nothing on this host is changed.
 ///
 /// Sets up and builds what is missing, then runs `cargo test --release` for the workspace with the arguments
-/// given here. Needs root; without it, the test programs (and nothing else) run through sudo.
+/// given here. The name of a suite (a file or folder in a package's `tests`) runs that suite. Needs root; without it, the test programs (and nothing else) run through sudo.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test failover\n  \
+#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test hunt\n  cargo xtask test failover\n  \
                         cargo xtask test -p hub-tests --test forward -- --nocapture")]
 pub struct Args {
-    /// Passed on to `cargo test`: a filter, options, and after `--` arguments of the test programs
+    /// Arguments of `cargo test`: a filter, options, and after `--` arguments of the test programs
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
     args: Vec<OsString>,
 }
@@ -32,9 +32,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     setup::runtime()?;
     if let Err(why) = setup::strongswan() {
         // Each test that needs it also reports the reason.
-        eprintln!("tests of IPsec are left out: {why:#}");
+        eprintln!("tests of IPsec are skipped: {why:#}");
     } else if let Err(why) = setup::starter() {
-        eprintln!("tests of strongSwan's older form are left out: {why:#}");
+        eprintln!("tests of strongSwan's older form are skipped: {why:#}");
     }
     // The agent as it is shipped: cargo test builds no plain binaries of other packages, and unifies features.
     let built = build::run(&build::Args {})?;
@@ -45,6 +45,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     cargo.args(["test", "--release"]).args(scope(&args.args));
     // clap takes a `--` in first place for its own.
     cargo.args(env::args_os().nth(2).filter(|first| first == "--"));
+    if args.args.first().is_some_and(|first| suites().iter().any(|suite| *first == **suite)) {
+        cargo.arg("--test");
+    }
     cargo.args(&args.args);
     if !host::is_root() {
         let host = process::host_triple().context("asking rustc for the host's triple")?;
@@ -70,6 +73,16 @@ pub fn program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("cargo does not report the path of the test program {name}"))
 }
 
+/// Names of all suites: the integration tests of the workspace's packages.
+fn suites() -> Vec<String> {
+    let metadata = process::capture(process::cargo().args(["metadata", "--no-deps", "--format-version", "1"]));
+    let metadata: Value = metadata.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
+    let tests = targets.filter(|target| target["kind"][0] == "test");
+    tests.filter_map(|target| target["name"].as_str().map(str::to_owned)).collect()
+}
+
 /// All packages, unless the arguments choose some. The kernel programs are for another target.
 fn scope(args: &[OsString]) -> &'static [&'static str] {
     let chosen = args
@@ -84,7 +97,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chosen_packages_replace_the_workspace() {
+    fn suites_are_integration_tests_of_all_packages() {
+        let suites = suites();
+        for suite in ["hunt", "differential", "outlive", "store", "netlink", "verify"] {
+            assert!(suites.iter().any(|name| name == suite), "{suite}: {suites:?}");
+        }
+        assert!(!suites.iter().any(|name| name == "hub_userspace" || name == "xtask"), "{suites:?}");
+    }
+
+    #[test]
+    fn package_arguments_replace_workspace() {
         for (args, whole) in [
             (&[][..], true),
             (&["failover"], true),

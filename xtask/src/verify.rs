@@ -8,7 +8,7 @@ use crate::bench;
 
 /// Loads the kernel programs and shows for each: instructions, machine code, the verifier's work, stack, maps.
 ///
-/// Nothing is attached, and all is unloaded again. Needs root: without it, it asks for it through sudo once all is built.
+/// Nothing is attached, and everything is unloaded again. Needs root, otherwise uses sudo after the build.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask verify\n  cargo xtask verify --json verify.json\n  \
                         cargo xtask verify target/release/ebpf/bpfel-unknown-none/release/bench-ebpf")]

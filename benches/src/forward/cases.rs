@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_out_the_same_is_measured_once() {
+    fn cases_with_equal_dimensions_are_measured_once() {
         let dimensions = Dimensions {
             families: vec![Family::V6, Family::V4, Family::V4],
             routes: vec![1000, 10],

@@ -165,13 +165,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_at_the_axes_are_short() {
+    fn axis_labels_are_abbreviated() {
         assert_eq!([10.0, 1000.0, 100_000.0, 1e6].map(short), ["10", "1k", "100k", "1M"]);
         assert_eq!([1.0, 2.0, 3.0, 9.0, 10.0, 30.0, 50.0].map(round), ["1", "2", "", "", "10", "", "50"]);
     }
 
     #[test]
-    fn every_program_has_a_line_in_its_panel() {
+    fn panel_has_one_line_per_program() {
         let row = |program, routes, destinations, time| {
             Row::new(program, (Family::V4, routes), (destinations, 64), &[time], &[100.0]).unwrap()
         };

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disturbed_round_moves_the_range_only() {
+    fn outlier_round_widens_range_only() {
         let bare = [100.0, 900.0, 99.0, 100.0, 101.0, 100.0, 98.0];
         let row = row(&[200.0, 210.0, 190.0, 200.0, 205.0, 2000.0, 195.0], &bare).unwrap();
         assert_eq!((row.ns_per_packet, row.ratio_to_bare, row.range), (200.0, 2.0, (190.0, 2000.0)));
@@ -153,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_changes_its_pace_moves_no_ratio() {
+    fn machine_speed_change_leaves_ratio_unchanged() {
         let row = row(&[120.0, 240.0, 240.0], &[100.0, 200.0, 100.0]).unwrap();
         assert!((row.ratio_to_bare - 1.2).abs() < 1e-9, "{}", row.ratio_to_bare);
     }
 
     #[test]
-    fn rows_are_shown_and_written() {
+    fn results_appear_in_table_and_json() {
         let missing = Missing { program: Program::Hub, family: Family::V4, routes: 7, why: "too many".to_owned() };
         let rows = vec![row(&[150.0], &[100.0]).unwrap()];
         let results = Results { rows, missing: vec![missing], notes: vec!["A note.".to_owned()] };

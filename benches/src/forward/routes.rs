@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_destination_has_a_route_of_its_own() {
+    fn destinations_have_distinct_routes() {
         for family in [Family::V4, Family::V6] {
             for (routes, destinations) in [(10, 1), (10, 10), (1000, 64), (MOST, 64_000)] {
                 let Spread::Apart(stride) = spread(routes, destinations) else { panic!("hosts") };
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_mixed_whatever_the_step() {
+    fn prefix_lengths_at_any_step_are_mixed() {
         for step in [1, 8, 16, 156] {
             let share =
                 |length| (0..1000).filter(|index| prefix(Family::V4, index * step).prefix_len() == length).count();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_routes_fit_a_configuration() {
+    fn million_routes_fit_size_limit_of_configuration() {
         let site = |number| Site::new("b", "tun-b", number);
         for family in [Family::V4, Family::V6] {
             let text = config(&[site(10), site(20)], family, 10_000);

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_shown_and_written() {
+    fn results_appear_in_table_and_json() {
         let mut times = Times::default();
         times.add([10.0, 20.0, 14.0, 24.0, 25.0, 30.0, 31.0, 40.0, 45.0, 60.0]);
         let conditions = Conditions { family: Family::V6, routes: 7, connections: 2, destinations: 3, bytes: 72 };

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_stage_follows_the_one_before() {
+    fn stages_form_one_chain_up_to_redirect() {
         for (number, stage) in Stage::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, number);
             assert!(stage.before().is_none_or(|before| before < stage && before != Stage::Bare), "{stage:?}");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_is_what_it_adds_within_a_round() {
+    fn stage_time_is_difference_within_round() {
         let round = |start: f64| std::array::from_fn(|stage| start + f64::from(u8::try_from(stage).unwrap()));
         let mut times = Times::default();
         assert_eq!((times.stage(Stage::Parse), times.share(Stage::Parse)), (None, None));

@@ -88,7 +88,7 @@ impl Upgrade<'_> {
             Ok(next)
         })?;
         let tally = Tally::since(before, programs)?;
-        ensure!(tally.garbled() == 0, "{}: {} frames came out wrong", way.name(), tally.garbled());
+        ensure!(tally.garbled() == 0, "{}: {} frames arrived corrupted", way.name(), tally.garbled());
         Ok((next, tally.sent - tally.arrived()))
     }
 

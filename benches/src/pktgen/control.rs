@@ -223,13 +223,13 @@ mod tests {
         763292pps 390Mb/sec (390805504bps) errors: 39664\n";
 
     #[test]
-    fn reads_what_a_run_came_to() {
+    fn outcome_of_finished_run_is_parsed() {
         let expected = Outcome { sent: 10_000_000, errors: 39_664, microseconds: 13_101_142 };
         assert_eq!(parse(RUN).unwrap(), expected);
     }
 
     #[test]
-    fn a_device_that_has_not_run_has_no_outcome() {
+    fn outcome_of_unfinished_run_is_error() {
         for (result, says) in
             [("Result: Idle\n", "Idle"), ("Result: OK: count=1000\n", "count=1000"), ("", "no result")]
         {
@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_tells_what_it_has() {
+    fn thread_status_names_its_device() {
         assert_eq!(stopped_or_running("Running: \nStopped: eth1@0 \nResult: OK: add_device=eth1@0\n"), Some("eth1@0"));
         assert_eq!(stopped_or_running("Running: \nStopped: \nResult: OK: rem_device_all\n"), None);
     }
 
     #[test]
-    fn threads_share_rate_and_frames() {
+    fn rate_and_frames_are_split_among_threads() {
         let frames = |source: &str, destination: &str, burst| Frames {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_come_from_the_classes() {
+    fn latency_percentiles_come_from_histogram_classes() {
         let mut counts = vec![0; 10];
         (counts[1], counts[3]) = (98, 1);
         assert_eq!(latency(&counts, 350), Some(Latency { median: 0.2, p99: 0.35, most: 0.35 }));

@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_limit_to_the_resolution() {
+    fn search_finds_limit_within_resolution() {
         for limit in [20_000, 123_456, 500_000, 999_999] {
             let (found, trials) = find(limit, 1_000_000, 0.01);
             let found = found.unwrap();
@@ -50,13 +50,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_that_always_loses_has_no_rate() {
+    fn search_with_constant_loss_finds_no_rate() {
         assert_eq!(find(0, 1_000_000, 0.01).0, None);
         assert_eq!(find(0, 1, 0.5), (None, 0));
     }
 
     #[test]
-    fn a_trial_that_fails_ends_the_search() {
+    fn search_with_failed_trial_returns_its_error() {
         assert_eq!(highest(1000, 0.1, |_| Err("no frames")), Err("no frames"));
     }
 }

@@ -75,7 +75,7 @@ pub struct Results {
 impl Results {
     /// The rows of a subject in one family, and the result for its target.
     pub fn add(&mut self, rows: Vec<Row>) {
-        self.notes.extend(judge(&rows));
+        self.notes.extend(target_note(&rows));
         self.rows.extend(rows);
     }
 
@@ -93,7 +93,7 @@ impl Results {
 
 /// The target: how much more the last hub costs than the first. Where each has a floor of its own, what the floor grows
 /// by is the devices' cost and not the hub's.
-fn judge(rows: &[Row]) -> Option<String> {
+fn target_note(rows: &[Row]) -> Option<String> {
     let hubs: Vec<&Row> = rows.iter().filter(|row| row.measured.program != Program::Bare).collect();
     let floors = rows.iter().filter(|row| row.measured.program == Program::Bare).count();
     let [first, .., last] = hubs[..] else { return None };
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_say_what_varies() {
+    fn row_names_varied_dimension_and_value() {
         let row = row(Subject::NextHops, 64, Program::Hub, [&[220.0], &[100.0], &[200.0]]);
         let expected = serde_json::json!({
             "bench": "scale", "program": "hub", "family": 4, "routes": 1, "destinations": 1, "packet_bytes": 64,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_judged_without_that_of_the_devices() {
+    fn growth_verdict_excludes_growth_of_devices() {
         let (bare, few, wide, many) = ([100.0], [200.0], [150.0], [310.0]);
         let subject = Subject::Selectors;
         let hubs = |many: &[f64]| {
@@ -191,8 +191,8 @@ mod tests {
                 row(subject, 64, Program::Hub, [many, &bare, &few]),
             ]
         };
-        assert!(judge(&hubs(&[219.0])).unwrap().starts_with("target reached"));
-        assert!(judge(&hubs(&[221.0])).unwrap().starts_with("target MISSED"));
+        assert!(target_note(&hubs(&[219.0])).unwrap().starts_with("target reached"));
+        assert!(target_note(&hubs(&[221.0])).unwrap().starts_with("target MISSED"));
         // 1.55 times as much, of which the floor is 1.5.
         let subject = Subject::NextHops;
         let rows = vec![
@@ -201,7 +201,7 @@ mod tests {
             row(subject, 64, Program::Bare, [&wide, &wide, &bare]),
             row(subject, 64, Program::Hub, [&many, &wide, &few]),
         ];
-        let said = judge(&rows).unwrap();
+        let said = target_note(&rows).unwrap();
         assert!(said.starts_with("target reached") && said.contains("1.033"), "{said}");
     }
 }

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cover_has_all_slots_and_no_other() {
+    fn cover_contains_exactly_requested_slots() {
         for (first, count) in [(0, 1), (0, 400), (400, 400), (3, 5), (1023, 2), (0, 4096)] {
             let slots: HashSet<IpNet> =
                 (first..first + count).map(|slot| routes::network(Family::V4, FIRST + slot * SLOT, 24)).collect();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn variants_differ_in_nothing_else() {
+    fn variants_differ_only_in_varied_dimension() {
         for family in [Family::V4, Family::V6] {
             for (subject, few, many) in
                 [(Subject::NextHops, 2, 64), (Subject::Connections, 10, 4000), (Subject::Selectors, 1, 10_000)]
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_slot_has_one_route_by_one_connection() {
+    fn slots_have_one_route_each() {
         let plan = plan(Subject::Connections, Variant::Count(10), 4000, Family::V4);
         let destinations: HashSet<_> = values(&plan.config, "destination").into_iter().collect();
         // And the sender's own.

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_iperf3_writes() {
+    fn iperf3_report_is_parsed() {
         let json = r#"{ "start": { "version": "iperf 3.12" }, "intervals": [], "end": {
             "streams": [{ "sender": { "socket": 5, "bytes": 5 }, "receiver": {} }],
             "sum_sent": { "start": 0, "end": 3.0, "seconds": 3.0, "bytes": 2097152000, "bits_per_second": 5592405333.3,
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_iperf3_says_went_wrong() {
+    fn iperf3_error_is_reported() {
         let json = r#"{ "start": {}, "intervals": [], "end": {}, "error": "unable to connect to server: timed out" }"#;
         assert!(parse(json, 1).unwrap_err().to_string().contains("timed out"));
         assert!(parse("", 1).is_err());
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_who_listens() {
+    fn listener_is_found_by_port() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
             0: 01140A0A:1451 00000000:0000 0A 00000000:00000000\n   \
             1: 01140A0A:1F90 00000000:0000 0A 00000000:00000000\n   \

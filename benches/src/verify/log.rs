@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_verifiers_statistics() {
+    fn verifier_statistics_are_parsed() {
         let log = "verification time 2213 usec\nstack depth 192+0+64\nprocessed 4321 insns (limit 1000000)\n";
         let expected = Statistics { stack_bytes: vec![192, 0, 64], verification_microseconds: 2213 };
         assert_eq!(parse(log), Some(expected));

@@ -56,7 +56,7 @@ impl fmt::Display for Removed {
             parts.push(format!("{} programs on interfaces", self.programs));
         }
         match parts.is_empty() {
-            true => f.write_str("no agent has left anything here"),
+            true => f.write_str("nothing to remove"),
             false => write!(f, "removed: {}", parts.join("; ")),
         }
     }

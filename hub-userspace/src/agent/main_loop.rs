@@ -84,8 +84,8 @@ impl Agent {
         let recording = record.map(Recording::create).transpose()?.flatten();
         if old_agent_runs() {
             warn!(
-                "an agent of version 0.1 runs in this network namespace, and two undo each other's routes: stop it, then \
-                 start this one again"
+                "an agent of version 0.1 runs in this network namespace, and two agents would undo each other's \
+                 routes: stop it, then start this one again"
             );
         }
         let (mut datapath, inherited) = Dataplane::start(&config.dataplane, instance)?;
@@ -168,7 +168,7 @@ impl Agent {
             }
         };
         if timeout(HEAR_WITHIN, heard).await.is_err() {
-            warn!("the SAs are not known yet: until they are, the selectors of the file are in force");
+            warn!("the SAs are not known yet: the file's selectors are in force until then");
         }
     }
 
@@ -202,7 +202,7 @@ impl Agent {
     /// As [`Self::handle`], for events whose result nobody waits for: an error is logged.
     fn follow(&mut self, event: Event) {
         if let Err(error) = self.handle(event) {
-            error!("{error:#}; what was in force stays so, next try in {} s", RETRY.as_secs());
+            error!("{error:#}; the previous state stays in force; next attempt in {} s", RETRY.as_secs());
         }
     }
 

@@ -56,9 +56,9 @@ impl World {
             let (Some(agreed), Some(state)) = (self.negotiated.get(&name), self.states.get(&name)) else { continue };
             let selectors = texts(agreed);
             if selectors.is_empty() {
-                info!(connection = name, "no SA: nothing is admitted from it");
+                info!(connection = name, "no SA: packets from the connection are dropped");
             } else {
-                info!(connection = name, "SAs are for {}", selectors.join(", "));
+                info!(connection = name, "SAs cover {}", selectors.join(", "));
             }
             for problem in self.selector_problems(&name) {
                 warn!(connection = name, "{problem}");
@@ -81,13 +81,14 @@ impl World {
     /// Parts of a connection's SAs that are not admitted, with the reason.
     pub(super) fn selector_problems(&self, name: &str) -> Vec<String> {
         let unreadable = self.tunnels.tunnels.get(name).map(|tunnel| tunnel.unreadable()).unwrap_or_default();
-        let unreadable =
-            unreadable.into_iter().map(|text| format!("the traffic selector {text} is not understood: not admitted"));
+        let unreadable = unreadable
+            .into_iter()
+            .map(|text| format!("the traffic selector {text} is not supported: its packets are dropped"));
         let slot = self.ids.policy.connections.get(name);
         let truncated = slot.filter(|slot| self.policy.truncated.contains(slot)).map(|_| {
             format!(
-                "its SAs have more limits to protocols and ports than the kernel program has room for ({RULES_PER_ENTRY} for \
-                 a pair of addresses): the rest is not admitted"
+                "its SAs have more protocol and port restrictions than the kernel program has room for \
+                 ({RULES_PER_ENTRY} for a pair of addresses): packets of the others are dropped"
             )
         });
         let follows =
@@ -119,8 +120,8 @@ impl World {
         }
         let next = match tunnel.ipsec.start {
             StartAction::Start => "the hub tries again by itself",
-            StartAction::Trap => "the next packet to it begins it",
-            StartAction::None => "the site has to begin it (start = \"none\")",
+            StartAction::Trap => "the next packet to it initiates it",
+            StartAction::None => "the site has to initiate it (start = \"none\")",
         };
         let status = |missing: MissingSelectors| {
             let why = match state.fault {

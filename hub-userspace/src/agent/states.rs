@@ -102,13 +102,14 @@ impl World {
         let interface = &connection.interface;
         match (state, self.host.link(interface)) {
             (State::Up, _) => None,
-            (State::AdminDown, _) => Some("taken down by hand".to_owned()),
+            (State::AdminDown, _) => Some("administratively down".to_owned()),
             (State::HoldDown, _) if self.liveness.get(name).is_some_and(ConnectionLiveness::is_unknown) => {
                 Some(self.ipsec_reason(name).unwrap_or_else(|| self.health_reason(name)))
             }
-            (State::HoldDown, _) => {
-                Some(format!("well again, and up after {:?} without another failure (up_delay)", connection.up_delay))
-            }
+            (State::HoldDown, _) => Some(format!(
+                "healthy again, hold-down: up after {:?} without another failure (up_delay)",
+                connection.up_delay
+            )),
             (State::Down, None) => Some(self.problems.get(interface).cloned().unwrap_or_else(|| missing(interface))),
             (State::Down, Some(link)) if !link.admin_up => {
                 Some(format!("interface {interface} is down: `ip link set {interface} up`"))
@@ -142,7 +143,7 @@ impl World {
         let destination = check.map(|check| check.destination.to_string()).unwrap_or_default();
         let report = self.health.get(name).cloned().unwrap_or_default();
         match (report.problem, report.verdict) {
-            (Some(problem), _) => format!("the health check of {destination} cannot be made: {problem}"),
+            (Some(problem), _) => format!("the health check of {destination} cannot run: {problem}"),
             (None, Some(verdict)) => format!("health check: {destination} {verdict}"),
             (None, None) => format!("health check: {destination} has not replied yet"),
         }

@@ -33,12 +33,12 @@ pub(super) async fn guard(Extension(peer): Extension<Peer>, request: Request, ne
     peer.entry.asks();
     let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
     if !is_reading && !peer.is_root {
-        return failure(StatusCode::FORBIDDEN, "changes are for root alone: run as root");
+        return failure(StatusCode::FORBIDDEN, "only root can make changes: run as root");
     }
     let (parts, body) = request.into_parts();
     match timeout(BODY_WITHIN, to_bytes(body, LARGEST_BODY)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
-        Ok(Err(_)) => failure(StatusCode::PAYLOAD_TOO_LARGE, "the request is cut off, or longer than 8 KiB"),
-        Err(_) => failure(StatusCode::REQUEST_TIMEOUT, "the request did not come within 5 seconds"),
+        Ok(Err(_)) => failure(StatusCode::PAYLOAD_TOO_LARGE, "the request is truncated, or longer than 8 KiB"),
+        Err(_) => failure(StatusCode::REQUEST_TIMEOUT, "the request did not arrive within 5 seconds"),
     }
 }

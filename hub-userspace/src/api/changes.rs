@@ -145,7 +145,7 @@ async fn reload(
 ) -> Response {
     match query {
         Ok(Query(ReloadQuery { confirm: Some(0) })) => {
-            failure(StatusCode::BAD_REQUEST, "confirm: at least one second is needed")
+            failure(StatusCode::BAD_REQUEST, "confirm must be at least one second")
         }
         Ok(Query(ReloadQuery { confirm })) => {
             let confirm = confirm.map(|seconds| Duration::from_secs(seconds.into()));

@@ -37,7 +37,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(60);
 /// Pause between attempts while the socket's backlog is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(10);
-const ANOTHER_VERSION: &str = "the agent answers something else: it may be of another version";
+const ANOTHER_VERSION: &str = "unexpected answer from the agent: it may be of another version";
 
 /// The agent, reached through its socket.
 pub struct Client {
@@ -185,7 +185,7 @@ impl AsyncWrite for AskFirst {
 
 async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T> {
     match deadline {
-        Some(deadline) => timeout_at(deadline, work).await.map_err(|_| anyhow!("it takes too long")),
+        Some(deadline) => timeout_at(deadline, work).await.map_err(|_| anyhow!("timed out")),
         None => Ok(work.await),
     }
 }
@@ -194,7 +194,7 @@ impl PendingAnswer {
     pub async fn bytes(self) -> Result<Bytes> {
         let Self { body, deadline } = self;
         let collected = within(deadline, body.collect()).await.and_then(|done| Ok(done?.to_bytes()));
-        collected.context("the agent's answer is cut off")
+        collected.context("the agent's answer is truncated")
     }
 
     pub async fn text(self) -> Result<String> {

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_idle_connection_makes_room() {
+    fn oldest_idle_connection_is_closed_at_limit() {
         let connections = Connections::default();
         let all: Vec<_> = (0..MOST).map(|_| connections.admit(true).expect("there is room")).collect();
         all[0].asks();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_ends_while_all_ask() {
+    fn busy_connections_at_limit_reject_new_one() {
         let connections = Connections::default();
         let all: Vec<_> = (0..MOST).map(|_| connections.admit(true).expect("there is room")).collect();
         for entry in &all {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn others_keep_root_out_neither_idle_nor_asking() {
+    fn unprivileged_connections_leave_room_for_root() {
         let connections = Connections::default();
         let root = connections.admit(true).expect("there is room");
         let others: Vec<_> = (0..MOST - FOR_ROOT).map(|_| connections.admit(false).expect("there is room")).collect();

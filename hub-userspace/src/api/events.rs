@@ -62,14 +62,14 @@ impl Client {
     pub async fn follow(&self, mut handle: impl FnMut(&ConnectionEvent) -> Result<()>) -> Result<()> {
         let mut answer = self.ask(Method::GET, EVENTS, None, None).await?;
         let mut rest = Vec::new();
-        while let Some(bytes) = answer.chunk().await.context("the agent has gone")? {
+        while let Some(bytes) = answer.chunk().await.context("the agent has stopped")? {
             rest.extend_from_slice(&bytes);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
                 let event = serde_json::from_slice(&line);
-                handle(&event.context("the agent tells something else: it may be of another version")?)?;
+                handle(&event.context("unexpected event from the agent: it may be of another version")?)?;
             }
         }
-        bail!("the agent has gone")
+        bail!("the agent has stopped")
     }
 }

@@ -124,7 +124,7 @@ async fn object(state: &AppState, id: ObjectId) -> Response {
     }
     let is_it = |found: &&SetAside| found.kind == id.kind() && found.name == name;
     let reason = config.provenance.set_aside.iter().find(is_it).map(|found| found.reason.clone());
-    let missing = format!("there is no {id}: `vpnhub {} list` shows those that there are", id.kind().replace('_', "-"));
+    let missing = format!("there is no {id}: see `vpnhub {} list`", id.kind().replace('_', "-"));
     let (sender, answer) = oneshot::channel();
     drop(state.changes.send(ChangeRequest::Stored(id, sender)).await);
     match answer.await.ok().flatten() {

@@ -33,7 +33,7 @@ pub(super) async fn peer_config(
     Query(parameters): Query<Parameters>,
 ) -> Response {
     if parameters.secret && !peer.is_root {
-        return failure(StatusCode::FORBIDDEN, "secrets are for root alone: run as root");
+        return failure(StatusCode::FORBIDDEN, "only root can read secrets: run as root");
     }
     let (sender, answer) = oneshot::channel();
     // If the receiver is gone, the request is dropped together with its answer channel.

@@ -19,13 +19,13 @@ pub(super) struct RenegotiateQuery {
     children: bool,
 }
 
-/// What strongSwan has begun.
+/// The commands that strongSwan executes.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Renegotiation {
     /// One sentence for the user, without a full stop.
     pub message: String,
     /// Such as `initiate vpnhub-shanghai`; empty if nothing is missing.
-    pub begun: Vec<String>,
+    pub commands: Vec<String>,
 }
 
 pub(super) async fn renegotiate(
@@ -50,14 +50,14 @@ pub(super) async fn renegotiate(
     let (answer, answered) = oneshot::channel();
     drop(state.agent.send(Request::Renegotiate { name: name.clone(), children, answer }).await);
     match answered.await {
-        Ok(Ok(begun)) => {
-            let message = match begun.is_empty() {
+        Ok(Ok(commands)) => {
+            let message = match commands.is_empty() {
                 true => {
                     format!("connection {name}: nothing to negotiate, its SAs admit all selectors of the configuration")
                 }
-                false => format!("connection {name}: strongSwan has begun to {}", begun.join(", ")),
+                false => format!("connection {name}: strongSwan has started: {}", commands.join(", ")),
             };
-            Json(Renegotiation { message, begun }).into_response()
+            Json(Renegotiation { message, commands }).into_response()
         }
         Ok(Err(why)) => failure(StatusCode::CONFLICT, why),
         Err(_) => stopping(),

@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Answer when there are too many connections.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-    content-length: 67\r\n\r\n{\"error\":\"the agent answers too many others already: try it later\"}";
+    content-length: 67\r\n\r\n{\"error\":\"too many open connections to the agent: try again later\"}";
 
 impl Socket {
     /// Serves requests, one task each, until the runtime ends.
@@ -69,7 +69,7 @@ async fn serve(file: Arc<SocketFile>, mut listener: UnixListener, router: Router
                 }
                 Err(error) => {
                     if !is_refused {
-                        warn!("no connection to the control socket can be taken: {error}");
+                        warn!("cannot accept a connection on the control socket: {error}");
                     }
                     is_refused = true;
                     sleep(PAUSE).await;
@@ -175,7 +175,7 @@ mod tests {
     use super::BUSY;
 
     #[test]
-    fn answer_to_one_too_many_is_as_long_as_it_says() {
+    fn busy_response_has_correct_content_length() {
         let text = std::str::from_utf8(BUSY).expect("a text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());

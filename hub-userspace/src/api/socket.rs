@@ -91,14 +91,14 @@ impl SocketFile {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match made {
             Ok(listener) => {
-                info!("the socket {} was removed: made again", self.path.display());
+                info!("the socket {} was removed: created again", self.path.display());
                 state.failure = None;
                 Some(listener)
             }
             Err(error) => {
                 let failure = format!("{error:#}");
                 if state.failure.as_ref() != Some(&failure) {
-                    warn!("the socket {} was removed, and cannot be made again: {failure}", self.path.display());
+                    warn!("the socket {} was removed and cannot be created again: {failure}", self.path.display());
                 }
                 state.failure = Some(failure);
                 None
@@ -142,7 +142,7 @@ impl SocketFile {
         let mode = match self.group.map(owned) {
             Some(Ok(())) => 0o660,
             Some(Err(error)) => {
-                warn!("the group {GROUP} may not open {}: {error}", self.path.display());
+                warn!("the group {GROUP} cannot open {}: {error}", self.path.display());
                 0o600
             }
             None => 0o600,
@@ -175,7 +175,7 @@ mod tests {
     use super::group_id;
 
     #[test]
-    fn group_is_found_by_its_whole_name() {
+    fn group_id_is_found_by_exact_name() {
         let groups = "root:x:0:\nvpnhub-old:x:7:\nbroken\nvpnhub:x:998:anna,ben\nvpnhub:x:999:\n";
         assert_eq!(group_id(groups, "vpnhub"), Some(998));
         assert_eq!(group_id(groups, "vpn"), None);

@@ -175,9 +175,13 @@ fn confirm_time(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "write whole seconds, from 1s to 1h".to_owned())
 }
 
-/// Runs the command. An error is printed as one sentence on standard error, with exit status 1.
-pub async fn run(cli: Cli) -> ExitCode {
-    match execute(cli).await {
+/// Runs the command of the process's arguments. An error is printed as one sentence on standard error, with exit status
+/// 1.
+///
+/// Here, not in the binary: a caller of an async function compiles that function and all that it awaits once more.
+#[tokio::main(worker_threads = 2)]
+pub async fn main() -> ExitCode {
+    match execute(Cli::parse()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("vpnhub: {error:#}");
@@ -220,14 +224,14 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
                 let text = printed(event, table::event, cli.output)?;
                 // Flush immediately, also into a pipe. Handle its end as an error instead of panicking.
                 let mut out = io::stdout().lock();
-                out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("nobody reads the events any more")
+                out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write the events")
             };
             client.follow(show).await?;
             String::new()
         }
         Command::Protect { config, state, instance } => {
             match guard::protect(&in_force(&config, &state, &instance)?).await? {
-                true => "the sites' interfaces are closed until the agent runs\n".to_owned(),
+                true => "forwarding from and to the sites is blocked until the agent runs\n".to_owned(),
                 false => "nothing to change: already in effect\n".to_owned(),
             }
         }
@@ -248,7 +252,7 @@ fn in_force(config: &Path, state: &Path, instance: &Instance) -> Result<Config> 
     match InitialConfig::open(config, state, instance.as_str()) {
         Ok(mut start) => Ok(start.take_config()),
         Err(error) if error.is::<StoreError>() => {
-            eprintln!("vpnhub: without the objects of the store: {error}");
+            eprintln!("vpnhub: objects of the store are not included: {error}");
             Ok(load(config)?.config)
         }
         Err(error) => Err(error),

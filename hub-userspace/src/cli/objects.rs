@@ -50,20 +50,20 @@ pub enum RouteCommand {
         /// Destination.
         #[arg(value_name = "PREFIX", value_parser = parse_destination)]
         destination: IpNet,
-        /// Connection that leads there; needed where the destination has several routes.
+        /// Connection that leads there; required if the destination has several routes.
         #[arg(long, value_name = "NAME")]
         next_hop: Option<String>,
     },
-    /// Changes a route's weight, or whether it is published; adds the route where there is none.
+    /// Changes a route's weight, or whether it is published; adds the route if it does not exist.
     #[command(group(ArgGroup::new("value").required(true).multiple(true).args(["weight", "publish"])))]
     Set {
         /// Destination.
         #[arg(value_name = "PREFIX", value_parser = parse_destination)]
         destination: IpNet,
-        /// Connection that leads there; needed where the destination has several routes, or none.
+        /// Connection that leads there; required if the destination has several routes, or none.
         #[arg(long, value_name = "NAME")]
         next_hop: Option<String>,
-        /// Part of the destination's flows, beside other routes to it; 0 is standby.
+        /// Relative share of the destination's flows; 0 is standby.
         #[arg(long, value_name = "0..100", value_parser = value_parser!(u8).range(0..=100))]
         weight: Option<u8>,
         /// Whether it is installed in the host's routing table.
@@ -91,7 +91,7 @@ pub enum NamedCommand<K: Args> {
         #[command(flatten)]
         from: From,
     },
-    /// Changes keys of one, the others stay; adds it where there is none. With --from all other keys go.
+    /// Changes keys of one and leaves the others; adds it if it does not exist. With --from, removes all other keys.
     Set {
         #[arg(value_name = "NAME")]
         name: String,
@@ -136,7 +136,7 @@ pub enum ConnectionCommand {
 
 pub type CustomerGatewayCommand = NamedCommand<CustomerGatewayKeys>;
 
-/// Where keys are from that have no flag.
+/// Source of the keys that have no flag.
 #[derive(Debug, Args)]
 pub struct From {
     /// TOML file with the keys, including `[ipsec]`; - is standard input. Flags take precedence.
@@ -295,7 +295,7 @@ fn fragment(id: &ObjectId, file: &Path) -> Result<Keys> {
     match below.map(|below| below.remove(&name)) {
         None => {}
         Some(Some(Value::Object(keys))) => root = keys,
-        Some(_) => bail!("{shown} has a {} of another name than {name}", id.kind().replace('_', " ")),
+        Some(_) => bail!("{shown} has a {} with another name than {name}", id.kind().replace('_', " ")),
     }
     Ok(root)
 }
@@ -307,7 +307,7 @@ pub async fn route(command: RouteCommand, client: &Client, output: Output) -> Re
         RouteCommand::Show { destination } => {
             let routes = client.routes_to(destination).await?;
             if routes.is_empty() {
-                bail!("there is no route to {destination}: `vpnhub route list` shows those that there are");
+                bail!("there is no route to {destination}: see `vpnhub route list`");
             }
             return printed(&*routes, table::routes, output);
         }

@@ -44,7 +44,7 @@ pub fn status(FullStatus { status, store }: &FullStatus) -> String {
     let notes = notes.concat();
     let strangers = match status.strangers.is_empty() {
         true => String::new(),
-        false => format!("  to sites, from interfaces that are no attachment: {}\n", reasons(&status.strangers)),
+        false => format!("  to sites, from interfaces that are not attachments: {}\n", reasons(&status.strangers)),
     };
     let notes_of_configuration = notes_of_configuration(status, store.as_ref());
     format!(
@@ -71,10 +71,10 @@ fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>) -> Strin
         Confirmation::Pending { until } => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
             let left = (until - now).max(0.0);
-            format!("the last reload ends in {left:.0} s: `vpnhub confirm` keeps it\n")
+            format!("the last reload is reverted in {left:.0} s, unless `vpnhub confirm` confirms it\n")
         }
-        Confirmation::Reverted => "the last reload was not confirmed: what was in force before it is in force, until \
-                                   the files are edited or `vpnhub reload`\n"
+        Confirmation::Reverted => "the last reload was not confirmed: the configuration before it is in force until \
+            the files are edited or `vpnhub reload` is run\n"
             .to_owned(),
     });
     let notes: String = store.into_iter().chain(set_aside).chain(confirmation).collect();
@@ -95,7 +95,8 @@ pub fn without_agent(status: &WithoutAgent) -> String {
     }
     right(&mut connections, &[1, 2, 3, 4, 5]);
     format!(
-        "no agent runs: the datapath goes on as it is, and nothing fails over; start the agent\n\n{interfaces}\n\n\
+        "no agent runs: the datapath forwards with its last tables, without failover; start the agent\n\n\
+         {interfaces}\n\n\
          {connections}\n\ndropped            {}\nleft to the kernel {}\n",
         reasons(&status.drops),
         reasons(&status.passes),

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_cut_out_of_all_that_is_around_them() {
+    fn route_sections_are_extracted_from_file() {
         for text in [
             ROUTE.to_owned(),
             format!("{ROUTE}\n{ROUTE}"),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_cut_is_none() {
+    fn route_text_in_other_context_is_not_extracted() {
         for text in [
             // In a string, in a list; with the marker in the text.
             format!("gateway.name = '''\n{ROUTE}[vpc]\n'''\n"),

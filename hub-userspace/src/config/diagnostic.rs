@@ -274,7 +274,8 @@ impl<'t> DiagnosticReport<'t> {
         let mut found: Vec<Diagnostic> = self.found.into_iter().map(|found| found.diagnostic).collect();
         if let omitted @ 1.. = self.errors + self.warnings - found.len() {
             let severity = if self.errors > MOST_FOUND { Severity::Error } else { Severity::Warning };
-            let problem = Problem::new(format!("{omitted} more are not listed")).help("correct the others first");
+            let problem = Problem::new(format!("{omitted} more errors or warnings are not listed"))
+                .help("correct the listed ones first");
             found.push(Diagnostic { severity, ..Diagnostic::whole_file(problem) });
         }
         found

@@ -246,7 +246,7 @@ impl Routes {
     }
 
     fn sentences(&self) -> Vec<String> {
-        let name = |route: &Route| format!("route to {} by {}", route.destination, route.next_hop);
+        let name = |route: &Route| format!("route to {} via {}", route.destination, route.next_hop);
         let list = |what: &str, sentences: Vec<String>| match sentences.len() {
             ..=MOST_LISTED => sentences,
             count => vec![format!("{count} routes {what}")],

@@ -113,7 +113,7 @@ impl SectionReader<'_, '_> {
         if let Some(Located { value: SelectorSource::Ike, at }) = connection.selectors
             && section.lacks("ipsec")
         {
-            let problem = Problem::new("nothing is negotiated for this connection");
+            let problem = Problem::new("the connection has no [ipsec] section to negotiate with");
             let help = format!("add [{}], or write selectors = \"xfrm\"", section.path_of("ipsec"));
             report.error(at, section.path_of("selectors"), problem.help(help));
         }

@@ -119,7 +119,7 @@ pub fn read_texts(path: &Path) -> Result<Vec<SourceText>, Box<Diagnostic>> {
             }
             if texts.len() > MOST_FILES {
                 return Err(whole(
-                    Problem::new(format!("more than {MOST_FILES} files are included")).help("join some of them"),
+                    Problem::new(format!("more than {MOST_FILES} files are included")).help("merge some of them"),
                 ));
             }
             let text = read_text(&file, &mut left).map_err(|problem| {
@@ -154,8 +154,8 @@ fn matching(main: &Path, pattern: &str) -> Result<Vec<PathBuf>, Problem> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let is_pattern = |text: &str| text.contains(['*', '?']);
     if is_pattern(&folder.to_string_lossy()) || name.is_empty() {
-        let problem = Problem::new(format!("include: {} cannot be read as a pattern", quoted(pattern)));
-        return Err(problem.help("write * and ? in the file's name alone, such as \"routes.d/*.toml\""));
+        let problem = Problem::new(format!("include: {} is not a valid pattern", quoted(pattern)));
+        return Err(problem.help("use * and ? only in the file's name, such as \"routes.d/*.toml\""));
     }
     if !is_pattern(&name) {
         return Ok(vec![path]);
@@ -215,7 +215,7 @@ fn read_text(path: &Path, left: &mut u64) -> Result<String, Problem> {
     let mut bytes = Vec::new();
     file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
-        Problem::new("the file is larger than 64 MiB, together with those before it").help("is this the right file?")
+        Problem::new("this file and those before it are larger than 64 MiB in total").help("is this the right file?")
     })?;
     String::from_utf8(bytes).map_err(|error| not_text(&error))
 }
@@ -227,7 +227,7 @@ fn unreadable(error: &io::Error) -> Problem {
             Problem::new("this is a directory").help("name the file in it with --config FILE")
         }
         io::ErrorKind::PermissionDenied => {
-            Problem::new("no permission to read the file").help("run as root, or give this user the right to read it")
+            Problem::new("no permission to read the file").help("run as root, or let this user read it")
         }
         _ => Problem::new(format!("the file cannot be read: {error}")).help("name another with --config FILE"),
     }
@@ -236,7 +236,7 @@ fn unreadable(error: &io::Error) -> Problem {
 fn not_text(error: &std::string::FromUtf8Error) -> Problem {
     let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
     let line = before.split(|&byte| byte == b'\n').count();
-    Problem::new(format!("the file is not UTF-8 text: line {line} has a byte that is none"))
+    Problem::new(format!("the file is not UTF-8 text: line {line} has an invalid byte"))
         .help("save the file in UTF-8; is this the right file?")
 }
 
@@ -245,7 +245,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn stars_and_question_marks_stand_for_parts_of_names() {
+    fn wildcards_match_parts_of_file_names() {
         for (pattern, name, expected) in [
             ("*.toml", "a.toml", true),
             ("*.toml", ".a.toml", false),

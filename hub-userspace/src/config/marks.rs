@@ -36,17 +36,16 @@ pub(super) fn mark(value: &DeValue<'_>) -> Result<Mark, Problem> {
     };
     let bits = mask & !flag;
     let problem = if !flag.is_power_of_two() {
-        Problem::new(format!("the value of {shown} is not one bit"))
-            .help("set one bit, which says that a packet is admitted, such as 0x10000000")
+        Problem::new(format!("the value of {shown} is not one bit")).help("set one bit, such as 0x10000000")
     } else if mask & flag == 0 {
         Problem::new(format!("the mask of {shown} does not have the bit of the value"))
-            .help(format!("write \"{flag:#x}/{:#x}\" if the rest is meant", mask | flag))
+            .help(format!("write \"{flag:#x}/{:#x}\" if the other bits are right", mask | flag))
     } else if bits > flag {
         Problem::new(format!("the mask of {shown} has bits above the value's"))
             .help("choose a value bit above all others of the mask")
     } else if !is_one_run(bits) {
         Problem::new(format!("the mask of {shown} has gaps below the value's bit"))
-            .help("let the mask's other bits follow one another: they are a number")
+            .help("make the mask's other bits contiguous: they hold a number")
     } else if !NUMBER_BITS.contains(&bits.count_ones()) {
         let (least, most) = NUMBER_BITS.into_inner();
         Problem::new(format!("the mask of {shown} has {} bits below the value's", bits.count_ones()))
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flag_over_one_run_of_bits_is_a_mark() {
+    fn mark_with_flag_above_contiguous_bits_is_accepted() {
         for (text, flag, mask) in [
             ("0x10000000/0x1fff0000", 0x1000_0000, 0x1fff_0000),
             ("0x80000000/0x807fff00", 0x8000_0000, 0x807f_ff00),
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bits_are_not_a_mark() {
+    fn mark_with_other_bits_is_rejected() {
         for text in [
             "",
             "0x10000000",
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_are_enough_for_so_many_connections_and_no_more() {
+    fn mark_bits_are_minimal_for_connection_count() {
         for connections in [1, 253, 254, 509, 510, 4000] {
             let bits = bits_for(connections);
             let mark = |bits: u32| Mark { flag: 1 << bits, mask: (2 << bits) - 1 };

@@ -112,7 +112,7 @@ fn check_size(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) {
     let routes: usize = texts.iter().map(|(_, text)| text.matches("[[route]]").count()).sum();
     for (count, most, what) in [(lines, MOST_LINES, "lines"), (routes, MOST_ROUTES, "routes")] {
         if count > most {
-            let problem = Problem::new(format!("more than {most} {what}, all files together"));
+            let problem = Problem::new(format!("more than {most} {what} in all files together"));
             report.error(0, "", problem.help("is this the right file?"));
         }
     }
@@ -122,7 +122,7 @@ fn check_size(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) {
 fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) {
     if let (Some(first), Some(second)) = (&draft.vpc, &more.vpc) {
         let place = report.place(second.at, first.at);
-        let problem = Problem::new(format!("there is a [vpc] already ({place})")).help("remove one of the two");
+        let problem = Problem::new(format!("[vpc] is already defined ({place})")).help("remove one of the two");
         report.error(second.at, "vpc", problem);
     }
     // Only the main file may have these sections.

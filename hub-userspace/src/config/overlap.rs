@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_later_is_judged_against_the_earlier() {
+    fn conflict_is_reported_at_later_claim() {
         let inside = claims(&[("10.0.0.0/8", 1), ("10.1.0.0/16", 2)]);
         let contains = claims(&[("10.1.0.0/16", 2), ("10.0.0.0/8", 1)]);
         let expected = |relation| vec![Conflict { claim: 1, earlier: 0, relation }];
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn one_pass_finds_what_the_definition_says() {
+    fn conflicts_in_one_pass_equal_definition() {
         let mut state = 7_u32;
         let mut random = |below: u32| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

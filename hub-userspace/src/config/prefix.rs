@@ -80,7 +80,7 @@ fn prefix_length(text: &str, address: IpAddr, length: &str) -> Read<u8> {
     match length.parse::<u8>() {
         Ok(length) if digits_only && length <= longest => Ok(length),
         Err(error) if !digits_only && *error.kind() != IntErrorKind::PosOverflow => {
-            Err(Problem::new(format!("{} has no number for its length", quoted(text))).help(range))
+            Err(Problem::new(format!("{} has a prefix length that is not a number", quoted(text))).help(range))
         }
         _ => Err(Problem::new(format!("{} has a prefix length of {}", quoted(text), quoted(length).trim_matches('"')))
             .help(range)),
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_with_a_mistake_say_what_to_write() {
+    fn malformed_prefix_error_suggests_correction() {
         let cases = [
             ("10.10.10.1/24", "\"10.10.10.0/24\" for the network"),
             ("10.10.10.1", "\"10.10.10.1/32\""),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_that_contain_unusable_ones_are_usable() {
+    fn prefix_containing_unusable_ones_is_usable() {
         for text in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "fe00::/7", "10.0.0.0/8", "64:ff9b::/96"] {
             let prefix = parse_prefix(text).expect(text);
             assert_eq!(unusable(&prefix, Purpose::Forwarding), None, "{text}");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn link_addresses_may_stand_in_selectors_only() {
+    fn link_local_prefix_is_usable_in_selectors_only() {
         let prefix = parse_prefix("169.254.10.0/30").expect("a prefix");
         assert_eq!(unusable(&prefix, Purpose::Selector), None);
         assert_eq!(unusable(&prefix, Purpose::Forwarding), Some("link-local"));

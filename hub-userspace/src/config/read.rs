@@ -132,7 +132,7 @@ impl SectionReader<'_, '_> {
         for (key, content) in root {
             let name = key.get_ref();
             if self.part == TextPart::Included && ["gateway", "dataplane", INCLUDE].contains(&name.as_ref()) {
-                let problem = Problem::new(format!("{} may not be in a file that is included", quoted(name)));
+                let problem = Problem::new(format!("{} is not allowed in an included file", quoted(name)));
                 self.report.error(key.span().start, "", problem.help("move it to the main file"));
             }
             if SECTIONS.contains(&name.as_ref()) || name == INCLUDE {

@@ -33,8 +33,8 @@ fn refuse_default(route: &RouteDraft, report: &mut DiagnosticReport<'_>) {
     let Some(destination) = route.destination.filter(|destination| destination.value.prefix_len() == 0) else {
         return;
     };
-    let problem = Problem::new(format!("{} takes everything that no other route takes", destination.value));
-    let help = "set allow_default_route = true in [gateway] if that is meant";
+    let problem = Problem::new(format!("{} matches all packets that no other route matches", destination.value));
+    let help = "set allow_default_route = true in [gateway] if that is intended";
     report.error(destination.at, join(&route.path(), "destination"), problem.help(help));
 }
 
@@ -48,8 +48,11 @@ fn check_duplicates(draft: &Draft, report: &mut DiagnosticReport<'_>) {
         let hop = next_hop.value.as_str();
         if let Some(&first) = first.get(&(destination.value, hop)) {
             let place = report.place(route.at, first);
-            let problem =
-                Problem::new(format!("the route to {} by {} is already on {place}", destination.value, quoted(hop)));
+            let problem = Problem::new(format!(
+                "the route to {} via {} is already defined on {place}",
+                destination.value,
+                quoted(hop)
+            ));
             report.conflict(
                 route.at,
                 route.path(),
@@ -105,7 +108,7 @@ impl Coverage {
     pub fn check(&self, destination: &IpNet, next_hop: &str) -> Option<Problem> {
         let extent = match self.extent(destination) {
             RouteSpan::Whole => return None,
-            RouteSpan::Part => "is only in part",
+            RouteSpan::Part => "is only partly",
             RouteSpan::None => "is not",
         };
         let list = join(&join("connection", next_hop), "remote_cidrs");
@@ -133,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_cover_together() {
+    fn route_coverage_joins_adjacent_selectors() {
         let prefix = |text: &str| text.parse::<IpNet>().expect(text);
         let parts = ["10.0.0.0/9", "10.128.0.0/9", "192.168.1.0/24", "fd00::/16"].map(prefix);
         let mut joined = IpNet::aggregate(&parts.to_vec());

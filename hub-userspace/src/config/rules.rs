@@ -20,7 +20,7 @@ const MAX_SUGGESTIONS: usize = 100;
 const MAX_CANDIDATES: usize = MAX_CONNECTIONS as usize;
 
 /// Warning for a customer gateway.
-pub(super) const UNUSED: &str = "no connection leads to this customer gateway";
+pub(super) const UNUSED: &str = "no connection uses this customer gateway";
 /// Warning for a connection.
 pub(super) const UNROUTED: &str = "no route has this connection as its next hop: nothing is sent to the site";
 
@@ -54,7 +54,7 @@ fn check_names(draft: &Draft, report: &mut DiagnosticReport<'_>) {
         if let Some(&other) = first.get(&(kind, name)) {
             let place = report.place(*at, other);
             let problem =
-                Problem::new(format!("there is a {} {} already ({place})", kind.replace('_', " "), quoted(name)));
+                Problem::new(format!("{} {} is already defined ({place})", kind.replace('_', " "), quoted(name)));
             report.conflict(
                 *at,
                 join(kind, name),

@@ -165,7 +165,7 @@ impl<'a> Section<'a> {
             let read = read(element.get_ref()).and_then(|value| match first.get(&value) {
                 None => Ok(value),
                 Some(&first) => {
-                    Err(Problem::new(format!("{value} stands twice in the list, first on {}", report.place(at, first)))
+                    Err(Problem::new(format!("{value} is listed twice, first on {}", report.place(at, first)))
                         .help("remove one of the two"))
                 }
             });

@@ -107,8 +107,8 @@ impl<'d> Validator<'d, '_, '_> {
             for conflict in conflicts(&all.claims) {
                 let problem =
                     self.describe(&all, &conflict, &format!(", and both are on interface {}", quoted(interface)));
-                let help = "the source address alone tells connections on one interface apart: \
-                            give each its own interface, or prefixes that do not overlap";
+                let help = "connections on one interface are distinguished only by source address: give each its own \
+                    interface, or prefixes that do not overlap";
                 self.error(&all, &conflict, problem.help(help));
             }
         }
@@ -163,12 +163,12 @@ impl<'d> Validator<'d, '_, '_> {
                 }
                 Relation::EqualOrInside => {
                     let help = "sites need addresses of their own: change one of the two; \
-                                if both are ways to one site, give them the same customer_gateway";
+                                if both lead to one site, give them the same customer_gateway";
                     self.error(all, &conflict, problem.help(help));
                 }
                 Relation::Contains => {
                     let help = format!(
-                        "the longer prefix wins: the rest goes to {}; narrow this one if that is not meant",
+                        "the longer prefix wins: the rest goes to {}; narrow this one if that is not intended",
                         here.owner()
                     );
                     self.warning(all, &conflict, problem.help(help));
@@ -183,7 +183,7 @@ impl<'d> Validator<'d, '_, '_> {
         let place = self.report.place(claim.at, earlier.at);
         Problem::new(match conflict.relation {
             _ if claim.prefix == earlier.prefix => {
-                format!("{} of {here} belongs to {there} as well ({place}){more}", claim.prefix)
+                format!("{} of {here} also belongs to {there} ({place}){more}", claim.prefix)
             }
             Relation::EqualOrInside => {
                 format!("{} of {here} lies in {} of {there} ({place}){more}", claim.prefix, earlier.prefix)

@@ -25,7 +25,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn slips_are_found_and_strangers_are_not() {
+    fn suggestion_is_made_for_typos_only() {
         let cases = [
             ("weigth", Some("weight")),
             ("Weight", Some("weight")),
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_name_costs_nothing() {
+    fn suggestion_for_huge_name_is_skipped() {
         assert_eq!(nearest(&"w".repeat(1 << 20), ["weight"]), None);
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn parse<'t>(text: &'t str, report: &mut DiagnosticReport<'_>) -> Opt
             let at = error.span().map_or(0, |span| span.start).min(text.len());
             let message: Vec<&str> = error.message().lines().map(str::trim).collect();
             let problem = Problem::new(message.join(", "));
-            report.error(at, "", problem.help("correct the TOML here first: nothing else of the file was checked"));
+            report.error(at, "", problem.help("correct the TOML here first: the rest of the file was not checked"));
             None
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Read<&'v str> {
         match value {
             DeValue::Integer(number) => problem.help(format!("put it in quotes: \"{number}\"")),
             DeValue::Array(items) if items.len() == 1 => problem.help("write the one value without the brackets"),
-            _ => problem.help("write a text in quotes"),
+            _ => problem.help("write text in quotes"),
         }
     })
 }
@@ -140,7 +140,7 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
     if name.len() > MAX_INTERFACE_BYTES {
         let why = if name.is_ascii() { "" } else { " (a character outside ASCII takes several)" };
         return Err(Problem::new(format!(
-            "{shown} is {} bytes long{why}, the kernel takes at most {MAX_INTERFACE_BYTES}",
+            "{shown} is {} bytes long{why}, the kernel allows at most {MAX_INTERFACE_BYTES}",
             name.len()
         ))
         .help("give the interface a shorter name, here and where it is created"));
@@ -221,7 +221,7 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Rea
     if let Some((_, found)) = choices.iter().find(|(name, _)| *name == word) {
         return Ok(*found);
     }
-    let problem = Problem::new(format!("{} is none of the choices", quoted(word)));
+    let problem = Problem::new(format!("{} is not one of the choices", quoted(word)));
     let all = choices.iter().map(|(name, _)| quoted(name)).collect::<Vec<_>>();
     Err(match nearest(word, choices.iter().map(|(name, _)| *name)) {
         Some(meant) => problem.help(format!("did you mean {}?", quoted(meant))),
@@ -233,11 +233,11 @@ pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Rea
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     let text = string(value)?;
     if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(Problem::new(format!("{} is not a path", quoted(text))).help("name a file, from / on"));
+        return Err(Problem::new(format!("{} is not a path", quoted(text))).help("name a file by its absolute path"));
     }
     if !text.starts_with('/') {
         return Err(Problem::new(format!("the path {} does not begin with /", quoted(text))).help(format!(
-            "write the whole path, such as {}",
+            "write the absolute path, such as {}",
             quoted(&format!("/etc/vpnhub/{}", text.trim_start_matches("./")))
         )));
     }
@@ -252,7 +252,7 @@ pub(super) fn socket(value: &DeValue<'_>) -> Read<PathBuf> {
     let path = path(value)?;
     match path.as_os_str().len() {
         length if length > MAX_SOCKET_BYTES => {
-            Err(Problem::new(format!("the path is {length} bytes long, a socket's at most {MAX_SOCKET_BYTES}"))
+            Err(Problem::new(format!("the path is {length} bytes long, a socket's path at most {MAX_SOCKET_BYTES}"))
                 .help("move the socket to a shorter path, here and where it is created"))
         }
         _ => Ok(path),
@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed_or_rejected() {
         let milliseconds = |text| parse_duration(text).map(|time| time.as_millis());
         let good = [("3s", 3000), ("100ms", 100), ("1.5s", 1500), ("1m", 60_000), ("1h", 3_600_000), ("0.25m", 15_000)];
         for (text, expected) in good {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_names_are_what_the_kernel_takes() {
+    fn interface_names_follow_kernel_rules() {
         let read = |name: &str| interface(&DeValue::String(name.into()));
         for name in ["eth0", "tun-sh", "a", "123456789012345", "上海隧道", "wg@0", "eth0.100"] {
             assert!(read(name).is_ok(), "{name}");
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn names_fit_commands_and_metrics() {
+    fn names_with_other_characters_are_rejected() {
         for name in ["a", "shanghai-1", "DC_2.east", &"x".repeat(63)] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_of_hosts() {
+    fn host_addresses_exclude_special_ranges() {
         let read = |address: &str| host_address(&DeValue::String(address.into()));
         for address in ["198.51.100.10", "169.254.10.2", "fe80::1", "2001:db8::1", "10.0.0.1"] {
             assert!(read(address).is_ok(), "{address}");

@@ -67,15 +67,15 @@ pub enum ChangeError {
     #[error("not reloaded, the old configuration stays in force:\n{0}")]
     Load(#[from] LoadError),
     #[error(
-        "not reloaded, the old configuration stays in force: {0} has another value, which counts from the agent's start on: \
-         restart the agent"
+        "not reloaded, the old configuration stays in force: {0} has changed, which takes effect when the agent \
+         starts: restart the agent"
     )]
     Restart(String),
     #[error("nothing was changed: {0}")]
     Full(#[from] Full),
     #[error("nothing was changed: {0}")]
     Store(#[from] StoreError),
-    #[error("there is nothing to confirm: no `vpnhub reload --confirm` is open")]
+    #[error("there is nothing to confirm: no `vpnhub reload --confirm` is pending")]
     NothingToConfirm,
     #[error("saved, but not in force yet: {0}; the agent tries again every {seconds} s", seconds = RETRY.as_secs())]
     NotApplied(String),

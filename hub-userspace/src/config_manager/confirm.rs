@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// Warning of a start that does not use the files.
-pub(super) const RESUMED: &str = "the last reload was not confirmed: what was in force before it is in force, until the \
-    files are edited or `vpnhub reload`";
+pub(super) const RESUMED: &str = "the last reload was not confirmed: the configuration before it is in force until the \
+    files are edited or `vpnhub reload` is run";
 
 /// A reload that awaits confirmation, or was not confirmed.
 #[derive(Debug, Clone)]
@@ -46,8 +46,7 @@ impl Trial {
             return None;
         }
         let files = load_texts(unconfirmed.before.clone());
-        let files =
-            files.inspect_err(|_| warn!("what was in force before the last reload cannot be taken any more")).ok()?;
+        let files = files.inspect_err(|_| warn!("the configuration before the last reload is no longer valid")).ok()?;
         Some((files, Self { unconfirmed, deadline: None }))
     }
 
@@ -118,7 +117,7 @@ impl ConfigManager {
             return Ok(Changed::renewed(&renewed, warnings, took));
         }
         let limit = match confirm {
-            Some(time) => format!("; for {} s, unless `vpnhub confirm` keeps it", time.as_secs_f64()),
+            Some(time) => format!("; reverted in {} s, unless `vpnhub confirm` confirms it", time.as_secs_f64()),
             None => String::new(),
         };
         let renewed = renewed_text(&renewed);
@@ -171,7 +170,7 @@ impl ConfigManager {
             Err(found) => {
                 let first = found.first().map(ToString::to_string).unwrap_or_default();
                 return error!(
-                    "the reload was not confirmed, and what was in force before cannot be taken any more: {first}"
+                    "the reload was not confirmed, and the configuration before it is no longer valid: {first}"
                 );
             }
         };
@@ -179,9 +178,9 @@ impl ConfigManager {
         // The store already has both versions, so that a full disk cannot prevent the revert.
         match self.take_files(files, Batch::default(), cause, Stopwatch::start()).await {
             Ok(Made { difference, .. }) => {
-                warn!("the reload was not confirmed, back to what was in force before: {difference}");
+                warn!("the reload was not confirmed; reverted to the configuration before it: {difference}");
             }
-            Err(error) => error!("the reload was not confirmed, and going back failed: {error}"),
+            Err(error) => error!("the reload was not confirmed, and reverting it failed: {error}"),
         }
     }
 }

@@ -123,7 +123,7 @@ impl InitialConfig {
             (files, None)
         };
         let united = InForce::new(files, objects);
-        let (in_force, mut config) = united.ok_or_else(|| anyhow::anyhow!("{}: nothing is in it", file.display()))?;
+        let (in_force, mut config) = united.ok_or_else(|| anyhow::anyhow!("{} is empty", file.display()))?;
         let name = file.display().to_string();
         warnings.extend(in_force.file_warnings().into_iter().map(|found| found.in_file(&name)));
         let set_aside = in_force.set_aside();
@@ -202,14 +202,16 @@ impl ConfigManager {
             return Ok(Changed::nothing("nothing to change: already in effect", warnings, took));
         }
         let message = match edit {
-            ObjectChange::Admin(Admin { connection, up: true }) => format!("connection {connection} taken up again"),
+            ObjectChange::Admin(Admin { connection, up: true }) => {
+                format!("connection {connection}: administratively up")
+            }
             ObjectChange::Admin(Admin { connection, up: false }) => {
                 warnings.extend(self.still_carrying(connection).await);
-                format!("connection {connection} taken down")
+                format!("connection {connection}: administratively down")
             }
             // The object is set aside.
             _ if is_stored_only || difference.is_empty() => {
-                format!("{object} changed in the store: nothing else is in force")
+                format!("{object} changed in the store: the configuration in force is the same")
             }
             _ => difference.to_string(),
         };
@@ -278,7 +280,7 @@ impl ConfigManager {
                 return Err(error.into());
             }
             // The files are only read: a full disk must not prevent a reload.
-            warnings.push(format!("not in the audit log: {error}"));
+            warnings.push(format!("not written to the audit log: {error}"));
         }
         self.in_force.apply(proposal);
         let writing = watch.lap();
@@ -291,7 +293,7 @@ impl ConfigManager {
         let applying = watch.lap();
         warnings.extend(match timeout(SETTLING, settled).await {
             Ok(Ok(Ok(refused))) => concerning(&refused, &step.difference),
-            Ok(Ok(Err(error))) => vec![format!("the kernel's own routes do not follow: {error}")],
+            Ok(Ok(Err(error))) => vec![format!("the kernel's own routes are not up to date: {error}")],
             Ok(Err(_)) => return Err(ChangeError::Stopping),
             Err(_) => vec!["the kernel's own routes are still being written".to_owned()],
         });
@@ -322,7 +324,7 @@ impl ConfigManager {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        Some(format!("{name} still carries {first}{more}: no other next hop is up; help: add a route by another one"))
+        Some(format!("{name} still carries {first}{more}: no other next hop is up; help: add a route via another one"))
     }
 }
 

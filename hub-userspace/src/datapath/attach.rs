@@ -108,7 +108,7 @@ impl Programs {
     ) -> Result<Attached, DatapathError> {
         let had_tc = pins.has(AttachmentKind::Tcx, ifindex) || pins.has(AttachmentKind::Clsact, ifindex);
         self.attach_tc(pins, interface, ifindex)?;
-        let why = || Some(reason.unwrap_or("asked for").to_owned());
+        let why = || Some(reason.unwrap_or("requested by --attach").to_owned());
         let (kind, other, flags) = match mode {
             AttachMode::Auto | AttachMode::Native => {
                 (AttachmentKind::Native, AttachmentKind::Generic, XDP_FLAGS_DRV_MODE)
@@ -271,15 +271,12 @@ where
 fn why_not_native(error: &io::Error) -> String {
     match errno(error) {
         Some(Errno::BUSY | Errno::EXIST) => {
-            "another XDP program is attached to the interface, and what it passes is left to tc: detach it for native \
-             XDP, with `ip link set dev NAME xdp off` for one"
+            "another XDP program is attached to the interface, so the TC program forwards its packets: for native XDP \
+             detach it, for example with `ip link set dev NAME xdp off`"
                 .to_owned()
         }
         Some(Errno::OPNOTSUPP) => "the driver has no native XDP".to_owned(),
-        _ => format!(
-            "the driver refuses native XDP, its MTU may be too large or its offloads in the way: {}",
-            chain(error)
-        ),
+        _ => format!("the driver refuses native XDP, because of the MTU or an offload for example: {}", chain(error)),
     }
 }
 

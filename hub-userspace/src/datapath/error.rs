@@ -17,21 +17,21 @@ const OLDEST_KERNEL: (u32, u32) = (6, 1);
 pub enum DatapathError {
     #[error(
         "loading a BPF program needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: \
-         run as root, or through `cargo xtask run`"
+         run as root"
     )]
     Privileges,
     #[error("Linux {release} is too old: VPN-Hub needs {}.{} or later", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
     Kernel { release: String },
-    #[error(
-        "the kernel does not take a BPF map that VPN-Hub needs ({0}): it needs CONFIG_BPF_SYSCALL and memory to spare"
-    )]
+    #[error("the kernel cannot create a BPF map ({0}): it needs CONFIG_BPF_SYSCALL and enough memory")]
     Load(String),
     #[error(
-        "the kernel's verifier refuses the forwarding program ({cause}): please report it with the kernel version; \
+        "the kernel's verifier rejects the forwarding program ({cause}): please report it with the kernel version; \
          RUST_LOG=debug shows the verifier's log"
     )]
     Verifier { cause: String },
-    #[error("another XDP program is attached to the interface: detach it, with `ip link set dev NAME xdp off` for one")]
+    #[error(
+        "another XDP program is attached to the interface: detach it, for example with `ip link set dev NAME xdp off`"
+    )]
     Busy,
     #[error("the program cannot be attached to the interface: {0}")]
     Attach(String),
@@ -49,8 +49,8 @@ pub enum DatapathError {
     #[error("the frame is too long")]
     FrameTooLong,
     #[error(
-        "bpffs cannot be mounted, where the datapath is held while no agent runs ({cause}): \
-         mount it before, `mount -t bpf bpf /sys/fs/bpf`"
+        "bpffs, which holds the datapath while no agent runs, cannot be mounted ({cause}): \
+         run `mount -t bpf bpf /sys/fs/bpf`"
     )]
     Bpffs { cause: String },
     #[error("{path}: {cause}")]
@@ -63,8 +63,8 @@ pub enum DatapathError {
     )]
     OtherNamespace { instance: Instance },
     #[error(
-        "the datapath of the instance {instance} is in this network namespace: start that --instance, or run \
-         `vpnhub cleanup --instance {instance}`"
+        "the datapath of the instance {instance} is in this network namespace: start the agent with --instance \
+         {instance}, or run `vpnhub cleanup --instance {instance}`"
     )]
     OtherInstance { instance: Instance },
     #[error("the datapath is of another version: start an agent of this version to read it")]
@@ -140,7 +140,7 @@ mod tests {
     use super::version;
 
     #[test]
-    fn reads_kernel_releases() {
+    fn kernel_release_is_parsed() {
         assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
         assert_eq!(version("5.15.167.4-microsoft-standard-WSL2"), Some((5, 15)));
         assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));

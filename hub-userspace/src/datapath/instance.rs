@@ -43,7 +43,7 @@ mod tests {
     use super::Instance;
 
     #[test]
-    fn names_are_safe_as_names_of_files() {
+    fn instance_name_is_valid_file_name() {
         let longest = "a".repeat(64);
         for name in ["default", "hub-2", "0", &longest] {
             assert_eq!(name.parse::<Instance>().unwrap().to_string(), name);

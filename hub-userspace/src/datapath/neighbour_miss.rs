@@ -67,7 +67,7 @@ mod tests {
     use super::read;
 
     #[test]
-    fn reads_records_of_both_families() {
+    fn miss_records_of_both_families_are_parsed() {
         let record = |address: &str, family: u32| {
             let address: std::net::Ipv6Addr = address.parse().unwrap();
             [&address.octets()[..], &7_u32.to_ne_bytes(), &family.to_ne_bytes()].concat()

@@ -109,9 +109,9 @@ impl Records {
             create(&new, &BTreeMap::new())?;
             rename(&new, &current)?;
         } else if !is_of_this_version(&current) {
-            info!("the counters are another version's: they are carried over");
+            info!("the counters are from another version: they are carried over");
             if old.exists() {
-                warn!("the counters of the version before that are lost: its programs have not all been replaced");
+                warn!("the counters of the version before that are lost: not all of its programs have been replaced");
                 remove_directory(&old)?;
             }
             create(&new, &Old::open(&current).map(|old| old.records()).unwrap_or_default())?;

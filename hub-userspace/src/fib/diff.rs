@@ -47,7 +47,7 @@ mod tests {
     use super::difference;
 
     #[test]
-    fn finds_new_changed_and_gone() {
+    fn difference_lists_new_changed_and_deleted_entries() {
         let old = BTreeMap::from([(1, 'a'), (2, 'b'), (3, 'c'), (5, 'e')]);
         let new = BTreeMap::from([(0, 'z'), (2, 'b'), (3, 'C'), (4, 'd')]);
         let difference = difference(&old, &new);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_tables_do_not_differ() {
+    fn difference_of_equal_tables_is_empty() {
         let table: BTreeMap<u32, u32> = (0..100).map(|n| (n, n * n)).collect();
         let difference = difference(&table, &table.clone());
         assert!(difference.puts.is_empty() && difference.deletes.is_empty());

@@ -142,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_keeps_its_number_while_it_is_used() {
+    fn key_in_use_keeps_its_id() {
         let mut slots = IdAllocator::new("things", 1..9);
         assert_eq!(round(&mut slots, &["a", "b", "c"]), [1, 2, 3]);
         assert_eq!(round(&mut slots, &["c", "a"]), [3, 1]);
     }
 
     #[test]
-    fn a_number_rests_before_it_is_given_again() {
+    fn freed_id_is_quarantined_before_reuse() {
         let mut slots = IdAllocator::new("things", 0..9);
         round(&mut slots, &["a", "b"]);
         assert_eq!(round(&mut slots, &["b"]), [1]);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_inherited_is_kept_and_rests_if_nobody_takes_it() {
+    fn inherited_id_is_reused_or_quarantined_if_unclaimed() {
         let mut slots = IdAllocator::new("things", 1..9);
         slots.inherit([("a", 4), ("b", 2), ("beyond", 9)]);
         assert_eq!(round(&mut slots, &["new", "a", "newer", "newest"]), [1, 4, 3, 5]);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_there_is_too_much_of() {
+    fn exhausted_ids_error_names_objects() {
         let mut slots = IdAllocator::new("things", 0..1);
         slots.take("a").unwrap();
         let error = slots.take("b").unwrap_err();

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_changes_moves_the_difference_alone() {
+    fn weight_change_moves_difference_only() {
         let mut layout = EgressIds::default();
         let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
         let before = round(&mut layout, &[(&even, None)]);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_comes_takes_its_share_and_moves_nothing_else() {
+    fn new_member_moves_its_share_only() {
         let mut layout = EgressIds::default();
         let (two, three) = (members(&[("a", 100), ("b", 100)]), members(&[("a", 100), ("b", 100), ("c", 100)]));
         let before = round(&mut layout, &[(&two, None)]);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_follows_nobody_starts_from_nothing() {
+    fn group_without_predecessor_starts_fresh() {
         let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
         let fresh = round(&mut EgressIds::default(), &[(&other, None)]);
         let both = round(&mut EgressIds::default(), &[(&one, None), (&other, None)]);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_inherited_moves_nothing() {
+    fn inherited_group_moves_no_bucket() {
         let (one, same_names) =
             (members(&[("a", 30), ("b", 70), ("c", 1)]), members(&[("a", 70), ("b", 30), ("c", 1)]));
         let mut layout = EgressIds::default();
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_whose_weights_change_between_two_agents_moves_the_difference_alone() {
+    fn weight_change_across_restart_moves_difference_only() {
         let (even, uneven) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 25), ("b", 75)]));
         let before = round(&mut EgressIds::default(), &[(&even, None)]).remove(0);
         let mut next = EgressIds::default();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_somebody_else_has_already_is_joined_as_it_is() {
+    fn existing_equal_group_is_reused_unchanged() {
         let mut layout = EgressIds::default();
         let (one, other) = (members(&[("a", 50), ("b", 50)]), members(&[("a", 30), ("b", 70)]));
         let before = round(&mut layout, &[(&one, None), (&other, None)]);

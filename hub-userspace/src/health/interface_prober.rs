@@ -313,10 +313,10 @@ fn sentence(error: &io::Error) -> String {
         Some(Errno::PERM | Errno::ACCESS) => {
             "it needs CAP_NET_RAW: run the agent as root, or add CAP_NET_RAW to AmbientCapabilities= in its systemd unit"
         }
-        Some(Errno::NETDOWN) => "its interface is down; it is tried again with every probe",
-        Some(Errno::NODEV | Errno::NXIO) => "its interface is gone; it is tried again with every probe",
+        Some(Errno::NETDOWN) => "its interface is down; retried with every probe",
+        Some(Errno::NODEV | Errno::NXIO) => "its interface is gone; retried with every probe",
         Some(Errno::MFILE) => "the agent has too many files open: raise LimitNOFILE= in its systemd unit",
-        Some(Errno::NOBUFS | Errno::AGAIN) => "the queue of its interface is full; it is tried again with every probe",
+        Some(Errno::NOBUFS | Errno::AGAIN) => "the queue of its interface is full; retried with every probe",
         Some(Errno::MSGSIZE) => "the MTU of its interface is below 68 bytes",
         _ => return error.to_string(),
     };

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sas_count_where_they_are_known() {
+    fn negotiated_selectors_follow_known_sas() {
         let config = config("start");
         let none = Negotiated::new();
         let two = [("10.1.0.0/24[tcp/22]", "192.168.0.0/24"), ("10.1.1.0/24", "192.168.0.0/24")];
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_never_answered_says_nothing_and_one_that_is_lost_takes_nothing_along() {
+    fn lost_charon_keeps_negotiated_selectors() {
         let config = config("start");
         let lost = Tunnels { unreachable: Some("gone".into()), ..Tunnels::default() };
         assert!(negotiated(&config, &Tunnels::default(), &Negotiated::new()).is_empty());
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_does_not_admit_is_not_admitted() {
+    fn sa_selectors_are_narrowed_to_configured_ones() {
         let config = config("start");
         let agreed = |sas: &[(&str, &str)]| shown(&negotiated(&config, &view(sas), &Negotiated::new()));
         assert_eq!(agreed(&[("10.0.0.0/8", "0.0.0.0/0")]), ["a: 10.1.0.0/16 === 192.168.0.0/16"]);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trap_may_have_more_negotiated() {
+    fn trap_connection_is_on_demand() {
         for (start, expected) in [("trap", true), ("start", false), ("none", false)] {
             let agreed = negotiated(&config(start), &view(&[]), &Negotiated::new());
             assert_eq!(agreed["a"].on_demand, expected, "{start}");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_has_counts_once_it_has_been_read() {
+    fn xfrm_selectors_apply_after_first_kernel_dump() {
         let mut config = config("start");
         let connection = config.connections.get_mut("b").expect("it is there");
         connection.selectors = SelectorSource::Xfrm;

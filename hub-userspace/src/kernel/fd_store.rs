@@ -25,7 +25,7 @@ pub fn take() -> Option<OwnedFd> {
     let sockets = match sd_notify::listen_fds_with_names() {
         Ok(sockets) => sockets,
         Err(error) => {
-            warn!("what systemd has kept for this agent cannot be read: {error}");
+            warn!("the file descriptors that systemd stores for this agent cannot be read: {error}");
             return None;
         }
     };

@@ -36,7 +36,7 @@ impl GuardTable {
                     let why = unusable
                         .err()
                         .map_or("it is of another network namespace".to_owned(), |error| error.to_string());
-                    warn!("the socket that systemd has kept is closed: {why}");
+                    warn!("the socket that systemd stores is closed: {why}");
                     fd_store::forget();
                     open_and_keep().await?
                 }
@@ -45,8 +45,8 @@ impl GuardTable {
         };
         if !guard.is_owner() {
             info!(
-                "the nftables table inet vpnhub has no owner, which takes Linux 6.9: others can flush it, and it is put back \
-                 then"
+                "the nftables table inet vpnhub has no owner, which needs Linux 6.9: others can flush it, and the \
+                 agent then restores it"
             );
         }
         Ok(Self { guard, disturbances: 0 })
@@ -55,8 +55,9 @@ impl GuardTable {
     /// Blocks until the kernel has applied it, so that later steps can rely on it. Needs a multi-threaded runtime.
     pub fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let guard = &mut self.guard;
-        block_in_place(|| Handle::current().block_on(guard.apply(ruleset)))
-            .context("the nftables table inet vpnhub, which keeps the kernel from forwarding past the selectors")
+        block_in_place(|| Handle::current().block_on(guard.apply(ruleset))).context(
+            "cannot write the nftables table inet vpnhub, which enforces the selectors in the kernel's own forwarding",
+        )
     }
 
     /// Returns when another process has changed the table. The caller then calls [`Self::apply`]. Cancel-safe.
@@ -70,7 +71,7 @@ impl GuardTable {
         if self.disturbances.is_power_of_two() {
             warn!(
                 times = self.disturbances,
-                "somebody else has changed or removed the nftables table inet vpnhub: it is put back"
+                "another process changed or removed the nftables table inet vpnhub: the agent restores it"
             );
         }
     }

@@ -108,7 +108,7 @@ impl Sysctls {
             }
         }
         if !std::mem::replace(&mut self.reflect, true) {
-            set_all(REFLECT, "an answer to a site may leave by another interface where the route to the site has gone");
+            set_all(REFLECT, "replies to a site may leave by another interface if the route to the site is gone");
         }
         if settings.by_ports && !std::mem::replace(&mut self.by_ports, true) {
             set_all(BY_PORTS, "fragmented packets to destinations with several next hops may be dropped");
@@ -117,7 +117,10 @@ impl Sysctls {
 
     fn note(&mut self, name: &str, failure: String) {
         if self.failed.get(name) != Some(&failure) {
-            error!(interface = name, "what a site advertises, or a source route, may be followed: {failure}");
+            error!(
+                interface = name,
+                "router advertisements, redirects or source routes from a site may be accepted: {failure}"
+            );
         }
         self.failed.insert(name.to_owned(), failure);
     }
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_takes_no_advertisements_and_redirects_on_an_interface_with_a_dot() {
+    fn interface_with_dot_accepts_no_ra_and_redirects() {
         let namespace = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
             ip("link add eth0.100 type veth peer name other");
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_paths_as_they_stand_or_refused() {
+    fn unsafe_interface_name_is_rejected_as_path() {
         let root = Path::new("/proc/sys/net");
         let paths = plan(root, "eth0.100").expect("a dot is part of the name");
         assert_eq!(paths[0], root.join("ipv6/conf/eth0.100/accept_ra"));
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_written_and_named() {
+    fn differing_settings_are_written_and_reported() {
         let folder = tempfile::tempdir().expect("a folder");
         let v4 = folder.path().join("ipv4/conf/tun0");
         let v6 = folder.path().join("ipv6/conf/tun0");

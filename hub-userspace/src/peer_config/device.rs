@@ -72,7 +72,7 @@ pub fn choose(Serde(proposals): Serde<Vec<DeviceAlgorithms>>, what: &str, words:
     if known.is_empty() {
         let all: Vec<_> = proposals.iter().map(|proposal| proposal.text.as_str()).collect();
         return Err(refused(format!(
-            "the device knows none of the {what} proposals ({}); help: add one that it knows, such as {}",
+            "the device supports none of the {what} proposals ({}); help: add one that it supports, such as {}",
             all.join(", "),
             if what == "IKE" { "aes256-sha256-modp2048" } else { "aes256-sha256-modp2048 or aes256gcm16-modp2048" }
         )));
@@ -84,7 +84,7 @@ pub fn choose(Serde(proposals): Serde<Vec<DeviceAlgorithms>>, what: &str, words:
 pub fn word(Serde(words): Serde<BTreeMap<String, String>>, key: &str, what: &str) -> Result<String, Error> {
     words.get(key).cloned().ok_or_else(|| {
         let known: Vec<_> = words.keys().map(String::as_str).collect();
-        refused(format!("the device takes no {key} as {what}; help: use one of {}", known.join(", ")))
+        refused(format!("the device does not support {key} as {what}; help: use one of {}", known.join(", ")))
     })
 }
 
@@ -93,14 +93,14 @@ pub fn typed(secret: &str) -> Result<String, Error> {
     // `?` opens the help; quotes and backslashes differ in meaning from device to device.
     if let Some(odd) = secret.chars().find(|c| "?\"'\\`$;".contains(*c)) {
         return Err(refused(format!(
-            "the secret has {odd} in it, which the device's command line takes for something else; \
-             help: make a new one with `openssl rand -base64 32`"
+            "the secret contains {odd}, which has a special meaning on the device's command line; help: make a new one \
+             with `openssl rand -base64 32`"
         )));
     }
     if secret.len() > LONGEST_SECRET {
         return Err(refused(format!(
-            "the secret is longer than the {LONGEST_SECRET} characters that the device takes; \
-             help: make a new one with `openssl rand -base64 32`"
+            "the secret is longer than the {LONGEST_SECRET} characters that the device accepts; help: make a new one \
+             with `openssl rand -base64 32`"
         )));
     }
     Ok(secret.to_owned())
@@ -122,7 +122,7 @@ mod tests {
     use super::{quoted, typed};
 
     #[test]
-    fn secrets_are_written_so_that_they_are_read_back() {
+    fn secrets_are_quoted_losslessly_or_rejected() {
         assert_eq!(quoted("a+b/c="), "\"a+b/c=\"");
         assert_eq!(quoted("0xab"), "0x30786162");
         assert_eq!(quoted("0sYQ=="), "0x307359513d3d");

@@ -89,7 +89,7 @@ pub enum PeerConfigError {
     #[error("connection {0} has no IPsec; help: add [connection.{0}.ipsec] with psk_file = \"/etc/vpnhub/{0}.psk\"")]
     NoIpsec(String),
     #[error(
-        "nothing says which address the site reaches the hub at; \
+        "the hub's public address, at which the site reaches it, is not configured; \
          help: add address = \"203.0.113.1\", the hub's public address, to [gateway]"
     )]
     NoAddress,
@@ -98,9 +98,9 @@ pub enum PeerConfigError {
          help: give the customer gateway an address of the hub's version"
     )]
     MixedVersions { hub: String, site: String },
-    #[error("{format} configurations are written for pre-shared keys only; help: use --format swanctl, or psk_file")]
+    #[error("{format} configurations support pre-shared keys only; help: use --format swanctl, or psk_file")]
     Certificates { format: &'static str },
-    #[error("{format} configurations are written for IPv4 only, and {what} is not; help: use --format swanctl")]
+    #[error("{format} configurations support IPv4 only, and {what} is not; help: use --format swanctl")]
     Ipv6 { format: &'static str, what: String },
     #[error("{format}: {why}")]
     Device { format: &'static str, why: String },

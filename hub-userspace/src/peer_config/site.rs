@@ -296,7 +296,7 @@ ike = {{ version = {version} }}
     }
 
     #[test]
-    fn names_of_objects_fit_devices_and_stay_apart() {
+    fn object_names_fit_devices_and_stay_distinct() {
         assert_eq!(object("shanghai"), "shanghai");
         for name in ["shanghai.dc-1", "a_b", "1st", "a-very-long-name-of-a-connection", "-", "."] {
             let object = object(name);

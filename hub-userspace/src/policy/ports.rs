@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_reads_as_strongswan_writes_it() {
+    fn limit_displays_in_strongswan_notation() {
         let range = Ports { first: 1024, last: 2047 };
         for (limit, expected) in [
             (ProtoPorts::NONE, " === "),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn two_sides_make_one_limit_unless_no_packet_could_have_both() {
+    fn limits_of_two_sides_merge_unless_disjoint() {
         let ssh = Ports::one(22);
         let between = |remote, local| ProtoPorts::between(remote, local).map(|limit| limit.to_string());
         assert_eq!(between((Some(6), ssh), (Some(6), Ports::ANY)).as_deref(), Some("[tcp/22] === [tcp]"));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_covers_what() {
+    fn limit_covers_narrower_limit_only() {
         let low = Ports { first: 0, last: 1023 };
         let ssh = limit(6, Ports::one(22), Ports::ANY);
         for (one, other, expected) in [
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_says_whether_it_asks_for_ports() {
+    fn rule_ports_flag_is_set_for_port_limits() {
         assert_eq!(limit(6, Ports::ANY, Ports::ANY).rule(7).flags, 0);
         let rule = limit(6, Ports::one(22), Ports::ANY).rule(7);
         assert_eq!((rule.connection, rule.protocol, rule.flags), (7, 6, Rule::PORTS));

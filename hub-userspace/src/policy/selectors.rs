@@ -207,37 +207,37 @@ mod tests {
     }
 
     #[test]
-    fn the_common_case_admits_any_local() {
+    fn selector_with_any_local_is_marked_any() {
         let rows = rows(&selectors(&[(2, "10.1.0.0/16", "0.0.0.0/0"), (2, "fd00::/64", "::/0")]));
         assert_eq!(rows, ["10.1.0.0/16 2 [0.0.0.0/0=2] any", "fd00::/64 2 [::/0=2] any"]);
     }
 
     #[test]
-    fn a_prefix_within_another_has_the_locals_of_both() {
+    fn nested_remote_inherits_locals_of_outer() {
         let rows = rows(&selectors(&[(2, "10.0.0.0/8", "192.168.0.0/24"), (3, "10.1.0.0/16", "192.168.0.128/25")]));
         assert_eq!(rows, ["10.0.0.0/8 2 [192.168.0.0/24=2]", "10.1.0.0/16 3 [192.168.0.0/24=2 192.168.0.128/25=3]",]);
     }
 
     #[test]
-    fn the_longer_remote_has_the_first_say() {
+    fn longest_remote_wins_for_nested_locals() {
         let rows = rows(&selectors(&[(2, "10.0.0.0/8", "192.168.0.128/25"), (3, "10.1.0.0/16", "192.168.0.0/24")]));
         assert_eq!(rows[1], "10.1.0.0/16 3 [192.168.0.0/24=3 192.168.0.128/25=3]");
     }
 
     #[test]
-    fn mixed_families_are_pairs_of_nothing() {
+    fn pair_of_mixed_families_compiles_to_nothing() {
         assert!(compile(&selectors(&[(2, "10.0.0.0/8", "::/0")])).is_empty());
     }
 
     #[test]
-    fn a_pair_without_a_limit_makes_the_limits_of_others_pointless() {
+    fn unlimited_pair_replaces_limits_of_same_connection() {
         for limits in [&[(2, 6, 22), (2, 0, 0)][..], &[(2, 0, 0), (2, 6, 22)], &[(2, 6, 22), (2, 6, 0), (2, 0, 0)]] {
             assert_eq!(rows(&limited(limits)), ["10.0.0.0/8 2 [192.168.0.0/16=2]"], "{limits:?}");
         }
     }
 
     #[test]
-    fn limits_are_rules_in_the_order_of_the_first_say() {
+    fn limits_become_rules_in_order_of_precedence() {
         let rows = |limits| rows(&limited(limits));
         assert_eq!(rows(&[(2, 17, 53), (2, 6, 22)]), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2,[udp/53]2]"]);
         // Limits that a wider rule of the same connection covers are left out.
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_within_another_has_the_limits_of_both() {
+    fn nested_local_inherits_limits_of_outer() {
         let mut selectors = limited(&[(2, 6, 22), (2, 17, 53)]);
         selectors[1].pair.local = "192.168.1.0/24".parse().unwrap();
         assert_eq!(rows(&selectors), ["10.0.0.0/8 2 [192.168.0.0/16=[tcp/22]2 192.168.1.0/24=[tcp/22]2,[udp/53]2]"]);
@@ -257,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn a_limited_pair_with_any_local_is_not_any_local() {
+    fn limited_pair_with_any_local_is_not_marked_any() {
         let mut selectors = limited(&[(2, 6, 22)]);
         selectors[0].pair.local = "0.0.0.0/0".parse().unwrap();
         assert_eq!(rows(&selectors), ["10.0.0.0/8 2 [0.0.0.0/0=[tcp/22]2]"]);
     }
 
     #[test]
-    fn what_does_not_fit_is_not_admitted_and_told() {
+    fn limits_over_capacity_are_truncated_and_reported() {
         let ports: Vec<(u32, u8, u16)> = (1..=10).map(|port| (2, 6, port)).collect();
         let compiled = compile(&limited(&ports));
         let owner = compiled[0].policy.values().next().unwrap();

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn any_members_follow_any_others_with_exact_shares_and_the_fewest_moves() {
+    fn random_member_changes_keep_shares_with_fewest_moves() {
         for seed in 0..300 {
             let mut rng = SmallRng::seed_from_u64(seed);
             let mut buckets = vec![None; BUCKETS];
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_goes_and_comes_back_has_its_share_again_and_the_others_never_lost_theirs() {
+    fn random_returning_member_regains_its_share() {
         for seed in 0..300 {
             let mut rng = SmallRng::seed_from_u64(seed);
             let members = members(&mut rng);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_exact_to_the_bucket() {
+    fn shares_are_exact_to_one_bucket() {
         // (weights, buckets)
         let table = [
             (vec![100], vec![256]),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_goes_moves_its_own_buckets_alone_and_takes_its_share_back() {
+    fn leaving_member_moves_own_buckets_only() {
         let all = [('a', 20), ('b', 30), ('c', 50)];
         let mut full = vec![None; 256];
         fill(&mut full, &[], &all);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn filling_twice_changes_nothing() {
+    fn second_fill_changes_nothing() {
         let members = [('a', 7), ('b', 11), ('c', 13)];
         let mut once = vec![None; 256];
         fill(&mut once, &[], &members);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_share_leaves_them_empty() {
+    fn fill_without_members_empties_buckets() {
         let mut buckets = vec![Some('a'); 8];
         fill(&mut buckets, &[('a', 1)], &[]);
         assert_eq!(buckets, [None; 8]);

@@ -309,7 +309,7 @@ mod tests {
     use crate::connection::state::{State, States};
 
     #[test]
-    fn standby_steps_in_when_no_active_member_is_up() {
+    fn standby_carries_traffic_when_no_active_member_is_up() {
         let members: BTreeMap<String, u8> =
             [("a", 100), ("b", 50), ("s", 0), ("t", 0)].map(|(n, w)| (n.into(), w)).into();
         let table: [(&str, &[(&str, u32)]); 6] = [
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_is_held_carries_traffic_only_while_no_other_is_up() {
+    fn held_down_member_carries_traffic_only_as_last_resort() {
         let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 100), ("s".to_owned(), 0)]);
         let states = |b, s| States::from([("a".to_owned(), State::Down), ("b".to_owned(), b), ("s".to_owned(), s)]);
         assert_eq!(active(&members, &states(State::HoldDown, State::Up)), [("s", 1)]);
@@ -339,13 +339,13 @@ mod tests {
     }
 
     #[test]
-    fn with_standby_alone_and_down_standby_still_gets_the_traffic() {
+    fn lone_standby_when_down_still_gets_traffic() {
         let members = BTreeMap::from([("s".to_owned(), 0)]);
         assert_eq!(active(&members, &States::from([("s".to_owned(), State::Down)])), [("s", 1)]);
     }
 
     #[test]
-    fn a_drained_connection_carries_nothing_while_another_is_up() {
+    fn drained_connection_carries_nothing_while_another_is_up() {
         let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 1)]);
         let states = States::from([("a".to_owned(), State::AdminDown), ("b".to_owned(), State::Up)]);
         assert_eq!(active(&members, &states), [("b", 1)]);

@@ -17,13 +17,13 @@ pub enum StoreError {
     )]
     Damaged { file: PathBuf, why: String },
     #[error(
-        "the store {} has schema version {found}, this vpnhub knows {known}: start the newer vpnhub again; a downgrade \
-         loses the objects that commands made since `vpnhub store backup`: to go on with that, stop the agent and copy \
-         the older version's backup over the file",
+        "the store {} has schema version {found}, this vpnhub knows {known}: start the newer vpnhub again; to \
+         downgrade, stop the agent and copy the older version's backup (`vpnhub store backup`) over the file, which \
+         loses the objects that commands made since then",
         .file.display()
     )]
     Newer { file: PathBuf, found: u64, known: u64 },
-    #[error("{} may be written by others than its owner (mode {mode:04o}): chmod go-w {0}", .path.display())]
+    #[error("{} can be written by users other than its owner (mode {mode:04o}): chmod go-w {0}", .path.display())]
     Exposed { path: PathBuf, mode: u32 },
     #[error("{} belongs to user {uid}, who could replace the store: chown it, or name another --state", .path.display())]
     Foreign { path: PathBuf, uid: u32 },

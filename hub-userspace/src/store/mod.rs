@@ -227,7 +227,7 @@ fn open_writable(directory: &Path, folder: &Path, file: &Path) -> Result<(redb::
     for path in [directory, folder] {
         match fs::DirBuilder::new().mode(0o700).recursive(path == directory).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(StoreFailure::of(file, "made", error));
+                return Err(StoreFailure::of(file, "created", error));
             }
             _ => check_owner(path).map_err(StoreFailure::Other)?,
         }
@@ -235,7 +235,7 @@ fn open_writable(directory: &Path, folder: &Path, file: &Path) -> Result<(redb::
     match fs::symlink_metadata(file) {
         Ok(_) => check_owner(file).map_err(StoreFailure::Other)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(folder, file).map_err(|error| StoreFailure::of(file, "made", error))?;
+            make(folder, file).map_err(|error| StoreFailure::of(file, "created", error))?;
         }
         Err(error) => return Err(StoreFailure::of(file, "opened", error)),
     }

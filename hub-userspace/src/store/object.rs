@@ -61,7 +61,7 @@ impl fmt::Display for ObjectId {
         match self {
             Self::CustomerGateway(name) => write!(f, "customer gateway {name}"),
             Self::Connection(name) => write!(f, "connection {name}"),
-            Self::Route((destination, next_hop)) => write!(f, "route to {destination} by {next_hop}"),
+            Self::Route((destination, next_hop)) => write!(f, "route to {destination} via {next_hop}"),
         }
     }
 }

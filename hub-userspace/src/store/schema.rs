@@ -85,7 +85,7 @@ pub(super) fn read(database: &redb::Database) -> Result<Contents, Cause> {
         let StoreRow { number, keys } =
             serde_json::from_slice(value.value()).map_err(|error| damaged(format!("{id}: {error}")))?;
         if matches!(id, ObjectId::Route(_)) != matches!(keys, Body::Route(_)) {
-            return Err(damaged(format!("{id} has the keys of something else")));
+            return Err(damaged(format!("{id} has the keys of another kind of object")));
         }
         contents.objects.apply(&Op::Put(id, Stored { number, value: keys }));
     }

@@ -41,7 +41,7 @@ fn all_of(ops: &[Op]) -> Objects {
 }
 
 #[test]
-fn commits_outlast_the_store() {
+fn commits_survive_reopening() {
     let folder = tempfile::tempdir().expect("a folder");
     let ops =
         [put(0, "10.0.0.0/8", "a"), put(1, "fd00::/8", "b"), connection(2, "a"), Op::Admin("a".into(), Some(false))];
@@ -68,7 +68,7 @@ fn commits_outlast_the_store() {
 }
 
 #[test]
-fn audit_log_keeps_the_newest_entries() {
+fn audit_log_over_limit_keeps_newest_entries() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut store = open(folder.path()).store;
     let database = match &store.access {
@@ -90,7 +90,7 @@ fn audit_log_keeps_the_newest_entries() {
 }
 
 #[test]
-fn instances_have_stores_of_their_own_and_each_is_locked() {
+fn instances_have_separate_locked_stores() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut first = open(folder.path()).store;
     let error = Store::open(folder.path(), "default").expect_err("locked");
@@ -102,7 +102,7 @@ fn instances_have_stores_of_their_own_and_each_is_locked() {
 }
 
 #[test]
-fn store_that_others_may_write_is_refused() {
+fn store_writable_by_others_is_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     drop(open(folder.path()));
     let inner = folder.path().join("default");
@@ -115,7 +115,7 @@ fn store_that_others_may_write_is_refused() {
 }
 
 #[test]
-fn newer_schema_is_refused_in_one_sentence() {
+fn store_with_newer_schema_is_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path()).store;
     let Access::Writable(Some(database)) = &store.access else { panic!("{store:?}") };
@@ -128,14 +128,16 @@ fn newer_schema_is_refused_in_one_sentence() {
     write.commit().expect("committed");
     drop(store);
     let error = Store::open(folder.path(), "default").expect_err("newer").to_string();
-    for part in ["version 2", "a downgrade loses", "`vpnhub store backup`", "copy the older version's backup"] {
+    for part in
+        ["version 2", "to downgrade", "`vpnhub store backup`", "loses the objects", "copy the older version's backup"]
+    {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(error.lines().count(), 1);
 }
 
 #[test]
-fn backup_is_a_store_with_everything_in_it() {
+fn backup_restores_objects_and_audit_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let ops = vec![put(0, "10.0.0.0/8", "a"), connection(1, "a")];
     let mut store = open(folder.path()).store;
@@ -159,7 +161,7 @@ fn next(state: &mut u64) -> usize {
 
 /// With any byte changed, the store is unchanged or an error: never empty or different.
 #[test]
-fn damaged_store_is_an_error_or_intact() {
+fn damaged_store_is_error_or_intact() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut store = open(folder.path()).store;
     let ops: Vec<Op> = (0..200_u64).map(|n| put(n, &format!("10.{n}.0.0/16"), "a")).collect();

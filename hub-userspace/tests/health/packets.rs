@@ -20,7 +20,7 @@ fn probing(far_end: &FarEnd, (source, destination): (&str, &str)) -> Probing {
 }
 
 #[test]
-fn probes_are_whole_echo_requests_and_their_replies_count_once() {
+fn probe_is_valid_echo_request_and_reply_counts_once() {
     in_namespace(async |lab| {
         let mut far_end = FarEnd::new(&lab, "tun0").await;
         for version in VERSIONS {
@@ -48,7 +48,7 @@ fn probes_are_whole_echo_requests_and_their_replies_count_once() {
 }
 
 #[test]
-fn forged_replies_do_not_count() {
+fn forged_reply_is_ignored() {
     type Forgery = (&'static str, fn(&mut Vec<u8>));
     let forgeries: [Forgery; 8] = [
         ("another nonce", |packet| *packet.last_mut().unwrap() ^= 1),
@@ -111,7 +111,7 @@ fn forged_replies_do_not_count() {
 }
 
 #[test]
-fn a_reply_through_another_interface_does_not_count() {
+fn reply_on_other_interface_is_ignored() {
     in_namespace(async |lab| {
         let mut right = FarEnd::new(&lab, "tun0").await;
         let mut wrong = FarEnd::new(&lab, "tun1").await;
@@ -136,7 +136,7 @@ fn a_reply_through_another_interface_does_not_count() {
 }
 
 #[test]
-fn a_round_trip_longer_than_the_interval_stays_healthy() {
+fn round_trip_above_interval_stays_healthy() {
     in_namespace(async |lab| {
         let mut far_end = FarEnd::new(&lab, "tun0").await;
         let mut probing = probing(&far_end, VERSIONS[0]);
@@ -154,7 +154,7 @@ fn a_round_trip_longer_than_the_interval_stays_healthy() {
 }
 
 #[test]
-fn a_flood_of_other_packets_holds_up_no_probe() {
+fn flood_of_other_packets_delays_no_probe() {
     in_namespace(async |lab| {
         let mut far_end = FarEnd::new(&lab, "tun0").await;
         let mut probing = probing(&far_end, VERSIONS[0]);

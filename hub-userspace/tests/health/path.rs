@@ -52,7 +52,7 @@ fn ignore(peer: &Peer, ignored: bool) {
 }
 
 #[test]
-fn a_silent_far_end_is_told_within_the_bound_and_its_return_at_once() {
+fn silent_far_end_is_unhealthy_within_bound_until_reply() {
     in_namespace(async |lab| {
         // The near namespace has no route to the far end.
         let (near, peer) = path(&lab, "near").await;
@@ -86,7 +86,7 @@ fn assert_pace(report: &HealthReport, start: Instant, interval: Duration) {
 }
 
 #[test]
-fn a_far_end_without_the_address_is_unhealthy_from_the_start() {
+fn far_end_without_address_is_unhealthy_from_start() {
     in_namespace(async |lab| {
         let (near, peer) = path(&lab, "near").await;
         let start = Instant::now();
@@ -99,7 +99,7 @@ fn a_far_end_without_the_address_is_unhealthy_from_the_start() {
 }
 
 #[test]
-fn a_frame_for_another_host_does_not_count() {
+fn reply_frame_for_other_host_is_ignored() {
     in_namespace(async |lab| {
         let (near, peer) = path(&lab, "near").await;
         let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
@@ -112,7 +112,7 @@ fn a_frame_for_another_host_does_not_count() {
 }
 
 #[test]
-fn two_ways_to_one_destination_are_independent() {
+fn checks_of_one_destination_over_two_links_are_independent() {
     in_namespace(async |lab| {
         let (first, _first_peer) = path(&lab, "first").await;
         let (second, second_peer) = path(&lab, "second").await;
@@ -136,7 +136,7 @@ fn two_ways_to_one_destination_are_independent() {
 }
 
 #[test]
-fn only_what_changed_restarts() {
+fn changed_check_restarts_and_others_continue() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
         let kept = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
@@ -170,7 +170,7 @@ fn only_what_changed_restarts() {
 }
 
 #[test]
-fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
+fn first_probe_is_sent_as_soon_as_peer_is_known() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
         let mut known = target(near, ETHERNET, "192.0.2.1", "10.1.0.2");
@@ -191,7 +191,7 @@ fn a_probe_leaves_at_once_or_as_soon_as_the_peer_is_known() {
 }
 
 #[test]
-fn without_the_capability_the_sentence_says_so() {
+fn check_without_cap_net_raw_reports_remedy() {
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;
         // For this thread only, which ends with the test.
@@ -208,7 +208,7 @@ fn without_the_capability_the_sentence_says_so() {
 }
 
 #[test]
-fn an_interface_that_goes_down_or_away_is_unhealthy_and_costs_nothing() {
+fn check_on_dead_interface_is_unhealthy_and_idle() {
     in_namespace(async |lab| {
         let (near, peer) = path(&lab, "near").await;
         let mut probing = Probing::start(&[("one", target(near, ETHERNET, "192.0.2.1", "10.1.0.2"))]);
@@ -217,7 +217,7 @@ fn an_interface_that_goes_down_or_away_is_unhealthy_and_costs_nothing() {
         probing.unhealthy("one", Instant::now()).await;
         probing.until("one", "the problem", |report| report.problem.is_some()).await;
         let problem = probing.report("one").problem.unwrap();
-        assert_eq!(problem, "its interface is down; it is tried again with every probe");
+        assert_eq!(problem, "its interface is down; retried with every probe");
 
         assert_idle().await;
 
@@ -246,7 +246,7 @@ fn cpu_time() -> Duration {
 }
 
 #[test]
-fn short_intervals_are_kept_and_thousands_of_checks_share_an_interface() {
+fn thousands_of_checks_on_interface_hold_their_intervals() {
     const CHECKS: u64 = 4000;
     in_namespace(async |lab| {
         let (near, _peer) = path(&lab, "near").await;

@@ -49,7 +49,7 @@ fn by_name<'a>(state: &'a HostState, name: &str) -> Option<&'a Link> {
 }
 
 #[test]
-fn links_are_followed_from_birth_through_a_new_name_to_their_end() {
+fn links_are_followed_through_creation_rename_and_deletion() {
     in_namespace(async |lab| {
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
         assert_eq!(state.links.len(), 1, "only lo");
@@ -85,7 +85,7 @@ fn links_are_followed_from_birth_through_a_new_name_to_their_end() {
 }
 
 #[test]
-fn a_vlan_knows_its_parent_and_a_raw_ip_link_has_no_ethernet() {
+fn vlan_link_has_parent_and_loopback_no_ethernet() {
     in_namespace(async |lab| {
         let near = lab.veth("near", "far").await;
         let vlan = LinkVlan::new("near.7", near, 7).build();
@@ -104,7 +104,7 @@ fn a_vlan_knows_its_parent_and_a_raw_ip_link_has_no_ethernet() {
 }
 
 #[test]
-fn addresses_are_followed_and_go_with_their_link() {
+fn addresses_are_followed_and_removed_with_link() {
     in_namespace(async |lab| {
         let near = lab.veth("near", "far").await;
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
@@ -126,7 +126,7 @@ fn addresses_are_followed_and_go_with_their_link() {
 }
 
 #[test]
-fn neighbours_are_followed_and_go_with_their_link() {
+fn neighbours_are_followed_and_removed_with_link() {
     in_namespace(async |lab| {
         let near = lab.veth("near", "far").await;
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
@@ -147,7 +147,7 @@ fn neighbours_are_followed_and_go_with_their_link() {
 }
 
 #[test]
-fn gateways_are_followed_and_those_of_our_own_routes_are_not() {
+fn gateways_of_foreign_routes_only_are_followed() {
     in_namespace(async |lab| {
         let (near, other) = (lab.veth("near", "far").await, lab.veth("other", "far2").await);
         lab.address(near, "10.1.0.1/24").await;
@@ -200,7 +200,7 @@ fn lost_events() -> u64 {
 }
 
 #[test]
-fn lost_events_are_made_up_for() {
+fn lost_events_trigger_resync() {
     const MANY: u32 = 60_000;
     in_namespace(async |lab: Lab| {
         let near = lab.veth("near", "far").await;
@@ -235,7 +235,7 @@ fn lost_events_are_made_up_for() {
 }
 
 #[test]
-fn a_wait_that_is_given_up_loses_nothing() {
+fn cancelled_wait_loses_no_event() {
     in_namespace(async |lab| {
         let near = lab.veth("near", "far").await;
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
@@ -254,7 +254,7 @@ fn a_wait_that_is_given_up_loses_nothing() {
 }
 
 #[test]
-fn everything_is_read_again_though_the_wait_is_given_up_all_the_time() {
+fn resync_completes_despite_cancelled_waits() {
     const MANY: u32 = 20_000;
     in_namespace(async |lab| {
         let (near, other) = (lab.veth("near", "far").await, lab.veth("other", "far2").await);

@@ -34,7 +34,7 @@ async fn timed(what: &str, reconciler: &Reconciler) -> Duration {
 
 #[test]
 #[ignore = "prints figures, asserts nothing"]
-fn figures_of_100_000_destinations() {
+fn reconciler_load_of_100_000_destinations_is_printed() {
     in_namespace(async |lab| {
         let (a, b) = (lab.veth("a0", "a1").await, lab.veth("b0", "b1").await);
         let through = |ifindex| Arc::new(unicast(&[hop(ifindex, None)]));

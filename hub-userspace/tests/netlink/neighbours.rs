@@ -68,7 +68,7 @@ async fn until(
 }
 
 #[test]
-fn a_managed_neighbour_is_resolved_without_traffic() {
+fn managed_neighbour_is_resolved_without_traffic() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
@@ -101,7 +101,7 @@ fn a_managed_neighbour_is_resolved_without_traffic() {
 }
 
 #[test]
-fn a_managed_neighbour_comes_back_after_its_link() {
+fn managed_neighbour_returns_after_link_flap() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
@@ -121,7 +121,7 @@ fn a_managed_neighbour_comes_back_after_its_link() {
 }
 
 #[test]
-fn a_fixed_neighbour_is_there_at_once_and_changes_to_managed_and_back() {
+fn permanent_neighbour_converts_to_managed_and_back() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let reconciler = Planned::start();
@@ -144,7 +144,7 @@ fn a_fixed_neighbour_is_there_at_once_and_changes_to_managed_and_back() {
 }
 
 #[test]
-fn neighbours_of_others_are_not_touched() {
+fn foreign_neighbours_are_not_touched() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         ip("neigh add 10.1.0.7 lladdr 02:00:00:00:00:07 nud permanent dev near");
@@ -164,7 +164,7 @@ fn neighbours_of_others_are_not_touched() {
 }
 
 #[test]
-fn a_stale_neighbour_is_told_and_can_be_refreshed() {
+fn stale_neighbour_is_reported_and_refreshed_by_probe() {
     in_namespace(async |lab| {
         let (near, peer) = near_and_far(&lab).await;
         fs::write("/proc/sys/net/ipv4/neigh/near/delay_first_probe_time", "1").unwrap();
@@ -197,7 +197,7 @@ fn a_stale_neighbour_is_told_and_can_be_refreshed() {
 }
 
 #[test]
-fn a_neighbour_that_nobody_asked_for_is_resolved_when_probed() {
+fn unplanned_neighbour_is_resolved_by_probe() {
     in_namespace(async |lab| {
         let (near, peer) = near_and_far(&lab).await;
         let far: IpAddr = addr("10.1.0.2");
@@ -212,7 +212,7 @@ fn a_neighbour_that_nobody_asked_for_is_resolved_when_probed() {
 }
 
 #[test]
-fn what_was_stale_before_is_told_first_and_refreshing_keeps_an_entry_managed() {
+fn initially_stale_neighbour_is_reported_and_stays_managed() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let address = addr("10.1.0.2");

@@ -72,7 +72,7 @@ fn last(events: &[Event], what: impl FnMut(&Event) -> bool) -> usize {
 }
 
 #[test]
-fn neighbours_come_before_routes_and_go_after_them() {
+fn neighbours_are_added_before_and_deleted_after_routes() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let mut events = Events::listen();
@@ -108,7 +108,7 @@ fn neighbours_come_before_routes_and_go_after_them() {
 }
 
 #[test]
-fn a_newer_wish_replaces_one_that_is_not_written_yet() {
+fn newer_change_replaces_pending_one() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let mut events = Events::listen();
@@ -134,7 +134,7 @@ fn a_newer_wish_replaces_one_that_is_not_written_yet() {
 }
 
 #[test]
-fn a_neighbour_is_asked_for_while_routes_are_written() {
+fn neighbour_probe_is_sent_during_route_writes() {
     in_namespace(async |lab| {
         let (near, _peer) = near_and_far(&lab).await;
         let mut events = Events::listen();
@@ -151,7 +151,7 @@ fn a_neighbour_is_asked_for_while_routes_are_written() {
 }
 
 #[test]
-fn an_audit_mends_what_others_did() {
+fn audit_repairs_foreign_changes() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         let address = addr("10.1.0.9");
@@ -180,7 +180,7 @@ fn an_audit_mends_what_others_did() {
 }
 
 #[test]
-fn a_refused_route_is_told_until_it_works_and_tried_again_at_an_audit() {
+fn refused_route_is_reported_and_retried_at_audit() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let reconciler = Reconciler::start().unwrap();
@@ -213,7 +213,7 @@ fn a_refused_route_is_told_until_it_works_and_tried_again_at_an_audit() {
 }
 
 #[test]
-fn what_a_killed_agent_left_stays_until_all_wishes_are_known_and_those_kept_are_not_touched() {
+fn routes_of_killed_agent_stay_until_desired_state_is_known() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let killed = Reconciler::start().unwrap();
@@ -256,7 +256,7 @@ fn starve_sockets() {
 }
 
 #[test]
-fn answers_that_are_lost_are_asked_for_again_on_another_socket() {
+fn lost_answers_are_requested_again_on_new_socket() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         let reconciler = Reconciler::start().unwrap();
@@ -276,7 +276,7 @@ fn answers_that_are_lost_are_asked_for_again_on_another_socket() {
 }
 
 #[test]
-fn clearing_in_the_middle_of_a_batch_leaves_nothing() {
+fn clear_during_batch_leaves_no_route() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         ip("route add 10.77.0.0/16 dev a0 proto 118 table 77");
@@ -291,7 +291,7 @@ fn clearing_in_the_middle_of_a_batch_leaves_nothing() {
 }
 
 #[test]
-fn a_keeper_that_was_told_nothing_clears_what_is_left() {
+fn clear_without_desired_state_removes_leftovers() {
     in_namespace(async |lab| {
         two_links(&lab).await;
         ip("route add 10.77.0.0/16 dev a0 proto 118 table 77");
@@ -300,7 +300,7 @@ fn a_keeper_that_was_told_nothing_clears_what_is_left() {
 }
 
 #[test]
-fn everything_replaced_by_another_plan_keeps_what_both_have() {
+fn plan_replacement_leaves_common_routes_untouched() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let of = |destination, ifindex| route(TABLE, destination, unicast(&[hop(ifindex, None)]));

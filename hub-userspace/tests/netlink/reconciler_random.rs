@@ -120,7 +120,7 @@ fn interfere(random: &mut SmallRng) {
 }
 
 #[test]
-fn after_any_wishes_the_kernel_holds_what_was_wanted_last() {
+fn random_changes_end_with_last_desired_state_in_kernel() {
     let seed = std::env::var("VPNHUB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1180);
     in_namespace(async move |lab| {
         let links = [lab.veth("a0", "a1").await, lab.veth("b0", "b1").await];

@@ -58,7 +58,7 @@ fn shapes(a: u32, b: u32) -> Plan {
 }
 
 #[test]
-fn routes_of_every_shape_are_in_the_kernel_as_planned() {
+fn routes_of_every_shape_appear_in_kernel_as_planned() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let reconciler = Planned::start();
@@ -126,7 +126,7 @@ fn actions(a: u32, b: u32, via_a: &str, via_b: &str) -> Vec<RouteAction> {
 }
 
 #[test]
-fn any_action_replaces_any_other() {
+fn route_action_replaces_any_other_in_place() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         for (destination, via_a, via_b) in
@@ -151,7 +151,7 @@ fn any_action_replaces_any_other() {
 }
 
 #[test]
-fn a_destination_whose_interface_goes_is_unreachable_at_once() {
+fn destination_of_downed_interface_is_unreachable_at_once() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         let reconciler = Planned::start();
@@ -172,7 +172,7 @@ fn a_destination_whose_interface_goes_is_unreachable_at_once() {
 }
 
 #[test]
-fn a_route_that_is_replaced_is_never_missing() {
+fn replaced_route_is_never_missing() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let plan = |i: usize| {
@@ -221,7 +221,7 @@ fn a_route_that_is_replaced_is_never_missing() {
 }
 
 #[test]
-fn routes_of_others_are_not_touched() {
+fn foreign_routes_are_not_touched() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         let foreign = [
@@ -247,7 +247,7 @@ fn routes_of_others_are_not_touched() {
         assert_eq!(report.added, 3);
         let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
         assert_eq!(failure.object, "route 10.10.30.0/24 in table 254");
-        assert!(failure.reason.contains("somebody else's stands in its place"), "{failure}");
+        assert!(failure.reason.contains("another process has an entry in its place"), "{failure}");
 
         reconciler.clear().await.unwrap();
         assert_eq!(shown(), before);
@@ -255,7 +255,7 @@ fn routes_of_others_are_not_touched() {
 }
 
 #[test]
-fn what_a_killed_agent_left_is_taken_over_or_removed() {
+fn routes_of_killed_agent_are_adopted_or_removed() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let kept = route(TABLE, "10.10.3.0/24", unicast(&[hop(a, None)]));
@@ -273,7 +273,7 @@ fn what_a_killed_agent_left_is_taken_over_or_removed() {
 }
 
 #[test]
-fn a_route_comes_back_after_its_link() {
+fn route_returns_after_link_flap() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;
         let reconciler = Planned::start();
@@ -307,7 +307,7 @@ fn a_route_comes_back_after_its_link() {
 }
 
 #[test]
-fn a_gateway_out_of_reach_is_reported_and_stops_nothing() {
+fn unreachable_gateway_is_reported_and_other_routes_apply() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         let reconciler = Planned::start();
@@ -342,7 +342,7 @@ fn ten_thousand_routes_are_added_replaced_and_deleted() {
 }
 
 #[test]
-fn without_rights_the_error_says_what_to_do() {
+fn reconciler_without_cap_net_admin_reports_remedy() {
     in_namespace(async |lab| {
         let (a, _) = two_links(&lab).await;
         let mut sets = rustix::thread::capabilities(None).unwrap();
@@ -356,6 +356,6 @@ fn without_rights_the_error_says_what_to_do() {
             reconciler.settled().await.unwrap_err().to_string()
         };
         assert!(error.contains("route 10.10.10.0/24 in table 1180"), "{error}");
-        assert!(error.contains("needs CAP_NET_ADMIN: run as root or through `cargo xtask run`"), "{error}");
+        assert!(error.contains("needs CAP_NET_ADMIN: run as root"), "{error}");
     });
 }

@@ -5,7 +5,7 @@ use hub_userspace::kernel::netlink::ReconcileReport;
 use crate::lab::{Plan, Planned, in_namespace, ip};
 
 #[test]
-fn rules_of_an_earlier_version_go_and_those_of_others_stay() {
+fn rules_of_earlier_version_are_removed_and_foreign_ones_stay() {
     in_namespace(async |_lab| {
         ip("rule add pref 1180 iif lo table 1180 protocol static");
         ip("rule add pref 500 to 10.0.0.0/8 table main");

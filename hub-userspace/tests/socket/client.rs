@@ -13,7 +13,7 @@ pub fn peer_config(path: &Path) -> String {
 }
 
 #[test]
-fn client_without_a_socket_or_without_access_to_it_says_what_to_do() {
+fn client_without_socket_or_access_reports_remedy() {
     let mut served = Served::start(Some(GROUP));
     let denied = become_user(NOBODY, NOBODY, || peer_config(&served.path));
     assert_eq!(denied, format!("no access to {}: run as root, or as a member of its group", served.path.display()));
@@ -28,13 +28,13 @@ fn client_without_a_socket_or_without_access_to_it_says_what_to_do() {
 }
 
 #[test]
-fn client_passes_on_what_the_server_refuses() {
+fn client_reports_server_rejection() {
     let served = Served::start(Some(GROUP));
     let unknown = peer_config(&served.path);
     assert!(unknown.contains("nowhere") && unknown.lines().count() == 1, "{unknown}");
     let down = || ObjectChange::Admin(Admin { connection: "a/b".to_owned(), up: false });
     let forbidden = become_user(NOBODY, GROUP, || client(&served.path, async |client| client.change(&down()).await));
-    assert_eq!(forbidden, Err("changes are for root alone: run as root".to_owned()));
+    assert_eq!(forbidden, Err("only root can make changes: run as root".to_owned()));
     // The configuration manager has dropped it.
     let failed = client(&served.path, async |client| client.change(&down()).await);
     assert_eq!(failed, Err("the agent is stopping".to_owned()));
@@ -50,14 +50,14 @@ fn answers_with(listener: &UnixListener, bytes: &[u8]) -> UnixStream {
 }
 
 #[test]
-fn client_says_so_when_answers_are_cut_off_of_another_version_or_do_not_come() {
+fn client_reports_truncated_unknown_or_missing_answer() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).expect("there is room");
     let socket = path.display();
     for (answer, expected) in [
-        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"gat", "the agent's answer is cut off: ".to_owned()),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "the agent answers something else: ".to_owned()),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"gat", "the agent's answer is truncated: ".to_owned()),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "unexpected answer from the agent: ".to_owned()),
         (
             "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
             format!("the agent on {socket} does not know /v1/status: it may be of another version"),
@@ -82,11 +82,11 @@ fn client_says_so_when_answers_are_cut_off_of_another_version_or_do_not_come() {
         drop(told);
         late
     });
-    assert_eq!(late, format!("the agent on {socket} does not answer: it takes too long"));
+    assert_eq!(late, format!("the agent on {socket} does not answer: timed out"));
 }
 
 #[test]
-fn client_follows_events_as_they_come_until_the_agent_ends() {
+fn client_receives_events_until_agent_exits() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).expect("there is room");
@@ -118,7 +118,7 @@ fn client_follows_events_as_they_come_until_the_agent_ends() {
             };
             client.follow(tell).await
         });
-        assert_eq!(ended, Err("the agent has gone".to_owned()));
+        assert_eq!(ended, Err("the agent has stopped".to_owned()));
         names
     });
     assert_eq!(names, "abc");

@@ -166,7 +166,7 @@ fn changes() -> Vec<String> {
 }
 
 #[test]
-fn file_is_of_root_and_the_group_and_nothing_else_is_left() {
+fn socket_file_belongs_to_root_and_group() {
     for (group, mode) in [(Some(GROUP), 0o660), (None, 0o600)] {
         let served = Served::start(group);
         let metadata = fs::symlink_metadata(&served.path).expect("it is there");
@@ -178,7 +178,7 @@ fn file_is_of_root_and_the_group_and_nothing_else_is_left() {
 }
 
 #[test]
-fn group_reads_root_changes_and_others_do_neither() {
+fn group_may_read_root_may_change_others_neither() {
     let served = Served::start(Some(GROUP));
     let path = served.path.as_path();
     let denied = become_user(NOBODY, NOBODY, || UnixStream::connect(path).map_err(|error| error.kind()));
@@ -203,7 +203,7 @@ fn group_reads_root_changes_and_others_do_neither() {
 }
 
 #[test]
-fn a_thousand_idle_connections_take_few_descriptors_and_keep_nobody_out() {
+fn thousand_idle_connections_take_few_descriptors() {
     const IDLE: usize = 1000;
     let open = || fs::read_dir("/proc/self/fd").expect("it can be read").count();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -227,7 +227,7 @@ fn a_thousand_idle_connections_take_few_descriptors_and_keep_nobody_out() {
 }
 
 #[test]
-fn one_more_than_can_be_answered_is_told_so() {
+fn request_over_limit_is_answered_with_503() {
     let served = Served::start(None);
     let asking: Vec<_> = (0..64)
         .map(|_| {
@@ -241,7 +241,7 @@ fn one_more_than_can_be_answered_is_told_so() {
     assert_eq!(code(&told), 503);
     assert!(told.contains("too many"), "{told}");
     for _ in 0..200 {
-        assert_eq!(client::peer_config(&served.path), "the agent answers too many others already: try it later");
+        assert_eq!(client::peer_config(&served.path), "too many open connections to the agent: try again later");
     }
     // A closed connection makes room.
     asking[7].shutdown(Shutdown::Both).expect("it is open");
@@ -250,7 +250,7 @@ fn one_more_than_can_be_answered_is_told_so() {
 }
 
 #[test]
-fn heads_and_bodies_that_do_not_come_are_not_waited_for() {
+fn incomplete_request_times_out() {
     let served = Served::start(None);
     let whole = changes().remove(0);
     let (head, body) = whole.split_once("\r\n\r\n").expect("a head and a body");
@@ -270,7 +270,7 @@ fn heads_and_bodies_that_do_not_come_are_not_waited_for() {
 }
 
 #[test]
-fn requests_that_are_too_long_are_refused() {
+fn oversized_request_is_rejected() {
     let served = Served::start(None);
     let body = format!("{{\"destination\":\"{}\"}}", "1".repeat(9000));
     let long = format!(
@@ -288,7 +288,7 @@ fn requests_that_are_too_long_are_refused() {
 }
 
 #[test]
-fn connection_ends_with_its_answer() {
+fn connection_closes_after_one_answer() {
     let served = Served::start(None);
     let told = ask(&served.path, &READ.repeat(2));
     assert_eq!(told.matches("HTTP/1.1").count(), 1, "{told}");
@@ -307,7 +307,7 @@ fn wait_for(path: &Path) {
 }
 
 #[test]
-fn file_that_is_removed_is_made_again_with_the_same_permissions() {
+fn removed_socket_file_is_recreated_with_same_permissions() {
     let served = Served::start(Some(GROUP));
     for _ in 0..2 {
         fs::remove_file(&served.path).expect("it is there");
@@ -323,7 +323,7 @@ fn file_that_is_removed_is_made_again_with_the_same_permissions() {
 }
 
 #[test]
-fn drop_removes_its_own_file_and_no_other() {
+fn socket_drop_removes_own_file_only() {
     let mut served = Served::start(None);
     drop(served.socket.take());
     assert!(served.names().is_empty());

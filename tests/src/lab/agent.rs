@@ -299,7 +299,11 @@ impl Agent {
         self.end_within(Signal::SIGTERM, time).map(drop)
     }
 
-    fn end_within(mut self, signal: Signal, time: Duration) -> anyhow::Result<Scratch> {
+    /// Like [`stop_with`](Self::stop_with), with a time limit.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub fn end_within(mut self, signal: Signal, time: Duration) -> anyhow::Result<Scratch> {
         let status = end_with(&self.child, signal, time);
         self.ended = true;
         match status {

@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_ethernet_addresses() {
+    fn mac_address_round_trips_as_text() {
         let mac: Mac = "02:00:5e:10:00:ff".parse().unwrap();
         assert_eq!(mac, Mac([2, 0, 0x5e, 0x10, 0, 0xff]));
         assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_kernels_counters() {
+    fn kernel_device_counters_are_parsed() {
         let counters = parse_counters(" 1250 10 0 0 0 0 0 0 980 7 0 0 0 0 0 0").unwrap();
         assert_eq!(counters, Counters { rx_packets: 10, rx_bytes: 1250, tx_packets: 7, tx_bytes: 980 });
     }

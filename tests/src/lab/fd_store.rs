@@ -16,14 +16,14 @@ use super::{AgentCommand, Scratch};
 /// Ends the reader.
 const END: &[u8] = b"END";
 
-type Kept = Arc<Mutex<Option<(String, Arc<OwnedFd>)>>>;
+type Stored = Arc<Mutex<Option<(String, Arc<OwnedFd>)>>>;
 
 /// The store of one unit, with room for one descriptor.
 #[derive(Debug)]
 pub struct FdStore {
     _scratch: Scratch,
     path: PathBuf,
-    kept: Kept,
+    stored: Stored,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -34,17 +34,17 @@ impl FdStore {
         let scratch = Scratch::new()?;
         let path = scratch.file("notify.sock");
         let socket = UnixDatagram::bind(&path).context("binding NOTIFY_SOCKET")?;
-        let kept = Kept::default();
-        let store = Arc::clone(&kept);
+        let stored = Stored::default();
+        let store = Arc::clone(&stored);
         let reader = thread::spawn(move || while receive(&socket, &store) {});
-        Ok(Self { _scratch: scratch, path, kept, reader: Some(reader) })
+        Ok(Self { _scratch: scratch, path, stored, reader: Some(reader) })
     }
 
     /// The same agent as a unit with this store: it gets the stored descriptor.
     #[must_use]
     pub fn command(&self, command: AgentCommand) -> AgentCommand {
         let command = command.environment("NOTIFY_SOCKET", &self.path.display().to_string());
-        match &*self.kept.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.stored.lock().unwrap_or_else(PoisonError::into_inner) {
             Some((name, socket)) => command.descriptor(name, socket),
             None => command,
         }
@@ -53,12 +53,12 @@ impl FdStore {
     /// The name of the stored descriptor.
     #[must_use]
     pub fn name(&self) -> Option<String> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(name, _)| name.clone())
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(name, _)| name.clone())
     }
 
     /// As `systemctl clean --what=fdstore`.
     pub fn clean(&self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -72,7 +72,7 @@ impl Drop for FdStore {
 }
 
 /// Receives one message. Returns whether to expect more.
-fn receive(socket: &UnixDatagram, kept: &Kept) -> bool {
+fn receive(socket: &UnixDatagram, stored: &Stored) -> bool {
     let mut bytes = [0; 1024];
     let mut control = nix::cmsg_space!([RawFd; 4]);
     let mut vectors = [IoSliceMut::new(&mut bytes)];
@@ -88,12 +88,12 @@ fn receive(socket: &UnixDatagram, kept: &Kept) -> bool {
     let length = message.bytes;
     let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
     let has = |line: &str| text.lines().any(|found| found == line);
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
     if has("FDSTOREREMOVE=1") {
-        kept.take();
-    } else if has("FDSTORE=1") && kept.is_none() {
+        stored.take();
+    } else if has("FDSTORE=1") && stored.is_none() {
         let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored").to_owned();
-        *kept = sockets.into_iter().next().map(|socket| (name, Arc::new(socket)));
+        *stored = sockets.into_iter().next().map(|socket| (name, Arc::new(socket)));
     }
     text.as_bytes() != END
 }

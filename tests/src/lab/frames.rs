@@ -112,14 +112,14 @@ impl FrameSocket {
         self.receive_until(Instant::now() + timeout)
     }
 
-    /// The first frame that `wanted` accepts, or `None` after `timeout`. Discards the others.
+    /// The first frame that `filter` accepts, or `None` after `timeout`. Discards the others.
     ///
     /// # Errors
     /// When the device has gone or gone down.
-    pub fn find(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> anyhow::Result<Option<Frame>> {
+    pub fn find(&self, timeout: Duration, mut filter: impl FnMut(&[u8]) -> bool) -> anyhow::Result<Option<Frame>> {
         let deadline = Instant::now() + timeout;
         while let Some(frame) = self.receive_until(deadline)? {
-            if wanted(&frame.bytes) {
+            if filter(&frame.bytes) {
                 return Ok(Some(frame));
             }
         }
@@ -130,10 +130,10 @@ impl FrameSocket {
     ///
     /// # Errors
     /// When it does not: with a hex dump of the other frames.
-    pub fn expect(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> anyhow::Result<Frame> {
+    pub fn expect(&self, timeout: Duration, mut filter: impl FnMut(&[u8]) -> bool) -> anyhow::Result<Frame> {
         let mut others = String::new();
         let found = self.find(timeout, |frame| {
-            let found = wanted(frame);
+            let found = filter(frame);
             // Enough to diagnose the failure.
             if !found && others.len() < 4000 {
                 others += &hex(frame);
@@ -147,7 +147,7 @@ impl FrameSocket {
                 bail!("nothing arrived on {} within {timeout:?}", self.name)
             }
             None => {
-                bail!("what was expected on {} did not come within {timeout:?}, but this did:\n{others}", self.name)
+                bail!("the expected frame did not arrive on {} within {timeout:?}, but these did:\n{others}", self.name)
             }
         }
     }

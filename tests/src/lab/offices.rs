@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sites_addresses_follow_from_its_number() {
+    fn site_addresses_derive_from_its_number() {
         assert_eq!(SHANGHAI.network6().to_string(), "fd00:10:10:10::/64");
         assert_eq!(NINGBO.nth6(0x77).to_string(), "fd00:10:10:30::77");
         assert_eq!(Site::new("far", "tun-far", 123).network6().to_string(), "fd00:10:10:123::/64");

@@ -193,12 +193,12 @@ impl Ping {
             } else {
                 (packet, 129)
             };
-            let wanted = from.ip() == self.to
+            let is_reply = from.ip() == self.to
                 && message.len() == 8 + self.size
                 && message[0] == kind
                 && message[4..6] == id.to_be_bytes()
                 && message[6..8] == sequence.to_be_bytes();
-            if wanted {
+            if is_reply {
                 return Ok(Some(now));
             }
         }

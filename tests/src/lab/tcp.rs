@@ -108,15 +108,15 @@ fn send(stream: &mut TcpStream, bytes: u64, seed: u64) -> anyhow::Result<()> {
 
 fn receive(stream: &mut TcpStream, bytes: u64, seed: u64) -> anyhow::Result<()> {
     let mut noise = Noise(seed);
-    let (mut wanted, mut chunk) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let (mut expected, mut chunk) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut done = 0;
     while done < bytes {
-        noise.fill(&mut wanted);
+        noise.fill(&mut expected);
         let length = usize::try_from(bytes - done).map_or(CHUNK, |left| left.min(CHUNK));
         let chunk = &mut chunk[..length];
         stream.read_exact(chunk).with_context(|| format!("receiving after {done} of {bytes} bytes"))?;
-        if let Some(at) = chunk.iter().zip(&wanted).position(|(got, want)| got != want) {
-            bail!("byte {} of {bytes} is {:#04x} and was sent as {:#04x}", done + at as u64, chunk[at], wanted[at]);
+        if let Some(at) = chunk.iter().zip(&expected).position(|(got, want)| got != want) {
+            bail!("byte {} of {bytes} is {:#04x} and was sent as {:#04x}", done + at as u64, chunk[at], expected[at]);
         }
         done += length as u64;
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_byte_is_named() {
+    fn wrong_byte_in_stream_is_reported_by_offset() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();

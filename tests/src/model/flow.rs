@@ -71,7 +71,7 @@ mod tests {
     use super::share_out;
 
     #[test]
-    fn shares_follow_the_weights() {
+    fn bucket_shares_follow_weights() {
         let rows: [(&[u32], &[usize]); 5] = [
             (&[100, 100], &[128, 128]),
             (&[1, 1, 1], &[86, 85, 85]),

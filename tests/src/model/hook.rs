@@ -1,6 +1,6 @@
 //! The program's hooks: XDP does not reach every interface; TC always runs behind it.
 
-use super::{Judgement, Verdict, World};
+use super::{Prediction, Verdict, World};
 
 /// The hook at which the program receives a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl World {
     }
 }
 
-impl Judgement {
+impl Prediction {
     /// The verdict at XDP. TC receives, decides and counts again whatever XDP passes.
     #[must_use]
     pub fn by_xdp(self, world: &World) -> Self {

@@ -4,13 +4,13 @@
 //! checksum is summed in full, and buckets are recomputed for each packet. Any difference from the kernel program is a
 //! bug in one of the two.
 //!
-//! [`World::judge`] reads like the six stages of the program, one file each: [`parse`](self), selectors with source
-//! checks, routes, next hops, rewriting. A [`Judgement`] holds the counts.
+//! [`World::predict`] reads like the six stages of the program, one file each: [`parse`](self), selectors with source
+//! checks, routes, next hops, rewriting. A [`Prediction`] holds the counts.
 
 mod flow;
 mod hook;
-mod judge;
 mod parse;
+mod predict;
 mod prefix;
 mod rewrite;
 mod route;
@@ -19,5 +19,5 @@ mod source;
 mod world;
 
 pub use hook::Hook;
-pub use judge::{Account, Count, Judgement, Mark, Verdict};
+pub use predict::{Account, Count, Mark, Prediction, Verdict};
 pub use world::{Agreement, Connection, Interface, Pair, ReversePath, Route, Vpc, World};

@@ -24,7 +24,7 @@ mod tests {
     use super::contains;
 
     #[test]
-    fn compares_as_many_bits_as_the_prefix_has() {
+    fn prefix_contains_addresses_equal_in_its_bits() {
         let rows = [
             ("0.0.0.0/0", "255.255.255.255", true),
             ("0.0.0.0/0", "::1", false),

@@ -136,9 +136,9 @@ impl World {
     fn active<'a>(&self, routes: &[&'a Route]) -> Vec<(&'a str, u32)> {
         let pick = |weighted: bool, only_up: bool| -> Vec<(&'a str, u32)> {
             let part = |route: &Route| if weighted { u32::from(route.weight) } else { 1 };
-            let wanted = routes.iter().filter(|route| (route.weight > 0) == weighted);
-            let wanted = wanted.filter(|route| !only_up || self.connection(&route.next_hop).up);
-            wanted.map(|route| (route.next_hop.as_str(), part(route))).collect()
+            let candidates = routes.iter().filter(|route| (route.weight > 0) == weighted);
+            let candidates = candidates.filter(|route| !only_up || self.connection(&route.next_hop).up);
+            candidates.map(|route| (route.next_hop.as_str(), part(route))).collect()
         };
         let choices = [pick(true, true), pick(false, true), pick(true, false), pick(false, false)];
         choices.into_iter().find(|members| !members.is_empty()).expect("a destination has routes")

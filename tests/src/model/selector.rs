@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::{
     Account, Connection, Interface, Pair, Verdict, Vpc, World,
-    judge::Trail,
     parse::Packet,
+    predict::Trail,
     prefix::{contains, same_family},
 };
 

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::{
     Connection, Interface, ReversePath, Verdict, World,
-    judge::{Account, Trail},
     parse::{Packet, is_link_local, is_nobody},
+    predict::{Account, Trail},
     prefix::contains,
     route::Target,
     selector::{Attachment, Side, from_site},

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_the_example_of_rfc_1071() {
+    fn checksum_of_rfc_1071_example_is_correct() {
         // Section 3: the sum of these is ddf2.
         assert_eq!(internet_checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), !0xddf2);
         assert_eq!(internet_checksum(&[&[0x01]]), !0x0100);
@@ -111,7 +111,7 @@ mod tests {
     ];
 
     #[test]
-    fn accepts_a_known_header_and_says_what_is_wrong_with_a_changed_one() {
+    fn changed_header_fails_checksum_with_expected_value() {
         let mut packet = HEADER.to_vec();
         packet.resize(0x73, 0);
         verify_ip_checksums(&packet).unwrap();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_an_echo_request_summed_by_hand() {
+    fn changed_echo_request_fails_checksum_with_expected_value() {
         // A ping of 2 data bytes: type 8, id 1, sequence 9.
         let mut packet = vec![0x45, 0, 0, 30, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         // 4500+001e+4001+0a00+0001+0a00+0002 = 9922

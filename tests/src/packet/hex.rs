@@ -23,7 +23,7 @@ mod tests {
     use super::hex;
 
     #[test]
-    fn dumps_offsets_digits_and_text() {
+    fn hex_dump_has_offsets_digits_and_text() {
         let dump = hex(b"GET / HTTP/1.1\r\n\x00\xff");
         assert_eq!(
             dump,

@@ -1,7 +1,7 @@
 //! One world: the program's verdict on each packet against the model's, and the counters of both.
 
 use hub_tests::{
-    model::{Judgement, Verdict, World},
+    model::{Prediction, Verdict, World},
     packet::hex,
 };
 use hub_userspace::datapath::{Action, Hook, Outcome};
@@ -59,13 +59,13 @@ impl Comparison<'_> {
 }
 
 /// The program's expected part at its hook.
-fn part(program: &Program, world: &World, arrival: &Arrival) -> Judgement {
-    program.part(judge(world, program.entry.0, arrival), world, arrival)
+fn part(program: &Program, world: &World, arrival: &Arrival) -> Prediction {
+    program.part(predict(world, program.entry.0, arrival), world, arrival)
 }
 
 /// The model's verdict on a frame at a hook.
-pub fn judge(world: &World, hook: Hook, arrival: &Arrival) -> Judgement {
-    world.judge(arrival.hook(hook, is_raw(world, arrival)), arrival.interface, &arrival.frame)
+pub fn predict(world: &World, hook: Hook, arrival: &Arrival) -> Prediction {
+    world.predict(arrival.hook(hook, is_raw(world, arrival)), arrival.interface, &arrival.frame)
 }
 
 /// Whether the frame has no link header.
@@ -74,9 +74,9 @@ pub fn is_raw(world: &World, arrival: &Arrival) -> bool {
 }
 
 /// `mark` is the expected mark of a passed packet.
-fn agree(world: &World, arrival: &Arrival, judgement: &Judgement, mark: u32, outcome: &Outcome) -> bool {
+fn agree(world: &World, arrival: &Arrival, prediction: &Prediction, mark: u32, outcome: &Outcome) -> bool {
     let untouched = outcome.frame == arrival.frame;
-    match &judgement.verdict {
+    match &prediction.verdict {
         Verdict::Pass(_) => outcome.action == Action::Pass && untouched && outcome.mark == mark,
         Verdict::Drop(_) => outcome.action == Action::Drop && untouched,
         Verdict::Forward { interface, frame } => {
@@ -113,15 +113,15 @@ fn find_miscounted(program: &mut Program, world: &World, sent: &[Arrival]) -> an
 fn disagreement(
     world: &World,
     arrival: &Arrival,
-    judgement: &Judgement,
+    prediction: &Prediction,
     mark: u32,
     outcome: &Outcome,
     counted: Option<&Books>,
 ) -> String {
-    let model = match &judgement.verdict {
+    let model = match &prediction.verdict {
         Verdict::Forward { interface, frame } => format!("forward to {interface}:\n{}", hex(frame)),
-        Verdict::Pass(_) => format!("{:?} with mark {mark:#010x}, {:?}\n", judgement.verdict, judgement.mark),
-        Verdict::Drop(_) => format!("{:?}\n", judgement.verdict),
+        Verdict::Pass(_) => format!("{:?} with mark {mark:#010x}, {:?}\n", prediction.verdict, prediction.mark),
+        Verdict::Drop(_) => format!("{:?}\n", prediction.verdict),
     };
     let counted = counted.map(|books| format!("counted {books:?}\n")).unwrap_or_default();
     let Arrival { interface, frame, taken_for, mark: before } = arrival;
@@ -132,7 +132,7 @@ fn disagreement(
          {}model: {model}{:?} {rules:?}\nprogram: {:?} with mark {:#010x}:\n{}{counted}",
         show::world(world),
         hex(frame),
-        judgement.counts,
+        prediction.counts,
         outcome.action,
         outcome.mark,
         hex(&outcome.frame),

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, fmt};
 
 use hub_common::Reason;
-use hub_tests::model::{Account, Count, Judgement, Mark, Verdict, World};
+use hub_tests::model::{Account, Count, Mark, Prediction, Verdict, World};
 use hub_userspace::datapath::Hook;
 
 use crate::{
     agreements::is_limited as limits,
-    compare::{is_raw, judge},
+    compare::{is_raw, predict},
     program::Arrival,
 };
 
@@ -61,37 +61,37 @@ const MARKS: [&str; 5] =
 impl Coverage {
     pub fn note(&mut self, world: &World, arrival: &Arrival) {
         self.packets += 1;
-        let judgement = judge(world, Hook::Tc, arrival);
-        match &judgement.verdict {
+        let prediction = predict(world, Hook::Tc, arrival);
+        match &prediction.verdict {
             Verdict::Pass(reason) | Verdict::Drop(reason) => self.count(reason),
             Verdict::Forward { interface: egress, frame: out } => {
-                self.note_forward(world, arrival, &judgement, *egress, out);
+                self.note_forward(world, arrival, &prediction, *egress, out);
             }
         }
         if !is_raw(world, arrival)
             && arrival.frame[0] & 1 == 1
-            && let Verdict::Pass(reason) | Verdict::Drop(reason) = &judgement.verdict
+            && let Verdict::Pass(reason) | Verdict::Drop(reason) = &prediction.verdict
         {
             self.count(&format!("to a group's MAC, {reason}"));
         }
-        self.note_mark(judgement.mark.as_ref());
+        self.note_mark(prediction.mark.as_ref());
         for rule in world.rules(arrival.hook(Hook::Tc, is_raw(world, arrival)), arrival.interface, &arrival.frame) {
             self.count(rule);
         }
         if arrival.taken_for.is_some() {
             return;
         }
-        let by_xdp = judge(world, Hook::Xdp, arrival).by_xdp(world);
+        let by_xdp = predict(world, Hook::Xdp, arrival).by_xdp(world);
         match by_xdp.verdict {
             Verdict::Pass(reason) if OF_XDP.contains(&reason) => self.count(reason),
-            Verdict::Drop("malformed") if judgement.verdict == Verdict::Pass("not_ip") => {
+            Verdict::Drop("malformed") if prediction.verdict == Verdict::Pass("not_ip") => {
                 self.count("malformed for XDP, not IP for TC");
             }
             _ => {}
         }
     }
 
-    fn note_forward(&mut self, world: &World, arrival: &Arrival, judgement: &Judgement, egress: u32, out: &[u8]) {
+    fn note_forward(&mut self, world: &World, arrival: &Arrival, prediction: &Prediction, egress: u32, out: &[u8]) {
         let Arrival { interface, frame, .. } = arrival;
         let ethernet = |index| world.interfaces.iter().any(|link| link.index == index && link.ethernet);
         let (from, to) = (ethernet(*interface), ethernet(egress));
@@ -106,13 +106,13 @@ impl Coverage {
             (0x60.., 0) => self.count("forward, hop-by-hop options"),
             _ => {}
         }
-        if judgement.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Sent(_)))) {
+        if prediction.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Sent(_)))) {
             self.count("forward to the VPC");
         }
-        if judgement.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Received(_)))) {
+        if prediction.counts.iter().any(|count| matches!(count, (Account::Vpc, Count::Received(_)))) {
             self.count("forward from the VPC");
         }
-        for (_, count) in judgement.counts.iter().filter(|(account, _)| is_limited(world, account)) {
+        for (_, count) in prediction.counts.iter().filter(|(account, _)| is_limited(world, account)) {
             let way = if matches!(count, Count::Received(_)) { "from" } else { "to" };
             self.count(&format!("forward {way} a site with limits"));
         }

@@ -43,7 +43,7 @@ fn setting(name: &str) -> anyhow::Result<Option<u64>> {
 }
 
 #[test]
-fn the_program_does_what_the_model_says() -> anyhow::Result<()> {
+fn program_equals_model_for_random_packets() -> anyhow::Result<()> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let seed = setting("VPNHUB_SEED")?.unwrap_or(now);
     let packets = setting("VPNHUB_PACKETS")?.unwrap_or(PACKETS);

@@ -71,14 +71,14 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
 
 fn ingress<'a>(rng: &mut SmallRng, world: &'a World) -> &'a Interface {
     let devices = || world.interfaces.iter().filter(|interface| interface.vlan.is_none());
-    let wanted = if percent(rng, 3) {
+    let chosen = if percent(rng, 3) {
         None
     } else if percent(rng, 25) {
         world.vpc.as_ref().map(|vpc| vpc.interface.as_str())
     } else {
         world.connections.choose(rng).map(|connection| connection.interface.as_str())
     };
-    let found = wanted.and_then(|name| devices().find(|interface| interface.name == name));
+    let found = chosen.and_then(|name| devices().find(|interface| interface.name == name));
     found.unwrap_or_else(|| devices().choose(rng).expect("there is a device"))
 }
 

@@ -25,7 +25,7 @@ fn tcp_streams_arrive_intact_through_tc() {
 
 /// With all offloads on, the default on hosts: super-packets pass without segmentation.
 #[test]
-fn super_packets_pass_through_tc_whole() {
+fn super_packets_through_tc_are_not_segmented() {
     let world = World::three_offices(&Options::default()).unwrap();
     for (place, device) in [("shanghai", "wan0"), ("hangzhou", "wan0"), (HUB, "tun-sh"), (HUB, "tun-hz")] {
         world[place].enable_offloads(device).unwrap();

@@ -21,17 +21,17 @@ const FRAMINGS: [(&str, Framing); 5] = [
 ];
 
 #[test]
-fn a_packet_leaves_untagged_with_one_hop_less_and_all_else_as_it_came_natively() {
+fn packet_by_native_xdp_loses_tag_and_one_hop_only() {
     rewritten(&[]);
 }
 
 #[test]
-fn a_packet_leaves_untagged_with_one_hop_less_and_all_else_as_it_came_generically() {
+fn packet_by_generic_xdp_loses_tag_and_one_hop_only() {
     rewritten(&["--attach", "generic"]);
 }
 
 #[test]
-fn a_packet_leaves_untagged_with_one_hop_less_and_all_else_as_it_came_through_tc() {
+fn packet_by_tc_loses_tag_and_one_hop_only() {
     rewritten(&["--attach", "tc"]);
 }
 
@@ -53,11 +53,11 @@ fn rewritten(arguments: &[&str]) {
                     let arrived = hangzhou.socket.expect(WAIT, is_probe).unwrap().bytes;
                     verify_checksums(&arrived).unwrap();
                     // From the hub's device to the peer's.
-                    let wanted = packet.ttl(hops - 1).ethernet(hangzhou.macs[1], hangzhou.macs[0]).build();
+                    let expected = packet.ttl(hops - 1).ethernet(hangzhou.macs[1], hangzhou.macs[0]).build();
                     assert!(
-                        arrived == wanted,
-                        "{name}, {payload} bytes, {hops} hops: wanted\n{}but there came\n{}",
-                        hex(&wanted),
+                        arrived == expected,
+                        "{name}, {payload} bytes, {hops} hops: expected\n{}but received\n{}",
+                        hex(&expected),
                         hex(&arrived)
                     );
                 }
@@ -72,7 +72,7 @@ fn is_probe(frame: &[u8]) -> bool {
 }
 
 #[test]
-fn a_wrong_checksum_stays_wrong() {
+fn wrong_checksum_stays_wrong() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     rig.warm_up(&SITES).unwrap();
     let (shanghai, hangzhou) = (Wire::of_site(&rig.world, &SHANGHAI), Wire::of_site(&rig.world, &HANGZHOU));
@@ -88,8 +88,8 @@ fn a_wrong_checksum_stays_wrong() {
 }
 
 #[test]
-#[ignore = "needs VLAN interfaces, CONFIG_VLAN_8021Q: `cargo xtask test a_tag_whose_vlan -- --ignored`"]
-fn a_tag_whose_vlan_has_an_interface_on_the_hub_goes_there() {
+#[ignore = "needs VLAN interfaces, CONFIG_VLAN_8021Q: `cargo xtask test tagged_frame_for_hub_vlan -- --ignored`"]
+fn tagged_frame_for_hub_vlan_interface_is_delivered_there() {
     let world = World::three_offices(&Options::default()).unwrap();
     let hub_device = SHANGHAI.hub_device(0);
     world[HUB].ip(&format!("link add link {hub_device} name sh-100 type vlan id 100")).unwrap();

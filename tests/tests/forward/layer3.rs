@@ -47,20 +47,20 @@ fn addresses(half: usize) -> [IpAddr; 2] {
 }
 
 /// Expects a packet from the device, and ignores the kernel's own.
-fn expect(tun: &mut Tun, wanted: &Packet, what: &str) {
-    let wanted = wanted.build();
+fn expect(tun: &mut Tun, expected: &Packet, what: &str) {
+    let expected = expected.build();
     let mut others = Vec::new();
     while let Some(packet) = tun.receive(WAIT).unwrap() {
-        if packet == wanted {
+        if packet == expected {
             return;
         }
         others.push(hex(&packet));
     }
-    panic!("{what}: there did not come\n{}but\n{}", hex(&wanted), others.join("\n"));
+    panic!("{what}: expected\n{}but received\n{}", hex(&expected), others.join("\n"));
 }
 
 #[test]
-fn sites_on_a_layer_3_interface_reach_all_others_and_every_packet_is_counted_once() {
+fn layer_3_sites_reach_others_and_packets_count_once() {
     let (rig, mut tun) = start();
     let (shanghai, vpc) = (Wire::of_site(&rig.world, &SHANGHAI), Wire::of_vpc(&rig.world));
     let before = rig.agent.status().unwrap();
@@ -110,7 +110,7 @@ fn sites_on_a_layer_3_interface_reach_all_others_and_every_packet_is_counted_onc
 }
 
 #[test]
-fn what_is_refused_beside_or_on_a_layer_3_interface_is_counted_once() {
+fn rejected_packets_at_layer_3_interface_count_once() {
     let (rig, mut tun) = start();
     let shanghai = Wire::of_site(&rig.world, &SHANGHAI);
     let before = rig.agent.status().unwrap();
@@ -153,7 +153,7 @@ fn what_is_refused_beside_or_on_a_layer_3_interface_is_counted_once() {
 
 /// XDP leaves the packets that it passes to TC: without TC, nothing would check them.
 #[test]
-fn an_interface_where_tc_cannot_be_attached_is_not_attached_at_all() {
+fn interface_without_tc_attachment_gets_no_xdp() {
     let (world, _tun) = world();
     let device = SHANGHAI.hub_device(0);
     let crowd = world[HUB].crowd(&device).unwrap();

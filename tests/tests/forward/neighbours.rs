@@ -11,7 +11,7 @@ use hub_tests::packet::{View, number};
 use crate::SITES;
 
 #[test]
-fn an_unknown_host_of_the_vpc_is_looked_for_and_only_the_packets_until_then_are_lost() {
+fn unknown_vpc_host_is_resolved_and_then_reached() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let heard = FrameSocket::open(&rig.world[HUB], VPC.hub_device).unwrap();
     let addresses: [(IpAddr, IpAddr); 2] =

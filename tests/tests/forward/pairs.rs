@@ -12,17 +12,17 @@ const PINGS: u16 = 5;
 const PAYLOAD: u16 = 100;
 
 #[test]
-fn all_places_reach_one_another_through_native_xdp_and_every_packet_is_counted() {
+fn all_pairs_by_native_xdp_reach_each_other_and_are_counted() {
     all_pairs(&[], "xdp-native");
 }
 
 #[test]
-fn all_places_reach_one_another_through_generic_xdp_and_every_packet_is_counted() {
+fn all_pairs_by_generic_xdp_reach_each_other_and_are_counted() {
     all_pairs(&["--attach", "generic"], "xdp-generic");
 }
 
 #[test]
-fn all_places_reach_one_another_through_tc_and_every_packet_is_counted() {
+fn all_pairs_by_tc_reach_each_other_and_are_counted() {
     all_pairs(&["--attach", "tc"], "tc");
 }
 

@@ -35,7 +35,7 @@ fn drops(before: &Status, after: &Status, connection: &str) -> Vec<(String, u64)
 }
 
 #[test]
-fn a_source_that_is_not_the_senders_is_dropped_and_counted() {
+fn spoofed_source_is_dropped_and_counted() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     rig.warm_up(&SITES).unwrap();
     let (shanghai, vpc) = (Wire::of_site(&rig.world, &SHANGHAI), Wire::of_vpc(&rig.world));
@@ -66,7 +66,7 @@ fn a_source_that_is_not_the_senders_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_destination_outside_the_senders_selectors_is_dropped_and_counted() {
+fn destination_outside_selectors_is_dropped_and_counted() {
     let mut config = HubConfig::offices(&SITES);
     config.connection("shanghai").local_cidrs = vec!["192.168.0.0/24".into(), "fd00:192:168::/64".into()];
     let rig = Rig::start(&Options::default(), &config).unwrap();
@@ -106,7 +106,7 @@ fn a_destination_outside_the_senders_selectors_is_dropped_and_counted() {
 }
 
 #[test]
-fn isolated_sites_reach_the_vpc_and_not_one_another() {
+fn isolated_sites_reach_vpc_only() {
     let mut config = HubConfig::offices(&SITES);
     config.spoke_to_spoke = false;
     let rig = Rig::start(&Options::default(), &config).unwrap();
@@ -136,7 +136,7 @@ fn isolated_sites_reach_the_vpc_and_not_one_another() {
 }
 
 #[test]
-fn isolation_does_not_hinder_the_hub_itself() {
+fn isolated_site_reaches_hub_itself() {
     let mut config = HubConfig::offices(&SITES);
     config.spoke_to_spoke = false;
     let rig = Rig::start(&Options::default(), &config).unwrap();

@@ -15,7 +15,7 @@ fn config() -> HubConfig {
 }
 
 #[test]
-fn connections_on_one_interface_are_told_apart_by_source() {
+fn connections_on_shared_interface_are_counted_by_source() {
     let rig = Rig::start(&Options::default(), &config()).unwrap();
     rig.warm_up(&SITES).unwrap();
     let (shanghai, ningbo, vpc) =
@@ -45,7 +45,7 @@ fn connections_on_one_interface_are_told_apart_by_source() {
 }
 
 #[test]
-fn connections_on_one_interface_reach_one_another_through_the_hub() {
+fn connections_on_shared_interface_reach_each_other() {
     let rig = Rig::start(&Options::default(), &config()).unwrap();
     rig.warm_up(&SITES).unwrap();
     let shanghai = Wire::of_site(&rig.world, &SHANGHAI);

@@ -75,10 +75,10 @@ fn on_link(flows: &BTreeMap<u16, usize>, link: usize) -> usize {
 }
 
 /// Whether the two links have these shares of Shanghai's routes.
-fn shares_are(status: &Status, wanted: [f64; 2]) -> bool {
+fn shares_are(status: &Status, expected: [f64; 2]) -> bool {
     ["10.10.10.0/24", "fd00:10:10:10::/64"].iter().all(|destination| {
         let shares = LINKS.map(|name| status.share(destination, name));
-        shares.iter().zip(wanted).all(|(share, wanted)| (share - wanted).abs() < 1e-9)
+        shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 1e-9)
     })
 }
 
@@ -88,7 +88,7 @@ fn ends() -> [[IpAddr; 2]; 2] {
 }
 
 #[test]
-fn equal_weights_halve_the_flows_and_a_link_that_goes_leaves_all_to_the_other() {
+fn equal_weights_halve_flows_and_failover_moves_all() {
     let rig = two_links([50, 50]);
     assert!(shares_are(&rig.agent.status().unwrap(), [0.5, 0.5]));
     let before = ends().map(|ends| spread(&rig, ends));
@@ -116,7 +116,7 @@ fn equal_weights_halve_the_flows_and_a_link_that_goes_leaves_all_to_the_other() 
 }
 
 #[test]
-fn unequal_weights_share_the_flows_in_proportion() {
+fn unequal_weights_share_flows_in_proportion() {
     let rig = two_links([30, 70]);
     assert!(shares_are(&rig.agent.status().unwrap(), [0.3, 0.7]));
     for ends in ends() {
@@ -127,7 +127,7 @@ fn unequal_weights_share_the_flows_in_proportion() {
 }
 
 #[test]
-fn links_that_all_stand_by_share_the_flows_evenly_and_one_that_goes_moves_its_own_alone() {
+fn standby_only_links_share_evenly_and_failover_moves_own() {
     let rig = two_links([0, 0]);
     assert!(shares_are(&rig.agent.status().unwrap(), [0.5, 0.5]));
     let before = ends().map(|ends| spread(&rig, ends));
@@ -147,7 +147,7 @@ fn links_that_all_stand_by_share_the_flows_evenly_and_one_that_goes_moves_its_ow
 }
 
 #[test]
-fn standby_carries_nothing_until_the_active_link_goes() {
+fn standby_carries_nothing_until_active_link_fails() {
     let rig = two_links([100, 0]);
     assert!(shares_are(&rig.agent.status().unwrap(), [1.0, 0.0]));
     for ends in ends() {
@@ -173,7 +173,7 @@ fn standby_carries_nothing_until_the_active_link_goes() {
 }
 
 #[test]
-fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_up_by_hand() {
+fn returned_link_waits_for_up_delay_unless_alone_or_forced() {
     let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     config.connection(LINKS[0]).up_delay = Some("1h".into());
     let rig = start(&config);
@@ -209,19 +209,19 @@ fn a_link_that_came_back_waits_for_its_delay_unless_it_is_all_there_is_or_taken_
     assert_eq!(status.connection(LINKS[0])["state_changes"], 3, "down, taken down, up");
 
     // Every change was reported, in order and with its reason.
-    let mut told = Vec::new();
-    while told.last().is_none_or(|last| *last != (LINKS[0].to_owned(), "up".to_owned())) {
+    let mut received = Vec::new();
+    while received.last().is_none_or(|last| *last != (LINKS[0].to_owned(), "up".to_owned())) {
         let event = events.next(WAIT).unwrap();
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
         assert_eq!(text("state") == "up", event["reason"].is_null(), "{event}");
-        told.push((text("connection"), text("state")));
+        received.push((text("connection"), text("state")));
     }
     let of = |name: &str| -> Vec<&str> {
-        let mut told_of: Vec<_> =
-            told.iter().filter(|(connection, _)| connection == name).map(|(_, state)| state.as_str()).collect();
+        let mut sequence: Vec<_> =
+            received.iter().filter(|(connection, _)| connection == name).map(|(_, state)| state.as_str()).collect();
         // Down for successive reasons: disabled, no carrier yet, hold-down.
-        told_of.dedup();
-        told_of
+        sequence.dedup();
+        sequence
     };
     assert_eq!(of(LINKS[0]), ["down", "admin_down", "up"]);
     assert_eq!(of(LINKS[1]), ["down", "up"]);
@@ -244,7 +244,7 @@ fn spread_on_second(rig: &Rig) -> usize {
 }
 
 #[test]
-fn a_path_that_is_dead_under_a_live_link_is_left_to_the_standby_and_taken_up_again() {
+fn dead_path_on_live_link_fails_over_and_returns() {
     let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     for name in LINKS {
         config.connection(name).health_check = true;

@@ -74,23 +74,23 @@ fn frames_with_many_tags_reach_nobody(variant: Variant) -> anyhow::Result<()> {
 }
 
 #[test]
-fn frames_with_many_priority_tags_reach_nobody_by_native_xdp() -> anyhow::Result<()> {
+fn frames_with_many_tags_by_native_xdp_are_dropped() -> anyhow::Result<()> {
     frames_with_many_tags_reach_nobody(Variant::ISOLATED)
 }
 
 #[test]
-fn frames_with_many_priority_tags_reach_nobody_by_generic_xdp() -> anyhow::Result<()> {
+fn frames_with_many_tags_by_generic_xdp_are_dropped() -> anyhow::Result<()> {
     frames_with_many_tags_reach_nobody(Variant::ISOLATED.attach("generic"))
 }
 
 #[test]
-fn frames_with_many_priority_tags_reach_nobody_by_tc() -> anyhow::Result<()> {
+fn frames_with_many_tags_by_tc_are_dropped() -> anyhow::Result<()> {
     frames_with_many_tags_reach_nobody(Variant::ISOLATED.attach("tc"))
 }
 
 /// 1.2
 #[test]
-fn a_packet_of_a_raw_link_is_judged_as_what_the_kernel_takes_it_for() -> anyhow::Result<()> {
+fn raw_link_packet_is_checked_as_kernel_reads_it() -> anyhow::Result<()> {
     hunted(
         Variant::PLAIN,
         |_| Ok(()),
@@ -123,7 +123,7 @@ fn a_packet_of_a_raw_link_is_judged_as_what_the_kernel_takes_it_for() -> anyhow:
 
 /// 1.3
 #[test]
-fn what_is_left_to_the_kernel_takes_the_same_next_hop() -> anyhow::Result<()> {
+fn packets_passed_to_kernel_take_program_next_hop() -> anyhow::Result<()> {
     hunted(
         Variant::PLAIN,
         |_| Ok(()),
@@ -159,7 +159,7 @@ fn what_is_left_to_the_kernel_takes_the_same_next_hop() -> anyhow::Result<()> {
 
 /// 1.5
 #[test]
-fn nothing_of_a_site_leaves_in_clear_text() -> anyhow::Result<()> {
+fn site_packets_never_leave_in_clear_text() -> anyhow::Result<()> {
     fn everywhere(hunt: &mut Hunt<'_>) {
         for site in SITES {
             for to in ["8.8.8.8", "10.60.0.1", "10.99.0.10", "169.254.62.2", "198.51.100.10", "10.62.0.9"] {
@@ -194,7 +194,7 @@ fn nothing_of_a_site_leaves_in_clear_text() -> anyhow::Result<()> {
 
 /// 1.6
 #[test]
-fn a_network_that_no_connection_admits_reaches_no_site() -> anyhow::Result<()> {
+fn unattached_network_reaches_no_site() -> anyhow::Result<()> {
     hunted(
         Variant::PLAIN,
         |_| Ok(()),
@@ -216,7 +216,7 @@ fn a_network_that_no_connection_admits_reaches_no_site() -> anyhow::Result<()> {
 
 /// 1.7
 #[test]
-fn the_hub_answers_a_site_and_no_victim() -> anyhow::Result<()> {
+fn hub_answers_to_spoofed_source_reach_no_victim() -> anyhow::Result<()> {
     hunted(
         Variant::ISOLATED,
         |_| Ok(()),
@@ -250,7 +250,7 @@ fn the_hub_answers_a_site_and_no_victim() -> anyhow::Result<()> {
 
 /// 1.11
 #[test]
-fn a_route_based_peer_speaks_for_its_own_routes_alone() -> anyhow::Result<()> {
+fn route_based_peer_sources_are_limited_to_its_routes() -> anyhow::Result<()> {
     hunted(
         Variant::PLAIN,
         |_| Ok(()),

@@ -363,7 +363,7 @@ fn tags(rng: &mut SmallRng) -> Vec<(u16, u16)> {
 }
 
 #[test]
-fn a_seed_and_an_id_make_a_packet() {
+fn packet_is_determined_by_seed_and_id() {
     let macs = ALL.map(|place| place.is_ethernet().then_some([[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]]));
     for id in 1..2000 {
         assert_eq!(draw(7, id, &macs), draw(7, id, &macs));

@@ -25,7 +25,7 @@ fn advertisement(prefix: [u8; 16]) -> Packet {
 
 /// 1.8
 #[test]
-fn a_hub_that_forwards_no_ipv6_takes_nothing_from_a_sites_router_advertisement() -> anyhow::Result<()> {
+fn router_advertisement_of_site_adds_no_address_or_route() -> anyhow::Result<()> {
     let (arena, tuns) = Arena::build(Variant::PLAIN)?;
     let hub = arena.hub();
     // The default for hosts.
@@ -88,7 +88,7 @@ fn probe(hunt: &mut Hunt<'_>) {
 
 /// 1.10
 #[test]
-fn a_renamed_tunnel_is_closed_and_its_connection_is_down() -> anyhow::Result<()> {
+fn renamed_tunnel_is_closed_and_connection_down() -> anyhow::Result<()> {
     let (arena, tuns) = Arena::build(Variant::ISOLATED)?;
     let agent = arena.start()?;
     let mut hunt = Hunt::new(&arena, tuns)?;
@@ -109,7 +109,7 @@ fn a_renamed_tunnel_is_closed_and_its_connection_is_down() -> anyhow::Result<()>
 
 /// 1.10
 #[test]
-fn a_tunnel_with_anothers_xdp_program_is_served_by_tc() -> anyhow::Result<()> {
+fn tunnel_with_foreign_xdp_program_is_served_by_tc() -> anyhow::Result<()> {
     let mut foreign = None;
     hunted(
         Variant::ISOLATED,

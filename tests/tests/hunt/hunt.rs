@@ -13,13 +13,13 @@ use hub_tests::packet::{Packet, hex};
 use crate::arena::Arena;
 use crate::draw::draw;
 use crate::places::{ALL, Place, Places, SITES, is_hub};
-use crate::policy::{Judgement, NOWHERE, Policy};
+use crate::policy::{Allowed, NOWHERE, Policy};
 use crate::raw::RawLink;
 use crate::reading::Reading;
 use crate::wires::{Arrival, MARKER, Macs, Wires, framed, macs, payload};
 
 /// Limit of frames in memory for display; older ones are drawn again from the seed.
-const KEPT: usize = 100_000;
+const RECENT: usize = 100_000;
 /// Packets sent between two checks of the far ends, whose buffers hold some thousand frames.
 const BURST: usize = 250;
 /// Packets sent before a wait for everything.
@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 struct Sent {
     entry: Place,
     source: Option<IpAddr>,
-    judgement: Judgement,
+    allowed: Allowed,
     /// Its allowed places while the nftables table is installed.
     guarded: Places,
 }
@@ -46,7 +46,7 @@ pub struct Hunt<'a> {
     wires: Wires,
     pub macs: Vec<Option<Macs>>,
     sent: Vec<Sent>,
-    kept: VecDeque<Vec<u8>>,
+    recent: VecDeque<Vec<u8>>,
     /// Ids of packets that must arrive, the place, and the number of arrivals.
     due: HashMap<u64, (Place, u64)>,
     /// Places at which each marker has arrived.
@@ -76,7 +76,7 @@ impl<'a> Hunt<'a> {
             macs: macs(&arena.world)?,
             arena,
             sent: Vec::new(),
-            kept: VecDeque::new(),
+            recent: VecDeque::new(),
             due: HashMap::new(),
             marked: HashSet::new(),
             rounds: 0,
@@ -107,10 +107,10 @@ impl<'a> Hunt<'a> {
     /// Sends one packet outside the wires. It may arrive nowhere and draw no answer.
     pub fn fire_unadmitted(&mut self, entry: Place, send: impl FnOnce(u64) -> bool) {
         let id = self.sent() + 1;
-        self.sent.push(Sent { entry, source: None, judgement: NOWHERE, guarded: Places::NONE });
-        self.kept.push_back(Vec::new());
-        if self.kept.len() > KEPT {
-            self.kept.pop_front();
+        self.sent.push(Sent { entry, source: None, allowed: NOWHERE, guarded: Places::NONE });
+        self.recent.push_back(Vec::new());
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
         }
         send(id);
     }
@@ -118,23 +118,23 @@ impl<'a> Hunt<'a> {
     fn enter(&mut self, entry: Place, bytes: Vec<u8>) {
         let hub_mac = self.macs[entry as usize].map(|[hub, _]| hub);
         let policy = self.arena.variant.policy();
-        let mut judgement = policy.judge(entry, &bytes, hub_mac);
-        let guarded = judgement.packet;
+        let mut allowed = policy.allowed(entry, &bytes, hub_mac);
+        let guarded = allowed.packet;
         if self.unguarded {
-            judgement = Policy { guarded: false, ..policy }.judge(entry, &bytes, hub_mac);
+            allowed = Policy { guarded: false, ..policy }.allowed(entry, &bytes, hub_mac);
         }
         if entry == Place::Vpc && self.vpc_is_let_go {
-            judgement.answers = Places::of(&ALL);
+            allowed.answers = Places::of(&ALL);
         }
         let entered = self.wires.send(entry, &bytes);
         let source = Reading::of(entry, &bytes).map(|reading| reading.source);
-        self.sent.push(Sent { entry, source, judgement, guarded });
-        if let (Some(place), true) = (judgement.must, entered) {
+        self.sent.push(Sent { entry, source, allowed, guarded });
+        if let (Some(place), true) = (allowed.must, entered) {
             self.due.insert(self.sent(), (place, 0));
         }
-        self.kept.push_back(bytes);
-        if self.kept.len() > KEPT {
-            self.kept.pop_front();
+        self.recent.push_back(bytes);
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
         }
     }
 
@@ -193,7 +193,7 @@ impl<'a> Hunt<'a> {
             return;
         }
         let sent = usize::try_from(id).ok().and_then(|id| self.sent.get(id.wrapping_sub(1)));
-        let Some(Sent { entry, source, judgement, guarded }) = sent.copied() else { return };
+        let Some(Sent { entry, source, allowed, guarded }) = sent.copied() else { return };
         let from_hub = arrival.source.is_some_and(|from| is_hub(from) && source != Some(from));
         match self.due.get_mut(&id) {
             Some((due, times)) if *due == place && arrival.source == source => *times += 1,
@@ -202,7 +202,7 @@ impl<'a> Hunt<'a> {
             }
             _ => {}
         }
-        if judgement.packet.contains(place) || (from_hub && judgement.answers.contains(place)) {
+        if allowed.packet.contains(place) || (from_hub && allowed.answers.contains(place)) {
             self.arrived += 1;
             self.leaked += u64::from(!from_hub && !guarded.contains(place));
         } else {
@@ -216,9 +216,9 @@ impl<'a> Hunt<'a> {
     }
 
     fn find(&mut self, what: String, id: u64, arrival: Option<&Arrival>) {
-        let Sent { entry, judgement, .. } = self.sent[usize::try_from(id - 1).expect("an index")];
-        let oldest = self.sent() - self.kept.len() as u64;
-        let bytes = id.checked_sub(oldest + 1).and_then(|at| self.kept.get(usize::try_from(at).ok()?));
+        let Sent { entry, allowed, .. } = self.sent[usize::try_from(id - 1).expect("an index")];
+        let oldest = self.sent() - self.recent.len() as u64;
+        let bytes = id.checked_sub(oldest + 1).and_then(|at| self.recent.get(usize::try_from(at).ok()?));
         let describe = |place, bytes: &[u8]| match Reading::of(place, bytes) {
             Some(reading) => format!("{reading}\n{}", hex(bytes)),
             None => format!("no IP packet\n{}", hex(bytes)),
@@ -226,8 +226,8 @@ impl<'a> Hunt<'a> {
         let finding = self.findings.entry(what).or_default();
         finding.0 += 1;
         if finding.0 == 1 {
-            let sent = bytes.map_or("no longer kept: replay the seed\n".to_owned(), |bytes| describe(entry, bytes));
-            writeln!(finding.1, "id {id} as sent by {entry}: {sent}policy: {judgement:?}").expect("a string takes all");
+            let sent = bytes.map_or("no longer stored: replay the seed\n".to_owned(), |bytes| describe(entry, bytes));
+            writeln!(finding.1, "id {id} as sent by {entry}: {sent}policy: {allowed:?}").expect("a string takes all");
             if let Some(arrival) = arrival {
                 let got = describe(arrival.place, &arrival.bytes);
                 write!(finding.1, "as it arrived at {}: {got}", arrival.place).expect("a string takes all");

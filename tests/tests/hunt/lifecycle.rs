@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arena::{Arena, Variant};
-use crate::everywhere::seed;
 use crate::hunt::Hunt;
+use crate::random::seed;
 
 /// Minimum number of random packets per phase.
 const PACKETS: usize = 3000;
@@ -90,11 +90,11 @@ fn signal(agent: &Agent, signal: Signal) -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_agent_of_xdp_opens_nothing_whatever_becomes_of_it() -> anyhow::Result<()> {
+fn agent_lifecycle_with_xdp_opens_no_hole() -> anyhow::Result<()> {
     agents_come_and_go(Variant::ISOLATED)
 }
 
 #[test]
-fn an_agent_of_tc_opens_nothing_whatever_becomes_of_it() -> anyhow::Result<()> {
+fn agent_lifecycle_with_tc_opens_no_hole() -> anyhow::Result<()> {
     agents_come_and_go(Variant::ISOLATED.attach("tc"))
 }

@@ -19,16 +19,16 @@
 
 mod arena;
 mod cases;
-mod closing;
 mod draw;
-mod everywhere;
 mod host;
 mod hunt;
 mod lifecycle;
 mod many;
 mod places;
 mod policy;
+mod random;
 mod raw;
 mod reading;
+mod transitions;
 mod tunnels;
 mod wires;

@@ -11,11 +11,11 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::arena::{Arena, Variant};
-use crate::closing::unload;
-use crate::everywhere::{number, seed};
 use crate::hunt::{Hunt, ip};
 use crate::lifecycle::{during, still_allowed};
 use crate::places::Place;
+use crate::random::{number, seed};
+use crate::transitions::unload;
 use crate::wires::payload;
 
 /// `VPNHUB_TUNS=N` sets the number; a thousand take a minute.
@@ -73,7 +73,7 @@ fn lie(hunt: &mut Hunt<'_>, tuns: &mut [Tun]) {
 }
 
 #[test]
-fn an_agent_with_very_many_tunnels_opens_nothing() -> anyhow::Result<()> {
+fn agent_with_many_tunnels_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let tuns = number("VPNHUB_TUNS")?.unwrap_or(TUNS);
     open_many_files().context("raising the limit of open files")?;

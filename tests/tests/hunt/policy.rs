@@ -22,7 +22,7 @@ pub struct Policy {
 
 /// Where one packet may arrive, and where it must.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Allowed {
     /// The packet itself, or a fragment of it.
     pub packet: Places,
     /// The hub's own answers, such as an ICMP error that quotes the packet, or an echo reply.
@@ -31,11 +31,11 @@ pub struct Judgement {
     pub must: Option<Place>,
 }
 
-pub const NOWHERE: Judgement = Judgement { packet: Places::NONE, answers: Places::NONE, must: None };
+pub const NOWHERE: Allowed = Allowed { packet: Places::NONE, answers: Places::NONE, must: None };
 
 impl Policy {
     /// Computes the verdict on bytes that entered the hub from a place. `hub_mac` is the hub's address on that link.
-    pub fn judge(self, entry: Place, bytes: &[u8], hub_mac: Option<[u8; 6]>) -> Judgement {
+    pub fn allowed(self, entry: Place, bytes: &[u8], hub_mac: Option<[u8; 6]>) -> Allowed {
         let mut packet = Reading::of(entry, bytes);
         if packet.is_none() && entry == Place::Epsilon && !self.promises_raw_links {
             // There generic XDP sees only the bytes, and forwards whatever they are allowed as.
@@ -47,27 +47,27 @@ impl Policy {
         let Some(packet) = packet else { return NOWHERE };
         match entry {
             Place::Vpc | Place::Mgmt | Place::Wan if !self.guarded => {
-                Judgement { packet: Places::of(&ALL), answers: Places::of(&ALL), must: None }
+                Allowed { packet: Places::of(&ALL), answers: Places::of(&ALL), must: None }
             }
             Place::Mgmt | Place::Wan => {
                 // The host's own networks reach no site. The hub's own answers there are its own traffic.
                 let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
-                Judgement { packet: host, answers: Places::of(&ALL), must: None }
+                Allowed { packet: host, answers: Places::of(&ALL), must: None }
             }
             Place::Vpc => {
                 // Beyond the sites the host is an ordinary router for its VPC.
                 let host = Places::of(&[Place::Vpc, Place::Mgmt, Place::Wan]);
-                let mut judgement = self.through(entry, &packet, hub_mac);
-                judgement.packet = judgement.packet.and(host);
-                judgement.answers = host;
-                judgement
+                let mut allowed = self.through(entry, &packet, hub_mac);
+                allowed.packet = allowed.packet.and(host);
+                allowed.answers = host;
+                allowed
             }
             _ => self.through(entry, &packet, hub_mac),
         }
     }
 
     /// From a site or the VPC.
-    fn through(self, entry: Place, packet: &Reading, hub_mac: Option<[u8; 6]>) -> Judgement {
+    fn through(self, entry: Place, packet: &Reading, hub_mac: Option<[u8; 6]>) -> Allowed {
         let addressed = packet.to_mac.is_none_or(|mac| mac[0] & 1 == 1 || Some(mac) == hub_mac);
         if packet.tags > MOST_TAGS || !addressed {
             return NOWHERE;
@@ -77,18 +77,18 @@ impl Policy {
             IpAddr::V6(address) => address.is_unicast_link_local(),
         };
         if entry.is_site() && own_link {
-            return Judgement { answers: Places::NONE.with(entry), ..NOWHERE };
+            return Allowed { answers: Places::NONE.with(entry), ..NOWHERE };
         }
         if let Some(packet_to) = self.by_the_kernel(entry, packet) {
-            return Judgement { packet: packet_to, answers: members(packet.source), must: None };
+            return Allowed { packet: packet_to, answers: members(packet.source), must: None };
         }
         if !leads_to(packet.source, entry) || !admits(entry, packet.destination) {
             // A refused packet draws no error, above all not to a victim.
             let own = entry.is_site() && leads_to(packet.source, entry);
-            return Judgement { answers: if own { members(packet.source) } else { Places::NONE }, ..NOWHERE };
+            return Allowed { answers: if own { members(packet.source) } else { Places::NONE }, ..NOWHERE };
         }
         let answers = if entry == Place::Vpc { Places::NONE } else { members(packet.source) };
-        let refused = Judgement { answers, ..NOWHERE };
+        let refused = Allowed { answers, ..NOWHERE };
         let for_this_host = packet.to_mac.is_none_or(|mac| mac[0] & 1 == 0);
         if !for_this_host || is_hub(packet.destination) || stays_here(packet.destination) {
             return refused;
@@ -99,7 +99,7 @@ impl Policy {
         });
         let next_hops: Vec<Place> = next_hops.collect();
         let all = Places::of(&next_hops);
-        Judgement { packet: all, answers, must: self.must(entry, packet, &next_hops) }
+        Allowed { packet: all, answers, must: self.must(entry, packet, &next_hops) }
     }
 
     /// Where the kernel alone, without the table, may forward a site's packet that the program passes to it.
@@ -185,13 +185,13 @@ mod tests {
     const OPEN: Policy = Policy { spoke_to_spoke: true, promises_raw_links: true, guarded: true };
     const ISOLATED: Policy = Policy { spoke_to_spoke: false, ..OPEN };
 
-    fn judge(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Judgement {
+    fn allowed(policy: Policy, entry: Place, from: &str, to: &str, change: impl Fn(Packet) -> Packet) -> Allowed {
         let packet = Packet::ipv4(from, to).udp(1, 2).payload(32).ethernet(FAR, HUB);
-        policy.judge(entry, &change(packet).build(), Some(HUB))
+        policy.allowed(entry, &change(packet).build(), Some(HUB))
     }
 
     #[test]
-    fn the_policy_lets_pass_what_it_says_and_no_more() {
+    fn policy_model_allows_expected_places_only() {
         use Place::{Alpha, Beta, Gamma, Mgmt, Vpc, Wan};
         let none = Places::NONE;
         for (entry, from, to, packet, answers, must) in [
@@ -221,15 +221,15 @@ mod tests {
             (Vpc, "10.62.0.1", "10.61.0.1", Places::of(&[Vpc, Mgmt, Wan]), Places::of(&[Vpc, Mgmt, Wan]), None),
             (Mgmt, "10.99.0.10", "10.61.0.1", Places::of(&[Vpc, Mgmt, Wan]), Places::of(&ALL), None),
         ] {
-            let judgement = judge(OPEN, entry, from, to, |packet| packet);
-            assert_eq!(judgement, Judgement { packet, answers, must }, "{entry}: {from} -> {to}");
+            let allowed = allowed(OPEN, entry, from, to, |packet| packet);
+            assert_eq!(allowed, Allowed { packet, answers, must }, "{entry}: {from} -> {to}");
         }
-        let isolated = judge(ISOLATED, Alpha, "10.61.0.1", "10.62.0.1", |packet| packet);
-        assert_eq!(isolated, Judgement { packet: none, answers: Places::of(&[Alpha]), must: None });
+        let isolated = allowed(ISOLATED, Alpha, "10.61.0.1", "10.62.0.1", |packet| packet);
+        assert_eq!(isolated, Allowed { packet: none, answers: Places::of(&[Alpha]), must: None });
     }
 
     #[test]
-    fn without_the_table_the_program_holds_what_sites_send_alone() {
+    fn policy_model_without_table_limits_site_sources_only() {
         use Place::{Alpha, Beta, Gamma, Mgmt, Vpc, Wan};
         let unguarded = Policy { guarded: false, ..ISOLATED };
         let none = Places::NONE;
@@ -248,17 +248,17 @@ mod tests {
             (Alpha, "169.254.62.2", "172.30.0.10", none),
             (Mgmt, "10.99.0.10", "10.61.0.1", Places::of(&ALL)),
         ] {
-            assert_eq!(judge(unguarded, entry, from, to, |packet| packet).packet, packet, "{entry}: {from} -> {to}");
+            assert_eq!(allowed(unguarded, entry, from, to, |packet| packet).packet, packet, "{entry}: {from} -> {to}");
         }
         let by_source_route = |packet: Packet| packet.ip_options(&[131, 7, 4, 10, 62, 0, 1]);
-        let judged = judge(unguarded, Alpha, "10.61.0.1", "172.30.0.1", by_source_route);
-        assert_eq!(judged.packet, none);
+        let allowed = allowed(unguarded, Alpha, "10.61.0.1", "172.30.0.1", by_source_route);
+        assert_eq!(allowed.packet, none);
     }
 
     #[test]
-    fn a_frame_is_what_is_behind_all_its_tags() {
+    fn policy_model_reads_frame_behind_two_tags_at_most() {
         let tagged = |count| {
-            judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| {
+            allowed(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| {
                 (0..count).fold(packet, |packet, _| packet.vlan(0))
             })
         };
@@ -266,15 +266,15 @@ mod tests {
             assert_eq!(tagged(count).must, Some(Place::Beta), "{count} tags");
         }
         assert_eq!(tagged(3), NOWHERE);
-        let elsewhere = judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| packet.ethernet(FAR, FAR));
+        let elsewhere = allowed(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", |packet| packet.ethernet(FAR, FAR));
         assert_eq!(elsewhere, NOWHERE);
         for change in [
             |packet: Packet| packet.ttl(1),
             |packet: Packet| packet.ip_options(&[1]),
             |packet: Packet| packet.payload(1400),
         ] {
-            let judgement = judge(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", change);
-            assert_eq!((judgement.packet, judgement.must), (Places::of(&[Place::Beta]), None));
+            let allowed = allowed(OPEN, Place::Alpha, "10.61.0.1", "10.62.0.1", change);
+            assert_eq!((allowed.packet, allowed.must), (Places::of(&[Place::Beta]), None));
         }
     }
 }

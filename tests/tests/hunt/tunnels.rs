@@ -5,10 +5,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arena::{Arena, Variant};
-use crate::everywhere::seed;
 use crate::hunt::Hunt;
 use crate::lifecycle::{during, still_allowed};
 use crate::places::{FAR_DEVICE, Place};
+use crate::random::seed;
 
 impl Arena {
     /// Assigns a tunnel device's addresses, and sets it up.
@@ -46,7 +46,7 @@ impl Arena {
 }
 
 #[test]
-fn a_tunnel_that_is_renamed_made_anew_or_moved_opens_nothing() -> anyhow::Result<()> {
+fn tunnel_rename_recreation_or_move_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(Variant::ISOLATED)?;
     let agent = arena.start()?;
@@ -64,8 +64,8 @@ fn a_tunnel_that_is_renamed_made_anew_or_moved_opens_nothing() -> anyhow::Result
             arena.set_up(place)
         })?;
         still_allowed(&mut hunt, "after it has its name again");
-        during(&mut hunt, seed, "a tunnel is made anew", || arena.recreate(place, || Ok(())))?;
-        still_allowed(&mut hunt, "after it has been made anew");
+        during(&mut hunt, seed, "a tunnel is re-created", || arena.recreate(place, || Ok(())))?;
+        still_allowed(&mut hunt, "after it has been re-created");
         let (here, there) = (hub.name(), &arena.world[Place::Mgmt.name()]);
         during(&mut hunt, seed, "a tunnel is moved away", || {
             hub.ip(&format!("link set dev {device} netns {}", there.name()))
@@ -80,7 +80,7 @@ fn a_tunnel_that_is_renamed_made_anew_or_moved_opens_nothing() -> anyhow::Result
 }
 
 #[test]
-fn anothers_program_on_a_tunnel_opens_nothing() -> anyhow::Result<()> {
+fn foreign_program_on_tunnel_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(Variant::ISOLATED)?;
     let foreign = arena.hub().foreign_xdp(Place::Gamma.device())?;
@@ -111,7 +111,7 @@ fn anothers_program_on_a_tunnel_opens_nothing() -> anyhow::Result<()> {
 }
 
 #[test]
-fn routes_that_go_open_nothing() -> anyhow::Result<()> {
+fn route_flush_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(Variant::PLAIN)?;
     let agent = arena.start()?;
@@ -122,7 +122,7 @@ fn routes_that_go_open_nothing() -> anyhow::Result<()> {
         hub.ip("route flush proto 118")?;
         hub.ip("-6 route flush proto 118")
     })?;
-    during(&mut hunt, seed, "somebody flushes all that stands in the agent's tables", || {
+    during(&mut hunt, seed, "another process flushes the agent's tables", || {
         // A missing table has nothing to flush.
         for command in
             ["route flush table 1180", "-6 route flush table 1180", "route flush proto 119", "-6 route flush proto 119"]

@@ -9,14 +9,14 @@ use hub_tests::lab::{Esp, HUB, HubConfig, IpsecLab, IpsecOptions, Ping, Status, 
 use crate::{Case, Needs};
 
 pub const USERSPACE: &[Case] = &[
-    (Needs::StrongSwan, "userspace::all_places_reach_one_another_and_the_hubs_kernel_forwards_nothing", || {
+    (Needs::StrongSwan, "userspace::all_pairs_reach_each_other_without_kernel_forwarding", || {
         all_pairs(Esp::Userspace);
     }),
-    (Needs::StrongSwan, "userspace::rekeyings_lose_nothing_and_never_show_as_down", || rekeyed(Esp::Userspace)),
-    (Needs::StrongSwan, "userspace::a_tunnel_that_the_site_ends_is_told_at_once_and_comes_back", || {
+    (Needs::StrongSwan, "userspace::rekeying_loses_no_packet_and_never_reports_down", || rekeyed(Esp::Userspace)),
+    (Needs::StrongSwan, "userspace::tunnel_ended_by_site_is_reported_and_returns", || {
         ended_by_the_site(Esp::Userspace);
     }),
-    (Needs::StrongSwan, "userspace::tunnels_come_about_when_the_hub_begins", || hub_begins(Esp::Userspace)),
+    (Needs::StrongSwan, "userspace::tunnels_initiated_by_hub_come_up", || hub_begins(Esp::Userspace)),
 ];
 
 /// Interval between pings while tunnels are rekeyed.
@@ -126,7 +126,7 @@ pub fn ended_by_the_site(esp: Esp) {
     assert_eq!(event["connection"], "ningbo");
     let status = lab.wait_for_status(|status| status.connection("ningbo")["state"] == "down").unwrap();
     let reason = status.connection("ningbo")["state_reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains("the site has not begun yet"), "{reason}");
+    assert!(reason.contains("the site has not initiated yet"), "{reason}");
     assert_eq!(spis(&status, "ningbo"), [""; 0]);
     let selectors = |status: &Status| status.connection("ningbo")["ipsec"]["selectors"].as_array().map(Vec::len);
     assert_eq!(selectors(&status), Some(0), "what its SAs were for is not admitted any more: {:#}", *status);

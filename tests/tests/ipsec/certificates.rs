@@ -14,15 +14,15 @@ use crate::cases::assert_all_reach;
 use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    (Needs::StrongSwan, "userspace::certificates::tunnels_come_up_by_address_name_and_subject", known),
-    (Needs::StrongSwan, "userspace::certificates::a_site_of_another_authority_is_refused_and_told", unknown),
+    (Needs::StrongSwan, "userspace::certificates::tunnels_with_address_name_or_subject_id_come_up", known),
+    (Needs::StrongSwan, "userspace::certificates::site_of_other_ca_is_rejected_and_reported", unknown),
 ];
 
 /// IKE identities of the sites by index, if not their addresses.
 const NAMES: [Option<&str>; 3] = [None, Some("hangzhou.example.com"), Some("O=Example, CN=Ningbo")];
 const HUB_NAME: &str = "hub.example.com";
-const REFUSED: &str = "IPsec: the site's certificate is not from a CA that the hub trusts, or not for what the site \
-                       calls itself: compare ca and remote_id with it";
+const REFUSED: &str = "IPsec: the site's certificate is not from a CA that the hub trusts, or not for the site's \
+    identity: compare ca and remote_id with it";
 
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -170,12 +170,12 @@ fn unknown() {
         let pair = issuer.issue(common_name(&site.place), site.public4().into(), dns);
         configure(&lab, &site.place, &pair, &ours);
     }
-    let told = |status: &Status| {
+    let has_reason = |status: &Status| {
         let reason = |name: &str| status.connection(name)["state_reason"].as_str().map(str::to_owned);
         status.connection("shanghai")["state"] == "up"
             && ["hangzhou", "ningbo"].iter().all(|name| reason(name).as_deref() == Some(REFUSED))
     };
-    let status = lab.wait_for_status(told).unwrap();
+    let status = lab.wait_for_status(has_reason).unwrap();
     for name in ["hangzhou", "ningbo"] {
         assert_eq!(status.connection(name)["state"], "down");
     }

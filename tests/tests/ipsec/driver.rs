@@ -18,8 +18,8 @@ use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[(
     Needs::StrongSwan,
-    "driver::a_hub_and_its_site_agree_and_all_that_happens_is_followed",
-    a_hub_and_its_site_agree_and_all_that_happens_is_followed,
+    "driver::negotiated_tunnel_is_followed_through_all_events",
+    negotiated_tunnel_is_followed_through_all_events,
 )];
 
 const SECRET: &str = "a-secret-for-the-test-0123456789";
@@ -99,7 +99,7 @@ fn spi(view: &Tunnels) -> String {
     office(view).children.last().map(|child| child.spi_in.clone()).unwrap_or_default()
 }
 
-fn a_hub_and_its_site_agree_and_all_that_happens_is_followed() {
+fn negotiated_tunnel_is_followed_through_all_events() {
     tokio::runtime::Runtime::new().unwrap().block_on(follow());
 }
 

@@ -16,8 +16,8 @@ use hub_tests::packet::Packet;
 use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    (Needs::StrongSwan, "userspace::what_an_ended_tunnel_was_for_is_dropped_until_it_is_back", userspace),
-    (Needs::KernelEsp, "kernel::what_an_ended_tunnel_was_for_is_dropped_until_it_is_back", kernel),
+    (Needs::StrongSwan, "userspace::packets_of_ended_tunnel_are_dropped_until_it_returns", userspace),
+    (Needs::KernelEsp, "kernel::packets_of_ended_tunnel_are_dropped_until_it_returns", kernel),
 ];
 
 const WAIT: Duration = Duration::from_secs(10);

@@ -7,13 +7,13 @@ use hub_tests::lab::{Esp, HubConfig, IpsecLab, IpsecOptions, Ping, SHANGHAI, Sit
 use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    (Needs::StrongSwan, "userspace::failover::what_the_site_deletes_is_steered_around_at_once", || {
+    (Needs::StrongSwan, "userspace::failover::sa_deleted_by_site_fails_over_at_once", || {
         deleted(Esp::Userspace, [100, 0]);
     }),
-    (Needs::StrongSwan, "userspace::failover::a_silent_site_is_steered_around_after_dead_peer_detection", || {
+    (Needs::StrongSwan, "userspace::failover::silent_site_fails_over_after_dead_peer_detection", || {
         silent(Esp::Userspace, [100, 0]);
     }),
-    (Needs::StrongSwan, "userspace::failover::shared_traffic_goes_the_one_way_that_is_left", || {
+    (Needs::StrongSwan, "userspace::failover::shared_traffic_moves_to_remaining_tunnel", || {
         deleted(Esp::Userspace, [50, 50]);
     }),
 ];

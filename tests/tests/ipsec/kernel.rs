@@ -13,24 +13,24 @@ use crate::cases::{all_pairs, assert_all_reach, ended_by_the_site, rekeyed};
 use crate::{Case, Needs, failover, restart};
 
 pub const CASES: &[Case] = &[
-    (Needs::KernelEsp, "kernel::all_places_reach_one_another_and_the_hubs_kernel_forwards_nothing", || {
+    (Needs::KernelEsp, "kernel::all_pairs_reach_each_other_without_kernel_forwarding", || {
         all_pairs(Esp::Kernel);
     }),
-    (Needs::KernelEsp, "kernel::rekeyings_lose_nothing_and_never_show_as_down", || rekeyed(Esp::Kernel)),
-    (Needs::KernelEsp, "kernel::a_tunnel_that_the_site_ends_is_told_at_once_and_comes_back", || {
+    (Needs::KernelEsp, "kernel::rekeying_loses_no_packet_and_never_reports_down", || rekeyed(Esp::Kernel)),
+    (Needs::KernelEsp, "kernel::tunnel_ended_by_site_is_reported_and_returns", || {
         ended_by_the_site(Esp::Kernel);
     }),
-    (Needs::KernelEsp, "kernel::a_source_that_is_not_the_sites_is_dropped_and_counted", spoofed),
-    (Needs::KernelEsp, "kernel::a_site_behind_nat_is_reached_through_udp", behind_nat),
-    (Needs::KernelEsp, "kernel::failover::what_the_site_deletes_is_steered_around_at_once", || {
+    (Needs::KernelEsp, "kernel::spoofed_source_is_dropped_and_counted", spoofed),
+    (Needs::KernelEsp, "kernel::site_behind_nat_is_reached_over_udp", behind_nat),
+    (Needs::KernelEsp, "kernel::failover::sa_deleted_by_site_fails_over_at_once", || {
         failover::deleted(Esp::Kernel, [100, 0]);
     }),
     (
         Needs::KernelEsp,
-        "kernel::an_agent_that_starts_again_takes_over_the_interfaces_and_tunnels_live_on",
+        "kernel::restarted_agent_adopts_interfaces_and_tunnels_stay_up",
         restart::tunnels_live_through_it,
     ),
-    (Needs::KernelEsp, "kernel::pktgen_measures_the_hub_over_veth", pktgen),
+    (Needs::KernelEsp, "kernel::pktgen_bench_over_veth_measures_hub", pktgen),
 ];
 
 fn two_sites() -> IpsecOptions {

@@ -70,8 +70,8 @@ fn refused_at_first() {
     let kept = spis(&status, "shanghai");
     assert_eq!(kept.len(), 1);
 
-    let begun = command(&lab, &["connection", "renegotiate", "shanghai"]);
-    assert!(begun.contains("initiate vpnhub-shanghai-2, initiate vpnhub-shanghai-3"), "{begun}");
+    let said = command(&lab, &["connection", "renegotiate", "shanghai"]);
+    assert!(said.contains("initiate vpnhub-shanghai-2, initiate vpnhub-shanghai-3"), "{said}");
 
     // Nobody but the agent begins anything from here on.
     let whole = whole.replace("start_action = trap", "start_action = none");
@@ -80,8 +80,8 @@ fn refused_at_first() {
     let spis = spis(&after, "shanghai");
     assert!(spis.len() == 3 && spis.contains(&kept[0]), "{kept:?} {:#}", *after);
     assert_eq!(after.since(&status, "shanghai", "state_changes"), 0);
-    let begun = command(&lab, &["connection", "renegotiate", "shanghai"]);
-    assert!(begun.contains("nothing to negotiate"), "{begun}");
+    let said = command(&lab, &["connection", "renegotiate", "shanghai"]);
+    assert!(said.contains("nothing to negotiate"), "{said}");
     lab.stop().unwrap();
 }
 
@@ -117,8 +117,8 @@ fn renegotiated() {
     let lab = prepare();
     lab.office("shanghai").configure(&lab.agent).unwrap();
     let before = lab.wait_until_up().unwrap();
-    let begun = command(&lab, &["connection", "renegotiate", "shanghai", "--child"]);
-    assert!(begun.contains("rekey vpnhub-shanghai"), "{begun}");
+    let said = command(&lab, &["connection", "renegotiate", "shanghai", "--child"]);
+    assert!(said.contains("started: rekey vpnhub-shanghai"), "{said}");
     let after = lab
         .wait_for_status(|status| {
             let (old, new) = (spis(&before, "shanghai"), spis(status, "shanghai"));

@@ -10,11 +10,8 @@ use hub_tests::lab::{
 
 use crate::{Case, Needs};
 
-pub const CASES: &[Case] = &[(
-    Needs::KernelEspAlone,
-    "kernel::what_others_have_put_into_the_kernel_is_admitted_as_long_as_it_is_there",
-    others,
-)];
+pub const CASES: &[Case] =
+    &[(Needs::KernelEspAlone, "kernel::foreign_xfrm_policies_admit_traffic_while_present", others)];
 
 const DEVICE: &str = "xfrm-sh";
 const IF_ID: u32 = 10;

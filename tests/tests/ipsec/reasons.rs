@@ -77,7 +77,7 @@ fn expired_certificate() {
 
 fn undecryptable() {
     for (options, start) in [
-        (waiting(), "IPsec: wrong secret: hub and site have different ones"),
+        (waiting(), "IPsec: wrong secret: hub and site have different secrets"),
         (waiting().hub_begins().impatient(), "IPsec: the site does not answer the first encrypted message"),
     ] {
         let lab = prepare(options, |config| config);
@@ -121,7 +121,7 @@ fn other_identity() {
     let office = lab.office("shanghai");
     let text = office.peer_config(&lab.agent, "swanctl", &["--with-secret"]).unwrap();
     office.charon.load("shanghai", &text.replace("site.example.com", "branch.example.com")).unwrap();
-    wait_for_reason(&lab, "IPsec: the site calls itself otherwise");
+    wait_for_reason(&lab, "IPsec: the site has another identity");
     lab.stop().unwrap();
 }
 

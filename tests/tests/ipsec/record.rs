@@ -12,7 +12,7 @@ use hub_tests::lab::{Charon, Esp, HUB, HubConfig, INTERNET, IpsecLab, IpsecOptio
 
 use crate::{Case, Needs};
 
-pub const CASES: &[Case] = &[(Needs::Recording, "recordings_of_agents_in_trouble_are_made", || {
+pub const CASES: &[Case] = &[(Needs::Recording, "recordings_of_fault_scenarios_are_created", || {
     rekey_collision();
     flapping_link_under_reload();
     charon_restart();

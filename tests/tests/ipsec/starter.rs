@@ -6,8 +6,8 @@ use crate::cases::{assert_all_reach, spis};
 use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    (Needs::Starter, "userspace::starter::a_site_with_ipsec_conf_begins_the_tunnel_and_ends_it", site_begins),
-    (Needs::Starter, "userspace::starter::a_site_with_ipsec_conf_waits_for_the_hub", hub_begins),
+    (Needs::Starter, "userspace::starter::ipsec_conf_site_starts_and_ends_tunnel", site_begins),
+    (Needs::Starter, "userspace::starter::ipsec_conf_site_waits_for_hub", hub_begins),
 ];
 
 /// Shanghai has the newer form, Ningbo the older one.

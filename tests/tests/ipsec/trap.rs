@@ -7,7 +7,7 @@ use hub_tests::lab::{Esp, IpsecLab, IpsecOptions, NINGBO, SHANGHAI, VPC, reach};
 use crate::cases::{assert_all_reach, spis};
 use crate::{Case, Needs};
 
-pub const CASES: &[Case] = &[(Needs::KernelEsp, "kernel::a_packet_for_a_site_without_a_tunnel_begins_one", begins)];
+pub const CASES: &[Case] = &[(Needs::KernelEsp, "kernel::packet_to_site_without_tunnel_starts_it", begins)];
 
 fn begins() {
     let options = IpsecOptions::new(Esp::Kernel).sites([SHANGHAI, NINGBO]).hub_waits_for_a_packet();

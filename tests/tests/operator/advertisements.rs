@@ -20,7 +20,7 @@ fn assert_off(rig: &Rig) {
 }
 
 #[test]
-fn attachments_of_sites_take_no_advertisements_redirects_and_source_routes_and_the_vpc_is_left_alone() {
+fn site_interfaces_reject_ra_redirects_and_source_routes() {
     let world = World::three_offices(&Options::default()).unwrap();
     world[HUB].sysctl(&ON).unwrap();
     world[HUB].sysctl(&[("ipv6/conf/default/accept_ra", "1"), ("ipv6/conf/vpc0/accept_ra", "2")]).unwrap();

@@ -16,7 +16,7 @@ const IDLE: usize = 900;
 const LIMIT: usize = 300;
 
 #[test]
-fn idle_clients_keep_neither_status_nor_a_new_interface_waiting() {
+fn idle_clients_delay_neither_status_nor_attachment() {
     let mut rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let limit = Command::new("prlimit")
         .args(["--pid", &rig.agent.pid().to_string(), &format!("--nofile={LIMIT}:{LIMIT}")])

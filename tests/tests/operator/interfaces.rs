@@ -24,7 +24,7 @@ pub fn restore_ningbo(world: &mut World) {
 }
 
 #[test]
-fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there() {
+fn missing_interface_is_logged_once_and_attached_on_creation() {
     let world = World::three_offices(&Options::default()).unwrap();
     world[HUB].ip("link del tun-nb").unwrap();
     let mut rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
@@ -33,20 +33,20 @@ fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there
             .agent
             .wait_for_status(WAIT, |status| {
                 // A deleted interface goes down first.
-                let told = status.connection("ningbo")["attach_reason"].as_str();
-                told.is_some_and(|told| told.contains("does not exist"))
+                let text = status.connection("ningbo")["attach_reason"].as_str();
+                text.is_some_and(|text| text.contains("does not exist"))
             })
             .unwrap();
         assert_eq!(status.connection("ningbo")["state"], "down");
         let ningbo = status.connection("ningbo");
         assert!(ningbo["attach"].is_null(), "{ningbo}");
         for reason in ["state_reason", "attach_reason"] {
-            let told = ningbo[reason].as_str().unwrap();
-            assert!(told.starts_with("interface tun-nb does not exist: create it"), "{reason}: {told}");
+            let text = ningbo[reason].as_str().unwrap();
+            assert!(text.starts_with("interface tun-nb does not exist: create it"), "{reason}: {text}");
         }
         let log = rig.agent.log();
-        let told = log.lines().filter(|line| line.contains("interface tun-nb does not exist")).count();
-        assert_eq!(told, round, "once each time it is missing:\n{log}");
+        let count = log.lines().filter(|line| line.contains("interface tun-nb does not exist")).count();
+        assert_eq!(count, round, "once each time it is missing:\n{log}");
         // The others work throughout.
         reach(&rig.world["shanghai"], SITES[1].host4().into()).unwrap();
         reach(&rig.world["shanghai"], SITES[1].host6().into()).unwrap();
@@ -72,7 +72,7 @@ fn an_interface_that_is_missing_is_told_once_and_attached_as_soon_as_it_is_there
 }
 
 #[test]
-fn an_interface_that_takes_another_name_is_let_go_of() {
+fn renamed_interface_is_detached() {
     let mut rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     rig.world[HUB].batch("link set dev tun-nb down\nlink set dev tun-nb name other").unwrap();
     retry("the program stays on the interface", || {

@@ -9,7 +9,7 @@ use crate::{SITES, stderr, stdout};
 const SECRET: &str = "a-secret-for-the-test-0123456789";
 
 #[test]
-fn ipsec_comes_with_a_reload_and_the_site_is_told_of_it_without_the_secret() {
+fn reload_adds_ipsec_and_peer_config_hides_secret() {
     let config = HubConfig::offices(&SITES);
     let rig = Rig::start(&Options::default(), &config).unwrap();
     let file = rig.agent.config();
@@ -24,30 +24,32 @@ fn ipsec_comes_with_a_reload_and_the_site_is_told_of_it_without_the_secret() {
 
     // No daemon answers: that is the reason, and the other connections are unchanged.
     let why = "strongSwan does not answer on /nowhere/charon.vici: start it";
-    let is_told = |connection: &serde_json::Value| match connection["name"].as_str() {
+    let has_reason = |connection: &serde_json::Value| match connection["name"].as_str() {
         Some("shanghai") => {
-            connection["state"] == "down" && connection["state_reason"].as_str().is_some_and(|told| told.contains(why))
+            connection["state"] == "down"
+                && connection["state_reason"].as_str().is_some_and(|reason| reason.contains(why))
         }
         _ => connection["state"] == "up" && connection["ipsec"].is_null(),
     };
     let patience = Duration::from_secs(20);
-    let all_told = |status: &serde_json::Value| status["connections"].as_array().unwrap().iter().all(is_told);
-    let status = rig.agent.wait_for_status(patience, |status| all_told(status)).unwrap();
+    let all_have_reasons =
+        |status: &serde_json::Value| status["connections"].as_array().unwrap().iter().all(has_reason);
+    let status = rig.agent.wait_for_status(patience, |status| all_have_reasons(status)).unwrap();
     assert_eq!(status["connections"].as_array().unwrap().len(), 3);
 
     // The site's configuration: the agent and the file give the same.
     let path = file.to_str().unwrap();
-    let told = |args: &[&str]| {
+    let peer_config = |args: &[&str]| {
         let output = rig.agent.cli(&[&["peer-config", "shanghai", "--format", "swanctl"], args].concat()).unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         stdout(&output)
     };
-    let without = told(&[]);
+    let without = peer_config(&[]);
     assert!(without.contains("remote_addrs = 203.0.113.1\n") && !without.contains(SECRET), "{without}");
-    assert_eq!(without, told(&["--config", path]));
-    let with = told(&["--with-secret"]);
+    assert_eq!(without, peer_config(&["--config", path]));
+    let with = peer_config(&["--with-secret"]);
     assert_eq!(with, without.replace("<PRE-SHARED-KEY>", SECRET));
-    assert_eq!(with, told(&["--with-secret", "--config", path]));
+    assert_eq!(with, peer_config(&["--with-secret", "--config", path]));
     let refused = rig.agent.cli(&["peer-config", "beijing", "--format", "json"]).unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).starts_with("vpnhub: there is no connection \"beijing\"; help: "), "{refused:?}");

@@ -21,7 +21,7 @@ fn assert_counts(counts: &Value) {
 }
 
 #[test]
-fn status_as_json_has_every_key_of_the_contract() {
+fn status_json_has_every_key_of_contract() {
     let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     let rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
     let status = rig.agent.status().unwrap();
@@ -62,8 +62,8 @@ fn assert_routes(shown: &Value, config: &HubConfig) {
         assert_eq!(shown["weight"], route.weight);
         assert_eq!(shown["publish"], route.publish);
         let share = shown["share"].as_f64().unwrap();
-        let wanted = if route.weight == 0 { 0.0 } else { 1.0 };
-        assert!((share - wanted).abs() < 1e-9, "{shown}");
+        let expected = if route.weight == 0 { 0.0 } else { 1.0 };
+        assert!((share - expected).abs() < 1e-9, "{shown}");
     }
 }
 
@@ -77,7 +77,7 @@ fn row<'a>(table: &'a str, start: &[&str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn tables_say_the_same_to_people() {
+fn tables_show_same_values_as_json() {
     let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [25, 75]);
     config.routes[2].publish = false;
     let rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
@@ -103,7 +103,7 @@ fn tables_say_the_same_to_people() {
 }
 
 #[test]
-fn check_exits_with_0_for_a_good_file_and_1_for_any_other() {
+fn check_exits_with_0_for_valid_file_and_1_otherwise() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let scratch = Scratch::new().unwrap();
     let file = scratch.file("vpnhub.toml");
@@ -111,17 +111,17 @@ fn check_exits_with_0_for_a_good_file_and_1_for_any_other() {
         let result = vpnhub(&world["host"], &["--output", output, "check", "--config", file.to_str().unwrap()]);
         (result.status.code(), stdout(&result))
     };
-    let (code, told) = check("table");
-    assert_eq!((code, told.contains("there is no such file")), (Some(1), true), "{told}");
+    let (code, text) = check("table");
+    assert_eq!((code, text.contains("there is no such file")), (Some(1), true), "{text}");
     fs::write(&file, HubConfig::offices(&SITES).to_string()).unwrap();
-    let (code, told) = check("table");
-    assert_eq!((code, told.contains("ok: 3 connections, 6 routes")), (Some(0), true), "{told}");
-    let (code, told) = check("json");
-    assert_eq!((code, &serde_json::from_str::<Value>(&told).unwrap()["ok"]), (Some(0), &true.into()));
+    let (code, text) = check("table");
+    assert_eq!((code, text.contains("ok: 3 connections, 6 routes")), (Some(0), true), "{text}");
+    let (code, text) = check("json");
+    assert_eq!((code, &serde_json::from_str::<Value>(&text).unwrap()["ok"]), (Some(0), &true.into()));
     fs::write(&file, "[gateway]\nname = 7\n[unknown]\n").unwrap();
-    let (code, told) = check("json");
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((code, &told["ok"]), (Some(1), &false.into()));
-    let lines: Vec<_> = told["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64()).collect();
-    assert!(lines.contains(&Some(2)) && lines.contains(&Some(3)), "{told:#}");
+    let (code, text) = check("json");
+    let text: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &text["ok"]), (Some(1), &false.into()));
+    let lines: Vec<_> = text["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64()).collect();
+    assert!(lines.contains(&Some(2)) && lines.contains(&Some(3)), "{text:#}");
 }

@@ -34,7 +34,7 @@ fn assert_untouched(hub: &Namespace) {
 }
 
 #[test]
-fn a_second_agent_on_the_same_socket() {
+fn second_agent_on_same_socket_is_rejected() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let (socket, config) = (rig.agent.socket(), rig.agent.config());
     let state = socket.with_file_name("other-state");
@@ -42,8 +42,8 @@ fn a_second_agent_on_the_same_socket() {
         &rig.world[HUB],
         &["--socket", path(&socket), "run", "--config", path(&config), "--state", path(&state)],
     );
-    let told = failure(&second);
-    assert!(told.contains(&format!("another agent answers on {}", socket.display())), "{told}");
+    let message = failure(&second);
+    assert!(message.contains(&format!("another agent answers on {}", socket.display())), "{message}");
     // The first agent is unaffected.
     assert!(socket.exists());
     reach(&rig.world["shanghai"], SITES[1].host4().into()).unwrap();
@@ -51,12 +51,12 @@ fn a_second_agent_on_the_same_socket() {
 }
 
 #[test]
-fn a_second_agent_in_the_same_namespace() {
+fn second_agent_in_same_namespace_is_rejected() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let scratch = Scratch::new().unwrap();
     fs::copy(rig.agent.config(), scratch.file("vpnhub.toml")).unwrap();
-    let told = failure(&run(&rig.world[HUB], &scratch));
-    assert!(told.contains("another agent runs in this network namespace"), "{told}");
+    let message = failure(&run(&rig.world[HUB], &scratch));
+    assert!(message.contains("another agent runs in this network namespace"), "{message}");
     assert!(!scratch.file("other.sock").exists(), "its socket stays behind");
     rig.warm_up(&SITES).unwrap();
     let routes = rig.world[HUB].ip("route show table all proto 118").unwrap();
@@ -65,7 +65,7 @@ fn a_second_agent_in_the_same_namespace() {
 }
 
 #[test]
-fn users_without_privileges_can_neither_hold_the_lock_nor_look_into_the_agent() {
+fn unprivileged_user_cannot_hold_lock_or_read_agent() {
     let world = World::three_offices(&Options::default()).unwrap();
     // The lock's former name, which any user could take.
     let taken = world[HUB].enter(|| {
@@ -74,8 +74,8 @@ fn users_without_privileges_can_neither_hold_the_lock_nor_look_into_the_agent() 
     });
     let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
     for path in ["/run/vpnhub/lock".to_owned(), format!("/proc/{}/maps", rig.agent.pid())] {
-        let told = as_nobody(&rig.world[HUB], Path::new("head"), &["-c", "1", &path]);
-        assert!(stderr(&told).contains("Permission denied"), "{path}: {}", stderr(&told));
+        let output = as_nobody(&rig.world[HUB], Path::new("head"), &["-c", "1", &path]);
+        assert!(stderr(&output).contains("Permission denied"), "{path}: {}", stderr(&output));
     }
     let limits = fs::read_to_string(format!("/proc/{}/limits", rig.agent.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -98,7 +98,7 @@ fn as_nobody(place: &Namespace, binary: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn no_privileges() {
+fn run_without_privileges_reports_remedy() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     // In a directory to which nobody has access.
@@ -111,50 +111,50 @@ fn no_privileges() {
     let state = scratch.file("state");
     let run = ["--socket", path(&socket), "run", "--config", path(&config), "--state", path(&state)];
 
-    let told = failure(&as_nobody(&world[HUB], &binary, &run));
-    assert!(told.contains("run as root"), "{told}");
+    let message = failure(&as_nobody(&world[HUB], &binary, &run));
+    assert!(message.contains("run as root"), "{message}");
     assert!(!socket.exists());
     assert_untouched(&world[HUB]);
 
     // Nor may it create its socket in any directory.
-    let told = failure(&as_nobody(&world[HUB], &binary, &["run", "--config", path(&config)]));
-    assert!(told.contains("/run/vpnhub"), "{told}");
+    let message = failure(&as_nobody(&world[HUB], &binary, &["run", "--config", path(&config)]));
+    assert!(message.contains("/run/vpnhub"), "{message}");
 
     // Checking a file needs no rights; an unreadable file is reported as such.
     let checked = as_nobody(&world[HUB], &binary, &["check", "--config", path(&config)]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
-    let told = failure(&as_nobody(&world[HUB], &binary, &run));
-    assert!(told.contains("no permission to read the file"), "{told}");
+    let message = failure(&as_nobody(&world[HUB], &binary, &run));
+    assert!(message.contains("no permission to read the file"), "{message}");
 }
 
 #[test]
-fn others_may_not_ask_the_agent() {
+fn unprivileged_status_query_is_rejected() {
     let rig = Rig::start(&Options::default(), &HubConfig::offices(&SITES)).unwrap();
     let socket = rig.agent.socket();
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let scratch = Scratch::new().unwrap();
     let binary = scratch.executable(agent_binary(), "vpnhub").unwrap();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let told = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), "status"]));
-    assert!(told.contains("no access to") && told.contains(path(&socket)), "{told}");
+    let message = failure(&as_nobody(&rig.world[HUB], &binary, &["--socket", path(&socket), "status"]));
+    assert!(message.contains("no access to") && message.contains(path(&socket)), "{message}");
     rig.stop().unwrap();
 }
 
 #[test]
-fn a_configuration_that_is_not_there() {
+fn missing_configuration_is_reported() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let scratch = Scratch::new().unwrap();
-    let told = failure(&run(&world["host"], &scratch));
-    assert!(told.contains("vpnhub.toml: error: there is no such file"), "{told}");
+    let message = failure(&run(&world["host"], &scratch));
+    assert!(message.contains("vpnhub.toml: error: there is no such file"), "{message}");
     fs::create_dir(scratch.file("vpnhub.toml")).unwrap();
-    let told = failure(&run(&world["host"], &scratch));
-    assert!(told.contains("vpnhub.toml: error: this is a directory"), "{told}");
+    let message = failure(&run(&world["host"], &scratch));
+    assert!(message.contains("vpnhub.toml: error: this is a directory"), "{message}");
     assert!(!scratch.file("other.sock").exists());
 }
 
 #[test]
-fn a_configuration_that_is_wrong_with_all_its_mistakes() {
+fn invalid_configuration_reports_all_mistakes() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     let mut config = HubConfig::offices(&SITES);
@@ -163,31 +163,31 @@ fn a_configuration_that_is_wrong_with_all_its_mistakes() {
     config.connection("ningbo").interface = "a-name-that-is-too-long".into();
     fs::write(scratch.file("vpnhub.toml"), config.to_string()).unwrap();
     let output = run(&world[HUB], &scratch);
-    let told = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
     for mistake in ["200", "shangai", "a-name-that-is-too-long"] {
-        let lines = told.lines().filter(|line| line.contains(mistake) && line.contains("vpnhub.toml:"));
-        assert_eq!(lines.count(), 1, "{mistake}:\n{told}");
+        let lines = message.lines().filter(|line| line.contains(mistake) && line.contains("vpnhub.toml:"));
+        assert_eq!(lines.count(), 1, "{mistake}:\n{message}");
     }
-    assert!(!told.contains("backtrace") && !told.contains("panicked"), "{told}");
+    assert!(!message.contains("backtrace") && !message.contains("panicked"), "{message}");
     assert_untouched(&world[HUB]);
     assert!(!scratch.file("other.sock").exists());
 }
 
 #[test]
-fn commands_without_an_agent() {
+fn commands_without_agent_report_missing_agent() {
     let world = World::builder().place(PlaceSpec::new("host")).build().unwrap();
     let scratch = Scratch::new().unwrap();
     let socket = scratch.file("vpnhub.sock");
     for command in [&["status"][..], &["route", "list"], &["--output", "json", "status"]] {
         let args = [&["--socket", path(&socket)], command].concat();
-        let told = failure(&vpnhub(&world["host"], &args));
-        assert!(told.contains(&format!("no agent answers on {}", socket.display())), "{told}");
+        let message = failure(&vpnhub(&world["host"], &args));
+        assert!(message.contains(&format!("no agent answers on {}", socket.display())), "{message}");
     }
     // A crashed agent left its file.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-    let told = failure(&vpnhub(&world["host"], &["--socket", path(&socket), "status"]));
-    assert!(told.contains("no agent answers on"), "{told}");
+    let message = failure(&vpnhub(&world["host"], &["--socket", path(&socket), "status"]));
+    assert!(message.contains("no agent answers on"), "{message}");
 }
 
 #[test]

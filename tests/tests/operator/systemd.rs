@@ -15,15 +15,15 @@ fn next(socket: &UnixDatagram) -> String {
     loop {
         let mut buffer = [0; 1024];
         let length = socket.recv(&mut buffer).expect("the agent tells systemd");
-        let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        if !told.starts_with("FDSTORE=1\n") {
-            return told;
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if !message.starts_with("FDSTORE=1\n") {
+            return message;
         }
     }
 }
 
 #[test]
-fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
+fn systemd_is_notified_when_ready_and_stopping() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     let path = scratch.file("notify.sock");
@@ -32,11 +32,11 @@ fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
     let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", path.to_str().unwrap());
     let agent = thread::scope(|scope| {
         let agent = scope.spawn(|| command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()));
-        let told = next(&systemd);
+        let message = next(&systemd);
         // At the moment of the notification.
         let links = world[HUB].ip("-o link show").unwrap();
         let routes = world[HUB].ip("route show proto 118").unwrap();
-        assert!(told.lines().any(|line| line == "READY=1"), "{told}");
+        assert!(message.lines().any(|line| line == "READY=1"), "{message}");
         for device in ["vpc0", "tun-sh", "tun-hz", "tun-nb"] {
             let link = links.lines().find(|line| line.contains(&format!(" {device}@"))).unwrap();
             assert!(link.contains("xdp"), "{link}");
@@ -45,13 +45,13 @@ fn systemd_is_told_when_everything_is_attached_and_when_the_end_begins() {
         agent.join().unwrap()
     });
     agent.unwrap().stop().unwrap();
-    let told = next(&systemd);
-    assert!(told.lines().any(|line| line == "STOPPING=1"), "{told}");
-    assert!(!told.contains("READY=1"), "{told}");
+    let message = next(&systemd);
+    assert!(message.lines().any(|line| line == "STOPPING=1"), "{message}");
+    assert!(!message.contains("READY=1"), "{message}");
 }
 
 #[test]
-fn watchdog_is_pinged_for_as_long_as_the_agents_loop_goes_round() {
+fn watchdog_is_pinged_while_agent_loop_runs() {
     let world = World::three_offices(&Options::default()).unwrap();
     let scratch = Scratch::new().unwrap();
     let path = scratch.file("notify.sock");
@@ -69,7 +69,7 @@ fn watchdog_is_pinged_for_as_long_as_the_agents_loop_goes_round() {
 }
 
 #[test]
-fn a_notify_socket_that_is_not_there_hinders_nothing() {
+fn missing_notify_socket_does_not_stop_agent() {
     let world = World::three_offices(&Options::default()).unwrap();
     let command = AgentCommand::new(agent_binary()).environment("NOTIFY_SOCKET", "/nonexistent/notify.sock");
     let agent = command.start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
@@ -79,7 +79,7 @@ fn a_notify_socket_that_is_not_there_hinders_nothing() {
 
 #[test]
 #[ignore = "needs systemd-analyze of systemd 250 or later"]
-fn units_are_sandboxed() {
+fn units_score_below_exposure_threshold() {
     for unit in ["vpnhub.service", "vpnhub-guard.service"] {
         let path = checkout::find().unwrap().join("examples").join(unit);
         // In tenths: exit code 1 above it.

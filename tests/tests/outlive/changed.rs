@@ -58,7 +58,7 @@ fn rewrite(agent: Agent, end: End, text: &str) -> Scratch {
 }
 
 #[test]
-fn routes_changed_while_no_agent_ran_are_right_after_the_start() {
+fn routes_changed_without_agent_apply_at_start() {
     let before = config(&[(MOVED, "hangzhou"), (REMOVED, "shanghai")]);
     let after = config(&[(MOVED, "hangzhou-2"), (ADDED, "ningbo")]);
     for end in ENDS {

@@ -25,7 +25,7 @@ fn forwards(world: &World) -> bool {
 }
 
 #[test]
-fn a_datapath_without_an_agent_is_taken_away_whole() {
+fn cleanup_without_agent_removes_whole_datapath() {
     let Rig { agent, world } = warm_hub();
     let pins = world[HUB].pins();
     assert!(pins.join("counters").exists(), "{}", pins.display());
@@ -41,11 +41,11 @@ fn a_datapath_without_an_agent_is_taken_away_whole() {
     let links = world[HUB].ip("-d link show").unwrap();
     assert!(!links.contains("xdp"), "{links}");
     assert!(!forwards(&world), "no TC program is left either");
-    assert_eq!(said(&cleanup(&world)), "no agent has left anything here");
+    assert_eq!(said(&cleanup(&world)), "nothing to remove");
 }
 
 #[test]
-fn a_datapath_is_read_without_its_agent() {
+fn datapath_without_agent_is_readable() {
     let Rig { agent, world } = warm_hub();
     let (sender, receiver) = (Wire::open(&world, &SHANGHAI, 0), Wire::open(&world, &HANGZHOU, 0));
     let before = agent.status().unwrap();
@@ -71,7 +71,7 @@ fn a_datapath_is_read_without_its_agent() {
 }
 
 #[test]
-fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_closed() {
+fn cleanup_removes_table_once_systemd_closes_its_socket() {
     let world = World::three_offices(&Options::default()).unwrap();
     let store = FdStore::open().unwrap();
     let config = HubConfig::offices(&SITES).to_string();
@@ -108,12 +108,12 @@ fn a_table_that_systemd_keeps_for_the_unit_is_taken_away_once_its_socket_is_clos
     let agent = store.command(command).start_with(&world[HUB], &config).unwrap();
     assert!(store.name().is_some());
     agent.stop().unwrap();
-    retry("still kept", || Ok(store.name().is_none().then_some(()))).unwrap();
-    assert_eq!(said(&cleanup(&world)), "no agent has left anything here");
+    retry("still held", || Ok(store.name().is_none().then_some(()))).unwrap();
+    assert_eq!(said(&cleanup(&world)), "nothing to remove");
 }
 
 #[test]
-fn two_instances_of_a_host_do_not_meet() {
+fn instances_on_one_host_are_independent() {
     let [one, other] = [(); 2].map(|()| warm_hub());
     one.agent.kill().unwrap();
     assert!(cleanup(&one.world).status.success());
@@ -153,7 +153,7 @@ fn start_as(world: &World, instance: &str) -> String {
 }
 
 #[test]
-fn nothing_stays_in_bpffs_when_a_world_goes() {
+fn dropped_world_leaves_no_pins() {
     let Rig { agent, world } = warm_hub();
     let pins = world[HUB].pins();
     agent.stop().unwrap();

@@ -28,11 +28,11 @@ fn spread(world: &World) -> BTreeMap<u16, usize> {
     links
 }
 
-fn shares_are(status: &Status, wanted: [f64; 2]) -> bool {
+fn shares_are(status: &Status, expected: [f64; 2]) -> bool {
     ["shanghai", "shanghai-2"]
         .iter()
-        .zip(wanted)
-        .all(|(name, wanted)| (status.share("10.10.10.0/24", name) - wanted).abs() < 1e-9)
+        .zip(expected)
+        .all(|(name, expected)| (status.share("10.10.10.0/24", name) - expected).abs() < 1e-9)
 }
 
 /// A link goes down and comes back: the buckets then differ from those of a fresh start.
@@ -60,7 +60,7 @@ fn warm_up(rig: &Rig) {
 }
 
 #[test]
-fn flows_stay_on_their_links_over_restarts_that_follow_failovers() {
+fn flows_stay_on_links_across_restart_after_failover() {
     let config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [50, 50]);
     let mut rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
     warm_up(&rig);

@@ -33,7 +33,7 @@ fn recreate(world: &World) {
 }
 
 #[test]
-fn an_interface_that_was_made_again_under_its_index_is_attached_again() {
+fn recreated_interface_with_same_index_is_attached() {
     for end in ENDS {
         let Rig { agent, world } = warm_hub();
         let scratch = end.end(agent);
@@ -49,7 +49,7 @@ fn an_interface_that_was_made_again_under_its_index_is_attached_again() {
 }
 
 #[test]
-fn an_interface_that_is_no_attachment_any_more_is_let_go_of() {
+fn unconfigured_interface_is_detached_at_start() {
     let Rig { agent, world } = warm_hub();
     let scratch = agent.kill().unwrap();
     std::fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&[SHANGHAI, HANGZHOU]).to_string()).unwrap();
@@ -67,7 +67,7 @@ fn an_interface_that_is_no_attachment_any_more_is_let_go_of() {
 
 /// An interface that one agent attaches in another way than the one before.
 #[test]
-fn another_way_to_attach_takes_the_place_of_the_one_before() {
+fn attach_mode_change_replaces_previous_program() {
     let Rig { mut agent, world } = warm_hub();
     for (asked, attach) in
         [("tc", "tc"), ("generic", "xdp-generic"), ("auto", "xdp-native"), ("generic", "xdp-generic"), ("tc", "tc")]

@@ -10,7 +10,7 @@ fn is_held(status: &Status) -> bool {
 }
 
 #[test]
-fn a_connection_that_is_held_down_stays_so_and_its_changes_are_counted_on() {
+fn hold_down_and_change_count_survive_restart() {
     let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     config.connection("shanghai").up_delay = Some("1h".into());
     let mut rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
@@ -35,7 +35,7 @@ fn a_connection_that_is_held_down_stays_so_and_its_changes_are_counted_on() {
 
 /// Health checks have no verdict at first.
 #[test]
-fn a_connection_with_a_health_check_stays_as_it_was_until_there_is_a_verdict() {
+fn checked_connection_holds_state_until_first_verdict() {
     let mut config = HubConfig::offices(&SITES).second_link(&SHANGHAI, [100, 0]);
     config.connection("shanghai").health_check = true;
     let mut rig = Rig::start(&Options::default().second_link("shanghai"), &config).unwrap();
@@ -47,9 +47,9 @@ fn a_connection_with_a_health_check_stays_as_it_was_until_there_is_a_verdict() {
         rig = Rig { agent: start_again(&rig.world, scratch), world: rig.world };
         let log = rig.agent.log();
         let starts: Vec<&str> = log.split("taking over the running datapath").collect();
-        let told: Vec<&str> = starts.last().unwrap().lines().filter(|line| line.contains("\"shanghai\"")).collect();
-        assert!(told.iter().any(|line| line.ends_with("up connection=\"shanghai\"")), "{end:?}: {log}");
-        assert!(!told.iter().any(|line| line.contains("down: ")), "{end:?}: {log}");
+        let lines: Vec<&str> = starts.last().unwrap().lines().filter(|line| line.contains("\"shanghai\"")).collect();
+        assert!(lines.iter().any(|line| line.ends_with("up connection=\"shanghai\"")), "{end:?}: {log}");
+        assert!(!lines.iter().any(|line| line.contains("down: ")), "{end:?}: {log}");
     }
     retry("it does not stay up", || {
         let status = rig.agent.status()?;

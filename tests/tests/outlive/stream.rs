@@ -126,18 +126,18 @@ fn goes_on(end: End) {
 }
 
 #[test]
-fn agents_are_killed_and_every_packet_arrives_and_is_counted_once() {
+fn agents_killed_under_stream_lose_no_packet_or_count() {
     goes_on(End::Killed);
 }
 
 #[test]
-fn agents_are_stopped_and_every_packet_arrives_and_is_counted_once() {
+fn agents_stopped_under_stream_lose_no_packet_or_count() {
     goes_on(End::Stopped);
 }
 
 /// Killed at successive moments of its start, from before its first action until it is ready.
 #[test]
-fn an_agent_that_is_killed_at_any_moment_of_its_start_is_in_nobodys_way() {
+fn agents_killed_during_start_lose_no_packet() {
     const MOMENTS: u32 = 25;
     let Rig { agent, world } = warm_hub();
     let before = agent.status().unwrap();
@@ -168,7 +168,7 @@ fn an_agent_that_is_killed_at_any_moment_of_its_start_is_in_nobodys_way() {
 
 /// The source checks continue, too.
 #[test]
-fn without_an_agent_what_is_spoofed_is_dropped_and_counted() {
+fn spoofed_packets_without_agent_are_dropped_and_counted() {
     for end in ENDS {
         let Rig { agent, world } = warm_hub();
         let before = agent.status().unwrap();
@@ -189,7 +189,7 @@ fn without_an_agent_what_is_spoofed_is_dropped_and_counted() {
 
 /// A slot has the counters of its connection only, whatever is configured between two agents.
 #[test]
-fn connections_that_come_and_go_between_two_agents_keep_their_own_counters() {
+fn connections_changed_between_agents_keep_their_counters() {
     let Rig { agent, world } = warm_hub();
     let before = agent.status().unwrap();
     let ningbo = before.counter("ningbo", "rx_packets");

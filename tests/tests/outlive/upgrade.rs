@@ -77,7 +77,7 @@ fn vpnhub(world: &World, arguments: &[&str]) -> String {
 
 fn protect(world: &World, config: &Path) {
     let said = vpnhub(world, &["protect", "--config", &config.display().to_string()]);
-    assert!(said.contains("closed until the agent runs"), "{said}");
+    assert!(said.contains("blocked until the agent runs"), "{said}");
 }
 
 fn starts_and_removes_what_is_left(world: &World, files: Scratch) -> Scratch {
@@ -94,7 +94,7 @@ fn starts_and_removes_what_is_left(world: &World, files: Scratch) -> Scratch {
 
 #[test]
 #[ignore = "needs an agent of version 0.1: VPNHUB_FROM=FILE"]
-fn from_0_1_and_back_nothing_is_open_and_nothing_is_left() {
+fn upgrade_from_0_1_and_back_opens_and_leaves_nothing() {
     let world = world();
     let hub = &world[HUB];
     hub.ip(&format!(
@@ -132,7 +132,7 @@ fn from_0_1_and_back_nothing_is_open_and_nothing_is_left() {
 /// Version 0.1 then leaves rules, its table and the published routes, but no program.
 #[test]
 #[ignore = "needs an agent of version 0.1: VPNHUB_FROM=FILE"]
-fn what_is_left_of_0_1_when_it_was_killed_is_removed() {
+fn leftovers_of_killed_0_1_agent_are_removed() {
     let world = world();
     let agent = old().start_with(&world[HUB], &HubConfig::offices(&SITES).to_string()).unwrap();
     all_reach_each_other(&world);
@@ -145,7 +145,7 @@ fn what_is_left_of_0_1_when_it_was_killed_is_removed() {
 
 /// It holds a lock name that this version ignores, because any user could take it.
 #[test]
-fn an_agent_of_0_1_that_runs_is_warned_of() {
+fn running_0_1_agent_causes_warning() {
     let world = world();
     let start = || AgentCommand::new(agent_binary()).start_with(&world[HUB], &HubConfig::offices(&SITES).to_string());
     let warning = "an agent of version 0.1 runs in this network namespace";

@@ -18,7 +18,7 @@ use hub_common::{
 };
 use hub_tests::{
     lab::{Namespace, require_root, unique_prefix},
-    model::{self as reference, Account, Count, Interface, Judgement, Mark, World},
+    model::{self as reference, Account, Count, Interface, Mark, Prediction, World},
 };
 use hub_userspace::{
     config::{
@@ -202,10 +202,10 @@ impl Program {
     }
 
     /// This hook's part of a verdict.
-    pub fn part(&self, judgement: Judgement, world: &World, arrival: &Arrival) -> Judgement {
+    pub fn part(&self, prediction: Prediction, world: &World, arrival: &Arrival) -> Prediction {
         match self.entry.0 {
-            Hook::Xdp => judgement.by_xdp(world),
-            Hook::Tc => judgement.by_tc(world, arrival.interface, &arrival.frame),
+            Hook::Xdp => prediction.by_xdp(world),
+            Hook::Tc => prediction.by_tc(world, arrival.interface, &arrival.frame),
         }
     }
 
@@ -258,8 +258,8 @@ pub fn difference(before: &Books, after: &Books) -> Books {
 }
 
 /// Adds the model's counts.
-pub fn enter(books: &mut Books, judgement: &Judgement) {
-    for (account, count) in &judgement.counts {
+pub fn enter(books: &mut Books, prediction: &Prediction) {
+    for (account, count) in &prediction.counts {
         let mut add = |name, value| {
             *books.entry((account.clone(), name)).or_default() += value;
         };

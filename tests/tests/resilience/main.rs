@@ -46,7 +46,7 @@ const OTHER: &str = "10.8.0.0/16";
 type Owners = Vec<String>;
 
 #[test]
-fn no_bucket_moves_that_need_not() -> anyhow::Result<()> {
+fn member_change_moves_fewest_buckets() -> anyhow::Result<()> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let seed = match env::var("VPNHUB_SEED") {
         Ok(text) => text.parse().with_context(|| format!("VPNHUB_SEED={text} is not a number"))?,

@@ -10,12 +10,12 @@ use nix::sys::signal::Signal;
 use crate::{SITES, traces, warm_hub};
 
 #[test]
-fn the_end_by_sigterm_leaves_the_datapath() {
+fn exit_by_sigterm_leaves_datapath() {
     goes_on(Signal::SIGTERM);
 }
 
 #[test]
-fn the_end_by_sigint_leaves_the_datapath() {
+fn exit_by_sigint_leaves_datapath() {
     goes_on(Signal::SIGINT);
 }
 
@@ -59,7 +59,7 @@ fn goes_on(signal: Signal) {
 }
 
 #[test]
-fn what_others_have_set_stays() {
+fn foreign_routes_rules_and_neighbours_stay() {
     let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
     let others = "route add 10.10.10.0/24 via 169.254.10.2 dev tun-sh metric 50 proto static\n\
                   route add 203.0.113.0/24 via 192.168.0.10 dev vpc0 proto bird\n\
@@ -83,7 +83,7 @@ fn what_others_have_set_stays() {
 }
 
 #[test]
-fn after_a_crash_all_carries_on_and_the_next_start_takes_over() {
+fn crashed_agent_leaves_datapath_to_successor() {
     let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES).unpublished());
     // The agent does not wait until the kernel has everything.
     let before = retry("not every peer has its stand-in", || {
@@ -118,7 +118,7 @@ fn after_a_crash_all_carries_on_and_the_next_start_takes_over() {
 }
 
 #[test]
-fn what_a_crash_left_and_nobody_wants_any_more_goes_with_the_next_start() {
+fn unneeded_leftovers_of_crash_are_removed_at_start() {
     let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES));
     let scratch = agent.kill().unwrap();
     std::fs::write(scratch.file("vpnhub.toml"), HubConfig::offices(&[SHANGHAI, HANGZHOU]).to_string()).unwrap();
@@ -132,7 +132,7 @@ fn what_a_crash_left_and_nobody_wants_any_more_goes_with_the_next_start() {
 }
 
 #[test]
-fn what_a_crash_left_is_removed_on_demand_and_not_while_an_agent_runs() {
+fn cleanup_removes_crash_leftovers_unless_agent_runs() {
     let Rig { agent, world } = warm_hub(&HubConfig::offices(&SITES));
     let (code, said, complaint) = cleanup(&world, "table");
     assert_eq!((code, said.as_str()), (Some(1), ""));
@@ -150,6 +150,6 @@ fn what_a_crash_left_is_removed_on_demand_and_not_while_an_agent_runs() {
     });
     assert!(count.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count >= 6), "{said}");
     assert_eq!(traces(&world[HUB]), "");
-    assert_eq!(cleanup(&world, "table").1, "no agent has left anything here");
+    assert_eq!(cleanup(&world, "table").1, "nothing to remove");
     assert_eq!(cleanup(&world, "json").1, r#"{"interfaces":[],"routes":0,"programs":0}"#);
 }

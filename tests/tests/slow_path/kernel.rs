@@ -12,7 +12,7 @@ const OPTIONS_V4: [u8; 8] = [1, 1, 1, 1, 0x94, 4, 0, 0];
 const OPTIONS_V6: [u8; 6] = [5, 2, 0, 0, 1, 0];
 
 #[test]
-fn packets_with_options_that_a_router_must_look_at_arrive() {
+fn packets_with_router_options_arrive() {
     for config in [HubConfig::offices(&SITES), HubConfig::offices(&SITES).unpublished()] {
         let rig = warm_hub(&config);
         let macs = [rig.world["shanghai"].mac("wan0").unwrap(), rig.world[HUB].mac("tun-sh").unwrap()];
@@ -37,8 +37,8 @@ fn packets_with_options_that_a_router_must_look_at_arrive() {
                 let arrived = arrived.unwrap().bytes;
                 verify_checksums(&arrived).unwrap();
                 // The options are unchanged.
-                let wanted = packet.ttl(63).build();
-                assert_eq!(View::ethernet(&arrived).unwrap().packet, wanted);
+                let expected = packet.ttl(63).build();
+                assert_eq!(View::ethernet(&arrived).unwrap().packet, expected);
             }
         }
         let after = rig.agent.status().unwrap();
@@ -53,7 +53,7 @@ fn packets_with_options_that_a_router_must_look_at_arrive() {
 }
 
 #[test]
-fn the_first_packet_to_an_unknown_host_of_the_vpc_arrives() {
+fn first_packet_to_unknown_vpc_host_arrives() {
     let rig = Rig::start(&Options::default().slow_path(true), &HubConfig::offices(&SITES)).unwrap();
     for (from, to) in [(SHANGHAI.host4().into(), VPC.host4.into()), (SHANGHAI.host6().into(), IpAddr::from(VPC.host6))]
     {
@@ -68,7 +68,7 @@ fn the_first_packet_to_an_unknown_host_of_the_vpc_arrives() {
 }
 
 #[test]
-fn the_first_packet_to_a_site_arrives() {
+fn first_packet_to_site_arrives() {
     // Right after the start, when the agent may not know its link neighbours yet.
     let rig = Rig::start(&Options::default().slow_path(true), &HubConfig::offices(&SITES)).unwrap();
     for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
@@ -80,7 +80,7 @@ fn the_first_packet_to_a_site_arrives() {
 }
 
 #[test]
-fn the_hub_answers_pings_to_every_address_of_its_own() {
+fn hub_answers_pings_to_all_its_addresses() {
     for config in [HubConfig::offices(&SITES), HubConfig::offices(&SITES).unpublished()] {
         let rig = warm_hub(&config);
         let addresses = hub_addresses(&rig.world);
@@ -97,7 +97,7 @@ fn the_hub_answers_pings_to_every_address_of_its_own() {
 }
 
 #[test]
-fn the_hub_answers_arp_and_neighbour_solicitations_for_its_addresses() {
+fn hub_answers_arp_and_neighbour_solicitations() {
     let rig = warm_hub(&HubConfig::offices(&SITES));
     let shanghai = FrameSocket::open(&rig.world["shanghai"], "wan0").unwrap();
     let (own, hub) = (rig.world["shanghai"].mac("wan0").unwrap(), rig.world[HUB].mac("tun-sh").unwrap());

@@ -1,8 +1,8 @@
 //! Packets that the program leaves to the kernel get there and take the same next hop, and nothing remains after the
 //! agent is removed. The hub's kernel forwards (`ip_forward` is on).
 
-mod answers;
 mod exit;
+mod icmp_errors;
 mod kernel;
 mod peers;
 mod routes;

@@ -25,7 +25,7 @@ fn assert_reached_at_the_new_address(rig: &Rig) {
 }
 
 #[test]
-fn a_peer_that_announces_its_new_link_address_is_followed() {
+fn peer_announcing_new_mac_is_followed() {
     let rig = warm_hub(&HubConfig::offices(&SITES));
     rig.world["hangzhou"].ip(&format!("link set dev wan0 address {NEW}")).unwrap();
     // A gratuitous ARP (RFC 5227 section 3): from and about itself.
@@ -36,7 +36,7 @@ fn a_peer_that_announces_its_new_link_address_is_followed() {
 }
 
 #[test]
-fn a_peer_whose_new_link_address_nobody_announces_is_asked_for_it() {
+fn peer_with_unannounced_new_mac_is_probed() {
     let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
     // Confirmation intervals of neighbour entries; the default is a minute.
     let quick = [

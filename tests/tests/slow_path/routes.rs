@@ -34,7 +34,7 @@ fn partly_published() -> Rig {
 }
 
 #[test]
-fn all_routes_stand_in_main_and_the_published_ones_under_their_own_protocol() {
+fn published_routes_in_main_table_have_own_protocol() {
     let rig = partly_published();
     let hub = &rig.world[HUB];
     assert_eq!(destinations(&routes(hub, "table main proto 118")), networks([&SHANGHAI, &NINGBO]));
@@ -52,7 +52,7 @@ fn all_routes_stand_in_main_and_the_published_ones_under_their_own_protocol() {
 }
 
 #[test]
-fn a_routing_daemon_finds_them_by_protocol_with_gateway_and_device() {
+fn published_routes_have_gateway_and_device() {
     let rig = partly_published();
     let main = routes(&rig.world[HUB], "table main");
     let ours: Vec<&Value> = main.iter().filter(|route| route["protocol"] == "118").collect();
@@ -73,7 +73,7 @@ fn a_routing_daemon_finds_them_by_protocol_with_gateway_and_device() {
 }
 
 #[test]
-fn the_kernel_takes_the_same_way_as_the_program() {
+fn kernel_routes_match_program_next_hops() {
     let rig = partly_published();
     // Packets from a site, and from the VPC, take the program's next hop, published or not.
     for site in &SITES {
@@ -100,7 +100,7 @@ fn reload(rig: &Rig, from: &str, to: &str) {
 }
 
 #[test]
-fn published_routes_move_to_another_table_and_back() {
+fn publish_table_change_moves_published_routes() {
     let rig = partly_published();
     let hub = &rig.world[HUB];
     let published = networks([&SHANGHAI, &NINGBO]);
@@ -114,7 +114,7 @@ fn published_routes_move_to_another_table_and_back() {
 }
 
 #[test]
-fn a_vpc_that_shrinks_and_grows_keeps_its_own_way() {
+fn vpc_prefix_change_keeps_route_to_vpc() {
     let rig = warm_hub(&HubConfig::offices(&SITES));
     let hub = &rig.world[HUB];
     let ways = || -> Vec<String> {

@@ -51,21 +51,21 @@ fn nothing_leaks(change: impl FnOnce(&Rig)) {
             }
         });
         change(&rig);
-        let told = rig.agent.wait_for_status(WAIT, |status| status.connection("hangzhou")["state"] == "down");
+        let down = rig.agent.wait_for_status(WAIT, |status| status.connection("hangzhou")["state"] == "down");
         done.store(true, Ordering::Relaxed);
-        told.unwrap();
+        down.unwrap();
     });
     for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
         // The kernel rate-limits its errors (`ip_error` in net/ipv4/route.c), and the flood has exhausted the limit.
-        let told = retry("nobody says that Hangzhou is unreachable", || {
+        let answer = retry("nobody says that Hangzhou is unreachable", || {
             datagram(from, to).size(20).send(&rig.world["shanghai"])?;
             let kind = UNREACHABLE[usize::from(to.is_ipv6())];
             answers.find(Duration::from_millis(100), |frame| {
                 View::ethernet(frame).is_ok_and(|view| view.icmp() == Some(kind))
             })
         });
-        let told = told.unwrap();
-        let view = View::ethernet(&told.bytes).unwrap();
+        let answer = answer.unwrap();
+        let view = View::ethernet(&answer.bytes).unwrap();
         assert_eq!((view.destination, quoted_destination(&view)), (from, Some(to)));
     }
     let leaked = vpc.collect(Duration::ZERO).unwrap();
@@ -74,14 +74,14 @@ fn nothing_leaks(change: impl FnOnce(&Rig)) {
     assert!(leaked.is_empty(), "{} packets for Hangzhou went to the VPC; the first:\n{first}", leaked.len());
     // No traffic of a site takes the default route, even without a route of its own.
     let elsewhere: IpAddr = "203.0.113.9".parse().unwrap();
-    let told = retry("nobody says that there is no route", || {
+    let answer = retry("nobody says that there is no route", || {
         datagram(SHANGHAI.host4().into(), elsewhere).size(20).send(&rig.world["shanghai"])?;
         answers.find(Duration::from_millis(100), |frame| {
             View::ethernet(frame)
                 .is_ok_and(|view| view.icmp() == Some(UNREACHABLE[0]) && quoted_destination(&view) == Some(elsewhere))
         })
     });
-    told.unwrap();
+    answer.unwrap();
     let leaked = vpc.collect(Duration::ZERO).unwrap();
     let is_for_elsewhere = |frame: &[u8]| View::ethernet(frame).is_ok_and(|view| view.destination == elsewhere);
     assert!(!leaked.iter().any(|frame| is_for_elsewhere(&frame.bytes)), "it went out by the default route");
@@ -89,12 +89,12 @@ fn nothing_leaks(change: impl FnOnce(&Rig)) {
 }
 
 #[test]
-fn a_site_whose_only_link_is_taken_down_is_unreachable_and_nothing_leaks() {
+fn site_with_only_link_down_is_unreachable_without_leak() {
     nothing_leaks(|rig| rig.world[HUB].set_link("tun-hz", false).unwrap());
 }
 
 #[test]
-fn a_site_whose_only_link_loses_its_carrier_is_unreachable_and_nothing_leaks() {
+fn site_with_only_carrier_lost_is_unreachable_without_leak() {
     nothing_leaks(|rig| {
         rig.world["hangzhou"].set_link("wan0", false).unwrap();
         rig.world[HUB].notice_carrier("tun-hz").unwrap();
@@ -102,6 +102,6 @@ fn a_site_whose_only_link_loses_its_carrier_is_unreachable_and_nothing_leaks() {
 }
 
 #[test]
-fn a_site_whose_only_link_is_deleted_is_unreachable_and_nothing_leaks() {
+fn site_with_only_link_deleted_is_unreachable_without_leak() {
     nothing_leaks(|rig| rig.world[HUB].ip("link del tun-hz").map(drop).unwrap());
 }

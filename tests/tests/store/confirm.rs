@@ -7,14 +7,14 @@ use serde_json::Value;
 use super::{CONFIG, MORE, WAIT, done, refused, restart, routes, start, world};
 
 #[test]
-fn reload_that_nobody_confirms_ends_by_itself() {
+fn unconfirmed_reload_reverts_at_timeout() {
     let world = world();
     let agent = start(&world);
     done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
     let before = routes(&agent);
     let edited = CONFIG.to_owned() + MORE;
     fs::write(agent.config(), &edited).unwrap();
-    assert!(done(&agent, "reload --confirm 1s").ends_with("for 1 s, unless `vpnhub confirm` keeps it"));
+    assert!(done(&agent, "reload --confirm 1s").ends_with("reverted in 1 s, unless `vpnhub confirm` confirms it"));
     let status = agent.wait_for_status(WAIT, |status| status["confirmation"]["state"] == "reverted").unwrap();
     assert_eq!(status["routes"].as_array().map(Vec::len), Some(2));
     assert_eq!(routes(&agent), before);
@@ -35,7 +35,7 @@ fn reload_that_nobody_confirms_ends_by_itself() {
 }
 
 #[test]
-fn confirmed_reload_stays() {
+fn confirmed_reload_stays_in_force() {
     let world = world();
     let agent = start(&world);
     fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();
@@ -52,7 +52,7 @@ fn confirmed_reload_stays() {
 
 /// The new configuration may be the reason for the restart.
 #[test]
-fn agent_that_restarts_before_a_confirmation_goes_back() {
+fn restart_before_confirmation_reverts_reload() {
     let world = world();
     let agent = start(&world);
     fs::write(agent.config(), CONFIG.to_owned() + MORE).unwrap();

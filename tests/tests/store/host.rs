@@ -47,7 +47,7 @@ fn store_problem(agent: &Agent) -> Option<String> {
 }
 
 #[test]
-fn configuration_on_a_read_only_file_system_is_all_that_is_needed() {
+fn agent_with_read_only_etc_accepts_changes() {
     with_own_mounts(|| {
         let world = world();
         let scratch = Scratch::new().unwrap();
@@ -68,7 +68,7 @@ fn configuration_on_a_read_only_file_system_is_all_that_is_needed() {
 }
 
 #[test]
-fn agent_starts_with_a_store_that_cannot_be_written_and_refuses_changes() {
+fn agent_with_read_only_store_starts_and_rejects_changes() {
     with_own_mounts(|| {
         let world = world();
         let scratch = Scratch::new().unwrap();
@@ -97,7 +97,7 @@ fn agent_starts_with_a_store_that_cannot_be_written_and_refuses_changes() {
 }
 
 #[test]
-fn full_disk_refuses_changes_until_there_is_room() {
+fn full_disk_rejects_changes_until_space_is_free() {
     with_own_mounts(|| {
         let world = world();
         let scratch = Scratch::new().unwrap();
@@ -140,7 +140,7 @@ fn full_disk_refuses_changes_until_there_is_room() {
 }
 
 #[test]
-fn damaged_store_keeps_the_agent_from_starting_with_the_way_out() {
+fn damaged_store_prevents_start_with_remedy() {
     let world = world();
     let agent = start(&world);
     done(&agent, "route add 10.10.12.0/24 --next-hop shanghai");
@@ -152,10 +152,10 @@ fn damaged_store_keeps_the_agent_from_starting_with_the_way_out() {
     command.arg("--socket").arg(scratch.file("other.sock")).arg("run").arg("--config").arg(scratch.file("vpnhub.toml"));
     command.arg("--state").arg(scratch.file("state")).args(["--instance", &world[HUB].instance()]);
     let output = command.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = told.lines().last().unwrap_or_default();
-    assert!(output.status.code() == Some(1) && last.contains("is damaged"), "{told}");
-    assert!(last.contains("copy a backup over it, or move it away"), "{told}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last = text.lines().last().unwrap_or_default();
+    assert!(output.status.code() == Some(1) && last.contains("is damaged"), "{text}");
+    assert!(last.contains("copy a backup over it, or move it away"), "{text}");
     fs::write(&file, good).unwrap();
     let agent = AgentCommand::new(agent_binary()).start_in(&world[HUB], scratch).unwrap();
     assert_eq!(routes(&agent).len(), 2);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{CONFIG, NINGBO, done, refused, restart, routes, shown, start, with_input, world};
 #[test]
-fn connections_and_customer_gateways_are_made_changed_and_deleted_by_command() {
+fn objects_are_created_changed_and_deleted_by_command() {
     let world = world();
     let agent = start(&world);
     done(&agent, "customer-gateway add nb --address 198.51.100.30");
@@ -38,7 +38,7 @@ fn connections_and_customer_gateways_are_made_changed_and_deleted_by_command() {
     assert!(attached());
 
     let sentence = refused(&agent, "connection delete nb");
-    assert!(sentence.contains("route to 10.10.30.0/24 by nb could not stay in force"), "{sentence}");
+    assert!(sentence.contains("route to 10.10.30.0/24 via nb would no longer be in force"), "{sentence}");
     done(&agent, "route delete 10.10.30.0/24");
     assert_eq!(done(&agent, "connection delete nb"), "connection nb removed");
     assert_eq!(done(&agent, "customer-gateway delete nb"), "customer gateway nb removed");
@@ -48,7 +48,7 @@ fn connections_and_customer_gateways_are_made_changed_and_deleted_by_command() {
 }
 
 #[test]
-fn stored_objects_that_an_edited_file_conflicts_with_are_set_aside_and_come_back() {
+fn stored_objects_in_conflict_are_set_aside_and_restored() {
     let world = world();
     let agent = start(&world);
     done(&agent, "customer-gateway add nb --address 198.51.100.30");
@@ -82,7 +82,7 @@ fn stored_objects_that_an_edited_file_conflicts_with_are_set_aside_and_come_back
 }
 
 #[test]
-fn changes_are_in_the_audit_log_and_backups_bring_them_back() {
+fn changes_are_audited_and_restored_from_backup() {
     let world = world();
     let agent = start(&world);
     done(&agent, "route add 10.10.12.0/24 --next-hop shanghai --weight 7");
@@ -110,7 +110,7 @@ fn changes_are_in_the_audit_log_and_backups_bring_them_back() {
             (&json!(0), &json!("route delete"), &keys(8), &Value::Null),
         ]
     );
-    assert_eq!(log[3]["object"], "route to 10.10.12.0/24 by shanghai");
+    assert_eq!(log[3]["object"], "route to 10.10.12.0/24 via shanghai");
     let scratch = agent.stop_with(Signal::SIGTERM).unwrap();
 
     // Restored without an agent.
@@ -133,7 +133,7 @@ fn changes_are_in_the_audit_log_and_backups_bring_them_back() {
 }
 
 #[test]
-fn included_files_are_read_in_the_order_of_their_names() {
+fn included_files_are_read_in_name_order() {
     let world = world();
     let scratch = Scratch::new().unwrap();
     fs::create_dir(scratch.file("routes.d")).unwrap();
@@ -146,7 +146,7 @@ fn included_files_are_read_in_the_order_of_their_names() {
     assert_eq!(routes(&agent), ["10.10.10.0/24 shanghai", "10.10.11.0/24 shanghai", "10.10.12.0/24 shanghai"]);
     assert!(refused(&agent, "route delete 10.10.12.0/24").contains("routes.d/20.toml line 1"));
     fs::write(agent.config().with_file_name("routes.d/30.toml"), route(13)).unwrap();
-    assert!(done(&agent, "reload").contains("route to 10.10.13.0/24 by shanghai added"));
+    assert!(done(&agent, "reload").contains("route to 10.10.13.0/24 via shanghai added"));
     fs::write(agent.config().with_file_name("routes.d/30.toml"), "x = 1\n").unwrap();
     assert!(refused(&agent, "reload").contains("routes.d/30.toml:1:1: error: unknown key \"x\""));
     agent.stop().unwrap();

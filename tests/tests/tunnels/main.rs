@@ -24,8 +24,8 @@ const STREAM: u64 = 256 << 10;
 fn main() -> ExitCode {
     let lacking = lacking();
     let cases: [(&str, fn()); 2] = [
-        ("all_places_reach_one_another_and_every_packet_is_counted", all_pairs),
-        ("streams_arrive_from_each_kind_of_interface_at_each_other", streams),
+        ("all_pairs_reach_each_other_and_are_counted", all_pairs),
+        ("tcp_streams_between_all_interface_kinds_arrive_intact", streams),
     ];
     harness::run(cases.into_iter().map(|(name, run)| (lacking.clone(), name, run)))
 }

@@ -30,7 +30,7 @@ fn dropped(name: &str, packet: &Packet) -> Expected {
 }
 
 #[test]
-fn drops_packets_cut_off_anywhere() -> anyhow::Result<()> {
+fn truncated_packets_are_dropped() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let packets = [
         ("UDP", v4()),
@@ -60,7 +60,7 @@ fn drops_packets_cut_off_anywhere() -> anyhow::Result<()> {
 }
 
 #[test]
-fn drops_contradictions() -> anyhow::Result<()> {
+fn contradictory_headers_are_dropped() -> anyhow::Result<()> {
     let raw = |packet: Packet| packet.build();
     table(
         &gateway(),
@@ -104,7 +104,7 @@ fn drops_contradictions() -> anyhow::Result<()> {
 }
 
 #[test]
-fn takes_the_packet_s_own_length() -> anyhow::Result<()> {
+fn packet_length_comes_from_ip_header() -> anyhow::Result<()> {
     let header_alone = v4().ip_length(20);
     let header_alone6 = v6().ip_length(0);
     let out4 = Packet::ipv4("10.10.10.1", "10.10.20.1").protocol(UDP);
@@ -143,7 +143,7 @@ fn takes_the_packet_s_own_length() -> anyhow::Result<()> {
 
 /// XDP leaves them to TC, which forwards them like others.
 #[test]
-fn tc_forwards_what_has_options() -> anyhow::Result<()> {
+fn packets_with_options_are_forwarded_by_tc() -> anyhow::Result<()> {
     let options = |name: &str, packet: Packet, bytes| {
         let xdp = row(name, SH, into(SH, &packet)).passed("ip_options", "shanghai").admitted(bytes);
         [xdp.toward("hangzhou").only_at(Hook::Xdp), forwarded(name, &packet, bytes).only_at(Hook::Tc)]
@@ -195,7 +195,7 @@ fn tc_forwards_what_has_options() -> anyhow::Result<()> {
 }
 
 #[test]
-fn forwards_fragments() -> anyhow::Result<()> {
+fn fragments_are_forwarded() -> anyhow::Result<()> {
     let middle4 = Packet::ipv4("10.10.10.1", "10.10.20.1").protocol(UDP).payload(104);
     let middle6 = Packet::ipv6("fd00:10::1", "fd00:20::1").protocol(UDP).payload(104);
     table(

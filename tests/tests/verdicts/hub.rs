@@ -47,7 +47,7 @@ pub fn add_routes(world: &mut World, destinations: &str, next_hop: &str, weight:
 }
 
 #[test]
-fn a_site_reaches_every_address_of_the_hub() -> anyhow::Result<()> {
+fn site_reaches_every_hub_address() -> anyhow::Result<()> {
     let from_sh = |destination| to_hub(SH, "10.10.10.1", destination, "shanghai");
     let none = |name, destination| {
         row(name, SH, into(SH, &udp4("10.10.10.1", destination))).passed("no_route", "shanghai").admitted(V4)
@@ -91,7 +91,7 @@ fn a_site_reaches_every_address_of_the_hub() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_source_outside_of_the_selectors_does_not_reach_it() -> anyhow::Result<()> {
+fn source_outside_selectors_does_not_reach_hub() -> anyhow::Result<()> {
     let echo = Packet::ipv4("10.10.20.1", "192.168.0.1").echo(1, 1);
     let mut rows = vec![
         row("an echo request whose reply another site would get", SH, into(SH, &echo))
@@ -115,7 +115,7 @@ fn a_source_outside_of_the_selectors_does_not_reach_it() -> anyhow::Result<()> {
 }
 
 #[test]
-fn martians_come_from_nowhere() -> anyhow::Result<()> {
+fn martian_sources_are_dropped_everywhere() -> anyhow::Result<()> {
     let attachments = [(SH, "shanghai"), (WIDE, "macau"), (TUN, "nobody"), (RAW, "kunming"), (VPC, "vpc")];
     let mut rows = Vec::new();
     for (interface, account) in attachments {
@@ -135,7 +135,7 @@ fn martians_come_from_nowhere() -> anyhow::Result<()> {
 
 /// Even if the selectors allow every source and the reverse path is not checked, and in the VPC's own prefix.
 #[test]
-fn nothing_comes_in_from_the_hub_s_own_addresses() -> anyhow::Result<()> {
+fn hub_addresses_as_source_are_dropped() -> anyhow::Result<()> {
     let attachments = [(SH, "shanghai"), (WIDE, "macau"), (TUN, "nobody"), (RAW, "kunming"), (VPC, "vpc")];
     let mut rows = Vec::new();
     for (interface, account) in attachments {
@@ -171,7 +171,7 @@ pub fn with_links() -> World {
 }
 
 #[test]
-fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
+fn link_neighbour_reaches_hub_end_of_link() -> anyhow::Result<()> {
     let mut rows = vec![
         // The prefix of the link.
         to_hub(SH, "10.255.1.2", "10.255.1.1", "shanghai"),
@@ -237,7 +237,7 @@ fn the_far_end_of_a_link_reaches_the_near_end() -> anyhow::Result<()> {
 
 /// Nested prefixes, one address with two lengths, and a link whose prefix is also the site's.
 #[test]
-fn a_link_may_have_several_prefixes() -> anyhow::Result<()> {
+fn link_with_several_prefixes_admits_neighbours_of_each() -> anyhow::Result<()> {
     let with = |addresses: &str| {
         let mut world = gateway();
         interface(&mut world, SH).addresses = addresses.split_whitespace().map(|own| own.parse().expect(own)).collect();
@@ -294,7 +294,7 @@ fn a_link_may_have_several_prefixes() -> anyhow::Result<()> {
 
 /// Management and IKE may arrive there, from anywhere except a site's source.
 #[test]
-fn the_vpc_side_lets_in_whom_no_site_has() -> anyhow::Result<()> {
+fn vpc_side_reaches_hub_except_with_site_source() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for source in ["192.168.0.10", "192.168.77.1", "8.8.8.8", "10.99.0.1", "203.0.113.77", "10.255.0.1", "10.10.9.255"]
     {

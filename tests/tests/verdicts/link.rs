@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[test]
-fn forwards_between_all_kinds_of_attachments() -> anyhow::Result<()> {
+fn packets_are_forwarded_between_all_attachment_kinds() -> anyhow::Result<()> {
     let sh_hz = udp4("10.10.10.1", "10.10.20.1");
     let sh_hz6 = udp6("fd00:10::1", "fd00:20::1");
     let sh_nb = udp4("10.10.10.1", "10.10.30.1");
@@ -78,7 +78,7 @@ fn forwards_between_all_kinds_of_attachments() -> anyhow::Result<()> {
 }
 
 #[test]
-fn forwards_to_and_from_the_vpc() -> anyhow::Result<()> {
+fn packets_are_forwarded_to_and_from_vpc() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let cases = [
         ("a host of the VPC", udp4("10.10.10.1", "192.168.0.10"), 10, V4),
@@ -106,7 +106,7 @@ fn forwards_to_and_from_the_vpc() -> anyhow::Result<()> {
 }
 
 #[test]
-fn takes_up_to_two_tags_off() -> anyhow::Result<()> {
+fn frames_with_up_to_two_tags_are_forwarded_untagged() -> anyhow::Result<()> {
     let priority = 7 << 13;
     let forwarded: [(&str, &[(u16, u16)]); 10] = [
         ("one 802.1Q tag", &[(VLAN, 5)]),
@@ -153,7 +153,7 @@ fn takes_up_to_two_tags_off() -> anyhow::Result<()> {
 }
 
 #[test]
-fn passes_frames_that_are_not_its_own() -> anyhow::Result<()> {
+fn frames_for_others_are_passed_to_kernel() -> anyhow::Result<()> {
     let v4 = udp4("10.10.10.1", "10.10.20.1");
     let v6 = udp6("fd00:10::1", "fd00:20::1");
     let to = |packet: &Packet, mac: [u8; 6]| packet.clone().ethernet(peer(SH), mac).build();
@@ -193,7 +193,7 @@ fn passes_frames_that_are_not_its_own() -> anyhow::Result<()> {
 }
 
 #[test]
-fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
+fn unroutable_addresses_are_not_forwarded() -> anyhow::Result<()> {
     use crate::gateway::WIDE;
     let good4 = "10.10.20.1";
     let good6 = "fd00:20::1";
@@ -276,7 +276,7 @@ fn passes_addresses_that_no_router_forwards() -> anyhow::Result<()> {
 /// XDP cannot send to Kunming's interface: it passes the packets uncounted, like all that it passes, and TC decides
 /// again.
 #[test]
-fn leaves_to_tc_what_xdp_cannot_send() -> anyhow::Result<()> {
+fn packets_to_tc_only_interface_are_passed_by_xdp() -> anyhow::Result<()> {
     let mut world = gateway();
     for interface in world.interfaces.iter_mut().filter(|interface| interface.index == RAW) {
         interface.tc_only = true;

@@ -3,12 +3,13 @@
 //! Each row contains its expectation, made by the packet builder and never by the model. The rows check the model as
 //! well as the program.
 
-mod agreed;
 mod gateway;
 mod header;
 mod hub;
 mod link;
 mod mark;
+mod negotiated;
+mod next_hops;
 mod policy;
 #[path = "../program/mod.rs"]
 mod program;
@@ -17,7 +18,6 @@ mod reverse;
 mod rewriting;
 mod row;
 mod scope;
-mod ways;
 
 use hub_tests::model::World;
 

@@ -17,7 +17,7 @@ fn with_each(make: &dyn Fn(u32) -> Expected) -> Vec<Expected> {
 }
 
 #[test]
-fn tells_the_kernel_where_to_send_what() -> anyhow::Result<()> {
+fn mark_of_passed_packet_names_next_hop() -> anyhow::Result<()> {
     let site = |name: &'static str, packet: Packet| move |mark| row(name, SH, into(SH, &packet)).with_mark(mark);
     let to = |reason, next_hop: &'static str, packet: Packet, bytes| {
         with_each(&move |mark| {
@@ -66,7 +66,7 @@ fn tells_the_kernel_where_to_send_what() -> anyhow::Result<()> {
 }
 
 #[test]
-fn tells_the_kernel_what_not_to_forward() -> anyhow::Result<()> {
+fn mark_of_local_packet_forbids_forwarding() -> anyhow::Result<()> {
     let v4 = udp4("10.10.10.1", "10.10.20.1");
     let local = |reason: &'static str, frame: Vec<u8>| {
         with_each(&move |mark| row(reason, SH, frame.clone()).with_mark(mark).passed(reason, "shanghai"))

@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[test]
-fn refuses_sources_and_destinations_outside_the_selectors() -> anyhow::Result<()> {
+fn packets_outside_selectors_are_dropped() -> anyhow::Result<()> {
     let spoofed = |name, source, destination| {
         row(name, SH, into(SH, &udp4(source, destination))).dropped("spoofed_source", "shanghai")
     };
@@ -69,7 +69,7 @@ fn refuses_sources_and_destinations_outside_the_selectors() -> anyhow::Result<()
 /// "beijing" is 10.10.40.0/24 and may reach 10.10.0.0/16; "chengdu" is 10.10.40.128/25 and 10.10.41.0/24 and may reach
 /// 10.10.20.0/24 and 192.168.0.0/24.
 #[test]
-fn tells_connections_on_one_interface_apart() -> anyhow::Result<()> {
+fn selectors_pick_connection_on_shared_interface() -> anyhow::Result<()> {
     let forwarded = |name, source, destination, from| {
         let packet = udp4(source, destination);
         row(name, TUN, packet.build()).forwarded(from, ("hangzhou", HZ), out_of(HZ, &packet, 63), V4)
@@ -117,7 +117,7 @@ fn tells_connections_on_one_interface_apart() -> anyhow::Result<()> {
 }
 
 #[test]
-fn passes_what_has_no_route() -> anyhow::Result<()> {
+fn packets_without_route_are_passed_to_kernel() -> anyhow::Result<()> {
     table(
         &gateway(),
         &[
@@ -139,7 +139,7 @@ fn passes_what_has_no_route() -> anyhow::Result<()> {
 }
 
 #[test]
-fn isolated_sites_reach_the_vpc_alone() -> anyhow::Result<()> {
+fn isolated_sites_reach_vpc_only() -> anyhow::Result<()> {
     let isolated = |name, interface, frame, from| -> Expected { row(name, interface, frame).dropped("isolated", from) };
     let to_vpc = udp4("10.10.10.1", "192.168.0.10");
     let vpc_out = to_vpc.clone().ttl(63).ethernet(own(VPC), host(VPC, 10)).build();

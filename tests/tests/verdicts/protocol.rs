@@ -23,7 +23,7 @@ fn tagged(packet: &Packet, tags: &[(u16, u16)]) -> Packet {
 
 /// The kernel removes any number of tags of VLAN 0, and so would see another packet than the program.
 #[test]
-fn drops_more_than_two_tags() -> anyhow::Result<()> {
+fn frames_with_more_than_two_tags_are_dropped() -> anyhow::Result<()> {
     let many: [(&str, &[(u16, u16)]); 8] = [
         ("three tags", &[(VLAN, 5), (VLAN, 6), (VLAN, 7)]),
         ("three priority tags", &[(VLAN, 0); 3]),
@@ -82,7 +82,7 @@ fn drops_more_than_two_tags() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_is_no_tag_for_the_kernel_is_none() -> anyhow::Result<()> {
+fn tag_unknown_to_kernel_is_not_stripped() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (family, packet) in [("IPv4", udp4("10.10.10.1", "10.10.20.1")), ("IPv6", udp6("fd00:10::1", "fd00:20::1"))] {
         let tags: [(&str, &[(u16, u16)]); 4] = [
@@ -101,7 +101,7 @@ fn what_is_no_tag_for_the_kernel_is_none() -> anyhow::Result<()> {
 
 /// The kernel uses `skb->protocol`, which a tunnel's sender chooses, whatever is in the packet.
 #[test]
-fn raw_ip_is_what_the_kernel_takes_it_for() -> anyhow::Result<()> {
+fn raw_ip_packet_must_match_skb_protocol() -> anyhow::Result<()> {
     let v4 = udp4("10.10.50.1", "10.10.20.1");
     let v6 = udp6("fd00:50::1", "fd00:20::1");
     let forwarded = |name, packet: &Packet, number, bytes| {

@@ -51,13 +51,13 @@ fn admitted(source: &str) -> [Expected; 2] {
 const MORE: &str = "10.77.0.0/16 fd00:77::/48";
 
 #[test]
-fn no_route_leads_back() -> anyhow::Result<()> {
+fn source_without_route_is_dropped() -> anyhow::Result<()> {
     let world = admitting(MORE);
     table(&world, &[all_spoofed("10.77.1.1"), all_spoofed("fd00:77::1")].concat_rows())
 }
 
 #[test]
-fn the_route_leads_to_another_site() -> anyhow::Result<()> {
+fn source_routed_to_other_site_is_dropped() -> anyhow::Result<()> {
     let mut world = admitting(MORE);
     add_routes(&mut world, MORE, "hangzhou", 100);
     add_routes(&mut world, MORE, "ningbo", 0);
@@ -81,7 +81,7 @@ fn the_route_leads_to_another_site() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_route_leads_back() -> anyhow::Result<()> {
+fn source_routed_to_sender_is_admitted() -> anyhow::Result<()> {
     let mut world = admitting(MORE);
     add_routes(&mut world, MORE, "shanghai", 100);
     add_routes(&mut world, "10.77.1.0/24 fd00:77:0:1::/64", "hangzhou", 100);
@@ -100,7 +100,7 @@ fn the_route_leads_back() -> anyhow::Result<()> {
 
 /// The active next hop does not matter: packets sent before a change may still arrive.
 #[test]
-fn any_member_of_the_route_will_do() -> anyhow::Result<()> {
+fn source_routed_to_any_member_is_admitted() -> anyhow::Result<()> {
     for (weight, other, up) in [(0, 100, true), (0, 100, false), (100, 100, false), (1, 100, true), (0, 0, false)] {
         let mut world = admitting(MORE);
         add_routes(&mut world, MORE, "hangzhou", other);
@@ -112,7 +112,7 @@ fn any_member_of_the_route_will_do() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_vpc_and_the_hub_have_what_is_theirs() -> anyhow::Result<()> {
+fn source_of_vpc_or_hub_is_dropped_from_site() -> anyhow::Result<()> {
     let theirs = "192.168.0.0/16 fd00:c::/48 203.0.113.0/24";
     let mut world = admitting(theirs);
     add_routes(&mut world, theirs, "shanghai", 100);
@@ -136,7 +136,7 @@ fn the_vpc_and_the_hub_have_what_is_theirs() -> anyhow::Result<()> {
 
 /// After the selectors, before everything else.
 #[test]
-fn is_asked_after_the_selectors() -> anyhow::Result<()> {
+fn reverse_path_check_follows_selectors() -> anyhow::Result<()> {
     let mut world = gateway();
     connection(&mut world, "xian").remotes.extend(nets(MORE));
     let mismatch = |source: &str, destination: &str| {
@@ -162,7 +162,7 @@ fn is_asked_after_the_selectors() -> anyhow::Result<()> {
 }
 
 #[test]
-fn is_not_asked_where_it_is_off() -> anyhow::Result<()> {
+fn reverse_path_off_admits_source_without_route() -> anyhow::Result<()> {
     let mut world = admitting(MORE);
     connection(&mut world, "shanghai").reverse_path = ReversePath::Off;
     // Without a route, and then with one to another site.
@@ -180,7 +180,7 @@ fn is_not_asked_where_it_is_off() -> anyhow::Result<()> {
 
 /// The VPC's sources are its prefixes: a site's route within them does not exclude any.
 #[test]
-fn is_not_asked_of_the_vpc() -> anyhow::Result<()> {
+fn vpc_source_is_exempt_from_reverse_path_check() -> anyhow::Result<()> {
     let mut world = gateway();
     add_routes(&mut world, "192.168.77.0/24 fd00:c:0:7::/64", "shanghai", 100);
     let forwarded = |source: &str, destination: &str, bytes| {
@@ -193,7 +193,7 @@ fn is_not_asked_of_the_vpc() -> anyhow::Result<()> {
 
 /// "beijing" and "chengdu" share one interface: see the gateway.
 #[test]
-fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> anyhow::Result<()> {
+fn reverse_path_on_shared_interface_uses_matched_connection() -> anyhow::Result<()> {
     let without = |next_hops: &[&str]| {
         let mut world = gateway();
         let part = nets("10.10.40.128/25")[0];
@@ -242,7 +242,7 @@ fn on_a_shared_interface_it_is_that_of_the_connection_that_has_the_packet() -> a
 
 /// The check is the same with known SAs.
 #[test]
-fn holds_for_what_an_sa_admits() -> anyhow::Result<()> {
+fn reverse_path_check_applies_to_negotiated_selectors() -> anyhow::Result<()> {
     let mut world = gateway();
     let any = |remote: &str, local: &str| Pair {
         remote: nets(remote)[0],

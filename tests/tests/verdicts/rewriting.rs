@@ -17,7 +17,7 @@ fn v6() -> Packet {
 }
 
 #[test]
-fn the_ttl_ends_here_or_goes_down_by_one() -> anyhow::Result<()> {
+fn ttl_is_decremented_or_expires() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (packet, bytes) in [(v4(), V4), (v6(), V6)] {
         for ttl in 0..=1 {
@@ -39,7 +39,7 @@ fn the_ttl_ends_here_or_goes_down_by_one() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_packet_of_exactly_the_mtu_is_forwarded() -> anyhow::Result<()> {
+fn packet_of_mtu_size_is_forwarded_and_larger_passed() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let empty = [
         Packet::ipv4("10.10.20.1", "10.10.10.1").udp(1, 2),
@@ -82,23 +82,23 @@ fn a_packet_of_exactly_the_mtu_is_forwarded() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_checksum_is_right_at_its_edges_and_wrong_where_it_was() -> anyhow::Result<()> {
+fn checksum_edge_values_are_updated_and_wrong_ones_stay_wrong() -> anyhow::Result<()> {
     let mut rows: Vec<Expected> = Vec::new();
     let forwarded = |name: String, packet: &Packet, out: Vec<u8>| {
         row(name, SH, into(SH, packet)).forwarded("shanghai", ("hangzhou", HZ), out, V4)
     };
-    for wanted in [0x0000, 0x0001, 0x00ff, 0x0100, 0xfdff, 0xfe00, 0xfeff, 0xff00, 0xfffe_u16] {
+    for target in [0x0000, 0x0001, 0x00ff, 0x0100, 0xfdff, 0xfe00, 0xfeff, 0xff00, 0xfffe_u16] {
         for ttl in [2, 64, 255] {
             // One identification in 65536 gives the header the required sum.
             let packet = (0..=u16::MAX)
                 .map(|id| v4().ttl(ttl).identification(id))
                 .find(|packet| {
                     let header = &packet.build()[..20];
-                    header[10..12] == wanted.to_be_bytes() && internet_checksum(&[header]) == 0
+                    header[10..12] == target.to_be_bytes() && internet_checksum(&[header]) == 0
                 })
                 .expect("identifications reach every checksum");
             let out = out_of(HZ, &packet, ttl - 1);
-            rows.push(forwarded(format!("checksum {wanted:#06x}, TTL {ttl}"), &packet, out));
+            rows.push(forwarded(format!("checksum {target:#06x}, TTL {ttl}"), &packet, out));
         }
     }
     // Every increment is 0x0100 in one's complement, RFC 1624.
@@ -113,7 +113,7 @@ fn the_checksum_is_right_at_its_edges_and_wrong_where_it_was() -> anyhow::Result
 }
 
 #[test]
-fn takes_off_what_follows_the_packet_but_a_minimal_frame_s_padding() -> anyhow::Result<()> {
+fn trailer_is_removed_except_padding_of_minimal_frame() -> anyhow::Result<()> {
     // 28 bytes, 46 with 18 bytes of padding: a frame of 60 bytes, the shortest without its check sequence.
     let small = Packet::ipv4("10.10.10.1", "10.10.20.1").udp(1, 2);
     let small6 = Packet::ipv6("fd00:10::1", "fd00:20::1").protocol(59);
@@ -152,8 +152,8 @@ fn takes_off_what_follows_the_packet_but_a_minimal_frame_s_padding() -> anyhow::
         let expected = row(format!("{padding} bytes of padding, to raw IP"), SH, frame);
         rows.push(expected.forwarded("shanghai", ("kunming", RAW), raw.clone(), 28));
         let frame = from_raw.clone().padding(padding).build();
-        let kept = from_raw.clone().padding(if padding <= 18 { padding } else { 0 });
-        let out = kept.ttl(63).ethernet(own(HZ), peer(HZ)).build();
+        let padded = from_raw.clone().padding(if padding <= 18 { padding } else { 0 });
+        let out = padded.ttl(63).ethernet(own(HZ), peer(HZ)).build();
         let expected = row(format!("{padding} bytes of padding, from raw IP"), RAW, frame);
         rows.push(expected.forwarded("kunming", ("hangzhou", HZ), out, 28));
     }

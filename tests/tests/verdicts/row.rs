@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use hub_tests::{
-    model::{Account, Count, Judgement, Mark, Verdict, World},
+    model::{Account, Count, Mark, Prediction, Verdict, World},
     packet::{hex, verify_checksums, verify_ip_checksums},
 };
 use hub_userspace::datapath::{Action, Hook, Outcome};
@@ -21,7 +21,7 @@ pub struct Row {
 /// A row with its expectation.
 pub struct Expected {
     row: Row,
-    judgement: Judgement,
+    prediction: Prediction,
     /// Its checksums are wrong on purpose.
     broken: bool,
     /// The other hook has another verdict.
@@ -47,7 +47,7 @@ impl Row {
     pub fn forwarded(self, from: &str, to: (&str, u32), frame: Vec<u8>, bytes: u64) -> Expected {
         let (to, interface) = to;
         let counts = vec![(account(from), Count::Received(bytes)), (account(to), Count::Sent(bytes))];
-        self.judged(Verdict::Forward { interface, frame }, counts)
+        self.expected(Verdict::Forward { interface, frame }, counts)
     }
 
     /// Expects a pass to the kernel, counted for this account. If the packet still has to leave, [`Expected::toward`]
@@ -61,14 +61,14 @@ impl Row {
             }
             _ => None,
         };
-        let mut expected = self.judged(Verdict::Pass(reason), vec![(account(to), Count::Reason(reason))]);
-        expected.judgement.mark = mark;
+        let mut expected = self.expected(Verdict::Pass(reason), vec![(account(to), Count::Reason(reason))]);
+        expected.prediction.mark = mark;
         expected
     }
 
     /// Expects a drop, counted for this account.
     pub fn dropped(self, reason: &'static str, to: &str) -> Expected {
-        self.judged(Verdict::Drop(reason), vec![(account(to), Count::Reason(reason))])
+        self.expected(Verdict::Drop(reason), vec![(account(to), Count::Reason(reason))])
     }
 
     /// Sets the kernel's protocol of raw IP, an `EtherType`, which XDP does not see.
@@ -83,23 +83,23 @@ impl Row {
         self
     }
 
-    fn judged(self, verdict: Verdict, counts: Vec<(Account, Count)>) -> Expected {
-        let judgement = Judgement { verdict, counts, mark: None };
-        Expected { row: self, judgement, broken: false, only_at: None }
+    fn expected(self, verdict: Verdict, counts: Vec<(Account, Count)>) -> Expected {
+        let prediction = Prediction { verdict, counts, mark: None };
+        Expected { row: self, prediction, broken: false, only_at: None }
     }
 }
 
 impl Expected {
     /// The connection's selectors allowed it first: this many bytes of IP packet count as received.
     pub fn admitted(mut self, bytes: u64) -> Self {
-        let account = self.judgement.counts[0].0.clone();
-        self.judgement.counts.insert(0, (account, Count::Received(bytes)));
+        let account = self.prediction.counts[0].0.clone();
+        self.prediction.counts.insert(0, (account, Count::Received(bytes)));
         self
     }
 
     /// The kernel must send it by, or answer for, this next hop: a connection, or `vpc`.
     pub fn toward(mut self, next_hop: &str) -> Self {
-        self.judgement.mark = Some(Mark::NextHop(account(next_hop)));
+        self.prediction.mark = Some(Mark::NextHop(account(next_hop)));
         self
     }
 
@@ -127,7 +127,7 @@ pub fn agree(world: &World, rows: &[Expected]) -> anyhow::Result<()> {
         let raw = world.interfaces.iter().any(|other| other.index == arrival.interface && !other.ethernet);
         let xdp = arrival.taken_for.is_none().then_some(Hook::Xdp);
         for hook in xdp.into_iter().chain([Hook::Tc]).filter(|hook| expected.is_at(*hook)) {
-            let model = world.judge(arrival.hook(hook, raw), arrival.interface, &arrival.frame);
+            let model = world.predict(arrival.hook(hook, raw), arrival.interface, &arrival.frame);
             for mismatch in expected.mismatches(world, &model) {
                 writeln!(report, "{name:?}, {hook:?}: {mismatch}\nin:\n{}", hex(&arrival.frame))?;
             }
@@ -149,7 +149,7 @@ pub fn check(program: &mut Program, world: &World, rows: &[Expected]) -> anyhow:
         if !expected.is_at(program.entry.0) || !program.gets(world, arrival) {
             continue;
         }
-        let part = program.part(expected.judgement.clone(), world, arrival);
+        let part = program.part(expected.prediction.clone(), world, arrival);
         let mark = program.marked(arrival, part.mark.as_ref()).context(expected.row.name.clone())?;
         let before = program.books()?;
         let outcome = program.take(arrival)?;
@@ -170,9 +170,9 @@ impl Expected {
     }
 
     /// Contradictions within the row, or with the model.
-    fn mismatches(&self, world: &World, model: &Judgement) -> Vec<String> {
+    fn mismatches(&self, world: &World, model: &Prediction) -> Vec<String> {
         let mut mismatches = Vec::new();
-        if let Verdict::Forward { interface, frame } = &self.judgement.verdict {
+        if let Verdict::Forward { interface, frame } = &self.prediction.verdict {
             let ethernet = world.interfaces.iter().any(|other| other.index == *interface && other.ethernet);
             let checksums = if ethernet { verify_checksums(frame) } else { verify_ip_checksums(frame) };
             match checksums {
@@ -181,35 +181,35 @@ impl Expected {
                 _ => {}
             }
         }
-        if *model != self.judgement {
-            mismatches.push(format!("the model says {model:?}, the row {:?}", self.judgement));
+        if *model != self.prediction {
+            mismatches.push(format!("the model says {model:?}, the row {:?}", self.prediction));
         }
         mismatches
     }
 }
 
 /// Differences between the program and its part of a verdict; `mark` is the expected mark of a packet it passes.
-fn differences(part: &Judgement, arrival: &Arrival, mark: u32, outcome: &Outcome, books: &Books) -> Vec<String> {
+fn differences(part: &Prediction, arrival: &Arrival, mark: u32, outcome: &Outcome, books: &Books) -> Vec<String> {
     let mut differences = Vec::new();
     let Outcome { action, frame, mark: left } = outcome;
-    let (wanted_action, wanted_frame) = match &part.verdict {
+    let (expected_action, expected_frame) = match &part.verdict {
         Verdict::Forward { frame, .. } => (Action::Redirect, frame),
         Verdict::Pass(_) => (Action::Pass, &arrival.frame),
         Verdict::Drop(_) => (Action::Drop, &arrival.frame),
     };
-    if *action != wanted_action {
-        differences.push(format!("action {action:?}, not {wanted_action:?}; counted {books:?}"));
+    if *action != expected_action {
+        differences.push(format!("action {action:?}, not {expected_action:?}; counted {books:?}"));
     }
-    if frame != wanted_frame {
-        differences.push(format!("another frame, not:\n{}", hex(wanted_frame)));
+    if frame != expected_frame {
+        differences.push(format!("another frame, not:\n{}", hex(expected_frame)));
     }
-    if wanted_action == Action::Pass && *left != mark {
+    if expected_action == Action::Pass && *left != mark {
         differences.push(format!("mark {left:#010x}, not {mark:#010x}"));
     }
-    let mut wanted_books = Books::new();
-    enter(&mut wanted_books, part);
-    if *books != wanted_books {
-        differences.push(format!("counted {books:?}, not {wanted_books:?}"));
+    let mut expected_books = Books::new();
+    enter(&mut expected_books, part);
+    if *books != expected_books {
+        differences.push(format!("counted {books:?}, not {expected_books:?}"));
     }
     differences
 }

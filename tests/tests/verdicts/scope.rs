@@ -26,7 +26,7 @@ fn spoofed(interface: u32, source: &str, destination: &str, account: &str) -> Ex
 }
 
 #[test]
-fn a_neighbour_speaks_on_its_own_link() -> anyhow::Result<()> {
+fn neighbour_multicast_is_passed_on_own_link_only() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for group in ["224.0.0.5", "239.1.1.1", "255.255.255.255"] {
         rows.extend([
@@ -81,7 +81,7 @@ fn a_neighbour_speaks_on_its_own_link() -> anyhow::Result<()> {
 
 /// RFC 3927 section 7, RFC 4291 section 2.5.6. The kernel would forward such packets.
 #[test]
-fn what_is_link_local_is_for_the_hub_alone() -> anyhow::Result<()> {
+fn link_local_packets_are_not_forwarded() -> anyhow::Result<()> {
     let unpaired = |interface, source: &str, destination: &str, account| {
         let frame = frame(interface, &packet(source, destination));
         row(format!("{source} to {destination}"), interface, frame).dropped("selector_mismatch", account)
@@ -115,7 +115,7 @@ fn what_is_link_local_is_for_the_hub_alone() -> anyhow::Result<()> {
 
 /// Hubs often have 169.254 addresses on their tunnels, and sites probe them.
 #[test]
-fn a_link_local_address_of_the_hub_answers_whom_the_selectors_admit() -> anyhow::Result<()> {
+fn link_local_hub_address_is_reachable_within_selectors() -> anyhow::Result<()> {
     let mut world = with_links();
     interface(&mut world, SH).addresses = vec!["169.254.0.1/30".parse()?];
     table(
@@ -137,7 +137,7 @@ fn a_link_local_address_of_the_hub_answers_whom_the_selectors_admit() -> anyhow:
 }
 
 #[test]
-fn the_vpc_side_does_not_speak_for_a_site_or_its_link() -> anyhow::Result<()> {
+fn vpc_side_packets_with_site_or_link_source_are_dropped() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for to in ["224.0.0.5", "255.255.255.255", "192.168.0.1"] {
         let reason = if to == "192.168.0.1" { "to_hub" } else { "multicast" };
@@ -179,7 +179,7 @@ fn the_vpc_side_does_not_speak_for_a_site_or_its_link() -> anyhow::Result<()> {
 
 /// An operator's mistake, which must not let anybody impersonate the hub.
 #[test]
-fn a_peer_that_is_an_address_of_the_hub_is_no_neighbour() -> anyhow::Result<()> {
+fn peer_equal_to_hub_address_is_no_neighbour() -> anyhow::Result<()> {
     for own in ["10.255.1.1", "10.255.1.7", "192.168.0.1", "203.0.113.255"] {
         let mut world = with_links();
         connection(&mut world, "shanghai").peer = Some(own.parse()?);
@@ -198,7 +198,7 @@ fn a_peer_that_is_an_address_of_the_hub_is_no_neighbour() -> anyhow::Result<()> 
 
 /// RFC 1122 section 3.3.6: a link-layer broadcast or multicast must not contain a packet to a unicast address.
 #[test]
-fn a_frame_to_a_group_has_a_packet_to_a_group() -> anyhow::Result<()> {
+fn group_frame_with_unicast_packet_is_dropped() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let to = |packet: &Packet, mac| packet.clone().ethernet(peer(SH), mac).build();
     for mac in [ALL, OF_IPV4, OF_IPV6, [1, 0x80, 0xc2, 0, 0, 0xe]] {

@@ -42,7 +42,7 @@ impl Flood {
         if !output.status.success() {
             bail!("the flood failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
         }
-        Self::parse(&output.stdout).context("the flood's report is not understood")
+        Self::parse(&output.stdout).context("the flood's report cannot be parsed")
     }
 
     fn parse(report: &[u8]) -> Result<Self> {
@@ -66,9 +66,9 @@ impl Flood {
     pub fn flaw(&self) -> String {
         let Self { sent, received, garbled, .. } = *self;
         if garbled > 0 {
-            format!("{} of {} frames came out wrong", grouped(garbled), grouped(sent))
+            format!("{} of {} frames arrived corrupted", grouped(garbled), grouped(sent))
         } else if received > sent {
-            format!("{} more frames came than were sent", grouped(received - sent))
+            format!("{} more frames arrived than were sent", grouped(received - sent))
         } else {
             format!("{} of {} frames were lost", grouped(sent - received), grouped(sent))
         }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_benchs_report() {
+    fn bench_report_is_parsed() {
         let report = br#"{"sent":10,"received":9,"garbled":0,"seconds":0.5,"packets_per_second":18.0,"void":true}"#;
         let flood = Flood { sent: 10, received: 9, garbled: 0, packets_per_second: 18.0, void: true };
         assert_eq!(Flood::parse(report).unwrap(), flood);
@@ -99,11 +99,11 @@ mod tests {
     }
 
     #[test]
-    fn a_void_flood_says_what_went_wrong() {
+    fn void_flood_reports_loss_excess_or_garbling() {
         let flood =
             |received, garbled| Flood { sent: 2000, received, garbled, packets_per_second: 1e6, void: true }.sentence();
         assert!(flood(1999, 0).ends_with(": 1 of 2,000 frames were lost."), "{}", flood(1999, 0));
-        assert!(flood(2001, 0).ends_with(": 1 more frames came than were sent."));
-        assert!(flood(2000, 1500).ends_with(": 1,500 of 2,000 frames came out wrong."));
+        assert!(flood(2001, 0).ends_with(": 1 more frames arrived than were sent."));
+        assert!(flood(2000, 1500).ends_with(": 1,500 of 2,000 frames arrived corrupted."));
     }
 }

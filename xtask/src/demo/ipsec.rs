@@ -20,7 +20,7 @@ const ENDS: &str = "ningbo";
 
 pub fn show(out: &mut impl Write) -> Result<ExitCode> {
     let _alone = world::alone()?;
-    let progress = Progress::start("making the world, with a strongSwan at the hub and at each office", None);
+    let progress = Progress::start("creating the network, with a strongSwan at the hub and at each office", None);
     world::end_leftovers()?;
     let esp = Esp::of_this_host();
     let vpnhub = process::release_dir()?.join("vpnhub");
@@ -29,7 +29,7 @@ pub fn show(out: &mut impl Write) -> Result<ExitCode> {
     writeln!(out, "\n{}\nIPsec: IKEv2 with a secret for each office; {esp}.\n", world::INTRODUCTION)?;
     status(&lab, "The hub's agent has configured its strongSwan; the offices are not configured yet", out)?;
 
-    writeln!(out, "Each office loads what the hub has for it, as it is:\n")?;
+    writeln!(out, "Each office loads the configuration that the hub writes for it, unchanged:\n")?;
     for office in &lab.offices {
         let place = &office.site.place;
         writeln!(out, "  {place:<9} vpnhub peer-config {place} --format swanctl --with-secret; swanctl --load-all")?;
@@ -49,19 +49,19 @@ pub fn show(out: &mut impl Write) -> Result<ExitCode> {
     let lost = |from: &str, to: &str| from == ENDS || to == ENDS;
     let matrix = measure(&lab, Family::V4)?;
     writeln!(out, "{matrix}")?;
-    ensure!(matrix.is_lost_where(lost), "the pairs that reach one another are not those that should");
-    writeln!(out, "Nobody reaches {ENDS}, as must be; the others are as they were.\n")?;
-    status(&lab, "The hub knows at once", out)?;
+    ensure!(matrix.is_lost_where(lost), "unexpected pairs reach one another");
+    writeln!(out, "As expected, nobody reaches {ENDS}; all other pairs reach one another.\n")?;
+    status(&lab, "The hub detects it at once", out)?;
 
     lab.office(ENDS).initiate()?;
     lab.wait_until_up()?;
     writeln!(out, "{ENDS} begins its tunnel again (swanctl --initiate):\n")?;
     all_reach(&lab, out)?;
-    status(&lab, "All is as before", out)?;
+    status(&lab, "All tunnels are up again", out)?;
 
     writeln!(out, "{}\n", proof::kernel_forwards_nothing(&lab.world[HUB])?)?;
     lab.stop()?;
-    writeln!(out, "Everything is taken down again.")?;
+    writeln!(out, "Everything is removed again.")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,7 +84,7 @@ fn all_reach(lab: &IpsecLab, out: &mut impl Write) -> Result<()> {
         if !matrix.complete() {
             writeln!(out, "{}", proof::status(&lab.agent)?)?;
         }
-        ensure!(matrix.complete(), "not everyone reaches everyone over {family}");
+        ensure!(matrix.complete(), "some pairs do not reach each other over {family}");
     }
     Ok(())
 }

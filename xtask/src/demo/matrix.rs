@@ -114,7 +114,7 @@ fn measure(from: &Namespace, to: IpAddr, settled: Instant) -> Result<Cell> {
 impl fmt::Display for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (family, places) = (self.family, &self.places);
-        writeln!(f, "Who reaches whom over {family}: round trip in ms, the average of {PINGS} pings\n")?;
+        writeln!(f, "Reachability over {family}: round-trip time in ms, average of {PINGS} pings\n")?;
         write!(f, "  {:<13}", "from \\ to")?;
         places.iter().try_for_each(|place| write!(f, "{place:>11}"))?;
         writeln!(f)?;
@@ -149,18 +149,18 @@ mod tests {
     }
 
     #[test]
-    fn shows_a_row_for_each_sender() {
+    fn matrix_has_one_row_per_sender() {
         let times = [Cell::Reached(Duration::from_micros(41)), Cell::Reached(Duration::from_micros(12_345))];
         let shown = matrix(times).to_string();
         let lines: Vec<_> = shown.lines().collect();
-        assert_eq!(lines[0], "Who reaches whom over IPv6: round trip in ms, the average of 10 pings");
+        assert_eq!(lines[0], "Reachability over IPv6: round-trip time in ms, average of 10 pings");
         assert_eq!(lines[2], "  from \\ to           here      there");
         assert_eq!(lines[3], "  here                   -      0.041");
         assert_eq!(lines[4], "  there             12.345          -");
     }
 
     #[test]
-    fn a_lost_ping_is_shown_and_counts() {
+    fn lost_ping_is_shown_and_makes_matrix_incomplete() {
         for (lost, shown) in [(Cell::Lost(10), "      LOST\n"), (Cell::Lost(1), "  LOST 1/10\n")] {
             let matrix = matrix([lost, Cell::Reached(Duration::from_micros(41))]);
             assert!(matrix.to_string().contains(shown), "{matrix}");
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn everyone_is_in_it() {
+    fn matrix_covers_all_sites_and_vpc() {
         let places: Vec<_> = hosts(Family::V4).into_iter().map(|(place, _)| place).collect();
         assert_eq!(places, ["shanghai", "hangzhou", "ningbo", "vpc"]);
         assert!(hosts(Family::V6).iter().all(|(_, address)| address.is_ipv6()));

@@ -27,15 +27,15 @@ mod world;
 
 /// Shows VPN-Hub at work: three offices and a VPC reach one another through a hub that runs the agent.
 ///
-/// All of it is in network namespaces of this host (vpnhub-demo-...) and taken down at the end, also on Ctrl-C.
+/// All of it is in network namespaces of this host (vpnhub-demo-...) and removed at the end, also on Ctrl-C.
 /// Pings every pair over IPv4 and IPv6, floods one office from another, and compares the packet rate with that of
-/// the kernel's own forwarding. Needs root: without it, it asks for it through sudo once all is built.
+/// the kernel's own forwarding. Needs root, otherwise uses sudo after the build.
 ///
 /// With --ipsec the offices' links are real tunnels: strongSwan at each end, the offices configured by `vpnhub peer-config`.
-/// Tunnels are rekeyed under traffic, one ends and comes back. The kernel's ESP and xfrm interfaces where there are such,
-/// strongSwan's own else.
+/// Tunnels are rekeyed under traffic; one is terminated and initiated again. Uses the kernel's ESP and xfrm
+/// interfaces, or strongSwan's own ESP if the kernel has none.
 ///
-/// Exits with 0 when everything reached everything, 1 when not; a slow machine is no failure.
+/// Exits with 0 if all places reached one another, otherwise with 1; a slow machine is not a failure.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --skip-comparison\n  \
                         cargo xtask demo --rounds 15\n  cargo xtask demo --ipsec")]
@@ -46,13 +46,13 @@ pub struct Args {
     /// Rounds of the comparison: a flood through VPN-Hub and one through the kernel each
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Leaves the comparison out: a few seconds instead of half a minute
+    /// Skips the comparison: a few seconds instead of half a minute
     #[arg(long)]
     skip_comparison: bool,
     /// Real IPsec between the offices and the hub, and no comparison of packet rates (installs strongSwan)
     #[arg(long, conflicts_with_all = ["frames", "rounds", "skip_comparison"])]
     ipsec: bool,
-    /// Everything is built: set when the demo runs itself through sudo, as root must not build in a user's directory
+    /// Do not build: set when the demo runs itself through sudo, as root must not build in a user's directory
     #[arg(long, hide = true)]
     built: bool,
 }
@@ -91,7 +91,7 @@ fn as_root() -> Result<ExitCode> {
 /// The demo. Everything that it makes goes when this returns, whatever comes of it.
 fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
     let _alone = world::alone()?;
-    let progress = Progress::start("making the world", None);
+    let progress = Progress::start("creating the network", None);
     world::end_leftovers()?;
     let world = world::with_hub()?;
     let agent = world::start_agent(&world[HUB])?;
@@ -120,7 +120,7 @@ fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
     }
     drop(progress);
     writeln!(out, "{}\n", flood.sentence())?;
-    ensure!(!flood.void, "the hub did not deliver all that was sent");
+    ensure!(!flood.void, "the hub did not deliver all frames");
 
     writeln!(out, "`vpnhub status`:\n\n{}", proof::status(&agent)?)?;
     writeln!(out, "{}\n", proof::forwarded_in_xdp(&agent, &world[HUB], &flood)?)?;
@@ -130,7 +130,7 @@ fn show(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
     }
     agent.stop()?;
     drop(world);
-    writeln!(out, "Everything is taken down again. To try things by hand: cargo xtask lab up")?;
+    writeln!(out, "Everything is removed again. To try things by hand: cargo xtask lab up")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -23,7 +23,7 @@ pub fn status(agent: &Agent) -> Result<String> {
 /// When it would not be true: the kernel forwards, or the counters do not account for the flood.
 pub fn forwarded_in_xdp(agent: &Agent, hub: &Namespace, flood: &Flood) -> Result<String> {
     let status = agent.status()?;
-    let by_xdp = forwarded(&status).context("the agent's status is not understood")?;
+    let by_xdp = forwarded(&status).context("the agent's status cannot be parsed")?;
     ensure!(
         by_xdp >= flood.received,
         "{} frames arrived, but the hub counts {} as forwarded in XDP",
@@ -68,7 +68,7 @@ fn kernel_forwarded(hub: &Namespace) -> Result<u64> {
         let read = |name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));
         anyhow::Ok((read("snmp")?, read("snmp6")?))
     })??;
-    forwarded_v4(&v4).zip(forwarded_v6(&v6)).map(|(v4, v6)| v4 + v6).context("the kernel's counters are not understood")
+    forwarded_v4(&v4).zip(forwarded_v6(&v6)).map(|(v4, v6)| v4 + v6).context("the kernel's counters cannot be parsed")
 }
 
 /// From /proc/net/snmp: a line of names and a line of values, both headed `Ip:`.
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_what_went_out_everywhere() {
+    fn forwarded_packets_are_summed_over_status() {
         let status =
             serde_json::json!({"connections": [{"tx_packets": 3}, {"tx_packets": 40}], "vpc": {"tx_packets": 500}});
         assert_eq!(forwarded(&status), Some(543));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_kernels_counters() {
+    fn kernel_forward_counters_are_parsed() {
         let snmp = "Ip: Forwarding DefaultTTL ForwDatagrams InDelivers\nIp: 2 64 17 30\nIcmp: InMsgs\nIcmp: 3\n";
         assert_eq!(forwarded_v4(snmp), Some(17));
         assert_eq!(forwarded_v4("Icmp: InMsgs\n"), None);

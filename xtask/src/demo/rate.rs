@@ -28,7 +28,7 @@ pub fn compare(hub: &World, frames: u64, rounds: u32, out: &mut impl Write) -> R
     // Resolves the twin's neighbours, and makes sure that it is a fair opponent.
     ensure!(
         Matrix::measure(&kernel, Family::V4)?.complete(),
-        "the twin world, where the kernel forwards, loses packets"
+        "packets are lost in the comparison network, where the kernel forwards"
     );
     progress.suspend(|| {
         writeln!(out, "The same hosts with Linux ip_forward=1 and static routes instead, in turn:\n")?;
@@ -95,7 +95,7 @@ impl std::fmt::Display for Comparison {
         }
         writeln!(
             f,
-            "Generator and checking sink take their part of the core in both, which brings the ratio nearer to 1.\n\
+            "Generator and checking sink take a part of the core in both cases, which brings the ratio closer to 1.\n\
              On a shared or virtual machine the absolute numbers mean little, and the ratio more."
         )
     }
@@ -114,14 +114,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn median_of_values_is_middle() {
         for (values, expected) in [(&[3.0][..], 3.0), (&[9.0, 1.0, 5.0], 5.0), (&[4.0, 1.0, 2.0, 100.0], 3.0)] {
             assert!((median(values.iter().copied()) - expected).abs() < 1e-12, "{values:?}");
         }
     }
 
     #[test]
-    fn one_slow_round_moves_the_range_and_not_the_ratio() {
+    fn slow_round_widens_range_only() {
         let comparison = Comparison::of(&[(4.0, 1.0), (4.0, 1.0), (0.5, 1.0)]);
         assert!((comparison.ratio - 4.0).abs() < 1e-12);
         assert_eq!(comparison.range, (0.5, 4.0));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_below_the_goal_is_said_plainly() {
+    fn ratio_below_goal_is_reported() {
         assert!(Comparison::of(&[(1.0, 1.0)]).to_string().contains("less than the 1.5 times"));
     }
 }

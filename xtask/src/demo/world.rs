@@ -38,14 +38,14 @@ Three offices and a VPC, a hub between them that runs VPN-Hub (examples/three-of
 /// How long a leftover process gets to end by itself: an agent detaches its programs.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Makes sure that no other demo runs: the names are fixed, so it would lose its world to this one.
+/// Makes sure that no other demo runs: the names are fixed, so this one would replace its network.
 ///
 /// The kernel takes the name back with the process, however that ends; a lock file would stay.
 pub fn alone() -> Result<net::UnixListener> {
     let name = net::SocketAddr::from_abstract_name(WITH_HUB)?;
     net::UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow!("another `cargo xtask demo` is running on this host: let it end first"),
-        _ => anyhow::Error::new(error).context("making sure that no other demo runs"),
+        io::ErrorKind::AddrInUse => anyhow!("another `cargo xtask demo` is running on this host: wait until it ends"),
+        _ => anyhow::Error::new(error).context("checking that no other demo runs"),
     })
 }
 
@@ -82,10 +82,10 @@ fn end_processes(namespace: &Namespace) -> Result<()> {
         let name = namespace.name();
         ensure!(
             processes.iter().all(|(id, _)| *id != std::process::id()),
-            "this runs inside {name}, which the demo replaces: run it from outside"
+            "this shell runs inside {name}, which the demo replaces: run it from outside"
         );
         if started.elapsed() > GRACE {
-            ensure!(started.elapsed() < 2 * GRACE, "{processes:?} in {name} do not end");
+            ensure!(started.elapsed() < 2 * GRACE, "processes {processes:?} in {name} do not end");
             signal = Some(Signal::SIGKILL);
         }
         if let Some(signal) = signal.take() {

@@ -85,7 +85,7 @@ pub fn unpack(title: &str, packages: &[&str], dir: &Path, work: &Path) -> Result
     let unpacked = work.join("unpacked");
     let archives = fs::read_dir(work)?.filter_map(Result::ok).map(|entry| entry.path());
     let archives: Vec<_> = archives.filter(|path| path.extension().is_some_and(|end| end == "deb")).collect();
-    ensure!(archives.len() == packages.len(), "apt-get download has not left all of {}", packages.join(", "));
+    ensure!(archives.len() == packages.len(), "apt-get did not download all of {}", packages.join(", "));
     for archive in archives {
         step("unpacking", "dpkg").run(Command::new("dpkg").arg("-x").arg(archive).arg(&unpacked))?;
     }

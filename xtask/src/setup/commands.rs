@@ -7,7 +7,7 @@ use super::{apt, host};
 /// Commands, and the Debian package of each.
 const COMMANDS: [(&str, &str); 1] = [("ip", "iproute2")];
 
-/// What one of the benches needs besides.
+/// Additional commands of one benchmark.
 pub const IPERF3: (&str, &str) = ("iperf3", "iperf3");
 
 /// Installs the commands that are missing.

@@ -30,7 +30,7 @@ fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// What keeps this host from running the forwarder, a sentence each; empty when nothing does.
+/// Reasons why this host cannot run the forwarder, a sentence each.
 pub fn problems() -> Vec<String> {
     let mut problems = Vec::new();
     let mut check = |holds: bool, sentence: String| {
@@ -95,7 +95,7 @@ fn try_veth() -> Result<(), String> {
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.trim();
     Err(if said.starts_with("unshare") {
-        format!("root may not create network namespaces here ({said}): in a container, run it privileged")
+        format!("root cannot create network namespaces here ({said}): in a container, run it privileged")
     } else {
         format!("the kernel has no veth interfaces (CONFIG_VETH; {said}): load the module or boot another kernel")
     })

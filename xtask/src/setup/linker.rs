@@ -37,7 +37,7 @@ pub fn ensure(compiler: &Compiler, cache: &Path) -> Result<PathBuf> {
     }
     install(llvm, &root, cache)?;
     if !reads(&ours, compiler, cache) {
-        bail!("{} cannot read what {} writes", ours.display(), compiler.toolchain);
+        bail!("{} cannot read the output of {}", ours.display(), compiler.toolchain);
     }
     Ok(ours)
 }

@@ -52,12 +52,12 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     println!("compiler   {} ({})", record.toolchain, record.rustc);
     println!("linker     {}", record.linker.display());
     runtime()?;
-    println!("strongSwan {}", strongswan().map_or_else(|error| format!("{error:#}"), |()| "is there".to_owned()));
+    println!("strongSwan {}", strongswan().map_or_else(|error| format!("{error:#}"), |()| "present".to_owned()));
     println!(
         "  older    {}",
-        starter().map_or_else(|error| format!("{error:#}"), |()| "is there, not installed".to_owned())
+        starter().map_or_else(|error| format!("{error:#}"), |()| "present, not installed".to_owned())
     );
-    println!("host       Linux {}, commands and kernel features are there", host::kernel_release());
+    println!("host       Linux {}, commands and kernel features are present", host::kernel_release());
     println!("ready: `cargo xtask build`, `cargo xtask test`");
     Ok(ExitCode::SUCCESS)
 }
@@ -81,7 +81,7 @@ pub fn strongswan() -> Result<()> {
         bail!("IPsec {missing}, and this host has no apt");
     }
     apt::install_strongswan()?;
-    Charon::missing().map_or(Ok(()), |missing| bail!("IPsec {missing}, and apt has not brought it"))
+    Charon::missing().map_or(Ok(()), |missing| bail!("IPsec {missing}, and apt has not installed it"))
 }
 
 /// Makes sure that strongSwan's older form (`ipsec`, starter) is there for its tests: unpacked in the cache and of the version
@@ -92,7 +92,7 @@ pub fn starter() -> Result<()> {
     let _lock = lock(&cache)?;
     let unpacked = Starter::unpacked().context("neither HOME nor XDG_CACHE_HOME is set")?;
     let Some(version) = apt::version("libstrongswan") else {
-        bail!("strongSwan is not Debian's: its older form is not looked for");
+        bail!("strongSwan is not Debian's: its older form is not used");
     };
     let record = unpacked.join("version");
     if fs::read_to_string(&record).is_ok_and(|of| of == version) {
@@ -262,7 +262,8 @@ fn rustup_run(toolchain: &str, program: &str) -> Command {
 }
 
 fn cache() -> Result<PathBuf> {
-    let cache = cache_dir().context("neither HOME nor XDG_CACHE_HOME is set: no place for what setup finds")?;
+    let cache =
+        cache_dir().context("neither HOME nor XDG_CACHE_HOME is set: setup has no directory for its results")?;
     fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
     Ok(cache)
 }
@@ -275,7 +276,7 @@ fn lock(cache: &Path) -> Result<Flock<fs::File>> {
         Ok(lock) => return Ok(lock),
         Err((file, _)) => file,
     };
-    eprintln!("waiting for another `cargo xtask` that is setting up");
+    eprintln!("waiting for another `cargo xtask` to finish its setup");
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("locking {}", path.display()))

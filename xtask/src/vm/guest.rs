@@ -67,7 +67,7 @@ impl Guest<'_> {
             Command::new(QEMU)
         } else {
             // The guest sees this host's files with the rights of this process.
-            let sudo = host::command("sudo").context("the guest reads all of this host: run it as root")?;
+            let sudo = host::command("sudo").context("the guest can read all files of this host: run it as root")?;
             let mut command = Command::new(sudo);
             command.arg(QEMU);
             command
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_gets_a_path_as_it_is() {
+    fn quoted_path_survives_shell() {
         assert_eq!(quoted(Path::new("/a b/it's")).unwrap(), r"'/a b/it'\''s'");
     }
 }

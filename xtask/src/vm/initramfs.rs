@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_padded_and_headed_as_the_kernel_reads_them() {
+    fn cpio_entries_have_newc_header_and_padding() {
         let mut archive = Archive::default();
         archive.add("a", FILE, b"hello");
         archive.add("bc", DIRECTORY, &[]);

@@ -43,7 +43,7 @@ impl Kernel {
         }
         let release = package.trim_start_matches("linux-image-").to_owned();
         let kernel = Self { dir, release };
-        ensure!(kernel.image().is_file(), "{} is not there: remove {}", kernel.image().display(), kernel.dir.display());
+        ensure!(kernel.image().is_file(), "{} is missing: remove {}", kernel.image().display(), kernel.dir.display());
         Ok(kernel)
     }
 

@@ -57,7 +57,7 @@ impl InstanceLock {
     /// # Errors
     /// As [`Self::claim`].
     pub fn claim_in(parent: &Path) -> Result<Self> {
-        let inode = fs::metadata(NAMESPACE).context("cannot tell in which network namespace this is")?.ino();
+        let inode = fs::metadata(NAMESPACE).context("cannot determine the network namespace")?.ino();
         let directory = open_directory(parent)?;
         let name = inode.to_string();
         loop {
@@ -67,7 +67,8 @@ impl InstanceLock {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => bail!(
-                    "another agent runs in this network namespace, and two would undo each other's routes: stop it first"
+                    "another agent runs in this network namespace, and two agents would undo each other's routes: stop \
+                     it first"
                 ),
                 Err(error) => {
                     return Err(error).with_context(|| format!("cannot lock {}/lock/{name}", parent.display()));
@@ -100,7 +101,7 @@ pub fn old_agent_runs() -> bool {
 fn open_directory(parent: &Path) -> Result<OwnedFd> {
     let make = |path: &Path, mode| match fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(error).with_context(|| format!("cannot make the directory of locks {}: run as root", path.display()))
+            Err(error).with_context(|| format!("cannot create the lock directory {}: run as root", path.display()))
         }
         _ => Ok(()),
     };
@@ -115,15 +116,15 @@ fn open_directory(parent: &Path) -> Result<OwnedFd> {
 fn guarded(path: &Path, forbidden: u32) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty()).map(File::from).with_context(|| {
-        format!("cannot open the directory of locks {}: run as root; it must be no link", path.display())
+        format!("cannot open the lock directory {}: run as root; it must not be a symbolic link", path.display())
     })?;
-    let metadata = directory.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+    let metadata = directory.metadata().with_context(|| format!("cannot read owner and mode of {}", path.display()))?;
     if metadata.uid() != 0 {
         bail!("{} belongs to user {}, who could hold the agent's lock: chown root {0}", path.display(), metadata.uid());
     }
     if metadata.mode() & forbidden != 0 {
         bail!(
-            "{} may be written by others (mode {:04o}), who could hold the agent's lock: chmod go-w {0}",
+            "{} can be written by other users (mode {:04o}), who could hold the agent's lock: chmod go-w {0}",
             path.display(),
             metadata.mode() & 0o7777
         );
@@ -133,11 +134,11 @@ fn guarded(path: &Path, forbidden: u32) -> Result<OwnedFd> {
 
 /// Whether `file` is the file of this name.
 fn is_file(directory: &OwnedFd, name: &str, file: &OwnedFd) -> Result<bool> {
-    let opened = fstat(file.as_fd()).context("cannot look at the lock")?;
+    let opened = fstat(file.as_fd()).context("cannot read the metadata of the lock file")?;
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(named) => Ok((named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)),
         Err(Errno::NOENT) => Ok(false),
-        Err(error) => Err(error).context("cannot look at the lock"),
+        Err(error) => Err(error).context("cannot read the metadata of the lock file"),
     }
 }
 

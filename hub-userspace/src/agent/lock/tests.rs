@@ -44,7 +44,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn second_agent_of_a_namespace_is_refused_until_the_first_has_ended() {
+fn second_agent_in_namespace_is_rejected_until_first_ends() {
     let folder = folder();
     let first = InstanceLock::claim_in(folder.path()).expect("nobody has it");
     assert!(refusal(folder.path()).contains("another agent runs in this network namespace"));
@@ -54,14 +54,14 @@ fn second_agent_of_a_namespace_is_refused_until_the_first_has_ended() {
 }
 
 #[test]
-fn another_namespace_has_a_lock_of_its_own() {
+fn lock_in_other_namespace_is_independent() {
     let folder = folder();
     let _first = InstanceLock::claim_in(folder.path()).expect("nobody has it");
     elsewhere(|| drop(InstanceLock::claim_in(folder.path()).expect("nobody has it there")));
 }
 
 #[test]
-fn files_are_roots_alone_whatever_the_umask() {
+fn lock_files_are_root_only() {
     let folder = folder();
     // The umask is per process and other tests create files concurrently: assert the requested modes.
     let lock = InstanceLock::claim_in(folder.path()).expect("nobody has it");
@@ -71,7 +71,7 @@ fn files_are_roots_alone_whatever_the_umask() {
 }
 
 #[test]
-fn directories_that_others_can_change_are_refused() {
+fn lock_directory_writable_by_others_is_rejected() {
     let folder = folder();
     drop(InstanceLock::claim_in(folder.path()).expect("nobody has it"));
     let lock = folder.path().join("lock");
@@ -80,7 +80,7 @@ fn directories_that_others_can_change_are_refused() {
         for open in [0o777, 0o775, 0o757, 0o1777] {
             fs::set_permissions(path, fs::Permissions::from_mode(open)).expect("it is ours");
             let reported = refusal(folder.path());
-            assert!(reported.contains(&format!("{} may be written by others", path.display())), "{reported}");
+            assert!(reported.contains(&format!("{} can be written by other users", path.display())), "{reported}");
         }
         fs::set_permissions(path, fs::Permissions::from_mode(before)).expect("it is ours");
         chown(path, Some(NOBODY), None).expect("run as root");
@@ -92,16 +92,16 @@ fn directories_that_others_can_change_are_refused() {
 }
 
 #[test]
-fn links_are_not_followed() {
+fn symlinked_lock_directory_is_rejected() {
     let (folder, other) = (folder(), folder());
     symlink(other.path(), folder.path().join("lock")).expect("it is ours");
     let reported = refusal(folder.path());
-    assert!(reported.contains("cannot open the directory of locks"), "{reported}");
+    assert!(reported.contains("cannot open the lock directory"), "{reported}");
     assert_eq!(fs::read_dir(other.path()).expect("a folder").count(), 0);
 }
 
 #[test]
-fn of_many_at_once_one_has_it_at_any_time() {
+fn concurrent_claims_have_one_holder_at_a_time() {
     const CLAIMS: usize = 200;
     let (folder, holders, taken) = (folder(), AtomicUsize::new(0), AtomicUsize::new(0));
     let start = Arc::new(Barrier::new(4));

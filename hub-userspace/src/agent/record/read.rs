@@ -26,12 +26,12 @@ pub struct Recorded {
 /// A message about the first invalid line.
 pub fn read(text: &str) -> Result<Recorded, String> {
     let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
-    let (number, first) = lines.next().ok_or("a recording begins with a header: there is none")?;
+    let (number, first) = lines.next().ok_or("the recording is empty: line 1 must be its header")?;
     let anything: serde_json::Value = line(number, first)?;
     match anything["format"].as_u64() {
         Some(format) if format == u64::from(VERSION) => {}
         Some(format) => return Err(format!("the recording has format {format}: this version reads {VERSION}")),
-        None => return Err("a recording begins with a header: line 1 is none".to_owned()),
+        None => return Err("line 1 of the recording is not a header".to_owned()),
     }
     let header: RecordingHeader = line(number, first)?;
     let mut host = HostState::default();
@@ -47,7 +47,7 @@ pub fn read(text: &str) -> Result<Recorded, String> {
 }
 
 fn line<T: DeserializeOwned>(number: usize, text: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| format!("line {number} of the recording is broken: {error}"))
+    serde_json::from_str(text).map_err(|error| format!("line {number} of the recording is invalid: {error}"))
 }
 
 fn config(number: usize, text: &str) -> Result<Config, String> {

@@ -46,7 +46,7 @@ fn header(config: &Config, now: Instant) -> RecordingHeader {
 }
 
 #[test]
-fn a_recording_has_the_configuration_and_each_event_and_no_secret() {
+fn recording_has_configuration_and_events_without_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let (config, path, now) = (config(folder.path()), folder.path().join("events.jsonl"), Instant::now());
     let mut recorder = Recording::create(&path).unwrap().unwrap().begin(&header(&config, now), now).unwrap();
@@ -69,7 +69,7 @@ fn a_recording_has_the_configuration_and_each_event_and_no_secret() {
 }
 
 #[test]
-fn a_file_is_made_for_its_owner_alone_and_nothing_is_overwritten_or_followed() {
+fn recording_file_is_owner_only_and_never_overwrites() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     Recording::create(&path("new")).unwrap().unwrap();
@@ -125,7 +125,7 @@ fn write_many(disk: usize, left: usize) -> (Result<(), Stop>, usize) {
 }
 
 #[test]
-fn a_recording_ends_where_it_is_full_or_the_disk_is() {
+fn recording_ends_at_size_limit_or_full_disk() {
     let line = "{\"at\":0,\"event\":\"idle\"}\n".len();
     let (result, length) = write_many(usize::MAX, usize::MAX);
     assert!(result.is_ok());
@@ -139,7 +139,7 @@ fn a_recording_ends_where_it_is_full_or_the_disk_is() {
 }
 
 #[test]
-fn an_agent_goes_on_without_a_recording_that_cannot_be_written() {
+fn agent_with_unwritable_recording_continues() {
     let folder = tempfile::tempdir().unwrap();
     let (config, now) = (config(folder.path()), Instant::now());
     let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -152,7 +152,7 @@ fn an_agent_goes_on_without_a_recording_that_cannot_be_written() {
 }
 
 #[test]
-fn an_agent_does_not_wait_for_a_writer_that_is_too_slow() {
+fn slow_recording_writer_does_not_block_agent() {
     let (events, queue) = sync_channel(2);
     let (end, ended) = sync_channel(0);
     let mut recorder = Recorder { events: Some(events), ended };

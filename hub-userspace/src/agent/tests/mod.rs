@@ -2,8 +2,8 @@
 
 mod canonical;
 mod draw;
+mod effect_order;
 mod evaluate;
-mod orders;
 mod random;
 mod recordings;
 mod round_trip;

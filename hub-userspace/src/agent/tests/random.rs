@@ -25,7 +25,7 @@ const SEQUENCES: u64 = 30;
 const EVENTS: usize = 30;
 
 #[test]
-fn any_events_end_in_the_tables_of_a_compilation_from_scratch() {
+fn random_events_end_in_tables_compiled_from_scratch() {
     let sequences = std::env::var("VPNHUB_SEQUENCES").map_or(SEQUENCES, |text| text.parse().expect("a number"));
     let first = std::env::var("VPNHUB_SEED").map_or(0, |text| text.parse().expect("a number"));
     for seed in first..first + sequences {

@@ -40,7 +40,7 @@ enum Pace {
 }
 
 #[test]
-fn recordings_played_end_in_tables_from_scratch_and_the_expected_notices() {
+fn replayed_recordings_match_fresh_tables_and_notices() {
     let folder = Path::new("src/agent/tests/recordings");
     let files = fs::read_dir(folder).expect("there are recordings").map(|entry| entry.expect("a file").path());
     let mut recordings: Vec<PathBuf> =

@@ -43,7 +43,7 @@ const SEQUENCES: u64 = 20;
 const EVENTS: u64 = 40;
 
 #[test]
-fn random_events_written_and_read_again_are_the_same() {
+fn random_events_round_trip_through_recording() {
     for seed in 0..SEQUENCES {
         println!("seed {seed}");
         let mut random = SmallRng::seed_from_u64(seed);
@@ -80,7 +80,7 @@ fn random_events_written_and_read_again_are_the_same() {
 }
 
 #[test]
-fn what_an_agent_inherits_is_read_as_it_was_written() {
+fn inherited_state_round_trips_through_recording() {
     let memory = |state| ConnectionMemory {
         state,
         since: Duration::from_nanos(12_345_678_901),
@@ -105,17 +105,17 @@ fn what_an_agent_inherits_is_read_as_it_was_written() {
 }
 
 #[test]
-fn a_recording_that_cannot_be_read_says_why_in_a_sentence() {
+fn unreadable_recording_reports_line_and_cause() {
     let random = &mut SmallRng::seed_from_u64(1);
     let text =
         write(&draw::config(random), &draw::host(random), &Inherited::default(), &[(Duration::ZERO, Event::Due)]);
     for (what, text, says) in [
-        ("nothing", String::new(), "a recording begins with a header"),
-        ("no header", "{}\n".to_owned(), "line 1 is none"),
+        ("nothing", String::new(), "the recording is empty"),
+        ("no header", "{}\n".to_owned(), "line 1 of the recording is not a header"),
         ("version", text.replacen("\"format\":1", "\"format\":99", 1), "the recording has format 99"),
-        ("unknown event", text.replace("\"due\"", "\"dew\""), "line 2 of the recording is broken: unknown variant"),
-        ("end of a line", text[..text.len() - 4].to_owned(), "line 2 of the recording is broken: EOF"),
-        ("unknown key", text.replace("\"attach\"", "\"at_tach\""), "line 1 of the recording is broken: unknown field"),
+        ("unknown event", text.replace("\"due\"", "\"dew\""), "line 2 of the recording is invalid: unknown variant"),
+        ("end of a line", text[..text.len() - 4].to_owned(), "line 2 of the recording is invalid: EOF"),
+        ("unknown key", text.replace("\"attach\"", "\"at_tach\""), "line 1 of the recording is invalid: unknown field"),
         ("configuration", text.replace("[gateway]", "[getaway]"), "line 1 of the recording has a configuration"),
     ] {
         let error = read(&text).expect_err(what);

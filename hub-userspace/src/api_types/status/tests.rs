@@ -119,7 +119,7 @@ fn lines_of(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn json_has_everything_of_the_contract() {
+fn status_json_contains_contract() {
     for (form, schema) in forms() {
         let file = file(form, "contract.txt");
         let contract = lines_of(&fs::read_to_string(&file).unwrap_or_default());
@@ -147,7 +147,7 @@ fn json_has_everything_of_the_contract() {
 }
 
 #[test]
-fn schema_is_the_committed_one() {
+fn status_schema_equals_committed_file() {
     for (form, schema) in forms() {
         let file = file(form, "schema.json");
         let text = format!("{schema:#}\n");
@@ -166,7 +166,7 @@ fn schema_is_the_committed_one() {
 
 /// Tests the comparison itself.
 #[test]
-fn contract_is_broken_by_what_goes_or_changes_and_not_by_what_comes() {
+fn contract_breaks_on_removed_or_changed_field_only() {
     #[derive(JsonSchema)]
     #[expect(dead_code, reason = "only its schema is of use")]
     struct Before {

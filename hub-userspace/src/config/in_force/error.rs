@@ -10,21 +10,25 @@ use crate::store::ObjectId;
 pub enum ProposeError {
     #[error("there is no {} {}{}", .kind.replace('_', " "), quoted(.name), advice(.kind, .name, .known))]
     Unknown { kind: &'static str, name: String, known: Vec<String> },
-    #[error("there is no route to {destination}: `vpnhub route list` shows those that there are")]
+    #[error("there is no route to {destination}: see `vpnhub route list`")]
     NoRoute { destination: IpNet },
-    #[error("there is no route to {destination} by {}: it has {}", quoted(.next_hop), .next_hops.join(", "))]
+    #[error(
+        "there is no route to {destination} via {}: its next hops are {}",
+        quoted(.next_hop),
+        .next_hops.join(", ")
+    )]
     NoSuchHop { destination: IpNet, next_hop: String, next_hops: Vec<String> },
-    #[error("{destination} has several routes: name one with --next-hop, of {}", .next_hops.join(", "))]
+    #[error("there are several routes to {destination}: choose one with --next-hop: {}", .next_hops.join(", "))]
     Ambiguous { destination: IpNet, next_hops: Vec<String> },
     #[error(
-        "there is a route to {destination} by {next_hop} already, with weight {weight}, {}published: \
-         change it with `vpnhub route set {destination} --next-hop {next_hop}`",
+        "the route to {destination} via {next_hop} already exists, with weight {weight}, {}published: change it with \
+         `vpnhub route set {destination} --next-hop {next_hop}`",
         if *.publish { "" } else { "not " }
     )]
     RouteExists { destination: IpNet, next_hop: String, weight: u8, publish: bool },
-    #[error("there is a {id} already: change it with `vpnhub {} set {}`", .id.kind().replace('_', "-"), .id.name())]
+    #[error("{id} already exists: change it with `vpnhub {} set {}`", .id.kind().replace('_', "-"), .id.name())]
     Exists { id: ObjectId },
-    #[error("nothing is asked for: give a new weight, or whether to publish")]
+    #[error("nothing to change: give a weight or publish")]
     NothingAsked,
     /// Commands cannot change objects of the files.
     #[error("{id} is defined in {origin}: change it there and reload")]
@@ -38,6 +42,6 @@ fn advice(kind: &str, name: &str, known: &[String]) -> String {
     match (nearest(name, known.iter().map(String::as_str)), known.len()) {
         (Some(meant), _) => format!(": did you mean {}?", quoted(meant)),
         (None, 1..=8) => format!(": there are {}", known.join(", ")),
-        _ => format!(": `vpnhub {} list` shows those that there are", kind.replace('_', "-")),
+        _ => format!(": see `vpnhub {} list`", kind.replace('_', "-")),
     }
 }

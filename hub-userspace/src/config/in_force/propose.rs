@@ -222,7 +222,7 @@ impl InForce {
             match (other == id, was.contains(other)) {
                 (true, false) => refused.push(reason.clone()),
                 (true, true) => warnings.push(format!("{id} stays set aside: {reason}")),
-                (false, false) => refused.push(format!("{other} could not stay in force: {reason}")),
+                (false, false) => refused.push(format!("{other} would no longer be in force: {reason}")),
                 (false, true) => {}
             }
         }

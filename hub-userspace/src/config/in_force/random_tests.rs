@@ -249,7 +249,7 @@ fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
 }
 
 #[test]
-fn random_edits_and_commands_end_in_what_a_start_has() {
+fn random_edits_and_commands_equal_fresh_start() {
     // For another seed or a longer run: VPNHUB_SEED, VPNHUB_ROUNDS.
     let of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (seed, rounds) = (of("VPNHUB_SEED").unwrap_or(1), of("VPNHUB_ROUNDS").unwrap_or(60));

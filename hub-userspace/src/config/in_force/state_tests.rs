@@ -10,7 +10,7 @@ use super::{
 use crate::store::SourceText;
 
 #[test]
-fn administrative_state_wins_over_the_definition_until_it_says_the_same() {
+fn admin_state_overrides_definition_until_equal() {
     let mut world = World::new(FILE);
     let enabled = |world: &World| world.config.connections["a"].enabled;
     world.change(&admin("a", false)).expect("there");
@@ -34,7 +34,7 @@ fn administrative_state_wins_over_the_definition_until_it_says_the_same() {
 }
 
 #[test]
-fn a_pile_of_conflicts_is_settled_from_the_oldest_on() {
+fn chained_conflicts_are_resolved_from_oldest() {
     // b and c are valid as long as they belong to a's site; then each conflicts with the one before it.
     let mut world = World::new(FILE);
     for (name, remote) in [("b", "10.1.0.0/17"), ("c", "10.1.0.0/18"), ("d", "10.4.0.0/16")] {
@@ -53,7 +53,7 @@ fn a_pile_of_conflicts_is_settled_from_the_oldest_on() {
 }
 
 #[test]
-fn included_files_are_one_with_the_main_file() {
+fn included_files_merge_with_main_file() {
     let main = FILE.replace("[gateway]", "include = [\"x.toml\"]\n[gateway]");
     let more = "[[route]]\ndestination = \"10.1.2.0/24\"\nnext_hop = \"a\"\n[customer_gateway.h]\naddress = \"198.51.100.7\"\n";
     let set = files_of(&[("/etc/vpnhub.toml", &main), ("/etc/x.toml", more)]);
@@ -63,14 +63,17 @@ fn included_files_are_one_with_the_main_file() {
     let error = in_force.propose(&gateway("h", "198.51.100.8", PutMode::Merge)).expect_err("the file's").to_string();
     assert!(error.contains("customer gateway h is defined in /etc/x.toml line 4"), "{error}");
     for (more, expected) in [
-        ("[gateway]\nname = \"x\"\n", "/etc/x.toml:1:2: error: \"gateway\" may not be in a file that is included"),
+        ("[gateway]\nname = \"x\"\n", "/etc/x.toml:1:2: error: \"gateway\" is not allowed in an included file"),
         (
             "[customer_gateway.g]\naddress = \"198.51.100.9\"\n",
-            "there is a customer gateway \"g\" already (/etc/vpnhub.toml line 6)",
+            "customer gateway \"g\" is already defined (/etc/vpnhub.toml line 6)",
         ),
-        ("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "is already on /etc/vpnhub.toml line 16"),
+        (
+            "[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n",
+            "is already defined on /etc/vpnhub.toml line 16",
+        ),
         ("x = [\n", "/etc/x.toml:"),
-        ("include = [\"y\"]\n", "\"include\" may not be in a file that is included"),
+        ("include = [\"y\"]\n", "\"include\" is not allowed in an included file"),
     ] {
         let texts = [("/etc/vpnhub.toml", main.as_str()), ("/etc/x.toml", more)];
         let texts = texts.map(|(path, text)| SourceText { path: path.into(), text: text.to_owned() });
@@ -81,7 +84,7 @@ fn included_files_are_one_with_the_main_file() {
 }
 
 #[test]
-fn warnings_of_files_that_the_store_makes_good_are_not_shown() {
+fn file_warning_resolved_by_store_is_hidden() {
     let file = FILE.replace("[[route]]\ndestination = \"10.1.0.0/16\"\nnext_hop = \"a\"\n", "");
     let mut world = World::new(&file);
     let count = |world: &World| world.in_force.file_warnings().len();

@@ -123,13 +123,13 @@ pub(super) fn admin(connection: &str, up: bool) -> ObjectChange {
 }
 
 #[test]
-fn objects_of_files_are_not_changed_and_the_answer_names_file_and_line() {
+fn file_object_change_is_rejected_with_file_and_line() {
     let mut world = World::new(FILE);
     let delete_connection = ObjectChange::Delete(ObjectId::Connection("a".into()));
     for (change, expected) in [
         (
             delete("10.1.0.0/16", None),
-            "route to 10.1.0.0/16 by a is defined in /etc/vpnhub.toml line 14: change it there and reload",
+            "route to 10.1.0.0/16 via a is defined in /etc/vpnhub.toml line 14: change it there and reload",
         ),
         (set("10.1.0.0/16", None, 5), "is defined in /etc/vpnhub.toml line 14"),
         (delete_connection, "connection a is defined in /etc/vpnhub.toml line 8: change it there and reload"),
@@ -143,14 +143,14 @@ fn objects_of_files_are_not_changed_and_the_answer_names_file_and_line() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_the_way_out() {
+fn invalid_change_is_rejected_with_remedy() {
     let mut world = World::new(FILE);
     world.change(&add("10.1.1.0/24", "a")).expect("fits");
     for (change, expected) in [
         (add("10.2.0.0/16", "b"), "there is no connection \"b\": there are a"),
         (set("10.1.1.0/24", Some("b"), 5), "there is no connection \"b\""),
         (delete("10.9.0.0/16", None), "there is no route to 10.9.0.0/16"),
-        (delete("10.1.1.0/24", Some("b")), "there is no route to 10.1.1.0/24 by \"b\": it has a"),
+        (delete("10.1.1.0/24", Some("b")), "there is no route to 10.1.1.0/24 via \"b\": its next hops are a"),
         (ObjectChange::Delete(ObjectId::Connection("b".into())), "there is no connection \"b\""),
         (admin("b", false), "there is no connection \"b\": there are a"),
         (add("0.0.0.0/0", "a"), "set allow_default_route = true"),
@@ -175,7 +175,7 @@ fn what_does_not_fit_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn set_is_idempotent_and_keeps_what_it_does_not_name() {
+fn set_is_idempotent_and_keeps_unnamed_keys() {
     let mut world = World::new(FILE);
     assert_eq!(world.change(&set("10.1.1.0/24", Some("a"), 5)), Ok(vec![]));
     let route = |world: &World| world.config.routes[1].clone();
@@ -210,7 +210,7 @@ fn set_is_idempotent_and_keeps_what_it_does_not_name() {
 }
 
 #[test]
-fn used_objects_are_not_deleted() {
+fn delete_of_object_in_use_is_rejected() {
     let mut world = World::new(FILE);
     world.change(&gateway("h", "198.51.100.2", PutMode::Add)).expect("fits");
     let mut of_h = connection("b", "tun-b", "10.2.0.0/16");
@@ -223,11 +223,11 @@ fn used_objects_are_not_deleted() {
     let delete_gateway = ObjectChange::Delete(ObjectId::CustomerGateway("h".into()));
     let error = world.change(&delete_connection).expect_err("used");
     assert!(
-        error.contains("route to 10.2.0.0/16 by b could not stay in force: there is no connection \"b\""),
+        error.contains("route to 10.2.0.0/16 via b would no longer be in force: there is no connection \"b\""),
         "{error}"
     );
     let error = world.change(&delete_gateway).expect_err("used");
-    assert!(error.contains("connection b could not stay in force"), "{error}");
+    assert!(error.contains("connection b would no longer be in force"), "{error}");
     world.check();
     for change in [&delete("10.2.0.0/16", None), &delete_connection, &delete_gateway] {
         world.change(change).expect("not used any more");
@@ -238,7 +238,7 @@ fn used_objects_are_not_deleted() {
 
 /// Each edit of the file with the objects that it sets aside and the reasons; undoing it brings them back.
 #[test]
-fn conflicts_with_edited_files_are_set_aside_and_come_back() {
+fn conflicting_objects_are_set_aside_and_restored() {
     let second = "\n[customer_gateway.h]\naddress = \"198.51.100.2\"\n[connection.z]\ncustomer_gateway = \"h\"\n\
                   interface = \"tun-z\"\nlocal_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"10.2.0.0/15\"]\n";
     let cases: [(String, &[(&str, &str)]); 6] = [
@@ -252,13 +252,13 @@ fn conflicts_with_edited_files_are_set_aside_and_come_back() {
         (
             FILE.replace("[connection.a]", "[connection.b]").replace("\"a\"", "\"b\""),
             &[
-                ("connection b", "/etc/vpnhub.toml line 8 defines it, too"),
+                ("connection b", "/etc/vpnhub.toml line 8 also defines it"),
                 ("route 10.1.7.0/24 a", "there is no connection \"a\""),
             ],
         ),
         (
             format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"),
-            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 defines it, too")],
+            &[("route 10.1.7.0/24 a", "/etc/vpnhub.toml line 18 also defines it")],
         ),
         (
             FILE.replace("[customer_gateway.g]", "[customer_gateway.x]").replace("= \"g\"", "= \"x\""),
@@ -284,7 +284,7 @@ fn conflicts_with_edited_files_are_set_aside_and_come_back() {
                 .replace("\"10.1.0.0/16\"", "\"10.9.0.0/16\""),
             &[
                 ("connection c", "\"tun-c\" is the VPC's interface"),
-                ("route 10.1.7.0/24 a", "belongs to the VPC as well"),
+                ("route 10.1.7.0/24 a", "also belongs to the VPC"),
                 ("route 10.3.0.0/16 c", "there is no connection \"c\""),
             ],
         ),
@@ -313,7 +313,7 @@ fn conflicts_with_edited_files_are_set_aside_and_come_back() {
 }
 
 #[test]
-fn objects_that_are_set_aside_can_be_changed_and_deleted() {
+fn set_aside_objects_can_be_changed_and_deleted() {
     let mut world = World::new(FILE);
     world.change(&add("10.1.7.0/24", "a")).expect("fits");
     world.edit(&format!("{FILE}\n[[route]]\ndestination = \"10.1.7.0/24\"\nnext_hop = \"a\"\nweight = 3\n"));

@@ -33,7 +33,7 @@ pub(super) struct United {
 
 /// The message about an object that the file also defines.
 pub(super) fn same_as(origin: &Origin) -> String {
-    format!("{origin} defines it, too: remove it there, or here")
+    format!("{origin} also defines it: remove it there or from the store")
 }
 
 pub(super) fn unite(files: &FileSet, objects: &Objects) -> Option<United> {

@@ -56,7 +56,7 @@ pub static ALGORITHMS: &[Algorithm] = &[
     good("camellia192", AlgorithmKind::Cipher),
     good("camellia256", AlgorithmKind::Cipher),
     weak("3des", AlgorithmKind::Cipher, "has blocks of 64 bits, which leak after some gigabytes"),
-    weak("des", AlgorithmKind::Cipher, "has a key of 56 bits, which is found within a day"),
+    weak("des", AlgorithmKind::Cipher, "has a key of 56 bits, which can be found within a day"),
     good("aes128gcm16", AlgorithmKind::Aead),
     good("aes192gcm16", AlgorithmKind::Aead),
     good("aes256gcm16", AlgorithmKind::Aead),
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_there_once_and_every_group_has_a_number() {
+    fn algorithm_names_are_unique_and_groups_numbered() {
         for (index, algorithm) in ALGORITHMS.iter().enumerate() {
             assert!(ALGORITHMS[..index].iter().all(|other| other.name != algorithm.name), "{algorithm}");
             assert_eq!(group_number(algorithm).is_some(), algorithm.kind == AlgorithmKind::Group, "{algorithm}");

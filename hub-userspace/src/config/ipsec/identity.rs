@@ -52,7 +52,7 @@ impl Identity {
                 .help(format!("{advice}, of at most {LONGEST} bytes")));
         }
         if text.starts_with('%') || text.contains('*') {
-            return odd("stands for several identities: which site it is must be known");
+            return odd("matches several identities: write the identity of one site");
         }
         if let Some(bare) = text.strip_prefix('@')
             && !bare.starts_with('#')
@@ -61,7 +61,7 @@ impl Identity {
             return Err(Problem::new(format!("{} begins with @", quoted(text))).help(format!("write {bare}")));
         }
         if text.trim() != text || text.chars().any(char::is_control) {
-            return odd("has blanks or control characters around or in it");
+            return odd("contains blanks or control characters");
         }
         if let Some(digits) = text.strip_prefix("@#") {
             let is_hex = !digits.is_empty() && digits.len().is_multiple_of(2);
@@ -84,7 +84,7 @@ impl Identity {
             }),
             Form::Dn => !text.contains('"'),
         };
-        if is_right { Ok(identity) } else { odd("is no identity") }
+        if is_right { Ok(identity) } else { odd("is not an identity") }
     }
 
     pub fn form(&self) -> Form {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_told_apart() {
+    fn identity_form_is_detected_from_text() {
         for (text, form) in [
             ("198.51.100.10", Form::Address),
             ("2001:db8::1", Form::Address),

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn proposals_are_read_in_any_order_and_written_in_one() {
+    fn proposal_in_any_order_is_normalised() {
         for (text, protocol, expected) in [
             ("aes256gcm16-prfsha384-ecp384", Protocol::Ike, "aes256gcm16-prfsha384-ecp384"),
             ("ecp384-sha384-aes256", Protocol::Ike, "aes256-sha384-ecp384"),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_negotiate_is_refused() {
+    fn proposal_unable_to_negotiate_is_rejected() {
         for (text, protocol) in [
             ("", Protocol::Ike),
             ("aes256gcm16-prfsha384", Protocol::Ike),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn every_weak_algorithm_is_named() {
+    fn weak_algorithms_are_all_listed() {
         let weak = Proposal::of("3des-sha1-modp1024", Protocol::Ike).expect("well-formed");
         assert_eq!(weak.weaknesses().count(), 3);
         let good = Proposal::of("aes256-sha384-ecp384", Protocol::Ike).expect("well-formed");

@@ -88,13 +88,12 @@ impl SectionReader<'_, '_> {
     fn check_interface(&mut self, section: &Section<'_>, draft: &IpsecDraft) {
         let Some(create) = draft.create_interface else { return };
         if create.value && section.lacks("if_id") {
-            let problem = Problem::new("an xfrm interface is known by its if_id");
+            let problem = Problem::new("an xfrm interface needs an if_id");
             let help = "add if_id = 10, a number that no other interface has";
             self.report.error(create.at, section.path_of("create_interface"), problem.help(help));
         }
         if let (false, Some(mtu)) = (create.value, section.get("interface_mtu")) {
-            let problem =
-                Problem::new("the agent does not make this interface, so its MTU is not the agent's business");
+            let problem = Problem::new("the agent sets the MTU only of interfaces that it creates");
             let help = "add create_interface = true, or remove interface_mtu";
             self.report.error(mtu.span().start, section.path_of("interface_mtu"), problem.help(help));
         }
@@ -140,7 +139,7 @@ impl SectionReader<'_, '_> {
                 );
             }
             (false, false, false) if section.lacks("psk_file") && section.lacks("certificate") => {
-                let message = "nothing says how hub and site know each other";
+                let message = "no authentication is configured between hub and site";
                 wrong(
                     section.at,
                     section.path.clone(),
@@ -217,9 +216,14 @@ impl SectionReader<'_, '_> {
             found = true;
             let problem = Problem::new(what);
             if allowed.value {
-                self.report.warning(at, path, problem.help(format!("{instead} as soon as the site's device can")));
+                self.report.warning(
+                    at,
+                    path,
+                    problem.help(format!("{instead} as soon as the site's device supports it")),
+                );
             } else {
-                let help = format!("{instead}, or set allow_weak = true if the site's device can do nothing better");
+                let help =
+                    format!("{instead}, or set allow_weak = true if the site's device supports nothing stronger");
                 self.report.error(at, path, problem.help(help));
             }
         };
@@ -244,16 +248,16 @@ impl SectionReader<'_, '_> {
             if let Some(Located { value: IkeV1Mode::Aggressive, at }) = ike.mode
                 && draft.psk_file.is_some()
             {
-                let what = "aggressive mode shows everybody a hash of the secret, to be guessed at leisure".to_owned();
+                let what = "aggressive mode reveals a hash of the secret, which allows offline guessing".to_owned();
                 weak(at, format!("{path}.mode"), what, "use mode = \"main\"");
             }
         }
         if let Some(Located { value: false, at }) = draft.esp.as_ref().and_then(|esp| esp.pfs) {
-            let what = "without perfect forward secrecy, who finds one key reads the traffic under all that follow";
+            let what = "without perfect forward secrecy, one compromised key exposes the traffic of all later ones";
             weak(at, format!("{}.pfs", section.path_of("esp")), what.to_owned(), "remove pfs = false");
         }
         if allowed.value && !found && draft.ike.is_some() && draft.esp.is_some() {
-            let problem = Problem::new("nothing here is weak").help("remove allow_weak, so that nothing becomes so");
+            let problem = Problem::new("allow_weak has no effect: no setting here is weak").help("remove allow_weak");
             self.report.warning(allowed.at, section.path_of("allow_weak"), problem);
         }
     }

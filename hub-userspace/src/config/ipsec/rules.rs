@@ -53,7 +53,7 @@ fn check_local_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let Some(gateway) = draft.gateway.as_ref().filter(|gateway| !gateway.may_have_address) else { return };
     debug_assert!(gateway.address.is_none(), "it may have none");
     for (connection, ipsec) in with_ipsec(draft).filter(|(_, ipsec)| matches!(ipsec.local_id, IdentityDraft::Absent)) {
-        let problem = Problem::new("nothing says how the hub calls itself to the site");
+        let problem = Problem::new("the hub has no IKE identity for this connection");
         let help = "add address = \"203.0.113.1\", the hub's public address, to [gateway], or local_id here";
         report.error(ipsec.at, ipsec_path(connection, ""), problem.help(help));
     }
@@ -76,7 +76,7 @@ fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     for (connection, ipsec) in with_ipsec(draft) {
         let (Some(file), Some(pair)) = (&ipsec.psk_file, identities(draft, connection, ipsec)) else { continue };
         if pair.0 == pair.1 {
-            let problem = Problem::new(format!("hub and site both call themselves {}", quoted(&pair.0.to_string())));
+            let problem = Problem::new(format!("hub and site have the same identity {}", quoted(&pair.0.to_string())));
             let help = "give the site a remote_id of its own, or the hub another local_id";
             report.error(ipsec.at, ipsec_path(connection, ""), problem.help(help));
             continue;
@@ -87,7 +87,7 @@ fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
             Some(other) if other.value == file.value => {}
             Some(other) => {
                 let place = report.place(file.at, other.at);
-                let problem = Problem::new(format!("{ids} have another secret already ({place})"));
+                let problem = Problem::new(format!("{ids} already have another secret ({place})"));
                 let help = "name the same file, or give each connection a remote_id of its own";
                 report.conflict(file.at, ipsec_path(connection, "psk_file"), problem.help(help), other.at);
             }
@@ -182,7 +182,7 @@ fn check_files(draft: &Draft, report: &mut DiagnosticReport<'_>) {
                     let help = match (key, &error.fault) {
                         // The help for a secret does not apply to a key pair.
                         ("psk_file", _) | (_, SecretFault::Exposed(_) | SecretFault::Denied) => error.help(),
-                        _ => "put the file there, in PEM form".to_owned(),
+                        _ => "put the file there, in PEM format".to_owned(),
                     };
                     let problem = Problem::new(format!("{} {}", quoted(&shown), error.fault.message())).help(help);
                     // The file may be for another host, or another user.

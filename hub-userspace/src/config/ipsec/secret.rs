@@ -129,8 +129,8 @@ impl SecretError {
         let file = self.file.display();
         match &self.fault {
             SecretFault::Missing => format!("make one: (umask 077; openssl rand -base64 32 > {file})"),
-            SecretFault::Denied => "run as root, or give this user the right to read it".to_owned(),
-            SecretFault::Unreadable(_) | SecretFault::NoFile => "name a plain file".to_owned(),
+            SecretFault::Denied => "run as root, or let this user read it".to_owned(),
+            SecretFault::Unreadable(_) | SecretFault::NoFile => "name a regular file".to_owned(),
             SecretFault::Exposed(_) => format!("chmod 600 {file}; if others may have read it, make a new secret"),
             SecretFault::Empty | SecretFault::Long | SecretFault::Odd => {
                 format!("write one line of at most {LONGEST} printable ASCII characters without blanks")
@@ -154,11 +154,11 @@ impl SecretFault {
             Self::Missing => "is not there".to_owned(),
             Self::Denied => "cannot be read by this user".to_owned(),
             Self::Unreadable(why) => format!("cannot be read: {why}"),
-            Self::NoFile => "is not a plain file".to_owned(),
-            Self::Exposed(mode) => format!("can be read or written by others than its owner (mode {mode:04o})"),
+            Self::NoFile => "is not a regular file".to_owned(),
+            Self::Exposed(mode) => format!("can be read or written by users other than its owner (mode {mode:04o})"),
             Self::Empty => "is empty".to_owned(),
-            Self::Long => "has more than one secret in it".to_owned(),
-            Self::Odd => "has blanks, several lines or other than printable ASCII characters in it".to_owned(),
+            Self::Long => "contains more than one secret".to_owned(),
+            Self::Odd => "contains blanks, several lines, or characters other than printable ASCII".to_owned(),
         }
     }
 }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_of_the_owner_alone_is_a_secret() {
+    fn secret_file_of_one_owner_only_line_is_read() {
         for content in [SECRET.to_owned(), format!("{SECRET}\n"), format!("{SECRET}\r\n")] {
             for mode in [0o600, 0o400] {
                 assert_eq!(read(content.as_bytes(), mode).expect("a secret").expose(), SECRET);
@@ -204,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_read_is_refused_whatever_is_in_it() {
+    fn secret_file_accessible_to_others_is_rejected() {
         for mode in [0o640, 0o604, 0o644, 0o620, 0o602, 0o610] {
             assert_eq!(read(SECRET.as_bytes(), mode), Err(SecretFault::Exposed(mode)));
         }
     }
 
     #[test]
-    fn what_is_no_secret_says_so() {
+    fn malformed_secret_reports_fault() {
         let long = "x".repeat(257);
         for (content, fault) in [
             (&b""[..], SecretFault::Empty),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_shows_nothing() {
+    fn secret_debug_output_hides_content() {
         let secret = read(SECRET.as_bytes(), 0o600).expect("a secret");
         assert_eq!(format!("{secret:?} {:#?}", Some(&secret)), "Secret Some(\n    Secret,\n)");
     }

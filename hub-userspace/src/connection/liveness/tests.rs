@@ -54,7 +54,7 @@ fn states(steps: &[(u64, char)]) -> (Vec<State>, ConnectionLiveness) {
 }
 
 #[test]
-fn down_counts_at_once_and_up_after_the_delay() {
+fn down_takes_effect_at_once_and_up_after_delay() {
     use State::{AdminDown, Down, HoldDown, Up};
     type Row<'a> = (&'a str, &'a [(u64, char)], &'a [State]);
     let table: [Row<'_>; 10] = [
@@ -69,7 +69,7 @@ fn down_counts_at_once_and_up_after_the_delay() {
             &[Up, Down, HoldDown, HoldDown, Up],
         ),
         (
-            "a flap starts the delay anew",
+            "a flap restarts the delay",
             &[(0, '+'), (10, '-'), (20, '+'), (1000, '-'), (1001, '+'), (2500, '+'), (3001, '+')],
             &[Up, Down, HoldDown, Down, HoldDown, HoldDown, Up],
         ),
@@ -181,7 +181,7 @@ fn up_link(index: u32) -> Link {
 }
 
 #[test]
-fn another_agent_continues() {
+fn liveness_state_continues_after_agent_restart() {
     use State::{Down, HoldDown, Up};
     type Row<'a> = (&'a str, &'a [(u64, char)], &'a [(u64, char)], &'a [State]);
     let table: [Row<'_>; 6] = [
@@ -201,7 +201,7 @@ fn another_agent_continues() {
             &[HoldDown, HoldDown, Up],
         ),
         (
-            "a failure since then starts it anew",
+            "a failure since then restarts it",
             &[(0, '+'), (10, '-'), (20, '+')],
             &[(50, '-'), (60, '+'), (2059, '+'), (2060, '+')],
             &[Down, HoldDown, HoldDown, Up],
@@ -213,7 +213,7 @@ fn another_agent_continues() {
 }
 
 #[test]
-fn what_speaks_against_it_counts_more_than_what_is_not_known() {
+fn negative_evidence_outweighs_unknown() {
     let (yes, no, unknown) = (Some(true), Some(false), None);
     for (answers, expected) in [
         (&[yes][..], Evidence::Up),
@@ -230,7 +230,7 @@ fn what_speaks_against_it_counts_more_than_what_is_not_known() {
 }
 
 #[test]
-fn a_flap_counts_as_the_changes_that_can_be_seen() {
+fn flap_during_hold_down_counts_visible_changes_only() {
     let (_, entry) = states(&[(0, '+'), (10, '-'), (20, '+'), (30, '-'), (40, '+'), (3000, '+')]);
     assert_eq!((entry.state, entry.changes), (State::Up, 2));
     assert_eq!(states(&[(0, '+')]).1.changes, 0);

@@ -64,7 +64,7 @@ fn net(text: &str) -> IpNet {
 }
 
 #[test]
-fn an_action_has_the_active_members_as_the_kernel_shows_them() {
+fn route_action_lists_active_members_in_kernel_form() {
     let (config, host, states) = (configuration(), host(), all_up());
     let inputs = Inputs {
         config: &config,
@@ -84,7 +84,7 @@ fn an_action_has_the_active_members_as_the_kernel_shows_them() {
 }
 
 #[test]
-fn members_whose_interface_is_down_or_missing_have_no_part_in_an_action() {
+fn route_action_excludes_members_with_dead_interface() {
     let (config, mut host, states) = (configuration(), host(), all_up());
     host.links.remove(&3);
     host.links.get_mut(&7).unwrap().running = false;
@@ -102,7 +102,7 @@ fn members_whose_interface_is_down_or_missing_have_no_part_in_an_action() {
 }
 
 #[test]
-fn a_destination_has_the_same_keys_whatever_leads_to_it() {
+fn destination_has_same_route_keys_in_every_state() {
     let destination = net("10.10.10.0/24");
     let through = Arc::new(RouteAction::Unicast { next_hops: vec![hop(5, None, 1)] });
     let (own, backstop, none) = (Some(&through), Some(&*BACKSTOP), None::<&Arc<RouteAction>>);

@@ -81,7 +81,7 @@ impl Random {
 const ON_TIME: fn() -> Duration = || Duration::ZERO;
 
 #[test]
-fn the_first_reply_makes_a_path_healthy_and_misses_unhealthy_within_the_bound() {
+fn path_is_healthy_at_first_reply_and_unhealthy_within_bound() {
     let mut path = Path::new(ms(100), 3);
     path.run(ms(1000), |sent| (sent < ms(500)).then_some(sent + ms(5)), ON_TIME);
     let unhealthy = Verdict::Unhealthy { misses: 3, last_reply_age: Some(ms(395)) };
@@ -91,14 +91,14 @@ fn the_first_reply_makes_a_path_healthy_and_misses_unhealthy_within_the_bound() 
 }
 
 #[test]
-fn a_path_that_never_replied_is_told_once() {
+fn path_without_any_reply_is_reported_once() {
     let mut path = Path::new(ms(100), 3);
     path.run(ms(5000), |_| None, ON_TIME);
     assert_eq!(path.verdicts, [(ms(300), Verdict::Unhealthy { misses: 3, last_reply_age: None })]);
 }
 
 #[test]
-fn only_misses_in_a_row_count() {
+fn scattered_misses_stay_healthy() {
     let mut path = Path::new(ms(100), 3);
     let mut probes = 0;
     let two_of_three_lost = |sent| {
@@ -110,7 +110,7 @@ fn only_misses_in_a_row_count() {
 }
 
 #[test]
-fn a_round_trip_longer_than_the_interval_does_not_flap() {
+fn round_trip_above_interval_does_not_flap() {
     for retries in [1, 2, 3] {
         for round_trip in [ms(50), ms(99), ms(100), ms(101), ms(150), ms(250), ms(999), ms(1900)] {
             let mut path = Path::new(ms(100), retries);
@@ -122,7 +122,7 @@ fn a_round_trip_longer_than_the_interval_does_not_flap() {
 }
 
 #[test]
-fn a_reply_counts_once_in_time_and_with_the_right_nonce_only() {
+fn reply_counts_once_in_time_with_matching_nonce() {
     let start = Instant::now();
     let mut check = Check::new(ms(100), 3, start);
     let first = check.probe(start, [1; 16]);
@@ -137,7 +137,7 @@ fn a_reply_counts_once_in_time_and_with_the_right_nonce_only() {
 }
 
 #[test]
-fn lateness_of_timers_neither_adds_up_nor_shortens_an_interval_by_more_than_half() {
+fn late_timer_does_not_shift_later_probes() {
     let start = Instant::now();
     let mut check = Check::new(ms(10), 3, start);
     check.probe(start + ms(1), NONCE);
@@ -150,7 +150,7 @@ fn lateness_of_timers_neither_adds_up_nor_shortens_an_interval_by_more_than_half
 }
 
 #[test]
-fn a_probe_that_is_hurried_is_no_miss_more() {
+fn early_probe_adds_no_miss() {
     let start = Instant::now();
     let mut check = Check::new(ms(100), 3, start);
     for probe in 0..10 {
@@ -164,7 +164,7 @@ fn a_probe_that_is_hurried_is_no_miss_more() {
 }
 
 #[test]
-fn sequence_numbers_wrap() {
+fn sequence_number_wraps_at_16_bits() {
     let start = Instant::now();
     let mut check = Check::new(ms(10), 3, start);
     for probe in 0..70_000_u32 {
@@ -176,7 +176,7 @@ fn sequence_numbers_wrap() {
 }
 
 #[test]
-fn no_random_jitter_below_the_limit_makes_a_path_flap() {
+fn random_jitter_below_limit_does_not_flap() {
     let mut random = Random(1);
     for round in 0..300 {
         let interval = ms(10 + random.below(400));
@@ -201,7 +201,7 @@ fn no_random_jitter_below_the_limit_makes_a_path_flap() {
 }
 
 #[test]
-fn a_path_that_dies_at_random_is_told_within_the_bound_after_the_last_reply() {
+fn dead_path_is_reported_within_bound_of_last_reply() {
     let mut random = Random(2);
     for round in 0..300 {
         let interval = ms(10 + random.below(3000));

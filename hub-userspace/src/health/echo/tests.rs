@@ -37,7 +37,7 @@ fn patched<const N: usize>(packet: [u8; N], offset: usize, value: u8) -> Vec<u8>
 }
 
 #[test]
-fn requests_are_built_byte_by_byte() {
+fn echo_requests_have_exact_bytes() {
     let built = request(addr("10.0.0.1"), addr("10.0.0.2"), 0x1234, 1, b"abcdefg");
     assert_eq!(built.as_deref(), Some(&V4_REQUEST[..]));
     let built = request(addr("2001:db8::1"), addr("2001:db8::2"), 0x1234, 1, b"abcdefg");
@@ -46,7 +46,7 @@ fn requests_are_built_byte_by_byte() {
 }
 
 #[test]
-fn replies_are_read_padding_behind_them_is_not() {
+fn echo_reply_with_padding_is_parsed_without_it() {
     for (packet, source, destination) in
         [(&V4_REPLY[..], "10.0.0.2", "10.0.0.1"), (&V6_REPLY[..], "2001:db8::2", "2001:db8::1")]
     {
@@ -64,7 +64,7 @@ fn replies_are_read_padding_behind_them_is_not() {
 }
 
 #[test]
-fn ipv4_options_are_passed_over() {
+fn echo_reply_with_ipv4_options_is_parsed() {
     // Four no-operations; the header's checksum covers them.
     let mut packet = V4_REPLY.to_vec();
     packet.splice(20..20, [1, 1, 1, 1]);
@@ -77,7 +77,7 @@ fn ipv4_options_are_passed_over() {
 }
 
 #[test]
-fn nothing_else_is_a_reply() {
+fn malformed_or_other_packet_is_no_echo_reply() {
     let cases = [
         ("empty", Vec::new()),
         ("a request", V4_REQUEST.to_vec()),
@@ -104,7 +104,7 @@ fn nothing_else_is_a_reply() {
 }
 
 #[test]
-fn no_truncation_and_no_flipped_bit_is_accepted_or_panics() {
+fn truncated_or_bit_flipped_echo_reply_is_rejected() {
     for packet in [&V4_REPLY[..], &V6_REPLY] {
         for length in 0..packet.len() {
             assert_eq!(reply(&packet[..length]), None, "{length} bytes");

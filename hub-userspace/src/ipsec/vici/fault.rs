@@ -33,12 +33,12 @@ impl fmt::Display for Fault {
                 "the site refuses the hub's secret, certificate or identity: compare psk_file or certificate, local_id and \
                  remote_id with the site's"
             }
-            Self::WrongSecret => "wrong secret: hub and site have different ones",
-            Self::NoSecret => "there is no secret for what the site calls itself: compare remote_id with the site's",
-            Self::Identity => "the site calls itself otherwise: compare remote_id with the site's",
+            Self::WrongSecret => "wrong secret: hub and site have different secrets",
+            Self::NoSecret => "there is no secret for the site's identity: compare remote_id with the site's",
+            Self::Identity => "the site has another identity: compare remote_id with the site's",
             Self::Certificate => {
-                "the site's certificate is not from a CA that the hub trusts, or not for what the site calls itself: \
-                 compare ca and remote_id with it"
+                "the site's certificate is not from a CA that the hub trusts, or not for the site's identity: compare \
+                 ca and remote_id with it"
             }
             Self::Validity => {
                 "a certificate of the site, or of its CA, is expired or not yet valid: renew it, and compare the clocks of \
@@ -57,7 +57,8 @@ impl fmt::Display for Fault {
             Self::Selectors => {
                 "selectors not accepted: compare local_cidrs and remote_cidrs with the site's remote and local ones"
             }
-            Self::Silent => "the site does not answer: check its address, and that UDP 500 and 4500 get there and back",
+            Self::Silent => "the site does not answer: check its address, and that UDP 500 and 4500 pass in both \
+                directions",
         })
     }
 }
@@ -125,13 +126,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_charon_logs_is_said_in_plain_words() {
+    fn charon_log_line_becomes_operator_message() {
         // Recorded from strongSwan 5.9.8.
         for (line, start) in [
             ("received AUTHENTICATION_FAILED notify error", "the site refuses the hub's secret"),
             ("tried 1 shared key for '203.0.113.1' - '203.0.113.10', but MAC mismatched", "wrong secret"),
             ("no shared key found for '203.0.113.1' - '203.0.113.99'", "there is no secret"),
-            ("no matching peer config found", "the site calls itself otherwise"),
+            ("no matching peer config found", "the site has another identity"),
             ("no trusted ECDSA public key found for 'O=Example, CN=Ningbo'", "the site's certificate is not from a CA"),
             (
                 "constraint check failed: peer not authenticated by CA 'O=Example, CN=Authority'",

@@ -36,7 +36,7 @@ pub enum MessageNode {
 pub enum Malformed {
     #[error("the message ends early")]
     Truncated,
-    #[error("the message has an element that is not expected there")]
+    #[error("the message has an unexpected element")]
     Unexpected,
     #[error("a name or value is too long for a message")]
     TooLong,
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_the_bytes_of_the_protocol() {
+    fn message_encoding_matches_protocol_bytes() {
         // The protocol's own example, shortened: key 3, section 1, list 4.
         let bytes = Message::default().with("key1", "value1").encode().expect("it fits");
         assert_eq!(bytes, b"\x03\x04key1\x00\x06value1");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn message_round_trips() {
         let bytes = example().encode().expect("it fits");
         assert_eq!(bytes.len(), example().size());
         let read = Message::decode(&bytes).expect("well-formed");
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_is_noticed_and_nothing_panics() {
+    fn truncated_or_malformed_message_is_rejected() {
         let bytes = example().encode().expect("it fits");
         // A prefix that ends between top-level elements is a valid message.
         let ends: Vec<usize> = (0..bytes.len()).filter(|length| Message::decode(&bytes[..*length]).is_ok()).collect();
@@ -296,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn oversized_message_is_rejected() {
         let long = "x".repeat(65536);
         assert_eq!(Message::default().with("key", long).encode(), Err(Malformed::TooLong));
         assert_eq!(Message::default().with(&"k".repeat(256), "").encode(), Err(Malformed::TooLong));
     }
 
     #[test]
-    fn debug_output_shows_no_secrets() {
+    fn message_debug_output_hides_secrets() {
         let message = Message::default().with("type", "IKE").with("data", "never-to-be-seen");
         let shown = format!("{message:?} {:#?}", Message::default().with_section("s", message.clone()));
         assert!(shown.contains("IKE") && !shown.contains("never"), "{shown}");

@@ -76,7 +76,7 @@ mod tests {
     use super::Names;
 
     #[test]
-    fn names_are_those_of_the_files_and_numbers_need_none() {
+    fn protocol_and_port_names_resolve_from_files() {
         let names =
             Names::of("# all\nip 0 IP\nl2tp\t115 L2TP # 2\nbad x\n", "https 443/tcp web # s\nntp 123/udp\nbad\n");
         assert_eq!(

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_is_read() {
+    fn traffic_selector_of_every_form_is_parsed() {
         for (text, prefixes, limit) in [
             ("10.10.10.0/24", "10.10.10.0/24", None),
             ("0.0.0.0/0", "0.0.0.0/0", None),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_read_as_numbers() {
+    fn selector_limit_is_parsed_to_numbers() {
         let names = Names::of(
             "",
             "https 443/tcp

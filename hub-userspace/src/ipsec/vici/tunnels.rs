@@ -63,8 +63,8 @@ impl Tunnels {
         match (self.tunnels.get(name).map(|tunnel| &**tunnel), start) {
             (Some(Tunnel { fault: Some(fault), .. }), _) => format!("IPsec: {fault}"),
             (Some(Tunnel { ike: Some(_), .. }), _) => "IPsec: negotiating".to_owned(),
-            (Some(_), StartAction::None) => "IPsec: the site has not begun yet (start = \"none\")".to_owned(),
-            (Some(_), _) => "IPsec: there is no tunnel; it is begun again".to_owned(),
+            (Some(_), StartAction::None) => "IPsec: the site has not initiated yet (start = \"none\")".to_owned(),
+            (Some(_), _) => "IPsec: there is no tunnel; initiating again".to_owned(),
             (None, _) => "IPsec: strongSwan has not answered yet".to_owned(),
         }
     }

@@ -102,7 +102,7 @@ async fn run(mut wants: watch::Receiver<bool>, publisher: watch::Sender<Arc<Poli
 
 fn problem(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::PROTONOSUPPORT) => "this kernel does not tell of its IPsec policies (CONFIG_XFRM_USER)".to_owned(),
+        Some(Errno::PROTONOSUPPORT) => "this kernel does not report its IPsec policies (CONFIG_XFRM_USER)".to_owned(),
         Some(Errno::PERM | Errno::ACCESS) => {
             "the kernel's IPsec policies cannot be read: needs CAP_NET_ADMIN, run as root".to_owned()
         }

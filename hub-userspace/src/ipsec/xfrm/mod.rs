@@ -1,4 +1,4 @@
-//! The kernel's IPsec policies and SAs, whoever installed them: for connections with `selectors = "xfrm"`.
+//! The kernel's IPsec policies and SAs, no matter which process installed them: for connections with `selectors = "xfrm"`.
 //!
 //! [`wire`] parses the kernel's messages, [`table`] finds the entries of a connection; both are pure. [`follow`] reads
 //! them from the kernel.

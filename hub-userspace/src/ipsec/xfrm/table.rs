@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_with_an_sa_gives_a_pair_and_without_one_none() {
+    fn policy_yields_pair_only_with_matching_sa() {
         let (policy, sa) = (example_policy(), example_sa());
         let mut table = XfrmTable { policies: vec![policy.clone()], sas: vec![sa.clone()] };
         assert_eq!(shown(&table, None), ["10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]"]);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interface_counts_where_there_is_one_and_else_the_sites_address() {
+    fn sa_matches_by_interface_id_or_site_address() {
         let (mut policy, mut sa) = (example_policy(), example_sa());
         (policy.if_id, sa.if_id) = (7, 7);
         let table = XfrmTable { policies: vec![policy], sas: vec![sa] };
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_of_ports_are_ranges_or_nothing() {
+    fn port_mask_becomes_range_or_none() {
         let with = |port, mask| {
             let mut policy = example_policy();
             (policy.source.port, policy.source.port_mask) = (port, mask);

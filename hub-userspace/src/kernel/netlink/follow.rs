@@ -153,7 +153,7 @@ impl HostFollower {
     }
 
     fn take_reading(&mut self, ended: Result<Result<Reading>, JoinError>, state: &mut HostState) -> Result<()> {
-        let ended = ended.context("the reading of the host ended early").and_then(|reading| reading);
+        let ended = ended.context("reading the host's state ended early").and_then(|reading| reading);
         let (mut fresh, mut changes) = ended.inspect_err(|_| self.reread = Some(Instant::now()))?;
         for event in std::mem::take(&mut self.since) {
             fresh.apply(&event, &mut changes);

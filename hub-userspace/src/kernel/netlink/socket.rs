@@ -72,15 +72,15 @@ impl Refusal {
     /// Advice for the operator, if known.
     fn way_out(&self) -> Option<&'static str> {
         Some(match Errno::from_raw_os_error(self.errno) {
-            Errno::PERM => "needs CAP_NET_ADMIN: run as root or through `cargo xtask run`",
-            Errno::NETDOWN => "the interface is down; it is tried again when that changes",
-            Errno::NODEV => "the interface is gone; it is tried again when it is back",
+            Errno::PERM => "needs CAP_NET_ADMIN: run as root",
+            Errno::NETDOWN => "the interface is down; retried when that changes",
+            Errno::NODEV => "the interface is gone; retried when it is back",
             Errno::NETUNREACH | Errno::HOSTUNREACH => {
                 "the gateway is not reachable through that interface; bring it up, or give it an \
                  address in the gateway's network"
             }
-            Errno::EXIST => "somebody else's stands in its place; remove that one",
-            Errno::OPNOTSUPP | Errno::AFNOSUPPORT => "the kernel was built without it",
+            Errno::EXIST => "another process has an entry in its place; remove that entry",
+            Errno::OPNOTSUPP | Errno::AFNOSUPPORT => "the kernel was built without support for it",
             _ => return None,
         })
     }
@@ -90,7 +90,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", io::Error::from_raw_os_error(self.errno))?;
         if let Some(detail) = &self.detail {
-            write!(f, ", the kernel says \"{detail}\"")?;
+            write!(f, ", the kernel's message is \"{detail}\"")?;
         }
         self.way_out().map_or(Ok(()), |way_out| write!(f, " ({way_out})"))
     }
@@ -345,7 +345,7 @@ fn answers(datagram: &[u8], first: u32, count: u32) -> impl Iterator<Item = Netl
             }
             match NetlinkMessage::deserialize(message) {
                 Ok(message) => return Some(message),
-                Err(error) => tracing::debug!("the kernel's answer is not understood: {error}"),
+                Err(error) => tracing::debug!("cannot parse the kernel's answer: {error}"),
             }
         }
     })
@@ -365,19 +365,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_names_the_error_the_kernels_words_and_the_way_out() {
+    fn refusal_shows_errno_kernel_message_and_remedy() {
         let refusal = Refusal { errno: 100, detail: Some("Device for nexthop is not up".into()) };
         assert_eq!(
             refusal.to_string(),
-            "Network is down (os error 100), the kernel says \"Device for nexthop is not up\" \
-             (the interface is down; it is tried again when that changes)"
+            "Network is down (os error 100), the kernel's message is \"Device for nexthop is not up\" (the interface \
+             is down; retried when that changes)"
         );
         let refusal = Refusal { errno: 1, detail: None };
         assert!(refusal.to_string().contains("needs CAP_NET_ADMIN: run as root"), "{refusal}");
     }
 
     #[test]
-    fn the_kernels_words_stand_after_the_repeated_header() {
+    fn extack_message_follows_repeated_header() {
         let mut payload = vec![0; 16];
         // NLMSGERR_ATTR_OFFS = 2 (u32), then NLMSGERR_ATTR_MSG = 1 ("no\0").
         payload.extend([8, 0, 2, 0, 1, 2, 3, 4].map(|byte: u8| byte));

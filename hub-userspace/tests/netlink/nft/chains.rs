@@ -31,7 +31,7 @@ async fn guarded(lab: &Lab, ruleset: &Ruleset) -> (Bench, Guard) {
 }
 
 #[test]
-fn without_the_table_everything_is_forwarded_and_delivered() {
+fn packets_without_table_are_forwarded_and_delivered() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         for v in 0..2 {
@@ -43,7 +43,7 @@ fn without_the_table_everything_is_forwarded_and_delivered() {
 }
 
 #[test]
-fn unmarked_packets_of_a_site_end_before_the_kernel_can_answer() {
+fn unmarked_site_packets_are_dropped_without_answer() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
         for v in 0..2 {
@@ -60,7 +60,7 @@ fn unmarked_packets_of_a_site_end_before_the_kernel_can_answer() {
 }
 
 #[test]
-fn a_marked_packet_is_forwarded_to_its_next_hop_s_interface_and_to_no_other() {
+fn marked_packet_is_forwarded_to_next_hop_interface_only() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
         for v in 0..2 {
@@ -82,7 +82,7 @@ fn a_marked_packet_is_forwarded_to_its_next_hop_s_interface_and_to_no_other() {
 }
 
 #[test]
-fn a_packet_without_a_route_is_answered_and_an_icmp_error_is_not() {
+fn packet_without_route_is_answered_unless_icmp_error() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
         // The kernel has a route and would forward it, which does not matter.
@@ -102,7 +102,7 @@ fn a_packet_without_a_route_is_answered_and_an_icmp_error_is_not() {
 }
 
 #[test]
-fn strange_interfaces_reach_no_site_and_are_counted_by_name() {
+fn unattached_interfaces_reach_no_site_and_are_counted() {
     const MORE: usize = 270;
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
@@ -129,7 +129,7 @@ fn strange_interfaces_reach_no_site_and_are_counted_by_name() {
 }
 
 #[test]
-fn the_device_group_closes_an_interface_under_any_name() {
+fn device_group_member_is_filtered_under_any_name() {
     in_namespace(async |lab| {
         let by_group = Ruleset { sites: names([]), group: GROUP, ..ruleset() };
         let (mut bench, mut guard) = guarded(&lab, &by_group).await;
@@ -150,7 +150,7 @@ fn the_device_group_closes_an_interface_under_any_name() {
 }
 
 #[test]
-fn a_site_reaches_services_of_the_hub_alone() {
+fn site_reaches_hub_services_only() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
         for v in 0..2 {
@@ -204,7 +204,7 @@ fn a_site_reaches_services_of_the_hub_alone() {
 }
 
 #[test]
-fn fragments_of_ipv6_reach_services_alone() {
+fn ipv6_fragments_reach_hub_services_only() {
     in_namespace(async |lab| {
         let (mut bench, _guard) = guarded(&lab, &ruleset()).await;
         let both = |port| [What::FirstFragment(port), What::LastFragment];
@@ -215,7 +215,7 @@ fn fragments_of_ipv6_reach_services_alone() {
 }
 
 #[test]
-fn replies_over_udp_come_back_to_the_port_that_asked() {
+fn udp_replies_reach_requesting_port_only() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
         for v in 0..2 {
@@ -242,7 +242,7 @@ fn replies_over_udp_come_back_to_the_port_that_asked() {
 }
 
 #[test]
-fn the_hub_sends_to_a_site_what_its_selectors_admit() {
+fn hub_output_to_site_is_limited_to_selectors() {
     in_namespace(async |lab| {
         let (mut bench, mut guard) = guarded(&lab, &ruleset()).await;
         let mut send = |source: &str, destination: &str, far: &str| {
@@ -297,7 +297,7 @@ fn the_hub_sends_to_a_site_what_its_selectors_admit() {
 }
 
 #[test]
-fn icmp_errors_of_the_kernel_about_admitted_packets_come_out() {
+fn kernel_icmp_errors_for_admitted_packets_are_sent() {
     in_namespace(async |lab| {
         let (mut bench, _guard) = guarded(&lab, &Ruleset { output: [].into(), ..ruleset() }).await;
         for (v, answer) in [(0, "far1 icmp 3/3"), (1, "far1 icmp6 1/4")] {

@@ -59,7 +59,7 @@ pub async fn is_disturbed(guard: &mut Guard) -> bool {
 }
 
 #[test]
-fn the_same_ruleset_a_second_time_changes_nothing() {
+fn same_ruleset_applied_twice_changes_nothing() {
     in_namespace(async |_lab| {
         let mut guard = Guard::open_plain().await.unwrap();
         let mut other = Guard::open_plain().await.unwrap();
@@ -75,7 +75,7 @@ fn the_same_ruleset_a_second_time_changes_nothing() {
 }
 
 #[test]
-fn changes_of_sets_leave_counters_and_everything_else_alone() {
+fn set_changes_keep_counters_and_other_objects() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         let mut guard = Guard::open().await.unwrap();
@@ -104,7 +104,7 @@ fn changes_of_sets_leave_counters_and_everything_else_alone() {
 }
 
 #[test]
-fn what_others_do_to_the_table_is_heard_and_mended() {
+fn foreign_table_change_is_detected_and_repaired() {
     in_namespace(async |_lab| {
         let desired = alone(&ruleset()).await;
         let mut guard = Guard::open_plain().await.unwrap();
@@ -130,7 +130,7 @@ fn what_others_do_to_the_table_is_heard_and_mended() {
 }
 
 #[test]
-fn no_packet_comes_through_while_all_is_written_again() {
+fn ruleset_replacement_lets_no_packet_through() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         let mut guard = Guard::open().await.unwrap();
@@ -161,7 +161,7 @@ fn no_packet_comes_through_while_all_is_written_again() {
 }
 
 #[test]
-fn a_removed_table_is_gone_and_none_is_no_error() {
+fn table_removal_works_with_and_without_table() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         let mut guard = Guard::open().await.unwrap();
@@ -180,7 +180,7 @@ fn a_removed_table_is_gone_and_none_is_no_error() {
 }
 
 #[test]
-fn an_apply_that_is_dropped_half_way_is_made_good_by_the_next() {
+fn apply_after_cancelled_apply_repairs_table() {
     in_namespace(async |_lab| {
         let desired = alone(&ruleset()).await;
         let mut guard = Guard::open().await.unwrap();
@@ -194,7 +194,7 @@ fn an_apply_that_is_dropped_half_way_is_made_good_by_the_next() {
 }
 
 #[test]
-fn marks_that_tell_nothing_apart_are_refused_and_odd_names_left_out() {
+fn ruleset_rejects_ambiguous_mark_and_skips_invalid_names() {
     in_namespace(async |_lab| {
         let mut guard = Guard::open().await.unwrap();
         for (flag, mask) in [(0, 0xff), (3, 0xff), (0x100, 0xff), (1, 1)] {
@@ -216,7 +216,7 @@ fn marks_that_tell_nothing_apart_are_refused_and_odd_names_left_out() {
 }
 
 #[test]
-fn without_the_capability_it_says_so() {
+fn guard_without_cap_net_admin_reports_permission_error() {
     in_namespace(async |_lab| {
         let mut sets = capabilities(None).unwrap();
         let all = sets;
@@ -229,7 +229,7 @@ fn without_the_capability_it_says_so() {
 }
 
 #[test]
-fn random_rulesets_one_after_the_other_end_as_the_last_one_alone() {
+fn random_ruleset_sequence_equals_last_one_alone() {
     const SEED: u64 = 0x9118;
     in_namespace(async |_lab| {
         let mut random = SmallRng::seed_from_u64(SEED);

@@ -67,7 +67,7 @@ fn copy(guard: &Guard) -> OwnedFd {
 }
 
 #[test]
-fn an_owned_table_is_changed_by_nobody_else() {
+fn owned_table_rejects_changes_by_others() {
     in_namespace(async |_lab| {
         let Some(mut guard) = owner().await else { return };
         assert_unchangeable(Some(&mut guard)).await;
@@ -78,7 +78,7 @@ fn an_owned_table_is_changed_by_nobody_else() {
 }
 
 #[test]
-fn another_guard_says_that_the_table_is_owned() {
+fn second_guard_on_owned_table_reports_owner() {
     in_namespace(async |_lab| {
         let Some(guard) = owner().await else { return };
         let before = shown();
@@ -97,7 +97,7 @@ fn another_guard_says_that_the_table_is_owned() {
 }
 
 #[test]
-fn the_table_of_an_owner_that_has_gone_is_adopted_with_all_that_is_in_it() {
+fn table_of_exited_owner_is_adopted_with_its_content() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         let Some(mut guard) = owner().await else { return };
@@ -126,7 +126,7 @@ fn the_table_of_an_owner_that_has_gone_is_adopted_with_all_that_is_in_it() {
 }
 
 #[test]
-fn a_socket_that_is_kept_open_goes_on_owning_the_table() {
+fn socket_held_open_retains_table_ownership() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         let Some(mut guard) = owner().await else { return };
@@ -150,7 +150,7 @@ fn a_socket_that_is_kept_open_goes_on_owning_the_table() {
 }
 
 #[test]
-fn a_socket_of_another_namespace_or_kind_is_not_resumed() {
+fn socket_of_other_namespace_or_kind_is_not_resumed() {
     in_namespace(async |_lab| {
         let guard = Guard::open().await.unwrap();
         let kept = copy(&guard);
@@ -165,7 +165,7 @@ fn a_socket_of_another_namespace_or_kind_is_not_resumed() {
 }
 
 #[test]
-fn a_table_that_can_have_no_owner_is_replaced_and_its_counts_go_on() {
+fn ownership_change_replaces_table_and_keeps_counters() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         let mut guard = Guard::open_plain().await.unwrap();
@@ -183,7 +183,7 @@ fn a_table_that_can_have_no_owner_is_replaced_and_its_counts_go_on() {
 }
 
 #[test]
-fn no_packet_comes_through_while_the_table_gets_and_loses_its_owner() {
+fn owner_change_lets_no_packet_through() {
     in_namespace(async |lab| {
         let mut bench = Bench::new(&lab).await;
         let mut guard = Guard::open_plain().await.unwrap();

@@ -30,7 +30,7 @@ fn many(sites: u32, pairs: u32) -> Ruleset {
 }
 
 #[test]
-fn thousands_of_sites_go_in_one_batch_and_one_element_by_itself() {
+fn thousands_of_sites_apply_in_one_batch_and_one_change_alone() {
     in_namespace(async |_lab| {
         for (sites, pairs) in [(1000, 2), (4000, 2), (4000, 8)] {
             let mut guard = Guard::open().await.unwrap();

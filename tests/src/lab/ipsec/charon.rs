@@ -25,18 +25,26 @@ pub struct CharonOptions {
     pub esp: Esp,
     /// The number of retransmissions before the peer counts as dead, and the timeout of each, in seconds.
     pub retransmits: (u8, f32),
+    /// For thousands of SAs: hash tables of that size, and no limit for half-open SAs of one address.
+    many: bool,
 }
 
 impl CharonOptions {
     /// Patient enough for a slow virtual machine.
     pub const fn new(esp: Esp) -> Self {
-        Self { esp, retransmits: (5, 4.0) }
+        Self { esp, retransmits: (5, 4.0), many: false }
     }
 
     /// Gives up on a silent peer within a second or two.
     #[must_use]
     pub const fn impatient(self) -> Self {
         Self { retransmits: (2, 0.5), ..self }
+    }
+
+    /// Prepares it for thousands of SAs with one peer.
+    #[must_use]
+    pub const fn many(self) -> Self {
+        Self { many: true, ..self }
     }
 }
 
@@ -183,11 +191,13 @@ impl Charon {
         self.folder.join("strongswan.conf")
     }
 
-    fn settings(&self, CharonOptions { esp, retransmits: (tries, timeout) }: CharonOptions) -> String {
+    fn settings(&self, CharonOptions { esp, retransmits: (tries, timeout), many }: CharonOptions) -> String {
         // The first plugin capable of ESP does it.
         let libipsec = if esp == Esp::Userspace { "kernel-libipsec " } else { "" };
+        let many =
+            if many { "ikesa_table_size = 4096\n  ikesa_table_segments = 16\n  dos_protection = no\n  " } else { "" };
         format!(
-            "charon-systemd {{\n  load = {libipsec}{PLUGINS} vici\n  retransmit_tries = {tries}\n  \
+            "charon-systemd {{\n  {many}load = {libipsec}{PLUGINS} vici\n  retransmit_tries = {tries}\n  \
              retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \
              # A peer that tries again and again must get an answer each time.\n  block_threshold = 0\n  \
              filelog {{ log {{ path = {log}\n default = 1\n flush_line = yes }} }}\n  \

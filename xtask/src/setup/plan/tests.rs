@@ -65,7 +65,7 @@ fn machine(toolchains: &str, apt: &str) -> Machine {
 }
 
 #[test]
-fn the_first_way_is_the_one_that_needs_least() {
+fn setup_prefers_option_with_fewest_changes() {
     for row in MACHINES.trim().lines() {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [name, toolchains, apt, expected] = cells[..] else { panic!("four cells: {row}") };
@@ -75,7 +75,7 @@ fn the_first_way_is_the_one_that_needs_least() {
 }
 
 #[test]
-fn a_toolchain_that_is_asked_for_is_the_only_way() {
+fn requested_toolchain_is_only_option() {
     for (requested, toolchains, expected) in [
         ("1.90", "stable+ 1.90+", "use 1.90"),
         ("1.90-x86_64-unknown-linux-gnu", "stable+ 1.90+", "use 1.90"),
@@ -89,7 +89,7 @@ fn a_toolchain_that_is_asked_for_is_the_only_way() {
 }
 
 #[test]
-fn rustc_introduces_itself() {
+fn rustc_version_output_is_parsed() {
     let said = |release: &str, llvm: &str| {
         format!(
             "rustc {release} (e50aa6fba 2026-05-19)\nbinary: rustc\ncommit-hash: e50aa6fb\n\
@@ -112,7 +112,7 @@ fn rustc_introduces_itself() {
 }
 
 #[test]
-fn package_versions_are_read() {
+fn package_version_is_parsed() {
     for (text, expected) in
         [("1.96.0+dfsg1-1~deb12u2", Some((1, 96))), ("1.97.0-nightly", Some((1, 97))), ("(none)", None), ("", None)]
     {

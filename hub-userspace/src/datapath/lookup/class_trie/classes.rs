@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_have_slots_of_their_own() {
+    fn row_columns_have_distinct_slots() {
         let mut random = SmallRng::seed_from_u64(1);
         for columns in [0, 1, 2, 3, 5, 8, 20, 100, 1000, 4000] {
             let mut row = row((0..columns).map(|_| random.random_range(2..40_000)));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_small() {
+    fn row_hash_size_stays_small() {
         assert_eq!(hash(&row([])).0, 0);
         assert_eq!(hash(&row([4097])).0, 0);
         // Scopes of neighbours, as connections get them.

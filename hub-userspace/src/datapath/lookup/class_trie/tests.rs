@@ -210,7 +210,7 @@ fn check(shape: &Shape, seed: u64, steps: u32, most: u32) {
 }
 
 #[test]
-fn one_change_at_a_time() {
+fn single_changes_equal_reference_table() {
     for (shape, number) in SHAPES.iter().zip(0..) {
         for seed in 0..6 {
             check(shape, seed * 100 + number, 150, 1);
@@ -219,7 +219,7 @@ fn one_change_at_a_time() {
 }
 
 #[test]
-fn many_changes_at_once() {
+fn batched_changes_equal_reference_table() {
     for (shape, number) in SHAPES.iter().zip(0..) {
         for seed in 0..4 {
             check(shape, seed * 100 + number, 30, 60);
@@ -237,7 +237,7 @@ fn bytes(routes: u32, address: impl Fn(u32) -> u32) -> usize {
 }
 
 #[test]
-fn memory_grows_with_the_table() {
+fn memory_grows_with_table_size() {
     const CHUNK: usize = CHUNK_WORDS as usize * size_of::<u32>();
     assert_eq!(bytes(20, |number| number.wrapping_mul(0x9e37_79b1)), CHUNK);
     // A cache line each, and the unused ends of chunks.

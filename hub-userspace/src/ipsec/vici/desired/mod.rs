@@ -227,7 +227,7 @@ fn pem(file: &Path) -> Result<Pem, String> {
     let text = read_text(file, LONGEST_PEM).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     match text {
         Some(text) if text.contains("-----BEGIN ") => Ok(Pem(text)),
-        _ => Err(format!("{} is no certificate or key in PEM form", file.display())),
+        _ => Err(format!("{} is not a certificate or key in PEM format", file.display())),
     }
 }
 

@@ -46,7 +46,7 @@ fn commands(steps: &[CharonStep]) -> Vec<String> {
 }
 
 #[test]
-fn a_connection_is_what_the_configuration_says() {
+fn connection_message_matches_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
     let desired = DesiredState::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
     assert_eq!(desired.connections.keys().collect::<Vec<_>>(), ["vpnhub-a"]);
@@ -68,7 +68,7 @@ fn a_connection_is_what_the_configuration_says() {
 }
 
 #[test]
-fn ikev1_has_a_child_for_each_pair_of_one_family() {
+fn ikev1_connection_has_one_child_per_pair_of_one_family() {
     let folder = tempfile::tempdir().expect("a folder");
     let desired =
         DesiredState::of(&config(folder.path(), "allow_weak = true\nike = { version = 1, mode = \"aggressive\" }"));
@@ -85,7 +85,7 @@ fn ikev1_has_a_child_for_each_pair_of_one_family() {
 }
 
 #[test]
-fn only_what_is_different_is_told() {
+fn changed_connections_and_secrets_are_reloaded_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let nothing = DesiredState::default();
     let first = DesiredState::of(&config(folder.path(), ""));
@@ -99,7 +99,7 @@ fn only_what_is_different_is_told() {
 }
 
 #[test]
-fn what_an_agent_before_has_left_goes_and_what_others_have_stays() {
+fn leftovers_are_unloaded_and_foreign_objects_stay() {
     let folder = tempfile::tempdir().expect("a folder");
     let desired = DesiredState::of(&config(folder.path(), ""));
     let names = ["vpnhub-a", "vpnhub-old", "roadwarrior"].map(str::to_owned);
@@ -110,7 +110,7 @@ fn what_an_agent_before_has_left_goes_and_what_others_have_stays() {
 }
 
 #[test]
-fn a_secret_that_cannot_be_used_is_a_problem_of_its_connection() {
+fn unusable_secret_is_problem_of_its_connection() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config(folder.path(), "");
     fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).expect("set");

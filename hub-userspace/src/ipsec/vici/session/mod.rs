@@ -42,7 +42,7 @@ pub(super) const EVENT: u8 = 7;
 pub enum SessionError {
     #[error("the connection to strongSwan is lost: {0}")]
     Io(#[from] io::Error),
-    #[error("strongSwan answers something that is not understood: {0}")]
+    #[error("strongSwan sent an invalid answer: {0}")]
     Malformed(#[from] Malformed),
     #[error("strongSwan does not answer `{0}`")]
     Silent(String),
@@ -118,10 +118,10 @@ impl Session {
         let refused = |why: &str| SessionError::Refused { command: command.to_owned(), why: why.to_owned() };
         match self.answer(command, listed).await? {
             Packet::Response(answer) if answer.value("success") == Some("no") => {
-                Err(refused(answer.value("errmsg").unwrap_or("it does not say why")))
+                Err(refused(answer.value("errmsg").unwrap_or("no reason given")))
             }
             Packet::Response(answer) => Ok(answer),
-            Packet::UnknownCommand => Err(refused("it does not know this command")),
+            Packet::UnknownCommand => Err(refused("unknown command")),
             _ => Err(Malformed::Unexpected.into()),
         }
     }
@@ -173,7 +173,7 @@ impl Session {
         match self.answer(event, None).await? {
             Packet::Confirm => Ok(()),
             Packet::UnknownEvent => {
-                Err(SessionError::Refused { command: event.to_owned(), why: "it does not know this event".to_owned() })
+                Err(SessionError::Refused { command: event.to_owned(), why: "unknown event".to_owned() })
             }
             _ => Err(Malformed::Unexpected.into()),
         }

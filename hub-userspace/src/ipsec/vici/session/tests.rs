@@ -34,7 +34,7 @@ async fn session_with(script: Vec<u8>) -> Session {
 }
 
 #[tokio::test]
-async fn events_between_commands_are_kept_in_their_order() {
+async fn events_between_commands_are_queued_in_order() {
     let note = |number: &str| Message::default().with("number", number);
     let script = [
         packet(EVENT, Some("ike-updown"), &note("1")),
@@ -57,7 +57,7 @@ async fn events_between_commands_are_kept_in_their_order() {
 }
 
 #[tokio::test]
-async fn what_is_listed_is_told_apart_from_events() {
+async fn list_answer_excludes_other_events() {
     let empty = Message::default();
     let sa = Message::default().with("name", "a");
     let script = [
@@ -114,7 +114,7 @@ async fn received_packets_are_taken_without_moving_the_buffer() {
 }
 
 #[tokio::test]
-async fn waiting_for_an_event_may_be_cancelled_at_any_byte() {
+async fn cancelled_event_wait_loses_no_byte() {
     let message = Message::default().with("long", "x".repeat(3000));
     let events = packet(EVENT, Some("a"), &message).repeat(20);
     let mut session = session_with(events).await;
@@ -133,7 +133,7 @@ async fn waiting_for_an_event_may_be_cancelled_at_any_byte() {
 }
 
 #[tokio::test]
-async fn nonsense_ends_the_session() {
+async fn malformed_packet_ends_session() {
     for script in [b"\xff\xff\xff\xff".to_vec(), b"\x00\x00\x00\x01\x09".to_vec(), b"\x00\x00\x00\x00".to_vec()] {
         let mut session = session_with(script).await;
         assert!(!session.event().await.expect_err("nonsense").is_refusal());

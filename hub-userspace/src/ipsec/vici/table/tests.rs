@@ -42,7 +42,7 @@ fn ids(table: &SaTable) -> Vec<u64> {
 }
 
 #[test]
-fn sequences_end_with_the_sas_that_there_are() {
+fn event_sequences_end_in_existing_sas() {
     let ike_down = |id| SaChange::IkeDown(ike(id));
     let ike_rekeyed = |old, new| SaChange::IkeRekeyed { old, new: ike(new) };
     let table: Vec<(&str, Vec<SaChange>, &[u64])> = vec![
@@ -88,7 +88,7 @@ fn sequences_end_with_the_sas_that_there_are() {
 }
 
 #[test]
-fn a_rekeying_is_never_seen_as_down() {
+fn rekeying_is_never_reported_as_down() {
     let mut table = SaTable::default();
     table.apply(up(1, 1));
     for id in 1..100 {
@@ -101,7 +101,7 @@ fn a_rekeying_is_never_seen_as_down() {
 }
 
 #[test]
-fn a_look_at_all_sas_counts_more_than_what_was_known() {
+fn full_sa_list_replaces_table() {
     let mut table = SaTable::default();
     table.apply(up(5, 9));
     table.apply(down(3));
@@ -117,7 +117,7 @@ fn a_look_at_all_sas_counts_more_than_what_was_known() {
 }
 
 #[test]
-fn sas_that_are_on_their_way_in_or_out_carry_nothing() {
+fn sa_carries_traffic_only_when_installed_or_rekeying() {
     for (state, is_live) in [
         ("CREATED", false),
         ("INSTALLING", false),
@@ -133,7 +133,7 @@ fn sas_that_are_on_their_way_in_or_out_carry_nothing() {
 }
 
 #[test]
-fn selectors_are_those_of_all_sas_and_go_with_the_last() {
+fn selectors_join_all_sas_until_last_ends() {
     let of = |id, local: &str, remote: &str| {
         let selector = |text| vec![TrafficSelector::parse(text).expect("a selector")];
         SaChange::ChildUp(ike(1), ChildSa { local: selector(local), remote: selector(remote), ..child(id) })
@@ -156,7 +156,7 @@ fn selectors_are_those_of_all_sas_and_go_with_the_last() {
 }
 
 #[test]
-fn a_fault_is_told_until_the_tunnel_is_up() {
+fn fault_lasts_until_tunnel_is_up() {
     let failed = |fault| SaChange::Failed { connection: "a".to_owned(), fault };
     let mut table = SaTable::default();
     table.apply(failed(Fault::Silent));
@@ -170,7 +170,7 @@ fn a_fault_is_told_until_the_tunnel_is_up() {
 
 /// As recorded from strongSwan 5.9.8: the site deletes a child, another one is created, and the IKE SA ends.
 #[test]
-fn recorded_events_are_understood() {
+fn recorded_strongswan_events_are_applied() {
     let ike = |state: &str| Message::default().with("uniqueid", "2").with("version", "2").with("state", state);
     let sa = |id: &str, state: &str| {
         Message::default()
@@ -278,7 +278,7 @@ fn rekey_bytes(ike: &str, old: &str, new: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_child_that_comes_and_goes_in_the_very_bytes() {
+fn child_updown_bytes_add_and_remove_sa() {
     let up: &[u8] = b"\x03\x02up\x00\x03yes\x01\x01a\x03\x08uniqueid\x00\x011\x03\x05state\x00\x0bESTABLISHED\
         \x01\x09child-sas\x01\x03a-7\x03\x08uniqueid\x00\x017\x03\x05state\x00\x09INSTALLED\
         \x04\x08local-ts\x05\x00\x0e192.168.0.0/24\x06\x04\x09remote-ts\x05\x00\x0d10.10.10.0/24\x06\x02\x02\x02";
@@ -292,7 +292,7 @@ fn a_child_that_comes_and_goes_in_the_very_bytes() {
 }
 
 #[test]
-fn events_of_other_connections_are_no_business_of_ours() {
+fn events_of_foreign_connections_are_ignored() {
     let (ours, theirs) = (child_bytes("a-1", "1", "10.10.10.0/24"), child_bytes("rw-2", "2", "10.66.0.0/16"));
     let mut table = SaTable::default();
     let events = [
@@ -313,7 +313,7 @@ fn events_of_other_connections_are_no_business_of_ours() {
 }
 
 #[test]
-fn selectors_stay_through_every_rekeying_whatever_the_order() {
+fn rekeying_events_in_any_order_keep_selectors() {
     let first = up_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
     let down = |id: &str| event_bytes("a", "1", &[child_bytes(&format!("a-{id}"), id, "10.10.10.0/24")]);
     let (to_2, to_3) = (rekey_bytes("1", "1", "2"), rekey_bytes("1", "1", "3"));
@@ -339,7 +339,7 @@ fn selectors_stay_through_every_rekeying_whatever_the_order() {
 }
 
 #[test]
-fn a_charon_that_starts_again_counts_anew() {
+fn restarted_charon_may_reuse_sa_ids() {
     let up = up_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
     let down = event_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
     let mut table = SaTable::default();
@@ -355,7 +355,7 @@ fn a_charon_that_starts_again_counts_anew() {
 
 /// A list made during the replacement of an IKE SA: the new one had no children yet, the old one was gone.
 #[test]
-fn a_list_that_lacks_what_has_not_ended_is_known_as_such() {
+fn list_lacking_live_sas_names_their_connections() {
     let mut table = SaTable::default();
     table.apply(up(1, 1));
     let of_b = IkeSa { connection: "b".to_owned(), ..ike(7) };

@@ -68,7 +68,7 @@ pub fn example_sa() -> Sa {
 }
 
 #[test]
-fn a_policy_is_read() {
+fn policy_message_is_parsed() {
     let policy = example_policy();
     assert_eq!((policy.direction, policy.protocol, policy.if_id), (Direction::In, 6, 0));
     assert_eq!((policy.source.prefix.to_string(), policy.source.port), ("10.10.10.0/24".to_owned(), 22));
@@ -88,7 +88,7 @@ fn a_policy_is_read() {
 }
 
 #[test]
-fn an_sa_is_read_without_its_keys() {
+fn sa_message_is_parsed_without_keys() {
     let sa = example_sa();
     assert_eq!((sa.spi, sa.protocol, sa.reqid, sa.mode), (0xc123_4567, 50, 1, 1));
     assert_eq!((sa.bytes, sa.added, sa.source.to_string()), (4096, 1_700_000_000, "198.51.100.10".to_owned()));
@@ -97,7 +97,7 @@ fn an_sa_is_read_without_its_keys() {
 }
 
 #[test]
-fn a_listing_is_told_from_other_messages() {
+fn dump_answers_are_selected_by_sequence_number() {
     let datagram = [
         message(NEW_POLICY, 2, 5, &policy_bytes()),
         message(NEW_SA, 2, 4, &sa_bytes(true)),
@@ -119,7 +119,7 @@ fn a_listing_is_told_from_other_messages() {
 }
 
 #[test]
-fn nothing_that_the_kernel_could_say_is_too_much() {
+fn truncated_or_corrupt_datagram_does_not_panic() {
     let datagram = [message(NEW_POLICY, 2, 5, &policy_bytes()), message(NEW_SA, 2, 5, &sa_bytes(true))].concat();
     for length in 0..datagram.len() {
         assert!(answers(&datagram[..length], 5).count() <= 2);
@@ -132,7 +132,7 @@ fn nothing_that_the_kernel_could_say_is_too_much() {
 }
 
 #[test]
-fn a_request_is_a_header_alone() {
+fn dump_request_is_bare_header() {
     let request = Dump::Policies.request(7);
     if cfg!(target_endian = "little") {
         assert_eq!(request, [16, 0, 0, 0, 0x15, 0, 1, 3, 7, 0, 0, 0, 0, 0, 0, 0]);

@@ -134,7 +134,7 @@ async fn bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) 
             if let Ok(another) = Requests::open() {
                 *requests = another;
             }
-            let problem = |name: &String| (name.clone(), format!("interface {name} cannot be made: {error:#}"));
+            let problem = |name: &String| (name.clone(), format!("interface {name} cannot be created: {error:#}"));
             desired.keys().map(problem).collect()
         }
     }
@@ -154,7 +154,7 @@ async fn read(requests: &mut Requests) -> Result<Vec<FoundInterface>> {
 async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) -> Result<Problems> {
     let found = read(requests).await?;
     for FoundInterface { name, .. } in found.iter().filter(|found| first && found.ours && stays(desired, found)) {
-        info!("xfrm interface {name} taken over from the agent before");
+        info!("xfrm interface {name} taken over from the previous agent");
     }
     let mut problems = Problems::new();
     for step in steps(desired, &found) {
@@ -162,7 +162,7 @@ async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first:
         if problems.contains_key(&name) {
             continue;
         }
-        let result = requests.change("making an interface", vec![step.message()]).await?.pop();
+        let result = requests.change("creating an interface", vec![step.message()]).await?.pop();
         match result {
             Some(Err(refusal)) => _ = problems.insert(name.clone(), problem(&name, &refusal)),
             _ => step.log(),
@@ -174,14 +174,14 @@ async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first:
 fn problem(name: &str, refusal: &Refusal) -> String {
     if refusal.is(Errno::OPNOTSUPP) {
         return format!(
-            "interface {name} cannot be made: this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE): load the module \
-             xfrm_interface, or give the connection an interface that is there"
+            "interface {name} cannot be created: this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE): load the \
+             module xfrm_interface, or give the connection an existing interface"
         );
     }
     if refusal.is(Errno::EXIST) {
-        return format!("interface {name} cannot be made: another interface has its if_id already");
+        return format!("interface {name} cannot be created: another interface has its if_id already");
     }
-    format!("interface {name} cannot be made or removed: {refusal}")
+    format!("interface {name} cannot be created or removed: {refusal}")
 }
 
 #[cfg(test)]
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_without_them_is_told_of_in_one_sentence() {
+    fn kernel_without_xfrm_interfaces_is_reported() {
         let refusal = Refusal { errno: Errno::OPNOTSUPP.raw_os_error(), detail: Some("Unknown device type".into()) };
         let problem = problem("xf7", &refusal);
         assert!(problem.contains("this kernel has no xfrm interfaces (CONFIG_XFRM_INTERFACE)"), "{problem}");

@@ -119,7 +119,7 @@ impl InterfaceStep {
     pub fn log(&self) {
         match self {
             Self::Delete { name, .. } => info!("interface {name} removed"),
-            Self::Create { name, link } => info!("xfrm interface {name} made, if_id {}", link.if_id),
+            Self::Create { name, link } => info!("xfrm interface {name} created, if_id {}", link.if_id),
             Self::Set { .. } => {}
         }
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_done_and_only_to_ours() {
+    fn interface_plan_changes_own_differing_links_only() {
         let set = |name: &str| InterfaceStep::Set { name: name.into(), mtu: 1400 };
         let create =
             |name: &str, if_id| InterfaceStep::Create { name: name.into(), link: XfrmLink { if_id, mtu: 1400 } };
@@ -186,8 +186,8 @@ mod tests {
             ("there", &[("a", 7)], vec![xfrm("a", 5, 7, true)], vec![]),
             ("there, and down", &[("a", 7)], vec![down], vec![set("a")]),
             ("another MTU", &[("a", 7)], vec![narrow], vec![set("a")]),
-            ("somebody else's", &[("a", 7)], vec![xfrm("a", 5, 7, false)], vec![]),
-            ("somebody else's, another if_id", &[("a", 7)], vec![xfrm("a", 5, 9, false)], vec![]),
+            ("another owner's", &[("a", 7)], vec![xfrm("a", 5, 7, false)], vec![]),
+            ("another owner's, another if_id", &[("a", 7)], vec![xfrm("a", 5, 9, false)], vec![]),
             ("another kind's", &[("a", 7)], vec![veth], vec![]),
             (
                 "two swap their names",
@@ -196,12 +196,12 @@ mod tests {
                 vec![delete("a", 5), delete("b", 6), create("a", 7), set("a"), create("b", 8), set("b")],
             ),
             (
-                "nothing wanted any more",
+                "none desired any more",
                 &[],
                 vec![xfrm("a", 5, 7, true), xfrm("b", 6, 8, true)],
                 vec![delete("a", 5), delete("b", 6)],
             ),
-            ("no longer wanted", &[], vec![xfrm("a", 5, 7, true), xfrm("b", 6, 8, false)], vec![delete("a", 5)]),
+            ("no longer desired", &[], vec![xfrm("a", 5, 7, true), xfrm("b", 6, 8, false)], vec![delete("a", 5)]),
             ("another if_id", &[("a", 8)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("a", 8), set("a")]),
             ("another name", &[("b", 7)], vec![xfrm("a", 5, 7, true)], vec![delete("a", 5), create("b", 7), set("b")]),
         ] {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_the_bytes_that_the_kernel_reads() {
+    fn interface_messages_have_exact_bytes() {
         let bytes = |step: &InterfaceStep| {
             let mut message = NetlinkMessage::from(step.message().0);
             message.finalize();

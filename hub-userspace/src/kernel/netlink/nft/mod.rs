@@ -154,7 +154,7 @@ pub enum GuardError {
     /// The socket of another process owns the table.
     #[error(
         "the nftables table inet {TABLE} is owned by another process, of netlink port {port} (usually its process id): \
-         stop that process; a table that systemd keeps for a stopped unit is released by \
+         stop that process; a table that systemd holds for a stopped unit is released by \
          `systemctl clean --what=fdstore vpnhub`"
     )]
     Owned {

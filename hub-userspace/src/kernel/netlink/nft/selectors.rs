@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_that_others_contain_go_and_neighbours_are_joined() {
+    fn contained_pairs_are_dropped_and_adjacent_ones_joined() {
         let outer = pair("0.0.0.0/0", "10.0.0.0/8");
         assert_eq!(disjoint(&[outer, pair("192.168.0.0/16", "10.1.0.0/16")]), [outer]);
         assert_eq!(disjoint(&[pair("::/0", "::/1"), pair("::/0", "8000::/1")]), [pair("::/0", "::/0")]);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn random_pairs_cover_what_they_covered_once_whatever_their_order() {
+    fn random_pairs_become_disjoint_cover_in_any_order() {
         let mut random = SmallRng::seed_from_u64(1);
         for _ in 0..2000 {
             let mut side = || {

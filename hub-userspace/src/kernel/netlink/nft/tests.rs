@@ -8,7 +8,7 @@ use super::{
 };
 
 #[test]
-fn a_batch_has_begin_and_end_and_asks_for_one_answer_before_the_end() {
+fn batch_has_begin_and_end_and_one_ack_request() {
     let batch = Messages::batch(6, |batch| {
         batch.message(NftMessage::DeleteTable, 0, |_| ());
         batch.message(NftMessage::NewTable, 0x400, |message| message.u32(2, 0));
@@ -26,7 +26,7 @@ fn a_batch_has_begin_and_end_and_asks_for_one_answer_before_the_end() {
 }
 
 #[test]
-fn an_owned_table_has_both_flags_and_a_plain_one_none() {
+fn owned_table_has_owner_and_persist_flags() {
     for (ownership, flags) in [(Ownership::Owned, 6), (Ownership::Plain, 0)] {
         let mut written = Messages::default();
         NftTable::create(&mut written, ownership);
@@ -38,7 +38,7 @@ fn an_owned_table_has_both_flags_and_a_plain_one_none() {
 }
 
 #[test]
-fn a_table_changes_its_owner_only_if_it_is_made_to_persist() {
+fn table_without_persist_flag_cannot_become_owned() {
     let (orphan, owned, plain, dormant, mortal) = ([0, 0, 0, 4], [0, 0, 0, 6], [0; 4], [0, 0, 0, 1], [0, 0, 0, 2]);
     for (flags, owner, can_be_owned, can_be_plain) in [
         (orphan, None, true, false),
@@ -62,7 +62,7 @@ fn a_table_changes_its_owner_only_if_it_is_made_to_persist() {
 }
 
 #[test]
-fn the_question_for_owners_cannot_be_carried_out() {
+fn owner_probe_batch_always_fails() {
     let mut written = Messages::default();
     probe(&mut written);
     let shown: Vec<_> = messages(written.bytes()).map(|message| (message.kind, message.flags)).collect();
@@ -74,7 +74,7 @@ fn the_question_for_owners_cannot_be_carried_out() {
 }
 
 #[test]
-fn a_rule_s_expressions_are_nested_and_in_network_byte_order() {
+fn rule_expressions_are_nested_in_network_byte_order() {
     let mut written = Messages::default();
     written.bare(NftMessage::NewRule, 0, |message| {
         Expressions(message)
@@ -95,7 +95,7 @@ fn a_rule_s_expressions_are_nested_and_in_network_byte_order() {
 }
 
 #[test]
-fn what_is_cut_off_is_passed_over() {
+fn truncated_message_is_skipped() {
     let mut written = Messages::default();
     written.message(NftMessage::NewTable, 0, |message| message.u32(2, 0));
     let whole = written.bytes();
@@ -109,7 +109,7 @@ fn what_is_cut_off_is_passed_over() {
 }
 
 #[test]
-fn a_name_of_an_interface_has_fifteen_bytes_at_most() {
+fn interface_name_over_15_bytes_is_rejected() {
     assert_eq!(interface("tun0"), Some(*b"tun0\0\0\0\0\0\0\0\0\0\0\0\0"));
     assert_eq!(interface("fifteen-bytes-x"), Some(*b"fifteen-bytes-x\0"));
     assert_eq!((interface("sixteen-bytes-xx"), interface("")), (None, None));

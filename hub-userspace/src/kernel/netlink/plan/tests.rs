@@ -10,7 +10,7 @@ fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
 }
 
 #[test]
-fn next_hops_are_compared_in_one_form() {
+fn next_hops_are_normalised_before_comparison() {
     let cases = [
         (
             "order does not matter",
@@ -37,13 +37,13 @@ fn next_hops_are_compared_in_one_form() {
 }
 
 #[test]
-fn the_sum_of_equal_next_hops_has_a_limit() {
+fn weight_sum_of_equal_next_hops_is_capped() {
     let many = unicast(&[hop(1, None, 100), hop(1, None, 100), hop(1, None, 100), hop(2, None, 1)]);
     assert_eq!(many.normalised(), unicast(&[hop(1, None, 255), hop(2, None, 1)]));
 }
 
 #[test]
-fn onlink_without_a_gateway_means_nothing() {
+fn onlink_without_gateway_is_dropped() {
     let onlink = |via: Option<&str>| KernelNextHop { onlink: true, ..hop(1, via, 1) };
     assert_eq!(unicast(&[onlink(None)]).normalised(), unicast(&[hop(1, None, 1)]));
     let via = unicast(&[onlink(Some("10.0.0.1"))]);
@@ -51,7 +51,7 @@ fn onlink_without_a_gateway_means_nothing() {
 }
 
 #[test]
-fn neighbours_are_set_deleted_and_left_to_others() {
+fn neighbour_plan_leaves_foreign_entries_alone() {
     let address = |last: u8| IpAddr::from([10, 0, 0, last]);
     let managed = |last: u8| KernelNeighbour::Managed { ifindex: 1, address: address(last) };
     let fixed = |last: u8, mac: u8| KernelNeighbour::Permanent { ifindex: 1, address: address(last), mac: [mac; 6] };
@@ -75,7 +75,7 @@ fn neighbours_are_set_deleted_and_left_to_others() {
 }
 
 #[test]
-fn names_say_what_and_where() {
+fn route_key_displays_destination_and_table() {
     let route = RouteKey { table: 254, destination: "10.0.0.0/8".parse().unwrap(), metric: 1180 };
     assert_eq!(route.to_string(), "route 10.0.0.0/8 in table 254");
 }

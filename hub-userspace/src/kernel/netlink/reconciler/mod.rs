@@ -131,7 +131,7 @@ impl Reconciler {
     pub fn settled(&self) -> impl Future<Output = Result<ReconcileReport>> + Send + use<> {
         let (sender, answer) = oneshot::channel();
         self.send(ReconcilerCommand::Settle(sender));
-        async { answer.await.context("the task that keeps the kernel's routes has ended; restart the agent")? }
+        async { answer.await.context("the task that reconciles the kernel's routes has ended; restart the agent")? }
     }
 
     /// Removes all our objects: rules first, then routes, then neighbours.

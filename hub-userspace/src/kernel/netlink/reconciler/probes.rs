@@ -20,7 +20,7 @@ pub async fn run(mut requests: Requests, mut asked: mpsc::UnboundedReceiver<(u32
     while asked.recv_many(&mut burst, BURST).await > 0 {
         for (ifindex, address) in burst.drain(..).collect::<BTreeSet<_>>() {
             if let Err(error) = probe(&mut requests, ifindex, address).await {
-                tracing::warn!(%address, "neighbour not asked for: {error:#}");
+                tracing::warn!(%address, "neighbour not resolved: {error:#}");
             }
         }
     }
@@ -38,7 +38,7 @@ async fn probe(requests: &mut Requests, ifindex: u32, address: IpAddr) -> Result
     };
     let Some(message) = message else { return Ok(()) };
     let change = (RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE | NLM_F_CREATE);
-    match requests.change("asking for a neighbour", vec![change]).await?.pop() {
+    match requests.change("resolving a neighbour", vec![change]).await?.pop() {
         Some(Err(refusal)) if !GONE.iter().any(|errno| refusal.is(*errno)) => bail!("interface {ifindex}: {refusal}"),
         _ => Ok(()),
     }

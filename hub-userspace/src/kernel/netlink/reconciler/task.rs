@@ -213,7 +213,7 @@ impl ReconcilerTask {
                         self.routes.note(key, action);
                     }
                 };
-                whole &= self.requests.dump("reading our routes", request, note).await.context(UNREADABLE)?;
+                whole &= self.requests.dump("reading the agent's routes", request, note).await.context(UNREADABLE)?;
             }
             if whole {
                 break;
@@ -372,7 +372,7 @@ impl ReconcilerTask {
 
     fn give_up(&mut self, error: &anyhow::Error) {
         if self.settling.is_empty() {
-            error!("the kernel's routes cannot be kept: {error:#}");
+            error!("the kernel's routes cannot be reconciled: {error:#}");
         }
         for answer in self.settling.drain(..) {
             let _ = answer.send(Err(anyhow!("{error:#}")));
@@ -380,13 +380,13 @@ impl ReconcilerTask {
     }
 }
 
-const UNREADABLE: &str = "cannot read what the kernel holds of ours";
+const UNREADABLE: &str = "cannot read the agent's objects in the kernel";
 
 /// Reason for a route that exists although the dump did not contain it.
-const DOUBTFUL: &str = "one stands in its place that may be ours: the kernel's routes changed each time they were read; \
-                        the next audit tries again";
+const DOUBTFUL: &str = "there is another route in its place, perhaps the agent's own: the kernel's routes changed each \
+    time they were read; the next audit tries again";
 
 fn taken(neighbour: &KernelNeighbour) -> ReconcileFailure {
-    let reason = "somebody else fixed another link address; remove that entry".to_owned();
+    let reason = "another process set a permanent entry with another link address; remove that entry".to_owned();
     ReconcileFailure { object: neighbour.to_string(), reason }
 }

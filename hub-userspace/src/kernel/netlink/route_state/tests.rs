@@ -56,12 +56,12 @@ fn write_all(route_state: &mut RouteState) -> [Vec<RouteKey>; 3] {
 const NOTHING: [Vec<RouteKey>; 3] = [Vec::new(), Vec::new(), Vec::new()];
 
 #[test]
-fn an_entry_is_small() {
+fn route_entry_takes_44_bytes() {
     assert_eq!(size_of::<RouteKey>() + size_of::<RouteEntry>(), 44);
 }
 
 #[test]
-fn what_is_there_is_left_alone() {
+fn desired_route_in_kernel_is_not_rewritten() {
     let mut route_state = read(&[(key("10.0.0.0/8"), through(1)), (key("2001:db8::/32"), RouteAction::Unreachable)]);
     assert!(route_state.is_due(), "not wanted so far");
     want(&mut route_state, key("10.0.0.0/8"), through(1));
@@ -70,7 +70,7 @@ fn what_is_there_is_left_alone() {
 }
 
 #[test]
-fn actions_are_compared_in_one_form() {
+fn route_action_is_normalised_before_comparison() {
     let weighted =
         RouteAction::Unicast { next_hops: vec![KernelNextHop { ifindex: 1, via: None, onlink: false, weight: 70 }] };
     let mut route_state = read(&[(key("10.0.0.0/8"), through(1))]);
@@ -79,7 +79,7 @@ fn actions_are_compared_in_one_form() {
 }
 
 #[test]
-fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
+fn routes_are_written_by_table_destination_and_metric() {
     let kept = key("10.1.0.0/16");
     let [replaced, gone, fresh] = ["10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16"].map(key);
     let elsewhere = RouteKey { table: 254, ..kept };
@@ -104,7 +104,7 @@ fn routes_are_added_replaced_and_deleted_by_table_destination_and_metric() {
 }
 
 #[test]
-fn when_nothing_is_wanted_all_that_is_held_goes() {
+fn empty_desired_state_deletes_all_routes() {
     let [held, unwritten, surplus] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
     let mut route_state = read(&[(held, through(1)), (surplus, through(1))]);
     want(&mut route_state, held, through(2));
@@ -115,7 +115,7 @@ fn when_nothing_is_wanted_all_that_is_held_goes() {
 }
 
 #[test]
-fn what_a_reading_that_is_not_whole_passed_over_is_replaced() {
+fn route_missing_from_partial_dump_is_replaced() {
     let [shown, passed_over, unwanted, fresh] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"].map(key);
     let mut route_state = read(&[shown, passed_over, unwanted].map(|key| (key, through(1))));
     for key in [shown, passed_over, fresh] {
@@ -133,7 +133,7 @@ fn what_a_reading_that_is_not_whole_passed_over_is_replaced() {
 }
 
 #[test]
-fn what_any_of_several_readings_showed_is_not_added_and_what_the_last_one_showed_is_left_alone() {
+fn route_seen_in_any_partial_dump_is_not_added() {
     let [first, last, none] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
     let mut route_state = RouteState::default();
     for key in [first, last, none] {
@@ -150,7 +150,7 @@ fn what_any_of_several_readings_showed_is_not_added_and_what_the_last_one_showed
 }
 
 #[test]
-fn nothing_is_due_before_the_kernel_was_read() {
+fn writes_before_first_dump_are_not_due() {
     let mut route_state = RouteState::default();
     want(&mut route_state, key("10.0.0.0/8"), through(1));
     assert!(!route_state.is_known() && !route_state.is_due());
@@ -161,7 +161,7 @@ fn nothing_is_due_before_the_kernel_was_read() {
 }
 
 #[test]
-fn of_several_wishes_the_last_one_counts() {
+fn last_of_several_desired_actions_is_written() {
     let (one, other) = (key("10.0.0.0/8"), key("10.1.0.0/16"));
     let mut route_state = read(&[(one, through(1))]);
     want(&mut route_state, one, through(2));
@@ -181,7 +181,7 @@ fn of_several_wishes_the_last_one_counts() {
 }
 
 #[test]
-fn what_no_plan_made_and_what_is_there_twice_is_replaced() {
+fn unknown_or_duplicate_kernel_route_is_replaced() {
     let (strange, twice) = (key("10.0.0.0/8"), key("10.1.0.0/16"));
     let mut route_state = RouteState::default();
     want(&mut route_state, strange, RouteAction::Unreachable);
@@ -195,7 +195,7 @@ fn what_no_plan_made_and_what_is_there_twice_is_replaced() {
 }
 
 #[test]
-fn what_is_missing_at_another_reading_is_added_and_what_is_too_much_deleted() {
+fn next_dump_adds_missing_and_deletes_surplus_routes() {
     let [stays, missing, surplus] = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);
     let mut route_state = read(&[]);
     want(&mut route_state, stays, through(1));
@@ -206,7 +206,7 @@ fn what_is_missing_at_another_reading_is_added_and_what_is_too_much_deleted() {
 }
 
 #[test]
-fn what_was_refused_is_tried_again_at_the_next_reading_or_wish() {
+fn refused_route_is_retried_at_next_dump_or_change() {
     let one = key("10.0.0.0/8");
     let mut route_state = read(&[]);
     want(&mut route_state, one, through(1));
@@ -228,7 +228,7 @@ fn what_was_refused_is_tried_again_at_the_next_reading_or_wish() {
 }
 
 #[test]
-fn equal_actions_that_the_kernel_shows_are_shared() {
+fn equal_kernel_actions_share_one_allocation() {
     let action = Arc::new(through(1));
     let mut route_state = RouteState::default();
     let keys = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(key);

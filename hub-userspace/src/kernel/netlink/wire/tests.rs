@@ -46,7 +46,7 @@ fn over_the_wire(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
 }
 
 #[test]
-fn routes_read_back_as_planned() {
+fn routes_round_trip_over_netlink() {
     let single = |hop| RouteAction::Unicast { next_hops: vec![hop] };
     let onlink = |via| KernelNextHop { onlink: true, ..hop(3, Some(via), 1) };
     let cases = [
@@ -79,21 +79,21 @@ fn routes_read_back_as_planned() {
 }
 
 #[test]
-fn only_routes_of_our_protocol_are_ours() {
+fn route_of_other_protocol_is_foreign() {
     let mut message = message_of(&planned("10.0.0.0/8", &RouteAction::Unreachable));
     message.header.protocol = RouteProtocol::Bird;
     assert_eq!(our_route(&message), None);
 }
 
 #[test]
-fn a_route_that_no_plan_could_ask_for_has_no_action() {
+fn blackhole_route_has_no_action() {
     let mut message = message_of(&planned("10.0.0.0/8", &RouteAction::Unreachable));
     message.header.kind = RouteType::BlackHole;
     assert_eq!(our_route(&message).map(|(_, action)| action), Some(None));
 }
 
 #[test]
-fn ipv6_next_hops_without_gateway_have_one_on_the_wire_when_there_are_several() {
+fn ipv6_multipath_without_gateway_gets_stand_in_gateway() {
     let gateways = |message: &RouteMessage| -> Vec<Option<IpAddr>> {
         let hops = message.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::MultiPath(hops) => Some(hops),
@@ -109,7 +109,7 @@ fn ipv6_next_hops_without_gateway_have_one_on_the_wire_when_there_are_several() 
 }
 
 #[test]
-fn published_routes_have_a_protocol_of_their_own() {
+fn published_routes_have_their_own_protocol() {
     let through = RouteAction::Unicast { next_hops: vec![hop(1, None, 1)] };
     let protocol = |metric, action: &RouteAction| {
         let key = RouteKey { table: 254, destination: "10.0.0.0/8".parse().unwrap(), metric };
@@ -121,7 +121,7 @@ fn published_routes_have_a_protocol_of_their_own() {
 }
 
 #[test]
-fn rules_of_our_protocol_are_leftovers_and_deleted_as_they_are_shown() {
+fn own_rules_are_deleted_in_kernel_form() {
     let mut message = RuleMessage::default();
     message.header.flags = RuleFlags::IifDetached;
     message.attributes = vec![
@@ -142,7 +142,7 @@ fn rules_of_our_protocol_are_leftovers_and_deleted_as_they_are_shown() {
 }
 
 #[test]
-fn neighbours_read_back_as_planned() {
+fn neighbours_round_trip_over_netlink() {
     for planned in [
         KernelNeighbour::Managed { ifindex: 3, address: address("10.0.0.1") },
         KernelNeighbour::Managed { ifindex: 3, address: address("fe80::1") },
@@ -160,7 +160,7 @@ fn neighbours_read_back_as_planned() {
 }
 
 #[test]
-fn a_permanent_neighbour_of_others_is_in_our_way_and_no_other_is() {
+fn foreign_permanent_neighbour_is_noted_and_dynamic_is_not() {
     let planned = KernelNeighbour::Permanent { ifindex: 3, address: address("10.0.0.1"), mac: [2; 6] };
     let mut message = neighbour(&planned);
     message.attributes.retain(|of| !matches!(of, NeighbourAttribute::Protocol(_)));
@@ -174,7 +174,7 @@ fn a_permanent_neighbour_of_others_is_in_our_way_and_no_other_is() {
 }
 
 #[test]
-fn using_a_neighbour_keeps_it_managed() {
+fn neighbour_use_keeps_managed_flag() {
     let planned = KernelNeighbour::Managed { ifindex: 3, address: address("10.0.0.1") };
     let mut shown = neighbour(&planned);
     shown.header.state = NeighbourState::Reachable;

@@ -84,7 +84,7 @@ impl DriverTask {
                 let unload = Message::default().with("name", &name);
                 tolerate(session.request("unload-conn", &unload).await)?;
                 let shown = connection_of(&name).unwrap_or(&name).to_owned();
-                info!(connection = shown, "its SAs are closed: it has no IPsec any more");
+                info!(connection = shown, "its SAs are closed: its [ipsec] section was removed");
                 let terminate = Message::default().with("ike", name).with("timeout", "-1");
                 // There may be no SA to terminate.
                 match session.request("terminate", &terminate).await {

@@ -391,7 +391,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> String {
             format!("strongSwan does not answer on {socket}: start it, or set vici_socket in [gateway]")
         }
         io::ErrorKind::PermissionDenied => format!("no access to strongSwan's {socket}: run as root, or as its group"),
-        _ => format!("strongSwan cannot be asked on {socket}: {error}"),
+        _ => format!("strongSwan cannot be queried on {socket}: {error}"),
     }
 }
 

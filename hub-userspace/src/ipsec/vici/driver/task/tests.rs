@@ -81,7 +81,7 @@ async fn look(process: i32, lists: Vec<Vec<&'static str>>) -> (Vec<String>, Vec<
 }
 
 #[tokio::test]
-async fn what_is_missing_is_looked_for_by_itself_unless_charon_is_another_one() {
+async fn missing_sa_is_queried_unless_charon_restarted() {
     let same = std::process::id().cast_signed();
     let all = vec![OURS[0], OURS[1], THEIRS];
     let gone = || vec![vec![OURS[1]], vec![], vec![], vec![], vec![], vec![]];

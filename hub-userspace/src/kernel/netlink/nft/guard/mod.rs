@@ -113,7 +113,7 @@ impl Guard {
     pub async fn apply(&mut self, ruleset: &Ruleset) -> Result<()> {
         let contents = Arc::new(TableContents::new(ruleset)?);
         if self.disturbed_so_far()? {
-            debug!("the table inet {TABLE} was changed by somebody else; all of it is written");
+            debug!("the table inet {TABLE} was changed by another process; all of it is written");
             self.applied = None;
         }
         let applied = self.applied.take();
@@ -129,7 +129,7 @@ impl Guard {
                 {
                     Ok(()) => return Ok(()),
                     Err(refusal) => {
-                        debug!("the table inet {TABLE} is not as it was left: {refusal}; all of it is written");
+                        debug!("the table inet {TABLE} has changed: {refusal}; all of it is written");
                     }
                 }
             }
@@ -157,7 +157,7 @@ impl Guard {
         self.with_requests(NftRequests::must_be_free).await
     }
 
-    /// Whether the table exists, whoever created it.
+    /// Whether the table exists, no matter which process created it.
     pub async fn is_there(&self) -> Result<bool> {
         let read =
             |requests: &mut NftRequests| requests.list("reading the nftables table", NftMessage::GetObject, |_| ());
@@ -260,7 +260,7 @@ impl TableContents {
                 return Ok(());
             };
             if attempt < ATTEMPTS {
-                debug!("the nftables table was refused: {refusal}; trying again");
+                debug!("the kernel refused the nftables table: {refusal}; trying again");
                 continue;
             }
             return Err(match Errno::from_raw_os_error(refusal.errno) {

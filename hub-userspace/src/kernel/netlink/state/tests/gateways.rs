@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn gateways_are_those_of_single_next_hop_routes_of_others_in_the_main_table() {
+fn gateways_come_from_foreign_single_hop_main_routes() {
     let mut multipath = route_message("10.1.0.0/16", 5, "10.5.0.2", 0);
     multipath.attributes.retain(|of| matches!(of, RouteAttribute::Destination(_)));
     multipath.attributes.push(RouteAttribute::MultiPath(vec![RouteNextHop::default(); 2]));
@@ -29,7 +29,7 @@ fn gateways_are_those_of_single_next_hop_routes_of_others_in_the_main_table() {
 }
 
 #[test]
-fn the_lowest_metric_is_the_gateway_and_the_next_takes_over() {
+fn lowest_metric_gateway_wins_and_next_takes_over() {
     let key = (5, "10.50.0.0/16".parse().unwrap());
     let mut state = busy_host();
     assert!(apply(&mut state, new_route("10.50.0.0/16", 5, "10.5.0.9", 100)).is_empty());
@@ -41,7 +41,7 @@ fn the_lowest_metric_is_the_gateway_and_the_next_takes_over() {
 }
 
 #[test]
-fn a_replaced_route_leaves_no_gateway_behind_on_its_old_interface() {
+fn replaced_route_removes_gateway_of_old_interface() {
     let net: IpNet = "10.50.0.0/16".parse().unwrap();
     let mut state = busy_host();
     assert!(replace(&mut state, new_route("10.50.0.0/16", 6, "10.6.0.9", 0)).gateways);
@@ -59,14 +59,14 @@ fn a_replaced_route_leaves_no_gateway_behind_on_its_old_interface() {
 }
 
 #[test]
-fn a_deletion_of_another_gateway_is_not_this_ones() {
+fn deletion_of_other_gateway_changes_nothing() {
     let mut state = busy_host();
     assert!(apply(&mut state, del_route("10.50.0.0/16", 5, "10.5.0.77", 0)).is_empty());
     assert_eq!(state.gateways.len(), 2);
 }
 
 #[test]
-fn gateways_on_links_that_are_down_or_unknown_are_dead() {
+fn gateways_on_dead_links_are_forgotten() {
     let mut state = busy_host();
     state.links.get_mut(&5).unwrap().admin_up = false;
     state.links.remove(&6);

@@ -132,7 +132,7 @@ fn busy_host() -> HostState {
 }
 
 #[test]
-fn a_link_is_read_in_full() {
+fn link_message_is_parsed_in_full() {
     let mut message = link_message(9, "eth0.7", true);
     message.attributes.extend([
         LinkAttribute::Link(2),
@@ -159,7 +159,7 @@ fn a_link_is_read_in_full() {
 }
 
 #[test]
-fn a_link_runs_when_its_lower_layer_is_up_and_its_state_is_up_or_unknown() {
+fn link_runs_with_lower_up_and_state_up_or_unknown() {
     let cases = [
         (true, State::Up, true),
         (true, State::Unknown, true),
@@ -177,7 +177,7 @@ fn a_link_runs_when_its_lower_layer_is_up_and_its_state_is_up_or_unknown() {
 }
 
 #[test]
-fn a_raw_ip_link_has_no_ethernet_header_and_no_mac() {
+fn raw_ip_link_has_no_ethernet_header_and_no_mac() {
     let mut message = link_message(1, "ipsec0", true);
     message.header.link_layer_type = LinkLayerType::None;
     message.attributes[2] = LinkAttribute::Address(vec![10, 0, 0, 1]);
@@ -187,7 +187,7 @@ fn a_raw_ip_link_has_no_ethernet_header_and_no_mac() {
 }
 
 #[test]
-fn a_duplicate_event_changes_nothing() {
+fn duplicate_event_changes_nothing() {
     let mut state = busy_host();
     for message in [
         new_link(5, "tun-sh"),
@@ -203,7 +203,7 @@ fn a_duplicate_event_changes_nothing() {
 }
 
 #[test]
-fn a_rename_changes_the_link_and_nothing_else() {
+fn link_rename_changes_link_only() {
     let mut state = busy_host();
     let before = state.clone();
     let changes = apply(&mut state, new_link(5, "renamed"));
@@ -215,7 +215,7 @@ fn a_rename_changes_the_link_and_nothing_else() {
 }
 
 #[test]
-fn a_deleted_link_takes_what_is_on_it_along() {
+fn link_deletion_removes_its_addresses_and_neighbours() {
     let mut state = busy_host();
     let changes = apply(&mut state, del_link(5));
     let all = Changes {
@@ -238,7 +238,7 @@ fn a_deleted_link_takes_what_is_on_it_along() {
 }
 
 #[test]
-fn a_reused_index_starts_bare() {
+fn reused_link_index_starts_empty() {
     let mut state = busy_host();
     apply(&mut state, del_link(5));
     apply(&mut state, new_link(5, "other"));
@@ -249,7 +249,7 @@ fn a_reused_index_starts_bare() {
 }
 
 #[test]
-fn a_port_that_leaves_a_bridge_is_not_a_deleted_link() {
+fn bridge_port_removal_is_no_link_deletion() {
     let mut state = busy_host();
     let before = state.clone();
     let mut message = link_message(5, "tun-sh", true);
@@ -262,7 +262,7 @@ fn a_port_that_leaves_a_bridge_is_not_a_deleted_link() {
 }
 
 #[test]
-fn a_notice_about_one_aspect_of_a_link_does_not_blank_the_rest() {
+fn partial_link_message_keeps_other_attributes() {
     let mut state = busy_host();
     let before = state.clone();
     let mut wireless = link_message(5, "tun-sh", true);
@@ -272,7 +272,7 @@ fn a_notice_about_one_aspect_of_a_link_does_not_blank_the_rest() {
 }
 
 #[test]
-fn a_link_that_goes_down_loses_its_gateways_unannounced() {
+fn link_down_removes_its_gateways() {
     let mut state = busy_host();
     let down = RouteNetlinkMessage::NewLink(link_message(5, "tun-sh", false));
     let changes = apply(&mut state, down);
@@ -282,7 +282,7 @@ fn a_link_that_goes_down_loses_its_gateways_unannounced() {
 }
 
 #[test]
-fn an_address_goes_and_may_take_routes_along_unannounced() {
+fn address_deletion_marks_unannounced_route_changes() {
     let mut state = busy_host();
     let gone = RouteNetlinkMessage::DelAddress(address_message(5, "10.5.0.1/24"));
     let changes = apply(&mut state, gone);
@@ -292,7 +292,7 @@ fn an_address_goes_and_may_take_routes_along_unannounced() {
 }
 
 #[test]
-fn the_near_end_of_a_pair_is_the_address() {
+fn point_to_point_link_uses_local_address() {
     let mut message = address_message(5, "10.5.0.2/24");
     message.attributes[1] = AddressAttribute::Local(Ipv4Addr::new(10, 9, 0, 1).into());
     assert_eq!(address(&message), Some("10.9.0.1/32".parse().unwrap()));
@@ -300,7 +300,7 @@ fn the_near_end_of_a_pair_is_the_address() {
 }
 
 #[test]
-fn a_neighbour_is_usable_in_these_states_only() {
+fn neighbour_usability_follows_its_state() {
     let cases = [
         (NeighbourState::Reachable, true),
         (NeighbourState::Stale, true),
@@ -319,7 +319,7 @@ fn a_neighbour_is_usable_in_these_states_only() {
 }
 
 #[test]
-fn a_neighbour_goes_when_it_fails_or_is_deleted() {
+fn failed_or_deleted_neighbour_is_removed() {
     let key = (5, "10.5.0.2".parse().unwrap());
     let gone = [
         new_neighbour(5, "10.5.0.2", NeighbourState::Failed),
@@ -336,7 +336,7 @@ fn a_neighbour_goes_when_it_fails_or_is_deleted() {
 }
 
 #[test]
-fn a_neighbour_that_moves_has_its_new_mac() {
+fn moved_neighbour_gets_new_mac() {
     let mut state = busy_host();
     let mut message = neighbour_message(5, "10.5.0.2", NeighbourState::Reachable);
     message.attributes[1] = NeighbourAttribute::LinkLayerAddress(vec![9; 6]);
@@ -346,7 +346,7 @@ fn a_neighbour_that_moves_has_its_new_mac() {
 }
 
 #[test]
-fn link_addresses_of_other_lengths_multicast_and_proxies_are_no_neighbours() {
+fn non_ethernet_multicast_and_proxy_entries_are_ignored() {
     let mut infiniband = neighbour_message(5, "10.5.0.9", NeighbourState::Reachable);
     infiniband.attributes[1] = NeighbourAttribute::LinkLayerAddress(vec![1; 20]);
     let mut proxy = neighbour_message(5, "10.5.0.9", NeighbourState::Permanent);
@@ -361,7 +361,7 @@ fn link_addresses_of_other_lengths_multicast_and_proxies_are_no_neighbours() {
 }
 
 #[test]
-fn stale_is_told_unless_it_passed_within_the_burst() {
+fn stale_neighbour_is_reported_unless_probed_in_burst() {
     let key = (5, "10.5.0.2".parse().unwrap());
     let mut state = busy_host();
     let mut changes = Changes::default();

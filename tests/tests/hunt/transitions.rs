@@ -8,9 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arena::{Arena, Variant};
-use crate::everywhere::seed;
 use crate::hunt::Hunt;
 use crate::lifecycle::{during, still_allowed};
+use crate::random::seed;
 
 const BURST: usize = 100;
 
@@ -53,12 +53,12 @@ fn upgrades(variant: Variant) -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_upgrade_to_another_program_opens_nothing() -> anyhow::Result<()> {
+fn program_upgrade_of_xdp_opens_no_hole() -> anyhow::Result<()> {
     upgrades(Variant::ISOLATED)
 }
 
 #[test]
-fn an_upgrade_to_another_program_of_tc_opens_nothing() -> anyhow::Result<()> {
+fn program_upgrade_of_tc_opens_no_hole() -> anyhow::Result<()> {
     upgrades(Variant::ISOLATED.attach("tc"))
 }
 
@@ -166,22 +166,22 @@ fn flushes(variant: Variant, owner: Owner) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_flushed_ruleset_opens_what_is_said_and_closes_again() -> anyhow::Result<()> {
+fn ruleset_flush_opens_documented_hole_until_repair() -> anyhow::Result<()> {
     flushes(Variant::ISOLATED, Owner::Nobody)
 }
 
 #[test]
-fn a_flushed_ruleset_opens_nothing_while_the_table_has_an_owner() -> anyhow::Result<()> {
+fn ruleset_flush_with_table_owner_opens_no_hole() -> anyhow::Result<()> {
     flushes(Variant::ISOLATED, Owner::Agent)
 }
 
 #[test]
-fn a_flushed_ruleset_beside_programs_of_tc_opens_what_is_said_and_closes_again() -> anyhow::Result<()> {
+fn ruleset_flush_with_tc_opens_documented_hole_until_repair() -> anyhow::Result<()> {
     flushes(Variant::PLAIN.attach("tc"), Owner::Nobody)
 }
 
 /// systemd stores the socket that owns the table: nothing opens, whatever happens to the agent.
-fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
+fn held_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
     let seed = seed()?;
     let (arena, tuns) = Arena::build(variant)?;
     let hub = arena.hub();
@@ -236,13 +236,13 @@ fn kept_for_the_next_agent(variant: Variant) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_table_whose_owner_is_kept_by_systemd_opens_nothing_without_an_agent() -> anyhow::Result<()> {
-    kept_for_the_next_agent(Variant::ISOLATED)
+fn table_held_by_systemd_without_agent_opens_no_hole() -> anyhow::Result<()> {
+    held_for_the_next_agent(Variant::ISOLATED)
 }
 
 #[test]
-fn a_table_whose_owner_is_kept_by_systemd_opens_nothing_beside_programs_of_tc() -> anyhow::Result<()> {
-    kept_for_the_next_agent(Variant::PLAIN.attach("tc"))
+fn table_held_by_systemd_with_tc_opens_no_hole() -> anyhow::Result<()> {
+    held_for_the_next_agent(Variant::PLAIN.attach("tc"))
 }
 
 /// Everything that the table protected is gone.
@@ -302,7 +302,7 @@ pub fn unload(hunt: &mut Hunt<'_>, hub: &Namespace, seed: u64, more: impl FnMut(
 const ATTACH: [&str; 3] = ["auto", "tc", "auto"];
 
 #[test]
-fn what_is_taken_away_opens_nothing_on_the_way() -> anyhow::Result<()> {
+fn cleanup_without_agent_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     for attach in ATTACH {
         let (arena, tuns) = Arena::build(Variant::ISOLATED.attach(attach))?;
@@ -317,7 +317,7 @@ fn what_is_taken_away_opens_nothing_on_the_way() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_agent_that_detaches_opens_nothing_on_the_way() -> anyhow::Result<()> {
+fn agent_detach_on_stop_opens_no_hole() -> anyhow::Result<()> {
     let seed = seed()?;
     for attach in ATTACH {
         let variant = Variant::ISOLATED.attach(attach);

@@ -10,12 +10,12 @@ const TIME_EXCEEDED: [(u8, u8); 2] = [(11, 0), (3, 0)];
 const TOO_BIG: [(u8, u8); 2] = [(3, 4), (2, 0)];
 
 #[test]
-fn the_last_hop_brings_time_exceeded_from_the_hub() {
+fn expired_packet_gets_time_exceeded_from_hub() {
     time_exceeded(&HubConfig::offices(&SITES));
 }
 
 #[test]
-fn a_site_whose_routes_are_not_published_gets_its_errors_too() {
+fn expired_packet_of_unpublished_site_gets_time_exceeded() {
     time_exceeded(&HubConfig::offices(&SITES).unpublished());
 }
 
@@ -48,7 +48,7 @@ fn narrow_hub() -> Rig {
 }
 
 #[test]
-fn what_is_longer_than_the_egress_mtu_and_may_not_be_fragmented_brings_that_mtu() {
+fn oversized_df_packet_gets_egress_mtu() {
     let rig = narrow_hub();
     let answers = FrameSocket::open(&rig.world["shanghai"], "wan0").unwrap();
     for (from, to) in hosts(&SHANGHAI, &HANGZHOU) {
@@ -67,7 +67,7 @@ fn what_is_longer_than_the_egress_mtu_and_may_not_be_fragmented_brings_that_mtu(
 }
 
 #[test]
-fn a_tcp_stream_learns_the_mtu_of_the_path() {
+fn tcp_stream_learns_path_mtu() {
     let rig = narrow_hub();
     for to in HANGZHOU.hosts() {
         hub_tests::lab::tcp_transfer(&rig.world["shanghai"], &rig.world["hangzhou"], to, 2_000_000, 5).unwrap();
@@ -76,7 +76,7 @@ fn a_tcp_stream_learns_the_mtu_of_the_path() {
 }
 
 #[test]
-fn what_is_longer_than_the_egress_mtu_and_may_be_fragmented_arrives_in_parts() {
+fn oversized_fragmentable_packet_arrives_in_fragments() {
     let rig = narrow_hub();
     let arrivals = FrameSocket::open(&rig.world["hangzhou"], "wan0").unwrap();
     let shanghai = FrameSocket::open(&rig.world["shanghai"], "wan0").unwrap();

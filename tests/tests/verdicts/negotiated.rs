@@ -56,7 +56,7 @@ fn to(name: &str, packet: &Packet, bytes: u64) -> Expected {
 }
 
 #[test]
-fn without_an_sa_nothing_comes_in_and_the_way_out_stays_open() -> anyhow::Result<()> {
+fn connection_without_sa_drops_inbound_and_passes_outbound() -> anyhow::Result<()> {
     let out = udp4("192.168.0.10", "10.10.10.1");
     table(
         &with_sas(&[], false),
@@ -71,7 +71,7 @@ fn without_an_sa_nothing_comes_in_and_the_way_out_stays_open() -> anyhow::Result
 }
 
 #[test]
-fn what_the_sas_are_for_counts_and_not_the_file() -> anyhow::Result<()> {
+fn negotiated_selectors_override_configured_ones() -> anyhow::Result<()> {
     let sas = [pair("10.10.10.0/25", "192.168.0.0/16", None, [ANY, ANY])];
     let hub = |source| udp4(source, "203.0.113.1");
     let (within, beyond) = (udp4("192.168.0.10", "10.10.10.1"), udp4("192.168.0.10", "10.10.10.200"));
@@ -102,7 +102,7 @@ fn what_the_sas_are_for_counts_and_not_the_file() -> anyhow::Result<()> {
 }
 
 #[test]
-fn limits_to_protocols_and_ports_are_kept_both_ways() -> anyhow::Result<()> {
+fn protocol_and_port_limits_apply_both_ways() -> anyhow::Result<()> {
     let any = "0.0.0.0/0";
     let world = with_sas(
         &[
@@ -145,7 +145,7 @@ fn limits_to_protocols_and_ports_are_kept_both_ways() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_shows_no_ports_is_admitted_by_its_protocol_alone() -> anyhow::Result<()> {
+fn packet_without_ports_is_matched_by_protocol_only() -> anyhow::Result<()> {
     let fragment = |offset| Packet::ipv4("10.10.10.1", "10.10.20.1").tcp(22, 22).payload(8).fragment(offset, true, 7);
     let fragment6 = || Packet::ipv6("fd00:10::1", "fd00:20::1").tcp(22, 22).payload(8).fragment(0, true, 7);
     let sas = |ports: RangeInclusive<u16>| {
@@ -175,7 +175,7 @@ fn what_shows_no_ports_is_admitted_by_its_protocol_alone() -> anyhow::Result<()>
 }
 
 #[test]
-fn types_and_codes_of_icmp_stand_for_ports() -> anyhow::Result<()> {
+fn icmp_type_and_code_are_matched_as_ports() -> anyhow::Result<()> {
     let sas = [
         pair("10.10.10.0/24", "0.0.0.0/0", Some(1), [0x0800..=0x0800, ANY]),
         pair("10.10.10.0/24", "0.0.0.0/0", Some(1), [ANY, 0x0300..=0x03ff]),
@@ -202,7 +202,7 @@ fn types_and_codes_of_icmp_stand_for_ports() -> anyhow::Result<()> {
 
 /// "beijing" and "chengdu" share one interface: see the gateway.
 #[test]
-fn on_a_shared_interface_a_limit_tells_connections_apart() -> anyhow::Result<()> {
+fn port_limit_selects_connection_on_shared_interface() -> anyhow::Result<()> {
     use crate::gateway::TUN;
     let mut world = gateway();
     for connection in &mut world.connections {

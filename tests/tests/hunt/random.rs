@@ -42,7 +42,7 @@ pub fn seed() -> anyhow::Result<u64> {
 }
 
 #[test]
-fn nothing_arrives_beyond_policy() -> anyhow::Result<()> {
+fn random_packets_stay_within_policy() -> anyhow::Result<()> {
     let seed = seed()?;
     let packets = number("VPNHUB_HUNT")?.unwrap_or(PACKETS).div_ceil(VARIANTS.len() as u64);
     let mut failures = Vec::new();
@@ -88,12 +88,12 @@ fn hunt_through(kind: Kind) -> anyhow::Result<()> {
 
 #[test]
 #[ignore = "needs WireGuard and GRE in the kernel: cargo xtask vm-test"]
-fn nothing_arrives_beyond_policy_through_wireguard_and_gre() -> anyhow::Result<()> {
+fn random_packets_by_wireguard_and_gre_stay_within_policy() -> anyhow::Result<()> {
     hunt_through(Kind::WireGuard)
 }
 
 #[test]
 #[ignore = "needs ESP, xfrm interfaces and GRE in the kernel: cargo xtask vm-test"]
-fn nothing_arrives_beyond_policy_through_xfrm_and_gre() -> anyhow::Result<()> {
+fn random_packets_by_xfrm_and_gre_stay_within_policy() -> anyhow::Result<()> {
     hunt_through(Kind::Xfrm)
 }

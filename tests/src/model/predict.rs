@@ -46,7 +46,7 @@ pub enum Mark {
 
 /// A verdict with all changes to the counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Prediction {
     pub verdict: Verdict,
     pub counts: Vec<(Account, Count)>,
     /// Of a passed packet; XDP writes none.
@@ -91,13 +91,13 @@ impl Trail {
 
 impl World {
     /// The verdict on a frame that arrives at a hook of the interface with this index.
-    pub fn judge(&self, hook: Hook, interface: u32, frame: &[u8]) -> Judgement {
+    pub fn predict(&self, hook: Hook, interface: u32, frame: &[u8]) -> Prediction {
         let (verdict, mut trail) = self.verdict(hook, interface, frame);
         if let Verdict::Pass(reason) | Verdict::Drop(reason) = &verdict {
             trail.counts.push((trail.account.clone(), Count::Reason(reason)));
         }
         let mark = if let Verdict::Pass(reason) = &verdict { Some(trail.mark(reason)) } else { None };
-        Judgement { verdict, counts: trail.counts, mark }
+        Prediction { verdict, counts: trail.counts, mark }
     }
 
     /// The rules about sources that decided a frame's verdict, abbreviated: several share one reason.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[test]
-fn passes_what_has_nowhere_to_go_now() -> anyhow::Result<()> {
+fn packets_without_live_next_hop_are_passed_to_kernel() -> anyhow::Result<()> {
     let from_sh4 = |destination| into(SH, &udp4("10.10.10.1", destination));
     let from_sh6 = |destination| into(SH, &udp6("fd00:10::1", destination));
     let down =
@@ -103,7 +103,7 @@ fn share_of_shanghai(program: &mut Program, world: &World, flow: &dyn Fn(u16) ->
 }
 
 #[test]
-fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
+fn flows_are_shared_by_weight_and_state() -> anyhow::Result<()> {
     // Percentage of flows for "shanghai".
     let rows = [
         ("both active", (100, true), (100, true), 50),
@@ -141,7 +141,7 @@ fn shares_flows_by_weight_and_state() -> anyhow::Result<()> {
 
 /// Otherwise the receiver gets a datagram's fragments over two tunnels, at two speeds.
 #[test]
-fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
+fn fragments_of_one_packet_take_same_next_hop() -> anyhow::Result<()> {
     with_program(&DEVICES, |_, program| {
         program.install(&gateway())?;
         let mut ways = BTreeMap::<Vec<u8>, u32>::new();
@@ -180,7 +180,7 @@ fn all_fragments_of_a_packet_go_one_way() -> anyhow::Result<()> {
 
 /// An incomplete transport header has no ports, whatever follows the packet in its frame.
 #[test]
-fn what_follows_a_packet_does_not_choose_its_way() -> anyhow::Result<()> {
+fn trailer_does_not_affect_next_hop() -> anyhow::Result<()> {
     with_program(&DEVICES, |_, program| {
         program.install(&gateway())?;
         let short = Packet::ipv4("192.168.0.10", "10.10.100.1").protocol(UDP).payload(3);
@@ -198,7 +198,7 @@ fn what_follows_a_packet_does_not_choose_its_way() -> anyhow::Result<()> {
 
 /// The share is exact: each of the 256 buckets belongs to one or the other.
 #[test]
-fn a_share_smaller_than_a_bucket_is_still_one_s_own() -> anyhow::Result<()> {
+fn share_below_one_bucket_still_gets_flows() -> anyhow::Result<()> {
     with_program(&DEVICES, |_, program| {
         let flow = |port| Packet::ipv4("192.168.0.10", "10.10.100.1").udp(port, 53);
         let share = share_of_shanghai(program, &weighted((1, true), (100, true)), &flow)?;
@@ -211,7 +211,7 @@ fn a_share_smaller_than_a_bucket_is_still_one_s_own() -> anyhow::Result<()> {
 
 /// The device is deleted, and the agent has not noticed yet.
 #[test]
-fn drops_what_would_leave_by_a_device_that_is_gone() -> anyhow::Result<()> {
+fn packet_to_deleted_device_is_dropped_and_counted() -> anyhow::Result<()> {
     with_program(&DEVICES, |namespace, program| {
         program.install(&gateway())?;
         let frame = into(SH, &udp4("10.10.10.1", "10.10.20.1"));

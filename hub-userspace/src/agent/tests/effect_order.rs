@@ -76,7 +76,7 @@ fn links() -> Changes {
 }
 
 #[test]
-fn link_down_moves_flows_before_anything_else() {
+fn link_down_moves_flows_first() {
     let mut agent = agent(&["a", "b"]);
     let mut host = host(&["a", "b"]);
     host.links.get_mut(&10).expect("it is there").running = false;
@@ -87,7 +87,7 @@ fn link_down_moves_flows_before_anything_else() {
 }
 
 #[test]
-fn a_new_site_is_denied_before_it_is_attached_and_before_a_route_leads_there() {
+fn new_site_is_guarded_before_attachment_and_routes() {
     let mut agent = agent(&["a"]);
     agent.see(host(&["a", "b"]), links()).expect("it does not fail");
     agent.log();
@@ -100,7 +100,7 @@ fn a_new_site_is_denied_before_it_is_attached_and_before_a_route_leads_there() {
 }
 
 #[test]
-fn a_site_that_goes_is_denied_until_no_route_leads_there() {
+fn removed_site_is_guarded_until_routes_are_gone() {
     let mut agent = agent(&["a", "b"]);
     agent.take(change(&agent, &["a"])).expect("it does not fail");
     let log = agent.log();
@@ -114,7 +114,7 @@ fn a_site_that_goes_is_denied_until_no_route_leads_there() {
 }
 
 #[test]
-fn a_group_that_cannot_be_joined_is_left_by_nobody_and_joined_later() {
+fn failed_device_group_join_is_retried() {
     let mut agent = agent(&["a", "b"]);
     agent.take(change(&agent, &["a"])).expect("it does not fail");
     agent.see(host(&["a", "b"]), links()).expect("it does not fail");
@@ -129,7 +129,7 @@ fn a_group_that_cannot_be_joined_is_left_by_nobody_and_joined_later() {
 }
 
 #[test]
-fn without_the_nftables_table_nothing_is_attached() {
+fn start_without_nftables_attaches_nothing() {
     let mut agent = Agent::new(config(&["a"]), &host(&["a"]), Instant::now());
     agent.state.borrow_mut().guard_fails = true;
     let error = agent.take(Event::Start).expect_err("there is no table").to_string();
@@ -138,7 +138,7 @@ fn without_the_nftables_table_nothing_is_attached() {
 }
 
 #[test]
-fn what_could_not_be_written_is_written_later() {
+fn failed_write_is_retried() {
     let mut agent = agent(&["a"]);
     agent.see(host(&["a", "b"]), links()).expect("it does not fail");
     agent.state.borrow_mut().fails_in = Some(3);
@@ -152,7 +152,7 @@ fn what_could_not_be_written_is_written_later() {
 }
 
 #[test]
-fn the_next_look_puts_back_what_others_may_have_removed() {
+fn periodic_audit_rewrites_guard() {
     let mut agent = agent(&["a"]);
     agent.now = agent.world.due();
     agent.take(Event::Due).expect("it does not fail");
@@ -234,7 +234,7 @@ fn tunnels_that_differ_in_counters_alone_cause_no_work() {
 }
 
 #[test]
-fn listeners_are_told_what_is_new() {
+fn state_change_is_reported_once_with_reason() {
     let mut agent = agent(&["a"]);
     let reported = agent.reported().expect("of the start");
     assert_eq!((reported.connection.as_str(), reported.state, reported.was), ("a", State::Up, None));
