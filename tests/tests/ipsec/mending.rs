@@ -110,6 +110,8 @@ fn added_on_the_hub() {
     office.charon.load("shanghai", &text.replace("start_action = trap", "start_action = none")).unwrap();
     let after = lab.wait_for_status(|status| missing(status).is_empty()).unwrap();
     assert_eq!(after.since(&status, "shanghai", "state_changes"), 0, "{:#}", *after);
+    let (old, new) = (spis(&status, "shanghai"), spis(&after, "shanghai"));
+    assert!(new.len() == 2 && new.contains(&old[0]), "the first SA stays: {:#}", *after);
     lab.stop().unwrap();
 }
 

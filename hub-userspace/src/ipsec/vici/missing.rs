@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{desired::child_selectors, table::Tunnel};
+use super::{
+    desired::{ChildSelectors, child_selectors},
+    table::Tunnel,
+};
 use crate::{
     config::ipsec::TunnelParameters,
     policy::{
@@ -30,7 +33,7 @@ pub struct MissingSelectors {
 pub fn missing(tunnel: &TunnelParameters<'_>, state: &Tunnel) -> Vec<MissingSelectors> {
     let pairs = state.pairs();
     let mut missing = Vec::new();
-    for (child, locals, remotes) in child_selectors(tunnel) {
+    for ChildSelectors { name: child, local: locals, remote: remotes } in child_selectors(tunnel) {
         let is_narrowed = state.children.iter().any(|live| live.name == child);
         for local in &locals {
             for remote in remotes.iter().filter(|remote| same_family(**remote, *local)) {

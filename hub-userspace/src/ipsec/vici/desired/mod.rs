@@ -276,39 +276,67 @@ fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<
     if ipsec.ike.version == IkeVersion::V1(IkeV1Mode::Aggressive) {
         message = message.with("aggressive", "yes");
     }
-    let mut children = Message::default();
-    for (name, local, remote) in child_selectors(tunnel) {
-        let (lifetime, renewed) = (ipsec.esp.lifetime.as_secs(), ipsec.esp.lifetime.as_secs() * 9 / 10);
-        let mut child = Message::default()
-            .with_list("local_ts", local.iter().map(IpNet::to_string))
-            .with_list("remote_ts", remote.iter().map(IpNet::to_string))
-            .with_list("esp_proposals", texts(&ipsec.esp.proposals))
-            .with("rekey_time", seconds(renewed))
-            .with("life_time", seconds(lifetime))
-            .with("rekey_packets", REKEY_PACKETS)
-            .with("start_action", ipsec.start.name());
+    let children = child_selectors(tunnel).into_iter().fold(Message::default(), |children, selectors| {
+        let mut child = child(tunnel, &selectors).with("start_action", ipsec.start.name());
         if ipsec.start == StartAction::Start {
             child = child.with("dpd_action", "start").with("close_action", "start");
         }
-        if let Some(id) = ipsec.if_id {
-            child = child.with("if_id_in", id.to_string()).with("if_id_out", id.to_string());
-        }
-        children = children.with_section(&name, child);
-    }
+        children.with_section(&selectors.name, child)
+    });
     message.with_section("local-1", local).with_section("remote-1", remote).with_section("children", children)
+}
+
+/// A child without actions of its own.
+fn child(tunnel: &TunnelParameters<'_>, selectors: &ChildSelectors) -> Message {
+    let esp = &tunnel.ipsec.esp;
+    let (lifetime, renewed) = (esp.lifetime.as_secs(), esp.lifetime.as_secs() * 9 / 10);
+    let mut child = Message::default()
+        .with_list("local_ts", selectors.local.iter().map(IpNet::to_string))
+        .with_list("remote_ts", selectors.remote.iter().map(IpNet::to_string))
+        .with_list("esp_proposals", esp.proposals.iter().map(ToString::to_string))
+        .with("rekey_time", format!("{renewed}s"))
+        .with("life_time", format!("{lifetime}s"))
+        .with("rekey_packets", REKEY_PACKETS);
+    if let Some(id) = tunnel.ipsec.if_id {
+        child = child.with("if_id_in", id.to_string()).with("if_id_out", id.to_string());
+    }
+    child
+}
+
+/// The message of a connection with more children, which charon initiates on request only.
+pub fn with_children(message: &Message, tunnel: &TunnelParameters<'_>, more: &[ChildSelectors]) -> Message {
+    let children = message.section("children").cloned().unwrap_or_default();
+    let add = |children: Message, selectors: &ChildSelectors| {
+        children.with_section(&selectors.name, child(tunnel, selectors))
+    };
+    message.clone().without("children").with_section("children", more.iter().fold(children, add))
+}
+
+/// The selectors of a child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildSelectors {
+    /// charon's name.
+    pub name: String,
+    pub local: Vec<IpNet>,
+    pub remote: Vec<IpNet>,
 }
 
 /// The children of a connection, by name: one for `IKEv2`. `IKEv1` allows one prefix per side, so it needs one child
 /// per pair.
-pub fn child_selectors(tunnel: &TunnelParameters<'_>) -> Vec<(String, Vec<IpNet>, Vec<IpNet>)> {
+pub fn child_selectors(tunnel: &TunnelParameters<'_>) -> Vec<ChildSelectors> {
     let name = name_of(tunnel.name);
     let (local, remote) = (&tunnel.connection.local_cidrs, &tunnel.connection.remote_cidrs);
     if tunnel.ipsec.ike.version == IkeVersion::V2 {
-        return vec![(name, local.clone(), remote.clone())];
+        return vec![ChildSelectors { name, local: local.clone(), remote: remote.clone() }];
     }
     let pairs = local.iter().flat_map(|local| remote.iter().map(move |remote| (*local, *remote)));
     let pairs = pairs.filter(|(local, remote)| local.addr().is_ipv4() == remote.addr().is_ipv4());
-    pairs.zip(1..).map(|((local, remote), number)| (format!("{name}-{number}"), vec![local], vec![remote])).collect()
+    let child = |((local, remote), number): ((IpNet, IpNet), u32)| ChildSelectors {
+        name: format!("{name}-{number}"),
+        local: vec![local],
+        remote: vec![remote],
+    };
+    pairs.zip(1..).map(child).collect()
 }
 
 #[cfg(test)]

@@ -60,10 +60,6 @@ pub struct DriverTask {
     process: Option<i32>,
     looks: Looks,
     retries: Retries,
-    /// Narrowed child SAs that newer ones may replace, by charon's name of the connection.
-    replacing: BTreeMap<String, BTreeSet<u64>>,
-    /// Connections of these that have changed.
-    replaced: BTreeSet<String>,
     strangers: Strangers,
     /// charon's names of the connections of a site's address.
     sites: BTreeMap<IpAddr, Vec<String>>,
@@ -107,8 +103,6 @@ impl DriverTask {
             process: None,
             looks: Looks::new(Instant::now()),
             retries: Retries::default(),
-            replacing: BTreeMap::new(),
-            replaced: BTreeSet::new(),
             strangers: Strangers::default(),
             lost: None,
             heard: false,
@@ -233,7 +227,6 @@ impl DriverTask {
 
     async fn serve_until_broken(&mut self, session: &mut Session, socket: &Path) -> Result<(), SessionError> {
         self.loaded = DesiredState::default();
-        self.replacing.clear();
         self.meet(session);
         // First, so that no later event is missed.
         session.subscribe(&EVENTS).await?;
@@ -269,7 +262,6 @@ impl DriverTask {
                 return Ok(());
             }
             self.publish();
-            self.close_replaced(session).await?;
             yield_now().await;
         }
     }
@@ -359,14 +351,10 @@ impl DriverTask {
 
     /// Updates a tunnel in the view. Returns whether it differs.
     fn update(&mut self, view: &mut Tunnels, name: &str, is_reconfigured: bool) -> bool {
-        let charon_name = name_of(name);
-        let tunnel = self.table.tunnel(&charon_name);
+        let tunnel = self.table.tunnel(&name_of(name));
         let old = view.tunnels.get(name);
         if is_reconfigured || old.is_none_or(|old| !old.is_same(&tunnel)) {
             self.set_retry(name, &tunnel);
-            if self.replacing.contains_key(&charon_name) {
-                self.replaced.insert(charon_name);
-            }
         }
         if old.is_some_and(|old| **old == tunnel) {
             return false;

@@ -1,17 +1,17 @@
 //! Initiates what is missing.
 
-use std::{collections::BTreeSet, mem};
+use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
     super::{
         super::{
-            desired::name_of,
-            event::ChildSa,
+            desired::{ChildSelectors, name_of, with_children},
             message::Message,
-            missing::missing,
+            missing::{MissingSelectors, missing},
             session::{Session, SessionError},
             table::Tunnel,
         },
@@ -19,7 +19,7 @@ use super::{
     },
     DriverTask,
 };
-use crate::config::ipsec::StartAction;
+use crate::config::ipsec::{IkeVersion, StartAction, TunnelParameters};
 
 impl DriverTask {
     /// Schedules the next attempt for a tunnel in this state.
@@ -53,10 +53,9 @@ impl DriverTask {
         Ok(())
     }
 
-    /// Initiates the children without SAs, and those whose selectors the site has narrowed: a rekeying would keep them
-    /// narrow, as the site answers it with the selectors of the old SA. That SA carries traffic until another one
-    /// replaces it. With `children`, rekeys all other child SAs. Returns at once; events report the result. The inner
-    /// error is strongSwan's refusal.
+    /// Initiates the children without SAs. What the site has narrowed away gets children of its own: a rekeying keeps
+    /// the selectors of the old SA, and charon establishes no second SA of the same child. With `children`, also rekeys
+    /// all child SAs. Returns at once; events report the result. The inner error is strongSwan's refusal.
     pub(super) async fn renegotiate(
         &mut self,
         session: &mut Session,
@@ -64,103 +63,115 @@ impl DriverTask {
         children: bool,
     ) -> Result<Result<Vec<String>, String>, SessionError> {
         let charon_name = name_of(name);
-        let Some(tunnel) = self.config.tunnel(name).filter(|_| self.loaded.connections.contains_key(&charon_name))
-        else {
+        let loaded = self.loaded.connections.get(&charon_name);
+        let Some((tunnel, message)) = self.config.tunnel(name).zip(loaded) else {
             return Ok(Err(format!("connection {name} has no IPsec loaded into strongSwan")));
         };
         let state = self.table.tunnel(&charon_name);
         let missing = missing(&tunnel, &state);
-        let initiated: BTreeSet<&str> = missing.iter().map(|missing| missing.child.as_str()).collect();
-        let narrowed = state.children.iter().filter(|child| initiated.contains(child.name.as_str()));
-        let narrowed: BTreeSet<u64> = narrowed.map(|child| child.id).collect();
-        let rekeyed = state.children.iter().map(|child| child.name.as_str());
-        let rekeyed: BTreeSet<&str> = rekeyed.filter(|child| children && !initiated.contains(child)).collect();
-        if !narrowed.is_empty() {
-            self.replacing.insert(charon_name.clone(), narrowed);
+        let rest = rest(&tunnel, &state, &missing);
+        let initiated = missing.iter().filter(|missing| !missing.is_narrowed).map(|missing| missing.child.clone());
+        let initiated: BTreeSet<String> = initiated.chain(rest.iter().map(|child| child.name.clone())).collect();
+        let rekeyed: BTreeSet<&str> = state.children.iter().map(|child| child.name.as_str()).collect();
+        let mut commands = Vec::new();
+        if !rest.is_empty() {
+            let connection = with_children(message, &tunnel, &rest);
+            commands.push(("load-conn", Message::default().with_section(&charon_name, connection)));
         }
-        let commands = initiated.iter().map(|child| ("initiate", *child));
-        let commands = commands.chain(rekeyed.iter().map(|child| ("rekey", *child)));
+        let of_child = |child: &str| Message::default().with("child", child).with("ike", &charon_name);
+        commands.extend(initiated.iter().map(|child| ("initiate", of_child(child).with("timeout", "-1"))));
+        commands.extend(rekeyed.iter().filter(|_| children).map(|child| ("rekey", of_child(child))));
         let mut done = Vec::new();
-        for (command, child) in commands {
-            let mut message = Message::default().with("child", child).with("ike", &charon_name);
-            if command == "initiate" {
-                message = message.with("timeout", "-1");
-            }
+        for (command, message) in commands {
             match session.request(command, &message).await {
                 Err(error) if error.is_refusal() => {
                     warn!(connection = name, "{error}");
                     return Ok(Err(error.to_string()));
                 }
-                result => result.map(|_| done.push(format!("{command} {child}")))?,
+                result => _ = result?,
             }
+            done.extend(message.value("child").map(|child| format!("{command} {child}")));
         }
         Ok(Ok(done))
     }
-
-    /// Closes the narrowed child SAs of changed connections if newer ones admit as much.
-    pub(super) async fn close_replaced(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        for name in mem::take(&mut self.replaced) {
-            let Some(old) = self.replacing.get_mut(&name) else { continue };
-            let state = self.table.tunnel(&name);
-            let redundant = redundant(&state, old);
-            old.retain(|id| !redundant.contains(id) && state.children.iter().any(|child| child.id == *id));
-            if old.is_empty() {
-                self.replacing.remove(&name);
-            }
-            for id in redundant {
-                let message = Message::default().with("child-id", id.to_string()).with("timeout", "-1");
-                // It may have ended meanwhile.
-                match session.request("terminate", &message).await {
-                    Err(error) if !error.is_refusal() => return Err(error),
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
-/// The old child SAs whose selectors a newer SA of the same child has, too.
-fn redundant(state: &Tunnel, old: &BTreeSet<u64>) -> Vec<u64> {
-    let (old, new): (Vec<&ChildSa>, Vec<&ChildSa>) = state.children.iter().partition(|child| old.contains(&child.id));
-    let has_all = |new: &ChildSa, old: &ChildSa| new.name == old.name && new.pairs().is_superset(&old.pairs());
-    old.into_iter().filter(|old| new.iter().any(|new| has_all(new, old))).map(|old| old.id).collect()
+/// Children for selectors that the site has narrowed away: one for `IKEv2`, one for each pair for `IKEv1`. Their names
+/// are not in use.
+fn rest(tunnel: &TunnelParameters<'_>, state: &Tunnel, missing: &[MissingSelectors]) -> Vec<ChildSelectors> {
+    let narrowed: Vec<&MissingSelectors> = missing.iter().filter(|missing| missing.is_narrowed).collect();
+    let groups = if tunnel.ipsec.ike.version == IkeVersion::V2 { narrowed.len() } else { 1 };
+    let used: BTreeSet<&str> = state.children.iter().map(|child| child.name.as_str()).collect();
+    let names = (1..).map(|number| format!("{}-rest-{number}", name_of(tunnel.name)));
+    let mut names = names.filter(|name| !used.contains(name.as_str()));
+    let prefixes = |pairs: &[&MissingSelectors], side: fn(&MissingSelectors) -> IpNet| {
+        let prefixes: BTreeSet<IpNet> = pairs.iter().map(|pair| side(pair)).collect();
+        prefixes.into_iter().collect()
+    };
+    let child = |(pairs, name): (&[&MissingSelectors], String)| ChildSelectors {
+        name,
+        local: prefixes(pairs, |pair| pair.local),
+        remote: prefixes(pairs, |pair| pair.remote),
+    };
+    narrowed.chunks(groups.max(1)).zip(&mut names).map(child).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipsec::vici::selector::TrafficSelector;
+    use crate::ipsec::vici::event::ChildSa;
+
+    fn told(version: u8, used: &[&str]) -> Vec<(String, String, String)> {
+        let text = format!(
+            r#"
+[gateway]
+name = "hub"
+address = "203.0.113.1"
+[customer_gateway.a]
+address = "198.51.100.1"
+[connection.a]
+customer_gateway = "a"
+interface = "xfrm-a"
+local_cidrs = ["192.168.0.0/24"]
+remote_cidrs = ["10.1.0.0/24"]
+[connection.a.ipsec]
+psk_file = "/nowhere/psk"
+allow_weak = true
+ike = {{ version = {version} }}
+"#
+        );
+        let config = crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+        let missing = |remote: &str, is_narrowed| MissingSelectors {
+            child: "vpnhub-a".into(),
+            remote: remote.parse().expect("a prefix"),
+            local: "192.168.0.0/24".parse().expect("a prefix"),
+            is_narrowed,
+        };
+        let all = [missing("10.1.0.0/24", true), missing("10.1.1.0/24", true), missing("10.1.2.0/24", false)];
+        let child = |name: &&str| ChildSa {
+            id: 1,
+            name: (*name).to_owned(),
+            state: "INSTALLED".into(),
+            spi_in: String::new(),
+            spi_out: String::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            age: 0,
+            local: Vec::new(),
+            remote: Vec::new(),
+        };
+        let state = Tunnel { children: used.iter().map(child).collect(), ..Tunnel::default() };
+        let rest = rest(&config.tunnel("a").expect("it has one"), &state, &all);
+        let text = |prefixes: &[IpNet]| prefixes.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" ");
+        rest.into_iter().map(|child| (child.name, text(&child.local), text(&child.remote))).collect()
+    }
 
     #[test]
-    fn narrowed_sas_are_redundant_once_a_newer_one_admits_as_much() {
-        let sa = |id, name: &str, remote: &str| {
-            let selectors =
-                |text: &str| text.split(' ').map(|text| TrafficSelector::parse(text).expect("one")).collect();
-            ChildSa {
-                id,
-                name: name.into(),
-                state: "INSTALLED".into(),
-                spi_in: String::new(),
-                spi_out: String::new(),
-                bytes_in: 0,
-                bytes_out: 0,
-                age: 0,
-                local: selectors("192.168.0.0/24"),
-                remote: selectors(remote),
-            }
-        };
-        let old = sa(1, "a", "10.1.0.0/24");
-        for (what, new, expected) in [
-            ("wider", vec![sa(2, "a", "10.1.0.0/24 10.1.1.0/24")], vec![1]),
-            ("the same", vec![sa(2, "a", "10.1.0.0/24")], vec![1]),
-            ("another part", vec![sa(2, "a", "10.1.1.0/24")], vec![]),
-            ("of another child", vec![sa(2, "b", "10.1.0.0/24")], vec![]),
-            ("none", vec![], vec![]),
-        ] {
-            let children = [vec![old.clone()], new].concat();
-            let state = Tunnel { children, ..Tunnel::default() };
-            assert_eq!(redundant(&state, &[1].into()), expected, "{what}");
-        }
+    fn narrowed_selectors_get_children_of_their_own_with_unused_names() {
+        let (one, two, both) = ("10.1.0.0/24", "10.1.1.0/24", "10.1.0.0/24 10.1.1.0/24");
+        let row = |name: &str, remote: &str| (name.to_owned(), "192.168.0.0/24".to_owned(), remote.to_owned());
+        assert_eq!(told(2, &["vpnhub-a"]), [row("vpnhub-a-rest-1", both)]);
+        assert_eq!(told(2, &["vpnhub-a", "vpnhub-a-rest-1"]), [row("vpnhub-a-rest-2", both)]);
+        assert_eq!(told(1, &["vpnhub-a-rest-1"]), [row("vpnhub-a-rest-2", one), row("vpnhub-a-rest-3", two)]);
     }
 }
