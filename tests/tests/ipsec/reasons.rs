@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use hub_tests::lab::{Esp, HubConfig, IpsecLab, IpsecOptions, SHANGHAI, Status};
+use hub_tests::lab::{Esp, HUB_PUBLIC, HubConfig, IpsecLab, IpsecOptions, SHANGHAI, Status};
 use rcgen::date_time_ymd;
 
+use crate::cases::spis;
 use crate::certificates::{Authority, Files, configure, hub_pair};
 use crate::mending::{command, reload};
 use crate::{Case, Needs};
@@ -16,6 +17,7 @@ pub const CASES: &[Case] = &[
     (Needs::StrongSwan, "reasons::site_that_connects_from_another_address_is_named", other_address),
     (Needs::StrongSwan, "reasons::site_with_another_identity_is_refused_with_that_reason", other_identity),
     (Needs::StrongSwan, "reasons::renewed_secret_is_named_by_reload", renewed_secret),
+    (Needs::StrongSwan, "reasons::renewed_certificate_interrupts_nothing_and_is_used_next", renewed_certificate),
 ];
 
 /// What `openssl ecparam -genkey -name prime256v1` writes before the key.
@@ -138,6 +140,35 @@ fn renewed_secret() {
     // The SAs stay as they are until the next negotiation.
     let after = lab.agent.status().unwrap();
     assert_eq!(after.since(&before, "shanghai", "state_changes"), 0);
-    assert_eq!(crate::cases::spis(&before, "shanghai"), crate::cases::spis(&after, "shanghai"));
+    assert_eq!(spis(&before, "shanghai"), spis(&after, "shanghai"));
+    lab.stop().unwrap();
+}
+
+fn renewed_certificate() {
+    let authority = Authority::new("Authority");
+    let files = Files::new(&hub_pair(&authority), &[("ca.crt", &authority)]);
+    let lab = prepare(waiting().hub_begins(), |config| files.configure(config, "ca.crt"));
+    configure(&lab, "shanghai", &authority.issue("Site", SHANGHAI.public4().into(), None), &authority);
+    let before = lab.wait_until_up().unwrap();
+
+    let renewed = authority.issue("Renewed", HUB_PUBLIC.into(), None);
+    files.write("hub.crt", &renewed.certificate, 0o644);
+    files.write("hub.key", &renewed.key, 0o600);
+    let said = command(&lab, &["reload"]);
+    assert_eq!(said, "reloaded: the configuration is the same; secrets or certificates renewed: shanghai\n");
+    let after = lab.agent.status().unwrap();
+    assert_eq!(after.since(&before, "shanghai", "state_changes"), 0);
+    assert_eq!(spis(&before, "shanghai"), spis(&after, "shanghai"));
+
+    // The next negotiation has the new one.
+    let site = &lab.office("shanghai").charon;
+    let received = "received end entity cert \"O=Example, CN=Renewed\"";
+    assert!(!site.log().contains(received));
+    site.swanctl(&["--terminate", "--ike", "shanghai"]).unwrap();
+    let is_new = |status: &Status| {
+        let new = spis(status, "shanghai");
+        site.log().contains(received) && new.len() == 1 && new != spis(&before, "shanghai")
+    };
+    lab.wait_for_status(is_new).unwrap();
     lab.stop().unwrap();
 }

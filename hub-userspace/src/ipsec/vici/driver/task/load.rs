@@ -1,13 +1,13 @@
 //! Loads the desired state into charon.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use imbl::OrdMap;
 use tracing::{info, warn};
 
 use super::{
     super::super::{
-        desired::{CharonStep, DesiredState, Loaded, connection_of},
+        desired::{CharonStep, DesiredState, Loaded, connection_of, differs_in_certificates_alone},
         message::Message,
         session::{Session, SessionError},
     },
@@ -47,11 +47,24 @@ impl DriverTask {
 
     /// Loads the differences into charon. A refusal is a problem of the connections that use the object. It is loaded
     /// again with the next change of the configuration or reload.
+    ///
+    /// charon would end the SAs of a connection with other certificates. Only a new negotiation needs these, so they
+    /// are loaded when the connection is down.
     pub(super) async fn load(&mut self, session: &mut Session) -> Result<(), SessionError> {
         let steps = self.desired.steps_from(&self.loaded);
-        self.loaded = self.desired.clone();
+        let before = mem::replace(&mut self.loaded, self.desired.clone());
         self.refusals.0.clear();
+        self.deferred.clear();
         for step in steps {
+            if let CharonStep::Load { loaded: Loaded::Connection(name), .. } = &step
+                && self.table.is_up(name)
+                && let Some((old, new)) = before.connections.get(name).zip(self.desired.connections.get(name))
+                && differs_in_certificates_alone(old, new)
+            {
+                self.loaded.connections.insert(name.clone(), old.clone());
+                self.deferred.insert(name.clone());
+                continue;
+            }
             self.carry_out(session, step).await?;
             self.absorb(session)?;
         }

@@ -55,6 +55,10 @@ pub struct DriverTask {
     refusals: Refusals,
     /// Connections whose files have changed, and nobody has been told yet.
     renewed: BTreeSet<String>,
+    /// Connections that are loaded with other certificates when they are down, by charon's name.
+    deferred: BTreeSet<String>,
+    /// One of these is down.
+    must_load: bool,
     table: SaTable,
     /// The charon process whose SAs are in the table.
     process: Option<i32>,
@@ -99,6 +103,8 @@ impl DriverTask {
             loaded: DesiredState::default(),
             refusals: Refusals::default(),
             renewed: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            must_load: false,
             table: SaTable::default(),
             process: None,
             looks: Looks::new(Instant::now()),
@@ -262,6 +268,9 @@ impl DriverTask {
                 return Ok(());
             }
             self.publish();
+            if mem::take(&mut self.must_load) {
+                self.load(session).await?;
+            }
             yield_now().await;
         }
     }
@@ -351,7 +360,9 @@ impl DriverTask {
 
     /// Updates a tunnel in the view. Returns whether it differs.
     fn update(&mut self, view: &mut Tunnels, name: &str, is_reconfigured: bool) -> bool {
-        let tunnel = self.table.tunnel(&name_of(name));
+        let charon_name = name_of(name);
+        let tunnel = self.table.tunnel(&charon_name);
+        self.must_load |= !tunnel.is_up() && self.deferred.contains(&charon_name);
         let old = view.tunnels.get(name);
         if is_reconfigured || old.is_none_or(|old| !old.is_same(&tunnel)) {
             self.set_retry(name, &tunnel);
