@@ -304,7 +304,11 @@ impl Agent {
                 drop(answer.send(Snapshot::take(&self.world, &mut self.edge)));
             }
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
-            Request::ReadSecrets => self.follow(Event::Secrets),
+            Request::ReadSecrets(answer) => {
+                self.follow(Event::Secrets);
+                self.edge.ike.read_files(answer);
+            }
+            Request::Renegotiate { name, children, answer } => self.edge.ike.renegotiate(name, children, answer),
             Request::CheckCapacity(transition, answer) => drop(answer.send(self.world.check_capacity(&transition))),
             Request::Commit(transition, answer) => {
                 // The change stays in the desired state on an error and is retried.

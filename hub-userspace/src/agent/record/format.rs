@@ -269,13 +269,15 @@ pub struct TunnelsChange {
 }
 
 impl TunnelsChange {
+    /// Runs in time proportional to the difference.
     fn between(old: &Tunnels, new: &Tunnels) -> Self {
-        let Tunnels { tunnels, problems, unreachable, heard } = new;
-        let set = tunnels.iter().filter(|(name, tunnel)| old.tunnels.get(*name) != Some(*tunnel));
+        // The stranger is no input of any decision.
+        let Tunnels { tunnels, problems, unreachable, heard, stranger: _ } = new;
+        let MapChange { set, gone } = MapChange::between(&old.tunnels, tunnels);
         Self {
-            set: set.map(|(name, tunnel)| (name.clone(), tunnel.clone())).collect(),
-            gone: old.tunnels.keys().filter(|name| !tunnels.contains_key(*name)).cloned().collect(),
-            problems: problems.clone(),
+            set: set.into_iter().map(|(name, tunnel)| (name, Tunnel::clone(&tunnel))).collect(),
+            gone,
+            problems: problems.iter().map(|(name, why)| (name.clone(), why.clone())).collect(),
             unreachable: unreachable.clone(),
             heard: *heard,
         }
@@ -284,8 +286,10 @@ impl TunnelsChange {
     #[cfg(test)]
     pub fn apply(self, tunnels: &mut Tunnels) {
         let Self { set, gone, problems, unreachable, heard } = self;
-        tunnels.tunnels.retain(|name, _| !gone.contains(name));
-        tunnels.tunnels.extend(set);
-        (tunnels.problems, tunnels.unreachable, tunnels.heard) = (problems, unreachable, heard);
+        for name in gone {
+            tunnels.tunnels.remove(&name);
+        }
+        tunnels.tunnels.extend(set.into_iter().map(|(name, tunnel)| (name, Arc::new(tunnel))));
+        (tunnels.problems, tunnels.unreachable, tunnels.heard) = (problems.into(), unreachable, heard);
     }
 }

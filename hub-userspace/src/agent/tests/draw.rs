@@ -184,6 +184,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
             let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
             tunnel.children.push(ChildSa {
                 id,
+                name: String::new(),
                 state: "INSTALLED".into(),
                 spi_in: String::new(),
                 spi_out: String::new(),
@@ -194,7 +195,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
                 remote: selector(&remote),
             });
         }
-        view.tunnels.insert(format!("c{site}"), tunnel);
+        view.tunnels.insert(format!("c{site}"), Arc::new(tunnel));
     }
     Arc::new(view)
 }
