@@ -17,5 +17,6 @@ pub mod ipsec;
 pub mod kernel;
 pub mod peer_config;
 pub mod policy;
+pub mod rate_limit;
 pub mod routing;
 pub mod store;

@@ -126,6 +126,11 @@ impl Attachments {
         self.attached.contains_key(&ifindex)
     }
 
+    /// Whether packets are received by native XDP.
+    pub fn is_native(&self, ifindex: u32) -> bool {
+        self.attached.get(&ifindex).is_some_and(Attached::is_native)
+    }
+
     /// Interfaces were removed. Their indices may be reused.
     pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
         for ifindex in interfaces {

@@ -31,12 +31,16 @@ pub enum Event {
     Interfaces(Arc<Problems>),
     /// The configuration changes.
     Change(Arc<Transition>),
-    /// Secrets and certificates must be read again.
+    /// Secrets and certificates are read again: recorded alone.
     Secrets,
     /// The time of [`World::due`](super::world::World::due) has come.
     Due,
     /// Another process has modified the nftables table.
     GuardDisturbed,
+    /// Another process may have modified routes or neighbours of the agent.
+    RoutesDisturbed,
+    /// Another process has modified a sysctl.
+    SysctlsDisturbed,
     /// The program has no entry for a neighbour that a packet needed: interface index and address.
     NeighbourMiss(u32, IpAddr),
     /// Nothing more urgent is pending: kernel routes can be planned.

@@ -101,7 +101,7 @@ impl Agent {
             policies: xfrm::follow::PolicyFollower::start(),
             prober: Prober::start(sender),
             guard: GuardTable::open(plain_table).await?,
-            sysctls: Sysctls::default(),
+            sysctls: Sysctls::start(),
             reconciler: Reconciler::start()?,
             waiting: Vec::new(),
             settled: reports,
@@ -217,7 +217,7 @@ impl Agent {
         let mut watchdog = Watchdog::of_systemd();
         loop {
             let Edge { kernel, ike, datapath: _, listeners: _ } = &mut self.edge;
-            let Host { guard, interfaces, policies, grace, .. } = kernel;
+            let Host { guard, interfaces, policies, grace, reconciler, sysctls, .. } = kernel;
             // Priority order: failures before requests, requests before deferrable work.
             tokio::select! {
                 biased;
@@ -238,6 +238,8 @@ impl Agent {
                 () = interfaces.changed() => self.follow(Event::Interfaces(self.edge.kernel.interfaces.problems())),
                 () = policies.changed() => self.follow(Event::Policies(self.edge.kernel.policies.view())),
                 () = guard.disturbed() => self.follow(Event::GuardDisturbed),
+                () = reconciler.disturbed() => self.follow(Event::RoutesDisturbed),
+                () = sysctls.disturbed() => self.follow(Event::SysctlsDisturbed),
                 () = host::finished(grace) => {
                     self.edge.kernel.grace = None;
                     self.follow(Event::GraceOver);
@@ -303,7 +305,11 @@ impl Agent {
                 drop(answer.send(Snapshot::take(&self.world, &mut self.edge)));
             }
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
-            Request::ReadSecrets => self.follow(Event::Secrets),
+            Request::ReadSecrets(answer) => {
+                self.follow(Event::Secrets);
+                self.edge.ike.read_files(answer);
+            }
+            Request::Renegotiate { name, children, answer } => self.edge.ike.renegotiate(name, children, answer),
             Request::CheckCapacity(transition, answer) => drop(answer.send(self.world.check_capacity(&transition))),
             Request::Commit(transition, answer) => {
                 // The change stays in the desired state on an error and is retried.

@@ -10,7 +10,7 @@
 //! | [`edge`] | performs effects: traits [`Datapath`](edge::Datapath), [`Kernel`](edge::Kernel), [`Ike`](edge::Ike) |
 //! | `host` | the production implementations of these traits |
 //! | `main_loop` | the loop |
-//! | `snapshot` | the data of a status |
+//! | `snapshot`, `warnings` | the data of a status |
 //! | `record` | records events: `run --record` |
 //!
 //! One loop ([`Agent`]) owns all state and is the only writer. Slow work runs elsewhere: the
@@ -38,6 +38,7 @@ pub mod step;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod warnings;
 mod watchdog;
 pub mod world;
 

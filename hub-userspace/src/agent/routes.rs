@@ -15,7 +15,10 @@ use ipnet::IpNet;
 use super::effect::Effect;
 use crate::{
     config::Config,
-    fib::{Inputs, slow_path},
+    fib::{
+        Inputs,
+        slow_path::{self, Sources},
+    },
     kernel::netlink::{Family, RouteAction},
     routing::rib::{Members, Rib},
 };
@@ -41,10 +44,11 @@ impl RoutePlan {
     /// Takes over changed destinations, and changes caused by states, links and neighbours.
     pub fn follow(&mut self, inputs: Inputs<'_>, rib: &Rib, effects: &mut Vec<Effect>) {
         let mut actions = HashMap::new();
+        let sources = Sources::of(inputs);
         for members in rib.groups() {
             for family in [Family::V4, Family::V6] {
                 let key = (Arc::clone(members), family);
-                let new = slow_path::action(inputs, members, family);
+                let new = slow_path::action(inputs, &sources, members, family);
                 let action = match self.actions.remove(&key) {
                     Some(old) if old.as_deref() == new.as_ref() => old,
                     _ => {

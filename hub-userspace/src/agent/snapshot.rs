@@ -1,18 +1,23 @@
 //! The agent's state at one moment, taken in the agent's loop and converted to a [`Status`] outside it.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use hub_common::maps::{UNATTRIBUTED, VPC};
+use ipnet::IpNet;
 use tracing::debug;
 
-use super::{edge::Edge, host::Host, world::World};
+use super::{edge::Edge, host::Host, warnings::Warnings, world::World};
 use crate::{
     api_types::status::{self, Status},
     config::{Config, model},
     connection::state::States,
     datapath::{Counters, Dataplane},
     ipsec::vici::driver::Driver,
+    kernel::netlink::ReconcileFailure,
     routing::rib::{self, Rib},
 };
 
@@ -25,6 +30,7 @@ pub struct Snapshot {
     pub connections: Vec<status::ConnectionStatus>,
     total: Counters,
     kernel: status::KernelDrops,
+    refused: BTreeSet<ReconcileFailure>,
 }
 
 impl Snapshot {
@@ -44,6 +50,7 @@ impl Snapshot {
             total = total + counters;
             Ok(counters)
         };
+        let warnings = Warnings::of(world);
         let mut connections = Vec::new();
         for (name, connection) in &world.config.connections {
             let state = world.states[name];
@@ -53,8 +60,12 @@ impl Snapshot {
                 origin: world.config.provenance.connection(name),
                 interface: connection.interface.clone(),
                 state,
-                state_reason: world.state_reason(name, state),
+                state_reason: world.state_reason(name, state).map(|reason| match world.stranger_hint(name) {
+                    Some(hint) => format!("{reason}; {hint}"),
+                    None => reason,
+                }),
                 state_seconds: entry.map_or(0.0, |entry| entry.since.elapsed().as_secs_f64()),
+                warnings: warnings.of_connection(name),
                 state_changes: entry.map_or(0, |entry| entry.changes),
                 health: edge.kernel.prober.report(name).map(|report| status::Health {
                     healthy: report.is_healthy(),
@@ -62,12 +73,17 @@ impl Snapshot {
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
-                ipsec: world.tunnels.tunnels.get(name).map(Into::into).or_else(|| world.kernel_sas(name)).map(
-                    |ipsec| {
+                ipsec: world
+                    .tunnels
+                    .tunnels
+                    .get(name)
+                    .map(|tunnel| (&**tunnel).into())
+                    .or_else(|| world.kernel_sas(name))
+                    .map(|ipsec| {
                         let (selectors, problems) = (world.selectors_of(name), world.selector_problems(name));
-                        status::IpsecStatus { selectors, problems, ..ipsec }
-                    },
-                ),
+                        let missing = world.missing_selectors(name);
+                        status::IpsecStatus { selectors, problems, missing, ..ipsec }
+                    }),
                 attachment: world.attachments.status(&world.host, &connection.interface),
                 traffic: (&counters(world.ids.policy.connections.get(name))?).into(),
             });
@@ -75,15 +91,19 @@ impl Snapshot {
         let vpc_traffic = counters(Some(VPC))?;
         let vpc = world.config.vpc.as_ref().map(|vpc| status::VpcStatus {
             interface: vpc.interface.clone(),
+            warnings: world.host.link(&vpc.interface).and_then(|link| warnings.offload(link)).into_iter().collect(),
             attachment: world.attachments.status(&world.host, &vpc.interface),
             traffic: (&vpc_traffic).into(),
         });
         let (config, rib, states) = (Arc::clone(&world.config), Arc::clone(&world.rib), Arc::clone(&world.states));
-        Ok(Self { config, rib, states, vpc, connections, total, kernel })
+        let refused = world.refused.clone();
+        Ok(Self { config, rib, states, vpc, connections, total, kernel, refused })
     }
 
     pub fn status(self) -> Status {
         let routes = self.routes();
+        let others = self.refused.iter().filter(|failure| failure.destination.is_none());
+        let problems = others.map(ToString::to_string).collect();
         Status {
             gateway: status::GatewayStatus { name: self.config.gateway.name.clone() },
             vpc: self.vpc,
@@ -91,6 +111,7 @@ impl Snapshot {
             routes,
             set_aside: self.config.provenance.set_aside.clone(),
             confirmation: self.config.provenance.confirmation,
+            problems,
             drops: status::reasons(&self.total, true),
             passes: status::reasons(&self.total, false),
             kernel_drops: self.kernel.drops,
@@ -100,7 +121,10 @@ impl Snapshot {
 
     /// All routes with their shares and origins, in the configuration's order.
     pub fn routes(&self) -> Vec<status::RouteStatus> {
+        let failed = |failure: &'_ ReconcileFailure| Some((failure.destination?, failure.reason.clone()));
+        let failed: BTreeMap<IpNet, String> = self.refused.iter().filter_map(failed).collect();
         let routes = self.config.routes.iter().enumerate().map(|(index, route)| status::RouteStatus {
+            problem: failed.get(&route.destination).cloned(),
             origin: self.config.provenance.route(index),
             destination: route.destination,
             next_hop: route.next_hop.clone(),

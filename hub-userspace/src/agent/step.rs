@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     config::model::SelectorSource,
+    connection::affected::Affected,
     health::{self, CheckTarget},
     ipsec::links::xfrm_links,
-    kernel::netlink::{Changes, ReconcileFailure},
+    kernel::netlink::Changes,
 };
 
 /// Handles an event and returns the effects to perform, in order. Some effects return a result as [`Event::Done`].
@@ -39,23 +40,32 @@ impl World {
             }
             Event::Host { host, changes } => {
                 self.host = host;
+                if changes.failed {
+                    self.pending.affected = Affected::All;
+                }
                 self.pending.host.add(changes);
             }
             Event::Health(reports) => {
+                self.pending.affected.add(reports.keys().cloned());
                 self.health.extend(reports);
-                self.pending.states = true;
             }
             Event::Tunnels(tunnels) => {
+                let changed = tunnels.changed_since(&self.tunnels);
                 self.tunnels = tunnels;
-                self.pending.states = true;
+                match changed {
+                    None => self.pending.affected = Affected::All,
+                    // Counters alone.
+                    Some(changed) if changed.is_empty() => return,
+                    Some(changed) => self.pending.affected.add(changed),
+                }
             }
             Event::Policies(policies) => {
                 self.policies = policies;
-                self.pending.states = true;
+                self.pending.affected = Affected::All;
             }
             Event::Interfaces(problems) => {
                 self.problems = problems;
-                self.pending.states = true;
+                self.pending.affected = Affected::All;
             }
             Event::Change(transition) => {
                 let difference = &transition.difference;
@@ -76,9 +86,9 @@ impl World {
                 // The requester also waits for the kernel.
                 self.routes.unsettle();
             }
-            Event::Secrets => return effects.push(Effect::Ike(Arc::clone(&self.config))),
+            Event::Secrets => return,
             Event::Due => {
-                self.pending.states |= self.hold_down_expires.is_some_and(|expires| expires <= now);
+                self.pending.affected.add(self.liveness.expired(now).cloned());
                 if self.next_look <= now {
                     self.next_look = now + LOOK_AGAIN;
                     self.routes.audit(effects);
@@ -88,6 +98,10 @@ impl World {
                 }
             }
             Event::GuardDisturbed => return self.guard.repeat(effects),
+            Event::RoutesDisturbed => return self.routes.audit(effects),
+            Event::SysctlsDisturbed => {
+                return effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
+            }
             Event::NeighbourMiss(ifindex, address) => return effects.push(Effect::Probe(ifindex, address)),
             Event::Idle if self.attachments.has_work() => return self.attachments.attach_some(&self.host, effects),
             Event::Idle => return self.routes.plan_some(&self.rib, &self.config, effects),
@@ -105,17 +119,22 @@ impl World {
     /// If next hops must be rerouted around a failure, only that is done at first. The rest follows when it is
     /// written.
     fn reconcile(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { ref host, config, states, egress, .. } = self.pending;
+        let Pending { ref host, config, egress, .. } = self.pending;
         let (links, carrier, neighbours, mut changed) = (host.links, host.carrier, host.neighbours, egress);
+        if links || carrier || config {
+            self.pending.affected = Affected::All;
+        }
         if !mem::take(&mut self.pending.rerouted) {
             if links || neighbours || config {
                 self.check_health(effects);
             }
-            if links || carrier || states || config {
-                self.pending.selectors |= self.refresh_selectors();
-                changed |= self.evaluate(now);
+            let affected = mem::take(&mut self.pending.affected);
+            if !affected.is_empty() {
+                self.pending.selectors |= self.refresh_selectors(&affected);
+                changed |= self.evaluate(&affected, now);
                 self.pending.egress = changed;
             }
+            self.pending.affected = affected;
             if (links || carrier || changed) && !config && self.reroute(effects) {
                 self.pending.rerouted = true;
                 return;
@@ -125,7 +144,8 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { host, config, states, egress, selectors, guard, rerouted: _ } = mem::take(&mut self.pending);
+        let Pending { host, config, mut affected, egress, selectors, guard, rerouted: _ } =
+            mem::take(&mut self.pending);
         let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
@@ -144,9 +164,7 @@ impl World {
         if links || addresses || config || selectors || guard {
             self.protect(effects);
         }
-        if links || carrier || states || config {
-            self.publish_states(effects);
-        }
+        let published = self.publish_states(&affected, effects);
         let own = links || addresses || gateways || config;
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
@@ -163,8 +181,12 @@ impl World {
                 self.retry(now);
             }
         }
-        self.remember_states(effects);
-        self.publish_selectors(effects);
+        if selectors {
+            // Connections may have other slots now.
+            affected = Affected::All;
+        }
+        self.remember_states(&affected, effects);
+        self.publish_selectors(&published, effects);
         if (links || carrier || addresses) && !self.is_starting {
             // The kernel removes routes by itself when a link or an address is removed.
             self.routes.audit(effects);
@@ -223,8 +245,8 @@ impl World {
                 return self.retry(now);
             }
         };
-        let known: BTreeSet<&ReconcileFailure> = self.refused.iter().collect();
-        for failure in refused.iter().filter(|failure| !known.contains(failure)) {
+        let refused = BTreeSet::from_iter(refused);
+        for failure in refused.difference(&self.refused) {
             warn!("{failure}");
         }
         self.refused = refused;

@@ -12,6 +12,7 @@ use super::{attachments::Attachments, effect::Effect, event::Transition, guard::
 use crate::{
     config::Config,
     connection::{
+        affected::Affected,
         liveness::Liveness,
         memory::{Clock, ConnectionMemory},
         state::{State, States},
@@ -88,7 +89,7 @@ pub struct World {
     pub(super) settings: Settings,
     pub(super) routes: RoutePlan,
     /// Failures of the last reconciliation, so that each is logged only once.
-    pub(super) refused: Vec<ReconcileFailure>,
+    pub(super) refused: BTreeSet<ReconcileFailure>,
 
     /// Changes not yet applied to the tables and the kernel.
     pub(super) pending: Pending,
@@ -104,8 +105,8 @@ pub(super) struct Pending {
     pub host: Changes,
     /// Connections, the VPC or settings. Changed routes are tracked by the RIB.
     pub config: bool,
-    /// Connection states must be re-evaluated.
-    pub states: bool,
+    /// Connections whose state and selectors must be re-evaluated.
+    pub affected: Affected,
     /// The state of a connection has changed.
     pub egress: bool,
     /// The negotiated selectors have changed.
@@ -179,11 +180,11 @@ impl World {
             guard: GuardPlan::default(),
             settings: Settings::default(),
             routes: RoutePlan::default(),
-            refused: Vec::new(),
+            refused: BTreeSet::new(),
             pending: Pending {
                 host: Changes::everything(),
                 config: true,
-                states: true,
+                affected: Affected::All,
                 egress: true,
                 selectors: true,
                 guard: true,

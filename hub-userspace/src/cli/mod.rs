@@ -20,7 +20,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use self::{
     objects::{ConnectionCommand, CustomerGatewayCommand, RouteCommand},
@@ -38,6 +38,7 @@ use crate::{
     config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, InitialConfig},
     datapath::{self, AttachMode, Instance},
     peer_config,
+    rate_limit::{LogLimit, UNLIMITED},
     store::{DEFAULT_DIRECTORY, StoreError},
 };
 
@@ -54,6 +55,9 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Time for tasks to end. A task that validates a large file may take longer, and is not waited for.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -179,15 +183,19 @@ fn confirm_time(text: &str) -> Result<Duration, String> {
 /// 1.
 ///
 /// Here, not in the binary: a caller of an async function compiles that function and all that it awaits once more.
-#[tokio::main(worker_threads = 2)]
-pub async fn main() -> ExitCode {
-    match execute(Cli::parse()).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("vpnhub: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let run = || -> Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.context("cannot start threads")?;
+        let result = runtime.block_on(execute(cli));
+        runtime.shutdown_timeout(END_WITHIN);
+        result
+    };
+    run().unwrap_or_else(|error| {
+        eprintln!("vpnhub: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn execute(cli: Cli) -> Result<ExitCode> {
@@ -312,12 +320,10 @@ async fn serve(
     socket: PathBuf,
 ) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    let log = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false);
+    let limit = LogLimit::default();
+    tracing_subscriber::registry().with(filter).with(limit.clone()).with(log).init();
+    tokio::spawn(report_suppressed(limit));
     // From here on a signal ends the agent, but not in the middle of its start.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -326,7 +332,7 @@ async fn serve(
     process::prepare();
     let mut socket = Socket::open(&socket)?;
     let mut start = InitialConfig::open(config, state, instance.as_str())?;
-    start.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    start.warnings.iter().for_each(|warning| tracing::warn!(target: UNLIMITED, "{warning}"));
     let agent = Box::pin(Agent::start(start.take_config(), attach, instance, plain_table, record)).await?;
     let (sender, requests) = mpsc::channel(16);
     let (orders, taken) = mpsc::channel(16);
@@ -346,6 +352,15 @@ async fn serve(
     Box::pin(agent.run(requests, shutdown)).await
 }
 
+/// Logs once a minute how many lines the rate limit has suppressed.
+async fn report_suppressed(limit: LogLimit) {
+    let mut interval = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        interval.tick().await;
+        limit.report();
+    }
+}
+
 /// Reloads the files at each SIGHUP.
 async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
     while hangup.recv().await.is_some() {
@@ -361,10 +376,12 @@ async fn reload_on(mut hangup: Signal, orders: mpsc::Sender<ChangeRequest>) {
         }
         match answer.await {
             Ok(Ok(changed)) => {
-                changed.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                tracing::info!("SIGHUP: {}", changed.message);
+                changed.warnings.iter().for_each(|warning| tracing::warn!(target: UNLIMITED, "{warning}"));
+                tracing::info!(target: UNLIMITED, "SIGHUP: {}", changed.message);
             }
-            Ok(Err(error)) => error.to_string().lines().for_each(|line| tracing::error!("SIGHUP: {line}")),
+            Ok(Err(error)) => {
+                error.to_string().lines().for_each(|line| tracing::error!(target: UNLIMITED, "SIGHUP: {line}"));
+            }
             Err(_) => return,
         }
         notify(&[NotifyState::Ready]);

@@ -40,6 +40,7 @@ pub fn status(FullStatus { status, store }: &FullStatus) -> String {
         let attach = vpc.attachment.attach.as_deref().unwrap_or("-");
         row(&mut connections, "(vpc)", &vpc.interface, "", attach, &vpc.traffic);
         notes.extend(vpc.attachment.attach_reason.iter().map(|reason| format!("vpc: {reason}\n")));
+        notes.extend(vpc.warnings.iter().map(|warning| format!("vpc: warning: {warning}\n")));
     }
     let notes = notes.concat();
     let strangers = match status.strangers.is_empty() {
@@ -77,7 +78,8 @@ fn notes_of_configuration(status: &Status, store: Option<&StoreStatus>) -> Strin
             the files are edited or `vpnhub reload` is run\n"
             .to_owned(),
     });
-    let notes: String = store.into_iter().chain(set_aside).chain(confirmation).collect();
+    let problems = status.problems.iter().map(|problem| format!("{problem}\n"));
+    let notes: String = store.into_iter().chain(set_aside).chain(confirmation).chain(problems).collect();
     if notes.is_empty() { notes } else { notes + "\n" }
 }
 
@@ -134,6 +136,7 @@ fn notes_of(connection: &ConnectionStatus) -> String {
     reported.dedup();
     let mut notes: Vec<String> = reported.into_iter().map(str::to_owned).collect();
     notes.extend(connection.ipsec.iter().flat_map(notes_of_ipsec));
+    notes.extend(connection.warnings.iter().map(|warning| format!("warning: {warning}")));
     notes.into_iter().map(|note| format!("{}: {note}\n", connection.name)).collect::<Vec<_>>().concat()
 }
 
@@ -144,7 +147,13 @@ fn notes_of_ipsec(ipsec: &IpsecStatus) -> Vec<String> {
         let selectors = selectors.join(", ");
         format!("SA {spi_in} in ({bytes_in} bytes), {spi_out} out ({bytes_out} bytes), {seconds} s old: {selectors}")
     };
-    ipsec.children.iter().map(child).chain(ipsec.problems.iter().cloned()).collect()
+    let mut notes: Vec<String> = ipsec.children.iter().map(child).chain(ipsec.problems.iter().cloned()).collect();
+    if !ipsec.children.is_empty() {
+        // Without any SA, the reason of the state has the same.
+        notes
+            .extend(ipsec.missing.iter().map(|missing| format!("no SA for {}: {}", missing.selectors, missing.reason)));
+    }
+    notes
 }
 
 /// Routes with their shares and origins.
@@ -155,13 +164,25 @@ pub fn routes(routes: &[RouteStatus]) -> String {
             route.destination.to_string(),
             route.next_hop.clone(),
             route.weight.to_string(),
-            if route.publish { "yes" } else { "no" }.to_owned(),
+            published(route).to_owned(),
             format!("{:.0} %", route.share * 100.0),
             route.origin.to_string(),
         ]);
     }
     right(&mut rows, &[2, 4]);
-    format!("{rows}\n")
+    let mut failed: Vec<_> =
+        routes.iter().filter_map(|route| Some((route.destination, route.problem.as_ref()?))).collect();
+    failed.dedup();
+    let notes: Vec<_> = failed.iter().map(|(destination, problem)| format!("{destination}: {problem}\n")).collect();
+    format!("{rows}\n{}", notes.concat())
+}
+
+const fn published(route: &RouteStatus) -> &'static str {
+    match (route.publish, &route.problem) {
+        (false, _) => "no",
+        (true, None) => "yes",
+        (true, Some(_)) => "failed",
+    }
 }
 
 /// Customer gateways with their origins.

@@ -8,6 +8,8 @@
 //! an open list or string is an error. At the first cut, a marker header must appear in the parsed frame. In any
 //! unusual case, [`read()`] gives up without a report, and the whole text is parsed instead.
 
+use std::ops::Range;
+
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -17,6 +19,7 @@ use super::{
     diagnostic::{DiagnosticReport, Located},
     draft::{Draft, RouteDraft},
     entries,
+    limits::is_small,
     model::DEFAULT_WEIGHT,
     prefix::{self, Purpose},
     read::{self, INCLUDE, SECTIONS, TextPart, Unread},
@@ -35,18 +38,12 @@ pub(super) fn read(
     part: TextPart,
     report: &mut DiagnosticReport<'_>,
 ) -> Option<(Draft, Unread)> {
-    let start = if text.starts_with(&ROUTE_LINE[1..]) { 0 } else { text.find(ROUTE_LINE)? + 1 };
-    let last = text.rfind(ROUTE_LINE).map_or(start, |at| at + 1);
-    let end = text[last..].find("\n[").map_or(text.len(), |at| last + at + 1);
+    let (start, end) = routes_of(text)?;
     let mut routes = Vec::new();
-    let mut at = start;
-    while at < end {
-        let rest = ceil(text, at + piece);
-        let next = text.get(rest..end).and_then(|text| text.find(ROUTE_LINE)).map_or(end, |cut| rest + cut + 1);
-        read_piece(&text[at..next], at, &mut routes)?;
-        at = next;
+    for part in pieces(text, piece, (start, end)) {
+        read_piece(&text[part.clone()], part.start, &mut routes)?;
     }
-    let frame = frame(text, start, end)?;
+    let frame = frame(text, start, end).filter(|frame| is_small(frame))?;
     let (mut tree, errors) = DeTable::parse_recoverable(&frame);
     let mark = tree.get_mut().remove(MARK)?;
     let is_plain = |name: &str| (SECTIONS.contains(&name) || name == INCLUDE) && name != "route";
@@ -56,6 +53,32 @@ pub(super) fn read(
     let (mut draft, unread) = read::read(tree.get_ref(), part, report);
     draft.routes = routes;
     Some((draft, unread))
+}
+
+/// The first piece that cannot be read, and the number of routes before it.
+pub(super) fn first_unreadable(text: &str, piece: usize) -> Option<(Range<usize>, usize)> {
+    let mut routes = Vec::new();
+    pieces(text, piece, routes_of(text)?).find_map(|part| {
+        let before = routes.len();
+        read_piece(&text[part.clone()], part.start, &mut routes).is_none().then_some((part, before))
+    })
+}
+
+/// Start and end of the routes.
+fn routes_of(text: &str) -> Option<(usize, usize)> {
+    let start = if text.starts_with(&ROUTE_LINE[1..]) { 0 } else { text.find(ROUTE_LINE)? + 1 };
+    let last = text.rfind(ROUTE_LINE).map_or(start, |at| at + 1);
+    Some((start, text[last..].find("\n[").map_or(text.len(), |at| last + at + 1)))
+}
+
+fn pieces(text: &str, piece: usize, (start, end): (usize, usize)) -> impl Iterator<Item = Range<usize>> {
+    let mut at = start;
+    std::iter::from_fn(move || {
+        let from = at;
+        let rest = ceil(text, from + piece);
+        at = text.get(rest..end).and_then(|text| text.find(ROUTE_LINE)).map_or(end, |cut| rest + cut + 1);
+        (from < end).then_some(from..at)
+    })
 }
 
 fn ceil(text: &str, mut at: usize) -> usize {

@@ -175,8 +175,8 @@ pub(super) struct DiagnosticReport<'t> {
     warnings: usize,
 }
 
-/// Listed diagnostics of each severity; a text with more is not a configuration.
-const MOST_FOUND: usize = 100_000;
+/// Listed diagnostics of each severity; a text with more is not a configuration. All are counted.
+const MOST_FOUND: usize = 1000;
 
 impl<'t> DiagnosticReport<'t> {
     /// For one text.
@@ -209,6 +209,16 @@ impl<'t> DiagnosticReport<'t> {
         self.push(Severity::Error, at, None, path.into(), problem);
     }
 
+    /// As [`Self::error`], for errors that a text may have in any number: `describe` is called only for those listed.
+    pub fn error_with(&mut self, at: usize, describe: impl FnOnce() -> (String, Problem)) {
+        if self.errors >= MOST_FOUND && at < self.end() {
+            self.errors += 1;
+            return;
+        }
+        let (path, problem) = describe();
+        self.error(at, path, problem);
+    }
+
     /// An error at `at` that conflicts with an earlier position.
     pub fn conflict(&mut self, at: usize, path: impl Into<String>, problem: Problem, against: usize) {
         self.push(Severity::Error, at, Some(against), path.into(), problem);
@@ -221,6 +231,23 @@ impl<'t> DiagnosticReport<'t> {
 
     pub fn warning(&mut self, at: usize, path: impl Into<String>, problem: Problem) {
         self.push(Severity::Warning, at, None, path.into(), problem);
+    }
+
+    /// Whether further errors of a file are only counted.
+    pub fn is_full(&self) -> bool {
+        self.errors >= MOST_FOUND
+    }
+
+    /// Merges the diagnostics of a part of a source, which starts after this many lines and routes.
+    pub fn absorb_part(&mut self, report: DiagnosticReport<'_>, offset: usize, lines: usize, routes: usize) {
+        self.errors += report.errors;
+        self.warnings += report.warnings;
+        self.found.extend(report.found.into_iter().map(|mut found| {
+            found.at += offset;
+            found.diagnostic.line += lines;
+            found.diagnostic.path = renumbered(found.diagnostic.path, routes);
+            found
+        }));
     }
 
     /// Merges the diagnostics of one source.
@@ -302,6 +329,15 @@ impl<'t> DiagnosticReport<'t> {
         let diagnostic = Diagnostic { severity, file, line, column, path, message, help };
         self.found.push(PlacedDiagnostic { at, against, diagnostic });
     }
+}
+
+/// The path of a route, counted from `routes` on.
+fn renumbered(path: String, routes: usize) -> String {
+    let number = |path: &str| {
+        let (number, rest) = path.strip_prefix("route[")?.split_once(']')?;
+        Some(format!("route[{}]{rest}", number.parse::<usize>().ok()? + routes))
+    };
+    number(&path).unwrap_or(path)
 }
 
 /// Text of the file for a message: quoted, on one line, limited in length.

@@ -15,7 +15,9 @@ use super::{
     diagnostic::{Diagnostic, Problem, quoted},
     draft::Draft,
     ipsec::Files,
+    limits::is_small,
     model::Config,
+    owner,
     provenance::{Places, Provenance},
     read::INCLUDE,
     validate,
@@ -99,7 +101,8 @@ pub fn load_files(path: &Path) -> Result<FileSet, LoadError> {
 pub fn load_texts(texts: Vec<SourceText>) -> Result<FileSet, Vec<Diagnostic>> {
     let sources: Vec<(&Path, &str)> =
         texts.iter().map(|source| (source.path.as_path(), source.text.as_str())).collect();
-    let Validated { draft, warnings, places } = validate(&sources, Files::Here)?;
+    let Validated { draft, mut warnings, places } = validate(&sources, Files::Here)?;
+    warnings.extend(owner::warnings(texts.iter().map(|source| source.path.as_path())));
     Ok(FileSet { draft, places, texts, warnings })
 }
 
@@ -139,7 +142,8 @@ fn includes(text: &str) -> Vec<String> {
         true => "",
         false => text.find("\n[").map_or(text, |end| &text[..=end]),
     };
-    if !head.contains(INCLUDE) {
+    // A larger text is rejected later.
+    if !head.contains(INCLUDE) || !is_small(head) {
         return Vec::new();
     }
     let Ok(tree) = DeTable::parse(head) else { return Vec::new() };
@@ -211,7 +215,10 @@ fn read_text(path: &Path, left: &mut u64) -> Result<String, Problem> {
     let mut options = fs::OpenOptions::new();
     let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     let file = file.map_err(|error| unreadable(&error))?;
-    // Limit the bytes read, not the reported size: the file may be a device, or grow.
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file() || metadata.is_dir()) {
+        return Err(Problem::new("this is not a regular file").help("name one with --config FILE"));
+    }
+    // Limit the bytes read, not the reported size: the file may grow.
     let mut bytes = Vec::new();
     file.take(*left + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {

@@ -15,10 +15,12 @@ mod draft;
 mod entries;
 pub mod in_force;
 pub mod ipsec;
+mod limits;
 mod load;
 mod marks;
 pub mod model;
 mod overlap;
+mod owner;
 mod places;
 mod prefix;
 mod provenance;
@@ -26,6 +28,7 @@ mod read;
 mod routes;
 mod rules;
 mod section;
+mod shared;
 mod show;
 mod sites;
 mod suggest;
@@ -38,6 +41,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use load::{FileSet, LoadError, Loaded, MAX_FILE_SIZE, load, load_files, load_texts, read_texts};
 pub use model::Config;
 pub use provenance::{Confirmation, Origin, Provenance, SetAside};
+pub use shared::strangers;
 pub use show::{show, show_object};
 pub use value::parse_duration;
 
@@ -73,7 +77,7 @@ struct Validated {
 /// Validates the main file and its includes as one configuration; `files` selects whether to check the files they name.
 fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diagnostic>> {
     let mut report = DiagnosticReport::of(texts.iter().copied());
-    check_size(texts, &mut report);
+    limits::check(texts, &mut report);
     if report.has_errors() {
         return Err(report.finish());
     }
@@ -81,7 +85,10 @@ fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diag
     for (index, (_, text)) in texts.iter().enumerate() {
         let part = if index == 0 { TextPart::Main } else { TextPart::Included };
         let mut own = DiagnosticReport::new(text);
-        let found = bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| read_whole(text, part, &mut own));
+        let found = bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| match limits::is_small(text) {
+            true => read_whole(text, part, &mut own),
+            false => limits::read_part(text, &mut own),
+        });
         report.absorb(own, index);
         is_toml &= found.is_some();
         if let Some((mut found, more)) = found {
@@ -95,6 +102,7 @@ fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diag
     }
     if is_toml {
         rules::validate(&draft, &unread, &mut report);
+        shared::validate(&draft, &mut report);
         ipsec::validate(&draft, files, &mut report);
     }
     if report.has_errors() {
@@ -102,20 +110,6 @@ fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diag
     }
     let places = draft.places(&report);
     Ok(Validated { draft, warnings: report.finish(), places })
-}
-
-/// Limits time and memory of all later stages.
-fn check_size(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) {
-    const MOST_LINES: usize = 16_000_000;
-    const MOST_ROUTES: usize = 1_000_000;
-    let lines: usize = texts.iter().map(|(_, text)| text.bytes().filter(|byte| *byte == b'\n').count()).sum();
-    let routes: usize = texts.iter().map(|(_, text)| text.matches("[[route]]").count()).sum();
-    for (count, most, what) in [(lines, MOST_LINES, "lines"), (routes, MOST_ROUTES, "routes")] {
-        if count > most {
-            let problem = Problem::new(format!("more than {most} {what} in all files together"));
-            report.error(0, "", problem.help("is this the right file?"));
-        }
-    }
 }
 
 /// Adds the contents of an included file.

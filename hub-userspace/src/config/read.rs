@@ -138,6 +138,11 @@ impl SectionReader<'_, '_> {
             if SECTIONS.contains(&name.as_ref()) || name == INCLUDE {
                 continue;
             }
+            if self.report.is_full() {
+                self.report.error_with(key.span().start, || (String::new(), Problem::new("")));
+                self.unread.names.insert(name.clone().into_owned());
+                continue;
+            }
             let kind = if content.get_ref().is_table() || content.get_ref().is_array() { "section" } else { "key" };
             let problem = Problem::new(format!("unknown {kind} {}", quoted(name)));
             let problem = match nearest(name, absent()).or_else(|| nearest(name, SECTIONS)) {

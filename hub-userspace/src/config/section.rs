@@ -11,6 +11,9 @@ use super::{
     value::describe,
 };
 
+/// Unknown keys of a section with a suggestion.
+const MOST_SUGGESTIONS: usize = 100;
+
 /// The readable elements of a list.
 #[derive(Debug, Clone, Default)]
 pub(super) struct List<T> {
@@ -43,10 +46,12 @@ impl<'a> Section<'a> {
         let unknown: Vec<_> = table
             .keys()
             .filter(|key| !keys.contains(&key.get_ref().as_ref()))
-            .map(|key| (key, nearest(key.get_ref(), absent())))
+            .enumerate()
+            // A suggestion costs more than all other checks of a key.
+            .map(|(index, key)| (key, if index < MOST_SUGGESTIONS { nearest(key.get_ref(), absent()) } else { None }))
             .collect();
         for (key, meant) in &unknown {
-            report.error(key.span().start, path.as_str(), unknown_key(key.get_ref(), *meant, keys));
+            report.error_with(key.span().start, || (path.clone(), unknown_key(key.get_ref(), *meant, keys)));
         }
         Self { table, path, at, keys, unknown }
     }
@@ -200,8 +205,10 @@ impl<'a> Section<'a> {
 
     fn demand(&self, key: &'static str, example: &str, report: &mut DiagnosticReport<'_>) {
         if self.lacks(key) {
-            let problem = Problem::new(format!("the key {} is missing", quoted(key)));
-            report.error(self.at, self.path.as_str(), problem.help(format!("add {key} = {example}")));
+            report.error_with(self.at, || {
+                let problem = Problem::new(format!("the key {} is missing", quoted(key)));
+                (self.path.clone(), problem.help(format!("add {key} = {example}")))
+            });
         }
     }
 }

@@ -50,6 +50,10 @@ impl Attached {
     pub fn is_tc(&self) -> bool {
         self.mode == TC
     }
+
+    pub fn is_native(&self) -> bool {
+        self.mode == NATIVE
+    }
 }
 
 const NATIVE: &str = "xdp-native";

@@ -1,6 +1,8 @@
 //! Writes the nftables table that makes the kernel obey the program's decisions, and restores it after changes by
 //! others.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result};
 use tokio::{runtime::Handle, task::block_in_place};
 use tracing::{info, warn};
@@ -9,11 +11,15 @@ use super::{
     fd_store,
     netlink::{Guard, GuardCounters, Ruleset},
 };
+use crate::rate_limit::RestoreSchedule;
+
+/// Minimum time between restorations after a burst.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct GuardTable {
     guard: Guard,
-    /// How often others have changed it.
-    disturbances: u64,
+    /// When to restore it.
+    schedule: RestoreSchedule,
 }
 
 impl GuardTable {
@@ -49,7 +55,7 @@ impl GuardTable {
                  agent then restores it"
             );
         }
-        Ok(Self { guard, disturbances: 0 })
+        Ok(Self { guard, schedule: RestoreSchedule::new(Duration::ZERO, INTERVAL) })
     }
 
     /// Blocks until the kernel has applied it, so that later steps can rely on it. Needs a multi-threaded runtime.
@@ -60,20 +66,24 @@ impl GuardTable {
         )
     }
 
-    /// Returns when another process has changed the table. The caller then calls [`Self::apply`]. Cancel-safe.
+    /// Returns when another process has changed the table. The caller then calls [`Self::apply`]. Rate-limited.
+    /// Cancel-safe.
     pub async fn disturbed(&mut self) {
-        if let Err(error) = self.guard.disturbed().await {
-            warn!("changes of the nftables table inet vpnhub cannot be followed: {error}");
-            std::future::pending::<()>().await;
+        let Self { guard, schedule } = self;
+        loop {
+            tokio::select! {
+                biased;
+                () = schedule.wait() => break,
+                heard = guard.disturbed() => match heard {
+                    Ok(()) => schedule.disturbed(Instant::now()),
+                    Err(error) => {
+                        warn!("changes of the nftables table inet vpnhub cannot be followed: {error}");
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
         }
-        self.disturbances += 1;
-        // A process that changes it continuously must not fill the log.
-        if self.disturbances.is_power_of_two() {
-            warn!(
-                times = self.disturbances,
-                "another process changed or removed the nftables table inet vpnhub: the agent restores it"
-            );
-        }
+        warn!("another process changed or removed the nftables table inet vpnhub: the agent restores it");
     }
 
     /// Packets and bytes that the table dropped.

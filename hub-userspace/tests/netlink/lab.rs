@@ -178,7 +178,7 @@ pub fn hop(ifindex: u32, via: Option<&str>) -> KernelNextHop {
 }
 
 pub fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
-    RouteAction::Unicast { next_hops: next_hops.to_vec() }
+    RouteAction::Unicast { next_hops: next_hops.to_vec(), source: None }
 }
 
 pub fn route(table: u32, destination: &str, action: RouteAction) -> (RouteKey, RouteAction) {

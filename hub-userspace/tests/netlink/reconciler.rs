@@ -180,6 +180,38 @@ fn audit_repairs_foreign_changes() {
 }
 
 #[test]
+fn reconciler_whose_objects_another_process_changes_is_disturbed() {
+    in_namespace(async |lab| {
+        let (a, _) = two_links(&lab).await;
+        let address = addr("10.1.0.9");
+        let plan = Plan {
+            neighbours: [KernelNeighbour::Permanent { ifindex: a, address, mac: [2; 6] }].into(),
+            ..routes((0..5).map(|n| (key(n), through(a))))
+        };
+        let reconciler = Planned::start();
+        reconciler.replace(&plan);
+        assert_eq!(reconciler.settled().await.unwrap(), done(6, 0, 0));
+        for (command, report) in [
+            ("route del 11.0.0.0/24 table 1180", done(1, 0, 0)),
+            ("route replace 11.0.1.0/24 dev b0 proto 118 metric 1180 table 1180", done(0, 1, 0)),
+            ("neigh del 10.1.0.9 dev a0", done(1, 0, 0)),
+            ("neigh replace 10.1.0.9 lladdr 02:00:00:00:00:09 nud reachable dev a0", done(1, 0, 0)),
+        ] {
+            ip(command);
+            reconciler.disturbed().await;
+            reconciler.audit();
+            assert_eq!(reconciler.settled().await.unwrap(), report, "{command}");
+        }
+        // Another process's route with our metric in the place of ours: the event is about the new one only.
+        ip("route replace 11.0.2.0/24 dev b0 proto static metric 1180 table 1180");
+        reconciler.disturbed().await;
+        reconciler.audit();
+        let [failure] = &reconciler.settled().await.unwrap().failures[..] else { panic!("no failure") };
+        assert_eq!(failure.destination, Some(destination(2)));
+    });
+}
+
+#[test]
 fn refused_route_is_reported_and_retried_at_audit() {
     in_namespace(async |lab| {
         let (a, b) = two_links(&lab).await;

@@ -25,7 +25,7 @@ fn words_of(key: &RouteKey, action: &RouteAction, names: &BTreeMap<u32, &str>) -
         format!("{} {via} {}", names[&hop.ifindex], hop.weight)
     };
     let does = match action.normalised() {
-        RouteAction::Unicast { next_hops } => next_hops.iter().map(hop).collect(),
+        RouteAction::Unicast { next_hops, .. } => next_hops.iter().map(hop).collect(),
         RouteAction::Unreachable => ["unreachable".to_owned()].into(),
     };
     (key.table.into(), key.destination.to_string(), key.metric.into(), does)

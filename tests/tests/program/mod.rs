@@ -369,5 +369,6 @@ fn link(interface: &Interface) -> Link {
         running: interface.up,
         vlan: interface.vlan,
         if_id: None,
+        port_kind: None,
     }
 }

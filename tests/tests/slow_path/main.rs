@@ -4,8 +4,10 @@
 mod exit;
 mod icmp_errors;
 mod kernel;
+mod others;
 mod peers;
 mod routes;
+mod sources;
 mod unreachable;
 
 use std::net::{IpAddr, SocketAddr};

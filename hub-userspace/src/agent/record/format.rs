@@ -28,7 +28,8 @@ use crate::{
     kernel::netlink::{Changes, HostState, Link, Problems},
 };
 
-/// Format version, increased with each change of the format. Other versions cannot be read.
+/// Format version, increased with each change of the format. Other versions cannot be read. A new kind of event or an
+/// optional field is no change.
 pub const VERSION: u32 = 1;
 
 /// The agent's initial state: all arguments of [`World::new`](crate::agent::world::World::new).
@@ -101,6 +102,8 @@ pub enum RecordedEvent {
     Secrets,
     Due,
     GuardDisturbed,
+    RoutesDisturbed,
+    SysctlsDisturbed,
     NeighbourMiss(u32, IpAddr),
     Idle,
     Settled(Settled),
@@ -156,6 +159,8 @@ impl Encoder {
             Event::Secrets => RecordedEvent::Secrets,
             Event::Due => RecordedEvent::Due,
             Event::GuardDisturbed => RecordedEvent::GuardDisturbed,
+            Event::RoutesDisturbed => RecordedEvent::RoutesDisturbed,
+            Event::SysctlsDisturbed => RecordedEvent::SysctlsDisturbed,
             Event::NeighbourMiss(ifindex, address) => RecordedEvent::NeighbourMiss(*ifindex, *address),
             Event::Idle => RecordedEvent::Idle,
             Event::Settled(settled) => RecordedEvent::Settled(settled.clone()),
@@ -228,6 +233,10 @@ pub struct HostChange {
     neighbours: MapChange<(u32, IpAddr), [u8; 6]>,
     #[serde(default, skip_serializing_if = "MapChange::is_empty")]
     gateways: MapChange<(u32, IpNet), IpAddr>,
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    tentative: MapChange<(u32, IpNet), ()>,
+    #[serde(default, skip_serializing_if = "MapChange::is_empty")]
+    failed: MapChange<(u32, IpAddr), ()>,
 }
 
 impl HostChange {
@@ -237,16 +246,20 @@ impl HostChange {
             addresses: MapChange::between(&old.addresses, &new.addresses),
             neighbours: MapChange::between(&old.neighbours, &new.neighbours),
             gateways: MapChange::between(&old.gateways, &new.gateways),
+            tentative: MapChange::between(&old.tentative, &new.tentative),
+            failed: MapChange::between(&old.failed, &new.failed),
         }
     }
 
     pub fn apply(&self, host: &mut HostState) {
-        let Self { links, addresses, neighbours, gateways } = self;
+        let Self { links, addresses, neighbours, gateways, tentative, failed } = self;
         links.gone.iter().for_each(|index| drop(host.links.remove(index)));
         links.set.iter().for_each(|(_, link)| host.links.insert(link.clone()));
         addresses.apply(&mut host.addresses);
         neighbours.apply(&mut host.neighbours);
         gateways.apply(&mut host.gateways);
+        tentative.apply(&mut host.tentative);
+        failed.apply(&mut host.failed);
     }
 }
 
@@ -265,13 +278,15 @@ pub struct TunnelsChange {
 }
 
 impl TunnelsChange {
+    /// Runs in time proportional to the difference.
     fn between(old: &Tunnels, new: &Tunnels) -> Self {
-        let Tunnels { tunnels, problems, unreachable, heard } = new;
-        let set = tunnels.iter().filter(|(name, tunnel)| old.tunnels.get(*name) != Some(*tunnel));
+        // The stranger is no input of any decision.
+        let Tunnels { tunnels, problems, unreachable, heard, stranger: _ } = new;
+        let MapChange { set, gone } = MapChange::between(&old.tunnels, tunnels);
         Self {
-            set: set.map(|(name, tunnel)| (name.clone(), tunnel.clone())).collect(),
-            gone: old.tunnels.keys().filter(|name| !tunnels.contains_key(*name)).cloned().collect(),
-            problems: problems.clone(),
+            set: set.into_iter().map(|(name, tunnel)| (name, Tunnel::clone(&tunnel))).collect(),
+            gone,
+            problems: problems.iter().map(|(name, why)| (name.clone(), why.clone())).collect(),
             unreachable: unreachable.clone(),
             heard: *heard,
         }
@@ -280,8 +295,10 @@ impl TunnelsChange {
     #[cfg(test)]
     pub fn apply(self, tunnels: &mut Tunnels) {
         let Self { set, gone, problems, unreachable, heard } = self;
-        tunnels.tunnels.retain(|name, _| !gone.contains(name));
-        tunnels.tunnels.extend(set);
-        (tunnels.problems, tunnels.unreachable, tunnels.heard) = (problems, unreachable, heard);
+        for name in gone {
+            tunnels.tunnels.remove(&name);
+        }
+        tunnels.tunnels.extend(set.into_iter().map(|(name, tunnel)| (name, Arc::new(tunnel))));
+        (tunnels.problems, tunnels.unreachable, tunnels.heard) = (problems.into(), unreachable, heard);
     }
 }

@@ -85,6 +85,8 @@ impl Decoder {
             RecordedEvent::Secrets => Event::Secrets,
             RecordedEvent::Due => Event::Due,
             RecordedEvent::GuardDisturbed => Event::GuardDisturbed,
+            RecordedEvent::RoutesDisturbed => Event::RoutesDisturbed,
+            RecordedEvent::SysctlsDisturbed => Event::SysctlsDisturbed,
             RecordedEvent::NeighbourMiss(ifindex, address) => Event::NeighbourMiss(ifindex, address),
             RecordedEvent::Idle => Event::Idle,
             RecordedEvent::Settled(settled) => Event::Settled(settled),

@@ -106,6 +106,7 @@ fn link(random: &mut SmallRng, name: &str, index: u32) -> Link {
         running: random.random_bool(0.8),
         vlan: None,
         if_id: None,
+        port_kind: None,
     }
 }
 
@@ -187,6 +188,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
             let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
             tunnel.children.push(ChildSa {
                 id,
+                name: String::new(),
                 state: "INSTALLED".into(),
                 spi_in: String::new(),
                 spi_out: String::new(),
@@ -197,7 +199,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
                 remote: selector(&remote),
             });
         }
-        view.tunnels.insert(format!("c{site}"), tunnel);
+        view.tunnels.insert(format!("c{site}"), Arc::new(tunnel));
     }
     Arc::new(view)
 }

@@ -11,10 +11,15 @@ use crate::{
     agent::{Transition, event::Event},
     config::{Config, difference::Difference, parse},
     connection::state::State,
+    ipsec::vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel, tunnels::Tunnels},
     kernel::netlink::{Changes, HostState, Link},
 };
 
 fn config(sites: &[&str]) -> Config {
+    parse(&text(sites)).unwrap_or_else(|errors| panic!("{errors:#?}")).0
+}
+
+fn text(sites: &[&str]) -> String {
     let mut text = "[gateway]\nname = \"hub\"\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n".to_owned();
     for (number, site) in sites.iter().enumerate() {
         write!(
@@ -26,7 +31,7 @@ fn config(sites: &[&str]) -> Config {
         )
         .unwrap();
     }
-    parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
+    text
 }
 
 fn host(sites: &[&str]) -> HostState {
@@ -43,6 +48,7 @@ fn host(sites: &[&str]) -> HostState {
             running: true,
             vlan: None,
             if_id: None,
+            port_kind: None,
         });
     }
     host
@@ -204,6 +210,78 @@ fn periodic_audit_rewrites_guard() {
     let log = agent.log();
     assert!(log.contains(&"audit".to_owned()) && log.contains(&"guard".to_owned()), "{log:?}");
     assert!(agent.world.due() > agent.now);
+}
+
+/// Connections with IPsec, each up by an SA except those named.
+fn tunnels(config: &Config, down: &[&str]) -> Event {
+    let selectors = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
+    let tunnel = |(number, name): (usize, &String)| {
+        let child = ChildSa {
+            id: number as u64,
+            name: format!("vpnhub-{name}"),
+            state: "INSTALLED".into(),
+            spi_in: String::new(),
+            spi_out: String::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            age: 0,
+            local: selectors("192.168.0.0/24"),
+            remote: selectors(&format!("10.{number}.0.0/24")),
+        };
+        let children = if down.contains(&name.as_str()) { Vec::new() } else { vec![child] };
+        (name.clone(), Arc::new(Tunnel { children, ..Tunnel::default() }))
+    };
+    let tunnels = config.connections.keys().enumerate().map(tunnel).collect();
+    Event::Tunnels(Arc::new(Tunnels { tunnels, heard: true, ..Tunnels::default() }))
+}
+
+fn ipsec_agent(sites: &[&str]) -> Agent {
+    let ipsec = |site: &&str| format!("[connection.{site}.ipsec]\npsk_file = \"/nowhere\"\nremote_id = \"{site}\"\n");
+    let text =
+        text(sites).replace("name = \"hub\"\n", "name = \"hub\"\naddress = \"203.0.113.1\"\nmax_connections = 100\n");
+    let text = text + &sites.iter().map(ipsec).collect::<String>();
+    let config = parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+    let mut agent = Agent::new(config, &host(sites), Instant::now());
+    agent.start().expect("it does not fail");
+    while agent.reported().is_some() {}
+    agent.log();
+    agent
+}
+
+#[test]
+fn tunnel_that_comes_up_with_its_selectors_is_reported_once() {
+    let mut agent = ipsec_agent(&["a", "b"]);
+    let up = tunnels(&agent.world.config, &["b"]);
+    agent.take(up).expect("it does not fail");
+    let reported: Vec<_> = std::iter::from_fn(|| agent.reported()).collect();
+    let of = |name: &str| reported.iter().filter(|event| event.connection == name).collect::<Vec<_>>();
+    let [event] = of("a")[..] else { panic!("{reported:#?}") };
+    assert_eq!(event.state, State::Up);
+    assert_eq!(event.selectors, Some(vec!["10.0.0.0/24 === 192.168.0.0/24".to_owned()]));
+    assert_eq!(of("b").len(), 1, "it has no SA: {reported:#?}");
+    // New selectors without a new state.
+    let up = tunnels(&agent.world.config, &[]);
+    agent.take(up).expect("it does not fail");
+    let reported: Vec<_> = std::iter::from_fn(|| agent.reported()).collect();
+    assert_eq!(reported.len(), 1, "{reported:#?}");
+}
+
+#[test]
+fn tunnels_that_differ_in_counters_alone_cause_no_work() {
+    let names: Vec<String> = (0..60).map(|number| format!("s{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut agent = ipsec_agent(&names);
+    let config = Arc::clone(&agent.world.config);
+    agent.take(tunnels(&config, &[])).expect("it does not fail");
+    agent.settle();
+    while agent.reported().is_some() {}
+    agent.log();
+    agent.take(tunnels(&config, &[])).expect("it does not fail");
+    assert_eq!((agent.log(), agent.reported().is_none()), (vec![], true));
+    // One of them goes down: nothing of the others is reported or stored.
+    agent.take(tunnels(&config, &["s7"])).expect("it does not fail");
+    let reported: Vec<String> = std::iter::from_fn(|| agent.reported()).map(|event| event.connection).collect();
+    assert_eq!(reported, ["s7"]);
 }
 
 #[test]

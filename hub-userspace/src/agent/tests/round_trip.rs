@@ -29,7 +29,7 @@ use crate::{
     fib::old_group::OldGroup,
     health::{HealthReport, Verdict},
     ipsec::{
-        vici::{fault::Fault, tunnels::Tunnels},
+        vici::{fault::Fault, table::Tunnel, tunnels::Tunnels},
         xfrm::{
             follow,
             table::XfrmTable,
@@ -155,11 +155,25 @@ fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec
             6 => Event::Interfaces(Arc::new(BTreeMap::from([("tun0".to_owned(), "no \"xfrm\"\n".to_owned())]))),
             7 => Event::Settled(match random.random_range(0..3) {
                 0 => Ok(Vec::new()),
-                1 => Ok(vec![ReconcileFailure { object: "10.0.0.0/8".to_owned(), reason: "is full".to_owned() }]),
+                1 => Ok(vec![ReconcileFailure {
+                    object: "10.0.0.0/8".to_owned(),
+                    reason: "is full".to_owned(),
+                    destination: "10.0.0.0/8".parse().ok(),
+                }]),
                 _ => Err("no answer".to_owned()),
             }),
             8 => Event::NeighbourMiss(7, IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
-            9 => [Event::Due, Event::Idle, Event::Secrets, Event::GuardDisturbed][random.random_range(0..4)].clone(),
+            9 => {
+                let events = [
+                    Event::Due,
+                    Event::Idle,
+                    Event::Secrets,
+                    Event::GuardDisturbed,
+                    Event::RoutesDisturbed,
+                    Event::SysctlsDisturbed,
+                ];
+                events[random.random_range(0..events.len())].clone()
+            }
             _ => {
                 let mut changes = draw::change_host(random, &mut host);
                 changes.stale.insert((11, IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10))));
@@ -174,10 +188,12 @@ fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec
 fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
     let mut view = Tunnels::clone(&draw::tunnels(random));
     view.problems.insert("c9".to_owned(), "charon: no".to_owned());
-    for tunnel in view.tunnels.values_mut() {
-        tunnel.ike = random.random_bool(0.5).then(|| "ESTABLISHED".to_owned());
-        tunnel.fault = random.random_bool(0.5).then_some(Fault::Silent);
-    }
+    let changed = |(name, tunnel): (String, Arc<Tunnel>)| {
+        let ike = random.random_bool(0.5).then(|| "ESTABLISHED".to_owned());
+        let fault = random.random_bool(0.5).then_some(Fault::Silent);
+        (name, Arc::new(Tunnel { ike, fault, ..Tunnel::clone(&tunnel) }))
+    };
+    view.tunnels = view.tunnels.into_iter().map(changed).collect();
     Arc::new(view)
 }
 

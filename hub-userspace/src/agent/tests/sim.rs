@@ -74,7 +74,7 @@ impl State {
     /// Asserts that no kernel route to a site bypasses the nftables table.
     fn must_be_closed(&self) {
         for (key, action) in &self.kernel_routes {
-            let RouteAction::Unicast { next_hops } = &**action else { continue };
+            let RouteAction::Unicast { next_hops, .. } = &**action else { continue };
             for name in next_hops.iter().filter_map(|hop| self.name_of(hop.ifindex)) {
                 let closed = self.guard.as_ref().is_some_and(|guard| guard.sites.contains(name));
                 assert!(closed, "{key:?} leads to {name}, which the nftables table does not know: {:?}", self.log);

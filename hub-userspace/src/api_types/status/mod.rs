@@ -34,6 +34,9 @@ pub struct Status {
     /// State of a reload that awaits confirmation, or was not confirmed.
     #[serde(default)]
     pub confirmation: Option<Confirmation>,
+    /// Neighbours that the kernel does not have as desired, and why.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Of all connections, the VPC and unattributed packets.
     pub drops: Reasons,
     /// As `drops`: packets passed to the kernel.
@@ -156,6 +159,9 @@ pub struct GatewayStatus {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VpcStatus {
     pub interface: String,
+    /// As [`ConnectionStatus::warnings`].
+    #[serde(default)]
+    pub warnings: Vec<String>,
     #[serde(flatten)]
     pub attachment: Attachment,
     #[serde(flatten)]
@@ -176,6 +182,9 @@ pub struct ConnectionStatus {
     /// Time in this state.
     #[serde(default)]
     pub state_seconds: f64,
+    /// Conditions that may lose packets although the connection is up, each with a remedy.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Number of state changes since the agent started.
     #[serde(default)]
     pub state_changes: u64,
@@ -208,6 +217,18 @@ pub struct IpsecStatus {
     pub problems: Vec<String>,
     /// Error of the last attempt.
     pub fault: Option<String>,
+    /// Selectors of the configuration that no SA admits.
+    #[serde(default)]
+    pub missing: Vec<MissingStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MissingStatus {
+    /// The site's side, then the hub's.
+    pub selectors: String,
+    /// Why, and what happens next.
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,7 +305,8 @@ impl From<&Tunnel> for IpsecStatus {
         });
         let fault = tunnel.fault.map(|fault| fault.to_string());
         let children = children.collect();
-        Self { ike: tunnel.ike.clone(), children, selectors: None, problems: Vec::new(), fault }
+        let ike = tunnel.ike.clone();
+        Self { ike, children, selectors: None, problems: Vec::new(), fault, missing: Vec::new() }
     }
 }
 
@@ -299,6 +321,9 @@ pub struct RouteStatus {
     pub publish: bool,
     /// Current share of the destination's flows on this route, 0..=1.
     pub share: f64,
+    /// Why the kernel does not have the routes of this destination, such as a route of another process in their place.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// `"origin"`: `"file"`, with `"file"` and `"line"`, or `"store"`.
     #[serde(flatten)]
     pub origin: Origin,

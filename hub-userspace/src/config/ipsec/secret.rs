@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, process::geteuid};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// Longest secret; most devices accept less.
@@ -118,6 +118,8 @@ pub enum SecretFault {
     NoFile,
     /// Mode with permissions for group or others.
     Exposed(u32),
+    /// User ID of an owner other than root and this process's user.
+    Foreign(u32),
     Empty,
     Long,
     Odd,
@@ -132,6 +134,7 @@ impl SecretError {
             SecretFault::Denied => "run as root, or let this user read it".to_owned(),
             SecretFault::Unreadable(_) | SecretFault::NoFile => "name a regular file".to_owned(),
             SecretFault::Exposed(_) => format!("chmod 600 {file}; if others may have read it, make a new secret"),
+            SecretFault::Foreign(_) => format!("chown root {file}; its owner can read it: make a new secret"),
             SecretFault::Empty | SecretFault::Long | SecretFault::Odd => {
                 format!("write one line of at most {LONGEST} printable ASCII characters without blanks")
             }
@@ -156,6 +159,7 @@ impl SecretFault {
             Self::Unreadable(why) => format!("cannot be read: {why}"),
             Self::NoFile => "is not a regular file".to_owned(),
             Self::Exposed(mode) => format!("can be read or written by users other than its owner (mode {mode:04o})"),
+            Self::Foreign(uid) => format!("belongs to another user (uid {uid})"),
             Self::Empty => "is empty".to_owned(),
             Self::Long => "contains more than one secret".to_owned(),
             Self::Odd => "contains blanks, several lines, or characters other than printable ASCII".to_owned(),
@@ -167,6 +171,10 @@ fn guard(metadata: &fs::Metadata) -> Result<(), SecretFault> {
     let kind = metadata.file_type();
     if kind.is_dir() || kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
         return Err(SecretFault::NoFile);
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != geteuid().as_raw() {
+        return Err(SecretFault::Foreign(owner));
     }
     match metadata.mode() & 0o7777 {
         mode if mode & 0o077 != 0 => Err(SecretFault::Exposed(mode)),

@@ -4,6 +4,8 @@
 //! Published routes have a protocol of their own, and are also in the operator's table if that is another. The nftables
 //! table ensures that the kernel forwards by them only admitted packets ([`crate::kernel::guard`]). Pure.
 
+mod source;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
@@ -24,6 +26,8 @@ use crate::{
     },
     routing::rib::{self, Members, Rib, Target},
 };
+
+pub use self::source::{Preferred, Sources};
 
 /// The link-local address that represents an IPv4 `peer` for IPv6: the kernel has no IPv6 route via an IPv4 neighbour,
 /// so the IPv6 neighbour table maps this address to the peer's link address. The same on every link; the last bytes
@@ -100,7 +104,8 @@ fn entries(
 
 /// The kernel's action for destinations of a family with these members: next hops are the members that carry their
 /// traffic and have an interface that is up. `None` without any. In the kernel's canonical form.
-pub fn action(inputs: Inputs<'_>, members: &Members, family: Family) -> Option<RouteAction> {
+pub fn action(inputs: Inputs<'_>, sources: &Sources, members: &Members, family: Family) -> Option<RouteAction> {
+    let active = rib::active(members, inputs.states);
     let hop = |(name, part): (&str, u32)| {
         let connection = &inputs.config.connections[name];
         let link = inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
@@ -108,8 +113,9 @@ pub fn action(inputs: Inputs<'_>, members: &Members, family: Family) -> Option<R
         let weight = u8::try_from(part).unwrap_or(u8::MAX);
         Some(KernelNextHop { ifindex: link.index, via, onlink: via.is_some(), weight })
     };
-    let next_hops: Vec<KernelNextHop> = rib::active(members, inputs.states).into_iter().filter_map(hop).collect();
-    (!next_hops.is_empty()).then(|| RouteAction::Unicast { next_hops }.normalised())
+    let source = sources.of_members(inputs, active.iter().map(|(name, _)| *name), family);
+    let next_hops: Vec<KernelNextHop> = active.into_iter().filter_map(hop).collect();
+    (!next_hops.is_empty()).then(|| RouteAction::Unicast { next_hops, source }.normalised())
 }
 
 /// The neighbour that the kernel resolves; raw-IP links have none.

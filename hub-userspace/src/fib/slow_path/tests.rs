@@ -40,6 +40,7 @@ fn host() -> HostState {
         running: true,
         vlan: None,
         if_id: None,
+        port_kind: None,
     };
     let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
     let mut host = HostState::default();
@@ -73,10 +74,11 @@ fn route_action_lists_active_members_in_kernel_form() {
         negotiated: &Negotiated::new(),
         tc_only: &BTreeSet::new(),
     };
-    let next_hops = |members: &[(&str, u8)], family| match action(inputs, &self::members(members), family) {
-        Some(RouteAction::Unicast { next_hops }) => next_hops,
-        other => panic!("{other:?}"),
-    };
+    let next_hops =
+        |members: &[(&str, u8)], family| match action(inputs, &Sources::of(inputs), &self::members(members), family) {
+            Some(RouteAction::Unicast { next_hops, .. }) => next_hops,
+            other => panic!("{other:?}"),
+        };
     let two = next_hops(&[("a", 30), ("b", 70), ("c", 0)], Family::V4);
     assert_eq!(two, [hop(3, Some("10.3.0.2"), 70), hop(5, Some("10.5.0.2"), 30)], "in order of their interfaces");
     assert_eq!(next_hops(&[("c", 40)], Family::V4), [hop(7, None, 1)], "no weight");
@@ -95,8 +97,8 @@ fn route_action_excludes_members_with_dead_interface() {
         negotiated: &Negotiated::new(),
         tc_only: &BTreeSet::new(),
     };
-    let action = |of: &[(&str, u8)]| action(inputs, &members(of), Family::V4);
-    let one = RouteAction::Unicast { next_hops: vec![hop(5, Some("10.5.0.2"), 1)] };
+    let action = |of: &[(&str, u8)]| action(inputs, &Sources::of(inputs), &members(of), Family::V4);
+    let one = RouteAction::Unicast { next_hops: vec![hop(5, Some("10.5.0.2"), 1)], source: None };
     assert_eq!(action(&[("a", 1), ("b", 1), ("c", 1)]), Some(one));
     assert_eq!(action(&[("b", 1), ("c", 1)]), None);
 }
@@ -104,7 +106,7 @@ fn route_action_excludes_members_with_dead_interface() {
 #[test]
 fn destination_has_same_route_keys_in_every_state() {
     let destination = net("10.10.10.0/24");
-    let through = Arc::new(RouteAction::Unicast { next_hops: vec![hop(5, None, 1)] });
+    let through = Arc::new(RouteAction::Unicast { next_hops: vec![hop(5, None, 1)], source: None });
     let (own, backstop, none) = (Some(&through), Some(&*BACKSTOP), None::<&Arc<RouteAction>>);
     let [here, elsewhere] = [254, 100];
     let rows = [

@@ -16,6 +16,16 @@ impl HostState {
         self.addresses.get(&ifindex).into_iter().flatten().copied()
     }
 
+    /// Whether an address can be the source of the hub's packets.
+    pub fn is_usable(&self, ifindex: u32, address: IpNet) -> bool {
+        !self.tentative.contains_key(&(ifindex, address))
+    }
+
+    /// Whether a neighbour that the kernel resolves for us does not answer.
+    pub fn has_failed(&self, ifindex: u32, address: IpAddr) -> bool {
+        self.failed.contains_key(&(ifindex, address))
+    }
+
     /// The kernel's routes via gateways on an interface.
     pub fn gateways_of(&self, ifindex: u32) -> impl Iterator<Item = (IpNet, IpAddr)> {
         let of_interface = self.gateways.range((ifindex, IpNet::default())..);
@@ -27,5 +37,10 @@ impl Link {
     /// Whether it carries packets now.
     pub fn is_up(&self) -> bool {
         self.admin_up && self.running
+    }
+
+    /// Whether it is a port of a bridge, which takes the packets that the program leaves to the kernel.
+    pub fn is_bridge_port(&self) -> bool {
+        self.port_kind.as_deref() == Some("bridge")
     }
 }

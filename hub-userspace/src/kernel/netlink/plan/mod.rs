@@ -26,6 +26,8 @@ pub enum RouteAction {
     Unicast {
         /// At least one, in any order. The weights of equal ones add up.
         next_hops: Vec<KernelNextHop>,
+        /// Source address of the hub's own packets (`RTA_PREFSRC`); `None`: the kernel chooses.
+        source: Option<IpAddr>,
     },
     /// Answers with ICMP host unreachable (`RTN_UNREACHABLE`) when the destination has no other route in the table. It
     /// may exist in addition to one, and takes effect as soon as the kernel drops that one with its interface.
@@ -96,7 +98,7 @@ impl KernelNeighbour {
 impl RouteAction {
     /// Whether [`Self::normalised`] would change nothing.
     pub fn is_normalised(&self) -> bool {
-        let Self::Unicast { next_hops } = self else { return true };
+        let Self::Unicast { next_hops, .. } = self else { return true };
         let key = |hop: &KernelNextHop| (hop.ifindex, hop.via, hop.onlink);
         let sorted = next_hops.is_sorted_by(|a, b| key(a) < key(b));
         let plain = |hop: &KernelNextHop| hop.weight > 0 && (hop.via.is_some() || !hop.onlink);
@@ -107,7 +109,7 @@ impl RouteAction {
     /// a single one.
     #[must_use]
     pub fn normalised(&self) -> Self {
-        let Self::Unicast { next_hops } = self else {
+        let Self::Unicast { next_hops, source } = self else {
             return self.clone();
         };
         let mut weights = BTreeMap::new();
@@ -126,7 +128,7 @@ impl RouteAction {
                 weight: if alone { 1 } else { weight },
             })
             .collect();
-        Self::Unicast { next_hops }
+        Self::Unicast { next_hops, source: *source }
     }
 }
 

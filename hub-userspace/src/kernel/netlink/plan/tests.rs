@@ -6,7 +6,7 @@ fn hop(ifindex: u32, via: Option<&str>, weight: u8) -> KernelNextHop {
 }
 
 fn unicast(next_hops: &[KernelNextHop]) -> RouteAction {
-    RouteAction::Unicast { next_hops: next_hops.to_vec() }
+    RouteAction::Unicast { next_hops: next_hops.to_vec(), source: None }
 }
 
 #[test]

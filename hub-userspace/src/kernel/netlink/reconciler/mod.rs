@@ -6,10 +6,11 @@ mod task;
 use std::{collections::BTreeSet, fmt, future::Future, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -21,6 +22,10 @@ use super::{
 
 /// Accepted on deletion: the object has already gone, alone or with its interface.
 const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
+
+/// The kernel refuses another neighbour (`ENOBUFS`, `neigh_alloc` in `net/core/neighbour.c`).
+const NEIGHBOUR_TABLE_FULL: &str = "the kernel's neighbour table is full: raise the sysctls \
+    net.ipv4.neigh.default.gc_thresh3 and net.ipv6.neigh.default.gc_thresh3 above the number of neighbours";
 
 /// Makes the kernel's objects of ours match the desired state. Only one may run in a network namespace.
 ///
@@ -38,6 +43,7 @@ const GONE: &[Errno] = &[Errno::NOENT, Errno::SRCH, Errno::NODEV];
 pub struct Reconciler {
     commands: mpsc::UnboundedSender<ReconcilerCommand>,
     to_probe: mpsc::UnboundedSender<(u32, IpAddr)>,
+    disturbed: Arc<Notify>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -72,6 +78,9 @@ pub struct ReconcileFailure {
     pub object: String,
     /// The cause and a remedy, in one sentence.
     pub reason: String,
+    /// Destination of the route, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<IpNet>,
 }
 
 impl fmt::Display for ReconcileFailure {
@@ -102,8 +111,15 @@ impl Reconciler {
         let (commands, reported) = mpsc::unbounded_channel();
         let (to_probe, asked) = mpsc::unbounded_channel();
         let probes = tokio::spawn(probes::run(Requests::open()?, asked));
-        let task = tokio::spawn(ReconcilerTask::new(Requests::open()?, reported).run());
-        Ok(Self { commands, to_probe, tasks: [task, probes] })
+        let disturbed = Arc::default();
+        let task = ReconcilerTask::new(Requests::open()?, reported, Arc::clone(&disturbed))?;
+        Ok(Self { commands, to_probe, disturbed, tasks: [tokio::spawn(task.run()), probes] })
+    }
+
+    /// Returns when another process may have changed our routes or neighbours. The caller then calls [`Self::audit`].
+    /// Rate-limited. Cancel-safe.
+    pub async fn disturbed(&self) {
+        self.disturbed.notified().await;
     }
 
     /// Sets the desired action of these routes; `None` deletes. Actions should be [normalised](RouteAction::normalised)

@@ -7,9 +7,10 @@ use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_REPLACE},
     packet_route::RouteNetlinkMessage,
 };
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use super::GONE;
+use super::{GONE, NEIGHBOUR_TABLE_FULL};
 use crate::kernel::netlink::{socket::Requests, wire};
 
 /// Maximum processed at once. The same neighbour is often requested several times.
@@ -20,7 +21,7 @@ pub async fn run(mut requests: Requests, mut asked: mpsc::UnboundedReceiver<(u32
     while asked.recv_many(&mut burst, BURST).await > 0 {
         for (ifindex, address) in burst.drain(..).collect::<BTreeSet<_>>() {
             if let Err(error) = probe(&mut requests, ifindex, address).await {
-                tracing::warn!(%address, "neighbour not resolved: {error:#}");
+                tracing::warn!(interface = ifindex, %address, "neighbour not resolved: {error:#}");
             }
         }
     }
@@ -34,12 +35,13 @@ async fn probe(requests: &mut Requests, ifindex: u32, address: IpAddr) -> Result
         Err(refusal) if GONE.iter().any(|errno| refusal.is(*errno)) => {
             wire::neighbour_use(&wire::bare_neighbour((ifindex, address)))
         }
-        Err(refusal) => bail!("interface {ifindex}: {refusal}"),
+        Err(refusal) => bail!("{refusal}"),
     };
     let Some(message) = message else { return Ok(()) };
     let change = (RouteNetlinkMessage::NewNeighbour(message), NLM_F_REPLACE | NLM_F_CREATE);
     match requests.change("resolving a neighbour", vec![change]).await?.pop() {
-        Some(Err(refusal)) if !GONE.iter().any(|errno| refusal.is(*errno)) => bail!("interface {ifindex}: {refusal}"),
+        Some(Err(refusal)) if refusal.is(Errno::NOBUFS) => bail!(NEIGHBOUR_TABLE_FULL),
+        Some(Err(refusal)) if !GONE.iter().any(|errno| refusal.is(*errno)) => bail!("{refusal}"),
         _ => Ok(()),
     }
 }

@@ -120,6 +120,16 @@ impl RouteState {
         self.known
     }
 
+    /// Whether a route with this key is desired.
+    pub fn wants(&self, key: &RouteKey) -> bool {
+        self.routes.get(key).is_some_and(|entry| entry.desired.is_some())
+    }
+
+    /// Number of routes to write or to delete.
+    pub fn due(&self) -> usize {
+        self.to_write.len() + self.to_delete.len()
+    }
+
     /// Whether the last dump was complete.
     pub fn is_whole(&self) -> bool {
         self.whole
@@ -197,7 +207,7 @@ impl RouteState {
 }
 
 /// An action outside any plan: no desired action equals it.
-const NOT_OURS: RouteAction = RouteAction::Unicast { next_hops: Vec::new() };
+const NOT_OURS: RouteAction = RouteAction::Unicast { next_hops: Vec::new(), source: None };
 
 /// The canonical form for comparison. An action already in this form stays shared.
 fn normalised(action: Arc<RouteAction>) -> Arc<RouteAction> {

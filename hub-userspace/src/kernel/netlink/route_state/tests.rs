@@ -8,7 +8,10 @@ fn key(destination: &str) -> RouteKey {
 }
 
 fn through(ifindex: u32) -> RouteAction {
-    RouteAction::Unicast { next_hops: vec![KernelNextHop { ifindex, via: None, onlink: false, weight: 1 }] }
+    RouteAction::Unicast {
+        next_hops: vec![KernelNextHop { ifindex, via: None, onlink: false, weight: 1 }],
+        source: None,
+    }
 }
 
 fn refusal() -> Refusal {
@@ -71,8 +74,10 @@ fn desired_route_in_kernel_is_not_rewritten() {
 
 #[test]
 fn route_action_is_normalised_before_comparison() {
-    let weighted =
-        RouteAction::Unicast { next_hops: vec![KernelNextHop { ifindex: 1, via: None, onlink: false, weight: 70 }] };
+    let weighted = RouteAction::Unicast {
+        next_hops: vec![KernelNextHop { ifindex: 1, via: None, onlink: false, weight: 70 }],
+        source: None,
+    };
     let mut route_state = read(&[(key("10.0.0.0/8"), through(1))]);
     want(&mut route_state, key("10.0.0.0/8"), weighted);
     assert_eq!(write_all(&mut route_state), NOTHING);

@@ -28,6 +28,9 @@ pub struct Link {
     pub vlan: Option<(u32, u16)>,
     /// For an xfrm interface: the interface id of its policies and SAs (`IFLA_XFRM_IF_ID`).
     pub if_id: Option<u32>,
+    /// Kind of the device that it is a port of (`IFLA_INFO_SLAVE_KIND`): "bridge", "bond", ...
+    #[serde(default)]
+    pub port_kind: Option<String>,
 }
 
 impl Link {

@@ -23,7 +23,7 @@ use rtnetlink::{
 use serde::{Deserialize, Serialize};
 
 pub use self::link::{Link, Links};
-use self::read::{address, foreign_route, link, neighbour_key, usable_mac};
+use self::read::{address, foreign_route, has_failed, is_tentative, link, neighbour_key, usable_mac};
 use super::wire;
 
 /// The host's links, addresses, neighbours and gateways, as last reported by the kernel. Copies share their data, so
@@ -37,6 +37,10 @@ pub struct HostState {
     /// Unicast neighbours that frames can be sent to now: state `REACHABLE`, `STALE`, `DELAY`, `PROBE`, `PERMANENT` or
     /// `NOARP`, with a link address of 6 bytes.
     pub neighbours: OrdMap<(u32, IpAddr), [u8; 6]>,
+    /// Addresses of `addresses` that cannot be used yet, because duplicate address detection is pending or has failed.
+    pub tentative: OrdMap<(u32, IpNet), ()>,
+    /// Neighbours that the kernel resolves for us and that have not answered.
+    pub failed: OrdMap<(u32, IpAddr), ()>,
     /// Gateways of others' unicast routes in the main table that have exactly one, by interface and destination. The
     /// lowest metric wins.
     pub gateways: OrdMap<(u32, IpNet), IpAddr>,
@@ -60,6 +64,9 @@ pub struct Changes {
     pub neighbours: bool,
     /// [`HostState::gateways`].
     pub gateways: bool,
+    /// [`HostState::failed`].
+    #[serde(default)]
+    pub failed: bool,
     /// Neighbours that became stale: still usable, but unconfirmed. The kernel confirms those that its own traffic
     /// uses. For the fast path, see [`Reconciler::probe`].
     ///
@@ -75,12 +82,13 @@ pub struct Changes {
 impl Changes {
     /// All parts marked as changed.
     pub fn everything() -> Self {
-        Self { links: true, addresses: true, neighbours: true, gateways: true, ..Self::default() }
+        Self { links: true, addresses: true, neighbours: true, gateways: true, failed: true, ..Self::default() }
     }
 
     /// Whether there is nothing to act on.
     pub fn is_empty(&self) -> bool {
-        !(self.links || self.carrier || self.addresses || self.neighbours || self.gateways) && self.stale.is_empty()
+        let parts = [self.links, self.carrier, self.addresses, self.neighbours, self.gateways, self.failed];
+        !parts.contains(&true) && self.stale.is_empty()
     }
 
     /// Merges `other`, which is later.
@@ -90,6 +98,7 @@ impl Changes {
         self.addresses |= other.addresses;
         self.neighbours |= other.neighbours;
         self.gateways |= other.gateways;
+        self.failed |= other.failed;
         self.stale.extend(other.stale);
         self.gone.extend(other.gone);
         self.unannounced |= other.unannounced;
@@ -104,9 +113,10 @@ impl Changes {
                 DiffItem::Add(..) | DiffItem::Remove(..) => self.links = true,
             }
         }
-        self.addresses |= old.addresses != new.addresses;
+        self.addresses |= old.addresses != new.addresses || old.tentative != new.tentative;
         self.neighbours |= old.neighbours != new.neighbours;
         self.gateways |= old.gateways != new.gateways;
+        self.failed |= old.failed != new.failed;
     }
 
     fn note_link(&mut self, old: Option<&Link>, new: &Link) {
@@ -168,7 +178,9 @@ impl HostState {
             changes.gone.insert(index);
         }
         changes.addresses |= self.addresses.remove(&index).is_some();
+        remove_of(&mut self.tentative, index, IpNet::default());
         changes.neighbours |= !remove_of(&mut self.neighbours, index, IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_empty();
+        changes.failed |= !remove_of(&mut self.failed, index, IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_empty();
         let least = (index, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let stale: Vec<_> =
             changes.stale.range(least..).take_while(|(ifindex, _)| *ifindex == index).copied().collect();
@@ -183,13 +195,19 @@ impl HostState {
         let Some(address) = address(message) else {
             return;
         };
-        changes.addresses |= self.addresses.entry(message.header.index).or_default().insert(address);
+        let index = message.header.index;
+        changes.addresses |= self.addresses.entry(index).or_default().insert(address);
+        changes.addresses |= match is_tentative(message) {
+            true => self.tentative.insert((index, address), ()).is_none(),
+            false => self.tentative.remove(&(index, address)).is_some(),
+        };
     }
 
     fn del_address(&mut self, message: &AddressMessage, changes: &mut Changes) {
         let Some(address) = address(message) else {
             return;
         };
+        self.tentative.remove(&(message.header.index, address));
         if let Some(addresses) = self.addresses.get_mut(&message.header.index) {
             changes.addresses |= addresses.remove(&address);
             if addresses.is_empty() {
@@ -213,6 +231,12 @@ impl HostState {
             }
             None => changes.neighbours |= self.neighbours.remove(&key).is_some(),
         }
+        // While the kernel resolves it again, its state is unknown.
+        if has_failed(message) {
+            changes.failed |= self.failed.insert(key, ()).is_none();
+        } else if message.header.state != NeighbourState::Incomplete {
+            changes.failed |= self.failed.remove(&key).is_some();
+        }
     }
 
     fn del_neighbour(&mut self, message: &NeighbourMessage, changes: &mut Changes) {
@@ -221,6 +245,7 @@ impl HostState {
         };
         changes.stale.remove(&key);
         changes.neighbours |= self.neighbours.remove(&key).is_some();
+        changes.failed |= self.failed.remove(&key).is_some();
     }
 
     fn new_route(&mut self, message: &RouteMessage, replaces: bool, changes: &mut Changes) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rtnetlink::packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
         InfoData, InfoKind, InfoVlan, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, State,
         VlanProtocol,
@@ -26,7 +26,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         return None;
     }
     let (mut name, mut mtu, mut mac, mut parent) = (None, None, None, None);
-    let (mut kind, mut vid, mut if_id) = (None, None, None);
+    let (mut kind, mut vid, mut if_id, mut port_kind) = (None, None, None, None);
     let mut state = State::Unknown;
     let mut parent_is_here = true;
     for attribute in &message.attributes {
@@ -41,6 +41,7 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
                 kind = infos.iter().find_map(link_kind);
                 vid = infos.iter().find_map(vlan_id);
                 if_id = infos.iter().find_map(xfrm_if_id);
+                port_kind = infos.iter().find_map(self::port_kind);
             }
             _ => {}
         }
@@ -57,12 +58,20 @@ pub fn link(message: &LinkMessage) -> Option<Link> {
         running: flags.contains(LinkFlags::LowerUp) && matches!(state, State::Up | State::Unknown),
         vlan: parent.filter(|_| parent_is_here).zip(vid),
         if_id,
+        port_kind,
     })
 }
 
 fn link_kind(info: &LinkInfo) -> Option<&InfoKind> {
     match info {
         LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    }
+}
+
+fn port_kind(info: &LinkInfo) -> Option<String> {
+    match info {
+        LinkInfo::PortKind(kind) => Some(kind.to_string()),
         _ => None,
     }
 }
@@ -107,12 +116,24 @@ pub fn address(message: &AddressMessage) -> Option<IpNet> {
     }
 }
 
+/// Whether duplicate address detection for an address is pending or has failed: the kernel refuses it as the source of a
+/// route.
+pub fn is_tentative(message: &AddressMessage) -> bool {
+    let is_flag = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Tentative));
+    message.attributes.iter().any(is_flag)
+}
+
 /// Interface and address of an ARP or ND cache entry; `None` for proxies, bridge forwarding entries and multicast
 /// (which needs no resolution).
 pub fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     let (ifindex, address) = wire::read_neighbour_key(message)?;
     let proxy = message.header.flags.contains(NeighbourFlags::Proxy);
     (!proxy && !address.is_multicast()).then_some((ifindex, address))
+}
+
+/// Whether the kernel has got no answer from a neighbour that it resolves for us.
+pub fn has_failed(message: &NeighbourMessage) -> bool {
+    message.header.state == NeighbourState::Failed && wire::is_managed(message)
 }
 
 pub fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {

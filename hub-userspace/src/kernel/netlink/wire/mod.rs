@@ -18,7 +18,7 @@ use self::{
     route::{action, table},
 };
 pub(super) use self::{
-    neighbour::{bare_neighbour, neighbour, neighbour_mac, neighbour_use, read_neighbour_key},
+    neighbour::{bare_neighbour, is_managed, neighbour, neighbour_mac, neighbour_use, read_neighbour_key},
     route::{destination, metric, route, route_deletion, single_gateway},
     rule::rule_deletion,
 };
@@ -67,11 +67,20 @@ pub(super) mod all {
 
 /// A dumped route, if it is ours; without an action if it cannot come from a plan.
 pub(super) fn our_route(message: &RouteMessage) -> Option<(RouteKey, Option<RouteAction>)> {
-    if !is_ours(message.header.protocol.into()) {
+    if !is_our_route(message) {
         return None;
     }
-    let key = RouteKey { table: table(message), destination: destination(message)?, metric: metric(message) };
-    Some((key, action(message)))
+    Some((route_key(message)?, action(message)))
+}
+
+/// Whether a route has a protocol of ours.
+pub(super) fn is_our_route(message: &RouteMessage) -> bool {
+    is_ours(message.header.protocol.into())
+}
+
+/// The kernel's key of a route; `None` for other families.
+pub(super) fn route_key(message: &RouteMessage) -> Option<RouteKey> {
+    Some(RouteKey { table: table(message), destination: destination(message)?, metric: metric(message) })
 }
 
 impl Existing {

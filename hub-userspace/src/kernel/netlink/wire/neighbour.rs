@@ -70,6 +70,11 @@ pub fn ext_flags(message: &NeighbourMessage) -> NeighbourExtFlags {
         .unwrap_or_default()
 }
 
+/// Whether the kernel keeps it reachable even without traffic.
+pub fn is_managed(message: &NeighbourMessage) -> bool {
+    ext_flags(message).contains(NeighbourExtFlags::Managed)
+}
+
 /// The link address, when it has 6 bytes.
 pub fn neighbour_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
     message.attributes.iter().find_map(|attribute| match attribute {
@@ -80,7 +85,7 @@ pub fn neighbour_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
 
 pub fn read_neighbour(message: &NeighbourMessage) -> Option<KernelNeighbour> {
     let (ifindex, address) = read_neighbour_key(message)?;
-    if ext_flags(message).contains(NeighbourExtFlags::Managed) {
+    if is_managed(message) {
         return Some(KernelNeighbour::Managed { ifindex, address });
     }
     let mac = neighbour_mac(message)?;

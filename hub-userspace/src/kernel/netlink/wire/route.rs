@@ -30,12 +30,15 @@ pub fn route(key: &RouteKey, action: &RouteAction) -> RouteMessage {
         RouteAction::Unreachable => RouteType::Unreachable,
     };
     match action {
-        RouteAction::Unicast { next_hops } => match next_hops.as_slice() {
-            [hop] => put_single_hop(&mut message, hop),
-            hops => message
-                .attributes
-                .push(RouteAttribute::MultiPath(hops.iter().map(|hop| next_hop(hop, key.destination)).collect())),
-        },
+        RouteAction::Unicast { next_hops, source } => {
+            message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
+            match next_hops.as_slice() {
+                [hop] => put_single_hop(&mut message, hop),
+                hops => message
+                    .attributes
+                    .push(RouteAttribute::MultiPath(hops.iter().map(|hop| next_hop(hop, key.destination)).collect())),
+            }
+        }
         RouteAction::Unreachable => {}
     }
     message
@@ -130,7 +133,7 @@ pub fn metric(message: &RouteMessage) -> u32 {
 /// Interface and gateway of a unicast route with exactly one gateway.
 pub fn single_gateway(message: &RouteMessage) -> Option<(u32, IpAddr)> {
     match action(message)? {
-        RouteAction::Unicast { next_hops } => match next_hops.as_slice() {
+        RouteAction::Unicast { next_hops, .. } => match next_hops.as_slice() {
             [hop] => Some((hop.ifindex, hop.via?)),
             _ => None,
         },
@@ -141,9 +144,18 @@ pub fn single_gateway(message: &RouteMessage) -> Option<(u32, IpAddr)> {
 pub fn action(message: &RouteMessage) -> Option<RouteAction> {
     match message.header.kind {
         RouteType::Unreachable => Some(RouteAction::Unreachable),
-        RouteType::Unicast => Some(RouteAction::Unicast { next_hops: next_hops(message)? }.normalised()),
+        RouteType::Unicast => {
+            Some(RouteAction::Unicast { next_hops: next_hops(message)?, source: source(message) }.normalised())
+        }
         _ => None,
     }
+}
+
+fn source(message: &RouteMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(address) => ip(address),
+        _ => None,
+    })
 }
 
 fn next_hops(message: &RouteMessage) -> Option<Vec<KernelNextHop>> {

@@ -47,7 +47,7 @@ fn over_the_wire(message: RouteNetlinkMessage) -> RouteNetlinkMessage {
 
 #[test]
 fn routes_round_trip_over_netlink() {
-    let single = |hop| RouteAction::Unicast { next_hops: vec![hop] };
+    let single = |hop| RouteAction::Unicast { next_hops: vec![hop], source: None };
     let onlink = |via| KernelNextHop { onlink: true, ..hop(3, Some(via), 1) };
     let cases = [
         planned("10.0.0.0/8", &single(hop(3, None, 1))),
@@ -62,11 +62,15 @@ fn routes_round_trip_over_netlink() {
             "10.0.0.0/8",
             &RouteAction::Unicast {
                 next_hops: vec![hop(3, None, 100), onlink("10.9.0.1"), hop(4, Some("fe80::1"), 7)],
+                source: Some("192.168.0.1".parse().unwrap()),
             },
         ),
         planned(
             "2001:db8::/32",
-            &RouteAction::Unicast { next_hops: vec![hop(3, None, 100), hop(4, None, 1), hop(5, Some("fe80::1"), 7)] },
+            &RouteAction::Unicast {
+                next_hops: vec![hop(3, None, 100), hop(4, None, 1), hop(5, Some("fe80::1"), 7)],
+                source: None,
+            },
         ),
     ];
     for case in cases {
@@ -102,15 +106,15 @@ fn ipv6_multipath_without_gateway_gets_stand_in_gateway() {
         hops.unwrap().iter().map(|hop| via(&hop.attributes)).collect()
     };
     let next_hops = vec![hop(1, None, 1), hop(2, None, 1)];
-    let v6 = planned("2001:db8::/32", &RouteAction::Unicast { next_hops: next_hops.clone() });
+    let v6 = planned("2001:db8::/32", &RouteAction::Unicast { next_hops: next_hops.clone(), source: None });
     assert_eq!(gateways(&message_of(&v6)), [Some(address("fe80::1180")); 2]);
-    let v4 = planned("10.0.0.0/8", &RouteAction::Unicast { next_hops });
+    let v4 = planned("10.0.0.0/8", &RouteAction::Unicast { next_hops, source: None });
     assert_eq!(gateways(&message_of(&v4)), [None; 2]);
 }
 
 #[test]
 fn published_routes_have_their_own_protocol() {
-    let through = RouteAction::Unicast { next_hops: vec![hop(1, None, 1)] };
+    let through = RouteAction::Unicast { next_hops: vec![hop(1, None, 1)], source: None };
     let protocol = |metric, action: &RouteAction| {
         let key = RouteKey { table: 254, destination: "10.0.0.0/8".parse().unwrap(), metric };
         (u8::from(route(&key, action).header.protocol), u8::from(route_deletion(&key, false).header.protocol))

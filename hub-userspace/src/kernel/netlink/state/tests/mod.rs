@@ -1,4 +1,5 @@
 mod gateways;
+mod pending;
 
 use std::net::Ipv4Addr;
 
@@ -152,6 +153,7 @@ fn link_message_is_parsed_in_full() {
         running: true,
         vlan: Some((2, 7)),
         if_id: None,
+        port_kind: None,
     };
     assert_eq!(link(&message), Some(expected.clone()));
     message.attributes.push(LinkAttribute::LinkNetNsId(0));

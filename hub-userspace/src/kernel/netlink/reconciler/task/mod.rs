@@ -1,6 +1,14 @@
 //! The task of a [`Reconciler`](super::Reconciler). It works in small steps and processes commands between them.
 
-use std::{collections::BTreeSet, net::IpAddr};
+mod neighbours;
+mod watch;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rtnetlink::{
@@ -9,18 +17,25 @@ use rtnetlink::{
 };
 use rustix::io::Errno;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::yield_now,
 };
 use tracing::{error, warn};
 
+use self::{
+    neighbours::Neighbours,
+    watch::{ForeignChange, Watch},
+};
 use super::{GONE, ReconcileFailure, ReconcileReport, ReconcilerCommand};
-use crate::kernel::netlink::{
-    INTERNAL_PROTOCOL, PROTOCOL,
-    plan::{Existing, KernelNeighbour, RouteKey},
-    route_state::{RouteState, RouteWrite},
-    socket::{Refusal, Requests},
-    wire,
+use crate::{
+    kernel::netlink::{
+        INTERNAL_PROTOCOL, PROTOCOL,
+        plan::{Existing, RouteKey},
+        route_state::{RouteState, RouteWrite},
+        socket::{Refusal, Requests},
+        wire,
+    },
+    rate_limit::RestoreSchedule,
 };
 
 /// Maximum of routes written in one step: a few milliseconds of work.
@@ -37,6 +52,11 @@ const OURS: [(AddressFamily, u8); 4] = [
     (AddressFamily::Inet6, INTERNAL_PROTOCOL),
 ];
 
+/// Delay of an audit after a change by another process: `ip route flush` changes many routes.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Minimum time between such audits after a burst: with a million routes each takes seconds of CPU time.
+const INTERVAL: Duration = Duration::from_secs(5);
+
 const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 const DELETE: u16 = 0;
@@ -47,6 +67,7 @@ pub struct ReconcilerTask {
     routes: RouteState,
     neighbours: Neighbours,
     rules: Leftovers,
+    others: Others,
     /// The first [`ReconcilerCommand::Settle`] has arrived: any undesired object is a leftover from now on.
     begun: bool,
     /// A command has set a desired state.
@@ -57,16 +78,16 @@ pub struct ReconcilerTask {
     settling: Vec<oneshot::Sender<Result<ReconcileReport>>>,
 }
 
-/// Neighbours. They are few, so all of them are read from the kernel at each change.
-#[derive(Default)]
-struct Neighbours {
-    desired: BTreeSet<KernelNeighbour>,
-    /// The kernel's neighbours must be compared with the desired ones.
-    due: bool,
-    /// Obsolete neighbours found by that comparison.
-    to_delete: Vec<(u32, IpAddr)>,
-    /// Failures of the last attempt.
-    failures: Vec<ReconcileFailure>,
+/// Changes of our objects by other processes.
+struct Others {
+    /// `None` while it cannot be opened: the periodic audit still finds all changes.
+    watch: Option<Watch>,
+    /// When to restore the objects.
+    schedule: RestoreSchedule,
+    /// Requests an audit from the agent.
+    disturbed: Arc<Notify>,
+    /// The next audit was requested here: it logs the differences.
+    is_restoring: bool,
 }
 
 /// Rules of earlier versions.
@@ -78,24 +99,21 @@ struct Leftovers {
     failures: Vec<ReconcileFailure>,
 }
 
-impl Neighbours {
-    fn want(&mut self, desired: BTreeSet<KernelNeighbour>) {
-        self.due |= desired != self.desired;
-        self.desired = desired;
-    }
-
-    fn is_due(&self) -> bool {
-        self.due || !self.to_delete.is_empty()
-    }
-}
-
-/// A pending change of a rule or neighbour: its name, the message, its `NLM_F_*` flags.
-type KernelChange = (String, RouteNetlinkMessage, u16);
-
 impl ReconcilerTask {
-    pub fn new(requests: Requests, commands: mpsc::UnboundedReceiver<ReconcilerCommand>) -> Self {
-        Self {
+    pub fn new(
+        requests: Requests,
+        commands: mpsc::UnboundedReceiver<ReconcilerCommand>,
+        disturbed: Arc<Notify>,
+    ) -> Result<Self> {
+        let watch = Watch::open(requests.port()).context("cannot follow changes of routes by other processes")?;
+        Ok(Self {
             requests,
+            others: Others {
+                watch: Some(watch),
+                schedule: RestoreSchedule::new(SETTLE, INTERVAL),
+                disturbed,
+                is_restoring: false,
+            },
             commands,
             routes: RouteState::default(),
             neighbours: Neighbours::default(),
@@ -105,7 +123,7 @@ impl ReconcilerTask {
             audit_due: false,
             done: ReconcileReport::default(),
             settling: Vec::new(),
-        }
+        })
     }
 
     /// Runs until the [`Reconciler`](super::Reconciler) is dropped.
@@ -123,6 +141,8 @@ impl ReconcilerTask {
                 // It is unknown which pending changes were made.
                 self.routes.begin_reading();
                 let reopened = Requests::open().map(|requests| self.requests = requests);
+                // The watch recognizes our own changes by the port of the old socket.
+                self.others.watch = Watch::open(self.requests.port()).ok();
                 if !failed_before && reopened.is_ok() {
                     failed_before = true;
                     warn!("{error:#}; reading all routes again");
@@ -133,10 +153,40 @@ impl ReconcilerTask {
                 failed_before = false;
                 self.report();
             }
-            match self.commands.recv().await {
-                Some(command) => self.take(command),
-                None => return,
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.take(command),
+                    None => return,
+                },
+                changes = next_changes(&mut self.others.watch) => self.note(changes),
+                () = self.others.schedule.wait() => {
+                    self.others.is_restoring = true;
+                    self.others.disturbed.notify_one();
+                }
             }
+        }
+    }
+
+    /// Schedules an audit after a change of our objects by another process.
+    fn note(&mut self, changes: io::Result<Vec<ForeignChange>>) {
+        let is_disturbed = match changes {
+            Ok(changes) => self.begun && changes.iter().any(|change| self.concerns(change)),
+            Err(error) => {
+                warn!("changes of routes by other processes cannot be followed, an audit finds them later: {error}");
+                self.others.watch = None;
+                true
+            }
+        };
+        if is_disturbed {
+            self.others.schedule.disturbed(Instant::now());
+        }
+    }
+
+    fn concerns(&self, change: &ForeignChange) -> bool {
+        match change {
+            ForeignChange::Route { key, is_ours } => *is_ours || self.routes.wants(key),
+            ForeignChange::Neighbour { key, now } => self.neighbours.is_disturbed(*key, now.as_deref()),
+            ForeignChange::Lost => true,
         }
     }
 
@@ -222,6 +272,10 @@ impl ReconcilerTask {
         self.routes.conclude(whole);
         self.rules.due = true;
         self.neighbours.due = true;
+        if self.others.is_restoring && self.routes.is_due() {
+            let routes = self.routes.due();
+            warn!(routes, "another process changed or removed routes of the agent: the agent restores them");
+        }
         Ok(())
     }
 
@@ -278,39 +332,6 @@ impl ReconcilerTask {
         Ok(())
     }
 
-    async fn set_neighbours(&mut self) -> Result<()> {
-        let mut existing = Existing::default();
-        let request = RouteNetlinkMessage::GetNeighbour(wire::all::neighbours());
-        for object in self.requests.list("reading the neighbours", request).await.context(UNREADABLE)? {
-            if let RouteNetlinkMessage::NewNeighbour(shown) = object {
-                existing.note_neighbour(&shown);
-            }
-        }
-        let difference = existing.neighbours_to(&self.neighbours.desired);
-        self.neighbours.due = false;
-        self.neighbours.to_delete = difference.to_delete;
-        self.neighbours.failures = difference.taken.iter().map(taken).collect();
-        let changes = difference.to_set.iter().map(|neighbour| {
-            let message = RouteNetlinkMessage::NewNeighbour(wire::neighbour(neighbour));
-            (neighbour.to_string(), message, SET)
-        });
-        let (made, failures) = self.make(changes.collect(), &[]).await?;
-        self.done.added += made;
-        self.neighbours.failures.extend(failures);
-        Ok(())
-    }
-
-    async fn delete_neighbours(&mut self) -> Result<()> {
-        let changes = std::mem::take(&mut self.neighbours.to_delete).into_iter().map(|key| {
-            let name = format!("neighbour {} on interface {}", key.1, key.0);
-            (name, RouteNetlinkMessage::DelNeighbour(wire::bare_neighbour(key)), DELETE)
-        });
-        let (made, failures) = self.make(changes.collect(), GONE).await?;
-        self.done.deleted += made;
-        self.neighbours.failures.extend(failures);
-        Ok(())
-    }
-
     async fn delete_rules(&mut self) -> Result<()> {
         let mut existing = Existing::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -332,24 +353,6 @@ impl ReconcilerTask {
         Ok(())
     }
 
-    /// Makes changes; returns the number of successes, and the failures. Errors in `harmless` count as neither.
-    async fn make(&mut self, changes: Vec<KernelChange>, harmless: &[Errno]) -> Result<(usize, Vec<ReconcileFailure>)> {
-        let (names, messages): (Vec<_>, Vec<_>) =
-            changes.into_iter().map(|(name, message, flags)| (name, (message, flags))).unzip();
-        let results = self.requests.change("changing rules or neighbours", messages).await?;
-        let mut made = 0;
-        let mut failures = Vec::new();
-        for (object, result) in names.into_iter().zip(results) {
-            match result {
-                Ok(()) => made += 1,
-                Err(refusal) if harmless.iter().any(|errno| refusal.is(*errno)) => {}
-                Err(refusal) if refusal.is(Errno::PERM) => bail!("{object}: {refusal}"),
-                Err(refusal) => failures.push(ReconcileFailure { object, reason: refusal.to_string() }),
-            }
-        }
-        Ok((made, failures))
-    }
-
     /// Nothing is due: answers the waiting callers.
     fn report(&mut self) {
         if self.settling.is_empty() {
@@ -361,7 +364,7 @@ impl ReconcilerTask {
         report.failures.extend(self.routes.refusals().map(|(key, refusal)| {
             let doubtful = refusal.is(Errno::EXIST) && !whole;
             let reason = if doubtful { DOUBTFUL.to_owned() } else { refusal.to_string() };
-            ReconcileFailure { object: key.to_string(), reason }
+            ReconcileFailure { object: key.to_string(), reason, destination: Some(key.destination) }
         }));
         report.failures.extend(self.rules.failures.iter().cloned());
         for answer in self.settling.drain(..) {
@@ -386,7 +389,10 @@ const UNREADABLE: &str = "cannot read the agent's objects in the kernel";
 const DOUBTFUL: &str = "there is another route in its place, perhaps the agent's own: the kernel's routes changed each \
     time they were read; the next audit tries again";
 
-fn taken(neighbour: &KernelNeighbour) -> ReconcileFailure {
-    let reason = "another process set a permanent entry with another link address; remove that entry".to_owned();
-    ReconcileFailure { object: neighbour.to_string(), reason }
+/// The next changes by other processes; never without a watch.
+async fn next_changes(watch: &mut Option<Watch>) -> io::Result<Vec<ForeignChange>> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
 }

@@ -120,6 +120,8 @@ pub(super) fn enlarge_receive_buffer(socket: &Socket) -> io::Result<()> {
 /// All futures may be dropped: the next request skips their unread answers.
 pub(super) struct Requests {
     socket: TokioSocket,
+    /// Netlink port: the author of our changes in the kernel's events.
+    port: u32,
     /// Sequence number of the last request.
     sequence: u32,
     /// The requests to send.
@@ -133,10 +135,15 @@ pub(super) struct Requests {
 impl Requests {
     /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> Result<Self, NetlinkError> {
-        let socket = TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
         configure(socket.socket_ref()).map_err(NetlinkError::Open)?;
+        let port = socket.socket_mut().bind_auto().map_err(NetlinkError::Open)?.port_number();
         let received = Vec::with_capacity(LONGEST_ANSWER);
-        Ok(Self { socket, sequence: 0, sending: Vec::new(), received, unfinished: None })
+        Ok(Self { socket, port, sequence: 0, sending: Vec::new(), received, unfinished: None })
+    }
+
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// All objects that `request` (an `RTM_GET*`) selects. `what` completes "while ...".
@@ -331,6 +338,14 @@ async fn within<T>(what: &'static str, answer: impl Future<Output = io::Result<T
 /// The messages of a datagram that answer one of `count` requests, starting at sequence number `first`. Others answer
 /// requests whose future was dropped.
 fn answers(datagram: &[u8], first: u32, count: u32) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
+    messages_of(datagram, move |sequence| sequence.wrapping_sub(first) < count)
+}
+
+/// The messages of a datagram whose sequence number is selected.
+pub(super) fn messages_of(
+    datagram: &[u8],
+    select: impl Fn(u32) -> bool,
+) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> {
     const HEADER: usize = 16;
     const SEQUENCE: usize = 8;
     let mut rest = datagram;
@@ -340,7 +355,7 @@ fn answers(datagram: &[u8], first: u32, count: u32) -> impl Iterator<Item = Netl
             let length = number(rest.get(..4)?) as usize;
             let message = rest.get(..length).filter(|message| message.len() >= HEADER)?;
             rest = rest.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
-            if number(&message[SEQUENCE..SEQUENCE + 4]).wrapping_sub(first) >= count {
+            if !select(number(&message[SEQUENCE..SEQUENCE + 4])) {
                 continue;
             }
             match NetlinkMessage::deserialize(message) {
@@ -361,31 +376,4 @@ fn configure(socket: &Socket) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusal_shows_errno_kernel_message_and_remedy() {
-        let refusal = Refusal { errno: 100, detail: Some("Device for nexthop is not up".into()) };
-        assert_eq!(
-            refusal.to_string(),
-            "Network is down (os error 100), the kernel's message is \"Device for nexthop is not up\" (the interface \
-             is down; retried when that changes)"
-        );
-        let refusal = Refusal { errno: 1, detail: None };
-        assert!(refusal.to_string().contains("needs CAP_NET_ADMIN: run as root"), "{refusal}");
-    }
-
-    #[test]
-    fn extack_message_follows_repeated_header() {
-        let mut payload = vec![0; 16];
-        // NLMSGERR_ATTR_OFFS = 2 (u32), then NLMSGERR_ATTR_MSG = 1 ("no\0").
-        payload.extend([8, 0, 2, 0, 1, 2, 3, 4].map(|byte: u8| byte));
-        payload.extend([7, 0, 1, 0, b'n', b'o', 0, 0]);
-        if cfg!(target_endian = "little") {
-            assert_eq!(kernel_words(&payload).as_deref(), Some("no"));
-        }
-        assert_eq!(kernel_words(&[0; 16]), None);
-        assert_eq!(kernel_words(&[]), None);
-    }
-}
+mod tests;

@@ -8,15 +8,19 @@
 //! With `forwarding` off the kernel takes IPv4 redirects where *either* `all` or the interface has them on
 //! (`IN_DEV_RX_REDIRECTS`, include/linux/inetdevice.h); a gateway has it on, where both must be.
 
+mod watch;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use tracing::{error, info, warn};
 
-use crate::{config::Config, kernel::netlink::HostState};
+use self::watch::{SysctlWatch, Watched};
+use crate::{config::Config, kernel::netlink::HostState, rate_limit::RestoreSchedule};
 
 /// Sysctls of an interface: the path before its name, and the file name.
 const OFF: [(&str, &str); 4] = [
@@ -65,9 +69,17 @@ impl Settings {
     }
 }
 
+/// Delay before values that another process has changed are restored: it often changes several.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Minimum time between restorations after a burst.
+const INTERVAL: Duration = Duration::from_secs(1);
+
 /// Writes the sysctls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sysctls {
+    /// `None` if the kernel refuses it: the periodic audit still finds all changes.
+    watch: Option<SysctlWatch>,
+    schedule: RestoreSchedule,
     /// Index and MTU of an interface when its settings were last written.
     settled: BTreeMap<String, (u32, u32)>,
     /// Whether the settings of the network namespace are written.
@@ -78,6 +90,66 @@ pub struct Sysctls {
 }
 
 impl Sysctls {
+    /// Needs a runtime.
+    pub fn start() -> Self {
+        let watch = SysctlWatch::start(Path::new(ROOT)).inspect_err(|error| {
+            warn!("changes of sysctls by other processes cannot be followed, an audit finds them later: {error}");
+        });
+        Self {
+            watch: watch.ok(),
+            schedule: RestoreSchedule::new(SETTLE, INTERVAL),
+            settled: BTreeMap::new(),
+            by_ports: false,
+            reflect: false,
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Returns when another process has changed a value. The caller then calls [`Self::set`]. Rate-limited.
+    /// Cancel-safe.
+    pub async fn disturbed(&mut self) {
+        loop {
+            let Self { watch, schedule, .. } = self;
+            let changed = async {
+                match watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = changed => self.note_changes(changed),
+                () = schedule.wait() => return,
+            }
+        }
+    }
+
+    /// Schedules a restoration where values differ. Our own writes are reported, too, but do not differ.
+    fn note_changes(&mut self, changed: io::Result<BTreeSet<Watched>>) {
+        let root = Path::new(ROOT);
+        let changed = changed.unwrap_or_else(|error| {
+            warn!("changes of sysctls by other processes cannot be followed, an audit finds them later: {error}");
+            self.watch = None;
+            BTreeSet::new()
+        });
+        for watched in changed {
+            let differs = match &watched {
+                Watched::Interface(name) => {
+                    plan(root, name).is_ok_and(|files| files.iter().any(|file| differs_from(file, "0")))
+                }
+                Watched::Namespace => {
+                    let ones = REFLECT.iter().chain(BY_PORTS.iter().filter(|_| self.by_ports));
+                    ones.into_iter().any(|setting| differs_from(&root.join(setting), "1"))
+                }
+            };
+            match watched {
+                _ if !differs => continue,
+                Watched::Interface(name) => drop(self.settled.remove(&name)),
+                Watched::Namespace => (self.by_ports, self.reflect) = (false, false),
+            }
+            self.schedule.disturbed(Instant::now());
+        }
+    }
+
     /// The interfaces were removed. Their indices may be reused.
     pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
         self.settled.retain(|_, (index, _)| !interfaces.contains(index));
@@ -92,6 +164,9 @@ impl Sysctls {
         }
         self.settled.retain(|name, _| settings.links.contains_key(name));
         self.failed.retain(|name, _| settings.links.contains_key(name));
+        if let Some(watch) = &mut self.watch {
+            watch.follow(&settings.links);
+        }
         for (name, is) in &settings.links {
             if self.settled.get(name) == Some(is) {
                 continue;
@@ -124,6 +199,11 @@ impl Sysctls {
         }
         self.failed.insert(name.to_owned(), failure);
     }
+}
+
+/// Whether a sysctl exists and has another value.
+fn differs_from(path: &Path, value: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|read| read.trim() != value)
 }
 
 /// Sets sysctls of the network namespace to 1. `otherwise` describes the consequence of a failure.
@@ -181,71 +261,4 @@ fn apply(root: &Path, interface: &str) -> Result<Vec<String>, SysctlFailure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{process::Command, thread};
-
-    use nix::sched::{CloneFlags, unshare};
-
-    use super::*;
-
-    /// Runs `ip` in the calling thread's namespace.
-    fn ip(arguments: &str) {
-        let status = Command::new("ip").args(arguments.split(' ')).status().expect("there is an `ip`");
-        assert!(status.success(), "ip {arguments}");
-    }
-
-    #[test]
-    fn interface_with_dot_accepts_no_ra_and_redirects() {
-        let namespace = || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("run as root");
-            ip("link add eth0.100 type veth peer name other");
-            let read = |setting: &str| fs::read_to_string(Path::new(ROOT).join(setting)).expect("it is there");
-            fs::write(Path::new(ROOT).join("ipv6/conf/eth0.100/accept_ra"), "2").expect("run as root");
-            let changed = apply(Path::new(ROOT), "eth0.100").expect("run as root");
-            assert!(changed.contains(&"ipv6/conf/eth0.100/accept_ra".to_owned()), "{changed:?}");
-            for (family, setting) in OFF {
-                assert_eq!(read(&format!("{family}/eth0.100/{setting}")), "0\n", "{family} {setting}");
-            }
-            assert_eq!(read("ipv6/conf/other/accept_ra"), "1\n", "another interface is left alone");
-            // Below the minimum MTU and back: the kernel recreates the IPv6 settings.
-            ip("link set eth0.100 up");
-            ip("link set eth0.100 mtu 1000");
-            assert!(apply(Path::new(ROOT), "eth0.100").expect("nothing is there").is_empty());
-            ip("link set eth0.100 mtu 1500");
-            let changed = apply(Path::new(ROOT), "eth0.100").expect("run as root");
-            assert_eq!(changed, ["ipv6/conf/eth0.100/accept_ra", "ipv6/conf/eth0.100/accept_redirects"]);
-        };
-        thread::spawn(namespace).join().expect("it does not panic");
-    }
-
-    #[test]
-    fn unsafe_interface_name_is_rejected_as_path() {
-        let root = Path::new("/proc/sys/net");
-        let paths = plan(root, "eth0.100").expect("a dot is part of the name");
-        assert_eq!(paths[0], root.join("ipv6/conf/eth0.100/accept_ra"));
-        assert_eq!(paths[2], root.join("ipv4/conf/eth0.100/accept_redirects"));
-        for name in ["all", "default", ".", "..", "", "a/b", "../all"] {
-            assert!(plan(root, name).is_err(), "{name}");
-        }
-    }
-
-    #[test]
-    fn differing_settings_are_written_and_reported() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let v4 = folder.path().join("ipv4/conf/tun0");
-        let v6 = folder.path().join("ipv6/conf/tun0");
-        fs::create_dir_all(&v4).expect("it is ours");
-        fs::create_dir_all(&v6).expect("it is ours");
-        fs::write(v4.join("accept_redirects"), "1\n").expect("it is ours");
-        fs::write(v6.join("accept_redirects"), "0\n").expect("it is ours");
-        fs::write(v6.join("accept_ra"), "2\n").expect("it is ours");
-        fs::write(v4.join("accept_source_route"), "1\n").expect("it is ours");
-        let changed = apply(folder.path(), "tun0").expect("it can be written");
-        assert_eq!(
-            changed,
-            ["ipv6/conf/tun0/accept_ra", "ipv4/conf/tun0/accept_redirects", "ipv4/conf/tun0/accept_source_route"]
-        );
-        assert_eq!(apply(folder.path(), "tun0").expect("it can be written"), Vec::<String>::new());
-        assert_eq!(apply(folder.path(), "tun1").expect("nothing is there"), Vec::<String>::new());
-    }
-}
+mod tests;
