@@ -157,6 +157,7 @@ pub fn finish<F: Frame>(frame: &mut F, attribution: &Attribution, reason: Reason
     if path != 0 {
         frame.set_hash(path);
     }
+    frame.note_passed();
     F::PASS
 }
 

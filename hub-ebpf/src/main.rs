@@ -53,6 +53,9 @@ pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
+    if frame.has_passed() {
+        return F::PASS;
+    }
     let Some(attachment) = parse::attachment(frame.interface()) else {
         let attribution = Attribution::new::<F>(UNATTRIBUTED);
         attribution.set_admission::<F>(Admission::Nothing);

@@ -27,6 +27,26 @@ pub fn mark() -> Mark {
     unsafe { core::ptr::read_volatile(&raw const MARK) }
 }
 
+/// A random number of this agent. The agent sets it before it loads the program.
+#[unsafe(no_mangle)]
+static HANDOVER_TAG: [u32; 2] = [0; 2];
+
+#[inline(always)]
+pub fn handover_tag() -> [u32; 2] {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const HANDOVER_TAG) }
+}
+
+/// 1 while the agent replaces filters by TCX links. An interface then has both for a moment, and the second one must
+/// not process and count again what the first one passes.
+#[map]
+pub static HANDOVER: Array<u32> = Array::with_max_entries(1, 0);
+
+#[inline(always)]
+pub fn is_handing_over() -> bool {
+    HANDOVER.get(0).is_some_and(|handover| *handover != 0)
+}
+
 #[map]
 pub static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(NEAR_INTERFACES, 0);
 

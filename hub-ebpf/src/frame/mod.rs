@@ -53,6 +53,13 @@ pub trait Frame {
     /// Sets the program's bits of the packet mark.
     fn mark(&mut self, mark: u32);
 
+    /// Whether this agent's TC program has already processed and passed the packet on this interface, which happens
+    /// during a [`HANDOVER`](crate::maps::HANDOVER). True only once.
+    fn has_passed(&mut self) -> bool;
+
+    /// Leaves a tag in a packet that passes, for [`Frame::has_passed`].
+    fn note_passed(&mut self);
+
     /// Sets the flow hash (`skb->hash`), by which the kernel chooses among a route's next hops.
     fn set_hash(&mut self, hash: u32);
 

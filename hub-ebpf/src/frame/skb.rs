@@ -127,6 +127,33 @@ impl Frame for SkbFrame {
         }
     }
 
+    /// The tag is a random number of this agent and the interface, in the control block that TC programs and filters of
+    /// one hook share (`skb->cb`). The kernel overwrites it when it receives the packet. Nobody else knows the number,
+    /// and without a hand-over it has no effect.
+    #[inline(always)]
+    fn has_passed(&mut self) -> bool {
+        let [tag, more] = maps::handover_tag();
+        // SAFETY: see `interface`.
+        let control = unsafe { &mut (*self.skb()).cb };
+        if control[0] != tag || control[1] != more || control[2] != self.interface() || !maps::is_handing_over() {
+            return false;
+        }
+        control[0] = 0;
+        true
+    }
+
+    #[inline(always)]
+    fn note_passed(&mut self) {
+        if !maps::is_handing_over() {
+            return;
+        }
+        let [tag, more] = maps::handover_tag();
+        let interface = self.interface();
+        // SAFETY: see `interface`.
+        let control = unsafe { &mut (*self.skb()).cb };
+        (control[0], control[1], control[2]) = (tag, more, interface);
+    }
+
     #[inline(always)]
     fn set_hash(&mut self, hash: u32) {
         // SAFETY: the program's own context.

@@ -75,6 +75,14 @@ impl Frame for XdpFrame {
     fn mark(&mut self, _mark: u32) {}
 
     #[inline(always)]
+    fn has_passed(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn note_passed(&mut self) {}
+
+    #[inline(always)]
     fn set_hash(&mut self, _hash: u32) {}
 
     #[inline(always)]

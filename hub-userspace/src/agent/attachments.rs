@@ -19,6 +19,9 @@ use crate::{
 /// (`bond_xdp_set`, `drivers/net/bonding/bond_main.c`).
 const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
+/// Interfaces attached in one turn of the loop: takes some milliseconds.
+const AT_ONCE: usize = 32;
+
 #[derive(Debug)]
 pub struct Attachments {
     mode: AttachMode,
@@ -26,13 +29,24 @@ pub struct Attachments {
     attached: BTreeMap<u32, Attached>,
     /// Interfaces that an earlier agent attached by TC only, because XDP does not work there.
     were_tc_only: BTreeSet<u32>,
+    /// Indices of the interfaces to attach to.
+    desired: BTreeSet<u32>,
+    /// Those of them that have not been tried since the last change.
+    untried: BTreeSet<u32>,
     /// Why the program is not attached, or not as desired, by interface name.
     errors: BTreeMap<String, String>,
 }
 
 impl Attachments {
     pub fn new(mode: AttachMode, were_tc_only: BTreeSet<u32>) -> Self {
-        Self { mode, attached: BTreeMap::new(), were_tc_only, errors: BTreeMap::new() }
+        Self {
+            mode,
+            attached: BTreeMap::new(),
+            were_tc_only,
+            desired: BTreeSet::new(),
+            untried: BTreeSet::new(),
+            errors: BTreeMap::new(),
+        }
     }
 
     /// Of these interfaces, the indices of those attached by TC only. Before attaching, this is a prediction.
@@ -48,19 +62,43 @@ impl Attachments {
         links.filter(is_tc).map(|link| link.index).collect()
     }
 
-    /// Attaches to those of these interfaces that exist, then detaches from all others.
-    pub fn update(&mut self, host: &HostState, interfaces: &BTreeSet<String>, effects: &mut Vec<Effect>) {
-        let links: BTreeMap<u32, &Link> =
-            interfaces.iter().filter_map(|name| host.link(name)).map(|link| (link.index, link)).collect();
+    /// Attaches to those of these interfaces that exist, then detaches from all others. If there are many,
+    /// [`Self::attach_some`] continues, except `at_start`, when no failure is waiting in the loop.
+    pub fn update(
+        &mut self,
+        host: &HostState,
+        interfaces: &BTreeSet<String>,
+        at_start: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.desired = interfaces.iter().filter_map(|name| host.link(name)).map(|link| link.index).collect();
         self.errors.retain(|name, _| interfaces.contains(name));
-        self.attached.retain(|ifindex, _| links.contains_key(ifindex));
-        for link in links.values().filter(|link| !self.is_attached(link.index)) {
-            let (mode, reason) = self.mode_of(link);
-            effects.push(Effect::Attach { name: link.name.clone(), ifindex: link.index, mode, reason });
-        }
-        effects.push(Effect::Keep(links.into_keys().collect()));
+        self.attached.retain(|ifindex, _| self.desired.contains(ifindex));
+        self.untried = self.desired.iter().filter(|ifindex| !self.is_attached(**ifindex)).copied().collect();
         for name in interfaces.iter().filter(|name| host.link(name).is_none()) {
             self.errors.insert(name.clone(), missing(name));
+        }
+        self.attach(host, if at_start { usize::MAX } else { AT_ONCE }, effects);
+    }
+
+    /// There are interfaces that have not been tried yet.
+    pub fn has_work(&self) -> bool {
+        !self.untried.is_empty()
+    }
+
+    /// Attaches to some more of the interfaces.
+    pub fn attach_some(&mut self, host: &HostState, effects: &mut Vec<Effect>) {
+        self.attach(host, AT_ONCE, effects);
+    }
+
+    fn attach(&mut self, host: &HostState, at_once: usize, effects: &mut Vec<Effect>) {
+        for ifindex in std::iter::from_fn(|| self.untried.pop_first()).take(at_once).collect::<Vec<_>>() {
+            let Some(link) = host.links.get(&ifindex) else { continue };
+            let (mode, reason) = self.mode_of(link);
+            effects.push(Effect::Attach { name: link.name.clone(), ifindex, mode, reason });
+        }
+        if self.untried.is_empty() {
+            effects.push(Effect::Keep(self.desired.clone()));
         }
     }
 
@@ -93,10 +131,12 @@ impl Attachments {
         self.attached.get(&ifindex).is_some_and(Attached::is_native)
     }
 
-    /// An interface was removed. Its index may be reused.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.attached.remove(&ifindex);
-        self.were_tc_only.remove(&ifindex);
+    /// Interfaces were removed. Their indices may be reused.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        for ifindex in interfaces {
+            self.attached.remove(ifindex);
+            self.were_tc_only.remove(ifindex);
+        }
     }
 
     /// Every existing interface has its programs.

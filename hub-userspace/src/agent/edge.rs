@@ -36,8 +36,8 @@ pub trait Datapath {
     fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached>;
     /// Detaches from all other interfaces.
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
-    /// An interface was removed.
-    fn forget(&mut self, ifindex: u32);
+    /// Interfaces were removed.
+    fn forget(&mut self, interfaces: &BTreeSet<u32>);
     /// Stores a connection's state by slot, for the next agent.
     fn remember(&mut self, slot: u32, memory: &ConnectionMemory) -> Result<()>;
     /// Marks unused memory for release; returns whether there is any.
@@ -57,7 +57,8 @@ pub trait Kernel {
     /// The nftables table.
     fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
     fn set(&mut self, settings: &Settings, audit: bool);
-    fn forget(&mut self, ifindex: u32);
+    /// Interfaces were removed.
+    fn forget(&mut self, interfaces: &BTreeSet<u32>);
     fn routes(&mut self, entries: Vec<KernelRoute>);
     fn neighbours(&mut self, neighbours: BTreeSet<KernelNeighbour>);
     fn audit(&mut self);
@@ -106,9 +107,9 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
             Effect::AuditRoutes => kernel.audit(),
             Effect::Settle => kernel.settle(),
             Effect::Probe(ifindex, address) => kernel.probe(ifindex, address),
-            Effect::Forget(ifindex) => {
-                datapath.forget(ifindex);
-                kernel.forget(ifindex);
+            Effect::Forget(interfaces) => {
+                datapath.forget(&interfaces);
+                kernel.forget(&interfaces);
             }
             Effect::Write(writes) => {
                 let written;

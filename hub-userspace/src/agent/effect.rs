@@ -54,8 +54,8 @@ pub enum Effect {
     Settle,
     /// Have the kernel resolve a neighbour: interface index and address.
     Probe(u32, IpAddr),
-    /// An interface was removed.
-    Forget(u32),
+    /// Interfaces were removed.
+    Forget(BTreeSet<u32>),
     /// Write the program's maps. Stops at the first error.
     Write(Vec<Write>),
     Attach {

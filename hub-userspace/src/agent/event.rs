@@ -31,7 +31,7 @@ pub enum Event {
     Interfaces(Arc<Problems>),
     /// The configuration changes.
     Change(Arc<Transition>),
-    /// Secrets and certificates must be read again.
+    /// Secrets and certificates are read again: recorded alone.
     Secrets,
     /// The time of [`World::due`](super::world::World::due) has come.
     Due,

@@ -47,8 +47,8 @@ impl Datapath for Dataplane {
         Ok(Dataplane::keep(self, interfaces)?)
     }
 
-    fn forget(&mut self, ifindex: u32) {
-        Dataplane::forget(self, ifindex);
+    fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        Dataplane::forget(self, interfaces);
     }
 
     fn remember(&mut self, slot: u32, memory: &ConnectionMemory) -> Result<()> {
@@ -136,8 +136,8 @@ impl Kernel for Host {
         self.sysctls.set(settings, audit);
     }
 
-    fn forget(&mut self, ifindex: u32) {
-        self.sysctls.forget(ifindex);
+    fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        self.sysctls.forget(interfaces);
     }
 
     fn routes(&mut self, entries: Vec<KernelRoute>) {

@@ -274,13 +274,14 @@ impl Agent {
         reports
     }
 
-    /// Leaves programs, tables, routes and neighbours in place for the next agent. With `detach` all are removed,
-    /// routes first, so that packets passed to the kernel meanwhile have no route to a site, whatever `ip_forward` is
-    /// set to. xfrm interfaces always stay, like strongSwan's tunnels.
+    /// Leaves programs, tables, routes and neighbours in place for the next agent. With `detach` the programs are denied
+    /// at once, and all is removed, routes first, so that packets passed to the kernel meanwhile have no route to a
+    /// site, whatever `ip_forward` is set to. xfrm interfaces always stay, like strongSwan's tunnels.
     pub async fn stop(self, detach: bool) -> Result<()> {
         drop(self.recorder);
         let Edge { datapath, kernel, .. } = self.edge;
         if detach {
+            datapath.deny();
             let report =
                 kernel.reconciler.clear().await.context("cannot remove the routes of the agent from the kernel")?;
             for failure in report.failures {
@@ -304,7 +305,11 @@ impl Agent {
                 drop(answer.send(Snapshot::take(&self.world, &mut self.edge)));
             }
             Request::Config(answer) => drop(answer.send(Arc::clone(self.world.config()))),
-            Request::ReadSecrets => self.follow(Event::Secrets),
+            Request::ReadSecrets(answer) => {
+                self.follow(Event::Secrets);
+                self.edge.ike.read_files(answer);
+            }
+            Request::Renegotiate { name, children, answer } => self.edge.ike.renegotiate(name, children, answer),
             Request::CheckCapacity(transition, answer) => drop(answer.send(self.world.check_capacity(&transition))),
             Request::Commit(transition, answer) => {
                 // The change stays in the desired state on an error and is retried.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::sync::oneshot;
 
 use super::{effect::Settled, event::Transition, snapshot::Snapshot};
-use crate::{config::Config, fib::id_allocator::Full};
+use crate::{config::Config, fib::id_allocator::Full, ipsec::vici::driver::Renegotiated};
 
 /// A request to the agent.
 pub enum Request {
@@ -15,8 +15,15 @@ pub enum Request {
     Config(oneshot::Sender<Arc<Config>>),
     /// Checks whether the kernel program's tables have room for a change.
     CheckCapacity(Arc<Transition>, oneshot::Sender<Result<(), Full>>),
-    /// Reads secrets and certificates named by the configuration in force again.
-    ReadSecrets,
+    /// Reads secrets and certificates named by the configuration in force again. The answer names the connections for
+    /// which they have changed; the sender is dropped if strongSwan's task is busy.
+    ReadSecrets(oneshot::Sender<Vec<String>>),
+    /// Has strongSwan negotiate what a connection lacks; with `children`, also rekey its child SAs.
+    Renegotiate {
+        name: String,
+        children: bool,
+        answer: oneshot::Sender<Renegotiated>,
+    },
     /// Puts a change in force. The answer is sent when the program has it. The receiver in the answer reports when
     /// the kernel has it, too.
     Commit(Arc<Transition>, oneshot::Sender<Result<oneshot::Receiver<Settled>>>),

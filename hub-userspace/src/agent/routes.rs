@@ -53,7 +53,8 @@ impl RoutePlan {
                     Some(old) if old.as_deref() == new.as_ref() => old,
                     _ => {
                         let of_family = |destination: &IpNet| slow_path::family(*destination) == family;
-                        self.todo.append(&mut rib.destinations(members).filter(of_family).collect());
+                        // `append` would rebuild the whole set for each group.
+                        self.todo.extend(rib.destinations(members).filter(of_family));
                         new.map(Arc::new)
                     }
                 };

@@ -1,6 +1,6 @@
 //! Selectors negotiated by the SAs: updated, logged and published.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, mem, time::SystemTime};
 
 use hub_common::maps::RULES_PER_ENTRY;
 use tracing::{info, warn};
@@ -11,36 +11,48 @@ use super::{
 };
 use crate::{
     api_types::status,
-    config::model::SelectorSource,
+    config::{ipsec::StartAction, model::SelectorSource},
+    connection::affected::Affected,
     ipsec::{
-        effective::{Sources, mark, negotiated},
-        vici::table::Tunnel,
+        effective::{self, Sources, mark},
+        vici::{
+            fault::Fault,
+            missing::{MissingSelectors, missing},
+        },
         xfrm::wire::Sa,
     },
     policy::selectors::{NegotiatedSelectors, Pair},
 };
 
 impl World {
-    /// Updates the negotiated selectors from the SAs. Returns whether any has changed. An SA that replaces another
-    /// one, as in a rekey, changes nothing.
-    pub(super) fn refresh_selectors(&mut self) -> bool {
-        let (ike, xfrm) = (&*self.tunnels, &*self.policies);
-        let negotiated = negotiated(&self.config, Sources { ike, xfrm, host: &self.host }, &self.negotiated);
-        if negotiated == self.negotiated {
-            return false;
-        }
-        let before = std::mem::replace(&mut self.negotiated, negotiated);
-        for (name, agreed) in &self.negotiated {
-            if before.get(name) != Some(agreed) {
-                self.dirty_selectors.insert(name.clone());
+    /// Updates the negotiated selectors of connections from their SAs. Returns whether any has changed. An SA that
+    /// replaces another one, as in a rekey, changes nothing.
+    pub(super) fn refresh_selectors(&mut self, affected: &Affected) -> bool {
+        let Self { config, tunnels, policies, host, negotiated, dirty_selectors, .. } = self;
+        let sources = Sources { ike: tunnels, xfrm: policies, host };
+        let mut differ = false;
+        for name in affected.names(config) {
+            match effective::negotiated(config, name, sources, negotiated.get(name)) {
+                Some(selectors) if negotiated.get(name) == Some(&selectors) => {}
+                Some(selectors) => {
+                    negotiated.insert(name.clone(), selectors);
+                    dirty_selectors.insert(name.clone());
+                    differ = true;
+                }
+                None => differ |= negotiated.remove(name).is_some(),
             }
         }
-        true
+        if affected.is_all() {
+            let count = negotiated.len();
+            negotiated.retain(|name, _| config.connections.contains_key(name));
+            differ |= negotiated.len() != count;
+        }
+        differ
     }
 
-    /// Logs and publishes changed selectors.
-    pub(super) fn publish_selectors(&mut self, effects: &mut Vec<Effect>) {
-        for name in std::mem::take(&mut self.dirty_selectors) {
+    /// Logs and publishes changed selectors, except those of connections that have just been published.
+    pub(super) fn publish_selectors(&mut self, published: &BTreeSet<String>, effects: &mut Vec<Effect>) {
+        for name in mem::take(&mut self.dirty_selectors) {
             let (Some(agreed), Some(state)) = (self.negotiated.get(&name), self.states.get(&name)) else { continue };
             let selectors = texts(agreed);
             if selectors.is_empty() {
@@ -50,6 +62,9 @@ impl World {
             }
             for problem in self.selector_problems(&name) {
                 warn!(connection = name, "{problem}");
+            }
+            if published.contains(&name) {
+                continue;
             }
             let reason = self.state_reason(&name, *state);
             let (state, was) = (*state, Some(*state));
@@ -65,7 +80,7 @@ impl World {
 
     /// Parts of a connection's SAs that are not admitted, with the reason.
     pub(super) fn selector_problems(&self, name: &str) -> Vec<String> {
-        let unreadable = self.tunnels.tunnels.get(name).map(Tunnel::unreadable).unwrap_or_default();
+        let unreadable = self.tunnels.tunnels.get(name).map(|tunnel| tunnel.unreadable()).unwrap_or_default();
         let unreadable = unreadable
             .into_iter()
             .map(|text| format!("the traffic selector {text} is not supported: its packets are dropped"));
@@ -79,7 +94,48 @@ impl World {
         let follows =
             self.config.connections.get(name).is_some_and(|connection| connection.selectors == SelectorSource::Xfrm);
         let unread = self.policies.problem.clone().filter(|_| follows);
-        unreadable.chain(truncated).chain(unread).collect()
+        // While it is down, this is the reason of its state.
+        let refused = self.tunnels.problems.get(name).cloned();
+        unreadable.chain(truncated).chain(unread).chain(refused).collect()
+    }
+
+    /// An address that may be the site's, if the site has never been heard from at its configured one.
+    pub(super) fn stranger_hint(&self, name: &str) -> Option<String> {
+        let (tunnel, state) = (self.config.tunnel(name)?, self.tunnels.tunnels.get(name)?);
+        let is_silent = !state.is_up() && matches!(state.fault, None | Some(Fault::Silent));
+        let stranger = self.tunnels.stranger.filter(|_| is_silent && state.ike.as_deref() != Some("ESTABLISHED"))?;
+        let site = tunnel.site;
+        Some(format!(
+            "{stranger}, which no customer gateway has, has tried to connect: if it is this site, replace {site} by it"
+        ))
+    }
+
+    /// Selectors of a connection that no SA of charon admits, with the reason.
+    pub(super) fn missing_selectors(&self, name: &str) -> Vec<status::MissingStatus> {
+        let (Some(tunnel), Some(state)) = (self.config.tunnel(name), self.tunnels.tunnels.get(name)) else {
+            return Vec::new();
+        };
+        if !self.tunnels.heard || self.tunnels.unreachable.is_some() {
+            return Vec::new();
+        }
+        let next = match tunnel.ipsec.start {
+            StartAction::Start => "the hub tries again by itself",
+            StartAction::Trap => "the next packet to it initiates it",
+            StartAction::None => "the site has to initiate it (start = \"none\")",
+        };
+        let status = |missing: MissingSelectors| {
+            let why = match state.fault {
+                _ if missing.is_narrowed => {
+                    "the site admits less: compare local_cidrs and remote_cidrs with the site's remote and local ones"
+                        .to_owned()
+                }
+                Some(fault) => fault.to_string(),
+                None => "not negotiated yet".to_owned(),
+            };
+            let selectors = format!("{} === {}", missing.remote, missing.local);
+            status::MissingStatus { selectors, reason: format!("{why}; {next}") }
+        };
+        missing(&tunnel, state).into_iter().map(status).collect()
     }
 
     /// The kernel's SAs of a connection whose SAs are managed externally.
@@ -106,7 +162,8 @@ impl World {
             }
         };
         let children = table.inbound(&mark).into_iter().map(child).collect();
-        Some(status::IpsecStatus { ike: None, children, selectors: None, problems: Vec::new(), fault: None })
+        let (problems, missing) = (Vec::new(), Vec::new());
+        Some(status::IpsecStatus { ike: None, children, selectors: None, problems, fault: None, missing })
     }
 }
 

@@ -60,7 +60,10 @@ impl Snapshot {
                 origin: world.config.provenance.connection(name),
                 interface: connection.interface.clone(),
                 state,
-                state_reason: world.state_reason(name, state),
+                state_reason: world.state_reason(name, state).map(|reason| match world.stranger_hint(name) {
+                    Some(hint) => format!("{reason}; {hint}"),
+                    None => reason,
+                }),
                 state_seconds: entry.map_or(0.0, |entry| entry.since.elapsed().as_secs_f64()),
                 warnings: warnings.of_connection(name),
                 state_changes: entry.map_or(0, |entry| entry.changes),
@@ -70,12 +73,17 @@ impl Snapshot {
                     received: report.received,
                     round_trip: report.round_trip.map(|time| time.as_secs_f64()),
                 }),
-                ipsec: world.tunnels.tunnels.get(name).map(Into::into).or_else(|| world.kernel_sas(name)).map(
-                    |ipsec| {
+                ipsec: world
+                    .tunnels
+                    .tunnels
+                    .get(name)
+                    .map(|tunnel| (&**tunnel).into())
+                    .or_else(|| world.kernel_sas(name))
+                    .map(|ipsec| {
                         let (selectors, problems) = (world.selectors_of(name), world.selector_problems(name));
-                        status::IpsecStatus { selectors, problems, ..ipsec }
-                    },
-                ),
+                        let missing = world.missing_selectors(name);
+                        status::IpsecStatus { selectors, problems, missing, ..ipsec }
+                    }),
                 attachment: world.attachments.status(&world.host, &connection.interface),
                 traffic: (&counters(world.ids.policy.connections.get(name))?).into(),
             });

@@ -1,6 +1,6 @@
 //! Connection states and the reasons for them.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use tracing::{info, warn};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::model::{Connection, SelectorSource},
-    connection::{liveness::ConnectionLiveness, state::State},
+    connection::{affected::Affected, liveness::ConnectionLiveness, state::State},
     health::Verdict,
     ipsec::effective::has_sa,
 };
@@ -31,57 +31,81 @@ fn no_answer(peer: IpAddr, interface: &str, bridge_port: bool) -> String {
 const GONE: &str = "no longer in the configuration";
 
 impl World {
-    /// Re-evaluates the states. Returns whether any has changed.
-    pub(super) fn evaluate(&mut self, now: Instant) -> bool {
-        let Self { liveness, config, host, tunnels, policies, health, .. } = self;
+    /// Re-evaluates the states of connections. Returns whether any has changed.
+    pub(super) fn evaluate(&mut self, affected: &Affected, now: Instant) -> bool {
+        let Self { liveness, config, host, tunnels, policies, health, states, .. } = self;
         let healthy = |name: &str| Some(health.get(name)?.verdict? == Verdict::Healthy);
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
             (Some(ipsec), _) => tunnels.is_up(name, ipsec.start),
             (None, SelectorSource::Xfrm) => has_sa(config, connection, host, policies.table.as_deref()),
             (None, _) => Some(true),
         };
-        liveness.evaluate(config, host, tunnel, healthy, now);
-        self.hold_down_expires = liveness.due(config);
-        let states = liveness.states();
-        let differ = *self.states != states;
-        self.states = Arc::new(states);
-        differ
+        liveness.evaluate(config, host, affected, tunnel, healthy, now);
+        self.hold_down_expires = liveness.due();
+        let state = |name: &str| liveness.get(name).map(|entry| entry.state);
+        let changed = affected.names(config).filter(|name| states.get(*name).copied() != state(name));
+        let mut changed: Vec<String> = changed.cloned().collect();
+        if affected.is_all() {
+            changed.extend(states.keys().filter(|name| !config.connections.contains_key(*name)).cloned());
+        }
+        if changed.is_empty() {
+            return false;
+        }
+        let states = Arc::make_mut(states);
+        for name in changed {
+            match state(&name) {
+                Some(state) => _ = states.insert(name, state),
+                None => _ = states.remove(&name),
+            }
+        }
+        true
     }
 
-    /// Stores the states for the next agent.
-    pub(super) fn remember_states(&mut self, effects: &mut Vec<Effect>) {
+    /// Stores the states of connections for the next agent.
+    pub(super) fn remember_states(&mut self, affected: &Affected, effects: &mut Vec<Effect>) {
         let slots = &self.ids.policy.connections;
-        self.remembered.retain(|slot, _| self.policy.connections.contains_key(slot));
-        for (name, memory) in self.liveness.memories(&self.clock) {
-            if let Some(slot) = slots.get(name)
+        if affected.is_all() {
+            self.remembered.retain(|slot, _| self.policy.connections.contains_key(slot));
+        }
+        for name in affected.names(&self.config) {
+            if let (Some(slot), Some(memory)) = (slots.get(name), self.liveness.memory(name, &self.clock))
                 && self.remembered.insert(slot, memory) != Some(memory)
             {
-                effects.push(Effect::Remember { connection: name.to_owned(), slot, memory });
+                effects.push(Effect::Remember { connection: name.clone(), slot, memory });
             }
         }
     }
 
-    /// Logs and publishes changed states and reasons.
-    pub(super) fn publish_states(&mut self, effects: &mut Vec<Effect>) {
-        let reasons: BTreeMap<String, (State, Option<String>)> =
-            self.states.iter().map(|(name, state)| (name.clone(), (*state, self.state_reason(name, *state)))).collect();
-        let was = |name: &str| self.last_published.get(name).map(|(state, _)| *state);
-        // A changed reason counts as well: an interface goes down before it is deleted.
-        for (name, now) in reasons.iter().filter(|(name, now)| self.last_published.get(*name) != Some(*now)) {
-            let (connection, (state, reason)) = (name.clone(), now.clone());
+    /// Logs and publishes changed states and reasons of connections. Returns the published ones.
+    pub(super) fn publish_states(&mut self, affected: &Affected, effects: &mut Vec<Effect>) -> BTreeSet<String> {
+        let mut published = BTreeSet::new();
+        let config = Arc::clone(&self.config);
+        for name in affected.names(&config) {
+            let Some(state) = self.states.get(name).copied() else { continue };
+            let now = (state, self.state_reason(name, state));
+            // A changed reason counts as well: an interface goes down before it is deleted.
+            if self.last_published.get(name) == Some(&now) {
+                continue;
+            }
+            let (connection, reason) = (name.clone(), now.1.clone());
             match &reason {
                 None => info!(connection, "up"),
                 Some(reason) => warn!(connection, "down: {reason}"),
             }
+            let was = self.last_published.insert(connection.clone(), now).map(|(state, _)| state);
             let selectors = self.selectors_of(name);
-            effects.push(Effect::Notify(Notice { connection, state, was: was(name), reason, selectors }));
+            published.insert(connection.clone());
+            effects.push(Effect::Notify(Notice { connection, state, was, reason, selectors }));
         }
-        for name in self.last_published.keys().filter(|name| !reasons.contains_key(*name)) {
-            let reason = Some(GONE.to_owned());
-            let (connection, state) = (name.clone(), State::Down);
-            effects.push(Effect::Notify(Notice { connection, state, was: was(name), reason, selectors: None }));
+        if affected.is_all() {
+            let gone = self.last_published.keys().filter(|name| !config.connections.contains_key(*name));
+            for connection in gone.cloned().collect::<Vec<_>>() {
+                let was = self.last_published.remove(&connection).map(|(state, _)| state);
+                let (state, reason) = (State::Down, Some(GONE.to_owned()));
+                effects.push(Effect::Notify(Notice { connection, state, was, reason, selectors: None }));
+            }
         }
-        self.last_published = reasons;
+        published
     }
 
     /// Reason why a connection is not up.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::model::SelectorSource,
+    connection::affected::Affected,
     health::{self, CheckTarget},
     ipsec::links::xfrm_links,
     kernel::netlink::Changes,
@@ -39,24 +40,32 @@ impl World {
             }
             Event::Host { host, changes } => {
                 self.host = host;
-                self.pending.states |= changes.failed;
+                if changes.failed {
+                    self.pending.affected = Affected::All;
+                }
                 self.pending.host.add(changes);
             }
             Event::Health(reports) => {
+                self.pending.affected.add(reports.keys().cloned());
                 self.health.extend(reports);
-                self.pending.states = true;
             }
             Event::Tunnels(tunnels) => {
+                let changed = tunnels.changed_since(&self.tunnels);
                 self.tunnels = tunnels;
-                self.pending.states = true;
+                match changed {
+                    None => self.pending.affected = Affected::All,
+                    // Counters alone.
+                    Some(changed) if changed.is_empty() => return,
+                    Some(changed) => self.pending.affected.add(changed),
+                }
             }
             Event::Policies(policies) => {
                 self.policies = policies;
-                self.pending.states = true;
+                self.pending.affected = Affected::All;
             }
             Event::Interfaces(problems) => {
                 self.problems = problems;
-                self.pending.states = true;
+                self.pending.affected = Affected::All;
             }
             Event::Change(transition) => {
                 let difference = &transition.difference;
@@ -77,9 +86,9 @@ impl World {
                 // The requester also waits for the kernel.
                 self.routes.unsettle();
             }
-            Event::Secrets => return effects.push(Effect::Ike(Arc::clone(&self.config))),
+            Event::Secrets => return,
             Event::Due => {
-                self.pending.states |= self.hold_down_expires.is_some_and(|expires| expires <= now);
+                self.pending.affected.add(self.liveness.expired(now).cloned());
                 if self.next_look <= now {
                     self.next_look = now + LOOK_AGAIN;
                     self.routes.audit(effects);
@@ -94,6 +103,7 @@ impl World {
                 return effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
             }
             Event::NeighbourMiss(ifindex, address) => return effects.push(Effect::Probe(ifindex, address)),
+            Event::Idle if self.attachments.has_work() => return self.attachments.attach_some(&self.host, effects),
             Event::Idle => return self.routes.plan_some(&self.rib, &self.config, effects),
             Event::Settled(settled) => return self.settled(settled, now, effects),
             Event::GraceOver => return self.release(effects),
@@ -109,18 +119,23 @@ impl World {
     /// If next hops must be rerouted around a failure, only that is done at first. The rest follows when it is
     /// written.
     fn reconcile(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { ref host, config, states, egress, .. } = self.pending;
-        let (links, neighbours, mut changed) = (host.links, host.neighbours, egress);
+        let Pending { ref host, config, egress, .. } = self.pending;
+        let (links, carrier, neighbours, mut changed) = (host.links, host.carrier, host.neighbours, egress);
+        if links || carrier || config {
+            self.pending.affected = Affected::All;
+        }
         if !mem::take(&mut self.pending.rerouted) {
             if links || neighbours || config {
                 self.check_health(effects);
             }
-            if links || states || config {
-                self.pending.selectors |= self.refresh_selectors();
-                changed |= self.evaluate(now);
+            let affected = mem::take(&mut self.pending.affected);
+            if !affected.is_empty() {
+                self.pending.selectors |= self.refresh_selectors(&affected);
+                changed |= self.evaluate(&affected, now);
                 self.pending.egress = changed;
             }
-            if (links || changed) && !config && self.reroute(effects) {
+            self.pending.affected = affected;
+            if (links || carrier || changed) && !config && self.reroute(effects) {
                 self.pending.rerouted = true;
                 return;
             }
@@ -129,17 +144,18 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { host, config, states, egress, selectors, guard, rerouted: _ } = mem::take(&mut self.pending);
-        let Changes { links, addresses, neighbours, gateways, stale, gone, .. } = host;
+        let Pending { host, config, mut affected, egress, selectors, guard, rerouted: _ } =
+            mem::take(&mut self.pending);
+        let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
         let stale = stale.into_iter().filter(|(ifindex, _)| self.attachments.is_attached(*ifindex));
         effects.extend(stale.map(|(ifindex, address)| Effect::Probe(ifindex, address)));
-        for ifindex in gone {
-            self.attachments.forget(ifindex);
-            self.settings.forget(ifindex);
-            // The kernel has emptied its port.
-            self.tables.policy.ports.retain(|_, port| *port != ifindex);
-            effects.push(Effect::Forget(ifindex));
+        if !gone.is_empty() {
+            self.attachments.forget(&gone);
+            self.settings.forget(&gone);
+            // The kernel has emptied their ports.
+            self.tables.policy.ports.retain(|_, ifindex| !gone.contains(ifindex));
+            effects.push(Effect::Forget(gone));
         }
         if config {
             effects.push(Effect::XfrmLinks(xfrm_links(&self.config)));
@@ -148,14 +164,13 @@ impl World {
         if links || addresses || config || selectors || guard {
             self.protect(effects);
         }
-        if links || states || config {
-            self.publish_states(effects);
-        }
+        let published = self.publish_states(&affected, effects);
         let own = links || addresses || gateways || config;
         if own && self.rib.is_behind(self.config.vpc.as_ref(), &self.host) {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
-        if links || addresses || neighbours || config || egress || selectors || self.rib.changed().len() > 0 {
+        let host = links || carrier || addresses || neighbours;
+        if host || config || egress || selectors || self.rib.changed().len() > 0 {
             self.follow_routes(effects);
             self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
             let recompiled = Recompiled {
@@ -166,9 +181,13 @@ impl World {
                 self.retry(now);
             }
         }
-        self.remember_states(effects);
-        self.publish_selectors(effects);
-        if (links || addresses) && !self.is_starting {
+        if selectors {
+            // Connections may have other slots now.
+            affected = Affected::All;
+        }
+        self.remember_states(&affected, effects);
+        self.publish_selectors(&published, effects);
+        if (links || carrier || addresses) && !self.is_starting {
             // The kernel removes routes by itself when a link or an address is removed.
             self.routes.audit(effects);
         }
@@ -278,6 +297,6 @@ impl World {
             effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: false });
         }
         let interfaces = self.interfaces();
-        self.attachments.update(&self.host, &interfaces, effects);
+        self.attachments.update(&self.host, &interfaces, self.is_starting, effects);
     }
 }

@@ -87,7 +87,8 @@ impl World {
             if recompiled.policy {
                 self.ids.policy.end();
             }
-            if !self.pending.rerouted {
+            // States and carriers change neither the attachments nor what they need.
+            if !self.pending.rerouted && (recompiled.policy || recompiled.neighbours || !routes.is_empty()) {
                 self.attach(effects);
             }
             if all {

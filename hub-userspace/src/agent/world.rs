@@ -12,6 +12,7 @@ use super::{attachments::Attachments, effect::Effect, event::Transition, guard::
 use crate::{
     config::Config,
     connection::{
+        affected::Affected,
         liveness::Liveness,
         memory::{Clock, ConnectionMemory},
         state::{State, States},
@@ -104,8 +105,8 @@ pub(super) struct Pending {
     pub host: Changes,
     /// Connections, the VPC or settings. Changed routes are tracked by the RIB.
     pub config: bool,
-    /// Connection states must be re-evaluated.
-    pub states: bool,
+    /// Connections whose state and selectors must be re-evaluated.
+    pub affected: Affected,
     /// The state of a connection has changed.
     pub egress: bool,
     /// The negotiated selectors have changed.
@@ -183,7 +184,7 @@ impl World {
             pending: Pending {
                 host: Changes::everything(),
                 config: true,
-                states: true,
+                affected: Affected::All,
                 egress: true,
                 selectors: true,
                 guard: true,
@@ -210,7 +211,7 @@ impl World {
 
     /// [`Event::Idle`](super::event::Event::Idle) would do something.
     pub fn has_work(&self) -> bool {
-        self.routes.has_work()
+        self.attachments.has_work() || self.routes.has_work()
     }
 
     /// Schedules a retry after a failure.

@@ -9,6 +9,7 @@
 //! | `POST`, `PATCH`, `PUT /v1/customer-gateways/{name}` | the keys of `[customer_gateway.NAME]` |
 //! | `DELETE` of the same | none |
 //! | `POST /v1/connections/{name}/up`, `.../down` | none |
+//! | `POST /v1/connections/{name}/renegotiate`, with `?children=true` | none |
 //! | `POST /v1/reload`, with `?confirm=SECONDS`, `POST /v1/confirm` | none |
 //!
 //! `POST` adds a new object; `PUT` replaces all keys of an object; `PATCH` sets the keys in the body, where `null`
@@ -56,6 +57,7 @@ pub(super) fn router() -> Router<AppState> {
         .route(&format!("{CONNECTIONS}/{{name}}"), connection.get(objects::connection))
         .route(&format!("{CONNECTIONS}/{{name}}/up"), post(up))
         .route(&format!("{CONNECTIONS}/{{name}}/down"), post(down))
+        .route(&format!("{CONNECTIONS}/{{name}}/renegotiate"), post(super::renegotiate::renegotiate))
         .route(CUSTOMER_GATEWAYS, axum::routing::get(objects::customer_gateways))
         .route(&format!("{CUSTOMER_GATEWAYS}/{{name}}"), gateway.get(objects::customer_gateway))
         .route(RELOAD, post(reload))

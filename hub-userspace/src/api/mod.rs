@@ -8,6 +8,7 @@ mod events;
 mod objects;
 mod path;
 mod peer_config;
+mod renegotiate;
 mod server;
 mod socket;
 

@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -244,7 +244,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             }
         }
         Command::Cleanup { instance } => {
-            let removed = cleanup::remove(&instance).await?;
+            let removed = cleanup::remove(&instance, detaching()).await?;
             printed(&removed, |removed| format!("{removed}\n"), cli.output)?
         }
         Command::Reload { confirm } => changed(&client.reload(confirm).await?, cli.output)?,
@@ -252,6 +252,17 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
     };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows once a second how many programs are detached.
+fn detaching() -> impl FnMut(usize, usize) {
+    let mut last = Instant::now();
+    move |done, all| {
+        if last.elapsed() >= Duration::from_secs(1) {
+            last = Instant::now();
+            eprintln!("vpnhub: nothing is forwarded any more; {done} of {all} programs are detached");
+        }
+    }
 }
 
 /// The configuration that an agent would start with. If the store cannot be read, that of the files only: a running

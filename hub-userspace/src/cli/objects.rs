@@ -124,6 +124,14 @@ pub enum ConnectionCommand {
         #[arg(value_name = "NAME")]
         connection: String,
     },
+    /// Negotiates SAs for the selectors that lack one, without an interruption.
+    Renegotiate {
+        #[arg(value_name = "NAME")]
+        connection: String,
+        /// Also rekey the existing child SAs.
+        #[arg(long)]
+        child: bool,
+    },
 }
 
 pub type CustomerGatewayCommand = NamedCommand<CustomerGatewayKeys>;
@@ -322,6 +330,10 @@ pub async fn connection(command: ConnectionCommand, client: &Client, output: Out
         ConnectionCommand::Named(command) => return named(command, client, output).await,
         ConnectionCommand::Up { connection } => Admin { connection, up: true },
         ConnectionCommand::Down { connection } => Admin { connection, up: false },
+        ConnectionCommand::Renegotiate { connection, child } => {
+            let answer = client.renegotiate(&connection, child).await?;
+            return printed(&answer, |answer| answer.message.clone() + "\n", output);
+        }
     };
     changed(&client.change(&ObjectChange::Admin(admin)).await?, output)
 }

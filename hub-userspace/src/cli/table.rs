@@ -147,7 +147,13 @@ fn notes_of_ipsec(ipsec: &IpsecStatus) -> Vec<String> {
         let selectors = selectors.join(", ");
         format!("SA {spi_in} in ({bytes_in} bytes), {spi_out} out ({bytes_out} bytes), {seconds} s old: {selectors}")
     };
-    ipsec.children.iter().map(child).chain(ipsec.problems.iter().cloned()).collect()
+    let mut notes: Vec<String> = ipsec.children.iter().map(child).chain(ipsec.problems.iter().cloned()).collect();
+    if !ipsec.children.is_empty() {
+        // Without any SA, the reason of the state has the same.
+        notes
+            .extend(ipsec.missing.iter().map(|missing| format!("no SA for {}: {}", missing.selectors, missing.reason)));
+    }
+    notes
 }
 
 /// Routes with their shares and origins.

@@ -21,6 +21,9 @@ pub(super) const SETTLING: Duration = Duration::from_secs(5);
 /// Maximum number of routes of a kind in an answer.
 const MOST_ROUTES: usize = 1000;
 
+/// Maximum number of connections with renewed secrets in a message.
+const MOST_RENEWED: usize = 20;
+
 /// Result of a change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Changed {
@@ -43,7 +46,7 @@ pub struct Changed {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
     /// Validation and the capacity check.
-    pub judging: f64,
+    pub validating: f64,
     /// The store, including the sync to disk.
     pub writing: f64,
     /// The program's tables.
@@ -95,9 +98,30 @@ impl Changed {
         Self { message, changed: true, difference, omitted_routes, warnings, took }
     }
 
+    /// The configuration is the same; secrets or certificates of these connections may have been renewed.
+    pub(super) fn renewed(connections: &[String], warnings: Vec<String>, took: Timings) -> Self {
+        let nothing = Self::nothing("reloaded: nothing has changed", warnings, took);
+        if connections.is_empty() {
+            return nothing;
+        }
+        let message = format!("reloaded: the configuration is the same{}", renewed_text(connections));
+        Self { message, changed: true, ..nothing }
+    }
+
     pub(super) fn nothing(message: &str, warnings: Vec<String>, took: Timings) -> Self {
         let difference = Difference::default();
         Self { message: message.to_owned(), changed: false, difference, omitted_routes: 0, warnings, took }
+    }
+}
+
+/// The part of an answer about connections with renewed secrets or certificates; empty without any.
+pub(super) fn renewed_text(connections: &[String]) -> String {
+    let more = connections.len().saturating_sub(MOST_RENEWED);
+    let names = connections[..connections.len() - more].join(", ");
+    match (connections.len(), more) {
+        (0, _) => String::new(),
+        (_, 0) => format!("; secrets or certificates renewed: {names}"),
+        (_, more) => format!("; secrets or certificates renewed: {names} and {more} more"),
     }
 }
 

@@ -12,12 +12,15 @@ use std::{
 };
 
 use tokio::{
+    sync::oneshot,
     task::block_in_place,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{error, warn};
 
-use super::{ChangeCause, ChangeError, Changed, ConfigManager, Made, Stopwatch};
+use super::{
+    ChangeCause, ChangeError, Changed, ConfigManager, Made, SETTLING, Stopwatch, Timings, answer::renewed_text,
+};
 use crate::{
     agent::{Request, Transition},
     config::{Config, Confirmation, FileSet, difference::Difference, load_files, load_texts},
@@ -79,7 +82,7 @@ impl ConfigManager {
         let is_other = files.texts != self.in_force.files().texts;
         if !is_other && confirm.is_some() {
             // A pending confirmation keeps its deadline.
-            let took = super::Timings::default();
+            let took = Timings::default();
             return Ok(Changed::nothing("nothing to confirm: nothing has changed", self.file_warnings(), took));
         }
         let before = match &self.trial {
@@ -97,9 +100,8 @@ impl ConfigManager {
         let is_settled = old.is_some() && self.trial.is_none();
         if !is_other && !is_settled {
             let warnings = self.file_warnings();
-            // A secret may have changed even so.
-            self.agent.send(Request::ReadSecrets).await.map_err(|_| ChangeError::Stopping)?;
-            return Ok(Changed::nothing("reloaded: nothing has changed", warnings, super::Timings::default()));
+            let renewed = self.read_secrets().await?;
+            return Ok(Changed::renewed(&renewed, warnings, Timings::default()));
         }
         let batch = Batch { unconfirmed: Some(unconfirmed), ..Batch::default() };
         let cause =
@@ -110,15 +112,25 @@ impl ConfigManager {
         }
         let Made { difference, took, warnings } = made?;
         let warnings = self.file_warnings().into_iter().chain(warnings).collect();
+        let renewed = self.read_secrets().await?;
         if difference.is_empty() {
-            self.agent.send(Request::ReadSecrets).await.map_err(|_| ChangeError::Stopping)?;
-            return Ok(Changed::nothing("reloaded: nothing has changed", warnings, took));
+            return Ok(Changed::renewed(&renewed, warnings, took));
         }
         let limit = match confirm {
             Some(time) => format!("; reverted in {} s, unless `vpnhub confirm` confirms it", time.as_secs_f64()),
             None => String::new(),
         };
-        Ok(Changed::now(format!("reloaded: {difference}{limit}"), difference, warnings, took))
+        let renewed = renewed_text(&renewed);
+        Ok(Changed::now(format!("reloaded: {difference}{renewed}{limit}"), difference, warnings, took))
+    }
+
+    /// Reads secrets and certificates again: they may have changed without the configuration. Returns the connections
+    /// that have other ones.
+    async fn read_secrets(&self) -> Result<Vec<String>, ChangeError> {
+        let (sender, answer) = oneshot::channel();
+        self.agent.send(Request::ReadSecrets(sender)).await.map_err(|_| ChangeError::Stopping)?;
+        // strongSwan may be slow: the files are loaded even so.
+        Ok(timeout(SETTLING, answer).await.ok().and_then(Result::ok).unwrap_or_default())
     }
 
     fn file_warnings(&self) -> Vec<String> {
@@ -144,7 +156,7 @@ impl ConfigManager {
         let step = Arc::new(Transition { difference: Difference::default(), config: Some(Arc::new(config)) });
         let adopted = self.ask(|answer| Request::Commit(step, answer)).await?;
         adopted.map_err(|error| ChangeError::NotApplied(format!("{error:#}")))?;
-        let (difference, took) = (Difference::default(), super::Timings::default());
+        let (difference, took) = (Difference::default(), Timings::default());
         Ok(Changed::now("confirmed: the configuration stays in force".to_owned(), difference, Vec::new(), took))
     }
 

@@ -246,7 +246,7 @@ impl ConfigManager {
         let is_of_files = proposal.ops.is_empty();
         let step = match std::mem::replace(&mut proposal.change, ProposedChange::Nothing) {
             ProposedChange::Nothing if proposal.ops.is_empty() => {
-                let took = Timings { judging: watch.lap(), ..Timings::default() };
+                let took = Timings { validating: watch.lap(), ..Timings::default() };
                 return Ok(Made { difference: Difference::default(), took, warnings });
             }
             ProposedChange::Nothing => None,
@@ -265,7 +265,7 @@ impl ConfigManager {
         if let Some(step) = &step {
             self.ask(|answer| Request::CheckCapacity(Arc::clone(step), answer)).await??;
         }
-        let judging = watch.lap();
+        let validating = watch.lap();
         let after = match (&step, is_of_files) {
             (Some(step), true) => Value::String(step.difference.to_string()),
             _ => proposal.after.clone(),
@@ -285,7 +285,7 @@ impl ConfigManager {
         self.in_force.apply(proposal);
         let writing = watch.lap();
         let Some(step) = step else {
-            let took = Timings { judging, writing, ..Timings::default() };
+            let took = Timings { validating, writing, ..Timings::default() };
             return Ok(Made { difference: Difference::default(), took, warnings });
         };
         let adopted = self.ask(|answer| Request::Commit(Arc::clone(&step), answer)).await?;
@@ -297,7 +297,7 @@ impl ConfigManager {
             Ok(Err(_)) => return Err(ChangeError::Stopping),
             Err(_) => vec!["the kernel's own routes are still being written".to_owned()],
         });
-        let took = Timings { judging, writing, applying, settling: watch.lap() };
+        let took = Timings { validating, writing, applying, settling: watch.lap() };
         Ok(Made { difference: step.difference.clone(), took, warnings })
     }
 

@@ -2,25 +2,23 @@
 //! replaces the programs of these links.
 
 use std::{
-    io, mem,
+    io,
     os::fd::{AsFd as _, BorrowedFd},
 };
 
 use aya::{
     Ebpf,
-    programs::{
-        ProgramError, SchedClassifier, TcAttachType, Xdp,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
-    },
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
-use aya_obj::generated::{BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
+use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::{
     DatapathError, bpf,
-    pins::{AttachmentKind, FILTER_HANDLE, FILTER_PRIORITY, Pins},
+    handover::Handover,
+    pins::{AttachmentKind, Pins},
 };
 use crate::config::model::LookupKind;
 
@@ -71,6 +69,8 @@ pub struct Programs {
     tc: &'static str,
     /// The TC program is loaded.
     tc_loaded: bool,
+    /// The kernel has TCX (Linux 6.6), once it has been tried.
+    pub(super) has_tcx: Option<bool>,
 }
 
 impl Programs {
@@ -78,7 +78,7 @@ impl Programs {
     pub fn load(mut ebpf: Ebpf, lookup: LookupKind) -> Result<Self, DatapathError> {
         let (xdp, tc) = names(lookup);
         load(|| program::<Xdp>(&mut ebpf, xdp).load())?;
-        Ok(Self { ebpf, xdp, tc, tc_loaded: false })
+        Ok(Self { ebpf, xdp, tc, tc_loaded: false, has_tcx: None })
     }
 
     pub fn object(&mut self) -> &mut Ebpf {
@@ -98,6 +98,11 @@ impl Programs {
         Ok(program)
     }
 
+    /// The TC program, loaded or not.
+    pub(super) fn tc_mut(&mut self) -> &mut SchedClassifier {
+        program(&mut self.ebpf, self.tc)
+    }
+
     /// Attaches to an interface, or replaces the programs of an earlier agent. The interface is never without a program
     /// meanwhile. `reason` explains TC-only mode if the operator did not request it.
     ///
@@ -105,13 +110,13 @@ impl Programs {
     pub fn attach(
         &mut self,
         pins: &Pins,
-        interface: &str,
-        ifindex: u32,
+        handover: &mut Handover,
+        (interface, ifindex): (&str, u32),
         mode: AttachMode,
         reason: Option<&str>,
     ) -> Result<Attached, DatapathError> {
         let had_tc = pins.has(AttachmentKind::Tcx, ifindex) || pins.has(AttachmentKind::Clsact, ifindex);
-        self.attach_tc(pins, interface, ifindex)?;
+        self.attach_tc(pins, handover, interface, ifindex)?;
         let why = || Some(reason.unwrap_or("requested by --attach").to_owned());
         let (kind, other, flags) = match mode {
             AttachMode::Auto | AttachMode::Native => {
@@ -147,60 +152,6 @@ impl Programs {
         let program = self.xdp().fd().map_err(io::Error::other)?.try_clone()?;
         attach_link(pins, kind, ifindex, program.as_fd(), bpf_attach_type::BPF_XDP, flags)
     }
-
-    /// Attaches by TCX; on kernels without it (before 6.6), as a filter of the `clsact` qdisc.
-    fn attach_tc(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
-        let program = self.tc()?.fd().map_err(|error| DatapathError::attach(&error))?;
-        let program = program.try_clone().map_err(|error| DatapathError::attach(&error))?;
-        let (attach_type, flags) = (bpf_attach_type::BPF_TCX_INGRESS, BPF_F_BEFORE);
-        match attach_link(pins, AttachmentKind::Tcx, ifindex, program.as_fd(), attach_type, flags) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-                self.attach_filter(pins, interface, ifindex)
-            }
-            result => result.map_err(|error| DatapathError::attach(&error)),
-        }
-    }
-
-    /// Forgets the filter's link object, because dropping it would detach the filter.
-    fn attach_filter(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
-        if pins.has(AttachmentKind::Clsact, ifindex) && self.replace_filter(interface).is_ok() {
-            return Ok(());
-        }
-        // Marked before it is added: an unmarked filter could be neither replaced nor removed.
-        pins.mark_filter(interface, ifindex)?;
-        // The qdisc may exist already.
-        drop(qdisc_add_clsact(interface));
-        let mut result = self.add_filter(interface);
-        if result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
-            // Versions without pinning left their filters behind when they were killed.
-            for lookup in [LookupKind::Compiled, LookupKind::Lpm] {
-                drop(qdisc_detach_program(interface, TcAttachType::Ingress, names(lookup).1));
-            }
-            result = self.add_filter(interface);
-        }
-        result.map_err(|error| {
-            pins.forget_link(AttachmentKind::Clsact, ifindex);
-            DatapathError::attach(&error)
-        })
-    }
-
-    fn replace_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
-        let link =
-            SchedClassifierLink::attached(interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None)?;
-        let program = program::<SchedClassifier>(&mut self.ebpf, self.tc);
-        let link = program.attach_to_link(link)?;
-        mem::forget(program.take_link(link)?);
-        Ok(())
-    }
-
-    fn add_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
-        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
-        let program = program::<SchedClassifier>(&mut self.ebpf, self.tc);
-        let options = TcAttachOptions::Netlink(options);
-        let link = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
-        mem::forget(program.take_link(link)?);
-        Ok(())
-    }
 }
 
 /// Detaches from an interface, which may be gone. XDP first: TC still processes the packets meanwhile.
@@ -222,7 +173,7 @@ fn detach_xdp(pins: &Pins, ifindex: u32) {
 }
 
 /// Replaces the program of a pinned link, or creates and pins a link.
-fn attach_link(
+pub(super) fn attach_link(
     pins: &Pins,
     kind: AttachmentKind,
     ifindex: u32,
@@ -245,7 +196,7 @@ fn attach_link(
 }
 
 /// Names of the XDP and the TC program.
-fn names(lookup: LookupKind) -> (&'static str, &'static str) {
+pub(super) fn names(lookup: LookupKind) -> (&'static str, &'static str) {
     match lookup {
         LookupKind::Compiled => ("vpnhub_xdp", "vpnhub_tc"),
         LookupKind::Lpm => ("vpnhub_xdp_lpm", "vpnhub_tc_lpm"),

@@ -1,8 +1,10 @@
-//! The owners of buckets, for the next agent: the running programs' tables, pinned in `tables/`.
+//! The running programs' tables, pinned in `tables/`: the owners of buckets, for the next agent, and the attachments, to
+//! end the forwarding.
 //!
 //! A new agent pins its tables in `tables-new/`, and renames that once its programs run.
 
 use std::{
+    collections::BTreeSet,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
@@ -12,19 +14,25 @@ use aya::{
     maps::{Array, IterableMap as _, Map, MapData, MapError},
 };
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
-use hub_common::maps::{BUCKET_INDEX, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
+use hub_common::maps::{Attachment, BUCKET_INDEX, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS};
+
+use tracing::debug;
 
 use crate::fib::old_group::OldGroup;
 
 use super::{
     DatapathError, bpf,
-    named_map::{Named, Writer},
+    named_map::{ByInterface, Named, Writer},
     pins::{Pins, make_directory, remove_directory, rename},
 };
 
 const CURRENT: &str = "tables";
 const NEW: &str = "tables-new";
 const OLD: &str = "tables-old";
+
+/// Files of the attachments.
+const NEAR: &str = "attachments";
+const FAR: &str = "far_attachments";
 
 const NAME: &str = "GROUPS";
 const GROUPS: u32 = MAX_BUCKETS / GROUP_BUCKETS;
@@ -56,7 +64,8 @@ pub fn stage(pins: &Pins, ebpf: &Ebpf, groups: &Groups) -> Result<(), DatapathEr
     remove_directory(&new)?;
     make_directory(&new)?;
     let error = |map: &'static str, cause: &dyn std::error::Error| DatapathError::Map { map, cause: cause.to_string() };
-    for (map, file) in [("BUCKETS", "buckets"), ("NEXT_HOPS", "next_hops")] {
+    let maps = [("BUCKETS", "buckets"), ("NEXT_HOPS", "next_hops"), ("ATTACHMENTS", NEAR), ("FAR_ATTACHMENTS", FAR)];
+    for (map, file) in maps {
         let object = ebpf.map(map).expect("the embedded object has every map");
         object.pin(new.join(file)).map_err(|cause| error(map, &cause))?;
     }
@@ -72,6 +81,26 @@ pub fn commit(pins: &Pins) -> Result<(), DatapathError> {
     }
     rename(&new, &current)?;
     remove_directory(&old)
+}
+
+/// Removes the attachments of all interfaces from the tables: the programs then pass all packets unmarked. Does nothing
+/// with tables of a version with other attachments.
+pub fn deny(pins: &Pins) {
+    let interfaces: BTreeSet<u32> = pins.links().into_iter().map(|(ifindex, _)| ifindex).collect();
+    // An agent may have been killed while both its programs and those of an earlier one were attached.
+    for directory in [CURRENT, NEW, OLD].map(|name| pins.place(name)) {
+        let open = |file: &str| {
+            let map = MapData::from_pin(directory.join(file)).ok()?;
+            (map.info().ok()?.value_size() as usize == size_of::<Attachment>()).then_some(map)
+        };
+        let (Some(near), Some(far)) = (open(NEAR), open(FAR)) else { continue };
+        let Ok(mut attachments) = ByInterface::of(near, far) else { continue };
+        for ifindex in &interfaces {
+            if let Err(error) = attachments.delete(ifindex) {
+                debug!(ifindex, "no attachment to remove: {error}");
+            }
+        }
+    }
 }
 
 /// The running programs' groups; empty if they are of a version with other tables.

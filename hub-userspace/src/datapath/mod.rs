@@ -6,6 +6,7 @@ mod bpf;
 mod counters;
 mod error;
 mod groups;
+mod handover;
 mod instance;
 pub mod lookup;
 mod maps;
@@ -15,8 +16,10 @@ mod old;
 mod pins;
 mod reason_names;
 mod records;
+mod removal;
 mod run;
 mod running;
+mod tc;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +29,7 @@ use std::{
 use aya::{EbpfLoader, maps::RingBuf};
 use aya_log::EbpfLogger;
 use hub_common::maps::NEIGHBOUR_MISS_BYTES;
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -38,15 +42,18 @@ pub use self::{
     counters::Counters,
     error::DatapathError,
     instance::Instance,
+    removal::Removal,
     run::{Action, Hook, Outcome},
-    running::{Running, RunningConnection, RunningInterface, running, unload},
+    running::{Running, RunningConnection, RunningInterface, running},
 };
 use crate::{
     config::model,
     connection::memory::ConnectionMemory,
     datapath::{
         attach::{Programs, detach},
+        handover::Handover,
         maps::Maps,
+        named_map::take,
         pins::{AttachmentKind, Pins},
         records::Records,
     },
@@ -60,12 +67,27 @@ static PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/v
 pub struct Dataplane {
     programs: Programs,
     maps: Maps,
+    handover: Handover,
     /// Required for attaching.
     pins: Option<Pins>,
     /// Indices of the interfaces that this agent has attached.
     attached: BTreeSet<u32>,
     /// The earlier agent's programs may still be running.
     is_starting: bool,
+}
+
+fn loader<'a>(settings: &'a model::DataplaneSettings, tag: &'a [u32; 2]) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("MARK", &settings.mark, true).override_global("HANDOVER_TAG", tag, true);
+    loader
+}
+
+/// Only the programs of this agent know it.
+fn random_tag() -> Result<[u32; 2], DatapathError> {
+    let mut bytes = [0; 8];
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| DatapathError::Program(error.to_string()))?;
+    let number = u64::from_ne_bytes(bytes);
+    Ok([number as u32, (number >> 32) as u32])
 }
 
 /// State that a new agent inherits.
@@ -84,13 +106,11 @@ impl Dataplane {
     /// Loads the program into the kernel, only for [`Dataplane::test_run`].
     pub fn load(settings: &model::DataplaneSettings) -> Result<Self, DatapathError> {
         error::check_host()?;
-        let object = EbpfLoader::new()
-            .override_global("MARK", &settings.mark, true)
-            .load(PROGRAM)
-            .map_err(|error| DatapathError::load(&error))?;
+        let object = loader(settings, &[0; 2]).load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
         let mut programs = Programs::load(object, settings.lookup)?;
+        let handover = Handover::new(take(programs.object(), "HANDOVER")?);
         let maps = Maps::take(programs.object(), settings, Records::default(), groups::create()?)?;
-        Ok(Self { programs, maps, pins: None, attached: BTreeSet::new(), is_starting: false })
+        Ok(Self { programs, maps, handover, pins: None, attached: BTreeSet::new(), is_starting: false })
     }
 
     /// Loads the programs into the kernel. Those of an earlier agent of this instance keep running until
@@ -114,8 +134,8 @@ impl Dataplane {
             groups: groups::read(&pins),
             tc_only: tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !has_xdp(*ifindex)).collect(),
         };
-        let mut with_pins = EbpfLoader::new();
-        with_pins.override_global("MARK", &settings.mark, true);
+        let tag = random_tag()?;
+        let mut with_pins = loader(settings, &tag);
         for (map, path) in records::paths(&pins) {
             with_pins.map_pin_path(map, path);
         }
@@ -124,8 +144,10 @@ impl Dataplane {
         programs.tc()?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
+        let handover = Handover::new(take(programs.object(), "HANDOVER")?);
         let maps = Maps::take(programs.object(), settings, records, groups)?;
-        let dataplane = Self { programs, maps, pins: Some(pins), attached: BTreeSet::new(), is_starting: true };
+        let dataplane =
+            Self { programs, maps, handover, pins: Some(pins), attached: BTreeSet::new(), is_starting: true };
         Ok((dataplane, inherited))
     }
 
@@ -183,20 +205,23 @@ impl Dataplane {
         reason: Option<&str>,
     ) -> Result<Attached, DatapathError> {
         let pins = self.pins.as_ref().expect("an agent has an instance");
-        let attached = self.programs.attach(pins, interface, ifindex, mode, reason)?;
+        let attached = self.programs.attach(pins, &mut self.handover, (interface, ifindex), mode, reason)?;
         self.attached.insert(ifindex);
         Ok(attached)
     }
 
-    /// Call it when an interface was removed; its index may be in use again. The kernel has cleared its port
-    /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the program.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.detach(ifindex);
+    /// Call it when interfaces were removed; their indices may be in use again. The kernel has cleared their ports
+    /// (`dev_map_notification`, kernel/bpf/devmap.c) and detached the programs.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        for ifindex in interfaces {
+            self.detach(*ifindex);
+        }
     }
 
     /// Detaches the programs from an interface, which may be gone.
     fn detach(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
+        self.handover.forget(ifindex);
         if let Some(pins) = &self.pins {
             detach(pins, ifindex);
         }
@@ -205,6 +230,7 @@ impl Dataplane {
     /// Detaches from all other interfaces. The first call ends the start; make it once everything possible is attached.
     /// After it no program of an earlier agent runs.
     pub fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        self.handover.resume();
         let Some(pins) = &self.pins else { return Ok(()) };
         if !self.is_starting {
             let gone: Vec<u32> = self.attached.difference(interfaces).copied().collect();
@@ -228,9 +254,19 @@ impl Dataplane {
         self.maps.counters.map.records.note(slot, |record| memory.write(record))
     }
 
-    /// Detaches the programs from all interfaces, and removes all pins.
+    /// Ends the forwarding at once: the programs pass all packets unmarked.
+    pub fn deny(&self) {
+        self.pins.iter().for_each(groups::deny);
+    }
+
+    /// Denies, detaches the programs from all interfaces, and removes all pins. The kernel may still be detaching
+    /// afterwards: see [`Removal::finish_later`].
     pub fn unload(self) -> Result<usize, DatapathError> {
-        self.pins.map_or(Ok(0), Pins::unload)
+        self.deny();
+        let Self { pins, handover, .. } = self;
+        // No filter is replaced by a link any more.
+        drop(handover);
+        pins.map_or(Ok(0), |pins| Removal::of(pins).finish_later())
     }
 
     /// Counters of a slot, summed over the CPUs.

@@ -108,6 +108,10 @@ pub struct ByInterface {
 }
 
 impl ByInterface {
+    pub fn of(near: MapData, far: MapData) -> Result<Self, MapError> {
+        Ok(Self { near: Map::Array(near).try_into()?, far: Map::HashMap(far).try_into()? })
+    }
+
     pub fn take(ebpf: &mut Ebpf) -> Result<Named<Self>, DatapathError> {
         let near = take(ebpf, "ATTACHMENTS")?;
         let Named { name, capacity, map: far } = take(ebpf, "FAR_ATTACHMENTS")?;

@@ -143,6 +143,11 @@ impl Pins {
         }
     }
 
+    /// The same directory for another thread of the process that holds the lock.
+    pub fn unlocked(&self) -> Self {
+        Self { directory: self.directory.clone(), _lock: None }
+    }
+
     /// The path of a file or directory.
     pub fn place(&self, name: &str) -> PathBuf {
         self.directory.join(name)
@@ -220,7 +225,7 @@ impl Pins {
         remove(&path);
     }
 
-    /// Removes the file of a link whose interface is gone.
+    /// Removes the file of a link: of one whose interface is gone, or for the kernel to detach the program afterwards.
     pub fn forget_link(&self, kind: AttachmentKind, ifindex: u32) {
         remove(&self.path(kind, ifindex));
     }
@@ -240,20 +245,12 @@ impl Pins {
         }
     }
 
-    /// Detaches everything and removes the directory; returns the number of attached programs.
-    ///
-    /// XDP first: TC still processes the packets meanwhile.
-    pub fn unload(self) -> Result<usize, DatapathError> {
-        let live = self.live_links().len();
-        let links = self.links();
-        let (xdp, tc): (Vec<_>, Vec<_>) = links.into_iter().partition(|(_, kind)| kind.is_xdp());
-        for (ifindex, kind) in xdp.into_iter().chain(tc) {
-            self.detach(kind, ifindex);
-        }
+    /// Removes the directory.
+    pub fn remove(self) -> Result<(), DatapathError> {
         fs::remove_dir_all(&self.directory).map_err(|error| DatapathError::pins(&self.directory, &error))?;
         // Fails if other instances have directories there.
         drop(fs::remove_dir(ROOT));
-        Ok(live)
+        Ok(())
     }
 }
 

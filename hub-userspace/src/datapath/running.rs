@@ -1,4 +1,4 @@
-//! Reads and removes a datapath without its agent.
+//! Reads a datapath without its agent.
 
 use std::collections::BTreeMap;
 
@@ -70,12 +70,4 @@ pub fn running(instance: &Instance) -> Result<Option<Running>, DatapathError> {
         connections.insert(name, connection);
     }
     Ok(Some(Running { interfaces, connections, vpc: counters.read(VPC)?, unattributed: counters.read(UNATTRIBUTED)? }))
-}
-
-/// Detaches the datapath of an instance and removes all pins; returns the number of attached programs.
-///
-/// # Errors
-/// When its agent runs, or the directory cannot be removed.
-pub fn unload(instance: &Instance) -> Result<usize, DatapathError> {
-    Pins::take(instance)?.map_or(Ok(0), Pins::unload)
 }

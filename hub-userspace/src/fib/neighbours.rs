@@ -19,8 +19,7 @@ pub fn neighbour_table(inputs: Inputs<'_>) -> NeighbourTable {
         .map(|connection| connection.interface.as_str())
         .chain(config.vpc.iter().map(|vpc| vpc.interface.as_str()))
         .collect();
-    // One pass over the links: a look-up of each name would be quadratic.
-    let indices = host.links.values().filter(|link| names.contains(link.name.as_str())).map(|link| link.index);
+    let indices = names.into_iter().filter_map(|name| host.link(name)).map(|link| link.index);
     let lowest = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let of_interface =
         |ifindex| host.neighbours.range((ifindex, lowest)..).take_while(move |((other, _), _)| *other == ifindex);

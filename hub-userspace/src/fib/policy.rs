@@ -102,6 +102,13 @@ impl PolicyCompiler<'_> {
             self.attach(link, scope, connection, isolated);
             self.links(link.index, &connections);
         }
+        self.vpc()?;
+        self.vlans();
+        Ok(())
+    }
+
+    fn vpc(&mut self) -> Result<(), Full> {
+        let inputs = self.inputs;
         if let Some(vpc) = &inputs.config.vpc {
             let any = |cidr: &IpNet| IpNet::new_assert(cidr.network(), 0).trunc();
             let pair = |cidr: &IpNet| Pair { remote: *cidr, local: any(cidr), limit: ProtoPorts::NONE };
@@ -128,9 +135,13 @@ impl PolicyCompiler<'_> {
         let flags = flags | Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
         let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags };
         self.tables.attachments.insert(link.index, attachment);
+    }
+
+    /// The VLAN interfaces above attachments.
+    fn vlans(&mut self) {
         for upper in self.inputs.host.links.values() {
             if let Some((ifindex, id)) = upper.vlan
-                && ifindex == link.index
+                && self.tables.attachments.contains_key(&ifindex)
             {
                 self.tables.vlans.insert(Vlan { ifindex, id: u32::from(id) }, upper.index);
             }

@@ -60,7 +60,16 @@ fn of_link(connection: &Connection, host: &HostState) -> Vec<(IpNet, IpNet)> {
         .peer
         .into_iter()
         .flat_map(|peer| addresses.iter().map(move |own| (IpNet::from(own.addr()), IpNet::from(peer))));
-    links.chain(peers).collect()
+    links.chain(peers).filter(|(_, site)| !is_link_local(*site)).collect()
+}
+
+/// The table accepts packets to link-local addresses in any case. An interface gets and loses such an address whenever it
+/// goes up and down.
+fn is_link_local(site: IpNet) -> bool {
+    match site {
+        IpNet::V4(net) => net.prefix_len() >= 16 && net.addr().is_link_local(),
+        IpNet::V6(net) => net.prefix_len() >= 10 && net.addr().is_unicast_link_local(),
+    }
 }
 
 fn is_v4(prefix: IpNet) -> bool {

@@ -13,14 +13,14 @@ use crate::{
         model::{Config, Connection, SelectorSource},
     },
     ipsec::{
-        vici::{table::Tunnel, tunnels::Tunnels},
+        vici::tunnels::Tunnels,
         xfrm::{
             self,
             table::{SaMatch, XfrmTable},
         },
     },
     kernel::netlink::HostState,
-    policy::selectors::{Negotiated, NegotiatedSelectors, Pair},
+    policy::selectors::{NegotiatedSelectors, Pair},
 };
 
 /// Sources of SA state.
@@ -33,7 +33,7 @@ pub struct Sources<'a> {
     pub host: &'a HostState,
 }
 
-/// The negotiated selectors of each connection whose SAs are known. `before` is the previous result.
+/// The negotiated selectors of a connection; `None` while its SAs are not known. `before` is the previous result.
 ///
 /// Until the IKE daemon has answered once, nothing is known and the file's selectors apply: a restarted agent finds
 /// working tunnels. A daemon that is lost later does not change the negotiated selectors. The kernel continues to
@@ -41,29 +41,31 @@ pub struct Sources<'a> {
 /// SAs. Meanwhile the connection counts as down, and gets traffic only where no other connection can take it.
 ///
 /// The kernel's policies count once they have been read. If a later read fails, the last result remains.
-pub fn negotiated(config: &Config, sources: Sources<'_>, before: &Negotiated) -> Negotiated {
+pub fn negotiated(
+    config: &Config,
+    name: &str,
+    sources: Sources<'_>,
+    before: Option<&NegotiatedSelectors>,
+) -> Option<NegotiatedSelectors> {
     let Sources { ike, xfrm, host } = sources;
-    let agreed = |name: &str, connection: &Connection| match connection.selectors {
-        SelectorSource::File => None,
+    let connection = config.connections.get(name)?;
+    let mut negotiated = match connection.selectors {
+        SelectorSource::File => return None,
         SelectorSource::Xfrm => {
             let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
             // The IKE daemon may wait for a packet to start negotiation.
-            Some(NegotiatedSelectors { pairs, on_demand: true })
+            NegotiatedSelectors { pairs, on_demand: true }
         }
-        SelectorSource::Ike if !ike.heard => None,
-        SelectorSource::Ike if ike.unreachable.is_some() => Some(before.get(name).cloned().unwrap_or_default()),
+        SelectorSource::Ike if !ike.heard => return None,
+        SelectorSource::Ike if ike.unreachable.is_some() => before.cloned().unwrap_or_default(),
         SelectorSource::Ike => {
-            let pairs = ike.tunnels.get(name).map(Tunnel::pairs).unwrap_or_default();
+            let pairs = ike.tunnels.get(name).map(|tunnel| tunnel.pairs()).unwrap_or_default();
             let on_demand = connection.ipsec.as_ref().is_some_and(|ipsec| ipsec.start == StartAction::Trap);
-            Some(NegotiatedSelectors { pairs, on_demand })
+            NegotiatedSelectors { pairs, on_demand }
         }
     };
-    let of = |(name, connection): (&String, &Connection)| {
-        let mut agreed = agreed(name, connection)?;
-        agreed.pairs = within(&agreed.pairs, connection);
-        Some((name.clone(), agreed))
-    };
-    config.connections.iter().filter_map(of).collect()
+    negotiated.pairs = within(&negotiated.pairs, connection);
+    Some(negotiated)
 }
 
 /// The match for the kernel's policies and SAs of a connection.
@@ -101,15 +103,25 @@ fn intersection(one: IpNet, other: IpNet) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::ipsec::{
-        vici::{event::ChildSa, selector::TrafficSelector},
-        xfrm::wire::tests::{example_policy, example_sa},
+    use crate::{
+        ipsec::{
+            vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel},
+            xfrm::wire::tests::{example_policy, example_sa},
+        },
+        policy::selectors::Negotiated,
     };
 
     fn negotiated(config: &Config, ike: &Tunnels, before: &Negotiated) -> Negotiated {
         let (xfrm, host) = (&xfrm::follow::Policies::default(), &HostState::default());
-        super::negotiated(config, Sources { ike, xfrm, host }, before)
+        of_all(config, Sources { ike, xfrm, host }, before)
+    }
+
+    fn of_all(config: &Config, sources: Sources<'_>, before: &Negotiated) -> Negotiated {
+        let of = |name: &String| Some((name.clone(), super::negotiated(config, name, sources, before.get(name))?));
+        config.connections.keys().filter_map(of).collect()
     }
 
     /// Three connections: with IPsec, without, and with IPsec but the file's selectors.
@@ -142,6 +154,7 @@ mod tests {
         let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
         let child = |(remote, local): &(&str, &str)| ChildSa {
             id: 1,
+            name: String::new(),
             state: "INSTALLED".into(),
             spi_in: String::new(),
             spi_out: String::new(),
@@ -151,8 +164,8 @@ mod tests {
             local: selector(local),
             remote: selector(remote),
         };
-        let tunnel = Tunnel { children: sas.iter().map(child).collect(), ..Tunnel::default() };
-        let tunnels = [("a".to_owned(), tunnel.clone()), ("c".to_owned(), tunnel)].into();
+        let tunnel = Arc::new(Tunnel { children: sas.iter().map(child).collect(), ..Tunnel::default() });
+        let tunnels = [("a".to_owned(), Arc::clone(&tunnel)), ("c".to_owned(), tunnel)].into_iter().collect();
         Tunnels { tunnels, heard: true, ..Tunnels::default() }
     }
 
@@ -213,7 +226,7 @@ mod tests {
         let with = |table: Option<XfrmTable>| {
             let xfrm = &xfrm::follow::Policies { table: table.map(Into::into), problem: None };
             let up = has_sa(&config, &config.connections["b"], host, xfrm.table.as_deref());
-            (shown(&super::negotiated(&config, Sources { ike, xfrm, host }, &Negotiated::new())), up)
+            (shown(&of_all(&config, Sources { ike, xfrm, host }, &Negotiated::new())), up)
         };
         assert_eq!(with(None), (vec![], None));
         let policies = vec![example_policy()];

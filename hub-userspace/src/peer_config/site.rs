@@ -60,7 +60,7 @@ pub struct Site {
 pub struct TunnelEnd {
     pub address: IpAddr,
     pub id: String,
-    /// `ipv4`, `ipv6`, `fqdn`, `mail` or `dn`.
+    /// `ipv4`, `ipv6`, `fqdn`, `mail`, `dn` or `keyid`.
     pub form: &'static str,
     pub prefixes: Vec<PeerPrefix>,
 }
@@ -144,12 +144,13 @@ impl Site {
 ///
 /// If the hub admits any destination, the site would send all its traffic into the tunnel, including that to the
 /// Internet. The site's configuration therefore has the known prefixes behind the hub, and negotiation narrows the
-/// selectors to these; `IKEv1` does not support narrowing.
+/// selectors to these; `IKEv1` does not support narrowing. If nothing is known of a family, the site gets no default
+/// prefix of that family.
 fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, bool) {
     let all = &tunnel.connection.local_cidrs;
     let is_default = |prefix: &IpNet| prefix.prefix_len() == 0;
     let is_of = |one: &IpNet, other: &IpNet| one.addr().is_ipv4() == other.addr().is_ipv4();
-    if !all.iter().any(is_default) || tunnel.ipsec.ike.version != IkeVersion::V2 {
+    if !all.iter().any(is_default) {
         return (all.clone(), false);
     }
     let behind = config.vpc.iter().flat_map(|vpc| &vpc.cidrs).copied();
@@ -159,7 +160,14 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
         };
         config.gateway.spoke_to_spoke && route.next_hop != tunnel.name && !is_alternative()
     });
+    // A family of which nothing is known has no destination to send there.
+    let is_known = |prefix: &IpNet, known: &[IpNet]| known.iter().any(|known| is_of(known, prefix));
     let known: Vec<IpNet> = behind.chain(others.map(|route| route.destination)).collect();
+    if tunnel.ipsec.ike.version != IkeVersion::V2 {
+        let told = all.iter().filter(|prefix| !is_default(prefix) || is_known(prefix, &known));
+        let told: Vec<IpNet> = told.copied().collect();
+        return if told.is_empty() { (all.clone(), false) } else { (told, false) };
+    }
     let has_site = |prefix: &IpNet| tunnel.connection.remote_cidrs.iter().any(|own| is_of(own, prefix));
     let mut prefixes = Vec::new();
     let mut narrowed = false;
@@ -169,6 +177,8 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
         if is_default(prefix) && !within.is_empty() {
             narrowed = true;
             prefixes.extend(within);
+        } else if is_default(prefix) && !is_known(prefix, &known) {
+            narrowed = true;
         } else {
             prefixes.push(*prefix);
         }
@@ -186,6 +196,7 @@ fn end(address: IpAddr, id: &Identity, prefixes: &[IpNet]) -> TunnelEnd {
         Form::Fqdn => "fqdn",
         Form::Mail => "mail",
         Form::Dn => "dn",
+        Form::KeyId => "keyid",
     };
     TunnelEnd { address, id: id.to_string(), form, prefixes: prefixes.iter().map(prefix).collect() }
 }
@@ -245,7 +256,44 @@ fn object(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::object;
+    use super::{Site, object};
+
+    /// The hub's prefixes in the site's configuration, for a VPC with IPv4 alone and these keys of the connection.
+    fn told(version: u8, local: &str, remote: &str) -> Vec<String> {
+        let text = format!(
+            r#"
+[gateway]
+name = "hub"
+address = "203.0.113.1"
+[vpc]
+interface = "vpc0"
+cidrs = ["192.168.0.0/24"]
+[customer_gateway.a]
+address = "198.51.100.1"
+[connection.a]
+customer_gateway = "a"
+interface = "xfrm-a"
+local_cidrs = [{local}]
+remote_cidrs = [{remote}]
+[connection.a.ipsec]
+psk_file = "/nowhere/psk"
+allow_weak = true
+ike = {{ version = {version} }}
+"#
+        );
+        let config = crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+        let site = Site::of(&config, "a", None).unwrap_or_else(|error| panic!("{error}"));
+        site.remote.prefixes.into_iter().map(|prefix| prefix.cidr).collect()
+    }
+
+    #[test]
+    fn default_prefix_of_a_family_of_which_nothing_is_known_is_not_for_the_site() {
+        let (defaults, sites) = (r#""0.0.0.0/0", "::/0""#, r#""10.61.0.0/16", "fd61::/48""#);
+        assert_eq!(told(2, defaults, sites), ["192.168.0.0/24"]);
+        assert_eq!(told(1, defaults, sites), ["0.0.0.0/0"], "IKEv1 does not narrow");
+        assert_eq!(told(2, r#""0.0.0.0/0", "fd30::/64""#, sites), ["192.168.0.0/24", "fd30::/64"]);
+        assert_eq!(told(2, r#""::/0""#, r#""fd61::/48""#), ["::/0"], "there is nothing else to send there");
+    }
 
     #[test]
     fn object_names_fit_devices_and_stay_distinct() {

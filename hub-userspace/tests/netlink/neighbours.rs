@@ -1,6 +1,6 @@
 //! Managed neighbours, which the kernel resolves, and permanent ones.
 
-use std::{fs, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, fs, net::IpAddr, time::Duration};
 
 use hub_userspace::kernel::netlink::{Changes, HostFollower, HostState, KernelNeighbour, ReconcileReport, Reconciler};
 use serde_json::Value;
@@ -171,7 +171,7 @@ fn stale_neighbour_is_reported_and_refreshed_by_probe() {
         let far: IpAddr = addr("10.1.0.2");
         let (mut state, mut follower) = HostFollower::start().await.unwrap();
         ip(&format!("neigh add 10.1.0.2 lladdr {} nud stale dev near", far_mac(&peer)));
-        until(&mut follower, &mut state, "told", |_, changes| changes.stale == [(near, far)]).await;
+        until(&mut follower, &mut state, "told", |_, changes| changes.stale == BTreeSet::from([(near, far)])).await;
         assert!(state.neighbours.contains_key(&(near, far)), "stale is usable");
         assert_eq!(shown("10.1.0.2")["state"][0], "STALE");
 

@@ -18,7 +18,7 @@ use crate::random::{number, seed};
 use crate::transitions::unload;
 use crate::wires::payload;
 
-/// `VPNHUB_TUNS=N` sets the number; a thousand take a minute.
+/// `VPNHUB_TUNS=N` sets another number.
 const TUNS: u64 = 50;
 /// For an agent that attaches to a thousand interfaces one by one.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -74,8 +74,17 @@ fn lie(hunt: &mut Hunt<'_>, tuns: &mut [Tun]) {
 
 #[test]
 fn agent_with_many_tunnels_opens_no_hole() -> anyhow::Result<()> {
+    opens_no_hole(number("VPNHUB_TUNS")?.unwrap_or(TUNS))
+}
+
+#[test]
+#[ignore = "a minute: the kernel attaches and detaches a thousand TCX links one by one"]
+fn agent_with_thousand_tunnels_opens_no_hole() -> anyhow::Result<()> {
+    opens_no_hole(1000)
+}
+
+fn opens_no_hole(tuns: u64) -> anyhow::Result<()> {
     let seed = seed()?;
-    let tuns = number("VPNHUB_TUNS")?.unwrap_or(TUNS);
     open_many_files().context("raising the limit of open files")?;
     let variant = Variant::ISOLATED;
     let (arena, raw) = Arena::build(variant)?;

@@ -24,15 +24,15 @@ const HUB_NAME: &str = "hub.example.com";
 const REFUSED: &str = "IPsec: the site's certificate is not from a CA that the hub trusts, or not for the site's \
     identity: compare ca and remote_id with it";
 
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 /// A certificate and its key, in PEM form.
-struct Pair {
-    certificate: String,
-    key: String,
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
 }
 
 fn params(common_name: &str) -> CertificateParams {
@@ -45,7 +45,7 @@ fn params(common_name: &str) -> CertificateParams {
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = params(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -53,21 +53,33 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn issue(&self, common_name: &str, address: IpAddr, name: Option<&str>) -> Pair {
+    pub fn issue(&self, common_name: &str, address: IpAddr, name: Option<&str>) -> Pair {
+        self.issue_for(common_name, address, name, |_| {})
+    }
+
+    /// Like [`issue`](Self::issue), with other parameters.
+    pub fn issue_for(
+        &self,
+        common_name: &str,
+        address: IpAddr,
+        name: Option<&str>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut params = params(common_name);
         params.subject_alt_names.push(SanType::IpAddress(address));
         params.subject_alt_names.extend(name.map(|name| SanType::DnsName(name.try_into().unwrap())));
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pair { certificate, key: key.serialize_pem() }
     }
 }
 
 /// The hub's files.
-struct Files(Scratch);
+pub struct Files(Scratch);
 
 impl Files {
-    fn new(hub: &Pair, authorities: &[(&str, &Authority)]) -> Self {
+    pub fn new(hub: &Pair, authorities: &[(&str, &Authority)]) -> Self {
         let files = Self(Scratch::new().unwrap());
         files.write("hub.crt", &hub.certificate, 0o644);
         files.write("hub.key", &hub.key, 0o600);
@@ -77,7 +89,7 @@ impl Files {
         files
     }
 
-    fn write(&self, name: &str, text: &str, mode: u32) {
+    pub fn write(&self, name: &str, text: &str, mode: u32) {
         let path = self.0.file(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -89,7 +101,7 @@ impl Files {
     }
 
     /// Gives every connection certificates: all sites one authority, and the identities of [`NAMES`].
-    fn configure(&self, mut config: HubConfig, authority: &str) -> HubConfig {
+    pub fn configure(&self, mut config: HubConfig, authority: &str) -> HubConfig {
         for (connection, name) in config.connections.iter_mut().zip(NAMES) {
             let ipsec = connection.ipsec.as_mut().unwrap();
             ipsec.auth = self.auth(authority);
@@ -101,7 +113,7 @@ impl Files {
 }
 
 /// Puts a site's files where `peer-config` expects them, and loads its output.
-fn configure(lab: &IpsecLab, place: &str, pair: &Pair, trusted: &Authority) {
+pub fn configure(lab: &IpsecLab, place: &str, pair: &Pair, trusted: &Authority) {
     let office = lab.office(place);
     let text = office.peer_config(&lab.agent, "swanctl", &[]).unwrap();
     for (folder, end, content) in [("x509", "crt", &pair.certificate), ("private", "key", &pair.key)] {
@@ -114,7 +126,7 @@ fn configure(lab: &IpsecLab, place: &str, pair: &Pair, trusted: &Authority) {
     office.charon.load(place, &text).unwrap();
 }
 
-fn hub_pair(authority: &Authority) -> Pair {
+pub fn hub_pair(authority: &Authority) -> Pair {
     authority.issue("Hub", HUB_PUBLIC.into(), Some(HUB_NAME))
 }
 

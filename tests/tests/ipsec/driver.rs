@@ -92,7 +92,7 @@ async fn until(driver: &mut Driver, what: &str, charon: &Charon, is: impl Fn(&Tu
 }
 
 fn office(view: &Tunnels) -> Tunnel {
-    view.tunnels.get("office").cloned().unwrap_or_default()
+    view.tunnels.get("office").map(|tunnel| Tunnel::clone(tunnel)).unwrap_or_default()
 }
 
 fn spi(view: &Tunnels) -> String {

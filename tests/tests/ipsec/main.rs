@@ -12,7 +12,9 @@ mod failover;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod kernel;
+mod mending;
 mod others;
+mod reasons;
 mod record;
 mod restart;
 mod starter;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         failover::CASES,
         ended::CASES,
         certificates::CASES,
+        mending::CASES,
+        reasons::CASES,
         starter::CASES,
         kernel::CASES,
         trap::CASES,

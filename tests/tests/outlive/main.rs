@@ -1,6 +1,7 @@
 //! The datapath keeps forwarding when its agent is killed, stopped or replaced. The hub's kernel does not forward
 //! (`ip_forward` is off), so only the programs can have done it.
 
+mod bulk;
 mod changed;
 mod cleanup;
 mod flows;

@@ -281,7 +281,7 @@ pub fn enter(books: &mut Books, prediction: &Prediction) {
 fn inputs(world: &World) -> (Config, HostState, States) {
     let mut host = HostState::default();
     for interface in &world.interfaces {
-        host.links.insert(interface.index, link(interface));
+        host.links.insert(link(interface));
         host.addresses.insert(interface.index, interface.addresses.iter().copied().collect());
         let neighbours = interface.neighbours.iter().map(|(address, mac)| ((interface.index, *address), *mac));
         host.neighbours.extend(neighbours.collect::<HashMap<_, _>>());

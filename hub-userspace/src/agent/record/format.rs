@@ -193,8 +193,16 @@ impl<K: Ord + Clone + Hash, V: PartialEq + Clone> MapChange<K, V> {
 
     /// Runs in time proportional to the difference, not to the size of the maps.
     fn between(old: &OrdMap<K, V>, new: &OrdMap<K, V>) -> Self {
+        Self::of(old.diff(new))
+    }
+
+    fn of<'a>(difference: impl Iterator<Item = DiffItem<'a, 'a, K, V>>) -> Self
+    where
+        K: 'a,
+        V: 'a,
+    {
         let mut change = Self::default();
-        for item in old.diff(new) {
+        for item in difference {
             match item {
                 DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
                     change.set.push((key.clone(), value.clone()));
@@ -234,7 +242,7 @@ pub struct HostChange {
 impl HostChange {
     fn between(old: &HostState, new: &HostState) -> Self {
         Self {
-            links: MapChange::between(&old.links, &new.links),
+            links: MapChange::of(old.links.diff(&new.links)),
             addresses: MapChange::between(&old.addresses, &new.addresses),
             neighbours: MapChange::between(&old.neighbours, &new.neighbours),
             gateways: MapChange::between(&old.gateways, &new.gateways),
@@ -245,7 +253,8 @@ impl HostChange {
 
     pub fn apply(&self, host: &mut HostState) {
         let Self { links, addresses, neighbours, gateways, tentative, failed } = self;
-        links.apply(&mut host.links);
+        links.gone.iter().for_each(|index| drop(host.links.remove(index)));
+        links.set.iter().for_each(|(_, link)| host.links.insert(link.clone()));
         addresses.apply(&mut host.addresses);
         neighbours.apply(&mut host.neighbours);
         gateways.apply(&mut host.gateways);
@@ -269,13 +278,15 @@ pub struct TunnelsChange {
 }
 
 impl TunnelsChange {
+    /// Runs in time proportional to the difference.
     fn between(old: &Tunnels, new: &Tunnels) -> Self {
-        let Tunnels { tunnels, problems, unreachable, heard } = new;
-        let set = tunnels.iter().filter(|(name, tunnel)| old.tunnels.get(*name) != Some(*tunnel));
+        // The stranger is no input of any decision.
+        let Tunnels { tunnels, problems, unreachable, heard, stranger: _ } = new;
+        let MapChange { set, gone } = MapChange::between(&old.tunnels, tunnels);
         Self {
-            set: set.map(|(name, tunnel)| (name.clone(), tunnel.clone())).collect(),
-            gone: old.tunnels.keys().filter(|name| !tunnels.contains_key(*name)).cloned().collect(),
-            problems: problems.clone(),
+            set: set.into_iter().map(|(name, tunnel)| (name, Tunnel::clone(&tunnel))).collect(),
+            gone,
+            problems: problems.iter().map(|(name, why)| (name.clone(), why.clone())).collect(),
             unreachable: unreachable.clone(),
             heard: *heard,
         }
@@ -284,8 +295,10 @@ impl TunnelsChange {
     #[cfg(test)]
     pub fn apply(self, tunnels: &mut Tunnels) {
         let Self { set, gone, problems, unreachable, heard } = self;
-        tunnels.tunnels.retain(|name, _| !gone.contains(name));
-        tunnels.tunnels.extend(set);
-        (tunnels.problems, tunnels.unreachable, tunnels.heard) = (problems, unreachable, heard);
+        for name in gone {
+            tunnels.tunnels.remove(&name);
+        }
+        tunnels.tunnels.extend(set.into_iter().map(|(name, tunnel)| (name, Arc::new(tunnel))));
+        (tunnels.problems, tunnels.unreachable, tunnels.heard) = (problems.into(), unreachable, heard);
     }
 }

@@ -142,8 +142,12 @@ pub fn change_host(random: &mut SmallRng, host: &mut HostState) -> Changes {
                 "vpc0" => VPC,
                 _ => 10 + u32::try_from(slot).expect("few") + 10 * random.random_range(0..3),
             });
-            host.links.insert(index, link(random, name, index));
-            changes.links = true;
+            let new = link(random, name, index);
+            match host.links.get(&index).is_some_and(|old| old.is_alike(&new)) {
+                true => changes.carrier = true,
+                false => changes.links = true,
+            }
+            host.links.insert(new);
         }
         (6 | 7, Some(index)) => {
             let address = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10 + random.random_range(0..5)));
@@ -184,6 +188,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
             let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
             tunnel.children.push(ChildSa {
                 id,
+                name: String::new(),
                 state: "INSTALLED".into(),
                 spi_in: String::new(),
                 spi_out: String::new(),
@@ -194,7 +199,7 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
                 remote: selector(&remote),
             });
         }
-        view.tunnels.insert(format!("c{site}"), tunnel);
+        view.tunnels.insert(format!("c{site}"), Arc::new(tunnel));
     }
     Arc::new(view)
 }

@@ -11,10 +11,15 @@ use crate::{
     agent::{Transition, event::Event},
     config::{Config, difference::Difference, parse},
     connection::state::State,
+    ipsec::vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel, tunnels::Tunnels},
     kernel::netlink::{Changes, HostState, Link},
 };
 
 fn config(sites: &[&str]) -> Config {
+    parse(&text(sites)).unwrap_or_else(|errors| panic!("{errors:#?}")).0
+}
+
+fn text(sites: &[&str]) -> String {
     let mut text = "[gateway]\nname = \"hub\"\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n".to_owned();
     for (number, site) in sites.iter().enumerate() {
         write!(
@@ -26,28 +31,25 @@ fn config(sites: &[&str]) -> Config {
         )
         .unwrap();
     }
-    parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
+    text
 }
 
 fn host(sites: &[&str]) -> HostState {
     let mut host = HostState::default();
     for (index, site) in (10..).zip(sites) {
-        host.links.insert(
+        host.links.insert(Link {
             index,
-            Link {
-                index,
-                name: format!("{site}0"),
-                kind: None,
-                ethernet: false,
-                mac: None,
-                mtu: 1400,
-                admin_up: true,
-                running: true,
-                vlan: None,
-                if_id: None,
-                port_kind: None,
-            },
-        );
+            name: format!("{site}0"),
+            kind: None,
+            ethernet: false,
+            mac: None,
+            mtu: 1400,
+            admin_up: true,
+            running: true,
+            vlan: None,
+            if_id: None,
+            port_kind: None,
+        });
     }
     host
 }
@@ -60,7 +62,10 @@ fn agent(sites: &[&str]) -> Agent {
 }
 
 fn change(agent: &Agent, sites: &[&str]) -> Event {
-    let new = config(sites);
+    change_to(agent, config(sites))
+}
+
+fn change_to(agent: &Agent, new: Config) -> Event {
     let difference = Difference::between(&agent.world.config, &new);
     Event::Change(Arc::new(Transition { difference, config: Some(Arc::new(new)) }))
 }
@@ -75,11 +80,61 @@ fn links() -> Changes {
 fn link_down_moves_flows_first() {
     let mut agent = agent(&["a", "b"]);
     let mut host = host(&["a", "b"]);
-    host.links.get_mut(&10).expect("it is there").running = false;
+    host.links.change(10, |link| link.running = false);
     agent.see(host, links()).expect("it does not fail");
     let log = agent.log();
     assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
     assert!(!log[3..].iter().any(|line| line == "write Buckets"), "{log:?}");
+}
+
+#[test]
+fn link_down_compiles_no_policy() {
+    let mut agent = agent(&["a", "b"]);
+    agent.settle();
+    agent.log();
+    let mut host = host(&["a", "b"]);
+    host.links.change(10, |link| link.running = false);
+    let mut changes = Changes::default();
+    changes.carrier = true;
+    agent.see(host, changes).expect("it does not fail");
+    let log = agent.log();
+    assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
+    assert!(!log.iter().any(|line| line == "guard" || line.starts_with("attach")), "{log:?}");
+}
+
+#[test]
+fn link_down_while_interfaces_wait_for_attachment_moves_flows_first() {
+    let mut agent = agent(&["a", "b"]);
+    let new: Vec<String> = (0..100).map(|number| format!("new{number}x")).collect();
+    let names: Vec<&str> = ["a", "b"].into_iter().chain(new.iter().map(String::as_str)).collect();
+    let mut text = String::new();
+    for (number, name) in names.iter().enumerate() {
+        write!(
+            text,
+            "[connection.{name}]\ncustomer_gateway = \"site\"\ninterface = \"{name}0\"\nlocal_cidrs = [\"0.0.0.0/0\"]\n\
+             remote_cidrs = [\"10.{number}.0.0/16\", \"10.200.0.0/16\"]\n[[route]]\n\
+             destination = \"10.{number}.0.0/16\"\nnext_hop = \"{name}\"\n"
+        )
+        .unwrap();
+    }
+    let routes = "[[route]]\ndestination = \"10.200.0.0/16\"\nnext_hop = \"a\"\n\
+                  [[route]]\ndestination = \"10.200.0.0/16\"\nnext_hop = \"b\"\n";
+    let gateway =
+        "[gateway]\nname = \"hub\"\nmax_connections = 200\n[customer_gateway.site]\naddress = \"198.51.100.1\"\n";
+    let config = parse(&format!("{gateway}{text}{routes}")).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+    let mut host = host(&names);
+    agent.see(host.clone(), links()).expect("it does not fail");
+    agent.take(change_to(&agent, config)).expect("it does not fail");
+    let attached = |log: &[String]| log.iter().filter(|line| line.starts_with("attach new")).count();
+    let before = attached(&agent.log());
+    assert!(0 < before && before < new.len(), "{before}");
+    host.links.change(10, |link| link.running = false);
+    agent.see(host, links()).expect("it does not fail");
+    let log = agent.log();
+    assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
+    agent.settle();
+    assert_eq!(before + attached(&log) + attached(&agent.log()), new.len());
+    assert_eq!(agent.state.borrow().attached.len(), names.len());
 }
 
 #[test]
@@ -157,13 +212,85 @@ fn periodic_audit_rewrites_guard() {
     assert!(agent.world.due() > agent.now);
 }
 
+/// Connections with IPsec, each up by an SA except those named.
+fn tunnels(config: &Config, down: &[&str]) -> Event {
+    let selectors = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
+    let tunnel = |(number, name): (usize, &String)| {
+        let child = ChildSa {
+            id: number as u64,
+            name: format!("vpnhub-{name}"),
+            state: "INSTALLED".into(),
+            spi_in: String::new(),
+            spi_out: String::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            age: 0,
+            local: selectors("192.168.0.0/24"),
+            remote: selectors(&format!("10.{number}.0.0/24")),
+        };
+        let children = if down.contains(&name.as_str()) { Vec::new() } else { vec![child] };
+        (name.clone(), Arc::new(Tunnel { children, ..Tunnel::default() }))
+    };
+    let tunnels = config.connections.keys().enumerate().map(tunnel).collect();
+    Event::Tunnels(Arc::new(Tunnels { tunnels, heard: true, ..Tunnels::default() }))
+}
+
+fn ipsec_agent(sites: &[&str]) -> Agent {
+    let ipsec = |site: &&str| format!("[connection.{site}.ipsec]\npsk_file = \"/nowhere\"\nremote_id = \"{site}\"\n");
+    let text =
+        text(sites).replace("name = \"hub\"\n", "name = \"hub\"\naddress = \"203.0.113.1\"\nmax_connections = 100\n");
+    let text = text + &sites.iter().map(ipsec).collect::<String>();
+    let config = parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+    let mut agent = Agent::new(config, &host(sites), Instant::now());
+    agent.start().expect("it does not fail");
+    while agent.reported().is_some() {}
+    agent.log();
+    agent
+}
+
+#[test]
+fn tunnel_that_comes_up_with_its_selectors_is_reported_once() {
+    let mut agent = ipsec_agent(&["a", "b"]);
+    let up = tunnels(&agent.world.config, &["b"]);
+    agent.take(up).expect("it does not fail");
+    let reported: Vec<_> = std::iter::from_fn(|| agent.reported()).collect();
+    let of = |name: &str| reported.iter().filter(|event| event.connection == name).collect::<Vec<_>>();
+    let [event] = of("a")[..] else { panic!("{reported:#?}") };
+    assert_eq!(event.state, State::Up);
+    assert_eq!(event.selectors, Some(vec!["10.0.0.0/24 === 192.168.0.0/24".to_owned()]));
+    assert_eq!(of("b").len(), 1, "it has no SA: {reported:#?}");
+    // New selectors without a new state.
+    let up = tunnels(&agent.world.config, &[]);
+    agent.take(up).expect("it does not fail");
+    let reported: Vec<_> = std::iter::from_fn(|| agent.reported()).collect();
+    assert_eq!(reported.len(), 1, "{reported:#?}");
+}
+
+#[test]
+fn tunnels_that_differ_in_counters_alone_cause_no_work() {
+    let names: Vec<String> = (0..60).map(|number| format!("s{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut agent = ipsec_agent(&names);
+    let config = Arc::clone(&agent.world.config);
+    agent.take(tunnels(&config, &[])).expect("it does not fail");
+    agent.settle();
+    while agent.reported().is_some() {}
+    agent.log();
+    agent.take(tunnels(&config, &[])).expect("it does not fail");
+    assert_eq!((agent.log(), agent.reported().is_none()), (vec![], true));
+    // One of them goes down: nothing of the others is reported or stored.
+    agent.take(tunnels(&config, &["s7"])).expect("it does not fail");
+    let reported: Vec<String> = std::iter::from_fn(|| agent.reported()).map(|event| event.connection).collect();
+    assert_eq!(reported, ["s7"]);
+}
+
 #[test]
 fn state_change_is_reported_once_with_reason() {
     let mut agent = agent(&["a"]);
     let reported = agent.reported().expect("of the start");
     assert_eq!((reported.connection.as_str(), reported.state, reported.was), ("a", State::Up, None));
     let mut host = host(&["a"]);
-    host.links.get_mut(&10).expect("it is there").admin_up = false;
+    host.links.change(10, |link| link.admin_up = false);
     agent.see(host, links()).expect("it does not fail");
     let reported = agent.reported().expect("of the link");
     assert_eq!((reported.state, reported.was), (State::Down, Some(State::Up)));

@@ -29,7 +29,7 @@ use crate::{
     fib::old_group::OldGroup,
     health::{HealthReport, Verdict},
     ipsec::{
-        vici::{fault::Fault, tunnels::Tunnels},
+        vici::{fault::Fault, table::Tunnel, tunnels::Tunnels},
         xfrm::{
             follow,
             table::XfrmTable,
@@ -176,7 +176,7 @@ fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec
             }
             _ => {
                 let mut changes = draw::change_host(random, &mut host);
-                changes.stale.push((11, IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10))));
+                changes.stale.insert((11, IpAddr::V4(Ipv4Addr::new(169, 254, 1, 10))));
                 Event::Host { host: host.clone(), changes }
             }
         };
@@ -188,10 +188,12 @@ fn events(random: &mut SmallRng, mut config: Config, mut host: HostState) -> Vec
 fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
     let mut view = Tunnels::clone(&draw::tunnels(random));
     view.problems.insert("c9".to_owned(), "charon: no".to_owned());
-    for tunnel in view.tunnels.values_mut() {
-        tunnel.ike = random.random_bool(0.5).then(|| "ESTABLISHED".to_owned());
-        tunnel.fault = random.random_bool(0.5).then_some(Fault::Silent);
-    }
+    let changed = |(name, tunnel): (String, Arc<Tunnel>)| {
+        let ike = random.random_bool(0.5).then(|| "ESTABLISHED".to_owned());
+        let fault = random.random_bool(0.5).then_some(Fault::Silent);
+        (name, Arc::new(Tunnel { ike, fault, ..Tunnel::clone(&tunnel) }))
+    };
+    view.tunnels = view.tunnels.into_iter().map(changed).collect();
     Arc::new(view)
 }
 

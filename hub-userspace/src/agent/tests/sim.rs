@@ -152,8 +152,8 @@ impl Datapath for Sim {
         Ok(())
     }
 
-    fn forget(&mut self, ifindex: u32) {
-        self.0.borrow_mut().attached.remove(&ifindex);
+    fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        self.0.borrow_mut().attached.retain(|ifindex, _| !interfaces.contains(ifindex));
     }
 
     fn remember(&mut self, _slot: u32, _memory: &ConnectionMemory) -> Result<()> {
@@ -203,8 +203,8 @@ impl Kernel for Sim {
 
     fn set(&mut self, _settings: &Settings, _audit: bool) {}
 
-    fn forget(&mut self, ifindex: u32) {
-        self.0.borrow_mut().group.remove(&ifindex);
+    fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        self.0.borrow_mut().group.retain(|ifindex| !interfaces.contains(ifindex));
     }
 
     fn routes(&mut self, entries: Vec<KernelRoute>) {

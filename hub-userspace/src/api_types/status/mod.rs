@@ -217,6 +217,18 @@ pub struct IpsecStatus {
     pub problems: Vec<String>,
     /// Error of the last attempt.
     pub fault: Option<String>,
+    /// Selectors of the configuration that no SA admits.
+    #[serde(default)]
+    pub missing: Vec<MissingStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MissingStatus {
+    /// The site's side, then the hub's.
+    pub selectors: String,
+    /// Why, and what happens next.
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -293,7 +305,8 @@ impl From<&Tunnel> for IpsecStatus {
         });
         let fault = tunnel.fault.map(|fault| fault.to_string());
         let children = children.collect();
-        Self { ike: tunnel.ike.clone(), children, selectors: None, problems: Vec::new(), fault }
+        let ike = tunnel.ike.clone();
+        Self { ike, children, selectors: None, problems: Vec::new(), fault, missing: Vec::new() }
     }
 }
 

@@ -11,6 +11,7 @@ mod read;
 mod rules;
 pub mod secret;
 mod tunnel;
+mod validity;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -3,7 +3,9 @@
 use std::{
     collections::HashMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use super::{
@@ -11,10 +13,11 @@ use super::{
         diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
         draft::{ConnectionDraft, Draft},
     },
-    Identity, IpsecDraft,
+    Identity, IkeV1Mode, IpsecDraft,
     draft::IdentityDraft,
     read::files,
     secret::{Secret, SecretError, SecretFault, check_key},
+    validity,
 };
 
 /// Whether to check the files that a configuration names.
@@ -29,6 +32,7 @@ pub enum Files {
 pub fn validate(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) {
     check_local_ids(draft, report);
     check_identities(draft, report);
+    check_main_mode(draft, report);
     check_if_ids(draft, report);
     if files == Files::Here {
         check_files(draft, report);
@@ -91,6 +95,38 @@ fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
+/// In main mode the IKE daemon needs the secret before the site can identify itself: only its address is known.
+fn check_main_mode(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    let addresses: HashMap<&str, IpAddr> = draft
+        .customer_gateways
+        .iter()
+        .filter_map(|gateway| Some((gateway.name.value.as_str(), gateway.address.as_ref()?.value)))
+        .collect();
+    let mut first: HashMap<IpAddr, &Located<PathBuf>> = HashMap::new();
+    for (connection, ipsec) in with_ipsec(draft) {
+        let is_main_mode = ipsec.ike.as_ref().is_some_and(|ike| {
+            let version = ike.version.as_ref().map(|version| version.value);
+            version == Some(1) && !ike.mode.as_ref().is_some_and(|mode| mode.value == IkeV1Mode::Aggressive)
+        });
+        let gateway = connection.customer_gateway.as_ref();
+        let address = gateway.and_then(|gateway| addresses.get(gateway.value.as_str()));
+        let (Some(file), Some(address), true) = (&ipsec.psk_file, address, is_main_mode) else { continue };
+        match first.get(address) {
+            None => _ = first.insert(*address, file),
+            Some(other) if other.value == file.value => {}
+            Some(other) => {
+                let place = report.place(file.at, other.at);
+                let problem = Problem::new(format!(
+                    "{address} has another secret already for IKEv1 in main mode, which finds a secret by the address alone \
+                     ({place})"
+                ));
+                let help = "name the same file, or use version = 2";
+                report.conflict(file.at, ipsec_path(connection, "psk_file"), problem.help(help), other.at);
+            }
+        }
+    }
+}
+
 /// One `if_id` per xfrm interface, and one interface per `if_id`.
 fn check_if_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut interfaces: HashMap<&str, Located<u32>> = HashMap::new();
@@ -130,6 +166,12 @@ fn check_files(draft: &Draft, report: &mut DiagnosticReport<'_>) {
             };
             let path = ipsec_path(connection, key);
             let shown = file.value.display().to_string();
+            if matches!(key, "certificate" | "ca")
+                && result.is_ok()
+                && let Some(problem) = validity::problem(&file.value, SystemTime::now())
+            {
+                report.warning(file.at, path.clone(), problem);
+            }
             match result {
                 Ok(false) => {}
                 Ok(true) => {

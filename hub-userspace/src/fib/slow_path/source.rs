@@ -151,7 +151,7 @@ mod tests {
         let config = config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
         let mut host = HostState::default();
         for (index, name) in [(1, "lo"), (2, "eth0"), (3, "tun-a"), (4, "vpc0")] {
-            host.links.insert(index, link(index, name));
+            host.links.insert(link(index, name));
         }
         for (index, address) in addresses {
             let address = address.parse().expect("an address");

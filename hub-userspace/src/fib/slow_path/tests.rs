@@ -44,7 +44,7 @@ fn host() -> HostState {
     };
     let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
     let mut host = HostState::default();
-    host.links = links.into_iter().map(|link| (link.index, link)).collect();
+    host.links = links.into_iter().collect();
     host
 }
 
@@ -89,7 +89,7 @@ fn route_action_lists_active_members_in_kernel_form() {
 fn route_action_excludes_members_with_dead_interface() {
     let (config, mut host, states) = (configuration(), host(), all_up());
     host.links.remove(&3);
-    host.links.get_mut(&7).unwrap().running = false;
+    host.links.change(7, |link| link.running = false);
     let inputs = Inputs {
         config: &config,
         host: &host,

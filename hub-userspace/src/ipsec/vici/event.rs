@@ -2,10 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{fault::Fault, message::Message, selector::TrafficSelector, session::ViciEvent};
+use super::{fault::Fault, hint::Hint, message::Message, selector::TrafficSelector};
 
 /// Events that update the table.
 pub const EVENTS: [&str; 5] = ["ike-updown", "ike-rekey", "child-updown", "child-rekey", "log"];
+
+/// A named event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViciEvent {
+    pub name: String,
+    pub message: Message,
+}
+
+impl ViciEvent {
+    /// Whether the event may change the table. charon sends each line of its log; almost none reports a fault.
+    pub fn is_relevant(&self) -> bool {
+        self.name != "log" || failed(&self.message).is_some() || Hint::of(self).is_some()
+    }
+}
 
 /// An IKE SA.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +30,8 @@ pub struct IkeSa {
     pub connection: String,
     /// Such as `ESTABLISHED` or `CONNECTING`.
     pub state: String,
+    /// charon is negotiating, or will next: as of the last listing or event.
+    pub is_busy: bool,
 }
 
 /// A pair of ESP SAs.
@@ -23,6 +39,9 @@ pub struct IkeSa {
 pub struct ChildSa {
     /// charon's unique id, never reused by the process.
     pub id: u64,
+    /// charon's name of the child in the configuration.
+    #[serde(default)]
+    pub name: String,
     /// Such as `INSTALLED` or `REKEYING`.
     pub state: String,
     /// Hexadecimal.
@@ -129,6 +148,7 @@ impl IkeSa {
             id: number(section, "uniqueid")?,
             connection: name.to_owned(),
             state: section.value("state")?.to_owned(),
+            is_busy: ["tasks-active", "tasks-queued"].iter().any(|tasks| !section.list(tasks).is_empty()),
         })
     }
 }
@@ -139,6 +159,7 @@ impl ChildSa {
         let text = |key| section.value(key).unwrap_or_default().to_owned();
         Some(Self {
             id: number(section, "uniqueid")?,
+            name: text("name"),
             state: section.value("state")?.to_owned(),
             spi_in: text("spi-in"),
             spi_out: text("spi-out"),
@@ -148,6 +169,13 @@ impl ChildSa {
             local: selectors("local-ts"),
             remote: selectors("remote-ts"),
         })
+    }
+
+    /// Whether both are the same SA in the same state: their counters may differ.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self { id, name, state, spi_in, spi_out, bytes_in: _, bytes_out: _, age: _, local, remote } = self;
+        (id, name, state, spi_in, spi_out) == (&other.id, &other.name, &other.state, &other.spi_in, &other.spi_out)
+            && (local, remote) == (&other.local, &other.remote)
     }
 
     /// Whether it carries traffic.

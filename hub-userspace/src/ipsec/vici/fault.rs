@@ -14,6 +14,12 @@ pub enum Fault {
     NoSecret,
     Identity,
     Certificate,
+    /// A certificate is expired or not yet valid.
+    Validity,
+    /// The hub has no private key for its identity.
+    NoKey,
+    /// `IKEv1`: the site does not answer the first encrypted message.
+    Undecrypted,
     IkeProposal,
     EspProposal,
     Selectors,
@@ -33,6 +39,18 @@ impl fmt::Display for Fault {
             Self::Certificate => {
                 "the site's certificate is not from a CA that the hub trusts, or not for the site's identity: compare \
                  ca and remote_id with it"
+            }
+            Self::Validity => {
+                "a certificate of the site, or of its CA, is expired or not yet valid: renew it, and compare the clocks of \
+                 hub and site"
+            }
+            Self::NoKey => {
+                "the hub has no private key for its certificate: check that private_key belongs to certificate, and that \
+                 local_id is in it"
+            }
+            Self::Undecrypted => {
+                "the site does not answer the first encrypted message, usually because hub and site have different secrets: \
+                 compare psk_file with the site's"
             }
             Self::IkeProposal => "no IKE proposal in common, or the site has no connection to the hub: compare ike.proposals and version",
             Self::EspProposal => "no ESP proposal in common: compare esp.proposals with the site's",
@@ -63,6 +81,7 @@ const LINES: &[(&str, Fault)] = &[
     ("constraint check failed: identity", Fault::Identity),
     ("constraint check failed: peer not authenticated by CA", Fault::Certificate),
     ("IDir '", Fault::Identity),
+    ("no private key found for ", Fault::NoKey),
     ("no trusted ", Fault::Certificate),
     ("no issuer certificate found", Fault::Certificate),
 ];
@@ -73,8 +92,20 @@ impl Fault {
         if line.starts_with("tried ") && line.ends_with("MAC mismatched") {
             return Some(Self::WrongSecret);
         }
+        // An IKEv1 message that decrypts to nonsense: the key depends on the pre-shared key.
+        if line.starts_with("invalid ") && line.ends_with(" payload length, decryption failed?") {
+            return Some(Self::WrongSecret);
+        }
+        // The third message of main mode is the first encrypted one.
+        if line.starts_with("sending retransmit ") && line.ends_with(", seq 3") {
+            return Some(Self::Undecrypted);
+        }
         if line.starts_with("traffic selectors ") && line.contains(" unacceptable") {
             return Some(Self::Selectors);
+        }
+        // Of the subject, or of an issuer.
+        if line.contains(" certificate invalid (valid from ") {
+            return Some(Self::Validity);
         }
         LINES.iter().find(|(start, _)| line.starts_with(start)).map(|(_, fault)| *fault)
     }
@@ -82,7 +113,9 @@ impl Fault {
     /// Whether `self` adds information: the site's refusal follows from the hub's own result.
     pub fn is_news_after(self, known: Option<Self>) -> bool {
         match (known, self) {
-            (Some(Self::WrongSecret), Self::Refused) => false,
+            (Some(Self::WrongSecret | Self::NoKey), Self::Refused)
+            | (Some(Self::Undecrypted), Self::Silent)
+            | (Some(Self::Validity), Self::Certificate | Self::Refused) => false,
             (known, fault) => known != Some(fault),
         }
     }
@@ -105,6 +138,13 @@ mod tests {
                 "constraint check failed: peer not authenticated by CA 'O=Example, CN=Authority'",
                 "the site's certificate is not from a CA",
             ),
+            (
+                "subject certificate invalid (valid from Jan 01 00:00:00 2020 to Jan 02 00:00:00 2020)",
+                "a certificate of the site, or of its CA, is expired",
+            ),
+            ("no private key found for 'hub.example.com'", "the hub has no private key"),
+            ("invalid ID_V1 payload length, decryption failed?", "wrong secret"),
+            ("sending retransmit 1 of request message ID 0, seq 3", "the site does not answer the first encrypted"),
             ("received NO_PROPOSAL_CHOSEN notify error", "no IKE proposal in common"),
             ("received proposals unacceptable", "no IKE proposal in common"),
             ("received NO_PROPOSAL_CHOSEN notify, no CHILD_SA built", "no ESP proposal in common"),
@@ -122,6 +162,7 @@ mod tests {
             "received DELETE for ESP CHILD_SA with SPI 7c5f8f7f",
             "selected proposal: ESP:AES_GCM_16_256/NO_EXT_SEQ",
             "retransmit 1 of request with message ID 0",
+            "sending retransmit 1 of request message ID 0, seq 1",
             "failed to establish CHILD_SA, keeping IKE_SA",
             "",
         ] {

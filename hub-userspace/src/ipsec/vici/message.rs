@@ -90,6 +90,13 @@ impl Message {
         self
     }
 
+    /// Removes a key.
+    #[must_use]
+    pub fn without(mut self, key: &str) -> Self {
+        self.0.retain(|(name, _)| name != key);
+        self
+    }
+
     fn node(&self, key: &str) -> Option<&MessageNode> {
         self.0.iter().rev().find(|(name, _)| name == key).map(|(_, node)| node)
     }

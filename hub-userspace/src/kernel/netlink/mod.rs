@@ -42,7 +42,7 @@ pub use nft::{Counter, Guard, GuardCounters, GuardError, GuardService, Ruleset};
 pub use plan::{Family, KernelNeighbour, KernelNextHop, RouteAction, RouteKey};
 pub use reconciler::{ReconcileFailure, ReconcileReport, Reconciler};
 pub use socket::{NetlinkError, Refusal};
-pub use state::{Changes, HostState, Link};
+pub use state::{Changes, HostState, Link, Links};
 
 /// The routing protocol number of our objects: `RTA_PROTOCOL`, `FRA_PROTOCOL`, `NDA_PROTOCOL`. Not assigned in
 /// `include/uapi/linux/rtnetlink.h`. BIRD and FRR can filter our routes by it.

@@ -8,7 +8,7 @@ use super::{HostState, Link};
 
 impl HostState {
     pub fn link(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+        self.links.named(name)
     }
 
     /// Addresses of an interface, with prefix length and host bits.
@@ -28,7 +28,8 @@ impl HostState {
 
     /// The kernel's routes via gateways on an interface.
     pub fn gateways_of(&self, ifindex: u32) -> impl Iterator<Item = (IpNet, IpAddr)> {
-        self.gateways.iter().filter(move |((index, _), _)| *index == ifindex).map(|((_, prefix), via)| (*prefix, *via))
+        let of_interface = self.gateways.range((ifindex, IpNet::default())..);
+        of_interface.take_while(move |((index, _), _)| *index == ifindex).map(|((_, prefix), via)| (*prefix, *via))
     }
 }
 

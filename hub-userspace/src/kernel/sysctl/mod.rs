@@ -63,9 +63,9 @@ impl Settings {
         differs
     }
 
-    /// The interface was removed. Its index may be reused.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.links.retain(|_, (index, _)| *index != ifindex);
+    /// The interfaces were removed. Their indices may be reused.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        self.links.retain(|_, (index, _)| !interfaces.contains(index));
     }
 }
 
@@ -150,9 +150,9 @@ impl Sysctls {
         }
     }
 
-    /// The interface was removed. Its index may be reused.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.settled.retain(|_, (index, _)| *index != ifindex);
+    /// The interfaces were removed. Their indices may be reused.
+    pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
+        self.settled.retain(|_, (index, _)| !interfaces.contains(index));
     }
 
     /// Writes everything that changed since the last call; with `audit`, also restores values that another process

@@ -199,6 +199,7 @@ impl Charon {
         format!(
             "charon-systemd {{\n  {many}load = {libipsec}{PLUGINS} vici\n  retransmit_tries = {tries}\n  \
              retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \
+             # A peer that tries again and again must get an answer each time.\n  block_threshold = 0\n  \
              filelog {{ log {{ path = {log}\n default = 1\n flush_line = yes }} }}\n  \
              plugins {{\n    vici {{ socket = unix://{socket} }}\n  }}\n}}\n",
             log = self.folder.join("log").display(),

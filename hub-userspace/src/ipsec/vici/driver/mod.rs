@@ -3,22 +3,43 @@
 //! Only this task talks to charon. After any loss of the session, including a restart of charon, it reconnects, loads
 //! the complete desired state, and lists all SAs. The listing includes the changes missed meanwhile.
 
+mod retries;
+mod strangers;
 mod task;
 
 use std::sync::Arc;
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 use self::task::DriverTask;
 use super::tunnels::Tunnels;
 use crate::config::Config;
 
+/// Requests that the task may lag behind.
+const REQUESTS: usize = 64;
+
 /// The task; it ends when this is dropped.
 pub struct Driver {
     config: watch::Sender<Arc<Config>>,
     views: watch::Receiver<Arc<Tunnels>>,
+    requests: mpsc::Sender<DriverRequest>,
     task: JoinHandle<()>,
 }
+
+/// A request to the task.
+#[derive(Debug)]
+enum DriverRequest {
+    /// Negotiate what a connection lacks; with `children`, also rekey its child SAs.
+    Renegotiate { name: String, children: bool, answer: oneshot::Sender<Renegotiated> },
+    /// Read all files again. The answer names the connections whose secrets or certificates have other contents.
+    ReadFiles(oneshot::Sender<Vec<String>>),
+}
+
+/// What charon has been asked to do, or why it cannot be.
+pub type Renegotiated = Result<Vec<String>, String>;
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -30,13 +51,33 @@ impl Driver {
     pub fn start(config: &Config) -> Self {
         let (config, configs) = watch::channel(without_routes(config));
         let (publisher, views) = watch::channel(Arc::default());
-        let task = tokio::spawn(async move { DriverTask::new(configs, publisher).run().await });
-        Self { config, views, task }
+        let (requests, queue) = mpsc::channel(REQUESTS);
+        let task = tokio::spawn(async move { DriverTask::new(configs, queue, publisher).run().await });
+        Self { config, views, requests, task }
     }
 
     /// Sets the desired configuration.
     pub fn set(&self, config: &Config) {
         self.config.send_replace(without_routes(config));
+    }
+
+    /// Has charon negotiate what a connection lacks; with `children`, also rekey its child SAs. The answer is sent to
+    /// `answer` when charon has begun.
+    pub fn renegotiate(&self, name: String, children: bool, answer: oneshot::Sender<Renegotiated>) {
+        let request = DriverRequest::Renegotiate { name, children, answer };
+        if let Err(error) = self.requests.try_send(request)
+            && let DriverRequest::Renegotiate { answer, .. } = error.into_inner()
+        {
+            let why = "earlier requests to strongSwan are not finished: try again later";
+            drop(answer.send(Err(why.to_owned())));
+        }
+    }
+
+    /// Reads secrets, keys and certificates again. The answer names the connections for which they have changed since
+    /// the last answer.
+    pub fn read_files(&self, answer: oneshot::Sender<Vec<String>>) {
+        // If the queue is full, the dropped sender is the answer.
+        drop(self.requests.try_send(DriverRequest::ReadFiles(answer)));
     }
 
     /// The current state of the tunnels.

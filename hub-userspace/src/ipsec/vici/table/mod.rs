@@ -3,7 +3,10 @@
 //! A connection is up while any of its child SAs carries traffic, regardless of their order. A replaced SA that closes
 //! changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -22,15 +25,20 @@ use crate::policy::{
 /// Maximum of remembered numbers of closed SAs, so that late events do not restore them.
 const REMEMBERED: usize = 4096;
 
-/// SAs of all connections, ours and others'.
+/// SAs of all connections, ours and others', with an index for every look-up: an event costs the same with one tunnel
+/// and with thousands.
 #[derive(Debug, Default)]
 pub struct SaTable {
     ikes: BTreeMap<u64, IkeSa>,
     children: BTreeMap<u64, Child>,
+    /// Child SAs of an IKE SA.
+    of_ike: BTreeMap<u64, BTreeSet<u64>>,
+    /// By charon's name.
+    connections: BTreeMap<String, ConnectionSas>,
     /// Numbers of closed child SAs; charon never reuses a number.
     gone: Gone,
-    /// The last fault of a connection, by charon's name.
-    faults: BTreeMap<String, Fault>,
+    /// Connections that may have changed since [`Self::take_changed`], by charon's name.
+    changed: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -38,6 +46,15 @@ struct Child {
     ike: u64,
     connection: String,
     sa: ChildSa,
+}
+
+/// Numbers of a connection's SAs.
+#[derive(Debug, Default)]
+struct ConnectionSas {
+    ikes: BTreeSet<u64>,
+    children: BTreeSet<u64>,
+    /// The last fault.
+    fault: Option<Fault>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +78,12 @@ pub struct Tunnel {
 impl Tunnel {
     pub fn is_up(&self) -> bool {
         !self.children.is_empty()
+    }
+
+    /// Whether both are in the same state: their counters may differ.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.ike, self.fault, self.children.len()) == (&other.ike, other.fault, other.children.len())
+            && self.children.iter().zip(&other.children).all(|(child, other)| child.is_same(other))
     }
 
     /// All pairs of its SAs.
@@ -97,14 +120,20 @@ impl ChildSa {
 impl SaTable {
     /// Replaces the whole content: charon may have restarted.
     pub fn replace(&mut self, listed: Vec<(IkeSa, Vec<ChildSa>)>) {
-        self.ikes.clear();
-        self.children.clear();
-        self.gone = Gone::default();
+        let before = mem::take(self);
+        self.changed = before.changed;
+        for (name, sas) in before.connections {
+            if sas.fault.is_some() {
+                self.connections.insert(name.clone(), ConnectionSas { fault: sas.fault, ..ConnectionSas::default() });
+            }
+            self.changed.insert(name);
+        }
         for (ike, children) in listed {
             for child in children {
-                self.child_up(&ike, child);
+                let is_new = !before.children.contains_key(&child.id);
+                self.child_up(&ike, child, is_new);
             }
-            self.ikes.insert(ike.id, ike);
+            self.ike_up(ike);
         }
     }
 
@@ -117,41 +146,51 @@ impl SaTable {
     pub fn lost_by(&self, listed: &[(IkeSa, Vec<ChildSa>)]) -> BTreeSet<String> {
         let is_live = |(_, children): &&(IkeSa, Vec<ChildSa>)| children.iter().any(ChildSa::is_live);
         let stay: BTreeSet<&str> = listed.iter().filter(is_live).map(|(ike, _)| ike.connection.as_str()).collect();
-        let connections = self.children.values().map(|child| &child.connection);
-        connections.filter(|connection| !stay.contains(connection.as_str())).cloned().collect()
+        let up = self.connections.iter().filter(|(_, sas)| !sas.children.is_empty()).map(|(name, _)| name);
+        up.filter(|name| !stay.contains(name.as_str())).cloned().collect()
     }
 
     pub fn apply(&mut self, change: SaChange) {
         match change {
             SaChange::IkeUp(ike) => self.ike_up(ike),
             SaChange::IkeDown(ike) => {
-                self.ikes.remove(&ike.id);
-                let orphans: Vec<u64> =
-                    self.children.iter().filter(|(_, child)| child.ike == ike.id).map(|(id, _)| *id).collect();
-                for id in orphans {
+                self.ike_down(ike.id);
+                for id in self.of_ike.remove(&ike.id).unwrap_or_default() {
                     self.child_down(id);
                 }
             }
             SaChange::IkeRekeyed { old, new } => {
                 // The new one inherits its children without an event.
-                self.ikes.remove(&old);
-                self.children.values_mut().filter(|child| child.ike == old).for_each(|child| child.ike = new.id);
+                self.ike_down(old);
+                let inherited = self.of_ike.remove(&old).unwrap_or_default();
+                for id in &inherited {
+                    if let Some(child) = self.children.get_mut(id) {
+                        child.ike = new.id;
+                    }
+                }
+                if !inherited.is_empty() {
+                    self.of_ike.entry(new.id).or_default().extend(inherited);
+                }
                 self.ike_up(new);
             }
             SaChange::ChildUp(ike, child) => {
-                self.child_up(&ike, child);
+                let is_new = !self.children.contains_key(&child.id);
+                self.child_up(&ike, child, is_new);
                 self.ike_up(ike);
             }
             SaChange::ChildDown(child) => self.child_down(child.id),
             SaChange::ChildRekeyed { ike, old, new } => {
                 // Adds the new one first, so that the connection never appears down.
-                self.child_up(&ike, new);
+                let is_new = !self.children.contains_key(&new.id);
+                self.child_up(&ike, new, is_new);
                 self.child_down(old);
                 self.ike_up(ike);
             }
             SaChange::Failed { connection, fault } => {
-                if fault.is_news_after(self.faults.get(&connection).copied()) {
-                    self.faults.insert(connection, fault);
+                let sas = self.connections.entry(connection.clone()).or_default();
+                if fault.is_news_after(sas.fault) {
+                    sas.fault = Some(fault);
+                    self.changed.insert(connection);
                 }
             }
         }
@@ -159,39 +198,96 @@ impl SaTable {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        let before = mem::take(self);
+        self.changed = before.changed;
+        self.changed.extend(before.connections.into_keys());
+    }
+
+    /// Connections that may have changed since the last call, by charon's name.
+    pub fn take_changed(&mut self) -> BTreeSet<String> {
+        mem::take(&mut self.changed)
     }
 
     /// The SAs of the connection with this name in charon.
     pub fn tunnel(&self, connection: &str) -> Tunnel {
-        let children = self.children.values().filter(|child| child.connection == connection);
-        let states = self.ikes.values().filter(|ike| ike.connection == connection).map(|ike| ike.state.as_str());
+        let Some(sas) = self.connections.get(connection) else { return Tunnel::default() };
+        let states = sas.ikes.iter().filter_map(|id| Some(self.ikes.get(id)?.state.as_str()));
+        let children = sas.children.iter().filter_map(|id| self.children.get(id));
         Tunnel {
             ike: states.max_by_key(|state| *state == "ESTABLISHED").map(str::to_owned),
             children: children.map(|child| child.sa.clone()).collect(),
-            fault: self.faults.get(connection).copied(),
+            fault: sas.fault,
         }
+    }
+
+    pub fn is_up(&self, connection: &str) -> bool {
+        self.connections.get(connection).is_some_and(|sas| !sas.children.is_empty())
+    }
+
+    /// Whether charon is negotiating for this connection.
+    pub fn is_busy(&self, connection: &str) -> bool {
+        let ikes = self.connections.get(connection).into_iter().flat_map(|sas| &sas.ikes);
+        ikes.filter_map(|id| self.ikes.get(id)).any(|ike| ike.is_busy || ike.state != "ESTABLISHED")
     }
 
     fn ike_up(&mut self, ike: IkeSa) {
+        // As a responder, charon may find the connection of an IKE SA only during authentication.
+        self.ike_down(ike.id);
+        self.connections.entry(ike.connection.clone()).or_default().ikes.insert(ike.id);
+        self.changed.insert(ike.connection.clone());
         self.ikes.insert(ike.id, ike);
     }
 
-    fn child_up(&mut self, ike: &IkeSa, sa: ChildSa) {
+    fn ike_down(&mut self, id: u64) {
+        if let Some(ike) = self.ikes.remove(&id) {
+            self.drop_from(ike.connection, |sas| sas.ikes.remove(&id));
+        }
+    }
+
+    /// `is_new`: it has not been known, so the last attempt has succeeded.
+    fn child_up(&mut self, ike: &IkeSa, sa: ChildSa, is_new: bool) {
         if self.gone.contains(sa.id) {
             return;
         }
+        self.remove_child(sa.id);
         if !sa.is_live() {
-            self.children.remove(&sa.id);
             return;
         }
-        self.faults.remove(&ike.connection);
+        let sas = self.connections.entry(ike.connection.clone()).or_default();
+        if is_new {
+            sas.fault = None;
+        }
+        sas.children.insert(sa.id);
+        self.changed.insert(ike.connection.clone());
+        self.of_ike.entry(ike.id).or_default().insert(sa.id);
         self.children.insert(sa.id, Child { ike: ike.id, connection: ike.connection.clone(), sa });
     }
 
     fn child_down(&mut self, id: u64) {
-        self.children.remove(&id);
+        self.remove_child(id);
         self.gone.add(id);
+    }
+
+    fn remove_child(&mut self, id: u64) {
+        let Some(Child { ike, connection, sa: _ }) = self.children.remove(&id) else { return };
+        if let Some(siblings) = self.of_ike.get_mut(&ike) {
+            siblings.remove(&id);
+            if siblings.is_empty() {
+                self.of_ike.remove(&ike);
+            }
+        }
+        self.drop_from(connection, |sas| sas.children.remove(&id));
+    }
+
+    /// Removes a number from a connection's SAs, and its entry if nothing is left.
+    fn drop_from(&mut self, connection: String, remove: impl FnOnce(&mut ConnectionSas) -> bool) {
+        if let Some(sas) = self.connections.get_mut(&connection) {
+            remove(sas);
+            if sas.ikes.is_empty() && sas.children.is_empty() && sas.fault.is_none() {
+                self.connections.remove(&connection);
+            }
+        }
+        self.changed.insert(connection);
     }
 }
 
@@ -213,5 +309,7 @@ impl Gone {
     }
 }
 
+#[cfg(test)]
+mod naive;
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,19 @@
 //! Sequences of events, regular and irregular.
 
 use super::{
-    super::{message::Message, selector::TrafficSelector, session::ViciEvent},
+    super::{event::ViciEvent, message::Message, selector::TrafficSelector},
     *,
 };
 
 fn ike(id: u64) -> IkeSa {
-    IkeSa { id, connection: "a".to_owned(), state: "ESTABLISHED".to_owned() }
+    IkeSa { id, connection: "a".to_owned(), state: "ESTABLISHED".to_owned(), is_busy: false }
 }
 
 fn child(id: u64) -> ChildSa {
     let selectors = |text| vec![TrafficSelector::parse(text).expect("a selector")];
     ChildSa {
         id,
+        name: "a".to_owned(),
         state: "INSTALLED".to_owned(),
         spi_in: format!("c{id:07x}"),
         spi_out: format!("d{id:07x}"),

@@ -1,6 +1,6 @@
 //! Computes which xfrm interfaces to create and delete. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
@@ -88,11 +88,12 @@ pub fn stays(desired: &XfrmLinks, found: &FoundInterface) -> bool {
 /// The operations from the existing to the desired state.
 pub fn steps(desired: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep> {
     let (mut steps, mut creations) = (Vec::new(), Vec::new());
+    let by_name: HashMap<&str, &FoundInterface> = found.iter().map(|found| (found.name.as_str(), found)).collect();
     for gone in found.iter().filter(|found| found.ours && !stays(desired, found)) {
         steps.push(InterfaceStep::Delete { index: gone.index, name: gone.name.clone() });
     }
     for (name, link) in desired {
-        match found.iter().find(|found| found.name == *name) {
+        match by_name.get(name.as_str()).copied() {
             // Others' interfaces are used unchanged.
             Some(found) if !found.ours => {}
             Some(found) if stays(desired, found) => {

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use rtnetlink::{
     packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
@@ -22,7 +22,7 @@ use rtnetlink::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::link::Link;
+pub use self::link::{Link, Links};
 use self::read::{address, foreign_route, has_failed, is_tentative, link, neighbour_key, usable_mac};
 use super::wire;
 
@@ -30,8 +30,7 @@ use super::wire;
 /// that a copy is cheap on a host of any size.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostState {
-    /// By interface index.
-    pub links: OrdMap<u32, Link>,
+    pub links: Links,
     /// By interface index: each address with its prefix length, as assigned, including host bits. The broadcast address
     /// follows from it. The local address of a point-to-point pair has its full length.
     pub addresses: OrdMap<u32, BTreeSet<IpNet>>,
@@ -45,16 +44,20 @@ pub struct HostState {
     /// Gateways of others' unicast routes in the main table that have exactly one, by interface and destination. The
     /// lowest metric wins.
     pub gateways: OrdMap<(u32, IpNet), IpAddr>,
-    /// The source of `gateways`: the gateways of all metrics, since the best route may be removed.
-    metrics: OrdMap<(u32, IpNet), BTreeMap<u32, IpAddr>>,
+    /// The source of `gateways`, by destination and interface: the gateways of all metrics, since the best route may be
+    /// removed.
+    metrics: OrdMap<(IpNet, u32), BTreeMap<u32, IpAddr>>,
 }
 
 /// Which parts of a [`HostState`] changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 pub struct Changes {
-    /// [`HostState::links`].
+    /// [`HostState::links`], more than [`Self::carrier`].
     pub links: bool,
+    /// Links that went up or down, and nothing else about them. Separate because it changes no policy.
+    #[serde(default)]
+    pub carrier: bool,
     /// [`HostState::addresses`].
     pub addresses: bool,
     /// [`HostState::neighbours`].
@@ -68,7 +71,7 @@ pub struct Changes {
     /// uses. For the fast path, see [`Reconciler::probe`].
     ///
     /// [`Reconciler::probe`]: super::Reconciler::probe
-    pub stale: Vec<(u32, IpAddr)>,
+    pub stale: BTreeSet<(u32, IpAddr)>,
     /// Removed interfaces. An index may be in use again.
     pub gone: BTreeSet<u32>,
     /// The kernel may have removed more than it announced. It silently drops IPv4 routes of an interface that went down
@@ -84,12 +87,14 @@ impl Changes {
 
     /// Whether there is nothing to act on.
     pub fn is_empty(&self) -> bool {
-        !(self.links || self.addresses || self.neighbours || self.gateways || self.failed) && self.stale.is_empty()
+        let parts = [self.links, self.carrier, self.addresses, self.neighbours, self.gateways, self.failed];
+        !parts.contains(&true) && self.stale.is_empty()
     }
 
     /// Merges `other`, which is later.
     pub fn add(&mut self, other: Self) {
         self.links |= other.links;
+        self.carrier |= other.carrier;
         self.addresses |= other.addresses;
         self.neighbours |= other.neighbours;
         self.gateways |= other.gateways;
@@ -101,12 +106,25 @@ impl Changes {
 
     /// Adds the differences between `old` and `new`.
     pub(super) fn compare(&mut self, old: &HostState, new: &HostState) {
-        self.gone.extend(old.links.keys().filter(|index| !new.links.contains_key(*index)).copied());
-        self.links |= old.links != new.links;
+        self.gone.extend(old.links.keys().filter(|index| !new.links.contains_key(index)).copied());
+        for difference in old.links.diff(&new.links) {
+            match difference {
+                DiffItem::Update { old: (_, old), new: (_, new) } => self.note_link(Some(old), new),
+                DiffItem::Add(..) | DiffItem::Remove(..) => self.links = true,
+            }
+        }
         self.addresses |= old.addresses != new.addresses || old.tentative != new.tentative;
         self.neighbours |= old.neighbours != new.neighbours;
         self.gateways |= old.gateways != new.gateways;
         self.failed |= old.failed != new.failed;
+    }
+
+    fn note_link(&mut self, old: Option<&Link>, new: &Link) {
+        match old {
+            Some(old) if old == new => {}
+            Some(old) if old.is_alike(new) => self.carrier = true,
+            _ => self.links = true,
+        }
     }
 }
 
@@ -141,10 +159,8 @@ impl HostState {
         let Some(link) = link(message) else { return };
         let index = link.index;
         let went_down = !link.admin_up && self.links.get(&index).is_some_and(|old| old.admin_up);
-        if self.links.get(&index) != Some(&link) {
-            self.links.insert(index, link);
-            changes.links = true;
-        }
+        changes.note_link(self.links.get(&index), &link);
+        self.links.insert(link);
         if went_down {
             self.forget_gateways(index, changes);
             changes.unannounced = true;
@@ -163,9 +179,14 @@ impl HostState {
         }
         changes.addresses |= self.addresses.remove(&index).is_some();
         remove_of(&mut self.tentative, index, IpNet::default());
-        changes.neighbours |= remove_of(&mut self.neighbours, index, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        changes.failed |= remove_of(&mut self.failed, index, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        changes.stale.retain(|&(ifindex, _)| ifindex != index);
+        changes.neighbours |= !remove_of(&mut self.neighbours, index, IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_empty();
+        changes.failed |= !remove_of(&mut self.failed, index, IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_empty();
+        let least = (index, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let stale: Vec<_> =
+            changes.stale.range(least..).take_while(|(ifindex, _)| *ifindex == index).copied().collect();
+        for key in &stale {
+            changes.stale.remove(key);
+        }
         self.forget_gateways(index, changes);
         changes.unannounced = true;
     }
@@ -200,12 +221,12 @@ impl HostState {
         let Some(key) = neighbour_key(message) else {
             return;
         };
-        changes.stale.retain(|stale| *stale != key);
+        changes.stale.remove(&key);
         match usable_mac(message) {
             Some(mac) => {
                 changes.neighbours |= self.neighbours.insert(key, mac) != Some(mac);
                 if message.header.state == NeighbourState::Stale {
-                    changes.stale.push(key);
+                    changes.stale.insert(key);
                 }
             }
             None => changes.neighbours |= self.neighbours.remove(&key).is_some(),
@@ -222,7 +243,7 @@ impl HostState {
         let Some(key) = neighbour_key(message) else {
             return;
         };
-        changes.stale.retain(|stale| *stale != key);
+        changes.stale.remove(&key);
         changes.neighbours |= self.neighbours.remove(&key).is_some();
         changes.failed |= self.failed.remove(&key).is_some();
     }
@@ -235,8 +256,9 @@ impl HostState {
         // A replacing route may have replaced one on another interface, or one with several gateways. The kernel
         // announces only the new route, not the old one.
         if replaces || hop.is_none() {
-            let interfaces: Vec<u32> = self.links.keys().copied().collect();
-            for ifindex in interfaces {
+            let interfaces = self.metrics.range((destination, 0)..).map(|((of, ifindex), _)| (*of, *ifindex));
+            let interfaces: Vec<(IpNet, u32)> = interfaces.take_while(|(of, _)| *of == destination).collect();
+            for (_, ifindex) in interfaces {
                 self.set_gateway((ifindex, destination), metric, None, changes);
             }
         }
@@ -249,44 +271,47 @@ impl HostState {
         let Some((destination, metric)) = foreign_route(message) else {
             return;
         };
-        if let Some((ifindex, gateway)) = wire::single_gateway(message) {
-            let key = (ifindex, destination);
-            if self.metrics.get(&key).and_then(|of| of.get(&metric)) == Some(&gateway) {
-                self.set_gateway(key, metric, None, changes);
-            }
+        if let Some((ifindex, gateway)) = wire::single_gateway(message)
+            && self.metrics.get(&(destination, ifindex)).and_then(|of| of.get(&metric)) == Some(&gateway)
+        {
+            self.set_gateway((ifindex, destination), metric, None, changes);
         }
     }
 
     /// Sets or removes the gateway of one metric, and updates the best one in `gateways`.
     fn set_gateway(&mut self, key: (u32, IpNet), metric: u32, gateway: Option<IpAddr>, changes: &mut Changes) {
+        let of = (key.1, key.0);
         match gateway {
             Some(gateway) => {
-                self.metrics.entry(key).or_default().insert(metric, gateway);
+                self.metrics.entry(of).or_default().insert(metric, gateway);
             }
             None => {
-                if let Some(metrics) = self.metrics.get_mut(&key) {
+                if let Some(metrics) = self.metrics.get_mut(&of) {
                     metrics.remove(&metric);
                 }
             }
         }
-        let best = self.metrics.get(&key).and_then(|metrics| metrics.values().next()).copied();
+        let best = self.metrics.get(&of).and_then(|metrics| metrics.values().next()).copied();
         if let Some(best) = best {
             changes.gateways |= self.gateways.insert(key, best) != Some(best);
         } else {
-            self.metrics.remove(&key);
+            self.metrics.remove(&of);
             changes.gateways |= self.gateways.remove(&key).is_some();
         }
     }
 
     fn forget_gateways(&mut self, ifindex: u32, changes: &mut Changes) {
-        remove_of(&mut self.metrics, ifindex, IpNet::default());
-        changes.gateways |= remove_of(&mut self.gateways, ifindex, IpNet::default());
+        let gone = remove_of(&mut self.gateways, ifindex, IpNet::default());
+        for (_, destination) in &gone {
+            self.metrics.remove(&(*destination, ifindex));
+        }
+        changes.gateways |= !gone.is_empty();
     }
 
     /// Removes gateways on interfaces that are down or gone: a dump right after the announcement can still contain
     /// them, since the kernel announces first and flushes afterwards.
     pub(super) fn forget_dead_gateways(&mut self) {
-        let interfaces: BTreeSet<u32> = self.metrics.keys().map(|(ifindex, _)| *ifindex).collect();
+        let interfaces: BTreeSet<u32> = self.gateways.keys().map(|(ifindex, _)| *ifindex).collect();
         for ifindex in interfaces {
             if self.links.get(&ifindex).is_none_or(|link| !link.admin_up) {
                 self.forget_gateways(ifindex, &mut Changes::default());
@@ -295,14 +320,14 @@ impl HostState {
     }
 }
 
-/// Removes all entries of an interface; returns whether there were any. `least` is the lowest possible key.
-fn remove_of<K: Ord + Copy, V: Clone>(map: &mut OrdMap<(u32, K), V>, ifindex: u32, least: K) -> bool {
+/// Removes all entries of an interface; returns their keys. `least` is the lowest possible key.
+fn remove_of<K: Ord + Copy, V: Clone>(map: &mut OrdMap<(u32, K), V>, ifindex: u32, least: K) -> Vec<(u32, K)> {
     let of = map.range((ifindex, least)..).map(|(key, _)| *key).take_while(|(index, _)| *index == ifindex);
     let of: Vec<(u32, K)> = of.collect();
     for key in &of {
         map.remove(key);
     }
-    !of.is_empty()
+    of
 }
 
 #[cfg(test)]

@@ -1,59 +1,77 @@
 //! The driver's task: runs one session after another.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+mod load;
+mod look;
+mod retry;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io, mem,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until},
+    sync::{mpsc, watch},
+    task::yield_now,
+    time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
-use super::super::{
-    desired::{CharonStep, DesiredState, children_of, connection_of, name_of},
-    event::{ChildSa, EVENTS, IkeSa, SaChange, listed},
-    message::Message,
-    session::{Session, SessionError},
-    table::SaTable,
-    tunnels::Tunnels,
+use self::{load::Refusals, look::Looks};
+use super::{
+    super::{
+        desired::{DesiredState, connection_of, name_of},
+        event::{EVENTS, SaChange, ViciEvent},
+        hint::Hint,
+        session::{Session, SessionError},
+        table::SaTable,
+        tunnels::Tunnels,
+    },
+    DriverRequest,
+    retries::Retries,
+    strangers::Strangers,
 };
-use crate::config::{Config, ipsec::StartAction};
+use crate::config::Config;
 
 /// Delay between attempts to reach charon: initial and maximum.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// While charon does not answer for less than this, its SAs count as unchanged: a restart takes a second.
 const GRACE: Duration = Duration::from_secs(5);
-/// Interval of listing all SAs, for counters and missed events.
-const LOOK: Duration = Duration::from_secs(10);
-/// Delay of that listing after something went down: rekeying may have changed its number.
-const LOOK_SOON: Duration = Duration::from_millis(500);
-/// Number of repeated listings while one lacks an SA whose end was not reported, and the delay between them.
-const LOOKS: u32 = 5;
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Delay between attempts to initiate a tunnel: initial and maximum.
-const FIRST_RETRY: Duration = Duration::from_secs(5);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// Maximum number of received events that are handled before their result is published and other tasks run.
+const TURN: usize = 256;
 
 pub struct DriverTask {
     config: Arc<Config>,
     configs: watch::Receiver<Arc<Config>>,
+    requests: mpsc::Receiver<DriverRequest>,
     publisher: watch::Sender<Arc<Tunnels>>,
     desired: DesiredState,
     /// The state loaded into the charon of this session.
     loaded: DesiredState,
+    refusals: Refusals,
+    /// Connections whose files have changed, and nobody has been told yet.
+    renewed: BTreeSet<String>,
+    /// Connections that are loaded with other certificates when they are down, by charon's name.
+    deferred: BTreeSet<String>,
+    /// One of these is down.
+    must_load: bool,
     table: SaTable,
     /// The charon process whose SAs are in the table.
     process: Option<i32>,
-    retries: BTreeMap<String, Retry>,
+    looks: Looks,
+    retries: Retries,
+    strangers: Strangers,
+    /// charon's names of the connections of a site's address.
+    sites: BTreeMap<IpAddr, Vec<String>>,
     /// Since when charon does not answer, and why.
     lost: Option<(Instant, String)>,
     heard: bool,
-}
-
-/// The next attempt to initiate a tunnel.
-struct Retry {
-    at: Instant,
-    wait: Duration,
+    /// Every connection must be published: the configuration has changed.
+    all_changed: bool,
 }
 
 enum SessionEnd {
@@ -69,19 +87,32 @@ impl From<SessionError> for SessionEnd {
 }
 
 impl DriverTask {
-    pub fn new(mut configs: watch::Receiver<Arc<Config>>, publisher: watch::Sender<Arc<Tunnels>>) -> Self {
+    pub fn new(
+        mut configs: watch::Receiver<Arc<Config>>,
+        requests: mpsc::Receiver<DriverRequest>,
+        publisher: watch::Sender<Arc<Tunnels>>,
+    ) -> Self {
         let config = Arc::clone(&configs.borrow_and_update());
         Self {
             desired: DesiredState::of(&config),
+            sites: sites(&config),
             config,
             configs,
+            requests,
             publisher,
             loaded: DesiredState::default(),
+            refusals: Refusals::default(),
+            renewed: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            must_load: false,
             table: SaTable::default(),
             process: None,
-            retries: BTreeMap::new(),
+            looks: Looks::new(Instant::now()),
+            retries: Retries::default(),
+            strangers: Strangers::default(),
             lost: None,
             heard: false,
+            all_changed: true,
         }
     }
 
@@ -92,8 +123,12 @@ impl DriverTask {
                 self.lost = None;
                 self.table.clear();
                 self.publish();
-                if !self.reconfigured().await {
-                    return;
+                tokio::select! {
+                    changed = self.configs.changed() => match changed {
+                        Ok(()) => self.reconfigure(),
+                        Err(_) => return,
+                    },
+                    Some(request) = self.requests.recv() => self.answer_without_session(request),
                 }
                 continue;
             }
@@ -124,19 +159,69 @@ impl DriverTask {
             tokio::select! {
                 () = sleep_until(until) => {}
                 () = sleep_until(self.lost.as_ref().map_or(until, |(since, _)| *since + GRACE)), if !self.is_forgotten() => {}
-                is_there = self.reconfigured() => if !is_there { return },
+                Some(request) = self.requests.recv() => self.answer_without_session(request),
+                changed = self.configs.changed() => match changed {
+                        Ok(()) => self.reconfigure(),
+                        Err(_) => return,
+                    },
             }
         }
     }
 
-    /// Waits for a new configuration; `false`: there will be none.
-    async fn reconfigured(&mut self) -> bool {
-        if self.configs.changed().await.is_err() {
-            return false;
-        }
+    /// Takes the new configuration.
+    fn reconfigure(&mut self) {
         self.config = Arc::clone(&self.configs.borrow_and_update());
-        self.desired = DesiredState::of(&self.config);
-        true
+        self.sites = sites(&self.config);
+        self.strangers.forget();
+        self.read_files();
+    }
+
+    /// Takes a new configuration, if there is one, and reads its files again. Returns the connections for which they
+    /// have changed since the last call.
+    fn renew(&mut self) -> Vec<String> {
+        if self.configs.has_changed().unwrap_or(false) {
+            self.reconfigure();
+        } else {
+            self.read_files();
+        }
+        mem::take(&mut self.renewed).into_iter().collect()
+    }
+
+    /// Reads the files that the configuration names.
+    fn read_files(&mut self) {
+        let desired = DesiredState::of(&self.config);
+        self.renewed.extend(desired.renewed_since(&self.desired));
+        self.desired = desired;
+        self.all_changed = true;
+    }
+
+    async fn answer(&mut self, session: &mut Session, request: DriverRequest) -> Result<(), SessionError> {
+        match request {
+            DriverRequest::Renegotiate { name, children, answer } => {
+                // An SA that has ended since the last listing is missing, too.
+                self.look(session).await?;
+                let result = self.renegotiate(session, &name, children).await;
+                let (answered, result) = match result {
+                    Ok(answered) => (answered, Ok(())),
+                    Err(error) => (Err(error.to_string()), Err(error)),
+                };
+                drop(answer.send(answered));
+                result
+            }
+            DriverRequest::ReadFiles(answer) => {
+                let renewed = self.renew();
+                let result = self.load(session).await;
+                drop(answer.send(renewed));
+                result
+            }
+        }
+    }
+
+    fn answer_without_session(&mut self, request: DriverRequest) {
+        match request {
+            DriverRequest::Renegotiate { answer, .. } => drop(answer.send(Err(self.why_lost()))),
+            DriverRequest::ReadFiles(answer) => drop(answer.send(self.renew())),
+        }
     }
 
     async fn serve(&mut self, session: &mut Session, socket: &Path) -> SessionEnd {
@@ -158,36 +243,68 @@ impl DriverTask {
         self.lost = None;
         self.heard = true;
         self.publish();
-        let mut next_look = Instant::now() + LOOK;
         loop {
-            let next_retry = self.next_retry();
+            let next_look = self.looks.next(self.retries.next());
             tokio::select! {
                 event = session.event() => {
-                    let changes = SaChange::of_event(&event?);
-                    if changes.iter().any(|change| matches!(change, SaChange::IkeDown(_) | SaChange::ChildDown(_))) {
-                        next_look = next_look.min(Instant::now() + LOOK_SOON);
-                    }
-                    for change in changes {
-                        self.table.apply(change);
-                    }
+                    self.follow(&event?);
+                    self.absorb(session)?;
                 }
-                is_there = self.reconfigured() => {
-                    if !is_there {
+                changed = self.configs.changed() => {
+                    if changed.is_err() {
                         return Ok(());
                     }
+                    self.reconfigure();
                     self.load(session).await?;
-                    if self.desired.is_empty() || self.config.gateway.vici_socket != socket {
-                        return Ok(());
-                    }
                 }
+                Some(request) = self.requests.recv() => self.answer(session, request).await?,
                 () = sleep_until(next_look) => {
                     self.look(session).await?;
-                    next_look = Instant::now() + LOOK;
+                    self.publish();
+                    self.retry(session).await?;
                 }
-                () = sleep_until(next_retry) => self.retry(session).await?,
+            }
+            if self.desired.is_empty() || self.config.gateway.vici_socket != socket {
+                return Ok(());
             }
             self.publish();
+            if mem::take(&mut self.must_load) {
+                self.load(session).await?;
+            }
+            yield_now().await;
         }
+    }
+
+    /// Updates the table.
+    fn follow(&mut self, event: &ViciEvent) {
+        if let Some(hint) = Hint::of(event)
+            && let Some((site, fault)) = self.strangers.follow(hint, Instant::now())
+        {
+            for connection in self.sites.get(&site).into_iter().flatten() {
+                if !self.table.is_up(connection) {
+                    self.table.apply(SaChange::Failed { connection: connection.clone(), fault });
+                }
+            }
+        }
+        for change in SaChange::of_event(event) {
+            if matches!(change, SaChange::IkeDown(_) | SaChange::ChildDown(_)) {
+                // Rekeying may have changed its number.
+                self.looks.soon(Instant::now());
+            }
+            self.table.apply(change);
+        }
+    }
+
+    /// Updates the table by events that have been received, up to [`TURN`].
+    fn absorb(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        for _ in 0..TURN {
+            let Some(event) = session.received_event()? else { break };
+            self.follow(&event);
+        }
+        if session.take_lost_events() {
+            self.looks.soon(Instant::now());
+        }
+        Ok(())
     }
 
     /// Removes the SAs from the table if charon is a new process.
@@ -199,119 +316,71 @@ impl DriverTask {
         }
     }
 
-    /// Removes leftovers of an earlier agent from charon, and records the objects that may stay.
-    async fn clean(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        let nothing = Message::default();
-        let connections = session.request("get-conns", &nothing).await?.list("conns").to_vec();
-        let secrets = session.request("get-shared", &nothing).await?.list("keys").to_vec();
-        for step in self.desired.steps_to_clean(&connections, &secrets) {
-            carry_out(session, step).await?;
-        }
-        Ok(())
-    }
-
-    /// Loads the differences into charon. A refusal is a problem of the connection; the next change of that connection
-    /// is loaded again.
-    async fn load(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        for step in self.desired.steps_from(&self.loaded) {
-            carry_out(session, step).await?;
-        }
-        self.loaded = self.desired.clone();
-        let config = &self.config;
-        self.retries.retain(|name, _| config.connections.get(name).is_some_and(|found| found.ipsec.is_some()));
-        Ok(())
-    }
-
-    /// Lists all SAs.
-    ///
-    /// The list is not a snapshot: charon iterates over the IKE SAs. During a replacement, the list can contain the new
-    /// one before it has the children, and miss the old one. So a missing tunnel of ours without a reported end is
-    /// listed again, on its own.
-    async fn look(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        let mut sas = list_sas(session, &Message::default()).await?;
-        for _ in 0..LOOKS {
-            let mut missing = self.table.lost_by(&sas);
-            missing.retain(|name| connection_of(name).is_some());
-            if missing.is_empty() {
-                break;
-            }
-            sleep(LOOK_AGAIN).await;
-            for name in missing {
-                let own = list_sas(session, &Message::default().with("ike", &name)).await?;
-                sas.retain(|(ike, _)| ike.connection != name);
-                sas.extend(own);
-            }
-        }
-        self.table.replace(sas);
-        Ok(())
-    }
-
-    /// When the next tunnel that should be up is initiated again.
-    fn next_retry(&mut self) -> Instant {
-        let now = Instant::now();
-        for tunnel in self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == StartAction::Start) {
-            let state = self.table.tunnel(&name_of(tunnel.name));
-            // charon is already initiating it, or it is up.
-            if state.is_up() || state.ike.as_deref() == Some("CONNECTING") {
-                if state.is_up() {
-                    self.retries.remove(tunnel.name);
-                }
-            } else {
-                let first = Retry { at: now + FIRST_RETRY, wait: FIRST_RETRY };
-                self.retries.entry(tunnel.name.to_owned()).or_insert(first);
-            }
-        }
-        self.retries.values().map(|retry| retry.at).min().unwrap_or(now + LONGEST_RETRY)
-    }
-
-    /// Initiates the tunnels whose retry is due.
-    async fn retry(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        let now = Instant::now();
-        let due: Vec<String> =
-            self.retries.iter().filter(|(_, retry)| retry.at <= now).map(|(name, _)| name.clone()).collect();
-        self.look(session).await?;
-        for name in due {
-            if let Some(retry) = self.retries.get_mut(&name) {
-                retry.wait = (retry.wait * 2).min(LONGEST_RETRY);
-                retry.at = now + retry.wait;
-            }
-            let charon_name = name_of(&name);
-            let state = self.table.tunnel(&charon_name);
-            let Some(message) = self.loaded.connections.get(&charon_name) else { continue };
-            if state.is_up() || state.ike.as_deref() == Some("CONNECTING") {
-                continue;
-            }
-            for child in children_of(message) {
-                // Returns at once; events report the result.
-                let initiate = Message::default().with("child", child).with("ike", &charon_name).with("timeout", "-1");
-                tolerate(session.request("initiate", &initiate).await)?;
-            }
-        }
-        Ok(())
-    }
-
     fn is_forgotten(&self) -> bool {
         self.lost.as_ref().is_some_and(|(since, _)| since.elapsed() >= GRACE)
     }
 
-    /// Publishes the state of the tunnels if it has changed.
+    fn why_lost(&self) -> String {
+        match &self.lost {
+            Some((_, why)) => why.clone(),
+            None => "no connection of the configuration has IPsec".to_owned(),
+        }
+    }
+
+    /// Publishes the tunnels that have changed. The work does not depend on the number of the others.
     fn publish(&mut self) {
         if self.is_forgotten() {
             self.table.clear();
         }
-        let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
-        let tunnels = self.config.tunnels();
-        let tunnels = tunnels.map(|tunnel| (tunnel.name.to_owned(), self.table.tunnel(&name_of(tunnel.name))));
-        let (problems, heard) = (self.desired.problems.clone(), self.heard);
-        let view = Tunnels { tunnels: tunnels.collect(), problems, unreachable, heard };
-        self.publisher.send_if_modified(|published| {
-            let differs = **published != view;
-            if differs {
-                *published = Arc::new(view);
+        let old = Arc::clone(&self.publisher.borrow());
+        let mut view = Tunnels::clone(&old);
+        let mut is_modified = false;
+        let changed = self.table.take_changed();
+        if mem::take(&mut self.all_changed) {
+            view.problems = self.refusals.problems(&self.desired);
+            view.tunnels = view.tunnels.into_iter().filter(|(name, _)| self.config.tunnel(name).is_some()).collect();
+            let config = Arc::clone(&self.config);
+            for tunnel in config.tunnels() {
+                self.update(&mut view, tunnel.name, true);
             }
-            differs
-        });
+            is_modified = true;
+        } else {
+            for name in changed.iter().filter_map(|name| connection_of(name)) {
+                is_modified |= view.tunnels.contains_key(name) && self.update(&mut view, name, false);
+            }
+        }
+        let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
+        let stranger = self.strangers.address();
+        is_modified |= (&unreachable, self.heard, stranger) != (&view.unreachable, view.heard, view.stranger);
+        if is_modified {
+            (view.unreachable, view.heard, view.stranger) = (unreachable, self.heard, stranger);
+            self.publisher.send_replace(Arc::new(view));
+        }
     }
+
+    /// Updates a tunnel in the view. Returns whether it differs.
+    fn update(&mut self, view: &mut Tunnels, name: &str, is_reconfigured: bool) -> bool {
+        let charon_name = name_of(name);
+        let tunnel = self.table.tunnel(&charon_name);
+        self.must_load |= !tunnel.is_up() && self.deferred.contains(&charon_name);
+        let old = view.tunnels.get(name);
+        if is_reconfigured || old.is_none_or(|old| !old.is_same(&tunnel)) {
+            self.set_retry(name, &tunnel);
+        }
+        if old.is_some_and(|old| **old == tunnel) {
+            return false;
+        }
+        view.tunnels.insert(name.to_owned(), Arc::new(tunnel));
+        true
+    }
+}
+
+fn sites(config: &Config) -> BTreeMap<IpAddr, Vec<String>> {
+    let mut sites = BTreeMap::<_, Vec<_>>::new();
+    for tunnel in config.tunnels() {
+        sites.entry(tunnel.site).or_default().push(name_of(tunnel.name));
+    }
+    sites
 }
 
 fn unreachable(socket: &Path, error: &io::Error) -> String {
@@ -322,45 +391,6 @@ fn unreachable(socket: &Path, error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => format!("no access to strongSwan's {socket}: run as root, or as its group"),
         _ => format!("strongSwan cannot be queried on {socket}: {error}"),
-    }
-}
-
-/// The SAs that match a filter; an empty filter matches all.
-async fn list_sas(session: &mut Session, filter: &Message) -> Result<Vec<(IkeSa, Vec<ChildSa>)>, SessionError> {
-    let messages = session.list("list-sas", "list-sa", filter).await?;
-    Ok(messages.iter().flat_map(listed).collect())
-}
-
-async fn carry_out(session: &mut Session, step: CharonStep) -> Result<(), SessionError> {
-    match step {
-        CharonStep::Load { command, message } => tolerate(session.request(command, &message).await),
-        CharonStep::UnloadSecret(name) => {
-            tolerate(session.request("unload-shared", &Message::default().with("id", name)).await)
-        }
-        CharonStep::UnloadConnection(name) => {
-            // Unload the connection first, so that nothing initiates it again.
-            let unload = Message::default().with("name", &name);
-            tolerate(session.request("unload-conn", &unload).await)?;
-            let shown = connection_of(&name).unwrap_or(&name).to_owned();
-            info!(connection = shown, "its SAs are closed: its [ipsec] section was removed");
-            let terminate = Message::default().with("ike", name).with("timeout", "-1");
-            // There may be no SA to terminate.
-            match session.request("terminate", &terminate).await {
-                Err(error) if !error.is_refusal() => Err(error),
-                _ => Ok(()),
-            }
-        }
-    }
-}
-
-/// Logs a refusal without ending the session.
-fn tolerate(result: Result<Message, SessionError>) -> Result<(), SessionError> {
-    match result {
-        Err(error) if error.is_refusal() => {
-            warn!("{error}");
-            Ok(())
-        }
-        result => result.map(drop),
     }
 }
 

@@ -7,7 +7,8 @@ use tokio::{
 
 use super::{
     super::super::{
-        message::{read_name, write_name},
+        event::listed,
+        message::{Message, read_name, write_name},
         session::{CMD_REQUEST, CMD_RESPONSE, EVENT, EVENT_CONFIRM},
     },
     *,
@@ -68,7 +69,8 @@ async fn look(process: i32, lists: Vec<Vec<&'static str>>) -> (Vec<String>, Vec<
     let config = crate::config::parse("[gateway]\nname = \"hub\"\n").expect("a configuration").0;
     let (_config, configs) = watch::channel(Arc::new(config));
     let (publisher, _views) = watch::channel(Arc::default());
-    let mut task = DriverTask::new(configs, publisher);
+    let (_requests, queue) = mpsc::channel(1);
+    let mut task = DriverTask::new(configs, queue, publisher);
     task.process = Some(process);
     task.table.replace(OURS.iter().chain([&THEIRS]).flat_map(|connection| listed(&sa(connection))).collect());
     task.meet(&session);

@@ -68,7 +68,7 @@ fn deletion_of_other_gateway_changes_nothing() {
 #[test]
 fn gateways_on_dead_links_are_forgotten() {
     let mut state = busy_host();
-    state.links.get_mut(&5).unwrap().admin_up = false;
+    state.links.change(5, |link| link.admin_up = false);
     state.links.remove(&6);
     state.forget_dead_gateways();
     assert!(state.gateways.is_empty() && state.metrics.is_empty());

@@ -217,6 +217,22 @@ fn link_rename_changes_link_only() {
 }
 
 #[test]
+fn links_that_swap_names_are_found_by_new_names() {
+    let mut state = state_after([new_link(5, "tun0"), new_link(6, "tun1")]);
+    let index = |state: &HostState, name: &str| state.link(name).map(|link| link.index);
+    for (ifindex, name) in [(5, "spare"), (6, "tun0"), (5, "tun1")] {
+        apply(&mut state, new_link(ifindex, name));
+    }
+    assert_eq!(["tun0", "tun1", "spare"].map(|name| index(&state, name)), [Some(6), Some(5), None]);
+    apply(&mut state, del_link(6));
+    assert_eq!(["tun0", "tun1"].map(|name| index(&state, name)), [None, Some(5)]);
+    // The reports of a rename may overlap with those of a new link of the same name.
+    apply(&mut state, new_link(7, "tun1"));
+    apply(&mut state, del_link(5));
+    assert_eq!(index(&state, "tun1"), Some(7));
+}
+
+#[test]
 fn link_deletion_removes_its_addresses_and_neighbours() {
     let mut state = busy_host();
     let changes = apply(&mut state, del_link(5));
@@ -278,7 +294,7 @@ fn link_down_removes_its_gateways() {
     let mut state = busy_host();
     let down = RouteNetlinkMessage::NewLink(link_message(5, "tun-sh", false));
     let changes = apply(&mut state, down);
-    assert!(changes.links && changes.gateways && changes.unannounced);
+    assert!(changes.carrier && !changes.links && changes.gateways && changes.unannounced);
     assert_eq!(state.gateways.len(), 1);
     assert!(state.addresses.contains_key(&5), "addresses stay");
 }
@@ -370,7 +386,7 @@ fn stale_neighbour_is_reported_unless_probed_in_burst() {
     let went_stale = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Stale));
     state.apply(&went_stale, &mut changes);
     state.apply(&went_stale, &mut changes);
-    assert_eq!(changes, Changes { stale: vec![key], ..Changes::default() });
+    assert_eq!(changes, Changes { stale: BTreeSet::from([key]), ..Changes::default() });
     let probe = NetlinkMessage::from(new_neighbour(5, "10.5.0.2", NeighbourState::Probe));
     state.apply(&probe, &mut changes);
     assert!(changes.is_empty());

@@ -1,14 +1,18 @@
 //! The desired state of charon for a configuration, and the steps to reach it. Pure, except for reading files.
 
+mod loaded;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+pub use self::loaded::Loaded;
 use super::message::Message;
 use crate::config::{
     Config,
@@ -43,15 +47,27 @@ pub struct DesiredState {
     pub secrets: BTreeMap<String, SharedSecret>,
     pub keys: BTreeMap<PathBuf, Pem>,
     pub authorities: BTreeMap<PathBuf, Pem>,
+    /// The hub's own; they are part of the connections.
+    certificates: BTreeMap<PathBuf, Pem>,
     /// Connections that cannot be configured, by our name, with the reason.
-    pub problems: BTreeMap<String, String>,
+    pub problems: OrdMap<String, String>,
+    /// Connections that use a file, by our names.
+    users: BTreeMap<PathBuf, BTreeSet<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedSecret {
     pub secret: Secret,
+    pub file: PathBuf,
     /// Identities that use it: hub and site.
     pub owners: [String; 2],
+}
+
+impl SharedSecret {
+    /// Whether both are the same for charon.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.secret, &self.owners) == (&other.secret, &other.owners)
+    }
 }
 
 /// The PEM text of a certificate or a key. Its memory is overwritten on drop.
@@ -67,7 +83,7 @@ impl fmt::Debug for Pem {
 /// A change of charon's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CharonStep {
-    Load { command: &'static str, message: Message },
+    Load { command: &'static str, message: Message, loaded: Loaded },
     UnloadConnection(String),
     UnloadSecret(String),
 }
@@ -90,17 +106,21 @@ impl DesiredState {
             Auth::Psk { file } => {
                 let secret = Secret::read(file).map_err(|error| error.to_string())?;
                 let owners = [tunnel.local_id.to_string(), tunnel.remote_id.to_string()];
-                self.secrets.insert(name.clone(), SharedSecret { secret, owners });
+                self.secrets.insert(name.clone(), SharedSecret { secret, file: file.clone(), owners });
                 connection(tunnel, None)
             }
             Auth::Certificate { certificate, private_key, ca } => {
                 check_key(private_key).map_err(|error| error.to_string())?;
-                let (certificate, key) = (pem(certificate)?, pem(private_key)?);
+                let (certificate_text, key) = (pem(certificate)?, pem(private_key)?);
                 if let Some(ca) = ca {
                     self.authorities.insert(ca.clone(), pem(ca)?);
                 }
-                self.keys.insert(private_key.clone(), key);
-                connection(tunnel, Some((&certificate, ca.as_deref().map(pem).transpose()?.as_ref())))
+                self.keys.insert(private_key.clone(), without_parameters(key));
+                self.certificates.insert(certificate.clone(), certificate_text.clone());
+                for file in [Some(private_key), Some(certificate), ca.as_ref()].into_iter().flatten() {
+                    self.users.entry(file.clone()).or_default().insert(tunnel.name.to_owned());
+                }
+                connection(tunnel, Some((&certificate_text, ca.as_deref().map(pem).transpose()?.as_ref())))
             }
         };
         self.connections.insert(name, message);
@@ -111,26 +131,74 @@ impl DesiredState {
         self.connections.is_empty() && self.secrets.is_empty()
     }
 
+    /// Connections for which the contents of a file have changed, by our names.
+    pub fn renewed_since(&self, old: &Self) -> BTreeSet<String> {
+        let is_other = |new: &BTreeMap<PathBuf, Pem>, old: &BTreeMap<PathBuf, Pem>, file: &PathBuf| match old.get(file)
+        {
+            Some(pem) => new.get(file).is_some_and(|other| other != pem),
+            None => false,
+        };
+        let files = self.users.iter().filter(|(file, _)| {
+            is_other(&self.keys, &old.keys, file)
+                || is_other(&self.authorities, &old.authorities, file)
+                || is_other(&self.certificates, &old.certificates, file)
+        });
+        let secrets = self.secrets.iter().filter(|(name, new)| match old.secrets.get(*name) {
+            Some(old) => old.file == new.file && old.secret != new.secret,
+            None => false,
+        });
+        let secrets = secrets.filter_map(|(name, _)| connection_of(name).map(str::to_owned));
+        files.flat_map(|(_, users)| users.iter().cloned()).chain(secrets).collect()
+    }
+
+    /// The connections that use an object, by our names.
+    pub fn users<'s>(&'s self, loaded: &'s Loaded) -> impl Iterator<Item = &'s str> {
+        let (name, file) = match loaded {
+            Loaded::Key(file) | Loaded::Authority(file) => (None, Some(file)),
+            Loaded::Secret(name) | Loaded::Connection(name) => (connection_of(name), None),
+        };
+        let users = file.and_then(|file| self.users.get(file)).into_iter().flatten().map(String::as_str);
+        name.into_iter().chain(users)
+    }
+
+    /// Removes an object from the state: charon has refused it.
+    pub fn forget(&mut self, loaded: &Loaded) {
+        match loaded {
+            Loaded::Key(file) => drop(self.keys.remove(file)),
+            Loaded::Authority(file) => drop(self.authorities.remove(file)),
+            Loaded::Secret(name) => drop(self.secrets.remove(name)),
+            // charon may still have its previous version, which must be unloaded some day.
+            Loaded::Connection(name) => drop(self.connections.insert(name.clone(), Message::default())),
+        }
+    }
+
     /// The steps from the state loaded before to this one. Secrets are loaded before the connections that need them,
     /// and removed after.
     pub fn steps_from(&self, loaded: &Self) -> Vec<CharonStep> {
         let mut steps = Vec::new();
-        let load = |command, message| CharonStep::Load { command, message };
+        let mut load = |command, message, loaded| steps.push(CharonStep::Load { command, message, loaded });
         for (path, pem) in self.authorities.iter().filter(|(path, pem)| loaded.authorities.get(*path) != Some(*pem)) {
             let message = Message::default().with("type", "X509").with("flag", "CA").with("data", pem.0.as_str());
             debug_assert!(path.is_absolute(), "a rule says so");
-            steps.push(load("load-cert", message));
+            load("load-cert", message, Loaded::Authority(path.clone()));
         }
-        for (_, pem) in self.keys.iter().filter(|(path, pem)| loaded.keys.get(*path) != Some(*pem)) {
-            steps.push(load("load-key", Message::default().with("type", "any").with("data", pem.0.as_str())));
+        for (path, pem) in self.keys.iter().filter(|(path, pem)| loaded.keys.get(*path) != Some(*pem)) {
+            let message = Message::default().with("type", "any").with("data", pem.0.as_str());
+            load("load-key", message, Loaded::Key(path.clone()));
         }
-        for (name, shared) in self.secrets.iter().filter(|(name, shared)| loaded.secrets.get(*name) != Some(*shared)) {
+        for (name, shared) in self
+            .secrets
+            .iter()
+            .filter(|(name, shared)| !loaded.secrets.get(*name).is_some_and(|loaded| loaded.is_same(shared)))
+        {
             let message = Message::default().with("id", name).with("type", "IKE").with("data", shared.secret.expose());
-            steps.push(load("load-shared", message.with_list("owners", shared.owners.clone())));
+            let message = message.with_list("owners", shared.owners.clone());
+            load("load-shared", message, Loaded::Secret(name.clone()));
         }
         for (name, message) in &self.connections {
             if loaded.connections.get(name) != Some(message) {
-                steps.push(load("load-conn", Message::default().with_section(name, message.clone())));
+                let message = Message::default().with_section(name, message.clone());
+                load("load-conn", message, Loaded::Connection(name.clone()));
             }
         }
         let gone = loaded.connections.keys().filter(|name| !self.connections.contains_key(*name));
@@ -160,6 +228,19 @@ fn pem(file: &Path) -> Result<Pem, String> {
     match text {
         Some(text) if text.contains("-----BEGIN ") => Ok(Pem(text)),
         _ => Err(format!("{} is not a certificate or key in PEM format", file.display())),
+    }
+}
+
+/// The private key without what precedes it: `openssl ecparam -genkey` writes the curve's parameters first, and
+/// strongSwan reads only the first block.
+fn without_parameters(pem: Pem) -> Pem {
+    let key = pem.0.match_indices("-----BEGIN ").find(|(at, _)| {
+        let label = pem.0[*at..].lines().next().unwrap_or_default();
+        label.ends_with("PRIVATE KEY-----")
+    });
+    match key {
+        Some((at, _)) if at > 0 => Pem(Zeroizing::new(pem.0[at..].to_owned())),
+        _ => pem,
     }
 }
 
@@ -195,164 +276,78 @@ fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<
     if ipsec.ike.version == IkeVersion::V1(IkeV1Mode::Aggressive) {
         message = message.with("aggressive", "yes");
     }
-    let mut children = Message::default();
-    for (name, local, remote) in child_selectors(tunnel) {
-        let (lifetime, renewed) = (ipsec.esp.lifetime.as_secs(), ipsec.esp.lifetime.as_secs() * 9 / 10);
-        let mut child = Message::default()
-            .with_list("local_ts", local.iter().map(IpNet::to_string))
-            .with_list("remote_ts", remote.iter().map(IpNet::to_string))
-            .with_list("esp_proposals", texts(&ipsec.esp.proposals))
-            .with("rekey_time", seconds(renewed))
-            .with("life_time", seconds(lifetime))
-            .with("rekey_packets", REKEY_PACKETS)
-            .with("start_action", ipsec.start.name());
+    let children = child_selectors(tunnel).into_iter().fold(Message::default(), |children, selectors| {
+        let mut child = child(tunnel, &selectors).with("start_action", ipsec.start.name());
         if ipsec.start == StartAction::Start {
             child = child.with("dpd_action", "start").with("close_action", "start");
         }
-        if let Some(id) = ipsec.if_id {
-            child = child.with("if_id_in", id.to_string()).with("if_id_out", id.to_string());
-        }
-        children = children.with_section(&name, child);
-    }
+        children.with_section(&selectors.name, child)
+    });
     message.with_section("local-1", local).with_section("remote-1", remote).with_section("children", children)
+}
+
+/// A child without actions of its own.
+fn child(tunnel: &TunnelParameters<'_>, selectors: &ChildSelectors) -> Message {
+    let esp = &tunnel.ipsec.esp;
+    let (lifetime, renewed) = (esp.lifetime.as_secs(), esp.lifetime.as_secs() * 9 / 10);
+    let mut child = Message::default()
+        .with_list("local_ts", selectors.local.iter().map(IpNet::to_string))
+        .with_list("remote_ts", selectors.remote.iter().map(IpNet::to_string))
+        .with_list("esp_proposals", esp.proposals.iter().map(ToString::to_string))
+        .with("rekey_time", format!("{renewed}s"))
+        .with("life_time", format!("{lifetime}s"))
+        .with("rekey_packets", REKEY_PACKETS);
+    if let Some(id) = tunnel.ipsec.if_id {
+        child = child.with("if_id_in", id.to_string()).with("if_id_out", id.to_string());
+    }
+    child
+}
+
+/// The message of a connection with more children, which charon initiates on request only.
+pub fn with_children(message: &Message, tunnel: &TunnelParameters<'_>, more: &[ChildSelectors]) -> Message {
+    let children = message.section("children").cloned().unwrap_or_default();
+    let add = |children: Message, selectors: &ChildSelectors| {
+        children.with_section(&selectors.name, child(tunnel, selectors))
+    };
+    message.clone().without("children").with_section("children", more.iter().fold(children, add))
+}
+
+/// Whether two messages of a connection have the same settings, except for certificates.
+pub fn differs_in_certificates_alone(one: &Message, other: &Message) -> bool {
+    let bare = |message: &Message| {
+        let end = |end, key| message.section(end).cloned().unwrap_or_default().without(key);
+        let (local, remote) = (end("local-1", "certs"), end("remote-1", "cacerts"));
+        (message.clone().without("local-1").without("remote-1"), local, remote)
+    };
+    one != other && bare(one) == bare(other)
+}
+
+/// The selectors of a child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildSelectors {
+    /// charon's name.
+    pub name: String,
+    pub local: Vec<IpNet>,
+    pub remote: Vec<IpNet>,
 }
 
 /// The children of a connection, by name: one for `IKEv2`. `IKEv1` allows one prefix per side, so it needs one child
 /// per pair.
-fn child_selectors(tunnel: &TunnelParameters<'_>) -> Vec<(String, Vec<IpNet>, Vec<IpNet>)> {
+pub fn child_selectors(tunnel: &TunnelParameters<'_>) -> Vec<ChildSelectors> {
     let name = name_of(tunnel.name);
     let (local, remote) = (&tunnel.connection.local_cidrs, &tunnel.connection.remote_cidrs);
     if tunnel.ipsec.ike.version == IkeVersion::V2 {
-        return vec![(name, local.clone(), remote.clone())];
+        return vec![ChildSelectors { name, local: local.clone(), remote: remote.clone() }];
     }
     let pairs = local.iter().flat_map(|local| remote.iter().map(move |remote| (*local, *remote)));
     let pairs = pairs.filter(|(local, remote)| local.addr().is_ipv4() == remote.addr().is_ipv4());
-    pairs.zip(1..).map(|((local, remote), number)| (format!("{name}-{number}"), vec![local], vec![remote])).collect()
-}
-
-/// charon's names of a connection's children.
-pub fn children_of(message: &Message) -> Vec<String> {
-    let children = message.section("children").into_iter().flat_map(Message::sections);
-    children.map(|(name, _)| name.to_owned()).collect()
+    let child = |((local, remote), number): ((IpNet, IpNet), u32)| ChildSelectors {
+        name: format!("{name}-{number}"),
+        local: vec![local],
+        remote: vec![remote],
+    };
+    pairs.zip(1..).map(child).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use super::*;
-
-    const SECRET: &str = "kept-to-itself-0123456789";
-
-    fn config(folder: &Path, ipsec: &str) -> Config {
-        let psk = folder.join("psk");
-        fs::write(&psk, SECRET).expect("written");
-        fs::set_permissions(&psk, fs::Permissions::from_mode(0o600)).expect("set");
-        let text = format!(
-            r#"
-[gateway]
-name = "hub"
-address = "203.0.113.1"
-[customer_gateway.a]
-address = "198.51.100.1"
-[connection.a]
-customer_gateway = "a"
-interface = "xfrm-a"
-local_cidrs = ["192.168.0.0/24", "fd00:1::/64"]
-remote_cidrs = ["10.10.10.0/24", "10.10.11.0/24"]
-[connection.a.ipsec]
-psk_file = "{}"
-{ipsec}
-[connection.b]
-customer_gateway = "a"
-interface = "tun-b"
-local_cidrs = ["0.0.0.0/0"]
-remote_cidrs = ["10.20.0.0/16"]
-"#,
-            psk.display()
-        );
-        crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
-    }
-
-    fn commands(steps: &[CharonStep]) -> Vec<String> {
-        let command = |step: &CharonStep| match step {
-            CharonStep::Load { command, .. } => (*command).to_owned(),
-            CharonStep::UnloadConnection(name) => format!("unload-conn {name}"),
-            CharonStep::UnloadSecret(name) => format!("unload-shared {name}"),
-        };
-        steps.iter().map(command).collect()
-    }
-
-    #[test]
-    fn connection_message_matches_configuration() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let desired = DesiredState::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
-        assert_eq!(desired.connections.keys().collect::<Vec<_>>(), ["vpnhub-a"]);
-        let message = &desired.connections["vpnhub-a"];
-        assert_eq!(message.list("remote_addrs"), ["198.51.100.1"]);
-        assert_eq!((message.value("version"), message.value("encap")), (Some("2"), Some("yes")));
-        assert_eq!((message.value("rekey_time"), message.value("over_time")), (Some("77760s"), Some("8640s")));
-        assert_eq!(message.list("proposals"), crate::config::ipsec::DEFAULT_IKE_PROPOSALS);
-        let id = |end| message.section(end).and_then(|end| end.value("id"));
-        assert_eq!((id("local-1"), id("remote-1")), (Some("203.0.113.1"), Some("198.51.100.1")));
-        let child = message.section("children").and_then(|all| all.section("vpnhub-a")).expect("a child");
-        assert_eq!(child.list("local_ts"), ["192.168.0.0/24", "fd00:1::/64"]);
-        assert_eq!(child.list("remote_ts"), ["10.10.10.0/24", "10.10.11.0/24"]);
-        assert_eq!((child.value("if_id_in"), child.value("if_id_out")), (Some("7"), Some("7")));
-        assert_eq!((child.value("life_time"), child.value("rekey_time")), (Some("3600s"), Some("3240s")));
-        assert_eq!((child.value("start_action"), child.value("close_action")), (Some("start"), Some("start")));
-        assert_eq!(desired.secrets["vpnhub-a"].owners, ["203.0.113.1", "198.51.100.1"]);
-        assert!(!format!("{desired:?} {:?}", desired.steps_from(&DesiredState::default())).contains(SECRET));
-    }
-
-    #[test]
-    fn ikev1_connection_has_one_child_per_pair_of_one_family() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let desired =
-            DesiredState::of(&config(folder.path(), "allow_weak = true\nike = { version = 1, mode = \"aggressive\" }"));
-        let message = &desired.connections["vpnhub-a"];
-        assert_eq!((message.value("version"), message.value("aggressive")), (Some("1"), Some("yes")));
-        assert_eq!(children_of(message), ["vpnhub-a-1", "vpnhub-a-2"]);
-        let child = message.section("children").and_then(|all| all.section("vpnhub-a-2")).expect("a child");
-        assert_eq!(
-            (child.list("local_ts").join(" "), child.list("remote_ts").join(" ")),
-            ("192.168.0.0/24".to_owned(), "10.10.11.0/24".to_owned())
-        );
-    }
-
-    #[test]
-    fn changed_connections_and_secrets_are_reloaded_only() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let nothing = DesiredState::default();
-        let first = DesiredState::of(&config(folder.path(), ""));
-        assert_eq!(commands(&first.steps_from(&nothing)), ["load-shared", "load-conn"]);
-        assert!(first.steps_from(&first).is_empty());
-        let other = DesiredState::of(&config(folder.path(), "encap = true"));
-        assert_eq!(commands(&other.steps_from(&first)), ["load-conn"]);
-        let renamed = DesiredState::of(&config(folder.path(), "remote_id = \"site.example.com\""));
-        assert_eq!(commands(&renamed.steps_from(&first)), ["load-shared", "load-conn"]);
-        assert_eq!(commands(&nothing.steps_from(&first)), ["unload-conn vpnhub-a", "unload-shared vpnhub-a"]);
-    }
-
-    #[test]
-    fn leftovers_are_unloaded_and_foreign_objects_stay() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let desired = DesiredState::of(&config(folder.path(), ""));
-        let names = ["vpnhub-a", "vpnhub-old", "roadwarrior"].map(str::to_owned);
-        assert_eq!(
-            commands(&desired.steps_to_clean(&names, &names)),
-            ["unload-conn vpnhub-old", "unload-shared vpnhub-old"]
-        );
-    }
-
-    #[test]
-    fn unusable_secret_is_problem_of_its_connection() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = config(folder.path(), "");
-        fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).expect("set");
-        let desired = DesiredState::of(&config);
-        assert!(desired.is_empty());
-        let problem = &desired.problems["a"];
-        assert!(problem.contains("chmod 600") && !problem.contains(SECRET), "{problem}");
-    }
-}
+mod tests;

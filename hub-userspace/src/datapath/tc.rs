@@ -1,0 +1,115 @@
+//! Attaches the TC program: by TCX, or as a filter of the `clsact` qdisc.
+
+use std::{
+    mem,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::programs::{
+    ProgramError, TcAttachType,
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
+};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type};
+use rustix::io::Errno;
+
+use super::{
+    DatapathError,
+    attach::{Programs, attach_link, errno, names},
+    bpf,
+    handover::Handover,
+    pins::{AttachmentKind, FILTER_HANDLE, FILTER_PRIORITY, Pins},
+};
+use crate::config::model::LookupKind;
+
+pub const TCX: bpf_attach_type = bpf_attach_type::BPF_TCX_INGRESS;
+/// Ahead of the filters and of other TCX programs.
+pub const TCX_FLAGS: u32 = BPF_F_BEFORE;
+/// No interface has this index.
+const NO_INTERFACE: u32 = 0;
+
+impl Programs {
+    /// Attaches the TC program, or replaces that of an earlier agent. A kernel without TCX (before 6.6) has filters only.
+    ///
+    /// TCX takes ten times as long as a filter, and more. So an interface gets a filter at first, and [`Handover`]
+    /// replaces it by a TCX link, unless only a few interfaces are attached.
+    pub(super) fn attach_tc(
+        &mut self,
+        pins: &Pins,
+        handover: &mut Handover,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        let program = self.tc_program()?;
+        if !self.has_tcx(&program) {
+            return self.attach_filter(pins, interface, ifindex);
+        }
+        if pins.has(AttachmentKind::Tcx, ifindex) {
+            // An agent was killed in the middle of a hand-over. Its filter does not recognize what this agent's program
+            // passes, so it goes first.
+            if pins.has(AttachmentKind::Clsact, ifindex) {
+                pins.detach(AttachmentKind::Clsact, ifindex);
+            }
+        } else if (pins.has(AttachmentKind::Clsact, ifindex) || !handover.may_wait())
+            && self.attach_filter(pins, interface, ifindex).is_ok()
+        {
+            handover.add(ifindex, pins, program);
+            return Ok(());
+        }
+        attach_link(pins, AttachmentKind::Tcx, ifindex, program.as_fd(), TCX, TCX_FLAGS)
+            .map_err(|error| DatapathError::attach(&error))
+    }
+
+    fn tc_program(&mut self) -> Result<OwnedFd, DatapathError> {
+        let program = self.tc()?.fd().map_err(|error| DatapathError::attach(&error))?;
+        program.as_fd().try_clone_to_owned().map_err(|error| DatapathError::attach(&error))
+    }
+
+    /// The kernel looks for the interface only if it knows the attach type.
+    fn has_tcx(&mut self, program: &OwnedFd) -> bool {
+        *self.has_tcx.get_or_insert_with(|| {
+            let tried = bpf::attach(program.as_fd(), NO_INTERFACE, TCX, TCX_FLAGS);
+            tried.is_err_and(|error| Errno::from_io_error(&error) != Some(Errno::INVAL))
+        })
+    }
+
+    /// Forgets the filter's link object, because dropping it would detach the filter.
+    fn attach_filter(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
+        if pins.has(AttachmentKind::Clsact, ifindex) && self.replace_filter(interface).is_ok() {
+            return Ok(());
+        }
+        // Marked before it is added: an unmarked filter could be neither replaced nor removed.
+        pins.mark_filter(interface, ifindex)?;
+        // The qdisc may exist already.
+        drop(qdisc_add_clsact(interface));
+        let mut result = self.add_filter(interface);
+        if result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
+            // Versions without pinning left their filters behind when they were killed.
+            for lookup in [LookupKind::Compiled, LookupKind::Lpm] {
+                drop(qdisc_detach_program(interface, TcAttachType::Ingress, names(lookup).1));
+            }
+            result = self.add_filter(interface);
+        }
+        result.map_err(|error| {
+            pins.forget_link(AttachmentKind::Clsact, ifindex);
+            DatapathError::attach(&error)
+        })
+    }
+
+    fn replace_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
+        let link =
+            SchedClassifierLink::attached(interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None)?;
+        let program = self.tc_mut();
+        let link = program.attach_to_link(link)?;
+        mem::forget(program.take_link(link)?);
+        Ok(())
+    }
+
+    fn add_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
+        let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
+        let options = TcAttachOptions::Netlink(options);
+        let program = self.tc_mut();
+        let link = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
+        mem::forget(program.take_link(link)?);
+        Ok(())
+    }
+}

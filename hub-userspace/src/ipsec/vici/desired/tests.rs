@@ -1,0 +1,140 @@
+//! Configurations, and the messages that follow from them.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use super::*;
+
+const SECRET: &str = "kept-to-itself-0123456789";
+
+fn config(folder: &Path, ipsec: &str) -> Config {
+    let psk = folder.join("psk");
+    fs::write(&psk, SECRET).expect("written");
+    fs::set_permissions(&psk, fs::Permissions::from_mode(0o600)).expect("set");
+    let text = format!(
+        r#"
+[gateway]
+name = "hub"
+address = "203.0.113.1"
+[customer_gateway.a]
+address = "198.51.100.1"
+[connection.a]
+customer_gateway = "a"
+interface = "xfrm-a"
+local_cidrs = ["192.168.0.0/24", "fd00:1::/64"]
+remote_cidrs = ["10.10.10.0/24", "10.10.11.0/24"]
+[connection.a.ipsec]
+psk_file = "{}"
+{ipsec}
+[connection.b]
+customer_gateway = "a"
+interface = "tun-b"
+local_cidrs = ["0.0.0.0/0"]
+remote_cidrs = ["10.20.0.0/16"]
+"#,
+        psk.display()
+    );
+    crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
+}
+
+fn commands(steps: &[CharonStep]) -> Vec<String> {
+    let command = |step: &CharonStep| match step {
+        CharonStep::Load { command, .. } => (*command).to_owned(),
+        CharonStep::UnloadConnection(name) => format!("unload-conn {name}"),
+        CharonStep::UnloadSecret(name) => format!("unload-shared {name}"),
+    };
+    steps.iter().map(command).collect()
+}
+
+#[test]
+fn connection_message_matches_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let desired = DesiredState::of(&config(folder.path(), "if_id = 7\nencap = true\nesp.lifetime = \"1h\""));
+    assert_eq!(desired.connections.keys().collect::<Vec<_>>(), ["vpnhub-a"]);
+    let message = &desired.connections["vpnhub-a"];
+    assert_eq!(message.list("remote_addrs"), ["198.51.100.1"]);
+    assert_eq!((message.value("version"), message.value("encap")), (Some("2"), Some("yes")));
+    assert_eq!((message.value("rekey_time"), message.value("over_time")), (Some("77760s"), Some("8640s")));
+    assert_eq!(message.list("proposals"), crate::config::ipsec::DEFAULT_IKE_PROPOSALS);
+    let id = |end| message.section(end).and_then(|end| end.value("id"));
+    assert_eq!((id("local-1"), id("remote-1")), (Some("203.0.113.1"), Some("198.51.100.1")));
+    let child = message.section("children").and_then(|all| all.section("vpnhub-a")).expect("a child");
+    assert_eq!(child.list("local_ts"), ["192.168.0.0/24", "fd00:1::/64"]);
+    assert_eq!(child.list("remote_ts"), ["10.10.10.0/24", "10.10.11.0/24"]);
+    assert_eq!((child.value("if_id_in"), child.value("if_id_out")), (Some("7"), Some("7")));
+    assert_eq!((child.value("life_time"), child.value("rekey_time")), (Some("3600s"), Some("3240s")));
+    assert_eq!((child.value("start_action"), child.value("close_action")), (Some("start"), Some("start")));
+    assert_eq!(desired.secrets["vpnhub-a"].owners, ["203.0.113.1", "198.51.100.1"]);
+    assert!(!format!("{desired:?} {:?}", desired.steps_from(&DesiredState::default())).contains(SECRET));
+}
+
+#[test]
+fn ikev1_connection_has_one_child_per_pair_of_one_family() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let desired =
+        DesiredState::of(&config(folder.path(), "allow_weak = true\nike = { version = 1, mode = \"aggressive\" }"));
+    let message = &desired.connections["vpnhub-a"];
+    assert_eq!((message.value("version"), message.value("aggressive")), (Some("1"), Some("yes")));
+    let children = message.section("children").expect("some");
+    let names: Vec<&str> = children.sections().map(|(name, _)| name).collect();
+    assert_eq!(names, ["vpnhub-a-1", "vpnhub-a-2"]);
+    let child = message.section("children").and_then(|all| all.section("vpnhub-a-2")).expect("a child");
+    assert_eq!(
+        (child.list("local_ts").join(" "), child.list("remote_ts").join(" ")),
+        ("192.168.0.0/24".to_owned(), "10.10.11.0/24".to_owned())
+    );
+}
+
+#[test]
+fn renewed_certificate_is_told_from_other_changes() {
+    let message = |certificate: &str, ca: &str, version: &str| {
+        let local = Message::default().with("auth", "pubkey").with_list("certs", [certificate.to_owned()]);
+        let remote = Message::default().with("id", "site").with_list("cacerts", [ca.to_owned()]);
+        let message = Message::default().with("version", version).with_section("local-1", local);
+        message.with_section("remote-1", remote)
+    };
+    let old = message("a", "ca", "2");
+    for (new, expected) in [
+        (message("b", "ca", "2"), true),
+        (message("a", "other", "2"), true),
+        (message("b", "ca", "1"), false),
+        (old.clone(), false),
+    ] {
+        assert_eq!(differs_in_certificates_alone(&old, &new), expected, "{new:?}");
+    }
+}
+
+#[test]
+fn changed_connections_and_secrets_are_reloaded_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nothing = DesiredState::default();
+    let first = DesiredState::of(&config(folder.path(), ""));
+    assert_eq!(commands(&first.steps_from(&nothing)), ["load-shared", "load-conn"]);
+    assert!(first.steps_from(&first).is_empty());
+    let other = DesiredState::of(&config(folder.path(), "encap = true"));
+    assert_eq!(commands(&other.steps_from(&first)), ["load-conn"]);
+    let renamed = DesiredState::of(&config(folder.path(), "remote_id = \"site.example.com\""));
+    assert_eq!(commands(&renamed.steps_from(&first)), ["load-shared", "load-conn"]);
+    assert_eq!(commands(&nothing.steps_from(&first)), ["unload-conn vpnhub-a", "unload-shared vpnhub-a"]);
+}
+
+#[test]
+fn leftovers_are_unloaded_and_foreign_objects_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let desired = DesiredState::of(&config(folder.path(), ""));
+    let names = ["vpnhub-a", "vpnhub-old", "roadwarrior"].map(str::to_owned);
+    assert_eq!(
+        commands(&desired.steps_to_clean(&names, &names)),
+        ["unload-conn vpnhub-old", "unload-shared vpnhub-old"]
+    );
+}
+
+#[test]
+fn unusable_secret_is_problem_of_its_connection() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path(), "");
+    fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).expect("set");
+    let desired = DesiredState::of(&config);
+    assert!(desired.is_empty());
+    let problem = &desired.problems["a"];
+    assert!(problem.contains("chmod 600") && !problem.contains(SECRET), "{problem}");
+}
