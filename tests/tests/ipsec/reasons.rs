@@ -78,10 +78,8 @@ fn expired_certificate() {
 }
 
 fn undecryptable() {
-    for (options, start) in [
-        (waiting(), "IPsec: wrong secret: hub and site have different secrets"),
-        (waiting().hub_begins().impatient(), "IPsec: the site does not answer the first encrypted message"),
-    ] {
+    // Each end may begin: the other one cannot decrypt.
+    for options in [waiting(), waiting().hub_begins().impatient()] {
         let lab = prepare(options, |config| config);
         let ipsec = "[connection.shanghai.ipsec]\n";
         reload(&lab, |text| text.replace(ipsec, &format!("{ipsec}allow_weak = true\nike = {{ version = 1 }}\n")));
@@ -90,7 +88,7 @@ fn undecryptable() {
         let text = text.replace("secret = ", "secret = another-").replace("secret = another-\"", "secret = \"another-");
         let text = text.replace("start_action = trap", "start_action = none");
         office.charon.load("shanghai", &text).unwrap();
-        wait_for_reason(&lab, start);
+        wait_for_reason(&lab, "IPsec: wrong secret: hub and site have different secrets");
         lab.stop().unwrap();
     }
 }

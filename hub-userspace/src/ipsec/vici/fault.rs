@@ -114,7 +114,8 @@ impl Fault {
     pub fn is_news_after(self, known: Option<Self>) -> bool {
         match (known, self) {
             (Some(Self::WrongSecret | Self::NoKey), Self::Refused)
-            | (Some(Self::Undecrypted), Self::Silent)
+            | (Some(Self::WrongSecret), Self::Undecrypted)
+            | (Some(Self::WrongSecret | Self::Undecrypted), Self::Silent)
             | (Some(Self::Validity), Self::Certificate | Self::Refused) => false,
             (known, fault) => known != Some(fault),
         }
@@ -124,6 +125,22 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// charon repeats all of these with each attempt.
+    #[test]
+    fn consequence_of_known_fault_is_no_news() {
+        for (known, consequence) in [
+            (Fault::WrongSecret, Fault::Refused),
+            (Fault::WrongSecret, Fault::Undecrypted),
+            (Fault::WrongSecret, Fault::Silent),
+            (Fault::Undecrypted, Fault::Silent),
+            (Fault::Validity, Fault::Certificate),
+            (Fault::NoKey, Fault::Refused),
+        ] {
+            assert!(!consequence.is_news_after(Some(known)), "{consequence:?} after {known:?}");
+            assert!(known.is_news_after(Some(consequence)), "{known:?} after {consequence:?}");
+        }
+    }
 
     #[test]
     fn charon_log_line_becomes_operator_message() {
