@@ -19,7 +19,6 @@ use super::{
     diagnostic::{DiagnosticReport, Located},
     draft::{Draft, RouteDraft},
     entries,
-    limits::is_small,
     model::DEFAULT_WEIGHT,
     prefix::{self, Purpose},
     read::{self, INCLUDE, SECTIONS, TextPart, Unread},
@@ -27,9 +26,16 @@ use super::{
 
 /// Minimum bytes of a piece, which ends at the next cut: its tree fits the processor's cache.
 pub(super) const PIECE: usize = 32 * 1024;
+/// Values of a text that is parsed at once: each needs up to half a KiB.
+pub(super) const MOST_VALUES: usize = 1_500_000;
 const ROUTE_LINE: &str = "\n[[route]]";
 /// Replaces the routes in the frame. If the parser finds this header, the position is between two statements.
 const MARK: &str = "here-are-routes";
+
+/// Whether a text can be parsed at once.
+pub(super) fn is_small(text: &str) -> bool {
+    text.bytes().filter(|byte| b"=,[{.".contains(byte)).nth(MOST_VALUES).is_none()
+}
 
 /// The draft of `text`; `None` if it must be read as a whole. Pieces have at least `piece` bytes.
 pub(super) fn read(

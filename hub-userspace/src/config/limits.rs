@@ -14,8 +14,6 @@ const MOST_LINES: usize = 16_000_000;
 const MOST_ROUTES: usize = 1_000_000;
 /// Sections other than routes.
 const MOST_SECTIONS: usize = 100_000;
-/// Values of a text that is parsed at once: each needs up to half a KiB.
-const MOST_VALUES: usize = 1_500_000;
 
 /// Reports texts that exceed the limits.
 pub(super) fn check(texts: &[(&Path, &str)], report: &mut DiagnosticReport<'_>) {
@@ -47,17 +45,12 @@ fn sections(text: &str) -> usize {
     text.matches("\n[").count()
 }
 
-/// Whether a text can be parsed at once.
-pub(super) fn is_small(text: &str) -> bool {
-    text.bytes().filter(|byte| b"=,[{.".contains(byte)).nth(MOST_VALUES).is_none()
-}
-
 /// Reads the first part of a large text that has errors, so that these are reported; the rest is not checked. There is
 /// no draft.
 pub(super) fn read_part(text: &str, report: &mut DiagnosticReport<'_>) -> Option<(Draft, Unread)> {
-    let part = bulk::first_unreadable(text, bulk::PIECE).filter(|(part, _)| is_small(&text[part.clone()]));
+    let part = bulk::first_unreadable(text, bulk::PIECE).filter(|(part, _)| bulk::is_small(&text[part.clone()]));
     let Some((part, before)) = part else {
-        let problem = Problem::new(format!("more than {}", counted(MOST_VALUES, "value")));
+        let problem = Problem::new(format!("more than {}", counted(bulk::MOST_VALUES, "value")));
         report.error(0, "", problem.help("is this the right file?"));
         return None;
     };
@@ -87,7 +80,7 @@ mod tests {
     fn error_in_a_large_file_is_reported_with_its_line_and_route() {
         let before = routes_of(40 << 20);
         let text = format!("{before}[[route]]\ndestination = 7\nnext_hop = \"a\"\n{}", routes_of(1 << 20));
-        assert!(!is_small(&text));
+        assert!(!bulk::is_small(&text));
         let mut report = DiagnosticReport::new(&text);
         assert!(read_part(&text, &mut report).is_none());
         let found = report.finish();

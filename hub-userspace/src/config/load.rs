@@ -12,10 +12,10 @@ use toml::de::DeTable;
 
 use super::{
     Validated,
+    bulk::is_small,
     diagnostic::{Diagnostic, Problem, quoted},
     draft::Draft,
     ipsec::Files,
-    limits::is_small,
     model::Config,
     owner,
     provenance::{Places, Provenance},

@@ -85,7 +85,7 @@ fn validate(texts: &[(&Path, &str)], files: Files) -> Result<Validated, Vec<Diag
     for (index, (_, text)) in texts.iter().enumerate() {
         let part = if index == 0 { TextPart::Main } else { TextPart::Included };
         let mut own = DiagnosticReport::new(text);
-        let found = bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| match limits::is_small(text) {
+        let found = bulk::read(text, bulk::PIECE, part, &mut own).or_else(|| match bulk::is_small(text) {
             true => read_whole(text, part, &mut own),
             false => limits::read_part(text, &mut own),
         });

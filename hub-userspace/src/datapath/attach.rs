@@ -1,10 +1,7 @@
 //! Attaches programs to interfaces by XDP and TC. Attachments outlive the agent: links are pinned, and the next agent
 //! replaces the programs of these links.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, BorrowedFd},
-};
+use std::{io, os::fd::AsFd as _};
 
 use aya::{
     Ebpf,
@@ -13,11 +10,11 @@ use aya::{
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use tracing::debug;
 
 use super::{
-    DatapathError, bpf,
+    DatapathError,
     handover::Handover,
+    links::attach_link,
     pins::{AttachmentKind, Pins},
 };
 use crate::config::model::LookupKind;
@@ -170,29 +167,6 @@ fn detach_xdp(pins: &Pins, ifindex: u32) {
             pins.detach(kind, ifindex);
         }
     }
-}
-
-/// Replaces the program of a pinned link, or creates and pins a link.
-pub(super) fn attach_link(
-    pins: &Pins,
-    kind: AttachmentKind,
-    ifindex: u32,
-    program: BorrowedFd<'_>,
-    attach_type: bpf_attach_type,
-    flags: u32,
-) -> io::Result<()> {
-    let path = pins.path(kind, ifindex);
-    if let Ok(link) = bpf::open(&path) {
-        match bpf::swap(link.as_fd(), program) {
-            // The link's interface is gone, and its index is in use by another one.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOLINK) => {}
-            result => return result,
-        }
-        debug!(ifindex, "{} has lost its interface", path.display());
-    }
-    pins.forget_link(kind, ifindex);
-    let link = bpf::attach(program, ifindex, attach_type, flags)?;
-    bpf::pin(link.as_fd(), &path)
 }
 
 /// Names of the XDP and the TC program.

@@ -22,10 +22,9 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::{
-    attach::attach_link,
+    links::{TCX, TCX_FLAGS, attach_link},
     named_map::Named,
     pins::{AttachmentKind, Pins},
-    tc::{TCX, TCX_FLAGS},
 };
 
 /// Interfaces that get a TCX link at once at a start: together they take a tenth of a second.

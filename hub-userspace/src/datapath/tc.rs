@@ -9,21 +9,18 @@ use aya::programs::{
     ProgramError, TcAttachType,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
 };
-use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type};
 use rustix::io::Errno;
 
 use super::{
     DatapathError,
-    attach::{Programs, attach_link, errno, names},
+    attach::{Programs, errno, names},
     bpf,
     handover::Handover,
+    links::{TCX, TCX_FLAGS, attach_link},
     pins::{AttachmentKind, FILTER_HANDLE, FILTER_PRIORITY, Pins},
 };
 use crate::config::model::LookupKind;
 
-pub const TCX: bpf_attach_type = bpf_attach_type::BPF_TCX_INGRESS;
-/// Ahead of the filters and of other TCX programs.
-pub const TCX_FLAGS: u32 = BPF_F_BEFORE;
 /// No interface has this index.
 const NO_INTERFACE: u32 = 0;
 

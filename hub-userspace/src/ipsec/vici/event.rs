@@ -17,7 +17,11 @@ pub struct ViciEvent {
 impl ViciEvent {
     /// Whether the event may change the table. charon sends each line of its log; almost none reports a fault.
     pub fn is_relevant(&self) -> bool {
-        self.name != "log" || failed(&self.message).is_some() || Hint::of(self).is_some()
+        self.name != "log" || failed(&self.message).is_some() || self.hint().is_some()
+    }
+
+    pub fn hint(&self) -> Option<Hint> {
+        Hint::of(&self.message).filter(|_| self.name == "log")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{event::ViciEvent, fault::Fault};
+use super::{fault::Fault, message::Message};
 
 /// charon's name of an IKE SA without a connection.
 const UNNAMED: &str = "(unnamed)";
@@ -18,9 +18,9 @@ pub enum Hint {
 }
 
 impl Hint {
-    pub fn of(event: &ViciEvent) -> Option<Self> {
-        let ViciEvent { name, message } = event;
-        let line = message.value("msg").filter(|_| name == "log")?;
+    /// Of a `log` event's message.
+    pub fn of(message: &Message) -> Option<Self> {
+        let line = message.value("msg")?;
         if let Some(addresses) = line.strip_prefix("no IKE config found for ") {
             let (_, site) = addresses.split_once("...")?;
             return Some(Self::Stranger(site.split(',').next()?.parse().ok()?));
@@ -42,14 +42,13 @@ impl Hint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipsec::vici::message::Message;
 
     fn of(name: Option<&str>, line: &str) -> Option<Hint> {
         let mut message = Message::default().with("group", "IKE").with("ikesa-uniqueid", "7");
         if let Some(name) = name {
             message = message.with("ikesa-name", name);
         }
-        Hint::of(&ViciEvent { name: "log".to_owned(), message: message.with("msg", line) })
+        Hint::of(&message.with("msg", line))
     }
 
     #[test]

@@ -25,7 +25,6 @@ use super::{
     super::{
         desired::{DesiredState, connection_of, name_of},
         event::{EVENTS, SaChange, ViciEvent},
-        hint::Hint,
         session::{Session, SessionError},
         table::SaTable,
         tunnels::Tunnels,
@@ -277,7 +276,7 @@ impl DriverTask {
 
     /// Updates the table.
     fn follow(&mut self, event: &ViciEvent) {
-        if let Some(hint) = Hint::of(event)
+        if let Some(hint) = event.hint()
             && let Some((site, fault)) = self.strangers.follow(hint, Instant::now())
         {
             for connection in self.sites.get(&site).into_iter().flatten() {
