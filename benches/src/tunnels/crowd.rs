@@ -32,7 +32,7 @@ const PROPOSALS: &str = "proposals = aes256gcm16-prfsha384-ecp384";
 const ESP_PROPOSALS: &str = "esp_proposals = aes256gcm16-ecp384";
 /// Interval of dead peer detection.
 const DPD: &str = "30s";
-const SECRET: &str = "a secret of the bench";
+const SECRET: &str = "secret-of-the-bench";
 
 /// How long charon may take for all tunnels.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -103,7 +103,7 @@ impl Charons {
         let address = if self.sites.is_some() { ALIVE } else { DEAD };
         let gateway =
             format!("[gateway]\naddress = \"{HUB_PUBLIC}\"\nvici_socket = \"{}\"\n", self.hub.socket().display());
-        let mut text = offices.replacen("[gateway]\n", &gateway, 1);
+        let mut text = super::with_quota(offices, self.tunnels).replacen("[gateway]\n", &gateway, 1);
         let psk = self.scratch.file("psk");
         for site in 0..self.tunnels {
             let (address, network) = (nth(address, site), network(site));

@@ -77,7 +77,7 @@ fn world(count: u32) -> Result<World> {
 }
 
 fn config(common: &Common, count: u32) -> String {
-    let mut text = testbed::config(common, [], false);
+    let mut text = super::with_quota(&testbed::config(common, [], false), count);
     for site in 0..count {
         let network = Ipv4Addr::from_bits(BEHIND.to_bits() + (site << 8));
         write!(

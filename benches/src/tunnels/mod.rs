@@ -29,7 +29,7 @@ use crate::{
 pub struct Arguments {
     /// Tunnels or interfaces, a measurement after the other
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000],
-        value_parser = clap::value_parser!(u32).range(1..=4_000))]
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     count: Vec<u32>,
     /// What to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Live, Part::Dead, Part::Interfaces])]
@@ -57,6 +57,10 @@ enum Part {
     Interfaces,
 }
 
+/// Connections of the offices.
+const OFFICES: u32 = 4;
+/// The quota for connections is up to 4000.
+const MOST: u32 = 4_000 - OFFICES;
 /// Prefixes routed to the site with two tunnels.
 const PREFIXES: u32 = 10;
 /// Frames a second of the stream that shows a failover.
@@ -172,6 +176,12 @@ fn dead(arguments: &Arguments, count: u32, results: &mut Results) -> Result<()> 
     target(results, count, "load with dead sites", used, Quantile::Median, DEAD_CPU, " %");
     target(results, count, "status with dead sites", status, Quantile::P99, STATUS, " ms");
     Ok(())
+}
+
+/// A configuration with room for so many more sites.
+fn with_quota(offices: &str, sites: u32) -> String {
+    let quota = format!("[gateway]\nmax_connections = {}\n", sites + OFFICES);
+    offices.replacen("[gateway]\n", &quota, 1)
 }
 
 /// Closes one tunnel after another until `body` is done; returns their number.
