@@ -161,7 +161,7 @@ impl Worker<'_> {
             }
             let next = if queue.is_attaching { None } else { queue.waiting.pop_first() };
             let Some(ifindex) = next else {
-                if queue.waiting.is_empty() {
+                if queue.waiting.is_empty() && queue.done > 0 {
                     info!(interfaces = std::mem::take(&mut queue.done), "TCX links have replaced the filters");
                 }
                 return true;

@@ -52,8 +52,13 @@ impl Programs {
             handover.add(ifindex, pins, program);
             return Ok(());
         }
-        attach_link(pins, AttachmentKind::Tcx, ifindex, program.as_fd(), TCX, TCX_FLAGS)
-            .map_err(|error| DatapathError::attach(&error))
+        match attach_link(pins, AttachmentKind::Tcx, ifindex, program.as_fd(), TCX, TCX_FLAGS) {
+            // Other programs have taken all places (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::RANGE) => {
+                self.attach_filter(pins, interface, ifindex).map_err(|_| DatapathError::attach(&error))
+            }
+            result => result.map_err(|error| DatapathError::attach(&error)),
+        }
     }
 
     fn tc_program(&mut self) -> Result<OwnedFd, DatapathError> {

@@ -1,4 +1,5 @@
-//! Foreign programs on an interface: some that fill every TC slot, and one XDP program, which fills the only XDP slot.
+//! Foreign programs on an interface: some that fill every slot of TCX and the first priority of clsact, and one XDP
+//! program, which fills the only XDP slot.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -49,14 +50,13 @@ impl Namespace {
     pub fn crowd(&self, device: &str) -> anyhow::Result<Crowd> {
         let ifindex = self.ifindex(device)?;
         let links = match self.enter(|| take_places(ifindex))? {
-            // Before Linux 6.6: a filter of another kind at the first priority blocks all others at that priority.
-            Err(Errno::EINVAL) => {
-                self.tc(&format!("qdisc add dev {device} clsact"))?;
-                self.tc(&format!("filter add dev {device} ingress prio 1 protocol ip u32 match u32 0 0"))?;
-                Vec::new()
-            }
+            // Before Linux 6.6 there is no TCX.
+            Err(Errno::EINVAL) => Vec::new(),
             links => links.with_context(|| format!("taking the places at {device}"))?,
         };
+        // A filter of another kind at the first priority blocks all others at that priority.
+        self.tc(&format!("qdisc add dev {device} clsact"))?;
+        self.tc(&format!("filter add dev {device} ingress prio 1 protocol ip u32 match u32 0 0"))?;
         Ok(Crowd { links, device: device.to_owned() })
     }
 
@@ -87,10 +87,8 @@ impl Crowd {
     /// # Errors
     /// When the kernel refuses.
     pub fn leave(self, place: &Namespace) -> anyhow::Result<()> {
-        match self.links.is_empty() {
-            true => place.tc(&format!("qdisc del dev {} clsact", self.device)),
-            false => Ok(()),
-        }
+        drop(self.links);
+        place.tc(&format!("qdisc del dev {} clsact", self.device))
     }
 }
 
