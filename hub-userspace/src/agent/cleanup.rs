@@ -22,9 +22,11 @@ pub struct Removed {
     pub programs: usize,
 }
 
-/// Removes all objects of this instance's agents from the network namespace of the calling thread. The datapath is
-/// denied first. Then the routes go: without a program the kernel must have no route to a site. `progress` gets the
-/// number of programs that have been detached, and of all.
+/// Removes all objects of this instance's agents from the network namespace of the calling thread. Routes first:
+/// without a program the kernel must have no route to a site. Then the datapath is denied as a whole, before its programs
+/// are detached one by one. A denied datapath passes everything to the kernel: another process may have emptied the
+/// nftables table, so no route may be left by then. `progress` gets the number of programs that have been detached, and
+/// of all.
 ///
 /// # Errors
 /// When an agent runs there, or the kernel rejects a change.
@@ -33,12 +35,11 @@ pub async fn remove(instance: &Instance, progress: impl FnMut(usize, usize)) -> 
     let mut guard = Guard::open().await?;
     // Before anything is removed.
     guard.must_be_free().await?;
-    let datapath = Removal::begin(instance)?;
     let report = Reconciler::start()?.clear().await.context("cannot remove the routes of an agent from the kernel")?;
     if let Some(failure) = report.failures.first() {
         bail!("not removed: {failure}");
     }
-    let programs = datapath.map_or(Ok(0), |datapath| datapath.finish(progress))?;
+    let programs = Removal::begin(instance)?.map_or(Ok(0), |datapath| datapath.finish(progress))?;
     guard.remove().await?;
     take_out_of_group(&BTreeSet::new()).await?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;

@@ -274,14 +274,13 @@ impl Agent {
         reports
     }
 
-    /// Leaves programs, tables, routes and neighbours in place for the next agent. With `detach` the programs are denied
-    /// at once, and all is removed, routes first, so that packets passed to the kernel meanwhile have no route to a
-    /// site, whatever `ip_forward` is set to. xfrm interfaces always stay, like strongSwan's tunnels.
+    /// Leaves programs, tables, routes and neighbours in place for the next agent. With `detach` all are removed,
+    /// routes first, so that packets passed to the kernel meanwhile have no route to a site, whatever `ip_forward` is
+    /// set to. xfrm interfaces always stay, like strongSwan's tunnels.
     pub async fn stop(self, detach: bool) -> Result<()> {
         drop(self.recorder);
         let Edge { datapath, kernel, .. } = self.edge;
         if detach {
-            datapath.deny();
             let report =
                 kernel.reconciler.clear().await.context("cannot remove the routes of the agent from the kernel")?;
             for failure in report.failures {

@@ -8,8 +8,8 @@ mod error;
 mod groups;
 mod handover;
 mod instance;
-pub mod links;
-mod lookup;
+mod links;
+pub mod lookup;
 mod maps;
 mod named_map;
 mod neighbour_miss;
@@ -255,15 +255,10 @@ impl Dataplane {
         self.maps.counters.map.records.note(slot, |record| memory.write(record))
     }
 
-    /// Ends the forwarding at once: the programs pass all packets unmarked.
-    pub fn deny(&self) {
-        self.pins.iter().for_each(groups::deny);
-    }
-
     /// Denies, detaches the programs from all interfaces, and removes all pins. The kernel may still be detaching
     /// afterwards: see [`Removal::finish_later`].
     pub fn unload(self) -> Result<usize, DatapathError> {
-        self.deny();
+        self.pins.iter().for_each(groups::deny);
         let Self { pins, handover, .. } = self;
         // No filter is replaced by a link any more.
         drop(handover);

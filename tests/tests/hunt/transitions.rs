@@ -1,6 +1,6 @@
 //! Hunts while programs are replaced, the nftables table is flushed, and everything is uninstalled.
 
-use std::{fs, process::Output, thread};
+use std::{fs, net::Ipv4Addr, process::Output, thread};
 
 use anyhow::Context;
 use hub_tests::lab::{Agent, FdStore, Namespace, agent_binary};
@@ -296,6 +296,50 @@ pub fn unload(hunt: &mut Hunt<'_>, hub: &Namespace, seed: u64, more: impl FnMut(
     let mut unload = unload.args(["unload", "--instance", &hub.instance()]).spawn()?;
     hunt_while_taken_away(hunt, hub, seed, unload.id(), more)?;
     anyhow::ensure!(unload.wait()?.success(), "unload failed");
+    Ok(())
+}
+
+/// Routes that make the removal take a while.
+const MORE_ROUTES: u32 = 20_000;
+
+/// Another process has emptied the table, and no agent restores it: the programs enforce the policy until the last route
+/// is gone.
+#[test]
+fn cleanup_without_table_opens_no_hole_before_routes_are_gone() -> anyhow::Result<()> {
+    let seed = seed()?;
+    for flush in ["flush ruleset", "flush table inet vpnhub"] {
+        let (arena, tuns) = Arena::build(Variant::ISOLATED)?;
+        let hub = arena.hub();
+        let agent = arena.start()?;
+        let mut hunt = Hunt::new(&arena, tuns)?;
+        hunt.settle()?;
+        let _files = agent.kill()?;
+        let first = u32::from(Ipv4Addr::new(100, 64, 0, 0));
+        let more = (first..first + MORE_ROUTES)
+            .map(|address| format!("route add {} dev lo proto 118\n", Ipv4Addr::from(address)));
+        hub.batch(&more.collect::<String>())?;
+        anyhow::ensure!(nft(hub, flush)?.status.success(), "{flush}");
+        hunt.phase = format!("while everything is unloaded after nft {flush}");
+        hunt.unguarded = true;
+        hunt.vpc_is_let_go = true;
+        let mut unload = hub.command(agent_binary());
+        let mut unload = unload.args(["unload", "--instance", &hub.instance()]).spawn()?;
+        let mut bursts = 0;
+        loop {
+            let before = hunt.findings();
+            hunt.burst(seed, BURST);
+            if hub.ip("route show proto 118")?.is_empty() {
+                hunt.set_findings(before);
+                break;
+            }
+            bursts += 1;
+        }
+        println!("{}: {bursts} bursts", hunt.phase);
+        hunt.waive_debts();
+        anyhow::ensure!(unload.wait()?.success(), "unload failed");
+        anyhow::ensure!(bursts > 1, "nothing was sent while routes were removed");
+        hunt.verdict()?;
+    }
     Ok(())
 }
 
