@@ -13,13 +13,15 @@ use super::{
 };
 use crate::rate_limit::RestoreSchedule;
 
-/// Minimum time between restorations after a burst.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time between restorations after a burst. Short: without the table the kernel forwards past the selectors.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 pub struct GuardTable {
     guard: Guard,
     /// When to restore it.
     schedule: RestoreSchedule,
+    /// The kernel reports changes. Otherwise the periodic audit finds them.
+    is_followed: bool,
 }
 
 impl GuardTable {
@@ -55,7 +57,7 @@ impl GuardTable {
                  agent then restores it"
             );
         }
-        Ok(Self { guard, schedule: RestoreSchedule::new(Duration::ZERO, INTERVAL) })
+        Ok(Self { guard, schedule: RestoreSchedule::new(Duration::ZERO, INTERVAL), is_followed: true })
     }
 
     /// Blocks until the kernel has applied it, so that later steps can rely on it. Needs a multi-threaded runtime.
@@ -69,17 +71,20 @@ impl GuardTable {
     /// Returns when another process has changed the table. The caller then calls [`Self::apply`]. Rate-limited.
     /// Cancel-safe.
     pub async fn disturbed(&mut self) {
-        let Self { guard, schedule } = self;
+        let Self { guard, schedule, is_followed } = self;
         loop {
             tokio::select! {
                 biased;
                 () = schedule.wait() => break,
-                heard = guard.disturbed() => match heard {
-                    Ok(()) => schedule.disturbed(Instant::now()),
-                    Err(error) => {
-                        warn!("changes of the nftables table inet vpnhub cannot be followed: {error}");
-                        std::future::pending::<()>().await;
+                heard = guard.disturbed(), if *is_followed => {
+                    if let Err(error) = heard {
+                        warn!(
+                            "changes of the nftables table inet vpnhub cannot be followed, an audit finds them later: \
+                             {error}"
+                        );
+                        *is_followed = false;
                     }
+                    schedule.disturbed(Instant::now());
                 }
             }
         }
