@@ -58,7 +58,7 @@ pub(super) fn read_part(text: &str, report: &mut DiagnosticReport<'_>) -> Option
     read_whole(&text[part.clone()], TextPart::Included, &mut own);
     report.absorb_part(own, part.start, lines(&text[..part.start]), before);
     if !report.has_errors() {
-        // The part is valid where it stands alone.
+        // The part alone is valid.
         let problem = Problem::new("these routes cannot be read").help("write each as a section [[route]]");
         report.error(part.start, "", problem);
     }

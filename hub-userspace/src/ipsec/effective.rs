@@ -154,15 +154,10 @@ mod tests {
         let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
         let child = |(remote, local): &(&str, &str)| ChildSa {
             id: 1,
-            name: String::new(),
             state: "INSTALLED".into(),
-            spi_in: String::new(),
-            spi_out: String::new(),
-            bytes_in: 0,
-            bytes_out: 0,
-            age: 0,
             local: selector(local),
             remote: selector(remote),
+            ..ChildSa::default()
         };
         let tunnel = Arc::new(Tunnel { children: sas.iter().map(child).collect(), ..Tunnel::default() });
         let tunnels = [("a".to_owned(), Arc::clone(&tunnel)), ("c".to_owned(), tunnel)].into_iter().collect();

@@ -164,9 +164,9 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
     let is_known = |prefix: &IpNet, known: &[IpNet]| known.iter().any(|known| is_of(known, prefix));
     let known: Vec<IpNet> = behind.chain(others.map(|route| route.destination)).collect();
     if tunnel.ipsec.ike.version != IkeVersion::V2 {
-        let told = all.iter().filter(|prefix| !is_default(prefix) || is_known(prefix, &known));
-        let told: Vec<IpNet> = told.copied().collect();
-        return if told.is_empty() { (all.clone(), false) } else { (told, false) };
+        let useful = all.iter().filter(|prefix| !is_default(prefix) || is_known(prefix, &known));
+        let useful: Vec<IpNet> = useful.copied().collect();
+        return if useful.is_empty() { (all.clone(), false) } else { (useful, false) };
     }
     let has_site = |prefix: &IpNet| tunnel.connection.remote_cidrs.iter().any(|own| is_of(own, prefix));
     let mut prefixes = Vec::new();
@@ -259,7 +259,7 @@ mod tests {
     use super::{Site, object};
 
     /// The hub's prefixes in the site's configuration, for a VPC with IPv4 alone and these keys of the connection.
-    fn told(version: u8, local: &str, remote: &str) -> Vec<String> {
+    fn prefixes_of(version: u8, local: &str, remote: &str) -> Vec<String> {
         let text = format!(
             r#"
 [gateway]
@@ -289,10 +289,10 @@ ike = {{ version = {version} }}
     #[test]
     fn default_prefix_of_a_family_of_which_nothing_is_known_is_not_for_the_site() {
         let (defaults, sites) = (r#""0.0.0.0/0", "::/0""#, r#""10.61.0.0/16", "fd61::/48""#);
-        assert_eq!(told(2, defaults, sites), ["192.168.0.0/24"]);
-        assert_eq!(told(1, defaults, sites), ["0.0.0.0/0"], "IKEv1 does not narrow");
-        assert_eq!(told(2, r#""0.0.0.0/0", "fd30::/64""#, sites), ["192.168.0.0/24", "fd30::/64"]);
-        assert_eq!(told(2, r#""::/0""#, r#""fd61::/48""#), ["::/0"], "there is nothing else to send there");
+        assert_eq!(prefixes_of(2, defaults, sites), ["192.168.0.0/24"]);
+        assert_eq!(prefixes_of(1, defaults, sites), ["0.0.0.0/0"], "IKEv1 does not narrow");
+        assert_eq!(prefixes_of(2, r#""0.0.0.0/0", "fd30::/64""#, sites), ["192.168.0.0/24", "fd30::/64"]);
+        assert_eq!(prefixes_of(2, r#""::/0""#, r#""fd61::/48""#), ["::/0"], "there is nothing else to send there");
     }
 
     #[test]

@@ -104,9 +104,7 @@ fn link(random: &mut SmallRng, name: &str, index: u32) -> Link {
         mtu: *[1400, 1500].choose(random).expect("there are some"),
         admin_up: random.random_bool(0.9),
         running: random.random_bool(0.8),
-        vlan: None,
-        if_id: None,
-        port_kind: None,
+        ..Link::default()
     }
 }
 
@@ -188,15 +186,10 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
             let selector = |text: &str| vec![TrafficSelector::parse(text).expect("a selector")];
             tunnel.children.push(ChildSa {
                 id,
-                name: String::new(),
                 state: "INSTALLED".into(),
-                spi_in: String::new(),
-                spi_out: String::new(),
-                bytes_in: 0,
-                bytes_out: 0,
-                age: 0,
                 local: selector(local),
                 remote: selector(&remote),
+                ..ChildSa::default()
             });
         }
         view.tunnels.insert(format!("c{site}"), Arc::new(tunnel));

@@ -40,15 +40,10 @@ fn host(sites: &[&str]) -> HostState {
         host.links.insert(Link {
             index,
             name: format!("{site}0"),
-            kind: None,
-            ethernet: false,
-            mac: None,
             mtu: 1400,
             admin_up: true,
             running: true,
-            vlan: None,
-            if_id: None,
-            port_kind: None,
+            ..Link::default()
         });
     }
     host
@@ -220,13 +215,9 @@ fn tunnels(config: &Config, down: &[&str]) -> Event {
             id: number as u64,
             name: format!("vpnhub-{name}"),
             state: "INSTALLED".into(),
-            spi_in: String::new(),
-            spi_out: String::new(),
-            bytes_in: 0,
-            bytes_out: 0,
-            age: 0,
             local: selectors("192.168.0.0/24"),
             remote: selectors(&format!("10.{number}.0.0/24")),
+            ..ChildSa::default()
         };
         let children = if down.contains(&name.as_str()) { Vec::new() } else { vec![child] };
         (name.clone(), Arc::new(Tunnel { children, ..Tunnel::default() }))

@@ -188,7 +188,7 @@ mod tests {
 
     use super::{Secret, SecretFault};
 
-    const SECRET: &str = "kept-to-itself-0123456789";
+    const SECRET: &str = "not-for-logs-0123456789";
 
     fn read(content: &[u8], mode: u32) -> Result<Secret, SecretFault> {
         let folder = tempfile::tempdir().expect("a folder");

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_certificate_of_a_chain_counts() {
+    fn chain_with_expired_certificate_is_reported() {
         let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         let chain = format!("{key}{CERTIFICATE}{CERTIFICATE}");
         let late = UNIX_EPOCH + Duration::from_secs(1_924_992_001);

@@ -166,19 +166,7 @@ fn hold_down_of_one_connection_expires_alone() {
 }
 
 fn up_link(index: u32) -> Link {
-    Link {
-        index,
-        name: String::new(),
-        kind: None,
-        ethernet: false,
-        mac: None,
-        mtu: 1400,
-        admin_up: true,
-        running: true,
-        vlan: None,
-        if_id: None,
-        port_kind: None,
-    }
+    Link { index, mtu: 1400, admin_up: true, running: true, ..Link::default() }
 }
 
 #[test]

@@ -172,15 +172,11 @@ mod tests {
         Link {
             index,
             name: name.to_owned(),
-            kind: None,
             ethernet: true,
-            mac: None,
             mtu: 1500,
             admin_up: true,
             running: true,
-            vlan: None,
-            if_id: None,
-            port_kind: None,
+            ..Link::default()
         }
     }
 

@@ -32,15 +32,11 @@ fn host() -> HostState {
     let link = |index: u32, name: &str, ethernet| Link {
         index,
         name: name.to_owned(),
-        kind: None,
         ethernet,
-        mac: None,
         mtu: 1500,
         admin_up: true,
         running: true,
-        vlan: None,
-        if_id: None,
-        port_kind: None,
+        ..Link::default()
     };
     let links = [link(5, "eth5", true), link(3, "eth3", true), link(7, "tun7", false)];
     let mut host = HostState::default();

@@ -39,7 +39,7 @@ pub struct IkeSa {
 }
 
 /// A pair of ESP SAs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildSa {
     /// charon's unique id, never reused by the process.
     pub id: u64,

@@ -103,13 +103,9 @@ ike = {{ version = {version} }}
             id: 1,
             name: name.into(),
             state: "INSTALLED".into(),
-            spi_in: String::new(),
-            spi_out: String::new(),
-            bytes_in: 0,
-            bytes_out: 0,
-            age: 0,
             local: selectors(local),
             remote: selectors(remote),
+            ..ChildSa::default()
         }
     }
 
@@ -139,7 +135,7 @@ ike = {{ version = {version} }}
     }
 
     #[test]
-    fn a_default_prefix_is_admitted_by_any_part_of_it() {
+    fn default_prefix_narrowed_to_a_part_is_complete() {
         let mut config = config(2);
         let connection = config.connections.get_mut("a").expect("it is there");
         connection.local_cidrs = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("a prefix")).into();
@@ -152,7 +148,7 @@ ike = {{ version = {version} }}
     }
 
     #[test]
-    fn a_child_with_an_sa_is_narrowed_and_one_without_is_not() {
+    fn missing_child_with_sa_is_narrowed() {
         let config = config(1);
         let tunnel = config.tunnel("a").expect("it has one");
         let children = vec![sa("vpnhub-a-1", "192.168.0.0/24", "10.1.0.0/25")];

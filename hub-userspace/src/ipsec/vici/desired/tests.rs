@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
 
-const SECRET: &str = "kept-to-itself-0123456789";
+const SECRET: &str = "not-for-logs-0123456789";
 
 fn config(folder: &Path, ipsec: &str) -> Config {
     let psk = folder.join("psk");

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_complete_or_removed_is_not_due() {
+    fn complete_or_removed_child_is_not_due() {
         let now = Instant::now();
         let mut retries = Retries::default();
         for name in ["a", "b", "c"] {

@@ -174,7 +174,7 @@ fn table_after_any_changes_equals_a_model_without_indexes() {
 }
 
 #[test]
-fn an_event_of_one_of_a_thousand_connections_touches_that_one() {
+fn event_among_thousand_connections_changes_one() {
     let mut random = SmallRng::seed_from_u64(1);
     let mut table = SaTable::default();
     let up = |random: &mut SmallRng, number: u64| {

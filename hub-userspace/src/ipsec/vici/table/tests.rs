@@ -17,11 +17,9 @@ fn child(id: u64) -> ChildSa {
         state: "INSTALLED".to_owned(),
         spi_in: format!("c{id:07x}"),
         spi_out: format!("d{id:07x}"),
-        bytes_in: 0,
-        bytes_out: 0,
-        age: 0,
         local: selectors("192.168.0.0/24"),
         remote: selectors("10.10.10.0/24"),
+        ..ChildSa::default()
     }
 }
 
@@ -47,17 +45,17 @@ fn event_sequences_end_in_existing_sas() {
     let ike_rekeyed = |old, new| SaChange::IkeRekeyed { old, new: ike(new) };
     let table: Vec<(&str, Vec<SaChange>, &[u64])> = vec![
         ("up", vec![SaChange::IkeUp(ike(1)), up(1, 1)], &[1]),
-        ("up, the IKE SA told later", vec![up(1, 1), SaChange::IkeUp(ike(1))], &[1]),
+        ("up, the IKE SA reported later", vec![up(1, 1), SaChange::IkeUp(ike(1))], &[1]),
         ("up and down", vec![up(1, 1), down(1)], &[]),
         ("twice each", vec![up(1, 1), up(1, 1), down(1), down(1)], &[]),
-        ("up told after down", vec![down(1), up(1, 1)], &[]),
+        ("up reported after down", vec![down(1), up(1, 1)], &[]),
         ("rekeyed", vec![up(1, 1), rekeyed(1, 1, 2)], &[2]),
         ("rekeyed, the old one closes then", vec![up(1, 1), rekeyed(1, 1, 2), down(1)], &[2]),
-        ("rekeyed, told twice", vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 2)], &[2]),
+        ("rekeyed, reported twice", vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 2)], &[2]),
         ("rekeyed twice", vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 2, 3)], &[3]),
-        ("rekeyed twice, told the wrong way round", vec![up(1, 1), rekeyed(1, 2, 3), rekeyed(1, 1, 2)], &[3]),
-        ("rekeyed, the old one told up too late", vec![rekeyed(1, 1, 2), up(1, 1)], &[2]),
-        ("the new one closes before the rekeying is told", vec![up(1, 1), down(2), rekeyed(1, 1, 2)], &[]),
+        ("rekeyed twice, reported the wrong way round", vec![up(1, 1), rekeyed(1, 2, 3), rekeyed(1, 1, 2)], &[3]),
+        ("rekeyed, the old one reported up too late", vec![rekeyed(1, 1, 2), up(1, 1)], &[2]),
+        ("the new one closes before the rekeying is reported", vec![up(1, 1), down(2), rekeyed(1, 1, 2)], &[]),
         (
             "both ends rekey at once, the first of the new ones loses",
             vec![up(1, 1), rekeyed(1, 1, 2), rekeyed(1, 1, 3), down(2)],
@@ -323,8 +321,8 @@ fn rekeying_events_in_any_order_keep_selectors() {
     for (what, events, last) in [
         ("ours wins", vec![rekeyed(&to_2), rekeyed(&to_3), updown(&down("3")), updown(&down("1"))], 2),
         ("theirs wins", vec![rekeyed(&to_2), rekeyed(&to_3), updown(&down("2")), updown(&down("1"))], 3),
-        ("the loser is told last", vec![rekeyed(&to_2), updown(&down("1")), rekeyed(&to_3), updown(&down("3"))], 2),
-        ("the loser's end is told first", vec![rekeyed(&to_2), updown(&down("3")), rekeyed(&to_3)], 2),
+        ("the loser is reported last", vec![rekeyed(&to_2), updown(&down("1")), rekeyed(&to_3), updown(&down("3"))], 2),
+        ("the loser's end is reported first", vec![rekeyed(&to_2), updown(&down("3")), rekeyed(&to_3)], 2),
         ("each twice", vec![rekeyed(&to_2), rekeyed(&to_2), updown(&down("1")), updown(&down("1"))], 2),
     ] {
         let mut table = SaTable::default();
@@ -344,7 +342,7 @@ fn restarted_charon_may_reuse_sa_ids() {
     let down = event_bytes("a", "1", &[child_bytes("a-1", "1", "10.10.10.0/24")]);
     let mut table = SaTable::default();
     assert!(after(&mut table, &[("child-updown", &up), ("child-updown", &down)]).is_empty());
-    assert!(after(&mut table, &[("child-updown", &up)]).is_empty(), "told too late by the same one");
+    assert!(after(&mut table, &[("child-updown", &up)]).is_empty(), "reported too late by the same one");
     // The new process reuses the number of a closed SA for its first one.
     table.lose_all();
     assert_eq!(after(&mut table, &[("child-updown", &up)]), [1]);

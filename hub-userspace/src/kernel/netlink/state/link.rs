@@ -6,7 +6,7 @@ use imbl::{OrdMap, ordmap::DiffItem};
 use serde::{Deserialize, Serialize};
 
 /// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Interface index.
     pub index: u32,

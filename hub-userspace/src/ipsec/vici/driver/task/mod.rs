@@ -52,7 +52,7 @@ pub struct DriverTask {
     /// The state loaded into the charon of this session.
     loaded: DesiredState,
     refusals: Refusals,
-    /// Connections whose files have changed, and nobody has been told yet.
+    /// Connections whose files have changed since the last report.
     renewed: BTreeSet<String>,
     /// Connections that are loaded with other certificates when they are down, by charon's name.
     deferred: BTreeSet<String>,

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::ipsec::vici::event::ChildSa;
 
-    fn told(version: u8, used: &[&str]) -> Vec<(String, String, String)> {
+    fn rest_of(version: u8, used: &[&str]) -> Vec<(String, String, String)> {
         let text = format!(
             r#"
 [gateway]
@@ -148,18 +148,8 @@ ike = {{ version = {version} }}
             is_narrowed,
         };
         let all = [missing("10.1.0.0/24", true), missing("10.1.1.0/24", true), missing("10.1.2.0/24", false)];
-        let child = |name: &&str| ChildSa {
-            id: 1,
-            name: (*name).to_owned(),
-            state: "INSTALLED".into(),
-            spi_in: String::new(),
-            spi_out: String::new(),
-            bytes_in: 0,
-            bytes_out: 0,
-            age: 0,
-            local: Vec::new(),
-            remote: Vec::new(),
-        };
+        let child =
+            |name: &&str| ChildSa { id: 1, name: (*name).to_owned(), state: "INSTALLED".into(), ..ChildSa::default() };
         let state = Tunnel { children: used.iter().map(child).collect(), ..Tunnel::default() };
         let rest = rest(&config.tunnel("a").expect("it has one"), &state, &all);
         let text = |prefixes: &[IpNet]| prefixes.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" ");
@@ -170,8 +160,8 @@ ike = {{ version = {version} }}
     fn narrowed_selectors_get_children_of_their_own_with_unused_names() {
         let (one, two, both) = ("10.1.0.0/24", "10.1.1.0/24", "10.1.0.0/24 10.1.1.0/24");
         let row = |name: &str, remote: &str| (name.to_owned(), "192.168.0.0/24".to_owned(), remote.to_owned());
-        assert_eq!(told(2, &["vpnhub-a"]), [row("vpnhub-a-rest-1", both)]);
-        assert_eq!(told(2, &["vpnhub-a", "vpnhub-a-rest-1"]), [row("vpnhub-a-rest-2", both)]);
-        assert_eq!(told(1, &["vpnhub-a-rest-1"]), [row("vpnhub-a-rest-2", one), row("vpnhub-a-rest-3", two)]);
+        assert_eq!(rest_of(2, &["vpnhub-a"]), [row("vpnhub-a-rest-1", both)]);
+        assert_eq!(rest_of(2, &["vpnhub-a", "vpnhub-a-rest-1"]), [row("vpnhub-a-rest-2", both)]);
+        assert_eq!(rest_of(1, &["vpnhub-a-rest-1"]), [row("vpnhub-a-rest-2", one), row("vpnhub-a-rest-3", two)]);
     }
 }
