@@ -20,8 +20,13 @@ use crate::{
         slow_path::{self, Sources},
     },
     kernel::netlink::{Family, RouteAction},
-    routing::rib::{Members, Rib},
+    routing::{
+        groups::AffectedGroups,
+        rib::{Members, Rib},
+    },
 };
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Destinations planned in one batch: takes some tenths of a millisecond.
 const AT_ONCE: usize = 1024;
@@ -30,6 +35,8 @@ const AT_ONCE: usize = 1024;
 pub(super) struct RoutePlan {
     /// Current action of the routes of these members.
     actions: HashMap<(Arc<Members>, Family), Option<Arc<RouteAction>>>,
+    /// As last read from the host.
+    sources: Sources,
     /// Destinations still to plan.
     todo: BTreeSet<IpNet>,
     /// The kernel table that routes are published to, as last planned.
@@ -41,35 +48,45 @@ pub(super) struct RoutePlan {
 }
 
 impl RoutePlan {
-    /// Takes over changed destinations, and changes caused by states, links and neighbours.
-    pub fn follow(&mut self, inputs: Inputs<'_>, rib: &Rib, effects: &mut Vec<Effect>) {
-        let mut actions = HashMap::new();
-        let sources = Sources::of(inputs);
-        for members in rib.groups() {
-            for family in [Family::V4, Family::V6] {
-                let key = (Arc::clone(members), family);
-                let new = slow_path::action(inputs, &sources, members, family);
-                let action = match self.actions.remove(&key) {
-                    Some(old) if old.as_deref() == new.as_ref() => old,
-                    _ => {
-                        let of_family = |destination: &IpNet| slow_path::family(*destination) == family;
-                        // `append` would rebuild the whole set for each group.
-                        self.todo.extend(rib.destinations(members).filter(of_family));
-                        new.map(Arc::new)
+    /// Takes over changed destinations, and changes caused by states, links and neighbours of the affected groups.
+    pub fn follow(&mut self, inputs: Inputs<'_>, rib: &Rib, affected: &AffectedGroups) {
+        match affected {
+            AffectedGroups::All => {
+                self.sources = Sources::of(inputs);
+                self.actions.retain(|(members, _), _| rib.has_group(members));
+                rib.groups().for_each(|members| self.follow_group(inputs, rib, members));
+            }
+            AffectedGroups::Some { groups, gone, .. } => {
+                for members in gone {
+                    for family in FAMILIES {
+                        self.actions.remove(&(Arc::clone(members), family));
                     }
-                };
-                actions.insert(key, action);
+                }
+                groups.iter().for_each(|members| self.follow_group(inputs, rib, members));
             }
         }
-        self.actions = actions;
         self.todo.append(&mut rib.changed().collect());
         let publish_table = slow_path::publish_table(inputs.config);
         if self.publish_table.replace(publish_table) != Some(publish_table) {
             self.publish_tables.insert(publish_table);
             self.todo.append(&mut rib.iter().collect());
         }
-        effects.push(Effect::Neighbours(slow_path::neighbours(inputs, rib)));
         self.unsettled = true;
+    }
+
+    /// Plans a group's destinations again if its action has changed.
+    fn follow_group(&mut self, inputs: Inputs<'_>, rib: &Rib, members: &Arc<Members>) {
+        for family in FAMILIES {
+            let new = slow_path::action(inputs, &self.sources, members, family);
+            let key = (Arc::clone(members), family);
+            if self.actions.get(&key).is_some_and(|old| old.as_deref() == new.as_ref()) {
+                continue;
+            }
+            self.actions.insert(key, new.map(Arc::new));
+            let of_family = |destination: &IpNet| slow_path::family(*destination) == family;
+            // `append` would rebuild the whole set for each group.
+            self.todo.extend(rib.destinations(members).filter(of_family));
+        }
     }
 
     /// There are destinations to plan, or an [`Effect::Settle`] is due.

@@ -25,29 +25,28 @@ use crate::{
 };
 
 impl World {
-    /// Updates the negotiated selectors of connections from their SAs. Returns whether any has changed. An SA that
-    /// replaces another one, as in a rekey, changes nothing.
-    pub(super) fn refresh_selectors(&mut self, affected: &Affected) -> bool {
+    /// Updates the negotiated selectors of connections from their SAs. Returns the connections whose selectors have
+    /// changed. An SA that replaces another one, as in a rekey, changes nothing.
+    pub(super) fn refresh_selectors(&mut self, affected: &Affected) -> Vec<String> {
         let Self { config, tunnels, policies, host, negotiated, dirty_selectors, .. } = self;
         let sources = Sources { ike: tunnels, xfrm: policies, host };
-        let mut differ = false;
+        let mut changed = Vec::new();
         for name in affected.names(config) {
             match effective::negotiated(config, name, sources, negotiated.get(name)) {
                 Some(selectors) if negotiated.get(name) == Some(&selectors) => {}
                 Some(selectors) => {
                     negotiated.insert(name.clone(), selectors);
                     dirty_selectors.insert(name.clone());
-                    differ = true;
+                    changed.push(name.clone());
                 }
-                None => differ |= negotiated.remove(name).is_some(),
+                None => changed.extend(negotiated.remove_entry(name).map(|(name, _)| name)),
             }
         }
         if affected.is_all() {
-            let count = negotiated.len();
+            changed.extend(negotiated.keys().filter(|name| !config.connections.contains_key(*name)).cloned());
             negotiated.retain(|name, _| config.connections.contains_key(name));
-            differ |= negotiated.len() != count;
         }
-        differ
+        changed
     }
 
     /// Logs and publishes changed selectors, except those of connections that have just been published.

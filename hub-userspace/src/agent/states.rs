@@ -31,8 +31,8 @@ fn no_answer(peer: IpAddr, interface: &str, bridge_port: bool) -> String {
 const GONE: &str = "no longer in the configuration";
 
 impl World {
-    /// Re-evaluates the states of connections. Returns whether any has changed.
-    pub(super) fn evaluate(&mut self, affected: &Affected, now: Instant) -> bool {
+    /// Re-evaluates the states of connections. Returns those that have changed.
+    pub(super) fn evaluate(&mut self, affected: &Affected, now: Instant) -> Vec<String> {
         let Self { liveness, config, host, tunnels, policies, health, states, .. } = self;
         let healthy = |name: &str| Some(health.get(name)?.verdict? == Verdict::Healthy);
         let tunnel = |name: &str, connection: &Connection| match (&connection.ipsec, connection.selectors) {
@@ -49,16 +49,16 @@ impl World {
             changed.extend(states.keys().filter(|name| !config.connections.contains_key(*name)).cloned());
         }
         if changed.is_empty() {
-            return false;
+            return changed;
         }
         let states = Arc::make_mut(states);
-        for name in changed {
-            match state(&name) {
-                Some(state) => _ = states.insert(name, state),
-                None => _ = states.remove(&name),
+        for name in &changed {
+            match state(name) {
+                Some(state) => _ = states.insert(name.clone(), state),
+                None => _ = states.remove(name),
             }
         }
-        true
+        changed
     }
 
     /// Stores the states of connections for the next agent.

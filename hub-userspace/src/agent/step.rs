@@ -12,9 +12,10 @@ use super::{
 use crate::{
     config::model::SelectorSource,
     connection::affected::Affected,
+    fib::slow_path,
     health::{self, CheckTarget},
     ipsec::links::xfrm_links,
-    kernel::netlink::Changes,
+    kernel::netlink::{Changes, HostState},
 };
 
 /// Handles an event and returns the effects to perform, in order. Some effects return a result as [`Event::Done`].
@@ -39,10 +40,7 @@ impl World {
                 return;
             }
             Event::Host { host, changes } => {
-                self.host = host;
-                if changes.failed {
-                    self.pending.affected = Affected::All;
-                }
+                self.follow_host(host, &changes);
                 self.pending.host.add(changes);
             }
             Event::Health(reports) => {
@@ -119,10 +117,11 @@ impl World {
     /// If next hops must be rerouted around a failure, only that is done at first. The rest follows when it is
     /// written.
     fn reconcile(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { ref host, config, egress, .. } = self.pending;
-        let (links, carrier, neighbours, mut changed) = (host.links, host.carrier, host.neighbours, egress);
-        if links || carrier || config {
+        let Pending { ref host, config, .. } = self.pending;
+        let (links, carrier, neighbours) = (host.links, host.carrier, host.neighbours);
+        if links || config {
             self.pending.affected = Affected::All;
+            self.pending.egress = Affected::All;
         }
         if !mem::take(&mut self.pending.rerouted) {
             if links || neighbours || config {
@@ -130,12 +129,15 @@ impl World {
             }
             let affected = mem::take(&mut self.pending.affected);
             if !affected.is_empty() {
-                self.pending.selectors |= self.refresh_selectors(&affected);
-                changed |= self.evaluate(&affected, now);
-                self.pending.egress = changed;
+                let selectors = self.refresh_selectors(&affected);
+                self.pending.selectors |= !selectors.is_empty();
+                self.pending.egress.add(selectors);
+                let states = self.evaluate(&affected, now);
+                self.pending.egress.add(states);
             }
             self.pending.affected = affected;
-            if (links || carrier || changed) && !config && self.reroute(effects) {
+            let reroutes = links || carrier || !self.pending.egress.is_empty();
+            if reroutes && !config && self.reroute(effects) {
                 self.pending.rerouted = true;
                 return;
             }
@@ -170,18 +172,21 @@ impl World {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
         let host = links || carrier || addresses || neighbours;
-        if host || config || egress || selectors || self.rib.changed().len() > 0 {
-            self.follow_routes(effects);
-            self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
+        if host || config || selectors || !egress.is_empty() || self.rib.changed().len() > 0 {
+            self.follow_routes(&egress, host || config, effects);
+            if links || config {
+                self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
+            }
             let recompiled = Recompiled {
                 policy: links || addresses || config || selectors,
                 neighbours: links || neighbours || config,
+                egress,
             };
             if !self.write_tables(recompiled, effects) {
                 self.retry(now);
             }
         }
-        if selectors {
+        if config {
             // Connections may have other slots now.
             affected = Affected::All;
         }
@@ -227,7 +232,8 @@ impl World {
                 if tc_only != self.tc_only {
                     // Whether a driver supports native XDP is known only after an attempt.
                     self.tc_only = tc_only;
-                    if !self.write_tables(Recompiled { policy: true, neighbours: false }, effects) {
+                    let recompiled = Recompiled { policy: true, neighbours: false, egress: Affected::All };
+                    if !self.write_tables(recompiled, effects) {
                         self.retry(now);
                     }
                 }
@@ -277,10 +283,35 @@ impl World {
         effects.push(Effect::Checks(checks));
     }
 
-    /// Updates the kernel's routes and neighbours.
-    fn follow_routes(&mut self, effects: &mut Vec<Effect>) {
+    /// Takes over the host's state. Changes of links, except up and down, affect all connections.
+    fn follow_host(&mut self, host: HostState, changes: &Changes) {
+        let interfaces = host.changed_interfaces(&self.host);
+        let names = |interfaces: &BTreeSet<u32>| -> BTreeSet<&str> {
+            interfaces.iter().filter_map(|index| Some(host.links.get(index)?.name.as_str())).collect()
+        };
+        let (all, with_addresses) = (names(&interfaces.all), names(&interfaces.addresses));
+        let connections = self.config.connections.iter();
+        let on_them = connections.filter(|(_, connection)| all.contains(connection.interface.as_str()));
+        let (of_sites, names): (BTreeSet<&str>, Vec<String>) =
+            on_them.map(|(name, connection)| (connection.interface.as_str(), name.clone())).unzip();
+        self.pending.affected.add(names.iter().cloned());
+        self.pending.egress.add(names);
+        if changes.addresses && !with_addresses.is_subset(&of_sites) {
+            // An address of another interface may be the source of packets to any site.
+            self.pending.egress = Affected::All;
+        }
+        self.host = host;
+    }
+
+    /// Updates the kernel's routes to these connections and destinations that changed, and the neighbours if they may
+    /// have changed.
+    fn follow_routes(&mut self, egress: &Affected, neighbours: bool, effects: &mut Vec<Effect>) {
         let mut routes = mem::take(&mut self.routes);
-        routes.follow(self.inputs(), &self.rib, effects);
+        let affected = self.rib.affected_groups(egress, true);
+        routes.follow(self.inputs(), &self.rib, &affected);
+        if neighbours || self.rib.changed().len() > 0 {
+            effects.push(Effect::Neighbours(slow_path::neighbours(self.inputs(), &self.rib)));
+        }
         if self.is_starting {
             // The kernel needs time for many routes: start early, in parallel with other work.
             routes.plan(&self.rib, &self.config, effects);

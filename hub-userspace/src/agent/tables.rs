@@ -6,17 +6,21 @@ use super::{
     effect::Effect,
     world::{Recompiled, World, Writing},
 };
-use crate::fib::{self, id_allocator::Full, id_maps::IdMaps, tables::Write};
+use crate::{
+    connection::affected::Affected,
+    fib::{self, id_allocator::Full, id_maps::IdMaps, tables::Write},
+};
 
 impl World {
     /// Reroutes next-hop groups around a failed next hop, or back. Returns whether there is anything to write.
     /// Modifies nothing else, so that it takes as long with a hundred thousand routes as with ten.
     pub(super) fn reroute(&mut self, effects: &mut Vec<Effect>) -> bool {
-        let compiled = self.with_ids(|world, ids| fib::egress_tables(world.inputs(), &world.rib, ids));
+        let affected = self.rib.affected_groups(&self.pending.egress, false);
+        let compiled = self.with_ids(|world, ids| fib::egress_tables(world.inputs(), &world.rib, ids, &affected));
         let writes = match compiled {
             // After an error an interface may be missing from the tables: all tables must be written, in order.
-            Ok(compiled) if !self.tables.has_ports_of(&compiled.egress) => return false,
-            Ok(compiled) => self.tables.reroutes_to(&compiled.egress),
+            Ok(compiled) if !self.tables.has_ports_of(&compiled.entries) => return false,
+            Ok(compiled) => self.tables.reroutes_to(&compiled.entries),
             Err(full) => {
                 effects.push(Effect::Fail(full.to_string()));
                 return false;
@@ -25,7 +29,7 @@ impl World {
         if writes.is_empty() {
             return false;
         }
-        // Routes with a pending change still use groups that are otherwise unused.
+        // Destinations with a pending change still use groups that are otherwise unused.
         let all = self.rib.changed().len() == 0;
         self.writing = Some(Writing { routes: BTreeSet::new(), recompiled: Recompiled::default(), all });
         effects.push(Effect::Write(writes));
@@ -34,7 +38,7 @@ impl World {
 
     /// Writes the tables: next hops, routes and those of `recompiled`. Returns whether they have room.
     pub(super) fn write_tables(&mut self, recompiled: Recompiled, effects: &mut Vec<Effect>) -> bool {
-        let writes = self.with_ids(|world, ids| world.compile(recompiled, ids));
+        let writes = self.with_ids(|world, ids| world.compile(&recompiled, ids));
         match writes {
             Ok(writes) if writes.is_empty() => {
                 self.written(&[], 0, false, effects);
@@ -46,28 +50,29 @@ impl World {
             }
             Err(full) => {
                 effects.push(Effect::Fail(full.to_string()));
-                self.pend_tables(recompiled);
+                self.pend_tables(&recompiled);
                 false
             }
         }
     }
 
-    fn compile(&mut self, recompiled: Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
-        let Recompiled { policy, neighbours } = recompiled;
+    fn compile(&mut self, recompiled: &Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
+        let Recompiled { policy, neighbours, ref egress } = *recompiled;
         if policy {
             self.policy = fib::policy_tables(self.inputs(), ids)?;
         }
         if neighbours {
             self.neighbours = fib::neighbour_table(self.inputs());
         }
-        let compiled = fib::egress_tables(self.inputs(), &self.rib, ids)?;
+        let affected = self.rib.affected_groups(egress, true);
+        let compiled = fib::egress_tables(self.inputs(), &self.rib, ids, &affected)?;
         let any = self.rib.changed().len() > 0;
         // `make_mut` copies the RIB while a snapshot uses it: avoided when nothing has changed.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
         let (policy, neighbours) = (policy.then_some(&self.policy), neighbours.then_some(&self.neighbours));
         let routes_to = compiled.routes(&self.rib, &routes);
-        let writes = self.tables.writes_to(policy, neighbours, &compiled.egress, routes_to);
-        self.writing = Some(Writing { routes, recompiled, all: true });
+        let writes = self.tables.writes_to(policy, neighbours, &compiled.entries, routes_to);
+        self.writing = Some(Writing { routes, recompiled: recompiled.clone(), all: true });
         Ok(writes)
     }
 
@@ -82,7 +87,7 @@ impl World {
             if !routes.is_empty() {
                 Arc::make_mut(&mut self.rib).keep_changed(routes);
             }
-            self.pend_tables(recompiled);
+            self.pend_tables(&recompiled);
         } else {
             if recompiled.policy {
                 self.ids.policy.end();
@@ -100,10 +105,10 @@ impl World {
     }
 
     /// Schedules another write of the tables.
-    fn pend_tables(&mut self, recompiled: Recompiled) {
+    fn pend_tables(&mut self, recompiled: &Recompiled) {
         self.pending.selectors |= recompiled.policy;
         self.pending.host.neighbours |= recompiled.neighbours;
-        self.pending.egress = true;
+        self.pending.egress = Affected::All;
     }
 
     /// Starts a grace period, unless one is running: ends when no packet in flight uses the old tables.

@@ -31,7 +31,7 @@ use crate::{
         sysctl::Settings,
     },
     policy::selectors::Negotiated,
-    routing::rib::Rib,
+    routing::{groups::AffectedGroups, rib::Rib},
 };
 
 /// Delay before a failed operation is retried, unless an event triggers it earlier.
@@ -107,8 +107,8 @@ pub(super) struct Pending {
     pub config: bool,
     /// Connections whose state and selectors must be re-evaluated.
     pub affected: Affected,
-    /// The state of a connection has changed.
-    pub egress: bool,
+    /// Connections whose next hop, or share of the traffic, may have changed.
+    pub egress: Affected,
     /// The negotiated selectors have changed.
     pub selectors: bool,
     /// The nftables table must be rewritten.
@@ -117,11 +117,13 @@ pub(super) struct Pending {
     pub rerouted: bool,
 }
 
-/// Tables that a map write compiles and compares, in addition to next hops and routes.
-#[derive(Debug, Clone, Copy, Default)]
+/// Tables that a map write compiles and compares, in addition to changed routes.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Recompiled {
     pub policy: bool,
     pub neighbours: bool,
+    /// Next hops and groups of these connections.
+    pub egress: Affected,
 }
 
 /// Scope of a map write.
@@ -185,7 +187,7 @@ impl World {
                 host: Changes::everything(),
                 config: true,
                 affected: Affected::All,
-                egress: true,
+                egress: Affected::All,
                 selectors: true,
                 guard: true,
                 rerouted: false,
@@ -247,7 +249,8 @@ impl World {
             tc_only: &self.tc_only,
         };
         let ids = &mut self.ids.clone();
-        let room = fib::policy_tables(inputs, ids).and_then(|_| fib::egress_tables(inputs, rib, ids));
+        let all = &AffectedGroups::All;
+        let room = fib::policy_tables(inputs, ids).and_then(|_| fib::egress_tables(inputs, rib, ids, all));
         rib.follow(self.config.vpc.as_ref(), &self.host);
         rib.change(&routes.inverse());
         room.map(drop)

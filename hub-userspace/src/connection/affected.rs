@@ -26,6 +26,14 @@ impl Affected {
         *self == Self::All
     }
 
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: Self) {
+        match other {
+            Self::All => *self = Self::All,
+            Self::Some(names) => self.add(names),
+        }
+    }
+
     pub fn add(&mut self, added: impl IntoIterator<Item = String>) {
         if let Self::Some(names) = self {
             names.extend(added);

@@ -40,6 +40,18 @@ pub fn difference<K: Ord + Copy, V: Eq + Clone>(old: &BTreeMap<K, V>, new: &BTre
     }
 }
 
+/// The changes that add these entries and delete those of `obsolete` that are not among them.
+pub fn partial_difference<K: Ord + Copy, V: Eq + Clone>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    obsolete: impl Iterator<Item = K>,
+) -> MapDifference<K, V> {
+    let differs = |(key, value): &(&K, &V)| old.get(key) != Some(value);
+    let puts = new.iter().filter(differs).map(|(key, value)| (*key, value.clone())).collect();
+    let is_left = |key: &K| !new.contains_key(key) && old.contains_key(key);
+    MapDifference { puts, deletes: obsolete.filter(is_left).collect() }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

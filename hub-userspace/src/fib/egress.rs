@@ -13,54 +13,78 @@ use super::inputs::Inputs;
 use crate::{
     fib::{
         id_allocator::Full,
-        id_maps::{self, EgressIds, Group, IdMaps, IngressLayout, Member},
-        tables::{EgressTables, RouteChanges},
+        id_maps::{EgressIds, Group, IdMaps, IngressLayout, Member},
+        old_group::record,
+        tables::{EgressEntries, Obsolete, RouteChanges},
     },
-    routing::rib::{self, Members, Rib, Target},
+    routing::{
+        groups::AffectedGroups,
+        rib::{self, Members, Rib, Target},
+    },
 };
 
-/// The egress tables, and the route to the group of each set of members.
+/// Egress entries of the affected groups, and the routes to these groups.
 #[derive(Debug, Default)]
 pub struct CompiledEgress {
-    pub egress: EgressTables,
+    pub entries: EgressEntries,
     groups: HashMap<Arc<Members>, Route>,
     vpc: HashMap<Option<IpAddr>, Route>,
 }
 
-/// Compiles the groups of the RIB, after [`super::policy_tables`] has numbered the connections. Unused ids are
-/// quarantined by [`EgressIds::end`]; call it once the tables are written.
-pub fn egress_tables(inputs: Inputs<'_>, rib: &Rib, layout: &mut IdMaps) -> Result<CompiledEgress, Full> {
+/// Compiles the affected groups of the RIB and the VPC's, after [`super::policy_tables`] has numbered the connections.
+/// Unused ids are quarantined by [`EgressIds::end`]; call it once the tables are written.
+pub fn egress_tables(
+    inputs: Inputs<'_>,
+    rib: &Rib,
+    layout: &mut IdMaps,
+    affected: &AffectedGroups,
+) -> Result<CompiledEgress, Full> {
     let IdMaps { policy, egress } = layout;
-    egress.begin();
-    let slots =
-        inputs.config.connections.keys().filter_map(|name| Some((policy.connections.get(name)?, name.as_str())));
+    let slot = |name: &String| policy.connections.get(name);
+    // In a fixed order, so that equal input gives equal ids.
+    let groups: BTreeSet<&Arc<Members>> = match affected {
+        AffectedGroups::All => {
+            egress.begin();
+            rib.groups().collect()
+        }
+        AffectedGroups::Some { connections, groups, gone } => {
+            egress.begin_some(connections.iter().filter_map(slot), gone.iter());
+            groups.iter().collect()
+        }
+    };
     let mut compiler = EgressCompiler {
         inputs,
         numbers: policy,
-        connections: slots.collect(),
         layout: egress,
         next_hops: HashMap::new(),
         compiled: CompiledEgress::default(),
     };
-    // In a fixed order, so that equal input gives equal ids.
-    let groups: BTreeSet<&Arc<Members>> = rib.groups().collect();
     for members in groups {
         let route = compiler.connections(members, rib)?;
         compiler.compiled.groups.insert(Arc::clone(members), route);
     }
     for gateway in rib.gateways() {
         let group = compiler.layout.single(Member::Vpc(gateway))?;
-        let route = compiler.route(&group, &HashMap::new())?;
+        let route = compiler.route(&group, &HashMap::new(), &HashMap::new())?;
         compiler.compiled.vpc.insert(gateway, Route { flags: Route::VPC, ..route });
     }
-    Ok(compiler.compiled)
+    let mut compiled = compiler.compiled;
+    if let AffectedGroups::Some { gone, .. } = affected {
+        let singles = gone.iter().filter(|members| members.len() == 1).flat_map(|members| members.keys());
+        let singles = singles.filter_map(slot).map(|bucket| bucket..bucket + 1);
+        compiled.entries.obsolete = Some(Obsolete {
+            next_hops: egress.next_hops.unused(),
+            buckets: egress.unused_buckets().chain(singles).collect(),
+        });
+    }
+    Ok(compiled)
 }
 
 impl CompiledEgress {
     /// The changes of the route trie for these destinations.
     ///
     /// # Panics
-    /// When the RIB's groups have changed since this was compiled.
+    /// When a destination's group was not among the affected ones.
     pub fn routes(&self, rib: &Rib, destinations: &BTreeSet<IpNet>) -> RouteChanges {
         let change = |destination: &IpNet| {
             let route = rib.target(*destination).map(|target| self.route(&target));
@@ -82,19 +106,21 @@ impl CompiledEgress {
 struct EgressCompiler<'a> {
     inputs: Inputs<'a>,
     numbers: &'a IngressLayout,
-    /// Names by `COUNTERS` slot.
-    connections: HashMap<u32, &'a str>,
     layout: &'a mut EgressIds,
     /// Index into `NEXT_HOPS`, for the members so far.
     next_hops: HashMap<Member, u32>,
     compiled: CompiledEgress,
 }
 
+/// Names of the connections that carry a group's traffic.
+type Names<'a> = HashMap<Member, &'a str>;
+
 impl EgressCompiler<'_> {
     fn connections(&mut self, members: &Arc<Members>, rib: &Rib) -> Result<Route, Full> {
         let slots = &self.numbers.connections;
         let member = |name: &str| Member::Connection(slots.get(name).expect("every connection has been numbered"));
         let active = rib::active(members, self.inputs.states);
+        let names: Names<'_> = active.iter().map(|(name, _)| (member(name), *name)).collect();
         let active: Vec<(Member, u32)> = active.into_iter().map(|(name, part)| (member(name), part)).collect();
         let (group, paths) = if let (1, [(only, _)]) = (members.len(), active.as_slice()) {
             // The weight of a single member has no effect.
@@ -105,20 +131,19 @@ impl EgressCompiler<'_> {
                 first_bucket: group.first,
                 connection: slots.get(name).expect("every connection has been numbered"),
             };
-            self.compiled.egress.members.extend(members.keys().map(|name| (key(name), 0)));
-            self.compiled.egress.groups.insert(group.first / GROUP_BUCKETS, id_maps::record(members));
-            (group, self.paths(&active))
+            self.compiled.entries.members.extend(members.keys().map(|name| (key(name), 0)));
+            self.compiled.entries.groups.insert(group.first / GROUP_BUCKETS, record(members));
+            (group, self.paths(&active, &names))
         };
-        self.route(&group, &paths)
+        self.route(&group, &paths, &names)
     }
 
     /// The path bits of a bucket, which select each member in the kernel's route from
     /// [`crate::fib::slow_path::action`]: members whose interface is up, in order of interfaces. Empty if the kernel's
     /// route has a single next hop.
-    fn paths(&self, active: &[(Member, u32)]) -> HashMap<Member, u32> {
+    fn paths(&self, active: &[(Member, u32)], names: &Names<'_>) -> HashMap<Member, u32> {
         let hop = |(member, part): &(Member, u32)| {
-            let Member::Connection(slot) = *member else { return None };
-            let connection = &self.inputs.config.connections[self.connections[&slot]];
+            let connection = &self.inputs.config.connections[names[member]];
             let link = self.inputs.host.link(&connection.interface).filter(|link| link.is_up())?;
             Some((link.index, connection.peer, *member, (*part).clamp(1, u8::MAX.into())))
         };
@@ -138,28 +163,26 @@ impl EgressCompiler<'_> {
     }
 
     /// Fills the buckets of a group; returns the route to it.
-    fn route(&mut self, group: &Group, paths: &HashMap<Member, u32>) -> Result<Route, Full> {
-        let first = group.first as usize;
-        let buckets = &mut self.compiled.egress.buckets;
-        buckets.resize(buckets.len().max(first + group.owners.len()), EgressTables::NOWHERE);
-        for (bucket, owner) in (first..).zip(group.owners.iter()) {
+    fn route(&mut self, group: &Group, paths: &HashMap<Member, u32>, names: &Names<'_>) -> Result<Route, Full> {
+        for (bucket, owner) in (group.first..).zip(group.owners.iter()) {
             let owner = owner.expect("a group has an active member: rib::active never gives none");
             let path = paths.get(&owner).copied().unwrap_or(0);
-            self.compiled.egress.buckets[bucket] = self.next_hop(owner)? | path;
+            let next_hop = self.next_hop(owner, names.get(&owner).copied())?;
+            self.compiled.entries.buckets.push((bucket, next_hop | path));
         }
         let bucket_mask = u16::try_from(group.owners.len() - 1).expect("asserted in hub_common::maps");
         Ok(Route { first_bucket: group.first, bucket_mask, flags: 0 })
     }
 
-    /// The next hop of a member.
-    fn next_hop(&mut self, member: Member) -> Result<u32, Full> {
+    /// The next hop of a member; `name` is the connection's.
+    fn next_hop(&mut self, member: Member, name: Option<&str>) -> Result<u32, Full> {
         if let Some(index) = self.next_hops.get(&member) {
             return Ok(*index);
         }
         let config = self.inputs.config;
         let next_hop = match member {
             Member::Connection(slot) => {
-                let name = self.connections[&slot];
+                let name = name.expect("an owner is active, and active members have names");
                 let connection = &config.connections[name];
                 let scope = self.numbers.scopes.get(&(name.to_owned(), connection.interface.clone()));
                 let scope = scope.expect("every connection has been numbered");
@@ -170,8 +193,8 @@ impl EgressCompiler<'_> {
                 self.way_out((VPC, VPC), &vpc.interface, gateway)
             }
         };
-        let index = self.layout.next_hops.take(next_hop)?;
-        self.compiled.egress.next_hops.insert(index, next_hop);
+        let index = self.layout.next_hop(member, next_hop)?;
+        self.compiled.entries.next_hops.insert(index, next_hop);
         self.next_hops.insert(member, index);
         Ok(index)
     }

@@ -9,12 +9,15 @@ use std::{
 /// Allocates ids from a range to keys.
 ///
 /// A round is one compilation: [`IdAllocator::begin`], [`IdAllocator::take`] for each key in use, [`IdAllocator::end`].
-/// An id whose key was not taken in a round is quarantined. The caller calls [`DeferredFree::begin_release`] and, once
+/// A partial one is [`IdAllocator::begin_some`] with the keys that may have come out of use, and joins a round that has
+/// not ended. An id whose key was not taken in a round is quarantined. The caller calls [`DeferredFree::begin_release`] and, once
 /// no packet in flight can use the id, [`DeferredFree::release`].
 #[derive(Debug, Clone)]
 pub struct IdAllocator<K> {
     what: &'static str,
     given: HashMap<K, Given>,
+    /// The keys of the round; `None` means all.
+    round: Option<Vec<K>>,
     free: BTreeSet<u32>,
     resting: Vec<u32>,
     /// Ids that were quarantined at the call of [`DeferredFree::begin_release`].
@@ -37,12 +40,13 @@ pub struct Full {
     room: usize,
 }
 
-impl<K: Eq + Hash> IdAllocator<K> {
+impl<K: Clone + Eq + Hash> IdAllocator<K> {
     /// `what` names the keys in the error message, in the plural.
     pub fn new(what: &'static str, numbers: Range<u32>) -> Self {
         Self {
             what,
             given: HashMap::new(),
+            round: Some(Vec::new()),
             free: BTreeSet::new(),
             resting: Vec::new(),
             releasing: Vec::new(),
@@ -68,6 +72,31 @@ impl<K: Eq + Hash> IdAllocator<K> {
         for given in self.given.values_mut() {
             given.used = false;
         }
+        self.round = None;
+    }
+
+    /// As [`Self::begin`], for these keys only: all others stay in use.
+    pub fn begin_some<'a>(&mut self, keys: impl IntoIterator<Item = &'a K>)
+    where
+        K: 'a,
+    {
+        for key in keys {
+            if let Some(given) = self.given.get_mut(key) {
+                given.used = false;
+                if let Some(round) = &mut self.round {
+                    round.push(key.clone());
+                }
+            }
+        }
+    }
+
+    /// The ids of the round whose keys have not been taken.
+    pub fn unused(&self) -> BTreeSet<u32> {
+        let unused = |given: &Given| (!given.used).then_some(given.number);
+        match &self.round {
+            None => self.given.values().filter_map(unused).collect(),
+            Some(keys) => keys.iter().filter_map(|key| self.given.get(key)).filter_map(unused).collect(),
+        }
     }
 
     /// The key's id; a new key gets the lowest free one.
@@ -90,14 +119,21 @@ impl<K: Eq + Hash> IdAllocator<K> {
         Ok(number)
     }
 
-    pub fn end(&mut self) {
-        let resting = &mut self.resting;
-        self.given.retain(|_, given| {
-            if !given.used {
-                resting.push(given.number);
+    /// Ends the round: quarantines the ids of keys that were not taken. Returns these keys.
+    pub fn end(&mut self) -> Vec<K> {
+        let given = &mut self.given;
+        let ended: Vec<(K, Given)> = match self.round.replace(Vec::new()) {
+            None => given.extract_if(|_, given| !given.used).collect(),
+            Some(keys) => {
+                let mut end = |key: K| {
+                    let is_unused = given.get(&key).is_some_and(|given| !given.used);
+                    if is_unused { given.remove_entry(&key) } else { None }
+                };
+                keys.into_iter().filter_map(&mut end).collect()
             }
-            given.used
-        });
+        };
+        self.resting.extend(ended.iter().map(|(_, given)| given.number));
+        ended.into_iter().map(|(key, _)| key).collect()
     }
 
     /// The id of a key, if it has one.
@@ -133,6 +169,23 @@ impl<K> DeferredFree for IdAllocator<K> {
 #[cfg(test)]
 mod tests {
     use super::{DeferredFree as _, IdAllocator};
+
+    #[test]
+    fn partial_round_ends_only_its_unused_keys() {
+        let mut slots = IdAllocator::new("things", 1..9);
+        round(&mut slots, &["a", "b", "c"]);
+        slots.begin_some(&["a", "b", "unknown"]);
+        assert_eq!((slots.take("b"), slots.take("d")), (Ok(2), Ok(4)));
+        assert_eq!(slots.unused(), [1].into());
+        // Joins the round that has not ended: "b" comes out of use, "a" comes back.
+        slots.begin_some(&["b"]);
+        assert_eq!(slots.take("a"), Ok(1));
+        assert_eq!(slots.unused(), [2].into());
+        assert_eq!(slots.end(), ["b"]);
+        assert!(slots.begin_release());
+        slots.release();
+        assert_eq!(round(&mut slots, &["a", "c", "d", "e"]), [1, 3, 4, 2]);
+    }
 
     fn round(slots: &mut IdAllocator<&'static str>, keys: &[&'static str]) -> Vec<u32> {
         slots.begin();

@@ -8,13 +8,13 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, GROUP_BUCKETS, GroupRecord, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEXT_HOPS, MAX_PORT_RULES, NextHop,
-    Rules, SHARED_SCOPE, VPC,
+    ADMITS_NOTHING, GROUP_BUCKETS, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEXT_HOPS, MAX_PORT_RULES, NextHop, Rules,
+    SHARED_SCOPE, VPC,
 };
 
 use crate::{
     fib::id_allocator::{DeferredFree, Full, IdAllocator},
-    fib::old_group::OldGroup,
+    fib::old_group::{OldGroup, record},
     policy::selectors::Policy,
     routing::{buckets, rib::Members},
 };
@@ -65,6 +65,8 @@ pub struct IngressLayout {
 #[derive(Debug, Clone)]
 pub struct EgressIds {
     pub next_hops: IdAllocator<NextHop>,
+    /// The next hop of each member, as last compiled.
+    hops: HashMap<Member, NextHop>,
     /// Buckets of routers on the VPC side.
     routers: IdAllocator<Option<IpAddr>>,
     shared: IdAllocator<Arc<Members>>,
@@ -102,6 +104,7 @@ impl Default for EgressIds {
     fn default() -> Self {
         Self {
             next_hops: IdAllocator::new("next hops", 0..MAX_NEXT_HOPS),
+            hops: HashMap::new(),
             routers: IdAllocator::new("routers of the VPC", CONNECTION_SLOTS.end..SINGLES),
             shared: IdAllocator::new(
                 "different sets of next hops",
@@ -171,16 +174,44 @@ impl IngressLayout {
 impl EgressIds {
     pub fn begin(&mut self) {
         self.next_hops.begin();
+        self.hops.clear();
         self.routers.begin();
         self.shared.begin();
+    }
+
+    /// As [`Self::begin`], for the routers of the VPC, these connections, and these groups that no route has any more.
+    pub fn begin_some<'a>(
+        &mut self,
+        connections: impl Iterator<Item = u32>,
+        gone: impl Iterator<Item = &'a Arc<Members>>,
+    ) {
+        let routers = self.hops.extract_if(|member, _| matches!(member, Member::Vpc(_)));
+        let mut former: Vec<NextHop> = routers.map(|(_, hop)| hop).collect();
+        former.extend(connections.filter_map(|slot| self.hops.remove(&Member::Connection(slot))));
+        self.next_hops.begin_some(&former);
+        self.routers.begin();
+        self.shared.begin_some(gone);
+    }
+
+    /// The index of a member's next hop.
+    pub fn next_hop(&mut self, member: Member, next_hop: NextHop) -> Result<u32, Full> {
+        self.hops.insert(member, next_hop);
+        self.next_hops.take(next_hop)
+    }
+
+    /// The buckets of groups that are no longer used.
+    pub fn unused_buckets(&self) -> impl Iterator<Item = Range<u32>> {
+        let routers = self.routers.unused().into_iter().map(|bucket| bucket..bucket + 1);
+        let shared = self.shared.unused().into_iter().map(|group| group * GROUP_BUCKETS..(group + 1) * GROUP_BUCKETS);
+        routers.chain(shared)
     }
 
     pub fn end(&mut self) {
         self.next_hops.end();
         self.routers.end();
-        self.shared.end();
-        let shared = &self.shared;
-        self.owners.retain(|key, _| shared.get(key).is_some());
+        for members in self.shared.end() {
+            self.owners.remove(&members);
+        }
         self.inherited.clear();
         self.inherited_names.clear();
     }
@@ -246,43 +277,15 @@ impl EgressIds {
     }
 }
 
-/// The record by which the next agent identifies a group.
-pub fn record(members: &Members) -> GroupRecord {
-    let (mut all, mut names) = (Fnv::default(), Fnv::default());
-    for (name, weight) in members {
-        // Names contain no zero bytes.
-        for hash in [&mut all, &mut names] {
-            hash.add(name.as_bytes());
-            hash.add(&[0]);
-        }
-        all.add(&[*weight]);
-    }
-    GroupRecord { members: all.0, names: names.0 }
-}
-
-/// FNV-1a, 64 bits: identical in every version.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::{EgressIds, Member, record};
-    use crate::{fib::old_group::OldGroup, routing::rib::Members};
+    use super::{EgressIds, Member};
+    use crate::{
+        fib::old_group::{OldGroup, record},
+        routing::rib::Members,
+    };
 
     fn members(weights: &[(&str, u8)]) -> Arc<Members> {
         Arc::new(weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect())

@@ -1,4 +1,5 @@
 //! Routes: the RIB, and the distribution of a route's flows over its next hops.
 
 pub mod buckets;
+pub mod groups;
 pub mod rib;

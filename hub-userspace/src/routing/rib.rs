@@ -17,8 +17,12 @@ use crate::{
         difference::{ChangedRoute, Routes},
         model::{Config, Route, Vpc},
     },
-    connection::state::{State, States},
+    connection::{
+        affected::Affected,
+        state::{State, States},
+    },
     kernel::netlink::{Family, HostState},
+    routing::groups::{AffectedGroups, Groups},
 };
 
 /// The next hops of a destination: connections by name, with their weights.
@@ -44,8 +48,7 @@ pub struct Rib {
     routes: JointPrefixMap<IpNet, Routed>,
     /// The hub's own addresses and the VPC's prefixes.
     own: BTreeMap<IpNet, Target>,
-    /// Destinations by their members.
-    groups: HashMap<Arc<Members>, BTreeSet<IpNet>>,
+    groups: Groups,
     /// Destinations that changed, and the members they had before.
     changed: BTreeMap<IpNet, Option<Arc<Members>>>,
     /// New member sets, and the set that each replaced.
@@ -106,12 +109,32 @@ impl Rib {
 
     /// The distinct sets of members.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Members>> {
-        self.groups.keys()
+        self.groups.iter()
+    }
+
+    pub fn has_group(&self, members: &Members) -> bool {
+        self.groups.contains(members)
+    }
+
+    /// The groups that a change of these connections affects, and with `destinations` those that changed destinations
+    /// have or had.
+    pub fn affected_groups(&self, connections: &Affected, destinations: bool) -> AffectedGroups {
+        let Affected::Some(names) = connections else { return AffectedGroups::All };
+        let (mut connections, mut groups, mut gone) = (names.clone(), BTreeSet::new(), BTreeSet::new());
+        if destinations {
+            for (destination, before) in &self.changed {
+                groups.extend(self.routes.get(destination).map(|routed| Arc::clone(&routed.members)));
+                gone.extend(before.iter().filter(|members| !self.groups.contains(members)).cloned());
+            }
+        }
+        connections.extend(gone.iter().flat_map(|members| members.keys().cloned()));
+        groups.extend(connections.iter().flat_map(|name| self.groups.of(name)).cloned());
+        AffectedGroups::Some { connections, groups, gone }
     }
 
     /// The destinations that have these members.
     pub fn destinations(&self, members: &Members) -> impl Iterator<Item = IpNet> {
-        self.groups.get(members).into_iter().flatten().copied()
+        self.groups.destinations(members)
     }
 
     /// The members that a destination with these had before the last call of [`Self::take_changed`], if they differ.
@@ -122,7 +145,7 @@ impl Rib {
 
     /// All destinations, unordered. A destination that is both the hub's own and routed appears twice.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
-        self.own.keys().copied().chain(self.groups.values().flatten().copied())
+        self.own.keys().copied().chain(self.groups.all_destinations())
     }
 
     /// The families of the routed destinations.
@@ -188,10 +211,10 @@ impl Rib {
             old.as_ref().map_or_else(Default::default, |routed| (Members::clone(&routed.members), routed.published));
         change(&mut members, &mut published);
         if let Some(old) = old.filter(|old| *old.members != members) {
-            self.leave(&old.members, destination);
+            self.groups.leave(&old.members, destination);
         }
         if !members.is_empty() {
-            let members = self.join(members, destination);
+            let members = self.groups.join(members, destination);
             if let Some(before) = before.filter(|before| *before != members) {
                 self.predecessors.entry(Arc::clone(&members)).or_insert(before);
             }
@@ -203,22 +226,6 @@ impl Rib {
     fn touch(&mut self, destination: IpNet) -> Option<Arc<Members>> {
         let members = || self.routes.get(&destination).map(|routed| Arc::clone(&routed.members));
         self.changed.entry(destination).or_insert_with(members).clone()
-    }
-
-    fn join(&mut self, members: Members, destination: IpNet) -> Arc<Members> {
-        let shared = self.groups.get_key_value(&members).map(|(shared, _)| Arc::clone(shared));
-        let members = shared.unwrap_or_else(|| Arc::new(members));
-        self.groups.entry(Arc::clone(&members)).or_default().insert(destination);
-        members
-    }
-
-    fn leave(&mut self, members: &Arc<Members>, destination: IpNet) {
-        if let Some(destinations) = self.groups.get_mut(members) {
-            destinations.remove(&destination);
-            if destinations.is_empty() {
-                self.groups.remove(members);
-            }
-        }
     }
 }
 

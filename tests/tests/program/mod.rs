@@ -36,7 +36,7 @@ use hub_userspace::{
         ports::{Ports, ProtoPorts},
         selectors::{Negotiated, NegotiatedSelectors, Pair},
     },
-    routing::rib::Rib,
+    routing::{groups::AffectedGroups, rib::Rib},
 };
 use ipnet::IpNet;
 
@@ -138,14 +138,14 @@ impl Program {
         let inputs =
             Inputs { config: &config, host: &host, states: &states, negotiated: &negotiated, tc_only: &tc_only };
         let ingress = fib::policy_tables(inputs, layout)?;
-        let compiled = fib::egress_tables(inputs, rib, layout)?;
+        let compiled = fib::egress_tables(inputs, rib, layout, &AffectedGroups::All)?;
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
         // Entries of another agent.
         changed.extend(self.destinations.difference(&destinations));
         let neighbours = fib::neighbour_table(inputs);
         let routes_to = compiled.routes(rib, &changed);
-        for write in self.tables.writes_to(Some(&ingress), Some(&neighbours), &compiled.egress, routes_to) {
+        for write in self.tables.writes_to(Some(&ingress), Some(&neighbours), &compiled.entries, routes_to) {
             let (count, result) = self.dataplane.write(&write);
             self.tables.note(&write, count);
             result?;

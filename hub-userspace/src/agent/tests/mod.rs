@@ -4,6 +4,7 @@ mod canonical;
 mod draw;
 mod effect_order;
 mod evaluate;
+mod probe;
 mod random;
 mod recordings;
 mod round_trip;

@@ -3,7 +3,10 @@
 
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use hub_common::maps::{
     Attachment, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
@@ -71,6 +74,26 @@ pub struct EgressTables {
 
 impl EgressTables {
     pub const NOWHERE: u32 = u32::MAX;
+}
+
+/// New entries of the egress maps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EgressEntries {
+    pub next_hops: BTreeMap<u32, NextHop>,
+    pub members: BTreeMap<GroupMember, u32>,
+    /// Bucket and value, as in [`EgressTables::buckets`].
+    pub buckets: Vec<(u32, u32)>,
+    pub groups: BTreeMap<u32, GroupRecord>,
+    /// What to delete; `None`: all other entries.
+    pub obsolete: Option<Obsolete>,
+}
+
+/// Entries of the egress maps that are no longer used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Obsolete {
+    pub next_hops: BTreeSet<u32>,
+    /// Of groups. The group's record and members go with its buckets.
+    pub buckets: Vec<Range<u32>>,
 }
 
 /// Destinations with changed routes, and the new routes; `None` for a removed one.

@@ -3,15 +3,21 @@
 //! A packet may arrive between any two writes, and each entry must refer only to existing entries. So new entries are
 //! written from the last stage of the program to the first, and obsolete ones are deleted from the first to the last.
 
-use std::{collections::BTreeMap, iter::repeat};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
 
 use hub_common::maps::{
-    Attachment, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
+    Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules,
+    Scoped, Vlan,
 };
 use ipnet::IpNet;
 
-use super::{EgressTables, FamilyMaps, NeighbourTable, PolicyTables, Prefix, RouteChanges, Tables};
-use crate::fib::diff::{MapDifference, difference};
+use super::{
+    EgressEntries, EgressTables, FamilyMaps, NeighbourTable, Obsolete, PolicyTables, Prefix, RouteChanges, Tables,
+};
+use crate::fib::diff::{MapDifference, difference, partial_difference};
 
 /// Entries of one map and their new values, written in this order; `None` deletes the entry.
 pub type MapChanges<K, V> = Vec<(K, Option<V>)>;
@@ -71,10 +77,10 @@ impl Tables {
         &self,
         policy: Option<&PolicyTables>,
         neighbours: Option<&NeighbourTable>,
-        egress: &EgressTables,
+        egress: &EgressEntries,
         routes: RouteChanges,
     ) -> Vec<Write> {
-        let members = difference(&self.egress.members, &egress.members);
+        let members = self.egress.difference_to(egress).members;
         let neighbours = neighbours.map(|new| difference(&self.neighbours, new)).unwrap_or_default();
         let (new_routes, old_routes) = routes.into_iter().partition(|(_, route)| route.is_some());
         let policy = policy.map(|policy| PolicyDifference::between(&self.policy, policy)).unwrap_or_default();
@@ -100,15 +106,8 @@ impl Tables {
 
     /// The same for next hops and buckets only: all that a failure changes. A next hop without buckets stays in the map
     /// until its index is reused.
-    pub fn reroutes_to(&self, egress: &EgressTables) -> Vec<Write> {
-        let next_hops = difference(&self.egress.next_hops, &egress.next_hops);
-        let groups = difference(&self.egress.groups, &egress.groups);
-        let (old, new) = (&self.egress.buckets, &egress.buckets);
-        let both =
-            old.iter().chain(repeat(&EgressTables::NOWHERE)).zip(new.iter().chain(repeat(&EgressTables::NOWHERE)));
-        let differ = (0..).zip(both.take(old.len().max(new.len()))).filter(|(_, (old, new))| old != new);
-        let value = |value: u32| (value != EgressTables::NOWHERE).then_some(value);
-        let buckets = differ.map(|(bucket, (_, new))| (bucket, value(*new))).collect();
+    pub fn reroutes_to(&self, egress: &EgressEntries) -> Vec<Write> {
+        let EgressDifference { next_hops, groups, buckets, members: _ } = self.egress.difference_to(egress);
         let mut writes = vec![
             Write::NextHops(puts(&next_hops)),
             // Before the new ones: a record names the group that owns the buckets.
@@ -122,7 +121,7 @@ impl Tables {
     }
 
     /// Whether every interface of the next hops has its port.
-    pub fn has_ports_of(&self, egress: &EgressTables) -> bool {
+    pub fn has_ports_of(&self, egress: &EgressEntries) -> bool {
         let mut hops = egress.next_hops.values().filter(|next_hop| next_hop.ifindex != 0);
         hops.all(|next_hop| self.policy.ports.get(&next_hop.port) == Some(&next_hop.ifindex))
     }
@@ -147,6 +146,44 @@ impl Tables {
             Write::Routes(_) => {}
             Write::Vlans(changes) => note(&mut policy.vlans, changes, count),
             Write::Attachments(changes) => note(&mut policy.attachments, changes, count),
+        }
+    }
+}
+
+/// The changes of the egress maps.
+struct EgressDifference {
+    next_hops: MapDifference<u32, NextHop>,
+    groups: MapDifference<u32, GroupRecord>,
+    buckets: MapChanges<u32, u32>,
+    members: MapDifference<GroupMember, u32>,
+}
+
+impl EgressTables {
+    fn difference_to(&self, new: &EgressEntries) -> EgressDifference {
+        let EgressEntries { next_hops, members, buckets, groups, obsolete } = new;
+        let value = |bucket: u32| self.buckets.get(bucket as usize).copied().unwrap_or(Self::NOWHERE);
+        let differ = buckets.iter().filter(|(bucket, new)| value(*bucket) != *new);
+        let puts = differ.map(|(bucket, new)| (*bucket, Some(*new)));
+        let written: HashSet<u32> = buckets.iter().map(|(bucket, _)| *bucket).collect();
+        let is_left = |bucket: &u32| value(*bucket) != Self::NOWHERE && !written.contains(bucket);
+        let Some(Obsolete { next_hops: old_hops, buckets: old_buckets }) = obsolete else {
+            let old = (0..).take(self.buckets.len()).filter(is_left);
+            return EgressDifference {
+                next_hops: difference(&self.next_hops, next_hops),
+                groups: difference(&self.groups, groups),
+                buckets: puts.chain(old.map(|bucket| (bucket, None))).collect(),
+                members: difference(&self.members, members),
+            };
+        };
+        let old_groups = || old_buckets.iter().filter(|range| range.len() > 1);
+        let first = |first_bucket| GroupMember { first_bucket, connection: 0 };
+        let of_group = |range: &Range<u32>| self.members.range(first(range.start)..first(range.end));
+        let old = old_buckets.iter().cloned().flatten().filter(is_left);
+        EgressDifference {
+            next_hops: partial_difference(&self.next_hops, next_hops, old_hops.iter().copied()),
+            groups: partial_difference(&self.groups, groups, old_groups().map(|range| range.start / GROUP_BUCKETS)),
+            buckets: puts.chain(old.map(|bucket| (bucket, None))).collect(),
+            members: partial_difference(&self.members, members, old_groups().flat_map(of_group).map(|(key, _)| *key)),
         }
     }
 }

@@ -79,6 +79,15 @@ pub struct Changes {
     pub(super) unannounced: bool,
 }
 
+/// Indices of interfaces that differ between two states.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangedInterfaces {
+    /// In their link, addresses or neighbours.
+    pub all: BTreeSet<u32>,
+    /// In their addresses.
+    pub addresses: BTreeSet<u32>,
+}
+
 impl Changes {
     /// All parts marked as changed.
     pub fn everything() -> Self {
@@ -129,6 +138,18 @@ impl Changes {
 }
 
 impl HostState {
+    /// Runs in time proportional to the differences if one state was made from the other.
+    pub fn changed_interfaces(&self, old: &Self) -> ChangedInterfaces {
+        let addresses = old.addresses.diff(&self.addresses).map(|item| *changed_key(item));
+        let tentative = old.tentative.diff(&self.tentative).map(|item| changed_key(item).0);
+        let addresses: BTreeSet<u32> = addresses.chain(tentative).collect();
+        let links = old.links.diff(&self.links).map(|item| *changed_key(item));
+        let neighbours = old.neighbours.diff(&self.neighbours).map(|item| changed_key(item).0);
+        let failed = old.failed.diff(&self.failed).map(|item| changed_key(item).0);
+        let all = links.chain(neighbours).chain(failed).chain(addresses.iter().copied()).collect();
+        ChangedInterfaces { all, addresses }
+    }
+
     /// Applies one event, or one object of a dump, and records its effect in `changes`. Messages without new or
     /// relevant content change nothing.
     pub fn apply(&mut self, event: &NetlinkMessage<RouteNetlinkMessage>, changes: &mut Changes) {
@@ -317,6 +338,12 @@ impl HostState {
                 self.forget_gateways(ifindex, &mut Changes::default());
             }
         }
+    }
+}
+
+fn changed_key<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> &'a K {
+    match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { old: (key, _), .. } => key,
     }
 }
 
