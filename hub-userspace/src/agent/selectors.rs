@@ -84,7 +84,7 @@ impl World {
             .into_iter()
             .map(|text| format!("the traffic selector {text} is not supported: its packets are dropped"));
         let slot = self.ids.policy.connections.get(name);
-        let truncated = slot.filter(|slot| self.policy.truncated.contains(slot)).map(|_| {
+        let truncated = slot.filter(|slot| self.truncated.values().any(|slots| slots.contains(slot))).map(|_| {
             format!(
                 "its SAs have more protocol and port restrictions than the kernel program has room for \
                  ({RULES_PER_ENTRY} for a pair of addresses): packets of the others are dropped"

@@ -65,7 +65,7 @@ impl World {
     pub(super) fn remember_states(&mut self, affected: &Affected, effects: &mut Vec<Effect>) {
         let slots = &self.ids.policy.connections;
         if affected.is_all() {
-            self.remembered.retain(|slot, _| self.policy.connections.contains_key(slot));
+            self.remembered.retain(|slot, _| self.tables.policy.connections.contains_key(slot));
         }
         for name in affected.names(&self.config) {
             if let (Some(slot), Some(memory)) = (slots.get(name), self.liveness.memory(name, &self.clock))

@@ -130,7 +130,7 @@ impl World {
             let affected = mem::take(&mut self.pending.affected);
             if !affected.is_empty() {
                 let selectors = self.refresh_selectors(&affected);
-                self.pending.selectors |= !selectors.is_empty();
+                self.pending.selectors.add(selectors.iter().cloned());
                 self.pending.egress.add(selectors);
                 let states = self.evaluate(&affected, now);
                 self.pending.egress.add(states);
@@ -163,7 +163,7 @@ impl World {
             effects.push(Effect::XfrmLinks(xfrm_links(&self.config)));
             effects.push(Effect::FollowPolicies(self.follows_policies()));
         }
-        if links || addresses || config || selectors || guard {
+        if links || addresses || config || guard || !selectors.is_empty() {
             self.protect(effects);
         }
         let published = self.publish_states(&affected, effects);
@@ -172,13 +172,13 @@ impl World {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
         let host = links || carrier || addresses || neighbours;
-        if host || config || selectors || !egress.is_empty() || self.rib.changed().len() > 0 {
+        if host || config || !selectors.is_empty() || !egress.is_empty() || self.rib.changed().len() > 0 {
             self.follow_routes(&egress, host || config, effects);
             if links || config {
                 self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
             }
             let recompiled = Recompiled {
-                policy: links || addresses || config || selectors,
+                policy: if links || addresses || config { Affected::All } else { selectors },
                 neighbours: links || neighbours || config,
                 egress,
             };
@@ -232,7 +232,7 @@ impl World {
                 if tc_only != self.tc_only {
                     // Whether a driver supports native XDP is known only after an attempt.
                     self.tc_only = tc_only;
-                    let recompiled = Recompiled { policy: true, neighbours: false, egress: Affected::All };
+                    let recompiled = Recompiled { policy: Affected::All, neighbours: false, egress: Affected::All };
                     if !self.write_tables(recompiled, effects) {
                         self.retry(now);
                     }

@@ -8,7 +8,12 @@ use super::{
 };
 use crate::{
     connection::affected::Affected,
-    fib::{self, id_allocator::Full, id_maps::IdMaps, tables::Write},
+    fib::{
+        self,
+        id_allocator::Full,
+        id_maps::IdMaps,
+        tables::{PolicyEntries, Write},
+    },
 };
 
 impl World {
@@ -57,11 +62,12 @@ impl World {
     }
 
     fn compile(&mut self, recompiled: &Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
-        let Recompiled { policy, neighbours, ref egress } = *recompiled;
-        if policy {
-            self.policy = fib::policy_tables(self.inputs(), ids)?;
-        }
-        if neighbours {
+        let Recompiled { policy, neighbours, egress } = recompiled;
+        let policy = match policy.is_empty() {
+            true => None,
+            false => Some(fib::policy_tables(self.inputs(), ids, policy, &self.tables.policy)?),
+        };
+        if *neighbours {
             self.neighbours = fib::neighbour_table(self.inputs());
         }
         let affected = self.rib.affected_groups(egress, true);
@@ -69,9 +75,14 @@ impl World {
         let any = self.rib.changed().len() > 0;
         // `make_mut` copies the RIB while a snapshot uses it: avoided when nothing has changed.
         let routes = if any { Arc::make_mut(&mut self.rib).take_changed() } else { BTreeSet::new() };
-        let (policy, neighbours) = (policy.then_some(&self.policy), neighbours.then_some(&self.neighbours));
+        let neighbours = neighbours.then_some(&self.neighbours);
         let routes_to = compiled.routes(&self.rib, &routes);
-        let writes = self.tables.writes_to(policy, neighbours, &compiled.entries, routes_to);
+        let writes = self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, routes_to);
+        if let Some(PolicyEntries { truncated, scopes, obsolete, .. }) = policy {
+            let is_obsolete = |scope: &u32| obsolete.is_none() || scopes.contains(scope);
+            self.truncated.retain(|scope, _| !is_obsolete(scope));
+            self.truncated.extend(truncated);
+        }
         self.writing = Some(Writing { routes, recompiled: recompiled.clone(), all: true });
         Ok(writes)
     }
@@ -89,11 +100,12 @@ impl World {
             }
             self.pend_tables(&recompiled);
         } else {
-            if recompiled.policy {
+            if !recompiled.policy.is_empty() {
                 self.ids.policy.end();
             }
-            // States and carriers change neither the attachments nor what they need.
-            if !self.pending.rerouted && (recompiled.policy || recompiled.neighbours || !routes.is_empty()) {
+            // States, carriers and selectors change neither the attachments nor what they need.
+            let Recompiled { policy, neighbours, egress: _ } = recompiled;
+            if !self.pending.rerouted && (policy.is_all() || neighbours || !routes.is_empty()) {
                 self.attach(effects);
             }
             if all {
@@ -106,7 +118,9 @@ impl World {
 
     /// Schedules another write of the tables.
     fn pend_tables(&mut self, recompiled: &Recompiled) {
-        self.pending.selectors |= recompiled.policy;
+        if !recompiled.policy.is_empty() {
+            self.pending.selectors = Affected::All;
+        }
         self.pending.host.neighbours |= recompiled.neighbours;
         self.pending.egress = Affected::All;
     }

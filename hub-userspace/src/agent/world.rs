@@ -22,7 +22,7 @@ use crate::{
         self, Inputs,
         id_allocator::Full,
         id_maps::IdMaps,
-        tables::{NeighbourTable, PolicyTables, Tables},
+        tables::{NeighbourTable, Tables},
     },
     health::{CheckTarget, HealthReport},
     ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
@@ -75,8 +75,9 @@ pub struct World {
 
     /// Contents of the program's maps.
     pub(super) tables: Tables,
+    /// Slots of connections with more port rules than fit, by scope.
+    pub(super) truncated: BTreeMap<u32, BTreeSet<u32>>,
     /// As last compiled.
-    pub(super) policy: PolicyTables,
     pub(super) neighbours: NeighbourTable,
     /// The map write in progress.
     pub(super) writing: Option<Writing>,
@@ -109,8 +110,8 @@ pub(super) struct Pending {
     pub affected: Affected,
     /// Connections whose next hop, or share of the traffic, may have changed.
     pub egress: Affected,
-    /// The negotiated selectors have changed.
-    pub selectors: bool,
+    /// Connections whose negotiated selectors have changed.
+    pub selectors: Affected,
     /// The nftables table must be rewritten.
     pub guard: bool,
     /// Next hops have been rerouted around a failure. The rest of the reconciliation is outstanding.
@@ -120,7 +121,8 @@ pub(super) struct Pending {
 /// Tables that a map write compiles and compares, in addition to changed routes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recompiled {
-    pub policy: bool,
+    /// Selectors of these connections; all of the policy if links, addresses or the configuration have changed.
+    pub policy: Affected,
     pub neighbours: bool,
     /// Next hops and groups of these connections.
     pub egress: Affected,
@@ -173,7 +175,7 @@ impl World {
             dirty_selectors: BTreeSet::new(),
             last_published: BTreeMap::new(),
             tables,
-            policy: PolicyTables::default(),
+            truncated: BTreeMap::new(),
             neighbours: NeighbourTable::new(),
             writing: None,
             is_releasing: false,
@@ -188,7 +190,7 @@ impl World {
                 config: true,
                 affected: Affected::All,
                 egress: Affected::All,
-                selectors: true,
+                selectors: Affected::All,
                 guard: true,
                 rerouted: false,
             },
@@ -249,8 +251,8 @@ impl World {
             tc_only: &self.tc_only,
         };
         let ids = &mut self.ids.clone();
-        let all = &AffectedGroups::All;
-        let room = fib::policy_tables(inputs, ids).and_then(|_| fib::egress_tables(inputs, rib, ids, all));
+        let room = fib::policy_tables(inputs, ids, &Affected::All, &self.tables.policy)
+            .and_then(|_| fib::egress_tables(inputs, rib, ids, &AffectedGroups::All));
         rib.follow(self.config.vpc.as_ref(), &self.host);
         rib.change(&routes.inverse());
         room.map(drop)

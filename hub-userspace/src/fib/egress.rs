@@ -184,7 +184,8 @@ impl EgressCompiler<'_> {
             Member::Connection(slot) => {
                 let name = name.expect("an owner is active, and active members have names");
                 let connection = &config.connections[name];
-                let scope = self.numbers.scopes.get(&(name.to_owned(), connection.interface.clone()));
+                let is_known = self.inputs.negotiated.contains_key(name);
+                let scope = self.numbers.scope(name, &connection.interface, is_known);
                 let scope = scope.expect("every connection has been numbered");
                 self.way_out((slot, scope), &connection.interface, connection.peer)
             }

@@ -13,8 +13,11 @@ use hub_common::maps::{
 };
 
 use crate::{
-    fib::id_allocator::{DeferredFree, Full, IdAllocator},
-    fib::old_group::{OldGroup, record},
+    fib::{
+        id_allocator::{DeferredFree, Full, IdAllocator},
+        old_group::{OldGroup, record},
+        policy::Uses,
+    },
     policy::selectors::Policy,
     routing::{buckets, rib::Members},
 };
@@ -51,14 +54,16 @@ pub struct IdMaps {
 pub struct IngressLayout {
     /// `COUNTERS` slot of a connection, by name.
     pub connections: IdAllocator<String>,
-    /// Scope of a connection's own selectors, by its name and its interface. After a move to another interface, the old
-    /// scope remains unchanged for packets that still arrive by the old interface.
-    pub scopes: IdAllocator<(String, String)>,
+    /// Scope of a connection's own selectors, by its name, its interface, and whether its SAs are known. After a move to
+    /// another interface, and while the interface still has this scope although the SAs are known, the old scope remains
+    /// unchanged for packets that still arrive.
+    pub scopes: IdAllocator<(String, String, bool)>,
     /// Index into `PORTS`, by ifindex.
     pub ports: IdAllocator<u32>,
-    pub policies: IdAllocator<Policy>,
+    pub policies: IdAllocator<Arc<Policy>>,
     /// Index into `PORT_RULES`.
     pub limits: IdAllocator<Rules>,
+    pub uses: Uses,
 }
 
 /// Ids of the entries of [`crate::fib::tables::EgressTables`], and the owners of buckets.
@@ -90,12 +95,13 @@ impl Default for IngressLayout {
     fn default() -> Self {
         Self {
             connections: IdAllocator::new("connections", CONNECTION_SLOTS),
-            scopes: IdAllocator::new("connections that change their interfaces at once", VPC + 1..SHARED_SCOPE),
+            scopes: IdAllocator::new("connections that change at once", VPC + 1..SHARED_SCOPE),
             ports: IdAllocator::new("interfaces", 0..MAX_CONNECTIONS),
             // 0 is hub_common::maps::ANY_LOCAL.
             policies: IdAllocator::new("different sets of local selectors", 1..u32::MAX),
             // Lower indices: hub_common::maps::NO_PORT_RULES.
             limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_PORT_RULES),
+            uses: Uses::default(),
         }
     }
 }
@@ -160,6 +166,13 @@ impl IngressLayout {
         self.ports.begin();
         self.policies.begin();
         self.limits.begin();
+        self.uses.clear();
+    }
+
+    /// Scope of a connection's own selectors. Until those for known SAs are compiled, the others.
+    pub fn scope(&self, connection: &str, interface: &str, is_known: bool) -> Option<u32> {
+        let scope = |is_known| self.scopes.get(&(connection.to_owned(), interface.to_owned(), is_known));
+        scope(is_known).or_else(|| scope(!is_known))
     }
 
     pub fn end(&mut self) {

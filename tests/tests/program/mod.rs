@@ -28,7 +28,10 @@ use hub_userspace::{
             SelectorSource, Service, Vpc,
         },
     },
-    connection::state::{State, States},
+    connection::{
+        affected::Affected,
+        state::{State, States},
+    },
     datapath::{Counters, Dataplane, Hook, Outcome},
     fib::{self, Inputs, id_maps::IdMaps, tables::Tables},
     kernel::netlink::{HostState, Link},
@@ -137,7 +140,7 @@ impl Program {
         rib.follow(config.vpc.as_ref(), &host);
         let inputs =
             Inputs { config: &config, host: &host, states: &states, negotiated: &negotiated, tc_only: &tc_only };
-        let ingress = fib::policy_tables(inputs, layout)?;
+        let ingress = fib::policy_tables(inputs, layout, &Affected::All, &self.tables.policy)?;
         let compiled = fib::egress_tables(inputs, rib, layout, &AffectedGroups::All)?;
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();
@@ -161,7 +164,7 @@ impl Program {
         numbers.begin_release();
         numbers.release();
         self.slots = vec![(UNATTRIBUTED, Account::Unattributed), (VPC, Account::Vpc)];
-        self.slots.extend(ingress.connections.into_iter().map(|(slot, name)| (slot, Account::Connection(name))));
+        self.slots.extend(ingress.tables.connections.into_iter().map(|(slot, name)| (slot, Account::Connection(name))));
         Ok(())
     }
 

@@ -7,11 +7,12 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use super::evaluate::Packet;
 use crate::{
-    config::{Config, parse},
+    config::{Config, model::Route, parse},
     health::{HealthReport, Verdict},
     ipsec::vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel, tunnels::Tunnels},
     kernel::netlink::{Changes, HostState, Link},
@@ -90,6 +91,29 @@ pub fn config(random: &mut SmallRng) -> Config {
         }
     }
     parse(&text).unwrap_or_else(|errors| panic!("{text}\n{errors:#?}")).0
+}
+
+/// The same configuration with other routes.
+pub fn reroute(random: &mut SmallRng, config: &Config) -> Config {
+    let mut config = config.clone();
+    config.routes.retain(|_| random.random_bool(0.7));
+    for route in &mut config.routes {
+        if random.random_bool(0.2) {
+            route.weight = *[0, 20, 50, 100].choose(random).expect("there are some");
+        }
+    }
+    for part in 0..3 {
+        let destination: IpNet = format!("10.200.{part}.0/24").parse().expect("a prefix");
+        for (name, connection) in &config.connections {
+            let is_there = |route: &&Route| route.destination == destination && route.next_hop == *name;
+            let may = connection.remote_cidrs.iter().any(|remote| remote.contains(&destination));
+            if may && random.random_bool(0.3) && !config.routes.iter().any(|route| is_there(&route)) {
+                let (publish, weight) = (random.random_bool(0.5), random.random_range(0..=100));
+                config.routes.push(Route { destination, next_hop: name.clone(), weight, publish });
+            }
+        }
+    }
+    config
 }
 
 /// A link of that name, up or down.

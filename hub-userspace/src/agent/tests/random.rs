@@ -50,8 +50,9 @@ fn sequence(seed: u64) {
             state.fails_in = Some(random.random_range(0..30));
             state.guard_fails = random.random_bool(0.3);
         }
-        let event = match random.random_range(0..10) {
+        let event = match random.random_range(0..12) {
             0 | 1 => change(&agent.world.config, draw::config(&mut random)),
+            10 | 11 => change(&agent.world.config, draw::reroute(&mut random, &agent.world.config)),
             2 | 3 => Event::Tunnels(draw::tunnels(&mut random)),
             4 => Event::Health(draw::health(&mut random)),
             5 => Event::GraceOver,

@@ -42,8 +42,33 @@ pub struct PolicyTables {
     pub links: BTreeMap<Prefix<Scoped<[u8; 16]>>, u32>,
     /// ifindex, by port.
     pub ports: BTreeMap<u32, u32>,
-    /// Not in a map: slots of connections with more port rules than fit. The excess is dropped.
-    pub truncated: BTreeSet<u32>,
+}
+
+/// New entries of the policy maps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyEntries {
+    pub tables: PolicyTables,
+    /// Slots of connections with more port rules than fit, by scope. The excess is dropped.
+    pub truncated: BTreeMap<u32, BTreeSet<u32>>,
+    /// The scopes that were compiled, if not all.
+    pub scopes: BTreeSet<u32>,
+    /// What to delete; `None`: all other entries. An obsolete entry may also be a new one, and then stays.
+    pub obsolete: Option<ObsoleteSelectors>,
+}
+
+/// Entries of the selectors' maps that are no longer used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObsoleteSelectors {
+    pub v4: ObsoleteKeys<[u8; 4]>,
+    pub v6: ObsoleteKeys<[u8; 16]>,
+    pub limits: BTreeSet<u32>,
+}
+
+/// Keys of [`FamilyMaps`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObsoleteKeys<A> {
+    pub remotes: Vec<Prefix<Scoped<A>>>,
+    pub locals: Vec<Prefix<Scoped<A>>>,
 }
 
 /// The maps that exist once per address family.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    iter::empty,
     ops::Range,
 };
 
@@ -15,7 +16,8 @@ use hub_common::maps::{
 use ipnet::IpNet;
 
 use super::{
-    EgressEntries, EgressTables, FamilyMaps, NeighbourTable, Obsolete, PolicyTables, Prefix, RouteChanges, Tables,
+    EgressEntries, EgressTables, FamilyMaps, NeighbourTable, Obsolete, ObsoleteKeys, ObsoleteSelectors, PolicyEntries,
+    PolicyTables, Prefix, RouteChanges, Tables,
 };
 use crate::fib::diff::{MapDifference, difference, partial_difference};
 
@@ -75,7 +77,7 @@ impl Tables {
     /// The writes that produce these tables and change these routes. `None` leaves a table unchanged.
     pub fn writes_to(
         &self,
-        policy: Option<&PolicyTables>,
+        policy: Option<&PolicyEntries>,
         neighbours: Option<&NeighbourTable>,
         egress: &EgressEntries,
         routes: RouteChanges,
@@ -202,16 +204,26 @@ struct PolicyDifference {
 }
 
 impl PolicyDifference {
-    fn between(old: &PolicyTables, new: &PolicyTables) -> Self {
+    fn between(old: &PolicyTables, entries: &PolicyEntries) -> Self {
+        let new = &entries.tables;
+        let Some(ObsoleteSelectors { v4, v6, limits }) = &entries.obsolete else {
+            return Self {
+                connections: difference(&old.connections, &new.connections),
+                ports: difference(&old.ports, &new.ports),
+                links: difference(&old.links, &new.links),
+                limits: difference(&old.limits, &new.limits),
+                v4: SelectorDifference::between(&old.v4, &new.v4),
+                v6: SelectorDifference::between(&old.v6, &new.v6),
+                vlans: difference(&old.vlans, &new.vlans),
+                attachments: difference(&old.attachments, &new.attachments),
+            };
+        };
         Self {
-            connections: difference(&old.connections, &new.connections),
-            ports: difference(&old.ports, &new.ports),
-            links: difference(&old.links, &new.links),
-            limits: difference(&old.limits, &new.limits),
-            v4: SelectorDifference::between(&old.v4, &new.v4),
-            v6: SelectorDifference::between(&old.v6, &new.v6),
-            vlans: difference(&old.vlans, &new.vlans),
-            attachments: difference(&old.attachments, &new.attachments),
+            limits: partial_difference(&old.limits, &new.limits, limits.iter().copied()),
+            v4: SelectorDifference::partial(&old.v4, &new.v4, v4),
+            v6: SelectorDifference::partial(&old.v6, &new.v6, v6),
+            attachments: partial_difference(&old.attachments, &new.attachments, empty()),
+            ..Self::default()
         }
     }
 
@@ -265,6 +277,14 @@ impl<A> Default for SelectorDifference<A> {
 impl<A: Ord + Copy> SelectorDifference<A> {
     fn between(old: &FamilyMaps<A>, new: &FamilyMaps<A>) -> Self {
         Self { remotes: difference(&old.remotes, &new.remotes), locals: difference(&old.locals, &new.locals) }
+    }
+
+    fn partial(old: &FamilyMaps<A>, new: &FamilyMaps<A>, obsolete: &ObsoleteKeys<A>) -> Self {
+        let ObsoleteKeys { remotes, locals } = obsolete;
+        Self {
+            remotes: partial_difference(&old.remotes, &new.remotes, remotes.iter().copied()),
+            locals: partial_difference(&old.locals, &new.locals, locals.iter().copied()),
+        }
     }
 }
 

@@ -1,0 +1,342 @@
+//! Ingress policy: attachments, selectors, link prefixes.
+
+mod links;
+mod uses;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use hub_common::maps::{
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, Local, NO_PORT_RULES, NO_REVERSE_PATH, RULES_PER_ENTRY, Remote, Rule,
+    SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
+};
+use ipnet::IpNet;
+
+pub use self::uses::Uses;
+use super::inputs::Inputs;
+use crate::{
+    config::model::{Connection, ReversePath},
+    connection::affected::Affected,
+    fib::{
+        id_allocator::Full,
+        id_maps::{IdMaps, IngressLayout},
+        tables::{FamilyMaps, PolicyEntries, PolicyTables, Prefix},
+    },
+    kernel::netlink::Link,
+    policy::{
+        ports::ProtoPorts,
+        selectors::{self, NegotiatedSelectors, Owner, Pair, Policy, Selector},
+    },
+};
+
+/// Compiles the policy tables and numbers the connections. Unused ids are quarantined by [`IngressLayout::end`]; call
+/// it once the tables are written.
+///
+/// If only the selectors of some connections are `affected`, compiles only their scopes and those of their interfaces.
+/// `before` is the current contents of the maps.
+pub fn policy_tables(
+    inputs: Inputs<'_>,
+    layout: &mut IdMaps,
+    affected: &Affected,
+    before: &PolicyTables,
+) -> Result<PolicyEntries, Full> {
+    let mut compiler = PolicyCompiler {
+        inputs,
+        layout: &mut layout.policy,
+        numbers: BTreeMap::new(),
+        without_reverse_path: BTreeSet::from([VPC]),
+        entries: PolicyEntries::default(),
+    };
+    match affected {
+        Affected::All => compiler.all()?,
+        Affected::Some(names) => compiler.some(names, before)?,
+    }
+    Ok(compiler.entries)
+}
+
+struct PolicyCompiler<'a> {
+    inputs: Inputs<'a>,
+    layout: &'a mut IngressLayout,
+    /// By connection.
+    numbers: BTreeMap<&'a str, Numbers>,
+    /// `COUNTERS` slots of connections without reverse-path check.
+    without_reverse_path: BTreeSet<u32>,
+    entries: PolicyEntries,
+}
+
+/// Numbers of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    /// In `COUNTERS`.
+    slot: u32,
+    /// Of its own selectors.
+    scope: u32,
+}
+
+/// A connection on an interface.
+#[derive(Clone, Copy)]
+struct Carried<'a> {
+    name: &'a str,
+    connection: &'a Connection,
+    agreed: Option<&'a NegotiatedSelectors>,
+}
+
+impl<'a> PolicyCompiler<'a> {
+    fn all(&mut self) -> Result<(), Full> {
+        self.layout.begin();
+        let connections: Vec<Carried<'a>> = self.carried(|_, _| true);
+        self.number(&connections)?;
+        for carried in &connections {
+            self.entries.tables.connections.insert(self.numbers[carried.name].slot, carried.name.to_owned());
+        }
+        self.to_sites(&connections)?;
+        for (interface, carried) in by_interface(connections) {
+            if let Some(link) = self.inputs.host.link(interface) {
+                self.attach_connections(link, &carried)?;
+                self.links(link.index, &carried);
+            }
+        }
+        self.vpc()?;
+        self.vlans();
+        Ok(())
+    }
+
+    /// Recompiles the selectors of these connections and of their interfaces.
+    fn some(&mut self, names: &BTreeSet<String>, before: &PolicyTables) -> Result<(), Full> {
+        let affected = self.carried(|name, _| names.contains(name));
+        let interfaces: BTreeSet<&str> = affected.iter().map(|carried| &*carried.connection.interface).collect();
+        let on_them = self.carried(|_, connection| interfaces.contains(&*connection.interface));
+        let links = || interfaces.iter().filter_map(|name| self.inputs.host.link(name));
+        let shared = links().filter_map(|link| self.layout.ports.get(&link.index)).map(|port| SHARED_SCOPE + port);
+        let mut scopes: BTreeSet<u32> = shared.collect();
+        for Carried { name, connection, .. } in &affected {
+            let keys = [false, true].map(|known| ((*name).to_owned(), connection.interface.clone(), known));
+            scopes.extend(keys.iter().filter_map(|key| self.layout.scopes.get(key)));
+            self.layout.scopes.begin_some(&keys);
+        }
+        let mut obsolete = self.layout.uses.begin(&scopes, before);
+        self.number(&on_them)?;
+        self.to_sites(&affected)?;
+        for (interface, carried) in by_interface(on_them) {
+            if let Some(link) = self.inputs.host.link(interface) {
+                self.attach_connections(link, &carried)?;
+            }
+        }
+        let IngressLayout { uses, policies, limits, .. } = &mut *self.layout;
+        uses.end(&mut obsolete, before, policies, limits);
+        self.entries.scopes = scopes;
+        self.entries.obsolete = Some(obsolete);
+        Ok(())
+    }
+
+    fn carried(&self, chosen: impl Fn(&str, &Connection) -> bool) -> Vec<Carried<'a>> {
+        let Inputs { config, negotiated, .. } = self.inputs;
+        let chosen = config.connections.iter().filter(|(name, connection)| chosen(name, connection));
+        chosen.map(|(name, connection)| Carried { name, connection, agreed: negotiated.get(name) }).collect()
+    }
+
+    /// Numbers connections.
+    fn number(&mut self, connections: &[Carried<'a>]) -> Result<(), Full> {
+        for Carried { name, connection, agreed } in connections {
+            let slot = self.layout.connections.take((*name).to_owned())?;
+            if connection.reverse_path == ReversePath::Off {
+                self.without_reverse_path.insert(slot);
+            }
+            let scope =
+                self.layout.scopes.take(((*name).to_owned(), connection.interface.clone(), agreed.is_some()))?;
+            self.numbers.insert(name, Numbers { slot, scope });
+        }
+        Ok(())
+    }
+
+    /// Compiles each connection's own selectors, for the egress check.
+    fn to_sites(&mut self, connections: &[Carried<'a>]) -> Result<(), Full> {
+        for carried in connections {
+            let Numbers { slot, scope } = self.numbers[carried.name];
+            self.scope(scope, &to_site(slot, carried.connection, carried.agreed))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the connections of an interface.
+    fn attach_connections(&mut self, link: &Link, connections: &[Carried<'a>]) -> Result<(), Full> {
+        let isolated = if self.inputs.config.gateway.spoke_to_spoke { 0 } else { Attachment::ISOLATED };
+        let port = self.port(link)?;
+        let connection = match connections {
+            [only] => self.numbers[only.name].slot,
+            _ => UNATTRIBUTED,
+        };
+        let scope = if let [Carried { name, agreed: None, .. }] = connections {
+            // Its ingress selectors equal its egress selectors.
+            self.numbers[name].scope
+        } else {
+            let scope = SHARED_SCOPE + port;
+            let sent = |carried: &Carried<'_>| carried.sent(self.numbers[carried.name].slot);
+            let all: Vec<Selector> = connections.iter().flat_map(sent).collect();
+            self.scope(scope, &all)?;
+            scope
+        };
+        self.attach(link, scope, connection, isolated);
+        Ok(())
+    }
+
+    fn vpc(&mut self) -> Result<(), Full> {
+        let inputs = self.inputs;
+        if let Some(vpc) = &inputs.config.vpc {
+            let any = |cidr: &IpNet| IpNet::new_assert(cidr.network(), 0).trunc();
+            let pair = |cidr: &IpNet| Pair { remote: *cidr, local: any(cidr), limit: ProtoPorts::NONE };
+            let selectors: Vec<Selector> =
+                vpc.cidrs.iter().map(|cidr| Selector { connection: VPC, pair: pair(cidr) }).collect();
+            self.scope(VPC, &selectors)?;
+            if let Some(link) = inputs.host.link(&vpc.interface) {
+                self.port(link)?;
+                self.attach(link, VPC, VPC, 0);
+                self.links(link.index, &[]);
+                self.links_to_sites(link.index);
+            }
+        }
+        Ok(())
+    }
+
+    fn port(&mut self, link: &Link) -> Result<u32, Full> {
+        let port = self.layout.ports.take(link.index)?;
+        self.entries.tables.ports.insert(port, link.index);
+        Ok(port)
+    }
+
+    fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16) {
+        let flags = flags | Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
+        let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags };
+        self.entries.tables.attachments.insert(link.index, attachment);
+    }
+
+    /// The VLAN interfaces above attachments.
+    fn vlans(&mut self) {
+        for upper in self.inputs.host.links.values() {
+            if let Some((ifindex, id)) = upper.vlan
+                && self.entries.tables.attachments.contains_key(&ifindex)
+            {
+                self.entries.tables.vlans.insert(Vlan { ifindex, id: u32::from(id) }, upper.index);
+            }
+        }
+    }
+
+    /// Compiles the selectors of a scope.
+    fn scope(&mut self, scope: u32, selectors: &[Selector]) -> Result<(), Full> {
+        for compiled in selectors::compile(selectors) {
+            let connection = self.with_reverse_path(compiled.connection);
+            let mut truncated = compiled.truncated.clone();
+            let policy = match compiled.admits_any_local() {
+                true => ANY_LOCAL,
+                false => self.policy(compiled.policy.into(), &mut truncated)?,
+            };
+            let remote = Remote { policy, connection };
+            let PolicyTables { v4, v6, .. } = &mut self.entries.tables;
+            match compiled.remote {
+                IpNet::V4(net) => v4.remote(scope, net.network().octets(), net.prefix_len(), remote),
+                IpNet::V6(net) => v6.remote(scope, net.network().octets(), net.prefix_len(), remote),
+            }
+            if !truncated.is_empty() {
+                self.entries.truncated.entry(scope).or_default().extend(truncated);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compiles a policy for one more remote prefix; returns its id.
+    fn policy(&mut self, policy: Arc<Policy>, truncated: &mut BTreeSet<u32>) -> Result<u32, Full> {
+        let id = self.layout.policies.take(Arc::clone(&policy))?;
+        for (local, owner) in &*policy {
+            let value = self.local(id, owner, truncated);
+            let PolicyTables { v4, v6, .. } = &mut self.entries.tables;
+            match local {
+                IpNet::V4(net) => v4.local(id, net.network().octets(), net.prefix_len(), value),
+                IpNet::V6(net) => v6.local(id, net.network().octets(), net.prefix_len(), value),
+            }
+        }
+        self.layout.uses.add_policy(id, policy);
+        Ok(id)
+    }
+
+    /// The owner of a local prefix of a policy, with its rules in the table of port rules.
+    fn local(&mut self, policy: u32, owner: &Owner, truncated: &mut BTreeSet<u32>) -> Local {
+        let mut rules = [Rule::NONE; RULES_PER_ENTRY];
+        for (rule, (limit, connection)) in rules.iter_mut().zip(&owner.limits) {
+            *rule = limit.rule(self.with_reverse_path(*connection));
+        }
+        let limits = if owner.limits.is_empty() {
+            NO_PORT_RULES
+        } else if let Ok(limits) = self.layout.limits.take(rules) {
+            self.entries.tables.limits.insert(limits, rules);
+            self.layout.uses.add_limits(limits, policy);
+            limits
+        } else {
+            // Sites influence the number of rules: an excess must not prevent writing the other entries.
+            truncated.extend(owner.limits.iter().map(|(_, connection)| *connection));
+            ADMITS_NOTHING
+        };
+        Local { connection: self.with_reverse_path(owner.connection), rules: limits }
+    }
+
+    /// A connection's slot as encoded in selectors.
+    fn with_reverse_path(&self, slot: u32) -> u32 {
+        if self.without_reverse_path.contains(&slot) { slot | NO_REVERSE_PATH } else { slot }
+    }
+}
+
+fn by_interface(connections: Vec<Carried<'_>>) -> BTreeMap<&str, Vec<Carried<'_>>> {
+    let mut by_interface = BTreeMap::<&str, Vec<Carried<'_>>>::new();
+    for carried in connections {
+        by_interface.entry(&carried.connection.interface).or_default().push(carried);
+    }
+    by_interface
+}
+
+impl Carried<'_> {
+    /// Its ingress selectors; none without an SA.
+    fn sent(&self, slot: u32) -> Vec<Selector> {
+        match self.agreed {
+            Some(agreed) => with_slot(slot, agreed.pairs.iter().copied()),
+            None => with_slot(slot, of_file(self.connection)),
+        }
+    }
+}
+
+/// Egress selectors of a connection. Without an SA, the file's apply, so that packets reach the IKE daemon and can
+/// trigger negotiation.
+fn to_site(slot: u32, connection: &Connection, agreed: Option<&NegotiatedSelectors>) -> Vec<Selector> {
+    let pairs = agreed.into_iter().flat_map(|agreed| agreed.pairs.iter().copied());
+    let mut selectors = with_slot(slot, pairs);
+    if agreed.is_none_or(|agreed| agreed.on_demand || agreed.pairs.is_empty()) {
+        selectors.extend(with_slot(slot, of_file(connection)));
+    }
+    selectors
+}
+
+fn with_slot(connection: u32, pairs: impl Iterator<Item = Pair>) -> Vec<Selector> {
+    pairs.map(|pair| Selector { connection, pair }).collect()
+}
+
+/// The pairs from the configuration file.
+fn of_file(connection: &Connection) -> impl Iterator<Item = Pair> {
+    connection.remote_cidrs.iter().flat_map(|remote| {
+        connection.local_cidrs.iter().map(|local| Pair { remote: *remote, local: *local, limit: ProtoPorts::NONE })
+    })
+}
+
+impl<A: Ord> FamilyMaps<A> {
+    fn remote(&mut self, scope: u32, address: A, length: u8, remote: Remote) {
+        self.remotes.insert(scoped(scope, address, length), remote);
+    }
+
+    fn local(&mut self, policy: u32, address: A, length: u8, local: Local) {
+        self.locals.insert(scoped(policy, address, length), local);
+    }
+}
+
+/// A prefix within a scope.
+fn scoped<A>(scope: u32, address: A, length: u8) -> Prefix<Scoped<A>> {
+    Prefix { data: Scoped::new(scope, address), length: SCOPE_BITS as u8 + length }
+}
