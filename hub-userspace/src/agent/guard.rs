@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     fib::{
         id_allocator::IdAllocator,
-        ruleset::{ruleset, sites},
+        ruleset::{ruleset, sites, update_output},
     },
     kernel::netlink::{Guard, HostState, Ruleset},
     policy::selectors::Negotiated,
@@ -61,6 +61,20 @@ impl GuardPlan {
         self.grouped = sites;
         if desired != *self.desired || std::mem::take(&mut self.failed) {
             self.desired = Arc::new(desired);
+            self.repeat(effects);
+        }
+    }
+
+    /// Plans the table for changed selectors of connections on these interfaces.
+    pub fn follow_selectors(
+        &mut self,
+        interfaces: &BTreeSet<&str>,
+        config: &Config,
+        host: &HostState,
+        negotiated: &Negotiated,
+        effects: &mut Vec<Effect>,
+    ) {
+        if update_output(&mut self.desired, interfaces, config, host, negotiated) {
             self.repeat(effects);
         }
     }

@@ -163,8 +163,10 @@ impl World {
             effects.push(Effect::XfrmLinks(xfrm_links(&self.config)));
             effects.push(Effect::FollowPolicies(self.follows_policies()));
         }
-        if links || addresses || config || guard || !selectors.is_empty() {
+        if links || addresses || config || guard {
             self.protect(effects);
+        } else if !selectors.is_empty() {
+            self.protect_selectors(&selectors, effects);
         }
         let published = self.publish_states(&affected, effects);
         let own = links || addresses || gateways || config;

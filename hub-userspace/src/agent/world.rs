@@ -269,4 +269,14 @@ impl World {
         let Self { guard, config, host, negotiated, ids, .. } = self;
         guard.follow(config, host, negotiated, &ids.policy.connections, effects);
     }
+
+    /// Updates the nftables table after changes of the selectors of these connections only.
+    pub(super) fn protect_selectors(&mut self, affected: &Affected, effects: &mut Vec<Effect>) {
+        if affected.is_all() {
+            return self.protect(effects);
+        }
+        let Self { guard, config, host, negotiated, .. } = self;
+        let interfaces = affected.names(config).map(|name| config.connections[name].interface.as_str()).collect();
+        guard.follow_selectors(&interfaces, config, host, negotiated, effects);
+    }
 }

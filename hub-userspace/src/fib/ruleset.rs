@@ -1,7 +1,9 @@
 //! Compiles the nftables ruleset for a configuration. Pure.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use hub_common::maps::VPC;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::id_allocator::IdAllocator;
 use crate::{
@@ -25,14 +27,6 @@ pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots
         .iter()
         .filter_map(|(name, connection)| Some((mark.numbered(slots.get(name)?), connection.interface.clone())));
     let of_vpc = config.vpc.iter().map(|vpc| (mark.numbered(VPC), vpc.interface.clone()));
-    let output = config.connections.iter().flat_map(|(name, connection)| {
-        let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
-        let pairs: Vec<(IpNet, IpNet)> = match agreed {
-            Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
-            None => of_file(connection).collect(),
-        };
-        pairs.into_iter().chain(of_link(connection, host)).map(|(hub, site)| (connection.interface.clone(), hub, site))
-    });
     Ruleset {
         sites: sites(config).map(str::to_owned).collect(),
         // The hub also replies to itself.
@@ -40,9 +34,51 @@ pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots
         group: SITES_GROUP,
         mark,
         next_hops: of_connections.chain(of_vpc).collect(),
-        output: output.filter(|(_, hub, site)| is_v4(*hub) == is_v4(*site)).collect(),
+        output: output(config.connections.iter(), host, negotiated).collect(),
         services: config.gateway.services.iter().map(|service| service_of(*service)).collect(),
     }
+}
+
+/// Updates what the hub itself may send to these interfaces. Returns whether it differs.
+pub fn update_output(
+    ruleset: &mut Arc<Ruleset>,
+    interfaces: &BTreeSet<&str>,
+    config: &Config,
+    host: &HostState,
+    negotiated: &Negotiated,
+) -> bool {
+    let lowest = IpNet::V4(Ipv4Net::default());
+    let from = |interface: &&str| ruleset.output.range(((*interface).to_owned(), lowest, lowest)..);
+    let of = |interface| from(interface).take_while(move |(name, ..)| name == interface);
+    let old: BTreeSet<_> = interfaces.iter().flat_map(of).cloned().collect();
+    let on_them = config.connections.iter().filter(|(_, connection)| interfaces.contains(&*connection.interface));
+    let new: BTreeSet<_> = output(on_them, host, negotiated).collect();
+    if old == new {
+        return false;
+    }
+    let ruleset = Arc::make_mut(ruleset);
+    for pair in old.difference(&new) {
+        ruleset.output.remove(pair);
+    }
+    ruleset.output.extend(new);
+    true
+}
+
+/// What the hub itself may send to these connections: interface, the hub's side, the site's side.
+fn output<'a>(
+    connections: impl Iterator<Item = (&'a String, &'a Connection)>,
+    host: &HostState,
+    negotiated: &Negotiated,
+) -> impl Iterator<Item = (String, IpNet, IpNet)> {
+    let pairs = connections.flat_map(move |(name, connection)| {
+        let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
+        let pairs: Vec<(IpNet, IpNet)> = match agreed {
+            Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
+            None => of_file(connection).collect(),
+        };
+        pairs.into_iter().chain(of_link(connection, host)).map(|(hub, site)| (connection.interface.clone(), hub, site))
+    });
+    pairs.filter(|(_, hub, site)| is_v4(*hub) == is_v4(*site))
 }
 
 /// Pairs of the hub's side and the site's.

@@ -4,7 +4,6 @@ mod canonical;
 mod draw;
 mod effect_order;
 mod evaluate;
-mod probe;
 mod random;
 mod recordings;
 mod round_trip;
