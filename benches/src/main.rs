@@ -31,6 +31,7 @@ mod stages;
 mod stats;
 mod stream;
 mod tally;
+mod tc;
 mod tcp;
 mod testbed;
 mod tunnels;

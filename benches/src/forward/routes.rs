@@ -112,7 +112,17 @@ pub fn spread(routes: u32, destinations: u32) -> Spread {
 
 /// The hub's configuration: both sites, all that can be routed to behind `to`, and so many routes there.
 pub fn config(sites: &[Site; 2], family: Family, routes: u32) -> String {
+    config_with(sites, [false; 2], family, routes)
+}
+
+/// The same with a TUN device towards some of the sites.
+pub fn config_with(sites: &[Site; 2], are_tun: [bool; 2], family: Family, routes: u32) -> String {
     let mut config = HubConfig::offices(sites).unpublished();
+    for (site, is_tun) in sites.iter().zip(are_tun) {
+        if is_tun {
+            config.connection(&site.place).peer = None;
+        }
+    }
     let to = &sites[1].place;
     config.connection(to).remote_cidrs.push(family.all().to_string());
     let mut text = config.to_string();
@@ -123,16 +133,17 @@ pub fn config(sites: &[Site; 2], family: Family, routes: u32) -> String {
     text
 }
 
-/// The same routes as lines of `ip -batch`, for a hub whose kernel forwards.
-pub fn batch(site: &Site, family: Family, routes: u32) -> String {
+/// The same routes as lines of `ip -batch`, for a hub whose kernel forwards. A TUN device has no neighbours.
+pub fn batch(site: &Site, family: Family, routes: u32, to_tun: bool) -> String {
     let device = site.hub_device(0);
     let via = match family {
-        Family::V4 => site.peer4(0).to_string(),
-        Family::V6 => "fe80::2".to_owned(),
+        _ if to_tun => String::new(),
+        Family::V4 => format!("via {} ", site.peer4(0)),
+        Family::V6 => "via fe80::2 ".to_owned(),
     };
     let mut text = String::new();
     for number in 0..routes {
-        writeln!(text, "route add {} via {via} dev {device}", prefix(family, number)).expect("fits");
+        writeln!(text, "route add {} {via}dev {device}", prefix(family, number)).expect("fits");
     }
     text
 }
