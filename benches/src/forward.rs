@@ -156,6 +156,7 @@ impl Bench {
         let &Table { interfaces, family, routes, .. } = table;
         let all = interfaces.contenders(&self.asked);
         if all.is_empty() {
+            eprintln!("  none of the programs forwards here at a hook of its own");
             return Ok(());
         }
         let mut hubs = Hubs::make(&mut self.programs, interfaces, family, routes)?;

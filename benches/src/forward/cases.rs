@@ -122,10 +122,11 @@ impl Interfaces {
                 contenders.push(*program);
             }
         }
-        let is_asked = |floor| self == Self::Veth && programs.contains(&floor);
-        if (contenders.contains(&Program::HubTc) || self != Self::Veth && !contenders.is_empty())
-            || is_asked(Program::BareTc)
-        {
+        let needs_floor_at_tc = match self {
+            Self::Veth => contenders.contains(&Program::HubTc) || programs.contains(&Program::BareTc),
+            _ => !contenders.is_empty(),
+        };
+        if needs_floor_at_tc {
             contenders.insert(0, Program::BareTc);
         }
         if self == Self::Veth {

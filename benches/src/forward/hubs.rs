@@ -14,7 +14,7 @@ use super::{
     routes::{self, Family},
 };
 use crate::{
-    cpu::pin,
+    cpu::{go_first, pin},
     flood::{BATCH, Flood},
     programs::Programs,
     report::Report,
@@ -197,6 +197,8 @@ pub fn flood_with(
 ) -> Result<Report> {
     let &Traffic { destinations, flows, bytes, .. } = traffic;
     pin(cpu)?;
+    // For repeatable times: hardly any other task gets the core meanwhile.
+    go_first()?;
     let settings = settings(traffic, hub.macs)?;
     programs.set(&if hub.is_to_tun() { without_link_header(settings) } else { settings })?;
     hub.aim_feed(programs)?;
