@@ -2,10 +2,12 @@
 
 pub mod cases;
 mod flowtable;
+pub mod hub;
 pub mod hubs;
 mod plot;
 pub mod results;
 pub mod routes;
+mod targets;
 
 use std::{
     collections::BTreeMap,
@@ -19,18 +21,23 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use self::{
-    cases::{Dimensions, Program, Table},
+    cases::{Dimensions, Interfaces, Program, Table},
     hubs::{Hubs, Load},
-    results::{Missing, Results, Row},
+    results::{Missing, Results},
     routes::{Family, MOST},
 };
 use crate::{dispatcher::Idle, programs::Programs, testbed};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Forwarders to compare with `bare`, which always runs
-    #[arg(long, value_delimiter = ',', default_values = ["hub", "hub-lpm", "fib", "ip_forward", "flowtable"])]
+    /// Forwarders to compare with the floor of their hook, which always runs: `bare` between veth devices, and `bare-tc`
+    /// beside `hub-tc` and wherever there is a TUN device
+    #[arg(long, value_delimiter = ',',
+        default_values = ["hub", "hub-lpm", "hub-tc", "fib", "ip_forward", "flowtable"])]
     programs: Vec<Program>,
+    /// The hub's devices that frames come in and go out by
+    #[arg(long, value_delimiter = ',', default_values = ["veth", "tun", "veth-tun", "tun-veth"])]
+    interfaces: Vec<Interfaces>,
     /// IP versions
     #[arg(long, value_delimiter = ',', default_values = ["4", "6"])]
     family: Vec<Family>,
@@ -51,7 +58,7 @@ pub struct Arguments {
     /// Frames of a measurement. Default: 500000; with --quick 200000
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     frames: Option<u64>,
-    /// Fewer routes and frames: a minute or two
+    /// Fewer routes and frames: a few minutes
     #[arg(long)]
     quick: bool,
     /// Agent to measure. Default: the one beside this program
@@ -63,7 +70,7 @@ pub struct Arguments {
     /// Writes the rows here, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draws the ratio to `bare` by routes here
+    /// Draws the ratio to the floor by routes here: to `bare`, or `bare-tc` where there is a TUN device
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -81,8 +88,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut bench = Bench::new(arguments)?;
     let tables = bench.dimensions.tables();
     for (number, table) in (1..).zip(&tables) {
-        eprintln!("table {number} of {}: IPv{}, {} routes", tables.len(), table.family.number(), table.routes);
-        bench.table(table).with_context(|| format!("IPv{} with {} routes", table.family.number(), table.routes))?;
+        let Table { interfaces, family, routes, .. } = table;
+        let name = format!("{}, IPv{}, {routes} routes", interfaces.name(), family.number());
+        eprintln!("table {number} of {}: {name}", tables.len());
+        bench.table(table).context(name)?;
         // Write after each world, so that an interrupt loses no results.
         bench.save(arguments)?;
         thread::sleep(SETTLE);
@@ -93,8 +102,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 struct Bench {
     dimensions: Dimensions,
-    /// `bare` first.
-    contenders: Vec<Program>,
+    /// Forwarders to compare, as far as this kernel has them.
+    asked: Vec<Program>,
     rounds: u32,
     frames: u64,
     cpu: Option<usize>,
@@ -113,26 +122,25 @@ impl Bench {
             (routes, _) => routes.to_vec(),
         };
         let dimensions = Dimensions {
+            interfaces: arguments.interfaces.clone(),
             families: arguments.family.clone(),
             routes,
             destinations: arguments.destinations.clone(),
             packet_bytes: arguments.packet_bytes.clone(),
         };
         let mut results = Results::default();
-        let mut contenders = vec![Program::Bare];
-        for program in &arguments.programs {
-            let missing = if *program == Program::FlowTable { flowtable::missing() } else { None };
-            match missing {
-                Some(why) => results.notes.push(format!("{} is left out: {why}", program.name())),
-                None if contenders.contains(program) => {}
-                None => contenders.push(*program),
-            }
+        let mut asked = arguments.programs.clone();
+        if asked.contains(&Program::FlowTable)
+            && let Some(why) = flowtable::missing()
+        {
+            asked.retain(|program| *program != Program::FlowTable);
+            results.notes.push(format!("{} is left out: {why}", Program::FlowTable.name()));
         }
         let mut programs = Programs::load()?;
         let idle = Idle::attach(&mut programs)?;
         Ok(Self {
             dimensions,
-            contenders,
+            asked,
             rounds: arguments.rounds,
             frames: arguments.frames.unwrap_or(if quick { QUICK_FRAMES } else { FRAMES }),
             cpu: arguments.cpu,
@@ -145,29 +153,34 @@ impl Bench {
 
     /// All cases of one table of routes.
     fn table(&mut self, table: &Table) -> Result<()> {
-        let &Table { family, routes, .. } = table;
-        let mut hubs = Hubs::make(&mut self.programs, family, routes)?;
-        let mut contenders = self.contenders.clone();
-        for program in self.contenders.iter().copied().filter(|program| program.lookup().is_some()) {
+        let &Table { interfaces, family, routes, .. } = table;
+        let all = interfaces.contenders(&self.asked);
+        if all.is_empty() {
+            eprintln!("  none of the programs forwards here at a hook of its own");
+            return Ok(());
+        }
+        let mut hubs = Hubs::make(&mut self.programs, interfaces, family, routes)?;
+        let mut contenders = all.clone();
+        for program in all.into_iter().filter(|program| program.lookup().is_some()) {
             match hubs.start_agent(&mut self.programs, program, &self.agent, (family, routes)) {
                 Ok(ready) => eprintln!("  {} was ready after {:.1} s", program.name(), ready.as_secs_f64()),
                 Err(error) => {
                     contenders.retain(|other| *other != program);
                     // The agent's log can be long, and is on stderr already.
                     let why = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
-                    self.results.missing.push(Missing { program, family, routes, why });
+                    self.missing(table, program, &why);
                 }
             }
         }
         for &(destinations, bytes) in &table.cases {
             let load = Load { family, routes, destinations, bytes, frames: self.frames, cpu: self.cpu };
-            self.case(&hubs, &contenders, load)?;
+            self.case(&hubs, table, &contenders, load)?;
         }
         hubs.end()
     }
 
     /// Rounds, in each of which every contender has its turn. A round counts if none of its runs is void.
-    fn case(&mut self, hubs: &Hubs, contenders: &[Program], load: Load) -> Result<()> {
+    fn case(&mut self, hubs: &Hubs, table: &Table, contenders: &[Program], load: Load) -> Result<()> {
         let Load { family, routes, destinations, bytes, .. } = load;
         let mut contenders = contenders.to_vec();
         let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -183,11 +196,12 @@ impl Bench {
                     *count += 1;
                     if *count > self.rounds {
                         ensure!(
-                            program != Program::Bare,
-                            "bare loses frames in most rounds: is the machine very busy?"
+                            !program.is_floor(),
+                            "{} loses frames in most rounds: is the machine very busy?",
+                            program.name()
                         );
                         let why = format!("with {destinations} destinations, too many runs are void: {report}");
-                        self.results.missing.push(Missing { program, family, routes, why });
+                        self.missing(table, program, &why);
                     }
                     break;
                 }
@@ -201,19 +215,22 @@ impl Bench {
             }
             contenders.retain(|program| voids.get(program.name()).is_none_or(|count| *count <= self.rounds));
         }
-        let bare = times[Program::Bare.name()].clone();
-        for program in contenders {
-            let row = Row::new(program, (family, routes), (destinations, bytes), &times[program.name()], &bare);
-            let row = row.context("no round counted")?;
-            eprintln!(
-                "  destinations {destinations}, bytes {bytes}: {:<10} {:>6.0} ns, {:.2} times bare",
-                program.name(),
-                row.ns_per_packet,
-                row.ratio_to_bare
-            );
-            self.results.rows.push(row);
+        let times: Vec<_> =
+            contenders.iter().map(|program| (*program, times.remove(program.name()).unwrap_or_default())).collect();
+        let rows = results::rows(table.interfaces, (family, routes), (destinations, bytes), &times);
+        for row in &rows {
+            let (name, ns) = (row.measured.program.name(), row.measured.ns_per_packet);
+            let ratio = results::shown(row.ratio_to_floor());
+            eprintln!("  destinations {destinations}, bytes {bytes}: {name:<10} {ns:>6.0} ns, {ratio} times the floor");
         }
+        self.results.rows.extend(rows);
         Ok(())
+    }
+
+    fn missing(&mut self, table: &Table, program: Program, why: &str) {
+        let &Table { interfaces, family, routes, .. } = table;
+        let why = format!("{}: {why}", interfaces.name());
+        self.results.missing.push(Missing { program, family, routes, why });
     }
 
     fn save(&self, arguments: &Arguments) -> Result<()> {

@@ -21,7 +21,7 @@ use self::{
 use crate::{
     cpu::{go_first, pin},
     forward::{
-        cases::Dimensions,
+        cases::{Dimensions, Interfaces},
         results::Missing,
         routes::{Family, MOST},
     },
@@ -101,6 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (asked, _) => asked.to_vec(),
     };
     let dimensions = Dimensions {
+        interfaces: vec![Interfaces::Veth],
         families: arguments.family.clone(),
         routes: or(&arguments.routes, &QUICK_ROUTES, &ROUTES),
         destinations: or(&arguments.destinations, &QUICK_DESTINATIONS, &DESTINATIONS),

@@ -31,6 +31,7 @@ mod stages;
 mod stats;
 mod stream;
 mod tally;
+mod tc;
 mod tcp;
 mod testbed;
 mod tunnels;
@@ -63,7 +64,8 @@ enum Command {
     Update(update::Arguments),
     /// Run an agent with very many tunnels: idle, dead, coming up; or interfaces
     Tunnels(tunnels::Arguments),
-    /// Compare the cost of forwarding a frame: a bare redirect, the hub, the kernel's ways; by routes and destinations
+    /// Compare the cost of forwarding a frame: bare redirects, the hub at XDP and TC, the kernel's ways; by interfaces,
+    /// routes and destinations
     Forward(forward::Arguments),
     /// Measure the cost of each stage of the hub's program: programs of increasing length, from an empty one to the
     /// whole hub

@@ -23,7 +23,7 @@ use crate::{
     expect::Expect,
     forward::{
         cases::Program,
-        hubs::{Hub, SITES},
+        hub::{Hub, SITES},
         routes::Family,
     },
     netdev::Netdev,

@@ -131,6 +131,14 @@ pub fn settings(traffic: &Traffic, macs: Macs) -> Result<Settings> {
     })
 }
 
+/// The same for frames that come out of a device without link headers: theirs is not compared.
+pub fn without_link_header(mut settings: Settings) -> Settings {
+    let mut checked: [u8; size_of::<LongHead>()] = bytes(settings.checked);
+    checked[..ETHERNET_HEADER].fill(0);
+    settings.checked = words(checked);
+    settings
+}
+
 /// The first host of a prefix, and how many there are, at most 2^32 - 1. No address wraps in its low 32 bits.
 fn hosts(prefix: IpNet) -> (IpAddr, u32) {
     let bits = u32::from(prefix.max_prefix_len() - prefix.prefix_len());
@@ -205,6 +213,10 @@ fn head(traffic: &Traffic, to: Mac, from: Mac, ttl: u8) -> Result<[u8; size_of::
 fn words(bytes: [u8; size_of::<LongHead>()]) -> LongHead {
     let (words, _) = bytes.as_chunks::<8>();
     Head(std::array::from_fn(|index| u64::from_ne_bytes(words[index])))
+}
+
+fn bytes(words: LongHead) -> [u8; size_of::<LongHead>()] {
+    std::array::from_fn(|index| words.0[index / 8].to_ne_bytes()[index % 8])
 }
 
 /// One's-complement sum, not folded, over halves in memory order.
@@ -292,6 +304,21 @@ mod tests {
                 assert!((1..=100).contains(&frame[53]), "{:?}", &frame[38..54]);
             }
         }
+    }
+
+    #[test]
+    fn frame_without_link_header_is_compared_from_ip_header_on() {
+        let whole = settings(&traffic("fd00:10::1", "fd00:20::/64", 72), MACS).unwrap();
+        let raw = without_link_header(whole);
+        let frame = frame::<{ IPV6.words }>(&whole, &IPV6, 5);
+        let mut arrived: [u8; 72] = frame.try_into().unwrap();
+        // The hop limit, as a hub has it.
+        arrived[21] -= 1;
+        arrived[..14].fill(0);
+        assert!(!IPV6.is_right(&words(arrived), &whole, 5));
+        assert!(IPV6.is_right(&words(arrived), &raw, 5));
+        arrived[14] ^= 1;
+        assert!(!IPV6.is_right(&words(arrived), &raw, 5));
     }
 
     #[test]

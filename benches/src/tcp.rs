@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     forward::{
-        hubs::{Hub, SITES},
+        hub::{Hub, SITES},
         results::median,
         routes::Family,
     },

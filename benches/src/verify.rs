@@ -90,7 +90,8 @@ fn verify(file: &Path) -> Result<Vec<Row>> {
         let loaded = match program {
             aya::programs::Program::Xdp(program) => program.load(),
             aya::programs::Program::SchedClassifier(program) => program.load(),
-            _ => bail!("{name} is neither an XDP nor a TC program: it is not known here"),
+            aya::programs::Program::SocketFilter(program) => program.load(),
+            _ => bail!("{name} is neither an XDP nor a TC program nor a socket filter: it is not known here"),
         };
         loaded.with_context(|| format!("loading {name}"))?;
         rows.push(row(&file, &bytes, name, &program.info()?).with_context(|| name.to_owned())?);

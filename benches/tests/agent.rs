@@ -136,6 +136,7 @@ fn forward_bench_reports_every_program() {
     // A contender whose frames do not all come out right has no row.
     let rows = run(&[
         "forward",
+        "--programs=hub,hub-lpm,hub-tc,fib,ip_forward",
         "--routes=20",
         "--destinations=1,7",
         "--packet-bytes=64,1514",
@@ -145,30 +146,47 @@ fn forward_bench_reports_every_program() {
         svg.to_str().unwrap(),
     ]);
     let rows = rows.as_array().unwrap();
-    for program in ["bare", "hub", "fib", "ip_forward"] {
-        for (family, shortest) in [(4, 64), (6, 72)] {
+    let on_tun = ["bare-tc", "hub-tc", "ip_forward"];
+    let both = ["bare-tc", "hub", "hub-tc", "ip_forward"];
+    for (interfaces, programs) in [
+        ("veth", &["bare", "bare-tc", "hub", "hub-lpm", "hub-tc", "fib", "ip_forward"][..]),
+        ("tun", &on_tun),
+        ("veth-tun", &both),
+        ("tun-veth", &both),
+    ] {
+        for (family, bytes) in [(4, 64), (4, 1514), (6, 72), (6, 1514)] {
             for destinations in [1, 7] {
-                for bytes in [shortest, 1514] {
-                    let here = |row: &&Value| {
-                        row["bench"] == "forward"
-                            && row["program"] == program
-                            && row["family"] == family
-                            && row["routes"] == 20
-                            && row["destinations"] == destinations
-                            && row["packet_bytes"] == bytes
-                    };
-                    let found: Vec<_> = rows.iter().filter(here).collect();
-                    assert_eq!(found.len(), 1, "{program}, IPv{family}, {destinations}, {bytes} bytes: {rows:#?}");
-                    for number in ["ns_per_packet", "ratio_to_bare", "spread"] {
-                        assert!(found[0][number].is_number(), "{number} of {}", found[0]);
+                let here = |row: &&Value| {
+                    row["bench"] == "forward"
+                        && row["interfaces"] == interfaces
+                        && row["family"] == family
+                        && row["routes"] == 20
+                        && row["destinations"] == destinations
+                        && row["packet_bytes"] == bytes
+                };
+                let found: Vec<_> = rows.iter().filter(here).collect();
+                let names: Vec<_> = found.iter().map(|row| row["program"].as_str().unwrap()).collect();
+                assert_eq!(names, programs, "{interfaces}, IPv{family}, {destinations}, {bytes} bytes: {rows:#?}");
+                for row in found {
+                    assert!(row["ns_per_packet"].is_number() && row["spread"].is_number(), "{row}");
+                    for (ratio, to) in [
+                        ("ratio_to_bare", "bare"),
+                        ("ratio_to_bare_tc", "bare-tc"),
+                        ("ratio_to_hub_tc", "hub-tc"),
+                        ("ratio_to_ip_forward", "ip_forward"),
+                    ] {
+                        assert_eq!(row[ratio].is_number(), programs.contains(&to), "{ratio} of {row}");
+                        assert_eq!(row[ratio] == 1.0, row["program"] == to, "{ratio} of {row}");
                     }
-                    assert_eq!(found[0]["ratio_to_bare"] == 1.0, program == "bare", "{}", found[0]);
                 }
             }
         }
     }
     let svg = fs::read_to_string(svg).unwrap();
-    assert!(svg.starts_with("<svg") && svg.contains("ip_forward"), "{svg}");
+    assert!(
+        svg.starts_with("<svg") && ["ip_forward", "hub-tc", "tun-veth"].iter().all(|name| svg.contains(name)),
+        "{svg}"
+    );
 }
 
 #[test]

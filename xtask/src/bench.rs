@@ -37,7 +37,7 @@ pub struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Name {
-    /// Cost of a frame by forwarder (the hub, the kernel's own ones), routes and destinations
+    /// Cost of a frame by forwarder (the hub at XDP and TC, the kernel's own ones), interfaces, routes and destinations
     Forward,
     /// Cost of each stage of the hub's program: programs of increasing length, from an empty one to the whole hub
     Lookup,

@@ -1,7 +1,7 @@
 //! Kernel programs of the benches, a file each. [`generator`] sends. [`sink`] counts and checks; [`tunnels`] also
 //! records arrivals. [`pass`] lets a veth device accept redirected frames. [`bare`] is the floor for comparisons,
-//! [`fan`] the one for many egress devices. [`fib`] forwards by the kernel's own routes. [`pktgen`] stamps and counts
-//! the frames of the kernel's packet generator.
+//! [`fan`] the one for many egress devices, [`tc`] the one at TC. [`fib`] forwards by the kernel's own routes.
+//! [`pktgen`] stamps and counts the frames of the kernel's packet generator.
 #![no_std]
 #![no_main]
 
@@ -14,6 +14,7 @@ mod maps;
 mod pass;
 mod pktgen;
 mod sink;
+mod tc;
 mod tunnels;
 
 use benches_ebpf::{frame, shape};

@@ -7,7 +7,7 @@ use aya_ebpf::{
 
 use crate::{
     expect::{CLASSES, Expect, Tally},
-    shape::{ARRIVALS, Arrival, Counts, FAN as FAN_COUNT, PORTS as PORTS_COUNT, Settings, TUNNELS},
+    shape::{ARRIVALS, Arrival, Counts, DEVICE_IN, FAN as FAN_COUNT, PORTS as PORTS_COUNT, Settings, TUNNELS},
 };
 
 #[map]
@@ -36,6 +36,10 @@ pub static MUTED: Array<u32> = Array::with_max_entries(1, 0);
 /// Where `bare` sends everything: port 0. `fib` takes the port with the number of the interface that the kernel names.
 #[map]
 pub static PORTS: DevMap = DevMap::with_max_entries(PORTS_COUNT, 0);
+
+/// Interface indices for the programs at TC: see [`DEVICE_OUT`](crate::shape::DEVICE_OUT).
+#[map]
+pub static DEVICES: Array<u32> = Array::with_max_entries(DEVICE_IN + 1, 0);
 
 /// Where `fan` sends flows, all of it filled: a device several times where there are fewer.
 #[map]

@@ -25,6 +25,11 @@ pub const ARRIVALS: u32 = 1 << 17;
 /// Ports that frames can be sent out of: interface indices of a namespace with a few devices stay below.
 pub const PORTS: u32 = 256;
 
+/// Where the programs at TC send frames, as indices of a map: `bare_tc` out of the first device, `feed` into the
+/// second.
+pub const DEVICE_OUT: u32 = 0;
+pub const DEVICE_IN: u32 = 1;
+
 /// Devices that flows can be spread over. A power of two.
 pub const FAN: u32 = 64;
 

@@ -1,90 +1,34 @@
 //! The hubs that are compared. Worlds alike: in some an agent runs, in another the kernel has the same routes, and
-//! `bare`, `fib`, the kernel itself and its flow table take turns.
+//! `bare`, `bare-tc`, `fib`, the kernel itself and its flow table take turns.
 
 use std::{path::Path, thread, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use aya::programs::xdp::XdpLinkId;
-use hub_tests::lab::{HUB, Options, Site, World};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{tc::SchedClassifierLinkId, xdp::XdpLinkId};
+use hub_tests::lab::HUB;
 
 use super::{
-    cases::Program,
+    cases::{Interfaces, Program},
     flowtable,
+    hub::{Hub, SITES},
     routes::{self, Family},
 };
 use crate::{
-    cpu::pin,
+    cpu::{go_first, pin},
     flood::{BATCH, Flood},
-    netdev::Netdev,
     programs::Programs,
     report::Report,
-    settings::{Macs, Traffic, settings},
+    settings::{Traffic, settings, without_link_header},
+    shape::DEVICE_OUT,
     testbed::{A, B, Running},
 };
 
-pub const SITES: [Site; 2] = [A, B];
-/// Frames of up to 1514 bytes go through.
-pub const MTU: u32 = 1500;
 /// Flows for all destinations together: what connection tracking takes for a flow table by default.
 const FLOWS: u32 = 64_000;
 /// Source ports, where there are few destinations.
 const FLOWS_EACH: u32 = 64;
 /// Until all frames get through: the agent resolves neighbours.
 const ATTEMPTS: u32 = 5;
-
-/// A hub between two sites, and where frames go in and out.
-pub struct Hub {
-    pub world: World,
-    pub from: Netdev,
-    /// The hub's own devices on the way.
-    pub ingress: Netdev,
-    pub egress: Netdev,
-    pub macs: Macs,
-    /// Where all of it must come out.
-    pub sink: Netdev,
-}
-
-impl Hub {
-    /// Without routes and without an agent.
-    pub fn make(kernel_forwards: bool) -> Result<Self> {
-        let options = Options::default().sites(SITES).slow_path(kernel_forwards).tunnel_mtu(MTU);
-        let world = World::three_offices(&options)?;
-        let netdev = |namespace: &str, device: &str| Netdev::find(world[namespace].name(), device);
-        let device = Site::device(0);
-        let (from, sink) = (netdev(&A.place, &device)?, netdev(&B.place, &device)?);
-        let (ingress, egress) = (netdev(HUB, &A.hub_device(0))?, netdev(HUB, &B.hub_device(0))?);
-        for end in [&ingress, &egress] {
-            // A veth takes the generator's frames only with GRO or an XDP program; the same for all contenders.
-            world[HUB].set_gro(&end.device, true)?;
-        }
-        let macs = Macs { from: from.mac()?, gateway: ingress.mac()?, to: sink.mac()? };
-        Ok(Self { world, from, ingress, egress, macs, sink })
-    }
-}
-
-impl Hub {
-    /// Has the hub's kernel know the way to both sites' own networks.
-    pub fn route_sites(&self) -> Result<()> {
-        for site in &SITES {
-            for (network, via) in [
-                (site.network4().to_string(), site.peer4(0).to_string()),
-                (site.network6().to_string(), "fe80::2".to_owned()),
-            ] {
-                self.world[HUB].ip(&format!("route add {network} via {via} dev {}", site.hub_device(0)))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        // The kernel drops their routes with the devices, now: else it would while the next is measured.
-        for netdev in [&self.ingress, &self.egress] {
-            drop(self.world[HUB].ip(&format!("link del {}", netdev.device)));
-        }
-    }
-}
 
 /// Conditions of a run.
 #[derive(Clone, Copy)]
@@ -100,23 +44,37 @@ pub struct Load {
 
 /// All worlds with their routes. A contender that could not be prepared is not there.
 pub struct Hubs {
+    interfaces: Interfaces,
     kernel: Hub,
     agents: Vec<(Program, Running, Hub)>,
 }
 
+/// How a contender was switched on.
+enum Switched {
+    /// It always is.
+    Always,
+    Xdp(XdpLinkId),
+    Tc(&'static str, SchedClassifierLinkId),
+    FlowTable,
+}
+
 impl Hubs {
     /// The world of the kernel, with its routes.
-    pub fn make(programs: &mut Programs, family: Family, routes: u32) -> Result<Self> {
-        let kernel = Hub::make(true)?;
+    pub fn make(programs: &mut Programs, interfaces: Interfaces, family: Family, routes: u32) -> Result<Self> {
+        let kernel = Hub::make_with(interfaces, true)?;
         let namespace = &kernel.world[HUB];
-        let device = &kernel.egress.device;
-        for neighbour in [B.peer4(0).to_string(), "fe80::2".to_owned()] {
-            namespace.ip(&format!("neigh replace {neighbour} lladdr {} dev {device} nud permanent", kernel.macs.to))?;
+        let to_tun = kernel.is_to_tun();
+        if !to_tun {
+            let (device, mac) = (&kernel.egress.device, kernel.macs.to);
+            for neighbour in [B.peer4(0).to_string(), "fe80::2".to_owned()] {
+                namespace.ip(&format!("neigh replace {neighbour} lladdr {mac} dev {device} nud permanent"))?;
+            }
+            programs.set_port(&kernel.egress)?;
         }
-        namespace.batch(&routes::batch(&B, family, routes)).context("writing the kernel's routes")?;
-        programs.attach("sink", &kernel.sink)?;
-        programs.set_port(&kernel.egress)?;
-        Ok(Self { kernel, agents: Vec::new() })
+        namespace.batch(&routes::batch(&B, family, routes, to_tun)).context("writing the kernel's routes")?;
+        kernel.attach_ends(programs)?;
+        programs.set_device(DEVICE_OUT, &kernel.egress)?;
+        Ok(Self { interfaces, kernel, agents: Vec::new() })
     }
 
     /// The world of an agent: started, its tables written, at rest. How long it took until it was ready.
@@ -127,8 +85,10 @@ impl Hubs {
         binary: &Path,
         (family, routes): (Family, u32),
     ) -> Result<Duration> {
-        let (running, hub) = with_agent(program, binary, &routes::config(&SITES, family, routes))?;
-        programs.attach("sink", &hub.sink)?;
+        let config = routes::config_with(&SITES, self.interfaces.are_tun(), family, routes);
+        let (running, hub) = with_agent(program, self.interfaces, binary, &config)?;
+        attached_as_meant(&running, program, self.interfaces)?;
+        hub.attach_ends(programs)?;
         let ready = running.ready;
         self.agents.push((program, running, hub));
         Ok(ready)
@@ -144,31 +104,38 @@ impl Hubs {
             (Some(_), None) => bail!("there is no agent"),
             _ => &self.kernel,
         };
-        let link = self.switch_on(programs, program)?;
+        let switched = self.switch_on(programs, program)?;
         let report = thread::scope(|scope| {
             // A thread of its own is pinned: the agent and `ip` run where they like.
             scope.spawn(|| flood(programs, hub, program, load)).join().expect("a flood does not panic")
         });
-        self.switch_off(programs, program, link)?;
+        self.switch_off(programs, program, switched)?;
         report
     }
 
-    fn switch_on(&self, programs: &mut Programs, program: Program) -> Result<Option<XdpLinkId>> {
+    fn switch_on(&self, programs: &mut Programs, program: Program) -> Result<Switched> {
         let Hub { world, ingress, egress, .. } = &self.kernel;
         match program {
-            Program::Bare | Program::Fib => programs.attach(program.name(), ingress).map(Some),
-            Program::Hub | Program::HubLpm | Program::Kernel => Ok(None),
+            Program::Bare | Program::Fib => programs.attach(program.name(), ingress).map(Switched::Xdp),
+            Program::BareTc => {
+                let adds_link_header = self.kernel.is_from_tun() && !self.kernel.is_to_tun();
+                let name = if adds_link_header { "bare_tc_link" } else { "bare_tc" };
+                programs.attach_tc(name, ingress).map(|link| Switched::Tc(name, link))
+            }
+            Program::Hub | Program::HubLpm | Program::HubTc | Program::Kernel => Ok(Switched::Always),
             Program::FlowTable => {
-                flowtable::on(&world[HUB], &[ingress.device.clone(), egress.device.clone()]).map(|()| None)
+                let devices = [ingress.device.clone(), egress.device.clone()];
+                flowtable::on(&world[HUB], &devices).map(|()| Switched::FlowTable)
             }
         }
     }
 
-    fn switch_off(&self, programs: &mut Programs, program: Program, link: Option<XdpLinkId>) -> Result<()> {
-        match (program, link) {
-            (_, Some(link)) => programs.detach(program.name(), link),
-            (Program::FlowTable, None) => flowtable::off(&self.kernel.world[HUB]),
-            _ => Ok(()),
+    fn switch_off(&self, programs: &mut Programs, program: Program, switched: Switched) -> Result<()> {
+        match switched {
+            Switched::Always => Ok(()),
+            Switched::Xdp(link) => programs.detach(program.name(), link),
+            Switched::Tc(name, link) => programs.detach_tc(name, link),
+            Switched::FlowTable => flowtable::off(&self.kernel.world[HUB]),
         }
     }
 
@@ -180,13 +147,25 @@ impl Hubs {
 }
 
 /// A world with an agent: started, its tables written, at rest.
-pub fn with_agent(program: Program, binary: &Path, config: &str) -> Result<(Running, Hub)> {
+pub fn with_agent(program: Program, interfaces: Interfaces, binary: &Path, config: &str) -> Result<(Running, Hub)> {
     let lookup = program.lookup().context("not an agent")?;
     let config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
-    let hub = Hub::make(false)?;
-    let running = Running::start(binary, &hub.world[HUB], &config)?;
+    let hub = Hub::make_with(interfaces, false)?;
+    let running = Running::start_with(binary, &hub.world[HUB], &config, program.arguments())?;
     running.rest()?;
     Ok((running, hub))
+}
+
+/// # Errors
+/// When the program is attached in another way: then something else would be measured than was meant.
+fn attached_as_meant(running: &Running, program: Program, interfaces: Interfaces) -> Result<()> {
+    let status = running.agent.status()?;
+    for (site, is_tun) in SITES.iter().zip(interfaces.are_tun()) {
+        let meant = if is_tun || program == Program::HubTc { "tc" } else { "xdp-native" };
+        let attached = &status.connection(&site.place)["attach"];
+        ensure!(*attached == meant, "{} is attached as {attached}, and should be as {meant}", site.hub_device);
+    }
+    Ok(())
 }
 
 /// The frames of a run.
@@ -200,7 +179,7 @@ pub fn traffic(program: Program, load: Load) -> Traffic {
         destinations,
         flows,
         bytes,
-        untouched: program == Program::Bare,
+        untouched: program.is_floor(),
     }
 }
 
@@ -218,7 +197,11 @@ pub fn flood_with(
 ) -> Result<Report> {
     let &Traffic { destinations, flows, bytes, .. } = traffic;
     pin(cpu)?;
-    programs.set(&settings(traffic, hub.macs)?)?;
+    // For repeatable times: hardly any other task gets the core meanwhile.
+    go_first()?;
+    let settings = settings(traffic, hub.macs)?;
+    programs.set(&if hub.is_to_tun() { without_link_header(settings) } else { settings })?;
+    hub.aim_feed(programs)?;
     let mut flood = Flood { programs, from: &hub.from, frame: vec![0; bytes as usize], batch: BATCH };
     // Several of each flow: the first ones take the long way.
     let enough = crate::flood::WARM_UP.max(u64::from(destinations) * u64::from(flows) * 4).min(frames);

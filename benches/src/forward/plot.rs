@@ -1,4 +1,5 @@
-//! The ratio to `bare` by routes, as SVG: a panel for each family, number of destinations and length, a line a program.
+//! The ratio to the floor by routes, as SVG: a panel for each of the hub's interfaces, families, numbers of destinations
+//! and lengths, a line a program. The floor is `bare`, and `bare-tc` where there is a TUN device.
 //! On a ground of its own, so that it can be read on light pages and dark ones.
 
 use anyhow::{Result, anyhow};
@@ -12,7 +13,7 @@ use plotters::{
 };
 
 use super::{
-    cases::{self, Dimensions, Program},
+    cases::{self, Dimensions, Interfaces, Program},
     results::Row,
     routes::Family,
 };
@@ -22,10 +23,12 @@ const FONT: &str = "Helvetica, Arial, sans-serif";
 const GROUND: RGBColor = RGBColor(252, 252, 250);
 const INK: RGBColor = RGBColor(40, 40, 40);
 /// Colours that are distinguishable with colour blindness (Okabe and Ito).
-const PROGRAMS: [(Program, RGBColor); 6] = [
+const PROGRAMS: [(Program, RGBColor); 8] = [
     (Program::Bare, RGBColor(120, 120, 120)),
+    (Program::BareTc, RGBColor(0, 0, 0)),
     (Program::Hub, RGBColor(213, 94, 0)),
     (Program::HubLpm, RGBColor(230, 159, 0)),
+    (Program::HubTc, RGBColor(86, 180, 233)),
     (Program::Fib, RGBColor(0, 114, 178)),
     (Program::Kernel, RGBColor(0, 158, 115)),
     (Program::FlowTable, RGBColor(204, 121, 167)),
@@ -66,12 +69,14 @@ pub fn svg(rows: &[Row], dimensions: &Dimensions) -> Result<String> {
 /// Only those in which something was measured.
 fn panels(rows: &[Row], dimensions: &Dimensions) -> Vec<Panel> {
     let mut panels = Vec::new();
-    for &destinations in &dimensions.destinations {
-        for &bytes in &dimensions.packet_bytes {
-            for &family in &dimensions.families {
-                let panel = panel(rows, family, destinations, bytes);
-                if !panel.lines.is_empty() {
-                    panels.push(panel);
+    for &interfaces in &dimensions.interfaces {
+        for &destinations in &dimensions.destinations {
+            for &bytes in &dimensions.packet_bytes {
+                for &family in &dimensions.families {
+                    let panel = panel(rows, interfaces, family, destinations, bytes);
+                    if !panel.lines.is_empty() {
+                        panels.push(panel);
+                    }
                 }
             }
         }
@@ -79,20 +84,23 @@ fn panels(rows: &[Row], dimensions: &Dimensions) -> Vec<Panel> {
     panels
 }
 
-fn panel(rows: &[Row], family: Family, destinations: u32, bytes: u32) -> Panel {
+fn panel(rows: &[Row], interfaces: Interfaces, family: Family, destinations: u32, bytes: u32) -> Panel {
     let lines = PROGRAMS.iter().filter_map(|(program, colour)| {
         let fits = |row: &&Row| {
-            (row.program, row.family) == (*program, family)
-                && (row.destinations, row.packet_bytes) == cases::possible(family, row.routes, destinations, bytes)
+            let measured = &row.measured;
+            let case = (measured.destinations, measured.packet_bytes);
+            (row.interfaces, measured.program, measured.family) == (interfaces, *program, family)
+                && case == cases::possible(family, measured.routes, destinations, bytes)
         };
-        let mut points: Vec<_> =
-            rows.iter().filter(fits).map(|row| (f64::from(row.routes), row.ratio_to_bare)).collect();
+        let point = |row: &Row| Some((f64::from(row.measured.routes), row.ratio_to_floor()?));
+        let mut points: Vec<_> = rows.iter().filter(fits).filter_map(point).collect();
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
         (!points.is_empty()).then_some(Line { program: *program, colour: *colour, points })
     });
     let up_to =
         if destinations == 1 { "1 destination".to_owned() } else { format!("up to {destinations} destinations") };
-    let title = format!("IPv{}, {up_to}, {} bytes", family.number(), bytes.max(family.shortest()));
+    let bytes = bytes.max(family.shortest());
+    let title = format!("{}, IPv{}, {up_to}, {bytes} bytes", interfaces.name(), family.number());
     Panel { title, lines: lines.collect() }
 }
 
@@ -162,7 +170,7 @@ fn drawing(error: Failed) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::results, *};
 
     #[test]
     fn axis_labels_are_abbreviated() {
@@ -172,27 +180,41 @@ mod tests {
 
     #[test]
     fn panel_has_one_line_per_program() {
-        let row = |program, routes, destinations, time| {
-            Row::new(program, (Family::V4, routes), (destinations, 64), &[time], &[100.0]).unwrap()
+        let row = |interfaces, program, (routes, destinations): (u32, u32), time| {
+            let (floor, other) = if interfaces == Interfaces::Veth {
+                (Program::Bare, Program::BareTc)
+            } else {
+                (Program::BareTc, Program::Bare)
+            };
+            let times = [(floor, vec![100.0]), (other, vec![]), (program, vec![time])];
+            results::rows(interfaces, (Family::V4, routes), (destinations, 64), &times).pop().unwrap()
         };
         let rows = [
-            row(Program::Bare, 10, 10, 100.0),
-            row(Program::HubLpm, 10, 10, 140.0),
-            row(Program::Fib, 10, 10, 150.0),
-            row(Program::Fib, 10_000, 1000, 250.0),
-            row(Program::Fib, 10_000, 1, 110.0),
+            row(Interfaces::Veth, Program::HubTc, (10, 10), 280.0),
+            row(Interfaces::Veth, Program::HubLpm, (10, 10), 140.0),
+            row(Interfaces::Veth, Program::Fib, (10, 10), 150.0),
+            row(Interfaces::Veth, Program::Fib, (10_000, 1000), 250.0),
+            row(Interfaces::Veth, Program::Fib, (10_000, 1), 110.0),
+            row(Interfaces::Tun, Program::HubTc, (10, 10), 110.0),
         ];
         let dimensions = Dimensions {
+            interfaces: vec![Interfaces::Veth, Interfaces::Tun],
             families: vec![Family::V4, Family::V6],
             routes: vec![10, 10_000],
             destinations: vec![1000],
             packet_bytes: vec![64],
         };
         let panels = panels(&rows, &dimensions);
-        assert_eq!(panels.len(), 1);
-        assert_eq!(panels[0].title, "IPv4, up to 1000 destinations, 64 bytes");
+        let titles: Vec<_> = panels.iter().map(|panel| panel.title.as_str()).collect();
+        let title = "IPv4, up to 1000 destinations, 64 bytes";
+        assert_eq!(titles, [format!("veth, {title}"), format!("tun, {title}")]);
         let lines: Vec<_> = panels[0].lines.iter().map(|line| (line.program, line.points.len())).collect();
-        assert_eq!(lines, [(Program::Bare, 1), (Program::HubLpm, 1), (Program::Fib, 2)]);
+        assert_eq!(lines, [(Program::HubLpm, 1), (Program::HubTc, 1), (Program::Fib, 2)]);
+        assert_eq!((panels[0].lines[1].points[0].1, panels[1].lines[0].points[0].1), (2.8, 1.1));
+        let mut colours: Vec<_> = PROGRAMS.iter().map(|(_, colour)| colour.rgb()).collect();
+        colours.sort_unstable();
+        colours.dedup();
+        assert_eq!(colours.len(), PROGRAMS.len());
         let svg = svg(&rows, &dimensions).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("fib") && !svg.contains("ip_forward"), "{svg}");
     }

@@ -5,11 +5,15 @@ use std::fmt;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{cases::Program, routes::Family};
+use super::{
+    cases::{Interfaces, Program},
+    routes::Family,
+    targets,
+};
 
-/// One contender under one set of conditions.
+/// One contender under one set of conditions, in a bench of this kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
+pub struct Measured {
     pub bench: &'static str,
     pub program: Program,
     pub family: Family,
@@ -18,8 +22,8 @@ pub struct Row {
     pub packet_bytes: u32,
     /// Of the whole chain: generator, hub and sink. The median of all rounds.
     pub ns_per_packet: f64,
-    /// To `bare`: see [`ratio`].
-    pub ratio_to_bare: f64,
+    /// To `bare`: see [`ratio`]. `None` without `bare`.
+    pub ratio_to_bare: Option<f64>,
     /// The middle half of the rounds, from its least to its greatest, as a part of the median.
     pub spread: f64,
     /// The least and the greatest of all rounds.
@@ -27,7 +31,7 @@ pub struct Row {
     pub range: (f64, f64),
 }
 
-impl Row {
+impl Measured {
     pub fn new(
         program: Program,
         (family, routes): (Family, u32),
@@ -47,11 +51,50 @@ impl Row {
             destinations,
             packet_bytes,
             ns_per_packet,
-            ratio_to_bare: ratio(rounds, bare)?,
+            ratio_to_bare: ratio(rounds, bare),
             spread: (quantile(&sorted, 3) - quantile(&sorted, 1)) / ns_per_packet,
             range: (least, greatest),
         })
     }
+}
+
+/// A contender of `forward`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    #[serde(flatten)]
+    pub measured: Measured,
+    pub interfaces: Interfaces,
+    /// As `ratio_to_bare`, to the others that programs are compared with.
+    pub ratio_to_bare_tc: Option<f64>,
+    pub ratio_to_hub_tc: Option<f64>,
+    pub ratio_to_ip_forward: Option<f64>,
+}
+
+impl Row {
+    /// To the floor of its interfaces.
+    pub fn ratio_to_floor(&self) -> Option<f64> {
+        self.measured.ratio_to_bare.or(self.ratio_to_bare_tc)
+    }
+}
+
+/// The rows of one case, from the rounds' times of each contender. None of a contender without any.
+pub fn rows(
+    interfaces: Interfaces,
+    (family, routes): (Family, u32),
+    case: (u32, u32),
+    times: &[(Program, Vec<f64>)],
+) -> Vec<Row> {
+    let of = |program| times.iter().find(|(other, _)| *other == program).map_or(&[][..], |(_, times)| times);
+    let row = |(program, times): &(Program, Vec<f64>)| {
+        Some(Row {
+            measured: Measured::new(*program, (family, routes), case, times, of(Program::Bare))?,
+            interfaces,
+            ratio_to_bare_tc: ratio(times, of(Program::BareTc)),
+            ratio_to_hub_tc: ratio(times, of(Program::HubTc)),
+            ratio_to_ip_forward: ratio(times, of(Program::Kernel)),
+        })
+    };
+    times.iter().filter_map(row).collect()
 }
 
 /// A case that could not be measured, and why.
@@ -76,6 +119,7 @@ impl fmt::Display for Results {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header([
+            "INTERFACES",
             "FAMILY",
             "ROUTES",
             "DESTINATIONS",
@@ -83,34 +127,48 @@ impl fmt::Display for Results {
             "PROGRAM",
             "NS/PACKET",
             "TO BARE",
+            "TO BARE-TC",
+            "TO HUB-TC",
+            "TO IP_FORWARD",
             "SPREAD",
             "RANGE",
         ]);
         for (column, at) in table.column_iter_mut().zip(0..) {
-            if at != 4 {
+            if ![0, 5].contains(&at) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        for row in &self.rows {
+        for Row { measured: row, interfaces, ratio_to_bare_tc, ratio_to_hub_tc, ratio_to_ip_forward } in &self.rows {
             table.add_row([
+                interfaces.name().to_owned(),
                 row.family.number().to_string(),
                 row.routes.to_string(),
                 row.destinations.to_string(),
                 row.packet_bytes.to_string(),
                 row.program.name().to_owned(),
                 format!("{:.0}", row.ns_per_packet),
-                format!("{:.2}", row.ratio_to_bare),
+                shown(row.ratio_to_bare),
+                shown(*ratio_to_bare_tc),
+                shown(*ratio_to_hub_tc),
+                shown(*ratio_to_ip_forward),
                 format!("{:.0} %", row.spread * 100.0),
                 format!("{:.0}-{:.0}", row.range.0, row.range.1),
             ]);
         }
-        for Missing { program, family, routes, why } in &self.missing {
-            let words = [&family.number().to_string(), &routes.to_string(), "", "", program.name(), "-", "-", "-", "-"];
-            table.add_row(words.map(str::to_owned).into_iter().chain([format!("not measured: {why}")]));
-        }
         writeln!(f, "{table}\n")?;
+        for Missing { program, family, routes, why } in &self.missing {
+            writeln!(f, "{} is not measured with {routes} IPv{} routes: {why}", program.name(), family.number())?;
+        }
+        for target in self.rows.iter().flat_map(targets::of) {
+            writeln!(f, "{target}")?;
+        }
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
     }
+}
+
+/// A ratio in a table.
+pub fn shown(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
 /// The middle one, or the mean of the middle two.
@@ -140,38 +198,64 @@ fn quantile(sorted: &[f64], quarter: usize) -> f64 {
 mod tests {
     use super::*;
 
-    fn row(rounds: &[f64], bare: &[f64]) -> Option<Row> {
-        Row::new(Program::Fib, (Family::V6, 10), (1, 72), rounds, bare)
+    fn measured(rounds: &[f64], bare: &[f64]) -> Measured {
+        Measured::new(Program::Fib, (Family::V6, 10), (1, 72), rounds, bare).unwrap()
     }
 
     #[test]
     fn outlier_round_widens_range_only() {
         let bare = [100.0, 900.0, 99.0, 100.0, 101.0, 100.0, 98.0];
-        let row = row(&[200.0, 210.0, 190.0, 200.0, 205.0, 2000.0, 195.0], &bare).unwrap();
-        assert_eq!((row.ns_per_packet, row.ratio_to_bare, row.range), (200.0, 2.0, (190.0, 2000.0)));
+        let row = measured(&[200.0, 210.0, 190.0, 200.0, 205.0, 2000.0, 195.0], &bare);
+        assert_eq!((row.ns_per_packet, row.ratio_to_bare, row.range), (200.0, Some(2.0), (190.0, 2000.0)));
         assert!((row.spread - 15.0 / 200.0).abs() < 1e-9, "{}", row.spread);
     }
 
     #[test]
     fn machine_speed_change_leaves_ratio_unchanged() {
-        let row = row(&[120.0, 240.0, 240.0], &[100.0, 200.0, 100.0]).unwrap();
-        assert!((row.ratio_to_bare - 1.2).abs() < 1e-9, "{}", row.ratio_to_bare);
+        let row = measured(&[120.0, 240.0, 240.0], &[100.0, 200.0, 100.0]);
+        assert!((row.ratio_to_bare.unwrap() - 1.2).abs() < 1e-9, "{:?}", row.ratio_to_bare);
+    }
+
+    #[test]
+    fn ratios_are_to_measured_programs_only() {
+        let times = [
+            (Program::BareTc, vec![100.0, 200.0]),
+            (Program::HubTc, vec![110.0, 220.0]),
+            (Program::Kernel, vec![220.0, 440.0]),
+            (Program::Fib, vec![]),
+        ];
+        let rows = rows(Interfaces::Tun, (Family::V4, 10), (1, 64), &times);
+        let programs: Vec<_> = rows.iter().map(|row| row.measured.program).collect();
+        assert_eq!(programs, [Program::BareTc, Program::HubTc, Program::Kernel]);
+        let Row { measured, ratio_to_bare_tc, ratio_to_hub_tc, ratio_to_ip_forward, .. } = &rows[1];
+        assert_eq!(measured.ratio_to_bare, None);
+        assert_eq!((ratio_to_bare_tc, ratio_to_hub_tc, ratio_to_ip_forward), (&Some(1.1), &Some(1.0), &Some(0.5)));
+        assert_eq!(rows[2].ratio_to_floor(), Some(2.2));
     }
 
     #[test]
     fn results_appear_in_table_and_json() {
         let missing = Missing { program: Program::Hub, family: Family::V4, routes: 7, why: "too many".to_owned() };
-        let rows = vec![row(&[150.0], &[100.0]).unwrap()];
+        let times = [(Program::Bare, vec![100.0]), (Program::Hub, vec![150.0])];
+        let rows = rows(Interfaces::Veth, (Family::V6, 10), (10, 72), &times);
         let results = Results { rows, missing: vec![missing], notes: vec!["A note.".to_owned()] };
         let shown = results.to_string();
-        for part in ["fib", "1.50", "150-150", " hub ", "not measured: too many", "A note."] {
+        for part in [
+            " hub ",
+            "1.50",
+            "150-150",
+            "hub is not measured with 7 IPv4 routes: too many",
+            "target MISSED:  veth, IPv6, 10 routes, 10 destinations: hub at most 1.15 times bare; 1.500\n",
+            "A note.",
+        ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
-        let written = serde_json::to_value(&results.rows).unwrap();
-        let expected = serde_json::json!([{
-            "bench": "forward", "program": "fib", "family": 6, "routes": 10, "destinations": 1, "packet_bytes": 72,
-            "ns_per_packet": 150.0, "ratio_to_bare": 1.5, "spread": 0.0,
-        }]);
+        let written = serde_json::to_value(&results.rows[1]).unwrap();
+        let expected = serde_json::json!({
+            "bench": "forward", "interfaces": "veth", "program": "hub", "family": 6, "routes": 10, "destinations": 10,
+            "packet_bytes": 72, "ns_per_packet": 150.0, "ratio_to_bare": 1.5, "ratio_to_bare_tc": null,
+            "ratio_to_hub_tc": null, "ratio_to_ip_forward": null, "spread": 0.0,
+        });
         assert_eq!(written, expected);
     }
 }

@@ -22,6 +22,8 @@ pub const FIRST: u32 = 16 << 24;
 pub const SLOT: u32 = 1 << 8;
 /// Networks in the row.
 pub const MOST: u32 = 1 << 20;
+/// Routes that an agent takes, those to the sites' own networks included.
+const LIMIT: u32 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Family {
@@ -112,27 +114,41 @@ pub fn spread(routes: u32, destinations: u32) -> Spread {
 
 /// The hub's configuration: both sites, all that can be routed to behind `to`, and so many routes there.
 pub fn config(sites: &[Site; 2], family: Family, routes: u32) -> String {
+    config_with(sites, [false; 2], family, routes)
+}
+
+/// The same with a TUN device towards some of the sites.
+pub fn config_with(sites: &[Site; 2], are_tun: [bool; 2], family: Family, routes: u32) -> String {
     let mut config = HubConfig::offices(sites).unpublished();
+    for (site, is_tun) in sites.iter().zip(are_tun) {
+        if is_tun {
+            config.connection(&site.place).peer = None;
+        }
+    }
     let to = &sites[1].place;
     config.connection(to).remote_cidrs.push(family.all().to_string());
     let mut text = config.to_string();
-    for number in 0..routes {
+    // The last few of a million are left out for the sites' own: the frames go to others.
+    let own = u32::try_from(config.routes.len()).expect("a few");
+    let count = if routes <= LIMIT { routes.min(LIMIT - own) } else { routes };
+    for number in 0..count {
         // No blanks and no weight (the default is 100): a file has 64 MiB at most.
         writeln!(text, "[[route]]\ndestination=\"{}\"\nnext_hop=\"{to}\"", prefix(family, number)).expect("fits");
     }
     text
 }
 
-/// The same routes as lines of `ip -batch`, for a hub whose kernel forwards.
-pub fn batch(site: &Site, family: Family, routes: u32) -> String {
+/// The same routes as lines of `ip -batch`, for a hub whose kernel forwards. A TUN device has no neighbours.
+pub fn batch(site: &Site, family: Family, routes: u32, to_tun: bool) -> String {
     let device = site.hub_device(0);
     let via = match family {
-        Family::V4 => site.peer4(0).to_string(),
-        Family::V6 => "fe80::2".to_owned(),
+        _ if to_tun => String::new(),
+        Family::V4 => format!("via {} ", site.peer4(0)),
+        Family::V6 => "via fe80::2 ".to_owned(),
     };
     let mut text = String::new();
     for number in 0..routes {
-        writeln!(text, "route add {} via {via} dev {device}", prefix(family, number)).expect("fits");
+        writeln!(text, "route add {} {via}dev {device}", prefix(family, number)).expect("fits");
     }
     text
 }
@@ -172,11 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn million_routes_fit_size_limit_of_configuration() {
+    fn million_routes_fit_limits_of_configuration() {
         let site = |number| Site::new("b", "tun-b", number);
         for family in [Family::V4, Family::V6] {
-            let text = config(&[site(10), site(20)], family, 10_000);
-            assert!(text.len() * 100 < 64 << 20, "{}", text.len() * 100);
+            let text = config(&[site(10), site(20)], family, 1_000_000);
+            assert!(text.len() < 64 << 20, "{}", text.len());
+            assert_eq!(text.matches("[[route]]").count(), 1_000_000);
+            for destinations in [1000, 8000, 64_000] {
+                let Spread::Apart(stride) = spread(1_000_000, destinations) else { panic!("hosts") };
+                let last = prefix(family, stride / SLOT * (destinations - 1));
+                assert!(text.contains(&format!("destination=\"{last}\"")), "{last}");
+            }
         }
     }
 }

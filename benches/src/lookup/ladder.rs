@@ -13,8 +13,9 @@ use nix::time::{ClockId, clock_gettime};
 use super::shared;
 use crate::{
     forward::{
-        cases::Program,
-        hubs::{self, Hub},
+        cases::{Interfaces, Program},
+        hub::Hub,
+        hubs,
     },
     programs,
     settings::{Traffic, settings},
@@ -54,7 +55,7 @@ pub struct Counted {
 impl Ladder {
     /// Starts an agent and loads the programs with its maps.
     pub fn set_up(program: Program, agent: &Path, config: &str) -> Result<Self> {
-        let (running, hub) = hubs::with_agent(program, agent, config)?;
+        let (running, hub) = hubs::with_agent(program, Interfaces::Veth, agent, config)?;
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ladder-ebpf"));
         let mut ebpf = shared::load(object, running.agent.pid(), &OWN)?;
         for stage in Stage::ALL {

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     #[serde(flatten)]
-    measured: results::Row,
+    measured: results::Measured,
     connections: u32,
     /// The last stage that the program runs.
     stage: &'static str,
@@ -46,7 +46,7 @@ pub fn rows(program: Program, conditions: Conditions, times: &Times) -> Vec<Row>
     let row = |stage: Stage| {
         let program = if stage == Stage::Bare { Program::Bare } else { program };
         let mut measured =
-            results::Row::new(program, (family, routes), (destinations, bytes), &times.of(stage), &bare)?;
+            results::Measured::new(program, (family, routes), (destinations, bytes), &times.of(stage), &bare)?;
         measured.bench = "lookup";
         Some(Row {
             measured,
@@ -102,7 +102,7 @@ impl fmt::Display for Results {
                 format!("{:.1}", row.ns_per_packet),
                 stage_ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns:+.1}")),
                 stage_share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", share * 100.0)),
-                format!("{:.2}", row.ratio_to_bare),
+                results::shown(row.ratio_to_bare),
                 format!("{:.0} %", row.spread * 100.0),
             ]);
         }

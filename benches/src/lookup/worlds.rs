@@ -4,7 +4,8 @@ use super::Arguments;
 use crate::{
     forward::{
         cases::{Dimensions, Program, Table},
-        hubs::{self, Load, SITES},
+        hub::SITES,
+        hubs::{self, Load},
         routes::{self, Family},
     },
     scale::subjects::{self, Plan, Subject, Variant},
@@ -34,7 +35,7 @@ impl World {
 /// The hubs of `forward`, small ones first.
 pub fn by_routes(dimensions: &Dimensions) -> Vec<World> {
     let tables = dimensions.tables().into_iter();
-    let world = |Table { family, routes, cases }: Table| {
+    let world = |Table { family, routes, cases, .. }: Table| {
         let traffic = |(destinations, bytes)| {
             hubs::traffic(Program::Hub, Load { family, routes, destinations, bytes, frames: 0, cpu: None })
         };

@@ -7,7 +7,10 @@ use hub_tests::lab::{End, HUB, Link, Site};
 
 use super::subjects::{Plan, way};
 use crate::{
-    forward::hubs::{Hub, MTU, flood_with},
+    forward::{
+        hub::{Hub, MTU},
+        hubs::flood_with,
+    },
     netdev::Netdev,
     programs::Programs,
     report::Report,

@@ -25,7 +25,7 @@ pub struct Conditions<'a> {
 #[derive(Debug, Serialize)]
 pub struct Row {
     #[serde(flatten)]
-    measured: results::Row,
+    measured: results::Measured,
     varies: Subject,
     value: Variant,
     /// To the first variant, as in [`ratio`]: for a floor, to the first floor.
@@ -42,7 +42,8 @@ impl Row {
         first: &[f64],
     ) -> Option<Self> {
         let &Conditions { subject, variant, family, plan, bytes } = conditions;
-        let mut measured = results::Row::new(program, (family, plan.routes), (plan.destinations, bytes), rounds, bare)?;
+        let mut measured =
+            results::Measured::new(program, (family, plan.routes), (plan.destinations, bytes), rounds, bare)?;
         measured.bench = "scale";
         Some(Self { ratio_to_first: ratio(rounds, first)?, measured, varies: subject, value: variant })
     }
@@ -50,10 +51,10 @@ impl Row {
     pub fn line(&self) -> String {
         let Self { measured: row, value, ratio_to_first, .. } = self;
         format!(
-            "{value:<8} {:<10} {:>6.0} ns, {:.2} times bare, {ratio_to_first:.3} times the first",
+            "{value:<8} {:<10} {:>6.0} ns, {} times bare, {ratio_to_first:.3} times the first",
             row.program.name(),
             row.ns_per_packet,
-            row.ratio_to_bare
+            results::shown(row.ratio_to_bare)
         )
     }
 }
@@ -100,7 +101,7 @@ fn target_note(rows: &[Row]) -> Option<String> {
     let Row { measured, varies, value, ratio_to_first } = last;
     let (growth, of) = match floors {
         0 | 1 => (*ratio_to_first, ""),
-        _ => (measured.ratio_to_bare / first.measured.ratio_to_bare, ", floors taken out"),
+        _ => (measured.ratio_to_bare? / first.measured.ratio_to_bare?, ", floors taken out"),
     };
     let limit = 1.0 + varies.limit();
     let verdict = if growth <= limit { "reached:" } else { "MISSED: " };
@@ -144,7 +145,7 @@ impl fmt::Display for Results {
                 row.packet_bytes.to_string(),
                 row.program.name().to_owned(),
                 format!("{:.0}", row.ns_per_packet),
-                format!("{:.2}", row.ratio_to_bare),
+                results::shown(row.ratio_to_bare),
                 format!("{ratio_to_first:.3}"),
                 format!("{:.0} %", row.spread * 100.0),
             ]);

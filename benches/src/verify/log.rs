@@ -53,7 +53,8 @@ pub fn statistics(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -
             (bpf_prog_type::BPF_PROG_TYPE_XDP, bpf_attach_type::BPF_XDP as u32, if *frags { HAS_FRAGS } else { 0 })
         }
         ProgramSection::SchedClassifier => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, 0, 0),
-        other => bail!("a program of section {other:?}: only XDP and TC are known here"),
+        ProgramSection::SocketFilter => (bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER, 0, 0),
+        other => bail!("a program of section {other:?}: only XDP, TC and socket filters are known here"),
     };
 
     let mut log = vec![0_u8; LOG_BYTES];

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -91,6 +91,13 @@ impl Tun {
         let length = self.file.read(&mut packet).context("reading from a TUN device")?;
         packet.truncate(length);
         Ok(Some(packet))
+    }
+}
+
+/// For what only this device's owner may set (`linux/if_tun.h`).
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
