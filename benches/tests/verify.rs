@@ -33,8 +33,21 @@ fn object(name: &str) -> PathBuf {
 fn verify_reports_size_stack_and_maps_of_every_program() {
     let rows = verify(&object("bench-ebpf"));
     let names: Vec<_> = rows.iter().map(|row| row["program"].as_str().unwrap()).collect();
-    let expected =
-        ["bare", "fan", "fib", "first_tunnel", "generator", "pass", "pktgen_sink", "second_tunnel", "sink", "stamp"];
+    let expected = [
+        "bare",
+        "bare_tc",
+        "decrypted",
+        "fan",
+        "fib",
+        "first_tunnel",
+        "generator",
+        "pass",
+        "pktgen_sink",
+        "replay",
+        "second_tunnel",
+        "sink",
+        "stamp",
+    ];
     assert_eq!(names, expected);
     for row in &rows {
         for number in ["instructions", "jited_bytes", "processed_instructions", "memory_bytes"] {

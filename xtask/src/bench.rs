@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     build, process,
     setup::{self, host},
+    vm,
 };
 
 /// Measures forwarding, stage by stage too, how it scales, failover, changes and restarts under load, or updates of what was
@@ -47,6 +48,8 @@ enum Name {
     Tcp,
     /// Throughput and latency (RFC 2544) by the kernel's packet generator, if the kernel has it
     Pktgen,
+    /// Instructions of a packet through the kernel's ESP, in a virtual machine with Debian's kernel
+    Ipsec,
     /// How long traffic is lost when a tunnel with a standby fails
     Failover,
     /// Whether many changes under load lose a frame
@@ -71,6 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Scale => "scale",
         Name::Tcp => "tcp",
         Name::Pktgen => "pktgen",
+        Name::Ipsec => return vm::bench("ipsec", &args.args),
         Name::Failover => "failover",
         Name::Change => "change",
         Name::Outlive => "outlive",

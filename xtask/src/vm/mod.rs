@@ -15,9 +15,12 @@ use crate::{
     setup::{self, apt},
     test,
 };
-use guest::{Guest, quoted};
+use guest::{Guest, Machine, quoted};
 use kernel::Kernel;
 
+pub use bench::bench;
+
+mod bench;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -117,5 +120,7 @@ fn boot(kernel: &Kernel, busybox: &Path, script: &str, limit: u64) -> Result<Exi
     eprintln!("booting Linux {} under QEMU (15 s to the first command)", kernel.release);
     let agent = process::release_dir()?.join("vpnhub");
     let environment = [("VPNHUB_BINARY", agent.as_path()), ("RUST_BACKTRACE", Path::new("0"))];
-    Guest { kernel, script, environment: &environment, memory: MEMORY, limit: Duration::from_secs(limit) }.run(busybox)
+    let limit = Duration::from_secs(limit);
+    let machine = Machine::Fast;
+    Guest { kernel, machine, script, environment: &environment, memory: MEMORY, limit, result: None }.run(busybox)
 }
