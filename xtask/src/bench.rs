@@ -74,7 +74,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Scale => "scale",
         Name::Tcp => "tcp",
         Name::Pktgen => "pktgen",
-        Name::Ipsec => return vm::bench("ipsec", &args.args),
+        // Help needs no virtual machine.
+        Name::Ipsec if !args.args.iter().any(|arg| arg == "--help" || arg == "-h") => {
+            return vm::bench("ipsec", &args.args);
+        }
+        Name::Ipsec => "ipsec",
         Name::Failover => "failover",
         Name::Change => "change",
         Name::Outlive => "outlive",

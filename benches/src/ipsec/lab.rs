@@ -1,11 +1,11 @@
 //! A hub with two sites and a forwarder: namespaces of its own, because some settings cost a namespace for good.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use hub_tests::{
-    lab::{Builder, End as LinkEnd, FrameSocket, HUB, Link, PlaceSpec, World},
+    lab::{Builder, End as LinkEnd, FrameSocket, HUB, Link, PlaceSpec, Scratch, World, output},
     packet::Packet,
 };
 
@@ -30,27 +30,36 @@ const TRIES: u32 = 10;
 const ESP: u8 = 50;
 const PROTOCOL: usize = 14 + 9;
 
-/// What forwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+/// What forwards. In this order they are set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Forwarder {
+    /// The agent and its program
+    #[value(name = "hub")]
+    Hub,
     /// The kernel, by its routes
     #[value(name = "ip_forward")]
     Kernel,
     /// A TC program that only redirects
     #[value(name = "bare-tc")]
     Bare,
-    /// The agent and its program
-    #[value(name = "hub")]
-    Hub,
+    /// The same beside a copy of the hub's nftables table, which all outer packets pass
+    #[value(name = "bare-tc-nftables")]
+    BareWithTable,
 }
 
 impl Forwarder {
     pub fn name(self) -> &'static str {
         match self {
+            Self::Hub => "hub",
             Self::Kernel => "ip_forward",
             Self::Bare => "bare-tc",
-            Self::Hub => "hub",
+            Self::BareWithTable => "bare-tc-nftables",
         }
+    }
+
+    /// Packets arrive as they were sent.
+    fn is_bare(self) -> bool {
+        matches!(self, Self::Bare | Self::BareWithTable)
     }
 }
 
@@ -87,7 +96,7 @@ impl Lab {
         let mut running = None;
         match forwarder {
             Forwarder::Kernel => hub.batch(&tunnels::add_routes(attachments))?,
-            Forwarder::Bare => {
+            Forwarder::Bare | Forwarder::BareWithTable => {
                 // An xfrm interface looks up the route of what it sends.
                 hub.batch(&tunnels::add_routes(attachments))?;
                 let netdev = |number| Netdev::find(hub.name(), &tunnels::device(number));
@@ -132,7 +141,7 @@ impl Lab {
         let at_hub = FrameSocket::open(hub, UNDER[0])?;
         let at_site = FrameSocket::open(to, SITE_UNDER)?;
         let decrypted = FrameSocket::open(to, SITE_DEVICE)?;
-        let ttl = if self.forwarder == Forwarder::Bare { TTL } else { TTL - 1 };
+        let ttl = if self.forwarder.is_bare() { TTL } else { TTL - 1 };
         let arrives = packet(family, bytes, ttl)?;
         let is_esp = |frame: &[u8]| frame.get(PROTOCOL) == Some(&ESP);
         for _ in 0..TRIES {
@@ -156,10 +165,33 @@ impl Lab {
         bail!("{} forwards nothing from site to site\n{log}", self.forwarder.name())
     }
 
+    /// Its nftables table, for [`Self::load_table`].
+    pub fn table(&self) -> Result<String> {
+        let mut nft = self.world[HUB].command("nft");
+        let said = output(nft.args(["list", "table", "inet", "vpnhub"])).context("running nft")?;
+        ensure!(said.status.success(), "no nftables table: {}", String::from_utf8_lossy(&said.stderr));
+        Ok(without_owner(&String::from_utf8_lossy(&said.stdout)))
+    }
+
+    pub fn load_table(&self, table: &str) -> Result<()> {
+        let scratch = Scratch::new()?;
+        let file = scratch.file("table.nft");
+        fs::write(&file, table).with_context(|| format!("writing {}", file.display()))?;
+        let said = output(self.world[HUB].command("nft").arg("-f").arg(&file)).context("running nft")?;
+        ensure!(said.status.success(), "copying the table: {}", String::from_utf8_lossy(&said.stderr));
+        Ok(())
+    }
+
     /// The agent must end well.
     pub fn end(self) -> Result<()> {
         self.running.map_or(Ok(()), |running| running.agent.stop_within(Duration::from_secs(300)))
     }
+}
+
+/// A table with an owner is removed when the owner's socket closes, here that of `nft`.
+fn without_owner(table: &str) -> String {
+    let lines = table.lines().filter(|line| !line.trim_start().starts_with("flags owner"));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The smallest packet that the sink can check.
@@ -201,4 +233,17 @@ fn neighbours(world: &World) -> Result<()> {
         far.ip(&line(HUB_UNDER[link], hub.mac(UNDER[link])?, SITE_UNDER))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copied_table_has_no_owner() {
+        let table =
+            "table inet vpnhub { # progname x\n\tflags owner,persist\n\tset sites {\n\t\tflags interval\n\t}\n}\n";
+        let copy = "table inet vpnhub { # progname x\n\tset sites {\n\t\tflags interval\n\t}\n}\n";
+        assert_eq!(without_owner(table), copy);
+    }
 }

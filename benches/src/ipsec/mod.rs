@@ -8,9 +8,12 @@ mod replay;
 mod results;
 mod tunnels;
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use hub_tests::lab::Esp;
 
@@ -22,8 +25,8 @@ use tunnels::Encryption;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Forwarders
-    #[arg(long, value_delimiter = ',', default_values = ["ip_forward", "bare-tc", "hub"])]
+    /// Forwarders; bare-tc-nftables needs the hub
+    #[arg(long, value_delimiter = ',', default_values = ["hub", "ip_forward", "bare-tc", "bare-tc-nftables"])]
     programs: Vec<Forwarder>,
     /// Protection of the packets
     #[arg(long, value_delimiter = ',', default_values = ["aes-gcm", "null"])]
@@ -46,7 +49,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// MiB of a TCP transfer, with the first number of attachments; 0: none
-    #[arg(long, default_value_t = 32, value_name = "MIB")]
+    #[arg(long, default_value_t = 8, value_name = "MIB")]
     tcp: u32,
     /// The clock counts instructions, one a nanosecond (QEMU's -icount)
     #[arg(long)]
@@ -68,11 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut replay = Replay::load()?;
     let (mut found, mut bulk) = (Vec::new(), Vec::new());
     for (number, &attachments) in arguments.attachments.iter().enumerate() {
-        let mut labs = Vec::new();
-        for &forwarder in &arguments.programs {
-            eprintln!("{attachments} attachments: setting up {}", forwarder.name());
-            labs.push(Lab::build(forwarder, attachments, &agent, &mut replay)?);
-        }
+        let mut labs = set_up(&arguments.programs, attachments, &agent, &mut replay)?;
         for &encryption in &arguments.encryption {
             labs.iter_mut().try_for_each(|lab| lab.encrypt(encryption))?;
             for &family in &arguments.family {
@@ -93,6 +92,24 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let unit = if arguments.instructions { "instructions" } else { "ns" };
     results::report(&mut results, unit, &found, &bulk);
     results.finish(arguments.json.as_deref())
+}
+
+/// A network for each forwarder.
+fn set_up(programs: &[Forwarder], attachments: u32, agent: &Path, replay: &mut Replay) -> Result<Vec<Lab>> {
+    let programs = BTreeSet::from_iter(programs);
+    let mut labs: Vec<Lab> = Vec::new();
+    for &&forwarder in &programs {
+        eprintln!("{attachments} attachments: setting up {}", forwarder.name());
+        let lab = Lab::build(forwarder, attachments, agent, replay)?;
+        if forwarder == Forwarder::BareWithTable {
+            let hub = labs.first().filter(|lab| lab.forwarder == Forwarder::Hub);
+            lab.load_table(
+                &hub.context("bare-tc-nftables takes the table of the hub: add hub to --programs")?.table()?,
+            )?;
+        }
+        labs.push(lab);
+    }
+    Ok(labs)
 }
 
 /// All forwarders under one condition.
@@ -116,13 +133,13 @@ fn packets(arguments: &Arguments, condition: Condition, labs: &[Lab], replay: &m
             found.site.push(replay.run(site, arguments.packets)?);
             let last = |times: &[f64]| times.last().copied().unwrap_or_default();
             let (path, site) = (last(&found.path), last(&found.site));
-            eprintln!("  round {round}: {:<10} {:>8.0}, the site {site:>8.0}", found.forwarder.name(), path - site);
+            eprintln!("  round {round}: {:<16} {:>8.0}, the site {site:>8.0}", found.forwarder.name(), path - site);
         }
     }
     for (found, [path, _]) in &mut subjects {
         let sink = replay.sink()?;
-        let time = program_time::measure(arguments.packets, sink, || replay.run(path, arguments.packets).map(drop))?;
-        found.program = Some(time);
+        let send = || replay.run(path, arguments.packets).map(drop);
+        found.program = program_time::measure(arguments.packets, sink, send)?;
     }
     Ok(subjects.into_iter().map(|(found, _)| found).collect())
 }
@@ -134,7 +151,7 @@ fn transfers(arguments: &Arguments, encryption: Encryption, attachments: u32, la
     for round in 1..=arguments.rounds {
         for (bulk, lab) in all.iter_mut().zip(labs) {
             let (cost, size) = bulk::run(lab, u64::from(arguments.tcp) << 20)?;
-            eprintln!("  round {round}: {:<10} {cost:>8.2} a byte, packets of {size:.0} bytes", lab.forwarder.name());
+            eprintln!("  round {round}: {:<16} {cost:>8.2} a byte, packets of {size:.0} bytes", lab.forwarder.name());
             bulk.costs.push(cost);
             bulk.sizes.push(size);
         }

@@ -73,9 +73,9 @@ pub fn report(results: &mut Results, unit: &'static str, found: &[Found], bulk: 
             ("packet_bytes", bytes.into()),
             ("attachments", attachments.into()),
         ];
-        results.add(&case, "hub", unit, one.costs());
-        results.add(&case, "with sites", unit, one.path.iter().copied());
-        results.add(&case, "TC programs", unit, one.program);
+        results.add(&case, "packet at the hub", unit, one.costs());
+        results.add(&case, "packet with sites", unit, one.path.iter().copied());
+        results.add(&case, "of it TC programs", unit, one.program);
         let ratio = |to| Some(one.cost()? / cost(found, one.condition, to)?);
         results.add(&case, "ratio to ip_forward", "", ratio(Forwarder::Kernel));
         results.add(&case, "ratio to bare-tc", "", ratio(Forwarder::Bare));
@@ -170,7 +170,7 @@ mod tests {
             let row = results.rows.iter().find(|row| row.case["program"] == program && row.measure == measure);
             row.unwrap().summary.median
         };
-        assert_eq!((median("hub", "hub"), median("hub", "with sites")), (17_500.0, 27_500.0));
+        assert_eq!((median("hub", "packet at the hub"), median("hub", "packet with sites")), (17_500.0, 27_500.0));
         assert!((median("hub", "ratio to ip_forward") - 0.875).abs() < 1e-9);
         let targets: Vec<_> = results.targets.iter().map(|target| (target.what.as_str(), target.reached)).collect();
         let name = "aes-gcm, IPv4, 36 bytes, 2 attachments: hub ÷ ";
