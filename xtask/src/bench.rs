@@ -17,12 +17,14 @@ use crate::{
 /// Measures forwarding, stage by stage too, how it scales, failover, changes and restarts under load, or updates of what was
 /// just built.
 ///
-/// All of it is in network namespaces of this host, which are removed at the end, also on Ctrl-C. Needs root,
-/// otherwise uses sudo after the build. benches/README.md describes the method and how to read the results.
+/// All of it is in network namespaces of this host, which are removed at the end, also on Ctrl-C; only ipsec boots a
+/// virtual machine. Needs root, otherwise uses sudo after the build. benches/README.md describes the method and how to
+/// read the results.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask bench forward --quick\n  cargo xtask bench lookup --quick\n  \
+                        cargo xtask bench ipsec --attachments 2 --tcp 0\n  \
                         cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
                         cargo xtask bench change --seconds 5\n  cargo xtask bench outlive --times 5\n  \
                         cargo xtask bench update --json update.json\n  \
