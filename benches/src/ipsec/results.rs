@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn more_attachments_are_compared_with_fewest_of_same_condition() {
-        let hub = |attachments, bytes, path| found(Forwarder::Hub, Condition { attachments, bytes, ..CONDITION }, path);
+        let hub = |attachments, bytes, path| found(Forwarder::Hub, Condition { bytes, attachments, ..CONDITION }, path);
         let rows = [hub(2, 36, 20_000.0), hub(2, 1372, 30_000.0), hub(100, 36, 20_100.0), hub(1000, 36, 20_101.0)];
         let name = |count| format!("aes-gcm, IPv4, 36 bytes, {count} attachments: hub ÷ with 2 at most 1.01; ");
         let expected = [(name(100) + "1.0100", true), (name(1000) + "1.0101", false)];

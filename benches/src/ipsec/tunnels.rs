@@ -126,7 +126,7 @@ pub fn networks(number: u32) -> [String; 2] {
 /// Routes for the kernel's own forwarding; the agent adds its own.
 pub fn add_routes(attachments: u32) -> String {
     let routes = (0..attachments).flat_map(|number| networks(number).map(|network| (network, device(number))));
-    routes.map(|(network, device)| format!("route add {network} dev {device}\n")).collect()
+    routes.map(|(network, device)| format!("route add {network} dev {device}\n")).collect::<Vec<_>>().concat()
 }
 
 /// A connection and its routes for each tunnel.
