@@ -35,7 +35,7 @@ fn verify_reports_size_stack_and_maps_of_every_program() {
     let names: Vec<_> = rows.iter().map(|row| row["program"].as_str().unwrap()).collect();
     let expected = [
         "bare",
-        "bare_tc",
+        "bare_pair",
         "decrypted",
         "fan",
         "fib",

@@ -60,7 +60,7 @@ impl Replay {
         let [one, other] = pair;
         let map = self.programs.object().map_mut("PAIR").context("no map PAIR")?;
         Array::<_, u32>::try_from(map)?.set(0, one.index ^ other.index, 0).context("writing PAIR")?;
-        pair.iter().try_for_each(|netdev| self.classify("bare_tc", netdev))
+        pair.iter().try_for_each(|netdev| self.classify("bare_pair", netdev))
     }
 
     /// Attaches a program to packets that a device receives, for the rest of the device's life.
