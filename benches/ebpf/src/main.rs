@@ -1,8 +1,8 @@
 //! Kernel programs of the benches, a file each. [`generator`] sends. [`sink`] counts and checks; [`tunnels`] also
 //! records arrivals. [`pass`] lets a veth device accept redirected frames. [`bare`] is the floor for comparisons,
-//! [`bare_pair`] the one for two interfaces at TC, [`fan`] the one for many egress devices. [`fib`] forwards by the kernel's own routes.
-//! [`pktgen`] stamps and counts the frames of the kernel's packet generator. [`replay`] sends recorded ESP frames and
-//! counts what is decrypted.
+//! [`bare_pair`] the one for two interfaces at TC, [`fan`] the one for many egress devices. [`fib`] forwards by the
+//! kernel's own routes. [`pktgen`] stamps and counts the frames of the kernel's packet generator. [`replay`] sends
+//! recorded ESP frames and counts what is decrypted.
 #![no_std]
 #![no_main]
 
