@@ -19,11 +19,16 @@ pub struct Idle(#[expect(dead_code, reason = "deletes the namespace when dropped
 impl Idle {
     /// Attaches the generator to a device in a namespace of its own.
     pub fn attach(programs: &mut Programs) -> Result<Self> {
+        Self::attach_program(programs, "generator")
+    }
+
+    /// Attaches another program that generates frames.
+    pub fn attach_program(programs: &mut Programs, program: &str) -> Result<Self> {
         let namespace = Namespace::create(&format!("{}-idle", unique_prefix()))?;
         // Down, both ends.
         namespace.ip(&format!("link add {DEVICE} type veth peer name idle1"))?;
         let netdev = Netdev::find(namespace.name(), DEVICE)?;
-        programs.attach("generator", &netdev).context("keeping the generator in the dispatcher")?;
+        programs.attach(program, &netdev).with_context(|| format!("keeping {program} in the dispatcher"))?;
         Ok(Self(namespace))
     }
 }

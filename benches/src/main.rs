@@ -12,6 +12,7 @@ mod expect;
 mod failover;
 mod flood;
 mod forward;
+mod ipsec;
 mod link_monitor;
 mod lookup;
 mod netdev;
@@ -19,6 +20,8 @@ mod outlive;
 mod pktgen;
 mod process;
 mod programs;
+#[path = "../ebpf/src/recording.rs"]
+mod recording;
 mod report;
 mod rows;
 mod scale;
@@ -74,6 +77,8 @@ enum Command {
     Scale(scale::Arguments),
     /// Measure TCP through the hub and through the kernel's own forwarding, with iperf3
     Tcp(tcp::Arguments),
+    /// Measure a packet through two tunnels with the kernel's ESP: the hub, a bare redirect, the kernel's forwarding
+    Ipsec(ipsec::Arguments),
     /// Find throughput (RFC 2544) and latency with the kernel's packet generator, of a gateway or of worlds made for it
     Pktgen(pktgen::Arguments),
     /// Load kernel programs and show their size after verifier and JIT, and the memory of their maps
@@ -96,6 +101,7 @@ fn main() -> ExitCode {
         Command::Lookup(arguments) => in_a_lab(|| lookup::run(&arguments)),
         Command::Scale(arguments) => in_a_lab(|| scale::run(&arguments)),
         Command::Tcp(arguments) => in_a_lab(|| tcp::run(&arguments)),
+        Command::Ipsec(arguments) => in_a_lab(|| ipsec::run(&arguments)),
         Command::Pktgen(arguments) => in_a_lab(|| pktgen::run(&arguments)),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Pass(arguments) => attach::pass(&arguments),

@@ -278,6 +278,28 @@ fn tcp_bench_reports_every_program() {
     }
 }
 
+/// All packets must arrive decrypted and as expected, or the bench fails.
+#[test]
+#[ignore = "needs ESP in the kernel: cargo xtask vm-test"]
+fn ipsec_bench_loses_no_packet_with_any_forwarder() {
+    let results = run(&["ipsec", "--attachments=3", "--family=4,6", "--packets=256", "--rounds=1", "--tcp=1"]);
+    for program in ["hub", "ip_forward", "bare-tc", "bare-tc-nftables"] {
+        let rows = results["rows"].as_array().unwrap();
+        let of = |measure: &str| -> Vec<f64> {
+            let found = rows.iter().filter(|row| row["case"]["program"] == program && row["measure"] == measure);
+            found.map(|row| row["median"].as_f64().unwrap()).collect()
+        };
+        // 2 encryptions, families and sizes each.
+        let costs = of("packet at the hub");
+        assert!(costs.len() == 8 && costs.iter().all(|cost| *cost > 0.0), "{program}: {costs:?}");
+        let in_programs = of("of it TC programs");
+        assert_eq!(in_programs.len(), if program == "ip_forward" { 0 } else { 8 }, "{program}: {in_programs:?}");
+        // Longer than the interfaces' MTU.
+        let sizes = of("TCP, packets sent on");
+        assert!(sizes.len() == 2 && sizes.iter().all(|size| *size > 1400.0), "{program}: {sizes:?}");
+    }
+}
+
 #[test]
 fn pktgen_bench_without_kernel_pktgen_suggests_forward() {
     let output = Command::new(BENCH).arg("pktgen").args(["--seconds=1", "--rounds=1"]).output().unwrap();

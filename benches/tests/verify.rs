@@ -35,8 +35,10 @@ fn verify_reports_size_stack_and_maps_of_every_program() {
     let names: Vec<_> = rows.iter().map(|row| row["program"].as_str().unwrap()).collect();
     let expected = [
         "bare",
+        "bare_pair",
         "bare_tc",
         "bare_tc_link",
+        "decrypted",
         "fan",
         "feed",
         "fib",
@@ -45,6 +47,7 @@ fn verify_reports_size_stack_and_maps_of_every_program() {
         "pass",
         "pktgen_sink",
         "raw_sink",
+        "replay",
         "second_tunnel",
         "sink",
         "stamp",

@@ -11,17 +11,20 @@ use anyhow::{Context as _, Result};
 use crate::{
     build, process,
     setup::{self, host},
+    vm,
 };
 
 /// Measures forwarding, stage by stage too, how it scales, failover, changes and restarts under load, or updates of what was
 /// just built.
 ///
-/// All of it is in network namespaces of this host, which are removed at the end, also on Ctrl-C. Needs root,
-/// otherwise uses sudo after the build. benches/README.md describes the method and how to read the results.
+/// All of it is in network namespaces of this host, which are removed at the end, also on Ctrl-C; only ipsec boots a
+/// virtual machine. Needs root, otherwise uses sudo after the build. benches/README.md describes the method and how to
+/// read the results.
 ///
 /// Exits with 0 when there is a result, whether targets are reached or not.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask bench forward --quick\n  cargo xtask bench lookup --quick\n  \
+                        cargo xtask bench ipsec --attachments 2 --tcp 0\n  \
                         cargo xtask bench failover\n  cargo xtask bench failover --prefixes 10 --runs 10\n  \
                         cargo xtask bench change --seconds 5\n  cargo xtask bench outlive --times 5\n  \
                         cargo xtask bench update --json update.json\n  \
@@ -47,6 +50,8 @@ enum Name {
     Tcp,
     /// Throughput and latency (RFC 2544) by the kernel's packet generator, if the kernel has it
     Pktgen,
+    /// Instructions of a packet through the kernel's ESP, in a virtual machine with Debian's kernel
+    Ipsec,
     /// How long traffic is lost when a tunnel with a standby fails
     Failover,
     /// Whether many changes under load lose a frame
@@ -71,6 +76,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Name::Scale => "scale",
         Name::Tcp => "tcp",
         Name::Pktgen => "pktgen",
+        // Help needs no virtual machine.
+        Name::Ipsec if !args.args.iter().any(|arg| arg == "--help" || arg == "-h") => {
+            return vm::bench("ipsec", &args.args);
+        }
+        Name::Ipsec => "ipsec",
         Name::Failover => "failover",
         Name::Change => "change",
         Name::Outlive => "outlive",

@@ -1,11 +1,13 @@
 //! Kernel programs of the benches, a file each. [`generator`] sends. [`sink`] counts and checks; [`tunnels`] also
 //! records arrivals. [`pass`] lets a veth device accept redirected frames. [`bare`] is the floor for comparisons,
-//! [`fan`] the one for many egress devices, [`tc`] the one at TC. [`fib`] forwards by the kernel's own routes.
-//! [`pktgen`] stamps and counts the frames of the kernel's packet generator.
+//! [`bare_pair`] the one for two interfaces at TC, [`fan`] the one for many egress devices, [`tc`] the one at TC. [`fib`]
+//! forwards by the kernel's own routes. [`pktgen`] stamps and counts the frames of the kernel's packet generator.
+//! [`replay`] sends recorded ESP frames and counts what is decrypted.
 #![no_std]
 #![no_main]
 
 mod bare;
+mod bare_pair;
 mod expect;
 mod fan;
 mod fib;
@@ -13,6 +15,8 @@ mod generator;
 mod maps;
 mod pass;
 mod pktgen;
+mod recording;
+mod replay;
 mod sink;
 mod tc;
 mod tunnels;

@@ -14,6 +14,39 @@ use crate::{process, setup::host};
 
 const QEMU: &str = "qemu-system-x86_64";
 
+/// How the guest runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// Two CPUs, as fast as QEMU emulates them.
+    Fast,
+    /// One CPU whose clock counts instructions, one a nanosecond: a time is repeatable to 0.1 %.
+    Counting,
+}
+
+impl Machine {
+    fn arguments(self) -> [&'static str; 4] {
+        // No KVM: many machines that this runs on are virtual themselves.
+        match self {
+            Self::Fast => ["-accel tcg,thread=multi", "-cpu max", "-smp 2", ""],
+            // While the guest is idle its clock follows the host's: otherwise timeouts expire before work is done.
+            // Repeated string instructions count once a byte or once a word: without ERMS and FSRM the kernel uses words.
+            Self::Counting => {
+                ["-accel tcg,thread=single", "-icount shift=0,sleep=on", "-cpu max,-erms,-fsrm", "-smp 1"]
+            }
+        }
+    }
+
+    /// Arguments of the kernel.
+    fn kernel_arguments(self) -> String {
+        let more = match self {
+            Self::Fast => "",
+            // As in most kernels that are built for speed: clearing memory would hide other costs.
+            Self::Counting => " init_on_alloc=0",
+        };
+        KERNEL_ARGUMENTS.to_owned() + more
+    }
+}
+
 /// Mitigations and self-tests only cost time here; RCU's grace periods end sooner.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=2 panic=-1 mitigations=off net.ifnames=0 cryptomgr.notests \
                                 rcupdate.rcu_expedited=1 tsc=reliable";
@@ -21,12 +54,18 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=2 panic=-1 mitigations=of
 /// The guest's command, in shell syntax.
 pub struct Guest<'a> {
     pub kernel: &'a Kernel,
+    pub machine: Machine,
     pub script: &'a str,
     pub environment: &'a [(&'a str, &'a Path)],
     /// In MiB.
     pub memory: u32,
     pub limit: Duration,
+    /// Where a file that the command writes as [`RESULT`] goes.
+    pub result: Option<&'a Path>,
 }
+
+/// Path in the guest.
+pub const RESULT: &str = "/shared/result";
 
 impl Guest<'_> {
     /// Boots, runs the command, and returns its exit code. The command's output goes to xtask's own output.
@@ -44,6 +83,13 @@ impl Guest<'_> {
 
         let ended = process::status_within(&mut self.qemu(&files)?, self.limit)?;
         let Some(ended) = ended else { bail!("the guest took over {} s", self.limit.as_secs()) };
+        if let Some(result) = self.result {
+            let written = files.shared().join("result");
+            // The command's own status reports that there is none.
+            if written.exists() {
+                fs::copy(&written, result).with_context(|| format!("writing {}", result.display()))?;
+            }
+        }
         match fs::read_to_string(files.shared().join("status")) {
             Ok(status) => {
                 let code: u8 = status.trim().parse().with_context(|| format!("the guest's status is {status:?}"))?;
@@ -72,8 +118,8 @@ impl Guest<'_> {
             command.arg(QEMU);
             command
         };
-        // No KVM: many machines that this runs on are virtual themselves.
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &self.memory.to_string()]);
+        command.args(self.machine.arguments().into_iter().flat_map(str::split_whitespace));
+        command.args(["-m", &self.memory.to_string()]);
         command.args([
             "-nodefaults",
             "-no-reboot",
@@ -88,7 +134,7 @@ impl Guest<'_> {
         share(&mut command, "shared", &files.shared(), "readonly=off");
         share(&mut command, "modules", &self.kernel.modules(), "readonly=on");
         command.arg("-kernel").arg(self.kernel.image()).arg("-initrd").arg(files.dir.join("initramfs"));
-        command.args(["-append", KERNEL_ARGUMENTS]).stdin(std::process::Stdio::null());
+        command.args(["-append", &self.machine.kernel_arguments()]).stdin(std::process::Stdio::null());
         Ok(command)
     }
 }

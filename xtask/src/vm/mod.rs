@@ -15,9 +15,12 @@ use crate::{
     setup::{self, apt},
     test,
 };
-use guest::{Guest, quoted};
+use guest::{Guest, Machine, quoted};
 use kernel::Kernel;
 
+pub use bench::bench;
+
+mod bench;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -66,7 +69,7 @@ pub struct TestArgs {
 }
 
 /// A test program, its default arguments, and its look-up.
-const SUITES: [(&str, &str, &str); 6] = [
+const SUITES: [(&str, &str, &str); 7] = [
     // Linux 6.1 uses clsact. Of the streams, only those without a hundred starts, because a start is slow there.
     ("outlive", "interfaces:: stream::spoofed stream::connections --test-threads 2", "compiled"),
     ("hunt", "random_packets_by --ignored --test-threads 1", "compiled"),
@@ -74,6 +77,7 @@ const SUITES: [(&str, &str, &str); 6] = [
     ("tunnels", "--test-threads 2", "compiled"),
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "compiled"),
     ("forward", "pairs:: frames:: layer3:: --test-threads 2 --include-ignored", "lpm"),
+    ("agent", "ipsec_bench --ignored", "compiled"),
 ];
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -117,5 +121,7 @@ fn boot(kernel: &Kernel, busybox: &Path, script: &str, limit: u64) -> Result<Exi
     eprintln!("booting Linux {} under QEMU (15 s to the first command)", kernel.release);
     let agent = process::release_dir()?.join("vpnhub");
     let environment = [("VPNHUB_BINARY", agent.as_path()), ("RUST_BACKTRACE", Path::new("0"))];
-    Guest { kernel, script, environment: &environment, memory: MEMORY, limit: Duration::from_secs(limit) }.run(busybox)
+    let limit = Duration::from_secs(limit);
+    let machine = Machine::Fast;
+    Guest { kernel, machine, script, environment: &environment, memory: MEMORY, limit, result: None }.run(busybox)
 }
