@@ -62,7 +62,9 @@ impl RoutePlan {
                         self.actions.remove(&(Arc::clone(members), family));
                     }
                 }
-                groups.iter().for_each(|members| self.follow_group(inputs, rib, members));
+                for members in groups {
+                    self.follow_group(inputs, rib, members);
+                }
             }
         }
         self.todo.append(&mut rib.changed().collect());
@@ -72,6 +74,11 @@ impl RoutePlan {
             self.todo.append(&mut rib.iter().collect());
         }
         self.unsettled = true;
+    }
+
+    /// Whether addresses of the hub, other than those of sites' interfaces, have changed.
+    pub fn has_other_sources(&self, inputs: Inputs<'_>) -> bool {
+        self.sources != Sources::of(inputs)
     }
 
     /// Plans a group's destinations again if its action has changed.

@@ -40,7 +40,7 @@ impl World {
                 return;
             }
             Event::Host { host, changes } => {
-                self.follow_host(host, &changes);
+                self.follow_host(host);
                 self.pending.host.add(changes);
             }
             Event::Health(reports) => {
@@ -184,7 +184,7 @@ impl World {
                 neighbours: links || neighbours || config,
                 egress,
             };
-            if !self.write_tables(recompiled, effects) {
+            if !self.write_tables(&recompiled, effects) {
                 self.retry(now);
             }
         }
@@ -235,7 +235,7 @@ impl World {
                     // Whether a driver supports native XDP is known only after an attempt.
                     self.tc_only = tc_only;
                     let recompiled = Recompiled { policy: Affected::All, neighbours: false, egress: Affected::All };
-                    if !self.write_tables(recompiled, effects) {
+                    if !self.write_tables(&recompiled, effects) {
                         self.retry(now);
                     }
                 }
@@ -285,24 +285,25 @@ impl World {
         effects.push(Effect::Checks(checks));
     }
 
-    /// Takes over the host's state. Changes of links, except up and down, affect all connections.
-    fn follow_host(&mut self, host: HostState, changes: &Changes) {
-        let interfaces = host.changed_interfaces(&self.host);
-        let names = |interfaces: &BTreeSet<u32>| -> BTreeSet<&str> {
-            interfaces.iter().filter_map(|index| Some(host.links.get(index)?.name.as_str())).collect()
-        };
-        let (all, with_addresses) = (names(&interfaces.all), names(&interfaces.addresses));
+    /// Takes over the host's state, and notes the connections on interfaces that differ.
+    fn follow_host(&mut self, host: HostState) {
+        let changed = host.changed_interfaces(&self.host);
+        self.host = host;
+        let name = |index: &u32| Some(self.host.links.get(index)?.name.as_str());
+        let themselves: BTreeSet<&str> = changed.themselves.iter().filter_map(name).collect();
+        let neighbours: BTreeSet<&str> = changed.neighbours.iter().filter_map(name).collect();
+        let is_on_them = |interface: &str| themselves.contains(interface) || neighbours.contains(interface);
         let connections = self.config.connections.iter();
-        let on_them = connections.filter(|(_, connection)| all.contains(connection.interface.as_str()));
+        let on_them = connections.filter(|(_, connection)| is_on_them(&connection.interface));
         let (of_sites, names): (BTreeSet<&str>, Vec<String>) =
             on_them.map(|(name, connection)| (connection.interface.as_str(), name.clone())).unzip();
-        self.pending.affected.add(names.iter().cloned());
-        self.pending.egress.add(names);
-        if changes.addresses && !with_addresses.is_subset(&of_sites) {
-            // An address of another interface may be the source of packets to any site.
+        // Another interface may have the source address of packets to any site.
+        let is_other = !themselves.is_subset(&of_sites) || themselves.len() < changed.themselves.len();
+        if is_other && self.routes.has_other_sources(self.inputs()) {
             self.pending.egress = Affected::All;
         }
-        self.host = host;
+        self.pending.affected.add(names.iter().cloned());
+        self.pending.egress.add(names);
     }
 
     /// Updates the kernel's routes to these connections and destinations that changed, and the neighbours if they may

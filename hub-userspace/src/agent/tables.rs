@@ -42,8 +42,8 @@ impl World {
     }
 
     /// Writes the tables: next hops, routes and those of `recompiled`. Returns whether they have room.
-    pub(super) fn write_tables(&mut self, recompiled: Recompiled, effects: &mut Vec<Effect>) -> bool {
-        let writes = self.with_ids(|world, ids| world.compile(&recompiled, ids));
+    pub(super) fn write_tables(&mut self, recompiled: &Recompiled, effects: &mut Vec<Effect>) -> bool {
+        let writes = self.with_ids(|world, ids| world.compile(recompiled, ids));
         match writes {
             Ok(writes) if writes.is_empty() => {
                 self.written(&[], 0, false, effects);
@@ -55,7 +55,7 @@ impl World {
             }
             Err(full) => {
                 effects.push(Effect::Fail(full.to_string()));
-                self.pend_tables(&recompiled);
+                self.pend_tables(recompiled);
                 false
             }
         }

@@ -101,7 +101,6 @@ pub struct World {
 
 /// Changes not yet applied.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent parts, each changed or not")]
 pub(super) struct Pending {
     pub host: Changes,
     /// Connections, the VPC or settings. Changed routes are tracked by the RIB.

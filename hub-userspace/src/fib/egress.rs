@@ -68,16 +68,16 @@ pub fn egress_tables(
         let route = compiler.route(&group, &HashMap::new(), &HashMap::new())?;
         compiler.compiled.vpc.insert(gateway, Route { flags: Route::VPC, ..route });
     }
-    let mut compiled = compiler.compiled;
+    let mut result = compiler.compiled;
     if let AffectedGroups::Some { gone, .. } = affected {
         let singles = gone.iter().filter(|members| members.len() == 1).flat_map(|members| members.keys());
         let singles = singles.filter_map(slot).map(|bucket| bucket..bucket + 1);
-        compiled.entries.obsolete = Some(Obsolete {
+        result.entries.obsolete = Some(Obsolete {
             next_hops: egress.next_hops.unused(),
             buckets: egress.unused_buckets().chain(singles).collect(),
         });
     }
-    Ok(compiled)
+    Ok(result)
 }
 
 impl CompiledEgress {

@@ -26,7 +26,7 @@ pub struct Reading {
     pub length: usize,
     /// Length of its IP header in bytes, with IPv4 options, without extension headers.
     pub header: usize,
-    /// No options, no extension headers, not a fragment, lengths and checksums correct.
+    /// No options, no extension headers, not a fragment, no VLAN, lengths and checksums correct.
     pub plain: bool,
 }
 
@@ -46,8 +46,9 @@ impl Reading {
             Place::Epsilon => (None, number16(bytes, 2)?, 4),
             _ => (Some(*bytes.first_chunk()?), number16(bytes, 12)?, 14),
         };
-        let mut tags = 0;
+        let (mut tags, mut vlan) = (0, 0);
         while matches!(ether_type, VLAN | SERVICE_VLAN) {
+            vlan |= number16(bytes, at)? & 0xfff;
             ether_type = number16(bytes, at + 2)?;
             at += 4;
             tags += 1;
@@ -60,6 +61,9 @@ impl Reading {
         };
         reading.tags = tags;
         reading.to_mac = to_mac;
+        // The program forwards frames of a VLAN that has no interface. The kernel drops them, so that one without a known
+        // neighbour is lost.
+        reading.plain &= vlan == 0;
         // Only a GRE tunnel handles this number.
         reading.plain &= place != Place::Epsilon || number16(bytes, 2) != Some(WCCP);
         Some(reading)

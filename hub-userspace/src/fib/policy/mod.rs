@@ -91,7 +91,7 @@ impl<'a> PolicyCompiler<'a> {
         for carried in &connections {
             self.entries.tables.connections.insert(self.numbers[carried.name].slot, carried.name.to_owned());
         }
-        self.to_sites(&connections)?;
+        self.egress_selectors(&connections)?;
         for (interface, carried) in by_interface(connections) {
             if let Some(link) = self.inputs.host.link(interface) {
                 self.attach_connections(link, &carried)?;
@@ -118,7 +118,7 @@ impl<'a> PolicyCompiler<'a> {
         }
         let mut obsolete = self.layout.uses.begin(&scopes, before);
         self.number(&on_them)?;
-        self.to_sites(&affected)?;
+        self.egress_selectors(&affected)?;
         for (interface, carried) in by_interface(on_them) {
             if let Some(link) = self.inputs.host.link(interface) {
                 self.attach_connections(link, &carried)?;
@@ -152,7 +152,7 @@ impl<'a> PolicyCompiler<'a> {
     }
 
     /// Compiles each connection's own selectors, for the egress check.
-    fn to_sites(&mut self, connections: &[Carried<'a>]) -> Result<(), Full> {
+    fn egress_selectors(&mut self, connections: &[Carried<'a>]) -> Result<(), Full> {
         for carried in connections {
             let Numbers { slot, scope } = self.numbers[carried.name];
             self.scope(scope, &to_site(slot, carried.connection, carried.agreed))?;

@@ -20,7 +20,7 @@ use crate::{
 
 /// Addresses of the hub that are not on a connection's interface, those of the VPC's interface first. Read once for all
 /// connections.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sources(Vec<IpAddr>);
 
 /// The source of the hub's packets to a connection.

@@ -82,10 +82,9 @@ pub struct Changes {
 /// Indices of interfaces that differ between two states.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChangedInterfaces {
-    /// In their link, addresses or neighbours.
-    pub all: BTreeSet<u32>,
-    /// In their addresses.
-    pub addresses: BTreeSet<u32>,
+    /// In their link or addresses.
+    pub themselves: BTreeSet<u32>,
+    pub neighbours: BTreeSet<u32>,
 }
 
 impl Changes {
@@ -140,14 +139,15 @@ impl Changes {
 impl HostState {
     /// Runs in time proportional to the differences if one state was made from the other.
     pub fn changed_interfaces(&self, old: &Self) -> ChangedInterfaces {
-        let addresses = old.addresses.diff(&self.addresses).map(|item| *changed_key(item));
-        let tentative = old.tentative.diff(&self.tentative).map(|item| changed_key(item).0);
-        let addresses: BTreeSet<u32> = addresses.chain(tentative).collect();
-        let links = old.links.diff(&self.links).map(|item| *changed_key(item));
-        let neighbours = old.neighbours.diff(&self.neighbours).map(|item| changed_key(item).0);
-        let failed = old.failed.diff(&self.failed).map(|item| changed_key(item).0);
-        let all = links.chain(neighbours).chain(failed).chain(addresses.iter().copied()).collect();
-        ChangedInterfaces { all, addresses }
+        let links = old.links.diff(&self.links).map(|item| *changed_key(&item));
+        let addresses = old.addresses.diff(&self.addresses).map(|item| *changed_key(&item));
+        let tentative = old.tentative.diff(&self.tentative).map(|item| changed_key(&item).0);
+        let neighbours = old.neighbours.diff(&self.neighbours).map(|item| changed_key(&item).0);
+        let failed = old.failed.diff(&self.failed).map(|item| changed_key(&item).0);
+        ChangedInterfaces {
+            themselves: links.chain(addresses).chain(tentative).collect(),
+            neighbours: neighbours.chain(failed).collect(),
+        }
     }
 
     /// Applies one event, or one object of a dump, and records its effect in `changes`. Messages without new or
@@ -341,7 +341,7 @@ impl HostState {
     }
 }
 
-fn changed_key<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> &'a K {
+fn changed_key<'a, K, V>(item: &DiffItem<'a, 'a, K, V>) -> &'a K {
     match item {
         DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { old: (key, _), .. } => key,
     }
