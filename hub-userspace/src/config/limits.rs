@@ -11,7 +11,8 @@ use super::{
 };
 
 const MOST_LINES: usize = 16_000_000;
-const MOST_ROUTES: usize = 1_000_000;
+/// A million, and some for the sites' own networks.
+const MOST_ROUTES: usize = 1 << 20;
 /// Sections other than routes.
 const MOST_SECTIONS: usize = 100_000;
 

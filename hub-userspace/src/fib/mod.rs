@@ -1,6 +1,7 @@
 //! Compiles the contents of the program's maps from state. The [`IdMaps`] carries ids from one compilation to the next.
 //!
-//! There are four parts. Each is compiled when its inputs have changed:
+//! There are four parts. Each is compiled when its inputs have changed, the policy and the egress tables only for the
+//! connections whose inputs have changed:
 //!
 //! | part | inputs | size |
 //! | --- | --- | --- |

@@ -310,10 +310,7 @@ pub fn share(rib: &Rib, destination: IpNet, next_hop: &str, states: &States) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use super::active;
-    use crate::connection::state::{State, States};
+    use super::*;
 
     #[test]
     fn standby_carries_traffic_when_no_active_member_is_up() {
@@ -356,5 +353,39 @@ mod tests {
         let members = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 1)]);
         let states = States::from([("a".to_owned(), State::AdminDown), ("b".to_owned(), State::Up)]);
         assert_eq!(active(&members, &states), [("b", 1)]);
+    }
+
+    #[test]
+    fn change_of_one_connection_affects_its_groups_only() {
+        let destination = |number: u8| IpNet::new_assert([10, number, 0, 0].into(), 16);
+        let route = |number, next_hop: &str| Route {
+            destination: destination(number),
+            next_hop: next_hop.to_owned(),
+            weight: 100,
+            publish: false,
+        };
+        let mut rib = Rib::default();
+        let routes =
+            (0..100).flat_map(|site| [route(site, &format!("c{site}")), route(100 + site, &format!("c{site}"))]);
+        let added = routes.chain([route(200, "c7"), route(200, "c8")]).collect();
+        rib.change(&Routes { added, ..Routes::default() });
+        rib.take_changed();
+        let of = |rib: &Rib, names: &[&str], destinations| {
+            let names = Affected::Some(names.iter().map(|name| (*name).to_owned()).collect());
+            let AffectedGroups::Some { connections, groups, gone } = rib.affected_groups(&names, destinations) else {
+                panic!("all groups are affected");
+            };
+            let names = |groups: BTreeSet<Arc<Members>>| -> Vec<String> {
+                groups.iter().map(|members| members.keys().cloned().collect::<Vec<_>>().join("+")).collect()
+            };
+            (connections.into_iter().collect::<Vec<_>>().join(" "), names(groups), names(gone))
+        };
+        assert_eq!(of(&rib, &["c5"], true), ("c5".into(), vec!["c5".into()], vec![]));
+        assert_eq!(of(&rib, &["c7"], true), ("c7".into(), vec!["c7".into(), "c7+c8".into()], vec![]));
+        // A group without destinations is gone; its members may have lost their last route.
+        rib.change(&Routes { removed: vec![route(200, "c8")], ..Routes::default() });
+        let groups = vec!["c7".into(), "c8".into()];
+        assert_eq!(of(&rib, &[], true), ("c7 c8".into(), groups, vec!["c7+c8".into()]));
+        assert_eq!(of(&rib, &[], false), (String::new(), vec![], vec![]));
     }
 }
