@@ -41,7 +41,7 @@ async fn until(follower: &mut PolicyFollower, what: &str, is: impl Fn(&Policies)
 }
 
 fn policies(view: &Policies) -> usize {
-    view.table.as_ref().map_or(0, |table| table.policies.len())
+    view.table.as_ref().map_or(0, |table| table.lists().policies.len())
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn policies_and_sas_are_followed() {
         assert!(ip_xfrm("policy add src 10.9.0.0/24 dst 192.168.0.0/24 dir in"), "one without IPsec");
         let view = until(&mut follower, "a policy", |view| policies(view) > 0).await;
         let table = view.table.clone().unwrap();
-        let [policy] = table.policies.as_slice() else { panic!("{table:#?}") };
+        let [policy] = table.lists().policies.as_slice() else { panic!("{table:#?}") };
         assert_eq!((policy.direction, policy.protocol, policy.source.port), (Direction::Forward, 6, 22));
         assert_eq!(policy.source.prefix.to_string(), "10.10.10.0/24");
         let mark = SaMatch { if_id: None, site: "198.51.100.10".parse().unwrap() };

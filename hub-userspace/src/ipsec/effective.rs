@@ -109,7 +109,10 @@ mod tests {
     use crate::{
         ipsec::{
             vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel},
-            xfrm::wire::tests::{example_policy, example_sa},
+            xfrm::{
+                table::XfrmLists,
+                wire::tests::{example_policy, example_sa},
+            },
         },
         policy::selectors::Negotiated,
     };
@@ -225,9 +228,9 @@ mod tests {
         };
         assert_eq!(with(None), (vec![], None));
         let policies = vec![example_policy()];
-        let none = XfrmTable { policies: policies.clone(), sas: vec![] };
+        let none = XfrmLists { policies: policies.clone(), sas: vec![] }.into();
         assert_eq!(with(Some(none)), (vec!["b: ".to_owned()], Some(false)));
-        let one = XfrmTable { policies, sas: vec![example_sa()] };
+        let one = XfrmLists { policies, sas: vec![example_sa()] }.into();
         let pair = "b: 10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]";
         assert_eq!(with(Some(one)), (vec![pair.to_owned()], Some(true)));
     }

@@ -32,7 +32,7 @@ use crate::{
         vici::{fault::Fault, table::Tunnel, tunnels::Tunnels},
         xfrm::{
             follow,
-            table::XfrmTable,
+            table::XfrmLists,
             wire::tests::{example_policy, example_sa},
         },
     },
@@ -209,9 +209,9 @@ fn health(random: &mut SmallRng) -> BTreeMap<String, HealthReport> {
 }
 
 fn policies(random: &mut SmallRng) -> Arc<follow::Policies> {
-    let table = XfrmTable { policies: vec![example_policy(); random.random_range(0..3)], sas: vec![example_sa()] };
+    let lists = XfrmLists { policies: vec![example_policy(); random.random_range(0..3)], sas: vec![example_sa()] };
     let problem = random.random_bool(0.5).then(|| "no answer".to_owned());
-    Arc::new(follow::Policies { table: random.random_bool(0.8).then(|| Arc::new(table)), problem })
+    Arc::new(follow::Policies { table: random.random_bool(0.8).then(|| Arc::new(lists.into())), problem })
 }
 
 /// Text for comparisons: ignores the origin of a configuration's objects.

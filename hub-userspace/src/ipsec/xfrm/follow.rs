@@ -13,7 +13,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    table::XfrmTable,
+    table::{XfrmLists, XfrmTable},
     wire::{Dump, XfrmMessage, answers},
 };
 
@@ -178,20 +178,20 @@ struct XfrmRequests {
 
 impl XfrmRequests {
     async fn table(&mut self) -> io::Result<XfrmTable> {
-        let mut table = XfrmTable::default();
+        let mut lists = XfrmLists::default();
         for _ in 0..ATTEMPTS {
-            table = XfrmTable::default();
+            lists = XfrmLists::default();
             // SAs last, so that the SA of each policy already read is included.
-            let policies = self.list(Dump::Policies, &mut table).await?;
-            if self.list(Dump::Sas, &mut table).await? && policies {
+            let policies = self.list(Dump::Policies, &mut lists).await?;
+            if self.list(Dump::Sas, &mut lists).await? && policies {
                 break;
             }
         }
-        Ok(table)
+        Ok(lists.into())
     }
 
     /// Returns whether the listing is complete.
-    async fn list(&mut self, dump: Dump, table: &mut XfrmTable) -> io::Result<bool> {
+    async fn list(&mut self, dump: Dump, lists: &mut XfrmLists) -> io::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         let (request, kernel) = (dump.request(self.sequence), SocketAddr::new(0, 0));
         poll_fn(|context| self.socket.poll_send_to(context, &request, &kernel)).await?;
@@ -202,8 +202,8 @@ impl XfrmRequests {
             for (answer, interrupted) in answers(&datagram, self.sequence) {
                 whole &= !interrupted;
                 match answer {
-                    XfrmMessage::Policy(policy) => table.policies.push(policy),
-                    XfrmMessage::Sa(sa) => table.sas.push(sa),
+                    XfrmMessage::Policy(policy) => lists.policies.push(policy),
+                    XfrmMessage::Sa(sa) => lists.sas.push(sa),
                     // The kernel has no policies at all (net/xfrm/xfrm_user.c).
                     XfrmMessage::Error(errno) if errno != Errno::NOENT.raw_os_error() => {
                         return Err(io::Error::from_raw_os_error(errno));

@@ -1,6 +1,9 @@
 //! Matches the kernel's policies and SAs to connections, and derives selectors from them. Pure.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +13,48 @@ use crate::policy::{
     selectors::{Pair, same_family},
 };
 
-/// All policies and SAs.
+/// All policies and SAs, indexed: what one connection needs does not depend on the number of the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "XfrmLists", into = "XfrmLists")]
 pub struct XfrmTable {
+    lists: XfrmLists,
+    /// Inbound and forward policies, by interface id.
+    by_interface: HashMap<u32, Vec<usize>>,
+    /// Those without interface id, by the remote tunnel end.
+    by_site: HashMap<IpAddr, Vec<usize>>,
+    /// SAs by interface id and source.
+    sas: HashMap<(u32, IpAddr), Vec<usize>>,
+}
+
+/// Policies and SAs as the kernel lists them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XfrmLists {
     pub policies: Vec<XfrmPolicy>,
     pub sas: Vec<Sa>,
+}
+
+impl From<XfrmLists> for XfrmTable {
+    fn from(lists: XfrmLists) -> Self {
+        let mut table = Self::default();
+        let inbound = lists.policies.iter().enumerate().filter(|(_, policy)| policy.direction != Direction::Out);
+        for (index, policy) in inbound {
+            table.by_interface.entry(policy.if_id).or_default().push(index);
+            if policy.if_id == 0 {
+                let sites: BTreeSet<IpAddr> = policy.templates.iter().map(|template| template.source).collect();
+                sites.into_iter().for_each(|site| table.by_site.entry(site).or_default().push(index));
+            }
+        }
+        for (index, sa) in lists.sas.iter().enumerate() {
+            table.sas.entry((sa.if_id, sa.source)).or_default().push(index);
+        }
+        Self { lists, ..table }
+    }
+}
+
+impl From<XfrmTable> for XfrmLists {
+    fn from(table: XfrmTable) -> Self {
+        table.lists
+    }
 }
 
 /// Identifies a connection's policies and SAs.
@@ -26,43 +66,55 @@ pub struct SaMatch {
     pub site: IpAddr,
 }
 
-impl SaMatch {
-    fn is_of(&self, policy: &XfrmPolicy) -> bool {
-        match self.if_id {
-            Some(if_id) => policy.if_id == if_id,
-            None => policy.if_id == 0 && policy.templates.iter().any(|template| template.source == self.site),
-        }
-    }
-}
-
 impl XfrmTable {
+    pub fn lists(&self) -> &XfrmLists {
+        &self.lists
+    }
+
     /// Inbound selectors of the connection, from policies that have an SA.
     pub fn pairs(&self, mark: &SaMatch) -> BTreeSet<Pair> {
-        let policies = self.policies.iter().filter(|policy| policy.direction != Direction::Out && mark.is_of(policy));
-        policies.filter(|policy| self.is_live(policy)).filter_map(pair).collect()
+        self.policies(mark).filter(|policy| self.is_live(policy)).filter_map(pair).collect()
     }
 
     /// Its inbound SAs from the site.
     pub fn inbound(&self, mark: &SaMatch) -> Vec<&Sa> {
-        let policies: Vec<&XfrmPolicy> =
-            self.policies.iter().filter(|policy| policy.direction != Direction::Out && mark.is_of(policy)).collect();
-        let is_one =
-            |sa: &&Sa| policies.iter().any(|policy| policy.templates.iter().any(|t| suits(t, policy.if_id, sa)));
-        self.sas.iter().filter(is_one).collect()
+        let templates =
+            self.policies(mark).flat_map(|policy| policy.templates.iter().map(|template| (template, policy.if_id)));
+        let indices: BTreeSet<usize> = templates.flat_map(|(template, if_id)| self.suiting(template, if_id)).collect();
+        indices.into_iter().map(|index| &self.lists.sas[index]).collect()
     }
 
     /// The newest SA in the opposite direction.
     pub fn outbound(&self, inbound: &Sa) -> Option<&Sa> {
-        let back = |sa: &&Sa| {
-            (sa.source, sa.destination) == (inbound.destination, inbound.source)
-                && (sa.reqid, sa.if_id, sa.protocol) == (inbound.reqid, inbound.if_id, inbound.protocol)
+        let back =
+            |sa: &&Sa| (sa.destination, sa.reqid, sa.protocol) == (inbound.source, inbound.reqid, inbound.protocol);
+        let from_there = self.sas.get(&(inbound.if_id, inbound.destination)).into_iter().flatten();
+        from_there.map(|index| &self.lists.sas[*index]).filter(back).max_by_key(|sa| sa.added)
+    }
+
+    /// The connection's inbound and forward policies.
+    fn policies(&self, mark: &SaMatch) -> impl Iterator<Item = &XfrmPolicy> {
+        let indices = match mark.if_id {
+            Some(if_id) => self.by_interface.get(&if_id),
+            None => self.by_site.get(&mark.site),
         };
-        self.sas.iter().filter(back).max_by_key(|sa| sa.added)
+        indices.into_iter().flatten().map(|index| &self.lists.policies[*index])
     }
 
     /// Whether each of its templates has an SA.
     fn is_live(&self, policy: &XfrmPolicy) -> bool {
-        policy.templates.iter().all(|template| self.sas.iter().any(|sa| suits(template, policy.if_id, sa)))
+        policy.templates.iter().all(|template| self.suiting(template, policy.if_id).next().is_some())
+    }
+
+    /// Indices of the SAs that match a template.
+    fn suiting(&self, template: &Template, if_id: u32) -> impl Iterator<Item = usize> {
+        // Templates of tunnels name their ends.
+        let (from_there, all) = match template.source.is_unspecified() {
+            true => (None, 0..self.lists.sas.len()),
+            false => (self.sas.get(&(if_id, template.source)), 0..0),
+        };
+        let indices = from_there.into_iter().flatten().copied().chain(all);
+        indices.filter(move |index| suits(template, if_id, &self.lists.sas[*index]))
     }
 }
 
@@ -126,8 +178,8 @@ mod tests {
     #[test]
     fn policy_yields_pair_only_with_matching_sa() {
         let (policy, sa) = (example_policy(), example_sa());
-        let mut table = XfrmTable { policies: vec![policy.clone()], sas: vec![sa.clone()] };
-        assert_eq!(shown(&table, None), ["10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]"]);
+        let table = |policy: &XfrmPolicy, sa| XfrmLists { policies: vec![policy.clone()], sas: vec![sa] }.into();
+        assert_eq!(shown(&table(&policy, sa.clone()), None), ["10.10.10.0/24[tcp/22] === 192.168.0.0/24[tcp]"]);
         for (what, other) in [
             ("another site", Sa { source: "198.51.100.11".parse().unwrap(), ..sa.clone() }),
             ("another reqid", Sa { reqid: 2, ..sa.clone() }),
@@ -135,21 +187,30 @@ mod tests {
             ("AH", Sa { protocol: 51, ..sa.clone() }),
             ("transport mode", Sa { mode: 0, ..sa.clone() }),
         ] {
-            table.sas = vec![other];
-            assert!(shown(&table, None).is_empty(), "{what}");
+            assert!(shown(&table(&policy, other), None).is_empty(), "{what}");
         }
-        table.sas = vec![sa];
-        table.policies = vec![XfrmPolicy { direction: Direction::Out, ..policy }];
-        assert!(shown(&table, None).is_empty(), "a policy of the other direction");
+        let out = XfrmPolicy { direction: Direction::Out, ..policy };
+        assert!(shown(&table(&out, sa), None).is_empty(), "a policy of the other direction");
+    }
+
+    #[test]
+    fn template_without_ends_matches_any_sa() {
+        let (mut policy, any) = (example_policy(), IpAddr::from([0, 0, 0, 0]));
+        for template in &mut policy.templates {
+            (template.source, template.destination) = (any, any);
+        }
+        let table: XfrmTable = XfrmLists { policies: vec![policy], sas: vec![example_sa()] }.into();
+        let mark = SaMatch { if_id: Some(0), site: SITE };
+        assert_eq!((table.pairs(&mark).len(), table.inbound(&mark)), (1, vec![&example_sa()]));
     }
 
     #[test]
     fn sa_matches_by_interface_id_or_site_address() {
         let (mut policy, mut sa) = (example_policy(), example_sa());
         (policy.if_id, sa.if_id) = (7, 7);
-        let table = XfrmTable { policies: vec![policy], sas: vec![sa] };
+        let table: XfrmTable = XfrmLists { policies: vec![policy], sas: vec![sa] }.into();
         assert_eq!([Some(7), Some(8), None].map(|if_id| shown(&table, if_id).len()), [1, 0, 0]);
-        let table = XfrmTable { policies: vec![example_policy()], sas: vec![example_sa()] };
+        let table: XfrmTable = XfrmLists { policies: vec![example_policy()], sas: vec![example_sa()] }.into();
         let elsewhere = SaMatch { if_id: None, site: "198.51.100.11".parse().unwrap() };
         assert!(table.pairs(&elsewhere).is_empty() && shown(&table, Some(7)).is_empty());
         assert_eq!(table.inbound(&SaMatch { if_id: None, site: SITE }).len(), 1);
