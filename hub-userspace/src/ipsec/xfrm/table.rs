@@ -41,7 +41,9 @@ impl From<XfrmLists> for XfrmTable {
             table.by_interface.entry(policy.if_id).or_default().push(index);
             if policy.if_id == 0 {
                 let sites: BTreeSet<IpAddr> = policy.templates.iter().map(|template| template.source).collect();
-                sites.into_iter().for_each(|site| table.by_site.entry(site).or_default().push(index));
+                for site in sites {
+                    table.by_site.entry(site).or_default().push(index);
+                }
             }
         }
         for (index, sa) in lists.sas.iter().enumerate() {
