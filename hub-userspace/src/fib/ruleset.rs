@@ -1,9 +1,12 @@
 //! Compiles the nftables ruleset for a configuration. Pure.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hub_common::maps::VPC;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::id_allocator::IdAllocator;
 use crate::{
@@ -34,7 +37,7 @@ pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots
         group: SITES_GROUP,
         mark,
         next_hops: of_connections.chain(of_vpc).collect(),
-        output: output(config.connections.iter(), host, negotiated).collect(),
+        output: output(config.connections.iter(), host, negotiated).into(),
         services: config.gateway.services.iter().map(|service| service_of(*service)).collect(),
     }
 }
@@ -47,38 +50,44 @@ pub fn update_output(
     host: &HostState,
     negotiated: &Negotiated,
 ) -> bool {
-    let lowest = IpNet::V4(Ipv4Net::default());
-    let from = |interface: &&str| ruleset.output.range(((*interface).to_owned(), lowest, lowest)..);
-    let of = |interface| from(interface).take_while(move |(name, ..)| name == interface);
-    let old: BTreeSet<_> = interfaces.iter().flat_map(of).cloned().collect();
     let on_them = config.connections.iter().filter(|(_, connection)| interfaces.contains(&*connection.interface));
-    let new: BTreeSet<_> = output(on_them, host, negotiated).collect();
-    if old == new {
+    let mut new = output(on_them, host, negotiated);
+    let changed: Vec<_> = interfaces
+        .iter()
+        .map(|name| (*name, new.remove(*name)))
+        .filter(|(name, pairs)| ruleset.output.get(*name) != pairs.as_ref())
+        .collect();
+    if changed.is_empty() {
         return false;
     }
-    let ruleset = Arc::make_mut(ruleset);
-    for pair in old.difference(&new) {
-        ruleset.output.remove(pair);
+    let output = &mut Arc::make_mut(ruleset).output;
+    for (name, pairs) in changed {
+        match pairs {
+            Some(pairs) => output.insert(name.to_owned(), pairs),
+            None => output.remove(name),
+        };
     }
-    ruleset.output.extend(new);
     true
 }
 
-/// What the hub itself may send to these connections: interface, the hub's side, the site's side.
+/// What the hub itself may send to these connections, by interface: the hub's side and the site's.
 fn output<'a>(
     connections: impl Iterator<Item = (&'a String, &'a Connection)>,
     host: &HostState,
     negotiated: &Negotiated,
-) -> impl Iterator<Item = (String, IpNet, IpNet)> {
-    let pairs = connections.flat_map(move |(name, connection)| {
+) -> BTreeMap<String, BTreeSet<(IpNet, IpNet)>> {
+    let mut output = BTreeMap::<_, BTreeSet<_>>::new();
+    for (name, connection) in connections {
         let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
-        let pairs: Vec<(IpNet, IpNet)> = match agreed {
+        let mut pairs: Vec<(IpNet, IpNet)> = match agreed {
             Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
             None => of_file(connection).collect(),
         };
-        pairs.into_iter().chain(of_link(connection, host)).map(|(hub, site)| (connection.interface.clone(), hub, site))
-    });
-    pairs.filter(|(_, hub, site)| is_v4(*hub) == is_v4(*site))
+        pairs.extend(of_link(connection, host));
+        pairs.retain(|(hub, site)| is_v4(*hub) == is_v4(*site));
+        output.entry(connection.interface.clone()).or_default().extend(pairs);
+    }
+    output
 }
 
 /// Pairs of the hub's side and the site's.

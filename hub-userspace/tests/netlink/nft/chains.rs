@@ -10,9 +10,9 @@ use super::{
     bench::Bench,
     local, names, no_route,
     packet::{ACK, SYN, TAG, What, packet},
-    ruleset, to,
+    ruleset, selectors, to,
 };
-use crate::lab::{Lab, addr, in_namespace, ip};
+use crate::lab::{Lab, addr, in_namespace, ip, net};
 
 const UDP: What = What::Udp(5000, 7);
 /// Addresses behind the far ends, and the hub's addresses towards them.
@@ -277,6 +277,30 @@ fn hub_output_to_site_is_limited_to_selectors() {
         }
         assert_eq!(guard.counters().await.unwrap().output.packets, 5);
 
+        // Prefixes of any length, and host bits in them.
+        for (hub, site, source, destination, is_within) in [
+            ("10.0.1.0/31", "10.1.0.0/29", "10.0.1.1", "10.1.0.5", true),
+            ("10.0.1.0/31", "10.1.0.0/30", "10.0.1.1", "10.1.0.5", false),
+            ("10.0.1.0/32", "10.1.0.0/16", "10.0.1.1", "10.1.0.5", false),
+            ("10.0.1.1/32", "10.1.0.5/32", "10.0.1.1", "10.1.0.5", true),
+            ("10.0.9.9/20", "10.1.9.9/15", "10.0.1.1", "10.1.0.5", true),
+            ("0.0.0.0/0", "10.0.0.0/7", "10.0.1.1", "10.1.0.5", true),
+            ("0.0.0.0/0", "10.0.0.0/16", "10.0.1.1", "10.1.0.5", false),
+            ("0.0.0.0/0", "0.0.0.0/0", "2001:db8:0:1::1", "2001:db8:1::5", false),
+            ("::/0", "::/0", "10.0.1.1", "10.1.0.5", false),
+            ("::/0", "2001:db8:1::/47", "2001:db8:0:1::1", "2001:db8:1::5", true),
+            ("2001:db8::/62", "2001:db8:1::4/127", "2001:db8:0:1::1", "2001:db8:1::5", true),
+            ("2001:db8::/64", "2001:db8:1::4/127", "2001:db8:0:1::1", "2001:db8:1::5", false),
+        ] {
+            let output = selectors([("site1", net(hub), net(site))]);
+            guard.apply(&Ruleset { output, ..ruleset() }).await.unwrap();
+            let what = format!("{source} to {destination} with {hub} === {site}");
+            match is_within {
+                true => send(source, destination, "far1").unwrap_or_else(|error| panic!("{what}: {error}")),
+                false => assert_refused(send(source, destination, ""), &what),
+            }
+        }
+
         // Link-local addresses and multicast of the link are exempt.
         ip("address add 169.254.1.1/16 dev site1");
         ip("neighbour add 169.254.1.2 lladdr 02:00:00:00:00:99 dev site1");
@@ -299,7 +323,7 @@ fn hub_output_to_site_is_limited_to_selectors() {
 #[test]
 fn kernel_icmp_errors_for_admitted_packets_are_sent() {
     in_namespace(async |lab| {
-        let (mut bench, _guard) = guarded(&lab, &Ruleset { output: [].into(), ..ruleset() }).await;
+        let (mut bench, _guard) = guarded(&lab, &Ruleset { output: selectors([]), ..ruleset() }).await;
         for (v, answer) in [(0, "far1 icmp 3/3"), (1, "far1 icmp6 1/4")] {
             // A port without a service.
             let arrived = bench.send("far1", local(), AT1[v], HUB[v], What::Udp(5000, 53));

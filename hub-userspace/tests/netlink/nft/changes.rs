@@ -16,15 +16,14 @@ use super::{
     dump::table,
     names, no_route,
     packet::{What, packet},
-    ruleset, to,
+    ruleset, selectors, to,
 };
 use crate::lab::{addr, in_namespace, net};
 
-const FIXED_SETS: [&str; 10] = [
+const FIXED_SETS: [&str; 9] = [
     "sites",
     "next_hops",
-    "output4",
-    "output6",
+    "selectors",
     "tcp_services",
     "udp_services",
     "icmp_input",
@@ -87,7 +86,7 @@ fn set_changes_keep_counters_and_other_objects() {
 
         let mut next = ruleset();
         next.next_hops = [(to(9), "site2".to_owned())].into();
-        next.output.insert(("site2".to_owned(), net("0.0.0.0/0"), net("10.2.0.0/16")));
+        next.output.insert("site2".to_owned(), [(net("0.0.0.0/0"), net("10.2.0.0/16"))].into());
         guard.apply(&next).await.unwrap();
         assert_eq!(bench.send("far1", to(9), "10.1.0.5", "10.2.0.5", What::Udp(1, 2)), ["far2"]);
         assert_eq!(guard.counters().await.unwrap(), counted);
@@ -207,8 +206,8 @@ fn ruleset_rejects_ambiguous_mark_and_skips_invalid_names() {
         strange.sites.extend(odd.map(str::to_owned));
         strange.next_hops.extend(odd.map(|name| (no_route(), name.to_owned())));
         strange.next_hops.insert((0, "site1".to_owned()));
-        strange.output.extend(odd.map(|name| (name.to_owned(), net("::/0"), net("::/0"))));
-        strange.output.insert(("mixed".to_owned(), net("::/0"), net("0.0.0.0/0")));
+        strange.output.extend(odd.map(|name| (name.to_owned(), BTreeSet::from([(net("::/0"), net("::/0"))]))));
+        strange.output.get_mut("site1").unwrap().insert((net("::/0"), net("0.0.0.0/0")));
         guard.apply(&strange).await.unwrap();
         drop(guard);
         assert_same(&shown(), &alone(&ruleset()).await, "without the odd names");
@@ -264,12 +263,10 @@ fn random_ruleset(random: &mut SmallRng) -> Ruleset {
         next_hops: (0..random.random_range(0..6))
             .map(|_| (mark.numbered(random.random_range(0..9)), name(random)))
             .collect(),
-        output: (0..random.random_range(0..25))
-            .map(|_| {
-                let v6 = random.random();
-                (name(random), random_net(random, v6), random_net(random, v6))
-            })
-            .collect(),
+        output: selectors((0..random.random_range(0..25)).map(|_| {
+            let v6 = random.random();
+            (*NAMES.choose(random).unwrap(), random_net(random, v6), random_net(random, v6))
+        })),
         mark,
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel's complete dump of the table, as bytes: sorted, and without handles and similar attributes. It has its
 //! own reader, so that it does not share bugs with the writer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
@@ -16,10 +16,14 @@ const ELEMENTS: (u8, &[u16]) = (13, &[]);
 pub fn table(sets: &[&str]) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for (kind, passed_over) in [CHAINS, RULES, SETS] {
-        for (number, object) in dump(kind, None).iter().enumerate() {
-            // Rules have an order.
-            let order = if kind == RULES.0 { number } else { 0 };
+        let mut orders = BTreeMap::<_, usize>::new();
+        for object in &dump(kind, None) {
+            // The rules of a chain have an order, chains have none.
+            let chain = attributes(object).into_iter().find(|(number, _)| kind == RULES.0 && *number == 2);
+            let mut none = 0;
+            let order = chain.map_or(&mut none, |(_, chain)| orders.entry(chain.to_owned()).or_default());
             lines.insert(format!("{kind} {order} {}", show(object, passed_over)));
+            *order += 1;
         }
     }
     for set in sets {

@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 
 use hub_common::Mark;
 use hub_userspace::kernel::netlink::{GuardService, Ruleset};
+use imbl::OrdMap;
+use ipnet::IpNet;
 
 use crate::lab::net;
 
@@ -45,9 +47,18 @@ fn ruleset() -> Ruleset {
         group: 0,
         mark: Mark::default(),
         next_hops: next_hops.map(|(number, name)| (to(number), name.to_owned())).into(),
-        output: output.map(|(name, hub, site)| (name.to_owned(), net(hub), net(site))).into(),
+        output: selectors(output.map(|(name, hub, site)| (name, net(hub), net(site)))),
         services: [GuardService::Icmp, GuardService::Tcp(179), GuardService::Udp(53)].into(),
     }
+}
+
+/// What the hub may send: interface, the hub's side, the site's side.
+fn selectors<'a>(pairs: impl IntoIterator<Item = (&'a str, IpNet, IpNet)>) -> OrdMap<String, BTreeSet<(IpNet, IpNet)>> {
+    let mut output = OrdMap::<String, BTreeSet<_>>::new();
+    for (name, hub, site) in pairs {
+        output.entry(name.to_owned()).or_default().insert((hub, site));
+    }
+    output
 }
 
 fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {

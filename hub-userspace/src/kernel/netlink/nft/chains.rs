@@ -41,6 +41,7 @@ const RAW: i32 = -300;
 const FILTER: i32 = 0;
 
 pub const NO_ROUTE: &str = "no_route";
+pub const MARKED: &str = "marked";
 pub const UNMARKED: &str = "unmarked";
 pub const INPUT_SITE: &str = "input_site";
 pub const INPUT_SITE6: &str = "input_site6";
@@ -53,11 +54,12 @@ pub const OUTPUT_ANSWER: &str = "output_answer";
 pub const OUTPUT_ACCEPT: &str = "output_accept";
 pub const OUTPUT_ACCEPT6: &str = "output_accept6";
 
-pub const CHAINS: [Chain; 16] = [
+pub const CHAINS: [Chain; 17] = [
     base("prerouting", 0, RAW),
     base("input", 1, FILTER),
     base("forward", 2, FILTER),
     base("output", 3, FILTER),
+    regular(MARKED),
     regular(NO_ROUTE),
     regular(UNMARKED),
     regular(INPUT_SITE),
@@ -118,6 +120,15 @@ impl Chain {
                 message.string(TYPE, "filter");
             }
         });
+    }
+
+    /// Creates a chain without a hook, unless it exists.
+    pub fn create_regular(name: &str, messages: &mut Messages) {
+        messages.message(NftMessage::NewChain, NLM_F_CREATE, |message| message.string(CHAIN_NAME, name));
+    }
+
+    pub fn is_base(shown: &[u8]) -> bool {
+        attribute(shown, HOOK).is_some()
     }
 
     pub fn delete(name: &str, messages: &mut Messages) {

@@ -40,11 +40,13 @@ pub enum Compare {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum NftVerdict {
+pub enum NftVerdict<'a> {
     Drop,
     Accept,
     /// Continues in that chain, without return.
-    Goto(&'static str),
+    Goto(&'a str),
+    /// The same, and behind the rule after that chain's end.
+    Jump(&'a str),
 }
 
 /// The expressions of a rule.
@@ -116,6 +118,15 @@ impl Expressions<'_> {
         })
     }
 
+    /// Applies the verdict that the set has for the key, if any.
+    pub fn verdict_of(&mut self, register: u32, set: &str) {
+        self.add("lookup", |message| {
+            message.string(1, set);
+            message.u32(2, FIRST_REGISTER + register);
+            message.u32(3, VERDICT_REGISTER);
+        });
+    }
+
     /// Adds the key to the set, or restarts its timeout. The rule does not match if the set is full.
     pub fn remember(&mut self, register: u32, set: &str, counted: bool) -> &mut Self {
         const NFT_DYNSET_OP_UPDATE: u32 = 1;
@@ -164,23 +175,47 @@ impl Expressions<'_> {
         })
     }
 
-    pub fn verdict(&mut self, verdict: NftVerdict) {
-        const NFTA_DATA_VERDICT: u16 = 2;
-        const NF_DROP: u32 = 0;
-        const NF_ACCEPT: u32 = 1;
-        const NFT_GOTO: u32 = (-4_i32).cast_unsigned();
+    pub fn verdict(&mut self, verdict: NftVerdict<'_>) {
         self.add("immediate", |message| {
             message.u32(1, VERDICT_REGISTER);
-            message.nest(2, |message| {
-                message.nest(NFTA_DATA_VERDICT, |message| match verdict {
-                    NftVerdict::Drop => message.u32(1, NF_DROP),
-                    NftVerdict::Accept => message.u32(1, NF_ACCEPT),
-                    NftVerdict::Goto(chain) => {
-                        message.u32(1, NFT_GOTO);
-                        message.string(2, chain);
-                    }
-                });
-            });
+            message.nest(2, |message| verdict::write(message, verdict));
         });
+    }
+}
+
+/// `NFTA_DATA_VERDICT` and its attributes.
+pub mod verdict {
+    use super::{
+        super::wire::{attribute, big32, text},
+        Messages, NftVerdict,
+    };
+
+    const NFTA_DATA_VERDICT: u16 = 2;
+    const CODE: u16 = 1;
+    const CHAIN: u16 = 2;
+    const NF_DROP: u32 = 0;
+    const NF_ACCEPT: u32 = 1;
+    const NFT_JUMP: u32 = (-3_i32).cast_unsigned();
+    const NFT_GOTO: u32 = (-4_i32).cast_unsigned();
+
+    pub fn write(message: &mut Messages, verdict: NftVerdict<'_>) {
+        let (code, chain) = match verdict {
+            NftVerdict::Drop => (NF_DROP, None),
+            NftVerdict::Accept => (NF_ACCEPT, None),
+            NftVerdict::Goto(chain) => (NFT_GOTO, Some(chain)),
+            NftVerdict::Jump(chain) => (NFT_JUMP, Some(chain)),
+        };
+        message.nest(NFTA_DATA_VERDICT, |message| {
+            message.u32(CODE, code);
+            if let Some(chain) = chain {
+                message.string(CHAIN, chain);
+            }
+        });
+    }
+
+    /// The chain, if this verdict jumps to one.
+    pub fn jump(verdict: &[u8]) -> Option<&str> {
+        let is_jump = attribute(verdict, CODE).and_then(big32) == Some(NFT_JUMP);
+        attribute(verdict, CHAIN).filter(|_| is_jump).map(text)
     }
 }

@@ -43,7 +43,7 @@
 //! | `chains` | chains and counters (pure) |
 //! | `rules` | the chains' rules (pure) |
 //! | `sets` | sets and their elements (pure) |
-//! | `selectors` | selector pairs without overlaps (pure) |
+//! | `output` | the interfaces' chains of selectors (pure) |
 //! | `requests` | the socket for listings and changes |
 //! | `watch` | the socket for events of others' changes |
 //! | `guard` | [`Guard`], which reconciles the kernel's table with the ruleset |
@@ -51,9 +51,9 @@
 mod chains;
 mod expression;
 mod guard;
+mod output;
 mod requests;
 mod rules;
-mod selectors;
 mod sets;
 mod table;
 mod watch;
@@ -65,6 +65,7 @@ use std::{
 };
 
 use hub_common::Mark;
+use imbl::OrdMap;
 use ipnet::IpNet;
 use rustix::io::Errno;
 
@@ -91,9 +92,9 @@ pub struct Ruleset {
     /// Traffic that the kernel may forward: the mark under its mask, and the name of the outgoing interface. Marks
     /// without the flag are left out.
     pub next_hops: BTreeSet<(u32, String)>,
-    /// Traffic that the hub itself may send: interface, the hub's side, the site's side, both of one family. They may
+    /// Traffic that the hub itself may send, by interface: the hub's side and the site's, both of one family. They may
     /// overlap.
-    pub output: BTreeSet<(String, IpNet, IpNet)>,
+    pub output: OrdMap<String, BTreeSet<(IpNet, IpNet)>>,
     /// Services on the hub that sites may reach.
     pub services: BTreeSet<GuardService>,
 }

@@ -3,16 +3,17 @@
 //! Marked packets are matched first, then interface names, then the device group.
 
 use hub_common::Mark;
+use ipnet::IpNet;
 
 use super::{
     chains::{
-        FORWARD_FROM_SITE, FORWARD_TO_SITE, Frame, INPUT_NOT_LOCAL, INPUT_SITE, INPUT_SITE6, NO_ROUTE, OUTPUT_ACCEPT,
-        OUTPUT_ACCEPT6, OUTPUT_ANSWER, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
+        FORWARD_FROM_SITE, FORWARD_TO_SITE, Frame, INPUT_NOT_LOCAL, INPUT_SITE, INPUT_SITE6, MARKED, NO_ROUTE,
+        OUTPUT_ACCEPT, OUTPUT_ACCEPT6, OUTPUT_ANSWER, OUTPUT_SITE, OUTPUT_SITE6, UNMARKED, counter,
     },
     expression::{Compare, Expressions, Header, Meta, NftVerdict},
     sets::{
-        ICMP_INPUT, ICMP_OUTPUT, ICMP6_INPUT, ICMP6_OUTPUT, NEXT_HOPS, OUTPUT4, OUTPUT6, SITES, STRANGERS, Set,
-        TCP_SERVICES, UDP_REPLIES4, UDP_REPLIES6, UDP_SERVICES, VPC,
+        ICMP_INPUT, ICMP_OUTPUT, ICMP6_INPUT, ICMP6_OUTPUT, NEXT_HOPS, SELECTORS, SITES, STRANGERS, Set, TCP_SERVICES,
+        UDP_REPLIES4, UDP_REPLIES6, UDP_SERVICES, VPC,
     },
     wire::{Messages, NLM_F_APPEND, NLM_F_CREATE, NftMessage},
 };
@@ -33,6 +34,31 @@ struct Rules<'a> {
     frame: Frame,
 }
 
+/// Appends a rule to a chain.
+fn rule(messages: &mut Messages, chain: &str, write: impl FnOnce(&mut Expressions<'_>)) {
+    const CHAIN: u16 = 2;
+    const EXPRESSIONS: u16 = 4;
+    messages.message(NftMessage::NewRule, NLM_F_CREATE | NLM_F_APPEND, |message| {
+        message.string(CHAIN, chain);
+        message.nest(EXPRESSIONS, |message| write(&mut Expressions(message)));
+    });
+}
+
+/// The rule for what the hub may send to a site; none for prefixes of different families.
+pub fn site_pair(messages: &mut Messages, chain: &str, hub: IpNet, site: IpNet) {
+    let family = match (hub, site) {
+        (IpNet::V4(_), IpNet::V4(_)) => &FAMILY4,
+        (IpNet::V6(_), IpNet::V6(_)) => &FAMILY6,
+        _ => return,
+    };
+    rule(messages, chain, |rule| {
+        rule.family(family)
+            .within(family.source, hub)
+            .within(family.destination, site)
+            .verdict(NftVerdict::Goto(family.accept));
+    });
+}
+
 /// All rules of all chains.
 pub fn rules(messages: &mut Messages, frame: Frame) {
     let mut rules = Rules { messages, frame };
@@ -44,12 +70,7 @@ pub fn rules(messages: &mut Messages, frame: Frame) {
 
 impl Rules<'_> {
     fn rule(&mut self, chain: &str, write: impl FnOnce(&mut Expressions<'_>)) {
-        const CHAIN: u16 = 2;
-        const EXPRESSIONS: u16 = 4;
-        self.messages.message(NftMessage::NewRule, NLM_F_CREATE | NLM_F_APPEND, |message| {
-            message.string(CHAIN, chain);
-            message.nest(EXPRESSIONS, |message| write(&mut Expressions(message)));
-        });
+        rule(self.messages, chain, write);
     }
 
     /// Sends the packets from or to a site to another chain.
@@ -71,13 +92,14 @@ impl Rules<'_> {
         const CHAIN: &str = "prerouting";
         let Frame { mark, .. } = self.frame;
         self.rule(CHAIN, |rule| {
+            rule.mark(mark.flag).compare(0, Compare::Equal, &mark.flag.to_ne_bytes()).verdict(NftVerdict::Goto(MARKED));
+        });
+        self.rule(MARKED, |rule| {
             rule.mark(mark.mask)
                 .compare(0, Compare::Equal, &mark.numbered(Mark::NO_ROUTE).to_ne_bytes())
                 .verdict(NftVerdict::Goto(NO_ROUTE));
         });
-        self.rule(CHAIN, |rule| {
-            rule.mark(mark.flag).compare(0, Compare::Equal, &mark.flag.to_ne_bytes()).verdict(NftVerdict::Accept);
-        });
+        self.rule(MARKED, |rule| rule.verdict(NftVerdict::Accept));
         self.of_sites(CHAIN, Meta::IngressName, Meta::IngressGroup, UNMARKED);
         self.count_and_drop(UNMARKED, counter::UNMARKED);
 
@@ -171,16 +193,16 @@ impl Rules<'_> {
                 .count(counter::OUTPUT)
                 .verdict(NftVerdict::Drop);
         });
+        // One way only to the interfaces' chains: the kernel validates the chains behind each way on every change.
+        self.of_sites("output", Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
         self.rule("output", |rule| {
             rule.mark(mark.flag)
                 .compare(0, Compare::Equal, &mark.flag.to_ne_bytes())
                 .verdict(NftVerdict::Goto(OUTPUT_ANSWER));
         });
-        self.of_sites(OUTPUT_ANSWER, Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
         self.rule(OUTPUT_ANSWER, |rule| rule.meta(Meta::EgressName, 0).lookup(0, VPC.name).verdict(NftVerdict::Accept));
         self.count_and_drop(OUTPUT_ANSWER, counter::OUTPUT);
 
-        self.of_sites("output", Meta::EgressName, Meta::EgressGroup, OUTPUT_SITE);
         self.rule(OUTPUT_SITE, |rule| rule.family(&FAMILY6).verdict(NftVerdict::Goto(OUTPUT_SITE6)));
 
         self.icmp(OUTPUT_SITE, ICMP, &ICMP_OUTPUT);
@@ -193,14 +215,7 @@ impl Rules<'_> {
         self.towards(OUTPUT_SITE6, &FAMILY6, &[0xff, 0xc0], &[0xfe, 0x80]);
 
         for (chain, family) in [(OUTPUT_SITE, &FAMILY4), (OUTPUT_SITE6, &FAMILY6)] {
-            self.rule(chain, |rule| {
-                rule.family(family)
-                    .meta(Meta::EgressName, 0)
-                    .address(family, PairEnd::Source, 4)
-                    .address(family, PairEnd::Destination, 4 + family.registers())
-                    .lookup(0, family.output.name)
-                    .verdict(NftVerdict::Goto(family.accept));
-            });
+            self.rule(chain, |rule| rule.meta(Meta::EgressName, 0).verdict_of(0, SELECTORS.name));
             self.count_and_drop(chain, counter::OUTPUT);
 
             self.rule(family.accept, |rule| {
@@ -210,10 +225,11 @@ impl Rules<'_> {
             self.rule(family.accept, |rule| {
                 rule.payload(Header::Transport, 0, 2, 0).lookup(0, UDP_SERVICES.name).verdict(NftVerdict::Accept);
             });
-            // The rule does not match when the set is full; the end of the chain accepts.
+            // The rule does not match when the set is full.
             self.rule(family.accept, |rule| {
                 _ = rule.flow(family, PairSide::Request).remember(0, family.udp_replies.name, false);
             });
+            self.rule(family.accept, |rule| rule.verdict(NftVerdict::Accept));
         }
     }
 
@@ -237,7 +253,6 @@ struct FamilyFields {
     destination: u32,
     /// Length in bytes.
     address: u32,
-    output: &'static Set,
     udp_replies: &'static Set,
     accept: &'static str,
 }
@@ -247,7 +262,6 @@ static FAMILY4: FamilyFields = FamilyFields {
     source: 12,
     destination: 16,
     address: 4,
-    output: &OUTPUT4,
     udp_replies: &UDP_REPLIES4,
     accept: OUTPUT_ACCEPT,
 };
@@ -257,7 +271,6 @@ static FAMILY6: FamilyFields = FamilyFields {
     source: 8,
     destination: 24,
     address: 16,
-    output: &OUTPUT6,
     udp_replies: &UDP_REPLIES6,
     accept: OUTPUT_ACCEPT6,
 };
@@ -305,6 +318,25 @@ impl Expressions<'_> {
             PairEnd::Destination => family.destination,
         };
         self.payload(Header::Network, offset, family.address, register)
+    }
+
+    /// Matches an address at this offset of the IP header.
+    fn within(&mut self, offset: u32, prefix: IpNet) -> &mut Self {
+        let (bits, bytes) = match prefix.trunc() {
+            IpNet::V4(net) => (net.prefix_len(), net.addr().octets().to_vec()),
+            IpNet::V6(net) => (net.prefix_len(), net.addr().octets().to_vec()),
+        };
+        let begin = &bytes[..usize::from(bits.div_ceil(8))];
+        if begin.is_empty() {
+            return self;
+        }
+        self.payload(Header::Network, offset, begin.len() as u32, 0);
+        if bits % 8 != 0 {
+            let mut mask = vec![0xff; begin.len()];
+            mask[begin.len() - 1] <<= 8 - bits % 8;
+            self.mask(0, &mask);
+        }
+        self.compare(0, Compare::Equal, begin)
     }
 
     /// The hub's address, the peer's, the hub's port, the peer's.

@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use super::{
     GuardService, Ruleset,
-    selectors::{Rectangle, disjoint, range},
+    expression::{NftVerdict, verdict},
     wire::{LIST_ELEMENT, Messages, NLM_F_CREATE, NftMessage, attribute, attributes, big32, big64},
 };
 
@@ -27,6 +26,7 @@ const NAME: u16 = 2;
 const FLAGS: u16 = 3;
 const KEY_TYPE: u16 = 4;
 const KEY_LENGTH: u16 = 5;
+const DATA_TYPE: u16 = 6;
 const DESCRIPTION: u16 = 9;
 const ID: u16 = 10;
 const TIME: u16 = 11;
@@ -38,7 +38,7 @@ const SET: u16 = 2;
 const ELEMENTS: u16 = 3;
 /// `NFTA_SET_ELEM_*`.
 const KEY: u16 = 1;
-const KEY_END: u16 = 10;
+const DATA: u16 = 2;
 /// `NFTA_SET_DESC_*`.
 const SIZE: u16 = 1;
 const FIELDS: u16 = 2;
@@ -107,8 +107,9 @@ const fn fixed(name: &'static str, key: &'static [Field]) -> Set {
     Set { name, key, flags: 0, size: 0, timeout: Duration::ZERO }
 }
 
-const fn intervals(name: &'static str, key: &'static [Field]) -> Set {
-    Set { flags: INTERVAL, ..fixed(name, key) }
+/// Its elements have a verdict.
+const fn verdicts(name: &'static str, key: &'static [Field]) -> Set {
+    Set { flags: MAP, ..fixed(name, key) }
 }
 
 const fn dynamic(name: &'static str, key: &'static [Field], size: u32, timeout: Duration) -> Set {
@@ -118,8 +119,8 @@ const fn dynamic(name: &'static str, key: &'static [Field], size: u32, timeout: 
 pub const SITES: Set = fixed("sites", &[Field::Interface]);
 pub const VPC: Set = fixed("vpc", &[Field::Interface]);
 pub const NEXT_HOPS: Set = fixed("next_hops", &[Field::Mark, Field::Interface]);
-pub const OUTPUT4: Set = intervals("output4", &[Field::Interface, Field::V4, Field::V4]);
-pub const OUTPUT6: Set = intervals("output6", &[Field::Interface, Field::V6, Field::V6]);
+/// Leads to the chain of the interface's selectors.
+pub const SELECTORS: Set = verdicts("selectors", &[Field::Interface]);
 pub const TCP_SERVICES: Set = fixed("tcp_services", &[Field::Port]);
 pub const UDP_SERVICES: Set = fixed("udp_services", &[Field::Port]);
 /// ICMP that sites may send to the hub.
@@ -136,12 +137,11 @@ pub const UDP_REPLIES6: Set =
 /// Interfaces that are no attachment and sent packets to a site, with counters.
 pub const STRANGERS: Set = dynamic("strangers", &[Field::Interface], 256, STRANGER_TIME);
 
-pub const SETS: [&Set; 14] = [
+pub const SETS: [&Set; 13] = [
     &SITES,
     &VPC,
     &NEXT_HOPS,
-    &OUTPUT4,
-    &OUTPUT6,
+    &SELECTORS,
     &TCP_SERVICES,
     &UDP_SERVICES,
     &ICMP_INPUT,
@@ -185,8 +185,14 @@ impl Set {
             && attribute(shown, EXPRESSION).is_none()
             && attribute(shown, EXPRESSIONS).is_none()
             && number(KEY_LENGTH) == Some(self.key_length_shown())
+            && number(DATA_TYPE) == self.data_type()
             && attribute(shown, TIME).and_then(big64).unwrap_or(0) == self.milliseconds()
             && size.unwrap_or(0) == self.size
+    }
+
+    fn data_type(&self) -> Option<u32> {
+        const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+        (self.flags & MAP != 0).then_some(NFT_DATA_VERDICT)
     }
 
     fn key_length_shown(&self) -> u32 {
@@ -205,6 +211,9 @@ impl Set {
             message.u32(KEY_TYPE, shown_as);
             message.u32(KEY_LENGTH, self.key_length_shown());
             message.u32(ID, id);
+            if let Some(data) = self.data_type() {
+                message.u32(DATA_TYPE, data);
+            }
             message.nest(DESCRIPTION, |message| {
                 if self.size != 0 {
                     message.u32(SIZE, self.size);
@@ -243,15 +252,14 @@ const fn padded(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
-/// A key, or an interval of keys.
+/// A key, and the chain that it leads to; empty in a set without verdicts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     key: Vec<u8>,
-    /// The last key of an interval; empty for a single key.
-    end: Vec<u8>,
+    chain: String,
 }
 
-/// The elements of each set that is not dynamic, by the set's name.
+/// The elements of the sets that are neither dynamic nor have verdicts, by the set's name.
 pub type Elements = BTreeMap<&'static str, BTreeSet<Element>>;
 
 /// Adds elements to a set, or deletes them.
@@ -267,7 +275,7 @@ pub fn change<'a>(
             message.string(SET, set);
             message.nest(ELEMENTS, |message| {
                 for element in elements.by_ref().take(ELEMENTS_OF_A_MESSAGE) {
-                    message.nest(LIST_ELEMENT, |message| element.write(message));
+                    message.nest(LIST_ELEMENT, |message| element.write(message, kind));
                 }
             });
         });
@@ -294,28 +302,36 @@ pub fn add_raw(messages: &mut Messages, set: &str, elements: &[Vec<u8>]) {
     }
 }
 
-/// The elements of an answer in the form for [`change`], and whether each has only the attributes that we write: keys,
-/// without a timeout, for example.
+/// The elements of an answer in the form for [`change`], and whether each has only what we write: no timeout, for
+/// example.
 pub fn read(answer: &[u8]) -> impl Iterator<Item = (Element, bool)> {
     const VALUE: u16 = 1;
-    let listed = attributes(attribute(answer, ELEMENTS).unwrap_or_default());
-    listed.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, element)| {
-        let value =
-            |kind| attribute(element, kind).and_then(|data| attribute(data, VALUE)).unwrap_or_default().to_vec();
-        let plain = attributes(element).all(|(kind, _)| kind == KEY || kind == KEY_END);
-        (Element { key: value(KEY), end: value(KEY_END) }, plain)
+    const VERDICT: u16 = 2;
+    raw(answer).map(|element| {
+        let key = attribute(element, KEY).and_then(|key| attribute(key, VALUE)).unwrap_or_default().to_vec();
+        let jump = attribute(element, DATA).map(|data| verdict::jump(attribute(data, VERDICT).unwrap_or_default()));
+        let plain = jump != Some(None) && attributes(element).all(|(kind, _)| kind == KEY || kind == DATA);
+        (Element { key, chain: jump.flatten().unwrap_or_default().to_owned() }, plain)
     })
 }
 
 impl Element {
     fn one(key: Vec<u8>) -> Self {
-        Self { key, end: Vec::new() }
+        Self { key, chain: String::new() }
     }
 
-    fn write(&self, message: &mut Messages) {
+    pub fn jump(key: Vec<u8>, chain: String) -> Self {
+        Self { key, chain }
+    }
+
+    pub fn chain(&self) -> &str {
+        &self.chain
+    }
+
+    fn write(&self, message: &mut Messages, kind: NftMessage) {
         message.data(KEY, &self.key);
-        if !self.end.is_empty() {
-            message.data(KEY_END, &self.end);
+        if kind == NftMessage::NewElement && !self.chain.is_empty() {
+            message.nest(DATA, |message| verdict::write(message, NftVerdict::Jump(&self.chain)));
         }
     }
 }
@@ -338,13 +354,10 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
     let admitted = ruleset.next_hops.iter().filter(|(mark, _)| mark & ruleset.mark.flag != 0);
     let next_hops =
         admitted.filter_map(|(mark, name)| Some(Element::one([&mark.to_ne_bytes()[..], &interface(name)?].concat())));
-    let (output4, output6) = output(ruleset);
     BTreeMap::from([
         (SITES.name, names(&ruleset.sites)),
         (VPC.name, names(&ruleset.vpc)),
         (NEXT_HOPS.name, next_hops.collect()),
-        (OUTPUT4.name, output4),
-        (OUTPUT6.name, output6),
         (TCP_SERVICES.name, ports(|service| if let GuardService::Tcp(port) = service { Some(*port) } else { None })),
         (UDP_SERVICES.name, ports(|service| if let GuardService::Udp(port) = service { Some(*port) } else { None })),
         // Echo reply, destination unreachable, time exceeded, parameter problem; echo.
@@ -355,40 +368,6 @@ pub fn elements(ruleset: &Ruleset) -> Elements {
         // The errors, multicast listeners, neighbour discovery.
         (ICMP6_OUTPUT.name, fixed(&[1, 2, 3, 4, 130, 131, 132, 133, 134, 135, 136, 137, 143])),
     ])
-}
-
-/// The pairs by family. Pairs of mixed families are ignored.
-fn output(ruleset: &Ruleset) -> (BTreeSet<Element>, BTreeSet<Element>) {
-    let (mut elements4, mut elements6) = (BTreeSet::new(), BTreeSet::new());
-    let pairs: Vec<_> = ruleset.output.iter().collect();
-    for of_interface in pairs.chunk_by(|one, other| one.0 == other.0) {
-        let Some(name) = interface(&of_interface[0].0) else {
-            continue;
-        };
-        let family = |v4: bool| {
-            let of_family = of_interface
-                .iter()
-                .filter(|(_, hub, site)| hub.network().is_ipv4() == v4 && site.network().is_ipv4() == v4);
-            let rectangles = of_family.map(|(_, hub, site)| Rectangle { hub: range(*hub), site: range(*site) });
-            disjoint(&rectangles.collect::<Vec<_>>())
-        };
-        let key = |bytes: fn(u128) -> Vec<u8>, hub, site| [&name[..], &bytes(hub), &bytes(site)].concat();
-        let element = |bytes, Rectangle { hub, site }: Rectangle| Element {
-            key: key(bytes, hub.0, site.0),
-            end: key(bytes, hub.1, site.1),
-        };
-        elements4.extend(family(true).into_iter().map(|rectangle| element(v4, rectangle)));
-        elements6.extend(family(false).into_iter().map(|rectangle| element(v6, rectangle)));
-    }
-    (elements4, elements6)
-}
-
-fn v4(address: u128) -> Vec<u8> {
-    Ipv4Addr::from(address as u32).octets().into()
-}
-
-fn v6(address: u128) -> Vec<u8> {
-    Ipv6Addr::from(address).octets().into()
 }
 
 /// Zero-padded, as the kernel compares it. `None` if it is too long.

@@ -22,9 +22,10 @@ use self::{
 use super::{
     Counter, GuardCounters, GuardError, Ruleset, TABLE,
     chains::{CHAINS, Frame, counter},
+    output::{self, Output},
     requests::NftRequests,
     rules::rules,
-    sets::{self, Elements, SETS, STRANGERS, Set},
+    sets::{self, Element, Elements, SELECTORS, SETS, STRANGERS, Set},
     table::{NftTable, Ownership},
     watch::Watch,
     wire::{Messages, NLM_F_CREATE, NftMessage},
@@ -55,6 +56,7 @@ pub struct Guard {
 struct TableContents {
     frame: Frame,
     elements: Elements,
+    output: Output,
 }
 
 impl Guard {
@@ -230,7 +232,8 @@ impl TableContents {
         if flag.count_ones() != 1 || flag & mask == 0 || mask & !flag == 0 {
             return Err(GuardError::Mark { flag, mask });
         }
-        Ok(Self { frame: Frame { mark: ruleset.mark, group: ruleset.group }, elements: sets::elements(ruleset) })
+        let frame = Frame { mark: ruleset.mark, group: ruleset.group };
+        Ok(Self { frame, elements: sets::elements(ruleset), output: ruleset.output.clone() })
     }
 
     /// Writes the difference from `applied`, which has the same rules.
@@ -238,10 +241,10 @@ impl TableContents {
         let none = BTreeSet::new();
         for (set, elements) in &self.elements {
             let before = applied.elements.get(set).unwrap_or(&none);
-            // Deletions first: a new interval may overlap old ones.
             sets::change(batch, NftMessage::DeleteElement, set, before.difference(elements));
             sets::change(batch, NftMessage::NewElement, set, elements.difference(before));
         }
+        output::write_changes(batch, &applied.output, &self.output);
     }
 
     /// Writes the whole table over any existing state.
@@ -301,12 +304,20 @@ impl TableContents {
                 set.create(batch, id);
             }
         }
+        output::write_chains(batch, &self.output);
         let none = PresentElements::default();
-        for (set, elements) in &self.elements {
-            // Far cheaper than rewriting thousands of intervals.
+        let mut change = |set: &str, elements: &BTreeSet<Element>| {
+            // Cheaper than rewriting thousands of elements.
             let PresentElements { plain, odd } = present.elements.get(set).filter(|_| keep).unwrap_or(&none);
             sets::change(batch, NftMessage::DeleteElement, set, odd.iter().chain(plain.difference(elements)));
             sets::change(batch, NftMessage::NewElement, set, elements.difference(plain));
+        };
+        for (set, elements) in &self.elements {
+            change(set, elements);
+        }
+        change(SELECTORS.name, &output::elements(&self.output));
+        if keep {
+            present.remove_chains(batch, &output::chains(&self.output));
         }
         for (set, elements) in present.dynamic.iter().filter(|_| !keep) {
             sets::add_raw(batch, set, elements);

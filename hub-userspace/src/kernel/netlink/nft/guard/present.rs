@@ -1,10 +1,11 @@
 //! Reads the existing table from the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::{
     GuardError,
     chains::{CHAINS, Chain, counter},
+    output,
     requests::NftRequests,
     sets::{self, Element, SETS, Set},
     table::{NftTable, Ownership},
@@ -77,11 +78,13 @@ impl Present {
     /// Whether the table can get this owner, and all of our existing chains have the right hook: neither can be changed
     /// later.
     pub fn can_be_kept(&self, ownership: Ownership) -> bool {
+        let mut of_sites = self.chains.iter().filter(|shown| output::is_of_site(Chain::name_of(shown)));
         self.table.is_none_or(|table| table.can_become(ownership))
             && CHAINS.iter().all(|chain| self.chain(chain).is_none_or(|shown| chain.is_like(shown)))
+            && !of_sites.any(|shown| Chain::is_base(shown))
     }
 
-    /// Removes everything except the objects that can stay.
+    /// Removes everything except chains and the objects that can stay.
     pub fn clear(&self, batch: &mut Messages) {
         batch.message(NftMessage::DeleteRule, 0, |_| ());
         for set in &self.sets {
@@ -97,9 +100,13 @@ impl Present {
                 });
             }
         }
+    }
+
+    /// Removes other chains than these and the table's own. They must not be in use.
+    pub fn remove_chains(&self, batch: &mut Messages, of_sites: &HashSet<String>) {
         let ours: BTreeSet<_> = CHAINS.iter().map(|chain| chain.name).collect();
         for chain in self.chains.iter().map(|chain| Chain::name_of(chain)) {
-            if !ours.contains(chain) {
+            if !ours.contains(chain) && !of_sites.contains(chain) {
                 Chain::delete(chain, batch);
             }
         }
