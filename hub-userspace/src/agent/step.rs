@@ -146,7 +146,7 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { host, config, mut affected, egress, selectors, guard, rerouted: _ } =
+        let Pending { host, config, mut affected, egress, selectors, addressed, guard, rerouted: _ } =
             mem::take(&mut self.pending);
         let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
@@ -163,10 +163,10 @@ impl World {
             effects.push(Effect::XfrmLinks(xfrm_links(&self.config)));
             effects.push(Effect::FollowPolicies(self.follows_policies()));
         }
-        if links || addresses || config || guard {
+        if links || config || guard {
             self.protect(effects);
-        } else if !selectors.is_empty() {
-            self.protect_selectors(&selectors, effects);
+        } else if addresses || !selectors.is_empty() {
+            self.protect_selectors(&selectors, &addressed, effects);
         }
         let published = self.publish_states(&affected, effects);
         let own = links || addresses || gateways || config;
@@ -180,7 +180,8 @@ impl World {
                 self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
             }
             let recompiled = Recompiled {
-                policy: if links || addresses || config { Affected::All } else { selectors },
+                policy: if links || config { Affected::All } else { selectors },
+                addressed,
                 neighbours: links || neighbours || config,
                 egress,
             };
@@ -234,8 +235,8 @@ impl World {
                 if tc_only != self.tc_only {
                     // Whether a driver supports native XDP is known only after an attempt.
                     self.tc_only = tc_only;
-                    let recompiled = Recompiled { policy: Affected::All, neighbours: false, egress: Affected::All };
-                    if !self.write_tables(&recompiled, effects) {
+                    let all = Recompiled { policy: Affected::All, egress: Affected::All, ..Recompiled::default() };
+                    if !self.write_tables(&all, effects) {
                         self.retry(now);
                     }
                 }
@@ -304,6 +305,7 @@ impl World {
         }
         self.pending.affected.add(names.iter().cloned());
         self.pending.egress.add(names);
+        self.pending.addressed.extend(changed.addresses);
     }
 
     /// Updates the kernel's routes to these connections and destinations that changed, and the neighbours if they may

@@ -62,10 +62,10 @@ impl World {
     }
 
     fn compile(&mut self, recompiled: &Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
-        let Recompiled { policy, neighbours, egress } = recompiled;
-        let policy = match policy.is_empty() {
+        let Recompiled { policy, addressed, neighbours, egress } = recompiled;
+        let policy = match policy.is_empty() && addressed.is_empty() {
             true => None,
-            false => Some(fib::policy_tables(self.inputs(), ids, policy, &self.tables.policy)?),
+            false => Some(fib::policy_tables(self.inputs(), ids, policy, addressed, &self.tables.policy)?),
         };
         if *neighbours {
             self.neighbours = fib::neighbour_table(self.inputs());
@@ -100,11 +100,11 @@ impl World {
             }
             self.pend_tables(&recompiled);
         } else {
-            if !recompiled.policy.is_empty() {
+            let Recompiled { policy, addressed: _, neighbours, egress: _ } = recompiled;
+            if !policy.is_empty() {
                 self.ids.policy.end();
             }
-            // States, carriers and selectors change neither the attachments nor what they need.
-            let Recompiled { policy, neighbours, egress: _ } = recompiled;
+            // States, carriers, addresses and selectors change neither the attachments nor what they need.
             if !self.pending.rerouted && (policy.is_all() || neighbours || !routes.is_empty()) {
                 self.attach(effects);
             }
@@ -118,7 +118,7 @@ impl World {
 
     /// Schedules another write of the tables.
     fn pend_tables(&mut self, recompiled: &Recompiled) {
-        if !recompiled.policy.is_empty() {
+        if !recompiled.policy.is_empty() || !recompiled.addressed.is_empty() {
             self.pending.selectors = Affected::All;
         }
         self.pending.host.neighbours |= recompiled.neighbours;

@@ -111,6 +111,8 @@ pub(super) struct Pending {
     pub egress: Affected,
     /// Connections whose negotiated selectors have changed.
     pub selectors: Affected,
+    /// Interfaces whose addresses have changed.
+    pub addressed: BTreeSet<u32>,
     /// The nftables table must be rewritten.
     pub guard: bool,
     /// Next hops have been rerouted around a failure. The rest of the reconciliation is outstanding.
@@ -120,8 +122,10 @@ pub(super) struct Pending {
 /// Tables that a map write compiles and compares, in addition to changed routes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recompiled {
-    /// Selectors of these connections; all of the policy if links, addresses or the configuration have changed.
+    /// Selectors of these connections; all of the policy if links or the configuration have changed.
     pub policy: Affected,
+    /// Prefixes on the links of these interfaces.
+    pub addressed: BTreeSet<u32>,
     pub neighbours: bool,
     /// Next hops and groups of these connections.
     pub egress: Affected,
@@ -190,6 +194,7 @@ impl World {
                 affected: Affected::All,
                 egress: Affected::All,
                 selectors: Affected::All,
+                addressed: BTreeSet::new(),
                 guard: true,
                 rerouted: false,
             },
@@ -250,8 +255,14 @@ impl World {
             tc_only: &self.tc_only,
         };
         let ids = &mut self.ids.clone();
-        let room = fib::policy_tables(inputs, ids, &Affected::All, &self.tables.policy)
-            .and_then(|_| fib::egress_tables(inputs, rib, ids, &AffectedGroups::All));
+        let is_compiled = !self.pending.selectors.is_all() && !self.pending.egress.is_all();
+        let room = if is_compiled && transition.config.is_none() && !transition.difference.is_beyond_routes() {
+            let affected = rib.affected_groups(&Affected::default(), true);
+            fib::egress_tables(inputs, rib, ids, &affected)
+        } else {
+            fib::policy_tables(inputs, ids, &Affected::All, &BTreeSet::new(), &self.tables.policy)
+                .and_then(|_| fib::egress_tables(inputs, rib, ids, &AffectedGroups::All))
+        };
         rib.follow(self.config.vpc.as_ref(), &self.host);
         rib.change(&routes.inverse());
         room.map(drop)
@@ -269,13 +280,21 @@ impl World {
         guard.follow(config, host, negotiated, &ids.policy.connections, effects);
     }
 
-    /// Updates the nftables table after changes of the selectors of these connections only.
-    pub(super) fn protect_selectors(&mut self, affected: &Affected, effects: &mut Vec<Effect>) {
+    /// Updates the nftables table after changes of the selectors of these connections, and of the addresses of these
+    /// interfaces, only.
+    pub(super) fn protect_selectors(
+        &mut self,
+        affected: &Affected,
+        addressed: &BTreeSet<u32>,
+        effects: &mut Vec<Effect>,
+    ) {
         if affected.is_all() {
             return self.protect(effects);
         }
         let Self { guard, config, host, negotiated, .. } = self;
-        let interfaces = affected.names(config).map(|name| config.connections[name].interface.as_str()).collect();
+        let interfaces = affected.names(config).map(|name| config.connections[name].interface.as_str());
+        let addressed = addressed.iter().filter_map(|index| Some(host.links.get(index)?.name.as_str()));
+        let interfaces = interfaces.chain(addressed).collect();
         guard.follow_selectors(&interfaces, config, host, negotiated, effects);
     }
 }

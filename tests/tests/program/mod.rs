@@ -140,7 +140,7 @@ impl Program {
         rib.follow(config.vpc.as_ref(), &host);
         let inputs =
             Inputs { config: &config, host: &host, states: &states, negotiated: &negotiated, tc_only: &tc_only };
-        let ingress = fib::policy_tables(inputs, layout, &Affected::All, &self.tables.policy)?;
+        let ingress = fib::policy_tables(inputs, layout, &Affected::All, &BTreeSet::new(), &self.tables.policy)?;
         let compiled = fib::egress_tables(inputs, rib, layout, &AffectedGroups::All)?;
         let mut changed = rib.take_changed();
         let destinations: BTreeSet<IpNet> = rib.iter().collect();

@@ -1,14 +1,44 @@
 //! Prefixes on the links themselves: sources that are allowed there, and the hub's own addresses.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use hub_common::maps::link;
+use hub_common::maps::{Scoped, link};
 use ipnet::IpNet;
 
-use super::{Carried, PolicyCompiler, scoped};
-use crate::fib::inputs::Inputs;
+use super::{Carried, PolicyCompiler, by_interface, scoped, uses::of_scope};
+use crate::fib::{
+    inputs::Inputs,
+    tables::{PolicyTables, Prefix},
+};
 
 impl PolicyCompiler<'_> {
+    /// Recompiles the prefixes on the links of these interfaces, and of the VPC's, which depend on the sites'. Returns
+    /// the keys of the present ones.
+    pub(super) fn some_links(
+        &mut self,
+        interfaces: &BTreeSet<u32>,
+        before: &PolicyTables,
+    ) -> Vec<Prefix<Scoped<[u8; 16]>>> {
+        let Inputs { config, host, .. } = self.inputs;
+        let link = |name: &str| host.link(name).filter(|link| interfaces.contains(&link.index));
+        let mut compiled = BTreeSet::new();
+        for (interface, carried) in by_interface(self.carried(|_, connection| link(&connection.interface).is_some())) {
+            if let Some(link) = link(interface) {
+                self.links(link.index, &carried);
+                compiled.insert(link.index);
+            }
+        }
+        if let Some(vpc) = config.vpc.as_ref().and_then(|vpc| host.link(&vpc.interface))
+            && (!compiled.is_empty() || interfaces.contains(&vpc.index))
+        {
+            self.links(vpc.index, &[]);
+            self.links_to_sites(vpc.index);
+            compiled.insert(vpc.index);
+        }
+        let of_interface = |ifindex| of_scope(&before.links, ifindex).map(|(key, _)| *key);
+        compiled.into_iter().flat_map(of_interface).collect()
+    }
+
     /// Prefixes that are not allowed on the VPC's link: the neighbours on the sites' links.
     pub(super) fn links_to_sites(&mut self, vpc: u32) {
         let Inputs { config, host, .. } = self.inputs;

@@ -22,7 +22,7 @@ use crate::{
     fib::{
         id_allocator::Full,
         id_maps::{IdMaps, IngressLayout},
-        tables::{FamilyMaps, PolicyEntries, PolicyTables, Prefix},
+        tables::{FamilyMaps, ObsoleteEntries, PolicyEntries, PolicyTables, Prefix},
     },
     kernel::netlink::Link,
     policy::{
@@ -34,12 +34,13 @@ use crate::{
 /// Compiles the policy tables and numbers the connections. Unused ids are quarantined by [`IngressLayout::end`]; call
 /// it once the tables are written.
 ///
-/// If only the selectors of some connections are `affected`, compiles only their scopes and those of their interfaces.
-/// `before` is the current contents of the maps.
+/// If only the selectors of some connections are `affected`, compiles only their scopes and those of their interfaces,
+/// and the prefixes on the links of the interfaces `addressed`. `before` is the current contents of the maps.
 pub fn policy_tables(
     inputs: Inputs<'_>,
     layout: &mut IdMaps,
     affected: &Affected,
+    addressed: &BTreeSet<u32>,
     before: &PolicyTables,
 ) -> Result<PolicyEntries, Full> {
     let mut compiler = PolicyCompiler {
@@ -51,7 +52,11 @@ pub fn policy_tables(
     };
     match affected {
         Affected::All => compiler.all()?,
-        Affected::Some(names) => compiler.some(names, before)?,
+        Affected::Some(names) => {
+            let mut obsolete = compiler.some(names, before)?;
+            obsolete.links = compiler.some_links(addressed, before);
+            compiler.entries.obsolete = Some(obsolete);
+        }
     }
     Ok(compiler.entries)
 }
@@ -104,7 +109,7 @@ impl<'a> PolicyCompiler<'a> {
     }
 
     /// Recompiles the selectors of these connections and of their interfaces.
-    fn some(&mut self, names: &BTreeSet<String>, before: &PolicyTables) -> Result<(), Full> {
+    fn some(&mut self, names: &BTreeSet<String>, before: &PolicyTables) -> Result<ObsoleteEntries, Full> {
         let affected = self.carried(|name, _| names.contains(name));
         let interfaces: BTreeSet<&str> = affected.iter().map(|carried| &*carried.connection.interface).collect();
         let on_them = self.carried(|_, connection| interfaces.contains(&*connection.interface));
@@ -127,8 +132,7 @@ impl<'a> PolicyCompiler<'a> {
         let IngressLayout { uses, policies, limits, .. } = &mut *self.layout;
         uses.end(&mut obsolete, before, policies, limits);
         self.entries.scopes = scopes;
-        self.entries.obsolete = Some(obsolete);
-        Ok(())
+        Ok(obsolete)
     }
 
     fn carried(&self, chosen: impl Fn(&str, &Connection) -> bool) -> Vec<Carried<'a>> {

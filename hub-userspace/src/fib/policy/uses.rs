@@ -10,7 +10,7 @@ use hub_common::maps::{ADMITS_NOTHING, ANY_LOCAL, Local, Remote, Rules, Scoped};
 use crate::{
     fib::{
         id_allocator::IdAllocator,
-        tables::{FamilyMaps, ObsoleteKeys, ObsoleteSelectors, PolicyTables, Prefix},
+        tables::{FamilyMaps, ObsoleteEntries, ObsoleteKeys, PolicyTables, Prefix},
     },
     policy::selectors::Policy,
 };
@@ -38,15 +38,11 @@ impl Uses {
 
     /// Removes the references of the remote prefixes in these scopes; returns the keys of these prefixes. The scopes are
     /// then compiled again.
-    pub fn begin(&mut self, scopes: &BTreeSet<u32>, before: &PolicyTables) -> ObsoleteSelectors {
+    pub fn begin(&mut self, scopes: &BTreeSet<u32>, before: &PolicyTables) -> ObsoleteEntries {
         let v4 = self.release(scopes, &before.v4);
         let v6 = self.release(scopes, &before.v6);
         let keys = |remotes| ObsoleteKeys { remotes, locals: Vec::new() };
-        ObsoleteSelectors {
-            v4: keys(v4),
-            v6: ObsoleteKeys { remotes: v6, locals: Vec::new() },
-            limits: BTreeSet::new(),
-        }
+        ObsoleteEntries { v4: keys(v4), v6: ObsoleteKeys { remotes: v6, locals: Vec::new() }, ..Default::default() }
     }
 
     fn release<A: Ord + Copy + Default>(
@@ -69,7 +65,7 @@ impl Uses {
     /// Ends the use of policies without references, and of their port rules. Adds their entries to `obsolete`.
     pub fn end(
         &mut self,
-        obsolete: &mut ObsoleteSelectors,
+        obsolete: &mut ObsoleteEntries,
         before: &PolicyTables,
         policies: &mut IdAllocator<Arc<Policy>>,
         limits: &mut IdAllocator<Rules>,
@@ -99,8 +95,8 @@ impl Uses {
     }
 }
 
-/// The entries of a scope or policy.
-fn of_scope<A: Ord + Copy + Default, V>(
+/// The entries of a scope, policy or interface.
+pub fn of_scope<A: Ord + Copy + Default, V>(
     entries: &BTreeMap<Prefix<Scoped<A>>, V>,
     scope: u32,
 ) -> impl Iterator<Item = (&Prefix<Scoped<A>>, &V)> + Clone {

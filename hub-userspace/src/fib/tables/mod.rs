@@ -53,15 +53,16 @@ pub struct PolicyEntries {
     /// The scopes that were compiled, if not all.
     pub scopes: BTreeSet<u32>,
     /// What to delete; `None`: all other entries. An obsolete entry may also be a new one, and then stays.
-    pub obsolete: Option<ObsoleteSelectors>,
+    pub obsolete: Option<ObsoleteEntries>,
 }
 
-/// Entries of the selectors' maps that are no longer used.
+/// Entries of the policy maps that are no longer used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ObsoleteSelectors {
+pub struct ObsoleteEntries {
     pub v4: ObsoleteKeys<[u8; 4]>,
     pub v6: ObsoleteKeys<[u8; 16]>,
     pub limits: BTreeSet<u32>,
+    pub links: Vec<Prefix<Scoped<[u8; 16]>>>,
 }
 
 /// Keys of [`FamilyMaps`].

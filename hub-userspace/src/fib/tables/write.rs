@@ -16,7 +16,7 @@ use hub_common::maps::{
 use ipnet::IpNet;
 
 use super::{
-    EgressEntries, EgressTables, FamilyMaps, NeighbourTable, Obsolete, ObsoleteKeys, ObsoleteSelectors, PolicyEntries,
+    EgressEntries, EgressTables, FamilyMaps, NeighbourTable, Obsolete, ObsoleteEntries, ObsoleteKeys, PolicyEntries,
     PolicyTables, Prefix, RouteChanges, Tables,
 };
 use crate::fib::diff::{MapDifference, difference, partial_difference};
@@ -206,7 +206,7 @@ struct PolicyDifference {
 impl PolicyDifference {
     fn between(old: &PolicyTables, entries: &PolicyEntries) -> Self {
         let new = &entries.tables;
-        let Some(ObsoleteSelectors { v4, v6, limits }) = &entries.obsolete else {
+        let Some(ObsoleteEntries { v4, v6, limits, links }) = &entries.obsolete else {
             return Self {
                 connections: difference(&old.connections, &new.connections),
                 ports: difference(&old.ports, &new.ports),
@@ -223,6 +223,7 @@ impl PolicyDifference {
             v4: SelectorDifference::partial(&old.v4, &new.v4, v4),
             v6: SelectorDifference::partial(&old.v6, &new.v6, v6),
             attachments: partial_difference(&old.attachments, &new.attachments, empty()),
+            links: partial_difference(&old.links, &new.links, links.iter().copied()),
             ..Self::default()
         }
     }
