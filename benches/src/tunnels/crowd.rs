@@ -5,6 +5,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ const DEAD: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
 /// The sites' networks, a /30 each.
 const BEHIND: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
 /// The hub has an address in it, which kernel-libipsec requires.
-const LOCAL: &str = "192.168.0.0/24";
+pub const LOCAL: &str = "192.168.0.0/24";
 /// The device of all tunnels (kernel-libipsec).
 const DEVICE: &str = "ipsec0";
 const PROPOSALS: &str = "proposals = aes256gcm16-prfsha384-ecp384";
@@ -141,6 +142,15 @@ impl Charons {
         }
     }
 
+    pub fn hub_socket(&self) -> PathBuf {
+        self.hub.socket()
+    }
+
+    /// Rekeys the IKE SA (`--ike`) or child (`--child`) of this name at the hub.
+    pub fn rekey(&self, kind: &str, name: &str) -> Result<()> {
+        self.hub.swanctl(&["--rekey", kind, name]).map(drop)
+    }
+
     /// Closes a tunnel at the site's side. The agent initiates it again.
     pub fn close(&self, site: u32) -> Result<()> {
         let Some(sites) = &self.sites else { bail!("no site answers") };
@@ -188,11 +198,17 @@ fn swanctl(tunnels: u32, side: Side) -> String {
     text + "}\nsecrets {\nike-all {\nsecret = \"" + SECRET + "\"\n}\n}\n"
 }
 
+/// The public address of a site that answers.
+pub fn address(site: u32) -> Ipv4Addr {
+    nth(ALIVE, site)
+}
+
 fn nth(first: Ipv4Addr, site: u32) -> Ipv4Addr {
     // None ends in .0.
     Ipv4Addr::from_bits(first.to_bits() + site + 1)
 }
 
-fn network(site: u32) -> Ipv4Net {
+/// The network behind a site.
+pub fn network(site: u32) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::from_bits(BEHIND.to_bits() + site * 4), 30)
 }

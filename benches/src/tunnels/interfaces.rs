@@ -66,7 +66,7 @@ pub fn measure(common: &Common, count: u32, repeats: u32, results: &mut Results)
 }
 
 /// The offices, and TUN devices at the hub.
-fn world(count: u32) -> Result<World> {
+pub fn world(count: u32) -> Result<World> {
     let world = testbed::world()?;
     let mut lines = String::new();
     for site in 0..count {

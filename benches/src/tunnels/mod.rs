@@ -2,7 +2,11 @@
 //! meanwhile; and starts with as many interfaces.
 
 mod crowd;
+mod events;
 mod interfaces;
+mod player;
+mod recording;
+mod vici;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -55,6 +59,8 @@ enum Part {
     Dead,
     /// Connections on as many interfaces, without IPsec: start, restart, stop
     Interfaces,
+    /// Events of strongSwan, recorded and told of so many tunnels: idle, eight hours at speed, and failovers
+    Events,
 }
 
 /// Connections of the offices.
@@ -83,6 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             match part {
                 Part::Live => live(arguments, count, &mut results)?,
                 Part::Dead => dead(arguments, count, &mut results)?,
+                Part::Events => events::measure(arguments, count, &mut results)?,
                 Part::Interfaces => interfaces::measure(&arguments.common, count, arguments.repeats, &mut results)?,
             }
         }

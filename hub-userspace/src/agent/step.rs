@@ -39,8 +39,8 @@ impl World {
                 self.is_starting = false;
                 return;
             }
-            Event::Host { host, changes } => {
-                self.follow_host(host);
+            Event::Host { host, mut changes } => {
+                changes.links &= self.follow_host(host);
                 self.pending.host.add(changes);
             }
             Event::Health(reports) => {
@@ -286,10 +286,21 @@ impl World {
         effects.push(Effect::Checks(checks));
     }
 
-    /// Takes over the host's state, and notes the connections on interfaces that differ.
-    fn follow_host(&mut self, host: HostState) {
+    /// Takes over the host's state, and notes the connections on interfaces that differ. Returns whether any changed
+    /// link is configured, or a VLAN above such a one: all others, such as those of containers, matter to no table.
+    fn follow_host(&mut self, host: HostState) -> bool {
         let changed = host.changed_interfaces(&self.host);
-        self.host = host;
+        let old = mem::replace(&mut self.host, host);
+        let interfaces = self.interfaces();
+        let states = [&old, &self.host];
+        let is_configured =
+            |host: &HostState, index| host.links.get(&index).is_some_and(|link| interfaces.contains(&link.name));
+        let lower = |host: &HostState, index| host.links.get(&index).and_then(|link| link.vlan).map(|(lower, _)| lower);
+        let is_ours = |index: u32| {
+            let indices = states.into_iter().filter_map(|host| lower(host, index)).chain([index]);
+            indices.into_iter().any(|index| states.into_iter().any(|host| is_configured(host, index)))
+        };
+        let is_any_ours = changed.links.iter().any(|index| is_ours(*index));
         let name = |index: &u32| Some(self.host.links.get(index)?.name.as_str());
         let themselves: BTreeSet<&str> = changed.themselves.iter().filter_map(name).collect();
         let neighbours: BTreeSet<&str> = changed.neighbours.iter().filter_map(name).collect();
@@ -306,6 +317,7 @@ impl World {
         self.pending.affected.add(names.iter().cloned());
         self.pending.egress.add(names);
         self.pending.addressed.extend(changed.addresses);
+        is_any_ours
     }
 
     /// Updates the kernel's routes to these connections and destinations that changed, and the neighbours if they may

@@ -128,6 +128,7 @@ fn link(random: &mut SmallRng, name: &str, index: u32) -> Link {
         mtu: *[1400, 1500].choose(random).expect("there are some"),
         admin_up: random.random_bool(0.9),
         running: random.random_bool(0.8),
+        vlan: random.random_bool(0.2).then(|| (random.random_range(10..13), random.random_range(1..3))),
         ..Link::default()
     }
 }

@@ -84,6 +84,7 @@ pub struct Changes {
 pub struct ChangedInterfaces {
     /// In their link or addresses.
     pub themselves: BTreeSet<u32>,
+    pub links: BTreeSet<u32>,
     pub addresses: BTreeSet<u32>,
     pub neighbours: BTreeSet<u32>,
 }
@@ -140,13 +141,14 @@ impl Changes {
 impl HostState {
     /// Runs in time proportional to the differences if one state was made from the other.
     pub fn changed_interfaces(&self, old: &Self) -> ChangedInterfaces {
-        let links = old.links.diff(&self.links).map(|item| *changed_key(&item));
+        let links: BTreeSet<u32> = old.links.diff(&self.links).map(|item| *changed_key(&item)).collect();
         let addresses: BTreeSet<u32> = old.addresses.diff(&self.addresses).map(|item| *changed_key(&item)).collect();
         let tentative = old.tentative.diff(&self.tentative).map(|item| changed_key(&item).0);
         let neighbours = old.neighbours.diff(&self.neighbours).map(|item| changed_key(&item).0);
         let failed = old.failed.diff(&self.failed).map(|item| changed_key(&item).0);
         ChangedInterfaces {
-            themselves: links.chain(addresses.iter().copied()).chain(tentative).collect(),
+            themselves: links.iter().chain(&addresses).copied().chain(tentative).collect(),
+            links,
             addresses,
             neighbours: neighbours.chain(failed).collect(),
         }
