@@ -291,16 +291,13 @@ impl World {
     fn follow_host(&mut self, host: HostState) -> bool {
         let changed = host.changed_interfaces(&self.host);
         let old = mem::replace(&mut self.host, host);
-        let interfaces = self.interfaces();
-        let states = [&old, &self.host];
-        let is_configured =
-            |host: &HostState, index| host.links.get(&index).is_some_and(|link| interfaces.contains(&link.name));
-        let lower = |host: &HostState, index| host.links.get(&index).and_then(|link| link.vlan).map(|(lower, _)| lower);
-        let is_ours = |index: u32| {
-            let indices = states.into_iter().filter_map(|host| lower(host, index)).chain([index]);
-            indices.into_iter().any(|index| states.into_iter().any(|host| is_configured(host, index)))
-        };
-        let is_any_ours = changed.links.iter().any(|index| is_ours(*index));
+        let named = |index: u32| [&old, &self.host].into_iter().filter_map(move |host| host.links.get(&index));
+        let lower = |index: u32| named(index).filter_map(|link| link.vlan).flat_map(|(lower, _)| named(lower));
+        let links = changed.links.iter().flat_map(|index| named(*index).chain(lower(*index)));
+        let changed_names: BTreeSet<&str> = links.map(|link| link.name.as_str()).collect();
+        let connections = self.config.connections.values().map(|connection| connection.interface.as_str());
+        let mut configured = connections.chain(self.config.vpc.iter().map(|vpc| vpc.interface.as_str()));
+        let is_any_ours = configured.any(|interface| changed_names.contains(interface));
         let name = |index: &u32| Some(self.host.links.get(index)?.name.as_str());
         let themselves: BTreeSet<&str> = changed.themselves.iter().filter_map(name).collect();
         let neighbours: BTreeSet<&str> = changed.neighbours.iter().filter_map(name).collect();

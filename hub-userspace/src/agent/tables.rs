@@ -100,12 +100,12 @@ impl World {
             }
             self.pend_tables(&recompiled);
         } else {
-            let Recompiled { policy, addressed: _, neighbours, egress: _ } = recompiled;
+            let Recompiled { policy, .. } = recompiled;
             if !policy.is_empty() {
                 self.ids.policy.end();
             }
-            // States, carriers, addresses and selectors change neither the attachments nor what they need.
-            if !self.pending.rerouted && (policy.is_all() || neighbours || !routes.is_empty()) {
+            // States, carriers, addresses, neighbours and selectors change neither the attachments nor what they need.
+            if !self.pending.rerouted && (policy.is_all() || !routes.is_empty()) {
                 self.attach(effects);
             }
             if all {

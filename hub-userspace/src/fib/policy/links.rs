@@ -20,10 +20,14 @@ impl PolicyCompiler<'_> {
         before: &PolicyTables,
     ) -> Vec<Prefix<Scoped<[u8; 16]>>> {
         let Inputs { config, host, .. } = self.inputs;
-        let link = |name: &str| host.link(name).filter(|link| interfaces.contains(&link.index));
+        let names: BTreeSet<&str> =
+            interfaces.iter().filter_map(|index| Some(host.links.get(index)?.name.as_str())).collect();
+        if names.is_empty() {
+            return Vec::new();
+        }
         let mut compiled = BTreeSet::new();
-        for (interface, carried) in by_interface(self.carried(|_, connection| link(&connection.interface).is_some())) {
-            if let Some(link) = link(interface) {
+        for (interface, carried) in by_interface(self.carried(|_, connection| names.contains(&*connection.interface))) {
+            if let Some(link) = host.link(interface) {
                 self.links(link.index, &carried);
                 compiled.insert(link.index);
             }
