@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use hub_tests::lab::{Charon, CharonOptions, End, Esp, HUB, Link, PlaceSpec, Scratch, World};
 use ipnet::Ipv4Net;
 
-use crate::testbed;
+use crate::{process, testbed};
 
 /// The place of all sites.
 const CROWD: &str = "crowd";
@@ -122,7 +122,13 @@ impl Charons {
         text
     }
 
-    /// Loads all connections into the hub's charon, which initiates them, without an agent.
+    /// Processor time of the hub's charon.
+    pub fn processor_time(&self) -> Result<Duration> {
+        process::processor_time(self.hub.pid()?)
+    }
+
+    /// Loads all connections into the hub's charon, which initiates them, without an agent. As an agent does, each
+    /// with a secret of its own, and without a local address.
     pub fn load_into_hub(&self) -> Result<()> {
         self.hub.load("hub", &swanctl(self.tunnels, Side::Hub))
     }
@@ -179,13 +185,15 @@ fn swanctl(tunnels: u32, side: Side) -> String {
     for site in 0..tunnels {
         let (public, network) = (nth(ALIVE, site).to_string(), network(site).to_string());
         let hub = (HUB_PUBLIC.to_string(), LOCAL.to_owned());
-        let (own, other, begin) = match side {
-            Side::Hub => (hub, (public, network), "start_action = start"),
-            Side::Site => ((public, network), hub, ""),
+        let (own, other) = if side == Side::Hub { (hub, (public, network)) } else { ((public, network), hub) };
+        // The agent leaves the hub's address to charon: it may be behind NAT.
+        let (local, begin) = match side {
+            Side::Hub => (String::new(), "start_action = start"),
+            Side::Site => (format!("local_addrs = {}\n", own.0), ""),
         };
         write!(
             text,
-            "t{site} {{\nversion = 2\nlocal_addrs = {own}\nremote_addrs = {other}\nencap = yes\ndpd_delay = {DPD}\n\
+            "t{site} {{\nversion = 2\n{local}remote_addrs = {other}\nencap = yes\ndpd_delay = {DPD}\n\
              {PROPOSALS}\nlocal {{\nauth = psk\nid = {own}\n}}\nremote {{\nauth = psk\nid = {other}\n}}\n\
              children {{\nt{site} {{\nlocal_ts = {}\nremote_ts = {}\n{ESP_PROPOSALS}\n{begin}\n}}\n}}\n}}\n",
             own.1,
@@ -195,7 +203,16 @@ fn swanctl(tunnels: u32, side: Side) -> String {
         )
         .expect("a string takes all");
     }
-    text + "}\nsecrets {\nike-all {\nsecret = \"" + SECRET + "\"\n}\n}\n"
+    text += "}\nsecrets {\n";
+    match side {
+        Side::Hub => (0..tunnels).for_each(|site| {
+            let public = nth(ALIVE, site);
+            let ids = format!("id-hub = {HUB_PUBLIC}\nid-site = {public}");
+            writeln!(text, "ike-t{site} {{\n{ids}\nsecret = \"{SECRET}\"\n}}").expect("a string takes all");
+        }),
+        Side::Site => writeln!(text, "ike-all {{\nsecret = \"{SECRET}\"\n}}").expect("a string takes all"),
+    }
+    text + "}\n"
 }
 
 /// The public address of a site that answers.

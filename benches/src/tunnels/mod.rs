@@ -104,6 +104,7 @@ fn live(arguments: &Arguments, count: u32, results: &mut Results) -> Result<()> 
     let offices = failover::standby(common, PREFIXES);
 
     let (mut alone, mut with_agent) = (Vec::new(), Vec::new());
+    let (mut charon_alone, mut charon_with_agent, mut agent) = (Vec::new(), Vec::new(), Vec::new());
     for repeat in 1..=*repeats {
         let world = crowd::world(count)?;
         let charons = Charons::start(&world, Sites::Alive, count)?;
@@ -111,6 +112,7 @@ fn live(arguments: &Arguments, count: u32, results: &mut Results) -> Result<()> 
         charons.load_into_hub()?;
         charons.wait_until_up()?;
         alone.push(begin.elapsed().as_secs_f64());
+        charon_alone.push(charons.processor_time()?.as_secs_f64());
         drop(charons);
 
         let charons = Charons::start(&world, Sites::Alive, count)?;
@@ -118,10 +120,17 @@ fn live(arguments: &Arguments, count: u32, results: &mut Results) -> Result<()> 
         let running = Running::start(&common.agent()?, &world[HUB], &charons.config(&offices))?;
         charons.wait_until_up()?;
         with_agent.push(begin.elapsed().as_secs_f64());
+        charon_with_agent.push(charons.processor_time()?.as_secs_f64());
+        agent.push(process::processor_time(running.agent.pid())?.as_secs_f64());
         eprintln!(
-            "start {repeat} of {repeats}, {count} tunnels: {:.1} s by charon alone, {:.1} s with the agent",
+            "start {repeat} of {repeats}, {count} tunnels: {:.2} s by charon alone, which uses {:.2} s; {:.2} s with \
+             the agent, ready after {:.2} s, charon uses {:.2} s, the agent {:.2} s",
             alone[alone.len() - 1],
-            with_agent[with_agent.len() - 1]
+            charon_alone[charon_alone.len() - 1],
+            with_agent[with_agent.len() - 1],
+            running.ready.as_secs_f64(),
+            charon_with_agent[charon_with_agent.len() - 1],
+            agent[agent.len() - 1],
         );
         running.agent.stop()?;
     }
@@ -130,6 +139,9 @@ fn live(arguments: &Arguments, count: u32, results: &mut Results) -> Result<()> 
     ensure!(up.is_some(), "there was no start");
     results.add(&case, "all up, with the agent", "s", with_agent.iter().copied());
     let up = results.add(&case, "all up, ratio", "", ratios);
+    results.add(&case, "all up, charon's processor time, alone", "s", charon_alone);
+    results.add(&case, "all up, charon's processor time, with the agent", "s", charon_with_agent);
+    results.add(&case, "all up, the agent's processor time", "s", agent);
 
     let world = crowd::world(count)?;
     let charons = Charons::start(&world, Sites::Alive, count)?;

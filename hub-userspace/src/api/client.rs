@@ -20,7 +20,7 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -58,6 +58,14 @@ impl Client {
 
     pub async fn status(&self) -> Result<FullStatus> {
         self.get(STATUS).await
+    }
+
+    /// The status in the agent's own words. Reading it into [`FullStatus`] and writing it again takes longer than the
+    /// agent's answer, and would lose the fields of a later version.
+    pub async fn status_json(&self) -> Result<String> {
+        let text = self.ask(Method::GET, STATUS, None, Some(PATIENCE)).await?.text().await?;
+        serde_json::from_str::<IgnoredAny>(&text).context(ANOTHER_VERSION)?;
+        Ok(text)
     }
 
     pub async fn routes(&self) -> Result<Vec<RouteStatus>> {

@@ -211,10 +211,12 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             print!("{}", outcome.stdout);
             return Ok(ExitCode::from(outcome.exit_code));
         }
-        Command::Status { instance } => match (client.status().await, running(&cli.socket, &instance)) {
-            (Ok(status), _) => printed(&status, table::status, cli.output)?,
-            (Err(_), Some(status)) => printed(&status, table::without_agent, cli.output)?,
-            (Err(error), None) => return Err(error),
+        Command::Status { instance } => match status(&client, cli.output).await {
+            Ok(status) => status,
+            Err(error) => match running(&cli.socket, &instance) {
+                Some(status) => printed(&status, table::without_agent, cli.output)?,
+                None => return Err(error),
+            },
         },
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
@@ -288,6 +290,13 @@ fn printed<T: Serialize + ?Sized>(answer: &T, table: impl FnOnce(&T) -> String, 
         Output::Json => json(answer),
         Output::Table => Ok(table(answer)),
     }
+}
+
+async fn status(client: &Client, output: Output) -> Result<String> {
+    Ok(match output {
+        Output::Json => client.status_json().await? + "\n",
+        Output::Table => table::status(&client.status().await?),
+    })
 }
 
 /// The running datapath, if nobody listens on the agent's socket.

@@ -1,11 +1,11 @@
 //! Attaches programs to interfaces by XDP and TC. Attachments outlive the agent: links are pinned, and the next agent
 //! replaces the programs of these links.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd as _, thread};
 
 use aya::{
     Ebpf,
-    programs::{ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
 use rustix::io::Errno;
@@ -76,6 +76,26 @@ impl Programs {
         let (xdp, tc) = names(lookup);
         load(|| program::<Xdp>(&mut ebpf, xdp).load())?;
         Ok(Self { ebpf, xdp, tc, tc_loaded: false, has_tcx: None })
+    }
+
+    /// Loads both programs, on a thread each: the verifier takes most of the time of an agent's start.
+    pub fn load_both(mut ebpf: Ebpf, lookup: LookupKind) -> Result<Self, DatapathError> {
+        let names = names(lookup);
+        let (mut xdp, mut tc) = (None, None);
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                Program::Xdp(program) if name == names.0 => xdp = Some(program),
+                Program::SchedClassifier(program) if name == names.1 => tc = Some(program),
+                _ => {}
+            }
+        }
+        let (xdp, tc) = xdp.zip(tc).expect("the embedded object has both");
+        thread::scope(|scope| {
+            let xdp = scope.spawn(|| load(|| xdp.load()));
+            let tc = load(|| tc.load());
+            xdp.join().expect("loading does not panic").and(tc)
+        })?;
+        Ok(Self { ebpf, xdp: names.0, tc: names.1, tc_loaded: true, has_tcx: None })
     }
 
     pub fn object(&mut self) -> &mut Ebpf {
@@ -191,7 +211,7 @@ fn load(mut attempt: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Dat
 
 fn program<'a, P: 'a>(ebpf: &'a mut Ebpf, entry: &str) -> &'a mut P
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+    &'a mut P: TryFrom<&'a mut Program>,
 {
     let program = ebpf.program_mut(entry).expect("the embedded object has it");
     program.try_into().ok().expect("it is of this kind")

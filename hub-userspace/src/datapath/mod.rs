@@ -141,8 +141,7 @@ impl Dataplane {
             with_pins.map_pin_path(map, path);
         }
         let object = with_pins.load(PROGRAM).map_err(|error| DatapathError::load(&error))?;
-        let mut programs = Programs::load(object, settings.lookup)?;
-        programs.tc()?;
+        let mut programs = Programs::load_both(object, settings.lookup)?;
         let groups = groups::create()?;
         groups::stage(&pins, programs.object(), &groups.map)?;
         let handover = Handover::new(take(programs.object(), "HANDOVER")?);

@@ -1,6 +1,6 @@
 //! Output of `vpnhub status` and the control socket. The JSON is a contract: fields may be added, never changed.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use hub_common::Reason;
 use ipnet::IpNet;
@@ -16,8 +16,9 @@ use crate::{
     store::WriteState,
 };
 
-/// Counts by name of the [`Reason`], including zeros.
-pub type Reasons = BTreeMap<String, u64>;
+/// Counts by name of the [`Reason`], including zeros. The names are not copied: a status has some twenty for each
+/// connection.
+pub type Reasons = BTreeMap<Cow<'static, str>, u64>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -142,8 +143,8 @@ impl From<GuardCounters> for KernelDrops {
             ("forward_to_site", counters.forward_to_site),
             ("output", counters.output),
         ];
-        let strangers = counters.strangers.into_iter().map(|(name, counter)| (name, counter.packets));
-        let drops = drops.map(|(name, counter)| (name.to_owned(), counter.packets));
+        let strangers = counters.strangers.into_iter().map(|(name, counter)| (Cow::Owned(name), counter.packets));
+        let drops = drops.map(|(name, counter)| (Cow::Borrowed(name), counter.packets));
         Self { drops: drops.into_iter().collect(), strangers: strangers.collect() }
     }
 }
@@ -345,7 +346,7 @@ impl From<&Counters> for Traffic {
 /// The counts of drops, or of passes, by name.
 pub fn reasons(counters: &Counters, drops: bool) -> Reasons {
     let of_kind = Reason::ALL.into_iter().filter(|reason| reason.is_drop() == drops);
-    of_kind.map(|reason| (reason.name().to_owned(), counters.reasons[reason as usize])).collect()
+    of_kind.map(|reason| (Cow::Borrowed(reason.name()), counters.reasons[reason as usize])).collect()
 }
 
 #[cfg(test)]

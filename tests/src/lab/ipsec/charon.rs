@@ -25,7 +25,8 @@ pub struct CharonOptions {
     pub esp: Esp,
     /// The number of retransmissions before the peer counts as dead, and the timeout of each, in seconds.
     pub retransmits: (u8, f32),
-    /// For thousands of SAs: hash tables of that size, and no limit for half-open SAs of one address.
+    /// For thousands of SAs: hash tables of that size, no limit for half-open SAs of one address, and no routes of
+    /// its own. With those it reads all routes of the host for each look-up (`get_route`, `kernel_netlink_net.c`).
     many: bool,
 }
 
@@ -124,7 +125,15 @@ impl Charon {
     /// # Errors
     /// When it has none: the kernel does its ESP.
     pub fn tun(&self) -> anyhow::Result<Tun> {
-        Tun::of_process(self.process.as_ref().context("charon does not run")?.pid())
+        Tun::of_process(self.pid()?)
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.process.as_ref().context("charon does not run")?.pid())
     }
 
     /// Its VICI socket.
@@ -194,8 +203,11 @@ impl Charon {
     fn settings(&self, CharonOptions { esp, retransmits: (tries, timeout), many }: CharonOptions) -> String {
         // The first plugin capable of ESP does it.
         let libipsec = if esp == Esp::Userspace { "kernel-libipsec " } else { "" };
-        let many =
-            if many { "ikesa_table_size = 4096\n  ikesa_table_segments = 16\n  dos_protection = no\n  " } else { "" };
+        let many = if many {
+            "ikesa_table_size = 4096\n  ikesa_table_segments = 16\n  dos_protection = no\n  install_routes = no\n  "
+        } else {
+            ""
+        };
         format!(
             "charon-systemd {{\n  {many}load = {libipsec}{PLUGINS} vici\n  retransmit_tries = {tries}\n  \
              retransmit_timeout = {timeout}\n  retransmit_base = 1\n  \

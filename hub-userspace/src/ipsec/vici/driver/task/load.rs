@@ -51,6 +51,16 @@ impl DriverTask {
     /// charon would end the SAs of a connection with other certificates. Only a new negotiation needs these, so they
     /// are loaded when the connection is down.
     pub(super) async fn load(&mut self, session: &mut Session) -> Result<(), SessionError> {
+        // Until all are loaded, only the tunnels that change are published.
+        self.all_changed = false;
+        self.publish();
+        let result = self.load_differences(session).await;
+        // Problems may have come or gone.
+        self.all_changed = true;
+        result
+    }
+
+    async fn load_differences(&mut self, session: &mut Session) -> Result<(), SessionError> {
         let steps = self.desired.steps_from(&self.loaded);
         let before = mem::replace(&mut self.loaded, self.desired.clone());
         self.refusals.0.clear();
@@ -67,9 +77,9 @@ impl DriverTask {
             }
             self.carry_out(session, step).await?;
             self.absorb(session)?;
+            // A tunnel that comes up or fails meanwhile does not wait for the others to be loaded.
+            self.publish();
         }
-        // Problems may have come or gone.
-        self.all_changed = true;
         let config = &self.config;
         self.retries.retain(|name| config.connections.get(name).is_some_and(|found| found.ipsec.is_some()));
         Ok(())

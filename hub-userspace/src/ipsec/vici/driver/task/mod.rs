@@ -236,11 +236,12 @@ impl DriverTask {
         // First, so that no later event is missed.
         session.subscribe(&EVENTS).await?;
         self.clean(session).await?;
-        self.load(session).await?;
+        // Before loading, which takes seconds for thousands of connections: the agent needs the existing SAs.
         self.look(session).await?;
         info!("strongSwan answers on {}", socket.display());
         self.lost = None;
         self.heard = true;
+        self.load(session).await?;
         self.publish();
         loop {
             let next_look = self.looks.next(self.retries.next());
@@ -345,7 +346,7 @@ impl DriverTask {
             is_modified = true;
         } else {
             for name in changed.iter().filter_map(|name| connection_of(name)) {
-                is_modified |= view.tunnels.contains_key(name) && self.update(&mut view, name, false);
+                is_modified |= self.config.tunnel(name).is_some() && self.update(&mut view, name, false);
             }
         }
         let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());

@@ -29,31 +29,41 @@ fn sa(connection: &str) -> Message {
 /// Answers each `list-sas` with the next of these lists; returns the requests.
 async fn answer(mut stream: UnixStream, lists: Vec<Vec<&'static str>>) -> Vec<String> {
     let (mut lists, mut asked) = (lists.into_iter(), Vec::new());
-    while let Ok(length) = stream.read_u32().await {
-        let mut packet = vec![0; length as usize];
-        stream.read_exact(&mut packet).await.expect("a packet");
-        let (kind, mut rest) = packet.split_first().expect("a kind");
-        let name = read_name(&mut rest).expect("a name");
-        let mut answers = Vec::new();
-        if *kind == CMD_REQUEST {
-            assert_eq!(name, "list-sas");
-            asked.push(Message::decode(rest).expect("a filter").value("ike").unwrap_or("all").to_owned());
-            for connection in lists.next().unwrap_or_default() {
-                let mut event = vec![EVENT];
-                write_name("list-sa", &mut event).expect("it fits");
-                event.extend(sa(connection).encode().expect("it fits"));
-                answers.push(event);
-            }
-            answers.push(vec![CMD_RESPONSE]);
-        } else {
-            answers.push(vec![EVENT_CONFIRM]);
+    while let Some((kind, name, message)) = receive(&mut stream).await {
+        if kind != CMD_REQUEST {
+            send(&mut stream, &[EVENT_CONFIRM]).await;
+            continue;
         }
-        for answer in answers {
-            stream.write_u32(answer.len() as u32).await.expect("the client reads");
-            stream.write_all(&answer).await.expect("the client reads");
+        assert_eq!(name, "list-sas");
+        asked.push(message.value("ike").unwrap_or("all").to_owned());
+        for connection in lists.next().unwrap_or_default() {
+            send(&mut stream, &event("list-sa", &sa(connection))).await;
         }
+        send(&mut stream, &[CMD_RESPONSE]).await;
     }
     asked
+}
+
+/// The next packet: kind, name and message.
+async fn receive(stream: &mut UnixStream) -> Option<(u8, String, Message)> {
+    let length = stream.read_u32().await.ok()?;
+    let mut packet = vec![0; length as usize];
+    stream.read_exact(&mut packet).await.expect("a packet");
+    let (kind, mut rest) = packet.split_first().expect("a kind");
+    let name = read_name(&mut rest).expect("a name");
+    Some((*kind, name, Message::decode(rest).expect("a message")))
+}
+
+async fn send(stream: &mut UnixStream, packet: &[u8]) {
+    stream.write_u32(packet.len() as u32).await.expect("the client reads");
+    stream.write_all(packet).await.expect("the client reads");
+}
+
+fn event(name: &str, message: &Message) -> Vec<u8> {
+    let mut event = vec![EVENT];
+    write_name(name, &mut event).expect("it fits");
+    event.extend(message.encode().expect("it fits"));
+    event
 }
 
 /// A task whose table has all connections from a charon process `process` lists the SAs of a charon in this process.
@@ -103,4 +113,53 @@ async fn missing_sa_is_queried_unless_charon_restarted() {
         let seen = look(process, lists).await;
         assert_eq!(seen, (asked.into_iter().map(str::to_owned).collect(), up), "{what}");
     }
+}
+
+fn up(tunnels: &Tunnels) -> Vec<String> {
+    tunnels.tunnels.iter().filter(|(_, tunnel)| tunnel.is_up()).map(|(name, _)| name.clone()).collect()
+}
+
+/// Brings up each connection that is loaded. Returns the connections that were published as up before each of them.
+async fn bring_up(mut stream: UnixStream, views: watch::Receiver<Arc<Tunnels>>) -> Vec<Vec<String>> {
+    let mut seen = Vec::new();
+    while let Some((_, name, message)) = receive(&mut stream).await {
+        if name == "load-conn" {
+            seen.push(up(&views.borrow()));
+            let (connection, _) = message.sections().next().expect("a connection");
+            send(&mut stream, &event("child-updown", &sa(connection).with("up", "yes"))).await;
+        }
+        send(&mut stream, &[CMD_RESPONSE]).await;
+    }
+    seen
+}
+
+#[tokio::test]
+async fn tunnel_that_comes_up_is_published_while_others_are_loaded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (socket, secret) = (folder.path().join("vici"), tempfile::NamedTempFile::new().expect("a file"));
+    std::fs::write(secret.path(), "a-secret-of-the-test").expect("it can be written");
+    let site = |name: &str, number: u8| {
+        format!(
+            "[customer_gateway.{name}]\naddress = \"198.51.100.{number}\"\n\
+             [connection.{name}]\ncustomer_gateway = \"{name}\"\ninterface = \"xfrm-{name}\"\n\
+             local_cidrs = [\"192.168.0.0/24\"]\nremote_cidrs = [\"10.{number}.0.0/24\"]\n\
+             [connection.{name}.ipsec]\npsk_file = \"{}\"\n",
+            secret.path().display()
+        )
+    };
+    let text = ["[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\n", &site("a", 1), &site("b", 2)].concat();
+    let config = crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let mut session = Session::connect(&socket).await.expect("it listens");
+    let (stream, _) = listener.accept().await.expect("a client");
+    let (_config, configs) = watch::channel(Arc::new(config));
+    let (publisher, views) = watch::channel(Arc::default());
+    let (_requests, queue) = mpsc::channel(1);
+    let charon = tokio::spawn(bring_up(stream, views.clone()));
+    let mut task = DriverTask::new(configs, queue, publisher);
+    task.load(&mut session).await.expect("a charon");
+    drop(session);
+    assert_eq!(charon.await.expect("it answers"), [vec![], vec!["a".to_owned()]]);
+    assert_eq!(up(&views.borrow()), ["a", "b"]);
 }
