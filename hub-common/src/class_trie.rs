@@ -81,6 +81,14 @@ impl Chunk {
         // SAFETY: a class consists of this many words, and every bit pattern is valid.
         unsafe { &*words.as_ptr().cast() }
     }
+
+    /// The pair at an address.
+    #[inline(always)]
+    fn pair(&self, address: u64) -> &Pair {
+        let words: &[u32; PAIR_WORDS as usize] = self.words(address);
+        // SAFETY: as above.
+        unsafe { &*words.as_ptr().cast() }
+    }
 }
 
 /// Tag bits of a slot: the word is the address of a class with [`CLASS`], of a block with [`BLOCK`], or of a node
@@ -148,6 +156,14 @@ impl Class {
     pub const fn words(&self) -> [u32; CLASS_WORDS as usize] {
         let [column, policy, connection, rules] = self.own.words();
         [self.first_bucket, self.mask_and_flags, self.row, self.hash, column, policy, connection, rules]
+    }
+
+    /// First bucket, mask and flags from bit 0 up, by one load.
+    #[inline(always)]
+    pub const fn packed_route(&self) -> u64 {
+        // SAFETY: the first two words, which every bit pattern is valid for.
+        let words = unsafe { core::ptr::from_ref(self).cast::<u64>().read_unaligned() };
+        if cfg!(target_endian = "little") { words } else { words.rotate_left(u32::BITS) }
     }
 
     #[inline(always)]
@@ -296,10 +312,8 @@ impl<'m, M: Memory> Reader<'m, M> {
     /// The chunk that an address is in.
     #[inline(always)]
     fn chunk(&self, address: u64) -> Option<&'m Chunk> {
-        match address >> CHUNK_BITS {
-            0 => Some(self.first),
-            number => self.memory.chunk(number as u32),
-        }
+        // The comparison needs no shift, in most cases.
+        if address < 1 << CHUNK_BITS { Some(self.first) } else { self.memory.chunk((address >> CHUNK_BITS) as u32) }
     }
 
     /// The class of an address.
@@ -330,13 +344,13 @@ impl<'m, M: Memory> Reader<'m, M> {
 
     /// The pair of a class in a column, without the default class.
     #[inline(always)]
-    pub fn pair(&self, class: &'m Class, column: u32) -> Option<Pair> {
+    pub fn pair(&self, class: &'m Class, column: u32) -> Option<&'m Pair> {
         if class.own.column == column {
-            return Some(class.own);
+            return Some(&class.own);
         }
         let address = u64::from(class.row + slot_index(column, class.hash) * PAIR_WORDS);
-        let [found, policy, connection, rules] = *self.chunk(address)?.words(address);
-        if found == column { Some(Pair { column, policy, connection, rules }) } else { None }
+        let pair = self.chunk(address)?.pair(address);
+        if pair.column == column { Some(pair) } else { None }
     }
 
     #[inline(always)]
@@ -347,5 +361,6 @@ impl<'m, M: Memory> Reader<'m, M> {
 
 const _: () = {
     assert!(size_of::<Class>() == CLASS_WORDS as usize * size_of::<u32>() && CLASS_WORDS as usize <= SLACK);
+    assert!(size_of::<Pair>() == PAIR_WORDS as usize * size_of::<u32>());
     assert!(FRONT.is_multiple_of(1 << 4) && FRONT + (1 << FRONT_BITS) <= CHUNK_WORDS / 2);
 };

@@ -84,7 +84,13 @@ impl Reason {
     /// Whether packets are dropped, not passed to the kernel.
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
-        self as u32 >= Self::Malformed as u32
+        Self::is_drop_number(self as u32)
+    }
+
+    /// The same by number.
+    #[inline(always)]
+    pub const fn is_drop_number(number: u32) -> bool {
+        number >= Self::Malformed as u32
     }
 
     /// The name in counters, status and docs.

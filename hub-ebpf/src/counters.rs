@@ -4,7 +4,7 @@ use core::cell::Cell;
 
 use hub_common::{Mark, Reason, maps::VPC};
 
-use crate::{frame::Frame, maps};
+use crate::{frame::Frame, maps, refusal::Refusal};
 
 /// The connection that a packet is counted for, and the mark that it gets if it passes to the kernel.
 ///
@@ -23,14 +23,13 @@ pub struct Attribution {
 
 impl Attribution {
     #[inline(always)]
-    pub fn new<F: Frame>(connection: u32) -> Self {
-        let attribution =
-            Self { connection: Cell::new(0), bytes: Cell::new(0), admission: Cell::new(0), path: Cell::new(0) };
-        attribution.set_connection(connection);
-        attribution.set_bytes(0);
-        attribution.set_admission::<F>(Admission::Local);
-        attribution.set_path::<F>(0);
-        attribution
+    pub const fn new(connection: u32) -> Self {
+        Self {
+            connection: Cell::new(connection as u64),
+            bytes: Cell::new(0),
+            admission: Cell::new(LOCAL),
+            path: Cell::new(0),
+        }
     }
 
     /// Sets the `COUNTERS` slot of the connection that sent the packet.
@@ -107,8 +106,8 @@ pub enum Admission {
 }
 
 /// Above all numbers of a mark.
-const LOCAL: u64 = 1 << 32;
-const NOTHING: u64 = 1 << 33;
+const LOCAL: u64 = 1 << 30;
+const NOTHING: u64 = 1 << 31;
 
 #[inline(always)]
 fn put(field: &Cell<u64>, value: u64) {
@@ -135,8 +134,8 @@ pub fn count_forwarded(attribution: &Attribution, egress: u32) {
 
 /// Counts and marks a packet that is not forwarded. Returns the program's exit code: drop, or pass to the kernel.
 #[inline(always)]
-pub fn finish<F: Frame>(frame: &mut F, attribution: &Attribution, reason: Reason) -> u32 {
-    if !F::IS_LAST && !reason.is_drop() {
+pub fn finish<F: Frame>(frame: &mut F, attribution: &Attribution, refusal: &Refusal) -> u32 {
+    if !F::IS_LAST && !refusal.is_drop() {
         return F::PASS;
     }
     let (connection, bytes) = (attribution.connection(), attribution.bytes());
@@ -145,11 +144,11 @@ pub fn finish<F: Frame>(frame: &mut F, attribution: &Attribution, reason: Reason
     }
     // The number of a reason is always below the length; the verifier requires the check.
     if let Some(refusals) = on_this_cpu(maps::REFUSALS.get_ptr_mut(connection))
-        && let Some(counter) = refusals.reasons.get_mut(reason as usize)
+        && let Some(counter) = refusals.reasons.get_mut(refusal.number() as usize)
     {
         *counter += 1;
     }
-    if reason.is_drop() {
+    if refusal.is_drop() {
         return F::DROP;
     }
     frame.mark(attribution.mark());

@@ -24,29 +24,35 @@ use hub_ebpf::{
     nexthop,
     parse::{self, Network, Start},
     policy::selector,
-    redirect, rewrite, route,
+    redirect,
+    refusal::Refusal,
+    rewrite, route,
 };
 
 /// Entry point for XDP, native and generic.
 #[xdp]
+#[inline(always)]
 pub fn vpnhub_xdp(context: XdpContext) -> u32 {
     forward::<ClassTrie, _>(&mut XdpFrame::new(context))
 }
 
 /// The same with LPM tries.
 #[xdp]
+#[inline(always)]
 pub fn vpnhub_xdp_lpm(context: XdpContext) -> u32 {
     forward::<LpmTries, _>(&mut XdpFrame::new(context))
 }
 
 /// Entry point for TC: for interfaces that XDP cannot receive from or send to, mainly those without Ethernet headers.
 #[classifier]
+#[inline(always)]
 pub fn vpnhub_tc(context: TcContext) -> i32 {
     forward::<ClassTrie, _>(&mut SkbFrame::new(context)) as i32
 }
 
 /// The same with LPM tries.
 #[classifier]
+#[inline(always)]
 pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
     forward::<LpmTries, _>(&mut SkbFrame::new(context)) as i32
 }
@@ -57,19 +63,19 @@ fn forward<T: Tables<V4> + Tables<V6>, F: Frame>(frame: &mut F) -> u32 {
         return F::PASS;
     }
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        let attribution = Attribution::new::<F>(UNATTRIBUTED);
+        let attribution = Attribution::new(UNATTRIBUTED);
         attribution.set_admission::<F>(Admission::Nothing);
-        return counters::finish(frame, &attribution, Reason::NotAttached);
+        return counters::finish(frame, &attribution, &Reason::NotAttached.into());
     };
-    let attribution = Attribution::new::<F>(attachment.connection);
+    let attribution = Attribution::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
         Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &attribution),
         Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &attribution),
-        Err(reason) => Err(reason),
+        Err(refusal) => Err(refusal),
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) => counters::finish(frame, &attribution, reason),
+        Err(refusal) => counters::finish(frame, &attribution, &refusal),
     }
 }
 
@@ -80,14 +86,14 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
     start: Start,
     attachment: &Attachment,
     attribution: &Attribution,
-) -> Result<u32, Reason> {
+) -> Result<u32, Refusal> {
     let packet = parse::packet::<A, F>(frame, start)?;
     let pair = ResolvedPair::<A, T>::of(&packet)?;
     let route = route::lookup(&pair, pair.destination);
     selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
     let route = route::check::<F>(route, attachment, attribution)?;
-    let next_hop = nexthop::choose(&packet, frame, &pair, &route, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;
     rewrite::rewrite(frame, &packet, next_hop)?;
     redirect::redirect(frame, attribution, next_hop)
 }

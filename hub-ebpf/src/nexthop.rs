@@ -4,17 +4,18 @@
 
 use hub_common::{
     Reason, flow,
-    maps::{BUCKET_INDEX, NextHop, Route},
+    maps::{BUCKET_INDEX, NextHop},
 };
 
 use crate::{
     counters::{Admission, Attribution},
     family::{Address, V4, V6},
     frame::Frame,
-    lookup::{ResolvedPair, Tables},
+    lookup::{PackedRoute, ResolvedPair, Tables},
     maps,
     parse::{Martian, Packet, ParseIp},
     policy::selector,
+    refusal::Refusal,
 };
 
 #[inline(always)]
@@ -22,12 +23,12 @@ pub fn choose<A: Address + ParseIp + Martian + FlowHash, T: Tables<A>, F: Frame>
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
-    route: &Route,
+    route: PackedRoute,
     attribution: &Attribution,
-) -> Result<&'static NextHop, Reason> {
-    let bucket = match route.bucket_mask {
-        0 => route.first_bucket,
-        mask => route.first_bucket + (A::flow_hash(packet, frame) & u32::from(mask)),
+) -> Result<&'static NextHop, Refusal> {
+    let bucket = match route.bucket_mask() {
+        0 => route.first_bucket(),
+        mask => route.first_bucket() + (A::flow_hash(packet, frame) & mask),
     };
     // Both are arrays and the agent writes valid indices: the verifier requires the checks.
     let value = *maps::BUCKETS.get(bucket).ok_or(Reason::NextHopDown)?;
@@ -38,7 +39,7 @@ pub fn choose<A: Address + ParseIp + Martian + FlowHash, T: Tables<A>, F: Frame>
     attribution.set_admission::<F>(Admission::NextHop(next_hop.connection));
     attribution.set_path::<F>(value & !BUCKET_INDEX);
     if next_hop.flags & NextHop::UP == 0 {
-        return Err(Reason::NextHopDown);
+        return Err(Reason::NextHopDown.into());
     }
     Ok(next_hop)
 }

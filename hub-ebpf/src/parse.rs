@@ -14,6 +14,7 @@ use crate::{
     frame::Frame,
     headers::{Ethernet, Ipv4, Ipv6, Tag},
     maps,
+    refusal::Refusal,
 };
 
 /// Family of the packet, and start of its IP header.
@@ -58,6 +59,8 @@ pub enum Reach {
     Multicast,
     /// Source or destination is link-local, or the destination loopback or unspecified.
     LinkLocal,
+    /// None of these, but the source is a martian.
+    Martian,
 }
 
 /// `EtherType` of a tag: IEEE 802.1Q and 802.1ad.
@@ -89,43 +92,43 @@ pub fn attachment(ifindex: u32) -> Option<Attachment> {
 
 /// Finds the IP header after the link header.
 #[inline(always)]
-pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {
+pub fn link<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Refusal> {
     if attachment.flags & Attachment::ETHERNET == 0 { raw(frame) } else { ethernet(frame, attachment) }
 }
 
 /// A link without a header. The driver sets the packet's protocol, which must agree with the version in the packet.
 #[inline(always)]
-fn raw<F: Frame>(frame: &F) -> Result<Network, Reason> {
+fn raw<F: Frame>(frame: &F) -> Result<Network, Refusal> {
     let offset = frame.raw_offset();
     let header = frame.at::<Ipv4>(offset).ok_or(Reason::Malformed)?;
     let version = header.version_and_length >> 4;
     if let Some(protocol) = frame.protocol() {
         if frame.tag().is_some() {
-            return Err(Reason::ProtocolMismatch);
+            return Err(Reason::ProtocolMismatch.into());
         }
         match (protocol, version) {
             (<V4 as Address>::ETHERTYPE, 4) | (<V6 as Address>::ETHERTYPE, 6) => {}
-            (<V4 as Address>::ETHERTYPE | <V6 as Address>::ETHERTYPE, _) => return Err(Reason::ProtocolMismatch),
-            _ => return Err(Reason::NotIp),
+            (<V4 as Address>::ETHERTYPE | <V6 as Address>::ETHERTYPE, _) => return Err(Reason::ProtocolMismatch.into()),
+            _ => return Err(Reason::NotIp.into()),
         }
     }
     let start = Start { offset, to_group: false };
     match version {
         4 => Ok(Network::Ipv4(start)),
         6 => Ok(Network::Ipv6(start)),
-        _ => Err(Reason::Malformed),
+        _ => Err(Reason::Malformed.into()),
     }
 }
 
 #[inline(always)]
-fn ethernet<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Reason> {
+fn ethernet<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Refusal> {
     let header = frame.at::<Ethernet>(0).ok_or(Reason::Malformed)?;
     let mut ethertype = u16::from_be_bytes(header.ethertype);
     if let Some(protocol) = frame.protocol()
         && protocol != ethertype
         && (is_parsed(protocol) || is_parsed(ethertype))
     {
-        return Err(Reason::ProtocolMismatch);
+        return Err(Reason::ProtocolMismatch.into());
     }
     let mut offset = size_of::<Ethernet>();
     let mut vlan = 0;
@@ -147,11 +150,11 @@ fn ethernet<F: Frame>(frame: &F, attachment: &Attachment) -> Result<Network, Rea
         <V4 as Address>::ETHERTYPE => Network::Ipv4(start),
         <V6 as Address>::ETHERTYPE => Network::Ipv6(start),
         // The kernel strips any number of priority tags (`__netif_receive_skb_core`, net/core/dev.c).
-        VLAN | SERVICE_VLAN => return Err(Reason::TooManyTags),
-        _ => return Err(Reason::NotIp),
+        VLAN | SERVICE_VLAN => return Err(Reason::TooManyTags.into()),
+        _ => return Err(Reason::NotIp.into()),
     };
     if !to_group && header.destination != attachment.mac {
-        return Err(Reason::OtherHost);
+        return Err(Reason::OtherHost.into());
     }
     Ok(network)
 }
@@ -170,27 +173,27 @@ fn is_parsed(ethertype: u16) -> bool {
 /// The frame's VLAN after one more tag. Like in the kernel, the outermost non-zero VLAN id wins. If the host has an
 /// interface for that VLAN, the frame belongs to that interface.
 #[inline(always)]
-fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Reason> {
+fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Refusal> {
     let id = control & VLAN_ID;
     if before != 0 || id == 0 {
         return Ok(before);
     }
     match maps::VLANS.get_ptr(Vlan { ifindex: frame.interface(), id: u32::from(id) }) {
-        Some(_) => Err(Reason::OtherVlan),
+        Some(_) => Err(Reason::OtherVlan.into()),
         None => Ok(id),
     }
 }
 
 /// Parses the IP header. A unicast packet in a multicast or broadcast frame is dropped (RFC 1122 section 3.3.6).
 #[inline(always)]
-pub fn packet<A: Address + ParseIp, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Reason> {
+pub fn packet<A: Address + ParseIp, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Refusal> {
     let packet = A::parse(frame, start.offset)?;
-    if start.to_group && packet.reach != Reach::Multicast { Err(Reason::Malformed) } else { Ok(packet) }
+    if start.to_group && packet.reach != Reach::Multicast { Err(Reason::Malformed.into()) } else { Ok(packet) }
 }
 
 /// The part of parsing that differs by family.
 pub trait ParseIp: Sized {
-    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason>;
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Refusal>;
 
     /// Source and destination port, the first four bytes of the transport header; 0 for fragments and protocols without
     /// ports. Read on demand: most routes have one next hop and need no flow hash.
@@ -199,7 +202,7 @@ pub trait ParseIp: Sized {
 
 impl ParseIp for V4 {
     #[inline(always)]
-    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Refusal> {
         let header = frame.at::<Ipv4>(offset).ok_or(Reason::Malformed)?;
         let header_length = usize::from(header.version_and_length & 0x0f) * 4;
         let length = usize::from(u16::from_be_bytes(header.total_length));
@@ -208,7 +211,7 @@ impl ParseIp for V4 {
             || length < header_length
             || frame.length() < offset + length
         {
-            return Err(Reason::Malformed);
+            return Err(Reason::Malformed.into());
         }
         let (source, destination) = (u32::from_be_bytes(header.source), u32::from_be_bytes(header.destination));
         let mut reach = Reach::Forwardable;
@@ -217,6 +220,8 @@ impl ParseIp for V4 {
                 reach = Reach::Multicast;
             } else if is_link_local_v4(source) || is_link_local_v4(destination) || is_local_v4(destination) {
                 reach = Reach::LinkLocal;
+            } else if source.is_martian_source() {
+                reach = Reach::Martian;
             }
         }
         Ok(Packet {
@@ -243,13 +248,13 @@ impl ParseIp for V4 {
 
 impl ParseIp for V6 {
     #[inline(always)]
-    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Reason> {
+    fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Refusal> {
         let header = frame.at::<Ipv6>(offset).ok_or(Reason::Malformed)?;
         let length = size_of::<Ipv6>() + usize::from(u16::from_be_bytes(header.payload_length));
         // A hop-by-hop header in an empty payload: a jumbogram (RFC 2675), or malformed.
         let is_empty = length == size_of::<Ipv6>() && header.next_header == HOP_BY_HOP;
         if header.version >> 4 != 6 || is_empty || frame.length() < offset + length {
-            return Err(Reason::Malformed);
+            return Err(Reason::Malformed.into());
         }
         let (source, destination) = (header.source.map(u64::from_be_bytes), header.destination.map(u64::from_be_bytes));
         let mut reach = Reach::Forwardable;
@@ -258,6 +263,8 @@ impl ParseIp for V6 {
                 reach = Reach::Multicast;
             } else if is_link_local_v6(source) || is_link_local_v6(destination) || is_local_v6(destination) {
                 reach = Reach::LinkLocal;
+            } else if source.is_martian_source() {
+                reach = Reach::Martian;
             }
         }
         Ok(Packet {
@@ -310,7 +317,7 @@ pub trait Martian {
 impl Martian for V4 {
     #[inline(always)]
     fn is_martian_source(&self) -> bool {
-        is_special_v4(*self) && (is_multicast_v4(*self) || is_local_v4(*self))
+        is_multicast_v4(*self) || is_local_v4(*self)
     }
 
     #[inline(always)]
@@ -327,7 +334,7 @@ impl Martian for V4 {
 impl Martian for V6 {
     #[inline(always)]
     fn is_martian_source(&self) -> bool {
-        is_special_v6(*self) && (is_multicast_v6(*self) || is_local_v6(*self))
+        is_multicast_v6(*self) || is_local_v6(*self)
     }
 
     #[inline(always)]
@@ -345,15 +352,14 @@ impl Martian for V6 {
 #[inline(always)]
 fn is_special_v4(address: V4) -> bool {
     // 224.0.0.0/3 and, after the wrap-around, 0.0.0.0/8.
-    let first = address >> 24;
-    (first as u8).wrapping_add(32) <= 32 || matches!(first, 127 | 169)
+    address.wrapping_add(32 << 24) < 33 << 24 || matches!(address >> 24, 127 | 169)
 }
 
 /// The same for IPv6.
 #[inline(always)]
 fn is_special_v6([high, _]: V6) -> bool {
     // `fe00::/7` and, after the wrap-around, `::/8`.
-    ((high >> 56) as u8).wrapping_add(2) <= 2
+    high.wrapping_add(2 << 56) < 3 << 56
 }
 
 /// 224.0.0.0/4, and the limited broadcast address.

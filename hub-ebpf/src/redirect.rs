@@ -6,13 +6,14 @@ use hub_common::{Reason, maps::NextHop};
 use crate::{
     counters::{self, Attribution},
     frame::Frame,
+    refusal::Refusal,
 };
 
 #[inline(always)]
-pub fn redirect<F: Frame>(frame: &F, attribution: &Attribution, next_hop: &NextHop) -> Result<u32, Reason> {
+pub fn redirect<F: Frame>(frame: &F, attribution: &Attribution, next_hop: &NextHop) -> Result<u32, Refusal> {
     let Ok(action) = frame.send(next_hop) else {
         log_missing_port(frame, attribution.connection(), next_hop);
-        return Err(Reason::RedirectFailed);
+        return Err(Reason::RedirectFailed.into());
     };
     counters::count_forwarded(attribution, next_hop.connection);
     Ok(action)

@@ -13,6 +13,7 @@ use crate::{
     headers::Ethernet,
     maps,
     parse::Packet,
+    refusal::Refusal,
 };
 
 /// Minimum Ethernet payload (IEEE 802.3): a shorter packet is padded on the wire.
@@ -23,30 +24,33 @@ pub fn rewrite<A: Address + HopLimit, F: Frame>(
     frame: &mut F,
     packet: &Packet<A>,
     next_hop: &NextHop,
-) -> Result<(), Reason> {
+) -> Result<(), Refusal> {
     if next_hop.flags & F::UNREACHABLE != 0 {
-        return Err(Reason::HandedOver);
+        return Err(Reason::HandedOver.into());
     }
     if packet.hop_limit <= 1 {
-        return Err(Reason::TtlExpired);
+        return Err(Reason::TtlExpired.into());
     }
     if !frame.fits(packet.length, next_hop) {
-        return Err(Reason::TooBig);
+        return Err(Reason::TooBig.into());
     }
     if packet.options && !F::FORWARDS_OPTIONS {
-        return Err(Reason::IpOptions);
+        return Err(Reason::IpOptions.into());
     }
     let addresses = neighbour(packet, next_hop)?;
 
     A::decrement(frame, packet.offset)
         .and_then(|()| trim(frame, packet, next_hop))
         .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
-        .map_err(|HelperError| Reason::RedirectFailed)
+        .map_err(|HelperError| Reason::RedirectFailed.into())
 }
 
 /// Link addresses of the egress frame; unused on raw-IP links.
 #[inline(always)]
-fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32; 3], Reason> {
+fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32; 3], Refusal> {
+    if next_hop.flags & NextHop::ETHERNET == 0 {
+        return Ok([0; 3]);
+    }
     if next_hop.flags & NextHop::ON_LINK != 0 {
         let key = Neighbour { address: packet.destination.mapped(), ifindex: next_hop.ifindex, family: A::VERSION };
         // SAFETY: while the program runs, the memory remains an element of this map, but perhaps a different one.
@@ -54,10 +58,10 @@ fn neighbour<A: Address>(packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32;
             return Ok(redirected(next_hop.addresses, *mac));
         }
         report_miss(key);
-        return Err(Reason::NoNeighbour);
+        return Err(Reason::NoNeighbour.into());
     }
-    if next_hop.flags & (NextHop::RESOLVED | NextHop::ETHERNET) == NextHop::ETHERNET {
-        return Err(Reason::NoNeighbour);
+    if next_hop.flags & NextHop::RESOLVED == 0 {
+        return Err(Reason::NoNeighbour.into());
     }
     Ok(next_hop.addresses)
 }
@@ -116,9 +120,8 @@ impl HopLimit for V4 {
     #[inline(always)]
     fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError> {
         // TTL, protocol, checksum.
-        let [ttl, _, high, low] = frame.at_mut::<[u8; 4]>(offset + 8).ok_or(HelperError)?;
-        *ttl -= 1;
-        [*high, *low] = checksum::after_ttl_decrement(u16::from_be_bytes([*high, *low])).to_be_bytes();
+        let bytes = frame.at_mut::<[u8; 4]>(offset + 8).ok_or(HelperError)?;
+        *bytes = checksum::decrement_ttl(*bytes);
         Ok(())
     }
 }

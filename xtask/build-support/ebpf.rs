@@ -42,6 +42,11 @@ fn try_build(package: &str, dir: &str) -> Result<()> {
         env::set_var("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &record.linker);
         // aya-build turns every line of the inner cargo into a warning of the outer: leave the real ones.
         env::set_var("CARGO_TERM_QUIET", "true");
+        // Instructions on 32 bits and more comparisons: since Linux 5.1. By a profile, because aya-build sets the
+        // flags itself. Build scripts and macros are for the host.
+        env::set_var("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true");
+        env::set_var("CARGO_PROFILE_RELEASE_RUSTFLAGS", "-Ctarget-cpu=v3");
+        env::set_var("CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_RUSTFLAGS", "");
     }
 
     let workspace = Path::new("..");

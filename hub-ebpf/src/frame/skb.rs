@@ -15,7 +15,12 @@ use aya_ebpf::{
 use hub_common::maps::NextHop;
 
 use super::{Frame, HelperError};
-use crate::{headers::Ethernet, maps, parse::MAX_TAGS, policy::ports};
+use crate::{
+    headers::{Ethernet, Ipv4},
+    maps,
+    parse::MAX_TAGS,
+    policy::ports,
+};
 
 /// A frame in a TC program: an skb, on interfaces of any kind. It may be longer than the MTU, because of GRO or of a
 /// sender's segmentation offload.
@@ -80,10 +85,25 @@ impl Frame for SkbFrame {
     }
 
     /// A decrypted packet may still have the link header of the outer packet (`skb_mac_header_rebuild`, called in
-    /// `net/xfrm/xfrm_input.c`), which the program then sees first. Only a load relative to the network header detects
-    /// that: it fails at the offset of the frame's last byte if a link header precedes the network header.
+    /// `net/xfrm/xfrm_input.c`), which the program then sees first.
+    ///
+    /// The kernel sets `wire_len` without that header, before the first program of the hook runs (`sch_handle_ingress`,
+    /// net/core/dev.c). Another program may have changed the frame's length since, and in a test run it is not set.
+    /// So the difference counts only if the frame does not start with an IP header. If it counted wrongly, the packet
+    /// would have no IP version, and every receiver drops it.
+    ///
+    /// Otherwise a load relative to the network header detects the link header: it fails at the offset of the frame's
+    /// last byte.
     #[inline(always)]
     fn raw_offset(&self) -> usize {
+        // SAFETY: see `interface`.
+        let removed = self.context.len().wrapping_sub(unsafe { (*self.skb()).wire_len });
+        if removed as usize == size_of::<Ethernet>()
+            && let Some(start) = self.at::<Ipv4>(0)
+            && !matches!(start.version_and_length >> 4, 4 | 6)
+        {
+            return size_of::<Ethernet>();
+        }
         let mut byte = 0_u8;
         let bytes = self.end() - self.start();
         // SAFETY: a value on the stack. Volatile: otherwise the compiler merges the expressions and complements a
@@ -208,7 +228,10 @@ impl Frame for SkbFrame {
                 _ => Err(HelperError),
             };
         }
-        let mut tags = (old - size_of::<Ethernet>()) / 4 + usize::from(self.tag().is_some());
+        let mut tags = (old - size_of::<Ethernet>()) / 4;
+        if self.tag().is_some() {
+            tags += 1;
+        }
         for _ in 0..MAX_TAGS {
             if tags == 0 {
                 break;

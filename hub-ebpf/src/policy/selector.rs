@@ -17,9 +17,10 @@ use crate::{
     counters::Attribution,
     family::Address,
     frame::Frame,
-    lookup::{ResolvedPair, Tables},
+    lookup::{PackedRoute, ResolvedPair, Tables},
     parse::{Martian, Packet, ParseIp, Reach},
     policy::ports::{self, Direction},
+    refusal::Refusal,
     route,
 };
 
@@ -32,33 +33,38 @@ pub fn ingress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
-    route: Route,
+    route: PackedRoute,
     attachment: &Attachment,
     attribution: &Attribution,
-) -> Result<(), Reason> {
+) -> Result<(), Refusal> {
     let back = route::lookup(pair, pair.source);
     if packet.reach != Reach::Forwardable {
-        return Err(on_link(packet, frame, pair, route, back, attachment));
+        if packet.reach == Reach::Martian {
+            return Err(Reason::SpoofedSource.into());
+        }
+        return Err(on_link(packet, frame, pair, route, back, attachment).into());
     }
-    if packet.source.is_martian_source() || back.flags & Route::HUB != 0 {
-        return Err(Reason::SpoofedSource);
+    if back.has(Route::HUB) {
+        return Err(Reason::SpoofedSource.into());
     }
     let remote = pair.tables.remote(pair.source, attachment.scope);
-    if route.flags & Route::HUB != 0 {
-        return Err(to_hub(packet, frame, remote, back, attachment, attribution));
+    if route.has(Route::HUB) {
+        return Err(to_hub(packet, frame, remote, back, attachment, attribution).into());
     }
     let remote = remote.ok_or(Reason::SpoofedSource)?;
     attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
     let owner = paired(packet, frame, &pair.tables, remote, pair.destination, Direction::FromSite);
     let owner = owner.ok_or(Reason::SelectorMismatch)?;
-    attribution.set_connection(owner & !NO_REVERSE_PATH);
-    reverse_path(back, owner)
+    if owner != remote.connection {
+        attribution.set_connection(owner & !NO_REVERSE_PATH);
+    }
+    if leads_back(back, owner) { Ok(()) } else { Err(Reason::SpoofedSource.into()) }
 }
 
-/// Checks that the source's route leads back to the packet's connection.
+/// The reverse path check: whether the source's route leads back to the packet's connection.
 #[inline(always)]
-fn reverse_path(back: Route, owner: u32) -> Result<(), Reason> {
-    if owner & NO_REVERSE_PATH != 0 || route::leads_to(back, owner) { Ok(()) } else { Err(Reason::SpoofedSource) }
+fn leads_back(back: PackedRoute, owner: u32) -> bool {
+    owner & NO_REVERSE_PATH != 0 || route::leads_to(back, owner)
 }
 
 /// The result for a packet that must not leave its link: multicast or link-local. The source is checked because the hub
@@ -68,12 +74,12 @@ fn on_link<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
-    route: Route,
-    back: Route,
+    route: PackedRoute,
+    back: PackedRoute,
     attachment: &Attachment,
 ) -> Reason {
     let is_multicast = packet.reach == Reach::Multicast;
-    let is_hub = route.flags & Route::HUB != 0;
+    let is_hub = route.has(Route::HUB);
     let reason = match is_multicast {
         true => Reason::Multicast,
         // The kernel forwards link-local packets, against RFC 3927 section 7; in IPv6 back to the same link.
@@ -84,7 +90,7 @@ fn on_link<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     if source.is_of_any_link() || (is_multicast && source.is_unspecified()) {
         return reason;
     }
-    if back.flags & Route::HUB != 0 {
+    if back.has(Route::HUB) {
         return Reason::SpoofedSource;
     }
     let link = source.on_link(frame.interface());
@@ -101,7 +107,7 @@ fn on_link<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     // The hub's addresses on its links are often link-local ones of IPv4.
     if is_hub
         && let Some(remote) = pair.tables.remote(pair.source, attachment.scope)
-        && reverse_path(back, remote.connection).is_ok()
+        && leads_back(back, remote.connection)
     {
         return reason;
     }
@@ -111,8 +117,8 @@ fn on_link<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
 /// Whether an address is behind a connection. The VPC side also receives management, IKE and ESP, from any address that
 /// is not. The default route does not locate an address.
 #[inline(always)]
-fn is_behind_connection(back: Route) -> bool {
-    back.flags & (Route::NONE.flags | Route::VPC | Route::DEFAULT) == 0
+fn is_behind_connection(back: PackedRoute) -> bool {
+    !back.has(Route::NONE.flags | Route::VPC | Route::DEFAULT)
 }
 
 /// The result for a packet to the hub itself. `back`: the route of its source.
@@ -121,7 +127,7 @@ fn to_hub<A: Address + ParseIp + Martian, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     remote: Option<Remote>,
-    back: Route,
+    back: PackedRoute,
     attachment: &Attachment,
     attribution: &Attribution,
 ) -> Reason {
@@ -130,7 +136,7 @@ fn to_hub<A: Address + ParseIp + Martian, F: Frame>(
         return if is_spoofed { Reason::SpoofedSource } else { Reason::ToHub };
     }
     if let Some(remote) = remote
-        && reverse_path(back, remote.connection).is_ok()
+        && leads_back(back, remote.connection)
     {
         attribution.set_connection(remote.connection & !NO_REVERSE_PATH);
         return Reason::ToHub;
@@ -150,10 +156,10 @@ pub fn egress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     frame: &F,
     pair: &ResolvedPair<A, T>,
     scope: u32,
-) -> Result<(), Reason> {
+) -> Result<(), Refusal> {
     match pair.tables.remote(pair.destination, scope) {
         Some(remote) if paired(packet, frame, &pair.tables, remote, pair.source, Direction::ToSite).is_some() => Ok(()),
-        _ => Err(Reason::SelectorMismatch),
+        _ => Err(Reason::SelectorMismatch.into()),
     }
 }
 

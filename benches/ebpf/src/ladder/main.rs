@@ -31,7 +31,9 @@ use hub_ebpf::{
     nexthop,
     parse::{self, Network, Start},
     policy::selector,
-    redirect, rewrite, route,
+    redirect,
+    refusal::Refusal,
+    rewrite, route,
 };
 
 use crate::stages::Stage;
@@ -108,17 +110,17 @@ fn put_back(context: &mut XdpContext) -> Option<()> {
 #[inline(always)]
 fn forward<T: Both, F: Frame>(frame: &mut F, stage: Stage) -> u32 {
     let Some(attachment) = parse::attachment(frame.interface()) else {
-        return counters::finish(frame, &Attribution::new::<F>(UNATTRIBUTED), Reason::NotAttached);
+        return counters::finish(frame, &Attribution::new(UNATTRIBUTED), &Reason::NotAttached.into());
     };
-    let attribution = Attribution::new::<F>(attachment.connection);
+    let attribution = Attribution::new(attachment.connection);
     let outcome = match parse::link(frame, &attachment) {
         Ok(Network::Ipv4(start)) => stages::<V4, T, F>(frame, start, &attachment, &attribution, stage),
         Ok(Network::Ipv6(start)) => stages::<V6, T, F>(frame, start, &attachment, &attribution, stage),
-        Err(reason) => Err(reason),
+        Err(refusal) => Err(refusal),
     };
     match outcome {
         Ok(action) => action,
-        Err(reason) => counters::finish(frame, &attribution, reason),
+        Err(refusal) => counters::finish(frame, &attribution, &refusal),
     }
 }
 
@@ -129,7 +131,7 @@ fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     attachment: &Attachment,
     attribution: &Attribution,
     stage: Stage,
-) -> Result<u32, Reason> {
+) -> Result<u32, Refusal> {
     let packet = parse::packet::<A, F>(frame, start)?;
     if stage == Stage::Parse {
         let found = packet.source.glance() ^ packet.destination.glance();
@@ -141,7 +143,7 @@ fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     }
     let route = route::lookup(&pair, pair.destination);
     if stage == Stage::ToHub {
-        return Ok(reached(route.first_bucket));
+        return Ok(reached(route.first_bucket()));
     }
     selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
@@ -150,9 +152,9 @@ fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     }
     let route = route::check::<F>(route, attachment, attribution)?;
     if stage == Stage::Route {
-        return Ok(reached(route.first_bucket));
+        return Ok(reached(route.first_bucket()));
     }
-    let next_hop = nexthop::choose(&packet, frame, &pair, &route, attribution)?;
+    let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;
     if stage == Stage::NextHop {
         return Ok(reached(next_hop.port));
     }

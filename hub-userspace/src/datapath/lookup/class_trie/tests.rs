@@ -54,7 +54,7 @@ impl Seen<'_> {
         let reader = Reader::new(self).unwrap();
         let (class, default) = (reader.find(address).unwrap(), reader.default_class::<K>().unwrap());
         let pair = |column: &u32| {
-            let pair = reader.pair(class, *column).or_else(|| reader.pair(default, *column));
+            let pair = reader.pair(class, *column).or_else(|| reader.pair(default, *column)).copied();
             pair.map(|pair| (pair.policy, pair.connection, pair.rules))
         };
         (class.route().or(default.route()), columns.iter().map(pair).collect())
