@@ -3,6 +3,21 @@
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tracing::warn;
 
+/// Has freed memory returned to the kernel. Call it before the first thread starts.
+///
+/// A listing of thousands of SAs and an answer about as many connections need much memory for a moment. By default each
+/// thread has an arena of its own, which keeps what it once needed, and large blocks join an arena, too: with 4,000
+/// tunnels 325 MiB instead of 240.
+pub fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, 128 << 10), (libc::M_TRIM_THRESHOLD, 1 << 20)]
+    {
+        // SAFETY: the allocator may be configured at any time. A refusal changes nothing.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
 /// Protects secrets in memory from core dumps and debuggers, and raises the limit of open files to the host's
 /// maximum: each attachment, tunnel and client takes one.
 ///

@@ -184,6 +184,7 @@ fn confirm_time(text: &str) -> Result<Duration, String> {
 ///
 /// Here, not in the binary: a caller of an async function compiles that function and all that it awaits once more.
 pub fn main() -> ExitCode {
+    process::return_freed_memory();
     let cli = Cli::parse();
     let run = || -> Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
