@@ -291,9 +291,9 @@ impl World {
     fn follow_host(&mut self, host: HostState) -> bool {
         let changed = host.changed_interfaces(&self.host);
         let old = mem::replace(&mut self.host, host);
-        let named = |index: u32| [&old, &self.host].into_iter().filter_map(move |host| host.links.get(&index));
-        let lower = |index: u32| named(index).filter_map(|link| link.vlan).flat_map(|(lower, _)| named(lower));
-        let links = changed.links.iter().flat_map(|index| named(*index).chain(lower(*index)));
+        let both = |index: u32| [&old, &self.host].into_iter().filter_map(move |host| host.links.get(&index));
+        let lower = |index: u32| both(index).filter_map(|link| link.vlan).flat_map(|(lower, _)| both(lower));
+        let links = changed.links.iter().flat_map(|index| both(*index).chain(lower(*index)));
         let changed_names: BTreeSet<&str> = links.map(|link| link.name.as_str()).collect();
         let connections = self.config.connections.values().map(|connection| connection.interface.as_str());
         let mut configured = connections.chain(self.config.vpc.iter().map(|vpc| vpc.interface.as_str()));

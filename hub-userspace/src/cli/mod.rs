@@ -1,12 +1,12 @@
 //! The command line.
 
 mod objects;
+mod status;
 mod store;
 pub mod table;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -29,14 +29,14 @@ use self::{
 use crate::{
     agent::{Agent, cleanup, guard, process},
     api::{AppState, Client, Socket, router},
-    api_types::{event::ConnectionEvent, status::WithoutAgent},
+    api_types::event::ConnectionEvent,
     config::{
         Config,
         check::{self, CheckFormat},
         load, parse_duration,
     },
     config_manager::{ChangeRequest, Changed, ConfigChange, ConfigManager, InitialConfig},
-    datapath::{self, AttachMode, Instance},
+    datapath::{AttachMode, Instance},
     peer_config,
     rate_limit::{LogLimit, UNLIMITED},
     store::{DEFAULT_DIRECTORY, StoreError},
@@ -212,13 +212,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             print!("{}", outcome.stdout);
             return Ok(ExitCode::from(outcome.exit_code));
         }
-        Command::Status { instance } => match status(&client, cli.output).await {
-            Ok(status) => status,
-            Err(error) => match running(&cli.socket, &instance) {
-                Some(status) => printed(&status, table::without_agent, cli.output)?,
-                None => return Err(error),
-            },
-        },
+        Command::Status { instance } => status::text(&client, &cli.socket, &instance, cli.output).await?,
         Command::Route(command) => objects::route(command, &client, cli.output).await?,
         Command::Connection(command) => objects::connection(command, &client, cli.output).await?,
         Command::CustomerGateway(command) => objects::customer_gateway(command, &client, cli.output).await?,
@@ -291,21 +285,6 @@ fn printed<T: Serialize + ?Sized>(answer: &T, table: impl FnOnce(&T) -> String, 
         Output::Json => json(answer),
         Output::Table => Ok(table(answer)),
     }
-}
-
-async fn status(client: &Client, output: Output) -> Result<String> {
-    Ok(match output {
-        Output::Json => client.status_json().await? + "\n",
-        Output::Table => table::status(&client.status().await?),
-    })
-}
-
-/// The running datapath, if nobody listens on the agent's socket.
-fn running(socket: &Path, instance: &Instance) -> Option<WithoutAgent> {
-    if UnixStream::connect(socket).is_ok() {
-        return None;
-    }
-    datapath::running(instance).ok().flatten().map(Into::into)
 }
 
 /// The answer to a change. Warnings go to standard error, to keep standard output parsable.
