@@ -93,6 +93,7 @@ impl World {
                     effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: true });
                     self.guard.repeat(effects);
                     self.pending.host.neighbours = true;
+                    self.pending.attach |= !self.attachments.is_complete(&self.host);
                 }
             }
             Event::GuardDisturbed => return self.guard.repeat(effects),
@@ -146,7 +147,7 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { host, config, mut affected, egress, selectors, addressed, guard, rerouted: _ } =
+        let Pending { host, config, mut affected, egress, selectors, addressed, guard, attach, rerouted: _ } =
             mem::take(&mut self.pending);
         let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
@@ -174,7 +175,7 @@ impl World {
             Arc::make_mut(&mut self.rib).follow(self.config.vpc.as_ref(), &self.host);
         }
         let host = links || carrier || addresses || neighbours;
-        if host || config || !selectors.is_empty() || !egress.is_empty() || self.rib.changed().len() > 0 {
+        if host || config || attach || !selectors.is_empty() || !egress.is_empty() || self.rib.changed().len() > 0 {
             self.follow_routes(&egress, host || config, effects);
             if links || config {
                 self.tc_only = self.attachments.tc_only(&self.host, &self.interfaces());
@@ -184,6 +185,7 @@ impl World {
                 addressed,
                 neighbours: links || neighbours || config,
                 egress,
+                attach: links || config || attach,
             };
             if !self.write_tables(&recompiled, effects) {
                 self.retry(now);

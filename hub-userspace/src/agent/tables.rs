@@ -62,7 +62,7 @@ impl World {
     }
 
     fn compile(&mut self, recompiled: &Recompiled, ids: &mut IdMaps) -> Result<Vec<Write>, Full> {
-        let Recompiled { policy, addressed, neighbours, egress } = recompiled;
+        let Recompiled { policy, addressed, neighbours, egress, attach: _ } = recompiled;
         let policy = match policy.is_empty() && addressed.is_empty() {
             true => None,
             false => Some(fib::policy_tables(self.inputs(), ids, policy, addressed, &self.tables.policy)?),
@@ -100,12 +100,11 @@ impl World {
             }
             self.pend_tables(&recompiled);
         } else {
-            let Recompiled { policy, .. } = recompiled;
-            if !policy.is_empty() {
+            if !recompiled.policy.is_empty() {
                 self.ids.policy.end();
             }
             // States, carriers, addresses, neighbours and selectors change neither the attachments nor what they need.
-            if !self.pending.rerouted && (policy.is_all() || !routes.is_empty()) {
+            if !self.pending.rerouted && (recompiled.attach || !routes.is_empty()) {
                 self.attach(effects);
             }
             if all {
@@ -123,6 +122,7 @@ impl World {
         }
         self.pending.host.neighbours |= recompiled.neighbours;
         self.pending.egress = Affected::All;
+        self.pending.attach |= recompiled.attach;
     }
 
     /// Starts a grace period, unless one is running: ends when no packet in flight uses the old tables.

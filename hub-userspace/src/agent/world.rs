@@ -115,6 +115,8 @@ pub(super) struct Pending {
     pub addressed: BTreeSet<u32>,
     /// The nftables table must be rewritten.
     pub guard: bool,
+    /// An interface could not be attached to: try again.
+    pub attach: bool,
     /// Next hops have been rerouted around a failure. The rest of the reconciliation is outstanding.
     pub rerouted: bool,
 }
@@ -129,6 +131,8 @@ pub(super) struct Recompiled {
     pub neighbours: bool,
     /// Next hops and groups of these connections.
     pub egress: Affected,
+    /// Attachments follow: links or the configuration have changed, or an attempt has failed.
+    pub attach: bool,
 }
 
 /// Scope of a map write.
@@ -196,6 +200,7 @@ impl World {
                 selectors: Affected::All,
                 addressed: BTreeSet::new(),
                 guard: true,
+                attach: false,
                 rerouted: false,
             },
             is_starting: true,

@@ -175,6 +175,21 @@ fn failed_device_group_join_is_retried() {
 }
 
 #[test]
+fn failed_attachment_is_retried() {
+    let mut agent = agent(&["a"]);
+    agent.see(host(&["a", "b"]), links()).expect("it does not fail");
+    agent.state.borrow_mut().attach_fails = true;
+    agent.take(change(&agent, &["a", "b"])).expect("the others stay");
+    agent.settle();
+    assert!(!agent.state.borrow().attached.contains_key(&11));
+    agent.state.borrow_mut().attach_fails = false;
+    agent.now += Duration::from_secs(5);
+    agent.take(Event::Due).expect("it does not fail");
+    agent.settle();
+    assert_eq!(agent.state.borrow().attached.get(&11).map(String::as_str), Some("b0"));
+}
+
+#[test]
 fn start_without_nftables_attaches_nothing() {
     let mut agent = Agent::new(config(&["a"]), &host(&["a"]), Instant::now());
     agent.state.borrow_mut().guard_fails = true;

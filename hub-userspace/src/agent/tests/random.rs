@@ -50,6 +50,8 @@ fn sequence(seed: u64) {
             state.fails_in = Some(random.random_range(0..30));
             state.guard_fails = random.random_bool(0.3);
         }
+        let attach_fails = !fails && random.random_bool(0.15);
+        agent.state.borrow_mut().attach_fails = attach_fails;
         let event = match random.random_range(0..12) {
             0 | 1 => change(&agent.world.config, draw::config(&mut random)),
             10 | 11 => change(&agent.world.config, draw::reroute(&mut random, &agent.world.config)),
@@ -64,12 +66,15 @@ fn sequence(seed: u64) {
         };
         let comes = !matches!(event, Event::GraceOver) || std::mem::take(&mut agent.state.borrow_mut().grace);
         let result = if comes { agent.take(event) } else { Ok(()) };
+        if attach_fails {
+            agent.settle();
+        }
         assert!(fails || result.is_ok(), "{result:?}");
         {
             let mut state = agent.state.borrow_mut();
-            (state.fails_in, state.guard_fails) = (None, false);
+            (state.fails_in, state.guard_fails, state.attach_fails) = (None, false, false);
         }
-        if result.is_err() {
+        if result.is_err() || attach_fails {
             agent.now += Duration::from_secs(6);
             agent.take(Event::Due).expect("it does not fail any more");
         }
@@ -122,4 +127,5 @@ pub fn must_be_as_from_scratch(agent: &Agent) {
     }
     assert_eq!(is, should);
     shares_must_agree(&one, &other);
+    assert_eq!(one.attached, other.attached);
 }

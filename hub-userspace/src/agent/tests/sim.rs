@@ -54,6 +54,7 @@ pub struct State {
     pub fails_in: Option<usize>,
     pub guard_fails: bool,
     pub group_fails: bool,
+    pub attach_fails: bool,
     pub settles: bool,
     pub grace: bool,
     /// Packets evaluated after each write, and the results.
@@ -125,6 +126,9 @@ impl Datapath for Sim {
         state.log.push(format!("attach {name}"));
         if state.name_of(ifindex) != Some(name) {
             bail!("no such interface");
+        }
+        if state.attach_fails {
+            bail!("no room");
         }
         let guard = state.guard.as_ref().expect("the nftables table is there before any program");
         if guard.sites.contains(name) {
