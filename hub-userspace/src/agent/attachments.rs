@@ -2,7 +2,7 @@
 //!
 //! A TC program follows every XDP program: it handles packets that XDP passes, and sends to devices that XDP cannot
 //! reach. Native XDP redirects only to devices with native XDP (`ndo_xdp_xmit`, net/core/filter.c). A redirect to any
-//! other device fails silently.
+//! other device fails silently. Where XDP has nowhere to send to, it would only make each packet dearer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,8 @@ use crate::{
 /// (`bond_xdp_set`, `drivers/net/bonding/bond_main.c`).
 const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
+const ALONE: &str = "no other attachment that XDP could send to";
+
 /// Interfaces attached in one turn of the loop: takes some milliseconds.
 const AT_ONCE: usize = 32;
 
@@ -29,34 +31,41 @@ pub struct Attachments {
     attached: BTreeMap<u32, Attached>,
     /// Interfaces that an earlier agent attached by TC only, because XDP does not work there.
     were_tc_only: BTreeSet<u32>,
+    /// Interfaces with XDP. They keep it: many drivers set up their queues anew when XDP comes or goes.
+    have_xdp: BTreeSet<u32>,
     /// Indices of the interfaces to attach to.
     desired: BTreeSet<u32>,
     /// Those of them that have not been tried since the last change.
     untried: BTreeSet<u32>,
+    /// XDP has somewhere to send to.
+    xdp_is_useful: bool,
     /// Why the program is not attached, or not as desired, by interface name.
     errors: BTreeMap<String, String>,
 }
 
 impl Attachments {
-    pub fn new(mode: AttachMode, were_tc_only: BTreeSet<u32>) -> Self {
+    pub fn new(mode: AttachMode, were_tc_only: BTreeSet<u32>, have_xdp: BTreeSet<u32>) -> Self {
         Self {
             mode,
             attached: BTreeMap::new(),
             were_tc_only,
+            have_xdp,
             desired: BTreeSet::new(),
             untried: BTreeSet::new(),
+            xdp_is_useful: false,
             errors: BTreeMap::new(),
         }
     }
 
     /// Of these interfaces, the indices of those attached by TC only. Before attaching, this is a prediction.
-    pub fn tc_only(&self, host: &HostState, interfaces: &BTreeSet<String>) -> BTreeSet<u32> {
-        let links = interfaces.iter().filter_map(|name| host.link(name));
+    pub fn tc_only(&self, host: &HostState, interfaces: &BTreeMap<String, usize>) -> BTreeSet<u32> {
+        let links = interfaces.keys().filter_map(|name| host.link(name));
+        let xdp_is_useful = is_xdp_useful(host, interfaces);
         let is_tc = |link: &&Link| {
             if let Some(attached) = self.attached.get(&link.index) {
                 return attached.is_tc();
             }
-            let mode = self.mode_of(link).0;
+            let mode = self.mode_of(link, xdp_is_useful).0;
             mode == AttachMode::Tc || (mode == AttachMode::Auto && self.were_tc_only.contains(&link.index))
         };
         links.filter(is_tc).map(|link| link.index).collect()
@@ -67,15 +76,21 @@ impl Attachments {
     pub fn update(
         &mut self,
         host: &HostState,
-        interfaces: &BTreeSet<String>,
+        interfaces: &BTreeMap<String, usize>,
         at_start: bool,
         effects: &mut Vec<Effect>,
     ) {
-        self.desired = interfaces.iter().filter_map(|name| host.link(name)).map(|link| link.index).collect();
-        self.errors.retain(|name, _| interfaces.contains(name));
+        self.desired = interfaces.keys().filter_map(|name| host.link(name)).map(|link| link.index).collect();
+        self.errors.retain(|name, _| interfaces.contains_key(name));
         self.attached.retain(|ifindex, _| self.desired.contains(ifindex));
-        self.untried = self.desired.iter().filter(|ifindex| !self.is_attached(**ifindex)).copied().collect();
-        for name in interfaces.iter().filter(|name| host.link(name).is_none()) {
+        self.have_xdp.retain(|ifindex| self.desired.contains(ifindex));
+        self.xdp_is_useful = is_xdp_useful(host, interfaces);
+        let is_to_attach = |ifindex: &&u32| match self.attached.get(ifindex) {
+            None => true,
+            Some(attached) => self.xdp_is_useful && attached.reason.as_deref() == Some(ALONE),
+        };
+        self.untried = self.desired.iter().filter(is_to_attach).copied().collect();
+        for name in interfaces.keys().filter(|name| host.link(name).is_none()) {
             self.errors.insert(name.clone(), missing(name));
         }
         self.attach(host, if at_start { usize::MAX } else { AT_ONCE }, effects);
@@ -94,7 +109,7 @@ impl Attachments {
     fn attach(&mut self, host: &HostState, at_once: usize, effects: &mut Vec<Effect>) {
         for ifindex in std::iter::from_fn(|| self.untried.pop_first()).take(at_once).collect::<Vec<_>>() {
             let Some(link) = host.links.get(&ifindex) else { continue };
-            let (mode, reason) = self.mode_of(link);
+            let (mode, reason) = self.mode_of(link, self.xdp_is_useful);
             effects.push(Effect::Attach { name: link.name.clone(), ifindex, mode, reason });
         }
         if self.untried.is_empty() {
@@ -111,6 +126,9 @@ impl Attachments {
                     Some(reason) => info!(interface = name, mode = attached.mode, reason, "attached"),
                 }
                 self.errors.remove(&name);
+                if !attached.is_tc() {
+                    self.have_xdp.insert(ifindex);
+                }
                 self.attached.insert(ifindex, attached);
             }
             Err(error) => {
@@ -136,6 +154,7 @@ impl Attachments {
         for ifindex in interfaces {
             self.attached.remove(ifindex);
             self.were_tc_only.remove(ifindex);
+            self.have_xdp.remove(ifindex);
         }
     }
 
@@ -155,14 +174,27 @@ impl Attachments {
     }
 
     /// How to attach to an interface, and the reason if not natively.
-    fn mode_of(&self, link: &Link) -> (AttachMode, Option<&'static str>) {
-        let above_others = link.kind.as_deref().is_some_and(|kind| ABOVE_OTHERS.contains(&kind));
+    fn mode_of(&self, link: &Link, xdp_is_useful: bool) -> (AttachMode, Option<&'static str>) {
         match self.mode {
             AttachMode::Auto if !link.ethernet => (AttachMode::Tc, Some("a layer-3 interface: XDP cannot send to it")),
-            AttachMode::Auto if above_others => (AttachMode::Tc, Some("its packets come in on the devices below it")),
+            AttachMode::Auto if is_above_others(link) => {
+                (AttachMode::Tc, Some("its packets come in on the devices below it"))
+            }
+            AttachMode::Auto if !xdp_is_useful && !self.have_xdp.contains(&link.index) => (AttachMode::Tc, Some(ALONE)),
             mode => (mode, None),
         }
     }
+}
+
+/// Whether two of the connections and the VPC are on interfaces that may have native XDP, or both on one of them.
+fn is_xdp_useful(host: &HostState, interfaces: &BTreeMap<String, usize>) -> bool {
+    let may_have = |link: &Link| link.ethernet && link.vlan.is_none() && !is_above_others(link);
+    let users = interfaces.iter().filter(|(name, _)| host.link(name).is_some_and(may_have)).map(|(_, users)| users);
+    users.sum::<usize>() > 1
+}
+
+fn is_above_others(link: &Link) -> bool {
+    link.kind.as_deref().is_some_and(|kind| ABOVE_OTHERS.contains(&kind))
 }
 
 /// Error text for a missing interface.

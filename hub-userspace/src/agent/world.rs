@@ -154,7 +154,7 @@ impl World {
         clock: Clock,
         now: Instant,
     ) -> Self {
-        let Inherited { is_running: _, connections, groups, tc_only } = inherited;
+        let Inherited { is_running: _, connections, groups, tc_only, xdp } = inherited;
         let (mut ids, mut liveness, mut tables) = (IdMaps::default(), Liveness::default(), Tables::default());
         ids.inherit(connections.iter().map(|(name, (slot, _))| (name.clone(), *slot)), groups);
         for (name, (slot, memory)) in connections {
@@ -186,7 +186,7 @@ impl World {
             neighbours: NeighbourTable::new(),
             writing: None,
             is_releasing: false,
-            attachments: Attachments::new(mode, tc_only),
+            attachments: Attachments::new(mode, tc_only, xdp),
             tc_only: BTreeSet::new(),
             guard: GuardPlan::default(),
             settings: Settings::default(),
@@ -273,10 +273,14 @@ impl World {
         room.map(drop)
     }
 
-    /// Names of all interfaces to attach to.
-    pub(super) fn interfaces(&self) -> BTreeSet<String> {
-        let connections = self.config.connections.values().map(|connection| connection.interface.clone());
-        connections.chain(self.config.vpc.iter().map(|vpc| vpc.interface.clone())).collect()
+    /// Names of all interfaces to attach to, and how many of the connections and the VPC use each.
+    pub(super) fn interfaces(&self) -> BTreeMap<String, usize> {
+        let connections = self.config.connections.values().map(|connection| &connection.interface);
+        let mut interfaces = BTreeMap::new();
+        for interface in connections.chain(self.config.vpc.iter().map(|vpc| &vpc.interface)) {
+            *interfaces.entry(interface.clone()).or_default() += 1;
+        }
+        interfaces
     }
 
     /// Updates the nftables table.

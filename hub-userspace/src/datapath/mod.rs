@@ -101,6 +101,9 @@ pub struct Inherited {
     pub groups: Vec<OldGroup>,
     /// Indices of the interfaces attached by TC only, because XDP does not work there.
     pub tc_only: BTreeSet<u32>,
+    /// Indices of the interfaces attached by XDP, too.
+    #[serde(default)]
+    pub xdp: BTreeSet<u32>,
 }
 
 impl Dataplane {
@@ -125,7 +128,7 @@ impl Dataplane {
         let pins = Pins::claim(instance)?;
         let records = Records::open(&pins)?;
         let live = pins.live_links();
-        let has_xdp = |ifindex| live.iter().any(|(other, kind)| *other == ifindex && kind.is_xdp());
+        let xdp = live.iter().filter(|(_, kind)| kind.is_xdp()).map(|(ifindex, _)| *ifindex).collect::<BTreeSet<_>>();
         let tc = live.iter().filter(|(_, kind)| matches!(kind, AttachmentKind::Tcx | AttachmentKind::Clsact));
         let inherited = Inherited {
             is_running: !live.is_empty(),
@@ -133,7 +136,8 @@ impl Dataplane {
                 .map(|(slot, (name, record))| (name, (slot, ConnectionMemory::of(record))))
                 .collect(),
             groups: groups::read(&pins),
-            tc_only: tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !has_xdp(*ifindex)).collect(),
+            tc_only: tc.map(|(ifindex, _)| *ifindex).filter(|ifindex| !xdp.contains(ifindex)).collect(),
+            xdp,
         };
         let tag = random_tag()?;
         let mut with_pins = loader(settings, &tag);

@@ -122,8 +122,8 @@ fn all_pairs() {
         assert_eq!(connection["attach_reason"], "a layer-3 interface: XDP cannot send to it");
     }
     let vpc = before.connection(VPC_SIDE);
-    assert_eq!(vpc["attach"], "xdp-native");
-    assert!(vpc["attach_reason"].is_null(), "{vpc:#}");
+    assert_eq!(vpc["attach"], "tc");
+    assert_eq!(vpc["attach_reason"], "no other attachment that XDP could send to");
     for (_, from, own) in &places {
         for (_, to, addresses) in places.iter().filter(|(_, to, _)| to != from) {
             for (source, target) in own.iter().zip(addresses) {

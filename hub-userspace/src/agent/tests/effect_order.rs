@@ -190,6 +190,34 @@ fn failed_attachment_is_retried() {
 }
 
 #[test]
+fn only_ethernet_interface_gets_xdp_once_there_is_another_and_keeps_it() {
+    let ethernet = |sites: &[&str]| {
+        let mut host = host(sites);
+        for (index, _) in (10..).zip(sites) {
+            host.links.change(index, |link| link.ethernet = true);
+        }
+        host
+    };
+    let mut agent = Agent::new(config(&["a"]), &ethernet(&["a"]), Instant::now());
+    agent.start().expect("it does not fail");
+    let modes = |agent: &Agent| {
+        let status = |name: &str| agent.world.attachments.status(&agent.world.host, name).attach;
+        [status("a0"), status("b0")].map(Option::unwrap_or_default)
+    };
+    assert_eq!(modes(&agent), ["tc", ""]);
+    agent.see(ethernet(&["a", "b"]), links()).expect("it does not fail");
+    agent.take(change(&agent, &["a", "b"])).expect("it does not fail");
+    agent.settle();
+    assert_eq!(modes(&agent), ["xdp-native", "xdp-native"]);
+    let log = agent.log();
+    let at = |what: &str| log.iter().rposition(|line| line == what).unwrap_or_else(|| panic!("{what}: {log:?}"));
+    assert!(at("attach a0") < at("write NextHops"), "then b's XDP may send to a: {log:?}");
+    agent.take(change(&agent, &["a"])).expect("it does not fail");
+    agent.settle();
+    assert_eq!(modes(&agent), ["xdp-native", ""]);
+}
+
+#[test]
 fn start_without_nftables_attaches_nothing() {
     let mut agent = Agent::new(config(&["a"]), &host(&["a"]), Instant::now());
     agent.state.borrow_mut().guard_fails = true;

@@ -113,7 +113,10 @@ pub fn must_be_continuous(agent: &Agent, before: &[Answer]) {
 pub fn must_be_as_from_scratch(agent: &Agent) {
     let old = &agent.world;
     let (config, time) = (Config::clone(&old.config), Duration::from_secs(1000));
-    let mut fresh = Agent::inheriting(config, &old.host, Inherited::default(), agent.mode, time, agent.now);
+    let is_native = |index: &&u32| old.attachments.is_native(**index);
+    let inherited =
+        Inherited { xdp: old.host.links.keys().filter(is_native).copied().collect(), ..Inherited::default() };
+    let mut fresh = Agent::inheriting(config, &old.host, inherited, agent.mode, time, agent.now);
     // Copy the state that a new agent cannot derive.
     let world = &mut fresh.world;
     (world.tunnels, world.policies) = (Arc::clone(&old.tunnels), Arc::clone(&old.policies));

@@ -138,7 +138,7 @@ fn packets(world: &World) -> Vec<Packet> {
     });
     let destinations: BTreeSet<Ipv4Addr> = networks.iter().copied().chain(own).collect();
     let names = world.interfaces();
-    let links = world.host.links.values().filter(|link| names.contains(&link.name));
+    let links = world.host.links.values().filter(|link| names.contains_key(&link.name));
     let packet = |ifindex| {
         let to = destinations.iter();
         networks.iter().flat_map(move |source| {

@@ -96,6 +96,7 @@ fn inherited_state_round_trips_through_recording() {
         connections: connections.into_iter().chain([("never".to_owned(), (8, None))]).collect(),
         groups: vec![OldGroup { record, owners: vec![Some(9), None] }],
         tc_only: BTreeSet::from([7]),
+        xdp: BTreeSet::from([8]),
     };
     let random = &mut SmallRng::seed_from_u64(1);
     let text = write(&draw::config(random), &draw::host(random), &inherited, &[]);
