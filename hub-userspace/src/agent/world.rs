@@ -104,6 +104,7 @@ pub struct World {
 
 /// Changes not yet applied.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent changes")]
 pub(super) struct Pending {
     pub host: Changes,
     /// Connections, the VPC or settings. Changed routes are tracked by the RIB.

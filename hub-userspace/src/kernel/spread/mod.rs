@@ -165,7 +165,8 @@ impl Spreader {
     /// The first failure.
     pub fn put_all_back(&mut self) -> Result<usize, SpreadFailure> {
         let all: Vec<u32> = self.memory.interfaces.keys().copied().collect();
-        all.into_iter().map(|index| self.put_back(index)).fold(Ok(0), |sum, count| Ok(sum? + count?))
+        let results: Vec<_> = all.into_iter().map(|index| self.put_back(index)).collect();
+        results.into_iter().sum()
     }
 
     fn note(&mut self, name: &str, failure: String) {
