@@ -5,10 +5,13 @@ use std::{collections::BTreeSet, fmt};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use super::lock::InstanceLock;
+use super::lock::{InstanceLock, SPREAD_MEMORY};
 use crate::{
     datapath::{Instance, Removal},
-    kernel::netlink::{Guard, Reconciler, remove_interfaces, take_out_of_group},
+    kernel::{
+        netlink::{Guard, Reconciler, remove_interfaces, take_out_of_group},
+        spread::Spreader,
+    },
 };
 
 /// The removed objects.
@@ -20,6 +23,8 @@ pub struct Removed {
     pub routes: usize,
     /// Number of programs attached to interfaces.
     pub programs: usize,
+    /// Number of receive queues whose `rps_cpus` was put back.
+    pub receive_queues: usize,
 }
 
 /// Removes all objects of this instance's agents from the network namespace of the calling thread. Routes first:
@@ -31,7 +36,7 @@ pub struct Removed {
 /// # Errors
 /// When an agent runs there, or the kernel rejects a change.
 pub async fn remove(instance: &Instance, progress: impl FnMut(usize, usize)) -> Result<Removed> {
-    let _lock = InstanceLock::claim()?;
+    let lock = InstanceLock::claim()?;
     let mut guard = Guard::open().await?;
     // Before anything is removed.
     guard.must_be_free().await?;
@@ -43,7 +48,9 @@ pub async fn remove(instance: &Instance, progress: impl FnMut(usize, usize)) -> 
     guard.remove().await?;
     take_out_of_group(&BTreeSet::new()).await?;
     let interfaces = remove_interfaces().await.context("cannot remove the interfaces of an agent")?;
-    Ok(Removed { interfaces, routes: report.deleted, programs })
+    let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
+    let receive_queues = Spreader::start(memory, name).put_all_back()?;
+    Ok(Removed { interfaces, routes: report.deleted, programs, receive_queues })
 }
 
 impl fmt::Display for Removed {
@@ -57,6 +64,9 @@ impl fmt::Display for Removed {
         }
         if self.programs > 0 {
             parts.push(format!("{} programs on interfaces", self.programs));
+        }
+        if self.receive_queues > 0 {
+            parts.push(format!("rps_cpus of {} receive queues", self.receive_queues));
         }
         match parts.is_empty() {
             true => f.write_str("nothing to remove"),

@@ -25,6 +25,7 @@ use crate::{
     health::CheckTarget,
     kernel::{
         netlink::{KernelNeighbour, Ruleset, XfrmLinks},
+        spread::Underlays,
         sysctl::Settings,
     },
 };
@@ -57,6 +58,8 @@ pub trait Kernel {
     /// The nftables table.
     fn guard(&mut self, ruleset: &Ruleset) -> Result<()>;
     fn set(&mut self, settings: &Settings, audit: bool);
+    /// Distributes received packets over the CPUs.
+    fn spread(&mut self, underlays: &Underlays);
     /// Interfaces were removed.
     fn forget(&mut self, interfaces: &BTreeSet<u32>);
     fn routes(&mut self, entries: Vec<KernelRoute>);
@@ -102,6 +105,7 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
                 result = kernel.guard(&ruleset).inspect_err(|_| done = Some(Done::GuardFailed));
             }
             Effect::Sysctls { settings, audit } => kernel.set(&settings, audit),
+            Effect::Spread(underlays) => kernel.spread(&underlays),
             Effect::Routes(entries) => kernel.routes(entries),
             Effect::Neighbours(neighbours) => kernel.neighbours(neighbours),
             Effect::AuditRoutes => kernel.audit(),

@@ -14,6 +14,7 @@ use crate::{
     health::CheckTarget,
     kernel::{
         netlink::{KernelNeighbour, ReconcileFailure, Ruleset, XfrmLinks},
+        spread::Underlays,
         sysctl::Settings,
     },
 };
@@ -44,6 +45,8 @@ pub enum Effect {
         settings: Settings,
         audit: bool,
     },
+    /// Distribute received packets of these interfaces over the CPUs, and of no others.
+    Spread(Underlays),
     /// Add or remove kernel routes.
     Routes(Vec<KernelRoute>),
     /// The complete set of kernel neighbours.

@@ -29,6 +29,7 @@ use crate::{
     kernel::{
         guard::GuardTable,
         netlink::{self, Interfaces, KernelNeighbour, Reconciler, Ruleset, XfrmLinks},
+        spread::{Spreader, Underlays},
         sysctl::{Settings, Sysctls},
     },
 };
@@ -80,6 +81,7 @@ pub struct Host {
     /// Restricts the kernel to the program's decisions.
     pub guard: GuardTable,
     pub sysctls: Sysctls,
+    pub spreader: Spreader,
     pub reconciler: Reconciler,
     /// Requesters that wait until every requested kernel change has been tried.
     pub waiting: Vec<oneshot::Sender<Settled>>,
@@ -136,8 +138,13 @@ impl Kernel for Host {
         self.sysctls.set(settings, audit);
     }
 
+    fn spread(&mut self, underlays: &Underlays) {
+        self.spreader.set(underlays);
+    }
+
     fn forget(&mut self, interfaces: &BTreeSet<u32>) {
         self.sysctls.forget(interfaces);
+        self.spreader.forget(interfaces);
     }
 
     fn routes(&mut self, entries: Vec<KernelRoute>) {

@@ -21,7 +21,7 @@ use super::{
     effect::Settled,
     event::Event,
     host::{self, Host},
-    lock::{InstanceLock, old_agent_runs},
+    lock::{InstanceLock, SPREAD_MEMORY, old_agent_runs},
     record::{Recorder, Recording, format::RecordingHeader},
     request::Request,
     snapshot::Snapshot,
@@ -42,6 +42,7 @@ use crate::{
     kernel::{
         guard::GuardTable,
         netlink::{Changes, HostFollower, HostState, Interfaces, Reconciler, take_out_of_group},
+        spread::Spreader,
         sysctl::Sysctls,
     },
 };
@@ -94,6 +95,7 @@ impl Agent {
         let neighbour_misses = datapath.neighbour_misses()?;
         let interfaces = Interfaces::start(xfrm_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
+        let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
         let (sender, verdicts) = mpsc::unbounded_channel();
         let (reports, settled) = mpsc::unbounded_channel();
         let kernel = Host {
@@ -102,6 +104,7 @@ impl Agent {
             prober: Prober::start(sender),
             guard: GuardTable::open(plain_table).await?,
             sysctls: Sysctls::start(),
+            spreader: Spreader::start(memory, name),
             reconciler: Reconciler::start()?,
             waiting: Vec::new(),
             settled: reports,
@@ -279,7 +282,7 @@ impl Agent {
     /// set to. xfrm interfaces always stay, like strongSwan's tunnels.
     pub async fn stop(self, detach: bool) -> Result<()> {
         drop(self.recorder);
-        let Edge { datapath, kernel, .. } = self.edge;
+        let Edge { datapath, mut kernel, .. } = self.edge;
         if detach {
             let report =
                 kernel.reconciler.clear().await.context("cannot remove the routes of the agent from the kernel")?;
@@ -289,6 +292,9 @@ impl Agent {
             datapath.unload()?;
             kernel.guard.remove().await?;
             take_out_of_group(&BTreeSet::new()).await?;
+            if let Err(failure) = kernel.spreader.put_all_back() {
+                warn!("rps_cpus is not put back: {failure}");
+            }
         }
         kernel.interfaces.end().await;
         Ok(())

@@ -17,7 +17,7 @@ use crate::{
     connection::state::States,
     datapath::{Counters, Dataplane},
     ipsec::vici::driver::Driver,
-    kernel::netlink::ReconcileFailure,
+    kernel::{netlink::ReconcileFailure, spread::SpreadReport},
     routing::rib::{self, Rib},
 };
 
@@ -27,6 +27,7 @@ pub struct Snapshot {
     rib: Arc<Rib>,
     states: Arc<States>,
     vpc: Option<status::VpcStatus>,
+    underlays: Vec<status::UnderlayStatus>,
     pub connections: Vec<status::ConnectionStatus>,
     total: Counters,
     kernel: status::KernelDrops,
@@ -95,9 +96,21 @@ impl Snapshot {
             attachment: world.attachments.status(&world.host, &vpc.interface),
             traffic: (&vpc_traffic).into(),
         });
+        let underlays = world.config.underlays.iter().map(|(name, underlay)| {
+            let SpreadReport { is_rps, reason, rx_queues, cpus } = edge.kernel.spreader.report(name);
+            status::UnderlayStatus {
+                interface: name.clone(),
+                spread: underlay.spread.name().to_owned(),
+                spread_in_force: is_rps.then(|| "rps".to_owned()),
+                spread_reason: reason,
+                rx_queues,
+                cpus,
+            }
+        });
+        let underlays = underlays.collect();
         let (config, rib, states) = (Arc::clone(&world.config), Arc::clone(&world.rib), Arc::clone(&world.states));
         let refused = world.refused.clone();
-        Ok(Self { config, rib, states, vpc, connections, total, kernel, refused })
+        Ok(Self { config, rib, states, vpc, underlays, connections, total, kernel, refused })
     }
 
     pub fn status(self) -> Status {
@@ -107,6 +120,7 @@ impl Snapshot {
         Status {
             gateway: status::GatewayStatus { name: self.config.gateway.name.clone() },
             vpc: self.vpc,
+            underlays: self.underlays,
             connections: self.connections,
             routes,
             set_aside: self.config.provenance.set_aside.clone(),

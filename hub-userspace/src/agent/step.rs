@@ -15,7 +15,10 @@ use crate::{
     fib::slow_path,
     health::{self, CheckTarget},
     ipsec::links::xfrm_links,
-    kernel::netlink::{Changes, HostState},
+    kernel::{
+        netlink::{Changes, HostState},
+        spread::Underlays,
+    },
 };
 
 /// Handles an event and returns the effects to perform, in order. Some effects return a result as [`Event::Done`].
@@ -91,6 +94,8 @@ impl World {
                     self.next_look = now + LOOK_AGAIN;
                     self.routes.audit(effects);
                     effects.push(Effect::Sysctls { settings: self.settings.clone(), audit: true });
+                    // The number of queues or CPUs may have changed: no event reports that.
+                    effects.extend(self.underlays.clone().filter(|found| !found.is_empty()).map(Effect::Spread));
                     self.guard.repeat(effects);
                     self.pending.host.neighbours = true;
                     self.pending.attach |= !self.attachments.is_complete(&self.host);
@@ -156,6 +161,7 @@ impl World {
         if !gone.is_empty() {
             self.attachments.forget(&gone);
             self.settings.forget(&gone);
+            self.underlays.take_if(|underlays| underlays.has_any(&gone));
             // The kernel has emptied their ports.
             self.tables.policy.ports.retain(|_, ifindex| !gone.contains(ifindex));
             effects.push(Effect::Forget(gone));
@@ -197,6 +203,7 @@ impl World {
         }
         self.remember_states(&affected, effects);
         self.publish_selectors(&published, effects);
+        self.follow_underlays(effects);
         if (links || carrier || addresses) && !self.is_starting {
             // The kernel removes routes by itself when a link or an address is removed.
             self.routes.audit(effects);
@@ -286,6 +293,16 @@ impl World {
         self.health.retain(|name, _| goes_on(name));
         self.checks.clone_from(&checks);
         effects.push(Effect::Checks(checks));
+    }
+
+    /// Updates the distribution of received ESP over the CPUs. No table depends on it, so its interfaces and keys are
+    /// no change for them.
+    fn follow_underlays(&mut self, effects: &mut Vec<Effect>) {
+        let underlays = Underlays::of(&self.config, &self.host);
+        if self.underlays.as_ref() != Some(&underlays) {
+            effects.push(Effect::Spread(underlays.clone()));
+            self.underlays = Some(underlays);
+        }
     }
 
     /// Takes over the host's state, and notes the connections on interfaces that differ. Returns whether any changed

@@ -28,6 +28,7 @@ use crate::{
     ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
     kernel::{
         netlink::{Changes, HostState, Problems, ReconcileFailure},
+        spread::Underlays,
         sysctl::Settings,
     },
     policy::selectors::Negotiated,
@@ -88,6 +89,8 @@ pub struct World {
     pub(super) tc_only: BTreeSet<u32>,
     pub(super) guard: GuardPlan,
     pub(super) settings: Settings,
+    /// As last applied; `None` if it must be applied again.
+    pub(super) underlays: Option<Underlays>,
     pub(super) routes: RoutePlan,
     /// Failures of the last reconciliation, so that each is logged only once.
     pub(super) refused: BTreeSet<ReconcileFailure>,
@@ -101,6 +104,7 @@ pub struct World {
 
 /// Changes not yet applied.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent changes")]
 pub(super) struct Pending {
     pub host: Changes,
     /// Connections, the VPC or settings. Changed routes are tracked by the RIB.
@@ -190,6 +194,7 @@ impl World {
             tc_only: BTreeSet::new(),
             guard: GuardPlan::default(),
             settings: Settings::default(),
+            underlays: None,
             routes: RoutePlan::default(),
             refused: BTreeSet::new(),
             pending: Pending {

@@ -11,7 +11,7 @@ use crate::{
         event::ConnectionEvent,
         status::{
             ChildStatus, ConnectionStatus, FullStatus, IpsecStatus, Reasons, RouteStatus, RunningConnectionStatus,
-            Status, StoreStatus, Traffic, WithoutAgent,
+            Status, StoreStatus, Traffic, UnderlayStatus, WithoutAgent,
         },
     },
     config::{Confirmation, SetAside},
@@ -43,19 +43,38 @@ pub fn status(FullStatus { status, store }: &FullStatus) -> String {
         notes.extend(vpc.warnings.iter().map(|warning| format!("vpc: warning: {warning}\n")));
     }
     let notes = notes.concat();
+    let underlays = underlays(&status.underlays);
     let strangers = match status.strangers.is_empty() {
         true => String::new(),
         false => format!("  to sites, from interfaces that are not attachments: {}\n", reasons(&status.strangers)),
     };
     let notes_of_configuration = notes_of_configuration(status, store.as_ref());
     format!(
-        "gateway {}\n\n{connections}\n{notes}\n{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
+        "gateway {}\n\n{connections}\n{notes}\n{underlays}{}\n{notes_of_configuration}dropped            {}\nleft to the kernel {}\nkernel drops       {}\n{strangers}",
         status.gateway.name,
         routes(&status.routes),
         reasons(&status.drops),
         reasons(&status.passes),
         reasons(&status.kernel_drops),
     )
+}
+
+/// The interfaces of encrypted packets, if there are any.
+fn underlays(underlays: &[UnderlayStatus]) -> String {
+    if underlays.is_empty() {
+        return String::new();
+    }
+    let mut rows = table(&["UNDERLAY", "SPREAD", "IN FORCE", "RX QUEUES", "CPUS"]);
+    let mut notes = String::new();
+    let number = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
+    for UnderlayStatus { interface, spread, spread_in_force, spread_reason, rx_queues, cpus } in underlays {
+        let in_force = spread_in_force.as_deref().unwrap_or("-").to_owned();
+        let numbers = [rx_queues.map(|queues| queues.to_string()), cpus.map(|cpus| cpus.to_string())].map(number);
+        rows.add_row([interface.clone(), spread.clone(), in_force].into_iter().chain(numbers));
+        notes.extend(spread_reason.iter().map(|reason| format!("{interface}: {reason}\n")));
+    }
+    right(&mut rows, &[3, 4]);
+    format!("{rows}\n{notes}\n")
 }
 
 /// Notes on why the store rejects changes, on objects set aside, and on differences between the files and the

@@ -18,6 +18,9 @@ pub struct Difference {
     /// Changed keys of `[gateway]`, `[dataplane]` and `[vpc]`, as `gateway.name`; `vpc` if the section was added or
     /// removed.
     pub settings: Vec<String>,
+    /// Absent in recordings of earlier versions.
+    #[serde(default)]
+    pub underlays: NamedDifference,
     pub customer_gateways: NamedDifference,
     pub connections: NamedDifference,
     pub routes: Routes,
@@ -99,6 +102,9 @@ impl Difference {
             differing(&gateway).chain(differing(&dataplane)).chain(vpc(old.vpc.as_ref(), new.vpc.as_ref())).collect();
         Self {
             settings,
+            underlays: NamedDifference::between(&old.underlays, &new.underlays, |old, new| {
+                differing(&[("spread", old.spread != new.spread)]).collect()
+            }),
             customer_gateways: NamedDifference::between(&old.customer_gateways, &new.customer_gateways, |old, new| {
                 differing(&[("address", old.address != new.address)]).collect()
             }),
@@ -116,7 +122,8 @@ impl Difference {
         self.settings.iter().map(String::as_str).find(|&key| key.starts_with("dataplane.") && key != ON_STOP)
     }
 
-    /// Whether anything other than routes differs.
+    /// Whether anything that the tables or strongSwan depend on differs, other than routes. They do not depend on
+    /// underlays.
     pub fn is_beyond_routes(&self) -> bool {
         let nothing = NamedDifference::default();
         !self.settings.is_empty() || self.customer_gateways != nothing || self.connections != nothing
@@ -128,6 +135,7 @@ impl fmt::Display for Difference {
         let settings = self.settings.iter().map(|key| format!("{key} changed")).collect();
         let parts: Vec<String> = [
             settings,
+            self.underlays.sentences("underlay"),
             self.customer_gateways.sentences("customer gateway"),
             self.connections.sentences("connection"),
             self.routes.sentences(),

@@ -10,7 +10,7 @@ use super::{
     ipsec::IpsecDraft,
     model::{
         Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, OnStop, ReversePath,
-        Route, SelectorSource, Service, Vpc,
+        Route, SelectorSource, Service, Spread, Underlay, Vpc,
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
@@ -24,6 +24,7 @@ pub(super) struct Draft {
     pub gateway: Option<GatewayDraft>,
     pub dataplane: Option<DataplaneDraft>,
     pub vpc: Option<VpcDraft>,
+    pub underlays: Vec<UnderlayDraft>,
     pub customer_gateways: Vec<CustomerGatewayDraft>,
     pub connections: Vec<ConnectionDraft>,
     pub routes: Vec<RouteDraft>,
@@ -57,6 +58,13 @@ pub(super) struct VpcDraft {
     pub interface: Option<Located<String>>,
     pub cidrs: List<IpNet>,
     pub publish_table: Option<Located<u32>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct UnderlayDraft {
+    /// The interface.
+    pub name: Located<String>,
+    pub spread: Option<Located<Spread>>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,6 +124,7 @@ impl Draft {
                 Some(vpc) => Some(vpc.finish()?),
                 None => None,
             },
+            underlays: self.underlays.into_iter().map(UnderlayDraft::finish).collect::<Option<_>>()?,
             customer_gateways: self
                 .customer_gateways
                 .into_iter()
@@ -174,6 +183,17 @@ impl VpcDraft {
             cidrs: self.cidrs.finish()?,
             publish_table: self.publish_table?.value,
         })
+    }
+}
+
+impl UnderlayDraft {
+    /// The path in messages.
+    pub fn path(&self) -> String {
+        join("underlay", &self.name.value)
+    }
+
+    fn finish(self) -> Option<(String, Underlay)> {
+        Some((self.name.value, Underlay { spread: self.spread?.value }))
     }
 }
 

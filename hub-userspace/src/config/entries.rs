@@ -8,12 +8,13 @@ use toml::{Spanned, de::DeValue};
 use super::{
     diagnostic::{Located, Problem},
     draft::{
-        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, RouteDraft, VpcDraft,
+        ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, RouteDraft,
+        UnderlayDraft, VpcDraft,
     },
     marks,
     model::{
         DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
-        DEFAULT_WEIGHT, LookupKind, OnStop, ReversePath, SelectorSource, Service,
+        DEFAULT_WEIGHT, LookupKind, OnStop, ReversePath, SelectorSource, Service, Spread,
     },
     prefix::{self, Purpose},
     read::SectionReader,
@@ -30,6 +31,7 @@ const MAX_LOOKUP_MEMORY: u32 = 4096;
 const SOURCES: [(&str, SelectorSource); 3] =
     [("file", SelectorSource::File), ("ike", SelectorSource::Ike), ("xfrm", SelectorSource::Xfrm)];
 const ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
+const SPREADS: [(&str, Spread); 3] = [("auto", Spread::Auto), ("rps", Spread::Rps), ("off", Spread::Off)];
 const REVERSE_PATHS: [(&str, ReversePath); 2] = [("strict", ReversePath::Strict), ("off", ReversePath::Off)];
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 const DEFAULT_RETRIES: u32 = 3;
@@ -80,6 +82,10 @@ impl SectionReader<'_, '_> {
                 .list("cidrs", "[\"192.168.0.0/24\"]", report, |value| prefix::prefix(value, Purpose::Forwarding)),
             publish_table: section.or_default("publish_table", DEFAULT_PUBLISH_TABLE, report, publish_table),
         })
+    }
+
+    pub fn underlay(&mut self, name: Located<String>, section: &Section<'_>) -> UnderlayDraft {
+        UnderlayDraft { name, spread: section.or_default("spread", Spread::Auto, self.report, spread) }
     }
 
     pub fn customer_gateway(&mut self, name: Located<String>, section: &Section<'_>) -> CustomerGatewayDraft {
@@ -173,6 +179,14 @@ impl SectionReader<'_, '_> {
 pub(super) fn weight(value: &DeValue<'_>) -> Result<u8, Problem> {
     // 100 fits in a u8.
     value::integer(value, 0..=100).map(|weight| u8::try_from(weight).unwrap_or(DEFAULT_WEIGHT))
+}
+
+fn spread(value: &DeValue<'_>) -> Result<Spread, Problem> {
+    match value.as_str() {
+        Some("xdp") => Err(Problem::new("\"xdp\" is not available in this version")
+            .help("write \"auto\" or \"rps\", which distribute ESP by its SPI")),
+        _ => value::choice(value, &SPREADS),
+    }
 }
 
 fn publish_table(value: &DeValue<'_>) -> Result<u32, Problem> {

@@ -124,6 +124,7 @@ fn merge(draft: &mut Draft, mut more: Draft, report: &mut DiagnosticReport<'_>) 
     draft.dataplane = draft.dataplane.take().or(more.dataplane);
     draft.include.append(&mut more.include);
     draft.vpc = draft.vpc.take().or(more.vpc);
+    draft.underlays.append(&mut more.underlays);
     draft.customer_gateways.append(&mut more.customer_gateways);
     draft.connections.append(&mut more.connections);
     draft.routes.append(&mut more.routes);

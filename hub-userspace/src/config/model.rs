@@ -38,6 +38,8 @@ pub struct Config {
     pub gateway: Gateway,
     pub dataplane: DataplaneSettings,
     pub vpc: Option<Vpc>,
+    /// Interfaces on which encrypted packets arrive, by name.
+    pub underlays: BTreeMap<String, Underlay>,
     /// By name.
     pub customer_gateways: BTreeMap<String, CustomerGateway>,
     /// By name.
@@ -50,10 +52,11 @@ pub struct Config {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { gateway, dataplane, vpc, customer_gateways, connections, routes, provenance: _ } = self;
+        let Self { gateway, dataplane, vpc, underlays, customer_gateways, connections, routes, provenance: _ } = self;
         *gateway == other.gateway
             && *dataplane == other.dataplane
             && *vpc == other.vpc
+            && *underlays == other.underlays
             && *customer_gateways == other.customer_gateways
             && *connections == other.connections
             && *routes == other.routes
@@ -177,6 +180,34 @@ pub struct Vpc {
     pub cidrs: Vec<IpNet>,
     /// Kernel table for published routes.
     pub publish_table: u32,
+}
+
+/// An interface on which encrypted packets arrive: ESP, or UDP port 4500.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Underlay {
+    pub spread: Spread,
+}
+
+/// How packets of few receive queues are distributed over the CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// By RPS, if there are fewer receive queues than CPUs. Queues that another program has set up are left alone.
+    Auto,
+    /// By RPS.
+    Rps,
+    /// Not by the agent.
+    Off,
+}
+
+impl Spread {
+    /// As in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Rps => "rps",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// A site's device.

@@ -4,7 +4,7 @@ use super::{
     diagnostic::Located,
     draft::{
         ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, Draft, GatewayDraft, HealthCheckDraft, RouteDraft,
-        VpcDraft,
+        UnderlayDraft, VpcDraft,
     },
     ipsec::{EspDraft, IkeDraft, IpsecDraft},
     section::List,
@@ -64,12 +64,13 @@ macro_rules! relocate {
 }
 
 relocate! {
-    Draft { include, gateway, dataplane, vpc, customer_gateways, connections, routes } but {}
+    Draft { include, gateway, dataplane, vpc, underlays, customer_gateways, connections, routes } but {}
     GatewayDraft {
         name, max_connections, spoke_to_spoke, allow_default_route, address, vici_socket, services
     } but { may_have_address }
     DataplaneDraft { lookup, lookup_memory, on_stop, mark } but {}
     VpcDraft { at, interface, cidrs, publish_table } but {}
+    UnderlayDraft { name, spread } but {}
     CustomerGatewayDraft { name, address } but {}
     ConnectionDraft {
         name, customer_gateway, enabled, interface, peer, local_cidrs, remote_cidrs, health_check, up_delay, ipsec,

@@ -15,9 +15,13 @@ use super::{
     value::{self, describe},
 };
 
-pub(super) const SECTIONS: [&str; 6] = ["gateway", "dataplane", "vpc", "customer_gateway", "connection", "route"];
+pub(super) const SECTIONS: [&str; 7] =
+    ["gateway", "dataplane", "vpc", UNDERLAY, "customer_gateway", "connection", "route"];
+/// Its tables have the names of interfaces.
+const UNDERLAY: &str = "underlay";
 /// The one key before all sections.
 pub(super) const INCLUDE: &str = "include";
+const UNDERLAY_KEYS: &[&str] = &["spread"];
 const CUSTOMER_GATEWAY_KEYS: &[&str] = &["address"];
 const CONNECTION_KEYS: &[&str] = &[
     "customer_gateway",
@@ -96,6 +100,9 @@ impl SectionReader<'_, '_> {
             vpc: self.single(root, "vpc", Self::vpc),
             ..Draft::default()
         };
+        for (name, table) in self.named(root, UNDERLAY) {
+            draft.underlays.push(self.underlay(name, &table));
+        }
         for (name, table) in self.named(root, "customer_gateway") {
             draft.customer_gateways.push(self.customer_gateway(name, &table));
         }
@@ -196,7 +203,11 @@ impl SectionReader<'_, '_> {
         let Some(entries) = root.get(kind) else {
             return Vec::new();
         };
-        let keys = if kind == "connection" { CONNECTION_KEYS } else { CUSTOMER_GATEWAY_KEYS };
+        let (keys, check): (_, fn(&str) -> value::Read<()>) = match kind {
+            UNDERLAY => (UNDERLAY_KEYS, value::check_interface),
+            "connection" => (CONNECTION_KEYS, value::check_name),
+            _ => (CUSTOMER_GATEWAY_KEYS, value::check_name),
+        };
         let shape = format!("a section [{kind}.NAME] for each");
         let DeValue::Table(entries) = entries.get_ref() else {
             let problem = Problem::new(format!("must be named tables, is {}", describe(entries.get_ref())));
@@ -209,8 +220,13 @@ impl SectionReader<'_, '_> {
         for (key, table) in entries {
             let name = key.get_ref().clone().into_owned();
             let path = join(kind, &name);
+            if let Some((at, dotted)) = dotted(kind, &name, table, keys) {
+                let problem = Problem::new(format!("the name {} has a dot and no quotes", quoted(&dotted)));
+                self.report.error(at, path, problem.help(format!("write [{}]", join(kind, &dotted))));
+                continue;
+            }
             if let Some(section) = self.open(table, path.clone(), keys, &shape) {
-                if let Err(problem) = value::check_name(&name) {
+                if let Err(problem) = check(&name) {
                     self.report.error(key.span().start, path, problem);
                 }
                 found.push((Located { value: name, at: key.span().start }, section));
@@ -245,6 +261,14 @@ impl SectionReader<'_, '_> {
         }
         found
     }
+}
+
+/// The name of an interface that was written without quotes, as in `[underlay.eth0.100]`, and its position.
+fn dotted(kind: &str, name: &str, table: &Spanned<DeValue<'_>>, keys: &[&str]) -> Option<(usize, String)> {
+    let below = table.get_ref().as_table().filter(|_| kind == UNDERLAY)?;
+    let mut tables =
+        below.iter().filter(|(key, found)| found.get_ref().is_table() && !keys.contains(&key.get_ref().as_ref()));
+    tables.next().map(|(key, _)| (key.span().start, format!("{name}.{}", key.get_ref())))
 }
 
 /// A placeholder for all names of a kind; valid names contain no brackets.

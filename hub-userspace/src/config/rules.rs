@@ -19,6 +19,9 @@ const MAX_SUGGESTIONS: usize = 100;
 /// Candidates for suggestions; more names than the maximum quota are not compared.
 const MAX_CANDIDATES: usize = MAX_CONNECTIONS as usize;
 
+/// Maximum number of underlay interfaces.
+const MAX_UNDERLAYS: usize = 64;
+
 /// Warning for a customer gateway.
 pub(super) const UNUSED: &str = "no connection uses this customer gateway";
 /// Warning for a connection.
@@ -30,6 +33,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     check_quota(draft, report);
     check_numbers(draft, report);
     check_interfaces(draft, report);
+    check_underlays(draft, report);
     check_peers(draft, report);
     check_same_addresses(draft, report);
     let all_gateways_known = check_customer_gateways(draft, unread, report);
@@ -49,8 +53,9 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
 fn check_names(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let gateways = draft.customer_gateways.iter().map(|gateway| ("customer_gateway", &gateway.name));
     let connections = draft.connections.iter().map(|connection| ("connection", &connection.name));
+    let underlays = draft.underlays.iter().map(|underlay| ("underlay", &underlay.name));
     let mut first = HashMap::new();
-    for (kind, Located { value: name, at }) in gateways.chain(connections) {
+    for (kind, Located { value: name, at }) in gateways.chain(connections).chain(underlays) {
         if let Some(&other) = first.get(&(kind, name)) {
             let place = report.place(*at, other);
             let problem =
@@ -127,6 +132,14 @@ fn check_interfaces(draft: &Draft, report: &mut DiagnosticReport<'_>) {
         ));
         let path = join(&connection.path(), "interface");
         report.error(interface.at, path, problem.help("name the interface that carries this connection's traffic"));
+    }
+}
+
+/// Each is read and written in one turn of the agent's loop.
+fn check_underlays(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    if let Some(first) = draft.underlays.get(MAX_UNDERLAYS) {
+        let problem = Problem::new(format!("more than {MAX_UNDERLAYS} underlay interfaces"));
+        report.error(first.name.at, first.path(), problem.help("remove those on which no encrypted packets arrive"));
     }
 }
 

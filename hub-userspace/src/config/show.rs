@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use super::{
     diagnostic::join,
     ipsec::{Auth, IkeV1Mode, IkeVersion, Ipsec},
-    model::{Config, Connection, CustomerGateway, HealthCheck, LookupKind, OnStop, ReversePath, Route, SelectorSource},
+    model::{
+        Config, Connection, CustomerGateway, HealthCheck, LookupKind, OnStop, ReversePath, Route, SelectorSource,
+        Underlay,
+    },
     provenance::Origin,
 };
 use crate::store::ObjectId;
@@ -119,6 +122,10 @@ fn settings(config: &Config) -> String {
         key(&mut text, "interface", string(&vpc.interface));
         key(&mut text, "cidrs", strings(&vpc.cidrs));
         key(&mut text, "publish_table", vpc.publish_table);
+    }
+    for (name, Underlay { spread }) in &config.underlays {
+        let _ = writeln!(text, "\n[{}]", join("underlay", name));
+        key(&mut text, "spread", string(spread.name()));
     }
     text
 }

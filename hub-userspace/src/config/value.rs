@@ -130,9 +130,14 @@ pub(super) fn reference(value: &DeValue<'_>) -> Read<String> {
     string(value).map(str::to_owned)
 }
 
-/// A network interface name that is valid for the kernel (`dev_valid_name`, net/core/dev.c).
+/// A network interface name.
 pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
     let name = string(value)?;
+    check_interface(name).map(|()| name.to_owned())
+}
+
+/// Whether the name is valid for the kernel (`dev_valid_name`, net/core/dev.c).
+pub(super) fn check_interface(name: &str) -> Read<()> {
     let shown = quoted(name);
     if name.is_empty() {
         return Err(Problem::new("the interface name is empty").help("name the interface as `ip link` shows it"));
@@ -155,7 +160,7 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
         return Err(Problem::new(format!("{shown} has {odd} in it, which no interface name may have"))
             .help("name the interface as `ip link` shows it"));
     }
-    Ok(name.to_owned())
+    Ok(())
 }
 
 /// Address of one host: a device, a link neighbour, an end of a health check.

@@ -7,6 +7,7 @@ mod interfaces;
 mod ipsec;
 mod output;
 mod refusals;
+mod spread;
 mod systemd;
 
 use std::process::Output;

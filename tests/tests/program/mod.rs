@@ -334,6 +334,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         gateway,
         dataplane: model::DataplaneSettings::default(),
         vpc,
+        underlays: BTreeMap::new(),
         customer_gateways: BTreeMap::from([("anybody".into(), anybody)]),
         connections: connections.collect(),
         routes: routes.collect(),

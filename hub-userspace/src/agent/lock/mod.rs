@@ -28,6 +28,8 @@ use rustix::{
 const DIRECTORY: &str = "/run/vpnhub";
 /// The network namespace of the calling thread.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// Ending of the file with the masks of receive queues that agents have replaced.
+pub const SPREAD_MEMORY: &str = "spread";
 /// Abstract socket address of version 0.1.
 const OLD_NAME: &[u8] = b"vpnhub/agent";
 /// Write permission of group and others.
@@ -79,6 +81,16 @@ impl InstanceLock {
                 return Ok(Self { directory, name, _file: file });
             }
         }
+    }
+}
+
+impl InstanceLock {
+    /// Directory and name of a file that only the holder of the lock uses, and that outlives it.
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn companion(&self, ending: &str) -> io::Result<(OwnedFd, String)> {
+        Ok((self.directory.try_clone()?, format!("{}.{ending}", self.name)))
     }
 }
 

@@ -331,3 +331,34 @@ fn state_change_is_reported_once_with_reason() {
     assert_eq!(reported.reason.expect("one"), "interface a0 is down: `ip link set a0 up`");
     assert!(agent.reported().is_none());
 }
+
+#[test]
+fn changed_underlay_is_spread_and_touches_nothing_else() {
+    let mut agent = agent(&["a", "b"]);
+    agent.settle();
+    agent.log();
+    // An attachment, too.
+    let with = |spread: &str| parse(&format!("{}[underlay.a0]\nspread = \"{spread}\"\n", text(&["a", "b"])));
+    for new in [with("auto").map(|found| found.0), with("off").map(|found| found.0), Ok(config(&["a", "b"]))] {
+        let change = change_to(&agent, new.expect("it is valid"));
+        agent.take(change).expect("it does not fail");
+        assert_eq!(agent.log(), ["spread"]);
+    }
+}
+
+#[test]
+fn recreated_underlay_is_spread_again() {
+    let new = parse(&format!("{}[underlay.wan0]\n", text(&["a"]))).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
+    let mut agent = Agent::new(new, &host(&["a"]), Instant::now());
+    agent.start().expect("it does not fail");
+    agent.log();
+    let mut with = host(&["a"]);
+    with.links.insert(Link { index: 20, name: "wan0".to_owned(), ..Link::default() });
+    agent.see(with.clone(), links()).expect("it does not fail");
+    assert_eq!(agent.log(), ["spread"], "no table depends on it");
+    // Between two events, with the same index.
+    let mut gone = links();
+    gone.gone.insert(20);
+    agent.see(with, gone).expect("it does not fail");
+    assert_eq!(agent.log().iter().filter(|line| *line == "spread").count(), 1);
+}

@@ -31,6 +31,7 @@ use crate::{
     health::CheckTarget,
     kernel::{
         netlink::{HostState, KernelNeighbour, RouteAction, RouteKey, Ruleset, XfrmLinks},
+        spread::Underlays,
         sysctl::Settings,
     },
 };
@@ -47,6 +48,7 @@ pub struct State {
     pub attached: BTreeMap<u32, String>,
     pub group: BTreeSet<u32>,
     pub guard: Option<Ruleset>,
+    pub underlays: Underlays,
     pub kernel_routes: BTreeMap<RouteKey, Arc<RouteAction>>,
     /// Performed operations, in order.
     pub log: Vec<String>,
@@ -206,6 +208,14 @@ impl Kernel for Sim {
     }
 
     fn set(&mut self, _settings: &Settings, _audit: bool) {}
+
+    fn spread(&mut self, underlays: &Underlays) {
+        let mut state = self.0.borrow_mut();
+        if !underlays.is_empty() || !state.underlays.is_empty() {
+            state.log.push("spread".to_owned());
+        }
+        state.underlays = underlays.clone();
+    }
 
     fn forget(&mut self, interfaces: &BTreeSet<u32>) {
         self.0.borrow_mut().group.retain(|ifindex| !interfaces.contains(ifindex));

@@ -25,6 +25,9 @@ pub type Reasons = BTreeMap<Cow<'static, str>, u64>;
 pub struct Status {
     pub gateway: GatewayStatus,
     pub vpc: Option<VpcStatus>,
+    /// Interfaces on which encrypted packets arrive, ordered by name.
+    #[serde(default)]
+    pub underlays: Vec<UnderlayStatus>,
     /// Ordered by name.
     pub connections: Vec<ConnectionStatus>,
     /// Routes of the files in file order, then those of the store, oldest first.
@@ -167,6 +170,23 @@ pub struct VpcStatus {
     pub attachment: Attachment,
     #[serde(flatten)]
     pub traffic: Traffic,
+}
+
+/// How received packets of few receive queues are distributed over the CPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct UnderlayStatus {
+    pub interface: String,
+    /// As configured: `auto`, `rps` or `off`.
+    pub spread: String,
+    /// `rps` if the kernel distributes the packets of every receive queue; at most a minute old.
+    pub spread_in_force: Option<String>,
+    /// Why it does not, or not by the agent.
+    pub spread_reason: Option<String>,
+    /// Number of receive queues, if known.
+    pub rx_queues: Option<usize>,
+    /// Number of online CPUs, if known.
+    pub cpus: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

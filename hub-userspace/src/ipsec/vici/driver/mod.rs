@@ -7,7 +7,7 @@ mod retries;
 mod strangers;
 mod task;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -97,11 +97,13 @@ impl Driver {
 /// The relevant part of the configuration. Holding the agent's own `Arc` here would force a copy at each of its
 /// changes.
 fn without_routes(config: &Config) -> Arc<Config> {
-    let Config { gateway, dataplane, vpc, customer_gateways, connections, routes: _, provenance } = config;
+    let Config { gateway, dataplane, vpc, underlays: _, customer_gateways, connections, routes: _, provenance } =
+        config;
     Arc::new(Config {
         gateway: gateway.clone(),
         dataplane: dataplane.clone(),
         vpc: vpc.clone(),
+        underlays: BTreeMap::new(),
         customer_gateways: customer_gateways.clone(),
         connections: connections.clone(),
         routes: Vec::new(),
