@@ -1,6 +1,7 @@
 //! `lint`: the checks that a change must pass in addition to the tests.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, ExitCode},
@@ -13,7 +14,10 @@ use crate::{process, setup};
 /// Maximum lines of a source file. A longer one should be split.
 const LONGEST: usize = 400;
 
-/// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, and file lengths.
+/// All packages but the kernel programs, which are for another target.
+const HOST: [&str; 5] = ["--workspace", "--exclude", "hub-ebpf", "--exclude", "benches-ebpf"];
+
+/// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, file lengths, and features.
 ///
 /// All checks run, even if one fails. `cargo fmt` fixes the first.
 #[derive(clap::Args)]
@@ -31,7 +35,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     };
     let mut format = process::cargo();
     format.args(["fmt", "--all", "--check"]);
-    let host = clippy(&["--workspace", "--exclude", "hub-ebpf", "--exclude", "benches-ebpf", "--all-targets"]);
+    let host = clippy(&[&HOST[..], &["--all-targets"]].concat());
     let mut kernel = clippy(&["--package", "hub-ebpf", "--package", "benches-ebpf"]);
     // For the host's target, with the clippy of the host's toolchain: these crates are no_std, and without
     // std a binary cannot unwind.
@@ -53,11 +57,30 @@ pub fn run(_: &Args) -> Result<ExitCode> {
         eprintln!("{}", long.join("\n"));
         failed.push("file lengths");
     }
+    eprintln!("-- features");
+    let twice = compiled_twice()?;
+    if !twice.is_empty() {
+        let twice = twice.join("\n");
+        eprintln!("with other features in tests, so that these and all above them are compiled twice:\n{twice}");
+        failed.push("features");
+    }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join("; "));
     }
     eprintln!("-- all checks passed");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Packages whose features depend on whether tests are built: `cargo xtask test` first builds the agent as it is used.
+fn compiled_twice() -> Result<Vec<String>> {
+    let features = |edges: &str| -> Result<BTreeSet<String>> {
+        let mut cargo = process::cargo();
+        cargo.arg("tree").args(HOST).args(["--prefix", "none", "--format", "{p} {f}", "--edges", edges]);
+        let tree = process::capture(&mut cargo).context("cargo tree failed")?;
+        Ok(tree.lines().map(|line| line.trim_end_matches(" (*)").trim_end().to_owned()).collect())
+    };
+    let tests = features("normal,dev")?;
+    Ok(features("normal")?.into_iter().filter(|package| !tests.contains(package)).collect())
 }
 
 /// Fetches rustfmt and clippy where they are missing.

@@ -149,13 +149,12 @@ impl Hubs {
 /// A world with an agent: started, its tables written, at rest.
 pub fn with_agent(program: Program, interfaces: Interfaces, binary: &Path, config: &str) -> Result<(Running, Hub)> {
     let lookup = program.lookup().context("not an agent")?;
-    let mut config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
+    let config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
     let hub = Hub::make_with(interfaces, false)?;
     if matches!(interfaces, Interfaces::VethTun | Interfaces::TunVeth) {
         // Beside TUN devices alone, the only veth would get no XDP.
-        hub.world[HUB].ip("link add spare0 type veth peer name spare1")?;
-        hub.world[HUB].ip("link set spare0 up")?;
-        config.push_str("[vpc]\ninterface = \"spare0\"\ncidrs = [\"192.0.2.0/24\"]\n");
+        hub.world[HUB].ip("link add vpc0 type veth peer name vpc1")?;
+        hub.world[HUB].ip("link set vpc0 up")?;
     }
     let running = Running::start_with(binary, &hub.world[HUB], &config, program.arguments())?;
     running.rest()?;

@@ -1,5 +1,6 @@
 //! `Type=notify`: systemd is notified when everything is attached, and when the shutdown begins.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
@@ -14,7 +15,11 @@ use crate::SITES;
 fn next(socket: &UnixDatagram) -> String {
     loop {
         let mut buffer = [0; 1024];
-        let length = socket.recv(&mut buffer).expect("the agent tells systemd");
+        let length = match socket.recv(&mut buffer) {
+            // With a time-out, the kernel does not restart it after a signal that stops the process.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            result => result.expect("the agent tells systemd"),
+        };
         let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
         if !message.starts_with("FDSTORE=1\n") {
             return message;
