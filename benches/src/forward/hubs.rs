@@ -151,11 +151,6 @@ pub fn with_agent(program: Program, interfaces: Interfaces, binary: &Path, confi
     let lookup = program.lookup().context("not an agent")?;
     let config = format!("{config}\n[dataplane]\nlookup = \"{lookup}\"\nlookup_memory = 4096\n");
     let hub = Hub::make_with(interfaces, false)?;
-    if matches!(interfaces, Interfaces::VethTun | Interfaces::TunVeth) {
-        // Beside TUN devices alone, the only veth would get no XDP.
-        hub.world[HUB].ip("link add vpc0 type veth peer name vpc1")?;
-        hub.world[HUB].ip("link set vpc0 up")?;
-    }
     let running = Running::start_with(binary, &hub.world[HUB], &config, program.arguments())?;
     running.rest()?;
     Ok((running, hub))
