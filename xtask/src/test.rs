@@ -30,6 +30,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::runtime()?;
+    setup::commands(&[setup::commands::NFT])?;
     if let Err(why) = setup::strongswan() {
         // Each test that needs it also reports the reason.
         eprintln!("tests of IPsec are skipped: {why:#}");

@@ -7,6 +7,9 @@ use super::{apt, host};
 /// Commands, and the Debian package of each.
 const COMMANDS: [(&str, &str); 1] = [("ip", "iproute2")];
 
+/// Additional command of the tests: they list, flush and add rulesets.
+pub const NFT: (&str, &str) = ("nft", "nftables");
+
 /// Additional commands of one benchmark.
 pub const IPERF3: (&str, &str) = ("iperf3", "iperf3");
 

@@ -30,7 +30,7 @@ const COMMANDS: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("modprobe", "kmod"),
     ("depmod", "kmod"),
-    ("nft", "nftables"),
+    setup::commands::NFT,
     ("wg", "wireguard-tools"),
 ];
 /// In MiB.
