@@ -14,9 +14,6 @@ use crate::{process, setup};
 /// Maximum lines of a source file. A longer one should be split.
 const LONGEST: usize = 400;
 
-/// All packages but the kernel programs, which are for another target.
-const HOST: [&str; 5] = ["--workspace", "--exclude", "hub-ebpf", "--exclude", "benches-ebpf"];
-
 /// Checks formatting, clippy (warnings are errors) on host crates and kernel programs, file lengths, and features.
 ///
 /// All checks run, even if one fails. `cargo fmt` fixes the first.
@@ -35,7 +32,7 @@ pub fn run(_: &Args) -> Result<ExitCode> {
     };
     let mut format = process::cargo();
     format.args(["fmt", "--all", "--check"]);
-    let host = clippy(&[&HOST[..], &["--all-targets"]].concat());
+    let host = clippy(&[&process::HOST_PACKAGES[..], &["--all-targets"]].concat());
     let mut kernel = clippy(&["--package", "hub-ebpf", "--package", "benches-ebpf"]);
     // For the host's target, with the clippy of the host's toolchain: these crates are no_std, and without
     // std a binary cannot unwind.
@@ -75,7 +72,10 @@ pub fn run(_: &Args) -> Result<ExitCode> {
 fn compiled_twice() -> Result<Vec<String>> {
     let features = |edges: &str| -> Result<BTreeSet<String>> {
         let mut cargo = process::cargo();
-        cargo.arg("tree").args(HOST).args(["--prefix", "none", "--format", "{p} {f}", "--edges", edges]);
+        cargo
+            .arg("tree")
+            .args(process::HOST_PACKAGES)
+            .args(["--prefix", "none", "--format", "{p} {f}", "--edges", edges]);
         let tree = process::capture(&mut cargo).context("cargo tree failed")?;
         Ok(tree.lines().map(|line| line.trim_end_matches(" (*)").trim_end().to_owned()).collect())
     };

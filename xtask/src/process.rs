@@ -88,6 +88,9 @@ pub fn capture(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Arguments of cargo: all packages but the kernel programs, which are for another target.
+pub const HOST_PACKAGES: [&str; 5] = ["--workspace", "--exclude", "hub-ebpf", "--exclude", "benches-ebpf"];
+
 /// A long command whose output goes to a log.
 pub struct Step<'a> {
     /// Description, as in "installing ping".

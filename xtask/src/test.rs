@@ -84,13 +84,13 @@ fn suites() -> Vec<String> {
     tests.filter_map(|target| target["name"].as_str().map(str::to_owned)).collect()
 }
 
-/// All packages, unless the arguments choose some. The kernel programs are for another target.
+/// All packages for the host, unless the arguments choose some.
 fn scope(args: &[OsString]) -> &'static [&'static str] {
     let chosen = args
         .iter()
         .take_while(|arg| *arg != "--")
         .any(|arg| arg == "-p" || arg == "--package" || arg.to_str().is_some_and(|arg| arg.starts_with("--package=")));
-    if chosen { &[] } else { &["--workspace", "--exclude", "hub-ebpf", "--exclude", "benches-ebpf"] }
+    if chosen { &[] } else { &process::HOST_PACKAGES }
 }
 
 #[cfg(test)]

@@ -31,8 +31,8 @@ pub struct Attachments {
     attached: BTreeMap<u32, Attached>,
     /// Interfaces that an earlier agent attached by TC only, because XDP does not work there.
     were_tc_only: BTreeSet<u32>,
-    /// Interfaces with XDP. They keep it: many drivers set up their queues anew when XDP comes or goes.
-    have_xdp: BTreeSet<u32>,
+    /// Those with XDP. They keep it: many drivers set up their queues anew when XDP comes or goes.
+    had_xdp: BTreeSet<u32>,
     /// Indices of the interfaces to attach to.
     desired: BTreeSet<u32>,
     /// Those of them that have not been tried since the last change.
@@ -44,12 +44,12 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    pub fn new(mode: AttachMode, were_tc_only: BTreeSet<u32>, have_xdp: BTreeSet<u32>) -> Self {
+    pub fn new(mode: AttachMode, were_tc_only: BTreeSet<u32>, had_xdp: BTreeSet<u32>) -> Self {
         Self {
             mode,
             attached: BTreeMap::new(),
             were_tc_only,
-            have_xdp,
+            had_xdp,
             desired: BTreeSet::new(),
             untried: BTreeSet::new(),
             xdp_is_useful: false,
@@ -83,7 +83,7 @@ impl Attachments {
         self.desired = interfaces.keys().filter_map(|name| host.link(name)).map(|link| link.index).collect();
         self.errors.retain(|name, _| interfaces.contains_key(name));
         self.attached.retain(|ifindex, _| self.desired.contains(ifindex));
-        self.have_xdp.retain(|ifindex| self.desired.contains(ifindex));
+        self.had_xdp.retain(|ifindex| self.desired.contains(ifindex));
         self.xdp_is_useful = is_xdp_useful(host, interfaces);
         let is_to_attach = |ifindex: &&u32| match self.attached.get(ifindex) {
             None => true,
@@ -126,9 +126,6 @@ impl Attachments {
                     Some(reason) => info!(interface = name, mode = attached.mode, reason, "attached"),
                 }
                 self.errors.remove(&name);
-                if !attached.is_tc() {
-                    self.have_xdp.insert(ifindex);
-                }
                 self.attached.insert(ifindex, attached);
             }
             Err(error) => {
@@ -154,7 +151,7 @@ impl Attachments {
         for ifindex in interfaces {
             self.attached.remove(ifindex);
             self.were_tc_only.remove(ifindex);
-            self.have_xdp.remove(ifindex);
+            self.had_xdp.remove(ifindex);
         }
     }
 
@@ -180,7 +177,7 @@ impl Attachments {
             AttachMode::Auto if is_above_others(link) => {
                 (AttachMode::Tc, Some("its packets come in on the devices below it"))
             }
-            AttachMode::Auto if !xdp_is_useful && !self.have_xdp.contains(&link.index) => (AttachMode::Tc, Some(ALONE)),
+            AttachMode::Auto if !xdp_is_useful && !self.had_xdp.contains(&link.index) => (AttachMode::Tc, Some(ALONE)),
             mode => (mode, None),
         }
     }

@@ -82,9 +82,7 @@ impl InstanceLock {
             }
         }
     }
-}
 
-impl InstanceLock {
     /// Directory and name of a file that only the holder of the lock uses, and that outlives it.
     ///
     /// # Errors
