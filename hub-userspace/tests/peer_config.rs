@@ -112,7 +112,6 @@ fn unsupported_peer_config_reports_cause_and_remedy() {
         render(&hub, name, format, with_secret).expect_err("it cannot be").to_string()
     };
     let psk = format!("psk_file = \"{}\"", file.display());
-    let fqdn = format!("{psk}\nremote_id = \"shanghai.example.com\"");
     let dn = format!("{psk}\nremote_id = \"CN=shanghai\"");
     let odd = format!("{psk}\nike.proposals = [\"chacha20poly1305-prfsha384-curve25519\"]");
     let absent = "psk_file = \"/nowhere/psk\"";
@@ -129,8 +128,8 @@ fn unsupported_peer_config_reports_cause_and_remedy() {
     assert!(without_address.contains("help: add address = \"203.0.113.1\""), "{without_address}");
     let mixed = of("203.0.113.1", "2001:db8::1", "shanghai", Format::Swanctl, false);
     assert!(mixed.contains("not of one IP version"), "{mixed}");
-    let asa = of(&psk, &fqdn, "shanghai", Format::CiscoAsa, false);
-    assert!(asa.starts_with("cisco-asa: the device does not support fqdn as the site's identity; help: "), "{asa}");
+    let asa = of(&psk, &dn, "shanghai", Format::CiscoAsa, false);
+    assert!(asa.starts_with("cisco-asa: the device does not support dn as the site's identity; help: "), "{asa}");
     let ios = of(&psk, &dn, "shanghai", Format::CiscoIos, false);
     assert!(ios.contains("does not support dn as the site's identity"), "{ios}");
     let h3c = of(&psk, &odd, "shanghai", Format::H3c, false);

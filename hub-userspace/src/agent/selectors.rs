@@ -98,15 +98,13 @@ impl World {
         unreadable.chain(truncated).chain(unread).chain(refused).collect()
     }
 
-    /// An address that may be the site's, if the site has never been heard from at its configured one.
+    /// A peer that may be the site, if the site has never been heard from.
     pub(super) fn stranger_hint(&self, name: &str) -> Option<String> {
         let (tunnel, state) = (self.config.tunnel(name)?, self.tunnels.tunnels.get(name)?);
         let is_silent = !state.is_up() && matches!(state.fault, None | Some(Fault::Silent));
-        let stranger = self.tunnels.stranger.filter(|_| is_silent && state.ike.as_deref() != Some("ESTABLISHED"))?;
-        let site = tunnel.site;
-        Some(format!(
-            "{stranger}, which no customer gateway has, has tried to connect: if it is this site, replace {site} by it"
-        ))
+        let stranger = self.tunnels.stranger.as_ref();
+        let stranger = stranger.filter(|_| is_silent && state.ike.as_deref() != Some("ESTABLISHED"))?;
+        stranger.hint(tunnel.site, &tunnel.remote_id)
     }
 
     /// Selectors of a connection that no SA of charon admits, with the reason.
@@ -128,7 +126,7 @@ impl World {
                     "the site admits less: compare local_cidrs and remote_cidrs with the site's remote and local ones"
                         .to_owned()
                 }
-                Some(fault) => fault.to_string(),
+                Some(fault) => fault.sentence(tunnel.site),
                 None => "not negotiated yet".to_owned(),
             };
             let selectors = format!("{} === {}", missing.remote, missing.local);

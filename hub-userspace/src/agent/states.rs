@@ -13,7 +13,10 @@ use crate::{
     config::model::{Connection, SelectorSource},
     connection::{affected::Affected, liveness::ConnectionLiveness, state::State},
     health::Verdict,
-    ipsec::effective::has_sa,
+    ipsec::{
+        effective::{has_sa, mark},
+        xfrm::table::SaMatch,
+    },
 };
 
 /// Reason for a peer whose link address cannot be resolved.
@@ -146,13 +149,26 @@ impl World {
             return match (has_sa, &view.problem) {
                 (Some(true), _) => None,
                 (_, Some(problem)) => Some(problem.clone()),
-                (Some(false), None) => Some("the kernel has no policy with an SA for it".to_owned()),
+                (Some(false), None) => Some(self.unmatched_reason(connection)),
                 (None, None) => Some("the kernel's IPsec policies have not been read yet".to_owned()),
             };
         }
         let start = connection.ipsec.as_ref()?.start;
+        let site = &self.config.customer_gateways.get(&connection.customer_gateway)?.address;
         let view = &self.tunnels;
-        (view.is_up(name, start) != Some(true)).then(|| view.reason(name, start))
+        (view.is_up(name, start) != Some(true)).then(|| view.reason(name, start, site))
+    }
+
+    /// Reason why no kernel policy is that of a connection whose SAs are managed externally.
+    fn unmatched_reason(&self, connection: &Connection) -> String {
+        let (interface, gateway) = (&connection.interface, &connection.customer_gateway);
+        match mark(&self.config, connection, &self.host) {
+            Some(SaMatch { if_id: None, site: None }) => format!(
+                "the kernel's policies cannot be matched: {interface} is not an xfrm interface with an if_id, and {gateway} has \
+                 no fixed address; use an xfrm interface"
+            ),
+            _ => "the kernel has no policy with an SA for it".to_owned(),
+        }
     }
 
     /// Reason why its health check does not pass.

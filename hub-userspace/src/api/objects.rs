@@ -10,7 +10,7 @@
 //! | `GET /v1/store/audit`, with `?last=N` | `[{"time", "uid", "action", "object", "before", "after"}]`, oldest first |
 //! | `GET /v1/store/backup` | the store as a file |
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::{
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     agent::Request,
     api_types::status,
-    config::{self, Config, Origin, SetAside},
+    config::{self, Config, Origin, SetAside, SiteAddress},
     config_manager::{ChangeError, ChangeRequest},
     store::{ObjectId, audit},
 };
@@ -44,7 +44,7 @@ const LAST: usize = 50;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustomerGatewayEntry {
     pub name: String,
-    pub address: IpAddr,
+    pub address: SiteAddress,
     #[serde(flatten)]
     pub origin: Origin,
 }
@@ -95,7 +95,7 @@ pub(super) async fn customer_gateways(State(state): State<AppState>) -> Response
     let list = |config: Arc<Config>| {
         let gateway = |(name, gateway): (&String, &config::model::CustomerGateway)| CustomerGatewayEntry {
             name: name.clone(),
-            address: gateway.address,
+            address: gateway.address.clone(),
             origin: config.provenance.customer_gateway(name),
         };
         config.customer_gateways.iter().map(gateway).collect::<Vec<_>>()

@@ -189,7 +189,7 @@ pub struct ConnectionKeys {
 /// The keys of `[customer_gateway.NAME]`.
 #[derive(Debug, Args)]
 pub struct CustomerGatewayKeys {
-    /// Public address of the site's device.
+    /// Public address or DNS name of the site's device, or `any`: then `remote_id` alone identifies it.
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
 }

@@ -1,13 +1,14 @@
 //! A configuration as far as it could be read: every value has its position, invalid values are absent.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hub_common::mark::Mark;
 use ipnet::IpNet;
 
 use super::{
+    address::SiteAddress,
     diagnostic::{DiagnosticReport, Located, join},
-    ipsec::IpsecDraft,
+    ipsec::{IpsecDraft, StartAction},
     model::{
         Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, OnStop, ReversePath,
         Route, SelectorSource, Service, Spread, Underlay, Vpc,
@@ -70,7 +71,7 @@ pub(super) struct UnderlayDraft {
 #[derive(Debug, Clone)]
 pub(super) struct CustomerGatewayDraft {
     pub name: Located<String>,
-    pub address: Option<Located<IpAddr>>,
+    pub address: Option<Located<SiteAddress>>,
 }
 
 #[derive(Debug, Clone)]
@@ -113,6 +114,13 @@ impl Draft {
     /// optional value is absent, too.
     pub fn into_config(self, mut provenance: Provenance) -> Option<Config> {
         provenance.connections = self.connections.iter().map(|found| found.name.value.clone()).collect();
+        let sites = self.sites();
+        let default_start = |connection: &ConnectionDraft| {
+            let gateway = connection.customer_gateway.as_ref().and_then(|name| sites.get(name.value.as_str()));
+            // The hub cannot begin without an address.
+            if gateway.is_some_and(|address| address.value.is_any()) { StartAction::None } else { StartAction::Start }
+        };
+        let starts: Vec<StartAction> = self.connections.iter().map(default_start).collect();
         Some(Config {
             provenance: Arc::new(provenance),
             gateway: self.gateway?.finish()?,
@@ -130,9 +138,20 @@ impl Draft {
                 .into_iter()
                 .map(CustomerGatewayDraft::finish)
                 .collect::<Option<_>>()?,
-            connections: self.connections.into_iter().map(ConnectionDraft::finish).collect::<Option<_>>()?,
+            connections: self
+                .connections
+                .into_iter()
+                .zip(starts)
+                .map(|(connection, start)| connection.finish(start))
+                .collect::<Option<_>>()?,
             routes: self.routes.into_iter().map(RouteDraft::finish).collect::<Option<_>>()?,
         })
+    }
+
+    /// The addresses of customer gateways, by name.
+    pub fn sites(&self) -> HashMap<&str, &Located<SiteAddress>> {
+        let gateways = self.customer_gateways.iter();
+        gateways.filter_map(|gateway| Some((gateway.name.value.as_str(), gateway.address.as_ref()?))).collect()
     }
 
     /// Positions of the objects.
@@ -210,7 +229,8 @@ impl ConnectionDraft {
         join("connection", &self.name.value)
     }
 
-    fn finish(self) -> Option<(String, Connection)> {
+    /// `start` is the default of its IPsec.
+    fn finish(self, start: StartAction) -> Option<(String, Connection)> {
         let connection = Connection {
             customer_gateway: self.customer_gateway?.value,
             enabled: self.enabled?.value,
@@ -229,7 +249,7 @@ impl ConnectionDraft {
                 (None, None) => SelectorSource::File,
             },
             ipsec: match self.ipsec {
-                Some(ipsec) => Some(ipsec.finish()?),
+                Some(ipsec) => Some(ipsec.finish(start)?),
                 None => None,
             },
             reverse_path: self.reverse_path?.value,

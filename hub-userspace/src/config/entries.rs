@@ -6,6 +6,7 @@ use hub_common::mark::Mark;
 use toml::{Spanned, de::DeValue};
 
 use super::{
+    address::site_address,
     diagnostic::{Located, Problem},
     draft::{
         ConnectionDraft, CustomerGatewayDraft, DataplaneDraft, GatewayDraft, HealthCheckDraft, RouteDraft,
@@ -89,7 +90,7 @@ impl SectionReader<'_, '_> {
     }
 
     pub fn customer_gateway(&mut self, name: Located<String>, section: &Section<'_>) -> CustomerGatewayDraft {
-        let address = section.required("address", "\"198.51.100.10\"", self.report, value::host_address);
+        let address = section.required("address", "\"198.51.100.10\"", self.report, site_address);
         CustomerGatewayDraft { name, address }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! [`in_force`] adds the objects of the store to the draft, under the same rules, and validates changes by command.
 
+mod address;
 mod bulk;
 pub mod check;
 mod diagnostic;
@@ -37,6 +38,7 @@ mod value;
 
 use std::path::{Path, PathBuf};
 
+pub use address::SiteAddress;
 pub use diagnostic::{Diagnostic, Severity};
 pub use load::{FileSet, LoadError, Loaded, MAX_FILE_SIZE, load, load_files, load_texts, read_texts};
 pub use model::Config;

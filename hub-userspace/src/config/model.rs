@@ -17,7 +17,7 @@ use hub_common::mark::Mark;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{ipsec::Ipsec, provenance::Provenance};
+use super::{address::SiteAddress, ipsec::Ipsec, provenance::Provenance};
 
 /// Default `up_delay` of a connection.
 pub const DEFAULT_UP_DELAY: Duration = Duration::from_secs(1);
@@ -213,8 +213,8 @@ impl Spread {
 /// A site's device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomerGateway {
-    /// Public address of the device.
-    pub address: IpAddr,
+    /// Where the device is.
+    pub address: SiteAddress,
 }
 
 /// One IPsec connection to a customer gateway.

@@ -8,6 +8,7 @@ use super::{
     diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     draft::{ConnectionDraft, Draft},
     entries::MAX_CONNECTIONS,
+    ipsec::IpsecDraft,
     marks,
     read::Unread,
     routes, sites,
@@ -159,14 +160,30 @@ fn check_peers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
+/// Customer gateways whose sites present an identity of their own, on every connection.
+fn identified(draft: &Draft) -> HashSet<&str> {
+    let mut identified = HashMap::new();
+    for connection in &draft.connections {
+        let Some(gateway) = &connection.customer_gateway else { continue };
+        let is_identified = connection.ipsec.as_ref().is_some_and(IpsecDraft::has_remote_id);
+        *identified.entry(gateway.value.as_str()).or_insert(true) &= is_identified;
+    }
+    identified.into_iter().filter_map(|(name, is_identified)| is_identified.then_some(name)).collect()
+}
+
+/// Several sites behind one address need identities of their own.
 fn check_same_addresses(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+    let identified = identified(draft);
     let mut first: HashMap<_, (&str, usize)> = HashMap::new();
     for gateway in &draft.customer_gateways {
-        let Some(address) = gateway.address else {
+        let Some(address) = gateway.address.as_ref().filter(|address| !address.value.is_any()) else {
             continue;
         };
         let name = gateway.name.value.as_str();
         if let Some(&(other, at)) = first.get(&address.value) {
+            if identified.contains(name) && identified.contains(other) {
+                continue;
+            }
             let problem = Problem::new(format!(
                 "{} is also {}'s address ({})",
                 address.value,
@@ -174,9 +191,11 @@ fn check_same_addresses(draft: &Draft, report: &mut DiagnosticReport<'_>) {
                 report.place(address.at, at)
             ));
             let path = join(&join("customer_gateway", name), "address");
-            report.warning(address.at, path, problem.help("one customer gateway can have several connections"));
+            let help = "one customer gateway can have several connections; several sites behind one address need a \
+                        remote_id each";
+            report.warning(address.at, path, problem.help(help));
         } else {
-            first.insert(address.value, (name, address.at));
+            first.insert(&address.value, (name, address.at));
         }
     }
 }

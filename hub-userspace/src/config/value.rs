@@ -165,7 +165,11 @@ pub(super) fn check_interface(name: &str) -> Read<()> {
 
 /// Address of one host: a device, a link neighbour, an end of a health check.
 pub(super) fn host_address(value: &DeValue<'_>) -> Read<IpAddr> {
-    let text = string(value)?;
+    string(value).and_then(address_of_host)
+}
+
+/// As [`host_address`], of a text.
+pub(super) fn address_of_host(text: &str) -> Read<IpAddr> {
     let advice = "write an address such as \"198.51.100.10\" or \"2001:db8::10\"";
     let Ok(address) = text.parse::<IpAddr>() else {
         let problem = Problem::new(format!("{} is not an IPv4 or IPv6 address", quoted(text)));

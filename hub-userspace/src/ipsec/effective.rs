@@ -72,7 +72,7 @@ pub fn negotiated(
 pub fn mark(config: &Config, connection: &Connection, host: &HostState) -> Option<SaMatch> {
     let configured = connection.ipsec.as_ref().and_then(|ipsec| ipsec.if_id);
     let if_id = configured.or_else(|| host.link(&connection.interface)?.if_id);
-    let site = config.customer_gateways.get(&connection.customer_gateway)?.address;
+    let site = config.customer_gateways.get(&connection.customer_gateway)?.address.ip();
     Some(SaMatch { if_id, site })
 }
 

@@ -135,8 +135,9 @@ fn write(site: &Site, format: Format) -> Result<String, PeerConfigError> {
     }
     if !format.has_ipv6() {
         let no = |what: String| Err(PeerConfigError::Ipv6 { format: device, what });
-        if site.local.address.is_ipv6() {
-            return no(format!("the site's address {}", site.local.address));
+        // A fixed address of the site is of the same IP version.
+        if site.remote.address.contains(':') {
+            return no(format!("the hub's address {}", site.remote.address));
         }
         if !site.pairs.iter().any(|pair| !pair.local.ipv6) {
             return no("none of its prefixes".to_owned());

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{PLACEHOLDER, PeerConfigError};
 use crate::config::{
-    Config,
+    Config, SiteAddress,
     ipsec::{
         Algorithm, Auth, Form, Identity, IkeV1Mode, IkeVersion, Proposal, StartAction, TunnelParameters, group_number,
         secret::Secret,
@@ -31,6 +31,10 @@ pub struct Site {
     pub object: String,
     /// The site.
     pub local: TunnelEnd,
+    /// The site's public address for comments: an address, or what is known of it.
+    pub place: String,
+    /// How the hub recognizes the site, if not by a fixed address: a sentence.
+    pub recognized: Option<String>,
     /// The hub.
     pub remote: TunnelEnd,
     /// Selectors of the tunnel: each of the site's prefixes with each of the hub's, of the same family.
@@ -58,7 +62,8 @@ pub struct Site {
 
 #[derive(Serialize)]
 pub struct TunnelEnd {
-    pub address: IpAddr,
+    /// As in the hub's file.
+    pub address: String,
     pub id: String,
     /// `ipv4`, `ipv6`, `fqdn`, `mail`, `dn` or `keyid`.
     pub form: &'static str,
@@ -108,13 +113,13 @@ impl Site {
     pub fn of(config: &Config, name: &str, secret: Option<&Secret>) -> Result<Self, PeerConfigError> {
         let tunnel = config.tunnel(name).ok_or_else(|| PeerConfigError::NoIpsec(name.to_owned()))?;
         let hub = tunnel.hub.ok_or(PeerConfigError::NoAddress)?;
-        if hub.is_ipv4() != tunnel.site.is_ipv4() {
-            return Err(PeerConfigError::MixedVersions { hub: hub.to_string(), site: tunnel.site.to_string() });
+        if let Some(site) = tunnel.site.ip().filter(|site| site.is_ipv4() != hub.is_ipv4()) {
+            return Err(PeerConfigError::MixedVersions { hub: hub.to_string(), site: site.to_string() });
         }
         let ipsec = tunnel.ipsec;
         let (remote, narrowed) = hub_prefixes(config, &tunnel);
-        let local = end(tunnel.site, &tunnel.remote_id, &tunnel.connection.remote_cidrs);
-        let remote = end(hub, &tunnel.local_id, &remote);
+        let local = end(tunnel.site.to_string(), &tunnel.remote_id, &tunnel.connection.remote_cidrs);
+        let remote = end(hub.to_string(), &tunnel.local_id, &remote);
         let is_psk = matches!(ipsec.auth, Auth::Psk { .. });
         Ok(Self {
             name: name.to_owned(),
@@ -122,6 +127,8 @@ impl Site {
             object: object(name),
             pairs: pairs(&local.prefixes, &remote.prefixes),
             local,
+            place: place(tunnel.site),
+            recognized: recognized(&tunnel),
             remote,
             admitted: tunnel.connection.local_cidrs.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","),
             narrowed,
@@ -189,7 +196,28 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
     (IpNet::aggregate(&prefixes), narrowed)
 }
 
-fn end(address: IpAddr, id: &Identity, prefixes: &[IpNet]) -> TunnelEnd {
+fn place(site: &SiteAddress) -> String {
+    match site {
+        SiteAddress::Ip(address) => address.to_string(),
+        SiteAddress::Name(name) => format!("the address of {name}"),
+        SiteAddress::Any => "the site's public address".to_owned(),
+    }
+}
+
+fn recognized(tunnel: &TunnelParameters<'_>) -> Option<String> {
+    let id = &tunnel.remote_id;
+    match tunnel.site {
+        SiteAddress::Ip(_) => None,
+        SiteAddress::Name(name) => Some(format!(
+            "The hub resolves {name}: its DNS record must follow the site's address. The site's identity is {id}."
+        )),
+        SiteAddress::Any => {
+            Some(format!("The hub accepts this site from any address, and recognizes it by its identity {id} alone."))
+        }
+    }
+}
+
+fn end(address: String, id: &Identity, prefixes: &[IpNet]) -> TunnelEnd {
     let form = match id.form() {
         Form::Address if id.to_string().contains(':') => "ipv6",
         Form::Address => "ipv4",

@@ -31,7 +31,8 @@ pub struct PublicSide {
 /// `[connection.NAME.ipsec]`, and the site's public address.
 #[derive(Debug, Clone)]
 pub struct IpsecConfig {
-    pub site: IpAddr,
+    /// An address, a DNS name or `any`.
+    pub site: String,
     pub auth: AuthConfig,
     /// IKE identities of the hub and the site; the default is their addresses.
     pub local_id: Option<String>,
@@ -185,15 +186,15 @@ impl fmt::Display for HubConfig {
         }
         writeln!(f, "\n[vpc]\ninterface = \"{}\"", VPC.hub_device)?;
         writeln!(f, "cidrs = [\"192.168.0.0/24\", \"fd00:192:168::/64\"]\n")?;
-        let mut gateways: BTreeMap<&str, Option<IpAddr>> = BTreeMap::new();
+        let mut gateways: BTreeMap<&str, Option<&str>> = BTreeMap::new();
         for connection in &self.connections {
-            let address = connection.ipsec.as_ref().map(|ipsec| ipsec.site);
+            let address = connection.ipsec.as_ref().map(|ipsec| ipsec.site.as_str());
             let known = gateways.entry(&connection.customer_gateway).or_default();
             *known = known.or(address);
         }
         for ((gateway, address), last) in gateways.into_iter().zip(1..) {
             // Without IPsec this address is unused.
-            let address = address.unwrap_or(Ipv4Addr::new(198, 51, 100, last).into());
+            let address = address.map_or_else(|| Ipv4Addr::new(198, 51, 100, last).to_string(), str::to_owned);
             writeln!(f, "[customer_gateway.{gateway}]\naddress = \"{address}\"\n")?;
         }
         for connection in &self.connections {

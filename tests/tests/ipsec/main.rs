@@ -7,6 +7,7 @@
 mod cases;
 mod certificates;
 mod driver;
+mod dynamic;
 mod ended;
 mod failover;
 #[path = "../harness/mod.rs"]
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     };
     let cases = [
         driver::CASES,
+        dynamic::CASES,
         cases::USERSPACE,
         failover::CASES,
         ended::CASES,

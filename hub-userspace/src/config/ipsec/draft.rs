@@ -1,6 +1,6 @@
 //! IPsec of a connection, as far as it could be read.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     super::{diagnostic::Located, section::List},
@@ -19,6 +19,7 @@ pub struct IpsecDraft {
     pub auth_sound: bool,
     pub local_id: IdentityDraft,
     pub remote_id: IdentityDraft,
+    /// `None`: the default.
     pub start: Option<Located<StartAction>>,
     pub encap: Option<Located<bool>>,
     pub if_id: Option<Located<u32>>,
@@ -54,7 +55,13 @@ pub struct EspDraft {
 }
 
 impl IpsecDraft {
-    pub(in crate::config) fn finish(self) -> Option<Ipsec> {
+    /// Whether the file has the site's identity.
+    pub(in crate::config) const fn has_remote_id(&self) -> bool {
+        !matches!(self.remote_id, IdentityDraft::Absent)
+    }
+
+    /// `start` is the default.
+    pub(in crate::config) fn finish(self, start: StartAction) -> Option<Ipsec> {
         if !self.auth_sound {
             return None;
         }
@@ -71,7 +78,7 @@ impl IpsecDraft {
             auth,
             local_id: self.local_id.finish().ok()?,
             remote_id: self.remote_id.finish().ok()?,
-            start: self.start?.value,
+            start: self.start.map_or(start, |start| start.value),
             encap: self.encap?.value,
             if_id: self.if_id.map(|id| id.value),
             create_interface: match self.create_interface?.value {
@@ -98,10 +105,10 @@ impl IdentityDraft {
         }
     }
 
-    /// The identity; if absent, that of the address.
-    pub fn or(&self, address: impl FnOnce() -> Option<IpAddr>) -> Option<Identity> {
+    /// The identity; if absent, the default.
+    pub fn or(&self, default: impl FnOnce() -> Option<Identity>) -> Option<Identity> {
         match self {
-            Self::Absent => address().map(Identity::from),
+            Self::Absent => default(),
             Self::Wrong => None,
             Self::Read(identity) => Some(identity.clone()),
         }

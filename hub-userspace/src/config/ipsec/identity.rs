@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::super::diagnostic::{Problem, quoted};
+use super::super::{
+    address::SiteAddress,
+    diagnostic::{Problem, quoted},
+};
 
 /// strongSwan's prefixes of mail addresses.
 const MAIL_PREFIXES: [&str; 3] = ["email:", "rfc822:", "userfqdn:"];
@@ -26,6 +29,17 @@ pub enum Form {
     Dn,
     /// Opaque bytes, `ID_KEY_ID`, as `@#` and hexadecimal digits.
     KeyId,
+}
+
+impl Identity {
+    /// The default identity of a site: its address or name; `None` if it has neither.
+    pub fn of_site(address: &SiteAddress) -> Option<Self> {
+        match address {
+            SiteAddress::Ip(address) => Some((*address).into()),
+            SiteAddress::Name(name) => Some(Self(name.clone())),
+            SiteAddress::Any => None,
+        }
+    }
 }
 
 impl From<IpAddr> for Identity {

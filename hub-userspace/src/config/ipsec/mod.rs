@@ -8,6 +8,7 @@ mod draft;
 mod identity;
 mod proposal;
 mod read;
+mod responder;
 mod rules;
 pub mod secret;
 mod tunnel;
@@ -43,7 +44,7 @@ pub struct Ipsec {
     pub auth: Auth,
     /// The hub's identity; `None`: its public address.
     pub local_id: Option<Identity>,
-    /// The site's identity; `None`: the customer gateway's address.
+    /// The site's identity; `None`: the customer gateway's address or name.
     pub remote_id: Option<Identity>,
     pub start: StartAction,
     /// Forces UDP encapsulation of ESP even without NAT.

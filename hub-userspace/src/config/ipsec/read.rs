@@ -63,7 +63,7 @@ impl SectionReader<'_, '_> {
             auth_sound,
             local_id: identity(&section, "local_id", report),
             remote_id: identity(&section, "remote_id", report),
-            start: section.or_default("start", StartAction::Start, report, |value| value::choice(value, &STARTS)),
+            start: section.optional("start", report, |value| value::choice(value, &STARTS)),
             encap: section.or_default("encap", false, report, value::boolean),
             if_id: section.optional("if_id", report, |value| value::integer(value, 1..=u32::MAX)),
             create_interface: section.or_default("create_interface", false, report, value::boolean),

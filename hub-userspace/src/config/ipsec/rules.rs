@@ -3,19 +3,20 @@
 use std::{
     collections::HashMap,
     fs,
-    net::IpAddr,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use super::{
     super::{
+        address::SiteAddress,
         diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
         draft::{ConnectionDraft, Draft},
     },
-    Identity, IkeV1Mode, IpsecDraft,
+    Identity, IpsecDraft,
     draft::IdentityDraft,
     read::files,
+    responder,
     secret::{Secret, SecretError, SecretFault, check_key},
     validity,
 };
@@ -30,20 +31,32 @@ pub enum Files {
 }
 
 pub fn validate(draft: &Draft, files: Files, report: &mut DiagnosticReport<'_>) {
+    let sites = draft.sites();
     check_local_ids(draft, report);
-    check_identities(draft, report);
-    check_main_mode(draft, report);
+    check_identities(draft, &sites, report);
+    responder::validate(draft, &sites, report);
     check_if_ids(draft, report);
     if files == Files::Here {
         check_files(draft, report);
     }
 }
 
-fn with_ipsec(draft: &Draft) -> impl Iterator<Item = (&ConnectionDraft, &IpsecDraft)> {
+/// The addresses of customer gateways, by name.
+pub(super) type Sites<'d> = HashMap<&'d str, &'d Located<SiteAddress>>;
+
+/// The identities of hub and site.
+pub(super) type IdPair = (Identity, Identity);
+
+/// The address of a connection's customer gateway.
+pub(super) fn site_of<'d>(sites: &Sites<'d>, connection: &ConnectionDraft) -> Option<&'d Located<SiteAddress>> {
+    sites.get(connection.customer_gateway.as_ref()?.value.as_str()).copied()
+}
+
+pub(super) fn with_ipsec(draft: &Draft) -> impl Iterator<Item = (&ConnectionDraft, &IpsecDraft)> {
     draft.connections.iter().filter_map(|connection| Some((connection, connection.ipsec.as_ref()?)))
 }
 
-fn ipsec_path(connection: &ConnectionDraft, key: &str) -> String {
+pub(super) fn ipsec_path(connection: &ConnectionDraft, key: &str) -> String {
     let path = join(&connection.path(), "ipsec");
     if key.is_empty() { path } else { join(&path, key) }
 }
@@ -60,21 +73,22 @@ fn check_local_ids(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 }
 
 /// The identities of hub and site, if both are known.
-fn identities(draft: &Draft, connection: &ConnectionDraft, ipsec: &IpsecDraft) -> Option<(Identity, Identity)> {
-    let hub = || Some(draft.gateway.as_ref()?.address?.value);
-    let site = || {
-        let name = &connection.customer_gateway.as_ref()?.value;
-        let gateway = draft.customer_gateways.iter().find(|gateway| gateway.name.value == *name)?;
-        Some(gateway.address?.value)
-    };
+pub(super) fn identities(
+    draft: &Draft,
+    sites: &Sites<'_>,
+    connection: &ConnectionDraft,
+    ipsec: &IpsecDraft,
+) -> Option<IdPair> {
+    let hub = || Some(draft.gateway.as_ref()?.address?.value.into());
+    let site = || Identity::of_site(&site_of(sites, connection)?.value);
     Some((ipsec.local_id.or(hub)?, ipsec.remote_id.or(site)?))
 }
 
 /// The IKE daemon selects a secret by the two identities, so each pair has only one.
-fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
+fn check_identities(draft: &Draft, sites: &Sites<'_>, report: &mut DiagnosticReport<'_>) {
     let mut first: HashMap<_, &Located<PathBuf>> = HashMap::new();
     for (connection, ipsec) in with_ipsec(draft) {
-        let (Some(file), Some(pair)) = (&ipsec.psk_file, identities(draft, connection, ipsec)) else { continue };
+        let (Some(file), Some(pair)) = (&ipsec.psk_file, identities(draft, sites, connection, ipsec)) else { continue };
         if pair.0 == pair.1 {
             let problem = Problem::new(format!("hub and site have the same identity {}", quoted(&pair.0.to_string())));
             let help = "give the site a remote_id of its own, or the hub another local_id";
@@ -89,38 +103,6 @@ fn check_identities(draft: &Draft, report: &mut DiagnosticReport<'_>) {
                 let place = report.place(file.at, other.at);
                 let problem = Problem::new(format!("{ids} already have another secret ({place})"));
                 let help = "name the same file, or give each connection a remote_id of its own";
-                report.conflict(file.at, ipsec_path(connection, "psk_file"), problem.help(help), other.at);
-            }
-        }
-    }
-}
-
-/// In main mode the IKE daemon needs the secret before the site can identify itself: only its address is known.
-fn check_main_mode(draft: &Draft, report: &mut DiagnosticReport<'_>) {
-    let addresses: HashMap<&str, IpAddr> = draft
-        .customer_gateways
-        .iter()
-        .filter_map(|gateway| Some((gateway.name.value.as_str(), gateway.address.as_ref()?.value)))
-        .collect();
-    let mut first: HashMap<IpAddr, &Located<PathBuf>> = HashMap::new();
-    for (connection, ipsec) in with_ipsec(draft) {
-        let is_main_mode = ipsec.ike.as_ref().is_some_and(|ike| {
-            let version = ike.version.as_ref().map(|version| version.value);
-            version == Some(1) && !ike.mode.as_ref().is_some_and(|mode| mode.value == IkeV1Mode::Aggressive)
-        });
-        let gateway = connection.customer_gateway.as_ref();
-        let address = gateway.and_then(|gateway| addresses.get(gateway.value.as_str()));
-        let (Some(file), Some(address), true) = (&ipsec.psk_file, address, is_main_mode) else { continue };
-        match first.get(address) {
-            None => _ = first.insert(*address, file),
-            Some(other) if other.value == file.value => {}
-            Some(other) => {
-                let place = report.place(file.at, other.at);
-                let problem = Problem::new(format!(
-                    "{address} has another secret already for IKEv1 in main mode, which finds a secret by the address alone \
-                     ({place})"
-                ));
-                let help = "name the same file, or use version = 2";
                 report.conflict(file.at, ipsec_path(connection, "psk_file"), problem.help(help), other.at);
             }
         }

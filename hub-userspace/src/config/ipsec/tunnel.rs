@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use super::{
-    super::model::{Config, Connection},
+    super::{
+        address::SiteAddress,
+        model::{Config, Connection},
+    },
     Identity, Ipsec,
 };
 
@@ -15,8 +18,8 @@ pub struct TunnelParameters<'c> {
     pub ipsec: &'c Ipsec,
     /// Public address of the hub, if configured.
     pub hub: Option<IpAddr>,
-    /// Public address of the site.
-    pub site: IpAddr,
+    /// Where the site is.
+    pub site: &'c SiteAddress,
     pub local_id: Identity,
     pub remote_id: Identity,
 }
@@ -26,7 +29,7 @@ impl Config {
     pub fn tunnel<'c>(&'c self, name: &str) -> Option<TunnelParameters<'c>> {
         let (name, connection) = self.connections.get_key_value(name)?;
         let ipsec = connection.ipsec.as_ref()?;
-        let site = self.customer_gateways.get(&connection.customer_gateway)?.address;
+        let site = &self.customer_gateways.get(&connection.customer_gateway)?.address;
         let hub = self.gateway.address;
         Some(TunnelParameters {
             name,
@@ -34,9 +37,9 @@ impl Config {
             ipsec,
             hub,
             site,
-            // Validation ensures one of the two.
+            // Validation ensures one of the two, for both.
             local_id: ipsec.local_id.clone().or(hub.map(Identity::from))?,
-            remote_id: ipsec.remote_id.clone().unwrap_or_else(|| site.into()),
+            remote_id: ipsec.remote_id.clone().or_else(|| Identity::of_site(site))?,
         })
     }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::SiteAddress;
+
 /// A cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
@@ -24,6 +26,8 @@ pub enum Fault {
     EspProposal,
     Selectors,
     Silent,
+    /// The site's DNS name has no address.
+    Unresolved,
 }
 
 impl fmt::Display for Fault {
@@ -59,6 +63,7 @@ impl fmt::Display for Fault {
             }
             Self::Silent => "the site does not answer: check its address, and that UDP 500 and 4500 pass in both \
                 directions",
+            Self::Unresolved => "the site's name cannot be resolved: check the customer gateway's address, and the hub's DNS",
         })
     }
 }
@@ -84,6 +89,8 @@ const LINES: &[(&str, Fault)] = &[
     ("no private key found for ", Fault::NoKey),
     ("no trusted ", Fault::Certificate),
     ("no issuer certificate found", Fault::Certificate),
+    ("no peer config found", Fault::Identity),
+    ("unable to resolve ", Fault::Unresolved),
 ];
 
 impl Fault {
@@ -108,6 +115,16 @@ impl Fault {
             return Some(Self::Validity);
         }
         LINES.iter().find(|(start, _)| line.starts_with(start)).map(|(_, fault)| *fault)
+    }
+
+    /// The operator's message, with the site's name where that is the cause.
+    pub fn sentence(self, site: &SiteAddress) -> String {
+        match (self, site) {
+            (Self::Unresolved, SiteAddress::Name(name)) => {
+                format!("the name {name} cannot be resolved: check the customer gateway's address, and the hub's DNS")
+            }
+            _ => self.to_string(),
+        }
     }
 
     /// Whether `self` adds information: the site's refusal follows from the hub's own result.
@@ -143,6 +160,15 @@ mod tests {
     }
 
     #[test]
+    fn unresolvable_name_is_part_of_the_message() {
+        let sentence = |site: &str| Fault::Unresolved.sentence(&site.parse().expect("an address"));
+        assert!(sentence("site.example.net").starts_with("the name site.example.net cannot be resolved: check"));
+        assert_eq!(sentence("198.51.100.10"), Fault::Unresolved.to_string());
+        let of_another = Fault::Silent.sentence(&SiteAddress::Name("site.example.net".into()));
+        assert_eq!(of_another, Fault::Silent.to_string());
+    }
+
+    #[test]
     fn charon_log_line_becomes_operator_message() {
         // Recorded from strongSwan 5.9.8.
         for (line, start) in [
@@ -168,6 +194,8 @@ mod tests {
             ("no acceptable proposal found", "no ESP proposal in common"),
             ("received TS_UNACCEPTABLE notify, no CHILD_SA built", "selectors not accepted"),
             ("traffic selectors 192.168.0.0/24 === 10.99.0.0/24 unacceptable", "selectors not accepted"),
+            ("no peer config found", "the site has another identity"),
+            ("unable to resolve site.example.net, initiate aborted", "the site's name cannot be resolved"),
             ("giving up after 2 retransmits", "the site does not answer"),
             ("establishing IKE_SA failed, peer not responding", "the site does not answer"),
         ] {

@@ -1,11 +1,11 @@
 //! The state of the tunnels, as reported by charon.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 
-use super::table::Tunnel;
-use crate::config::ipsec::StartAction;
+use super::{hint::Stranger, table::Tunnel};
+use crate::config::{SiteAddress, ipsec::StartAction};
 
 /// The state of the tunnels. A copy shares all entries, so that publishing a change does not depend on their number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub struct Tunnels {
     pub unreachable: Option<String>,
     /// All SAs have been listed at least once.
     pub heard: bool,
-    /// An address that no connection has, and that has tried to connect. Not evidence of any connection's state.
-    pub stranger: Option<IpAddr>,
+    /// The latest peer that has tried to connect and has no connection. Not evidence of any connection's state.
+    pub stranger: Option<Stranger>,
 }
 
 impl Tunnels {
@@ -56,12 +56,12 @@ impl Tunnels {
     }
 
     /// Why it cannot carry traffic.
-    pub fn reason(&self, name: &str, start: StartAction) -> String {
+    pub fn reason(&self, name: &str, start: StartAction, site: &SiteAddress) -> String {
         if let Some(why) = self.problems.get(name).or(self.unreachable.as_ref()) {
             return why.clone();
         }
         match (self.tunnels.get(name).map(|tunnel| &**tunnel), start) {
-            (Some(Tunnel { fault: Some(fault), .. }), _) => format!("IPsec: {fault}"),
+            (Some(Tunnel { fault: Some(fault), .. }), _) => format!("IPsec: {}", fault.sentence(site)),
             (Some(Tunnel { ike: Some(_), .. }), _) => "IPsec: negotiating".to_owned(),
             (Some(_), StartAction::None) => "IPsec: the site has not initiated yet (start = \"none\")".to_owned(),
             (Some(_), _) => "IPsec: there is no tunnel; initiating again".to_owned(),
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(view.is_up("a", StartAction::Trap), Some(false));
         view.tunnels.insert("a".into(), Arc::default());
         assert_eq!(view.is_up("a", StartAction::Trap), Some(false));
-        assert_eq!(view.reason("a", StartAction::Trap), "strongSwan refuses the key");
+        assert_eq!(view.reason("a", StartAction::Trap, &SiteAddress::Any), "strongSwan refuses the key");
         let child = ChildSa { id: 1, state: "INSTALLED".into(), ..ChildSa::default() };
         view.tunnels.insert("a".into(), Arc::new(Tunnel { children: vec![child], ..Tunnel::default() }));
         assert_eq!(view.is_up("a", StartAction::Trap), Some(true));

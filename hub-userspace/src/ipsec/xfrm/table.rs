@@ -64,8 +64,9 @@ impl From<XfrmTable> for XfrmLists {
 pub struct SaMatch {
     /// Interface id of its xfrm interface, if it has one.
     pub if_id: Option<u32>,
-    /// The customer gateway's address: the remote tunnel end, used if there is no xfrm interface.
-    pub site: IpAddr,
+    /// The customer gateway's address: the remote tunnel end, used if there is no xfrm interface. Without either,
+    /// nothing matches.
+    pub site: Option<IpAddr>,
 }
 
 impl XfrmTable {
@@ -98,7 +99,7 @@ impl XfrmTable {
     fn policies(&self, mark: &SaMatch) -> impl Iterator<Item = &XfrmPolicy> {
         let indices = match mark.if_id {
             Some(if_id) => self.by_interface.get(&if_id),
-            None => self.by_site.get(&mark.site),
+            None => mark.site.and_then(|site| self.by_site.get(&site)),
         };
         indices.into_iter().flatten().map(|index| &self.lists.policies[*index])
     }
@@ -174,7 +175,7 @@ mod tests {
     const SITE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 10));
 
     fn shown(table: &XfrmTable, if_id: Option<u32>) -> Vec<String> {
-        table.pairs(&SaMatch { if_id, site: SITE }).iter().map(Pair::to_string).collect()
+        table.pairs(&SaMatch { if_id, site: Some(SITE) }).iter().map(Pair::to_string).collect()
     }
 
     #[test]
@@ -202,7 +203,7 @@ mod tests {
             (template.source, template.destination) = (any, any);
         }
         let table: XfrmTable = XfrmLists { policies: vec![policy], sas: vec![example_sa()] }.into();
-        let mark = SaMatch { if_id: Some(0), site: SITE };
+        let mark = SaMatch { if_id: Some(0), site: Some(SITE) };
         assert_eq!((table.pairs(&mark).len(), table.inbound(&mark)), (1, vec![&example_sa()]));
     }
 
@@ -213,9 +214,10 @@ mod tests {
         let table: XfrmTable = XfrmLists { policies: vec![policy], sas: vec![sa] }.into();
         assert_eq!([Some(7), Some(8), None].map(|if_id| shown(&table, if_id).len()), [1, 0, 0]);
         let table: XfrmTable = XfrmLists { policies: vec![example_policy()], sas: vec![example_sa()] }.into();
-        let elsewhere = SaMatch { if_id: None, site: "198.51.100.11".parse().unwrap() };
+        let elsewhere = SaMatch { if_id: None, site: "198.51.100.11".parse().ok() };
         assert!(table.pairs(&elsewhere).is_empty() && shown(&table, Some(7)).is_empty());
-        assert_eq!(table.inbound(&SaMatch { if_id: None, site: SITE }).len(), 1);
+        assert_eq!(table.inbound(&SaMatch { if_id: None, site: Some(SITE) }).len(), 1);
+        assert!(table.pairs(&SaMatch { if_id: None, site: None }).is_empty(), "neither is known");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! strongSwan's daemon in a place, from start to end; several on one machine, without systemd.
 
-use std::fs;
+use std::fs::{self, File};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use super::super::{Background, Namespace, Tun, output, retry_within};
-use super::{Esp, PATIENCE};
+use super::{Esp, PATIENCE, mounts};
 
 const DAEMON: &str = "charon-systemd";
 const SWANCTL: &str = "swanctl";
@@ -28,18 +29,26 @@ pub struct CharonOptions {
     /// For thousands of SAs: hash tables of that size, no limit for half-open SAs of one address, and no routes of
     /// its own. With those it reads all routes of the host for each look-up (`get_route`, `kernel_netlink_net.c`).
     many: bool,
+    /// It resolves names by a file of its own: see [`Charon::set_names`].
+    own_names: bool,
 }
 
 impl CharonOptions {
     /// Patient enough for a slow virtual machine.
     pub const fn new(esp: Esp) -> Self {
-        Self { esp, retransmits: (5, 4.0), many: false }
+        Self { esp, retransmits: (5, 4.0), many: false, own_names: false }
     }
 
     /// Gives up on a silent peer within a second or two.
     #[must_use]
     pub const fn impatient(self) -> Self {
         Self { retransmits: (2, 0.5), ..self }
+    }
+
+    /// Lets it know only the names that the test gives it: [`Charon::set_names`].
+    #[must_use]
+    pub const fn own_names(self) -> Self {
+        Self { own_names: true, ..self }
     }
 
     /// Prepares it for thousands of SAs with one peer.
@@ -56,6 +65,8 @@ pub struct Charon {
     place: Namespace,
     folder: PathBuf,
     process: Option<Background>,
+    /// Where it resolves names by its own file.
+    mounts: Option<File>,
 }
 
 impl Charon {
@@ -80,12 +91,36 @@ impl Charon {
     /// # Errors
     /// When its files cannot be written or it is not installed.
     pub fn start(place: &Namespace, folder: &Path, options: CharonOptions) -> anyhow::Result<Self> {
-        let mut charon = Self { place: place.duplicate()?, folder: folder.to_owned(), process: None };
+        let mut charon = Self { place: place.duplicate()?, folder: folder.to_owned(), process: None, mounts: None };
         fs::create_dir_all(folder.join("swanctl/conf.d")).with_context(|| format!("making {}", folder.display()))?;
         fs::write(charon.configuration(), charon.settings(options)).context("writing strongswan.conf")?;
         fs::write(folder.join("swanctl/swanctl.conf"), "include conf.d/*.conf\n").context("writing swanctl.conf")?;
+        if options.own_names {
+            charon.set_names(&[])?;
+            let switch = folder.join("nsswitch.conf");
+            fs::write(&switch, "hosts: files\n").context("writing nsswitch.conf")?;
+            let hosts = charon.hosts();
+            charon.mounts = Some(mounts::namespace(|| {
+                mounts::bind(&hosts, Path::new("/etc/hosts"))?;
+                mounts::bind(&switch, Path::new("/etc/nsswitch.conf"))
+            })?);
+        }
         charon.start_again()?;
         Ok(charon)
+    }
+
+    /// The names that it can resolve, with their addresses: its /etc/hosts. With [`CharonOptions::own_names`] only.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_names(&self, names: &[(&str, IpAddr)]) -> anyhow::Result<()> {
+        let lines: String = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        // Written in place: the mounted file is this inode.
+        fs::write(self.hosts(), lines).context("writing its hosts file")
+    }
+
+    fn hosts(&self) -> PathBuf {
+        self.folder.join("hosts")
     }
 
     /// Starts it again after [`kill`](Self::kill).
@@ -95,7 +130,7 @@ impl Charon {
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         // The socket of a killed charon would be mistaken for the new one's.
         drop(fs::remove_file(self.socket()));
-        self.process = Some(Background::start(&mut self.command(DAEMON))?);
+        self.process = Some(Background::start(&mut self.command(DAEMON)?)?);
         Ok(())
     }
 
@@ -173,7 +208,7 @@ impl Charon {
     /// When it fails: its output, and the end of charon's log.
     pub fn swanctl(&self, args: &[&str]) -> anyhow::Result<String> {
         let uri = format!("unix://{}", self.socket().display());
-        let said = output(self.command(SWANCTL).args(args).args(["--uri", &uri]))?;
+        let said = output(self.command(SWANCTL)?.args(args).args(["--uri", &uri]))?;
         let text = String::from_utf8_lossy(&said.stdout).into_owned();
         if !said.status.success() {
             let log = self.log();
@@ -190,17 +225,21 @@ impl Charon {
         Ok(text)
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: &str) -> anyhow::Result<Command> {
         let mut command = self.place.command(program);
         command.env("STRONGSWAN_CONF", self.configuration()).env("SWANCTL_DIR", self.folder.join("swanctl"));
-        command
+        if let Some(mounts) = &self.mounts {
+            mounts::enter(&mut command, mounts)?;
+        }
+        Ok(command)
     }
 
     fn configuration(&self) -> PathBuf {
         self.folder.join("strongswan.conf")
     }
 
-    fn settings(&self, CharonOptions { esp, retransmits: (tries, timeout), many }: CharonOptions) -> String {
+    fn settings(&self, options: CharonOptions) -> String {
+        let CharonOptions { esp, retransmits: (tries, timeout), many, own_names: _ } = options;
         // The first plugin capable of ESP does it.
         let libipsec = if esp == Esp::Userspace { "kernel-libipsec " } else { "" };
         let many = if many {

@@ -2,6 +2,7 @@
 
 mod charon;
 mod esp;
+mod mounts;
 mod starter;
 mod world;
 
@@ -37,6 +38,7 @@ pub struct IpsecOptions {
     charon: CharonOptions,
     /// Fixed name of namespaces and folder, both replaced if they exist.
     fixed_name: Option<String>,
+    hub_has_own_names: bool,
     start: &'static str,
     dpd_delay: &'static str,
     agent: Option<PathBuf>,
@@ -46,9 +48,18 @@ pub struct IpsecOptions {
 impl IpsecOptions {
     /// The three offices, which initiate the tunnels. The agent does not.
     pub fn new(esp: Esp) -> Self {
-        let shape = Shape { sites: vec![SHANGHAI, HANGZHOU, NINGBO], behind_nat: None, leased_line: None };
+        let shape = Shape { sites: vec![SHANGHAI, HANGZHOU, NINGBO], behind_nat: Vec::new(), leased_line: None };
         let charon = CharonOptions::new(esp);
-        Self { shape, charon, fixed_name: None, start: "none", dpd_delay: "30s", agent: None, record: None }
+        Self {
+            shape,
+            charon,
+            fixed_name: None,
+            hub_has_own_names: false,
+            start: "none",
+            dpd_delay: "30s",
+            agent: None,
+            record: None,
+        }
     }
 
     /// Uses another agent than [`agent_binary`](super::agent_binary).
@@ -92,10 +103,11 @@ impl IpsecOptions {
         self
     }
 
-    /// A router between this site and its public address translates addresses and ports (needs `nft`).
+    /// A router translates this site's address and ports (needs `nft`). Several sites have one router, with the public
+    /// address of the first of them.
     #[must_use]
     pub fn behind_nat(mut self, site: &Site) -> Self {
-        self.shape.behind_nat = Some(site.place.to_string());
+        self.shape.behind_nat.push(site.place.to_string());
         self
     }
 
@@ -104,6 +116,13 @@ impl IpsecOptions {
     #[must_use]
     pub fn leased_line(mut self, site: &Site) -> Self {
         self.shape.leased_line = Some(site.place.to_string());
+        self
+    }
+
+    /// Makes the hub's charon know only the names that the test gives it: [`Charon::set_names`].
+    #[must_use]
+    pub fn own_names(mut self) -> Self {
+        self.hub_has_own_names = true;
         self
     }
 
@@ -191,7 +210,7 @@ impl IpsecLab {
             world = world.prefix(name).recreate(true);
         }
         let world = world.build()?;
-        if options.shape.behind_nat.is_some() {
+        if !options.shape.behind_nat.is_empty() {
             world::masquerade(&world)?;
         }
         let files = |of: &str| match &options.fixed_name {
@@ -200,7 +219,8 @@ impl IpsecLab {
         };
         let scratch = files("charon")?;
         // Started together, as each takes a moment.
-        let hub = Charon::start(&world[HUB], &scratch.file("hub"), options.charon)?;
+        let of_hub = if options.hub_has_own_names { options.charon.own_names() } else { options.charon };
+        let hub = Charon::start(&world[HUB], &scratch.file("hub"), of_hub)?;
         let offices = options.shape.sites.iter().map(|site| {
             let charon = Charon::start(&world[&site.place], &scratch.file(&site.place), options.charon)?;
             Ok(Office { site: site.clone(), charon })
@@ -217,7 +237,7 @@ impl IpsecLab {
                 connection.local_cidrs = LIBIPSEC_LOCAL.map(str::to_owned).to_vec();
             }
             connection.ipsec = Some(IpsecConfig {
-                site: site.public4().into(),
+                site: site.public4().to_string(),
                 auth: AuthConfig::Psk(secret(&scratch, &site.place)?),
                 local_id: None,
                 remote_id: None,

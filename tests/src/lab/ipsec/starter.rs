@@ -7,10 +7,8 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -18,13 +16,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::{Background, Namespace, output, retry_within};
 use super::charon::{PLUGINS, private_file};
-use super::{Charon, CharonOptions, PATIENCE};
+use super::{Charon, CharonOptions, PATIENCE, mounts};
 
 /// Paths of Debian's packages strongswan-starter and strongswan-charon, the same as of installed strongSwan programs.
 const PROGRAMS: &str = "usr/lib/ipsec";
@@ -62,7 +59,7 @@ impl Starter {
     pub fn start(place: &Namespace, folder: &Path, options: CharonOptions) -> anyhow::Result<Self> {
         let unpacked = Self::unpacked().context("neither HOME nor XDG_CACHE_HOME is set")?;
         fs::create_dir_all(folder.join("run")).with_context(|| format!("making {}", folder.display()))?;
-        let mounts = mounts(&folder.join("run"), &unpacked.join(PROGRAMS))?;
+        let mounts = private_mounts(&folder.join("run"), &unpacked.join(PROGRAMS))?;
         let mut starter = Self { place: place.duplicate()?, folder: folder.to_owned(), mounts, process: None };
         fs::write(folder.join("strongswan.conf"), starter.settings(options)).context("writing strongswan.conf")?;
         starter.write("# Nothing yet.\n", "# Nothing yet.\n")?;
@@ -123,10 +120,7 @@ impl Starter {
         let unpacked = Self::unpacked().context("neither HOME nor XDG_CACHE_HOME is set")?;
         let mut command = self.place.command(unpacked.join(SCRIPT));
         command.args(args).env("STRONGSWAN_CONF", self.folder.join("strongswan.conf"));
-        let mounts = self.mounts.try_clone()?;
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed. setns is a bare system call, and an
-        // error that is made from an errno allocates nothing.
-        unsafe { command.pre_exec(move || Ok(setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?)) };
+        mounts::enter(&mut command, &self.mounts)?;
         Ok(command)
     }
 
@@ -162,18 +156,12 @@ impl Drop for Starter {
 }
 
 /// A mount namespace with this directory as /run, and these programs next to strongSwan's installed ones.
-fn mounts(run: &Path, programs: &Path) -> anyhow::Result<File> {
-    let none = None::<&str>;
-    let make = || -> anyhow::Result<File> {
-        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("making mounts private")?;
-        mount(Some(run), "/run", none, MsFlags::MS_BIND, none).context("mounting /run")?;
+fn private_mounts(run: &Path, programs: &Path) -> anyhow::Result<File> {
+    mounts::namespace(|| {
+        mounts::bind(run, Path::new("/run"))?;
         let installed = Path::new("/").join(PROGRAMS);
         let layers = format!("lowerdir={}:{}", programs.display(), installed.display());
         mount(Some("overlay"), &installed, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
-            .with_context(|| format!("an overlay over {}", installed.display()))?;
-        File::open("/proc/thread-self/ns/mnt").context("opening a mount namespace")
-    };
-    // A thread of its own: it moves into the new namespace and ends there.
-    thread::scope(|scope| scope.spawn(make).join().expect("the thread does not panic"))
+            .with_context(|| format!("an overlay over {}", installed.display()))
+    })
 }

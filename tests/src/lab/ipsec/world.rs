@@ -11,15 +11,15 @@ pub const HUB_PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// The place between all public links.
 pub const INTERNET: &str = "internet";
-/// The place in front of a site that is behind NAT.
+/// The router in front of the sites that are behind NAT.
 const NAT: &str = "nat";
 
 /// The variable parts of the world.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
     pub sites: Vec<Site>,
-    /// The place of a site that is behind NAT.
-    pub behind_nat: Option<String>,
+    /// The places of sites behind the router with NAT.
+    pub behind_nat: Vec<String>,
     /// The place of a site that has a second link to the hub, without IPsec, and falls back to it.
     pub leased_line: Option<String>,
 }
@@ -34,9 +34,13 @@ pub(super) fn world(shape: &Shape) -> Builder {
         .ip(HUB, format!("route add default via {}", above(HUB_PUBLIC)))
         // The hub's own address among the sites'.
         .ip(HUB, "addr add 10.10.0.1/32 dev lo");
+    let is_behind_nat = |site: &&Site| shape.behind_nat.contains(&site.place.to_string());
+    if let Some(first) = shape.sites.iter().find(is_behind_nat) {
+        world = add_nat(world, first);
+    }
     for site in &shape.sites {
         world = add_site_networks(world, site);
-        world = if shape.behind_nat.as_deref() == Some(&site.place) {
+        world = if is_behind_nat(&site) {
             behind_nat(world, site)
         } else {
             let (own, other) = (site.public4(), above(site.public4()));
@@ -70,22 +74,26 @@ fn above(address: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address) ^ 1)
 }
 
-/// The site has a private address; its router has the public one and masquerades: see [`masquerade`].
-fn behind_nat(world: Builder, site: &Site) -> Builder {
+/// The router has the public address of this site, and masquerades: see [`masquerade`].
+fn add_nat(world: Builder, site: &Site) -> Builder {
     let (own, other) = (site.public4(), above(site.public4()));
-    let inside = Link::new(
-        End::new(&site.place, "pub0").address("172.31.0.2/24"),
-        End::new(NAT, "inside").address("172.31.0.1/24"),
-    );
     world
         .place(PlaceSpec::new(NAT).forwards(true))
-        .link(inside)
         .link(public_link(End::new(NAT, "outside"), &site.place, own, other))
         .ip(NAT, format!("route add default via {other}"))
-        .ip(&site.place, format!("route add {HUB_PUBLIC} via 172.31.0.1"))
 }
 
-/// Makes the router in front of the site translate addresses and ports.
+/// The site has a private address.
+fn behind_nat(world: Builder, site: &Site) -> Builder {
+    let (own, router) = (format!("172.31.{}.2", site.number), format!("172.31.{}.1", site.number));
+    let inside = Link::new(
+        End::new(&site.place, "pub0").address(format_args!("{own}/24")),
+        End::new(NAT, &format!("in-{}", site.place)).address(format_args!("{router}/24")),
+    );
+    world.link(inside).ip(&site.place, format!("route add {HUB_PUBLIC} via {router}"))
+}
+
+/// Makes the router in front of the sites translate addresses and ports.
 pub(super) fn masquerade(world: &World) -> anyhow::Result<()> {
     let rules = "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100 ; }; \
                  add rule ip nat out oifname outside masquerade random";

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 pub use self::loaded::Loaded;
 use super::message::Message;
 use crate::config::{
-    Config,
+    Config, SiteAddress,
     ipsec::{
         Auth, IkeV1Mode, IkeVersion, StartAction, TunnelParameters,
         secret::{Secret, check_key, read_text},
@@ -263,7 +263,7 @@ fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<
         }
     }
     let mut message = Message::default()
-        .with_list("remote_addrs", [tunnel.site.to_string()])
+        .with_list("remote_addrs", [remote_address(tunnel.site)])
         .with("version", ipsec.ike.version.number().to_string())
         .with_list("proposals", texts(&ipsec.ike.proposals))
         .with("rekey_time", seconds(renewed))
@@ -284,6 +284,14 @@ fn connection(tunnel: &TunnelParameters<'_>, certificates: Option<(&Pem, Option<
         children.with_section(&selectors.name, child)
     });
     message.with_section("local-1", local).with_section("remote-1", remote).with_section("children", children)
+}
+
+/// The site's address for charon, which resolves a name at each attempt and for each site that begins.
+fn remote_address(site: &SiteAddress) -> String {
+    match site {
+        SiteAddress::Ip(_) | SiteAddress::Name(_) => site.to_string(),
+        SiteAddress::Any => "%any".to_owned(),
+    }
 }
 
 /// A child without actions of its own.

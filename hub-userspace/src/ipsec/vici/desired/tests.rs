@@ -138,3 +138,25 @@ fn unusable_secret_is_problem_of_its_connection() {
     let problem = &desired.problems["a"];
     assert!(problem.contains("chmod 600") && !problem.contains(SECRET), "{problem}");
 }
+
+#[test]
+fn charon_resolves_names_and_accepts_any_address() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let desired = |address: &str, ipsec: &str| {
+        let mut config = config(folder.path(), ipsec);
+        config.customer_gateways.get_mut("a").expect("it is there").address = address.parse().expect("an address");
+        DesiredState::of(&config)
+    };
+    for (address, ipsec, remote, id) in [
+        ("198.51.100.1", "", "198.51.100.1", "198.51.100.1"),
+        ("site.example.net", "", "site.example.net", "site.example.net"),
+        ("site.example.net", "remote_id = \"branch\"", "site.example.net", "branch"),
+        ("any", "remote_id = \"branch\"\nstart = \"none\"", "%any", "branch"),
+    ] {
+        let desired = desired(address, ipsec);
+        let message = &desired.connections["vpnhub-a"];
+        assert_eq!(message.list("remote_addrs"), [remote]);
+        assert_eq!(message.section("remote-1").and_then(|remote| remote.value("id")), Some(id));
+        assert_eq!(desired.secrets["vpnhub-a"].owners, ["203.0.113.1", id]);
+    }
+}

@@ -299,7 +299,8 @@ impl DriverTask {
     /// Updates the table.
     fn follow(&mut self, event: &ViciEvent) {
         if let Some(hint) = event.hint()
-            && let Some((site, fault)) = self.strangers.follow(hint, Instant::now())
+            && let Some((site, fault)) =
+                self.strangers.follow(hint, |site| self.sites.contains_key(&site), Instant::now())
         {
             for connection in self.sites.get(&site).into_iter().flatten() {
                 if !self.table.is_up(connection) {
@@ -352,7 +353,9 @@ impl DriverTask {
 fn sites(config: &Config) -> BTreeMap<IpAddr, Vec<String>> {
     let mut sites = BTreeMap::<_, Vec<_>>::new();
     for tunnel in config.tunnels() {
-        sites.entry(tunnel.site).or_default().push(name_of(tunnel.name));
+        if let Some(address) = tunnel.site.ip() {
+            sites.entry(address).or_default().push(name_of(tunnel.name));
+        }
     }
     sites
 }

@@ -36,10 +36,10 @@ impl DriverTask {
             }
         }
         let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
-        let stranger = self.strangers.address();
-        is_modified |= (&unreachable, self.heard, stranger) != (&view.unreachable, view.heard, view.stranger);
+        let stranger = self.strangers.last();
+        is_modified |= (&unreachable, self.heard, stranger) != (&view.unreachable, view.heard, view.stranger.as_ref());
         if is_modified {
-            (view.unreachable, view.heard, view.stranger) = (unreachable, self.heard, stranger);
+            (view.unreachable, view.heard, view.stranger) = (unreachable, self.heard, stranger.cloned());
             self.publisher.send_replace(Arc::new(view));
         }
     }

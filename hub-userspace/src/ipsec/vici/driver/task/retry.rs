@@ -68,6 +68,10 @@ impl DriverTask {
             return Ok(Err(format!("connection {name} has no IPsec loaded into strongSwan")));
         };
         let state = self.table.tunnel(&charon_name);
+        if tunnel.site.is_any() && state.ike.as_deref() != Some("ESTABLISHED") {
+            let why = "only the site can begin: the customer gateway has the address \"any\"";
+            return Ok(Err(why.to_owned()));
+        }
         let missing = missing(&tunnel, &state);
         let rest = rest(&tunnel, &state, &missing);
         let initiated = missing.iter().filter(|missing| !missing.is_narrowed).map(|missing| missing.child.clone());
