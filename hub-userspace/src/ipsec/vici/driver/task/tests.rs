@@ -22,7 +22,8 @@ const THEIRS: &str = "roadwarrior";
 
 /// An IKE SA with a child that carries traffic, as in `list-sa`.
 fn sa(connection: &str) -> Message {
-    let id = connection.len() as u64 * 1000 + u64::from(*connection.as_bytes().last().expect("a name"));
+    // Differs by name.
+    let id = connection.bytes().fold(0, |id, byte| (id * 31 + u64::from(byte)) % 1_000_003);
     let child = Message::default().with("uniqueid", id.to_string()).with("state", "INSTALLED");
     let children = Message::default().with_section("child", child);
     let ike = Message::default().with("uniqueid", id.to_string()).with("state", "ESTABLISHED");
