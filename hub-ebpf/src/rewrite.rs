@@ -1,6 +1,7 @@
-//! Stage 5: TTL, checksum and link header, after the checks that pass the packet to the kernel.
+//! Stage 5: MSS of a SYN, TTL, checksum and link header, and the checks that pass the packet to the kernel.
 //!
-//! All checks come before the first write.
+//! All checks come before the first write, except that of the MSS at TC: the kernel forwards what TC passes. XDP leaves
+//! the MSS of such packets to TC, which runs behind it: only an skb shows whether its TCP checksum is complete.
 
 use hub_common::{
     Reason, checksum,
@@ -8,10 +9,11 @@ use hub_common::{
 };
 
 use crate::{
+    counters::Attribution,
     family::{Address, V4, V6},
     frame::{Frame, HelperError},
     headers::Ethernet,
-    maps,
+    maps, mss,
     parse::Packet,
     refusal::Refusal,
 };
@@ -23,8 +25,12 @@ const ETHERNET_MIN_PAYLOAD: usize = 46;
 pub fn rewrite<A: Address + HopLimit, F: Frame>(
     frame: &mut F,
     packet: &Packet<A>,
+    attribution: &Attribution,
     next_hop: &NextHop,
 ) -> Result<(), Refusal> {
+    if F::IS_LAST {
+        mss::clamp(frame, packet, attribution, next_hop);
+    }
     if next_hop.flags & F::UNREACHABLE != 0 {
         return Err(Reason::HandedOver.into());
     }
@@ -39,6 +45,9 @@ pub fn rewrite<A: Address + HopLimit, F: Frame>(
     }
     let addresses = neighbour(packet, next_hop)?;
 
+    if !F::IS_LAST {
+        mss::clamp(frame, packet, attribution, next_hop);
+    }
     A::decrement(frame, packet.offset)
         .and_then(|()| trim(frame, packet, next_hop))
         .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
