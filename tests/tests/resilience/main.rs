@@ -160,6 +160,7 @@ fn world(members: usize) -> World {
         locals: vec![any],
         agreement: None,
         reverse_path: ReversePath::Strict,
+        mss_clamp: MssClamp::Auto,
     };
     let mut connections = vec![connection("source".into(), DEVICES[0], &[SOURCE], 0)];
     for number in 0..members {
