@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, env, time::SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use hub_tests::{
     lab::Mac,
-    model::{Connection, Interface, ReversePath, Route, World},
+    model::{Connection, Interface, MssClamp, ReversePath, Route, World},
     packet::Packet,
 };
 use hub_userspace::{
