@@ -71,8 +71,8 @@ pub fn clamp_syn<F: Frame>(frame: &mut F, offset: u32, header: u32, length: u32,
         (from, to) => from.min(to),
     };
     let start = offset + header_length;
-    let Some([words]) = frame.at::<[u8; 1]>(start + DATA_OFFSET) else { return };
-    let size = usize::from(words >> 4) * 4;
+    let Some([data_offset]) = frame.at::<[u8; 1]>(start + DATA_OFFSET) else { return };
+    let size = usize::from(data_offset >> 4) * 4;
     if header_length + size > length as usize {
         return;
     }
@@ -90,7 +90,10 @@ pub fn clamp_syn<F: Frame>(frame: &mut F, offset: u32, header: u32, length: u32,
                     let (old, new) = ([high, low], limit.to_be_bytes());
                     // The words that the checksum covers start at even offsets.
                     let is_odd = (at - start) & 1 != 0;
-                    let word = |bytes| if is_odd { u16::from_ne_bytes(bytes).swap_bytes() } else { u16::from_ne_bytes(bytes) };
+                    let word = |bytes| {
+                        let word = u16::from_ne_bytes(bytes);
+                        if is_odd { word.swap_bytes() } else { word }
+                    };
                     frame.replace_covered(at + 2, new, start + CHECKSUM, [word(old), word(new)]);
                 }
                 return;

@@ -211,8 +211,8 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
         agreement: None,
         reverse_path,
         mss_clamp: match rng.random_range(0..10) {
-            0..7 => MssClamp::Auto,
-            7 => MssClamp::Off,
+            0..5 => MssClamp::Auto,
+            5..8 => MssClamp::Off,
             _ => MssClamp::Bytes(one_of(rng, &[88, 536, 1220, 1360, 65_495])),
         },
     });
