@@ -74,8 +74,7 @@ mod tests {
     }
 
     /// Words whose sums carry in every way.
-    const EDGES: [u16; 12] =
-        [0, 1, 0x00ff, 0x0100, 0x05b4, 0x7fff, 0x8000, 0xb405, 0xfeff, 0xff00, 0xfffe, 0xffff];
+    const EDGES: [u16; 12] = [0, 1, 0x00ff, 0x0100, 0x05b4, 0x7fff, 0x8000, 0xb405, 0xfeff, 0xff00, 0xfffe, 0xffff];
 
     #[test]
     fn checksum_after_replacement_equals_full_sum() {

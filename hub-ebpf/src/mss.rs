@@ -35,12 +35,7 @@ const MSS: u8 = 2;
 
 /// Clamps the MSS of a SYN from the packet's connection to the next hop's.
 #[inline(always)]
-pub fn clamp<A: Address, F: Frame>(
-    frame: &mut F,
-    packet: &Packet<A>,
-    attribution: &Attribution,
-    next_hop: &NextHop,
-) {
+pub fn clamp<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, attribution: &Attribution, next_hop: &NextHop) {
     if packet.protocol != TCP {
         return;
     }

@@ -1,8 +1,8 @@
 //! [`aya::Pod`] for the agent's side.
 
 use super::{
-    Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Refusals, Remote,
-    Route, Rule, Scoped, Traffic, Vlan,
+    Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop,
+    Refusals, Remote, Route, Rule, Scoped, Traffic, Vlan,
 };
 use crate::Mark;
 

@@ -66,20 +66,8 @@ fn mss_is_lowered_to_smaller_limit_of_both_sides() -> anyhow::Result<()> {
         }
     };
     let (shanghai, hangzhou, kunming, vpc) = (("shanghai", SH), ("hangzhou", HZ), ("kunming", RAW), ("vpc", VPC));
-    add(
-        "small to large",
-        shanghai,
-        hangzhou,
-        [["10.10.10.1", "10.10.20.1"], ["fd00:10::1", "fd00:20::1"]],
-        SMALL,
-    );
-    add(
-        "large to small",
-        hangzhou,
-        shanghai,
-        [["10.10.20.1", "10.10.10.1"], ["fd00:20::1", "fd00:10::1"]],
-        SMALL,
-    );
+    add("small to large", shanghai, hangzhou, [["10.10.10.1", "10.10.20.1"], ["fd00:10::1", "fd00:20::1"]], SMALL);
+    add("large to small", hangzhou, shanghai, [["10.10.20.1", "10.10.10.1"], ["fd00:20::1", "fd00:10::1"]], SMALL);
     add("to raw IP", hangzhou, kunming, [["10.10.20.1", "10.10.50.1"], ["fd00:20::1", "fd00:50::1"]], LARGE);
     add("from raw IP", kunming, shanghai, [["10.10.50.1", "10.10.10.1"], ["fd00:50::1", "fd00:10::1"]], SMALL);
     add("to the VPC", hangzhou, vpc, [["10.10.20.1", "192.168.0.10"], ["fd00:20::1", "fd00:c::10"]], LARGE);

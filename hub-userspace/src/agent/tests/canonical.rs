@@ -63,12 +63,7 @@ pub fn canonical(state: &State) -> Canonical {
         mss_of_vpc: policy.mss_limits.get(&VPC).copied(),
         attachments: attachments.collect(),
         selectors: selectors.collect(),
-        entries: [
-            policy.v4.remotes.len(),
-            policy.v6.remotes.len(),
-            egress.members.len(),
-            policy.mss_limits.len(),
-        ],
+        entries: [policy.v4.remotes.len(), policy.v6.remotes.len(), egress.members.len(), policy.mss_limits.len()],
         others: format!("{:?} {:?} {:?}", policy.vlans, policy.links, neighbours),
         attached: attached.clone(),
         guard: format!("{guard:?}"),

@@ -87,9 +87,8 @@ fn link_down_moves_flows_first() {
 #[test]
 fn changed_mtu_changes_mss_limits() {
     let mut agent = agent(&["a", "b"]);
-    let limits = |agent: &Agent| -> Vec<MssLimits> {
-        agent.state.borrow().tables.policy.mss_limits.values().copied().collect()
-    };
+    let limits =
+        |agent: &Agent| -> Vec<MssLimits> { agent.state.borrow().tables.policy.mss_limits.values().copied().collect() };
     let large = MssLimits { v4: 1360, v6: 1340 };
     assert_eq!(limits(&agent), [large; 2]);
     let mut host = host(&["a", "b"]);

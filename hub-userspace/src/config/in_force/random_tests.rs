@@ -79,13 +79,14 @@ fn draw_change(random: &mut SmallRng) -> ObjectChange {
         }),
         9..12 => ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop }),
         12..15 => {
+            let mss_clamp = [json!("auto"), json!("off"), json!(1240)][random.random_range(0..3)].clone();
             let value = json!({
                 "customer_gateway": format!("g{}", random.random_range(0..4)),
                 "interface": format!("tun-{}", random.random_range(0..5)),
                 "local_cidrs": ["0.0.0.0/0"],
                 "remote_cidrs": [draw_prefix(random)],
                 "enabled": random.random::<bool>(),
-                "mss_clamp": [json!("auto"), json!("off"), json!(1240)][random.random_range(0..3)],
+                "mss_clamp": mss_clamp,
             });
             put(ObjectId::Connection(connection), value, random)
         }

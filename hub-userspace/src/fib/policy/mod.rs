@@ -9,8 +9,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, ANY_LOCAL, Attachment, Local, MssLimits, NO_PORT_RULES, NO_REVERSE_PATH, RULES_PER_ENTRY, Remote, Rule,
-    SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, Local, MssLimits, NO_PORT_RULES, NO_REVERSE_PATH, RULES_PER_ENTRY, Remote,
+    Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
 };
 use ipnet::IpNet;
 

@@ -9,7 +9,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
+    Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote, Route, Rules,
+    Scoped, Vlan,
 };
 use ipnet::IpNet;
 

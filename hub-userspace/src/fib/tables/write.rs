@@ -237,11 +237,7 @@ impl PolicyDifference {
     fn puts(&self) -> [Vec<Write>; 3] {
         let Self { connections, ports, mss_limits, links, limits, v4, v6, vlans, attachments } = self;
         [
-            vec![
-                Write::Connections(puts(connections)),
-                Write::Ports(puts(ports)),
-                Write::MssLimits(puts(mss_limits)),
-            ],
+            vec![Write::Connections(puts(connections)), Write::Ports(puts(ports)), Write::MssLimits(puts(mss_limits))],
             vec![
                 Write::Links(puts(links)),
                 Write::PortRules(puts(limits)),
