@@ -290,9 +290,9 @@ fn syn(rng: &mut SmallRng, mut packet: Packet) -> Packet {
             9 => options.extend([8, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
             10 => options.extend([254, 5, 2, 4, 9]),
             11 if percent(rng, 50) => options.push(0),
-            12 if percent(rng, 50) => options.extend([rng.random(), rng.random()]),
+            12 if percent(rng, 50) => options.extend([rng.random::<u8>(), rng.random()]),
             13 if percent(rng, 50) => options.extend([2, one_of(rng, &[0, 1, 2, 3, 5, 255]), 5, 180]),
-            _ => options.extend([2, 4, rng.random(), rng.random()]),
+            _ => options.extend([2, 4, rng.random::<u8>(), rng.random()]),
         }
     }
     options.truncate(if percent(rng, 90) { 40 } else { rng.random_range(0..=40) });

@@ -32,8 +32,8 @@ fn bytes(packet: &Packet) -> u64 {
 
 /// A packet from "shanghai" that leaves to "hangzhou" as another.
 fn becomes(name: impl Into<String>, packet: &Packet, out: &Packet) -> Expected {
-    let out = out_of(HZ, out, 63);
-    row(name, SH, into(SH, packet)).forwarded("shanghai", ("hangzhou", HZ), out, bytes(packet))
+    let frame = out_of(HZ, out, 63);
+    row(name, SH, into(SH, packet)).forwarded("shanghai", ("hangzhou", HZ), frame, bytes(out))
 }
 
 fn unchanged(name: impl Into<String>, packet: &Packet) -> Expected {
