@@ -33,6 +33,11 @@ const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MSS: u8 = 2;
 
+#[inline(always)]
+pub const fn is_syn(flags: u8) -> bool {
+    flags & SYN != 0
+}
+
 /// Clamps the MSS of a SYN from the packet's connection to the next hop's.
 #[inline(always)]
 pub fn clamp<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, attribution: &Attribution, next_hop: &NextHop) {
@@ -40,7 +45,7 @@ pub fn clamp<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, attributio
         return;
     }
     if let Some([flags]) = frame.at::<[u8; 1]>(packet.offset + packet.header_length + FLAGS)
-        && flags & SYN != 0
+        && is_syn(*flags)
     {
         let header = packet.header_length as u32 | A::VERSION << 8;
         let connections = attribution.connection() | next_hop.connection << 16;
