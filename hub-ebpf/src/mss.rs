@@ -14,7 +14,7 @@ use crate::{
     frame::Frame,
     headers::Ipv4,
     maps,
-    parse::{FRAGMENT, Packet, TCP},
+    parse::{FRAGMENT, Packet},
 };
 
 // Offsets in a TCP header (RFC 9293 section 3.1).
@@ -38,24 +38,17 @@ pub const fn is_syn(flags: u8) -> bool {
     flags & SYN != 0
 }
 
-/// Clamps the MSS of a SYN from the packet's connection to the next hop's.
+/// Clamps the MSS if this TCP packet is a SYN, from the packet's connection to the next hop's.
 #[inline(always)]
 pub fn clamp<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, attribution: &Attribution, next_hop: &NextHop) {
-    if packet.protocol != TCP {
-        return;
-    }
-    if let Some([flags]) = frame.at::<[u8; 1]>(packet.offset + packet.header_length + FLAGS)
-        && is_syn(*flags)
-    {
-        let header = packet.header_length as u32 | A::VERSION << 8;
-        let connections = attribution.connection() | next_hop.connection << 16;
-        frame.clamp_mss(packet.offset as u32, header, packet.length as u32, connections);
-    }
+    let header = packet.header_length as u32 | A::VERSION << 8;
+    let connections = attribution.connection() | next_hop.connection << 16;
+    frame.clamp_mss(packet.offset as u32, header, packet.length as u32, connections);
 }
 
 /// Implementation of [`Frame::clamp_mss`].
 #[inline(always)]
-pub fn clamp_syn<F: Frame>(frame: &mut F, offset: u32, header: u32, length: u32, connections: u32) {
+pub fn clamp_segment<F: Frame>(frame: &mut F, offset: u32, header: u32, length: u32, connections: u32) {
     // Bounds the offsets for the verifier, which checks this function separately.
     let (offset, header_length) = (offset as usize & 0xff, header as usize & 0xff);
     let is_v4 = header >> 8 == 4;
@@ -65,17 +58,17 @@ pub fn clamp_syn<F: Frame>(frame: &mut F, offset: u32, header: u32, length: u32,
     {
         return;
     }
+    let start = offset + header_length;
+    let Some([data_offset, flags]) = frame.at::<[u8; 2]>(start + DATA_OFFSET) else { return };
+    let size = usize::from(data_offset >> 4) * 4;
+    if !is_syn(*flags) || header_length + size > length as usize {
+        return;
+    }
     let limit = match (limit(connections & 0xffff, is_v4), limit(connections >> 16, is_v4)) {
         (0, 0) => return,
         (0, only) | (only, 0) => only,
         (from, to) => from.min(to),
     };
-    let start = offset + header_length;
-    let Some([data_offset]) = frame.at::<[u8; 1]>(start + DATA_OFFSET) else { return };
-    let size = usize::from(data_offset >> 4) * 4;
-    if header_length + size > length as usize {
-        return;
-    }
     let mut at = start + OPTIONS;
     for _ in 0..MAX_OPTIONS {
         if at + MSS_OPTION > start + size {

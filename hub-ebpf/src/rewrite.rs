@@ -31,7 +31,7 @@ pub fn rewrite<A: Address + HopLimit, F: Frame>(
     let addresses = match check(frame, packet, next_hop) {
         Ok(addresses) => addresses,
         Err(refusal) => {
-            if F::IS_LAST {
+            if F::IS_LAST && packet.protocol == TCP {
                 mss::clamp(frame, packet, attribution, next_hop);
             }
             return Err(refusal);
@@ -62,7 +62,7 @@ fn check<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &Nex
 }
 
 /// Lowers the MSS of a SYN, and decrements the hop limit. For other TCP segments, one check of the bounds covers the
-/// hop limit and the flags.
+/// flags and the hop limit.
 #[inline(always)]
 fn transport_and_hop_limit<A: Address + HopLimit, F: Frame>(
     frame: &mut F,
@@ -70,16 +70,19 @@ fn transport_and_hop_limit<A: Address + HopLimit, F: Frame>(
     attribution: &Attribution,
     next_hop: &NextHop,
 ) -> Result<(), HelperError> {
-    if packet.protocol == TCP
-        && !packet.options
-        && let Some(headers) = frame.at_mut::<A::HeadersToFlags>(packet.offset)
-        && !mss::is_syn(headers.as_ref()[A::HEADER_LENGTH + mss::FLAGS])
-    {
-        A::decrement(headers.as_mut());
-    } else {
+    if packet.protocol == TCP {
+        if !packet.options
+            && let Some(headers) = frame.at_mut::<A::HeadersToFlags>(packet.offset)
+            && !mss::is_syn(headers.as_ref()[A::HEADER_LENGTH + mss::FLAGS])
+        {
+            A::decrement(headers.as_mut());
+            A::decremented(frame);
+            return Ok(());
+        }
+        // All the rest, so that no check of the bounds before the call is reused after it.
         mss::clamp(frame, packet, attribution, next_hop);
-        A::decrement(frame.at_mut::<A::HeadersToHopLimit>(packet.offset).ok_or(HelperError)?.as_mut());
     }
+    A::decrement(frame.at_mut::<A::HeadersToHopLimit>(packet.offset).ok_or(HelperError)?.as_mut());
     A::decremented(frame);
     Ok(())
 }

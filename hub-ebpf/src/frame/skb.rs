@@ -293,6 +293,6 @@ extern "C" fn ports_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn mss_clamp_tc(skb: *mut __sk_buff, offset: u32, header: u32, length: u32, connections: u32) -> u32 {
-    mss::clamp_syn(&mut SkbFrame { context: TcContext::new(skb) }, offset, header, length, connections);
+    mss::clamp_segment(&mut SkbFrame { context: TcContext::new(skb) }, offset, header, length, connections);
     0
 }

@@ -156,6 +156,6 @@ extern "C" fn ports_transport_xdp(context: *mut xdp_md, offset: u32, length: u32
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn mss_clamp_xdp(context: *mut xdp_md, offset: u32, header: u32, length: u32, connections: u32) -> u32 {
-    mss::clamp_syn(&mut XdpFrame::new(XdpContext::new(context)), offset, header, length, connections);
+    mss::clamp_segment(&mut XdpFrame::new(XdpContext::new(context)), offset, header, length, connections);
     0
 }
