@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     fib::{
         id_allocator::IdAllocator,
-        ruleset::{ruleset, sites, update_output},
+        ruleset::{Allowed, allowed, ruleset, sites, update_output},
     },
     kernel::netlink::{Guard, HostState, Ruleset},
     policy::selectors::Negotiated,
@@ -22,6 +22,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct GuardPlan {
     desired: Arc<Ruleset>,
+    /// What the hub itself may send, which is in `desired` by interface.
+    allowed: Allowed,
     /// The last write of the table failed.
     failed: bool,
     /// Interfaces of removed connections that may still have routes.
@@ -45,7 +47,8 @@ impl GuardPlan {
         slots: &IdAllocator<String>,
         effects: &mut Vec<Effect>,
     ) {
-        let mut desired = ruleset(config, host, negotiated, slots);
+        self.allowed = all_allowed(config, host, negotiated);
+        let mut desired = ruleset(config, &self.allowed, slots);
         self.leaving.extend(self.desired.sites.difference(&desired.sites).cloned());
         self.is_regrouped &= self.leaving.is_empty();
         self.leaving.retain(|name| !desired.sites.contains(name));
@@ -65,16 +68,25 @@ impl GuardPlan {
         }
     }
 
-    /// Plans the table for changed selectors of connections on these interfaces.
-    pub fn follow_selectors(
+    /// Plans the table for changed selectors of these connections, or addresses of their interfaces.
+    pub fn follow_some<'a>(
         &mut self,
-        interfaces: &BTreeSet<&str>,
+        affected: impl Iterator<Item = &'a String>,
         config: &Config,
         host: &HostState,
         negotiated: &Negotiated,
         effects: &mut Vec<Effect>,
     ) {
-        if update_output(&mut self.desired, interfaces, config, host, negotiated) {
+        let mut interfaces = BTreeSet::new();
+        for name in affected {
+            let Some(connection) = config.connections.get(name) else { continue };
+            let pairs = allowed(name, connection, host, negotiated);
+            if self.allowed.get(name) != Some(&pairs) {
+                self.allowed.insert(name.clone(), pairs);
+                interfaces.insert(&*connection.interface);
+            }
+        }
+        if !interfaces.is_empty() && update_output(&mut self.desired, &interfaces, config, &self.allowed) {
             self.repeat(effects);
         }
     }
@@ -118,6 +130,11 @@ pub async fn protect(config: &Config) -> Result<bool> {
         return Ok(false);
     }
     let slots = IdAllocator::new("connections", 0..0);
-    guard.apply(&ruleset(config, &HostState::default(), &Negotiated::new(), &slots)).await?;
+    guard.apply(&ruleset(config, &all_allowed(config, &HostState::default(), &Negotiated::new()), &slots)).await?;
     Ok(true)
+}
+
+fn all_allowed(config: &Config, host: &HostState, negotiated: &Negotiated) -> Allowed {
+    let of = |(name, connection): (&String, _)| (name.clone(), allowed(name, connection, host, negotiated));
+    config.connections.iter().map(of).collect()
 }

@@ -78,9 +78,9 @@ impl World {
         let neighbours = neighbours.then_some(&self.neighbours);
         let routes_to = compiled.routes(&self.rib, &routes);
         let writes = self.tables.writes_to(policy.as_ref(), neighbours, &compiled.entries, routes_to);
-        if let Some(PolicyEntries { truncated, scopes, obsolete, .. }) = policy {
-            let is_obsolete = |scope: &u32| obsolete.is_none() || scopes.contains(scope);
-            self.truncated.retain(|scope, _| !is_obsolete(scope));
+        if let Some(PolicyEntries { truncated, regions, obsolete, .. }) = policy {
+            let is_compiled = |scope, remote| regions.iter().any(|region| region.contains(scope, remote));
+            self.truncated.retain(|(scope, remote), _| obsolete.is_some() && !is_compiled(*scope, *remote));
             self.truncated.extend(truncated);
         }
         self.writing = Some(Writing { routes, recompiled: recompiled.clone(), all: true });

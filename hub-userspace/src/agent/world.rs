@@ -76,8 +76,8 @@ pub struct World {
 
     /// Contents of the program's maps.
     pub(super) tables: Tables,
-    /// Slots of connections with more port rules than fit, by scope.
-    pub(super) truncated: BTreeMap<u32, BTreeSet<u32>>,
+    /// Slots of connections with more port rules than fit, by scope and remote prefix.
+    pub(super) truncated: BTreeMap<(u32, IpNet), BTreeSet<u32>>,
     /// As last compiled.
     pub(super) neighbours: NeighbourTable,
     /// The map write in progress.
@@ -306,9 +306,10 @@ impl World {
             return self.protect(effects);
         }
         let Self { guard, config, host, negotiated, .. } = self;
-        let interfaces = affected.names(config).map(|name| config.connections[name].interface.as_str());
-        let addressed = addressed.iter().filter_map(|index| Some(host.links.get(index)?.name.as_str()));
-        let interfaces = interfaces.chain(addressed).collect();
-        guard.follow_selectors(&interfaces, config, host, negotiated, effects);
+        let interfaces = addressed.iter().filter_map(|index| Some(host.links.get(index)?.name.as_str()));
+        let interfaces: BTreeSet<&str> = interfaces.collect();
+        let on_them = config.connections.iter().filter(|(_, found)| interfaces.contains(&*found.interface));
+        let on_them = on_them.map(|(name, _)| name).filter(|_| !interfaces.is_empty());
+        guard.follow_some(affected.names(config).chain(on_them), config, host, negotiated, effects);
     }
 }

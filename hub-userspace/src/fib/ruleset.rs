@@ -23,7 +23,10 @@ pub fn sites(config: &Config) -> impl Iterator<Item = &str> {
     config.connections.values().map(|connection| connection.interface.as_str())
 }
 
-pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots: &IdAllocator<String>) -> Ruleset {
+/// What the hub itself may send to each connection: the hub's side and the site's.
+pub type Allowed = BTreeMap<String, BTreeSet<(IpNet, IpNet)>>;
+
+pub fn ruleset(config: &Config, allowed: &Allowed, slots: &IdAllocator<String>) -> Ruleset {
     let mark = config.dataplane.mark;
     let of_connections = config
         .connections
@@ -37,7 +40,7 @@ pub fn ruleset(config: &Config, host: &HostState, negotiated: &Negotiated, slots
         group: SITES_GROUP,
         mark,
         next_hops: of_connections.chain(of_vpc).collect(),
-        output: output(config.connections.iter(), host, negotiated).into(),
+        output: output(config.connections.iter(), allowed).into(),
         services: config.gateway.services.iter().map(|service| service_of(*service)).collect(),
     }
 }
@@ -47,47 +50,45 @@ pub fn update_output(
     ruleset: &mut Arc<Ruleset>,
     interfaces: &BTreeSet<&str>,
     config: &Config,
-    host: &HostState,
-    negotiated: &Negotiated,
+    allowed: &Allowed,
 ) -> bool {
     let on_them = config.connections.iter().filter(|(_, connection)| interfaces.contains(&*connection.interface));
-    let mut new = output(on_them, host, negotiated);
-    let changed: Vec<_> = interfaces
-        .iter()
-        .map(|name| (*name, new.remove(*name)))
-        .filter(|(name, pairs)| ruleset.output.get(*name) != pairs.as_ref())
-        .collect();
+    let mut changed = output(on_them, allowed);
+    changed.retain(|interface, pairs| ruleset.output.get(interface) != Some(pairs));
     if changed.is_empty() {
         return false;
     }
-    let output = &mut Arc::make_mut(ruleset).output;
-    for (name, pairs) in changed {
-        match pairs {
-            Some(pairs) => output.insert(name.to_owned(), pairs),
-            None => output.remove(name),
-        };
-    }
+    Arc::make_mut(ruleset).output.extend(changed);
     true
 }
 
-/// What the hub itself may send to these connections, by interface: the hub's side and the site's.
+/// What the hub itself may send to these connections, by interface.
 fn output<'a>(
     connections: impl Iterator<Item = (&'a String, &'a Connection)>,
-    host: &HostState,
-    negotiated: &Negotiated,
+    allowed: &Allowed,
 ) -> BTreeMap<String, BTreeSet<(IpNet, IpNet)>> {
     let mut output = BTreeMap::<_, BTreeSet<_>>::new();
     for (name, connection) in connections {
-        let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
-        let mut pairs: Vec<(IpNet, IpNet)> = match agreed {
-            Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
-            None => of_file(connection).collect(),
-        };
-        pairs.extend(of_link(connection, host));
-        pairs.retain(|(hub, site)| is_v4(*hub) == is_v4(*site));
-        output.entry(connection.interface.clone()).or_default().extend(pairs);
+        output.entry(connection.interface.clone()).or_default().extend(allowed.get(name).into_iter().flatten());
     }
     output
+}
+
+/// What the hub itself may send to a connection.
+pub fn allowed(
+    name: &str,
+    connection: &Connection,
+    host: &HostState,
+    negotiated: &Negotiated,
+) -> BTreeSet<(IpNet, IpNet)> {
+    let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
+    let mut pairs: BTreeSet<(IpNet, IpNet)> = match agreed {
+        Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
+        None => of_file(connection).collect(),
+    };
+    pairs.extend(of_link(connection, host));
+    pairs.retain(|(hub, site)| is_v4(*hub) == is_v4(*site));
+    pairs
 }
 
 /// Pairs of the hub's side and the site's.

@@ -360,7 +360,11 @@ fn negotiated(world: &World) -> Negotiated {
     };
     let known = world.connections.iter().filter_map(|connection| {
         let known = connection.agreement.as_ref()?;
-        let agreed = NegotiatedSelectors { pairs: known.pairs.iter().map(pair).collect(), on_demand: known.on_demand };
+        let agreed = NegotiatedSelectors {
+            pairs: known.pairs.iter().map(pair).collect(),
+            on_demand: known.on_demand,
+            excess: 0,
+        };
         Some((connection.name.clone(), agreed))
     });
     known.collect()

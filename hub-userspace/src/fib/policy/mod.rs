@@ -13,6 +13,7 @@ use hub_common::maps::{
     Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
 };
 use ipnet::IpNet;
+use prefix_trie::joint::JointPrefixSet;
 
 pub use self::uses::Uses;
 use super::inputs::Inputs;
@@ -22,7 +23,7 @@ use crate::{
     fib::{
         id_allocator::Full,
         id_maps::{IdMaps, IngressLayout},
-        tables::{FamilyMaps, ObsoleteEntries, PolicyEntries, PolicyTables, Prefix},
+        tables::{FamilyMaps, ObsoleteEntries, PolicyEntries, PolicyTables, Prefix, Region},
     },
     kernel::netlink::Link,
     policy::{
@@ -34,8 +35,8 @@ use crate::{
 /// Compiles the policy tables and numbers the connections. Unused ids are quarantined by [`IngressLayout::end`]; call
 /// it once the tables are written.
 ///
-/// If only the selectors of some connections are `affected`, compiles only their scopes and those of their interfaces,
-/// and the prefixes on the links of the interfaces `addressed`. `before` is the current contents of the maps.
+/// If only the selectors of some connections are `affected`, compiles only their scopes and their prefixes in those of
+/// their interfaces, and the prefixes on the links of the interfaces `addressed`. `before` is the current contents of the maps.
 pub fn policy_tables(
     inputs: Inputs<'_>,
     layout: &mut IdMaps,
@@ -102,7 +103,7 @@ impl<'a> PolicyCompiler<'a> {
         self.egress_selectors(&connections)?;
         for (interface, carried) in by_interface(connections) {
             if let Some(link) = self.inputs.host.link(interface) {
-                self.attach_connections(link, &carried)?;
+                self.attach_connections(link, &carried, carried.len())?;
                 self.links(link.index, &carried);
             }
         }
@@ -111,31 +112,47 @@ impl<'a> PolicyCompiler<'a> {
         Ok(())
     }
 
-    /// Recompiles the selectors of these connections and of their interfaces.
+    /// Recompiles the selectors of these connections. On an interface, which may have thousands, the others have no
+    /// overlapping prefixes (`config/sites.rs`), so their entries stay.
     fn some(&mut self, names: &BTreeSet<String>, before: &PolicyTables) -> Result<ObsoleteEntries, Full> {
         let affected = self.carried(|name, _| names.contains(name));
-        let interfaces: BTreeSet<&str> = affected.iter().map(|carried| &*carried.connection.interface).collect();
-        let on_them = self.carried(|_, connection| interfaces.contains(&*connection.interface));
-        let links = || interfaces.iter().filter_map(|name| self.inputs.host.link(name));
-        let shared = links().filter_map(|link| self.layout.ports.get(&link.index)).map(|port| SHARED_SCOPE + port);
-        let mut scopes: BTreeSet<u32> = shared.collect();
-        for Carried { name, connection, .. } in &affected {
-            let keys = [false, true].map(|known| ((*name).to_owned(), connection.interface.clone(), known));
-            scopes.extend(keys.iter().filter_map(|key| self.layout.scopes.get(key)));
-            self.layout.scopes.begin_some(&keys);
+        let mut users: BTreeMap<&str, usize> =
+            affected.iter().map(|carried| (&*carried.connection.interface, 0)).collect();
+        for connection in self.inputs.config.connections.values() {
+            users.entry(&connection.interface).and_modify(|users| *users += 1);
         }
-        let mut obsolete = self.layout.uses.begin(&scopes, before);
-        self.number(&on_them)?;
+        let regions = self.begin_regions(&affected);
+        let mut obsolete = self.layout.uses.begin(&regions, before);
+        self.number(&affected)?;
         self.egress_selectors(&affected)?;
-        for (interface, carried) in by_interface(on_them) {
+        for (interface, carried) in by_interface(affected) {
             if let Some(link) = self.inputs.host.link(interface) {
-                self.attach_connections(link, &carried)?;
+                self.attach_connections(link, &carried, users[interface])?;
             }
         }
         let IngressLayout { uses, policies, limits, .. } = &mut *self.layout;
         uses.end(&mut obsolete, before, policies, limits);
-        self.entries.scopes = scopes;
+        self.entries.regions = regions;
         Ok(obsolete)
+    }
+
+    /// What is compiled for these connections: their own scopes, and their prefixes in those of their interfaces.
+    fn begin_regions(&mut self, affected: &[Carried<'a>]) -> Vec<Region> {
+        let mut regions = Vec::new();
+        for Carried { name, connection, .. } in affected {
+            let keys = [false, true].map(|known| ((*name).to_owned(), connection.interface.clone(), known));
+            let scopes = keys.iter().filter_map(|key| self.layout.scopes.get(key));
+            regions.extend(scopes.map(|scope| Region { scope, within: None }));
+            self.layout.scopes.begin_some(&keys);
+            let link = self.inputs.host.link(&connection.interface);
+            if let Some(port) = link.and_then(|link| self.layout.ports.get(&link.index)) {
+                // Negotiated ones are within them.
+                let remotes: JointPrefixSet<IpNet> = connection.remote_cidrs.iter().copied().collect();
+                let outermost = remotes.iter().filter(|remote| remotes.get_spm(remote).as_ref() == Some(remote));
+                regions.extend(outermost.map(|net| Region { scope: SHARED_SCOPE + port, within: Some(net) }));
+            }
+        }
+        regions
     }
 
     fn carried(&self, chosen: impl Fn(&str, &Connection) -> bool) -> Vec<Carried<'a>> {
@@ -167,15 +184,13 @@ impl<'a> PolicyCompiler<'a> {
         Ok(())
     }
 
-    /// Attaches the connections of an interface.
-    fn attach_connections(&mut self, link: &Link, connections: &[Carried<'a>]) -> Result<(), Full> {
+    /// Attaches connections of an interface, which has so many in all.
+    fn attach_connections(&mut self, link: &Link, connections: &[Carried<'a>], users: usize) -> Result<(), Full> {
         let isolated = if self.inputs.config.gateway.spoke_to_spoke { 0 } else { Attachment::ISOLATED };
         let port = self.port(link)?;
-        let connection = match connections {
-            [only] => self.numbers[only.name].slot,
-            _ => UNATTRIBUTED,
-        };
-        let scope = if let [Carried { name, agreed: None, .. }] = connections {
+        let only = connections.first().filter(|_| users == 1);
+        let connection = only.map_or(UNATTRIBUTED, |only| self.numbers[only.name].slot);
+        let scope = if let Some(Carried { name, agreed: None, .. }) = only {
             // Its ingress selectors equal its egress selectors.
             self.numbers[name].scope
         } else {
@@ -231,7 +246,7 @@ impl<'a> PolicyCompiler<'a> {
         }
     }
 
-    /// Compiles the selectors of a scope.
+    /// Compiles selectors of a scope.
     fn scope(&mut self, scope: u32, selectors: &[Selector]) -> Result<(), Full> {
         for compiled in selectors::compile(selectors) {
             let connection = self.with_reverse_path(compiled.connection);
@@ -247,7 +262,7 @@ impl<'a> PolicyCompiler<'a> {
                 IpNet::V6(net) => v6.remote(scope, net.network().octets(), net.prefix_len(), remote),
             }
             if !truncated.is_empty() {
-                self.entries.truncated.entry(scope).or_default().extend(truncated);
+                self.entries.truncated.insert((scope, compiled.remote), truncated);
             }
         }
         Ok(())

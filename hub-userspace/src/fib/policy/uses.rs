@@ -2,15 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::RangeInclusive,
     sync::Arc,
 };
 
 use hub_common::maps::{ADMITS_NOTHING, ANY_LOCAL, Local, Remote, Rules, Scoped};
+use ipnet::IpNet;
 
+use super::scoped;
 use crate::{
     fib::{
         id_allocator::IdAllocator,
-        tables::{FamilyMaps, ObsoleteEntries, ObsoleteKeys, PolicyTables, Prefix},
+        tables::{ObsoleteEntries, PolicyTables, Prefix, Region},
     },
     policy::selectors::Policy,
 };
@@ -36,30 +39,42 @@ impl Uses {
         self.limits.entry(limits).or_default().insert(policy);
     }
 
-    /// Removes the references of the remote prefixes in these scopes; returns the keys of these prefixes. The scopes are
-    /// then compiled again.
-    pub fn begin(&mut self, scopes: &BTreeSet<u32>, before: &PolicyTables) -> ObsoleteEntries {
-        let v4 = self.release(scopes, &before.v4);
-        let v6 = self.release(scopes, &before.v6);
-        let keys = |remotes| ObsoleteKeys { remotes, locals: Vec::new() };
-        ObsoleteEntries { v4: keys(v4), v6: ObsoleteKeys { remotes: v6, locals: Vec::new() }, ..Default::default() }
+    /// Removes the references of the remote prefixes in these regions, which do not overlap; returns the keys of these
+    /// prefixes. The regions are then compiled again.
+    pub fn begin(&mut self, regions: &[Region], before: &PolicyTables) -> ObsoleteEntries {
+        let mut obsolete = ObsoleteEntries::default();
+        let PolicyTables { v4, v6, .. } = before;
+        for Region { scope, within } in regions {
+            match within {
+                None => {
+                    obsolete.v4.remotes.extend(self.release(of_scope(&v4.remotes, *scope)));
+                    obsolete.v6.remotes.extend(self.release(of_scope(&v6.remotes, *scope)));
+                }
+                Some(IpNet::V4(net)) => {
+                    let range = range_of(*scope, net.network().octets(), net.broadcast().octets(), net.prefix_len());
+                    obsolete.v4.remotes.extend(self.release(v4.remotes.range(range)));
+                }
+                Some(IpNet::V6(net)) => {
+                    let range = range_of(*scope, net.network().octets(), net.broadcast().octets(), net.prefix_len());
+                    obsolete.v6.remotes.extend(self.release(v6.remotes.range(range)));
+                }
+            }
+        }
+        obsolete
     }
 
-    fn release<A: Ord + Copy + Default>(
+    fn release<'a, A: Copy + 'a>(
         &mut self,
-        scopes: &BTreeSet<u32>,
-        before: &FamilyMaps<A>,
-    ) -> Vec<Prefix<Scoped<A>>> {
-        let of_scopes = scopes.iter().flat_map(|scope| of_scope(&before.remotes, *scope));
-        let release = |(key, Remote { policy, .. }): (&Prefix<Scoped<A>>, &Remote)| {
+        remotes: impl Iterator<Item = (&'a Prefix<Scoped<A>>, &'a Remote)>,
+    ) -> impl Iterator<Item = Prefix<Scoped<A>>> {
+        remotes.map(|(key, Remote { policy, .. })| {
             if *policy != ANY_LOCAL
                 && let Some((_, users)) = self.policies.get_mut(policy)
             {
                 *users = users.saturating_sub(1);
             }
             *key
-        };
-        of_scopes.map(release).collect()
+        })
     }
 
     /// Ends the use of policies without references, and of their port rules. Adds their entries to `obsolete`.
@@ -93,6 +108,11 @@ impl Uses {
             obsolete.v6.locals.extend(locals_v6.map(|(key, _)| *key));
         }
     }
+}
+
+/// The keys of the prefixes in one, from its first to its last address.
+fn range_of<A>(scope: u32, first: A, last: A, length: u8) -> RangeInclusive<Prefix<Scoped<A>>> {
+    scoped(scope, first, length)..=Prefix { data: Scoped::new(scope, last), length: u8::MAX }
 }
 
 /// The entries of a scope, policy or interface.

@@ -51,12 +51,26 @@ pub struct PolicyTables {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyEntries {
     pub tables: PolicyTables,
-    /// Slots of connections with more port rules than fit, by scope. The excess is dropped.
-    pub truncated: BTreeMap<u32, BTreeSet<u32>>,
-    /// The scopes that were compiled, if not all.
-    pub scopes: BTreeSet<u32>,
+    /// Slots of connections with more port rules than fit, by scope and remote prefix. The excess is dropped.
+    pub truncated: BTreeMap<(u32, IpNet), BTreeSet<u32>>,
+    /// What was compiled of the scopes, if not all.
+    pub regions: Vec<Region>,
     /// What to delete; `None`: all other entries. An obsolete entry may also be a new one, and then stays.
     pub obsolete: Option<ObsoleteEntries>,
+}
+
+/// Remote prefixes of a scope: all, or those of one of the connections on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    pub scope: u32,
+    /// The prefixes in this one; `None`: all.
+    pub within: Option<IpNet>,
+}
+
+impl Region {
+    pub fn contains(&self, scope: u32, remote: IpNet) -> bool {
+        self.scope == scope && self.within.is_none_or(|within| within.contains(&remote))
+    }
 }
 
 /// Entries of the policy maps that are no longer used.

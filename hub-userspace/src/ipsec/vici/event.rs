@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{fault::Fault, hint::Hint, message::Message, selector::TrafficSelector};
 
 /// Events that update the table.
-pub const EVENTS: [&str; 5] = ["ike-updown", "ike-rekey", "child-updown", "child-rekey", "log"];
+pub const EVENTS: [&str; 4] = ["ike-updown", "ike-rekey", "child-updown", "child-rekey"];
+/// Each line of charon's log.
+pub const LOG: &str = "log";
 
 /// A named event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub struct ViciEvent {
 impl ViciEvent {
     /// Whether the event may change the table. charon sends each line of its log; almost none reports a fault.
     pub fn is_relevant(&self) -> bool {
-        self.name != "log" || failed(&self.message).is_some() || self.hint().is_some()
+        self.name != LOG || failed(&self.message).is_some() || self.hint().is_some()
     }
 
     pub fn hint(&self) -> Option<Hint> {

@@ -4,6 +4,7 @@
 //! the complete desired state, and lists all SAs. The listing includes the changes missed meanwhile.
 
 mod retries;
+mod rush;
 mod strangers;
 mod task;
 

@@ -2,6 +2,7 @@
 
 mod load;
 mod look;
+mod publish;
 mod retry;
 
 use std::{
@@ -23,17 +24,18 @@ use tracing::{info, warn};
 use self::{load::Refusals, look::Looks};
 use super::{
     super::{
-        desired::{DesiredState, connection_of, name_of},
-        event::{EVENTS, SaChange, ViciEvent},
+        desired::{DesiredState, name_of},
+        event::{EVENTS, LOG, SaChange, ViciEvent},
         session::{Session, SessionError},
         table::SaTable,
         tunnels::Tunnels,
     },
     DriverRequest,
     retries::Retries,
+    rush::Rush,
     strangers::Strangers,
 };
-use crate::config::Config;
+use crate::config::{Config, ipsec::StartAction};
 
 /// Delay between attempts to reach charon: initial and maximum.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -63,6 +65,8 @@ pub struct DriverTask {
     process: Option<i32>,
     looks: Looks,
     retries: Retries,
+    /// While it lasts, charon's log is not followed.
+    rush: Option<Rush>,
     strangers: Strangers,
     /// charon's names of the connections of a site's address.
     sites: BTreeMap<IpAddr, Vec<String>>,
@@ -108,6 +112,7 @@ impl DriverTask {
             process: None,
             looks: Looks::new(Instant::now()),
             retries: Retries::default(),
+            rush: None,
             strangers: Strangers::default(),
             lost: None,
             heard: false,
@@ -241,9 +246,14 @@ impl DriverTask {
         info!("strongSwan answers on {}", socket.display());
         self.lost = None;
         self.heard = true;
+        self.rush = Rush::begin(self.initiated(), Instant::now());
+        if self.rush.is_none() {
+            session.subscribe(&[LOG]).await?;
+        }
         self.load(session).await?;
         self.publish();
         loop {
+            let rush_ends = self.rush.as_ref().map(Rush::ends);
             let next_look = self.looks.next(self.retries.next());
             tokio::select! {
                 event = session.event() => {
@@ -258,6 +268,10 @@ impl DriverTask {
                     self.load(session).await?;
                 }
                 Some(request) = self.requests.recv() => self.answer(session, request).await?,
+                () = sleep_until(rush_ends.unwrap_or(next_look)), if rush_ends.is_some() => {
+                    self.rush = None;
+                    session.subscribe(&[LOG]).await?;
+                }
                 () = sleep_until(next_look) => {
                     self.look(session).await?;
                     self.publish();
@@ -273,6 +287,13 @@ impl DriverTask {
             }
             yield_now().await;
         }
+    }
+
+    /// Connections that the hub initiates and that are not up.
+    fn initiated(&self) -> BTreeSet<String> {
+        let tunnels = self.config.tunnels().filter(|tunnel| tunnel.ipsec.start == StartAction::Start);
+        let down = tunnels.filter(|tunnel| !self.table.is_up(&name_of(tunnel.name)));
+        down.map(|tunnel| tunnel.name.to_owned()).collect()
     }
 
     /// Updates the table.
@@ -325,53 +346,6 @@ impl DriverTask {
             Some((_, why)) => why.clone(),
             None => "no connection of the configuration has IPsec".to_owned(),
         }
-    }
-
-    /// Publishes the tunnels that have changed. The work does not depend on the number of the others.
-    fn publish(&mut self) {
-        if self.is_forgotten() {
-            self.table.clear();
-        }
-        let old = Arc::clone(&self.publisher.borrow());
-        let mut view = Tunnels::clone(&old);
-        let mut is_modified = false;
-        let changed = self.table.take_changed();
-        if mem::take(&mut self.all_changed) {
-            view.problems = self.refusals.problems(&self.desired);
-            view.tunnels = view.tunnels.into_iter().filter(|(name, _)| self.config.tunnel(name).is_some()).collect();
-            let config = Arc::clone(&self.config);
-            for tunnel in config.tunnels() {
-                self.update(&mut view, tunnel.name, true);
-            }
-            is_modified = true;
-        } else {
-            for name in changed.iter().filter_map(|name| connection_of(name)) {
-                is_modified |= self.config.tunnel(name).is_some() && self.update(&mut view, name, false);
-            }
-        }
-        let unreachable = self.lost.as_ref().filter(|_| self.is_forgotten()).map(|(_, why)| why.clone());
-        let stranger = self.strangers.address();
-        is_modified |= (&unreachable, self.heard, stranger) != (&view.unreachable, view.heard, view.stranger);
-        if is_modified {
-            (view.unreachable, view.heard, view.stranger) = (unreachable, self.heard, stranger);
-            self.publisher.send_replace(Arc::new(view));
-        }
-    }
-
-    /// Updates a tunnel in the view. Returns whether it differs.
-    fn update(&mut self, view: &mut Tunnels, name: &str, is_reconfigured: bool) -> bool {
-        let charon_name = name_of(name);
-        let tunnel = self.table.tunnel(&charon_name);
-        self.must_load |= !tunnel.is_up() && self.deferred.contains(&charon_name);
-        let old = view.tunnels.get(name);
-        if is_reconfigured || old.is_none_or(|old| !old.is_same(&tunnel)) {
-            self.set_retry(name, &tunnel);
-        }
-        if old.is_some_and(|old| **old == tunnel) {
-            return false;
-        }
-        view.tunnels.insert(name.to_owned(), Arc::new(tunnel));
-        true
     }
 }
 
