@@ -17,8 +17,8 @@ pub const fn decrement_ttl(bytes: [u8; 4]) -> [u8; 4] {
 }
 
 /// A checksum after a 16-bit word that it covers was replaced (RFC 1624, equation 3). All three are in the same byte
-/// order, no matter which. A wrong checksum stays wrong by the same amount. `new` must not be 0: otherwise the result may
-/// be 0xffff instead of 0.
+/// order, no matter which. A wrong checksum stays wrong by the same amount. `new` must not be 0: otherwise the result
+/// may be 0xffff instead of 0.
 ///
 /// The words that a checksum covers start at even offsets. For two bytes at an odd offset, swap both bytes of `old` and
 /// of `new`: each byte then counts as the half of its word that it is.

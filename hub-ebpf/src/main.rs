@@ -2,8 +2,8 @@
 //!
 //! A packet runs through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
 //! [`redirect`]. Each stage may end the processing with a [`Reason`], which determines whether the packet is dropped or
-//! passed to the kernel. The kernel gets a packet unmodified, except for the MSS of a SYN that has a next hop: all other
-//! changes come after the last check.
+//! passed to the kernel. The kernel gets a packet unmodified, except for the MSS of a SYN that has a next hop: all
+//! other changes come after the last check.
 #![no_std]
 #![no_main]
 

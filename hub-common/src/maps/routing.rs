@@ -119,8 +119,8 @@ impl NextHop {
     pub const TC: u32 = 16;
 }
 
-/// Value of `MSS_LIMITS`, by `COUNTERS` slot: the largest TCP maximum segment size for a connection or the VPC, bytes of
-/// payload in a segment without options (RFC 9293 section 3.7.1). 0: no limit. Four bytes: replaced as one.
+/// Value of `MSS_LIMITS`, by `COUNTERS` slot: the largest TCP maximum segment size for a connection or the VPC, in bytes
+/// (RFC 9293 section 3.7.1). 0: no limit. Four bytes: replaced as one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct MssLimits {

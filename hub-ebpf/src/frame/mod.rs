@@ -70,7 +70,8 @@ pub trait Frame {
     /// Whether an IP packet of this length, or each segment of it, fits the next hop's MTU.
     fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool;
 
-    /// [`mss::clamp_segment`](crate::mss::clamp_segment) of this frame, through a function that the verifier checks separately.
+    /// [`mss::clamp_segment`](crate::mss::clamp_segment) of this frame, through a function that the verifier checks
+    /// separately.
     /// `header`: bytes of the IP header and, above them, the IP version. `connections`: the `COUNTERS` slots of ingress
     /// and, above it, egress.
     fn clamp_mss(&mut self, offset: u32, header: u32, length: u32, connections: u32);

@@ -1,4 +1,4 @@
-//! The MSS clamp: a SYN announces no larger maximum segment size (RFC 9293 section 3.7.1) than both ends' interfaces take.
+//! The MSS clamp: a SYN announces no larger maximum segment size (RFC 9293 section 3.7.1) than the limits of both sides.
 
 use super::{Account, MssClamp, World, parse::Packet, predict::Trail};
 
