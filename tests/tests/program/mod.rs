@@ -24,8 +24,8 @@ use hub_userspace::{
     config::{
         difference::Routes,
         model::{
-            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, ReversePath, Route,
-            SelectorSource, Service, Vpc,
+            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, MssClamp, ReversePath,
+            Route, SelectorSource, Service, Vpc,
         },
     },
     connection::{
@@ -305,6 +305,11 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             reverse_path: match connection.reverse_path {
                 reference::ReversePath::Strict => ReversePath::Strict,
                 reference::ReversePath::Off => ReversePath::Off,
+            },
+            mss_clamp: match connection.mss_clamp {
+                reference::MssClamp::Auto => MssClamp::Auto,
+                reference::MssClamp::Off => MssClamp::Off,
+                reference::MssClamp::Bytes(bytes) => MssClamp::Bytes(bytes),
             },
         };
         (connection.name.clone(), value)
