@@ -16,9 +16,23 @@ pub const fn decrement_ttl(bytes: [u8; 4]) -> [u8; 4] {
     word.wrapping_add(0x0001_0000 - 1).wrapping_add(carry << 16).to_le_bytes()
 }
 
+/// A checksum after a 16-bit word that it covers was replaced (RFC 1624, equation 3). All three are in the same byte
+/// order, no matter which. A wrong checksum stays wrong by the same amount. `new` must not be 0: otherwise the result
+/// may be 0xffff instead of 0.
+///
+/// The words that a checksum covers start at even offsets. For two bytes at an odd offset, swap both bytes of `old` and
+/// of `new`: each byte then counts as the half of its word that it is.
+#[inline(always)]
+pub const fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
+    let sum = !checksum as u32 + !old as u32 + new as u32;
+    // The first addition may carry once more.
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 #[cfg(test)]
 mod tests {
-    use super::decrement_ttl;
+    use super::{decrement_ttl, replaced};
 
     /// RFC 1071, in full.
     fn full(header: &[u16]) -> u16 {
@@ -57,5 +71,50 @@ mod tests {
         let after = decremented(header);
         assert_eq!(after[4], header[4] - 0x0100);
         assert_ne!(full(&after), 0);
+    }
+
+    /// Words whose sums carry in every way.
+    const EDGES: [u16; 12] = [0, 1, 0x00ff, 0x0100, 0x05b4, 0x7fff, 0x8000, 0xb405, 0xfeff, 0xff00, 0xfffe, 0xffff];
+
+    #[test]
+    fn checksum_after_replacement_equals_full_sum() {
+        for rest in EDGES {
+            for old in EDGES {
+                for new in 1..=u16::MAX {
+                    let before = full(&[0x5018, old, rest]);
+                    assert_eq!(replaced(before, old, new), full(&[0x5018, new, rest]), "{rest:#x} {old:#x} {new:#x}");
+                }
+            }
+            for new in EDGES.into_iter().filter(|new| *new != 0) {
+                for old in 0..=u16::MAX {
+                    let before = full(&[0x5018, old, rest]);
+                    assert_eq!(replaced(before, old, new), full(&[0x5018, new, rest]), "{rest:#x} {old:#x} {new:#x}");
+                }
+            }
+        }
+    }
+
+    /// The two bytes are the low half of one word and the high half of the next.
+    #[test]
+    fn checksum_after_replacement_at_odd_offset_equals_full_sum() {
+        let words = |[high, low]: [u8; 2], around: [u8; 2]| {
+            [0x5018, u16::from_be_bytes([around[0], high]), u16::from_be_bytes([low, around[1]])]
+        };
+        for around in [[0, 0], [1, 4], [0xff, 0xff], [0x80, 0x7f]] {
+            for old in EDGES.map(u16::to_be_bytes) {
+                for new in (1..=u16::MAX).map(u16::to_be_bytes) {
+                    let after = replaced(full(&words(old, around)), u16::from_le_bytes(old), u16::from_le_bytes(new));
+                    assert_eq!(after, full(&words(new, around)), "{around:?} {old:?} {new:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_checksum_after_replacement_stays_wrong_by_same_amount() {
+        for (wrong, after) in [(0x1234, 0x12e8), (0, 0x00b4), (0xffff, 0x00b4), (0xff4b, 0), (0xff4c, 1)] {
+            assert_eq!(replaced(wrong, 0x05b4, 0x0500), after, "{wrong:#06x}");
+            assert_eq!(replaced(wrong.swap_bytes(), 0xb405, 0x0005), after.swap_bytes(), "{wrong:#06x}, swapped");
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod headers;
 pub mod lookup;
 pub mod maps;
+pub mod mss;
 pub mod refusal;
 
 /// Everything that the stages need of an address family.

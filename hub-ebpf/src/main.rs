@@ -2,7 +2,8 @@
 //!
 //! A packet runs through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
 //! [`redirect`]. Each stage may end the processing with a [`Reason`], which determines whether the packet is dropped or
-//! passed to the kernel. The program does not modify a packet before the last check, so the kernel gets it unmodified.
+//! passed to the kernel. The kernel gets a packet unmodified, except for the MSS of a SYN that has a next hop: all
+//! other changes come after the last check.
 #![no_std]
 #![no_main]
 
@@ -94,7 +95,7 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
     attribution.set_bytes(packet.length);
     let route = route::check::<F>(route, attachment, attribution)?;
     let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;
-    rewrite::rewrite(frame, &packet, next_hop)?;
+    rewrite::rewrite(frame, &packet, attribution, next_hop)?;
     redirect::redirect(frame, attribution, next_hop)
 }
 

@@ -11,8 +11,8 @@ use hub_common::{
     class_trie::{MAX_CHUNKS, Words},
     maps::{
         Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
-        MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop,
-        Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
+        MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, MssLimits, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour,
+        NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
     },
 };
 
@@ -95,6 +95,9 @@ pub static GROUP_MEMBERS: HashMap<GroupMember, u32> = HashMap::with_max_entries(
 
 #[map]
 pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);
+
+#[map]
+pub static MSS_LIMITS: Array<MssLimits> = Array::with_max_entries(MAX_CONNECTIONS + 2, 0);
 
 #[map]
 pub static NEIGHBOURS: HashMap<Neighbour, LinkAddress> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);

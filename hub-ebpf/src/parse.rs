@@ -74,7 +74,8 @@ const VLAN_ID: u16 = 0x0fff;
 const GROUP_BIT: u8 = 1;
 
 /// More-fragments flag and fragment offset (RFC 791): zero for a whole packet.
-const FRAGMENT: u16 = 0x3fff;
+pub const FRAGMENT: u16 = 0x3fff;
+pub const TCP: u8 = 6;
 /// IPv6 hop-by-hop options (RFC 8200 section 4.3).
 const HOP_BY_HOP: u8 = 0;
 
@@ -292,7 +293,6 @@ impl ParseIp for V6 {
 /// them.
 #[inline(always)]
 fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
-    const TCP: u8 = 6;
     const UDP: u8 = 17;
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;

@@ -1,6 +1,7 @@
-//! Stage 5: TTL, checksum and link header, after the checks that pass the packet to the kernel.
+//! Stage 5: MSS of a SYN, TTL, checksum and link header, and the checks that pass the packet to the kernel.
 //!
-//! All checks come before the first write.
+//! All checks come before the first write. TC also lowers the MSS of what it passes: the kernel forwards it. XDP leaves
+//! that to TC, which runs behind it: only an skb shows whether its TCP checksum is complete.
 
 use hub_common::{
     Reason, checksum,
@@ -8,11 +9,12 @@ use hub_common::{
 };
 
 use crate::{
+    counters::Attribution,
     family::{Address, V4, V6},
-    frame::{Frame, HelperError},
-    headers::Ethernet,
-    maps,
-    parse::Packet,
+    frame::{Bytes, Frame, HelperError},
+    headers::{Ethernet, Ipv4, Ipv6},
+    maps, mss,
+    parse::{Packet, TCP},
     refusal::Refusal,
 };
 
@@ -23,8 +25,27 @@ const ETHERNET_MIN_PAYLOAD: usize = 46;
 pub fn rewrite<A: Address + HopLimit, F: Frame>(
     frame: &mut F,
     packet: &Packet<A>,
+    attribution: &Attribution,
     next_hop: &NextHop,
 ) -> Result<(), Refusal> {
+    let addresses = match check(frame, packet, next_hop) {
+        Ok(addresses) => addresses,
+        Err(refusal) => {
+            if F::IS_LAST && packet.protocol == TCP {
+                mss::clamp(frame, packet, attribution, next_hop);
+            }
+            return Err(refusal);
+        }
+    };
+    transport_and_hop_limit(frame, packet, attribution, next_hop)
+        .and_then(|()| trim(frame, packet, next_hop))
+        .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
+        .map_err(|HelperError| Reason::RedirectFailed.into())
+}
+
+/// The checks before the first write. Returns the link addresses of the egress frame.
+#[inline(always)]
+fn check<A: Address, F: Frame>(frame: &mut F, packet: &Packet<A>, next_hop: &NextHop) -> Result<[u32; 3], Refusal> {
     if next_hop.flags & F::UNREACHABLE != 0 {
         return Err(Reason::HandedOver.into());
     }
@@ -37,12 +58,33 @@ pub fn rewrite<A: Address + HopLimit, F: Frame>(
     if packet.options && !F::FORWARDS_OPTIONS {
         return Err(Reason::IpOptions.into());
     }
-    let addresses = neighbour(packet, next_hop)?;
+    neighbour(packet, next_hop)
+}
 
-    A::decrement(frame, packet.offset)
-        .and_then(|()| trim(frame, packet, next_hop))
-        .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
-        .map_err(|HelperError| Reason::RedirectFailed.into())
+/// Lowers the MSS of a SYN, and decrements the hop limit. For other TCP segments, one check of the bounds covers the
+/// flags and the hop limit.
+#[inline(always)]
+fn transport_and_hop_limit<A: Address + HopLimit, F: Frame>(
+    frame: &mut F,
+    packet: &Packet<A>,
+    attribution: &Attribution,
+    next_hop: &NextHop,
+) -> Result<(), HelperError> {
+    if packet.protocol == TCP {
+        if !packet.options
+            && let Some(headers) = frame.at_mut::<A::HeadersToFlags>(packet.offset)
+            && !mss::is_syn(headers.as_ref()[A::HEADER_LENGTH + mss::FLAGS])
+        {
+            A::decrement(headers.as_mut());
+            A::decremented(frame);
+            return Ok(());
+        }
+        // All the rest, so that no check of the bounds before the call is reused after it.
+        mss::clamp(frame, packet, attribution, next_hop);
+    }
+    A::decrement(frame.at_mut::<A::HeadersToHopLimit>(packet.offset).ok_or(HelperError)?.as_mut());
+    A::decremented(frame);
+    Ok(())
 }
 
 /// Link addresses of the egress frame; unused on raw-IP links.
@@ -112,26 +154,49 @@ fn link_header<A: Address, F: Frame>(
 
 /// The part of rewriting that differs by family.
 pub trait HopLimit {
-    /// Decrements the TTL or hop limit of the IP header at `offset`, and updates the checksum.
-    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError>;
+    /// Bytes of an IP header without options.
+    const HEADER_LENGTH: usize;
+    /// The start of an IP header without options and a TCP header, up to the flags.
+    type HeadersToFlags: Bytes + AsRef<[u8]> + AsMut<[u8]>;
+    /// The start of an IP header, up to the hop limit or what changes with it.
+    type HeadersToHopLimit: Bytes + AsMut<[u8]>;
+
+    /// Decrements the TTL or hop limit of an IP header, and updates the header's checksum.
+    fn decrement(header: &mut [u8]);
+
+    /// Call it after [`Self::decrement`].
+    fn decremented<F: Frame>(frame: &mut F);
 }
 
 impl HopLimit for V4 {
+    const HEADER_LENGTH: usize = size_of::<Ipv4>();
+    type HeadersToFlags = [u8; size_of::<Ipv4>() + mss::FLAGS + 1];
+    type HeadersToHopLimit = [u8; 12];
+
     #[inline(always)]
-    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError> {
+    fn decrement(header: &mut [u8]) {
         // TTL, protocol, checksum.
-        let bytes = frame.at_mut::<[u8; 4]>(offset + 8).ok_or(HelperError)?;
-        *bytes = checksum::decrement_ttl(*bytes);
-        Ok(())
+        if let Some(bytes) = header[8..].first_chunk_mut() {
+            *bytes = checksum::decrement_ttl(*bytes);
+        }
     }
+
+    #[inline(always)]
+    fn decremented<F: Frame>(_frame: &mut F) {}
 }
 
 impl HopLimit for V6 {
+    const HEADER_LENGTH: usize = size_of::<Ipv6>();
+    type HeadersToFlags = [u8; size_of::<Ipv6>() + mss::FLAGS + 1];
+    type HeadersToHopLimit = [u8; 8];
+
     #[inline(always)]
-    fn decrement<F: Frame>(frame: &mut F, offset: usize) -> Result<(), HelperError> {
-        let [hop_limit] = frame.at_mut::<[u8; 1]>(offset + 7).ok_or(HelperError)?;
-        *hop_limit -= 1;
+    fn decrement(header: &mut [u8]) {
+        header[7] -= 1;
+    }
+
+    #[inline(always)]
+    fn decremented<F: Frame>(frame: &mut F) {
         frame.hop_limit_decremented();
-        Ok(())
     }
 }

@@ -13,6 +13,7 @@
 //! ROUTES[destination]         longest prefix   -> Route { first_bucket, bucket_mask, flags }
 //! BUCKETS[first_bucket + (flow hash & mask)]   -> index into NEXT_HOPS
 //! NEXT_HOPS[index]                             -> NextHop { port, MACs, MTU, scope, .. }
+//! MSS_LIMITS[connection]                       -> MssLimits        (only for a SYN, from and to its connections)
 //! PORTS[port]                                  -> the egress device (devmap)
 //! ```
 //!
@@ -36,6 +37,6 @@ pub use self::{
     },
     routing::{
         BUCKET_INDEX, GROUP_BUCKETS, GroupMember, LinkAddress, MAX_BUCKETS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
-        MAX_NEXT_HOPS, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, Route, link_addresses, path_of, redirected,
+        MAX_NEXT_HOPS, MssLimits, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, Route, link_addresses, path_of, redirected,
     },
 };

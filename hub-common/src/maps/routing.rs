@@ -1,4 +1,5 @@
-//! Routes and next hops: `ROUTES_*`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `NEIGHBOURS`, `NEIGHBOUR_MISS`.
+//! Routes and next hops: `ROUTES_*`, `GROUP_MEMBERS`, `BUCKETS`, `NEXT_HOPS`, `MSS_LIMITS`, `NEIGHBOURS`,
+//! `NEIGHBOUR_MISS`.
 
 /// Capacity of `NEXT_HOPS`.
 pub const MAX_NEXT_HOPS: u32 = 1 << 14;
@@ -118,6 +119,39 @@ impl NextHop {
     pub const TC: u32 = 16;
 }
 
+/// Value of `MSS_LIMITS`, by `COUNTERS` slot: the largest TCP maximum segment size for a connection or the VPC, in bytes
+/// (RFC 9293 section 3.7.1). 0: no limit. Four bytes: replaced as one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct MssLimits {
+    pub v4: u16,
+    pub v6: u16,
+}
+
+impl MssLimits {
+    pub const NONE: Self = Self { v4: 0, v6: 0 };
+    /// The lowest limit: Linux sends no smaller segments (`TCP_MIN_MSS`, include/net/tcp.h).
+    pub const LOWEST: u16 = 88;
+    /// The highest limit: above it, no IPv4 packet has room for the headers.
+    pub const HIGHEST: u16 = u16::MAX - 40;
+
+    /// The limits that make a segment, with its headers, fit an interface with this MTU. Headers: IP without options or
+    /// extension headers, TCP without options, which count as payload (RFC 6691).
+    pub const fn of_mtu(mtu: u32) -> Self {
+        Self { v4: bounded(mtu.saturating_sub(20 + 20)), v6: bounded(mtu.saturating_sub(40 + 20)) }
+    }
+}
+
+const fn bounded(bytes: u32) -> u16 {
+    if bytes < MssLimits::LOWEST as u32 {
+        MssLimits::LOWEST
+    } else if bytes > MssLimits::HIGHEST as u32 {
+        MssLimits::HIGHEST
+    } else {
+        bytes as u16
+    }
+}
+
 /// Key of `NEIGHBOURS`, and record of the ring `NEIGHBOUR_MISS`: a neighbour that `NEIGHBOURS` did not have for a
 /// packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,6 +180,10 @@ const _: () = {
     assert!(size_of::<Route>() == 8);
     assert!(size_of::<GroupMember>() == 8);
     assert!(size_of::<NextHop>() == 64);
+    assert!(size_of::<MssLimits>() == 4);
+    assert!(matches!(MssLimits::of_mtu(1400), MssLimits { v4: 1360, v6: 1340 }));
+    assert!(matches!(MssLimits::of_mtu(0), MssLimits { v4: 88, v6: 88 }));
+    assert!(matches!(MssLimits::of_mtu(u32::MAX), MssLimits { v4: 65_495, v6: 65_495 }));
     assert!(size_of::<Neighbour>() == 24);
     assert!(size_of::<LinkAddress>() == 8);
     assert!(MAX_NEXT_HOPS <= BUCKET_INDEX);

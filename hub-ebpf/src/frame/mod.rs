@@ -70,6 +70,19 @@ pub trait Frame {
     /// Whether an IP packet of this length, or each segment of it, fits the next hop's MTU.
     fn fits(&mut self, length: usize, next_hop: &NextHop) -> bool;
 
+    /// [`mss::clamp_segment`](crate::mss::clamp_segment) of this frame, through a function that the verifier checks
+    /// separately.
+    /// `header`: bytes of the IP header and, above them, the IP version. `connections`: the `COUNTERS` slots of ingress
+    /// and, above it, egress.
+    fn clamp_mss(&mut self, offset: u32, header: u32, length: u32, connections: u32);
+
+    /// The bytes at `offset`, also those that [`Frame::at`] cannot read.
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Replaces two bytes, and updates the transport checksum that covers them. `words`: the old and the new bytes as
+    /// [`checksum::replaced`](hub_common::checksum::replaced) takes them.
+    fn replace_covered(&mut self, offset: usize, bytes: [u8; 2], checksum: usize, words: [u16; 2]);
+
     /// Call it after the hop limit in an IPv6 header was decremented.
     fn hop_limit_decremented(&mut self);
 

@@ -7,8 +7,9 @@ use aya_ebpf::{
         bpf_hdr_start_off::BPF_HDR_START_NET,
     },
     helpers::{
-        bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_set_hash, bpf_skb_change_head, bpf_skb_change_tail,
-        bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_vlan_pop,
+        bpf_check_mtu, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_set_hash, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -17,7 +18,7 @@ use hub_common::maps::NextHop;
 use super::{Frame, HelperError};
 use crate::{
     headers::{Ethernet, Ipv4},
-    maps,
+    maps, mss,
     parse::MAX_TAGS,
     policy::ports,
 };
@@ -28,8 +29,8 @@ pub struct SkbFrame {
     context: TcContext,
 }
 
-/// Bytes that the program may read: two tags, the longest IPv4 header, ports.
-const HEADERS: u32 = 14 + 8 + 60 + 4;
+/// Bytes that the program reads directly: two tags, the longest IPv4 header, TCP up to the flags.
+const HEADERS: u32 = 14 + 8 + 60 + mss::FLAGS as u32 + 1;
 
 impl SkbFrame {
     #[inline(always)]
@@ -199,6 +200,33 @@ impl Frame for SkbFrame {
         unsafe { bpf_check_mtu(self.skb().cast(), next_hop.ifindex, &raw mut mtu, 0, flags) == 0 }
     }
 
+    #[inline(always)]
+    fn clamp_mss(&mut self, offset: u32, header: u32, length: u32, connections: u32) {
+        mss_clamp_tc(self.skb(), offset, header, length, connections);
+    }
+
+    #[inline(always)]
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the program's own context, and bytes of its stack.
+        let result = unsafe {
+            bpf_skb_load_bytes(self.skb().cast_const().cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32)
+        };
+        if result == 0 { Some(bytes) } else { None }
+    }
+
+    /// The kernel's helper leaves a checksum alone that does not cover the segment yet (`CHECKSUM_PARTIAL`). The NIC's
+    /// checksum over the whole packet stays valid: the two changes compensate for each other.
+    #[inline(always)]
+    fn replace_covered(&mut self, offset: usize, bytes: [u8; 2], checksum: usize, [old, new]: [u16; 2]) {
+        // SAFETY: the program's own context, and bytes of its stack; callers hold no reference into the frame.
+        let result = unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, bytes.as_ptr().cast(), 2, 0) };
+        if result == 0 {
+            // SAFETY: as above. It does not fail: the checksum comes before the bytes, which are writable now.
+            unsafe { bpf_l4_csum_replace(self.skb(), checksum as u32, old.into(), new.into(), 2) };
+        }
+    }
+
     /// Updates the NIC's checksum over the whole packet (`CHECKSUM_COMPLETE`). In IPv4 the change of the header
     /// checksum compensates for the TTL.
     #[inline(always)]
@@ -259,4 +287,12 @@ impl Frame for SkbFrame {
 #[inline(never)]
 extern "C" fn ports_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
     ports::transport(&SkbFrame { context: TcContext::new(skb) }, offset, length, known, ports)
+}
+
+/// Returns 0: the verifier requires a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mss_clamp_tc(skb: *mut __sk_buff, offset: u32, header: u32, length: u32, connections: u32) -> u32 {
+    mss::clamp_segment(&mut SkbFrame { context: TcContext::new(skb) }, offset, header, length, connections);
+    0
 }

@@ -4,10 +4,10 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use hub_common::maps::NextHop;
+use hub_common::{checksum, maps::NextHop};
 
 use super::{Frame, HelperError};
-use crate::{maps, policy::ports};
+use crate::{maps, mss, policy::ports};
 
 /// A frame in an XDP program, native or generic.
 pub struct XdpFrame {
@@ -96,6 +96,26 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
+    fn clamp_mss(&mut self, offset: u32, header: u32, length: u32, connections: u32) {
+        mss_clamp_xdp(self.context.ctx, offset, header, length, connections);
+    }
+
+    #[inline(always)]
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.at(offset).copied()
+    }
+
+    #[inline(always)]
+    fn replace_covered(&mut self, offset: usize, bytes: [u8; 2], checksum: usize, [old, new]: [u16; 2]) {
+        if let Some(covered) = self.at_mut(offset) {
+            *covered = bytes;
+            if let Some(field) = self.at_mut(checksum) {
+                *field = checksum::replaced(u16::from_ne_bytes(*field), old, new).to_ne_bytes();
+            }
+        }
+    }
+
+    #[inline(always)]
     fn hop_limit_decremented(&mut self) {}
 
     #[inline(always)]
@@ -130,4 +150,12 @@ impl Frame for XdpFrame {
 #[inline(never)]
 extern "C" fn ports_transport_xdp(context: *mut xdp_md, offset: u32, length: u32, known: u32, ports: u32) -> u64 {
     ports::transport(&XdpFrame::new(XdpContext::new(context)), offset, length, known, ports)
+}
+
+/// Returns 0: the verifier requires a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mss_clamp_xdp(context: *mut xdp_md, offset: u32, header: u32, length: u32, connections: u32) -> u32 {
+    mss::clamp_segment(&mut XdpFrame::new(XdpContext::new(context)), offset, header, length, connections);
+    0
 }

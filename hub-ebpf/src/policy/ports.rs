@@ -13,15 +13,13 @@ use crate::{
     frame::Frame,
     headers::{Ipv4, Ipv6},
     maps,
-    parse::{Packet, ParseIp},
+    parse::{FRAGMENT, Packet, ParseIp},
 };
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// IPv6 fragment header (RFC 8200 section 4.5); it begins with the next header.
 const FRAGMENT_HEADER: u8 = 44;
-/// More-fragments flag and fragment offset of IPv4 (RFC 791).
-const FRAGMENT: u16 = 0x3fff;
 
 /// Direction of a packet, which determines which of its ports is the site's.
 #[derive(Clone, Copy)]

@@ -83,6 +83,12 @@ impl World {
         let unreadable = unreadable
             .into_iter()
             .map(|text| format!("the traffic selector {text} is not supported: its packets are dropped"));
+        let excess = self.negotiated.get(name).map_or(0, |agreed| agreed.excess);
+        let excess = (excess > 0).then(|| {
+            format!(
+                "its SAs have {excess} pairs of traffic selectors more than are supported: packets of these are dropped"
+            )
+        });
         let slot = self.ids.policy.connections.get(name);
         let truncated = slot.filter(|slot| self.truncated.values().any(|slots| slots.contains(slot))).map(|_| {
             format!(
@@ -95,7 +101,7 @@ impl World {
         let unread = self.policies.problem.clone().filter(|_| follows);
         // While it is down, this is the reason of its state.
         let refused = self.tunnels.problems.get(name).cloned();
-        unreadable.chain(truncated).chain(unread).chain(refused).collect()
+        unreadable.chain(excess).chain(truncated).chain(unread).chain(refused).collect()
     }
 
     /// A peer that may be the site, if the site has never been heard from.

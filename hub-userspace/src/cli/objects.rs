@@ -178,6 +178,9 @@ pub struct ConnectionKeys {
     /// strict or off.
     #[arg(long, value_name = "MODE")]
     reverse_path: Option<String>,
+    /// Limit on the TCP maximum segment size: auto, off or bytes.
+    #[arg(long, value_name = "LIMIT", value_parser = word_or_number)]
+    mss_clamp: Option<Value>,
     /// Hold-down: healthy time after a failure before it carries traffic again, such as 1s.
     #[arg(long, value_name = "TIME")]
     up_delay: Option<String>,
@@ -223,6 +226,7 @@ impl NamedObject for ConnectionKeys {
             remote_cidrs,
             selectors,
             reverse_path,
+            mss_clamp,
             up_delay,
             health_check,
         } = self;
@@ -240,6 +244,7 @@ impl NamedObject for ConnectionKeys {
             ("local_cidrs", local_cidrs.map(Value::from)),
             ("remote_cidrs", remote_cidrs.map(Value::from)),
             ("health_check", health_check),
+            ("mss_clamp", mss_clamp),
         ];
         texts.chain(others).filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
@@ -271,6 +276,11 @@ impl NamedObject for CustomerGatewayKeys {
     fn table(listed: &[CustomerGatewayEntry]) -> String {
         table::customer_gateways(listed)
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of a value parser")]
+fn word_or_number(text: &str) -> Result<Value, String> {
+    Ok(text.parse::<u32>().map_or_else(|_| Value::from(text), Value::from))
 }
 
 fn inline_table(text: &str) -> Result<Value, String> {

@@ -174,6 +174,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("up_delay", old.up_delay != new.up_delay),
         ("ipsec", old.ipsec != new.ipsec),
         ("reverse_path", old.reverse_path != new.reverse_path),
+        ("mss_clamp", old.mss_clamp != new.mss_clamp),
         ("selectors", old.selectors != new.selectors && !(has_default_source(old) && has_default_source(new))),
     ];
     differing(&keys).collect()

@@ -10,8 +10,8 @@ use super::{
     diagnostic::{DiagnosticReport, Located, join},
     ipsec::{IpsecDraft, StartAction},
     model::{
-        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, OnStop, ReversePath,
-        Route, SelectorSource, Service, Spread, Underlay, Vpc,
+        Config, Connection, CustomerGateway, DataplaneSettings, Gateway, HealthCheck, LookupKind, MssClamp, OnStop,
+        ReversePath, Route, SelectorSource, Service, Spread, Underlay, Vpc,
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
@@ -88,6 +88,7 @@ pub(super) struct ConnectionDraft {
     pub ipsec: Option<IpsecDraft>,
     pub selectors: Option<Located<SelectorSource>>,
     pub reverse_path: Option<Located<ReversePath>>,
+    pub mss_clamp: Option<Located<MssClamp>>,
 }
 
 #[derive(Debug, Clone)]
@@ -253,6 +254,7 @@ impl ConnectionDraft {
                 None => None,
             },
             reverse_path: self.reverse_path?.value,
+            mss_clamp: self.mss_clamp?.value,
         };
         Some((self.name.value, connection))
     }

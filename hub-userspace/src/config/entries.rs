@@ -15,8 +15,9 @@ use super::{
     marks,
     model::{
         DEFAULT_LOOKUP_MEMORY, DEFAULT_MAX_CONNECTIONS, DEFAULT_PUBLISH_TABLE, DEFAULT_UP_DELAY, DEFAULT_VICI_SOCKET,
-        DEFAULT_WEIGHT, LookupKind, OnStop, ReversePath, SelectorSource, Service, Spread,
+        DEFAULT_WEIGHT, LookupKind, MssClamp, OnStop, ReversePath, SelectorSource, Service, Spread,
     },
+    mss_clamp::mss_clamp,
     prefix::{self, Purpose},
     read::SectionReader,
     section::Section,
@@ -116,6 +117,7 @@ impl SectionReader<'_, '_> {
             selectors: section.optional("selectors", report, |value| value::choice(value, &SOURCES)),
             reverse_path: section
                 .or_default("reverse_path", ReversePath::Strict, report, |value| value::choice(value, &REVERSE_PATHS)),
+            mss_clamp: section.or_default("mss_clamp", MssClamp::default(), report, mss_clamp),
         };
         if let Some(Located { value: SelectorSource::Ike, at }) = connection.selectors
             && section.lacks("ipsec")

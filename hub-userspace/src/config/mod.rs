@@ -20,6 +20,7 @@ mod limits;
 mod load;
 mod marks;
 pub mod model;
+mod mss_clamp;
 mod overlap;
 mod owner;
 mod places;

@@ -240,6 +240,7 @@ pub struct Connection {
     pub selectors: SelectorSource,
     /// Whether the reverse route to a packet's source must use this connection.
     pub reverse_path: ReversePath,
+    pub mss_clamp: MssClamp,
 }
 
 /// Reverse-path check of a connection's packets.
@@ -250,6 +251,21 @@ pub enum ReversePath {
     Strict,
     /// No check: for sites with asymmetric routing.
     Off,
+}
+
+/// Limit on the maximum segment size that a TCP SYN from or to a connection announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MssClamp {
+    /// The MTU of the connection's interface less the headers.
+    #[default]
+    Auto,
+    /// No limit from this connection.
+    Off,
+    /// This many bytes, IPv4 and IPv6. Within [`MssLimits::LOWEST`] and [`MssLimits::HIGHEST`].
+    ///
+    /// [`MssLimits::LOWEST`]: hub_common::maps::MssLimits::LOWEST
+    /// [`MssLimits::HIGHEST`]: hub_common::maps::MssLimits::HIGHEST
+    Bytes(u16),
 }
 
 /// Where a connection's selectors come from.

@@ -74,7 +74,7 @@ relocate! {
     CustomerGatewayDraft { name, address } but {}
     ConnectionDraft {
         name, customer_gateway, enabled, interface, peer, local_cidrs, remote_cidrs, health_check, up_delay, ipsec,
-        selectors, reverse_path
+        selectors, reverse_path, mss_clamp
     } but {}
     HealthCheckDraft { source, destination, interval, retries } but {}
     RouteDraft { at, destination, next_hop, weight, publish } but { number }

@@ -35,6 +35,7 @@ const CONNECTION_KEYS: &[&str] = &[
     "ipsec",
     "selectors",
     "reverse_path",
+    "mss_clamp",
 ];
 
 /// Role of a text in a configuration.

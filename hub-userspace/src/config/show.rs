@@ -8,8 +8,8 @@ use super::{
     diagnostic::join,
     ipsec::{Auth, IkeV1Mode, IkeVersion, Ipsec},
     model::{
-        Config, Connection, CustomerGateway, HealthCheck, LookupKind, OnStop, ReversePath, Route, SelectorSource,
-        Underlay,
+        Config, Connection, CustomerGateway, HealthCheck, LookupKind, MssClamp, OnStop, ReversePath, Route,
+        SelectorSource, Underlay,
     },
     provenance::Origin,
 };
@@ -149,6 +149,7 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
         ipsec,
         selectors,
         reverse_path,
+        mss_clamp,
     } = connection;
     let path = join("connection", name);
     let _ = writeln!(text, "[{path}]");
@@ -185,6 +186,11 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
             ReversePath::Off => "off",
         }),
     );
+    match mss_clamp {
+        MssClamp::Auto => key(text, "mss_clamp", string("auto")),
+        MssClamp::Off => key(text, "mss_clamp", string("off")),
+        MssClamp::Bytes(bytes) => key(text, "mss_clamp", bytes),
+    }
     if let Some(found) = ipsec {
         let _ = writeln!(text, "\n[{path}.ipsec]");
         ipsec_keys(text, found);

@@ -37,7 +37,7 @@ pub(super) fn describe(value: &DeValue<'_>) -> String {
     }
 }
 
-fn wrong_type(expected: &str, found: &DeValue<'_>) -> Problem {
+pub(super) fn wrong_type(expected: &str, found: &DeValue<'_>) -> Problem {
     Problem::new(format!("must be {expected}, is {}", describe(found)))
 }
 

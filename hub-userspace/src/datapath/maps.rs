@@ -4,7 +4,7 @@ use aya::{
     Ebpf,
     maps::{Array, DevMap, HashMap, LpmTrie, MapData},
 };
-use hub_common::maps::{GroupMember, LinkAddress, Neighbour, NextHop, Rules, Scoped, Vlan};
+use hub_common::maps::{GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, Rules, Scoped, Vlan};
 
 use super::{
     DatapathError,
@@ -28,6 +28,7 @@ pub struct Maps {
     groups: Named<Groups>,
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
+    mss_limits: Named<Array<MapData, MssLimits>>,
     ports: Named<DevMap<MapData>>,
     pub counters: Named<BySlot>,
 }
@@ -51,6 +52,7 @@ impl Maps {
             groups,
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
+            mss_limits: take(ebpf, "MSS_LIMITS")?,
             ports: take(ebpf, "PORTS")?,
             counters: BySlot::take(ebpf, records)?,
         })
@@ -66,6 +68,7 @@ impl Maps {
         match write {
             Write::Connections(changes) => self.counters.change(changes),
             Write::Ports(changes) => self.ports.change(changes),
+            Write::MssLimits(changes) => self.mss_limits.change(changes),
             Write::GroupMembers(changes) => self.group_members.change(changes),
             Write::NextHops(changes) => self.next_hops.change(changes),
             Write::Groups(changes) => self.groups.change(changes),

@@ -23,6 +23,10 @@ use crate::{
     policy::selectors::{NegotiatedSelectors, Pair},
 };
 
+/// Negotiated pairs of a connection, unless the file has more: a site may negotiate 65,025 with each child SA (255
+/// traffic selectors of each side, RFC 7296 section 3.13).
+const MOST_PAIRS: usize = 4096;
+
 /// Sources of SA state.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
@@ -54,17 +58,21 @@ pub fn negotiated(
         SelectorSource::Xfrm => {
             let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
             // The IKE daemon may wait for a packet to start negotiation.
-            NegotiatedSelectors { pairs, on_demand: true }
+            NegotiatedSelectors { pairs, on_demand: true, excess: 0 }
         }
         SelectorSource::Ike if !ike.heard => return None,
         SelectorSource::Ike if ike.unreachable.is_some() => before.cloned().unwrap_or_default(),
         SelectorSource::Ike => {
             let pairs = ike.tunnels.get(name).map(|tunnel| tunnel.pairs()).unwrap_or_default();
             let on_demand = connection.ipsec.as_ref().is_some_and(|ipsec| ipsec.start == StartAction::Trap);
-            NegotiatedSelectors { pairs, on_demand }
+            NegotiatedSelectors { pairs, on_demand, excess: 0 }
         }
     };
     negotiated.pairs = within(&negotiated.pairs, connection);
+    let most = MOST_PAIRS.max(connection.remote_cidrs.len() * connection.local_cidrs.len());
+    if let Some(first) = negotiated.pairs.iter().nth(most).copied() {
+        negotiated.excess += negotiated.pairs.split_off(&first).len();
+    }
     Some(negotiated)
 }
 
@@ -203,6 +211,29 @@ mod tests {
         let agreed = |sas: &[(&str, &str)]| shown(&negotiated(&config, &view(sas), &Negotiated::new()));
         assert_eq!(agreed(&[("10.0.0.0/8", "0.0.0.0/0")]), ["a: 10.1.0.0/16 === 192.168.0.0/16"]);
         assert_eq!(agreed(&[("10.2.0.0/16", "192.168.0.0/24")]), ["a: "]);
+    }
+
+    #[test]
+    fn pairs_beyond_the_limit_are_left_out_and_counted() {
+        let config = config("start");
+        let selectors = |prefix: &str| -> Vec<TrafficSelector> {
+            let text = |host| TrafficSelector::parse(&format!("{prefix}.{host}/32")).expect("a selector");
+            (0..100).map(text).collect()
+        };
+        let child = ChildSa {
+            id: 1,
+            state: "INSTALLED".into(),
+            local: selectors("192.168.0"),
+            remote: selectors("10.1.0"),
+            ..ChildSa::default()
+        };
+        let tunnel = Arc::new(Tunnel { children: vec![child], ..Tunnel::default() });
+        let ike =
+            Tunnels { tunnels: [("a".to_owned(), tunnel)].into_iter().collect(), heard: true, ..Tunnels::default() };
+        let agreed = negotiated(&config, &ike, &Negotiated::new());
+        assert_eq!((agreed["a"].pairs.len(), agreed["a"].excess), (MOST_PAIRS, 10_000 - MOST_PAIRS));
+        // Those that are in force stay the same.
+        assert_eq!(negotiated(&config, &ike, &agreed), agreed);
     }
 
     #[test]

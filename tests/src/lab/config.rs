@@ -70,6 +70,8 @@ pub struct ConnectionConfig {
     pub ipsec: Option<IpsecConfig>,
     /// In the file's syntax; `None` uses the default.
     pub selectors: Option<&'static str>,
+    /// In the file's syntax; `None` uses the default.
+    pub mss_clamp: Option<&'static str>,
 }
 
 /// One `[[route]]`.
@@ -171,6 +173,7 @@ impl ConnectionConfig {
             up_delay: None,
             ipsec: None,
             selectors: None,
+            mss_clamp: None,
         }
     }
 }
@@ -223,6 +226,9 @@ impl fmt::Display for ConnectionConfig {
         }
         if let Some(up_delay) = &self.up_delay {
             writeln!(f, "up_delay = \"{up_delay}\"")?;
+        }
+        if let Some(mss_clamp) = self.mss_clamp {
+            writeln!(f, "mss_clamp = {mss_clamp}")?;
         }
         if let Some(selectors) = self.selectors {
             writeln!(f, "selectors = \"{selectors}\"")?;

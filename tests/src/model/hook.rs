@@ -21,13 +21,13 @@ impl World {
 }
 
 impl Prediction {
-    /// The verdict at XDP. TC receives, decides and counts again whatever XDP passes.
+    /// The verdict at XDP. TC receives, decides and counts again whatever XDP passes, which is unchanged.
     #[must_use]
     pub fn by_xdp(self, world: &World) -> Self {
         match self.verdict {
-            Verdict::Pass(_) => Self { counts: Vec::new(), mark: None, ..self },
+            Verdict::Pass(_) => Self { counts: Vec::new(), mark: None, clamped: None, ..self },
             Verdict::Forward { interface, .. } if world.is_by_tc(interface) => {
-                Self { verdict: Verdict::Pass("handed_over"), counts: Vec::new(), mark: None }
+                Self { verdict: Verdict::Pass("handed_over"), counts: Vec::new(), mark: None, clamped: None }
             }
             _ => self,
         }

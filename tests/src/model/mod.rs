@@ -9,6 +9,7 @@
 
 mod flow;
 mod hook;
+mod mss;
 mod parse;
 mod predict;
 mod prefix;
@@ -20,4 +21,4 @@ mod world;
 
 pub use hook::Hook;
 pub use predict::{Account, Count, Mark, Prediction, Verdict};
-pub use world::{Agreement, Connection, Interface, Pair, ReversePath, Route, Vpc, World};
+pub use world::{Agreement, Connection, Interface, MssClamp, Pair, ReversePath, Route, Vpc, World};

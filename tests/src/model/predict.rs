@@ -7,7 +7,7 @@ use super::{Hook, World, flow, parse, rewrite, route::Target};
 pub enum Verdict {
     /// Leaves by the interface with this index, as this frame.
     Forward { interface: u32, frame: Vec<u8> },
-    /// Goes to the kernel unchanged, for this reason.
+    /// Goes to the kernel, for this reason.
     Pass(&'static str),
     /// Is dropped, for this reason.
     Drop(&'static str),
@@ -51,6 +51,8 @@ pub struct Prediction {
     pub counts: Vec<(Account, Count)>,
     /// Of a passed packet; XDP writes none.
     pub mark: Option<Mark>,
+    /// The frame of a passed SYN whose MSS TC has lowered. All other passed packets are unchanged.
+    pub clamped: Option<Vec<u8>>,
 }
 
 /// Facts found about a packet on its path.
@@ -62,6 +64,7 @@ pub(super) struct Trail {
     next_hop: Option<Account>,
     /// The rules that decided something, abbreviated.
     pub rules: Vec<&'static str>,
+    clamped: Option<Vec<u8>>,
 }
 
 impl Trail {
@@ -97,10 +100,11 @@ impl World {
             trail.counts.push((trail.account.clone(), Count::Reason(reason)));
         }
         let mark = if let Verdict::Pass(reason) = &verdict { Some(trail.mark(reason)) } else { None };
-        Prediction { verdict, counts: trail.counts, mark }
+        Prediction { verdict, counts: trail.counts, mark, clamped: trail.clamped }
     }
 
-    /// The rules about sources that decided a frame's verdict, abbreviated: several share one reason.
+    /// The rules about sources that decided a frame's verdict, abbreviated: several share one reason. Those about the
+    /// MSS of a SYN, too.
     pub fn rules(&self, hook: Hook, interface: u32, frame: &[u8]) -> Vec<&'static str> {
         self.verdict(hook, interface, frame).1.rules
     }
@@ -116,7 +120,13 @@ impl World {
     }
 
     fn verdict(&self, hook: Hook, interface: u32, frame: &[u8]) -> (Verdict, Trail) {
-        let mut trail = Trail { account: Account::Unattributed, counts: Vec::new(), next_hop: None, rules: Vec::new() };
+        let mut trail = Trail {
+            account: Account::Unattributed,
+            counts: Vec::new(),
+            next_hop: None,
+            rules: Vec::new(),
+            clamped: None,
+        };
         let verdict = self.stages(hook, interface, frame, &mut trail).unwrap_or_else(|refusal| refusal);
         (verdict, trail)
     }
@@ -159,7 +169,14 @@ impl World {
         }
         let egress = way.interface.filter(|interface| interface.up).ok_or(Verdict::Pass("next_hop_down"))?;
 
-        let bytes = rewrite::rewrite(hook, frame, &packet, egress, way.neighbour)?;
+        let clamped = self.clamp(frame, &packet, &way.account, trail);
+        let bytes = match rewrite::rewrite(hook, &clamped, &packet, egress, way.neighbour) {
+            Ok(bytes) => bytes,
+            Err(refusal) => {
+                trail.clamped = (clamped != frame).then_some(clamped);
+                return Err(refusal);
+            }
+        };
         trail.counts.push((way.account, Count::Sent(length)));
         Ok(Verdict::Forward { interface: egress.index, frame: bytes })
     }

@@ -54,6 +54,17 @@ pub struct Connection {
     /// The selectors of its SAs, if known; otherwise the prefixes above apply.
     pub agreement: Option<Agreement>,
     pub reverse_path: ReversePath,
+    pub mss_clamp: MssClamp,
+}
+
+/// Limit on the MSS of SYNs from and to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MssClamp {
+    /// By the MTU of its interface.
+    #[default]
+    Auto,
+    Off,
+    Bytes(u16),
 }
 
 /// Whether a site's sources must be routed to it.

@@ -77,7 +77,10 @@ pub fn is_raw(world: &World, arrival: &Arrival) -> bool {
 fn agree(world: &World, arrival: &Arrival, prediction: &Prediction, mark: u32, outcome: &Outcome) -> bool {
     let untouched = outcome.frame == arrival.frame;
     match &prediction.verdict {
-        Verdict::Pass(_) => outcome.action == Action::Pass && untouched && outcome.mark == mark,
+        Verdict::Pass(_) => {
+            let is_right = prediction.clamped.as_ref().map_or(untouched, |clamped| outcome.frame == *clamped);
+            outcome.action == Action::Pass && is_right && outcome.mark == mark
+        }
         Verdict::Drop(_) => outcome.action == Action::Drop && untouched,
         Verdict::Forward { interface, frame } => {
             // A test run does not report the egress interface, but each interface has its own link address.

@@ -25,8 +25,9 @@ const RAREST: u64 = 2_000;
 /// Reasons that only XDP has: TC forwards these packets.
 const OF_XDP: [&str; 2] = ["handed_over", "ip_options"];
 
-/// The model's names of the rules about sources, and of every way to allow a packet to the hub itself.
-const RULES: [&str; 22] = [
+/// The model's names of the rules about sources and the MSS of SYNs, and of every way to allow a packet to the hub
+/// itself.
+const RULES: [&str; 27] = [
     "martian source",
     "source of the hub",
     "source outside of the VPC",
@@ -49,6 +50,11 @@ const RULES: [&str; 22] = [
     "on the link, a stranger",
     "on the link, admitted",
     "on the link, beyond the hub",
+    "SYN without MSS",
+    "MSS without a limit",
+    "MSS within the limit",
+    "MSS lowered",
+    "MSS lowered, at an odd offset",
 ];
 
 /// Verdicts on frames to a group's link address.
@@ -73,6 +79,9 @@ impl Coverage {
             && let Verdict::Pass(reason) | Verdict::Drop(reason) = &prediction.verdict
         {
             self.count(&format!("to a group's MAC, {reason}"));
+        }
+        if prediction.clamped.is_some() {
+            self.count("passed with a lower MSS");
         }
         self.note_mark(prediction.mark.as_ref());
         for rule in world.rules(arrival.hook(Hook::Tc, is_raw(world, arrival)), arrival.interface, &arrival.frame) {
@@ -153,6 +162,7 @@ impl Coverage {
             "forward to the VPC",
             "forward from the VPC",
             "forward, much shorter",
+            "passed with a lower MSS",
             "forward from a site with limits",
             "forward to a site with limits",
             "forward, IPv4 options",

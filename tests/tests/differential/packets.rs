@@ -6,7 +6,7 @@ use hub_tests::{
     model::{Interface, Route, World},
     packet::{
         Packet,
-        number::{DESTINATION_OPTIONS, HOP_BY_HOP},
+        number::{ACK, DESTINATION_OPTIONS, HOP_BY_HOP, SYN},
     },
 };
 use ipnet::IpNet;
@@ -262,7 +262,10 @@ fn network(rng: &mut SmallRng, mut packet: Packet, v6: bool) -> Packet {
 fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {
     match rng.random_range(0..10) {
         0..4 => packet.udp(port(rng), port(rng)),
-        4..6 => packet.tcp(port(rng), port(rng)),
+        4..6 => {
+            let packet = packet.tcp(port(rng), port(rng));
+            if percent(rng, 75) { syn(rng, packet) } else { packet.flags(rng.random()) }
+        }
         6 => {
             let [kind, code] = one_of(rng, &MESSAGES).to_be_bytes();
             packet.icmp(kind, code, [0; 4])
@@ -271,6 +274,33 @@ fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {
         // The payload may contain ports or not.
         _ => packet.protocol(one_of(rng, &[0, 6, 17, 33, 44, 47, 50, 59, 132, 136, 255])),
     }
+}
+
+/// A TCP SYN with random options, most of them with right lengths.
+fn syn(rng: &mut SmallRng, mut packet: Packet) -> Packet {
+    packet = packet.flags(one_of(rng, &[SYN, SYN, SYN | ACK, SYN | 0xc0]));
+    let mut options = Vec::new();
+    let mss = one_of(rng, &[0_u16, 48, 87, 89, 536, 1220, 1240, 1340, 1360, 1361, 1440, 1460, 8960, 0xffff]);
+    for _ in 0..rng.random_range(1..8) {
+        match rng.random_range(0..14) {
+            0..4 => options.extend([&[2, 4], &mss.to_be_bytes()[..]].concat()),
+            4..7 => options.push(1),
+            7 => options.extend([3, 3, 7]),
+            8 => options.extend([4, 2]),
+            9 => options.extend([8, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
+            10 => options.extend([254, 5, 2, 4, 9]),
+            11 if percent(rng, 50) => options.push(0),
+            12 if percent(rng, 50) => options.extend([rng.random::<u8>(), rng.random()]),
+            13 if percent(rng, 50) => options.extend([2, one_of(rng, &[0, 1, 2, 3, 5, 255]), 5, 180]),
+            _ => options.extend([2, 4, rng.random::<u8>(), rng.random()]),
+        }
+    }
+    options.truncate(if percent(rng, 90) { 40 } else { rng.random_range(0..=40) });
+    packet = packet.tcp_options(&options);
+    if percent(rng, 5) {
+        packet = packet.data_offset(rng.random_range(0..16));
+    }
+    if percent(rng, 10) { packet.transport_checksum(one_of(rng, &[0, 1, 0xfffe, 0xffff, 0x1234])) } else { packet }
 }
 
 fn link(rng: &mut SmallRng, packet: Packet, interface: &Interface, destination: IpAddr) -> Packet {

@@ -30,6 +30,7 @@ fn write(text: &mut String, world: &World) -> std::fmt::Result {
         write!(text, "connection {} on {}", connection.name, connection.interface)?;
         write!(text, "{}", if connection.up { "" } else { " down" })?;
         write!(text, "{}", if connection.reverse_path == ReversePath::Off { " reverse path off" } else { "" })?;
+        write!(text, " MSS {:?}", connection.mss_clamp)?;
         connection.peer.iter().try_for_each(|peer| write!(text, " peer {peer}"))?;
         writeln!(text, " remotes {:?} locals {:?}", connection.remotes, connection.locals)?;
         if let Some(agreement) = &connection.agreement {

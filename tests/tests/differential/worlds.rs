@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
-use hub_tests::model::{Connection, Interface, ReversePath, Route, Vpc, World};
+use hub_tests::model::{Connection, Interface, MssClamp, ReversePath, Route, Vpc, World};
 use ipnet::IpNet;
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -71,7 +71,11 @@ fn add_interfaces(rng: &mut SmallRng, size: &Size, world: &mut World) {
             ethernet,
             tc_only: percent(rng, tc_only),
             mac: if ethernet { mac(0, index, 0) } else { [0; 6] },
-            mtu: one_of(rng, &[576, 1280, 1400, 1400, 1500]),
+            mtu: if percent(rng, 4) {
+                one_of(rng, &[0, 68, 130, 9000, 70_000])
+            } else {
+                one_of(rng, &[576, 1280, 1400, 1400, 1500])
+            },
             up: percent(rng, 90),
             ..Interface::default()
         };
@@ -206,6 +210,11 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
         locals,
         agreement: None,
         reverse_path,
+        mss_clamp: match rng.random_range(0..10) {
+            0..5 => MssClamp::Auto,
+            5..8 => MssClamp::Off,
+            _ => MssClamp::Bytes(one_of(rng, &[88, 536, 1220, 1360, 65_495])),
+        },
     });
 }
 

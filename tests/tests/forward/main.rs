@@ -4,6 +4,7 @@
 mod bulk;
 mod frames;
 mod layer3;
+mod mss;
 mod neighbours;
 mod pairs;
 mod policy;

@@ -1,6 +1,7 @@
 //! The operator's view: mistakes, missing things, the command line's contract, systemd.
 
 mod advertisements;
+mod alone;
 mod bounds;
 mod idle;
 mod interfaces;

@@ -24,8 +24,8 @@ use hub_userspace::{
     config::{
         difference::Routes,
         model::{
-            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, ReversePath, Route,
-            SelectorSource, Service, Vpc,
+            self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, MssClamp, ReversePath,
+            Route, SelectorSource, Service, Vpc,
         },
     },
     connection::{
@@ -306,6 +306,11 @@ fn inputs(world: &World) -> (Config, HostState, States) {
                 reference::ReversePath::Strict => ReversePath::Strict,
                 reference::ReversePath::Off => ReversePath::Off,
             },
+            mss_clamp: match connection.mss_clamp {
+                reference::MssClamp::Auto => MssClamp::Auto,
+                reference::MssClamp::Off => MssClamp::Off,
+                reference::MssClamp::Bytes(bytes) => MssClamp::Bytes(bytes),
+            },
         };
         (connection.name.clone(), value)
     });
@@ -355,7 +360,11 @@ fn negotiated(world: &World) -> Negotiated {
     };
     let known = world.connections.iter().filter_map(|connection| {
         let known = connection.agreement.as_ref()?;
-        let agreed = NegotiatedSelectors { pairs: known.pairs.iter().map(pair).collect(), on_demand: known.on_demand };
+        let agreed = NegotiatedSelectors {
+            pairs: known.pairs.iter().map(pair).collect(),
+            on_demand: known.on_demand,
+            excess: 0,
+        };
         Some((connection.name.clone(), agreed))
     });
     known.collect()

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, env, time::SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use hub_tests::{
     lab::Mac,
-    model::{Connection, Interface, ReversePath, Route, World},
+    model::{Connection, Interface, MssClamp, ReversePath, Route, World},
     packet::Packet,
 };
 use hub_userspace::{
@@ -160,6 +160,7 @@ fn world(members: usize) -> World {
         locals: vec![any],
         agreement: None,
         reverse_path: ReversePath::Strict,
+        mss_clamp: MssClamp::Auto,
     };
     let mut connections = vec![connection("source".into(), DEVICES[0], &[SOURCE], 0)];
     for number in 0..members {

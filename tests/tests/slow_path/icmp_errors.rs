@@ -38,11 +38,13 @@ fn time_exceeded(config: &HubConfig) {
     rig.stop().unwrap();
 }
 
-/// The offices, with a narrower tunnel to Hangzhou at the hub.
+/// The offices, with a narrower tunnel to Hangzhou at the hub, which TCP must learn of by errors.
 fn narrow_hub() -> Rig {
     let world = World::three_offices(&Options::default().slow_path(true)).unwrap();
     world[HUB].ip("link set dev tun-hz mtu 1300").unwrap();
-    let rig = Rig::start_in(world, &HubConfig::offices(&SITES), &[]).unwrap();
+    let mut config = HubConfig::offices(&SITES);
+    config.connections.iter_mut().for_each(|connection| connection.mss_clamp = Some("\"off\""));
+    let rig = Rig::start_in(world, &config, &[]).unwrap();
     rig.warm_up(&SITES).unwrap();
     rig
 }

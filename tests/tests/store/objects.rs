@@ -25,6 +25,11 @@ fn objects_are_created_changed_and_deleted_by_command() {
     assert_eq!(done(&agent, "connection set nb --up-delay 3s"), "connection nb (up_delay) changed");
     let object = agent.json(&["connection", "show", "nb"]).unwrap();
     assert_eq!((&object["origin"], &object["keys"]["up_delay"]), (&json!("store"), &json!("3s")));
+    for (value, key) in [("1300", json!(1300)), ("off", json!("off"))] {
+        let sentence = done(&agent, &format!("connection set nb --mss-clamp {value}"));
+        assert_eq!(sentence, "connection nb (mss_clamp) changed");
+        assert_eq!(agent.json(&["connection", "show", "nb"]).unwrap()["keys"]["mss_clamp"], key);
+    }
     assert!(done(&agent, "connection show shanghai").contains("vpnhub.toml line 8\n[connection.shanghai]"));
     let listed = agent.json(&["customer-gateway", "list"]).unwrap();
     assert_eq!((&listed[0]["name"], &listed[0]["origin"]), (&json!("nb"), &json!("store")));

@@ -104,7 +104,7 @@ fn connection(name: &str, interface: &str, remotes: &str, locals: &str) -> Conne
     let (remotes, locals) = (nets(remotes), nets(locals));
     let (name, interface) = (name.into(), interface.into());
     let peer = Some(address(PEER));
-    Connection { name, interface, peer, up: true, remotes, locals, agreement: None, reverse_path: ReversePath::Strict }
+    Connection { name, interface, peer, up: true, remotes, locals, ..Connection::default() }
 }
 
 fn interfaces() -> Vec<Interface> {

@@ -8,6 +8,7 @@ mod header;
 mod hub;
 mod link;
 mod mark;
+mod mss;
 mod negotiated;
 mod next_hops;
 mod policy;

@@ -84,7 +84,7 @@ impl Row {
     }
 
     fn expected(self, verdict: Verdict, counts: Vec<(Account, Count)>) -> Expected {
-        let prediction = Prediction { verdict, counts, mark: None };
+        let prediction = Prediction { verdict, counts, mark: None, clamped: None };
         Expected { row: self, prediction, broken: false, only_at: None }
     }
 }
@@ -100,6 +100,12 @@ impl Expected {
     /// The kernel must send it by, or answer for, this next hop: a connection, or `vpc`.
     pub fn toward(mut self, next_hop: &str) -> Self {
         self.prediction.mark = Some(Mark::NextHop(account(next_hop)));
+        self
+    }
+
+    /// A passed SYN: TC lowers its MSS, which gives this frame.
+    pub fn clamped(mut self, frame: Vec<u8>) -> Self {
+        self.prediction.clamped = Some(frame);
         self
     }
 
@@ -194,7 +200,7 @@ fn differences(part: &Prediction, arrival: &Arrival, mark: u32, outcome: &Outcom
     let Outcome { action, frame, mark: left } = outcome;
     let (expected_action, expected_frame) = match &part.verdict {
         Verdict::Forward { frame, .. } => (Action::Redirect, frame),
-        Verdict::Pass(_) => (Action::Pass, &arrival.frame),
+        Verdict::Pass(_) => (Action::Pass, part.clamped.as_ref().unwrap_or(&arrival.frame)),
         Verdict::Drop(_) => (Action::Drop, &arrival.frame),
     };
     if *action != expected_action {

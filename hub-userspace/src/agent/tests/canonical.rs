@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hub_common::maps::{ANY_LOCAL, Attachment, NO_PORT_RULES, NO_REVERSE_PATH, Route, Rule, Scoped, UNATTRIBUTED};
+use hub_common::maps::{
+    ANY_LOCAL, Attachment, MssLimits, NO_PORT_RULES, NO_REVERSE_PATH, Route, Rule, Scoped, UNATTRIBUTED, VPC,
+};
 use ipnet::IpNet;
 
 use super::{
@@ -16,12 +18,14 @@ const ROUNDING: usize = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Canonical {
-    connections: BTreeSet<String>,
+    /// The MSS limits, by connection.
+    connections: BTreeMap<String, MssLimits>,
+    mss_of_vpc: Option<MssLimits>,
     attachments: BTreeMap<u32, (Attachment, String, Vec<String>)>,
     /// Selectors of connections, for packets to them.
     selectors: BTreeMap<String, Vec<String>>,
     /// Numbers of entries: no unused entry may remain.
-    entries: [usize; 3],
+    entries: [usize; 4],
     others: String,
     attached: BTreeMap<u32, String>,
     guard: String,
@@ -55,10 +59,11 @@ pub fn canonical(state: &State) -> Canonical {
     let number = |mark: u32, name: &str| (mark & 0x1000_0000, name.to_owned());
     guard.next_hops = guard.next_hops.iter().map(|(mark, name)| number(*mark, name)).collect();
     Canonical {
-        connections: policy.connections.values().cloned().collect(),
+        connections: policy.connections.iter().map(|(slot, name)| (name.clone(), policy.mss_limits[slot])).collect(),
+        mss_of_vpc: policy.mss_limits.get(&VPC).copied(),
         attachments: attachments.collect(),
         selectors: selectors.collect(),
-        entries: [policy.v4.remotes.len(), policy.v6.remotes.len(), egress.members.len()],
+        entries: [policy.v4.remotes.len(), policy.v6.remotes.len(), egress.members.len(), policy.mss_limits.len()],
         others: format!("{:?} {:?} {:?}", policy.vlans, policy.links, neighbours),
         attached: attached.clone(),
         guard: format!("{guard:?}"),

@@ -53,9 +53,11 @@ pub fn config(random: &mut SmallRng) -> Config {
         write!(
             text,
             "[connection.c{site}]\ncustomer_gateway = \"site\"\ninterface = \"{interface}\"\n{peer}local_cidrs = {locals}\n\
-             remote_cidrs = [\"10.{site}.0.0/16\"{shared}]\nenabled = {}\nreverse_path = \"{}\"\n",
+             remote_cidrs = [\"10.{site}.0.0/16\"{shared}]\nenabled = {}\nreverse_path = \"{}\"\n\
+             mss_clamp = {}\n",
             random.random_bool(0.9),
             if random.random_bool(0.8) { "strict" } else { "off" },
+            ["\"auto\"", "\"auto\"", "\"off\"", "1200", "88"].choose(random).expect("there are some"),
         )
         .unwrap();
         if random.random_bool(0.3) {

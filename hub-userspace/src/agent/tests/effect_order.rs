@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hub_common::maps::MssLimits;
+
 use super::sim::Agent;
 use crate::{
     agent::{Transition, event::Event},
@@ -80,6 +82,20 @@ fn link_down_moves_flows_first() {
     let log = agent.log();
     assert_eq!(log[..3], ["write NextHops", "write Buckets", "write NextHops"], "{log:?}");
     assert!(!log[3..].iter().any(|line| line == "write Buckets"), "{log:?}");
+}
+
+#[test]
+fn changed_mtu_changes_mss_limits() {
+    let mut agent = agent(&["a", "b"]);
+    let limits =
+        |agent: &Agent| -> Vec<MssLimits> { agent.state.borrow().tables.policy.mss_limits.values().copied().collect() };
+    let large = MssLimits { v4: 1360, v6: 1340 };
+    assert_eq!(limits(&agent), [large; 2]);
+    let mut host = host(&["a", "b"]);
+    host.links.change(10, |link| link.mtu = 1300);
+    agent.see(host, links()).expect("it does not fail");
+    assert_eq!(limits(&agent), [MssLimits { v4: 1260, v6: 1240 }, large]);
+    assert_eq!(agent.log().iter().filter(|line| *line == "write MssLimits").count(), 1);
 }
 
 #[test]

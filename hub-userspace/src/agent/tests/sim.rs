@@ -348,6 +348,7 @@ fn singles(write: &Write) -> Vec<Write> {
     split!(
         Connections,
         Ports,
+        MssLimits,
         GroupMembers,
         NextHops,
         Groups,

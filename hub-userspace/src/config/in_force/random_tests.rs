@@ -28,11 +28,12 @@ fn draw_file(random: &mut SmallRng) -> String {
     }
     for connection in 0..3 {
         if random.random_ratio(1, 2) {
+            let mss_clamp = ["", "mss_clamp = \"off\"\n", "mss_clamp = 1300\n"][random.random_range(0..3)];
             let enabled = if random.random_ratio(1, 4) { "enabled = false\n" } else { "" };
             let _ = write!(
                 text,
                 "[connection.c{connection}]\ncustomer_gateway = \"g{}\"\ninterface = \"tun-{}\"\n{enabled}\
-                 local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{}\"]\n",
+                 {mss_clamp}local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{}\"]\n",
                 random.random_range(0..3),
                 random.random_range(0..5),
                 draw_prefix(random)
@@ -78,12 +79,14 @@ fn draw_change(random: &mut SmallRng) -> ObjectChange {
         }),
         9..12 => ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop }),
         12..15 => {
+            let mss_clamp = [json!("auto"), json!("off"), json!(1240)][random.random_range(0..3)].clone();
             let value = json!({
                 "customer_gateway": format!("g{}", random.random_range(0..4)),
                 "interface": format!("tun-{}", random.random_range(0..5)),
                 "local_cidrs": ["0.0.0.0/0"],
                 "remote_cidrs": [draw_prefix(random)],
                 "enabled": random.random::<bool>(),
+                "mss_clamp": mss_clamp,
             });
             put(ObjectId::Connection(connection), value, random)
         }

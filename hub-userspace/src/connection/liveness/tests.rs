@@ -6,7 +6,7 @@ use hub_common::maps::ConnectionRecord;
 
 use super::{Affected, ConnectionLiveness, Evidence, Liveness, State, weigh};
 use crate::{
-    config::model::{Connection, ReversePath, SelectorSource},
+    config::model::{Connection, MssClamp, ReversePath, SelectorSource},
     connection::memory::{Clock, ConnectionMemory},
     kernel::netlink::{HostState, Link},
 };
@@ -26,6 +26,7 @@ fn connection(enabled: bool) -> Connection {
         ipsec: None,
         selectors: SelectorSource::File,
         reverse_path: ReversePath::Strict,
+        mss_clamp: MssClamp::Auto,
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    ADMITS_NOTHING, ANY_LOCAL, Attachment, Local, NO_PORT_RULES, NO_REVERSE_PATH, RULES_PER_ENTRY, Remote, Rule,
-    SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
+    ADMITS_NOTHING, ANY_LOCAL, Attachment, Local, MssLimits, NO_PORT_RULES, NO_REVERSE_PATH, RULES_PER_ENTRY, Remote,
+    Rule, SCOPE_BITS, SHARED_SCOPE, Scoped, UNATTRIBUTED, VPC, Vlan,
 };
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixSet;
@@ -18,7 +18,7 @@ use prefix_trie::joint::JointPrefixSet;
 pub use self::uses::Uses;
 use super::inputs::Inputs;
 use crate::{
-    config::model::{Connection, ReversePath},
+    config::model::{Connection, MssClamp, ReversePath},
     connection::affected::Affected,
     fib::{
         id_allocator::Full,
@@ -94,8 +94,11 @@ impl<'a> PolicyCompiler<'a> {
         self.layout.begin();
         let connections: Vec<Carried<'a>> = self.carried(|_, _| true);
         self.number(&connections)?;
-        for carried in &connections {
-            self.entries.tables.connections.insert(self.numbers[carried.name].slot, carried.name.to_owned());
+        for Carried { name, connection, .. } in &connections {
+            let slot = self.numbers[name].slot;
+            let limits = mss_limits(connection.mss_clamp, self.inputs.host.link(&connection.interface));
+            self.entries.tables.connections.insert(slot, (*name).to_owned());
+            self.entries.tables.mss_limits.insert(slot, limits);
         }
         self.egress_selectors(&connections)?;
         for (interface, carried) in by_interface(connections) {
@@ -211,6 +214,7 @@ impl<'a> PolicyCompiler<'a> {
             self.scope(VPC, &selectors)?;
             if let Some(link) = inputs.host.link(&vpc.interface) {
                 self.port(link)?;
+                self.entries.tables.mss_limits.insert(VPC, mss_limits(MssClamp::Auto, Some(link)));
                 self.attach(link, VPC, VPC, 0);
                 self.links(link.index, &[]);
                 self.links_to_sites(link.index);
@@ -302,6 +306,15 @@ impl<'a> PolicyCompiler<'a> {
     /// A connection's slot as encoded in selectors.
     fn with_reverse_path(&self, slot: u32) -> u32 {
         if self.without_reverse_path.contains(&slot) { slot | NO_REVERSE_PATH } else { slot }
+    }
+}
+
+/// The MSS limits of a connection or the VPC on a link.
+fn mss_limits(clamp: MssClamp, link: Option<&Link>) -> MssLimits {
+    match clamp {
+        MssClamp::Auto => link.map_or(MssLimits::NONE, |link| MssLimits::of_mtu(link.mtu)),
+        MssClamp::Off => MssLimits::NONE,
+        MssClamp::Bytes(bytes) => MssLimits { v4: bytes, v6: bytes },
     }
 }
 

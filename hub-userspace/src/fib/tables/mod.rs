@@ -9,7 +9,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    Attachment, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules, Scoped, Vlan,
+    Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote, Route, Rules,
+    Scoped, Vlan,
 };
 use ipnet::IpNet;
 
@@ -31,6 +32,8 @@ pub type NeighbourTable = BTreeMap<Neighbour, LinkAddress>;
 pub struct PolicyTables {
     /// Names of the connections by counter slot.
     pub connections: BTreeMap<u32, String>,
+    /// By counter slot.
+    pub mss_limits: BTreeMap<u32, MssLimits>,
     /// By ifindex.
     pub attachments: BTreeMap<u32, Attachment>,
     /// The VLAN's own ifindex.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use hub_common::maps::{
-    Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, Neighbour, NextHop, Remote, Route, Rules,
-    Scoped, Vlan,
+    Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote,
+    Route, Rules, Scoped, Vlan,
 };
 use ipnet::IpNet;
 
@@ -30,6 +30,7 @@ pub enum Write {
     /// The owner of a counter slot.
     Connections(MapChanges<u32, String>),
     Ports(MapChanges<u32, u32>),
+    MssLimits(MapChanges<u32, MssLimits>),
     GroupMembers(MapChanges<GroupMember, u32>),
     NextHops(MapChanges<u32, NextHop>),
     Groups(MapChanges<u32, GroupRecord>),
@@ -52,6 +53,7 @@ impl Write {
         match self {
             Self::Connections(changes) => changes.len(),
             Self::Ports(changes) | Self::Buckets(changes) => changes.len(),
+            Self::MssLimits(changes) => changes.len(),
             Self::GroupMembers(changes) => changes.len(),
             Self::NextHops(changes) => changes.len(),
             Self::Groups(changes) => changes.len(),
@@ -134,6 +136,7 @@ impl Tables {
         match write {
             Write::Connections(changes) => note(&mut policy.connections, changes, count),
             Write::Ports(changes) => note(&mut policy.ports, changes, count),
+            Write::MssLimits(changes) => note(&mut policy.mss_limits, changes, count),
             Write::GroupMembers(changes) => note(&mut egress.members, changes, count),
             Write::NextHops(changes) => note(&mut egress.next_hops, changes, count),
             Write::Groups(changes) => note(&mut egress.groups, changes, count),
@@ -195,6 +198,7 @@ impl EgressTables {
 struct PolicyDifference {
     connections: MapDifference<u32, String>,
     ports: MapDifference<u32, u32>,
+    mss_limits: MapDifference<u32, MssLimits>,
     links: MapDifference<Prefix<Scoped<[u8; 16]>>, u32>,
     limits: MapDifference<u32, Rules>,
     v4: SelectorDifference<[u8; 4]>,
@@ -210,6 +214,7 @@ impl PolicyDifference {
             return Self {
                 connections: difference(&old.connections, &new.connections),
                 ports: difference(&old.ports, &new.ports),
+                mss_limits: difference(&old.mss_limits, &new.mss_limits),
                 links: difference(&old.links, &new.links),
                 limits: difference(&old.limits, &new.limits),
                 v4: SelectorDifference::between(&old.v4, &new.v4),
@@ -230,9 +235,9 @@ impl PolicyDifference {
 
     /// New entries: before the next hops, between these and the routes, after the routes.
     fn puts(&self) -> [Vec<Write>; 3] {
-        let Self { connections, ports, links, limits, v4, v6, vlans, attachments } = self;
+        let Self { connections, ports, mss_limits, links, limits, v4, v6, vlans, attachments } = self;
         [
-            vec![Write::Connections(puts(connections)), Write::Ports(puts(ports))],
+            vec![Write::Connections(puts(connections)), Write::Ports(puts(ports)), Write::MssLimits(puts(mss_limits))],
             vec![
                 Write::Links(puts(links)),
                 Write::PortRules(puts(limits)),
@@ -247,7 +252,7 @@ impl PolicyDifference {
 
     /// Deletions: before the routes, between these and the next hops, after the next hops.
     fn deletes(&self) -> [Vec<Write>; 3] {
-        let Self { connections, ports, links, limits, v4, v6, vlans, attachments } = self;
+        let Self { connections, ports, mss_limits, links, limits, v4, v6, vlans, attachments } = self;
         [
             vec![Write::Attachments(deletes(attachments)), Write::Vlans(deletes(vlans))],
             vec![
@@ -258,7 +263,11 @@ impl PolicyDifference {
                 Write::PortRules(deletes(limits)),
                 Write::Links(deletes(links)),
             ],
-            vec![Write::Ports(deletes(ports)), Write::Connections(deletes(connections))],
+            vec![
+                Write::MssLimits(deletes(mss_limits)),
+                Write::Ports(deletes(ports)),
+                Write::Connections(deletes(connections)),
+            ],
         ]
     }
 }

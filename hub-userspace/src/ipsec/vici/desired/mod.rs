@@ -80,12 +80,19 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// A change of charon's configuration.
+/// A command that loads an object into charon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CharonStep {
-    Load { command: &'static str, message: Message, loaded: Loaded },
-    UnloadConnection(String),
-    UnloadSecret(String),
+pub struct Load {
+    pub command: &'static str,
+    pub message: Message,
+    pub loaded: Loaded,
+}
+
+/// An object of charon to remove, by charon's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unload {
+    Connection(String),
+    Secret(String),
 }
 
 impl DesiredState {
@@ -172,11 +179,10 @@ impl DesiredState {
         }
     }
 
-    /// The steps from the state loaded before to this one. Secrets are loaded before the connections that need them,
-    /// and removed after.
-    pub fn steps_from(&self, loaded: &Self) -> Vec<CharonStep> {
-        let mut steps = Vec::new();
-        let mut load = |command, message, loaded| steps.push(CharonStep::Load { command, message, loaded });
+    /// What is to be loaded after this state. Secrets come before the connections that need them.
+    pub fn loads_from(&self, loaded: &Self) -> Vec<Load> {
+        let mut loads = Vec::new();
+        let mut load = |command, message, loaded| loads.push(Load { command, message, loaded });
         for (path, pem) in self.authorities.iter().filter(|(path, pem)| loaded.authorities.get(*path) != Some(*pem)) {
             let message = Message::default().with("type", "X509").with("flag", "CA").with("data", pem.0.as_str());
             debug_assert!(path.is_absolute(), "a rule says so");
@@ -201,25 +207,24 @@ impl DesiredState {
                 load("load-conn", message, Loaded::Connection(name.clone()));
             }
         }
-        let gone = loaded.connections.keys().filter(|name| !self.connections.contains_key(*name));
-        steps.extend(gone.cloned().map(CharonStep::UnloadConnection));
-        let gone = loaded.secrets.keys().filter(|name| !self.secrets.contains_key(*name));
-        steps.extend(gone.cloned().map(CharonStep::UnloadSecret));
-        steps
+        loads
     }
 
-    /// The steps that remove undesired leftovers of an earlier agent from charon.
-    pub fn steps_to_clean(&self, connections: &[String], secrets: &[String]) -> Vec<CharonStep> {
+    /// What is then to be removed. Secrets come after the connections that need them.
+    pub fn unloads_from(&self, loaded: &Self) -> Vec<Unload> {
+        let connections = loaded.connections.keys().filter(|name| !self.connections.contains_key(*name));
+        let secrets = loaded.secrets.keys().filter(|name| !self.secrets.contains_key(*name));
+        connections.cloned().map(Unload::Connection).chain(secrets.cloned().map(Unload::Secret)).collect()
+    }
+
+    /// Undesired leftovers of an earlier agent among these objects of charon.
+    pub fn leftovers(&self, connections: &[String], secrets: &[String]) -> Vec<Unload> {
         let ours = |names: &[String], desired: &BTreeSet<&String>| -> Vec<String> {
             names.iter().filter(|name| connection_of(name).is_some() && !desired.contains(*name)).cloned().collect()
         };
         let connections = ours(connections, &self.connections.keys().collect());
         let secrets = ours(secrets, &self.secrets.keys().collect());
-        connections
-            .into_iter()
-            .map(CharonStep::UnloadConnection)
-            .chain(secrets.into_iter().map(CharonStep::UnloadSecret))
-            .collect()
+        connections.into_iter().map(Unload::Connection).chain(secrets.into_iter().map(Unload::Secret)).collect()
     }
 }
 

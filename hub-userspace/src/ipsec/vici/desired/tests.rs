@@ -36,13 +36,18 @@ remote_cidrs = ["10.20.0.0/16"]
     crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0
 }
 
-fn commands(steps: &[CharonStep]) -> Vec<String> {
-    let command = |step: &CharonStep| match step {
-        CharonStep::Load { command, .. } => (*command).to_owned(),
-        CharonStep::UnloadConnection(name) => format!("unload-conn {name}"),
-        CharonStep::UnloadSecret(name) => format!("unload-shared {name}"),
+fn unloaded(unloads: &[Unload]) -> Vec<String> {
+    let command = |unload: &Unload| match unload {
+        Unload::Connection(name) => format!("unload-conn {name}"),
+        Unload::Secret(name) => format!("unload-shared {name}"),
     };
-    steps.iter().map(command).collect()
+    unloads.iter().map(command).collect()
+}
+
+/// The commands from one state to the next.
+fn commands(after: &DesiredState, before: &DesiredState) -> Vec<String> {
+    let loads = after.loads_from(before).into_iter().map(|load| load.command.to_owned());
+    loads.chain(unloaded(&after.unloads_from(before))).collect()
 }
 
 #[test]
@@ -64,7 +69,7 @@ fn connection_message_matches_configuration() {
     assert_eq!((child.value("life_time"), child.value("rekey_time")), (Some("3600s"), Some("3240s")));
     assert_eq!((child.value("start_action"), child.value("close_action")), (Some("start"), Some("start")));
     assert_eq!(desired.secrets["vpnhub-a"].owners, ["203.0.113.1", "198.51.100.1"]);
-    assert!(!format!("{desired:?} {:?}", desired.steps_from(&DesiredState::default())).contains(SECRET));
+    assert!(!format!("{desired:?} {:?}", desired.loads_from(&DesiredState::default())).contains(SECRET));
 }
 
 #[test]
@@ -108,13 +113,13 @@ fn changed_connections_and_secrets_are_reloaded_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let nothing = DesiredState::default();
     let first = DesiredState::of(&config(folder.path(), ""));
-    assert_eq!(commands(&first.steps_from(&nothing)), ["load-shared", "load-conn"]);
-    assert!(first.steps_from(&first).is_empty());
+    assert_eq!(commands(&first, &nothing), ["load-shared", "load-conn"]);
+    assert!(commands(&first, &first).is_empty());
     let other = DesiredState::of(&config(folder.path(), "encap = true"));
-    assert_eq!(commands(&other.steps_from(&first)), ["load-conn"]);
+    assert_eq!(commands(&other, &first), ["load-conn"]);
     let renamed = DesiredState::of(&config(folder.path(), "remote_id = \"site.example.com\""));
-    assert_eq!(commands(&renamed.steps_from(&first)), ["load-shared", "load-conn"]);
-    assert_eq!(commands(&nothing.steps_from(&first)), ["unload-conn vpnhub-a", "unload-shared vpnhub-a"]);
+    assert_eq!(commands(&renamed, &first), ["load-shared", "load-conn"]);
+    assert_eq!(commands(&nothing, &first), ["unload-conn vpnhub-a", "unload-shared vpnhub-a"]);
 }
 
 #[test]
@@ -122,10 +127,7 @@ fn leftovers_are_unloaded_and_foreign_objects_stay() {
     let folder = tempfile::tempdir().expect("a folder");
     let desired = DesiredState::of(&config(folder.path(), ""));
     let names = ["vpnhub-a", "vpnhub-old", "roadwarrior"].map(str::to_owned);
-    assert_eq!(
-        commands(&desired.steps_to_clean(&names, &names)),
-        ["unload-conn vpnhub-old", "unload-shared vpnhub-old"]
-    );
+    assert_eq!(unloaded(&desired.leftovers(&names, &names)), ["unload-conn vpnhub-old", "unload-shared vpnhub-old"]);
 }
 
 #[test]

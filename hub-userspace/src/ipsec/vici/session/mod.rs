@@ -1,4 +1,4 @@
-//! A session with charon over its Unix socket: one command at a time, with events in between.
+//! A session with charon over its Unix socket: commands and their answers, in order, with events in between.
 //!
 //! Cancellation never splits a packet: bytes are read into the session's buffer and taken from it as whole packets. So
 //! waiting for an event is cancel-safe, as in `select!`.
@@ -96,6 +96,22 @@ impl Session {
         self.request_listing(command, message, None).await
     }
 
+    /// Sends commands at once, which charon executes in their order (`process_queue`, `vici_socket.c`). Returns the
+    /// reason for each that it refused.
+    pub async fn request_all(&mut self, requests: &[(&str, &Message)]) -> Result<Vec<Option<String>>, SessionError> {
+        for (command, message) in requests {
+            self.send(CMD_REQUEST, command, Some(message)).await?;
+        }
+        let mut refusals = Vec::with_capacity(requests.len());
+        for (command, _) in requests {
+            refusals.push(match self.result(command, None).await {
+                Err(SessionError::Refused { why, .. }) => Some(why),
+                result => result.map(|_| None)?,
+            });
+        }
+        Ok(refusals)
+    }
+
     /// As [`Self::request`], for a command that answers with events of this name.
     pub async fn list(&mut self, command: &str, event: &str, message: &Message) -> Result<Vec<Message>, SessionError> {
         self.register(EVENT_REGISTER, event).await?;
@@ -115,6 +131,15 @@ impl Session {
         listed: Option<(&str, &mut Vec<Message>)>,
     ) -> Result<Message, SessionError> {
         self.send(CMD_REQUEST, command, Some(message)).await?;
+        self.result(command, listed).await
+    }
+
+    /// The answer to the first command that has none yet.
+    async fn result(
+        &mut self,
+        command: &str,
+        listed: Option<(&str, &mut Vec<Message>)>,
+    ) -> Result<Message, SessionError> {
         let refused = |why: &str| SessionError::Refused { command: command.to_owned(), why: why.to_owned() };
         match self.answer(command, listed).await? {
             Packet::Response(answer) if answer.value("success") == Some("no") => {
@@ -198,7 +223,7 @@ impl Session {
         Ok(())
     }
 
-    /// The answer to the last request. Events that arrive before it are queued, except those that `listed` collects.
+    /// The next answer. Events that arrive before it are queued, except those that `listed` collects.
     async fn answer(
         &mut self,
         to: &str,

@@ -57,6 +57,25 @@ async fn events_between_commands_are_queued_in_order() {
 }
 
 #[tokio::test]
+async fn answers_to_several_requests_are_those_of_each() {
+    let refusal = Message::default().with("success", "no").with("errmsg", "not found");
+    let script = [
+        packet(CMD_RESPONSE, None, &Message::default().with("success", "yes")),
+        packet(EVENT, Some("ike-updown"), &Message::default()),
+        packet(CMD_RESPONSE, None, &refusal),
+        packet(CMD_UNKNOWN, None, &Message::default()),
+        packet(CMD_RESPONSE, None, &Message::default()),
+    ];
+    let mut session = session_with(script.concat()).await;
+    let empty = Message::default();
+    let refusals = session.request_all(&[("load-conn", &empty); 4]).await.expect("answers");
+    assert_eq!(refusals, [None, Some("not found".to_owned()), Some("unknown command".to_owned()), None]);
+    assert_eq!(session.event().await.expect("an event").name, "ike-updown");
+    // The daemon hung up: no command counts as done.
+    assert!(!session.request_all(&[("load-conn", &empty)]).await.expect_err("no answer").is_refusal());
+}
+
+#[tokio::test]
 async fn list_answer_excludes_other_events() {
     let empty = Message::default();
     let sa = Message::default().with("name", "a");

@@ -7,12 +7,16 @@ use tracing::{info, warn};
 
 use super::{
     super::super::{
-        desired::{CharonStep, DesiredState, Loaded, connection_of, differs_in_certificates_alone},
+        desired::{DesiredState, Load, Loaded, Unload, connection_of, differs_in_certificates_alone},
         message::Message,
         session::{Session, SessionError},
     },
     DriverTask,
 };
+
+/// Objects that are sent to charon before its answers are read: fewer wake-ups of both. Changes of tunnels wait for so
+/// many.
+pub(super) const BATCH: usize = 16;
 
 /// What charon has refused to load, with its reason.
 #[derive(Debug, Default)]
@@ -39,8 +43,8 @@ impl DriverTask {
         let nothing = Message::default();
         let connections = session.request("get-conns", &nothing).await?.list("conns").to_vec();
         let secrets = session.request("get-shared", &nothing).await?.list("keys").to_vec();
-        for step in self.desired.steps_to_clean(&connections, &secrets) {
-            self.carry_out(session, step).await?;
+        for leftover in self.desired.leftovers(&connections, &secrets) {
+            unload(session, leftover).await?;
         }
         Ok(())
     }
@@ -61,23 +65,26 @@ impl DriverTask {
     }
 
     async fn load_differences(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        let steps = self.desired.steps_from(&self.loaded);
+        let mut loads = self.desired.loads_from(&self.loaded);
+        let unloads = self.desired.unloads_from(&self.loaded);
         let before = mem::replace(&mut self.loaded, self.desired.clone());
         self.refusals.0.clear();
         self.deferred.clear();
-        for step in steps {
-            if let CharonStep::Load { loaded: Loaded::Connection(name), .. } = &step
-                && self.table.is_up(name)
-                && let Some((old, new)) = before.connections.get(name).zip(self.desired.connections.get(name))
-                && differs_in_certificates_alone(old, new)
-            {
-                self.loaded.connections.insert(name.clone(), old.clone());
-                self.deferred.insert(name.clone());
-                continue;
+        loads.retain(|load| !self.defer(load, &before));
+        for batch in loads.chunks(BATCH) {
+            let requests: Vec<(&str, &Message)> = batch.iter().map(|load| (load.command, &load.message)).collect();
+            for (load, refusal) in batch.iter().zip(session.request_all(&requests).await?) {
+                if let Some(why) = refusal {
+                    self.refused(&load.loaded, &why);
+                }
             }
-            self.carry_out(session, step).await?;
             self.absorb(session)?;
             // A tunnel that comes up or fails meanwhile does not wait for the others to be loaded.
+            self.publish();
+        }
+        for gone in unloads {
+            unload(session, gone).await?;
+            self.absorb(session)?;
             self.publish();
         }
         let config = &self.config;
@@ -85,35 +92,45 @@ impl DriverTask {
         Ok(())
     }
 
-    async fn carry_out(&mut self, session: &mut Session, step: CharonStep) -> Result<(), SessionError> {
-        match step {
-            CharonStep::Load { command, message, loaded } => match session.request(command, &message).await {
-                Err(SessionError::Refused { command: _, why }) => {
-                    let problem = format!("strongSwan refuses {loaded}: {why}; {}", loaded.remedy());
-                    for name in self.desired.users(&loaded) {
-                        warn!(connection = name, "{problem}");
-                    }
-                    self.loaded.forget(&loaded);
-                    self.refusals.0.insert(loaded, problem);
-                    Ok(())
-                }
-                result => result.map(drop),
-            },
-            CharonStep::UnloadSecret(name) => {
-                tolerate(session.request("unload-shared", &Message::default().with("id", name)).await)
-            }
-            CharonStep::UnloadConnection(name) => {
-                // Unload the connection first, so that nothing initiates it again.
-                let unload = Message::default().with("name", &name);
-                tolerate(session.request("unload-conn", &unload).await)?;
-                let shown = connection_of(&name).unwrap_or(&name).to_owned();
-                info!(connection = shown, "its SAs are closed: its [ipsec] section was removed");
-                let terminate = Message::default().with("ike", name).with("timeout", "-1");
-                // There may be no SA to terminate.
-                match session.request("terminate", &terminate).await {
-                    Err(error) if !error.is_refusal() => Err(error),
-                    _ => Ok(()),
-                }
+    /// Defers the load of a connection that is up and gets other certificates. Returns whether it is one.
+    fn defer(&mut self, load: &Load, before: &DesiredState) -> bool {
+        if let Loaded::Connection(name) = &load.loaded
+            && self.table.is_up(name)
+            && let Some((old, new)) = before.connections.get(name).zip(self.desired.connections.get(name))
+            && differs_in_certificates_alone(old, new)
+        {
+            self.loaded.connections.insert(name.clone(), old.clone());
+            self.deferred.insert(name.clone());
+            return true;
+        }
+        false
+    }
+
+    /// charon has refused to load an object.
+    fn refused(&mut self, loaded: &Loaded, why: &str) {
+        let problem = format!("strongSwan refuses {loaded}: {why}; {}", loaded.remedy());
+        for name in self.desired.users(loaded) {
+            warn!(connection = name, "{problem}");
+        }
+        self.loaded.forget(loaded);
+        self.refusals.0.insert(loaded.clone(), problem);
+    }
+}
+
+async fn unload(session: &mut Session, unload: Unload) -> Result<(), SessionError> {
+    match unload {
+        Unload::Secret(name) => tolerate(session.request("unload-shared", &Message::default().with("id", name)).await),
+        Unload::Connection(name) => {
+            // Unload the connection first, so that nothing initiates it again.
+            let unload = Message::default().with("name", &name);
+            tolerate(session.request("unload-conn", &unload).await)?;
+            let shown = connection_of(&name).unwrap_or(&name).to_owned();
+            info!(connection = shown, "its SAs are closed: its [ipsec] section was removed");
+            let terminate = Message::default().with("ike", name).with("timeout", "-1");
+            // There may be no SA to terminate.
+            match session.request("terminate", &terminate).await {
+                Err(error) if !error.is_refusal() => Err(error),
+                _ => Ok(()),
             }
         }
     }

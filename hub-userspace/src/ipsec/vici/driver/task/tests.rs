@@ -1,5 +1,7 @@
 //! Lists SAs from a scripted charon.
 
+use std::iter;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -11,6 +13,7 @@ use super::{
         message::{Message, read_name, write_name},
         session::{CMD_REQUEST, CMD_RESPONSE, EVENT, EVENT_CONFIRM},
     },
+    load::BATCH,
     *,
 };
 
@@ -19,7 +22,8 @@ const THEIRS: &str = "roadwarrior";
 
 /// An IKE SA with a child that carries traffic, as in `list-sa`.
 fn sa(connection: &str) -> Message {
-    let id = connection.len() as u64 * 1000 + u64::from(*connection.as_bytes().last().expect("a name"));
+    // Differs by name.
+    let id = connection.bytes().fold(0, |id, byte| (id * 31 + u64::from(byte)) % 1_000_003);
     let child = Message::default().with("uniqueid", id.to_string()).with("state", "INSTALLED");
     let children = Message::default().with_section("child", child);
     let ike = Message::default().with("uniqueid", id.to_string()).with("state", "ESTABLISHED");
@@ -147,7 +151,10 @@ async fn tunnel_that_comes_up_is_published_while_others_are_loaded() {
             secret.path().display()
         )
     };
-    let text = ["[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\n", &site("a", 1), &site("b", 2)].concat();
+    let names: Vec<String> = (0..2 * BATCH).map(|number| format!("c{number:02}")).collect();
+    let sites = names.iter().zip(1..).map(|(name, number)| site(name, number));
+    let gateway = "[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\nmax_connections = 100\n".to_owned();
+    let text: String = iter::once(gateway).chain(sites).collect();
     let config = crate::config::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}")).0;
 
     let listener = UnixListener::bind(&socket).expect("a socket");
@@ -160,6 +167,7 @@ async fn tunnel_that_comes_up_is_published_while_others_are_loaded() {
     let mut task = DriverTask::new(configs, queue, publisher);
     task.load(&mut session).await.expect("a charon");
     drop(session);
-    assert_eq!(charon.await.expect("it answers"), [vec![], vec!["a".to_owned()]]);
-    assert_eq!(up(&views.borrow()), ["a", "b"]);
+    let expected = [vec![Vec::new(); BATCH], vec![names[..BATCH].to_vec(); BATCH]].concat();
+    assert_eq!(charon.await.expect("it answers"), expected);
+    assert_eq!(up(&views.borrow()), names);
 }
