@@ -94,7 +94,7 @@ fn undecryptable() {
 fn other_address() {
     let lab = prepare(waiting(), |mut config| {
         let ipsec = config.connection("shanghai").ipsec.as_mut().unwrap();
-        ipsec.site = "203.0.113.200".to_owned();
+        "203.0.113.200".clone_into(&mut ipsec.site);
         config
     });
     lab.office("shanghai").configure(&lab.agent).unwrap();

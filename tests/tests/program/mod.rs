@@ -334,7 +334,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
         vici_socket: DEFAULT_VICI_SOCKET.into(),
         services: Service::defaults(),
     };
-    let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)) };
+    let anybody = CustomerGateway { address: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)).into() };
     let config = Config {
         gateway,
         dataplane: model::DataplaneSettings::default(),

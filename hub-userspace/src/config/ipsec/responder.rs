@@ -1,7 +1,8 @@
 //! Rules for a hub that responds: how the IKE daemon finds the connection, and the secret, of a site that begins.
 //!
 //! A connection must match the site's address and the identities that both ends present. A connection with the address
-//! itself precedes one with `any`. In IKEv1's main mode the secret must be found before the site presents its identity.
+//! itself precedes one with `any`. In main mode of
+//! `IKEv1` the secret must be found before the site presents its identity.
 
 use std::{
     collections::HashMap,

@@ -79,12 +79,11 @@ impl Stranger {
             (SiteAddress::Name(_), ..) if is_it => Some(format!(
                 "{address}, which no customer gateway has, has tried to connect: if it is this site, let {site} resolve to it"
             )),
-            (SiteAddress::Ip(_), ..) => None,
+            (SiteAddress::Ip(_), ..) | (_, None, _) => None,
             (_, Some(Fault::Identity), Some(identity)) => Some(format!(
                 "{address} has tried to connect with the identity {identity:?}: if it is this site, compare remote_id with it"
             )),
             (_, Some(fault), _) => Some(format!("{address} has tried to connect: {fault}")),
-            (_, None, _) => None,
         }
     }
 }

@@ -114,9 +114,9 @@ impl Charon {
     /// # Errors
     /// When the file cannot be written.
     pub fn set_names(&self, names: &[(&str, IpAddr)]) -> anyhow::Result<()> {
-        let lines: String = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        let lines: Vec<String> = names.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
         // Written in place: the mounted file is this inode.
-        fs::write(self.hosts(), lines).context("writing its hosts file")
+        fs::write(self.hosts(), lines.concat()).context("writing its hosts file")
     }
 
     fn hosts(&self) -> PathBuf {
