@@ -21,7 +21,7 @@ pub mod mss;
 pub mod refusal;
 
 /// Everything that the stages need of an address family.
-pub trait Family: family::Address + parse::ParseIp + parse::Martian + nexthop::FlowHash + rewrite::HopLimit {}
+pub trait Family: family::Address + parse::ParseIp + parse::Special + nexthop::FlowHash + rewrite::HopLimit {}
 
 impl Family for family::V4 {}
 impl Family for family::V6 {}

@@ -90,8 +90,9 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
 ) -> Result<u32, Refusal> {
     let packet = parse::packet::<A, F>(frame, start)?;
     let pair = ResolvedPair::<A, T>::of(&packet)?;
+    let reach = parse::reach(&packet, start)?;
     let route = route::lookup(&pair, pair.destination);
-    selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
+    selector::ingress(&packet, reach, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
     let route = route::check::<F>(route, attachment, attribution)?;
     let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;

@@ -13,13 +13,13 @@ use crate::{
     frame::Frame,
     lookup::{PackedRoute, ResolvedPair, Tables},
     maps,
-    parse::{Martian, Packet, ParseIp},
+    parse::{Packet, ParseIp, Special},
     policy::selector,
     refusal::Refusal,
 };
 
 #[inline(always)]
-pub fn choose<A: Address + ParseIp + Martian + FlowHash, T: Tables<A>, F: Frame>(
+pub fn choose<A: Address + ParseIp + Special + FlowHash, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,

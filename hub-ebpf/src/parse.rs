@@ -48,7 +48,6 @@ pub struct Packet<A> {
     pub protocol: u8,
     /// It has options that a router must process.
     pub options: bool,
-    pub reach: Reach,
 }
 
 /// How far the addresses allow a packet to go.
@@ -185,15 +184,36 @@ fn vlan_of<F: Frame>(frame: &F, before: u16, control: u16) -> Result<u16, Refusa
     }
 }
 
-/// Parses the IP header. A unicast packet in a multicast or broadcast frame is dropped (RFC 1122 section 3.3.6).
+/// Parses the IP header.
 #[inline(always)]
 pub fn packet<A: Address + ParseIp, F: Frame>(frame: &F, start: Start) -> Result<Packet<A>, Refusal> {
-    let packet = A::parse(frame, start.offset)?;
-    if start.to_group && packet.reach != Reach::Multicast { Err(Reason::Malformed.into()) } else { Ok(packet) }
+    A::parse(frame, start.offset)
+}
+
+/// How far the packet may go. A unicast packet in a multicast or broadcast frame is dropped (RFC 1122 section 3.3.6).
+///
+/// Call it after the walks of the look-up: the verifier checks these anew for each of the results here, which takes it
+/// twice as long.
+#[inline(always)]
+pub fn reach<A: Special>(packet: &Packet<A>, start: Start) -> Result<Reach, Refusal> {
+    let Packet { source, destination, .. } = packet;
+    let reach = if !source.may_be_special() && !destination.may_be_special() {
+        Reach::Forwardable
+    } else if destination.is_multicast() {
+        Reach::Multicast
+    } else if source.is_link_local() || destination.is_link_local() || destination.is_local() {
+        Reach::LinkLocal
+    } else if source.is_martian_source() {
+        Reach::Martian
+    } else {
+        Reach::Forwardable
+    };
+    if start.to_group && reach != Reach::Multicast { Err(Reason::Malformed.into()) } else { Ok(reach) }
 }
 
 /// The part of parsing that differs by family.
 pub trait ParseIp: Sized {
+    /// Parses the IP header at `offset`.
     fn parse<F: Frame>(frame: &F, offset: usize) -> Result<Packet<Self>, Refusal>;
 
     /// Source and destination port, the first four bytes of the transport header; 0 for fragments and protocols without
@@ -215,16 +235,6 @@ impl ParseIp for V4 {
             return Err(Reason::Malformed.into());
         }
         let (source, destination) = (u32::from_be_bytes(header.source), u32::from_be_bytes(header.destination));
-        let mut reach = Reach::Forwardable;
-        if is_special_v4(source) || is_special_v4(destination) {
-            if is_multicast_v4(destination) {
-                reach = Reach::Multicast;
-            } else if is_link_local_v4(source) || is_link_local_v4(destination) || is_local_v4(destination) {
-                reach = Reach::LinkLocal;
-            } else if source.is_martian_source() {
-                reach = Reach::Martian;
-            }
-        }
         Ok(Packet {
             offset,
             length,
@@ -234,7 +244,6 @@ impl ParseIp for V4 {
             hop_limit: header.ttl,
             protocol: header.protocol,
             options: header_length > size_of::<Ipv4>(),
-            reach,
         })
     }
 
@@ -258,16 +267,6 @@ impl ParseIp for V6 {
             return Err(Reason::Malformed.into());
         }
         let (source, destination) = (header.source.map(u64::from_be_bytes), header.destination.map(u64::from_be_bytes));
-        let mut reach = Reach::Forwardable;
-        if is_special_v6(source) || is_special_v6(destination) {
-            if is_multicast_v6(destination) {
-                reach = Reach::Multicast;
-            } else if is_link_local_v6(source) || is_link_local_v6(destination) || is_local_v6(destination) {
-                reach = Reach::LinkLocal;
-            } else if source.is_martian_source() {
-                reach = Reach::Martian;
-            }
-        }
         Ok(Packet {
             offset,
             length,
@@ -277,7 +276,6 @@ impl ParseIp for V6 {
             hop_limit: header.hop_limit,
             protocol: header.next_header,
             options: header.next_header == HOP_BY_HOP,
-            reach,
         })
     }
 
@@ -305,95 +303,93 @@ fn ports<A, F: Frame>(packet: &Packet<A>, frame: &F) -> u32 {
     }
 }
 
-/// Martian sources: multicast and broadcast, loopback, unspecified (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2,
-/// 2.5.3 and 2.7).
-pub trait Martian {
-    fn is_martian_source(&self) -> bool;
-    fn is_unspecified(&self) -> bool;
+/// Addresses that a router does not forward from or to.
+pub trait Special: Copy {
+    /// A superset of the ranges below: most packets need only this check.
+    fn may_be_special(self) -> bool;
+    fn is_multicast(self) -> bool;
+    fn is_link_local(self) -> bool;
+    /// Valid only within a host: loopback and unspecified.
+    fn is_local(self) -> bool;
+    fn is_unspecified(self) -> bool;
     /// Is a link-local IPv6 address: on-link on every interface.
-    fn is_of_any_link(&self) -> bool;
+    fn is_of_any_link(self) -> bool;
+
+    /// Multicast and broadcast, loopback, unspecified (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.2, 2.5.3 and 2.7).
+    #[inline(always)]
+    fn is_martian_source(self) -> bool {
+        self.is_multicast() || self.is_local()
+    }
 }
 
-impl Martian for V4 {
+impl Special for V4 {
     #[inline(always)]
-    fn is_martian_source(&self) -> bool {
-        is_multicast_v4(*self) || is_local_v4(*self)
+    fn may_be_special(self) -> bool {
+        // 224.0.0.0/3 and, after the wrap-around, 0.0.0.0/8.
+        self.wrapping_add(32 << 24) < 33 << 24 || matches!(self >> 24, 127 | 169)
+    }
+
+    /// 224.0.0.0/4, and the limited broadcast address.
+    #[inline(always)]
+    fn is_multicast(self) -> bool {
+        self >> 28 == 0xe || self == u32::MAX
+    }
+
+    /// 169.254.0.0/16.
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        self >> 16 == 0xa9fe
+    }
+
+    /// 127.0.0.0/8 and 0.0.0.0/8.
+    #[inline(always)]
+    fn is_local(self) -> bool {
+        matches!(self >> 24, 127 | 0)
     }
 
     #[inline(always)]
-    fn is_unspecified(&self) -> bool {
-        *self == 0
+    fn is_unspecified(self) -> bool {
+        self == 0
     }
 
     #[inline(always)]
-    fn is_of_any_link(&self) -> bool {
+    fn is_of_any_link(self) -> bool {
         false
     }
 }
 
-impl Martian for V6 {
+impl Special for V6 {
     #[inline(always)]
-    fn is_martian_source(&self) -> bool {
-        is_multicast_v6(*self) || is_local_v6(*self)
+    fn may_be_special(self) -> bool {
+        // `fe00::/7` and, after the wrap-around, `::/8`.
+        self[0].wrapping_add(2 << 56) < 3 << 56
+    }
+
+    /// `ff00::/8`.
+    #[inline(always)]
+    fn is_multicast(self) -> bool {
+        self[0] >> 56 == 0xff
+    }
+
+    /// `fe80::/10`.
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        self[0] >> 54 == 0xfe80 >> 6
+    }
+
+    /// `::` and `::1`.
+    #[inline(always)]
+    fn is_local(self) -> bool {
+        self[0] == 0 && self[1] <= 1
     }
 
     #[inline(always)]
-    fn is_unspecified(&self) -> bool {
-        *self == [0, 0]
+    fn is_unspecified(self) -> bool {
+        self == [0, 0]
     }
 
     #[inline(always)]
-    fn is_of_any_link(&self) -> bool {
-        is_link_local_v6(*self)
+    fn is_of_any_link(self) -> bool {
+        self.is_link_local()
     }
-}
-
-/// A superset of the ranges below: most packets need only this check.
-#[inline(always)]
-fn is_special_v4(address: V4) -> bool {
-    // 224.0.0.0/3 and, after the wrap-around, 0.0.0.0/8.
-    address.wrapping_add(32 << 24) < 33 << 24 || matches!(address >> 24, 127 | 169)
-}
-
-/// The same for IPv6.
-#[inline(always)]
-fn is_special_v6([high, _]: V6) -> bool {
-    // `fe00::/7` and, after the wrap-around, `::/8`.
-    high.wrapping_add(2 << 56) < 3 << 56
-}
-
-/// 224.0.0.0/4, and the limited broadcast address.
-#[inline(always)]
-fn is_multicast_v4(address: V4) -> bool {
-    address >> 28 == 0xe || address == u32::MAX
-}
-
-/// `ff00::/8`.
-#[inline(always)]
-fn is_multicast_v6([high, _]: V6) -> bool {
-    high >> 56 == 0xff
-}
-
-/// 169.254.0.0/16.
-#[inline(always)]
-fn is_link_local_v4(address: V4) -> bool {
-    address >> 16 == 0xa9fe
-}
-
-/// `fe80::/10`.
-#[inline(always)]
-fn is_link_local_v6([high, _]: V6) -> bool {
-    high >> 54 == 0xfe80 >> 6
-}
-
-/// Addresses that are valid only within a host: 127.0.0.0/8 and 0.0.0.0/8.
-#[inline(always)]
-fn is_local_v4(address: V4) -> bool {
-    matches!(address >> 24, 127 | 0)
-}
-
-/// Unspecified and loopback.
-#[inline(always)]
-fn is_local_v6([high, low]: V6) -> bool {
-    high == 0 && low <= 1
 }

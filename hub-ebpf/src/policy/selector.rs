@@ -18,7 +18,7 @@ use crate::{
     family::Address,
     frame::Frame,
     lookup::{PackedRoute, ResolvedPair, Tables},
-    parse::{Martian, Packet, ParseIp, Reach},
+    parse::{Packet, ParseIp, Reach, Special},
     policy::ports::{self, Direction},
     refusal::Refusal,
     route,
@@ -29,8 +29,9 @@ use crate::{
 ///
 /// `attribution` is unchanged if the source is in no selector.
 #[inline(always)]
-pub fn ingress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
+pub fn ingress<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
+    reach: Reach,
     frame: &F,
     pair: &ResolvedPair<A, T>,
     route: PackedRoute,
@@ -38,11 +39,12 @@ pub fn ingress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
     attribution: &Attribution,
 ) -> Result<(), Refusal> {
     let back = route::lookup(pair, pair.source);
-    if packet.reach != Reach::Forwardable {
-        if packet.reach == Reach::Martian {
+    if reach != Reach::Forwardable {
+        if reach == Reach::Martian {
             return Err(Reason::SpoofedSource.into());
         }
-        return Err(on_link(packet, frame, pair, route, back, attachment).into());
+        let is_multicast = reach == Reach::Multicast;
+        return Err(on_link(packet, is_multicast, frame, pair, route, back, attachment).into());
     }
     if back.has(Route::HUB) {
         return Err(Reason::SpoofedSource.into());
@@ -70,15 +72,15 @@ fn leads_back(back: PackedRoute, owner: u32) -> bool {
 /// The result for a packet that must not leave its link: multicast or link-local. The source is checked because the hub
 /// may answer. `route`: the destination's, `back`: the source's.
 #[inline(always)]
-fn on_link<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
+fn on_link<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
+    is_multicast: bool,
     frame: &F,
     pair: &ResolvedPair<A, T>,
     route: PackedRoute,
     back: PackedRoute,
     attachment: &Attachment,
 ) -> Reason {
-    let is_multicast = packet.reach == Reach::Multicast;
     let is_hub = route.has(Route::HUB);
     let reason = match is_multicast {
         true => Reason::Multicast,
@@ -123,7 +125,7 @@ fn is_behind_connection(back: PackedRoute) -> bool {
 
 /// The result for a packet to the hub itself. `back`: the route of its source.
 #[inline(always)]
-fn to_hub<A: Address + ParseIp + Martian, F: Frame>(
+fn to_hub<A: Address + ParseIp + Special, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     remote: Option<Remote>,
@@ -151,7 +153,7 @@ fn to_hub<A: Address + ParseIp + Martian, F: Frame>(
 
 /// Checks the packet against the egress connection's selectors, with the addresses swapped.
 #[inline(always)]
-pub fn egress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
+pub fn egress<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     pair: &ResolvedPair<A, T>,
@@ -166,7 +168,7 @@ pub fn egress<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
 /// The connection of the pair that admits the packet, perhaps with [`NO_REVERSE_PATH`]. `local`: the address on the
 /// hub's side.
 #[inline(always)]
-fn paired<A: Address + ParseIp + Martian, T: Tables<A>, F: Frame>(
+fn paired<A: Address + ParseIp + Special, T: Tables<A>, F: Frame>(
     packet: &Packet<A>,
     frame: &F,
     tables: &T,

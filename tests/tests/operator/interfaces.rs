@@ -87,3 +87,18 @@ fn renamed_interface_is_detached() {
     }
     rig.stop().unwrap();
 }
+
+/// Senders on this host leave the checksum of TCP and UDP to the device, and XDP forwards the packet without one.
+#[test]
+fn native_xdp_on_veth_warns_of_checksum_offload() {
+    for (arguments, warned) in [(&[][..], true), (&["--attach", "tc"], false)] {
+        let world = World::three_offices(&Options::default()).unwrap();
+        let rig = Rig::start_in(world, &HubConfig::offices(&SITES), arguments).unwrap();
+        let status = rig.agent.status().unwrap();
+        for place in [&status.connection("shanghai")["warnings"], &status["vpc"]["warnings"]] {
+            let text = place.to_string();
+            assert_eq!(text.contains("ethtool -K PEER tx off"), warned, "{arguments:?}: {text}");
+        }
+        rig.stop().unwrap();
+    }
+}

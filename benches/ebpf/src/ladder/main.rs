@@ -141,11 +141,12 @@ fn stages<A: Family + Glance, T: Tables<A, Resolved: Glance>, F: Frame>(
     if stage == Stage::Addresses {
         return Ok(reached(pair.source.glance() ^ pair.destination.glance()));
     }
+    let reach = parse::reach(&packet, start)?;
     let route = route::lookup(&pair, pair.destination);
     if stage == Stage::ToHub {
         return Ok(reached(route.first_bucket()));
     }
-    selector::ingress(&packet, frame, &pair, route, attachment, attribution)?;
+    selector::ingress(&packet, reach, frame, &pair, route, attachment, attribution)?;
     attribution.set_bytes(packet.length);
     if stage == Stage::Selector {
         return Ok(reached(attribution.connection()));
