@@ -315,8 +315,16 @@ impl Process {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
+
+    /// For a test that starts a process: ending a step over its time limit ends all processes of this one.
+    pub fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn stat_with_any_process_name_yields_parent() {
@@ -333,6 +341,7 @@ mod tests {
 
     #[test]
     fn child_of_signal_forwarder_blocks_no_signal() {
+        let _alone = alone();
         let child = spawn(Command::new("cat").arg("/proc/self/status").stdout(Stdio::piped())).unwrap();
         let forward = Forward::start().unwrap();
         let said = child.wait_with_output().unwrap().stdout;
@@ -343,6 +352,7 @@ mod tests {
 
     #[test]
     fn child_over_time_limit_is_ended() {
+        let _alone = alone();
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(wait(child, Some(Duration::from_millis(50))).unwrap().is_none());
     }

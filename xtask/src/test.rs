@@ -99,6 +99,7 @@ mod tests {
 
     #[test]
     fn suites_are_integration_tests_of_all_packages() {
+        let _alone = process::tests::alone();
         let suites = suites();
         for suite in ["hunt", "differential", "outlive", "store", "netlink", "verify"] {
             assert!(suites.iter().any(|name| name == suite), "{suite}: {suites:?}");
