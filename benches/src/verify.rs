@@ -7,6 +7,7 @@ use std::{
     fmt, fs,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -15,7 +16,6 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use self::log::Statistics;
 use crate::process;
 
 #[derive(Args)]
@@ -44,8 +44,10 @@ struct Row {
     jited_bytes: u32,
     /// Instructions on all paths that the verifier had to follow; it gives up at a million.
     processed_instructions: u32,
-    #[serde(flatten)]
-    statistics: Statistics,
+    /// Of the program and of each function that is not inlined, in the order of the code.
+    stack_bytes: Vec<u32>,
+    /// Verification and compilation.
+    load_microseconds: u128,
     /// Of the program itself, without its maps.
     memory_bytes: u64,
     maps: Vec<Map>,
@@ -87,6 +89,7 @@ fn verify(file: &Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let file = file.file_name().unwrap_or_default().to_string_lossy();
     for (name, program) in object.programs_mut() {
+        let begin = Instant::now();
         let loaded = match program {
             aya::programs::Program::Xdp(program) => program.load(),
             aya::programs::Program::SchedClassifier(program) => program.load(),
@@ -94,13 +97,14 @@ fn verify(file: &Path) -> Result<Vec<Row>> {
             _ => bail!("{name} is neither an XDP nor a TC program nor a socket filter: it is not known here"),
         };
         loaded.with_context(|| format!("loading {name}"))?;
-        rows.push(row(&file, &bytes, name, &program.info()?).with_context(|| name.to_owned())?);
+        let load_microseconds = begin.elapsed().as_micros();
+        rows.push(row(&file, &bytes, name, &program.info()?, load_microseconds).with_context(|| name.to_owned())?);
     }
     rows.sort_by(|one, other| one.program.cmp(&other.program));
     Ok(rows)
 }
 
-fn row(object: &str, bytes: &[u8], program: &str, info: &ProgramInfo) -> Result<Row> {
+fn row(object: &str, bytes: &[u8], program: &str, info: &ProgramInfo, load_microseconds: u128) -> Result<Row> {
     let too_old = "this kernel does not tell: it is too old";
     let mut maps = Vec::new();
     let mut descriptors = HashMap::new();
@@ -126,7 +130,8 @@ fn row(object: &str, bytes: &[u8], program: &str, info: &ProgramInfo) -> Result<
         instructions: info.size_translated().context(too_old)? / INSTRUCTION_BYTES,
         jited_bytes: info.size_jitted(),
         processed_instructions: info.verified_instruction_count().context(too_old)?,
-        statistics: log::statistics(bytes, program, &raw)?,
+        stack_bytes: log::stack_bytes(bytes, program, &raw)?,
+        load_microseconds,
         memory_bytes: u64::from(info.memory_locked()?),
         maps,
     })
@@ -137,9 +142,9 @@ struct Shown<'a>(&'a [Row]);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head =
-            ["OBJECT", "PROGRAM", "INSTRUCTIONS", "JITED BYTES", "PROCESSED", "STACK BYTES", "VERIFIED IN", "MEMORY"];
+            ["OBJECT", "PROGRAM", "INSTRUCTIONS", "JITED BYTES", "PROCESSED", "STACK BYTES", "LOADED IN", "MEMORY"];
         let programs = self.0.iter().map(|row| {
-            let stack: Vec<_> = row.statistics.stack_bytes.iter().map(u32::to_string).collect();
+            let stack: Vec<_> = row.stack_bytes.iter().map(u32::to_string).collect();
             vec![
                 row.object.clone(),
                 row.program.clone(),
@@ -147,7 +152,7 @@ impl fmt::Display for Shown<'_> {
                 row.jited_bytes.to_string(),
                 row.processed_instructions.to_string(),
                 stack.join("+"),
-                format!("{} us", row.statistics.verification_microseconds),
+                format!("{} us", row.load_microseconds),
                 kibibytes(row.memory_bytes),
             ]
         });

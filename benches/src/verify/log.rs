@@ -1,7 +1,8 @@
-//! The verifier's log of a program: stack depth and time.
+//! The verifier's log of a program: stack depth.
 //!
 //! aya reads the verifier's log only when a program is refused. So the program is loaded once more, by the system call,
-//! with a log of statistics alone.
+//! with a log of statistics alone. The time in this log is not the program's: without BTF the verifier does not know which
+//! functions are global, and checks these at each call.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +17,6 @@ use aya_obj::{
     generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type},
 };
 use nix::{errno::Errno, libc};
-use serde::Serialize;
 
 /// `BPF_LOG_STATS` (`include/linux/bpf_verifier.h`): no line for each instruction.
 const STATISTICS: u32 = 4;
@@ -28,16 +28,10 @@ const HAS_FRAGS: u32 = 1 << 5;
 /// The kernel truncates a map's name to this length (`BPF_OBJ_NAME_LEN` without the final NUL).
 const MAP_NAME: usize = 15;
 
-/// From the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Statistics {
-    /// Bytes of stack of the program and of each function that is not inlined, in the order of the code.
-    pub stack_bytes: Vec<u32>,
-    pub verification_microseconds: u64,
-}
-
+/// Bytes of stack of the program and of each function that is not inlined, in the order of the code.
+///
 /// Has the program verified again, with these maps: by the names that the kernel has for them.
-pub fn statistics(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -> Result<Statistics> {
+pub fn stack_bytes(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -> Result<Vec<u32>> {
     let mut object = Object::parse(object).context("reading the object")?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let used = mem::take(&mut object.maps);
@@ -88,12 +82,9 @@ pub fn statistics(object: &[u8], program: &str, maps: &HashMap<String, RawFd>) -
 /// stack depth 192+0
 /// processed 4321 insns (limit 1000000) max_states_per_insn 4 total_states 210 peak_states 198 mark_read 30
 /// ```
-fn parse(log: &str) -> Option<Statistics> {
-    let after = |start: &str| log.lines().find_map(|line| line.strip_prefix(start));
-    let stack_bytes =
-        after("stack depth ")?.split('+').map(|depth| depth.trim().parse().ok()).collect::<Option<_>>()?;
-    let verification_microseconds = after("verification time ")?.split(' ').next()?.parse().ok()?;
-    Some(Statistics { stack_bytes, verification_microseconds })
+fn parse(log: &str) -> Option<Vec<u32>> {
+    let depths = log.lines().find_map(|line| line.strip_prefix("stack depth "))?;
+    depths.split('+').map(|depth| depth.trim().parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -101,10 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verifier_statistics_are_parsed() {
+    fn stack_depths_are_parsed() {
         let log = "verification time 2213 usec\nstack depth 192+0+64\nprocessed 4321 insns (limit 1000000)\n";
-        let expected = Statistics { stack_bytes: vec![192, 0, 64], verification_microseconds: 2213 };
-        assert_eq!(parse(log), Some(expected));
+        assert_eq!(parse(log), Some(vec![192, 0, 64]));
         assert_eq!(parse("processed 4321 insns"), None);
     }
 }

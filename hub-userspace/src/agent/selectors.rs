@@ -83,11 +83,9 @@ impl World {
         let unreadable = unreadable
             .into_iter()
             .map(|text| format!("the traffic selector {text} is not supported: its packets are dropped"));
-        let excess = self.negotiated.get(name).map_or(0, |agreed| agreed.excess);
-        let excess = (excess > 0).then(|| {
-            format!(
-                "its SAs have {excess} pairs of traffic selectors more than are supported: packets of these are dropped"
-            )
+        let cut = self.negotiated.get(name).filter(|agreed| agreed.is_cut).map(|agreed| {
+            let most = agreed.pairs.len();
+            format!("its SAs have more than {most} pairs of traffic selectors: packets of the others are dropped")
         });
         let slot = self.ids.policy.connections.get(name);
         let truncated = slot.filter(|slot| self.truncated.values().any(|slots| slots.contains(slot))).map(|_| {
@@ -101,7 +99,7 @@ impl World {
         let unread = self.policies.problem.clone().filter(|_| follows);
         // While it is down, this is the reason of its state.
         let refused = self.tunnels.problems.get(name).cloned();
-        unreadable.chain(excess).chain(truncated).chain(unread).chain(refused).collect()
+        unreadable.chain(cut).chain(truncated).chain(unread).chain(refused).collect()
     }
 
     /// A peer that may be the site, if the site has never been heard from.

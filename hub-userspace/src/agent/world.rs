@@ -309,7 +309,12 @@ impl World {
         let interfaces = addressed.iter().filter_map(|index| Some(host.links.get(index)?.name.as_str()));
         let interfaces: BTreeSet<&str> = interfaces.collect();
         let on_them = config.connections.iter().filter(|(_, found)| interfaces.contains(&*found.interface));
-        let on_them = on_them.map(|(name, _)| name).filter(|_| !interfaces.is_empty());
-        guard.follow_some(affected.names(config).chain(on_them), config, host, negotiated, effects);
+        guard.follow_some(
+            affected.names(config).chain(on_them.map(|(name, _)| name)),
+            config,
+            host,
+            negotiated,
+            effects,
+        );
     }
 }

@@ -25,7 +25,12 @@ use crate::{
 
 /// Negotiated pairs of a connection, unless the file has more: a site may negotiate 65,025 with each child SA (255
 /// traffic selectors of each side, RFC 7296 section 3.13).
-const MOST_PAIRS: usize = 4096;
+pub const MOST_PAIRS: usize = 4096;
+
+/// Maximum number of negotiated pairs of a connection.
+pub fn most_pairs(connection: &Connection) -> usize {
+    MOST_PAIRS.max(connection.remote_cidrs.len() * connection.local_cidrs.len())
+}
 
 /// Sources of SA state.
 #[derive(Clone, Copy)]
@@ -53,25 +58,26 @@ pub fn negotiated(
 ) -> Option<NegotiatedSelectors> {
     let Sources { ike, xfrm, host } = sources;
     let connection = config.connections.get(name)?;
+    let most = most_pairs(connection);
     let mut negotiated = match connection.selectors {
         SelectorSource::File => return None,
         SelectorSource::Xfrm => {
             let pairs = xfrm.table.as_ref()?.pairs(&mark(config, connection, host)?);
             // The IKE daemon may wait for a packet to start negotiation.
-            NegotiatedSelectors { pairs, on_demand: true, excess: 0 }
+            NegotiatedSelectors { pairs, on_demand: true, is_cut: false }
         }
         SelectorSource::Ike if !ike.heard => return None,
         SelectorSource::Ike if ike.unreachable.is_some() => before.cloned().unwrap_or_default(),
         SelectorSource::Ike => {
-            let pairs = ike.tunnels.get(name).map(|tunnel| tunnel.pairs()).unwrap_or_default();
+            let pairs = ike.tunnels.get(name).map(|tunnel| tunnel.pairs(most)).unwrap_or_default();
             let on_demand = connection.ipsec.as_ref().is_some_and(|ipsec| ipsec.start == StartAction::Trap);
-            NegotiatedSelectors { pairs, on_demand, excess: 0 }
+            NegotiatedSelectors { pairs, on_demand, is_cut: false }
         }
     };
     negotiated.pairs = within(&negotiated.pairs, connection);
-    let most = MOST_PAIRS.max(connection.remote_cidrs.len() * connection.local_cidrs.len());
     if let Some(first) = negotiated.pairs.iter().nth(most).copied() {
-        negotiated.excess += negotiated.pairs.split_off(&first).len();
+        drop(negotiated.pairs.split_off(&first));
+        negotiated.is_cut = true;
     }
     Some(negotiated)
 }
@@ -214,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_beyond_the_limit_are_left_out_and_counted() {
+    fn pairs_beyond_the_limit_are_left_out() {
         let config = config("start");
         let selectors = |prefix: &str| -> Vec<TrafficSelector> {
             let text = |host| TrafficSelector::parse(&format!("{prefix}.{host}/32")).expect("a selector");
@@ -231,7 +237,7 @@ mod tests {
         let ike =
             Tunnels { tunnels: [("a".to_owned(), tunnel)].into_iter().collect(), heard: true, ..Tunnels::default() };
         let agreed = negotiated(&config, &ike, &Negotiated::new());
-        assert_eq!((agreed["a"].pairs.len(), agreed["a"].excess), (MOST_PAIRS, 10_000 - MOST_PAIRS));
+        assert_eq!((agreed["a"].pairs.len(), agreed["a"].is_cut), (MOST_PAIRS, true));
         // Those that are in force stay the same.
         assert_eq!(negotiated(&config, &ike, &agreed), agreed);
     }

@@ -40,8 +40,8 @@ pub struct NegotiatedSelectors {
     pub pairs: BTreeSet<Pair>,
     /// A packet that matches the file's selectors, but no SA, may trigger the negotiation of another SA.
     pub on_demand: bool,
-    /// Further pairs, which are left out because they are too many.
-    pub excess: usize,
+    /// There are further pairs, which are left out because they are too many.
+    pub is_cut: bool,
 }
 
 /// By name: connections whose SAs are known. For all others the file's selectors apply.

@@ -159,7 +159,7 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
             prefix(rng, v6, size.spread)
         })
         .collect();
-    if percent(rng, 8) {
+    if percent(rng, 20) {
         // The VPC's prefixes, or larger ones.
         let theirs = one_of(rng, &["192.168.0.0/16", "192.168.4.0/23", "fd00:0:c::/48", "fd00:0:c::/47"]);
         remotes.push(theirs.parse().expect(theirs));

@@ -120,7 +120,7 @@ async fn follow() {
     load(&site, &config, |text| text);
     let view = until(&mut driver, "up", &hub, |view| office(view).is_up()).await;
     let pairs: Vec<String> =
-        office(&view).pairs().iter().map(|pair| format!("{} {}", pair.remote, pair.local)).collect();
+        office(&view).pairs(100).iter().map(|pair| format!("{} {}", pair.remote, pair.local)).collect();
     assert_eq!(pairs, ["10.10.10.0/24 192.168.0.0/24"], "what was agreed on, not what the hub admits");
     ping(&world);
 

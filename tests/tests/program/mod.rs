@@ -363,7 +363,7 @@ fn negotiated(world: &World) -> Negotiated {
         let agreed = NegotiatedSelectors {
             pairs: known.pairs.iter().map(pair).collect(),
             on_demand: known.on_demand,
-            excess: 0,
+            is_cut: false,
         };
         Some((connection.name.clone(), agreed))
     });

@@ -1,6 +1,9 @@
 //! Output of `vpnhub status` and the control socket. The JSON is a contract: fields may be added, never changed.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use hub_common::Reason;
 use ipnet::IpNet;
@@ -10,7 +13,10 @@ use crate::{
     config::{Confirmation, Origin, SetAside},
     connection::state::State,
     datapath::{self, Counters, Running},
-    ipsec::vici::{selector::TrafficSelector, table::Tunnel},
+    ipsec::{
+        effective::MOST_PAIRS,
+        vici::{selector::TrafficSelector, table::Tunnel},
+    },
     kernel::netlink::GuardCounters,
     policy::selectors::Pair,
     store::WriteState,
@@ -267,7 +273,7 @@ pub struct ChildStatus {
     /// brackets.
     pub local: Vec<String>,
     pub remote: Vec<String>,
-    /// The same as pairs: the site's side, then the hub's.
+    /// The same as pairs: the site's side, then the hub's. 4096 at most.
     #[serde(default)]
     pub selectors: Vec<String>,
 }
@@ -322,7 +328,7 @@ impl From<&Tunnel> for IpsecStatus {
             seconds: child.age,
             local: texts(&child.local),
             remote: texts(&child.remote),
-            selectors: child.pairs().iter().map(Pair::to_string).collect(),
+            selectors: child.pairs().take(MOST_PAIRS).collect::<BTreeSet<_>>().iter().map(Pair::to_string).collect(),
         });
         let fault = tunnel.fault.map(|fault| fault.to_string());
         let children = children.collect();

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::ipsec::TunnelParameters,
+    ipsec::effective::most_pairs,
     policy::{
         ports::ProtoPorts,
         selectors::{Pair, same_family},
@@ -31,7 +32,7 @@ pub struct MissingSelectors {
 
 /// The missing pairs of a tunnel, in the order of the configuration.
 pub fn missing(tunnel: &TunnelParameters<'_>, state: &Tunnel) -> Vec<MissingSelectors> {
-    let pairs = state.pairs();
+    let pairs = state.pairs(most_pairs(tunnel.connection));
     let mut missing = Vec::new();
     for ChildSelectors { name: child, local: locals, remote: remotes } in child_selectors(tunnel) {
         let is_narrowed = state.children.iter().any(|live| live.name == child);

@@ -8,7 +8,6 @@ use std::{
     mem,
 };
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -86,9 +85,16 @@ impl Tunnel {
             && self.children.iter().zip(&other.children).all(|(child, other)| child.is_same(other))
     }
 
-    /// All pairs of its SAs.
-    pub fn pairs(&self) -> BTreeSet<Pair> {
-        self.children.iter().flat_map(ChildSa::pairs).collect()
+    /// The pairs of its SAs; of more than `most`, the first ones of each SA and one too many.
+    pub fn pairs(&self, most: usize) -> BTreeSet<Pair> {
+        let mut pairs = BTreeSet::new();
+        for pair in self.children.iter().flat_map(|child| child.pairs().take(most + 1)) {
+            if pairs.len() > most {
+                break;
+            }
+            pairs.insert(pair);
+        }
+        pairs
     }
 
     /// Traffic selectors that cannot be parsed; their traffic is dropped.
@@ -99,21 +105,18 @@ impl Tunnel {
 }
 
 impl ChildSa {
-    /// All pairs of this SA.
-    pub fn pairs(&self) -> BTreeSet<Pair> {
+    /// The pairs of this SA; some may repeat.
+    pub fn pairs(&self) -> impl Iterator<Item = Pair> {
         let names = Names::host();
-        let mut pairs = BTreeSet::new();
-        for (remote, local) in self.remote.iter().flat_map(|remote| self.local.iter().map(move |local| (remote, local)))
-        {
-            let Some(limit) = remote.scope(names).zip(local.scope(names)).and_then(|(r, l)| ProtoPorts::between(r, l))
-            else {
-                continue;
-            };
-            let of_family = |(remote, local): &(IpNet, IpNet)| same_family(*remote, *local);
+        let ends = self.remote.iter().flat_map(|remote| self.local.iter().map(move |local| (remote, local)));
+        ends.flat_map(|(remote, local)| {
+            let limit = remote.scope(names).zip(local.scope(names)).and_then(|(r, l)| ProtoPorts::between(r, l));
             let both = remote.prefixes.iter().flat_map(|remote| local.prefixes.iter().map(|local| (*remote, *local)));
-            pairs.extend(both.filter(of_family).map(|(remote, local)| Pair { remote, local, limit }));
-        }
-        pairs
+            let both = both.filter(|(remote, local)| same_family(*remote, *local));
+            limit
+                .into_iter()
+                .flat_map(move |limit| both.clone().map(move |(remote, local)| Pair { remote, local, limit }))
+        })
     }
 }
 

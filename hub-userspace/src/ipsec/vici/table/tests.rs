@@ -137,7 +137,7 @@ fn selectors_join_all_sas_until_last_ends() {
         SaChange::ChildUp(ike(1), ChildSa { local: selector(local), remote: selector(remote), ..child(id) })
     };
     let shown = |table: &SaTable| -> Vec<String> {
-        let pairs = table.tunnel("a").pairs();
+        let pairs = table.tunnel("a").pairs(100);
         pairs.iter().map(Pair::to_string).collect()
     };
     let mut table = SaTable::default();
@@ -282,11 +282,11 @@ fn child_updown_bytes_add_and_remove_sa() {
         \x04\x08local-ts\x05\x00\x0e192.168.0.0/24\x06\x04\x09remote-ts\x05\x00\x0d10.10.10.0/24\x06\x02\x02\x02";
     let mut table = SaTable::default();
     assert_eq!(after(&mut table, &[("child-updown", up)]), [7]);
-    let pairs: Vec<String> = table.tunnel("a").pairs().iter().map(Pair::to_string).collect();
+    let pairs: Vec<String> = table.tunnel("a").pairs(100).iter().map(Pair::to_string).collect();
     assert_eq!(pairs, ["10.10.10.0/24 === 192.168.0.0/24"]);
     // The event of a deleted child has no `up`: the same message from there on.
     assert!(after(&mut table, &[("child-updown", &up[9..])]).is_empty());
-    assert!(table.tunnel("a").pairs().is_empty());
+    assert!(table.tunnel("a").pairs(100).is_empty());
 }
 
 #[test]
@@ -327,10 +327,10 @@ fn rekeying_events_in_any_order_keep_selectors() {
     ] {
         let mut table = SaTable::default();
         after(&mut table, &[("child-updown", &first)]);
-        let pairs = table.tunnel("a").pairs();
+        let pairs = table.tunnel("a").pairs(100);
         for (name, bytes) in &events {
             after(&mut table, &[(name, bytes)]);
-            assert_eq!(table.tunnel("a").pairs(), pairs, "{what}");
+            assert_eq!(table.tunnel("a").pairs(100), pairs, "{what}");
         }
         assert_eq!(ids(&table), [last], "{what}");
     }
