@@ -16,23 +16,55 @@ pub const fn decrement_ttl(bytes: [u8; 4]) -> [u8; 4] {
     word.wrapping_add(0x0001_0000 - 1).wrapping_add(carry << 16).to_le_bytes()
 }
 
-/// A checksum after a 16-bit word that it covers was replaced (RFC 1624, equation 3). All three are in the same byte
-/// order, no matter which. A wrong checksum stays wrong by the same amount. `new` must not be 0: otherwise the result
-/// may be 0xffff instead of 0.
+/// The one's-complement difference of two 16-bit words: what a sum over data grows by when `new` replaces `old`. Both
+/// are in the same byte order, no matter which.
 ///
-/// The words that a checksum covers start at even offsets. For two bytes at an odd offset, swap both bytes of `old` and
-/// of `new`: each byte then counts as the half of its word that it is.
+/// The words of a checksum start at even offsets. For two bytes at an odd offset, swap both bytes of `old` and of
+/// `new`: each byte then counts as the half of its word that it is.
 #[inline(always)]
-pub const fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
-    let sum = !checksum as u32 + !old as u32 + new as u32;
+pub const fn difference(old: u16, new: u16) -> u16 {
+    folded(!old as u32 + new as u32)
+}
+
+/// The sum of two differences.
+#[inline(always)]
+pub const fn sum(one: u16, other: u16) -> u16 {
+    folded(one as u32 + other as u32)
+}
+
+/// The difference between two addresses or other pieces of data that consist of 16-bit words.
+#[inline(always)]
+pub fn difference_of<const N: usize>(old: [u8; N], new: [u8; N]) -> u16 {
+    let mut total = 0_u32;
+    for index in 0..N / 2 {
+        let word = |bytes: &[u8; N]| u16::from_ne_bytes([bytes[2 * index], bytes[2 * index + 1]]);
+        total += u32::from(!word(&old)) + u32::from(word(&new));
+    }
+    folded(total)
+}
+
+/// A checksum after the data that it covers changed by a difference (RFC 1624, equation 3), in the same byte order. A
+/// wrong checksum stays wrong by the same amount. The result is 0xffff only if all the data is 0.
+#[inline(always)]
+pub const fn adjusted(checksum: u16, difference: u16) -> u16 {
+    !folded(!checksum as u32 + difference as u32)
+}
+
+/// A sum of at most 2^16 words, with end-around carry.
+#[inline(always)]
+const fn folded(sum: u32) -> u16 {
     // The first addition may carry once more.
     let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum & 0xffff) + (sum >> 16)) as u16
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{decrement_ttl, replaced};
+    use super::{adjusted, decrement_ttl, difference, difference_of, sum};
+
+    fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
+        adjusted(checksum, difference(old, new))
+    }
 
     /// RFC 1071, in full.
     fn full(header: &[u16]) -> u16 {
@@ -106,6 +138,25 @@ mod tests {
                     let after = replaced(full(&words(old, around)), u16::from_le_bytes(old), u16::from_le_bytes(new));
                     assert_eq!(after, full(&words(new, around)), "{around:?} {old:?} {new:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn checksum_after_replacement_of_address_equals_full_sum() {
+        let words = |bytes: [u8; 4]| [u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]])];
+        for [a, b] in EDGES.iter().flat_map(|a| EDGES.map(|b| [*a, b])) {
+            for [c, d] in EDGES.iter().flat_map(|c| EDGES.map(|d| [*c, d])) {
+                let bytes = |[a, b]: [u16; 2]| {
+                    let ([a, b], [c, d]) = (a.to_ne_bytes(), b.to_ne_bytes());
+                    [a, b, c, d]
+                };
+                let (old, new) = (bytes([a, b]), bytes([c, d]));
+                assert_eq!([words(old), words(new)], [[a, b], [c, d]]);
+                let (before, after) = (full(&[0x5018, a, b]), full(&[0x5018, c, d]));
+                assert_eq!(adjusted(before, difference_of(old, new)), after, "{old:?} {new:?}");
+                let in_two_steps = sum(difference(a, c), difference(b, d));
+                assert_eq!(adjusted(before, in_two_steps), after, "{old:?} {new:?}");
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod policy;
 pub mod redirect;
 pub mod rewrite;
 pub mod route;
+pub mod translate;
 
 // Shared.
 pub mod counters;
@@ -21,7 +22,10 @@ pub mod mss;
 pub mod refusal;
 
 /// Everything that the stages need of an address family.
-pub trait Family: family::Address + parse::ParseIp + parse::Special + nexthop::FlowHash + rewrite::HopLimit {}
+pub trait Family:
+    family::Address + parse::ParseIp + parse::Special + nexthop::FlowHash + rewrite::HopLimit + translate::Translate
+{
+}
 
 impl Family for family::V4 {}
 impl Family for family::V6 {}

@@ -1,7 +1,7 @@
 //! The forwarder of VPN-Hub: sends the decrypted traffic of each site out of the right tunnel interface.
 //!
-//! A packet runs through six stages, a file each: [`parse`], [`selector`], [`route`], [`nexthop`], [`rewrite`],
-//! [`redirect`]. Each stage may end the processing with a [`Reason`], which determines whether the packet is dropped or
+//! A packet runs through seven stages, a file each: [`parse`], [`translate`], [`selector`], [`route`], [`nexthop`],
+//! [`rewrite`], [`redirect`]. Each stage may end the processing with a [`Reason`], which determines whether the packet is dropped or
 //! passed to the kernel. The kernel gets a packet unmodified, except for the MSS of a SYN that has a next hop: all
 //! other changes come after the last check.
 #![no_std]
@@ -27,7 +27,7 @@ use hub_ebpf::{
     policy::selector,
     redirect,
     refusal::Refusal,
-    rewrite, route,
+    rewrite, route, translate,
 };
 
 /// Entry point for XDP, native and generic.
@@ -56,6 +56,14 @@ pub fn vpnhub_tc(context: TcContext) -> i32 {
 #[inline(always)]
 pub fn vpnhub_tc_lpm(context: TcContext) -> i32 {
     forward::<LpmTries, _>(&mut SkbFrame::new(context)) as i32
+}
+
+/// Entry point for TC at egress, on interfaces with translations.
+#[classifier]
+#[inline(always)]
+pub fn vpnhub_egress(context: TcContext) -> i32 {
+    translate::destination(&mut SkbFrame::new(context));
+    SkbFrame::PASS as i32
 }
 
 #[inline(always)]
@@ -88,7 +96,8 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
     attachment: &Attachment,
     attribution: &Attribution,
 ) -> Result<u32, Refusal> {
-    let packet = parse::packet::<A, F>(frame, start)?;
+    let mut packet = parse::packet::<A, F>(frame, start)?;
+    translate::source(frame, &mut packet, attachment);
     let pair = ResolvedPair::<A, T>::of(&packet)?;
     let reach = parse::reach(&packet, start)?;
     let route = route::lookup(&pair, pair.destination);
@@ -96,7 +105,7 @@ fn stages<A: Family, T: Tables<A>, F: Frame>(
     attribution.set_bytes(packet.length);
     let route = route::check::<F>(route, attachment, attribution)?;
     let next_hop = nexthop::choose(&packet, frame, &pair, route, attribution)?;
-    rewrite::rewrite(frame, &packet, attribution, next_hop)?;
+    rewrite::rewrite(frame, &packet, attachment, attribution, next_hop)?;
     redirect::redirect(frame, attribution, next_hop)
 }
 

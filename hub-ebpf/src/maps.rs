@@ -12,7 +12,7 @@ use hub_common::{
     maps::{
         Attachment, GroupMember, LinkAddress, Local, MAX_BUCKETS, MAX_CONNECTIONS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
         MAX_NEXT_HOPS, MAX_PORT_RULES, MAX_PREFIXES, MssLimits, NEAR_INTERFACES, NEIGHBOUR_MISS_BYTES, Neighbour,
-        NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Vlan,
+        NextHop, Refusals, Remote, Route, Rules, Scoped, Traffic, Translations, Vlan,
     },
 };
 
@@ -53,6 +53,10 @@ pub static ATTACHMENTS: Array<Attachment> = Array::with_max_entries(NEAR_INTERFA
 /// Attachments of interfaces whose index is too high for the array. Indices grow as interfaces are added and removed.
 #[map]
 pub static FAR_ATTACHMENTS: HashMap<u32, Attachment> = HashMap::with_max_entries(MAX_CONNECTIONS, 0);
+
+/// Index 0 is never used.
+#[map]
+pub static TRANSLATIONS: Array<Translations> = Array::with_max_entries(MAX_CONNECTIONS, 0);
 
 #[map]
 pub static VLANS: HashMap<Vlan, u32> = HashMap::with_max_entries(MAX_NEIGHBOURS, BPF_F_NO_PREALLOC);

@@ -6,12 +6,15 @@
 //!
 //! One function of each program type is global: the verifier checks it once.
 
-use hub_common::maps::{MssLimits, NextHop};
+use hub_common::{
+    checksum,
+    maps::{MssLimits, NextHop},
+};
 
 use crate::{
     counters::Attribution,
     family::Address,
-    frame::Frame,
+    frame::{Covered, Frame},
     headers::Ipv4,
     maps,
     parse::{FRAGMENT, Packet},
@@ -87,7 +90,10 @@ pub fn clamp_segment<F: Frame>(frame: &mut F, offset: u32, header: u32, length: 
                         let word = u16::from_ne_bytes(bytes);
                         if is_odd { word.swap_bytes() } else { word }
                     };
-                    frame.replace_covered(at + 2, new, start + CHECKSUM, [word(old), word(new)]);
+                    if frame.write(at + 2, new).is_ok() {
+                        let difference = checksum::difference(word(old), word(new));
+                        frame.adjust_checksum(start + CHECKSUM, difference, Covered::Data);
+                    }
                 }
                 return;
             }

@@ -1,11 +1,11 @@
-//! Stage 5: MSS of a SYN, TTL, checksum and link header, and the checks that pass the packet to the kernel.
+//! Stage 5: translated addresses, MSS of a SYN, TTL, checksum and link header, and the checks that pass the packet to the kernel.
 //!
 //! All checks come before the first write. TC also lowers the MSS of what it passes: the kernel forwards it. XDP leaves
 //! that to TC, which runs behind it: only an skb shows whether its TCP checksum is complete.
 
 use hub_common::{
     Reason, checksum,
-    maps::{LinkAddress, Neighbour, NextHop, redirected},
+    maps::{Attachment, LinkAddress, Neighbour, NextHop, redirected},
 };
 
 use crate::{
@@ -16,15 +16,17 @@ use crate::{
     maps, mss,
     parse::{Packet, TCP},
     refusal::Refusal,
+    translate::{self, Translate},
 };
 
 /// Minimum Ethernet payload (IEEE 802.3): a shorter packet is padded on the wire.
 const ETHERNET_MIN_PAYLOAD: usize = 46;
 
 #[inline(always)]
-pub fn rewrite<A: Address + HopLimit, F: Frame>(
+pub fn rewrite<A: Address + HopLimit + Translate, F: Frame>(
     frame: &mut F,
     packet: &Packet<A>,
+    attachment: &Attachment,
     attribution: &Attribution,
     next_hop: &NextHop,
 ) -> Result<(), Refusal> {
@@ -37,6 +39,7 @@ pub fn rewrite<A: Address + HopLimit, F: Frame>(
             return Err(refusal);
         }
     };
+    translate::forwarded(frame, packet, attachment, next_hop);
     transport_and_hop_limit(frame, packet, attribution, next_hop)
         .and_then(|()| trim(frame, packet, next_hop))
         .and_then(|()| link_header::<A, F>(frame, packet, next_hop, addresses))
@@ -197,6 +200,7 @@ impl HopLimit for V6 {
 
     #[inline(always)]
     fn decremented<F: Frame>(frame: &mut F) {
-        frame.hop_limit_decremented();
+        // No checksum covers the hop limit.
+        frame.data_changed(!u16::from_ne_bytes([0, 1]));
     }
 }

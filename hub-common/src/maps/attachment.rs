@@ -18,6 +18,8 @@ pub struct Attachment {
     pub mac: [u8; 6],
     /// [`Attachment::ETHERNET`] and the like.
     pub flags: u16,
+    /// Index into `TRANSLATIONS`; 0 for none.
+    pub translations: u32,
 }
 
 impl Attachment {
@@ -28,7 +30,7 @@ impl Attachment {
     /// The entry is in use. Unused elements of the array do not have it.
     pub const PRESENT: u16 = 4;
     /// Value of an unused element.
-    pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0 };
+    pub const NONE: Self = Self { scope: 0, connection: 0, mac: [0; 6], flags: 0, translations: 0 };
 }
 
 /// Key of `VLANS`: a VLAN that has an interface of its own above `ifindex`.
@@ -52,4 +54,4 @@ pub mod link {
     pub const SITE: u32 = 4;
 }
 
-const _: () = assert!(size_of::<Attachment>() == 16 && size_of::<Vlan>() == 8);
+const _: () = assert!(size_of::<Attachment>() == 20 && size_of::<Vlan>() == 8);

@@ -4,7 +4,8 @@
 //! [`crate::class_trie`]:
 //!
 //! ```text
-//! ATTACHMENTS[ifindex]                         -> Attachment { scope, .. }
+//! ATTACHMENTS[ifindex]                         -> Attachment { scope, translations, .. }
+//! TRANSLATIONS[translations]                   -> Translations     (only where translations is not 0)
 //! REMOTES[scope, source]      longest prefix   -> Remote { policy, connection }
 //! LOCALS[policy, destination] longest prefix   -> Local { connection, rules }  (only where policy is not ANY_LOCAL)
 //! PORT_RULES[rules]                            -> Rules            (only where rules is not NO_PORT_RULES)
@@ -27,6 +28,7 @@ mod counters;
 mod pod;
 mod policy;
 mod routing;
+mod translation;
 
 pub use self::{
     attachment::{Attachment, MAX_CONNECTIONS, NEAR_INTERFACES, Vlan, link},
@@ -39,4 +41,5 @@ pub use self::{
         BUCKET_INDEX, GROUP_BUCKETS, GroupMember, LinkAddress, MAX_BUCKETS, MAX_GROUP_MEMBERS, MAX_NEIGHBOURS,
         MAX_NEXT_HOPS, MssLimits, NEIGHBOUR_MISS_BYTES, Neighbour, NextHop, Route, link_addresses, path_of, redirected,
     },
+    translation::{TRANSLATIONS_PER_INTERFACE, Translation, Translations},
 };

@@ -2,7 +2,7 @@
 
 use super::{
     Attachment, ConnectionRecord, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop,
-    Refusals, Remote, Route, Rule, Scoped, Traffic, Vlan,
+    Refusals, Remote, Route, Rule, Scoped, Traffic, Translations, Vlan,
 };
 use crate::Mark;
 
@@ -15,4 +15,4 @@ macro_rules! pod {
 }
 
 pod!(Attachment, Scoped<[u8; 4]>, Scoped<[u8; 16]>, Remote, Local, Rule, Route, NextHop, Neighbour, LinkAddress);
-pod!(Mark, Vlan, MssLimits, GroupMember, Traffic, Refusals, ConnectionRecord, GroupRecord);
+pod!(Mark, Vlan, MssLimits, Translations, GroupMember, Traffic, Refusals, ConnectionRecord, GroupRecord);

@@ -117,6 +117,8 @@ impl NextHop {
     pub const ON_LINK: u32 = 8;
     /// XDP cannot send to the interface; TC can.
     pub const TC: u32 = 16;
+    /// The interface's attachment has translations.
+    pub const TRANSLATED: u32 = 32;
 }
 
 /// Value of `MSS_LIMITS`, by `COUNTERS` slot: the largest TCP maximum segment size for a connection or the VPC, in bytes

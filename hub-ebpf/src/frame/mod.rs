@@ -79,12 +79,21 @@ pub trait Frame {
     /// The bytes at `offset`, also those that [`Frame::at`] cannot read.
     fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// Replaces two bytes, and updates the transport checksum that covers them. `words`: the old and the new bytes as
-    /// [`checksum::replaced`](hub_common::checksum::replaced) takes them.
-    fn replace_covered(&mut self, offset: usize, bytes: [u8; 2], checksum: usize, words: [u16; 2]);
+    /// [`translate::apply`](crate::translate::apply) to this frame, through a function that the verifier checks
+    /// separately.
+    /// `offset`: of the IP header. `packet`: the IP packet's length, and above it the bits of
+    /// [`translate::V6_BIT`](crate::translate::V6_BIT) and the like. `translations`: index into `TRANSLATIONS`.
+    fn translate(&mut self, offset: u32, packet: u32, translations: u32);
 
-    /// Call it after the hop limit in an IPv6 header was decremented.
-    fn hop_limit_decremented(&mut self);
+    /// Replaces the bytes at `offset`, also those that [`Frame::at`] cannot read.
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Result<(), HelperError>;
+
+    /// Updates the transport checksum at `offset` after what it covers changed by a
+    /// [difference](hub_common::checksum::difference).
+    fn adjust_checksum(&mut self, offset: usize, difference: u16, covered: Covered);
+
+    /// Call it after bytes changed by a difference that no checksum of the packet compensates for.
+    fn data_changed(&mut self, difference: u16);
 
     /// Removes `bytes` from the end.
     fn shrink_tail(&mut self, bytes: usize) -> Result<(), HelperError>;
@@ -130,6 +139,17 @@ pub unsafe trait Bytes {}
 
 // SAFETY: an array of bytes.
 unsafe impl<const N: usize> Bytes for [u8; N] {}
+
+/// What changed of that which a transport checksum covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Covered {
+    /// Bytes of the segment.
+    Data,
+    /// An address of the IP header, by the pseudo-header.
+    Address,
+    /// The same of UDP, where a checksum of 0 means none.
+    AddressOfUdp,
+}
 
 /// A helper failed.
 pub struct HelperError;

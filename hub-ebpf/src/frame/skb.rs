@@ -3,7 +3,7 @@ use core::ptr;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        __sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
         bpf_hdr_start_off::BPF_HDR_START_NET,
     },
     helpers::{
@@ -15,12 +15,13 @@ use aya_ebpf::{
 };
 use hub_common::maps::NextHop;
 
-use super::{Frame, HelperError};
+use super::{Covered, Frame, HelperError};
 use crate::{
     headers::{Ethernet, Ipv4},
     maps, mss,
     parse::MAX_TAGS,
     policy::ports,
+    translate,
 };
 
 /// A frame in a TC program: an skb, on interfaces of any kind. It may be longer than the MTU, because of GRO or of a
@@ -215,25 +216,39 @@ impl Frame for SkbFrame {
         if result == 0 { Some(bytes) } else { None }
     }
 
-    /// The kernel's helper leaves a checksum alone that does not cover the segment yet (`CHECKSUM_PARTIAL`). The NIC's
-    /// checksum over the whole packet stays valid: the two changes compensate for each other.
     #[inline(always)]
-    fn replace_covered(&mut self, offset: usize, bytes: [u8; 2], checksum: usize, [old, new]: [u16; 2]) {
+    fn translate(&mut self, offset: u32, packet: u32, translations: u32) {
+        translate_tc(self.skb(), offset, packet, translations);
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Result<(), HelperError> {
         // SAFETY: the program's own context, and bytes of its stack; callers hold no reference into the frame.
-        let result = unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, bytes.as_ptr().cast(), 2, 0) };
-        if result == 0 {
-            // SAFETY: as above. It does not fail: the checksum comes before the bytes, which are writable now.
-            unsafe { bpf_l4_csum_replace(self.skb(), checksum as u32, old.into(), new.into(), 2) };
+        match unsafe { bpf_skb_store_bytes(self.skb(), offset as u32, bytes.as_ptr().cast(), N as u32, 0) } {
+            0 => Ok(()),
+            _ => Err(HelperError),
         }
     }
 
-    /// Updates the NIC's checksum over the whole packet (`CHECKSUM_COMPLETE`). In IPv4 the change of the header
-    /// checksum compensates for the TTL.
+    /// The kernel's helper knows a checksum that does not cover the segment yet (`CHECKSUM_PARTIAL`): it has the sum of
+    /// the pseudo-header only. The NIC's checksum over the whole packet (`CHECKSUM_COMPLETE`) stays valid if bytes of
+    /// the segment change, because the two changes compensate for each other. For an address, the helper updates it by
+    /// the change of the transport checksum; [`Frame::data_changed`] does the rest.
     #[inline(always)]
-    fn hop_limit_decremented(&mut self) {
-        let less = u32::from(u16::from_ne_bytes([0, 1]));
-        // SAFETY: the program's own context. It fails if there is no such checksum.
-        unsafe { bpf_csum_update(self.skb(), !less) };
+    fn adjust_checksum(&mut self, offset: usize, difference: u16, covered: Covered) {
+        let flags = match covered {
+            Covered::Data => 0,
+            Covered::Address => BPF_F_PSEUDO_HDR,
+            Covered::AddressOfUdp => BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0,
+        };
+        // SAFETY: the program's own context. It fails if the packet ends before the checksum.
+        unsafe { bpf_l4_csum_replace(self.skb(), offset as u32, 0, difference.into(), flags.into()) };
+    }
+
+    #[inline(always)]
+    fn data_changed(&mut self, difference: u16) {
+        // SAFETY: the program's own context. It fails if the NIC has not summed the packet.
+        unsafe { bpf_csum_update(self.skb(), difference.into()) };
     }
 
     #[inline(always)]
@@ -294,5 +309,13 @@ extern "C" fn ports_transport_tc(skb: *mut __sk_buff, offset: u32, length: u32, 
 #[inline(never)]
 extern "C" fn mss_clamp_tc(skb: *mut __sk_buff, offset: u32, header: u32, length: u32, connections: u32) -> u32 {
     mss::clamp_segment(&mut SkbFrame { context: TcContext::new(skb) }, offset, header, length, connections);
+    0
+}
+
+/// Returns 0: the verifier requires a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn translate_tc(skb: *mut __sk_buff, offset: u32, packet: u32, translations: u32) -> u32 {
+    translate::apply(&mut SkbFrame { context: TcContext::new(skb) }, offset, packet, translations);
     0
 }

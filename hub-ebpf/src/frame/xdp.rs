@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use hub_common::{checksum, maps::NextHop};
 
-use super::{Frame, HelperError};
-use crate::{maps, mss, policy::ports};
+use super::{Covered, Frame, HelperError};
+use crate::{maps, mss, policy::ports, translate};
 
 /// A frame in an XDP program, native or generic.
 pub struct XdpFrame {
@@ -106,17 +106,32 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
-    fn replace_covered(&mut self, offset: usize, bytes: [u8; 2], checksum: usize, [old, new]: [u16; 2]) {
-        if let Some(covered) = self.at_mut(offset) {
-            *covered = bytes;
-            if let Some(field) = self.at_mut(checksum) {
-                *field = checksum::replaced(u16::from_ne_bytes(*field), old, new).to_ne_bytes();
-            }
-        }
+    fn translate(&mut self, offset: u32, packet: u32, translations: u32) {
+        translate_xdp(self.context.ctx, offset, packet, translations);
     }
 
     #[inline(always)]
-    fn hop_limit_decremented(&mut self) {}
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Result<(), HelperError> {
+        *self.at_mut(offset).ok_or(HelperError)? = bytes;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn adjust_checksum(&mut self, offset: usize, difference: u16, covered: Covered) {
+        let Some(field) = self.at_mut(offset) else { return };
+        let before = u16::from_ne_bytes(*field);
+        if before == 0 && covered == Covered::AddressOfUdp {
+            return;
+        }
+        let after = match checksum::adjusted(before, difference) {
+            0 if covered == Covered::AddressOfUdp => u16::MAX,
+            after => after,
+        };
+        *field = after.to_ne_bytes();
+    }
+
+    #[inline(always)]
+    fn data_changed(&mut self, _difference: u16) {}
 
     #[inline(always)]
     fn shrink_tail(&mut self, bytes: usize) -> Result<(), HelperError> {
@@ -157,5 +172,13 @@ extern "C" fn ports_transport_xdp(context: *mut xdp_md, offset: u32, length: u32
 #[inline(never)]
 extern "C" fn mss_clamp_xdp(context: *mut xdp_md, offset: u32, header: u32, length: u32, connections: u32) -> u32 {
     mss::clamp_segment(&mut XdpFrame::new(XdpContext::new(context)), offset, header, length, connections);
+    0
+}
+
+/// Returns 0: the verifier requires a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn translate_xdp(context: *mut xdp_md, offset: u32, packet: u32, translations: u32) -> u32 {
+    translate::apply(&mut XdpFrame::new(XdpContext::new(context)), offset, packet, translations);
     0
 }

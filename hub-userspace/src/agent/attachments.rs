@@ -21,6 +21,18 @@ const ABOVE_OTHERS: [&str; 2] = ["bond", "team"];
 
 const ALONE: &str = "no other attachment that XDP could send to";
 
+/// What an interface is used for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Connections and the VPC.
+    pub users: usize,
+    /// One of the connections has translations.
+    pub translates: bool,
+}
+
+/// By name.
+pub type Uses = BTreeMap<String, Use>;
+
 /// Interfaces attached in one turn of the loop: takes some milliseconds.
 const AT_ONCE: usize = 32;
 
@@ -33,8 +45,10 @@ pub struct Attachments {
     were_tc_only: BTreeSet<u32>,
     /// Those with XDP. They keep it: many drivers set up their queues anew when XDP comes or goes.
     had_xdp: BTreeSet<u32>,
-    /// Indices of the interfaces to attach to.
-    desired: BTreeSet<u32>,
+    /// Those of them with translations.
+    translating: BTreeSet<u32>,
+    /// Indices of the interfaces to attach to, and whether they have translations.
+    desired: BTreeMap<u32, bool>,
     /// Those of them that have not been tried since the last change.
     untried: BTreeSet<u32>,
     /// XDP has somewhere to send to.
@@ -50,7 +64,8 @@ impl Attachments {
             attached: BTreeMap::new(),
             were_tc_only,
             had_xdp,
-            desired: BTreeSet::new(),
+            translating: BTreeSet::new(),
+            desired: BTreeMap::new(),
             untried: BTreeSet::new(),
             xdp_is_useful: false,
             errors: BTreeMap::new(),
@@ -58,7 +73,7 @@ impl Attachments {
     }
 
     /// Of these interfaces, the indices of those attached by TC only. Before attaching, this is a prediction.
-    pub fn tc_only(&self, host: &HostState, interfaces: &BTreeMap<String, usize>) -> BTreeSet<u32> {
+    pub fn tc_only(&self, host: &HostState, interfaces: &Uses) -> BTreeSet<u32> {
         let links = interfaces.keys().filter_map(|name| host.link(name));
         let xdp_is_useful = is_xdp_useful(host, interfaces);
         let is_tc = |link: &&Link| {
@@ -76,20 +91,22 @@ impl Attachments {
     pub fn update(
         &mut self,
         host: &HostState,
-        interfaces: &BTreeMap<String, usize>,
+        interfaces: &Uses,
         at_start: bool,
         effects: &mut Vec<Effect>,
     ) {
-        self.desired = interfaces.keys().filter_map(|name| host.link(name)).map(|link| link.index).collect();
+        let existing = interfaces.iter().filter_map(|(name, used)| Some((host.link(name)?.index, used.translates)));
+        self.desired = existing.collect();
         self.errors.retain(|name, _| interfaces.contains_key(name));
-        self.attached.retain(|ifindex, _| self.desired.contains(ifindex));
-        self.had_xdp.retain(|ifindex| self.desired.contains(ifindex));
+        self.attached.retain(|ifindex, _| self.desired.contains_key(ifindex));
+        self.had_xdp.retain(|ifindex| self.desired.contains_key(ifindex));
         self.xdp_is_useful = is_xdp_useful(host, interfaces);
-        let is_to_attach = |ifindex: &&u32| match self.attached.get(ifindex) {
+        let is_to_attach = |(ifindex, translates): &(&u32, &bool)| match self.attached.get(ifindex) {
             None => true,
+            Some(_) if self.translating.contains(ifindex) != **translates => true,
             Some(attached) => self.xdp_is_useful && attached.reason.as_deref() == Some(ALONE),
         };
-        self.untried = self.desired.iter().filter(is_to_attach).copied().collect();
+        self.untried = self.desired.iter().filter(is_to_attach).map(|(ifindex, _)| *ifindex).collect();
         for name in interfaces.keys().filter(|name| host.link(name).is_none()) {
             self.errors.insert(name.clone(), missing(name));
         }
@@ -110,10 +127,11 @@ impl Attachments {
         for ifindex in std::iter::from_fn(|| self.untried.pop_first()).take(at_once).collect::<Vec<_>>() {
             let Some(link) = host.links.get(&ifindex) else { continue };
             let (mode, reason) = self.mode_of(link, self.xdp_is_useful);
-            effects.push(Effect::Attach { name: link.name.clone(), ifindex, mode, reason });
+            let translates = self.desired.get(&ifindex) == Some(&true);
+            effects.push(Effect::Attach { name: link.name.clone(), ifindex, mode, reason, translates });
         }
         if self.untried.is_empty() {
-            effects.push(Effect::Keep(self.desired.clone()));
+            effects.push(Effect::Keep(self.desired.keys().copied().collect()));
         }
     }
 
@@ -127,6 +145,10 @@ impl Attachments {
                 }
                 self.errors.remove(&name);
                 self.attached.insert(ifindex, attached);
+                match self.desired.get(&ifindex) {
+                    Some(true) => self.translating.insert(ifindex),
+                    _ => self.translating.remove(&ifindex),
+                };
             }
             Err(error) => {
                 if self.errors.get(&name) != Some(&error) {
@@ -150,6 +172,7 @@ impl Attachments {
     pub fn forget(&mut self, interfaces: &BTreeSet<u32>) {
         for ifindex in interfaces {
             self.attached.remove(ifindex);
+            self.translating.remove(ifindex);
             self.were_tc_only.remove(ifindex);
             self.had_xdp.remove(ifindex);
         }
@@ -184,9 +207,9 @@ impl Attachments {
 }
 
 /// Whether two of the connections and the VPC are on interfaces that may have native XDP, or both on one of them.
-fn is_xdp_useful(host: &HostState, interfaces: &BTreeMap<String, usize>) -> bool {
+fn is_xdp_useful(host: &HostState, interfaces: &Uses) -> bool {
     let may_have = |link: &Link| link.ethernet && link.vlan.is_none() && !is_above_others(link);
-    let users = interfaces.iter().filter(|(name, _)| host.link(name).is_some_and(may_have)).map(|(_, users)| users);
+    let users = interfaces.iter().filter(|(name, _)| host.link(name).is_some_and(may_have)).map(|(_, used)| used.users);
     users.sum::<usize>() > 1
 }
 

@@ -34,7 +34,15 @@ use crate::{
 pub trait Datapath {
     /// Returns the number of entries written, and the error that stopped the write.
     fn write(&mut self, write: &Write) -> (usize, Result<()>);
-    fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached>;
+    /// `translates`: the interface has translations.
+    fn attach(
+        &mut self,
+        name: &str,
+        ifindex: u32,
+        mode: AttachMode,
+        reason: Option<&'static str>,
+        translates: bool,
+    ) -> Result<Attached>;
     /// Detaches from all other interfaces.
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()>;
     /// Interfaces were removed.
@@ -120,8 +128,9 @@ impl<D: Datapath, K: Kernel, I: Ike> Edge<D, K, I> {
                 (written, result) = self.write(writes);
                 done = Some(written);
             }
-            Effect::Attach { name, ifindex, mode, reason } => {
-                let result = datapath.attach(&name, ifindex, mode, reason).map_err(|error| error.to_string());
+            Effect::Attach { name, ifindex, mode, reason, translates } => {
+                let result = datapath.attach(&name, ifindex, mode, reason, translates);
+                let result = result.map_err(|error| error.to_string());
                 done = Some(Done::Attached { name, ifindex, result });
             }
             Effect::Keep(interfaces) => {

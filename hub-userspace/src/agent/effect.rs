@@ -66,6 +66,8 @@ pub enum Effect {
         ifindex: u32,
         mode: AttachMode,
         reason: Option<&'static str>,
+        /// The interface has translations.
+        translates: bool,
     },
     /// Detach the programs from all other interfaces.
     Keep(BTreeSet<u32>),

@@ -40,8 +40,15 @@ impl Datapath for Dataplane {
         (count, result.map_err(Into::into))
     }
 
-    fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached> {
-        Ok(Dataplane::attach(self, name, ifindex, mode, reason)?)
+    fn attach(
+        &mut self,
+        name: &str,
+        ifindex: u32,
+        mode: AttachMode,
+        reason: Option<&'static str>,
+        translates: bool,
+    ) -> Result<Attached> {
+        Ok(Dataplane::attach(self, name, ifindex, mode, reason, translates)?)
     }
 
     fn keep(&mut self, interfaces: &BTreeSet<u32>) -> Result<()> {

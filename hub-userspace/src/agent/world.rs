@@ -8,7 +8,8 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{attachments::Attachments, effect::Effect, event::Transition, guard::GuardPlan, routes::RoutePlan};
+use super::{
+    attachments::{Attachments, Uses}, effect::Effect, event::Transition, guard::GuardPlan, routes::RoutePlan};
 use crate::{
     config::Config,
     connection::{
@@ -279,11 +280,15 @@ impl World {
     }
 
     /// Names of all interfaces to attach to, and how many of the connections and the VPC use each.
-    pub(super) fn interfaces(&self) -> BTreeMap<String, usize> {
-        let connections = self.config.connections.values().map(|connection| &connection.interface);
-        let mut interfaces = BTreeMap::new();
-        for interface in connections.chain(self.config.vpc.iter().map(|vpc| &vpc.interface)) {
-            *interfaces.entry(interface.clone()).or_default() += 1;
+    pub(super) fn interfaces(&self) -> Uses {
+        let mut interfaces = Uses::new();
+        for connection in self.config.connections.values() {
+            let used = interfaces.entry(connection.interface.clone()).or_default();
+            used.users += 1;
+            used.translates |= !connection.translate.is_empty();
+        }
+        for vpc in &self.config.vpc {
+            interfaces.entry(vpc.interface.clone()).or_default().users += 1;
         }
         interfaces
     }

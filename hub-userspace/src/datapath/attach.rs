@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd as _, thread};
 
 use aya::{
     Ebpf,
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp},
 };
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
 use rustix::io::Errno;
@@ -58,6 +58,8 @@ const GENERIC: &str = "xdp-generic";
 const TC: &str = "tc";
 
 const LOAD_ATTEMPTS: u32 = 5;
+/// Name of the program at egress.
+const EGRESS: &str = "vpnhub_egress";
 
 /// The kernel programs, one for each type of hook.
 pub struct Programs {
@@ -66,6 +68,8 @@ pub struct Programs {
     tc: &'static str,
     /// The TC program is loaded.
     tc_loaded: bool,
+    /// The program at egress is loaded.
+    egress_loaded: bool,
     /// The kernel has TCX (Linux 6.6), once it has been tried.
     pub(super) has_tcx: Option<bool>,
 }
@@ -75,7 +79,7 @@ impl Programs {
     pub fn load(mut ebpf: Ebpf, lookup: LookupKind) -> Result<Self, DatapathError> {
         let (xdp, tc) = names(lookup);
         load(|| program::<Xdp>(&mut ebpf, xdp).load())?;
-        Ok(Self { ebpf, xdp, tc, tc_loaded: false, has_tcx: None })
+        Ok(Self { ebpf, xdp, tc, tc_loaded: false, egress_loaded: false, has_tcx: None })
     }
 
     /// Loads both programs, on a thread each: the verifier takes most of the time of an agent's start.
@@ -95,7 +99,7 @@ impl Programs {
             let tc = load(|| tc.load());
             xdp.join().expect("loading does not panic").and(tc)
         })?;
-        Ok(Self { ebpf, xdp: names.0, tc: names.1, tc_loaded: true, has_tcx: None })
+        Ok(Self { ebpf, xdp: names.0, tc: names.1, tc_loaded: true, egress_loaded: false, has_tcx: None })
     }
 
     pub fn object(&mut self) -> &mut Ebpf {
@@ -115,13 +119,24 @@ impl Programs {
         Ok(program)
     }
 
-    /// The TC program, loaded or not.
-    pub(super) fn tc_mut(&mut self) -> &mut SchedClassifier {
-        program(&mut self.ebpf, self.tc)
+    /// The program at egress, for interfaces with translations: few hubs need it.
+    pub fn egress(&mut self) -> Result<&mut SchedClassifier, DatapathError> {
+        let program = program::<SchedClassifier>(&mut self.ebpf, EGRESS);
+        if !self.egress_loaded {
+            load(|| program.load())?;
+            self.egress_loaded = true;
+        }
+        Ok(program)
+    }
+
+    /// The TC program of a hook, loaded or not.
+    pub(super) fn at_hook(&mut self, hook: TcAttachType) -> &mut SchedClassifier {
+        let name = if hook == TcAttachType::Egress { EGRESS } else { self.tc };
+        program(&mut self.ebpf, name)
     }
 
     /// Attaches to an interface, or replaces the programs of an earlier agent. The interface is never without a program
-    /// meanwhile. `reason` explains TC-only mode if the operator did not request it.
+    /// meanwhile. `reason` explains TC-only mode if the operator did not request it. `translates`: it has translations.
     ///
     /// TC first: it processes the packets that XDP passes.
     pub fn attach(
@@ -131,9 +146,15 @@ impl Programs {
         (interface, ifindex): (&str, u32),
         mode: AttachMode,
         reason: Option<&str>,
+        translates: bool,
     ) -> Result<Attached, DatapathError> {
         let had_tc = pins.has(AttachmentKind::Tcx, ifindex) || pins.has(AttachmentKind::Clsact, ifindex);
         self.attach_tc(pins, handover, interface, ifindex)?;
+        if translates {
+            self.attach_egress(pins, interface, ifindex)?;
+        } else if pins.has(AttachmentKind::Egress, ifindex) {
+            pins.detach(AttachmentKind::Egress, ifindex);
+        }
         let why = || Some(reason.unwrap_or("requested by --attach").to_owned());
         let (kind, other, flags) = match mode {
             AttachMode::Auto | AttachMode::Native => {
@@ -174,7 +195,7 @@ impl Programs {
 /// Detaches from an interface, which may be gone. XDP first: TC still processes the packets meanwhile.
 pub fn detach(pins: &Pins, ifindex: u32) {
     detach_xdp(pins, ifindex);
-    for kind in [AttachmentKind::Tcx, AttachmentKind::Clsact] {
+    for kind in [AttachmentKind::Tcx, AttachmentKind::Clsact, AttachmentKind::Egress] {
         if pins.has(kind, ifindex) {
             pins.detach(kind, ifindex);
         }

@@ -4,7 +4,7 @@ use aya::{
     Ebpf,
     maps::{Array, DevMap, HashMap, LpmTrie, MapData},
 };
-use hub_common::maps::{GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, Rules, Scoped, Vlan};
+use hub_common::maps::{GroupMember, LinkAddress, MssLimits, Neighbour, NextHop, Rules, Scoped, Translations, Vlan};
 
 use super::{
     DatapathError,
@@ -29,6 +29,7 @@ pub struct Maps {
     buckets: Named<Array<MapData, u32>>,
     next_hops: Named<Array<MapData, NextHop>>,
     mss_limits: Named<Array<MapData, MssLimits>>,
+    translations: Named<Array<MapData, Translations>>,
     ports: Named<DevMap<MapData>>,
     pub counters: Named<BySlot>,
 }
@@ -53,6 +54,7 @@ impl Maps {
             buckets: take(ebpf, "BUCKETS")?,
             next_hops: take(ebpf, "NEXT_HOPS")?,
             mss_limits: take(ebpf, "MSS_LIMITS")?,
+            translations: take(ebpf, "TRANSLATIONS")?,
             ports: take(ebpf, "PORTS")?,
             counters: BySlot::take(ebpf, records)?,
         })
@@ -69,6 +71,7 @@ impl Maps {
             Write::Connections(changes) => self.counters.change(changes),
             Write::Ports(changes) => self.ports.change(changes),
             Write::MssLimits(changes) => self.mss_limits.change(changes),
+            Write::Translations(changes) => self.translations.change(changes),
             Write::GroupMembers(changes) => self.group_members.change(changes),
             Write::NextHops(changes) => self.next_hops.change(changes),
             Write::Groups(changes) => self.groups.change(changes),

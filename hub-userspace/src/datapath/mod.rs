@@ -197,7 +197,7 @@ impl Dataplane {
     }
 
     /// Attaches the programs to an interface, or replaces those of an earlier agent. `reason` explains a `mode` of TC
-    /// that the operator did not request.
+    /// that the operator did not request. `translates`: the interface has translations.
     ///
     /// # Panics
     /// Without an instance.
@@ -207,9 +207,10 @@ impl Dataplane {
         ifindex: u32,
         mode: AttachMode,
         reason: Option<&str>,
+        translates: bool,
     ) -> Result<Attached, DatapathError> {
         let pins = self.pins.as_ref().expect("an agent has an instance");
-        let attached = self.programs.attach(pins, &mut self.handover, (interface, ifindex), mode, reason)?;
+        let attached = self.programs.attach(pins, &mut self.handover, (interface, ifindex), mode, reason, translates)?;
         self.attached.insert(ifindex);
         Ok(attached)
     }

@@ -7,6 +7,7 @@
 //!   xdp-generic-IFINDEX
 //!   tcx-IFINDEX
 //!   clsact-IFINDEX       symbolic link: before Linux 6.6, a filter of ours is there, which cannot be pinned
+//!   egress-IFINDEX       the same, at egress: the interface has translations
 //!   counters/            see super::records
 //!   tables/              see super::groups
 //! ```
@@ -52,14 +53,26 @@ pub enum AttachmentKind {
     Native,
     Generic,
     Tcx,
+    /// A filter at ingress.
     Clsact,
+    /// A filter at egress, which translates.
+    Egress,
 }
 
 impl AttachmentKind {
-    const ALL: [Self; 4] = [Self::Native, Self::Generic, Self::Tcx, Self::Clsact];
+    const ALL: [Self; 5] = [Self::Native, Self::Generic, Self::Tcx, Self::Clsact, Self::Egress];
 
     pub fn is_xdp(self) -> bool {
         matches!(self, Self::Native | Self::Generic)
+    }
+
+    /// Where a filter of this kind is; `None` for kinds with links.
+    pub fn filter(self) -> Option<TcAttachType> {
+        match self {
+            Self::Clsact => Some(TcAttachType::Ingress),
+            Self::Egress => Some(TcAttachType::Egress),
+            Self::Native | Self::Generic | Self::Tcx => None,
+        }
     }
 
     fn name(self) -> &'static str {
@@ -68,6 +81,7 @@ impl AttachmentKind {
             Self::Generic => "xdp-generic",
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Egress => "egress",
         }
     }
 }
@@ -177,7 +191,7 @@ impl Pins {
     fn is_live(&self, kind: AttachmentKind, ifindex: u32) -> bool {
         match kind {
             // The kernel removes such a filter with its interface; a reuse of the index cannot be detected.
-            AttachmentKind::Clsact => self.is_here() && interface_name(ifindex).is_some(),
+            AttachmentKind::Clsact | AttachmentKind::Egress => self.is_here() && interface_name(ifindex).is_some(),
             _ => bpf::open(&self.path(kind, ifindex))
                 .and_then(|link| bpf::interface(link.as_fd()))
                 .is_ok_and(|found| found != 0),
@@ -198,8 +212,8 @@ impl Pins {
     }
 
     /// Records that our filter exists.
-    pub fn mark_filter(&self, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
-        let path = self.path(AttachmentKind::Clsact, ifindex);
+    pub fn mark_filter(&self, kind: AttachmentKind, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let path = self.path(kind, ifindex);
         match symlink(interface, &path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(DatapathError::pins(&path, &error)),
             _ => Ok(()),
@@ -213,9 +227,9 @@ impl Pins {
     /// Detaches a program at once, and removes its file.
     pub fn detach(&self, kind: AttachmentKind, ifindex: u32) {
         let path = self.path(kind, ifindex);
-        if kind == AttachmentKind::Clsact {
+        if let Some(hook) = kind.filter() {
             if self.is_here() {
-                remove_filter(ifindex);
+                remove_filter(ifindex, hook);
             }
         } else if let Ok(link) = bpf::open(&path)
             && let Err(error) = bpf::detach(link.as_fd())
@@ -295,9 +309,9 @@ fn remove(path: &Path) {
 }
 
 /// Leaves the `clsact` qdisc in place: others may use it now.
-fn remove_filter(ifindex: u32) {
+fn remove_filter(ifindex: u32, hook: TcAttachType) {
     let Some(interface) = interface_name(ifindex) else { return };
-    let link = SchedClassifierLink::attached(&interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None);
+    let link = SchedClassifierLink::attached(&interface, hook, FILTER_PRIORITY, FILTER_HANDLE, None);
     let detached = link.map_err(|error| error.to_string()).and_then(|link| link.detach().map_err(|e| e.to_string()));
     if let Err(error) = detached {
         debug!(interface, "the filter is not removed: {error}");

@@ -1,4 +1,4 @@
-//! Attaches the TC program: by TCX, or as a filter of the `clsact` qdisc.
+//! Attaches the TC program, by TCX or as a filter of the `clsact` qdisc, and the program at egress as such a filter.
 
 use std::{
     mem,
@@ -38,7 +38,7 @@ impl Programs {
     ) -> Result<(), DatapathError> {
         let program = self.tc_program()?;
         if !self.has_tcx(&program) {
-            return self.attach_filter(pins, interface, ifindex);
+            return self.attach_filter(pins, AttachmentKind::Clsact, interface, ifindex);
         }
         if pins.has(AttachmentKind::Tcx, ifindex) {
             // An agent was killed in the middle of a hand-over. Its filter does not recognize what this agent's program
@@ -47,7 +47,7 @@ impl Programs {
                 pins.detach(AttachmentKind::Clsact, ifindex);
             }
         } else if (pins.has(AttachmentKind::Clsact, ifindex) || !handover.may_wait())
-            && self.attach_filter(pins, interface, ifindex).is_ok()
+            && self.attach_filter(pins, AttachmentKind::Clsact, interface, ifindex).is_ok()
         {
             handover.add(ifindex, pins, program);
             return Ok(());
@@ -55,10 +55,18 @@ impl Programs {
         match attach_link(pins, AttachmentKind::Tcx, ifindex, program.as_fd(), TCX, TCX_FLAGS) {
             // Other programs have taken all places (`BPF_MPROG_MAX`, linux/bpf_mprog.h).
             Err(error) if Errno::from_io_error(&error) == Some(Errno::RANGE) => {
-                self.attach_filter(pins, interface, ifindex).map_err(|_| DatapathError::attach(&error))
+                let filter = self.attach_filter(pins, AttachmentKind::Clsact, interface, ifindex);
+                filter.map_err(|_| DatapathError::attach(&error))
             }
             result => result.map_err(|error| DatapathError::attach(&error)),
         }
+    }
+
+    /// Attaches the program at egress, or replaces that of an earlier agent. A filter suffices: it is not in the path of
+    /// other interfaces, and attaching takes no time.
+    pub(super) fn attach_egress(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
+        self.egress()?;
+        self.attach_filter(pins, AttachmentKind::Egress, interface, ifindex)
     }
 
     fn tc_program(&mut self) -> Result<OwnedFd, DatapathError> {
@@ -75,42 +83,48 @@ impl Programs {
     }
 
     /// Forgets the filter's link object, because dropping it would detach the filter.
-    fn attach_filter(&mut self, pins: &Pins, interface: &str, ifindex: u32) -> Result<(), DatapathError> {
-        if pins.has(AttachmentKind::Clsact, ifindex) && self.replace_filter(interface).is_ok() {
+    fn attach_filter(
+        &mut self,
+        pins: &Pins,
+        kind: AttachmentKind,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        let hook = kind.filter().expect("a kind of filter");
+        if pins.has(kind, ifindex) && self.replace_filter(interface, hook).is_ok() {
             return Ok(());
         }
         // Marked before it is added: an unmarked filter could be neither replaced nor removed.
-        pins.mark_filter(interface, ifindex)?;
+        pins.mark_filter(kind, interface, ifindex)?;
         // The qdisc may exist already.
         drop(qdisc_add_clsact(interface));
-        let mut result = self.add_filter(interface);
-        if result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
+        let mut result = self.add_filter(interface, hook);
+        if kind == AttachmentKind::Clsact && result.as_ref().is_err_and(|error| errno(error) == Some(Errno::EXIST)) {
             // Versions without pinning left their filters behind when they were killed.
             for lookup in [LookupKind::Compiled, LookupKind::Lpm] {
                 drop(qdisc_detach_program(interface, TcAttachType::Ingress, names(lookup).1));
             }
-            result = self.add_filter(interface);
+            result = self.add_filter(interface, hook);
         }
         result.map_err(|error| {
-            pins.forget_link(AttachmentKind::Clsact, ifindex);
+            pins.forget_link(kind, ifindex);
             DatapathError::attach(&error)
         })
     }
 
-    fn replace_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
-        let link =
-            SchedClassifierLink::attached(interface, TcAttachType::Ingress, FILTER_PRIORITY, FILTER_HANDLE, None)?;
-        let program = self.tc_mut();
+    fn replace_filter(&mut self, interface: &str, hook: TcAttachType) -> Result<(), ProgramError> {
+        let link = SchedClassifierLink::attached(interface, hook, FILTER_PRIORITY, FILTER_HANDLE, None)?;
+        let program = self.at_hook(hook);
         let link = program.attach_to_link(link)?;
         mem::forget(program.take_link(link)?);
         Ok(())
     }
 
-    fn add_filter(&mut self, interface: &str) -> Result<(), ProgramError> {
+    fn add_filter(&mut self, interface: &str, hook: TcAttachType) -> Result<(), ProgramError> {
         let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, ..NlOptions::default() };
         let options = TcAttachOptions::Netlink(options);
-        let program = self.tc_mut();
-        let link = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
+        let program = self.at_hook(hook);
+        let link = program.attach_with_options(interface, hook, options)?;
         mem::forget(program.take_link(link)?);
         Ok(())
     }

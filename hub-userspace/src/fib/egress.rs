@@ -187,7 +187,9 @@ impl EgressCompiler<'_> {
                 let is_known = self.inputs.negotiated.contains_key(name);
                 let scope = self.numbers.scope(name, &connection.interface, is_known);
                 let scope = scope.expect("every connection has been numbered");
-                self.way_out((slot, scope), &connection.interface, connection.peer)
+                let way = self.way_out((slot, scope), &connection.interface, connection.peer);
+                let translated = if connection.translate.is_empty() { 0 } else { NextHop::TRANSLATED };
+                NextHop { flags: way.flags | translated, ..way }
             }
             Member::Vpc(gateway) => {
                 let vpc = config.vpc.as_ref().expect("only a VPC has VPC destinations");

@@ -9,7 +9,7 @@ use std::{
 
 use hub_common::maps::{
     ADMITS_NOTHING, GROUP_BUCKETS, MAX_BUCKETS, MAX_CONNECTIONS, MAX_NEXT_HOPS, MAX_PORT_RULES, NextHop, Rules,
-    SHARED_SCOPE, VPC,
+    SHARED_SCOPE, Translations, VPC,
 };
 
 use crate::{
@@ -63,6 +63,8 @@ pub struct IngressLayout {
     pub policies: IdAllocator<Arc<Policy>>,
     /// Index into `PORT_RULES`.
     pub limits: IdAllocator<Rules>,
+    /// Index into `TRANSLATIONS`.
+    pub translations: IdAllocator<Translations>,
     pub uses: Uses,
 }
 
@@ -101,6 +103,7 @@ impl Default for IngressLayout {
             policies: IdAllocator::new("different sets of local selectors", 1..u32::MAX),
             // Lower indices: hub_common::maps::NO_PORT_RULES.
             limits: IdAllocator::new("different sets of limited selectors", ADMITS_NOTHING + 1..MAX_PORT_RULES),
+            translations: IdAllocator::new("different sets of translations", 1..MAX_CONNECTIONS),
             uses: Uses::default(),
         }
     }
@@ -131,7 +134,7 @@ impl IdMaps {
     }
 
     /// All allocators.
-    fn all(&mut self) -> [&mut dyn DeferredFree; 8] {
+    fn all(&mut self) -> [&mut dyn DeferredFree; 9] {
         let Self { policy, egress } = self;
         [
             &mut policy.connections,
@@ -139,6 +142,7 @@ impl IdMaps {
             &mut policy.ports,
             &mut policy.policies,
             &mut policy.limits,
+            &mut policy.translations,
             &mut egress.next_hops,
             &mut egress.routers,
             &mut egress.shared,
@@ -166,6 +170,7 @@ impl IngressLayout {
         self.ports.begin();
         self.policies.begin();
         self.limits.begin();
+        self.translations.begin();
         self.uses.clear();
     }
 
@@ -181,6 +186,7 @@ impl IngressLayout {
         self.ports.end();
         self.policies.end();
         self.limits.end();
+        self.translations.end();
     }
 }
 

@@ -74,7 +74,7 @@ fn output<'a>(
     output
 }
 
-/// What the hub itself may send to a connection.
+/// What the hub itself may send to a connection, by the hub's addresses.
 pub fn allowed(
     name: &str,
     connection: &Connection,
@@ -83,7 +83,10 @@ pub fn allowed(
 ) -> BTreeSet<(IpNet, IpNet)> {
     let agreed = negotiated.get(name).filter(|agreed| !agreed.on_demand && !agreed.pairs.is_empty());
     let mut pairs: BTreeSet<(IpNet, IpNet)> = match agreed {
-        Some(agreed) => agreed.pairs.iter().map(|pair| (pair.local, pair.remote)).collect(),
+        Some(agreed) => {
+            let at_hub = |remote| connection.translate.prefixes_at_hub(remote);
+            agreed.pairs.iter().flat_map(|pair| at_hub(pair.remote).into_iter().map(|at_hub| (pair.local, at_hub))).collect()
+        }
         None => of_file(connection).collect(),
     };
     pairs.extend(of_link(connection, host));
@@ -93,8 +96,8 @@ pub fn allowed(
 
 /// Pairs of the hub's side and the site's.
 fn of_file(connection: &Connection) -> impl Iterator<Item = (IpNet, IpNet)> {
-    let remotes = &connection.remote_cidrs;
-    connection.local_cidrs.iter().flat_map(move |local| remotes.iter().map(move |remote| (*local, *remote)))
+    let locals = &connection.local_cidrs;
+    connection.remotes_at_hub().into_iter().flat_map(move |remote| locals.iter().map(move |local| (*local, remote)))
 }
 
 /// Pairs of the hub's addresses on the link with the link's subnets and peers.

@@ -25,11 +25,11 @@ impl Prediction {
     #[must_use]
     pub fn by_xdp(self, world: &World) -> Self {
         match self.verdict {
-            Verdict::Pass(_) => Self { counts: Vec::new(), mark: None, clamped: None, ..self },
+            Verdict::Pass(_) => Self { counts: Vec::new(), mark: None, changed: None, ..self },
             Verdict::Forward { interface, .. } if world.is_by_tc(interface) => {
-                Self { verdict: Verdict::Pass("handed_over"), counts: Vec::new(), mark: None, clamped: None }
+                Self { verdict: Verdict::Pass("handed_over"), counts: Vec::new(), mark: None, changed: None }
             }
-            _ => self,
+            _ => Self { changed: None, ..self },
         }
     }
 

@@ -17,8 +17,10 @@ mod rewrite;
 mod route;
 mod selector;
 mod source;
+mod translate;
 mod world;
 
 pub use hook::Hook;
 pub use predict::{Account, Count, Mark, Prediction, Verdict};
+pub use translate::Translations;
 pub use world::{Agreement, Connection, Interface, MssClamp, Pair, ReversePath, Route, Vpc, World};

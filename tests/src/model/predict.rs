@@ -1,6 +1,10 @@
 //! The path of a packet through the hub, and the counters it changes.
 
-use super::{Hook, World, flow, parse, rewrite, route::Target};
+use super::{
+    Hook, World, flow, parse, rewrite,
+    route::Target,
+    translate::{View, counterpart, translate},
+};
 
 /// The verdict on a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +55,9 @@ pub struct Prediction {
     pub counts: Vec<(Account, Count)>,
     /// Of a passed packet; XDP writes none.
     pub mark: Option<Mark>,
-    /// The frame of a passed SYN whose MSS TC has lowered. All other passed packets are unchanged.
-    pub clamped: Option<Vec<u8>>,
+    /// The frame of a packet that TC passes or drops, if TC has changed it: the source is translated, and the MSS of a
+    /// passed SYN lowered.
+    pub changed: Option<Vec<u8>>,
 }
 
 /// Facts found about a packet on its path.
@@ -64,7 +69,7 @@ pub(super) struct Trail {
     next_hop: Option<Account>,
     /// The rules that decided something, abbreviated.
     pub rules: Vec<&'static str>,
-    clamped: Option<Vec<u8>>,
+    changed: Option<Vec<u8>>,
 }
 
 impl Trail {
@@ -72,6 +77,12 @@ impl Trail {
     pub fn spoofed(&mut self, rule: &'static str) -> Verdict {
         self.rules.push(rule);
         Verdict::Drop("spoofed_source")
+    }
+
+    fn note(&mut self, applies: bool, rule: &'static str) {
+        if applies {
+            self.rules.push(rule);
+        }
     }
 
     fn mark(&self, reason: &str) -> Mark {
@@ -100,7 +111,7 @@ impl World {
             trail.counts.push((trail.account.clone(), Count::Reason(reason)));
         }
         let mark = if let Verdict::Pass(reason) = &verdict { Some(trail.mark(reason)) } else { None };
-        Prediction { verdict, counts: trail.counts, mark, clamped: trail.clamped }
+        Prediction { verdict, counts: trail.counts, mark, changed: trail.changed }
     }
 
     /// The rules about sources that decided a frame's verdict, abbreviated: several share one reason. Those about the
@@ -125,7 +136,7 @@ impl World {
             counts: Vec::new(),
             next_hop: None,
             rules: Vec::new(),
-            clamped: None,
+            changed: None,
         };
         let verdict = self.stages(hook, interface, frame, &mut trail).unwrap_or_else(|refusal| refusal);
         (verdict, trail)
@@ -135,9 +146,22 @@ impl World {
         let attachment = self.attachment(interface).ok_or(Verdict::Pass("not_attached"))?;
         trail.account = attachment.account();
 
-        let packet = parse::packet(self, hook, attachment.interface, frame)?;
+        let mut packet = parse::packet(self, hook, attachment.interface, frame)?;
+        let translations = self.translations(attachment.interface);
+        let own_source = packet.source;
+        let Some(source) = counterpart(&translations, own_source, View::Hub) else {
+            return Err(trail.spoofed("source without a counterpart at the hub"));
+        };
+        packet.source = source;
+        let mut frame = frame.to_vec();
+        let done = translate(&mut frame[packet.offset..packet.offset + packet.length], &translations, View::Hub);
+        if done.address || done.inner {
+            trail.changed = Some(frame.clone());
+        }
+        trail.note(done.address, "source translated");
+        trail.note(done.inner, "destination inside an error translated");
         if let Some(reason) = packet.link_scope {
-            self.admit_on_link(&attachment, &packet, reason, trail)?;
+            self.admit_on_link(&attachment, &packet, own_source, reason, trail)?;
             // The kernel would forward it.
             if reason == "link_local" && !self.is_hub(packet.destination) {
                 trail.rules.push("on the link, beyond the hub");
@@ -147,11 +171,11 @@ impl World {
         }
         self.refuse_impossible(&packet, trail)?;
         if self.is_hub(packet.destination) {
-            self.admit_to_hub(&attachment, &packet, trail)?;
+            self.admit_to_hub(&attachment, &packet, own_source, trail)?;
             return Err(Verdict::Pass("to_hub"));
         }
 
-        attachment.admit(&packet, trail)?;
+        attachment.admit(&packet, own_source, trail)?;
         self.check_reverse_path(packet.source, trail)?;
         let length = packet.length as u64;
         trail.counts.push((trail.account.clone(), Count::Received(length)));
@@ -169,14 +193,19 @@ impl World {
         }
         let egress = way.interface.filter(|interface| interface.up).ok_or(Verdict::Pass("next_hop_down"))?;
 
-        let clamped = self.clamp(frame, &packet, &way.account, trail);
-        let bytes = match rewrite::rewrite(hook, &clamped, &packet, egress, way.neighbour) {
-            Ok(bytes) => bytes,
-            Err(refusal) => {
-                trail.clamped = (clamped != frame).then_some(clamped);
-                return Err(refusal);
-            }
-        };
+        let mut sent = self.clamp(&frame, &packet, &way.account, trail);
+        if sent != frame {
+            trail.changed = Some(sent.clone());
+        }
+        // TC leaves the destination to the program at egress.
+        if hook == Hook::Xdp {
+            let range = packet.offset..packet.offset + packet.length;
+            let done = translate(&mut sent[range], &self.translations(egress), View::Site);
+            trail.note(done.address, "destination translated");
+            trail.note(done.inner, "source inside an error translated");
+        }
+        let bytes = rewrite::rewrite(hook, &sent, &packet, egress, way.neighbour)?;
+        trail.changed = None;
         trail.counts.push((way.account, Count::Sent(length)));
         Ok(Verdict::Forward { interface: egress.index, frame: bytes })
     }

@@ -9,6 +9,7 @@ use super::{
     parse::Packet,
     predict::Trail,
     prefix::{contains, same_family},
+    translate::{View, counterpart},
 };
 
 /// An interface whose packets the hub handles, and their possible owners.
@@ -37,9 +38,13 @@ impl World {
     pub(super) fn admits_egress(&self, account: &Account, packet: &Packet) -> bool {
         match account {
             Account::Connection(name) => {
-                let (site, hub) = (packet.destination, packet.source);
+                let connection = self.connection(name);
+                let hub = packet.source;
                 let [hub_port, site_port] = packet.selector_ports;
-                to_site(self.connection(name)).iter().any(|pair| {
+                let translations =
+                    self.interface(&connection.interface).map(|link| self.translations(link)).unwrap_or_default();
+                let Some(site) = counterpart(&translations, packet.destination, View::Site) else { return false };
+                to_site(connection).iter().any(|pair| {
                     contains(pair.remote, site) && contains(pair.local, hub) && suits(pair, packet, site_port, hub_port)
                 })
             }
@@ -63,7 +68,9 @@ impl Attachment<'_> {
 
     /// Attributes a packet. If several connections could have sent it, the longest remote prefix wins, then the first
     /// name.
-    pub(super) fn admit(&self, packet: &Packet, trail: &mut Trail) -> Result<(), Verdict> {
+    ///
+    /// `own_source`: as the site knows it.
+    pub(super) fn admit(&self, packet: &Packet, own_source: IpAddr, trail: &mut Trail) -> Result<(), Verdict> {
         let sites = match &self.side {
             Side::Vpc(vpc) if in_any(&vpc.cidrs, packet.source) => return Ok(()),
             Side::Vpc(_) => return Err(trail.spoofed("source outside of the VPC")),
@@ -72,7 +79,7 @@ impl Attachment<'_> {
         let mut candidates = Vec::new();
         for site in sites {
             for pair in from_site(site) {
-                if contains(pair.remote, packet.source) {
+                if contains(pair.remote, own_source) {
                     candidates.push((Reverse(pair.remote.prefix_len()), &site.name, pair));
                 }
             }

@@ -31,6 +31,7 @@ impl World {
         &self,
         attachment: &Attachment<'_>,
         packet: &Packet,
+        own_source: IpAddr,
         reason: &str,
         trail: &mut Trail,
     ) -> Result<(), Verdict> {
@@ -55,7 +56,7 @@ impl World {
         let admitted = match &attachment.side {
             Side::Vpc(_) => self.site_link(source) <= own && !self.leads_to_a_site(source),
             Side::Sites(sites) => {
-                let sender = likeliest_sender(sites, source);
+                let sender = likeliest_sender(sites, own_source);
                 self.is_hub(packet.destination) && sender.is_some_and(|sender| self.way_back(sender, source).is_ok())
             }
         };
@@ -82,6 +83,7 @@ impl World {
         &self,
         attachment: &Attachment<'_>,
         packet: &Packet,
+        own_source: IpAddr,
         trail: &mut Trail,
     ) -> Result<(), Verdict> {
         match &attachment.side {
@@ -97,7 +99,7 @@ impl World {
                 trail.rules.push(if within { "to the hub from the VPC" } else { "to the hub from behind the VPC" });
                 Ok(())
             }
-            Side::Sites(sites) => self.admit_site_to_hub(attachment, sites, packet, trail),
+            Side::Sites(sites) => self.admit_site_to_hub(attachment, sites, packet, own_source, trail),
         }
     }
 
@@ -106,11 +108,12 @@ impl World {
         attachment: &Attachment<'_>,
         sites: &[&Connection],
         packet: &Packet,
+        own_source: IpAddr,
         trail: &mut Trail,
     ) -> Result<(), Verdict> {
         let source = packet.source;
         let mut refusal = "to the hub, outside of the selectors";
-        if let Some(sender) = likeliest_sender(sites, source) {
+        if let Some(sender) = likeliest_sender(sites, own_source) {
             match self.way_back(sender, source) {
                 Ok(()) => {
                     trail.account = Account::Connection(sender.name.clone());

@@ -55,6 +55,8 @@ pub struct Connection {
     pub agreement: Option<Agreement>,
     pub reverse_path: ReversePath,
     pub mss_clamp: MssClamp,
+    /// `remotes` and `agreement` have the site's own addresses.
+    pub translations: Translations,
 }
 
 /// Limit on the MSS of SYNs from and to a connection.

@@ -75,13 +75,12 @@ pub fn is_raw(world: &World, arrival: &Arrival) -> bool {
 
 /// `mark` is the expected mark of a passed packet.
 fn agree(world: &World, arrival: &Arrival, prediction: &Prediction, mark: u32, outcome: &Outcome) -> bool {
-    let untouched = outcome.frame == arrival.frame;
+    let is_as_left = outcome.frame == *prediction.changed.as_ref().unwrap_or(&arrival.frame);
     match &prediction.verdict {
         Verdict::Pass(_) => {
-            let is_right = prediction.clamped.as_ref().map_or(untouched, |clamped| outcome.frame == *clamped);
-            outcome.action == Action::Pass && is_right && outcome.mark == mark
+            outcome.action == Action::Pass && is_as_left && outcome.mark == mark
         }
-        Verdict::Drop(_) => outcome.action == Action::Drop && untouched,
+        Verdict::Drop(_) => outcome.action == Action::Drop && is_as_left,
         Verdict::Forward { interface, frame } => {
             // A test run does not report the egress interface, but each interface has its own link address.
             let egress = world.interfaces.iter().find(|other| other.index == *interface);

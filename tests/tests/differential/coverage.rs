@@ -80,11 +80,12 @@ impl Coverage {
         {
             self.count(&format!("to a group's MAC, {reason}"));
         }
-        if prediction.clamped.is_some() {
+        self.note_mark(prediction.mark.as_ref());
+        let rules = world.rules(arrival.hook(Hook::Tc, is_raw(world, arrival)), arrival.interface, &arrival.frame);
+        if matches!(prediction.verdict, Verdict::Pass(_)) && rules.iter().any(|rule| rule.starts_with("MSS lowered")) {
             self.count("passed with a lower MSS");
         }
-        self.note_mark(prediction.mark.as_ref());
-        for rule in world.rules(arrival.hook(Hook::Tc, is_raw(world, arrival)), arrival.interface, &arrival.frame) {
+        for rule in rules {
             self.count(rule);
         }
         if arrival.taken_for.is_some() {

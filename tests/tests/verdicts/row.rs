@@ -84,7 +84,7 @@ impl Row {
     }
 
     fn expected(self, verdict: Verdict, counts: Vec<(Account, Count)>) -> Expected {
-        let prediction = Prediction { verdict, counts, mark: None, clamped: None };
+        let prediction = Prediction { verdict, counts, mark: None, changed: None };
         Expected { row: self, prediction, broken: false, only_at: None }
     }
 }
@@ -105,7 +105,7 @@ impl Expected {
 
     /// A passed SYN: TC lowers its MSS, which gives this frame.
     pub fn clamped(mut self, frame: Vec<u8>) -> Self {
-        self.prediction.clamped = Some(frame);
+        self.prediction.changed = Some(frame);
         self
     }
 
@@ -200,8 +200,8 @@ fn differences(part: &Prediction, arrival: &Arrival, mark: u32, outcome: &Outcom
     let Outcome { action, frame, mark: left } = outcome;
     let (expected_action, expected_frame) = match &part.verdict {
         Verdict::Forward { frame, .. } => (Action::Redirect, frame),
-        Verdict::Pass(_) => (Action::Pass, part.clamped.as_ref().unwrap_or(&arrival.frame)),
-        Verdict::Drop(_) => (Action::Drop, &arrival.frame),
+        Verdict::Pass(_) => (Action::Pass, part.changed.as_ref().unwrap_or(&arrival.frame)),
+        Verdict::Drop(_) => (Action::Drop, part.changed.as_ref().unwrap_or(&arrival.frame)),
     };
     if *action != expected_action {
         differences.push(format!("action {action:?}, not {expected_action:?}; counted {books:?}"));

@@ -123,7 +123,14 @@ impl Datapath for Sim {
         (write.len(), Ok(()))
     }
 
-    fn attach(&mut self, name: &str, ifindex: u32, mode: AttachMode, reason: Option<&'static str>) -> Result<Attached> {
+    fn attach(
+        &mut self,
+        name: &str,
+        ifindex: u32,
+        mode: AttachMode,
+        reason: Option<&'static str>,
+        translates: bool,
+    ) -> Result<Attached> {
         let mut state = self.0.borrow_mut();
         state.log.push(format!("attach {name}"));
         if state.name_of(ifindex) != Some(name) {

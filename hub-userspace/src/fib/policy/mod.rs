@@ -1,6 +1,7 @@
 //! Ingress policy: attachments, selectors, link prefixes.
 
 mod links;
+mod translation;
 mod uses;
 
 use std::{
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixSet;
 
 pub use self::uses::Uses;
+use self::translation::NO_TRANSLATIONS;
 use super::inputs::Inputs;
 use crate::{
     config::model::{Connection, MssClamp, ReversePath},
@@ -49,12 +51,14 @@ pub fn policy_tables(
         layout: &mut layout.policy,
         numbers: BTreeMap::new(),
         without_reverse_path: BTreeSet::from([VPC]),
+        before,
+        is_partial: !affected.is_all(),
         entries: PolicyEntries::default(),
     };
     match affected {
         Affected::All => compiler.all()?,
         Affected::Some(names) => {
-            let mut obsolete = compiler.some(names, before)?;
+            let mut obsolete = compiler.some(names)?;
             obsolete.links = compiler.some_links(addressed, before);
             compiler.entries.obsolete = Some(obsolete);
         }
@@ -69,6 +73,9 @@ struct PolicyCompiler<'a> {
     numbers: BTreeMap<&'a str, Numbers>,
     /// `COUNTERS` slots of connections without reverse-path check.
     without_reverse_path: BTreeSet<u32>,
+    before: &'a PolicyTables,
+    /// Some selectors only: the configuration has not changed.
+    is_partial: bool,
     entries: PolicyEntries,
 }
 
@@ -114,7 +121,7 @@ impl<'a> PolicyCompiler<'a> {
 
     /// Recompiles the selectors of these connections. On an interface, which may have thousands, the others have no
     /// overlapping prefixes (`config/sites.rs`), so their entries stay.
-    fn some(&mut self, names: &BTreeSet<String>, before: &PolicyTables) -> Result<ObsoleteEntries, Full> {
+    fn some(&mut self, names: &BTreeSet<String>) -> Result<ObsoleteEntries, Full> {
         let affected = self.carried(|name, _| names.contains(name));
         let mut users: BTreeMap<&str, usize> =
             affected.iter().map(|carried| (&*carried.connection.interface, 0)).collect();
@@ -122,7 +129,7 @@ impl<'a> PolicyCompiler<'a> {
             users.entry(&connection.interface).and_modify(|users| *users += 1);
         }
         let regions = self.begin_regions(&affected);
-        let mut obsolete = self.layout.uses.begin(&regions, before);
+        let mut obsolete = self.layout.uses.begin(&regions, self.before);
         self.number(&affected)?;
         self.egress_selectors(&affected)?;
         for (interface, carried) in by_interface(affected) {
@@ -131,7 +138,7 @@ impl<'a> PolicyCompiler<'a> {
             }
         }
         let IngressLayout { uses, policies, limits, .. } = &mut *self.layout;
-        uses.end(&mut obsolete, before, policies, limits);
+        uses.end(&mut obsolete, self.before, policies, limits);
         self.entries.regions = regions;
         Ok(obsolete)
     }
@@ -147,7 +154,7 @@ impl<'a> PolicyCompiler<'a> {
             let link = self.inputs.host.link(&connection.interface);
             if let Some(port) = link.and_then(|link| self.layout.ports.get(&link.index)) {
                 // Negotiated ones are within them.
-                let remotes: JointPrefixSet<IpNet> = connection.remote_cidrs.iter().copied().collect();
+                let remotes: JointPrefixSet<IpNet> = connection.remotes_at_hub().into_iter().collect();
                 let outermost = remotes.iter().filter(|remote| remotes.get_spm(remote).as_ref() == Some(remote));
                 regions.extend(outermost.map(|net| Region { scope: SHARED_SCOPE + port, within: Some(net) }));
             }
@@ -200,7 +207,8 @@ impl<'a> PolicyCompiler<'a> {
             self.scope(scope, &all)?;
             scope
         };
-        self.attach(link, scope, connection, isolated);
+        let translations = self.translations(link, connections)?;
+        self.attach(link, scope, connection, isolated, translations);
         Ok(())
     }
 
@@ -215,7 +223,7 @@ impl<'a> PolicyCompiler<'a> {
             if let Some(link) = inputs.host.link(&vpc.interface) {
                 self.port(link)?;
                 self.entries.tables.mss_limits.insert(VPC, mss_limits(MssClamp::Auto, Some(link)));
-                self.attach(link, VPC, VPC, 0);
+                self.attach(link, VPC, VPC, 0, NO_TRANSLATIONS);
                 self.links(link.index, &[]);
                 self.links_to_sites(link.index);
             }
@@ -229,9 +237,9 @@ impl<'a> PolicyCompiler<'a> {
         Ok(port)
     }
 
-    fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16) {
+    fn attach(&mut self, link: &Link, scope: u32, connection: u32, flags: u16, translations: u32) {
         let flags = flags | Attachment::PRESENT | if link.ethernet { Attachment::ETHERNET } else { 0 };
-        let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags };
+        let attachment = Attachment { scope, connection, mac: link.mac.unwrap_or_default(), flags, translations };
         self.entries.tables.attachments.insert(link.index, attachment);
     }
 
@@ -330,7 +338,7 @@ impl Carried<'_> {
     /// Its ingress selectors; none without an SA.
     fn sent(&self, slot: u32) -> Vec<Selector> {
         match self.agreed {
-            Some(agreed) => with_slot(slot, agreed.pairs.iter().copied()),
+            Some(agreed) => with_slot(slot, agreed_at_hub(self.connection, agreed)),
             None => with_slot(slot, of_file(self.connection)),
         }
     }
@@ -339,7 +347,7 @@ impl Carried<'_> {
 /// Egress selectors of a connection. Without an SA, the file's apply, so that packets reach the IKE daemon and can
 /// trigger negotiation.
 fn to_site(slot: u32, connection: &Connection, agreed: Option<&NegotiatedSelectors>) -> Vec<Selector> {
-    let pairs = agreed.into_iter().flat_map(|agreed| agreed.pairs.iter().copied());
+    let pairs = agreed.into_iter().flat_map(|agreed| agreed_at_hub(connection, agreed));
     let mut selectors = with_slot(slot, pairs);
     if agreed.is_none_or(|agreed| agreed.on_demand || agreed.pairs.is_empty()) {
         selectors.extend(with_slot(slot, of_file(connection)));
@@ -351,10 +359,17 @@ fn with_slot(connection: u32, pairs: impl Iterator<Item = Pair>) -> Vec<Selector
     pairs.map(|pair| Selector { connection, pair }).collect()
 }
 
-/// The pairs from the configuration file.
+/// The pairs from the configuration file, by the hub's addresses.
 fn of_file(connection: &Connection) -> impl Iterator<Item = Pair> {
-    connection.remote_cidrs.iter().flat_map(|remote| {
-        connection.local_cidrs.iter().map(|local| Pair { remote: *remote, local: *local, limit: ProtoPorts::NONE })
+    connection.remotes_at_hub().into_iter().flat_map(|remote| {
+        connection.local_cidrs.iter().map(move |local| Pair { remote, local: *local, limit: ProtoPorts::NONE })
+    })
+}
+
+/// The negotiated pairs, by the hub's addresses: the SAs have the site's own.
+fn agreed_at_hub(connection: &Connection, agreed: &NegotiatedSelectors) -> impl Iterator<Item = Pair> {
+    agreed.pairs.iter().flat_map(|pair| {
+        connection.translate.prefixes_at_hub(pair.remote).into_iter().map(move |remote| Pair { remote, ..*pair })
     })
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use hub_common::maps::{
     Attachment, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote, Route, Rules,
-    Scoped, Vlan,
+    Scoped, Translations, Vlan,
 };
 use ipnet::IpNet;
 
@@ -41,6 +41,8 @@ pub struct PolicyTables {
     pub v4: FamilyMaps<[u8; 4]>,
     pub v6: FamilyMaps<[u8; 16]>,
     pub limits: BTreeMap<u32, Rules>,
+    /// Those that attachments have.
+    pub translations: BTreeMap<u32, Translations>,
     /// Bits of [`hub_common::maps::link`], by ifindex and prefix, IPv4 ones as IPv4-mapped.
     pub links: BTreeMap<Prefix<Scoped<[u8; 16]>>, u32>,
     /// ifindex, by port.

@@ -11,7 +11,7 @@ use std::{
 
 use hub_common::maps::{
     Attachment, GROUP_BUCKETS, GroupMember, GroupRecord, LinkAddress, Local, MssLimits, Neighbour, NextHop, Remote,
-    Route, Rules, Scoped, Vlan,
+    Route, Rules, Scoped, Translations, Vlan,
 };
 use ipnet::IpNet;
 
@@ -31,6 +31,7 @@ pub enum Write {
     Connections(MapChanges<u32, String>),
     Ports(MapChanges<u32, u32>),
     MssLimits(MapChanges<u32, MssLimits>),
+    Translations(MapChanges<u32, Translations>),
     GroupMembers(MapChanges<GroupMember, u32>),
     NextHops(MapChanges<u32, NextHop>),
     Groups(MapChanges<u32, GroupRecord>),
@@ -54,6 +55,7 @@ impl Write {
             Self::Connections(changes) => changes.len(),
             Self::Ports(changes) | Self::Buckets(changes) => changes.len(),
             Self::MssLimits(changes) => changes.len(),
+            Self::Translations(changes) => changes.len(),
             Self::GroupMembers(changes) => changes.len(),
             Self::NextHops(changes) => changes.len(),
             Self::Groups(changes) => changes.len(),
@@ -137,6 +139,7 @@ impl Tables {
             Write::Connections(changes) => note(&mut policy.connections, changes, count),
             Write::Ports(changes) => note(&mut policy.ports, changes, count),
             Write::MssLimits(changes) => note(&mut policy.mss_limits, changes, count),
+            Write::Translations(changes) => note(&mut policy.translations, changes, count),
             Write::GroupMembers(changes) => note(&mut egress.members, changes, count),
             Write::NextHops(changes) => note(&mut egress.next_hops, changes, count),
             Write::Groups(changes) => note(&mut egress.groups, changes, count),
@@ -199,6 +202,7 @@ struct PolicyDifference {
     connections: MapDifference<u32, String>,
     ports: MapDifference<u32, u32>,
     mss_limits: MapDifference<u32, MssLimits>,
+    translations: MapDifference<u32, Translations>,
     links: MapDifference<Prefix<Scoped<[u8; 16]>>, u32>,
     limits: MapDifference<u32, Rules>,
     v4: SelectorDifference<[u8; 4]>,
@@ -215,6 +219,7 @@ impl PolicyDifference {
                 connections: difference(&old.connections, &new.connections),
                 ports: difference(&old.ports, &new.ports),
                 mss_limits: difference(&old.mss_limits, &new.mss_limits),
+                translations: difference(&old.translations, &new.translations),
                 links: difference(&old.links, &new.links),
                 limits: difference(&old.limits, &new.limits),
                 v4: SelectorDifference::between(&old.v4, &new.v4),
@@ -235,9 +240,14 @@ impl PolicyDifference {
 
     /// New entries: before the next hops, between these and the routes, after the routes.
     fn puts(&self) -> [Vec<Write>; 3] {
-        let Self { connections, ports, mss_limits, links, limits, v4, v6, vlans, attachments } = self;
+        let Self { connections, ports, mss_limits, translations, links, limits, v4, v6, vlans, attachments } = self;
         [
-            vec![Write::Connections(puts(connections)), Write::Ports(puts(ports)), Write::MssLimits(puts(mss_limits))],
+            vec![
+                Write::Connections(puts(connections)),
+                Write::Ports(puts(ports)),
+                Write::MssLimits(puts(mss_limits)),
+                Write::Translations(puts(translations)),
+            ],
             vec![
                 Write::Links(puts(links)),
                 Write::PortRules(puts(limits)),
@@ -252,7 +262,7 @@ impl PolicyDifference {
 
     /// Deletions: before the routes, between these and the next hops, after the next hops.
     fn deletes(&self) -> [Vec<Write>; 3] {
-        let Self { connections, ports, mss_limits, links, limits, v4, v6, vlans, attachments } = self;
+        let Self { connections, ports, mss_limits, translations, links, limits, v4, v6, vlans, attachments } = self;
         [
             vec![Write::Attachments(deletes(attachments)), Write::Vlans(deletes(vlans))],
             vec![
@@ -264,6 +274,7 @@ impl PolicyDifference {
                 Write::Links(deletes(links)),
             ],
             vec![
+                Write::Translations(deletes(translations)),
                 Write::MssLimits(deletes(mss_limits)),
                 Write::Ports(deletes(ports)),
                 Write::Connections(deletes(connections)),

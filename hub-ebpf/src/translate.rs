@@ -1,0 +1,407 @@
+//! Translation: a site's own addresses become those that the hub knows the site by, and back at the egress. 1:1 by
+//! prefix and without state: only the network bits change.
+//!
+//! The hub has a single view of all addresses. So a packet's source is translated before the look-ups, and its
+//! destination after the last of them: the tables of all stages, and the kernel's, have the addresses at the hub.
+//!
+//! - At ingress, XDP rewrites what it sends, and leaves what it passes to TC. TC rewrites at once: the kernel gets the
+//!   source as the hub knows it.
+//! - At egress, XDP rewrites what it sends. All other packets to the interface, whether TC, the kernel or the hub itself
+//!   sends them, run through the program `vpnhub_egress`.
+//!
+//! An ICMP error contains the start of the packet that caused it: there, it is the opposite address.
+//!
+//! Two functions here are global: the verifier checks them once.
+
+use hub_common::{
+    checksum,
+    maps::{Attachment, NextHop, TRANSLATIONS_PER_INTERFACE, Translation},
+};
+
+use crate::{
+    family::{Address, V4, V6},
+    frame::{Covered, Frame},
+    headers::{Ipv4, Ipv6},
+    maps,
+    parse::{self, Packet, TCP},
+};
+
+/// Bits above the length of a packet, for [`Frame::translate`]: IPv6.
+pub const V6_BIT: u32 = 1 << 24;
+/// The destination becomes the site's own; without it, the source becomes that at the hub.
+pub const TO_SITE_BIT: u32 = 1 << 25;
+const LENGTH: u32 = V6_BIT - 1;
+
+const ICMP: u8 = 1;
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const ICMPV6: u8 = 58;
+const UDP_LITE: u8 = 136;
+/// Bytes of an ICMP header, before the packet that caused an error.
+const ICMP_HEADER: usize = 8;
+/// Offset of the checksum in an ICMP header.
+const ICMP_CHECKSUM: usize = 2;
+/// Offset of a fragment (RFC 791): other fragments than the first have no transport header.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Bounds an offset in a frame for the verifier: beyond the longest headers.
+const OFFSETS: usize = 0x3fff;
+/// IPv6 extension headers before the transport header.
+const MAX_EXTENSIONS: usize = 8;
+/// No sum over data that changed.
+const NO_CHANGE: u16 = 0;
+
+/// Results of [`translation_find`] other than the index of a translation.
+const UNCHANGED: u32 = 1 << 16;
+const IMPOSSIBLE: u32 = 1 << 17;
+
+/// Translates the source of a packet that came in on this attachment. Call it before the look-ups.
+///
+/// A source that the hub cannot express, because another one of the site has that address there, becomes a martian.
+/// So the verifier need not follow the rest of the program once more.
+#[inline(always)]
+pub fn source<A: Translate, F: Frame>(frame: &mut F, packet: &mut Packet<A>, attachment: &Attachment) {
+    let translations = attachment.translations;
+    if translations == 0 {
+        return;
+    }
+    packet.source = packet.source.translated(translations, 0).unwrap_or(A::LOOPBACK);
+    if F::IS_LAST {
+        frame.translate(packet.offset as u32, packet.length as u32 | A::BIT, translations);
+    }
+}
+
+/// Rewrites the addresses of a packet that XDP sends: the source if its attachment has translations, the destination if
+/// the next hop's has.
+#[inline(always)]
+pub fn forwarded<A: Translate, F: Frame>(
+    frame: &mut F,
+    packet: &Packet<A>,
+    attachment: &Attachment,
+    next_hop: &NextHop,
+) {
+    if F::IS_LAST {
+        return;
+    }
+    let (offset, length) = (packet.offset as u32, packet.length as u32 | A::BIT);
+    if attachment.translations != 0 {
+        frame.translate(offset, length, attachment.translations);
+    }
+    if next_hop.flags & NextHop::TRANSLATED != 0
+        && let Some(egress) = parse::attachment(next_hop.ifindex)
+        && egress.translations != 0
+    {
+        frame.translate(offset, length | TO_SITE_BIT, egress.translations);
+    }
+}
+
+/// Translates the destination of a packet that leaves by this interface.
+#[inline(always)]
+pub fn destination<F: Frame>(frame: &mut F) {
+    let Some(attachment) = parse::attachment(frame.interface()) else { return };
+    if attachment.translations == 0 {
+        return;
+    }
+    let offset = parse::egress_offset(&attachment);
+    let Some(header) = frame.at::<Ipv4>(offset) else { return };
+    let first = u16::from_be_bytes(header.total_length);
+    match (frame.protocol(), header.version_and_length >> 4) {
+        (Some(<V4 as Address>::ETHERTYPE), 4) => {
+            frame.translate(offset as u32, u32::from(first) | TO_SITE_BIT, attachment.translations);
+        }
+        (Some(<V6 as Address>::ETHERTYPE), 6) => {
+            let Some(header) = frame.at::<Ipv6>(offset) else { return };
+            let length = size_of::<Ipv6>() as u32 + u32::from(u16::from_be_bytes(header.payload_length));
+            frame.translate(offset as u32, length | V6_BIT | TO_SITE_BIT, attachment.translations);
+        }
+        _ => {}
+    }
+}
+
+/// Implementation of [`Frame::translate`].
+#[inline(always)]
+pub fn apply<F: Frame>(frame: &mut F, offset: u32, packet: u32, translations: u32) {
+    // Bounds the offsets for the verifier, which checks this function separately.
+    let start = offset as usize & 0xff;
+    let end = start + (packet & LENGTH) as usize;
+    let bits = packet & !LENGTH;
+    let outer = if bits & V6_BIT == 0 {
+        outer_v4(frame, start, end, bits, translations)
+    } else {
+        outer_v6(frame, start, end, bits, translations)
+    };
+    let Some(Transport { protocol, at }) = outer else { return };
+    let is_v6 = bits & V6_BIT != 0;
+    if protocol != if is_v6 { ICMPV6 } else { ICMP } || at + ICMP_HEADER > end {
+        return;
+    }
+    let Some([kind]) = frame.copy(at) else { return };
+    let inner = at + ICMP_HEADER;
+    let change = match kind {
+        // The errors (RFC 4443 section 2.1).
+        0..128 if is_v6 => inner_v6(frame, inner, end, bits, translations),
+        // Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
+        3 | 4 | 5 | 11 | 12 if !is_v6 => inner_v4(frame, inner, end, bits, translations),
+        _ => NO_CHANGE,
+    };
+    if change != NO_CHANGE {
+        frame.adjust_checksum(at + ICMP_CHECKSUM, change, Covered::Data);
+    }
+}
+
+/// Protocol and offset of a transport header.
+struct Transport {
+    protocol: u8,
+    at: usize,
+}
+
+/// Translates the address in the header of the packet itself, and updates its checksums. Returns the transport header
+/// that an ICMP message would have.
+#[inline(always)]
+fn outer_v4<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> Option<Transport> {
+    let header = frame.at_mut::<Ipv4>(start)?;
+    let field = if bits & TO_SITE_BIT == 0 { &mut header.source } else { &mut header.destination };
+    let (old, new) = (*field, u32::from_be_bytes(*field).translated(translations, bits)?.to_be_bytes());
+    let change = match old == new {
+        true => NO_CHANGE,
+        false => checksum::difference_of(old, new),
+    };
+    if change != NO_CHANGE {
+        *field = new;
+        header.checksum = checksum::adjusted(u16::from_ne_bytes(header.checksum), change).to_ne_bytes();
+    }
+    if u16::from_be_bytes(header.fragment) & FRAGMENT_OFFSET != 0 {
+        return None;
+    }
+    let transport =
+        Transport { protocol: header.protocol, at: start + usize::from(header.version_and_length & 0x0f) * 4 };
+    if change != NO_CHANGE {
+        pseudo_header_changed(frame, &transport, end, change);
+    }
+    Some(transport)
+}
+
+/// As [`outer_v4`].
+#[inline(always)]
+fn outer_v6<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> Option<Transport> {
+    let header = frame.at_mut::<Ipv6>(start)?;
+    let next = header.next_header;
+    let field = if bits & TO_SITE_BIT == 0 { &mut header.source } else { &mut header.destination };
+    let (old, new) = (*field, field.map(u64::from_be_bytes).translated(translations, bits)?.map(u64::to_be_bytes));
+    let change = if old == new { NO_CHANGE } else { difference_v6(old, new) };
+    if change != NO_CHANGE {
+        *field = new;
+        frame.data_changed(change);
+    }
+    let transport = behind_extensions(frame, next, start + size_of::<Ipv6>(), end)?;
+    if change != NO_CHANGE {
+        pseudo_header_changed(frame, &transport, end, change);
+    }
+    Some(transport)
+}
+
+#[inline(always)]
+fn difference_v6(old: [[u8; 8]; 2], new: [[u8; 8]; 2]) -> u16 {
+    checksum::sum(checksum::difference_of(old[0], new[0]), checksum::difference_of(old[1], new[1]))
+}
+
+#[inline(always)]
+fn pseudo_header_changed<F: Frame>(frame: &mut F, transport: &Transport, end: usize, change: u16) {
+    if let Some((offset, covered)) = checksum_of(transport.protocol)
+        && transport.at + offset + 2 <= end
+    {
+        frame.adjust_checksum(transport.at + offset, change, covered);
+    }
+}
+
+/// Offset in its header of a transport checksum that covers the addresses.
+#[inline(always)]
+const fn checksum_of(protocol: u8) -> Option<(usize, Covered)> {
+    match protocol {
+        TCP => Some((16, Covered::Address)),
+        UDP => Some((6, Covered::AddressOfUdp)),
+        UDP_LITE | DCCP => Some((6, Covered::Address)),
+        ICMPV6 => Some((ICMP_CHECKSUM, Covered::Address)),
+        _ => None,
+    }
+}
+
+/// The transport header of an IPv6 packet; `None` in other fragments than the first, and behind more extension headers
+/// than [`MAX_EXTENSIONS`], or unknown ones.
+#[inline(always)]
+fn behind_extensions<F: Frame>(frame: &F, next: u8, start: usize, end: usize) -> Option<Transport> {
+    let (mut protocol, mut at) = (next, start);
+    for _ in 0..=MAX_EXTENSIONS {
+        // Hop-by-hop options, routing, fragment, authentication, destination options (RFC 8200 section 4, RFC 4302).
+        if !matches!(protocol, 0 | 43 | 44 | 51 | 60) {
+            return Some(Transport { protocol, at });
+        }
+        if at + 4 > end {
+            return None;
+        }
+        let [following, length, high, low] = frame.copy(at)?;
+        let units = usize::from(length);
+        at = match protocol {
+            44 if u16::from_be_bytes([high, low]) & !7 != 0 => return None,
+            44 => at + 8,
+            51 => at + (units + 2) * 4,
+            _ => at + (units + 1) * 8,
+        } & OFFSETS;
+        protocol = following;
+    }
+    None
+}
+
+/// Translates the opposite address in the header inside an ICMP error, and updates the checksums there. Returns by what
+/// the message changed.
+#[inline(always)]
+fn inner_v4<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> u16 {
+    let start = start & OFFSETS;
+    let place = start + if bits & TO_SITE_BIT == 0 { 16 } else { 12 };
+    if start + size_of::<Ipv4>() > end {
+        return NO_CHANGE;
+    }
+    let (Some([version_and_length]), Some([high, low]), Some([protocol])) =
+        (frame.copy(start), frame.copy(start + 6), frame.copy(start + 9))
+    else {
+        return NO_CHANGE;
+    };
+    let Some(old) = frame.copy::<4>(place) else { return NO_CHANGE };
+    let Some(new) = u32::from_be_bytes(old).translated(translations, bits) else { return NO_CHANGE };
+    let new = new.to_be_bytes();
+    if version_and_length >> 4 != 4 || old == new || frame.write(place, new).is_err() {
+        return NO_CHANGE;
+    }
+    let change = checksum::difference_of(old, new);
+    let total = checksum::sum(change, inner_checksum(frame, start + 10, end, change, false));
+    let header_length = usize::from(version_and_length & 0x0f) * 4;
+    match checksum_of(protocol) {
+        Some((offset, covered)) if u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET == 0 => {
+            let of_udp = covered == Covered::AddressOfUdp;
+            checksum::sum(total, inner_checksum(frame, start + header_length + offset, end, change, of_udp))
+        }
+        _ => total,
+    }
+}
+
+/// As [`inner_v4`].
+#[inline(always)]
+fn inner_v6<F: Frame>(frame: &mut F, start: usize, end: usize, bits: u32, translations: u32) -> u16 {
+    let start = start & OFFSETS;
+    let place = start + if bits & TO_SITE_BIT == 0 { 24 } else { 8 };
+    if start + size_of::<Ipv6>() > end {
+        return NO_CHANGE;
+    }
+    let (Some([version]), Some([next])) = (frame.copy(start), frame.copy(start + 6)) else { return NO_CHANGE };
+    let (Some(high), Some(low)) = (frame.copy::<8>(place), frame.copy::<8>(place + 8)) else { return NO_CHANGE };
+    let old = [high, low];
+    let Some(new) = old.map(u64::from_be_bytes).translated(translations, bits) else { return NO_CHANGE };
+    let new = new.map(u64::to_be_bytes);
+    if version >> 4 != 6 || old == new || frame.write(place, new[0]).is_err() || frame.write(place + 8, new[1]).is_err()
+    {
+        return NO_CHANGE;
+    }
+    let change = difference_v6(old, new);
+    let Some(Transport { protocol, at }) = behind_extensions(frame, next, start + size_of::<Ipv6>(), end)
+    else {
+        return change;
+    };
+    match checksum_of(protocol) {
+        Some((offset, covered)) => {
+            let of_udp = covered == Covered::AddressOfUdp;
+            checksum::sum(change, inner_checksum(frame, at + offset, end, change, of_udp))
+        }
+        None => change,
+    }
+}
+
+/// Updates a checksum inside an ICMP error, if the error contains it. Returns by what it changed.
+#[inline(always)]
+fn inner_checksum<F: Frame>(frame: &mut F, at: usize, end: usize, change: u16, of_udp: bool) -> u16 {
+    let at = at & OFFSETS;
+    if at + 2 > end {
+        return NO_CHANGE;
+    }
+    let Some(old) = frame.copy::<2>(at).map(u16::from_ne_bytes) else { return NO_CHANGE };
+    let new = match checksum::adjusted(old, change) {
+        _ if of_udp && old == 0 => return NO_CHANGE,
+        0 if of_udp => u16::MAX,
+        new => new,
+    };
+    if frame.write(at, new.to_ne_bytes()).is_err() { NO_CHANGE } else { checksum::difference(old, new) }
+}
+
+/// The part of translation that differs by family.
+pub trait Translate: Address {
+    /// [`V6_BIT`], or 0.
+    const BIT: u32;
+    const LOOPBACK: Self;
+
+    /// The address after translation; `None` if it has no counterpart on the other side. `bits`: [`TO_SITE_BIT`] or 0.
+    fn translated(self, translations: u32, bits: u32) -> Option<Self>;
+}
+
+impl Translate for V4 {
+    const BIT: u32 = 0;
+    const LOOPBACK: Self = 0x7f00_0001;
+
+    #[inline(always)]
+    fn translated(self, translations: u32, bits: u32) -> Option<Self> {
+        match translation_find(translations, bits & TO_SITE_BIT, self.into(), 0) {
+            UNCHANGED => Some(self),
+            index => {
+                let Translation { site, hub, .. } = maps::TRANSLATIONS.get(translations)?.v4.get(index as usize)?;
+                Some(self ^ site ^ hub)
+            }
+        }
+    }
+}
+
+impl Translate for V6 {
+    const BIT: u32 = V6_BIT;
+    const LOOPBACK: Self = [0, 1];
+
+    #[inline(always)]
+    fn translated(self, translations: u32, bits: u32) -> Option<Self> {
+        match translation_find(translations, bits & TO_SITE_BIT | V6_BIT, self[0], self[1]) {
+            UNCHANGED => Some(self),
+            index => {
+                let Translation { site, hub, .. } = maps::TRANSLATIONS.get(translations)?.v6.get(index as usize)?;
+                Some([self[0] ^ site[0] ^ hub[0], self[1] ^ site[1] ^ hub[1]])
+            }
+        }
+    }
+}
+
+/// The index of the translation that an address is in; [`UNCHANGED`] or [`IMPOSSIBLE`] if it is in none. An IPv4
+/// address is in `high`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn translation_find(translations: u32, bits: u32, high: u64, low: u64) -> u32 {
+    let Some(table) = maps::TRANSLATIONS.get(translations) else { return UNCHANGED };
+    let to_site = bits & TO_SITE_BIT != 0;
+    let mut result = UNCHANGED;
+    for index in 0..TRANSLATIONS_PER_INTERFACE {
+        let (is_site, is_hub) = if bits & V6_BIT == 0 {
+            if index as u32 >= table.counts[0] {
+                break;
+            }
+            let Translation { site, hub, mask } = table.v4[index];
+            let network = high as u32 & mask;
+            (network == site, network == hub)
+        } else {
+            if index as u32 >= table.counts[1] {
+                break;
+            }
+            let Translation { site, hub, mask } = table.v6[index];
+            let network = [high & mask[0], low & mask[1]];
+            (network == site, network == hub)
+        };
+        if if to_site { is_hub } else { is_site } {
+            return index as u32;
+        }
+        if is_site || is_hub {
+            result = IMPOSSIBLE;
+        }
+    }
+    result
+}
