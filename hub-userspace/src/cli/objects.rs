@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args, Subcommand, value_parser};
 use ipnet::IpNet;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Output, changed, printed, table};
 use crate::{
@@ -172,6 +172,9 @@ pub struct ConnectionKeys {
     /// Prefixes of the site, separated by commas.
     #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
     remote_cidrs: Option<Vec<String>>,
+    /// How the hub sees the site's own prefixes, as SITE=HUB, separated by commas: 192.168.1.0/24=10.201.1.0/24.
+    #[arg(long, value_name = "SITE=HUB", value_delimiter = ',', value_parser = translation)]
+    translate: Option<Vec<Value>>,
     /// Source of the selectors: file, ike or xfrm.
     #[arg(long, value_name = "SOURCE")]
     selectors: Option<String>,
@@ -224,6 +227,7 @@ impl NamedObject for ConnectionKeys {
             peer,
             local_cidrs,
             remote_cidrs,
+            translate,
             selectors,
             reverse_path,
             mss_clamp,
@@ -243,6 +247,7 @@ impl NamedObject for ConnectionKeys {
             ("enabled", enabled.map(Value::from)),
             ("local_cidrs", local_cidrs.map(Value::from)),
             ("remote_cidrs", remote_cidrs.map(Value::from)),
+            ("translate", translate.map(Value::from)),
             ("health_check", health_check),
             ("mss_clamp", mss_clamp),
         ];
@@ -281,6 +286,12 @@ impl NamedObject for CustomerGatewayKeys {
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a value parser")]
 fn word_or_number(text: &str) -> Result<Value, String> {
     Ok(text.parse::<u32>().map_or_else(|_| Value::from(text), Value::from))
+}
+
+/// A table of `translate`; the agent validates the prefixes.
+fn translation(text: &str) -> Result<Value, String> {
+    let (site, hub) = text.split_once('=').ok_or("write SITE=HUB, such as 192.168.1.0/24=10.201.1.0/24")?;
+    Ok(json!({ "site": site, "hub": hub }))
 }
 
 fn inline_table(text: &str) -> Result<Value, String> {

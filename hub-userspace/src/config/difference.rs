@@ -170,6 +170,7 @@ fn connection(old: &Connection, new: &Connection) -> Vec<String> {
         ("peer", old.peer != new.peer),
         ("local_cidrs", old.local_cidrs != new.local_cidrs),
         ("remote_cidrs", old.remote_cidrs != new.remote_cidrs),
+        ("translate", old.translate != new.translate),
         ("health_check", old.health_check != new.health_check),
         ("up_delay", old.up_delay != new.up_delay),
         ("ipsec", old.ipsec != new.ipsec),

@@ -15,6 +15,7 @@ use super::{
     },
     provenance::{FileLine, Places, Provenance},
     section::List,
+    translate::TranslateDraft,
 };
 
 /// Contents of a file; lists are in the file's order.
@@ -83,6 +84,7 @@ pub(super) struct ConnectionDraft {
     pub peer: Option<Located<IpAddr>>,
     pub local_cidrs: List<IpNet>,
     pub remote_cidrs: List<IpNet>,
+    pub translate: TranslateDraft,
     pub health_check: Option<HealthCheckDraft>,
     pub up_delay: Option<Located<Duration>>,
     pub ipsec: Option<IpsecDraft>,
@@ -239,6 +241,7 @@ impl ConnectionDraft {
             peer: self.peer.map(|peer| peer.value),
             local_cidrs: self.local_cidrs.finish()?,
             remote_cidrs: self.remote_cidrs.finish()?,
+            translate: self.translate.finish()?,
             health_check: match self.health_check {
                 Some(check) => Some(check.finish()?),
                 None => None,

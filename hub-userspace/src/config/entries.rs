@@ -21,6 +21,7 @@ use super::{
     prefix::{self, Purpose},
     read::SectionReader,
     section::Section,
+    translate::TranslateDraft,
     value,
 };
 
@@ -111,6 +112,7 @@ impl SectionReader<'_, '_> {
             peer: section.optional("peer", report, value::host_address),
             local_cidrs: section.list("local_cidrs", "[\"0.0.0.0/0\"]", report, selector),
             remote_cidrs: section.list("remote_cidrs", "[\"10.10.10.0/24\"]", report, selector),
+            translate: TranslateDraft { items: Vec::new(), sound: true },
             health_check: None,
             up_delay: section.or_default("up_delay", DEFAULT_UP_DELAY, report, value::delay),
             ipsec: None,
@@ -126,10 +128,11 @@ impl SectionReader<'_, '_> {
             let help = format!("add [{}], or write selectors = \"xfrm\"", section.path_of("ipsec"));
             report.error(at, section.path_of("selectors"), problem.help(help));
         }
+        let translate = self.translate(section);
         let health_check =
             section.get("health_check").and_then(|table| self.health_check(table, section.path_of("health_check")));
         let ipsec = section.get("ipsec").and_then(|table| self.ipsec(table, section.path_of("ipsec")));
-        ConnectionDraft { health_check, ipsec, ..connection }
+        ConnectionDraft { translate, health_check, ipsec, ..connection }
     }
 
     fn health_check<'a>(&mut self, table: &'a Spanned<DeValue<'a>>, path: String) -> Option<HealthCheckDraft> {

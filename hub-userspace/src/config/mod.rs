@@ -35,6 +35,7 @@ mod show;
 mod sites;
 mod suggest;
 mod syntax;
+pub mod translate;
 mod value;
 
 use std::path::{Path, PathBuf};

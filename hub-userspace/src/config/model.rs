@@ -17,7 +17,7 @@ use hub_common::mark::Mark;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{address::SiteAddress, ipsec::Ipsec, provenance::Provenance};
+use super::{address::SiteAddress, ipsec::Ipsec, provenance::Provenance, translate::Translations};
 
 /// Default `up_delay` of a connection.
 pub const DEFAULT_UP_DELAY: Duration = Duration::from_secs(1);
@@ -229,8 +229,10 @@ pub struct Connection {
     pub peer: Option<IpAddr>,
     /// Local prefixes of the SA selectors: the hub's side and the networks behind it.
     pub local_cidrs: Vec<IpNet>,
-    /// Remote prefixes of the SA selectors: the site.
+    /// Remote prefixes of the SA selectors: the site, by its own addresses.
     pub remote_cidrs: Vec<IpNet>,
+    /// How the hub sees the site's own addresses, where it does not see them as they are.
+    pub translate: Translations,
     pub health_check: Option<HealthCheck>,
     /// How long the connection must be healthy after a failure before it carries traffic again.
     pub up_delay: Duration,
@@ -241,6 +243,18 @@ pub struct Connection {
     /// Whether the reverse route to a packet's source must use this connection.
     pub reverse_path: ReversePath,
     pub mss_clamp: MssClamp,
+}
+
+impl Connection {
+    /// `remote_cidrs` as the hub sees them. Without translations in the order of `remote_cidrs`; otherwise as the fewest
+    /// prefixes, sorted.
+    pub fn remotes_at_hub(&self) -> Vec<IpNet> {
+        if self.translate.is_empty() {
+            return self.remote_cidrs.clone();
+        }
+        let at_hub = self.remote_cidrs.iter().flat_map(|remote| self.translate.prefixes_at_hub(*remote));
+        IpNet::aggregate(&at_hub.collect())
+    }
 }
 
 /// Reverse-path check of a connection's packets.

@@ -8,6 +8,7 @@ use super::{
     },
     ipsec::{EspDraft, IkeDraft, IpsecDraft},
     section::List,
+    translate::{TranslateDraft, TranslationDraft},
 };
 
 /// A value that contains positions.
@@ -73,9 +74,11 @@ relocate! {
     UnderlayDraft { name, spread } but {}
     CustomerGatewayDraft { name, address } but {}
     ConnectionDraft {
-        name, customer_gateway, enabled, interface, peer, local_cidrs, remote_cidrs, health_check, up_delay, ipsec,
-        selectors, reverse_path, mss_clamp
+        name, customer_gateway, enabled, interface, peer, local_cidrs, remote_cidrs, translate, health_check, up_delay,
+        ipsec, selectors, reverse_path, mss_clamp
     } but {}
+    TranslateDraft { items } but { sound }
+    TranslationDraft { site, hub } but { number }
     HealthCheckDraft { source, destination, interval, retries } but {}
     RouteDraft { at, destination, next_hop, weight, publish } but { number }
     IpsecDraft {

@@ -20,6 +20,8 @@ pub(super) enum Purpose {
     Forwarding,
     /// A side of an SA. It may include the link addresses of the tunnel (usually from 169.254.0.0/16).
     Selector,
+    /// A side of a translation: packets to each of its addresses are forwarded.
+    Translation,
 }
 
 /// A prefix without host bits that is valid for `purpose`.
@@ -30,6 +32,13 @@ pub(super) fn prefix(value: &DeValue<'_>, purpose: Purpose) -> Read<IpNet> {
 /// As [`prefix`], for a text from outside the file.
 pub(super) fn of_text(text: &str, purpose: Purpose) -> Read<IpNet> {
     let prefix = parse_prefix(text)?;
+    if purpose == Purpose::Translation
+        && let Some((range, kind)) =
+            never_forwarded(purpose).find(|(range, _)| prefix.contains(range) && *range != prefix)
+    {
+        let problem = Problem::new(format!("{prefix} contains {range}, which is {kind} and never forwarded"));
+        return Err(problem.help("write narrower prefixes, of hosts behind the gateway"));
+    }
     match unusable(&prefix, purpose) {
         Some(kind) => Err(Problem::new(format!("{prefix} is {kind}, which is never forwarded"))
             .help("remove it, or write a prefix of hosts behind the gateway")),
@@ -111,9 +120,12 @@ const fn v6(first: u16, last: u16, length: u8) -> IpNet {
 
 /// Why `prefix` is invalid for `purpose`. A prefix that merely contains invalid ranges is valid.
 fn unusable(prefix: &IpNet, purpose: Purpose) -> Option<&'static str> {
-    let also: &[_] = if purpose == Purpose::Forwarding { &LINK_LOCAL } else { &[] };
-    let mut kinds = NEVER_FORWARDED.iter().chain(also);
-    kinds.find(|(range, _)| range.contains(prefix)).map(|&(_, kind)| kind)
+    never_forwarded(purpose).find(|(range, _)| range.contains(prefix)).map(|&(_, kind)| kind)
+}
+
+fn never_forwarded(purpose: Purpose) -> impl Iterator<Item = &'static (IpNet, &'static str)> {
+    let also: &[_] = if purpose == Purpose::Selector { &[] } else { &LINK_LOCAL };
+    NEVER_FORWARDED.iter().chain(also)
 }
 
 #[cfg(test)]
@@ -149,6 +161,21 @@ mod tests {
         for text in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "fe00::/7", "10.0.0.0/8", "64:ff9b::/96"] {
             let prefix = parse_prefix(text).expect(text);
             assert_eq!(unusable(&prefix, Purpose::Forwarding), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn translated_prefix_contains_no_unusable_one() {
+        for text in ["0.0.0.0/0", "128.0.0.0/1", "168.0.0.0/5", "fe00::/7", "::/8"] {
+            let problem = of_text(text, Purpose::Translation).expect_err(text);
+            assert!(problem.message.starts_with(&format!("{text} contains ")), "{problem:?}");
+        }
+        for text in ["169.254.0.0/16", "169.254.1.0/24", "224.0.0.0/4", "::1/128"] {
+            let problem = of_text(text, Purpose::Translation).expect_err(text);
+            assert!(problem.message.contains(" is "), "{problem:?}");
+        }
+        for text in ["192.168.1.0/24", "10.0.0.0/8", "fd00::/8", "64:ff9b::/96"] {
+            of_text(text, Purpose::Translation).expect(text);
         }
     }
 

@@ -30,6 +30,7 @@ const CONNECTION_KEYS: &[&str] = &[
     "peer",
     "local_cidrs",
     "remote_cidrs",
+    "translate",
     "health_check",
     "up_delay",
     "ipsec",

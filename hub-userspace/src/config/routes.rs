@@ -8,6 +8,7 @@ use super::{
     diagnostic::{DiagnosticReport, Problem, join, quoted},
     draft::{ConnectionDraft, Draft, RouteDraft},
     read::Unread,
+    translate::Translations,
 };
 
 pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticReport<'_>) {
@@ -65,13 +66,15 @@ fn check_duplicates(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     }
 }
 
-/// Warns of destinations outside the next hop's remote selectors: packets to them are routed, then dropped.
+/// Warns of destinations outside the next hop's remote selectors, as the hub sees them: packets to them are routed, then dropped.
 fn check_selectors(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let sound = draft.connections.iter().filter(|connection| connection.remote_cidrs.sound);
-    let remotes =
-        |connection: &ConnectionDraft| Coverage::of(connection.remote_cidrs.items.iter().map(|item| item.value));
+    let coverage = |connection: &ConnectionDraft| {
+        let remotes = connection.remote_cidrs.items.iter().map(|item| item.value);
+        connection.translate.translations().map(|translations| Coverage::of(remotes, translations))
+    };
     let coverage: HashMap<_, _> =
-        sound.map(|connection| (connection.name.value.as_str(), remotes(connection))).collect();
+        sound.filter_map(|connection| Some((connection.name.value.as_str(), coverage(connection)?))).collect();
     for route in &draft.routes {
         let (Some(destination), Some(next_hop)) = (route.destination, &route.next_hop) else {
             continue;
@@ -93,15 +96,20 @@ enum RouteSpan {
     None,
 }
 
-/// A connection's remote selectors aggregated to the fewest prefixes: disjoint and sorted.
+/// A connection's remote selectors as the hub sees them.
 #[derive(Debug)]
-pub(super) struct Coverage(Vec<IpNet>);
+pub(super) struct Coverage {
+    /// The fewest prefixes: disjoint and sorted.
+    at_hub: Vec<IpNet>,
+    translations: Translations,
+}
 
 impl Coverage {
-    pub fn of(remote_cidrs: impl IntoIterator<Item = IpNet>) -> Self {
-        let mut joined = IpNet::aggregate(&remote_cidrs.into_iter().collect());
+    pub fn of(remote_cidrs: impl IntoIterator<Item = IpNet>, translations: Translations) -> Self {
+        let at_hub = remote_cidrs.into_iter().flat_map(|remote| translations.prefixes_at_hub(remote));
+        let mut joined = IpNet::aggregate(&at_hub.collect());
         joined.sort_unstable();
-        Self(joined)
+        Self { at_hub: joined, translations }
     }
 
     /// The problem of a route to `destination` by the connection `next_hop`, if any.
@@ -112,18 +120,23 @@ impl Coverage {
             RouteSpan::None => "is not",
         };
         let list = join(&join("connection", next_hop), "remote_cidrs");
-        let message = format!("{destination} {extent} in {list}: packets outside are dropped as selector_mismatch");
-        let help = format!("add it to {list}, here and in the site's own device, or choose another next_hop");
-        Some(Problem::new(message).help(help))
+        let view = if self.translations.is_empty() { "" } else { " as the hub sees them" };
+        let message =
+            format!("{destination} {extent} in {list}{view}: packets outside are dropped as selector_mismatch");
+        let hub = self.translations.iter().find_map(|translation| translation.part_at_hub(*destination));
+        Some(Problem::new(message).help(match hub {
+            Some(hub) => format!("the site's own prefix is translated: use its hub prefix {hub}"),
+            None => format!("add it to {list}, here and in the site's own device, or choose another next_hop"),
+        }))
     }
 
     fn extent(&self, destination: &IpNet) -> RouteSpan {
-        let after = self.0.partition_point(|prefix| prefix <= destination);
+        let after = self.at_hub.partition_point(|prefix| prefix <= destination);
         // A container sorts before its contents, and no prefix disjoint from both sorts in between.
-        let container = after.checked_sub(1).map(|before| self.0[before]);
+        let container = after.checked_sub(1).map(|before| self.at_hub[before]);
         if container.is_some_and(|container| container.contains(destination)) {
             RouteSpan::Whole
-        } else if self.0.get(after).is_some_and(|prefix| destination.contains(prefix)) {
+        } else if self.at_hub.get(after).is_some_and(|prefix| destination.contains(prefix)) {
             RouteSpan::Part
         } else {
             RouteSpan::None
@@ -139,9 +152,7 @@ mod tests {
     fn route_coverage_joins_adjacent_selectors() {
         let prefix = |text: &str| text.parse::<IpNet>().expect(text);
         let parts = ["10.0.0.0/9", "10.128.0.0/9", "192.168.1.0/24", "fd00::/16"].map(prefix);
-        let mut joined = IpNet::aggregate(&parts.to_vec());
-        joined.sort_unstable();
-        let coverage = Coverage(joined);
+        let coverage = Coverage::of(parts, Translations::default());
         let cases = [
             ("10.0.0.0/8", RouteSpan::Whole),
             ("10.200.0.0/16", RouteSpan::Whole),

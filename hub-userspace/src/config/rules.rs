@@ -13,6 +13,7 @@ use super::{
     read::Unread,
     routes, sites,
     suggest::nearest,
+    translate,
 };
 
 /// Unresolved references that get a suggestion: each is compared with every name.
@@ -46,6 +47,7 @@ pub(super) fn validate(draft: &Draft, unread: &Unread, report: &mut DiagnosticRe
     if unread.is_empty() && all_hops_known {
         warn_of_unrouted_connections(draft, report);
     }
+    translate::validate(draft, report);
     routes::validate(draft, unread, report);
     sites::validate(draft, report);
 }
@@ -286,12 +288,13 @@ fn warn_of_unrouted_connections(draft: &Draft, report: &mut DiagnosticReport<'_>
     let used: HashSet<_> =
         draft.routes.iter().filter_map(|route| route.next_hop.as_ref()).map(|name| name.value.as_str()).collect();
     for connection in draft.connections.iter().filter(|connection| !used.contains(connection.name.value.as_str())) {
-        let remote = connection.remote_cidrs.items.first().map(|item| item.value);
+        let translated = connection.translate.items.first().map(|translation| translation.hub.value);
+        let remote = translated.or_else(|| connection.remote_cidrs.items.first().map(|item| item.value));
         report.warning(connection.name.at, connection.path(), unrouted(&connection.name.value, remote));
     }
 }
 
-/// The problem of a connection without routes; `remote` is the first of its prefixes.
+/// The problem of a connection without routes; `remote` is the first of its prefixes as the hub sees them.
 pub(super) fn unrouted(name: &str, remote: Option<IpNet>) -> Problem {
     let help = match remote {
         Some(prefix) => format!("add [[route]] with destination = \"{prefix}\" and next_hop = {}", quoted(name)),

@@ -12,6 +12,7 @@ use super::{
         SelectorSource, Underlay,
     },
     provenance::Origin,
+    translate::Translation,
 };
 use crate::store::ObjectId;
 
@@ -144,6 +145,7 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
         peer,
         local_cidrs,
         remote_cidrs,
+        translate,
         health_check,
         up_delay,
         ipsec,
@@ -162,6 +164,13 @@ fn connection(text: &mut String, name: &str, connection: &Connection) {
     let cidrs = |cidrs: &[IpNet]| strings(cidrs);
     key(text, "local_cidrs", cidrs(local_cidrs));
     key(text, "remote_cidrs", cidrs(remote_cidrs));
+    if !translate.is_empty() {
+        let tables = translate.iter().map(|Translation { site, hub }| {
+            let (site, hub) = (string(site), string(hub));
+            format!("{{ site = {site}, hub = {hub} }}")
+        });
+        key(text, "translate", format!("[{}]", tables.collect::<Vec<_>>().join(", ")));
+    }
     if let Some(HealthCheck { source, destination, interval, retries }) = health_check {
         let (source, destination, interval) = (string(source), string(destination), time(*interval));
         let check =

@@ -1,4 +1,4 @@
-//! Sites must have disjoint addresses.
+//! Sites must have disjoint addresses, as the hub sees them: `remote_cidrs` after `translate`.
 //!
 //! A *site* is a set of connections: those to one customer gateway, and those that are next hops of one destination
 //! (redundant paths to the same place). Within a site prefixes may overlap, and longest prefix match decides. Between
@@ -6,11 +6,18 @@
 //! inside is an error, containing is a warning. So each pair is reported once. A default prefix (`0.0.0.0/0`, `::/0`)
 //! contains everything and conflicts with nothing.
 //!
-//! Connections on one interface are distinguished by source address alone. There, any overlap of their `remote_cidrs`
-//! is an error, even within a site or with a default prefix. Their peers may be equal or not: a peer is for sending
-//! only.
+//! A `hub` prefix of a translation is for one site alone: any overlap with another one or with the VPC is an error.
+//! Within a site, `hub` prefixes may overlap if they lead to the same addresses of the site.
+//!
+//! Connections on one interface are distinguished by address alone. There, any overlap of their `remote_cidrs` is an
+//! error, even within a site or with a default prefix. The translations of an interface are in one table, so no `site`
+//! prefix may reach into the `remote_cidrs` of another connection, and no `hub` prefix may overlap hub-side addresses of
+//! another one. Their peers may be equal or not: a peer is for sending only.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -18,11 +25,13 @@ use super::{
     diagnostic::{DiagnosticReport, Located, Problem, join, quoted},
     draft::{ConnectionDraft, Draft, RouteDraft},
     overlap::{Claim, Conflict, Relation, conflicts},
+    translate::{Translation, TranslationDraft},
 };
 
 pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut validate = Validator { draft, report, sites: Sites::of_draft(draft), reported: HashSet::new() };
     validate.shared_interfaces();
+    validate.hub_prefixes();
     validate.selectors();
     validate.routes();
 }
@@ -32,6 +41,12 @@ pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
 enum ClaimOrigin<'d> {
     Vpc,
     Selector(&'d ConnectionDraft),
+    /// What translations leave of this element of `remote_cidrs`.
+    Remainder(&'d ConnectionDraft, IpNet),
+    /// The prefix `site` of a translation.
+    Site(&'d ConnectionDraft, &'d TranslationDraft),
+    /// The prefix `hub` of a translation.
+    Hub(&'d ConnectionDraft, &'d TranslationDraft),
     Route(&'d RouteDraft, &'d str),
 }
 
@@ -40,7 +55,10 @@ impl ClaimOrigin<'_> {
     fn owner(self) -> String {
         match self {
             Self::Vpc => "the VPC".to_owned(),
-            Self::Selector(connection) => quoted(&connection.name.value),
+            Self::Selector(connection) | Self::Site(connection, _) | Self::Hub(connection, _) => {
+                quoted(&connection.name.value)
+            }
+            Self::Remainder(connection, whole) => format!("{} (a part of {whole})", quoted(&connection.name.value)),
             Self::Route(_, next_hop) => quoted(next_hop),
         }
     }
@@ -48,7 +66,9 @@ impl ClaimOrigin<'_> {
     fn path(self) -> String {
         match self {
             Self::Vpc => "vpc.cidrs".to_owned(),
-            Self::Selector(connection) => join(&connection.path(), "remote_cidrs"),
+            Self::Selector(connection) | Self::Remainder(connection, _) => join(&connection.path(), "remote_cidrs"),
+            Self::Site(connection, translation) => join(&translation.path(&connection.path()), "site"),
+            Self::Hub(connection, translation) => join(&translation.path(&connection.path()), "hub"),
             Self::Route(route, _) => join(&route.path(), "destination"),
         }
     }
@@ -57,7 +77,10 @@ impl ClaimOrigin<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Vpc => "",
-            Self::Selector(connection) => &connection.name.value,
+            Self::Selector(connection)
+            | Self::Remainder(connection, _)
+            | Self::Site(connection, _)
+            | Self::Hub(connection, _) => &connection.name.value,
             Self::Route(_, next_hop) => next_hop,
         }
     }
@@ -75,6 +98,35 @@ impl<'d> Claims<'d> {
         let Located { value: prefix, at } = prefix;
         self.claims.push(Claim { prefix, owner, at });
         self.origins.push(origin);
+    }
+
+    /// The addresses in packets on the connection, and those that its translations take for the site's.
+    fn add_site_side(&mut self, connection: &'d ConnectionDraft, owner: usize) {
+        let remotes = &connection.remote_cidrs.items;
+        remotes.iter().for_each(|item| self.add(*item, owner, ClaimOrigin::Selector(connection)));
+        for translation in &connection.translate.items {
+            if !remotes.iter().any(|remote| remote.value.contains(&translation.site.value)) {
+                self.add(translation.site, owner, ClaimOrigin::Site(connection, translation));
+            }
+        }
+    }
+
+    /// The addresses by which the hub knows the site. A default prefix conflicts with nothing.
+    fn add_hub_side(&mut self, connection: &'d ConnectionDraft, owner: usize) {
+        // With errors in the translations it is not known.
+        let Some(translations) = connection.translate.translations() else { return };
+        for translation in &connection.translate.items {
+            self.add(translation.hub, owner, ClaimOrigin::Hub(connection, translation));
+        }
+        for item in connection.remote_cidrs.items.iter().filter(|item| item.value.prefix_len() != 0) {
+            for prefix in translations.unchanged(item.value) {
+                let origin = match prefix == item.value {
+                    true => ClaimOrigin::Selector(connection),
+                    false => ClaimOrigin::Remainder(connection, item.value),
+                };
+                self.add(Located { value: prefix, at: item.at }, owner, origin);
+            }
+        }
     }
 }
 
@@ -95,31 +147,62 @@ impl<'d> Validator<'d, '_, '_> {
             }
         }
         for (interface, members) in sharing.into_iter().filter(|(_, members)| members.len() > 1) {
-            let mut all = Claims::default();
+            let (mut at_site, mut at_hub) = (Claims::default(), Claims::default());
             for index in members {
                 let connection = &self.draft.connections[index];
-                connection
-                    .remote_cidrs
-                    .items
-                    .iter()
-                    .for_each(|item| all.add(*item, index, ClaimOrigin::Selector(connection)));
+                at_site.add_site_side(connection, index);
+                at_hub.add_hub_side(connection, index);
             }
-            for conflict in conflicts(&all.claims) {
-                let problem =
-                    self.describe(&all, &conflict, &format!(", and both are on interface {}", quoted(interface)));
+            let more = format!(", and both are on interface {}", quoted(interface));
+            for conflict in conflicts(&at_site.claims) {
+                let problem = self.describe(&at_site, &conflict, &more);
                 let help = "connections on one interface are distinguished only by source address: give each its own \
                     interface, or prefixes that do not overlap";
-                self.error(&all, &conflict, problem.help(help));
+                self.error(&at_site, &conflict, problem.help(help));
             }
+            for conflict in conflicts(&at_hub.claims) {
+                // Others are as on the site side.
+                let is_of_hub = |claim: usize| matches!(at_hub.origins[claim], ClaimOrigin::Hub(..));
+                if is_of_hub(conflict.claim) || is_of_hub(conflict.earlier) {
+                    let problem = self.describe(&at_hub, &conflict, &more);
+                    let help = "the translations of an interface are for all its connections: give each connection its \
+                                own interface, or hub prefixes that do not overlap";
+                    self.error(&at_hub, &conflict, problem.help(help));
+                }
+            }
+        }
+    }
+
+    fn hub_prefixes(&mut self) {
+        let mut all = self.vpc();
+        // Those of a site that lead to the same addresses do not conflict.
+        let mut owners = HashMap::new();
+        for (index, connection) in self.draft.connections.iter().enumerate() {
+            for translation in &connection.translate.items {
+                let next = owners.len();
+                let owner = *owners.entry((self.sites.site(index), shift(&translation.value()))).or_insert(next);
+                all.add(translation.hub, owner, ClaimOrigin::Hub(connection, translation));
+            }
+        }
+        for conflict in conflicts(&all.claims) {
+            let problem = self.describe(&all, &conflict, "");
+            let site =
+                |claim: usize| self.sites.connection(all.origins[claim].name()).map(|index| self.sites.site(index));
+            let help = match (site(conflict.claim), site(conflict.earlier)) {
+                (Some(here), Some(there)) if here == there => {
+                    "connections to one site translate a hub prefix to the same site prefix: change one of the two"
+                }
+                (Some(_), Some(_)) => "each site needs hub prefixes of its own: change one of the two",
+                _ => "the sites and the VPC need addresses of their own: change one of the two",
+            };
+            self.error(&all, &conflict, problem.help(help));
         }
     }
 
     fn selectors(&mut self) {
         let mut all = self.vpc();
         for (index, connection) in self.draft.connections.iter().enumerate() {
-            for item in connection.remote_cidrs.items.iter().filter(|item| item.value.prefix_len() != 0) {
-                all.add(*item, self.sites.site(index), ClaimOrigin::Selector(connection));
-            }
+            all.add_hub_side(connection, self.sites.site(index));
         }
         self.between_sites(&all);
     }
@@ -162,7 +245,7 @@ impl<'d> Validator<'d, '_, '_> {
                     );
                 }
                 Relation::EqualOrInside => {
-                    let help = "sites need addresses of their own: change one of the two; \
+                    let help = "sites need addresses of their own: change or translate one of the two; \
                                 if both lead to one site, give them the same customer_gateway";
                     self.error(all, &conflict, problem.help(help));
                 }
@@ -210,6 +293,17 @@ impl<'d> Validator<'d, '_, '_> {
     fn is_news(&mut self, all: &Claims<'d>, conflict: &Conflict) -> bool {
         let name = all.origins[conflict.claim].name().to_owned();
         self.reported.insert((name, all.claims[conflict.claim].prefix))
+    }
+}
+
+/// The bits in which the two sides differ. Where two `hub` prefixes overlap, they lead to the same addresses if these
+/// are equal.
+fn shift(&Translation { site, hub }: &Translation) -> u128 {
+    match (site.network(), hub.network()) {
+        (IpAddr::V4(site), IpAddr::V4(hub)) => u128::from(u32::from(site) ^ u32::from(hub)),
+        (IpAddr::V6(site), IpAddr::V6(hub)) => u128::from(site) ^ u128::from(hub),
+        // Reported already.
+        _ => 0,
     }
 }
 

@@ -27,6 +27,7 @@ use hub_userspace::{
             self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, MssClamp, ReversePath,
             Route, SelectorSource, Service, Vpc,
         },
+        translate::Translations,
     },
     connection::{
         affected::Affected,
@@ -298,6 +299,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             peer: connection.peer,
             local_cidrs: connection.locals.clone(),
             remote_cidrs: connection.remotes.clone(),
+            translate: Translations::default(),
             health_check: None,
             up_delay: Duration::ZERO,
             ipsec: None,

@@ -37,6 +37,7 @@ struct IndexedConnection {
     customer_gateway: String,
     /// Equal for all connections of a site.
     site: usize,
+    /// As the hub sees it.
     first_remote: Option<IpNet>,
     coverage: Coverage,
     enabled: bool,
@@ -64,8 +65,11 @@ impl Index {
             name: name.clone(),
             customer_gateway: connection.customer_gateway.clone(),
             site: sites.site(index),
-            first_remote: connection.remote_cidrs.first().copied(),
-            coverage: Coverage::of(connection.remote_cidrs.iter().copied()),
+            first_remote: {
+                let translated = connection.translate.iter().next().map(|translation| translation.hub);
+                translated.or_else(|| connection.remote_cidrs.first().copied())
+            },
+            coverage: Coverage::of(connection.remote_cidrs.iter().copied(), connection.translate.clone()),
             enabled: connection.enabled,
             routes: 0,
         });

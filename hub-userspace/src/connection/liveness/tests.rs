@@ -6,7 +6,10 @@ use hub_common::maps::ConnectionRecord;
 
 use super::{Affected, ConnectionLiveness, Evidence, Liveness, State, weigh};
 use crate::{
-    config::model::{Connection, MssClamp, ReversePath, SelectorSource},
+    config::{
+        model::{Connection, MssClamp, ReversePath, SelectorSource},
+        translate::Translations,
+    },
     connection::memory::{Clock, ConnectionMemory},
     kernel::netlink::{HostState, Link},
 };
@@ -21,6 +24,7 @@ fn connection(enabled: bool) -> Connection {
         peer: None,
         local_cidrs: Vec::new(),
         remote_cidrs: Vec::new(),
+        translate: Translations::default(),
         health_check: None,
         up_delay: DELAY,
         ipsec: None,
