@@ -184,10 +184,11 @@ impl<'d> Validator<'d, '_, '_> {
                 all.add(translation.hub, owner, ClaimOrigin::Hub(connection, translation));
             }
         }
-        for conflict in conflicts(&all.claims) {
+        let name = |claim: usize| all.origins[claim].name();
+        // Those within a connection are reported already.
+        for conflict in conflicts(&all.claims).into_iter().filter(|found| name(found.claim) != name(found.earlier)) {
             let problem = self.describe(&all, &conflict, "");
-            let site =
-                |claim: usize| self.sites.connection(all.origins[claim].name()).map(|index| self.sites.site(index));
+            let site = |claim: usize| self.sites.connection(name(claim)).map(|index| self.sites.site(index));
             let help = match (site(conflict.claim), site(conflict.earlier)) {
                 (Some(here), Some(there)) if here == there => {
                     "connections to one site translate a hub prefix to the same site prefix: change one of the two"
@@ -233,7 +234,10 @@ impl<'d> Validator<'d, '_, '_> {
     }
 
     fn between_sites(&mut self, all: &Claims<'d>) {
-        for conflict in conflicts(&all.claims) {
+        let mut found = conflicts(&all.claims);
+        // One element of a list may be several claims, of which the first one with an error is reported.
+        found.sort_by_key(|conflict| conflict.relation == Relation::Contains);
+        for conflict in found {
             let problem = self.describe(all, &conflict, "");
             let (here, there) = (all.origins[conflict.claim], all.origins[conflict.earlier]);
             match conflict.relation {
@@ -291,8 +295,12 @@ impl<'d> Validator<'d, '_, '_> {
     }
 
     fn is_news(&mut self, all: &Claims<'d>, conflict: &Conflict) -> bool {
-        let name = all.origins[conflict.claim].name().to_owned();
-        self.reported.insert((name, all.claims[conflict.claim].prefix))
+        let origin = all.origins[conflict.claim];
+        let prefix = match origin {
+            ClaimOrigin::Remainder(_, whole) => whole,
+            _ => all.claims[conflict.claim].prefix,
+        };
+        self.reported.insert((origin.name().to_owned(), prefix))
     }
 }
 

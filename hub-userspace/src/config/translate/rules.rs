@@ -33,24 +33,25 @@ fn check_numbers(draft: &Draft, report: &mut DiagnosticReport<'_>) {
     let mut counts: HashMap<(&str, bool), usize> = HashMap::new();
     for connection in &draft.connections {
         let Some(interface) = &connection.interface else { continue };
-        for translation in &connection.translate.items {
-            let is_ipv4 = translation.site.value.addr().is_ipv4();
+        let is_stored = report.origin(connection.name.at).is_none();
+        for is_ipv4 in [true, false] {
+            let all = connection.translate.items.iter();
+            let own: Vec<_> = all.filter(|found| found.site.value.addr().is_ipv4() == is_ipv4).collect();
             let count = counts.entry((&interface.value, is_ipv4)).or_default();
-            *count += 1;
-            // The first above the limit, and all of the store's above it.
-            let at = translation.site.at;
-            if *count <= TRANSLATIONS_PER_INTERFACE
-                || (*count > TRANSLATIONS_PER_INTERFACE + 1 && report.origin(at).is_some())
-            {
+            let before = *count;
+            *count += own.len();
+            // The first above the limit, and the first of each connection of the store.
+            let most = TRANSLATIONS_PER_INTERFACE;
+            let Some(first) = own.get(most.saturating_sub(before)).filter(|_| before <= most || is_stored) else {
                 continue;
-            }
+            };
             let problem = Problem::new(format!(
-                "more than {TRANSLATIONS_PER_INTERFACE} translations of IPv{} on interface {}",
+                "more than {most} translations of IPv{} on interface {}",
                 if is_ipv4 { 4 } else { 6 },
                 quoted(&interface.value)
             ));
             let help = "translate wider prefixes, or give the connections interfaces of their own";
-            report.too_many(at, translation.path(&connection.path()), problem.help(help));
+            report.too_many(first.site.at, first.path(&connection.path()), problem.help(help));
         }
     }
 }
