@@ -287,7 +287,7 @@ impl World {
             used.users += 1;
             used.translates |= !connection.translate.is_empty();
         }
-        for vpc in &self.config.vpc {
+        if let Some(vpc) = &self.config.vpc {
             interfaces.entry(vpc.interface.clone()).or_default().users += 1;
         }
         interfaces

@@ -9,6 +9,8 @@ use super::{DatapathError, Dataplane};
 pub enum Hook {
     Xdp,
     Tc,
+    /// TC, for a packet that leaves.
+    Egress,
 }
 
 /// The result of [`Dataplane::test_run`].
@@ -36,7 +38,7 @@ impl Action {
         // enum xdp_action (linux/bpf.h); TC_ACT_* (linux/pkt_cls.h).
         let [pass, drop, redirect] = match hook {
             Hook::Xdp => [2, 1, 4],
-            Hook::Tc => [u32::MAX, 2, 7],
+            Hook::Tc | Hook::Egress => [u32::MAX, 2, 7],
         };
         match code {
             code if code == pass => Self::Pass,
@@ -53,8 +55,8 @@ const SKB_MARK: usize = 8;
 const SKB_IFINDEX: usize = 40;
 
 impl Dataplane {
-    /// Runs a loaded program on a frame, as if received on `ifindex`, an interface of this network namespace, with this
-    /// `skb->mark` in host byte order. XDP does not see the mark.
+    /// Runs a loaded program on a frame, as if received on `ifindex` (at egress: sent there), an interface of this network
+    /// namespace, with this `skb->mark` in host byte order. XDP does not see the mark.
     ///
     /// Counters are updated as usual; a redirect is decided but not performed. With TC, a link header that the kernel
     /// would remove is still present, and `skb->protocol` is that header's `EtherType` (`eth_type_trans`).
@@ -68,7 +70,7 @@ impl Dataplane {
         let context = match hook {
             // struct xdp_md (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
             Hook::Xdp => [0, length, 0, ifindex, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect(),
-            Hook::Tc => {
+            Hook::Tc | Hook::Egress => {
                 let mut context = vec![0; SKB_BYTES];
                 context[SKB_MARK..SKB_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
                 context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
@@ -80,18 +82,19 @@ impl Dataplane {
             data_in: Some(frame),
             data_out: Some(&mut output),
             ctx_in: Some(&context),
-            ctx_out: (hook == Hook::Tc).then_some(&mut context_after[..]),
+            ctx_out: (hook != Hook::Xdp).then_some(&mut context_after[..]),
             ..TestRunOptions::default()
         };
         let result = match hook {
             Hook::Xdp => self.programs.xdp().test_run(options),
             Hook::Tc => self.programs.tc()?.test_run(options),
+            Hook::Egress => self.programs.egress()?.test_run(options),
         };
         let result = result.map_err(DatapathError::program)?;
         output.truncate(result.data_size_out as usize);
         let mark = match hook {
             Hook::Xdp => mark,
-            Hook::Tc => {
+            Hook::Tc | Hook::Egress => {
                 let mut after = [0; 4];
                 after.copy_from_slice(&context_after[SKB_MARK..SKB_MARK + 4]);
                 u32::from_ne_bytes(after)

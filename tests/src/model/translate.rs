@@ -139,6 +139,7 @@ struct Transport {
 }
 
 /// Sums modulo 65535 that must not change: of an IPv4 header, and of what a transport checksum covers.
+#[derive(Clone, Copy)]
 struct Kept {
     header: Option<u64>,
     covered: Option<u64>,
@@ -151,9 +152,9 @@ impl Transport {
     fn of(packet: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
         if packet.first()? >> 4 == 4 {
-            let is_first = number(6)? & 0x1fff == 0;
+            let offset = number(6)? & 0x1fff;
             let at = usize::from(packet[0] & 0xf) * 4;
-            return Some(Self { is_v4: true, protocol: *packet.get(9)?, at: is_first.then_some(at) });
+            return Some(Self { is_v4: true, protocol: *packet.get(9)?, at: (offset == 0).then_some(at) });
         }
         let (mut protocol, mut at) = (*packet.get(6)?, 40);
         for _ in 0..9 {

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
+use super::Translations;
+
 /// Everything that a verdict depends on.
 #[derive(Debug, Clone, Default)]
 pub struct World {

@@ -25,9 +25,9 @@ const RAREST: u64 = 2_000;
 /// Reasons that only XDP has: TC forwards these packets.
 const OF_XDP: [&str; 2] = ["handed_over", "ip_options"];
 
-/// The model's names of the rules about sources and the MSS of SYNs, and of every way to allow a packet to the hub
+/// The model's names of the rules about sources, translations and the MSS of SYNs, and of every way to allow a packet to the hub
 /// itself.
-const RULES: [&str; 27] = [
+const RULES: [&str; 32] = [
     "martian source",
     "source of the hub",
     "source outside of the VPC",
@@ -50,12 +50,20 @@ const RULES: [&str; 27] = [
     "on the link, a stranger",
     "on the link, admitted",
     "on the link, beyond the hub",
+    "source translated",
+    "source without a counterpart at the hub",
+    "destination inside an error translated",
+    "destination translated",
+    "source inside an error translated",
     "SYN without MSS",
     "MSS without a limit",
     "MSS within the limit",
     "MSS lowered",
     "MSS lowered, at an odd offset",
 ];
+
+/// Those that TC leaves to the program at egress.
+const AT_EGRESS: [&str; 2] = ["destination translated", "source inside an error translated"];
 
 /// Verdicts on frames to a group's link address.
 const GROUP_FRAMES: [&str; 3] =
@@ -92,6 +100,10 @@ impl Coverage {
             return;
         }
         let by_xdp = predict(world, Hook::Xdp, arrival).by_xdp(world);
+        let at_xdp = world.rules(arrival.hook(Hook::Xdp, is_raw(world, arrival)), arrival.interface, &arrival.frame);
+        for rule in at_xdp.into_iter().filter(|rule| AT_EGRESS.contains(rule)) {
+            self.count(rule);
+        }
         match by_xdp.verdict {
             Verdict::Pass(reason) if OF_XDP.contains(&reason) => self.count(reason),
             Verdict::Drop("malformed") if prediction.verdict == Verdict::Pass("not_ip") => {

@@ -14,6 +14,7 @@ mod packets;
 #[expect(dead_code, reason = "other tests run one program at a time")]
 mod program;
 mod show;
+mod translations;
 mod worlds;
 
 use std::{

@@ -43,14 +43,18 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
         _ => unreachable!("the destination is of the source's family"),
     };
     packet = network(rng, packet, v6);
-    packet = transport(rng, packet);
+    let error = percent(rng, 8).then(|| inside_error(rng, world, interface, (source, destination)));
+    packet = if error.is_some() { icmp_error(rng, packet, v6) } else { transport(rng, packet) };
     let length = match rng.random_range(0..10) {
         // The builder's headers are at most this long.
         0 => (one_of(rng, &[576_usize, 1280, 1400, 1500]) + 3).saturating_sub(rng.random_range(0..120)),
         1..4 => 0,
         _ => rng.random_range(0..120),
     };
-    packet = packet.payload(length);
+    packet = match error {
+        Some(inside) => packet.bytes(inside),
+        None => packet.payload(length),
+    };
     if interface.ethernet {
         packet = link(rng, packet, interface, destination);
     }
@@ -118,6 +122,11 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
             }
         }
         _ => {}
+    }
+    if percent(rng, 40)
+        && let Some((site, hub)) = sites().flat_map(|site| &site.translations).choose(rng)
+    {
+        return address_around(rng, if percent(rng, 85) { *site } else { *hub });
     }
     let sites = sites();
     let vpc = world.vpc.iter().filter(|vpc| vpc.interface == interface.name);
@@ -257,6 +266,43 @@ fn network(rng: &mut SmallRng, mut packet: Packet, v6: bool) -> Packet {
         packet = packet.fragment(one_of(rng, &[0, 1, 100, 8191]), percent(rng, 50), rng.random());
     }
     packet
+}
+
+fn icmp_error(rng: &mut SmallRng, packet: Packet, v6: bool) -> Packet {
+    let kind = if v6 { one_of(rng, &[1, 2, 3, 4, 127, 128]) } else { one_of(rng, &[3, 4, 5, 11, 12, 0]) };
+    packet.icmp(kind, 0, [0; 4])
+}
+
+/// The start of a packet that an error is about, mostly one between the error's receiver and the sender's site.
+fn inside_error(rng: &mut SmallRng, world: &World, interface: &Interface, error: (IpAddr, IpAddr)) -> Vec<u8> {
+    let (sender, receiver) = error;
+    let v6 = sender.is_ipv6();
+    let mut of_site = || {
+        let found = (0..4).map(|_| self::source(rng, world, interface)).find(|address| address.is_ipv6() == v6);
+        found.unwrap_or(sender)
+    };
+    let (mut from, mut to) = (receiver, of_site());
+    if percent(rng, 20) {
+        from = any(rng, world, v6);
+        from = if from.is_ipv6() == v6 { from } else { receiver };
+    }
+    if percent(rng, 5) {
+        (from, to) = (to, from);
+    }
+    let mut packet = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Packet::ipv4(from, to),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Packet::ipv6(from, to),
+        _ => unreachable!("both are of the error's family"),
+    };
+    packet = transport(rng, network(rng, packet, v6)).payload(rng.random_range(0..40));
+    if percent(rng, 30) {
+        packet = packet.transport_checksum(one_of(rng, &[0, 0xffff, 0x1234]));
+    }
+    let mut bytes = packet.build();
+    if percent(rng, 30) {
+        bytes.truncate(rng.random_range(0..bytes.len()));
+    }
+    bytes
 }
 
 fn transport(rng: &mut SmallRng, packet: Packet) -> Packet {

@@ -33,6 +33,9 @@ fn write(text: &mut String, world: &World) -> std::fmt::Result {
         write!(text, " MSS {:?}", connection.mss_clamp)?;
         connection.peer.iter().try_for_each(|peer| write!(text, " peer {peer}"))?;
         writeln!(text, " remotes {:?} locals {:?}", connection.remotes, connection.locals)?;
+        if !connection.translations.is_empty() {
+            writeln!(text, "  translations {:?}", connection.translations)?;
+        }
         if let Some(agreement) = &connection.agreement {
             writeln!(text, "  SAs{}", if agreement.on_demand { ", more on demand" } else { "" })?;
         }

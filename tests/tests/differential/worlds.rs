@@ -9,6 +9,7 @@ use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 use crate::{
     agreements,
     draw::{address_within, one_of, percent, prefix, prefix_within},
+    translations,
 };
 
 /// Interfaces available to a world; the first is the VPC's, if there is one.
@@ -55,6 +56,7 @@ pub fn draw(rng: &mut SmallRng) -> World {
         add_connection(rng, &size, &mut world, number);
     }
     add_routes(rng, &size, &mut world);
+    translations::draw(rng, &mut world);
     agreements::draw(rng, &mut world);
     add_neighbours(rng, &mut world);
     world
@@ -215,6 +217,7 @@ fn add_connection(rng: &mut SmallRng, size: &Size, world: &mut World, number: us
             5..8 => MssClamp::Off,
             _ => MssClamp::Bytes(one_of(rng, &[88, 536, 1220, 1360, 65_495])),
         },
+        translations: Vec::new(),
     });
 }
 

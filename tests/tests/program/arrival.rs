@@ -33,7 +33,7 @@ impl Arrival {
     pub fn hook(&self, hook: Hook, raw: bool) -> reference::Hook {
         match hook {
             Hook::Xdp => reference::Hook::Xdp,
-            Hook::Tc => reference::Hook::Tc { protocol: self.protocol(raw) },
+            Hook::Tc | Hook::Egress => reference::Hook::Tc { protocol: self.protocol(raw) },
         }
     }
 

@@ -27,13 +27,13 @@ use hub_userspace::{
             self, Config, Connection, CustomerGateway, DEFAULT_VICI_SOCKET, Gateway, LookupKind, MssClamp, ReversePath,
             Route, SelectorSource, Service, Vpc,
         },
-        translate::Translations,
+        translate::{Translation, Translations},
     },
     connection::{
         affected::Affected,
         state::{State, States},
     },
-    datapath::{Counters, Dataplane, Hook, Outcome},
+    datapath::{Action, Counters, Dataplane, Hook, Outcome},
     fib::{self, Inputs, id_maps::IdMaps, tables::Tables},
     kernel::netlink::{HostState, Link},
     policy::{
@@ -178,7 +178,7 @@ impl Program {
         let Arrival { interface, frame, mark, .. } = arrival;
         let (hook, _) = self.entry;
         let left_over = match hook {
-            Hook::Tc if self.raw.contains(interface) => arrival.left_over(),
+            Hook::Tc | Hook::Egress if self.raw.contains(interface) => arrival.left_over(),
             _ => Vec::new(),
         };
         let outcome = self.dataplane.test_run(hook, *interface, &[&left_over[..], frame].concat(), *mark);
@@ -189,6 +189,13 @@ impl Program {
         Ok(outcome)
     }
 
+    /// Runs the program at egress on a frame that leaves by an Ethernet interface; returns the frame afterwards.
+    pub fn leave(&mut self, interface: u32, frame: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let outcome = self.dataplane.test_run(Hook::Egress, interface, frame, 0)?;
+        anyhow::ensure!(outcome.action == Action::Pass, "the program at egress says {:?}", outcome.action);
+        Ok(outcome.frame)
+    }
+
     /// Whether a frame can reach this program.
     pub fn gets(&self, world: &World, arrival: &Arrival) -> bool {
         let raw = self.raw.contains(&arrival.interface);
@@ -197,7 +204,7 @@ impl Program {
             // It does not know which protocol the kernel will assign.
             Hook::Xdp => !world.is_by_tc(arrival.interface) && arrival.taken_for.is_none(),
             // A test run requires the headers that the EtherType implies (bpf_prog_test_run_skb(), net/bpf/test_run.c).
-            Hook::Tc => match arrival.protocol(raw) {
+            Hook::Tc | Hook::Egress => match arrival.protocol(raw) {
                 0x0800 => arrival.frame.len() >= link_header + 20,
                 0x86dd => arrival.frame.len() >= link_header + 40,
                 _ => arrival.frame.len() >= link_header,
@@ -209,7 +216,7 @@ impl Program {
     pub fn part(&self, prediction: Prediction, world: &World, arrival: &Arrival) -> Prediction {
         match self.entry.0 {
             Hook::Xdp => prediction.by_xdp(world),
-            Hook::Tc => prediction.by_tc(world, arrival.interface, &arrival.frame),
+            Hook::Tc | Hook::Egress => prediction.by_tc(world, arrival.interface, &arrival.frame),
         }
     }
 
@@ -299,7 +306,7 @@ fn inputs(world: &World) -> (Config, HostState, States) {
             peer: connection.peer,
             local_cidrs: connection.locals.clone(),
             remote_cidrs: connection.remotes.clone(),
-            translate: Translations::default(),
+            translate: translations(connection),
             health_check: None,
             up_delay: Duration::ZERO,
             ipsec: None,
@@ -350,6 +357,10 @@ fn inputs(world: &World) -> (Config, HostState, States) {
     let state = |up| if up { State::Up } else { State::Down };
     let states = world.connections.iter().map(|connection| (connection.name.clone(), state(connection.up))).collect();
     (config, host, states)
+}
+
+fn translations(connection: &reference::Connection) -> Translations {
+    connection.translations.iter().map(|(site, hub)| Translation { site: *site, hub: *hub }).collect()
 }
 
 /// The agent's knowledge of the SAs.

@@ -161,6 +161,7 @@ fn world(members: usize) -> World {
         agreement: None,
         reverse_path: ReversePath::Strict,
         mss_clamp: MssClamp::Auto,
+        translations: Vec::new(),
     };
     let mut connections = vec![connection("source".into(), DEVICES[0], &[SOURCE], 0)];
     for number in 0..members {

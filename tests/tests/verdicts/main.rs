@@ -19,6 +19,7 @@ mod reverse;
 mod rewriting;
 mod row;
 mod scope;
+mod translate;
 
 use hub_tests::model::World;
 

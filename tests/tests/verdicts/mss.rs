@@ -285,7 +285,7 @@ fn mss_of_passed_syn_is_lowered_by_tc() -> anyhow::Result<()> {
         [Packet::ipv4("10.10.10.1", "10.10.80.1").tcp(1, 2), Packet::ipv6("fd00:10::1", "fd00:80::1").tcp(1, 2)];
     let passed = |name: &str, packet: &Packet, clamped: &Packet, reason, next_hop: &str| {
         let row: Row = row(name, SH, into(SH, packet));
-        row.passed(reason, "shanghai").admitted(bytes(packet)).toward(next_hop).clamped(into(SH, clamped))
+        row.passed(reason, "shanghai").admitted(bytes(packet)).toward(next_hop).changed(into(SH, clamped))
     };
     for ((packet, silent), small) in syns().into_iter().zip(to_silent).zip(SMALL) {
         let with = |packet: &Packet, mss| packet.clone().tcp_options(&[1]).mss(mss);
@@ -307,7 +307,7 @@ fn mss_of_passed_syn_is_lowered_by_tc() -> anyhow::Result<()> {
         let at_xdp = row("IP options", SH, into(SH, &packet)).passed("ip_options", "shanghai");
         let at_xdp = at_xdp.admitted(bytes(&packet)).toward("hangzhou").only_at(Hook::Xdp);
         let frame = into(SH, &clamped);
-        rows.push(if clamped.build() == packet.build() { at_xdp } else { at_xdp.clamped(frame) });
+        rows.push(if clamped.build() == packet.build() { at_xdp } else { at_xdp.changed(frame) });
     }
     table(&gateway(), &rows)
 }

@@ -103,8 +103,8 @@ impl Expected {
         self
     }
 
-    /// A passed SYN: TC lowers its MSS, which gives this frame.
-    pub fn clamped(mut self, frame: Vec<u8>) -> Self {
+    /// TC leaves this frame: the source is translated, or the MSS of a passed SYN lowered.
+    pub fn changed(mut self, frame: Vec<u8>) -> Self {
         self.prediction.changed = Some(frame);
         self
     }

@@ -21,13 +21,14 @@ pub struct Canonical {
     /// The MSS limits, by connection.
     connections: BTreeMap<String, MssLimits>,
     mss_of_vpc: Option<MssLimits>,
-    attachments: BTreeMap<u32, (Attachment, String, Vec<String>)>,
+    /// With their translations.
+    attachments: BTreeMap<u32, (Attachment, String, Vec<String>, String)>,
     /// Selectors of connections, for packets to them.
     selectors: BTreeMap<String, Vec<String>>,
     /// Numbers of entries: no unused entry may remain.
-    entries: [usize; 4],
+    entries: [usize; 5],
     others: String,
-    attached: BTreeMap<u32, String>,
+    attached: BTreeMap<u32, (String, bool)>,
     guard: String,
     kernel_routes: String,
     /// Flags, members and kinds of next hops.
@@ -38,8 +39,11 @@ pub fn canonical(state: &State) -> Canonical {
     let State { tables, routes, attached, kernel_routes, .. } = state;
     let Tables { policy, neighbours, egress } = tables;
     let attachments = policy.attachments.iter().map(|(ifindex, attachment)| {
-        let plain = Attachment { scope: 0, connection: 0, ..*attachment };
-        (*ifindex, (plain, name(tables, attachment.connection), scope(tables, attachment.scope)))
+        let plain = Attachment { scope: 0, connection: 0, translations: 0, ..*attachment };
+        let translations = policy.translations.get(&attachment.translations);
+        assert_eq!(translations.is_none(), attachment.translations == 0, "an index without translations");
+        let scope = scope(tables, attachment.scope);
+        (*ifindex, (plain, name(tables, attachment.connection), scope, format!("{translations:?}")))
     });
     let route = |(destination, route): (&IpNet, &Route)| {
         if route.flags & Route::HUB != 0 {
@@ -63,7 +67,7 @@ pub fn canonical(state: &State) -> Canonical {
         mss_of_vpc: policy.mss_limits.get(&VPC).copied(),
         attachments: attachments.collect(),
         selectors: selectors.collect(),
-        entries: [policy.v4.remotes.len(), policy.v6.remotes.len(), egress.members.len(), policy.mss_limits.len()],
+        entries: [policy.v4.remotes.len(), policy.v6.remotes.len(), egress.members.len(), policy.mss_limits.len(), policy.translations.len()],
         others: format!("{:?} {:?} {:?}", policy.vlans, policy.links, neighbours),
         attached: attached.clone(),
         guard: format!("{guard:?}"),

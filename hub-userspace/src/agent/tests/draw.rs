@@ -39,7 +39,7 @@ pub fn config(random: &mut SmallRng) -> Config {
     }
     // One site, because its connections share prefixes.
     text += "[customer_gateway.site]\naddress = \"198.51.100.1\"\n";
-    let (mut names, mut used) = (Vec::new(), BTreeSet::new());
+    let (mut names, mut at_hub, mut used) = (Vec::new(), Vec::new(), BTreeSet::new());
     for site in 0..SITES {
         if random.random_bool(0.25) {
             continue;
@@ -60,6 +60,12 @@ pub fn config(random: &mut SmallRng) -> Config {
             ["\"auto\"", "\"auto\"", "\"off\"", "1200", "88"].choose(random).expect("there are some"),
         )
         .unwrap();
+        // A network behind the site that the hub knows by another prefix.
+        let translated = random.random_bool(0.3);
+        if translated {
+            let (own, hub) = (format!("10.{site}.9.0/24"), format!("10.{}.9.0/24", 100 + site));
+            writeln!(text, "translate = [{{ site = \"{own}\", hub = \"{hub}\" }}]").unwrap();
+        }
         if random.random_bool(0.3) {
             writeln!(text, "health_check = {{ source = \"192.168.0.1\", destination = \"10.{site}.0.1\" }}").unwrap();
         }
@@ -67,6 +73,12 @@ pub fn config(random: &mut SmallRng) -> Config {
             writeln!(text, "[connection.c{site}.ipsec]\npsk_file = \"/nowhere\"\nremote_id = \"c{site}\"").unwrap();
         }
         names.push((site, !shared.is_empty()));
+        if translated {
+            at_hub.push(site);
+        }
+    }
+    for site in at_hub {
+        write!(text, "[[route]]\ndestination = \"10.{}.9.0/24\"\nnext_hop = \"c{site}\"\n", 100 + site).unwrap();
     }
     for (site, _) in &names {
         for part in 0..3 {

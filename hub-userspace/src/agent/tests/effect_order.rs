@@ -202,7 +202,7 @@ fn failed_attachment_is_retried() {
     agent.now += Duration::from_secs(5);
     agent.take(Event::Due).expect("it does not fail");
     agent.settle();
-    assert_eq!(agent.state.borrow().attached.get(&11).map(String::as_str), Some("b0"));
+    assert_eq!(agent.state.borrow().attached.get(&11), Some(&("b0".to_owned(), false)));
 }
 
 #[test]

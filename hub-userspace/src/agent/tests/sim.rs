@@ -44,8 +44,8 @@ pub struct State {
     pub host: HostState,
     pub tables: Tables,
     pub routes: BTreeMap<IpNet, Route>,
-    /// Names of the attached interfaces, by index.
-    pub attached: BTreeMap<u32, String>,
+    /// Names of the attached interfaces, by index, and whether the program at egress is attached, too.
+    pub attached: BTreeMap<u32, (String, bool)>,
     pub group: BTreeSet<u32>,
     pub guard: Option<Ruleset>,
     pub underlays: Underlays,
@@ -146,7 +146,7 @@ impl Datapath for Sim {
             assert!(guard.vpc.contains(name), "{name} is attached before the nftables table knows it");
         }
         assert!(state.tables.policy.attachments.contains_key(&ifindex), "{name} is attached without tables");
-        state.attached.insert(ifindex, name.to_owned());
+        state.attached.insert(ifindex, (name.to_owned(), translates));
         // Some drivers of the simulation have no native XDP.
         let is_tc = mode == AttachMode::Tc || name.starts_with("nic");
         Ok(Attached { mode: if is_tc { "tc" } else { "xdp-native" }, reason: reason.map(str::to_owned) })
@@ -156,7 +156,7 @@ impl Datapath for Sim {
         let mut state = self.0.borrow_mut();
         let gone: Vec<u32> = state.attached.keys().filter(|ifindex| !interfaces.contains(ifindex)).copied().collect();
         for ifindex in gone {
-            let name = state.attached.remove(&ifindex).expect("it is there");
+            let (name, _) = state.attached.remove(&ifindex).expect("it is there");
             state.log.push(format!("detach {name}"));
             if state.name_of(ifindex) == Some(&name) {
                 state.must_be_closed();
@@ -356,6 +356,7 @@ fn singles(write: &Write) -> Vec<Write> {
         Connections,
         Ports,
         MssLimits,
+        Translations,
         GroupMembers,
         NextHops,
         Groups,

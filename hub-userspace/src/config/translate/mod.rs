@@ -20,7 +20,7 @@ pub(super) use self::{
 };
 
 /// Maximum translations of all connections on an interface, for each IP version.
-pub const TRANSLATIONS_PER_INTERFACE: usize = 16;
+pub use hub_common::maps::TRANSLATIONS_PER_INTERFACE;
 
 /// Maps the addresses of `site` to those of `hub`, and back. Both are of one IP version and of one length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
