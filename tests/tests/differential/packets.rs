@@ -126,7 +126,8 @@ fn source(rng: &mut SmallRng, world: &World, interface: &Interface) -> IpAddr {
     if percent(rng, 40)
         && let Some((site, hub)) = sites().flat_map(|site| &site.translations).choose(rng)
     {
-        return address_around(rng, if percent(rng, 85) { *site } else { *hub });
+        let side = if percent(rng, 85) { site } else { hub };
+        return address_around(rng, *side);
     }
     let sites = sites();
     let vpc = world.vpc.iter().filter(|vpc| vpc.interface == interface.name);
@@ -278,7 +279,7 @@ fn inside_error(rng: &mut SmallRng, world: &World, interface: &Interface, error:
     let (sender, receiver) = error;
     let v6 = sender.is_ipv6();
     let mut of_site = || {
-        let found = (0..4).map(|_| self::source(rng, world, interface)).find(|address| address.is_ipv6() == v6);
+        let found = (0..4).map(|_| source(rng, world, interface)).find(|address| address.is_ipv6() == v6);
         found.unwrap_or(sender)
     };
     let (mut from, mut to) = (receiver, of_site());
@@ -294,7 +295,8 @@ fn inside_error(rng: &mut SmallRng, world: &World, interface: &Interface, error:
         (IpAddr::V6(from), IpAddr::V6(to)) => Packet::ipv6(from, to),
         _ => unreachable!("both are of the error's family"),
     };
-    packet = transport(rng, network(rng, packet, v6)).payload(rng.random_range(0..40));
+    packet = network(rng, packet, v6);
+    packet = transport(rng, packet).payload(rng.random_range(0..40));
     if percent(rng, 30) {
         packet = packet.transport_checksum(one_of(rng, &[0, 0xffff, 0x1234]));
     }
