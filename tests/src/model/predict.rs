@@ -55,8 +55,7 @@ pub struct Prediction {
     pub counts: Vec<(Account, Count)>,
     /// Of a passed packet; XDP writes none.
     pub mark: Option<Mark>,
-    /// The frame of a packet that TC passes or drops, if TC has changed it: the source is translated, and the MSS of a
-    /// passed SYN lowered.
+    /// The frame of a packet that TC passes, if TC has changed it: the source is translated, or the MSS of a SYN lowered.
     pub changed: Option<Vec<u8>>,
 }
 
@@ -111,7 +110,8 @@ impl World {
             trail.counts.push((trail.account.clone(), Count::Reason(reason)));
         }
         let mark = if let Verdict::Pass(reason) = &verdict { Some(trail.mark(reason)) } else { None };
-        Prediction { verdict, counts: trail.counts, mark, changed: trail.changed }
+        let changed = trail.changed.filter(|_| matches!(verdict, Verdict::Pass(_)));
+        Prediction { verdict, counts: trail.counts, mark, changed }
     }
 
     /// The rules about sources that decided a frame's verdict, abbreviated: several share one reason. Those about the

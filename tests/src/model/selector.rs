@@ -41,9 +41,8 @@ impl World {
                 let connection = self.connection(name);
                 let hub = packet.source;
                 let [hub_port, site_port] = packet.selector_ports;
-                let translations =
-                    self.interface(&connection.interface).map(|link| self.translations(link)).unwrap_or_default();
-                let Some(site) = counterpart(&translations, packet.destination, View::Site) else { return false };
+                let site = counterpart(&connection.translations, packet.destination, View::Site);
+                let Some(site) = site else { return false };
                 to_site(connection).iter().any(|pair| {
                     contains(pair.remote, site) && contains(pair.local, hub) && suits(pair, packet, site_port, hub_port)
                 })

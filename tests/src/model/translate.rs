@@ -68,14 +68,14 @@ pub(super) fn translate(packet: &mut [u8], translations: &Translations, view: Vi
     let Some(new) = counterpart(translations, address(packet, own_place), view) else { return done };
     if new != address(packet, own_place) {
         done.address = true;
-        let before = transport.kept(packet);
+        let before = transport.kept(packet, Changed::Address);
         set_address(packet, own_place, new);
         transport.restore(packet, before);
     }
     if let (Some(at), true) = (transport.at, transport.is_error(packet))
         && let Some(inside) = packet.get(at + 8..).map(<[u8]>::to_vec)
     {
-        let before = transport.kept(packet);
+        let before = transport.kept(packet, Changed::Data);
         done.inner = translate_inside(&mut packet[at + 8..], translations, view);
         if done.inner {
             transport.restore(packet, before);
@@ -100,7 +100,7 @@ fn translate_inside(packet: &mut [u8], translations: &Translations, view: View) 
     let Some(new) = counterpart(translations, old, view).filter(|new| *new != old) else { return false };
     // The packet may be cut off anywhere behind its first header.
     let Some(transport) = Transport::of(packet) else { return false };
-    let before = transport.kept(packet);
+    let before = transport.kept(packet, Changed::Address);
     set_address(packet, place, new);
     transport.restore(packet, before);
     true
@@ -143,6 +143,13 @@ struct Transport {
 struct Kept {
     header: Option<u64>,
     covered: Option<u64>,
+}
+
+/// What is about to change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changed {
+    Address,
+    Data,
 }
 
 const ALL: u64 = 0xffff;
@@ -195,9 +202,10 @@ impl Transport {
         (!is_none).then_some((at, covers_addresses))
     }
 
-    fn kept(&self, packet: &[u8]) -> Kept {
-        let header = self.is_v4.then(|| sum(&packet[..20]) % ALL);
-        let covered = self.checksum(packet).map(|(_, covers_addresses)| {
+    fn kept(&self, packet: &[u8], changed: Changed) -> Kept {
+        let header = (self.is_v4 && changed == Changed::Address).then(|| sum(&packet[..20]) % ALL);
+        let checksum = self.checksum(packet).filter(|(_, covers_addresses)| *covers_addresses || changed == Changed::Data);
+        let covered = checksum.map(|(_, covers_addresses)| {
             let addresses = match (covers_addresses, self.is_v4) {
                 (false, _) => 0,
                 (true, true) => sum(&packet[12..20]),

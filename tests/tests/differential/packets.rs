@@ -43,7 +43,7 @@ pub fn draw(rng: &mut SmallRng, world: &World) -> Arrival {
         _ => unreachable!("the destination is of the source's family"),
     };
     packet = network(rng, packet, v6);
-    let error = percent(rng, 8).then(|| inside_error(rng, world, interface, (source, destination)));
+    let error = percent(rng, 12).then(|| inside_error(rng, world, interface, (source, destination)));
     packet = if error.is_some() { icmp_error(rng, packet, v6) } else { transport(rng, packet) };
     let length = match rng.random_range(0..10) {
         // The builder's headers are at most this long.
@@ -154,6 +154,12 @@ fn destination(rng: &mut SmallRng, world: &World, interface: &Interface, source:
         }
     }
     let family = |prefix: &&IpNet| prefix.addr().is_ipv6() == v6;
+    if percent(rng, 15) {
+        let at_hub = world.connections.iter().flat_map(|site| &site.translations).map(|(_, hub)| hub);
+        if let Some(hub) = at_hub.filter(family).choose(rng) {
+            return address_around(rng, *hub);
+        }
+    }
     let prefix = match rng.random_range(0..20) {
         0..10 => world.routes.iter().map(|route| &route.destination).filter(family).choose(rng),
         10..13 => world.vpc.iter().flat_map(|vpc| &vpc.cidrs).filter(family).choose(rng),
