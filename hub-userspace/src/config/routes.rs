@@ -146,7 +146,26 @@ impl Coverage {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::translate::Translation, *};
+
+    #[test]
+    fn route_coverage_is_of_hub_side_prefixes() {
+        let prefix = |text: &str| text.parse::<IpNet>().expect(text);
+        let translation = Translation { site: prefix("192.168.1.0/24"), hub: prefix("10.201.1.0/24") };
+        let remotes = ["192.168.0.0/23", "10.201.0.0/24"].map(prefix);
+        let coverage = Coverage::of(remotes, [translation].into_iter().collect());
+        let cases = [
+            ("10.201.1.0/24", RouteSpan::Whole),
+            // Of two elements of the list, one of them translated.
+            ("10.201.0.0/23", RouteSpan::Whole),
+            ("192.168.0.0/24", RouteSpan::Whole),
+            ("192.168.1.0/24", RouteSpan::None),
+            ("192.168.0.0/23", RouteSpan::Part),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(coverage.extent(&prefix(text)), expected, "{text}");
+        }
+    }
 
     #[test]
     fn route_coverage_joins_adjacent_selectors() {

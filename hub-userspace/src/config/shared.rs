@@ -36,7 +36,7 @@ pub(super) fn validate(draft: &Draft, report: &mut DiagnosticReport<'_>) {
                 quoted(gateway)
             ));
             let help = "if both lead to one site, give each route a weight other than 100, such as 50; \
-                        otherwise give each site its own addresses";
+                        otherwise change or translate the addresses of one";
             report.warning(destination.at, join(&route.path(), "destination"), problem.help(help));
         }
     }

@@ -12,6 +12,7 @@ use crate::config::{
         Algorithm, Auth, Form, Identity, IkeV1Mode, IkeVersion, Proposal, StartAction, TunnelParameters, group_number,
         secret::Secret,
     },
+    translate::{Translation, Translations},
 };
 
 pub const AUTH_PSK: &str = "psk";
@@ -29,12 +30,14 @@ pub struct Site {
     pub hub: String,
     /// The connection's name in a form that all devices accept: letters, digits and `-`, at most 12 characters.
     pub object: String,
-    /// The site.
+    /// The site, by its own addresses.
     pub local: TunnelEnd,
     /// The site's public address for comments: an address, or what is known of it.
     pub place: String,
     /// How the hub recognizes the site, if not by a fixed address: a sentence.
     pub recognized: Option<String>,
+    /// By which addresses others know the site, if not by its own: a sentence.
+    pub translated: Option<String>,
     /// The hub.
     pub remote: TunnelEnd,
     /// Selectors of the tunnel: each of the site's prefixes with each of the hub's, of the same family.
@@ -129,6 +132,7 @@ impl Site {
             local,
             place: place(tunnel.site),
             recognized: recognized(&tunnel),
+            translated: translated(&tunnel.connection.translate),
             remote,
             admitted: tunnel.connection.local_cidrs.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","),
             narrowed,
@@ -169,7 +173,9 @@ fn hub_prefixes(config: &Config, tunnel: &TunnelParameters<'_>) -> (Vec<IpNet>, 
     });
     // A family of which nothing is known has no destination to send there.
     let is_known = |prefix: &IpNet, known: &[IpNet]| known.iter().any(|known| is_of(known, prefix));
-    let known: Vec<IpNet> = behind.chain(others.map(|route| route.destination)).collect();
+    // Destinations are as the hub sees them, so as this site does. By an address that it uses itself it reaches no one.
+    let known = behind.chain(others.map(|route| route.destination));
+    let known: Vec<IpNet> = known.flat_map(|prefix| tunnel.connection.translate.without_site(prefix)).collect();
     if tunnel.ipsec.ike.version != IkeVersion::V2 {
         let useful = all.iter().filter(|prefix| !is_default(prefix) || is_known(prefix, &known));
         let useful: Vec<IpNet> = useful.copied().collect();
@@ -215,6 +221,15 @@ fn recognized(tunnel: &TunnelParameters<'_>) -> Option<String> {
             Some(format!("The hub accepts this site from any address, and recognizes it by its identity {id} alone."))
         }
     }
+}
+
+fn translated(translations: &Translations) -> Option<String> {
+    let pairs = translations.iter().map(|Translation { site, hub }| format!("{site} as {hub}"));
+    let pairs: Vec<String> = pairs.collect();
+    let sentence = || {
+        format!("The hub translates the site's addresses: others see {}. Do not translate them here.", pairs.join(", "))
+    };
+    (!pairs.is_empty()).then(sentence)
 }
 
 fn end(address: String, id: &Identity, prefixes: &[IpNet]) -> TunnelEnd {

@@ -30,6 +30,13 @@ fn objects_are_created_changed_and_deleted_by_command() {
         assert_eq!(sentence, "connection nb (mss_clamp) changed");
         assert_eq!(agent.json(&["connection", "show", "nb"]).unwrap()["keys"]["mss_clamp"], key);
     }
+    let sentence = done(&agent, "connection set nb --translate 10.10.30.0/25=10.201.30.0/25");
+    assert!(sentence.starts_with("connection nb (translate) changed"), "{sentence}");
+    let keys = &agent.json(&["connection", "show", "nb"]).unwrap()["keys"];
+    assert_eq!(keys["translate"], json!([{ "site": "10.10.30.0/25", "hub": "10.201.30.0/25" }]));
+    let sentence = refused(&agent, "connection set nb --translate 10.10.30.0/25=10.201.30.0/24");
+    assert!(sentence.contains("are not of one length"), "{sentence}");
+    assert_eq!(done(&agent, "connection set nb --unset translate"), "connection nb (translate) changed");
     assert!(done(&agent, "connection show shanghai").contains("vpnhub.toml line 8\n[connection.shanghai]"));
     let listed = agent.json(&["customer-gateway", "list"]).unwrap();
     assert_eq!((&listed[0]["name"], &listed[0]["origin"]), (&json!("nb"), &json!("store")));

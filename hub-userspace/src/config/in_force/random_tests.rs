@@ -29,14 +29,16 @@ fn draw_file(random: &mut SmallRng) -> String {
     for connection in 0..3 {
         if random.random_ratio(1, 2) {
             let mss_clamp = ["", "mss_clamp = \"off\"\n", "mss_clamp = 1300\n"][random.random_range(0..3)];
+            let remote = draw_prefix(random);
             let enabled = if random.random_ratio(1, 4) { "enabled = false\n" } else { "" };
             let _ = write!(
                 text,
                 "[connection.c{connection}]\ncustomer_gateway = \"g{}\"\ninterface = \"tun-{}\"\n{enabled}\
-                 {mss_clamp}local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{}\"]\n",
+                 {mss_clamp}local_cidrs = [\"0.0.0.0/0\"]\nremote_cidrs = [\"{}\"]\ntranslate = {}\n",
                 random.random_range(0..3),
                 random.random_range(0..5),
-                draw_prefix(random)
+                remote,
+                in_toml(&draw_translate(random, &remote))
             );
         }
     }
@@ -54,6 +56,31 @@ fn draw_prefix(random: &mut SmallRng) -> String {
         2..8 => format!("10.{}.0.0/16", random.random_range(1..7)),
         _ => format!("10.{}.{}.0/24", random.random_range(1..7), random.random_range(0..2)),
     }
+}
+
+/// Mostly none, or one that translates a part of `remote` to a prefix of the pool; sometimes another one beside it.
+fn draw_translate(random: &mut SmallRng, remote: &str) -> Value {
+    let mut translation = |may_miss: bool| {
+        let (second, third) = (random.random_range(1..7), random.random_range(0..2));
+        let remote: IpNet = remote.parse().expect("a prefix");
+        let site = match remote.prefix_len() {
+            16 | 24 if !may_miss => remote.to_string(),
+            _ => format!("10.{}.{third}.0/24", random.random_range(1..7)),
+        };
+        let hub =
+            if site.ends_with("/16") { format!("10.{second}.0.0/16") } else { format!("10.{second}.{third}.0/24") };
+        json!({ "site": site, "hub": hub })
+    };
+    let (one, other) = (translation(false), translation(true));
+    match random.random_range(0..8) {
+        0 | 1 => json!([one]),
+        2 => json!([one, other]),
+        _ => json!([]),
+    }
+}
+
+fn in_toml(value: &Value) -> String {
+    toml::Value::try_from(value).expect("no null").to_string()
 }
 
 fn draw_change(random: &mut SmallRng) -> ObjectChange {
@@ -80,11 +107,13 @@ fn draw_change(random: &mut SmallRng) -> ObjectChange {
         9..12 => ObjectChange::DeleteRoute(DeleteRoute { destination, next_hop }),
         12..15 => {
             let mss_clamp = [json!("auto"), json!("off"), json!(1240)][random.random_range(0..3)].clone();
+            let remote = draw_prefix(random);
             let value = json!({
                 "customer_gateway": format!("g{}", random.random_range(0..4)),
                 "interface": format!("tun-{}", random.random_range(0..5)),
                 "local_cidrs": ["0.0.0.0/0"],
-                "remote_cidrs": [draw_prefix(random)],
+                "remote_cidrs": [remote],
+                "translate": draw_translate(random, &remote),
                 "enabled": random.random::<bool>(),
                 "mss_clamp": mss_clamp,
             });
@@ -122,7 +151,7 @@ fn is_valid(file: &str, objects: &Objects, some: &[&Aged]) -> bool {
                 (ObjectId::Connection(name), Some(Body::Table(keys))) if pass == 1 => {
                     let _ = writeln!(text, "[connection.{name}]");
                     for (key, value) in keys {
-                        let _ = writeln!(text, "{key} = {value}");
+                        let _ = writeln!(text, "{key} = {}", in_toml(&value));
                     }
                 }
                 (ObjectId::Route((destination, next_hop)), Some(Body::Route(keys))) if pass == 2 => {
@@ -213,13 +242,13 @@ impl Model {
     }
 }
 
-fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
+fn run(seed: u64, steps: usize) -> [usize; 4] {
     let mut random = SmallRng::seed_from_u64(seed);
     let file =
         std::iter::repeat_with(|| draw_file(&mut random)).find(|text| load(text).is_some()).expect("one is good");
     let (in_force, config) = InForce::new(load(&file).expect("good"), Objects::default()).expect("a configuration");
     let mut model = Model { file, in_force, config };
-    let (mut made, mut refused, mut aside) = (0, 0, 0);
+    let (mut made, mut refused, mut aside, mut translated) = (0, 0, 0, 0);
     for step in 0..steps {
         if random.random_ratio(1, 8) {
             let file = draw_file(&mut random);
@@ -247,8 +276,10 @@ fn run(seed: u64, steps: usize) -> (usize, usize, usize) {
             model.check(&format!("seed {seed} step {step}: {change:?}\n{}", model.file));
         }
         aside += model.in_force.set_aside.len();
+        let connections = model.config.connections.values();
+        translated += connections.filter(|connection| !connection.translate.is_empty()).count();
     }
-    (made, refused, aside)
+    [made, refused, aside, translated]
 }
 
 #[test]
@@ -257,8 +288,8 @@ fn random_edits_and_commands_equal_fresh_start() {
     let of = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (seed, rounds) = (of("VPNHUB_SEED").unwrap_or(1), of("VPNHUB_ROUNDS").unwrap_or(60));
     let found: Vec<_> = (seed..seed + rounds).map(|seed| run(seed, 60)).collect();
-    let sum = |pick: fn(&(usize, usize, usize)) -> usize| found.iter().map(pick).sum::<usize>();
-    let (made, refused, aside) = (sum(|found| found.0), sum(|found| found.1), sum(|found| found.2));
-    eprintln!("{made} changes, {refused} refused, {aside} set aside");
-    assert!(made > 500 && refused > 500 && aside > 500, "{made} {refused} {aside}");
+    let [made, refused, aside, translated] =
+        [0, 1, 2, 3].map(|index| found.iter().map(|found| found[index]).sum::<usize>());
+    eprintln!("{made} changes, {refused} refused, {aside} set aside, {translated} connections with translations");
+    assert!(made > 500 && refused > 500 && aside > 500 && translated > 500, "{made} {refused} {aside} {translated}");
 }

@@ -122,6 +122,31 @@ pub(super) fn admin(connection: &str, up: bool) -> ObjectChange {
     ObjectChange::Admin(Admin { connection: connection.to_owned(), up })
 }
 
+/// A connection of a site whose LAN is 192.168.1.0/24.
+fn translated(name: &str, site: &str, hub: &str) -> ObjectChange {
+    let mut put = connection(name, &format!("tun-{name}"), "192.168.1.0/24");
+    if let ObjectChange::Put(put) = &mut put {
+        put.keys.insert("translate".into(), json!([{ "site": site, "hub": hub }]));
+    }
+    put
+}
+
+#[test]
+fn route_to_translated_addresses_is_by_their_hub_prefix() {
+    let mut world = World::new(FILE);
+    let warnings = world.change(&translated("b", "192.168.1.0/24", "10.201.1.0/24")).expect("fits");
+    assert!(warnings[0].contains("destination = \"10.201.1.0/24\""), "{warnings:?}");
+    assert_eq!(world.change(&add("10.201.1.0/24", "b")), Ok(vec![]));
+    assert_eq!(world.change(&add("10.201.1.128/25", "b")), Ok(vec![]));
+    let warnings = world.change(&add("192.168.1.0/25", "b")).expect("only a warning");
+    assert!(warnings[0].contains("use its hub prefix 10.201.1.0/25"), "{warnings:?}");
+    world.check();
+    // Another connection to a site with the same addresses.
+    world.change(&translated("c", "192.168.1.0/24", "10.202.1.0/24")).expect("fits");
+    assert_eq!(world.change(&add("10.202.1.0/24", "c")), Ok(vec![]));
+    world.check();
+}
+
 #[test]
 fn file_object_change_is_rejected_with_file_and_line() {
     let mut world = World::new(FILE);
@@ -161,6 +186,13 @@ fn invalid_change_is_rejected_with_remedy() {
     ] {
         let error = world.change(&change).expect_err("does not fit");
         assert!(error.contains(expected), "{change:?}: {error}");
+    }
+    for (site, hub, expected) in [
+        ("192.168.1.0/24", "10.2.0.0/16", "connection.b.translate[1].hub: 10.2.0.0/16 and the site's"),
+        ("192.168.2.0/24", "10.2.1.0/24", "192.168.2.0/24 is not in connection.b.remote_cidrs"),
+    ] {
+        let error = world.change(&translated("b", site, hub)).expect_err("does not fit");
+        assert!(error.contains(expected), "{error}");
     }
     let nothing = |keys| {
         let id = ObjectId::Connection("b".into());
