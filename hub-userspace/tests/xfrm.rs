@@ -101,8 +101,8 @@ fn is_there(name: &str) -> bool {
 #[test]
 fn xfrm_interfaces_are_created_and_removed_or_reported() {
     in_namespace(|| async {
-        let interfaces =
-            Interfaces::start([("xf7".to_owned(), XfrmLink { if_id: 7, mtu: 1400 })].into()).await.unwrap();
+        let links = |mtu| [("xf7".to_owned(), XfrmLink { if_id: 7, mtu, keeps_mtu: false })].into_iter().collect();
+        let interfaces = Interfaces::start(links(1400)).await.unwrap();
         match interfaces.problems().get("xf7") {
             Some(problem) => assert!(problem.contains("this kernel has no xfrm interfaces"), "{problem}"),
             None => assert!(is_there("xf7")),

@@ -5,7 +5,11 @@
 
 mod plan;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 use rtnetlink::packet_route::{
@@ -16,7 +20,7 @@ use rustix::io::Errno;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tracing::{info, warn};
 
-use self::plan::{FoundInterface, found, stays, steps};
+use self::plan::{FoundInterface, InterfaceStep, found, mtu_steps, stays, steps};
 pub use self::plan::{XfrmLink, XfrmLinks};
 use super::socket::{Refusal, Requests};
 
@@ -50,11 +54,12 @@ impl Interfaces {
     /// When no netlink socket can be opened.
     pub async fn start(desired: XfrmLinks) -> Result<Self> {
         let mut requests = Requests::open()?;
-        let problems = bring_about(&mut requests, &desired, true).await;
+        let mut in_force = InForce::default();
+        let problems = bring_about(&mut requests, &desired, &mut in_force, true).await;
         log(&problems);
         let (desired, wants) = watch::channel(desired);
         let (publisher, problems) = watch::channel(Arc::new(problems));
-        Ok(Self { desired, problems, task: tokio::spawn(run(requests, wants, publisher)) })
+        Ok(Self { desired, problems, task: tokio::spawn(run(requests, in_force, wants, publisher)) })
     }
 
     /// Sets the complete desired state.
@@ -100,14 +105,33 @@ pub async fn remove_interfaces() -> Result<Vec<String>> {
     Ok(removed)
 }
 
-async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publisher: watch::Sender<Arc<Problems>>) {
+/// As of the last complete reconciliation, and the changes of MTUs since.
+#[derive(Default)]
+struct InForce {
+    /// `None` after a failure.
+    links: Option<XfrmLinks>,
+    /// Indices of our interfaces, by name.
+    own: HashMap<String, u32>,
+}
+
+async fn run(
+    mut requests: Requests,
+    mut in_force: InForce,
+    mut wants: watch::Receiver<XfrmLinks>,
+    publisher: watch::Sender<Arc<Problems>>,
+) {
     loop {
         let again = if publisher.borrow().is_empty() { LOOK } else { RETRY };
-        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
-            return;
-        }
+        let is_audit = match timeout(again, wants.changed()).await {
+            Ok(Ok(())) => false,
+            Ok(Err(_)) => return,
+            Err(_) => true,
+        };
         let desired = wants.borrow_and_update().clone();
-        let problems = bring_about(&mut requests, &desired, false).await;
+        if !is_audit && set_mtus(&mut requests, &desired, &mut in_force).await {
+            continue;
+        }
+        let problems = bring_about(&mut requests, &desired, &mut in_force, false).await;
         publisher.send_if_modified(|published| {
             let differ = **published != problems;
             if differ {
@@ -125,10 +149,27 @@ fn log(problems: &Problems) {
     }
 }
 
+/// Sets the MTUs that differ, if nothing else does: with many interfaces, reading all of them for each tunnel that comes
+/// up would take long. Returns whether the desired state is in force.
+async fn set_mtus(requests: &mut Requests, desired: &XfrmLinks, in_force: &mut InForce) -> bool {
+    let links = in_force.links.as_ref();
+    let Some(steps) = links.and_then(|links| mtu_steps(links, desired, &in_force.own)) else { return false };
+    let messages = steps.iter().map(InterfaceStep::message).collect();
+    match requests.change("setting the MTU of an interface", messages).await {
+        Ok(results) if results.iter().all(Result::is_ok) => {
+            steps.iter().for_each(InterfaceStep::log);
+            in_force.links = Some(desired.clone());
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Reconciles the interfaces with the desired state; returns the problems by name. `first`: existing ones are from
 /// another agent.
-async fn bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) -> Problems {
-    match try_to_bring_about(requests, desired, first).await {
+async fn bring_about(requests: &mut Requests, desired: &XfrmLinks, in_force: &mut InForce, first: bool) -> Problems {
+    *in_force = InForce::default();
+    match try_to_bring_about(requests, desired, in_force, first).await {
         Ok(problems) => problems,
         Err(error) => {
             if let Ok(another) = Requests::open() {
@@ -151,13 +192,21 @@ async fn read(requests: &mut Requests) -> Result<Vec<FoundInterface>> {
     Ok(found.collect())
 }
 
-async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) -> Result<Problems> {
+async fn try_to_bring_about(
+    requests: &mut Requests,
+    desired: &XfrmLinks,
+    in_force: &mut InForce,
+    first: bool,
+) -> Result<Problems> {
     let found = read(requests).await?;
     for FoundInterface { name, .. } in found.iter().filter(|found| first && found.ours && stays(desired, found)) {
         info!("xfrm interface {name} taken over from the previous agent");
     }
     let mut problems = Problems::new();
-    for step in steps(desired, &found) {
+    let steps = steps(desired, &found);
+    // The index of a new interface is known after the next reading.
+    let is_new = steps.iter().any(|step| matches!(step, InterfaceStep::Create { .. } | InterfaceStep::Delete { .. }));
+    for step in steps {
         let name = step.name().to_owned();
         if problems.contains_key(&name) {
             continue;
@@ -167,6 +216,11 @@ async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first:
             Some(Err(refusal)) => _ = problems.insert(name.clone(), problem(&name, &refusal)),
             _ => step.log(),
         }
+    }
+    if problems.is_empty() {
+        let found = if is_new { read(requests).await? } else { found };
+        let own = found.into_iter().filter(|found| found.ours && stays(desired, found));
+        *in_force = InForce { links: Some(desired.clone()), own: own.map(|own| (own.name, own.index)).collect() };
     }
     Ok(problems)
 }
