@@ -111,7 +111,8 @@ impl EspSizes {
 fn cipher_of(algorithm: &Algorithm) -> Option<&'static Cipher> {
     let without_size = |size: &str| algorithm.name.replacen(size, "", 1);
     let is_it = |cipher: &&Cipher| {
-        cipher.keyword == algorithm.name || ["128", "192", "256"].iter().any(|size| cipher.keyword == without_size(size))
+        cipher.keyword == algorithm.name
+            || ["128", "192", "256"].iter().any(|size| cipher.keyword == without_size(size))
     };
     CIPHERS.iter().find(is_it)
 }

@@ -91,7 +91,8 @@ pub fn may_be_underlay(link: &Link) -> bool {
 
 /// Whether a changed link may change an [`Underlay`].
 pub fn is_other_underlay(old: Option<&Link>, new: Option<&Link>) -> bool {
-    let facts = |link: Option<&Link>| link.filter(|link| may_be_underlay(link)).map(|link| (link.name.clone(), link.mtu));
+    let facts =
+        |link: Option<&Link>| link.filter(|link| may_be_underlay(link)).map(|link| (link.name.clone(), link.mtu));
     facts(old) != facts(new)
 }
 

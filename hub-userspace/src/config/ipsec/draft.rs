@@ -4,8 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     super::{diagnostic::Located, section::List},
-    Auth, Esp, Identity, IkeSettings, IkeV1Mode, IkeVersion, InterfaceMtu, Ipsec, Proposal, StartAction,
-    XfrmInterface,
+    Auth, Esp, Identity, IkeSettings, IkeV1Mode, IkeVersion, InterfaceMtu, Ipsec, Proposal, StartAction, XfrmInterface,
 };
 
 #[derive(Debug, Clone)]

@@ -216,8 +216,7 @@ mod tests {
     #[test]
     fn interface_plan_changes_own_differing_links_only() {
         let set = |name: &str| InterfaceStep::Set { name: name.into(), mtu: 1400 };
-        let create =
-            |name: &str, if_id| InterfaceStep::Create { name: name.into(), link: link(if_id) };
+        let create = |name: &str, if_id| InterfaceStep::Create { name: name.into(), link: link(if_id) };
         let delete = |name: &str, index| InterfaceStep::Delete { index, name: name.into() };
         let down = FoundInterface { up: false, ..xfrm("a", 5, 7, true) };
         let narrow = FoundInterface { mtu: 1280, ..xfrm("a", 5, 7, true) };
@@ -310,7 +309,10 @@ mod tests {
         assert_eq!((set[4], &set[24..32]), (19, &[1, 0, 0, 0, 1, 0, 0, 0][..]), "RTM_SETLINK, IFF_UP");
         assert!(set[32..].starts_with(b"\x08\0\x03\0xf7\0") && set.ends_with(&[0x78, 5, 0, 0]), "{set:02x?}");
         let narrow = bytes(&InterfaceStep::SetMtu { index: 9, name: "xf7".into(), mtu: 1400 });
-        assert_eq!((narrow[4], narrow[20], &narrow[24..]), (19, 9, &[0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 4, 0, 0x78, 5, 0, 0][..]));
+        assert_eq!(
+            (narrow[4], narrow[20], &narrow[24..]),
+            (19, 9, &[0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 4, 0, 0x78, 5, 0, 0][..])
+        );
         let delete = bytes(&InterfaceStep::Delete { index: 9, name: "xf7".into() });
         assert_eq!((delete.len(), delete[4], delete[20]), (32, 17, 9), "RTM_DELLINK");
     }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     mtu::{EspSizes, Outer, interface_mtu},
     underlay::Underlay,
-    vici::{event::Outside, table::Tunnel, tunnels::Tunnels},
+    vici::{event::Outside, tunnels::Tunnels},
 };
 use crate::{
     config::{
@@ -60,7 +60,8 @@ impl LinkPlan {
             self.underlay = Underlay::of(config, host);
         }
         for (name, connection) in &config.connections {
-            let Some((made, if_id)) = connection.ipsec.as_ref().and_then(|ipsec| ipsec.create_interface.zip(ipsec.if_id))
+            let Some((made, if_id)) =
+                connection.ipsec.as_ref().and_then(|ipsec| ipsec.create_interface.zip(ipsec.if_id))
             else {
                 continue;
             };
@@ -126,7 +127,7 @@ impl LinkPlan {
         let Some(ipsec) = auto(connection) else { return InterfaceMtu::HIGHEST };
         let hub = config.gateway.address;
         let site = config.customer_gateways.get(&connection.customer_gateway).and_then(|site| site.address.ip());
-        let children = tunnels.tunnels.get(name).map_or(&[][..], |tunnel: &std::sync::Arc<Tunnel>| &tunnel.children);
+        let children = tunnels.tunnels.get(name).map_or(&[][..], |tunnel| &tunnel.children);
         let of_sa = |outside: &Outside| self.sa_mtu(outside, ipsec, (hub, site));
         let unknown = || of_sa(&Outside::default());
         children.iter().map(|child| of_sa(&child.outside)).min().unwrap_or_else(unknown)
