@@ -120,19 +120,17 @@ mod tests {
     }
 
     fn host() -> HostState {
-        let mut host = HostState {
-            links: [
-                link(1, "lo", None, 65536),
-                link(2, "eth0", None, 1500),
-                link(3, "eth1", None, 9000),
-                link(4, "ppp0", Some("ppp"), 1492),
-                link(5, "dum0", Some("dummy"), 1300),
-                link(6, "xf0", Some("xfrm"), 1281),
-            ]
-            .into_iter()
-            .collect(),
-            ..HostState::default()
-        };
+        let mut host = HostState::default();
+        for link in [
+            link(1, "lo", None, 65536),
+            link(2, "eth0", None, 1500),
+            link(3, "eth1", None, 9000),
+            link(4, "ppp0", Some("ppp"), 1492),
+            link(5, "dum0", Some("dummy"), 1300),
+            link(6, "xf0", Some("xfrm"), 1281),
+        ] {
+            host.links.insert(link);
+        }
         for (index, text) in [
             (1, "203.0.113.9/32"),
             (2, "203.0.113.1/24"),

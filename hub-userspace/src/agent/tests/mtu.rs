@@ -35,7 +35,8 @@ fn host(underlay: u32, interface: u32) -> HostState {
     let eth0 = Link { index: 2, name: "eth0".into(), ethernet: true, mtu: underlay, ..up.clone() };
     let xfrm = Some("xfrm".to_owned());
     let xf0 = Link { index: 10, name: "xf0".into(), kind: xfrm, if_id: Some(1), mtu: interface, ..up };
-    let mut host = HostState { links: [eth0, xf0].into_iter().collect(), ..HostState::default() };
+    let mut host = HostState::default();
+    host.links = [eth0, xf0].into_iter().collect();
     host.addresses.insert(2, ["203.0.113.1/24".parse().expect("an address")].into());
     host
 }

@@ -38,7 +38,8 @@ const GCM_ONLY: &str = "interface_mtu = \"auto\"\nesp = { proposals = [\"aes256g
 
 fn host(mtu: u32) -> HostState {
     let link = Link { index: 2, name: "eth0".to_owned(), mtu, ..Link::default() };
-    let mut host = HostState { links: [link].into_iter().collect(), ..HostState::default() };
+    let mut host = HostState::default();
+    host.links.insert(link);
     host.addresses.insert(2, ["203.0.113.1/24".parse().expect("an address")].into());
     host
 }

@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use super::{SaTable, Tunnel};
 use crate::ipsec::vici::{
-    event::{ChildSa, IkeSa, SaChange},
+    event::{ChildSa, IkeSa, Outside, SaChange},
     fault::Fault,
 };
 
