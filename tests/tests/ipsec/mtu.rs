@@ -4,18 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use hub_tests::lab::{
-    Esp, FrameSocket, HUB, HubConfig, INTERNET, IpsecLab, IpsecOptions, NINGBO, Namespace, SHANGHAI, Site, UdpProbe,
-    VPC, reach, retry_within, udp_probe,
+    Esp, FrameSocket, HANGZHOU, HUB, HubConfig, INTERNET, IpsecLab, IpsecOptions, NINGBO, Namespace, SHANGHAI, Site,
+    UdpProbe, VPC, reach, retry_within, udp_probe,
 };
 use hub_tests::packet::View;
 
 use crate::{Case, Needs};
 
 pub const CASES: &[Case] = &[
-    (Needs::KernelEsp, "kernel::mtu::exact_over_ipv4", || exact(false, false)),
-    (Needs::KernelEsp, "kernel::mtu::exact_over_ipv4_in_udp", || exact(false, true)),
-    (Needs::KernelEsp, "kernel::mtu::exact_over_ipv6", || exact(true, false)),
-    (Needs::KernelEsp, "kernel::mtu::exact_over_ipv6_in_udp", || exact(true, true)),
+    (Needs::KernelEsp, "kernel::mtu::largest_packet_over_ipv4_is_exact", || exact(false)),
+    (Needs::KernelEsp, "kernel::mtu::largest_packet_over_ipv6_is_exact", || exact(true)),
     (Needs::KernelEsp, "kernel::mtu::follows_nat_links_and_tunnels", follows),
 ];
 
@@ -24,14 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 7000;
 const GCM: &str = "aes256gcm16-ecp384";
 const CBC: &str = "aes256-sha256-ecp384";
+const SUZHOU: Site = Site::new("suzhou", "tun-sz", 40);
+const SITES: [Site; 4] = [SHANGHAI, HANGZHOU, NINGBO, SUZHOU];
 
-/// Chooses the MTU automatically; Shanghai has AES-GCM, Ningbo AES-CBC with SHA-256.
-fn configure(mut config: HubConfig, is_in_udp: bool) -> HubConfig {
+/// The proposal of a site, and whether its ESP is in UDP.
+fn kind(site: &str) -> (&'static str, bool) {
+    match site {
+        "shanghai" => (GCM, false),
+        "hangzhou" => (GCM, true),
+        "ningbo" => (CBC, false),
+        _ => (CBC, true),
+    }
+}
+
+/// Chooses the MTU automatically.
+fn configure(mut config: HubConfig) -> HubConfig {
     for connection in &mut config.connections {
         let ipsec = connection.ipsec.as_mut().unwrap();
         ipsec.interface_mtu = Some("\"auto\"");
-        ipsec.esp = Some(if connection.name == "shanghai" { GCM } else { CBC });
-        ipsec.encap = is_in_udp;
+        (ipsec.esp, ipsec.encap) = (Some(kind(&connection.name).0), kind(&connection.name).1);
     }
     config
 }
@@ -43,26 +52,33 @@ fn public6(link: u8, end: u16) -> Ipv6Addr {
 
 /// Adds IPv6 to the link of a place with the Internet, and routes all public addresses over it.
 fn add_public6(lab: &IpsecLab, place: &str, device: &str, link: u8) {
-    lab.world[place].ip(&format!("addr add {}/64 dev {device} nodad", public6(link, 1))).unwrap();
-    lab.world[INTERNET].ip(&format!("addr add {}/64 dev to-{place} nodad", public6(link, 2))).unwrap();
-    lab.world[place].ip(&format!("route add 2001:db8::/32 via {} dev {device}", public6(link, 2))).unwrap();
+    // Neighbour discovery also needs link-local addresses, which the lab's devices do not have by themselves.
+    let add = |place: &str, device: &str, end: u16| {
+        let of_link = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, end);
+        for address in [of_link, public6(link, end)] {
+            lab.world[place].ip(&format!("addr add {address}/64 dev {device} nodad")).unwrap();
+        }
+    };
+    add(place, device, 1);
+    add(INTERNET, &format!("to-{place}"), 2);
+    lab.world[place].ip(&format!("route add 2001:db8::/32 via fe80::2 dev {device}")).unwrap();
 }
 
-fn start(is_ipv6: bool, is_in_udp: bool) -> IpsecLab {
-    let options = IpsecOptions::new(Esp::Kernel).sites([SHANGHAI, NINGBO]);
+fn start(is_ipv6: bool) -> IpsecLab {
+    let options = IpsecOptions::new(Esp::Kernel).sites(SITES);
     if !is_ipv6 {
-        return IpsecLab::start(&options, |config| configure(config, is_in_udp)).unwrap();
+        return IpsecLab::start(&options, configure).unwrap();
     }
     let of_ipv6 = |mut config: HubConfig| {
         config.public.as_mut().unwrap().address = public6(0, 1).into();
-        for (connection, site) in config.connections.iter_mut().zip([SHANGHAI, NINGBO]) {
+        for (connection, site) in config.connections.iter_mut().zip(SITES) {
             connection.ipsec.as_mut().unwrap().site = public6(site.number, 1).to_string();
         }
-        configure(config, is_in_udp)
+        configure(config)
     };
     let lab = IpsecLab::prepare(&options, of_ipv6).unwrap();
     add_public6(&lab, HUB, "wan0", 0);
-    for site in [SHANGHAI, NINGBO] {
+    for site in SITES {
         add_public6(&lab, &site.place, "pub0", site.number);
     }
     lab.offices.iter().try_for_each(|office| office.configure(&lab.agent)).unwrap();
@@ -131,22 +147,27 @@ fn assert_exact(lab: &IpsecLab, site: &Site, mtu: u32) {
     }
 }
 
-fn exact(is_ipv6: bool, is_in_udp: bool) {
-    let lab = start(is_ipv6, is_in_udp);
+fn exact(is_ipv6: bool) {
+    let lab = start(is_ipv6);
     for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         // The kernel sends the errors.
         lab.world[HUB].sysctl(&[(setting, "1")]).unwrap();
     }
-    let states = lab.world[HUB].ip("xfrm state").unwrap();
-    assert_eq!(states.contains("encap type espinudp"), is_in_udp, "{states}");
-    assert_eq!(states.contains("src 2001:db8:"), is_ipv6, "{states}");
-    let [gcm, cbc] = match (is_ipv6, is_in_udp) {
-        (false, false) => [1446, 1438],
-        (false, true) => [1438, 1422],
-        (true, false) => [1426, 1406],
-        (true, true) => [1418, 1406],
-    };
-    for (site, mtu) in [(SHANGHAI, gcm), (NINGBO, cbc)] {
+    for site in SITES {
+        let (place, (proposal, is_in_udp)) = (lab.office(&site.place).place(), kind(&site.place));
+        let states = place.ip("xfrm state").unwrap();
+        assert_eq!(states.contains("encap type espinudp"), is_in_udp, "{states}");
+        assert_eq!(states.contains("rfc4106(gcm(aes))"), proposal == GCM, "{states}");
+        assert_eq!(states.contains("src 2001:db8:"), is_ipv6, "{states}");
+        let mtu = match (proposal, is_ipv6, is_in_udp) {
+            (GCM, false, false) => 1446,
+            (GCM, false, true) => 1438,
+            (GCM, true, false) => 1426,
+            (GCM, true, true) => 1418,
+            (_, false, false) => 1438,
+            (_, false, true) => 1422,
+            (_, true, _) => 1406,
+        };
         wait_for_mtu(&lab, &site, mtu);
         assert_exact(&lab, &site, mtu);
     }
@@ -155,7 +176,7 @@ fn exact(is_ipv6: bool, is_in_udp: bool) {
 
 fn follows() {
     let options = IpsecOptions::new(Esp::Kernel).sites([SHANGHAI, NINGBO]).behind_nat(&SHANGHAI);
-    let lab = IpsecLab::prepare(&options, |config| configure(config, false)).unwrap();
+    let lab = IpsecLab::prepare(&options, configure).unwrap();
     // Before there is an SA, UDP is possible.
     wait_for_mtu(&lab, &SHANGHAI, 1438);
     wait_for_mtu(&lab, &NINGBO, 1422);

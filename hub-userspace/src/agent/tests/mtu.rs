@@ -74,8 +74,8 @@ fn auto_mtu_follows_sas_and_underlay_without_loop() {
         ("NAT appears", tunnels(Some(true)), 1438),
         ("NAT is gone", tunnels(Some(false)), 1446),
         ("a smaller link", Event::Host { host: host(1400, 1446), changes: links() }, 1346),
-        ("no tunnel", tunnels(None), 1326),
-        ("a larger link", Event::Host { host: host(1500, 1326), changes: links() }, 1422),
+        ("no tunnel", tunnels(None), 1310),
+        ("a larger link", Event::Host { host: host(1500, 1310), changes: links() }, 1422),
     ] {
         agent.take(event).expect("it does not fail");
         assert_eq!(state(&agent), (expected, 1), "{what}");

@@ -9,7 +9,7 @@ use crate::{
 
 /// Connections: name, interface, and keys of their IPsec.
 fn config(connections: &[(&str, &str, &str)]) -> Config {
-    let mut text = "[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\nmax_connections = 5000\n\
+    let mut text = "[gateway]\nname = \"hub\"\naddress = \"203.0.113.1\"\nmax_connections = 1000\n\
                     [customer_gateway.site]\naddress = \"198.51.100.1\"\n[customer_gateway.six]\naddress = \"2001:db8::1\"\n\
                     [customer_gateway.roaming]\naddress = \"any\"\n"
         .to_owned();
