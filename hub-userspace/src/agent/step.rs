@@ -295,8 +295,8 @@ impl World {
         effects.push(Effect::Checks(checks));
     }
 
-    /// Updates the xfrm interfaces. The agent's own changes of MTUs come back as events of these interfaces, on which no
-    /// MTU depends.
+    /// Updates the xfrm interfaces. The agent's own changes of MTUs come back as events of these interfaces, on which
+    /// no MTU depends.
     fn follow_xfrm_links(&mut self, config: bool, underlay: bool, affected: &Affected, effects: &mut Vec<Effect>) {
         let Self { links, host, tunnels, .. } = self;
         let is_changed = if config {

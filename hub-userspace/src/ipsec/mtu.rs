@@ -1,7 +1,7 @@
 //! The largest packet that fits a link in ESP: tunnel mode, without compression. Pure.
 //!
-//! ESP adds 8 bytes of header, the IV, padding, a trailer of 2 bytes and the ICV (RFC 4303 section 2). The packet and its
-//! trailer are padded to the cipher's block, 4 bytes at least. The kernel computes the same in `__xfrm_state_mtu`
+//! ESP adds 8 bytes of header, the IV, padding, a trailer of 2 bytes and the ICV (RFC 4303 section 2). The packet and
+//! its trailer are padded to the cipher's block, 4 bytes at least. The kernel computes the same in `__xfrm_state_mtu`
 //! (net/xfrm/xfrm_state.c).
 
 use crate::config::ipsec::{Algorithm, InterfaceMtu, Proposal};

@@ -36,8 +36,8 @@ pub const DEFAULT_ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-ecp384", "aes256-sha3
 const DEFAULT_ESP_PROPOSALS_WITHOUT_PFS: [&str; 2] = ["aes256gcm16", "aes256-sha384"];
 pub const DEFAULT_IKE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const DEFAULT_ESP_LIFETIME: Duration = Duration::from_secs(3600);
-/// MTU of an xfrm interface: on a link with an MTU of 1500 it leaves room for ESP in UDP over IPv6, except with SHA-384 and
-/// SHA-512 (1390). It also suits most paths whose MTU is smaller than the hub's link, which [`InterfaceMtu::Auto`] does
+/// MTU of an xfrm interface: on a link with an MTU of 1500 it leaves room for ESP in UDP over IPv6, except with SHA-384
+/// and SHA-512 (1390). It also suits most paths with a smaller MTU than the hub's link, which [`InterfaceMtu::Auto`] does
 /// not know.
 pub const DEFAULT_INTERFACE_MTU: InterfaceMtu = InterfaceMtu::Bytes(1400);
 pub const DEFAULT_DPD_DELAY: Duration = Duration::from_secs(30);

@@ -139,6 +139,8 @@ impl LinkPlan {
         let remote = outside.remote.or(site);
         // NAT may have replaced the configured address of the hub, but not its family.
         let is_ipv6 = outside.local.or(remote).or(hub).is_none_or(|address| address.is_ipv6());
+        // A tunnel of the other family does not leave by the link with this address.
+        let hub = hub.filter(|hub| hub.is_ipv6() == is_ipv6);
         let mtu = self.underlay.mtu(outside.local.or(hub), remote);
         let negotiated = outside.encryption.as_deref().and_then(|encryption| {
             // An SA in which nothing protects integrity has an AEAD.

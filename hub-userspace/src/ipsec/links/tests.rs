@@ -90,6 +90,10 @@ fn without_sa_most_expensive_proposal_in_udp_applies() {
         assert_eq!(mtu(&plan(&config, &host(1500), &tunnels(&[])), "xf1"), expected, "{what}");
     }
     let config = config(&[("six", "xf1", GCM_ONLY)]);
+    let mut wide = host(1500);
+    wide.links.insert(Link { index: 3, name: "eth1".to_owned(), mtu: 9000, ..Link::default() });
+    wide.addresses.insert(3, ["2001:db8::2/64".parse().expect("an address")].into());
+    assert_eq!(mtu(&plan(&config, &wide, &tunnels(&[])), "xf1"), 8918, "the hub's address is of the other family");
     let moved = Outside { local: "203.0.113.1".parse().ok(), ..gcm(false) };
     assert_eq!(
         mtu(&plan(&config, &host(1500), &tunnels(&[("six", &[moved])])), "xf1"),

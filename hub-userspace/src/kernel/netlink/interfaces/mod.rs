@@ -17,7 +17,11 @@ use rtnetlink::packet_route::{
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
 };
 use rustix::io::Errno;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 use tracing::{info, warn};
 
 use self::plan::{FoundInterface, InterfaceStep, found, mtu_steps, stays, steps};
@@ -28,6 +32,9 @@ use super::socket::{Refusal, Requests};
 const LOOK: Duration = Duration::from_secs(30);
 /// The interval after a refusal.
 const RETRY: Duration = Duration::from_secs(5);
+/// Minimum time between changes of MTUs: the agent compiles its tables again after each. The first one is made at once;
+/// while thousands of tunnels come up or go down, their changes are made together.
+const MTU_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why interfaces are missing or could not be deleted, by name.
 pub type Problems = BTreeMap<String, String>;
@@ -120,15 +127,26 @@ async fn run(
     mut wants: watch::Receiver<XfrmLinks>,
     publisher: watch::Sender<Arc<Problems>>,
 ) {
+    let (mut earliest, mut is_early) = (Instant::now(), false);
     loop {
         let again = if publisher.borrow().is_empty() { LOOK } else { RETRY };
-        let is_audit = match timeout(again, wants.changed()).await {
+        let until = if is_early { earliest } else { Instant::now() + again };
+        let is_audit = match timeout_at(until, wants.changed()).await {
             Ok(Ok(())) => false,
             Ok(Err(_)) => return,
-            Err(_) => true,
+            Err(_) => !is_early,
         };
         let desired = wants.borrow_and_update().clone();
-        if !is_audit && set_mtus(&mut requests, &desired, &mut in_force).await {
+        let mtus = in_force.mtu_steps(&desired).filter(|_| !is_audit);
+        is_early = mtus.is_some() && Instant::now() < earliest;
+        if is_early {
+            continue;
+        }
+        if let Some(steps) = mtus
+            && set_mtus(&mut requests, &steps).await
+        {
+            in_force.links = Some(desired);
+            earliest = Instant::now() + MTU_INTERVAL;
             continue;
         }
         let problems = bring_about(&mut requests, &desired, &mut in_force, false).await;
@@ -149,20 +167,23 @@ fn log(problems: &Problems) {
     }
 }
 
-/// Sets the MTUs that differ, if nothing else does: with many interfaces, reading all of them for each tunnel that comes
-/// up would take long. Returns whether the desired state is in force.
-async fn set_mtus(requests: &mut Requests, desired: &XfrmLinks, in_force: &mut InForce) -> bool {
-    let links = in_force.links.as_ref();
-    let Some(steps) = links.and_then(|links| mtu_steps(links, desired, &in_force.own)) else { return false };
-    let messages = steps.iter().map(InterfaceStep::message).collect();
-    match requests.change("setting the MTU of an interface", messages).await {
-        Ok(results) if results.iter().all(Result::is_ok) => {
-            steps.iter().for_each(InterfaceStep::log);
-            in_force.links = Some(desired.clone());
-            true
-        }
-        _ => false,
+impl InForce {
+    /// The operations to a desired state that differs in MTUs only: with many interfaces, reading all of them for each
+    /// tunnel that comes up would take long.
+    fn mtu_steps(&self, desired: &XfrmLinks) -> Option<Vec<InterfaceStep>> {
+        mtu_steps(self.links.as_ref()?, desired, &self.own)
     }
+}
+
+/// Returns whether all MTUs are set.
+async fn set_mtus(requests: &mut Requests, steps: &[InterfaceStep]) -> bool {
+    let messages = steps.iter().map(InterfaceStep::message).collect();
+    let results = requests.change("setting the MTU of an interface", messages).await;
+    let is_set = results.is_ok_and(|results| results.iter().all(Result::is_ok));
+    if is_set {
+        steps.iter().for_each(InterfaceStep::log);
+    }
+    is_set
 }
 
 /// Reconciles the interfaces with the desired state; returns the problems by name. `first`: existing ones are from
