@@ -9,7 +9,7 @@ use hub_userspace::{
         table::SaMatch,
         wire::Direction,
     },
-    kernel::netlink::{Interfaces, XfrmLink, remove_interfaces},
+    kernel::netlink::{HostFollower, Interfaces, XfrmLink, remove_interfaces},
 };
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;
@@ -101,13 +101,25 @@ fn is_there(name: &str) -> bool {
 #[test]
 fn xfrm_interfaces_are_created_and_removed_or_reported() {
     in_namespace(|| async {
-        let interfaces =
-            Interfaces::start([("xf7".to_owned(), XfrmLink { if_id: 7, mtu: 1400 })].into()).await.unwrap();
+        let links = |mtu| [("xf7".to_owned(), XfrmLink { if_id: 7, mtu, keeps_mtu: false })].into_iter().collect();
+        let interfaces = Interfaces::start(links(1400)).await.unwrap();
+        let (mut host, mut follower) = HostFollower::start().await.unwrap();
         match interfaces.problems().get("xf7") {
             Some(problem) => assert!(problem.contains("this kernel has no xfrm interfaces"), "{problem}"),
             None => assert!(is_there("xf7")),
         }
         let made = is_there("xf7");
+        if made {
+            let index = host.links.named("xf7").map(|link| link.index);
+            interfaces.want(links(1320));
+            let is_set = async {
+                while host.links.named("xf7").is_none_or(|link| link.mtu != 1320) {
+                    follower.changed(&mut host).await.unwrap();
+                }
+            };
+            timeout(PATIENCE, is_set).await.expect("the MTU is set");
+            assert_eq!(host.links.named("xf7").map(|link| link.index), index, "it is the same interface");
+        }
         // The agent exits, and the interface stays; another agent does not need it.
         interfaces.end().await;
         assert_eq!(is_there("xf7"), made);

@@ -28,7 +28,7 @@ pub type Settled = Result<Vec<ReconcileFailure>, String>;
 pub enum Effect {
     /// Load the connections of this configuration into charon.
     Ike(Arc<Config>),
-    /// Create these xfrm interfaces.
+    /// Create these xfrm interfaces, with these MTUs.
     XfrmLinks(XfrmLinks),
     /// Start or stop following the kernel's IPsec policies.
     FollowPolicies(bool),

@@ -37,8 +37,7 @@ use crate::{
     connection::memory::Clock,
     datapath::{AttachMode, Dataplane, Instance},
     health::{self, Prober},
-    ipsec::links::xfrm_links,
-    ipsec::{vici::driver::Driver, xfrm},
+    ipsec::{links::first_links, vici::driver::Driver, xfrm},
     kernel::{
         guard::GuardTable,
         netlink::{Changes, HostFollower, HostState, Interfaces, Reconciler, take_out_of_group},
@@ -93,7 +92,7 @@ impl Agent {
         let is_running = inherited.is_running;
         datapath.follow_log();
         let neighbour_misses = datapath.neighbour_misses()?;
-        let interfaces = Interfaces::start(xfrm_links(&config)).await?;
+        let interfaces = Interfaces::start(first_links(&config)).await?;
         let (host, follower) = HostFollower::start().await?;
         let (memory, name) = lock.companion(SPREAD_MEMORY).context("cannot open the lock's directory again")?;
         let (sender, verdicts) = mpsc::unbounded_channel();

@@ -14,7 +14,7 @@ use crate::{
     connection::affected::Affected,
     fib::slow_path,
     health::{self, CheckTarget},
-    ipsec::links::xfrm_links,
+    ipsec::underlay::{is_other_underlay, may_be_underlay},
     kernel::{
         netlink::{Changes, HostState},
         spread::Underlays,
@@ -152,7 +152,7 @@ impl World {
     }
 
     fn reconcile_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Pending { host, config, mut affected, egress, selectors, addressed, guard, attach, rerouted: _ } =
+        let Pending { host, config, mut affected, egress, selectors, addressed, guard, attach, underlay, rerouted: _ } =
             mem::take(&mut self.pending);
         let Changes { links, carrier, addresses, neighbours, gateways, stale, gone, .. } = host;
         // The kernel does not detect a changed link address of a neighbour that only the program uses.
@@ -166,8 +166,8 @@ impl World {
             self.tables.policy.ports.retain(|_, ifindex| !gone.contains(ifindex));
             effects.push(Effect::Forget(gone));
         }
+        self.follow_xfrm_links(config, underlay || gateways, &affected, effects);
         if config {
-            effects.push(Effect::XfrmLinks(xfrm_links(&self.config)));
             effects.push(Effect::FollowPolicies(self.follows_policies()));
         }
         if links || config || guard {
@@ -295,6 +295,22 @@ impl World {
         effects.push(Effect::Checks(checks));
     }
 
+    /// Updates the xfrm interfaces. The agent's own changes of MTUs come back as events of these interfaces, on which
+    /// no MTU depends.
+    fn follow_xfrm_links(&mut self, config: bool, underlay: bool, affected: &Affected, effects: &mut Vec<Effect>) {
+        let Self { links, host, tunnels, .. } = self;
+        let is_changed = if config {
+            links.follow_config(&self.config, host, tunnels);
+            true
+        } else {
+            let by_host = underlay && links.follow_host(&self.config, host, tunnels);
+            links.follow_tunnels(&self.config, tunnels, affected) || by_host
+        };
+        if is_changed {
+            effects.push(Effect::XfrmLinks(links.desired().clone()));
+        }
+    }
+
     /// Updates the distribution of received ESP over the CPUs. No table depends on it, so its interfaces and keys are
     /// no change for them.
     fn follow_underlays(&mut self, effects: &mut Vec<Effect>) {
@@ -312,6 +328,8 @@ impl World {
         let old = mem::replace(&mut self.host, host);
         let both = |index: u32| [&old, &self.host].into_iter().filter_map(move |host| host.links.get(&index));
         let lower = |index: u32| both(index).filter_map(|link| link.vlan).flat_map(|(lower, _)| both(lower));
+        self.pending.underlay |= changed.addresses.iter().any(|index| both(*index).any(may_be_underlay))
+            || changed.links.iter().any(|index| is_other_underlay(old.links.get(index), self.host.links.get(index)));
         let links = changed.links.iter().flat_map(|index| both(*index).chain(lower(*index)));
         let changed_names: BTreeSet<&str> = links.map(|link| link.name.as_str()).collect();
         let connections = self.config.connections.values().map(|connection| connection.interface.as_str());

@@ -26,7 +26,7 @@ use crate::{
         tables::{NeighbourTable, Tables},
     },
     health::{CheckTarget, HealthReport},
-    ipsec::{vici::tunnels::Tunnels, xfrm::follow::Policies},
+    ipsec::{links::LinkPlan, vici::tunnels::Tunnels, xfrm::follow::Policies},
     kernel::{
         netlink::{Changes, HostState, Problems, ReconcileFailure},
         spread::Underlays,
@@ -57,6 +57,8 @@ pub struct World {
     pub(super) health: BTreeMap<String, HealthReport>,
     /// Why xfrm interfaces cannot be created, by name.
     pub(super) problems: Arc<Problems>,
+    /// The xfrm interfaces to create.
+    pub(super) links: LinkPlan,
 
     pub(super) rib: Arc<Rib>,
     pub(super) ids: IdMaps,
@@ -122,6 +124,8 @@ pub(super) struct Pending {
     pub guard: bool,
     /// An interface could not be attached to: try again.
     pub attach: bool,
+    /// The links that outer packets leave by, or their addresses, have changed.
+    pub underlay: bool,
     /// Next hops have been rerouted around a failure. The rest of the reconciliation is outstanding.
     pub rerouted: bool,
 }
@@ -177,6 +181,7 @@ impl World {
             checks: BTreeMap::new(),
             health: BTreeMap::new(),
             problems: Arc::default(),
+            links: LinkPlan::default(),
             ids,
             liveness,
             states: Arc::default(),
@@ -207,6 +212,7 @@ impl World {
                 addressed: BTreeSet::new(),
                 guard: true,
                 attach: false,
+                underlay: true,
                 rerouted: false,
             },
             is_starting: true,

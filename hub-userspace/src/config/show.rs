@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     diagnostic::join,
-    ipsec::{Auth, IkeV1Mode, IkeVersion, Ipsec},
+    ipsec::{Auth, IkeV1Mode, IkeVersion, InterfaceMtu, Ipsec},
     model::{
         Config, Connection, CustomerGateway, HealthCheck, LookupKind, MssClamp, OnStop, ReversePath, Route,
         SelectorSource, Underlay,
@@ -230,7 +230,10 @@ fn ipsec_keys(text: &mut String, ipsec: &Ipsec) {
     }
     if let Some(interface) = create_interface {
         key(text, "create_interface", true);
-        key(text, "interface_mtu", interface.mtu);
+        match interface.mtu {
+            InterfaceMtu::Auto => key(text, "interface_mtu", string("auto")),
+            InterfaceMtu::Bytes(bytes) => key(text, "interface_mtu", bytes),
+        }
     }
     key(text, "encap", encap);
     key(text, "dpd_delay", time(*dpd_delay));

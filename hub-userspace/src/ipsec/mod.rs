@@ -2,5 +2,7 @@
 
 pub mod effective;
 pub mod links;
+pub mod mtu;
+pub mod underlay;
 pub mod vici;
 pub mod xfrm;

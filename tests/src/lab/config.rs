@@ -44,6 +44,10 @@ pub struct IpsecConfig {
     pub encap: bool,
     /// In the file's syntax.
     pub dpd_delay: &'static str,
+    /// MTU of the xfrm interface, in the file's syntax; `None` uses the default.
+    pub interface_mtu: Option<&'static str>,
+    /// The proposal of ESP; `None` uses the defaults.
+    pub esp: Option<&'static str>,
 }
 
 /// Authentication of hub and site: the hub's files.
@@ -235,10 +239,9 @@ impl fmt::Display for ConnectionConfig {
         }
         // TOML and Rust debug output write a list of strings alike.
         writeln!(f, "local_cidrs = {:?}\nremote_cidrs = {:?}\n", self.local_cidrs, self.remote_cidrs)?;
-        let Some(IpsecConfig { site: _, auth, local_id, remote_id, start, if_id, encap, dpd_delay }) = &self.ipsec
-        else {
-            return Ok(());
-        };
+        let Some(ipsec) = &self.ipsec else { return Ok(()) };
+        let IpsecConfig { site: _, auth, local_id, remote_id, start, if_id, encap, dpd_delay, interface_mtu, esp } =
+            ipsec;
         writeln!(f, "[connection.{}.ipsec]\n{auth}", self.name)?;
         for (key, id) in [("local_id", local_id), ("remote_id", remote_id)] {
             if let Some(id) = id {
@@ -247,6 +250,12 @@ impl fmt::Display for ConnectionConfig {
         }
         if let Some(if_id) = if_id {
             writeln!(f, "if_id = {if_id}\ncreate_interface = true")?;
+        }
+        if let Some(mtu) = interface_mtu {
+            writeln!(f, "interface_mtu = {mtu}")?;
+        }
+        if let Some(proposal) = esp {
+            writeln!(f, "esp = {{ proposals = [\"{proposal}\"] }}")?;
         }
         writeln!(f, "start = \"{start}\"\nencap = {encap}\ndpd_delay = \"{dpd_delay}\"\n")
     }

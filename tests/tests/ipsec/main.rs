@@ -14,6 +14,7 @@ mod failover;
 mod harness;
 mod kernel;
 mod mending;
+mod mtu;
 mod others;
 mod reasons;
 mod record;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         reasons::CASES,
         starter::CASES,
         kernel::CASES,
+        mtu::CASES,
         trap::CASES,
         others::CASES,
         record::CASES,

@@ -14,7 +14,12 @@ use super::evaluate::Packet;
 use crate::{
     config::{Config, model::Route, parse},
     health::{HealthReport, Verdict},
-    ipsec::vici::{event::ChildSa, selector::TrafficSelector, table::Tunnel, tunnels::Tunnels},
+    ipsec::vici::{
+        event::{ChildSa, Outside},
+        selector::TrafficSelector,
+        table::Tunnel,
+        tunnels::Tunnels,
+    },
     kernel::netlink::{Changes, HostState, Link},
 };
 
@@ -71,6 +76,11 @@ pub fn config(random: &mut SmallRng) -> Config {
         }
         if random.random_bool(0.4) {
             writeln!(text, "[connection.c{site}.ipsec]\npsk_file = \"/nowhere\"\nremote_id = \"c{site}\"").unwrap();
+            if !is_ethernet(interface) && random.random_bool(0.7) {
+                let number = INTERFACES.iter().position(|name| name == interface).expect("it is one of them") + 1;
+                let mtu = ["\"auto\"", "\"auto\"", "1400"].choose(random).expect("there are some");
+                writeln!(text, "if_id = {number}\ncreate_interface = true\ninterface_mtu = {mtu}").unwrap();
+            }
         }
         names.push((site, !shared.is_empty()));
         if translated {
@@ -228,12 +238,28 @@ pub fn tunnels(random: &mut SmallRng) -> Arc<Tunnels> {
                 state: "INSTALLED".into(),
                 local: selector(local),
                 remote: selector(&remote),
+                outside: outside(random),
                 ..ChildSa::default()
             });
         }
         view.tunnels.insert(format!("c{site}"), Arc::new(tunnel));
     }
     Arc::new(view)
+}
+
+/// Addresses on the host's links, or on none.
+fn outside(random: &mut SmallRng) -> Outside {
+    let address = |random: &mut SmallRng| {
+        random.random_bool(0.7).then(|| IpAddr::V4(Ipv4Addr::new(169, 254, 1, random.random_range(1..8))))
+    };
+    let is_aead = random.random_bool(0.5);
+    Outside {
+        local: address(random),
+        remote: address(random),
+        is_in_udp: random.random_bool(0.5),
+        encryption: random.random_bool(0.9).then(|| if is_aead { "AES_GCM_16" } else { "AES_CBC" }.to_owned()),
+        integrity: (!is_aead).then(|| "HMAC_SHA2_256_128".to_owned()),
+    }
 }
 
 pub fn health(random: &mut SmallRng) -> BTreeMap<String, HealthReport> {

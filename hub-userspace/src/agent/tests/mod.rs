@@ -4,6 +4,7 @@ mod canonical;
 mod draw;
 mod effect_order;
 mod evaluate;
+mod mtu;
 mod random;
 mod recordings;
 mod round_trip;

@@ -131,4 +131,5 @@ pub fn must_be_as_from_scratch(agent: &Agent) {
     assert_eq!(is, should);
     shares_must_agree(&one, &other);
     assert_eq!(one.attached, other.attached);
+    assert_eq!(one.links, other.links);
 }

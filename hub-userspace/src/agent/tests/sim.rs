@@ -49,6 +49,7 @@ pub struct State {
     pub group: BTreeSet<u32>,
     pub guard: Option<Ruleset>,
     pub underlays: Underlays,
+    pub links: XfrmLinks,
     pub kernel_routes: BTreeMap<RouteKey, Arc<RouteAction>>,
     /// Performed operations, in order.
     pub log: Vec<String>,
@@ -181,7 +182,13 @@ impl Datapath for Sim {
 }
 
 impl Kernel for Sim {
-    fn set_xfrm_links(&mut self, _links: XfrmLinks) {}
+    fn set_xfrm_links(&mut self, links: XfrmLinks) {
+        let mut state = self.0.borrow_mut();
+        if !links.is_empty() || !state.links.is_empty() {
+            state.log.push("links".to_owned());
+        }
+        state.links = links;
+    }
 
     fn follow_policies(&mut self, _follow: bool) {}
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     super::{diagnostic::Located, section::List},
-    Auth, Esp, Identity, IkeSettings, IkeV1Mode, IkeVersion, Ipsec, Proposal, StartAction, XfrmInterface,
+    Auth, Esp, Identity, IkeSettings, IkeV1Mode, IkeVersion, InterfaceMtu, Ipsec, Proposal, StartAction, XfrmInterface,
 };
 
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ pub struct IpsecDraft {
     pub encap: Option<Located<bool>>,
     pub if_id: Option<Located<u32>>,
     pub create_interface: Option<Located<bool>>,
-    pub interface_mtu: Option<Located<u32>>,
+    pub interface_mtu: Option<Located<InterfaceMtu>>,
     pub dpd_delay: Option<Located<Duration>>,
     pub allow_weak: Option<Located<bool>>,
     pub ike: Option<IkeDraft>,

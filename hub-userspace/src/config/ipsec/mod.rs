@@ -6,6 +6,7 @@
 mod algorithm;
 mod draft;
 mod identity;
+mod interface_mtu;
 mod proposal;
 mod read;
 mod responder;
@@ -17,8 +18,9 @@ mod validity;
 use std::{path::PathBuf, time::Duration};
 
 pub use self::{
-    algorithm::{Algorithm, AlgorithmKind, group_number},
+    algorithm::{ALGORITHMS, Algorithm, AlgorithmKind, group_number},
     identity::{Form, Identity},
+    interface_mtu::InterfaceMtu,
     proposal::{Proposal, Protocol},
     tunnel::TunnelParameters,
 };
@@ -34,8 +36,10 @@ pub const DEFAULT_ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-ecp384", "aes256-sha3
 const DEFAULT_ESP_PROPOSALS_WITHOUT_PFS: [&str; 2] = ["aes256gcm16", "aes256-sha384"];
 pub const DEFAULT_IKE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const DEFAULT_ESP_LIFETIME: Duration = Duration::from_secs(3600);
-/// MTU of an xfrm interface: leaves room for ESP in UDP over IPv6 on a link with an MTU of 1500.
-pub const DEFAULT_INTERFACE_MTU: u32 = 1400;
+/// MTU of an xfrm interface: on a link with an MTU of 1500 it leaves room for ESP in UDP over IPv6, except with SHA-384
+/// and SHA-512 (1390). It also suits most paths with a smaller MTU than the hub's link, which [`InterfaceMtu::Auto`] does
+/// not know.
+pub const DEFAULT_INTERFACE_MTU: InterfaceMtu = InterfaceMtu::Bytes(1400);
 pub const DEFAULT_DPD_DELAY: Duration = Duration::from_secs(30);
 
 /// Negotiation parameters of a connection.
@@ -62,8 +66,7 @@ pub struct Ipsec {
 /// An xfrm interface that the agent creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct XfrmInterface {
-    /// Bytes.
-    pub mtu: u32,
+    pub mtu: InterfaceMtu,
 }
 
 /// Authentication of the two ends. Holds file names only; each file is read on use.

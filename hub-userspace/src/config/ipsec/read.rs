@@ -1,6 +1,6 @@
 //! The keys of `[connection.NAME.ipsec]`, and the rules within that section.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use toml::{
     Spanned,
@@ -18,6 +18,7 @@ use super::{
     DEFAULT_IKE_LIFETIME, DEFAULT_IKE_PROPOSALS, DEFAULT_INTERFACE_MTU, Identity, IkeV1Mode, Proposal, Protocol,
     StartAction,
     draft::{EspDraft, IdentityDraft, IkeDraft, IpsecDraft},
+    interface_mtu::interface_mtu,
 };
 
 const KEYS: &[&str] = &[
@@ -39,8 +40,6 @@ const KEYS: &[&str] = &[
 ];
 const IKE_KEYS: &[&str] = &["version", "mode", "proposals", "lifetime"];
 const ESP_KEYS: &[&str] = &["proposals", "lifetime", "pfs"];
-/// From IPv6's minimum MTU to the largest IP packet.
-const INTERFACE_MTUS: RangeInclusive<u32> = 1280..=65535;
 const STARTS: [(&str, StartAction); 3] =
     [("trap", StartAction::Trap), ("start", StartAction::Start), ("none", StartAction::None)];
 const MODES: [(&str, IkeV1Mode); 2] = [("main", IkeV1Mode::Main), ("aggressive", IkeV1Mode::Aggressive)];
@@ -67,9 +66,7 @@ impl SectionReader<'_, '_> {
             encap: section.or_default("encap", false, report, value::boolean),
             if_id: section.optional("if_id", report, |value| value::integer(value, 1..=u32::MAX)),
             create_interface: section.or_default("create_interface", false, report, value::boolean),
-            interface_mtu: section.or_default("interface_mtu", DEFAULT_INTERFACE_MTU, report, |value| {
-                value::integer(value, INTERFACE_MTUS)
-            }),
+            interface_mtu: section.or_default("interface_mtu", DEFAULT_INTERFACE_MTU, report, interface_mtu),
             dpd_delay: section.or_default("dpd_delay", DEFAULT_DPD_DELAY, report, |value| {
                 value::seconds(value, &(Duration::ZERO..=Duration::from_secs(3600)), "\"0s\" (never) to \"1h\"")
             }),

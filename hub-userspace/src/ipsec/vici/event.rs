@@ -1,5 +1,7 @@
 //! Parses charon's messages about SAs.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{fault::Fault, hint::Hint, message::Message, selector::TrafficSelector};
@@ -38,6 +40,8 @@ pub struct IkeSa {
     pub state: String,
     /// charon is negotiating, or will next: as of the last listing or event.
     pub is_busy: bool,
+    /// The hub's address, and the site's.
+    pub addresses: [Option<IpAddr>; 2],
 }
 
 /// A pair of ESP SAs.
@@ -61,6 +65,23 @@ pub struct ChildSa {
     pub local: Vec<TrafficSelector>,
     /// The site's.
     pub remote: Vec<TrafficSelector>,
+    /// Its packets on the outside.
+    #[serde(default)]
+    pub outside: Outside,
+}
+
+/// The packets of a pair of ESP SAs, as they leave.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// The hub's address, and the site's; `None` if unknown.
+    pub local: Option<IpAddr>,
+    pub remote: Option<IpAddr>,
+    /// ESP is in UDP: NAT traversal.
+    pub is_in_udp: bool,
+    /// charon's names of the algorithms, such as `AES_GCM_16`; `None` while it does not say. An AEAD has no integrity
+    /// algorithm.
+    pub encryption: Option<String>,
+    pub integrity: Option<String>,
 }
 
 /// A change of SAs.
@@ -107,14 +128,14 @@ impl SaChange {
                 .collect(),
             "child-updown" => children(message)
                 .filter_map(|(ike, child)| {
-                    let child = ChildSa::read(child)?;
+                    let child = ChildSa::read(&ike, child)?;
                     Some(if is_up { Self::ChildUp(ike, child) } else { Self::ChildDown(child) })
                 })
                 .collect(),
             "child-rekey" => children(message)
                 .filter_map(|(ike, both)| {
                     let (old, new) = (both.section("old")?, both.section("new")?);
-                    Some(Self::ChildRekeyed { ike, old: number(old, "uniqueid")?, new: ChildSa::read(new)? })
+                    Some(Self::ChildRekeyed { old: number(old, "uniqueid")?, new: ChildSa::read(&ike, new)?, ike })
                 })
                 .collect(),
             "log" => failed(message).into_iter().collect(),
@@ -143,7 +164,8 @@ pub fn listed(message: &Message) -> Vec<(IkeSa, Vec<ChildSa>)> {
         let ike = IkeSa::read(name, section)?;
         let children = section.section("child-sas");
         let children = children.into_iter().flat_map(Message::sections);
-        Some((ike, children.filter_map(|(_, child)| ChildSa::read(child)).collect()))
+        let children = children.filter_map(|(_, child)| ChildSa::read(&ike, child)).collect();
+        Some((ike, children))
     };
     message.sections().filter_map(read).collect()
 }
@@ -155,12 +177,13 @@ impl IkeSa {
             connection: name.to_owned(),
             state: section.value("state")?.to_owned(),
             is_busy: ["tasks-active", "tasks-queued"].iter().any(|tasks| !section.list(tasks).is_empty()),
+            addresses: ["local-host", "remote-host"].map(|key| section.value(key)?.parse().ok()),
         })
     }
 }
 
 impl ChildSa {
-    fn read(section: &Message) -> Option<Self> {
+    fn read(ike: &IkeSa, section: &Message) -> Option<Self> {
         let selectors = |key| section.list(key).iter().filter_map(|text| TrafficSelector::parse(text)).collect();
         let text = |key| section.value(key).unwrap_or_default().to_owned();
         Some(Self {
@@ -174,19 +197,34 @@ impl ChildSa {
             age: number(section, "install-time").unwrap_or_default(),
             local: selectors("local-ts"),
             remote: selectors("remote-ts"),
+            outside: Outside::read(ike, section),
         })
     }
 
     /// Whether both are the same SA in the same state: their counters may differ.
     pub fn is_same(&self, other: &Self) -> bool {
-        let Self { id, name, state, spi_in, spi_out, bytes_in: _, bytes_out: _, age: _, local, remote } = self;
+        let Self { id, name, state, spi_in, spi_out, bytes_in: _, bytes_out: _, age: _, local, remote, outside } = self;
         (id, name, state, spi_in, spi_out) == (&other.id, &other.name, &other.state, &other.spi_in, &other.spi_out)
-            && (local, remote) == (&other.local, &other.remote)
+            && (local, remote, outside) == (&other.local, &other.remote, &other.outside)
     }
 
     /// Whether it carries traffic.
     pub fn is_live(&self) -> bool {
         matches!(self.state.as_str(), "INSTALLED" | "UPDATING" | "REKEYING")
+    }
+}
+
+impl Outside {
+    fn read(ike: &IkeSa, section: &Message) -> Self {
+        let [local, remote] = ike.addresses;
+        let text = |key| section.value(key).map(str::to_owned);
+        Self {
+            local,
+            remote,
+            is_in_udp: section.value("encap") == Some("yes"),
+            encryption: text("encr-alg"),
+            integrity: text("integ-alg"),
+        }
     }
 }
 

@@ -73,7 +73,10 @@ impl Tunnels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipsec::vici::{event::ChildSa, selector::TrafficSelector};
+    use crate::ipsec::vici::{
+        event::{ChildSa, Outside},
+        selector::TrafficSelector,
+    };
 
     #[test]
     fn change_among_thousand_tunnels_names_one() {
@@ -89,6 +92,7 @@ mod tests {
             age: bytes_in,
             local: selectors("192.168.0.0/24"),
             remote: selectors("10.1.0.0/24"),
+            outside: Outside::default(),
         };
         let up = |bytes| Arc::new(Tunnel { children: vec![child(bytes)], ..Tunnel::default() });
         let tunnels = (0..1000).map(|number| (format!("site-{number}"), up(0))).collect();

@@ -245,6 +245,8 @@ impl IpsecLab {
                 if_id: (esp == Esp::Kernel).then_some(site.number.into()),
                 encap: esp == Esp::Userspace,
                 dpd_delay: options.dpd_delay,
+                interface_mtu: None,
+                esp: None,
             });
         }
         let binary = options.agent.as_deref().unwrap_or_else(|| super::agent_binary());

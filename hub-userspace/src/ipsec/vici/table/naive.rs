@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use super::{SaTable, Tunnel};
 use crate::ipsec::vici::{
-    event::{ChildSa, IkeSa, SaChange},
+    event::{ChildSa, IkeSa, Outside, SaChange},
     fault::Fault,
 };
 
@@ -112,7 +112,7 @@ impl Naive {
 fn ike(random: &mut SmallRng) -> IkeSa {
     let connection = (*CONNECTIONS.choose(random).expect("some")).to_owned();
     let state = (*["ESTABLISHED", "CONNECTING", "REKEYING"].choose(random).expect("some")).to_owned();
-    IkeSa { id: random.random_range(1..8), connection, state, is_busy: random.random_bool(0.5) }
+    IkeSa { id: random.random_range(1..8), connection, state, is_busy: random.random_bool(0.5), addresses: [None; 2] }
 }
 
 fn child(random: &mut SmallRng) -> ChildSa {
@@ -127,6 +127,7 @@ fn child(random: &mut SmallRng) -> ChildSa {
         age: 0,
         local: Vec::new(),
         remote: Vec::new(),
+        outside: Outside::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 
 fn ike(id: u64) -> IkeSa {
-    IkeSa { id, connection: "a".to_owned(), state: "ESTABLISHED".to_owned(), is_busy: false }
+    IkeSa { id, connection: "a".to_owned(), state: "ESTABLISHED".to_owned(), is_busy: false, addresses: [None; 2] }
 }
 
 fn child(id: u64) -> ChildSa {

@@ -5,7 +5,11 @@
 
 mod plan;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Result, bail};
 use rtnetlink::packet_route::{
@@ -13,10 +17,14 @@ use rtnetlink::packet_route::{
     link::{LinkAttribute, LinkExtentMask, LinkMessage},
 };
 use rustix::io::Errno;
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 use tracing::{info, warn};
 
-use self::plan::{FoundInterface, found, stays, steps};
+use self::plan::{FoundInterface, InterfaceStep, found, mtu_steps, stays, steps};
 pub use self::plan::{XfrmLink, XfrmLinks};
 use super::socket::{Refusal, Requests};
 
@@ -24,6 +32,9 @@ use super::socket::{Refusal, Requests};
 const LOOK: Duration = Duration::from_secs(30);
 /// The interval after a refusal.
 const RETRY: Duration = Duration::from_secs(5);
+/// Minimum time between changes of MTUs: the agent compiles its tables again after each. The first one is made at once;
+/// while thousands of tunnels come up or go down, their changes are made together.
+const MTU_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why interfaces are missing or could not be deleted, by name.
 pub type Problems = BTreeMap<String, String>;
@@ -50,11 +61,12 @@ impl Interfaces {
     /// When no netlink socket can be opened.
     pub async fn start(desired: XfrmLinks) -> Result<Self> {
         let mut requests = Requests::open()?;
-        let problems = bring_about(&mut requests, &desired, true).await;
+        let mut in_force = InForce::default();
+        let problems = bring_about(&mut requests, &desired, &mut in_force, true).await;
         log(&problems);
         let (desired, wants) = watch::channel(desired);
         let (publisher, problems) = watch::channel(Arc::new(problems));
-        Ok(Self { desired, problems, task: tokio::spawn(run(requests, wants, publisher)) })
+        Ok(Self { desired, problems, task: tokio::spawn(run(requests, in_force, wants, publisher)) })
     }
 
     /// Sets the complete desired state.
@@ -100,14 +112,44 @@ pub async fn remove_interfaces() -> Result<Vec<String>> {
     Ok(removed)
 }
 
-async fn run(mut requests: Requests, mut wants: watch::Receiver<XfrmLinks>, publisher: watch::Sender<Arc<Problems>>) {
+/// As of the last complete reconciliation, and the changes of MTUs since.
+#[derive(Default)]
+struct InForce {
+    /// `None` after a failure.
+    links: Option<XfrmLinks>,
+    /// Indices of our interfaces, by name.
+    own: HashMap<String, u32>,
+}
+
+async fn run(
+    mut requests: Requests,
+    mut in_force: InForce,
+    mut wants: watch::Receiver<XfrmLinks>,
+    publisher: watch::Sender<Arc<Problems>>,
+) {
+    let (mut earliest, mut is_early) = (Instant::now(), false);
     loop {
         let again = if publisher.borrow().is_empty() { LOOK } else { RETRY };
-        if let Ok(Err(_)) = timeout(again, wants.changed()).await {
-            return;
-        }
+        let until = if is_early { earliest } else { Instant::now() + again };
+        let is_audit = match timeout_at(until, wants.changed()).await {
+            Ok(Ok(())) => false,
+            Ok(Err(_)) => return,
+            Err(_) => !is_early,
+        };
         let desired = wants.borrow_and_update().clone();
-        let problems = bring_about(&mut requests, &desired, false).await;
+        let mtus = in_force.mtu_steps(&desired).filter(|_| !is_audit);
+        is_early = mtus.is_some() && Instant::now() < earliest;
+        if is_early {
+            continue;
+        }
+        if let Some(steps) = mtus
+            && set_mtus(&mut requests, &steps).await
+        {
+            in_force.links = Some(desired);
+            earliest = Instant::now() + MTU_INTERVAL;
+            continue;
+        }
+        let problems = bring_about(&mut requests, &desired, &mut in_force, false).await;
         publisher.send_if_modified(|published| {
             let differ = **published != problems;
             if differ {
@@ -125,10 +167,30 @@ fn log(problems: &Problems) {
     }
 }
 
+impl InForce {
+    /// The operations to a desired state that differs in MTUs only: with many interfaces, reading all of them for each
+    /// tunnel that comes up would take long.
+    fn mtu_steps(&self, desired: &XfrmLinks) -> Option<Vec<InterfaceStep>> {
+        mtu_steps(self.links.as_ref()?, desired, &self.own)
+    }
+}
+
+/// Returns whether all MTUs are set.
+async fn set_mtus(requests: &mut Requests, steps: &[InterfaceStep]) -> bool {
+    let messages = steps.iter().map(InterfaceStep::message).collect();
+    let results = requests.change("setting the MTU of an interface", messages).await;
+    let is_set = results.is_ok_and(|results| results.iter().all(Result::is_ok));
+    if is_set {
+        steps.iter().for_each(InterfaceStep::log);
+    }
+    is_set
+}
+
 /// Reconciles the interfaces with the desired state; returns the problems by name. `first`: existing ones are from
 /// another agent.
-async fn bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) -> Problems {
-    match try_to_bring_about(requests, desired, first).await {
+async fn bring_about(requests: &mut Requests, desired: &XfrmLinks, in_force: &mut InForce, first: bool) -> Problems {
+    *in_force = InForce::default();
+    match try_to_bring_about(requests, desired, in_force, first).await {
         Ok(problems) => problems,
         Err(error) => {
             if let Ok(another) = Requests::open() {
@@ -151,13 +213,21 @@ async fn read(requests: &mut Requests) -> Result<Vec<FoundInterface>> {
     Ok(found.collect())
 }
 
-async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first: bool) -> Result<Problems> {
+async fn try_to_bring_about(
+    requests: &mut Requests,
+    desired: &XfrmLinks,
+    in_force: &mut InForce,
+    first: bool,
+) -> Result<Problems> {
     let found = read(requests).await?;
     for FoundInterface { name, .. } in found.iter().filter(|found| first && found.ours && stays(desired, found)) {
         info!("xfrm interface {name} taken over from the previous agent");
     }
     let mut problems = Problems::new();
-    for step in steps(desired, &found) {
+    let steps = steps(desired, &found);
+    // The index of a new interface is known after the next reading.
+    let is_new = steps.iter().any(|step| matches!(step, InterfaceStep::Create { .. } | InterfaceStep::Delete { .. }));
+    for step in steps {
         let name = step.name().to_owned();
         if problems.contains_key(&name) {
             continue;
@@ -167,6 +237,11 @@ async fn try_to_bring_about(requests: &mut Requests, desired: &XfrmLinks, first:
             Some(Err(refusal)) => _ = problems.insert(name.clone(), problem(&name, &refusal)),
             _ => step.log(),
         }
+    }
+    if problems.is_empty() {
+        let found = if is_new { read(requests).await? } else { found };
+        let own = found.into_iter().filter(|found| found.ours && stays(desired, found));
+        *in_force = InForce { links: Some(desired.clone()), own: own.map(|own| (own.name, own.index)).collect() };
     }
     Ok(problems)
 }

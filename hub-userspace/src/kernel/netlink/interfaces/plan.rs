@@ -1,7 +1,8 @@
 //! Computes which xfrm interfaces to create and delete. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
@@ -9,7 +10,7 @@ use rtnetlink::{
         link::{InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     },
 };
-use tracing::info;
+use tracing::{debug, info};
 
 /// `IFLA_IFALIAS` of our interfaces: a restarted agent recognizes them by it.
 const ALIAS: &str = "vpnhub";
@@ -21,10 +22,12 @@ pub struct XfrmLink {
     pub if_id: u32,
     /// Bytes.
     pub mtu: u32,
+    /// An existing interface keeps its MTU: `mtu` is for a new one.
+    pub keeps_mtu: bool,
 }
 
-/// By name.
-pub type XfrmLinks = BTreeMap<String, XfrmLink>;
+/// By name. Copies share their data.
+pub type XfrmLinks = OrdMap<String, XfrmLink>;
 
 /// An existing interface: ours, or with a name that we need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,12 @@ pub enum InterfaceStep {
     },
     /// Sets alias and MTU, and sets the interface up.
     Set {
+        name: String,
+        mtu: u32,
+    },
+    /// Sets the MTU only.
+    SetMtu {
+        index: u32,
         name: String,
         mtu: u32,
     },
@@ -97,8 +106,9 @@ pub fn steps(desired: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep
             // Others' interfaces are used unchanged.
             Some(found) if !found.ours => {}
             Some(found) if stays(desired, found) => {
-                if !found.up || found.mtu != link.mtu {
-                    creations.push(InterfaceStep::Set { name: name.clone(), mtu: link.mtu });
+                let mtu = if link.keeps_mtu { found.mtu } else { link.mtu };
+                if !found.up || found.mtu != mtu {
+                    creations.push(InterfaceStep::Set { name: name.clone(), mtu });
                 }
             }
             _ => {
@@ -111,9 +121,28 @@ pub fn steps(desired: &XfrmLinks, found: &[FoundInterface]) -> Vec<InterfaceStep
     steps
 }
 
+/// The operations from one desired state, which is in force, to the next, if only MTUs differ: `None` if more does. No
+/// other interface has to be looked at. `own` are the indices of our interfaces, by name.
+pub fn mtu_steps(old: &XfrmLinks, new: &XfrmLinks, own: &HashMap<String, u32>) -> Option<Vec<InterfaceStep>> {
+    let mut steps = Vec::new();
+    for difference in old.diff(new) {
+        let DiffItem::Update { old: (_, old), new: (name, new) } = difference else { return None };
+        if old.if_id != new.if_id {
+            return None;
+        }
+        if let Some(index) = own.get(name).filter(|_| !new.keeps_mtu) {
+            steps.push(InterfaceStep::SetMtu { index: *index, name: name.clone(), mtu: new.mtu });
+        }
+    }
+    Some(steps)
+}
+
 impl InterfaceStep {
     pub fn name(&self) -> &str {
-        let (Self::Delete { name, .. } | Self::Create { name, .. } | Self::Set { name, .. }) = self;
+        let (Self::Delete { name, .. }
+        | Self::Create { name, .. }
+        | Self::Set { name, .. }
+        | Self::SetMtu { name, .. }) = self;
         name
     }
 
@@ -122,6 +151,7 @@ impl InterfaceStep {
             Self::Delete { name, .. } => info!("interface {name} removed"),
             Self::Create { name, link } => info!("xfrm interface {name} created, if_id {}", link.if_id),
             Self::Set { .. } => {}
+            Self::SetMtu { name, mtu, .. } => debug!("MTU of interface {name} set to {mtu}"),
         }
     }
 
@@ -155,6 +185,12 @@ impl InterfaceStep {
                 ];
                 (RouteNetlinkMessage::SetLink(message), 0)
             }
+            // By index alone: a name would rename the interface.
+            Self::SetMtu { index, mtu, .. } => {
+                message.header.index = *index;
+                message.attributes = vec![LinkAttribute::Mtu(*mtu)];
+                (RouteNetlinkMessage::SetLink(message), 0)
+            }
         }
     }
 }
@@ -169,15 +205,18 @@ mod tests {
         FoundInterface { index, name: name.into(), ours, up: true, mtu: 1400, if_id: Some(if_id) }
     }
 
+    fn link(if_id: u32) -> XfrmLink {
+        XfrmLink { if_id, mtu: 1400, keeps_mtu: false }
+    }
+
     fn desired(links: &[(&str, u32)]) -> XfrmLinks {
-        links.iter().map(|(name, if_id)| ((*name).to_owned(), XfrmLink { if_id: *if_id, mtu: 1400 })).collect()
+        links.iter().map(|(name, if_id)| ((*name).to_owned(), link(*if_id))).collect()
     }
 
     #[test]
     fn interface_plan_changes_own_differing_links_only() {
         let set = |name: &str| InterfaceStep::Set { name: name.into(), mtu: 1400 };
-        let create =
-            |name: &str, if_id| InterfaceStep::Create { name: name.into(), link: XfrmLink { if_id, mtu: 1400 } };
+        let create = |name: &str, if_id| InterfaceStep::Create { name: name.into(), link: link(if_id) };
         let delete = |name: &str, index| InterfaceStep::Delete { index, name: name.into() };
         let down = FoundInterface { up: false, ..xfrm("a", 5, 7, true) };
         let narrow = FoundInterface { mtu: 1280, ..xfrm("a", 5, 7, true) };
@@ -211,6 +250,40 @@ mod tests {
     }
 
     #[test]
+    fn adopted_interface_keeps_its_mtu_on_request() {
+        let desired: XfrmLinks = [("a".to_owned(), XfrmLink { keeps_mtu: true, ..link(7) })].into_iter().collect();
+        let wide = FoundInterface { mtu: 1446, ..xfrm("a", 5, 7, true) };
+        assert_eq!(steps(&desired, std::slice::from_ref(&wide)), []);
+        let down = FoundInterface { up: false, ..wide };
+        assert_eq!(steps(&desired, &[down]), [InterfaceStep::Set { name: "a".into(), mtu: 1446 }]);
+        let created = [
+            InterfaceStep::Create { name: "a".into(), link: desired["a"] },
+            InterfaceStep::Set { name: "a".into(), mtu: 1400 },
+        ];
+        assert_eq!(steps(&desired, &[]), created);
+    }
+
+    #[test]
+    fn changed_mtus_are_set_by_index_alone() {
+        let own = HashMap::from([("a".to_owned(), 5), ("b".to_owned(), 6)]);
+        let old = desired(&[("a", 7), ("b", 8), ("others", 9)]);
+        let with = |changes: &[(&str, XfrmLink)]| {
+            let mut new = old.clone();
+            new.extend(changes.iter().map(|(name, link)| ((*name).to_owned(), *link)));
+            mtu_steps(&old, &new, &own)
+        };
+        let narrow = |if_id| XfrmLink { mtu: 1300, ..link(if_id) };
+        assert_eq!(with(&[]), Some(vec![]));
+        let step = InterfaceStep::SetMtu { index: 6, name: "b".into(), mtu: 1300 };
+        assert_eq!(with(&[("b", narrow(8))]), Some(vec![step]));
+        assert_eq!(with(&[("others", narrow(9))]), Some(vec![]), "others' interfaces are used unchanged");
+        assert_eq!(with(&[("a", XfrmLink { keeps_mtu: true, ..narrow(7) })]), Some(vec![]));
+        assert_eq!(with(&[("a", narrow(8))]), None, "another if_id");
+        assert_eq!(with(&[("c", narrow(10))]), None, "a new interface");
+        assert_eq!(mtu_steps(&old, &desired(&[("a", 7)]), &own), None, "one less");
+    }
+
+    #[test]
     fn interface_messages_have_exact_bytes() {
         let bytes = |step: &InterfaceStep| {
             let mut message = NetlinkMessage::from(step.message().0);
@@ -224,7 +297,7 @@ mod tests {
         }
         // struct nlmsghdr, struct ifinfomsg, then IFLA_IFNAME (3), IFLA_LINKINFO (18) with IFLA_INFO_KIND (1) and
         // IFLA_INFO_DATA (2), in which IFLA_XFRM_IF_ID (2).
-        let create = bytes(&InterfaceStep::Create { name: "xf7".into(), link: XfrmLink { if_id: 7, mtu: 1400 } });
+        let create = bytes(&InterfaceStep::Create { name: "xf7".into(), link: link(7) });
         assert_eq!(create[4], 16, "RTM_NEWLINK");
         let mut expected = b"\x08\0\x03\0xf7\0".to_vec();
         expected.extend(b"\x1c\0\x12\0\x09\0\x01\0xfrm\0\0\0\0\x0c\0\x02\0\x08\0\x02\0\x07\0\0\0");
@@ -235,6 +308,11 @@ mod tests {
         let set = bytes(&InterfaceStep::Set { name: "xf7".into(), mtu: 1400 });
         assert_eq!((set[4], &set[24..32]), (19, &[1, 0, 0, 0, 1, 0, 0, 0][..]), "RTM_SETLINK, IFF_UP");
         assert!(set[32..].starts_with(b"\x08\0\x03\0xf7\0") && set.ends_with(&[0x78, 5, 0, 0]), "{set:02x?}");
+        let narrow = bytes(&InterfaceStep::SetMtu { index: 9, name: "xf7".into(), mtu: 1400 });
+        assert_eq!(
+            (narrow[4], narrow[20], &narrow[24..]),
+            (19, 9, &[0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 4, 0, 0x78, 5, 0, 0][..])
+        );
         let delete = bytes(&InterfaceStep::Delete { index: 9, name: "xf7".into() });
         assert_eq!((delete.len(), delete[4], delete[20]), (32, 17, 9), "RTM_DELLINK");
     }
